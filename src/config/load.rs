@@ -1,0 +1,319 @@
+//! From a file's text and the environment to a [`Config`].
+//!
+//! Guarantees: a missing key gets its default, a later check sees only values in range, and all
+//! problems are reported together. Reads no file but the configuration's own.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use super::model::{
+    AccessLog, AdminConfig, Config, HypemanConfig, ListenerConfig, LogConfig, LogFormat,
+    ResponseConfig, RouteConfig, RouteWakeConfig, ServerConfig, UpstreamConfig, WakeConfig,
+};
+use super::pattern::{HostPattern, InstanceTemplate};
+use super::problem::{ConfigError, Problem};
+use super::reader::{Book, PREFIX, Section};
+use super::secret::Secret;
+use crate::names::PlaneIndex;
+
+/// The environment, as the loader sees it; a test passes its own.
+#[derive(Debug, Clone, Default)]
+pub struct Variables(BTreeMap<String, String>);
+
+// === impl Variables ===
+
+impl Variables {
+    /// The process's own `WAKEGATE_…` and `HYPEMAN_…` variables.
+    pub fn from_process() -> Self {
+        std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect()
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+impl FromIterator<(String, String)> for Variables {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
+        let ours = |name: &str| name.starts_with(PREFIX) || name.starts_with("HYPEMAN_");
+        Self(pairs.into_iter().filter(|(name, _)| ours(name)).collect())
+    }
+}
+
+/// Loads a file, or the environment alone when there is no file.
+pub fn load_file(file: Option<&Path>, variables: &Variables) -> Result<Config, ConfigError> {
+    let Some(path) = file else { return load("environment", "", variables) };
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => load(&name, &text, variables),
+        Err(error) => Err(ConfigError {
+            problems: vec![Problem {
+                place: name,
+                key: String::new(),
+                message: format!("cannot read the file: {error}"),
+                mend: Some("give its path with `-c`".to_owned()),
+            }],
+        }),
+    }
+}
+
+/// Loads a configuration's text; `name` is what problems call it.
+pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, ConfigError> {
+    let mut book = Book::new(name, text, &variables.0);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in &errors {
+        book.syntax(error.span(), error.message());
+    }
+    let mut config = Config {
+        server: ServerConfig::default(),
+        wake: WakeConfig::default(),
+        upstream: UpstreamConfig::default(),
+        response: ResponseConfig::default(),
+        log: LogConfig::default(),
+        admin: AdminConfig::default(),
+        hypeman: Vec::new(),
+        listener: Vec::new(),
+        route: Vec::new(),
+    };
+    if errors.is_empty() {
+        let mut root = Section::root(&mut book, table.get_ref());
+        root.section("server", |s| read_server(s, &mut config.server));
+        root.section("wake", |s| read_wake(s, &mut config.wake));
+        root.section("upstream", |s| read_upstream(s, &mut config.upstream));
+        root.section("response", |s| {
+            s.flag("server_timing", &mut config.response.server_timing);
+            s.flag("wake_header", &mut config.response.wake_header);
+        });
+        root.section("log", |s| read_log(s, &mut config.log));
+        root.section("admin", |s| {
+            s.parsed("address", parse_address).into_iter().for_each(|a| config.admin.address = a);
+        });
+        root.not_yet("ingress", "serving the control plane's ingress resources");
+        root.tables("hypeman", |s| read_hypeman(s, &mut config.hypeman, variables));
+        root.tables("listener", |s| {
+            let mut listener = ListenerConfig::default();
+            s.parsed("address", parse_address).into_iter().for_each(|a| listener.address = a);
+            s.not_yet("tls", "TLS for clients");
+            s.not_yet("proxy_protocol", "the PROXY protocol");
+            s.not_yet("mode", "a listener mode other than HTTP");
+            config.listener.push(listener);
+        });
+        if config.hypeman.is_empty() {
+            let url = variables.get("HYPEMAN_BASE_URL").map(|url| parse_url(url).ok());
+            let api_key = variables.get("HYPEMAN_API_KEY").map(Secret::new);
+            let defaults = HypemanConfig { api_key, ..HypemanConfig::default() };
+            let url = url.flatten().unwrap_or_else(|| defaults.url.clone());
+            config.hypeman.push(HypemanConfig { url, ..defaults });
+        }
+        let (wake, planes) = (config.wake.clone(), config.hypeman.clone());
+        root.tables("route", |s| read_route(s, &mut config.route, &wake, &planes));
+        root.finish();
+    }
+    if config.listener.is_empty() {
+        config.listener.push(ListenerConfig::default());
+    }
+    let mut problems = book.finish();
+    if problems.is_empty() && config.route.is_empty() {
+        problems.push(Problem {
+            place: name.to_owned(),
+            key: "route".to_owned(),
+            message: "there is no route, so every request would be answered 404".to_owned(),
+            mend: Some(
+                "add `[[route]]` with host, instance and port, or set WAKEGATE_ROUTE_HOST, \
+                 WAKEGATE_ROUTE_INSTANCE and WAKEGATE_ROUTE_PORT"
+                    .to_owned(),
+            ),
+        });
+    }
+    if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
+}
+
+fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
+    set(&mut server.max_connections, positive(s, "max_connections"));
+    s.duration("header_timeout", &mut server.header_timeout);
+    // hyper's parser needs at least this much room to work in.
+    if let Some(bytes) = s.number::<usize>("max_header_bytes") {
+        if bytes < 8192 {
+            s.problem("max_header_bytes", "must be at least 8192");
+        }
+        server.max_header_bytes = bytes;
+    }
+    set(&mut server.max_headers, positive(s, "max_headers"));
+    s.duration("drain_timeout", &mut server.drain_timeout);
+    let parse = |text: &str| {
+        let network = text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(Into::into));
+        network.map_err(|_| format!("`{text}` is not a network like \"10.0.0.0/8\""))
+    };
+    set(&mut server.trusted_proxies, s.list("trusted_proxies", parse));
+}
+
+fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
+    s.duration("timeout", &mut wake.timeout);
+    // Zero sheds everything (it is never "unlimited"), so it is a fair value here.
+    set(&mut wake.max_held_per_instance, s.number("max_held_per_instance"));
+    set(&mut wake.max_held, s.number("max_held"));
+    set(&mut wake.max_held_bytes, s.number("max_held_bytes"));
+    s.flag("start_stopped", &mut wake.start_stopped);
+    s.duration("verify_interval", &mut wake.verify_interval);
+    if let Some(failures) = s.number("breaker_failures") {
+        wake.breaker_failures = failures;
+        if failures == 0 {
+            s.problem("breaker_failures", "must be at least 1");
+        }
+    }
+    s.duration("breaker_max_delay", &mut wake.breaker_max_delay);
+    s.duration("unknown_ttl", &mut wake.unknown_ttl);
+    set(&mut wake.max_unknown, s.number("max_unknown"));
+}
+
+fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
+    s.duration("connect_timeout", &mut upstream.connect_timeout);
+    s.duration("response_timeout", &mut upstream.response_timeout);
+    s.duration("idle_timeout", &mut upstream.idle_timeout);
+    set(&mut upstream.max_idle, s.number("max_idle"));
+}
+
+fn read_log(s: &mut Section<'_, '_>, log: &mut LogConfig) {
+    let parse_level = |text: &str| match text.parse::<tracing_subscriber::EnvFilter>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("`{text}` is no log level or filter: {error}")),
+    };
+    set(&mut log.level, s.parsed("level", parse_level));
+    let parse_format = |text: &str| match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("`{text}` is not \"text\" or \"json\"")),
+    };
+    set(&mut log.format, s.parsed("format", parse_format));
+    let parse_access = |text: &str| match text {
+        "stdout" => Ok(AccessLog::Stdout),
+        "off" => Ok(AccessLog::Off),
+        _ => Err(format!("`{text}` is not \"stdout\" or \"off\"")),
+    };
+    set(&mut log.access, s.parsed("access", parse_access));
+}
+
+fn read_hypeman(s: &mut Section<'_, '_>, all: &mut Vec<HypemanConfig>, variables: &Variables) {
+    let mut plane = HypemanConfig::default();
+    set(&mut plane.name, s.text("name"));
+    if all.iter().any(|other| other.name == plane.name) {
+        s.problem("name", format_args!("`{}` is the name of an earlier [[hypeman]]", plane.name));
+    }
+    set(&mut plane.url, s.parsed("url", parse_url));
+    plane.api_key_file = s.text("api_key_file").map(PathBuf::from);
+    if plane.api_key_file.is_none() {
+        plane.api_key = variables.get("HYPEMAN_API_KEY").map(Secret::new);
+    }
+    s.duration("connect_timeout", &mut plane.connect_timeout);
+    s.duration("request_timeout", &mut plane.request_timeout);
+    s.duration("restore_timeout", &mut plane.restore_timeout);
+    all.push(plane);
+}
+
+fn read_route(
+    s: &mut Section<'_, '_>,
+    all: &mut Vec<RouteConfig>,
+    wake: &WakeConfig,
+    planes: &[HypemanConfig],
+) {
+    let host = s.parsed("host", |text| HostPattern::parse(text).map_err(|e| e.to_string()));
+    if host.is_none() && s.text("host").is_none() {
+        s.problem("host", "is missing: which host name does the route answer for?");
+    }
+    let path = s.parsed("path", parse_path).unwrap_or_else(|| "/".to_owned());
+    let port = s.number::<u16>("port").unwrap_or(8080);
+    if port == 0 {
+        s.problem("port", "must be 1 to 65535");
+    }
+    let mut timing = RouteWakeConfig { timeout: wake.timeout, start_stopped: wake.start_stopped };
+    s.section("wake", |s| {
+        s.duration("timeout", &mut timing.timeout);
+        s.flag("start_stopped", &mut timing.start_stopped);
+    });
+    s.not_yet("protocol", "HTTP/2 to instances");
+    let plane_name = s.text("hypeman");
+    let plane = match &plane_name {
+        Some(name) => planes.iter().position(|plane| &plane.name == name),
+        None => Some(0),
+    };
+    if plane.is_none() {
+        let names: Vec<&str> = planes.iter().map(|plane| plane.name.as_str()).collect();
+        s.problem("hypeman", format_args!("no [[hypeman]] has this name; there are: {}", names.join(", ")));
+    }
+    let Some(host) = host else {
+        // The instance's captures cannot be checked without a host.
+        s.text("instance");
+        return;
+    };
+    let parse = |text: &str| InstanceTemplate::parse(text, &host).map_err(|e| e.to_string());
+    let Some(instance) = s.parsed("instance", parse) else {
+        if s.text("instance").is_none() {
+            s.problem("instance", "is missing: which instance does the route wake?");
+        }
+        return;
+    };
+    if all.iter().any(|other| other.host == host && other.path == path) {
+        s.problem("host", format_args!("`{host}` with path `{path}` is already an earlier route's"));
+    }
+    let index = plane.and_then(|index| u16::try_from(index).ok()).unwrap_or(0);
+    let hypeman = planes.get(usize::from(index)).map(|plane| plane.name.clone());
+    all.push(RouteConfig {
+        host,
+        path,
+        instance,
+        port,
+        hypeman: hypeman.unwrap_or_default(),
+        plane: PlaneIndex(index),
+        wake: timing,
+    });
+}
+
+fn set<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}
+
+fn positive(s: &mut Section<'_, '_>, key: &'static str) -> Option<usize> {
+    let value = s.number(key)?;
+    if value == 0 {
+        s.problem(key, "must be at least 1");
+    }
+    Some(value)
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("`{text}` is not an IP address and port, like \"127.0.0.1:8080\" or \"[::]:8080\"")
+    })
+}
+
+fn parse_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).map_err(|error| format!("`{text}` is no URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(format!("`{text}` is not an http:// or https:// URL"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("has a user name or password in it; use api_key_file instead".to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+fn parse_path(text: &str) -> Result<String, String> {
+    let fine = text.starts_with('/')
+        && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'));
+    let dots = text.split('/').any(|segment| matches!(segment, "." | ".."));
+    if !fine || dots || text.contains("//") {
+        return Err(format!("`{text}` is not a path prefix like \"/v1\""));
+    }
+    let trimmed = text.trim_end_matches('/');
+    Ok(if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const ROUTE: &str = "[[route]]\nhost = \"a.example.com\"\ninstance = \"a\"\n";
+
+fn none() -> Variables {
+    Variables::default()
+}
+
+fn variables(pairs: &[(&str, &str)]) -> Variables {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[track_caller]
+fn problems(text: &str) -> Vec<String> {
+    let error = load("w.toml", text, &none()).expect_err("should be refused");
+    error.problems.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_wrong_key_is_named_with_its_line_and_the_nearest_valid_key() {
+    let got = problems(&format!("{ROUTE}\n[wake]\ntimout = \"3s\"\n"));
+    assert_eq!(got, ["w.toml:6:1: `wake.timout`: there is no such key\n    did you mean `timeout`?"]);
+}
+
+#[test]
+fn all_problems_come_together_in_the_order_of_the_file() {
+    let text = "[server]\nmax_connections = 0\n[wake]\ntimeout = \"3 parsecs\"\nmax_held = -1\n\
+                [[route]]\nhost = \"api-{x}.b\"\nport = 70000\nhypeman = \"nowhere\"\n";
+    let got = problems(text);
+    let keys: Vec<&str> = got.iter().filter_map(|p| p.split('`').nth(1)).collect();
+    assert_eq!(
+        keys,
+        ["server.max_connections", "wake.timeout", "wake.max_held", "route[0].host", "route[0].port", "route[0].hypeman"]
+    );
+}
+
+#[test]
+fn a_configuration_without_routes_is_refused() {
+    assert!(problems("")[0].contains("no route"));
+}
+
+#[test]
+fn a_missing_instance_and_a_repeated_route_are_refused() {
+    assert!(problems("[[route]]\nhost = \"a.b\"\n")[0].contains("`route[0].instance`: is missing"));
+    assert!(problems(&format!("{ROUTE}{ROUTE}"))[0].contains("already an earlier route's"));
+}
+
+#[test]
+fn a_key_that_is_not_there_yet_is_not_called_unknown() {
+    let got = problems(&format!("{ROUTE}[[listener]]\ntls = {{ cert = \"x\", key = \"y\" }}\n"));
+    assert!(got[0].contains("not available in this version"), "{got:?}");
+}
+
+#[test]
+fn a_password_in_a_url_is_refused_without_being_repeated() {
+    let got = problems(&format!("[[hypeman]]\nurl = \"http://u:hunter2@h\"\n{ROUTE}"));
+    assert!(got[0].contains("api_key_file") && !got[0].contains("hunter2"), "{got:?}");
+}
+
+#[test]
+fn broken_toml_is_reported_with_its_line() {
+    let got = problems("[wake]\ntimeout = \n");
+    assert!(got[0].starts_with("w.toml:2:"), "{got:?}");
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_can_stand_alone() {
+    let vars = variables(&[("WAKEGATE_WAKE_TIMEOUT", "7s"), ("WAKEGATE_ROUTE_0_WAKE_TIMEOUT", "9s")]);
+    let config = load("w.toml", &format!("{ROUTE}[wake]\ntimeout = \"3s\"\n"), &vars).unwrap();
+    assert_eq!(config.wake.timeout, Duration::from_secs(7));
+    assert_eq!(config.route[0].wake.timeout, Duration::from_secs(9));
+
+    let vars = variables(&[
+        ("WAKEGATE_ROUTE_HOST", "{i}.example.com"),
+        ("WAKEGATE_ROUTE_INSTANCE", "{i}"),
+        ("WAKEGATE_ROUTE_PORT", "3000"),
+        ("WAKEGATE_LISTENER_ADDRESS", "0.0.0.0:80"),
+        ("HYPEMAN_BASE_URL", "http://h:1/"),
+        ("HYPEMAN_API_KEY", "k"),
+    ]);
+    let config = load("environment", "", &vars).unwrap();
+    assert_eq!(config.route[0].port, 3000);
+    assert_eq!(config.listener[0].address.port(), 80);
+    assert_eq!(config.hypeman[0].url, "http://h:1");
+    assert_eq!(config.hypeman[0].api_key.as_ref().map(Secret::reveal), Some("k"));
+}
+
+#[test]
+fn a_stray_variable_is_a_problem_with_its_nearest_name() {
+    let error = load("w.toml", ROUTE, &variables(&[("WAKEGATE_WAKE_TIMEOT", "7s")])).unwrap_err();
+    assert!(error.to_string().contains("did you mean `WAKEGATE_WAKE_TIMEOUT`?"), "{error}");
+}
+
+#[test]
+fn a_route_takes_its_wake_rules_from_the_general_ones() {
+    let config = load("w.toml", &format!("{ROUTE}[wake]\ntimeout = \"3s\"\nstart_stopped = true"), &none()).unwrap();
+    assert_eq!(config.route[0].wake, RouteWakeConfig { timeout: Duration::from_secs(3), start_stopped: true });
+}
+
+#[test]
+fn the_effective_configuration_loads_back_to_itself() {
+    let text = format!(
+        "[[hypeman]]\nname = \"b\"\nurl = \"https://h\"\napi_key_file = \"/k\"\n\
+         [server]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]\n{ROUTE}path = \"/v1/\"\nhypeman = \"b\"\n"
+    );
+    let config = load("w.toml", &text, &none()).unwrap();
+    let printed = toml::to_string(&config).unwrap();
+    assert_eq!(load("printed", &printed, &none()).unwrap(), config);
+    assert_eq!(config.route[0].path, "/v1");
+}
+
+#[test]
+fn the_shipped_examples_load() {
+    for file in ["config/wakegate.toml", "config/sidecar.toml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+        load_file(Some(&path), &none()).unwrap_or_else(|error| panic!("{file}: {error}"));
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_loaded_or_refused_without_a_panic(text in "(\\[|\\]|[a-z_]{1,8}|=|\"|\n|[0-9]|\\{|\\}|,|\\.| ){0,60}") {
+        let _ = load("w.toml", &text, &none());
+    }
+}

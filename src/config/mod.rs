@@ -1,0 +1,25 @@
+//! The only reader of configuration files and of the environment.
+//!
+//! Guarantees: a [`Config`] is complete and consistent (no `Option` that means "default", every
+//! cross-reference resolved), and when it cannot be, *all* problems come back together, each with
+//! the place it was written, its key and a mend. Secrets are held in [`Secret`], which prints
+//! nothing.
+//!
+//! The way: text or environment -> [`reader`](self) (which key, where, of what type) -> `load`
+//! (defaults, cross checks) -> [`Config`].
+
+mod load;
+mod model;
+mod pattern;
+mod problem;
+mod reader;
+mod secret;
+
+pub use load::{Variables, load, load_file};
+pub use model::{
+    AccessLog, AdminConfig, Config, HypemanConfig, ListenerConfig, LogConfig, LogFormat,
+    ResponseConfig, RouteConfig, RouteWakeConfig, ServerConfig, UpstreamConfig, WakeConfig,
+};
+pub use pattern::{HostPattern, InstanceTemplate, PatternError, PatternLabel};
+pub use problem::{ConfigError, Problem};
+pub use secret::Secret;

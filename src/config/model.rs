@@ -1,0 +1,297 @@
+//! The typed configuration and its defaults.
+//!
+//! Guarantees: every field is set and in range, and every limit has a default. Serialising gives
+//! TOML that loads back to the same value, secrets left out.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Serialize, Serializer};
+
+use super::pattern::{HostPattern, InstanceTemplate};
+use super::secret::Secret;
+use crate::names::{GoDuration, PlaneIndex};
+
+fn go_text<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&GoDuration::from(*value))
+}
+
+/// The whole configuration of a gateway.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Config {
+    /// What each connection from a client may do.
+    pub server: ServerConfig,
+    /// The wake engine and its hold queue.
+    pub wake: WakeConfig,
+    /// Connections to instances.
+    pub upstream: UpstreamConfig,
+    /// What the gateway adds to responses.
+    pub response: ResponseConfig,
+    /// Logs.
+    pub log: LogConfig,
+    /// The operator's listener.
+    pub admin: AdminConfig,
+    /// The control planes, at least one.
+    pub hypeman: Vec<HypemanConfig>,
+    /// The sockets, at least one.
+    pub listener: Vec<ListenerConfig>,
+    /// The routes, at least one.
+    pub route: Vec<RouteConfig>,
+}
+
+/// One control plane.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HypemanConfig {
+    /// What routes call it.
+    pub name: String,
+    /// Base URL, `http` or `https`, without a trailing slash.
+    pub url: String,
+    /// Where its API key is read from, again after each 401.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<PathBuf>,
+    /// The key itself, from `HYPEMAN_API_KEY`.
+    #[serde(skip)]
+    pub api_key: Option<Secret>,
+    /// Longest time to open a connection to it.
+    #[serde(serialize_with = "go_text")]
+    pub connect_timeout: Duration,
+    /// Longest time for a call that should be quick.
+    #[serde(serialize_with = "go_text")]
+    pub request_timeout: Duration,
+    /// Longest time for one restore or start; the server itself gives up at 60 s.
+    #[serde(serialize_with = "go_text")]
+    pub restore_timeout: Duration,
+}
+
+/// One socket for clients.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ListenerConfig {
+    /// IP address and port; port 0 takes a free one.
+    pub address: SocketAddr,
+}
+
+/// One route.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RouteConfig {
+    /// Which hosts.
+    pub host: HostPattern,
+    /// Path prefix on segment borders; `/` is all.
+    pub path: String,
+    /// Which instance.
+    pub instance: InstanceTemplate,
+    /// The instance's port.
+    pub port: u16,
+    /// The name of its control plane.
+    pub hypeman: String,
+    /// The same, as a position.
+    #[serde(skip)]
+    pub plane: PlaneIndex,
+    /// This route's part of the wake rules.
+    pub wake: RouteWakeConfig,
+}
+
+/// Wake rules that a route may set for itself; the defaults come from `[wake]`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RouteWakeConfig {
+    /// How long a request is held at most.
+    #[serde(serialize_with = "go_text")]
+    pub timeout: Duration,
+    /// Whether a Stopped instance is started (a cold boot) instead of refused.
+    pub start_stopped: bool,
+}
+
+/// Limits on clients' connections.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ServerConfig {
+    /// Open connections in all; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// Longest time for a request's head, and longest idle time between requests.
+    #[serde(serialize_with = "go_text")]
+    pub header_timeout: Duration,
+    /// Bytes of a request's head.
+    pub max_header_bytes: usize,
+    /// Header fields of a request.
+    pub max_headers: usize,
+    /// How long a drain waits before it cuts what is left.
+    #[serde(serialize_with = "go_text")]
+    pub drain_timeout: Duration,
+    /// Peers whose forwarding headers are believed and extended; others' are replaced.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+/// The wake engine and its hold queue.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WakeConfig {
+    /// How long a request is held at most, unless its route says otherwise.
+    #[serde(serialize_with = "go_text")]
+    pub timeout: Duration,
+    /// Held requests per instance; 0 sheds all.
+    pub max_held_per_instance: usize,
+    /// Held requests in all; 0 sheds all.
+    pub max_held: usize,
+    /// Bytes of held request heads in all; 0 sheds all.
+    pub max_held_bytes: usize,
+    /// Whether a Stopped instance is started, unless its route says otherwise.
+    pub start_stopped: bool,
+    /// A lease not confirmed for this long is read again while in use, and is void while not.
+    #[serde(serialize_with = "go_text")]
+    pub verify_interval: Duration,
+    /// Failed wakes in a row before the breaker opens.
+    pub breaker_failures: u32,
+    /// The breaker's longest pause; it starts at a second and doubles.
+    #[serde(serialize_with = "go_text")]
+    pub breaker_max_delay: Duration,
+    /// How long an unknown instance name is remembered as unknown.
+    #[serde(serialize_with = "go_text")]
+    pub unknown_ttl: Duration,
+    /// Unknown names remembered at most.
+    pub max_unknown: usize,
+}
+
+/// Connections to instances.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct UpstreamConfig {
+    /// Longest time to open a connection to an instance believed awake.
+    #[serde(serialize_with = "go_text")]
+    pub connect_timeout: Duration,
+    /// Longest time from the request's end to the response's head.
+    #[serde(serialize_with = "go_text")]
+    pub response_timeout: Duration,
+    /// An idle connection is closed after this, or a quarter of the instance's own idle timeout.
+    #[serde(serialize_with = "go_text")]
+    pub idle_timeout: Duration,
+    /// Idle connections kept per instance and port.
+    pub max_idle: usize,
+}
+
+/// What the gateway adds to proxied responses.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ResponseConfig {
+    /// `Server-Timing: wake;dur=…`.
+    pub server_timing: bool,
+    /// `x-wakegate-wake: warm|cold|joined`.
+    pub wake_header: bool,
+}
+
+/// Logs: diagnostics on standard error, accesses on standard output.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
+    pub level: String,
+    /// How diagnostics look.
+    pub format: LogFormat,
+    /// Where access lines go.
+    pub access: AccessLog,
+}
+
+/// How diagnostics look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+}
+
+/// Where access lines go, one JSON object a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLog {
+    /// Standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
+}
+
+/// The operator's listener.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AdminConfig {
+    /// IP address and port; port 0 takes a free one.
+    pub address: SocketAddr,
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+impl Default for HypemanConfig {
+    fn default() -> Self {
+        Self {
+            name: "default".to_owned(),
+            url: "http://127.0.0.1:4973".to_owned(),
+            api_key_file: None,
+            api_key: None,
+            connect_timeout: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(10),
+            restore_timeout: Duration::from_secs(58),
+        }
+    }
+}
+
+impl Default for ListenerConfig {
+    fn default() -> Self {
+        Self { address: loopback(8080) }
+    }
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            max_connections: 16_384,
+            header_timeout: Duration::from_secs(60),
+            max_header_bytes: 64 * 1024,
+            max_headers: 100,
+            drain_timeout: Duration::from_secs(30),
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+impl Default for WakeConfig {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            max_held_per_instance: 10_000,
+            max_held: 100_000,
+            max_held_bytes: 256 * 1024 * 1024,
+            start_stopped: false,
+            verify_interval: Duration::from_secs(30),
+            breaker_failures: 3,
+            breaker_max_delay: Duration::from_secs(30),
+            unknown_ttl: Duration::from_secs(2),
+            max_unknown: 10_000,
+        }
+    }
+}
+
+impl Default for UpstreamConfig {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_millis(250),
+            response_timeout: Duration::from_secs(300),
+            idle_timeout: Duration::from_secs(4),
+            max_idle: 256,
+        }
+    }
+}
+
+impl Default for ResponseConfig {
+    fn default() -> Self {
+        Self { server_timing: true, wake_header: true }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text, access: AccessLog::Stdout }
+    }
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { address: loopback(9900) }
+    }
+}

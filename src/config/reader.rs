@@ -1,0 +1,388 @@
+//! Reads keys out of a TOML table and out of the environment, and keeps book of what went wrong.
+//!
+//! Guarantees: every key that was asked for is known, every other key is a problem with the nearest
+//! known key; an environment variable wins over the file; nothing stops at the first problem.
+//!
+//! A key's variable is `WAKEGATE_` and its path in capitals: `wake.timeout` is
+//! `WAKEGATE_WAKE_TIMEOUT`, `route[0].host` is `WAKEGATE_ROUTE_0_HOST`, and for the first of a list
+//! the number may be left out. Lists of plain values are separated by commas.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::ops::Range;
+use std::str::FromStr;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::Problem;
+use crate::names::GoDuration;
+
+pub(super) const PREFIX: &str = "WAKEGATE_";
+
+/// One load: the text, the variables, and the problems so far.
+pub(super) struct Book<'a> {
+    file: &'a str,
+    text: &'a str,
+    variables: &'a BTreeMap<String, String>,
+    used: BTreeSet<String>,
+    known: BTreeSet<String>,
+    problems: Vec<(usize, Problem)>,
+}
+
+/// One table of the configuration, in the file, in the environment, or in both.
+pub(super) struct Section<'b, 'a> {
+    book: &'b mut Book<'a>,
+    table: Option<&'b DeTable<'a>>,
+    path: String,
+    /// Upper-case variable prefixes, each ending in `_`.
+    prefixes: Vec<String>,
+    known: Vec<&'static str>,
+}
+
+/// A plain value and where it came from.
+struct Found {
+    text: String,
+    kind: &'static str,
+    place: String,
+    at: usize,
+}
+
+// === impl Book ===
+
+impl<'a> Book<'a> {
+    pub(super) fn new(
+        file: &'a str,
+        text: &'a str,
+        variables: &'a BTreeMap<String, String>,
+    ) -> Self {
+        let (used, known) = (BTreeSet::new(), BTreeSet::new());
+        Self { file, text, variables, used, known, problems: Vec::new() }
+    }
+
+    /// `file:line:column` of a byte offset.
+    fn place(&self, at: usize) -> String {
+        let before = self.text.get(..at).unwrap_or(self.text);
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()) + 1;
+        format!("{}:{line}:{column}", self.file)
+    }
+
+    pub(super) fn syntax(&mut self, span: Option<Range<usize>>, message: &str) {
+        let at = span.map_or(0, |span| span.start);
+        let problem = Problem {
+            place: self.place(at),
+            key: String::new(),
+            message: message.trim().replace('\n', ", "),
+            mend: None,
+        };
+        self.problems.push((at, problem));
+    }
+
+    fn report(&mut self, at: usize, place: String, key: String, message: String, mend: Option<String>) {
+        self.problems.push((at, Problem { place, key, message, mend }));
+    }
+
+    /// Every problem in the order of the file, unknown variables last.
+    pub(super) fn finish(mut self) -> Vec<Problem> {
+        let strays: Vec<&String> = self
+            .variables
+            .keys()
+            .filter(|name| name.starts_with(PREFIX) && !self.used.contains(*name))
+            .collect();
+        for name in strays {
+            let mend = nearest(name, self.known.iter().map(String::as_str))
+                .map(|known| format!("did you mean `{known}`?"));
+            let problem = Problem {
+                place: name.clone(),
+                key: String::new(),
+                message: "no setting has this environment variable".to_owned(),
+                mend,
+            };
+            self.problems.push((usize::MAX, problem));
+        }
+        self.problems.sort_by_key(|(at, _)| *at);
+        self.problems.into_iter().map(|(_, problem)| problem).collect()
+    }
+}
+
+/// The known name that a person most likely meant.
+fn nearest<'n>(wrong: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    known
+        .map(|name| (strsim::damerau_levenshtein(wrong, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= 2 + name.len() / 4)
+        .map(|(_, name)| name)
+}
+
+// === impl Section ===
+
+impl<'b, 'a> Section<'b, 'a> {
+    pub(super) fn root(book: &'b mut Book<'a>, table: &'b DeTable<'a>) -> Self {
+        let prefixes = vec![PREFIX.to_owned()];
+        Self { book, table: Some(table), path: String::new(), prefixes, known: Vec::new() }
+    }
+
+    fn key_path(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn variable(&mut self, key: &str) -> Option<(String, String)> {
+        let names: Vec<String> =
+            self.prefixes.iter().map(|p| format!("{p}{}", key.to_ascii_uppercase())).collect();
+        let mut found = None;
+        for name in names {
+            if let Some(value) = self.book.variables.get(&name) {
+                self.book.used.insert(name.clone());
+                found.get_or_insert((name.clone(), value.clone()));
+            }
+            self.book.known.insert(name);
+        }
+        found
+    }
+
+    fn in_file(&self, key: &str) -> Option<&'b Spanned<DeValue<'a>>> {
+        self.table.and_then(|table| table.get(key))
+    }
+
+    fn plain(&mut self, key: &'static str) -> Option<Found> {
+        self.known.push(key);
+        if let Some((name, text)) = self.variable(key) {
+            return Some(Found { text, kind: "variable", place: name, at: usize::MAX });
+        }
+        let value = self.in_file(key)?;
+        let (at, kind) = (value.span().start, value.get_ref().type_str());
+        let text = match value.get_ref() {
+            DeValue::String(text) => text.to_string(),
+            DeValue::Integer(number) => number.to_string(),
+            DeValue::Boolean(flag) => flag.to_string(),
+            DeValue::Float(number) => number.to_string(),
+            DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
+                let (place, path) = (self.book.place(at), self.key_path(key));
+                self.book.report(at, place, path, format!("is {kind}, not a plain value"), None);
+                return None;
+            }
+        };
+        Some(Found { text, kind, place: self.book.place(at), at })
+    }
+
+    fn refuse(&mut self, key: &str, found: &Found, message: impl Display) {
+        let path = self.key_path(key);
+        self.book.report(found.at, found.place.clone(), path, message.to_string(), None);
+    }
+
+    /// Reports a problem with a key's value after it was read.
+    pub(super) fn problem(&mut self, key: &'static str, message: impl Display) {
+        let found = self.plain(key);
+        let (at, place) = match found {
+            Some(found) => (found.at, found.place),
+            None => (usize::MAX, self.book.file.to_owned()),
+        };
+        let path = self.key_path(key);
+        self.book.report(at, place, path, message.to_string(), None);
+    }
+
+    /// A text.
+    pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
+        let found = self.plain(key)?;
+        if matches!(found.kind, "string" | "variable") {
+            return Some(found.text);
+        }
+        self.refuse(key, &found, format_args!("is {}, write it in quotes", found.kind));
+        None
+    }
+
+    /// A text that `T` can read.
+    pub(super) fn parsed<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let found = self.plain(key)?;
+        if !matches!(found.kind, "string" | "variable") {
+            self.refuse(key, &found, format_args!("is {}, write it in quotes", found.kind));
+            return None;
+        }
+        match parse(&found.text) {
+            Ok(value) => Some(value),
+            Err(message) => {
+                self.refuse(key, &found, message);
+                None
+            }
+        }
+    }
+
+    /// A Go duration above zero.
+    pub(super) fn duration(&mut self, key: &'static str, slot: &mut Duration) {
+        let parse = |text: &str| match text.parse::<GoDuration>() {
+            Ok(value) => value
+                .to_std()
+                .filter(|d| !d.is_zero())
+                .ok_or_else(|| format!("`{text}` must be longer than zero")),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Some(value) = self.parsed(key, parse) {
+            *slot = value;
+        }
+    }
+
+    /// A whole number.
+    pub(super) fn number<T: FromStr>(&mut self, key: &'static str) -> Option<T> {
+        let found = self.plain(key)?;
+        let fitting = matches!(found.kind, "integer" | "variable");
+        match found.text.replace('_', "").parse() {
+            Ok(value) if fitting => Some(value),
+            _ => {
+                let message = format_args!("`{}` is not a whole number in range", found.text);
+                self.refuse(key, &found, message);
+                None
+            }
+        }
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&mut self, key: &'static str, slot: &mut bool) {
+        let Some(found) = self.plain(key) else { return };
+        match (found.kind, found.text.as_str()) {
+            ("boolean" | "variable", "true") => *slot = true,
+            ("boolean" | "variable", "false") => *slot = false,
+            _ => self.refuse(key, &found, format_args!("`{}` is not true or false", found.text)),
+        }
+    }
+
+    /// A list of texts that `T` can read.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<T>> {
+        self.known.push(key);
+        let mut found = Vec::new();
+        if let Some((name, text)) = self.variable(key) {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            found.extend(items.map(|item| (usize::MAX, name.clone(), item.to_owned())));
+        } else {
+            let value = self.in_file(key)?;
+            let at = value.span().start;
+            let DeValue::Array(items) = value.get_ref() else {
+                let (place, path) = (self.book.place(at), self.key_path(key));
+                self.book.report(at, place, path, "is not a list".to_owned(), None);
+                return None;
+            };
+            for item in items {
+                let at = item.span().start;
+                let text = item.get_ref().as_str().unwrap_or_default().to_owned();
+                found.push((at, self.book.place(at), text));
+            }
+        }
+        let mut values = Vec::new();
+        for (at, place, text) in found {
+            match parse(&text) {
+                Ok(value) => values.push(value),
+                Err(message) => {
+                    let path = self.key_path(key);
+                    self.book.report(at, place, path, message, None);
+                }
+            }
+        }
+        Some(values)
+    }
+
+    /// A table below this one; read even when absent, for the environment's sake.
+    pub(super) fn section(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 'a>)) {
+        self.known.push(key);
+        let table = match self.in_file(key) {
+            None => None,
+            Some(value) => {
+                if let DeValue::Table(table) = value.get_ref() {
+                    Some(table)
+                } else {
+                    let at = value.span().start;
+                    let (place, path) = (self.book.place(at), self.key_path(key));
+                    let message = format!("is {}, not a table", value.get_ref().type_str());
+                    let mend = Some(format!("write `[{path}]` above its keys"));
+                    self.book.report(at, place, path, message, mend);
+                    None
+                }
+            }
+        };
+        let prefixes: Vec<String> =
+            self.prefixes.iter().map(|p| format!("{p}{}_", key.to_ascii_uppercase())).collect();
+        let path = self.key_path(key);
+        let mut below = Section { book: self.book, table, path, prefixes, known: Vec::new() };
+        read(&mut below);
+        below.finish();
+    }
+
+    /// A list of tables; one call of `read` for each, in the file or in the environment.
+    pub(super) fn tables(&mut self, key: &'static str, mut read: impl FnMut(&mut Section<'_, 'a>)) {
+        self.known.push(key);
+        let upper = key.to_ascii_uppercase();
+        let mut tables = Vec::new();
+        if let Some(value) = self.in_file(key) {
+            let items = value.get_ref().as_array().map(|items| items.iter().collect::<Vec<_>>());
+            let as_tables = items.and_then(|items| {
+                items.into_iter().map(|item| item.get_ref().as_table()).collect::<Option<Vec<_>>>()
+            });
+            if let Some(as_tables) = as_tables {
+                tables = as_tables;
+            } else {
+                let at = value.span().start;
+                let (place, path) = (self.book.place(at), self.key_path(key));
+                let mend = Some(format!("write `[[{path}]]` above each one's keys"));
+                self.book.report(at, place, path, "is not a list of tables".to_owned(), mend);
+            }
+        }
+        let stem = format!("{PREFIX}{upper}_");
+        let in_environment = self
+            .book
+            .variables
+            .keys()
+            .filter_map(|name| name.strip_prefix(&stem))
+            .map(|rest| rest.split('_').next().and_then(|n| n.parse().ok()).unwrap_or(0_usize) + 1)
+            .filter(|count| *count <= 1024)
+            .max()
+            .unwrap_or(0);
+        for index in 0..tables.len().max(in_environment) {
+            let mut prefixes = vec![format!("{stem}{index}_")];
+            if index == 0 {
+                prefixes.push(stem.clone());
+            }
+            let path = self.key_path(&format!("{key}[{index}]"));
+            let table = tables.get(index).copied();
+            let mut below = Section { book: self.book, table, path, prefixes, known: Vec::new() };
+            read(&mut below);
+            below.finish();
+        }
+    }
+
+    /// Reports a key that later versions have, instead of calling it unknown.
+    pub(super) fn not_yet(&mut self, key: &'static str, what: &str) {
+        self.known.push(key);
+        if let Some(value) = self.in_file(key) {
+            let at = value.span().start;
+            let (place, path) = (self.book.place(at), self.key_path(key));
+            let message = format!("{what} is not available in this version; remove the key");
+            self.book.report(at, place, path, message, None);
+        }
+    }
+
+    /// Reports every key of the file that nobody asked for.
+    pub(super) fn finish(self) {
+        let Some(table) = self.table else { return };
+        for (key, _) in table {
+            let name: &str = key.get_ref();
+            if self.known.contains(&name) {
+                continue;
+            }
+            let at = key.span().start;
+            let mend = match nearest(name, self.known.iter().copied()) {
+                Some(known) => format!("did you mean `{known}`?"),
+                None => format!("the keys here are: {}", self.known.join(", ")),
+            };
+            let (place, path) = (self.book.place(at), self.key_path(name));
+            self.book.report(at, place, path, "there is no such key".to_owned(), Some(mend));
+        }
+    }
+}

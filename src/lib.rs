@@ -1,0 +1,3 @@
+//! wakegate: an HTTP edge gateway that wakes sleeping Hypeman instances.
+pub mod config;
+pub mod names;

@@ -1,0 +1,86 @@
+//! The id that ties a response, its log line and its error body together.
+//!
+//! Guarantees: 1-128 characters of a set that is safe in a header, a log line and JSON. A client's
+//! own id is kept only when it is in that set; else a fresh 128-bit random one is made.
+
+use std::fmt;
+
+use http::HeaderValue;
+
+/// A request's id. Always a valid header value.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RequestId(HeaderValue);
+
+// === impl RequestId ===
+
+impl RequestId {
+    /// A fresh id: 32 hexadecimal digits. Unguessability is not needed, uniqueness is.
+    pub fn generate() -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut random = fastrand::u128(..);
+        let mut text = [b'0'; 32];
+        for slot in &mut text {
+            // `random & 15` is always inside the table.
+            *slot = DIGITS.get((random & 15) as usize).copied().unwrap_or(b'0');
+            random >>= 4;
+        }
+        Self(HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0")))
+    }
+
+    /// Keeps what the client sent when it is safe to repeat, else makes a fresh one.
+    pub fn adopt_or_generate(offered: Option<&HeaderValue>) -> Self {
+        match offered {
+            Some(value) if is_safe(value.as_bytes()) => Self(value.clone()),
+            _ => Self::generate(),
+        }
+    }
+
+    /// As a header value.
+    pub fn header(&self) -> HeaderValue {
+        self.0.clone()
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+}
+
+fn is_safe(bytes: &[u8]) -> bool {
+    !bytes.is_empty()
+        && bytes.len() <= 128
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'='))
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unsafe_client_id_is_replaced() {
+        for offered in ["", "a b", "<script>", "\"", &"x".repeat(129)] {
+            let value = HeaderValue::from_str(offered).unwrap();
+            let id = RequestId::adopt_or_generate(Some(&value));
+            assert_eq!(id.as_str().len(), 32, "{offered:?}");
+        }
+        let value = HeaderValue::from_static("req-1:a_b.c=");
+        assert_eq!(RequestId::adopt_or_generate(Some(&value)).as_str(), "req-1:a_b.c=");
+    }
+
+    #[test]
+    fn generated_ids_differ() {
+        assert_ne!(RequestId::generate(), RequestId::generate());
+    }
+}
