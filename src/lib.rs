@@ -1,3 +1,4 @@
 //! wakegate: an HTTP edge gateway that wakes sleeping Hypeman instances.
 pub mod config;
 pub mod names;
+pub mod telemetry;
