@@ -3,3 +3,5 @@ pub mod config;
 pub mod names;
 pub mod telemetry;
 pub mod hypeman;
+pub mod local;
+pub mod wake;

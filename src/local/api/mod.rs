@@ -1,0 +1,104 @@
+//! The HTTP face of the local control plane.
+//!
+//! Guarantees: a request fails in the contract's order (A.2): route, method, token, parameters,
+//! `{id}`, handler; handlers only translate, the fleet decides.
+
+mod error;
+mod extract;
+mod ingresses;
+mod instances;
+mod logs;
+mod observe;
+mod snapshots;
+mod verbs;
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::header;
+use axum::middleware::Next;
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq as _;
+
+pub(super) use error::ApiError;
+pub(super) use ingresses::IngressRecord;
+
+use super::fleet::Fleet;
+
+/// Every route. `token`: what a bearer must have; none lets everybody in.
+pub(super) fn routes(fleet: Arc<Fleet>, token: Option<String>) -> Router {
+    let token: Option<Arc<str>> = token.map(Into::into);
+    Router::new()
+        .route("/instances", get(instances::list).post(instances::create))
+        .route(
+            "/instances/{id}",
+            get(instances::get).patch(instances::update).delete(instances::delete),
+        )
+        .route("/instances/{id}/standby", post(verbs::standby))
+        .route("/instances/{id}/restore", post(verbs::restore))
+        .route("/instances/{id}/start", post(verbs::start))
+        .route("/instances/{id}/stop", post(verbs::stop))
+        .route("/instances/{id}/fork", post(verbs::fork))
+        .route("/instances/{id}/wait", get(observe::wait))
+        .route("/instances/{id}/logs", get(logs::logs))
+        .route("/instances/{id}/stat", get(observe::stat))
+        .route("/instances/{id}/stats", get(observe::stats))
+        .route("/instances/{id}/auto-standby/status", get(observe::auto_standby_status))
+        .route("/instances/{id}/auto-standby/hold", post(observe::auto_standby_hold))
+        .route(
+            "/instances/{id}/volumes/{volume}",
+            post(snapshots::attach_volume).delete(snapshots::detach_volume),
+        )
+        .route("/instances/{id}/snapshots", post(snapshots::create))
+        .route("/instances/{id}/snapshots/{snapshot}/restore", post(snapshots::restore))
+        .route(
+            "/instances/{id}/snapshot-schedule",
+            get(snapshots::schedule).put(snapshots::set_schedule).delete(snapshots::delete_schedule),
+        )
+        .route("/snapshots", get(snapshots::list))
+        .route("/snapshots/{snapshot}", get(snapshots::get).delete(snapshots::get))
+        .route("/ingresses", get(ingresses::list).post(ingresses::create))
+        .route("/ingresses/{id}", get(ingresses::get).delete(ingresses::delete))
+        .route("/capabilities", get(capabilities))
+        .route_layer(axum::middleware::from_fn_with_state(token, authenticate))
+        .route("/health", get(async || Json(json!({ "status": "ok" }))))
+        .fallback(async || ApiError::no_operation())
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .with_state(fleet)
+}
+
+async fn authenticate(
+    State(token): State<Option<Arc<str>>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let Some(token) = token else { return Ok(next.run(request).await) };
+    let header = request.headers().get(header::AUTHORIZATION);
+    let header = header.ok_or_else(|| ApiError::unauthorized("authorization header required"))?;
+    let offered = header.to_str().ok().and_then(|text| text.split_once(' '));
+    let (scheme, offered) =
+        offered.ok_or_else(|| ApiError::unauthorized("invalid authorization header format"))?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(ApiError::unauthorized("invalid authorization header format"));
+    }
+    if bool::from(offered.trim().as_bytes().ct_eq(token.as_bytes())) {
+        Ok(next.run(request).await)
+    } else {
+        Err(ApiError::unauthorized("invalid token"))
+    }
+}
+
+async fn capabilities() -> Json<Value> {
+    Json(json!({
+        "server": { "version": env!("CARGO_PKG_VERSION"), "api_version": "0.3.0" },
+        "host": { "os": std::env::consts::OS, "arch": std::env::consts::ARCH },
+        "default_runtime": { "name": "process", "available": true },
+        "runtimes": [{ "name": "process", "available": true, "features": ["standby", "auto_standby"] }],
+        "network": { "model": "nat", "subnet": "127.77.0.0/16", "guest_to_guest": true },
+        "images": { "platforms": [], "default_platform": "" },
+        "features": ["auto_standby", "auto_standby_hold"],
+    }))
+}

@@ -1,0 +1,141 @@
+//! Verbs on an instance. Each runs to its end even when the caller leaves.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State as Shared};
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::error::ApiError;
+use super::extract::{optional, required};
+use super::instances::view;
+use crate::local::fleet::Fleet;
+use crate::local::instance::State;
+use crate::local::scalars::is_name;
+use crate::names::GoDuration;
+
+#[derive(Default, Deserialize)]
+struct StandbyRequest {
+    compression: Option<Compression>,
+    compression_delay: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Compression {
+    enabled: bool,
+    algorithm: Option<String>,
+    level: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct StartRequest {
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct ForkRequest {
+    name: String,
+    from_running: Option<bool>,
+    target_state: Option<String>,
+}
+
+// === impl StandbyRequest ===
+
+impl StandbyRequest {
+    fn check(&self) -> Result<(), ApiError> {
+        let bad = |text: &str| Err(ApiError::bad_request("invalid_snapshot_compression", text));
+        if let Some(compression) = self.compression.as_ref().filter(|c| c.enabled) {
+            let level = compression.level;
+            match compression.algorithm.as_deref().unwrap_or("zstd") {
+                "zstd" if level.is_some_and(|level| !(1..=19).contains(&level)) => {
+                    return bad("zstd level must be between 1 and 19");
+                }
+                "lz4" if level.is_some_and(|level| !(0..=9).contains(&level)) => {
+                    return bad("lz4 level must be between 0 and 9");
+                }
+                "zstd" | "lz4" => {}
+                _ => return bad("algorithm must be zstd or lz4"),
+            }
+        }
+        let delay = self.compression_delay.as_deref().map(str::parse::<GoDuration>);
+        if delay.is_some_and(|delay| !delay.is_ok_and(|delay| delay.nanos() >= 0)) {
+            return Err(ApiError::bad_request("invalid_compression_delay", "invalid duration"));
+        }
+        Ok(())
+    }
+}
+
+pub(super) async fn standby(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let request: StandbyRequest = optional(&body)?;
+    let instance = fleet.resolve(&id).await?;
+    request.check()?;
+    let with_options = request.compression.is_some() || request.compression_delay.is_some();
+    let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
+    fleet.detached(async move { owner.standby(&target, with_options).await }).await?;
+    Ok(view(&instance))
+}
+
+pub(super) async fn restore(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let instance = fleet.resolve(&id).await?;
+    let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
+    fleet.detached(async move { owner.restore(&target).await }).await?;
+    Ok(view(&instance))
+}
+
+pub(super) async fn start(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let StartRequest { entrypoint, cmd } = required(&body)?;
+    let instance = fleet.resolve(&id).await?;
+    let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
+    fleet.detached(async move { owner.start(&target, entrypoint, cmd).await }).await?;
+    Ok(view(&instance))
+}
+
+pub(super) async fn stop(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let instance = fleet.resolve(&id).await?;
+    let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
+    fleet.detached(async move { owner.stop(&target).await }).await?;
+    Ok(view(&instance))
+}
+
+pub(super) async fn fork(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let ForkRequest { name, from_running, target_state } = required(&body)?;
+    let source = fleet.resolve(&id).await?;
+    let invalid = |text: &str| ApiError::bad_request("invalid_request", text);
+    if !is_name(&name) {
+        return Err(invalid("name must be lowercase letters, digits and hyphens, at most 63"));
+    }
+    let target = match target_state.as_deref() {
+        None | Some("") => None,
+        Some("Stopped") => Some(State::Stopped),
+        Some("Standby") => Some(State::Standby),
+        Some("Running") => Some(State::Running),
+        Some(_) => return Err(invalid("target_state must be Stopped, Standby or Running")),
+    };
+    let (owner, running) = (Arc::clone(&fleet), from_running.unwrap_or(false));
+    let copy = fleet
+        .detached(async move { owner.fork(&source, name, running, target).await })
+        .await?;
+    Ok((StatusCode::CREATED, view(&copy)))
+}

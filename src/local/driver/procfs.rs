@@ -1,0 +1,73 @@
+//! What `/proc` says about a process.
+
+use std::fs;
+
+use super::Usage;
+
+/// The parts of `/proc/<pid>/stat` that we need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ProcessStat {
+    /// `R`, `S`, `T` (stopped), `Z` (ended), …
+    pub(super) state: char,
+    pub(super) start_ticks: u64,
+    cpu_ticks: u64,
+    vms_bytes: u64,
+    rss_pages: u64,
+}
+
+// === impl ProcessStat ===
+
+impl ProcessStat {
+    /// `None` when there is no such process.
+    pub(super) fn read(pid: i32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// The name, in parentheses, may hold anything, so fields are counted from its end.
+    fn parse(text: &str) -> Option<Self> {
+        let (_, rest) = text.rsplit_once(") ")?;
+        let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+        // proc_pid_stat(5) counts from 1, and state is its field 3.
+        let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
+        Some(Self {
+            state: fields.first()?.chars().next()?,
+            cpu_ticks: number(14)? + number(15)?,
+            start_ticks: number(22)?,
+            vms_bytes: number(23)?,
+            rss_pages: number(24)?,
+        })
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage {
+            cpu_seconds: self.cpu_ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
+            memory_rss_bytes: self.rss_pages * rustix::param::page_size() as u64,
+            memory_vms_bytes: self.vms_bytes,
+        }
+    }
+}
+
+/// Differs after each boot of the machine.
+pub(super) fn boot_id() -> String {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    text.trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse_the_fields() {
+        let text = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 9001 4096000 25 x";
+        let stat = ProcessStat::parse(text).unwrap();
+        assert_eq!((stat.state, stat.start_ticks, stat.cpu_ticks), ('S', 9001, 300));
+        assert_eq!((stat.vms_bytes, stat.rss_pages), (4_096_000, 25));
+    }
+
+    #[test]
+    fn our_own_process_has_figures() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert!(ProcessStat::read(pid).unwrap().usage().memory_rss_bytes > 0);
+    }
+}
