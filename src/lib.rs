@@ -5,3 +5,6 @@ pub mod telemetry;
 pub mod hypeman;
 pub mod local;
 pub mod wake;
+pub mod hold;
+pub mod router;
+pub mod upstream;

@@ -1,0 +1,11 @@
+//! From a request's authority and path to its route.
+//!
+//! Guarantees: a request has exactly one host, validated; a table is immutable, so a request sees
+//! one version of it; the more exact host wins (literal, pattern, wildcard), then the longest path
+//! prefix on segment borders; a path that could be read in two ways is refused instead of guessed.
+
+mod authority;
+mod table;
+
+pub use authority::{AuthorityError, host_of};
+pub use table::{Match, Route, RouteError, RouteTable};

@@ -1,0 +1,219 @@
+//! Which header fields cross the gateway.
+//!
+//! Guarantees: hop-by-hop fields, and those that `Connection` names, end here (RFC 9110 §7.6.1),
+//! but for a requested upgrade; `Transfer-Encoding` is never forwarded (hyper frames anew), and with
+//! it goes `Content-Length`; forwarding fields from a peer that is not trusted are replaced, not
+//! extended.
+
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+
+use crate::names::{Hostname, RequestId};
+
+const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-authenticate"),
+    HeaderName::from_static("proxy-authorization"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("http2-settings"),
+    TE,
+    TRANSFER_ENCODING,
+];
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Who sent a request, for the forwarding fields.
+#[derive(Debug)]
+pub struct ForwardedFor<'a> {
+    /// The peer's address.
+    pub client: IpAddr,
+    /// Whether its own forwarding fields are believed.
+    pub trusted: bool,
+    /// The host it asked for.
+    pub host: &'a Hostname,
+    /// The request's id.
+    pub request_id: &'a RequestId,
+}
+
+/// The protocol that a request wants to switch to, if it is one that we pass on. `h2c` is not: it
+/// would carry requests past the gateway.
+pub fn upgrade_token(headers: &HeaderMap) -> Option<HeaderValue> {
+    let asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let mut fields = headers.get_all(UPGRADE).iter();
+    match (asked, fields.next(), fields.next()) {
+        (true, Some(token), None) if !token.as_bytes().to_ascii_lowercase().starts_with(b"h2c") => {
+            Some(token.clone())
+        }
+        _ => None,
+    }
+}
+
+/// Whether a message asks for, or answers with, an upgrade that we pass on.
+pub fn is_upgrade(headers: &HeaderMap) -> bool {
+    upgrade_token(headers).is_some()
+}
+
+fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .map(str::trim)
+}
+
+/// Removes what is for this hop only; `Content-Length`, too, when it is not the framing.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+            .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+            // A client may not make us drop what routes or frames its request.
+            .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+    }
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove(UPGRADE);
+}
+
+/// What an instance is sent.
+pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
+    let upgrade = upgrade_token(headers);
+    let wants_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
+    strip_hop_by_hop(headers);
+    headers.remove(TRAILER);
+    // The gateway answers 100 itself, when the instance is ready and the body is first read.
+    headers.remove(EXPECT);
+    if let Some(token) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, token);
+    }
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if let Ok(host) = HeaderValue::from_str(from.host.as_str()) {
+        let field = headers.get(HOST).cloned().unwrap_or_else(|| host.clone());
+        if !from.trusted || !headers.contains_key(X_FORWARDED_HOST) {
+            headers.insert(X_FORWARDED_HOST, field);
+        }
+        headers.entry(HOST).or_insert(host);
+    }
+    extend(headers, X_FORWARDED_FOR, &from.client.to_string(), from.trusted);
+    let node = match from.client {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("\"[{ip}]\""),
+    };
+    let element = format!("for={node};host=\"{}\";proto=http", from.host);
+    extend(headers, FORWARDED, &element, from.trusted);
+    if !from.trusted || !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    }
+    headers.insert(X_REQUEST_ID, from.request_id.header());
+}
+
+/// Appends to the list when its sender is trusted, else replaces it.
+fn extend(headers: &mut HeaderMap, name: HeaderName, element: &str, trusted: bool) {
+    let before: Vec<&str> = if trusted { tokens(headers, &name).collect() } else { Vec::new() };
+    let list = before.into_iter().chain([element]).collect::<Vec<_>>().join(", ");
+    if let Ok(value) = HeaderValue::try_from(list) {
+        headers.insert(name, value);
+    }
+}
+
+/// What a client is sent of an instance's response.
+pub fn prepare_response(headers: &mut HeaderMap, switching: bool) {
+    let upgrade = switching.then(|| headers.get(UPGRADE).cloned()).flatten();
+    strip_hop_by_hop(headers);
+    if let Some(token) = upgrade {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, token);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    fn prepared(pairs: &[(&'static str, &'static str)], trusted: bool) -> HeaderMap {
+        let mut headers = headers(pairs);
+        let host = Hostname::parse("a.b").unwrap();
+        let request_id = RequestId::generate();
+        let client = IpAddr::from([10, 0, 0, 9]);
+        prepare_request(&mut headers, &ForwardedFor { client, trusted, host: &host, request_id: &request_id });
+        headers
+    }
+
+    #[test]
+    fn hop_by_hop_fields_and_those_that_connection_names_end_here() {
+        let out = prepared(
+            &[
+                ("host", "a.b"),
+                ("connection", "keep-alive, X-Secret, host, content-length"),
+                ("x-secret", "1"),
+                ("content-length", "3"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-authorization", "x"),
+                ("upgrade", "h2c"),
+                ("http2-settings", "x"),
+                ("expect", "100-continue"),
+                ("te", "trailers, deflate"),
+                ("x-stays", "1"),
+            ],
+            false,
+        );
+        for gone in ["connection", "x-secret", "keep-alive", "proxy-authorization", "upgrade", "http2-settings", "expect"] {
+            assert!(!out.contains_key(gone), "{gone}");
+        }
+        assert_eq!(out["te"], "trailers");
+        assert_eq!((&out["host"], &out["content-length"], &out["x-stays"]), (&"a.b".parse().unwrap(), &"3".parse().unwrap(), &"1".parse().unwrap()));
+    }
+
+    #[test]
+    fn only_a_requested_upgrade_passes() {
+        let out = prepared(&[("host", "a.b"), ("connection", "Upgrade"), ("upgrade", "websocket")], false);
+        assert_eq!((&out["connection"], &out["upgrade"]), (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap()));
+        assert!(!is_upgrade(&headers(&[("upgrade", "websocket")])), "without Connection: upgrade");
+        assert!(!is_upgrade(&headers(&[("connection", "upgrade"), ("upgrade", "h2c")])));
+    }
+
+    #[test]
+    fn forwarding_fields_of_an_untrusted_peer_are_replaced() {
+        let sent = [("host", "a.b:80"), ("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "evil")];
+        let out = prepared(&sent, false);
+        assert_eq!(out["x-forwarded-for"], "10.0.0.9");
+        assert_eq!(out["forwarded"], "for=10.0.0.9;host=\"a.b\";proto=http");
+        assert_eq!((&out["x-forwarded-proto"], &out["x-forwarded-host"]), (&"http".parse().unwrap(), &"a.b:80".parse().unwrap()));
+        let out = prepared(&sent, true);
+        assert_eq!(out["x-forwarded-for"], "6.6.6.6, 10.0.0.9");
+        assert_eq!(out["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn a_response_with_both_framings_keeps_neither_field() {
+        let mut out = headers(&[("transfer-encoding", "chunked"), ("content-length", "5"), ("connection", "close")]);
+        prepare_response(&mut out, false);
+        assert!(out.is_empty(), "{out:?}");
+    }
+}

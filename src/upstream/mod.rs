@@ -1,0 +1,20 @@
+//! Talking to instances: connections, forwarding, header rules, tunnels.
+//!
+//! Guarantees: a connection belongs to one epoch of one instance and is never used in another;
+//! an idle one is closed after a fraction of the instance's own idle timeout, so that our pool
+//! never keeps an instance awake; bodies stream both ways and are never buffered; a failed
+//! request comes back when it was certainly not sent.
+
+mod body;
+mod connection;
+mod forward;
+mod headers;
+mod pool;
+mod tunnel;
+
+pub use body::{BodyFate, RequestBody, UpstreamBody};
+pub use forward::{ForwardError, Upstream};
+pub use headers::{
+    ForwardedFor, is_upgrade, prepare_request, prepare_response, upgrade_token,
+};
+pub use tunnel::tunnel;
