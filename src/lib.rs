@@ -8,3 +8,8 @@ pub mod wake;
 pub mod hold;
 pub mod router;
 pub mod upstream;
+pub mod admin;
+pub mod app;
+pub mod drain;
+pub mod listener;
+pub mod proxy;

@@ -276,7 +276,12 @@ impl Fleet {
         let (Some(ip), Some(policy)) = (record.ip, record.spec.policy.clone()) else { return false };
         let counting = table.inbound(ip).filter(|c| policy.counts(c.remote.0, c.local.1));
         let active = counting.count() as u64;
+        let before = record.countdown.idle_since;
         record.countdown.observe(now, active, last_event);
+        if record.countdown.idle_since.is_some() && record.countdown.idle_since != before {
+            let (name, state) = (record.spec.name.clone(), record.state);
+            let _unheard = self.events.send(FleetEvent { name, state, reason: "idle" });
+        }
         let due = record.countdown.deadline(&policy).is_some_and(|deadline| deadline <= now);
         due && !record.countdown.requested
     }

@@ -9,12 +9,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, broadcast};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::driver::{Instance, fault, instance};
+use super::driver::{Instance, WakeReport, fault, instance};
 use super::error::{WakeError, WakeStage};
 use super::machine::Fault;
 use crate::config::WakeConfig;
@@ -36,6 +36,7 @@ pub struct Wakes<P> {
     planes: Vec<Arc<P>>,
     config: WakeConfig,
     metrics: Arc<Metrics>,
+    reports: broadcast::Sender<WakeReport>,
     names: DashMap<Name, Arc<OnceCell<Found>>>,
     instances: DashMap<(PlaneIndex, InstanceId), Arc<Instance>>,
     tasks: TaskTracker,
@@ -55,7 +56,13 @@ impl<P: ControlPlane> Wakes<P> {
     ) -> Self {
         let planes = planes.into_iter().map(Arc::new).collect();
         let (names, instances) = (DashMap::new(), DashMap::new());
-        Self { planes, config, metrics, names, instances, tasks, stop }
+        let reports = broadcast::channel(256).0;
+        Self { planes, config, metrics, reports, names, instances, tasks, stop }
+    }
+
+    /// Every wake that ends from now on.
+    pub fn reports(&self) -> broadcast::Receiver<WakeReport> {
+        self.reports.subscribe()
     }
 
     /// The instance that a name means now. Cheap once it is known.
@@ -119,6 +126,7 @@ impl<P: ControlPlane> Wakes<P> {
                 Arc::clone(plane),
                 &self.config,
                 Arc::clone(&self.metrics),
+                self.reports.clone(),
                 self.stop.clone(),
             );
             self.tasks.spawn(task);

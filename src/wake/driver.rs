@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +45,17 @@ pub struct Ready {
     pub kind: WakeKind,
     /// The probe's connection, for the first of those who waited.
     pub connection: Option<(TcpStream, OpenConnection)>,
+}
+
+/// A wake has ended; for whoever shows it to a person.
+#[derive(Debug, Clone)]
+pub struct WakeReport {
+    /// Whose.
+    pub instance: InstanceId,
+    /// How.
+    pub outcome: WakeOutcome,
+    /// How long it took, from the first request.
+    pub took: Duration,
 }
 
 /// One instance, by id, as requests see it.
@@ -149,6 +160,7 @@ struct Driver<P> {
     plane: Arc<P>,
     config: WakeConfig,
     metrics: Arc<Metrics>,
+    reports: broadcast::Sender<WakeReport>,
     machine: Machine,
     waiters: VecDeque<Waiter>,
     operations: FuturesUnordered<BoxFuture<'static, Done>>,
@@ -168,6 +180,7 @@ pub(super) fn instance<P: ControlPlane>(
     plane: Arc<P>,
     config: &WakeConfig,
     metrics: Arc<Metrics>,
+    reports: broadcast::Sender<WakeReport>,
     stop: CancellationToken,
 ) -> (Arc<Instance>, impl Future<Output = ()> + Send + 'static) {
     let (questions, asked) = mpsc::channel(QUESTIONS);
@@ -188,6 +201,7 @@ pub(super) fn instance<P: ControlPlane>(
         plane,
         config: config.clone(),
         metrics,
+        reports,
         machine: Machine::new(limits, first_seen),
         waiters: VecDeque::new(),
         operations: FuturesUnordered::new(),
@@ -460,6 +474,9 @@ impl<P: ControlPlane> Driver<P> {
         let Some(began) = self.began.take() else { return };
         let took = began.elapsed();
         self.metrics.count_wake(outcome, took);
+        // Without a listener there is nobody to tell.
+        let _unheard =
+            self.reports.send(WakeReport { instance: self.instance.id.clone(), outcome, took });
         let (id, waiting) = (&self.instance.id, self.waiters.len());
         let (outcome, ms) = (outcome.as_str(), took.as_secs_f64() * 1e3);
         tracing::info!(instance = %id, outcome, waiting, ms, "wake");

@@ -16,6 +16,6 @@ pub mod machine;
 mod probe;
 
 pub use directory::Wakes;
-pub use driver::{Instance, Ready};
+pub use driver::{Instance, Ready, WakeReport};
 pub use error::{WakeError, WakeStage};
 pub use lease::{Endpoint, LeaseTerms, OpenConnection};

@@ -1,0 +1,46 @@
+//! The end, in phases.
+//!
+//! Guarantees: the first phase is published before anything is refused; whoever is being served has
+//! until the deadline; then everything is cut.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// The phases of a drain. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Drain {
+    draining: CancellationToken,
+    cut: CancellationToken,
+    served: TaskTracker,
+}
+
+// === impl Drain ===
+
+impl Drain {
+    /// Cancelled when no new work is taken.
+    pub fn draining(&self) -> &CancellationToken {
+        &self.draining
+    }
+
+    /// Cancelled when what is left is cut.
+    pub fn cut(&self) -> &CancellationToken {
+        &self.cut
+    }
+
+    /// What a drain waits for: connections and tunnels.
+    pub fn served(&self) -> &TaskTracker {
+        &self.served
+    }
+
+    /// Walks through the phases. Returns whether everything ended by itself.
+    pub async fn run(&self, deadline: Duration) -> bool {
+        self.draining.cancel();
+        self.served.close();
+        let clean = tokio::time::timeout(deadline, self.served.wait()).await.is_ok();
+        self.cut.cancel();
+        self.served.wait().await;
+        clean
+    }
+}

@@ -1,0 +1,149 @@
+//! What is written down about a request, when it is over.
+//!
+//! Guarantees: exactly one access line and one count for each request: at the end of its response's
+//! body, or when its client leaves, whichever comes first.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::names::{Hostname, InstanceId, RequestId};
+use crate::telemetry::{AccessLine, AccessSink, Metrics, WakeKind};
+use crate::upstream::{BodyFate, UpstreamBody};
+
+/// nginx's word for a client that left before its response.
+const CLIENT_LEFT: u16 = 499;
+
+/// The notes on one request; written down when dropped.
+pub(super) struct Account {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) access: Arc<AccessSink>,
+    pub(super) time: jiff::Timestamp,
+    pub(super) started: Instant,
+    pub(super) client: IpAddr,
+    pub(super) request_id: RequestId,
+    pub(super) method: http::Method,
+    pub(super) path: String,
+    pub(super) user_agent: Option<String>,
+    pub(super) host: Option<Hostname>,
+    pub(super) instance: Option<InstanceId>,
+    pub(super) wake: WakeKind,
+    pub(super) held: Duration,
+    pub(super) status: u16,
+    pub(super) error: Option<&'static str>,
+    pub(super) fate: Option<Arc<BodyFate>>,
+    pub(super) bytes_out: u64,
+    pub(super) complete: bool,
+}
+
+/// A response's body, whoever made it.
+pub(super) enum Content {
+    Upstream(UpstreamBody),
+    Own(Full<Bytes>),
+}
+
+/// A response's body with the notes on its request.
+pub struct GatewayBody {
+    content: Content,
+    account: Account,
+}
+
+// === impl Account ===
+
+impl Account {
+    /// Until a status is set, the client has left.
+    pub(super) const NO_STATUS: u16 = CLIENT_LEFT;
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        self.metrics.count_request(self.status, self.wake, took);
+        self.access.write(&AccessLine {
+            time: self.time,
+            request_id: self.request_id.as_str(),
+            client: self.client,
+            method: self.method.as_str(),
+            host: self.host.as_ref().map(Hostname::as_str),
+            path: &self.path,
+            status: self.status,
+            bytes_in: self.fate.as_ref().map_or(0, |fate| fate.bytes()),
+            bytes_out: self.bytes_out,
+            duration_ms: took.as_secs_f64() * 1e3,
+            wake: self.wake.as_str(),
+            held_ms: self.held.as_secs_f64() * 1e3,
+            instance: self.instance.as_ref().map(InstanceId::as_str),
+            error: self.error,
+            aborted: !self.complete,
+            user_agent: self.user_agent.as_deref(),
+        });
+    }
+}
+
+// === impl GatewayBody ===
+
+impl GatewayBody {
+    pub(super) fn new(content: Content, account: Account) -> Self {
+        Self { content, account }
+    }
+}
+
+impl Drop for GatewayBody {
+    fn drop(&mut self) {
+        // hyper does not read a body that has nothing (more) in it.
+        self.account.complete |= self.is_end_stream();
+    }
+}
+
+impl Body for GatewayBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = match &mut self.content {
+            Content::Upstream(body) => Pin::new(body).poll_frame(cx),
+            Content::Own(body) => {
+                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|e| match e {})))
+            }
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.account.bytes_out += frame.data_ref().map_or(0, Bytes::len) as u64;
+            }
+            Poll::Ready(None) => self.account.complete = true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Upstream(body) => body.is_end_stream(),
+            Content::Own(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Upstream(body) => body.size_hint(),
+            Content::Own(body) => body.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for GatewayBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GatewayBody({})", self.account.request_id)
+    }
+}

@@ -1,0 +1,35 @@
+//! Everything that can keep a request from its response.
+
+use crate::hold::AdmitError;
+use crate::router::{AuthorityError, RouteError};
+use crate::upstream::ForwardError;
+use crate::wake::WakeError;
+
+/// A request cannot be answered by its instance.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// Its host cannot be told.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// `CONNECT` asks for another kind of proxy.
+    #[error("the gateway does not tunnel with CONNECT")]
+    Connect,
+    /// A transfer coding other than one `chunked` (RFC 9112 §6.1).
+    #[error("the request's transfer coding is not supported")]
+    TransferCoding,
+    /// It has no route.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// There is no place to wait.
+    #[error(transparent)]
+    Admit(#[from] AdmitError),
+    /// Its instance is not there.
+    #[error(transparent)]
+    Wake(#[from] WakeError),
+    /// Its instance did not answer.
+    #[error(transparent)]
+    Forward(#[from] ForwardError),
+    /// Its instance switched protocols without being asked.
+    #[error("the instance switched protocols without being asked")]
+    UnexpectedUpgrade,
+}
