@@ -98,15 +98,26 @@ impl App {
             })?);
         }
         let address = config.admin.address;
-        let failed =
-            |source| AppError::Bind { address, flag: "--admin-listen", key: "admin.address", source };
+        let failed = |source| AppError::Bind {
+            address,
+            flag: "--admin-listen",
+            key: "admin.address",
+            source,
+        };
         let admin = TcpListener::bind(address).await.map_err(failed)?;
         let admin_address = admin.local_addr().map_err(failed)?;
 
         let metrics = Arc::new(Metrics::new());
-        let planes = config.hypeman.iter().map(|plane| HypemanClient::new(plane, Arc::clone(&metrics)));
+        let planes = config
+            .hypeman
+            .iter()
+            .map(|plane| HypemanClient::new(plane, Arc::clone(&metrics)));
         let planes = planes.collect::<Result<Vec<_>, _>>()?;
-        let (drain, background, stop) = (Drain::default(), TaskTracker::new(), CancellationToken::new());
+        let (drain, background, stop) = (
+            Drain::default(),
+            TaskTracker::new(),
+            CancellationToken::new(),
+        );
         let gateway = Gateway::new(GatewayParts {
             routes: RouteTable::new(&config.route),
             wakes: Wakes::new(
@@ -117,7 +128,11 @@ impl App {
                 stop.clone(),
             ),
             hold: Hold::new(&config.wake, Arc::clone(&metrics)),
-            upstream: Upstream::new(config.upstream.clone(), TaskTracker::new(), Arc::clone(&metrics)),
+            upstream: Upstream::new(
+                config.upstream.clone(),
+                TaskTracker::new(),
+                Arc::clone(&metrics),
+            ),
             response: config.response.clone(),
             trusted_proxies: config.server.trusted_proxies.clone(),
             metrics,
@@ -125,7 +140,16 @@ impl App {
             tunnels: drain.served().clone(),
             cut: drain.cut().clone(),
         });
-        Ok(Self { config, listeners, admin, admin_address, gateway, drain, background, stop })
+        Ok(Self {
+            config,
+            listeners,
+            admin,
+            admin_address,
+            gateway,
+            drain,
+            background,
+            stop,
+        })
     }
 
     /// Where clients reach it.
@@ -145,14 +169,19 @@ impl App {
 
     /// What changes it while it runs.
     pub fn handle(&self) -> AppHandle {
-        AppHandle { config: self.config.clone(), gateway: Arc::clone(&self.gateway) }
+        AppHandle {
+            config: self.config.clone(),
+            gateway: Arc::clone(&self.gateway),
+        }
     }
 
     /// Serves until `shutdown`, then drains. Returns whether everything ended by itself.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> bool {
         let parts = self.gateway.parts();
         let server = Arc::new(self.config.server.clone());
-        let permits = Arc::new(Semaphore::new(server.max_connections.min(Semaphore::MAX_PERMITS)));
+        let permits = Arc::new(Semaphore::new(
+            server.max_connections.min(Semaphore::MAX_PERMITS),
+        ));
         for listener in self.listeners {
             let (front, server) = (Front(Arc::clone(&self.gateway)), Arc::clone(&server));
             let (permits, metrics) = (Arc::clone(&permits), Arc::clone(&parts.metrics));

@@ -38,7 +38,9 @@ impl Drain {
     pub async fn run(&self, deadline: Duration) -> bool {
         self.draining.cancel();
         self.served.close();
-        let clean = tokio::time::timeout(deadline, self.served.wait()).await.is_ok();
+        let clean = tokio::time::timeout(deadline, self.served.wait())
+            .await
+            .is_ok();
         self.cut.cancel();
         self.served.wait().await;
         clean

@@ -34,7 +34,10 @@ impl Variables {
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 }
 
@@ -47,7 +50,9 @@ impl FromIterator<(String, String)> for Variables {
 
 /// Loads a file, or the environment alone when there is no file.
 pub fn load_file(file: Option<&Path>, variables: &Variables) -> Result<Config, ConfigError> {
-    let Some(path) = file else { return load("environment", "", variables) };
+    let Some(path) = file else {
+        return load("environment", "", variables);
+    };
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
         Ok(text) => load(&name, &text, variables),
@@ -91,27 +96,40 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
         });
         root.section("log", |s| read_log(s, &mut config.log));
         root.section("admin", |s| {
-            s.parsed("address", parse_address).into_iter().for_each(|a| config.admin.address = a);
+            s.parsed("address", parse_address)
+                .into_iter()
+                .for_each(|a| config.admin.address = a);
         });
         root.not_yet("ingress", "serving the control plane's ingress resources");
-        root.tables("hypeman", |s| read_hypeman(s, &mut config.hypeman, variables));
+        root.tables("hypeman", |s| {
+            read_hypeman(s, &mut config.hypeman, variables)
+        });
         root.tables("listener", |s| {
             let mut listener = ListenerConfig::default();
-            s.parsed("address", parse_address).into_iter().for_each(|a| listener.address = a);
+            s.parsed("address", parse_address)
+                .into_iter()
+                .for_each(|a| listener.address = a);
             s.not_yet("tls", "TLS for clients");
             s.not_yet("proxy_protocol", "the PROXY protocol");
             s.not_yet("mode", "a listener mode other than HTTP");
             config.listener.push(listener);
         });
         if config.hypeman.is_empty() {
-            let url = variables.get("HYPEMAN_BASE_URL").map(|url| parse_url(url).ok());
+            let url = variables
+                .get("HYPEMAN_BASE_URL")
+                .map(|url| parse_url(url).ok());
             let api_key = variables.get("HYPEMAN_API_KEY").map(Secret::new);
-            let defaults = HypemanConfig { api_key, ..HypemanConfig::default() };
+            let defaults = HypemanConfig {
+                api_key,
+                ..HypemanConfig::default()
+            };
             let url = url.flatten().unwrap_or_else(|| defaults.url.clone());
             config.hypeman.push(HypemanConfig { url, ..defaults });
         }
         let (wake, planes) = (config.wake.clone(), config.hypeman.clone());
-        root.tables("route", |s| read_route(s, &mut config.route, &wake, &planes));
+        root.tables("route", |s| {
+            read_route(s, &mut config.route, &wake, &planes)
+        });
         root.finish();
     }
     if config.listener.is_empty() {
@@ -130,7 +148,11 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
             ),
         });
     }
-    if problems.is_empty() { Ok(config) } else { Err(ConfigError { problems }) }
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(ConfigError { problems })
+    }
 }
 
 fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
@@ -146,16 +168,24 @@ fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
     set(&mut server.max_headers, positive(s, "max_headers"));
     s.duration("drain_timeout", &mut server.drain_timeout);
     let parse = |text: &str| {
-        let network = text.parse().or_else(|_| text.parse::<std::net::IpAddr>().map(Into::into));
+        let network = text
+            .parse()
+            .or_else(|_| text.parse::<std::net::IpAddr>().map(Into::into));
         network.map_err(|_| format!("`{text}` is not a network like \"10.0.0.0/8\""))
     };
-    set(&mut server.trusted_proxies, s.list("trusted_proxies", parse));
+    set(
+        &mut server.trusted_proxies,
+        s.list("trusted_proxies", parse),
+    );
 }
 
 fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
     s.duration("timeout", &mut wake.timeout);
     // Zero sheds everything (it is never "unlimited"), so it is a fair value here.
-    set(&mut wake.max_held_per_instance, s.number("max_held_per_instance"));
+    set(
+        &mut wake.max_held_per_instance,
+        s.number("max_held_per_instance"),
+    );
     set(&mut wake.max_held, s.number("max_held"));
     set(&mut wake.max_held_bytes, s.number("max_held_bytes"));
     s.flag("start_stopped", &mut wake.start_stopped);
@@ -202,7 +232,10 @@ fn read_hypeman(s: &mut Section<'_, '_>, all: &mut Vec<HypemanConfig>, variables
     let mut plane = HypemanConfig::default();
     set(&mut plane.name, s.text("name"));
     if all.iter().any(|other| other.name == plane.name) {
-        s.problem("name", format_args!("`{}` is the name of an earlier [[hypeman]]", plane.name));
+        s.problem(
+            "name",
+            format_args!("`{}` is the name of an earlier [[hypeman]]", plane.name),
+        );
     }
     set(&mut plane.url, s.parsed("url", parse_url));
     plane.api_key_file = s.text("api_key_file").map(PathBuf::from);
@@ -221,16 +254,26 @@ fn read_route(
     wake: &WakeConfig,
     planes: &[HypemanConfig],
 ) {
-    let host = s.parsed("host", |text| HostPattern::parse(text).map_err(|e| e.to_string()));
+    let host = s.parsed("host", |text| {
+        HostPattern::parse(text).map_err(|e| e.to_string())
+    });
     if host.is_none() && s.text("host").is_none() {
-        s.problem("host", "is missing: which host name does the route answer for?");
+        s.problem(
+            "host",
+            "is missing: which host name does the route answer for?",
+        );
     }
-    let path = s.parsed("path", parse_path).unwrap_or_else(|| "/".to_owned());
+    let path = s
+        .parsed("path", parse_path)
+        .unwrap_or_else(|| "/".to_owned());
     let port = s.number::<u16>("port").unwrap_or(8080);
     if port == 0 {
         s.problem("port", "must be 1 to 65535");
     }
-    let mut timing = RouteWakeConfig { timeout: wake.timeout, start_stopped: wake.start_stopped };
+    let mut timing = RouteWakeConfig {
+        timeout: wake.timeout,
+        start_stopped: wake.start_stopped,
+    };
     s.section("wake", |s| {
         s.duration("timeout", &mut timing.timeout);
         s.flag("start_stopped", &mut timing.start_stopped);
@@ -243,7 +286,13 @@ fn read_route(
     };
     if plane.is_none() {
         let names: Vec<&str> = planes.iter().map(|plane| plane.name.as_str()).collect();
-        s.problem("hypeman", format_args!("no [[hypeman]] has this name; there are: {}", names.join(", ")));
+        s.problem(
+            "hypeman",
+            format_args!(
+                "no [[hypeman]] has this name; there are: {}",
+                names.join(", ")
+            ),
+        );
     }
     let Some(host) = host else {
         // The instance's captures cannot be checked without a host.
@@ -253,15 +302,28 @@ fn read_route(
     let parse = |text: &str| InstanceTemplate::parse(text, &host).map_err(|e| e.to_string());
     let Some(instance) = s.parsed("instance", parse) else {
         if s.text("instance").is_none() {
-            s.problem("instance", "is missing: which instance does the route wake?");
+            s.problem(
+                "instance",
+                "is missing: which instance does the route wake?",
+            );
         }
         return;
     };
-    if all.iter().any(|other| other.host == host && other.path == path) {
-        s.problem("host", format_args!("`{host}` with path `{path}` is already an earlier route's"));
+    if all
+        .iter()
+        .any(|other| other.host == host && other.path == path)
+    {
+        s.problem(
+            "host",
+            format_args!("`{host}` with path `{path}` is already an earlier route's"),
+        );
     }
-    let index = plane.and_then(|index| u16::try_from(index).ok()).unwrap_or(0);
-    let hypeman = planes.get(usize::from(index)).map(|plane| plane.name.clone());
+    let index = plane
+        .and_then(|index| u16::try_from(index).ok())
+        .unwrap_or(0);
+    let hypeman = planes
+        .get(usize::from(index))
+        .map(|plane| plane.name.clone());
     all.push(RouteConfig {
         host,
         path,
@@ -306,13 +368,19 @@ fn parse_url(text: &str) -> Result<String, String> {
 
 fn parse_path(text: &str) -> Result<String, String> {
     let fine = text.starts_with('/')
-        && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'));
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'));
     let dots = text.split('/').any(|segment| matches!(segment, "." | ".."));
     if !fine || dots || text.contains("//") {
         return Err(format!("`{text}` is not a path prefix like \"/v1\""));
     }
     let trimmed = text.trim_end_matches('/');
-    Ok(if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_owned() })
+    Ok(if trimmed.is_empty() {
+        "/".to_owned()
+    } else {
+        trimmed.to_owned()
+    })
 }
 
 #[cfg(test)]

@@ -233,7 +233,9 @@ impl Default for HypemanConfig {
 
 impl Default for ListenerConfig {
     fn default() -> Self {
-        Self { address: loopback(8080) }
+        Self {
+            address: loopback(8080),
+        }
     }
 }
 
@@ -280,18 +282,27 @@ impl Default for UpstreamConfig {
 
 impl Default for ResponseConfig {
     fn default() -> Self {
-        Self { server_timing: true, wake_header: true }
+        Self {
+            server_timing: true,
+            wake_header: true,
+        }
     }
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Text, access: AccessLog::Stdout }
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+            access: AccessLog::Stdout,
+        }
     }
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { address: loopback(9900) }
+        Self {
+            address: loopback(9900),
+        }
     }
 }

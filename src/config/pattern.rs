@@ -80,9 +80,15 @@ fn capture_name(label: &str) -> Result<Option<&str>, PatternError> {
         .filter(|name| !name.contains(['{', '}']))
         .ok_or_else(|| PatternError::MixedLabel(label.to_owned()))?;
     let mut bytes = name.bytes();
-    let fine = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+    let fine = bytes
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if fine { Ok(Some(name)) } else { Err(PatternError::CaptureName(name.to_owned())) }
+    if fine {
+        Ok(Some(name))
+    } else {
+        Err(PatternError::CaptureName(name.to_owned()))
+    }
 }
 
 // === impl HostPattern ===
@@ -125,9 +131,9 @@ impl HostPattern {
     /// Whether the pattern has this capture.
     pub fn captures(&self, name: &str) -> bool {
         match self {
-            Self::Labels(labels) => {
-                labels.iter().any(|l| matches!(l, PatternLabel::Capture(n) if n == name))
-            }
+            Self::Labels(labels) => labels
+                .iter()
+                .any(|l| matches!(l, PatternLabel::Capture(n) if n == name)),
             Self::Exact(_) | Self::Wildcard(_) => false,
         }
     }
@@ -197,16 +203,30 @@ mod tests {
 
     #[test]
     fn patterns_that_the_contract_refuses_are_refused() {
-        for text in
-            ["api-{x}.example.com", "{a}.{a}.example.com", "{x}", "*", "a.*.b", "*.{x}.b", "{1}.b", "{}.b", "", "{x.b", "a..{x}"]
-        {
+        for text in [
+            "api-{x}.example.com",
+            "{a}.{a}.example.com",
+            "{x}",
+            "*",
+            "a.*.b",
+            "*.{x}.b",
+            "{1}.b",
+            "{}.b",
+            "",
+            "{x.b",
+            "a..{x}",
+        ] {
             assert!(HostPattern::parse(text).is_err(), "{text:?}");
         }
     }
 
     #[test]
     fn patterns_print_as_they_were_written() {
-        for text in ["api.example.com", "{app}.{env}.example.com", "*.example.com"] {
+        for text in [
+            "api.example.com",
+            "{app}.{env}.example.com",
+            "*.example.com",
+        ] {
             assert_eq!(HostPattern::parse(text).unwrap().to_string(), text);
         }
     }

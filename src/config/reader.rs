@@ -58,14 +58,25 @@ impl<'a> Book<'a> {
         variables: &'a BTreeMap<String, String>,
     ) -> Self {
         let (used, known) = (BTreeSet::new(), BTreeSet::new());
-        Self { file, text, variables, used, known, problems: Vec::new() }
+        Self {
+            file,
+            text,
+            variables,
+            used,
+            known,
+            problems: Vec::new(),
+        }
     }
 
     /// `file:line:column` of a byte offset.
     fn place(&self, at: usize) -> String {
         let before = self.text.get(..at).unwrap_or(self.text);
         let line = before.matches('\n').count() + 1;
-        let column = before.rsplit('\n').next().map_or(0, |tail| tail.chars().count()) + 1;
+        let column = before
+            .rsplit('\n')
+            .next()
+            .map_or(0, |tail| tail.chars().count())
+            + 1;
         format!("{}:{line}:{column}", self.file)
     }
 
@@ -80,8 +91,23 @@ impl<'a> Book<'a> {
         self.problems.push((at, problem));
     }
 
-    fn report(&mut self, at: usize, place: String, key: String, message: String, mend: Option<String>) {
-        self.problems.push((at, Problem { place, key, message, mend }));
+    fn report(
+        &mut self,
+        at: usize,
+        place: String,
+        key: String,
+        message: String,
+        mend: Option<String>,
+    ) {
+        self.problems.push((
+            at,
+            Problem {
+                place,
+                key,
+                message,
+                mend,
+            },
+        ));
     }
 
     /// Every problem in the order of the file, unknown variables last.
@@ -103,7 +129,10 @@ impl<'a> Book<'a> {
             self.problems.push((usize::MAX, problem));
         }
         self.problems.sort_by_key(|(at, _)| *at);
-        self.problems.into_iter().map(|(_, problem)| problem).collect()
+        self.problems
+            .into_iter()
+            .map(|(_, problem)| problem)
+            .collect()
     }
 }
 
@@ -121,16 +150,29 @@ fn nearest<'n>(wrong: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n 
 impl<'b, 'a> Section<'b, 'a> {
     pub(super) fn root(book: &'b mut Book<'a>, table: &'b DeTable<'a>) -> Self {
         let prefixes = vec![PREFIX.to_owned()];
-        Self { book, table: Some(table), path: String::new(), prefixes, known: Vec::new() }
+        Self {
+            book,
+            table: Some(table),
+            path: String::new(),
+            prefixes,
+            known: Vec::new(),
+        }
     }
 
     fn key_path(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 
     fn variable(&mut self, key: &str) -> Option<(String, String)> {
-        let names: Vec<String> =
-            self.prefixes.iter().map(|p| format!("{p}{}", key.to_ascii_uppercase())).collect();
+        let names: Vec<String> = self
+            .prefixes
+            .iter()
+            .map(|p| format!("{p}{}", key.to_ascii_uppercase()))
+            .collect();
         let mut found = None;
         for name in names {
             if let Some(value) = self.book.variables.get(&name) {
@@ -149,7 +191,12 @@ impl<'b, 'a> Section<'b, 'a> {
     fn plain(&mut self, key: &'static str) -> Option<Found> {
         self.known.push(key);
         if let Some((name, text)) = self.variable(key) {
-            return Some(Found { text, kind: "variable", place: name, at: usize::MAX });
+            return Some(Found {
+                text,
+                kind: "variable",
+                place: name,
+                at: usize::MAX,
+            });
         }
         let value = self.in_file(key)?;
         let (at, kind) = (value.span().start, value.get_ref().type_str());
@@ -160,16 +207,33 @@ impl<'b, 'a> Section<'b, 'a> {
             DeValue::Float(number) => number.to_string(),
             DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
                 let (place, path) = (self.book.place(at), self.key_path(key));
-                self.book.report(at, place, path, format!("is {kind}, not a plain value"), None);
+                self.book.report(
+                    at,
+                    place,
+                    path,
+                    format!("is {kind}, not a plain value"),
+                    None,
+                );
                 return None;
             }
         };
-        Some(Found { text, kind, place: self.book.place(at), at })
+        Some(Found {
+            text,
+            kind,
+            place: self.book.place(at),
+            at,
+        })
     }
 
     fn refuse(&mut self, key: &str, found: &Found, message: impl Display) {
         let path = self.key_path(key);
-        self.book.report(found.at, found.place.clone(), path, message.to_string(), None);
+        self.book.report(
+            found.at,
+            found.place.clone(),
+            path,
+            message.to_string(),
+            None,
+        );
     }
 
     /// Reports a problem with a key's value after it was read.
@@ -189,7 +253,11 @@ impl<'b, 'a> Section<'b, 'a> {
         if matches!(found.kind, "string" | "variable") {
             return Some(found.text);
         }
-        self.refuse(key, &found, format_args!("is {}, write it in quotes", found.kind));
+        self.refuse(
+            key,
+            &found,
+            format_args!("is {}, write it in quotes", found.kind),
+        );
         None
     }
 
@@ -201,7 +269,11 @@ impl<'b, 'a> Section<'b, 'a> {
     ) -> Option<T> {
         let found = self.plain(key)?;
         if !matches!(found.kind, "string" | "variable") {
-            self.refuse(key, &found, format_args!("is {}, write it in quotes", found.kind));
+            self.refuse(
+                key,
+                &found,
+                format_args!("is {}, write it in quotes", found.kind),
+            );
             return None;
         }
         match parse(&found.text) {
@@ -247,7 +319,11 @@ impl<'b, 'a> Section<'b, 'a> {
         match (found.kind, found.text.as_str()) {
             ("boolean" | "variable", "true") => *slot = true,
             ("boolean" | "variable", "false") => *slot = false,
-            _ => self.refuse(key, &found, format_args!("`{}` is not true or false", found.text)),
+            _ => self.refuse(
+                key,
+                &found,
+                format_args!("`{}` is not true or false", found.text),
+            ),
         }
     }
 
@@ -260,14 +336,18 @@ impl<'b, 'a> Section<'b, 'a> {
         self.known.push(key);
         let mut found = Vec::new();
         if let Some((name, text)) = self.variable(key) {
-            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            let items = text
+                .split(',')
+                .map(str::trim)
+                .filter(|item| !item.is_empty());
             found.extend(items.map(|item| (usize::MAX, name.clone(), item.to_owned())));
         } else {
             let value = self.in_file(key)?;
             let at = value.span().start;
             let DeValue::Array(items) = value.get_ref() else {
                 let (place, path) = (self.book.place(at), self.key_path(key));
-                self.book.report(at, place, path, "is not a list".to_owned(), None);
+                self.book
+                    .report(at, place, path, "is not a list".to_owned(), None);
                 return None;
             };
             for item in items {
@@ -307,10 +387,19 @@ impl<'b, 'a> Section<'b, 'a> {
                 }
             }
         };
-        let prefixes: Vec<String> =
-            self.prefixes.iter().map(|p| format!("{p}{}_", key.to_ascii_uppercase())).collect();
+        let prefixes: Vec<String> = self
+            .prefixes
+            .iter()
+            .map(|p| format!("{p}{}_", key.to_ascii_uppercase()))
+            .collect();
         let path = self.key_path(key);
-        let mut below = Section { book: self.book, table, path, prefixes, known: Vec::new() };
+        let mut below = Section {
+            book: self.book,
+            table,
+            path,
+            prefixes,
+            known: Vec::new(),
+        };
         read(&mut below);
         below.finish();
     }
@@ -321,9 +410,15 @@ impl<'b, 'a> Section<'b, 'a> {
         let upper = key.to_ascii_uppercase();
         let mut tables = Vec::new();
         if let Some(value) = self.in_file(key) {
-            let items = value.get_ref().as_array().map(|items| items.iter().collect::<Vec<_>>());
+            let items = value
+                .get_ref()
+                .as_array()
+                .map(|items| items.iter().collect::<Vec<_>>());
             let as_tables = items.and_then(|items| {
-                items.into_iter().map(|item| item.get_ref().as_table()).collect::<Option<Vec<_>>>()
+                items
+                    .into_iter()
+                    .map(|item| item.get_ref().as_table())
+                    .collect::<Option<Vec<_>>>()
             });
             if let Some(as_tables) = as_tables {
                 tables = as_tables;
@@ -331,7 +426,8 @@ impl<'b, 'a> Section<'b, 'a> {
                 let at = value.span().start;
                 let (place, path) = (self.book.place(at), self.key_path(key));
                 let mend = Some(format!("write `[[{path}]]` above each one's keys"));
-                self.book.report(at, place, path, "is not a list of tables".to_owned(), mend);
+                self.book
+                    .report(at, place, path, "is not a list of tables".to_owned(), mend);
             }
         }
         let stem = format!("{PREFIX}{upper}_");
@@ -340,7 +436,13 @@ impl<'b, 'a> Section<'b, 'a> {
             .variables
             .keys()
             .filter_map(|name| name.strip_prefix(&stem))
-            .map(|rest| rest.split('_').next().and_then(|n| n.parse().ok()).unwrap_or(0_usize) + 1)
+            .map(|rest| {
+                rest.split('_')
+                    .next()
+                    .and_then(|n| n.parse().ok())
+                    .unwrap_or(0_usize)
+                    + 1
+            })
             .filter(|count| *count <= 1024)
             .max()
             .unwrap_or(0);
@@ -351,7 +453,13 @@ impl<'b, 'a> Section<'b, 'a> {
             }
             let path = self.key_path(&format!("{key}[{index}]"));
             let table = tables.get(index).copied();
-            let mut below = Section { book: self.book, table, path, prefixes, known: Vec::new() };
+            let mut below = Section {
+                book: self.book,
+                table,
+                path,
+                prefixes,
+                known: Vec::new(),
+            };
             read(&mut below);
             below.finish();
         }
@@ -382,7 +490,13 @@ impl<'b, 'a> Section<'b, 'a> {
                 None => format!("the keys here are: {}", self.known.join(", ")),
             };
             let (place, path) = (self.book.place(at), self.key_path(name));
-            self.book.report(at, place, path, "there is no such key".to_owned(), Some(mend));
+            self.book.report(
+                at,
+                place,
+                path,
+                "there is no such key".to_owned(),
+                Some(mend),
+            );
         }
     }
 }

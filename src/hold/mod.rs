@@ -55,7 +55,9 @@ pub struct Ticket {
 /// Adds unless that would go over `limit`.
 fn take(count: &AtomicUsize, amount: usize, limit: usize) -> bool {
     let add = |held: usize| held.checked_add(amount).filter(|held| *held <= limit);
-    count.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).is_ok()
+    count
+        .fetch_update(Ordering::AcqRel, Ordering::Acquire, add)
+        .is_ok()
 }
 
 // === impl Hold ===
@@ -75,7 +77,11 @@ impl Hold {
     }
 
     /// A place for a request whose head has this many bytes.
-    pub fn admit(self: &Arc<Self>, instance: &InstanceId, bytes: usize) -> Result<Ticket, AdmitError> {
+    pub fn admit(
+        self: &Arc<Self>,
+        instance: &InstanceId,
+        bytes: usize,
+    ) -> Result<Ticket, AdmitError> {
         let place = Arc::clone(self.places.entry(instance.clone()).or_default().value());
         if !take(&place, 1, self.per_instance) {
             return self.shed(AdmitError::InstanceQueue, ShedReason::InstanceQueue);
@@ -141,7 +147,9 @@ impl Drop for Ticket {
             Arc::strong_count(place) <= 2 && place.load(Ordering::Acquire) == 0
         });
         self.hold.metrics.held_requests.decrement(1.0);
-        self.hold.metrics.count_hold(self.reason, self.since.elapsed());
+        self.hold
+            .metrics
+            .count_hold(self.reason, self.since.elapsed());
     }
 }
 
@@ -174,13 +182,21 @@ mod tests {
     #[test]
     fn each_bound_is_kept_and_named() {
         let hold = hold(2, 3, 100);
-        let _a = (hold.admit(&id("a"), 10).unwrap(), hold.admit(&id("a"), 10).unwrap());
-        assert_eq!(hold.admit(&id("a"), 1).unwrap_err(), AdmitError::InstanceQueue);
+        let _a = (
+            hold.admit(&id("a"), 10).unwrap(),
+            hold.admit(&id("a"), 10).unwrap(),
+        );
+        assert_eq!(
+            hold.admit(&id("a"), 1).unwrap_err(),
+            AdmitError::InstanceQueue
+        );
         assert_eq!(hold.admit(&id("b"), 81).unwrap_err(), AdmitError::Bytes);
         let b = hold.admit(&id("b"), 80).unwrap();
         assert_eq!(hold.admit(&id("c"), 0).unwrap_err(), AdmitError::TotalQueue);
         drop(b);
-        hold.admit(&id("c"), 0).unwrap().release(ReleaseReason::Ready);
+        hold.admit(&id("c"), 0)
+            .unwrap()
+            .release(ReleaseReason::Ready);
     }
 
     #[test]

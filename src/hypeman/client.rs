@@ -61,7 +61,9 @@ pub enum ClientBuildError {
         source: std::io::Error,
     },
     /// The key, from the file or from `HYPEMAN_API_KEY`. Its text is not shown.
-    #[error("[[hypeman]] `{name}`: the API key is empty or has characters that no header can carry")]
+    #[error(
+        "[[hypeman]] `{name}`: the API key is empty or has characters that no header can carry"
+    )]
     Key {
         /// Whose.
         name: String,
@@ -100,13 +102,19 @@ impl HypemanClient {
     /// Makes a client; reads the key file, connects to nothing.
     pub fn new(config: &HypemanConfig, metrics: Arc<Metrics>) -> Result<Self, ClientBuildError> {
         let name = || config.name.clone();
-        let base = Url::parse(&config.url)
-            .map_err(|source| ClientBuildError::Url { name: name(), source })?;
+        let base = Url::parse(&config.url).map_err(|source| ClientBuildError::Url {
+            name: name(),
+            source,
+        })?;
         let key = match &config.api_key_file {
             None => config.api_key.clone(),
-            Some(path) => Some(Secret::new(&std::fs::read_to_string(path).map_err(|source| {
-                ClientBuildError::KeyFile { name: name(), path: path.clone(), source }
-            })?)),
+            Some(path) => Some(Secret::new(&std::fs::read_to_string(path).map_err(
+                |source| ClientBuildError::KeyFile {
+                    name: name(),
+                    path: path.clone(),
+                    source,
+                },
+            )?)),
         };
         let key = match key {
             None => None,
@@ -120,7 +128,10 @@ impl HypemanClient {
             .pool_idle_timeout(Duration::from_secs(30))
             .user_agent(concat!("wakegate/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|source| ClientBuildError::Http { name: name(), source })?;
+            .map_err(|source| ClientBuildError::Http {
+                name: name(),
+                source,
+            })?;
         Ok(Self {
             inner: Arc::new(Inner {
                 http,
@@ -149,13 +160,24 @@ impl HypemanClient {
 
     /// Whether the server is up; needs no token.
     pub async fn health(&self) -> Result<(), ControlPlaneError> {
-        let call = Call { repeatable: false, ..self.get_call("health", &["health"]) };
+        let call = Call {
+            repeatable: false,
+            ..self.get_call("health", &["health"])
+        };
         self.exchange(&call).await.map(drop)
     }
 
     pub(super) fn get_call<'a>(&self, op: &'static str, path: &'a [&'a str]) -> Call<'a> {
         let (timeout, repeatable) = (self.quick(), true);
-        Call { op, method: Method::GET, path, query: Vec::new(), body: None, timeout, repeatable }
+        Call {
+            op,
+            method: Method::GET,
+            path,
+            query: Vec::new(),
+            body: None,
+            timeout,
+            repeatable,
+        }
     }
 
     /// A call that changes something: repeated never, with the long deadline.
@@ -166,7 +188,15 @@ impl HypemanClient {
         path: &'a [&'a str],
     ) -> Call<'a> {
         let (timeout, repeatable) = (self.slow(), false);
-        Call { op, method, path, query: Vec::new(), body: None, timeout, repeatable }
+        Call {
+            op,
+            method,
+            path,
+            query: Vec::new(),
+            body: None,
+            timeout,
+            repeatable,
+        }
     }
 
     /// Makes the call and reads its JSON answer.
@@ -213,10 +243,17 @@ impl HypemanClient {
         };
         let result = match tokio::time::timeout(call.timeout, attempt).await {
             Ok(result) => result,
-            Err(_) => Err(ControlPlaneError::Timeout { op: call.op, after: call.timeout }),
+            Err(_) => Err(ControlPlaneError::Timeout {
+                op: call.op,
+                after: call.timeout,
+            }),
         };
-        let label = result.as_ref().map_or_else(ControlPlaneError::label, |_| "200".to_owned());
-        self.inner.metrics.count_controlplane_request(call.op, label);
+        let label = result
+            .as_ref()
+            .map_or_else(ControlPlaneError::label, |_| "200".to_owned());
+        self.inner
+            .metrics
+            .count_controlplane_request(call.op, label);
         result
     }
 
@@ -263,7 +300,9 @@ impl HypemanClient {
             request = request.header(header::AUTHORIZATION, key.clone());
         }
         if let Some(body) = &call.body {
-            request = request.header(header::CONTENT_TYPE, "application/json").body(body.clone());
+            request = request
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(body.clone());
         }
         request.send().await.map_err(|error| classify(call, error))
     }
@@ -288,18 +327,31 @@ pub(super) fn classify(call: &Call<'_>, error: reqwest::Error) -> ControlPlaneEr
     if source.is_connect() {
         ControlPlaneError::Connect { op, source }
     } else if source.is_timeout() {
-        ControlPlaneError::Timeout { op, after: call.timeout }
+        ControlPlaneError::Timeout {
+            op,
+            after: call.timeout,
+        }
     } else {
         ControlPlaneError::Transport { op, source }
     }
 }
 
-async fn read_bounded(call: &Call<'_>, mut response: Response) -> Result<Vec<u8>, ControlPlaneError> {
+async fn read_bounded(
+    call: &Call<'_>,
+    mut response: Response,
+) -> Result<Vec<u8>, ControlPlaneError> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|error| classify(call, error))? {
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(|error| classify(call, error))?
+    {
         if bytes.len() + chunk.len() > MAX_ANSWER_BYTES {
             let reason = format!("it is longer than {MAX_ANSWER_BYTES} bytes");
-            return Err(ControlPlaneError::Decode { op: call.op, reason });
+            return Err(ControlPlaneError::Decode {
+                op: call.op,
+                reason,
+            });
         }
         bytes.extend_from_slice(&chunk);
     }
@@ -318,10 +370,18 @@ fn api_error(op: &'static str, status: http::StatusCode, body: &[u8]) -> Control
         Ok(error) => (error.code, error.message),
         // The validator's dialect does not escape quotes (contract A.2), and a proxy in between may
         // answer anything: keep the text.
-        Err(_) => (status.canonical_reason().unwrap_or_default().to_owned(), text.into_owned()),
+        Err(_) => (
+            status.canonical_reason().unwrap_or_default().to_owned(),
+            text.into_owned(),
+        ),
     };
     let message = message.chars().take(500).collect();
-    ControlPlaneError::Api { op, status: status.as_u16(), code, message }
+    ControlPlaneError::Api {
+        op,
+        status: status.as_u16(),
+        code,
+        message,
+    }
 }
 
 impl fmt::Debug for HypemanClient {

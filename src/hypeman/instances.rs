@@ -33,7 +33,11 @@ impl HypemanClient {
         request: &CreateInstance,
     ) -> Result<Instance, ControlPlaneError> {
         let call = self.change_call("create", Method::POST, &["instances"]);
-        self.json(Call { body: to_body(request), ..call }).await
+        self.json(Call {
+            body: to_body(request),
+            ..call
+        })
+        .await
     }
 
     /// List: `GET /instances`.
@@ -42,14 +46,29 @@ impl HypemanClient {
         filter: &ListInstances,
     ) -> Result<Vec<Instance>, ControlPlaneError> {
         let mut query = Vec::new();
-        query.extend(filter.state.iter().map(|s| ("state".to_owned(), s.to_string())));
-        query.extend(filter.tags.iter().map(|(key, value)| (format!("tags[{key}]"), value.clone())));
-        self.json(Call { query, ..self.get_call("list", &["instances"]) }).await
+        query.extend(
+            filter
+                .state
+                .iter()
+                .map(|s| ("state".to_owned(), s.to_string())),
+        );
+        query.extend(
+            filter
+                .tags
+                .iter()
+                .map(|(key, value)| (format!("tags[{key}]"), value.clone())),
+        );
+        self.json(Call {
+            query,
+            ..self.get_call("list", &["instances"])
+        })
+        .await
     }
 
     /// Get: `GET /instances/{id}`.
     pub async fn get_instance(&self, id: &InstanceRef) -> Result<Instance, ControlPlaneError> {
-        self.json(self.get_call("get", &["instances", id.as_str()])).await
+        self.json(self.get_call("get", &["instances", id.as_str()]))
+            .await
     }
 
     /// Update: `PATCH /instances/{id}`.
@@ -60,13 +79,18 @@ impl HypemanClient {
     ) -> Result<Instance, ControlPlaneError> {
         let path = ["instances", id.as_str()];
         let call = self.change_call("update", Method::PATCH, &path);
-        self.json(Call { body: to_body(change), ..call }).await
+        self.json(Call {
+            body: to_body(change),
+            ..call
+        })
+        .await
     }
 
     /// Delete: `DELETE /instances/{id}`.
     pub async fn delete_instance(&self, id: &InstanceRef) -> Result<(), ControlPlaneError> {
         let path = ["instances", id.as_str()];
-        self.nothing(self.change_call("delete", Method::DELETE, &path)).await
+        self.nothing(self.change_call("delete", Method::DELETE, &path))
+            .await
     }
 
     /// Fork: `POST /instances/{id}/fork`.
@@ -77,14 +101,19 @@ impl HypemanClient {
     ) -> Result<Instance, ControlPlaneError> {
         let path = ["instances", id.as_str(), "fork"];
         let call = self.change_call("fork", Method::POST, &path);
-        self.json(Call { body: to_body(request), ..call }).await
+        self.json(Call {
+            body: to_body(request),
+            ..call
+        })
+        .await
     }
 
     /// Restore: `POST /instances/{id}/restore`.
     pub async fn restore_instance(&self, id: &InstanceRef) -> Result<Instance, ControlPlaneError> {
         self.metrics().restore_calls.increment(1);
         let path = ["instances", id.as_str(), "restore"];
-        self.json(self.change_call("restore", Method::POST, &path)).await
+        self.json(self.change_call("restore", Method::POST, &path))
+            .await
     }
 
     /// Standby: `POST /instances/{id}/standby`.
@@ -95,7 +124,11 @@ impl HypemanClient {
     ) -> Result<Instance, ControlPlaneError> {
         let path = ["instances", id.as_str(), "standby"];
         let call = self.change_call("standby", Method::POST, &path);
-        self.json(Call { body: request.and_then(to_body), ..call }).await
+        self.json(Call {
+            body: request.and_then(to_body),
+            ..call
+        })
+        .await
     }
 
     /// Start: `POST /instances/{id}/start`. The body is required, if only `{}`.
@@ -106,13 +139,18 @@ impl HypemanClient {
     ) -> Result<Instance, ControlPlaneError> {
         let path = ["instances", id.as_str(), "start"];
         let call = self.change_call("start", Method::POST, &path);
-        self.json(Call { body: to_body(request), ..call }).await
+        self.json(Call {
+            body: to_body(request),
+            ..call
+        })
+        .await
     }
 
     /// Stop: `POST /instances/{id}/stop`.
     pub async fn stop_instance(&self, id: &InstanceRef) -> Result<Instance, ControlPlaneError> {
         let path = ["instances", id.as_str(), "stop"];
-        self.json(self.change_call("stop", Method::POST, &path)).await
+        self.json(self.change_call("stop", Method::POST, &path))
+            .await
     }
 
     /// Wait: `GET /instances/{id}/wait`. `timeout` is cut to what the server can do.
@@ -126,13 +164,22 @@ impl HypemanClient {
         self.json(self.wait_call(&path, state, timeout)).await
     }
 
-    fn wait_call<'a>(&self, path: &'a [&'a str], state: &InstanceState, timeout: Duration) -> Call<'a> {
+    fn wait_call<'a>(
+        &self,
+        path: &'a [&'a str],
+        state: &InstanceState,
+        timeout: Duration,
+    ) -> Call<'a> {
         let asked = timeout.clamp(Duration::from_millis(1), MAX_WAIT);
         let query = vec![
             ("state".to_owned(), state.to_string()),
             ("timeout".to_owned(), GoDuration::from(asked).to_string()),
         ];
-        Call { query, timeout: asked + self.quick(), ..self.get_call("wait", path) }
+        Call {
+            query,
+            timeout: asked + self.quick(),
+            ..self.get_call("wait", path)
+        }
     }
 
     /// Stat: `GET /instances/{id}/stat`.
@@ -147,7 +194,11 @@ impl HypemanClient {
             ("path".to_owned(), path.to_owned()),
             ("follow_links".to_owned(), follow_links.to_string()),
         ];
-        self.json(Call { query, ..self.get_call("stat", &segments) }).await
+        self.json(Call {
+            query,
+            ..self.get_call("stat", &segments)
+        })
+        .await
     }
 
     /// Stats: `GET /instances/{id}/stats`.
@@ -155,7 +206,8 @@ impl HypemanClient {
         &self,
         id: &InstanceRef,
     ) -> Result<InstanceStats, ControlPlaneError> {
-        self.json(self.get_call("stats", &["instances", id.as_str(), "stats"])).await
+        self.json(self.get_call("stats", &["instances", id.as_str(), "stats"]))
+            .await
     }
 
     /// `AutoStandby.Status`: `GET /instances/{id}/auto-standby/status`.
@@ -175,7 +227,11 @@ impl HypemanClient {
     ) -> Result<AutoStandbyStatus, ControlPlaneError> {
         let path = ["instances", id.as_str(), "auto-standby", "hold"];
         let call = self.get_call("hold", &path);
-        self.json(Call { method: Method::POST, ..call }).await
+        self.json(Call {
+            method: Method::POST,
+            ..call
+        })
+        .await
     }
 
     /// `Volumes.Attach`: `POST /instances/{id}/volumes/{volume}`.
@@ -187,7 +243,11 @@ impl HypemanClient {
     ) -> Result<Instance, ControlPlaneError> {
         let path = ["instances", id.as_str(), "volumes", volume.as_str()];
         let call = self.change_call("volume_attach", Method::POST, &path);
-        self.json(Call { body: to_body(request), ..call }).await
+        self.json(Call {
+            body: to_body(request),
+            ..call
+        })
+        .await
     }
 
     /// `Volumes.Detach`: `DELETE /instances/{id}/volumes/{volume}`.
@@ -197,14 +257,19 @@ impl HypemanClient {
         volume: &InstanceRef,
     ) -> Result<Instance, ControlPlaneError> {
         let path = ["instances", id.as_str(), "volumes", volume.as_str()];
-        self.json(self.change_call("volume_detach", Method::DELETE, &path)).await
+        self.json(self.change_call("volume_detach", Method::DELETE, &path))
+            .await
     }
 }
 
 impl ControlPlane for HypemanClient {
     async fn get(&self, instance: &InstanceRef) -> Result<Instance, ControlPlaneError> {
         let path = ["instances", instance.as_str()];
-        self.json(Call { repeatable: false, ..self.get_call("get", &path) }).await
+        self.json(Call {
+            repeatable: false,
+            ..self.get_call("get", &path)
+        })
+        .await
     }
 
     async fn restore(&self, instance: &InstanceId) -> Result<Instance, ControlPlaneError> {
@@ -212,7 +277,8 @@ impl ControlPlane for HypemanClient {
     }
 
     async fn start(&self, instance: &InstanceId) -> Result<Instance, ControlPlaneError> {
-        self.start_instance(&instance.to_ref(), &StartRequest::default()).await
+        self.start_instance(&instance.to_ref(), &StartRequest::default())
+            .await
     }
 
     async fn wait(
@@ -222,12 +288,21 @@ impl ControlPlane for HypemanClient {
         timeout: Duration,
     ) -> Result<WaitOutcome, ControlPlaneError> {
         let path = ["instances", instance.as_str(), "wait"];
-        self.json(Call { repeatable: false, ..self.wait_call(&path, state, timeout) }).await
+        self.json(Call {
+            repeatable: false,
+            ..self.wait_call(&path, state, timeout)
+        })
+        .await
     }
 
     async fn hold(&self, instance: &InstanceId) -> Result<AutoStandbyStatus, ControlPlaneError> {
         let path = ["instances", instance.as_str(), "auto-standby", "hold"];
         let call = self.get_call("hold", &path);
-        self.json(Call { method: Method::POST, repeatable: false, ..call }).await
+        self.json(Call {
+            method: Method::POST,
+            repeatable: false,
+            ..call
+        })
+        .await
     }
 }

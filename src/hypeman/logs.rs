@@ -57,19 +57,35 @@ impl LogSource {
 
 impl HypemanClient {
     /// Logs: `GET /instances/{id}/logs`. There is no deadline on the stream.
-    pub async fn logs(&self, id: &InstanceRef, query: LogQuery) -> Result<LogLines, ControlPlaneError> {
+    pub async fn logs(
+        &self,
+        id: &InstanceRef,
+        query: LogQuery,
+    ) -> Result<LogLines, ControlPlaneError> {
         let path = ["instances", id.as_str(), "logs"];
         let mut pairs = vec![
             ("follow".to_owned(), query.follow.to_string()),
             ("source".to_owned(), query.source.as_str().to_owned()),
         ];
         pairs.extend(query.tail.map(|tail| ("tail".to_owned(), tail.to_string())));
-        let call = Call { query: pairs, ..self.get_call("logs", &path) };
+        let call = Call {
+            query: pairs,
+            ..self.get_call("logs", &path)
+        };
         let opened = tokio::time::timeout(call.timeout, self.send(&call, None)).await;
-        let result = opened.unwrap_or(Err(ControlPlaneError::Timeout { op: "logs", after: call.timeout }));
-        let label = result.as_ref().map_or_else(ControlPlaneError::label, |_| "200".to_owned());
+        let result = opened.unwrap_or(Err(ControlPlaneError::Timeout {
+            op: "logs",
+            after: call.timeout,
+        }));
+        let label = result
+            .as_ref()
+            .map_or_else(ControlPlaneError::label, |_| "200".to_owned());
         self.metrics().count_controlplane_request("logs", label);
-        Ok(LogLines { response: result?, decoder: EventDecoder::default(), ready: VecDeque::new() })
+        Ok(LogLines {
+            response: result?,
+            decoder: EventDecoder::default(),
+            ready: VecDeque::new(),
+        })
     }
 }
 
@@ -82,14 +98,21 @@ impl LogLines {
             if let Some(line) = self.ready.pop_front() {
                 return Ok(Some(line));
             }
-            let chunk = self.response.chunk().await.map_err(|error| {
-                ControlPlaneError::Transport { op: "logs", source: error.without_url() }
-            })?;
+            let chunk =
+                self.response
+                    .chunk()
+                    .await
+                    .map_err(|error| ControlPlaneError::Transport {
+                        op: "logs",
+                        source: error.without_url(),
+                    })?;
             let Some(chunk) = chunk else { return Ok(None) };
-            self.decoder.push(&chunk, &mut self.ready).map_err(|()| ControlPlaneError::Decode {
-                op: "logs",
-                reason: format!("a line is longer than {MAX_LINE_BYTES} bytes"),
-            })?;
+            self.decoder
+                .push(&chunk, &mut self.ready)
+                .map_err(|()| ControlPlaneError::Decode {
+                    op: "logs",
+                    reason: format!("a line is longer than {MAX_LINE_BYTES} bytes"),
+                })?;
         }
     }
 }
@@ -113,14 +136,20 @@ impl EventDecoder {
             let line = self.pending.split_to(end);
             self.pending.advance(1);
             let line = line.strip_suffix(b"\r").unwrap_or(&line);
-            let Some(data) = line.strip_prefix(b"data:") else { continue };
+            let Some(data) = line.strip_prefix(b"data:") else {
+                continue;
+            };
             let data = data.strip_prefix(b" ").unwrap_or(data);
             lines.push_back(
                 serde_json::from_slice(data)
                     .unwrap_or_else(|_| String::from_utf8_lossy(data).into_owned()),
             );
         }
-        if self.pending.len() > MAX_LINE_BYTES { Err(()) } else { Ok(()) }
+        if self.pending.len() > MAX_LINE_BYTES {
+            Err(())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -133,7 +162,9 @@ mod tests {
     fn decode(chunks: &[&[u8]]) -> Vec<String> {
         let (mut decoder, mut lines) = (EventDecoder::default(), VecDeque::new());
         for chunk in chunks {
-            decoder.push(&Bytes::copy_from_slice(chunk), &mut lines).unwrap();
+            decoder
+                .push(&Bytes::copy_from_slice(chunk), &mut lines)
+                .unwrap();
         }
         lines.into()
     }

@@ -19,7 +19,11 @@ impl HypemanClient {
     ) -> Result<Snapshot, ControlPlaneError> {
         let path = ["instances", id.as_str(), "snapshots"];
         let call = self.change_call("snapshot_create", Method::POST, &path);
-        self.json(Call { body: to_body(request), ..call }).await
+        self.json(Call {
+            body: to_body(request),
+            ..call
+        })
+        .await
     }
 
     /// `Snapshots.Restore`: `POST /instances/{id}/snapshots/{snapshot}/restore`. The body is
@@ -30,9 +34,19 @@ impl HypemanClient {
         snapshot: &InstanceRef,
         request: &RestoreSnapshot,
     ) -> Result<Instance, ControlPlaneError> {
-        let path = ["instances", id.as_str(), "snapshots", snapshot.as_str(), "restore"];
+        let path = [
+            "instances",
+            id.as_str(),
+            "snapshots",
+            snapshot.as_str(),
+            "restore",
+        ];
         let call = self.change_call("snapshot_restore", Method::POST, &path);
-        self.json(Call { body: to_body(request), ..call }).await
+        self.json(Call {
+            body: to_body(request),
+            ..call
+        })
+        .await
     }
 
     /// `SnapshotSchedule.Get`: `GET /instances/{id}/snapshot-schedule`.
@@ -40,7 +54,11 @@ impl HypemanClient {
         &self,
         id: &InstanceRef,
     ) -> Result<SnapshotSchedule, ControlPlaneError> {
-        self.json(self.get_call("schedule_get", &["instances", id.as_str(), "snapshot-schedule"])).await
+        self.json(self.get_call(
+            "schedule_get",
+            &["instances", id.as_str(), "snapshot-schedule"],
+        ))
+        .await
     }
 
     /// `SnapshotSchedule.Update`: `PUT /instances/{id}/snapshot-schedule`.
@@ -51,12 +69,20 @@ impl HypemanClient {
     ) -> Result<SnapshotSchedule, ControlPlaneError> {
         let path = ["instances", id.as_str(), "snapshot-schedule"];
         let call = self.change_call("schedule_set", Method::PUT, &path);
-        self.json(Call { body: to_body(request), ..call }).await
+        self.json(Call {
+            body: to_body(request),
+            ..call
+        })
+        .await
     }
 
     /// `SnapshotSchedule.Delete`: `DELETE /instances/{id}/snapshot-schedule`.
-    pub async fn delete_snapshot_schedule(&self, id: &InstanceRef) -> Result<(), ControlPlaneError> {
+    pub async fn delete_snapshot_schedule(
+        &self,
+        id: &InstanceRef,
+    ) -> Result<(), ControlPlaneError> {
         let path = ["instances", id.as_str(), "snapshot-schedule"];
-        self.nothing(self.change_call("schedule_delete", Method::DELETE, &path)).await
+        self.nothing(self.change_call("schedule_delete", Method::DELETE, &path))
+            .await
     }
 }

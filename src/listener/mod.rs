@@ -107,7 +107,10 @@ async fn accept(
     socket: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+    let permit = Arc::clone(permits)
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
     let (stream, peer) = socket.accept().await?;
     Ok((stream, peer, permit))
 }
@@ -132,7 +135,9 @@ async fn connection<S: Service>(
         .header_read_timeout(config.header_timeout)
         .max_headers(config.max_headers)
         .max_header_size(config.max_header_bytes);
-    let connection = builder.serve_connection(TokioIo::new(stream), answer).with_upgrades();
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), answer)
+        .with_upgrades();
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

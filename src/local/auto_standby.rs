@@ -91,12 +91,19 @@ pub(super) fn is_eligible(policy: Option<&Policy>, now: Circumstances) -> bool {
 impl Countdown {
     /// The instance was started or restored: its caller has one whole idle timeout to connect.
     pub(super) fn restart(&mut self, now: Timestamp) {
-        *self = Self { idle_since: Some(now), last_activity: self.last_activity, ..Self::default() };
+        *self = Self {
+            idle_since: Some(now),
+            last_activity: self.last_activity,
+            ..Self::default()
+        };
     }
 
     /// The instance is no longer eligible.
     pub(super) fn clear(&mut self) {
-        *self = Self { last_activity: self.last_activity, ..Self::default() };
+        *self = Self {
+            last_activity: self.last_activity,
+            ..Self::default()
+        };
     }
 
     /// A look at the connections. `last_event` is when one was last opened or closed, which may
@@ -151,7 +158,9 @@ impl Countdown {
             _ => ("idle_countdown", "idle_timeout_not_elapsed"),
         };
         let counting = matches!(status, "idle_countdown" | "ready_for_standby");
-        let remaining = deadline.filter(|_| counting).map(|at| at.duration_since(now));
+        let remaining = deadline
+            .filter(|_| counting)
+            .map(|at| at.duration_since(now));
         let remaining = remaining.map(|left| left.max(SignedDuration::ZERO));
         StatusView {
             supported: true,
@@ -184,11 +193,18 @@ mod tests {
 
     fn policy() -> Policy {
         let idle = Some(GoDuration::from_nanos(10_000_000_000));
-        Policy { enabled: true, idle_timeout: idle, ..Policy::default() }
+        Policy {
+            enabled: true,
+            idle_timeout: idle,
+            ..Policy::default()
+        }
     }
 
-    const RUNNING: Circumstances =
-        Circumstances { state: State::Running, network_enabled: true, has_ip: true };
+    const RUNNING: Circumstances = Circumstances {
+        state: State::Running,
+        network_enabled: true,
+        has_ip: true,
+    };
 
     #[test]
     fn a_connection_stops_the_countdown_and_its_end_begins_it_anew() {
@@ -220,31 +236,94 @@ mod tests {
         assert_eq!(countdown.deadline(&policy()), Some(at(19)));
         assert!(!countdown.requested);
         let short = GoDuration::from_nanos(1_000_000_000);
-        countdown.hold(at(9), &Policy { idle_timeout: Some(short), ..policy() });
+        countdown.hold(
+            at(9),
+            &Policy {
+                idle_timeout: Some(short),
+                ..policy()
+            },
+        );
         assert_eq!(countdown.deadline(&policy()), Some(at(10)));
     }
 
     #[test]
     fn the_status_follows_the_contracts_precedence() {
         let off = Policy::default();
-        let stopped = Circumstances { state: State::Stopped, ..RUNNING };
-        let no_network = Circumstances { network_enabled: false, ..RUNNING };
-        let no_ip = Circumstances { has_ip: false, ..RUNNING };
+        let stopped = Circumstances {
+            state: State::Stopped,
+            ..RUNNING
+        };
+        let no_network = Circumstances {
+            network_enabled: false,
+            ..RUNNING
+        };
+        let no_ip = Circumstances {
+            has_ip: false,
+            ..RUNNING
+        };
         let mut idle = Countdown::default();
         idle.restart(at(0));
-        let busy = Countdown { active: 2, ..Countdown::default() };
-        let queued = Countdown { requested: true, ..idle.clone() };
+        let busy = Countdown {
+            active: 2,
+            ..Countdown::default()
+        };
+        let queued = Countdown {
+            requested: true,
+            ..idle.clone()
+        };
         let on = policy();
         for (countdown, policy, circumstances, now, expected) in [
             (&idle, None, RUNNING, at(1), ("disabled", "policy_missing")),
-            (&idle, Some(&off), stopped, at(1), ("disabled", "policy_disabled")),
-            (&idle, Some(&on), stopped, at(1), ("ineligible", "instance_not_running")),
-            (&idle, Some(&on), no_network, at(1), ("ineligible", "network_disabled")),
+            (
+                &idle,
+                Some(&off),
+                stopped,
+                at(1),
+                ("disabled", "policy_disabled"),
+            ),
+            (
+                &idle,
+                Some(&on),
+                stopped,
+                at(1),
+                ("ineligible", "instance_not_running"),
+            ),
+            (
+                &idle,
+                Some(&on),
+                no_network,
+                at(1),
+                ("ineligible", "network_disabled"),
+            ),
             (&idle, Some(&on), no_ip, at(1), ("ineligible", "missing_ip")),
-            (&queued, Some(&on), RUNNING, at(1), ("standby_requested", "ready_for_standby")),
-            (&busy, Some(&on), RUNNING, at(1), ("active", "active_inbound_connections")),
-            (&idle, Some(&on), RUNNING, at(1), ("idle_countdown", "idle_timeout_not_elapsed")),
-            (&idle, Some(&on), RUNNING, at(11), ("ready_for_standby", "ready_for_standby")),
+            (
+                &queued,
+                Some(&on),
+                RUNNING,
+                at(1),
+                ("standby_requested", "ready_for_standby"),
+            ),
+            (
+                &busy,
+                Some(&on),
+                RUNNING,
+                at(1),
+                ("active", "active_inbound_connections"),
+            ),
+            (
+                &idle,
+                Some(&on),
+                RUNNING,
+                at(1),
+                ("idle_countdown", "idle_timeout_not_elapsed"),
+            ),
+            (
+                &idle,
+                Some(&on),
+                RUNNING,
+                at(11),
+                ("ready_for_standby", "ready_for_standby"),
+            ),
         ] {
             let status = countdown.status(policy, circumstances, now);
             assert_eq!((status.status, status.reason), expected);

@@ -58,7 +58,11 @@ fn parse_line(line: &str) -> Option<Connection> {
     let local = parse_endpoint(words.next()?)?;
     let remote = parse_endpoint(words.next()?)?;
     let state = u8::from_str_radix(words.next()?, 16).ok()?;
-    Some(Connection { local, remote, state })
+    Some(Connection {
+        local,
+        remote,
+        state,
+    })
 }
 
 fn parse_endpoint(text: &str) -> Option<(Ipv4Addr, u16)> {
@@ -77,26 +81,55 @@ mod tests {
     #[test]
     fn the_kernels_table_shows_a_listener_and_its_connection() {
         let listener = TcpListener::bind("127.77.255.254:0").unwrap();
-        let SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!("not IPv4") };
+        let SocketAddr::V4(address) = listener.local_addr().unwrap() else {
+            panic!("not IPv4")
+        };
         let client = TcpStream::connect(address).unwrap();
         let (_server, _) = listener.accept().unwrap();
         let table = ConnectionTable::read().unwrap();
-        assert!(table.listening(*address.ip()).any(|port| port == address.port()));
+        assert!(
+            table
+                .listening(*address.ip())
+                .any(|port| port == address.port())
+        );
         let source = client.local_addr().unwrap().port();
-        assert_eq!(table.inbound(*address.ip()).filter(|c| c.remote.1 == source).count(), 1);
+        assert_eq!(
+            table
+                .inbound(*address.ip())
+                .filter(|c| c.remote.1 == source)
+                .count(),
+            1
+        );
     }
 
     #[test]
     fn a_connection_in_time_wait_does_not_count() {
         let line = |state: &str| format!("head\n   0: 0100007F:1F90 0100007F:C000 {state} x\n");
         let address = Ipv4Addr::from(0x0100_007f_u32.to_ne_bytes());
-        for (state, counts) in [("01", 1), ("03", 1), ("04", 1), ("08", 1), ("06", 0), ("07", 0), ("0A", 0)] {
-            assert_eq!(ConnectionTable::parse(&line(state)).inbound(address).count(), counts, "{state}");
+        for (state, counts) in [
+            ("01", 1),
+            ("03", 1),
+            ("04", 1),
+            ("08", 1),
+            ("06", 0),
+            ("07", 0),
+            ("0A", 0),
+        ] {
+            assert_eq!(
+                ConnectionTable::parse(&line(state))
+                    .inbound(address)
+                    .count(),
+                counts,
+                "{state}"
+            );
         }
     }
 
     #[test]
     fn lines_that_are_not_connections_are_skipped() {
-        assert_eq!(ConnectionTable::parse("head\n\n x\n 0: zz:1 0:0 01\n").0, []);
+        assert_eq!(
+            ConnectionTable::parse("head\n\n x\n 0: zz:1 0:0 01\n").0,
+            []
+        );
     }
 }

@@ -69,7 +69,10 @@ impl Fleet {
         let driver = Arc::new(ProcessDriver::new(exits, tasks.clone()));
         let records: Vec<Record> = store.load(Kind::Instance)?;
         let ingresses: Vec<IngressRecord> = store.load(Kind::Ingress)?;
-        let ingresses = ingresses.into_iter().map(|ingress| (ingress.id.clone(), ingress)).collect();
+        let ingresses = ingresses
+            .into_iter()
+            .map(|ingress| (ingress.id.clone(), ingress))
+            .collect();
         let fleet = Arc::new(Self {
             store,
             driver,
@@ -85,9 +88,13 @@ impl Fleet {
             fleet.take_over(record).await;
         }
         let keeper = Arc::clone(&fleet);
-        fleet.tasks.spawn(async move { keeper.hear_exits(ended).await });
+        fleet
+            .tasks
+            .spawn(async move { keeper.hear_exits(ended).await });
         let keeper = Arc::clone(&fleet);
-        fleet.tasks.spawn(async move { stop.run_until_cancelled(keeper.keep_watch()).await });
+        fleet
+            .tasks
+            .spawn(async move { stop.run_until_cancelled(keeper.keep_watch()).await });
         Ok(fleet)
     }
 
@@ -138,7 +145,11 @@ impl Fleet {
         let guard = instance.lock.read().await;
         let deleted = instance.is_deleted();
         drop(guard);
-        if deleted { Err(ApiError::not_found("resource not found")) } else { Ok(instance) }
+        if deleted {
+            Err(ApiError::not_found("resource not found"))
+        } else {
+            Ok(instance)
+        }
     }
 
     fn find(&self, text: &str) -> Result<Arc<Instance>, ApiError> {
@@ -149,7 +160,9 @@ impl Fleet {
         if let Some(instance) = all.iter().find(|instance| instance.name() == text) {
             return Ok(Arc::clone(instance));
         }
-        let mut matching = all.into_iter().filter(|instance| instance.id.starts_with(text));
+        let mut matching = all
+            .into_iter()
+            .filter(|instance| instance.id.starts_with(text));
         match (matching.next(), matching.next()) {
             (Some(instance), None) => Ok(instance),
             (Some(_), Some(_)) => Err(ApiError::ambiguous()),
@@ -159,18 +172,23 @@ impl Fleet {
 
     /// Every instance, the oldest first.
     pub(super) fn all(&self) -> Vec<Arc<Instance>> {
-        let mut all: Vec<_> =
-            self.instances.iter().map(|instance| Arc::clone(instance.value())).collect();
+        let mut all: Vec<_> = self
+            .instances
+            .iter()
+            .map(|instance| Arc::clone(instance.value()))
+            .collect();
         all.sort_by_key(|instance| (instance.record().spec.created_at, instance.id.clone()));
         all
     }
 
     pub(super) fn save(&self, instance: &Instance) -> Result<(), ApiError> {
         let record = instance.record().clone();
-        self.store.save(Kind::Instance, &record.spec.id, &record).map_err(|error| {
-            tracing::error!(instance = %record.spec.id, %error, "cannot save the instance");
-            ApiError::internal("cannot save the instance")
-        })
+        self.store
+            .save(Kind::Instance, &record.spec.id, &record)
+            .map_err(|error| {
+                tracing::error!(instance = %record.spec.id, %error, "cannot save the instance");
+                ApiError::internal("cannot save the instance")
+            })
     }
 
     /// Saves where no caller can be told; the record is saved again at the next change.
@@ -185,17 +203,27 @@ impl Fleet {
         instance.enter(state);
         self.save_or_warn(instance);
         // Without a listener there is nobody to tell.
-        let _unheard = self.events.send(FleetEvent { name: instance.name(), state, reason });
+        let _unheard = self.events.send(FleetEvent {
+            name: instance.name(),
+            state,
+            reason,
+        });
     }
 
     /// One line in the instance's own log of operations.
     pub(super) fn note(&self, instance: &Instance, line: &str) {
-        let written = self.store.folder(Kind::Instance, &instance.id).and_then(|folder| {
-            use std::io::Write as _;
-            let mut options = std::fs::OpenOptions::new();
-            let mut file = options.create(true).append(true).open(folder.join("hypeman.log"))?;
-            writeln!(file, "{} {line}", Timestamp::now())
-        });
+        let written = self
+            .store
+            .folder(Kind::Instance, &instance.id)
+            .and_then(|folder| {
+                use std::io::Write as _;
+                let mut options = std::fs::OpenOptions::new();
+                let mut file = options
+                    .create(true)
+                    .append(true)
+                    .open(folder.join("hypeman.log"))?;
+                writeln!(file, "{} {line}", Timestamp::now())
+            });
         if let Err(error) = written {
             tracing::warn!(instance = %instance.id, %error, "cannot write the instance's log");
         }
@@ -241,7 +269,9 @@ impl Fleet {
         let mut shortest: Option<Duration> = None;
         for instance in self.all() {
             self.keep_times(&instance, now);
-            let Some(policy) = self.eligible_policy(&instance) else { continue };
+            let Some(policy) = self.eligible_policy(&instance) else {
+                continue;
+            };
             if table.is_none() {
                 table = ConnectionTable::read().ok();
             }
@@ -265,24 +295,39 @@ impl Fleet {
     fn eligible_policy(&self, instance: &Instance) -> Option<super::policy::Policy> {
         let record = instance.record();
         let policy = record.spec.policy.as_ref();
-        is_eligible(policy, record.circumstances()).then(|| policy.cloned()).flatten()
+        is_eligible(policy, record.circumstances())
+            .then(|| policy.cloned())
+            .flatten()
     }
 
     /// Counts the instance's connections; whether a standby is due and not yet requested.
     fn observe(&self, instance: &Instance, table: &ConnectionTable, now: Timestamp) -> bool {
-        let last_event =
-            self.driver.traffic(&instance.id).and_then(|traffic| traffic.last_event());
+        let last_event = self
+            .driver
+            .traffic(&instance.id)
+            .and_then(|traffic| traffic.last_event());
         let mut record = instance.record();
-        let (Some(ip), Some(policy)) = (record.ip, record.spec.policy.clone()) else { return false };
-        let counting = table.inbound(ip).filter(|c| policy.counts(c.remote.0, c.local.1));
+        let (Some(ip), Some(policy)) = (record.ip, record.spec.policy.clone()) else {
+            return false;
+        };
+        let counting = table
+            .inbound(ip)
+            .filter(|c| policy.counts(c.remote.0, c.local.1));
         let active = counting.count() as u64;
         let before = record.countdown.idle_since;
         record.countdown.observe(now, active, last_event);
         if record.countdown.idle_since.is_some() && record.countdown.idle_since != before {
             let (name, state) = (record.spec.name.clone(), record.state);
-            let _unheard = self.events.send(FleetEvent { name, state, reason: "idle" });
+            let _unheard = self.events.send(FleetEvent {
+                name,
+                state,
+                reason: "idle",
+            });
         }
-        let due = record.countdown.deadline(&policy).is_some_and(|deadline| deadline <= now);
+        let due = record
+            .countdown
+            .deadline(&policy)
+            .is_some_and(|deadline| deadline <= now);
         due && !record.countdown.requested
     }
 
@@ -290,7 +335,11 @@ impl Fleet {
     fn keep_times(self: &Arc<Self>, instance: &Arc<Instance>, now: Timestamp) {
         let mut record = instance.record();
         let expired = record.spec.expires_at.is_some_and(|at| at <= now);
-        let schedule = record.spec.schedule.as_mut().filter(|schedule| schedule.next_run_at <= now);
+        let schedule = record
+            .spec
+            .schedule
+            .as_mut()
+            .filter(|schedule| schedule.next_run_at <= now);
         if let Some(schedule) = schedule {
             schedule.last_run_at = Some(now);
             schedule.last_error = Some("the process driver cannot make snapshots".to_owned());
@@ -300,7 +349,8 @@ impl Fleet {
         drop(record);
         if expired {
             let (fleet, instance) = (Arc::clone(self), Arc::clone(instance));
-            self.tasks.spawn(async move { fleet.delete_instance(&instance).await });
+            self.tasks
+                .spawn(async move { fleet.delete_instance(&instance).await });
         }
     }
 }

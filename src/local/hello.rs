@@ -48,9 +48,12 @@ struct Memory {
 pub async fn run(variable: impl Fn(&'static str) -> Option<String>) -> Result<(), HelloError> {
     if variable("HELLO_EXIT_WITH_PARENT").is_some() {
         // Best effort: without it a killed parent leaves this process behind.
-        let _stays = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+        let _stays =
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     }
-    let host = variable("HOST").filter(|host| !host.is_empty()).unwrap_or("127.0.0.1".to_owned());
+    let host = variable("HOST")
+        .filter(|host| !host.is_empty())
+        .unwrap_or("127.0.0.1".to_owned());
     let port = variable("PORT").unwrap_or("8080".to_owned());
     let address: SocketAddr = format!("{host}:{port}")
         .parse()
@@ -111,7 +114,10 @@ async fn hello(State(memory): State<Arc<Memory>>) -> String {
     let up = GoDuration::from(Duration::from_millis(
         u64::try_from(memory.born.elapsed().as_millis()).unwrap_or(u64::MAX),
     ));
-    format!("hello from {}: request {count} of this memory, born {up} ago\n", memory.name)
+    format!(
+        "hello from {}: request {count} of this memory, born {up} ago\n",
+        memory.name
+    )
 }
 
 /// The counter without counting this request.
@@ -121,7 +127,12 @@ async fn count(State(memory): State<Arc<Memory>>) -> String {
 
 async fn headers(headers: HeaderMap) -> Json<Vec<(String, String)>> {
     let text = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    Json(headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect())
+    Json(
+        headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), text(value)))
+            .collect(),
+    )
 }
 
 async fn echo(request: Request) -> Response {
@@ -150,8 +161,9 @@ async fn upload(State(memory): State<Arc<Memory>>, request: Request) -> Response
 
 /// `?size=` bytes, made as they are sent.
 async fn bytes(RawQuery(query): RawQuery) -> Response {
-    let size: u64 =
-        value(query.as_deref(), "size").and_then(|size| size.parse().ok()).unwrap_or(1024);
+    let size: u64 = value(query.as_deref(), "size")
+        .and_then(|size| size.parse().ok())
+        .unwrap_or(1024);
     let chunk = Bytes::from(vec![b'x'; 64 * 1024]);
     let chunks = stream::unfold((size, chunk), async |(left, chunk)| {
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
@@ -164,8 +176,9 @@ async fn bytes(RawQuery(query): RawQuery) -> Response {
 /// `?count=` events, one each `?interval=`.
 async fn events(RawQuery(query): RawQuery) -> Response {
     let interval = duration(query.as_deref(), "interval", Duration::from_secs(1));
-    let count: u64 =
-        value(query.as_deref(), "count").and_then(|count| count.parse().ok()).unwrap_or(10);
+    let count: u64 = value(query.as_deref(), "count")
+        .and_then(|count| count.parse().ok())
+        .unwrap_or(10);
     let events = stream::unfold(0_u64, move |index| async move {
         if index >= count {
             return None;
@@ -173,9 +186,15 @@ async fn events(RawQuery(query): RawQuery) -> Response {
         if index > 0 {
             sleep(interval).await;
         }
-        Some((Ok::<_, Infallible>(format!("data: event {index}\n\n")), index + 1))
+        Some((
+            Ok::<_, Infallible>(format!("data: event {index}\n\n")),
+            index + 1,
+        ))
     });
-    let kind = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    let kind = [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
     (kind, Body::from_stream(events)).into_response()
 }
 
@@ -204,8 +223,14 @@ mod tests {
     #[test]
     fn query_values_are_read_or_defaulted() {
         let query = Some("delay=250ms&size=7");
-        assert_eq!(duration(query, "delay", Duration::ZERO), Duration::from_millis(250));
-        assert_eq!(duration(query, "none", Duration::from_secs(1)), Duration::from_secs(1));
+        assert_eq!(
+            duration(query, "delay", Duration::ZERO),
+            Duration::from_millis(250)
+        );
+        assert_eq!(
+            duration(query, "none", Duration::from_secs(1)),
+            Duration::from_secs(1)
+        );
         assert_eq!(value(query, "size").as_deref(), Some("7"));
     }
 }

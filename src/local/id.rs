@@ -46,7 +46,11 @@ mod tests {
         for id in [a, b] {
             assert_eq!(id.len(), 24);
             assert!(id.starts_with(|c: char| c.is_ascii_lowercase()), "{id}");
-            assert!(id.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()), "{id}");
+            assert!(
+                id.chars()
+                    .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()),
+                "{id}"
+            );
         }
     }
 }

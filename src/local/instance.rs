@@ -121,12 +121,18 @@ impl State {
 
     /// Reads the wire text; case matters.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        Self::NAMES.iter().find(|(name, _)| *name == text).map(|(_, state)| *state)
+        Self::NAMES
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, state)| *state)
     }
 
     /// The wire text.
     pub fn as_str(self) -> &'static str {
-        Self::NAMES.iter().find(|(_, state)| *state == self).map_or("Unknown", |(name, _)| name)
+        Self::NAMES
+            .iter()
+            .find(|(_, state)| *state == self)
+            .map_or("Unknown", |(name, _)| name)
     }
 }
 
@@ -138,7 +144,9 @@ impl fmt::Display for State {
 
 impl fmt::Debug for Spec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, name, image, .. } = self;
+        let Self {
+            id, name, image, ..
+        } = self;
         write!(f, "Spec({name} {id} {image})")
     }
 }
@@ -169,12 +177,17 @@ impl Record {
     }
 
     fn phase_elapsed_ms(&self, now: Timestamp) -> i64 {
-        i64::try_from(now.duration_since(self.phase_since).as_millis()).unwrap_or(i64::MAX).max(0)
+        i64::try_from(now.duration_since(self.phase_since).as_millis())
+            .unwrap_or(i64::MAX)
+            .max(0)
     }
 
     fn enter(&mut self, state: State, now: Timestamp) {
         let elapsed = self.phase_elapsed_ms(now);
-        *self.phases_ms.entry(self.state.as_str().to_lowercase()).or_default() += elapsed;
+        *self
+            .phases_ms
+            .entry(self.state.as_str().to_lowercase())
+            .or_default() += elapsed;
         (self.state, self.phase_since) = (state, now);
     }
 

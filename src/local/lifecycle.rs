@@ -37,19 +37,25 @@ impl Fleet {
         T: Send + 'static,
     {
         let task = self.tasks.spawn(verb);
-        task.await.unwrap_or_else(|_| Err(ApiError::internal("the operation broke off")))
+        task.await
+            .unwrap_or_else(|_| Err(ApiError::internal("the operation broke off")))
     }
 
     /// Records a new instance; its program is started by [`Fleet::boot`].
     pub(super) async fn create(&self, spec: Spec) -> Result<Arc<Instance>, ApiError> {
         let _naming = self.naming.lock().await;
-        if self.all().iter().any(|instance| instance.name() == spec.name) {
+        if self
+            .all()
+            .iter()
+            .any(|instance| instance.name() == spec.name)
+        {
             let message = format!("instance name already in use: {}", spec.name);
             return Err(ApiError::bad_request("name_conflict", message));
         }
         let instance = Arc::new(Instance::new(Record::new(spec, Timestamp::now())));
         self.save(&instance)?;
-        self.instances.insert(instance.id.clone(), Arc::clone(&instance));
+        self.instances
+            .insert(instance.id.clone(), Arc::clone(&instance));
         self.note(&instance, "created");
         Ok(instance)
     }
@@ -94,26 +100,47 @@ impl Fleet {
     }
 
     fn plan(&self, spec: &Spec) -> Result<Boot, DriverError> {
-        let folder = self.store.folder(Kind::Instance, &spec.id).map_err(DriverError::Files)?;
+        let folder = self
+            .store
+            .folder(Kind::Instance, &spec.id)
+            .map_err(DriverError::Files)?;
         let work = folder.join("work");
         std::fs::create_dir_all(&work).map_err(DriverError::Files)?;
-        let mut words: Vec<String> =
-            spec.entrypoint.iter().chain(&spec.cmd).flatten().cloned().collect();
+        let mut words: Vec<String> = spec
+            .entrypoint
+            .iter()
+            .chain(&spec.cmd)
+            .flatten()
+            .cloned()
+            .collect();
         let (program, arguments) = if spec.image == HELLO_IMAGE {
-            (self.hello.clone(), [vec!["hello".to_owned()], words].concat())
+            (
+                self.hello.clone(),
+                [vec!["hello".to_owned()], words].concat(),
+            )
         } else {
             let arguments = words.split_off(words.len().min(1));
             (words.pop().unwrap_or_default().into(), arguments)
         };
-        let mut environment: Vec<(String, String)> =
-            vec![("INSTANCE_NAME".to_owned(), spec.name.clone()), ("INSTANCE_ID".to_owned(), spec.id.clone())];
-        environment.extend(spec.env.iter().map(|(name, value)| (name.clone(), value.clone())));
+        let mut environment: Vec<(String, String)> = vec![
+            ("INSTANCE_NAME".to_owned(), spec.name.clone()),
+            ("INSTANCE_ID".to_owned(), spec.id.clone()),
+        ];
+        environment.extend(
+            spec.env
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone())),
+        );
         Ok(Boot {
             id: spec.id.clone(),
             program,
             arguments,
             environment,
-            port: spec.env.get("PORT").and_then(|port| port.parse().ok()).unwrap_or(DEFAULT_PORT),
+            port: spec
+                .env
+                .get("PORT")
+                .and_then(|port| port.parse().ok())
+                .unwrap_or(DEFAULT_PORT),
             network_enabled: spec.network_enabled,
             folder: work,
             log: folder.join("app.log"),
@@ -171,9 +198,11 @@ impl Fleet {
             | State::Paused
             | State::Shutdown
             | State::Standby
-            | State::Unknown) => {
-                Err(invalid_state("stop", state, ", must be Running or Initializing"))
-            }
+            | State::Unknown) => Err(invalid_state(
+                "stop",
+                state,
+                ", must be Running or Initializing",
+            )),
         }
     }
 
@@ -209,12 +238,15 @@ impl Fleet {
             let due = record.state == State::Running
                 && policy.as_ref().is_some_and(|policy| {
                     record.countdown.requested
-                        && record.countdown.deadline(policy).is_some_and(|at| at <= now)
+                        && record
+                            .countdown
+                            .deadline(policy)
+                            .is_some_and(|at| at <= now)
                 });
             let quiet = match (ConnectionTable::read(), record.ip, &policy) {
-                (Ok(table), Some(ip), Some(policy)) => {
-                    !table.inbound(ip).any(|c| policy.counts(c.remote.0, c.local.1))
-                }
+                (Ok(table), Some(ip), Some(policy)) => !table
+                    .inbound(ip)
+                    .any(|c| policy.counts(c.remote.0, c.local.1)),
                 _ => false,
             };
             if !(due && quiet) {
@@ -227,7 +259,11 @@ impl Fleet {
         }
     }
 
-    async fn put_to_sleep(&self, instance: &Instance, reason: &'static str) -> Result<(), ApiError> {
+    async fn put_to_sleep(
+        &self,
+        instance: &Instance,
+        reason: &'static str,
+    ) -> Result<(), ApiError> {
         self.enter(instance, State::Paused, reason);
         match self.driver.standby(&instance.id).await {
             Ok(()) => {
@@ -321,13 +357,23 @@ impl Fleet {
         }
         let taken = |instance: &Arc<Instance>| instance.name() == name;
         if self.all().iter().any(taken) {
-            return Err(ApiError::conflict("name_conflict", "instance name already in use"));
+            return Err(ApiError::conflict(
+                "name_conflict",
+                "instance name already in use",
+            ));
         }
         let id = super::id::new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
         let spec = source.record().spec.clone();
         let now = Timestamp::now();
         let copy = self
-            .create(Spec { id, name, created_at: now, expires_at: None, schedule: None, ..spec })
+            .create(Spec {
+                id,
+                name,
+                created_at: now,
+                expires_at: None,
+                schedule: None,
+                ..spec
+            })
             .await?;
         self.enter(&copy, State::Stopped, "forked");
         if fresh_start {
@@ -352,5 +398,9 @@ impl Fleet {
 }
 
 fn gone(instance: &Instance) -> Result<(), ApiError> {
-    if instance.is_deleted() { Err(ApiError::not_found("resource not found")) } else { Ok(()) }
+    if instance.is_deleted() {
+        Err(ApiError::not_found("resource not found"))
+    } else {
+        Ok(())
+    }
 }

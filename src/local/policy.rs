@@ -37,14 +37,19 @@ pub(super) struct Policy {
 
 impl Policy {
     pub(super) fn accept(request: &PolicyRequest) -> Result<Self, ApiError> {
-        let invalid = |text: &str| ApiError::bad_request("invalid_request", format!("auto_standby.{text}"));
+        let invalid =
+            |text: &str| ApiError::bad_request("invalid_request", format!("auto_standby.{text}"));
         if !request.enabled.unwrap_or(false) {
             return Ok(Self::default());
         }
-        let text = request.idle_timeout.as_deref().filter(|text| !text.is_empty());
+        let text = request
+            .idle_timeout
+            .as_deref()
+            .filter(|text| !text.is_empty());
         let text = text.ok_or_else(|| invalid("idle_timeout is required when enabled"))?;
-        let idle: GoDuration =
-            text.parse().map_err(|error| invalid(&format!("idle_timeout is invalid: {error}")))?;
+        let idle: GoDuration = text
+            .parse()
+            .map_err(|error| invalid(&format!("idle_timeout is invalid: {error}")))?;
         if idle.nanos() <= 0 {
             return Err(invalid("idle_timeout must be positive"));
         }
@@ -80,6 +85,9 @@ impl Policy {
     /// Whether a connection from `source` to `port` keeps the instance awake.
     pub(super) fn counts(&self, source: Ipv4Addr, port: u16) -> bool {
         !self.ignore_destination_ports.contains(&port)
-            && !self.ignore_source_cidrs.iter().any(|network| network.contains(&IpAddr::V4(source)))
+            && !self
+                .ignore_source_cidrs
+                .iter()
+                .any(|network| network.contains(&IpAddr::V4(source)))
     }
 }

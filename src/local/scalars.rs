@@ -12,13 +12,16 @@ pub(super) fn is_name(text: &str) -> bool {
     bytes.len() <= 63
         && edge(bytes.first())
         && edge(bytes.last())
-        && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }
 
 /// At most 50, keys of 1-128 and values of 0-256 characters of the contract's set.
 pub(super) fn are_tags(tags: &BTreeMap<String, String>) -> bool {
     let fine = |text: &str| {
-        text.bytes().all(|b| b.is_ascii_alphanumeric() || b" _.:/=+@-".contains(&b))
+        text.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b" _.:/=+@-".contains(&b))
     };
     tags.len() <= 50
         && tags.iter().all(|(key, value)| {
@@ -80,12 +83,30 @@ mod tests {
     #[test]
     fn sizes_are_read_as_the_contract_says() {
         let mib = 1024 * 1024;
-        for (text, bytes) in
-            [("512", 512), ("512MB", 512 * mib), ("2 gb", 2048 * mib), ("1G", 1024 * mib), ("1kb", 1024), ("7B", 7), ("0", 0)]
-        {
+        for (text, bytes) in [
+            ("512", 512),
+            ("512MB", 512 * mib),
+            ("2 gb", 2048 * mib),
+            ("1G", 1024 * mib),
+            ("1kb", 1024),
+            ("7B", 7),
+            ("0", 0),
+        ] {
             assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
-        for text in ["", "1.5GB", "1GiB", "1Gb", "1Kb", "GB", "-1", "1 G B", "1X", "99999999999EB", "1é"] {
+        for text in [
+            "",
+            "1.5GB",
+            "1GiB",
+            "1Gb",
+            "1Kb",
+            "GB",
+            "-1",
+            "1 G B",
+            "1X",
+            "99999999999EB",
+            "1é",
+        ] {
             assert_eq!(parse_size(text), None, "{text}");
         }
     }
@@ -93,9 +114,13 @@ mod tests {
     #[test]
     fn sizes_are_printed_with_a_strict_border() {
         let gib = 1024 * 1024 * 1024;
-        for (bytes, text) in
-            [(gib / 2, "512.0 MB"), (gib, "1024.0 MB"), (2 * gib, "2.0 GB"), (10 * gib, "10.0 GB"), (0, "0 B")]
-        {
+        for (bytes, text) in [
+            (gib / 2, "512.0 MB"),
+            (gib, "1024.0 MB"),
+            (2 * gib, "2.0 GB"),
+            (10 * gib, "10.0 GB"),
+            (0, "0 B"),
+        ] {
             assert_eq!(print_size(bytes), text);
         }
     }

@@ -82,20 +82,41 @@ pub struct LocalServer {
 impl LocalServer {
     /// Takes the socket and the directory, and takes over instances that still run.
     pub async fn bind(config: LocalConfig) -> Result<Self, LocalError> {
-        let failed = |source| LocalError::Bind { address: config.address, source };
+        let failed = |source| LocalError::Bind {
+            address: config.address,
+            source,
+        };
         let listener = TcpListener::bind(config.address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let store = Store::open(&config.state_dir)?;
         let state = |error: std::io::Error| {
-            LocalError::State(format!("cannot use {}: {error}", config.state_dir.display()))
+            LocalError::State(format!(
+                "cannot use {}: {error}",
+                config.state_dir.display()
+            ))
         };
-        let token = config.auth.then(|| store.token()).transpose().map_err(state)?;
+        let token = config
+            .auth
+            .then(|| store.token())
+            .transpose()
+            .map_err(state)?;
         let token_path = store.token_path();
         let stop = CancellationToken::new();
-        let fleet = Fleet::load(store, config.hello, stop.clone()).await.map_err(state)?;
+        let fleet = Fleet::load(store, config.hello, stop.clone())
+            .await
+            .map_err(state)?;
         let router = api::routes(Arc::clone(&fleet), token.clone());
         let on_exit = config.on_exit;
-        Ok(Self { listener, address, fleet, router, token, token_path, stop, on_exit })
+        Ok(Self {
+            listener,
+            address,
+            fleet,
+            router,
+            token,
+            token_path,
+            stop,
+            on_exit,
+        })
     }
 
     /// Where the API listens.

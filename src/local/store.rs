@@ -54,7 +54,10 @@ impl Kind {
 impl Store {
     /// Opens or makes the directory and locks it.
     pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
-        let failed = |source| StoreError::Io { path: root.to_owned(), source };
+        let failed = |source| StoreError::Io {
+            path: root.to_owned(),
+            source,
+        };
         for kind in [Kind::Instance, Kind::Ingress] {
             make_dir(&root.join(kind.folder())).map_err(failed)?;
         }
@@ -80,7 +83,10 @@ impl Store {
 
     pub(super) fn save<T: Serialize>(&self, kind: Kind, id: &str, value: &T) -> io::Result<()> {
         let folder = self.folder(kind, id)?;
-        replace(&folder.join("record.json"), &serde_json::to_vec_pretty(value)?)
+        replace(
+            &folder.join("record.json"),
+            &serde_json::to_vec_pretty(value)?,
+        )
     }
 
     /// Forgets the thing and its folder.
@@ -129,15 +135,22 @@ impl Store {
 }
 
 fn make_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 /// Writes beside and renames. No fsync: instances are processes, so a crash of the machine ends
 /// them anyway, and a crash of ours does not lose what the kernel already has.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
-    let mut file =
-        OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(&beside)?;
     file.write_all(bytes)?;
     fs::rename(&beside, path)
 }
@@ -150,7 +163,10 @@ mod tests {
     fn a_directory_has_one_control_plane_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let first = Store::open(dir.path()).unwrap();
-        assert!(matches!(Store::open(dir.path()), Err(StoreError::Locked(_))));
+        assert!(matches!(
+            Store::open(dir.path()),
+            Err(StoreError::Locked(_))
+        ));
         drop(first);
         Store::open(dir.path()).unwrap();
     }
@@ -172,7 +188,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         assert_eq!(store.token().unwrap(), store.token().unwrap());
-        let mode = fs::metadata(store.token_path()).unwrap().permissions().mode();
+        let mode = fs::metadata(store.token_path())
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 }

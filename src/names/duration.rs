@@ -25,7 +25,9 @@ pub struct GoDuration(i64);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GoDurationError {
     /// Not of the form number-unit, repeated.
-    #[error("`{0}` is not a duration: write a number and a unit, like \"30s\", \"250ms\" or \"1h30m\"")]
+    #[error(
+        "`{0}` is not a duration: write a number and a unit, like \"30s\", \"250ms\" or \"1h30m\""
+    )]
     Malformed(String),
     /// A number without a unit. Go takes only `0` so.
     #[error("`{0}` has no unit: write it like \"{0}s\" or \"{0}ms\"")]
@@ -100,8 +102,9 @@ impl FromStr for GoDuration {
             if whole.is_empty() && fraction.is_empty() {
                 return Err(malformed());
             }
-            let unit_len =
-                after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
+            let unit_len = after
+                .find(|c: char| c == '.' || c.is_ascii_digit())
+                .unwrap_or(after.len());
             let (unit, after) = after.split_at(unit_len);
             if unit.is_empty() {
                 return Err(GoDurationError::MissingUnit(text.to_owned()));
@@ -124,7 +127,11 @@ impl FromStr for GoDuration {
             total = value;
             rest = after;
         }
-        let signed = if negative { -i128::from(total) } else { i128::from(total) };
+        let signed = if negative {
+            -i128::from(total)
+        } else {
+            i128::from(total)
+        };
         i64::try_from(signed).map(Self).map_err(|_| out_of_range())
     }
 }
@@ -286,13 +293,24 @@ mod tests {
     #[test]
     fn refuses_what_go_refuses_and_says_why() {
         use GoDurationError as E;
-        for text in ["", "+", "-", "s", ".", ".s", "-.", "+.s", " 1s", "1s ", "1 s"] {
+        for text in [
+            "", "+", "-", "s", ".", ".s", "-.", "+.s", " 1s", "1s ", "1 s",
+        ] {
             assert!(text.parse::<GoDuration>().is_err(), "{text:?}");
         }
         assert!(matches!("3".parse::<GoDuration>(), Err(E::MissingUnit(_))));
-        assert!(matches!("1d".parse::<GoDuration>(), Err(E::UnknownUnit { .. })));
-        assert!(matches!("2562047h47m16.854775808s".parse::<GoDuration>(), Err(E::OutOfRange(_))));
-        assert!(matches!("99999999999999999999h".parse::<GoDuration>(), Err(E::OutOfRange(_))));
+        assert!(matches!(
+            "1d".parse::<GoDuration>(),
+            Err(E::UnknownUnit { .. })
+        ));
+        assert!(matches!(
+            "2562047h47m16.854775808s".parse::<GoDuration>(),
+            Err(E::OutOfRange(_))
+        ));
+        assert!(matches!(
+            "99999999999999999999h".parse::<GoDuration>(),
+            Err(E::OutOfRange(_))
+        ));
     }
 
     proptest! {

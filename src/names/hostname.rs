@@ -59,9 +59,16 @@ fn check_label(label: &str) -> Result<(), HostnameError> {
     if bytes.len() > 63 {
         return Err(HostnameError::TooLong);
     }
-    let edges_fine = matches!((bytes.first(), bytes.last()), (Some(a), Some(b)) if *a != b'-' && *b != b'-');
-    let body_fine = bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
-    if edges_fine && body_fine { Ok(()) } else { Err(HostnameError::BadLabel) }
+    let edges_fine =
+        matches!((bytes.first(), bytes.last()), (Some(a), Some(b)) if *a != b'-' && *b != b'-');
+    let body_fine = bytes
+        .iter()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'));
+    if edges_fine && body_fine {
+        Ok(())
+    } else {
+        Err(HostnameError::BadLabel)
+    }
 }
 
 impl fmt::Display for Hostname {
@@ -84,18 +91,29 @@ mod tests {
 
     #[test]
     fn names_are_lowered_and_lose_one_trailing_dot() {
-        assert_eq!(Hostname::parse("API.Example.com.").unwrap().as_str(), "api.example.com");
+        assert_eq!(
+            Hostname::parse("API.Example.com.").unwrap().as_str(),
+            "api.example.com"
+        );
         assert_eq!(Hostname::parse("127.0.0.1").unwrap().as_str(), "127.0.0.1");
         assert_eq!(Hostname::parse("[::0001]").unwrap().as_str(), "[::1]");
     }
 
     #[test]
     fn what_is_no_host_name_is_refused() {
-        for text in ["", ".", "a..b", "-a", "a-", "a b", "a/b", "a@b", "a:80", "é.com", "[::1", "[x]", "a.."] {
+        for text in [
+            "", ".", "a..b", "-a", "a-", "a b", "a/b", "a@b", "a:80", "é.com", "[::1", "[x]", "a..",
+        ] {
             assert!(Hostname::parse(text).is_err(), "{text:?}");
         }
-        assert_eq!(Hostname::parse(&"a".repeat(64)), Err(HostnameError::TooLong));
-        assert_eq!(Hostname::parse(&"a.".repeat(127)), Err(HostnameError::TooLong).or(Hostname::parse(&"a.".repeat(127))));
+        assert_eq!(
+            Hostname::parse(&"a".repeat(64)),
+            Err(HostnameError::TooLong)
+        );
+        assert_eq!(
+            Hostname::parse(&"a.".repeat(127)),
+            Err(HostnameError::TooLong).or(Hostname::parse(&"a.".repeat(127)))
+        );
     }
 
     proptest! {

@@ -45,8 +45,14 @@ fn check(text: &str) -> Result<(), InstanceIdError> {
     // Dot segments would leave the collection, as any URL library resolves them away.
     let fine = text != "."
         && text != ".."
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    if fine { Ok(()) } else { Err(InstanceIdError::BadCharacter) }
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if fine {
+        Ok(())
+    } else {
+        Err(InstanceIdError::BadCharacter)
+    }
 }
 
 // === impl InstanceId ===
@@ -112,10 +118,27 @@ mod tests {
 
     #[test]
     fn a_text_that_would_leave_its_path_segment_is_refused() {
-        for text in ["", ".", "..", "a/b", "a b", "a\n", "a?b", "a%2fb", "é", &"a".repeat(256)] {
+        for text in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a b",
+            "a\n",
+            "a?b",
+            "a%2fb",
+            "é",
+            &"a".repeat(256),
+        ] {
             assert!(InstanceId::parse(text).is_err(), "{text:?}");
             assert!(InstanceRef::parse(text).is_err(), "{text:?}");
         }
-        assert_eq!(InstanceId::parse("tz4a98xxat96iws9zmbrgj3a").unwrap().as_str().len(), 24);
+        assert_eq!(
+            InstanceId::parse("tz4a98xxat96iws9zmbrgj3a")
+                .unwrap()
+                .as_str()
+                .len(),
+            24
+        );
     }
 }

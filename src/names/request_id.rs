@@ -49,7 +49,9 @@ impl RequestId {
 fn is_safe(bytes: &[u8]) -> bool {
     !bytes.is_empty()
         && bytes.len() <= 128
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'='))
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'='))
 }
 
 impl fmt::Display for RequestId {
@@ -76,7 +78,10 @@ mod tests {
             assert_eq!(id.as_str().len(), 32, "{offered:?}");
         }
         let value = HeaderValue::from_static("req-1:a_b.c=");
-        assert_eq!(RequestId::adopt_or_generate(Some(&value)).as_str(), "req-1:a_b.c=");
+        assert_eq!(
+            RequestId::adopt_or_generate(Some(&value)).as_str(),
+            "req-1:a_b.c="
+        );
     }
 
     #[test]

@@ -113,9 +113,9 @@ impl Body for GatewayBody {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = match &mut self.content {
             Content::Upstream(body) => Pin::new(body).poll_frame(cx),
-            Content::Own(body) => {
-                Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(|e| match e {})))
-            }
+            Content::Own(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|e| match e {}))),
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {

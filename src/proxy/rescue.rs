@@ -36,28 +36,39 @@ const SOON: Option<Duration> = Some(Duration::from_secs(1));
 /// How this error is told.
 pub fn verdict(error: &ProxyError) -> Verdict {
     let (status, code, detail, retry_after) = match error {
-        ProxyError::Authority(_) => {
-            (StatusCode::BAD_REQUEST, "bad_host", "The request's Host is missing or not valid.", None)
-        }
-        ProxyError::Connect => {
-            (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "CONNECT is not served here.", None)
-        }
+        ProxyError::Authority(_) => (
+            StatusCode::BAD_REQUEST,
+            "bad_host",
+            "The request's Host is missing or not valid.",
+            None,
+        ),
+        ProxyError::Connect => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "CONNECT is not served here.",
+            None,
+        ),
         ProxyError::TransferCoding => (
             StatusCode::NOT_IMPLEMENTED,
             "transfer_coding",
             "The request's transfer coding is not supported.",
             None,
         ),
-        ProxyError::Route(RouteError::NoRoute) => {
-            (StatusCode::NOT_FOUND, "no_route", "Nothing is served at this host and path.", None)
-        }
+        ProxyError::Route(RouteError::NoRoute) => (
+            StatusCode::NOT_FOUND,
+            "no_route",
+            "Nothing is served at this host and path.",
+            None,
+        ),
         ProxyError::Route(RouteError::AmbiguousPath) => (
             StatusCode::BAD_REQUEST,
             "ambiguous_path",
             "The path has dot segments, empty segments or encoded slashes.",
             None,
         ),
-        ProxyError::Admit(AdmitError::InstanceQueue | AdmitError::TotalQueue | AdmitError::Bytes) => (
+        ProxyError::Admit(
+            AdmitError::InstanceQueue | AdmitError::TotalQueue | AdmitError::Bytes,
+        ) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "hold_queue_full",
             "Too many requests are waiting for instances to wake.",
@@ -65,23 +76,37 @@ pub fn verdict(error: &ProxyError) -> Verdict {
         ),
         ProxyError::Wake(error) => wake(error),
         ProxyError::Forward(error) => forward(error),
-        ProxyError::UnexpectedUpgrade => {
-            (StatusCode::BAD_GATEWAY, "bad_upgrade", "The instance's response is not valid.", None)
-        }
+        ProxyError::UnexpectedUpgrade => (
+            StatusCode::BAD_GATEWAY,
+            "bad_upgrade",
+            "The instance's response is not valid.",
+            None,
+        ),
     };
-    Verdict { status, code, detail, retry_after }
+    Verdict {
+        status,
+        code,
+        detail,
+        retry_after,
+    }
 }
 
 type Told = (StatusCode, &'static str, &'static str, Option<Duration>);
 
 fn wake(error: &WakeError) -> Told {
     match error {
-        WakeError::NotFound => {
-            (StatusCode::NOT_FOUND, "instance_not_found", "There is no such instance.", None)
-        }
-        WakeError::Ambiguous => {
-            (StatusCode::BAD_GATEWAY, "instance_ambiguous", "The route names more than one instance.", None)
-        }
+        WakeError::NotFound => (
+            StatusCode::NOT_FOUND,
+            "instance_not_found",
+            "There is no such instance.",
+            None,
+        ),
+        WakeError::Ambiguous => (
+            StatusCode::BAD_GATEWAY,
+            "instance_ambiguous",
+            "The route names more than one instance.",
+            None,
+        ),
         WakeError::Stopped => (
             StatusCode::SERVICE_UNAVAILABLE,
             "instance_stopped",
@@ -138,12 +163,18 @@ fn wake(error: &WakeError) -> Told {
             "The gateway is not allowed to wake instances.",
             None,
         ),
-        WakeError::Failed => {
-            (StatusCode::BAD_GATEWAY, "wake_failed", "The instance could not be woken.", SOON)
-        }
-        WakeError::Draining => {
-            (StatusCode::SERVICE_UNAVAILABLE, "draining", "The gateway is shutting down.", SOON)
-        }
+        WakeError::Failed => (
+            StatusCode::BAD_GATEWAY,
+            "wake_failed",
+            "The instance could not be woken.",
+            SOON,
+        ),
+        WakeError::Draining => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "draining",
+            "The gateway is shutting down.",
+            SOON,
+        ),
     }
 }
 
@@ -161,9 +192,12 @@ fn forward(error: &ForwardError) -> Told {
             "The instance broke the connection off before its response.",
             None,
         ),
-        ForwardError::Nonsense(_) => {
-            (StatusCode::BAD_GATEWAY, "upstream_invalid", "The instance's response is not valid.", None)
-        }
+        ForwardError::Nonsense(_) => (
+            StatusCode::BAD_GATEWAY,
+            "upstream_invalid",
+            "The instance's response is not valid.",
+            None,
+        ),
         ForwardError::TimedOut => (
             StatusCode::GATEWAY_TIMEOUT,
             "upstream_timeout",
@@ -175,7 +209,12 @@ fn forward(error: &ForwardError) -> Told {
 
 /// The response for a verdict.
 pub fn response(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
-    let Verdict { status, code, detail, retry_after } = verdict;
+    let Verdict {
+        status,
+        code,
+        detail,
+        retry_after,
+    } = verdict;
     let problem = json!({
         "type": "about:blank",
         "title": status.canonical_reason().unwrap_or_default(),
@@ -187,7 +226,10 @@ pub fn response(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(format!("{problem}\n")));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if let Some(delay) = retry_after {
         // Whole seconds, rounded up (RFC 9110 §10.2.3).
@@ -210,19 +252,64 @@ mod tests {
             (ProxyError::Connect, 405, "method_not_allowed", None),
             (ProxyError::TransferCoding, 501, "transfer_coding", None),
             (RouteError::NoRoute.into(), 404, "no_route", None),
-            (RouteError::AmbiguousPath.into(), 400, "ambiguous_path", None),
-            (AdmitError::TotalQueue.into(), 503, "hold_queue_full", Some("1")),
+            (
+                RouteError::AmbiguousPath.into(),
+                400,
+                "ambiguous_path",
+                None,
+            ),
+            (
+                AdmitError::TotalQueue.into(),
+                503,
+                "hold_queue_full",
+                Some("1"),
+            ),
             (WakeError::NotFound.into(), 404, "instance_not_found", None),
             (WakeError::Ambiguous.into(), 502, "instance_ambiguous", None),
-            (WakeError::Stopped.into(), 503, "instance_stopped", Some("30")),
-            (WakeError::Unusable.into(), 503, "instance_unusable", Some("30")),
-            (WakeError::TimedOut(WakeStage::NotListening).into(), 504, "app_not_listening", Some("1")),
-            (WakeError::TimedOut(WakeStage::Initializing).into(), 504, "instance_initializing", Some("1")),
-            (WakeError::TimedOut(WakeStage::Restoring).into(), 504, "wake_timeout", Some("1")),
+            (
+                WakeError::Stopped.into(),
+                503,
+                "instance_stopped",
+                Some("30"),
+            ),
+            (
+                WakeError::Unusable.into(),
+                503,
+                "instance_unusable",
+                Some("30"),
+            ),
+            (
+                WakeError::TimedOut(WakeStage::NotListening).into(),
+                504,
+                "app_not_listening",
+                Some("1"),
+            ),
+            (
+                WakeError::TimedOut(WakeStage::Initializing).into(),
+                504,
+                "instance_initializing",
+                Some("1"),
+            ),
+            (
+                WakeError::TimedOut(WakeStage::Restoring).into(),
+                504,
+                "wake_timeout",
+                Some("1"),
+            ),
             (WakeError::NoCapacity.into(), 503, "no_capacity", Some("5")),
             (breaker.into(), 503, "wake_failing", Some("4")),
-            (WakeError::ControlPlaneDown.into(), 503, "control_plane_unavailable", Some("2")),
-            (WakeError::Unauthorized.into(), 502, "control_plane_refused", None),
+            (
+                WakeError::ControlPlaneDown.into(),
+                503,
+                "control_plane_unavailable",
+                Some("2"),
+            ),
+            (
+                WakeError::Unauthorized.into(),
+                502,
+                "control_plane_refused",
+                None,
+            ),
             (WakeError::Failed.into(), 502, "wake_failed", Some("1")),
             (WakeError::Draining.into(), 503, "draining", Some("1")),
             (ForwardError::TimedOut.into(), 504, "upstream_timeout", None),
@@ -232,10 +319,16 @@ mod tests {
             let id = RequestId::generate();
             let response = response(verdict(&error), &id);
             assert_eq!(response.status().as_u16(), status, "{error}");
-            let after = response.headers().get(RETRY_AFTER).map(|value| value.to_str().unwrap());
+            let after = response
+                .headers()
+                .get(RETRY_AFTER)
+                .map(|value| value.to_str().unwrap());
             assert_eq!(after, retry_after, "{error}");
             let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();
-            assert_eq!((&body["code"], &body["request_id"]), (&code.into(), &id.as_str().into()));
+            assert_eq!(
+                (&body["code"], &body["request_id"]),
+                (&code.into(), &id.as_str().into())
+            );
         }
     }
 }

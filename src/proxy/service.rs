@@ -91,7 +91,11 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// Answers one request. Dropping the future (the client left) gives everything back and cancels
     /// no wake.
-    pub async fn handle(self: Arc<Self>, request: Request<Incoming>, client: IpAddr) -> Response<GatewayBody> {
+    pub async fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        client: IpAddr,
+    ) -> Response<GatewayBody> {
         let mut account = self.open_account(&request, client);
         let result = self.handle_inner(&mut account, request).await;
         let mut response = match result {
@@ -108,7 +112,9 @@ impl<P: ControlPlane> Gateway<P> {
             }
         };
         account.status = response.status().as_u16();
-        response.headers_mut().insert(X_REQUEST_ID, account.request_id.header());
+        response
+            .headers_mut()
+            .insert(X_REQUEST_ID, account.request_id.header());
         response.map(|content| GatewayBody::new(content, account))
     }
 
@@ -123,8 +129,11 @@ impl<P: ControlPlane> Gateway<P> {
         check_framing(&request)?;
         let found = self.routes.load().find(&host, request.uri().path())?;
         let route = &*found.route;
-        let instance =
-            self.parts.wakes.find(route.plane, &found.instance, route.wake.timeout).await?;
+        let instance = self
+            .parts
+            .wakes
+            .find(route.plane, &found.instance, route.wake.timeout)
+            .await?;
         account.instance = Some(instance.id().clone());
         let head_bytes = head_bytes(&request);
         let ready = self.ready(&instance, route, head_bytes, account).await?;
@@ -133,13 +142,19 @@ impl<P: ControlPlane> Gateway<P> {
         let upgrade = upgrade_token(request.headers());
         let trusted = self.trusts(account.client);
         let request_id = &account.request_id;
-        let from = ForwardedFor { client: account.client, trusted, host: &host, request_id };
+        let from = ForwardedFor {
+            client: account.client,
+            trusted,
+            host: &host,
+            request_id,
+        };
         prepare_request(request.headers_mut(), &from);
         let request = to_origin_form(request).map(RequestBody::new);
         account.fate = Some(request.body().fate());
 
-        let (mut response, endpoint) =
-            self.forward(&instance, route, head_bytes, ready, request, account).await?;
+        let (mut response, endpoint) = self
+            .forward(&instance, route, head_bytes, ready, request, account)
+            .await?;
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switching {
             let agreed = upgrade.is_some() && is_upgrade(response.headers());
@@ -148,7 +163,9 @@ impl<P: ControlPlane> Gateway<P> {
             };
             let upstream = hyper::upgrade::on(&mut response);
             let cut = self.parts.cut.clone();
-            self.parts.tunnels.spawn(tunnel(downstream, upstream, endpoint, cut));
+            self.parts
+                .tunnels
+                .spawn(tunnel(downstream, upstream, endpoint, cut));
         }
         prepare_response(response.headers_mut(), switching);
         self.tell_wake(response.headers_mut(), account);
@@ -165,7 +182,11 @@ impl<P: ControlPlane> Gateway<P> {
     ) -> Result<Ready, ProxyError> {
         if let Some(endpoint) = instance.warm(route.port) {
             account.wake = WakeKind::Warm;
-            return Ok(Ready { endpoint, kind: WakeKind::Warm, connection: None });
+            return Ok(Ready {
+                endpoint,
+                kind: WakeKind::Warm,
+                connection: None,
+            });
         }
         let ticket = self.parts.hold.admit(instance.id(), head_bytes)?;
         let since = ticket.since();
@@ -201,7 +222,11 @@ impl<P: ControlPlane> Gateway<P> {
             sends += 1;
             let copy = repeatable(&request).then(|| copy_of(&request));
             let given = ready.connection.take();
-            let sent = self.parts.upstream.send(&ready.endpoint, route.port, given, request).await;
+            let sent = self
+                .parts
+                .upstream
+                .send(&ready.endpoint, route.port, given, request)
+                .await;
             let error = match sent {
                 Ok(response) => return Ok((response, ready.endpoint)),
                 Err(error) => error,
@@ -214,9 +239,13 @@ impl<P: ControlPlane> Gateway<P> {
                 return Err(error.into());
             }
             request = match error {
-                ForwardError::Connect { request, .. } | ForwardError::Unsent { request } => *request,
+                ForwardError::Connect { request, .. } | ForwardError::Unsent { request } => {
+                    *request
+                }
                 ForwardError::Broken(_) | ForwardError::Severed if copy.is_some() => {
-                    let Some(copy) = copy else { return Err(error.into()) };
+                    let Some(copy) = copy else {
+                        return Err(error.into());
+                    };
                     copy
                 }
                 ForwardError::Broken(_)
@@ -231,7 +260,10 @@ impl<P: ControlPlane> Gateway<P> {
 
     fn open_account(&self, request: &Request<Incoming>, client: IpAddr) -> Account {
         let text = |value: &HeaderValue| {
-            String::from_utf8_lossy(value.as_bytes()).chars().take(200).collect()
+            String::from_utf8_lossy(value.as_bytes())
+                .chars()
+                .take(200)
+                .collect()
         };
         Account {
             metrics: Arc::clone(&self.parts.metrics),
@@ -257,7 +289,10 @@ impl<P: ControlPlane> Gateway<P> {
 
     fn trusts(&self, client: IpAddr) -> bool {
         let client = client.to_canonical();
-        self.parts.trusted_proxies.iter().any(|network| network.contains(&client))
+        self.parts
+            .trusted_proxies
+            .iter()
+            .any(|network| network.contains(&client))
     }
 
     fn tell_wake(&self, headers: &mut http::HeaderMap, account: &Account) {
@@ -291,12 +326,19 @@ fn check_framing(request: &Request<Incoming>) -> Result<(), ProxyError> {
         (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
         (Some(_), Some(_)) => false,
     };
-    if fine { Ok(()) } else { Err(ProxyError::TransferCoding) }
+    if fine {
+        Ok(())
+    } else {
+        Err(ProxyError::TransferCoding)
+    }
 }
 
 /// About as many bytes as the head took on the wire.
 fn head_bytes(request: &Request<Incoming>) -> usize {
-    let fields = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    let fields = request
+        .headers()
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4);
     fields.sum::<usize>() + request.uri().path().len() + request.uri().query().map_or(0, str::len)
 }
 

@@ -27,7 +27,11 @@ pub enum AuthorityError {
 }
 
 /// The host that the request is for.
-pub fn host_of(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<Hostname, AuthorityError> {
+pub fn host_of(
+    version: Version,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> Result<Hostname, AuthorityError> {
     let mut fields = headers.get_all(HOST).iter();
     let field = fields.next();
     if fields.next().is_some() {
@@ -76,7 +80,9 @@ mod tests {
         assert_eq!(host("/", &["A.b:80"]).unwrap(), "a.b");
         assert_eq!(host("/", &[]), Err(AuthorityError::Missing));
         assert_eq!(host("/", &["a", "a"]), Err(AuthorityError::Repeated));
-        for bad in ["", "a b", "u@a", "a/c", "a:x", "a:", "a:99999", "[::1", "a,b"] {
+        for bad in [
+            "", "a b", "u@a", "a/c", "a:x", "a:", "a:99999", "[::1", "a,b",
+        ] {
             assert!(host("/", &[bad]).is_err(), "{bad:?}");
         }
     }
@@ -84,7 +90,10 @@ mod tests {
     #[test]
     fn an_absolute_target_wins_over_the_field() {
         assert_eq!(host("http://evil.com/x", &["a.b"]).unwrap(), "evil.com");
-        assert!(host("http://evil.com/x", &["a b"]).is_err(), "the field must be valid all the same");
+        assert!(
+            host("http://evil.com/x", &["a b"]).is_err(),
+            "the field must be valid all the same"
+        );
     }
 
     proptest! {

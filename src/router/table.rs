@@ -74,10 +74,18 @@ impl RouteTable {
             });
             match &config.host {
                 HostPattern::Exact(host) => {
-                    table.exact.entry(host.as_str().to_owned()).or_default().push(route);
+                    table
+                        .exact
+                        .entry(host.as_str().to_owned())
+                        .or_default()
+                        .push(route);
                 }
                 HostPattern::Wildcard(suffix) => {
-                    table.wildcards.entry(suffix.as_str().to_owned()).or_default().push(route);
+                    table
+                        .wildcards
+                        .entry(suffix.as_str().to_owned())
+                        .or_default()
+                        .push(route);
                 }
                 HostPattern::Labels(labels) => {
                     match table.patterns.iter_mut().find(|(known, _)| known == labels) {
@@ -93,7 +101,10 @@ impl RouteTable {
         }
         // More literal labels are more exact.
         let captures = |labels: &[PatternLabel]| {
-            labels.iter().filter(|label| matches!(label, PatternLabel::Capture(_))).count()
+            labels
+                .iter()
+                .filter(|label| matches!(label, PatternLabel::Capture(_)))
+                .count()
         };
         table.patterns.sort_by_key(|(labels, _)| captures(labels));
         table
@@ -102,15 +113,25 @@ impl RouteTable {
     /// The route of a request. The host decides first, then the path among that host's routes.
     pub fn find(&self, host: &Hostname, path: &str) -> Result<Match, RouteError> {
         let name = host.as_str();
-        let paths = self.exact.get(name).or_else(|| self.pattern(name)).or_else(|| self.wildcard(name));
+        let paths = self
+            .exact
+            .get(name)
+            .or_else(|| self.pattern(name))
+            .or_else(|| self.wildcard(name));
         let paths = paths.ok_or(RouteError::NoRoute)?;
         let by_path = paths.iter().any(|route| route.path != "/");
         if by_path && is_ambiguous(path) {
             return Err(RouteError::AmbiguousPath);
         }
-        let route = paths.iter().find(|route| is_below(path, &route.path)).ok_or(RouteError::NoRoute)?;
+        let route = paths
+            .iter()
+            .find(|route| is_below(path, &route.path))
+            .ok_or(RouteError::NoRoute)?;
         let instance = route.instance_for(name).ok_or(RouteError::NoRoute)?;
-        Ok(Match { route: Arc::clone(route), instance })
+        Ok(Match {
+            route: Arc::clone(route),
+            instance,
+        })
     }
 
     fn pattern(&self, host: &str) -> Option<&Paths> {
@@ -122,7 +143,10 @@ impl RouteTable {
                 (_, None) => false,
             }) && parts.next().is_none()
         };
-        self.patterns.iter().find(|(labels, _)| fits(labels)).map(|(_, paths)| paths)
+        self.patterns
+            .iter()
+            .find(|(labels, _)| fits(labels))
+            .map(|(_, paths)| paths)
     }
 
     fn wildcard(&self, host: &str) -> Option<&Paths> {
@@ -146,8 +170,12 @@ impl Route {
     }
 
     fn instance_for(&self, host: &str) -> Option<InstanceRef> {
-        let InstanceTemplate::Capture(wanted) = &self.instance else { return self.fixed.clone() };
-        let HostPattern::Labels(labels) = &self.host else { return None };
+        let InstanceTemplate::Capture(wanted) = &self.instance else {
+            return self.fixed.clone();
+        };
+        let HostPattern::Labels(labels) = &self.host else {
+            return None;
+        };
         let captured = labels
             .iter()
             .zip(host.split('.'))
@@ -159,7 +187,9 @@ impl Route {
 /// Whether `path` is `prefix` or below it, on a segment border.
 fn is_below(path: &str, prefix: &str) -> bool {
     prefix == "/"
-        || path.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        || path
+            .strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Whether another server could read the path as a different one: dot segments, empty segments, or
@@ -169,7 +199,9 @@ fn is_ambiguous(path: &str) -> bool {
     decoded.contains("//")
         || decoded.contains('\\')
         || decoded.matches('/').count() != path.matches('/').count()
-        || decoded.split('/').any(|segment| matches!(segment, "." | ".."))
+        || decoded
+            .split('/')
+            .any(|segment| matches!(segment, "." | ".."))
 }
 
 #[cfg(test)]
@@ -181,7 +213,9 @@ mod tests {
         let text: String = routes
             .iter()
             .map(|(host, path, instance)| {
-                format!("[[route]]\nhost = \"{host}\"\npath = \"{path}\"\ninstance = \"{instance}\"\n")
+                format!(
+                    "[[route]]\nhost = \"{host}\"\npath = \"{path}\"\ninstance = \"{instance}\"\n"
+                )
             })
             .collect();
         RouteTable::new(&load("test", &text, &Variables::default()).unwrap().route)
@@ -191,7 +225,11 @@ mod tests {
     fn check(table: &RouteTable, host: &str, path: &str, expected: Result<&str, RouteError>) {
         let found = table.find(&Hostname::parse(host).unwrap(), path);
         let found = found.map(|found| found.instance.as_str().to_owned());
-        assert_eq!(found.as_deref(), expected.as_ref().map(|e| &**e), "{host}{path}");
+        assert_eq!(
+            found.as_deref(),
+            expected.as_ref().map(|e| &**e),
+            "{host}{path}"
+        );
     }
 
     #[test]
@@ -214,7 +252,11 @@ mod tests {
 
     #[test]
     fn the_longest_path_wins_on_segment_borders() {
-        let table = table(&[("a.b", "/v1", "one"), ("a.b", "/v1/deep", "deep"), ("c.d", "/", "all")]);
+        let table = table(&[
+            ("a.b", "/v1", "one"),
+            ("a.b", "/v1/deep", "deep"),
+            ("c.d", "/", "all"),
+        ]);
         check(&table, "a.b", "/v1", Ok("one"));
         check(&table, "a.b", "/v1/x", Ok("one"));
         check(&table, "a.b", "/v1/deep/x", Ok("deep"));
@@ -224,8 +266,19 @@ mod tests {
 
     #[test]
     fn a_path_with_two_readings_is_refused_where_the_path_matters() {
-        let table = table(&[("a.b", "/v1", "one"), ("a.b", "/", "rest"), ("c.d", "/", "all")]);
-        for path in ["/v1/../admin", "/v1/%2e%2e/x", "//v1", "/v1%2fx", "/v1/./x", "/v1\\x"] {
+        let table = table(&[
+            ("a.b", "/v1", "one"),
+            ("a.b", "/", "rest"),
+            ("c.d", "/", "all"),
+        ]);
+        for path in [
+            "/v1/../admin",
+            "/v1/%2e%2e/x",
+            "//v1",
+            "/v1%2fx",
+            "/v1/./x",
+            "/v1\\x",
+        ] {
             check(&table, "a.b", path, Err(RouteError::AmbiguousPath));
             check(&table, "c.d", path, Ok("all"));
         }

@@ -65,14 +65,18 @@ impl AccessSink {
 
     /// To any writer, from a thread of its own.
     pub fn to(writer: impl Write + Send + 'static) -> Self {
-        let builder = NonBlockingBuilder::default().lossy(true).thread_name("access-log");
+        let builder = NonBlockingBuilder::default()
+            .lossy(true)
+            .thread_name("access-log");
         Self(Some(builder.finish(writer)))
     }
 
     /// Queues one line.
     pub fn write(&self, line: &AccessLine<'_>) {
         let Some((writer, _)) = &self.0 else { return };
-        let Ok(mut bytes) = serde_json::to_vec(line) else { return };
+        let Ok(mut bytes) = serde_json::to_vec(line) else {
+            return;
+        };
         bytes.push(b'\n');
         // A full queue drops the line and counts it; there is no other error.
         let _counted = writer.clone().write_all(&bytes);
@@ -80,6 +84,8 @@ impl AccessSink {
 
     /// Lines dropped so far because the reader was too slow.
     pub fn dropped(&self) -> u64 {
-        self.0.as_ref().map_or(0, |(writer, _)| writer.error_counter().dropped_lines() as u64)
+        self.0.as_ref().map_or(0, |(writer, _)| {
+            writer.error_counter().dropped_lines() as u64
+        })
     }
 }

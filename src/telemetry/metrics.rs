@@ -155,22 +155,36 @@ pub struct Metrics {
 impl Metrics {
     /// A fresh registry with every metric described.
     pub fn new() -> Self {
-        let builder = ["_seconds"].iter().fold(PrometheusBuilder::new(), |builder, suffix| {
-            let matcher = Matcher::Suffix((*suffix).to_owned());
-            // The only error is an empty list of buckets.
-            builder
-                .set_buckets_for_metric(matcher, BUCKETS)
-                .unwrap_or_else(|_| PrometheusBuilder::new())
-        });
+        let builder = ["_seconds"]
+            .iter()
+            .fold(PrometheusBuilder::new(), |builder, suffix| {
+                let matcher = Matcher::Suffix((*suffix).to_owned());
+                // The only error is an empty list of buckets.
+                builder
+                    .set_buckets_for_metric(matcher, BUCKETS)
+                    .unwrap_or_else(|_| PrometheusBuilder::new())
+            });
         let recorder = builder.build_recorder();
         for (name, help) in [
-            (REQUESTS, "Responses by status code and by how the request met a wake"),
+            (
+                REQUESTS,
+                "Responses by status code and by how the request met a wake",
+            ),
             (WAKES, "Finished wakes by outcome"),
             (RESTORE_CALLS, "Restore calls made to control planes"),
             (SHED, "Requests refused instead of held, by reason"),
-            (UPSTREAM_RETRIES, "Requests sent to an instance a second time"),
-            (CONTROLPLANE_REQUESTS, "Calls to control planes by operation and status code"),
-            (ACCESS_LINES_DROPPED, "Access lines lost because their reader was too slow"),
+            (
+                UPSTREAM_RETRIES,
+                "Requests sent to an instance a second time",
+            ),
+            (
+                CONTROLPLANE_REQUESTS,
+                "Calls to control planes by operation and status code",
+            ),
+            (
+                ACCESS_LINES_DROPPED,
+                "Access lines lost because their reader was too slow",
+            ),
         ] {
             recorder.describe_counter(KeyName::from(name), None, help.into());
         }
@@ -182,9 +196,18 @@ impl Metrics {
             recorder.describe_gauge(KeyName::from(name), None, help.into());
         }
         for (name, help) in [
-            (REQUEST_DURATION, "From a request's head to its response's last byte"),
-            (WAKE_DURATION, "From a wake's first request to the instance being ready or given up"),
-            (HOLD_DURATION, "How long requests were held, by how the wait ended"),
+            (
+                REQUEST_DURATION,
+                "From a request's head to its response's last byte",
+            ),
+            (
+                WAKE_DURATION,
+                "From a wake's first request to the instance being ready or given up",
+            ),
+            (
+                HOLD_DURATION,
+                "How long requests were held, by how the wait ended",
+            ),
         ] {
             recorder.describe_histogram(KeyName::from(name), Some(Unit::Seconds), help.into());
         }
@@ -210,24 +233,32 @@ impl Metrics {
     }
 
     fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
-        self.recorder.register_counter(&Key::from_parts(name, labels), &METADATA)
+        self.recorder
+            .register_counter(&Key::from_parts(name, labels), &METADATA)
     }
 
     fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
-        self.recorder.register_histogram(&Key::from_parts(name, labels), &METADATA)
+        self.recorder
+            .register_histogram(&Key::from_parts(name, labels), &METADATA)
     }
 
     /// Counts a response. `code` is the status sent, 499 when the client left before one was.
     pub fn count_request(&self, code: u16, wake: WakeKind, took: Duration) {
         self.request_duration.record(took.as_secs_f64());
-        let row = WakeKind::ALL.iter().position(|kind| *kind == wake).unwrap_or(0);
+        let row = WakeKind::ALL
+            .iter()
+            .position(|kind| *kind == wake)
+            .unwrap_or(0);
         let slot = self
             .requests
             .get(row)
             .and_then(|codes| codes.get(usize::from(code.saturating_sub(100)).min(499)));
         let Some(slot) = slot else { return };
         slot.get_or_init(|| {
-            let labels = vec![Label::new("code", code.to_string()), Label::new("wake", wake.as_str())];
+            let labels = vec![
+                Label::new("code", code.to_string()),
+                Label::new("wake", wake.as_str()),
+            ];
             self.counter(REQUESTS, labels)
         })
         .increment(1);
@@ -237,18 +268,21 @@ impl Metrics {
     pub fn count_wake(&self, outcome: WakeOutcome, took: Duration) {
         let labels = vec![Label::new("outcome", outcome.as_str())];
         self.counter(WAKES, labels.clone()).increment(1);
-        self.histogram(WAKE_DURATION, labels).record(took.as_secs_f64());
+        self.histogram(WAKE_DURATION, labels)
+            .record(took.as_secs_f64());
     }
 
     /// Counts a request that was refused instead of held.
     pub fn count_shed(&self, reason: ShedReason) {
-        self.counter(SHED, vec![Label::new("reason", reason.as_str())]).increment(1);
+        self.counter(SHED, vec![Label::new("reason", reason.as_str())])
+            .increment(1);
     }
 
     /// Counts the end of one request's wait.
     pub fn count_hold(&self, reason: ReleaseReason, took: Duration) {
         let labels = vec![Label::new("outcome", reason.as_str())];
-        self.histogram(HOLD_DURATION, labels).record(took.as_secs_f64());
+        self.histogram(HOLD_DURATION, labels)
+            .record(took.as_secs_f64());
     }
 
     /// Counts a call to a control plane. `code` is the status, or why there was none.

@@ -62,12 +62,18 @@ impl RequestBody {
     /// The client's body.
     pub fn new(inner: Incoming) -> Self {
         let inner = (!inner.is_end_stream()).then_some(inner);
-        Self { inner, fate: Arc::default() }
+        Self {
+            inner,
+            fate: Arc::default(),
+        }
     }
 
     /// No body, for a repetition.
     pub fn empty() -> Self {
-        Self { inner: None, fate: Arc::default() }
+        Self {
+            inner: None,
+            fate: Arc::default(),
+        }
     }
 
     /// Whether there is none.
@@ -90,7 +96,13 @@ fn without_unsafe_trailers<B>(frame: Frame<B>) -> Frame<B> {
 
 /// RFC 9110 §6.5.1: nothing that frames, routes or authenticates may stand in a trailer.
 fn clean(mut trailers: HeaderMap) -> HeaderMap {
-    for name in [CONTENT_LENGTH, TRANSFER_ENCODING, HOST, TRAILER, AUTHORIZATION] {
+    for name in [
+        CONTENT_LENGTH,
+        TRANSFER_ENCODING,
+        HOST,
+        TRAILER,
+        AUTHORIZATION,
+    ] {
         trailers.remove(name);
     }
     trailers
@@ -104,7 +116,9 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let Some(inner) = &mut self.inner else {
+            return Poll::Ready(None);
+        };
         let polled = Pin::new(inner).poll_frame(cx);
         self.fate.touched.store(true, Ordering::Release);
         polled.map(|frame| {
@@ -123,15 +137,25 @@ impl Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
     }
 }
 
 // === impl UpstreamBody ===
 
 impl UpstreamBody {
-    pub(super) fn new(inner: Incoming, sender: Sender, pool: Arc<Pool>, tasks: TaskTracker) -> Self {
-        Self { inner, home: Some((sender, pool, tasks)) }
+    pub(super) fn new(
+        inner: Incoming,
+        sender: Sender,
+        pool: Arc<Pool>,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            inner,
+            home: Some((sender, pool, tasks)),
+        }
     }
 }
 
@@ -158,7 +182,9 @@ impl Body for UpstreamBody {
 
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
-        let Some((mut sender, pool, tasks)) = self.home.take() else { return };
+        let Some((mut sender, pool, tasks)) = self.home.take() else {
+            return;
+        };
         if !self.inner.is_end_stream() {
             // Dropping the sender closes the connection: the rest of the body is in it.
             return;

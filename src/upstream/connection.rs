@@ -27,7 +27,11 @@ impl Connection {
         // Small requests must not wait for more; a socket that cannot do this still works.
         let _slower = stream.set_nodelay(true);
         metrics.upstream_connections.increment(1.0);
-        Self { io: TokioIo::new(stream), _open: open, metrics }
+        Self {
+            io: TokioIo::new(stream),
+            _open: open,
+            metrics,
+        }
     }
 }
 

@@ -67,7 +67,12 @@ pub struct Upstream {
 impl Upstream {
     /// Connections' tasks go on `tasks`.
     pub fn new(config: UpstreamConfig, tasks: TaskTracker, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { config, pools: DashMap::new(), tasks, metrics })
+        Arc::new(Self {
+            config,
+            pools: DashMap::new(),
+            tasks,
+            metrics,
+        })
     }
 
     /// Sends the request on `given` (the probe's connection), a pooled one, or a new one, in this
@@ -96,7 +101,10 @@ impl Upstream {
         };
         match dialled {
             Ok(sender) => self.exchange(endpoint, sender, &pool, request).await,
-            Err(source) => Err(ForwardError::Connect { source, request: Box::new(request) }),
+            Err(source) => Err(ForwardError::Connect {
+                source,
+                request: Box::new(request),
+            }),
         }
     }
 
@@ -107,7 +115,10 @@ impl Upstream {
         pool: &Arc<Pool>,
         request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
-        let answered = timeout(self.config.response_timeout, sender.try_send_request(request));
+        let answered = timeout(
+            self.config.response_timeout,
+            sender.try_send_request(request),
+        );
         let answered = tokio::select! {
             answered = answered => answered,
             () = endpoint.severed().cancelled() => return Err(ForwardError::Severed),
@@ -118,7 +129,9 @@ impl Upstream {
                 UpstreamBody::new(body, sender, Arc::clone(pool), self.tasks.clone())
             })),
             Ok(Err(mut error)) => match error.take_message() {
-                Some(request) => Err(ForwardError::Unsent { request: Box::new(request) }),
+                Some(request) => Err(ForwardError::Unsent {
+                    request: Box::new(request),
+                }),
                 None => {
                     let error = error.into_error();
                     Err(match error.is_parse() {
@@ -147,7 +160,9 @@ impl Upstream {
         open: OpenConnection,
     ) -> io::Result<Sender> {
         let connection = Connection::new(stream, open, Arc::clone(&self.metrics));
-        let (sender, task) = http1::handshake(connection).await.map_err(io::Error::other)?;
+        let (sender, task) = http1::handshake(connection)
+            .await
+            .map_err(io::Error::other)?;
         let severed = endpoint.severed().clone();
         self.tasks.spawn(async move {
             // Its errors reach the request that they concern. A severed connection is dropped.
@@ -161,7 +176,11 @@ impl Upstream {
         if let Some(pool) = self.pools.get(&key) {
             return Arc::clone(pool.value());
         }
-        let UpstreamConfig { max_idle, idle_timeout, .. } = self.config;
+        let UpstreamConfig {
+            max_idle,
+            idle_timeout,
+            ..
+        } = self.config;
         let made = || Pool::new(endpoint.clone(), max_idle, idle_timeout);
         let mut fresh = false;
         let entry = self.pools.entry(key).or_insert_with(|| {

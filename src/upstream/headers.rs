@@ -112,7 +112,12 @@ pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
         }
         headers.entry(HOST).or_insert(host);
     }
-    extend(headers, X_FORWARDED_FOR, &from.client.to_string(), from.trusted);
+    extend(
+        headers,
+        X_FORWARDED_FOR,
+        &from.client.to_string(),
+        from.trusted,
+    );
     let node = match from.client {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("\"[{ip}]\""),
@@ -127,8 +132,16 @@ pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
 
 /// Appends to the list when its sender is trusted, else replaces it.
 fn extend(headers: &mut HeaderMap, name: HeaderName, element: &str, trusted: bool) {
-    let before: Vec<&str> = if trusted { tokens(headers, &name).collect() } else { Vec::new() };
-    let list = before.into_iter().chain([element]).collect::<Vec<_>>().join(", ");
+    let before: Vec<&str> = if trusted {
+        tokens(headers, &name).collect()
+    } else {
+        Vec::new()
+    };
+    let list = before
+        .into_iter()
+        .chain([element])
+        .collect::<Vec<_>>()
+        .join(", ");
     if let Ok(value) = HeaderValue::try_from(list) {
         headers.insert(name, value);
     }
@@ -161,7 +174,15 @@ mod tests {
         let host = Hostname::parse("a.b").unwrap();
         let request_id = RequestId::generate();
         let client = IpAddr::from([10, 0, 0, 9]);
-        prepare_request(&mut headers, &ForwardedFor { client, trusted, host: &host, request_id: &request_id });
+        prepare_request(
+            &mut headers,
+            &ForwardedFor {
+                client,
+                trusted,
+                host: &host,
+                request_id: &request_id,
+            },
+        );
         headers
     }
 
@@ -183,28 +204,68 @@ mod tests {
             ],
             false,
         );
-        for gone in ["connection", "x-secret", "keep-alive", "proxy-authorization", "upgrade", "http2-settings", "expect"] {
+        for gone in [
+            "connection",
+            "x-secret",
+            "keep-alive",
+            "proxy-authorization",
+            "upgrade",
+            "http2-settings",
+            "expect",
+        ] {
             assert!(!out.contains_key(gone), "{gone}");
         }
         assert_eq!(out["te"], "trailers");
-        assert_eq!((&out["host"], &out["content-length"], &out["x-stays"]), (&"a.b".parse().unwrap(), &"3".parse().unwrap(), &"1".parse().unwrap()));
+        assert_eq!(
+            (&out["host"], &out["content-length"], &out["x-stays"]),
+            (
+                &"a.b".parse().unwrap(),
+                &"3".parse().unwrap(),
+                &"1".parse().unwrap()
+            )
+        );
     }
 
     #[test]
     fn only_a_requested_upgrade_passes() {
-        let out = prepared(&[("host", "a.b"), ("connection", "Upgrade"), ("upgrade", "websocket")], false);
-        assert_eq!((&out["connection"], &out["upgrade"]), (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap()));
-        assert!(!is_upgrade(&headers(&[("upgrade", "websocket")])), "without Connection: upgrade");
-        assert!(!is_upgrade(&headers(&[("connection", "upgrade"), ("upgrade", "h2c")])));
+        let out = prepared(
+            &[
+                ("host", "a.b"),
+                ("connection", "Upgrade"),
+                ("upgrade", "websocket"),
+            ],
+            false,
+        );
+        assert_eq!(
+            (&out["connection"], &out["upgrade"]),
+            (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap())
+        );
+        assert!(
+            !is_upgrade(&headers(&[("upgrade", "websocket")])),
+            "without Connection: upgrade"
+        );
+        assert!(!is_upgrade(&headers(&[
+            ("connection", "upgrade"),
+            ("upgrade", "h2c")
+        ])));
     }
 
     #[test]
     fn forwarding_fields_of_an_untrusted_peer_are_replaced() {
-        let sent = [("host", "a.b:80"), ("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "evil")];
+        let sent = [
+            ("host", "a.b:80"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("forwarded", "for=6.6.6.6"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "evil"),
+        ];
         let out = prepared(&sent, false);
         assert_eq!(out["x-forwarded-for"], "10.0.0.9");
         assert_eq!(out["forwarded"], "for=10.0.0.9;host=\"a.b\";proto=http");
-        assert_eq!((&out["x-forwarded-proto"], &out["x-forwarded-host"]), (&"http".parse().unwrap(), &"a.b:80".parse().unwrap()));
+        assert_eq!(
+            (&out["x-forwarded-proto"], &out["x-forwarded-host"]),
+            (&"http".parse().unwrap(), &"a.b:80".parse().unwrap())
+        );
         let out = prepared(&sent, true);
         assert_eq!(out["x-forwarded-for"], "6.6.6.6, 10.0.0.9");
         assert_eq!(out["x-forwarded-proto"], "https");
@@ -212,7 +273,11 @@ mod tests {
 
     #[test]
     fn a_response_with_both_framings_keeps_neither_field() {
-        let mut out = headers(&[("transfer-encoding", "chunked"), ("content-length", "5"), ("connection", "close")]);
+        let mut out = headers(&[
+            ("transfer-encoding", "chunked"),
+            ("content-length", "5"),
+            ("connection", "close"),
+        ]);
         prepare_response(&mut out, false);
         assert!(out.is_empty(), "{out:?}");
     }

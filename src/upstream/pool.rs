@@ -28,9 +28,16 @@ pub(super) struct Pool {
 impl Pool {
     pub(super) fn new(endpoint: Endpoint, max_idle: usize, idle_timeout: Duration) -> Arc<Self> {
         // A quarter of the instance's own timeout: then three quarters are left to fall asleep in.
-        let quarter = endpoint.idle_timeout().map_or(idle_timeout, |idle| idle / 4);
+        let quarter = endpoint
+            .idle_timeout()
+            .map_or(idle_timeout, |idle| idle / 4);
         let idle_timeout = idle_timeout.min(quarter);
-        Arc::new(Self { idle: Mutex::default(), endpoint, max_idle, idle_timeout })
+        Arc::new(Self {
+            idle: Mutex::default(),
+            endpoint,
+            max_idle,
+            idle_timeout,
+        })
     }
 
     /// A connection that can take a request now.
@@ -64,8 +71,13 @@ impl Pool {
                 () = self.endpoint.retired().cancelled() => break,
             }
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            idle.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < self.idle_timeout);
+            idle.retain(|(sender, since)| {
+                !sender.is_closed() && since.elapsed() < self.idle_timeout
+            });
         }
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
     }
 }

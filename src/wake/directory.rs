@@ -57,7 +57,16 @@ impl<P: ControlPlane> Wakes<P> {
         let planes = planes.into_iter().map(Arc::new).collect();
         let (names, instances) = (DashMap::new(), DashMap::new());
         let reports = broadcast::channel(256).0;
-        Self { planes, config, metrics, reports, names, instances, tasks, stop }
+        Self {
+            planes,
+            config,
+            metrics,
+            reports,
+            names,
+            instances,
+            tasks,
+            stop,
+        }
     }
 
     /// Every wake that ends from now on.
@@ -78,10 +87,15 @@ impl<P: ControlPlane> Wakes<P> {
             let looked = timeout(patience, cell.get_or_try_init(|| self.look_up(&key))).await;
             let found = looked.map_err(|_| WakeError::TimedOut(WakeStage::Asking))??;
             match found {
-                Found::Instance(instance) if !instance.is_forgotten() => return Ok(Arc::clone(instance)),
-                Found::Nothing { until } if *until > Instant::now() => return Err(WakeError::NotFound),
+                Found::Instance(instance) if !instance.is_forgotten() => {
+                    return Ok(Arc::clone(instance));
+                }
+                Found::Nothing { until } if *until > Instant::now() => {
+                    return Err(WakeError::NotFound);
+                }
                 Found::Instance(_) | Found::Nothing { .. } => {
-                    self.names.remove_if(&key, |_, current| Arc::ptr_eq(current, &cell));
+                    self.names
+                        .remove_if(&key, |_, current| Arc::ptr_eq(current, &cell));
                 }
             }
         }
@@ -93,22 +107,28 @@ impl<P: ControlPlane> Wakes<P> {
         }
         if self.names.len() >= self.instances.len() + self.config.max_unknown {
             // Only what is known may stay beyond the bound.
-            self.names.retain(|_, cell| matches!(cell.get(), Some(Found::Instance(_))));
+            self.names
+                .retain(|_, cell| matches!(cell.get(), Some(Found::Instance(_))));
         }
         Arc::clone(self.names.entry(key.clone()).or_default().value())
     }
 
     async fn look_up(&self, (index, name): &Name) -> Result<Found, WakeError> {
-        let plane = self.planes.get(usize::from(index.0)).ok_or(WakeError::NotFound)?;
+        let plane = self
+            .planes
+            .get(usize::from(index.0))
+            .ok_or(WakeError::NotFound)?;
         let answer = match plane.get(name).await {
             Ok(answer) => answer,
             Err(error) if error.code() == "ambiguous" => return Err(WakeError::Ambiguous),
             Err(error) => {
-                tracing::warn!(%name, %error, "cannot look an instance up");
+                if !error.is_not_found() {
+                    tracing::warn!(%name, %error, "cannot look an instance up");
+                }
                 return match fault(&error) {
-                    Fault::NotFound => {
-                        Ok(Found::Nothing { until: Instant::now() + self.config.unknown_ttl })
-                    }
+                    Fault::NotFound => Ok(Found::Nothing {
+                        until: Instant::now() + self.config.unknown_ttl,
+                    }),
                     Fault::Unauthorized => Err(WakeError::Unauthorized),
                     Fault::Unreachable => Err(WakeError::ControlPlaneDown),
                     Fault::InStandby | Fault::InvalidState | Fault::NoCapacity | Fault::Failed => {

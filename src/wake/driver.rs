@@ -115,14 +115,27 @@ impl Instance {
         let (reply, answer) = oneshot::channel();
         let start_stopped = rules.start_stopped;
         let asked = async {
-            let question = Question::Ready { port, deadline, start_stopped, reply };
-            self.questions.send(question).await.map_err(|_| WakeError::Draining)?;
+            let question = Question::Ready {
+                port,
+                deadline,
+                start_stopped,
+                reply,
+            };
+            self.questions
+                .send(question)
+                .await
+                .map_err(|_| WakeError::Draining)?;
             answer.await.unwrap_or(Err(WakeError::Draining))
         };
         match timeout_at(deadline, asked).await {
             Ok(result) => result,
             Err(_) => {
-                let stage = self.stage.load().as_deref().copied().unwrap_or(WakeStage::Asking);
+                let stage = self
+                    .stage
+                    .load()
+                    .as_deref()
+                    .copied()
+                    .unwrap_or(WakeStage::Asking);
                 Err(match stage {
                     WakeStage::NoCapacity => WakeError::NoCapacity,
                     stage => WakeError::TimedOut(stage),
@@ -135,7 +148,11 @@ impl Instance {
     /// no longer handed out.
     pub async fn suspect(&self, endpoint: &Endpoint) {
         // At the latest when the task has read it; when the task is gone, everything is refused.
-        let told = self.questions.send(Question::Suspect(endpoint.epoch())).await.is_ok();
+        let told = self
+            .questions
+            .send(Question::Suspect(endpoint.epoch()))
+            .await
+            .is_ok();
         if told && !endpoint.retired().is_cancelled() {
             endpoint.retired().cancelled().await;
         }
@@ -245,17 +262,32 @@ impl<P: ControlPlane> Driver<P> {
 
     fn question(&mut self, question: Question) {
         let event = match question {
-            Question::Ready { port, deadline, start_stopped, reply } => {
+            Question::Ready {
+                port,
+                deadline,
+                start_stopped,
+                reply,
+            } => {
                 if reply.is_closed() {
                     return;
                 }
                 let first = self.waiters.is_empty();
-                let leased = self.endpoint.as_ref().is_some_and(|e| e.is_leased(Instant::now()));
-                let ready = self.endpoint.as_ref().filter(|e| leased && e.is_ready(port));
+                let leased = self
+                    .endpoint
+                    .as_ref()
+                    .is_some_and(|e| e.is_leased(Instant::now()));
+                let ready = self
+                    .endpoint
+                    .as_ref()
+                    .filter(|e| leased && e.is_ready(port));
                 if let Some(endpoint) = ready {
                     // Another request's wake ended between this one's look and its question.
                     let endpoint = endpoint.clone();
-                    let ready = Ready { endpoint, kind: WakeKind::Joined, connection: None };
+                    let ready = Ready {
+                        endpoint,
+                        kind: WakeKind::Joined,
+                        connection: None,
+                    };
                     let _left = reply.send(Ok(ready));
                     return;
                 }
@@ -263,7 +295,12 @@ impl<P: ControlPlane> Driver<P> {
                 if first {
                     self.began = Some(Instant::now());
                 }
-                Event::Wanted { port, deadline, start_stopped, leased }
+                Event::Wanted {
+                    port,
+                    deadline,
+                    start_stopped,
+                    leased,
+                }
             }
             Question::Verify => Event::Verify,
             Question::Suspect(epoch) => Event::Suspect { epoch },
@@ -308,10 +345,16 @@ impl<P: ControlPlane> Driver<P> {
                 self.begin(async move { ask(&*plane, &id, &missing).await });
             }
             Effect::Restore => self.begin(async move {
-                plane.restore(&id).await.map_or_else(|e| Err(fault(&e)), |answer| see(&id, &answer, now))
+                plane
+                    .restore(&id)
+                    .await
+                    .map_or_else(|e| Err(fault(&e)), |answer| see(&id, &answer, now))
             }),
             Effect::Start => self.begin(async move {
-                plane.start(&id).await.map_or_else(|e| Err(fault(&e)), |answer| see(&id, &answer, now))
+                plane
+                    .start(&id)
+                    .await
+                    .map_or_else(|e| Err(fault(&e)), |answer| see(&id, &answer, now))
             }),
             Effect::Settle { until } => {
                 self.begin(async move { settle(&*plane, &id, until).await });
@@ -358,11 +401,16 @@ impl<P: ControlPlane> Driver<P> {
 
     fn hold(&mut self) {
         let (plane, id) = (Arc::clone(&self.plane), self.instance.id.clone());
-        let Some(epoch) = self.endpoint.as_ref().map(Endpoint::epoch) else { return };
+        let Some(epoch) = self.endpoint.as_ref().map(Endpoint::epoch) else {
+            return;
+        };
         let asked_at = Instant::now();
         self.operations.push(
             async move {
-                let held = plane.hold(&id).await.is_ok_and(|status| status.hold_until.is_some());
+                let held = plane
+                    .hold(&id)
+                    .await
+                    .is_ok_and(|status| status.hold_until.is_some());
                 Done::Held(epoch, asked_at, held)
             }
             .boxed(),
@@ -371,8 +419,12 @@ impl<P: ControlPlane> Driver<P> {
 
     fn renew(&mut self) {
         self.renew_at = None;
-        let Some(endpoint) = self.endpoint.clone() else { return };
-        let Some(idle) = endpoint.idle_timeout().filter(|_| !endpoint.counts()) else { return };
+        let Some(endpoint) = self.endpoint.clone() else {
+            return;
+        };
+        let Some(idle) = endpoint.idle_timeout().filter(|_| !endpoint.counts()) else {
+            return;
+        };
         if endpoint.open_connections() > 0 {
             self.hold();
         }
@@ -381,9 +433,10 @@ impl<P: ControlPlane> Driver<P> {
 
     fn publish(&mut self, seen: Seen, fresh: bool) {
         let Some(ip) = seen.ip else { return };
-        let same = self.endpoint.take().filter(|e| {
-            !fresh && e.ip() == ip && !e.retired().is_cancelled()
-        });
+        let same = self
+            .endpoint
+            .take()
+            .filter(|e| !fresh && e.ip() == ip && !e.retired().is_cancelled());
         let endpoint = same.unwrap_or_else(|| {
             if let Some(old) = self.instance.awake.swap(None) {
                 old.retired().cancel();
@@ -393,7 +446,14 @@ impl<P: ControlPlane> Driver<P> {
             }
             let number = EPOCHS.fetch_add(1, Ordering::Relaxed);
             let verify = self.config.verify_interval;
-            Endpoint::new(self.instance.id.clone(), number, ip, seen.terms, verify, Instant::now())
+            Endpoint::new(
+                self.instance.id.clone(),
+                number,
+                ip,
+                seen.terms,
+                verify,
+                Instant::now(),
+            )
         });
         endpoint.verify(seen.asked_at, seen.terms);
         if fresh {
@@ -406,7 +466,10 @@ impl<P: ControlPlane> Driver<P> {
         if !seen.terms.counts && self.renew_at.is_none() {
             tracing::warn!(instance = %self.instance.id,
                 "the auto-standby policy ignores the gateway's connections; renewing holds instead");
-            self.renew_at = seen.terms.idle_timeout.map(|idle| Instant::now() + idle / 3);
+            self.renew_at = seen
+                .terms
+                .idle_timeout
+                .map(|idle| Instant::now() + idle / 3);
         }
         self.machine.published(endpoint.epoch());
         self.instance.awake.store(Some(Arc::new(endpoint.clone())));
@@ -423,9 +486,15 @@ impl<P: ControlPlane> Driver<P> {
     }
 
     fn grant(&mut self, port: u16, woken: bool) {
-        let Some(endpoint) = self.endpoint.clone() else { return };
+        let Some(endpoint) = self.endpoint.clone() else {
+            return;
+        };
         endpoint.mark_ready(port);
-        self.finish(if woken { WakeOutcome::Woken } else { WakeOutcome::Renewed });
+        self.finish(if woken {
+            WakeOutcome::Woken
+        } else {
+            WakeOutcome::Renewed
+        });
         for waiter in std::mem::take(&mut self.waiters) {
             if waiter.port != port {
                 self.waiters.push_back(waiter);
@@ -437,7 +506,11 @@ impl<P: ControlPlane> Driver<P> {
                 (true, false) => WakeKind::Joined,
             };
             let connection = self.found.take();
-            let ready = Ready { endpoint: endpoint.clone(), kind, connection };
+            let ready = Ready {
+                endpoint: endpoint.clone(),
+                kind,
+                connection,
+            };
             // One who has left gives the connection back for the next.
             if let Err(Ok(unheard)) = waiter.reply.send(Ok(ready)) {
                 self.found = unheard.connection;
@@ -471,12 +544,17 @@ impl<P: ControlPlane> Driver<P> {
 
     /// Accounts for the attempt that has just ended, if somebody had asked for it.
     fn finish(&mut self, outcome: WakeOutcome) {
-        let Some(began) = self.began.take() else { return };
+        let Some(began) = self.began.take() else {
+            return;
+        };
         let took = began.elapsed();
         self.metrics.count_wake(outcome, took);
         // Without a listener there is nobody to tell.
-        let _unheard =
-            self.reports.send(WakeReport { instance: self.instance.id.clone(), outcome, took });
+        let _unheard = self.reports.send(WakeReport {
+            instance: self.instance.id.clone(),
+            outcome,
+            took,
+        });
         let (id, waiting) = (&self.instance.id, self.waiters.len());
         let (outcome, ms) = (outcome.as_str(), took.as_secs_f64() * 1e3);
         tracing::info!(instance = %id, outcome, waiting, ms, "wake");
@@ -518,7 +596,10 @@ async fn ask<P: ControlPlane>(
         None => see(id, &answer.map_err(|e| fault(&e))?, asked_at),
         Some(Ok(status)) => {
             let answer = answer.map_err(|e| fault(&e))?;
-            Ok(Seen { held: proves_hold(&status), ..see(id, &answer, asked_at)? })
+            Ok(Seen {
+                held: proves_hold(&status),
+                ..see(id, &answer, asked_at)?
+            })
         }
     }
 }
@@ -529,7 +610,11 @@ fn proves_hold(status: &AutoStandbyStatus) -> bool {
 }
 
 /// Until the instance is no longer Initializing, or the time is up.
-async fn settle<P: ControlPlane>(plane: &P, id: &InstanceId, until: Instant) -> Result<Seen, Fault> {
+async fn settle<P: ControlPlane>(
+    plane: &P,
+    id: &InstanceId,
+    until: Instant,
+) -> Result<Seen, Fault> {
     let reference = id.to_ref();
     let told = async {
         loop {
@@ -566,17 +651,30 @@ fn see(id: &InstanceId, answer: &Answer, asked_at: Instant) -> Result<Seen, Faul
     if answer.id != id.as_str() {
         return Err(Fault::NotFound);
     }
-    let ip: Option<IpAddr> =
-        answer.network.as_ref().and_then(|network| network.ip.as_ref()?.parse().ok());
+    let ip: Option<IpAddr> = answer
+        .network
+        .as_ref()
+        .and_then(|network| network.ip.as_ref()?.parse().ok());
     let policy = answer.auto_standby.as_ref().filter(|policy| policy.enabled);
-    let idle_timeout = policy.and_then(|policy| policy.idle_timeout).and_then(GoDuration::to_std);
+    let idle_timeout = policy
+        .and_then(|policy| policy.idle_timeout)
+        .and_then(GoDuration::to_std);
     // Any ignore list may be about us: our source address and the port are the kernel's choice and
     // the route's. Taking it so costs a hold now and then.
     let counts = policy.is_none_or(|policy| {
         policy.ignore_source_cidrs.is_empty() && policy.ignore_destination_ports.is_empty()
     });
-    let terms = LeaseTerms { idle_timeout, counts };
-    Ok(Seen { state: answer.state.clone(), ip, terms, asked_at, held: false })
+    let terms = LeaseTerms {
+        idle_timeout,
+        counts,
+    };
+    Ok(Seen {
+        state: answer.state.clone(),
+        ip,
+        terms,
+        asked_at,
+        held: false,
+    })
 }
 
 pub(super) fn fault(error: &ControlPlaneError) -> Fault {

@@ -64,7 +64,9 @@ impl LeaseTerms {
     /// How much earlier than the server we take a lease to end: a second or a tenth, and half of a
     /// very short one.
     pub fn margin(idle_timeout: Duration) -> Duration {
-        (idle_timeout / 10).max(Duration::from_secs(1)).min(idle_timeout / 2)
+        (idle_timeout / 10)
+            .max(Duration::from_secs(1))
+            .min(idle_timeout / 2)
     }
 }
 
@@ -160,8 +162,13 @@ impl Endpoint {
         if now >= verified.saturating_add(nanos(self.0.verify_interval)) {
             return false;
         }
-        let Some(idle) = terms.idle_timeout else { return true };
-        let (begun, held) = (self.0.begun.load(Ordering::Acquire), self.0.held.load(Ordering::Acquire));
+        let Some(idle) = terms.idle_timeout else {
+            return true;
+        };
+        let (begun, held) = (
+            self.0.begun.load(Ordering::Acquire),
+            self.0.held.load(Ordering::Acquire),
+        );
         let term = if terms.counts { begun.max(held) } else { held };
         term > 0 && now < term.saturating_add(nanos(idle - LeaseTerms::margin(idle)))
     }
@@ -169,7 +176,9 @@ impl Endpoint {
     /// Whether the lease has not been confirmed for the verify interval. Says so to one caller
     /// until the confirmation.
     pub fn wants_verification(&self, now: Instant) -> bool {
-        let age = self.nanos(now).saturating_sub(self.0.verified.load(Ordering::Acquire));
+        let age = self
+            .nanos(now)
+            .saturating_sub(self.0.verified.load(Ordering::Acquire));
         u128::from(age) >= self.0.verify_interval.as_nanos()
             && !self.0.verifying.swap(true, Ordering::AcqRel)
     }
@@ -208,7 +217,9 @@ impl Endpoint {
 
     /// A hold was placed not before `at`. The last one counts, not the longest.
     pub(super) fn set_hold(&self, at: Option<Instant>) {
-        self.0.held.store(at.map_or(0, |at| self.nanos(at)), Ordering::Release);
+        self.0
+            .held
+            .store(at.map_or(0, |at| self.nanos(at)), Ordering::Release);
     }
 
     pub(super) fn counts(&self) -> bool {
@@ -245,9 +256,19 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(10);
 
     fn endpoint(counts: bool, idle_timeout: Option<Duration>) -> Endpoint {
-        let terms = LeaseTerms { idle_timeout, counts };
+        let terms = LeaseTerms {
+            idle_timeout,
+            counts,
+        };
         let id = InstanceId::parse("a").unwrap();
-        let endpoint = Endpoint::new(id, 1, IpAddr::from([127, 0, 0, 1]), terms, Duration::from_secs(30), Instant::now());
+        let endpoint = Endpoint::new(
+            id,
+            1,
+            IpAddr::from([127, 0, 0, 1]),
+            terms,
+            Duration::from_secs(30),
+            Instant::now(),
+        );
         endpoint.verify(Instant::now(), terms);
         endpoint
     }
@@ -259,7 +280,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lease_lasts_from_the_last_close_to_the_idle_timeout_less_its_margin() {
         let endpoint = endpoint(true, Some(IDLE));
-        assert!(!endpoint.is_leased(Instant::now()), "nothing has begun a term");
+        assert!(
+            !endpoint.is_leased(Instant::now()),
+            "nothing has begun a term"
+        );
         let connection = endpoint.open_connection();
         pass(20).await;
         assert!(endpoint.is_leased(Instant::now()), "a connection is open");
@@ -267,7 +291,10 @@ mod tests {
         pass(8).await;
         assert!(endpoint.is_leased(Instant::now()));
         pass(1).await;
-        assert!(!endpoint.is_leased(Instant::now()), "9 s = 10 s - 1 s have passed");
+        assert!(
+            !endpoint.is_leased(Instant::now()),
+            "9 s = 10 s - 1 s have passed"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -289,7 +316,10 @@ mod tests {
         pass(1).await;
         assert!(!endpoint.is_leased(Instant::now()));
         assert!(endpoint.wants_verification(Instant::now()));
-        assert!(!endpoint.wants_verification(Instant::now()), "one caller is enough");
+        assert!(
+            !endpoint.wants_verification(Instant::now()),
+            "one caller is enough"
+        );
     }
 
     #[test]

@@ -211,7 +211,9 @@ impl Machine {
             Step::Starting => WakeStage::Starting,
             Step::Settling => WakeStage::Initializing,
             Step::Probing(_) => WakeStage::NotListening,
-            Step::Pausing { .. } if attempt.trouble == Some(Fault::NoCapacity) => WakeStage::NoCapacity,
+            Step::Pausing { .. } if attempt.trouble == Some(Fault::NoCapacity) => {
+                WakeStage::NoCapacity
+            }
             Step::Pausing { .. } => WakeStage::Asking,
         })
     }
@@ -219,9 +221,12 @@ impl Machine {
     /// One event in, what to do out.
     pub fn on(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         match event {
-            Event::Wanted { port, deadline, start_stopped, leased } => {
-                self.wanted(now, port, deadline, start_stopped, leased)
-            }
+            Event::Wanted {
+                port,
+                deadline,
+                start_stopped,
+                leased,
+            } => self.wanted(now, port, deadline, start_stopped, leased),
             Event::Verify => self.verify(now),
             Event::Suspect { epoch } => self.suspect(epoch),
             Event::Answered(Ok(seen)) => self.seen(now, seen),
@@ -266,9 +271,16 @@ impl Machine {
             self.attempt = Some(attempt);
             return vec![self.probe_effect(now, port)];
         }
-        let asleep = self.first_seen.take().is_some_and(|seen| seen.state == InstanceState::Standby);
+        let asleep = self
+            .first_seen
+            .take()
+            .is_some_and(|seen| seen.state == InstanceState::Standby);
         let effect = if asleep { Effect::Restore } else { Effect::Ask };
-        attempt.step = if asleep { Step::Restoring } else { Step::Asking };
+        attempt.step = if asleep {
+            Step::Restoring
+        } else {
+            Step::Asking
+        };
         self.attempt = Some(attempt);
         vec![effect]
     }
@@ -303,11 +315,17 @@ impl Machine {
     fn lost(&mut self) -> Vec<Effect> {
         let had = self.awake.take().is_some() || self.retired;
         self.retired = false;
-        if had { vec![Effect::Retire, Effect::Sever] } else { Vec::new() }
+        if had {
+            vec![Effect::Retire, Effect::Sever]
+        } else {
+            Vec::new()
+        }
     }
 
     fn seen(&mut self, now: Instant, seen: Seen) -> Vec<Effect> {
-        let Some(attempt) = &mut self.attempt else { return Vec::new() };
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
         let after_verb = matches!(attempt.step, Step::Restoring | Step::Starting);
         attempt.woken |= after_verb;
         match &seen.state {
@@ -331,12 +349,16 @@ impl Machine {
             InstanceState::Created | InstanceState::Paused | InstanceState::Shutdown => {
                 self.pause(now, Fault::InvalidState, false)
             }
-            InstanceState::Unknown | InstanceState::Other(_) => self.refuse_lost(WakeError::Unusable),
+            InstanceState::Unknown | InstanceState::Other(_) => {
+                self.refuse_lost(WakeError::Unusable)
+            }
         }
     }
 
     fn running(&mut self, now: Instant, seen: Seen, fresh: bool) -> Vec<Effect> {
-        let Some(attempt) = &mut self.attempt else { return Vec::new() };
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
         attempt.trouble = None;
         let fresh = fresh || attempt.woken && attempt.seen.is_none();
         attempt.seen = Some(seen.clone());
@@ -361,15 +383,26 @@ impl Machine {
     /// Looks for a while, then asks again: the instance may have changed meanwhile.
     fn probe_effect(&self, now: Instant, port: u16) -> Effect {
         let attempt = self.attempt.as_ref();
-        let idle = attempt.and_then(|a| a.seen.as_ref()).and_then(|seen| seen.terms.idle_timeout);
-        let slice = idle.map_or(Duration::from_secs(1), |idle| (idle / 3).min(Duration::from_secs(1)));
+        let idle = attempt
+            .and_then(|a| a.seen.as_ref())
+            .and_then(|seen| seen.terms.idle_timeout);
+        let slice = idle.map_or(Duration::from_secs(1), |idle| {
+            (idle / 3).min(Duration::from_secs(1))
+        });
         let until = now + slice.max(Duration::from_millis(50));
-        Effect::Probe { port, until: attempt.map_or(until, |attempt| until.min(attempt.deadline)) }
+        Effect::Probe {
+            port,
+            until: attempt.map_or(until, |attempt| until.min(attempt.deadline)),
+        }
     }
 
     fn probed(&mut self, now: Instant, open: bool) -> Vec<Effect> {
-        let Some(attempt) = &mut self.attempt else { return Vec::new() };
-        let Step::Probing(port) = attempt.step else { return Vec::new() };
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
+        let Step::Probing(port) = attempt.step else {
+            return Vec::new();
+        };
         if self.awake.is_none() || !open {
             attempt.step = Step::Asking;
             return self.unless_late_at(now, WakeStage::NotListening, Effect::Ask);
@@ -389,7 +422,9 @@ impl Machine {
     }
 
     fn fault(&mut self, now: Instant, fault: Fault) -> Vec<Effect> {
-        let Some(attempt) = &mut self.attempt else { return Vec::new() };
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
         if attempt.ports.is_empty() && !matches!(fault, Fault::NotFound) {
             // A verification in the background: what it found is acted upon when somebody asks.
             self.attempt = None;
@@ -423,13 +458,17 @@ impl Machine {
                 let again = attempt.step == Step::Restoring;
                 self.pause(now, fault, again)
             }
-            Fault::InvalidState | Fault::Unreachable | Fault::Failed => self.pause(now, fault, false),
+            Fault::InvalidState | Fault::Unreachable | Fault::Failed => {
+                self.pause(now, fault, false)
+            }
         }
     }
 
     /// Waits a little, longer each time, within the attempt's time.
     fn pause(&mut self, now: Instant, trouble: Fault, then_restore: bool) -> Vec<Effect> {
-        let Some(attempt) = &mut self.attempt else { return Vec::new() };
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
         let pause = (FIRST_PAUSE * 2_u32.saturating_pow(attempt.pauses)).min(LONGEST_PAUSE);
         attempt.pauses = (attempt.pauses + 1).min(16);
         attempt.trouble = Some(trouble);
@@ -441,10 +480,25 @@ impl Machine {
     }
 
     fn pause_over(&mut self, now: Instant) -> Vec<Effect> {
-        let Some(attempt) = &mut self.attempt else { return Vec::new() };
-        let Step::Pausing { then_restore } = attempt.step else { return Vec::new() };
-        attempt.step = if then_restore { Step::Restoring } else { Step::Asking };
-        self.unless_late(now, if then_restore { Effect::Restore } else { Effect::Ask })
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
+        let Step::Pausing { then_restore } = attempt.step else {
+            return Vec::new();
+        };
+        attempt.step = if then_restore {
+            Step::Restoring
+        } else {
+            Step::Asking
+        };
+        self.unless_late(
+            now,
+            if then_restore {
+                Effect::Restore
+            } else {
+                Effect::Ask
+            },
+        )
     }
 
     fn unless_late(&mut self, now: Instant, effect: Effect) -> Vec<Effect> {
@@ -453,8 +507,15 @@ impl Machine {
     }
 
     fn unless_late_at(&mut self, now: Instant, stage: WakeStage, effect: Effect) -> Vec<Effect> {
-        let late = self.attempt.as_ref().is_none_or(|attempt| now >= attempt.deadline);
-        if late { self.give_up(now, stage) } else { vec![effect] }
+        let late = self
+            .attempt
+            .as_ref()
+            .is_none_or(|attempt| now >= attempt.deadline);
+        if late {
+            self.give_up(now, stage)
+        } else {
+            vec![effect]
+        }
     }
 
     /// Time has run out: a failed attempt, for the reason that was last in the way.
@@ -469,7 +530,9 @@ impl Machine {
             Some(Fault::NoCapacity) => WakeError::NoCapacity,
             Some(Fault::Unreachable) => WakeError::ControlPlaneDown,
             Some(Fault::Failed) => WakeError::Failed,
-            Some(Fault::InStandby | Fault::InvalidState | Fault::NotFound | Fault::Unauthorized)
+            Some(
+                Fault::InStandby | Fault::InvalidState | Fault::NotFound | Fault::Unauthorized,
+            )
             | None => WakeError::TimedOut(stage),
         })]
     }

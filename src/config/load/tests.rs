@@ -11,7 +11,10 @@ fn none() -> Variables {
 }
 
 fn variables(pairs: &[(&str, &str)]) -> Variables {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
 }
 
 #[track_caller]
@@ -23,7 +26,10 @@ fn problems(text: &str) -> Vec<String> {
 #[test]
 fn a_wrong_key_is_named_with_its_line_and_the_nearest_valid_key() {
     let got = problems(&format!("{ROUTE}\n[wake]\ntimout = \"3s\"\n"));
-    assert_eq!(got, ["w.toml:6:1: `wake.timout`: there is no such key\n    did you mean `timeout`?"]);
+    assert_eq!(
+        got,
+        ["w.toml:6:1: `wake.timout`: there is no such key\n    did you mean `timeout`?"]
+    );
 }
 
 #[test]
@@ -34,7 +40,14 @@ fn all_problems_come_together_in_the_order_of_the_file() {
     let keys: Vec<&str> = got.iter().filter_map(|p| p.split('`').nth(1)).collect();
     assert_eq!(
         keys,
-        ["server.max_connections", "wake.timeout", "wake.max_held", "route[0].host", "route[0].port", "route[0].hypeman"]
+        [
+            "server.max_connections",
+            "wake.timeout",
+            "wake.max_held",
+            "route[0].host",
+            "route[0].port",
+            "route[0].hypeman"
+        ]
     );
 }
 
@@ -51,14 +64,21 @@ fn a_missing_instance_and_a_repeated_route_are_refused() {
 
 #[test]
 fn a_key_that_is_not_there_yet_is_not_called_unknown() {
-    let got = problems(&format!("{ROUTE}[[listener]]\ntls = {{ cert = \"x\", key = \"y\" }}\n"));
+    let got = problems(&format!(
+        "{ROUTE}[[listener]]\ntls = {{ cert = \"x\", key = \"y\" }}\n"
+    ));
     assert!(got[0].contains("not available in this version"), "{got:?}");
 }
 
 #[test]
 fn a_password_in_a_url_is_refused_without_being_repeated() {
-    let got = problems(&format!("[[hypeman]]\nurl = \"http://u:hunter2@h\"\n{ROUTE}"));
-    assert!(got[0].contains("api_key_file") && !got[0].contains("hunter2"), "{got:?}");
+    let got = problems(&format!(
+        "[[hypeman]]\nurl = \"http://u:hunter2@h\"\n{ROUTE}"
+    ));
+    assert!(
+        got[0].contains("api_key_file") && !got[0].contains("hunter2"),
+        "{got:?}"
+    );
 }
 
 #[test]
@@ -69,8 +89,16 @@ fn broken_toml_is_reported_with_its_line() {
 
 #[test]
 fn the_environment_wins_over_the_file_and_can_stand_alone() {
-    let vars = variables(&[("WAKEGATE_WAKE_TIMEOUT", "7s"), ("WAKEGATE_ROUTE_0_WAKE_TIMEOUT", "9s")]);
-    let config = load("w.toml", &format!("{ROUTE}[wake]\ntimeout = \"3s\"\n"), &vars).unwrap();
+    let vars = variables(&[
+        ("WAKEGATE_WAKE_TIMEOUT", "7s"),
+        ("WAKEGATE_ROUTE_0_WAKE_TIMEOUT", "9s"),
+    ]);
+    let config = load(
+        "w.toml",
+        &format!("{ROUTE}[wake]\ntimeout = \"3s\"\n"),
+        &vars,
+    )
+    .unwrap();
     assert_eq!(config.wake.timeout, Duration::from_secs(7));
     assert_eq!(config.route[0].wake.timeout, Duration::from_secs(9));
 
@@ -86,19 +114,43 @@ fn the_environment_wins_over_the_file_and_can_stand_alone() {
     assert_eq!(config.route[0].port, 3000);
     assert_eq!(config.listener[0].address.port(), 80);
     assert_eq!(config.hypeman[0].url, "http://h:1");
-    assert_eq!(config.hypeman[0].api_key.as_ref().map(Secret::reveal), Some("k"));
+    assert_eq!(
+        config.hypeman[0].api_key.as_ref().map(Secret::reveal),
+        Some("k")
+    );
 }
 
 #[test]
 fn a_stray_variable_is_a_problem_with_its_nearest_name() {
-    let error = load("w.toml", ROUTE, &variables(&[("WAKEGATE_WAKE_TIMEOT", "7s")])).unwrap_err();
-    assert!(error.to_string().contains("did you mean `WAKEGATE_WAKE_TIMEOUT`?"), "{error}");
+    let error = load(
+        "w.toml",
+        ROUTE,
+        &variables(&[("WAKEGATE_WAKE_TIMEOT", "7s")]),
+    )
+    .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("did you mean `WAKEGATE_WAKE_TIMEOUT`?"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_route_takes_its_wake_rules_from_the_general_ones() {
-    let config = load("w.toml", &format!("{ROUTE}[wake]\ntimeout = \"3s\"\nstart_stopped = true"), &none()).unwrap();
-    assert_eq!(config.route[0].wake, RouteWakeConfig { timeout: Duration::from_secs(3), start_stopped: true });
+    let config = load(
+        "w.toml",
+        &format!("{ROUTE}[wake]\ntimeout = \"3s\"\nstart_stopped = true"),
+        &none(),
+    )
+    .unwrap();
+    assert_eq!(
+        config.route[0].wake,
+        RouteWakeConfig {
+            timeout: Duration::from_secs(3),
+            start_stopped: true
+        }
+    );
 }
 
 #[test]

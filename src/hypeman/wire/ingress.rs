@@ -45,10 +45,18 @@ pub struct IngressRule {
     /// Where.
     pub target: IngressTarget,
     /// Whether the host terminates TLS.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub tls: bool,
     /// Whether plain HTTP is redirected; needs `tls`.
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub redirect_http: bool,
     /// A header that a request must have.
     #[serde(default, skip_serializing_if = "Option::is_none")]

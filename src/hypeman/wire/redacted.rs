@@ -30,6 +30,8 @@ impl fmt::Debug for RedactedText {
 
 impl fmt::Debug for RedactedMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map().entries(self.0.keys().map(|key| (key, format_args!("***")))).finish()
+        f.debug_map()
+            .entries(self.0.keys().map(|key| (key, format_args!("***"))))
+            .finish()
     }
 }

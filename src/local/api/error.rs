@@ -20,12 +20,20 @@ pub(in crate::local) struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        Self { status, code: code.to_owned(), message: message.into() }
+        Self {
+            status,
+            code: code.to_owned(),
+            message: message.into(),
+        }
     }
 
     /// In the dialect of the validator and the router.
     fn validator(status: StatusCode, message: impl Into<String>) -> Self {
-        Self::new(status, status.canonical_reason().unwrap_or_default(), message)
+        Self::new(
+            status,
+            status.canonical_reason().unwrap_or_default(),
+            message,
+        )
     }
 
     pub(in crate::local) fn bad_request(code: &str, message: impl Into<String>) -> Self {
@@ -72,7 +80,11 @@ impl ApiError {
     }
 
     pub(in crate::local) fn not_implemented(message: &str) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "not_implemented", message)
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "not_implemented",
+            message,
+        )
     }
 
     pub(in crate::local) fn not_supported(message: &str) -> Self {
@@ -82,6 +94,10 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(json!({ "code": self.code, "message": self.message }))).into_response()
+        (
+            self.status,
+            Json(json!({ "code": self.code, "message": self.message })),
+        )
+            .into_response()
     }
 }

@@ -86,9 +86,14 @@ fn captures(hostname: &str) -> Option<Vec<&str>> {
     let mut names = Vec::new();
     let labels: Vec<&str> = hostname.split('.').collect();
     for label in &labels {
-        if let Some(name) = label.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+        if let Some(name) = label
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+        {
             let mut bytes = name.bytes();
-            let fine = bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+            let fine = bytes
+                .next()
+                .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
                 && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
             if !fine || names.contains(&name) {
                 return None;
@@ -104,8 +109,16 @@ fn captures(hostname: &str) -> Option<Vec<&str>> {
 fn reserved(header: &str) -> bool {
     let header = header.to_ascii_lowercase();
     let names = [
-        "host", "authorization", "cookie", "content-length", "connection", "keep-alive", "te",
-        "trailer", "transfer-encoding", "upgrade",
+        "host",
+        "authorization",
+        "cookie",
+        "content-length",
+        "connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
     ];
     names.contains(&header.as_str())
         || header.starts_with("proxy-")
@@ -134,13 +147,19 @@ async fn check(fleet: &Fleet, rules: &[Rule]) -> Result<(), ApiError> {
         }
         if let Some(auth) = &rule.request_header_auth {
             let fine = (32..=256).contains(&auth.value.len())
-                && auth.value.bytes().all(|b| b.is_ascii_graphic() && !b"*{}".contains(&b));
+                && auth
+                    .value
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() && !b"*{}".contains(&b));
             if !fine || reserved(&auth.header) {
                 return Err(bad(format_args!("bad request_header_auth in rule {index}")));
             }
         }
         let target = rule.target.instance.as_str();
-        match target.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) {
+        match target
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+        {
             Some(name) if names.contains(&name) => {}
             Some(_) => return Err(bad(format_args!("unknown capture in rule {index}"))),
             None => {
@@ -157,7 +176,11 @@ pub(super) async fn create(
     Shared(fleet): Shared<Arc<Fleet>>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<IngressRecord>), ApiError> {
-    let CreateRequest { name, tags, mut rules } = required(&body)?;
+    let CreateRequest {
+        name,
+        tags,
+        mut rules,
+    } = required(&body)?;
     if !is_name(&name) || !are_tags(&tags) {
         return Err(bad("bad name or tags"));
     }
@@ -166,16 +189,34 @@ pub(super) async fn create(
     }
     check(&fleet, &rules).await?;
     let id = crate::local::id::new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
-    let record = IngressRecord { id, name, created_at: Timestamp::now(), tags, rules };
-    let mut all = fleet.ingresses.write().unwrap_or_else(PoisonError::into_inner);
+    let record = IngressRecord {
+        id,
+        name,
+        created_at: Timestamp::now(),
+        tags,
+        rules,
+    };
+    let mut all = fleet
+        .ingresses
+        .write()
+        .unwrap_or_else(PoisonError::into_inner);
     if all.values().any(|other| other.name == record.name) {
-        return Err(ApiError::conflict("already_exists", "ingress name already in use"));
+        return Err(ApiError::conflict(
+            "already_exists",
+            "ingress name already in use",
+        ));
     }
     let key = |rule: &Rule| (rule.matches.hostname.clone(), rule.matches.port);
-    let mut taken: Vec<_> = all.values().flat_map(|other| other.rules.iter().map(key)).collect();
+    let mut taken: Vec<_> = all
+        .values()
+        .flat_map(|other| other.rules.iter().map(key))
+        .collect();
     for rule in &record.rules {
         if taken.contains(&key(rule)) {
-            return Err(ApiError::conflict("hostname_in_use", "hostname already in use"));
+            return Err(ApiError::conflict(
+                "hostname_in_use",
+                "hostname already in use",
+            ));
         }
         taken.push(key(rule));
     }
@@ -190,16 +231,26 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Json<Vec<IngressRecord>> {
     let tags = Query::parse(query.as_deref()).deep_object("tags");
-    let all = fleet.ingresses.read().unwrap_or_else(PoisonError::into_inner);
-    let matching = all
-        .values()
-        .filter(|ingress| tags.iter().all(|(key, value)| ingress.tags.get(key) == Some(value)));
+    let all = fleet
+        .ingresses
+        .read()
+        .unwrap_or_else(PoisonError::into_inner);
+    let matching = all.values().filter(|ingress| {
+        tags.iter()
+            .all(|(key, value)| ingress.tags.get(key) == Some(value))
+    });
     Json(matching.cloned().collect())
 }
 
 fn find(fleet: &Fleet, text: &str) -> Result<IngressRecord, ApiError> {
-    let all = fleet.ingresses.read().unwrap_or_else(PoisonError::into_inner);
-    if let Some(ingress) = all.get(text).or_else(|| all.values().find(|i| i.name == text)) {
+    let all = fleet
+        .ingresses
+        .read()
+        .unwrap_or_else(PoisonError::into_inner);
+    if let Some(ingress) = all
+        .get(text)
+        .or_else(|| all.values().find(|i| i.name == text))
+    {
         return Ok(ingress.clone());
     }
     let mut matching = all.values().filter(|ingress| ingress.id.starts_with(text));
@@ -224,6 +275,10 @@ pub(super) async fn delete(
     let ingress = find(&fleet, &id)?;
     let removed = fleet.store.remove(Kind::Ingress, &ingress.id);
     removed.map_err(|_| ApiError::internal("failed to delete ingress"))?;
-    fleet.ingresses.write().unwrap_or_else(PoisonError::into_inner).remove(&ingress.id);
+    fleet
+        .ingresses
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&ingress.id);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -68,7 +68,9 @@ fn invalid(message: impl Into<String>) -> ApiError {
 }
 
 fn size(code: &str, text: Option<&String>) -> Result<Option<u64>, ApiError> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     let bytes = parse_size(text).ok_or_else(|| {
         let what = code.trim_start_matches("invalid_");
         ApiError::bad_request(code, format!("invalid {what} format: {text}"))
@@ -97,7 +99,9 @@ fn expiry(
             }
         };
     }
-    let Some(text) = expires_at else { return Ok(None) };
+    let Some(text) = expires_at else {
+        return Ok(None);
+    };
     let bad = |why: &str| ApiError::bad_request("invalid_expires_at", format!("expires_at: {why}"));
     let at: Timestamp = text.parse().map_err(|_| bad("not an RFC 3339 time"))?;
     if at <= now {
@@ -124,7 +128,9 @@ fn refuse_policies(health: Option<&Value>, restart: Option<&Value>) -> Result<()
 
 fn accept(request: CreateRequest, now: Timestamp) -> Result<Spec, ApiError> {
     if !is_name(&request.name) {
-        return Err(invalid("name must be lowercase letters, digits and hyphens, at most 63"));
+        return Err(invalid(
+            "name must be lowercase letters, digits and hyphens, at most 63",
+        ));
     }
     let tags = request.tags.unwrap_or_default();
     if !are_tags(&tags) {
@@ -139,28 +145,48 @@ fn accept(request: CreateRequest, now: Timestamp) -> Result<Spec, ApiError> {
             }
         }
         image => {
-            let text = format!("image not found: {image}; there are {HELLO_IMAGE} and {EXEC_IMAGE}");
+            let text =
+                format!("image not found: {image}; there are {HELLO_IMAGE} and {EXEC_IMAGE}");
             return Err(ApiError::not_found(&text));
         }
     }
     let unsupported = [
-        ("devices", request.devices.is_some_and(|list| !list.is_empty())),
+        (
+            "devices",
+            request.devices.is_some_and(|list| !list.is_empty()),
+        ),
         ("gpu", request.gpu.is_some()),
-        ("volumes", request.volumes.is_some_and(|list| !list.is_empty())),
-        ("credentials", request.credentials.is_some_and(|list| !list.is_empty())),
+        (
+            "volumes",
+            request.volumes.is_some_and(|list| !list.is_empty()),
+        ),
+        (
+            "credentials",
+            request.credentials.is_some_and(|list| !list.is_empty()),
+        ),
     ];
     if let Some((field, _)) = unsupported.iter().find(|(_, given)| *given) {
-        return Err(invalid(format!("{field}: not supported by the process driver")));
+        return Err(invalid(format!(
+            "{field}: not supported by the process driver"
+        )));
     }
     let env = request.env.unwrap_or_default();
-    if env.get("PORT").is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
+    if env
+        .get("PORT")
+        .is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0))
+    {
         return Err(invalid("env.PORT must be 1 to 65535"));
     }
     let vcpus = request.vcpus.unwrap_or(2);
     let vcpus = u32::try_from(vcpus).ok().filter(|vcpus| *vcpus >= 1);
-    refuse_policies(request.health_check.as_ref(), request.restart_policy.as_ref())?;
+    refuse_policies(
+        request.health_check.as_ref(),
+        request.restart_policy.as_ref(),
+    )?;
     let rate = request.disk_io_bps.map(|rate| {
-        rate.trim_end_matches("/s").trim_end_matches("ps").to_owned()
+        rate.trim_end_matches("/s")
+            .trim_end_matches("ps")
+            .to_owned()
     });
     Ok(Spec {
         id: crate::local::id::new_id().map_err(|error| ApiError::internal(&error.to_string()))?,
@@ -177,8 +203,14 @@ fn accept(request: CreateRequest, now: Timestamp) -> Result<Spec, ApiError> {
             .unwrap_or(10 << 30),
         disk_io_bps: size("invalid_disk_io_bps", rate.as_ref())?,
         vcpus: vcpus.ok_or_else(|| invalid("vcpus must be at least 1"))?,
-        network_enabled: request.network.and_then(|network| network.enabled).unwrap_or(true),
-        policy: request.auto_standby.map(|policy| Policy::accept(&policy)).transpose()?,
+        network_enabled: request
+            .network
+            .and_then(|network| network.enabled)
+            .unwrap_or(true),
+        policy: request
+            .auto_standby
+            .map(|policy| Policy::accept(&policy))
+            .transpose()?,
         snapshot_policy: request.snapshot_policy,
         expires_at: expiry(request.ttl.as_ref(), request.expires_at.as_ref(), now)?.flatten(),
         schedule: None,
@@ -226,7 +258,9 @@ pub(super) async fn list(
     let records = all.iter().map(|instance| instance.record());
     let matching = records.filter(|record| {
         state.is_none_or(|state| record.state == state)
-            && tags.iter().all(|(key, value)| record.spec.tags.get(key) == Some(value))
+            && tags
+                .iter()
+                .all(|(key, value)| record.spec.tags.get(key) == Some(value))
     });
     Ok(Json(matching.map(|record| record.view(now)).collect()))
 }
@@ -244,7 +278,9 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, ApiError> {
     let instance = fleet.resolve(&id).await?;
     let owner = Arc::clone(&fleet);
-    fleet.detached(async move { owner.delete_instance(&instance).await }).await?;
+    fleet
+        .detached(async move { owner.delete_instance(&instance).await })
+        .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -257,7 +293,14 @@ pub(super) async fn update(
     let instance = fleet.resolve(&id).await?;
     let _guard = instance.lock.write().await;
     let now = Timestamp::now();
-    let UpdateRequest { env, auto_standby, health_check, restart_policy, ttl, expires_at } = request;
+    let UpdateRequest {
+        env,
+        auto_standby,
+        health_check,
+        restart_policy,
+        ttl,
+        expires_at,
+    } = request;
     let empty = env.is_none()
         && auto_standby.is_none()
         && health_check.is_none()
@@ -268,15 +311,22 @@ pub(super) async fn update(
         return Err(invalid("no fields to update"));
     }
     if env.is_some() {
-        return Err(invalid("env: only keys that a credential uses can change, and there is none"));
+        return Err(invalid(
+            "env: only keys that a credential uses can change, and there is none",
+        ));
     }
     refuse_policies(health_check.as_ref(), restart_policy.as_ref())?;
-    let policy = auto_standby.map(|policy| Policy::accept(&policy)).transpose()?;
+    let policy = auto_standby
+        .map(|policy| Policy::accept(&policy))
+        .transpose()?;
     let expires = expiry(ttl.as_ref(), expires_at.as_ref(), now)?;
     {
         let mut record = instance.record();
         if record.spec.expires_at.is_some_and(|at| at <= now) {
-            return Err(ApiError::conflict("instance_expired", "instance has expired"));
+            return Err(ApiError::conflict(
+                "instance_expired",
+                "instance has expired",
+            ));
         }
         if let Some(expires) = expires {
             record.spec.expires_at = expires;

@@ -37,11 +37,17 @@ pub(super) async fn logs(
         "hypeman" => "hypeman.log",
         // A process has no VMM, so this log never exists.
         "vmm" => "vmm.log",
-        _ => return Err(ApiError::malformed("parameter source in query has an error")),
+        _ => {
+            return Err(ApiError::malformed(
+                "parameter source in query has an error",
+            ));
+        }
     };
     let instance = fleet.resolve(&id).await?;
     let folder = fleet.store.folder(Kind::Instance, &instance.id);
-    let path = folder.map_err(|_| ApiError::internal("failed to read logs"))?.join(file);
+    let path = folder
+        .map_err(|_| ApiError::internal("failed to read logs"))?
+        .join(file);
     let lines = Lines::open(&path, tail, follow, instance).await?;
     let body = Body::from_stream(stream::unfold(lines, async |mut lines| {
         let event = lines.next().await?;
@@ -72,7 +78,11 @@ impl Lines {
         follow: bool,
         instance: Arc<Instance>,
     ) -> Result<Self, ApiError> {
-        let open = async || File::open(path).await.map_err(|_| ApiError::log_not_found());
+        let open = async || {
+            File::open(path)
+                .await
+                .map_err(|_| ApiError::log_not_found())
+        };
         let mut reader = BufReader::new(open().await?);
         let (mut count, mut line) = (0_usize, Vec::new());
         while matches!(reader.read_until(b'\n', &mut line).await, Ok(length) if length > 0) {
@@ -85,13 +95,22 @@ impl Lines {
             // A log that shrinks meanwhile is only shorter than expected.
             let _shorter = reader.read_until(b'\n', &mut line).await;
         }
-        Ok(Self { reader, pending: Vec::new(), follow, instance })
+        Ok(Self {
+            reader,
+            pending: Vec::new(),
+            follow,
+            instance,
+        })
     }
 
     /// The next event; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            let read = self.reader.read_until(b'\n', &mut self.pending).await.ok()?;
+            let read = self
+                .reader
+                .read_until(b'\n', &mut self.pending)
+                .await
+                .ok()?;
             let complete = self.pending.ends_with(b"\n");
             if complete || (read == 0 && !self.follow && !self.pending.is_empty()) {
                 let text = String::from_utf8_lossy(&self.pending);

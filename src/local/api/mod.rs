@@ -35,7 +35,9 @@ pub(super) fn routes(fleet: Arc<Fleet>, token: Option<String>) -> Router {
         .route("/instances", get(instances::list).post(instances::create))
         .route(
             "/instances/{id}",
-            get(instances::get).patch(instances::update).delete(instances::delete),
+            get(instances::get)
+                .patch(instances::update)
+                .delete(instances::delete),
         )
         .route("/instances/{id}/standby", post(verbs::standby))
         .route("/instances/{id}/restore", post(verbs::restore))
@@ -46,22 +48,39 @@ pub(super) fn routes(fleet: Arc<Fleet>, token: Option<String>) -> Router {
         .route("/instances/{id}/logs", get(logs::logs))
         .route("/instances/{id}/stat", get(observe::stat))
         .route("/instances/{id}/stats", get(observe::stats))
-        .route("/instances/{id}/auto-standby/status", get(observe::auto_standby_status))
-        .route("/instances/{id}/auto-standby/hold", post(observe::auto_standby_hold))
+        .route(
+            "/instances/{id}/auto-standby/status",
+            get(observe::auto_standby_status),
+        )
+        .route(
+            "/instances/{id}/auto-standby/hold",
+            post(observe::auto_standby_hold),
+        )
         .route(
             "/instances/{id}/volumes/{volume}",
             post(snapshots::attach_volume).delete(snapshots::detach_volume),
         )
         .route("/instances/{id}/snapshots", post(snapshots::create))
-        .route("/instances/{id}/snapshots/{snapshot}/restore", post(snapshots::restore))
+        .route(
+            "/instances/{id}/snapshots/{snapshot}/restore",
+            post(snapshots::restore),
+        )
         .route(
             "/instances/{id}/snapshot-schedule",
-            get(snapshots::schedule).put(snapshots::set_schedule).delete(snapshots::delete_schedule),
+            get(snapshots::schedule)
+                .put(snapshots::set_schedule)
+                .delete(snapshots::delete_schedule),
         )
         .route("/snapshots", get(snapshots::list))
-        .route("/snapshots/{snapshot}", get(snapshots::get).delete(snapshots::get))
+        .route(
+            "/snapshots/{snapshot}",
+            get(snapshots::get).delete(snapshots::get),
+        )
         .route("/ingresses", get(ingresses::list).post(ingresses::create))
-        .route("/ingresses/{id}", get(ingresses::get).delete(ingresses::delete))
+        .route(
+            "/ingresses/{id}",
+            get(ingresses::get).delete(ingresses::delete),
+        )
         .route("/capabilities", get(capabilities))
         .route_layer(axum::middleware::from_fn_with_state(token, authenticate))
         .route("/health", get(async || Json(json!({ "status": "ok" }))))
@@ -75,14 +94,18 @@ async fn authenticate(
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let Some(token) = token else { return Ok(next.run(request).await) };
+    let Some(token) = token else {
+        return Ok(next.run(request).await);
+    };
     let header = request.headers().get(header::AUTHORIZATION);
     let header = header.ok_or_else(|| ApiError::unauthorized("authorization header required"))?;
     let offered = header.to_str().ok().and_then(|text| text.split_once(' '));
     let (scheme, offered) =
         offered.ok_or_else(|| ApiError::unauthorized("invalid authorization header format"))?;
     if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(ApiError::unauthorized("invalid authorization header format"));
+        return Err(ApiError::unauthorized(
+            "invalid authorization header format",
+        ));
     }
     if bool::from(offered.trim().as_bytes().ct_eq(token.as_bytes())) {
         Ok(next.run(request).await)

@@ -31,7 +31,10 @@ pub(super) async fn wait(
     let target = query.text("state").and_then(State::parse).ok_or_else(bad)?;
     let instance = fleet.resolve(&id).await?;
     if target == State::Unknown {
-        return Err(ApiError::bad_request("invalid_state", "cannot wait for Unknown"));
+        return Err(ApiError::bad_request(
+            "invalid_state",
+            "cannot wait for Unknown",
+        ));
     }
     let invalid = |text: &str| ApiError::bad_request("invalid_timeout", text);
     let timeout: GoDuration = query
@@ -49,14 +52,18 @@ pub(super) async fn wait(
         if instance.is_deleted() {
             return Err(ApiError::not_found("instance was deleted while waiting"));
         }
-        let settled =
-            matches!(state, State::Stopped | State::Standby | State::Shutdown | State::Paused | State::Unknown);
+        let settled = matches!(
+            state,
+            State::Stopped | State::Standby | State::Shutdown | State::Paused | State::Unknown
+        );
         if state == target || settled {
             return Ok(Json(json!({ "state": state, "timed_out": false })));
         }
         let changed = tokio::time::timeout_at(deadline, states.changed()).await;
         if changed.is_err() {
-            return Ok(Json(json!({ "state": instance.state(), "timed_out": true })));
+            return Ok(Json(
+                json!({ "state": instance.state(), "timed_out": true }),
+            ));
         }
     }
 }
@@ -129,7 +136,11 @@ pub(super) async fn stats(
 fn status_of(instance: &Instance) -> Json<StatusView> {
     let record = instance.record();
     let policy = record.spec.policy.as_ref();
-    Json(record.countdown.status(policy, record.circumstances(), Timestamp::now()))
+    Json(
+        record
+            .countdown
+            .status(policy, record.circumstances(), Timestamp::now()),
+    )
 }
 
 pub(super) async fn auto_standby_status(

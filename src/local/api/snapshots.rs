@@ -56,9 +56,9 @@ pub(super) async fn create(
         "Stopped" if instance.state() != State::Stopped => {
             Err(ApiError::conflict("conflict", "instance is not stopped"))
         }
-        "Stopped" | "Standby" => {
-            Err(ApiError::not_supported("the process driver cannot make snapshots"))
-        }
+        "Stopped" | "Standby" => Err(ApiError::not_supported(
+            "the process driver cannot make snapshots",
+        )),
         _ => Err(ApiError::malformed("kind must be Standby or Stopped")),
     }
 }
@@ -115,18 +115,29 @@ pub(super) async fn set_schedule(
 ) -> Result<Json<Value>, ApiError> {
     let request: ScheduleRequest = required(&body)?;
     let instance = fleet.resolve(&id).await?;
-    let interval: GoDuration =
-        request.interval.parse().map_err(|_| invalid("interval is not a duration"))?;
+    let interval: GoDuration = request
+        .interval
+        .parse()
+        .map_err(|_| invalid("interval is not a duration"))?;
     if interval.nanos() < 60_000_000_000 {
         return Err(invalid("interval must be at least 1m"));
     }
-    let age = request.retention.max_age.as_deref().map(str::parse::<GoDuration>).transpose();
+    let age = request
+        .retention
+        .max_age
+        .as_deref()
+        .map(str::parse::<GoDuration>)
+        .transpose();
     let age = age.map_err(|_| invalid("retention.max_age is not a duration"))?;
     let count = request.retention.max_count;
     if (age.is_none() && count.is_none()) || count.is_some_and(|count| count < 0) {
         return Err(invalid("retention needs max_count or max_age"));
     }
-    if request.name_prefix.as_ref().is_some_and(|prefix| prefix.len() > 47) {
+    if request
+        .name_prefix
+        .as_ref()
+        .is_some_and(|prefix| prefix.len() > 47)
+    {
         return Err(invalid("name_prefix must be at most 47 characters"));
     }
     let metadata = request.metadata.unwrap_or_default();
@@ -135,7 +146,9 @@ pub(super) async fn set_schedule(
     }
     let now = Timestamp::now();
     let step = SignedDuration::from_nanos(interval.nanos());
-    let next_run_at = now.checked_add(step).map_err(|_| invalid("interval is too long"))?;
+    let next_run_at = now
+        .checked_add(step)
+        .map_err(|_| invalid("interval is too long"))?;
     let answer = {
         let mut record = instance.record();
         let before = record.spec.schedule.take();
@@ -176,7 +189,9 @@ pub(super) async fn attach_volume(
     Path((id, _volume)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     fleet.resolve(&id).await?;
-    Err(ApiError::not_implemented("volume attachment not yet implemented"))
+    Err(ApiError::not_implemented(
+        "volume attachment not yet implemented",
+    ))
 }
 
 pub(super) async fn detach_volume(
@@ -184,5 +199,7 @@ pub(super) async fn detach_volume(
     Path((id, _volume)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
     fleet.resolve(&id).await?;
-    Err(ApiError::not_implemented("volume detachment not yet implemented"))
+    Err(ApiError::not_implemented(
+        "volume detachment not yet implemented",
+    ))
 }

@@ -61,9 +61,15 @@ impl StandbyRequest {
                 _ => return bad("algorithm must be zstd or lz4"),
             }
         }
-        let delay = self.compression_delay.as_deref().map(str::parse::<GoDuration>);
+        let delay = self
+            .compression_delay
+            .as_deref()
+            .map(str::parse::<GoDuration>);
         if delay.is_some_and(|delay| !delay.is_ok_and(|delay| delay.nanos() >= 0)) {
-            return Err(ApiError::bad_request("invalid_compression_delay", "invalid duration"));
+            return Err(ApiError::bad_request(
+                "invalid_compression_delay",
+                "invalid duration",
+            ));
         }
         Ok(())
     }
@@ -79,7 +85,9 @@ pub(super) async fn standby(
     request.check()?;
     let with_options = request.compression.is_some() || request.compression_delay.is_some();
     let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
-    fleet.detached(async move { owner.standby(&target, with_options).await }).await?;
+    fleet
+        .detached(async move { owner.standby(&target, with_options).await })
+        .await?;
     Ok(view(&instance))
 }
 
@@ -89,7 +97,9 @@ pub(super) async fn restore(
 ) -> Result<Json<Value>, ApiError> {
     let instance = fleet.resolve(&id).await?;
     let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
-    fleet.detached(async move { owner.restore(&target).await }).await?;
+    fleet
+        .detached(async move { owner.restore(&target).await })
+        .await?;
     Ok(view(&instance))
 }
 
@@ -101,7 +111,9 @@ pub(super) async fn start(
     let StartRequest { entrypoint, cmd } = required(&body)?;
     let instance = fleet.resolve(&id).await?;
     let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
-    fleet.detached(async move { owner.start(&target, entrypoint, cmd).await }).await?;
+    fleet
+        .detached(async move { owner.start(&target, entrypoint, cmd).await })
+        .await?;
     Ok(view(&instance))
 }
 
@@ -111,7 +123,9 @@ pub(super) async fn stop(
 ) -> Result<Json<Value>, ApiError> {
     let instance = fleet.resolve(&id).await?;
     let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
-    fleet.detached(async move { owner.stop(&target).await }).await?;
+    fleet
+        .detached(async move { owner.stop(&target).await })
+        .await?;
     Ok(view(&instance))
 }
 
@@ -120,11 +134,17 @@ pub(super) async fn fork(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
-    let ForkRequest { name, from_running, target_state } = required(&body)?;
+    let ForkRequest {
+        name,
+        from_running,
+        target_state,
+    } = required(&body)?;
     let source = fleet.resolve(&id).await?;
     let invalid = |text: &str| ApiError::bad_request("invalid_request", text);
     if !is_name(&name) {
-        return Err(invalid("name must be lowercase letters, digits and hyphens, at most 63"));
+        return Err(invalid(
+            "name must be lowercase letters, digits and hyphens, at most 63",
+        ));
     }
     let target = match target_state.as_deref() {
         None | Some("") => None,

@@ -82,9 +82,14 @@ impl Traffic {
     }
 
     fn note(&self, source: Ipv4Addr, port: u16) {
-        let counts = self.policy.load().as_ref().is_none_or(|policy| policy.counts(source, port));
+        let counts = self
+            .policy
+            .load()
+            .as_ref()
+            .is_none_or(|policy| policy.counts(source, port));
         if counts {
-            self.last_event.store(Timestamp::now().as_microsecond(), Ordering::Relaxed);
+            self.last_event
+                .store(Timestamp::now().as_microsecond(), Ordering::Relaxed);
         }
     }
 }
@@ -107,15 +112,26 @@ impl Address {
 
     /// Opens the address. Ports that were open before are open again when this returns.
     pub(super) fn open(self: &Arc<Self>) {
-        let door = Door { shut: CancellationToken::new(), tasks: TaskTracker::new() };
+        let door = Door {
+            shut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
         let mut doors = BTreeMap::new();
-        let before = self.ports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let before = self
+            .ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         for port in before {
             self.open_port(port, &door, &mut doors);
         }
         let watcher = Arc::clone(self).watch(door.shut.clone(), door.tasks.clone(), doors);
         door.tasks.spawn(watcher);
-        let replaced = self.door.lock().unwrap_or_else(PoisonError::into_inner).replace(door);
+        let replaced = self
+            .door
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(door);
         if let Some(replaced) = replaced {
             replaced.shut.cancel();
         }
@@ -123,7 +139,11 @@ impl Address {
 
     /// Closes the address; when this returns, every connection is cut.
     pub(super) async fn close(&self) {
-        let door = self.door.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let door = self
+            .door
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(door) = door else { return };
         door.shut.cancel();
         door.tasks.close();
@@ -157,7 +177,11 @@ impl Address {
                 *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = open;
             }
             let coming_up = !doors.contains_key(&self.port) && opened.elapsed() < COMING_UP;
-            let pause = if coming_up { LOOK_COMING_UP } else { LOOK_LATER };
+            let pause = if coming_up {
+                LOOK_COMING_UP
+            } else {
+                LOOK_LATER
+            };
             tokio::select! {
                 () = sleep(pause) => {}
                 () = door.shut.cancelled() => return,
@@ -183,7 +207,8 @@ impl Address {
         };
         let token = door.shut.child_token();
         doors.insert(port, token.clone());
-        let serve = Arc::clone(self).serve(listener, port, token, door.shut.clone(), door.tasks.clone());
+        let serve =
+            Arc::clone(self).serve(listener, port, token, door.shut.clone(), door.tasks.clone());
         door.tasks.spawn(serve);
     }
 
@@ -225,12 +250,18 @@ impl Address {
     ) {
         self.traffic.note(source, port);
         let target = SocketAddrV4::new(self.private, port);
-        let mut client = Counted { stream: client, read: &self.traffic.received };
+        let mut client = Counted {
+            stream: client,
+            read: &self.traffic.received,
+        };
         let carried = async {
             let server = TcpStream::connect(target).await?;
             // Small answers must not wait for more; a socket that cannot do this still works.
             let _slower = (client.stream.set_nodelay(true), server.set_nodelay(true));
-            let mut server = Counted { stream: server, read: &self.traffic.sent };
+            let mut server = Counted {
+                stream: server,
+                read: &self.traffic.sent,
+            };
             tokio::io::copy_bidirectional(&mut client, &mut server).await
         };
         let result = tokio::select! {

@@ -70,7 +70,10 @@ pub(super) struct Exit {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DriverError {
     #[error("cannot run `{}`: {source}", program.display())]
-    Spawn { program: PathBuf, source: std::io::Error },
+    Spawn {
+        program: PathBuf,
+        source: std::io::Error,
+    },
     #[error("cannot prepare the instance's files: {0}")]
     Files(std::io::Error),
     #[error("no free address in 127.77.0.0/16")]

@@ -49,11 +49,18 @@ struct Process {
 impl ProcessDriver {
     /// `exits` hears of programs that end by themselves.
     pub(in crate::local) fn new(exits: mpsc::Sender<Exit>, tasks: TaskTracker) -> Self {
-        Self { processes: DashMap::new(), exits, tasks, boot_id: boot_id() }
+        Self {
+            processes: DashMap::new(),
+            exits,
+            tasks,
+            boot_id: boot_id(),
+        }
     }
 
     fn find(&self, id: &str) -> Option<Arc<Process>> {
-        self.processes.get(id).map(|process| Arc::clone(process.value()))
+        self.processes
+            .get(id)
+            .map(|process| Arc::clone(process.value()))
     }
 
     /// A random address that neither we nor another control plane on this machine uses.
@@ -61,7 +68,10 @@ impl ProcessDriver {
         for _ in 0..1000 {
             let address = Address::new([fastrand::u8(..), fastrand::u8(1..=254)], port);
             let ours = self.processes.iter().any(|process| {
-                process.address.as_ref().is_some_and(|used| used.public == address.public)
+                process
+                    .address
+                    .as_ref()
+                    .is_some_and(|used| used.public == address.public)
             });
             let free = |ip| std::net::TcpListener::bind((ip, port)).is_ok();
             if !ours && free(address.public) && free(address.private) {
@@ -107,7 +117,10 @@ impl ProcessDriver {
         let child = Command::new(&boot.program)
             .args(&boot.arguments)
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("HOME", &boot.folder)
             .env("HOST", private.unwrap_or_default())
             .envs(boot.environment.iter().map(|(name, value)| (name, value)))
@@ -119,8 +132,14 @@ impl ProcessDriver {
             .process_group(0)
             .kill_on_drop(false)
             .spawn()
-            .map_err(|source| DriverError::Spawn { program: boot.program.clone(), source })?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+            .map_err(|source| DriverError::Spawn {
+                program: boot.program.clone(),
+                source,
+            })?;
+        let pid = child
+            .id()
+            .and_then(|pid| i32::try_from(pid).ok())
+            .and_then(Pid::from_raw);
         let pid = pid.ok_or(DriverError::Gone)?;
         let stat = ProcessStat::read(pid.as_raw_nonzero().get()).ok_or(DriverError::Gone)?;
         let handle = Handle {
@@ -145,7 +164,9 @@ impl ProcessDriver {
     }
 
     async fn stop_process(&self, id: &str, grace: Duration) {
-        let Some((_, process)) = self.processes.remove(id) else { return };
+        let Some((_, process)) = self.processes.remove(id) else {
+            return;
+        };
         process.expected.store(true, Ordering::Release);
         if let Some(address) = &process.address {
             address.close().await;
@@ -154,7 +175,10 @@ impl ProcessDriver {
         // it has ended already.
         let _ended = kill_process_group(process.pid, Signal::TERM);
         let _ended = kill_process_group(process.pid, Signal::CONT);
-        if tokio::time::timeout(grace, process.ended.cancelled()).await.is_err() {
+        if tokio::time::timeout(grace, process.ended.cancelled())
+            .await
+            .is_err()
+        {
             let _ended = kill_process_group(process.pid, Signal::KILL);
             process.ended.cancelled().await;
         }
@@ -205,17 +229,27 @@ impl ProcessDriver {
         self.watch(id, &process, async move {
             // Not our child, so nobody tells us of its end.
             let alive = |stat: &ProcessStat| stat.start_ticks == start_ticks && stat.state != 'Z';
-            while ProcessStat::read(pid.as_raw_nonzero().get()).as_ref().is_some_and(alive) {
+            while ProcessStat::read(pid.as_raw_nonzero().get())
+                .as_ref()
+                .is_some_and(alive)
+            {
                 tokio::time::sleep(LOOK_AT_ADOPTED).await;
             }
-            (None, "the program ended; its exit code is not known, since it was adopted".to_owned())
+            (
+                None,
+                "the program ended; its exit code is not known, since it was adopted".to_owned(),
+            )
         });
         let asleep = stat.state == 'T';
         if let (false, Some(address)) = (asleep, &process.address) {
             address.open();
         }
         self.processes.insert(id.to_owned(), process);
-        Some(if asleep { State::Standby } else { State::Running })
+        Some(if asleep {
+            State::Standby
+        } else {
+            State::Running
+        })
     }
 }
 
@@ -241,14 +275,19 @@ async fn frozen(pid: Pid) -> bool {
 async fn wait_for_child(mut child: Child) -> (Option<i32>, String) {
     match child.wait().await {
         Ok(status) => (exit_code(status), status.to_string()),
-        Err(error) => (None, format!("the program's end could not be read: {error}")),
+        Err(error) => (
+            None,
+            format!("the program's end could not be read: {error}"),
+        ),
     }
 }
 
 /// A signal counts as 128 and its number, as in a shell.
 fn exit_code(status: ExitStatus) -> Option<i32> {
     use std::os::unix::process::ExitStatusExt as _;
-    status.code().or_else(|| status.signal().map(|signal| 128 + signal))
+    status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
 }
 
 impl Driver for ProcessDriver {
@@ -273,11 +312,16 @@ impl Driver for ProcessDriver {
     }
 
     fn usage(&self, id: &str) -> Usage {
-        let stat = self.find(id).and_then(|p| ProcessStat::read(p.pid.as_raw_nonzero().get()));
+        let stat = self
+            .find(id)
+            .and_then(|p| ProcessStat::read(p.pid.as_raw_nonzero().get()));
         stat.map(|stat| stat.usage()).unwrap_or_default()
     }
 
     fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {
-        self.find(id)?.address.as_ref().map(|address| Arc::clone(&address.traffic))
+        self.find(id)?
+            .address
+            .as_ref()
+            .map(|address| Arc::clone(&address.traffic))
     }
 }

@@ -61,7 +61,10 @@ mod tests {
     fn a_name_with_parentheses_does_not_confuse_the_fields() {
         let text = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 9001 4096000 25 x";
         let stat = ProcessStat::parse(text).unwrap();
-        assert_eq!((stat.state, stat.start_ticks, stat.cpu_ticks), ('S', 9001, 300));
+        assert_eq!(
+            (stat.state, stat.start_ticks, stat.cpu_ticks),
+            ('S', 9001, 300)
+        );
         assert_eq!((stat.vms_bytes, stat.rss_pages), (4_096_000, 25));
     }
 

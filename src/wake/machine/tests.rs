@@ -2,21 +2,37 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits =
-    Limits { breaker_failures: 2, breaker_max_delay: Duration::from_secs(30) };
+const LIMITS: Limits = Limits {
+    breaker_failures: 2,
+    breaker_max_delay: Duration::from_secs(30),
+};
 
 fn terms() -> LeaseTerms {
-    LeaseTerms { idle_timeout: Some(Duration::from_secs(10)), counts: true }
+    LeaseTerms {
+        idle_timeout: Some(Duration::from_secs(10)),
+        counts: true,
+    }
 }
 
 fn seen(now: Instant, state: InstanceState) -> Seen {
     let ip = Some(IpAddr::from([127, 0, 0, 1]));
-    Seen { state, ip, terms: terms(), asked_at: now, held: false }
+    Seen {
+        state,
+        ip,
+        terms: terms(),
+        asked_at: now,
+        held: false,
+    }
 }
 
 fn wanted(now: Instant) -> Event {
     let deadline = now + Duration::from_secs(5);
-    Event::Wanted { port: 80, deadline, start_stopped: false, leased: false }
+    Event::Wanted {
+        port: 80,
+        deadline,
+        start_stopped: false,
+        leased: false,
+    }
 }
 
 /// Feeds events and returns the last one's effects.
@@ -24,7 +40,10 @@ fn play(machine: &mut Machine, now: Instant, events: Vec<Event>) -> Vec<Effect> 
     let mut last = Vec::new();
     for event in events {
         last = machine.on(now, event);
-        if last.iter().any(|effect| matches!(effect, Effect::Publish { .. })) {
+        if last
+            .iter()
+            .any(|effect| matches!(effect, Effect::Publish { .. }))
+        {
             machine.published(7);
         }
     }
@@ -36,14 +55,33 @@ async fn a_sleeping_instance_is_restored_probed_and_granted() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
     assert_eq!(machine.on(now, wanted(now)), [Effect::Ask]);
-    assert_eq!(machine.on(now, Event::Answered(Err(Fault::InStandby))), [Effect::Restore]);
+    assert_eq!(
+        machine.on(now, Event::Answered(Err(Fault::InStandby))),
+        [Effect::Restore]
+    );
     let running = seen(now, InstanceState::Running);
-    let effects = play(&mut machine, now, vec![Event::Answered(Ok(running.clone()))]);
+    let effects = play(
+        &mut machine,
+        now,
+        vec![Event::Answered(Ok(running.clone()))],
+    );
     let until = now + Duration::from_secs(1);
-    let publish = Effect::Publish { seen: running, fresh: true };
-    assert_eq!(effects, [publish, Effect::Hold, Effect::Probe { port: 80, until }]);
+    let publish = Effect::Publish {
+        seen: running,
+        fresh: true,
+    };
+    assert_eq!(
+        effects,
+        [publish, Effect::Hold, Effect::Probe { port: 80, until }]
+    );
     let effects = machine.on(now, Event::Probed { open: true });
-    assert_eq!(effects, [Effect::Grant { port: 80, woken: true }]);
+    assert_eq!(
+        effects,
+        [Effect::Grant {
+            port: 80,
+            woken: true
+        }]
+    );
 }
 
 #[tokio::test]
@@ -66,10 +104,24 @@ async fn a_renewed_lease_keeps_its_epoch_and_costs_no_restore() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
     let running = seen(now, InstanceState::Running);
-    play(&mut machine, now, vec![wanted(now), Event::Answered(Ok(running.clone())), Event::Probed { open: true }]);
+    play(
+        &mut machine,
+        now,
+        vec![
+            wanted(now),
+            Event::Answered(Ok(running.clone())),
+            Event::Probed { open: true },
+        ],
+    );
     assert_eq!(machine.on(now, wanted(now)), [Effect::Ask]);
     let effects = machine.on(now, Event::Answered(Ok(running.clone())));
-    assert_eq!(effects.first(), Some(&Effect::Publish { seen: running, fresh: false }));
+    assert_eq!(
+        effects.first(),
+        Some(&Effect::Publish {
+            seen: running,
+            fresh: false
+        })
+    );
 }
 
 #[tokio::test]
@@ -80,21 +132,48 @@ async fn a_stopped_instance_is_refused_unless_the_route_may_start_it() {
     let effects = play(&mut machine, now, vec![wanted(now), stopped.clone()]);
     assert_eq!(effects, [Effect::Refuse(WakeError::Stopped)]);
     let deadline = now + Duration::from_secs(5);
-    let allowed = Event::Wanted { port: 80, deadline, start_stopped: true, leased: false };
-    assert_eq!(play(&mut machine, now, vec![allowed, stopped]), [Effect::Start]);
+    let allowed = Event::Wanted {
+        port: 80,
+        deadline,
+        start_stopped: true,
+        leased: false,
+    };
+    assert_eq!(
+        play(&mut machine, now, vec![allowed, stopped]),
+        [Effect::Start]
+    );
 }
 
 #[tokio::test]
 async fn definite_answers_are_refused_at_once() {
     let now = Instant::now();
     for (answer, effects) in [
-        (Err(Fault::NotFound), vec![Effect::Refuse(WakeError::NotFound), Effect::Forget]),
-        (Err(Fault::Unauthorized), vec![Effect::Refuse(WakeError::Unauthorized)]),
-        (Ok(seen(now, InstanceState::Unknown)), vec![Effect::Refuse(WakeError::Unusable)]),
-        (Ok(seen(now, InstanceState::Other("Melted".to_owned()))), vec![Effect::Refuse(WakeError::Unusable)]),
+        (
+            Err(Fault::NotFound),
+            vec![Effect::Refuse(WakeError::NotFound), Effect::Forget],
+        ),
+        (
+            Err(Fault::Unauthorized),
+            vec![Effect::Refuse(WakeError::Unauthorized)],
+        ),
+        (
+            Ok(seen(now, InstanceState::Unknown)),
+            vec![Effect::Refuse(WakeError::Unusable)],
+        ),
+        (
+            Ok(seen(now, InstanceState::Other("Melted".to_owned()))),
+            vec![Effect::Refuse(WakeError::Unusable)],
+        ),
     ] {
         let mut machine = Machine::new(LIMITS, None);
-        assert_eq!(play(&mut machine, now, vec![wanted(now), Event::Answered(answer)]), effects);
+        assert_eq!(
+            play(
+                &mut machine,
+                now,
+                vec![wanted(now), Event::Answered(answer)]
+            ),
+            effects
+        );
     }
 }
 
@@ -105,7 +184,10 @@ async fn passing_trouble_is_tried_again_with_a_growing_pause_until_the_deadline(
     machine.on(now, wanted(now));
     let mut pauses = Vec::new();
     let refusal = loop {
-        match machine.on(now, Event::Answered(Err(Fault::Unreachable))).as_slice() {
+        match machine
+            .on(now, Event::Answered(Err(Fault::Unreachable)))
+            .as_slice()
+        {
             [Effect::Pause(pause)] => {
                 pauses.push(pause.as_millis());
                 now += *pause;
@@ -115,7 +197,10 @@ async fn passing_trouble_is_tried_again_with_a_growing_pause_until_the_deadline(
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(pauses.get(..6), Some([20, 40, 80, 160, 320, 500].as_slice()));
+    assert_eq!(
+        pauses.get(..6),
+        Some([20, 40, 80, 160, 320, 500].as_slice())
+    );
     assert_eq!(refusal, WakeError::ControlPlaneDown);
 }
 
@@ -123,12 +208,22 @@ async fn passing_trouble_is_tried_again_with_a_growing_pause_until_the_deadline(
 async fn a_full_host_is_asked_to_restore_again_and_named_at_the_end() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
-    play(&mut machine, now, vec![wanted(now), Event::Answered(Err(Fault::InStandby))]);
+    play(
+        &mut machine,
+        now,
+        vec![wanted(now), Event::Answered(Err(Fault::InStandby))],
+    );
     let full = Event::Answered(Err(Fault::NoCapacity));
-    assert!(matches!(machine.on(now, full.clone()).as_slice(), [Effect::Pause(_)]));
+    assert!(matches!(
+        machine.on(now, full.clone()).as_slice(),
+        [Effect::Pause(_)]
+    ));
     assert_eq!(machine.on(now, Event::PauseOver), [Effect::Restore]);
     let late = now + Duration::from_secs(5);
-    assert_eq!(machine.on(late, full), [Effect::Refuse(WakeError::NoCapacity)]);
+    assert_eq!(
+        machine.on(late, full),
+        [Effect::Refuse(WakeError::NoCapacity)]
+    );
 }
 
 #[tokio::test]
@@ -136,9 +231,24 @@ async fn a_suspect_epoch_is_retired_and_severed_only_when_it_is_really_asleep() 
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
     let running = seen(now, InstanceState::Running);
-    play(&mut machine, now, vec![wanted(now), Event::Answered(Ok(running)), Event::Probed { open: true }]);
-    assert_eq!(machine.on(now, Event::Suspect { epoch: 6 }), [], "an older epoch");
-    assert_eq!(machine.on(now, Event::Suspect { epoch: 7 }), [Effect::Retire]);
+    play(
+        &mut machine,
+        now,
+        vec![
+            wanted(now),
+            Event::Answered(Ok(running)),
+            Event::Probed { open: true },
+        ],
+    );
+    assert_eq!(
+        machine.on(now, Event::Suspect { epoch: 6 }),
+        [],
+        "an older epoch"
+    );
+    assert_eq!(
+        machine.on(now, Event::Suspect { epoch: 7 }),
+        [Effect::Retire]
+    );
     assert_eq!(machine.on(now, wanted(now)), [Effect::Ask]);
     let effects = machine.on(now, Event::Answered(Err(Fault::InStandby)));
     assert_eq!(effects, [Effect::Retire, Effect::Sever, Effect::Restore]);
@@ -150,9 +260,16 @@ async fn a_port_that_never_opens_is_asked_about_until_the_deadline() {
     let mut machine = Machine::new(LIMITS, None);
     let running = Event::Answered(Ok(seen(now, InstanceState::Running)));
     play(&mut machine, now, vec![wanted(now), running]);
-    assert_eq!(machine.on(now, Event::Probed { open: false }), [Effect::Ask]);
+    assert_eq!(
+        machine.on(now, Event::Probed { open: false }),
+        [Effect::Ask]
+    );
     let late = now + Duration::from_secs(5);
-    play(&mut machine, late, vec![Event::Answered(Ok(seen(late, InstanceState::Running)))]);
+    play(
+        &mut machine,
+        late,
+        vec![Event::Answered(Ok(seen(late, InstanceState::Running)))],
+    );
     let refused = [Effect::Refuse(WakeError::TimedOut(WakeStage::NotListening))];
     assert_eq!(machine.on(late, Event::Probed { open: false }), refused);
 }
@@ -171,7 +288,10 @@ async fn the_breaker_refuses_for_a_growing_time_and_then_lets_one_attempt_throug
     now = fail(&mut machine, now);
     for delay in [1, 2, 4] {
         let delay = Duration::from_secs(delay);
-        assert_eq!(machine.on(now, wanted(now)), [Effect::Refuse(WakeError::BreakerOpen(delay))]);
+        assert_eq!(
+            machine.on(now, wanted(now)),
+            [Effect::Refuse(WakeError::BreakerOpen(delay))]
+        );
         now = fail(&mut machine, now + delay);
     }
 }
@@ -197,10 +317,17 @@ fn any_event(now: Instant) -> impl Strategy<Value = Event> {
         Fault::Failed,
     ]);
     prop_oneof![
-        (80_u16..83, any::<bool>(), any::<bool>()).prop_map(move |(port, start_stopped, leased)| {
-            let deadline = now + Duration::from_secs(5);
-            Event::Wanted { port, deadline, start_stopped, leased }
-        }),
+        (80_u16..83, any::<bool>(), any::<bool>()).prop_map(
+            move |(port, start_stopped, leased)| {
+                let deadline = now + Duration::from_secs(5);
+                Event::Wanted {
+                    port,
+                    deadline,
+                    start_stopped,
+                    leased,
+                }
+            }
+        ),
         Just(Event::Verify),
         (6_u64..9).prop_map(|epoch| Event::Suspect { epoch }),
         states.prop_map(move |state| Event::Answered(Ok(seen(now, state)))),

@@ -1,0 +1,116 @@
+//! Arguments.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// An HTTP edge gateway that wakes sleeping Hypeman instances.
+///
+/// A hostname routes to an instance. A request for an instance in Standby makes wakegate restore
+/// it, hold the request until it answers, and forward it. The instance's own auto-standby policy
+/// puts it back to sleep.
+#[derive(Debug, Parser)]
+#[command(
+    name = "wakegate",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 runtime failure, 2 usage, 78 bad configuration.\n\
+    Start with `wakegate demo`."
+)]
+pub struct Arguments {
+    /// What to run.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to run.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a local control plane, a gateway and two sleeping instances, and watch them wake.
+    Demo(DemoArguments),
+    /// Run the gateway.
+    ///
+    /// SIGTERM and SIGINT drain: no new connections, requests under way finish, then it ends.
+    /// SIGHUP reads the file again and takes its routes; a file with problems changes nothing.
+    Serve(ServeArguments),
+    /// Run only the local, Hypeman-compatible control plane, whose instances are processes.
+    Local(LocalArguments),
+    /// Check a configuration and print the effective one as TOML.
+    Check(ConfigArguments),
+    /// The demo server behind the image `wakegate/hello`; listens at $HOST:$PORT.
+    #[command(hide = true)]
+    Hello,
+}
+
+/// Which configuration.
+#[derive(Debug, Args)]
+pub struct ConfigArguments {
+    /// The configuration file. Without one, the WAKEGATE_… environment variables are all.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArguments {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Where clients connect, instead of every [[listener]] of the configuration.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Where /healthz, /readyz and /metrics are, instead of the configuration's admin.address.
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin_listen: Option<SocketAddr>,
+}
+
+/// What becomes of instances when their control plane ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Fate {
+    /// They go on, and the next control plane with this state directory takes them over.
+    Keep,
+    /// They are stopped.
+    Stop,
+}
+
+/// Arguments of `local`.
+#[derive(Debug, Args)]
+pub struct LocalArguments {
+    /// A TOML file with any of: `api_listen`, `state_dir`, `no_auth`, `on_exit`. Flags win over it.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where the API listens [default: 127.0.0.1:4973].
+    #[arg(long, value_name = "ADDRESS")]
+    pub api_listen: Option<SocketAddr>,
+    /// Where instances and their state are kept [default: $XDG_STATE_HOME/wakegate, else
+    /// ~/.local/state/wakegate].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Let everybody in who can connect, without a token.
+    #[arg(long)]
+    pub no_auth: bool,
+    /// What becomes of instances at the end [default: keep].
+    #[arg(long, value_name = "FATE")]
+    pub on_exit: Option<Fate>,
+}
+
+/// Arguments of `demo`.
+#[derive(Debug, Args)]
+pub struct DemoArguments {
+    /// Where clients connect.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Where the local control plane's API is.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4973")]
+    pub api_listen: SocketAddr,
+    /// Where /healthz, /readyz and /metrics are.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900")]
+    pub admin_listen: SocketAddr,
+    /// How long without a connection until an instance falls asleep.
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub idle_timeout: crate::names::GoDuration,
+}

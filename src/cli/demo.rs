@@ -1,0 +1,266 @@
+//! `wakegate demo`: everything on one machine, to be watched.
+//!
+//! Guarantees: what it starts ends with it, also when it is killed; every port can be changed; its
+//! instances are asleep before the first word is printed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::args::DemoArguments;
+use super::{Failure, asked_to_end};
+use crate::app::App;
+use crate::config::{AccessLog, Config, LogConfig, LogFormat, Secret, Variables, load};
+use crate::hypeman::HypemanClient;
+use crate::hypeman::wire::{AutoStandbyPolicy, CreateInstance, InstanceState, RedactedMap};
+use crate::local::{FleetEvent, FleetEvents, LocalConfig, LocalServer, OnExit, State};
+use crate::names::{GoDuration, InstanceRef};
+use crate::telemetry::{AccessSink, Metrics, WakeOutcome, init_diagnostics};
+use crate::wake::WakeReport;
+
+const NAMES: [&str; 2] = ["hello", "counter"];
+
+/// A directory that goes away with its owner.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> std::io::Result<Self> {
+        let dir = std::env::temp_dir().join(format!("wakegate-demo-{:016x}", fastrand::u64(..)));
+        std::fs::create_dir(&dir)?;
+        Ok(Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Nothing to be done about what cannot be removed from a temporary directory.
+        let _left_behind = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Colours, on a terminal, and the time since the beginning.
+#[derive(Clone, Copy)]
+struct Paint(bool, Instant);
+
+impl Paint {
+    fn with(self, code: &str, text: &str) -> String {
+        if self.0 {
+            format!("\u{1b}[{code}m{text}\u{1b}[0m")
+        } else {
+            text.to_owned()
+        }
+    }
+}
+
+pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), Failure> {
+    let log = LogConfig {
+        level: "warn".to_owned(),
+        format: LogFormat::Text,
+        access: AccessLog::Off,
+    };
+    init_diagnostics(&log).map_err(Failure::failed)?;
+    let scratch = Scratch::new().map_err(Failure::failed)?;
+    let server = LocalServer::bind(LocalConfig {
+        address: arguments.api_listen,
+        state_dir: scratch.path().to_owned(),
+        auth: true,
+        hello: std::env::current_exe().map_err(Failure::failed)?,
+        on_exit: OnExit::Stop,
+    })
+    .await
+    .map_err(Failure::failed)?;
+    let token = server.token().unwrap_or_default().to_owned();
+    let config = gateway_config(&arguments, &server, &token)?;
+    let plane = config.hypeman.first().cloned().unwrap_or_default();
+    let app = App::bind(config, AccessSink::new(AccessLog::Off))
+        .await
+        .map_err(Failure::failed)?;
+    let client = HypemanClient::new(&plane, Metrics::new().into()).map_err(Failure::failed)?;
+    let (api, events, end) = (server.address(), server.events(), CancellationToken::new());
+    let plane_ended = server.run(end.clone().cancelled_owned());
+    let demo = async {
+        let _ends_the_plane = end.clone().drop_guard();
+        let ids = put_to_sleep(&client, arguments.idle_timeout).await?;
+        let paint = Paint(std::io::stdout().is_terminal(), Instant::now());
+        let port = app
+            .addresses()
+            .first()
+            .map_or(8080, std::net::SocketAddr::port);
+        introduce(
+            port,
+            app.admin_address().port(),
+            &api.to_string(),
+            &token,
+            arguments.idle_timeout,
+            paint,
+            out,
+        );
+        let reports = app.wake_reports();
+        tokio::select! {
+            _clean = app.run(asked_to_end()) => {}
+            () = narrate(events, reports, ids, paint, out) => {}
+        }
+        out("\nstopping what was started\n");
+        Ok::<(), Failure>(())
+    };
+    let (plane_ended, result) = tokio::join!(plane_ended, demo);
+    result?;
+    plane_ended.map_err(Failure::failed)
+}
+
+fn gateway_config(
+    arguments: &DemoArguments,
+    server: &LocalServer,
+    token: &str,
+) -> Result<Config, Failure> {
+    let text = format!(
+        "[server]\ndrain_timeout = \"2s\"\n[log]\naccess = \"off\"\n\
+         [admin]\naddress = \"{}\"\n[[hypeman]]\nurl = \"http://{}\"\n\
+         [[listener]]\naddress = \"{}\"\n\
+         [[route]]\nhost = \"{{instance}}.localhost\"\ninstance = \"{{instance}}\"\nport = 8080\n",
+        arguments.admin_listen,
+        server.address(),
+        arguments.listen
+    );
+    let mut config = load("demo", &text, &Variables::default()).map_err(Failure::bad_config)?;
+    for plane in &mut config.hypeman {
+        plane.api_key = Some(Secret::new(token));
+    }
+    Ok(config)
+}
+
+/// Creates the instances, lets them come up, and puts them to sleep. Returns their names by id.
+async fn put_to_sleep(
+    client: &HypemanClient,
+    idle_timeout: GoDuration,
+) -> Result<HashMap<String, String>, Failure> {
+    let mut ids = HashMap::new();
+    for name in NAMES {
+        let env = [("HELLO_EXIT_WITH_PARENT".to_owned(), "1".to_owned())];
+        let request = CreateInstance {
+            name: name.to_owned(),
+            image: "wakegate/hello".to_owned(),
+            env: RedactedMap(BTreeMap::from(env)),
+            auto_standby: Some(AutoStandbyPolicy {
+                enabled: true,
+                idle_timeout: Some(idle_timeout),
+                ..AutoStandbyPolicy::default()
+            }),
+            ..CreateInstance::default()
+        };
+        let created = client
+            .create_instance(&request)
+            .await
+            .map_err(Failure::failed)?;
+        let id = InstanceRef::parse(&created.id).map_err(Failure::failed)?;
+        let up = client
+            .wait_instance(&id, &InstanceState::Running, Duration::from_secs(10))
+            .await;
+        up.map_err(Failure::failed)?;
+        client
+            .standby_instance(&id, None)
+            .await
+            .map_err(Failure::failed)?;
+        ids.insert(created.id, name.to_owned());
+    }
+    Ok(ids)
+}
+
+fn introduce(
+    port: u16,
+    admin: u16,
+    api: &str,
+    token: &str,
+    idle_timeout: GoDuration,
+    paint: Paint,
+    out: fn(&str),
+) {
+    let command = |text: String| paint.with("1;36", &text);
+    let url =
+        |name: &str, path: &str| command(format!("curl http://{name}.localhost:{port}{path}"));
+    out(&format!(
+        "\n{title}\n\n\
+         Two instances are asleep: frozen processes without a network address.\n\
+         Ask one for something and watch it wake, answer, and fall asleep again after {idle_timeout}:\n\n  \
+           {hello}\n  \
+           {counter}     {counts}\n  \
+           {sse}\n  \
+           {headers}\n\n\
+         If your resolver does not know *.localhost: {resolve}\n\
+         Metrics: http://127.0.0.1:{admin}/metrics\n\
+         Control plane: http://{api} with HYPEMAN_API_KEY={token}\n\
+         Ctrl-C stops everything.\n\n",
+        title = paint.with("1", "wakegate demo"),
+        hello = url("hello", "/"),
+        counter = url("counter", "/"),
+        counts = paint.with("2", "# counts in memory: the count survives sleep"),
+        sse = url("hello", "/sse"),
+        headers = url("counter", "/headers"),
+        resolve = command(format!(
+            "curl -H 'Host: hello.localhost' http://127.0.0.1:{port}/"
+        )),
+    ));
+}
+
+/// One line an event, until the control plane ends.
+async fn narrate(
+    mut events: FleetEvents,
+    mut reports: tokio::sync::broadcast::Receiver<WakeReport>,
+    ids: HashMap<String, String>,
+    paint: Paint,
+    out: fn(&str),
+) {
+    for name in NAMES {
+        say(name, &paint.with("34", "asleep"), paint, out);
+    }
+    // What happened before this, the instances' first sleep, has just been said.
+    events = events.resubscribe();
+    loop {
+        tokio::select! {
+            event = events.recv() => match event {
+                Ok(event) => say_event(&event, paint, out),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+            report = reports.recv() => if let Ok(report) = report {
+                let name = ids.get(report.instance.as_str()).map_or("?", String::as_str);
+                let ms = report.took.as_secs_f64() * 1e3;
+                match report.outcome {
+                    WakeOutcome::Woken => {
+                        say(name, &paint.with("1;32", &format!("ready in {ms:.1} ms")), paint, out);
+                    }
+                    WakeOutcome::Failed | WakeOutcome::TimedOut => {
+                        say(name, &paint.with("1;31", &format!("not woken after {ms:.0} ms")), paint, out);
+                    }
+                    WakeOutcome::Renewed => {}
+                }
+            },
+        }
+    }
+}
+
+fn say_event(event: &FleetEvent, paint: Paint, out: fn(&str)) {
+    let text = match (event.state, event.reason) {
+        (State::Paused, "restoring") => paint.with("33", "waking"),
+        (State::Running, "idle") => paint.with("2", "idle"),
+        (State::Standby, _) => paint.with("34", "asleep"),
+        (State::Stopped, reason) => paint.with("31", &format!("stopped: {reason}")),
+        // The steps between are no news.
+        _ => return,
+    };
+    say(&event.name, &text, paint, out);
+}
+
+fn say(name: &str, text: &str, paint: Paint, out: fn(&str)) {
+    let at = paint.1.elapsed().as_secs_f64();
+    out(&format!("{at:>9.3} s  {name:<8} {text}\n"));
+}

@@ -1,0 +1,85 @@
+//! The command line: what each subcommand takes, and how it runs.
+//!
+//! Guarantees: a subcommand returns what went wrong and how to leave; only `main` prints errors and
+//! exits.
+
+mod args;
+mod demo;
+mod local;
+mod serve;
+
+use std::fmt::Display;
+
+pub use args::{
+    Arguments, Command, ConfigArguments, DemoArguments, Fate, LocalArguments, ServeArguments,
+};
+
+/// Everything is in order.
+pub const OK: u8 = 0;
+/// Something failed while running.
+pub const FAILED: u8 = 1;
+/// The configuration cannot be used (`EX_CONFIG`).
+pub const BAD_CONFIG: u8 = 78;
+
+/// Why a subcommand ended, and the exit code for it.
+#[derive(Debug)]
+pub struct Failure {
+    /// What to tell the person.
+    pub message: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    fn failed(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            code: FAILED,
+        }
+    }
+
+    fn bad_config(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            code: BAD_CONFIG,
+        }
+    }
+}
+
+/// Runs a subcommand to its end. `out` writes to standard output.
+pub async fn run(command: Command, out: fn(&str)) -> Result<(), Failure> {
+    match command {
+        Command::Demo(arguments) => demo::run(arguments, out).await,
+        Command::Serve(arguments) => serve::run(arguments).await,
+        Command::Local(arguments) => local::run(arguments, out).await,
+        Command::Check(arguments) => serve::check(&arguments, out),
+        Command::Hello => {
+            // The image's own program: its environment is its configuration.
+            let variable = |name: &'static str| {
+                std::env::var_os(name).and_then(|value| value.into_string().ok())
+            };
+            crate::local::run_hello(variable)
+                .await
+                .map_err(Failure::failed)
+        }
+    }
+}
+
+/// Ends at SIGTERM or SIGINT.
+async fn asked_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (terminate, interrupt) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    );
+    let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+        // Without handlers the signals keep their default, which ends the process at once.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

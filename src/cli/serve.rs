@@ -1,0 +1,67 @@
+//! `wakegate serve` and `wakegate check`.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::{ConfigArguments, ServeArguments};
+use super::{Failure, asked_to_end};
+use crate::app::{App, AppHandle};
+use crate::config::{Config, ListenerConfig, Variables, load_file};
+use crate::telemetry::{AccessSink, init_diagnostics};
+
+fn load(arguments: &ServeArguments) -> Result<Config, Failure> {
+    let file = arguments.config.config.as_deref();
+    let mut config = load_file(file, &Variables::from_process()).map_err(Failure::bad_config)?;
+    if let Some(address) = arguments.listen {
+        config.listener = vec![ListenerConfig { address }];
+    }
+    if let Some(address) = arguments.admin_listen {
+        config.admin.address = address;
+    }
+    Ok(config)
+}
+
+pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
+    let config = load(&arguments)?;
+    init_diagnostics(&config.log).map_err(Failure::failed)?;
+    let access = AccessSink::new(config.log.access);
+    let app = App::bind(config, access).await.map_err(Failure::failed)?;
+    for address in app.addresses() {
+        tracing::info!(%address, "serving");
+    }
+    tracing::info!(address = %app.admin_address(), "admin");
+    let handle = app.handle();
+    let reloads = async {
+        let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+            return;
+        };
+        while hangups.recv().await.is_some() {
+            reload(&arguments, &handle);
+        }
+    };
+    let ended = async {
+        tokio::select! {
+            () = asked_to_end() => {}
+            () = reloads => asked_to_end().await,
+        }
+    };
+    if !app.run(ended).await {
+        tracing::warn!("the drain's deadline passed; what was left was cut");
+    }
+    Ok(())
+}
+
+fn reload(arguments: &ServeArguments, handle: &AppHandle) {
+    let result = load(arguments).map_err(|failure| failure.message);
+    match result.and_then(|config| handle.reload(&config).map_err(|error| error.to_string())) {
+        Ok(()) => tracing::info!("reloaded the routes"),
+        Err(problem) => tracing::error!(%problem, "not reloaded; the old configuration stays"),
+    }
+}
+
+pub(super) fn check(arguments: &ConfigArguments, out: fn(&str)) -> Result<(), Failure> {
+    let loaded = load_file(arguments.config.as_deref(), &Variables::from_process());
+    // `check` answers 0 or 1; `serve` leaves with 78 on the same problems.
+    let config = loaded.map_err(Failure::failed)?;
+    out(&toml::to_string(&config).map_err(Failure::failed)?);
+    Ok(())
+}

@@ -1,0 +1,359 @@
+//! Builders for tests over real sockets: a control plane, a gateway, a client.
+//!
+//! Every port is free, every directory temporary, and what is started ends with its owner.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    missing_docs,
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test support"
+)]
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use wakegate::app::{App, AppHandle};
+use wakegate::config::{Config, Secret, Variables, load};
+use wakegate::hypeman::HypemanClient;
+use wakegate::hypeman::wire::{
+    AutoStandbyPolicy, CreateInstance, Instance, InstanceState, RedactedMap,
+};
+use wakegate::local::{LocalConfig, LocalServer, OnExit};
+use wakegate::names::{GoDuration, InstanceRef};
+use wakegate::telemetry::{AccessSink, Metrics};
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_wakegate");
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub fn reference(text: &str) -> InstanceRef {
+    InstanceRef::parse(text).unwrap()
+}
+
+/// Waits until `check` says so; fails when it has not for a long time.
+pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !check().await {
+        assert!(Instant::now() < end, "not so after {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+// === The control plane ===
+
+/// A local control plane in this process, with a client.
+pub struct Plane {
+    pub address: SocketAddr,
+    pub token: String,
+    pub client: HypemanClient,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+    dir: tempfile::TempDir,
+}
+
+/// An instance to create.
+pub struct Wanted {
+    request: CreateInstance,
+}
+
+impl Wanted {
+    pub fn hello(name: &str) -> Self {
+        let request = CreateInstance {
+            name: name.to_owned(),
+            image: "wakegate/hello".to_owned(),
+            env: RedactedMap(BTreeMap::from([(
+                "HELLO_EXIT_WITH_PARENT".into(),
+                "1".into(),
+            )])),
+            ..CreateInstance::default()
+        };
+        Self { request }
+    }
+
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.request.env.0.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    pub fn idle(mut self, timeout: Duration) -> Self {
+        self.request.auto_standby = Some(AutoStandbyPolicy {
+            enabled: true,
+            idle_timeout: Some(GoDuration::from(timeout)),
+            ..AutoStandbyPolicy::default()
+        });
+        self
+    }
+}
+
+impl Plane {
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let server = LocalServer::bind(LocalConfig {
+            address: ([127, 0, 0, 1], 0).into(),
+            state_dir: dir.path().to_owned(),
+            auth: true,
+            hello: PathBuf::from(BINARY),
+            on_exit: OnExit::Stop,
+        })
+        .await
+        .unwrap();
+        let (address, token) = (server.address(), server.token().unwrap().to_owned());
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::task::spawn(async move {
+            server.run(async { drop(stopped.await) }).await.unwrap();
+        });
+        let client = client_of(address, &token);
+        Self {
+            address,
+            token,
+            client,
+            stop: Some(stop),
+            task,
+            dir,
+        }
+    }
+
+    pub async fn stop(mut self) {
+        drop(self.stop.take());
+        (&mut self.task).await.unwrap();
+    }
+
+    /// A Running instance.
+    pub async fn running(&self, wanted: Wanted) -> Instance {
+        let created = self.client.create_instance(&wanted.request).await.unwrap();
+        let id = reference(&created.id);
+        self.client
+            .wait_instance(&id, &InstanceState::Running, PATIENCE)
+            .await
+            .unwrap();
+        self.client.get_instance(&id).await.unwrap()
+    }
+
+    /// A Running instance whose port is open.
+    pub async fn listening(&self, wanted: Wanted) -> Instance {
+        let instance = self.running(wanted).await;
+        let ip = instance.network.clone().unwrap().ip.unwrap();
+        eventually("the instance listens", async || {
+            tokio::net::TcpStream::connect((ip.as_str(), 8080))
+                .await
+                .is_ok()
+        })
+        .await;
+        instance
+    }
+
+    /// An instance that was up and is asleep.
+    pub async fn asleep(&self, wanted: Wanted) -> Instance {
+        let instance = self.listening(wanted).await;
+        self.sleep(&instance.id).await;
+        instance
+    }
+
+    pub async fn sleep(&self, id: &str) {
+        self.client
+            .standby_instance(&reference(id), None)
+            .await
+            .unwrap();
+    }
+
+    pub async fn state(&self, id: &str) -> InstanceState {
+        self.client
+            .get_instance(&reference(id))
+            .await
+            .unwrap()
+            .state
+    }
+
+    /// Lines of the instance's log of operations that begin so after their time.
+    pub async fn operations(&self, id: &str, operation: &str) -> usize {
+        let path = self
+            .dir
+            .path()
+            .join("instances")
+            .join(id)
+            .join("hypeman.log");
+        let text = tokio::fs::read_to_string(path).await.unwrap_or_default();
+        text.lines()
+            .filter(|line| {
+                line.split_once(' ')
+                    .is_some_and(|(_, op)| op.starts_with(operation))
+            })
+            .count()
+    }
+}
+
+pub fn client_of(address: SocketAddr, token: &str) -> HypemanClient {
+    let text = format!(
+        "[[hypeman]]\nurl = \"http://{address}\"\n[[route]]\nhost = \"x.y\"\ninstance = \"x\"\n"
+    );
+    let mut config = load("test", &text, &Variables::default()).unwrap();
+    config.hypeman[0].api_key = Some(Secret::new(token));
+    HypemanClient::new(&config.hypeman[0], Metrics::new().into()).unwrap()
+}
+
+// === The gateway ===
+
+/// A gateway in this process.
+pub struct Gateway {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    pub handle: AppHandle,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<bool>,
+}
+
+impl Gateway {
+    /// Routes `{instance}.test` to the plane's instances at port 8080; `extra` is more TOML.
+    pub async fn start(plane: &Plane, extra: &str) -> Self {
+        Self::start_with(
+            plane.address,
+            &plane.token,
+            extra,
+            AccessSink::new(wakegate::config::AccessLog::Off),
+        )
+        .await
+    }
+
+    pub async fn start_with(
+        address: SocketAddr,
+        token: &str,
+        extra: &str,
+        access: AccessSink,
+    ) -> Self {
+        let app = App::bind(config(address, token, extra), access)
+            .await
+            .unwrap();
+        let (address, admin, handle) = (app.addresses()[0], app.admin_address(), app.handle());
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::task::spawn(async move { app.run(async { drop(stopped.await) }).await });
+        Self {
+            address,
+            admin,
+            handle,
+            stop: Some(stop),
+            task,
+        }
+    }
+
+    /// Begins the drain.
+    pub fn drain(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Drains to the end; whether nothing had to be cut.
+    pub async fn stop(mut self) -> bool {
+        self.drain();
+        (&mut self.task).await.unwrap()
+    }
+
+    /// A client without a pool, so that each request has its own connection.
+    pub fn client(&self) -> Client {
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .build()
+            .unwrap();
+        Client {
+            http,
+            address: self.address,
+        }
+    }
+
+    /// One metric's value; 0 when it is not there.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let text = reqwest::get(format!("http://{}/metrics", self.admin))
+            .await
+            .unwrap()
+            .text()
+            .await
+            .unwrap();
+        let line = text
+            .lines()
+            .find(|line| line.split(' ').next() == Some(name));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or(0.0)
+    }
+}
+
+pub fn config(address: SocketAddr, token: &str, extra: &str) -> Config {
+    let text = format!(
+        "[admin]\naddress = \"127.0.0.1:0\"\n\
+         [[hypeman]]\nurl = \"http://{address}\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+         [[route]]\nhost = \"{{instance}}.test\"\ninstance = \"{{instance}}\"\nport = 8080\n{extra}"
+    );
+    let mut config = load("test", &text, &Variables::default()).unwrap();
+    config.hypeman[0].api_key = Some(Secret::new(token));
+    config
+}
+
+// === The client ===
+
+#[derive(Clone)]
+pub struct Client {
+    pub http: reqwest::Client,
+    pub address: SocketAddr,
+}
+
+impl Client {
+    pub fn request(&self, method: &str, instance: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        self.http
+            .request(method, format!("http://{}{path}", self.address))
+            .header("host", format!("{instance}.test"))
+    }
+
+    pub async fn get(&self, instance: &str, path: &str) -> reqwest::Response {
+        self.request("GET", instance, path).send().await.unwrap()
+    }
+
+    /// The status and the problem's code.
+    pub async fn problem(&self, instance: &str) -> (u16, String, Option<String>) {
+        let response = self.get(instance, "/").await;
+        let status = response.status().as_u16();
+        let after = response
+            .headers()
+            .get("retry-after")
+            .map(|v| v.to_str().unwrap().to_owned());
+        let body: serde_json::Value = response.json().await.unwrap();
+        (status, body["code"].as_str().unwrap().to_owned(), after)
+    }
+}
+
+// === The binary ===
+
+/// The real program, killed with its owner.
+pub struct Program(pub Child);
+
+impl Program {
+    pub fn start(arguments: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill")
+            .args([format!("-{signal}"), self.0.id().to_string()])
+            .status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
