@@ -94,7 +94,7 @@ async fn a_client_that_leaves_does_not_cancel_the_wake() {
     })
     .await;
     let client = gateway.client();
-    let second = tokio::task::spawn(async move { client.get("leaver", "/").await });
+    let second = support::spawn(async move { client.get("leaver", "/").await });
     drop(first);
 
     assert_eq!(second.await.unwrap().status(), 200);
@@ -191,7 +191,7 @@ async fn a_port_that_opens_late_is_served_at_once_when_it_does() {
     let instance = plane.running(wanted).await;
     let ip = instance.network.unwrap().ip.unwrap();
 
-    let opened = tokio::task::spawn(async move {
+    let opened = support::spawn(async move {
         loop {
             if TcpStream::connect((ip.as_str(), 8080)).await.is_ok() {
                 return Instant::now();
@@ -230,7 +230,7 @@ async fn a_port_that_never_opens_is_a_504_at_the_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_behind_our_back_costs_a_get_nothing() {
+async fn a_standby_behind_our_back_loses_no_request_that_may_be_sent_again() {
     let plane = Plane::start().await;
     let instance = plane
         .asleep(Wanted::hello("behind").idle(Duration::from_secs(60)))
@@ -247,7 +247,12 @@ async fn a_standby_behind_our_back_costs_a_get_nothing() {
             "round {round}"
         );
         plane.sleep(&instance.id).await;
-        // Refused connections carried nothing, so a POST is safe to send again, too.
+        // Once the cut is noticed, a POST meets a refused connection, which carried nothing, so it
+        // is safe to send again, too.
+        eventually("the cut is noticed", async || {
+            gateway.metric("wakegate_upstream_connections").await == 0.0
+        })
+        .await;
         let posted = client
             .request("POST", "behind", "/upload")
             .body("x")

@@ -44,6 +44,13 @@ pub enum Command {
     /// The demo server behind the image `wakegate/hello`; listens at $HOST:$PORT.
     #[command(hide = true)]
     Hello,
+    /// Starts a program in a session of its own; the local control plane's launcher.
+    #[command(hide = true)]
+    Session {
+        /// The program and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<std::ffi::OsString>,
+    },
 }
 
 /// Which configuration.

@@ -55,6 +55,7 @@ pub async fn run(command: Command, out: fn(&str)) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Local(arguments) => local::run(arguments, out).await,
         Command::Check(arguments) => serve::check(&arguments, out),
+        Command::Session { words } => Err(Failure::failed(crate::local::run_in_own_session(words))),
         Command::Hello => {
             // The image's own program: its environment is its configuration.
             let variable = |name: &'static str| {

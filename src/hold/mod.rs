@@ -83,17 +83,22 @@ impl Hold {
         bytes: usize,
     ) -> Result<Ticket, AdmitError> {
         let place = Arc::clone(self.places.entry(instance.clone()).or_default().value());
-        if !take(&place, 1, self.per_instance) {
-            return self.shed(AdmitError::InstanceQueue, ShedReason::InstanceQueue);
-        }
-        if !take(&self.held, 1, self.in_all) {
+        let taken = if !take(&place, 1, self.per_instance) {
+            Err((AdmitError::InstanceQueue, ShedReason::InstanceQueue))
+        } else if !take(&self.held, 1, self.in_all) {
             place.fetch_sub(1, Ordering::AcqRel);
-            return self.shed(AdmitError::TotalQueue, ShedReason::TotalQueue);
-        }
-        if !take(&self.held_bytes, bytes, self.bytes) {
+            Err((AdmitError::TotalQueue, ShedReason::TotalQueue))
+        } else if !take(&self.held_bytes, bytes, self.bytes) {
             place.fetch_sub(1, Ordering::AcqRel);
             self.held.fetch_sub(1, Ordering::AcqRel);
-            return self.shed(AdmitError::Bytes, ShedReason::Bytes);
+            Err((AdmitError::Bytes, ShedReason::Bytes))
+        } else {
+            Ok(())
+        };
+        if let Err((error, reason)) = taken {
+            self.forget_if_empty(instance);
+            self.metrics.count_shed(reason);
+            return Err(error);
         }
         self.metrics.held_requests.increment(1.0);
         Ok(Ticket {
@@ -106,9 +111,12 @@ impl Hold {
         })
     }
 
-    fn shed(&self, error: AdmitError, reason: ShedReason) -> Result<Ticket, AdmitError> {
-        self.metrics.count_shed(reason);
-        Err(error)
+    /// Drops an instance's count when nobody waits. One that another request has in hand stays: its
+    /// owner comes by here, too.
+    fn forget_if_empty(&self, instance: &InstanceId) {
+        self.places.remove_if(instance, |_, place| {
+            Arc::strong_count(place) <= 2 && place.load(Ordering::Acquire) == 0
+        });
     }
 
     /// Requests that wait now.
@@ -142,10 +150,7 @@ impl Drop for Ticket {
         self.hold.held_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
         self.hold.held.fetch_sub(1, Ordering::AcqRel);
         self.place.fetch_sub(1, Ordering::AcqRel);
-        // A count that somebody else has in hand must stay in the map.
-        self.hold.places.remove_if(&self.instance, |_, place| {
-            Arc::strong_count(place) <= 2 && place.load(Ordering::Acquire) == 0
-        });
+        self.hold.forget_if_empty(&self.instance);
         self.hold.metrics.held_requests.decrement(1.0);
         self.hold
             .metrics

@@ -66,7 +66,7 @@ impl Fleet {
     ) -> std::io::Result<Arc<Self>> {
         let tasks = TaskTracker::new();
         let (exits, ended) = mpsc::channel(64);
-        let driver = Arc::new(ProcessDriver::new(exits, tasks.clone()));
+        let driver = Arc::new(ProcessDriver::new(exits, tasks.clone(), hello.clone()));
         let records: Vec<Record> = store.load(Kind::Instance)?;
         let ingresses: Vec<IngressRecord> = store.load(Kind::Ingress)?;
         let ingresses = ingresses

@@ -20,9 +20,11 @@ mod lifecycle;
 mod policy;
 mod scalars;
 mod server;
+mod session;
 mod store;
 
 pub use fleet::{FleetEvent, FleetEvents};
 pub use hello::{HelloError, run as run_hello};
 pub use instance::State;
 pub use server::{LocalConfig, LocalError, LocalServer, OnExit};
+pub use session::{SessionError, run_in_own_session};

@@ -33,7 +33,8 @@ pub struct LocalConfig {
     pub state_dir: PathBuf,
     /// Whether a bearer token is needed.
     pub auth: bool,
-    /// The program behind the image `wakegate/hello`, run as `<program> hello`.
+    /// This program: `<program> hello` is the image `wakegate/hello`, and `<program> session` starts
+    /// every instance.
     pub hello: PathBuf,
     /// What becomes of instances at the end.
     pub on_exit: OnExit,

@@ -272,14 +272,12 @@ impl<P: ControlPlane> Driver<P> {
                     return;
                 }
                 let first = self.waiters.is_empty();
-                let leased = self
+                let live = self
                     .endpoint
                     .as_ref()
-                    .is_some_and(|e| e.is_leased(Instant::now()));
-                let ready = self
-                    .endpoint
-                    .as_ref()
-                    .filter(|e| leased && e.is_ready(port));
+                    .filter(|e| !e.retired().is_cancelled());
+                let leased = live.is_some_and(|e| e.is_leased(Instant::now()));
+                let ready = live.filter(|e| leased && e.is_ready(port));
                 if let Some(endpoint) = ready {
                     // Another request's wake ended between this one's look and its question.
                     let endpoint = endpoint.clone();

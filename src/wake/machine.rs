@@ -206,6 +206,8 @@ impl Machine {
     /// How far the attempt is; `None` when there is none.
     pub fn stage(&self) -> Option<WakeStage> {
         self.attempt.as_ref().map(|attempt| match attempt.step {
+            // Between two looks at a closed port.
+            Step::Asking if attempt.seen.is_some() => WakeStage::NotListening,
             Step::Asking => WakeStage::Asking,
             Step::Restoring => WakeStage::Restoring,
             Step::Starting => WakeStage::Starting,

@@ -2,11 +2,18 @@
 //!
 //! Every port is free, every directory temporary, and what is started ends with its owner.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "each test file uses its own part"
+)]
 #![allow(
     missing_docs,
     clippy::missing_panics_doc,
     clippy::unwrap_used,
+    clippy::float_cmp,
+    clippy::indexing_slicing,
     clippy::expect_used,
     clippy::panic,
     reason = "test support"
@@ -33,6 +40,18 @@ use wakegate::telemetry::{AccessSink, Metrics};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_wakegate");
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A task of the test's own, awaited by it.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests await their tasks themselves"
+)]
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    tokio::spawn(future)
+}
 
 pub fn reference(text: &str) -> InstanceRef {
     InstanceRef::parse(text).unwrap()
@@ -107,7 +126,7 @@ impl Plane {
         .unwrap();
         let (address, token) = (server.address(), server.token().unwrap().to_owned());
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::task::spawn(async move {
+        let task = spawn(async move {
             server.run(async { drop(stopped.await) }).await.unwrap();
         });
         let client = client_of(address, &token);
@@ -233,7 +252,7 @@ impl Gateway {
             .unwrap();
         let (address, admin, handle) = (app.addresses()[0], app.admin_address(), app.handle());
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::task::spawn(async move { app.run(async { drop(stopped.await) }).await });
+        let task = spawn(async move { app.run(async { drop(stopped.await) }).await });
         Self {
             address,
             admin,

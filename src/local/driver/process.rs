@@ -6,6 +6,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,8 @@ pub(in crate::local) struct ProcessDriver {
     exits: mpsc::Sender<Exit>,
     tasks: TaskTracker,
     boot_id: String,
+    /// This program, for its `session` subcommand.
+    launcher: PathBuf,
 }
 
 #[derive(Debug)]
@@ -48,12 +51,17 @@ struct Process {
 
 impl ProcessDriver {
     /// `exits` hears of programs that end by themselves.
-    pub(in crate::local) fn new(exits: mpsc::Sender<Exit>, tasks: TaskTracker) -> Self {
+    pub(in crate::local) fn new(
+        exits: mpsc::Sender<Exit>,
+        tasks: TaskTracker,
+        launcher: PathBuf,
+    ) -> Self {
         Self {
             processes: DashMap::new(),
             exits,
             tasks,
             boot_id: boot_id(),
+            launcher,
         }
     }
 
@@ -114,7 +122,11 @@ impl ProcessDriver {
             .map_err(DriverError::Files)?;
         let errors = log.try_clone().map_err(DriverError::Files)?;
         let private = address.as_ref().map(|address| address.private.to_string());
-        let child = Command::new(&boot.program)
+        // Through our own small launcher, which gives it a session of its own: were it in ours, the
+        // kernel would wake it and hang it up when we die (setpgid(2), orphaned process groups).
+        let child = Command::new(&self.launcher)
+            .arg("session")
+            .arg(&boot.program)
             .args(&boot.arguments)
             .env_clear()
             .env(
@@ -129,7 +141,6 @@ impl ProcessDriver {
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)
-            .process_group(0)
             .kill_on_drop(false)
             .spawn()
             .map_err(|source| DriverError::Spawn {
@@ -141,7 +152,7 @@ impl ProcessDriver {
             .and_then(|pid| i32::try_from(pid).ok())
             .and_then(Pid::from_raw);
         let pid = pid.ok_or(DriverError::Gone)?;
-        let stat = ProcessStat::read(pid.as_raw_nonzero().get()).ok_or(DriverError::Gone)?;
+        let stat = own_session(pid).await.ok_or(DriverError::Gone)?;
         let handle = Handle {
             pid: pid.as_raw_nonzero().get(),
             start_ticks: stat.start_ticks,
@@ -270,6 +281,19 @@ async fn frozen(pid: Pid) -> bool {
         }
     }
     false
+}
+
+/// Waits until the launcher has made the process the leader of its session, a second at most.
+async fn own_session(pid: Pid) -> Option<ProcessStat> {
+    let number = pid.as_raw_nonzero().get();
+    for _ in 0..1000 {
+        let stat = ProcessStat::read(number)?;
+        if stat.group == u64::try_from(number).ok()? {
+            return Some(stat);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    None
 }
 
 async fn wait_for_child(mut child: Child) -> (Option<i32>, String) {

@@ -1,0 +1,40 @@
+//! `wakegate session`: starts an instance's program in a session of its own.
+//!
+//! Guarantees: the program replaces this process, so its id, output and end are the instance's; it
+//! is not in its control plane's session, so the kernel does not hang it up when that dies.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+/// The program could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// We lead a process group already.
+    #[error("cannot begin a session: {0}")]
+    Session(std::io::Error),
+    /// Nothing to start.
+    #[error("no program to start")]
+    NoProgram,
+    /// It cannot be executed.
+    #[error("cannot run `{}`: {source}", program.display())]
+    Exec {
+        /// What.
+        program: OsString,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+/// Becomes the program; returns only when that fails.
+pub fn run_in_own_session(mut words: Vec<OsString>) -> SessionError {
+    if words.is_empty() {
+        return SessionError::NoProgram;
+    }
+    let program = words.remove(0);
+    if let Err(error) = rustix::process::setsid() {
+        return SessionError::Session(error.into());
+    }
+    let source = Command::new(&program).args(words).exec();
+    SessionError::Exec { program, source }
+}
