@@ -14,9 +14,10 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::driver::{Instance, WakeReport, fault, instance};
+use super::driver::{Instance, WakeReport, instance};
 use super::error::{WakeError, WakeStage};
 use super::machine::Fault;
+use super::questions::fault;
 use crate::config::WakeConfig;
 use crate::hypeman::ControlPlane;
 use crate::names::{InstanceId, InstanceRef, PlaneIndex};

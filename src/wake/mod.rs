@@ -14,6 +14,7 @@ mod error;
 mod lease;
 pub mod machine;
 mod probe;
+mod questions;
 
 pub use directory::Wakes;
 pub use driver::{Instance, Ready, WakeReport};
