@@ -206,7 +206,7 @@ impl App {
                     metrics.upkeep();
                 }
             };
-            stop.run_until_cancelled(upkeep).await.unwrap_or(())
+            stop.run_until_cancelled(upkeep).await.unwrap_or(());
         });
 
         shutdown.await;

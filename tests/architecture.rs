@@ -104,7 +104,9 @@ fn rooms_name_only_what_they_may() {
         }
         for (number, line) in text.lines().enumerate() {
             for (at, _) in line.match_indices("crate::") {
-                let named: String = line[at + 7..]
+                let named: String = line
+                    .get(at + 7..)
+                    .unwrap_or_default()
                     .chars()
                     .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
                     .collect();

@@ -1,6 +1,7 @@
 //! What cannot be served is refused with the right answer.
 
 #![allow(
+    clippy::float_cmp,
     clippy::unwrap_used,
     clippy::panic,
     clippy::expect_used,

@@ -1,6 +1,7 @@
 //! Waking: one restore for everybody, nobody lost, and asleep again.
 
 #![allow(
+    clippy::float_cmp,
     clippy::unwrap_used,
     clippy::panic,
     clippy::expect_used,

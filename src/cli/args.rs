@@ -93,8 +93,8 @@ pub struct LocalArguments {
     /// Where the API listens [default: 127.0.0.1:4973].
     #[arg(long, value_name = "ADDRESS")]
     pub api_listen: Option<SocketAddr>,
-    /// Where instances and their state are kept [default: $XDG_STATE_HOME/wakegate, else
-    /// ~/.local/state/wakegate].
+    /// Where instances and their state are kept [default: `$XDG_STATE_HOME/wakegate`, else
+    /// `~/.local/state/wakegate`].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Let everybody in who can connect, without a token.

@@ -102,7 +102,7 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
         });
         root.not_yet("ingress", "serving the control plane's ingress resources");
         root.tables("hypeman", |s| {
-            read_hypeman(s, &mut config.hypeman, variables)
+            read_hypeman(s, &mut config.hypeman, variables);
         });
         root.tables("listener", |s| {
             let mut listener = ListenerConfig::default();
@@ -128,7 +128,7 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
         }
         let (wake, planes) = (config.wake.clone(), config.hypeman.clone());
         root.tables("route", |s| {
-            read_route(s, &mut config.route, &wake, &planes)
+            read_route(s, &mut config.route, &wake, &planes);
         });
         root.finish();
     }

@@ -1,7 +1,7 @@
 //! The kernel's own table of TCP connections.
 //!
 //! Guarantees: counts what the contract counts (B.5): every connection to the address but those in
-//! TIME_WAIT and CLOSE; a half-open handshake counts. Listening sockets are told apart.
+//! `TIME_WAIT` and CLOSE; a half-open handshake counts. Listening sockets are told apart.
 
 use std::io;
 use std::net::Ipv4Addr;

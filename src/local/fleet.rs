@@ -269,7 +269,7 @@ impl Fleet {
         let mut shortest: Option<Duration> = None;
         for instance in self.all() {
             self.keep_times(&instance, now);
-            let Some(policy) = self.eligible_policy(&instance) else {
+            let Some(policy) = Self::eligible_policy(&instance) else {
                 continue;
             };
             if table.is_none() {
@@ -292,7 +292,7 @@ impl Fleet {
         shortest
     }
 
-    fn eligible_policy(&self, instance: &Instance) -> Option<super::policy::Policy> {
+    fn eligible_policy(instance: &Instance) -> Option<super::policy::Policy> {
         let record = instance.record();
         let policy = record.spec.policy.as_ref();
         is_eligible(policy, record.circumstances())

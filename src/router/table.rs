@@ -210,14 +210,15 @@ mod tests {
     use crate::config::{Variables, load};
 
     fn table(routes: &[(&str, &str, &str)]) -> RouteTable {
-        let text: String = routes
+        let text = routes
             .iter()
             .map(|(host, path, instance)| {
                 format!(
                     "[[route]]\nhost = \"{host}\"\npath = \"{path}\"\ninstance = \"{instance}\"\n"
                 )
             })
-            .collect();
+            .collect::<Vec<_>>()
+            .concat();
         RouteTable::new(&load("test", &text, &Variables::default()).unwrap().route)
     }
 

@@ -134,10 +134,10 @@ impl Instance {
                     .as_deref()
                     .copied()
                     .unwrap_or(WakeStage::Asking);
-                Err(match stage {
-                    WakeStage::NoCapacity => WakeError::NoCapacity,
-                    stage => WakeError::TimedOut(stage),
-                })
+                if stage == WakeStage::NoCapacity {
+                    return Err(WakeError::NoCapacity);
+                }
+                Err(WakeError::TimedOut(stage))
             }
         }
     }
@@ -198,9 +198,10 @@ pub(super) fn instance<P: ControlPlane>(
     reports: broadcast::Sender<WakeReport>,
     stop: CancellationToken,
 ) -> (Arc<Instance>, impl Future<Output = ()> + Send + 'static) {
+    let first_seen = see(&id, first, Instant::now()).ok();
     let (questions, asked) = mpsc::channel(QUESTIONS);
     let instance = Arc::new(Instance {
-        id: id.clone(),
+        id,
         awake: ArcSwapOption::empty(),
         questions,
         stage: ArcSwapOption::empty(),
@@ -210,7 +211,6 @@ pub(super) fn instance<P: ControlPlane>(
         breaker_failures: config.breaker_failures,
         breaker_max_delay: config.breaker_max_delay,
     };
-    let first_seen = see(&id, first, Instant::now()).ok();
     let driver = Driver {
         instance: Arc::clone(&instance),
         plane,
@@ -374,7 +374,7 @@ impl<P: ControlPlane> Driver<P> {
                 self.operations.push(paused.boxed());
             }
             Effect::Hold => self.hold(),
-            Effect::Publish { seen, fresh } => self.publish(seen, fresh),
+            Effect::Publish { seen, fresh } => self.publish(&seen, fresh),
             Effect::Grant { port, woken } => self.grant(port, woken),
             Effect::Retire => self.retire(),
             Effect::Sever => {
@@ -427,7 +427,7 @@ impl<P: ControlPlane> Driver<P> {
         self.renew_at = Some(Instant::now() + idle / 3);
     }
 
-    fn publish(&mut self, seen: Seen, fresh: bool) {
+    fn publish(&mut self, seen: &Seen, fresh: bool) {
         let Some(ip) = seen.ip else { return };
         let same = self
             .endpoint

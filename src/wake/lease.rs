@@ -170,7 +170,7 @@ impl Endpoint {
             self.0.held.load(Ordering::Acquire),
         );
         let term = if terms.counts { begun.max(held) } else { held };
-        term > 0 && now < term.saturating_add(nanos(idle - LeaseTerms::margin(idle)))
+        term > 0 && now < term.saturating_add(nanos(idle.saturating_sub(LeaseTerms::margin(idle))))
     }
 
     /// Whether the lease has not been confirmed for the verify interval. Says so to one caller

@@ -206,13 +206,12 @@ impl Machine {
     /// How far the attempt is; `None` when there is none.
     pub fn stage(&self) -> Option<WakeStage> {
         self.attempt.as_ref().map(|attempt| match attempt.step {
-            // Between two looks at a closed port.
-            Step::Asking if attempt.seen.is_some() => WakeStage::NotListening,
-            Step::Asking => WakeStage::Asking,
+            Step::Asking if attempt.seen.is_none() => WakeStage::Asking,
+            // Looking at a closed port, or between two looks.
+            Step::Asking | Step::Probing(_) => WakeStage::NotListening,
             Step::Restoring => WakeStage::Restoring,
             Step::Starting => WakeStage::Starting,
             Step::Settling => WakeStage::Initializing,
-            Step::Probing(_) => WakeStage::NotListening,
             Step::Pausing { .. } if attempt.trouble == Some(Fault::NoCapacity) => {
                 WakeStage::NoCapacity
             }

@@ -34,8 +34,8 @@ pub(super) async fn ask<P: ControlPlane>(
     };
     let (held, answer) = tokio::join!(hold, plane.get(&reference));
     match held {
-        Some(Err(error)) if error.code() == "instance_in_standby" => return Err(Fault::InStandby),
-        Some(Err(error)) if error.is_unauthorized() => return Err(Fault::Unauthorized),
+        Some(Err(error)) if error.code() == "instance_in_standby" => Err(Fault::InStandby),
+        Some(Err(error)) if error.is_unauthorized() => Err(Fault::Unauthorized),
         // An older server has no hold; another failure leaves the lease to our connections.
         Some(Err(error)) => {
             if error.is_missing_operation() {

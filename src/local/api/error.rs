@@ -1,6 +1,6 @@
 //! Errors as the API answers them.
 //!
-//! Guarantees: the contract's two dialects (A.2): handlers use a snake_case code, the validator and
+//! Guarantees: the contract's two dialects (A.2): handlers use a `snake_case` code, the validator and
 //! the router the status' reason phrase; the body is always valid JSON.
 
 use axum::Json;

@@ -79,6 +79,10 @@ fn size(code: &str, text: Option<&String>) -> Result<Option<u64>, ApiError> {
 }
 
 /// When the instance is deleted; the outer `None` is "not said".
+#[expect(
+    clippy::option_option,
+    reason = "not said, never, and then are three answers"
+)]
 fn expiry(
     ttl: Option<&String>,
     expires_at: Option<&String>,
@@ -231,7 +235,13 @@ pub(super) async fn create(Shared(fleet): Shared<Arc<Fleet>>, body: Bytes) -> An
         .or_else(|error| match instance.state() {
             // The instance is there and says why it is Stopped; that is the better answer.
             State::Stopped => Ok(()),
-            _ => Err(error),
+            State::Created
+            | State::Initializing
+            | State::Running
+            | State::Paused
+            | State::Shutdown
+            | State::Standby
+            | State::Unknown => Err(error),
         })?;
     Ok((StatusCode::CREATED, view(&instance)))
 }

@@ -361,13 +361,16 @@ proptest! {
         let mut in_flight: Option<Effect> = None;
         for (event, ms) in steps {
             // Only an answer to what is in flight can come.
-            let fits = match (&event, &in_flight) {
-                (Event::Wanted { .. } | Event::Verify | Event::Suspect { .. }, _) => true,
-                (Event::Answered(_), Some(Effect::Ask | Effect::Restore | Effect::Start | Effect::Settle { .. })) => true,
-                (Event::Probed { .. }, Some(Effect::Probe { .. })) => true,
-                (Event::PauseOver, Some(Effect::Pause(_))) => true,
-                _ => false,
-            };
+            let fits = matches!(
+                (&event, &in_flight),
+                (Event::Wanted { .. } | Event::Verify | Event::Suspect { .. }, _)
+                    | (
+                        Event::Answered(_),
+                        Some(Effect::Ask | Effect::Restore | Effect::Start | Effect::Settle { .. })
+                    )
+                    | (Event::Probed { .. }, Some(Effect::Probe { .. }))
+                    | (Event::PauseOver, Some(Effect::Pause(_)))
+            );
             if !fits { continue; }
             if matches!(event, Event::Answered(_) | Event::Probed { .. } | Event::PauseOver) {
                 in_flight = None;

@@ -1,0 +1,38 @@
+# The entry points; CI runs `make test`.
+.PHONY: test lint fmt doc deny bench demo clean
+
+# Every test, once. Needs cargo, python3 with venv, and the crates.io and PyPI registries.
+test: packages
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	cargo test --locked
+
+lint: packages
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --locked
+
+# The SDK test makes a virtual environment, for which Debian has a package of its own.
+.PHONY: packages
+packages:
+	@python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null \
+		|| (apt-get update && apt-get install -y --no-install-recommends python3 python3-venv)
+
+fmt:
+	cargo fmt
+
+doc:
+	cargo doc --no-deps --open
+
+# Licences, bans and sources; needs `cargo install cargo-deny`. Advisories need the network.
+deny:
+	cargo deny --offline check licenses bans sources
+
+bench:
+	cargo bench --locked
+
+demo:
+	cargo run --release -- demo
+
+clean:
+	cargo clean
