@@ -27,7 +27,7 @@ use crate::config::{RouteWakeConfig, WakeConfig};
 use crate::hypeman::ControlPlane;
 use crate::hypeman::wire::Instance as Answer;
 use crate::names::InstanceId;
-use crate::telemetry::{Metrics, WakeKind, WakeOutcome};
+use crate::telemetry::{Metrics, ShedReason, WakeKind, WakeOutcome};
 
 /// Questions that may wait for the task at once; who asks beyond that waits to ask.
 const QUESTIONS: usize = 1024;
@@ -515,7 +515,12 @@ impl<P: ControlPlane> Driver<P> {
     }
 
     fn refuse(&mut self, error: &WakeError) {
-        if !matches!(error, WakeError::BreakerOpen(_)) {
+        if matches!(error, WakeError::BreakerOpen(_)) {
+            self.began = None;
+            self.waiters
+                .iter()
+                .for_each(|_| self.metrics.count_shed(ShedReason::Breaker));
+        } else {
             self.finish(match error {
                 WakeError::TimedOut(_) => WakeOutcome::TimedOut,
                 WakeError::NotFound
