@@ -15,7 +15,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{WakeError, WakeStage};
@@ -31,6 +31,8 @@ use crate::telemetry::{Metrics, ShedReason, WakeKind, WakeOutcome};
 
 /// Questions that may wait for the task at once; who asks beyond that waits to ask.
 const QUESTIONS: usize = 1024;
+/// How long a request waits for its suspicion to be taken note of.
+const SUSPICION: Duration = Duration::from_secs(1);
 
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
@@ -151,8 +153,9 @@ impl Instance {
             .send(Question::Suspect(endpoint.epoch()))
             .await
             .is_ok();
-        if told && !endpoint.retired().is_cancelled() {
-            endpoint.retired().cancelled().await;
+        if told {
+            // A task that is this busy retires it later; the request's next try finds that out.
+            let _busy = timeout(SUSPICION, endpoint.retired().cancelled()).await;
         }
     }
 }
