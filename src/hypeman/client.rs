@@ -145,11 +145,12 @@ impl HypemanClient {
         })
     }
 
-    /// The same server and limits, with calls that are never repeated inside.
+    /// The deadline of calls that should be quick.
     pub(super) fn quick(&self) -> Duration {
         self.inner.quick
     }
 
+    /// The deadline of calls that move a VM.
     pub(super) fn slow(&self) -> Duration {
         self.inner.slow
     }
