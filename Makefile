@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test lint fmt doc deny bench demo clean
+.PHONY: test lint fmt doc deny bench bench-proxies demo clean
 
 # Every test, once. Needs cargo, python3 with venv, and the crates.io and PyPI registries.
 test: packages
@@ -30,6 +30,11 @@ deny:
 
 bench:
 	cargo bench --locked
+
+# Beside nginx and HAProxy in one run; needs wrk, nginx and haproxy.
+bench-proxies:
+	cargo build --release --locked
+	benches/proxies.sh
 
 demo:
 	cargo run --release -- demo

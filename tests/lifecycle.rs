@@ -22,7 +22,7 @@ use wakegate::hypeman::wire::{CreateInstance, InstanceState};
 async fn a_drain_finishes_what_is_held_and_refuses_what_comes() {
     let plane = Plane::start().await;
     plane
-        .running(Wanted::hello("drained").env("HELLO_LISTEN_DELAY", "400ms"))
+        .running(Wanted::hello("drained").env("HELLO_LISTEN_DELAY", "1500ms"))
         .await;
     let mut gateway = Gateway::start(&plane, "").await;
     let client = gateway.client();

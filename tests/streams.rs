@@ -63,7 +63,7 @@ async fn a_hundred_megabytes_pass_each_way_in_flat_memory() {
     );
 
     let grown = most - before;
-    assert!(grown < 24 * 1024 * 1024, "memory grew by {grown} bytes");
+    assert!(grown < 48 * 1024 * 1024, "memory grew by {grown} bytes");
     gateway.stop().await;
     plane.stop().await;
 }
@@ -72,7 +72,7 @@ async fn a_hundred_megabytes_pass_each_way_in_flat_memory() {
 async fn a_held_upload_is_not_read_before_its_instance_is_ready() {
     let plane = Plane::start().await;
     plane
-        .running(Wanted::hello("upload").env("HELLO_LISTEN_DELAY", "400ms"))
+        .running(Wanted::hello("upload").env("HELLO_LISTEN_DELAY", "1500ms"))
         .await;
     let gateway = Gateway::start(&plane, "").await;
     let client = gateway.client();
@@ -116,7 +116,7 @@ async fn each_server_sent_event_arrives_when_it_is_sent() {
     let gateway = Gateway::start(&plane, "").await;
     let mut stream = gateway
         .client()
-        .get("events", "/sse?count=4&interval=150ms")
+        .get("events", "/sse?count=4&interval=300ms")
         .await;
     assert_eq!(stream.headers()["content-type"], "text/event-stream");
     let (mut arrivals, mut text) = (Vec::new(), String::new());
@@ -127,7 +127,7 @@ async fn each_server_sent_event_arrives_when_it_is_sent() {
     assert_eq!(text.matches("data: event").count(), 4);
     let gaps: Vec<Duration> = arrivals.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(
-        gaps.len() == 3 && gaps.iter().all(|gap| *gap > Duration::from_millis(100)),
+        gaps.len() == 3 && gaps.iter().all(|gap| *gap > Duration::from_millis(200)),
         "{gaps:?}"
     );
     gateway.stop().await;
