@@ -10,7 +10,7 @@ test: packages
 lint: packages
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --locked
+	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items --locked
 
 # The SDK test makes a virtual environment, for which Debian has a package of its own.
 .PHONY: packages

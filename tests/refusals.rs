@@ -210,3 +210,25 @@ async fn what_is_not_one_clear_request_is_refused() {
     gateway.stop().await;
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_hangs_is_a_504_at_the_routes_deadline() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let hanging = support::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = silent.accept().await {
+            kept.push(stream);
+        }
+    });
+    let access = AccessSink::new(AccessLog::Off);
+    let extra = "[route.wake]\ntimeout = \"300ms\"\n";
+    let gateway = Gateway::start_with(address, "t", extra, access).await;
+    let (status, code, after) = gateway.client().problem("any").await;
+    assert_eq!(
+        (status, code.as_str(), after.as_deref()),
+        (504, "wake_timeout", Some("1"))
+    );
+    gateway.stop().await;
+    hanging.abort();
+}

@@ -67,7 +67,7 @@ pub struct ServeArguments {
     /// Which configuration.
     #[command(flatten)]
     pub config: ConfigArguments,
-    /// Where clients connect, instead of every [[listener]] of the configuration.
+    /// Where clients connect, instead of every `[[listener]]` of the configuration.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<SocketAddr>,
     /// Where /healthz, /readyz and /metrics are, instead of the configuration's admin.address.

@@ -5,7 +5,7 @@
 //! the place it was written, its key and a mend. Secrets are held in [`Secret`], which prints
 //! nothing.
 //!
-//! The way: text or environment -> [`reader`](self) (which key, where, of what type) -> `load`
+//! The way: text or environment -> `reader` (which key, where, of what type) -> `load`
 //! (defaults, cross checks) -> [`Config`].
 
 mod load;

@@ -6,7 +6,7 @@
 //! from the task in answer to your own question; the warm path ([`Instance::warm`]) is a few atomic
 //! loads. This room knows no HTTP request.
 //!
-//! [`machine`] decides, [`driver`] acts, [`directory`] finds, [`lease`] remembers.
+//! [`machine`] decides, `driver` acts, `questions` asks, `directory` finds, `lease` remembers.
 
 mod directory;
 mod driver;
