@@ -369,6 +369,25 @@ impl<'b, 'a> Section<'b, 'a> {
         Some(values)
     }
 
+    /// Reads one table below this one, and reports what of it nobody asked for.
+    fn below(
+        &mut self,
+        table: Option<&'b DeTable<'a>>,
+        path: String,
+        prefixes: Vec<String>,
+        read: impl FnOnce(&mut Section<'_, 'a>),
+    ) {
+        let mut below = Section {
+            book: self.book,
+            table,
+            path,
+            prefixes,
+            known: Vec::new(),
+        };
+        read(&mut below);
+        below.finish();
+    }
+
     /// A table below this one; read even when absent, for the environment's sake.
     pub(super) fn section(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 'a>)) {
         self.known.push(key);
@@ -393,15 +412,7 @@ impl<'b, 'a> Section<'b, 'a> {
             .map(|p| format!("{p}{}_", key.to_ascii_uppercase()))
             .collect();
         let path = self.key_path(key);
-        let mut below = Section {
-            book: self.book,
-            table,
-            path,
-            prefixes,
-            known: Vec::new(),
-        };
-        read(&mut below);
-        below.finish();
+        self.below(table, path, prefixes, read);
     }
 
     /// A list of tables; one call of `read` for each, in the file or in the environment.
@@ -436,13 +447,8 @@ impl<'b, 'a> Section<'b, 'a> {
             .variables
             .keys()
             .filter_map(|name| name.strip_prefix(&stem))
-            .map(|rest| {
-                rest.split('_')
-                    .next()
-                    .and_then(|n| n.parse().ok())
-                    .unwrap_or(0_usize)
-                    + 1
-            })
+            .map(|rest| rest.split('_').next().and_then(|n| n.parse().ok()))
+            .map(|index| index.map_or(1, |index: usize| index.saturating_add(1)))
             .filter(|count| *count <= 1024)
             .max()
             .unwrap_or(0);
@@ -453,15 +459,7 @@ impl<'b, 'a> Section<'b, 'a> {
             }
             let path = self.key_path(&format!("{key}[{index}]"));
             let table = tables.get(index).copied();
-            let mut below = Section {
-                book: self.book,
-                table,
-                path,
-                prefixes,
-                known: Vec::new(),
-            };
-            read(&mut below);
-            below.finish();
+            self.below(table, path, prefixes, &mut read);
         }
     }
 

@@ -29,7 +29,7 @@ use crate::router::{Route, RouteTable, host_of};
 use crate::telemetry::{AccessSink, Metrics, ReleaseReason, WakeKind};
 use crate::upstream::{
     ForwardError, ForwardedFor, RequestBody, Upstream, UpstreamBody, is_upgrade, prepare_request,
-    prepare_response, tunnel, upgrade_token,
+    prepare_response, tunnel,
 };
 use crate::wake::{Instance, Ready, Wakes};
 
@@ -139,7 +139,6 @@ impl<P: ControlPlane> Gateway<P> {
         let ready = self.ready(&instance, route, head_bytes, account).await?;
 
         let downstream = is_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
-        let upgrade = upgrade_token(request.headers());
         let trusted = self.trusts(account.client);
         let request_id = &account.request_id;
         let from = ForwardedFor {
@@ -157,7 +156,7 @@ impl<P: ControlPlane> Gateway<P> {
             .await?;
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if switching {
-            let agreed = upgrade.is_some() && is_upgrade(response.headers());
+            let agreed = is_upgrade(response.headers());
             let Some(downstream) = downstream.filter(|_| agreed) else {
                 return Err(ProxyError::UnexpectedUpgrade);
             };
@@ -238,20 +237,18 @@ impl<P: ControlPlane> Gateway<P> {
             if sends >= MAX_SENDS || Instant::now() >= deadline {
                 return Err(error.into());
             }
-            request = match error {
-                ForwardError::Connect { request, .. } | ForwardError::Unsent { request } => {
+            request = match (error, copy) {
+                (ForwardError::Connect { request, .. } | ForwardError::Unsent { request }, _) => {
                     *request
                 }
-                ForwardError::Broken(_) | ForwardError::Severed if copy.is_some() => {
-                    let Some(copy) = copy else {
-                        return Err(error.into());
-                    };
-                    copy
-                }
-                ForwardError::Broken(_)
-                | ForwardError::Severed
-                | ForwardError::Nonsense(_)
-                | ForwardError::TimedOut => return Err(error.into()),
+                (ForwardError::Broken(_) | ForwardError::Severed, Some(copy)) => copy,
+                (
+                    error @ (ForwardError::Broken(_)
+                    | ForwardError::Severed
+                    | ForwardError::Nonsense(_)
+                    | ForwardError::TimedOut),
+                    _,
+                ) => return Err(error.into()),
             };
             self.parts.metrics.upstream_retries.increment(1);
             ready = self.ready(instance, route, head_bytes, account).await?;

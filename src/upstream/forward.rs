@@ -181,11 +181,10 @@ impl Upstream {
             idle_timeout,
             ..
         } = self.config;
-        let made = || Pool::new(endpoint.clone(), max_idle, idle_timeout);
         let mut fresh = false;
         let entry = self.pools.entry(key).or_insert_with(|| {
             fresh = true;
-            made()
+            Pool::new(endpoint.clone(), max_idle, idle_timeout)
         });
         let pool = Arc::clone(entry.value());
         drop(entry);

@@ -44,7 +44,7 @@ pub struct ForwardedFor<'a> {
 
 /// The protocol that a request wants to switch to, if it is one that we pass on. `h2c` is not: it
 /// would carry requests past the gateway.
-pub fn upgrade_token(headers: &HeaderMap) -> Option<HeaderValue> {
+fn upgrade_token(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
     let mut fields = headers.get_all(UPGRADE).iter();
     match (asked, fields.next(), fields.next()) {

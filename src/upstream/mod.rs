@@ -14,5 +14,5 @@ mod tunnel;
 
 pub use body::{BodyFate, RequestBody, UpstreamBody};
 pub use forward::{ForwardError, Upstream};
-pub use headers::{ForwardedFor, is_upgrade, prepare_request, prepare_response, upgrade_token};
+pub use headers::{ForwardedFor, is_upgrade, prepare_request, prepare_response};
 pub use tunnel::tunnel;

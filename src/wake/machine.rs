@@ -18,6 +18,8 @@ use crate::hypeman::wire::InstanceState;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const BREAKER_FIRST: Duration = Duration::from_secs(1);
+/// How long a lease's confirmation in the background may take.
+const VERIFICATION: Duration = Duration::from_secs(10);
 
 /// What the control plane says about the instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,6 +184,24 @@ pub struct Machine {
     first_seen: Option<Seen>,
 }
 
+// === impl Attempt ===
+
+impl Attempt {
+    /// An attempt that begins by asking.
+    fn new(deadline: Instant, ports: Vec<u16>, start_stopped: bool) -> Self {
+        Self {
+            deadline,
+            ports,
+            start_stopped,
+            woken: false,
+            pauses: 0,
+            step: Step::Asking,
+            trouble: None,
+            seen: None,
+        }
+    }
+}
+
 // === impl Machine ===
 
 impl Machine {
@@ -256,16 +276,7 @@ impl Machine {
         if let Some(until) = self.broken_until.filter(|until| *until > now) {
             return vec![Effect::Refuse(WakeError::BreakerOpen(until - now))];
         }
-        let mut attempt = Attempt {
-            deadline,
-            ports: vec![port],
-            start_stopped,
-            woken: false,
-            pauses: 0,
-            step: Step::Asking,
-            trouble: None,
-            seen: None,
-        };
+        let mut attempt = Attempt::new(deadline, vec![port], start_stopped);
         if self.awake.is_some() && leased {
             // Awake, and only this port has not been tried yet.
             attempt.step = Step::Probing(port);
@@ -290,16 +301,7 @@ impl Machine {
         if self.attempt.is_some() || self.awake.is_none() {
             return Vec::new();
         }
-        self.attempt = Some(Attempt {
-            deadline: now + Duration::from_secs(10),
-            ports: Vec::new(),
-            start_stopped: false,
-            woken: false,
-            pauses: 0,
-            step: Step::Asking,
-            trouble: None,
-            seen: None,
-        });
+        self.attempt = Some(Attempt::new(now + VERIFICATION, Vec::new(), false));
         vec![Effect::Ask]
     }
 

@@ -137,6 +137,13 @@ fn a_stray_variable_is_a_problem_with_its_nearest_name() {
 }
 
 #[test]
+fn a_variable_with_an_absurd_number_is_a_stray_one() {
+    let name = "WAKEGATE_ROUTE_18446744073709551615_HOST";
+    let error = load("w.toml", ROUTE, &variables(&[(name, "a.b")])).unwrap_err();
+    assert!(error.to_string().contains(name), "{error}");
+}
+
+#[test]
 fn a_route_takes_its_wake_rules_from_the_general_ones() {
     let config = load(
         "w.toml",

@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::extract::{optional, required};
 use super::instances::view;
 use crate::local::fleet::Fleet;
-use crate::local::instance::State;
+use crate::local::instance::{Instance, State};
 use crate::local::scalars::is_name;
 use crate::names::GoDuration;
 
@@ -75,6 +75,20 @@ impl StandbyRequest {
     }
 }
 
+/// Runs a verb to its end and shows the instance after it.
+async fn to_its_end<F>(
+    fleet: &Arc<Fleet>,
+    instance: &Arc<Instance>,
+    verb: impl FnOnce(Arc<Fleet>, Arc<Instance>) -> F,
+) -> Result<Json<Value>, ApiError>
+where
+    F: Future<Output = Result<(), ApiError>> + Send + 'static,
+{
+    let verb = verb(Arc::clone(fleet), Arc::clone(instance));
+    fleet.detached(verb).await?;
+    Ok(view(instance))
+}
+
 pub(super) async fn standby(
     Shared(fleet): Shared<Arc<Fleet>>,
     Path(id): Path<String>,
@@ -84,11 +98,10 @@ pub(super) async fn standby(
     let instance = fleet.resolve(&id).await?;
     request.check()?;
     let with_options = request.compression.is_some() || request.compression_delay.is_some();
-    let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
-    fleet
-        .detached(async move { owner.standby(&target, with_options).await })
-        .await?;
-    Ok(view(&instance))
+    to_its_end(&fleet, &instance, |owner, target| async move {
+        owner.standby(&target, with_options).await
+    })
+    .await
 }
 
 pub(super) async fn restore(
@@ -96,11 +109,10 @@ pub(super) async fn restore(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let instance = fleet.resolve(&id).await?;
-    let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
-    fleet
-        .detached(async move { owner.restore(&target).await })
-        .await?;
-    Ok(view(&instance))
+    to_its_end(&fleet, &instance, |owner, target| async move {
+        owner.restore(&target).await
+    })
+    .await
 }
 
 pub(super) async fn start(
@@ -110,11 +122,10 @@ pub(super) async fn start(
 ) -> Result<Json<Value>, ApiError> {
     let StartRequest { entrypoint, cmd } = required(&body)?;
     let instance = fleet.resolve(&id).await?;
-    let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
-    fleet
-        .detached(async move { owner.start(&target, entrypoint, cmd).await })
-        .await?;
-    Ok(view(&instance))
+    to_its_end(&fleet, &instance, |owner, target| async move {
+        owner.start(&target, entrypoint, cmd).await
+    })
+    .await
 }
 
 pub(super) async fn stop(
@@ -122,11 +133,10 @@ pub(super) async fn stop(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let instance = fleet.resolve(&id).await?;
-    let (owner, target) = (Arc::clone(&fleet), Arc::clone(&instance));
-    fleet
-        .detached(async move { owner.stop(&target).await })
-        .await?;
-    Ok(view(&instance))
+    to_its_end(&fleet, &instance, |owner, target| async move {
+        owner.stop(&target).await
+    })
+    .await
 }
 
 pub(super) async fn fork(
