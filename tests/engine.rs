@@ -211,7 +211,7 @@ impl Stage {
 fn rules(timeout_ms: u64) -> RouteWakeConfig {
     RouteWakeConfig {
         timeout: Duration::from_millis(timeout_ms),
-        start_stopped: false,
+        ..RouteWakeConfig::default()
     }
 }
 

@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+use self::route::{parse_ready, read_route};
 use super::model::{
     AccessLog, AdminConfig, Config, HypemanConfig, ListenerConfig, LogConfig, LogFormat,
-    ResponseConfig, RouteConfig, RouteWakeConfig, ServerConfig, UpstreamConfig, WakeConfig,
+    ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
 };
-use super::pattern::{HostPattern, InstanceTemplate};
 use super::problem::{ConfigError, Problem};
 use super::reader::{Book, PREFIX, Section};
 use super::secret::Secret;
-use crate::names::PlaneIndex;
+use super::values::Rate;
 
 /// The environment, as the loader sees it; a test passes its own.
 #[derive(Debug, Clone, Default)]
@@ -186,6 +186,7 @@ fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
         &mut wake.max_held_per_instance,
         s.number("max_held_per_instance"),
     );
+    set(&mut wake.max_held_per_route, s.number("max_held_per_route"));
     set(&mut wake.max_held, s.number("max_held"));
     set(&mut wake.max_held_bytes, s.number("max_held_bytes"));
     s.flag("start_stopped", &mut wake.start_stopped);
@@ -199,6 +200,18 @@ fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
     s.duration("breaker_max_delay", &mut wake.breaker_max_delay);
     s.duration("unknown_ttl", &mut wake.unknown_ttl);
     set(&mut wake.max_unknown, s.number("max_unknown"));
+    set(
+        &mut wake.unknown_per_client,
+        s.parsed("unknown_per_client", Rate::parse),
+    );
+    set(&mut wake.ready, s.parsed("ready", parse_ready));
+    set(&mut wake.max_concurrent, positive(s, "max_concurrent"));
+    set(&mut wake.max_questions, positive(s, "max_questions"));
+    s.duration("stall_timeout", &mut wake.stall_timeout);
+    s.duration("max_hold", &mut wake.max_hold);
+    set(&mut wake.thrash_per_minute, s.number("thrash_per_minute"));
+    set(&mut wake.ledger, s.number("ledger"));
+    s.duration("ramp_step", &mut wake.ramp_step);
 }
 
 fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
@@ -248,100 +261,13 @@ fn read_hypeman(s: &mut Section<'_, '_>, all: &mut Vec<HypemanConfig>, variables
     all.push(plane);
 }
 
-fn read_route(
-    s: &mut Section<'_, '_>,
-    all: &mut Vec<RouteConfig>,
-    wake: &WakeConfig,
-    planes: &[HypemanConfig],
-) {
-    let host = s.parsed("host", |text| {
-        HostPattern::parse(text).map_err(|e| e.to_string())
-    });
-    if host.is_none() && s.text("host").is_none() {
-        s.problem(
-            "host",
-            "is missing: which host name does the route answer for?",
-        );
-    }
-    let path = s
-        .parsed("path", parse_path)
-        .unwrap_or_else(|| "/".to_owned());
-    let port = s.number::<u16>("port").unwrap_or(8080);
-    if port == 0 {
-        s.problem("port", "must be 1 to 65535");
-    }
-    let mut timing = RouteWakeConfig {
-        timeout: wake.timeout,
-        start_stopped: wake.start_stopped,
-    };
-    s.section("wake", |s| {
-        s.duration("timeout", &mut timing.timeout);
-        s.flag("start_stopped", &mut timing.start_stopped);
-    });
-    s.not_yet("protocol", "HTTP/2 to instances");
-    let plane_name = s.text("hypeman");
-    let plane = match &plane_name {
-        Some(name) => planes.iter().position(|plane| &plane.name == name),
-        None => Some(0),
-    };
-    if plane.is_none() {
-        let names: Vec<&str> = planes.iter().map(|plane| plane.name.as_str()).collect();
-        s.problem(
-            "hypeman",
-            format_args!(
-                "no [[hypeman]] has this name; there are: {}",
-                names.join(", ")
-            ),
-        );
-    }
-    let Some(host) = host else {
-        // The instance's captures cannot be checked without a host.
-        s.text("instance");
-        return;
-    };
-    let parse = |text: &str| InstanceTemplate::parse(text, &host).map_err(|e| e.to_string());
-    let Some(instance) = s.parsed("instance", parse) else {
-        if s.text("instance").is_none() {
-            s.problem(
-                "instance",
-                "is missing: which instance does the route wake?",
-            );
-        }
-        return;
-    };
-    if all
-        .iter()
-        .any(|other| other.host == host && other.path == path)
-    {
-        s.problem(
-            "host",
-            format_args!("`{host}` with path `{path}` is already an earlier route's"),
-        );
-    }
-    let index = plane
-        .and_then(|index| u16::try_from(index).ok())
-        .unwrap_or(0);
-    let hypeman = planes
-        .get(usize::from(index))
-        .map(|plane| plane.name.clone());
-    all.push(RouteConfig {
-        host,
-        path,
-        instance,
-        port,
-        hypeman: hypeman.unwrap_or_default(),
-        plane: PlaneIndex(index),
-        wake: timing,
-    });
-}
-
-fn set<T>(slot: &mut T, value: Option<T>) {
+pub(super) fn set<T>(slot: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *slot = value;
     }
 }
 
-fn positive(s: &mut Section<'_, '_>, key: &'static str) -> Option<usize> {
+pub(super) fn positive(s: &mut Section<'_, '_>, key: &'static str) -> Option<usize> {
     let value = s.number(key)?;
     if value == 0 {
         s.problem(key, "must be at least 1");
@@ -366,7 +292,7 @@ fn parse_url(text: &str) -> Result<String, String> {
     Ok(text.trim_end_matches('/').to_owned())
 }
 
-fn parse_path(text: &str) -> Result<String, String> {
+pub(super) fn parse_path(text: &str) -> Result<String, String> {
     let fine = text.starts_with('/')
         && text
             .bytes()
@@ -383,5 +309,6 @@ fn parse_path(text: &str) -> Result<String, String> {
     })
 }
 
+mod route;
 #[cfg(test)]
 mod tests;

@@ -13,13 +13,22 @@ mod model;
 mod pattern;
 mod problem;
 mod reader;
+mod route;
 mod secret;
+mod values;
 
 pub use load::{Variables, load, load_file};
 pub use model::{
     AccessLog, AdminConfig, Config, HypemanConfig, ListenerConfig, LogConfig, LogFormat,
-    ResponseConfig, RouteConfig, RouteWakeConfig, ServerConfig, UpstreamConfig, WakeConfig,
+    ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
 };
 pub use pattern::{HostPattern, InstanceTemplate, PatternError, PatternLabel};
 pub use problem::{ConfigError, Problem};
+pub use route::{
+    AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, ReadyWhen, RetryConfig,
+    RouteConfig, RouteWakeConfig, WaitingPageConfig,
+};
 pub use secret::Secret;
+pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
+
+use model::go_text;

@@ -4,17 +4,19 @@
 //! TOML that loads back to the same value, secrets left out.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use super::pattern::{HostPattern, InstanceTemplate};
+use super::route::{ReadyWhen, RouteConfig};
 use super::secret::Secret;
-use crate::names::{GoDuration, PlaneIndex};
+use super::values::Rate;
+use crate::names::GoDuration;
 
-fn go_text<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+pub(super) fn go_text<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&GoDuration::from(*value))
 }
 
@@ -72,36 +74,6 @@ pub struct ListenerConfig {
     pub address: SocketAddr,
 }
 
-/// One route.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RouteConfig {
-    /// Which hosts.
-    pub host: HostPattern,
-    /// Path prefix on segment borders; `/` is all.
-    pub path: String,
-    /// Which instance.
-    pub instance: InstanceTemplate,
-    /// The instance's port.
-    pub port: u16,
-    /// The name of its control plane.
-    pub hypeman: String,
-    /// The same, as a position.
-    #[serde(skip)]
-    pub plane: PlaneIndex,
-    /// This route's part of the wake rules.
-    pub wake: RouteWakeConfig,
-}
-
-/// Wake rules that a route may set for itself; the defaults come from `[wake]`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct RouteWakeConfig {
-    /// How long a request is held at most.
-    #[serde(serialize_with = "go_text")]
-    pub timeout: Duration,
-    /// Whether a Stopped instance is started (a cold boot) instead of refused.
-    pub start_stopped: bool,
-}
-
 /// Limits on clients' connections.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ServerConfig {
@@ -129,6 +101,8 @@ pub struct WakeConfig {
     pub timeout: Duration,
     /// Held requests per instance; 0 sheds all.
     pub max_held_per_instance: usize,
+    /// Held requests per route, unless the route says otherwise; 0 sheds all.
+    pub max_held_per_route: usize,
     /// Held requests in all; 0 sheds all.
     pub max_held: usize,
     /// Bytes of held request heads in all; 0 sheds all.
@@ -148,6 +122,29 @@ pub struct WakeConfig {
     pub unknown_ttl: Duration,
     /// Unknown names remembered at most.
     pub max_unknown: usize,
+    /// Unknown names that one client (an IPv4 /24 or IPv6 /56) may ask for.
+    pub unknown_per_client: Rate,
+    /// What a held request waits for, unless its route says otherwise.
+    pub ready: ReadyWhen,
+    /// Restores and starts at once per control plane; the rest wait their turn.
+    pub max_concurrent: usize,
+    /// Other calls at once per control plane.
+    pub max_questions: usize,
+    /// An open connection without a byte either way for this long makes the gateway ask whether its
+    /// instance is still awake.
+    #[serde(serialize_with = "go_text")]
+    pub stall_timeout: Duration,
+    /// The longest that an application may ask to stay awake for with `x-wakegate-hold`.
+    #[serde(serialize_with = "go_text")]
+    pub max_hold: Duration,
+    /// Wakes of one instance in a minute that count as thrash.
+    pub thrash_per_minute: u32,
+    /// Wakes that the ledger remembers.
+    pub ledger: usize,
+    /// While released requests' first responses are outstanding, the next are released after this
+    /// long in any case.
+    #[serde(serialize_with = "go_text")]
+    pub ramp_step: Duration,
 }
 
 /// Connections to instances.
@@ -257,6 +254,7 @@ impl Default for WakeConfig {
         Self {
             timeout: Duration::from_secs(30),
             max_held_per_instance: 10_000,
+            max_held_per_route: 50_000,
             max_held: 100_000,
             max_held_bytes: 256 * 1024 * 1024,
             start_stopped: false,
@@ -265,6 +263,18 @@ impl Default for WakeConfig {
             breaker_max_delay: Duration::from_secs(30),
             unknown_ttl: Duration::from_secs(2),
             max_unknown: 10_000,
+            unknown_per_client: Rate {
+                count: NonZeroU32::MIN.saturating_add(59),
+                per: Duration::from_secs(60),
+            },
+            ready: ReadyWhen::Port,
+            max_concurrent: 16,
+            max_questions: 64,
+            stall_timeout: Duration::from_secs(10),
+            max_hold: Duration::from_secs(3600),
+            thrash_per_minute: 6,
+            ledger: 1000,
+            ramp_step: Duration::from_millis(500),
         }
     }
 }

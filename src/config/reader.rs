@@ -184,6 +184,11 @@ impl<'b, 'a> Section<'b, 'a> {
         found
     }
 
+    /// Whether the file has this table.
+    pub(super) fn is_in_file(&self) -> bool {
+        self.table.is_some()
+    }
+
     fn in_file(&self, key: &str) -> Option<&'b Spanned<DeValue<'a>>> {
         self.table.and_then(|table| table.get(key))
     }
@@ -352,7 +357,15 @@ impl<'b, 'a> Section<'b, 'a> {
             };
             for item in items {
                 let at = item.span().start;
-                let text = item.get_ref().as_str().unwrap_or_default().to_owned();
+                let text = match item.get_ref() {
+                    DeValue::String(text) => text.to_string(),
+                    DeValue::Integer(number) => number.to_string(),
+                    DeValue::Boolean(_)
+                    | DeValue::Float(_)
+                    | DeValue::Datetime(_)
+                    | DeValue::Array(_)
+                    | DeValue::Table(_) => String::new(),
+                };
                 found.push((at, self.book.place(at), text));
             }
         }
@@ -415,6 +428,30 @@ impl<'b, 'a> Section<'b, 'a> {
         self.below(table, path, prefixes, read);
     }
 
+    /// A table, or `true` or `false` in its place.
+    pub(super) fn section_or_flag(
+        &mut self,
+        key: &'static str,
+        slot: &mut bool,
+        read: impl FnOnce(&mut Section<'_, 'a>, &mut bool),
+    ) {
+        let plain = self
+            .in_file(key)
+            .is_some_and(|value| !value.get_ref().is_table());
+        let name = format!(
+            "{}{}",
+            self.prefixes.last().map_or("", String::as_str),
+            key.to_ascii_uppercase()
+        );
+        if plain || self.book.variables.contains_key(&name) {
+            self.flag(key, slot);
+        }
+        if plain {
+            return;
+        }
+        self.section(key, |section| read(section, slot));
+    }
+
     /// A list of tables; one call of `read` for each, in the file or in the environment.
     pub(super) fn tables(&mut self, key: &'static str, mut read: impl FnMut(&mut Section<'_, 'a>)) {
         self.known.push(key);
@@ -441,21 +478,26 @@ impl<'b, 'a> Section<'b, 'a> {
                     .report(at, place, path, "is not a list of tables".to_owned(), mend);
             }
         }
-        let stem = format!("{PREFIX}{upper}_");
+        let stems: Vec<String> = self
+            .prefixes
+            .iter()
+            .map(|prefix| format!("{prefix}{upper}_"))
+            .collect();
         let in_environment = self
             .book
             .variables
             .keys()
-            .filter_map(|name| name.strip_prefix(&stem))
+            .filter_map(|name| stems.iter().find_map(|stem| name.strip_prefix(stem)))
             .map(|rest| rest.split('_').next().and_then(|n| n.parse().ok()))
             .map(|index| index.map_or(1, |index: usize| index.saturating_add(1)))
             .filter(|count| *count <= 1024)
             .max()
             .unwrap_or(0);
         for index in 0..tables.len().max(in_environment) {
-            let mut prefixes = vec![format!("{stem}{index}_")];
+            let mut prefixes: Vec<String> =
+                stems.iter().map(|stem| format!("{stem}{index}_")).collect();
             if index == 0 {
-                prefixes.push(stem.clone());
+                prefixes.extend(stems.iter().cloned());
             }
             let path = self.key_path(&format!("{key}[{index}]"));
             let table = tables.get(index).copied();

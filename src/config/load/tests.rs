@@ -153,9 +153,10 @@ fn a_route_takes_its_wake_rules_from_the_general_ones() {
     .unwrap();
     assert_eq!(
         config.route[0].wake,
-        RouteWakeConfig {
+        crate::config::RouteWakeConfig {
             timeout: Duration::from_secs(3),
-            start_stopped: true
+            start_stopped: true,
+            ..crate::config::RouteWakeConfig::default()
         }
     );
 }
@@ -170,6 +171,126 @@ fn the_effective_configuration_loads_back_to_itself() {
     let printed = toml::to_string(&config).unwrap();
     assert_eq!(load("printed", &printed, &none()).unwrap(), config);
     assert_eq!(config.route[0].path, "/v1");
+}
+
+/// Every key that a route has.
+const WHOLE_ROUTE: &str = r#"
+[[route]]
+host = "a.example.com"
+instance = "a"
+waiting_page = { after = "1s", template = "Cargo.toml" }
+[route.wake]
+ready = "health"
+health_path = "/up?deep=1"
+warmup = "/warm"
+max_held = 7
+also = ["db", "cache"]
+[route.limits]
+max_inflight = 20
+soft_inflight = 10
+soft_wait = "50ms"
+[route.admission]
+methods = ["GET", "POST"]
+paths = ["/api"]
+deny_paths = ["/api/internal"]
+header = "x-wake: yes"
+clients = ["10.0.0.0/8"]
+deny_user_agents = ["Bot"]
+rate_per_client = "10/m"
+rate = "100/h"
+preset = "browser-abuse"
+[route.asleep]
+status = 204
+headers = ["x-state: asleep"]
+body_file = "Cargo.toml"
+robots = "Cargo.toml"
+health_paths = ["/healthz"]
+[route.retry]
+buffer = "64KiB"
+on_wake = [502, 503]
+on_wake_for = "5s"
+[[route.keep_warm]]
+cron = "0 8 * * 1-5"
+zone = "Europe/Berlin"
+for = "10h"
+[[route.prewarm]]
+paths = ["/login"]
+instances = ["app"]
+"#;
+
+#[test]
+fn every_key_of_a_route_is_read_and_printed_so_that_it_loads_back() {
+    let config = load("w.toml", WHOLE_ROUTE, &none()).unwrap();
+    let route = &config.route[0];
+    assert!(route.waiting_page.enabled);
+    assert_eq!(route.waiting_page.after, Duration::from_secs(1));
+    assert_eq!(
+        (route.limits.max_inflight, route.retry.buffer.0),
+        (20, 65_536)
+    );
+    assert_eq!(route.admission.deny_user_agents, ["bot"]);
+    let printed = toml::to_string(&config).unwrap();
+    assert_eq!(
+        load("printed", &printed, &none()).unwrap(),
+        config,
+        "{printed}"
+    );
+}
+
+#[test]
+fn a_waiting_page_is_a_flag_or_a_table_which_turns_it_on() {
+    for (text, enabled) in [
+        ("waiting_page = true", true),
+        ("waiting_page = false", false),
+        ("waiting_page = { after = \"1s\" }", true),
+        ("waiting_page = { enabled = false }", false),
+        ("", false),
+    ] {
+        let config = load("w.toml", &format!("{ROUTE}{text}"), &none()).unwrap();
+        assert_eq!(config.route[0].waiting_page.enabled, enabled, "{text}");
+    }
+    let vars = variables(&[("WAKEGATE_ROUTE_WAITING_PAGE", "true")]);
+    assert!(
+        load("w.toml", ROUTE, &vars).unwrap().route[0]
+            .waiting_page
+            .enabled
+    );
+}
+
+#[test]
+fn a_route_that_contradicts_itself_is_refused() {
+    for (text, message) in [
+        (
+            "limits = { max_inflight = 1, soft_inflight = 2 }",
+            "must not be more",
+        ),
+        ("keep_warm = [{ cron = \"0 8 * *\", for = \"1h\" }]", "cron"),
+        ("keep_warm = [{ cron = \"0 8 * * *\" }]", "how long"),
+        (
+            "prewarm = [{ paths = [\"/x\"] }]",
+            "needs `paths` and `instances`",
+        ),
+        (
+            "wake = { ready = \"soon\" }",
+            "\"running\", \"port\" or \"health\"",
+        ),
+        ("admission = { preset = \"x\" }", "browser-abuse"),
+        ("admission = { rate = \"often\" }", "is not a rate"),
+        ("asleep = { body_file = \"/nowhere\" }", "cannot read"),
+        (
+            "asleep = { headers = [\"content-length: 1\"] }",
+            "gateway's own",
+        ),
+        ("retry = { on_wake = [200] }", "400 to 599"),
+    ] {
+        let got = problems(&format!("{ROUTE}{text}"));
+        assert!(got[0].contains(message), "{text}: {got:?}");
+    }
+    let got = problems(
+        "[[route]]\nhost = \"{a}.b\"\ninstance = \"{a}\"\n\
+         keep_warm = [{ cron = \"0 8 * * *\", for = \"1h\" }]",
+    );
+    assert!(got[0].contains("its own route"), "{got:?}");
 }
 
 #[test]

@@ -1,0 +1,314 @@
+//! Reads one `[[route]]`.
+//!
+//! Guarantees: what a route does not say comes from `[wake]`; what it says of another instance or
+//! control plane can be resolved.
+
+use std::time::Duration;
+
+use super::{parse_path, set};
+use crate::config::model::{HypemanConfig, WakeConfig};
+use crate::config::pattern::{HostPattern, InstanceTemplate};
+use crate::config::reader::Section;
+use crate::config::route::{
+    AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, ReadyWhen, RetryConfig,
+    RouteConfig, RouteWakeConfig, WaitingPageConfig,
+};
+use crate::config::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
+use crate::names::{InstanceRef, PlaneIndex};
+
+pub(super) fn parse_ready(text: &str) -> Result<ReadyWhen, String> {
+    match text {
+        "running" => Ok(ReadyWhen::Running),
+        "port" => Ok(ReadyWhen::Port),
+        "health" => Ok(ReadyWhen::Health),
+        _ => Err(format!(
+            "`{text}` is not \"running\", \"port\" or \"health\""
+        )),
+    }
+}
+
+fn parse_instance(text: &str) -> Result<InstanceRef, String> {
+    InstanceRef::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_method(text: &str) -> Result<String, String> {
+    let method: http::Method = text
+        .parse()
+        .map_err(|_| format!("`{text}` is no HTTP method"))?;
+    Ok(method.as_str().to_owned())
+}
+
+fn parse_network(text: &str) -> Result<ipnet::IpNet, String> {
+    let network = text
+        .parse()
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(Into::into));
+    network.map_err(|_| format!("`{text}` is not a network like \"10.0.0.0/8\""))
+}
+
+/// The target of a request that the gateway makes itself.
+fn parse_target(text: &str) -> Result<std::sync::Arc<str>, String> {
+    let uri: http::Uri = text
+        .parse()
+        .map_err(|_| format!("`{text}` is not a path like \"/health\""))?;
+    if !text.starts_with('/') || uri.authority().is_some() {
+        return Err(format!("`{text}` is not a path like \"/health\""));
+    }
+    Ok(text.into())
+}
+
+fn parse_error_status(text: &str) -> Result<u16, String> {
+    text.parse()
+        .ok()
+        .filter(|status| (400..600).contains(status))
+        .ok_or_else(|| format!("`{text}` is not a status from 400 to 599"))
+}
+
+pub(super) fn read_route(
+    s: &mut Section<'_, '_>,
+    all: &mut Vec<RouteConfig>,
+    defaults: &WakeConfig,
+    planes: &[HypemanConfig],
+) {
+    let host = s.parsed("host", |text| {
+        HostPattern::parse(text).map_err(|e| e.to_string())
+    });
+    if host.is_none() && s.text("host").is_none() {
+        s.problem(
+            "host",
+            "is missing: which host name does the route answer for?",
+        );
+    }
+    let path = s
+        .parsed("path", parse_path)
+        .unwrap_or_else(|| "/".to_owned());
+    let port = s.number::<u16>("port").unwrap_or(8080);
+    if port == 0 {
+        s.problem("port", "must be 1 to 65535");
+    }
+    let wake = read_wake(s, defaults);
+    let limits = read_limits(s);
+    let admission = read_admission(s);
+    let asleep = read_asleep(s);
+    let retry = read_retry(s);
+    let waiting_page = read_waiting_page(s);
+    let keep_warm = read_keep_warm(s);
+    let prewarm = read_prewarm(s);
+    s.not_yet("protocol", "HTTP/2 to instances");
+    let plane_name = s.text("hypeman");
+    let plane = match &plane_name {
+        Some(name) => planes.iter().position(|plane| &plane.name == name),
+        None => Some(0),
+    };
+    if plane.is_none() {
+        let names: Vec<&str> = planes.iter().map(|plane| plane.name.as_str()).collect();
+        s.problem(
+            "hypeman",
+            format_args!(
+                "no [[hypeman]] has this name; there are: {}",
+                names.join(", ")
+            ),
+        );
+    }
+    let Some(host) = host else {
+        // The instance's captures cannot be checked without a host.
+        s.text("instance");
+        return;
+    };
+    let parse = |text: &str| InstanceTemplate::parse(text, &host).map_err(|e| e.to_string());
+    let Some(instance) = s.parsed("instance", parse) else {
+        if s.text("instance").is_none() {
+            s.problem(
+                "instance",
+                "is missing: which instance does the route wake?",
+            );
+        }
+        return;
+    };
+    if !keep_warm.is_empty() && matches!(instance, InstanceTemplate::Capture(_)) {
+        s.problem(
+            "instance",
+            "is a capture, so `keep_warm` cannot know which instances to keep awake; give each its \
+             own route",
+        );
+    }
+    if all
+        .iter()
+        .any(|other| other.host == host && other.path == path)
+    {
+        s.problem(
+            "host",
+            format_args!("`{host}` with path `{path}` is already an earlier route's"),
+        );
+    }
+    let index = plane
+        .and_then(|index| u16::try_from(index).ok())
+        .unwrap_or(0);
+    let hypeman = planes
+        .get(usize::from(index))
+        .map(|plane| plane.name.clone());
+    all.push(RouteConfig {
+        host,
+        path,
+        instance,
+        port,
+        hypeman: hypeman.unwrap_or_default(),
+        plane: PlaneIndex(index),
+        limits,
+        wake,
+        admission,
+        asleep,
+        retry,
+        waiting_page,
+        keep_warm,
+        prewarm,
+    });
+}
+
+fn read_wake(s: &mut Section<'_, '_>, defaults: &WakeConfig) -> RouteWakeConfig {
+    let mut wake = RouteWakeConfig {
+        timeout: defaults.timeout,
+        start_stopped: defaults.start_stopped,
+        ready: defaults.ready,
+        max_held: defaults.max_held_per_route,
+        ..RouteWakeConfig::default()
+    };
+    s.section("wake", |s| {
+        s.duration("timeout", &mut wake.timeout);
+        s.flag("start_stopped", &mut wake.start_stopped);
+        set(&mut wake.ready, s.parsed("ready", parse_ready));
+        set(&mut wake.health_path, s.parsed("health_path", parse_target));
+        wake.warmup = s.parsed("warmup", parse_target);
+        set(&mut wake.max_held, s.number("max_held"));
+        let also = s.list("also", parse_instance);
+        set(&mut wake.also, also.map(Into::into));
+    });
+    wake
+}
+
+fn read_limits(s: &mut Section<'_, '_>) -> LimitsConfig {
+    let mut limits = LimitsConfig::default();
+    s.section("limits", |s| {
+        if let Some(most) = s.number("max_inflight") {
+            limits.max_inflight = most;
+            limits.soft_inflight = most;
+        }
+        set(&mut limits.soft_inflight, s.number("soft_inflight"));
+        if limits.soft_inflight > limits.max_inflight {
+            s.problem("soft_inflight", "must not be more than `max_inflight`");
+        }
+        s.duration("soft_wait", &mut limits.soft_wait);
+    });
+    limits
+}
+
+fn read_admission(s: &mut Section<'_, '_>) -> AdmissionConfig {
+    let mut admission = AdmissionConfig::default();
+    s.section("admission", |s| {
+        set(&mut admission.methods, s.list("methods", parse_method));
+        set(&mut admission.paths, s.list("paths", parse_path));
+        set(&mut admission.deny_paths, s.list("deny_paths", parse_path));
+        admission.header = s.parsed("header", HeaderRule::parse);
+        set(&mut admission.clients, s.list("clients", parse_network));
+        let lower = |text: &str| match text.is_empty() {
+            true => Err("an empty text is in every user agent".to_owned()),
+            false => Ok(text.to_lowercase()),
+        };
+        let agents = s.list("deny_user_agents", lower);
+        set(&mut admission.deny_user_agents, agents);
+        admission.rate_per_client = s.parsed("rate_per_client", Rate::parse);
+        admission.rate = s.parsed("rate", Rate::parse);
+        admission.preset = s.parsed("preset", |text| match text {
+            "browser-abuse" => Ok(Preset::BrowserAbuse),
+            _ => Err(format!("`{text}` is no preset; there is \"browser-abuse\"")),
+        });
+    });
+    admission
+}
+
+fn read_asleep(s: &mut Section<'_, '_>) -> AsleepConfig {
+    let mut asleep = AsleepConfig::default();
+    s.section("asleep", |s| {
+        if let Some(status) = s.number::<u16>("status") {
+            asleep.status = status;
+            if !(200..600).contains(&status) {
+                s.problem("status", "must be 200 to 599");
+            }
+        }
+        let field = |text: &str| match HeaderRule::parse(text)? {
+            HeaderRule { value: None, .. } => Err(format!("`{text}` has no value")),
+            HeaderRule { name, .. }
+                if name == http::header::CONTENT_LENGTH
+                    || name == http::header::TRANSFER_ENCODING
+                    || name == http::header::CONNECTION =>
+            {
+                Err(format!("`{text}` is the gateway's own"))
+            }
+            field => Ok(field),
+        };
+        set(&mut asleep.headers, s.list("headers", field));
+        asleep.body_file = s.parsed("body_file", TextFile::read);
+        asleep.robots = s.parsed("robots", TextFile::read);
+        set(&mut asleep.health_paths, s.list("health_paths", parse_path));
+    });
+    asleep
+}
+
+fn read_retry(s: &mut Section<'_, '_>) -> RetryConfig {
+    let mut retry = RetryConfig::default();
+    s.section("retry", |s| {
+        set(&mut retry.buffer, s.parsed("buffer", ByteSize::parse));
+        if retry.buffer.0 > 16 << 20 {
+            s.problem("buffer", "must be at most 16MiB");
+        }
+        set(&mut retry.on_wake, s.list("on_wake", parse_error_status));
+        s.duration("on_wake_for", &mut retry.on_wake_for);
+    });
+    retry
+}
+
+fn read_waiting_page(s: &mut Section<'_, '_>) -> WaitingPageConfig {
+    let mut page = WaitingPageConfig::default();
+    let mut enabled = page.enabled;
+    s.section_or_flag("waiting_page", &mut enabled, |s, enabled| {
+        *enabled |= s.is_in_file();
+        s.flag("enabled", enabled);
+        s.duration("after", &mut page.after);
+        page.template = s.parsed("template", TextFile::read);
+    });
+    page.enabled = enabled;
+    page
+}
+
+fn read_keep_warm(s: &mut Section<'_, '_>) -> Vec<KeepWarm> {
+    let mut windows = Vec::new();
+    s.tables("keep_warm", |s| {
+        let cron = s.text("cron");
+        if cron.is_none() {
+            s.problem("cron", "is missing: when does the window begin?");
+        }
+        let zone = s.text("zone").unwrap_or_else(|| "UTC".to_owned());
+        let mut length = Duration::ZERO;
+        s.duration("for", &mut length);
+        if length.is_zero() {
+            s.problem("for", "is missing: how long does the window last?");
+        }
+        match KeepWarm::new(cron.unwrap_or_default(), zone, length) {
+            Ok(window) => windows.push(window),
+            Err(message) => s.problem("cron", message),
+        }
+    });
+    windows
+}
+
+fn read_prewarm(s: &mut Section<'_, '_>) -> Vec<PrewarmConfig> {
+    let mut all = Vec::new();
+    s.tables("prewarm", |s| {
+        let paths = s.list("paths", parse_path).unwrap_or_default();
+        let instances = s.list("instances", parse_instance).unwrap_or_default();
+        if paths.is_empty() || instances.is_empty() {
+            s.problem("instances", "a prewarm needs `paths` and `instances`");
+        }
+        all.push(PrewarmConfig { paths, instances });
+    });
+    all
+}

@@ -1,0 +1,241 @@
+//! What a route may say, typed.
+//!
+//! Guarantees: every list that is empty means "no restriction", every rate that is `None` means "no
+//! rate", and a limit of 0 sheds everything: it is never "unlimited".
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use super::go_text;
+use super::pattern::{HostPattern, InstanceTemplate};
+use super::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
+use crate::names::{InstanceRef, PlaneIndex};
+
+/// One route.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RouteConfig {
+    /// Which hosts.
+    pub host: HostPattern,
+    /// Path prefix on segment borders; `/` is all.
+    pub path: String,
+    /// Which instance.
+    pub instance: InstanceTemplate,
+    /// The instance's port.
+    pub port: u16,
+    /// The name of its control plane.
+    pub hypeman: String,
+    /// The same, as a position.
+    #[serde(skip)]
+    pub plane: PlaneIndex,
+    /// Requests at the instance at once.
+    pub limits: LimitsConfig,
+    /// How long and for what a wake is waited for.
+    pub wake: RouteWakeConfig,
+    /// Which requests may wake it.
+    pub admission: AdmissionConfig,
+    /// What is answered instead of waking it.
+    pub asleep: AsleepConfig,
+    /// When a request is sent again.
+    pub retry: RetryConfig,
+    /// The page for browsers.
+    pub waiting_page: WaitingPageConfig,
+    /// When it is kept awake.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keep_warm: Vec<KeepWarm>,
+    /// Requests that wake other instances beforehand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prewarm: Vec<PrewarmConfig>,
+}
+
+/// Requests at an instance at once, counted until their responses end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LimitsConfig {
+    /// Never more than so many; the next waits its turn within its deadline. 0 sheds all.
+    pub max_inflight: usize,
+    /// Beyond so many a request waits `soft_wait` for its turn first.
+    pub soft_inflight: usize,
+    /// How long it then waits at most.
+    #[serde(serialize_with = "go_text")]
+    pub soft_wait: Duration,
+}
+
+/// When an instance counts as ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReadyWhen {
+    /// It is Running and its port accepts connections.
+    Running,
+    /// Its port accepts connections, even while it is Initializing.
+    Port,
+    /// It is Running, its port accepts connections, and it is healthy: by the control plane's word,
+    /// or else by an HTTP request of the gateway's.
+    Health,
+}
+
+/// Wake rules that a route may set for itself; most defaults come from `[wake]`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RouteWakeConfig {
+    /// How long a request is held at most.
+    #[serde(serialize_with = "go_text")]
+    pub timeout: Duration,
+    /// Whether a Stopped instance is started (a cold boot) instead of refused.
+    pub start_stopped: bool,
+    /// What a held request waits for.
+    pub ready: ReadyWhen,
+    /// What `ready = "health"` asks the application.
+    pub health_path: Arc<str>,
+    /// A GET of this path, whose answer does not matter, goes first after a wake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup: Option<Arc<str>>,
+    /// Requests of this route held at once; 0 sheds all.
+    pub max_held: usize,
+    /// Instances that are restored with this one.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub also: Arc<[InstanceRef]>,
+}
+
+/// Which requests may wake the instance. All conditions must hold.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct AdmissionConfig {
+    /// Only these methods.
+    pub methods: Vec<String>,
+    /// Only below these path prefixes.
+    pub paths: Vec<String>,
+    /// And never below these.
+    pub deny_paths: Vec<String>,
+    /// Only with this header field.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header: Option<HeaderRule>,
+    /// Only from these networks.
+    pub clients: Vec<IpNet>,
+    /// Not with a user agent that contains one of these, in lower case.
+    pub deny_user_agents: Vec<String>,
+    /// Wakes that one client (an IPv4 /24 or IPv6 /56) may cause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate_per_client: Option<Rate>,
+    /// Wakes that the route may cause in all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Rate>,
+    /// Rules for the usual abusers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
+}
+
+/// A named set of admission rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preset {
+    /// Bots, scanners, prefetches, preflights and favicons do not wake.
+    BrowserAbuse,
+}
+
+/// What is answered instead of waking.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AsleepConfig {
+    /// Its status; 503 has a Retry-After.
+    pub status: u16,
+    /// Its further header fields.
+    pub headers: Vec<HeaderRule>,
+    /// Its body instead of problem JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_file: Option<TextFile>,
+    /// What `/robots.txt` says while the instance sleeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub robots: Option<TextFile>,
+    /// Paths that are answered 200 `asleep` while it sleeps.
+    pub health_paths: Vec<String>,
+}
+
+/// When a request is sent again although a response began to come, or its body had been read.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RetryConfig {
+    /// Bodies of idempotent requests up to this size are read before they are sent, so that they
+    /// can be sent again. 0 reads none.
+    pub buffer: ByteSize,
+    /// Responses right after a wake that count as "not ready yet", for repeatable requests.
+    pub on_wake: Vec<u16>,
+    /// How long after a wake.
+    #[serde(serialize_with = "go_text")]
+    pub on_wake_for: Duration,
+}
+
+/// The page that a browser sees while an instance wakes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WaitingPageConfig {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// How long a browser is held before it sees the page.
+    #[serde(serialize_with = "go_text")]
+    pub after: Duration,
+    /// HTML instead of the built-in page's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<TextFile>,
+}
+
+/// Requests that wake other instances beforehand.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PrewarmConfig {
+    /// Below these path prefixes of the route.
+    pub paths: Vec<String>,
+    /// Instances on the route's control plane.
+    pub instances: Vec<InstanceRef>,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            max_inflight: 1000,
+            soft_inflight: 1000,
+            soft_wait: Duration::from_millis(100),
+        }
+    }
+}
+
+impl Default for RouteWakeConfig {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(30),
+            start_stopped: false,
+            ready: ReadyWhen::Port,
+            health_path: "/".into(),
+            warmup: None,
+            max_held: 50_000,
+            also: [].into(),
+        }
+    }
+}
+
+impl Default for AsleepConfig {
+    fn default() -> Self {
+        Self {
+            status: 503,
+            headers: Vec::new(),
+            body_file: None,
+            robots: None,
+            health_paths: Vec::new(),
+        }
+    }
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            buffer: ByteSize(0),
+            on_wake: Vec::new(),
+            on_wake_for: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for WaitingPageConfig {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            after: Duration::from_millis(400),
+            template: None,
+        }
+    }
+}
