@@ -10,7 +10,7 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,10 +21,9 @@ use crate::hold::Hold;
 use crate::hypeman::{ClientBuildError, HypemanClient};
 use crate::listener::{Listener, Service};
 use crate::proxy::{Gateway, GatewayBody, GatewayParts};
-use crate::router::RouteTable;
 use crate::telemetry::{AccessSink, Metrics};
 use crate::upstream::Upstream;
-use crate::wake::{WakeReport, Wakes};
+use crate::wake::{Tcp, WakeReport, Wakes, WarmPlan, keep_warm};
 
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -59,6 +58,7 @@ pub struct App {
     admin: TcpListener,
     admin_address: SocketAddr,
     gateway: Arc<Gateway<HypemanClient>>,
+    plans: Arc<watch::Sender<Vec<WarmPlan>>>,
     drain: Drain,
     background: TaskTracker,
     stop: CancellationToken,
@@ -69,6 +69,7 @@ pub struct App {
 pub struct AppHandle {
     config: Config,
     gateway: Arc<Gateway<HypemanClient>>,
+    plans: Arc<watch::Sender<Vec<WarmPlan>>>,
 }
 
 #[derive(Clone)]
@@ -118,15 +119,17 @@ impl App {
             TaskTracker::new(),
             CancellationToken::new(),
         );
-        let gateway = Gateway::new(GatewayParts {
-            routes: RouteTable::new(&config.route),
-            wakes: Wakes::new(
-                planes,
-                config.wake.clone(),
-                Arc::clone(&metrics),
-                background.clone(),
-                stop.clone(),
-            ),
+        let wakes = Wakes::new(
+            planes,
+            Tcp,
+            config.wake.clone(),
+            &metrics,
+            background.clone(),
+            &stop,
+        );
+        let unknown = config.wake.unknown_per_client;
+        let parts = GatewayParts {
+            wakes,
             hold: Hold::new(&config.wake, Arc::clone(&metrics)),
             upstream: Upstream::new(
                 config.upstream.clone(),
@@ -137,15 +140,19 @@ impl App {
             trusted_proxies: config.server.trusted_proxies.clone(),
             metrics,
             access: Arc::new(access),
+            max_hold: config.wake.max_hold,
             tunnels: drain.served().clone(),
             cut: drain.cut().clone(),
-        });
+        };
+        let gateway = Gateway::new(&config.route, unknown, parts);
+        let plans = Arc::new(watch::Sender::new(gateway.warm_plans()));
         Ok(Self {
             config,
             listeners,
             admin,
             admin_address,
             gateway,
+            plans,
             drain,
             background,
             stop,
@@ -172,6 +179,7 @@ impl App {
         AppHandle {
             config: self.config.clone(),
             gateway: Arc::clone(&self.gateway),
+            plans: Arc::clone(&self.plans),
         }
     }
 
@@ -191,6 +199,7 @@ impl App {
         let admin = Admin {
             metrics: Arc::clone(&parts.metrics),
             access: Arc::clone(&parts.access),
+            ledger: parts.wakes.ledger(),
             drain: self.drain.clone(),
         };
         self.background.spawn(async move {
@@ -198,15 +207,21 @@ impl App {
                 tracing::error!(%error, "the admin listener broke off");
             }
         });
-        let (metrics, stop) = (Arc::clone(&parts.metrics), self.stop.clone());
+        let (gateway, stop) = (Arc::clone(&self.gateway), self.stop.clone());
         self.background.spawn(async move {
             let upkeep = async {
                 loop {
                     tokio::time::sleep(UPKEEP).await;
-                    metrics.upkeep();
+                    gateway.upkeep();
                 }
             };
             stop.run_until_cancelled(upkeep).await.unwrap_or(());
+        });
+        let (wakes, draining) = (Arc::clone(&parts.wakes), self.drain.draining().clone());
+        let plans = self.plans.subscribe();
+        self.background.spawn(async move {
+            let warm = keep_warm(wakes, plans, jiff::Timestamp::now);
+            draining.run_until_cancelled(warm).await.unwrap_or(());
         });
 
         shutdown.await;
@@ -239,7 +254,8 @@ impl AppHandle {
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
             return Err(AppError::NeedsRestart(key));
         }
-        self.gateway.set_routes(RouteTable::new(&config.route));
+        self.gateway.set_routes(&config.route);
+        self.plans.send_replace(self.gateway.warm_plans());
         Ok(())
     }
 }

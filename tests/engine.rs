@@ -21,12 +21,12 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wakegate::config::{RouteWakeConfig, WakeConfig};
+use wakegate::config::{ReadyWhen, RouteWakeConfig, WakeConfig};
 use wakegate::hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
 use wakegate::hypeman::{ControlPlane, ControlPlaneError};
 use wakegate::names::{InstanceId, InstanceRef, PlaneIndex};
 use wakegate::telemetry::{Metrics, WakeKind};
-use wakegate::wake::{Instance, WakeError, WakeStage, Wakes};
+use wakegate::wake::{Asker, Instance, Ready, Target, Tcp, WakeError, WakeStage, Wakes};
 
 /// What the control plane says at the moment, and what it was asked.
 #[derive(Debug)]
@@ -164,7 +164,7 @@ impl ControlPlane for Actor {
 /// An engine with one actor, and an application that listens.
 struct Stage {
     actor: Actor,
-    wakes: Wakes<Actor>,
+    wakes: Arc<Wakes<Actor>>,
     port: u16,
     _app: TcpListener,
     stop: CancellationToken,
@@ -176,13 +176,13 @@ impl Stage {
         let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let actor = Actor::default();
-        let metrics = Arc::new(Metrics::new());
         let wakes = Wakes::new(
             vec![actor.clone()],
+            Tcp,
             config,
-            metrics,
+            &Arc::new(Metrics::new()),
             tasks.clone(),
-            stop.clone(),
+            &stop,
         );
         let port = app.local_addr().unwrap().port();
         Self {
@@ -208,11 +208,29 @@ impl Stage {
     }
 }
 
-fn rules(timeout_ms: u64) -> RouteWakeConfig {
-    RouteWakeConfig {
-        timeout: Duration::from_millis(timeout_ms),
-        ..RouteWakeConfig::default()
+fn target(port: u16) -> Target {
+    let when = ReadyWhen::Running;
+    Target { port, when }
+}
+
+fn asker() -> Asker {
+    Asker {
+        route: "test".into(),
+        client: [127, 0, 0, 1].into(),
+        user_agent: None,
+        since: tokio::time::Instant::now(),
     }
+}
+
+async fn get_ready(instance: &Instance, port: u16, timeout_ms: u64) -> Result<Ready, WakeError> {
+    let patience = Duration::from_millis(timeout_ms);
+    let rules = RouteWakeConfig {
+        timeout: patience,
+        ..RouteWakeConfig::default()
+    };
+    instance
+        .ready(target(port), &rules, patience, asker())
+        .await
 }
 
 #[tokio::test]
@@ -222,9 +240,9 @@ async fn a_restore_that_outlives_its_request_is_not_cancelled() {
         .actor
         .play(|part| part.restore_takes = Duration::from_millis(400));
     let instance = stage.find().await.unwrap();
-    let refused = instance.ready(stage.port, &rules(100)).await.unwrap_err();
+    let refused = get_ready(&instance, stage.port, 100).await.unwrap_err();
     assert_eq!(refused, WakeError::TimedOut(WakeStage::Restoring));
-    let ready = instance.ready(stage.port, &rules(5000)).await.unwrap();
+    let ready = get_ready(&instance, stage.port, 5000).await.unwrap();
     assert!(!stage.actor.cancelled.load(Ordering::SeqCst));
     assert_eq!(stage.actor.count("restore"), 1);
     drop(ready);
@@ -238,7 +256,7 @@ async fn a_drain_waits_for_the_restore_that_has_begun() {
         .actor
         .play(|part| part.restore_takes = Duration::from_millis(200));
     let instance = stage.find().await.unwrap();
-    let _refused = instance.ready(stage.port, &rules(50)).await.unwrap_err();
+    let _refused = get_ready(&instance, stage.port, 50).await.unwrap_err();
     let actor = stage.actor.clone();
     stage.end().await;
     assert!(
@@ -255,7 +273,7 @@ async fn a_server_without_hold_is_asked_for_it_once() {
         .play(|part| (part.has_hold, part.state) = (false, "Running"));
     let instance = stage.find().await.unwrap();
     for _ in 0..3 {
-        let ready = instance.ready(stage.port, &rules(1000)).await.unwrap();
+        let ready = get_ready(&instance, stage.port, 1000).await.unwrap();
         assert!(!matches!(ready.kind, WakeKind::Cold));
         instance.suspect(&ready.endpoint).await;
     }
@@ -276,7 +294,7 @@ async fn an_initializing_instance_is_seen_running_long_before_wait_says_so() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         actor.play(|part| part.state = "Running");
     });
-    instance.ready(stage.port, &rules(4000)).await.unwrap();
+    get_ready(&instance, stage.port, 4000).await.unwrap();
     booted.await.unwrap();
     assert!(
         began.elapsed() < Duration::from_secs(2),
@@ -290,20 +308,20 @@ async fn an_initializing_instance_is_seen_running_long_before_wait_says_so() {
 async fn an_address_that_belongs_to_another_instance_now_receives_nothing() {
     let stage = Stage::set(WakeConfig::default()).await;
     let instance = stage.find().await.unwrap();
-    let ready = instance.ready(stage.port, &rules(1000)).await.unwrap();
-    assert!(instance.warm(stage.port).is_some());
+    let ready = get_ready(&instance, stage.port, 1000).await.unwrap();
+    assert!(instance.warm(target(stage.port)).is_some());
     // The same name, state and address, and another id.
     stage
         .actor
         .play(|part| (part.id, part.state) = ("another", "Running"));
     instance.suspect(&ready.endpoint).await;
-    let refused = instance.ready(stage.port, &rules(1000)).await.unwrap_err();
+    let refused = get_ready(&instance, stage.port, 1000).await.unwrap_err();
     assert_eq!(refused, WakeError::NotFound);
     assert!(
         ready.endpoint.severed().is_cancelled(),
         "its connections are cut"
     );
-    assert!(instance.warm(stage.port).is_none());
+    assert!(instance.warm(target(stage.port)).is_none());
     assert_eq!(stage.find().await.unwrap().id().as_str(), "another");
     stage.end().await;
 }
@@ -313,15 +331,13 @@ async fn a_changed_address_begins_a_new_epoch() {
     let stage = Stage::set(WakeConfig::default()).await;
     let other = TcpListener::bind(("127.0.0.2", stage.port)).await.unwrap();
     let instance = stage.find().await.unwrap();
-    let old = instance
-        .ready(stage.port, &rules(1000))
+    let old = get_ready(&instance, stage.port, 1000)
         .await
         .unwrap()
         .endpoint;
     stage.actor.play(|part| part.ip = "127.0.0.2");
     instance.suspect(&old).await;
-    let new = instance
-        .ready(stage.port, &rules(1000))
+    let new = get_ready(&instance, stage.port, 1000)
         .await
         .unwrap()
         .endpoint;
@@ -337,7 +353,7 @@ async fn a_policy_that_ignores_our_connections_has_its_hold_renewed_while_one_is
         .actor
         .play(|part| (part.idle, part.ignore) = (Some("300ms"), &["127.0.0.0/8"]));
     let instance = stage.find().await.unwrap();
-    let ready = instance.ready(stage.port, &rules(1000)).await.unwrap();
+    let ready = get_ready(&instance, stage.port, 1000).await.unwrap();
     let holds = stage.actor.count("hold");
     eventually("holds are renewed", async || {
         stage.actor.count("hold") >= holds + 3
@@ -360,7 +376,7 @@ async fn many_askers_share_one_look_up_and_one_restore() {
         askers.spawn(async move {
             gate.wait_for(|open| *open).await.unwrap();
             let instance = stage.find().await.unwrap();
-            instance.ready(stage.port, &rules(5000)).await.unwrap().kind
+            get_ready(&instance, stage.port, 5000).await.unwrap().kind
         });
     }
     go.send(true).unwrap();
@@ -389,13 +405,16 @@ async fn after_failed_wakes_in_a_row_requests_are_refused_at_once() {
     stage.actor.play(|part| part.state = "Paused");
     let instance = stage.find().await.unwrap();
     for _ in 0..2 {
-        let refused = instance.ready(stage.port, &rules(60)).await.unwrap_err();
-        assert!(matches!(refused, WakeError::TimedOut(_)), "{refused:?}");
+        let refused = get_ready(&instance, stage.port, 60).await.unwrap_err();
+        assert!(
+            matches!(refused, WakeError::TimedOut(_) | WakeError::Transitioning),
+            "{refused:?}"
+        );
         // The engine's own verdict comes with its next step.
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let calls = stage.actor.count("get");
-    let refused = instance.ready(stage.port, &rules(60)).await.unwrap_err();
+    let refused = get_ready(&instance, stage.port, 60).await.unwrap_err();
     assert!(matches!(refused, WakeError::BreakerOpen(_)), "{refused:?}");
     assert_eq!(stage.actor.count("get"), calls, "nobody was asked");
     stage.end().await;

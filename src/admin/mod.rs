@@ -1,4 +1,4 @@
-//! The operator's listener: `/healthz`, `/readyz`, `/metrics`.
+//! The operator's listener: `/healthz`, `/readyz`, `/metrics`, `/api/wakes`.
 //!
 //! Guarantees: it has its own socket, so it answers while the data plane is full; `/readyz` fails
 //! from the first moment of a drain; `/healthz` succeeds as long as the process can answer at all.
@@ -6,15 +6,16 @@
 use std::fmt;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Json, Router};
 use tokio::net::TcpListener;
 
 use crate::drain::Drain;
 use crate::telemetry::{AccessSink, Metrics};
+use crate::wake::{Ledger, LedgerEntry};
 
 /// What the operator may see.
 #[derive(Clone)]
@@ -23,6 +24,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// For its count of lost lines.
     pub access: Arc<AccessSink>,
+    /// Who woke what.
+    pub ledger: Arc<Ledger>,
     /// The phase.
     pub drain: Drain,
 }
@@ -42,6 +45,7 @@ impl Admin {
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(ready))
             .route("/metrics", get(metrics))
+            .route("/api/wakes", get(wakes))
             .with_state(self)
     }
 }
@@ -59,6 +63,11 @@ async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
         "text/plain; version=0.0.4; charset=utf-8",
     )];
     (kind, admin.metrics.render(admin.access.dropped()))
+}
+
+/// Who woke what, the newest first.
+async fn wakes(State(admin): State<Admin>) -> Json<Vec<LedgerEntry>> {
+    Json(admin.ledger.entries())
 }
 
 impl fmt::Debug for Admin {

@@ -173,6 +173,11 @@ impl TextFile {
         Ok(Self { path, text })
     }
 
+    /// Where it came from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// What is in it.
     pub fn text(&self) -> &str {
         &self.text

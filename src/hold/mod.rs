@@ -1,13 +1,18 @@
 //! Who may wait for a wake.
 //!
-//! Guarantees: held requests are bounded per instance and in total, by number and by bytes; a limit
-//! of 0 sheds everything; a [`Ticket`] gives its place back when it is dropped, however that
-//! happens. This room never calls the control plane. The request's body is not read while it
-//! waits: a held request costs its head.
+//! Guarantees: held requests are bounded per instance, per route and in total, by number and by
+//! bytes; a limit of 0 sheds everything; a [`Ticket`] gives its place back when it is dropped,
+//! however that happens; who goes when is the [`Gate`]'s. This room never calls the control plane.
+//! The request's body is not read while it waits: a held request costs its head.
+
+mod gate;
+mod sync;
+mod turnstile;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use tokio::time::Instant;
@@ -16,12 +21,23 @@ use crate::config::WakeConfig;
 use crate::names::InstanceId;
 use crate::telemetry::{Metrics, ReleaseReason, ShedReason};
 
+pub use gate::{Gate, NotItsTurn, Place, Slot};
+
 /// There is no place for one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AdmitError {
     /// The instance's queue is full.
     #[error("too many requests wait for this instance")]
     InstanceQueue,
+    /// The route's queue is full.
+    #[error("too many requests wait for this route's instances")]
+    RouteQueue,
+    /// The route's `max_inflight` is 0.
+    #[error("the route takes no requests")]
+    Closed,
+    /// It was not the request's turn within its time.
+    #[error("the instance was busy with other requests for too long")]
+    NotItsTurn,
     /// The gateway's queue is full.
     #[error("too many requests wait for instances")]
     TotalQueue,
@@ -35,18 +51,26 @@ pub struct Hold {
     per_instance: usize,
     in_all: usize,
     bytes: usize,
-    places: DashMap<InstanceId, Arc<AtomicUsize>>,
+    places: DashMap<Share, Arc<AtomicUsize>>,
+    gates: DashMap<(InstanceId, u16), Arc<Gate>>,
+    ramp_step: Duration,
     held: AtomicUsize,
     held_bytes: AtomicUsize,
     metrics: Arc<Metrics>,
+}
+
+/// Whose share of the places a request takes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Share {
+    Instance(InstanceId),
+    Route(Arc<str>),
 }
 
 /// One request's place.
 #[must_use]
 pub struct Ticket {
     hold: Arc<Hold>,
-    instance: InstanceId,
-    place: Arc<AtomicUsize>,
+    shares: [(Share, Arc<AtomicUsize>); 2],
     bytes: usize,
     since: Instant,
     reason: ReleaseReason,
@@ -70,53 +94,95 @@ impl Hold {
             in_all: config.max_held,
             bytes: config.max_held_bytes,
             places: DashMap::new(),
+            gates: DashMap::new(),
+            ramp_step: config.ramp_step,
             held: AtomicUsize::new(0),
             held_bytes: AtomicUsize::new(0),
             metrics,
         })
     }
 
-    /// A place for a request whose head has this many bytes.
+    /// A place for a request of `route`, of which `in_route` may wait, whose head has this many
+    /// bytes.
     pub fn admit(
         self: &Arc<Self>,
         instance: &InstanceId,
+        route: &Arc<str>,
+        in_route: usize,
         bytes: usize,
     ) -> Result<Ticket, AdmitError> {
-        let place = Arc::clone(self.places.entry(instance.clone()).or_default().value());
-        let taken = if !take(&place, 1, self.per_instance) {
-            Err((AdmitError::InstanceQueue, ShedReason::InstanceQueue))
-        } else if !take(&self.held, 1, self.in_all) {
-            place.fetch_sub(1, Ordering::AcqRel);
-            Err((AdmitError::TotalQueue, ShedReason::TotalQueue))
-        } else if !take(&self.held_bytes, bytes, self.bytes) {
-            place.fetch_sub(1, Ordering::AcqRel);
-            self.held.fetch_sub(1, Ordering::AcqRel);
-            Err((AdmitError::Bytes, ShedReason::Bytes))
-        } else {
-            Ok(())
+        let share = |share: Share| {
+            let count = Arc::clone(self.places.entry(share.clone()).or_default().value());
+            (share, count)
         };
-        if let Err((error, reason)) = taken {
-            self.forget_if_empty(instance);
-            self.metrics.count_shed(reason);
-            return Err(error);
+        let shares = [
+            share(Share::Instance(instance.clone())),
+            share(Share::Route(Arc::clone(route))),
+        ];
+        let [(_, at_instance), (_, at_route)] = &shares;
+        let bounds = [
+            (
+                &**at_instance,
+                1,
+                self.per_instance,
+                AdmitError::InstanceQueue,
+            ),
+            (&**at_route, 1, in_route, AdmitError::RouteQueue),
+            (&self.held, 1, self.in_all, AdmitError::TotalQueue),
+            (&self.held_bytes, bytes, self.bytes, AdmitError::Bytes),
+        ];
+        for (index, (count, amount, limit, error)) in bounds.iter().enumerate() {
+            if take(count, *amount, *limit) {
+                continue;
+            }
+            for (count, amount, ..) in bounds.iter().take(index) {
+                count.fetch_sub(*amount, Ordering::AcqRel);
+            }
+            self.forget_if_empty(&shares);
+            self.metrics.count_shed(match error {
+                AdmitError::InstanceQueue => ShedReason::InstanceQueue,
+                AdmitError::RouteQueue => ShedReason::RouteQueue,
+                AdmitError::Bytes => ShedReason::Bytes,
+                AdmitError::TotalQueue | AdmitError::Closed | AdmitError::NotItsTurn => {
+                    ShedReason::TotalQueue
+                }
+            });
+            return Err(*error);
         }
         self.metrics.held_requests.increment(1.0);
         Ok(Ticket {
             hold: Arc::clone(self),
-            instance: instance.clone(),
-            place,
+            shares,
             bytes,
             since: Instant::now(),
             reason: ReleaseReason::Left,
         })
     }
 
-    /// Drops an instance's count when nobody waits. One that another request has in hand stays: its
-    /// owner comes by here, too.
-    fn forget_if_empty(&self, instance: &InstanceId) {
-        self.places.remove_if(instance, |_, place| {
-            Arc::strong_count(place) <= 2 && place.load(Ordering::Acquire) == 0
-        });
+    /// The gate of an instance's port.
+    pub fn gate(&self, instance: &InstanceId, port: u16) -> Arc<Gate> {
+        let key = (instance.clone(), port);
+        if let Some(gate) = self.gates.get(&key) {
+            return Arc::clone(gate.value());
+        }
+        let gate = self.gates.entry(key);
+        Arc::clone(gate.or_insert_with(|| Gate::new(self.ramp_step)).value())
+    }
+
+    /// Drops the gates that nobody uses, so that instances that come and go leave nothing.
+    pub fn upkeep(&self) {
+        self.gates
+            .retain(|_, gate| Arc::strong_count(gate) > 1 || !gate.is_idle());
+    }
+
+    /// Drops the counts of shares that nobody takes. One that another request has in hand stays:
+    /// its owner comes by here, too.
+    fn forget_if_empty(&self, shares: &[(Share, Arc<AtomicUsize>); 2]) {
+        for (share, _) in shares {
+            self.places.remove_if(share, |_, count| {
+                Arc::strong_count(count) <= 2 && count.load(Ordering::Acquire) == 0
+            });
+        }
     }
 
     /// Requests that wait now.
@@ -149,8 +215,10 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.hold.held_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
         self.hold.held.fetch_sub(1, Ordering::AcqRel);
-        self.place.fetch_sub(1, Ordering::AcqRel);
-        self.hold.forget_if_empty(&self.instance);
+        for (_, count) in &self.shares {
+            count.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.hold.forget_if_empty(&self.shares);
         self.hold.metrics.held_requests.decrement(1.0);
         self.hold
             .metrics
@@ -160,7 +228,7 @@ impl Drop for Ticket {
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ticket({})", self.instance)
+        write!(f, "Ticket({:?})", self.shares)
     }
 }
 
@@ -184,31 +252,57 @@ mod tests {
         InstanceId::parse(name).unwrap()
     }
 
+    fn admit(hold: &Arc<Hold>, id: &InstanceId, bytes: usize) -> Result<Ticket, AdmitError> {
+        hold.admit(id, &"r".into(), 1000, bytes)
+    }
+
+    #[test]
+    fn one_route_cannot_take_the_places_of_another() {
+        let hold = hold(10, 10, 100);
+        let enter = |route: &str, id: &InstanceId| hold.admit(id, &route.into(), 2, 0);
+        let _crowd = (
+            enter("crowd", &id("a")).unwrap(),
+            enter("crowd", &id("b")).unwrap(),
+        );
+        assert_eq!(
+            enter("crowd", &id("c")).unwrap_err(),
+            AdmitError::RouteQueue
+        );
+        assert!(enter("quiet", &id("c")).is_ok());
+        assert_eq!(
+            hold.admit(&id("c"), &"shut".into(), 0, 0).unwrap_err(),
+            AdmitError::RouteQueue
+        );
+    }
+
     #[test]
     fn each_bound_is_kept_and_named() {
         let hold = hold(2, 3, 100);
         let _a = (
-            hold.admit(&id("a"), 10).unwrap(),
-            hold.admit(&id("a"), 10).unwrap(),
+            admit(&hold, &id("a"), 10).unwrap(),
+            admit(&hold, &id("a"), 10).unwrap(),
         );
         assert_eq!(
-            hold.admit(&id("a"), 1).unwrap_err(),
+            admit(&hold, &id("a"), 1).unwrap_err(),
             AdmitError::InstanceQueue
         );
-        assert_eq!(hold.admit(&id("b"), 81).unwrap_err(), AdmitError::Bytes);
-        let b = hold.admit(&id("b"), 80).unwrap();
-        assert_eq!(hold.admit(&id("c"), 0).unwrap_err(), AdmitError::TotalQueue);
+        assert_eq!(admit(&hold, &id("b"), 81).unwrap_err(), AdmitError::Bytes);
+        let b = admit(&hold, &id("b"), 80).unwrap();
+        assert_eq!(
+            admit(&hold, &id("c"), 0).unwrap_err(),
+            AdmitError::TotalQueue
+        );
         drop(b);
-        hold.admit(&id("c"), 0)
+        admit(&hold, &id("c"), 0)
             .unwrap()
             .release(ReleaseReason::Ready);
     }
 
     #[test]
     fn zero_sheds_everything() {
-        assert!(hold(0, 10, 10).admit(&id("a"), 0).is_err());
-        assert!(hold(10, 0, 10).admit(&id("a"), 0).is_err());
-        assert!(hold(10, 10, 0).admit(&id("a"), 1).is_err());
+        assert!(admit(&hold(0, 10, 10), &id("a"), 0).is_err());
+        assert!(admit(&hold(10, 0, 10), &id("a"), 0).is_err());
+        assert!(admit(&hold(10, 10, 0), &id("a"), 1).is_err());
     }
 
     proptest! {
@@ -218,7 +312,7 @@ mod tests {
             let mut tickets = Vec::new();
             for (which, enter) in steps {
                 if enter {
-                    tickets.extend(hold.admit(&id(&which.to_string()), 5));
+                    tickets.extend(admit(&hold, &id(&which.to_string()), 5));
                 } else if !tickets.is_empty() {
                     drop(tickets.remove(which % tickets.len()));
                 }

@@ -108,6 +108,11 @@ impl ControlPlaneError {
         matches!(self.status(), Some(401 | 403))
     }
 
+    /// The server could not be reached, or broke off: it may be another process from now on.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Transport { .. })
+    }
+
     /// Whether the same call may succeed a moment later. Never true for a 409, which is
     /// information about the state and not a failure.
     pub fn is_retryable(&self) -> bool {

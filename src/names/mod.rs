@@ -3,11 +3,13 @@
 //! Guarantees: a value of a type in this room has passed its check once, at its constructor, and
 //! needs no second look anywhere else. The room imports nothing of ours and does no IO.
 
+mod client_network;
 mod duration;
 mod hostname;
 mod instance;
 mod request_id;
 
+pub use client_network::ClientNetwork;
 pub use duration::{GoDuration, GoDurationError};
 pub use hostname::{Hostname, HostnameError};
 pub use instance::{InstanceId, InstanceIdError, InstanceRef, PlaneIndex};

@@ -13,8 +13,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::admission::Admission;
+use super::waiting::StatusStream;
+use crate::hold::Slot;
 use crate::names::{Hostname, InstanceId, RequestId};
 use crate::telemetry::{AccessLine, AccessSink, Metrics, WakeKind};
 use crate::upstream::{BodyFate, UpstreamBody};
@@ -39,6 +43,8 @@ pub(super) struct Account {
     pub(super) held: Duration,
     pub(super) status: u16,
     pub(super) error: Option<&'static str>,
+    /// What its route answers while its instance sleeps.
+    pub(super) asleep: Option<Arc<Admission>>,
     pub(super) fate: Option<Arc<BodyFate>>,
     pub(super) bytes_out: u64,
     pub(super) complete: bool,
@@ -46,8 +52,13 @@ pub(super) struct Account {
 
 /// A response's body, whoever made it.
 pub(super) enum Content {
-    Upstream(UpstreamBody),
+    /// The instance's; the request is at the instance for as long as it lives.
+    Upstream {
+        body: UpstreamBody,
+        _slot: Option<Slot>,
+    },
     Own(Full<Bytes>),
+    Status(StatusStream<TcpStream>),
 }
 
 /// A response's body with the notes on its request.
@@ -112,7 +123,10 @@ impl Body for GatewayBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = match &mut self.content {
-            Content::Upstream(body) => Pin::new(body).poll_frame(cx),
+            Content::Upstream { body, .. } => Pin::new(body).poll_frame(cx),
+            Content::Status(stream) => stream
+                .poll_event(cx)
+                .map(|event| event.map(|event| Ok(Frame::data(event)))),
             Content::Own(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(|e| match e {}))),
@@ -129,14 +143,16 @@ impl Body for GatewayBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Upstream(body) => body.is_end_stream(),
+            Content::Upstream { body, .. } => body.is_end_stream(),
+            Content::Status(_) => false,
             Content::Own(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Upstream(body) => body.size_hint(),
+            Content::Upstream { body, .. } => body.size_hint(),
+            Content::Status(_) => SizeHint::default(),
             Content::Own(body) => body.size_hint(),
         }
     }

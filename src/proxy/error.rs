@@ -1,5 +1,8 @@
 //! Everything that can keep a request from its response.
 
+use std::time::Duration;
+
+use super::admission::Refusal;
 use crate::hold::AdmitError;
 use crate::router::{AuthorityError, RouteError};
 use crate::upstream::ForwardError;
@@ -23,12 +26,24 @@ pub enum ProxyError {
     /// There is no place to wait.
     #[error(transparent)]
     Admit(#[from] AdmitError),
+    /// Its instance sleeps, and this request may not wake it.
+    #[error("the instance is asleep, and this request may not wake it")]
+    Asleep(Refusal),
+    /// Its client has asked for too many names that do not exist.
+    #[error("the client has asked for too many names that do not exist")]
+    TooManyUnknown(Duration),
+    /// Its body, which was to be read beforehand, did not come in time.
+    #[error("the request's body did not come in time")]
+    BodyTooSlow,
+    /// Its body, which was to be read beforehand, broke off.
+    #[error("the request's body broke off")]
+    BodyBroke,
     /// Its instance is not there.
     #[error(transparent)]
     Wake(#[from] WakeError),
     /// Its instance did not answer.
     #[error(transparent)]
-    Forward(#[from] ForwardError),
+    Forward(#[from] ForwardError<()>),
     /// Its instance switched protocols without being asked.
     #[error("the instance switched protocols without being asked")]
     UnexpectedUpgrade,

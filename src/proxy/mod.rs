@@ -5,10 +5,20 @@
 //! however it ends.
 
 mod account;
+mod admission;
+pub mod deliver;
 mod error;
+mod patience;
+mod preflight;
+mod preset;
+mod rates;
 pub mod rescue;
 mod service;
+mod site;
+mod unknown;
+mod waiting;
 
 pub use account::GatewayBody;
+pub use admission::{Admission, Refusal, Visit};
 pub use error::ProxyError;
 pub use service::{Gateway, GatewayParts};

@@ -7,11 +7,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
+use super::admission::Refusal;
 use super::error::ProxyError;
+use super::waiting::escape;
+use crate::config::AsleepConfig;
 use crate::hold::AdmitError;
 use crate::names::RequestId;
 use crate::router::RouteError;
@@ -31,6 +34,8 @@ pub struct Verdict {
     pub retry_after: Option<Duration>,
 }
 
+/// Tells a health checker, say, that the answer is the gateway's and what it stands for.
+const X_WAKEGATE_STATE: HeaderName = HeaderName::from_static("x-wakegate-state");
 const SOON: Option<Duration> = Some(Duration::from_secs(1));
 
 /// How this error is told.
@@ -66,8 +71,42 @@ pub fn verdict(error: &ProxyError) -> Verdict {
             "The path has dot segments, empty segments or encoded slashes.",
             None,
         ),
+        ProxyError::Admit(AdmitError::Closed) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "route_closed",
+            "The route takes no requests.",
+            SOON,
+        ),
+        ProxyError::Admit(AdmitError::NotItsTurn) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "instance_busy",
+            "The instance was busy with other requests for too long.",
+            SOON,
+        ),
+        ProxyError::Asleep(why) => asleep_verdict(*why),
+        ProxyError::TooManyUnknown(wait) => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_unknown_names",
+            "Too many names that do not exist were asked for.",
+            Some(*wait),
+        ),
+        ProxyError::BodyTooSlow => (
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "The request's body did not come in time.",
+            None,
+        ),
+        ProxyError::BodyBroke => (
+            StatusCode::BAD_REQUEST,
+            "body_broke",
+            "The request's body broke off.",
+            None,
+        ),
         ProxyError::Admit(
-            AdmitError::InstanceQueue | AdmitError::TotalQueue | AdmitError::Bytes,
+            AdmitError::InstanceQueue
+            | AdmitError::RouteQueue
+            | AdmitError::TotalQueue
+            | AdmitError::Bytes,
         ) => (
             StatusCode::SERVICE_UNAVAILABLE,
             "hold_queue_full",
@@ -92,6 +131,37 @@ pub fn verdict(error: &ProxyError) -> Verdict {
 }
 
 type Told = (StatusCode, &'static str, &'static str, Option<Duration>);
+
+fn asleep_verdict(why: Refusal) -> Told {
+    match why {
+        Refusal::ClientRate(wait) | Refusal::RouteRate(wait) => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "wake_rate",
+            "The instance is asleep, and it has been woken too often lately.",
+            Some(wait),
+        ),
+        Refusal::Scanner => (
+            StatusCode::NOT_FOUND,
+            "not_here",
+            "There is nothing here.",
+            None,
+        ),
+        Refusal::Robots | Refusal::Health => (StatusCode::OK, "asleep", "asleep", None),
+        Refusal::Method
+        | Refusal::Path
+        | Refusal::Header
+        | Refusal::Client
+        | Refusal::UserAgent
+        | Refusal::Bot
+        | Refusal::Prefetch
+        | Refusal::Icon => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "asleep",
+            "The instance is asleep, and this kind of request does not wake it.",
+            Some(Duration::from_secs(60)),
+        ),
+    }
+}
 
 fn wake(error: &WakeError) -> Told {
     match error {
@@ -131,8 +201,18 @@ fn wake(error: &WakeError) -> Told {
             "The instance was still starting when the time to wait was over.",
             SOON,
         ),
+        WakeError::TimedOut(WakeStage::Unhealthy) => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "app_unhealthy",
+            "The instance runs, but its application did not become healthy in time.",
+            SOON,
+        ),
         WakeError::TimedOut(
-            WakeStage::Asking | WakeStage::Restoring | WakeStage::Starting | WakeStage::NoCapacity,
+            WakeStage::Asking
+            | WakeStage::Queued
+            | WakeStage::Restoring
+            | WakeStage::Starting
+            | WakeStage::NoCapacity,
         ) => (
             StatusCode::GATEWAY_TIMEOUT,
             "wake_timeout",
@@ -144,6 +224,24 @@ fn wake(error: &WakeError) -> Told {
             "no_capacity",
             "The host has no room to wake the instance.",
             Some(Duration::from_secs(5)),
+        ),
+        WakeError::NoSlot => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "wake_queue_full",
+            "Too many other instances are being woken.",
+            Some(Duration::from_secs(2)),
+        ),
+        WakeError::Transitioning => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "instance_transitioning",
+            "The instance is changing its state; try again in a moment.",
+            Some(Duration::from_secs(2)),
+        ),
+        WakeError::TooSlow(usual) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "wake_too_slow",
+            "The instance is being woken, which usually takes longer than the request can wait.",
+            Some(*usual),
         ),
         WakeError::BreakerOpen(left) => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -178,7 +276,7 @@ fn wake(error: &WakeError) -> Told {
     }
 }
 
-fn forward(error: &ForwardError) -> Told {
+fn forward(error: &ForwardError<()>) -> Told {
     match error {
         ForwardError::Connect { .. } => (
             StatusCode::BAD_GATEWAY,
@@ -236,6 +334,81 @@ pub fn response(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
         let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
+    response
+}
+
+/// The same for a person.
+pub fn page(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
+    let mut response = response(verdict, request_id);
+    let title = verdict.status.canonical_reason().unwrap_or("Error");
+    let html = format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport \
+         content=\"width=device-width\"><title>{0} {title}</title><h1>{title}</h1><p>{1}</p>\
+         <p><small>{2}, request {3}</small></p></html>\n",
+        verdict.status.as_u16(),
+        escape(verdict.detail),
+        verdict.code,
+        escape(request_id.as_str()),
+    );
+    *response.body_mut() = Bytes::from(html);
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
+    headers.insert(
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'"),
+    );
+    response
+}
+
+/// What a route answers instead of waking its instance.
+pub fn asleep(
+    why: Refusal,
+    verdict: Verdict,
+    config: &AsleepConfig,
+    request_id: &RequestId,
+) -> Response<Bytes> {
+    let mut response = response(verdict, request_id);
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    match (why, &config.robots, &config.body_file) {
+        (Refusal::Robots, Some(robots), _) => {
+            *response.body_mut() = Bytes::from(robots.text().to_owned());
+            response.headers_mut().insert(CONTENT_TYPE, text);
+        }
+        (Refusal::Health, ..) => {
+            *response.body_mut() = Bytes::from_static(b"asleep\n");
+            response.headers_mut().insert(CONTENT_TYPE, text);
+        }
+        // These have their own status, whatever the route says about sleeping.
+        (Refusal::Scanner | Refusal::ClientRate(_) | Refusal::RouteRate(_), ..) => return response,
+        (_, _, body) => {
+            let status = StatusCode::from_u16(config.status);
+            *response.status_mut() = status.unwrap_or(verdict.status);
+            if *response.status_mut() != StatusCode::SERVICE_UNAVAILABLE {
+                response.headers_mut().remove(RETRY_AFTER);
+            }
+            if let Some(file) = body {
+                let kind = match file.path().extension().and_then(|e| e.to_str()) {
+                    Some("html" | "htm") => "text/html; charset=utf-8",
+                    Some("json") => "application/json",
+                    _ => "text/plain; charset=utf-8",
+                };
+                *response.body_mut() = Bytes::from(file.text().to_owned());
+                let kind = HeaderValue::from_static(kind);
+                response.headers_mut().insert(CONTENT_TYPE, kind);
+            }
+            for field in &config.headers {
+                if let Some(value) = &field.value {
+                    response.headers_mut().insert(&field.name, value.clone());
+                }
+            }
+        }
+    }
+    response
+        .headers_mut()
+        .insert(X_WAKEGATE_STATE, HeaderValue::from_static("asleep"));
     response
 }
 

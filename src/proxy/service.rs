@@ -14,38 +14,43 @@ use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use ipnet::IpNet;
-use tokio::time::Instant;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::account::{Account, Content, GatewayBody};
+use super::admission::Visit;
+use super::deliver::{Carrier, Delivered, Delivery, Notes};
 use super::error::ProxyError;
+use super::patience::patience;
+use super::preflight::{self, Preflights};
 use super::rescue;
-use crate::config::ResponseConfig;
+use super::site::Site;
+use super::unknown::UnknownNames;
+use super::waiting::{self, StatusStream};
+use crate::config::{Rate, ResponseConfig, RouteConfig};
 use crate::hold::Hold;
 use crate::hypeman::ControlPlane;
-use crate::names::RequestId;
-use crate::router::{Route, RouteTable, host_of};
-use crate::telemetry::{AccessSink, Metrics, ReleaseReason, WakeKind};
+use crate::names::{GoDuration, InstanceRef, RequestId};
+use crate::router::{Route, RouteError, host_of, is_below};
+use crate::telemetry::{AccessSink, Metrics, WakeKind};
 use crate::upstream::{
     ForwardError, ForwardedFor, RequestBody, Upstream, UpstreamBody, is_upgrade, prepare_request,
     prepare_response, tunnel,
 };
-use crate::wake::{Instance, Ready, Wakes};
+use crate::wake::{Endpoint, Instance, OpenConnection, Target, WakeError, Wakes, WarmPlan};
 
+const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_WAKEGATE_WAKE: HeaderName = HeaderName::from_static("x-wakegate-wake");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-/// How often one request is sent at most.
-const MAX_SENDS: u32 = 3;
 
 /// What a gateway is made of.
 #[derive(Debug)]
 pub struct GatewayParts<P> {
-    /// Where requests go.
-    pub routes: RouteTable,
     /// The wake engine.
-    pub wakes: Wakes<P>,
+    pub wakes: Arc<Wakes<P>>,
     /// Who may wait.
     pub hold: Arc<Hold>,
     /// Connections to instances.
@@ -54,6 +59,8 @@ pub struct GatewayParts<P> {
     pub response: ResponseConfig,
     /// Peers whose forwarding headers are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// The longest that an application may ask to stay awake for.
+    pub max_hold: Duration,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Access lines.
@@ -66,7 +73,9 @@ pub struct GatewayParts<P> {
 
 /// The gateway, as every connection sees it.
 pub struct Gateway<P> {
-    routes: ArcSwap<RouteTable>,
+    site: ArcSwap<Site>,
+    unknown: UnknownNames,
+    preflights: Preflights,
     parts: GatewayParts<P>,
 }
 
@@ -74,14 +83,35 @@ pub struct Gateway<P> {
 
 impl<P: ControlPlane> Gateway<P> {
     /// From its parts.
-    pub fn new(mut parts: GatewayParts<P>) -> Arc<Self> {
-        let routes = ArcSwap::from_pointee(std::mem::take(&mut parts.routes));
-        Arc::new(Self { routes, parts })
+    pub fn new(routes: &[RouteConfig], unknown: Rate, parts: GatewayParts<P>) -> Arc<Self> {
+        Arc::new(Self {
+            site: ArcSwap::from_pointee(Site::new(routes, None)),
+            unknown: UnknownNames::new(unknown),
+            preflights: Preflights::default(),
+            parts,
+        })
     }
 
     /// New requests use these routes; those under way keep theirs.
-    pub fn set_routes(&self, routes: RouteTable) {
-        self.routes.store(Arc::new(routes));
+    pub fn set_routes(&self, routes: &[RouteConfig]) {
+        let before = self.site.load();
+        self.site.store(Arc::new(Site::new(routes, Some(&before))));
+    }
+
+    /// What instances are to be kept awake, and when.
+    pub fn warm_plans(&self) -> Vec<WarmPlan> {
+        let site = self.site.load();
+        let plans = site.table.all().filter_map(|route| {
+            let config = route.config();
+            Some(WarmPlan {
+                plane: config.plane,
+                instance: route.fixed_instance()?.clone(),
+                route: Arc::clone(route.label()),
+                rules: config.wake.clone(),
+                windows: config.keep_warm.clone(),
+            })
+        });
+        plans.filter(|plan| !plan.windows.is_empty()).collect()
     }
 
     /// Its parts, to look at.
@@ -97,9 +127,10 @@ impl<P: ControlPlane> Gateway<P> {
         client: IpAddr,
     ) -> Response<GatewayBody> {
         let mut account = self.open_account(&request, client);
+        let browser = waiting::accepts_html(request.headers());
         let result = self.handle_inner(&mut account, request).await;
         let mut response = match result {
-            Ok(response) => response.map(Content::Upstream),
+            Ok(response) => response,
             Err(error) => {
                 let verdict = rescue::verdict(&error);
                 account.error = Some(verdict.code);
@@ -107,7 +138,13 @@ impl<P: ControlPlane> Gateway<P> {
                     let id = &account.request_id;
                     tracing::debug!(request = %id, %error, code = verdict.code, "refused");
                 }
-                let response = rescue::response(verdict, &account.request_id);
+                let response = match (&error, &account.asleep) {
+                    (ProxyError::Asleep(why), Some(admission)) => {
+                        rescue::asleep(*why, verdict, admission.asleep(), &account.request_id)
+                    }
+                    _ if browser => rescue::page(verdict, &account.request_id),
+                    _ => rescue::response(verdict, &account.request_id),
+                };
                 response.map(|body| Content::Own(Full::new(body)))
             }
         };
@@ -123,136 +160,205 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         account: &mut Account,
         mut request: Request<Incoming>,
-    ) -> Result<Response<UpstreamBody>, ProxyError> {
+    ) -> Result<Response<Content>, ProxyError> {
         let host = host_of(request.version(), request.uri(), request.headers())?;
         account.host = Some(host.clone());
         check_framing(&request)?;
-        let found = self.routes.load().find(&host, request.uri().path())?;
-        let route = &*found.route;
-        let instance = self
-            .parts
-            .wakes
-            .find(route.plane, &found.instance, route.wake.timeout)
-            .await?;
+        let site = self.site.load();
+        let found = site.table.find(&host, request.uri().path())?;
+        let (route, config) = (&*found.route, found.route.config());
+        let client = self.client_of(account.client, request.headers());
+        let patience = patience(config.wake.timeout, request.headers());
+        let deadline = account.started + patience;
+
+        let instance = self.find(route, &found.instance, client, patience).await?;
         account.instance = Some(instance.id().clone());
-        let head_bytes = head_bytes(&request);
-        let ready = self.ready(&instance, route, head_bytes, account).await?;
+        if config.waiting_page.enabled && request.uri().path() == waiting::STATUS_PATH {
+            let stream = StatusStream::new(instance, target_of(route));
+            return Ok(waiting::status_head(Content::Status(stream)));
+        }
+        let admission = site.admission(route).ok_or(RouteError::NoRoute)?;
+        account.asleep = Some(Arc::clone(admission));
+        let verdict = admission.judge(&Visit {
+            method: request.method(),
+            path: request.uri().path(),
+            headers: request.headers(),
+            client,
+        });
+        let delivery = Delivery {
+            instance: &instance,
+            route,
+            admission,
+            verdict,
+            hold: &self.parts.hold,
+            metrics: &self.parts.metrics,
+            client,
+            user_agent: account.user_agent.as_deref(),
+            head_bytes: head_bytes(&request),
+            deadline,
+        };
+        let preflight = (config.admission.preset.is_some())
+            .then(|| {
+                preflight::Question::of(request.method(), &host, request.uri(), request.headers())
+            })
+            .flatten();
+        if let Some(answer) = preflight
+            .as_ref()
+            .filter(|_| instance.warm(target_of(route)).is_none())
+            .and_then(|question| self.preflights.recall(question))
+        {
+            return Ok(answer.map(|()| Content::Own(Full::default())));
+        }
+        self.prewarm(&delivery, request.uri().path());
+
+        let page = config.waiting_page.enabled
+            && waiting::is_navigation(request.method(), request.headers());
+        let mut notes = Notes::default();
+        let admitted = match page {
+            false => delivery.admit(&mut notes).await,
+            true => match timeout(config.waiting_page.after, delivery.admit(&mut notes)).await {
+                Ok(admitted) => admitted,
+                // The wake goes on; the page looks after it.
+                Err(_) => {
+                    let page = &config.waiting_page;
+                    let page = waiting::page(page, host.as_str(), &instance, &account.request_id);
+                    account.error = Some("waiting_page");
+                    return Ok(page.map(|html| Content::Own(Full::new(html))));
+                }
+            },
+        };
+        (account.wake, account.held) = (notes.wake, notes.held);
+        let admitted = admitted?;
 
         let downstream = is_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
-        let trusted = self.trusts(account.client);
-        let request_id = &account.request_id;
         let from = ForwardedFor {
             client: account.client,
-            trusted,
+            trusted: self.trusts(account.client),
             host: &host,
-            request_id,
+            request_id: &account.request_id,
         };
         prepare_request(request.headers_mut(), &from);
         let request = to_origin_form(request).map(RequestBody::new);
         account.fate = Some(request.body().fate());
+        let request = buffered(request, config.retry.buffer.0, deadline).await?;
 
-        let (mut response, endpoint) = self
-            .forward(&instance, route, head_bytes, ready, request, account)
-            .await?;
+        let sent = delivery.send(&self.parts.upstream, admitted, request, &mut notes);
+        let sent = sent.await;
+        (account.wake, account.held) = (notes.wake, notes.held);
+        let Delivered {
+            mut response,
+            endpoint,
+            slot,
+        } = sent?;
+        if let Some(until) = self.wanted_awake(response.headers_mut()) {
+            instance.keep_awake(until);
+        }
+        if let Some(question) = preflight {
+            self.preflights.note(question, &response);
+        }
         let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let mut slot = Some(slot);
         if switching {
             let agreed = is_upgrade(response.headers());
             let Some(downstream) = downstream.filter(|_| agreed) else {
                 return Err(ProxyError::UnexpectedUpgrade);
             };
             let upstream = hyper::upgrade::on(&mut response);
-            let cut = self.parts.cut.clone();
-            self.parts
-                .tunnels
-                .spawn(tunnel(downstream, upstream, endpoint, cut));
+            let (cut, slot) = (self.parts.cut.clone(), slot.take());
+            self.parts.tunnels.spawn(async move {
+                tunnel(downstream, upstream, endpoint, cut).await;
+                drop(slot);
+            });
         }
         prepare_response(response.headers_mut(), switching);
         self.tell_wake(response.headers_mut(), account);
-        Ok(response)
+        Ok(response.map(|body| Content::Upstream { body, _slot: slot }))
     }
 
-    /// The warm path, or a place in the queue and a wake.
-    async fn ready(
+    /// The instance that a name means, unless the client has guessed too many names.
+    async fn find(
         &self,
-        instance: &Instance,
         route: &Route,
-        head_bytes: usize,
-        account: &mut Account,
-    ) -> Result<Ready, ProxyError> {
-        if let Some(endpoint) = instance.warm(route.port) {
-            account.wake = WakeKind::Warm;
-            return Ok(Ready {
-                endpoint,
-                kind: WakeKind::Warm,
-                connection: None,
-            });
+        name: &InstanceRef,
+        client: IpAddr,
+        patience: Duration,
+    ) -> Result<Arc<Instance>, ProxyError> {
+        let (wakes, plane) = (&self.parts.wakes, route.config().plane);
+        if let Some(wait) = self.unknown.wait(client)
+            && !wakes.is_known(plane, name)
+        {
+            return Err(ProxyError::TooManyUnknown(wait));
         }
-        let ticket = self.parts.hold.admit(instance.id(), head_bytes)?;
-        let since = ticket.since();
-        let result = instance.ready(route.port, &route.wake).await;
-        account.held += since.elapsed();
-        ticket.release(match &result {
-            Ok(_) => ReleaseReason::Ready,
-            Err(_) => ReleaseReason::Refused,
-        });
-        let ready = result?;
-        // A request that was woken for once stays so, also when it is sent again.
-        if !matches!(account.wake, WakeKind::Cold | WakeKind::Joined) {
-            account.wake = ready.kind;
+        let found = wakes.find(plane, name, patience).await;
+        if matches!(found, Err(WakeError::NotFound)) {
+            self.unknown.note(client);
         }
-        Ok(ready)
+        Ok(found?)
     }
 
-    /// Sends the request, and again through the engine when that is safe: it was certainly not
-    /// sent; or it is idempotent (RFC 9110 §9.2.2), has no body, and no byte of a response came.
-    /// Anything else might run twice and is refused.
-    async fn forward(
-        &self,
-        instance: &Instance,
-        route: &Route,
-        head_bytes: usize,
-        mut ready: Ready,
-        mut request: Request<RequestBody>,
-        account: &mut Account,
-    ) -> Result<(Response<UpstreamBody>, crate::wake::Endpoint), ProxyError> {
-        let deadline = Instant::now() + route.wake.timeout;
-        let mut sends = 0;
-        loop {
-            sends += 1;
-            let copy = repeatable(&request).then(|| copy_of(&request));
-            let given = ready.connection.take();
-            let sent = self
-                .parts
-                .upstream
-                .send(&ready.endpoint, route.port, given, request)
-                .await;
-            let error = match sent {
-                Ok(response) => return Ok((response, ready.endpoint)),
-                Err(error) => error,
-            };
-            tracing::debug!(instance = %instance.id(), %error, sends, "not answered");
-            if !matches!(error, ForwardError::TimedOut | ForwardError::Nonsense(_)) {
-                instance.suspect(&ready.endpoint).await;
+    /// Wakes what this request will need besides its own instance.
+    fn prewarm(&self, delivery: &Delivery<'_, TcpStream>, path: &str) {
+        let config = delivery.route.config();
+        let wakes = &self.parts.wakes;
+        for rule in &config.prewarm {
+            if delivery.verdict.is_ok() && rule.paths.iter().any(|below| is_below(path, below)) {
+                wakes.prewarm(
+                    config.plane,
+                    &rule.instances,
+                    &config.wake,
+                    &delivery.asker(),
+                );
             }
-            if sends >= MAX_SENDS || Instant::now() >= deadline {
-                return Err(error.into());
-            }
-            request = match (error, copy) {
-                (ForwardError::Connect { request, .. } | ForwardError::Unsent { request }, _) => {
-                    *request
-                }
-                (ForwardError::Broken(_) | ForwardError::Severed, Some(copy)) => copy,
-                (
-                    error @ (ForwardError::Broken(_)
-                    | ForwardError::Severed
-                    | ForwardError::Nonsense(_)
-                    | ForwardError::TimedOut),
-                    _,
-                ) => return Err(error.into()),
-            };
-            self.parts.metrics.upstream_retries.increment(1);
-            ready = self.ready(instance, route, head_bytes, account).await?;
         }
+        let asleep = || {
+            let target = target_of(delivery.route);
+            delivery.instance.warm(target).is_none() && delivery.instance.progress().is_none()
+        };
+        if !config.wake.also.is_empty() && delivery.verdict.is_ok() && asleep() {
+            wakes.prewarm(
+                config.plane,
+                &config.wake.also,
+                &config.wake,
+                &delivery.asker(),
+            );
+        }
+    }
+
+    /// Until when the application wants to stay awake, by its `x-wakegate-hold`.
+    fn wanted_awake(&self, headers: &mut http::HeaderMap) -> Option<Instant> {
+        let value = headers.remove(X_WAKEGATE_HOLD)?;
+        let asked = value.to_str().ok()?.parse::<GoDuration>().ok()?.to_std()?;
+        Some(Instant::now() + asked.min(self.parts.max_hold))
+    }
+
+    /// Who asks: the peer, or whom a trusted peer names last.
+    fn client_of(&self, peer: IpAddr, headers: &http::HeaderMap) -> IpAddr {
+        if !self.trusts(peer) {
+            return peer;
+        }
+        let named = headers
+            .get_all("x-forwarded-for")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|text| text.split(','))
+            .map(|text| text.trim().parse::<IpAddr>());
+        let named: Vec<_> = named.collect();
+        for address in named.into_iter().rev() {
+            match address {
+                Ok(address) if self.trusts(address) => {}
+                Ok(address) => return address,
+                Err(_) => break,
+            }
+        }
+        peer
+    }
+
+    /// Forgets what is too old to matter.
+    pub fn upkeep(&self) {
+        self.site.load().upkeep();
+        self.unknown.upkeep();
+        self.parts.hold.upkeep();
+        self.parts.metrics.upkeep();
     }
 
     fn open_account(&self, request: &Request<Incoming>, client: IpAddr) -> Account {
@@ -278,6 +384,7 @@ impl<P: ControlPlane> Gateway<P> {
             held: Duration::ZERO,
             status: Account::NO_STATUS,
             error: None,
+            asleep: None,
             fate: None,
             bytes_out: 0,
             complete: false,
@@ -348,15 +455,59 @@ fn to_origin_form(request: Request<Incoming>) -> Request<Incoming> {
     Request::from_parts(parts, body)
 }
 
-/// Idempotent and without a body: may be sent again as long as no byte of a response came.
-fn repeatable(request: &Request<RequestBody>) -> bool {
-    request.method().is_idempotent() && request.body().is_empty() && !is_upgrade(request.headers())
+fn target_of(route: &Route) -> Target {
+    let config = route.config();
+    Target {
+        port: config.port,
+        when: config.wake.ready,
+    }
 }
 
-fn copy_of(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::empty());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    copy
+/// Reads a small body beforehand where the route wants that, so that it can be sent again.
+async fn buffered(
+    request: Request<RequestBody>,
+    limit: usize,
+    deadline: Instant,
+) -> Result<Request<RequestBody>, ProxyError> {
+    if limit == 0 || !request.method().is_idempotent() || request.body().is_repeatable() {
+        return Ok(request);
+    }
+    let (parts, body) = request.into_parts();
+    match timeout_at(deadline, body.buffer(limit)).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(parts, body)),
+        Ok(Err(_)) => Err(ProxyError::BodyBroke),
+        Err(_) => Err(ProxyError::BodyTooSlow),
+    }
+}
+
+impl Carrier for Arc<Upstream> {
+    type Stream = TcpStream;
+    type Request = Request<RequestBody>;
+    type Response = Response<UpstreamBody>;
+
+    async fn send(
+        &self,
+        endpoint: &Endpoint,
+        port: u16,
+        given: Option<(TcpStream, OpenConnection)>,
+        request: Request<RequestBody>,
+    ) -> Result<Response<UpstreamBody>, ForwardError> {
+        Upstream::send(self, endpoint, port, given, request).await
+    }
+
+    /// Idempotent, and its body, if any, can be sent twice.
+    fn copy(&self, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+        if !request.method().is_idempotent() || is_upgrade(request.headers()) {
+            return None;
+        }
+        let mut copy = Request::new(request.body().again()?);
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.headers_mut() = request.headers().clone();
+        Some(copy)
+    }
+
+    fn status(&self, response: &Response<UpstreamBody>) -> u16 {
+        response.status().as_u16()
+    }
 }

@@ -8,4 +8,4 @@ mod authority;
 mod table;
 
 pub use authority::{AuthorityError, host_of};
-pub use table::{Match, Route, RouteError, RouteTable};
+pub use table::{Match, Route, RouteError, RouteTable, is_below};

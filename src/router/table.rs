@@ -3,22 +3,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::config::{HostPattern, InstanceTemplate, PatternLabel, RouteConfig, RouteWakeConfig};
-use crate::names::{Hostname, InstanceRef, PlaneIndex};
+use crate::config::{HostPattern, InstanceTemplate, PatternLabel, RouteConfig};
+use crate::names::{Hostname, InstanceRef};
 
 /// One route.
 #[derive(Debug)]
 pub struct Route {
-    host: HostPattern,
-    path: String,
-    instance: InstanceTemplate,
+    config: RouteConfig,
     fixed: Option<InstanceRef>,
-    /// Which control plane.
-    pub plane: PlaneIndex,
-    /// The instance's port.
-    pub port: u16,
-    /// Its wake rules.
-    pub wake: RouteWakeConfig,
+    label: Arc<str>,
+    /// Its position in the configuration.
+    pub index: usize,
 }
 
 /// A route and the instance that it names for this request.
@@ -58,19 +53,16 @@ impl RouteTable {
     /// From the configuration, which is consistent already.
     pub fn new(routes: &[RouteConfig]) -> Self {
         let mut table = Self::default();
-        for config in routes {
+        for (index, config) in routes.iter().enumerate() {
             let fixed = match &config.instance {
                 InstanceTemplate::Fixed(name) => InstanceRef::parse(name).ok(),
                 InstanceTemplate::Capture(_) => None,
             };
             let route = Arc::new(Route {
-                host: config.host.clone(),
-                path: config.path.clone(),
-                instance: config.instance.clone(),
+                config: config.clone(),
                 fixed,
-                plane: config.plane,
-                port: config.port,
-                wake: config.wake.clone(),
+                label: format!("{}{}", config.host, config.path).into(),
+                index,
             });
             match &config.host {
                 HostPattern::Exact(host) => {
@@ -97,7 +89,7 @@ impl RouteTable {
         }
         let all = table.exact.values_mut().chain(table.wildcards.values_mut());
         for paths in all.chain(table.patterns.iter_mut().map(|(_, paths)| paths)) {
-            paths.sort_by_key(|route| std::cmp::Reverse(route.path.len()));
+            paths.sort_by_key(|route| std::cmp::Reverse(route.config.path.len()));
         }
         // More literal labels are more exact.
         let captures = |labels: &[PatternLabel]| {
@@ -110,6 +102,14 @@ impl RouteTable {
         table
     }
 
+    /// All routes, in no order.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
+        let lists = self.exact.values().chain(self.wildcards.values());
+        lists
+            .chain(self.patterns.iter().map(|(_, paths)| paths))
+            .flatten()
+    }
+
     /// The route of a request. The host decides first, then the path among that host's routes.
     pub fn find(&self, host: &Hostname, path: &str) -> Result<Match, RouteError> {
         let name = host.as_str();
@@ -119,13 +119,13 @@ impl RouteTable {
             .or_else(|| self.pattern(name))
             .or_else(|| self.wildcard(name));
         let paths = paths.ok_or(RouteError::NoRoute)?;
-        let by_path = paths.iter().any(|route| route.path != "/");
+        let by_path = paths.iter().any(|route| route.config.path != "/");
         if by_path && is_ambiguous(path) {
             return Err(RouteError::AmbiguousPath);
         }
         let route = paths
             .iter()
-            .find(|route| is_below(path, &route.path))
+            .find(|route| is_below(path, &route.config.path))
             .ok_or(RouteError::NoRoute)?;
         let instance = route.instance_for(name).ok_or(RouteError::NoRoute)?;
         Ok(Match {
@@ -164,16 +164,26 @@ impl RouteTable {
 // === impl Route ===
 
 impl Route {
-    /// The route's host, as configured: a name with few values, for logs.
-    pub fn host(&self) -> &HostPattern {
-        &self.host
+    /// What the configuration says.
+    pub fn config(&self) -> &RouteConfig {
+        &self.config
+    }
+
+    /// Its host and path as configured: a name with few values, for logs and fairness.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
+    }
+
+    /// The instance, when it is the same for every host.
+    pub fn fixed_instance(&self) -> Option<&InstanceRef> {
+        self.fixed.as_ref()
     }
 
     fn instance_for(&self, host: &str) -> Option<InstanceRef> {
-        let InstanceTemplate::Capture(wanted) = &self.instance else {
+        let InstanceTemplate::Capture(wanted) = &self.config.instance else {
             return self.fixed.clone();
         };
-        let HostPattern::Labels(labels) = &self.host else {
+        let HostPattern::Labels(labels) = &self.config.host else {
             return None;
         };
         let captured = labels
@@ -185,7 +195,7 @@ impl Route {
 }
 
 /// Whether `path` is `prefix` or below it, on a segment border.
-fn is_below(path: &str, prefix: &str) -> bool {
+pub fn is_below(path: &str, prefix: &str) -> bool {
     prefix == "/"
         || path
             .strip_prefix(prefix)

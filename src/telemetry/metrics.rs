@@ -24,6 +24,8 @@ const UPSTREAM_CONNECTIONS: &str = "wakegate_upstream_connections";
 const UPSTREAM_RETRIES: &str = "wakegate_upstream_retries_total";
 const DOWNSTREAM_CONNECTIONS: &str = "wakegate_downstream_connections";
 const CONTROLPLANE_REQUESTS: &str = "wakegate_controlplane_requests_total";
+const WAKE_REFUSALS: &str = "wakegate_wake_refusals_total";
+const THRASH: &str = "wakegate_wake_thrash_total";
 const ACCESS_LINES_DROPPED: &str = "wakegate_access_lines_dropped_total";
 
 const METADATA: Metadata<'static> = Metadata::new("wakegate", Level::INFO, None);
@@ -64,6 +66,8 @@ pub enum WakeOutcome {
 pub enum ShedReason {
     /// The instance's queue is full.
     InstanceQueue,
+    /// The route's queue is full.
+    RouteQueue,
     /// The gateway's queue is full.
     TotalQueue,
     /// The held heads' bytes are at their limit.
@@ -113,6 +117,7 @@ impl ShedReason {
     const fn as_str(self) -> &'static str {
         match self {
             Self::InstanceQueue => "instance_queue",
+            Self::RouteQueue => "route_queue",
             Self::TotalQueue => "total_queue",
             Self::Bytes => "bytes",
             Self::Breaker => "breaker",
@@ -147,6 +152,8 @@ pub struct Metrics {
     pub upstream_retries: Counter,
     /// Open connections from clients.
     pub downstream_connections: Gauge,
+    /// Instances woken too often in a minute.
+    pub thrash: Counter,
     access_lines_dropped: Counter,
 }
 
@@ -180,6 +187,14 @@ impl Metrics {
             (
                 CONTROLPLANE_REQUESTS,
                 "Calls to control planes by operation and status code",
+            ),
+            (
+                WAKE_REFUSALS,
+                "Requests that were not allowed to wake their instance, by rule",
+            ),
+            (
+                THRASH,
+                "Times that an instance was woken so often in a minute that it counts as thrash",
             ),
             (
                 ACCESS_LINES_DROPPED,
@@ -226,6 +241,7 @@ impl Metrics {
             upstream_connections: gauge(UPSTREAM_CONNECTIONS),
             upstream_retries: counter(UPSTREAM_RETRIES),
             downstream_connections: gauge(DOWNSTREAM_CONNECTIONS),
+            thrash: counter(THRASH),
             access_lines_dropped: counter(ACCESS_LINES_DROPPED),
             handle: recorder.handle(),
             recorder,
@@ -275,6 +291,12 @@ impl Metrics {
     /// Counts a request that was refused instead of held.
     pub fn count_shed(&self, reason: ShedReason) {
         self.counter(SHED, vec![Label::new("reason", reason.as_str())])
+            .increment(1);
+    }
+
+    /// Counts a request that was not allowed to wake its instance.
+    pub fn count_refusal(&self, rule: &'static str) {
+        self.counter(WAKE_REFUSALS, vec![Label::new("rule", rule)])
             .increment(1);
     }
 

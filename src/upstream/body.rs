@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRAILER, TRANSFER_ENCODING};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio_util::task::TaskTracker;
 
@@ -31,8 +32,19 @@ pub struct BodyFate {
 /// A client's request body on its way to an instance.
 #[derive(Debug)]
 pub struct RequestBody {
-    inner: Option<Incoming>,
+    inner: Source,
     fate: Arc<BodyFate>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Nothing,
+    Client(Incoming),
+    /// Read beforehand, so that it can be sent again.
+    Buffer {
+        whole: Bytes,
+        sent: bool,
+    },
 }
 
 /// An instance's response body on its way to a client.
@@ -61,24 +73,49 @@ impl BodyFate {
 impl RequestBody {
     /// The client's body.
     pub fn new(inner: Incoming) -> Self {
-        let inner = (!inner.is_end_stream()).then_some(inner);
         Self {
-            inner,
+            inner: match inner.is_end_stream() {
+                true => Source::Nothing,
+                false => Source::Client(inner),
+            },
             fate: Arc::default(),
         }
     }
 
-    /// No body, for a repetition.
-    pub fn empty() -> Self {
-        Self {
-            inner: None,
-            fate: Arc::default(),
-        }
+    /// Whether it can be sent more than once: there is none, or it was read beforehand.
+    pub fn is_repeatable(&self) -> bool {
+        !matches!(self.inner, Source::Client(_))
     }
 
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.inner.is_none()
+    /// The same again, if it is repeatable.
+    pub fn again(&self) -> Option<Self> {
+        let inner = match &self.inner {
+            Source::Nothing => Source::Nothing,
+            Source::Buffer { whole, .. } => Source::Buffer {
+                whole: whole.clone(),
+                sent: false,
+            },
+            Source::Client(_) => return None,
+        };
+        let fate = Arc::clone(&self.fate);
+        Some(Self { inner, fate })
+    }
+
+    /// Reads it whole when its length is known and at most `limit`; otherwise leaves it as it is.
+    pub async fn buffer(self, limit: usize) -> Result<Self, hyper::Error> {
+        let exact = self.size_hint().exact();
+        let fits = exact.is_some_and(|length| length <= limit as u64);
+        let fate = Arc::clone(&self.fate);
+        match self.inner {
+            Source::Client(incoming) if fits => {
+                let whole = incoming.collect().await?.to_bytes();
+                let inner = Source::Buffer { whole, sent: false };
+                Ok(Self { inner, fate })
+            }
+            inner @ (Source::Nothing | Source::Client(_) | Source::Buffer { .. }) => {
+                Ok(Self { inner, fate })
+            }
+        }
     }
 
     /// What becomes of it.
@@ -116,10 +153,15 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Some(inner) = &mut self.inner else {
-            return Poll::Ready(None);
+        let polled = match &mut self.inner {
+            Source::Nothing => return Poll::Ready(None),
+            Source::Client(inner) => Pin::new(inner).poll_frame(cx),
+            Source::Buffer { sent: true, .. } => Poll::Ready(None),
+            Source::Buffer { whole, sent } => {
+                *sent = true;
+                Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole.clone()))))
+            }
         };
-        let polled = Pin::new(inner).poll_frame(cx);
         self.fate.touched.store(true, Ordering::Release);
         polled.map(|frame| {
             frame.map(|frame| {
@@ -133,13 +175,19 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Incoming::is_end_stream)
+        match &self.inner {
+            Source::Nothing => true,
+            Source::Client(inner) => inner.is_end_stream(),
+            Source::Buffer { whole, sent } => *sent || whole.is_empty(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+        match &self.inner {
+            Source::Nothing | Source::Buffer { sent: true, .. } => SizeHint::with_exact(0),
+            Source::Client(inner) => inner.size_hint(),
+            Source::Buffer { whole, .. } => SizeHint::with_exact(whole.len() as u64),
+        }
     }
 }
 

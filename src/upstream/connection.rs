@@ -16,7 +16,7 @@ use crate::wake::OpenConnection;
 /// A stream that holds its instance's lease; also after an upgrade has taken it over.
 pub(super) struct Connection {
     io: TokioIo<TcpStream>,
-    _open: OpenConnection,
+    open: OpenConnection,
     metrics: Arc<Metrics>,
 }
 
@@ -29,7 +29,7 @@ impl Connection {
         metrics.upstream_connections.increment(1.0);
         Self {
             io: TokioIo::new(stream),
-            _open: open,
+            open,
             metrics,
         }
     }
@@ -53,7 +53,11 @@ impl Read for Connection {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
+        let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
+        if polled.is_ready() {
+            self.open.beat();
+        }
+        polled
     }
 }
 
@@ -63,7 +67,11 @@ impl Write for Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
+        if polled.is_ready() {
+            self.open.beat();
+        }
+        polled
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -83,6 +91,10 @@ impl Write for Connection {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        if polled.is_ready() {
+            self.open.beat();
+        }
+        polled
     }
 }

@@ -23,35 +23,58 @@ use crate::config::UpstreamConfig;
 use crate::telemetry::Metrics;
 use crate::wake::{Endpoint, OpenConnection};
 
-/// The request got no response.
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// The request got no response. `Q` is the request, or nothing once it has been given up.
 #[derive(Debug, thiserror::Error)]
-pub enum ForwardError {
+pub enum ForwardError<Q = Request<RequestBody>> {
     /// No connection could be made; nothing was sent.
     #[error("cannot connect to the instance: {source}")]
     Connect {
         /// Why not.
         source: io::Error,
         /// The request, untouched.
-        request: Box<Request<RequestBody>>,
+        request: Box<Q>,
     },
     /// The connection was closed before it took the request.
     #[error("the connection to the instance was closed before the request")]
     Unsent {
         /// The request, untouched.
-        request: Box<Request<RequestBody>>,
+        request: Box<Q>,
     },
     /// The connection broke after it had taken some of the request, and before a response.
     #[error("the connection to the instance broke before its response: {0}")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] Cause),
     /// The response is not HTTP.
     #[error("the instance's response is not valid: {0}")]
-    Nonsense(#[source] hyper::Error),
+    Nonsense(#[source] Cause),
     /// No response's head in time.
     #[error("the instance sent no response in time")]
     TimedOut,
     /// The instance went to sleep, or away, under the request.
     #[error("the instance went to sleep before its response")]
     Severed,
+}
+
+// === impl ForwardError ===
+
+impl<Q> ForwardError<Q> {
+    /// The same, without the request.
+    pub fn given_up(self) -> ForwardError<()> {
+        match self {
+            Self::Connect { source, .. } => ForwardError::Connect {
+                source,
+                request: Box::new(()),
+            },
+            Self::Unsent { .. } => ForwardError::Unsent {
+                request: Box::new(()),
+            },
+            Self::Broken(cause) => ForwardError::Broken(cause),
+            Self::Nonsense(cause) => ForwardError::Nonsense(cause),
+            Self::TimedOut => ForwardError::TimedOut,
+            Self::Severed => ForwardError::Severed,
+        }
+    }
 }
 
 /// Connections to all instances.
@@ -135,8 +158,8 @@ impl Upstream {
                 None => {
                     let error = error.into_error();
                     Err(match error.is_parse() {
-                        true => ForwardError::Nonsense(error),
-                        false => ForwardError::Broken(error),
+                        true => ForwardError::Nonsense(error.into()),
+                        false => ForwardError::Broken(error.into()),
                     })
                 }
             },

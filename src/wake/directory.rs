@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
 use tokio::sync::{OnceCell, broadcast};
@@ -14,11 +15,16 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::driver::{Instance, WakeReport, instance};
+use super::driver::{Common, instance};
 use super::error::{WakeError, WakeStage};
-use super::machine::Fault;
+use super::instance::{Asker, Instance};
+use super::ledger::Ledger;
+use super::line::Line;
+use super::machine::{Fault, Target};
 use super::questions::fault;
-use crate::config::WakeConfig;
+use super::reach::{Reach, Tcp};
+use super::report::{Books, WakeReport};
+use crate::config::{RouteWakeConfig, WakeConfig};
 use crate::hypeman::ControlPlane;
 use crate::names::{InstanceId, InstanceRef, PlaneIndex};
 use crate::telemetry::Metrics;
@@ -26,48 +32,61 @@ use crate::telemetry::Metrics;
 type Name = (PlaneIndex, InstanceRef);
 
 /// What a look-up found.
-#[derive(Debug, Clone)]
-enum Found {
-    Instance(Arc<Instance>),
+#[derive(Debug)]
+enum Found<S> {
+    Instance(Arc<Instance<S>>),
     Nothing { until: Instant },
 }
 
 /// All instances that requests have asked for.
-pub struct Wakes<P> {
-    planes: Vec<Arc<P>>,
-    config: WakeConfig,
-    metrics: Arc<Metrics>,
+pub struct Wakes<P, R: Reach = Tcp> {
+    lines: Vec<Common<P, R>>,
+    config: Arc<WakeConfig>,
+    ledger: Arc<Ledger>,
     reports: broadcast::Sender<WakeReport>,
-    names: DashMap<Name, Arc<OnceCell<Found>>>,
-    instances: DashMap<(PlaneIndex, InstanceId), Arc<Instance>>,
+    names: DashMap<Name, Arc<OnceCell<Found<R::Stream>>>>,
+    instances: DashMap<(PlaneIndex, InstanceId), Arc<Instance<R::Stream>>>,
     tasks: TaskTracker,
-    stop: CancellationToken,
 }
 
 // === impl Wakes ===
 
-impl<P: ControlPlane> Wakes<P> {
+impl<P: ControlPlane, R: Reach> Wakes<P, R> {
     /// Tasks go on `tasks` and end after `stop`.
     pub fn new(
         planes: Vec<P>,
+        reach: R,
         config: WakeConfig,
-        metrics: Arc<Metrics>,
+        metrics: &Arc<Metrics>,
         tasks: TaskTracker,
-        stop: CancellationToken,
-    ) -> Self {
-        let planes = planes.into_iter().map(Arc::new).collect();
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
         let (names, instances) = (DashMap::new(), DashMap::new());
-        let reports = broadcast::channel(256).0;
-        Self {
-            planes,
+        let reports = broadcast::channel(1024).0;
+        let (ledger, config) = (Arc::new(Ledger::new(config.ledger)), Arc::new(config));
+        let reach = Arc::new(reach);
+        let common = |plane| Common {
+            line: Arc::new(Line::new(plane, &config)),
+            reach: Arc::clone(&reach),
+            config: Arc::clone(&config),
+            books: Books {
+                metrics: Arc::clone(metrics),
+                reports: reports.clone(),
+                ledger: Arc::clone(&ledger),
+                thrash_per_minute: config.thrash_per_minute,
+            },
+            stop: stop.clone(),
+        };
+        let lines = planes.into_iter().map(common).collect();
+        Arc::new(Self {
+            lines,
             config,
-            metrics,
+            ledger,
             reports,
             names,
             instances,
             tasks,
-            stop,
-        }
+        })
     }
 
     /// Every wake that ends from now on.
@@ -75,13 +94,25 @@ impl<P: ControlPlane> Wakes<P> {
         self.reports.subscribe()
     }
 
+    /// The last wakes.
+    pub fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.ledger)
+    }
+
+    /// Whether the name leads to an instance, as far as is known without asking.
+    pub fn is_known(&self, plane: PlaneIndex, name: &InstanceRef) -> bool {
+        self.names
+            .get(&(plane, name.clone()))
+            .is_some_and(|cell| matches!(cell.get(), Some(Found::Instance(_))))
+    }
+
     /// The instance that a name means now. Cheap once it is known.
     pub async fn find(
         &self,
         plane: PlaneIndex,
         name: &InstanceRef,
-        patience: std::time::Duration,
-    ) -> Result<Arc<Instance>, WakeError> {
+        patience: Duration,
+    ) -> Result<Arc<Instance<R::Stream>>, WakeError> {
         let key = (plane, name.clone());
         loop {
             let cell = self.cell(&key);
@@ -102,7 +133,31 @@ impl<P: ControlPlane> Wakes<P> {
         }
     }
 
-    fn cell(&self, key: &Name) -> Arc<OnceCell<Found>> {
+    /// Wakes instances for later, each in its own time. Nobody waits for them.
+    pub fn prewarm(
+        self: &Arc<Self>,
+        plane: PlaneIndex,
+        names: &[InstanceRef],
+        rules: &RouteWakeConfig,
+        asker: &Asker,
+    ) {
+        for name in names {
+            let (wakes, name) = (Arc::clone(self), name.clone());
+            let (rules, asker) = (rules.clone(), asker.clone());
+            self.tasks.spawn(async move {
+                match wakes.find(plane, &name, rules.timeout).await {
+                    Ok(instance) => {
+                        if instance.warm(Target::AWAKE).is_none() {
+                            instance.prewarm(Target::AWAKE, &rules, asker);
+                        }
+                    }
+                    Err(error) => tracing::warn!(instance = %name, %error, "cannot wake it, too"),
+                }
+            });
+        }
+    }
+
+    fn cell(&self, key: &Name) -> Arc<OnceCell<Found<R::Stream>>> {
         if let Some(cell) = self.names.get(key) {
             return Arc::clone(cell.value());
         }
@@ -114,12 +169,12 @@ impl<P: ControlPlane> Wakes<P> {
         Arc::clone(self.names.entry(key.clone()).or_default().value())
     }
 
-    async fn look_up(&self, (index, name): &Name) -> Result<Found, WakeError> {
-        let plane = self
-            .planes
+    async fn look_up(&self, (index, name): &Name) -> Result<Found<R::Stream>, WakeError> {
+        let common = self
+            .lines
             .get(usize::from(index.0))
             .ok_or(WakeError::NotFound)?;
-        let answer = match plane.get(name).await {
+        let answer = match common.line.get(name).await {
             Ok(answer) => answer,
             Err(error) if error.code() == "ambiguous" => return Err(WakeError::Ambiguous),
             Err(error) => {
@@ -132,24 +187,18 @@ impl<P: ControlPlane> Wakes<P> {
                     }),
                     Fault::Unauthorized => Err(WakeError::Unauthorized),
                     Fault::Unreachable => Err(WakeError::ControlPlaneDown),
-                    Fault::InStandby | Fault::InvalidState | Fault::NoCapacity | Fault::Failed => {
-                        Err(WakeError::Failed)
-                    }
+                    Fault::InStandby
+                    | Fault::InvalidState
+                    | Fault::NoCapacity
+                    | Fault::NoSlot
+                    | Fault::Failed => Err(WakeError::Failed),
                 };
             }
         };
         let id = InstanceId::parse(&answer.id).map_err(|_| WakeError::Failed)?;
         let entry = self.instances.entry((*index, id.clone()));
         let entry = entry.or_insert_with(|| {
-            let (instance, task) = instance(
-                &answer,
-                id,
-                Arc::clone(plane),
-                &self.config,
-                Arc::clone(&self.metrics),
-                self.reports.clone(),
-                self.stop.clone(),
-            );
+            let (instance, task) = instance(&answer, id, common.clone());
             self.tasks.spawn(task);
             instance
         });
@@ -164,7 +213,7 @@ impl<P: ControlPlane> Wakes<P> {
     }
 }
 
-impl<P> fmt::Debug for Wakes<P> {
+impl<P, R: Reach> fmt::Debug for Wakes<P, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Wakes({} instances)", self.instances.len())
     }

@@ -1,315 +1,249 @@
 //! The task that owns one instance's wakes: it carries out what the machine decides.
 //!
-//! Guarantees: requests only ask ([`Instance::ready`]) and may leave at any time; whoever waits is
-//! answered in the order of asking, the first with the probe's own connection; a call to the control
-//! plane that has begun is never dropped before its answer, not even when the gateway drains.
+//! Guarantees: requests only ask and may leave at any time; whoever waits is answered in the order
+//! of asking, the first with the probe's own connection; a restore or start that has begun is never
+//! dropped before its answer, not even when the gateway drains.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
-use tokio::net::TcpStream;
-use tokio::sync::{broadcast, mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{WakeError, WakeStage};
-use super::lease::{Endpoint, OpenConnection};
-use super::machine::{Effect, Event, Fault, Limits, Machine, Seen};
-use super::probe::probe;
-use super::questions::{ask, fault, see, settle};
-use crate::config::{RouteWakeConfig, WakeConfig};
+use super::instance::{Instance, Question, Ready, Wanted};
+use super::lease::{Birth, Endpoint, OpenConnection};
+use super::line::Line;
+use super::machine::{Effect, Event, Fault, Limits, Machine, Seen, Target};
+use super::probe::{Asks, probe};
+use super::questions::{ask, fault, proves_hold, see, settle};
+use super::reach::Reach;
+use super::report::{Books, Reporter};
+use super::slots::{Claim, Slot};
+use crate::config::{ReadyWhen, WakeConfig};
 use crate::hypeman::ControlPlane;
 use crate::hypeman::wire::Instance as Answer;
-use crate::names::InstanceId;
-use crate::telemetry::{Metrics, ShedReason, WakeKind, WakeOutcome};
-
-/// Questions that may wait for the task at once; who asks beyond that waits to ask.
-const QUESTIONS: usize = 1024;
-/// How long a request waits for its suspicion to be taken note of.
-const SUSPICION: Duration = Duration::from_secs(1);
+use crate::names::{ClientNetwork, InstanceId};
+use crate::telemetry::{ShedReason, WakeKind, WakeOutcome};
 
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
-/// An instance is ready for a request.
-#[derive(Debug)]
-pub struct Ready {
-    /// Where.
-    pub endpoint: Endpoint,
-    /// Whether it had to be woken, and by whom.
-    pub kind: WakeKind,
-    /// The probe's connection, for the first of those who waited.
-    pub connection: Option<(TcpStream, OpenConnection)>,
-}
-
-/// A wake has ended; for whoever shows it to a person.
-#[derive(Debug, Clone)]
-pub struct WakeReport {
-    /// Whose.
-    pub instance: InstanceId,
-    /// How.
-    pub outcome: WakeOutcome,
-    /// How long it took, from the first request.
-    pub took: Duration,
-}
-
-/// One instance, by id, as requests see it.
-#[derive(Debug)]
-pub struct Instance {
-    id: InstanceId,
-    awake: ArcSwapOption<Endpoint>,
-    questions: mpsc::Sender<Question>,
-    stage: ArcSwapOption<WakeStage>,
-    /// The control plane no longer has it.
-    forgotten: AtomicBool,
-}
-
-#[derive(Debug)]
-enum Question {
-    Ready {
-        port: u16,
-        deadline: Instant,
-        start_stopped: bool,
-        reply: oneshot::Sender<Result<Ready, WakeError>>,
-    },
-    Verify,
-    Suspect(u64),
-}
-
-// === impl Instance ===
-
-impl Instance {
-    /// Its full id.
-    pub fn id(&self) -> &InstanceId {
-        &self.id
-    }
-
-    pub(super) fn is_forgotten(&self) -> bool {
-        self.forgotten.load(Ordering::Acquire)
-    }
-
-    /// The warm path: the endpoint, if the lease is in force and the port has answered. No call, no
-    /// lock.
-    pub fn warm(&self, port: u16) -> Option<Endpoint> {
-        let endpoint = self.awake.load();
-        let endpoint: &Endpoint = endpoint.as_ref()?;
-        let now = Instant::now();
-        if !endpoint.is_ready(port) || !endpoint.is_leased(now) {
-            return None;
-        }
-        if endpoint.wants_verification(now) && self.questions.try_send(Question::Verify).is_err() {
-            endpoint.unverify();
-        }
-        Some(endpoint.clone())
-    }
-
-    /// Asks the task, and waits until the instance is ready, is refused, or `timeout` has passed.
-    /// Cancel safe: leaving cancels nothing but this wait.
-    pub async fn ready(&self, port: u16, rules: &RouteWakeConfig) -> Result<Ready, WakeError> {
-        let deadline = Instant::now() + rules.timeout;
-        let (reply, answer) = oneshot::channel();
-        let start_stopped = rules.start_stopped;
-        let asked = async {
-            let question = Question::Ready {
-                port,
-                deadline,
-                start_stopped,
-                reply,
-            };
-            self.questions
-                .send(question)
-                .await
-                .map_err(|_| WakeError::Draining)?;
-            answer.await.unwrap_or(Err(WakeError::Draining))
-        };
-        match timeout_at(deadline, asked).await {
-            Ok(result) => result,
-            Err(_) => {
-                let stage = self
-                    .stage
-                    .load()
-                    .as_deref()
-                    .copied()
-                    .unwrap_or(WakeStage::Asking);
-                if stage == WakeStage::NoCapacity {
-                    return Err(WakeError::NoCapacity);
-                }
-                Err(WakeError::TimedOut(stage))
-            }
-        }
-    }
-
-    /// A connection of this epoch failed as a sleeping instance's would. Returns when the epoch is
-    /// no longer handed out.
-    pub async fn suspect(&self, endpoint: &Endpoint) {
-        // At the latest when the task has read it; when the task is gone, everything is refused.
-        let told = self
-            .questions
-            .send(Question::Suspect(endpoint.epoch()))
-            .await
-            .is_ok();
-        if told {
-            // A task that is this busy retires it later; the request's next try finds that out.
-            let _busy = timeout(SUSPICION, endpoint.retired().cancelled()).await;
-        }
-    }
-}
-
-struct Waiter {
-    port: u16,
-    reply: oneshot::Sender<Result<Ready, WakeError>>,
+struct Waiter<S> {
+    target: Target,
+    reply: oneshot::Sender<Result<Ready<S>, WakeError>>,
     first: bool,
 }
 
-enum Done {
+#[derive(Clone, Copy)]
+enum Verb {
+    Restore,
+    Start,
+}
+
+enum Done<S> {
     Event(Event),
-    Probed(Option<(TcpStream, OpenConnection)>),
+    Slot(Verb, Option<Slot>),
+    Verb(Result<Seen, Fault>),
+    Probed(Option<(S, OpenConnection)>),
     Held(u64, Instant, bool),
 }
 
+/// What every instance's task shares.
+pub(super) struct Common<P, R> {
+    pub(super) line: Arc<Line<P>>,
+    pub(super) reach: Arc<R>,
+    pub(super) config: Arc<WakeConfig>,
+    pub(super) books: Books,
+    pub(super) stop: CancellationToken,
+}
+
 /// The task's own state.
-struct Driver<P> {
-    instance: Arc<Instance>,
-    plane: Arc<P>,
-    config: WakeConfig,
-    metrics: Arc<Metrics>,
-    reports: broadcast::Sender<WakeReport>,
+struct Driver<P, R: Reach> {
+    instance: Arc<Instance<R::Stream>>,
+    common: Common<P, R>,
     machine: Machine,
-    waiters: VecDeque<Waiter>,
-    operations: FuturesUnordered<BoxFuture<'static, Done>>,
+    reporter: Reporter,
+    waiters: VecDeque<Waiter<R::Stream>>,
+    operations: FuturesUnordered<BoxFuture<'static, Done<R::Stream>>>,
     endpoint: Option<Endpoint>,
-    found: Option<(TcpStream, OpenConnection)>,
-    began: Option<Instant>,
-    /// The server is too old for `hold`.
-    hold_missing: Arc<AtomicBool>,
-    /// When to renew the hold of an instance whose policy ignores our connections.
+    found: Option<(R::Stream, OpenConnection)>,
+    /// What the last who asked wants of the probe.
+    asks: Asks,
+    /// It waits for a slot.
+    queued: bool,
+    /// A restore or start is in flight.
+    calling: bool,
+    /// When to renew a hold, and until when the application wants to stay awake.
     renew_at: Option<Instant>,
+    keep_until: Option<Instant>,
+    /// When to look for silent connections.
+    look_at: Option<Instant>,
 }
 
 /// Makes the instance and the future of its task, which the caller puts on its tracker.
-pub(super) fn instance<P: ControlPlane>(
+pub(super) fn instance<P: ControlPlane, R: Reach>(
     first: &Answer,
     id: InstanceId,
-    plane: Arc<P>,
-    config: &WakeConfig,
-    metrics: Arc<Metrics>,
-    reports: broadcast::Sender<WakeReport>,
-    stop: CancellationToken,
-) -> (Arc<Instance>, impl Future<Output = ()> + Send + 'static) {
+    common: Common<P, R>,
+) -> (
+    Arc<Instance<R::Stream>>,
+    impl Future<Output = ()> + Send + 'static,
+) {
     let first_seen = see(&id, first, Instant::now()).ok();
-    let (questions, asked) = mpsc::channel(QUESTIONS);
-    let instance = Arc::new(Instance {
-        id,
-        awake: ArcSwapOption::empty(),
-        questions,
-        stage: ArcSwapOption::empty(),
-        forgotten: AtomicBool::new(false),
-    });
+    let (instance, asked) = Instance::new(id);
     let limits = Limits {
-        breaker_failures: config.breaker_failures,
-        breaker_max_delay: config.breaker_max_delay,
+        breaker_failures: common.config.breaker_failures,
+        breaker_max_delay: common.config.breaker_max_delay,
     };
     let driver = Driver {
         instance: Arc::clone(&instance),
-        plane,
-        config: config.clone(),
-        metrics,
-        reports,
         machine: Machine::new(limits, first_seen),
+        reporter: Reporter::new(common.books.clone()),
         waiters: VecDeque::new(),
         operations: FuturesUnordered::new(),
         endpoint: None,
         found: None,
-        began: None,
-        hold_missing: Arc::default(),
+        asks: Asks::default(),
+        queued: false,
+        calling: false,
         renew_at: None,
+        keep_until: None,
+        look_at: None,
+        common,
     };
-    (instance, driver.run(asked, stop))
+    (instance, driver.run(asked))
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+// === impl Common ===
+
+impl<P, R> Clone for Common<P, R> {
+    fn clone(&self) -> Self {
+        Self {
+            line: Arc::clone(&self.line),
+            reach: Arc::clone(&self.reach),
+            config: Arc::clone(&self.config),
+            books: self.books.clone(),
+            stop: self.stop.clone(),
+        }
+    }
 }
 
 // === impl Driver ===
 
-impl<P: ControlPlane> Driver<P> {
-    /// Until the gateway stops; then until the operation in flight has its answer.
-    async fn run(mut self, mut questions: mpsc::Receiver<Question>, stop: CancellationToken) {
+impl<P: ControlPlane, R: Reach> Driver<P, R> {
+    /// Until the gateway stops; then until a restore in flight has its answer.
+    async fn run(mut self, mut questions: mpsc::Receiver<Question<R::Stream>>) {
+        let stop = self.common.stop.clone();
         loop {
-            let renew_at = self.renew_at;
-            let renewal = async {
-                match renew_at {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            // Every branch is cancel safe: a receive, a stream's next, a sleep, a token.
+            let (renew_at, look_at) = (self.renew_at, self.look_at);
+            // Every branch is cancel safe: a token, a stream's next, a receive, a sleep. The order
+            // makes a seeded test repeatable; none can starve the others, since each operation and
+            // question is answered once.
             tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(done) = self.operations.next() => self.done(done),
                 question = questions.recv() => match question {
                     Some(question) => self.question(question),
                     None => return,
                 },
-                Some(done) = self.operations.next() => self.done(done),
-                () = renewal => self.renew(),
-                () = stop.cancelled() => break,
+                () = at(renew_at) => self.renew(),
+                () = at(look_at) => self.look_for_stalls(),
             }
-            self.publish_stage();
+            self.publish_progress();
         }
         questions.close();
-        while self.operations.next().await.is_some() {}
-    }
-
-    fn question(&mut self, question: Question) {
-        let event = match question {
-            Question::Ready {
-                port,
-                deadline,
-                start_stopped,
-                reply,
-            } => {
-                if reply.is_closed() {
-                    return;
-                }
-                let first = self.waiters.is_empty();
-                let live = self
-                    .endpoint
-                    .as_ref()
-                    .filter(|e| !e.retired().is_cancelled());
-                let leased = live.is_some_and(|e| e.is_leased(Instant::now()));
-                let ready = live.filter(|e| leased && e.is_ready(port));
-                if let Some(endpoint) = ready {
-                    // Another request's wake ended between this one's look and its question.
-                    let endpoint = endpoint.clone();
-                    let ready = Ready {
-                        endpoint,
-                        kind: WakeKind::Joined,
-                        connection: None,
-                    };
-                    let _left = reply.send(Ok(ready));
-                    return;
-                }
-                self.waiters.push_back(Waiter { port, reply, first });
-                if first {
-                    self.began = Some(Instant::now());
-                }
-                Event::Wanted {
-                    port,
-                    deadline,
-                    start_stopped,
-                    leased,
-                }
+        while self.calling {
+            match self.operations.next().await {
+                Some(Done::Verb(_)) | None => break,
+                Some(_) => {}
             }
-            Question::Verify => Event::Verify,
-            Question::Suspect(epoch) => Event::Suspect { epoch },
-        };
-        self.step(event);
+        }
     }
 
-    fn done(&mut self, done: Done) {
+    fn question(&mut self, question: Question<R::Stream>) {
+        match question {
+            Question::Wanted(wanted) => self.wanted(wanted),
+            Question::Verify => self.step(Event::Verify),
+            Question::Suspect(epoch) => self.step(Event::Suspect { epoch }),
+            Question::Keep(until) => {
+                self.keep_until = self.keep_until.max(Some(until));
+                self.renew();
+            }
+        }
+    }
+
+    fn wanted(&mut self, wanted: Wanted<R::Stream>) {
+        let (target, now) = (wanted.target, Instant::now());
+        let left = |reply: &oneshot::Sender<_>| reply.is_closed();
+        if wanted.reply.as_ref().is_some_and(left) {
+            return;
+        }
+        let live = self
+            .endpoint
+            .as_ref()
+            .filter(|e| !e.retired().is_cancelled());
+        let leased = live.is_some_and(|e| e.is_leased(now));
+        if let Some(endpoint) = live.filter(|e| leased && e.is_ready(target)) {
+            // Another request's wake ended between this one's look and its question.
+            let ready = Ready {
+                endpoint: endpoint.clone(),
+                kind: WakeKind::Joined,
+                connection: None,
+            };
+            if let Some(reply) = wanted.reply {
+                let _left = reply.send(Ok(ready));
+            }
+            return;
+        }
+        let first = self.reporter.asker().is_none();
+        self.reporter.begin(wanted.asker, now);
+        if let Some(reply) = wanted.reply {
+            self.waiters.push_back(Waiter {
+                target,
+                reply,
+                first,
+            });
+        }
+        self.asks = Asks {
+            health: Some(wanted.rules.health_path),
+            warmup: wanted.rules.warmup,
+        };
+        self.step(Event::Wanted {
+            target,
+            deadline: wanted.deadline,
+            start_stopped: wanted.rules.start_stopped,
+            leased,
+        });
+    }
+
+    fn done(&mut self, done: Done<R::Stream>) {
         match done {
             Done::Event(event) => self.step(event),
+            Done::Slot(verb, slot) => {
+                self.queued = false;
+                match slot {
+                    Some(slot) => self.call(verb, slot),
+                    None => self.step(Event::Answered(Err(Fault::NoSlot))),
+                }
+            }
+            Done::Verb(answer) => {
+                self.calling = false;
+                self.step(Event::Answered(answer));
+            }
             Done::Probed(connection) => {
                 let open = connection.is_some();
                 self.found = connection;
@@ -326,51 +260,27 @@ impl<P: ControlPlane> Driver<P> {
     }
 
     fn step(&mut self, event: Event) {
-        let verifying = matches!(event, Event::Answered(Err(_)));
+        let no_verdict = matches!(event, Event::Answered(Err(_)));
         for effect in self.machine.on(Instant::now(), event) {
             self.carry_out(effect);
         }
-        if let (true, Some(endpoint)) = (verifying, &self.endpoint) {
-            endpoint.unverify();
+        if let (true, Some(endpoint)) = (no_verdict, &self.endpoint) {
+            endpoint.no_verdict();
         }
     }
 
     fn carry_out(&mut self, effect: Effect) {
-        let (plane, id) = (Arc::clone(&self.plane), self.instance.id.clone());
-        let now = Instant::now();
+        let (line, id) = (Arc::clone(&self.common.line), self.instance.id().clone());
         match effect {
-            Effect::Ask => {
-                let missing = Arc::clone(&self.hold_missing);
-                self.begin(async move { ask(&*plane, &id, &missing).await });
-            }
-            Effect::Restore => self.begin(async move {
-                plane
-                    .restore(&id)
-                    .await
-                    .map_or_else(|e| Err(fault(&e)), |answer| see(&id, &answer, now))
-            }),
-            Effect::Start => self.begin(async move {
-                plane
-                    .start(&id)
-                    .await
-                    .map_or_else(|e| Err(fault(&e)), |answer| see(&id, &answer, now))
-            }),
-            Effect::Settle { until } => {
-                self.begin(async move { settle(&*plane, &id, until).await });
-            }
-            Effect::Probe { port, until } => {
-                let Some(endpoint) = self.endpoint.clone() else {
-                    self.operations.push(async { Done::Probed(None) }.boxed());
-                    return;
-                };
-                self.operations.push(
-                    async move {
-                        let found = probe(endpoint.address(port), until).await;
-                        Done::Probed(found.map(|stream| (stream, endpoint.open_connection())))
-                    }
-                    .boxed(),
-                );
-            }
+            Effect::Ask => self.begin(async move { ask(&line, &id).await }),
+            Effect::Restore { until } => self.queue(Verb::Restore, until),
+            Effect::Start { until } => self.queue(Verb::Start, until),
+            Effect::Settle { until } => self.begin(async move { settle(&line, &id, until).await }),
+            Effect::Probe {
+                target,
+                http,
+                until,
+            } => self.probe(target, http, until),
             Effect::Pause(pause) => {
                 let jittered = pause.mul_f64(0.75 + fastrand::f64() / 4.0);
                 let paused = sleep(jittered).map(|()| Done::Event(Event::PauseOver));
@@ -378,15 +288,16 @@ impl<P: ControlPlane> Driver<P> {
             }
             Effect::Hold => self.hold(),
             Effect::Publish { seen, fresh } => self.publish(&seen, fresh),
-            Effect::Grant { port, woken } => self.grant(port, woken),
+            Effect::Grant { target, woken } => self.grant(target, woken),
             Effect::Retire => self.retire(),
             Effect::Sever => {
+                self.keep_until = None;
                 if let Some(endpoint) = self.endpoint.take() {
                     endpoint.severed().cancel();
                 }
             }
             Effect::Refuse(error) => self.refuse(&error),
-            Effect::Forget => self.instance.forgotten.store(true, Ordering::Release),
+            Effect::Forget => self.instance.forget(),
         }
     }
 
@@ -398,40 +309,122 @@ impl<P: ControlPlane> Driver<P> {
         self.operations.push(answered.boxed());
     }
 
+    /// Waits for the control plane's turn for this instance.
+    fn queue(&mut self, verb: Verb, until: Instant) {
+        let asker = self.reporter.asker();
+        let claim = Claim {
+            route: asker.map_or_else(|| "".into(), |asker| Arc::clone(&asker.route)),
+            client: ClientNetwork::from(
+                asker.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |asker| asker.client),
+            ),
+            since: asker.map_or_else(Instant::now, |asker| asker.since),
+        };
+        self.queued = true;
+        let (line, stop) = (Arc::clone(&self.common.line), self.common.stop.clone());
+        self.operations.push(
+            async move {
+                let slot = stop.run_until_cancelled(line.slot(claim, until)).await;
+                Done::Slot(verb, slot.flatten())
+            }
+            .boxed(),
+        );
+    }
+
+    fn call(&mut self, verb: Verb, slot: Slot) {
+        let (line, id) = (Arc::clone(&self.common.line), self.instance.id().clone());
+        let asked_at = Instant::now();
+        self.calling = true;
+        self.operations.push(
+            async move {
+                let answer = match verb {
+                    Verb::Restore => line.restore(&id).await,
+                    Verb::Start => line.start(&id).await,
+                };
+                drop(slot);
+                let seen = answer.map_err(|error| fault(&error));
+                Done::Verb(seen.and_then(|answer| see(&id, &answer, asked_at)))
+            }
+            .boxed(),
+        );
+    }
+
+    fn probe(&mut self, target: Target, http: bool, until: Instant) {
+        let Some(endpoint) = self.endpoint.clone() else {
+            self.operations.push(async { Done::Probed(None) }.boxed());
+            return;
+        };
+        let mut asks = self.asks.clone();
+        if !http || target.when != ReadyWhen::Health {
+            asks.health = None;
+        }
+        if endpoint.woken_since(Instant::now()).is_none() || endpoint.is_warmed_up() {
+            asks.warmup = None;
+        }
+        let reach = Arc::clone(&self.common.reach);
+        self.operations.push(
+            async move {
+                // Counted from before the handshake, which the server counts, too.
+                let open = endpoint.open_connection();
+                let found = probe(&*reach, endpoint.address(target.port), &asks, until).await;
+                Done::Probed(found.map(|stream| (stream, open)))
+            }
+            .boxed(),
+        );
+    }
+
     fn hold(&mut self) {
-        let (plane, id) = (Arc::clone(&self.plane), self.instance.id.clone());
+        let (line, id) = (Arc::clone(&self.common.line), self.instance.id().clone());
         let Some(epoch) = self.endpoint.as_ref().map(Endpoint::epoch) else {
             return;
         };
         let asked_at = Instant::now();
         self.operations.push(
             async move {
-                let held = plane
-                    .hold(&id)
-                    .await
-                    .is_ok_and(|status| status.hold_until.is_some());
+                let held = line.hold(&id).await;
+                let held = matches!(held, Some(Ok(status)) if proves_hold(&status));
                 Done::Held(epoch, asked_at, held)
             }
             .boxed(),
         );
     }
 
+    /// Holds again what our connections do not keep awake, or what its application wants awake.
     fn renew(&mut self) {
         self.renew_at = None;
+        let now = Instant::now();
+        self.keep_until = self.keep_until.filter(|until| *until > now);
         let Some(endpoint) = self.endpoint.clone() else {
             return;
         };
-        let Some(idle) = endpoint.idle_timeout().filter(|_| !endpoint.counts()) else {
+        let Some(idle) = endpoint.idle_timeout() else {
             return;
         };
-        if endpoint.open_connections() > 0 {
+        let kept = self.keep_until.is_some();
+        if kept || !endpoint.counts() && endpoint.open_connections() > 0 {
             self.hold();
         }
-        self.renew_at = Some(Instant::now() + idle / 3);
+        if kept || !endpoint.counts() {
+            self.renew_at = Some(now + idle / 3);
+        }
+    }
+
+    /// Asks about an instance whose connections have been silent for long: a lost RST, a standby by
+    /// hand, a vanished host look just like an idle peer.
+    fn look_for_stalls(&mut self) {
+        let (now, limit) = (Instant::now(), self.common.config.stall_timeout);
+        self.look_at = self.endpoint.is_some().then(|| now + limit / 2);
+        if self
+            .endpoint
+            .as_ref()
+            .is_some_and(|endpoint| endpoint.is_stalled(now, limit))
+        {
+            self.step(Event::Verify);
+        }
     }
 
     fn publish(&mut self, seen: &Seen, fresh: bool) {
         let Some(ip) = seen.ip else { return };
+        let now = Instant::now();
         let same = self
             .endpoint
             .take()
@@ -443,16 +436,15 @@ impl<P: ControlPlane> Driver<P> {
                     old.severed().cancel();
                 }
             }
-            let number = EPOCHS.fetch_add(1, Ordering::Relaxed);
-            let verify = self.config.verify_interval;
-            Endpoint::new(
-                self.instance.id.clone(),
-                number,
+            let birth = Birth {
+                instance: self.instance.id().clone(),
+                number: EPOCHS.fetch_add(1, Ordering::Relaxed),
                 ip,
-                seen.terms,
-                verify,
-                Instant::now(),
-            )
+                terms: seen.terms,
+                losses: self.common.line.losses(),
+                fresh,
+            };
+            Endpoint::new(birth, self.common.config.verify_interval, now)
         });
         endpoint.verify(seen.asked_at, seen.terms);
         if fresh {
@@ -463,16 +455,15 @@ impl<P: ControlPlane> Driver<P> {
             endpoint.set_hold(Some(seen.asked_at));
         }
         if !seen.terms.counts && self.renew_at.is_none() {
-            tracing::warn!(instance = %self.instance.id,
+            tracing::warn!(instance = %self.instance.id(),
                 "the auto-standby policy ignores the gateway's connections; renewing holds instead");
-            self.renew_at = seen
-                .terms
-                .idle_timeout
-                .map(|idle| Instant::now() + idle / 3);
+            self.renew_at = seen.terms.idle_timeout.map(|idle| now + idle / 3);
         }
         self.machine.published(endpoint.epoch());
         self.instance.awake.store(Some(Arc::new(endpoint.clone())));
         self.endpoint = Some(endpoint);
+        let limit = self.common.config.stall_timeout;
+        self.look_at.get_or_insert(now + limit / 2);
     }
 
     fn retire(&mut self) {
@@ -484,18 +475,24 @@ impl<P: ControlPlane> Driver<P> {
         }
     }
 
-    fn grant(&mut self, port: u16, woken: bool) {
+    fn grant(&mut self, target: Target, woken: bool) {
         let Some(endpoint) = self.endpoint.clone() else {
             return;
         };
-        endpoint.mark_ready(port);
-        self.finish(if woken {
-            WakeOutcome::Woken
-        } else {
-            WakeOutcome::Renewed
-        });
+        endpoint.mark_ready(target);
+        if self.asks.warmup.is_some() {
+            endpoint.mark_warmed_up();
+        }
+        let outcome = match woken {
+            true => WakeOutcome::Woken,
+            false => WakeOutcome::Renewed,
+        };
+        if let (Some(took), true) = (self.finish(outcome), woken) {
+            let times = self.instance.times.load().with(took);
+            self.instance.times.store(Arc::new(times));
+        }
         for waiter in std::mem::take(&mut self.waiters) {
-            if waiter.port != port {
+            if waiter.target != target {
                 self.waiters.push_back(waiter);
                 continue;
             }
@@ -504,11 +501,10 @@ impl<P: ControlPlane> Driver<P> {
                 (true, true) => WakeKind::Cold,
                 (true, false) => WakeKind::Joined,
             };
-            let connection = self.found.take();
             let ready = Ready {
                 endpoint: endpoint.clone(),
                 kind,
-                connection,
+                connection: self.found.take(),
             };
             // One who has left gives the connection back for the next.
             if let Err(Ok(unheard)) = waiter.reply.send(Ok(ready)) {
@@ -519,10 +515,10 @@ impl<P: ControlPlane> Driver<P> {
 
     fn refuse(&mut self, error: &WakeError) {
         if matches!(error, WakeError::BreakerOpen(_)) {
-            self.began = None;
-            self.waiters
-                .iter()
-                .for_each(|_| self.metrics.count_shed(ShedReason::Breaker));
+            self.reporter.abandon();
+            for _ in &self.waiters {
+                self.common.books.metrics.count_shed(ShedReason::Breaker);
+            }
         } else {
             self.finish(match error {
                 WakeError::TimedOut(_) => WakeOutcome::TimedOut,
@@ -531,6 +527,9 @@ impl<P: ControlPlane> Driver<P> {
                 | WakeError::Stopped
                 | WakeError::Unusable
                 | WakeError::NoCapacity
+                | WakeError::NoSlot
+                | WakeError::Transitioning
+                | WakeError::TooSlow(_)
                 | WakeError::BreakerOpen(_)
                 | WakeError::ControlPlaneDown
                 | WakeError::Unauthorized
@@ -539,7 +538,7 @@ impl<P: ControlPlane> Driver<P> {
             });
         }
         if *error == WakeError::Unauthorized {
-            tracing::error!(instance = %self.instance.id, "the control plane refuses the API key");
+            tracing::error!(instance = %self.instance.id(), "the control plane refuses the API key");
         }
         for waiter in self.waiters.drain(..) {
             let _left = waiter.reply.send(Err(error.clone()));
@@ -547,27 +546,24 @@ impl<P: ControlPlane> Driver<P> {
     }
 
     /// Accounts for the attempt that has just ended, if somebody had asked for it.
-    fn finish(&mut self, outcome: WakeOutcome) {
-        let Some(began) = self.began.take() else {
-            return;
-        };
-        let took = began.elapsed();
-        self.metrics.count_wake(outcome, took);
-        // Without a listener there is nobody to tell.
-        let _unheard = self.reports.send(WakeReport {
-            instance: self.instance.id.clone(),
-            outcome,
-            took,
-        });
-        let (id, waiting) = (&self.instance.id, self.waiters.len());
-        let (outcome, ms) = (outcome.as_str(), took.as_secs_f64() * 1e3);
-        tracing::info!(instance = %id, outcome, waiting, ms, "wake");
+    fn finish(&mut self, outcome: WakeOutcome) -> Option<Duration> {
+        let waiting = self.waiters.len();
+        self.reporter
+            .finish(self.instance.id(), outcome, waiting, Instant::now())
     }
 
-    fn publish_stage(&self) {
-        let stage = self.machine.stage();
-        if self.instance.stage.load().as_deref().copied() != stage {
-            self.instance.stage.store(stage.map(Arc::new));
+    fn publish_progress(&mut self) {
+        let stage = self.machine.stage().map(|stage| {
+            let calling = matches!(stage, WakeStage::Restoring | WakeStage::Starting);
+            if self.queued && calling {
+                WakeStage::Queued
+            } else {
+                stage
+            }
+        });
+        let progress = stage.and_then(|stage| self.reporter.stage(stage, Instant::now()));
+        if self.instance.progress() != progress {
+            self.instance.progress.store(progress.map(Arc::new));
         }
     }
 }

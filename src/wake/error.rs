@@ -7,6 +7,8 @@ use std::time::Duration;
 pub enum WakeStage {
     /// The control plane has not said what the instance's state is.
     Asking,
+    /// Other instances of its control plane are woken first.
+    Queued,
     /// A restore is going on.
     Restoring,
     /// A start is going on.
@@ -15,6 +17,8 @@ pub enum WakeStage {
     Initializing,
     /// It is Running and its port is closed.
     NotListening,
+    /// It is Running and its health check does not pass.
+    Unhealthy,
     /// The host has no room for it.
     NoCapacity,
 }
@@ -40,6 +44,15 @@ pub enum WakeError {
     /// The host had no room for it within the request's time.
     #[error("the host has no room for the instance; try again later")]
     NoCapacity,
+    /// So many other instances were being woken that it was not its turn in time.
+    #[error("too many other instances are being woken; try again later")]
+    NoSlot,
+    /// On its way from one state to another for too long.
+    #[error("the instance was changing its state and did not come to rest in time")]
+    Transitioning,
+    /// Recent wakes took longer than the request can wait; one has begun, for the next request.
+    #[error("the instance usually takes longer to wake than the request can wait")]
+    TooSlow(Duration),
     /// Several wakes failed in a row; nothing is tried before this has passed.
     #[error("recent wakes of the instance failed; the next is tried later")]
     BreakerOpen(Duration),
@@ -64,10 +77,12 @@ impl WakeStage {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Asking => "asking",
+            Self::Queued => "queued",
             Self::Restoring => "restoring",
             Self::Starting => "starting",
             Self::Initializing => "initializing",
             Self::NotListening => "not_listening",
+            Self::Unhealthy => "unhealthy",
             Self::NoCapacity => "no_capacity",
         }
     }

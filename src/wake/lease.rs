@@ -7,18 +7,25 @@
 //!
 //! An endpoint is one *epoch*: one uninterrupted stretch of being awake at one address. Its
 //! connections never outlive it.
+//!
+//! A hold is in the server's memory only, so a lease that rests on one ends when the line to the
+//! control plane was lost meanwhile.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::machine::Target;
 use crate::names::InstanceId;
+
+/// While a control plane does not answer, a lease's confirmation is asked for this seldom.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the instance's policy means for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,22 +48,45 @@ struct Epoch {
     /// Times below are nanoseconds since this, so that zero is "never".
     base: Instant,
     terms: ArcSwap<LeaseTerms>,
-    /// Ports that answered.
-    ports: ArcSwap<Vec<u16>>,
+    /// Targets that answered.
+    ready: ArcSwap<Vec<Target>>,
     open: AtomicUsize,
+    /// Each open connection's last byte, for the stall watchdog.
+    beats: Mutex<Vec<Weak<AtomicU64>>>,
+    /// How often the line to the control plane was lost so far, and when the hold was placed.
+    losses: Arc<AtomicU64>,
+    held_losses: AtomicU64,
+    /// Whether it was restored or started by us when this epoch began.
+    fresh: bool,
+    warmed_up: AtomicBool,
     /// When a lease term began last: a close, a hold, a restore.
     begun: AtomicU64,
     /// Only a hold begins a term when our connections do not count.
     held: AtomicU64,
     verified: AtomicU64,
     verifying: AtomicBool,
+    /// No confirmation is asked for before this.
+    ask_after: AtomicU64,
     retired: CancellationToken,
     severed: CancellationToken,
 }
 
 /// An open connection to an endpoint; while it exists, the instance cannot go to sleep by itself.
 #[must_use]
-pub struct OpenConnection(Endpoint);
+pub struct OpenConnection {
+    endpoint: Endpoint,
+    beat: Arc<AtomicU64>,
+}
+
+/// What an epoch begins with.
+pub(super) struct Birth {
+    pub(super) instance: InstanceId,
+    pub(super) number: u64,
+    pub(super) ip: IpAddr,
+    pub(super) terms: LeaseTerms,
+    pub(super) losses: Arc<AtomicU64>,
+    pub(super) fresh: bool,
+}
 
 // === impl LeaseTerms ===
 
@@ -73,28 +103,28 @@ impl LeaseTerms {
 // === impl Endpoint ===
 
 impl Endpoint {
-    pub(super) fn new(
-        instance: InstanceId,
-        number: u64,
-        ip: IpAddr,
-        terms: LeaseTerms,
-        verify_interval: Duration,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(birth: Birth, verify_interval: Duration, now: Instant) -> Self {
         let second = Duration::from_secs(1);
+        let held_losses = AtomicU64::new(birth.losses.load(Ordering::Acquire));
         Self(Arc::new(Epoch {
-            instance,
-            number,
-            ip,
+            instance: birth.instance,
+            number: birth.number,
+            ip: birth.ip,
             verify_interval,
             base: now.checked_sub(second).unwrap_or(now),
-            terms: ArcSwap::from_pointee(terms),
-            ports: ArcSwap::default(),
+            terms: ArcSwap::from_pointee(birth.terms),
+            ready: ArcSwap::default(),
             open: AtomicUsize::new(0),
+            beats: Mutex::default(),
+            losses: birth.losses,
+            held_losses,
+            fresh: birth.fresh,
+            warmed_up: AtomicBool::new(false),
             begun: AtomicU64::new(0),
             held: AtomicU64::new(0),
             verified: AtomicU64::new(1),
             verifying: AtomicBool::new(false),
+            ask_after: AtomicU64::new(0),
             retired: CancellationToken::new(),
             severed: CancellationToken::new(),
         }))
@@ -135,10 +165,47 @@ impl Endpoint {
         &self.0.severed
     }
 
+    /// Whether a wake of ours began this epoch, and how long ago.
+    pub fn woken_since(&self, now: Instant) -> Option<Duration> {
+        let second = Duration::from_secs(1);
+        self.0
+            .fresh
+            .then(|| now.saturating_duration_since(self.0.base + second))
+    }
+
+    pub(super) fn is_warmed_up(&self) -> bool {
+        self.0.warmed_up.load(Ordering::Acquire)
+    }
+
+    pub(super) fn mark_warmed_up(&self) {
+        self.0.warmed_up.store(true, Ordering::Release);
+    }
+
     /// Counts a connection until the guard is dropped.
     pub fn open_connection(&self) -> OpenConnection {
         self.0.open.fetch_add(1, Ordering::AcqRel);
-        OpenConnection(self.clone())
+        let beat = Arc::new(AtomicU64::new(self.nanos(Instant::now())));
+        let mut beats = self.0.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        beats.retain(|beat| beat.strong_count() > 0);
+        beats.push(Arc::downgrade(&beat));
+        drop(beats);
+        OpenConnection {
+            endpoint: self.clone(),
+            beat,
+        }
+    }
+
+    /// Whether a connection is open without a byte either way for `limit`, and the instance was not
+    /// confirmed meanwhile.
+    pub(super) fn is_stalled(&self, now: Instant, limit: Duration) -> bool {
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.nanos(now).saturating_sub(limit);
+        let beats = self.0.beats.lock().unwrap_or_else(PoisonError::into_inner);
+        let silent = beats
+            .iter()
+            .filter_map(Weak::upgrade)
+            .any(|beat| beat.load(Ordering::Relaxed) < before);
+        silent && self.0.verified.load(Ordering::Acquire) < before
     }
 
     /// Connections open now.
@@ -165,34 +232,40 @@ impl Endpoint {
         let Some(idle) = terms.idle_timeout else {
             return true;
         };
-        let (begun, held) = (
-            self.0.begun.load(Ordering::Acquire),
-            self.0.held.load(Ordering::Acquire),
-        );
+        let (begun, held) = (self.0.begun.load(Ordering::Acquire), self.held());
         let term = if terms.counts { begun.max(held) } else { held };
         term > 0 && now < term.saturating_add(nanos(idle.saturating_sub(LeaseTerms::margin(idle))))
+    }
+
+    /// When a hold was placed that the server cannot have forgotten since.
+    fn held(&self) -> u64 {
+        let losses = self.0.losses.load(Ordering::Acquire);
+        match self.0.held_losses.load(Ordering::Acquire) == losses {
+            true => self.0.held.load(Ordering::Acquire),
+            false => 0,
+        }
     }
 
     /// Whether the lease has not been confirmed for the verify interval. Says so to one caller
     /// until the confirmation.
     pub fn wants_verification(&self, now: Instant) -> bool {
-        let age = self
-            .nanos(now)
-            .saturating_sub(self.0.verified.load(Ordering::Acquire));
+        let now = self.nanos(now);
+        let age = now.saturating_sub(self.0.verified.load(Ordering::Acquire));
         u128::from(age) >= self.0.verify_interval.as_nanos()
+            && now >= self.0.ask_after.load(Ordering::Acquire)
             && !self.0.verifying.swap(true, Ordering::AcqRel)
     }
 
-    /// Whether `port` has answered in this epoch.
-    pub fn is_ready(&self, port: u16) -> bool {
-        self.0.ports.load().contains(&port)
+    /// Whether `target` has answered in this epoch.
+    pub fn is_ready(&self, target: Target) -> bool {
+        self.0.ready.load().contains(&target)
     }
 
-    pub(super) fn mark_ready(&self, port: u16) {
-        if !self.is_ready(port) {
-            let mut ports = self.0.ports.load().to_vec();
-            ports.push(port);
-            self.0.ports.store(Arc::new(ports));
+    pub(super) fn mark_ready(&self, target: Target) {
+        if !self.is_ready(target) {
+            let mut ready = self.0.ready.load().to_vec();
+            ready.push(target);
+            self.0.ready.store(Arc::new(ready));
         }
     }
 
@@ -205,9 +278,16 @@ impl Endpoint {
         self.0.verifying.store(false, Ordering::Release);
     }
 
-    /// A verification failed without a verdict: ask again at the next use.
-    pub(super) fn unverify(&self) {
+    /// A verification found no way to ask: once more at the next use, after this while.
+    pub(super) fn unverify(&self, pause: Duration) {
+        let after = self.nanos(Instant::now() + pause);
+        self.0.ask_after.store(after, Ordering::Release);
         self.0.verifying.store(false, Ordering::Release);
+    }
+
+    /// The control plane gave no verdict.
+    pub(super) fn no_verdict(&self) {
+        self.unverify(ASK_AGAIN);
     }
 
     /// The idle countdown began anew not before `at`.
@@ -217,6 +297,8 @@ impl Endpoint {
 
     /// A hold was placed not before `at`. The last one counts, not the longest.
     pub(super) fn set_hold(&self, at: Option<Instant>) {
+        let losses = self.0.losses.load(Ordering::Acquire);
+        self.0.held_losses.store(losses, Ordering::Release);
         self.0
             .held
             .store(at.map_or(0, |at| self.nanos(at)), Ordering::Release);
@@ -235,17 +317,25 @@ impl fmt::Debug for Endpoint {
 
 // === impl OpenConnection ===
 
+impl OpenConnection {
+    /// A byte went one way or the other.
+    pub fn beat(&self) {
+        let now = self.endpoint.nanos(Instant::now());
+        self.beat.store(now, Ordering::Relaxed);
+    }
+}
+
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         // The close is noted before the connection stops counting, so that no moment lies between.
-        self.0.begin_term(Instant::now());
-        self.0.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.endpoint.begin_term(Instant::now());
+        self.endpoint.0.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl fmt::Debug for OpenConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OpenConnection({:?})", self.0)
+        write!(f, "OpenConnection({:?})", self.endpoint)
     }
 }
 
@@ -261,14 +351,15 @@ mod tests {
             counts,
         };
         let id = InstanceId::parse("a").unwrap();
-        let endpoint = Endpoint::new(
-            id,
-            1,
-            IpAddr::from([127, 0, 0, 1]),
+        let birth = Birth {
+            instance: id,
+            number: 1,
+            ip: IpAddr::from([127, 0, 0, 1]),
             terms,
-            Duration::from_secs(30),
-            Instant::now(),
-        );
+            losses: Arc::default(),
+            fresh: false,
+        };
+        let endpoint = Endpoint::new(birth, Duration::from_secs(30), Instant::now());
         endpoint.verify(Instant::now(), terms);
         endpoint
     }
@@ -306,6 +397,45 @@ mod tests {
         assert!(endpoint.is_leased(Instant::now()));
         endpoint.set_hold(None);
         assert!(!endpoint.is_leased(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hold_is_worth_nothing_after_the_line_to_the_control_plane_was_lost() {
+        let endpoint = endpoint(true, Some(IDLE));
+        endpoint.set_hold(Some(Instant::now()));
+        assert!(endpoint.is_leased(Instant::now()));
+        endpoint.0.losses.fetch_add(1, Ordering::AcqRel);
+        assert!(!endpoint.is_leased(Instant::now()));
+        endpoint.set_hold(Some(Instant::now()));
+        assert!(endpoint.is_leased(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_is_noticed_until_the_instance_was_confirmed() {
+        let (endpoint, limit) = (endpoint(true, Some(IDLE)), Duration::from_secs(10));
+        let connection = endpoint.open_connection();
+        pass(11).await;
+        assert!(endpoint.is_stalled(Instant::now(), limit));
+        connection.beat();
+        assert!(!endpoint.is_stalled(Instant::now(), limit));
+        pass(11).await;
+        endpoint.verify(Instant::now(), **endpoint.0.terms.load());
+        assert!(!endpoint.is_stalled(Instant::now(), limit));
+        pass(11).await;
+        assert!(endpoint.is_stalled(Instant::now(), limit));
+        drop(connection);
+        assert!(!endpoint.is_stalled(Instant::now(), limit));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_nobody_answers_a_confirmation_is_asked_for_once_a_second() {
+        let endpoint = endpoint(true, None);
+        pass(30).await;
+        assert!(endpoint.wants_verification(Instant::now()));
+        endpoint.no_verdict();
+        assert!(!endpoint.wants_verification(Instant::now()));
+        pass(1).await;
+        assert!(endpoint.wants_verification(Instant::now()));
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,13 +6,15 @@
 //! pause; after several failed attempts in a row the breaker refuses for a growing, capped time,
 //! then lets one attempt through.
 
-use std::net::IpAddr;
+mod vocabulary;
+
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::vocabulary::{Effect, Event, Fault, Limits, Seen, Target};
 use super::error::{WakeError, WakeStage};
-use super::lease::LeaseTerms;
+use crate::config::ReadyWhen;
 use crate::hypeman::wire::InstanceState;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -20,136 +22,18 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 const BREAKER_FIRST: Duration = Duration::from_secs(1);
 /// How long a lease's confirmation in the background may take.
 const VERIFICATION: Duration = Duration::from_secs(10);
-
-/// What the control plane says about the instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
-    /// Its state.
-    pub state: InstanceState,
-    /// Its address.
-    pub ip: Option<IpAddr>,
-    /// Its policy.
-    pub terms: LeaseTerms,
-    /// It was seen, or a hold placed, not before this.
-    pub asked_at: Instant,
-    /// Whether a hold is in force since then.
-    pub held: bool,
-}
-
-/// Why an operation has no [`Seen`] to show.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// `hold` says that it is in standby, or irrevocably on its way.
-    InStandby,
-    /// The verb does not fit the state.
-    InvalidState,
-    /// The host is full.
-    NoCapacity,
-    /// No such instance, or another one under its name.
-    NotFound,
-    /// The token.
-    Unauthorized,
-    /// No connection, no answer, or one that makes no sense.
-    Unreachable,
-    /// A 5xx or the like.
-    Failed,
-}
-
-/// Something happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A request asks for the instance.
-    Wanted {
-        /// Which port.
-        port: u16,
-        /// Until when its client waits.
-        deadline: Instant,
-        /// Whether a Stopped instance may be started.
-        start_stopped: bool,
-        /// Whether the lease is in force.
-        leased: bool,
-    },
-    /// The lease is old and in use.
-    Verify,
-    /// A connection of this epoch failed in a way that a sleeping instance would cause.
-    Suspect {
-        /// Which.
-        epoch: u64,
-    },
-    /// The operation in flight has ended.
-    Answered(Result<Seen, Fault>),
-    /// The port in question answered, or did not for a while.
-    Probed {
-        /// Whether it did.
-        open: bool,
-    },
-    /// The pause is over.
-    PauseOver,
-}
-
-/// Something to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// `hold` and Get, together.
-    Ask,
-    /// Restore.
-    Restore,
-    /// Start.
-    Start,
-    /// Until it is no longer Initializing: `wait`, and Get every so often beside it.
-    Settle {
-        /// At most until then.
-        until: Instant,
-    },
-    /// Look whether the port is open.
-    Probe {
-        /// Which.
-        port: u16,
-        /// At most until then.
-        until: Instant,
-    },
-    /// Wait this long.
-    Pause(Duration),
-    /// Place a hold beside whatever else goes on.
-    Hold,
-    /// It is awake: begin an epoch, or confirm the one with the same address.
-    Publish {
-        /// As seen.
-        seen: Seen,
-        /// Whether it was restored or started, so that nothing of before is left.
-        fresh: bool,
-    },
-    /// The port answers: release who waits for it.
-    Grant {
-        /// Which.
-        port: u16,
-        /// Whether the instance had to be woken for it.
-        woken: bool,
-    },
-    /// No more new requests on the epoch.
-    Retire,
-    /// The epoch's connections are dead.
-    Sever,
-    /// Refuse everybody who waits.
-    Refuse(WakeError),
-    /// The instance is gone: forget its name.
-    Forget,
-}
-
-/// The breaker's and the attempt's limits.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Failed attempts in a row before the breaker opens.
-    pub breaker_failures: u32,
-    /// Its longest pause.
-    pub breaker_max_delay: Duration,
-}
+/// How long a port is looked at before the control plane is asked again: longest, and while the
+/// instance is Initializing.
+const LOOK: Duration = Duration::from_secs(1);
+const INITIALIZING_LOOK: Duration = Duration::from_millis(150);
+/// How often the control plane is asked whether it is healthy.
+const HEALTH_LOOK: Duration = Duration::from_millis(100);
 
 /// An attempt to get the instance ready.
 #[derive(Debug, Clone)]
 struct Attempt {
     deadline: Instant,
-    ports: Vec<u16>,
+    targets: Vec<Target>,
     start_stopped: bool,
     woken: bool,
     pauses: u32,
@@ -165,7 +49,7 @@ enum Step {
     Restoring,
     Starting,
     Settling,
-    Probing(u16),
+    Probing(Target),
     Pausing { then_restore: bool },
 }
 
@@ -188,10 +72,10 @@ pub struct Machine {
 
 impl Attempt {
     /// An attempt that begins by asking.
-    fn new(deadline: Instant, ports: Vec<u16>, start_stopped: bool) -> Self {
+    fn new(deadline: Instant, targets: Vec<Target>, start_stopped: bool) -> Self {
         Self {
             deadline,
-            ports,
+            targets,
             start_stopped,
             woken: false,
             pauses: 0,
@@ -199,6 +83,30 @@ impl Attempt {
             trouble: None,
             seen: None,
         }
+    }
+
+    fn may_begin_early(&self) -> bool {
+        self.targets.iter().any(|target| is_early(*target))
+    }
+}
+
+/// Whether a target may be ready while its instance is Initializing.
+fn is_early(target: Target) -> bool {
+    target.when == ReadyWhen::Port && target.port != 0
+}
+
+/// Looks for a while, then asks again: the instance may have changed meanwhile.
+fn look_at(target: Target, seen: Option<&Seen>, now: Instant, deadline: Instant) -> Effect {
+    let idle = seen.and_then(|seen| seen.terms.idle_timeout);
+    let slice = match seen {
+        Some(seen) if seen.state == InstanceState::Initializing => INITIALIZING_LOOK,
+        _ => idle.map_or(LOOK, |idle| (idle / 3).min(LOOK)),
+    };
+    let http = target.when == ReadyWhen::Health && seen.is_none_or(|seen| seen.healthy.is_none());
+    Effect::Probe {
+        target,
+        http,
+        until: deadline.min(now + slice.max(Duration::from_millis(50))),
     }
 }
 
@@ -232,10 +140,11 @@ impl Machine {
             Step::Restoring => WakeStage::Restoring,
             Step::Starting => WakeStage::Starting,
             Step::Settling => WakeStage::Initializing,
-            Step::Pausing { .. } if attempt.trouble == Some(Fault::NoCapacity) => {
-                WakeStage::NoCapacity
-            }
-            Step::Pausing { .. } => WakeStage::Asking,
+            Step::Pausing { .. } => match attempt.trouble {
+                Some(Fault::NoCapacity) => WakeStage::NoCapacity,
+                None if attempt.seen.is_some() => WakeStage::Unhealthy,
+                _ => WakeStage::Asking,
+            },
         })
     }
 
@@ -243,11 +152,11 @@ impl Machine {
     pub fn on(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         match event {
             Event::Wanted {
-                port,
+                target,
                 deadline,
                 start_stopped,
                 leased,
-            } => self.wanted(now, port, deadline, start_stopped, leased),
+            } => self.wanted(now, target, deadline, start_stopped, leased),
             Event::Verify => self.verify(now),
             Event::Suspect { epoch } => self.suspect(epoch),
             Event::Answered(Ok(seen)) => self.seen(now, seen),
@@ -260,7 +169,7 @@ impl Machine {
     fn wanted(
         &mut self,
         now: Instant,
-        port: u16,
+        target: Target,
         deadline: Instant,
         start_stopped: bool,
         leased: bool,
@@ -268,33 +177,39 @@ impl Machine {
         if let Some(attempt) = &mut self.attempt {
             attempt.deadline = attempt.deadline.max(deadline);
             attempt.start_stopped |= start_stopped;
-            if !attempt.ports.contains(&port) {
-                attempt.ports.push(port);
+            if !attempt.targets.contains(&target) {
+                attempt.targets.push(target);
             }
             return Vec::new();
         }
         if let Some(until) = self.broken_until.filter(|until| *until > now) {
             return vec![Effect::Refuse(WakeError::BreakerOpen(until - now))];
         }
-        let mut attempt = Attempt::new(deadline, vec![port], start_stopped);
-        if self.awake.is_some() && leased {
+        let mut attempt = Attempt::new(deadline, vec![target], start_stopped);
+        if self.awake.is_some() && leased && target.when != ReadyWhen::Health {
             // Awake, and only this port has not been tried yet.
-            attempt.step = Step::Probing(port);
+            attempt.step = Step::Probing(target);
+            let look = look_at(target, None, now, deadline);
             self.attempt = Some(attempt);
-            return vec![self.probe_effect(now, port)];
+            if target.port == 0 {
+                return self.probed(now, true);
+            }
+            return vec![look];
         }
         let asleep = self
             .first_seen
             .take()
             .is_some_and(|seen| seen.state == InstanceState::Standby);
-        let effect = if asleep { Effect::Restore } else { Effect::Ask };
         attempt.step = if asleep {
             Step::Restoring
         } else {
             Step::Asking
         };
         self.attempt = Some(attempt);
-        vec![effect]
+        vec![match asleep {
+            true => Effect::Restore { until: deadline },
+            false => Effect::Ask,
+        }]
     }
 
     fn verify(&mut self, now: Instant) -> Vec<Effect> {
@@ -331,26 +246,29 @@ impl Machine {
         };
         let after_verb = matches!(attempt.step, Step::Restoring | Step::Starting);
         attempt.woken |= after_verb;
+        let verifying = attempt.targets.is_empty();
         match &seen.state {
-            InstanceState::Running if seen.ip.is_some() => self.running(now, seen, after_verb),
+            InstanceState::Running if seen.ip.is_some() => self.up(now, seen, after_verb),
             InstanceState::Running => self.pause(now, Fault::Failed, false),
-            InstanceState::Initializing => {
-                attempt.step = Step::Settling;
-                let deadline = attempt.deadline;
-                self.unless_late(now, Effect::Settle { until: deadline })
+            InstanceState::Initializing
+                if seen.ip.is_some() && (verifying || attempt.may_begin_early()) =>
+            {
+                self.up(now, seen, after_verb)
             }
+            InstanceState::Initializing => self.settle(now),
             // After a restore this is a race with another standby: look again a little later.
             InstanceState::Standby if after_verb => self.pause(now, Fault::InvalidState, false),
             InstanceState::Standby => self.fault(now, Fault::InStandby),
             InstanceState::Stopped if attempt.start_stopped && !after_verb => {
                 attempt.step = Step::Starting;
+                let until = attempt.deadline;
                 let mut effects = self.lost();
-                effects.extend(self.unless_late(now, Effect::Start));
+                effects.extend(self.unless_late(now, Effect::Start { until }));
                 effects
             }
             InstanceState::Stopped => self.refuse_lost(WakeError::Stopped),
             InstanceState::Created | InstanceState::Paused | InstanceState::Shutdown => {
-                self.pause(now, Fault::InvalidState, false)
+                self.fault(now, Fault::InvalidState)
             }
             InstanceState::Unknown | InstanceState::Other(_) => {
                 self.refuse_lost(WakeError::Unusable)
@@ -358,12 +276,22 @@ impl Machine {
         }
     }
 
-    fn running(&mut self, now: Instant, seen: Seen, fresh: bool) -> Vec<Effect> {
+    fn settle(&mut self, now: Instant) -> Vec<Effect> {
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
+        attempt.step = Step::Settling;
+        let until = attempt.deadline;
+        self.unless_late(now, Effect::Settle { until })
+    }
+
+    /// It is Running, or Initializing and somebody waits for no more than a port.
+    fn up(&mut self, now: Instant, seen: Seen, after_verb: bool) -> Vec<Effect> {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
         attempt.trouble = None;
-        let fresh = fresh || attempt.woken && attempt.seen.is_none();
+        let fresh = after_verb || attempt.woken && attempt.seen.is_none();
         attempt.seen = Some(seen.clone());
         let mut effects = Vec::new();
         let hold = fresh && !seen.held && seen.terms.idle_timeout.is_some();
@@ -372,55 +300,62 @@ impl Machine {
             // Beside the probe: it must not fall asleep again before its first request.
             effects.push(Effect::Hold);
         }
-        match attempt.ports.first().copied() {
-            Some(port) => {
-                attempt.step = Step::Probing(port);
-                effects.push(self.probe_effect(now, port));
-            }
-            // A verification in the background: nobody waits.
-            None => self.attempt = None,
-        }
+        effects.extend(self.next_target(now));
         effects
     }
 
-    /// Looks for a while, then asks again: the instance may have changed meanwhile.
-    fn probe_effect(&self, now: Instant, port: u16) -> Effect {
-        let attempt = self.attempt.as_ref();
-        let idle = attempt
-            .and_then(|a| a.seen.as_ref())
-            .and_then(|seen| seen.terms.idle_timeout);
-        let slice = idle.map_or(Duration::from_secs(1), |idle| {
-            (idle / 3).min(Duration::from_secs(1))
-        });
-        let until = now + slice.max(Duration::from_millis(50));
-        Effect::Probe {
-            port,
-            until: attempt.map_or(until, |attempt| until.min(attempt.deadline)),
+    /// What the next of those who wait needs, in the state that was seen last.
+    fn next_target(&mut self, now: Instant) -> Vec<Effect> {
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
+        let initializing = attempt
+            .seen
+            .as_ref()
+            .is_some_and(|seen| seen.state == InstanceState::Initializing);
+        let healthy = attempt.seen.as_ref().and_then(|seen| seen.healthy);
+        let next = match initializing {
+            true => attempt.targets.iter().find(|target| is_early(**target)),
+            false => attempt.targets.first(),
+        };
+        let Some(target) = next.copied() else {
+            if attempt.targets.is_empty() {
+                // Everybody has been served, or nobody waited: a verification in the background.
+                self.attempt = None;
+                return Vec::new();
+            }
+            return self.settle(now);
+        };
+        attempt.step = Step::Probing(target);
+        if target.port == 0 {
+            return self.probed(now, true);
         }
+        if target.when == ReadyWhen::Health && healthy == Some(false) {
+            attempt.step = Step::Pausing {
+                then_restore: false,
+            };
+            return self.unless_late_at(now, WakeStage::Unhealthy, Effect::Pause(HEALTH_LOOK));
+        }
+        let deadline = attempt.deadline;
+        vec![look_at(target, attempt.seen.as_ref(), now, deadline)]
     }
 
     fn probed(&mut self, now: Instant, open: bool) -> Vec<Effect> {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
-        let Step::Probing(port) = attempt.step else {
+        let Step::Probing(target) = attempt.step else {
             return Vec::new();
         };
         if self.awake.is_none() || !open {
             attempt.step = Step::Asking;
             return self.unless_late_at(now, WakeStage::NotListening, Effect::Ask);
         }
-        attempt.ports.retain(|other| *other != port);
+        attempt.targets.retain(|other| *other != target);
         let woken = attempt.woken;
         (self.failures, self.broken_until) = (0, None);
-        let mut effects = vec![Effect::Grant { port, woken }];
-        match attempt.ports.first().copied() {
-            Some(next) => {
-                attempt.step = Step::Probing(next);
-                effects.push(self.probe_effect(now, next));
-            }
-            None => self.attempt = None,
-        }
+        let mut effects = vec![Effect::Grant { target, woken }];
+        effects.extend(self.next_target(now));
         effects
     }
 
@@ -428,7 +363,7 @@ impl Machine {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
-        if attempt.ports.is_empty() && !matches!(fault, Fault::NotFound) {
+        if attempt.targets.is_empty() && !matches!(fault, Fault::NotFound) {
             // A verification in the background: what it found is acted upon when somebody asks.
             self.attempt = None;
             return match fault {
@@ -437,15 +372,17 @@ impl Machine {
                 | Fault::NotFound
                 | Fault::Unauthorized
                 | Fault::Unreachable
-                | Fault::Failed => Vec::new(),
+                | Fault::Failed
+                | Fault::NoSlot => Vec::new(),
             };
         }
         match fault {
             Fault::InStandby => {
                 attempt.step = Step::Restoring;
                 attempt.seen = None;
+                let until = attempt.deadline;
                 let mut effects = self.lost();
-                effects.extend(self.unless_late(now, Effect::Restore));
+                effects.extend(self.unless_late(now, Effect::Restore { until }));
                 effects
             }
             Fault::NotFound => {
@@ -457,7 +394,7 @@ impl Machine {
                 self.attempt = None;
                 vec![Effect::Refuse(WakeError::Unauthorized)]
             }
-            Fault::NoCapacity => {
+            Fault::NoCapacity | Fault::NoSlot => {
                 let again = attempt.step == Step::Restoring;
                 self.pause(now, fault, again)
             }
@@ -489,19 +426,13 @@ impl Machine {
         let Step::Pausing { then_restore } = attempt.step else {
             return Vec::new();
         };
-        attempt.step = if then_restore {
-            Step::Restoring
-        } else {
-            Step::Asking
+        let until = attempt.deadline;
+        let (step, effect) = match then_restore {
+            true => (Step::Restoring, Effect::Restore { until }),
+            false => (Step::Asking, Effect::Ask),
         };
-        self.unless_late(
-            now,
-            if then_restore {
-                Effect::Restore
-            } else {
-                Effect::Ask
-            },
-        )
+        attempt.step = step;
+        self.unless_late(now, effect)
     }
 
     fn unless_late(&mut self, now: Instant, effect: Effect) -> Vec<Effect> {
@@ -524,19 +455,23 @@ impl Machine {
     /// Time has run out: a failed attempt, for the reason that was last in the way.
     fn give_up(&mut self, now: Instant, stage: WakeStage) -> Vec<Effect> {
         let trouble = self.attempt.take().and_then(|attempt| attempt.trouble);
-        self.failures = self.failures.saturating_add(1);
+        // That others were first is no failure of this instance.
+        if trouble != Some(Fault::NoSlot) {
+            self.failures = self.failures.saturating_add(1);
+        }
         if let Some(over) = self.failures.checked_sub(self.limits.breaker_failures) {
             let delay = BREAKER_FIRST * 2_u32.saturating_pow(over.min(16));
             self.broken_until = Some(now + delay.min(self.limits.breaker_max_delay));
         }
         vec![Effect::Refuse(match trouble {
             Some(Fault::NoCapacity) => WakeError::NoCapacity,
+            Some(Fault::NoSlot) => WakeError::NoSlot,
+            Some(Fault::InvalidState) => WakeError::Transitioning,
             Some(Fault::Unreachable) => WakeError::ControlPlaneDown,
             Some(Fault::Failed) => WakeError::Failed,
-            Some(
-                Fault::InStandby | Fault::InvalidState | Fault::NotFound | Fault::Unauthorized,
-            )
-            | None => WakeError::TimedOut(stage),
+            Some(Fault::InStandby | Fault::NotFound | Fault::Unauthorized) | None => {
+                WakeError::TimedOut(stage)
+            }
         })]
     }
 

@@ -6,17 +6,33 @@
 //! from the task in answer to your own question; the warm path ([`Instance::warm`]) is a few atomic
 //! loads. This room knows no HTTP request.
 //!
-//! [`machine`] decides, `driver` acts, `questions` asks, `directory` finds, `lease` remembers.
+//! The way: [`directory`](Wakes) finds the [`Instance`], which asks its task (`driver`), which
+//! carries out what the [`machine`] decides: `questions` over the `line` (within its `slots`), then
+//! a `probe`; what is true for a while is the `lease`.
 
 mod directory;
 mod driver;
 mod error;
+mod instance;
+mod keep_warm;
 mod lease;
+mod ledger;
+mod line;
 pub mod machine;
 mod probe;
 mod questions;
+mod reach;
+mod report;
+mod slots;
+mod wake_times;
 
 pub use directory::Wakes;
-pub use driver::{Instance, Ready, WakeReport};
 pub use error::{WakeError, WakeStage};
+pub use instance::{Asker, Instance, Progress, Ready};
+pub use keep_warm::{WarmPlan, keep_warm};
 pub use lease::{Endpoint, LeaseTerms, OpenConnection};
+pub use ledger::{Ledger, LedgerEntry, Phases};
+pub use machine::Target;
+pub use reach::{Reach, Tcp};
+pub use report::WakeReport;
+pub use wake_times::WakeTimes;

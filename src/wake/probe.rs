@@ -1,32 +1,85 @@
-//! Is the instance's port open? The connection that finds out carries the first request.
+//! Does the instance answer? The connection that finds out carries the first request.
 //!
 //! Guarantees: a closed port is tried every few milliseconds (a refusal is answered at once and
 //! costs a packet), so that an application that opens its port waits at most ten of them; the
 //! connect timeout has nothing to do with that pause.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
+
+use super::reach::Reach;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 /// A handshake that a waking guest left unanswered is not worth more.
 const CONNECT: Duration = Duration::from_millis(250);
+/// A health check or a warm-up may take this long; it is asked seldom.
+const EXCHANGE: Duration = Duration::from_secs(5);
+const HEALTH_PAUSE: Duration = Duration::from_millis(50);
 
-/// A connection as soon as the port accepts one; `None` when it has not until `until`.
-pub(super) async fn probe(address: SocketAddr, until: Instant) -> Option<TcpStream> {
+/// What to ask beyond an open port.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asks {
+    /// Must answer with a status from 200 to 399.
+    pub(super) health: Option<std::sync::Arc<str>>,
+    /// Goes once, before the first request; its answer does not matter.
+    pub(super) warmup: Option<std::sync::Arc<str>>,
+}
+
+/// A connection as soon as the port accepts one and the health check passes; `None` when that has
+/// not happened until `until`.
+pub(super) async fn probe<R: Reach>(
+    reach: &R,
+    address: SocketAddr,
+    asks: &Asks,
+    until: Instant,
+) -> Option<R::Stream> {
     let mut pause = FIRST_PAUSE;
     loop {
-        if let Ok(Ok(stream)) = timeout(CONNECT, TcpStream::connect(address)).await {
-            return Some(stream);
+        let connected = timeout(CONNECT, reach.connect(address)).await;
+        if let Ok(Ok(stream)) = connected {
+            if is_healthy(reach, address, asks).await {
+                warm_up(reach, address, asks).await;
+                return Some(stream);
+            }
+            pause = pause.max(HEALTH_PAUSE);
         }
         let jittered = pause.mul_f64(0.75 + fastrand::f64() / 4.0);
         if Instant::now() + jittered >= until {
             return None;
         }
         sleep(jittered).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        let longest = if asks.health.is_some() {
+            HEALTH_PAUSE
+        } else {
+            LONGEST_PAUSE
+        };
+        pause = (pause * 2).min(longest);
+    }
+}
+
+async fn ask<R: Reach>(reach: &R, address: SocketAddr, target: &str) -> io::Result<u16> {
+    timeout(EXCHANGE, reach.get(address, target))
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+async fn is_healthy<R: Reach>(reach: &R, address: SocketAddr, asks: &Asks) -> bool {
+    let Some(path) = &asks.health else {
+        return true;
+    };
+    matches!(ask(reach, address, path).await, Ok(200..400))
+}
+
+async fn warm_up<R: Reach>(reach: &R, address: SocketAddr, asks: &Asks) {
+    if let Some(path) = &asks.warmup {
+        // A restored guest's first request finds dead database connections and a clock that jumped
+        // (source: Fly's notes on suspend); this one may fail for them.
+        if let Err(error) = ask(reach, address, path).await {
+            tracing::debug!(%error, "the warm-up request failed");
+        }
     }
 }

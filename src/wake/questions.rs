@@ -4,14 +4,14 @@
 //! Running; a server without `hold` is asked for it once.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::lease::LeaseTerms;
+use super::line::Line;
 use super::machine::{Fault, Seen};
-use crate::hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState};
+use crate::hypeman::wire::{AutoStandbyStatus, Health, Instance as Answer, InstanceState};
 use crate::hypeman::{ControlPlane, ControlPlaneError};
 use crate::names::{GoDuration, InstanceId};
 
@@ -19,31 +19,15 @@ use crate::names::{GoDuration, InstanceId};
 const SETTLE_LOOK: Duration = Duration::from_millis(150);
 
 /// `hold` and Get together: whether it may be used, and where it is.
-pub(super) async fn ask<P: ControlPlane>(
-    plane: &P,
-    id: &InstanceId,
-    hold_missing: &AtomicBool,
-) -> Result<Seen, Fault> {
+pub(super) async fn ask<P: ControlPlane>(line: &Line<P>, id: &InstanceId) -> Result<Seen, Fault> {
     let asked_at = Instant::now();
     let reference = id.to_ref();
-    let hold = async {
-        match hold_missing.load(Ordering::Relaxed) {
-            false => Some(plane.hold(id).await),
-            true => None,
-        }
-    };
-    let (held, answer) = tokio::join!(hold, plane.get(&reference));
+    let (held, answer) = tokio::join!(line.hold(id), line.get(&reference));
     match held {
         Some(Err(error)) if error.code() == "instance_in_standby" => Err(Fault::InStandby),
         Some(Err(error)) if error.is_unauthorized() => Err(Fault::Unauthorized),
         // An older server has no hold; another failure leaves the lease to our connections.
-        Some(Err(error)) => {
-            if error.is_missing_operation() {
-                hold_missing.store(true, Ordering::Relaxed);
-            }
-            see(id, &answer.map_err(|e| fault(&e))?, asked_at)
-        }
-        None => see(id, &answer.map_err(|e| fault(&e))?, asked_at),
+        Some(Err(_)) | None => see(id, &answer.map_err(|e| fault(&e))?, asked_at),
         Some(Ok(status)) => {
             let answer = answer.map_err(|e| fault(&e))?;
             Ok(Seen {
@@ -55,13 +39,13 @@ pub(super) async fn ask<P: ControlPlane>(
 }
 
 /// 200 alone does not prove that a hold is in force: the policy may be off, the instance Stopped.
-fn proves_hold(status: &AutoStandbyStatus) -> bool {
+pub(super) fn proves_hold(status: &AutoStandbyStatus) -> bool {
     status.eligible && status.hold_until.is_some()
 }
 
 /// Until the instance is no longer Initializing, or the time is up.
 pub(super) async fn settle<P: ControlPlane>(
-    plane: &P,
+    line: &Line<P>,
     id: &InstanceId,
     until: Instant,
 ) -> Result<Seen, Fault> {
@@ -69,7 +53,7 @@ pub(super) async fn settle<P: ControlPlane>(
     let told = async {
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match plane.wait(id, &InstanceState::Running, left).await {
+            match line.wait(id, left).await {
                 Ok(outcome) if outcome.state != InstanceState::Initializing => return,
                 Ok(_) | Err(_) => sleep(SETTLE_LOOK).await,
             }
@@ -79,11 +63,12 @@ pub(super) async fn settle<P: ControlPlane>(
     let mut told_already = false;
     loop {
         tokio::select! {
+            biased;
             () = &mut told, if !told_already => told_already = true,
             () = sleep(SETTLE_LOOK) => {}
         }
         let asked_at = Instant::now();
-        match plane.get(&reference).await {
+        match line.get(&reference).await {
             Ok(answer) => {
                 let seen = see(id, &answer, asked_at)?;
                 if seen.state != InstanceState::Initializing || asked_at >= until {
@@ -118,12 +103,17 @@ pub(super) fn see(id: &InstanceId, answer: &Answer, asked_at: Instant) -> Result
         idle_timeout,
         counts,
     };
+    let healthy = answer
+        .health_status
+        .as_ref()
+        .map(|health| health.status == Health::Healthy);
     Ok(Seen {
         state: answer.state.clone(),
         ip,
         terms,
         asked_at,
         held: false,
+        healthy,
     })
 }
 

@@ -1,6 +1,14 @@
 use proptest::prelude::*;
 
+use std::net::IpAddr;
+
 use super::*;
+use crate::wake::lease::LeaseTerms;
+
+const PORT: Target = Target {
+    port: 80,
+    when: ReadyWhen::Port,
+};
 
 const LIMITS: Limits = Limits {
     breaker_failures: 2,
@@ -22,13 +30,14 @@ fn seen(now: Instant, state: InstanceState) -> Seen {
         terms: terms(),
         asked_at: now,
         held: false,
+        healthy: None,
     }
 }
 
 fn wanted(now: Instant) -> Event {
     let deadline = now + Duration::from_secs(5);
     Event::Wanted {
-        port: 80,
+        target: PORT,
         deadline,
         start_stopped: false,
         leased: false,
@@ -57,7 +66,9 @@ async fn a_sleeping_instance_is_restored_probed_and_granted() {
     assert_eq!(machine.on(now, wanted(now)), [Effect::Ask]);
     assert_eq!(
         machine.on(now, Event::Answered(Err(Fault::InStandby))),
-        [Effect::Restore]
+        [Effect::Restore {
+            until: now + Duration::from_secs(5)
+        }]
     );
     let running = seen(now, InstanceState::Running);
     let effects = play(
@@ -72,13 +83,21 @@ async fn a_sleeping_instance_is_restored_probed_and_granted() {
     };
     assert_eq!(
         effects,
-        [publish, Effect::Hold, Effect::Probe { port: 80, until }]
+        [
+            publish,
+            Effect::Hold,
+            Effect::Probe {
+                target: PORT,
+                http: false,
+                until
+            }
+        ]
     );
     let effects = machine.on(now, Event::Probed { open: true });
     assert_eq!(
         effects,
         [Effect::Grant {
-            port: 80,
+            target: PORT,
             woken: true
         }]
     );
@@ -88,7 +107,12 @@ async fn a_sleeping_instance_is_restored_probed_and_granted() {
 async fn what_the_look_up_saw_asleep_is_restored_without_asking_again() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, Some(seen(now, InstanceState::Standby)));
-    assert_eq!(machine.on(now, wanted(now)), [Effect::Restore]);
+    assert_eq!(
+        machine.on(now, wanted(now)),
+        [Effect::Restore {
+            until: now + Duration::from_secs(5)
+        }]
+    );
 }
 
 #[tokio::test]
@@ -133,14 +157,16 @@ async fn a_stopped_instance_is_refused_unless_the_route_may_start_it() {
     assert_eq!(effects, [Effect::Refuse(WakeError::Stopped)]);
     let deadline = now + Duration::from_secs(5);
     let allowed = Event::Wanted {
-        port: 80,
+        target: PORT,
         deadline,
         start_stopped: true,
         leased: false,
     };
     assert_eq!(
         play(&mut machine, now, vec![allowed, stopped]),
-        [Effect::Start]
+        [Effect::Start {
+            until: now + Duration::from_secs(5)
+        }]
     );
 }
 
@@ -218,7 +244,12 @@ async fn a_full_host_is_asked_to_restore_again_and_named_at_the_end() {
         machine.on(now, full.clone()).as_slice(),
         [Effect::Pause(_)]
     ));
-    assert_eq!(machine.on(now, Event::PauseOver), [Effect::Restore]);
+    assert_eq!(
+        machine.on(now, Event::PauseOver),
+        [Effect::Restore {
+            until: now + Duration::from_secs(5)
+        }]
+    );
     let late = now + Duration::from_secs(5);
     assert_eq!(
         machine.on(late, full),
@@ -251,7 +282,16 @@ async fn a_suspect_epoch_is_retired_and_severed_only_when_it_is_really_asleep() 
     );
     assert_eq!(machine.on(now, wanted(now)), [Effect::Ask]);
     let effects = machine.on(now, Event::Answered(Err(Fault::InStandby)));
-    assert_eq!(effects, [Effect::Retire, Effect::Sever, Effect::Restore]);
+    assert_eq!(
+        effects,
+        [
+            Effect::Retire,
+            Effect::Sever,
+            Effect::Restore {
+                until: now + Duration::from_secs(5)
+            }
+        ]
+    );
 }
 
 #[tokio::test]
@@ -315,19 +355,21 @@ fn any_event(now: Instant) -> impl Strategy<Value = Event> {
         Fault::Unauthorized,
         Fault::Unreachable,
         Fault::Failed,
+        Fault::NoSlot,
     ]);
+    let when = prop::sample::select(vec![ReadyWhen::Running, ReadyWhen::Port, ReadyWhen::Health]);
+    let targets = (prop::sample::select(vec![0_u16, 80, 81]), when)
+        .prop_map(|(port, when)| Target { port, when });
     prop_oneof![
-        (80_u16..83, any::<bool>(), any::<bool>()).prop_map(
-            move |(port, start_stopped, leased)| {
-                let deadline = now + Duration::from_secs(5);
-                Event::Wanted {
-                    port,
-                    deadline,
-                    start_stopped,
-                    leased,
-                }
+        (targets, any::<bool>(), any::<bool>()).prop_map(move |(target, start_stopped, leased)| {
+            let deadline = now + Duration::from_secs(5);
+            Event::Wanted {
+                target,
+                deadline,
+                start_stopped,
+                leased,
             }
-        ),
+        }),
         Just(Event::Verify),
         (6_u64..9).prop_map(|epoch| Event::Suspect { epoch }),
         states.prop_map(move |state| Event::Answered(Ok(seen(now, state)))),
@@ -341,8 +383,8 @@ fn is_operation(effect: &Effect) -> bool {
     matches!(
         effect,
         Effect::Ask
-            | Effect::Restore
-            | Effect::Start
+            | Effect::Restore { .. }
+            | Effect::Start { .. }
             | Effect::Settle { .. }
             | Effect::Probe { .. }
             | Effect::Pause(_)
@@ -366,7 +408,7 @@ proptest! {
                 (Event::Wanted { .. } | Event::Verify | Event::Suspect { .. }, _)
                     | (
                         Event::Answered(_),
-                        Some(Effect::Ask | Effect::Restore | Effect::Start | Effect::Settle { .. })
+                        Some(Effect::Ask | Effect::Restore { .. } | Effect::Start { .. } | Effect::Settle { .. })
                     )
                     | (Event::Probed { .. }, Some(Effect::Probe { .. }))
                     | (Event::PauseOver, Some(Effect::Pause(_)))

@@ -1,0 +1,306 @@
+//! Which requests may wake an instance.
+//!
+//! Guarantees: it is judged before the engine is asked, from the request's head alone; a request
+//! that may not wake costs no restore, no look at the control plane and no place in the queue; it
+//! still passes while the instance is awake. A rate counts wakes, not requests: who joins a wake
+//! that is under way pays nothing.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::header::USER_AGENT;
+use http::{HeaderMap, Method};
+
+use super::preset;
+use super::rates::{ClientRate, TotalRate};
+use crate::config::{AdmissionConfig, AsleepConfig, RouteConfig};
+use crate::router::is_below;
+
+/// A request's head, as far as it decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Visit<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its path.
+    pub path: &'a str,
+    /// Its header fields.
+    pub headers: &'a HeaderMap,
+    /// Its client.
+    pub client: IpAddr,
+}
+
+/// Why a request may not wake its instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its method.
+    Method,
+    /// Its path.
+    Path,
+    /// A header field is missing.
+    Header,
+    /// Its client's network.
+    Client,
+    /// Its user agent.
+    UserAgent,
+    /// Its client has caused too many wakes; the next may come after this.
+    ClientRate(Duration),
+    /// Its route has caused too many wakes.
+    RouteRate(Duration),
+    /// It asks for `/robots.txt`, and the gateway knows what that says.
+    Robots,
+    /// It asks whether the service is there.
+    Health,
+    /// A crawler, link preview or the like.
+    Bot,
+    /// It looks for holes.
+    Scanner,
+    /// Its browser only guesses that it may be needed.
+    Prefetch,
+    /// A browser's own request for an icon.
+    Icon,
+}
+
+/// A route's rules, with what they remember.
+pub struct Admission {
+    rules: AdmissionConfig,
+    asleep: AsleepConfig,
+    /// Nothing to judge.
+    open: bool,
+    per_client: Option<ClientRate>,
+    route: Option<TotalRate>,
+}
+
+// === impl Refusal ===
+
+impl Refusal {
+    /// The metric's label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Path => "path",
+            Self::Header => "header",
+            Self::Client => "client",
+            Self::UserAgent => "user_agent",
+            Self::ClientRate(_) => "client_rate",
+            Self::RouteRate(_) => "route_rate",
+            Self::Robots => "robots",
+            Self::Health => "health",
+            Self::Bot => "bot",
+            Self::Scanner => "scanner",
+            Self::Prefetch => "prefetch",
+            Self::Icon => "icon",
+        }
+    }
+}
+
+// === impl Admission ===
+
+impl Admission {
+    /// Of a route.
+    pub fn new(route: &RouteConfig) -> Self {
+        let (rules, asleep) = (route.admission.clone(), route.asleep.clone());
+        let unlimited = AdmissionConfig {
+            rate: rules.rate,
+            rate_per_client: rules.rate_per_client,
+            ..AdmissionConfig::default()
+        };
+        let open = rules == unlimited && asleep.robots.is_none() && asleep.health_paths.is_empty();
+        Self {
+            open,
+            per_client: rules.rate_per_client.and_then(ClientRate::new),
+            route: rules.rate.and_then(TotalRate::new),
+            rules,
+            asleep,
+        }
+    }
+
+    /// Whether the request may wake the instance, its rate apart.
+    pub fn judge(&self, visit: &Visit<'_>) -> Result<(), Refusal> {
+        if self.open {
+            return Ok(());
+        }
+        let Visit {
+            method,
+            path,
+            headers,
+            client,
+        } = *visit;
+        let reading = matches!(*method, Method::GET | Method::HEAD);
+        if reading && path == "/robots.txt" && self.asleep.robots.is_some() {
+            return Err(Refusal::Robots);
+        }
+        let below = |prefixes: &[String]| prefixes.iter().any(|prefix| is_below(path, prefix));
+        if reading && self.asleep.health_paths.iter().any(|known| known == path) {
+            return Err(Refusal::Health);
+        }
+        let rules = &self.rules;
+        if !rules.methods.is_empty() && !rules.methods.iter().any(|m| m == method.as_str()) {
+            return Err(Refusal::Method);
+        }
+        if !rules.paths.is_empty() && !below(&rules.paths) || below(&rules.deny_paths) {
+            return Err(Refusal::Path);
+        }
+        if let Some(rule) = &rules.header {
+            let mut values = headers.get_all(&rule.name).iter();
+            if !values.any(|value| rule.value.as_ref().is_none_or(|wanted| wanted == value)) {
+                return Err(Refusal::Header);
+            }
+        }
+        let client = client.to_canonical();
+        if !rules.clients.is_empty() && !rules.clients.iter().any(|net| net.contains(&client)) {
+            return Err(Refusal::Client);
+        }
+        if !rules.deny_user_agents.is_empty() {
+            let agent = user_agent(headers);
+            if rules
+                .deny_user_agents
+                .iter()
+                .any(|part| agent.contains(part))
+            {
+                return Err(Refusal::UserAgent);
+            }
+        }
+        match rules.preset {
+            Some(preset) => preset::judge(preset, visit),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes one wake off the rates.
+    pub fn charge(&self, client: IpAddr) -> Result<(), Refusal> {
+        if let Some(rate) = &self.per_client {
+            rate.take(client.into()).map_err(Refusal::ClientRate)?;
+        }
+        if let Some(rate) = &self.route {
+            rate.take().map_err(Refusal::RouteRate)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the clients that have been quiet for long.
+    pub fn upkeep(&self) {
+        self.per_client.iter().for_each(ClientRate::upkeep);
+    }
+
+    /// What is answered instead.
+    pub fn asleep(&self) -> &AsleepConfig {
+        &self.asleep
+    }
+}
+
+pub(super) fn user_agent(headers: &HeaderMap) -> String {
+    let value = headers.get(USER_AGENT).map(http::HeaderValue::as_bytes);
+    String::from_utf8_lossy(value.unwrap_or_default()).to_lowercase()
+}
+
+impl fmt::Debug for Admission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admission").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::config::{Variables, load};
+
+    fn admission(toml: &str) -> Admission {
+        let text = format!("[[route]]\nhost = \"a.b\"\ninstance = \"a\"\n{toml}");
+        Admission::new(&load("test", &text, &Variables::default()).unwrap().route[0])
+    }
+
+    #[track_caller]
+    fn check(
+        admission: &Admission,
+        request: (&str, &str),
+        fields: &[(&'static str, &'static str)],
+        expected: Result<(), Refusal>,
+    ) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let visit = Visit {
+            method: &request.0.parse().unwrap(),
+            path: request.1,
+            headers: &headers,
+            client: [10, 1, 2, 3].into(),
+        };
+        assert_eq!(admission.judge(&visit), expected, "{request:?} {fields:?}");
+    }
+
+    #[tokio::test]
+    async fn each_rule_is_kept_and_named() {
+        let none = admission("");
+        check(&none, ("PATCH", "/x"), &[], Ok(()));
+        let some = admission(
+            "[route.admission]\nmethods = [\"GET\"]\npaths = [\"/api\"]\n\
+             deny_paths = [\"/api/internal\"]\nheader = \"x-wake: yes\"\nclients = [\"10.0.0.0/8\"]\n\
+             deny_user_agents = [\"CurlBot\"]",
+        );
+        let yes = ("x-wake", "yes");
+        check(&some, ("GET", "/api/1"), &[yes], Ok(()));
+        check(&some, ("POST", "/api/1"), &[yes], Err(Refusal::Method));
+        check(&some, ("GET", "/apis"), &[yes], Err(Refusal::Path));
+        check(
+            &some,
+            ("GET", "/api/internal/1"),
+            &[yes],
+            Err(Refusal::Path),
+        );
+        check(
+            &some,
+            ("GET", "/api"),
+            &[("x-wake", "no")],
+            Err(Refusal::Header),
+        );
+        check(&some, ("GET", "/api"), &[("x-wake", "no"), yes], Ok(()));
+        let bot = ("user-agent", "my CURLBOT/1.0");
+        check(&some, ("GET", "/api"), &[yes, bot], Err(Refusal::UserAgent));
+        let elsewhere = admission("[route.admission]\nclients = [\"192.0.2.0/24\"]");
+        check(&elsewhere, ("GET", "/"), &[], Err(Refusal::Client));
+    }
+
+    #[tokio::test]
+    async fn robots_and_health_checks_are_known_before_the_other_rules() {
+        let admission = admission(
+            "asleep = { robots = \"Cargo.toml\", health_paths = [\"/healthz\"] }\n\
+             admission = { methods = [\"POST\"] }",
+        );
+        check(
+            &admission,
+            ("GET", "/robots.txt"),
+            &[],
+            Err(Refusal::Robots),
+        );
+        check(&admission, ("HEAD", "/healthz"), &[], Err(Refusal::Health));
+        check(&admission, ("POST", "/healthz"), &[], Ok(()));
+        check(&admission, ("GET", "/healthz/x"), &[], Err(Refusal::Method));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rates_are_per_client_network_and_per_route_and_recover() {
+        let admission = admission("admission = { rate_per_client = \"2/m\", rate = \"3/m\" }");
+        let (one, neighbour, other): (IpAddr, IpAddr, IpAddr) = (
+            [10, 0, 0, 1].into(),
+            [10, 0, 0, 9].into(),
+            [10, 0, 1, 1].into(),
+        );
+        assert!(admission.charge(one).is_ok() && admission.charge(neighbour).is_ok());
+        let refused = admission.charge(one);
+        let Err(Refusal::ClientRate(wait)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(wait <= Duration::from_secs(30), "{wait:?}");
+        assert!(admission.charge(other).is_ok());
+        assert!(matches!(
+            admission.charge(other),
+            Err(Refusal::RouteRate(_))
+        ));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(admission.charge(one).is_ok());
+    }
+}

@@ -1,0 +1,360 @@
+//! Getting one request to its instance: ready, in turn, sent, and again when that is safe.
+//!
+//! Guarantees: the warm path asks nobody; a request that may not wake never reaches the engine; a
+//! request is sent again only when it was certainly not sent, or when it is repeatable
+//! (idempotent, RFC 9110 §9.2.2, with no body or one that was read beforehand) and no byte of a
+//! response was passed on; everything ends at the request's deadline.
+//!
+//! What carries a request is a [`Carrier`], so that a test can play the network.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::admission::{Admission, Refusal};
+use super::error::ProxyError;
+use crate::hold::{AdmitError, Gate, Hold, Place, Slot};
+use crate::router::Route;
+use crate::telemetry::{Metrics, ReleaseReason, WakeKind};
+use crate::upstream::ForwardError;
+use crate::wake::{Asker, Endpoint, Instance, OpenConnection, Ready, Target};
+
+/// How often one request is sent at most, responses that mean "not ready yet" apart.
+const MAX_SENDS: u32 = 3;
+/// Between two looks at an application that is not ready yet.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// Carries requests to instances.
+pub trait Carrier: Sync {
+    /// What a connection is.
+    type Stream: Send + fmt::Debug;
+    /// What a request is.
+    type Request: Send;
+    /// What a response is, once its head is there.
+    type Response: Send;
+
+    /// Sends a request on `given` or another connection.
+    fn send(
+        &self,
+        endpoint: &Endpoint,
+        port: u16,
+        given: Option<(Self::Stream, OpenConnection)>,
+        request: Self::Request,
+    ) -> impl Future<Output = Result<Self::Response, ForwardError<Self::Request>>> + Send;
+
+    /// The same request again, if it may arrive twice.
+    fn copy(&self, request: &Self::Request) -> Option<Self::Request>;
+
+    /// A response's status.
+    fn status(&self, response: &Self::Response) -> u16;
+}
+
+/// One request's business with one instance.
+#[derive(Debug)]
+pub struct Delivery<'a, S> {
+    /// The instance.
+    pub instance: &'a Instance<S>,
+    /// The route.
+    pub route: &'a Route,
+    /// The route's rules, with what they remember.
+    pub admission: &'a Admission,
+    /// Whether the request may wake at all.
+    pub verdict: Result<(), Refusal>,
+    /// Who may wait.
+    pub hold: &'a Arc<Hold>,
+    /// Counts.
+    pub metrics: &'a Metrics,
+    /// Its client.
+    pub client: IpAddr,
+    /// What the client says it is.
+    pub user_agent: Option<&'a str>,
+    /// Bytes of its head.
+    pub head_bytes: usize,
+    /// When its time is over.
+    pub deadline: Instant,
+}
+
+/// How it went.
+#[derive(Debug, Clone, Copy)]
+pub struct Notes {
+    /// Whether and how it met a wake.
+    pub wake: WakeKind,
+    /// How long it was held.
+    pub held: Duration,
+}
+
+/// The instance is ready and it is the request's turn.
+#[derive(Debug)]
+pub struct Admitted<S> {
+    ready: Ready<S>,
+    slot: Slot,
+}
+
+/// A response has begun.
+#[derive(Debug)]
+pub struct Delivered<B> {
+    /// Its head.
+    pub response: B,
+    /// Where it came from.
+    pub endpoint: Endpoint,
+    /// The request's place at the instance, until the response has ended.
+    pub slot: Slot,
+}
+
+// === impl Notes ===
+
+impl Default for Notes {
+    fn default() -> Self {
+        Self {
+            wake: WakeKind::None,
+            held: Duration::ZERO,
+        }
+    }
+}
+
+impl Notes {
+    /// A request that was woken for once stays so, also when it is sent again.
+    fn met(&mut self, kind: WakeKind) {
+        if !matches!(self.wake, WakeKind::Cold | WakeKind::Joined) {
+            self.wake = kind;
+        }
+    }
+}
+
+// === impl Delivery ===
+
+impl<S: Send> Delivery<'_, S> {
+    fn target(&self) -> Target {
+        let config = self.route.config();
+        Target {
+            port: config.port,
+            when: config.wake.ready,
+        }
+    }
+
+    /// Who asks, for the ledger.
+    pub fn asker(&self) -> Asker {
+        Asker {
+            route: Arc::clone(self.route.label()),
+            client: self.client,
+            user_agent: self.user_agent.map(Arc::from),
+            since: Instant::now(),
+        }
+    }
+
+    /// The warm path, or a place in the line and a wake. Dropping the future leaves the line and
+    /// cancels no wake.
+    pub async fn admit(&self, notes: &mut Notes) -> Result<Admitted<S>, ProxyError> {
+        let config = self.route.config();
+        if config.limits.max_inflight == 0 {
+            return Err(AdmitError::Closed.into());
+        }
+        let gate = self.hold.gate(self.instance.id(), config.port);
+        if let Some(endpoint) = self.instance.warm(self.target()) {
+            if let Some(slot) = gate.try_enter(&config.limits) {
+                notes.met(WakeKind::Warm);
+                let ready = warm(endpoint);
+                return Ok(Admitted { ready, slot });
+            }
+        } else {
+            self.may_wake()?;
+        }
+        let ticket = self.hold.admit(
+            self.instance.id(),
+            self.route.label(),
+            config.wake.max_held,
+            self.head_bytes,
+        )?;
+        let since = ticket.since();
+        let result = self.wait(&gate, notes).await;
+        notes.held += since.elapsed();
+        ticket.release(match &result {
+            Ok(_) => ReleaseReason::Ready,
+            Err(_) => ReleaseReason::Refused,
+        });
+        result
+    }
+
+    /// Ready first, then in turn, then still ready.
+    async fn wait(&self, gate: &Arc<Gate>, notes: &mut Notes) -> Result<Admitted<S>, ProxyError> {
+        let limits = &self.route.config().limits;
+        let mut place: Option<Place> = Some(gate.join());
+        let mut slot: Option<Slot> = None;
+        loop {
+            let ready = self.ready().await?;
+            notes.met(ready.kind);
+            let woken = ready.endpoint.woken_since(Instant::now()).is_some();
+            gate.open(ready.endpoint.epoch(), woken);
+            let mine = match (slot.take(), place.take()) {
+                (Some(slot), _) => slot,
+                (None, Some(place)) => place
+                    .turn(limits, self.deadline)
+                    .await
+                    .map_err(|_| AdmitError::NotItsTurn)?,
+                (None, None) => return Err(AdmitError::NotItsTurn.into()),
+            };
+            let endpoint = &ready.endpoint;
+            let live = !endpoint.retired().is_cancelled();
+            if live && (ready.connection.is_some() || endpoint.is_leased(Instant::now())) {
+                return Ok(Admitted { ready, slot: mine });
+            }
+            // Waiting for the turn has outlasted the lease.
+            slot = Some(mine);
+        }
+    }
+
+    fn may_wake(&self) -> Result<(), ProxyError> {
+        let refused = |why: Refusal| {
+            self.metrics.count_refusal(why.as_str());
+            ProxyError::Asleep(why)
+        };
+        self.verdict.map_err(refused)?;
+        // Who joins a wake pays nothing for it.
+        if self.instance.progress().is_none() {
+            self.admission.charge(self.client).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    async fn ready(&self) -> Result<Ready<S>, ProxyError> {
+        if let Some(endpoint) = self.instance.warm(self.target()) {
+            return Ok(warm(endpoint));
+        }
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let rules = &self.route.config().wake;
+        let ready = self
+            .instance
+            .ready(self.target(), rules, left, self.asker())
+            .await?;
+        Ok(ready)
+    }
+
+    /// Once more, after the endpoint proved dead. The request keeps its place at the instance.
+    async fn ready_again(&self, notes: &mut Notes) -> Result<Ready<S>, ProxyError> {
+        if let Some(endpoint) = self.instance.warm(self.target()) {
+            return Ok(warm(endpoint));
+        }
+        self.may_wake()?;
+        let in_route = self.route.config().wake.max_held;
+        let label = self.route.label();
+        let ticket = self
+            .hold
+            .admit(self.instance.id(), label, in_route, self.head_bytes)?;
+        let since = ticket.since();
+        let result = self.ready().await;
+        notes.held += since.elapsed();
+        ticket.release(match &result {
+            Ok(_) => ReleaseReason::Ready,
+            Err(_) => ReleaseReason::Refused,
+        });
+        let ready = result?;
+        notes.met(ready.kind);
+        Ok(ready)
+    }
+
+    /// Sends the request, and again through the engine while that is safe.
+    pub async fn send<C>(
+        &self,
+        carrier: &C,
+        admitted: Admitted<S>,
+        mut request: C::Request,
+        notes: &mut Notes,
+    ) -> Result<Delivered<C::Response>, ProxyError>
+    where
+        C: Carrier<Stream = S>,
+    {
+        let Admitted {
+            mut ready,
+            mut slot,
+        } = admitted;
+        let port = self.route.config().port;
+        let (mut sends, mut pause) = (0, FIRST_PAUSE);
+        loop {
+            sends += 1;
+            let copy = carrier.copy(&request);
+            let given = ready.connection.take();
+            let error = match carrier.send(&ready.endpoint, port, given, request).await {
+                Ok(response) => {
+                    slot.answered();
+                    match copy {
+                        Some(copy) if self.is_not_ready_yet(carrier.status(&response), &ready) => {
+                            // The application is still coming up behind its port.
+                            drop(response);
+                            (request, sends) = (copy, sends - 1);
+                            sleep(pause).await;
+                            pause = (pause * 2).min(LONGEST_PAUSE);
+                        }
+                        _ => {
+                            return Ok(Delivered {
+                                response,
+                                endpoint: ready.endpoint,
+                                slot,
+                            });
+                        }
+                    }
+                    self.metrics.upstream_retries.increment(1);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            tracing::debug!(instance = %self.instance.id(), sends, error = %error_text(&error),
+                "not answered");
+            if !matches!(error, ForwardError::TimedOut | ForwardError::Nonsense(_)) {
+                self.instance.suspect(&ready.endpoint).await;
+            }
+            if sends >= MAX_SENDS || Instant::now() >= self.deadline {
+                return Err(error.given_up().into());
+            }
+            request = match (error, copy) {
+                (ForwardError::Connect { request, .. } | ForwardError::Unsent { request }, _) => {
+                    *request
+                }
+                (ForwardError::Broken(_) | ForwardError::Severed, Some(copy)) => copy,
+                (
+                    error @ (ForwardError::Broken(_)
+                    | ForwardError::Severed
+                    | ForwardError::Nonsense(_)
+                    | ForwardError::TimedOut),
+                    _,
+                ) => return Err(error.given_up().into()),
+            };
+            self.metrics.upstream_retries.increment(1);
+            ready = self.ready_again(notes).await?;
+        }
+    }
+
+    /// Whether the route takes such a response, so soon after a wake, for "not ready yet".
+    fn is_not_ready_yet(&self, status: u16, ready: &Ready<S>) -> bool {
+        let retry = &self.route.config().retry;
+        let now = Instant::now();
+        retry.on_wake.contains(&status)
+            && now < self.deadline
+            && ready
+                .endpoint
+                .woken_since(now)
+                .is_some_and(|since| since < retry.on_wake_for)
+    }
+}
+
+fn warm<S>(endpoint: Endpoint) -> Ready<S> {
+    Ready {
+        endpoint,
+        kind: WakeKind::Warm,
+        connection: None,
+    }
+}
+
+fn error_text<Q>(error: &ForwardError<Q>) -> &'static str {
+    match error {
+        ForwardError::Connect { .. } => "cannot connect",
+        ForwardError::Unsent { .. } => "closed before the request",
+        ForwardError::Broken(_) => "broke before the response",
+        ForwardError::Nonsense(_) => "not HTTP",
+        ForwardError::TimedOut => "no response in time",
+        ForwardError::Severed => "asleep before the response",
+    }
+}

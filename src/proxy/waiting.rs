@@ -1,0 +1,244 @@
+//! The page that a person sees while an instance wakes.
+//!
+//! Guarantees: only a browser's top-level GET ever sees it; it is a 503 with Retry-After, so no
+//! cache and no crawler takes it for the application's; it needs nothing from elsewhere and works
+//! without JavaScript; it never waits by itself: whatever happens to the wake, the page reloads and
+//! the next request tells.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
+    RETRY_AFTER, VARY,
+};
+use http::{Method, Response, StatusCode};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+
+use crate::config::WaitingPageConfig;
+use crate::names::RequestId;
+use crate::wake::{Instance, Target};
+
+/// Where the page learns how far the wake is. Requests for it never wake.
+pub(super) const STATUS_PATH: &str = "/.wakegate/wake";
+
+const BUILT_IN: &str = include_str!("waiting.html");
+/// How often the page is told.
+const TICK: Duration = Duration::from_millis(100);
+/// The longest that one status stream lives; the page opens the next one.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// Whether a person's browser asks for a page to look at (Fetch Metadata; browsers that do not send
+/// it are known by their Accept alone).
+pub(super) fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
+    let is = |name: &str, wanted: &str| headers.get(name).is_none_or(|value| value == wanted);
+    *method == Method::GET
+        && accepts_html(headers)
+        && is("sec-fetch-mode", "navigate")
+        && is("sec-fetch-dest", "document")
+}
+
+/// Whether HTML is asked for by name (`*/*` is what programs say).
+pub(super) fn accepts_html(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .any(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let html = parts.next().is_some_and(|kind| {
+                kind.eq_ignore_ascii_case("text/html")
+                    || kind.eq_ignore_ascii_case("application/xhtml+xml")
+            });
+            html && !parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+        })
+}
+
+/// Text that stays text in HTML.
+pub(super) fn escape(text: &str) -> String {
+    text.chars().fold(String::new(), |mut out, c| {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+        out
+    })
+}
+
+/// The page.
+pub(super) fn page<S>(
+    config: &WaitingPageConfig,
+    host: &str,
+    instance: &Instance<S>,
+    request_id: &RequestId,
+) -> Response<Bytes> {
+    let usual = instance.times().usual();
+    let template = config
+        .template
+        .as_ref()
+        .map_or(BUILT_IN, |file| file.text());
+    let nonce = RequestId::generate();
+    let html = template
+        .replace("{{host}}", &escape(host))
+        .replace("{{status_path}}", STATUS_PATH)
+        .replace("{{request_id}}", &escape(request_id.as_str()))
+        .replace("{{nonce}}", nonce.as_str())
+        .replace(
+            "{{usual_ms}}",
+            &usual.map_or(0, |usual| usual.as_millis()).to_string(),
+        );
+    let policy = format!(
+        "default-src 'none'; style-src 'nonce-{0}'; script-src 'nonce-{0}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        nonce.as_str()
+    );
+    let mut response = Response::new(Bytes::from(html));
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/html; charset=utf-8"),
+    );
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        VARY,
+        HeaderValue::from_static("accept, sec-fetch-mode, sec-fetch-dest"),
+    );
+    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
+    if let Ok(policy) = HeaderValue::try_from(policy) {
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+/// The head of a status stream.
+pub(super) fn status_head<B>(body: B) -> Response<B> {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // nginx and its like would keep the events to themselves.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// What a wake does, as server-sent events: `progress` until it is over, then `ready` or `over`.
+pub(super) struct StatusStream<S> {
+    instance: Arc<Instance<S>>,
+    target: Target,
+    tick: Interval,
+    until: Instant,
+    ended: bool,
+}
+
+// === impl StatusStream ===
+
+impl<S> StatusStream<S> {
+    pub(super) fn new(instance: Arc<Instance<S>>, target: Target) -> Self {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            instance,
+            target,
+            tick,
+            until: Instant::now() + LONGEST,
+            ended: false,
+        }
+    }
+
+    /// The next event's bytes; `None` at the end.
+    pub(super) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let now = std::task::ready!(Pin::new(&mut self.tick).poll_tick(cx));
+        if self.instance.warm(self.target).is_some() {
+            self.ended = true;
+            return Poll::Ready(Some(Bytes::from_static(b"event: ready\ndata: {}\n\n")));
+        }
+        let progress = self.instance.progress().filter(|_| now < self.until);
+        let Some(progress) = progress else {
+            self.ended = true;
+            return Poll::Ready(Some(Bytes::from_static(b"event: over\ndata: {}\n\n")));
+        };
+        let usual = self.instance.times().usual();
+        let data = serde_json::json!({
+            "stage": progress.stage.as_str(),
+            "elapsed_ms": millis(progress.began.elapsed()),
+            "usual_ms": usual.map(millis),
+        });
+        let event = format!("event: progress\ndata: {data}\n\n");
+        Poll::Ready(Some(Bytes::from(event)))
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<S> fmt::Debug for StatusStream<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StatusStream({})", self.instance.id())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(method: &Method, fields: &[(&'static str, &'static str)], expected: bool) {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        assert_eq!(
+            is_navigation(method, &headers),
+            expected,
+            "{method} {fields:?}"
+        );
+    }
+
+    #[test]
+    fn only_a_top_level_navigation_sees_the_page() {
+        let html = ("accept", "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8");
+        check(&Method::GET, &[html], true);
+        let navigate = [
+            html,
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
+        check(&Method::GET, &navigate, true);
+        check(&Method::POST, &navigate, false);
+        check(&Method::HEAD, &[html], false);
+        check(&Method::GET, &[("accept", "*/*")], false);
+        check(&Method::GET, &[("accept", "application/json")], false);
+        check(&Method::GET, &[("accept", "text/html;q=0, */*")], false);
+        check(&Method::GET, &[], false);
+        check(&Method::GET, &[html, ("sec-fetch-mode", "cors")], false);
+        let frame = [
+            html,
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "iframe"),
+        ];
+        check(&Method::GET, &frame, false);
+    }
+
+    #[test]
+    fn text_stays_text() {
+        assert_eq!(
+            escape("<a href='x'>&\"</a>"),
+            "&lt;a href=&#39;x&#39;&gt;&amp;&quot;&lt;/a&gt;"
+        );
+    }
+}

@@ -1,0 +1,233 @@
+//! One instance, as requests see it.
+//!
+//! Guarantees: [`Instance::warm`] is a few atomic loads; everything else asks the instance's task
+//! and may be left at any time without cancelling anything; a question is never answered by what
+//! was true before it was asked.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::error::{WakeError, WakeStage};
+use super::lease::{Endpoint, OpenConnection};
+use super::machine::Target;
+use super::wake_times::WakeTimes;
+use crate::config::RouteWakeConfig;
+use crate::names::InstanceId;
+use crate::telemetry::WakeKind;
+
+/// Questions that may wait for the task at once; who asks beyond that waits to ask.
+const QUESTIONS: usize = 1024;
+/// How long a request waits for its suspicion to be taken note of.
+const SUSPICION: Duration = Duration::from_secs(1);
+
+/// An instance is ready for a request.
+#[derive(Debug)]
+pub struct Ready<S = TcpStream> {
+    /// Where.
+    pub endpoint: Endpoint,
+    /// Whether it had to be woken, and by whom.
+    pub kind: WakeKind,
+    /// The probe's connection, for the first of those who waited.
+    pub connection: Option<(S, OpenConnection)>,
+}
+
+/// Who asks for an instance, for the ledger and for fairness.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// The route, as configured.
+    pub route: Arc<str>,
+    /// The client.
+    pub client: IpAddr,
+    /// What the client says it is.
+    pub user_agent: Option<Arc<str>>,
+    /// Since when it waits.
+    pub since: Instant,
+}
+
+/// How far a wake is, for whoever watches it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Where it is.
+    pub stage: WakeStage,
+    /// When the wake began.
+    pub began: Instant,
+}
+
+/// One instance, by id.
+#[derive(Debug)]
+pub struct Instance<S = TcpStream> {
+    id: InstanceId,
+    pub(super) awake: ArcSwapOption<Endpoint>,
+    questions: mpsc::Sender<Question<S>>,
+    pub(super) progress: ArcSwapOption<Progress>,
+    pub(super) times: ArcSwap<WakeTimes>,
+    /// The control plane no longer has it.
+    forgotten: AtomicBool,
+}
+
+#[derive(Debug)]
+pub(super) struct Wanted<S> {
+    pub(super) target: Target,
+    pub(super) deadline: Instant,
+    pub(super) rules: RouteWakeConfig,
+    pub(super) asker: Asker,
+    /// `None` when nobody waits: the instance is wanted for later.
+    pub(super) reply: Option<oneshot::Sender<Result<Ready<S>, WakeError>>>,
+}
+
+#[derive(Debug)]
+pub(super) enum Question<S> {
+    Wanted(Wanted<S>),
+    Verify,
+    Suspect(u64),
+    /// Keep it awake until then.
+    Keep(Instant),
+}
+
+// === impl Instance ===
+
+impl<S> Instance<S> {
+    pub(super) fn new(id: InstanceId) -> (Arc<Self>, mpsc::Receiver<Question<S>>) {
+        let (questions, asked) = mpsc::channel(QUESTIONS);
+        let instance = Self {
+            id,
+            awake: ArcSwapOption::empty(),
+            questions,
+            progress: ArcSwapOption::empty(),
+            times: ArcSwap::default(),
+            forgotten: AtomicBool::new(false),
+        };
+        (Arc::new(instance), asked)
+    }
+
+    /// Its full id.
+    pub fn id(&self) -> &InstanceId {
+        &self.id
+    }
+
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Acquire)
+    }
+
+    pub(super) fn forget(&self) {
+        self.forgotten.store(true, Ordering::Release);
+    }
+
+    /// The warm path: the endpoint, if the lease is in force and the target has answered. No call,
+    /// no lock.
+    pub fn warm(&self, target: Target) -> Option<Endpoint> {
+        let endpoint = self.awake.load();
+        let endpoint: &Endpoint = endpoint.as_ref()?;
+        let now = Instant::now();
+        if !endpoint.is_ready(target) || !endpoint.is_leased(now) {
+            return None;
+        }
+        if endpoint.wants_verification(now) && self.questions.try_send(Question::Verify).is_err() {
+            endpoint.unverify(Duration::ZERO);
+        }
+        Some(endpoint.clone())
+    }
+
+    /// How far its wake is; `None` when nothing is going on.
+    pub fn progress(&self) -> Option<Progress> {
+        self.progress.load().as_deref().copied()
+    }
+
+    /// How long its wakes took lately.
+    pub fn times(&self) -> Arc<WakeTimes> {
+        self.times.load_full()
+    }
+
+    /// Asks the task, and waits until the instance is ready, is refused, or `patience` has passed.
+    /// A patience that recent wakes say cannot suffice is refused at once, and the wake begun for
+    /// the next request. Cancel safe: leaving cancels nothing but this wait.
+    pub async fn ready(
+        &self,
+        target: Target,
+        rules: &RouteWakeConfig,
+        patience: Duration,
+        asker: Asker,
+    ) -> Result<Ready<S>, WakeError> {
+        let patience = patience.min(rules.timeout);
+        if let Some(longer) = self.takes_longer_than(patience) {
+            self.prewarm(target, rules, asker);
+            return Err(WakeError::TooSlow(longer));
+        }
+        let deadline = Instant::now() + patience;
+        let (reply, answer) = oneshot::channel();
+        let wanted = Wanted {
+            target,
+            deadline,
+            rules: rules.clone(),
+            asker,
+            reply: Some(reply),
+        };
+        let asked = async {
+            self.questions
+                .send(Question::Wanted(wanted))
+                .await
+                .map_err(|_| WakeError::Draining)?;
+            answer.await.unwrap_or(Err(WakeError::Draining))
+        };
+        match timeout_at(deadline, asked).await {
+            Ok(result) => result,
+            Err(_) => match self.progress().map(|progress| progress.stage) {
+                Some(WakeStage::NoCapacity) => Err(WakeError::NoCapacity),
+                Some(WakeStage::Queued) => Err(WakeError::NoSlot),
+                stage => Err(WakeError::TimedOut(stage.unwrap_or(WakeStage::Asking))),
+            },
+        }
+    }
+
+    /// What is usually left of the wake, if even the fastest of the recent ones would be too slow.
+    fn takes_longer_than(&self, patience: Duration) -> Option<Duration> {
+        if self.awake.load().is_some() {
+            return None;
+        }
+        let times = self.times.load();
+        let gone = self
+            .progress()
+            .map_or(Duration::ZERO, |progress| progress.began.elapsed());
+        let fastest = times.fastest()?.checked_sub(gone)?;
+        (fastest > patience).then(|| times.usual().unwrap_or(fastest).saturating_sub(gone))
+    }
+
+    /// Wakes it for later. Never waits; a task that is too busy has requests of its own for it.
+    pub fn prewarm(&self, target: Target, rules: &RouteWakeConfig, asker: Asker) {
+        let wanted = Wanted {
+            target,
+            deadline: Instant::now() + rules.timeout,
+            rules: rules.clone(),
+            asker,
+            reply: None,
+        };
+        let _busy = self.questions.try_send(Question::Wanted(wanted));
+    }
+
+    /// Keeps it from going to sleep by itself until `until`, by holds.
+    pub fn keep_awake(&self, until: Instant) {
+        let _busy = self.questions.try_send(Question::Keep(until));
+    }
+
+    /// A connection of this epoch failed as a sleeping instance's would. Returns when the epoch is
+    /// no longer handed out.
+    pub async fn suspect(&self, endpoint: &Endpoint) {
+        // At the latest when the task has read it; when the task is gone, everything is refused.
+        let told = self
+            .questions
+            .send(Question::Suspect(endpoint.epoch()))
+            .await
+            .is_ok();
+        if told {
+            // A task that is this busy retires it later; the request's next try finds that out.
+            let _busy = timeout(SUSPICION, endpoint.retired().cancelled()).await;
+        }
+    }
+}

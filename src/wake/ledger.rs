@@ -1,0 +1,128 @@
+//! Who woke what, when, and where the time went.
+//!
+//! Guarantees: the last N wakes, bounded in number and in the length of what clients say; nothing
+//! of a request but its route, client address and user agent.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::error::WakeStage;
+use super::instance::Asker;
+use crate::names::InstanceId;
+use crate::telemetry::WakeOutcome;
+
+/// The longest part of a user agent that is kept.
+const AGENT: usize = 120;
+
+/// How long a wake stayed in each stage, in the order of their first time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Phases(Vec<(WakeStage, Duration)>);
+
+/// One wake.
+#[derive(Debug, Clone, Serialize)]
+pub struct LedgerEntry {
+    /// When it ended.
+    pub time: jiff::Timestamp,
+    /// Whose.
+    pub instance: String,
+    /// The route of the request that began it.
+    pub route: String,
+    /// Its client.
+    pub client: String,
+    /// What the client said it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
+    /// How it ended.
+    pub outcome: &'static str,
+    /// Milliseconds from its first request on.
+    pub took_ms: f64,
+    /// Where they went, by stage.
+    pub phases_ms: serde_json::Map<String, serde_json::Value>,
+    /// Requests that waited for it at its end.
+    pub waiting: usize,
+}
+
+/// The last wakes.
+pub struct Ledger {
+    capacity: usize,
+    entries: Mutex<VecDeque<LedgerEntry>>,
+}
+
+// === impl Phases ===
+
+impl Phases {
+    /// Adds time in a stage.
+    pub fn add(&mut self, stage: WakeStage, time: Duration) {
+        match self.0.iter_mut().find(|(known, _)| *known == stage) {
+            Some((_, sum)) => *sum += time,
+            None => self.0.push((stage, time)),
+        }
+    }
+
+    /// By stage.
+    pub fn iter(&self) -> impl Iterator<Item = (WakeStage, Duration)> {
+        self.0.iter().copied()
+    }
+}
+
+// === impl Ledger ===
+
+impl Ledger {
+    pub(super) fn new(capacity: usize) -> Self {
+        let entries = Mutex::default();
+        Self { capacity, entries }
+    }
+
+    pub(super) fn write(
+        &self,
+        instance: &InstanceId,
+        asker: &Asker,
+        outcome: WakeOutcome,
+        took: Duration,
+        phases: &Phases,
+        waiting: usize,
+    ) {
+        if self.capacity == 0 {
+            return;
+        }
+        let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let entry = LedgerEntry {
+            time: jiff::Timestamp::now(),
+            instance: instance.to_string(),
+            route: asker.route.to_string(),
+            client: asker.client.to_string(),
+            user_agent: asker
+                .user_agent
+                .as_ref()
+                .map(|agent| agent.chars().take(AGENT).collect()),
+            outcome: outcome.as_str(),
+            took_ms: ms(took),
+            phases_ms: phases
+                .iter()
+                .map(|(stage, time)| (stage.as_str().to_owned(), ms(time).into()))
+                .collect(),
+            waiting,
+        };
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if entries.len() >= self.capacity {
+            entries.pop_front();
+        }
+        entries.push_back(entry);
+    }
+
+    /// The newest first.
+    pub fn entries(&self) -> Vec<LedgerEntry> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        entries.iter().rev().cloned().collect()
+    }
+}
+
+impl fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ledger({} at most)", self.capacity)
+    }
+}

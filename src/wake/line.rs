@@ -1,0 +1,119 @@
+//! The line to one control plane.
+//!
+//! Guarantees: wakes and questions have budgets of their own, so that however many instances are
+//! asked about, a restore is never kept waiting by a question; it is known how often the line was
+//! lost, since a server that was away may have forgotten its holds.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep};
+
+use super::slots::{Claim, Slot, Slots};
+use crate::config::WakeConfig;
+use crate::hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
+use crate::hypeman::{ControlPlane, ControlPlaneError};
+use crate::names::{InstanceId, InstanceRef};
+
+/// One control plane, with what the gateway may ask of it at once.
+pub(super) struct Line<P> {
+    plane: P,
+    slots: Slots,
+    questions: Semaphore,
+    broken: AtomicBool,
+    losses: Arc<AtomicU64>,
+    /// The server is too old for `hold`.
+    hold_missing: AtomicBool,
+}
+
+// === impl Line ===
+
+impl<P: ControlPlane> Line<P> {
+    pub(super) fn new(plane: P, config: &WakeConfig) -> Self {
+        Self {
+            plane,
+            slots: Slots::new(config.max_concurrent),
+            questions: Semaphore::new(config.max_questions.min(Semaphore::MAX_PERMITS)),
+            broken: AtomicBool::new(false),
+            losses: Arc::default(),
+            hold_missing: AtomicBool::new(false),
+        }
+    }
+
+    /// How often the line was lost so far.
+    pub(super) fn losses(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.losses)
+    }
+
+    /// Counts a loss when the first answer after it comes.
+    fn note<T>(&self, result: Result<T, ControlPlaneError>) -> Result<T, ControlPlaneError> {
+        match &result {
+            Err(error) if error.is_unreachable() => self.broken.store(true, Ordering::Release),
+            Ok(_) | Err(_) => {
+                if self.broken.load(Ordering::Acquire) && self.broken.swap(false, Ordering::AcqRel)
+                {
+                    self.losses.fetch_add(1, Ordering::AcqRel);
+                }
+            }
+        }
+        result
+    }
+
+    pub(super) async fn get(&self, name: &InstanceRef) -> Result<Answer, ControlPlaneError> {
+        let _permit = self.questions.acquire().await;
+        self.note(self.plane.get(name).await)
+    }
+
+    /// `None` when the server has no `hold`, which is found out once.
+    pub(super) async fn hold(
+        &self,
+        id: &InstanceId,
+    ) -> Option<Result<AutoStandbyStatus, ControlPlaneError>> {
+        if self.hold_missing.load(Ordering::Relaxed) {
+            return None;
+        }
+        let _permit = self.questions.acquire().await;
+        let result = self.note(self.plane.hold(id).await);
+        if matches!(&result, Err(error) if error.is_missing_operation()) {
+            self.hold_missing.store(true, Ordering::Relaxed);
+            return None;
+        }
+        Some(result)
+    }
+
+    /// Only beside other questions: it takes long, and reading the instance does the same.
+    pub(super) async fn wait(
+        &self,
+        id: &InstanceId,
+        timeout: Duration,
+    ) -> Result<WaitOutcome, ControlPlaneError> {
+        let _permit = loop {
+            match self.questions.try_acquire() {
+                Ok(permit) if self.questions.available_permits() > 0 => break permit,
+                Ok(_) | Err(_) => sleep(Duration::from_millis(100)).await,
+            }
+        };
+        self.note(self.plane.wait(id, &InstanceState::Running, timeout).await)
+    }
+
+    pub(super) async fn slot(&self, claim: Claim, until: Instant) -> Option<Slot> {
+        self.slots.take(claim, until).await
+    }
+
+    pub(super) async fn restore(&self, id: &InstanceId) -> Result<Answer, ControlPlaneError> {
+        self.note(self.plane.restore(id).await)
+    }
+
+    pub(super) async fn start(&self, id: &InstanceId) -> Result<Answer, ControlPlaneError> {
+        self.note(self.plane.start(id).await)
+    }
+}
+
+impl<P> fmt::Debug for Line<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Line({:?})", self.slots)
+    }
+}
