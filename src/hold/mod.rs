@@ -185,6 +185,11 @@ impl Hold {
         }
     }
 
+    /// Requests at instances now.
+    pub fn inside(&self) -> usize {
+        self.gates.iter().map(|gate| gate.inside()).sum()
+    }
+
     /// Requests that wait now.
     pub fn held(&self) -> usize {
         self.held.load(Ordering::Acquire)

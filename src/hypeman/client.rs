@@ -326,14 +326,20 @@ pub(super) fn classify(call: &Call<'_>, error: reqwest::Error) -> ControlPlaneEr
     let op = call.op;
     let source = error.without_url();
     if source.is_connect() {
-        ControlPlaneError::Connect { op, source }
+        ControlPlaneError::Connect {
+            op,
+            source: source.into(),
+        }
     } else if source.is_timeout() {
         ControlPlaneError::Timeout {
             op,
             after: call.timeout,
         }
     } else {
-        ControlPlaneError::Transport { op, source }
+        ControlPlaneError::Transport {
+            op,
+            source: source.into(),
+        }
     }
 }
 

@@ -27,7 +27,7 @@ pub enum ControlPlaneError {
         op: &'static str,
         /// Why not.
         #[source]
-        source: reqwest::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// No answer in time. The operation may still be going on.
     #[error("{op}: no answer from the control plane within {after:?}")]
@@ -44,7 +44,7 @@ pub enum ControlPlaneError {
         op: &'static str,
         /// How.
         #[source]
-        source: reqwest::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The answer is not what the contract says.
     #[error("{op}: the control plane's answer cannot be understood: {reason}")]

@@ -104,7 +104,7 @@ impl LogLines {
                     .await
                     .map_err(|error| ControlPlaneError::Transport {
                         op: "logs",
-                        source: error.without_url(),
+                        source: error.without_url().into(),
                     })?;
             let Some(chunk) = chunk else { return Ok(None) };
             self.decoder

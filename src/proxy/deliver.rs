@@ -198,8 +198,9 @@ impl<S: Send> Delivery<'_, S> {
                 (None, None) => return Err(AdmitError::NotItsTurn.into()),
             };
             let endpoint = &ready.endpoint;
-            let live = !endpoint.retired().is_cancelled();
-            if live && (ready.connection.is_some() || endpoint.is_leased(Instant::now())) {
+            let now = Instant::now();
+            let live = !endpoint.retired().is_cancelled() && endpoint.is_confirmed(now);
+            if live && (ready.connection.is_some() || endpoint.is_leased(now)) {
                 return Ok(Admitted { ready, slot: mine });
             }
             // Waiting for the turn has outlasted the lease.

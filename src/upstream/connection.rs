@@ -23,9 +23,10 @@ pub(super) struct Connection {
 // === impl Connection ===
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, open: OpenConnection, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(stream: TcpStream, mut open: OpenConnection, metrics: Arc<Metrics>) -> Self {
         // Small requests must not wait for more; a socket that cannot do this still works.
         let _slower = stream.set_nodelay(true);
+        open.established();
         metrics.upstream_connections.increment(1.0);
         Self {
             io: TokioIo::new(stream),
@@ -54,8 +55,8 @@ impl Read for Connection {
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
-        if polled.is_ready() {
-            self.open.beat();
+        if matches!(polled, Poll::Ready(Ok(()))) {
+            self.open.heard();
         }
         polled
     }
@@ -69,7 +70,7 @@ impl Write for Connection {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
         if polled.is_ready() {
-            self.open.beat();
+            self.open.sent();
         }
         polled
     }
@@ -93,7 +94,7 @@ impl Write for Connection {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         if polled.is_ready() {
-            self.open.beat();
+            self.open.sent();
         }
         polled
     }

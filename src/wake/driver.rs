@@ -100,6 +100,7 @@ pub(super) fn instance<P: ControlPlane, R: Reach>(
     let limits = Limits {
         breaker_failures: common.config.breaker_failures,
         breaker_max_delay: common.config.breaker_max_delay,
+        verify_interval: common.config.verify_interval,
     };
     let driver = Driver {
         instance: Arc::clone(&instance),

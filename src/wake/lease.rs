@@ -1,9 +1,12 @@
 //! The lease: how long an instance cannot have gone to sleep by itself.
 //!
 //! Guarantees: [`Endpoint::is_leased`] is a few atomic loads; it says yes only while a connection of
-//! ours is open, or before the last close (or a hold) + `idle_timeout` - margin, and, with no
-//! connection open, only if the instance was confirmed within the verify interval. That bound is
-//! also what keeps an address that another instance has taken over from receiving requests.
+//! ours is open, or before the last close (or a hold) + `idle_timeout` - margin; and only if within
+//! the verify interval either the control plane confirmed the instance or bytes came from it. That
+//! bound is also what keeps an address that another instance has taken over from receiving requests:
+//! an open connection alone proves nothing, since a VM that is deleted sends no FIN and no RST; and
+//! bytes prove something only on a connection that was there when the control plane last confirmed
+//! the instance: a newer one may lead to somebody else.
 //!
 //! An endpoint is one *epoch*: one uninterrupted stretch of being awake at one address. Its
 //! connections never outlive it.
@@ -64,6 +67,8 @@ struct Epoch {
     /// Only a hold begins a term when our connections do not count.
     held: AtomicU64,
     verified: AtomicU64,
+    /// When a connection last brought bytes.
+    heard: AtomicU64,
     verifying: AtomicBool,
     /// No confirmation is asked for before this.
     ask_after: AtomicU64,
@@ -76,6 +81,8 @@ struct Epoch {
 pub struct OpenConnection {
     endpoint: Endpoint,
     beat: Arc<AtomicU64>,
+    /// `u64::MAX` until then.
+    established_at: u64,
 }
 
 /// What an epoch begins with.
@@ -123,6 +130,7 @@ impl Endpoint {
             begun: AtomicU64::new(0),
             held: AtomicU64::new(0),
             verified: AtomicU64::new(1),
+            heard: AtomicU64::new(0),
             verifying: AtomicBool::new(false),
             ask_after: AtomicU64::new(0),
             retired: CancellationToken::new(),
@@ -192,6 +200,7 @@ impl Endpoint {
         OpenConnection {
             endpoint: self.clone(),
             beat,
+            established_at: u64::MAX,
         }
     }
 
@@ -220,14 +229,13 @@ impl Endpoint {
     /// Whether the instance cannot have gone to sleep by itself, nor to somebody else.
     pub fn is_leased(&self, now: Instant) -> bool {
         let terms = self.0.terms.load();
-        if terms.counts && self.open_connections() > 0 {
-            return true;
-        }
         let now = self.nanos(now);
         let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-        let verified = self.0.verified.load(Ordering::Acquire);
-        if now >= verified.saturating_add(nanos(self.0.verify_interval)) {
+        if !self.is_confirmed_at(now) {
             return false;
+        }
+        if terms.counts && self.open_connections() > 0 {
+            return true;
         }
         let Some(idle) = terms.idle_timeout else {
             return true;
@@ -235,6 +243,21 @@ impl Endpoint {
         let (begun, held) = (self.0.begun.load(Ordering::Acquire), self.held());
         let term = if terms.counts { begun.max(held) } else { held };
         term > 0 && now < term.saturating_add(nanos(idle.saturating_sub(LeaseTerms::margin(idle))))
+    }
+
+    /// Whether the control plane confirmed the instance, or bytes came from it, so lately that its
+    /// address may be used.
+    pub fn is_confirmed(&self, now: Instant) -> bool {
+        self.is_confirmed_at(self.nanos(now))
+    }
+
+    fn is_confirmed_at(&self, now: u64) -> bool {
+        let (verified, heard) = (&self.0.verified, &self.0.heard);
+        let confirmed = verified
+            .load(Ordering::Acquire)
+            .max(heard.load(Ordering::Acquire));
+        let interval = u64::try_from(self.0.verify_interval.as_nanos()).unwrap_or(u64::MAX);
+        now < confirmed.saturating_add(interval)
     }
 
     /// When a hold was placed that the server cannot have forgotten since.
@@ -318,10 +341,25 @@ impl fmt::Debug for Endpoint {
 // === impl OpenConnection ===
 
 impl OpenConnection {
-    /// A byte went one way or the other.
-    pub fn beat(&self) {
+    /// The handshake is over.
+    pub fn established(&mut self) {
+        self.established_at = self.endpoint.nanos(Instant::now());
+    }
+
+    /// A byte went to the instance.
+    pub fn sent(&self) {
         let now = self.endpoint.nanos(Instant::now());
         self.beat.store(now, Ordering::Relaxed);
+    }
+
+    /// A byte came. If the control plane has confirmed the instance since the connection was made,
+    /// it came from the instance, which therefore still has its address.
+    pub fn heard(&self) {
+        let now = self.endpoint.nanos(Instant::now());
+        self.beat.store(now, Ordering::Relaxed);
+        if self.established_at <= self.endpoint.0.verified.load(Ordering::Acquire) {
+            self.endpoint.0.heard.fetch_max(now, Ordering::AcqRel);
+        }
     }
 }
 
@@ -389,6 +427,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_open_connection_is_a_lease_only_while_something_is_heard() {
+        let endpoint = endpoint(true, Some(IDLE));
+        let mut connection = endpoint.open_connection();
+        connection.established();
+        pass(1).await;
+        endpoint.verify(Instant::now(), **endpoint.0.terms.load());
+        let mut newer = endpoint.open_connection();
+        pass(1).await;
+        newer.established();
+        pass(27).await;
+        connection.heard();
+        pass(20).await;
+        newer.heard();
+        pass(9).await;
+        assert!(endpoint.is_leased(Instant::now()));
+        connection.sent();
+        pass(1).await;
+        assert!(
+            !endpoint.is_leased(Instant::now()),
+            "its address may be another's"
+        );
+        endpoint.verify(Instant::now(), **endpoint.0.terms.load());
+        assert!(endpoint.is_leased(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn connections_that_the_policy_ignores_make_no_lease_and_a_hold_does() {
         let endpoint = endpoint(false, Some(IDLE));
         let _connection = endpoint.open_connection();
@@ -416,7 +480,7 @@ mod tests {
         let connection = endpoint.open_connection();
         pass(11).await;
         assert!(endpoint.is_stalled(Instant::now(), limit));
-        connection.beat();
+        connection.sent();
         assert!(!endpoint.is_stalled(Instant::now(), limit));
         pass(11).await;
         endpoint.verify(Instant::now(), **endpoint.0.terms.load());

@@ -347,7 +347,10 @@ impl Machine {
         let Step::Probing(target) = attempt.step else {
             return Vec::new();
         };
-        if self.awake.is_none() || !open {
+        // An address that was another's business for so long may be another's by now.
+        let seen_at = attempt.seen.as_ref().map(|seen| seen.asked_at);
+        let outdated = seen_at.is_some_and(|at| now >= at + self.limits.verify_interval);
+        if self.awake.is_none() || !open || outdated {
             attempt.step = Step::Asking;
             return self.unless_late_at(now, WakeStage::NotListening, Effect::Ask);
         }

@@ -13,6 +13,7 @@ const PORT: Target = Target {
 const LIMITS: Limits = Limits {
     breaker_failures: 2,
     breaker_max_delay: Duration::from_secs(30),
+    verify_interval: Duration::from_secs(30),
 };
 
 fn terms() -> LeaseTerms {
@@ -112,6 +113,27 @@ async fn what_the_look_up_saw_asleep_is_restored_without_asking_again() {
         [Effect::Restore {
             until: now + Duration::from_secs(5)
         }]
+    );
+}
+
+#[tokio::test]
+async fn an_open_port_at_an_address_that_was_seen_too_long_ago_proves_nothing() {
+    let now = Instant::now();
+    let mut machine = Machine::new(LIMITS, None);
+    let mut wanted = wanted(now);
+    if let Event::Wanted { deadline, .. } = &mut wanted {
+        *deadline = now + Duration::from_secs(60);
+    }
+    let running = seen(now, InstanceState::Running);
+    play(
+        &mut machine,
+        now,
+        vec![wanted, Event::Answered(Ok(running))],
+    );
+    let later = now + LIMITS.verify_interval;
+    assert_eq!(
+        machine.on(later, Event::Probed { open: true }),
+        [Effect::Ask]
     );
 }
 

@@ -153,6 +153,8 @@ pub struct Limits {
     pub breaker_failures: u32,
     /// Its longest pause.
     pub breaker_max_delay: Duration,
+    /// What was seen is not acted upon after this.
+    pub verify_interval: Duration,
 }
 
 // === impl Target ===
