@@ -100,6 +100,9 @@ pub struct LocalArguments {
     /// Let everybody in who can connect, without a token.
     #[arg(long)]
     pub no_auth: bool,
+    /// Let `/_test/faults` switch faults on, for tests.
+    #[arg(long)]
+    pub allow_faults: bool,
     /// What becomes of instances at the end [default: keep].
     #[arg(long, value_name = "FATE")]
     pub on_exit: Option<Fate>,

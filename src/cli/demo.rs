@@ -75,6 +75,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
         auth: true,
         hello: std::env::current_exe().map_err(Failure::failed)?,
         on_exit: OnExit::Stop,
+        allow_faults: false,
     })
     .await
     .map_err(Failure::failed)?;

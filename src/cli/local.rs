@@ -66,6 +66,7 @@ pub(super) async fn run(arguments: LocalArguments, out: fn(&str)) -> Result<(), 
             None => default_state_dir()?,
         },
         auth: !(arguments.no_auth || file.no_auth.unwrap_or(false)),
+        allow_faults: arguments.allow_faults,
         hello: std::env::current_exe().map_err(Failure::failed)?,
         on_exit,
     };

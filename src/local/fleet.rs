@@ -19,6 +19,7 @@ use super::api::{ApiError, IngressRecord};
 use super::auto_standby::is_eligible;
 use super::connections::ConnectionTable;
 use super::driver::{Driver, Exit, ProcessDriver};
+use super::faults::FaultBox;
 use super::instance::{Instance, Record, State};
 use super::store::{Kind, Store};
 use crate::names::GoDuration;
@@ -46,6 +47,7 @@ pub(super) struct Fleet {
     pub(super) store: Store,
     pub(super) driver: Arc<dyn Driver>,
     pub(super) hello: PathBuf,
+    pub(super) faults: FaultBox,
     pub(super) instances: DashMap<String, Arc<Instance>>,
     /// Held while a name is checked and taken.
     pub(super) naming: Mutex<()>,
@@ -62,6 +64,7 @@ impl Fleet {
     pub(super) async fn load(
         store: Store,
         hello: PathBuf,
+        faults: FaultBox,
         stop: CancellationToken,
     ) -> std::io::Result<Arc<Self>> {
         let tasks = TaskTracker::new();
@@ -77,6 +80,7 @@ impl Fleet {
             store,
             driver,
             hello,
+            faults,
             instances: DashMap::new(),
             naming: Mutex::default(),
             ingresses: std::sync::RwLock::new(ingresses),

@@ -4,10 +4,11 @@
 //! memory was kept. It listens at `HOST` and `PORT`, after `HELLO_LISTEN_DELAY` (a duration, or
 //! `never`).
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -25,6 +26,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::names::GoDuration;
 
+const TICK: Duration = Duration::from_millis(20);
 const MAX_ECHO: usize = 16 * 1024 * 1024;
 
 /// The demo server cannot run.
@@ -42,6 +44,10 @@ struct Memory {
     name: String,
     born: Instant,
     requests: AtomicU64,
+    /// By id, how often `/deliver` was asked.
+    deliveries: Mutex<BTreeMap<String, u64>>,
+    /// The last tick of a clock that stands still while the instance sleeps, and when it last did.
+    clock: Mutex<(Instant, Instant)>,
 }
 
 /// Serves until the process ends. `variable` reads the environment.
@@ -76,12 +82,40 @@ pub async fn run(variable: impl Fn(&'static str) -> Option<String>) -> Result<()
         name: variable("INSTANCE_NAME").unwrap_or("hello".to_owned()),
         born: Instant::now(),
         requests: AtomicU64::new(0),
+        deliveries: Mutex::default(),
+        clock: Mutex::new((Instant::now(), Instant::now())),
     };
-    let served = axum::serve(listener, routes(memory)).into_future().await;
-    served.map_err(failed)
+    let memory = Arc::new(memory);
+    let ticking = async {
+        loop {
+            memory.since_wake();
+            sleep(TICK).await;
+        }
+    };
+    tokio::select! {
+        served = axum::serve(listener, routes(Arc::clone(&memory))).into_future() => {
+            served.map_err(failed)
+        }
+        () = ticking => Ok(()),
+    }
 }
 
-fn routes(memory: Memory) -> Router {
+// === impl Memory ===
+
+impl Memory {
+    /// How long the instance has been awake. A clock that missed several ticks was asleep.
+    fn since_wake(&self) -> Duration {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        let (ticked, woken) = &mut *clock;
+        if ticked.elapsed() > TICK * 4 {
+            *woken = Instant::now();
+        }
+        *ticked = Instant::now();
+        woken.elapsed()
+    }
+}
+
+fn routes(memory: Arc<Memory>) -> Router {
     Router::new()
         .route("/", any(hello))
         .route("/count", get(count))
@@ -91,9 +125,13 @@ fn routes(memory: Memory) -> Router {
         .route("/bytes", get(bytes))
         .route("/sse", get(events))
         .route("/slow", any(slow))
+        .route("/deliver", any(deliver))
+        .route("/deliveries", get(deliveries))
+        .route("/drowsy", any(drowsy))
+        .route("/hold", any(hold))
         .route("/ws", any(websocket))
         .fallback(hello)
-        .with_state(Arc::new(memory))
+        .with_state(memory)
 }
 
 fn duration(query: Option<&str>, name: &str, default: Duration) -> Duration {
@@ -204,6 +242,49 @@ async fn slow(State(memory): State<Arc<Memory>>, RawQuery(query): RawQuery) -> S
     let delay = duration(query.as_deref(), "delay", Duration::from_secs(2));
     sleep(delay).await;
     format!("slept for {}\n", GoDuration::from(delay))
+}
+
+/// Counts `?id=`, reads the body, and answers how often this id has come, after `?delay=`.
+async fn deliver(
+    State(memory): State<Arc<Memory>>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> String {
+    let id = value(query.as_deref(), "id").unwrap_or_default();
+    let count = {
+        let mut deliveries = memory
+            .deliveries
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = deliveries.entry(id).or_default();
+        *count += 1;
+        *count
+    };
+    let mut body = request.into_body();
+    while let Some(Ok(_)) = body.frame().await {}
+    sleep(duration(query.as_deref(), "delay", Duration::ZERO)).await;
+    count.to_string()
+}
+
+/// What `/deliver` has counted.
+async fn deliveries(State(memory): State<Arc<Memory>>) -> Json<BTreeMap<String, u64>> {
+    let deliveries = memory.deliveries.lock();
+    Json(deliveries.unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+/// 503 for `?for=` after each sleep, as of an application that is not itself yet.
+async fn drowsy(State(memory): State<Arc<Memory>>, RawQuery(query): RawQuery) -> Response {
+    let long = duration(query.as_deref(), "for", Duration::from_millis(300));
+    if memory.since_wake() < long {
+        return (StatusCode::SERVICE_UNAVAILABLE, "not yet\n").into_response();
+    }
+    "wide awake\n".into_response()
+}
+
+/// Asks the gateway to keep it awake `?for=`.
+async fn hold(RawQuery(query): RawQuery) -> Response {
+    let long = value(query.as_deref(), "for").unwrap_or("1m".to_owned());
+    ([("x-wakegate-hold", long)], "hold me\n").into_response()
 }
 
 async fn websocket(upgrade: WebSocketUpgrade) -> Response {

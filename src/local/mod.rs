@@ -12,6 +12,7 @@ mod api;
 mod auto_standby;
 mod connections;
 mod driver;
+mod faults;
 mod fleet;
 mod hello;
 mod id;
@@ -23,6 +24,7 @@ mod server;
 mod session;
 mod store;
 
+pub use faults::Faults;
 pub use fleet::{FleetEvent, FleetEvents};
 pub use hello::{HelloError, run as run_hello};
 pub use instance::State;

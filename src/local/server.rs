@@ -12,6 +12,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::api;
+use super::faults::FaultBox;
 use super::fleet::{Fleet, FleetEvents};
 use super::store::{Store, StoreError};
 
@@ -38,6 +39,8 @@ pub struct LocalConfig {
     pub hello: PathBuf,
     /// What becomes of instances at the end.
     pub on_exit: OnExit,
+    /// Whether `/_test/faults` exists.
+    pub allow_faults: bool,
 }
 
 /// The local control plane cannot run.
@@ -103,10 +106,12 @@ impl LocalServer {
             .map_err(state)?;
         let token_path = store.token_path();
         let stop = CancellationToken::new();
-        let fleet = Fleet::load(store, config.hello, stop.clone())
+        let faults = FaultBox::default();
+        let fleet = Fleet::load(store, config.hello, faults.clone(), stop.clone())
             .await
             .map_err(state)?;
-        let router = api::routes(Arc::clone(&fleet), token.clone());
+        let faults = config.allow_faults.then_some(faults);
+        let router = api::routes(Arc::clone(&fleet), token.clone(), faults);
         let on_exit = config.on_exit;
         Ok(Self {
             listener,

@@ -22,8 +22,9 @@ use crate::telemetry::{Metrics, ReleaseReason, WakeKind};
 use crate::upstream::ForwardError;
 use crate::wake::{Asker, Endpoint, Instance, OpenConnection, Ready, Target};
 
-/// How often one request is sent at most, responses that mean "not ready yet" apart.
-const MAX_SENDS: u32 = 3;
+/// How often a request may break the connection that took it: it may be the request that kills the
+/// application.
+const MAX_BREAKS: u32 = 3;
 /// Between two looks at an application that is not ready yet.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -273,9 +274,8 @@ impl<S: Send> Delivery<'_, S> {
             mut slot,
         } = admitted;
         let port = self.route.config().port;
-        let (mut sends, mut pause) = (0, FIRST_PAUSE);
+        let (mut breaks, mut pause) = (0, FIRST_PAUSE);
         loop {
-            sends += 1;
             let copy = carrier.copy(&request);
             let given = ready.connection.take();
             let error = match carrier.send(&ready.endpoint, port, given, request).await {
@@ -285,7 +285,7 @@ impl<S: Send> Delivery<'_, S> {
                         Some(copy) if self.is_not_ready_yet(carrier.status(&response), &ready) => {
                             // The application is still coming up behind its port.
                             drop(response);
-                            (request, sends) = (copy, sends - 1);
+                            request = copy;
                             sleep(pause).await;
                             pause = (pause * 2).min(LONGEST_PAUSE);
                         }
@@ -302,12 +302,13 @@ impl<S: Send> Delivery<'_, S> {
                 }
                 Err(error) => error,
             };
-            tracing::debug!(instance = %self.instance.id(), sends, error = %error_text(&error),
+            breaks += u32::from(matches!(error, ForwardError::Broken(_)));
+            tracing::debug!(instance = %self.instance.id(), breaks, error = %error_text(&error),
                 "not answered");
             if !matches!(error, ForwardError::TimedOut | ForwardError::Nonsense(_)) {
                 self.instance.suspect(&ready.endpoint).await;
             }
-            if sends >= MAX_SENDS || Instant::now() >= self.deadline {
+            if breaks >= MAX_BREAKS || Instant::now() >= self.deadline {
                 return Err(error.given_up().into());
             }
             request = match (error, copy) {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use tokio::sync::{OnceCell, broadcast};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +28,9 @@ use crate::config::{RouteWakeConfig, WakeConfig};
 use crate::hypeman::ControlPlane;
 use crate::names::{InstanceId, InstanceRef, PlaneIndex};
 use crate::telemetry::Metrics;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 type Name = (PlaneIndex, InstanceRef);
 
@@ -46,6 +49,8 @@ pub struct Wakes<P, R: Reach = Tcp> {
     reports: broadcast::Sender<WakeReport>,
     names: DashMap<Name, Arc<OnceCell<Found<R::Stream>>>>,
     instances: DashMap<(PlaneIndex, InstanceId), Arc<Instance<R::Stream>>>,
+    /// What was last in the way of a look-up.
+    trouble: DashMap<PlaneIndex, Fault>,
     tasks: TaskTracker,
 }
 
@@ -85,6 +90,7 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
             reports,
             names,
             instances,
+            trouble: DashMap::new(),
             tasks,
         })
     }
@@ -117,7 +123,7 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
         loop {
             let cell = self.cell(&key);
             let looked = timeout(patience, cell.get_or_try_init(|| self.look_up(&key))).await;
-            let found = looked.map_err(|_| WakeError::TimedOut(WakeStage::Asking))??;
+            let found = looked.map_err(|_| self.why_not_found(plane))??;
             match found {
                 Found::Instance(instance) if !instance.is_forgotten() => {
                     return Ok(Arc::clone(instance));
@@ -130,6 +136,15 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
                         .remove_if(&key, |_, current| Arc::ptr_eq(current, &cell));
                 }
             }
+        }
+    }
+
+    /// What a look-up that took too long is blamed on.
+    fn why_not_found(&self, plane: PlaneIndex) -> WakeError {
+        match self.trouble.get(&plane).map(|trouble| trouble.clone()) {
+            Some(Fault::Unreachable) => WakeError::ControlPlaneDown,
+            Some(Fault::Failed) => WakeError::Failed,
+            _ => WakeError::TimedOut(WakeStage::Asking),
         }
     }
 
@@ -174,7 +189,20 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
             .lines
             .get(usize::from(index.0))
             .ok_or(WakeError::NotFound)?;
-        let answer = match common.line.get(name).await {
+        let mut pause = FIRST_PAUSE;
+        let answer = loop {
+            match common.line.get(name).await {
+                // Its caller's patience ends this.
+                Err(error) if error.is_retryable() => {
+                    tracing::debug!(%name, %error, "cannot look an instance up yet");
+                    self.trouble.insert(*index, fault(&error));
+                    sleep(pause.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                answer => break answer,
+            }
+        };
+        let answer = match answer {
             Ok(answer) => answer,
             Err(error) if error.code() == "ambiguous" => return Err(WakeError::Ambiguous),
             Err(error) => {
@@ -195,6 +223,7 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
                 };
             }
         };
+        self.trouble.remove(index);
         let id = InstanceId::parse(&answer.id).map_err(|_| WakeError::Failed)?;
         let entry = self.instances.entry((*index, id.clone()));
         let entry = entry.or_insert_with(|| {

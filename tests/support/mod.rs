@@ -121,6 +121,7 @@ impl Plane {
             auth: true,
             hello: PathBuf::from(BINARY),
             on_exit: OnExit::Stop,
+            allow_faults: true,
         })
         .await
         .unwrap();

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::header;
-use axum::middleware::Next;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -26,12 +26,13 @@ use subtle::ConstantTimeEq as _;
 pub(super) use error::ApiError;
 pub(super) use ingresses::IngressRecord;
 
+use super::faults::{self, FaultBox};
 use super::fleet::Fleet;
 
 /// Every route. `token`: what a bearer must have; none lets everybody in.
-pub(super) fn routes(fleet: Arc<Fleet>, token: Option<String>) -> Router {
+pub(super) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<FaultBox>) -> Router {
     let token: Option<Arc<str>> = token.map(Into::into);
-    Router::new()
+    let router = Router::new()
         .route("/instances", get(instances::list).post(instances::create))
         .route(
             "/instances/{id}",
@@ -82,11 +83,23 @@ pub(super) fn routes(fleet: Arc<Fleet>, token: Option<String>) -> Router {
             get(ingresses::get).delete(ingresses::delete),
         )
         .route("/capabilities", get(capabilities))
-        .route_layer(axum::middleware::from_fn_with_state(token, authenticate))
+        .with_state(fleet);
+    let router = match faults {
+        None => router,
+        Some(faults) => router
+            .route(
+                "/_test/faults",
+                get(faults::show)
+                    .put(faults::change)
+                    .with_state(faults.clone()),
+            )
+            .route_layer(from_fn_with_state(faults, faults::disturb)),
+    };
+    router
+        .route_layer(from_fn_with_state(token, authenticate))
         .route("/health", get(async || Json(json!({ "status": "ok" }))))
         .fallback(async || ApiError::no_operation())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
-        .with_state(fleet)
 }
 
 async fn authenticate(

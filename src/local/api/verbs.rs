@@ -110,7 +110,9 @@ pub(super) async fn restore(
 ) -> Result<Json<Value>, ApiError> {
     let instance = fleet.resolve(&id).await?;
     to_its_end(&fleet, &instance, |owner, target| async move {
-        owner.restore(&target).await
+        owner.restore(&target).await?;
+        owner.disturb_restored(&target);
+        Ok(())
     })
     .await
 }
