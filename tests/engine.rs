@@ -40,6 +40,7 @@ struct Part {
     /// How long a restore takes.
     restore_takes: Duration,
     after_restore: &'static str,
+    health: Option<&'static str>,
     calls: Vec<&'static str>,
 }
 
@@ -54,6 +55,7 @@ impl Default for Part {
             has_hold: true,
             restore_takes: Duration::ZERO,
             after_restore: "Running",
+            health: None,
             calls: Vec::new(),
         }
     }
@@ -93,6 +95,7 @@ impl Actor {
             "id": part.id, "name": "named", "image": "i", "state": part.state,
             "created_at": "2026-01-01T00:00:00Z", "auto_standby": policy,
             "network": { "enabled": true, "ip": part.ip },
+            "health_status": part.health.map(|status| json!({ "status": status })),
         }))
         .unwrap()
     }
@@ -417,5 +420,71 @@ async fn after_failed_wakes_in_a_row_requests_are_refused_at_once() {
     let refused = get_ready(&instance, stage.port, 60).await.unwrap_err();
     assert!(matches!(refused, WakeError::BreakerOpen(_)), "{refused:?}");
     assert_eq!(stage.actor.count("get"), calls, "nobody was asked");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_wait_as_long_as_wakes_take_is_refused_at_once_and_begins_the_wake() {
+    let stage = Stage::set(WakeConfig::default()).await;
+    stage
+        .actor
+        .play(|part| part.restore_takes = Duration::from_millis(200));
+    let instance = stage.find().await.unwrap();
+    for _ in 0..3 {
+        let woken = get_ready(&instance, stage.port, 5000).await.unwrap();
+        stage.actor.play(|part| part.state = "Standby");
+        instance.suspect(&woken.endpoint).await;
+    }
+    let (restores, asked) = (stage.actor.count("restore"), tokio::time::Instant::now());
+    let refused = get_ready(&instance, stage.port, 100).await.unwrap_err();
+    assert!(matches!(refused, WakeError::TooSlow(_)), "{refused:?}");
+    assert!(asked.elapsed() < Duration::from_millis(100));
+    eventually("the wake has begun all the same", async || {
+        stage.actor.count("restore") > restores
+    })
+    .await;
+    assert!(get_ready(&instance, stage.port, 5000).await.is_ok());
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_port_that_answers_while_the_instance_is_initializing_is_enough_for_a_route_that_says_so()
+{
+    let stage = Stage::set(WakeConfig::default()).await;
+    stage.actor.play(|part| part.after_restore = "Initializing");
+    let instance = stage.find().await.unwrap();
+    let rules = RouteWakeConfig::default();
+    let port = Target {
+        port: stage.port,
+        when: ReadyWhen::Port,
+    };
+    let patience = Duration::from_secs(2);
+    let early = instance.ready(port, &rules, patience, asker()).await;
+    assert!(early.is_ok(), "{early:?}");
+    let late = get_ready(&instance, stage.port, 300).await.unwrap_err();
+    assert_eq!(late, WakeError::TimedOut(WakeStage::Initializing));
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_route_that_wants_health_takes_the_servers_word_for_it() {
+    let stage = Stage::set(WakeConfig::default()).await;
+    stage
+        .actor
+        .play(|part| (part.state, part.health) = ("Running", Some("starting")));
+    let instance = stage.find().await.unwrap();
+    let (rules, patience) = (RouteWakeConfig::default(), Duration::from_millis(400));
+    let healthy = Target {
+        port: stage.port,
+        when: ReadyWhen::Health,
+    };
+    let refused = instance.ready(healthy, &rules, patience, asker()).await;
+    assert_eq!(
+        refused.unwrap_err(),
+        WakeError::TimedOut(WakeStage::Unhealthy)
+    );
+    stage.actor.play(|part| part.health = Some("healthy"));
+    let ready = instance.ready(healthy, &rules, Duration::from_secs(5), asker());
+    assert!(ready.await.is_ok());
     stage.end().await;
 }

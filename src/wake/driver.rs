@@ -455,9 +455,12 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
         if seen.held {
             endpoint.set_hold(Some(seen.asked_at));
         }
-        if !seen.terms.counts && self.renew_at.is_none() {
-            tracing::warn!(instance = %self.instance.id(),
-                "the auto-standby policy ignores the gateway's connections; renewing holds instead");
+        let kept = self.keep_until.is_some();
+        if (kept || !seen.terms.counts) && self.renew_at.is_none() {
+            if !kept {
+                tracing::warn!(instance = %self.instance.id(), "the auto-standby policy ignores the \
+                    gateway's connections; renewing holds instead");
+            }
             self.renew_at = seen.terms.idle_timeout.map(|idle| now + idle / 3);
         }
         self.machine.published(endpoint.epoch());

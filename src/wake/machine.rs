@@ -60,6 +60,8 @@ pub struct Machine {
     attempt: Option<Attempt>,
     /// The epoch that is published and not retired.
     awake: Option<u64>,
+    /// Whether it was Running when it was last seen, and not Initializing.
+    running: bool,
     /// A retired epoch whose connections may still live.
     retired: bool,
     failures: u32,
@@ -119,6 +121,7 @@ impl Machine {
             limits,
             attempt: None,
             awake: None,
+            running: false,
             retired: false,
             failures: 0,
             broken_until: None,
@@ -186,7 +189,12 @@ impl Machine {
             return vec![Effect::Refuse(WakeError::BreakerOpen(until - now))];
         }
         let mut attempt = Attempt::new(deadline, vec![target], start_stopped);
-        if self.awake.is_some() && leased && target.when != ReadyWhen::Health {
+        let known = match target.when {
+            ReadyWhen::Running => self.running,
+            ReadyWhen::Port => true,
+            ReadyWhen::Health => false,
+        };
+        if self.awake.is_some() && leased && known {
             // Awake, and only this port has not been tried yet.
             attempt.step = Step::Probing(target);
             let look = look_at(target, None, now, deadline);
@@ -290,6 +298,7 @@ impl Machine {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
+        self.running = seen.state == InstanceState::Running;
         attempt.trouble = None;
         let fresh = after_verb || attempt.woken && attempt.seen.is_none();
         attempt.seen = Some(seen.clone());

@@ -106,7 +106,12 @@ pub(super) fn see(id: &InstanceId, answer: &Answer, asked_at: Instant) -> Result
     let healthy = answer
         .health_status
         .as_ref()
-        .map(|health| health.status == Health::Healthy);
+        .and_then(|health| match health.status {
+            Health::Healthy => Some(true),
+            Health::Starting | Health::Unhealthy | Health::Unknown => Some(false),
+            // The server checks nothing, or in a way that this version does not know.
+            Health::Disabled | Health::Other(_) => None,
+        });
     Ok(Seen {
         state: answer.state.clone(),
         ip,

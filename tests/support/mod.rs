@@ -184,6 +184,19 @@ impl Plane {
             .unwrap();
     }
 
+    /// Switches faults on, as JSON of `local::Faults`.
+    pub async fn faults(&self, json: &'static str) {
+        let answer = reqwest::Client::new()
+            .put(format!("http://{}/_test/faults", self.address))
+            .bearer_auth(&self.token)
+            .header("content-type", "application/json")
+            .body(json)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200);
+    }
+
     pub async fn state(&self, id: &str) -> InstanceState {
         self.client
             .get_instance(&reference(id))
