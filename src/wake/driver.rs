@@ -22,7 +22,7 @@ use super::lease::{Birth, Endpoint, OpenConnection};
 use super::line::Line;
 use super::machine::{Effect, Event, Fault, Limits, Machine, Seen, Target};
 use super::probe::{Asks, probe};
-use super::questions::{ask, fault, proves_hold, see, settle};
+use super::questions::{ask, fault, overtake, proves_hold, see, settle};
 use super::reach::Reach;
 use super::report::{Books, Reporter};
 use super::slots::{Claim, Slot};
@@ -337,13 +337,21 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
         self.calling = true;
         self.operations.push(
             async move {
-                let answer = match verb {
-                    Verb::Restore => line.restore(&id).await,
-                    Verb::Start => line.start(&id).await,
+                let called = async {
+                    let answer = match verb {
+                        Verb::Restore => line.restore(&id).await,
+                        Verb::Start => line.start(&id).await,
+                    };
+                    see(&id, &answer.map_err(|error| fault(&error))?, asked_at)
+                };
+                // A call that is lost on its way is dropped; one that runs never is.
+                let seen = tokio::select! {
+                    biased;
+                    seen = called => seen,
+                    seen = overtake(&line, &id), if matches!(verb, Verb::Restore) => seen,
                 };
                 drop(slot);
-                let seen = answer.map_err(|error| fault(&error));
-                Done::Verb(seen.and_then(|answer| see(&id, &answer, asked_at)))
+                Done::Verb(seen)
             }
             .boxed(),
         );

@@ -10,13 +10,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::slots::{Claim, Slot, Slots};
 use crate::config::WakeConfig;
 use crate::hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
 use crate::hypeman::{ControlPlane, ControlPlaneError};
 use crate::names::{InstanceId, InstanceRef};
+
+/// How long a question that is quick everywhere is waited for before it is asked again.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One control plane, with what the gateway may ask of it at once.
 pub(super) struct Line<P> {
@@ -65,6 +68,21 @@ impl<P: ControlPlane> Line<P> {
     pub(super) async fn get(&self, name: &InstanceRef) -> Result<Answer, ControlPlaneError> {
         let _permit = self.questions.acquire().await;
         self.note(self.plane.get(name).await)
+    }
+
+    /// The same, and asked once more beside it when it takes long: a lost question must not cost a
+    /// request its time.
+    pub(super) async fn get_surely(&self, name: &InstanceRef) -> Result<Answer, ControlPlaneError> {
+        let first = self.get(name);
+        tokio::pin!(first);
+        if let Ok(answer) = timeout(PATIENCE, first.as_mut()).await {
+            return answer;
+        }
+        tokio::select! {
+            biased;
+            answer = first => answer,
+            answer = self.get(name) => answer,
+        }
     }
 
     /// `None` when the server has no `hold`, which is found out once.

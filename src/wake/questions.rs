@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::lease::LeaseTerms;
 use super::line::Line;
@@ -15,6 +15,10 @@ use crate::hypeman::wire::{AutoStandbyStatus, Health, Instance as Answer, Instan
 use crate::hypeman::{ControlPlane, ControlPlaneError};
 use crate::names::{GoDuration, InstanceId};
 
+/// How long an answer about the state waits for one about the hold.
+const HOLD_PATIENCE: Duration = Duration::from_millis(250);
+/// How often a restore that takes long is looked after.
+const OVERTAKE_LOOK: Duration = Duration::from_secs(2);
 /// How often an Initializing instance is read, beside `wait`, which may be 5 s late (contract B.4).
 const SETTLE_LOOK: Duration = Duration::from_millis(150);
 
@@ -22,18 +26,58 @@ const SETTLE_LOOK: Duration = Duration::from_millis(150);
 pub(super) async fn ask<P: ControlPlane>(line: &Line<P>, id: &InstanceId) -> Result<Seen, Fault> {
     let asked_at = Instant::now();
     let reference = id.to_ref();
-    let (held, answer) = tokio::join!(line.hold(id), line.get(&reference));
+    let (hold, get) = (line.hold(id), line.get_surely(&reference));
+    tokio::pin!(hold, get);
+    // Either may say "asleep" at once; else both are wanted, but no hold is worth much waiting for:
+    // without one the lease rests on our connections.
+    let (held, answer) = tokio::select! {
+        biased;
+        held = hold.as_mut() => match held {
+            Some(Err(error)) if error.code() == "instance_in_standby" => {
+                return Err(Fault::InStandby);
+            }
+            Some(Err(error)) if error.is_unauthorized() => return Err(Fault::Unauthorized),
+            held => (held, get.await),
+        },
+        answer = get.as_mut() => match answer {
+            Ok(answer) if answer.state == InstanceState::Standby => (None, Ok(answer)),
+            answer => (timeout(HOLD_PATIENCE, hold).await.ok().flatten(), answer),
+        },
+    };
+    let seen = see(id, &answer.map_err(|error| fault(&error))?, asked_at)?;
     match held {
         Some(Err(error)) if error.code() == "instance_in_standby" => Err(Fault::InStandby),
         Some(Err(error)) if error.is_unauthorized() => Err(Fault::Unauthorized),
-        // An older server has no hold; another failure leaves the lease to our connections.
-        Some(Err(_)) | None => see(id, &answer.map_err(|e| fault(&e))?, asked_at),
-        Some(Ok(status)) => {
-            let answer = answer.map_err(|e| fault(&e))?;
-            Ok(Seen {
-                held: proves_hold(&status),
-                ..see(id, &answer, asked_at)?
-            })
+        // An older server has no hold.
+        Some(Err(_)) | None => Ok(seen),
+        Some(Ok(status)) => Ok(Seen {
+            held: proves_hold(&status),
+            ..seen
+        }),
+    }
+}
+
+/// Watches a restore that takes long. The server answers no Get behind a running restore (contract
+/// B.4), so an answer means that there is none: the call, or its answer, was lost.
+pub(super) async fn overtake<P: ControlPlane>(
+    line: &Line<P>,
+    id: &InstanceId,
+) -> Result<Seen, Fault> {
+    let reference = id.to_ref();
+    let mut asleep = 0;
+    loop {
+        sleep(OVERTAKE_LOOK).await;
+        let asked_at = Instant::now();
+        let Ok(answer) = line.get(&reference).await else {
+            continue;
+        };
+        match see(id, &answer, asked_at)? {
+            // The second time, so that it was not merely about to begin.
+            seen if seen.state == InstanceState::Standby => asleep += 1,
+            seen => return Ok(seen),
+        }
+        if asleep == 2 {
+            return Err(Fault::Failed);
         }
     }
 }
@@ -68,7 +112,7 @@ pub(super) async fn settle<P: ControlPlane>(
             () = sleep(SETTLE_LOOK) => {}
         }
         let asked_at = Instant::now();
-        match line.get(&reference).await {
+        match line.get_surely(&reference).await {
             Ok(answer) => {
                 let seen = see(id, &answer, asked_at)?;
                 if seen.state != InstanceState::Initializing || asked_at >= until {

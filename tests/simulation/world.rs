@@ -380,6 +380,20 @@ impl World {
     }
 }
 
+/// A restore under way, until its call is over or dropped.
+struct Flight {
+    world: World,
+    id: String,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some(vm) = self.world.0.lock().unwrap().vm(&self.id) {
+            vm.restoring -= 1;
+        }
+    }
+}
+
 impl ControlPlane for World {
     async fn get(&self, name: &InstanceRef) -> Result<Answer, ControlPlaneError> {
         let name = name.as_str();
@@ -404,38 +418,37 @@ impl ControlPlane for World {
                 }
             }
         }
-        let result = self
-            .call("restore", id, |inner| {
-                let (lingers, moves) = (inner.troubles.lingers, inner.troubles.moves);
-                let (lingers, moves) = (inner.chance(lingers), inner.chance(moves));
-                let (boot, listen) = (inner.random.u64(0..800), inner.random.u64(0..800));
-                let ip = inner.new_ip();
-                let vm = inner.vm(id).ok_or_else(|| api(404, "not_found"))?;
-                let now = Instant::now();
-                match vm.state {
-                    "Standby" => {
-                        vm.stretch += 1;
-                        vm.state = if lingers { "Initializing" } else { "Running" };
-                        let late = |ms: u64| match lingers {
-                            true => now + Duration::from_millis(ms),
-                            false => now,
-                        };
-                        (vm.runs_at, vm.listens_at) = (late(boot), late(listen));
-                        (vm.idle_since, vm.held_until) = (now, now + IDLE);
-                        if moves {
-                            vm.ip = ip;
-                        }
+        let _flight = Flight {
+            world: self.clone(),
+            id: id.to_owned(),
+        };
+        self.call("restore", id, |inner| {
+            let (lingers, moves) = (inner.troubles.lingers, inner.troubles.moves);
+            let (lingers, moves) = (inner.chance(lingers), inner.chance(moves));
+            let (boot, listen) = (inner.random.u64(0..800), inner.random.u64(0..800));
+            let ip = inner.new_ip();
+            let vm = inner.vm(id).ok_or_else(|| api(404, "not_found"))?;
+            let now = Instant::now();
+            match vm.state {
+                "Standby" => {
+                    vm.stretch += 1;
+                    vm.state = if lingers { "Initializing" } else { "Running" };
+                    let late = |ms: u64| match lingers {
+                        true => now + Duration::from_millis(ms),
+                        false => now,
+                    };
+                    (vm.runs_at, vm.listens_at) = (late(boot), late(listen));
+                    (vm.idle_since, vm.held_until) = (now, now + IDLE);
+                    if moves {
+                        vm.ip = ip;
                     }
-                    "Running" | "Initializing" => {}
-                    _ => return Err(api(409, "invalid_state")),
                 }
-                inner.answer(id)
-            })
-            .await;
-        if let Some(vm) = self.0.lock().unwrap().vm(id) {
-            vm.restoring -= 1;
-        }
-        result
+                "Running" | "Initializing" => {}
+                _ => return Err(api(409, "invalid_state")),
+            }
+            inner.answer(id)
+        })
+        .await
     }
 
     async fn start(&self, id: &InstanceId) -> Result<Answer, ControlPlaneError> {
