@@ -238,6 +238,11 @@ impl App {
 // === impl AppHandle ===
 
 impl AppHandle {
+    /// Every wake that ends from now on.
+    pub fn wake_reports(&self) -> broadcast::Receiver<WakeReport> {
+        self.gateway.parts().wakes.reports()
+    }
+
     /// New requests use the routes of `config`; everything else must be as it was.
     pub fn reload(&self, config: &Config) -> Result<(), AppError> {
         let old = &self.config;

@@ -151,3 +151,30 @@ fn only_its_owner_spells_a_metric_name_or_reads_the_environment() {
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
+
+#[test]
+fn every_test_that_the_edge_cases_name_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    sources(&root.join("tests"), &mut files);
+    let texts: Vec<String> = files
+        .iter()
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .collect();
+    let table = include_str!("../docs/EDGE_CASES.md");
+    let cells = table
+        .lines()
+        .filter_map(|line| line.strip_suffix(" |")?.rsplit(" | ").next());
+    let names: Vec<&str> = cells
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    assert!(names.len() > 50, "the table was read");
+    for name in names {
+        let definition = format!("fn {name}(");
+        assert!(
+            texts.iter().any(|text| text.contains(&definition)),
+            "no test is called {name}"
+        );
+    }
+}

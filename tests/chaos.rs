@@ -9,6 +9,7 @@
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
+    clippy::disallowed_methods,
     reason = "tests"
 )]
 
@@ -109,7 +110,7 @@ async fn visit(client: Client, tally: Arc<Tally>, stop: Arc<AtomicBool>) {
                 tally.refused_posts.fetch_add(1, Ordering::Relaxed);
             }
             // Its time was over.
-            (_, false) if began.elapsed() >= TIMEOUT - Duration::from_millis(100) => {
+            (_, false) if began.elapsed() + Duration::from_millis(100) >= TIMEOUT => {
                 tally.late.fetch_add(1, Ordering::Relaxed);
             }
             (status, false) => {

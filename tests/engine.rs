@@ -488,3 +488,50 @@ async fn a_route_that_wants_health_takes_the_servers_word_for_it() {
     assert!(ready.await.is_ok());
     stage.end().await;
 }
+
+#[tokio::test]
+async fn a_connection_that_falls_silent_because_its_instance_sleeps_is_cut() {
+    let config = WakeConfig {
+        stall_timeout: Duration::from_millis(100),
+        ..WakeConfig::default()
+    };
+    let stage = Stage::set(config).await;
+    let instance = stage.find().await.unwrap();
+    let ready = get_ready(&instance, stage.port, 1000).await.unwrap();
+    // By hand, without a FIN or RST; our connection is open and hears nothing.
+    stage.actor.play(|part| part.state = "Standby");
+    eventually("the silence is asked about", async || {
+        ready.endpoint.severed().is_cancelled()
+    })
+    .await;
+    assert_eq!(stage.actor.count("restore"), 1, "nobody wanted it awake");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn no_more_instances_are_restored_at_once_than_the_control_plane_is_to_bear() {
+    let config = WakeConfig {
+        max_concurrent: 1,
+        ..WakeConfig::default()
+    };
+    let stage = Stage::set(config).await;
+    stage
+        .actor
+        .play(|part| part.restore_takes = Duration::from_millis(400));
+    let first = stage.find().await.unwrap();
+    stage.actor.play(|part| part.id = "two");
+    let name = reference("second");
+    let second = stage
+        .wakes
+        .find(PlaneIndex(0), &name, Duration::from_secs(5));
+    let second = second.await.unwrap();
+    stage.actor.play(|part| part.id = "one");
+    let (one, two) = tokio::join!(
+        get_ready(&first, stage.port, 5000),
+        get_ready(&second, stage.port, 200)
+    );
+    assert!(one.is_ok(), "{one:?}");
+    assert_eq!(two.unwrap_err(), WakeError::NoSlot);
+    assert_eq!(stage.actor.count("restore"), 1);
+    stage.end().await;
+}

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use wakegate::app::{App, AppHandle};
@@ -37,6 +37,7 @@ use wakegate::hypeman::wire::{
 use wakegate::local::{LocalConfig, LocalServer, OnExit};
 use wakegate::names::{GoDuration, InstanceRef};
 use wakegate::telemetry::{AccessSink, Metrics};
+use wakegate::wake::WakeReport;
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_wakegate");
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -274,6 +275,11 @@ impl Gateway {
             stop: Some(stop),
             task,
         }
+    }
+
+    /// Every wake that ends from now on.
+    pub fn reports(&self) -> broadcast::Receiver<WakeReport> {
+        self.handle.wake_reports()
     }
 
     /// Begins the drain.

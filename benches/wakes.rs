@@ -1,0 +1,283 @@
+//! What a wake costs beyond the control plane's and the guest's own work, and what a crowd costs.
+//!
+//! `cargo bench --bench wakes`, about two minutes. Absolute times are this machine's; what counts is
+//! the difference to a bare client that makes the same calls by hand, in the same run.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a benchmark"
+)]
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use support::{Gateway, Plane, Program, Wanted, eventually, reference, spawn};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use wakegate::hypeman::wire::InstanceState;
+
+const SLEEPERS: usize = 40;
+const ROUNDS: usize = 10;
+const CROWD: usize = 5000;
+const FLEET: usize = 500;
+
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        overhead().await;
+        crowd().await;
+        fleet().await;
+    });
+}
+
+fn percentile(times: &mut [Duration], percent: usize) -> f64 {
+    times.sort_unstable();
+    let index = (times.len() * percent / 100).min(times.len() - 1);
+    times[index].as_secs_f64() * 1e3
+}
+
+fn line(what: &str, times: &mut [Duration]) {
+    println!(
+        "  {what:<34} p50 {:>7.2} ms   p99 {:>7.2} ms",
+        percentile(times, 50),
+        percentile(times, 99)
+    );
+}
+
+/// One request on its own connection: the time to the response's end.
+async fn get(address: SocketAddr, host: &str) -> Duration {
+    let began = Instant::now();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    began.elapsed()
+}
+
+async fn asleep(plane: &Plane, ids: &[String]) {
+    for id in ids {
+        eventually("it has fallen asleep by itself", async || {
+            plane.state(id).await == InstanceState::Standby
+        })
+        .await;
+    }
+}
+
+/// Wakes by the gateway and by hand, in turn, on the same instances.
+async fn overhead() {
+    let plane = Plane::start().await;
+    let (mut ids, mut ips) = (Vec::new(), Vec::new());
+    for number in 0..SLEEPERS {
+        let wanted = Wanted::hello(&format!("s{number}")).idle(Duration::from_secs(1));
+        let instance = plane.listening(wanted).await;
+        ips.push(instance.network.unwrap().ip.unwrap());
+        ids.push(instance.id);
+    }
+    let gateway = Gateway::start(&plane, "").await;
+    let mut reports = gateway.reports();
+    let (mut by_gateway, mut by_hand, mut restores) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut added, mut warm) = (Vec::new(), Vec::new());
+    let mut phases: std::collections::BTreeMap<&str, Vec<Duration>> =
+        std::collections::BTreeMap::new();
+    for round in 0..ROUNDS * 2 {
+        asleep(&plane, &ids).await;
+        for number in 0..SLEEPERS {
+            let host = format!("s{number}.test");
+            if round % 2 == 1 {
+                let began = Instant::now();
+                let id = wakegate::names::InstanceId::parse(&ids[number]).unwrap();
+                wakegate::hypeman::ControlPlane::restore(&plane.client, &id)
+                    .await
+                    .unwrap();
+                restores.push(began.elapsed());
+                let direct: SocketAddr = format!("{}:8080", ips[number]).parse().unwrap();
+                get(direct, &host).await;
+                by_hand.push(began.elapsed());
+                continue;
+            }
+            let took = get(gateway.address, &host).await;
+            let report = reports.recv().await.unwrap();
+            // A first round looks the name up, too.
+            if round > 0 {
+                by_gateway.push(took);
+                let mut work = Duration::ZERO;
+                for (stage, time) in report.phases.iter() {
+                    phases.entry(stage.as_str()).or_default().push(time);
+                    if stage.as_str() == "restoring" {
+                        work += time;
+                    }
+                }
+                let again = get(gateway.address, &host).await;
+                warm.push(again);
+                added.push(took.saturating_sub(work).saturating_sub(again));
+            }
+        }
+    }
+    println!("A wake, {} times, of the process driver:", by_gateway.len());
+    line("by hand: restore, connect, request", &mut by_hand);
+    line("  of it the restore call", &mut restores);
+    line("by the gateway", &mut by_gateway);
+    for (stage, times) in &mut phases {
+        line(&format!("  of it {stage}"), times);
+    }
+    line("a warm request by the gateway", &mut warm);
+    line("added to restore and request", &mut added);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+/// A gateway in a process of its own, so that its memory can be told from its clients'.
+fn gateway(plane: &Plane, keys: &str) -> (Program, SocketAddr, SocketAddr, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    std::fs::write(&key, &plane.token).unwrap();
+    let config = format!(
+        "[server]\nmax_connections = 20000\n[log]\naccess = \"off\"\nlevel = \"warn,wakegate::cli=info\"\nformat = \"json\"\n\
+         [admin]\naddress = \"127.0.0.1:0\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+         [[hypeman]]\nurl = \"http://{}\"\napi_key_file = \"{}\"\n\
+         [[route]]\nhost = \"{{i}}.test\"\ninstance = \"{{i}}\"\n{keys}\n",
+        plane.address,
+        key.display()
+    );
+    let file = dir.path().join("wakegate.toml");
+    std::fs::write(&file, config).unwrap();
+    let mut program = Program::start(&["serve", "-c", file.to_str().unwrap()]);
+    let lines = BufReader::new(program.0.stderr.take().unwrap()).lines();
+    let mut addresses = lines.map_while(Result::ok).filter_map(|line| {
+        let event: serde_json::Value = serde_json::from_str(&line).ok()?;
+        event["fields"]["address"].as_str()?.parse().ok()
+    });
+    let (data, admin) = (addresses.next().unwrap(), addresses.next().unwrap());
+    // What it says later must not fill the pipe.
+    std::thread::spawn(move || addresses.for_each(drop));
+    (program, data, admin, dir)
+}
+
+fn resident(pid: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse::<usize>()
+        .unwrap()
+        * 1024
+}
+
+async fn metric(admin: SocketAddr, name: &str) -> f64 {
+    let page = reqwest::get(format!("http://{admin}/metrics"))
+        .await
+        .unwrap();
+    let page = page.text().await.unwrap();
+    let line = page
+        .lines()
+        .find(|line| line.split(' ').next() == Some(name));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+        .unwrap_or(0.0)
+}
+
+/// Many requests held at once for one instance.
+async fn crowd() {
+    let plane = Plane::start().await;
+    plane.asleep(Wanted::hello("crowd")).await;
+    sleep(Duration::from_millis(300)).await;
+    let keys = "wake = { ready = \"health\", health_path = \"/drowsy?for=6s\" }";
+    let (program, data, admin, _dir) = gateway(&plane, keys);
+    let mut streams = Vec::new();
+    for _ in 0..CROWD {
+        streams.push(TcpStream::connect(data).await.unwrap());
+    }
+    let open = "wakegate_downstream_connections";
+    eventually("all are connected", async || {
+        metric(admin, open).await as usize >= CROWD
+    })
+    .await;
+    let before = resident(program.0.id());
+    let mut clients = JoinSet::new();
+    for mut stream in streams {
+        clients.spawn(async move {
+            let request = b"GET / HTTP/1.1\r\nhost: crowd.test\r\nuser-agent: bench\r\n\
+                            accept: */*\r\nconnection: close\r\n\r\n";
+            stream.write_all(request).await.unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            answer.starts_with(b"HTTP/1.1 200")
+        });
+    }
+    let held = "wakegate_held_requests";
+    eventually("all are held", async || {
+        metric(admin, held).await as usize == CROWD
+    })
+    .await;
+    let during = resident(program.0.id());
+    let answered = clients
+        .join_all()
+        .await
+        .into_iter()
+        .filter(|fine| *fine)
+        .count();
+    let restores = metric(admin, "wakegate_restore_calls_total").await;
+    println!(
+        "{CROWD} requests held at once for one instance: {:.1} KiB each beyond its connection; \
+         {answered} answered, {restores} restore",
+        (during.saturating_sub(before)) as f64 / CROWD as f64 / 1024.0,
+    );
+    assert_eq!((answered, restores as usize), (CROWD, 1));
+    drop(program);
+    plane.stop().await;
+}
+
+/// Many instances woken at once.
+async fn fleet() {
+    let plane = Plane::start().await;
+    let mut made = JoinSet::new();
+    let plane = std::sync::Arc::new(plane);
+    let permits = std::sync::Arc::new(tokio::sync::Semaphore::new(16));
+    for number in 0..FLEET {
+        let (plane, permits) = (plane.clone(), permits.clone());
+        made.spawn(async move {
+            let _permit = permits.acquire().await.unwrap();
+            let instance = plane.running(Wanted::hello(&format!("f{number}"))).await;
+            let id = reference(&instance.id);
+            plane.client.standby_instance(&id, None).await.unwrap();
+        });
+    }
+    made.join_all().await;
+    let (program, data, admin, _dir) = gateway(&plane, "");
+    let began = Instant::now();
+    let visits: Vec<_> = (0..FLEET)
+        .map(|number| spawn(async move { get(data, &format!("f{number}.test")).await }))
+        .collect();
+    let mut times = Vec::new();
+    for visit in visits {
+        times.push(visit.await.unwrap());
+    }
+    let restores = metric(admin, "wakegate_restore_calls_total").await;
+    println!(
+        "{FLEET} instances woken at once, 16 at a time: {} answered within {:.2} s, {restores} restores",
+        times.len(),
+        began.elapsed().as_secs_f64()
+    );
+    assert_eq!(restores as usize, FLEET);
+    drop(program);
+    std::sync::Arc::into_inner(plane).unwrap().stop().await;
+}
