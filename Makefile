@@ -1,20 +1,27 @@
 # The entry points; CI runs `make test`.
-.PHONY: test lint fmt doc deny bench bench-proxies demo clean
+.PHONY: test chaos lint fmt doc deny bench bench-proxies demo clean
 
-# Every test, once. Needs cargo, python3 with venv, and the crates.io and PyPI registries.
+# Every test, once. Needs cargo, and the crates.io, PyPI and Debian registries.
 test: packages
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
-	cargo test --locked
+	SIMULATION_HISTORIES=100000 cargo test --locked
+
+# Minutes of everything at once over real sockets, with a killed control plane in the middle.
+chaos:
+	cargo test --release --locked --test chaos -- --ignored --nocapture
 
 lint: packages
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items --locked
 
-# The SDK test makes a virtual environment, for which Debian has a package of its own.
+# The SDK test makes a virtual environment, for which Debian has a package of its own; the waiting
+# page is looked at in Chromium.
 .PHONY: packages
 packages:
+	@command -v chromedriver >/dev/null \
+		|| (apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver)
 	@python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null \
 		|| (apt-get update && apt-get install -y --no-install-recommends python3 python3-venv)
 

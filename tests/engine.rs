@@ -32,6 +32,7 @@ use wakegate::wake::{Asker, Instance, Ready, Target, Tcp, WakeError, WakeStage, 
 #[derive(Debug)]
 struct Part {
     id: &'static str,
+    name: &'static str,
     state: &'static str,
     ip: &'static str,
     idle: Option<&'static str>,
@@ -48,6 +49,7 @@ impl Default for Part {
     fn default() -> Self {
         Self {
             id: "one",
+            name: "named",
             state: "Standby",
             ip: "127.0.0.1",
             idle: Some("10s"),
@@ -92,7 +94,7 @@ impl Actor {
             json!({ "enabled": true, "idle_timeout": idle, "ignore_source_cidrs": part.ignore })
         });
         serde_json::from_value(json!({
-            "id": part.id, "name": "named", "image": "i", "state": part.state,
+            "id": part.id, "name": part.name, "image": "i", "state": part.state,
             "created_at": "2026-01-01T00:00:00Z", "auto_standby": policy,
             "network": { "enabled": true, "ip": part.ip },
             "health_status": part.health.map(|status| json!({ "status": status })),
@@ -519,13 +521,17 @@ async fn no_more_instances_are_restored_at_once_than_the_control_plane_is_to_bea
         .actor
         .play(|part| part.restore_takes = Duration::from_millis(400));
     let first = stage.find().await.unwrap();
-    stage.actor.play(|part| part.id = "two");
+    stage
+        .actor
+        .play(|part| (part.id, part.name) = ("two", "second"));
     let name = reference("second");
     let second = stage
         .wakes
         .find(PlaneIndex(0), &name, Duration::from_secs(5));
     let second = second.await.unwrap();
-    stage.actor.play(|part| part.id = "one");
+    stage
+        .actor
+        .play(|part| (part.id, part.name) = ("one", "named"));
     let (one, two) = tokio::join!(
         get_ready(&first, stage.port, 5000),
         get_ready(&second, stage.port, 200)
@@ -533,5 +539,21 @@ async fn no_more_instances_are_restored_at_once_than_the_control_plane_is_to_bea
     assert!(one.is_ok(), "{one:?}");
     assert_eq!(two.unwrap_err(), WakeError::NoSlot);
     assert_eq!(stage.actor.count("restore"), 1);
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_name_that_another_instance_has_now_is_looked_up_anew() {
+    let stage = Stage::set(WakeConfig::default()).await;
+    let before = stage.find().await.unwrap();
+    let ready = get_ready(&before, stage.port, 1000).await.unwrap();
+    // The same instance, renamed; the gateway learns that when it asks next.
+    stage.actor.play(|part| part.name = "renamed");
+    before.suspect(&ready.endpoint).await;
+    get_ready(&before, stage.port, 1000).await.unwrap();
+    stage
+        .actor
+        .play(|part| (part.id, part.name) = ("two", "named"));
+    assert_eq!(stage.find().await.unwrap().id().as_str(), "two");
     stage.end().await;
 }

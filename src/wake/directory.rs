@@ -3,7 +3,7 @@
 //! Guarantees: an instance has one entry and one task, whatever names lead to it (the key is its
 //! id); a name is looked up once for everybody who asks at the same time; an unknown name is
 //! remembered for a short time and in bounded number, so that scanning names costs the control plane
-//! little; a name whose instance is gone is looked up anew.
+//! little; a name whose instance is gone, or is called otherwise now, is looked up anew.
 
 use std::fmt;
 use std::sync::Arc;
@@ -125,7 +125,9 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
             let looked = timeout(patience, cell.get_or_try_init(|| self.look_up(&key))).await;
             let found = looked.map_err(|_| self.why_not_found(plane))??;
             match found {
-                Found::Instance(instance) if !instance.is_forgotten() => {
+                Found::Instance(instance)
+                    if !instance.is_forgotten() && instance.is_called(name.as_str()) =>
+                {
                     return Ok(Arc::clone(instance));
                 }
                 Found::Nothing { until } if *until > Instant::now() => {

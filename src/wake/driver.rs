@@ -96,7 +96,7 @@ pub(super) fn instance<P: ControlPlane, R: Reach>(
     impl Future<Output = ()> + Send + 'static,
 ) {
     let first_seen = see(&id, first, Instant::now()).ok();
-    let (instance, asked) = Instance::new(id);
+    let (instance, asked) = Instance::new(id, &first.name);
     let limits = Limits {
         breaker_failures: common.config.breaker_failures,
         breaker_max_delay: common.config.breaker_max_delay,
@@ -433,6 +433,7 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
 
     fn publish(&mut self, seen: &Seen, fresh: bool) {
         let Some(ip) = seen.ip else { return };
+        self.instance.set_name(&seen.name);
         let now = Instant::now();
         let same = self
             .endpoint

@@ -64,6 +64,8 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Instance<S = TcpStream> {
     id: InstanceId,
+    /// As the control plane last said.
+    name: ArcSwap<Arc<str>>,
     pub(super) awake: ArcSwapOption<Endpoint>,
     questions: mpsc::Sender<Question<S>>,
     pub(super) progress: ArcSwapOption<Progress>,
@@ -94,10 +96,11 @@ pub(super) enum Question<S> {
 // === impl Instance ===
 
 impl<S> Instance<S> {
-    pub(super) fn new(id: InstanceId) -> (Arc<Self>, mpsc::Receiver<Question<S>>) {
+    pub(super) fn new(id: InstanceId, name: &str) -> (Arc<Self>, mpsc::Receiver<Question<S>>) {
         let (questions, asked) = mpsc::channel(QUESTIONS);
         let instance = Self {
             id,
+            name: ArcSwap::from_pointee(name.into()),
             awake: ArcSwapOption::empty(),
             questions,
             progress: ArcSwapOption::empty(),
@@ -110,6 +113,17 @@ impl<S> Instance<S> {
     /// Its full id.
     pub fn id(&self) -> &InstanceId {
         &self.id
+    }
+
+    /// Whether this name, id or id prefix still means this instance.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        ***self.name.load() == *name || self.id.as_str().starts_with(name)
+    }
+
+    pub(super) fn set_name(&self, name: &Arc<str>) {
+        if **self.name.load() != *name {
+            self.name.store(Arc::new(Arc::clone(name)));
+        }
     }
 
     pub(super) fn is_forgotten(&self) -> bool {

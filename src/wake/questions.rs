@@ -157,6 +157,7 @@ pub(super) fn see(id: &InstanceId, answer: &Answer, asked_at: Instant) -> Result
             Health::Disabled | Health::Other(_) => None,
         });
     Ok(Seen {
+        name: answer.name.as_str().into(),
         state: answer.state.clone(),
         ip,
         terms,

@@ -26,6 +26,7 @@ fn terms() -> LeaseTerms {
 fn seen(now: Instant, state: InstanceState) -> Seen {
     let ip = Some(IpAddr::from([127, 0, 0, 1]));
     Seen {
+        name: "a".into(),
         state,
         ip,
         terms: terms(),

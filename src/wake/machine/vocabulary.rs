@@ -1,6 +1,7 @@
 //! What the machine hears and says.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -22,6 +23,8 @@ pub struct Target {
 /// What the control plane says about the instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
+    /// Its name, which may have changed.
+    pub name: Arc<str>,
     /// Its state.
     pub state: InstanceState,
     /// Its address.
