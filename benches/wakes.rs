@@ -17,19 +17,20 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::io::{BufRead as _, BufReader};
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use support::{Gateway, Plane, Program, Wanted, eventually, reference, spawn};
+use support::{Plane, Program, Wanted, eventually, reference, spawn};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use wakegate::hypeman::wire::InstanceState;
 
-const SLEEPERS: usize = 40;
-const ROUNDS: usize = 10;
+const SLEEPERS: usize = 8;
+const ROUNDS: usize = 20;
 const CROWD: usize = 5000;
 const FLEET: usize = 500;
 
@@ -56,21 +57,49 @@ fn line(what: &str, times: &mut [Duration]) {
     );
 }
 
-/// One request on its own connection: the time to the response's end.
-async fn get(address: SocketAddr, host: &str) -> Duration {
-    let began = Instant::now();
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    assert!(
-        answer.starts_with(b"HTTP/1.1 200"),
-        "{}",
-        String::from_utf8_lossy(&answer)
-    );
-    began.elapsed()
+/// One request on its own connection, on a thread of its own: the time to the response's end.
+async fn get(address: SocketAddr, host: String) -> Duration {
+    let visit = move || {
+        let began = Instant::now();
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        began.elapsed()
+    };
+    tokio::task::spawn_blocking(visit).await.unwrap()
+}
+
+/// The same calls by a bare client: restore on a connection that is there, then the request on a
+/// new one.
+async fn by_hand(
+    plane: &Plane,
+    id: &str,
+    direct: SocketAddr,
+    host: String,
+) -> (Duration, Duration) {
+    let (address, token, id) = (plane.address, plane.token.clone(), id.to_owned());
+    let restore = move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+        let began = Instant::now();
+        let request = format!(
+            "POST /instances/{id}/restore HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\
+             content-length: 0\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+        began.elapsed()
+    };
+    let restored = tokio::task::spawn_blocking(restore).await.unwrap();
+    (restored, get(direct, host).await)
 }
 
 async fn asleep(plane: &Plane, ids: &[String]) {
@@ -92,56 +121,67 @@ async fn overhead() {
         ips.push(instance.network.unwrap().ip.unwrap());
         ids.push(instance.id);
     }
-    let gateway = Gateway::start(&plane, "").await;
-    let mut reports = gateway.reports();
-    let (mut by_gateway, mut by_hand, mut restores) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut added, mut warm) = (Vec::new(), Vec::new());
-    let mut phases: std::collections::BTreeMap<&str, Vec<Duration>> =
-        std::collections::BTreeMap::new();
+    let (program, data, admin, _dir) = gateway(&plane, "");
+    let (mut by_gateway, mut hand, mut restores) = (Vec::new(), Vec::new(), Vec::new());
+    let mut requests = Vec::new();
+    let (mut warm, mut theirs) = (Vec::new(), Vec::new());
+    let mut phases: BTreeMap<String, Vec<Duration>> = BTreeMap::new();
     for round in 0..ROUNDS * 2 {
+        // Nothing else is going on while a wake is measured.
+        sleep(Duration::from_millis(1500)).await;
         asleep(&plane, &ids).await;
         for number in 0..SLEEPERS {
             let host = format!("s{number}.test");
             if round % 2 == 1 {
-                let began = Instant::now();
-                let id = wakegate::names::InstanceId::parse(&ids[number]).unwrap();
-                wakegate::hypeman::ControlPlane::restore(&plane.client, &id)
-                    .await
-                    .unwrap();
-                restores.push(began.elapsed());
                 let direct: SocketAddr = format!("{}:8080", ips[number]).parse().unwrap();
-                get(direct, &host).await;
-                by_hand.push(began.elapsed());
+                let (restore, request) = by_hand(&plane, &ids[number], direct, host).await;
+                restores.push(restore);
+                requests.push(request);
+                hand.push(restore + request);
                 continue;
             }
-            let took = get(gateway.address, &host).await;
-            let report = reports.recv().await.unwrap();
-            // A first round looks the name up, too.
-            if round > 0 {
-                by_gateway.push(took);
-                let mut work = Duration::ZERO;
-                for (stage, time) in report.phases.iter() {
-                    phases.entry(stage.as_str()).or_default().push(time);
-                    if stage.as_str() == "restoring" {
-                        work += time;
-                    }
-                }
-                let again = get(gateway.address, &host).await;
-                warm.push(again);
-                added.push(took.saturating_sub(work).saturating_sub(again));
+            let took = get(data, host.clone()).await;
+            let again = get(data, host).await;
+            let ledger = reqwest::get(format!("http://{admin}/api/wakes"))
+                .await
+                .unwrap();
+            let ledger: serde_json::Value = ledger.json().await.unwrap();
+            let wake = ledger[0]["phases_ms"].as_object().unwrap().clone();
+            // The first round looks the names up, too.
+            if round == 0 {
+                continue;
             }
+            let ms =
+                |value: &serde_json::Value| Duration::from_secs_f64(value.as_f64().unwrap() / 1e3);
+            let work: Duration = wake.values().map(ms).sum();
+            for (stage, time) in &wake {
+                phases.entry(stage.clone()).or_default().push(ms(time));
+            }
+            by_gateway.push(took);
+            warm.push(again);
+            theirs.push(work);
         }
     }
-    println!("A wake, {} times, of the process driver:", by_gateway.len());
-    line("by hand: restore, connect, request", &mut by_hand);
+    println!(
+        "A wake, {} times each way, of the process driver:",
+        by_gateway.len()
+    );
+    line("by hand: restore, connect, request", &mut hand);
     line("  of it the restore call", &mut restores);
+    line("  of it the request", &mut requests);
     line("by the gateway", &mut by_gateway);
     for (stage, times) in &mut phases {
         line(&format!("  of it {stage}"), times);
     }
+    line("  of it all phases together", &mut theirs);
     line("a warm request by the gateway", &mut warm);
-    line("added to restore and request", &mut added);
-    gateway.stop().await;
+    println!(
+        "  added by the gateway: p50 {:.2} ms, p90 {:.2} ms, p99 {:.2} ms",
+        percentile(&mut by_gateway, 50) - percentile(&mut hand, 50),
+        percentile(&mut by_gateway, 90) - percentile(&mut hand, 90),
+        percentile(&mut by_gateway, 99) - percentile(&mut hand, 99),
+    );
+    drop(program);
     plane.stop().await;
 }
 
@@ -164,7 +204,7 @@ fn gateway(plane: &Plane, keys: &str) -> (Program, SocketAddr, SocketAddr, tempf
     let lines = BufReader::new(program.0.stderr.take().unwrap()).lines();
     let mut addresses = lines.map_while(Result::ok).filter_map(|line| {
         let event: serde_json::Value = serde_json::from_str(&line).ok()?;
-        event["fields"]["address"].as_str()?.parse().ok()
+        event["address"].as_str()?.parse().ok()
     });
     let (data, admin) = (addresses.next().unwrap(), addresses.next().unwrap());
     // What it says later must not fill the pipe.
@@ -265,7 +305,7 @@ async fn fleet() {
     let (program, data, admin, _dir) = gateway(&plane, "");
     let began = Instant::now();
     let visits: Vec<_> = (0..FLEET)
-        .map(|number| spawn(async move { get(data, &format!("f{number}.test")).await }))
+        .map(|number| spawn(async move { get(data, format!("f{number}.test")).await }))
         .collect();
     let mut times = Vec::new();
     for visit in visits {

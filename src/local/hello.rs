@@ -22,11 +22,13 @@ use futures_util::stream;
 use http_body_util::BodyExt as _;
 use serde_json::json;
 use tokio::net::TcpSocket;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use crate::names::GoDuration;
 
-const TICK: Duration = Duration::from_millis(20);
+/// On Linux (signal(7)).
+const SIGCONT: i32 = 18;
 const MAX_ECHO: usize = 16 * 1024 * 1024;
 
 /// The demo server cannot run.
@@ -46,8 +48,8 @@ struct Memory {
     requests: AtomicU64,
     /// By id, how often `/deliver` was asked.
     deliveries: Mutex<BTreeMap<String, u64>>,
-    /// The last tick of a clock that stands still while the instance sleeps, and when it last did.
-    clock: Mutex<(Instant, Instant)>,
+    /// When it was last continued, as the process driver wakes it.
+    woken: Mutex<Instant>,
 }
 
 /// Serves until the process ends. `variable` reads the environment.
@@ -83,34 +85,29 @@ pub async fn run(variable: impl Fn(&'static str) -> Option<String>) -> Result<()
         born: Instant::now(),
         requests: AtomicU64::new(0),
         deliveries: Mutex::default(),
-        clock: Mutex::new((Instant::now(), Instant::now())),
+        woken: Mutex::new(Instant::now()),
     };
     let memory = Arc::new(memory);
-    let ticking = async {
-        loop {
-            memory.since_wake();
-            sleep(TICK).await;
+    let mut continued = signal(SignalKind::from_raw(SIGCONT)).map_err(failed)?;
+    let waking = async {
+        while continued.recv().await.is_some() {
+            *memory.woken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
     };
     tokio::select! {
         served = axum::serve(listener, routes(Arc::clone(&memory))).into_future() => {
             served.map_err(failed)
         }
-        () = ticking => Ok(()),
+        () = waking => Ok(()),
     }
 }
 
 // === impl Memory ===
 
 impl Memory {
-    /// How long the instance has been awake. A clock that missed several ticks was asleep.
+    /// How long the instance has been awake.
     fn since_wake(&self) -> Duration {
-        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        let (ticked, woken) = &mut *clock;
-        if ticked.elapsed() > TICK * 4 {
-            *woken = Instant::now();
-        }
-        *ticked = Instant::now();
+        let woken = self.woken.lock().unwrap_or_else(PoisonError::into_inner);
         woken.elapsed()
     }
 }
