@@ -37,9 +37,23 @@ const FLEET: usize = 500;
 fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        overhead().await;
-        crowd().await;
-        fleet().await;
+        // `cargo bench --bench wakes -- fleet` measures only that.
+        let chosen = |name: &str| {
+            let named: Vec<String> = std::env::args()
+                .skip(1)
+                .filter(|a| a != "--bench")
+                .collect();
+            named.is_empty() || named.iter().any(|wanted| wanted == name)
+        };
+        if chosen("overhead") {
+            overhead().await;
+        }
+        if chosen("crowd") {
+            crowd().await;
+        }
+        if chosen("fleet") {
+            fleet().await;
+        }
     });
 }
 
@@ -83,10 +97,10 @@ async fn by_hand(
     host: String,
 ) -> (Duration, Duration) {
     let (address, token, id) = (plane.address, plane.token.clone(), id.to_owned());
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    sleep(Duration::from_millis(5)).await;
     let restore = move || {
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        std::thread::sleep(Duration::from_millis(5));
         let began = Instant::now();
         let request = format!(
             "POST /instances/{id}/restore HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\
@@ -302,7 +316,7 @@ async fn fleet() {
         });
     }
     made.join_all().await;
-    let (program, data, admin, _dir) = gateway(&plane, "");
+    let (program, data, admin, _dir) = gateway(&plane, "wake = { timeout = \"2m\" }");
     let began = Instant::now();
     let visits: Vec<_> = (0..FLEET)
         .map(|number| spawn(async move { get(data, format!("f{number}.test")).await }))

@@ -32,6 +32,9 @@ use crate::hypeman::wire::Instance as Answer;
 use crate::names::{ClientNetwork, InstanceId};
 use crate::telemetry::{ShedReason, WakeKind, WakeOutcome};
 
+/// How long after a wake its hold is placed.
+const FIRST_HOLD: Duration = Duration::from_millis(50);
+
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
 struct Waiter<S> {
@@ -81,6 +84,8 @@ struct Driver<P, R: Reach> {
     calling: bool,
     /// When to renew a hold, and until when the application wants to stay awake.
     renew_at: Option<Instant>,
+    /// The next renewal is the hold after a wake.
+    first_hold: bool,
     keep_until: Option<Instant>,
     /// When to look for silent connections.
     look_at: Option<Instant>,
@@ -114,6 +119,7 @@ pub(super) fn instance<P: ControlPlane, R: Reach>(
         queued: false,
         calling: false,
         renew_at: None,
+        first_hold: false,
         keep_until: None,
         look_at: None,
         common,
@@ -287,7 +293,15 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
                 let paused = sleep(jittered).map(|()| Done::Event(Event::PauseOver));
                 self.operations.push(paused.boxed());
             }
-            Effect::Hold => self.hold(),
+            // Its call must not compete with the first request for the host; the restore itself
+            // gives a whole idle timeout (contract B.5).
+            Effect::Hold => {
+                let idle = self.endpoint.as_ref().and_then(Endpoint::idle_timeout);
+                let pause = idle.map_or(FIRST_HOLD, |idle| (idle / 10).min(FIRST_HOLD));
+                let at = Instant::now() + pause;
+                self.renew_at = Some(self.renew_at.map_or(at, |planned| planned.min(at)));
+                self.first_hold = true;
+            }
             Effect::Publish { seen, fresh } => self.publish(&seen, fresh),
             Effect::Grant { target, woken } => self.grant(target, woken),
             Effect::Retire => self.retire(),
@@ -409,7 +423,10 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
             return;
         };
         let kept = self.keep_until.is_some();
-        if kept || !endpoint.counts() && endpoint.open_connections() > 0 {
+        if std::mem::take(&mut self.first_hold)
+            || kept
+            || !endpoint.counts() && endpoint.open_connections() > 0
+        {
             self.hold();
         }
         if kept || !endpoint.counts() {
