@@ -118,7 +118,10 @@ async fn each_request_leaves_one_line_and_one_count_and_no_query() {
 async fn every_documented_metric_exists_and_every_metric_is_documented() {
     let plane = Plane::start().await;
     plane.asleep(Wanted::hello("counted")).await;
-    let gateway = Gateway::start(&plane, "").await;
+    let shut = "[[route]]\nhost = \"shut.test\"\ninstance = \"counted\"\n\
+                admission = { deny_paths = [\"/\"] }\n";
+    let gateway = Gateway::start(&plane, shut).await;
+    assert_eq!(gateway.client().get("shut", "/").await.status(), 503);
     assert_eq!(gateway.client().get("counted", "/").await.status(), 200);
     let page = reqwest::get(format!("http://{}/metrics", gateway.admin))
         .await

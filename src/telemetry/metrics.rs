@@ -204,7 +204,10 @@ impl Metrics {
             recorder.describe_counter(KeyName::from(name), None, help.into());
         }
         for (name, help) in [
-            (HELD_REQUESTS, "Requests waiting for a wake"),
+            (
+                HELD_REQUESTS,
+                "Requests waiting, for a wake or for their turn",
+            ),
             (UPSTREAM_CONNECTIONS, "Open connections to instances"),
             (DOWNSTREAM_CONNECTIONS, "Open connections from clients"),
         ] {
