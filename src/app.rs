@@ -3,7 +3,7 @@
 //! Guarantees: every socket is bound before anything is started; tasks are on a tracker; the end is
 //! a drain, after which a wake that is under way has its answer.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::hold::Hold;
 use crate::hypeman::{ClientBuildError, HypemanClient};
-use crate::listener::{Listener, Service};
-use crate::proxy::{Gateway, GatewayBody, GatewayParts};
+use crate::listener::{Certificates, Downstream, Listener, Service, TlsError};
+use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts};
 use crate::telemetry::{AccessSink, Metrics};
 use crate::upstream::Upstream;
 use crate::wake::{Tcp, WakeReport, Wakes, WarmPlan, keep_warm};
@@ -42,6 +42,9 @@ pub enum AppError {
         /// Why not.
         source: std::io::Error,
     },
+    /// A listener's certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A control plane's client.
     #[error(transparent)]
     Client(#[from] ClientBuildError),
@@ -59,6 +62,7 @@ pub struct App {
     admin_address: SocketAddr,
     gateway: Arc<Gateway<HypemanClient>>,
     plans: Arc<watch::Sender<Vec<WarmPlan>>>,
+    certificates: Arc<[Arc<Certificates>]>,
     drain: Drain,
     background: TaskTracker,
     stop: CancellationToken,
@@ -70,6 +74,7 @@ pub struct AppHandle {
     config: Config,
     gateway: Arc<Gateway<HypemanClient>>,
     plans: Arc<watch::Sender<Vec<WarmPlan>>>,
+    certificates: Arc<[Arc<Certificates>]>,
 }
 
 #[derive(Clone)]
@@ -78,8 +83,14 @@ struct Front(Arc<Gateway<HypemanClient>>);
 impl Service for Front {
     type Body = GatewayBody;
 
-    async fn call(&self, request: Request<Incoming>, client: IpAddr) -> Response<GatewayBody> {
-        Arc::clone(&self.0).handle(request, client).await
+    async fn call(&self, request: Request<Incoming>, from: Downstream) -> Response<GatewayBody> {
+        let covers = |host: &str| from.tls.as_ref().is_none_or(|tls| tls.covers(host));
+        let arrival = Arrival {
+            client: from.client,
+            secure: from.tls.is_some(),
+            covers: &covers,
+        };
+        Arc::clone(&self.0).handle(request, &arrival).await
     }
 }
 
@@ -88,15 +99,18 @@ impl Service for Front {
 impl App {
     /// Binds every socket and builds everything; serves nothing yet.
     pub async fn bind(config: Config, access: AccessSink) -> Result<Self, AppError> {
-        let mut listeners = Vec::new();
+        let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
         for listener in &config.listener {
             let address = listener.address;
-            listeners.push(Listener::bind(address).map_err(|source| AppError::Bind {
+            let tls = listener.tls.clone().map(Certificates::load).transpose()?;
+            certificates.extend(tls.clone());
+            let bound = Listener::bind(address, tls).map_err(|source| AppError::Bind {
                 address,
                 flag: "--listen",
                 key: "listener.address",
                 source,
-            })?);
+            });
+            listeners.push(bound?);
         }
         let address = config.admin.address;
         let failed = |source| AppError::Bind {
@@ -153,6 +167,7 @@ impl App {
             admin_address,
             gateway,
             plans,
+            certificates: certificates.into(),
             drain,
             background,
             stop,
@@ -180,6 +195,7 @@ impl App {
             config: self.config.clone(),
             gateway: Arc::clone(&self.gateway),
             plans: Arc::clone(&self.plans),
+            certificates: Arc::clone(&self.certificates),
         }
     }
 
@@ -208,11 +224,13 @@ impl App {
             }
         });
         let (gateway, stop) = (Arc::clone(&self.gateway), self.stop.clone());
+        let certificates = Arc::clone(&self.certificates);
         self.background.spawn(async move {
             let upkeep = async {
                 loop {
                     tokio::time::sleep(UPKEEP).await;
                     gateway.upkeep();
+                    renew(&certificates);
                 }
             };
             stop.run_until_cancelled(upkeep).await.unwrap_or(());
@@ -235,12 +253,28 @@ impl App {
     }
 }
 
+/// New connections get the certificates that are in the files now; what cannot be used is told of.
+fn renew(certificates: &[Arc<Certificates>]) {
+    for certificates in certificates {
+        match certificates.refresh() {
+            Ok(true) => tracing::info!(?certificates, "new certificates"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the old certificates stay"),
+        }
+    }
+}
+
 // === impl AppHandle ===
 
 impl AppHandle {
     /// Every wake that ends from now on.
     pub fn wake_reports(&self) -> broadcast::Receiver<WakeReport> {
         self.gateway.parts().wakes.reports()
+    }
+
+    /// New connections get the certificates that are in the files now.
+    pub fn refresh_certificates(&self) {
+        renew(&self.certificates);
     }
 
     /// New requests use the routes of `config`; everything else must be as it was.
@@ -259,6 +293,7 @@ impl AppHandle {
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
             return Err(AppError::NeedsRestart(key));
         }
+        self.refresh_certificates();
         self.gateway.set_routes(&config.route);
         self.plans.send_replace(self.gateway.warm_plans());
         Ok(())

@@ -12,7 +12,9 @@ fn load(arguments: &ServeArguments) -> Result<Config, Failure> {
     let file = arguments.config.config.as_deref();
     let mut config = load_file(file, &Variables::from_process()).map_err(Failure::bad_config)?;
     if let Some(address) = arguments.listen {
-        config.listener = vec![ListenerConfig { address }];
+        // The flag moves the first listener; its certificates stay.
+        let tls = config.listener.first().and_then(|first| first.tls.clone());
+        config.listener = vec![ListenerConfig { address, tls }];
     }
     if let Some(address) = arguments.admin_listen {
         config.admin.address = address;

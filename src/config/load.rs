@@ -12,7 +12,7 @@ use toml::de::DeTable;
 use self::route::{parse_ready, read_route};
 use super::model::{
     AccessLog, AdminConfig, Config, HypemanConfig, ListenerConfig, LogConfig, LogFormat,
-    ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
+    ResponseConfig, ServerConfig, TlsConfig, UpstreamConfig, WakeConfig,
 };
 use super::problem::{ConfigError, Problem};
 use super::reader::{Book, PREFIX, Section};
@@ -109,7 +109,7 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
             s.parsed("address", parse_address)
                 .into_iter()
                 .for_each(|a| listener.address = a);
-            s.not_yet("tls", "TLS for clients");
+            listener.tls = read_tls(s);
             s.not_yet("proxy_protocol", "the PROXY protocol");
             s.not_yet("mode", "a listener mode other than HTTP");
             config.listener.push(listener);
@@ -212,6 +212,23 @@ fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
     set(&mut wake.thrash_per_minute, s.number("thrash_per_minute"));
     set(&mut wake.ledger, s.number("ledger"));
     s.duration("ramp_step", &mut wake.ramp_step);
+}
+
+fn read_tls(s: &mut Section<'_, '_>) -> Option<TlsConfig> {
+    let mut tls = None;
+    s.section("tls", |s| {
+        let [cert, key, dir] = ["cert", "key", "dir"].map(|key| s.text(key).map(PathBuf::from));
+        tls = match (cert, key, dir) {
+            (None, None, None) => None,
+            (Some(cert), Some(key), None) => Some(TlsConfig::Files { cert, key }),
+            (None, None, Some(dir)) => Some(TlsConfig::Directory { dir }),
+            _ => {
+                s.problem("cert", "TLS needs both `cert` and `key`, or `dir` alone");
+                None
+            }
+        };
+    });
+    tls
 }
 
 fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {

@@ -20,7 +20,7 @@ mod values;
 pub use load::{Variables, load, load_file};
 pub use model::{
     AccessLog, AdminConfig, Config, HypemanConfig, ListenerConfig, LogConfig, LogFormat,
-    ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
+    ResponseConfig, ServerConfig, TlsConfig, UpstreamConfig, WakeConfig,
 };
 pub use pattern::{HostPattern, InstanceTemplate, PatternError, PatternLabel};
 pub use problem::{ConfigError, Problem};

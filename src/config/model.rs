@@ -72,6 +72,27 @@ pub struct HypemanConfig {
 pub struct ListenerConfig {
     /// IP address and port; port 0 takes a free one.
     pub address: SocketAddr,
+    /// TLS, with these certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+}
+
+/// Where a listener's certificates are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum TlsConfig {
+    /// One chain and its key, PEM.
+    Files {
+        /// The chain, the leaf first.
+        cert: PathBuf,
+        /// The leaf's private key.
+        key: PathBuf,
+    },
+    /// As many as there are in a directory, chosen by the client's SNI.
+    Directory {
+        /// Which.
+        dir: PathBuf,
+    },
 }
 
 /// Limits on clients' connections.
@@ -232,6 +253,7 @@ impl Default for ListenerConfig {
     fn default() -> Self {
         Self {
             address: loopback(8080),
+            tls: None,
         }
     }
 }

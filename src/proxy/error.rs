@@ -14,6 +14,9 @@ pub enum ProxyError {
     /// Its host cannot be told.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// Its connection was made for another host, whose certificate does not cover this one.
+    #[error("the connection was made for another host")]
+    Misdirected,
     /// `CONNECT` asks for another kind of proxy.
     #[error("the gateway does not tunnel with CONNECT")]
     Connect,

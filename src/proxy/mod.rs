@@ -21,4 +21,4 @@ mod waiting;
 pub use account::GatewayBody;
 pub use admission::{Admission, Refusal, Visit};
 pub use error::ProxyError;
-pub use service::{Gateway, GatewayParts};
+pub use service::{Arrival, Gateway, GatewayParts};

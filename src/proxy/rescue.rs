@@ -47,6 +47,12 @@ pub fn verdict(error: &ProxyError) -> Verdict {
             "The request's Host is missing or not valid.",
             None,
         ),
+        ProxyError::Misdirected => (
+            StatusCode::MISDIRECTED_REQUEST,
+            "misdirected",
+            "The connection was made for another host.",
+            None,
+        ),
         ProxyError::Connect => (
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
@@ -422,6 +428,7 @@ mod tests {
         let breaker = WakeError::BreakerOpen(Duration::from_millis(3200));
         for (error, status, code, retry_after) in [
             (AuthorityError::Missing.into(), 400, "bad_host", None),
+            (ProxyError::Misdirected, 421, "misdirected", None),
             (ProxyError::Connect, 405, "method_not_allowed", None),
             (ProxyError::TransferCoding, 501, "transfer_coding", None),
             (RouteError::NoRoute.into(), 404, "no_route", None),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::header::{HeaderName, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
+use http::header::{HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -45,6 +45,16 @@ const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_WAKEGATE_WAKE: HeaderName = HeaderName::from_static("x-wakegate-wake");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// How a request came.
+pub struct Arrival<'a> {
+    /// The peer.
+    pub client: IpAddr,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// Whether its connection may carry requests for a host.
+    pub covers: &'a (dyn Fn(&str) -> bool + Sync),
+}
 
 /// What a gateway is made of.
 #[derive(Debug)]
@@ -124,11 +134,11 @@ impl<P: ControlPlane> Gateway<P> {
     pub async fn handle(
         self: Arc<Self>,
         request: Request<Incoming>,
-        client: IpAddr,
+        from: &Arrival<'_>,
     ) -> Response<GatewayBody> {
-        let mut account = self.open_account(&request, client);
+        let mut account = self.open_account(&request, from.client);
         let browser = waiting::accepts_html(request.headers());
-        let result = self.handle_inner(&mut account, request).await;
+        let result = self.handle_inner(&mut account, request, from).await;
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {
@@ -160,9 +170,13 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         account: &mut Account,
         mut request: Request<Incoming>,
+        from: &Arrival<'_>,
     ) -> Result<Response<Content>, ProxyError> {
         let host = host_of(request.version(), request.uri(), request.headers())?;
         account.host = Some(host.clone());
+        if !(from.covers)(host.as_str()) {
+            return Err(ProxyError::Misdirected);
+        }
         check_framing(&request)?;
         let site = self.site.load();
         let found = site.table.find(&host, request.uri().path())?;
@@ -234,9 +248,11 @@ impl<P: ControlPlane> Gateway<P> {
         let from = ForwardedFor {
             client: account.client,
             trusted: self.trusts(account.client),
+            secure: from.secure,
             host: &host,
             request_id: &account.request_id,
         };
+        adopt_authority(&mut request);
         prepare_request(request.headers_mut(), &from);
         let request = to_origin_form(request).map(RequestBody::new);
         account.fate = Some(request.body().fate());
@@ -413,6 +429,12 @@ impl<P: ControlPlane> Gateway<P> {
     }
 }
 
+impl fmt::Debug for Arrival<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Arrival({}, secure: {})", self.client, self.secure)
+    }
+}
+
 impl<P> fmt::Debug for Gateway<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gateway").finish_non_exhaustive()
@@ -444,6 +466,17 @@ fn head_bytes(request: &Request<Incoming>) -> usize {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4);
     fields.sum::<usize>() + request.uri().path().len() + request.uri().query().map_or(0, str::len)
+}
+
+/// HTTP/2's authority is HTTP/1.1's Host, its port included.
+fn adopt_authority(request: &mut Request<Incoming>) {
+    if request.headers().contains_key(HOST) {
+        return;
+    }
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    if let Some(Ok(host)) = authority.map(HeaderValue::from_str) {
+        request.headers_mut().insert(HOST, host);
+    }
 }
 
 /// HTTP/1.1 with the target that an origin expects (RFC 9112 §3.2.1).

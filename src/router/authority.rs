@@ -1,7 +1,8 @@
 //! Which host a request is for.
 //!
 //! Guarantees: one Host field exactly in HTTP/1.1 (RFC 9112 §3.2; hyper accepts none and two), a
-//! valid one (no user information), and an absolute-form target wins over it (RFC 9112 §3.2.2).
+//! valid one (no user information), and an absolute-form target wins over it (RFC 9112 §3.2.2); in
+//! HTTP/2 `:authority` or Host, which must not differ (RFC 9113 §8.3.1).
 
 use http::header::HOST;
 use http::uri::Authority;
@@ -18,6 +19,9 @@ pub enum AuthorityError {
     /// More than one Host.
     #[error("the request has more than one Host")]
     Repeated,
+    /// HTTP/2's `:authority` and Host name different hosts.
+    #[error("the request's authority and Host differ")]
+    Disagree,
     /// Not a host with an optional port.
     #[error("the request's Host is not valid")]
     Malformed,
@@ -37,14 +41,23 @@ pub fn host_of(
     if fields.next().is_some() {
         return Err(AuthorityError::Repeated);
     }
-    if field.is_none() && version >= Version::HTTP_11 {
+    if field.is_none() && version == Version::HTTP_11 {
         return Err(AuthorityError::Missing);
     }
     // The field must be valid even where the target wins.
     let from_field = field.map(|field| parse(field.as_bytes())).transpose()?;
-    match uri.authority() {
-        Some(authority) => parse(authority.as_str().as_bytes()),
-        None => from_field.ok_or(AuthorityError::Missing),
+    let from_target = uri
+        .authority()
+        .map(|authority| parse(authority.as_str().as_bytes()))
+        .transpose()?;
+    match (from_target, from_field) {
+        // The instance sees the field, the route was found by the target: in HTTP/2, where both come
+        // from the client, they must not differ.
+        (Some(target), Some(field)) if version >= Version::HTTP_2 && target != field => {
+            Err(AuthorityError::Disagree)
+        }
+        (Some(host), _) | (None, Some(host)) => Ok(host),
+        (None, None) => Err(AuthorityError::Missing),
     }
 }
 
@@ -66,6 +79,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn in_http_2_authority_or_host_is_enough_and_both_must_agree() {
+        let host = |uri: &str, field: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.extend(field.map(|field| (HOST, HeaderValue::from_static(field))));
+            let found = host_of(Version::HTTP_2, &uri.parse().unwrap(), &headers);
+            found.map(|host| host.as_str().to_owned())
+        };
+        assert_eq!(host("https://a.b/", None).as_deref(), Ok("a.b"));
+        assert_eq!(host("https://a.b:443/", Some("a.b")).as_deref(), Ok("a.b"));
+        assert_eq!(host("/", Some("a.b")).as_deref(), Ok("a.b"));
+        assert_eq!(
+            host("https://a.b/", Some("c.d")),
+            Err(AuthorityError::Disagree)
+        );
+        assert_eq!(host("/", None), Err(AuthorityError::Missing));
+    }
 
     fn host(uri: &str, hosts: &[&str]) -> Result<String, AuthorityError> {
         let mut headers = HeaderMap::new();

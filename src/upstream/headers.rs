@@ -8,8 +8,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use crate::names::{Hostname, RequestId};
@@ -36,6 +36,8 @@ pub struct ForwardedFor<'a> {
     pub client: IpAddr,
     /// Whether its own forwarding fields are believed.
     pub trusted: bool,
+    /// Whether the client came over TLS.
+    pub secure: bool,
     /// The host it asked for.
     pub host: &'a Hostname,
     /// The request's id.
@@ -90,12 +92,27 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     headers.remove(UPGRADE);
 }
 
+/// HTTP/2 splits a cookie into crumbs; HTTP/1.1 has one field (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if crumbs.len() > 1
+        && let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, cookie);
+    }
+}
+
 /// What an instance is sent.
 pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
     let upgrade = upgrade_token(headers);
     let wants_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     strip_hop_by_hop(headers);
     headers.remove(TRAILER);
+    join_cookies(headers);
     // The gateway answers 100 itself, when the instance is ready and the body is first read.
     headers.remove(EXPECT);
     if let Some(token) = upgrade {
@@ -122,10 +139,11 @@ pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
         IpAddr::V4(ip) => ip.to_string(),
         IpAddr::V6(ip) => format!("\"[{ip}]\""),
     };
-    let element = format!("for={node};host=\"{}\";proto=http", from.host);
+    let scheme = if from.secure { "https" } else { "http" };
+    let element = format!("for={node};host=\"{}\";proto={scheme}", from.host);
     extend(headers, FORWARDED, &element, from.trusted);
     if !from.trusted || !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     headers.insert(X_REQUEST_ID, from.request_id.header());
 }
@@ -179,6 +197,7 @@ mod tests {
             &ForwardedFor {
                 client,
                 trusted,
+                secure: false,
                 host: &host,
                 request_id: &request_id,
             },

@@ -64,10 +64,26 @@ fn a_missing_instance_and_a_repeated_route_are_refused() {
 
 #[test]
 fn a_key_that_is_not_there_yet_is_not_called_unknown() {
-    let got = problems(&format!(
-        "{ROUTE}[[listener]]\ntls = {{ cert = \"x\", key = \"y\" }}\n"
-    ));
+    let got = problems(&format!("{ROUTE}[[listener]]\nproxy_protocol = true\n"));
     assert!(got[0].contains("not available in this version"), "{got:?}");
+}
+
+#[test]
+fn a_listeners_certificates_are_a_pair_or_a_directory() {
+    let tls = |text: &str| {
+        let text = format!("{ROUTE}[[listener]]\ntls = {text}\n");
+        load("w.toml", &text, &none()).map(|config| config.listener[0].tls.clone())
+    };
+    assert!(matches!(
+        tls("{ cert = \"x\", key = \"y\" }"),
+        Ok(Some(TlsConfig::Files { .. }))
+    ));
+    assert!(matches!(
+        tls("{ dir = \"x\" }"),
+        Ok(Some(TlsConfig::Directory { .. }))
+    ));
+    assert!(tls("{ cert = \"x\" }").is_err());
+    assert!(tls("{ cert = \"x\", key = \"y\", dir = \"z\" }").is_err());
 }
 
 #[test]

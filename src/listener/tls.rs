@@ -1,0 +1,257 @@
+//! TLS for clients: certificates by name, replaced without dropping a connection.
+//!
+//! Guarantees: a listener has at least one certificate before it accepts anything; the certificate
+//! is the one whose names fit the client's SNI (exact, then wildcard), else the first; a reload that
+//! fails leaves the old ones in force and says why; no key is in any message.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+
+use crate::config::TlsConfig;
+
+/// Certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file or directory cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A file is not what it should be.
+    #[error("{path}: {what}")]
+    Content {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A directory without a pair.
+    #[error(
+        "{0} has no certificate: put `name.crt` with `name.key`, or a folder with `fullchain.pem` \
+         and `privkey.pem`, or with `tls.crt` and `tls.key`, into it"
+    )]
+    Empty(PathBuf),
+    /// The cryptography.
+    #[error("TLS cannot be set up: {0}")]
+    Setup(#[from] rustls::Error),
+}
+
+/// Two files as they were read.
+#[derive(Clone, PartialEq, Eq)]
+struct Pair {
+    cert: PathBuf,
+    chain: Vec<u8>,
+    key_path: PathBuf,
+    key: Vec<u8>,
+}
+
+/// What is in force.
+struct Loaded {
+    pairs: Vec<Pair>,
+    first: Arc<CertifiedKey>,
+    /// By name, in lower case; a wildcard by its suffix with the dot.
+    names: BTreeMap<String, Arc<CertifiedKey>>,
+}
+
+/// A listener's certificates.
+pub struct Certificates {
+    source: TlsConfig,
+    loaded: ArcSwap<Loaded>,
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+// === impl Pair ===
+
+impl Pair {
+    fn read(cert: PathBuf, key_path: PathBuf) -> Result<Self, TlsError> {
+        let (chain, key) = (read(&cert)?, read(&key_path)?);
+        Ok(Self {
+            cert,
+            chain,
+            key_path,
+            key,
+        })
+    }
+
+    fn certified(&self) -> Result<CertifiedKey, TlsError> {
+        let wrong = |path: &Path, what: String| TlsError::Content {
+            path: path.to_owned(),
+            what,
+        };
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(&self.chain)
+            .collect::<Result<_, _>>()
+            .map_err(|error| wrong(&self.cert, format!("is no PEM certificate: {error:?}")))?;
+        if chain.is_empty() {
+            return Err(wrong(&self.cert, "has no certificate in it".to_owned()));
+        }
+        // What is wrong with a key is told without its bytes.
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|_| wrong(&self.key_path, "is no PEM private key".to_owned()))?;
+        let provider = aws_lc_rs::default_provider();
+        CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
+            let what = format!("does not fit {}: {error}", self.cert.display());
+            wrong(&self.key_path, what)
+        })
+    }
+}
+
+// === impl Certificates ===
+
+impl Certificates {
+    /// Loads them.
+    pub fn load(source: TlsConfig) -> Result<Arc<Self>, TlsError> {
+        let loaded = Loaded::new(pairs(&source)?)?;
+        let loaded = ArcSwap::from_pointee(loaded);
+        Ok(Arc::new(Self { source, loaded }))
+    }
+
+    /// Looks at the files again; whether they had changed.
+    pub fn refresh(&self) -> Result<bool, TlsError> {
+        let pairs = pairs(&self.source)?;
+        if pairs == self.loaded.load().pairs {
+            return Ok(false);
+        }
+        self.loaded.store(Arc::new(Loaded::new(pairs)?));
+        Ok(true)
+    }
+
+    /// The certificate for a name.
+    fn find(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+        let loaded = self.loaded.load();
+        let found = name.map(str::to_ascii_lowercase).and_then(|name| {
+            let exact = loaded.names.get(&name);
+            exact.cloned().or_else(|| {
+                let (_, suffix) = name.split_once('.')?;
+                loaded.names.get(&format!(".{suffix}")).cloned()
+            })
+        });
+        found.unwrap_or_else(|| Arc::clone(&loaded.first))
+    }
+
+    /// Whether a connection made for `sni` may carry requests for `host`: the same certificate
+    /// answers for both (RFC 9110 §15.5.20, RFC 9113 §9.1.1).
+    pub fn covers(&self, sni: Option<&str>, host: &str) -> bool {
+        sni.is_some_and(|sni| sni.eq_ignore_ascii_case(host))
+            || Arc::ptr_eq(&self.find(sni), &self.find(Some(host)))
+    }
+
+    /// What rustls needs; `h2`: whether HTTP/2 is offered.
+    pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(self) as _;
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.ticketer = aws_lc_rs::Ticketer::new()?;
+        Ok(Arc::new(config))
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.find(hello.server_name()))
+    }
+}
+
+impl fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificates({} names)", self.loaded.load().names.len())
+    }
+}
+
+// === impl Loaded ===
+
+impl Loaded {
+    fn new(pairs: Vec<Pair>) -> Result<Self, TlsError> {
+        let (mut names, mut first) = (BTreeMap::new(), None);
+        for pair in &pairs {
+            let certified = Arc::new(pair.certified()?);
+            for name in names_of(&certified, pair)? {
+                // The first that claims a name keeps it.
+                names.entry(name).or_insert_with(|| Arc::clone(&certified));
+            }
+            first.get_or_insert(certified);
+        }
+        let first = first.ok_or_else(|| TlsError::Empty(PathBuf::new()))?;
+        Ok(Self {
+            pairs,
+            first,
+            names,
+        })
+    }
+}
+
+/// The DNS names of its subject alternative names; a wildcard without its star.
+fn names_of(certified: &CertifiedKey, pair: &Pair) -> Result<Vec<String>, TlsError> {
+    let wrong = |what: String| TlsError::Content {
+        path: pair.cert.clone(),
+        what,
+    };
+    let leaf = certified.cert.first();
+    let leaf = leaf.ok_or_else(|| wrong("has no certificate in it".to_owned()))?;
+    let parsed = webpki::EndEntityCert::try_from(leaf)
+        .map_err(|error| wrong(format!("is no X.509 v3 certificate: {error}")))?;
+    let names = parsed.valid_dns_names().map(str::to_ascii_lowercase);
+    Ok(names
+        .map(|name| name.strip_prefix('*').map_or(name.clone(), str::to_owned))
+        .collect())
+}
+
+fn pairs(source: &TlsConfig) -> Result<Vec<Pair>, TlsError> {
+    let dir = match source {
+        TlsConfig::Files { cert, key } => return Ok(vec![Pair::read(cert.clone(), key.clone())?]),
+        TlsConfig::Directory { dir } => dir,
+    };
+    let failed = |source| TlsError::Read {
+        path: dir.clone(),
+        source,
+    };
+    let mut entries = std::fs::read_dir(dir)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(failed)?;
+    // The order of names decides which is first.
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    let mut found = Vec::new();
+    for path in entries.into_iter().map(|entry| entry.path()) {
+        let candidates = match path.is_dir() {
+            true => vec![
+                (path.join("fullchain.pem"), path.join("privkey.pem")),
+                (path.join("tls.crt"), path.join("tls.key")),
+            ],
+            false if path.extension().is_some_and(|e| e == "crt" || e == "pem") => {
+                vec![(path.clone(), path.with_extension("key"))]
+            }
+            false => Vec::new(),
+        };
+        for (cert, key) in candidates {
+            if cert.is_file() && key.is_file() {
+                found.push(Pair::read(cert, key)?);
+            }
+        }
+    }
+    if found.is_empty() {
+        return Err(TlsError::Empty(dir.clone()));
+    }
+    Ok(found)
+}
