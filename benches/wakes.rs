@@ -48,6 +48,9 @@ fn main() {
         if chosen("overhead") {
             overhead().await;
         }
+        if chosen("hello") {
+            hello().await;
+        }
         if chosen("crowd") {
             crowd().await;
         }
@@ -247,6 +250,58 @@ async fn metric(admin: SocketAddr, name: &str) -> f64 {
         .find(|line| line.split(' ').next() == Some(name));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
         .unwrap_or(0.0)
+}
+
+/// Cold requests over TLS, woken by the request and by the `ClientHello`, in turn.
+async fn hello() {
+    let plane = Plane::start().await;
+    let mut ids = Vec::new();
+    let dir = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..SLEEPERS).map(|n| format!("h{n}.test")).collect();
+    let made = rcgen::generate_simple_self_signed(names.clone()).unwrap();
+    let (cert, key) = (dir.path().join("a.crt"), dir.path().join("a.key"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    for number in 0..SLEEPERS {
+        let wanted = Wanted::hello(&format!("h{number}")).idle(Duration::from_secs(1));
+        ids.push(plane.listening(wanted).await.id);
+    }
+    let tls = |early: bool| {
+        format!(
+            "wake = {{ on_tls_hello = {early} }}\n[listener.tls]\ndir = \"{}\"\n",
+            dir.path().display()
+        )
+    };
+    let (by_request, by_hello) = (gateway(&plane, &tls(false)), gateway(&plane, &tls(true)));
+    let root = reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap();
+    let (mut late, mut early) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS * 2 {
+        sleep(Duration::from_millis(1500)).await;
+        asleep(&plane, &ids).await;
+        for name in &names {
+            let (data, times) = match round % 2 {
+                0 => (by_request.1, &mut late),
+                _ => (by_hello.1, &mut early),
+            };
+            let client = reqwest::Client::builder()
+                .no_proxy()
+                .tls_certs_only([root.clone()])
+                .resolve(name, data);
+            let client = client.build().unwrap();
+            let request = client.get(format!("https://{name}:{}/", data.port()));
+            let began = Instant::now();
+            assert_eq!(request.send().await.unwrap().status(), 200);
+            // The first rounds look the names up, too.
+            if round > 1 {
+                times.push(began.elapsed());
+            }
+        }
+    }
+    println!("A cold request over TLS, {} times each way:", late.len());
+    line("woken by the request", &mut late);
+    line("woken by the ClientHello", &mut early);
+    drop((by_request, by_hello));
+    plane.stop().await;
 }
 
 /// Many requests held at once for one instance.

@@ -3,7 +3,7 @@
 //! Guarantees: every socket is bound before anything is started; tasks are on a tracker; the end is
 //! a drain, after which a wake that is under way has its answer.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +82,10 @@ struct Front(Arc<Gateway<HypemanClient>>);
 
 impl Service for Front {
     type Body = GatewayBody;
+
+    fn greet(&self, sni: &str, client: IpAddr) {
+        self.0.greet(sni, client);
+    }
 
     async fn call(&self, request: Request<Incoming>, from: Downstream) -> Response<GatewayBody> {
         let covers = |host: &str| from.tls.as_ref().is_none_or(|tls| tls.covers(host));

@@ -211,3 +211,33 @@ async fn a_missing_certificate_is_a_clear_message() {
     assert!(error.to_string().contains("name.crt"), "{error}");
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_hello_wakes_where_its_route_says_so_and_nowhere_else() {
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    let eager = plane.asleep(Wanted::hello("eager")).await;
+    let calm = plane.asleep(Wanted::hello("calm")).await;
+    certificate(dir.path(), "a", &["eager.test", "calm.test"]);
+    let keys = format!(
+        "[listener.tls]\ndir = \"{}\"\n[[route]]\nhost = \"eager.test\"\ninstance = \"eager\"\n\
+         wake = {{ on_tls_hello = true }}\n",
+        dir.path().display()
+    );
+    let gateway = Gateway::start(&plane, &keys).await;
+    // These clients do not trust the certificate: they say hello, and no request follows.
+    for name in ["calm.test", "eager.test"] {
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .resolve(name, gateway.address);
+        let url = format!("https://{name}:{}/", gateway.address.port());
+        assert!(client.build().unwrap().get(url).send().await.is_err());
+    }
+    let running = wakegate::hypeman::wire::InstanceState::Running;
+    eventually("the hello has woken it", async || {
+        plane.state(&eager.id).await == running
+    })
+    .await;
+    assert_eq!(plane.operations(&calm.id, "restore").await, 0);
+    gateway.stop().await;
+    plane.stop().await;
+}

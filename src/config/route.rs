@@ -87,6 +87,9 @@ pub struct RouteWakeConfig {
     pub ready: ReadyWhen,
     /// What `ready = "health"` asks the application.
     pub health_path: Arc<str>,
+    /// Whether a TLS `ClientHello` for the route's host wakes it already, so that the restore overlaps
+    /// the handshake. Whoever can connect can then wake.
+    pub on_tls_hello: bool,
     /// A GET of this path, whose answer does not matter, goes first after a wake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup: Option<Arc<str>>,
@@ -201,6 +204,7 @@ impl Default for RouteWakeConfig {
             start_stopped: false,
             ready: ReadyWhen::Port,
             health_path: "/".into(),
+            on_tls_hello: false,
             warmup: None,
             max_held: 50_000,
             also: [].into(),

@@ -18,11 +18,13 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
 pub use self::tls::{Certificates, TlsError};
@@ -66,6 +68,9 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// Its responses' bodies.
     type Body: Body<Data = bytes::Bytes, Error = hyper::Error> + Send + 'static;
 
+    /// A TLS client says which host it wants, before its handshake is over.
+    fn greet(&self, sni: &str, client: IpAddr);
+
     /// Answers one request.
     fn call(
         &self,
@@ -85,7 +90,7 @@ pub struct Listener {
 #[derive(Clone)]
 struct Front {
     certificates: Arc<Certificates>,
-    acceptor: TlsAcceptor,
+    config: Arc<rustls::ServerConfig>,
 }
 
 // === impl Listener ===
@@ -95,10 +100,9 @@ impl Listener {
     pub fn bind(address: SocketAddr, certificates: Option<Arc<Certificates>>) -> io::Result<Self> {
         let front = |certificates: Arc<Certificates>| {
             let config = certificates.server_config().map_err(io::Error::other)?;
-            let acceptor = TlsAcceptor::from(config);
             Ok::<_, io::Error>(Front {
                 certificates,
-                acceptor,
+                config,
             })
         };
         let tls = certificates.map(front).transpose()?;
@@ -189,14 +193,12 @@ async fn connection<S: Service>(
             }
             Err(_) => return,
         },
-        Some(front) => match timeout(limit, front.acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => {
+        Some(front) => match timeout(limit, handshake(stream, client, &front, &service)).await {
+            Ok(Ok((stream, sni))) => {
                 let (_, session) = stream.get_ref();
                 let h2 = session.alpn_protocol() == Some(b"h2");
-                let tls = Some(TlsSession {
-                    certificates: front.certificates,
-                    sni: session.server_name().map(Arc::from),
-                });
+                let certificates = front.certificates;
+                let tls = Some(TlsSession { certificates, sni });
                 let from = Downstream { client, tls };
                 serve(stream, from, h2, service, config, drain).await
             }
@@ -211,6 +213,21 @@ async fn connection<S: Service>(
         // A client's mistake or departure.
         tracing::debug!(%client, %error, "connection ended");
     }
+}
+
+/// A TLS handshake, and the name that its client asked for.
+async fn handshake<S: Service>(
+    stream: TcpStream,
+    client: IpAddr,
+    front: &Front,
+    service: &S,
+) -> io::Result<(TlsStream<TcpStream>, Option<Arc<str>>)> {
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let sni: Option<Arc<str>> = hello.client_hello().server_name().map(Arc::from);
+    if let Some(sni) = &sni {
+        service.greet(sni, client);
+    }
+    Ok((hello.into_stream(Arc::clone(&front.config)).await?, sni))
 }
 
 /// Whether the client begins with HTTP/2's preface ("prior knowledge", RFC 9113 §3.3). Reads

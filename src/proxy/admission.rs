@@ -147,8 +147,7 @@ impl Admission {
                 return Err(Refusal::Header);
             }
         }
-        let client = client.to_canonical();
-        if !rules.clients.is_empty() && !rules.clients.iter().any(|net| net.contains(&client)) {
+        if !self.knows_client(client) {
             return Err(Refusal::Client);
         }
         if !rules.deny_user_agents.is_empty() {
@@ -165,6 +164,12 @@ impl Admission {
             Some(preset) => preset::judge(preset, visit),
             None => Ok(()),
         }
+    }
+
+    /// Whether the client's network may wake.
+    pub fn knows_client(&self, client: IpAddr) -> bool {
+        let (client, networks) = (client.to_canonical(), &self.rules.clients);
+        networks.is_empty() || networks.iter().any(|network| network.contains(&client))
     }
 
     /// Takes one wake off the rates.

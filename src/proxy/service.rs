@@ -32,14 +32,14 @@ use super::waiting::{self, StatusStream};
 use crate::config::{Rate, ResponseConfig, RouteConfig};
 use crate::hold::Hold;
 use crate::hypeman::ControlPlane;
-use crate::names::{GoDuration, InstanceRef, RequestId};
-use crate::router::{Route, RouteError, host_of, is_below};
+use crate::names::{GoDuration, Hostname, InstanceRef, RequestId};
+use crate::router::{Match, Route, RouteError, host_of, is_below};
 use crate::telemetry::{AccessSink, Metrics, WakeKind};
 use crate::upstream::{
     ForwardError, ForwardedFor, RequestBody, Upstream, UpstreamBody, is_upgrade, prepare_request,
     prepare_response, tunnel,
 };
-use crate::wake::{Endpoint, Instance, OpenConnection, Target, WakeError, Wakes, WarmPlan};
+use crate::wake::{Asker, Endpoint, Instance, OpenConnection, Target, WakeError, Wakes, WarmPlan};
 
 const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -301,7 +301,7 @@ impl<P: ControlPlane> Gateway<P> {
     ) -> Result<Arc<Instance>, ProxyError> {
         let (wakes, plane) = (&self.parts.wakes, route.config().plane);
         if let Some(wait) = self.unknown.wait(client)
-            && !wakes.is_known(plane, name)
+            && wakes.known(plane, name).is_none()
         {
             return Err(ProxyError::TooManyUnknown(wait));
         }
@@ -338,6 +338,39 @@ impl<P: ControlPlane> Gateway<P> {
                 &delivery.asker(),
             );
         }
+    }
+
+    /// A TLS client has said which host it wants: its instance may wake while the handshake goes on,
+    /// where the route says so and the client's network and the rates allow it.
+    pub fn greet(&self, sni: &str, client: IpAddr) {
+        let site = self.site.load();
+        let found = Hostname::parse(sni)
+            .ok()
+            .and_then(|host| site.table.find(&host, "/").ok());
+        let Some(Match { route, instance }) = found else {
+            return;
+        };
+        let (config, wakes) = (route.config(), &self.parts.wakes);
+        let Some(admission) = site.admission(&route).filter(|_| config.wake.on_tls_hello) else {
+            return;
+        };
+        let known = wakes.known(config.plane, &instance);
+        let awake = |known: Arc<Instance>| {
+            known.warm(target_of(&route)).is_some() || known.progress().is_some()
+        };
+        if known.is_some_and(awake)
+            || !admission.knows_client(client)
+            || admission.charge(client).is_err()
+        {
+            return;
+        }
+        let asker = Asker {
+            route: Arc::clone(route.label()),
+            client,
+            user_agent: Some("TLS ClientHello".into()),
+            since: Instant::now(),
+        };
+        wakes.prewarm(config.plane, &[instance], &config.wake, &asker);
     }
 
     /// Until when the application wants to stay awake, by its `x-wakegate-hold`.

@@ -105,11 +105,12 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
         Arc::clone(&self.ledger)
     }
 
-    /// Whether the name leads to an instance, as far as is known without asking.
-    pub fn is_known(&self, plane: PlaneIndex, name: &InstanceRef) -> bool {
-        self.names
-            .get(&(plane, name.clone()))
-            .is_some_and(|cell| matches!(cell.get(), Some(Found::Instance(_))))
+    /// The instance that a name leads to, as far as is known without asking.
+    pub fn known(&self, plane: PlaneIndex, name: &InstanceRef) -> Option<Arc<Instance<R::Stream>>> {
+        match self.names.get(&(plane, name.clone()))?.get()? {
+            Found::Instance(instance) => Some(Arc::clone(instance)),
+            Found::Nothing { .. } => None,
+        }
     }
 
     /// The instance that a name means now. Cheap once it is known.

@@ -177,6 +177,7 @@ fn read_wake(s: &mut Section<'_, '_>, defaults: &WakeConfig) -> RouteWakeConfig 
         s.flag("start_stopped", &mut wake.start_stopped);
         set(&mut wake.ready, s.parsed("ready", parse_ready));
         set(&mut wake.health_path, s.parsed("health_path", parse_target));
+        s.flag("on_tls_hello", &mut wake.on_tls_hello);
         wake.warmup = s.parsed("warmup", parse_target);
         set(&mut wake.max_held, s.number("max_held"));
         let also = s.list("also", parse_instance);

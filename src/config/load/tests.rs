@@ -199,6 +199,7 @@ waiting_page = { after = "1s", template = "Cargo.toml" }
 ready = "health"
 health_path = "/up?deep=1"
 warmup = "/warm"
+on_tls_hello = true
 max_held = 7
 also = ["db", "cache"]
 [route.limits]
