@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use self::route::{parse_ready, read_route};
+use self::route::{parse_network, parse_ready, read_route};
 use super::model::{
     AccessLog, AdminConfig, Config, HypemanConfig, ListenerConfig, LogConfig, LogFormat,
     ResponseConfig, ServerConfig, TlsConfig, UpstreamConfig, WakeConfig,
@@ -167,15 +167,9 @@ fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
     }
     set(&mut server.max_headers, positive(s, "max_headers"));
     s.duration("drain_timeout", &mut server.drain_timeout);
-    let parse = |text: &str| {
-        let network = text
-            .parse()
-            .or_else(|_| text.parse::<std::net::IpAddr>().map(Into::into));
-        network.map_err(|_| format!("`{text}` is not a network like \"10.0.0.0/8\""))
-    };
     set(
         &mut server.trusted_proxies,
-        s.list("trusted_proxies", parse),
+        s.list("trusted_proxies", parse_network),
     );
 }
 

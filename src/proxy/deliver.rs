@@ -164,14 +164,25 @@ impl<S: Send> Delivery<'_, S> {
         } else {
             self.may_wake()?;
         }
-        let ticket = self.hold.admit(
-            self.instance.id(),
-            self.route.label(),
-            config.wake.max_held,
-            self.head_bytes,
-        )?;
+        let mut waited = *notes;
+        let result = self.held(notes, self.wait(&gate, &mut waited)).await;
+        notes.met(waited.wake);
+        result
+    }
+
+    /// Waits in a place of the hold queue, and notes for how long.
+    async fn held<T>(
+        &self,
+        notes: &mut Notes,
+        waiting: impl Future<Output = Result<T, ProxyError>>,
+    ) -> Result<T, ProxyError> {
+        let (instance, label) = (self.instance.id(), self.route.label());
+        let in_route = self.route.config().wake.max_held;
+        let ticket = self
+            .hold
+            .admit(instance, label, in_route, self.head_bytes)?;
         let since = ticket.since();
-        let result = self.wait(&gate, notes).await;
+        let result = waiting.await;
         notes.held += since.elapsed();
         ticket.release(match &result {
             Ok(_) => ReleaseReason::Ready,
@@ -241,19 +252,7 @@ impl<S: Send> Delivery<'_, S> {
             return Ok(warm(endpoint));
         }
         self.may_wake()?;
-        let in_route = self.route.config().wake.max_held;
-        let label = self.route.label();
-        let ticket = self
-            .hold
-            .admit(self.instance.id(), label, in_route, self.head_bytes)?;
-        let since = ticket.since();
-        let result = self.ready().await;
-        notes.held += since.elapsed();
-        ticket.release(match &result {
-            Ok(_) => ReleaseReason::Ready,
-            Err(_) => ReleaseReason::Refused,
-        });
-        let ready = result?;
+        let ready = self.held(notes, self.ready()).await?;
         notes.met(ready.kind);
         Ok(ready)
     }

@@ -38,7 +38,7 @@ fn parse_method(text: &str) -> Result<String, String> {
     Ok(method.as_str().to_owned())
 }
 
-fn parse_network(text: &str) -> Result<ipnet::IpNet, String> {
+pub(super) fn parse_network(text: &str) -> Result<ipnet::IpNet, String> {
     let network = text
         .parse()
         .or_else(|_| text.parse::<std::net::IpAddr>().map(Into::into));
