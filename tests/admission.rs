@@ -10,13 +10,8 @@
 
 mod support;
 
-use support::{Gateway, Plane, Wanted, eventually};
+use support::{Gateway, Plane, Wanted, eventually, route};
 use wakegate::hypeman::wire::InstanceState;
-
-/// A route of its own for one instance, with these keys.
-fn route(instance: &str, keys: &str) -> String {
-    format!("[[route]]\nhost = \"{instance}.test\"\ninstance = \"{instance}\"\n{keys}\n")
-}
 
 async fn status(gateway: &Gateway, instance: &str, path: &str, fields: &[(&str, &str)]) -> u16 {
     let mut request = gateway.client().request("GET", instance, path);

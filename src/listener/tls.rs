@@ -154,7 +154,7 @@ impl Certificates {
             || Arc::ptr_eq(&self.find(sni), &self.find(Some(host)))
     }
 
-    /// What rustls needs; `h2`: whether HTTP/2 is offered.
+    /// What rustls needs; HTTP/2 is offered first.
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(self) as _;

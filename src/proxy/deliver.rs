@@ -130,11 +130,7 @@ impl Notes {
 
 impl<S: Send> Delivery<'_, S> {
     fn target(&self) -> Target {
-        let config = self.route.config();
-        Target {
-            port: config.port,
-            when: config.wake.ready,
-        }
+        target_of(self.route)
     }
 
     /// Who asks, for the ledger.
@@ -338,6 +334,15 @@ impl<S: Send> Delivery<'_, S> {
                 .endpoint
                 .woken_since(now)
                 .is_some_and(|since| since < retry.on_wake_for)
+    }
+}
+
+/// What a route's requests wait for.
+pub(super) fn target_of(route: &Route) -> Target {
+    let config = route.config();
+    Target {
+        port: config.port,
+        when: config.wake.ready,
     }
 }
 

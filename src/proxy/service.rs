@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::account::{Account, Content, GatewayBody};
 use super::admission::Visit;
-use super::deliver::{Carrier, Delivered, Delivery, Notes};
+use super::deliver::{Carrier, Delivered, Delivery, Notes, target_of};
 use super::error::ProxyError;
 use super::patience::patience;
 use super::preflight::{self, Preflights};
@@ -39,7 +39,7 @@ use crate::upstream::{
     ForwardError, ForwardedFor, RequestBody, Upstream, UpstreamBody, is_upgrade, prepare_request,
     prepare_response, tunnel,
 };
-use crate::wake::{Asker, Endpoint, Instance, OpenConnection, Target, WakeError, Wakes, WarmPlan};
+use crate::wake::{Asker, Endpoint, Instance, OpenConnection, WakeError, Wakes, WarmPlan};
 
 const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -519,14 +519,6 @@ fn to_origin_form(request: Request<Incoming>) -> Request<Incoming> {
     parts.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
     parts.version = Version::HTTP_11;
     Request::from_parts(parts, body)
-}
-
-fn target_of(route: &Route) -> Target {
-    let config = route.config();
-    Target {
-        port: config.port,
-        when: config.wake.ready,
-    }
 }
 
 /// Reads a small body beforehand where the route wants that, so that it can be sent again.

@@ -322,6 +322,11 @@ impl Gateway {
     }
 }
 
+/// A route of its own for one instance, with these keys.
+pub fn route(instance: &str, keys: &str) -> String {
+    format!("[[route]]\nhost = \"{instance}.test\"\ninstance = \"{instance}\"\n{keys}\n")
+}
+
 pub fn config(address: SocketAddr, token: &str, extra: &str) -> Config {
     let text = format!(
         "[admin]\naddress = \"127.0.0.1:0\"\n\
