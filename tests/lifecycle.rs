@@ -84,7 +84,7 @@ async fn a_reload_changes_routes_and_nothing_else() {
         .await
         .unwrap();
     assert_eq!(answer.status(), 200);
-    fresh.wake.max_held = 7;
+    fresh.wake.ledger = 7;
     assert!(
         gateway
             .handle

@@ -29,13 +29,14 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wakegate::config::{Config, Variables, load};
+use wakegate::config::{Config, Protocol, Variables, load};
 use wakegate::hold::Hold;
 use wakegate::names::Hostname;
 use wakegate::proxy::deliver::{Delivery, Notes};
 use wakegate::proxy::{Admission, ProxyError, Visit, rescue};
 use wakegate::router::RouteTable;
 use wakegate::telemetry::Metrics;
+use wakegate::upstream::Hop;
 use wakegate::wake::{WakeError, Wakes};
 
 use world::{Act, PORT, Parcel, Troubles, VERIFY, World};
@@ -219,6 +220,11 @@ impl Gateway {
         let delivery = Delivery {
             instance: &instance,
             route: &found.route,
+            hop: Hop {
+                port: PORT,
+                protocol: Protocol::H1,
+                introduction: None,
+            },
             admission: &self.admission,
             verdict,
             hold: &self.hold,

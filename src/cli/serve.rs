@@ -12,9 +12,9 @@ fn load(arguments: &ServeArguments) -> Result<Config, Failure> {
     let file = arguments.config.config.as_deref();
     let mut config = load_file(file, &Variables::from_process()).map_err(Failure::bad_config)?;
     if let Some(address) = arguments.listen {
-        // The flag moves the first listener; its certificates stay.
-        let tls = config.listener.first().and_then(|first| first.tls.clone());
-        config.listener = vec![ListenerConfig { address, tls }];
+        // The flag moves the first listener; all else about it stays.
+        let first = config.listener.into_iter().next().unwrap_or_default();
+        config.listener = vec![ListenerConfig { address, ..first }];
     }
     if let Some(address) = arguments.admin_listen {
         config.admin.address = address;

@@ -9,15 +9,16 @@ use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
+use self::listener::{check_tcp_hosts, read_listener};
 use self::route::{parse_network, parse_ready, read_route};
 use super::model::{
     AccessLog, AdminConfig, Config, HypemanConfig, ListenerConfig, LogConfig, LogFormat,
-    ResponseConfig, ServerConfig, TlsConfig, UpstreamConfig, WakeConfig,
+    ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
 };
 use super::problem::{ConfigError, Problem};
 use super::reader::{Book, PREFIX, Section};
 use super::secret::Secret;
-use super::values::Rate;
+use super::values::{ByteSize, Rate};
 
 /// The environment, as the loader sees it; a test passes its own.
 #[derive(Debug, Clone, Default)]
@@ -104,15 +105,9 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
         root.tables("hypeman", |s| {
             read_hypeman(s, &mut config.hypeman, variables);
         });
+        let trusting = !config.server.trusted_proxies.is_empty();
         root.tables("listener", |s| {
-            let mut listener = ListenerConfig::default();
-            s.parsed("address", parse_address)
-                .into_iter()
-                .for_each(|a| listener.address = a);
-            listener.tls = read_tls(s);
-            s.not_yet("proxy_protocol", "the PROXY protocol");
-            s.not_yet("mode", "a listener mode other than HTTP");
-            config.listener.push(listener);
+            read_listener(s, &mut config.listener, trusting);
         });
         if config.hypeman.is_empty() {
             let url = variables
@@ -132,6 +127,7 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
         });
         root.finish();
     }
+    check_tcp_hosts(&mut book, &config);
     if config.listener.is_empty() {
         config.listener.push(ListenerConfig::default());
     }
@@ -166,6 +162,28 @@ fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
         server.max_header_bytes = bytes;
     }
     set(&mut server.max_headers, positive(s, "max_headers"));
+    if let Some(limit) = positive(s, "max_connections_per_client") {
+        server.max_connections_per_client = limit;
+    }
+    let rate = s.parsed("min_body_rate", ByteSize::parse);
+    set(&mut server.min_body_rate, rate);
+    s.section("http2", |s| {
+        let http2 = &mut server.http2;
+        if let Some(streams) = s.number("max_streams") {
+            if streams == 0 {
+                s.problem("max_streams", "must be at least 1");
+            }
+            http2.max_streams = streams;
+        }
+        set(
+            &mut http2.max_pending_resets,
+            positive(s, "max_pending_resets"),
+        );
+        set(&mut http2.max_error_resets, positive(s, "max_error_resets"));
+        s.duration("idle_timeout", &mut http2.idle_timeout);
+    });
+    s.flag("reuse_port", &mut server.reuse_port);
+    s.flag("watch", &mut server.watch);
     s.duration("drain_timeout", &mut server.drain_timeout);
     set(
         &mut server.trusted_proxies,
@@ -206,23 +224,6 @@ fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
     set(&mut wake.thrash_per_minute, s.number("thrash_per_minute"));
     set(&mut wake.ledger, s.number("ledger"));
     s.duration("ramp_step", &mut wake.ramp_step);
-}
-
-fn read_tls(s: &mut Section<'_, '_>) -> Option<TlsConfig> {
-    let mut tls = None;
-    s.section("tls", |s| {
-        let [cert, key, dir] = ["cert", "key", "dir"].map(|key| s.text(key).map(PathBuf::from));
-        tls = match (cert, key, dir) {
-            (None, None, None) => None,
-            (Some(cert), Some(key), None) => Some(TlsConfig::Files { cert, key }),
-            (None, None, Some(dir)) => Some(TlsConfig::Directory { dir }),
-            _ => {
-                s.problem("cert", "TLS needs both `cert` and `key`, or `dir` alone");
-                None
-            }
-        };
-    });
-    tls
 }
 
 fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
@@ -286,7 +287,7 @@ pub(super) fn positive(s: &mut Section<'_, '_>, key: &'static str) -> Option<usi
     Some(value)
 }
 
-fn parse_address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("`{text}` is not an IP address and port, like \"127.0.0.1:8080\" or \"[::]:8080\"")
     })
@@ -320,6 +321,8 @@ pub(super) fn parse_path(text: &str) -> Result<String, String> {
     })
 }
 
+mod forwarding;
+mod listener;
 mod route;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@
 //! The way: text or environment -> `reader` (which key, where, of what type) -> `load`
 //! (defaults, cross checks) -> [`Config`].
 
+mod forwarding;
 mod load;
 mod model;
 mod pattern;
@@ -15,12 +16,14 @@ mod problem;
 mod reader;
 mod route;
 mod secret;
+mod tls;
 mod values;
 
+pub use forwarding::{ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename};
 pub use load::{Variables, load, load_file};
 pub use model::{
-    AccessLog, AdminConfig, Config, HypemanConfig, ListenerConfig, LogConfig, LogFormat,
-    ResponseConfig, ServerConfig, TlsConfig, UpstreamConfig, WakeConfig,
+    AccessLog, AdminConfig, Config, Http2Config, HypemanConfig, ListenerConfig, ListenerMode,
+    LogConfig, LogFormat, ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
 };
 pub use pattern::{HostPattern, InstanceTemplate, PatternError, PatternLabel};
 pub use problem::{ConfigError, Problem};
@@ -29,6 +32,7 @@ pub use route::{
     RouteConfig, RouteWakeConfig, WaitingPageConfig,
 };
 pub use secret::Secret;
+pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 
 use model::go_text;

@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -13,7 +14,8 @@ use serde::{Serialize, Serializer};
 
 use super::route::{ReadyWhen, RouteConfig};
 use super::secret::Secret;
-use super::values::Rate;
+use super::tls::TlsConfig;
+use super::values::{ByteSize, Rate};
 use crate::names::GoDuration;
 
 pub(super) fn go_text<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -72,26 +74,29 @@ pub struct HypemanConfig {
 pub struct ListenerConfig {
     /// IP address and port; port 0 takes a free one.
     pub address: SocketAddr,
+    /// What its connections carry.
+    #[serde(flatten)]
+    pub mode: ListenerMode,
+    /// Whether trusted peers (`server.trusted_proxies`) begin with a PROXY header that names their
+    /// client; then they must.
+    pub proxy_protocol: bool,
     /// TLS, with these certificates.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
 }
 
-/// Where a listener's certificates are.
+/// What a listener's connections carry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum TlsConfig {
-    /// One chain and its key, PEM.
-    Files {
-        /// The chain, the leaf first.
-        cert: PathBuf,
-        /// The leaf's private key.
-        key: PathBuf,
-    },
-    /// As many as there are in a directory, chosen by the client's SNI.
-    Directory {
-        /// Which.
-        dir: PathBuf,
+#[serde(tag = "mode", rename_all = "kebab-case")]
+pub enum ListenerMode {
+    /// HTTP, over TLS where the listener has certificates.
+    Http,
+    /// TLS that the instance terminates: routed by the client's SNI.
+    TlsPassthrough,
+    /// Anything: every connection is for this host's route.
+    Tcp {
+        /// The host, as a `[[route]]` knows it.
+        host: Arc<str>,
     },
 }
 
@@ -100,6 +105,8 @@ pub enum TlsConfig {
 pub struct ServerConfig {
     /// Open connections in all; more wait in the kernel's queue.
     pub max_connections: usize,
+    /// Of these, one client's (an IPv4 address or IPv6 /56); trusted proxies have no such limit.
+    pub max_connections_per_client: usize,
     /// Longest time for a request's head, and longest idle time between requests.
     #[serde(serialize_with = "go_text")]
     pub header_timeout: Duration,
@@ -107,11 +114,34 @@ pub struct ServerConfig {
     pub max_header_bytes: usize,
     /// Header fields of a request.
     pub max_headers: usize,
+    /// Bytes a second that a request's body must come with, after its first five seconds and until
+    /// its response begins; 0 asks nothing. gRPC streams may be silent.
+    pub min_body_rate: ByteSize,
+    /// HTTP/2 from clients.
+    pub http2: Http2Config,
+    /// Whether another gateway may listen at the same addresses, to take over.
+    pub reuse_port: bool,
+    /// Whether the configuration's file is loaded again when it has changed.
+    pub watch: bool,
     /// How long a drain waits before it cuts what is left.
     #[serde(serialize_with = "go_text")]
     pub drain_timeout: Duration,
     /// Peers whose forwarding headers are believed and extended; others' are replaced.
     pub trusted_proxies: Vec<IpNet>,
+}
+
+/// Limits on clients' HTTP/2 connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Http2Config {
+    /// Requests at once on a connection.
+    pub max_streams: u32,
+    /// Requests that a client has taken back before they were looked at; more end the connection.
+    pub max_pending_resets: usize,
+    /// Requests that were refused for a client's mistakes; more end the connection.
+    pub max_error_resets: usize,
+    /// A connection without a request for so long is told to go.
+    #[serde(serialize_with = "go_text")]
+    pub idle_timeout: Duration,
 }
 
 /// The wake engine and its hold queue.
@@ -253,6 +283,8 @@ impl Default for ListenerConfig {
     fn default() -> Self {
         Self {
             address: loopback(8080),
+            mode: ListenerMode::Http,
+            proxy_protocol: false,
             tls: None,
         }
     }
@@ -262,11 +294,54 @@ impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             max_connections: 16_384,
+            max_connections_per_client: 4096,
             header_timeout: Duration::from_secs(60),
             max_header_bytes: 64 * 1024,
             max_headers: 100,
+            min_body_rate: ByteSize(240),
+            http2: Http2Config::default(),
+            reuse_port: false,
+            watch: true,
             drain_timeout: Duration::from_secs(30),
             trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+impl ServerConfig {
+    /// Whether a peer's word about its client is believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted_proxies
+            .iter()
+            .any(|network| network.contains(&peer))
+    }
+}
+
+impl WakeConfig {
+    /// Whether the other differs only in what can change while the gateway runs.
+    pub fn is_like(&self, other: &Self) -> bool {
+        let same = Self {
+            timeout: self.timeout,
+            start_stopped: self.start_stopped,
+            ready: self.ready,
+            max_held_per_instance: self.max_held_per_instance,
+            max_held_per_route: self.max_held_per_route,
+            max_held: self.max_held,
+            max_held_bytes: self.max_held_bytes,
+            ..other.clone()
+        };
+        *self == same
+    }
+}
+
+impl Default for Http2Config {
+    fn default() -> Self {
+        Self {
+            max_streams: 128,
+            max_pending_resets: 20,
+            max_error_resets: 256,
+            idle_timeout: Duration::from_secs(180),
         }
     }
 }

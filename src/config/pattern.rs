@@ -128,6 +128,24 @@ impl HostPattern {
         Ok(Self::Labels(labels))
     }
 
+    /// Whether the pattern answers for a host.
+    pub fn fits(&self, host: &str) -> bool {
+        match self {
+            Self::Exact(own) => own.as_str() == host,
+            Self::Wildcard(suffix) => host
+                .strip_suffix(suffix.as_str())
+                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+            Self::Labels(labels) => {
+                let mut parts = host.split('.');
+                labels.iter().all(|label| match (label, parts.next()) {
+                    (PatternLabel::Literal(text), Some(part)) => text == part,
+                    (PatternLabel::Capture(_), Some(_)) => true,
+                    (_, None) => false,
+                }) && parts.next().is_none()
+            }
+        }
+    }
+
     /// Whether the pattern has this capture.
     pub fn captures(&self, name: &str) -> bool {
         match self {

@@ -110,6 +110,12 @@ impl<'a> Book<'a> {
         ));
     }
 
+    /// A problem of several keys together.
+    pub(super) fn problem(&mut self, key: &str, message: String) {
+        let place = self.file.to_owned();
+        self.report(usize::MAX, place, key.to_owned(), message, None);
+    }
+
     /// Every problem in the order of the file, unknown variables last.
     pub(super) fn finish(mut self) -> Vec<Problem> {
         let strays: Vec<&String> = self
@@ -450,6 +456,22 @@ impl<'b, 'a> Section<'b, 'a> {
             return;
         }
         self.section(key, |section| read(section, slot));
+    }
+
+    /// A text in the place of a table; nothing when there is a table or nothing at all.
+    pub(super) fn text_or_section(&mut self, key: &'static str) -> Option<String> {
+        let name = format!(
+            "{}{}",
+            self.prefixes.last().map_or("", String::as_str),
+            key.to_ascii_uppercase()
+        );
+        let table = self
+            .in_file(key)
+            .is_none_or(|value| value.get_ref().is_table());
+        match table && !self.book.variables.contains_key(&name) {
+            true => None,
+            false => self.text(key),
+        }
     }
 
     /// A list of tables; one call of `read` for each, in the file or in the environment.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::forwarding::ForwardingConfig;
 use super::go_text;
 use super::pattern::{HostPattern, InstanceTemplate};
 use super::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
@@ -25,6 +26,9 @@ pub struct RouteConfig {
     pub instance: InstanceTemplate,
     /// The instance's port.
     pub port: u16,
+    /// How its requests are passed on.
+    #[serde(flatten)]
+    pub forwarding: ForwardingConfig,
     /// The name of its control plane.
     pub hypeman: String,
     /// The same, as a position.

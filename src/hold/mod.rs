@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use tokio::time::Instant;
 
@@ -48,15 +49,21 @@ pub enum AdmitError {
 
 /// Counts who waits.
 pub struct Hold {
-    per_instance: usize,
-    in_all: usize,
-    bytes: usize,
+    limits: ArcSwap<Limits>,
     places: DashMap<Share, Arc<AtomicUsize>>,
     gates: DashMap<(InstanceId, u16), Arc<Gate>>,
     ramp_step: Duration,
     held: AtomicUsize,
     held_bytes: AtomicUsize,
     metrics: Arc<Metrics>,
+}
+
+/// How many may wait.
+#[derive(Debug)]
+struct Limits {
+    per_instance: usize,
+    in_all: usize,
+    bytes: usize,
 }
 
 /// Whose share of the places a request takes.
@@ -84,15 +91,25 @@ fn take(count: &AtomicUsize, amount: usize, limit: usize) -> bool {
         .is_ok()
 }
 
+// === impl Limits ===
+
+impl Limits {
+    fn of(config: &WakeConfig) -> Self {
+        Self {
+            per_instance: config.max_held_per_instance,
+            in_all: config.max_held,
+            bytes: config.max_held_bytes,
+        }
+    }
+}
+
 // === impl Hold ===
 
 impl Hold {
     /// With the limits of `[wake]`.
     pub fn new(config: &WakeConfig, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            per_instance: config.max_held_per_instance,
-            in_all: config.max_held,
-            bytes: config.max_held_bytes,
+            limits: ArcSwap::from_pointee(Limits::of(config)),
             places: DashMap::new(),
             gates: DashMap::new(),
             ramp_step: config.ramp_step,
@@ -100,6 +117,11 @@ impl Hold {
             held_bytes: AtomicUsize::new(0),
             metrics,
         })
+    }
+
+    /// The limits of `[wake]` have changed; who waits already goes on waiting.
+    pub fn change(&self, config: &WakeConfig) {
+        self.limits.store(Arc::new(Limits::of(config)));
     }
 
     /// A place for a request of `route`, of which `in_route` may wait, whose head has this many
@@ -120,16 +142,17 @@ impl Hold {
             share(Share::Route(Arc::clone(route))),
         ];
         let [(_, at_instance), (_, at_route)] = &shares;
+        let limits = self.limits.load();
         let bounds = [
             (
                 &**at_instance,
                 1,
-                self.per_instance,
+                limits.per_instance,
                 AdmitError::InstanceQueue,
             ),
             (&**at_route, 1, in_route, AdmitError::RouteQueue),
-            (&self.held, 1, self.in_all, AdmitError::TotalQueue),
-            (&self.held_bytes, bytes, self.bytes, AdmitError::Bytes),
+            (&self.held, 1, limits.in_all, AdmitError::TotalQueue),
+            (&self.held_bytes, bytes, limits.bytes, AdmitError::Bytes),
         ];
         for (index, (count, amount, limit, error)) in bounds.iter().enumerate() {
             if take(count, *amount, *limit) {

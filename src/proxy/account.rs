@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::admission::Admission;
+use super::raw::RawKind;
 use super::waiting::StatusStream;
 use crate::hold::Slot;
 use crate::names::{Hostname, InstanceId, RequestId};
@@ -26,10 +27,18 @@ use crate::upstream::{BodyFate, UpstreamBody};
 /// nginx's word for a client that left before its response.
 const CLIENT_LEFT: u16 = 499;
 
+/// What an account is kept of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trade {
+    Request,
+    Connection(RawKind),
+}
+
 /// The notes on one request; written down when dropped.
 pub(super) struct Account {
     pub(super) metrics: Arc<Metrics>,
     pub(super) access: Arc<AccessSink>,
+    pub(super) trade: Trade,
     pub(super) time: jiff::Timestamp,
     pub(super) started: Instant,
     pub(super) client: IpAddr,
@@ -77,12 +86,22 @@ impl Account {
 impl Drop for Account {
     fn drop(&mut self) {
         let took = self.started.elapsed();
-        self.metrics.count_request(self.status, self.wake, took);
+        let method = match self.trade {
+            Trade::Request => {
+                self.metrics.count_request(self.status, self.wake, took);
+                self.method.as_str()
+            }
+            Trade::Connection(kind) => {
+                let outcome = self.error.unwrap_or("passed_on");
+                self.metrics.count_raw_connection(kind.as_str(), outcome);
+                kind.as_str()
+            }
+        };
         self.access.write(&AccessLine {
             time: self.time,
             request_id: self.request_id.as_str(),
             client: self.client,
-            method: self.method.as_str(),
+            method,
             host: self.host.as_ref().map(Hostname::as_str),
             path: &self.path,
             status: self.status,

@@ -166,6 +166,19 @@ impl Admission {
         }
     }
 
+    /// The same for a connection of which nothing but its client is known. Where a request would
+    /// have to show something, it cannot.
+    pub fn judge_raw(&self, client: IpAddr) -> Result<(), Refusal> {
+        let rules = &self.rules;
+        match () {
+            () if !rules.methods.is_empty() => Err(Refusal::Method),
+            () if !rules.paths.is_empty() => Err(Refusal::Path),
+            () if rules.header.is_some() => Err(Refusal::Header),
+            () if !self.knows_client(client) => Err(Refusal::Client),
+            () => Ok(()),
+        }
+    }
+
     /// Whether the client's network may wake.
     pub fn knows_client(&self, client: IpAddr) -> bool {
         let (client, networks) = (client.to_canonical(), &self.rules.clients);

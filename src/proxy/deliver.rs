@@ -19,7 +19,7 @@ use super::error::ProxyError;
 use crate::hold::{AdmitError, Gate, Hold, Place, Slot};
 use crate::router::Route;
 use crate::telemetry::{Metrics, ReleaseReason, WakeKind};
-use crate::upstream::ForwardError;
+use crate::upstream::{ForwardError, Hop};
 use crate::wake::{Asker, Endpoint, Instance, OpenConnection, Ready, Target};
 
 /// How often a request may break the connection that took it: it may be the request that kills the
@@ -42,7 +42,7 @@ pub trait Carrier: Sync {
     fn send(
         &self,
         endpoint: &Endpoint,
-        port: u16,
+        hop: &Hop,
         given: Option<(Self::Stream, OpenConnection)>,
         request: Self::Request,
     ) -> impl Future<Output = Result<Self::Response, ForwardError<Self::Request>>> + Send;
@@ -61,6 +61,8 @@ pub struct Delivery<'a, S> {
     pub instance: &'a Instance<S>,
     /// The route.
     pub route: &'a Route,
+    /// How it reaches the instance.
+    pub hop: Hop,
     /// The route's rules, with what they remember.
     pub admission: &'a Admission,
     /// Whether the request may wake at all.
@@ -268,12 +270,14 @@ impl<S: Send> Delivery<'_, S> {
             mut ready,
             mut slot,
         } = admitted;
-        let port = self.route.config().port;
         let (mut breaks, mut pause) = (0, FIRST_PAUSE);
         loop {
             let copy = carrier.copy(&request);
             let given = ready.connection.take();
-            let error = match carrier.send(&ready.endpoint, port, given, request).await {
+            let error = match carrier
+                .send(&ready.endpoint, &self.hop, given, request)
+                .await
+            {
                 Ok(response) => {
                     slot.answered();
                     match copy {
@@ -300,7 +304,11 @@ impl<S: Send> Delivery<'_, S> {
             breaks += u32::from(matches!(error, ForwardError::Broken(_)));
             tracing::debug!(instance = %self.instance.id(), breaks, error = %error_text(&error),
                 "not answered");
-            if !matches!(error, ForwardError::TimedOut | ForwardError::Nonsense(_)) {
+            let elsewhere = matches!(
+                error,
+                ForwardError::TimedOut | ForwardError::Nonsense(_) | ForwardError::Client(_)
+            );
+            if !elsewhere {
                 self.instance.suspect(&ready.endpoint).await;
             }
             if breaks >= MAX_BREAKS || Instant::now() >= self.deadline {
@@ -315,6 +323,7 @@ impl<S: Send> Delivery<'_, S> {
                     error @ (ForwardError::Broken(_)
                     | ForwardError::Severed
                     | ForwardError::Nonsense(_)
+                    | ForwardError::Client(_)
                     | ForwardError::TimedOut),
                     _,
                 ) => return Err(error.given_up().into()),
@@ -360,6 +369,7 @@ fn error_text<Q>(error: &ForwardError<Q>) -> &'static str {
         ForwardError::Unsent { .. } => "closed before the request",
         ForwardError::Broken(_) => "broke before the response",
         ForwardError::Nonsense(_) => "not HTTP",
+        ForwardError::Client(_) => "its client failed it",
         ForwardError::TimedOut => "no response in time",
         ForwardError::Severed => "asleep before the response",
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use http::Uri;
+
 use super::admission::Refusal;
 use crate::hold::AdmitError;
 use crate::router::{AuthorityError, RouteError};
@@ -20,6 +22,18 @@ pub enum ProxyError {
     /// `CONNECT` asks for another kind of proxy.
     #[error("the gateway does not tunnel with CONNECT")]
     Connect,
+    /// Extended CONNECT for something else than WebSocket (RFC 8441 §5).
+    #[error("the gateway knows no such protocol to switch to")]
+    UnknownProtocol,
+    /// A target that its method does not have.
+    #[error("the request's target is not valid")]
+    Target,
+    /// It must come over TLS: its client is told where.
+    #[error("the request is redirected to https")]
+    Redirect(Box<Uri>),
+    /// It lacks the field that its route asks for.
+    #[error("the request lacks its route's authentication")]
+    Unauthenticated,
     /// A transfer coding other than one `chunked` (RFC 9112 §6.1).
     #[error("the request's transfer coding is not supported")]
     TransferCoding,

@@ -1,318 +1,109 @@
-//! From an error to a response: the only place that chooses a status for one.
+//! From an error to a response: the only place that maps one to an answer.
 //!
-//! Guarantees: the body is RFC 9457 problem JSON with a stable `code` and the request id, and says
-//! nothing about addresses, ids or the control plane; what is worth trying again has a Retry-After;
-//! what was refused before its body was read closes the connection.
+//! Guarantees: the body is RFC 9457 problem JSON with a stable `code` and the request id, or the same
+//! for a person or for gRPC, and says nothing about addresses, ids or the control plane; what is
+//! worth trying again has a Retry-After.
+
+mod verdicts;
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER,
+};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
+pub use self::verdicts::{Verdict, verdict};
 use super::admission::Refusal;
 use super::error::ProxyError;
-use super::waiting::escape;
+use super::waiting::{accepts_html, escape};
 use crate::config::AsleepConfig;
-use crate::hold::AdmitError;
 use crate::names::RequestId;
-use crate::router::RouteError;
-use crate::upstream::ForwardError;
-use crate::wake::{WakeError, WakeStage};
-
-/// How an error is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
-    /// The status.
-    pub status: StatusCode,
-    /// One stable word, for programs.
-    pub code: &'static str,
-    /// One sentence, for people.
-    pub detail: &'static str,
-    /// When to try again.
-    pub retry_after: Option<Duration>,
-}
 
 /// Tells a health checker, say, that the answer is the gateway's and what it stands for.
 const X_WAKEGATE_STATE: HeaderName = HeaderName::from_static("x-wakegate-state");
-const SOON: Option<Duration> = Some(Duration::from_secs(1));
+/// Who reads an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// A program: problem JSON.
+    Program,
+    /// A person with a browser: a page.
+    Person,
+    /// A gRPC client: a status in the header (gRPC over HTTP/2, "Trailers-Only").
+    Grpc,
+}
 
-/// How this error is told.
-pub fn verdict(error: &ProxyError) -> Verdict {
-    let (status, code, detail, retry_after) = match error {
-        ProxyError::Authority(_) => (
-            StatusCode::BAD_REQUEST,
-            "bad_host",
-            "The request's Host is missing or not valid.",
-            None,
-        ),
-        ProxyError::Misdirected => (
-            StatusCode::MISDIRECTED_REQUEST,
-            "misdirected",
-            "The connection was made for another host.",
-            None,
-        ),
-        ProxyError::Connect => (
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            "CONNECT is not served here.",
-            None,
-        ),
-        ProxyError::TransferCoding => (
-            StatusCode::NOT_IMPLEMENTED,
-            "transfer_coding",
-            "The request's transfer coding is not supported.",
-            None,
-        ),
-        ProxyError::Route(RouteError::NoRoute) => (
-            StatusCode::NOT_FOUND,
-            "no_route",
-            "Nothing is served at this host and path.",
-            None,
-        ),
-        ProxyError::Route(RouteError::AmbiguousPath) => (
-            StatusCode::BAD_REQUEST,
-            "ambiguous_path",
-            "The path has dot segments, empty segments or encoded slashes.",
-            None,
-        ),
-        ProxyError::Admit(AdmitError::Closed) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "route_closed",
-            "The route takes no requests.",
-            SOON,
-        ),
-        ProxyError::Admit(AdmitError::NotItsTurn) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "instance_busy",
-            "The instance was busy with other requests for too long.",
-            SOON,
-        ),
-        ProxyError::Asleep(why) => asleep_verdict(*why),
-        ProxyError::TooManyUnknown(wait) => (
-            StatusCode::TOO_MANY_REQUESTS,
-            "too_many_unknown_names",
-            "Too many names that do not exist were asked for.",
-            Some(*wait),
-        ),
-        ProxyError::BodyTooSlow => (
-            StatusCode::REQUEST_TIMEOUT,
-            "body_timeout",
-            "The request's body did not come in time.",
-            None,
-        ),
-        ProxyError::BodyBroke => (
-            StatusCode::BAD_REQUEST,
-            "body_broke",
-            "The request's body broke off.",
-            None,
-        ),
-        ProxyError::Admit(
-            AdmitError::InstanceQueue
-            | AdmitError::RouteQueue
-            | AdmitError::TotalQueue
-            | AdmitError::Bytes,
-        ) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "hold_queue_full",
-            "Too many requests are waiting for instances to wake.",
-            SOON,
-        ),
-        ProxyError::Wake(error) => wake(error),
-        ProxyError::Forward(error) => forward(error),
-        ProxyError::UnexpectedUpgrade => (
-            StatusCode::BAD_GATEWAY,
-            "bad_upgrade",
-            "The instance's response is not valid.",
-            None,
-        ),
+// === impl Reader ===
+
+impl Reader {
+    /// By what the request says of itself.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        match kind {
+            Some(kind) if kind.starts_with(b"application/grpc") => Self::Grpc,
+            _ if accepts_html(headers) => Self::Person,
+            _ => Self::Program,
+        }
+    }
+}
+
+/// The answer for an error. `asleep` is what the request's route says while its instance sleeps.
+pub fn answer(
+    error: &ProxyError,
+    verdict: Verdict,
+    reader: Reader,
+    asleep_config: Option<&AsleepConfig>,
+    request_id: &RequestId,
+) -> Response<Bytes> {
+    let mut response = match (error, asleep_config, reader) {
+        (_, _, Reader::Grpc) => grpc(verdict),
+        (ProxyError::Asleep(why), Some(config), _) => asleep(*why, verdict, config, request_id),
+        (_, _, Reader::Person) => page(verdict, request_id),
+        (_, _, Reader::Program) => response(verdict, request_id),
     };
-    Verdict {
-        status,
-        code,
-        detail,
-        retry_after,
+    if let ProxyError::Redirect(to) = error
+        && let Ok(location) = HeaderValue::try_from(to.to_string())
+    {
+        response.headers_mut().insert(LOCATION, location);
     }
+    response
 }
 
-type Told = (StatusCode, &'static str, &'static str, Option<Duration>);
-
-fn asleep_verdict(why: Refusal) -> Told {
-    match why {
-        Refusal::ClientRate(wait) | Refusal::RouteRate(wait) => (
-            StatusCode::TOO_MANY_REQUESTS,
-            "wake_rate",
-            "The instance is asleep, and it has been woken too often lately.",
-            Some(wait),
-        ),
-        Refusal::Scanner => (
-            StatusCode::NOT_FOUND,
-            "not_here",
-            "There is nothing here.",
-            None,
-        ),
-        Refusal::Robots | Refusal::Health => (StatusCode::OK, "asleep", "asleep", None),
-        Refusal::Method
-        | Refusal::Path
-        | Refusal::Header
-        | Refusal::Client
-        | Refusal::UserAgent
-        | Refusal::Bot
-        | Refusal::Prefetch
-        | Refusal::Icon => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "asleep",
-            "The instance is asleep, and this kind of request does not wake it.",
-            Some(Duration::from_secs(60)),
-        ),
+/// The same for a gRPC client. Statuses are those that gRPC gives to HTTP's ("HTTP to gRPC Status
+/// Code Mapping").
+fn grpc(verdict: Verdict) -> Response<Bytes> {
+    let status = match verdict.status.as_u16() {
+        400 => "13",
+        401 => "16",
+        403 => "7",
+        404 => "12",
+        429 | 502 | 503 | 504 => "14",
+        _ => "2",
+    };
+    let mut response = Response::new(Bytes::new());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from_static(status));
+    let message = format!("{}: {}", verdict.code, verdict.detail);
+    if let Ok(message) = HeaderValue::try_from(message) {
+        headers.insert("grpc-message", message);
     }
+    add_retry_after(headers, verdict.retry_after);
+    response
 }
 
-fn wake(error: &WakeError) -> Told {
-    match error {
-        WakeError::NotFound => (
-            StatusCode::NOT_FOUND,
-            "instance_not_found",
-            "There is no such instance.",
-            None,
-        ),
-        WakeError::Ambiguous => (
-            StatusCode::BAD_GATEWAY,
-            "instance_ambiguous",
-            "The route names more than one instance.",
-            None,
-        ),
-        WakeError::Stopped => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "instance_stopped",
-            "The instance is stopped and is not started by requests.",
-            Some(Duration::from_secs(30)),
-        ),
-        WakeError::Unusable => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "instance_unusable",
-            "The instance is in a state that it cannot be woken from.",
-            Some(Duration::from_secs(30)),
-        ),
-        WakeError::TimedOut(WakeStage::NotListening) => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "app_not_listening",
-            "The instance runs, but its application did not open its port in time.",
-            SOON,
-        ),
-        WakeError::TimedOut(WakeStage::Initializing) => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "instance_initializing",
-            "The instance was still starting when the time to wait was over.",
-            SOON,
-        ),
-        WakeError::TimedOut(WakeStage::Unhealthy) => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "app_unhealthy",
-            "The instance runs, but its application did not become healthy in time.",
-            SOON,
-        ),
-        WakeError::TimedOut(
-            WakeStage::Asking
-            | WakeStage::Queued
-            | WakeStage::Restoring
-            | WakeStage::Starting
-            | WakeStage::NoCapacity,
-        ) => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "wake_timeout",
-            "The instance did not wake up in time.",
-            SOON,
-        ),
-        WakeError::NoCapacity => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "no_capacity",
-            "The host has no room to wake the instance.",
-            Some(Duration::from_secs(5)),
-        ),
-        WakeError::NoSlot => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "wake_queue_full",
-            "Too many other instances are being woken.",
-            Some(Duration::from_secs(2)),
-        ),
-        WakeError::Transitioning => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "instance_transitioning",
-            "The instance is changing its state; try again in a moment.",
-            Some(Duration::from_secs(2)),
-        ),
-        WakeError::TooSlow(usual) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "wake_too_slow",
-            "The instance is being woken, which usually takes longer than the request can wait.",
-            Some(*usual),
-        ),
-        WakeError::BreakerOpen(left) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "wake_failing",
-            "The instance could not be woken several times in a row.",
-            Some(*left),
-        ),
-        WakeError::ControlPlaneDown => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "control_plane_unavailable",
-            "The service that wakes instances does not answer.",
-            Some(Duration::from_secs(2)),
-        ),
-        WakeError::Unauthorized => (
-            StatusCode::BAD_GATEWAY,
-            "control_plane_refused",
-            "The gateway is not allowed to wake instances.",
-            None,
-        ),
-        WakeError::Failed => (
-            StatusCode::BAD_GATEWAY,
-            "wake_failed",
-            "The instance could not be woken.",
-            SOON,
-        ),
-        WakeError::Draining => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "draining",
-            "The gateway is shutting down.",
-            SOON,
-        ),
-    }
-}
-
-fn forward(error: &ForwardError<()>) -> Told {
-    match error {
-        ForwardError::Connect { .. } => (
-            StatusCode::BAD_GATEWAY,
-            "connect_failed",
-            "The instance does not accept connections.",
-            SOON,
-        ),
-        ForwardError::Unsent { .. } | ForwardError::Broken(_) | ForwardError::Severed => (
-            StatusCode::BAD_GATEWAY,
-            "upstream_broke",
-            "The instance broke the connection off before its response.",
-            None,
-        ),
-        ForwardError::Nonsense(_) => (
-            StatusCode::BAD_GATEWAY,
-            "upstream_invalid",
-            "The instance's response is not valid.",
-            None,
-        ),
-        ForwardError::TimedOut => (
-            StatusCode::GATEWAY_TIMEOUT,
-            "upstream_timeout",
-            "The instance sent no response in time.",
-            None,
-        ),
+/// Whole seconds, rounded up (RFC 9110 §10.2.3).
+fn add_retry_after(headers: &mut HeaderMap, delay: Option<Duration>) {
+    if let Some(delay) = delay {
+        let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
     }
 }
 
 /// The response for a verdict.
-pub fn response(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
+fn response(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
     let Verdict {
         status,
         code,
@@ -335,16 +126,12 @@ pub fn response(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
         HeaderValue::from_static("application/problem+json"),
     );
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Some(delay) = retry_after {
-        // Whole seconds, rounded up (RFC 9110 §10.2.3).
-        let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-    }
+    add_retry_after(headers, retry_after);
     response
 }
 
 /// The same for a person.
-pub fn page(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
+fn page(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
     let mut response = response(verdict, request_id);
     let title = verdict.status.canonical_reason().unwrap_or("Error");
     let html = format!(
@@ -370,7 +157,7 @@ pub fn page(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
 }
 
 /// What a route answers instead of waking its instance.
-pub fn asleep(
+fn asleep(
     why: Refusal,
     verdict: Verdict,
     config: &AsleepConfig,
@@ -421,7 +208,10 @@ pub fn asleep(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::router::AuthorityError;
+    use crate::hold::AdmitError;
+    use crate::router::{AuthorityError, RouteError};
+    use crate::upstream::ForwardError;
+    use crate::wake::{WakeError, WakeStage};
 
     #[test]
     fn each_error_has_its_status_code_and_retry_after() {

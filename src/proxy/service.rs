@@ -4,42 +4,45 @@
 //! it ([`Gateway::handle`]) keeps the account and turns an error into a response.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::header::{HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, USER_AGENT};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::header::{HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY, USER_AGENT};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use ipnet::IpNet;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::account::{Account, Content, GatewayBody};
+use super::account::{Account, Content, GatewayBody, Trade};
 use super::admission::Visit;
-use super::deliver::{Carrier, Delivered, Delivery, Notes, target_of};
+use super::deliver::{Delivered, Delivery, Notes, target_of};
 use super::error::ProxyError;
+use super::outgoing::{
+    adopt_authority, authenticate, buffered, check_framing, head_bytes, min_body_rate,
+    named_client, routed_path, to_origin_form,
+};
 use super::patience::patience;
 use super::preflight::{self, Preflights};
 use super::rescue;
 use super::site::Site;
+use super::switching::Switch;
 use super::unknown::UnknownNames;
 use super::waiting::{self, StatusStream};
-use crate::config::{Rate, ResponseConfig, RouteConfig};
+use crate::config::{Rate, ResponseConfig, RouteConfig, ServerConfig};
 use crate::hold::Hold;
 use crate::hypeman::ControlPlane;
 use crate::names::{GoDuration, Hostname, InstanceRef, RequestId};
-use crate::router::{Match, Route, RouteError, host_of, is_below};
+use crate::router::{Route, RouteError, host_of};
 use crate::telemetry::{AccessSink, Metrics, WakeKind};
 use crate::upstream::{
-    ForwardError, ForwardedFor, RequestBody, Upstream, UpstreamBody, is_upgrade, prepare_request,
+    ForwardedFor, Hop, Introduction, RequestBody, Upstream, edit, prepare_request,
     prepare_response, tunnel,
 };
-use crate::wake::{Asker, Endpoint, Instance, OpenConnection, WakeError, Wakes, WarmPlan};
+use crate::wake::{Instance, WakeError, Wakes, WarmPlan};
 
 const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -48,8 +51,10 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// How a request came.
 pub struct Arrival<'a> {
-    /// The peer.
-    pub client: IpAddr,
+    /// The peer, or whom a trusted peer's PROXY header names.
+    pub client: SocketAddr,
+    /// Where it connected to.
+    pub local: SocketAddr,
     /// Whether it came over TLS.
     pub secure: bool,
     /// Whether its connection may carry requests for a host.
@@ -66,9 +71,9 @@ pub struct GatewayParts<P> {
     /// Connections to instances.
     pub upstream: Arc<Upstream>,
     /// What is added to responses.
-    pub response: ResponseConfig,
-    /// Peers whose forwarding headers are believed.
-    pub trusted_proxies: Vec<IpNet>,
+    pub response: ArcSwap<ResponseConfig>,
+    /// Whom to trust, among others.
+    pub server: Arc<ArcSwap<ServerConfig>>,
     /// The longest that an application may ask to stay awake for.
     pub max_hold: Duration,
     /// Counts.
@@ -83,10 +88,10 @@ pub struct GatewayParts<P> {
 
 /// The gateway, as every connection sees it.
 pub struct Gateway<P> {
-    site: ArcSwap<Site>,
+    pub(super) site: ArcSwap<Site>,
     unknown: UnknownNames,
     preflights: Preflights,
-    parts: GatewayParts<P>,
+    pub(super) parts: GatewayParts<P>,
 }
 
 // === impl Gateway ===
@@ -136,8 +141,8 @@ impl<P: ControlPlane> Gateway<P> {
         request: Request<Incoming>,
         from: &Arrival<'_>,
     ) -> Response<GatewayBody> {
-        let mut account = self.open_account(&request, from.client);
-        let browser = waiting::accepts_html(request.headers());
+        let mut account = self.open_account(&request, from.client.ip());
+        let reader = rescue::Reader::of(request.headers());
         let result = self.handle_inner(&mut account, request, from).await;
         let mut response = match result {
             Ok(response) => response,
@@ -148,14 +153,9 @@ impl<P: ControlPlane> Gateway<P> {
                     let id = &account.request_id;
                     tracing::debug!(request = %id, %error, code = verdict.code, "refused");
                 }
-                let response = match (&error, &account.asleep) {
-                    (ProxyError::Asleep(why), Some(admission)) => {
-                        rescue::asleep(*why, verdict, admission.asleep(), &account.request_id)
-                    }
-                    _ if browser => rescue::page(verdict, &account.request_id),
-                    _ => rescue::response(verdict, &account.request_id),
-                };
-                response.map(|body| Content::Own(Full::new(body)))
+                let asleep = account.asleep.as_ref().map(|admission| admission.asleep());
+                rescue::answer(&error, verdict, reader, asleep, &account.request_id)
+                    .map(|body| Content::Own(Full::new(body)))
             }
         };
         account.status = response.status().as_u16();
@@ -178,10 +178,25 @@ impl<P: ControlPlane> Gateway<P> {
             return Err(ProxyError::Misdirected);
         }
         check_framing(&request)?;
+        let switch = Switch::of(&mut request)?;
+        let rate = min_body_rate(request.headers(), &self.parts.server.load());
+        let mut request = request.map(|body| RequestBody::new(body, rate));
+        account.fate = Some(request.body().fate());
         let site = self.site.load();
-        let found = site.table.find(&host, request.uri().path())?;
+        let found = site.table.find(&host, routed_path(&request)?)?;
         let (route, config) = (&*found.route, found.route.config());
-        let client = self.client_of(account.client, request.headers());
+        let forwarding = &config.forwarding;
+        let secure = from.secure || self.came_over_tls(account.client, request.headers());
+        if forwarding.redirect_http && !secure {
+            return Err(ProxyError::Redirect(Box::new(to_https(
+                &host,
+                request.uri(),
+            ))));
+        }
+        if let Some(auth) = &forwarding.auth {
+            authenticate(auth, request.headers_mut())?;
+        }
+        let client = named_client(account.client, request.headers(), |peer| self.trusts(peer));
         let patience = patience(config.wake.timeout, request.headers());
         let deadline = account.started + patience;
 
@@ -202,6 +217,7 @@ impl<P: ControlPlane> Gateway<P> {
         let delivery = Delivery {
             instance: &instance,
             route,
+            hop: hop_of(config, from),
             admission,
             verdict,
             hold: &self.parts.hold,
@@ -229,6 +245,10 @@ impl<P: ControlPlane> Gateway<P> {
             && waiting::is_navigation(request.method(), request.headers());
         let mut notes = Notes::default();
         let admitted = match page {
+            false if forwarding.early_continue => {
+                let admitting = delivery.admit(&mut notes);
+                request.body_mut().begun_during(admitting).await
+            }
             false => delivery.admit(&mut notes).await,
             true => match timeout(config.waiting_page.after, delivery.admit(&mut notes)).await {
                 Ok(admitted) => admitted,
@@ -244,8 +264,7 @@ impl<P: ControlPlane> Gateway<P> {
         (account.wake, account.held) = (notes.wake, notes.held);
         let admitted = admitted?;
 
-        let downstream = is_upgrade(request.headers()).then(|| hyper::upgrade::on(&mut request));
-        let from = ForwardedFor {
+        let about = ForwardedFor {
             client: account.client,
             trusted: self.trusts(account.client),
             secure: from.secure,
@@ -253,9 +272,10 @@ impl<P: ControlPlane> Gateway<P> {
             request_id: &account.request_id,
         };
         adopt_authority(&mut request);
-        prepare_request(request.headers_mut(), &from);
-        let request = to_origin_form(request).map(RequestBody::new);
-        account.fate = Some(request.body().fate());
+        prepare_request(request.headers_mut(), &about);
+        edit(request.headers_mut(), &forwarding.request_headers);
+        let prefix = forwarding.strip_path.then_some(config.path.as_str());
+        let request = to_origin_form(request, prefix);
         let request = buffered(request, config.retry.buffer.0, deadline).await?;
 
         let sent = delivery.send(&self.parts.upstream, admitted, request, &mut notes);
@@ -272,27 +292,37 @@ impl<P: ControlPlane> Gateway<P> {
         if let Some(question) = preflight {
             self.preflights.note(question, &response);
         }
-        let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let mut slot = Some(slot);
-        if switching {
-            let agreed = is_upgrade(response.headers());
-            let Some(downstream) = downstream.filter(|_| agreed) else {
-                return Err(ProxyError::UnexpectedUpgrade);
-            };
-            let upstream = hyper::upgrade::on(&mut response);
-            let (cut, slot) = (self.parts.cut.clone(), slot.take());
-            self.parts.tunnels.spawn(async move {
-                tunnel(downstream, upstream, endpoint, cut).await;
-                drop(slot);
-            });
+        let mut switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        match switch {
+            None if switching => return Err(ProxyError::UnexpectedUpgrade),
+            None => {}
+            Some(switch) => {
+                let upstream = hyper::upgrade::on(&mut response);
+                if switch.agreed(&mut response)? {
+                    let (cut, slot) = (self.parts.cut.clone(), slot.take());
+                    let downstream = switch.into_downstream();
+                    self.parts.tunnels.spawn(async move {
+                        tunnel(downstream, upstream, endpoint, cut).await;
+                        drop(slot);
+                    });
+                }
+                switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            }
         }
         prepare_response(response.headers_mut(), switching);
+        edit(response.headers_mut(), &forwarding.response_headers);
+        if let Some(age) = forwarding.hsts.filter(|_| secure) {
+            response
+                .headers_mut()
+                .insert(STRICT_TRANSPORT_SECURITY, max_age(age));
+        }
         self.tell_wake(response.headers_mut(), account);
         Ok(response.map(|body| Content::Upstream { body, _slot: slot }))
     }
 
     /// The instance that a name means, unless the client has guessed too many names.
-    async fn find(
+    pub(super) async fn find(
         &self,
         route: &Route,
         name: &InstanceRef,
@@ -312,94 +342,11 @@ impl<P: ControlPlane> Gateway<P> {
         Ok(found?)
     }
 
-    /// Wakes what this request will need besides its own instance.
-    fn prewarm(&self, delivery: &Delivery<'_, TcpStream>, path: &str) {
-        let config = delivery.route.config();
-        let wakes = &self.parts.wakes;
-        for rule in &config.prewarm {
-            if delivery.verdict.is_ok() && rule.paths.iter().any(|below| is_below(path, below)) {
-                wakes.prewarm(
-                    config.plane,
-                    &rule.instances,
-                    &config.wake,
-                    &delivery.asker(),
-                );
-            }
-        }
-        let asleep = || {
-            let target = target_of(delivery.route);
-            delivery.instance.warm(target).is_none() && delivery.instance.progress().is_none()
-        };
-        if !config.wake.also.is_empty() && delivery.verdict.is_ok() && asleep() {
-            wakes.prewarm(
-                config.plane,
-                &config.wake.also,
-                &config.wake,
-                &delivery.asker(),
-            );
-        }
-    }
-
-    /// A TLS client has said which host it wants: its instance may wake while the handshake goes on,
-    /// where the route says so and the client's network and the rates allow it.
-    pub fn greet(&self, sni: &str, client: IpAddr) {
-        let site = self.site.load();
-        let found = Hostname::parse(sni)
-            .ok()
-            .and_then(|host| site.table.find(&host, "/").ok());
-        let Some(Match { route, instance }) = found else {
-            return;
-        };
-        let (config, wakes) = (route.config(), &self.parts.wakes);
-        let Some(admission) = site.admission(&route).filter(|_| config.wake.on_tls_hello) else {
-            return;
-        };
-        let known = wakes.known(config.plane, &instance);
-        let awake = |known: Arc<Instance>| {
-            known.warm(target_of(&route)).is_some() || known.progress().is_some()
-        };
-        if known.is_some_and(awake)
-            || !admission.knows_client(client)
-            || admission.charge(client).is_err()
-        {
-            return;
-        }
-        let asker = Asker {
-            route: Arc::clone(route.label()),
-            client,
-            user_agent: Some("TLS ClientHello".into()),
-            since: Instant::now(),
-        };
-        wakes.prewarm(config.plane, &[instance], &config.wake, &asker);
-    }
-
     /// Until when the application wants to stay awake, by its `x-wakegate-hold`.
     fn wanted_awake(&self, headers: &mut http::HeaderMap) -> Option<Instant> {
         let value = headers.remove(X_WAKEGATE_HOLD)?;
         let asked = value.to_str().ok()?.parse::<GoDuration>().ok()?.to_std()?;
         Some(Instant::now() + asked.min(self.parts.max_hold))
-    }
-
-    /// Who asks: the peer, or whom a trusted peer names last.
-    fn client_of(&self, peer: IpAddr, headers: &http::HeaderMap) -> IpAddr {
-        if !self.trusts(peer) {
-            return peer;
-        }
-        let named = headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|text| text.split(','))
-            .map(|text| text.trim().parse::<IpAddr>());
-        let named: Vec<_> = named.collect();
-        for address in named.into_iter().rev() {
-            match address {
-                Ok(address) if self.trusts(address) => {}
-                Ok(address) => return address,
-                Err(_) => break,
-            }
-        }
-        peer
     }
 
     /// Forgets what is too old to matter.
@@ -420,6 +367,7 @@ impl<P: ControlPlane> Gateway<P> {
         Account {
             metrics: Arc::clone(&self.parts.metrics),
             access: Arc::clone(&self.parts.access),
+            trade: Trade::Request,
             time: jiff::Timestamp::now(),
             started: Instant::now(),
             client,
@@ -440,20 +388,23 @@ impl<P: ControlPlane> Gateway<P> {
         }
     }
 
-    fn trusts(&self, client: IpAddr) -> bool {
-        let client = client.to_canonical();
-        self.parts
-            .trusted_proxies
-            .iter()
-            .any(|network| network.contains(&client))
+    /// By the word of a trusted peer.
+    fn came_over_tls(&self, peer: IpAddr, headers: &http::HeaderMap) -> bool {
+        let told = headers.get("x-forwarded-proto");
+        told.is_some_and(|proto| proto == "https") && self.trusts(peer)
+    }
+
+    fn trusts(&self, peer: IpAddr) -> bool {
+        self.parts.server.load().trusts(peer)
     }
 
     fn tell_wake(&self, headers: &mut http::HeaderMap, account: &Account) {
-        if self.parts.response.wake_header {
+        let wanted = self.parts.response.load();
+        if wanted.wake_header {
             let kind = HeaderValue::from_static(account.wake.as_str());
             headers.insert(X_WAKEGATE_WAKE, kind);
         }
-        if self.parts.response.server_timing {
+        if wanted.server_timing {
             let text = format!("wake;dur={:.1}", account.held.as_secs_f64() * 1e3);
             if let Ok(value) = HeaderValue::try_from(text) {
                 headers.append(SERVER_TIMING, value);
@@ -474,98 +425,35 @@ impl<P> fmt::Debug for Gateway<P> {
     }
 }
 
-/// What hyper lets through and must not go further.
-fn check_framing(request: &Request<Incoming>) -> Result<(), ProxyError> {
-    if request.method() == Method::CONNECT {
-        return Err(ProxyError::Connect);
-    }
-    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
-    let fine = match (codings.next(), codings.next()) {
-        (None, _) => true,
-        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
-        (Some(_), Some(_)) => false,
-    };
-    if fine {
-        Ok(())
-    } else {
-        Err(ProxyError::TransferCoding)
+/// How this request reaches its instance.
+pub(super) fn hop_of(config: &RouteConfig, from: &Arrival<'_>) -> Hop {
+    Hop {
+        port: config.port,
+        protocol: config.forwarding.protocol,
+        introduction: config
+            .forwarding
+            .proxy_protocol
+            .map(|version| Introduction {
+                version,
+                client: from.client,
+                local: from.local,
+            }),
     }
 }
 
-/// About as many bytes as the head took on the wire.
-fn head_bytes(request: &Request<Incoming>) -> usize {
-    let fields = request
-        .headers()
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4);
-    fields.sum::<usize>() + request.uri().path().len() + request.uri().query().map_or(0, str::len)
+/// The same target over TLS, at its usual port.
+fn to_https(host: &Hostname, uri: &Uri) -> Uri {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    let uri = Uri::builder()
+        .scheme("https")
+        .authority(host.as_str())
+        .path_and_query(target);
+    // A host that has a route and a target that was parsed make a URI.
+    uri.build().unwrap_or_default()
 }
 
-/// HTTP/2's authority is HTTP/1.1's Host, its port included.
-fn adopt_authority(request: &mut Request<Incoming>) {
-    if request.headers().contains_key(HOST) {
-        return;
-    }
-    let authority = request.uri().authority().map(http::uri::Authority::as_str);
-    if let Some(Ok(host)) = authority.map(HeaderValue::from_str) {
-        request.headers_mut().insert(HOST, host);
-    }
-}
-
-/// HTTP/1.1 with the target that an origin expects (RFC 9112 §3.2.1).
-fn to_origin_form(request: Request<Incoming>) -> Request<Incoming> {
-    let (mut parts, body) = request.into_parts();
-    let target = parts.uri.path_and_query().cloned();
-    parts.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
-    parts.version = Version::HTTP_11;
-    Request::from_parts(parts, body)
-}
-
-/// Reads a small body beforehand where the route wants that, so that it can be sent again.
-async fn buffered(
-    request: Request<RequestBody>,
-    limit: usize,
-    deadline: Instant,
-) -> Result<Request<RequestBody>, ProxyError> {
-    if limit == 0 || !request.method().is_idempotent() || request.body().is_repeatable() {
-        return Ok(request);
-    }
-    let (parts, body) = request.into_parts();
-    match timeout_at(deadline, body.buffer(limit)).await {
-        Ok(Ok(body)) => Ok(Request::from_parts(parts, body)),
-        Ok(Err(_)) => Err(ProxyError::BodyBroke),
-        Err(_) => Err(ProxyError::BodyTooSlow),
-    }
-}
-
-impl Carrier for Arc<Upstream> {
-    type Stream = TcpStream;
-    type Request = Request<RequestBody>;
-    type Response = Response<UpstreamBody>;
-
-    async fn send(
-        &self,
-        endpoint: &Endpoint,
-        port: u16,
-        given: Option<(TcpStream, OpenConnection)>,
-        request: Request<RequestBody>,
-    ) -> Result<Response<UpstreamBody>, ForwardError> {
-        Upstream::send(self, endpoint, port, given, request).await
-    }
-
-    /// Idempotent, and its body, if any, can be sent twice.
-    fn copy(&self, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-        if !request.method().is_idempotent() || is_upgrade(request.headers()) {
-            return None;
-        }
-        let mut copy = Request::new(request.body().again()?);
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.headers_mut() = request.headers().clone();
-        Some(copy)
-    }
-
-    fn status(&self, response: &Response<UpstreamBody>) -> u16 {
-        response.status().as_u16()
-    }
+/// RFC 6797 §6.1.1.
+fn max_age(age: Duration) -> HeaderValue {
+    HeaderValue::try_from(format!("max-age={}", age.as_secs()))
+        .unwrap_or(HeaderValue::from_static("max-age=0"))
 }

@@ -23,6 +23,8 @@ const SHED: &str = "wakegate_shed_total";
 const UPSTREAM_CONNECTIONS: &str = "wakegate_upstream_connections";
 const UPSTREAM_RETRIES: &str = "wakegate_upstream_retries_total";
 const DOWNSTREAM_CONNECTIONS: &str = "wakegate_downstream_connections";
+const REFUSED_CONNECTIONS: &str = "wakegate_refused_connections_total";
+const RAW_CONNECTIONS: &str = "wakegate_raw_connections_total";
 const CONTROLPLANE_REQUESTS: &str = "wakegate_controlplane_requests_total";
 const WAKE_REFUSALS: &str = "wakegate_wake_refusals_total";
 const THRASH: &str = "wakegate_wake_thrash_total";
@@ -185,6 +187,14 @@ impl Metrics {
                 "Requests sent to an instance a second time",
             ),
             (
+                REFUSED_CONNECTIONS,
+                "Connections from clients that had as many as they may have",
+            ),
+            (
+                RAW_CONNECTIONS,
+                "Connections passed on as they are, by kind and by how they began",
+            ),
+            (
                 CONTROLPLANE_REQUESTS,
                 "Calls to control planes by operation and status code",
             ),
@@ -289,6 +299,17 @@ impl Metrics {
         self.counter(WAKES, labels.clone()).increment(1);
         self.histogram(WAKE_DURATION, labels)
             .record(took.as_secs_f64());
+    }
+
+    /// Counts a connection that was turned away at once.
+    pub fn count_refused_connection(&self) {
+        self.counter(REFUSED_CONNECTIONS, Vec::new()).increment(1);
+    }
+
+    /// Counts a connection that was passed on as it was, or an error's code.
+    pub fn count_raw_connection(&self, kind: &'static str, outcome: &'static str) {
+        let labels = vec![Label::new("kind", kind), Label::new("outcome", outcome)];
+        self.counter(RAW_CONNECTIONS, labels).increment(1);
     }
 
     /// Counts a request that was refused instead of held.

@@ -4,9 +4,10 @@
 //! it was; trailers that would change a message's framing or routing are dropped; a response's
 //! connection goes back to its pool only after a clean end.
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio_util::task::TaskTracker;
 
+use super::multiplex::StreamToken;
+use super::pace::Pace;
 use super::pool::{Pool, Sender};
 
 /// How long a connection may take to be usable again after its response.
@@ -26,13 +29,39 @@ const SETTLE: Duration = Duration::from_millis(500);
 #[derive(Debug, Default)]
 pub struct BodyFate {
     touched: AtomicBool,
+    answered: AtomicBool,
+    /// 0, or an [`Ending`].
+    ending: AtomicU8,
     bytes: AtomicU64,
+}
+
+/// How a client failed to send its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It broke off, or was no valid HTTP.
+    Broke = 1,
+    /// It came more slowly than it may.
+    TooSlow = 2,
+}
+
+/// A body cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The connection that it comes from.
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    /// The client sends it too slowly.
+    #[error("the request's body came too slowly")]
+    TooSlow,
 }
 
 /// A client's request body on its way to an instance.
 #[derive(Debug)]
 pub struct RequestBody {
     inner: Source,
+    /// Read before it was asked for.
+    first: Option<Frame<Bytes>>,
+    pace: Pace,
     fate: Arc<BodyFate>,
 }
 
@@ -51,7 +80,18 @@ enum Source {
 #[derive(Debug)]
 pub struct UpstreamBody {
     inner: Incoming,
-    home: Option<(Sender, Arc<Pool>, TaskTracker)>,
+    home: Option<Home>,
+}
+
+/// Where a response's connection goes when it has ended.
+#[derive(Debug)]
+pub(super) enum Home {
+    /// Back to its pool, when the end was a clean one.
+    Pool(Sender, Arc<Pool>, TaskTracker),
+    /// It was for this exchange alone.
+    Nowhere(#[allow(dead_code, reason = "the connection lives as long as it")] Sender),
+    /// It is shared with others.
+    Shared(#[allow(dead_code, reason = "its place is taken as long as it lives")] StreamToken),
 }
 
 // === impl BodyFate ===
@@ -66,19 +106,40 @@ impl BodyFate {
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
+
+    /// How it failed, if it did.
+    pub fn ending(&self) -> Option<Ending> {
+        match self.ending.load(Ordering::Acquire) {
+            1 => Some(Ending::Broke),
+            2 => Some(Ending::TooSlow),
+            _ => None,
+        }
+    }
+
+    /// Its response has begun: from now on the two sides may talk as slowly as they like.
+    pub(super) fn answered(&self) {
+        self.answered.store(true, Ordering::Release);
+    }
 }
 
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// The client's body.
-    pub fn new(inner: Incoming) -> Self {
+    /// The client's body, which must come at this rate (bytes a second; 0 asks nothing).
+    pub fn new(inner: Incoming, min_rate: usize) -> Self {
+        let inner = match inner.is_end_stream() {
+            true => Source::Nothing,
+            false => Source::Client(inner),
+        };
+        Self::of(inner, Arc::default(), min_rate)
+    }
+
+    fn of(inner: Source, fate: Arc<BodyFate>, min_rate: usize) -> Self {
         Self {
-            inner: match inner.is_end_stream() {
-                true => Source::Nothing,
-                false => Source::Client(inner),
-            },
-            fate: Arc::default(),
+            inner,
+            first: None,
+            pace: Pace::new(min_rate),
+            fate,
         }
     }
 
@@ -97,25 +158,36 @@ impl RequestBody {
             },
             Source::Client(_) => return None,
         };
-        let fate = Arc::clone(&self.fate);
-        Some(Self { inner, fate })
+        Some(Self::of(inner, Arc::clone(&self.fate), 0))
     }
 
     /// Reads it whole when its length is known and at most `limit`; otherwise leaves it as it is.
-    pub async fn buffer(self, limit: usize) -> Result<Self, hyper::Error> {
+    pub async fn buffer(self, limit: usize) -> Result<Self, BodyError> {
         let exact = self.size_hint().exact();
         let fits = exact.is_some_and(|length| length <= limit as u64);
-        let fate = Arc::clone(&self.fate);
-        match self.inner {
-            Source::Client(incoming) if fits => {
-                let whole = incoming.collect().await?.to_bytes();
-                let inner = Source::Buffer { whole, sent: false };
-                Ok(Self { inner, fate })
-            }
-            inner @ (Source::Nothing | Source::Client(_) | Source::Buffer { .. }) => {
-                Ok(Self { inner, fate })
-            }
+        if !fits || self.is_repeatable() {
+            return Ok(self);
         }
+        let fate = Arc::clone(&self.fate);
+        let whole = self.collect().await?.to_bytes();
+        let inner = Source::Buffer { whole, sent: false };
+        Ok(Self::of(inner, fate, 0))
+    }
+
+    /// Waits for `other` and meanwhile asks the client for the body's beginning: one that expects
+    /// `100 Continue` gets it (RFC 9110 §10.1.1).
+    pub async fn begun_during<T>(&mut self, other: impl Future<Output = T>) -> T {
+        let mut other = pin!(other);
+        poll_fn(|cx| {
+            if self.first.is_none()
+                && let Source::Client(inner) = &mut self.inner
+                && let Poll::Ready(Some(Ok(frame))) = Pin::new(inner).poll_frame(cx)
+            {
+                self.first = Some(frame);
+            }
+            other.as_mut().poll(cx)
+        })
+        .await
     }
 
     /// What becomes of it.
@@ -145,37 +217,76 @@ fn clean(mut trailers: HeaderMap) -> HeaderMap {
     trailers
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+impl RequestBody {
+    fn poll_inner(
+        &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = match &mut self.inner {
-            Source::Nothing => return Poll::Ready(None),
-            Source::Client(inner) => Pin::new(inner).poll_frame(cx),
-            Source::Buffer { sent: true, .. } => Poll::Ready(None),
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(first)));
+        }
+        match &mut self.inner {
+            Source::Nothing | Source::Buffer { sent: true, .. } => Poll::Ready(None),
+            Source::Client(inner) => {
+                let polled = Pin::new(inner).poll_frame(cx);
+                polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::Hyper)))
+            }
             Source::Buffer { whole, sent } => {
                 *sent = true;
                 Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole.clone()))))
             }
-        };
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = self.poll_inner(cx);
         self.fate.touched.store(true, Ordering::Release);
+        let polled = match polled {
+            Poll::Pending if !self.fate.answered.load(Ordering::Acquire) => {
+                let bytes = self.fate.bytes();
+                match self.pace.poll_too_slow(bytes, cx) {
+                    // It may have been answered meanwhile.
+                    Poll::Ready(()) if !self.fate.answered.load(Ordering::Acquire) => {
+                        Poll::Ready(Some(Err(BodyError::TooSlow)))
+                    }
+                    Poll::Ready(()) | Poll::Pending => Poll::Pending,
+                }
+            }
+            polled @ (Poll::Ready(_) | Poll::Pending) => {
+                self.pace.came();
+                polled
+            }
+        };
         polled.map(|frame| {
-            frame.map(|frame| {
-                frame.map(|frame| {
+            frame.map(|frame| match frame {
+                Ok(frame) => {
                     let length = frame.data_ref().map_or(0, Bytes::len) as u64;
                     self.fate.bytes.fetch_add(length, Ordering::Relaxed);
-                    without_unsafe_trailers(frame)
-                })
+                    Ok(without_unsafe_trailers(frame))
+                }
+                Err(error) => {
+                    let ending = match error {
+                        BodyError::Hyper(_) => Ending::Broke,
+                        BodyError::TooSlow => Ending::TooSlow,
+                    };
+                    self.fate.ending.store(ending as u8, Ordering::Release);
+                    Err(error)
+                }
             })
         })
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
+            _ if self.first.is_some() => false,
             Source::Nothing => true,
             Source::Client(inner) => inner.is_end_stream(),
             Source::Buffer { whole, sent } => *sent || whole.is_empty(),
@@ -185,7 +296,14 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
             Source::Nothing | Source::Buffer { sent: true, .. } => SizeHint::with_exact(0),
-            Source::Client(inner) => inner.size_hint(),
+            Source::Client(inner) => {
+                let (mut hint, first) = (inner.size_hint(), self.first.as_ref());
+                let ahead = first.and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
+                if let Some(exact) = hint.exact() {
+                    hint.set_exact(exact + ahead);
+                }
+                hint
+            }
             Source::Buffer { whole, .. } => SizeHint::with_exact(whole.len() as u64),
         }
     }
@@ -194,16 +312,9 @@ impl Body for RequestBody {
 // === impl UpstreamBody ===
 
 impl UpstreamBody {
-    pub(super) fn new(
-        inner: Incoming,
-        sender: Sender,
-        pool: Arc<Pool>,
-        tasks: TaskTracker,
-    ) -> Self {
-        Self {
-            inner,
-            home: Some((sender, pool, tasks)),
-        }
+    pub(super) fn new(inner: Incoming, home: Home) -> Self {
+        let home = Some(home);
+        Self { inner, home }
     }
 }
 
@@ -230,7 +341,7 @@ impl Body for UpstreamBody {
 
 impl Drop for UpstreamBody {
     fn drop(&mut self) {
-        let Some((mut sender, pool, tasks)) = self.home.take() else {
+        let Some(Home::Pool(mut sender, pool, tasks)) = self.home.take() else {
             return;
         };
         if !self.inner.is_end_stream() {

@@ -14,7 +14,7 @@ use crate::telemetry::Metrics;
 use crate::wake::OpenConnection;
 
 /// A stream that holds its instance's lease; also after an upgrade has taken it over.
-pub(super) struct Connection {
+pub struct Connection {
     io: TokioIo<TcpStream>,
     open: OpenConnection,
     metrics: Arc<Metrics>,

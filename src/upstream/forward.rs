@@ -9,19 +9,30 @@ use std::io;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use http::{Request, Response};
+use http::header::HOST;
+use http::{HeaderValue, Request, Response, Uri, Version, uri};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::body::{RequestBody, UpstreamBody};
+use super::body::{Ending, Home, RequestBody, UpstreamBody};
 use super::connection::Connection;
+use super::headers::is_upgrade;
+use super::hop::Hop;
+use super::multiplex::Stream;
 use super::pool::{Pool, Sender};
-use crate::config::UpstreamConfig;
+use crate::config::{Protocol, UpstreamConfig};
 use crate::telemetry::Metrics;
 use crate::wake::{Endpoint, OpenConnection};
+
+/// HTTP/2: windows and the response's fields, in bytes.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+const MAX_HEADER_LIST: u32 = 128 * 1024;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -48,6 +59,9 @@ pub enum ForwardError<Q = Request<RequestBody>> {
     /// The response is not HTTP.
     #[error("the instance's response is not valid: {0}")]
     Nonsense(#[source] Cause),
+    /// The client did not send its body as it should; the instance is not to blame.
+    #[error("the request's body did not come as it should")]
+    Client(Ending),
     /// No response's head in time.
     #[error("the instance sent no response in time")]
     TimedOut,
@@ -71,6 +85,7 @@ impl<Q> ForwardError<Q> {
             },
             Self::Broken(cause) => ForwardError::Broken(cause),
             Self::Nonsense(cause) => ForwardError::Nonsense(cause),
+            Self::Client(ending) => ForwardError::Client(ending),
             Self::TimedOut => ForwardError::TimedOut,
             Self::Severed => ForwardError::Severed,
         }
@@ -103,27 +118,41 @@ impl Upstream {
     pub async fn send(
         self: &Arc<Self>,
         endpoint: &Endpoint,
-        port: u16,
+        hop: &Hop,
         given: Option<(TcpStream, OpenConnection)>,
         mut request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
-        let pool = self.pool(endpoint, port);
-        if given.is_none() {
+        let pool = self.pool(endpoint, hop.port);
+        // Servers that speak HTTP/2 without TLS take HTTP/1.1's upgrades at the same port.
+        if hop.protocol == Protocol::H2c && !is_upgrade(request.headers()) {
+            return self.send_h2(endpoint, hop, given, &pool, request).await;
+        }
+        // A connection that names its client is that client's.
+        let pooled = hop.introduction.is_none();
+        if given.is_none() && pooled {
             // A pooled connection that the instance has closed meanwhile costs nothing but a look
             // at the next one.
             while let Some(sender) = pool.take() {
-                match self.exchange(endpoint, sender, &pool, request).await {
+                let home = |sender| self.home(sender, &pool, pooled);
+                match self.exchange(endpoint, sender, request, home).await {
                     Err(ForwardError::Unsent { request: unsent }) => request = *unsent,
                     result => return result,
                 }
             }
         }
-        let dialled = match given {
-            Some((stream, open)) => self.handshake(endpoint, stream, open).await,
-            None => self.dial(endpoint, port).await,
+        let dialled = async {
+            let connection = self.connect(endpoint, hop, given).await?;
+            let (sender, task) = http1::handshake(connection)
+                .await
+                .map_err(io::Error::other)?;
+            self.attend(endpoint, task.with_upgrades());
+            Ok(sender)
         };
-        match dialled {
-            Ok(sender) => self.exchange(endpoint, sender, &pool, request).await,
+        match dialled.await {
+            Ok(sender) => {
+                let home = |sender| self.home(sender, &pool, pooled);
+                self.exchange(endpoint, sender, request, home).await
+            }
             Err(source) => Err(ForwardError::Connect {
                 source,
                 request: Box::new(request),
@@ -131,67 +160,153 @@ impl Upstream {
         }
     }
 
-    async fn exchange(
+    /// The same over HTTP/2.
+    async fn send_h2(
         &self,
         endpoint: &Endpoint,
-        mut sender: Sender,
-        pool: &Arc<Pool>,
+        hop: &Hop,
+        mut given: Option<(TcpStream, OpenConnection)>,
+        pool: &Pool,
         request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
-        let answered = timeout(
-            self.config.response_timeout,
-            sender.try_send_request(request),
-        );
+        let mut request = to_h2(request);
+        loop {
+            let taken = match hop.introduction {
+                None => pool.multiplex.take(),
+                Some(_) => None,
+            };
+            let stream = match taken {
+                Some(stream) => Ok(stream),
+                None => self.dial_h2(endpoint, hop, given.take(), pool).await,
+            };
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(source) => {
+                    let request = Box::new(request);
+                    return Err(ForwardError::Connect { source, request });
+                }
+            };
+            let (sender, token) = stream.split();
+            let home = |_| Home::Shared(token);
+            match self.exchange(endpoint, sender, request, home).await {
+                // Closed between the look and the sending; the next is dialled.
+                Err(ForwardError::Unsent { request: unsent }) if hop.introduction.is_none() => {
+                    request = *unsent;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    async fn dial_h2(
+        &self,
+        endpoint: &Endpoint,
+        hop: &Hop,
+        given: Option<(TcpStream, OpenConnection)>,
+        pool: &Pool,
+    ) -> io::Result<Stream> {
+        let _mine = pool.multiplex.dialling.lock().await;
+        if hop.introduction.is_none()
+            && let Some(stream) = pool.multiplex.take()
+        {
+            return Ok(stream);
+        }
+        let connection = self.connect(endpoint, hop, given).await?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HEADER_LIST);
+        let (sender, task) = builder
+            .handshake(connection)
+            .await
+            .map_err(io::Error::other)?;
+        self.attend(endpoint, task);
+        Ok(match hop.introduction {
+            None => pool.multiplex.add(sender),
+            Some(_) => Stream::alone(sender),
+        })
+    }
+
+    fn home(&self, sender: Sender, pool: &Arc<Pool>, pooled: bool) -> Home {
+        match pooled {
+            true => Home::Pool(sender, Arc::clone(pool), self.tasks.clone()),
+            false => Home::Nowhere(sender),
+        }
+    }
+
+    async fn exchange<S: Exchange>(
+        &self,
+        endpoint: &Endpoint,
+        mut sender: S,
+        request: Request<RequestBody>,
+        home: impl FnOnce(S) -> Home,
+    ) -> Result<Response<UpstreamBody>, ForwardError> {
+        let fate = request.body().fate();
+        let answered = timeout(self.config.response_timeout, sender.exchange(request));
         let answered = tokio::select! {
             answered = answered => answered,
             () = endpoint.severed().cancelled() => return Err(ForwardError::Severed),
         };
         match answered {
             Err(_) => Err(ForwardError::TimedOut),
-            Ok(Ok(response)) => Ok(response.map(|body: Incoming| {
-                UpstreamBody::new(body, sender, Arc::clone(pool), self.tasks.clone())
-            })),
+            Ok(Ok(mut response)) => {
+                fate.answered();
+                // What is said to the client is in the client's version.
+                *response.version_mut() = Version::HTTP_11;
+                Ok(response.map(|body| UpstreamBody::new(body, home(sender))))
+            }
             Ok(Err(mut error)) => match error.take_message() {
                 Some(request) => Err(ForwardError::Unsent {
                     request: Box::new(request),
                 }),
                 None => {
                     let error = error.into_error();
-                    Err(match error.is_parse() {
-                        true => ForwardError::Nonsense(error.into()),
-                        false => ForwardError::Broken(error.into()),
+                    Err(match fate.ending() {
+                        Some(ending) => ForwardError::Client(ending),
+                        None if error.is_parse() => ForwardError::Nonsense(error.into()),
+                        None => ForwardError::Broken(error.into()),
                     })
                 }
             },
         }
     }
 
-    async fn dial(&self, endpoint: &Endpoint, port: u16) -> io::Result<Sender> {
-        // Counted from before the handshake, which the server counts, too.
-        let open = endpoint.open_connection();
-        let connect = TcpStream::connect(endpoint.address(port));
-        let stream = timeout(self.config.connect_timeout, connect)
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        self.handshake(endpoint, stream, open).await
-    }
-
-    async fn handshake(
+    /// A connection of its own, for bytes of any kind; the instance is told its client where the
+    /// route says so.
+    pub async fn connect(
         &self,
         endpoint: &Endpoint,
-        stream: TcpStream,
-        open: OpenConnection,
-    ) -> io::Result<Sender> {
-        let connection = Connection::new(stream, open, Arc::clone(&self.metrics));
-        let (sender, task) = http1::handshake(connection)
-            .await
-            .map_err(io::Error::other)?;
+        hop: &Hop,
+        given: Option<(TcpStream, OpenConnection)>,
+    ) -> io::Result<Connection> {
+        let (mut stream, open) = match given {
+            Some(given) => given,
+            None => {
+                // Counted from before the handshake, which the server counts, too.
+                let open = endpoint.open_connection();
+                let connect = TcpStream::connect(endpoint.address(hop.port));
+                let stream = timeout(self.config.connect_timeout, connect)
+                    .await
+                    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                (stream, open)
+            }
+        };
+        if let Some(introduction) = &hop.introduction {
+            // An empty socket buffer takes it whole.
+            stream.write_all(&introduction.to_bytes()).await?;
+        }
+        Ok(Connection::new(stream, open, Arc::clone(&self.metrics)))
+    }
+
+    /// Runs a connection until its end. Its errors reach the request that they concern.
+    fn attend<F: Future<Output: Send> + Send + 'static>(&self, endpoint: &Endpoint, task: F) {
         let severed = endpoint.severed().clone();
         self.tasks.spawn(async move {
-            // Its errors reach the request that they concern. A severed connection is dropped.
-            let _told = severed.run_until_cancelled(task.with_upgrades()).await;
+            // A severed connection is dropped.
+            let _told = severed.run_until_cancelled(task).await;
         });
-        Ok(sender)
     }
 
     fn pool(self: &Arc<Self>, endpoint: &Endpoint, port: u16) -> Arc<Pool> {
@@ -225,6 +340,52 @@ impl Upstream {
     pub fn close(&self) {
         self.pools.clear();
     }
+}
+
+/// A connection's way to a response, in either version of HTTP.
+trait Exchange: Send {
+    fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send;
+}
+
+impl Exchange for Sender {
+    fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send
+    {
+        self.try_send_request(request)
+    }
+}
+
+impl Exchange for http2::SendRequest<RequestBody> {
+    fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send
+    {
+        self.try_send_request(request)
+    }
+}
+
+/// HTTP/2 names the host in the target, and has no Host (RFC 9113 §8.3.1).
+fn to_h2(mut request: Request<RequestBody>) -> Request<RequestBody> {
+    let host = request.headers_mut().remove(HOST);
+    let authority = host
+        .as_ref()
+        .map(HeaderValue::as_bytes)
+        .and_then(|host| uri::Authority::try_from(host).ok());
+    let mut parts = uri::Parts::default();
+    parts.path_and_query = request.uri().path_and_query().cloned();
+    parts.scheme = Some(uri::Scheme::HTTP);
+    parts.authority = authority;
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    *request.version_mut() = Version::HTTP_2;
+    request
 }
 
 impl fmt::Debug for Upstream {

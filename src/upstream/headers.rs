@@ -9,9 +9,10 @@ use std::net::IpAddr;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
+use crate::config::{HeaderEdits, Rename};
 use crate::names::{Hostname, RequestId};
 
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -46,7 +47,7 @@ pub struct ForwardedFor<'a> {
 
 /// The protocol that a request wants to switch to, if it is one that we pass on. `h2c` is not: it
 /// would carry requests past the gateway.
-fn upgrade_token(headers: &HeaderMap) -> Option<HeaderValue> {
+pub fn upgrade_token(headers: &HeaderMap) -> Option<HeaderValue> {
     let asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
     let mut fields = headers.get_all(UPGRADE).iter();
     match (asked, fields.next(), fields.next()) {
@@ -111,7 +112,6 @@ pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
     let upgrade = upgrade_token(headers);
     let wants_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
     strip_hop_by_hop(headers);
-    headers.remove(TRAILER);
     join_cookies(headers);
     // The gateway answers 100 itself, when the instance is ready and the body is first read.
     headers.remove(EXPECT);
@@ -162,6 +162,30 @@ fn extend(headers: &mut HeaderMap, name: HeaderName, element: &str, trusted: boo
         .join(", ");
     if let Ok(value) = HeaderValue::try_from(list) {
         headers.insert(name, value);
+    }
+}
+
+/// What a route's rules make of a message's fields: renamed, removed, set, added, in this order.
+pub fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
+    for Rename { from, to } in &edits.rename {
+        let values: Vec<HeaderValue> = headers.get_all(from).iter().cloned().collect();
+        headers.remove(from);
+        for value in values {
+            headers.append(to, value);
+        }
+    }
+    for name in &edits.remove {
+        headers.remove(name);
+    }
+    for field in &edits.set {
+        if let Some(value) = &field.value {
+            headers.insert(&field.name, value.clone());
+        }
+    }
+    for field in &edits.add {
+        if let Some(value) = &field.value {
+            headers.append(&field.name, value.clone());
+        }
     }
 }
 

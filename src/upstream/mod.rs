@@ -9,10 +9,17 @@ mod body;
 mod connection;
 mod forward;
 mod headers;
+mod hop;
+mod multiplex;
+mod pace;
 mod pool;
 mod tunnel;
 
-pub use body::{BodyFate, RequestBody, UpstreamBody};
+pub use body::{BodyError, BodyFate, Ending, RequestBody, UpstreamBody};
+pub use connection::Connection;
 pub use forward::{ForwardError, Upstream};
-pub use headers::{ForwardedFor, is_upgrade, prepare_request, prepare_response};
+pub use headers::{
+    ForwardedFor, edit, is_upgrade, prepare_request, prepare_response, upgrade_token,
+};
+pub use hop::{Hop, Introduction};
 pub use tunnel::tunnel;

@@ -10,6 +10,7 @@ use hyper::client::conn::http1::SendRequest;
 use tokio::time::{Instant, sleep};
 
 use super::body::RequestBody;
+use super::multiplex::Multiplex;
 use crate::wake::Endpoint;
 
 pub(super) type Sender = SendRequest<RequestBody>;
@@ -18,6 +19,7 @@ pub(super) type Sender = SendRequest<RequestBody>;
 #[derive(Debug)]
 pub(super) struct Pool {
     idle: Mutex<Vec<(Sender, Instant)>>,
+    pub(super) multiplex: Multiplex,
     endpoint: Endpoint,
     max_idle: usize,
     idle_timeout: Duration,
@@ -34,6 +36,7 @@ impl Pool {
         let idle_timeout = idle_timeout.min(quarter);
         Arc::new(Self {
             idle: Mutex::default(),
+            multiplex: Multiplex::default(),
             endpoint,
             max_idle,
             idle_timeout,
@@ -70,11 +73,13 @@ impl Pool {
                 () = sleep(pause) => {}
                 () = self.endpoint.retired().cancelled() => break,
             }
+            self.multiplex.sweep(self.idle_timeout);
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             idle.retain(|(sender, since)| {
                 !sender.is_closed() && since.elapsed() < self.idle_timeout
             });
         }
+        self.multiplex.clear();
         self.idle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

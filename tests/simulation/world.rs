@@ -14,7 +14,7 @@ use wakegate::hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceSta
 use wakegate::hypeman::{ControlPlane, ControlPlaneError};
 use wakegate::names::{InstanceId, InstanceRef};
 use wakegate::proxy::deliver::Carrier;
-use wakegate::upstream::ForwardError;
+use wakegate::upstream::{ForwardError, Hop};
 use wakegate::wake::{Endpoint, OpenConnection, Reach};
 
 pub const IDLE: Duration = Duration::from_secs(2);
@@ -563,7 +563,7 @@ impl Carrier for World {
     async fn send(
         &self,
         endpoint: &Endpoint,
-        port: u16,
+        hop: &Hop,
         given: Option<(Stream, OpenConnection)>,
         parcel: Parcel,
     ) -> Result<u16, ForwardError<Parcel>> {
@@ -584,7 +584,7 @@ impl Carrier for World {
             Some(given) => given,
             None => {
                 let open = endpoint.open_connection();
-                let connect = Reach::connect(self, endpoint.address(port));
+                let connect = Reach::connect(self, endpoint.address(hop.port));
                 match timeout(Duration::from_millis(250), connect).await {
                     Ok(Ok(stream)) => (stream, open),
                     Ok(Err(source)) => return Err(ForwardError::Connect { source, request }),

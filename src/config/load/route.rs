@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::forwarding::read_forwarding;
 use super::{parse_path, set};
 use crate::config::model::{HypemanConfig, WakeConfig};
 use crate::config::pattern::{HostPattern, InstanceTemplate};
@@ -93,7 +94,7 @@ pub(super) fn read_route(
     let waiting_page = read_waiting_page(s);
     let keep_warm = read_keep_warm(s);
     let prewarm = read_prewarm(s);
-    s.not_yet("protocol", "HTTP/2 to instances");
+    let forwarding = read_forwarding(s);
     let plane_name = s.text("hypeman");
     let plane = match &plane_name {
         Some(name) => planes.iter().position(|plane| &plane.name == name),
@@ -151,6 +152,7 @@ pub(super) fn read_route(
         path,
         instance,
         port,
+        forwarding,
         hypeman: hypeman.unwrap_or_default(),
         plane: PlaneIndex(index),
         limits,

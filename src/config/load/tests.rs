@@ -3,6 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::TlsSource;
 
 const ROUTE: &str = "[[route]]\nhost = \"a.example.com\"\ninstance = \"a\"\n";
 
@@ -64,7 +65,7 @@ fn a_missing_instance_and_a_repeated_route_are_refused() {
 
 #[test]
 fn a_key_that_is_not_there_yet_is_not_called_unknown() {
-    let got = problems(&format!("{ROUTE}[[listener]]\nproxy_protocol = true\n"));
+    let got = problems(&format!("{ROUTE}[ingress]\nwatch = true\n"));
     assert!(got[0].contains("not available in this version"), "{got:?}");
 }
 
@@ -72,18 +73,88 @@ fn a_key_that_is_not_there_yet_is_not_called_unknown() {
 fn a_listeners_certificates_are_a_pair_or_a_directory() {
     let tls = |text: &str| {
         let text = format!("{ROUTE}[[listener]]\ntls = {text}\n");
-        load("w.toml", &text, &none()).map(|config| config.listener[0].tls.clone())
+        let loaded = load("w.toml", &text, &none());
+        loaded.map(|config| config.listener[0].tls.clone().map(|tls| tls.source))
     };
     assert!(matches!(
         tls("{ cert = \"x\", key = \"y\" }"),
-        Ok(Some(TlsConfig::Files { .. }))
+        Ok(Some(TlsSource::Files { .. }))
     ));
     assert!(matches!(
         tls("{ dir = \"x\" }"),
-        Ok(Some(TlsConfig::Directory { .. }))
+        Ok(Some(TlsSource::Directory { .. }))
     ));
+    for internal in ["\"internal\"", "{ internal = \"x\" }"] {
+        assert!(matches!(
+            tls(internal),
+            Ok(Some(TlsSource::Internal { .. }))
+        ));
+    }
+    assert!(tls("\"external\"").is_err());
     assert!(tls("{ cert = \"x\" }").is_err());
     assert!(tls("{ cert = \"x\", key = \"y\", dir = \"z\" }").is_err());
+}
+
+#[test]
+fn a_listeners_keys_fit_its_mode() {
+    for (keys, problem) in [
+        ("mode = \"udp\"", "is not \"http\""),
+        ("mode = \"tcp\"", "which `[[route]]`'s host"),
+        (
+            "mode = \"tcp\"\nhost = \"nobody.org\"",
+            "no [[route]] answers for `nobody.org`",
+        ),
+        ("host = \"a.b\"", "is for `mode = \"tcp\"`"),
+        (
+            "mode = \"tls-passthrough\"\ntls = \"internal\"",
+            "cannot have certificates",
+        ),
+        (
+            "proxy_protocol = true",
+            "`server.trusted_proxies` names none",
+        ),
+        (
+            "tls = { dir = \"x\", client_auth = \"optional\" }",
+            "needs `client_ca`",
+        ),
+    ] {
+        let got = problems(&format!("{ROUTE}[[listener]]\n{keys}\n"));
+        assert!(
+            got.len() == 1 && got[0].contains(problem),
+            "{keys}: {got:?}"
+        );
+    }
+    let fine = format!("{ROUTE}[[listener]]\nmode = \"tcp\"\nhost = \"a.example.com\"\n");
+    assert!(load("w.toml", &fine, &none()).is_ok());
+}
+
+#[test]
+fn a_rule_that_would_break_framing_or_show_a_secret_is_refused() {
+    for (keys, problem) in [
+        (
+            "[route.request_headers]\nset = [\"content-length: 1\"]",
+            "frames messages",
+        ),
+        (
+            "[route.response_headers]\nremove = [\"Transfer-Encoding\"]",
+            "frames messages",
+        ),
+        ("[route.request_headers]\nrename = [\"x\"]", "two names"),
+        ("[route.request_headers]\nadd = [\"x-a\"]", "has no value"),
+        (
+            "[route.auth]\nheader = \"cookie\"\nvalue = \"0123456789abcdef0123456789abcdef\"",
+            "a meaning of its own",
+        ),
+        (
+            "[route.auth]\nheader = \"x-key\"\nvalue = \"hunter2\"",
+            "32 to 256",
+        ),
+        ("[route.auth]\nheader = \"x-key\"", "`value_file`"),
+    ] {
+        let got = problems(&format!("{ROUTE}{keys}\n"));
+        assert!(got[0].contains(problem), "{keys}: {got:?}");
+        assert!(!got.concat().contains("hunter2"), "{got:?}");
+    }
 }
 
 #[test]

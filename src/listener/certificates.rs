@@ -10,14 +10,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 
-use crate::config::TlsConfig;
+use super::internal::InternalCa;
+use crate::config::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 
 /// Certificates cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +49,14 @@ pub enum TlsError {
          and `privkey.pem`, or with `tls.crt` and `tls.key`, into it"
     )]
     Empty(PathBuf),
+    /// The CA of this machine's own cannot make certificates.
+    #[error("the internal CA in {dir} cannot be used: {what}")]
+    Internal {
+        /// Where it is kept.
+        dir: PathBuf,
+        /// Why not.
+        what: String,
+    },
     /// The cryptography.
     #[error("TLS cannot be set up: {0}")]
     Setup(#[from] rustls::Error),
@@ -56,11 +69,16 @@ struct Pair {
     chain: Vec<u8>,
     key_path: PathBuf,
     key: Vec<u8>,
+    /// What is stapled.
+    ocsp: Option<Vec<u8>>,
 }
 
 /// What is in force.
 struct Loaded {
     pairs: Vec<Pair>,
+    /// The CAs of clients' certificates, as they were read.
+    client_ca: Vec<u8>,
+    verifier: Arc<dyn ClientCertVerifier>,
     first: Arc<CertifiedKey>,
     /// By name, in lower case; a wildcard by its suffix with the dot.
     names: BTreeMap<String, Arc<CertifiedKey>>,
@@ -68,8 +86,9 @@ struct Loaded {
 
 /// A listener's certificates.
 pub struct Certificates {
-    source: TlsConfig,
+    config: TlsConfig,
     loaded: ArcSwap<Loaded>,
+    internal: Option<InternalCa>,
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
@@ -82,13 +101,14 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
 // === impl Pair ===
 
 impl Pair {
-    fn read(cert: PathBuf, key_path: PathBuf) -> Result<Self, TlsError> {
+    fn read(cert: PathBuf, key_path: PathBuf, ocsp: Option<&Path>) -> Result<Self, TlsError> {
         let (chain, key) = (read(&cert)?, read(&key_path)?);
         Ok(Self {
             cert,
             chain,
             key_path,
             key,
+            ocsp: ocsp.map(read).transpose()?,
         })
     }
 
@@ -107,9 +127,13 @@ impl Pair {
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|_| wrong(&self.key_path, "is no PEM private key".to_owned()))?;
         let provider = aws_lc_rs::default_provider();
-        CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
+        let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
             let what = format!("does not fit {}: {error}", self.cert.display());
             wrong(&self.key_path, what)
+        });
+        Ok(CertifiedKey {
+            ocsp: self.ocsp.clone(),
+            ..certified?
         })
     }
 }
@@ -118,26 +142,41 @@ impl Pair {
 
 impl Certificates {
     /// Loads them.
-    pub fn load(source: TlsConfig) -> Result<Arc<Self>, TlsError> {
-        let loaded = Loaded::new(pairs(&source)?)?;
-        let loaded = ArcSwap::from_pointee(loaded);
-        Ok(Arc::new(Self { source, loaded }))
+    pub fn load(config: TlsConfig) -> Result<Arc<Self>, TlsError> {
+        let internal = match &config.source {
+            TlsSource::Internal { internal } => Some(InternalCa::open(internal)?),
+            TlsSource::Files { .. } | TlsSource::Directory { .. } => None,
+        };
+        let loaded = ArcSwap::from_pointee(Loaded::read(&config, internal.as_ref())?);
+        Ok(Arc::new(Self {
+            config,
+            loaded,
+            internal,
+        }))
     }
 
     /// Looks at the files again; whether they had changed.
     pub fn refresh(&self) -> Result<bool, TlsError> {
-        let pairs = pairs(&self.source)?;
-        if pairs == self.loaded.load().pairs {
+        let before = self.loaded.load();
+        if self.internal.is_some() && self.config.clients.is_none() {
             return Ok(false);
         }
-        self.loaded.store(Arc::new(Loaded::new(pairs)?));
-        Ok(true)
+        let fresh = Loaded::read(&self.config, self.internal.as_ref())?;
+        let same = fresh.pairs == before.pairs && fresh.client_ca == before.client_ca;
+        if !same {
+            self.loaded.store(Arc::new(fresh));
+        }
+        Ok(!same)
     }
 
     /// The certificate for a name.
     fn find(&self, name: Option<&str>) -> Arc<CertifiedKey> {
         let loaded = self.loaded.load();
-        let found = name.map(str::to_ascii_lowercase).and_then(|name| {
+        let name = name.map(str::to_ascii_lowercase);
+        if let (Some(ca), Some(name)) = (&self.internal, &name) {
+            return ca.leaf(name).unwrap_or_else(|| Arc::clone(&loaded.first));
+        }
+        let found = name.and_then(|name| {
             let exact = loaded.names.get(&name);
             exact.cloned().or_else(|| {
                 let (_, suffix) = name.split_once('.')?;
@@ -158,14 +197,113 @@ impl Certificates {
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(self) as _;
+        let versions: &[_] = match self.config.min_version {
+            TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+            TlsVersion::V1_3 => &[&rustls::version::TLS13],
+        };
+        let verifier: Arc<dyn ClientCertVerifier> = match self.config.clients {
+            Some(_) => Arc::new(CurrentVerifier(Arc::clone(self))),
+            None => Arc::new(NoClientAuth),
+        };
         let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
+            .with_protocol_versions(versions)?
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        config.ticketer = aws_lc_rs::Ticketer::new()?;
+        match self.config.clients {
+            None => config.ticketer = aws_lc_rs::Ticketer::new()?,
+            // A resumed session would not look at the client's certificate again.
+            Some(_) => {
+                config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+                config.send_tls13_tickets = 0;
+            }
+        }
         Ok(Arc::new(config))
     }
+}
+
+/// Checks clients by the CAs that are in force when they come.
+#[derive(Debug)]
+struct CurrentVerifier(Arc<Certificates>);
+
+impl CurrentVerifier {
+    fn now(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.0.loaded.load().verifier)
+    }
+}
+
+impl ClientCertVerifier for CurrentVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.now().client_auth_mandatory()
+    }
+
+    /// None, since they may change: clients then send what they have.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.now().verify_client_cert(leaf, chain, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.now().verify_tls12_signature(message, leaf, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.now().verify_tls13_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.now().supported_verify_schemes()
+    }
+}
+
+/// What checks clients' certificates, and the CAs' text.
+fn verifier(
+    clients: Option<&ClientCertificates>,
+) -> Result<(Arc<dyn ClientCertVerifier>, Vec<u8>), TlsError> {
+    let Some(ClientCertificates {
+        client_ca,
+        client_auth,
+    }) = clients
+    else {
+        return Ok((Arc::new(NoClientAuth), Vec::new()));
+    };
+    let wrong = |what: String| TlsError::Content {
+        path: client_ca.clone(),
+        what,
+    };
+    let (text, mut roots) = (read(client_ca)?, RootCertStore::empty());
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate =
+            certificate.map_err(|error| wrong(format!("is no PEM certificate: {error:?}")))?;
+        let added = roots.add(certificate);
+        added.map_err(|error| wrong(format!("has a certificate that is no CA: {error}")))?;
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = match client_auth {
+        ClientAuth::Required => builder,
+        ClientAuth::Optional => builder.allow_unauthenticated(),
+    };
+    let verifier = builder.build();
+    Ok((verifier.map_err(|error| wrong(error.to_string()))?, text))
 }
 
 impl ResolvesServerCert for Certificates {
@@ -183,8 +321,10 @@ impl fmt::Debug for Certificates {
 // === impl Loaded ===
 
 impl Loaded {
-    fn new(pairs: Vec<Pair>) -> Result<Self, TlsError> {
-        let (mut names, mut first) = (BTreeMap::new(), None);
+    fn read(config: &TlsConfig, internal: Option<&InternalCa>) -> Result<Self, TlsError> {
+        let (verifier, client_ca) = verifier(config.clients.as_ref())?;
+        let pairs = pairs(&config.source)?;
+        let (mut names, mut first) = (BTreeMap::new(), internal.map(InternalCa::unnamed));
         for pair in &pairs {
             let certified = Arc::new(pair.certified()?);
             for name in names_of(&certified, pair)? {
@@ -196,6 +336,8 @@ impl Loaded {
         let first = first.ok_or_else(|| TlsError::Empty(PathBuf::new()))?;
         Ok(Self {
             pairs,
+            client_ca,
+            verifier,
             first,
             names,
         })
@@ -218,10 +360,14 @@ fn names_of(certified: &CertifiedKey, pair: &Pair) -> Result<Vec<String>, TlsErr
         .collect())
 }
 
-fn pairs(source: &TlsConfig) -> Result<Vec<Pair>, TlsError> {
+fn pairs(source: &TlsSource) -> Result<Vec<Pair>, TlsError> {
     let dir = match source {
-        TlsConfig::Files { cert, key } => return Ok(vec![Pair::read(cert.clone(), key.clone())?]),
-        TlsConfig::Directory { dir } => dir,
+        TlsSource::Files { cert, key, ocsp } => {
+            let pair = Pair::read(cert.clone(), key.clone(), ocsp.as_deref())?;
+            return Ok(vec![pair]);
+        }
+        TlsSource::Internal { .. } => return Ok(Vec::new()),
+        TlsSource::Directory { dir } => dir,
     };
     let failed = |source| TlsError::Read {
         path: dir.clone(),
@@ -246,7 +392,8 @@ fn pairs(source: &TlsConfig) -> Result<Vec<Pair>, TlsError> {
         };
         for (cert, key) in candidates {
             if cert.is_file() && key.is_file() {
-                found.push(Pair::read(cert, key)?);
+                let ocsp = Some(cert.with_extension("ocsp")).filter(|path| path.is_file());
+                found.push(Pair::read(cert, key, ocsp.as_deref())?);
             }
         }
     }

@@ -3,24 +3,28 @@
 //! Guarantees: every socket is bound before anything is started; tasks are on a tracker; the end is
 //! a drain, after which a wake that is under way has its answer.
 
+mod sockets;
+
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, broadcast, watch};
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::sockets::{Bound, Sockets};
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{Config, ServerConfig};
 use crate::drain::Drain;
 use crate::hold::Hold;
 use crate::hypeman::{ClientBuildError, HypemanClient};
-use crate::listener::{Certificates, Downstream, Listener, Service, TlsError};
-use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts};
+use crate::listener::{self, Downstream, Inherited, RawConnection, Service, Shared, TlsError};
+use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, RawKind};
 use crate::telemetry::{AccessSink, Metrics};
 use crate::upstream::Upstream;
 use crate::wake::{Tcp, WakeReport, Wakes, WarmPlan, keep_warm};
@@ -48,21 +52,21 @@ pub enum AppError {
     /// A control plane's client.
     #[error(transparent)]
     Client(#[from] ClientBuildError),
+    /// Sockets that another process left to this one.
+    #[error("the sockets of LISTEN_FDS cannot be used: {0}")]
+    Inherited(std::io::Error),
     /// A reload would change what needs a restart.
-    #[error("only `route` can change without a restart; `{0}` differs, so nothing was changed")]
+    #[error("`{0}` can only change with a restart, so nothing was changed")]
     NeedsRestart(&'static str),
 }
 
 /// A gateway that has its sockets.
 #[derive(Debug)]
 pub struct App {
-    config: Config,
-    listeners: Vec<Listener>,
+    running: AppHandle,
+    bound: Vec<Bound>,
     admin: TcpListener,
     admin_address: SocketAddr,
-    gateway: Arc<Gateway<HypemanClient>>,
-    plans: Arc<watch::Sender<Vec<WarmPlan>>>,
-    certificates: Arc<[Arc<Certificates>]>,
     drain: Drain,
     background: TaskTracker,
     stop: CancellationToken,
@@ -70,11 +74,15 @@ pub struct App {
 
 /// Changes a running gateway.
 #[derive(Debug, Clone)]
-pub struct AppHandle {
-    config: Config,
+pub struct AppHandle(Arc<Running>);
+
+#[derive(Debug)]
+struct Running {
+    config: Mutex<Config>,
     gateway: Arc<Gateway<HypemanClient>>,
-    plans: Arc<watch::Sender<Vec<WarmPlan>>>,
-    certificates: Arc<[Arc<Certificates>]>,
+    plans: watch::Sender<Vec<WarmPlan>>,
+    sockets: Sockets,
+    server: Arc<ArcSwap<ServerConfig>>,
 }
 
 #[derive(Clone)]
@@ -91,10 +99,28 @@ impl Service for Front {
         let covers = |host: &str| from.tls.as_ref().is_none_or(|tls| tls.covers(host));
         let arrival = Arrival {
             client: from.client,
+            local: from.local,
             secure: from.tls.is_some(),
             covers: &covers,
         };
         Arc::clone(&self.0).handle(request, &arrival).await
+    }
+
+    async fn splice(&self, connection: RawConnection) {
+        let RawConnection {
+            stream,
+            host,
+            tls,
+            from,
+        } = connection;
+        let kind = if tls { RawKind::Tls } else { RawKind::Tcp };
+        let arrival = Arrival {
+            client: from.client,
+            local: from.local,
+            secure: tls,
+            covers: &|_| true,
+        };
+        self.0.splice(stream, &host, kind, &arrival).await;
     }
 }
 
@@ -103,28 +129,25 @@ impl Service for Front {
 impl App {
     /// Binds every socket and builds everything; serves nothing yet.
     pub async fn bind(config: Config, access: AccessSink) -> Result<Self, AppError> {
-        let (mut listeners, mut certificates) = (Vec::new(), Vec::new());
-        for listener in &config.listener {
-            let address = listener.address;
-            let tls = listener.tls.clone().map(Certificates::load).transpose()?;
-            certificates.extend(tls.clone());
-            let bound = Listener::bind(address, tls).map_err(|source| AppError::Bind {
-                address,
-                flag: "--listen",
-                key: "listener.address",
-                source,
-            });
-            listeners.push(bound?);
+        Self::bind_with(config, access, Inherited::default()).await
+    }
+
+    /// The same, with sockets that another process left to this one.
+    pub async fn bind_with(
+        config: Config,
+        access: AccessSink,
+        mut inherited: Inherited,
+    ) -> Result<Self, AppError> {
+        let reuse_port = config.server.reuse_port;
+        let bound = config
+            .listener
+            .iter()
+            .map(|listener| sockets::bind(listener, &mut inherited, reuse_port));
+        let bound = bound.collect::<Result<Vec<_>, _>>()?;
+        let (admin, admin_address) = bind_admin(&config, &mut inherited).await?;
+        for address in inherited.left() {
+            tracing::warn!(%address, "no `listener.address` is that of this socket of LISTEN_FDS");
         }
-        let address = config.admin.address;
-        let failed = |source| AppError::Bind {
-            address,
-            flag: "--admin-listen",
-            key: "admin.address",
-            source,
-        };
-        let admin = TcpListener::bind(address).await.map_err(failed)?;
-        let admin_address = admin.local_addr().map_err(failed)?;
 
         let metrics = Arc::new(Metrics::new());
         let planes = config
@@ -137,6 +160,8 @@ impl App {
             TaskTracker::new(),
             CancellationToken::new(),
         );
+        let server = Arc::new(ArcSwap::from_pointee(config.server.clone()));
+        let shared = Shared::new(Arc::clone(&server), Arc::clone(&metrics), drain.clone());
         let wakes = Wakes::new(
             planes,
             Tcp,
@@ -154,8 +179,8 @@ impl App {
                 TaskTracker::new(),
                 Arc::clone(&metrics),
             ),
-            response: config.response.clone(),
-            trusted_proxies: config.server.trusted_proxies.clone(),
+            response: ArcSwap::from_pointee(config.response.clone()),
+            server: Arc::clone(&server),
             metrics,
             access: Arc::new(access),
             max_hold: config.wake.max_hold,
@@ -163,15 +188,18 @@ impl App {
             cut: drain.cut().clone(),
         };
         let gateway = Gateway::new(&config.route, unknown, parts);
-        let plans = Arc::new(watch::Sender::new(gateway.warm_plans()));
+        let running = Running {
+            plans: watch::Sender::new(gateway.warm_plans()),
+            sockets: Sockets::new(shared, background.clone()),
+            config: Mutex::new(config),
+            gateway,
+            server,
+        };
         Ok(Self {
-            config,
-            listeners,
+            running: AppHandle(Arc::new(running)),
+            bound,
             admin,
             admin_address,
-            gateway,
-            plans,
-            certificates: certificates.into(),
             drain,
             background,
             stop,
@@ -180,7 +208,10 @@ impl App {
 
     /// Where clients reach it.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().map(Listener::address).collect()
+        self.bound
+            .iter()
+            .map(|bound| bound.listener().address())
+            .collect()
     }
 
     /// Where operators reach it.
@@ -190,31 +221,21 @@ impl App {
 
     /// Every wake that ends from now on.
     pub fn wake_reports(&self) -> broadcast::Receiver<WakeReport> {
-        self.gateway.parts().wakes.reports()
+        self.running.wake_reports()
     }
 
     /// What changes it while it runs.
     pub fn handle(&self) -> AppHandle {
-        AppHandle {
-            config: self.config.clone(),
-            gateway: Arc::clone(&self.gateway),
-            plans: Arc::clone(&self.plans),
-            certificates: Arc::clone(&self.certificates),
-        }
+        self.running.clone()
     }
 
     /// Serves until `shutdown`, then drains. Returns whether everything ended by itself.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> bool {
-        let parts = self.gateway.parts();
-        let server = Arc::new(self.config.server.clone());
-        let permits = Arc::new(Semaphore::new(
-            server.max_connections.min(Semaphore::MAX_PERMITS),
-        ));
-        for listener in self.listeners {
-            let (front, server) = (Front(Arc::clone(&self.gateway)), Arc::clone(&server));
-            let (permits, metrics) = (Arc::clone(&permits), Arc::clone(&parts.metrics));
-            let serve = listener.serve(front, server, permits, metrics, self.drain.clone());
-            self.background.spawn(serve);
+        let running = &self.running.0;
+        let parts = running.gateway.parts();
+        for bound in self.bound {
+            let front = Front(Arc::clone(&running.gateway));
+            running.sockets.serve(bound, front);
         }
         let admin = Admin {
             metrics: Arc::clone(&parts.metrics),
@@ -227,20 +248,19 @@ impl App {
                 tracing::error!(%error, "the admin listener broke off");
             }
         });
-        let (gateway, stop) = (Arc::clone(&self.gateway), self.stop.clone());
-        let certificates = Arc::clone(&self.certificates);
+        let (handle, stop) = (self.running.clone(), self.stop.clone());
         self.background.spawn(async move {
             let upkeep = async {
                 loop {
                     tokio::time::sleep(UPKEEP).await;
-                    gateway.upkeep();
-                    renew(&certificates);
+                    handle.0.gateway.upkeep();
+                    handle.refresh_certificates();
                 }
             };
             stop.run_until_cancelled(upkeep).await.unwrap_or(());
         });
         let (wakes, draining) = (Arc::clone(&parts.wakes), self.drain.draining().clone());
-        let plans = self.plans.subscribe();
+        let plans = running.plans.subscribe();
         self.background.spawn(async move {
             let warm = keep_warm(wakes, plans, jiff::Timestamp::now);
             draining.run_until_cancelled(warm).await.unwrap_or(());
@@ -248,7 +268,8 @@ impl App {
 
         shutdown.await;
         tracing::info!("draining");
-        let clean = self.drain.run(self.config.server.drain_timeout).await;
+        let limit = running.server.load().drain_timeout;
+        let clean = self.drain.run(limit).await;
         self.stop.cancel();
         parts.upstream.close();
         self.background.close();
@@ -257,15 +278,27 @@ impl App {
     }
 }
 
-/// New connections get the certificates that are in the files now; what cannot be used is told of.
-fn renew(certificates: &[Arc<Certificates>]) {
-    for certificates in certificates {
-        match certificates.refresh() {
-            Ok(true) => tracing::info!(?certificates, "new certificates"),
-            Ok(false) => {}
-            Err(error) => tracing::error!(%error, "the old certificates stay"),
+async fn bind_admin(
+    config: &Config,
+    inherited: &mut Inherited,
+) -> Result<(TcpListener, SocketAddr), AppError> {
+    let address = config.admin.address;
+    let failed = |source| AppError::Bind {
+        address,
+        flag: "--admin-listen",
+        key: "admin.address",
+        source,
+    };
+    let admin = match inherited.take(address) {
+        Some(socket) => {
+            socket.set_nonblocking(true).map_err(failed)?;
+            TcpListener::from_std(socket).map_err(failed)?
         }
-    }
+        None if config.server.reuse_port => listener::bind(address, true).map_err(failed)?,
+        None => TcpListener::bind(address).await.map_err(failed)?,
+    };
+    let address = admin.local_addr().map_err(failed)?;
+    Ok((admin, address))
 }
 
 // === impl AppHandle ===
@@ -273,33 +306,56 @@ fn renew(certificates: &[Arc<Certificates>]) {
 impl AppHandle {
     /// Every wake that ends from now on.
     pub fn wake_reports(&self) -> broadcast::Receiver<WakeReport> {
-        self.gateway.parts().wakes.reports()
+        self.0.gateway.parts().wakes.reports()
     }
 
-    /// New connections get the certificates that are in the files now.
+    /// New connections get the certificates that are in the files now; what cannot be used is told
+    /// of.
     pub fn refresh_certificates(&self) {
-        renew(&self.certificates);
+        for certificates in self.0.sockets.certificates() {
+            match certificates.refresh() {
+                Ok(true) => tracing::info!(?certificates, "new certificates"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "the old certificates stay"),
+            }
+        }
     }
 
-    /// New requests use the routes of `config`; everything else must be as it was.
+    /// The gateway does as `config` says from now on; requests and connections under way stay as
+    /// they are. All of it is done, or nothing.
     pub fn reload(&self, config: &Config) -> Result<(), AppError> {
-        let old = &self.config;
+        let running = &*self.0;
+        let mut current = running
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let same = [
-            ("server", old.server == config.server),
-            ("wake", old.wake == config.wake),
-            ("upstream", old.upstream == config.upstream),
-            ("response", old.response == config.response),
-            ("log", old.log == config.log),
-            ("admin", old.admin == config.admin),
-            ("hypeman", old.hypeman == config.hypeman),
-            ("listener", old.listener == config.listener),
+            ("hypeman", current.hypeman == config.hypeman),
+            ("admin", current.admin == config.admin),
+            ("wake", current.wake.is_like(&config.wake)),
+            ("upstream", current.upstream == config.upstream),
+            ("log", current.log == config.log),
         ];
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
             return Err(AppError::NeedsRestart(key));
         }
+        let front = Front(Arc::clone(&running.gateway));
+        let reuse_port = config.server.reuse_port;
+        running
+            .sockets
+            .change(&config.listener, reuse_port, &front)?;
         self.refresh_certificates();
-        self.gateway.set_routes(&config.route);
-        self.plans.send_replace(self.gateway.warm_plans());
+        running.sockets.shared.resize(config.server.max_connections);
+        running.server.store(Arc::new(config.server.clone()));
+        running.gateway.parts().hold.change(&config.wake);
+        running
+            .gateway
+            .parts()
+            .response
+            .store(Arc::new(config.response.clone()));
+        running.gateway.set_routes(&config.route);
+        running.plans.send_replace(running.gateway.warm_plans());
+        *current = config.clone();
         Ok(())
     }
 }

@@ -1,0 +1,145 @@
+//! The gateway's sockets while it runs.
+//!
+//! Guarantees: a reload opens every new socket before it closes an old one, and changes nothing when
+//! one cannot be opened; a socket whose address stays is never closed, and its connections never cut;
+//! those of a socket that goes end by themselves.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::AppError;
+use crate::config::ListenerConfig;
+use crate::listener::{Certificates, Front, Inherited, Listener, Service, Shared};
+
+/// All sockets for clients.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    open: Mutex<Vec<Open>>,
+    pub(super) shared: Shared,
+    tasks: TaskTracker,
+}
+
+#[derive(Debug, Clone)]
+struct Open {
+    config: ListenerConfig,
+    front: Arc<Front>,
+    close: CancellationToken,
+}
+
+/// A socket that is bound and not served yet.
+#[derive(Debug)]
+pub(super) struct Bound {
+    config: ListenerConfig,
+    listener: Listener,
+}
+
+/// Binds one socket, or takes an inherited one.
+pub(super) fn bind(
+    config: &ListenerConfig,
+    inherited: &mut Inherited,
+    reuse_port: bool,
+) -> Result<Bound, AppError> {
+    let address = config.address;
+    let front = Front::new(config)?;
+    let listener = Listener::bind(address, front, inherited.take(address), reuse_port);
+    let listener = listener.map_err(|source| AppError::Bind {
+        address,
+        flag: "--listen",
+        key: "listener.address",
+        source,
+    })?;
+    let config = config.clone();
+    Ok(Bound { config, listener })
+}
+
+// === impl Bound ===
+
+impl Bound {
+    pub(super) fn listener(&self) -> &Listener {
+        &self.listener
+    }
+}
+
+// === impl Sockets ===
+
+impl Sockets {
+    pub(super) fn new(shared: Shared, tasks: TaskTracker) -> Self {
+        let open = Mutex::default();
+        Self {
+            open,
+            shared,
+            tasks,
+        }
+    }
+
+    /// Serves a socket from now on.
+    pub(super) fn serve<S: Service>(&self, bound: Bound, service: S) {
+        let Bound { config, listener } = bound;
+        let (close, front) = (CancellationToken::new(), Arc::clone(listener.front()));
+        let serve = listener.serve(service, self.shared.clone(), close.clone());
+        self.tasks.spawn(serve);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.push(Open {
+            config,
+            front,
+            close,
+        });
+    }
+
+    /// Every certificate store in use.
+    pub(super) fn certificates(&self) -> Vec<Arc<Certificates>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let stores = open.iter().filter_map(|one| one.front.certificates());
+        stores.collect()
+    }
+
+    /// Makes the sockets those of `wanted`.
+    pub(super) fn change<S: Service>(
+        &self,
+        wanted: &[ListenerConfig],
+        reuse_port: bool,
+        service: &S,
+    ) -> Result<(), AppError> {
+        let before = {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.clone()
+        };
+        let (mut fresh, mut kept) = (Vec::new(), Vec::new());
+        for config in wanted {
+            match before
+                .iter()
+                .find(|one| one.config.address == config.address)
+            {
+                Some(one) if one.config == *config => kept.push((one, config, None)),
+                Some(one) => kept.push((one, config, Some(Front::new(config)?))),
+                None => fresh.push(bind(config, &mut Inherited::default(), reuse_port)?),
+            }
+        }
+        // From here on nothing can fail.
+        let mut now = Vec::new();
+        for (one, config, changed) in kept {
+            if let Some(changed) = changed {
+                one.front.become_like(changed);
+            }
+            let config = config.clone();
+            now.push(Open {
+                config,
+                ..one.clone()
+            });
+        }
+        for one in &before {
+            if !now.iter().any(|kept| Arc::ptr_eq(&kept.front, &one.front)) {
+                tracing::info!(address = %one.config.address, "closing");
+                one.close.cancel();
+            }
+        }
+        *self.open.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        for bound in fresh {
+            tracing::info!(address = %bound.listener.address(), "serving");
+            self.serve(bound, service.clone());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! Reads one `[[listener]]`.
+//!
+//! Guarantees: a listener's keys fit its mode; what a `tcp` listener is for has a route.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{parse_address, set};
+use crate::config::model::{Config, ListenerConfig, ListenerMode};
+use crate::config::reader::{Book, Section};
+use crate::config::tls::{
+    ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion, default_ca_dir,
+};
+use crate::names::Hostname;
+
+pub(super) fn read_listener(
+    s: &mut Section<'_, '_>,
+    all: &mut Vec<ListenerConfig>,
+    trusting: bool,
+) {
+    let mut listener = ListenerConfig::default();
+    set(&mut listener.address, s.parsed("address", parse_address));
+    listener.tls = read_tls(s);
+    s.flag("proxy_protocol", &mut listener.proxy_protocol);
+    if listener.proxy_protocol && !trusting {
+        s.problem(
+            "proxy_protocol",
+            "is believed from trusted peers only, and `server.trusted_proxies` names none",
+        );
+    }
+    let host = s.parsed("host", |text| {
+        Hostname::parse(text).map_err(|error| error.to_string())
+    });
+    let mode = s.text("mode").unwrap_or_else(|| "http".to_owned());
+    match (mode.as_str(), &host) {
+        ("http", _) => {}
+        ("tls-passthrough", _) => listener.mode = ListenerMode::TlsPassthrough,
+        ("tcp", Some(host)) => {
+            let host = Arc::from(host.as_str());
+            listener.mode = ListenerMode::Tcp { host };
+        }
+        ("tcp", None) => s.problem(
+            "host",
+            "is missing: which `[[route]]`'s host are the listener's connections for?",
+        ),
+        _ => s.problem(
+            "mode",
+            format_args!("`{mode}` is not \"http\", \"tls-passthrough\" or \"tcp\""),
+        ),
+    }
+    if host.is_some() && mode != "tcp" {
+        s.problem(
+            "host",
+            "is for `mode = \"tcp\"`; other modes learn it from the client",
+        );
+    }
+    if listener.tls.is_some() && listener.mode != ListenerMode::Http {
+        s.problem(
+            "mode",
+            "passes TLS on, so the listener cannot have certificates",
+        );
+    }
+    all.push(listener);
+}
+
+fn read_tls(s: &mut Section<'_, '_>) -> Option<TlsConfig> {
+    let word = s.text_or_section("tls");
+    if let Some(word) = word {
+        if word != "internal" {
+            s.problem(
+                "tls",
+                format_args!("`{word}` is not \"internal\" or a table with `cert` and `key`"),
+            );
+        }
+        return Some(TlsConfig::of(TlsSource::Internal {
+            internal: default_ca_dir(),
+        }));
+    }
+    let mut tls = None;
+    s.section("tls", |s| {
+        let [cert, key, ocsp, dir, internal, client_ca] =
+            ["cert", "key", "ocsp", "dir", "internal", "client_ca"]
+                .map(|key| s.text(key).map(PathBuf::from));
+        let source = match (cert, key, dir, internal) {
+            (None, None, None, None) => None,
+            (Some(cert), Some(key), None, None) => Some(TlsSource::Files { cert, key, ocsp }),
+            (None, None, Some(dir), None) => Some(TlsSource::Directory { dir }),
+            (None, None, None, Some(dir)) => Some(TlsSource::Internal { internal: dir }),
+            _ => {
+                s.problem(
+                    "cert",
+                    "TLS needs both `cert` and `key`, or `dir` alone, or `internal` alone",
+                );
+                None
+            }
+        };
+        let version = s.parsed("min_version", |text| match text {
+            "1.2" => Ok(TlsVersion::V1_2),
+            "1.3" => Ok(TlsVersion::V1_3),
+            _ => Err(format!("`{text}` is not \"1.2\" or \"1.3\"")),
+        });
+        let auth = s.parsed("client_auth", |text| match text {
+            "required" => Ok(ClientAuth::Required),
+            "optional" => Ok(ClientAuth::Optional),
+            _ => Err(format!("`{text}` is not \"required\" or \"optional\"")),
+        });
+        if auth.is_some() && client_ca.is_none() {
+            s.problem("client_auth", "needs `client_ca`, the CA that issues them");
+        }
+        tls = source.map(TlsConfig::of).map(|mut tls| {
+            set(&mut tls.min_version, version);
+            tls.clients = client_ca.map(|client_ca| ClientCertificates {
+                client_ca,
+                client_auth: auth.unwrap_or(ClientAuth::Required),
+            });
+            tls
+        });
+    });
+    tls
+}
+
+/// A `tcp` listener without a route would close every connection.
+pub(super) fn check_tcp_hosts(book: &mut Book<'_>, config: &Config) {
+    for listener in &config.listener {
+        if let ListenerMode::Tcp { host } = &listener.mode
+            && !config.route.iter().any(|route| route.host.fits(host))
+        {
+            book.problem(
+                "listener.host",
+                format!(
+                    "no [[route]] answers for `{host}`, so {} serves nothing",
+                    listener.address
+                ),
+            );
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! One connection from its first byte to its last.
+//!
+//! Guarantees: what comes before a request (a PROXY header, a `ClientHello`, HTTP/2's preface) has
+//! one deadline for all of it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::server::Acceptor;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::accept::{Beginning, Shared};
+use super::introduction::{self, Ends};
+use super::replay::Replay;
+use super::{Downstream, RawConnection, Service, TlsSession, hello, http};
+use crate::config::ListenerMode;
+
+/// HTTP/2's first bytes (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What a connection turned out to be.
+enum Opened {
+    Clear(Replay<TcpStream>, Downstream, bool),
+    Secure(Box<TlsStream<Replay<TcpStream>>>, Downstream),
+    Raw(RawConnection),
+}
+
+/// Serves a connection until it ends.
+pub(super) async fn serve<S: Service>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    front: &Beginning,
+    service: S,
+    shared: &Shared,
+) {
+    // Small responses must not wait for more; a socket that cannot do this still works.
+    let _slower = stream.set_nodelay(true);
+    let config = shared.config.load_full();
+    let trusted = config.trusts(peer.ip());
+    let opening = async {
+        let local = stream.local_addr()?;
+        let mut ends = Ends {
+            client: peer,
+            local,
+        };
+        let mut stream = Replay::new(stream);
+        if front.proxy_protocol && trusted {
+            ends = introduction::read(&mut stream).await?.unwrap_or(ends);
+        }
+        // A trusted proxy's own connections are many clients'.
+        let share = match trusted && ends.client == peer {
+            true => None,
+            false => Some(shared.share(ends.client.ip(), config.max_connections_per_client)?),
+        };
+        Ok::<_, io::Error>((open(stream, ends, front, &service).await?, share))
+    };
+    let (opened, _share) = match timeout(config.header_timeout, opening).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => {
+            tracing::debug!(%peer, %error, "a connection did not begin");
+            return;
+        }
+        Err(_) => return,
+    };
+    let drain = &shared.drain;
+    let result = match opened {
+        Opened::Clear(stream, from, true) => {
+            http::serve_h2(stream, from, service, &config, drain).await
+        }
+        Opened::Clear(stream, from, false) => {
+            http::serve_h1(stream, from, service, &config, drain).await
+        }
+        Opened::Secure(stream, from) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+            http::serve_h2(stream, from, service, &config, drain).await
+        }
+        Opened::Secure(stream, from) => http::serve_h1(stream, from, service, &config, drain).await,
+        Opened::Raw(raw) => {
+            tokio::select! {
+                () = service.splice(raw) => {}
+                () = drain.cut().cancelled() => {}
+            }
+            return;
+        }
+    };
+    if let Err(error) = result {
+        // A client's mistake or departure.
+        tracing::debug!(%peer, %error, "connection ended");
+    }
+}
+
+/// Reads as much as it takes to know what a connection is.
+async fn open<S: Service>(
+    mut stream: Replay<TcpStream>,
+    Ends { client, local }: Ends,
+    front: &Beginning,
+    service: &S,
+) -> io::Result<Opened> {
+    let from = |tls| Downstream { client, local, tls };
+    match (&front.mode, &front.tls) {
+        (ListenerMode::Tcp { host }, _) => Ok(Opened::Raw(RawConnection {
+            stream,
+            host: Arc::clone(host),
+            tls: false,
+            from: from(None),
+        })),
+        (ListenerMode::TlsPassthrough, _) => {
+            let host = hello::read(&mut stream).await?.ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, "the client named no host")
+            })?;
+            Ok(Opened::Raw(RawConnection {
+                stream,
+                host,
+                tls: true,
+                from: from(None),
+            }))
+        }
+        (ListenerMode::Http, None) => {
+            let h2 = speaks_h2(&mut stream).await?;
+            Ok(Opened::Clear(stream, from(None), h2))
+        }
+        (ListenerMode::Http, Some(tls)) => {
+            let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+            let sni: Option<Arc<str>> = hello.client_hello().server_name().map(Arc::from);
+            if let Some(sni) = &sni {
+                service.greet(sni, client.ip());
+            }
+            let stream = hello.into_stream(Arc::clone(&tls.config)).await?;
+            let certificates = Arc::clone(&tls.certificates);
+            let session = TlsSession { certificates, sni };
+            Ok(Opened::Secure(Box::new(stream), from(Some(session))))
+        }
+    }
+}
+
+/// Whether the client begins with HTTP/2's preface ("prior knowledge", RFC 9113 §3.3).
+async fn speaks_h2(stream: &mut Replay<TcpStream>) -> io::Result<bool> {
+    loop {
+        let seen = stream.seen();
+        let start = seen.get(..PREFACE.len()).unwrap_or(seen);
+        if !PREFACE.starts_with(start) {
+            return Ok(false);
+        }
+        if start.len() == PREFACE.len() {
+            return Ok(true);
+        }
+        stream.more(4096).await?;
+    }
+}

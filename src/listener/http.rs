@@ -1,0 +1,167 @@
+//! Requests on a connection, in either version of HTTP.
+//!
+//! Guarantees: see [`super`]; besides, an HTTP/2 connection that has no request for long is told to
+//! go.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
+
+use super::meter::Meter;
+use super::{Downstream, Service};
+use crate::config::ServerConfig;
+use crate::drain::Drain;
+
+/// HTTP/2: windows and buffers in bytes.
+const STREAM_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+const SEND_BUFFER: usize = 256 * 1024;
+/// A peer that vanished without a word is noticed by its silence.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// HTTP/1.1 and HTTP/1.0.
+pub(super) async fn serve_h1<S: Service, I>(
+    stream: I,
+    from: Downstream,
+    service: S,
+    config: &ServerConfig,
+    drain: &Drain,
+) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answer = service_fn(move |request| {
+        let (service, from) = (service.clone(), from.clone());
+        async move { Ok::<_, Infallible>(service.call(request, from).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(config.header_timeout)
+        .max_headers(config.max_headers)
+        .max_header_size(config.max_header_bytes);
+    let connection = builder.serve_connection(TokioIo::new(stream), answer);
+    let connection = connection.with_upgrades();
+    tokio::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return result,
+        () = drain.draining().cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        result = connection.as_mut() => result,
+        () = drain.cut().cancelled() => Ok(()),
+    }
+}
+
+/// HTTP/2.
+pub(super) async fn serve_h2<S: Service, I>(
+    stream: I,
+    from: Downstream,
+    service: S,
+    config: &ServerConfig,
+    drain: &Drain,
+) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Arc::new(Activity::default());
+    let seen = Arc::clone(&activity);
+    let answer = service_fn(move |request| {
+        let (service, from) = (service.clone(), from.clone());
+        // Until the response's head; a body that still streams is a stream that hyper waits for.
+        let busy = Busy::new(&seen);
+        async move {
+            let _busy = busy;
+            Ok::<_, Infallible>(service.call(request, from).await)
+        }
+    });
+    let limits = &config.http2;
+    let mut builder = http2::Builder::new(Executor(drain.served().clone()));
+    builder
+        .timer(TokioTimer::new())
+        .enable_connect_protocol()
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(u32::try_from(config.max_header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(limits.max_pending_resets)
+        .max_local_error_reset_streams(limits.max_error_resets)
+        // A held upload may fill its own window and must not fill the connection's.
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT);
+    let connection = builder.serve_connection(TokioIo::new(Meter::new(stream)), answer);
+    tokio::pin!(connection);
+    tokio::select! {
+        result = connection.as_mut() => return result,
+        () = drain.draining().cancelled() => {}
+        () = activity.none_for(limits.idle_timeout) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        result = connection.as_mut() => result,
+        () = drain.cut().cancelled() => Ok(()),
+    }
+}
+
+/// How many requests a connection has and has had.
+#[derive(Debug, Default)]
+struct Activity {
+    now: AtomicUsize,
+    ever: AtomicUsize,
+}
+
+struct Busy(Arc<Activity>);
+
+// === impl Activity ===
+
+impl Activity {
+    /// Ends when a whole period has passed without a request.
+    async fn none_for(&self, period: Duration) {
+        let mut before = None;
+        loop {
+            let ever = self.ever.load(Ordering::Relaxed);
+            if before == Some(ever) && self.now.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            before = Some(ever);
+            sleep(period).await;
+        }
+    }
+}
+
+impl Busy {
+    fn new(activity: &Arc<Activity>) -> Self {
+        activity.now.fetch_add(1, Ordering::Relaxed);
+        activity.ever.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Streams' tasks are on the drain's tracker, like connections.
+#[derive(Debug, Clone)]
+struct Executor(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        self.0.spawn(task);
+    }
+}

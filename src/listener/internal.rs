@@ -1,0 +1,147 @@
+//! A certification authority of this machine's own, for development (`tls = "internal"`).
+//!
+//! Guarantees: its key never leaves its directory, which only its owner can read; a certificate is
+//! made when a client first asks for its name, for this process only, and their number is bounded.
+
+use std::fmt;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::certificates::TlsError;
+
+/// Names that certificates are kept for; clients of more names than a developer has get the first.
+const MOST: usize = 1000;
+const CA_FILE: &str = "ca.crt";
+const KEY_FILE: &str = "ca.key";
+/// Days; a leaf lives no longer than clients accept (398 days), and no longer than its process.
+const CA_DAYS: u32 = 3650;
+const LEAF_DAYS: u32 = 90;
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The authority, and what it has signed.
+pub(super) struct InternalCa {
+    issuer: Issuer<'static, KeyPair>,
+    leaves: DashMap<String, Arc<CertifiedKey>>,
+    unnamed: Arc<CertifiedKey>,
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(text.as_bytes())
+}
+
+/// From yesterday, for clocks that disagree, for so many days.
+fn live_for(params: &mut CertificateParams, days: u32) {
+    let seconds = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+    let now = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
+    params.not_before = (now - DAY).into();
+    params.not_after = (now + DAY * days).into();
+}
+
+fn ca_params() -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(Vec::new())?;
+    let name = "wakegate development CA";
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    live_for(&mut params, CA_DAYS);
+    Ok(params)
+}
+
+fn sign(
+    issuer: &Issuer<'static, KeyPair>,
+    names: Vec<String>,
+) -> Result<CertifiedKey, Box<dyn std::error::Error>> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(names)?;
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    params.use_authority_key_identifier_extension = true;
+    live_for(&mut params, LEAF_DAYS);
+    let leaf = params.signed_by(&key, issuer)?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let provider = aws_lc_rs::default_provider();
+    let chain = vec![leaf.der().clone()];
+    Ok(CertifiedKey::from_der(chain, key, &provider)?)
+}
+
+// === impl InternalCa ===
+
+impl InternalCa {
+    /// Opens the authority that is kept in `dir`, or founds it.
+    pub(super) fn open(dir: &Path) -> Result<Self, TlsError> {
+        Self::open_in(dir).map_err(|error| TlsError::Internal {
+            dir: dir.to_owned(),
+            what: error.to_string(),
+        })
+    }
+
+    fn open_in(dir: &Path) -> Result<Self, Box<dyn std::error::Error>> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
+        let (ca, key_path) = (dir.join(CA_FILE), dir.join(KEY_FILE));
+        if !key_path.exists() {
+            let key = KeyPair::generate()?;
+            let certificate = ca_params()?.self_signed(&key)?;
+            // The key last: it is what says that both are there.
+            if ca.exists() {
+                fs::remove_file(&ca)?;
+            }
+            write(&ca, &certificate.pem(), 0o644)?;
+            write(&key_path, &key.serialize_pem(), 0o600)?;
+            tracing::info!(ca = %ca.display(), "a development CA; clients that trust it trust us");
+        }
+        let key = KeyPair::from_pem(&fs::read_to_string(&key_path)?)?;
+        let issuer = Issuer::from_ca_cert_pem(&fs::read_to_string(&ca)?, key)?;
+        let unnamed = sign(
+            &issuer,
+            vec!["localhost".to_owned(), "127.0.0.1".to_owned()],
+        )?;
+        Ok(Self {
+            issuer,
+            leaves: DashMap::new(),
+            unnamed: Arc::new(unnamed),
+        })
+    }
+
+    /// For clients that name no host.
+    pub(super) fn unnamed(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.unnamed)
+    }
+
+    /// The certificate for a name.
+    pub(super) fn leaf(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        if let Some(leaf) = self.leaves.get(name) {
+            return Some(Arc::clone(leaf.value()));
+        }
+        if self.leaves.len() >= MOST {
+            return None;
+        }
+        let leaf = sign(&self.issuer, vec![name.to_owned()]);
+        let leaf = Arc::new(leaf.ok()?);
+        self.leaves.insert(name.to_owned(), Arc::clone(&leaf));
+        Some(leaf)
+    }
+}
+
+impl fmt::Debug for InternalCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "InternalCa({} names)", self.leaves.len())
+    }
+}

@@ -1,0 +1,134 @@
+//! A connection whose first bytes were looked at, and are still to be read.
+//!
+//! Guarantees: whoever reads it gets every byte once, in order.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+
+/// A stream and what was read of it beforehand.
+#[derive(Debug)]
+pub struct Replay<S> {
+    stream: S,
+    seen: BytesMut,
+}
+
+// === impl Replay ===
+
+impl<S: AsyncRead + Unpin> Replay<S> {
+    pub(super) fn new(stream: S) -> Self {
+        let seen = BytesMut::new();
+        Self { stream, seen }
+    }
+
+    /// What was read and not consumed.
+    pub(super) fn seen(&self) -> &[u8] {
+        &self.seen
+    }
+
+    /// Reads some more, at most to `limit` bytes in all; an end or a full buffer is an error.
+    pub(super) async fn more(&mut self, limit: usize) -> io::Result<()> {
+        let room = limit.saturating_sub(self.seen.len()).min(4096);
+        if room == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the connection does not begin as it should",
+            ));
+        }
+        self.seen.reserve(room);
+        let mut part = (&mut self.stream).take(room as u64);
+        match part.read_buf(&mut self.seen).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes `count` bytes off the beginning.
+    pub(super) fn consume(&mut self, count: usize) {
+        self.seen.advance(count.min(self.seen.len()));
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.seen.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let count = self.seen.len().min(buffer.remaining());
+        buffer.put_slice(&self.seen.split_to(count));
+        if self.seen.is_empty() {
+            // Most connections live much longer than their first bytes.
+            self.seen = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_looked_at_is_still_read() {
+        let (mut near, far) = tokio::io::duplex(64);
+        near.write_all(b"PROXY rest").await.unwrap();
+        let mut replay = Replay::new(far);
+        replay.more(100).await.unwrap();
+        assert_eq!(replay.seen(), b"PROXY rest");
+        replay.consume(6);
+        near.write_all(b" and more").await.unwrap();
+        drop(near);
+        let mut text = String::new();
+        replay.read_to_string(&mut text).await.unwrap();
+        assert_eq!(text, "rest and more");
+    }
+
+    #[tokio::test]
+    async fn no_more_is_read_than_the_limit() {
+        let (mut near, far) = tokio::io::duplex(64);
+        near.write_all(b"0123456789").await.unwrap();
+        let mut replay = Replay::new(far);
+        replay.more(4).await.unwrap();
+        assert_eq!(replay.seen(), b"0123");
+        assert!(replay.more(4).await.is_err());
+    }
+}

@@ -1,0 +1,210 @@
+//! Connections that are passed on as they are: TLS that the instance terminates, and anything else.
+//!
+//! Guarantees: such a connection wakes, waits and is refused like a request, by the same limits; its
+//! first bytes stay unread by the instance until it is ready; each side's end is passed on to the
+//! other; it ends with its instance's epoch or with the gateway.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use super::account::{Account, Trade};
+use super::deliver::{Carrier, Delivered, Delivery, Notes};
+use super::error::ProxyError;
+use super::rescue;
+use super::service::{Arrival, Gateway, hop_of};
+use crate::hypeman::ControlPlane;
+use crate::names::{Hostname, RequestId};
+use crate::router::RouteError;
+use crate::telemetry::WakeKind;
+use crate::upstream::{Connection, ForwardError, Hop, Upstream};
+use crate::wake::{Endpoint, OpenConnection};
+
+/// Bytes on their way, each way.
+const BUFFER: usize = 64 * 1024;
+/// What a client of TLS hears instead of a handshake (RFC 8446 §6): a fatal alert, "internal error"
+/// or "unrecognized name".
+const INTERNAL_ERROR: u8 = 80;
+const UNRECOGNIZED_NAME: u8 = 112;
+
+/// Which kind of connection, for its account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RawKind {
+    /// TLS, routed by SNI.
+    Tls,
+    /// Whatever comes to the listener.
+    Tcp,
+}
+
+/// Opens connections for connections.
+struct Opener(Arc<Upstream>);
+
+impl Carrier for Opener {
+    type Stream = TcpStream;
+    type Request = ();
+    type Response = Connection;
+
+    async fn send(
+        &self,
+        endpoint: &Endpoint,
+        hop: &Hop,
+        given: Option<(TcpStream, OpenConnection)>,
+        (): (),
+    ) -> Result<Connection, ForwardError<()>> {
+        let connected = self.0.connect(endpoint, hop, given).await;
+        connected.map_err(|source| ForwardError::Connect {
+            source,
+            request: Box::new(()),
+        })
+    }
+
+    fn copy(&self, (): &()) -> Option<()> {
+        Some(())
+    }
+
+    fn status(&self, _: &Connection) -> u16 {
+        200
+    }
+}
+
+// === impl RawKind ===
+
+impl RawKind {
+    /// The metric's label, and the access line's method.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+// === impl Gateway ===
+
+impl<P: ControlPlane> Gateway<P> {
+    /// Passes a connection for `host` on to its instance, until it ends.
+    pub async fn splice(
+        &self,
+        mut client: impl AsyncRead + AsyncWrite + Unpin + Send,
+        host: &str,
+        kind: RawKind,
+        from: &Arrival<'_>,
+    ) {
+        let mut account = self.open_raw_account(kind, from.client.ip());
+        let refusal = match self
+            .splice_inner(&mut account, &mut client, host, from)
+            .await
+        {
+            Ok(()) => return,
+            Err(error) => {
+                let verdict = rescue::verdict(&error);
+                account.status = verdict.status.as_u16();
+                account.error = Some(verdict.code);
+                tracing::debug!(request = %account.request_id, %error, host, "refused");
+                error
+            }
+        };
+        if kind == RawKind::Tls {
+            let unknown = matches!(refusal, ProxyError::Route(_) | ProxyError::Authority(_));
+            let alert = if unknown {
+                UNRECOGNIZED_NAME
+            } else {
+                INTERNAL_ERROR
+            };
+            // A client that has gone does not need it.
+            let _told = client.write_all(&[21, 3, 3, 0, 2, 2, alert]).await;
+        }
+        let _told = client.shutdown().await;
+    }
+
+    /// The line that every such connection walks.
+    async fn splice_inner(
+        &self,
+        account: &mut Account,
+        client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+        host: &str,
+        from: &Arrival<'_>,
+    ) -> Result<(), ProxyError> {
+        let host = Hostname::parse(host).map_err(crate::router::AuthorityError::from)?;
+        account.host = Some(host.clone());
+        let site = self.site.load_full();
+        let found = site.table.find(&host, "/")?;
+        let (route, config) = (&*found.route, found.route.config());
+        if config.forwarding.auth.is_some() {
+            return Err(ProxyError::Unauthenticated);
+        }
+        let patience = config.wake.timeout;
+        let peer = account.client;
+        let instance = self.find(route, &found.instance, peer, patience).await?;
+        account.instance = Some(instance.id().clone());
+        let admission = site.admission(route).ok_or(RouteError::NoRoute)?;
+        let delivery = Delivery {
+            instance: &instance,
+            route,
+            hop: hop_of(config, from),
+            admission,
+            verdict: admission.judge_raw(peer),
+            hold: &self.parts.hold,
+            metrics: &self.parts.metrics,
+            client: peer,
+            user_agent: None,
+            head_bytes: 0,
+            deadline: account.started + patience,
+        };
+        let mut notes = Notes::default();
+        let admitted = delivery.admit(&mut notes).await;
+        (account.wake, account.held) = (notes.wake, notes.held);
+        let opener = Opener(Arc::clone(&self.parts.upstream));
+        let opened = delivery.send(&opener, admitted?, (), &mut notes).await;
+        (account.wake, account.held) = (notes.wake, notes.held);
+        let Delivered {
+            response,
+            endpoint,
+            slot,
+        } = opened?;
+        account.status = 200;
+        let mut instance = TokioIo::new(response);
+        let carried = copy_bidirectional_with_sizes(client, &mut instance, BUFFER, BUFFER);
+        let carried: io::Result<(u64, u64)> = tokio::select! {
+            carried = carried => carried,
+            () = endpoint.severed().cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+            () = self.parts.cut.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+        };
+        drop(slot);
+        if let Ok((_, out)) = carried {
+            (account.bytes_out, account.complete) = (out, true);
+        }
+        Ok(())
+    }
+
+    fn open_raw_account(&self, kind: RawKind, client: IpAddr) -> Account {
+        Account {
+            metrics: Arc::clone(&self.parts.metrics),
+            access: Arc::clone(&self.parts.access),
+            trade: Trade::Connection(kind),
+            time: jiff::Timestamp::now(),
+            started: Instant::now(),
+            client,
+            request_id: RequestId::generate(),
+            method: http::Method::CONNECT,
+            path: String::new(),
+            user_agent: None,
+            host: None,
+            instance: None,
+            wake: WakeKind::None,
+            held: Duration::ZERO,
+            status: Account::NO_STATUS,
+            error: None,
+            asleep: None,
+            fate: None,
+            bytes_out: 0,
+            complete: false,
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! From an error to a status, a code and a sentence: the only place that chooses a status for one.
+//!
+//! Guarantees: a code is stable, and the sentence says nothing about addresses, ids or the control
+//! plane; what is worth trying again says when.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::hold::AdmitError;
+use crate::proxy::admission::Refusal;
+use crate::proxy::error::ProxyError;
+use crate::router::RouteError;
+use crate::upstream::{Ending, ForwardError};
+use crate::wake::{WakeError, WakeStage};
+
+/// How an error is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    /// The status.
+    pub status: StatusCode,
+    /// One stable word, for programs.
+    pub code: &'static str,
+    /// One sentence, for people.
+    pub detail: &'static str,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+}
+
+const SOON: Option<Duration> = Some(Duration::from_secs(1));
+
+/// How this error is told.
+pub fn verdict(error: &ProxyError) -> Verdict {
+    let (status, code, detail, retry_after) = match error {
+        ProxyError::Authority(_) => (
+            StatusCode::BAD_REQUEST,
+            "bad_host",
+            "The request's Host is missing or not valid.",
+            None,
+        ),
+        ProxyError::Misdirected => (
+            StatusCode::MISDIRECTED_REQUEST,
+            "misdirected",
+            "The connection was made for another host.",
+            None,
+        ),
+        ProxyError::Connect => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method_not_allowed",
+            "CONNECT is not served here.",
+            None,
+        ),
+        ProxyError::UnknownProtocol => (
+            StatusCode::NOT_IMPLEMENTED,
+            "unknown_protocol",
+            "There is no such protocol to switch to.",
+            None,
+        ),
+        ProxyError::Target => (
+            StatusCode::BAD_REQUEST,
+            "bad_target",
+            "The request's target is not valid for its method.",
+            None,
+        ),
+        ProxyError::Redirect(_) => (
+            StatusCode::MOVED_PERMANENTLY,
+            "redirect_to_https",
+            "This host is served over https.",
+            None,
+        ),
+        ProxyError::Unauthenticated => (
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "The request does not have what this route asks for.",
+            None,
+        ),
+        ProxyError::TransferCoding => (
+            StatusCode::NOT_IMPLEMENTED,
+            "transfer_coding",
+            "The request's transfer coding is not supported.",
+            None,
+        ),
+        ProxyError::Route(RouteError::NoRoute) => (
+            StatusCode::NOT_FOUND,
+            "no_route",
+            "Nothing is served at this host and path.",
+            None,
+        ),
+        ProxyError::Route(RouteError::AmbiguousPath) => (
+            StatusCode::BAD_REQUEST,
+            "ambiguous_path",
+            "The path has dot segments, empty segments or encoded slashes.",
+            None,
+        ),
+        ProxyError::Admit(AdmitError::Closed) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "route_closed",
+            "The route takes no requests.",
+            SOON,
+        ),
+        ProxyError::Admit(AdmitError::NotItsTurn) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "instance_busy",
+            "The instance was busy with other requests for too long.",
+            SOON,
+        ),
+        ProxyError::Asleep(why) => asleep_verdict(*why),
+        ProxyError::TooManyUnknown(wait) => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_unknown_names",
+            "Too many names that do not exist were asked for.",
+            Some(*wait),
+        ),
+        ProxyError::BodyTooSlow => (
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "The request's body did not come in time.",
+            None,
+        ),
+        ProxyError::BodyBroke => (
+            StatusCode::BAD_REQUEST,
+            "body_broke",
+            "The request's body broke off.",
+            None,
+        ),
+        ProxyError::Admit(
+            AdmitError::InstanceQueue
+            | AdmitError::RouteQueue
+            | AdmitError::TotalQueue
+            | AdmitError::Bytes,
+        ) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "hold_queue_full",
+            "Too many requests are waiting for instances to wake.",
+            SOON,
+        ),
+        ProxyError::Wake(error) => wake(error),
+        ProxyError::Forward(error) => forward(error),
+        ProxyError::UnexpectedUpgrade => (
+            StatusCode::BAD_GATEWAY,
+            "bad_upgrade",
+            "The instance's response is not valid.",
+            None,
+        ),
+    };
+    Verdict {
+        status,
+        code,
+        detail,
+        retry_after,
+    }
+}
+
+type Told = (StatusCode, &'static str, &'static str, Option<Duration>);
+
+fn asleep_verdict(why: Refusal) -> Told {
+    match why {
+        Refusal::ClientRate(wait) | Refusal::RouteRate(wait) => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "wake_rate",
+            "The instance is asleep, and it has been woken too often lately.",
+            Some(wait),
+        ),
+        Refusal::Scanner => (
+            StatusCode::NOT_FOUND,
+            "not_here",
+            "There is nothing here.",
+            None,
+        ),
+        Refusal::Robots | Refusal::Health => (StatusCode::OK, "asleep", "asleep", None),
+        Refusal::Method
+        | Refusal::Path
+        | Refusal::Header
+        | Refusal::Client
+        | Refusal::UserAgent
+        | Refusal::Bot
+        | Refusal::Prefetch
+        | Refusal::Icon => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "asleep",
+            "The instance is asleep, and this kind of request does not wake it.",
+            Some(Duration::from_secs(60)),
+        ),
+    }
+}
+
+fn wake(error: &WakeError) -> Told {
+    match error {
+        WakeError::NotFound => (
+            StatusCode::NOT_FOUND,
+            "instance_not_found",
+            "There is no such instance.",
+            None,
+        ),
+        WakeError::Ambiguous => (
+            StatusCode::BAD_GATEWAY,
+            "instance_ambiguous",
+            "The route names more than one instance.",
+            None,
+        ),
+        WakeError::Stopped => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "instance_stopped",
+            "The instance is stopped and is not started by requests.",
+            Some(Duration::from_secs(30)),
+        ),
+        WakeError::Unusable => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "instance_unusable",
+            "The instance is in a state that it cannot be woken from.",
+            Some(Duration::from_secs(30)),
+        ),
+        WakeError::TimedOut(WakeStage::NotListening) => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "app_not_listening",
+            "The instance runs, but its application did not open its port in time.",
+            SOON,
+        ),
+        WakeError::TimedOut(WakeStage::Initializing) => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "instance_initializing",
+            "The instance was still starting when the time to wait was over.",
+            SOON,
+        ),
+        WakeError::TimedOut(WakeStage::Unhealthy) => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "app_unhealthy",
+            "The instance runs, but its application did not become healthy in time.",
+            SOON,
+        ),
+        WakeError::TimedOut(
+            WakeStage::Asking
+            | WakeStage::Queued
+            | WakeStage::Restoring
+            | WakeStage::Starting
+            | WakeStage::NoCapacity,
+        ) => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "wake_timeout",
+            "The instance did not wake up in time.",
+            SOON,
+        ),
+        WakeError::NoCapacity => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no_capacity",
+            "The host has no room to wake the instance.",
+            Some(Duration::from_secs(5)),
+        ),
+        WakeError::NoSlot => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "wake_queue_full",
+            "Too many other instances are being woken.",
+            Some(Duration::from_secs(2)),
+        ),
+        WakeError::Transitioning => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "instance_transitioning",
+            "The instance is changing its state; try again in a moment.",
+            Some(Duration::from_secs(2)),
+        ),
+        WakeError::TooSlow(usual) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "wake_too_slow",
+            "The instance is being woken, which usually takes longer than the request can wait.",
+            Some(*usual),
+        ),
+        WakeError::BreakerOpen(left) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "wake_failing",
+            "The instance could not be woken several times in a row.",
+            Some(*left),
+        ),
+        WakeError::ControlPlaneDown => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "control_plane_unavailable",
+            "The service that wakes instances does not answer.",
+            Some(Duration::from_secs(2)),
+        ),
+        WakeError::Unauthorized => (
+            StatusCode::BAD_GATEWAY,
+            "control_plane_refused",
+            "The gateway is not allowed to wake instances.",
+            None,
+        ),
+        WakeError::Failed => (
+            StatusCode::BAD_GATEWAY,
+            "wake_failed",
+            "The instance could not be woken.",
+            SOON,
+        ),
+        WakeError::Draining => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "draining",
+            "The gateway is shutting down.",
+            SOON,
+        ),
+    }
+}
+
+fn forward(error: &ForwardError<()>) -> Told {
+    match error {
+        ForwardError::Connect { .. } => (
+            StatusCode::BAD_GATEWAY,
+            "connect_failed",
+            "The instance does not accept connections.",
+            SOON,
+        ),
+        ForwardError::Unsent { .. } | ForwardError::Broken(_) | ForwardError::Severed => (
+            StatusCode::BAD_GATEWAY,
+            "upstream_broke",
+            "The instance broke the connection off before its response.",
+            None,
+        ),
+        ForwardError::Nonsense(_) => (
+            StatusCode::BAD_GATEWAY,
+            "upstream_invalid",
+            "The instance's response is not valid.",
+            None,
+        ),
+        ForwardError::Client(Ending::Broke) => (
+            StatusCode::BAD_REQUEST,
+            "body_broke",
+            "The request's body broke off.",
+            None,
+        ),
+        ForwardError::Client(Ending::TooSlow) => (
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            "The request's body did not come in time.",
+            None,
+        ),
+        ForwardError::TimedOut => (
+            StatusCode::GATEWAY_TIMEOUT,
+            "upstream_timeout",
+            "The instance sent no response in time.",
+            None,
+        ),
+    }
+}

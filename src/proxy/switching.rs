@@ -1,0 +1,97 @@
+//! Requests that leave HTTP: upgrades over HTTP/1.1 (RFC 9110 §7.8) and WebSocket over HTTP/2
+//! (extended CONNECT, RFC 8441).
+//!
+//! Guarantees: an instance always sees HTTP/1.1's upgrade; it may only switch to what its client
+//! asked for; a client of HTTP/2 gets 200 where one of HTTP/1.1 gets 101.
+
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::upgrade::OnUpgrade;
+use tungstenite::handshake::client::generate_key;
+use tungstenite::handshake::derive_accept_key;
+
+use super::error::ProxyError;
+use crate::upstream::{is_upgrade, upgrade_token};
+
+/// A client's wish to switch.
+pub(super) struct Switch {
+    downstream: OnUpgrade,
+    /// What it may switch to.
+    wanted: HeaderValue,
+    /// Over HTTP/2 the gateway is the WebSocket client of this hop, with a key of its own.
+    key: Option<String>,
+}
+
+// === impl Switch ===
+
+impl Switch {
+    /// The client's wish, if it has one. A request of HTTP/2 is made one of HTTP/1.1.
+    pub(super) fn of(request: &mut Request<Incoming>) -> Result<Option<Self>, ProxyError> {
+        if request.method() != Method::CONNECT {
+            return Ok(upgrade_token(request.headers()).map(|wanted| Self {
+                downstream: hyper::upgrade::on(request),
+                wanted,
+                key: None,
+            }));
+        }
+        match request.extensions().get::<Protocol>() {
+            None => return Err(ProxyError::Connect),
+            Some(protocol) if protocol.as_str() != "websocket" => {
+                return Err(ProxyError::UnknownProtocol);
+            }
+            Some(_) => {}
+        }
+        let downstream = hyper::upgrade::on(&mut *request);
+        let (wanted, key) = (HeaderValue::from_static("websocket"), generate_key());
+        *request.method_mut() = Method::GET;
+        let headers = request.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, wanted.clone());
+        if let Ok(key) = HeaderValue::from_str(&key) {
+            headers.insert(SEC_WEBSOCKET_KEY, key);
+        }
+        Ok(Some(Self {
+            downstream,
+            wanted,
+            key: Some(key),
+        }))
+    }
+
+    /// Whether the instance has switched, and then only as it was asked to. What the client hears
+    /// of it is put into `response`.
+    pub(super) fn agreed<B>(&self, response: &mut Response<B>) -> Result<bool, ProxyError> {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // 200 would tell a client of HTTP/2 that it is connected.
+            let misleading = self.key.is_some() && response.status().is_success();
+            return match misleading {
+                true => Err(ProxyError::UnexpectedUpgrade),
+                false => Ok(false),
+            };
+        }
+        let chosen = response.headers().get(UPGRADE).map(HeaderValue::as_bytes);
+        let offered = self.wanted.as_bytes().split(|byte| *byte == b',');
+        let fits = |chosen: &[u8]| {
+            let mut offered = offered.map(<[u8]>::trim_ascii);
+            offered.any(|offer| offer.eq_ignore_ascii_case(chosen.trim_ascii()))
+        };
+        if !is_upgrade(response.headers()) || !chosen.is_some_and(fits) {
+            return Err(ProxyError::UnexpectedUpgrade);
+        }
+        if let Some(key) = &self.key {
+            let accept = response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+            let expected = derive_accept_key(key.as_bytes());
+            if accept.is_none_or(|accept| accept.as_bytes() != expected.as_bytes()) {
+                return Err(ProxyError::UnexpectedUpgrade);
+            }
+            *response.status_mut() = StatusCode::OK;
+        }
+        Ok(true)
+    }
+
+    /// The client's side of the tunnel.
+    pub(super) fn into_downstream(self) -> OnUpgrade {
+        self.downstream
+    }
+}

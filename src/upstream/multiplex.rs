@@ -1,0 +1,111 @@
+//! HTTP/2 connections of one epoch and port, each carrying many requests at once.
+//!
+//! Guarantees: a connection gets no more requests at once than [`MAX_STREAMS`], and the next one is
+//! dialled by one request while the others wait for it; one that carries nothing for too long is
+//! closed; nothing is kept once the epoch is retired.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::client::conn::http2::SendRequest;
+use tokio::sync::Mutex as TurnMutex;
+use tokio::time::Instant;
+
+use super::body::RequestBody;
+
+/// Requests at once on a connection; servers commonly allow a hundred.
+const MAX_STREAMS: usize = 100;
+
+/// A place on a connection, for one request and its response.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) sender: SendRequest<RequestBody>,
+    token: Arc<()>,
+}
+
+/// What keeps a place taken until the response has ended.
+#[derive(Debug)]
+pub(super) struct StreamToken(#[allow(dead_code, reason = "it counts by being there")] Arc<()>);
+
+#[derive(Debug)]
+struct Shared {
+    sender: SendRequest<RequestBody>,
+    /// One for the connection and one for each of its streams.
+    streams: Arc<()>,
+    idle_since: Option<Instant>,
+}
+
+/// The connections.
+#[derive(Debug, Default)]
+pub(super) struct Multiplex {
+    shared: Mutex<Vec<Shared>>,
+    /// Whoever has it dials.
+    pub(super) dialling: TurnMutex<()>,
+}
+
+// === impl Stream ===
+
+impl Stream {
+    /// On a connection that nobody else uses.
+    pub(super) fn alone(sender: SendRequest<RequestBody>) -> Self {
+        let token = Arc::new(());
+        Self { sender, token }
+    }
+
+    pub(super) fn split(self) -> (SendRequest<RequestBody>, StreamToken) {
+        (self.sender, StreamToken(self.token))
+    }
+}
+
+// === impl Multiplex ===
+
+impl Multiplex {
+    /// A place on a connection that is there.
+    pub(super) fn take(&self) -> Option<Stream> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.retain(|one| !one.sender.is_closed());
+        let one = shared
+            .iter_mut()
+            .find(|one| Arc::strong_count(&one.streams) <= MAX_STREAMS)?;
+        one.idle_since = None;
+        Some(Stream {
+            sender: one.sender.clone(),
+            token: Arc::clone(&one.streams),
+        })
+    }
+
+    /// Keeps a new connection, and takes a place on it.
+    pub(super) fn add(&self, sender: SendRequest<RequestBody>) -> Stream {
+        let streams = Arc::new(());
+        let stream = Stream {
+            sender: sender.clone(),
+            token: Arc::clone(&streams),
+        };
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.push(Shared {
+            sender,
+            streams,
+            idle_since: None,
+        });
+        stream
+    }
+
+    /// Closes what has carried nothing for so long.
+    pub(super) fn sweep(&self, idle_timeout: Duration) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        shared.retain_mut(|one| {
+            if Arc::strong_count(&one.streams) > 1 {
+                one.idle_since = None;
+                return !one.sender.is_closed();
+            }
+            let since = *one.idle_since.get_or_insert(now);
+            !one.sender.is_closed() && now - since < idle_timeout
+        });
+    }
+
+    pub(super) fn clear(&self) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.clear();
+    }
+}

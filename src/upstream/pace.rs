@@ -1,0 +1,95 @@
+//! How fast a request's body must come.
+//!
+//! Guarantees: only time that the client makes us wait counts, not time in which the instance does
+//! not read; a body that keeps the rate on the whole may pause.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Everybody has this long to begin.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The clock on one body.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// Bytes a second; 0 asks nothing.
+    rate: u64,
+    waited: Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    pub(super) fn new(rate: usize) -> Self {
+        Self {
+            rate: rate as u64,
+            waited: Duration::ZERO,
+            since: None,
+            timer: None,
+        }
+    }
+
+    /// Some of the body has come, or its end.
+    pub(super) fn came(&mut self) {
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+        }
+    }
+
+    /// Nothing has come, after `bytes` in all. Ready when that is too slow.
+    pub(super) fn poll_too_slow(&mut self, bytes: u64, cx: &mut Context<'_>) -> Poll<()> {
+        if self.rate == 0 {
+            return Poll::Pending;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let allowed = GRACE + Duration::from_millis(bytes.saturating_mul(1000) / self.rate);
+        let until = since + allowed.saturating_sub(self.waited);
+        let timer = match &mut self.timer {
+            Some(timer) => {
+                timer.as_mut().reset(until);
+                timer
+            }
+            none => none.insert(Box::pin(sleep_until(until))),
+        };
+        timer.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_without_a_byte_has_its_grace_and_no_more() {
+        let (mut pace, start) = (Pace::new(240), Instant::now());
+        poll_fn(|cx| pace.poll_too_slow(0, cx)).await;
+        assert_eq!(start.elapsed(), GRACE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_fast_may_pause_and_time_that_nobody_waited_is_free() {
+        let mut pace = Pace::new(100);
+        pace.came();
+        // Nobody asks for more: the instance is busy.
+        sleep(Duration::from_secs(3600)).await;
+        let start = Instant::now();
+        poll_fn(|cx| pace.poll_too_slow(1000, cx)).await;
+        assert_eq!(start.elapsed(), GRACE + Duration::from_secs(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_rate_a_body_may_take_its_time() {
+        let mut pace = Pace::new(0);
+        let waiting = poll_fn(|cx| pace.poll_too_slow(0, cx));
+        assert!(timeout(Duration::from_secs(3600), waiting).await.is_err());
+    }
+}
