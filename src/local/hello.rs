@@ -2,7 +2,11 @@
 //!
 //! Guarantees: what it counts is in memory only, so a count that goes on after a sleep proves that
 //! memory was kept. It listens at `HOST` and `PORT`, after `HELLO_LISTEN_DELAY` (a duration, or
-//! `never`).
+//! `never`), with TLS when `HELLO_TLS_CERT` and `HELLO_TLS_KEY` name PEM files; it speaks HTTP/1.1,
+//! HTTP/2 and gRPC.
+
+mod grpc;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -16,7 +20,7 @@ use axum::extract::ws::{WebSocket, WebSocketUpgrade};
 use axum::extract::{RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::{any, get, post};
 use axum::{Json, Router};
 use futures_util::stream;
 use http_body_util::BodyExt as _;
@@ -80,6 +84,7 @@ pub async fn run(variable: impl Fn(&'static str) -> Option<String>) -> Result<()
     socket.set_reuseaddr(true).map_err(failed)?;
     socket.bind(address).map_err(failed)?;
     let listener = socket.listen(4096).map_err(failed)?;
+    let secure = tls::from_environment(&variable).map_err(failed)?;
     let memory = Memory {
         name: variable("INSTANCE_NAME").unwrap_or("hello".to_owned()),
         born: Instant::now(),
@@ -94,10 +99,15 @@ pub async fn run(variable: impl Fn(&'static str) -> Option<String>) -> Result<()
             *memory.woken.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
     };
-    tokio::select! {
-        served = axum::serve(listener, routes(Arc::clone(&memory))).into_future() => {
-            served.map_err(failed)
+    let app = routes(Arc::clone(&memory));
+    let serving = async {
+        match secure {
+            None => axum::serve(listener, app).await,
+            Some(config) => axum::serve(tls::Secured::new(listener, config), app).await,
         }
+    };
+    tokio::select! {
+        served = serving => served.map_err(failed),
         () = waking => Ok(()),
     }
 }
@@ -128,6 +138,9 @@ fn routes(memory: Arc<Memory>) -> Router {
         .route("/drowsy", any(drowsy))
         .route("/hold", any(hold))
         .route("/ws", any(websocket))
+        .route("/early", any(early))
+        .route("/trailers", any(trailers))
+        .route("/wakegate.Hello/{method}", post(grpc::echo))
         .fallback(hello)
         .with_state(memory)
 }
@@ -297,6 +310,31 @@ async fn cors(headers: HeaderMap) -> Response {
 async fn hold(RawQuery(query): RawQuery) -> Response {
     let long = value(query.as_deref(), "for").unwrap_or("1m".to_owned());
     ([("x-wakegate-hold", long)], "hold me\n").into_response()
+}
+
+/// Refuses an upload before it has come.
+async fn early() -> Response {
+    (StatusCode::FORBIDDEN, "not so fast\n").into_response()
+}
+
+/// Says in a trailer which trailer came: `x-sum`.
+async fn trailers(request: Request) -> Response {
+    let mut heard = String::from("none");
+    let mut body = request.into_body();
+    while let Some(Ok(frame)) = body.frame().await {
+        if let Some(sum) = frame.trailers_ref().and_then(|fields| fields.get("x-sum")) {
+            sum.to_str().unwrap_or_default().clone_into(&mut heard);
+        }
+    }
+    let mut fields = HeaderMap::new();
+    let heard = header::HeaderValue::try_from(heard);
+    fields.insert(
+        "x-heard",
+        heard.unwrap_or(header::HeaderValue::from_static("?")),
+    );
+    let body = http_body_util::Full::new(Bytes::from_static(b"see the trailer\n"));
+    let body = body.with_trailers(std::future::ready(Some(Ok(fields))));
+    ([(header::TRAILER, "x-heard")], Body::new(body)).into_response()
 }
 
 async fn websocket(upgrade: WebSocketUpgrade) -> Response {
