@@ -6,10 +6,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -21,6 +22,9 @@ use crate::config::ListenerMode;
 
 /// HTTP/2's first bytes (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A client that has connected and said nothing when a drain begins may be about to.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// What a connection turned out to be.
 enum Opened {
@@ -58,7 +62,16 @@ pub(super) async fn serve<S: Service>(
         };
         Ok::<_, io::Error>((open(stream, ends, front, &service).await?, share))
     };
-    let (opened, _share) = match timeout(config.header_timeout, opening).await {
+    let drain = &shared.drain;
+    let last_call = async {
+        drain.draining().cancelled().await;
+        sleep(LAST_CALL).await;
+    };
+    let opened = tokio::select! {
+        opened = timeout(config.header_timeout, opening) => opened,
+        () = last_call => return,
+    };
+    let (opened, _share) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => {
             tracing::debug!(%peer, %error, "a connection did not begin");
@@ -66,7 +79,6 @@ pub(super) async fn serve<S: Service>(
         }
         Err(_) => return,
     };
-    let drain = &shared.drain;
     let result = match opened {
         Opened::Clear(stream, from, true) => {
             http::serve_h2(stream, from, service, &config, drain).await

@@ -53,6 +53,8 @@ where
     let connection = connection.with_upgrades();
     tokio::pin!(connection);
     tokio::select! {
+        // A request that is there already is seen before the drain is.
+        biased;
         result = connection.as_mut() => return result,
         () = drain.draining().cancelled() => connection.as_mut().graceful_shutdown(),
     }
@@ -102,6 +104,7 @@ where
     let connection = builder.serve_connection(TokioIo::new(Meter::new(stream)), answer);
     tokio::pin!(connection);
     tokio::select! {
+        biased;
         result = connection.as_mut() => return result,
         () = drain.draining().cancelled() => {}
         () = activity.none_for(limits.idle_timeout) => {}

@@ -332,7 +332,9 @@ async fn trailers(request: Request) -> Response {
         "x-heard",
         heard.unwrap_or(header::HeaderValue::from_static("?")),
     );
-    let body = http_body_util::Full::new(Bytes::from_static(b"see the trailer\n"));
+    // Without a length, since HTTP/1.1 has trailers after chunks only.
+    let text = stream::iter([Ok::<_, Infallible>("see the trailer\n")]);
+    let body = Body::from_stream(text);
     let body = body.with_trailers(std::future::ready(Some(Ok(fields))));
     ([(header::TRAILER, "x-heard")], Body::new(body)).into_response()
 }

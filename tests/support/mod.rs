@@ -237,7 +237,9 @@ pub fn client_of(address: SocketAddr, token: &str) -> HypemanClient {
 
 /// A gateway in this process.
 pub struct Gateway {
+    /// The first listener's.
     pub address: SocketAddr,
+    pub addresses: Vec<SocketAddr>,
     pub admin: SocketAddr,
     pub handle: AppHandle,
     stop: Option<oneshot::Sender<()>>,
@@ -265,11 +267,12 @@ impl Gateway {
         let app = App::bind(config(address, token, extra), access)
             .await
             .unwrap();
-        let (address, admin, handle) = (app.addresses()[0], app.admin_address(), app.handle());
+        let (addresses, admin, handle) = (app.addresses(), app.admin_address(), app.handle());
         let (stop, stopped) = oneshot::channel();
         let task = spawn(async move { app.run(async { drop(stopped.await) }).await });
         Self {
-            address,
+            address: addresses[0],
+            addresses,
             admin,
             handle,
             stop: Some(stop),
