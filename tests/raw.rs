@@ -13,10 +13,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{Gateway, Plane, Wanted, eventually, reference, route};
+use support::{Gateway, Plane, Wanted, eventually, route};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use wakegate::names::InstanceRef;
+use tokio::net::TcpStream;
 
 /// A certificate for a name, with its key, as files; and its PEM.
 fn certificate(dir: &Path, name: &str) -> String {
@@ -37,15 +36,6 @@ fn trusting(pem: &str, name: &str, address: SocketAddr) -> reqwest::Client {
         .timeout(support::PATIENCE)
         .build()
         .unwrap()
-}
-
-/// An instance whose application is the test's own, at its address.
-async fn own_origin(plane: &Plane, name: &str) -> (InstanceRef, TcpListener) {
-    let wanted = Wanted::hello(name).env("HELLO_LISTEN_DELAY", "never");
-    let instance = plane.running(wanted).await;
-    let ip = instance.network.unwrap().ip.unwrap();
-    let origin = TcpListener::bind((ip.as_str(), 8080)).await.unwrap();
-    (reference(&instance.id), origin)
 }
 
 async fn ask(stream: &mut TcpStream, host: &str) -> String {
@@ -118,7 +108,7 @@ async fn a_tcp_connection_wakes_its_listeners_instance() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_side_that_has_said_everything_still_hears_the_other() {
     let plane = Plane::start().await;
-    let (instance, origin) = own_origin(&plane, "half").await;
+    let (instance, origin) = plane.own_origin("half").await;
     let listener =
         "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nhost = \"half.test\"\n";
     let gateway = Gateway::start(&plane, listener).await;
@@ -230,7 +220,7 @@ async fn an_untrusted_peers_proxy_header_is_no_header() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_is_told_its_client_before_anything_else_where_its_route_says_so() {
     let plane = Plane::start().await;
-    let (instance, origin) = own_origin(&plane, "asked").await;
+    let (instance, origin) = plane.own_origin("asked").await;
     let gateway = Gateway::start(&plane, &route("asked", "proxy_protocol = \"v2\"")).await;
     let served = support::spawn(async move {
         let mut seen = Vec::new();

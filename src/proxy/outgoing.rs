@@ -44,9 +44,13 @@ pub(super) fn min_body_rate(headers: &HeaderMap, config: &ServerConfig) -> usize
 }
 
 /// The path that a route is found by. `*` is of OPTIONS alone and means the whole server (RFC 9110
-/// §9.3.7).
+/// §9.3.7); an authority alone is of CONNECT (RFC 9112 §3.2.3), which has been dealt with.
 pub(super) fn routed_path(request: &Request<RequestBody>) -> Result<&str, ProxyError> {
-    match request.uri().path() {
+    let uri = request.uri();
+    if uri.authority().is_some() && uri.scheme().is_none() {
+        return Err(ProxyError::Target);
+    }
+    match uri.path() {
         "*" if request.method() == Method::OPTIONS => Ok("/"),
         "*" => Err(ProxyError::Target),
         path => Ok(path),

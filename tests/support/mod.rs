@@ -178,6 +178,15 @@ impl Plane {
         instance
     }
 
+    /// An instance whose application is the test's own, at its address.
+    pub async fn own_origin(&self, name: &str) -> (InstanceRef, tokio::net::TcpListener) {
+        let wanted = Wanted::hello(name).env("HELLO_LISTEN_DELAY", "never");
+        let instance = self.running(wanted).await;
+        let ip = instance.network.unwrap().ip.unwrap();
+        let origin = tokio::net::TcpListener::bind((ip.as_str(), 8080)).await;
+        (reference(&instance.id), origin.unwrap())
+    }
+
     pub async fn sleep(&self, id: &str) {
         self.client
             .standby_instance(&reference(id), None)
