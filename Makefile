@@ -1,11 +1,16 @@
 # The entry points; CI runs `make test`.
-.PHONY: test chaos lint fmt doc deny bench bench-proxies demo clean
+.PHONY: test fuzz chaos lint fmt doc deny bench bench-proxies demo clean
 
 # Every test, once. Needs cargo, and the crates.io, PyPI and Debian registries.
 test: packages
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
 	SIMULATION_HISTORIES=100000 cargo test --locked
+	fuzz/run 5
+
+# Ten minutes of fuzzing for each target.
+fuzz: packages
+	fuzz/run 600
 
 # Minutes of everything at once over real sockets, with a killed control plane in the middle.
 chaos:
@@ -17,11 +22,13 @@ lint: packages
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items --locked
 
 # The SDK test makes a virtual environment, for which Debian has a package of its own; the waiting
-# page is looked at in Chromium.
+# page is looked at in Chromium; libFuzzer is C++.
 .PHONY: packages
 packages:
 	@command -v chromedriver >/dev/null \
 		|| (apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver)
+	@command -v c++ >/dev/null \
+		|| (apt-get update && apt-get install -y --no-install-recommends g++)
 	@python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null \
 		|| (apt-get update && apt-get install -y --no-install-recommends python3 python3-venv)
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// What has to come of a case.
-pub enum Want {
+pub(crate) enum Want {
     /// This status, and the instance hears nothing.
     Refused(u16),
     /// No answer or a 4xx, and the instance hears no whole request.
@@ -14,11 +14,11 @@ pub enum Want {
 
 use Want::{Broken, Passed, Refused};
 
-pub struct Case {
+pub(crate) struct Case {
     /// Where it is written.
-    pub rule: &'static str,
-    pub bytes: Vec<u8>,
-    pub want: Want,
+    pub(crate) rule: &'static str,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) want: Want,
 }
 
 /// A request to the instance that asks for the connection's end.
@@ -811,7 +811,7 @@ fn codings() -> Vec<Case> {
 }
 
 /// All of them.
-pub fn all() -> Vec<Case> {
+pub(crate) fn all() -> Vec<Case> {
     let kinds = [request_lines(), hosts(), fields(), lengths(), codings()];
     kinds.into_iter().flatten().collect()
 }

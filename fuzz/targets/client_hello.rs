@@ -1,0 +1,4 @@
+//! A TLS `ClientHello`, and whatever else comes first.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| wakegate::listener::fuzz_hello(bytes));

@@ -1,0 +1,76 @@
+//! Bytes from a client, through the parser, the host's rules and the header rules: whatever an
+//! instance would be sent can be read in one way only.
+#![no_main]
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::runtime::{Builder, Runtime};
+use wakegate::names::RequestId;
+use wakegate::router::host_of;
+use wakegate::upstream::{ForwardedFor, is_upgrade, prepare_request};
+
+thread_local! {
+    static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+}
+
+fn check(headers: &HeaderMap) {
+    assert_eq!(headers.get_all("host").iter().count(), 1);
+    assert!(!headers.contains_key("transfer-encoding"));
+    assert!(headers.get_all("content-length").iter().count() <= 1);
+    assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
+    for gone in ["keep-alive", "proxy-connection", "proxy-authorization", "http2-settings", "expect"] {
+        assert!(!headers.contains_key(gone), "{gone}");
+    }
+    assert_eq!(headers.contains_key("connection"), is_upgrade(headers));
+    for value in headers.values() {
+        assert!(!value.as_bytes().iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
+    }
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
+    let (mut parts, body) = request.into_parts();
+    if let Ok(host) = host_of(parts.version, &parts.uri, &parts.headers) {
+        let id = RequestId::generate();
+        let from = ForwardedFor {
+            client: IpAddr::from([192, 0, 2, 1]),
+            trusted: false,
+            secure: false,
+            host: &host,
+            request_id: &id,
+        };
+        prepare_request(&mut parts.headers, &from);
+        check(&parts.headers);
+    }
+    // A body that breaks off is an error, never a shorter body.
+    let _whole = body.collect().await;
+    Ok(Response::new(Empty::new()))
+}
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    RUNTIME.with(|runtime| {
+        runtime.block_on(async {
+            let (mut near, far) = tokio::io::duplex(256 * 1024);
+            if near.write_all(&bytes[..bytes.len().min(200_000)]).await.is_err() {
+                return;
+            }
+            let _half = near.shutdown().await;
+            let serving = http1::Builder::new()
+                .half_close(true)
+                .max_headers(100)
+                .serve_connection(TokioIo::new(far), service_fn(answer));
+            let mut said = Vec::new();
+            let (_served, _read) = tokio::join!(serving, near.read_to_end(&mut said));
+            let text = String::from_utf8_lossy(&said);
+            assert!(text.is_empty() || text.starts_with("HTTP/1."), "{text}");
+        });
+    });
+});

@@ -1,0 +1,64 @@
+//! Look-ups in a route table: the same route as one finds by trying each.
+#![no_main]
+
+use std::sync::LazyLock;
+
+use wakegate::config::{Config, HostPattern, RouteConfig, Variables, load};
+use wakegate::names::Hostname;
+use wakegate::router::{RouteError, RouteTable, is_below};
+
+const HOSTS: [&str; 8] = [
+    "a.test",
+    "*.test",
+    "{i}.test",
+    "{i}.b.test",
+    "c.{i}.test",
+    "*.b.test",
+    "a.b.test",
+    "{i}.{j}.example",
+];
+const PATHS: [&str; 3] = ["/", "/v1", "/v1/deep"];
+
+static CONFIG: LazyLock<Config> = LazyLock::new(|| {
+    let routes = HOSTS.iter().flat_map(|host| PATHS.iter().map(move |path| (host, path)));
+    let text: String = routes
+        .map(|(host, path)| {
+            format!("[[route]]\nhost = \"{host}\"\npath = \"{path}\"\ninstance = \"x\"\n")
+        })
+        .collect();
+    load("fuzz", &text, &Variables::default()).expect("it loads")
+});
+static TABLE: LazyLock<RouteTable> = LazyLock::new(|| RouteTable::new(&CONFIG.route));
+
+/// Exact before pattern before wildcard; fewer captures first; the longer suffix first.
+fn rank(host: &HostPattern) -> (u8, usize) {
+    match host {
+        HostPattern::Exact(_) => (0, 0),
+        HostPattern::Labels(_) => (1, host.to_string().matches('{').count()),
+        HostPattern::Wildcard(suffix) => (2, 255 - suffix.as_str().len()),
+    }
+}
+
+fn expected(host: &str, path: &str) -> Option<&'static RouteConfig> {
+    let fitting = || CONFIG.route.iter().filter(|route| route.host.fits(host));
+    let best = fitting().map(|route| rank(&route.host)).min()?;
+    let first = &fitting().find(|route| rank(&route.host) == best)?.host;
+    fitting()
+        .filter(|route| route.host == *first && is_below(path, &route.path))
+        .max_by_key(|route| route.path.len())
+}
+
+libfuzzer_sys::fuzz_target!(|input: (&str, &str)| {
+    let (host, path) = input;
+    let Ok(host) = Hostname::parse(host) else {
+        return;
+    };
+    match TABLE.find(&host, path) {
+        Ok(found) => {
+            let route = expected(host.as_str(), path).expect("no route fits");
+            assert_eq!(found.route.config(), route);
+        }
+        Err(RouteError::AmbiguousPath) => {}
+        Err(error) => assert!(expected(host.as_str(), path).is_none(), "{error}"),
+    }
+});
