@@ -31,26 +31,50 @@ fn table(hosts: usize) -> RouteTable {
     RouteTable::new(&load("bench", &text, &Variables::default()).unwrap().route)
 }
 
-#[divan::bench(args = [1, 1_000])]
+#[divan::bench(args = [10, 1_000, 100_000])]
 fn exact_host(bencher: Bencher<'_, '_>, hosts: usize) {
     let (table, host) = (table(hosts), Hostname::parse("app0.example.com").unwrap());
     bencher.bench(|| {
         table
-            .find(black_box(&host), black_box("/v1/things"))
+            .find(black_box(&host), black_box("/v1/things"), black_box(80))
+            .unwrap()
+    });
+}
+
+#[divan::bench(args = [10, 100_000])]
+fn captured_host(bencher: Bencher<'_, '_>, hosts: usize) {
+    let (table, host) = (table(hosts), Hostname::parse("blue.example.org").unwrap());
+    bencher.bench(|| {
+        table
+            .find(black_box(&host), black_box("/"), black_box(80))
             .unwrap()
     });
 }
 
 #[divan::bench]
-fn captured_host(bencher: Bencher<'_, '_>) {
-    let (table, host) = (table(1), Hostname::parse("blue.example.org").unwrap());
-    bencher.bench(|| table.find(black_box(&host), black_box("/")).unwrap());
+fn unknown_host(bencher: Bencher<'_, '_>) {
+    let (table, host) = (table(1_000), Hostname::parse("nobody.example.net").unwrap());
+    bencher.bench(|| {
+        table
+            .find(black_box(&host), black_box("/"), black_box(80))
+            .unwrap_err()
+    });
 }
 
 #[divan::bench]
-fn unknown_host(bencher: Bencher<'_, '_>) {
-    let (table, host) = (table(1_000), Hostname::parse("nobody.example.net").unwrap());
-    bencher.bench(|| table.find(black_box(&host), black_box("/")).unwrap_err());
+fn pattern_among_a_hundred_thousand(bencher: Bencher<'_, '_>) {
+    let text = (0..100_000).fold(String::new(), |mut text, index| {
+        let host = format!("{{app}}.t{index}.example.org");
+        writeln!(text, "[[route]]\nhost = \"{host}\"\ninstance = \"{{app}}\"").unwrap();
+        text
+    });
+    let table = RouteTable::new(&load("bench", &text, &Variables::default()).unwrap().route);
+    let host = Hostname::parse("blue.t99999.example.org").unwrap();
+    bencher.bench(|| {
+        table
+            .find(black_box(&host), black_box("/"), black_box(80))
+            .unwrap()
+    });
 }
 
 #[divan::bench]

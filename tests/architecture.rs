@@ -30,7 +30,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("hypeman", &["config", "telemetry"]),
     ("wake", &["config", "hypeman", "telemetry"]),
     ("hold", &["config", "telemetry"]),
-    ("router", &["config"]),
+    ("router", &["config", "hypeman"]),
     ("upstream", &["config", "telemetry", "wake"]),
     (
         "proxy",

@@ -67,7 +67,7 @@ async fn a_drain_cuts_what_does_not_end_by_its_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_changes_routes_and_nothing_else() {
+async fn a_reload_that_would_need_a_restart_changes_nothing() {
     let plane = Plane::start().await;
     plane.asleep(Wanted::hello("moved")).await;
     let gateway = Gateway::start(&plane, "").await;
@@ -91,7 +91,7 @@ async fn a_reload_changes_routes_and_nothing_else() {
             .reload(&fresh)
             .unwrap_err()
             .to_string()
-            .contains("`wake` differs")
+            .contains("`wake` can only change with a restart")
     );
     gateway.stop().await;
     plane.stop().await;

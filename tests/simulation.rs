@@ -200,7 +200,7 @@ impl Gateway {
     async fn serve(&self, number: u32, request: Request) -> Result<u16, ProxyError> {
         let host = Hostname::parse(&format!("{}.test", NAMES[request.name])).unwrap();
         let path = if request.forbidden { "/no" } else { "/" };
-        let found = self.table.find(&host, path)?;
+        let found = self.table.find(&host, path, 80)?;
         let patience = Duration::from_millis(request.patience_ms);
         let deadline = Instant::now() + patience;
         let plane = found.route.config().plane;

@@ -53,7 +53,7 @@ libfuzzer_sys::fuzz_target!(|input: (&str, &str)| {
     let Ok(host) = Hostname::parse(host) else {
         return;
     };
-    match TABLE.find(&host, path) {
+    match TABLE.find(&host, path, 80) {
         Ok(found) => {
             let route = expected(host.as_str(), path).expect("no route fits");
             assert_eq!(found.route.config(), route);

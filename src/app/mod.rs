@@ -3,6 +3,7 @@
 //! Guarantees: every socket is bound before anything is started; tasks are on a tracker; the end is
 //! a drain, after which a wake that is under way has its answer.
 
+mod ingress;
 mod sockets;
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,12 +20,13 @@ use tokio_util::task::TaskTracker;
 
 use self::sockets::{Bound, Sockets};
 use crate::admin::Admin;
-use crate::config::{Config, ServerConfig};
+use crate::config::{Config, RouteConfig, ServerConfig};
 use crate::drain::Drain;
 use crate::hold::Hold;
 use crate::hypeman::{ClientBuildError, HypemanClient};
 use crate::listener::{self, Downstream, Inherited, RawConnection, Service, Shared, TlsError};
 use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, RawKind};
+use crate::router::Declared;
 use crate::telemetry::{AccessSink, Metrics};
 use crate::upstream::Upstream;
 use crate::wake::{Tcp, WakeReport, Wakes, WarmPlan, keep_warm};
@@ -64,6 +66,7 @@ pub enum AppError {
 #[derive(Debug)]
 pub struct App {
     running: AppHandle,
+    planes: Vec<HypemanClient>,
     bound: Vec<Bound>,
     admin: TcpListener,
     admin_address: SocketAddr,
@@ -79,6 +82,8 @@ pub struct AppHandle(Arc<Running>);
 #[derive(Debug)]
 struct Running {
     config: Mutex<Config>,
+    /// What the control planes ask for besides.
+    declared: Mutex<Declared>,
     gateway: Arc<Gateway<HypemanClient>>,
     plans: watch::Sender<Vec<WarmPlan>>,
     sockets: Sockets,
@@ -91,8 +96,8 @@ struct Front(Arc<Gateway<HypemanClient>>);
 impl Service for Front {
     type Body = GatewayBody;
 
-    fn greet(&self, sni: &str, client: IpAddr) {
-        self.0.greet(sni, client);
+    fn greet(&self, sni: &str, client: IpAddr, port: u16) {
+        self.0.greet(sni, client, port);
     }
 
     async fn call(&self, request: Request<Incoming>, from: Downstream) -> Response<GatewayBody> {
@@ -163,7 +168,7 @@ impl App {
         let server = Arc::new(ArcSwap::from_pointee(config.server.clone()));
         let shared = Shared::new(Arc::clone(&server), Arc::clone(&metrics), drain.clone());
         let wakes = Wakes::new(
-            planes,
+            planes.clone(),
             Tcp,
             config.wake.clone(),
             &metrics,
@@ -192,11 +197,13 @@ impl App {
             plans: watch::Sender::new(gateway.warm_plans()),
             sockets: Sockets::new(shared, background.clone()),
             config: Mutex::new(config),
+            declared: Mutex::default(),
             gateway,
             server,
         };
         Ok(Self {
             running: AppHandle(Arc::new(running)),
+            planes,
             bound,
             admin,
             admin_address,
@@ -266,6 +273,14 @@ impl App {
             draining.run_until_cancelled(warm).await.unwrap_or(());
         });
 
+        if self.running.config().ingress.watch {
+            let draining = self.drain.draining().clone();
+            let watch = ingress::watch(self.running.clone(), self.planes);
+            self.background.spawn(async move {
+                draining.run_until_cancelled(watch).await.unwrap_or(());
+            });
+        }
+
         shutdown.await;
         tracing::info!("draining");
         let limit = running.server.load().drain_timeout;
@@ -333,29 +348,72 @@ impl AppHandle {
             ("hypeman", current.hypeman == config.hypeman),
             ("admin", current.admin == config.admin),
             ("wake", current.wake.is_like(&config.wake)),
-            ("upstream", current.upstream == config.upstream),
             ("log", current.log == config.log),
+            ("ingress", current.ingress == config.ingress),
         ];
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
             return Err(AppError::NeedsRestart(key));
         }
+        let declared = running
+            .declared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let front = Front(Arc::clone(&running.gateway));
+        let more = ingress::listeners(&declared, config);
         let reuse_port = config.server.reuse_port;
-        running
-            .sockets
-            .change(&config.listener, reuse_port, &front)?;
+        let sockets = &running.sockets;
+        sockets.change(&config.listener, &more, reuse_port, &front)?;
         self.refresh_certificates();
-        running.sockets.shared.resize(config.server.max_connections);
+        sockets.shared.resize(config.server.max_connections);
         running.server.store(Arc::new(config.server.clone()));
-        running.gateway.parts().hold.change(&config.wake);
-        running
-            .gateway
-            .parts()
-            .response
-            .store(Arc::new(config.response.clone()));
-        running.gateway.set_routes(&config.route);
-        running.plans.send_replace(running.gateway.warm_plans());
+        let parts = running.gateway.parts();
+        parts.upstream.change(&config.upstream);
+        parts.hold.change(&config.wake);
+        parts.response.store(Arc::new(config.response.clone()));
+        running.use_routes(config, &declared);
         *current = config.clone();
         Ok(())
+    }
+
+    /// What is in force.
+    fn config(&self) -> Config {
+        let config = self.0.config.lock();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Serves what the control planes ask for, as far as it can; returns what it cannot.
+    fn declare(&self, wanted: Declared) -> Vec<String> {
+        let running = &*self.0;
+        let config = running
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut declared = running
+            .declared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *declared = wanted;
+        let front = Front(Arc::clone(&running.gateway));
+        let more = ingress::listeners(&declared, &config);
+        let reuse_port = config.server.reuse_port;
+        let changed = running
+            .sockets
+            .change(&config.listener, &more, reuse_port, &front);
+        running.use_routes(&config, &declared);
+        match changed {
+            Ok(problems) => problems.iter().map(ToString::to_string).collect(),
+            Err(error) => vec![error.to_string()],
+        }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn use_routes(&self, config: &Config, declared: &Declared) {
+        let routes = config.route.iter().chain(&declared.routes);
+        let routes: Vec<RouteConfig> = routes.cloned().collect();
+        self.gateway.set_routes(&routes);
+        self.plans.send_replace(self.gateway.warm_plans());
     }
 }

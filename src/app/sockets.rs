@@ -95,26 +95,40 @@ impl Sockets {
         stores.collect()
     }
 
-    /// Makes the sockets those of `wanted`.
+    /// Makes the sockets those of `wanted`, and as many of `more` as can be opened; returns what
+    /// keeps the others from it.
     pub(super) fn change<S: Service>(
         &self,
         wanted: &[ListenerConfig],
+        more: &[ListenerConfig],
         reuse_port: bool,
         service: &S,
-    ) -> Result<(), AppError> {
+    ) -> Result<Vec<AppError>, AppError> {
         let before = {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             open.clone()
         };
-        let (mut fresh, mut kept) = (Vec::new(), Vec::new());
-        for config in wanted {
-            match before
+        let (mut fresh, mut kept, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        let sources = wanted.iter().map(|config| (config, true));
+        for (config, needed) in sources.chain(more.iter().map(|config| (config, false))) {
+            let known = before
                 .iter()
-                .find(|one| one.config.address == config.address)
-            {
-                Some(one) if one.config == *config => kept.push((one, config, None)),
-                Some(one) => kept.push((one, config, Some(Front::new(config)?))),
-                None => fresh.push(bind(config, &mut Inherited::default(), reuse_port)?),
+                .find(|one| one.config.address == config.address);
+            let done = match known {
+                Some(one) if one.config == *config => {
+                    kept.push((one, config, None));
+                    Ok(())
+                }
+                Some(one) => Front::new(config)
+                    .map(|front| kept.push((one, config, Some(front))))
+                    .map_err(AppError::from),
+                None => bind(config, &mut Inherited::default(), reuse_port)
+                    .map(|bound| fresh.push(bound)),
+            };
+            match done {
+                Err(error) if needed => return Err(error),
+                Err(error) => problems.push(error),
+                Ok(()) => {}
             }
         }
         // From here on nothing can fail.
@@ -140,6 +154,6 @@ impl Sockets {
             tracing::info!(address = %bound.listener.address(), "serving");
             self.serve(bound, service.clone());
         }
-        Ok(())
+        Ok(problems)
     }
 }

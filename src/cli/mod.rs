@@ -7,6 +7,7 @@ mod args;
 mod demo;
 mod local;
 mod serve;
+mod watched;
 
 use std::fmt::Display;
 

@@ -3,9 +3,11 @@
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::{ConfigArguments, ServeArguments};
+use super::watched::Watched;
 use super::{Failure, asked_to_end};
-use crate::app::{App, AppHandle};
+use crate::app::{App, AppError, AppHandle};
 use crate::config::{Config, ListenerConfig, Variables, load_file};
+use crate::listener::Inherited;
 use crate::telemetry::{AccessSink, init_diagnostics};
 
 fn load(arguments: &ServeArguments) -> Result<Config, Failure> {
@@ -26,7 +28,11 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     let config = load(&arguments)?;
     init_diagnostics(&config.log).map_err(Failure::failed)?;
     let access = AccessSink::new(config.log.access);
-    let app = App::bind(config, access).await.map_err(Failure::failed)?;
+    let watch = config.server.watch;
+    let inherited = Inherited::from_process().map_err(AppError::Inherited);
+    let inherited = inherited.map_err(Failure::failed)?;
+    let app = App::bind_with(config, access, inherited).await;
+    let app = app.map_err(Failure::failed)?;
     for address in app.addresses() {
         tracing::info!(%address, "serving");
     }
@@ -36,8 +42,14 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
         let Ok(mut hangups) = signal(SignalKind::hangup()) else {
             return;
         };
-        while hangups.recv().await.is_some() {
+        let mut watched = Watched::new(arguments.config.config.clone().filter(|_| watch));
+        loop {
+            tokio::select! {
+                hangup = hangups.recv() => if hangup.is_none() { return },
+                () = watched.changed() => tracing::info!("the configuration's file has changed"),
+            }
             reload(&arguments, &handle);
+            watched.look();
         }
     };
     let ended = async {
@@ -55,7 +67,7 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
 fn reload(arguments: &ServeArguments, handle: &AppHandle) {
     let result = load(arguments).map_err(|failure| failure.message);
     match result.and_then(|config| handle.reload(&config).map_err(|error| error.to_string())) {
-        Ok(()) => tracing::info!("reloaded the routes"),
+        Ok(()) => tracing::info!("reloaded"),
         Err(problem) => tracing::error!(%problem, "not reloaded; the old configuration stays"),
     }
 }

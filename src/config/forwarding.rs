@@ -135,6 +135,20 @@ impl Default for ForwardingConfig {
     }
 }
 
+// === impl HeaderAuth ===
+
+impl HeaderAuth {
+    /// From a name and a value that somebody else has written down; checks both.
+    pub fn new(header: &str, value: &str) -> Result<Self, String> {
+        check_auth_value(value)?;
+        Ok(Self {
+            header: parse_auth_name(header)?,
+            value: Secret::new(value),
+            value_file: None,
+        })
+    }
+}
+
 // === impl HeaderEdits ===
 
 impl HeaderEdits {

@@ -3,17 +3,17 @@
 //! Guarantees: a missing key gets its default, a later check sees only values in range, and all
 //! problems are reported together. Reads no file but the configuration's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
 
-use self::listener::{check_tcp_hosts, read_listener};
+use self::listener::{check_tcp_hosts, read_ingress, read_listener};
 use self::route::{parse_network, parse_ready, read_route};
 use super::model::{
-    AccessLog, AdminConfig, Config, HypemanConfig, ListenerConfig, LogConfig, LogFormat,
-    ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
+    AccessLog, AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, LogConfig,
+    LogFormat, ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
 };
 use super::problem::{ConfigError, Problem};
 use super::reader::{Book, PREFIX, Section};
@@ -85,6 +85,7 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
         hypeman: Vec::new(),
         listener: Vec::new(),
         route: Vec::new(),
+        ingress: IngressConfig::default(),
     };
     if errors.is_empty() {
         let mut root = Section::root(&mut book, table.get_ref());
@@ -101,7 +102,7 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
                 .into_iter()
                 .for_each(|a| config.admin.address = a);
         });
-        root.not_yet("ingress", "serving the control plane's ingress resources");
+        root.section("ingress", |s| read_ingress(s, &mut config.ingress));
         root.tables("hypeman", |s| {
             read_hypeman(s, &mut config.hypeman, variables);
         });
@@ -122,8 +123,9 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
             config.hypeman.push(HypemanConfig { url, ..defaults });
         }
         let (wake, planes) = (config.wake.clone(), config.hypeman.clone());
+        let mut seen = HashSet::new();
         root.tables("route", |s| {
-            read_route(s, &mut config.route, &wake, &planes);
+            read_route(s, &mut config.route, &mut seen, &wake, &planes);
         });
         root.finish();
     }
@@ -132,7 +134,7 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
         config.listener.push(ListenerConfig::default());
     }
     let mut problems = book.finish();
-    if problems.is_empty() && config.route.is_empty() {
+    if problems.is_empty() && config.route.is_empty() && !config.ingress.watch {
         problems.push(Problem {
             place: name.to_owned(),
             key: "route".to_owned(),

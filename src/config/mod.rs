@@ -22,8 +22,8 @@ mod values;
 pub use forwarding::{ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename};
 pub use load::{Variables, load, load_file};
 pub use model::{
-    AccessLog, AdminConfig, Config, Http2Config, HypemanConfig, ListenerConfig, ListenerMode,
-    LogConfig, LogFormat, ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
+    AccessLog, AdminConfig, Config, Http2Config, HypemanConfig, IngressConfig, ListenerConfig,
+    ListenerMode, LogConfig, LogFormat, ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
 };
 pub use pattern::{HostPattern, InstanceTemplate, PatternError, PatternLabel};
 pub use problem::{ConfigError, Problem};

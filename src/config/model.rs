@@ -37,6 +37,8 @@ pub struct Config {
     pub log: LogConfig,
     /// The operator's listener.
     pub admin: AdminConfig,
+    /// Routes that the control planes declare.
+    pub ingress: IngressConfig,
     /// The control planes, at least one.
     pub hypeman: Vec<HypemanConfig>,
     /// The sockets, at least one.
@@ -98,6 +100,21 @@ pub enum ListenerMode {
         /// The host, as a `[[route]]` knows it.
         host: Arc<str>,
     },
+}
+
+/// The control planes' own ingress resources.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct IngressConfig {
+    /// Whether they are served.
+    pub watch: bool,
+    /// How often they are looked at.
+    #[serde(serialize_with = "go_text")]
+    pub interval: Duration,
+    /// Where the ports that they ask for are opened.
+    pub address: IpAddr,
+    /// Certificates for rules that ask for TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
 }
 
 /// Limits on clients' connections.
@@ -332,6 +349,17 @@ impl WakeConfig {
             ..other.clone()
         };
         *self == same
+    }
+}
+
+impl Default for IngressConfig {
+    fn default() -> Self {
+        Self {
+            watch: false,
+            interval: Duration::from_secs(2),
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            tls: None,
+        }
     }
 }
 

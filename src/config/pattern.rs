@@ -21,7 +21,7 @@ pub enum PatternLabel {
 }
 
 /// Which hosts a route answers for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     /// One host.
     Exact(Hostname),

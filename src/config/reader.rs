@@ -527,17 +527,6 @@ impl<'b, 'a> Section<'b, 'a> {
         }
     }
 
-    /// Reports a key that later versions have, instead of calling it unknown.
-    pub(super) fn not_yet(&mut self, key: &'static str, what: &str) {
-        self.known.push(key);
-        if let Some(value) = self.in_file(key) {
-            let at = value.span().start;
-            let (place, path) = (self.book.place(at), self.key_path(key));
-            let message = format!("{what} is not available in this version; remove the key");
-            self.book.report(at, place, path, message, None);
-        }
-    }
-
     /// Reports every key of the file that nobody asked for.
     pub(super) fn finish(self) {
         let Some(table) = self.table else { return };

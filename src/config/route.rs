@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::forwarding::ForwardingConfig;
 use super::go_text;
+use super::model::WakeConfig;
 use super::pattern::{HostPattern, InstanceTemplate};
 use super::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 use crate::names::{InstanceRef, PlaneIndex};
@@ -22,6 +23,9 @@ pub struct RouteConfig {
     pub host: HostPattern,
     /// Path prefix on segment borders; `/` is all.
     pub path: String,
+    /// Only for requests that came to this port of ours; a file's routes are for every listener.
+    #[serde(skip)]
+    pub listen_port: Option<u16>,
     /// Which instance.
     pub instance: InstanceTemplate,
     /// The instance's port.
@@ -189,6 +193,49 @@ pub struct PrewarmConfig {
     pub paths: Vec<String>,
     /// Instances on the route's control plane.
     pub instances: Vec<InstanceRef>,
+}
+
+impl RouteConfig {
+    /// A route for every path, with everything else by default.
+    pub fn new(
+        host: HostPattern,
+        instance: InstanceTemplate,
+        port: u16,
+        plane: PlaneIndex,
+        wake: &WakeConfig,
+    ) -> Self {
+        Self {
+            host,
+            path: "/".to_owned(),
+            listen_port: None,
+            instance,
+            port,
+            forwarding: ForwardingConfig::default(),
+            hypeman: String::new(),
+            plane,
+            limits: LimitsConfig::default(),
+            wake: RouteWakeConfig::of(wake),
+            admission: AdmissionConfig::default(),
+            asleep: AsleepConfig::default(),
+            retry: RetryConfig::default(),
+            waiting_page: WaitingPageConfig::default(),
+            keep_warm: Vec::new(),
+            prewarm: Vec::new(),
+        }
+    }
+}
+
+impl RouteWakeConfig {
+    /// As `[wake]` has it.
+    pub fn of(wake: &WakeConfig) -> Self {
+        Self {
+            timeout: wake.timeout,
+            start_stopped: wake.start_stopped,
+            ready: wake.ready,
+            max_held: wake.max_held_per_route,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for LimitsConfig {

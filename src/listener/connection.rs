@@ -138,7 +138,7 @@ async fn open<S: Service>(
             let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
             let sni: Option<Arc<str>> = hello.client_hello().server_name().map(Arc::from);
             if let Some(sni) = &sni {
-                service.greet(sni, client.ip());
+                service.greet(sni, client.ip(), local.port());
             }
             let stream = hello.into_stream(Arc::clone(&tls.config)).await?;
             let certificates = Arc::clone(&tls.certificates);

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use ::http::header::CONNECTION;
+use ::http::{HeaderValue, StatusCode};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -28,6 +30,9 @@ const SEND_BUFFER: usize = 256 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a drain lets idle connections of HTTP/1.1 ask once more.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
+
 /// HTTP/1.1 and HTTP/1.0.
 pub(super) async fn serve_h1<S: Service, I>(
     stream: I,
@@ -39,9 +44,17 @@ pub(super) async fn serve_h1<S: Service, I>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let draining = drain.draining().clone();
     let answer = service_fn(move |request| {
-        let (service, from) = (service.clone(), from.clone());
-        async move { Ok::<_, Infallible>(service.call(request, from).await) }
+        let (service, from, draining) = (service.clone(), from.clone(), draining.clone());
+        async move {
+            let mut response = service.call(request, from).await;
+            if draining.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -56,7 +69,15 @@ where
         // A request that is there already is seen before the drain is.
         biased;
         result = connection.as_mut() => return result,
-        () = drain.draining().cancelled() => connection.as_mut().graceful_shutdown(),
+        () = drain.draining().cancelled() => {}
+    }
+    // Closing an idle connection at once would cross with a request that is on its way: a client
+    // that asks is answered, and told that this was the last.
+    tokio::select! {
+        biased;
+        result = connection.as_mut() => return result,
+        () = sleep(LAST_REQUEST) => connection.as_mut().graceful_shutdown(),
+        () = drain.cut().cancelled() => return Ok(()),
     }
     tokio::select! {
         result = connection.as_mut() => result,

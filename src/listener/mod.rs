@@ -70,7 +70,7 @@ pub trait Service: Clone + Send + Sync + 'static {
         + 'static;
 
     /// A TLS client says which host it wants, before its handshake is over.
-    fn greet(&self, sni: &str, client: IpAddr);
+    fn greet(&self, sni: &str, client: IpAddr, port: u16);
 
     /// Answers one request.
     fn call(

@@ -47,11 +47,11 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// A TLS client has said which host it wants: its instance may wake while the handshake goes on,
     /// where the route says so and the client's network and the rates allow it.
-    pub fn greet(&self, sni: &str, client: IpAddr) {
+    pub fn greet(&self, sni: &str, client: IpAddr, port: u16) {
         let site = self.site.load();
         let found = Hostname::parse(sni)
             .ok()
-            .and_then(|host| site.table.find(&host, "/").ok());
+            .and_then(|host| site.table.find(&host, "/", port).ok());
         let Some(Match { route, instance }) = found else {
             return;
         };

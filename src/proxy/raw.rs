@@ -134,7 +134,7 @@ impl<P: ControlPlane> Gateway<P> {
         let host = Hostname::parse(host).map_err(crate::router::AuthorityError::from)?;
         account.host = Some(host.clone());
         let site = self.site.load_full();
-        let found = site.table.find(&host, "/")?;
+        let found = site.table.find(&host, "/", from.local.port())?;
         let (route, config) = (&*found.route, found.route.config());
         if config.forwarding.auth.is_some() {
             return Err(ProxyError::Unauthenticated);

@@ -183,7 +183,9 @@ impl<P: ControlPlane> Gateway<P> {
         let mut request = request.map(|body| RequestBody::new(body, rate));
         account.fate = Some(request.body().fate());
         let site = self.site.load();
-        let found = site.table.find(&host, routed_path(&request)?)?;
+        let found = site
+            .table
+            .find(&host, routed_path(&request)?, from.local.port())?;
         let (route, config) = (&*found.route, found.route.config());
         let forwarding = &config.forwarding;
         let secure = from.secure || self.came_over_tls(account.client, request.headers());

@@ -3,6 +3,7 @@
 //! Guarantees: a site is immutable but for its rates' memory; when routes are reloaded, a route
 //! whose rules did not change keeps that memory, so that a reload forgives nobody.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::admission::Admission;
@@ -14,7 +15,7 @@ use crate::router::{Route, RouteTable};
 pub(super) struct Site {
     /// Where requests go.
     pub(super) table: RouteTable,
-    configs: Vec<RouteConfig>,
+    /// By the routes' positions.
     admissions: Vec<Arc<Admission>>,
 }
 
@@ -23,22 +24,26 @@ pub(super) struct Site {
 impl Site {
     /// From the configuration; `before` is what was in force.
     pub(super) fn new(routes: &[RouteConfig], before: Option<&Self>) -> Self {
-        let kept = |route: &RouteConfig| {
-            let before = before?;
-            let same = |other: &RouteConfig| {
-                (&other.host, &other.path, &other.admission, &other.asleep)
-                    == (&route.host, &route.path, &route.admission, &route.asleep)
-            };
-            let index = before.configs.iter().position(same)?;
-            before.admissions.get(index).cloned()
+        let known: HashMap<_, _> = before
+            .into_iter()
+            .flat_map(|before| before.table.all().map(move |route| (before, route)))
+            .filter_map(|(before, route)| {
+                let config = route.config();
+                let key = (&config.host, &config.path, config.listen_port);
+                Some((key, (config, before.admission(route)?)))
+            })
+            .collect();
+        let admission = |route: &RouteConfig| {
+            let key = (&route.host, &route.path, route.listen_port);
+            let kept = known.get(&key).filter(|(other, _)| {
+                (&other.admission, &other.asleep) == (&route.admission, &route.asleep)
+            });
+            let kept = kept.map(|(_, admission)| Arc::clone(admission));
+            kept.unwrap_or_else(|| Arc::new(Admission::new(route)))
         };
         Self {
+            admissions: routes.iter().map(admission).collect(),
             table: RouteTable::new(routes),
-            admissions: routes
-                .iter()
-                .map(|route| kept(route).unwrap_or_else(|| Arc::new(Admission::new(route))))
-                .collect(),
-            configs: routes.to_vec(),
         }
     }
 

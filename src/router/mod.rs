@@ -5,7 +5,9 @@
 //! prefix on segment borders; a path that could be read in two ways is refused instead of guessed.
 
 mod authority;
+mod ingress;
 mod table;
 
 pub use authority::{AuthorityError, host_of};
+pub use ingress::Declared;
 pub use table::{Match, Route, RouteError, RouteTable, is_below};

@@ -42,9 +42,111 @@ type Paths = Vec<Arc<Route>>;
 /// All routes, immutable.
 #[derive(Debug, Default)]
 pub struct RouteTable {
+    /// Those of every listener.
+    any: Hosts,
+    /// Those of listeners at one port.
+    ports: HashMap<u16, Hosts>,
+}
+
+/// Routes by host: look-ups cost the same for ten and for a hundred thousand.
+#[derive(Debug, Default)]
+struct Hosts {
     exact: HashMap<String, Paths>,
-    patterns: Vec<(Vec<PatternLabel>, Paths)>,
+    /// Each shape of pattern, the one with the fewest captures first.
+    patterns: Vec<(Shape, HashMap<String, Paths>)>,
     wildcards: HashMap<String, Paths>,
+}
+
+/// Which labels of a host a pattern captures, from the left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shape(Vec<bool>);
+
+// === impl Shape ===
+
+impl Shape {
+    fn of(labels: &[PatternLabel]) -> Self {
+        let captures = |label: &PatternLabel| matches!(label, PatternLabel::Capture(_));
+        Self(labels.iter().map(captures).collect())
+    }
+
+    fn captures(&self) -> usize {
+        self.0.iter().filter(|captured| **captured).count()
+    }
+
+    /// The host with `*` for what is captured, if it has as many labels.
+    fn key(&self, host: &str) -> Option<String> {
+        let (mut key, mut parts) = (String::with_capacity(host.len() + 8), host.split('.'));
+        for captured in &self.0 {
+            let part = parts.next()?;
+            key.push_str(if *captured { "*" } else { part });
+            key.push('.');
+        }
+        parts.next().is_none().then_some(key)
+    }
+}
+
+// === impl Hosts ===
+
+impl Hosts {
+    fn add(&mut self, route: Arc<Route>) {
+        let paths = match &route.config.host {
+            HostPattern::Exact(host) => self.exact.entry(host.as_str().to_owned()).or_default(),
+            HostPattern::Wildcard(suffix) => {
+                let suffix = suffix.as_str().to_owned();
+                self.wildcards.entry(suffix).or_default()
+            }
+            HostPattern::Labels(labels) => {
+                let shape = Shape::of(labels);
+                let key = labels.iter().fold(String::new(), |key, label| match label {
+                    PatternLabel::Literal(text) => key + text + ".",
+                    PatternLabel::Capture(_) => key + "*.",
+                });
+                let at = self.patterns.iter().position(|(known, _)| *known == shape);
+                let at = at.unwrap_or_else(|| {
+                    // More literal labels are more exact.
+                    let captures = shape.captures();
+                    let fewer = |(known, _): &(Shape, _)| known.captures() <= captures;
+                    let at = self.patterns.partition_point(fewer);
+                    self.patterns.insert(at, (shape, HashMap::new()));
+                    at
+                });
+                let Some((_, known)) = self.patterns.get_mut(at) else {
+                    return;
+                };
+                known.entry(key).or_default()
+            }
+        };
+        let length = route.config.path.len();
+        let at = paths.partition_point(|other| other.config.path.len() >= length);
+        paths.insert(at, route);
+    }
+
+    fn pattern(&self, host: &str) -> Option<&Paths> {
+        let found = |(shape, known): &'_ (Shape, HashMap<String, Paths>)| {
+            let key = shape.key(host)?;
+            known.contains_key(&key).then_some(key)
+        };
+        self.patterns
+            .iter()
+            .find_map(|one| found(one).and_then(|key| one.1.get(&key)))
+    }
+
+    fn wildcard(&self, host: &str) -> Option<&Paths> {
+        let mut rest = host;
+        while let Some((_, suffix)) = rest.split_once('.') {
+            if let Some(paths) = self.wildcards.get(suffix) {
+                return Some(paths);
+            }
+            rest = suffix;
+        }
+        None
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
+        let patterns = self.patterns.iter().flat_map(|(_, known)| known.values());
+        let lists = self.exact.values().chain(self.wildcards.values());
+        lists.chain(patterns).flatten()
+    }
 }
 
 // === impl RouteTable ===
@@ -64,60 +166,32 @@ impl RouteTable {
                 label: format!("{}{}", config.host, config.path).into(),
                 index,
             });
-            match &config.host {
-                HostPattern::Exact(host) => {
-                    table
-                        .exact
-                        .entry(host.as_str().to_owned())
-                        .or_default()
-                        .push(route);
-                }
-                HostPattern::Wildcard(suffix) => {
-                    table
-                        .wildcards
-                        .entry(suffix.as_str().to_owned())
-                        .or_default()
-                        .push(route);
-                }
-                HostPattern::Labels(labels) => {
-                    match table.patterns.iter_mut().find(|(known, _)| known == labels) {
-                        Some((_, paths)) => paths.push(route),
-                        None => table.patterns.push((labels.clone(), vec![route])),
-                    }
-                }
-            }
+            let hosts = match config.listen_port {
+                None => &mut table.any,
+                Some(port) => table.ports.entry(port).or_default(),
+            };
+            hosts.add(route);
         }
-        let all = table.exact.values_mut().chain(table.wildcards.values_mut());
-        for paths in all.chain(table.patterns.iter_mut().map(|(_, paths)| paths)) {
-            paths.sort_by_key(|route| std::cmp::Reverse(route.config.path.len()));
-        }
-        // More literal labels are more exact.
-        let captures = |labels: &[PatternLabel]| {
-            labels
-                .iter()
-                .filter(|label| matches!(label, PatternLabel::Capture(_)))
-                .count()
-        };
-        table.patterns.sort_by_key(|(labels, _)| captures(labels));
         table
     }
 
     /// All routes, in no order.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
-        let lists = self.exact.values().chain(self.wildcards.values());
-        lists
-            .chain(self.patterns.iter().map(|(_, paths)| paths))
-            .flatten()
+        let ports = self.ports.values().flat_map(Hosts::all);
+        self.any.all().chain(ports)
     }
 
-    /// The route of a request. The host decides first, then the path among that host's routes.
-    pub fn find(&self, host: &Hostname, path: &str) -> Result<Match, RouteError> {
-        let name = host.as_str();
-        let paths = self
-            .exact
-            .get(name)
-            .or_else(|| self.pattern(name))
-            .or_else(|| self.wildcard(name));
+    /// The route of a request that came to a port. The host decides first (a literal one before a
+    /// pattern, that before a wildcard; among equals one of every port before one of this port
+    /// alone), then the path among that host's routes.
+    pub fn find(&self, host: &Hostname, path: &str, port: u16) -> Result<Match, RouteError> {
+        let (name, here) = (host.as_str(), self.ports.get(&port));
+        let paths = (self.any.exact.get(name))
+            .or_else(|| here?.exact.get(name))
+            .or_else(|| self.any.pattern(name))
+            .or_else(|| here?.pattern(name))
+            .or_else(|| self.any.wildcard(name))
+            .or_else(|| here?.wildcard(name));
         let paths = paths.ok_or(RouteError::NoRoute)?;
         let by_path = paths.iter().any(|route| route.config.path != "/");
         if by_path && is_ambiguous(path) {
@@ -132,32 +206,6 @@ impl RouteTable {
             route: Arc::clone(route),
             instance,
         })
-    }
-
-    fn pattern(&self, host: &str) -> Option<&Paths> {
-        let fits = |labels: &[PatternLabel]| {
-            let mut parts = host.split('.');
-            labels.iter().all(|label| match (label, parts.next()) {
-                (PatternLabel::Literal(text), Some(part)) => text == part,
-                (PatternLabel::Capture(_), Some(_)) => true,
-                (_, None) => false,
-            }) && parts.next().is_none()
-        };
-        self.patterns
-            .iter()
-            .find(|(labels, _)| fits(labels))
-            .map(|(_, paths)| paths)
-    }
-
-    fn wildcard(&self, host: &str) -> Option<&Paths> {
-        let mut rest = host;
-        while let Some((_, suffix)) = rest.split_once('.') {
-            if let Some(paths) = self.wildcards.get(suffix) {
-                return Some(paths);
-            }
-            rest = suffix;
-        }
-        None
     }
 }
 
@@ -234,7 +282,7 @@ mod tests {
 
     #[track_caller]
     fn check(table: &RouteTable, host: &str, path: &str, expected: Result<&str, RouteError>) {
-        let found = table.find(&Hostname::parse(host).unwrap(), path);
+        let found = table.find(&Hostname::parse(host).unwrap(), path, 80);
         let found = found.map(|found| found.instance.as_str().to_owned());
         assert_eq!(
             found.as_deref(),

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use http::header::HOST;
 use http::{HeaderValue, Request, Response, Uri, Version, uri};
@@ -94,7 +95,7 @@ impl<Q> ForwardError<Q> {
 
 /// Connections to all instances.
 pub struct Upstream {
-    config: UpstreamConfig,
+    config: ArcSwap<UpstreamConfig>,
     pools: DashMap<(u64, u16), Arc<Pool>>,
     tasks: TaskTracker,
     metrics: Arc<Metrics>,
@@ -106,11 +107,16 @@ impl Upstream {
     /// Connections' tasks go on `tasks`.
     pub fn new(config: UpstreamConfig, tasks: TaskTracker, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            config,
+            config: ArcSwap::from_pointee(config),
             pools: DashMap::new(),
             tasks,
             metrics,
         })
+    }
+
+    /// From now on connections and waits are by these limits; pools that are there keep theirs.
+    pub fn change(&self, config: &UpstreamConfig) {
+        self.config.store(Arc::new(config.clone()));
     }
 
     /// Sends the request on `given` (the probe's connection), a pooled one, or a new one, in this
@@ -244,7 +250,10 @@ impl Upstream {
         home: impl FnOnce(S) -> Home,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
         let fate = request.body().fate();
-        let answered = timeout(self.config.response_timeout, sender.exchange(request));
+        let answered = timeout(
+            self.config.load().response_timeout,
+            sender.exchange(request),
+        );
         let answered = tokio::select! {
             answered = answered => answered,
             () = endpoint.severed().cancelled() => return Err(ForwardError::Severed),
@@ -287,7 +296,7 @@ impl Upstream {
                 // Counted from before the handshake, which the server counts, too.
                 let open = endpoint.open_connection();
                 let connect = TcpStream::connect(endpoint.address(hop.port));
-                let stream = timeout(self.config.connect_timeout, connect)
+                let stream = timeout(self.config.load().connect_timeout, connect)
                     .await
                     .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
                 (stream, open)
@@ -318,7 +327,7 @@ impl Upstream {
             max_idle,
             idle_timeout,
             ..
-        } = self.config;
+        } = **self.config.load();
         let mut fresh = false;
         let entry = self.pools.entry(key).or_insert_with(|| {
             fresh = true;

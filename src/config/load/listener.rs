@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{parse_address, set};
-use crate::config::model::{Config, ListenerConfig, ListenerMode};
+use crate::config::model::{Config, IngressConfig, ListenerConfig, ListenerMode};
 use crate::config::reader::{Book, Section};
 use crate::config::tls::{
     ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion, default_ca_dir,
@@ -61,6 +61,17 @@ pub(super) fn read_listener(
         );
     }
     all.push(listener);
+}
+
+pub(super) fn read_ingress(s: &mut Section<'_, '_>, ingress: &mut IngressConfig) {
+    s.flag("watch", &mut ingress.watch);
+    s.duration("interval", &mut ingress.interval);
+    let address = s.parsed("address", |text| {
+        text.parse()
+            .map_err(|_| format!("`{text}` is not an IP address like \"0.0.0.0\""))
+    });
+    set(&mut ingress.address, address);
+    ingress.tls = read_tls(s);
 }
 
 fn read_tls(s: &mut Section<'_, '_>) -> Option<TlsConfig> {

@@ -3,6 +3,7 @@
 //! Guarantees: what a route does not say comes from `[wake]`; what it says of another instance or
 //! control plane can be resolved.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::forwarding::read_forwarding;
@@ -67,6 +68,7 @@ fn parse_error_status(text: &str) -> Result<u16, String> {
 pub(super) fn read_route(
     s: &mut Section<'_, '_>,
     all: &mut Vec<RouteConfig>,
+    seen: &mut HashSet<(HostPattern, String)>,
     defaults: &WakeConfig,
     planes: &[HypemanConfig],
 ) {
@@ -132,10 +134,7 @@ pub(super) fn read_route(
              own route",
         );
     }
-    if all
-        .iter()
-        .any(|other| other.host == host && other.path == path)
-    {
+    if !seen.insert((host.clone(), path.clone())) {
         s.problem(
             "host",
             format_args!("`{host}` with path `{path}` is already an earlier route's"),
@@ -150,6 +149,7 @@ pub(super) fn read_route(
     all.push(RouteConfig {
         host,
         path,
+        listen_port: None,
         instance,
         port,
         forwarding,
@@ -167,13 +167,7 @@ pub(super) fn read_route(
 }
 
 fn read_wake(s: &mut Section<'_, '_>, defaults: &WakeConfig) -> RouteWakeConfig {
-    let mut wake = RouteWakeConfig {
-        timeout: defaults.timeout,
-        start_stopped: defaults.start_stopped,
-        ready: defaults.ready,
-        max_held: defaults.max_held_per_route,
-        ..RouteWakeConfig::default()
-    };
+    let mut wake = RouteWakeConfig::of(defaults);
     s.section("wake", |s| {
         s.duration("timeout", &mut wake.timeout);
         s.flag("start_stopped", &mut wake.start_stopped);

@@ -64,12 +64,6 @@ fn a_missing_instance_and_a_repeated_route_are_refused() {
 }
 
 #[test]
-fn a_key_that_is_not_there_yet_is_not_called_unknown() {
-    let got = problems(&format!("{ROUTE}[ingress]\nwatch = true\n"));
-    assert!(got[0].contains("not available in this version"), "{got:?}");
-}
-
-#[test]
 fn a_listeners_certificates_are_a_pair_or_a_directory() {
     let tls = |text: &str| {
         let text = format!("{ROUTE}[[listener]]\ntls = {text}\n");

@@ -1,0 +1,107 @@
+//! Watches what the control planes' ingress resources ask for (`[ingress] watch = true`).
+//!
+//! Guarantees: a control plane that does not answer changes nothing; a port that cannot be opened
+//! keeps nothing else from being served; each problem is told once.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tokio::time::sleep;
+
+use super::AppHandle;
+use crate::config::{Config, ListenerConfig};
+use crate::hypeman::HypemanClient;
+use crate::hypeman::wire::Ingress;
+use crate::names::PlaneIndex;
+use crate::router::Declared;
+
+/// The sockets that `declared` needs besides those of `config`.
+pub(super) fn listeners(declared: &Declared, config: &Config) -> Vec<ListenerConfig> {
+    let configured = |port: u16| {
+        let mut ports = config
+            .listener
+            .iter()
+            .map(|listener| listener.address.port());
+        ports.any(|known| known == port)
+    };
+    let wanted = declared
+        .ports
+        .iter()
+        .filter(|(port, _)| !configured(**port));
+    wanted
+        .map(|(port, tls)| ListenerConfig {
+            address: SocketAddr::new(config.ingress.address, *port),
+            tls: config.ingress.tls.clone().filter(|_| *tls),
+            ..ListenerConfig::default()
+        })
+        .collect()
+}
+
+/// What all control planes ask for together, as far as `config` can give it.
+fn together(seen: &[Vec<Ingress>], config: &Config) -> Declared {
+    let each = seen
+        .iter()
+        .zip(0..)
+        .map(|(ingresses, index)| Declared::of(ingresses, PlaneIndex(index), &config.wake));
+    let mut declared = each.reduce(Declared::and).unwrap_or_default();
+    if config.ingress.tls.is_none() {
+        let configured: Vec<u16> = config
+            .listener
+            .iter()
+            .filter(|listener| listener.tls.is_some())
+            .map(|listener| listener.address.port())
+            .collect();
+        let bare: Vec<u16> = declared
+            .ports
+            .iter()
+            .filter(|(port, tls)| **tls && !configured.contains(port))
+            .map(|(port, _)| *port)
+            .collect();
+        for port in bare {
+            // Without certificates the rule's requests must not be served in clear instead.
+            declared.ports.remove(&port);
+            declared
+                .routes
+                .retain(|route| route.listen_port != Some(port));
+            let problem =
+                format!("port {port}: a rule asks for TLS, and there is no [ingress.tls]");
+            declared.problems.push(problem);
+        }
+    }
+    for route in &mut declared.routes {
+        let plane = config.hypeman.get(usize::from(route.plane.0));
+        route.hypeman = plane.map(|plane| plane.name.clone()).unwrap_or_default();
+    }
+    declared
+}
+
+/// Looks again and again; never ends.
+pub(super) async fn watch(handle: AppHandle, planes: Vec<HypemanClient>) {
+    let mut seen: Vec<Vec<Ingress>> = vec![Vec::new(); planes.len()];
+    let (mut known, mut told) = (Declared::default(), Declared::default().problems);
+    loop {
+        let config = handle.config();
+        for (plane, slot) in planes.iter().zip(&mut seen) {
+            match plane.list_ingresses(&BTreeMap::new()).await {
+                Ok(now) => *slot = now,
+                Err(error) => tracing::debug!(%error, "the ingress resources stay as they were"),
+            }
+        }
+        let declared = together(&seen, &config);
+        if declared != known {
+            let mut problems = declared.problems.clone();
+            problems.extend(handle.declare(declared.clone()));
+            for problem in problems.iter().filter(|problem| !told.contains(problem)) {
+                tracing::warn!(%problem, "not served");
+            }
+            let (routes, ports) = (declared.routes.len(), declared.ports.len());
+            tracing::info!(
+                routes,
+                ports,
+                "the control planes' ingress resources have changed"
+            );
+            (known, told) = (declared, problems);
+        }
+        sleep(config.ingress.interval).await;
+    }
+}

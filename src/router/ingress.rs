@@ -1,0 +1,181 @@
+//! Routes and ports that a control plane's ingress resources ask for (contract A.9).
+//!
+//! Guarantees: what can be served is, in order of the resources' ids, so that every look gives the
+//! same; what cannot is told, without its secrets, and leaves the rest as it is.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use crate::config::{HeaderAuth, HostPattern, InstanceTemplate, RouteConfig, WakeConfig};
+use crate::hypeman::wire::{Ingress, IngressRule};
+use crate::names::PlaneIndex;
+
+/// Where plain HTTP is redirected from.
+const HTTP: u16 = 80;
+
+/// What a control plane's resources ask for.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Declared {
+    /// Routes, each for one port of ours.
+    pub routes: Vec<RouteConfig>,
+    /// Ports of ours, and whether TLS is spoken there.
+    pub ports: BTreeMap<u16, bool>,
+    /// Rules that cannot be served, and why not.
+    pub problems: Vec<String>,
+}
+
+// === impl Declared ===
+
+impl Declared {
+    /// From the resources of a control plane.
+    pub fn of(ingresses: &[Ingress], plane: PlaneIndex, wake: &WakeConfig) -> Self {
+        let (mut declared, mut taken) = (Self::default(), BTreeSet::new());
+        let mut sorted: Vec<&Ingress> = ingresses.iter().collect();
+        sorted.sort_by(|one, other| one.id.cmp(&other.id));
+        for ingress in sorted {
+            for rule in &ingress.rules {
+                if let Err(problem) = declared.add(rule, plane, wake, &mut taken) {
+                    let (name, host) = (&ingress.name, &rule.matches.hostname);
+                    let problem = format!("ingress `{name}`, host `{host}`: {problem}");
+                    declared.problems.push(problem);
+                }
+            }
+        }
+        declared
+    }
+
+    /// Those of another control plane, too; ports and hosts that are taken stay whose they are.
+    pub fn and(mut self, other: Self) -> Self {
+        let place = |route: &RouteConfig| (route.host.clone(), route.listen_port);
+        let taken: HashSet<_> = self.routes.iter().map(place).collect();
+        for route in other.routes {
+            if taken.contains(&place(&route)) {
+                let host = &route.host;
+                let problem = format!("host `{host}`: another control plane declares it, too");
+                self.problems.push(problem);
+            } else {
+                self.routes.push(route);
+            }
+        }
+        for (port, tls) in other.ports {
+            self.ports.entry(port).or_insert(tls);
+        }
+        self.problems.extend(other.problems);
+        self
+    }
+
+    fn add(
+        &mut self,
+        rule: &IngressRule,
+        plane: PlaneIndex,
+        wake: &WakeConfig,
+        taken: &mut BTreeSet<(String, u16)>,
+    ) -> Result<(), String> {
+        let port = rule.matches.port.unwrap_or(HTTP);
+        let host = HostPattern::parse(&rule.matches.hostname).map_err(|error| error.to_string())?;
+        let instance = InstanceTemplate::parse(&rule.target.instance, &host);
+        let instance = instance.map_err(|error| error.to_string())?;
+        if self.ports.get(&port).is_some_and(|tls| *tls != rule.tls) {
+            return Err(format!("port {port} is used with and without TLS"));
+        }
+        if !taken.insert((host.to_string(), port)) {
+            return Err(format!("another rule has this host at port {port}"));
+        }
+        let mut route = RouteConfig::new(host, instance, rule.target.port, plane, wake);
+        let auth = rule.request_header_auth.as_ref();
+        let auth = auth.map(|auth| HeaderAuth::new(&auth.header, &auth.value.0));
+        route.forwarding.auth = auth.transpose()?;
+        route.listen_port = Some(port);
+        self.ports.insert(port, rule.tls);
+        if rule.redirect_http && rule.tls && port != HTTP {
+            let mut redirect = route.clone();
+            redirect.listen_port = Some(HTTP);
+            redirect.forwarding.redirect_http = true;
+            redirect.forwarding.auth = None;
+            let free = self.ports.get(&HTTP) != Some(&true);
+            if free && taken.insert((redirect.host.to_string(), HTTP)) {
+                self.ports.insert(HTTP, false);
+                self.routes.push(redirect);
+            }
+        }
+        self.routes.push(route);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Hostname;
+    use crate::router::RouteTable;
+
+    fn ingress(id: &str, rules: &serde_json::Value) -> Ingress {
+        let json = serde_json::json!({
+            "id": id, "name": id, "created_at": "2026-01-01T00:00:00Z", "rules": rules,
+        });
+        serde_json::from_value(json).unwrap()
+    }
+
+    fn declared(ingresses: &[Ingress]) -> Declared {
+        Declared::of(ingresses, PlaneIndex(0), &WakeConfig::default())
+    }
+
+    #[test]
+    fn rules_become_routes_of_their_ports_with_everything_that_they_say() {
+        let secret = "0123456789abcdef0123456789abcdef";
+        let one = ingress(
+            "one",
+            &serde_json::json!([
+                {"match": {"hostname": "a.example.com"}, "target": {"instance": "a", "port": 80}},
+                {"match": {"hostname": "{app}.example.com", "port": 8443}, "tls": true,
+                 "redirect_http": true, "target": {"instance": "{app}", "port": 3000},
+                 "request_header_auth": {"header": "x-key", "value": secret}},
+            ]),
+        );
+        let declared = declared(&[one]);
+        assert_eq!(declared.problems, [""; 0]);
+        assert_eq!(declared.ports, BTreeMap::from([(80, false), (8443, true)]));
+        let table = RouteTable::new(&declared.routes);
+        let find = |host: &str, port| {
+            let found = table
+                .find(&Hostname::parse(host).unwrap(), "/", port)
+                .ok()?;
+            let forwarding = &found.route.config().forwarding;
+            let (redirects, guarded) = (forwarding.redirect_http, forwarding.auth.is_some());
+            Some((found.instance.to_string(), redirects, guarded))
+        };
+        assert_eq!(
+            find("a.example.com", 80),
+            Some(("a".to_owned(), false, false))
+        );
+        assert_eq!(
+            find("b.example.com", 80),
+            Some(("b".to_owned(), true, false))
+        );
+        assert_eq!(
+            find("b.example.com", 8443),
+            Some(("b".to_owned(), false, true))
+        );
+        assert_eq!(find("a.example.com", 9), None);
+        assert!(!format!("{declared:?}").contains(secret));
+    }
+
+    #[test]
+    fn what_cannot_be_served_is_told_and_the_rest_is_served() {
+        let rule = |host: &str, port: u16, tls: bool| {
+            serde_json::json!({"match": {"hostname": host, "port": port}, "tls": tls,
+                               "target": {"instance": "x", "port": 80}})
+        };
+        let rules = [
+            rule("*.bad.*", 80, false),
+            rule("a.test", 80, false),
+            rule("a.test", 80, false),
+            rule("b.test", 80, true),
+            rule("c.test", 80, false),
+        ];
+        let declared = declared(&[ingress("one", &rules.as_slice().into())]);
+        assert_eq!(declared.routes.len(), 2);
+        assert_eq!(declared.problems.len(), 3, "{:?}", declared.problems);
+        let again = declared.clone().and(declared.clone());
+        assert_eq!(again.routes.len(), 2, "the first keeps its hosts");
+    }
+}
