@@ -46,6 +46,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, In
             secure: false,
             host: &host,
             request_id: &id,
+            certificate: None,
         };
         prepare_request(&mut parts.headers, &from);
         check(&parts.headers);

@@ -24,7 +24,9 @@ use crate::config::{Config, RouteConfig, ServerConfig};
 use crate::drain::Drain;
 use crate::hold::Hold;
 use crate::hypeman::{ClientBuildError, HypemanClient};
-use crate::listener::{self, Downstream, Inherited, RawConnection, Service, Shared, TlsError};
+use crate::listener::{
+    self, Downstream, Inherited, RawConnection, Service, Shared, TlsError, TlsSession,
+};
 use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, RawKind};
 use crate::router::Declared;
 use crate::telemetry::{AccessSink, Metrics};
@@ -107,6 +109,7 @@ impl Service for Front {
             local: from.local,
             secure: from.tls.is_some(),
             covers: &covers,
+            certificate: from.tls.as_ref().and_then(TlsSession::client_certificate),
         };
         Arc::clone(&self.0).handle(request, &arrival).await
     }
@@ -124,6 +127,7 @@ impl Service for Front {
             local: from.local,
             secure: tls,
             covers: &|_| true,
+            certificate: None,
         };
         self.0.splice(stream, &host, kind, &arrival).await;
     }

@@ -8,6 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::HeaderValue;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
@@ -142,10 +146,22 @@ async fn open<S: Service>(
             }
             let stream = hello.into_stream(Arc::clone(&tls.config)).await?;
             let certificates = Arc::clone(&tls.certificates);
-            let session = TlsSession { certificates, sni };
+            let shown = stream.get_ref().1.peer_certificates();
+            let session = TlsSession {
+                certificates,
+                sni,
+                client: shown.and_then(|chain| client_certificate(chain.first()?)),
+            };
             Ok(Opened::Secure(Box::new(stream), from(Some(session))))
         }
     }
+}
+
+/// A structured field's byte sequence (RFC 9440 §2.1, RFC 8941 §3.3.5).
+fn client_certificate(leaf: &CertificateDer<'_>) -> Option<HeaderValue> {
+    let mut value = HeaderValue::try_from(format!(":{}:", BASE64.encode(leaf))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 /// Whether the client begins with HTTP/2's preface ("prior knowledge", RFC 9113 §3.3).

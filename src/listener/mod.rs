@@ -22,7 +22,7 @@ mod replay;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ::http::{Request, Response};
+use ::http::{HeaderValue, Request, Response};
 use hyper::body::{Body, Incoming};
 use tokio::net::TcpStream;
 
@@ -47,6 +47,8 @@ pub struct Downstream {
 pub struct TlsSession {
     certificates: Arc<Certificates>,
     sni: Option<Arc<str>>,
+    /// The client's certificate, as RFC 9440 writes it in a field.
+    client: Option<HeaderValue>,
 }
 
 /// A connection that is passed on as it is.
@@ -86,6 +88,11 @@ pub trait Service: Clone + Send + Sync + 'static {
 // === impl TlsSession ===
 
 impl TlsSession {
+    /// The certificate that the client has shown, as the field `Client-Cert` has it (RFC 9440 §2.2).
+    pub fn client_certificate(&self) -> Option<&HeaderValue> {
+        self.client.as_ref()
+    }
+
     /// Whether this connection may carry requests for `host`.
     pub fn covers(&self, host: &str) -> bool {
         self.certificates.covers(self.sni.as_deref(), host)

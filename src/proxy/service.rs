@@ -57,6 +57,8 @@ pub struct Arrival<'a> {
     pub local: SocketAddr,
     /// Whether it came over TLS.
     pub secure: bool,
+    /// The certificate that it has shown, as `Client-Cert` has it.
+    pub certificate: Option<&'a HeaderValue>,
     /// Whether its connection may carry requests for a host.
     pub covers: &'a (dyn Fn(&str) -> bool + Sync),
 }
@@ -272,6 +274,7 @@ impl<P: ControlPlane> Gateway<P> {
             secure: from.secure,
             host: &host,
             request_id: &account.request_id,
+            certificate: from.certificate,
         };
         adopt_authority(&mut request);
         prepare_request(request.headers_mut(), &about);

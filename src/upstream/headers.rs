@@ -28,6 +28,8 @@ const HOP_BY_HOP: [HeaderName; 8] = [
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Who sent a request, for the forwarding fields.
@@ -43,6 +45,8 @@ pub struct ForwardedFor<'a> {
     pub host: &'a Hostname,
     /// The request's id.
     pub request_id: &'a RequestId,
+    /// The certificate that the client has shown.
+    pub certificate: Option<&'a HeaderValue>,
 }
 
 /// The protocol that a request wants to switch to, if it is one that we pass on. `h2c` is not: it
@@ -145,6 +149,14 @@ pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
     if !from.trusted || !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
+    // RFC 9440 §2.4: nobody else may say who a client is.
+    if !from.trusted || from.certificate.is_some() {
+        headers.remove(CLIENT_CERT);
+        headers.remove(CLIENT_CERT_CHAIN);
+    }
+    if let Some(certificate) = from.certificate {
+        headers.insert(CLIENT_CERT, certificate.clone());
+    }
     headers.insert(X_REQUEST_ID, from.request_id.header());
 }
 
@@ -224,6 +236,7 @@ mod tests {
                 secure: false,
                 host: &host,
                 request_id: &request_id,
+                certificate: None,
             },
         );
         headers
