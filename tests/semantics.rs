@@ -433,3 +433,58 @@ async fn one_client_cannot_take_every_connection() {
     gateway.stop().await;
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn early_hints_reach_the_client_before_the_answer_and_old_clients_get_none() {
+    let plane = Plane::start().await;
+    let (instance, origin) = plane.own_origin("hints").await;
+    let gateway = Gateway::start(&plane, "").await;
+    let (go, mut gone) = tokio::sync::mpsc::channel::<()>(1);
+    let served = support::spawn(async move {
+        for _ in 0..2 {
+            // The gateway may look whether the port is open, and send nothing.
+            let mut stream = loop {
+                let (mut stream, _) = origin.accept().await.unwrap();
+                let mut part = [0; 4096];
+                if stream.read(&mut part).await.unwrap() > 0 {
+                    break stream;
+                }
+            };
+            let hints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\
+                         Connection: x\r\nx: 1\r\n\r\n";
+            stream.write_all(hints.as_bytes()).await.unwrap();
+            gone.recv().await.unwrap();
+            let answer = "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\n\
+                          Content-Length: 2\r\nConnection: close\r\n\r\nok";
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let mut stream = TcpStream::connect(gateway.address).await.unwrap();
+    let request = "GET / HTTP/1.1\r\nHost: hints.test\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\n";
+    let mut first = vec![0; hints.len()];
+    let read = tokio::time::timeout(support::PATIENCE, stream.read_exact(&mut first));
+    read.await.unwrap().unwrap();
+    assert_eq!(
+        String::from_utf8(first).unwrap(),
+        hints,
+        "while the answer is not there yet"
+    );
+    go.send(()).await.unwrap();
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).await.unwrap();
+    assert!(
+        rest.starts_with("HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\n"),
+        "{rest}"
+    );
+    assert!(rest.ends_with("\r\n\r\nok"), "{rest}");
+
+    go.send(()).await.unwrap();
+    let answer = raw(&gateway, "GET / HTTP/1.0\r\nHost: hints.test\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.0 200"), "{answer}");
+    served.await.unwrap();
+    gateway.stop().await;
+    plane.client.delete_instance(&instance).await.unwrap();
+    plane.stop().await;
+}

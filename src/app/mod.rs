@@ -27,7 +27,7 @@ use crate::hypeman::{ClientBuildError, HypemanClient};
 use crate::listener::{
     self, Downstream, Inherited, RawConnection, Service, Shared, TlsError, TlsSession,
 };
-use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, RawKind};
+use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, InterimSink, RawKind};
 use crate::router::Declared;
 use crate::telemetry::{AccessSink, Metrics};
 use crate::upstream::Upstream;
@@ -110,6 +110,9 @@ impl Service for Front {
             secure: from.tls.is_some(),
             covers: &covers,
             certificate: from.tls.as_ref().and_then(TlsSession::client_certificate),
+            interim: from.interim.map(|interim| -> InterimSink {
+                Arc::new(move |status, fields| interim.send(status, fields))
+            }),
         };
         Arc::clone(&self.0).handle(request, &arrival).await
     }
@@ -128,6 +131,7 @@ impl Service for Front {
             secure: tls,
             covers: &|_| true,
             certificate: None,
+            interim: None,
         };
         self.0.splice(stream, &host, kind, &arrival).await;
     }

@@ -115,7 +115,12 @@ async fn open<S: Service>(
     front: &Beginning,
     service: &S,
 ) -> io::Result<Opened> {
-    let from = |tls| Downstream { client, local, tls };
+    let from = |tls| Downstream {
+        client,
+        local,
+        tls,
+        interim: None,
+    };
     match (&front.mode, &front.tls) {
         (ListenerMode::Tcp { host }, _) => Ok(Opened::Raw(RawConnection {
             stream,

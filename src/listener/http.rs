@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::http::header::CONNECTION;
-use ::http::{HeaderValue, StatusCode};
+use ::http::{HeaderValue, Request, StatusCode, Version};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
+use super::interim::{Interim, Interject};
 use super::meter::Meter;
 use super::{Downstream, Service};
 use crate::config::ServerConfig;
@@ -44,11 +46,15 @@ pub(super) async fn serve_h1<S: Service, I>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let draining = drain.draining().clone();
-    let answer = service_fn(move |request| {
-        let (service, from, draining) = (service.clone(), from.clone(), draining.clone());
+    let (draining, interim) = (drain.draining().clone(), Interim::default());
+    let stream = Interject::new(stream, interim.clone());
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (service, mut from, draining) = (service.clone(), from.clone(), draining.clone());
+        let interim = interim.clone();
+        // HTTP/1.0 knows none (RFC 9110 §15.2).
+        from.interim = (request.version() == Version::HTTP_11).then(|| interim.clone());
         async move {
-            let mut response = service.call(request, from).await;
+            let mut response = interim.before(service.call(request, from)).await;
             if draining.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);

@@ -14,6 +14,7 @@ mod clients;
 mod connection;
 mod hello;
 mod http;
+mod interim;
 mod internal;
 pub mod introduction;
 mod meter;
@@ -29,6 +30,7 @@ use tokio::net::TcpStream;
 pub use self::accept::{Front, Inherited, Listener, Shared, bind};
 pub use self::certificates::{Certificates, TlsError};
 pub use self::hello::fuzz as fuzz_hello;
+pub use self::interim::Interim;
 pub use self::replay::Replay;
 
 /// Who is at the other end of a request's connection.
@@ -40,6 +42,8 @@ pub struct Downstream {
     pub local: SocketAddr,
     /// What its TLS handshake agreed on; `None` in clear.
     pub tls: Option<TlsSession>,
+    /// Takes 1xx answers, where the client can be sent some.
+    pub interim: Option<Interim>,
 }
 
 /// What a TLS handshake agreed on.

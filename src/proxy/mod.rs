@@ -26,4 +26,4 @@ pub use account::GatewayBody;
 pub use admission::{Admission, Refusal, Visit};
 pub use error::ProxyError;
 pub use raw::RawKind;
-pub use service::{Arrival, Gateway, GatewayParts};
+pub use service::{Arrival, Gateway, GatewayParts, InterimSink};

@@ -14,9 +14,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::deliver::Carrier;
 use super::error::ProxyError;
+use super::service::InterimSink;
 use crate::config::{HeaderAuth, ServerConfig};
 use crate::upstream::{
-    BodyError, ForwardError, Hop, RequestBody, Upstream, UpstreamBody, is_upgrade,
+    BodyError, ForwardError, Hop, RequestBody, Upstream, UpstreamBody, is_upgrade, prepare_response,
 };
 use crate::wake::{Endpoint, OpenConnection};
 
@@ -113,6 +114,19 @@ fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
         true => rest.parse().ok(),
         false => format!("/{rest}").parse().ok(),
     }
+}
+
+/// The instance's 1xx answers go to the client: 103 Early Hints, above all. 100 is the gateway's own,
+/// and 101 a final one.
+pub(super) fn pass_interim(request: &mut Request<RequestBody>, sink: InterimSink) {
+    hyper::ext::on_informational(request, move |interim| {
+        let status = interim.status();
+        if !matches!(status.as_u16(), 100 | 101) {
+            let mut fields = interim.headers().clone();
+            prepare_response(&mut fields, false);
+            sink(status, &fields);
+        }
+    });
 }
 
 /// Reads a small body beforehand where the route wants that, so that it can be sent again.

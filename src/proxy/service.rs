@@ -23,7 +23,7 @@ use super::deliver::{Delivered, Delivery, Notes, target_of};
 use super::error::ProxyError;
 use super::outgoing::{
     adopt_authority, authenticate, buffered, check_framing, head_bytes, min_body_rate,
-    named_client, routed_path, to_origin_form,
+    named_client, pass_interim, routed_path, to_origin_form,
 };
 use super::patience::patience;
 use super::preflight::{self, Preflights};
@@ -49,6 +49,9 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_WAKEGATE_WAKE: HeaderName = HeaderName::from_static("x-wakegate-wake");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
+/// Takes 1xx answers for a client.
+pub type InterimSink = Arc<dyn Fn(StatusCode, &http::HeaderMap) + Send + Sync>;
+
 /// How a request came.
 pub struct Arrival<'a> {
     /// The peer, or whom a trusted peer's PROXY header names.
@@ -59,6 +62,8 @@ pub struct Arrival<'a> {
     pub secure: bool,
     /// The certificate that it has shown, as `Client-Cert` has it.
     pub certificate: Option<&'a HeaderValue>,
+    /// Where its 1xx answers go, if it can have some.
+    pub interim: Option<InterimSink>,
     /// Whether its connection may carry requests for a host.
     pub covers: &'a (dyn Fn(&str) -> bool + Sync),
 }
@@ -281,6 +286,10 @@ impl<P: ControlPlane> Gateway<P> {
         edit(request.headers_mut(), &forwarding.request_headers);
         let prefix = forwarding.strip_path.then_some(config.path.as_str());
         let request = to_origin_form(request, prefix);
+        let mut request = request;
+        if let Some(sink) = &from.interim {
+            pass_interim(&mut request, Arc::clone(sink));
+        }
         let request = buffered(request, config.retry.buffer.0, deadline).await?;
 
         let sent = delivery.send(&self.parts.upstream, admitted, request, &mut notes);

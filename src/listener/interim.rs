@@ -1,0 +1,220 @@
+//! 1xx answers to clients of HTTP/1.1 (RFC 9110 §15.2), which hyper cannot write.
+//!
+//! Guarantees: they are written between hyper's own messages, never inside one: only while hyper has
+//! nothing left to write, and before it is given the final response; a client that does not read
+//! them is held no more of than [`MOST`] bytes.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use ::http::{HeaderMap, StatusCode};
+use bytes::{Buf as _, BytesMut};
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes that wait to be written.
+const MOST: usize = 64 * 1024;
+
+/// Takes 1xx answers for one connection. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Interim(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    /// Whether there is anything, so that looking costs next to nothing.
+    any: AtomicBool,
+    waiting: Mutex<BytesMut>,
+    connection: AtomicWaker,
+}
+
+/// A connection that writes them.
+#[derive(Debug)]
+pub(super) struct Interject<S> {
+    stream: S,
+    interim: Interim,
+}
+
+// === impl Interim ===
+
+impl Interim {
+    fn waiting(&self) -> MutexGuard<'_, BytesMut> {
+        let waiting = self.0.waiting.lock();
+        waiting.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes one, as soon as that can be; drops it when too much waits already.
+    pub fn send(&self, status: StatusCode, fields: &HeaderMap) {
+        let mut waiting = self.waiting();
+        let reason = status.canonical_reason().unwrap_or("");
+        let mut message = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+        for (name, value) in fields {
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                message.extend_from_slice(part);
+            }
+        }
+        message.extend_from_slice(b"\r\n");
+        if waiting.len() + message.len() > MOST {
+            return;
+        }
+        waiting.extend_from_slice(&message);
+        self.0.any.store(true, Ordering::Release);
+        drop(waiting);
+        self.0.connection.wake();
+    }
+
+    /// Gives what `answer` gives, once everything before it has been written. Runs in the
+    /// connection's own task, which it wakes for each message.
+    pub(super) async fn before<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = std::pin::pin!(answer);
+        let answer = poll_fn(|cx| {
+            let polled = answer.as_mut().poll(cx);
+            if polled.is_pending() {
+                self.0.connection.register(cx.waker());
+            }
+            polled
+        })
+        .await;
+        poll_fn(|cx| {
+            if !self.0.any.load(Ordering::Acquire) {
+                return Poll::Ready(());
+            }
+            self.0.connection.register(cx.waker());
+            // hyper flushes after it has asked us.
+            Poll::Pending
+        })
+        .await;
+        answer
+    }
+}
+
+impl fmt::Debug for Interim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Interim").finish_non_exhaustive()
+    }
+}
+
+// === impl Interject ===
+
+impl<S: AsyncWrite + Unpin> Interject<S> {
+    pub(super) fn new(stream: S, interim: Interim) -> Self {
+        Self { stream, interim }
+    }
+
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.interim.0.any.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        let interim = self.interim.clone();
+        let mut waiting = interim.waiting();
+        while !waiting.is_empty() {
+            let count = ready!(Pin::new(&mut self.stream).poll_write(cx, &waiting))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            waiting.advance(count);
+        }
+        self.interim.0.any.store(false, Ordering::Release);
+        self.interim.0.connection.wake();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Interject<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Interject<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    /// hyper calls it when its own buffer is empty.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_interim(cx))?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::http::HeaderValue;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_sent_first_is_written_first_and_the_answer_waits_for_it() {
+        let (near, mut far) = tokio::io::duplex(16);
+        let interim = Interim::default();
+        let mut stream = Interject::new(near, interim.clone());
+        let sending = async {
+            interim
+                .before(async {
+                    let mut fields = HeaderMap::new();
+                    fields.insert("link", HeaderValue::from_static("</a.css>; rel=preload"));
+                    interim.send(StatusCode::EARLY_HINTS, &fields);
+                })
+                .await;
+            "final"
+        };
+        // As hyper does: the service, then a flush, in one task.
+        let driving = async {
+            let mut sending = std::pin::pin!(sending);
+            let text = poll_fn(|cx| {
+                let polled = sending.as_mut().poll(cx);
+                let _flushed = Pin::new(&mut stream).poll_flush(cx);
+                polled
+            })
+            .await;
+            stream.write_all(text.as_bytes()).await.unwrap();
+            drop(stream);
+        };
+        let mut text = String::new();
+        let ((), read) = tokio::join!(driving, far.read_to_string(&mut text));
+        read.unwrap();
+        let expected = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\n\r\nfinal";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_is_held_no_more_than_the_limit_of() {
+        let (interim, mut fields) = (Interim::default(), HeaderMap::new());
+        let long = HeaderValue::try_from("x".repeat(10_000)).unwrap();
+        fields.insert("link", long);
+        for _ in 0..100 {
+            interim.send(StatusCode::EARLY_HINTS, &fields);
+        }
+        assert!(interim.waiting().len() <= MOST);
+    }
+}
