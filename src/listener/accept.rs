@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
@@ -26,6 +27,13 @@ use crate::telemetry::Metrics;
 const BACKLOG: u32 = 4096;
 /// After an accept error (out of descriptors, most likely) others need time to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// A client that vanished without a word (a tunnel's, above all) is found out in two minutes, so that
+/// it keeps no instance awake for ever.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
 
 /// A bound socket.
 #[derive(Debug)]
@@ -163,6 +171,8 @@ impl Listener {
             }
             None => bind(address, reuse_port)?,
         };
+        // What is accepted inherits it (tcp(7)); a socket that cannot do it still works.
+        let _none = SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE);
         let (address, front) = (socket.local_addr()?, Arc::new(front));
         Ok(Self {
             socket,
@@ -299,5 +309,28 @@ impl Shared {
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tls({:?})", self.certificates)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_vanishes_is_found_out() {
+        let config = ListenerConfig {
+            address: ([127, 0, 0, 1], 0).into(),
+            ..ListenerConfig::default()
+        };
+        let front = Front::new(&config).unwrap();
+        let listener = Listener::bind(config.address, front, None, false).unwrap();
+        let _client = TcpStream::connect(listener.address()).await.unwrap();
+        let (accepted, _) = listener.socket.accept().await.unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(
+            accepted.tcp_keepalive_time().unwrap(),
+            Duration::from_secs(60)
+        );
     }
 }
