@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::AppHandle;
@@ -90,7 +91,12 @@ pub(super) async fn watch(handle: AppHandle, planes: Vec<HypemanClient>) {
         let declared = together(&seen, &config);
         if declared != known {
             let mut problems = declared.problems.clone();
-            problems.extend(handle.declare(declared.clone()));
+            let (serving, wanted) = (handle.clone(), declared.clone());
+            // Many routes take a while; requests do not wait for it.
+            match spawn_blocking(move || serving.declare(wanted)).await {
+                Ok(more) => problems.extend(more),
+                Err(error) => problems.push(error.to_string()),
+            }
             for problem in problems.iter().filter(|problem| !told.contains(problem)) {
                 tracing::warn!(%problem, "not served");
             }

@@ -15,6 +15,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -269,7 +270,11 @@ impl App {
                 loop {
                     tokio::time::sleep(UPKEEP).await;
                     handle.0.gateway.upkeep();
-                    handle.refresh_certificates();
+                    let certificates = handle.clone();
+                    let looking = spawn_blocking(move || certificates.refresh_certificates());
+                    if let Err(error) = looking.await {
+                        tracing::error!(%error, "the old certificates stay");
+                    }
                 }
             };
             stop.run_until_cancelled(upkeep).await.unwrap_or(());

@@ -54,7 +54,7 @@ pub enum Command {
 }
 
 /// Which configuration.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ConfigArguments {
     /// The configuration file. Without one, the WAKEGATE_… environment variables are all.
     #[arg(short, long, value_name = "FILE")]
@@ -62,7 +62,7 @@ pub struct ConfigArguments {
 }
 
 /// Arguments of `serve`.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ServeArguments {
     /// Which configuration.
     #[command(flatten)]

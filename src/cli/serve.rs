@@ -1,6 +1,7 @@
 //! `wakegate serve` and `wakegate check`.
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
 
 use super::args::{ConfigArguments, ServeArguments};
 use super::watched::Watched;
@@ -48,7 +49,12 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
                 hangup = hangups.recv() => if hangup.is_none() { return },
                 () = watched.changed() => tracing::info!("the configuration's file has changed"),
             }
-            reload(&arguments, &handle);
+            // A large file takes a while; requests do not wait for it.
+            let (arguments, handle) = (arguments.clone(), handle.clone());
+            let reloaded = spawn_blocking(move || reload(&arguments, &handle));
+            if let Err(error) = reloaded.await {
+                tracing::error!(%error, "not reloaded; the old configuration stays");
+            }
             watched.look();
         }
     };
