@@ -488,3 +488,35 @@ async fn early_hints_reach_the_client_before_the_answer_and_old_clients_get_none
     plane.client.delete_instance(&instance).await.unwrap();
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_tells_http_2_to_go_and_finishes_what_it_has() {
+    let plane = Plane::start().await;
+    plane.listening(Wanted::hello("leaving")).await;
+    let mut gateway = Gateway::start(&plane, "").await;
+    let stream = TcpStream::connect(gateway.address).await.unwrap();
+    let handshake = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(
+        TokioExecutor::new(),
+        TokioIo::new(stream),
+    );
+    let (mut sender, connection) = handshake.await.unwrap();
+    let connection = support::spawn(connection);
+    let slow = http::Request::get("http://leaving.test/slow?delay=1s")
+        .version(http::Version::HTTP_2)
+        .body(Empty::new())
+        .unwrap();
+    let sent = support::spawn(sender.send_request(slow));
+    eventually("it is at the instance", async || {
+        gateway.metric("wakegate_upstream_connections").await > 0.5
+    })
+    .await;
+    gateway.drain();
+    let answer = sent.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "slept for 1s\n");
+    connection.await.unwrap().unwrap();
+    assert!(sender.is_closed(), "no more requests here");
+    assert!(gateway.stop().await, "nothing had to be cut");
+    plane.stop().await;
+}
