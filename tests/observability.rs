@@ -120,9 +120,13 @@ async fn every_documented_metric_exists_and_every_metric_is_documented() {
     plane.asleep(Wanted::hello("counted")).await;
     let shut = "[[route]]\nhost = \"shut.test\"\ninstance = \"counted\"\n\
                 admission = { deny_paths = [\"/\"] }\n";
-    let gateway = Gateway::start(&plane, shut).await;
+    let raw = "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nhost = \"shut.test\"\n";
+    let gateway = Gateway::start(&plane, &format!("{shut}{raw}")).await;
     assert_eq!(gateway.client().get("shut", "/").await.status(), 503);
     assert_eq!(gateway.client().get("counted", "/").await.status(), 200);
+    drop(TcpStream::connect(gateway.addresses[1]).await.unwrap());
+    let passed = "wakegate_raw_connections_total{kind=\"tcp\",outcome=\"passed_on\"}";
+    eventually("it has ended", async || gateway.metric(passed).await > 0.5).await;
     let page = reqwest::get(format!("http://{}/metrics", gateway.admin))
         .await
         .unwrap();

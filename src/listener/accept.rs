@@ -297,7 +297,7 @@ impl Shared {
     /// One more connection of this client, if it may have it.
     pub(super) fn share(&self, client: IpAddr, limit: usize) -> io::Result<Share> {
         self.clients.enter(client, limit).ok_or_else(|| {
-            self.metrics.count_refused_connection();
+            self.metrics.refused_connections.increment(1);
             if self.refused.is_worth_telling() {
                 tracing::warn!(%client, limit, "a client has as many connections as it may have");
             }

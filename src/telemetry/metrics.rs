@@ -154,6 +154,8 @@ pub struct Metrics {
     pub upstream_retries: Counter,
     /// Open connections from clients.
     pub downstream_connections: Gauge,
+    /// Connections from clients that had as many as they may have.
+    pub refused_connections: Counter,
     /// Instances woken too often in a minute.
     pub thrash: Counter,
     access_lines_dropped: Counter,
@@ -254,6 +256,7 @@ impl Metrics {
             upstream_connections: gauge(UPSTREAM_CONNECTIONS),
             upstream_retries: counter(UPSTREAM_RETRIES),
             downstream_connections: gauge(DOWNSTREAM_CONNECTIONS),
+            refused_connections: counter(REFUSED_CONNECTIONS),
             thrash: counter(THRASH),
             access_lines_dropped: counter(ACCESS_LINES_DROPPED),
             handle: recorder.handle(),
@@ -299,11 +302,6 @@ impl Metrics {
         self.counter(WAKES, labels.clone()).increment(1);
         self.histogram(WAKE_DURATION, labels)
             .record(took.as_secs_f64());
-    }
-
-    /// Counts a connection that was turned away at once.
-    pub fn count_refused_connection(&self) {
-        self.counter(REFUSED_CONNECTIONS, Vec::new()).increment(1);
     }
 
     /// Counts a connection that was passed on as it was, or an error's code.
