@@ -6,7 +6,11 @@ use wakegate::config::{Variables, load};
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     // Files that a text names are of no interest here, and may be devices.
-    if text.contains("_file") || text.contains("file") || text.contains("template") || text.contains("robots") {
+    if text.contains("_file")
+        || text.contains("file")
+        || text.contains("template")
+        || text.contains("robots")
+    {
         return;
     }
     match load("fuzz.toml", text, &Variables::default()) {

@@ -6,6 +6,10 @@ use wakegate::names::GoDuration;
 libfuzzer_sys::fuzz_target!(|text: &str| {
     if let Ok(duration) = text.parse::<GoDuration>() {
         let printed = duration.to_string();
-        assert_eq!(printed.parse::<GoDuration>(), Ok(duration), "{text:?} is {printed:?}");
+        assert_eq!(
+            printed.parse::<GoDuration>(),
+            Ok(duration),
+            "{text:?} is {printed:?}"
+        );
     }
 });

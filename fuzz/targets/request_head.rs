@@ -27,12 +27,23 @@ fn check(headers: &HeaderMap) {
     assert!(!headers.contains_key("transfer-encoding"));
     assert!(headers.get_all("content-length").iter().count() <= 1);
     assert_eq!(headers.get_all("x-forwarded-for").iter().count(), 1);
-    for gone in ["keep-alive", "proxy-connection", "proxy-authorization", "http2-settings", "expect"] {
+    for gone in [
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "http2-settings",
+        "expect",
+    ] {
         assert!(!headers.contains_key(gone), "{gone}");
     }
     assert_eq!(headers.contains_key("connection"), is_upgrade(headers));
     for value in headers.values() {
-        assert!(!value.as_bytes().iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)));
+        assert!(
+            !value
+                .as_bytes()
+                .iter()
+                .any(|byte| matches!(byte, b'\r' | b'\n' | 0))
+        );
     }
 }
 
@@ -60,7 +71,11 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     RUNTIME.with(|runtime| {
         runtime.block_on(async {
             let (mut near, far) = tokio::io::duplex(256 * 1024);
-            if near.write_all(&bytes[..bytes.len().min(200_000)]).await.is_err() {
+            if near
+                .write_all(&bytes[..bytes.len().min(200_000)])
+                .await
+                .is_err()
+            {
                 return;
             }
             let _half = near.shutdown().await;

@@ -20,7 +20,9 @@ const HOSTS: [&str; 8] = [
 const PATHS: [&str; 3] = ["/", "/v1", "/v1/deep"];
 
 static CONFIG: LazyLock<Config> = LazyLock::new(|| {
-    let routes = HOSTS.iter().flat_map(|host| PATHS.iter().map(move |path| (host, path)));
+    let routes = HOSTS
+        .iter()
+        .flat_map(|host| PATHS.iter().map(move |path| (host, path)));
     let text: String = routes
         .map(|(host, path)| {
             format!("[[route]]\nhost = \"{host}\"\npath = \"{path}\"\ninstance = \"x\"\n")
