@@ -25,7 +25,11 @@ pub(super) const PREFIX: &str = "WAKEGATE_";
 pub(super) struct Book<'a> {
     file: &'a str,
     text: &'a str,
+    /// Where each line begins.
+    lines: Vec<usize>,
     variables: &'a BTreeMap<String, String>,
+    /// Whether there is any of ours; without one, none is looked for.
+    has_variables: bool,
     used: BTreeSet<String>,
     known: BTreeSet<String>,
     problems: Vec<(usize, Problem)>,
@@ -61,7 +65,11 @@ impl<'a> Book<'a> {
         Self {
             file,
             text,
+            lines: std::iter::once(0)
+                .chain(text.match_indices('\n').map(|(at, _)| at + 1))
+                .collect(),
             variables,
+            has_variables: variables.keys().any(|name| name.starts_with(PREFIX)),
             used,
             known,
             problems: Vec::new(),
@@ -70,13 +78,10 @@ impl<'a> Book<'a> {
 
     /// `file:line:column` of a byte offset.
     fn place(&self, at: usize) -> String {
-        let before = self.text.get(..at).unwrap_or(self.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before
-            .rsplit('\n')
-            .next()
-            .map_or(0, |tail| tail.chars().count())
-            + 1;
+        let line = self.lines.partition_point(|start| *start <= at);
+        let start = self.lines.get(line.saturating_sub(1)).copied();
+        let tail = start.and_then(|start| self.text.get(start..at));
+        let column = tail.map_or(0, |tail| tail.chars().count()) + 1;
         format!("{}:{line}:{column}", self.file)
     }
 
@@ -174,6 +179,9 @@ impl<'b, 'a> Section<'b, 'a> {
     }
 
     fn variable(&mut self, key: &str) -> Option<(String, String)> {
+        if !self.book.has_variables {
+            return None;
+        }
         let names: Vec<String> = self
             .prefixes
             .iter()
