@@ -157,18 +157,11 @@ async fn a_new_process_takes_over_the_address_and_no_request_fails() {
     plane.listening(Wanted::hello("handed")).await;
     let (dir, listen) = (tempfile::tempdir().unwrap(), free());
     let file = write_config(dir.path(), &plane, listen, "[server]\nreuse_port = true\n");
-    let file = file.to_str().unwrap();
-    let start = || {
-        let admin = free().to_string();
-        let mut program = Program::start(&["serve", "-c", file, "--admin-listen", &admin]);
-        says(&mut program, "serving");
-        program
-    };
-    let mut old = start();
+    let mut old = serving(&file);
     let load = Load::start(listen, "handed.test", 500);
     load.more(1000).await;
     for _ in 0..3 {
-        let new = start();
+        let new = serving(&file);
         load.more(500).await;
         old.signal("TERM");
         load.more(1000).await;
@@ -185,6 +178,14 @@ async fn a_new_process_takes_over_the_address_and_no_request_fails() {
     );
     drop(old);
     plane.stop().await;
+}
+
+/// A process that serves what the file says.
+fn serving(file: &Path) -> Program {
+    let (file, admin) = (file.to_str().unwrap(), free().to_string());
+    let mut program = Program::start(&["serve", "-c", file, "--admin-listen", &admin]);
+    says(&mut program, "serving");
+    program
 }
 
 /// As systemd starts a service with a socket (`sd_listen_fds(3)`).
@@ -249,13 +250,7 @@ async fn a_changed_file_is_loaded_and_a_bad_one_is_not() {
     plane.listening(Wanted::hello("edited")).await;
     let (dir, listen) = (tempfile::tempdir().unwrap(), free());
     let file = write_config(dir.path(), &plane, listen, "");
-    let program = {
-        let admin = free().to_string();
-        let path = file.to_str().unwrap();
-        let mut program = Program::start(&["serve", "-c", path, "--admin-listen", &admin]);
-        says(&mut program, "serving");
-        program
-    };
+    let program = serving(&file);
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let status = async |host: &'static str| {
         let asked = client.get(format!("http://{listen}/")).header("host", host);

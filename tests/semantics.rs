@@ -9,16 +9,20 @@
 
 mod support;
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::Body;
+use hyper::client::conn::http2::{self, SendRequest};
 use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use support::{Gateway, Plane, Wanted, eventually, route};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -33,6 +37,18 @@ async fn raw(gateway: &Gateway, bytes: &str) -> String {
         .unwrap_or_else(|_| panic!("the gateway does not close"))
         .unwrap();
     answer
+}
+
+/// A client of HTTP/2 in clear, and its connection.
+async fn http_2<B>(gateway: &Gateway) -> (SendRequest<B>, JoinHandle<hyper::Result<()>>)
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
+    let stream = TcpStream::connect(gateway.address).await.unwrap();
+    let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .unwrap();
+    (sender, support::spawn(connection))
 }
 
 /// The instance's view of a request's fields.
@@ -50,13 +66,7 @@ async fn a_websocket_over_http_2_wakes_its_instance() {
     let plane = Plane::start().await;
     let instance = plane.asleep(Wanted::hello("socket")).await;
     let gateway = Gateway::start(&plane, "").await;
-    let stream = TcpStream::connect(gateway.address).await.unwrap();
-    let handshake = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(
-        TokioExecutor::new(),
-        TokioIo::new(stream),
-    );
-    let (mut sender, connection) = handshake.await.unwrap();
-    let connection = support::spawn(connection);
+    let (mut sender, connection) = http_2::<Empty<Bytes>>(&gateway).await;
     sender.ready().await.unwrap();
     // The first answer comes after the gateway's word that it can.
     let first = http::Request::get("http://elsewhere.example/")
@@ -365,13 +375,7 @@ async fn an_upload_over_http_2_wakes_its_instance_and_does_not_hold_up_its_neigh
         .await;
     plane.listening(Wanted::hello("quick")).await;
     let gateway = Gateway::start(&plane, "").await;
-    let stream = TcpStream::connect(gateway.address).await.unwrap();
-    let handshake = hyper::client::conn::http2::handshake::<_, _, Full<Bytes>>(
-        TokioExecutor::new(),
-        TokioIo::new(stream),
-    );
-    let (mut sender, connection) = handshake.await.unwrap();
-    let connection = support::spawn(connection);
+    let (mut sender, connection) = http_2::<Full<Bytes>>(&gateway).await;
     let upload = |host: &str, size: usize| {
         http::Request::post(format!("http://{host}.test/upload"))
             .version(http::Version::HTTP_2)
@@ -494,13 +498,7 @@ async fn a_drain_tells_http_2_to_go_and_finishes_what_it_has() {
     let plane = Plane::start().await;
     plane.listening(Wanted::hello("leaving")).await;
     let mut gateway = Gateway::start(&plane, "").await;
-    let stream = TcpStream::connect(gateway.address).await.unwrap();
-    let handshake = hyper::client::conn::http2::handshake::<_, _, Empty<Bytes>>(
-        TokioExecutor::new(),
-        TokioIo::new(stream),
-    );
-    let (mut sender, connection) = handshake.await.unwrap();
-    let connection = support::spawn(connection);
+    let (mut sender, connection) = http_2::<Empty<Bytes>>(&gateway).await;
     let slow = http::Request::get("http://leaving.test/slow?delay=1s")
         .version(http::Version::HTTP_2)
         .body(Empty::new())

@@ -28,7 +28,7 @@ use crate::hypeman::{ClientBuildError, HypemanClient};
 use crate::listener::{
     self, Downstream, Inherited, RawConnection, Service, Shared, TlsError, TlsSession,
 };
-use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, InterimSink, RawKind};
+use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, RawKind};
 use crate::router::Declared;
 use crate::telemetry::{AccessSink, Metrics};
 use crate::upstream::Upstream;
@@ -111,9 +111,7 @@ impl Service for Front {
             secure: from.tls.is_some(),
             covers: &covers,
             certificate: from.tls.as_ref().and_then(TlsSession::client_certificate),
-            interim: from.interim.map(|interim| -> InterimSink {
-                Arc::new(move |status, fields| interim.send(status, fields))
-            }),
+            interim: from.interim,
         };
         Arc::clone(&self.0).handle(request, &arrival).await
     }

@@ -47,12 +47,12 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (draining, interim) = (drain.draining().clone(), Interim::default());
-    let stream = Interject::new(stream, interim.clone());
+    let (stream, sink) = (Interject::new(stream, interim.clone()), interim.sink());
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, mut from, draining) = (service.clone(), from.clone(), draining.clone());
         let interim = interim.clone();
         // HTTP/1.0 knows none (RFC 9110 §15.2).
-        from.interim = (request.version() == Version::HTTP_11).then(|| interim.clone());
+        from.interim = (request.version() == Version::HTTP_11).then(|| Arc::clone(&sink));
         async move {
             let mut response = interim.before(service.call(request, from)).await;
             if draining.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -20,9 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Bytes that wait to be written.
 const MOST: usize = 64 * 1024;
 
-/// Takes 1xx answers for one connection. Cheap to clone.
+/// Takes 1xx answers for one connection.
+pub type InterimSink = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
+
+/// The 1xx answers of one connection. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Interim(Arc<Shared>);
+pub(super) struct Interim(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -48,7 +51,7 @@ impl Interim {
     }
 
     /// Writes one, as soon as that can be; drops it when too much waits already.
-    pub fn send(&self, status: StatusCode, fields: &HeaderMap) {
+    fn send(&self, status: StatusCode, fields: &HeaderMap) {
         let mut waiting = self.waiting();
         let reason = status.canonical_reason().unwrap_or("");
         let mut message = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
@@ -65,6 +68,12 @@ impl Interim {
         self.0.any.store(true, Ordering::Release);
         drop(waiting);
         self.0.connection.wake();
+    }
+
+    /// What others send them with.
+    pub(super) fn sink(&self) -> InterimSink {
+        let interim = self.clone();
+        Arc::new(move |status, fields| interim.send(status, fields))
     }
 
     /// Gives what `answer` gives, once everything before it has been written. Runs in the
@@ -135,34 +144,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Interject<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Interject<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
+    forward_writes!();
 
     /// hyper calls it when its own buffer is empty.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_interim(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 }
 

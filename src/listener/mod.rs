@@ -11,6 +11,8 @@
 mod accept;
 mod certificates;
 mod clients;
+#[macro_use]
+mod forward_writes;
 mod connection;
 mod hello;
 mod http;
@@ -20,6 +22,7 @@ pub mod introduction;
 mod meter;
 mod replay;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -30,11 +33,11 @@ use tokio::net::TcpStream;
 pub use self::accept::{Front, Inherited, Listener, Shared, bind};
 pub use self::certificates::{Certificates, TlsError};
 pub use self::hello::fuzz as fuzz_hello;
-pub use self::interim::Interim;
+pub use self::interim::InterimSink;
 pub use self::replay::Replay;
 
 /// Who is at the other end of a request's connection.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Downstream {
     /// The client's address: the peer's, or what a trusted peer's PROXY header says.
     pub client: SocketAddr,
@@ -43,7 +46,7 @@ pub struct Downstream {
     /// What its TLS handshake agreed on; `None` in clear.
     pub tls: Option<TlsSession>,
     /// Takes 1xx answers, where the client can be sent some.
-    pub interim: Option<Interim>,
+    pub interim: Option<InterimSink>,
 }
 
 /// What a TLS handshake agreed on.
@@ -100,5 +103,11 @@ impl TlsSession {
     /// Whether this connection may carry requests for `host`.
     pub fn covers(&self, host: &str) -> bool {
         self.certificates.covers(self.sni.as_deref(), host)
+    }
+}
+
+impl fmt::Debug for Downstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Downstream({} to {})", self.client, self.local)
     }
 }

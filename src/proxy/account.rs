@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::admission::Admission;
 use super::raw::RawKind;
+use super::service::GatewayParts;
 use super::waiting::StatusStream;
 use crate::hold::Slot;
 use crate::names::{Hostname, InstanceId, RequestId};
@@ -80,7 +81,38 @@ pub struct GatewayBody {
 
 impl Account {
     /// Until a status is set, the client has left.
-    pub(super) const NO_STATUS: u16 = CLIENT_LEFT;
+    const NO_STATUS: u16 = CLIENT_LEFT;
+
+    /// Of something that begins now, and of which no more is known.
+    pub(super) fn new<P>(
+        parts: &GatewayParts<P>,
+        trade: Trade,
+        client: IpAddr,
+        request_id: RequestId,
+    ) -> Self {
+        Self {
+            metrics: Arc::clone(&parts.metrics),
+            access: Arc::clone(&parts.access),
+            trade,
+            time: jiff::Timestamp::now(),
+            started: Instant::now(),
+            client,
+            request_id,
+            method: http::Method::default(),
+            path: String::new(),
+            user_agent: None,
+            host: None,
+            instance: None,
+            wake: WakeKind::None,
+            held: Duration::ZERO,
+            status: Self::NO_STATUS,
+            error: None,
+            asleep: None,
+            fate: None,
+            bytes_out: 0,
+            complete: false,
+        }
+    }
 }
 
 impl Drop for Account {

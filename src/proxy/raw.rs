@@ -5,14 +5,11 @@
 //! other; it ends with its instance's epoch or with the gateway.
 
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
 use super::account::{Account, Trade};
 use super::deliver::{Carrier, Delivered, Delivery, Notes};
@@ -22,7 +19,6 @@ use super::service::{Arrival, Gateway, hop_of};
 use crate::hypeman::ControlPlane;
 use crate::names::{Hostname, RequestId};
 use crate::router::RouteError;
-use crate::telemetry::WakeKind;
 use crate::upstream::{Connection, ForwardError, Hop, Upstream};
 use crate::wake::{Endpoint, OpenConnection};
 
@@ -96,7 +92,12 @@ impl<P: ControlPlane> Gateway<P> {
         kind: RawKind,
         from: &Arrival<'_>,
     ) {
-        let mut account = self.open_raw_account(kind, from.client.ip());
+        let mut account = Account::new(
+            &self.parts,
+            Trade::Connection(kind),
+            from.client.ip(),
+            RequestId::generate(),
+        );
         let refusal = match self
             .splice_inner(&mut account, &mut client, host, from)
             .await
@@ -181,30 +182,5 @@ impl<P: ControlPlane> Gateway<P> {
             (account.bytes_out, account.complete) = (out, true);
         }
         Ok(())
-    }
-
-    fn open_raw_account(&self, kind: RawKind, client: IpAddr) -> Account {
-        Account {
-            metrics: Arc::clone(&self.parts.metrics),
-            access: Arc::clone(&self.parts.access),
-            trade: Trade::Connection(kind),
-            time: jiff::Timestamp::now(),
-            started: Instant::now(),
-            client,
-            request_id: RequestId::generate(),
-            method: http::Method::CONNECT,
-            path: String::new(),
-            user_agent: None,
-            host: None,
-            instance: None,
-            wake: WakeKind::None,
-            held: Duration::ZERO,
-            status: Account::NO_STATUS,
-            error: None,
-            asleep: None,
-            fate: None,
-            bytes_out: 0,
-            complete: false,
-        }
     }
 }

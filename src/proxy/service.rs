@@ -37,7 +37,7 @@ use crate::hold::Hold;
 use crate::hypeman::ControlPlane;
 use crate::names::{GoDuration, Hostname, InstanceRef, RequestId};
 use crate::router::{Route, RouteError, host_of};
-use crate::telemetry::{AccessSink, Metrics, WakeKind};
+use crate::telemetry::{AccessSink, Metrics};
 use crate::upstream::{
     ForwardedFor, Hop, Introduction, RequestBody, Upstream, edit, prepare_request,
     prepare_response, tunnel,
@@ -378,28 +378,12 @@ impl<P: ControlPlane> Gateway<P> {
                 .take(200)
                 .collect()
         };
-        Account {
-            metrics: Arc::clone(&self.parts.metrics),
-            access: Arc::clone(&self.parts.access),
-            trade: Trade::Request,
-            time: jiff::Timestamp::now(),
-            started: Instant::now(),
-            client,
-            request_id: RequestId::adopt_or_generate(request.headers().get(X_REQUEST_ID)),
-            method: request.method().clone(),
-            path: request.uri().path().to_owned(),
-            user_agent: request.headers().get(USER_AGENT).map(text),
-            host: None,
-            instance: None,
-            wake: WakeKind::None,
-            held: Duration::ZERO,
-            status: Account::NO_STATUS,
-            error: None,
-            asleep: None,
-            fate: None,
-            bytes_out: 0,
-            complete: false,
-        }
+        let id = RequestId::adopt_or_generate(request.headers().get(X_REQUEST_ID));
+        let mut account = Account::new(&self.parts, Trade::Request, client, id);
+        account.method = request.method().clone();
+        request.uri().path().clone_into(&mut account.path);
+        account.user_agent = request.headers().get(USER_AGENT).map(text);
+        account
     }
 
     /// By the word of a trusted peer.
