@@ -178,7 +178,7 @@ async fn an_instance_is_woken_with_those_it_needs_and_before_it_is_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_in_its_window_is_kept_awake() {
     let plane = Plane::start().await;
-    let wanted = Wanted::hello("warm").idle(std::time::Duration::from_millis(1500));
+    let wanted = Wanted::hello("warm").idle(std::time::Duration::from_secs(4));
     let instance = plane.asleep(wanted).await;
     let keys = "keep_warm = [{ cron = \"* * * * *\", for = \"2m\" }]";
     let gateway = Gateway::start(&plane, &route("warm", keys)).await;
@@ -186,10 +186,9 @@ async fn an_instance_in_its_window_is_kept_awake() {
         plane.state(&instance.id).await == InstanceState::Running
     })
     .await;
-    // Four idle timeouts later it still is, by holds.
-    let looks = std::time::Duration::from_millis(750);
+    // Two idle timeouts later it still is, by holds.
     for _ in 0..8 {
-        tokio::time::sleep(looks).await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         assert_eq!(plane.state(&instance.id).await, InstanceState::Running);
     }
     gateway.stop().await;

@@ -81,6 +81,9 @@ impl Load {
     }
 }
 
+/// A client of a busy machine may be slow to ask; the other process serves meanwhile.
+const LONG_FAREWELL: &str = "[server]\nreuse_port = true\ndrain_idle_timeout = \"10s\"\n";
+
 fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -156,7 +159,7 @@ async fn a_new_process_takes_over_the_address_and_no_request_fails() {
     let plane = Plane::start().await;
     plane.listening(Wanted::hello("handed")).await;
     let (dir, listen) = (tempfile::tempdir().unwrap(), free());
-    let file = write_config(dir.path(), &plane, listen, "[server]\nreuse_port = true\n");
+    let file = write_config(dir.path(), &plane, listen, LONG_FAREWELL);
     let mut old = serving(&file);
     let load = Load::start(listen, "handed.test", 500);
     load.more(1000).await;

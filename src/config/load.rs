@@ -187,6 +187,7 @@ fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
     s.flag("reuse_port", &mut server.reuse_port);
     s.flag("watch", &mut server.watch);
     s.duration("drain_timeout", &mut server.drain_timeout);
+    s.duration("drain_idle_timeout", &mut server.drain_idle_timeout);
     set(
         &mut server.trusted_proxies,
         s.list("trusted_proxies", parse_network),

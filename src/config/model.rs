@@ -143,6 +143,10 @@ pub struct ServerConfig {
     /// How long a drain waits before it cuts what is left.
     #[serde(serialize_with = "go_text")]
     pub drain_timeout: Duration,
+    /// How long a drain lets a connection that is idle, or has not said anything yet, ask once
+    /// more. Closing it at once would cross with a request that is on its way.
+    #[serde(serialize_with = "go_text")]
+    pub drain_idle_timeout: Duration,
     /// Peers whose forwarding headers are believed and extended; others' are replaced.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -320,6 +324,7 @@ impl Default for ServerConfig {
             reuse_port: false,
             watch: true,
             drain_timeout: Duration::from_secs(30),
+            drain_idle_timeout: Duration::from_secs(1),
             trusted_proxies: Vec::new(),
         }
     }

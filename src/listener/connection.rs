@@ -6,7 +6,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::http::HeaderValue;
 use base64::Engine as _;
@@ -26,9 +25,6 @@ use crate::config::ListenerMode;
 
 /// HTTP/2's first bytes (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// A client that has connected and said nothing when a drain begins may be about to.
-const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// What a connection turned out to be.
 enum Opened {
@@ -69,7 +65,7 @@ pub(super) async fn serve<S: Service>(
     let drain = &shared.drain;
     let last_call = async {
         drain.draining().cancelled().await;
-        sleep(LAST_CALL).await;
+        sleep(config.drain_idle_timeout).await;
     };
     let opened = tokio::select! {
         opened = timeout(config.header_timeout, opening) => opened,

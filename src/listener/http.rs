@@ -32,9 +32,6 @@ const SEND_BUFFER: usize = 256 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a drain lets idle connections of HTTP/1.1 ask once more.
-const LAST_REQUEST: Duration = Duration::from_secs(1);
-
 /// HTTP/1.1 and HTTP/1.0.
 pub(super) async fn serve_h1<S: Service, I>(
     stream: I,
@@ -82,7 +79,7 @@ where
     tokio::select! {
         biased;
         result = connection.as_mut() => return result,
-        () = sleep(LAST_REQUEST) => connection.as_mut().graceful_shutdown(),
+        () = sleep(config.drain_idle_timeout) => connection.as_mut().graceful_shutdown(),
         () = drain.cut().cancelled() => return Ok(()),
     }
     tokio::select! {
