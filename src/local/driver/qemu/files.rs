@@ -1,0 +1,177 @@
+//! What a VM leaves on disk.
+//!
+//! Guarantees: `state` is there exactly while the VM sleeps: it appears whole, by a rename, when
+//! everything is saved, and goes before the VM's memory changes again. A kill of anybody at any
+//! moment leaves a VM that sleeps, one that runs, or (when its own process was killed while it ran)
+//! none, and never a half-written one. Copies share blocks where the file system can.
+
+use std::fs::{self, File};
+use std::io::{self, Seek as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
+use serde::{Deserialize, Serialize};
+
+use super::Ports;
+use super::command::Shape;
+
+pub(super) const STATE: &str = "state";
+pub(super) const NEW_STATE: &str = "state.new";
+const RAM: &str = "ram";
+const ABOUT: &str = "vm.json";
+
+/// A VM's folder.
+#[derive(Debug, Clone)]
+pub(super) struct Files(PathBuf);
+
+/// What must be known of a VM to run it again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct About {
+    pub(super) shape: Shape,
+    /// Ports that were open when it fell asleep.
+    pub(super) ports: Ports,
+}
+
+// === impl Files ===
+
+impl Files {
+    pub(super) fn new(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.0
+    }
+
+    /// An empty folder, whatever was there.
+    pub(super) fn begin(&self) -> io::Result<()> {
+        self.remove()?;
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700).create(&self.0)
+    }
+
+    /// Forgets the VM.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn write_about(&self, about: &About) -> io::Result<()> {
+        let beside = self.0.join("vm.json.new");
+        fs::write(&beside, serde_json::to_vec(about)?)?;
+        fs::rename(beside, self.0.join(ABOUT))
+    }
+
+    pub(super) fn about(&self) -> Option<About> {
+        serde_json::from_slice(&fs::read(self.0.join(ABOUT)).ok()?).ok()
+    }
+
+    /// Whether the VM sleeps here.
+    pub(super) fn is_asleep(&self) -> bool {
+        self.0.join(STATE).is_file()
+    }
+
+    /// The VM sleeps from now on.
+    pub(super) fn fall_asleep(&self) -> io::Result<()> {
+        fs::rename(self.0.join(NEW_STATE), self.0.join(STATE))
+    }
+
+    /// The VM's memory is about to change.
+    pub(super) fn wake(&self) -> io::Result<()> {
+        fs::remove_file(self.0.join(STATE))
+    }
+
+    /// The process that runs the VM, if it is alive: its id, and that it was started here.
+    pub(super) fn process(&self) -> Option<i32> {
+        let text = fs::read_to_string(self.0.join("qemu.pid")).ok()?;
+        let pid: i32 = text.trim().parse().ok()?;
+        let there = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+        (there == self.0.canonicalize().ok()?).then_some(pid)
+    }
+
+    /// Copies a sleeping VM into another folder.
+    pub(super) fn copy_to(&self, other: &Self) -> io::Result<()> {
+        other.begin()?;
+        for name in [ABOUT, RAM] {
+            copy(&self.0.join(name), &other.0.join(name))?;
+        }
+        // Last, since it is what makes the copy a VM.
+        copy(&self.0.join(STATE), &other.0.join(NEW_STATE))?;
+        other.fall_asleep()
+    }
+}
+
+/// Copies a file: by sharing its blocks, else by its parts that are not holes.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    let (source, mut target) = (File::open(from)?, File::create(to)?);
+    if ioctl_ficlone(&target, &source).is_ok() {
+        return Ok(());
+    }
+    let length = source.metadata()?.len();
+    target.set_len(length)?;
+    let mut at = 0;
+    while at < length {
+        let Ok(begin) = seek(&source, SeekFrom::Data(at)) else {
+            // The rest is a hole.
+            break;
+        };
+        let end = seek(&source, SeekFrom::Hole(begin)).unwrap_or(length);
+        let (mut from, mut into) = (begin, begin);
+        while from < end {
+            let many = usize::try_from(end - from).unwrap_or(usize::MAX);
+            match copy_file_range(&source, Some(&mut from), &target, Some(&mut into), many) {
+                Ok(0) => break,
+                Ok(_) => {}
+                // Not between these file systems.
+                Err(_) => {
+                    let mut part = &source;
+                    part.seek(io::SeekFrom::Start(from))?;
+                    target.seek(io::SeekFrom::Start(from))?;
+                    io::copy(&mut io::Read::take(part, end - from), &mut target)?;
+                    from = end;
+                }
+            }
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+
+    use super::*;
+
+    #[test]
+    fn a_copy_has_the_same_bytes_and_the_same_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("a"), dir.path().join("b"));
+        let file = File::create(&from).unwrap();
+        file.set_len(64 << 20).unwrap();
+        file.write_all_at(b"at the beginning", 0).unwrap();
+        file.write_all_at(b"in the middle", 32 << 20).unwrap();
+        file.sync_all().unwrap();
+        copy(&from, &to).unwrap();
+        assert_eq!(fs::read(&from).unwrap(), fs::read(&to).unwrap());
+        let blocks = fs::metadata(&to).unwrap().blocks();
+        assert!(blocks * 512 < 1 << 20, "{blocks} blocks");
+    }
+
+    #[test]
+    fn a_vm_sleeps_only_once_its_state_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Files::new(dir.path().join("vm"));
+        files.begin().unwrap();
+        fs::write(files.folder().join(NEW_STATE), b"half").unwrap();
+        assert!(!files.is_asleep());
+        files.fall_asleep().unwrap();
+        assert!(files.is_asleep());
+        files.wake().unwrap();
+        assert!(!files.is_asleep());
+        assert!(files.wake().is_err(), "nobody wakes it twice");
+    }
+}
