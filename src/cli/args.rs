@@ -31,25 +31,105 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a local control plane, a gateway and two sleeping instances, and watch them wake.
-    Demo(DemoArguments),
+    Demo(Box<DemoArguments>),
     /// Run the gateway.
     ///
     /// SIGTERM and SIGINT drain: no new connections, requests under way finish, then it ends.
     /// SIGHUP reads the file again and takes its routes; a file with problems changes nothing.
     Serve(ServeArguments),
-    /// Run only the local, Hypeman-compatible control plane, whose instances are processes.
-    Local(LocalArguments),
+    /// Run only the local, Hypeman-compatible control plane.
+    ///
+    /// Its instances are processes, or virtual machines with `--driver qemu`.
+    Local(Box<LocalArguments>),
+    /// What virtual machines of the qemu driver boot.
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// Check a configuration and print the effective one as TOML.
     Check(ConfigArguments),
+    /// The first process of a virtual machine.
+    #[command(hide = true)]
+    Guest,
     /// The demo server behind the image `wakegate/hello`; listens at $HOST:$PORT.
     #[command(hide = true)]
     Hello,
     /// Starts a program in a session of its own; the local control plane's launcher.
     #[command(hide = true)]
     Session {
+        /// A control group to join first.
+        #[arg(long)]
+        group: Option<PathBuf>,
         /// The program and its arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<std::ffi::OsString>,
+    },
+}
+
+/// What instances of the local control plane are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DriverName {
+    /// Processes of this machine, without any privilege.
+    Process,
+    /// Virtual machines; needs qemu-system-x86, busybox-static and a kernel with its modules.
+    Qemu,
+}
+
+/// Whose processors virtual machines run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AcceleratorName {
+    /// The host's.
+    Kvm,
+    /// Software's.
+    Tcg,
+}
+
+/// How instances of the local control plane are run.
+#[derive(Debug, Clone, Args)]
+pub struct DriverArguments {
+    /// What instances are [default: process].
+    #[arg(long, value_name = "DRIVER")]
+    pub driver: Option<DriverName>,
+    /// What virtual machines boot.
+    #[command(flatten)]
+    pub image: ImageArguments,
+    /// The emulator [default: qemu-system-x86_64].
+    #[arg(long, value_name = "PROGRAM", help_heading = "Virtual machines")]
+    pub qemu: Option<PathBuf>,
+    /// Whose processors are used [default: the host's, if a VM comes up with them].
+    #[arg(long, value_name = "WHOSE", help_heading = "Virtual machines")]
+    pub accelerator: Option<AcceleratorName>,
+    /// Let virtual machines reach out, to wherever this machine can.
+    #[arg(long, help_heading = "Virtual machines")]
+    pub egress: bool,
+}
+
+/// What virtual machines boot.
+#[derive(Debug, Clone, Args)]
+pub struct ImageArguments {
+    /// A kernel [default: the newest in /boot that has modules].
+    #[arg(long, value_name = "FILE", help_heading = "Virtual machines")]
+    pub kernel: Option<PathBuf>,
+    /// The directory of the kernel's modules [default: /lib/modules/VERSION].
+    #[arg(long, value_name = "DIR", help_heading = "Virtual machines")]
+    pub modules: Option<PathBuf>,
+    /// A file system of your own, as an initrd [default: busybox's commands].
+    #[arg(long, value_name = "FILE", help_heading = "Virtual machines")]
+    pub initrd: Option<PathBuf>,
+}
+
+/// What to do with images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Build one from this machine's kernel and busybox, or from your own.
+    ///
+    /// `wakegate local --driver qemu` does this by itself; what is built here can be looked at, and
+    /// booted by hand.
+    Build {
+        /// Where `kernel` and `initrd` are written.
+        #[arg(value_name = "DIR", default_value = "image")]
+        dir: PathBuf,
+        /// What it is made of.
+        #[command(flatten)]
+        image: ImageArguments,
     },
 }
 
@@ -87,7 +167,8 @@ pub enum Fate {
 /// Arguments of `local`.
 #[derive(Debug, Args)]
 pub struct LocalArguments {
-    /// A TOML file with any of: `api_listen`, `state_dir`, `no_auth`, `on_exit`. Flags win over it.
+    /// A TOML file with any of: `api_listen`, `state_dir`, `no_auth`, `on_exit`, `driver`, and for
+    /// virtual machines `kernel`, `modules`, `initrd`, `qemu`, `accelerator`, `egress`. Flags win over it.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where the API listens [default: 127.0.0.1:4973].
@@ -106,6 +187,9 @@ pub struct LocalArguments {
     /// What becomes of instances at the end [default: keep].
     #[arg(long, value_name = "FATE")]
     pub on_exit: Option<Fate>,
+    /// How instances are run.
+    #[command(flatten)]
+    pub driver: DriverArguments,
 }
 
 /// Arguments of `demo`.
@@ -123,4 +207,7 @@ pub struct DemoArguments {
     /// How long without a connection until an instance falls asleep.
     #[arg(long, value_name = "DURATION", default_value = "10s")]
     pub idle_timeout: crate::names::GoDuration,
+    /// How instances are run.
+    #[command(flatten)]
+    pub driver: DriverArguments,
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::args::DemoArguments;
+use super::driver::{DriverFile, choose};
 use super::{Failure, asked_to_end};
 use crate::app::App;
 use crate::config::{AccessLog, Config, LogConfig, LogFormat, Secret, Variables, load};
@@ -76,6 +77,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
         hello: std::env::current_exe().map_err(Failure::failed)?,
         on_exit: OnExit::Stop,
         allow_faults: false,
+        driver: choose(arguments.driver.clone(), DriverFile::default())?,
     })
     .await
     .map_err(Failure::failed)?;

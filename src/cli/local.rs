@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::args::{Fate, LocalArguments};
+use super::driver::{DriverFile, choose};
 use super::{Failure, asked_to_end};
 use crate::config::LogConfig;
-use crate::local::{LocalConfig, LocalServer, OnExit};
+use crate::local::{Accelerator, LocalConfig, LocalServer, OnExit};
 use crate::telemetry::init_diagnostics;
 
 /// `local.toml`.
@@ -19,6 +20,38 @@ struct LocalFile {
     state_dir: Option<PathBuf>,
     no_auth: Option<bool>,
     on_exit: Option<String>,
+    driver: Option<String>,
+    kernel: Option<PathBuf>,
+    modules: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    qemu: Option<PathBuf>,
+    accelerator: Option<Accelerator>,
+    #[serde(default)]
+    egress: bool,
+}
+
+impl From<LocalFile> for DriverFile {
+    fn from(file: LocalFile) -> Self {
+        let LocalFile {
+            driver,
+            kernel,
+            modules,
+            initrd,
+            qemu,
+            accelerator,
+            egress,
+            ..
+        } = file;
+        Self {
+            driver,
+            kernel,
+            modules,
+            initrd,
+            qemu,
+            accelerator,
+            egress,
+        }
+    }
 }
 
 fn read_file(arguments: &LocalArguments) -> Result<LocalFile, Failure> {
@@ -61,7 +94,7 @@ pub(super) async fn run(arguments: LocalArguments, out: fn(&str)) -> Result<(), 
             .api_listen
             .or(file.api_listen)
             .unwrap_or(([127, 0, 0, 1], 4973).into()),
-        state_dir: match arguments.state_dir.or(file.state_dir) {
+        state_dir: match arguments.state_dir.or_else(|| file.state_dir.clone()) {
             Some(dir) => dir,
             None => default_state_dir()?,
         },
@@ -69,6 +102,7 @@ pub(super) async fn run(arguments: LocalArguments, out: fn(&str)) -> Result<(), 
         allow_faults: arguments.allow_faults,
         hello: std::env::current_exe().map_err(Failure::failed)?,
         on_exit,
+        driver: choose(arguments.driver, file.into())?,
     };
     let server = LocalServer::bind(config).await.map_err(Failure::failed)?;
     out(&format!(

@@ -5,6 +5,7 @@
 
 mod args;
 mod demo;
+mod driver;
 mod local;
 mod serve;
 mod watched;
@@ -12,7 +13,8 @@ mod watched;
 use std::fmt::Display;
 
 pub use args::{
-    Arguments, Command, ConfigArguments, DemoArguments, Fate, LocalArguments, ServeArguments,
+    AcceleratorName, Arguments, Command, ConfigArguments, DemoArguments, DriverArguments,
+    DriverName, Fate, ImageArguments, ImageCommand, LocalArguments, ServeArguments,
 };
 
 /// Everything is in order.
@@ -52,11 +54,16 @@ impl Failure {
 /// Runs a subcommand to its end. `out` writes to standard output.
 pub async fn run(command: Command, out: fn(&str)) -> Result<(), Failure> {
     match command {
-        Command::Demo(arguments) => demo::run(arguments, out).await,
+        Command::Demo(arguments) => demo::run(*arguments, out).await,
         Command::Serve(arguments) => serve::run(arguments).await,
-        Command::Local(arguments) => local::run(arguments, out).await,
+        Command::Local(arguments) => local::run(*arguments, out).await,
+        Command::Image(ImageCommand::Build { dir, image }) => driver::build(&dir, image, out),
         Command::Check(arguments) => serve::check(&arguments, out),
-        Command::Session { words } => Err(Failure::failed(crate::local::run_in_own_session(words))),
+        Command::Guest => Err(Failure::failed(crate::local::run_guest())),
+        Command::Session { group, words } => {
+            let failure = crate::local::run_in_own_session(words, group.as_deref());
+            Err(Failure::failed(failure))
+        }
         Command::Hello => {
             // The image's own program: its environment is its configuration.
             let variable = |name: &'static str| {

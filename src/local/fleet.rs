@@ -1,11 +1,10 @@
-//! All instances of one control plane: finding, remembering, and looking after them.
+//! All instances of one control plane: finding and remembering them, and hearing what happens to
+//! them.
 //!
 //! Guarantees: `{id}` resolves as the contract says (id, then name, then unambiguous prefix) and
-//! waits behind a running verb; an operation goes on when its caller leaves; auto-standby looks
-//! again, under the instance's own lock, before it puts anything to sleep.
+//! waits behind a running verb; an operation goes on when its caller leaves.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,13 +15,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::api::{ApiError, IngressRecord};
-use super::auto_standby::is_eligible;
-use super::connections::ConnectionTable;
-use super::driver::{Driver, Exit, ProcessDriver};
+use super::driver::{Driver, Exit, Happening};
 use super::faults::FaultBox;
 use super::instance::{Instance, Record, State};
+use super::snapshots::Snapshot;
 use super::store::{Kind, Store};
-use crate::names::GoDuration;
 
 /// At most so many standbys at once (contract B.5).
 const MAX_STANDBYS: usize = 16;
@@ -46,47 +43,54 @@ pub type FleetEvents = broadcast::Receiver<FleetEvent>;
 pub(super) struct Fleet {
     pub(super) store: Store,
     pub(super) driver: Arc<dyn Driver>,
-    pub(super) hello: PathBuf,
     pub(super) faults: FaultBox,
     pub(super) instances: DashMap<String, Arc<Instance>>,
     /// Held while a name is checked and taken.
     pub(super) naming: Mutex<()>,
     pub(super) ingresses: std::sync::RwLock<BTreeMap<String, IngressRecord>>,
+    pub(super) snapshots: std::sync::RwLock<BTreeMap<String, Snapshot>>,
     pub(super) tasks: TaskTracker,
-    events: broadcast::Sender<FleetEvent>,
-    standbys: Arc<Semaphore>,
+    pub(super) events: broadcast::Sender<FleetEvent>,
+    pub(super) standbys: Arc<Semaphore>,
+    /// For health checks; connections are not kept, since they would keep instances awake.
+    pub(super) http: reqwest::Client,
 }
 
 // === impl Fleet ===
 
 impl Fleet {
-    /// Loads what is on disk and takes over what still runs.
+    /// Loads what is on disk and takes over what still runs. `happenings` come from the driver.
     pub(super) async fn load(
         store: Store,
-        hello: PathBuf,
+        driver: Arc<dyn Driver>,
+        happenings: mpsc::Receiver<Happening>,
+        tasks: TaskTracker,
         faults: FaultBox,
         stop: CancellationToken,
     ) -> std::io::Result<Arc<Self>> {
-        let tasks = TaskTracker::new();
-        let (exits, ended) = mpsc::channel(64);
-        let driver = Arc::new(ProcessDriver::new(exits, tasks.clone(), hello.clone()));
         let records: Vec<Record> = store.load(Kind::Instance)?;
         let ingresses: Vec<IngressRecord> = store.load(Kind::Ingress)?;
         let ingresses = ingresses
             .into_iter()
             .map(|ingress| (ingress.id.clone(), ingress))
             .collect();
+        let snapshots: Vec<Snapshot> = store.load(Kind::Snapshot)?;
+        let snapshots = snapshots
+            .into_iter()
+            .map(|snapshot| (snapshot.id.clone(), snapshot))
+            .collect();
         let fleet = Arc::new(Self {
             store,
             driver,
-            hello,
             faults,
             instances: DashMap::new(),
             naming: Mutex::default(),
             ingresses: std::sync::RwLock::new(ingresses),
+            snapshots: std::sync::RwLock::new(snapshots),
             tasks,
             events: broadcast::channel(256).0,
             standbys: Arc::new(Semaphore::new(MAX_STANDBYS)),
+            http: super::care::health_client().map_err(std::io::Error::other)?,
         });
         for record in records {
             fleet.take_over(record).await;
@@ -94,11 +98,15 @@ impl Fleet {
         let keeper = Arc::clone(&fleet);
         fleet
             .tasks
-            .spawn(async move { keeper.hear_exits(ended).await });
-        let keeper = Arc::clone(&fleet);
+            .spawn(async move { keeper.hear(happenings).await });
+        let (keeper, ending) = (Arc::clone(&fleet), stop.clone());
         fleet
             .tasks
             .spawn(async move { stop.run_until_cancelled(keeper.keep_watch()).await });
+        let (keeper, stop) = (Arc::clone(&fleet), ending);
+        fleet
+            .tasks
+            .spawn(async move { stop.run_until_cancelled(keeper.keep_logs_short()).await });
         Ok(fleet)
     }
 
@@ -118,8 +126,10 @@ impl Fleet {
             record.exit_code = None;
             record.exit_message =
                 Some("its process was gone when the control plane came back".to_owned());
-            record.stopped_at = Some(Timestamp::now());
-            record.handle = None;
+            let now = Timestamp::now();
+            record.ends(now);
+            let policy = record.spec.restart_policy.clone();
+            record.restarts.ended(policy.as_ref(), None, now);
         }
         let instance = Arc::new(Instance::new(record));
         let state = found.unwrap_or(State::Stopped);
@@ -131,8 +141,12 @@ impl Fleet {
         {
             let mut record = instance.record();
             // Idle time goes on across the restart; connections did not survive it.
-            if state == State::Running && record.countdown.idle_since.is_none() {
-                record.countdown.restart(Timestamp::now());
+            if state == State::Running {
+                let now = Timestamp::now();
+                record.health.restart(now);
+                if record.countdown.idle_since.is_none() {
+                    record.countdown.restart(now);
+                }
             }
             let policy = record.spec.policy.clone().map(Arc::new);
             if let Some(traffic) = self.driver.traffic(&id) {
@@ -233,128 +247,43 @@ impl Fleet {
         }
     }
 
-    async fn hear_exits(self: Arc<Self>, mut exits: mpsc::Receiver<Exit>) {
-        while let Some(exit) = exits.recv().await {
-            let Some(instance) = self.instances.get(&exit.id).map(|i| Arc::clone(i.value())) else {
+    async fn hear(self: Arc<Self>, mut happenings: mpsc::Receiver<Happening>) {
+        while let Some(happening) = happenings.recv().await {
+            let (Happening::Started(id) | Happening::Ended(Exit { id, .. })) = &happening;
+            let Some(instance) = self.instances.get(id).map(|i| Arc::clone(i.value())) else {
                 continue;
             };
             let _guard = instance.lock.write().await;
-            if instance.is_deleted() || instance.state() == State::Stopped {
+            if instance.is_deleted() {
                 continue;
             }
-            {
-                let mut record = instance.record();
-                record.exit_code = exit.code;
-                record.exit_message = Some(exit.message.clone());
-                record.stopped_at = Some(Timestamp::now());
-                record.handle = None;
-                record.countdown.clear();
-            }
-            self.driver.stop(&instance.id, Duration::ZERO).await;
-            self.note(&instance, &format!("the program ended: {}", exit.message));
-            self.enter(&instance, State::Stopped, "its program ended");
-        }
-    }
-
-    /// Looks at every instance's connections and times, for ever.
-    async fn keep_watch(self: Arc<Self>) {
-        loop {
-            let shortest = self.look();
-            let pause = shortest.map_or(Duration::from_millis(500), |idle| idle / 20);
-            tokio::time::sleep(pause.clamp(Duration::from_millis(20), Duration::from_millis(250)))
-                .await;
-        }
-    }
-
-    /// One look. Returns the shortest idle timeout among the instances that count down.
-    fn look(self: &Arc<Self>) -> Option<Duration> {
-        let now = Timestamp::now();
-        let mut table = None;
-        let mut shortest: Option<Duration> = None;
-        for instance in self.all() {
-            self.keep_times(&instance, now);
-            let Some(policy) = Self::eligible_policy(&instance) else {
-                continue;
-            };
-            if table.is_none() {
-                table = ConnectionTable::read().ok();
-            }
-            // A table that cannot be read counts as busy.
-            let Some(table) = &table else { continue };
-            let due = self.observe(&instance, table, now);
-            let idle = policy.idle_timeout.and_then(GoDuration::to_std);
-            shortest = shortest.into_iter().chain(idle).min();
-            if due {
-                instance.record().countdown.requested = true;
-                let (fleet, standbys) = (Arc::clone(self), Arc::clone(&self.standbys));
-                self.tasks.spawn(async move {
-                    let _permit = standbys.acquire_owned().await;
-                    fleet.standby_if_still_idle(&instance).await;
-                });
+            match happening {
+                Happening::Started(_) => {
+                    if instance.state() == State::Initializing {
+                        instance.record().begins(Timestamp::now());
+                        self.enter(&instance, State::Running, "its program runs");
+                    }
+                }
+                Happening::Ended(exit) => self.bury(&instance, exit).await,
             }
         }
-        shortest
     }
 
-    fn eligible_policy(instance: &Instance) -> Option<super::policy::Policy> {
-        let record = instance.record();
-        let policy = record.spec.policy.as_ref();
-        is_eligible(policy, record.circumstances())
-            .then(|| policy.cloned())
-            .flatten()
-    }
-
-    /// Counts the instance's connections; whether a standby is due and not yet requested.
-    fn observe(&self, instance: &Instance, table: &ConnectionTable, now: Timestamp) -> bool {
-        let last_event = self
-            .driver
-            .traffic(&instance.id)
-            .and_then(|traffic| traffic.last_event());
-        let mut record = instance.record();
-        let (Some(ip), Some(policy)) = (record.ip, record.spec.policy.clone()) else {
-            return false;
-        };
-        let counting = table
-            .inbound(ip)
-            .filter(|c| policy.counts(c.remote.0, c.local.1));
-        let active = counting.count() as u64;
-        let before = record.countdown.idle_since;
-        record.countdown.observe(now, active, last_event);
-        if record.countdown.idle_since.is_some() && record.countdown.idle_since != before {
-            let (name, state) = (record.spec.name.clone(), record.state);
-            let _unheard = self.events.send(FleetEvent {
-                name,
-                state,
-                reason: "idle",
-            });
+    /// An instance's program has ended by itself. The caller holds the instance's lock.
+    async fn bury(&self, instance: &Instance, exit: Exit) {
+        if instance.state() == State::Stopped {
+            return;
         }
-        let due = record
-            .countdown
-            .deadline(&policy)
-            .is_some_and(|deadline| deadline <= now);
-        due && !record.countdown.requested
-    }
-
-    /// Deletes what has expired, and accounts for snapshots that a schedule asks for.
-    fn keep_times(self: &Arc<Self>, instance: &Arc<Instance>, now: Timestamp) {
-        let mut record = instance.record();
-        let expired = record.spec.expires_at.is_some_and(|at| at <= now);
-        let schedule = record
-            .spec
-            .schedule
-            .as_mut()
-            .filter(|schedule| schedule.next_run_at <= now);
-        if let Some(schedule) = schedule {
-            schedule.last_run_at = Some(now);
-            schedule.last_error = Some("the process driver cannot make snapshots".to_owned());
-            let step = jiff::SignedDuration::from_nanos(schedule.interval.nanos());
-            schedule.next_run_at = now.checked_add(step).unwrap_or(now);
+        {
+            let (now, mut record) = (Timestamp::now(), instance.record());
+            record.exit_code = exit.code;
+            record.exit_message = Some(exit.message.clone());
+            record.ends(now);
+            let policy = record.spec.restart_policy.clone();
+            record.restarts.ended(policy.as_ref(), exit.code, now);
         }
-        drop(record);
-        if expired {
-            let (fleet, instance) = (Arc::clone(self), Arc::clone(instance));
-            self.tasks
-                .spawn(async move { fleet.delete_instance(&instance).await });
-        }
+        self.driver.stop(&instance.id, Duration::ZERO).await;
+        self.note(instance, &format!("the program ended: {}", exit.message));
+        self.enter(instance, State::Stopped, "its program ended");
     }
 }

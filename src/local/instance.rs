@@ -16,7 +16,9 @@ use tokio::sync::{RwLock, watch};
 
 use super::auto_standby::{Circumstances, Countdown};
 use super::driver::Handle;
+use super::health::{Health, HealthCheck};
 use super::policy::Policy;
+use super::restart::{RestartPolicy, Restarts};
 use super::scalars::print_size;
 
 /// The states of an instance (seed: `InstanceState`).
@@ -59,6 +61,13 @@ pub(super) struct Spec {
     pub(super) network_enabled: bool,
     pub(super) policy: Option<Policy>,
     pub(super) snapshot_policy: Option<Value>,
+    #[serde(default)]
+    pub(super) health_check: Option<HealthCheck>,
+    #[serde(default)]
+    pub(super) restart_policy: Option<RestartPolicy>,
+    /// What runs it, as the API names it; nothing where that is no hypervisor.
+    #[serde(default)]
+    pub(super) hypervisor: Option<String>,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) schedule: Option<Schedule>,
 }
@@ -74,6 +83,8 @@ pub(super) struct Schedule {
     pub(super) created_at: Timestamp,
     pub(super) updated_at: Timestamp,
     pub(super) last_run_at: Option<Timestamp>,
+    #[serde(default)]
+    pub(super) last_snapshot_id: Option<String>,
     pub(super) last_error: Option<String>,
 }
 
@@ -92,6 +103,11 @@ pub(super) struct Record {
     pub(super) phase_since: Timestamp,
     pub(super) phases_ms: BTreeMap<String, i64>,
     pub(super) countdown: Countdown,
+    #[serde(default)]
+    pub(super) restarts: Restarts,
+    /// In memory only: a new control plane looks anew.
+    #[serde(skip)]
+    pub(super) health: Health,
 }
 
 /// One instance in memory.
@@ -173,6 +189,8 @@ impl Record {
             phase_since: now,
             phases_ms: BTreeMap::new(),
             countdown: Countdown::default(),
+            restarts: Restarts::default(),
+            health: Health::default(),
         }
     }
 
@@ -197,6 +215,30 @@ impl Record {
             network_enabled: self.spec.network_enabled,
             has_ip: self.ip.is_some(),
         }
+    }
+
+    fn health_status(&self) -> Value {
+        let mut view = json!(self.health);
+        if let Value::Object(fields) = &mut view {
+            let status = self
+                .health
+                .status(self.spec.health_check.as_ref(), self.state);
+            fields.insert("status".to_owned(), json!(status));
+        }
+        view
+    }
+
+    /// It has been started or restored.
+    pub(super) fn begins(&mut self, now: Timestamp) {
+        self.countdown.restart(now);
+        self.health.restart(now);
+    }
+
+    /// Its program has ended, or was ended.
+    pub(super) fn ends(&mut self, now: Timestamp) {
+        self.handle = None;
+        self.stopped_at = Some(now);
+        self.countdown.clear();
     }
 
     /// The instance as the API shows it (contract A.8): unset fields are left out, `expires_at`
@@ -237,11 +279,11 @@ impl Record {
             "has_snapshot": *state == State::Standby,
             "snapshot_policy": spec.snapshot_policy,
             "auto_standby": spec.policy,
-            "health_status": {
-                "status": "disabled",
-                "consecutive_successes": 0,
-                "consecutive_failures": 0,
-            },
+            "hypervisor": spec.hypervisor,
+            "health_check": spec.health_check,
+            "health_status": self.health_status(),
+            "restart_policy": spec.restart_policy,
+            "restart_status": (self.restarts != Restarts::default()).then_some(&self.restarts),
             "phase_durations_ms": phases,
             "current_phase": phase,
             "current_phase_since": self.phase_since,

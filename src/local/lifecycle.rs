@@ -3,6 +3,7 @@
 //! Guarantees: the verb x state table of the contract (B.1), its no-ops and its 409 texts; one verb
 //! at a time on an instance; a verb that fails leaves the instance in the state that is true.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use jiff::Timestamp;
 
 use super::api::ApiError;
 use super::connections::ConnectionTable;
-use super::driver::{Boot, DriverError};
+use super::driver::{Boot, DriverError, Started};
 use super::fleet::Fleet;
 use super::instance::{Instance, Record, Spec, State};
 use super::store::Kind;
@@ -70,7 +71,7 @@ impl Fleet {
         };
         let now = Timestamp::now();
         match started {
-            Ok(handle) => {
+            Ok(Started { handle, remarks }) => {
                 if let Some(traffic) = self.driver.traffic(&spec.id) {
                     traffic.policy.store(spec.policy.map(Arc::new));
                 }
@@ -81,17 +82,24 @@ impl Fleet {
                 record.stopped_at = None;
                 record.exit_code = None;
                 record.exit_message = None;
-                record.countdown.restart(now);
+                record.begins(now);
                 drop(record);
                 self.note(instance, "started");
-                self.enter(instance, State::Running, "started");
+                for remark in remarks {
+                    self.note(instance, &remark);
+                }
+                if self.driver.starts_later() {
+                    self.save_or_warn(instance);
+                } else {
+                    self.enter(instance, State::Running, "started");
+                }
                 Ok(())
             }
             Err(error) => {
                 self.note(instance, &format!("could not start: {error}"));
                 let mut record = instance.record();
                 record.exit_message = Some(error.to_string());
-                record.stopped_at = Some(now);
+                record.ends(now);
                 drop(record);
                 self.enter(instance, State::Stopped, "could not start");
                 Err(ApiError::internal("failed to start instance"))
@@ -106,21 +114,12 @@ impl Fleet {
             .map_err(DriverError::Files)?;
         let work = folder.join("work");
         std::fs::create_dir_all(&work).map_err(DriverError::Files)?;
-        let mut words: Vec<String> = spec
-            .entrypoint
-            .iter()
-            .chain(&spec.cmd)
-            .flatten()
-            .cloned()
-            .collect();
-        let (program, arguments) = if spec.image == HELLO_IMAGE {
-            (
-                self.hello.clone(),
-                [vec!["hello".to_owned()], words].concat(),
-            )
-        } else {
-            let arguments = words.split_off(words.len().min(1));
-            (words.pop().unwrap_or_default().into(), arguments)
+        let words = spec.entrypoint.iter().chain(&spec.cmd).flatten();
+        let mut arguments: Vec<String> = words.cloned().collect();
+        let is_hello = spec.image == HELLO_IMAGE;
+        let program = match is_hello || arguments.is_empty() {
+            true => String::new(),
+            false => arguments.remove(0),
         };
         let mut environment: Vec<(String, String)> = vec![
             ("INSTANCE_NAME".to_owned(), spec.name.clone()),
@@ -133,17 +132,16 @@ impl Fleet {
         );
         Ok(Boot {
             id: spec.id.clone(),
-            program,
+            program: program.into(),
             arguments,
+            is_hello,
             environment,
-            port: spec
-                .env
-                .get("PORT")
-                .and_then(|port| port.parse().ok())
-                .unwrap_or(DEFAULT_PORT),
+            port: port(spec),
             network_enabled: spec.network_enabled,
             folder: work,
             log: folder.join("app.log"),
+            memory_bytes: spec.size + spec.hotplug_size.unwrap_or(0),
+            vcpus: spec.vcpus,
         })
     }
 
@@ -164,6 +162,7 @@ impl Fleet {
                     spec.entrypoint = entrypoint.or(spec.entrypoint.take());
                     spec.cmd = cmd.or(spec.cmd.take());
                 }
+                instance.record().restarts.forget();
                 self.boot(instance).await
             }
             state @ (State::Created
@@ -180,18 +179,14 @@ impl Fleet {
         let _guard = instance.lock.write().await;
         gone(instance)?;
         match instance.state() {
-            State::Stopped => Ok(()),
+            State::Stopped => {
+                // It may be waiting to be started again.
+                instance.record().restarts.stopped_by_hand();
+                self.save(instance)
+            }
             State::Running | State::Initializing => {
-                self.enter(instance, State::Shutdown, "stopping");
-                self.driver.stop(&instance.id, STOP_GRACE).await;
-                {
-                    let mut record = instance.record();
-                    record.handle = None;
-                    record.stopped_at = Some(Timestamp::now());
-                    record.countdown.clear();
-                }
-                self.note(instance, "stopped");
-                self.enter(instance, State::Stopped, "stopped");
+                instance.record().restarts.stopped_by_hand();
+                self.end_program(instance, "stopped").await;
                 Ok(())
             }
             state @ (State::Created
@@ -204,6 +199,15 @@ impl Fleet {
                 ", must be Running or Initializing",
             )),
         }
+    }
+
+    /// Ends the program of an instance that runs. The caller holds its lock.
+    pub(super) async fn end_program(&self, instance: &Instance, reason: &'static str) {
+        self.enter(instance, State::Shutdown, "stopping");
+        self.driver.stop(&instance.id, STOP_GRACE).await;
+        instance.record().ends(Timestamp::now());
+        self.note(instance, reason);
+        self.enter(instance, State::Stopped, reason);
     }
 
     /// `with_options`: compression was asked for, which makes Standby no longer a no-op.
@@ -274,7 +278,19 @@ impl Fleet {
             }
             Err(error) => {
                 self.note(instance, &format!("standby failed: {error}"));
-                self.enter(instance, State::Running, "standby failed");
+                let state = if matches!(error, DriverError::FellBack) {
+                    State::Standby
+                } else if matches!(error, DriverError::Broke) {
+                    State::Stopped
+                } else {
+                    State::Running
+                };
+                if state == State::Stopped {
+                    let mut record = instance.record();
+                    record.exit_message = Some(error.to_string());
+                    record.ends(Timestamp::now());
+                }
+                self.enter(instance, state, "standby failed");
                 Err(ApiError::internal("failed to standby instance"))
             }
         }
@@ -288,22 +304,7 @@ impl Fleet {
                 self.note(instance, "restore: no-op");
                 Ok(())
             }
-            State::Standby => {
-                self.enter(instance, State::Paused, "restoring");
-                match self.driver.restore(&instance.id).await {
-                    Ok(()) => {
-                        instance.record().countdown.restart(Timestamp::now());
-                        self.note(instance, "restore: done");
-                        self.enter(instance, State::Running, "restored");
-                        Ok(())
-                    }
-                    Err(error) => {
-                        self.note(instance, &format!("restore failed: {error}"));
-                        self.enter(instance, State::Standby, "restore failed");
-                        Err(ApiError::internal("failed to restore instance"))
-                    }
-                }
-            }
+            State::Standby => self.wake_up(instance).await,
             state @ (State::Created
             | State::Paused
             | State::Shutdown
@@ -312,20 +313,47 @@ impl Fleet {
         }
     }
 
-    pub(super) async fn delete_instance(&self, instance: &Instance) -> Result<(), ApiError> {
+    /// From Standby to Running. The caller holds the instance's lock.
+    pub(super) async fn wake_up(&self, instance: &Instance) -> Result<(), ApiError> {
+        self.enter(instance, State::Paused, "restoring");
+        match self.driver.restore(&instance.id).await {
+            Ok(()) => {
+                instance.record().begins(Timestamp::now());
+                self.note(instance, "restore: done");
+                self.enter(instance, State::Running, "restored");
+                Ok(())
+            }
+            Err(error) => {
+                self.note(instance, &format!("restore failed: {error}"));
+                self.enter(instance, State::Standby, "restore failed");
+                Err(ApiError::internal("failed to restore instance"))
+            }
+        }
+    }
+
+    /// `graceful`: the program is asked to end before it is ended.
+    pub(super) async fn delete_instance(
+        &self,
+        instance: &Instance,
+        graceful: bool,
+    ) -> Result<(), ApiError> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
         instance.mark_deleted();
         self.instances.remove(&instance.id);
-        self.driver.stop(&instance.id, DELETE_GRACE).await;
+        let grace = if graceful {
+            DELETE_GRACE
+        } else {
+            Duration::ZERO
+        };
+        self.driver.stop(&instance.id, grace).await;
         self.store.remove(Kind::Instance, &instance.id).map_err(|error| {
             tracing::error!(instance = %instance.id, %error, "cannot remove the instance's files");
             ApiError::internal("failed to delete instance")
         })
     }
 
-    /// A copy with its own id, name and address. Memory cannot be copied by this driver, so a copy
-    /// begins Stopped or from a fresh start.
+    /// A copy with its own id, name and address; with the source's memory, where the driver can.
     pub(super) async fn fork(
         self: &Arc<Self>,
         source: &Instance,
@@ -333,7 +361,7 @@ impl Fleet {
         from_running: bool,
         target: Option<State>,
     ) -> Result<Arc<Instance>, ApiError> {
-        let _guard = source.lock.write().await;
+        let guard = source.lock.write().await;
         gone(source)?;
         let state = source.state();
         match state {
@@ -350,37 +378,72 @@ impl Fleet {
             | State::Unknown => return Err(invalid_state("fork", state, "")),
         }
         let target = target.unwrap_or(state);
-        let fresh_start = state == State::Stopped && target == State::Running;
-        if target != State::Stopped && !fresh_start {
+        let with_memory = state != State::Stopped && target != State::Stopped;
+        if with_memory && !self.driver.keeps_memory() {
             let text = "the process driver cannot copy memory: fork a Stopped instance, or set target_state to Stopped";
             return Err(ApiError::not_supported(text));
         }
-        let taken = |instance: &Arc<Instance>| instance.name() == name;
-        if self.all().iter().any(taken) {
-            return Err(ApiError::conflict(
-                "name_conflict",
-                "instance name already in use",
-            ));
+        if state == State::Stopped && target == State::Standby {
+            let text = "a Stopped instance has no memory to be in Standby with";
+            return Err(ApiError::bad_request("invalid_request", text));
         }
-        let id = super::id::new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
         let spec = source.record().spec.clone();
-        let now = Timestamp::now();
-        let copy = self
-            .create(Spec {
-                id,
-                name,
-                created_at: now,
-                expires_at: None,
-                schedule: None,
-                ..spec
-            })
-            .await?;
+        let copy = self.create_copy(&spec, name).await?;
+        let copys = copy.lock.write().await;
         self.enter(&copy, State::Stopped, "forked");
-        if fresh_start {
-            let _guard = copy.lock.write().await;
-            self.boot(&copy).await?;
+        if with_memory {
+            let kept = self.keep_aside(source, &copy).await;
+            drop(guard);
+            let memory = kept?;
+            let taken = self.take_memory(&copy, &memory, None).await;
+            // The copy has its own now.
+            let _left_behind = std::fs::remove_dir_all(&memory);
+            taken?;
         }
+        self.reach(&copy, target).await?;
+        drop(copys);
         Ok(copy)
+    }
+
+    /// The source's memory, in the copy's folder.
+    async fn keep_aside(&self, source: &Instance, copy: &Instance) -> Result<PathBuf, ApiError> {
+        let failed = |error: DriverError| {
+            self.note(source, &format!("fork failed: {error}"));
+            ApiError::internal("failed to fork instance")
+        };
+        let folder = self.store.folder(Kind::Instance, &copy.id);
+        let memory = folder
+            .map_err(DriverError::Files)
+            .map_err(failed)?
+            .join("fork");
+        self.driver
+            .keep(&source.id, &memory)
+            .await
+            .map_err(failed)?;
+        Ok(memory)
+    }
+
+    /// A new instance that was asked for as another was; a copy does not expire (contract B.1).
+    pub(super) async fn create_copy(
+        &self,
+        spec: &Spec,
+        name: String,
+    ) -> Result<Arc<Instance>, ApiError> {
+        let id = super::id::new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
+        let spec = Spec {
+            id,
+            name,
+            created_at: Timestamp::now(),
+            expires_at: None,
+            schedule: None,
+            ..spec.clone()
+        };
+        let created = self.create(spec).await;
+        created.map_err(|error| match error.code() {
+            // A fork's conflict is a 409, a creation's a 400 (contract A.11).
+            "name_conflict" => ApiError::conflict("name_conflict", "instance name already in use"),
+            _ => error,
+        })
     }
 
     /// Ends every instance's program; what is asleep keeps no memory.
@@ -391,13 +454,19 @@ impl Fleet {
                 continue;
             }
             self.driver.stop(&instance.id, DELETE_GRACE).await;
-            instance.record().handle = None;
+            instance.record().ends(Timestamp::now());
             self.enter(&instance, State::Stopped, "the control plane stopped it");
         }
     }
 }
 
-fn gone(instance: &Instance) -> Result<(), ApiError> {
+/// The guest port that an instance's program listens at.
+pub(super) fn port(spec: &Spec) -> u16 {
+    let given = spec.env.get("PORT").and_then(|port| port.parse().ok());
+    given.unwrap_or(DEFAULT_PORT)
+}
+
+pub(super) fn gone(instance: &Instance) -> Result<(), ApiError> {
     if instance.is_deleted() {
         Err(ApiError::not_found("resource not found"))
     } else {

@@ -29,6 +29,16 @@ pub(super) fn are_tags(tags: &BTreeMap<String, String>) -> bool {
         })
 }
 
+/// Whether all of `wanted` are among `tags`.
+pub(super) fn have_tags(
+    tags: &BTreeMap<String, String>,
+    wanted: &BTreeMap<String, String>,
+) -> bool {
+    wanted
+        .iter()
+        .all(|(key, value)| tags.get(key) == Some(value))
+}
+
 /// Bytes of a size such as `512MB`, `2 gb`, `1G` or `512`; no decimals, powers of 1024, and no form
 /// that could mean bits (`Kb`).
 pub(super) fn parse_size(text: &str) -> Option<u64> {

@@ -11,10 +11,17 @@ use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
 use super::api;
+use super::driver::{
+    Accelerator, Driver, Happening, ProcessDriver, QemuDriver, QemuDriverConfig, detect_accelerator,
+};
 use super::faults::FaultBox;
 use super::fleet::{Fleet, FleetEvents};
-use super::store::{Store, StoreError};
+use super::image::{Image, ImageError, ImageSource};
+use super::store::{Kind, Store, StoreError};
 
 /// What becomes of instances when their control plane ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +30,33 @@ pub enum OnExit {
     Keep,
     /// They end.
     Stop,
+}
+
+/// What instances are.
+#[derive(Debug, Clone, Default)]
+pub enum DriverChoice {
+    /// Processes.
+    #[default]
+    Process,
+    /// Virtual machines.
+    Qemu(QemuOptions),
+}
+
+/// How virtual machines are run.
+#[derive(Debug, Clone, Default)]
+pub struct QemuOptions {
+    /// The emulator, instead of `qemu-system-x86_64`.
+    pub qemu: Option<PathBuf>,
+    /// A kernel, instead of the machine's newest.
+    pub kernel: Option<PathBuf>,
+    /// Its modules' directory, instead of `/lib/modules/<its version>`.
+    pub modules: Option<PathBuf>,
+    /// A file system, instead of busybox's commands.
+    pub initrd: Option<PathBuf>,
+    /// Whose processors, instead of those that work best here.
+    pub accelerator: Option<Accelerator>,
+    /// Whether VMs may reach out.
+    pub egress: bool,
 }
 
 /// How to run a local control plane.
@@ -41,6 +75,8 @@ pub struct LocalConfig {
     pub on_exit: OnExit,
     /// Whether `/_test/faults` exists.
     pub allow_faults: bool,
+    /// What instances are.
+    pub driver: DriverChoice,
 }
 
 /// The local control plane cannot run.
@@ -57,6 +93,17 @@ pub enum LocalError {
     /// The directory.
     #[error("{0}")]
     State(String),
+    /// What VMs boot.
+    #[error("cannot build an image for VMs: {0}")]
+    Image(#[from] ImageError),
+    /// QEMU.
+    #[error("cannot run `{}`: {source}; install qemu-system-x86, or use the process driver", qemu.display())]
+    Qemu {
+        /// What was tried.
+        qemu: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The server broke off.
     #[error("the local control plane broke off: {0}")]
     Serve(std::io::Error),
@@ -107,9 +154,19 @@ impl LocalServer {
         let token_path = store.token_path();
         let stop = CancellationToken::new();
         let faults = FaultBox::default();
-        let fleet = Fleet::load(store, config.hello, faults.clone(), stop.clone())
-            .await
-            .map_err(state)?;
+        let (tell, happenings) = mpsc::channel(64);
+        let tasks = TaskTracker::new();
+        let driver = driver(config.driver, config.hello, &store, tell, &tasks).await?;
+        let fleet = Fleet::load(
+            store,
+            driver,
+            happenings,
+            tasks,
+            faults.clone(),
+            stop.clone(),
+        )
+        .await
+        .map_err(state)?;
         let faults = config.allow_faults.then_some(faults);
         let router = api::routes(Arc::clone(&fleet), token.clone(), faults);
         let on_exit = config.on_exit;
@@ -164,4 +221,47 @@ impl LocalServer {
         }
         result
     }
+}
+
+/// Makes the driver; for VMs, also what they boot.
+async fn driver(
+    choice: DriverChoice,
+    launcher: PathBuf,
+    store: &Store,
+    happenings: mpsc::Sender<Happening>,
+    tasks: &TaskTracker,
+) -> Result<Arc<dyn Driver>, LocalError> {
+    let DriverChoice::Qemu(options) = choice else {
+        let driver = ProcessDriver::new(happenings, tasks.clone(), launcher);
+        return Ok(Arc::new(driver));
+    };
+    let qemu = options.qemu.unwrap_or_else(|| "qemu-system-x86_64".into());
+    let version = tokio::process::Command::new(&qemu)
+        .arg("--version")
+        .output();
+    if let Err(source) = version.await {
+        return Err(LocalError::Qemu { qemu, source });
+    }
+    let source = ImageSource {
+        program: launcher.clone(),
+        kernel: options.kernel,
+        modules: options.modules,
+        initrd: options.initrd,
+    };
+    let place = store.own("image");
+    let building = tasks.spawn_blocking(move || Image::up_to_date(&place, &source));
+    let broke = |_| LocalError::State("building the image broke off".to_owned());
+    let mut config = QemuDriverConfig {
+        qemu,
+        image: building.await.map_err(broke)??,
+        accelerator: Accelerator::Tcg,
+        egress: options.egress,
+        launcher,
+        instances: store.all(Kind::Instance),
+    };
+    config.accelerator = match options.accelerator {
+        Some(accelerator) => accelerator,
+        None => detect_accelerator(config.clone(), &store.own("accelerator.json")).await,
+    };
+    Ok(Arc::new(QemuDriver::new(happenings, tasks.clone(), config)))
 }

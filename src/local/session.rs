@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The program could not be started.
@@ -13,6 +14,14 @@ pub enum SessionError {
     /// We lead a process group already.
     #[error("cannot begin a session: {0}")]
     Session(std::io::Error),
+    /// The control group is not there, or not ours.
+    #[error("cannot join the control group {}: {source}", group.display())]
+    Group {
+        /// Which.
+        group: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// Nothing to start.
     #[error("no program to start")]
     NoProgram,
@@ -26,10 +35,17 @@ pub enum SessionError {
     },
 }
 
-/// Becomes the program; returns only when that fails.
-pub fn run_in_own_session(mut words: Vec<OsString>) -> SessionError {
+/// Becomes the program, in `group` if there is one; returns only when that fails.
+pub fn run_in_own_session(mut words: Vec<OsString>, group: Option<&Path>) -> SessionError {
     if words.is_empty() {
         return SessionError::NoProgram;
+    }
+    if let Some(group) = group
+        // 0 is whoever writes it (cgroups(7)).
+        && let Err(source) = std::fs::write(group.join("cgroup.procs"), "0")
+    {
+        let group = group.to_owned();
+        return SessionError::Group { group, source };
     }
     let program = words.remove(0);
     if let Err(error) = rustix::process::setsid() {

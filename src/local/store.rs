@@ -38,6 +38,7 @@ pub(super) struct Store {
 pub(super) enum Kind {
     Instance,
     Ingress,
+    Snapshot,
 }
 
 impl Kind {
@@ -45,6 +46,7 @@ impl Kind {
         match self {
             Self::Instance => "instances",
             Self::Ingress => "ingresses",
+            Self::Snapshot => "snapshots",
         }
     }
 }
@@ -58,7 +60,7 @@ impl Store {
             path: root.to_owned(),
             source,
         };
-        for kind in [Kind::Instance, Kind::Ingress] {
+        for kind in [Kind::Instance, Kind::Ingress, Kind::Snapshot] {
             make_dir(&root.join(kind.folder())).map_err(failed)?;
         }
         let root = root.canonicalize().map_err(failed)?;
@@ -126,6 +128,16 @@ impl Store {
                 Ok(token)
             }
         }
+    }
+
+    /// Where a kind's folders are.
+    pub(super) fn all(&self, kind: Kind) -> PathBuf {
+        self.root.join(kind.folder())
+    }
+
+    /// A file or folder of the control plane's own.
+    pub(super) fn own(&self, name: &str) -> PathBuf {
+        self.root.join(name)
     }
 
     /// Where the token is kept.

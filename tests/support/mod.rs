@@ -34,7 +34,7 @@ use wakegate::hypeman::HypemanClient;
 use wakegate::hypeman::wire::{
     AutoStandbyPolicy, CreateInstance, Instance, InstanceState, RedactedMap,
 };
-use wakegate::local::{LocalConfig, LocalServer, OnExit};
+use wakegate::local::{DriverChoice, LocalConfig, LocalServer, OnExit};
 use wakegate::names::{GoDuration, InstanceRef};
 use wakegate::telemetry::{AccessSink, Metrics};
 use wakegate::wake::WakeReport;
@@ -123,6 +123,7 @@ impl Plane {
             hello: PathBuf::from(BINARY),
             on_exit: OnExit::Stop,
             allow_faults: true,
+            driver: DriverChoice::Process,
         })
         .await
         .unwrap();

@@ -27,6 +27,14 @@ impl ApiError {
         }
     }
 
+    pub(in crate::local) fn code(&self) -> &str {
+        &self.code
+    }
+
+    pub(in crate::local) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// In the dialect of the validator and the router.
     fn validator(status: StatusCode, message: impl Into<String>) -> Self {
         Self::new(

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::ApiError;
 use super::extract::{Query, required};
 use crate::local::fleet::Fleet;
-use crate::local::scalars::{are_tags, is_name};
+use crate::local::scalars::{are_tags, have_tags, is_name};
 use crate::local::store::Kind;
 
 /// An ingress as kept and as shown (contract A.9).
@@ -235,10 +235,7 @@ pub(super) async fn list(
         .ingresses
         .read()
         .unwrap_or_else(PoisonError::into_inner);
-    let matching = all.values().filter(|ingress| {
-        tags.iter()
-            .all(|(key, value)| ingress.tags.get(key) == Some(value))
-    });
+    let matching = all.values().filter(|i| have_tags(&i.tags, &tags));
     Json(matching.cloned().collect())
 }
 

@@ -13,12 +13,17 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::extract::{Query, required};
+use crate::local::driver::Driver;
 use crate::local::fleet::Fleet;
+use crate::local::health::{HealthCheck, HealthCheckRequest};
 use crate::local::instance::{Instance, Spec, State};
 use crate::local::lifecycle::{EXEC_IMAGE, HELLO_IMAGE};
 use crate::local::policy::{Policy, PolicyRequest};
-use crate::local::scalars::{are_tags, is_name, parse_size};
+use crate::local::restart::{RestartPolicy, RestartRequest};
+use crate::local::scalars::{are_tags, have_tags, is_name, parse_size};
 use crate::names::GoDuration;
+
+pub(super) const NAME_RULE: &str = "name must be lowercase letters, digits and hyphens, at most 63";
 
 type Answer = Result<(StatusCode, Json<Value>), ApiError>;
 
@@ -42,8 +47,8 @@ struct CreateRequest {
     credentials: Option<BTreeMap<String, Value>>,
     snapshot_policy: Option<Value>,
     auto_standby: Option<PolicyRequest>,
-    health_check: Option<Value>,
-    restart_policy: Option<Value>,
+    health_check: Option<HealthCheckRequest>,
+    restart_policy: Option<RestartRequest>,
     entrypoint: Option<Vec<String>>,
     cmd: Option<Vec<String>>,
 }
@@ -57,8 +62,8 @@ struct NetworkRequest {
 struct UpdateRequest {
     env: Option<BTreeMap<String, String>>,
     auto_standby: Option<PolicyRequest>,
-    health_check: Option<Value>,
-    restart_policy: Option<Value>,
+    health_check: Option<HealthCheckRequest>,
+    restart_policy: Option<RestartRequest>,
     ttl: Option<String>,
     expires_at: Option<String>,
 }
@@ -114,27 +119,11 @@ fn expiry(
     Ok(Some(Some(at)))
 }
 
-/// Policies that this control plane would not act upon are refused, not kept silently.
-fn refuse_policies(health: Option<&Value>, restart: Option<&Value>) -> Result<(), ApiError> {
-    let word = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
-    let no_check = |value: &Value| word(value, "type").as_deref() == Some("none");
-    if health.is_some_and(|check| !no_check(check)) {
-        let text = "the local control plane runs no health checks";
-        return Err(ApiError::bad_request("invalid_health_check", text));
-    }
-    let never = |value: &Value| word(value, "policy").is_none_or(|policy| policy == "never");
-    if restart.is_some_and(|policy| !never(policy)) {
-        let text = "the local control plane restarts no programs";
-        return Err(ApiError::bad_request("invalid_restart_policy", text));
-    }
-    Ok(())
-}
-
-fn accept(request: CreateRequest, now: Timestamp) -> Result<Spec, ApiError> {
+/// `driver`: the one that would run it.
+fn accept(request: CreateRequest, driver: &dyn Driver, now: Timestamp) -> Result<Spec, ApiError> {
+    let hypervisor = driver.hypervisor();
     if !is_name(&request.name) {
-        return Err(invalid(
-            "name must be lowercase letters, digits and hyphens, at most 63",
-        ));
+        return Err(invalid(NAME_RULE));
     }
     let tags = request.tags.unwrap_or_default();
     if !are_tags(&tags) {
@@ -171,7 +160,8 @@ fn accept(request: CreateRequest, now: Timestamp) -> Result<Spec, ApiError> {
     ];
     if let Some((field, _)) = unsupported.iter().find(|(_, given)| *given) {
         return Err(invalid(format!(
-            "{field}: not supported by the process driver"
+            "{field}: not supported by the {} driver",
+            driver.name()
         )));
     }
     let env = request.env.unwrap_or_default();
@@ -183,10 +173,14 @@ fn accept(request: CreateRequest, now: Timestamp) -> Result<Spec, ApiError> {
     }
     let vcpus = request.vcpus.unwrap_or(2);
     let vcpus = u32::try_from(vcpus).ok().filter(|vcpus| *vcpus >= 1);
-    refuse_policies(
-        request.health_check.as_ref(),
-        request.restart_policy.as_ref(),
-    )?;
+    let network_enabled = request
+        .network
+        .and_then(|network| network.enabled)
+        .unwrap_or(true);
+    let health_check = request.health_check;
+    let health_check = health_check.map(|check| HealthCheck::accept(check, network_enabled));
+    let restart_policy = request.restart_policy.as_ref();
+    let restart_policy = restart_policy.map(RestartPolicy::accept);
     let rate = request.disk_io_bps.map(|rate| {
         rate.trim_end_matches("/s")
             .trim_end_matches("ps")
@@ -207,22 +201,22 @@ fn accept(request: CreateRequest, now: Timestamp) -> Result<Spec, ApiError> {
             .unwrap_or(10 << 30),
         disk_io_bps: size("invalid_disk_io_bps", rate.as_ref())?,
         vcpus: vcpus.ok_or_else(|| invalid("vcpus must be at least 1"))?,
-        network_enabled: request
-            .network
-            .and_then(|network| network.enabled)
-            .unwrap_or(true),
+        network_enabled,
         policy: request
             .auto_standby
             .map(|policy| Policy::accept(&policy))
             .transpose()?,
         snapshot_policy: request.snapshot_policy,
+        health_check: health_check.transpose()?.flatten(),
+        restart_policy: restart_policy.transpose()?.flatten(),
+        hypervisor: hypervisor.map(str::to_owned),
         expires_at: expiry(request.ttl.as_ref(), request.expires_at.as_ref(), now)?.flatten(),
         schedule: None,
     })
 }
 
 pub(super) async fn create(Shared(fleet): Shared<Arc<Fleet>>, body: Bytes) -> Answer {
-    let spec = accept(required(&body)?, Timestamp::now())?;
+    let spec = accept(required(&body)?, &*fleet.driver, Timestamp::now())?;
     let instance = fleet.create(spec).await?;
     let booting = Arc::clone(&fleet);
     let guarded = Arc::clone(&instance);
@@ -267,10 +261,7 @@ pub(super) async fn list(
     let all = fleet.all();
     let records = all.iter().map(|instance| instance.record());
     let matching = records.filter(|record| {
-        state.is_none_or(|state| record.state == state)
-            && tags
-                .iter()
-                .all(|(key, value)| record.spec.tags.get(key) == Some(value))
+        state.is_none_or(|state| record.state == state) && have_tags(&record.spec.tags, &tags)
     });
     Ok(Json(matching.map(|record| record.view(now)).collect()))
 }
@@ -285,11 +276,14 @@ pub(super) async fn get(
 pub(super) async fn delete(
     Shared(fleet): Shared<Arc<Fleet>>,
     Path(id): Path<String>,
+    RawQuery(query): RawQuery,
 ) -> Result<StatusCode, ApiError> {
+    let query = Query::parse(query.as_deref());
+    let graceful = query.parsed::<bool>("graceful_shutdown")?.unwrap_or(true);
     let instance = fleet.resolve(&id).await?;
     let owner = Arc::clone(&fleet);
     fleet
-        .detached(async move { owner.delete_instance(&instance).await })
+        .detached(async move { owner.delete_instance(&instance, graceful).await })
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -325,7 +319,11 @@ pub(super) async fn update(
             "env: only keys that a credential uses can change, and there is none",
         ));
     }
-    refuse_policies(health_check.as_ref(), restart_policy.as_ref())?;
+    let network_enabled = instance.record().spec.network_enabled;
+    let health_check = health_check.map(|check| HealthCheck::accept(check, network_enabled));
+    let health_check = health_check.transpose()?;
+    let restart_policy = restart_policy.as_ref();
+    let restart_policy = restart_policy.map(RestartPolicy::accept).transpose()?;
     let policy = auto_standby
         .map(|policy| Policy::accept(&policy))
         .transpose()?;
@@ -340,6 +338,14 @@ pub(super) async fn update(
         }
         if let Some(expires) = expires {
             record.spec.expires_at = expires;
+        }
+        if let Some(check) = health_check {
+            record.spec.health_check = check;
+            record.health.restart(now);
+        }
+        if let Some(policy) = restart_policy {
+            record.spec.restart_policy = policy;
+            record.restarts.forget();
         }
         if let Some(policy) = policy {
             if let Some(traffic) = fleet.driver.traffic(&record.spec.id) {

@@ -14,7 +14,7 @@ mod verbs;
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{Request, State, State as Shared};
 use axum::http::header;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
@@ -75,8 +75,9 @@ pub(super) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<Fa
         .route("/snapshots", get(snapshots::list))
         .route(
             "/snapshots/{snapshot}",
-            get(snapshots::get).delete(snapshots::get),
+            get(snapshots::get).delete(snapshots::delete),
         )
+        .route("/snapshots/{snapshot}/fork", post(snapshots::fork))
         .route("/ingresses", get(ingresses::list).post(ingresses::create))
         .route(
             "/ingresses/{id}",
@@ -127,14 +128,19 @@ async fn authenticate(
     }
 }
 
-async fn capabilities() -> Json<Value> {
+async fn capabilities(Shared(fleet): Shared<Arc<Fleet>>) -> Json<Value> {
+    let (name, features) = (fleet.driver.name(), fleet.driver.features());
+    let platform = match std::env::consts::ARCH {
+        "aarch64" => "linux/arm64",
+        _ => "linux/amd64",
+    };
     Json(json!({
         "server": { "version": env!("CARGO_PKG_VERSION"), "api_version": "0.3.0" },
-        "host": { "os": std::env::consts::OS, "arch": std::env::consts::ARCH },
-        "default_runtime": { "name": "process", "available": true },
-        "runtimes": [{ "name": "process", "available": true, "features": ["standby", "auto_standby"] }],
+        "host": { "os": std::env::consts::OS, "arch": platform.trim_start_matches("linux/") },
+        "default_runtime": { "name": name, "available": true },
+        "runtimes": [{ "name": name, "available": true, "features": features }],
         "network": { "model": "nat", "subnet": "127.77.0.0/16", "guest_to_guest": true },
-        "images": { "platforms": [], "default_platform": "" },
-        "features": ["auto_standby", "auto_standby_hold"],
+        "images": { "platforms": [platform], "default_platform": platform },
+        "features": ["instances", "ingress", "logs"],
     }))
 }

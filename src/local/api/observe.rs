@@ -1,6 +1,5 @@
 //! Looking at an instance: wait, stat, stats, auto-standby.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use super::extract::Query;
 use crate::local::auto_standby::{StatusView, is_eligible};
 use crate::local::fleet::Fleet;
 use crate::local::instance::{Instance, State, without_nulls};
+use crate::local::paths::PathInfo;
 use crate::names::GoDuration;
 
 /// Every call but logs ends after this (contract A.2).
@@ -68,12 +68,11 @@ pub(super) async fn wait(
     }
 }
 
-/// The process driver's guest sees the host's files, so these are the host's.
 pub(super) async fn stat(
     Shared(fleet): Shared<Arc<Fleet>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<PathInfo>, ApiError> {
     let query = Query::parse(query.as_deref());
     let path = query.text("path").filter(|path| !path.is_empty());
     let path = path.ok_or_else(|| ApiError::malformed("parameter path in query has an error"))?;
@@ -84,29 +83,12 @@ pub(super) async fn stat(
         let text = format!("instance must be running (current state: {state})");
         return Err(ApiError::conflict("invalid_state", text));
     }
-    let found = match follow {
-        true => tokio::fs::metadata(path).await,
-        false => tokio::fs::symlink_metadata(path).await,
-    };
-    Ok(Json(match found {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => json!({ "exists": false }),
-        Err(error) => json!({ "exists": false, "error": error.to_string() }),
-        Ok(info) => {
-            let link = match info.is_symlink() {
-                true => tokio::fs::read_link(path).await.ok(),
-                false => None,
-            };
-            without_nulls(json!({
-                "exists": true,
-                "is_dir": info.is_dir(),
-                "is_file": info.is_file(),
-                "is_symlink": info.is_symlink(),
-                "link_target": link,
-                "mode": info.mode() & 0o7777,
-                "size": info.len(),
-            }))
-        }
-    }))
+    let found = fleet.driver.look(&instance.id, path, follow).await;
+    let found = found.map_err(|error| {
+        tracing::warn!(instance = %instance.id, %error, "cannot look at a path");
+        ApiError::internal("failed to stat path")
+    });
+    found.map(Json)
 }
 
 pub(super) async fn stats(

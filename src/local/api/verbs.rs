@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::extract::{optional, required};
-use super::instances::view;
+use super::instances::{NAME_RULE, view};
 use crate::local::fleet::Fleet;
 use crate::local::instance::{Instance, State};
 use crate::local::scalars::is_name;
@@ -23,8 +23,9 @@ struct StandbyRequest {
     compression_delay: Option<String>,
 }
 
+/// How memory is to be compressed.
 #[derive(Deserialize)]
-struct Compression {
+pub(super) struct Compression {
     enabled: bool,
     algorithm: Option<String>,
     level: Option<i64>,
@@ -43,23 +44,33 @@ struct ForkRequest {
     target_state: Option<String>,
 }
 
+// === impl Compression ===
+
+impl Compression {
+    /// Algorithm and level are ignored when it is off (contract A.6).
+    pub(super) fn check(&self) -> Result<(), ApiError> {
+        let bad = |text: &str| Err(ApiError::bad_request("invalid_snapshot_compression", text));
+        let level = self.level;
+        match self.algorithm.as_deref().unwrap_or("zstd") {
+            _ if !self.enabled => Ok(()),
+            "zstd" if level.is_some_and(|level| !(1..=19).contains(&level)) => {
+                bad("zstd level must be between 1 and 19")
+            }
+            "lz4" if level.is_some_and(|level| !(0..=9).contains(&level)) => {
+                bad("lz4 level must be between 0 and 9")
+            }
+            "zstd" | "lz4" => Ok(()),
+            _ => bad("algorithm must be zstd or lz4"),
+        }
+    }
+}
+
 // === impl StandbyRequest ===
 
 impl StandbyRequest {
     fn check(&self) -> Result<(), ApiError> {
-        let bad = |text: &str| Err(ApiError::bad_request("invalid_snapshot_compression", text));
-        if let Some(compression) = self.compression.as_ref().filter(|c| c.enabled) {
-            let level = compression.level;
-            match compression.algorithm.as_deref().unwrap_or("zstd") {
-                "zstd" if level.is_some_and(|level| !(1..=19).contains(&level)) => {
-                    return bad("zstd level must be between 1 and 19");
-                }
-                "lz4" if level.is_some_and(|level| !(0..=9).contains(&level)) => {
-                    return bad("lz4 level must be between 0 and 9");
-                }
-                "zstd" | "lz4" => {}
-                _ => return bad("algorithm must be zstd or lz4"),
-            }
+        if let Some(compression) = &self.compression {
+            compression.check()?;
         }
         let delay = self
             .compression_delay
@@ -75,8 +86,20 @@ impl StandbyRequest {
     }
 }
 
+/// What an instance can be asked to be.
+pub(super) fn target_state(text: &str) -> Result<State, ApiError> {
+    match text {
+        "Stopped" => Ok(State::Stopped),
+        "Standby" => Ok(State::Standby),
+        "Running" => Ok(State::Running),
+        _ => Err(ApiError::malformed(
+            "target_state must be Stopped, Standby or Running",
+        )),
+    }
+}
+
 /// Runs a verb to its end and shows the instance after it.
-async fn to_its_end<F>(
+pub(super) async fn to_its_end<F>(
     fleet: &Arc<Fleet>,
     instance: &Arc<Instance>,
     verb: impl FnOnce(Arc<Fleet>, Arc<Instance>) -> F,
@@ -149,22 +172,15 @@ pub(super) async fn fork(
     let ForkRequest {
         name,
         from_running,
-        target_state,
+        target_state: wanted,
     } = required(&body)?;
     let source = fleet.resolve(&id).await?;
     let invalid = |text: &str| ApiError::bad_request("invalid_request", text);
     if !is_name(&name) {
-        return Err(invalid(
-            "name must be lowercase letters, digits and hyphens, at most 63",
-        ));
+        return Err(invalid(NAME_RULE));
     }
-    let target = match target_state.as_deref() {
-        None | Some("") => None,
-        Some("Stopped") => Some(State::Stopped),
-        Some("Standby") => Some(State::Standby),
-        Some("Running") => Some(State::Running),
-        Some(_) => return Err(invalid("target_state must be Stopped, Standby or Running")),
-    };
+    let target = wanted.filter(|text| !text.is_empty());
+    let target = target.as_deref().map(target_state).transpose()?;
     let (owner, running) = (Arc::clone(&fleet), from_running.unwrap_or(false));
     let copy = fleet
         .detached(async move { owner.fork(&source, name, running, target).await })

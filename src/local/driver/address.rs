@@ -110,6 +110,19 @@ impl Address {
         }
     }
 
+    /// A random address at whose `port` nobody listens, neither we (`used`) nor another control plane.
+    pub(super) fn free(port: u16, used: impl Fn(Ipv4Addr) -> bool) -> Option<Self> {
+        let free = |ip| std::net::TcpListener::bind((ip, port)).is_ok();
+        (0..1000)
+            .map(|_| Self::new([fastrand::u8(..), fastrand::u8(1..=254)], port))
+            .find(|new| !used(new.public) && free(new.public) && free(new.private))
+    }
+
+    /// These ports are open when the address is opened the first time.
+    pub(super) fn expect(&self, ports: &BTreeSet<u16>) {
+        ports.clone_into(&mut self.ports.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Opens the address. Ports that were open before are open again when this returns.
     pub(super) fn open(self: &Arc<Self>) {
         let door = Door {

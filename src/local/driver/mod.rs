@@ -5,28 +5,35 @@
 //! control plane, and can be adopted from its [`Handle`].
 
 mod address;
+mod cgroup;
 mod process;
 mod procfs;
+mod qemu;
 
 use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
 
 pub(super) use address::Traffic;
 pub(super) use process::ProcessDriver;
+pub use qemu::Accelerator;
+pub(super) use qemu::{Config as QemuDriverConfig, QemuDriver, detect as detect_accelerator};
 
 use super::instance::State;
+use super::paths::PathInfo;
 
 /// What to run.
 pub(super) struct Boot {
     pub(super) id: String,
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<String>,
+    /// Whether `program` is our own demo server, wherever the driver keeps that.
+    pub(super) is_hello: bool,
     pub(super) environment: Vec<(String, String)>,
     /// The guest port that is looked for first.
     pub(super) port: u16,
@@ -35,11 +42,22 @@ pub(super) struct Boot {
     pub(super) folder: PathBuf,
     /// Where the program's output goes.
     pub(super) log: PathBuf,
+    pub(super) memory_bytes: u64,
+    pub(super) vcpus: u32,
+}
+
+/// What came of a start.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) handle: Handle,
+    /// What of the request could not be honoured, for the instance's log of operations.
+    pub(super) remarks: Vec<String>,
 }
 
 /// What finds a running instance again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Handle {
+    /// 0 where there is no process, only files.
     pub(super) pid: i32,
     /// With the boot id, tells the process from a later one with its number.
     start_ticks: u64,
@@ -47,6 +65,9 @@ pub(super) struct Handle {
     /// Where it is reached; closed while asleep.
     pub(super) address: Option<Ipv4Addr>,
     port: u16,
+    /// Its control group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<PathBuf>,
 }
 
 /// Resources used so far.
@@ -64,6 +85,24 @@ pub(super) struct Exit {
     /// Of an adopted instance nobody knows the code.
     pub(super) code: Option<i32>,
     pub(super) message: String,
+}
+
+/// What happens to an instance without being asked for.
+#[derive(Debug)]
+pub(super) enum Happening {
+    /// The program of this instance has been started, after [`Driver::start`] had returned.
+    Started(String),
+    /// Its program has ended.
+    Ended(Exit),
+}
+
+/// What a command in an instance came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct CommandEnd {
+    /// As a shell has it; `None` when it did not end in time.
+    pub(super) code: Option<i32>,
+    /// The end of what it said.
+    pub(super) output: String,
 }
 
 /// A driver could not do what was asked.
@@ -84,11 +123,57 @@ pub(super) enum DriverError {
     NotFrozen,
     #[error("cannot signal the instance's process: {0}")]
     Signal(std::io::Error),
+    #[error("the VM's state could not be saved")]
+    NotSaved,
+    #[error("the VM broke while it fell asleep, and sleeps as it did before")]
+    FellBack,
+    #[error("the VM broke while it fell asleep the first time")]
+    Broke,
+    #[error("the VM's state could not be loaded; see its vmm log")]
+    NotLoaded,
+    #[error("the instance's agent did not answer")]
+    NoAnswer,
+    #[error(transparent)]
+    Qmp(#[from] qemu::QmpError),
+    #[error("the {0} driver cannot do that")]
+    Unsupported(&'static str),
+}
+
+// === impl Handle ===
+
+impl Handle {
+    /// Of an instance that is found by its files.
+    fn of_files(address: Option<Ipv4Addr>, port: u16) -> Self {
+        Self {
+            pid: 0,
+            start_ticks: 0,
+            boot_id: String::new(),
+            address,
+            port,
+            group: None,
+        }
+    }
 }
 
 /// Runs instances.
 pub(super) trait Driver: Send + Sync + fmt::Debug {
-    fn start<'a>(&'a self, boot: &'a Boot) -> BoxFuture<'a, Result<Handle, DriverError>>;
+    /// In `/capabilities` and in messages.
+    fn name(&self) -> &'static str;
+
+    /// As the contract names it, where it is a hypervisor.
+    fn hypervisor(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// What it can do on this machine, in the words of `/capabilities`.
+    fn features(&self) -> Vec<&'static str>;
+
+    /// Whether a program's start is told by [`Happening::Started`], some time after [`Self::start`].
+    fn starts_later(&self) -> bool {
+        false
+    }
+
+    fn start<'a>(&'a self, boot: &'a Boot) -> BoxFuture<'a, Result<Started, DriverError>>;
 
     /// Asks the program to end, and ends it after `grace`. Not an [`Exit`].
     fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, ()>;
@@ -99,6 +184,45 @@ pub(super) trait Driver: Send + Sync + fmt::Debug {
 
     /// Takes over what an earlier control plane left; `None` when it is gone.
     fn adopt<'a>(&'a self, id: &'a str, handle: &'a Handle) -> BoxFuture<'a, Option<State>>;
+
+    /// Whether memory can be kept apart from its instance, by [`Self::keep`] and [`Self::take`].
+    fn keeps_memory(&self) -> bool {
+        false
+    }
+
+    /// Copies an instance's memory, awake or asleep, into the folder `into`, which does not exist.
+    fn keep<'a>(&'a self, _id: &'a str, _into: &'a Path) -> BoxFuture<'a, Result<(), DriverError>> {
+        std::future::ready(Err(DriverError::Unsupported(self.name()))).boxed()
+    }
+
+    /// Makes `id` a sleeping instance with the memory in `from` and an address of its own, or the
+    /// one that it `had`.
+    fn take<'a>(
+        &'a self,
+        _id: &'a str,
+        _from: &'a Path,
+        _had: Option<&'a Handle>,
+        _port: u16,
+    ) -> BoxFuture<'a, Result<Handle, DriverError>> {
+        std::future::ready(Err(DriverError::Unsupported(self.name()))).boxed()
+    }
+
+    /// What is at a path, as the instance's program sees it.
+    fn look<'a>(
+        &'a self,
+        id: &'a str,
+        path: &'a str,
+        follow: bool,
+    ) -> BoxFuture<'a, Result<PathInfo, DriverError>>;
+
+    /// Runs a command beside the instance's program, to its end or for `patience`.
+    fn run<'a>(
+        &'a self,
+        id: &'a str,
+        words: &'a [String],
+        folder: Option<&'a str>,
+        patience: Duration,
+    ) -> BoxFuture<'a, Result<CommandEnd, DriverError>>;
 
     fn usage(&self, id: &str) -> Usage;
 

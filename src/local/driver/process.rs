@@ -1,8 +1,10 @@
 //! Instances as process groups, without any privilege.
 //!
-//! Guarantees: standby stops every process of the group (SIGSTOP, so memory is kept) and then
-//! closes the address; restore continues them and opens it, in the reverse order of harm; the
-//! group outlives the control plane and is found again by process id, start time and boot id.
+//! Guarantees: standby stops every process of the group (by its control group's freezer where there
+//! is one, else by SIGSTOP; memory is kept) and then closes the address; restore continues them and
+//! opens it, in the reverse order of harm; the group outlives the control plane and is found again
+//! by process id, start time and boot id. Limits are set where control groups can, and said to be
+//! missing where they cannot.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -21,27 +23,33 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::address::{Address, Traffic};
-use super::procfs::{ProcessStat, boot_id};
-use super::{Boot, Driver, DriverError, Exit, Handle, Usage};
+use super::cgroup::{Group, Groups};
+use super::procfs::{ProcessStat, boot_id, environment};
+use super::{Boot, CommandEnd, Driver, DriverError, Exit, Handle, Happening, Started, Usage};
 use crate::local::instance::State;
+use crate::local::paths::PathInfo;
 
 const LOOK_AT_ADOPTED: Duration = Duration::from_millis(100);
+/// The end of a command's output, which is kept.
+const OUTPUT: usize = 4096;
 
 /// Runs instances as process groups.
 #[derive(Debug)]
 pub(in crate::local) struct ProcessDriver {
     processes: DashMap<String, Arc<Process>>,
-    exits: mpsc::Sender<Exit>,
+    happenings: mpsc::Sender<Happening>,
     tasks: TaskTracker,
     boot_id: String,
     /// This program, for its `session` subcommand.
     launcher: PathBuf,
+    groups: Option<Groups>,
 }
 
 #[derive(Debug)]
 struct Process {
     pid: Pid,
     address: Option<Arc<Address>>,
+    group: Option<Group>,
     /// We are ending it, so its end is no [`Exit`].
     expected: AtomicBool,
     ended: CancellationToken,
@@ -50,18 +58,19 @@ struct Process {
 // === impl ProcessDriver ===
 
 impl ProcessDriver {
-    /// `exits` hears of programs that end by themselves.
+    /// `happenings` hears of programs that end by themselves.
     pub(in crate::local) fn new(
-        exits: mpsc::Sender<Exit>,
+        happenings: mpsc::Sender<Happening>,
         tasks: TaskTracker,
         launcher: PathBuf,
     ) -> Self {
         Self {
             processes: DashMap::new(),
-            exits,
+            happenings,
             tasks,
             boot_id: boot_id(),
             launcher,
+            groups: Groups::find(),
         }
     }
 
@@ -71,22 +80,38 @@ impl ProcessDriver {
             .map(|process| Arc::clone(process.value()))
     }
 
-    /// A random address that neither we nor another control plane on this machine uses.
     fn free_address(&self, port: u16) -> Result<Address, DriverError> {
-        for _ in 0..1000 {
-            let address = Address::new([fastrand::u8(..), fastrand::u8(1..=254)], port);
-            let ours = self.processes.iter().any(|process| {
-                process
-                    .address
-                    .as_ref()
-                    .is_some_and(|used| used.public == address.public)
-            });
-            let free = |ip| std::net::TcpListener::bind((ip, port)).is_ok();
-            if !ours && free(address.public) && free(address.private) {
-                return Ok(address);
-            }
-        }
-        Err(DriverError::NoAddress)
+        let used = |candidate| {
+            self.processes.iter().any(|process| {
+                let address = process.address.as_ref();
+                address.is_some_and(|address| address.public == candidate)
+            })
+        };
+        Address::free(port, used).ok_or(DriverError::NoAddress)
+    }
+
+    /// A control group with the limits that were asked for, and what of them is not to be had.
+    fn group(&self, boot: &Boot) -> (Option<Group>, Vec<String>) {
+        let Some(groups) = &self.groups else {
+            let why = "no limits on memory and processors: no control group (v2) can be made here";
+            return (None, vec![why.to_owned()]);
+        };
+        let group = match groups.make(&boot.id) {
+            Ok(group) => group,
+            Err(error) => return (None, vec![format!("no control group: {error}")]),
+        };
+        let set = |what: &str, done: std::io::Result<()>| match done {
+            Ok(()) => None,
+            Err(_) if !groups.limits(what) => Some(format!(
+                "no limit on {what}: its controller is not given to our control group"
+            )),
+            Err(error) => Some(format!("no limit on {what}: {error}")),
+        };
+        let remarks = [
+            set("memory", group.limit_memory(boot.memory_bytes)),
+            set("cpu", group.limit_cpus(boot.vcpus)),
+        ];
+        (Some(group), remarks.into_iter().flatten().collect())
     }
 
     /// Watches the process until its end.
@@ -94,9 +119,17 @@ impl ProcessDriver {
     where
         F: Future<Output = (Option<i32>, String)> + Send + 'static,
     {
-        let (exits, process, id) = (self.exits.clone(), Arc::clone(process), id.to_owned());
+        let (happenings, process, id) =
+            (self.happenings.clone(), Arc::clone(process), id.to_owned());
         self.tasks.spawn(async move {
-            let (code, message) = end.await;
+            let (code, mut message) = end.await;
+            if process
+                .group
+                .as_ref()
+                .is_some_and(|group| group.out_of_memory() > 0)
+            {
+                message.push_str("; it had used more memory than its size");
+            }
             if let Some(address) = &process.address {
                 address.close().await;
             }
@@ -104,12 +137,13 @@ impl ProcessDriver {
             if !process.expected.load(Ordering::Acquire) {
                 // Nobody listens when the control plane is going down, which then adopts or marks
                 // the instance at its next start.
-                let _unheard = exits.send(Exit { id, code, message }).await;
+                let exit = Happening::Ended(Exit { id, code, message });
+                let _unheard = happenings.send(exit).await;
             }
         });
     }
 
-    async fn start_process(&self, boot: &Boot) -> Result<Handle, DriverError> {
+    async fn start_process(&self, boot: &Boot) -> Result<Started, DriverError> {
         let address = match boot.network_enabled {
             true => Some(Arc::new(self.free_address(boot.port)?)),
             false => None,
@@ -122,11 +156,22 @@ impl ProcessDriver {
             .map_err(DriverError::Files)?;
         let errors = log.try_clone().map_err(DriverError::Files)?;
         let private = address.as_ref().map(|address| address.private.to_string());
+        let (group, remarks) = self.group(boot);
+        let (program, first) = match boot.is_hello {
+            true => (&self.launcher, Some("hello")),
+            false => (&boot.program, None),
+        };
         // Through our own small launcher, which gives it a session of its own: were it in ours, the
         // kernel would wake it and hang it up when we die (setpgid(2), orphaned process groups).
-        let child = Command::new(&self.launcher)
-            .arg("session")
-            .arg(&boot.program)
+        let mut launch = Command::new(&self.launcher);
+        launch.arg("session");
+        if let Some(group) = &group {
+            launch.arg("--group").arg(group.path());
+        }
+        let child = launch
+            .arg("--")
+            .arg(program)
+            .args(first)
             .args(&boot.arguments)
             .env_clear()
             .env(
@@ -144,7 +189,7 @@ impl ProcessDriver {
             .kill_on_drop(false)
             .spawn()
             .map_err(|source| DriverError::Spawn {
-                program: boot.program.clone(),
+                program: program.clone(),
                 source,
             })?;
         let pid = child
@@ -159,10 +204,12 @@ impl ProcessDriver {
             boot_id: self.boot_id.clone(),
             address: address.as_ref().map(|address| address.public),
             port: boot.port,
+            group: group.as_ref().map(|group| group.path().to_owned()),
         };
         let process = Arc::new(Process {
             pid,
             address,
+            group,
             expected: AtomicBool::new(false),
             ended: CancellationToken::new(),
         });
@@ -171,7 +218,7 @@ impl ProcessDriver {
         }
         self.watch(&boot.id, &process, wait_for_child(child));
         self.processes.insert(boot.id.clone(), process);
-        Ok(handle)
+        Ok(Started { handle, remarks })
     }
 
     async fn stop_process(&self, id: &str, grace: Duration) {
@@ -185,6 +232,9 @@ impl ProcessDriver {
         // A stopped process takes SIGTERM only once it is continued. A failure to signal means that
         // it has ended already.
         let _ended = kill_process_group(process.pid, Signal::TERM);
+        if let Some(group) = &process.group {
+            let _ended = group.thaw();
+        }
         let _ended = kill_process_group(process.pid, Signal::CONT);
         if tokio::time::timeout(grace, process.ended.cancelled())
             .await
@@ -195,14 +245,33 @@ impl ProcessDriver {
         }
         // What the leader left behind in its group.
         let _none = kill_process_group(process.pid, Signal::KILL);
+        if let Some(group) = &process.group {
+            group.remove().await;
+        }
     }
 
     async fn freeze(&self, id: &str) -> Result<(), DriverError> {
         let process = self.find(id).ok_or(DriverError::Gone)?;
-        signal(&process, Signal::STOP)?;
-        if !frozen(process.pid).await {
-            signal(&process, Signal::CONT)?;
-            return Err(DriverError::NotFrozen);
+        match &process.group {
+            Some(group) => {
+                if process.ended.is_cancelled() {
+                    return Err(DriverError::Gone);
+                }
+                if !group.freeze().await.map_err(DriverError::Signal)? {
+                    group.thaw().map_err(DriverError::Signal)?;
+                    return Err(DriverError::NotFrozen);
+                }
+                let group = group.clone();
+                // Beside everything else: it may take longer than a wake.
+                self.tasks.spawn_blocking(move || group.reclaim());
+            }
+            None => {
+                signal(&process, Signal::STOP)?;
+                if !frozen(process.pid).await {
+                    signal(&process, Signal::CONT)?;
+                    return Err(DriverError::NotFrozen);
+                }
+            }
         }
         if let Some(address) = &process.address {
             address.close().await;
@@ -212,6 +281,10 @@ impl ProcessDriver {
 
     fn thaw(&self, id: &str) -> Result<(), DriverError> {
         let process = self.find(id).ok_or(DriverError::Gone)?;
+        if let Some(group) = &process.group {
+            group.thaw().map_err(DriverError::Signal)?;
+        }
+        // Thawed by its group, a program learns from this signal that it has slept.
         signal(&process, Signal::CONT)?;
         if let Some(address) = &process.address {
             address.open();
@@ -230,9 +303,12 @@ impl ProcessDriver {
             let [_, _, x, y] = public.octets();
             Arc::new(Address::new([x, y], handle.port))
         });
+        let group = handle.group.clone().map(Group::at);
+        let asleep = stat.state == 'T' || group.as_ref().is_some_and(Group::is_frozen);
         let process = Arc::new(Process {
             pid,
             address,
+            group,
             expected: AtomicBool::new(false),
             ended: CancellationToken::new(),
         });
@@ -251,7 +327,6 @@ impl ProcessDriver {
                 "the program ended; its exit code is not known, since it was adopted".to_owned(),
             )
         });
-        let asleep = stat.state == 'T';
         if let (false, Some(address)) = (asleep, &process.address) {
             address.open();
         }
@@ -314,8 +389,63 @@ fn exit_code(status: ExitStatus) -> Option<i32> {
         .or_else(|| status.signal().map(|signal| 128 + signal))
 }
 
+/// The instance's program's folder and environment, for a command beside it.
+async fn run_beside(
+    process: &Process,
+    words: &[String],
+    folder: Option<&str>,
+    patience: Duration,
+) -> Result<CommandEnd, DriverError> {
+    let Some((program, arguments)) = words.split_first() else {
+        return Err(DriverError::Unsupported("process"));
+    };
+    let pid = process.pid.as_raw_nonzero();
+    let folder = folder.map_or_else(|| format!("/proc/{pid}/cwd").into(), PathBuf::from);
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir(folder)
+        .env_clear()
+        .envs(environment(pid.get()))
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    match tokio::time::timeout(patience, command.output()).await {
+        Err(_) => Ok(CommandEnd {
+            code: None,
+            output: String::new(),
+        }),
+        Ok(Err(error)) => Ok(CommandEnd {
+            // As a shell has it.
+            code: Some(127),
+            output: error.to_string(),
+        }),
+        Ok(Ok(output)) => {
+            let said = [output.stdout, output.stderr].concat();
+            let end = said.len().saturating_sub(OUTPUT);
+            Ok(CommandEnd {
+                code: exit_code(output.status),
+                output: String::from_utf8_lossy(said.get(end..).unwrap_or_default()).into_owned(),
+            })
+        }
+    }
+}
+
 impl Driver for ProcessDriver {
-    fn start<'a>(&'a self, boot: &'a Boot) -> BoxFuture<'a, Result<Handle, DriverError>> {
+    fn name(&self) -> &'static str {
+        "process"
+    }
+
+    fn features(&self) -> Vec<&'static str> {
+        let mut features = vec!["standby", "auto_standby", "health_check", "restart_policy"];
+        if let Some(groups) = &self.groups {
+            features.push("freezer");
+            features.extend(groups.limits("memory").then_some("memory_limit"));
+            features.extend(groups.limits("cpu").then_some("cpu_limit"));
+        }
+        features
+    }
+
+    fn start<'a>(&'a self, boot: &'a Boot) -> BoxFuture<'a, Result<Started, DriverError>> {
         self.start_process(boot).boxed()
     }
 
@@ -335,11 +465,44 @@ impl Driver for ProcessDriver {
         async move { self.take_over(id, handle) }.boxed()
     }
 
+    /// An instance sees the machine's own files.
+    fn look<'a>(
+        &'a self,
+        _id: &'a str,
+        path: &'a str,
+        follow: bool,
+    ) -> BoxFuture<'a, Result<PathInfo, DriverError>> {
+        let path = path.to_owned();
+        let looking = self
+            .tasks
+            .spawn_blocking(move || PathInfo::look(&path, follow));
+        async move { looking.await.map_err(|_| DriverError::NoAnswer) }.boxed()
+    }
+
+    fn run<'a>(
+        &'a self,
+        id: &'a str,
+        words: &'a [String],
+        folder: Option<&'a str>,
+        patience: Duration,
+    ) -> BoxFuture<'a, Result<CommandEnd, DriverError>> {
+        async move {
+            let process = self.find(id).ok_or(DriverError::Gone)?;
+            run_beside(&process, words, folder, patience).await
+        }
+        .boxed()
+    }
+
     fn usage(&self, id: &str) -> Usage {
-        let stat = self
-            .find(id)
-            .and_then(|p| ProcessStat::read(p.pid.as_raw_nonzero().get()));
-        stat.map(|stat| stat.usage()).unwrap_or_default()
+        let Some(process) = self.find(id) else {
+            return Usage::default();
+        };
+        let stat = ProcessStat::read(process.pid.as_raw_nonzero().get());
+        let mut usage = stat.map(|stat| stat.usage()).unwrap_or_default();
+        if let Some(micros) = process.group.as_ref().and_then(Group::cpu_micros) {
+            usage.cpu_seconds = micros as f64 / 1e6;
+        }
+        usage
     }
 
     fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {

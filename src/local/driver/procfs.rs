@@ -1,6 +1,8 @@
 //! What `/proc` says about a process.
 
+use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 
 use super::Usage;
 
@@ -47,6 +49,17 @@ impl ProcessStat {
             memory_vms_bytes: self.vms_bytes,
         }
     }
+}
+
+/// The environment that a process was started with.
+pub(super) fn environment(pid: i32) -> Vec<(OsString, OsString)> {
+    let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let pair = |entry: &[u8]| {
+        let at = entry.iter().position(|b| *b == b'=')?;
+        let text = |part: Option<&[u8]>| Some(OsStr::from_bytes(part?).to_owned());
+        Some((text(entry.get(..at))?, text(entry.get(at + 1..))?))
+    };
+    bytes.split(|b| *b == 0).filter_map(pair).collect()
 }
 
 /// Differs after each boot of the machine.

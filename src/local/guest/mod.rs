@@ -5,36 +5,43 @@
 //! at, are told to the control plane; a control plane that goes away and comes back is told again;
 //! the VM ends when its program does. It never returns in a VM.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the agent is threads without a runtime: a smaller thing to keep in a VM's memory"
+)]
+
+mod boot;
+mod children;
 mod ports;
 mod talk;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rustix::mount::{MountFlags, mount};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, wait};
-use rustix::system::{RebootCommand, finit_module, reboot};
+use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::system::{RebootCommand, reboot};
 use rustix::time::{ClockId, Timespec, clock_settime};
 
-pub(super) use talk::{Order, Program, Status};
+use children::Children;
+pub(super) use talk::{Answer, GuestNetwork, Order, Program, Question, Status, Word};
+
+use super::paths::PathInfo;
 
 /// Where the image keeps what is ours, beside whatever system it holds.
 pub(super) const HOME: &str = "/.wakegate";
 /// The virtio port's name.
 pub(super) const PORT_NAME: &str = "wakegate";
-/// The VM's address in QEMU's user network (its documentation's defaults).
-const ADDRESS: &str = "10.0.2.15/24";
-const ROUTER: &str = "10.0.2.2";
 /// How often a line without anybody at its other end is looked at.
 const NOBODY_THERE: Duration = Duration::from_millis(20);
-const DEVICE_PATIENCE: u32 = 5000;
+/// The end of a command's output, which is told.
+const OUTPUT: usize = 4096;
 
 /// The agent cannot do its work.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +64,7 @@ struct Agent {
     status: Mutex<Status>,
     line: Mutex<File>,
     program: Mutex<Option<Pid>>,
+    children: Children,
 }
 
 /// Brings the VM up and runs its program to its end. Returns only an error.
@@ -66,10 +74,7 @@ pub fn run() -> GuestError {
     }
     match live() {
         Ok(()) => {}
-        Err(error) => {
-            // The console is all there is.
-            let _lost = writeln!(std::io::stderr(), "wakegate guest: {error}");
-        }
+        Err(error) => complain(&error),
     }
     rustix::fs::sync();
     // QEMU ends when its VM restarts.
@@ -77,6 +82,11 @@ pub fn run() -> GuestError {
         Ok(()) => missing("restart", &"it returned"),
         Err(error) => missing("restart", &error),
     }
+}
+
+/// The console is all there is.
+fn complain(error: &dyn std::fmt::Display) {
+    let _lost = writeln!(std::io::stderr(), "wakegate guest: {error}");
 }
 
 fn missing(what: &str, why: &dyn std::fmt::Display) -> GuestError {
@@ -87,98 +97,21 @@ fn missing(what: &str, why: &dyn std::fmt::Display) -> GuestError {
 }
 
 fn live() -> Result<(), GuestError> {
-    mount_all()?;
-    load_modules()?;
-    let line = open_line()?;
+    boot::mount_all()?;
+    boot::load_modules()?;
+    let line = boot::open_line()?;
     let reading = line.try_clone().map_err(|e| missing("the line", &e))?;
     let agent = Arc::new(Agent {
         status: Mutex::default(),
         line: Mutex::new(line),
         program: Mutex::default(),
+        children: Children::default(),
     });
     let (programs, wanted) = channel();
     let listener = Arc::clone(&agent);
     thread::spawn(move || listener.listen(reading, &programs));
-    // The network comes up while the first order is on its way.
-    if Path::new("/sys/class/net/eth0").exists() {
-        bring_up_network()?;
-    }
-    agent.tell();
+    agent.say(&Word::Status(Status::default()));
     agent.run_to_the_end(&wanted);
-    Ok(())
-}
-
-fn mount_all() -> Result<(), GuestError> {
-    let nothing = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    for (kind, place, flags) in [
-        ("proc", "/proc", nothing),
-        ("sysfs", "/sys", nothing),
-        ("devtmpfs", "/dev", MountFlags::NOSUID | MountFlags::NOEXEC),
-        ("tmpfs", "/tmp", MountFlags::NOSUID | MountFlags::NODEV),
-        ("tmpfs", "/run", MountFlags::NOSUID | MountFlags::NODEV),
-    ] {
-        fs::create_dir_all(place).map_err(|error| missing(place, &error))?;
-        match mount(kind, place, kind, flags, None) {
-            // The kernel mounts /dev by itself when it is built so.
-            Ok(()) | Err(rustix::io::Errno::BUSY) => {}
-            Err(error) => return Err(missing(place, &error)),
-        }
-    }
-    Ok(())
-}
-
-/// In the order of their names, which the image's builder chose.
-fn load_modules() -> Result<(), GuestError> {
-    let Ok(entries) = fs::read_dir(Path::new(HOME).join("modules")) else {
-        // A kernel that has everything built in.
-        return Ok(());
-    };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    files.sort();
-    for path in files {
-        let name = path.display().to_string();
-        let file = File::open(&path).map_err(|error| missing(&name, &error))?;
-        match finit_module(&file, c"", 0) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(missing(&name, &error)),
-        }
-    }
-    Ok(())
-}
-
-/// The virtio port to the control plane, as soon as it is there.
-fn open_line() -> Result<File, GuestError> {
-    for _ in 0..DEVICE_PATIENCE {
-        for entry in fs::read_dir("/sys/class/virtio-ports").into_iter().flatten() {
-            let Ok(entry) = entry else { continue };
-            let name = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
-            if name.trim() == PORT_NAME {
-                let device = Path::new("/dev").join(entry.file_name());
-                let mut options = File::options();
-                if let Ok(line) = options.read(true).write(true).open(device) {
-                    return Ok(line);
-                }
-            }
-        }
-        thread::sleep(Duration::from_millis(1));
-    }
-    Err(missing("the line to the control plane", &"no such device"))
-}
-
-fn bring_up_network() -> Result<(), GuestError> {
-    let busybox = Path::new(HOME).join("busybox");
-    for words in [
-        ["link", "set", "lo", "up"].as_slice(),
-        &["addr", "add", ADDRESS, "dev", "eth0"],
-        &["link", "set", "eth0", "up"],
-        &["route", "add", "default", "via", ROUTER],
-    ] {
-        let status = Command::new(&busybox).arg("ip").args(words).status();
-        let status = status.map_err(|error| missing("the network", &error))?;
-        if !status.success() {
-            return Err(missing("the network", &status));
-        }
-    }
     Ok(())
 }
 
@@ -191,19 +124,19 @@ impl Agent {
 
     /// Changes the status, and tells it when that made a difference.
     fn change(&self, change: impl FnOnce(&mut Status)) {
-        let different = {
+        let changed = {
             let mut status = self.status();
             let before = status.clone();
             change(&mut status);
-            *status != before
+            (*status != before).then(|| status.clone())
         };
-        if different {
-            self.tell();
+        if let Some(status) = changed {
+            self.say(&Word::Status(status));
         }
     }
 
-    fn tell(&self) {
-        let Ok(mut text) = serde_json::to_vec(&*self.status()) else {
+    fn say(&self, word: &Word) {
+        let Ok(mut text) = serde_json::to_vec(word) else {
             return;
         };
         text.push(b'\n');
@@ -213,7 +146,7 @@ impl Agent {
     }
 
     /// Carries out orders for ever.
-    fn listen(&self, line: File, programs: &Sender<Program>) {
+    fn listen(self: &Arc<Self>, line: File, programs: &Sender<Program>) {
         let mut reader = BufReader::new(line);
         let mut text = Vec::new();
         loop {
@@ -235,8 +168,13 @@ impl Agent {
         }
     }
 
-    fn obey(&self, order: Order, programs: &Sender<Program>) {
+    fn obey(self: &Arc<Self>, order: Order, programs: &Sender<Program>) {
         match order {
+            Order::Network(network) => {
+                if let Err(error) = boot::join_network(&network, &self.children) {
+                    complain(&error);
+                }
+            }
             // Nobody listens any more when the program has been started.
             Order::Run(program) => drop(programs.send(program)),
             Order::Stop => {
@@ -252,19 +190,51 @@ impl Agent {
                     tv_nsec: nanos.rem_euclid(1_000_000_000),
                 };
                 if let Err(error) = clock_settime(ClockId::Realtime, time) {
-                    let _lost = writeln!(std::io::stderr(), "wakegate guest: clock: {error}");
+                    complain(&missing("the clock", &error));
                 }
             }
-            Order::Tell => self.tell(),
+            Order::Tell => self.say(&Word::Status(self.status().clone())),
+            Order::Ask { number, question } => {
+                let agent = Arc::clone(self);
+                thread::spawn(move || {
+                    let answer = agent.answer(question);
+                    agent.say(&Word::Answer { number, answer });
+                });
+            }
+        }
+    }
+
+    fn answer(&self, question: Question) -> Answer {
+        match question {
+            Question::Path { path, follow } => Answer::Path(PathInfo::look(&path, follow)),
+            Question::Command {
+                words,
+                folder,
+                patience_ms,
+            } => {
+                let (first, rest) = match words.split_first() {
+                    Some((first, rest)) => (first.clone(), rest),
+                    None => (String::new(), [].as_slice()),
+                };
+                let mut command = Command::new(first);
+                command
+                    .args(rest)
+                    .current_dir(folder.as_deref().unwrap_or("/"))
+                    .stdin(Stdio::null());
+                let patience = Duration::from_millis(patience_ms);
+                let (code, output) = self.children.run(&mut command, patience, OUTPUT);
+                Answer::Command { code, output }
+            }
         }
     }
 
     /// Starts the first program that is asked for, and waits until it has ended.
     fn run_to_the_end(self: &Arc<Self>, wanted: &Receiver<Program>) {
+        let reaper = Arc::clone(self);
+        thread::spawn(move || reaper.children.reap());
         let Ok(program) = wanted.recv() else { return };
-        let started = start(program);
-        let pid = match started {
-            Ok(pid) => pid,
+        let (pid, end) = match self.children.start(&mut command(program)) {
+            Ok(started) => started,
             Err(error) => {
                 let text = format!("the program could not be started: {error}");
                 // As a shell says it.
@@ -278,35 +248,20 @@ impl Agent {
         thread::spawn(move || {
             ports::watch(|ports| watcher.change(|status| status.ports = ports));
         });
-        // Orphans are ours, too.
-        loop {
-            match wait(WaitOptions::empty()) {
-                Ok(Some((ended, how))) if ended == pid => {
-                    let code = how.exit_status();
-                    let signal = how.terminating_signal();
-                    let text = match (code, signal) {
-                        (Some(code), _) => format!("exit status: {code}"),
-                        (None, Some(signal)) => format!("signal: {signal}"),
-                        (None, None) => "ended".to_owned(),
-                    };
-                    let code = code.or_else(|| Some(128 + signal?)).unwrap_or(-1);
-                    self.change(|status| status.exit = Some((code, text)));
-                    return;
-                }
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(_) => return,
-            }
+        if let Ok(how) = end.recv() {
+            self.change(|status| status.exit = Some((how.code, how.text)));
         }
     }
 }
 
-fn start(program: Program) -> std::io::Result<Pid> {
+fn command(program: Program) -> Command {
     let mut words = program.words;
     if program.is_hello {
         words.splice(0..0, [format!("{HOME}/agent"), "hello".to_owned()]);
     }
     let first = words.first().cloned().unwrap_or_default();
-    let child = Command::new(first)
+    let mut command = Command::new(first);
+    command
         .args(words.get(1..).unwrap_or_default())
         .env_clear()
         .env(
@@ -317,10 +272,6 @@ fn start(program: Program) -> std::io::Result<Pid> {
         .env("HOST", "0.0.0.0")
         .envs(program.environment)
         .current_dir("/")
-        .process_group(0)
-        .spawn()?;
-    i32::try_from(child.id())
-        .ok()
-        .and_then(Pid::from_raw)
-        .ok_or_else(|| std::io::Error::other("no process id"))
+        .process_group(0);
+    command
 }

@@ -19,7 +19,11 @@ pub(super) fn watch(mut tell: impl FnMut(BTreeSet<u16>)) {
         ports.append(&mut listening(&table("/proc/net/tcp6")));
         let coming_up = ports.is_empty() && began.elapsed() < COMING_UP;
         tell(ports);
-        std::thread::sleep(if coming_up { LOOK_COMING_UP } else { LOOK_LATER });
+        std::thread::sleep(if coming_up {
+            LOOK_COMING_UP
+        } else {
+            LOOK_LATER
+        });
     }
 }
 

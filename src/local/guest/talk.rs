@@ -1,16 +1,20 @@
 //! What the control plane and the agent in a VM say to each other: one JSON object a line.
 //!
 //! Guarantees: [`Status`] is always the whole truth and never a step, so that whoever connects late
-//! or again has missed nothing.
+//! or again has missed nothing; an answer carries its question's number.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::local::paths::PathInfo;
+
 /// To the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(in crate::local) enum Order {
+    /// Who the VM is on its network; again when it has changed.
+    Network(GuestNetwork),
     /// Run the instance's program; the first one counts.
     Run(Program),
     /// Ask the program to end.
@@ -19,6 +23,23 @@ pub(in crate::local) enum Order {
     Clock(i64),
     /// Say the status now.
     Tell,
+    /// Look, or do something, and say what came of it.
+    Ask {
+        /// Comes back with the answer.
+        number: u64,
+        /// What is asked.
+        question: Question,
+    },
+}
+
+/// The VM's place in its network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::local) struct GuestNetwork {
+    /// With its prefix, such as `10.0.2.15/24`.
+    pub(in crate::local) address: String,
+    pub(in crate::local) router: String,
+    /// The network card's; a copy of a VM would have the one of its original.
+    pub(in crate::local) mac: String,
 }
 
 /// The instance's program.
@@ -31,7 +52,59 @@ pub(in crate::local) struct Program {
     pub(in crate::local) environment: Vec<(String, String)>,
 }
 
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::local) enum Question {
+    /// What is at a path?
+    Path {
+        /// In the VM.
+        path: String,
+        /// Whether links are followed.
+        follow: bool,
+    },
+    /// What does this command come to, within so many milliseconds?
+    Command {
+        /// The program and its arguments.
+        words: Vec<String>,
+        /// Where it runs.
+        folder: Option<String>,
+        /// Then it is killed.
+        patience_ms: u64,
+    },
+}
+
 /// From the agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::local) enum Word {
+    /// How things are.
+    Status(Status),
+    /// To a question.
+    Answer {
+        /// The question's.
+        number: u64,
+        /// The answer.
+        answer: Answer,
+    },
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::local) enum Answer {
+    /// What is at the path.
+    Path(PathInfo),
+    /// How the command ended, and the end of what it said.
+    Command {
+        /// As a shell has it; none when it did not end in time.
+        code: Option<i32>,
+        /// Standard output and error.
+        output: String,
+    },
+}
+
+/// How things are in the VM.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(in crate::local) struct Status {
     /// Whether the program has been started.

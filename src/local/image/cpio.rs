@@ -55,13 +55,7 @@ impl<W: Write> Archive<W> {
         Ok(self.out)
     }
 
-    fn entry(
-        &mut self,
-        name: &str,
-        mode: u32,
-        device: (u32, u32),
-        bytes: &[u8],
-    ) -> io::Result<()> {
+    fn entry(&mut self, name: &str, mode: u32, device: (u32, u32), bytes: &[u8]) -> io::Result<()> {
         self.inode += 1;
         let length = u32::try_from(bytes.len()).map_err(|_| io::ErrorKind::FileTooLarge)?;
         let name_length = u32::try_from(name.len() + 1).map_err(|_| io::ErrorKind::FileTooLarge)?;
@@ -124,6 +118,6 @@ mod tests {
         let at = text.find("bin/x").unwrap();
         // Head and name fill 110 + 6 bytes, a multiple of four.
         assert_eq!((at + 6) % 4, 0);
-        assert_eq!(bytes.get(at + 6..at + 11).unwrap(), b"12345");
+        assert_eq!(&bytes[at + 6..at + 11], b"12345");
     }
 }

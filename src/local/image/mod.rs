@@ -12,7 +12,6 @@ mod parts;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use cpio::Archive;
 pub use parts::ImageSource;
@@ -77,7 +76,7 @@ impl Image {
 
     /// Builds an image into `dir` when there is none, or when `program` is newer than it.
     pub fn up_to_date(dir: &Path, source: &ImageSource) -> Result<Self, ImageError> {
-        let changed = |path: &Path| -> Option<SystemTime> { path.metadata().ok()?.modified().ok() };
+        let changed = |path: &Path| path.metadata().and_then(|info| info.modified()).ok();
         match Self::at(dir) {
             Some(image) if changed(&image.initrd) > changed(&source.program) => Ok(image),
             _ => Self::build(dir, source),

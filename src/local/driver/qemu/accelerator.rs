@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
-use super::command::{Beginning, Shape};
+use super::command::{Beginning, Network, Shape};
 use super::files::Files;
 use super::vm::Vm;
 use super::{Accelerator, Config, Ports};
@@ -68,11 +69,10 @@ async fn comes_up(config: &Config) -> bool {
         memory_bytes: MEMORY,
         vcpus: 1,
         accelerator: Accelerator::Kvm,
-        address: None,
+        network: Network::None,
         port: 0,
-        egress: false,
     };
-    let vm = Vm::new(files, shape, None, Ports::new());
+    let vm = Vm::new(files, shape, None, Ports::new(), TaskTracker::new());
     if vm.files.begin().is_err() {
         return false;
     }

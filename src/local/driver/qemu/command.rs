@@ -27,11 +27,23 @@ pub(super) struct Shape {
     pub(super) memory_bytes: u64,
     pub(super) vcpus: u32,
     pub(super) accelerator: Accelerator,
-    /// Where QEMU listens for the VM; none without a network.
-    pub(super) address: Option<Ipv4Addr>,
+    pub(super) network: Network,
     pub(super) port: u16,
-    /// Whether the VM may reach out.
-    pub(super) egress: bool,
+}
+
+/// How the VM is reached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Network {
+    /// Not at all.
+    None,
+    /// Through QEMU's own listeners, without any privilege.
+    User {
+        /// Where these listen.
+        address: Ipv4Addr,
+        /// Whether the VM may reach out.
+        egress: bool,
+    },
 }
 
 /// What the VM begins with.
@@ -96,17 +108,21 @@ pub(super) fn arguments(
         "-device",
         format!("virtserialport,chardev=agent,name={PORT_NAME}"),
     );
-    if let Some(address) = shape.address {
-        let restrict = if shape.egress { "off" } else { "on" };
-        let mut network = format!("user,id=network,restrict={restrict}");
-        for port in ports {
-            network.push_str(",hostfwd=");
-            network.push_str(&forward(address, *port));
+    let network = match &shape.network {
+        Network::None => None,
+        Network::User { address, egress } => {
+            let restrict = if *egress { "off" } else { "on" };
+            let mut network = format!("user,id=network,restrict={restrict}");
+            for port in ports {
+                network.push_str(",hostfwd=");
+                network.push_str(&forward(*address, *port));
+            }
+            Some(network)
         }
+    };
+    if let Some(network) = network {
         add("-netdev", network);
-        let [_, _, x, y] = address.octets();
-        let device = format!("virtio-net-device,netdev=network,mac=02:00:00:4d:{x:02x}:{y:02x}");
-        add("-device", device);
+        add("-device", "virtio-net-device,netdev=network".to_owned());
     }
     match beginning {
         Beginning::Boot(image) => {
@@ -134,14 +150,13 @@ pub(super) fn forward(address: Ipv4Addr, port: u16) -> String {
 mod tests {
     use super::*;
 
-    fn shape(address: Option<Ipv4Addr>) -> Shape {
+    fn shape(network: Network) -> Shape {
         Shape {
             memory_bytes: 256 << 20,
             vcpus: 1,
             accelerator: Accelerator::Tcg,
-            address,
+            network,
             port: 8080,
-            egress: false,
         }
     }
 
@@ -158,7 +173,10 @@ mod tests {
             });
             values.filter_map(|pair| pair.last().cloned()).collect()
         };
-        let shape = shape(Some(Ipv4Addr::new(127, 78, 1, 2)));
+        let shape = shape(Network::User {
+            address: Ipv4Addr::new(127, 78, 1, 2),
+            egress: false,
+        });
         let booted = arguments(&shape, &Beginning::Boot(&image), &BTreeSet::new());
         let restored = arguments(&shape, &Beginning::Restore, &BTreeSet::from([80]));
         assert!(!restored.contains(&"-kernel".to_owned()));
@@ -172,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_vm_without_a_network_has_no_network_device() {
-        let words = arguments(&shape(None), &Beginning::Restore, &BTreeSet::new());
+        let words = arguments(&shape(Network::None), &Beginning::Restore, &BTreeSet::new());
         assert!(!words.iter().any(|word| word.contains("net")));
     }
 }

@@ -3,7 +3,9 @@
 //! Guarantees: `state` is there exactly while the VM sleeps: it appears whole, by a rename, when
 //! everything is saved, and goes before the VM's memory changes again. A kill of anybody at any
 //! moment leaves a VM that sleeps, one that runs, or (when its own process was killed while it ran)
-//! none, and never a half-written one. Copies share blocks where the file system can.
+//! none, and never a half-written one. A VM that is killed while it falls asleep sleeps as it did the
+//! last time: the memory of that sleep is kept in `last` until the next one is whole. Copies share
+//! blocks where the file system can.
 
 use std::fs::{self, File};
 use std::io::{self, Seek as _};
@@ -20,6 +22,9 @@ pub(super) const STATE: &str = "state";
 pub(super) const NEW_STATE: &str = "state.new";
 const RAM: &str = "ram";
 const ABOUT: &str = "vm.json";
+/// There while the VM falls asleep.
+const FALLING: &str = "falling";
+const LAST: &str = "last";
 
 /// A VM's folder.
 #[derive(Debug, Clone)]
@@ -53,10 +58,7 @@ impl Files {
 
     /// Forgets the VM.
     pub(super) fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        gone(fs::remove_dir_all(&self.0))
     }
 
     pub(super) fn write_about(&self, about: &About) -> io::Result<()> {
@@ -74,14 +76,61 @@ impl Files {
         self.0.join(STATE).is_file()
     }
 
+    /// The VM is about to be saved.
+    pub(super) fn begin_to_fall(&self) -> io::Result<()> {
+        fs::write(self.0.join(FALLING), b"")
+    }
+
     /// The VM sleeps from now on.
     pub(super) fn fall_asleep(&self) -> io::Result<()> {
-        fs::rename(self.0.join(NEW_STATE), self.0.join(STATE))
+        fs::rename(self.0.join(NEW_STATE), self.0.join(STATE))?;
+        self.end_of_fall()
+    }
+
+    /// The VM is no longer being saved; what was begun is not needed.
+    pub(super) fn end_of_fall(&self) -> io::Result<()> {
+        gone(fs::remove_file(self.0.join(NEW_STATE)))?;
+        gone(fs::remove_file(self.0.join(FALLING)))
     }
 
     /// The VM's memory is about to change.
     pub(super) fn wake(&self) -> io::Result<()> {
         fs::remove_file(self.0.join(STATE))
+    }
+
+    /// Keeps this sleep until the next one is whole.
+    pub(super) fn keep_last(&self) -> io::Result<()> {
+        let last = self.last();
+        if last.is_asleep() && last.same_sleep(self) {
+            return Ok(());
+        }
+        self.copy_to(&last)
+    }
+
+    fn last(&self) -> Self {
+        Self(self.0.join(LAST))
+    }
+
+    /// A copy is never older than what it was copied from.
+    fn same_sleep(&self, original: &Self) -> bool {
+        let changed = |files: &Self| files.0.join(STATE).metadata()?.modified();
+        matches!((changed(self), changed(original)), (Ok(copy), Ok(of)) if copy >= of)
+    }
+
+    /// Goes back to the last sleep when the VM has broken while it fell asleep. Whether it could.
+    pub(super) fn fall_back(&self) -> io::Result<bool> {
+        let last = self.last();
+        if !self.0.join(FALLING).exists() || !last.is_asleep() {
+            return Ok(false);
+        }
+        if last.0.join(RAM).exists() {
+            fs::rename(last.0.join(ABOUT), self.0.join(ABOUT))?;
+            fs::rename(last.0.join(RAM), self.0.join(RAM))?;
+        }
+        // Last, since it is what makes these files a VM; a kill before this goes on from here.
+        fs::rename(last.0.join(STATE), self.0.join(STATE))?;
+        self.end_of_fall()?;
+        Ok(true)
     }
 
     /// The process that runs the VM, if it is alive: its id, and that it was started here.
@@ -94,13 +143,30 @@ impl Files {
 
     /// Copies a sleeping VM into another folder.
     pub(super) fn copy_to(&self, other: &Self) -> io::Result<()> {
+        self.copy_with(STATE, other)
+    }
+
+    /// Copies a VM that stands still, and whose state has just been saved to [`NEW_STATE`].
+    pub(super) fn copy_paused_to(&self, other: &Self) -> io::Result<()> {
+        self.copy_with(NEW_STATE, other)
+    }
+
+    fn copy_with(&self, state: &str, other: &Self) -> io::Result<()> {
         other.begin()?;
         for name in [ABOUT, RAM] {
             copy(&self.0.join(name), &other.0.join(name))?;
         }
         // Last, since it is what makes the copy a VM.
-        copy(&self.0.join(STATE), &other.0.join(NEW_STATE))?;
+        copy(&self.0.join(state), &other.0.join(NEW_STATE))?;
         other.fall_asleep()
+    }
+}
+
+/// What was not there need not be removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -159,6 +225,68 @@ mod tests {
         assert_eq!(fs::read(&from).unwrap(), fs::read(&to).unwrap());
         let blocks = fs::metadata(&to).unwrap().blocks();
         assert!(blocks * 512 < 1 << 20, "{blocks} blocks");
+    }
+
+    /// A VM that sleeps with this memory.
+    fn sleeper(folder: &Path, memory: &[u8]) -> Files {
+        let files = Files::new(folder.join("vm"));
+        files.begin().unwrap();
+        for name in [ABOUT, RAM, NEW_STATE] {
+            fs::write(files.folder().join(name), memory).unwrap();
+        }
+        files.fall_asleep().unwrap();
+        files
+    }
+
+    #[test]
+    fn a_vm_that_breaks_while_it_falls_asleep_sleeps_as_it_did_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = sleeper(dir.path(), b"one");
+        files.keep_last().unwrap();
+        files.wake().unwrap();
+        let ram = files.folder().join(RAM);
+        fs::write(&ram, b"changed").unwrap();
+        assert!(!files.fall_back().unwrap(), "it ran, and was not falling");
+        files.begin_to_fall().unwrap();
+        fs::write(files.folder().join(NEW_STATE), b"half").unwrap();
+        assert!(files.fall_back().unwrap());
+        assert!(files.is_asleep());
+        assert_eq!(fs::read(&ram).unwrap(), b"one");
+        assert!(!files.fall_back().unwrap(), "it has fallen already");
+    }
+
+    #[test]
+    fn falling_back_goes_on_where_a_kill_stopped_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = sleeper(dir.path(), b"one");
+        files.keep_last().unwrap();
+        files.wake().unwrap();
+        files.begin_to_fall().unwrap();
+        for name in [ABOUT, RAM] {
+            fs::rename(files.last().0.join(name), files.folder().join(name)).unwrap();
+        }
+        assert!(files.fall_back().unwrap());
+        assert!(files.is_asleep());
+    }
+
+    #[test]
+    fn each_sleep_is_kept_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = sleeper(dir.path(), b"one");
+        files.keep_last().unwrap();
+        let kept = files.last().0.join(RAM);
+        fs::write(&kept, b"the same file").unwrap();
+        files.keep_last().unwrap();
+        assert_eq!(fs::read(&kept).unwrap(), b"the same file");
+        files.wake().unwrap();
+        fs::write(files.folder().join(NEW_STATE), b"two").unwrap();
+        files.fall_asleep().unwrap();
+        files.keep_last().unwrap();
+        assert_eq!(
+            fs::read(&kept).unwrap(),
+            b"one",
+            "copied anew from the VM's own"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod accelerator;
 mod agent;
 mod command;
 mod files;
+mod network;
 mod qmp;
 mod socket;
 mod vm;
@@ -24,19 +25,24 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 pub use command::Accelerator;
-use command::{Beginning, Shape};
-use files::Files;
+use command::{Beginning, Network, Shape};
+use files::{About, Files};
+use network::Door;
 pub(in crate::local) use qmp::QmpError;
 use vm::{Process, Vm};
 
 use super::address::{Address, Traffic};
 use super::procfs::ProcessStat;
-use super::{Boot, Driver, DriverError, Handle, Happening, Usage};
-use crate::local::guest::{Order, Program};
+use super::{Boot, CommandEnd, Driver, DriverError, Handle, Happening, Started, Usage};
+use crate::local::guest::{Answer, Order, Program, Question};
 use crate::local::image::Image;
 use crate::local::instance::State;
+use crate::local::paths::PathInfo;
 
 type Ports = BTreeSet<u16>;
+
+/// How long an agent may take to look at a path, and longer than a command was given.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// How VMs are run.
 #[derive(Debug, Clone)]
@@ -90,8 +96,8 @@ impl QemuDriver {
     fn free_address(&self, port: u16) -> Result<Arc<Address>, DriverError> {
         let used = |candidate| {
             self.vms.iter().any(|vm| {
-                let address = vm.address.as_ref();
-                address.is_some_and(|address| address.public == candidate)
+                let door = vm.door.as_ref();
+                door.is_some_and(|door| door.public() == candidate)
             })
         };
         Address::free(port, used)
@@ -99,10 +105,33 @@ impl QemuDriver {
             .ok_or(DriverError::NoAddress)
     }
 
-    async fn boot(&self, boot: &Boot) -> Result<Handle, DriverError> {
-        let address = match boot.network_enabled {
-            true => Some(self.free_address(boot.port)?),
-            false => None,
+    /// A new place in the network, and its door.
+    fn network(&self, port: u16) -> Result<(Network, Option<Door>), DriverError> {
+        let address = self.free_address(port)?;
+        let network = Network::User {
+            address: address.private,
+            egress: self.config.egress,
+        };
+        Ok((network, Some(Door::User(address))))
+    }
+
+    /// The VM that these files tell of.
+    fn vm(&self, files: Files, about: About) -> Arc<Vm> {
+        let door = match &about.shape.network {
+            Network::None => None,
+            Network::User { address, .. } => {
+                let [_, _, x, y] = address.octets();
+                Some(Door::User(Arc::new(Address::new([x, y], about.shape.port))))
+            }
+        };
+        let tasks = self.tasks.clone();
+        Arc::new(Vm::new(files, about.shape, door, about.ports, tasks))
+    }
+
+    async fn boot(&self, boot: &Boot) -> Result<Started, DriverError> {
+        let (network, door) = match boot.network_enabled {
+            true => self.network(boot.port)?,
+            false => (Network::None, None),
         };
         let files = self.files(&boot.id);
         files.begin().map_err(DriverError::Files)?;
@@ -110,11 +139,11 @@ impl QemuDriver {
             memory_bytes: boot.memory_bytes.next_multiple_of(2 << 20),
             vcpus: boot.vcpus,
             accelerator: self.config.accelerator,
-            address: address.as_ref().map(|address| address.private),
+            network,
             port: boot.port,
-            egress: self.config.egress,
         };
-        let vm = Arc::new(Vm::new(files, shape, address, Ports::new()));
+        let tasks = self.tasks.clone();
+        let vm = Arc::new(Vm::new(files, shape, door, Ports::new(), tasks));
         vm.remember().map_err(DriverError::Files)?;
         let beginning = Beginning::Boot(&self.config.image);
         let process = vm.spawn(&self.config, &beginning).await?;
@@ -124,19 +153,23 @@ impl QemuDriver {
         }
         let mut environment = boot.environment.clone();
         environment.push(("PORT".to_owned(), boot.port.to_string()));
+        if let Some(network) = network::inside(&vm.shape.network) {
+            process.agent.order(Order::Network(network));
+        }
         process.agent.order(Order::Run(Program {
             words,
             is_hello: boot.is_hello,
             environment,
         }));
         vm.set_process(Some(Arc::clone(&process)));
-        if let Some(address) = &vm.address {
-            address.open();
+        if let Some(door) = &vm.door {
+            door.open();
         }
-        let handle = handle(&vm, &process);
+        let handle = handle(&vm, Some(&process));
         self.watch(&boot.id, &vm, process);
         self.vms.insert(boot.id.clone(), vm);
-        Ok(handle)
+        let remarks = Vec::new();
+        Ok(Started { handle, remarks })
     }
 
     /// Follows what the VM's agent says until the VM's end.
@@ -158,8 +191,8 @@ impl QemuDriver {
             if process.expected.load(Ordering::Acquire) {
                 return;
             }
-            if let Some(address) = &vm.address {
-                address.close().await;
+            if let Some(door) = &vm.door {
+                door.close().await;
             }
             vm.set_process(None);
             let exit = vm::exit(id, &status.borrow());
@@ -171,8 +204,8 @@ impl QemuDriver {
         let Some((_, vm)) = self.vms.remove(id) else {
             return;
         };
-        if let Some(address) = &vm.address {
-            address.close().await;
+        if let Some(door) = &vm.door {
+            door.close().await;
         }
         if let Some(process) = vm.process() {
             process.expected.store(true, Ordering::Release);
@@ -193,20 +226,17 @@ impl QemuDriver {
         Ok(())
     }
 
-    /// A sleeping VM whose files are there.
-    fn sleeper(&self, id: &str, handle_port: u16) -> Option<(Arc<Vm>, Handle)> {
-        let files = self.files(id);
+    /// Puts the VM that sleeps in these files among ours.
+    fn sleeper(&self, id: &str, files: Files) -> Option<Handle> {
         let about = files.about().filter(|_| files.is_asleep())?;
-        let address = about.shape.address.map(|private| {
-            let [_, _, x, y] = private.octets();
-            Arc::new(Address::new([x, y], handle_port))
-        });
-        let vm = Arc::new(Vm::new(files, about.shape, address, about.ports));
-        let handle = Handle::of_files(vm.address.as_ref().map(|a| a.public), handle_port);
-        Some((vm, handle))
+        let vm = self.vm(files, about);
+        let handle = handle(&vm, None);
+        vm.keep_last();
+        self.vms.insert(id.to_owned(), vm);
+        Some(handle)
     }
 
-    async fn take_over(&self, id: &str, handle: &Handle) -> Option<State> {
+    async fn take_over(&self, id: &str) -> Option<State> {
         let files = self.files(id);
         let running = files.process();
         if files.is_asleep() {
@@ -214,61 +244,104 @@ impl QemuDriver {
             if let Some(pid) = running {
                 end_by_force(&files, pid).await;
             }
-            let (vm, _) = self.sleeper(id, handle.port)?;
-            self.vms.insert(id.to_owned(), vm);
+            self.sleeper(id, files)?;
             return Some(State::Standby);
         }
-        let (pid, about) = (running?, files.about()?);
-        let address = about.shape.address.map(|private| {
-            let [_, _, x, y] = private.octets();
-            Arc::new(Address::new([x, y], handle.port))
-        });
-        let vm = Arc::new(Vm::new(files, about.shape, address, about.ports));
+        let Some(pid) = running else {
+            if !files.fall_back().ok()? {
+                return None;
+            }
+            tracing::warn!(
+                instance = id,
+                "its VM broke while it fell asleep: it is back in the sleep before"
+            );
+            self.sleeper(id, files)?;
+            return Some(State::Standby);
+        };
+        let about = files.about()?;
+        let vm = self.vm(files, about);
         let process = vm.find(pid).await.ok()?;
         // In the middle of falling asleep: as soon as its state is written, it can go on; what was
         // written is then old, and goes.
         if process.qmp.status().await.ok()? != "running" {
-            if process.qmp.migration().await.is_ok_and(|how| how == "active") {
+            if process
+                .qmp
+                .migration()
+                .await
+                .is_ok_and(|how| how == "active")
+            {
                 let _failed = vm.saved(&process.qmp).await;
             }
             process.qmp.execute("cont", json!(null)).await.ok()?;
         }
+        vm.files.end_of_fall().ok()?;
         process.agent.order(Order::Tell);
         vm.set_process(Some(Arc::clone(&process)));
-        if let Some(address) = &vm.address {
-            address.open();
+        if let Some(door) = &vm.door {
+            door.open();
         }
+        let mut status = process.agent.status();
+        let told = tokio::time::timeout(ANSWER, status.changed()).await;
+        let up = matches!(told, Ok(Ok(()))) && status.borrow().started;
         self.watch(id, &vm, process);
         self.vms.insert(id.to_owned(), vm);
-        Some(State::Running)
+        Some(if up {
+            State::Running
+        } else {
+            State::Initializing
+        })
     }
 
-    /// Copies a sleeping VM's files.
-    async fn copy(&self, from: Files, to: Files) -> Result<(), DriverError> {
-        let copied = tokio::task::spawn_blocking(move || from.copy_to(&to)).await;
-        let copied = copied.map_err(|_| DriverError::Gone)?;
-        copied.map_err(DriverError::Files)
-    }
-
-    /// An instance whose VM's files were put where they belong gets an address of its own.
-    async fn settle(&self, id: &str, from: &Path, port: u16) -> Result<Handle, DriverError> {
+    /// Puts a VM's files where they belong to `id`.
+    async fn settle(
+        &self,
+        id: &str,
+        from: &Path,
+        had: Option<&Handle>,
+        port: u16,
+    ) -> Result<Handle, DriverError> {
         let (kept, files) = (Files::new(from.to_owned()), self.files(id));
-        self.copy(kept, files.clone()).await?;
-        let mut about = files.about().ok_or(DriverError::Gone)?;
-        if about.shape.address.is_some() {
-            let address = self.free_address(port)?;
-            about.shape.address = Some(address.private);
+        let target = files.clone();
+        vm::blocking(&self.tasks, move || kept.copy_to(&target)).await?;
+        let mut about = files.about().ok_or(DriverError::NotLoaded)?;
+        if about.shape.network != Network::None {
+            about.shape.network = match had.and_then(|had| had.address) {
+                Some(address) => {
+                    let [_, _, x, y] = address.octets();
+                    Network::User {
+                        address: Address::new([x, y], port).private,
+                        egress: self.config.egress,
+                    }
+                }
+                None => self.network(port)?.0,
+            };
+            files.write_about(&about).map_err(DriverError::Files)?;
         }
-        files.write_about(&about).map_err(DriverError::Files)?;
-        let (vm, handle) = self.sleeper(id, port).ok_or(DriverError::Gone)?;
-        self.vms.insert(id.to_owned(), vm);
-        Ok(handle)
+        self.sleeper(id, files).ok_or(DriverError::NotLoaded)
+    }
+
+    async fn ask(
+        &self,
+        id: &str,
+        question: Question,
+        patience: Duration,
+    ) -> Result<Answer, DriverError> {
+        let process = self.find(id).and_then(|vm| vm.process());
+        let answer = process
+            .ok_or(DriverError::Gone)?
+            .agent
+            .ask(question, patience)
+            .await;
+        answer.ok_or(DriverError::NoAnswer)
     }
 }
 
-fn handle(vm: &Vm, process: &Process) -> Handle {
-    let mut handle = Handle::of_files(vm.address.as_ref().map(|a| a.public), vm.shape.port);
-    handle.pid = process.pid.as_raw_nonzero().get();
+fn handle(vm: &Vm, process: Option<&Process>) -> Handle {
+    let public = vm.door.as_ref().map(Door::public);
+    let mut handle = Handle::of_files(public, vm.shape.port);
+    if let Some(process) = process {
+        handle.pid = process.pid.as_raw_nonzero().get();
+    }
     handle
 }
 
@@ -287,15 +360,30 @@ impl Driver for QemuDriver {
         "qemu"
     }
 
+    fn hypervisor(&self) -> Option<&'static str> {
+        Some("qemu-microvm")
+    }
+
+    fn features(&self) -> Vec<&'static str> {
+        let accelerator = match self.config.accelerator {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "tcg",
+        };
+        let limits = ["memory_limit", "cpu_limit"];
+        let policies = ["auto_standby", "health_check", "restart_policy"];
+        [
+            ["standby", "snapshot", "fork", accelerator].as_slice(),
+            &policies,
+            &limits,
+        ]
+        .concat()
+    }
+
     fn starts_later(&self) -> bool {
         true
     }
 
-    fn keeps_memory(&self) -> bool {
-        true
-    }
-
-    fn start<'a>(&'a self, boot: &'a Boot) -> BoxFuture<'a, Result<Handle, DriverError>> {
+    fn start<'a>(&'a self, boot: &'a Boot) -> BoxFuture<'a, Result<Started, DriverError>> {
         self.boot(boot).boxed()
     }
 
@@ -311,22 +399,70 @@ impl Driver for QemuDriver {
         self.wake(id).boxed()
     }
 
-    fn adopt<'a>(&'a self, id: &'a str, handle: &'a Handle) -> BoxFuture<'a, Option<State>> {
-        self.take_over(id, handle).boxed()
+    fn adopt<'a>(&'a self, id: &'a str, _handle: &'a Handle) -> BoxFuture<'a, Option<State>> {
+        self.take_over(id).boxed()
+    }
+
+    fn keeps_memory(&self) -> bool {
+        true
     }
 
     fn keep<'a>(&'a self, id: &'a str, into: &'a Path) -> BoxFuture<'a, Result<(), DriverError>> {
-        self.copy(self.files(id), Files::new(into.to_owned()))
-            .boxed()
+        async move {
+            let vm = self.find(id).ok_or(DriverError::Gone)?;
+            vm.copy_to(Files::new(into.to_owned())).await
+        }
+        .boxed()
     }
 
     fn take<'a>(
         &'a self,
         id: &'a str,
         from: &'a Path,
+        had: Option<&'a Handle>,
         port: u16,
     ) -> BoxFuture<'a, Result<Handle, DriverError>> {
-        self.settle(id, from, port).boxed()
+        self.settle(id, from, had, port).boxed()
+    }
+
+    fn look<'a>(
+        &'a self,
+        id: &'a str,
+        path: &'a str,
+        follow: bool,
+    ) -> BoxFuture<'a, Result<PathInfo, DriverError>> {
+        async move {
+            let path = path.to_owned();
+            match self
+                .ask(id, Question::Path { path, follow }, ANSWER)
+                .await?
+            {
+                Answer::Path(info) => Ok(info),
+                Answer::Command { .. } => Err(DriverError::NoAnswer),
+            }
+        }
+        .boxed()
+    }
+
+    fn run<'a>(
+        &'a self,
+        id: &'a str,
+        words: &'a [String],
+        folder: Option<&'a str>,
+        patience: Duration,
+    ) -> BoxFuture<'a, Result<CommandEnd, DriverError>> {
+        let question = Question::Command {
+            words: words.to_vec(),
+            folder: folder.map(str::to_owned),
+            patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+        };
+        async move {
+            match self.ask(id, question, patience + ANSWER).await? {
+                Answer::Command { code, output } => Ok(CommandEnd { code, output }),
+                Answer::Path(_) => Err(DriverError::NoAnswer),
+            }
+        }
+        .boxed()
     }
 
     fn usage(&self, id: &str) -> Usage {
@@ -336,9 +472,6 @@ impl Driver for QemuDriver {
     }
 
     fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {
-        let vm = self.find(id)?;
-        vm.address
-            .as_ref()
-            .map(|address| Arc::clone(&address.traffic))
+        self.find(id)?.door.as_ref().map(Door::traffic)
     }
 }

@@ -1,7 +1,7 @@
 //! QEMU's control line (QMP: docs/interop/qmp-spec).
 //!
 //! Guarantees: one command at a time, each answered or failed; an answer never goes to another
-//! command, also when whoever asked has left; the line's end is the process' end, and is told.
+//! command, also when whoever asked has left.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::socket::connect;
 
@@ -35,11 +35,10 @@ pub(in crate::local) enum QmpError {
     },
 }
 
-/// A connection to a QEMU. Its end is told by [`Qmp::closed`].
+/// A connection to a QEMU.
 #[derive(Debug)]
 pub(super) struct Qmp {
     line: Mutex<Line>,
-    closed: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -56,14 +55,12 @@ impl Qmp {
     pub(super) async fn connect(
         folder: &Path,
         alive: impl Fn() -> bool,
+        tasks: &TaskTracker,
     ) -> Result<Arc<Self>, QmpError> {
         let stream = connect(folder, "qmp.sock", alive).await;
         let (reader, writer) = stream.map_err(QmpError::Connect)?.into_split();
         let (answers, line) = mpsc::channel(16);
-        let closed = CancellationToken::new();
-        let ends = closed.clone().drop_guard();
-        tokio::spawn(async move {
-            let _ends = ends;
+        tasks.spawn(async move {
             let mut lines = BufReader::new(reader).lines();
             while let Ok(Some(text)) = lines.next_line().await {
                 let Ok(message) = serde_json::from_str::<Value>(&text) else {
@@ -82,15 +79,9 @@ impl Qmp {
         };
         let qmp = Arc::new(Self {
             line: Mutex::new(line),
-            closed,
         });
         qmp.execute("qmp_capabilities", Value::Null).await?;
         Ok(qmp)
-    }
-
-    /// Cancelled when QEMU has gone.
-    pub(super) fn closed(&self) -> &CancellationToken {
-        &self.closed
     }
 
     /// Runs one command and returns what it returned.
@@ -171,9 +162,9 @@ mod tests {
     use super::*;
 
     /// A QEMU that answers as its lines say, `$id` being the command's.
-    fn pretend(folder: &Path, answers: &'static [&'static str]) {
+    fn pretend(folder: &Path, tasks: &TaskTracker, answers: &'static [&'static str]) {
         let listener = UnixListener::bind(folder.join("qmp.sock")).unwrap();
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.write_all(b"{\"QMP\": {}}\n").await.unwrap();
             let (mut id, mut buffer) = (0, [0; 4096]);
@@ -188,9 +179,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_is_told_with_its_reason_and_events_are_no_answers() {
-        let folder = tempfile::tempdir().unwrap();
+        let (folder, tasks) = (tempfile::tempdir().unwrap(), TaskTracker::new());
         pretend(
             folder.path(),
+            &tasks,
             &[
                 "{\"return\": {}, \"id\": $id}\n",
                 "{\"event\": \"STOP\"}\n{\"error\": {\"desc\": \"no such thing\"}, \"id\": $id}\n",
@@ -198,7 +190,7 @@ mod tests {
                  {\"return\": {\"status\": \"running\"}, \"id\": $id}\n",
             ],
         );
-        let qmp = Qmp::connect(folder.path(), || true).await.unwrap();
+        let qmp = Qmp::connect(folder.path(), || true, &tasks).await.unwrap();
         let refused = qmp.execute("cont", Value::Null).await.unwrap_err();
         assert_eq!(
             refused.to_string(),
@@ -207,13 +199,13 @@ mod tests {
         );
         assert_eq!(qmp.status().await.unwrap(), "running");
         assert!(matches!(qmp.status().await, Err(QmpError::Gone)));
-        qmp.closed().cancelled().await;
     }
 
     #[tokio::test]
     async fn a_process_that_never_listens_is_not_waited_for_once_it_is_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = Qmp::connect(folder.path(), || false).await.unwrap_err();
+        let (folder, tasks) = (tempfile::tempdir().unwrap(), TaskTracker::new());
+        let error = Qmp::connect(folder.path(), || false, &tasks).await;
+        let error = error.unwrap_err();
         assert!(matches!(error, QmpError::Connect(_)));
     }
 }

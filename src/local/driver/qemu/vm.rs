@@ -1,7 +1,8 @@
 //! One VM: its process, its lines, and its sleep.
 //!
 //! Guarantees: a VM that sleeps has no process; its memory is in its file and its devices' state
-//! beside it; a sleep or a wake that fails leaves the VM as it was.
+//! beside it; a sleep or a wake that fails leaves the VM as it was, or as it last slept when its
+//! process broke.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -17,13 +18,14 @@ use serde_json::json;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::agent::Line;
-use super::command::{Beginning, Shape, arguments, forward};
+use super::command::{Beginning, Network, Shape, arguments, forward};
 use super::files::{About, Files, NEW_STATE, STATE};
+use super::network::Door;
 use super::qmp::{Qmp, QmpError};
 use super::{Config, Ports};
-use crate::local::driver::address::Address;
 use crate::local::driver::{DriverError, Exit};
 use crate::local::guest::{Order, Status};
 
@@ -40,9 +42,12 @@ const LOOK_AT_ADOPTED: Duration = Duration::from_millis(20);
 pub(super) struct Vm {
     pub(super) files: Files,
     pub(super) shape: Shape,
-    pub(super) address: Option<Arc<Address>>,
+    pub(super) door: Option<Door>,
     ports: Mutex<Ports>,
     process: Mutex<Option<Arc<Process>>>,
+    tasks: TaskTracker,
+    /// Held while its files are copied.
+    copying: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// A VM's process and the lines to it.
@@ -62,18 +67,21 @@ impl Vm {
     pub(super) fn new(
         files: Files,
         shape: Shape,
-        address: Option<Arc<Address>>,
+        door: Option<Door>,
         ports: Ports,
+        tasks: TaskTracker,
     ) -> Self {
-        if let Some(address) = &address {
-            address.expect(&ports);
+        if let Some(door) = &door {
+            door.expect(&ports);
         }
         Self {
             files,
             shape,
-            address,
+            door,
             ports: Mutex::new(ports),
             process: Mutex::default(),
+            tasks,
+            copying: Arc::default(),
         }
     }
 
@@ -99,6 +107,21 @@ impl Vm {
         })
     }
 
+    /// Keeps a sleep beside, in the background, for the case that the next one breaks.
+    pub(super) fn keep_last(self: &Arc<Self>) {
+        let Ok(copying) = Arc::clone(&self.copying).try_lock_owned() else {
+            return;
+        };
+        let files = self.files.clone();
+        self.tasks.spawn_blocking(move || {
+            let _copying = copying;
+            if let Err(error) = files.keep_last() {
+                let folder = files.folder().display();
+                tracing::warn!(%folder, %error, "a VM's sleep could not be kept beside");
+            }
+        });
+    }
+
     /// Starts a QEMU for it and connects to it.
     pub(super) async fn spawn(
         &self,
@@ -110,7 +133,7 @@ impl Vm {
         let output = errors.try_clone().map_err(DriverError::Files)?;
         // Through our launcher, which gives it a session of its own: it outlives us.
         let child = Command::new(&config.launcher)
-            .arg("session")
+            .args(["session", "--"])
             .arg(&config.qemu)
             .args(arguments(&self.shape, beginning, &self.ports()))
             .current_dir(folder)
@@ -127,7 +150,7 @@ impl Vm {
         let pid = pid.and_then(Pid::from_raw).ok_or(DriverError::Gone)?;
         let ended = CancellationToken::new();
         let ends = ended.clone().drop_guard();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let _ends = ends;
             // Whatever it was, it is over.
             let _how = child.wait().await;
@@ -144,7 +167,7 @@ impl Vm {
         let pid = Pid::from_raw(pid).ok_or(DriverError::Gone)?;
         let (files, ended) = (self.files.clone(), CancellationToken::new());
         let ends = ended.clone().drop_guard();
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let _ends = ends;
             while files.process().is_some() {
                 sleep(LOOK_AT_ADOPTED).await;
@@ -159,8 +182,8 @@ impl Vm {
         ended: CancellationToken,
     ) -> Result<Arc<Process>, DriverError> {
         let (folder, alive) = (self.files.folder(), || !ended.is_cancelled());
-        let qmp = Qmp::connect(folder, alive).await?;
-        let agent = Line::connect(folder, alive).await;
+        let qmp = Qmp::connect(folder, alive, &self.tasks).await?;
+        let agent = Line::connect(folder, alive, &self.tasks).await;
         let agent = agent.map_err(QmpError::Connect)?;
         let ignore = json!([{ "capability": "x-ignore-shared", "state": true }]);
         let capabilities = json!({ "capabilities": ignore });
@@ -177,29 +200,68 @@ impl Vm {
     }
 
     /// Saves the VM's state and ends its process.
-    pub(super) async fn fall_asleep(&self) -> Result<(), DriverError> {
+    pub(super) async fn fall_asleep(self: &Arc<Self>) -> Result<(), DriverError> {
         let process = self.process().ok_or(DriverError::Gone)?;
-        process.qmp.execute("stop", json!(null)).await?;
-        if let Some(address) = &self.address {
-            address.close().await;
-        }
+        // From here on its end is ours to judge.
+        process.expected.store(true, Ordering::Release);
         let saved = async {
+            self.files.begin_to_fall().map_err(DriverError::Files)?;
+            process.qmp.execute("stop", json!(null)).await?;
+            if let Some(door) = &self.door {
+                door.close().await;
+            }
             self.remember().map_err(DriverError::Files)?;
-            let target = json!({ "uri": format!("exec:cat > {NEW_STATE}") });
-            process.qmp.execute("migrate", target).await?;
-            self.saved(&process.qmp).await?;
+            self.save(&process).await?;
             self.files.fall_asleep().map_err(DriverError::Files)
         };
-        if let Err(error) = saved.await {
-            // As it was: it runs.
-            process.qmp.execute("cont", json!(null)).await?;
-            if let Some(address) = &self.address {
-                address.open();
+        let Err(error) = saved.await else {
+            self.end(&process).await;
+            self.keep_last();
+            return Ok(());
+        };
+        // As it was: it runs.
+        let runs = process.qmp.execute("cont", json!(null)).await;
+        if runs.is_ok() {
+            self.files.end_of_fall().map_err(DriverError::Files)?;
+            process.expected.store(false, Ordering::Release);
+            if let Some(door) = &self.door {
+                door.open();
             }
             return Err(error);
         }
-        self.end(&process).await;
-        Ok(())
+        // It does not even answer.
+        kill(process.pid, &process.ended).await;
+        self.set_process(None);
+        match self.files.fall_back().map_err(DriverError::Files)? {
+            true => Err(DriverError::FellBack),
+            false => Err(DriverError::Broke),
+        }
+    }
+
+    /// Copies the VM's memory and state into other files; it stands still meanwhile.
+    pub(super) async fn copy_to(&self, other: Files) -> Result<(), DriverError> {
+        let _copying = self.copying.lock().await;
+        let files = self.files.clone();
+        let Some(process) = self.process() else {
+            return blocking(&self.tasks, move || files.copy_to(&other)).await;
+        };
+        self.remember().map_err(DriverError::Files)?;
+        process.qmp.execute("stop", json!(null)).await?;
+        let copied = async {
+            self.save(&process).await?;
+            blocking(&self.tasks, move || files.copy_paused_to(&other)).await
+        };
+        let copied = copied.await;
+        process.qmp.execute("cont", json!(null)).await?;
+        self.files.end_of_fall().map_err(DriverError::Files)?;
+        copied
+    }
+
+    /// Writes the devices' state beside the memory of a VM that stands still.
+    async fn save(&self, process: &Process) -> Result<(), DriverError> {
+        let target = json!({ "uri": format!("exec:cat > {NEW_STATE}") });
+        process.qmp.execute("migrate", target).await?;
+        self.saved(&process.qmp).await
     }
 
     /// Waits until the state is written.
@@ -234,6 +296,8 @@ impl Vm {
         if !self.files.is_asleep() {
             return Err(DriverError::Gone);
         }
+        // Its memory is about to change.
+        drop(self.copying.lock().await);
         let process = self.spawn(config, &Beginning::Restore).await?;
         let loaded = async {
             let source = json!({ "uri": format!("exec:cat {STATE}") });
@@ -252,8 +316,8 @@ impl Vm {
         process.agent.order(Order::Clock(now));
         process.agent.order(Order::Tell);
         self.set_process(Some(Arc::clone(&process)));
-        if let Some(address) = &self.address {
-            address.open();
+        if let Some(door) = &self.door {
+            door.open();
         }
         Ok(process)
     }
@@ -276,7 +340,7 @@ impl Vm {
 
     /// Opens and closes ports as the VM's program does.
     pub(super) async fn follow_ports(&self, process: &Process, status: &Status) {
-        let Some(address) = self.shape.address else {
+        let Network::User { address, .. } = self.shape.network else {
             return;
         };
         let before = self.ports();
@@ -301,6 +365,16 @@ impl Vm {
             }
         }
     }
+}
+
+/// Runs what blocks beside the workers.
+pub(super) async fn blocking<F>(tasks: &TaskTracker, work: F) -> Result<(), DriverError>
+where
+    F: FnOnce() -> std::io::Result<()> + Send + 'static,
+{
+    let done = tasks.spawn_blocking(work).await;
+    done.map_err(|_| DriverError::Gone)?
+        .map_err(DriverError::Files)
 }
 
 /// Kills a process and waits until it has gone.

@@ -1,0 +1,63 @@
+//! How the local control plane runs instances, from flags and `local.toml`; `wakegate image build`.
+
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use super::args::{AcceleratorName, DriverArguments, DriverName, ImageArguments};
+use crate::local::{Accelerator, DriverChoice, Image, ImageSource, QemuOptions};
+
+/// The keys of `local.toml` that flags have, too.
+#[derive(Debug, Default)]
+pub(super) struct DriverFile {
+    pub(super) driver: Option<String>,
+    pub(super) kernel: Option<PathBuf>,
+    pub(super) modules: Option<PathBuf>,
+    pub(super) initrd: Option<PathBuf>,
+    pub(super) qemu: Option<PathBuf>,
+    pub(super) accelerator: Option<Accelerator>,
+    pub(super) egress: bool,
+}
+
+/// Flags win.
+pub(super) fn choose(
+    arguments: DriverArguments,
+    file: DriverFile,
+) -> Result<DriverChoice, Failure> {
+    let named = match (arguments.driver, file.driver.as_deref()) {
+        (Some(name), _) => name,
+        (None, None | Some("process")) => DriverName::Process,
+        (None, Some("qemu")) => DriverName::Qemu,
+        (None, Some(other)) => {
+            let text = format_args!("`driver`: `{other}` is not \"process\" or \"qemu\"");
+            return Err(Failure::bad_config(text));
+        }
+    };
+    if named == DriverName::Process {
+        return Ok(DriverChoice::Process);
+    }
+    let accelerator = arguments.accelerator.map(|name| match name {
+        AcceleratorName::Kvm => Accelerator::Kvm,
+        AcceleratorName::Tcg => Accelerator::Tcg,
+    });
+    Ok(DriverChoice::Qemu(QemuOptions {
+        qemu: arguments.qemu.or(file.qemu),
+        kernel: arguments.image.kernel.or(file.kernel),
+        modules: arguments.image.modules.or(file.modules),
+        initrd: arguments.image.initrd.or(file.initrd),
+        accelerator: accelerator.or(file.accelerator),
+        egress: arguments.egress || file.egress,
+    }))
+}
+
+/// `wakegate image build`.
+pub(super) fn build(dir: &Path, image: ImageArguments, out: fn(&str)) -> Result<(), Failure> {
+    let source = ImageSource {
+        program: std::env::current_exe().map_err(Failure::failed)?,
+        kernel: image.kernel,
+        modules: image.modules,
+        initrd: image.initrd,
+    };
+    let Image { kernel, initrd } = Image::build(dir, &source).map_err(Failure::failed)?;
+    out(&format!("{}\n{}\n", kernel.display(), initrd.display()));
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! The agent's children: as the first process it inherits every orphan of the VM, too.
+//!
+//! Guarantees: one place waits for all of them, so that none stays a zombie and each end is heard by
+//! who started it; a command that is late is killed with all of its group.
+
+use std::collections::HashMap;
+use std::io::{PipeReader, Read as _, pipe};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait};
+
+/// How often a VM without children is looked at.
+const NONE: Duration = Duration::from_millis(2);
+
+/// Who waits for which child.
+#[derive(Default)]
+pub(super) struct Children(Mutex<HashMap<Pid, Sender<End>>>);
+
+/// How a child ended.
+pub(super) struct End {
+    /// A signal counts as 128 and its number, as in a shell.
+    pub(super) code: i32,
+    pub(super) text: String,
+}
+
+impl From<WaitStatus> for End {
+    fn from(how: WaitStatus) -> Self {
+        let (code, signal) = (how.exit_status(), how.terminating_signal());
+        let text = match (code, signal) {
+            (Some(code), _) => format!("exit status: {code}"),
+            (None, Some(signal)) => format!("signal: {signal}"),
+            (None, None) => "ended".to_owned(),
+        };
+        let code = code.or_else(|| Some(128 + signal?)).unwrap_or(-1);
+        Self { code, text }
+    }
+}
+
+/// One pipe for output and errors: our end, and the child's two.
+fn pipes() -> std::io::Result<(PipeReader, Stdio, Stdio)> {
+    let (ours, theirs) = pipe()?;
+    Ok((ours, theirs.try_clone()?.into(), theirs.into()))
+}
+
+// === impl Children ===
+
+impl Children {
+    /// Starts a child. Its end comes over the channel, also when it comes at once.
+    pub(super) fn start(&self, command: &mut Command) -> std::io::Result<(Pid, Receiver<End>)> {
+        // Held over the start, so that the end cannot be heard before somebody waits for it.
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let child = command.spawn()?;
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| std::io::Error::other("no process id"))?;
+        let (tell, end) = channel();
+        waiting.insert(pid, tell);
+        Ok((pid, end))
+    }
+
+    /// Runs a command to its end, or kills it after `patience`. At most `most` bytes of what it said
+    /// come back, the last ones.
+    pub(super) fn run(
+        &self,
+        command: &mut Command,
+        patience: Duration,
+        most: usize,
+    ) -> (Option<i32>, String) {
+        let (mut ours, out, err) = match pipes() {
+            Ok(pipes) => pipes,
+            Err(error) => return (None, error.to_string()),
+        };
+        command.stdout(out).stderr(err).process_group(0);
+        let started = self.start(command);
+        // Its ends of the pipe are the child's alone from here on.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let (pid, end) = match started {
+            Ok(started) => started,
+            Err(error) => return (Some(127), error.to_string()),
+        };
+        let reading = thread::spawn(move || {
+            let mut said = Vec::new();
+            // What cannot be read is left out.
+            let _all = ours.read_to_end(&mut said);
+            said
+        });
+        let code = end.recv_timeout(patience).ok().map(|end| end.code);
+        // Also what it left behind, which would keep its output open.
+        let _ended = kill_process_group(pid, Signal::KILL);
+        let said = reading.join().unwrap_or_default();
+        let from = said.len().saturating_sub(most);
+        let said = said.get(from..).unwrap_or_default();
+        (code, String::from_utf8_lossy(said).into_owned())
+    }
+
+    /// Waits for children, for ever.
+    pub(super) fn reap(&self) {
+        loop {
+            match wait(WaitOptions::empty()) {
+                Ok(Some((pid, how))) => {
+                    let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                    if let Some(tell) = waiting.remove(&pid) {
+                        // Whoever started it may not wait any more.
+                        let _unheard = tell.send(how.into());
+                    }
+                }
+                Ok(None) | Err(_) => thread::sleep(NONE),
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Logs that do not grow for ever, while others write them.
+//!
+//! Guarantees: a log's older half goes to `<name>.1`, whose content before goes; where the file
+//! system can cut a file's head off (fallocate(2), `COLLAPSE_RANGE`) no line is lost; elsewhere what
+//! is written during the copy may be. Writers must append (`O_APPEND`), and all of ours do.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+/// A log that is longer is cut.
+const LONGEST: u64 = 16 * 1024 * 1024;
+/// What is cut off is a whole number of these; file systems' blocks are divisors of it.
+const BLOCK: u64 = 1024 * 1024;
+
+/// Where the older half is.
+pub(super) fn older(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    name.into()
+}
+
+/// Cuts a log that is too long; one that is not there is short enough.
+pub(super) fn rotate(path: &Path) -> io::Result<()> {
+    rotate_beyond(path, LONGEST)
+}
+
+fn rotate_beyond(path: &Path, longest: u64) -> io::Result<()> {
+    let length = path.metadata().map_or(0, |info| info.len());
+    if length <= longest {
+        return Ok(());
+    }
+    let mut log = File::options().read(true).write(true).open(path)?;
+    let head = (length / 2 / BLOCK).max(1) * BLOCK;
+    let beside = older(path).with_extension("new");
+    let mut copy = File::create(&beside)?;
+    io::copy(&mut io::Read::take(&log, head), &mut copy)?;
+    let cut = fallocate(&log, FallocateFlags::COLLAPSE_RANGE, 0, head);
+    if cut.is_err() {
+        // All of it goes to the older file.
+        log.seek(SeekFrom::Start(head))?;
+        let mut rest = Vec::new();
+        log.read_to_end(&mut rest)?;
+        io::Write::write_all(&mut copy, &rest)?;
+        log.set_len(0)?;
+    }
+    fs::rename(beside, older(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_long_logs_older_half_moves_and_its_writer_goes_on() {
+        // In the build's own directory: temporary ones may be on a file system that cannot cut.
+        let build = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
+        fs::create_dir_all(build).unwrap();
+        let dir = tempfile::tempdir_in(build).unwrap();
+        let path = dir.path().join("app.log");
+        let mut writer = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .unwrap();
+        let line = |number: u32| format!("{number:062}\n");
+        let mut number = 0;
+        while number < 80_000 {
+            writer.write_all(line(number).as_bytes()).unwrap();
+            number += 1;
+        }
+        rotate_beyond(&path, 1 << 20).unwrap();
+        writer.write_all(line(number).as_bytes()).unwrap();
+        let old = fs::read_to_string(older(&path)).unwrap();
+        let new = fs::read_to_string(&path).unwrap();
+        assert!(new.len() < 4 << 20, "{}", new.len());
+        let all: String = (0..=number).map(line).collect();
+        assert!(all == old + &new, "no line is lost or twice");
+        rotate_beyond(&path, 64 << 20).unwrap();
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            new,
+            "it is short enough"
+        );
+    }
+}
