@@ -16,6 +16,7 @@ pub(super) struct DriverFile {
     pub(super) qemu: Option<PathBuf>,
     pub(super) accelerator: Option<Accelerator>,
     pub(super) egress: bool,
+    pub(super) prestart: Option<usize>,
 }
 
 /// Flags win.
@@ -46,6 +47,7 @@ pub(super) fn choose(
         initrd: arguments.image.initrd.or(file.initrd),
         accelerator: accelerator.or(file.accelerator),
         egress: arguments.egress || file.egress,
+        prestart: arguments.prestart.or(file.prestart).unwrap_or(0),
     }))
 }
 

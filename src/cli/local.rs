@@ -28,6 +28,7 @@ struct LocalFile {
     accelerator: Option<Accelerator>,
     #[serde(default)]
     egress: bool,
+    prestart: Option<usize>,
 }
 
 impl From<LocalFile> for DriverFile {
@@ -40,6 +41,7 @@ impl From<LocalFile> for DriverFile {
             qemu,
             accelerator,
             egress,
+            prestart,
             ..
         } = file;
         Self {
@@ -50,6 +52,7 @@ impl From<LocalFile> for DriverFile {
             qemu,
             accelerator,
             egress,
+            prestart,
         }
     }
 }

@@ -57,6 +57,9 @@ pub struct QemuOptions {
     pub accelerator: Option<Accelerator>,
     /// Whether VMs may reach out.
     pub egress: bool,
+    /// So many emulators of each kind of VM are started before they are needed; wakes are faster, and
+    /// a process waits while VMs sleep.
+    pub prestart: usize,
 }
 
 /// How to run a local control plane.
@@ -212,6 +215,7 @@ impl LocalServer {
             () = shutdown => Ok(()),
         };
         self.stop.cancel();
+        self.fleet.driver.end().await;
         if self.on_exit == OnExit::Stop {
             self.fleet.stop_all().await;
         }
@@ -258,10 +262,12 @@ async fn driver(
         egress: options.egress,
         launcher,
         instances: store.all(Kind::Instance),
+        prestart: options.prestart,
     };
     config.accelerator = match options.accelerator {
         Some(accelerator) => accelerator,
         None => detect_accelerator(config.clone(), &store.own("accelerator.json")).await,
     };
-    Ok(Arc::new(QemuDriver::new(happenings, tasks.clone(), config)))
+    let driver = QemuDriver::new(happenings, tasks.clone(), config);
+    Ok(Arc::new(driver.await))
 }

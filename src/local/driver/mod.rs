@@ -207,6 +207,11 @@ pub(super) trait Driver: Send + Sync + fmt::Debug {
         std::future::ready(Err(DriverError::Unsupported(self.name()))).boxed()
     }
 
+    /// Ends what the driver itself has running; instances go on.
+    fn end(&self) -> BoxFuture<'_, ()> {
+        std::future::ready(()).boxed()
+    }
+
     /// What is at a path, as the instance's program sees it.
     fn look<'a>(
         &'a self,

@@ -1,14 +1,16 @@
 //! Which ports of a VM can be reached from outside.
 //!
 //! Guarantees: a port is told within a few milliseconds of its opening while the program comes up,
-//! and within a tenth of a second later; what listens at the VM's loopback only is not told.
+//! and within a second later; what listens at the VM's loopback only is not told.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 const COMING_UP: Duration = Duration::from_secs(20);
 const LOOK_COMING_UP: Duration = Duration::from_millis(5);
-const LOOK_LATER: Duration = Duration::from_millis(100);
+/// A look costs a millisecond where processors are emulated, and would often meet a wake's first
+/// request.
+const LOOK_LATER: Duration = Duration::from_secs(1);
 
 /// Tells the ports at each look, for ever.
 pub(super) fn watch(mut tell: impl FnMut(BTreeSet<u16>)) {

@@ -77,10 +77,11 @@ async fn comes_up(config: &Config) -> bool {
         return false;
     }
     let speaks = async {
-        let process = vm
-            .spawn(config, &Beginning::Boot(&config.image))
-            .await
-            .ok()?;
+        let boot = Beginning::Boot {
+            image: &config.image,
+            tsc_khz: None,
+        };
+        let process = vm.spawn(config, &boot).await.ok()?;
         let mut status = process.agent.status();
         let spoke = timeout(PATIENCE, status.changed()).await;
         vm.end(&process).await;

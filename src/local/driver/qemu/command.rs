@@ -49,7 +49,11 @@ pub(super) enum Network {
 /// What the VM begins with.
 pub(super) enum Beginning<'a> {
     /// The image.
-    Boot(&'a Image),
+    Boot {
+        image: &'a Image,
+        /// How fast the processor's counter counts, where the VM should not measure it.
+        tsc_khz: Option<u64>,
+    },
     /// Nothing yet: a saved state comes over QMP.
     Restore,
 }
@@ -69,76 +73,126 @@ pub(super) fn arguments(
     beginning: &Beginning<'_>,
     ports: &BTreeSet<u16>,
 ) -> Vec<String> {
-    let mut words: Vec<String> = Vec::new();
-    let mut add = |name: &str, value: String| {
-        words.push(name.to_owned());
-        words.extend((!value.is_empty()).then_some(value));
-    };
-    // ACPI tells the kernel where its devices are: distributions' kernels do not read them from
-    // their command line.
-    let machine = "microvm,acpi=on,x-option-roms=off,isa-serial=on,rtc=on,memory-backend=memory";
-    add("-machine", machine.to_owned());
-    add("-accel", shape.accelerator.as_str().to_owned());
-    add("-cpu", "max".to_owned());
-    add("-smp", shape.vcpus.to_string());
-    add("-m", format!("{}B", shape.memory_bytes));
-    add("-nodefaults", String::new());
-    add("-no-user-config", String::new());
-    add("-no-reboot", String::new());
-    add("-display", "none".to_owned());
-    add("-pidfile", "qemu.pid".to_owned());
+    let mut words = Words::default();
     // Shared, so that saving the VM's state does not copy its memory: it is in the file already.
-    let memory = format!(
-        "memory-backend-file,id=memory,size={},mem-path=ram,share=on",
-        shape.memory_bytes
+    words.add(
+        "-object",
+        format!(
+            "memory-backend-file,id=memory,size={},mem-path=ram,share=on",
+            shape.memory_bytes
+        ),
     );
-    add("-object", memory);
-    add("-qmp", "unix:qmp.sock,server=on,wait=off".to_owned());
-    add(
-        "-chardev",
-        "file,id=console,path=../app.log,append=on".to_owned(),
-    );
-    add("-serial", "chardev:console".to_owned());
-    add(
-        "-chardev",
-        "socket,id=agent,path=agent.sock,server=on,wait=off".to_owned(),
-    );
-    add("-device", "virtio-serial-device".to_owned());
-    add(
-        "-device",
-        format!("virtserialport,chardev=agent,name={PORT_NAME}"),
-    );
-    let network = match &shape.network {
-        Network::None => None,
-        Network::User { address, egress } => {
-            let restrict = if *egress { "off" } else { "on" };
-            let mut network = format!("user,id=network,restrict={restrict}");
-            for port in ports {
-                network.push_str(",hostfwd=");
-                network.push_str(&forward(*address, *port));
-            }
-            Some(network)
-        }
-    };
-    if let Some(network) = network {
-        add("-netdev", network);
-        add("-device", "virtio-net-device,netdev=network".to_owned());
-    }
+    words.machine(shape, ",memory-backend=memory", "../app.log");
+    words.network(&shape.network, ports);
     match beginning {
-        Beginning::Boot(image) => {
-            add("-kernel", image.kernel.display().to_string());
-            add("-initrd", image.initrd.display().to_string());
-            let line = format!(
-                "console=ttyS0 loglevel=3 panic=-1 reboot=t tsc=reliable rdinit={HOME}/agent -- guest"
-            );
-            add("-append", line);
+        Beginning::Boot { image, tsc_khz } => {
+            words.add("-kernel", image.kernel.display().to_string());
+            words.add("-initrd", image.initrd.display().to_string());
+            words.add("-append", kernel_line(shape.accelerator, *tsc_khz));
         }
-        Beginning::Restore => {
-            add("-S", String::new());
-            add("-incoming", "defer".to_owned());
+        Beginning::Restore => words.wait(),
+    }
+    words.0
+}
+
+/// The arguments of a QEMU that does not know its VM yet, nor that one's memory and ports.
+pub(super) fn waiting_arguments(shape: &Shape) -> Vec<String> {
+    let mut words = Words::default();
+    words.machine(shape, "", "console.log");
+    words.network(&shape.network, &BTreeSet::new());
+    words.wait();
+    words.flag("-preconfig");
+    words.0
+}
+
+fn kernel_line(accelerator: Accelerator, tsc_khz: Option<u64>) -> String {
+    let mut line = "console=ttyS0 loglevel=3 panic=-1 reboot=t tsc=reliable".to_owned();
+    if accelerator == Accelerator::Tcg {
+        // There is no speculation to be mitigated in translated code.
+        line.push_str(" mitigations=off");
+        // Where it measures that against a timer, a busy host makes it fail one time in five, and a
+        // kernel without a clock waits for ever.
+        if let Some(khz) = tsc_khz {
+            line.push_str(&format!(" tsc_early_khz={khz}"));
         }
     }
-    words
+    line.push_str(&format!(" rdinit={HOME}/agent -- guest"));
+    line
+}
+
+#[derive(Default)]
+struct Words(Vec<String>);
+
+// === impl Words ===
+
+impl Words {
+    fn flag(&mut self, name: &str) {
+        self.0.push(name.to_owned());
+    }
+
+    fn add(&mut self, name: &str, value: impl Into<String>) {
+        self.flag(name);
+        self.0.push(value.into());
+    }
+
+    fn machine(&mut self, shape: &Shape, memory: &str, console: &str) {
+        // ACPI tells the kernel where its devices are: distributions' kernels do not read them from
+        // their command line.
+        let machine = "microvm,acpi=on,x-option-roms=off,isa-serial=on,rtc=on";
+        self.add("-machine", format!("{machine}{memory}"));
+        self.add("-accel", shape.accelerator.as_str());
+        self.add(
+            "-cpu",
+            match shape.accelerator {
+                Accelerator::Kvm => "max",
+                // What costs translated code most and a guest of its own nothing: a check and an end
+                // of a block at each access to user memory, and strings copied byte by byte.
+                Accelerator::Tcg => "max,-smap,-smep,-erms,-fsrm",
+            },
+        );
+        self.add("-smp", shape.vcpus.to_string());
+        self.add("-m", format!("{}B", shape.memory_bytes));
+        self.flag("-nodefaults");
+        self.flag("-no-user-config");
+        self.flag("-no-reboot");
+        self.add("-display", "none");
+        self.add("-pidfile", "qemu.pid");
+        self.add("-qmp", "unix:qmp.sock,server=on,wait=off");
+        self.add(
+            "-chardev",
+            format!("file,id=console,path={console},append=on"),
+        );
+        self.add("-serial", "chardev:console");
+        self.add(
+            "-chardev",
+            "socket,id=agent,path=agent.sock,server=on,wait=off",
+        );
+        self.add("-device", "virtio-serial-device");
+        self.add(
+            "-device",
+            format!("virtserialport,chardev=agent,name={PORT_NAME}"),
+        );
+    }
+
+    fn network(&mut self, network: &Network, ports: &BTreeSet<u16>) {
+        let Network::User { address, egress } = network else {
+            return;
+        };
+        let restrict = if *egress { "off" } else { "on" };
+        let mut user = format!("user,id=network,restrict={restrict}");
+        for port in ports {
+            user.push_str(",hostfwd=");
+            user.push_str(&forward(*address, *port));
+        }
+        self.add("-netdev", user);
+        self.add("-device", "virtio-net-device,netdev=network");
+    }
+
+    /// For a saved state, over QMP.
+    fn wait(&mut self) {
+        self.flag("-S");
+        self.add("-incoming", "defer");
+    }
 }
 
 /// A forwarded port, in the form of `-netdev user` and `hostfwd_add`.
@@ -177,7 +231,16 @@ mod tests {
             address: Ipv4Addr::new(127, 78, 1, 2),
             egress: false,
         });
-        let booted = arguments(&shape, &Beginning::Boot(&image), &BTreeSet::new());
+        let boot = Beginning::Boot {
+            image: &image,
+            tsc_khz: Some(2_600_000),
+        };
+        let booted = arguments(&shape, &boot, &BTreeSet::new());
+        assert!(
+            booted
+                .iter()
+                .any(|word| word.contains("tsc_early_khz=2600000"))
+        );
         let restored = arguments(&shape, &Beginning::Restore, &BTreeSet::from([80]));
         assert!(!restored.contains(&"-kernel".to_owned()));
         assert!(
@@ -185,7 +248,19 @@ mod tests {
                 .iter()
                 .any(|word| word.ends_with("hostfwd=tcp:127.78.1.2:80-:80"))
         );
-        assert_eq!(devices(booted), devices(restored));
+        assert_eq!(devices(booted.clone()), devices(restored));
+        let waiting = waiting_arguments(&shape);
+        assert!(
+            !waiting
+                .iter()
+                .any(|word| word.contains("ram") || word.contains("hostfwd"))
+        );
+        let of = |words| {
+            devices(words)
+                .into_iter()
+                .filter(|word| !word.starts_with("microvm"))
+        };
+        assert!(of(booted).eq(of(waiting)));
     }
 
     #[test]

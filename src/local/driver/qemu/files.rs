@@ -18,13 +18,15 @@ use serde::{Deserialize, Serialize};
 use super::Ports;
 use super::command::Shape;
 
-pub(super) const STATE: &str = "state";
-pub(super) const NEW_STATE: &str = "state.new";
+const STATE: &str = "state";
+const NEW_STATE: &str = "state.new";
 const RAM: &str = "ram";
 const ABOUT: &str = "vm.json";
 /// There while the VM falls asleep.
 const FALLING: &str = "falling";
 const LAST: &str = "last";
+/// There while the VM's process runs elsewhere, and says where.
+const PLACE: &str = "place";
 
 /// A VM's folder.
 #[derive(Debug, Clone)]
@@ -74,6 +76,16 @@ impl Files {
     /// Whether the VM sleeps here.
     pub(super) fn is_asleep(&self) -> bool {
         self.0.join(STATE).is_file()
+    }
+
+    /// Where a sleep's state is.
+    pub(super) fn state(&self) -> PathBuf {
+        self.0.join(STATE)
+    }
+
+    /// Where a state is written that may become a sleep's.
+    pub(super) fn new_state(&self) -> PathBuf {
+        self.0.join(NEW_STATE)
     }
 
     /// The VM is about to be saved.
@@ -133,12 +145,18 @@ impl Files {
         Ok(true)
     }
 
-    /// The process that runs the VM, if it is alive: its id, and that it was started here.
-    pub(super) fn process(&self) -> Option<i32> {
-        let text = fs::read_to_string(self.0.join("qemu.pid")).ok()?;
-        let pid: i32 = text.trim().parse().ok()?;
-        let there = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-        (there == self.0.canonicalize().ok()?).then_some(pid)
+    /// Where the VM's process runs: here, or where it has waited for the VM.
+    pub(super) fn place(&self) -> PathBuf {
+        let elsewhere = fs::read_to_string(self.0.join(PLACE));
+        elsewhere.map_or_else(|_| self.0.clone(), PathBuf::from)
+    }
+
+    /// Its process runs elsewhere from now on, or here again.
+    pub(super) fn set_place(&self, place: Option<&Path>) -> io::Result<()> {
+        match place {
+            Some(place) => fs::write(self.0.join(PLACE), place.as_os_str().as_encoded_bytes()),
+            None => gone(fs::remove_file(self.0.join(PLACE))),
+        }
     }
 
     /// Copies a sleeping VM into another folder.

@@ -8,8 +8,11 @@ mod agent;
 mod command;
 mod files;
 mod network;
+mod pool;
+mod process;
 mod qmp;
 mod socket;
+mod tsc;
 mod vm;
 
 use std::collections::BTreeSet;
@@ -20,7 +23,6 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use futures_util::future::{BoxFuture, FutureExt as _};
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -28,8 +30,10 @@ pub use command::Accelerator;
 use command::{Beginning, Network, Shape};
 use files::{About, Files};
 use network::Door;
+use pool::Pool;
+use process::{Process, alive_in, kill_in};
 pub(in crate::local) use qmp::QmpError;
-use vm::{Process, Vm};
+use vm::Vm;
 
 use super::address::{Address, Traffic};
 use super::procfs::ProcessStat;
@@ -56,6 +60,8 @@ pub(in crate::local) struct Config {
     pub(in crate::local) launcher: PathBuf,
     /// Where instances have their folders.
     pub(in crate::local) instances: PathBuf,
+    /// So many QEMUs of each kind of VM are started before they are needed.
+    pub(in crate::local) prestart: usize,
 }
 
 pub(in crate::local) use accelerator::detect;
@@ -67,22 +73,39 @@ pub(in crate::local) struct QemuDriver {
     happenings: mpsc::Sender<Happening>,
     tasks: TaskTracker,
     config: Config,
+    pool: Arc<Pool>,
+    /// How fast the processor's counter counts.
+    tsc_khz: Option<u64>,
 }
 
 // === impl QemuDriver ===
 
 impl QemuDriver {
-    pub(in crate::local) fn new(
+    pub(in crate::local) async fn new(
         happenings: mpsc::Sender<Happening>,
         tasks: TaskTracker,
         config: Config,
     ) -> Self {
-        Self {
+        let folder = config.instances.join("..").join("pool");
+        let pool = Pool::new(config.prestart, folder, tasks.clone());
+        let driver = Self {
             vms: DashMap::new(),
             happenings,
             tasks,
+            pool,
+            tsc_khz: tsc::measure().await,
             config,
-        }
+        };
+        let instances = std::fs::read_dir(&driver.config.instances);
+        let entries = instances.into_iter().flatten().flatten();
+        let used: Vec<PathBuf> = entries
+            .map(|entry| Files::new(entry.path().join("vm")).place())
+            .collect();
+        driver
+            .pool
+            .clear(|folder| used.iter().any(|place| place == folder))
+            .await;
+        driver
     }
 
     fn find(&self, id: &str) -> Option<Arc<Vm>> {
@@ -145,7 +168,10 @@ impl QemuDriver {
         let tasks = self.tasks.clone();
         let vm = Arc::new(Vm::new(files, shape, door, Ports::new(), tasks));
         vm.remember().map_err(DriverError::Files)?;
-        let beginning = Beginning::Boot(&self.config.image);
+        let beginning = Beginning::Boot {
+            image: &self.config.image,
+            tsc_khz: self.tsc_khz,
+        };
         let process = vm.spawn(&self.config, &beginning).await?;
         let mut words = boot.arguments.clone();
         if !boot.is_hello {
@@ -200,7 +226,7 @@ impl QemuDriver {
         });
     }
 
-    async fn end(&self, id: &str, grace: Duration) {
+    async fn end_vm(&self, id: &str, grace: Duration) {
         let Some((_, vm)) = self.vms.remove(id) else {
             return;
         };
@@ -221,8 +247,9 @@ impl QemuDriver {
 
     async fn wake(&self, id: &str) -> Result<(), DriverError> {
         let vm = self.find(id).ok_or(DriverError::Gone)?;
-        let process = vm.wake(&self.config).await?;
+        let process = vm.wake(&self.config, &self.pool).await?;
         self.watch(id, &vm, process);
+        self.pool.fill(&self.config, &vm.shape);
         Ok(())
     }
 
@@ -232,22 +259,21 @@ impl QemuDriver {
         let vm = self.vm(files, about);
         let handle = handle(&vm, None);
         vm.keep_last();
+        self.pool.fill(&self.config, &vm.shape);
         self.vms.insert(id.to_owned(), vm);
         Some(handle)
     }
 
     async fn take_over(&self, id: &str) -> Option<State> {
         let files = self.files(id);
-        let running = files.process();
+        let place = files.place();
         if files.is_asleep() {
             // Whatever process there is was about to end, or had not begun.
-            if let Some(pid) = running {
-                end_by_force(&files, pid).await;
-            }
+            kill_in(&place).await;
             self.sleeper(id, files)?;
             return Some(State::Standby);
         }
-        let Some(pid) = running else {
+        let Some(pid) = alive_in(&place) else {
             if !files.fall_back().ok()? {
                 return None;
             }
@@ -260,19 +286,13 @@ impl QemuDriver {
         };
         let about = files.about()?;
         let vm = self.vm(files, about);
-        let process = vm.find(pid).await.ok()?;
+        let process = Process::find(pid, &place, &self.tasks).await.ok()?;
         // In the middle of falling asleep: as soon as its state is written, it can go on; what was
         // written is then old, and goes.
         if process.qmp.status().await.ok()? != "running" {
-            if process
-                .qmp
-                .migration()
-                .await
-                .is_ok_and(|how| how == "active")
-            {
-                let _failed = vm.saved(&process.qmp).await;
-            }
-            process.qmp.execute("cont", json!(null)).await.ok()?;
+            // Nobody reads it any more, so it fails.
+            let _failed = process.settled().await;
+            process.resume().await.ok()?;
         }
         vm.files.end_of_fall().ok()?;
         process.agent.order(Order::Tell);
@@ -345,16 +365,6 @@ fn handle(vm: &Vm, process: Option<&Process>) -> Handle {
     handle
 }
 
-async fn end_by_force(files: &Files, pid: i32) {
-    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-        // It may have ended by itself.
-        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-    }
-    while files.process().is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
 impl Driver for QemuDriver {
     fn name(&self) -> &'static str {
         "qemu"
@@ -388,11 +398,21 @@ impl Driver for QemuDriver {
     }
 
     fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, ()> {
-        self.end(id, grace).boxed()
+        self.end_vm(id, grace).boxed()
     }
 
     fn standby<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {
-        async move { self.find(id).ok_or(DriverError::Gone)?.fall_asleep().await }.boxed()
+        async move {
+            let vm = self.find(id).ok_or(DriverError::Gone)?;
+            vm.fall_asleep().await?;
+            self.pool.fill(&self.config, &vm.shape);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn end(&self) -> BoxFuture<'_, ()> {
+        self.pool.end().boxed()
     }
 
     fn restore<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::time::sleep;
 
 const LOOK_AGAIN: Duration = Duration::from_micros(500);
@@ -28,4 +28,14 @@ pub(super) async fn connect(
             Err(_) => sleep(LOOK_AGAIN).await,
         }
     }
+}
+
+/// Listens at the socket `name` in `folder`, whatever was there.
+pub(super) fn listen(folder: &Path, name: &str) -> io::Result<UnixListener> {
+    let directory = File::open(folder)?;
+    match std::fs::remove_file(folder.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    UnixListener::bind(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }

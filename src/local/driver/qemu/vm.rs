@@ -4,38 +4,20 @@
 //! beside it; a sleep or a wake that fails leaves the VM as it was, or as it last slept when its
 //! process broke.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::process::Stdio;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
-use tokio::process::Command;
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::agent::Line;
 use super::command::{Beginning, Network, Shape, arguments, forward};
-use super::files::{About, Files, NEW_STATE, STATE};
+use super::files::{About, Files};
 use super::network::Door;
-use super::qmp::{Qmp, QmpError};
+use super::pool::{Pool, become_vm, move_console};
+use super::process::Process;
 use super::{Config, Ports};
 use crate::local::driver::{DriverError, Exit};
 use crate::local::guest::{Order, Status};
-
-/// How often a migration is looked at; most take a few milliseconds.
-const LOOK: Duration = Duration::from_millis(1);
-/// The longest that a migration of the devices' state may take.
-const MIGRATION: Duration = Duration::from_secs(20);
-/// How long a QEMU that was told to end may take.
-const END: Duration = Duration::from_secs(5);
-const LOOK_AT_ADOPTED: Duration = Duration::from_millis(20);
 
 /// One VM.
 #[derive(Debug)]
@@ -48,17 +30,6 @@ pub(super) struct Vm {
     tasks: TaskTracker,
     /// Held while its files are copied.
     copying: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// A VM's process and the lines to it.
-#[derive(Debug)]
-pub(super) struct Process {
-    pub(super) pid: Pid,
-    pub(super) qmp: Arc<Qmp>,
-    pub(super) agent: Line,
-    /// We are ending it.
-    pub(super) expected: AtomicBool,
-    pub(super) ended: CancellationToken,
 }
 
 // === impl Vm ===
@@ -129,74 +100,28 @@ impl Vm {
         beginning: &Beginning<'_>,
     ) -> Result<Arc<Process>, DriverError> {
         let folder = self.files.folder();
-        let errors = open_log(&folder.join("../vmm.log")).map_err(DriverError::Files)?;
-        let output = errors.try_clone().map_err(DriverError::Files)?;
-        // Through our launcher, which gives it a session of its own: it outlives us.
-        let child = Command::new(&config.launcher)
-            .args(["session", "--"])
-            .arg(&config.qemu)
-            .args(arguments(&self.shape, beginning, &self.ports()))
-            .current_dir(folder)
-            .stdin(Stdio::null())
-            .stdout(output)
-            .stderr(errors)
-            .kill_on_drop(false)
-            .spawn();
-        let mut child = child.map_err(|source| DriverError::Spawn {
-            program: config.qemu.clone(),
-            source,
-        })?;
-        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        let pid = pid.and_then(Pid::from_raw).ok_or(DriverError::Gone)?;
-        let ended = CancellationToken::new();
-        let ends = ended.clone().drop_guard();
-        self.tasks.spawn(async move {
-            let _ends = ends;
-            // Whatever it was, it is over.
-            let _how = child.wait().await;
-        });
-        let connected = self.connect(pid, ended.clone()).await;
-        if connected.is_err() {
-            kill(pid, &ended).await;
+        self.files.set_place(None).map_err(DriverError::Files)?;
+        let arguments = arguments(&self.shape, beginning, &self.ports());
+        let log = folder.join("../vmm.log");
+        Process::spawn(config, folder, &log, arguments, &self.tasks).await
+    }
+
+    /// Takes a QEMU that has waited, if there is one and it can become this VM's.
+    async fn adopt(&self, pool: &Pool) -> Option<Arc<Process>> {
+        let process = pool.take(&self.shape)?;
+        let became = async {
+            let place = self.files.set_place(Some(&process.folder));
+            place.map_err(DriverError::Files)?;
+            let folder = self.files.folder();
+            become_vm(&process, &self.shape, &self.ports(), folder).await?;
+            Ok::<_, DriverError>(move_console(&process, folder).await?)
+        };
+        if let Err(error) = became.await {
+            tracing::warn!(%error, "a QEMU that waited is of no use");
+            process.kill().await;
+            return None;
         }
-        connected
-    }
-
-    /// Connects to a QEMU that an earlier control plane has started.
-    pub(super) async fn find(&self, pid: i32) -> Result<Arc<Process>, DriverError> {
-        let pid = Pid::from_raw(pid).ok_or(DriverError::Gone)?;
-        let (files, ended) = (self.files.clone(), CancellationToken::new());
-        let ends = ended.clone().drop_guard();
-        self.tasks.spawn(async move {
-            let _ends = ends;
-            while files.process().is_some() {
-                sleep(LOOK_AT_ADOPTED).await;
-            }
-        });
-        self.connect(pid, ended).await
-    }
-
-    async fn connect(
-        &self,
-        pid: Pid,
-        ended: CancellationToken,
-    ) -> Result<Arc<Process>, DriverError> {
-        let (folder, alive) = (self.files.folder(), || !ended.is_cancelled());
-        let qmp = Qmp::connect(folder, alive, &self.tasks).await?;
-        let agent = Line::connect(folder, alive, &self.tasks).await;
-        let agent = agent.map_err(QmpError::Connect)?;
-        let ignore = json!([{ "capability": "x-ignore-shared", "state": true }]);
-        let capabilities = json!({ "capabilities": ignore });
-        // Memory is in its file already; on both sides, or the sides do not understand each other.
-        qmp.execute("migrate-set-capabilities", capabilities)
-            .await?;
-        Ok(Arc::new(Process {
-            pid,
-            qmp,
-            agent,
-            expected: AtomicBool::new(false),
-            ended,
-        }))
+        Some(process)
     }
 
     /// Saves the VM's state and ends its process.
@@ -206,12 +131,12 @@ impl Vm {
         process.expected.store(true, Ordering::Release);
         let saved = async {
             self.files.begin_to_fall().map_err(DriverError::Files)?;
-            process.qmp.execute("stop", json!(null)).await?;
+            process.pause().await?;
             if let Some(door) = &self.door {
                 door.close().await;
             }
             self.remember().map_err(DriverError::Files)?;
-            self.save(&process).await?;
+            process.save(&self.files.new_state()).await?;
             self.files.fall_asleep().map_err(DriverError::Files)
         };
         let Err(error) = saved.await else {
@@ -220,8 +145,7 @@ impl Vm {
             return Ok(());
         };
         // As it was: it runs.
-        let runs = process.qmp.execute("cont", json!(null)).await;
-        if runs.is_ok() {
+        if process.resume().await.is_ok() {
             self.files.end_of_fall().map_err(DriverError::Files)?;
             process.expected.store(false, Ordering::Release);
             if let Some(door) = &self.door {
@@ -230,7 +154,7 @@ impl Vm {
             return Err(error);
         }
         // It does not even answer.
-        kill(process.pid, &process.ended).await;
+        process.kill().await;
         self.set_process(None);
         match self.files.fall_back().map_err(DriverError::Files)? {
             true => Err(DriverError::FellBack),
@@ -246,72 +170,52 @@ impl Vm {
             return blocking(&self.tasks, move || files.copy_to(&other)).await;
         };
         self.remember().map_err(DriverError::Files)?;
-        process.qmp.execute("stop", json!(null)).await?;
+        process.pause().await?;
         let copied = async {
-            self.save(&process).await?;
+            process.save(&self.files.new_state()).await?;
             blocking(&self.tasks, move || files.copy_paused_to(&other)).await
         };
         let copied = copied.await;
-        process.qmp.execute("cont", json!(null)).await?;
+        process.resume().await?;
         self.files.end_of_fall().map_err(DriverError::Files)?;
         copied
     }
 
-    /// Writes the devices' state beside the memory of a VM that stands still.
-    async fn save(&self, process: &Process) -> Result<(), DriverError> {
-        let target = json!({ "uri": format!("exec:cat > {NEW_STATE}") });
-        process.qmp.execute("migrate", target).await?;
-        self.saved(&process.qmp).await
-    }
-
-    /// Waits until the state is written.
-    pub(super) async fn saved(&self, qmp: &Qmp) -> Result<(), DriverError> {
-        let written = async {
-            loop {
-                match qmp.migration().await?.as_str() {
-                    "completed" => return Ok(()),
-                    "failed" | "cancelled" => return Err(DriverError::NotSaved),
-                    _ => sleep(LOOK).await,
-                }
-            }
-        };
-        timeout(MIGRATION, written)
-            .await
-            .unwrap_or(Err(DriverError::NotSaved))
-    }
-
     /// Ends the process of a VM whose state is saved or not wanted.
     pub(super) async fn end(&self, process: &Process) {
-        process.expected.store(true, Ordering::Release);
-        // One that has gone need not be told.
-        let _gone = process.qmp.execute("quit", json!(null)).await;
-        if timeout(END, process.ended.cancelled()).await.is_err() {
-            kill(process.pid, &process.ended).await;
+        process.end().await;
+        if process.folder != self.files.folder() {
+            // It had waited for us there. What cannot be removed is only a little disk space.
+            let _left_behind = std::fs::remove_dir_all(&process.folder);
         }
         self.set_process(None);
     }
 
     /// Runs the VM again from its saved state.
-    pub(super) async fn wake(&self, config: &Config) -> Result<Arc<Process>, DriverError> {
+    pub(super) async fn wake(
+        &self,
+        config: &Config,
+        pool: &Pool,
+    ) -> Result<Arc<Process>, DriverError> {
         if !self.files.is_asleep() {
             return Err(DriverError::Gone);
         }
         // Its memory is about to change.
         drop(self.copying.lock().await);
-        let process = self.spawn(config, &Beginning::Restore).await?;
+        let process = match self.adopt(pool).await {
+            Some(process) => process,
+            None => self.spawn(config, &Beginning::Restore).await?,
+        };
         let loaded = async {
-            let source = json!({ "uri": format!("exec:cat {STATE}") });
-            process.qmp.execute("migrate-incoming", source).await?;
-            self.loaded(&process).await?;
+            process.load(&self.files.state()).await?;
             // From here on the memory changes, so the state is worth nothing.
             self.files.wake().map_err(DriverError::Files)
         };
         if let Err(error) = loaded.await {
-            process.expected.store(true, Ordering::Release);
-            kill(process.pid, &process.ended).await;
+            process.kill().await;
             return Err(error);
         }
-        process.qmp.execute("cont", json!(null)).await?;
+        process.resume().await?;
         let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
         process.agent.order(Order::Clock(now));
         process.agent.order(Order::Tell);
@@ -320,22 +224,6 @@ impl Vm {
             door.open();
         }
         Ok(process)
-    }
-
-    /// Waits until the state is read.
-    async fn loaded(&self, process: &Process) -> Result<(), DriverError> {
-        let read = async {
-            loop {
-                match process.qmp.status().await?.as_str() {
-                    "inmigrate" => sleep(LOOK).await,
-                    "paused" | "prelaunch" => return Ok(()),
-                    _ => return Err(DriverError::NotLoaded),
-                }
-            }
-        };
-        timeout(MIGRATION, read)
-            .await
-            .unwrap_or(Err(DriverError::NotLoaded))
     }
 
     /// Opens and closes ports as the VM's program does.
@@ -375,20 +263,6 @@ where
     let done = tasks.spawn_blocking(work).await;
     done.map_err(|_| DriverError::Gone)?
         .map_err(DriverError::Files)
-}
-
-/// Kills a process and waits until it has gone.
-async fn kill(pid: Pid, ended: &CancellationToken) {
-    if !ended.is_cancelled() {
-        // It may end by itself just now.
-        let _ended = kill_process(pid, Signal::KILL);
-        ended.cancelled().await;
-    }
-}
-
-fn open_log(path: &Path) -> std::io::Result<std::fs::File> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true).mode(0o600).open(path)
 }
 
 /// How a VM ended that nobody asked to.
