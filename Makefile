@@ -21,8 +21,9 @@ lint: packages
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items --locked
 
-# The SDK test makes a virtual environment, for which Debian has a package of its own; the waiting
-# page is looked at in Chromium; libFuzzer is C++.
+# The SDK tests make a virtual environment, for which Debian has a package of its own, and use npm;
+# the waiting page is looked at in Chromium; libFuzzer is C++; VMs need QEMU and a kernel, and their
+# tests are left out, with a word, where these cannot be installed.
 .PHONY: packages
 packages:
 	@command -v chromedriver >/dev/null \
@@ -31,6 +32,12 @@ packages:
 		|| (apt-get update && apt-get install -y --no-install-recommends g++)
 	@python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null \
 		|| (apt-get update && apt-get install -y --no-install-recommends python3 python3-venv)
+	@command -v npm >/dev/null \
+		|| (apt-get update && apt-get install -y --no-install-recommends nodejs npm)
+	@(command -v qemu-system-x86_64 && ls /boot/vmlinuz-* && ls /bin/busybox) >/dev/null 2>&1 \
+		|| (apt-get update && apt-get install -y --no-install-recommends \
+			qemu-system-x86 busybox-static linux-image-cloud-amd64) \
+		|| echo "No QEMU, busybox-static or kernel: tests of virtual machines will be skipped."
 
 fmt:
 	cargo fmt

@@ -1,10 +1,10 @@
 //! The binary: arguments in, an exit code out.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use wakegate::cli::{Arguments, FAILED, Failure, OK, run};
+use wakegate::cli::{Arguments, FAILED, Failure, OK, Voice, run};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -12,7 +12,14 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(arguments.command, out)),
+        Ok(runtime) => {
+            let voice = Voice {
+                out,
+                err,
+                is_watched: std::io::stderr().is_terminal(),
+            };
+            runtime.block_on(run(arguments.command, voice))
+        }
         Err(error) => Err(Failure {
             message: format!("no runtime: {error}"),
             code: FAILED,
@@ -21,12 +28,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::from(OK),
         Err(failure) => {
-            // There is nowhere else to say that standard error is closed.
-            let _closed = writeln!(
-                std::io::stderr(),
-                "wakegate: {}",
-                failure.message.trim_end()
-            );
+            err(&format!("wakegate: {}\n", failure.message.trim_end()));
             ExitCode::from(failure.code)
         }
     }
@@ -38,4 +40,9 @@ fn out(text: &str) {
     let _closed = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
+}
+
+fn err(text: &str) {
+    // There is nowhere else to say that standard error is closed.
+    let _closed = std::io::stderr().write_all(text.as_bytes());
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::instances::InstancesArguments;
+
 /// An HTTP edge gateway that wakes sleeping Hypeman instances.
 ///
 /// A hostname routes to an instance. A request for an instance in Standby makes wakegate restore
@@ -41,6 +43,8 @@ pub enum Command {
     ///
     /// Its instances are processes, or virtual machines with `--driver qemu`.
     Local(Box<LocalArguments>),
+    /// List, make, wake and look at the instances of a Hypeman server.
+    Instances(InstancesArguments),
     /// What virtual machines of the qemu driver boot.
     #[command(subcommand)]
     Image(ImageCommand),

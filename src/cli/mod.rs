@@ -6,6 +6,7 @@
 mod args;
 mod demo;
 mod driver;
+mod instances;
 mod local;
 mod serve;
 mod watched;
@@ -17,12 +18,35 @@ pub use args::{
     DriverName, Fate, ImageArguments, ImageCommand, LocalArguments, ServeArguments,
 };
 
+pub use instances::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
+
 /// Everything is in order.
 pub const OK: u8 = 0;
 /// Something failed while running.
 pub const FAILED: u8 = 1;
 /// The configuration cannot be used (`EX_CONFIG`).
 pub const BAD_CONFIG: u8 = 78;
+
+/// How a subcommand speaks.
+#[derive(Debug, Clone, Copy)]
+pub struct Voice {
+    /// To standard output: what was asked for.
+    pub out: fn(&str),
+    /// To standard error: how it goes on.
+    pub err: fn(&str),
+    /// Whether standard error is a terminal.
+    pub is_watched: bool,
+}
+
+impl Voice {
+    fn say(self, text: &str) {
+        (self.out)(text);
+    }
+
+    fn aside(self, text: &str) {
+        (self.err)(text);
+    }
+}
 
 /// Why a subcommand ended, and the exit code for it.
 #[derive(Debug)]
@@ -51,9 +75,11 @@ impl Failure {
     }
 }
 
-/// Runs a subcommand to its end. `out` writes to standard output.
-pub async fn run(command: Command, out: fn(&str)) -> Result<(), Failure> {
+/// Runs a subcommand to its end.
+pub async fn run(command: Command, voice: Voice) -> Result<(), Failure> {
+    let out = voice.out;
     match command {
+        Command::Instances(arguments) => instances::run(arguments, voice).await,
         Command::Demo(arguments) => demo::run(*arguments, out).await,
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Local(arguments) => local::run(*arguments, out).await,

@@ -81,7 +81,7 @@ pub struct Plane {
 
 /// An instance to create.
 pub struct Wanted {
-    request: CreateInstance,
+    pub request: CreateInstance,
 }
 
 impl Wanted {
@@ -115,6 +115,10 @@ impl Wanted {
 
 impl Plane {
     pub async fn start() -> Self {
+        Self::start_with(DriverChoice::Process).await
+    }
+
+    pub async fn start_with(driver: DriverChoice) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let server = LocalServer::bind(LocalConfig {
             address: ([127, 0, 0, 1], 0).into(),
@@ -123,7 +127,7 @@ impl Plane {
             hello: PathBuf::from(BINARY),
             on_exit: OnExit::Stop,
             allow_faults: true,
-            driver: DriverChoice::Process,
+            driver,
         })
         .await
         .unwrap();
@@ -216,14 +220,14 @@ impl Plane {
             .state
     }
 
+    /// Where the instance's files are.
+    pub fn folder(&self, id: &str) -> PathBuf {
+        self.dir.path().join("instances").join(id)
+    }
+
     /// Lines of the instance's log of operations that begin so after their time.
     pub async fn operations(&self, id: &str, operation: &str) -> usize {
-        let path = self
-            .dir
-            .path()
-            .join("instances")
-            .join(id)
-            .join("hypeman.log");
+        let path = self.folder(id).join("hypeman.log");
         let text = tokio::fs::read_to_string(path).await.unwrap_or_default();
         text.lines()
             .filter(|line| {
@@ -232,6 +236,38 @@ impl Plane {
             })
             .count()
     }
+}
+
+/// Whether this machine can run VMs; says what it lacks. Where tests must not be skipped, it must.
+pub fn can_run_vms() -> bool {
+    let there = |places: &[&str]| {
+        places
+            .iter()
+            .any(|place| std::path::Path::new(place).exists())
+    };
+    let kernels = std::fs::read_dir("/boot").into_iter().flatten().flatten();
+    let kernel = kernels
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .any(|name| name.starts_with("vmlinuz-"));
+    let missing: Vec<&str> = [
+        ("qemu-system-x86", there(&["/usr/bin/qemu-system-x86_64"])),
+        (
+            "busybox-static",
+            there(&["/bin/busybox", "/usr/bin/busybox"]),
+        ),
+        ("linux-image-cloud-amd64", kernel),
+    ]
+    .iter()
+    .filter(|(_, there)| !there)
+    .map(|(package, _)| *package)
+    .collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let missing = missing.join(", ");
+    assert!(std::env::var_os("CI").is_none(), "not installed: {missing}");
+    println!("SKIPPED, since this is not installed: {missing}");
+    false
 }
 
 pub fn client_of(address: SocketAddr, token: &str) -> HypemanClient {
@@ -398,6 +434,12 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         Self(command.spawn().unwrap())
+    }
+
+    /// Kills it, and returns when it has gone.
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 
     pub fn signal(&self, signal: &str) {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use axum::extract::{Request, State, State as Shared};
 use axum::http::header;
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
@@ -99,6 +99,8 @@ pub(super) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<Fa
     router
         .route_layer(from_fn_with_state(token, authenticate))
         .route("/health", get(async || Json(json!({ "status": "ok" }))))
+        .route("/openapi.json", get(openapi))
+        .route("/spec.json", get(openapi))
         .fallback(async || ApiError::no_operation())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
 }
@@ -126,6 +128,12 @@ async fn authenticate(
     } else {
         Err(ApiError::unauthorized("invalid token"))
     }
+}
+
+/// What this server speaks; as public as upstream's.
+async fn openapi() -> impl IntoResponse {
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    (kind, include_str!("openapi.json"))
 }
 
 async fn capabilities(Shared(fleet): Shared<Arc<Fleet>>) -> Json<Value> {

@@ -106,18 +106,19 @@ pub(super) fn waiting_arguments(shape: &Shape) -> Vec<String> {
 }
 
 fn kernel_line(accelerator: Accelerator, tsc_khz: Option<u64>) -> String {
-    let mut line = "console=ttyS0 loglevel=3 panic=-1 reboot=t tsc=reliable".to_owned();
-    if accelerator == Accelerator::Tcg {
-        // There is no speculation to be mitigated in translated code.
-        line.push_str(" mitigations=off");
-        // Where it measures that against a timer, a busy host makes it fail one time in five, and a
-        // kernel without a clock waits for ever.
-        if let Some(khz) = tsc_khz {
-            line.push_str(&format!(" tsc_early_khz={khz}"));
-        }
-    }
-    line.push_str(&format!(" rdinit={HOME}/agent -- guest"));
-    line
+    let ours = "console=ttyS0 loglevel=3 panic=-1 reboot=t tsc=reliable psi=0";
+    // There is no speculation to be mitigated in translated code.
+    let emulated = match accelerator {
+        Accelerator::Kvm => "",
+        Accelerator::Tcg => " mitigations=off",
+    };
+    // Where a kernel measures that against a timer, a busy host makes it fail one time in five, and
+    // a kernel without a clock waits for ever.
+    let counter = tsc_khz
+        .filter(|_| accelerator == Accelerator::Tcg)
+        .map(|khz| format!(" tsc_early_khz={khz}"))
+        .unwrap_or_default();
+    format!("{ours}{emulated}{counter} rdinit={HOME}/agent -- guest")
 }
 
 #[derive(Default)]
@@ -179,13 +180,18 @@ impl Words {
             return;
         };
         let restrict = if *egress { "off" } else { "on" };
-        let mut user = format!("user,id=network,restrict={restrict}");
+        // Forwarding is IPv4's alone, and a router's advertisements would cost each wake.
+        let mut user = format!("user,id=network,ipv6=off,restrict={restrict}");
         for port in ports {
             user.push_str(",hostfwd=");
             user.push_str(&forward(*address, *port));
         }
         self.add("-netdev", user);
-        self.add("-device", "virtio-net-device,netdev=network");
+        // An announcement at each wake would be for a network that has moved.
+        self.add(
+            "-device",
+            "virtio-net-device,netdev=network,guest_announce=off",
+        );
     }
 
     /// For a saved state, over QMP.

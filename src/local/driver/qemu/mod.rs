@@ -45,6 +45,10 @@ use crate::local::paths::PathInfo;
 
 type Ports = BTreeSet<u16>;
 
+/// When a VM that says nothing by itself is asked how it is.
+const ASK_LATER: Duration = Duration::from_secs(1);
+/// A VM whose agent has said nothing for so long has not come up.
+const SILENT: Duration = Duration::from_secs(60);
 /// How long an agent may take to look at a path, and longer than a command was given.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -192,18 +196,30 @@ impl QemuDriver {
             door.open();
         }
         let handle = handle(&vm, Some(&process));
-        self.watch(&boot.id, &vm, process);
+        self.watch(&boot.id, &vm, process, true);
         self.vms.insert(boot.id.clone(), vm);
         let remarks = Vec::new();
         Ok(Started { handle, remarks })
     }
 
-    /// Follows what the VM's agent says until the VM's end.
-    fn watch(&self, id: &str, vm: &Arc<Vm>, process: Arc<Process>) {
+    /// Follows what the VM's agent says until the VM's end. `boots`: it has yet to come up.
+    fn watch(&self, id: &str, vm: &Arc<Vm>, process: Arc<Process>, boots: bool) {
         let (happenings, vm, id) = (self.happenings.clone(), Arc::clone(vm), id.to_owned());
         self.tasks.spawn(async move {
             let mut status = process.agent.status();
             let mut started = false;
+            let patience = if boots { SILENT } else { ASK_LATER };
+            let silent = tokio::time::timeout(patience, status.changed())
+                .await
+                .is_err();
+            status.mark_changed();
+            if silent && boots {
+                tracing::warn!(instance = id, "its VM has not come up");
+                process.end_by_itself().await;
+            } else if silent {
+                // Not at once, which would delay a woken VM's first answer.
+                process.agent.order(Order::Tell);
+            }
             // Ends with the line, when everything was heard.
             while status.changed().await.is_ok() {
                 let now = status.borrow_and_update().clone();
@@ -248,7 +264,7 @@ impl QemuDriver {
     async fn wake(&self, id: &str) -> Result<(), DriverError> {
         let vm = self.find(id).ok_or(DriverError::Gone)?;
         let process = vm.wake(&self.config, &self.pool).await?;
-        self.watch(id, &vm, process);
+        self.watch(id, &vm, process, false);
         self.pool.fill(&self.config, &vm.shape);
         Ok(())
     }
@@ -303,7 +319,7 @@ impl QemuDriver {
         let mut status = process.agent.status();
         let told = tokio::time::timeout(ANSWER, status.changed()).await;
         let up = matches!(told, Ok(Ok(()))) && status.borrow().started;
-        self.watch(id, &vm, process);
+        self.watch(id, &vm, process, false);
         self.vms.insert(id.to_owned(), vm);
         Some(if up {
             State::Running

@@ -221,6 +221,11 @@ impl Process {
         }
     }
 
+    /// Kills it as if it had broken: whoever watches it tells so.
+    pub(super) async fn end_by_itself(&self) {
+        kill(self.pid, &self.ended).await;
+    }
+
     pub(super) async fn kill(&self) {
         self.expected.store(true, Ordering::Release);
         kill(self.pid, &self.ended).await;

@@ -218,7 +218,6 @@ impl Vm {
         process.resume().await?;
         let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
         process.agent.order(Order::Clock(now));
-        process.agent.order(Order::Tell);
         self.set_process(Some(Arc::clone(&process)));
         if let Some(door) = &self.door {
             door.open();

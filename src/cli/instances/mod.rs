@@ -1,0 +1,386 @@
+//! `wakegate instances`: a small client for people, of any Hypeman server.
+//!
+//! Guarantees: what is asked for goes to standard output and how it goes on to standard error, so
+//! that the former can be piped; several instances are worked on in their order, and one that fails
+//! does not keep the others from their turn.
+
+mod args;
+mod table;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+pub use args::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
+use table::{bytes, table};
+
+use super::{Failure, Voice};
+use crate::config::{HypemanConfig, Secret};
+use crate::hypeman::wire::{
+    AutoStandbyPolicy, CreateInstance, ForkInstance, Instance, InstanceState, ListInstances,
+    RedactedMap, StartRequest,
+};
+use crate::hypeman::{ControlPlaneError, HypemanClient, LogQuery, LogSource};
+use crate::names::InstanceRef;
+use crate::telemetry::Metrics;
+
+/// Between two looks at an instance that comes up: `wait` may see it five seconds late.
+const LOOK: Duration = Duration::from_millis(100);
+const COMING_UP: Duration = Duration::from_secs(120);
+/// How often a person is told how long something takes.
+const TICK: Duration = Duration::from_millis(200);
+
+struct Session {
+    client: HypemanClient,
+    json: bool,
+    voice: Voice,
+}
+
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var_os(name)?.into_string().ok()?;
+    (!value.is_empty()).then_some(value)
+}
+
+fn client(arguments: &InstancesArguments) -> Result<HypemanClient, Failure> {
+    let key = variable("HYPEMAN_API_KEY").or_else(|| variable("HYPEMAN_BEARER_TOKEN"));
+    let url = arguments
+        .url
+        .clone()
+        .or_else(|| variable("HYPEMAN_BASE_URL"));
+    let config = HypemanConfig {
+        url: url.unwrap_or_else(|| "http://localhost:4973".to_owned()),
+        api_key_file: arguments.api_key_file.clone(),
+        api_key: key.map(|key| Secret::new(&key)),
+        ..HypemanConfig::default()
+    };
+    HypemanClient::new(&config, Metrics::new().into()).map_err(Failure::failed)
+}
+
+pub(super) async fn run(arguments: InstancesArguments, voice: Voice) -> Result<(), Failure> {
+    let session = Session {
+        client: client(&arguments)?,
+        json: arguments.json,
+        voice,
+    };
+    let client = &session.client;
+    match arguments.command {
+        InstancesCommand::Ls { state, tags } => session.list(state, tags).await,
+        InstancesCommand::Show(One { instance }) => {
+            let instance = client.get_instance(&instance).await.map_err(failed)?;
+            session.show(&instance)
+        }
+        InstancesCommand::Create(wanted) => session.create(*wanted).await,
+        InstancesCommand::Rm(many) => session.delete(many).await,
+        InstancesCommand::Standby(many) => {
+            let verb = async |id: &InstanceRef| client.standby_instance(id, None).await;
+            session.each(many, "standby", verb).await
+        }
+        InstancesCommand::Restore(many) => {
+            let verb = async |id: &InstanceRef| client.restore_instance(id).await;
+            session.each(many, "restore", verb).await
+        }
+        InstancesCommand::Start(many) => {
+            let request = StartRequest::default();
+            let verb = async |id: &InstanceRef| client.start_instance(id, &request).await;
+            session.each(many, "start", verb).await
+        }
+        InstancesCommand::Stop(many) => {
+            let verb = async |id: &InstanceRef| client.stop_instance(id).await;
+            session.each(many, "stop", verb).await
+        }
+        InstancesCommand::Fork {
+            source: One { instance },
+            name,
+            from_running,
+            state,
+        } => {
+            let request = ForkInstance {
+                name,
+                from_running,
+                target_state: state.as_deref().map(Into::into),
+            };
+            let forking = client.fork_instance(&instance, &request);
+            let copy = session.told("fork", &instance, forking).await?;
+            session.show(&copy)
+        }
+        InstancesCommand::Logs {
+            instance: One { instance },
+            follow,
+            tail,
+            source,
+        } => {
+            let query = LogQuery {
+                tail: Some(tail),
+                follow,
+                source: match source {
+                    Source::App => LogSource::App,
+                    Source::Vmm => LogSource::Vmm,
+                    Source::Hypeman => LogSource::Hypeman,
+                },
+            };
+            session.logs(&instance, query).await
+        }
+        InstancesCommand::Stats(One { instance }) => session.stats(&instance).await,
+        InstancesCommand::Wake {
+            instance: One { instance },
+            start,
+            timeout,
+        } => {
+            let patience = timeout.to_std().unwrap_or(COMING_UP);
+            let began = Instant::now();
+            let waking = session.wake(&instance, start, patience);
+            let awake = session.told("wake", &instance, waking).await?;
+            let took = began.elapsed().as_secs_f64() * 1e3;
+            session
+                .voice
+                .aside(&format!("{} is awake after {took:.0} ms\n", awake.name));
+            session.show(&awake)
+        }
+    }
+}
+
+/// The server's words, and for what is a person's to mend, how.
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
+fn failed(error: ControlPlaneError) -> Failure {
+    let help = match error.status() {
+        Some(401 | 403) => "; is HYPEMAN_API_KEY right?",
+        _ if error.is_unreachable() => "; give another with `--url`",
+        _ => "",
+    };
+    Failure::failed(format_args!("{error}{help}"))
+}
+
+// === impl Session ===
+
+impl Session {
+    fn print<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
+        let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
+        self.voice.say(&format!("{text}\n"));
+        Ok(())
+    }
+
+    fn show(&self, instance: &Instance) -> Result<(), Failure> {
+        if self.json {
+            return self.print(instance);
+        }
+        self.rows(std::slice::from_ref(instance));
+        Ok(())
+    }
+
+    fn rows(&self, instances: &[Instance]) {
+        let row = |i: &Instance| {
+            let address = i.network.as_ref().and_then(|network| network.ip.clone());
+            let idle = i.auto_standby.as_ref().filter(|policy| policy.enabled);
+            let idle = idle.and_then(|policy| policy.idle_timeout);
+            [
+                i.name.clone(),
+                i.id.clone(),
+                i.state.to_string(),
+                address.unwrap_or_default(),
+                idle.map(|idle| idle.to_string()).unwrap_or_default(),
+                i.image.clone(),
+            ]
+        };
+        let rows: Vec<_> = instances.iter().map(row).collect();
+        let titles = ["NAME", "ID", "STATE", "ADDRESS", "IDLE", "IMAGE"];
+        self.voice.say(&table(titles, &rows));
+    }
+
+    async fn list(
+        &self,
+        state: Option<String>,
+        tags: Vec<(String, String)>,
+    ) -> Result<(), Failure> {
+        let filter = ListInstances {
+            state: state.as_deref().map(Into::into),
+            tags: tags.into_iter().collect(),
+        };
+        let all = self.client.list_instances(&filter).await.map_err(failed)?;
+        if self.json {
+            return self.print(&all);
+        }
+        self.rows(&all);
+        Ok(())
+    }
+
+    async fn create(&self, wanted: CreateArguments) -> Result<(), Failure> {
+        let auto_standby = wanted.idle_timeout.map(|idle| AutoStandbyPolicy {
+            enabled: true,
+            idle_timeout: Some(idle),
+            ..AutoStandbyPolicy::default()
+        });
+        let request = CreateInstance {
+            name: wanted.name,
+            image: wanted.image,
+            size: wanted.size,
+            vcpus: wanted.vcpus,
+            env: RedactedMap(wanted.env.into_iter().collect::<BTreeMap<_, _>>()),
+            tags: wanted.tags.into_iter().collect(),
+            auto_standby,
+            cmd: (!wanted.command.is_empty()).then_some(wanted.command),
+            ..CreateInstance::default()
+        };
+        let created = self
+            .client
+            .create_instance(&request)
+            .await
+            .map_err(failed)?;
+        if wanted.no_wait {
+            return self.show(&created);
+        }
+        let id = InstanceRef::parse(&created.id).map_err(Failure::failed)?;
+        let coming = self.come_up(&id, COMING_UP);
+        let up = self.told("create", &id, coming).await?;
+        self.show(&up)
+    }
+
+    async fn delete(&self, many: Many) -> Result<(), Failure> {
+        let mut failures = Vec::new();
+        for id in &many.instances {
+            match self.client.delete_instance(id).await {
+                Ok(()) => self.voice.aside(&format!("{id} is deleted\n")),
+                Err(error) => failures.push(format!("{id}: {}", failed(error).message)),
+            }
+        }
+        all_or(&failures)
+    }
+
+    /// One verb on one instance after the other.
+    async fn each(
+        &self,
+        many: Many,
+        verb: &str,
+        run: impl AsyncFn(&InstanceRef) -> Result<Instance, ControlPlaneError>,
+    ) -> Result<(), Failure> {
+        let (mut after, mut failures) = (Vec::new(), Vec::new());
+        for id in &many.instances {
+            match self.told(verb, id, run(id)).await {
+                Ok(instance) => after.push(instance),
+                Err(failure) => failures.push(format!("{id}: {}", failure.message)),
+            }
+        }
+        if self.json {
+            self.print(&after)?;
+        } else if !after.is_empty() {
+            self.rows(&after);
+        }
+        all_or(&failures)
+    }
+
+    /// Waits, and tells a person on a terminal how long it has been.
+    async fn told<T>(
+        &self,
+        verb: &str,
+        id: &InstanceRef,
+        work: impl Future<Output = Result<T, ControlPlaneError>>,
+    ) -> Result<T, Failure> {
+        let began = Instant::now();
+        tokio::pin!(work);
+        let mut spoke = false;
+        let result = loop {
+            match tokio::time::timeout(TICK, &mut work).await {
+                Ok(result) => break result,
+                Err(_) if self.voice.is_watched => {
+                    let seconds = began.elapsed().as_secs_f64();
+                    self.voice.aside(&format!("\r{verb} {id} … {seconds:.1} s"));
+                    spoke = true;
+                }
+                Err(_) => {}
+            }
+        };
+        if spoke {
+            // What is written next begins a line of its own.
+            self.voice.aside("\r\u{1b}[K");
+        }
+        result.map_err(failed)
+    }
+
+    /// Waits until it runs, or has come to where it stays.
+    async fn come_up(
+        &self,
+        id: &InstanceRef,
+        patience: Duration,
+    ) -> Result<Instance, ControlPlaneError> {
+        let end = Instant::now() + patience;
+        loop {
+            let instance = self.client.get_instance(id).await?;
+            let coming = matches!(
+                instance.state,
+                InstanceState::Created | InstanceState::Initializing | InstanceState::Paused
+            );
+            if !coming {
+                return Ok(instance);
+            }
+            if Instant::now() >= end {
+                return Err(ControlPlaneError::Timeout {
+                    op: "wait",
+                    after: patience,
+                });
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Restores or starts it, as it needs.
+    async fn wake(
+        &self,
+        id: &InstanceRef,
+        start: bool,
+        patience: Duration,
+    ) -> Result<Instance, ControlPlaneError> {
+        let instance = self.client.get_instance(id).await?;
+        if instance.state == InstanceState::Stopped && start {
+            let request = StartRequest::default();
+            self.client.start_instance(id, &request).await?;
+        } else {
+            // From wherever it is; where that is not possible, the server says best why not.
+            self.client.restore_instance(id).await?;
+        }
+        self.come_up(id, patience).await
+    }
+
+    async fn logs(&self, id: &InstanceRef, query: LogQuery) -> Result<(), Failure> {
+        let mut lines = self.client.logs(id, query).await.map_err(failed)?;
+        while let Some(line) = lines.next().await.map_err(failed)? {
+            match self.json {
+                true => self.print(&line)?,
+                false => self.voice.say(&format!("{line}\n")),
+            }
+        }
+        Ok(())
+    }
+
+    async fn stats(&self, id: &InstanceRef) -> Result<(), Failure> {
+        let stats = self.client.instance_stats(id).await.map_err(failed)?;
+        if self.json {
+            return self.print(&stats);
+        }
+        let ratio = stats.memory_utilization_ratio;
+        let rows = [[
+            stats.instance_name,
+            format!("{:.2} s", stats.cpu_seconds),
+            bytes(stats.memory_rss_bytes),
+            ratio
+                .map(|ratio| format!("{:.0} %", ratio * 1e2))
+                .unwrap_or_default(),
+            bytes(stats.network_rx_bytes),
+            bytes(stats.network_tx_bytes),
+            stats.allocated_vcpus.to_string(),
+            bytes(stats.allocated_memory_bytes),
+        ]];
+        let titles = [
+            "NAME", "CPU", "RSS", "OF SIZE", "RECEIVED", "SENT", "VCPUS", "SIZE",
+        ];
+        self.voice.say(&table(titles, &rows));
+        Ok(())
+    }
+}
+
+fn all_or(failures: &[String]) -> Result<(), Failure> {
+    match failures.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::failed(failures.join("\n"))),
+    }
+}
