@@ -5,8 +5,10 @@ use std::str::FromStr;
 
 use axum::body::Bytes;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::error::ApiError;
+use crate::local::scalars::are_tags;
 
 /// Query parameters; the last of a name wins.
 #[derive(Debug, Default)]
@@ -36,8 +38,16 @@ impl Query {
             .transpose()
     }
 
-    /// `name[key]=value`, the form that OpenAPI calls deepObject.
-    pub(super) fn deep_object(&self, name: &str) -> BTreeMap<String, String> {
+    /// Tags that must all be there: `tags[key]=value`, the form that OpenAPI calls deepObject.
+    pub(super) fn tags(&self) -> Result<BTreeMap<String, String>, ApiError> {
+        let tags = self.deep_object("tags");
+        match are_tags(&tags) {
+            true => Ok(tags),
+            false => Err(ApiError::malformed("parameter tags in query has an error")),
+        }
+    }
+
+    fn deep_object(&self, name: &str) -> BTreeMap<String, String> {
         let inside = |key: &str| {
             let key = key
                 .strip_prefix(name)?
@@ -52,10 +62,29 @@ impl Query {
     }
 }
 
-/// A body that must be there.
+/// A body that must be there, and be an object: serde would take an array's elements for the fields.
 pub(super) fn required<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
-    serde_json::from_slice(body)
-        .map_err(|error| ApiError::malformed(format!("request body has an error: {error}")))
+    let bad = |why: &dyn std::fmt::Display| {
+        ApiError::malformed(format!("request body has an error: {why}"))
+    };
+    let object: Map<String, Value> = serde_json::from_slice(body).map_err(|error| bad(&error))?;
+    if let Some(name) = null_in(&object) {
+        return Err(bad(&format_args!("{name} is null")));
+    }
+    T::deserialize(Value::Object(object)).map_err(|error| bad(&error))
+}
+
+/// A field that is `null`, where the contract knows one only that may be (A.4).
+fn null_in(object: &Map<String, Value>) -> Option<&str> {
+    let inside = |value| match value {
+        &Value::Object(ref object) => null_in(object),
+        Value::Array(values) => values.iter().find_map(|value| null_in(value.as_object()?)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
+    };
+    object.iter().find_map(|(name, value)| match value {
+        Value::Null => (name != "name_prefix").then_some(name.as_str()),
+        value => inside(value),
+    })
 }
 
 /// A body that may be left out.

@@ -229,14 +229,14 @@ pub(super) async fn create(
 pub(super) async fn list(
     Shared(fleet): Shared<Arc<Fleet>>,
     RawQuery(query): RawQuery,
-) -> Json<Vec<IngressRecord>> {
-    let tags = Query::parse(query.as_deref()).deep_object("tags");
+) -> Result<Json<Vec<IngressRecord>>, ApiError> {
+    let tags = Query::parse(query.as_deref()).tags()?;
     let all = fleet
         .ingresses
         .read()
         .unwrap_or_else(PoisonError::into_inner);
     let matching = all.values().filter(|i| have_tags(&i.tags, &tags));
-    Json(matching.cloned().collect())
+    Ok(Json(matching.cloned().collect()))
 }
 
 fn find(fleet: &Fleet, text: &str) -> Result<IngressRecord, ApiError> {

@@ -256,7 +256,7 @@ pub(super) async fn list(
                 .ok_or_else(|| ApiError::malformed("parameter state in query has an error"))?,
         ),
     };
-    let tags = query.deep_object("tags");
+    let tags = query.tags()?;
     let now = Timestamp::now();
     let all = fleet.all();
     let records = all.iter().map(|instance| instance.record());

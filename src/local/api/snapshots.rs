@@ -167,7 +167,7 @@ pub(super) async fn list(
         Some(_) => return Err(ApiError::malformed("parameter kind in query has an error")),
     };
     let (source, name) = (query.text("source_instance_id"), query.text("name"));
-    let tags = query.deep_object("tags");
+    let tags = query.tags()?;
     let matching = fleet.all_snapshots().into_iter().filter(|snapshot| {
         kind.is_none_or(|kind| snapshot.kind == kind)
             && source.is_none_or(|source| snapshot.source() == source)

@@ -256,7 +256,7 @@ impl QemuDriver {
             let _late = tokio::time::timeout(grace, process.ended.cancelled()).await;
             vm.end(&process).await;
         }
-        if let Err(error) = vm.files.remove() {
+        if let Err(error) = vm.forget().await {
             tracing::warn!(instance = id, %error, "cannot remove a VM's files");
         }
     }

@@ -181,6 +181,13 @@ impl Vm {
         copied
     }
 
+    /// Removes the VM's files, when nobody copies them any more.
+    pub(super) async fn forget(&self) -> Result<(), DriverError> {
+        let _copying = self.copying.lock().await;
+        let files = self.files.clone();
+        blocking(&self.tasks, move || files.remove()).await
+    }
+
     /// Ends the process of a VM whose state is saved or not wanted.
     pub(super) async fn end(&self, process: &Process) {
         process.end().await;
