@@ -33,6 +33,8 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a local control plane, a gateway and two sleeping instances, and watch them wake.
+    ///
+    /// With `--driver qemu` the instances are virtual machines.
     Demo(Box<DemoArguments>),
     /// Run the gateway.
     ///

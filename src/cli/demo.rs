@@ -12,7 +12,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::args::DemoArguments;
+use super::args::{DemoArguments, DriverName};
 use super::driver::{DriverFile, choose};
 use super::{Failure, asked_to_end};
 use crate::app::App;
@@ -25,6 +25,8 @@ use crate::telemetry::{AccessSink, Metrics, WakeOutcome, init_diagnostics};
 use crate::wake::WakeReport;
 
 const NAMES: [&str; 2] = ["hello", "counter"];
+/// Virtual machines boot a kernel each.
+const COMING_UP: Duration = Duration::from_secs(60);
 
 /// A directory that goes away with its owner.
 struct Scratch(PathBuf);
@@ -92,6 +94,9 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
     let plane_ended = server.run(end.clone().cancelled_owned());
     let demo = async {
         let _ends_the_plane = end.clone().drop_guard();
+        if arguments.driver.driver == Some(DriverName::Qemu) {
+            out("two virtual machines boot, which takes some seconds\n");
+        }
         let ids = put_to_sleep(&client, arguments.idle_timeout).await?;
         let paint = Paint(std::io::stdout().is_terminal(), Instant::now());
         let port = app
@@ -103,7 +108,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
             app.admin_address().port(),
             &api.to_string(),
             &token,
-            arguments.idle_timeout,
+            &arguments,
             paint,
             out,
         );
@@ -153,6 +158,8 @@ async fn put_to_sleep(
             name: name.to_owned(),
             image: "wakegate/hello".to_owned(),
             env: RedactedMap(BTreeMap::from(env)),
+            size: Some("256MB".to_owned()),
+            vcpus: Some(1),
             auto_standby: Some(AutoStandbyPolicy {
                 enabled: true,
                 idle_timeout: Some(idle_timeout),
@@ -164,18 +171,39 @@ async fn put_to_sleep(
             .create_instance(&request)
             .await
             .map_err(Failure::failed)?;
-        let id = InstanceRef::parse(&created.id).map_err(Failure::failed)?;
+        ids.insert(created.id, name.to_owned());
+    }
+    for (id, name) in &ids {
+        let id = InstanceRef::parse(id).map_err(Failure::failed)?;
         let up = client
-            .wait_instance(&id, &InstanceState::Running, Duration::from_secs(10))
-            .await;
-        up.map_err(Failure::failed)?;
+            .wait_instance(&id, &InstanceState::Running, COMING_UP)
+            .await
+            .map_err(Failure::failed)?;
+        if up.state != InstanceState::Running {
+            let text = format_args!("the instance `{name}` did not come up: it is {}", up.state);
+            return Err(Failure::failed(text));
+        }
+        let instance = client.get_instance(&id).await.map_err(Failure::failed)?;
+        let address = instance.network.and_then(|network| network.ip);
+        listens(&address.unwrap_or_default()).await;
         client
             .standby_instance(&id, None)
             .await
             .map_err(Failure::failed)?;
-        ids.insert(created.id, name.to_owned());
     }
     Ok(ids)
+}
+
+/// Waits until its server listens, so that its first wake is one of a server and not of a start.
+async fn listens(address: &str) {
+    let end = Instant::now() + COMING_UP;
+    while tokio::net::TcpStream::connect((address, 8080))
+        .await
+        .is_err()
+        && Instant::now() < end
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn introduce(
@@ -183,16 +211,21 @@ fn introduce(
     admin: u16,
     api: &str,
     token: &str,
-    idle_timeout: GoDuration,
+    arguments: &DemoArguments,
     paint: Paint,
     out: fn(&str),
 ) {
+    let idle_timeout = arguments.idle_timeout;
+    let what = match arguments.driver.driver {
+        Some(DriverName::Qemu) => "virtual machines that are files now, and no process",
+        Some(DriverName::Process) | None => "frozen processes without a network address",
+    };
     let command = |text: String| paint.with("1;36", &text);
     let url =
         |name: &str, path: &str| command(format!("curl http://{name}.localhost:{port}{path}"));
     out(&format!(
         "\n{title}\n\n\
-         Two instances are asleep: frozen processes without a network address.\n\
+         Two instances are asleep: {what}.\n\
          Ask one for something and watch it wake, answer, and fall asleep again after {idle_timeout}:\n\n  \
            {hello}\n  \
            {counter}     {counts}\n  \

@@ -23,6 +23,8 @@ use super::store::{Kind, Store};
 
 /// At most so many standbys at once (contract B.5).
 const MAX_STANDBYS: usize = 16;
+/// At most so many restores at once; the others wait, under their own locks (contract B.3).
+const MAX_RESTORES: usize = 16;
 
 /// A change of an instance's state, for whoever shows it to a person.
 #[derive(Debug, Clone)]
@@ -52,6 +54,7 @@ pub(super) struct Fleet {
     pub(super) tasks: TaskTracker,
     pub(super) events: broadcast::Sender<FleetEvent>,
     pub(super) standbys: Arc<Semaphore>,
+    pub(super) restores: Semaphore,
     /// For health checks; connections are not kept, since they would keep instances awake.
     pub(super) http: reqwest::Client,
 }
@@ -90,6 +93,7 @@ impl Fleet {
             tasks,
             events: broadcast::channel(256).0,
             standbys: Arc::new(Semaphore::new(MAX_STANDBYS)),
+            restores: Semaphore::new(MAX_RESTORES),
             http: super::care::health_client().map_err(std::io::Error::other)?,
         });
         for record in records {

@@ -315,6 +315,8 @@ impl Fleet {
 
     /// From Standby to Running. The caller holds the instance's lock.
     pub(super) async fn wake_up(&self, instance: &Instance) -> Result<(), ApiError> {
+        // Never closed, so never refused.
+        let _slot = self.restores.acquire().await;
         self.enter(instance, State::Paused, "restoring");
         match self.driver.restore(&instance.id).await {
             Ok(()) => {

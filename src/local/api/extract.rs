@@ -76,14 +76,11 @@ pub(super) fn required<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError>
 
 /// A field that is `null`, where the contract knows one only that may be (A.4).
 fn null_in(object: &Map<String, Value>) -> Option<&str> {
-    let inside = |value| match value {
-        &Value::Object(ref object) => null_in(object),
-        Value::Array(values) => values.iter().find_map(|value| null_in(value.as_object()?)),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
-    };
     object.iter().find_map(|(name, value)| match value {
         Value::Null => (name != "name_prefix").then_some(name.as_str()),
-        value => inside(value),
+        Value::Object(object) => null_in(object),
+        Value::Array(values) => values.iter().find_map(|value| null_in(value.as_object()?)),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     })
 }
 

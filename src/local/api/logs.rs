@@ -4,6 +4,7 @@
 //! after the last line; with it, when the instance is deleted; a reader that leaves ends its own
 //! task.
 
+use std::io::SeekFrom;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +15,13 @@ use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream;
 use tokio::fs::File;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncSeekExt as _, BufReader};
 
 use super::error::ApiError;
 use super::extract::Query;
 use crate::local::fleet::Fleet;
 use crate::local::instance::Instance;
+use crate::local::rotation;
 use crate::local::store::Kind;
 
 const LOOK_FOR_MORE: Duration = Duration::from_millis(50);
@@ -62,7 +64,10 @@ pub(super) async fn logs(
 }
 
 struct Lines {
+    path: PathBuf,
     reader: BufReader<File>,
+    /// How much of the file was read.
+    position: u64,
     pending: Vec<u8>,
     follow: bool,
     instance: Arc<Instance>,
@@ -89,14 +94,17 @@ impl Lines {
             count += 1;
             line.clear();
         }
-        let mut reader = BufReader::new(open().await?);
+        let (mut reader, mut position) = (BufReader::new(open().await?), 0);
         for _ in 0..count.saturating_sub(tail) {
             line.clear();
             // A log that shrinks meanwhile is only shorter than expected.
-            let _shorter = reader.read_until(b'\n', &mut line).await;
+            let read = reader.read_until(b'\n', &mut line).await;
+            position += read.unwrap_or(0) as u64;
         }
         Ok(Self {
+            path: path.clone(),
             reader,
+            position,
             pending: Vec::new(),
             follow,
             instance,
@@ -111,6 +119,7 @@ impl Lines {
                 .read_until(b'\n', &mut self.pending)
                 .await
                 .ok()?;
+            self.position += read as u64;
             let complete = self.pending.ends_with(b"\n");
             if complete || (read == 0 && !self.follow && !self.pending.is_empty()) {
                 let text = String::from_utf8_lossy(&self.pending);
@@ -124,7 +133,25 @@ impl Lines {
             if !self.follow || self.instance.is_deleted() {
                 return None;
             }
+            self.follow_cut().await;
             tokio::time::sleep(LOOK_FOR_MORE).await;
+        }
+    }
+
+    /// When the log's head was cut off meanwhile, goes back to where it was.
+    async fn follow_cut(&mut self) {
+        let length = async |path: &PathBuf| tokio::fs::metadata(path).await.map(|info| info.len());
+        let Ok(now) = length(&self.path).await else {
+            return;
+        };
+        if now >= self.position {
+            return;
+        }
+        // What was cut off is all that the older file has.
+        let cut = length(&rotation::older(&self.path)).await.unwrap_or(0);
+        let position = self.position.saturating_sub(cut).min(now);
+        if self.reader.seek(SeekFrom::Start(position)).await.is_ok() {
+            self.position = position;
         }
     }
 }
