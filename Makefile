@@ -34,9 +34,9 @@ packages:
 		|| (apt-get update && apt-get install -y --no-install-recommends python3 python3-venv)
 	@command -v npm >/dev/null \
 		|| (apt-get update && apt-get install -y --no-install-recommends nodejs npm)
-	@(command -v qemu-system-x86_64 && ls /boot/vmlinuz-* && ls /bin/busybox) >/dev/null 2>&1 \
+	@(command -v qemu-system-x86_64 && command -v nft && command -v ip && ls /boot/vmlinuz-* && ls /bin/busybox) >/dev/null 2>&1 \
 		|| (apt-get update && apt-get install -y --no-install-recommends \
-			qemu-system-x86 busybox-static linux-image-cloud-amd64) \
+			qemu-system-x86 busybox-static linux-image-cloud-amd64 iproute2 nftables) \
 		|| echo "No QEMU, busybox-static or kernel: tests of virtual machines will be skipped."
 
 fmt:

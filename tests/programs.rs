@@ -6,6 +6,7 @@
     clippy::panic,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "tests"
 )]
 
@@ -29,6 +30,7 @@ fn shell(name: &str, script: &str) -> CreateInstance {
     }
 }
 
+#[allow(clippy::unnecessary_wraps, reason = "as the requests have it")]
 fn restart(policy: &str, attempts: u32) -> Option<RestartPolicy> {
     Some(RestartPolicy {
         policy: Some(policy.to_owned()),

@@ -6,6 +6,7 @@
     clippy::panic,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::print_stdout,
     reason = "tests"
 )]
 
@@ -429,4 +430,137 @@ async fn a_program_of_ones_own_ends_with_its_code_and_its_words_are_logged() {
     plane.stop().await;
     let left = std::fs::read_dir(&pool).map_or(0, Iterator::count);
     assert_eq!(left, 0, "who waited has gone with the control plane");
+}
+
+/// Set in a network of the test's own.
+const INSIDE: &str = "WAKEGATE_TEST_INSIDE";
+
+/// Runs this very test again in a network namespace of its own; whether that is where we are.
+fn in_a_network_of_its_own(name: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let own = std::env::current_exe().unwrap();
+    let begin = "mount -t sysfs sysfs /sys && ip link set lo up && exec \"$0\" \"$@\"";
+    let mut unshare = std::process::Command::new("unshare");
+    unshare
+        .args(["--net", "--mount", "sh", "-c", begin])
+        .arg(own);
+    let output = unshare
+        .args(["--exact", name, "--nocapture"])
+        .env(INSIDE, "1")
+        .output();
+    let output = output.unwrap();
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}"
+    );
+    false
+}
+
+/// Whether this machine has what a bridge needs.
+fn can_bridge() -> bool {
+    let there = |program: &str| {
+        let mut which = std::process::Command::new("sh");
+        let found = which
+            .args(["-c", &format!("command -v {program}")])
+            .output();
+        found.unwrap().status.success()
+    };
+    let root = rustix::process::geteuid().is_root();
+    let all = root
+        && ["ip", "nft", "unshare"]
+            .iter()
+            .all(|program| there(program));
+    let all = all && Path::new("/dev/net/tun").exists();
+    if !all {
+        println!("SKIPPED, since a bridge needs root, iproute2, nftables and /dev/net/tun");
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_tracking() {
+    let name = "a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_tracking";
+    if !can_run_vms() || !can_bridge() {
+        return;
+    }
+    let inside = tokio::task::spawn_blocking(|| in_a_network_of_its_own(name));
+    if !inside.await.unwrap() {
+        return;
+    }
+    let options = QemuOptions {
+        bridged: true,
+        ..QemuOptions::default()
+    };
+    let plane = Plane::start_with(DriverChoice::Qemu(options)).await;
+    let idle = Duration::from_secs(3);
+    let request = wanted("bridged").idle(idle).request;
+    let id = plane.client.create_instance(&request).await.unwrap().id;
+    let url = listens(&plane.client, &id).await;
+    let address = url.trim_start_matches("http://").to_owned();
+    let device = || {
+        let names = std::fs::read_dir("/sys/class/net").unwrap().flatten();
+        names
+            .filter(|n| n.file_name().to_str().unwrap().starts_with("wg-"))
+            .count()
+    };
+    assert_eq!(device(), 1);
+
+    // A connection that is open is counted; short ones between two looks are not missed.
+    let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+    eventually("the open one is counted", async || {
+        let status = plane
+            .client
+            .auto_standby_status(&reference(&id))
+            .await
+            .unwrap();
+        status.active_inbound_connections == 1
+    })
+    .await;
+    drop(stream);
+    for _ in 0..6 {
+        tokio::time::sleep(idle / 3).await;
+        visit(&url).await;
+    }
+    assert_eq!(plane.state(&id).await, InstanceState::Running);
+    eventually("it falls asleep by itself", async || {
+        plane.state(&id).await == InstanceState::Standby
+    })
+    .await;
+    assert_eq!(device(), 0, "its address has gone with it");
+    let dead = tokio::net::TcpStream::connect(&address);
+    let dead = tokio::time::timeout(Duration::from_millis(200), dead).await;
+    assert!(!matches!(dead, Ok(Ok(_))));
+
+    let gateway = Gateway::start(&plane, "").await;
+    let text = gateway
+        .client()
+        .get("bridged", "/")
+        .await
+        .text()
+        .await
+        .unwrap();
+    assert!(text.contains("request 7 of this memory"), "{text}");
+
+    // A copy has another address, also inside.
+    let fork = ForkInstance {
+        name: "copy".to_owned(),
+        from_running: true,
+        target_state: None,
+    };
+    let copy = plane
+        .client
+        .fork_instance(&reference(&id), &fork)
+        .await
+        .unwrap();
+    let copys = listens(&plane.client, &copy.id).await;
+    assert_ne!(copys, url);
+    let (one, two) = (count(&url).await, count(&copys).await);
+    visit(&copys).await;
+    assert_eq!((count(&url).await, count(&copys).await), (one, two + 1));
+    gateway.stop().await;
+    plane.stop().await;
+    assert_eq!(device(), 0);
 }

@@ -106,6 +106,10 @@ pub struct DriverArguments {
     /// Let virtual machines reach out, to wherever this machine can.
     #[arg(long, help_heading = "Virtual machines")]
     pub egress: bool,
+    /// Put virtual machines on a bridge, as a Hypeman server has them, and count their connections by
+    /// the kernel's tracking; needs root, iproute2 and nftables.
+    #[arg(long, help_heading = "Virtual machines")]
+    pub bridged: bool,
     /// Start so many emulators of each kind of virtual machine before they are needed [default: 0].
     #[arg(long, value_name = "NUMBER", help_heading = "Virtual machines")]
     pub prestart: Option<usize>,
@@ -177,7 +181,8 @@ pub enum Fate {
 #[derive(Debug, Args)]
 pub struct LocalArguments {
     /// A TOML file with any of: `api_listen`, `state_dir`, `no_auth`, `on_exit`, `driver`, and for
-    /// virtual machines `kernel`, `modules`, `initrd`, `qemu`, `accelerator`, `egress`, `prestart`. Flags win over it.
+    /// virtual machines `kernel`, `modules`, `initrd`, `qemu`, `accelerator`, `egress`, `bridged`,
+    /// `prestart`. Flags win over it.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where the API listens [default: 127.0.0.1:4973].

@@ -16,6 +16,7 @@ pub(super) struct DriverFile {
     pub(super) qemu: Option<PathBuf>,
     pub(super) accelerator: Option<Accelerator>,
     pub(super) egress: bool,
+    pub(super) bridged: bool,
     pub(super) prestart: Option<usize>,
 }
 
@@ -47,6 +48,7 @@ pub(super) fn choose(
         initrd: arguments.image.initrd.or(file.initrd),
         accelerator: accelerator.or(file.accelerator),
         egress: arguments.egress || file.egress,
+        bridged: arguments.bridged || file.bridged,
         prestart: arguments.prestart.or(file.prestart).unwrap_or(0),
     }))
 }

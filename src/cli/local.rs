@@ -28,6 +28,8 @@ struct LocalFile {
     accelerator: Option<Accelerator>,
     #[serde(default)]
     egress: bool,
+    #[serde(default)]
+    bridged: bool,
     prestart: Option<usize>,
 }
 
@@ -41,6 +43,7 @@ impl From<LocalFile> for DriverFile {
             qemu,
             accelerator,
             egress,
+            bridged,
             prestart,
             ..
         } = file;
@@ -52,6 +55,7 @@ impl From<LocalFile> for DriverFile {
             qemu,
             accelerator,
             egress,
+            bridged,
             prestart,
         }
     }

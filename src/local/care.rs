@@ -10,7 +10,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::auto_standby::is_eligible;
-use super::connections::ConnectionTable;
+use super::connections::{Connection, ConnectionTable};
 use super::fleet::{Fleet, FleetEvent};
 use super::health::{HealthCheck, HttpCheck, Probe};
 use super::instance::{Instance, State};
@@ -73,7 +73,7 @@ impl Fleet {
                 continue;
             };
             if table.is_none() {
-                table = ConnectionTable::read().ok();
+                table = self.driver.connections().ok();
             }
             // A table that cannot be read counts as busy.
             let Some(table) = &table else { continue };
@@ -110,10 +110,11 @@ impl Fleet {
         let (Some(ip), Some(policy)) = (record.ip, record.spec.policy.clone()) else {
             return false;
         };
-        let counting = table
-            .inbound(ip)
-            .filter(|c| policy.counts(c.remote.0, c.local.1));
-        let active = counting.count() as u64;
+        let counts = |c: &Connection| policy.counts(c.remote.0, c.local.1);
+        let active = table.inbound(ip).filter(|c| counts(c)).count() as u64;
+        let ended = table.last_ended(ip, counts);
+        let ended = ended.and_then(|ago| now.checked_sub(ago).ok());
+        let last_event = last_event.max(ended);
         let before = record.countdown.idle_since;
         record.countdown.observe(now, active, last_event);
         if record.countdown.idle_since.is_some() && record.countdown.idle_since != before {

@@ -5,11 +5,17 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
+const ESTABLISHED: u8 = 0x01;
 const SYN_SENT: u8 = 0x02;
 const TIME_WAIT: u8 = 0x06;
 const CLOSE: u8 = 0x07;
 const LISTEN: u8 = 0x0a;
+/// How long tracked connections are remembered, in seconds (the kernel's
+/// `nf_conntrack_tcp_timeout_time_wait` and `…_close`, by default).
+const TIME_WAIT_LASTS: u64 = 120;
+const CLOSE_LASTS: u64 = 10;
 
 /// One line of `/proc/net/tcp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +23,8 @@ pub(super) struct Connection {
     pub(super) local: (Ipv4Addr, u16),
     pub(super) remote: (Ipv4Addr, u16),
     state: u8,
+    /// Since when it is over, if that is known.
+    ended: Option<Duration>,
 }
 
 /// A picture of the table.
@@ -33,6 +41,28 @@ impl ConnectionTable {
 
     fn parse(text: &str) -> Self {
         Self(text.lines().skip(1).filter_map(parse_line).collect())
+    }
+
+    /// Reads the kernel's table of tracked connections, which needs root.
+    pub(super) fn read_tracked() -> io::Result<Self> {
+        let text = std::fs::read_to_string("/proc/net/nf_conntrack")?;
+        Ok(Self::parse_tracked(&text))
+    }
+
+    fn parse_tracked(text: &str) -> Self {
+        Self(text.lines().filter_map(parse_tracked_line).collect())
+    }
+
+    /// For how long the youngest of the connections to `address` that have ended is over, of those
+    /// that `counts` holds for. Only tracked ones are remembered.
+    pub(super) fn last_ended(
+        &self,
+        address: Ipv4Addr,
+        counts: impl Fn(&Connection) -> bool,
+    ) -> Option<Duration> {
+        let here = self.0.iter();
+        let here = here.filter(|c| c.local.0 == address && counts(c));
+        here.filter_map(|connection| connection.ended).min()
     }
 
     /// Connections to `address` that are alive.
@@ -62,6 +92,33 @@ fn parse_line(line: &str) -> Option<Connection> {
         local,
         remote,
         state,
+        ended: None,
+    })
+}
+
+/// `ipv4 2 tcp 6 <seconds left> <state> src= dst= sport= dport= …`, the original direction first.
+fn parse_tracked_line(line: &str) -> Option<Connection> {
+    let mut words = line.split_ascii_whitespace();
+    if words.next()? != "ipv4" || words.nth(1)? != "tcp" {
+        return None;
+    }
+    let left: u64 = words.nth(1)?.parse().ok()?;
+    let state = words.next()?;
+    let mut field = |name: &str| words.next()?.strip_prefix(name)?.strip_prefix('=');
+    let (source, destination) = (field("src")?.parse().ok()?, field("dst")?.parse().ok()?);
+    let (from, to) = (field("sport")?.parse().ok()?, field("dport")?.parse().ok()?);
+    let over = |lasts: u64| Some(Duration::from_secs(lasts.saturating_sub(left)));
+    let (state, ended) = match state {
+        "TIME_WAIT" => (TIME_WAIT, over(TIME_WAIT_LASTS)),
+        "CLOSE" => (CLOSE, over(CLOSE_LASTS)),
+        "NONE" => (CLOSE, None),
+        _ => (ESTABLISHED, None),
+    };
+    Some(Connection {
+        local: (destination, to),
+        remote: (source, from),
+        state,
+        ended,
     })
 }
 
@@ -123,6 +180,38 @@ mod tests {
                 "{state}"
             );
         }
+    }
+
+    #[test]
+    fn tracked_connections_count_as_the_contract_says_and_ended_ones_are_remembered() {
+        let line = |state: &str, left: u64| {
+            format!(
+                "ipv4     2 tcp      6 {left} {state} src=10.177.0.1 dst=10.177.3.4 sport=40000 \
+                 dport=8080 src=10.177.3.4 dst=10.177.0.1 sport=8080 dport=40000 [ASSURED] use=1\n"
+            )
+        };
+        let guest = Ipv4Addr::new(10, 177, 3, 4);
+        for (state, counts) in [
+            ("SYN_SENT", 1),
+            ("SYN_RECV", 1),
+            ("ESTABLISHED", 1),
+            ("FIN_WAIT", 1),
+            ("CLOSE_WAIT", 1),
+            ("LAST_ACK", 1),
+            ("TIME_WAIT", 0),
+            ("CLOSE", 0),
+            ("NONE", 0),
+        ] {
+            let table = ConnectionTable::parse_tracked(&line(state, 5));
+            assert_eq!(table.inbound(guest).count(), counts, "{state}");
+            let host = Ipv4Addr::new(10, 177, 0, 1);
+            assert_eq!(table.inbound(host).count(), 0, "the other direction");
+        }
+        let text = line("TIME_WAIT", 100) + &line("TIME_WAIT", 117) + "ipv4 2 udp 17 29 src=x\n";
+        let table = ConnectionTable::parse_tracked(&text);
+        let ended = |port| table.last_ended(guest, |connection| connection.local.1 == port);
+        assert_eq!(ended(8080), Some(Duration::from_secs(3)));
+        assert_eq!(ended(22), None);
     }
 
     #[test]

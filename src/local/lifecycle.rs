@@ -10,7 +10,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::api::ApiError;
-use super::connections::ConnectionTable;
 use super::driver::{Boot, DriverError, Started};
 use super::fleet::Fleet;
 use super::instance::{Instance, Record, Spec, State};
@@ -247,7 +246,7 @@ impl Fleet {
                             .deadline(policy)
                             .is_some_and(|at| at <= now)
                 });
-            let quiet = match (ConnectionTable::read(), record.ip, &policy) {
+            let quiet = match (self.driver.connections(), record.ip, &policy) {
                 (Ok(table), Some(ip), Some(policy)) => !table
                     .inbound(ip)
                     .any(|c| policy.counts(c.remote.0, c.local.1)),

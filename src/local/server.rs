@@ -16,7 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use super::api;
 use super::driver::{
-    Accelerator, Driver, Happening, ProcessDriver, QemuDriver, QemuDriverConfig, detect_accelerator,
+    Accelerator, Driver, Happening, ProcessDriver, QemuDriver, QemuDriverConfig,
+    detect_accelerator, set_up_bridge,
 };
 use super::faults::FaultBox;
 use super::fleet::{Fleet, FleetEvents};
@@ -57,6 +58,8 @@ pub struct QemuOptions {
     pub accelerator: Option<Accelerator>,
     /// Whether VMs may reach out.
     pub egress: bool,
+    /// Whether VMs are on a bridge of this machine's, as a Hypeman server has them; needs root.
+    pub bridged: bool,
     /// So many emulators of each kind of VM are started before they are needed; wakes are faster, and
     /// a process waits while VMs sleep.
     pub prestart: usize,
@@ -107,6 +110,9 @@ pub enum LocalError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The network of VMs.
+    #[error("cannot set up a bridge for VMs: {0}; it needs root, iproute2 and nftables")]
+    Bridge(String),
     /// The server broke off.
     #[error("the local control plane broke off: {0}")]
     Serve(std::io::Error),
@@ -246,6 +252,10 @@ async fn driver(
     if let Err(source) = version.await {
         return Err(LocalError::Qemu { qemu, source });
     }
+    if options.bridged {
+        let set_up = set_up_bridge().await;
+        set_up.map_err(|error| LocalError::Bridge(error.to_string()))?;
+    }
     let source = ImageSource {
         program: launcher.clone(),
         kernel: options.kernel,
@@ -260,6 +270,7 @@ async fn driver(
         image: building.await.map_err(broke)??,
         accelerator: Accelerator::Tcg,
         egress: options.egress,
+        bridged: options.bridged,
         launcher,
         instances: store.all(Kind::Instance),
         prestart: options.prestart,

@@ -16,6 +16,7 @@
     clippy::indexing_slicing,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stdout,
     reason = "test support"
 )]
 

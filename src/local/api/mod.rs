@@ -138,6 +138,11 @@ async fn openapi() -> impl IntoResponse {
 
 async fn capabilities(Shared(fleet): Shared<Arc<Fleet>>) -> Json<Value> {
     let (name, features) = (fleet.driver.name(), fleet.driver.features());
+    let (model, gateway, subnet) = fleet.driver.network();
+    let mut network = json!({ "model": model, "subnet": subnet, "guest_to_guest": true });
+    if let (Some(gateway), Value::Object(fields)) = (gateway, &mut network) {
+        fields.insert("gateway".to_owned(), json!(gateway));
+    }
     let platform = match std::env::consts::ARCH {
         "aarch64" => "linux/arm64",
         _ => "linux/amd64",
@@ -147,7 +152,7 @@ async fn capabilities(Shared(fleet): Shared<Arc<Fleet>>) -> Json<Value> {
         "host": { "os": std::env::consts::OS, "arch": platform.trim_start_matches("linux/") },
         "default_runtime": { "name": name, "available": true },
         "runtimes": [{ "name": name, "available": true, "features": features }],
-        "network": { "model": "nat", "subnet": "127.77.0.0/16", "guest_to_guest": true },
+        "network": network,
         "images": { "platforms": [platform], "default_platform": platform },
         "features": ["instances", "ingress", "logs"],
     }))

@@ -81,6 +81,12 @@ impl Traffic {
         }
     }
 
+    /// What another counter has counted.
+    pub(in crate::local::driver) fn replace(&self, received: u64, sent: u64) {
+        self.received.store(received, Ordering::Relaxed);
+        self.sent.store(sent, Ordering::Relaxed);
+    }
+
     fn note(&self, source: Ipv4Addr, port: u16) {
         let counts = self
             .policy

@@ -22,8 +22,11 @@ use serde::{Deserialize, Serialize};
 pub(super) use address::Traffic;
 pub(super) use process::ProcessDriver;
 pub use qemu::Accelerator;
-pub(super) use qemu::{Config as QemuDriverConfig, QemuDriver, detect as detect_accelerator};
+pub(super) use qemu::{
+    Config as QemuDriverConfig, QemuDriver, detect as detect_accelerator, set_up_bridge,
+};
 
+use super::connections::ConnectionTable;
 use super::instance::State;
 use super::paths::PathInfo;
 
@@ -133,6 +136,8 @@ pub(super) enum DriverError {
     NotLoaded,
     #[error("the instance's agent did not answer")]
     NoAnswer,
+    #[error("{0}")]
+    Network(String),
     #[error(transparent)]
     Qmp(#[from] qemu::QmpError),
     #[error("the {0} driver cannot do that")]
@@ -233,4 +238,14 @@ pub(super) trait Driver: Send + Sync + fmt::Debug {
 
     /// The instance's connections and bytes.
     fn traffic(&self, id: &str) -> Option<Arc<Traffic>>;
+
+    /// Every connection to instances that the machine knows of.
+    fn connections(&self) -> std::io::Result<ConnectionTable> {
+        ConnectionTable::read()
+    }
+
+    /// How instances are reached, in the words of `/capabilities`: model, gateway, subnet.
+    fn network(&self) -> (&'static str, Option<String>, &'static str) {
+        ("nat", None, "127.77.0.0/16")
+    }
 }

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use super::bridge::device;
 use crate::local::guest::{HOME, PORT_NAME};
 use crate::local::image::Image;
 
@@ -43,6 +44,11 @@ pub(super) enum Network {
         address: Ipv4Addr,
         /// Whether the VM may reach out.
         egress: bool,
+    },
+    /// Through a device on the host's bridge.
+    Tap {
+        /// The VM's own.
+        address: Ipv4Addr,
     },
 }
 
@@ -176,8 +182,15 @@ impl Words {
     }
 
     fn network(&mut self, network: &Network, ports: &BTreeSet<u16>) {
-        let Network::User { address, egress } = network else {
-            return;
+        let (address, egress) = match network {
+            Network::None => return,
+            Network::User { address, egress } => (address, egress),
+            Network::Tap { address } => {
+                let (name, scripts) = (device(*address), "script=no,downscript=no");
+                self.add("-netdev", format!("tap,id=network,ifname={name},{scripts}"));
+                self.card();
+                return;
+            }
         };
         let restrict = if *egress { "off" } else { "on" };
         // Forwarding is IPv4's alone, and a router's advertisements would cost each wake.
@@ -187,7 +200,11 @@ impl Words {
             user.push_str(&forward(*address, *port));
         }
         self.add("-netdev", user);
-        // An announcement at each wake would be for a network that has moved.
+        self.card();
+    }
+
+    /// Without an announcement at each wake, which would be for a network that has moved.
+    fn card(&mut self) {
         self.add(
             "-device",
             "virtio-net-device,netdev=network,guest_announce=off",

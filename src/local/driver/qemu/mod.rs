@@ -5,6 +5,7 @@
 
 mod accelerator;
 mod agent;
+mod bridge;
 mod command;
 mod files;
 mod network;
@@ -26,6 +27,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
+use bridge::Tap;
 pub use command::Accelerator;
 use command::{Beginning, Network, Shape};
 use files::{About, Files};
@@ -38,6 +40,7 @@ use vm::Vm;
 use super::address::{Address, Traffic};
 use super::procfs::ProcessStat;
 use super::{Boot, CommandEnd, Driver, DriverError, Handle, Happening, Started, Usage};
+use crate::local::connections::ConnectionTable;
 use crate::local::guest::{Answer, Order, Program, Question};
 use crate::local::image::Image;
 use crate::local::instance::State;
@@ -60,6 +63,8 @@ pub(in crate::local) struct Config {
     pub(in crate::local) accelerator: Accelerator,
     /// Whether VMs may reach out.
     pub(in crate::local) egress: bool,
+    /// Whether they are on a bridge of the host's.
+    pub(in crate::local) bridged: bool,
     /// This program, for its `session` subcommand.
     pub(in crate::local) launcher: PathBuf,
     /// Where instances have their folders.
@@ -69,6 +74,7 @@ pub(in crate::local) struct Config {
 }
 
 pub(in crate::local) use accelerator::detect;
+pub(in crate::local) use bridge::set_up as set_up_bridge;
 
 /// Runs instances as VMs.
 #[derive(Debug)]
@@ -120,21 +126,21 @@ impl QemuDriver {
         Files::new(self.config.instances.join(id).join("vm"))
     }
 
-    fn free_address(&self, port: u16) -> Result<Arc<Address>, DriverError> {
+    /// A new place in the network, and its door.
+    fn place(&self, port: u16) -> Result<(Network, Option<Door>), DriverError> {
         let used = |candidate| {
             self.vms.iter().any(|vm| {
                 let door = vm.door.as_ref();
                 door.is_some_and(|door| door.public() == candidate)
             })
         };
-        Address::free(port, used)
-            .map(Arc::new)
-            .ok_or(DriverError::NoAddress)
-    }
-
-    /// A new place in the network, and its door.
-    fn network(&self, port: u16) -> Result<(Network, Option<Door>), DriverError> {
-        let address = self.free_address(port)?;
+        if self.config.bridged {
+            let tap = Tap::free(used).ok_or(DriverError::NoAddress)?;
+            let address = tap.address;
+            return Ok((Network::Tap { address }, Some(Door::Tap(Arc::new(tap)))));
+        }
+        let address = Address::free(port, used).map(Arc::new);
+        let address = address.ok_or(DriverError::NoAddress)?;
         let network = Network::User {
             address: address.private,
             egress: self.config.egress,
@@ -150,6 +156,7 @@ impl QemuDriver {
                 let [_, _, x, y] = address.octets();
                 Some(Door::User(Arc::new(Address::new([x, y], about.shape.port))))
             }
+            Network::Tap { address } => Some(Door::Tap(Arc::new(Tap::new(*address)))),
         };
         let tasks = self.tasks.clone();
         Arc::new(Vm::new(files, about.shape, door, about.ports, tasks))
@@ -157,7 +164,7 @@ impl QemuDriver {
 
     async fn boot(&self, boot: &Boot) -> Result<Started, DriverError> {
         let (network, door) = match boot.network_enabled {
-            true => self.network(boot.port)?,
+            true => self.place(boot.port)?,
             false => (Network::None, None),
         };
         let files = self.files(&boot.id);
@@ -233,10 +240,7 @@ impl QemuDriver {
             if process.expected.load(Ordering::Acquire) {
                 return;
             }
-            if let Some(door) = &vm.door {
-                door.close().await;
-            }
-            vm.set_process(None);
+            vm.gone().await;
             let exit = vm::exit(id, &status.borrow());
             let _unheard = happenings.send(Happening::Ended(exit)).await;
         });
@@ -342,6 +346,7 @@ impl QemuDriver {
         let mut about = files.about().ok_or(DriverError::NotLoaded)?;
         if about.shape.network != Network::None {
             about.shape.network = match had.and_then(|had| had.address) {
+                Some(address) if self.config.bridged => Network::Tap { address },
                 Some(address) => {
                     let [_, _, x, y] = address.octets();
                     Network::User {
@@ -349,7 +354,7 @@ impl QemuDriver {
                         egress: self.config.egress,
                     }
                 }
-                None => self.network(port)?.0,
+                None => self.place(port)?.0,
             };
             files.write_about(&about).map_err(DriverError::Files)?;
         }
@@ -509,5 +514,23 @@ impl Driver for QemuDriver {
 
     fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {
         self.find(id)?.door.as_ref().map(Door::traffic)
+    }
+
+    fn connections(&self) -> std::io::Result<ConnectionTable> {
+        match self.config.bridged {
+            true => ConnectionTable::read_tracked(),
+            false => ConnectionTable::read(),
+        }
+    }
+
+    fn network(&self) -> (&'static str, Option<String>, &'static str) {
+        match self.config.bridged {
+            true => (
+                "bridge",
+                Some(bridge::router().to_string()),
+                "10.177.0.0/16",
+            ),
+            false => ("nat", None, "127.77.0.0/16"),
+        }
     }
 }

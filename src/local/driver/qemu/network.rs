@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use super::bridge::{self, Tap};
 use super::command::Network;
+use crate::local::driver::DriverError;
 use crate::local::driver::address::{Address, Traffic};
 use crate::local::guest::GuestNetwork;
 
@@ -20,6 +22,8 @@ const USER_ROUTER: &str = "10.0.2.2";
 pub(super) enum Door {
     /// Our own listeners before QEMU's.
     User(Arc<Address>),
+    /// A device on the host's bridge.
+    Tap(Arc<Tap>),
 }
 
 impl Door {
@@ -27,6 +31,7 @@ impl Door {
     pub(super) fn public(&self) -> Ipv4Addr {
         match self {
             Self::User(address) => address.public,
+            Self::Tap(tap) => tap.address,
         }
     }
 
@@ -34,25 +39,48 @@ impl Door {
     pub(super) fn expect(&self, ports: &BTreeSet<u16>) {
         match self {
             Self::User(address) => address.expect(ports),
+            Self::Tap(_) => {}
+        }
+    }
+
+    /// Makes what QEMU needs before it starts.
+    pub(super) async fn prepare(&self) -> Result<(), DriverError> {
+        match self {
+            Self::User(_) => Ok(()),
+            Self::Tap(tap) => tap.prepare().await,
         }
     }
 
     pub(super) fn open(&self) {
         match self {
             Self::User(address) => address.open(),
+            // Its device is there since before QEMU started.
+            Self::Tap(_) => {}
         }
     }
 
-    /// When this returns, every connection is cut.
+    /// When this returns, connections through our listeners are cut. Those over the bridge hear
+    /// nothing, as on a Hypeman server: their VM stands still.
     pub(super) async fn close(&self) {
         match self {
             Self::User(address) => address.close().await,
+            Self::Tap(_) => {}
+        }
+    }
+
+    /// Takes back what was prepared, when QEMU has ended: while it runs, it would look at a device
+    /// that is gone and at nothing else.
+    pub(super) async fn leave(&self) {
+        match self {
+            Self::User(_) => {}
+            Self::Tap(tap) => tap.remove().await,
         }
     }
 
     pub(super) fn traffic(&self) -> Arc<Traffic> {
         match self {
             Self::User(address) => Arc::clone(&address.traffic),
+            Self::Tap(tap) => tap.traffic(),
         }
     }
 }
@@ -70,6 +98,11 @@ pub(super) fn inside(network: &Network) -> Option<GuestNetwork> {
         Network::User { address, .. } => Some(GuestNetwork {
             address: USER_ADDRESS.to_owned(),
             router: USER_ROUTER.to_owned(),
+            mac: mac(*address),
+        }),
+        Network::Tap { address } => Some(GuestNetwork {
+            address: bridge::with_prefix(*address),
+            router: bridge::router().to_string(),
             mac: mac(*address),
         }),
     }

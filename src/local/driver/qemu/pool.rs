@@ -70,6 +70,10 @@ impl Pool {
 
     /// Starts one for VMs of this shape, unless enough of them wait.
     pub(super) fn fill(self: &Arc<Self>, config: &Config, shape: &Shape) {
+        if matches!(shape.network, Network::Tap { .. }) {
+            // It would have to know the VM's device when it starts.
+            return;
+        }
         let mould = Mould::from(shape);
         let there = self
             .ready()
@@ -112,6 +116,9 @@ impl Pool {
 
     /// One that can become a VM of this shape.
     pub(super) fn take(&self, shape: &Shape) -> Option<Arc<Process>> {
+        if matches!(shape.network, Network::Tap { .. }) {
+            return None;
+        }
         let mould = Mould::from(shape);
         let mut ready = self.ready();
         let fits = |(other, process): &(Mould, Arc<Process>)| {

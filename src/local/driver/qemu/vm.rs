@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::command::{Beginning, Network, Shape, arguments, forward};
 use super::files::{About, Files};
-use super::network::Door;
+use super::network::{self, Door};
 use super::pool::{Pool, become_vm, move_console};
 use super::process::Process;
 use super::{Config, Ports};
@@ -101,9 +101,16 @@ impl Vm {
     ) -> Result<Arc<Process>, DriverError> {
         let folder = self.files.folder();
         self.files.set_place(None).map_err(DriverError::Files)?;
+        if let Some(door) = &self.door {
+            door.prepare().await?;
+        }
         let arguments = arguments(&self.shape, beginning, &self.ports());
         let log = folder.join("../vmm.log");
-        Process::spawn(config, folder, &log, arguments, &self.tasks).await
+        let process = Process::spawn(config, folder, &log, arguments, &self.tasks).await;
+        if let (Err(_), Some(door)) = (&process, &self.door) {
+            door.leave().await;
+        }
+        process
     }
 
     /// Takes a QEMU that has waited, if there is one and it can become this VM's.
@@ -155,7 +162,7 @@ impl Vm {
         }
         // It does not even answer.
         process.kill().await;
-        self.set_process(None);
+        self.gone().await;
         match self.files.fall_back().map_err(DriverError::Files)? {
             true => Err(DriverError::FellBack),
             false => Err(DriverError::Broke),
@@ -195,7 +202,16 @@ impl Vm {
             // It had waited for us there. What cannot be removed is only a little disk space.
             let _left_behind = std::fs::remove_dir_all(&process.folder);
         }
+        self.gone().await;
+    }
+
+    /// Its process has ended.
+    pub(super) async fn gone(&self) {
         self.set_process(None);
+        if let Some(door) = &self.door {
+            door.close().await;
+            door.leave().await;
+        }
     }
 
     /// Runs the VM again from its saved state.
@@ -220,11 +236,18 @@ impl Vm {
         };
         if let Err(error) = loaded.await {
             process.kill().await;
+            self.gone().await;
             return Err(error);
         }
         process.resume().await?;
         let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
         process.agent.order(Order::Clock(now));
+        if let (Network::Tap { .. }, Some(network)) =
+            (&self.shape.network, network::inside(&self.shape.network))
+        {
+            // A copy's is another than its original's, which its memory still holds.
+            process.agent.order(Order::Network(network));
+        }
         self.set_process(Some(Arc::clone(&process)));
         if let Some(door) = &self.door {
             door.open();
