@@ -4,27 +4,11 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use wakegate::cli::{Arguments, FAILED, Failure, OK, Voice, run};
+use wakegate::cli::{Arguments, Command, FAILED, Failure, OK, Voice, run, run_alone};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let result = match runtime {
-        Ok(runtime) => {
-            let voice = Voice {
-                out,
-                err,
-                is_watched: std::io::stderr().is_terminal(),
-            };
-            runtime.block_on(run(arguments.command, voice))
-        }
-        Err(error) => Err(Failure {
-            message: format!("no runtime: {error}"),
-            code: FAILED,
-        }),
-    };
+    let result = run_alone(arguments.command).and_then(with_runtime);
     match result {
         Ok(()) => ExitCode::from(OK),
         Err(failure) => {
@@ -32,6 +16,22 @@ fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+fn with_runtime(command: Command) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|error| Failure {
+        message: format!("no runtime: {error}"),
+        code: FAILED,
+    })?;
+    let voice = Voice {
+        out,
+        err,
+        is_watched: std::io::stderr().is_terminal(),
+    };
+    runtime.block_on(run(command, voice))
 }
 
 fn out(text: &str) {

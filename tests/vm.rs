@@ -277,7 +277,7 @@ async fn a_kill_in_the_middle_of_a_standby_loses_no_good_sleep() {
     }
     let dir = tempfile::tempdir().unwrap();
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, state) = (free.local_addr().unwrap(), dir.path().to_str().unwrap());
+    let (address, state_dir) = (free.local_addr().unwrap(), dir.path().to_str().unwrap());
     drop(free);
     let text = address.to_string();
     let arguments = [
@@ -287,7 +287,7 @@ async fn a_kill_in_the_middle_of_a_standby_loses_no_good_sleep() {
         "--api-listen",
         &text,
         "--state-dir",
-        state,
+        state_dir,
         "--no-auth",
     ];
     let client = client_of(address, "unused");
@@ -365,8 +365,20 @@ async fn a_kill_in_the_middle_of_a_standby_loses_no_good_sleep() {
     client.standby_instance(&id, None).await.unwrap();
     assert_eq!(processes(&folder), [0; 0]);
 
-    // Asleep, it outlives a killed control plane as well.
+    // Asleep, it outlives a killed control plane as well, and one with another driver leaves it alone.
     plane.kill();
+    let processes_instead = [
+        "local",
+        "--state-dir",
+        state_dir,
+        "--api-listen",
+        "127.0.0.1:0",
+    ];
+    let mut other = std::process::Command::new(support::BINARY);
+    let refused = other.args(processes_instead).output().unwrap();
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(why.contains("`hardy` runs with another driver"), "{why}");
     plane = Program::start(&arguments);
     serves().await;
     assert_eq!(state().await, InstanceState::Standby);

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::args::{DemoArguments, DriverName};
-use super::driver::{DriverFile, choose};
+use super::driver::choose;
+use super::local::LocalFile;
 use super::{Failure, asked_to_end};
 use crate::app::App;
 use crate::config::{AccessLog, Config, LogConfig, LogFormat, Secret, Variables, load};
@@ -79,7 +80,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
         hello: std::env::current_exe().map_err(Failure::failed)?,
         on_exit: OnExit::Stop,
         allow_faults: false,
-        driver: choose(arguments.driver.clone(), DriverFile::default())?,
+        driver: choose(arguments.driver.clone(), LocalFile::default())?,
     })
     .await
     .map_err(Failure::failed)?;

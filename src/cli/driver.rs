@@ -1,30 +1,14 @@
 //! How the local control plane runs instances, from flags and `local.toml`; `wakegate image build`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Failure;
 use super::args::{AcceleratorName, DriverArguments, DriverName, ImageArguments};
+use super::local::LocalFile;
 use crate::local::{Accelerator, DriverChoice, Image, ImageSource, QemuOptions};
 
-/// The keys of `local.toml` that flags have, too.
-#[derive(Debug, Default)]
-pub(super) struct DriverFile {
-    pub(super) driver: Option<String>,
-    pub(super) kernel: Option<PathBuf>,
-    pub(super) modules: Option<PathBuf>,
-    pub(super) initrd: Option<PathBuf>,
-    pub(super) qemu: Option<PathBuf>,
-    pub(super) accelerator: Option<Accelerator>,
-    pub(super) egress: bool,
-    pub(super) bridged: bool,
-    pub(super) prestart: Option<usize>,
-}
-
 /// Flags win.
-pub(super) fn choose(
-    arguments: DriverArguments,
-    file: DriverFile,
-) -> Result<DriverChoice, Failure> {
+pub(super) fn choose(arguments: DriverArguments, file: LocalFile) -> Result<DriverChoice, Failure> {
     let named = match (arguments.driver, file.driver.as_deref()) {
         (Some(name), _) => name,
         (None, None | Some("process")) => DriverName::Process,

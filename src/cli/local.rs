@@ -6,59 +6,31 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::args::{Fate, LocalArguments};
-use super::driver::{DriverFile, choose};
+use super::driver::choose;
 use super::{Failure, asked_to_end};
 use crate::config::LogConfig;
 use crate::local::{Accelerator, LocalConfig, LocalServer, OnExit};
 use crate::telemetry::init_diagnostics;
 
-/// `local.toml`.
+/// `local.toml`; what is not in it is as the flags have it, or as it goes without saying.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LocalFile {
-    api_listen: Option<SocketAddr>,
-    state_dir: Option<PathBuf>,
-    no_auth: Option<bool>,
-    on_exit: Option<String>,
-    driver: Option<String>,
-    kernel: Option<PathBuf>,
-    modules: Option<PathBuf>,
-    initrd: Option<PathBuf>,
-    qemu: Option<PathBuf>,
-    accelerator: Option<Accelerator>,
+pub(super) struct LocalFile {
+    pub(super) api_listen: Option<SocketAddr>,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) no_auth: Option<bool>,
+    pub(super) on_exit: Option<String>,
+    pub(super) driver: Option<String>,
+    pub(super) kernel: Option<PathBuf>,
+    pub(super) modules: Option<PathBuf>,
+    pub(super) initrd: Option<PathBuf>,
+    pub(super) qemu: Option<PathBuf>,
+    pub(super) accelerator: Option<Accelerator>,
     #[serde(default)]
-    egress: bool,
+    pub(super) egress: bool,
     #[serde(default)]
-    bridged: bool,
-    prestart: Option<usize>,
-}
-
-impl From<LocalFile> for DriverFile {
-    fn from(file: LocalFile) -> Self {
-        let LocalFile {
-            driver,
-            kernel,
-            modules,
-            initrd,
-            qemu,
-            accelerator,
-            egress,
-            bridged,
-            prestart,
-            ..
-        } = file;
-        Self {
-            driver,
-            kernel,
-            modules,
-            initrd,
-            qemu,
-            accelerator,
-            egress,
-            bridged,
-            prestart,
-        }
-    }
+    pub(super) bridged: bool,
+    pub(super) prestart: Option<usize>,
 }
 
 fn read_file(arguments: &LocalArguments) -> Result<LocalFile, Failure> {
@@ -109,7 +81,7 @@ pub(super) async fn run(arguments: LocalArguments, out: fn(&str)) -> Result<(), 
         allow_faults: arguments.allow_faults,
         hello: std::env::current_exe().map_err(Failure::failed)?,
         on_exit,
-        driver: choose(arguments.driver, file.into())?,
+        driver: choose(arguments.driver, file)?,
     };
     let server = LocalServer::bind(config).await.map_err(Failure::failed)?;
     out(&format!(

@@ -75,6 +75,25 @@ impl Failure {
     }
 }
 
+/// Runs what needs no runtime, since it becomes another program or is the first one of a VM; it
+/// returns only a failure. Gives back what needs one.
+pub fn run_alone(command: Command) -> Result<Command, Failure> {
+    match command {
+        Command::Guest => Err(Failure::failed(crate::local::run_guest())),
+        Command::Session { group, words } => {
+            let failure = crate::local::run_in_own_session(words, group.as_deref());
+            Err(Failure::failed(failure))
+        }
+        command @ (Command::Demo(_)
+        | Command::Serve(_)
+        | Command::Local(_)
+        | Command::Instances(_)
+        | Command::Image(_)
+        | Command::Check(_)
+        | Command::Hello) => Ok(command),
+    }
+}
+
 /// Runs a subcommand to its end.
 pub async fn run(command: Command, voice: Voice) -> Result<(), Failure> {
     let out = voice.out;
@@ -85,11 +104,7 @@ pub async fn run(command: Command, voice: Voice) -> Result<(), Failure> {
         Command::Local(arguments) => local::run(*arguments, out).await,
         Command::Image(ImageCommand::Build { dir, image }) => driver::build(&dir, image, out),
         Command::Check(arguments) => serve::check(&arguments, out),
-        Command::Guest => Err(Failure::failed(crate::local::run_guest())),
-        Command::Session { group, words } => {
-            let failure = crate::local::run_in_own_session(words, group.as_deref());
-            Err(Failure::failed(failure))
-        }
+        Command::Guest | Command::Session { .. } => run_alone(command).map(drop),
         Command::Hello => {
             // The image's own program: its environment is its configuration.
             let variable = |name: &'static str| {

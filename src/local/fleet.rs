@@ -72,6 +72,15 @@ impl Fleet {
         stop: CancellationToken,
     ) -> std::io::Result<Arc<Self>> {
         let records: Vec<Record> = store.load(Kind::Instance)?;
+        let other = |record: &&Record| {
+            record.handle.is_some() && record.spec.hypervisor.as_deref() != driver.hypervisor()
+        };
+        if let Some(record) = records.iter().find(other) {
+            // Left alone, it would go on with nobody to stop it.
+            let name = &record.spec.name;
+            let why = format!("the instance `{name}` runs with another driver; use that one");
+            return Err(std::io::Error::other(why));
+        }
         let ingresses: Vec<IngressRecord> = store.load(Kind::Ingress)?;
         let ingresses = ingresses
             .into_iter()

@@ -240,7 +240,7 @@ impl QemuDriver {
             if process.expected.load(Ordering::Acquire) {
                 return;
             }
-            vm.gone().await;
+            vm.gone(&process).await;
             let exit = vm::exit(id, &status.borrow());
             let _unheard = happenings.send(Happening::Ended(exit)).await;
         });

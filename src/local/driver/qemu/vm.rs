@@ -126,6 +126,7 @@ impl Vm {
         if let Err(error) = became.await {
             tracing::warn!(%error, "a QEMU that waited is of no use");
             process.kill().await;
+            self.clear_place(&process);
             return None;
         }
         Some(process)
@@ -162,7 +163,7 @@ impl Vm {
         }
         // It does not even answer.
         process.kill().await;
-        self.gone().await;
+        self.gone(&process).await;
         match self.files.fall_back().map_err(DriverError::Files)? {
             true => Err(DriverError::FellBack),
             false => Err(DriverError::Broke),
@@ -198,20 +199,38 @@ impl Vm {
     /// Ends the process of a VM whose state is saved or not wanted.
     pub(super) async fn end(&self, process: &Process) {
         process.end().await;
-        if process.folder != self.files.folder() {
-            // It had waited for us there. What cannot be removed is only a little disk space.
-            let _left_behind = std::fs::remove_dir_all(&process.folder);
-        }
-        self.gone().await;
+        self.gone(process).await;
     }
 
     /// Its process has ended.
-    pub(super) async fn gone(&self) {
+    pub(super) async fn gone(&self, process: &Process) {
         self.set_process(None);
+        self.clear_place(process);
         if let Some(door) = &self.door {
             door.close().await;
             door.leave().await;
         }
+    }
+
+    /// Clears the folder where a process had waited for this VM, and keeps what it said there.
+    fn clear_place(&self, process: &Process) {
+        let folder = self.files.folder();
+        if process.folder == folder {
+            return;
+        }
+        let moved = std::fs::read(process.folder.join("vmm.log")).and_then(|said| {
+            let mut log = std::fs::File::options();
+            let mut log = log
+                .create(true)
+                .append(true)
+                .open(folder.join("../vmm.log"))?;
+            std::io::Write::write_all(&mut log, &said)
+        });
+        if let Err(error) = moved {
+            tracing::warn!(%error, "what a QEMU said is not in its VM's log");
+        }
+        // What cannot be removed is only a little disk space.
+        let _left_behind = std::fs::remove_dir_all(&process.folder);
     }
 
     /// Runs the VM again from its saved state.
@@ -236,7 +255,7 @@ impl Vm {
         };
         if let Err(error) = loaded.await {
             process.kill().await;
-            self.gone().await;
+            self.gone(&process).await;
             return Err(error);
         }
         process.resume().await?;
