@@ -230,6 +230,11 @@ async fn a_vms_memory_is_kept_gone_back_to_and_copied() {
         assert_eq!(listens(client, id.as_str()).await, url);
         assert_eq!(count(&url).await, 1);
         visit(&url).await;
+        // Nothing closes its port when it has been awake for a while.
+        let end = tokio::time::Instant::now() + Duration::from_millis(2500);
+        while tokio::time::Instant::now() < end {
+            count(&url).await;
+        }
     }
 
     // A stopped one that starts again begins anew.

@@ -219,7 +219,11 @@ impl QemuDriver {
             let silent = tokio::time::timeout(patience, status.changed())
                 .await
                 .is_err();
-            status.mark_changed();
+            if !silent {
+                // What it has said is yet to be looked at, below. Of one that has said nothing, nothing
+                // is known: in particular not that its ports are closed.
+                status.mark_changed();
+            }
             if silent && boots {
                 tracing::warn!(instance = id, "its VM has not come up");
                 process.end_by_itself().await;
