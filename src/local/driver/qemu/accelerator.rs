@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::command::{Beginning, Network, Shape};
-use super::files::Files;
+use super::files::{About, Files};
 use super::vm::Vm;
 use super::{Accelerator, Config, Ports};
 use crate::local::driver::procfs::boot_id;
@@ -72,7 +72,12 @@ async fn comes_up(config: &Config) -> bool {
         network: Network::None,
         port: 0,
     };
-    let vm = Vm::new(files, shape, None, Ports::new(), TaskTracker::new());
+    let about = About {
+        shape,
+        ports: Ports::new(),
+        moved: false,
+    };
+    let vm = Vm::new(files, about, None, TaskTracker::new());
     if vm.files.begin().is_err() {
         return false;
     }

@@ -38,6 +38,9 @@ pub(super) struct About {
     pub(super) shape: Shape,
     /// Ports that were open when it fell asleep.
     pub(super) ports: Ports,
+    /// Whether its address is another than its memory has.
+    #[serde(default)]
+    pub(super) moved: bool,
 }
 
 // === impl Files ===

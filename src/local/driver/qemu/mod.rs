@@ -159,7 +159,7 @@ impl QemuDriver {
             Network::Tap { address } => Some(Door::Tap(Arc::new(Tap::new(*address)))),
         };
         let tasks = self.tasks.clone();
-        Arc::new(Vm::new(files, about.shape, door, about.ports, tasks))
+        Arc::new(Vm::new(files, about, door, tasks))
     }
 
     async fn boot(&self, boot: &Boot) -> Result<Started, DriverError> {
@@ -177,7 +177,12 @@ impl QemuDriver {
             port: boot.port,
         };
         let tasks = self.tasks.clone();
-        let vm = Arc::new(Vm::new(files, shape, door, Ports::new(), tasks));
+        let about = About {
+            shape,
+            ports: Ports::new(),
+            moved: false,
+        };
+        let vm = Arc::new(Vm::new(files, about, door, tasks));
         vm.remember().map_err(DriverError::Files)?;
         let beginning = Beginning::Boot {
             image: &self.config.image,
@@ -348,18 +353,23 @@ impl QemuDriver {
         let target = files.clone();
         vm::blocking(&self.tasks, move || kept.copy_to(&target)).await?;
         let mut about = files.about().ok_or(DriverError::NotLoaded)?;
-        if about.shape.network != Network::None {
-            about.shape.network = match had.and_then(|had| had.address) {
-                Some(address) if self.config.bridged => Network::Tap { address },
-                Some(address) => {
-                    let [_, _, x, y] = address.octets();
-                    Network::User {
-                        address: Address::new([x, y], port).private,
-                        egress: self.config.egress,
-                    }
-                }
-                None => self.place(port)?.0,
-            };
+        let had = had.and_then(|had| had.address);
+        let new = match (&about.shape.network, had) {
+            (Network::None, _) => None,
+            (_, None) => Some(self.place(port)?.0),
+            (_, Some(address)) if self.config.bridged => Some(Network::Tap { address }),
+            (_, Some(address)) => {
+                let [_, _, x, y] = address.octets();
+                Some(Network::User {
+                    address: Address::new([x, y], port).private,
+                    egress: self.config.egress,
+                })
+            }
+        };
+        if let Some(new) = new {
+            // Inside, the user network looks the same for all.
+            about.moved |= matches!(new, Network::Tap { .. }) && about.shape.network != new;
+            about.shape.network = new;
             files.write_about(&about).map_err(DriverError::Files)?;
         }
         self.sleeper(id, files).ok_or(DriverError::NotLoaded)

@@ -4,7 +4,7 @@
 //! beside it; a sleep or a wake that fails leaves the VM as it was, or as it last slept when its
 //! process broke.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
@@ -26,6 +26,8 @@ pub(super) struct Vm {
     pub(super) shape: Shape,
     pub(super) door: Option<Door>,
     ports: Mutex<Ports>,
+    /// Its address is another than its memory has.
+    moved: AtomicBool,
     process: Mutex<Option<Arc<Process>>>,
     tasks: TaskTracker,
     /// Held while its files are copied.
@@ -35,13 +37,12 @@ pub(super) struct Vm {
 // === impl Vm ===
 
 impl Vm {
-    pub(super) fn new(
-        files: Files,
-        shape: Shape,
-        door: Option<Door>,
-        ports: Ports,
-        tasks: TaskTracker,
-    ) -> Self {
+    pub(super) fn new(files: Files, about: About, door: Option<Door>, tasks: TaskTracker) -> Self {
+        let About {
+            shape,
+            ports,
+            moved,
+        } = about;
         if let Some(door) = &door {
             door.expect(&ports);
         }
@@ -50,6 +51,7 @@ impl Vm {
             shape,
             door,
             ports: Mutex::new(ports),
+            moved: AtomicBool::new(moved),
             process: Mutex::default(),
             tasks,
             copying: Arc::default(),
@@ -75,6 +77,7 @@ impl Vm {
         self.files.write_about(&About {
             shape: self.shape.clone(),
             ports: self.ports(),
+            moved: self.moved.load(Ordering::Acquire),
         })
     }
 
@@ -261,11 +264,10 @@ impl Vm {
         process.resume().await?;
         let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
         process.agent.order(Order::Clock(now));
-        if let (Network::Tap { .. }, Some(network)) =
-            (&self.shape.network, network::inside(&self.shape.network))
-        {
-            // A copy's is another than its original's, which its memory still holds.
+        let moved = self.moved.swap(false, Ordering::AcqRel);
+        if let (true, Some(network)) = (moved, network::inside(&self.shape.network)) {
             process.agent.order(Order::Network(network));
+            self.remember().map_err(DriverError::Files)?;
         }
         self.set_process(Some(Arc::clone(&process)));
         if let Some(door) = &self.door {
