@@ -6,7 +6,7 @@
 //! on streams, windows, resets and control frames; a drain lets each connection finish its requests
 //! and then closes it, and cuts what is left at its deadline.
 //!
-//! A connection's way is [`connection`], from top to bottom.
+//! A connection's way is `connection.rs`, from top to bottom.
 
 mod accept;
 mod certificates;

@@ -9,7 +9,7 @@ use crate::names::{GoDuration, InstanceRef};
 /// Arguments of `instances`.
 #[derive(Debug, Args)]
 pub struct InstancesArguments {
-    /// The control plane [default: `$HYPEMAN_BASE_URL`, else <http://localhost:4973>].
+    /// The control plane [default: `$HYPEMAN_BASE_URL`, else `http://localhost:4973`].
     #[arg(long, global = true, value_name = "URL")]
     pub url: Option<String>,
     /// A file with the API key [default: the key in `$HYPEMAN_API_KEY`].
