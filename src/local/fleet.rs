@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::api::{ApiError, IngressRecord};
 use super::driver::{Driver, Exit, Happening};
 use super::faults::FaultBox;
+use super::id::one_of;
 use super::instance::{Instance, Record, State};
 use super::snapshots::Snapshot;
 use super::store::{Kind, Store};
@@ -113,13 +114,11 @@ impl Fleet {
             .tasks
             .spawn(async move { keeper.hear(happenings).await });
         let (keeper, ending) = (Arc::clone(&fleet), stop.clone());
-        fleet
-            .tasks
-            .spawn(async move { stop.run_until_cancelled(keeper.keep_watch()).await });
-        let (keeper, stop) = (Arc::clone(&fleet), ending);
-        fleet
-            .tasks
-            .spawn(async move { stop.run_until_cancelled(keeper.keep_logs_short()).await });
+        let watch = async move { ending.run_until_cancelled(keeper.keep_watch()).await };
+        fleet.tasks.spawn(watch);
+        let keeper = Arc::clone(&fleet);
+        let logs = async move { stop.run_until_cancelled(keeper.keep_logs_short()).await };
+        fleet.tasks.spawn(logs);
         Ok(fleet)
     }
 
@@ -188,17 +187,7 @@ impl Fleet {
             return Ok(Arc::clone(instance.value()));
         }
         let all = self.all();
-        if let Some(instance) = all.iter().find(|instance| instance.name() == text) {
-            return Ok(Arc::clone(instance));
-        }
-        let mut matching = all
-            .into_iter()
-            .filter(|instance| instance.id.starts_with(text));
-        match (matching.next(), matching.next()) {
-            (Some(instance), None) => Ok(instance),
-            (Some(_), Some(_)) => Err(ApiError::ambiguous()),
-            (None, _) => Err(ApiError::not_found("resource not found")),
-        }
+        one_of(&all, text, |i| i.id.clone(), |i| Some(i.name())).cloned()
     }
 
     /// Every instance, the oldest first.

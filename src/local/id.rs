@@ -1,7 +1,9 @@
 //! Ids in the form of CUID2: 24 characters of `[a-z0-9]`, the first a letter.
 //!
 //! Guarantees: unguessable (from the operating system's random source), so an id prefix or a token
-//! cannot be foreseen.
+//! cannot be foreseen; one rule finds what a text in a path names.
+
+use super::api::ApiError;
 
 const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
@@ -9,6 +11,28 @@ const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system gives no random bytes: {0}")]
 pub(super) struct NoRandom(getrandom::Error);
+
+/// What `text` names: an id, else a name, else an unambiguous beginning of an id (contract A.3).
+pub(super) fn one_of<'a, T>(
+    all: &'a [T],
+    text: &str,
+    id: impl Fn(&T) -> String,
+    name: impl Fn(&T) -> Option<String>,
+) -> Result<&'a T, ApiError> {
+    if let Some(exact) = all.iter().find(|one| id(one) == text) {
+        return Ok(exact);
+    }
+    let mut matching: Vec<&T> = all.iter().collect();
+    matching.retain(|one| name(one).as_deref() == Some(text));
+    if matching.is_empty() {
+        matching = all.iter().filter(|one| id(one).starts_with(text)).collect();
+    }
+    match matching.as_slice() {
+        [] => Err(ApiError::not_found("resource not found")),
+        [one] => Ok(one),
+        _ => Err(ApiError::ambiguous()),
+    }
+}
 
 /// A fresh id.
 pub(super) fn new_id() -> Result<String, NoRandom> {
@@ -38,6 +62,28 @@ fn random_text(length: usize, choices: usize) -> Result<String, NoRandom> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_names_by_id_then_by_name_then_by_an_unambiguous_beginning() {
+        let all = [
+            ("aa1", "bb"),
+            ("aa2", "aa"),
+            ("bb3", "twin"),
+            ("cc4", "twin"),
+        ];
+        let find = |text: &str| {
+            let found = one_of(&all, text, |o| o.0.to_owned(), |o| Some(o.1.to_owned()));
+            found.map(|o| o.0).map_err(|error| error.code().to_owned())
+        };
+        assert_eq!(find("aa1").unwrap(), "aa1");
+        assert_eq!(find("aa").unwrap(), "aa2", "a name wins over a beginning");
+        assert_eq!(find("bb").unwrap(), "aa1");
+        assert_eq!(find("bb3").unwrap(), "bb3");
+        assert_eq!(find("c").unwrap(), "cc4");
+        assert_eq!(find("a").unwrap_err(), "ambiguous");
+        assert_eq!(find("twin").unwrap_err(), "ambiguous");
+        assert_eq!(find("d").unwrap_err(), "not_found");
+    }
 
     #[test]
     fn ids_have_the_form_of_cuid2_and_differ() {

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::api::ApiError;
 use super::driver::DriverError;
 use super::fleet::Fleet;
+use super::id::one_of;
 use super::instance::{Instance, Schedule, Spec, State, without_nulls};
 use super::lifecycle::{gone, port};
 use super::store::Kind;
@@ -111,20 +112,7 @@ impl Fleet {
     /// By id, name, or an unambiguous part of the id.
     pub(super) fn find_snapshot(&self, text: &str) -> Result<Snapshot, ApiError> {
         let all = self.all_snapshots();
-        let named = |snapshot: &&Snapshot| snapshot.name.as_deref() == Some(text);
-        if let Some(exact) = all.iter().find(|snapshot| snapshot.id == text) {
-            return Ok(exact.clone());
-        }
-        let mut matching: Vec<&Snapshot> = all.iter().filter(named).collect();
-        if matching.is_empty() {
-            let begins = |snapshot: &&Snapshot| snapshot.id.starts_with(text);
-            matching = all.iter().filter(begins).collect();
-        }
-        match matching.as_slice() {
-            [] => Err(ApiError::not_found("resource not found")),
-            [one] => Ok((*one).clone()),
-            _ => Err(ApiError::ambiguous()),
-        }
+        one_of(&all, text, |s| s.id.clone(), |s| s.name.clone()).cloned()
     }
 
     /// Where a snapshot's memory is.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::error::ApiError;
 use super::extract::{Query, required};
 use crate::local::fleet::Fleet;
+use crate::local::id::one_of;
 use crate::local::scalars::{are_tags, have_tags, is_name};
 use crate::local::store::Kind;
 
@@ -244,18 +245,8 @@ fn find(fleet: &Fleet, text: &str) -> Result<IngressRecord, ApiError> {
         .ingresses
         .read()
         .unwrap_or_else(PoisonError::into_inner);
-    if let Some(ingress) = all
-        .get(text)
-        .or_else(|| all.values().find(|i| i.name == text))
-    {
-        return Ok(ingress.clone());
-    }
-    let mut matching = all.values().filter(|ingress| ingress.id.starts_with(text));
-    match (matching.next(), matching.next()) {
-        (Some(ingress), None) => Ok(ingress.clone()),
-        (Some(_), Some(_)) => Err(ApiError::ambiguous()),
-        (None, _) => Err(ApiError::not_found("resource not found")),
-    }
+    let all: Vec<&IngressRecord> = all.values().collect();
+    one_of(&all, text, |i| i.id.clone(), |i| Some(i.name.clone())).map(|found| (*found).clone())
 }
 
 pub(super) async fn get(

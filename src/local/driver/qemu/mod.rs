@@ -126,8 +126,8 @@ impl QemuDriver {
         Files::new(self.config.instances.join(id).join("vm"))
     }
 
-    /// A new place in the network, and its door.
-    fn place(&self, port: u16) -> Result<(Network, Option<Door>), DriverError> {
+    /// A new place in the network.
+    fn place(&self, port: u16) -> Result<Network, DriverError> {
         let used = |candidate| {
             self.vms.iter().any(|vm| {
                 let door = vm.door.as_ref();
@@ -135,17 +135,14 @@ impl QemuDriver {
             })
         };
         if self.config.bridged {
-            let tap = Tap::free(used).ok_or(DriverError::NoAddress)?;
-            let address = tap.address;
-            return Ok((Network::Tap { address }, Some(Door::Tap(Arc::new(tap)))));
+            let address = Tap::free(used).ok_or(DriverError::NoAddress)?.address;
+            return Ok(Network::Tap { address });
         }
-        let address = Address::free(port, used).map(Arc::new);
-        let address = address.ok_or(DriverError::NoAddress)?;
-        let network = Network::User {
+        let address = Address::free(port, used).ok_or(DriverError::NoAddress)?;
+        Ok(Network::User {
             address: address.private,
             egress: self.config.egress,
-        };
-        Ok((network, Some(Door::User(address))))
+        })
     }
 
     /// The VM that these files tell of.
@@ -163,9 +160,9 @@ impl QemuDriver {
     }
 
     async fn boot(&self, boot: &Boot) -> Result<Started, DriverError> {
-        let (network, door) = match boot.network_enabled {
+        let network = match boot.network_enabled {
             true => self.place(boot.port)?,
-            false => (Network::None, None),
+            false => Network::None,
         };
         let files = self.files(&boot.id);
         files.begin().map_err(DriverError::Files)?;
@@ -176,13 +173,12 @@ impl QemuDriver {
             network,
             port: boot.port,
         };
-        let tasks = self.tasks.clone();
         let about = About {
             shape,
             ports: Ports::new(),
             moved: false,
         };
-        let vm = Arc::new(Vm::new(files, about, door, tasks));
+        let vm = self.vm(files, about);
         vm.remember().map_err(DriverError::Files)?;
         let beginning = Beginning::Boot {
             image: &self.config.image,
@@ -356,7 +352,7 @@ impl QemuDriver {
         let had = had.and_then(|had| had.address);
         let new = match (&about.shape.network, had) {
             (Network::None, _) => None,
-            (_, None) => Some(self.place(port)?.0),
+            (_, None) => Some(self.place(port)?),
             (_, Some(address)) if self.config.bridged => Some(Network::Tap { address }),
             (_, Some(address)) => {
                 let [_, _, x, y] = address.octets();

@@ -33,13 +33,19 @@ struct Mould {
     has_network: bool,
 }
 
-impl From<&Shape> for Mould {
-    fn from(shape: &Shape) -> Self {
-        Self {
+impl Mould {
+    /// None for a VM on a bridge: its QEMU would have to know its device when it starts.
+    fn of(shape: &Shape) -> Option<Self> {
+        let has_network = match shape.network {
+            Network::None => false,
+            Network::User { .. } => true,
+            Network::Tap { .. } => return None,
+        };
+        Some(Self {
             memory_bytes: shape.memory_bytes,
             vcpus: shape.vcpus,
-            has_network: shape.network != Network::None,
-        }
+            has_network,
+        })
     }
 }
 
@@ -70,19 +76,10 @@ impl Pool {
 
     /// Starts one for VMs of this shape, unless enough of them wait.
     pub(super) fn fill(self: &Arc<Self>, config: &Config, shape: &Shape) {
-        if matches!(shape.network, Network::Tap { .. }) {
-            // It would have to know the VM's device when it starts.
+        let Some(mould) = Mould::of(shape).filter(|mould| !self.is_full(&self.ready(), mould))
+        else {
             return;
-        }
-        let mould = Mould::from(shape);
-        let there = self
-            .ready()
-            .iter()
-            .filter(|(other, _)| *other == mould)
-            .count();
-        if there >= self.size {
-            return;
-        }
+        };
         let (pool, config, shape) = (Arc::clone(self), config.clone(), shape.clone());
         self.tasks.spawn(async move {
             let folder = pool.folder.join(format!("{:016x}", fastrand::u64(..)));
@@ -103,23 +100,24 @@ impl Pool {
     async fn put(&self, mould: Mould, process: Arc<Process>) {
         let superfluous = {
             let mut ready = self.ready();
-            let there = ready.iter().filter(|(other, _)| *other == mould).count();
-            if there < self.size {
+            let full = self.is_full(&ready, &mould);
+            if !full {
                 ready.push((mould, Arc::clone(&process)));
             }
-            there >= self.size
+            full
         };
         if superfluous {
             discard(&process).await;
         }
     }
 
+    fn is_full(&self, ready: &[(Mould, Arc<Process>)], mould: &Mould) -> bool {
+        ready.iter().filter(|(other, _)| other == mould).count() >= self.size
+    }
+
     /// One that can become a VM of this shape.
     pub(super) fn take(&self, shape: &Shape) -> Option<Arc<Process>> {
-        if matches!(shape.network, Network::Tap { .. }) {
-            return None;
-        }
-        let mould = Mould::from(shape);
+        let mould = Mould::of(shape)?;
         let mut ready = self.ready();
         let fits = |(other, process): &(Mould, Arc<Process>)| {
             *other == mould && !process.ended.is_cancelled()
