@@ -46,7 +46,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ),
     ("drain", &[]),
     ("listener", &["config", "drain", "telemetry"]),
-    ("admin", &["drain", "telemetry", "wake"]),
+    ("admin", &["config", "drain", "telemetry", "wake"]),
     ("local", &[]),
     ("app", EVERYTHING),
     ("cli", EVERYTHING),

@@ -166,7 +166,7 @@ async fn nothing_is_lost_and_nothing_is_done_twice() {
         "[wake]\ntimeout = \"{}s\"\nstall_timeout = \"2s\"\nbreaker_failures = 1000\n",
         TIMEOUT.as_secs()
     );
-    let access = AccessSink::new(AccessLog::Off);
+    let access = AccessSink::off();
     let gateway = Gateway::start_with(address, &token, &extra, access).await;
 
     set_faults(address, &token, FAULTS).await;

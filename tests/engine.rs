@@ -220,6 +220,7 @@ fn target(port: u16) -> Target {
 
 fn asker() -> Asker {
     Asker {
+        trace: None,
         route: "test".into(),
         client: [127, 0, 0, 1].into(),
         user_agent: None,

@@ -152,7 +152,7 @@ async fn a_rule_with_tls_is_served_with_tls_or_not_at_all() {
     let port = free();
     let plane = declaring(port).await;
     let watch = "[ingress]\nwatch = true\ninterval = \"50ms\"\naddress = \"127.0.0.1\"\n";
-    let off = || AccessSink::new(AccessLog::Off);
+    let off = || AccessSink::off();
     let bare = Gateway::start_with(plane, "t", watch, off()).await;
     eventually("it has looked", async || {
         let calls = "wakegate_controlplane_requests_total{op=\"ingress_list\",code=\"200\"}";

@@ -18,6 +18,7 @@ use std::time::Duration;
 use support::{Gateway, Plane, Wanted, eventually};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use wakegate::config::LogConfig;
 use wakegate::telemetry::AccessSink;
 
 #[derive(Clone, Default)]
@@ -53,7 +54,7 @@ async fn each_request_leaves_one_line_and_one_count_and_no_query() {
         .running(Wanted::hello("mute").env("HELLO_LISTEN_DELAY", "never"))
         .await;
     let paper = Paper::default();
-    let access = AccessSink::to(paper.clone());
+    let access = AccessSink::to(paper.clone(), &LogConfig::default());
     let gateway = Gateway::start_with(plane.address, &plane.token, "", access).await;
     let client = gateway.client();
 

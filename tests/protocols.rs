@@ -206,7 +206,7 @@ async fn a_missing_certificate_is_a_clear_message() {
         &plane.token,
         &format!("[listener.tls]\ndir = \"{}\"\n", dir.path().display()),
     );
-    let access = wakegate::telemetry::AccessSink::new(wakegate::config::AccessLog::Off);
+    let access = wakegate::telemetry::AccessSink::off();
     let error = wakegate::app::App::bind(config, access).await.unwrap_err();
     assert!(error.to_string().contains("name.crt"), "{error}");
     plane.stop().await;

@@ -23,7 +23,7 @@ use wakegate::telemetry::AccessSink;
 async fn a_wrong_token_is_a_502_that_says_nothing_of_it() {
     let plane = Plane::start().await;
     plane.asleep(Wanted::hello("locked")).await;
-    let access = AccessSink::new(AccessLog::Off);
+    let access = AccessSink::off();
     let gateway = Gateway::start_with(plane.address, "wrong-token-here", "", access).await;
     let response = gateway.client().get("locked", "/").await;
     assert_eq!(response.status(), 502);
@@ -48,7 +48,7 @@ async fn a_control_plane_that_is_down_is_a_503_with_retry_after() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let access = AccessSink::new(AccessLog::Off);
+    let access = AccessSink::off();
     let gateway = Gateway::start_with(nobody, "t", "", access).await;
     let (status, code, after) = gateway.client().problem("any").await;
     assert_eq!(
@@ -221,7 +221,7 @@ async fn a_control_plane_that_hangs_is_a_504_at_the_routes_deadline() {
             kept.push(stream);
         }
     });
-    let access = AccessSink::new(AccessLog::Off);
+    let access = AccessSink::off();
     let extra = "[route.wake]\ntimeout = \"300ms\"\n";
     let gateway = Gateway::start_with(address, "t", extra, access).await;
     let (status, code, after) = gateway.client().problem("any").await;

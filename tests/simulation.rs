@@ -218,6 +218,7 @@ impl Gateway {
             client,
         });
         let delivery = Delivery {
+            trace: None,
             instance: &instance,
             route: &found.route,
             hop: Hop {

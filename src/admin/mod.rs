@@ -1,73 +1,109 @@
-//! The operator's listener: `/healthz`, `/readyz`, `/metrics`, `/api/wakes`.
+//! The operator's listener: health, metrics, the API and the dashboard.
 //!
 //! Guarantees: it has its own socket, so it answers while the data plane is full; `/readyz` fails
-//! from the first moment of a drain; `/healthz` succeeds as long as the process can answer at all.
+//! from the first moment of a drain; `/healthz` succeeds as long as the process can answer at all; these
+//! and `/metrics` are open to whoever can connect, the API is not (see `access`).
+//!
+//! What the gateway is and does comes through [`Operator`]; this room knows no engine.
+
+mod access;
+mod api;
+mod dashboard;
+mod events;
+mod health;
+mod operator;
+mod serve;
+mod timeline;
+mod view;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::Router;
+use axum::middleware::from_fn_with_state;
 use axum::routing::get;
-use axum::{Json, Router};
 use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+use tower_http::csrf::CsrfLayer;
 
+use self::access::Gatekeeper;
+pub use self::events::Watchers;
+pub use self::operator::{Operator, Which};
+pub use self::timeline::Timeline;
+pub use self::view::{
+    BreakerView, Done, InstanceCounts, InstanceDetail, InstanceView, LeaseView, PlaneView, Problem,
+    ProgressView, RouteSource, RouteView, StatusView,
+};
+use crate::config::AdminConfig;
 use crate::drain::Drain;
-use crate::telemetry::{AccessSink, Metrics};
-use crate::wake::{Ledger, LedgerEntry};
+use crate::telemetry::Metrics;
 
-/// What the operator may see.
+/// The operator's listener.
 #[derive(Clone)]
 pub struct Admin {
-    /// Counts.
-    pub metrics: Arc<Metrics>,
-    /// For its count of lost lines.
-    pub access: Arc<AccessSink>,
-    /// Who woke what.
-    pub ledger: Arc<Ledger>,
-    /// The phase.
-    pub drain: Drain,
+    operator: Arc<dyn Operator>,
+    metrics: Arc<Metrics>,
+    timeline: Arc<Timeline>,
+    watchers: Watchers,
+    drain: Drain,
+    gatekeeper: Arc<Gatekeeper>,
+    dashboard: bool,
 }
 
 // === impl Admin ===
 
 impl Admin {
+    /// For a socket at `address`.
+    pub fn new(
+        config: &AdminConfig,
+        address: SocketAddr,
+        operator: Arc<dyn Operator>,
+        metrics: Arc<Metrics>,
+        timeline: Arc<Timeline>,
+        drain: Drain,
+    ) -> Self {
+        let gatekeeper = Gatekeeper::new(address.ip(), config.token.clone());
+        Self {
+            operator,
+            metrics,
+            timeline,
+            watchers: Watchers::default(),
+            drain,
+            gatekeeper: Arc::new(gatekeeper),
+            dashboard: config.dashboard,
+        }
+    }
+
+    /// Whether somebody watches the dashboard now.
+    pub fn watchers(&self) -> Watchers {
+        self.watchers.clone()
+    }
+
     /// Serves until the drain has cut everything, so that it can be watched.
-    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+    pub async fn serve(self, listener: TcpListener, tasks: TaskTracker) {
         let cut = self.drain.cut().clone();
-        let served = axum::serve(listener, self.routes()).into_future();
-        cut.run_until_cancelled(served).await.unwrap_or(Ok(()))
+        let serving = serve::serve(listener, self.routes(), tasks, cut.clone());
+        cut.run_until_cancelled(serving).await.unwrap_or(());
     }
 
     fn routes(self) -> Router {
-        Router::new()
+        let open = Router::new()
             .route("/healthz", get(async || "ok\n"))
-            .route("/readyz", get(ready))
-            .route("/metrics", get(metrics))
-            .route("/api/wakes", get(wakes))
-            .with_state(self)
+            .route("/readyz", get(health::ready))
+            .route("/metrics", get(health::metrics));
+        let (api, document) = api::routes();
+        let api = api
+            .route("/api/openapi.json", get(async || axum::Json(document)))
+            .layer(CsrfLayer::new().with_rejection_response(access::foreign))
+            .layer(from_fn_with_state(self.clone(), access::guard));
+        let all = open.merge(api);
+        let all = match self.dashboard {
+            true => all.merge(dashboard::routes()),
+            false => all,
+        };
+        all.with_state(self)
     }
-}
-
-async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
-    match admin.drain.draining().is_cancelled() {
-        false => (StatusCode::OK, "ready\n"),
-        true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-    }
-}
-
-async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
-    let kind = [(
-        header::CONTENT_TYPE,
-        "text/plain; version=0.0.4; charset=utf-8",
-    )];
-    (kind, admin.metrics.render(admin.access.dropped()))
-}
-
-/// Who woke what, the newest first.
-async fn wakes(State(admin): State<Admin>) -> Json<Vec<LedgerEntry>> {
-    Json(admin.ledger.entries())
 }
 
 impl fmt::Debug for Admin {

@@ -11,7 +11,6 @@ use tokio::time::sleep;
 
 use super::AppHandle;
 use crate::config::{Config, ListenerConfig};
-use crate::hypeman::HypemanClient;
 use crate::hypeman::wire::Ingress;
 use crate::names::PlaneIndex;
 use crate::router::Declared;
@@ -77,13 +76,14 @@ fn together(seen: &[Vec<Ingress>], config: &Config) -> Declared {
 }
 
 /// Looks again and again; never ends.
-pub(super) async fn watch(handle: AppHandle, planes: Vec<HypemanClient>) {
+pub(super) async fn watch(handle: AppHandle) {
+    let planes = &handle.0.planes;
     let mut seen: Vec<Vec<Ingress>> = vec![Vec::new(); planes.len()];
     let (mut known, mut told) = (Declared::default(), Declared::default().problems);
     loop {
         let config = handle.config();
         for (plane, slot) in planes.iter().zip(&mut seen) {
-            match plane.list_ingresses(&BTreeMap::new()).await {
+            match plane.client.list_ingresses(&BTreeMap::new()).await {
                 Ok(now) => *slot = now,
                 Err(error) => tracing::debug!(%error, "the ingress resources stay as they were"),
             }

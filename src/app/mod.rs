@@ -4,10 +4,13 @@
 //! a drain, after which a wake that is under way has its answer.
 
 mod ingress;
+mod observer;
+mod operator;
 mod sockets;
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -16,11 +19,13 @@ use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::observer::Plane;
 use self::sockets::{Bound, Sockets};
-use crate::admin::Admin;
+use crate::admin::{Admin, Timeline};
 use crate::config::{Config, RouteConfig, ServerConfig};
 use crate::drain::Drain;
 use crate::hold::Hold;
@@ -30,7 +35,7 @@ use crate::listener::{
 };
 use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, RawKind};
 use crate::router::Declared;
-use crate::telemetry::{AccessSink, Metrics};
+use crate::telemetry::{AccessSink, Metrics, ReloadOutcome, Tracer, TracerError};
 use crate::upstream::Upstream;
 use crate::wake::{Tcp, WakeReport, Wakes, WarmPlan, keep_warm};
 
@@ -60,6 +65,9 @@ pub enum AppError {
     /// Sockets that another process left to this one.
     #[error("the sockets of LISTEN_FDS cannot be used: {0}")]
     Inherited(std::io::Error),
+    /// Spans.
+    #[error(transparent)]
+    Tracer(#[from] TracerError),
     /// A reload would change what needs a restart.
     #[error("`{0}` can only change with a restart, so nothing was changed")]
     NeedsRestart(&'static str),
@@ -69,7 +77,6 @@ pub enum AppError {
 #[derive(Debug)]
 pub struct App {
     running: AppHandle,
-    planes: Vec<HypemanClient>,
     bound: Vec<Bound>,
     admin: TcpListener,
     admin_address: SocketAddr,
@@ -91,6 +98,24 @@ struct Running {
     plans: watch::Sender<Vec<WarmPlan>>,
     sockets: Sockets,
     server: Arc<ArcSwap<ServerConfig>>,
+    planes: Vec<Plane>,
+    timeline: Arc<Timeline>,
+    started: (jiff::Timestamp, Instant),
+    drain: Drain,
+    asked_to_drain: CancellationToken,
+    /// Where the configuration comes from when it is to be loaded again.
+    source: OnceLock<Source>,
+}
+
+/// Loads the configuration again; says why it cannot.
+type Load = dyn Fn() -> Result<Config, String> + Send + Sync;
+
+struct Source(Box<Load>);
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
 }
 
 #[derive(Clone)]
@@ -161,11 +186,17 @@ impl App {
             tracing::warn!(%address, "no `listener.address` is that of this socket of LISTEN_FDS");
         }
 
-        let metrics = Arc::new(Metrics::new());
-        let planes = config
-            .hypeman
-            .iter()
-            .map(|plane| HypemanClient::new(plane, Arc::clone(&metrics)));
+        let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
+        metrics.set_loaded(jiff::Timestamp::now());
+        let tracer = Tracer::new(&config.tracing, &metrics)?;
+        let planes = config.hypeman.iter().map(|plane| {
+            Ok::<_, ClientBuildError>(Plane {
+                name: plane.name.clone(),
+                url: plane.url.clone(),
+                client: HypemanClient::new(plane, Arc::clone(&metrics))?,
+                seen: ArcSwap::default(),
+            })
+        });
         let planes = planes.collect::<Result<Vec<_>, _>>()?;
         let (drain, background, stop) = (
             Drain::default(),
@@ -175,7 +206,7 @@ impl App {
         let server = Arc::new(ArcSwap::from_pointee(config.server.clone()));
         let shared = Shared::new(Arc::clone(&server), Arc::clone(&metrics), drain.clone());
         let wakes = Wakes::new(
-            planes.clone(),
+            planes.iter().map(|plane| plane.client.clone()).collect(),
             Tcp,
             config.wake.clone(),
             &metrics,
@@ -195,6 +226,7 @@ impl App {
             server: Arc::clone(&server),
             metrics,
             access: Arc::new(access),
+            tracer,
             max_hold: config.wake.max_hold,
             tunnels: drain.served().clone(),
             cut: drain.cut().clone(),
@@ -207,10 +239,15 @@ impl App {
             declared: Mutex::default(),
             gateway,
             server,
+            planes,
+            timeline: Arc::default(),
+            started: (jiff::Timestamp::now(), Instant::now()),
+            drain: drain.clone(),
+            asked_to_drain: CancellationToken::new(),
+            source: OnceLock::new(),
         };
         Ok(Self {
             running: AppHandle(Arc::new(running)),
-            planes,
             bound,
             admin,
             admin_address,
@@ -251,17 +288,30 @@ impl App {
             let front = Front(Arc::clone(&running.gateway));
             running.sockets.serve(bound, front);
         }
-        let admin = Admin {
-            metrics: Arc::clone(&parts.metrics),
-            access: Arc::clone(&parts.access),
-            ledger: parts.wakes.ledger(),
-            drain: self.drain.clone(),
-        };
+        let config = self.running.config();
+        let admin = Admin::new(
+            &config.admin,
+            self.admin_address,
+            Arc::new(self.running.clone()),
+            Arc::clone(&parts.metrics),
+            Arc::clone(&running.timeline),
+            self.drain.clone(),
+        );
+        let watchers = admin.watchers();
+        let serving = admin.serve(self.admin, self.background.clone());
+        self.background.spawn(serving);
+        let (handle, draining) = (self.running.clone(), self.drain.draining().clone());
         self.background.spawn(async move {
-            if let Err(error) = admin.serve(self.admin).await {
-                tracing::error!(%error, "the admin listener broke off");
-            }
+            let following = observer::follow(handle);
+            draining.run_until_cancelled(following).await.unwrap_or(());
         });
+        if config.admin.observe {
+            let (handle, draining) = (self.running.clone(), self.drain.draining().clone());
+            self.background.spawn(async move {
+                let observing = observer::observe(handle, watchers);
+                draining.run_until_cancelled(observing).await.unwrap_or(());
+            });
+        }
         let (handle, stop) = (self.running.clone(), self.stop.clone());
         self.background.spawn(async move {
             let upkeep = async {
@@ -284,15 +334,19 @@ impl App {
             draining.run_until_cancelled(warm).await.unwrap_or(());
         });
 
-        if self.running.config().ingress.watch {
+        if config.ingress.watch {
             let draining = self.drain.draining().clone();
-            let watch = ingress::watch(self.running.clone(), self.planes);
+            let watch = ingress::watch(self.running.clone());
             self.background.spawn(async move {
                 draining.run_until_cancelled(watch).await.unwrap_or(());
             });
         }
 
-        shutdown.await;
+        self.running.refresh_certificates();
+        tokio::select! {
+            () = shutdown => {}
+            () = running.asked_to_drain.cancelled() => {}
+        }
         tracing::info!("draining");
         let limit = running.server.load().drain_timeout;
         let clean = self.drain.run(limit).await;
@@ -300,6 +354,10 @@ impl App {
         parts.upstream.close();
         self.background.close();
         self.background.wait().await;
+        let tracer = parts.tracer.clone();
+        if let Err(error) = spawn_blocking(move || tracer.shut_down()).await {
+            tracing::warn!(%error, "the last spans were not sent");
+        }
         clean
     }
 }
@@ -338,7 +396,11 @@ impl AppHandle {
     /// New connections get the certificates that are in the files now; what cannot be used is told
     /// of.
     pub fn refresh_certificates(&self) {
-        for certificates in self.0.sockets.certificates() {
+        for (address, certificates) in self.0.sockets.certificates() {
+            if let Some(not_after) = certificates.not_after() {
+                let metrics = &self.0.gateway.parts().metrics;
+                metrics.set_certificate_expiry(address, not_after);
+            }
             match certificates.refresh() {
                 Ok(true) => tracing::info!(?certificates, "new certificates"),
                 Ok(false) => {}
@@ -360,6 +422,8 @@ impl AppHandle {
             ("admin", current.admin == config.admin),
             ("wake", current.wake.is_like(&config.wake)),
             ("log", current.log == config.log),
+            ("metrics", current.metrics == config.metrics),
+            ("tracing", current.tracing == config.tracing),
             ("ingress", current.ingress == config.ingress),
         ];
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
@@ -384,6 +448,41 @@ impl AppHandle {
         running.use_routes(config, &declared);
         *current = config.clone();
         Ok(())
+    }
+
+    /// Where the configuration is loaded from, whoever asks for it to be loaded again.
+    pub fn set_source(&self, load: impl Fn() -> Result<Config, String> + Send + Sync + 'static) {
+        // It is set once, when the gateway is started.
+        let _first = self.0.source.set(Source(Box::new(load)));
+    }
+
+    /// Loads the configuration again and takes it: all of it, or nothing. Blocks while it reads.
+    pub fn reload_from_source(&self) -> Result<(), String> {
+        let Some(Source(load)) = self.0.source.get() else {
+            return Err("this gateway was started without a configuration to load".to_owned());
+        };
+        let result = load().and_then(|config| {
+            let reloaded = self.reload(&config);
+            reloaded.map_err(|error| error.to_string())
+        });
+        let metrics = &self.0.gateway.parts().metrics;
+        match &result {
+            Ok(()) => {
+                metrics.count_reload(ReloadOutcome::Ok);
+                tracing::info!("reloaded");
+            }
+            Err(problem) => {
+                metrics.count_reload(ReloadOutcome::Failed);
+                tracing::error!(%problem, "not reloaded; the old configuration stays");
+            }
+        }
+        result
+    }
+
+    fn declared_routes(&self) -> Vec<RouteConfig> {
+        let declared = self.0.declared.lock();
+        let declared = declared.unwrap_or_else(PoisonError::into_inner);
+        declared.routes.clone()
     }
 
     /// What is in force.

@@ -4,6 +4,7 @@
 //! one cannot be opened; a socket whose address stays is never closed, and its connections never cut;
 //! those of a socket that goes end by themselves.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ pub(super) struct Sockets {
 
 #[derive(Debug, Clone)]
 struct Open {
+    /// Where it really listens.
+    address: SocketAddr,
     config: ListenerConfig,
     front: Arc<Front>,
     close: CancellationToken,
@@ -78,21 +81,33 @@ impl Sockets {
     pub(super) fn serve<S: Service>(&self, bound: Bound, service: S) {
         let Bound { config, listener } = bound;
         let (close, front) = (CancellationToken::new(), Arc::clone(listener.front()));
+        let address = listener.address();
         let serve = listener.serve(service, self.shared.clone(), close.clone());
         self.tasks.spawn(serve);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.push(Open {
+            address,
             config,
             front,
             close,
         });
     }
 
-    /// Every certificate store in use.
-    pub(super) fn certificates(&self) -> Vec<Arc<Certificates>> {
+    /// Every certificate store in use, with its listener's address.
+    pub(super) fn certificates(&self) -> Vec<(SocketAddr, Arc<Certificates>)> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let stores = open.iter().filter_map(|one| one.front.certificates());
-        stores.collect()
+        let stores = open
+            .iter()
+            .map(|one| (one.address, one.front.certificates()));
+        stores
+            .filter_map(|(address, store)| Some((address, store?)))
+            .collect()
+    }
+
+    /// Where clients connect.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.iter().map(|one| one.address).collect()
     }
 
     /// Makes the sockets those of `wanted`, and as many of `more` as can be opened; returns what

@@ -50,8 +50,53 @@ pub enum Command {
     /// What virtual machines of the qemu driver boot.
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Write an annotated configuration to begin with, and its JSON Schema for editors.
+    Init(InitArguments),
     /// Check a configuration and print the effective one as TOML.
-    Check(ConfigArguments),
+    ///
+    /// What is allowed and risky is told on standard error.
+    Check(CheckArguments),
+    /// Print the configuration's JSON Schema.
+    Schema,
+    /// Say what an error code means and what to do about it.
+    Explain {
+        /// The `code` of an answer, such as `wake_timeout`; without one, all are listed.
+        code: Option<String>,
+    },
+    /// Show what a running gateway does: its instances, what they are doing, who waits.
+    Status(GatewayArguments),
+    /// Show a running gateway's routes.
+    Routes(RoutesArguments),
+    /// Wake instances through a running gateway.
+    Wake(WhichArguments),
+    /// Put instances to sleep through a running gateway.
+    Standby(WhichArguments),
+    /// Let the next request wake instances whose wakes have failed.
+    ResetBreaker(WhichArguments),
+    /// Let a running gateway load its configuration again.
+    Reload(GatewayArguments),
+    /// Let a running gateway finish what it has and end.
+    Drain(GatewayArguments),
+    /// Succeed if a running gateway answers; for containers.
+    Healthcheck {
+        /// Which configuration says where.
+        #[command(flatten)]
+        config: ConfigArguments,
+        /// The admin listener's URL, instead of what the configuration says.
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
+    /// Print a shell's completions.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages into a directory.
+    Man {
+        /// Which.
+        #[arg(value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+    },
     /// The first process of a virtual machine.
     #[command(hide = true)]
     Guest,
@@ -152,6 +197,85 @@ pub struct ConfigArguments {
     /// The configuration file. Without one, the WAKEGATE_… environment variables are all.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArguments {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Fail, too, when something is risky.
+    #[arg(long)]
+    pub strict: bool,
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Clone, Args)]
+pub struct InitArguments {
+    /// What to write.
+    #[arg(value_name = "FILE", default_value = "wakegate.toml")]
+    pub file: PathBuf,
+    /// The first route's host: "api.example.com", "{instance}.example.com", or "*" for all.
+    #[arg(long, value_name = "PATTERN")]
+    pub host: Option<String>,
+    /// Its instance: a name, an id, or a capture of the host.
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<String>,
+    /// The instance's port.
+    #[arg(long, value_name = "PORT")]
+    pub port: Option<u16>,
+    /// The control plane's URL.
+    #[arg(long, value_name = "URL")]
+    pub hypeman: Option<String>,
+    /// Where clients connect.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<SocketAddr>,
+    /// Overwrite the file.
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Which running gateway.
+#[derive(Debug, Clone, Args)]
+pub struct GatewayArguments {
+    /// Its configuration, which says where its admin listener is and which token it wants.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// The admin listener's URL [default: what the configuration says, else http://127.0.0.1:9900].
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// A file with the admin token [default: admin.token_file, else WAKEGATE_ADMIN_TOKEN].
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `routes`.
+#[derive(Debug, Clone, Args)]
+pub struct RoutesArguments {
+    /// Which gateway.
+    #[command(flatten)]
+    pub gateway: GatewayArguments,
+    /// Only routes whose host or instance has this text in it.
+    #[arg(value_name = "TEXT")]
+    pub filter: Option<String>,
+}
+
+/// Arguments of what is done to instances through a gateway.
+#[derive(Debug, Clone, Args)]
+pub struct WhichArguments {
+    /// Which gateway.
+    #[command(flatten)]
+    pub gateway: GatewayArguments,
+    /// Names, ids, or beginnings of ids.
+    #[arg(value_name = "INSTANCE", required = true)]
+    pub names: Vec<String>,
+    /// Their control plane, by its configured name [default: the first that has them].
+    #[arg(long, value_name = "NAME")]
+    pub hypeman: Option<String>,
 }
 
 /// Arguments of `serve`.

@@ -17,7 +17,7 @@ use super::driver::choose;
 use super::local::LocalFile;
 use super::{Failure, asked_to_end};
 use crate::app::App;
-use crate::config::{AccessLog, Config, LogConfig, LogFormat, Secret, Variables, load};
+use crate::config::{AccessLog, Config, LogConfig, Secret, Variables, load};
 use crate::hypeman::HypemanClient;
 use crate::hypeman::wire::{AutoStandbyPolicy, CreateInstance, InstanceState, RedactedMap};
 use crate::local::{FleetEvent, FleetEvents, LocalConfig, LocalServer, OnExit, State};
@@ -68,10 +68,10 @@ impl Paint {
 pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), Failure> {
     let log = LogConfig {
         level: "warn".to_owned(),
-        format: LogFormat::Text,
         access: AccessLog::Off,
+        ..LogConfig::default()
     };
-    init_diagnostics(&log).map_err(Failure::failed)?;
+    let _diagnostics = init_diagnostics(&log).map_err(Failure::failed)?;
     let scratch = Scratch::new().map_err(Failure::failed)?;
     let server = LocalServer::bind(LocalConfig {
         address: arguments.api_listen,
@@ -87,7 +87,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
     let token = server.token().unwrap_or_default().to_owned();
     let config = gateway_config(&arguments, &server, &token)?;
     let plane = config.hypeman.first().cloned().unwrap_or_default();
-    let app = App::bind(config, AccessSink::new(AccessLog::Off))
+    let app = App::bind(config, AccessSink::off())
         .await
         .map_err(Failure::failed)?;
     let client = HypemanClient::new(&plane, Metrics::new().into()).map_err(Failure::failed)?;
@@ -233,7 +233,7 @@ fn introduce(
            {sse}\n  \
            {headers}\n\n\
          If your resolver does not know *.localhost: {resolve}\n\
-         Metrics: http://127.0.0.1:{admin}/metrics\n\
+         Dashboard: http://127.0.0.1:{admin}/   Metrics: http://127.0.0.1:{admin}/metrics\n\
          Control plane: http://{api} with HYPEMAN_API_KEY={token}\n\
          Ctrl-C stops everything.\n\n",
         title = paint.with("1", "wakegate demo"),

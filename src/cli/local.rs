@@ -59,7 +59,7 @@ fn default_state_dir() -> Result<PathBuf, Failure> {
 
 pub(super) async fn run(arguments: LocalArguments, out: fn(&str)) -> Result<(), Failure> {
     let file = read_file(&arguments)?;
-    init_diagnostics(&LogConfig::default()).map_err(Failure::failed)?;
+    let _diagnostics = init_diagnostics(&LogConfig::default()).map_err(Failure::failed)?;
     let on_exit = match (arguments.on_exit, file.on_exit.as_deref()) {
         (Some(Fate::Keep), _) | (None, None | Some("keep")) => OnExit::Keep,
         (Some(Fate::Stop), _) | (None, Some("stop")) => OnExit::Stop,

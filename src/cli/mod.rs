@@ -6,16 +6,23 @@
 mod args;
 mod demo;
 mod driver;
+mod explain;
+mod gateway;
+mod init;
 mod instances;
 mod local;
 mod serve;
+mod table;
 mod watched;
 
 use std::fmt::Display;
 
+use clap::CommandFactory as _;
+
 pub use args::{
-    AcceleratorName, Arguments, Command, ConfigArguments, DemoArguments, DriverArguments,
-    DriverName, Fate, ImageArguments, ImageCommand, LocalArguments, ServeArguments,
+    AcceleratorName, Arguments, CheckArguments, Command, ConfigArguments, DemoArguments,
+    DriverArguments, DriverName, Fate, GatewayArguments, ImageArguments, ImageCommand,
+    InitArguments, LocalArguments, RoutesArguments, ServeArguments, WhichArguments,
 };
 
 pub use instances::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
@@ -84,13 +91,7 @@ pub fn run_alone(command: Command) -> Result<Command, Failure> {
             let failure = crate::local::run_in_own_session(words, group.as_deref());
             Err(Failure::failed(failure))
         }
-        command @ (Command::Demo(_)
-        | Command::Serve(_)
-        | Command::Local(_)
-        | Command::Instances(_)
-        | Command::Image(_)
-        | Command::Check(_)
-        | Command::Hello) => Ok(command),
+        command => Ok(command),
     }
 }
 
@@ -103,7 +104,31 @@ pub async fn run(command: Command, voice: Voice) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(arguments).await,
         Command::Local(arguments) => local::run(*arguments, out).await,
         Command::Image(ImageCommand::Build { dir, image }) => driver::build(&dir, image, out),
-        Command::Check(arguments) => serve::check(&arguments, out),
+        Command::Init(arguments) => init::run(&arguments, voice),
+        Command::Check(arguments) => serve::check(&arguments, voice),
+        Command::Schema => init::print_schema(voice),
+        Command::Explain { code } => explain::run(code.as_deref(), voice),
+        Command::Status(arguments) => gateway::status(arguments, voice).await,
+        Command::Routes(arguments) => gateway::routes(arguments, voice).await,
+        Command::Wake(arguments) => gateway::act(arguments, "wake", voice).await,
+        Command::Standby(arguments) => gateway::act(arguments, "standby", voice).await,
+        Command::ResetBreaker(arguments) => gateway::act(arguments, "reset-breaker", voice).await,
+        Command::Reload(arguments) => gateway::reload(arguments, voice).await,
+        Command::Drain(arguments) => gateway::drain(arguments, voice).await,
+        Command::Healthcheck { config, url } => {
+            gateway::healthcheck(config.config.as_deref(), url).await
+        }
+        Command::Completions { shell } => {
+            completions(shell, voice);
+            Ok(())
+        }
+        Command::Man { dir } => {
+            let pages = clap_mangen::generate_to(Arguments::command(), &dir);
+            let told = |error| format!("cannot write into {}: {error}", dir.display());
+            pages
+                .map(drop)
+                .map_err(|error| Failure::failed(told(error)))
+        }
         Command::Guest | Command::Session { .. } => run_alone(command).map(drop),
         Command::Hello => {
             // The image's own program: its environment is its configuration.
@@ -115,6 +140,12 @@ pub async fn run(command: Command, voice: Voice) -> Result<(), Failure> {
                 .map_err(Failure::failed)
         }
     }
+}
+
+fn completions(shell: clap_complete::Shell, voice: Voice) {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "wakegate", &mut text);
+    voice.say(&String::from_utf8_lossy(&text));
 }
 
 /// Ends at SIGTERM or SIGINT.

@@ -1,13 +1,14 @@
 //! `wakegate serve` and `wakegate check`.
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
-use super::args::{ConfigArguments, ServeArguments};
+use super::args::{CheckArguments, ServeArguments};
 use super::watched::Watched;
-use super::{Failure, asked_to_end};
-use crate::app::{App, AppError, AppHandle};
-use crate::config::{Config, ListenerConfig, Variables, load_file};
+use super::{Failure, Voice, asked_to_end};
+use crate::app::{App, AppError};
+use crate::config::{Config, ListenerConfig, Variables, advice, load_file};
 use crate::listener::Inherited;
 use crate::telemetry::{AccessSink, init_diagnostics};
 
@@ -27,9 +28,13 @@ fn load(arguments: &ServeArguments) -> Result<Config, Failure> {
 
 pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     let config = load(&arguments)?;
-    init_diagnostics(&config.log).map_err(Failure::failed)?;
-    let access = AccessSink::new(config.log.access);
+    let _diagnostics = init_diagnostics(&config.log).map_err(Failure::failed)?;
+    let access = AccessSink::new(&config.log);
     let watch = config.server.watch;
+    raise_descriptors();
+    for one in advice(&config, descriptors()) {
+        tracing::warn!(key = %one.key, mend = one.mend, "{}", one.risk);
+    }
     let inherited = Inherited::from_process().map_err(AppError::Inherited);
     let inherited = inherited.map_err(Failure::failed)?;
     let app = App::bind_with(config, access, inherited).await;
@@ -39,6 +44,8 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     }
     tracing::info!(address = %app.admin_address(), "admin");
     let handle = app.handle();
+    let source = arguments.clone();
+    handle.set_source(move || load(&source).map_err(|failure| failure.message));
     let reloads = async {
         let Ok(mut hangups) = signal(SignalKind::hangup()) else {
             return;
@@ -50,19 +57,22 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
                 () = watched.changed() => tracing::info!("the configuration's file has changed"),
             }
             // A large file takes a while; requests do not wait for it.
-            let (arguments, handle) = (arguments.clone(), handle.clone());
-            let reloaded = spawn_blocking(move || reload(&arguments, &handle));
+            let handle = handle.clone();
+            let reloaded = spawn_blocking(move || handle.reload_from_source());
             if let Err(error) = reloaded.await {
                 tracing::error!(%error, "not reloaded; the old configuration stays");
             }
             watched.look();
         }
     };
+    // systemd's units of Type=notify wait for this word; elsewhere nobody hears it.
+    notify(&[NotifyState::Ready]);
     let ended = async {
         tokio::select! {
             () = asked_to_end() => {}
             () = reloads => asked_to_end().await,
         }
+        notify(&[NotifyState::Stopping]);
     };
     if !app.run(ended).await {
         tracing::warn!("the drain's deadline passed; what was left was cut");
@@ -70,18 +80,45 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-fn reload(arguments: &ServeArguments, handle: &AppHandle) {
-    let result = load(arguments).map_err(|failure| failure.message);
-    match result.and_then(|config| handle.reload(&config).map_err(|error| error.to_string())) {
-        Ok(()) => tracing::info!("reloaded"),
-        Err(problem) => tracing::error!(%problem, "not reloaded; the old configuration stays"),
+pub(super) fn check(arguments: &CheckArguments, voice: Voice) -> Result<(), Failure> {
+    let file = arguments.config.config.as_deref();
+    let loaded = load_file(file, &Variables::from_process());
+    // `check` answers 0 or 1; `serve` leaves with 78 on the same problems.
+    let config = loaded.map_err(Failure::failed)?;
+    voice.say(&toml::to_string(&config).map_err(Failure::failed)?);
+    let advice = advice(&config, descriptors());
+    for one in &advice {
+        voice.aside(&format!("warning: {one}\n"));
+    }
+    match arguments.strict && !advice.is_empty() {
+        true => Err(Failure::failed(
+            "the configuration is valid and has risks (--strict)",
+        )),
+        false => Ok(()),
     }
 }
 
-pub(super) fn check(arguments: &ConfigArguments, out: fn(&str)) -> Result<(), Failure> {
-    let loaded = load_file(arguments.config.as_deref(), &Variables::from_process());
-    // `check` answers 0 or 1; `serve` leaves with 78 on the same problems.
-    let config = loaded.map_err(Failure::failed)?;
-    out(&toml::to_string(&config).map_err(Failure::failed)?);
-    Ok(())
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
+}
+
+/// How many files this process may have open, once it has raised its own limit.
+fn descriptors() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum
+}
+
+/// As many open files as the system lets this process have: shells and service managers give few to
+/// begin with, for the sake of programs that use select(2).
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }

@@ -10,15 +10,20 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 use self::listener::{check_tcp_hosts, read_ingress, read_listener};
-use self::route::{parse_network, parse_ready, read_route};
+use self::route::{parse_instance, parse_network, parse_ready, read_route};
+use self::telemetry::{read_admin, read_log, read_metrics, read_tracing};
 use super::model::{
-    AccessLog, AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, LogConfig,
-    LogFormat, ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
+    AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ResponseConfig,
+    ServerConfig, UpstreamConfig, WakeConfig,
 };
+use super::pattern::{HostPattern, InstanceTemplate};
 use super::problem::{ConfigError, Problem};
 use super::reader::{Book, PREFIX, Section};
+use super::route::RouteConfig;
 use super::secret::Secret;
+use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::values::{ByteSize, Rate};
+use crate::names::PlaneIndex;
 
 /// The environment, as the loader sees it; a test passes its own.
 #[derive(Debug, Clone, Default)]
@@ -54,22 +59,77 @@ pub fn load_file(file: Option<&Path>, variables: &Variables) -> Result<Config, C
     let Some(path) = file else {
         return load("environment", "", variables);
     };
-    let name = path.display().to_string();
-    match std::fs::read_to_string(path) {
-        Ok(text) => load(&name, &text, variables),
-        Err(error) => Err(ConfigError {
-            problems: vec![Problem {
-                place: name,
-                key: String::new(),
-                message: format!("cannot read the file: {error}"),
-                mend: Some("give its path with `-c`".to_owned()),
-            }],
-        }),
-    }
+    load(&path.display().to_string(), &read_text(path)?, variables)
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|error| ConfigError {
+        problems: vec![Problem {
+            place: path.display().to_string(),
+            key: String::new(),
+            message: format!("cannot read the file: {error}"),
+            mend: Some("give its path with `-c`".to_owned()),
+        }],
+    })
 }
 
 /// Loads a configuration's text; `name` is what problems call it.
 pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, ConfigError> {
+    let (config, mut problems) = read(name, text, variables, |book| book.finish());
+    if problems.is_empty() && config.route.is_empty() && !config.ingress.watch {
+        problems.push(no_route(name));
+    }
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(ConfigError { problems })
+    }
+}
+
+/// Only `[admin]`, for a client of the gateway: what else is wrong with the configuration, or cannot be
+/// read by this user, does not matter to it.
+pub fn load_admin(file: Option<&Path>, variables: &Variables) -> Result<AdminConfig, ConfigError> {
+    let (name, text) = match file {
+        None => ("environment".to_owned(), String::new()),
+        Some(path) => (path.display().to_string(), read_text(path)?),
+    };
+    let (config, mut problems) = read(&name, &text, variables, |book| book.finish());
+    problems.retain(|problem| match problem.key.as_str() {
+        "" => !problem.place.starts_with(PREFIX),
+        key => key.starts_with("admin."),
+    });
+    match problems.is_empty() {
+        true => Ok(config.admin),
+        false => Err(ConfigError { problems }),
+    }
+}
+
+/// Every variable that a configuration of this shape has.
+#[cfg(test)]
+pub(super) fn known_variables(text: &str) -> Vec<String> {
+    let some = Variables::from_iter([("WAKEGATE_X".to_owned(), String::new())]);
+    read("test", text, &some, |book| book.known().cloned().collect()).1
+}
+
+fn no_route(name: &str) -> Problem {
+    Problem {
+        place: name.to_owned(),
+        key: "route".to_owned(),
+        message: "there is no route, so every request would be answered 404".to_owned(),
+        mend: Some(
+            "add `[[route]]` with host, instance and port; or, in front of one instance, set \
+             WAKEGATE_UPSTREAM_INSTANCE and WAKEGATE_UPSTREAM_PORT"
+                .to_owned(),
+        ),
+    }
+}
+
+fn read<T>(
+    name: &str,
+    text: &str,
+    variables: &Variables,
+    finish: impl FnOnce(Book<'_>) -> T,
+) -> (Config, T) {
     let mut book = Book::new(name, text, &variables.0);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
@@ -81,6 +141,8 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
         upstream: UpstreamConfig::default(),
         response: ResponseConfig::default(),
         log: LogConfig::default(),
+        metrics: MetricsConfig::default(),
+        tracing: TracingConfig::default(),
         admin: AdminConfig::default(),
         hypeman: Vec::new(),
         listener: Vec::new(),
@@ -97,11 +159,9 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
             s.flag("wake_header", &mut config.response.wake_header);
         });
         root.section("log", |s| read_log(s, &mut config.log));
-        root.section("admin", |s| {
-            s.parsed("address", parse_address)
-                .into_iter()
-                .for_each(|a| config.admin.address = a);
-        });
+        root.section("metrics", |s| read_metrics(s, &mut config.metrics));
+        root.section("tracing", |s| read_tracing(s, &mut config.tracing));
+        root.section("admin", |s| read_admin(s, &mut config.admin));
         root.section("ingress", |s| read_ingress(s, &mut config.ingress));
         root.tables("hypeman", |s| {
             read_hypeman(s, &mut config.hypeman, variables);
@@ -128,29 +188,36 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
             read_route(s, &mut config.route, &mut seen, &wake, &planes);
         });
         root.finish();
+        add_sidecar(&mut config);
     }
     check_tcp_hosts(&mut book, &config);
     if config.listener.is_empty() {
         config.listener.push(ListenerConfig::default());
     }
-    let mut problems = book.finish();
-    if problems.is_empty() && config.route.is_empty() && !config.ingress.watch {
-        problems.push(Problem {
-            place: name.to_owned(),
-            key: "route".to_owned(),
-            message: "there is no route, so every request would be answered 404".to_owned(),
-            mend: Some(
-                "add `[[route]]` with host, instance and port, or set WAKEGATE_ROUTE_HOST, \
-                 WAKEGATE_ROUTE_INSTANCE and WAKEGATE_ROUTE_PORT"
-                    .to_owned(),
-            ),
-        });
+    (config, finish(book))
+}
+
+/// A sidecar's one instance is the route of whatever no other route takes.
+fn add_sidecar(config: &mut Config) {
+    let Some(instance) = config.upstream.instance.clone() else {
+        return;
+    };
+    let (host, instance) = (HostPattern::Any, InstanceTemplate::Fixed(instance));
+    if config
+        .route
+        .iter()
+        .any(|route| route.host == host && route.path == "/")
+    {
+        return;
     }
-    if problems.is_empty() {
-        Ok(config)
-    } else {
-        Err(ConfigError { problems })
-    }
+    let port = config.upstream.port;
+    let mut route = RouteConfig::new(host, instance, port, PlaneIndex(0), &config.wake);
+    route.hypeman = config
+        .hypeman
+        .first()
+        .map(|plane| plane.name.clone())
+        .unwrap_or_default();
+    config.route.push(route);
 }
 
 fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
@@ -230,30 +297,21 @@ fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
 }
 
 fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
+    let instance = s.parsed("instance", parse_instance);
+    upstream.instance = instance.map(|instance| instance.as_str().to_owned());
+    if let Some(port) = s.number::<u16>("port") {
+        upstream.port = port;
+        if port == 0 {
+            s.problem("port", "must be 1 to 65535");
+        }
+        if upstream.instance.is_none() {
+            s.problem("port", "needs `upstream.instance`: whose port is it?");
+        }
+    }
     s.duration("connect_timeout", &mut upstream.connect_timeout);
     s.duration("response_timeout", &mut upstream.response_timeout);
     s.duration("idle_timeout", &mut upstream.idle_timeout);
     set(&mut upstream.max_idle, s.number("max_idle"));
-}
-
-fn read_log(s: &mut Section<'_, '_>, log: &mut LogConfig) {
-    let parse_level = |text: &str| match text.parse::<tracing_subscriber::EnvFilter>() {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("`{text}` is no log level or filter: {error}")),
-    };
-    set(&mut log.level, s.parsed("level", parse_level));
-    let parse_format = |text: &str| match text {
-        "text" => Ok(LogFormat::Text),
-        "json" => Ok(LogFormat::Json),
-        _ => Err(format!("`{text}` is not \"text\" or \"json\"")),
-    };
-    set(&mut log.format, s.parsed("format", parse_format));
-    let parse_access = |text: &str| match text {
-        "stdout" => Ok(AccessLog::Stdout),
-        "off" => Ok(AccessLog::Off),
-        _ => Err(format!("`{text}` is not \"stdout\" or \"off\"")),
-    };
-    set(&mut log.access, s.parsed("access", parse_access));
 }
 
 fn read_hypeman(s: &mut Section<'_, '_>, all: &mut Vec<HypemanConfig>, variables: &Variables) {
@@ -327,5 +385,6 @@ pub(super) fn parse_path(text: &str) -> Result<String, String> {
 mod forwarding;
 mod listener;
 mod route;
+mod telemetry;
 #[cfg(test)]
 mod tests;

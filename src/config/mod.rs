@@ -8,30 +8,41 @@
 //! The way: text or environment -> `reader` (which key, where, of what type) -> `load`
 //! (defaults, cross checks) -> [`Config`].
 
+mod advice;
 mod forwarding;
 mod load;
 mod model;
 mod pattern;
 mod problem;
 mod reader;
+mod redact;
 mod route;
+mod schema;
 mod secret;
+mod telemetry;
 mod tls;
 mod values;
 
+pub use advice::{Advice, advice};
 pub use forwarding::{ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename};
-pub use load::{Variables, load, load_file};
+pub use load::{Variables, load, load_admin, load_file};
 pub use model::{
-    AccessLog, AdminConfig, Config, Http2Config, HypemanConfig, IngressConfig, ListenerConfig,
-    ListenerMode, LogConfig, LogFormat, ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
+    AdminConfig, Config, Http2Config, HypemanConfig, IngressConfig, ListenerConfig, ListenerMode,
+    ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
 };
 pub use pattern::{HostPattern, InstanceTemplate, PatternError, PatternLabel};
 pub use problem::{ConfigError, Problem};
+pub use redact::redacted;
 pub use route::{
     AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, ReadyWhen, RetryConfig,
     RouteConfig, RouteWakeConfig, WaitingPageConfig,
 };
+pub use schema::schema;
 pub use secret::Secret;
+pub use telemetry::{
+    AccessField, AccessFormat, AccessLog, LogConfig, LogFormat, MetricsConfig, SecretHeaders,
+    TracingConfig,
+};
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 

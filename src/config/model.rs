@@ -10,10 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use super::route::{ReadyWhen, RouteConfig};
+use super::schema::GoText;
 use super::secret::Secret;
+use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::tls::TlsConfig;
 use super::values::{ByteSize, Rate};
 use crate::names::GoDuration;
@@ -23,7 +26,7 @@ pub(super) fn go_text<S: Serializer>(value: &Duration, serializer: S) -> Result<
 }
 
 /// The whole configuration of a gateway.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Config {
     /// What each connection from a client may do.
     pub server: ServerConfig,
@@ -35,6 +38,10 @@ pub struct Config {
     pub response: ResponseConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Metrics.
+    pub metrics: MetricsConfig,
+    /// Traces.
+    pub tracing: TracingConfig,
     /// The operator's listener.
     pub admin: AdminConfig,
     /// Routes that the control planes declare.
@@ -48,7 +55,7 @@ pub struct Config {
 }
 
 /// One control plane.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct HypemanConfig {
     /// What routes call it.
     pub name: String,
@@ -62,17 +69,20 @@ pub struct HypemanConfig {
     pub api_key: Option<Secret>,
     /// Longest time to open a connection to it.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub connect_timeout: Duration,
     /// Longest time for a call that should be quick.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub request_timeout: Duration,
     /// Longest time for one restore or start; the server itself gives up at 60 s.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub restore_timeout: Duration,
 }
 
 /// One socket for clients.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ListenerConfig {
     /// IP address and port; port 0 takes a free one.
     pub address: SocketAddr,
@@ -103,12 +113,13 @@ pub enum ListenerMode {
 }
 
 /// The control planes' own ingress resources.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct IngressConfig {
     /// Whether they are served.
     pub watch: bool,
     /// How often they are looked at.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub interval: Duration,
     /// Where the ports that they ask for are opened.
     pub address: IpAddr,
@@ -118,7 +129,7 @@ pub struct IngressConfig {
 }
 
 /// Limits on clients' connections.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ServerConfig {
     /// Open connections in all; more wait in the kernel's queue.
     pub max_connections: usize,
@@ -126,6 +137,7 @@ pub struct ServerConfig {
     pub max_connections_per_client: usize,
     /// Longest time for a request's head, and longest idle time between requests.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub header_timeout: Duration,
     /// Bytes of a request's head.
     pub max_header_bytes: usize,
@@ -142,17 +154,20 @@ pub struct ServerConfig {
     pub watch: bool,
     /// How long a drain waits before it cuts what is left.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub drain_timeout: Duration,
     /// How long a drain lets a connection that is idle, or has not said anything yet, ask once
     /// more. Closing it at once would cross with a request that is on its way.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub drain_idle_timeout: Duration,
     /// Peers whose forwarding headers are believed and extended; others' are replaced.
+    #[schemars(with = "Vec<String>")]
     pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Limits on clients' HTTP/2 connections.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Http2Config {
     /// Requests at once on a connection.
     pub max_streams: u32,
@@ -162,14 +177,16 @@ pub struct Http2Config {
     pub max_error_resets: usize,
     /// A connection without a request for so long is told to go.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub idle_timeout: Duration,
 }
 
 /// The wake engine and its hold queue.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct WakeConfig {
     /// How long a request is held at most, unless its route says otherwise.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub timeout: Duration,
     /// Held requests per instance; 0 sheds all.
     pub max_held_per_instance: usize,
@@ -183,14 +200,17 @@ pub struct WakeConfig {
     pub start_stopped: bool,
     /// A lease not confirmed for this long is read again while in use, and is void while not.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub verify_interval: Duration,
     /// Failed wakes in a row before the breaker opens.
     pub breaker_failures: u32,
     /// The breaker's longest pause; it starts at a second and doubles.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub breaker_max_delay: Duration,
     /// How long an unknown instance name is remembered as unknown.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub unknown_ttl: Duration,
     /// Unknown names remembered at most.
     pub max_unknown: usize,
@@ -205,9 +225,11 @@ pub struct WakeConfig {
     /// An open connection without a byte either way for this long makes the gateway ask whether its
     /// instance is still awake.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub stall_timeout: Duration,
     /// The longest that an application may ask to stay awake for with `x-wakegate-hold`.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub max_hold: Duration,
     /// Wakes of one instance in a minute that count as thrash.
     pub thrash_per_minute: u32,
@@ -216,27 +238,37 @@ pub struct WakeConfig {
     /// While released requests' first responses are outstanding, the next are released after this
     /// long in any case.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub ramp_step: Duration,
 }
 
 /// Connections to instances.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct UpstreamConfig {
+    /// The one instance behind a sidecar: what no `[[route]]` takes goes there.
+    #[serde(skip_serializing)]
+    pub instance: Option<String>,
+    /// Its port.
+    #[serde(skip_serializing)]
+    pub port: u16,
     /// Longest time to open a connection to an instance believed awake.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub connect_timeout: Duration,
     /// Longest time from the request's end to the response's head.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub response_timeout: Duration,
     /// An idle connection is closed after this, or a quarter of the instance's own idle timeout.
     #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub idle_timeout: Duration,
     /// Idle connections kept per instance and port.
     pub max_idle: usize,
 }
 
 /// What the gateway adds to proxied responses.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ResponseConfig {
     /// `Server-Timing: wake;dur=…`.
     pub server_timing: bool,
@@ -244,46 +276,47 @@ pub struct ResponseConfig {
     pub wake_header: bool,
 }
 
-/// Logs: diagnostics on standard error, accesses on standard output.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct LogConfig {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
-    pub level: String,
-    /// How diagnostics look.
-    pub format: LogFormat,
-    /// Where access lines go.
-    pub access: AccessLog,
-}
-
-/// How diagnostics look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// One readable line an event.
-    Text,
-    /// One JSON object an event.
-    Json,
-}
-
-/// Where access lines go, one JSON object a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AccessLog {
-    /// Standard output.
-    Stdout,
-    /// Nowhere.
-    Off,
-}
-
 /// The operator's listener.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct AdminConfig {
     /// IP address and port; port 0 takes a free one.
     pub address: SocketAddr,
+    /// A file with the token that `/api` asks for. Needed where `address` is not this machine's own (loopback).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// The token itself; better give `token_file`.
+    #[serde(skip_serializing)]
+    #[schemars(with = "Option<String>")]
+    pub token: Option<Secret>,
+    /// Whether `/` is the dashboard.
+    pub dashboard: bool,
+    /// Whether the control planes are asked now and then which instances they have, for the dashboard and the
+    /// metrics; requests never wait for it.
+    pub observe: bool,
 }
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// All its variants' keys beside each other; which go together, the reader says.
+impl JsonSchema for ListenerMode {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ListenerMode".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "object", "properties": {
+            "mode": {
+                "enum": ["http", "tls-passthrough", "tcp"],
+                "description": "What the listener's connections carry.",
+            },
+            "host": {
+                "type": "string",
+                "description": "With `mode = \"tcp\"`: whose route takes its connections.",
+            },
+        }})
+    }
 }
 
 impl Default for HypemanConfig {
@@ -412,6 +445,8 @@ impl Default for WakeConfig {
 impl Default for UpstreamConfig {
     fn default() -> Self {
         Self {
+            instance: None,
+            port: 8080,
             connect_timeout: Duration::from_millis(250),
             response_timeout: Duration::from_secs(300),
             idle_timeout: Duration::from_secs(4),
@@ -429,20 +464,14 @@ impl Default for ResponseConfig {
     }
 }
 
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self {
-            level: "info".to_owned(),
-            format: LogFormat::Text,
-            access: AccessLog::Stdout,
-        }
-    }
-}
-
 impl Default for AdminConfig {
     fn default() -> Self {
         Self {
             address: loopback(9900),
+            token_file: None,
+            token: None,
+            dashboard: true,
+            observe: true,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Host patterns and the instance names that they yield.
 //!
 //! Guarantees: a [`HostPattern`] is a literal, a pattern with whole-label captures
-//! (`{app}.example.com`; source: the contract's ingress rules, part A.9), or one leading `*.`
-//! wildcard that stands for one or more labels. An [`InstanceTemplate`] refers only to captures
+//! (`{app}.example.com`; source: the contract's ingress rules, part A.9), one leading `*.`
+//! wildcard that stands for one or more labels, or `*` alone for every host. An [`InstanceTemplate`] refers only to captures
 //! that its pattern has.
 
 use std::fmt;
@@ -29,6 +29,8 @@ pub enum HostPattern {
     Labels(Vec<PatternLabel>),
     /// `*.suffix`: one or more labels, then this suffix.
     Wildcard(Hostname),
+    /// `*`: every host that nothing else takes.
+    Any,
 }
 
 /// The instance that a route names, perhaps through its host pattern's captures.
@@ -58,8 +60,8 @@ pub enum PatternError {
     /// `{x}` alone.
     #[error("a pattern needs at least two labels")]
     OneLabel,
-    /// `a.*.example.com`, `*`.
-    #[error("`*` may stand only as the first label, like `*.example.com`")]
+    /// `a.*.example.com`.
+    #[error("`*` may stand only as the first label, like `*.example.com`, or alone")]
     Wildcard,
     /// The instance names a capture that the host has not.
     #[error("`{{{0}}}` is not a capture of this route's host")]
@@ -102,6 +104,9 @@ impl HostPattern {
             }
             return Ok(Self::Wildcard(Hostname::parse(suffix)?));
         }
+        if text == "*" {
+            return Ok(Self::Any);
+        }
         if text.contains('*') {
             return Err(PatternError::Wildcard);
         }
@@ -131,6 +136,7 @@ impl HostPattern {
     /// Whether the pattern answers for a host.
     pub fn fits(&self, host: &str) -> bool {
         match self {
+            Self::Any => true,
             Self::Exact(own) => own.as_str() == host,
             Self::Wildcard(suffix) => host
                 .strip_suffix(suffix.as_str())
@@ -152,7 +158,7 @@ impl HostPattern {
             Self::Labels(labels) => labels
                 .iter()
                 .any(|l| matches!(l, PatternLabel::Capture(n) if n == name)),
-            Self::Exact(_) | Self::Wildcard(_) => false,
+            Self::Exact(_) | Self::Wildcard(_) | Self::Any => false,
         }
     }
 }
@@ -160,6 +166,7 @@ impl HostPattern {
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Any => f.write_str("*"),
             Self::Exact(host) => write!(f, "{host}"),
             Self::Wildcard(suffix) => write!(f, "*.{suffix}"),
             Self::Labels(labels) => {
@@ -225,7 +232,7 @@ mod tests {
             "api-{x}.example.com",
             "{a}.{a}.example.com",
             "{x}",
-            "*",
+            "**",
             "a.*.b",
             "*.{x}.b",
             "{1}.b",
@@ -244,6 +251,7 @@ mod tests {
             "api.example.com",
             "{app}.{env}.example.com",
             "*.example.com",
+            "*",
         ] {
             assert_eq!(HostPattern::parse(text).unwrap().to_string(), text);
         }

@@ -121,6 +121,12 @@ impl<'a> Book<'a> {
         self.report(usize::MAX, place, key.to_owned(), message, None);
     }
 
+    /// Every variable that was asked for.
+    #[cfg(test)]
+    pub(super) fn known(&self) -> impl Iterator<Item = &String> {
+        self.known.iter()
+    }
+
     /// Every problem in the order of the file, unknown variables last.
     pub(super) fn finish(mut self) -> Vec<Problem> {
         let strays: Vec<&String> = self
@@ -196,6 +202,11 @@ impl<'b, 'a> Section<'b, 'a> {
             self.book.known.insert(name);
         }
         found
+    }
+
+    /// Whether the environment has a value for a key that may be a table in the file.
+    fn has_variable(&mut self, key: &str) -> bool {
+        self.variable(key).is_some()
     }
 
     /// Whether the file has this table.
@@ -332,6 +343,20 @@ impl<'b, 'a> Section<'b, 'a> {
         }
     }
 
+    /// A share from 0 to 1.
+    pub(super) fn share(&mut self, key: &'static str) -> Option<f64> {
+        let found = self.plain(key)?;
+        let fitting = matches!(found.kind, "integer" | "float" | "variable");
+        match found.text.parse() {
+            Ok(share) if fitting && (0.0..=1.0).contains(&share) => Some(share),
+            _ => {
+                let message = format_args!("`{}` is not a number from 0 to 1", found.text);
+                self.refuse(key, &found, message);
+                None
+            }
+        }
+    }
+
     /// `true` or `false`.
     pub(super) fn flag(&mut self, key: &'static str, slot: &mut bool) {
         let Some(found) = self.plain(key) else { return };
@@ -452,12 +477,7 @@ impl<'b, 'a> Section<'b, 'a> {
         let plain = self
             .in_file(key)
             .is_some_and(|value| !value.get_ref().is_table());
-        let name = format!(
-            "{}{}",
-            self.prefixes.last().map_or("", String::as_str),
-            key.to_ascii_uppercase()
-        );
-        if plain || self.book.variables.contains_key(&name) {
+        if plain || self.has_variable(key) {
             self.flag(key, slot);
         }
         if plain {
@@ -468,15 +488,10 @@ impl<'b, 'a> Section<'b, 'a> {
 
     /// A text in the place of a table; nothing when there is a table or nothing at all.
     pub(super) fn text_or_section(&mut self, key: &'static str) -> Option<String> {
-        let name = format!(
-            "{}{}",
-            self.prefixes.last().map_or("", String::as_str),
-            key.to_ascii_uppercase()
-        );
         let table = self
             .in_file(key)
             .is_none_or(|value| value.get_ref().is_table());
-        match table && !self.book.variables.contains_key(&name) {
+        match table && !self.has_variable(key) {
             true => None,
             false => self.text(key),
         }

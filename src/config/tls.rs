@@ -4,10 +4,14 @@
 
 use std::path::PathBuf;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
+use super::schema::or_internal;
+
 /// A listener's TLS.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(transform = or_internal)]
 pub struct TlsConfig {
     /// Where its certificates are.
     #[serde(flatten)]
@@ -46,7 +50,7 @@ pub enum TlsSource {
 }
 
 /// A version of TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub enum TlsVersion {
     /// RFC 5246.
     #[serde(rename = "1.2")]
@@ -57,7 +61,7 @@ pub enum TlsVersion {
 }
 
 /// Certificates that clients show.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ClientCertificates {
     /// Their CAs, PEM.
     pub client_ca: PathBuf,
@@ -66,13 +70,31 @@ pub struct ClientCertificates {
 }
 
 /// Whether a client must show a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuth {
     /// Without one there is no connection.
     Required,
     /// One that is shown must be good.
     Optional,
+}
+
+/// All its variants' keys beside each other; which go together, the reader says.
+impl JsonSchema for TlsSource {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "TlsSource".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let path = |text| serde_json::json!({ "type": "string", "description": text });
+        json_schema!({ "type": "object", "properties": {
+            "cert": path("The certificates' chain, PEM, the leaf first."),
+            "key": path("The leaf's private key, PEM."),
+            "ocsp": path("An OCSP response for it, DER, which is stapled."),
+            "dir": path("A directory of certificates, chosen by the client's SNI."),
+            "internal": path("Where a development CA of this machine's own is kept."),
+        }})
+    }
 }
 
 // === impl TlsConfig ===

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::go_text;
+use super::schema::{GoText, text_schema};
 
 /// Bytes: `"512"`, `"64KiB"`, `"1MiB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +46,7 @@ pub struct TextFile {
 }
 
 /// A window in which an instance is kept awake.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct KeepWarm {
     /// When it begins: five cron fields.
     pub cron: String,
@@ -52,10 +54,16 @@ pub struct KeepWarm {
     pub zone: String,
     /// How long it lasts.
     #[serde(rename = "for", serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
     pub length: Duration,
     #[serde(skip)]
     parsed: cronexpr::Crontab,
 }
+
+text_schema!(ByteSize, "ByteSize", "64KiB");
+text_schema!(Rate, "Rate", "10/m");
+text_schema!(HeaderRule, "HeaderRule", "x-name: value");
+text_schema!(TextFile, "TextFile", "page.html");
 
 // === impl ByteSize ===
 

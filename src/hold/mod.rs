@@ -9,6 +9,7 @@ mod gate;
 mod sync;
 mod turnstile;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -206,6 +207,23 @@ impl Hold {
                 Arc::strong_count(count) <= 2 && count.load(Ordering::Acquire) == 0
             });
         }
+    }
+
+    /// Requests that wait for, and that are at, each instance that has some.
+    pub fn census(&self) -> HashMap<InstanceId, (usize, usize)> {
+        let mut census: HashMap<InstanceId, (usize, usize)> = HashMap::new();
+        for place in &self.places {
+            if let Share::Instance(id) = place.key() {
+                census.entry(id.clone()).or_default().0 += place.load(Ordering::Acquire);
+            }
+        }
+        for gate in &self.gates {
+            let inside = gate.inside();
+            if inside > 0 {
+                census.entry(gate.key().0.clone()).or_default().1 += inside;
+            }
+        }
+        census
     }
 
     /// Requests at instances now.

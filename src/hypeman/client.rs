@@ -238,6 +238,7 @@ impl HypemanClient {
 
     /// One attempt within the call's deadline, counted.
     async fn once(&self, call: &Call<'_>) -> Result<Vec<u8>, ControlPlaneError> {
+        let began = tokio::time::Instant::now();
         let attempt = async {
             let response = self.send(call, Some(call.timeout)).await?;
             read_bounded(call, response).await
@@ -254,7 +255,7 @@ impl HypemanClient {
             .map_or_else(ControlPlaneError::label, |_| "200".to_owned());
         self.inner
             .metrics
-            .count_controlplane_request(call.op, label);
+            .count_controlplane_request(call.op, label, began.elapsed());
         result
     }
 

@@ -72,6 +72,7 @@ impl HypemanClient {
             query: pairs,
             ..self.get_call("logs", &path)
         };
+        let began = tokio::time::Instant::now();
         let opened = tokio::time::timeout(call.timeout, self.send(&call, None)).await;
         let result = opened.unwrap_or(Err(ControlPlaneError::Timeout {
             op: "logs",
@@ -80,7 +81,9 @@ impl HypemanClient {
         let label = result
             .as_ref()
             .map_or_else(ControlPlaneError::label, |_| "200".to_owned());
-        self.metrics().count_controlplane_request("logs", label);
+        let took = began.elapsed();
+        self.metrics()
+            .count_controlplane_request("logs", label, took);
         Ok(LogLines {
             response: result?,
             decoder: EventDecoder::default(),

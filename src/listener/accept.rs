@@ -21,7 +21,7 @@ use super::clients::{Clients, Refused, Share};
 use super::{Service, connection};
 use crate::config::{ListenerConfig, ListenerMode, ServerConfig, TlsConfig};
 use crate::drain::Drain;
-use crate::telemetry::Metrics;
+use crate::telemetry::{ListenerMetrics, Metrics};
 
 /// Connections that may wait in the kernel's queue.
 const BACKLOG: u32 = 4096;
@@ -194,6 +194,7 @@ impl Listener {
     /// Accepts and serves until the drain begins or `close`.
     pub async fn serve<S: Service>(self, service: S, shared: Shared, close: CancellationToken) {
         let front = self.front;
+        let counts = Arc::new(shared.metrics.listener(self.address));
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&self.socket, &shared.permits) => accepted,
@@ -201,7 +202,7 @@ impl Listener {
                 () = close.cancelled() => break,
             };
             match accepted {
-                Ok(accepted) => spawn(accepted, &front, &service, &shared),
+                Ok(accepted) => spawn(accepted, &front, &service, &shared, &counts),
                 Err(error) => {
                     tracing::warn!(%error, address = %self.address, "cannot accept");
                     sleep(ACCEPT_PAUSE).await;
@@ -221,7 +222,7 @@ impl Listener {
                 .set_nonblocking(true)
                 .and_then(|()| TcpStream::from_std(stream));
             if let Ok(stream) = stream {
-                spawn((stream, peer, permit), &front, &service, &shared);
+                spawn((stream, peer, permit), &front, &service, &shared, &counts);
             }
         }
     }
@@ -243,14 +244,16 @@ fn spawn<S: Service>(
     front: &Arc<Front>,
     service: &S,
     shared: &Shared,
+    counts: &ListenerMetrics,
 ) {
+    let counted = counts.accepted();
     let (front, service, shared) = (front.0.load_full(), service.clone(), shared.clone());
     let tracker = shared.drain.served().clone();
     tracker.spawn(async move {
         shared.metrics.downstream_connections.increment(1.0);
         connection::serve(stream, peer, &front, service, &shared).await;
         shared.metrics.downstream_connections.decrement(1.0);
-        drop(permit);
+        drop((permit, counted));
     });
 }
 

@@ -82,6 +82,8 @@ struct Loaded {
     first: Arc<CertifiedKey>,
     /// By name, in lower case; a wildcard by its suffix with the dot.
     names: BTreeMap<String, Arc<CertifiedKey>>,
+    /// When the first of them expires, in seconds since 1970.
+    not_after: Option<i64>,
 }
 
 /// A listener's certificates.
@@ -167,6 +169,12 @@ impl Certificates {
             self.loaded.store(Arc::new(fresh));
         }
         Ok(!same)
+    }
+
+    /// When the first of them expires, in seconds since 1970; `None` for those made as they are asked
+    /// for.
+    pub fn not_after(&self) -> Option<i64> {
+        self.loaded.load().not_after
     }
 
     /// The certificate for a name.
@@ -325,8 +333,11 @@ impl Loaded {
         let (verifier, client_ca) = verifier(config.clients.as_ref())?;
         let pairs = pairs(&config.source)?;
         let (mut names, mut first) = (BTreeMap::new(), internal.map(InternalCa::unnamed));
+        let mut not_after: Option<i64> = None;
         for pair in &pairs {
             let certified = Arc::new(pair.certified()?);
+            let expiry = expiry_of(&certified);
+            not_after = not_after.into_iter().chain(expiry).min();
             for name in names_of(&certified, pair)? {
                 // The first that claims a name keeps it.
                 names.entry(name).or_insert_with(|| Arc::clone(&certified));
@@ -340,8 +351,18 @@ impl Loaded {
             verifier,
             first,
             names,
+            not_after,
         })
     }
+}
+
+/// When the first certificate of a chain expires, in seconds since 1970.
+fn expiry_of(certified: &CertifiedKey) -> Option<i64> {
+    let expiries = certified.cert.iter().filter_map(|certificate| {
+        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        Some(parsed.validity().not_after.timestamp())
+    });
+    expiries.min()
 }
 
 /// The DNS names of its subject alternative names; a wildcard without its star.

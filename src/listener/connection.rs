@@ -10,10 +10,11 @@ use std::sync::Arc;
 use ::http::HeaderValue;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -22,6 +23,7 @@ use super::introduction::{self, Ends};
 use super::replay::Replay;
 use super::{Downstream, RawConnection, Service, TlsSession, hello, http};
 use crate::config::ListenerMode;
+use crate::telemetry::{HandshakeOutcome, Metrics};
 
 /// HTTP/2's first bytes (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -31,6 +33,32 @@ enum Opened {
     Clear(Replay<TcpStream>, Downstream, bool),
     Secure(Box<TlsStream<Replay<TcpStream>>>, Downstream),
     Raw(RawConnection),
+}
+
+/// A TLS handshake; counted when it is over, however that comes about.
+struct Handshake<'a> {
+    metrics: &'a Metrics,
+    began: Instant,
+    outcome: HandshakeOutcome,
+}
+
+// === impl Handshake ===
+
+impl<'a> Handshake<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        Self {
+            metrics,
+            began: Instant::now(),
+            outcome: HandshakeOutcome::Failed,
+        }
+    }
+}
+
+impl Drop for Handshake<'_> {
+    fn drop(&mut self) {
+        let took = self.began.elapsed();
+        self.metrics.count_handshake(self.outcome, took);
+    }
 }
 
 /// Serves a connection until it ends.
@@ -60,7 +88,8 @@ pub(super) async fn serve<S: Service>(
             true => None,
             false => Some(shared.share(ends.client.ip(), config.max_connections_per_client)?),
         };
-        Ok::<_, io::Error>((open(stream, ends, front, &service).await?, share))
+        let opened = open(stream, ends, front, &service, &shared.metrics).await?;
+        Ok::<_, io::Error>((opened, share))
     };
     let drain = &shared.drain;
     let last_call = async {
@@ -110,6 +139,7 @@ async fn open<S: Service>(
     Ends { client, local }: Ends,
     front: &Beginning,
     service: &S,
+    metrics: &Metrics,
 ) -> io::Result<Opened> {
     let from = |tls| Downstream {
         client,
@@ -140,12 +170,20 @@ async fn open<S: Service>(
             Ok(Opened::Clear(stream, from(None), h2))
         }
         (ListenerMode::Http, Some(tls)) => {
+            let mut handshake = Handshake::new(metrics);
             let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
             let sni: Option<Arc<str>> = hello.client_hello().server_name().map(Arc::from);
             if let Some(sni) = &sni {
                 service.greet(sni, client.ip(), local.port());
             }
             let stream = hello.into_stream(Arc::clone(&tls.config)).await?;
+            handshake.outcome = match stream.get_ref().1.handshake_kind() {
+                Some(HandshakeKind::Resumed) => HandshakeOutcome::Resumed,
+                Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {
+                    HandshakeOutcome::Full
+                }
+            };
+            drop(handshake);
             let certificates = Arc::clone(&tls.certificates);
             let shown = stream.get_ref().1.peer_certificates();
             let session = TlsSession {

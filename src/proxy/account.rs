@@ -22,7 +22,8 @@ use super::service::GatewayParts;
 use super::waiting::StatusStream;
 use crate::hold::Slot;
 use crate::names::{Hostname, InstanceId, RequestId};
-use crate::telemetry::{AccessLine, AccessSink, Metrics, WakeKind};
+use crate::router::Route;
+use crate::telemetry::{AccessLine, AccessSink, Attribute, Metrics, RouteMetrics, Trace, WakeKind};
 use crate::upstream::{BodyFate, UpstreamBody};
 
 /// nginx's word for a client that left before its response.
@@ -48,6 +49,9 @@ pub(super) struct Account {
     pub(super) path: String,
     pub(super) user_agent: Option<String>,
     pub(super) host: Option<Hostname>,
+    pub(super) route: Option<(Arc<Route>, Arc<RouteMetrics>)>,
+    pub(super) trace: Option<Trace>,
+    pub(super) trace_id: Option<String>,
     pub(super) instance: Option<InstanceId>,
     pub(super) wake: WakeKind,
     pub(super) held: Duration,
@@ -102,6 +106,9 @@ impl Account {
             path: String::new(),
             user_agent: None,
             host: None,
+            route: None,
+            trace: None,
+            trace_id: None,
             instance: None,
             wake: WakeKind::None,
             held: Duration::ZERO,
@@ -113,14 +120,78 @@ impl Account {
             complete: false,
         }
     }
+
+    /// The wait for the instance, if there was one, is over.
+    pub(super) fn trace_hold(&self) {
+        if let Some(trace) = self.trace.as_ref().filter(|_| !self.held.is_zero()) {
+            let now = Instant::now();
+            let from = now.checked_sub(self.held).unwrap_or(now);
+            trace.part("hold", from, now, &[]);
+        }
+    }
+
+    /// The instance has answered, or will not.
+    pub(super) fn trace_upstream(&self, since: Instant) {
+        if let Some(trace) = &self.trace {
+            trace.part("upstream", since, Instant::now(), &[]);
+        }
+    }
+
+    /// What a trace says of the request in the end (OpenTelemetry, "Semantic conventions for HTTP spans").
+    fn end_trace(&mut self) {
+        let Some(mut trace) = self.trace.take().filter(Trace::is_recording) else {
+            return;
+        };
+        let route = self.route.as_ref().map_or("", |(route, _)| route.label());
+        let client = self.client.to_string();
+        let mut attributes = vec![
+            ("http.request.method", Attribute::Text(self.method.as_str())),
+            (
+                "http.response.status_code",
+                Attribute::Number(self.status.into()),
+            ),
+            ("http.route", Attribute::Text(route)),
+            ("url.path", Attribute::Text(&self.path)),
+            ("client.address", Attribute::Text(&client)),
+            (
+                "wakegate.request_id",
+                Attribute::Text(self.request_id.as_str()),
+            ),
+            ("wakegate.wake", Attribute::Text(self.wake.as_str())),
+            (
+                "wakegate.held_seconds",
+                Attribute::Fraction(self.held.as_secs_f64()),
+            ),
+        ];
+        let host = self.host.as_ref().map(Hostname::as_str);
+        attributes.extend(host.map(|host| ("server.address", Attribute::Text(host))));
+        let agent = self.user_agent.as_deref();
+        attributes.extend(agent.map(|agent| ("user_agent.original", Attribute::Text(agent))));
+        let instance = self.instance.as_ref().map(InstanceId::as_str);
+        attributes.extend(instance.map(|id| ("wakegate.instance", Attribute::Text(id))));
+        let error = self.error;
+        attributes.extend(error.map(|code| ("error.type", Attribute::Text(code))));
+        trace.describe(format!("{} {route}", self.method), &attributes);
+        if self.status >= 500 {
+            trace.fail(self.error.unwrap_or("5xx"));
+        }
+    }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
         let took = self.started.elapsed();
+        let bytes_in = self.fate.as_ref().map_or(0, |fate| fate.bytes());
         let method = match self.trade {
             Trade::Request => {
                 self.metrics.count_request(self.status, self.wake, took);
+                if let Some((_, route)) = &self.route {
+                    route.count(self.status, took);
+                }
+                if let Some(code) = self.error {
+                    self.metrics.count_error(code);
+                }
+                self.metrics.count_bytes(bytes_in, self.bytes_out);
                 self.method.as_str()
             }
             Trade::Connection(kind) => {
@@ -132,21 +203,24 @@ impl Drop for Account {
         self.access.write(&AccessLine {
             time: self.time,
             request_id: self.request_id.as_str(),
+            trace_id: self.trace_id.as_deref(),
             client: self.client,
             method,
             host: self.host.as_ref().map(Hostname::as_str),
             path: &self.path,
+            route: self.route.as_ref().map(|(route, _)| &**route.label()),
             status: self.status,
-            bytes_in: self.fate.as_ref().map_or(0, |fate| fate.bytes()),
+            bytes_in,
             bytes_out: self.bytes_out,
             duration_ms: took.as_secs_f64() * 1e3,
-            wake: self.wake.as_str(),
+            wake: self.wake,
             held_ms: self.held.as_secs_f64() * 1e3,
             instance: self.instance.as_ref().map(InstanceId::as_str),
             error: self.error,
             aborted: !self.complete,
             user_agent: self.user_agent.as_deref(),
         });
+        self.end_trace();
     }
 }
 

@@ -18,7 +18,7 @@ use super::admission::{Admission, Refusal};
 use super::error::ProxyError;
 use crate::hold::{AdmitError, Gate, Hold, Place, Slot};
 use crate::router::Route;
-use crate::telemetry::{Metrics, ReleaseReason, WakeKind};
+use crate::telemetry::{LeaseCheck, Metrics, ReleaseReason, TraceParent, WakeKind, WakePhase};
 use crate::upstream::{ForwardError, Hop};
 use crate::wake::{Asker, Endpoint, Instance, OpenConnection, Ready, Target};
 
@@ -79,6 +79,8 @@ pub struct Delivery<'a, S> {
     pub head_bytes: usize,
     /// When its time is over.
     pub deadline: Instant,
+    /// Where the spans of a wake go that it causes.
+    pub trace: Option<TraceParent>,
 }
 
 /// How it went.
@@ -142,6 +144,7 @@ impl<S: Send> Delivery<'_, S> {
             client: self.client,
             user_agent: self.user_agent.map(Arc::from),
             since: Instant::now(),
+            trace: self.trace.clone(),
         }
     }
 
@@ -154,12 +157,14 @@ impl<S: Send> Delivery<'_, S> {
         }
         let gate = self.hold.gate(self.instance.id(), config.port);
         if let Some(endpoint) = self.instance.warm(self.target()) {
+            self.metrics.count_lease(LeaseCheck::Hit);
             if let Some(slot) = gate.try_enter(&config.limits) {
                 notes.met(WakeKind::Warm);
                 let ready = warm(endpoint);
                 return Ok(Admitted { ready, slot });
             }
         } else {
+            self.metrics.count_lease(LeaseCheck::Miss);
             self.may_wake()?;
         }
         let mut waited = *notes;
@@ -199,6 +204,7 @@ impl<S: Send> Delivery<'_, S> {
             notes.met(ready.kind);
             let woken = ready.endpoint.woken_since(Instant::now()).is_some();
             gate.open(ready.endpoint.epoch(), woken);
+            let since = Instant::now();
             let mine = match (slot.take(), place.take()) {
                 (Some(slot), _) => slot,
                 (None, Some(place)) => place
@@ -207,6 +213,10 @@ impl<S: Send> Delivery<'_, S> {
                     .map_err(|_| AdmitError::NotItsTurn)?,
                 (None, None) => return Err(AdmitError::NotItsTurn.into()),
             };
+            if matches!(ready.kind, WakeKind::Cold | WakeKind::Joined) {
+                let phase = WakePhase::Release;
+                self.metrics.count_wake_phase(phase, since.elapsed());
+            }
             let endpoint = &ready.endpoint;
             let now = Instant::now();
             let live = !endpoint.retired().is_cancelled() && endpoint.is_confirmed(now);

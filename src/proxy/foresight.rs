@@ -70,6 +70,7 @@ impl<P: ControlPlane> Gateway<P> {
             return;
         }
         let asker = Asker {
+            trace: None,
             route: Arc::clone(route.label()),
             client,
             user_agent: Some("TLS ClientHello".into()),

@@ -157,6 +157,7 @@ impl<P: ControlPlane> Gateway<P> {
             user_agent: None,
             head_bytes: 0,
             deadline: account.started + patience,
+            trace: None,
         };
         let mut notes = Notes::default();
         let admitted = delivery.admit(&mut notes).await;

@@ -37,7 +37,7 @@ use crate::hold::Hold;
 use crate::hypeman::ControlPlane;
 use crate::names::{GoDuration, Hostname, InstanceRef, RequestId};
 use crate::router::{Route, RouteError, host_of};
-use crate::telemetry::{AccessSink, Metrics};
+use crate::telemetry::{AccessSink, Metrics, Trace, Tracer, trace_id_of};
 use crate::upstream::{
     ForwardedFor, Hop, Introduction, RequestBody, Upstream, edit, prepare_request,
     prepare_response, tunnel,
@@ -87,6 +87,8 @@ pub struct GatewayParts<P> {
     pub metrics: Arc<Metrics>,
     /// Access lines.
     pub access: Arc<AccessSink>,
+    /// Spans.
+    pub tracer: Tracer,
     /// Where tunnels run.
     pub tunnels: TaskTracker,
     /// Ends tunnels.
@@ -107,7 +109,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// From its parts.
     pub fn new(routes: &[RouteConfig], unknown: Rate, parts: GatewayParts<P>) -> Arc<Self> {
         Arc::new(Self {
-            site: ArcSwap::from_pointee(Site::new(routes, None)),
+            site: ArcSwap::from_pointee(Site::new(routes, None, &parts.metrics)),
             unknown: UnknownNames::new(unknown),
             preflights: Preflights::default(),
             parts,
@@ -117,7 +119,8 @@ impl<P: ControlPlane> Gateway<P> {
     /// New requests use these routes; those under way keep theirs.
     pub fn set_routes(&self, routes: &[RouteConfig]) {
         let before = self.site.load();
-        self.site.store(Arc::new(Site::new(routes, Some(&before))));
+        let site = Site::new(routes, Some(&before), &self.parts.metrics);
+        self.site.store(Arc::new(site));
     }
 
     /// What instances are to be kept awake, and when.
@@ -194,6 +197,9 @@ impl<P: ControlPlane> Gateway<P> {
             .table
             .find(&host, routed_path(&request)?, from.local.port())?;
         let (route, config) = (&*found.route, found.route.config());
+        account.route = site
+            .metrics(route)
+            .map(|metrics| (Arc::clone(&found.route), Arc::clone(metrics)));
         let forwarding = &config.forwarding;
         let secure = from.secure || self.came_over_tls(account.client, request.headers());
         if forwarding.redirect_http && !secure {
@@ -235,6 +241,7 @@ impl<P: ControlPlane> Gateway<P> {
             user_agent: account.user_agent.as_deref(),
             head_bytes: head_bytes(&request),
             deadline,
+            trace: account.trace.as_ref().and_then(Trace::parent),
         };
         let preflight = (config.admission.preset.is_some())
             .then(|| {
@@ -271,6 +278,7 @@ impl<P: ControlPlane> Gateway<P> {
             },
         };
         (account.wake, account.held) = (notes.wake, notes.held);
+        account.trace_hold();
         let admitted = admitted?;
 
         let about = ForwardedFor {
@@ -283,6 +291,9 @@ impl<P: ControlPlane> Gateway<P> {
         };
         adopt_authority(&mut request);
         prepare_request(request.headers_mut(), &about);
+        if let Some(trace) = &account.trace {
+            trace.inject(request.headers_mut());
+        }
         edit(request.headers_mut(), &forwarding.request_headers);
         let prefix = forwarding.strip_path.then_some(config.path.as_str());
         let request = to_origin_form(request, prefix);
@@ -292,8 +303,10 @@ impl<P: ControlPlane> Gateway<P> {
         }
         let request = buffered(request, config.retry.buffer.0, deadline).await?;
 
+        let since = Instant::now();
         let sent = delivery.send(&self.parts.upstream, admitted, request, &mut notes);
         let sent = sent.await;
+        account.trace_upstream(since);
         (account.wake, account.held) = (notes.wake, notes.held);
         let Delivered {
             mut response,
@@ -383,6 +396,11 @@ impl<P: ControlPlane> Gateway<P> {
         account.method = request.method().clone();
         request.uri().path().clone_into(&mut account.path);
         account.user_agent = request.headers().get(USER_AGENT).map(text);
+        account.trace = self.parts.tracer.begin(request.headers());
+        account.trace_id = match &account.trace {
+            Some(trace) => Some(trace.trace_id()),
+            None => trace_id_of(request.headers()),
+        };
         account
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::admission::Admission;
 use crate::config::RouteConfig;
 use crate::router::{Route, RouteTable};
+use crate::telemetry::{Metrics, RouteMetrics};
 
 /// All routes.
 #[derive(Debug, Default)]
@@ -17,13 +18,14 @@ pub(super) struct Site {
     pub(super) table: RouteTable,
     /// By the routes' positions.
     admissions: Vec<Arc<Admission>>,
+    metrics: Vec<Arc<RouteMetrics>>,
 }
 
 // === impl Site ===
 
 impl Site {
     /// From the configuration; `before` is what was in force.
-    pub(super) fn new(routes: &[RouteConfig], before: Option<&Self>) -> Self {
+    pub(super) fn new(routes: &[RouteConfig], before: Option<&Self>, metrics: &Metrics) -> Self {
         let known: HashMap<_, _> = before
             .into_iter()
             .flat_map(|before| before.table.all().map(move |route| (before, route)))
@@ -41,10 +43,27 @@ impl Site {
             let kept = kept.map(|(_, admission)| Arc::clone(admission));
             kept.unwrap_or_else(|| Arc::new(Admission::new(route)))
         };
+        let (admissions, table) = (
+            routes.iter().map(admission).collect(),
+            RouteTable::new(routes),
+        );
+        // In the order of the configuration, so that its first routes have series of their own.
+        let mut labels: Vec<_> = table
+            .all()
+            .map(|route| (route.index, route.label()))
+            .collect();
+        labels.sort_unstable_by_key(|(index, _)| *index);
+        let metrics = labels.into_iter().map(|(_, label)| metrics.route(label));
         Self {
-            admissions: routes.iter().map(admission).collect(),
-            table: RouteTable::new(routes),
+            admissions,
+            metrics: metrics.collect(),
+            table,
         }
+    }
+
+    /// A route's metrics.
+    pub(super) fn metrics(&self, route: &Route) -> Option<&Arc<RouteMetrics>> {
+        self.metrics.get(route.index)
     }
 
     /// A route's rules.

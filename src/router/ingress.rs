@@ -72,6 +72,10 @@ impl Declared {
     ) -> Result<(), String> {
         let port = rule.matches.port.unwrap_or(HTTP);
         let host = HostPattern::parse(&rule.matches.hostname).map_err(|error| error.to_string())?;
+        if host == HostPattern::Any {
+            // A file may say so; whoever may write ingress resources would take every host.
+            return Err("`*` is not a host name".to_owned());
+        }
         let instance = InstanceTemplate::parse(&rule.target.instance, &host);
         let instance = instance.map_err(|error| error.to_string())?;
         if self.ports.get(&port).is_some_and(|tls| *tls != rule.tls) {

@@ -55,6 +55,8 @@ struct Hosts {
     /// Each shape of pattern, the one with the fewest captures first.
     patterns: Vec<(Shape, HashMap<String, Paths>)>,
     wildcards: HashMap<String, Paths>,
+    /// Of every host that nothing else takes.
+    rest: Paths,
 }
 
 /// Which labels of a host a pattern captures, from the left.
@@ -95,6 +97,7 @@ impl Hosts {
                 let suffix = suffix.as_str().to_owned();
                 self.wildcards.entry(suffix).or_default()
             }
+            HostPattern::Any => &mut self.rest,
             HostPattern::Labels(labels) => {
                 let shape = Shape::of(labels);
                 let key = labels.iter().fold(String::new(), |key, label| match label {
@@ -142,10 +145,14 @@ impl Hosts {
         None
     }
 
+    fn rest(&self) -> Option<&Paths> {
+        Some(&self.rest).filter(|paths| !paths.is_empty())
+    }
+
     fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
         let patterns = self.patterns.iter().flat_map(|(_, known)| known.values());
         let lists = self.exact.values().chain(self.wildcards.values());
-        lists.chain(patterns).flatten()
+        lists.chain(patterns).flatten().chain(&self.rest)
     }
 }
 
@@ -191,7 +198,9 @@ impl RouteTable {
             .or_else(|| self.any.pattern(name))
             .or_else(|| here?.pattern(name))
             .or_else(|| self.any.wildcard(name))
-            .or_else(|| here?.wildcard(name));
+            .or_else(|| here?.wildcard(name))
+            .or_else(|| self.any.rest())
+            .or_else(|| here?.rest());
         let paths = paths.ok_or(RouteError::NoRoute)?;
         let by_path = paths.iter().any(|route| route.config.path != "/");
         if by_path && is_ambiguous(path) {
@@ -294,6 +303,7 @@ mod tests {
     #[test]
     fn the_more_exact_host_wins() {
         let table = table(&[
+            ("*", "/", "rest"),
             ("*.example.com", "/", "wild"),
             ("{app}.example.com", "/", "{app}"),
             ("{a}.{b}.example.com", "/", "{b}"),
@@ -305,8 +315,8 @@ mod tests {
         check(&table, "x.y.example.com", "/", Ok("y"));
         check(&table, "api.y.example.com", "/", Ok("literal-label"));
         check(&table, "x.y.z.example.com", "/", Ok("wild"));
-        check(&table, "example.com", "/", Err(RouteError::NoRoute));
-        check(&table, "other.org", "/", Err(RouteError::NoRoute));
+        check(&table, "example.com", "/", Ok("rest"));
+        check(&table, "127.0.0.1", "/", Ok("rest"));
     }
 
     #[test]

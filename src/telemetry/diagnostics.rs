@@ -1,9 +1,13 @@
 //! Diagnostics through `tracing`, on standard error.
 //!
-//! Guarantees: installed at most once in a process; colour only on a terminal.
+//! Guarantees: installed at most once in a process; colour only on a terminal; writing never waits
+//! for a slow reader: lines without room are dropped and counted; what was said before the guard is
+//! dropped is written.
 
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -20,15 +24,47 @@ pub enum DiagnosticsError {
     AlreadySet(#[from] tracing_subscriber::util::TryInitError),
 }
 
+/// Keeps diagnostics going; dropping it writes what is still queued.
+#[must_use]
+#[derive(Debug)]
+pub struct Diagnostics {
+    _worker: WorkerGuard,
+}
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Lines lost so far because whoever reads standard error was too slow.
+pub(super) fn dropped() -> u64 {
+    DROPPED
+        .get()
+        .map_or(0, |counter| counter.dropped_lines() as u64)
+}
+
 /// Sends diagnostics to standard error from here on.
-pub fn init_diagnostics(config: &LogConfig) -> Result<(), DiagnosticsError> {
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(config.level.parse::<EnvFilter>()?)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+pub fn init_diagnostics(config: &LogConfig) -> Result<Diagnostics, DiagnosticsError> {
+    let filter = config.level.parse::<EnvFilter>()?;
+    let builder = NonBlockingBuilder::default()
+        .lossy(true)
+        .thread_name("diagnostics");
+    let (writer, worker) = builder.finish(std::io::stderr());
+    let counter = writer.error_counter();
+    let plain = tracing_subscriber::fmt().with_ansi(std::io::stderr().is_terminal());
     match config.format {
-        LogFormat::Text => builder.compact().finish().try_init()?,
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init()?,
+        LogFormat::Text => {
+            let text = plain.with_env_filter(filter).with_writer(writer).compact();
+            text.finish().try_init()?;
+        }
+        LogFormat::Json => {
+            let json = plain.with_env_filter(filter).with_writer(writer).json();
+            json.flatten_event(true).finish().try_init()?;
+        }
+        LogFormat::Logfmt => {
+            let logfmt = tracing_logfmt::builder().subscriber_builder();
+            let logfmt = logfmt.with_env_filter(filter).with_writer(writer);
+            logfmt.finish().try_init()?;
+        }
     }
-    Ok(())
+    // Nobody else can have come here, since installing succeeds once.
+    DROPPED.get_or_init(|| counter);
+    Ok(Diagnostics { _worker: worker })
 }

@@ -1,13 +1,20 @@
-//! What the gateway says about itself: metrics, diagnostics, access lines.
+//! What the gateway says about itself: metrics, diagnostics, access lines, traces.
 //!
 //! Guarantees: every metric name and label value is spelled here and nowhere else, labels have a
-//! fixed set of values (never a host name, path or instance), and nothing here blocks a request: a
-//! log that cannot keep up loses lines and counts them.
+//! bounded set of values (routes, listeners and control planes as configured; never a host name, path
+//! or instance of a request), and nothing here blocks a request: a log or a collector that cannot keep
+//! up loses lines or spans, which are counted.
 
 mod access_log;
 mod diagnostics;
 mod metrics;
+mod traces;
 
 pub use access_log::{AccessLine, AccessSink};
-pub use diagnostics::{DiagnosticsError, init_diagnostics};
-pub use metrics::{Metrics, ReleaseReason, ShedReason, WakeKind, WakeOutcome};
+pub use diagnostics::{Diagnostics, DiagnosticsError, init_diagnostics};
+pub use metrics::{
+    ConnectOutcome, Counted, HandshakeOutcome, InstanceMood, LeaseCheck, ListenerMetrics, Metrics,
+    Readings, ReleaseReason, ReloadOutcome, RouteMetrics, ShedReason, UpstreamUse, WakeKind,
+    WakeOutcome, WakePhase,
+};
+pub use traces::{Attribute, Trace, TraceParent, Tracer, TracerError, trace_id_of};

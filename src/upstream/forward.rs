@@ -27,7 +27,7 @@ use super::hop::Hop;
 use super::multiplex::Stream;
 use super::pool::{Pool, Sender};
 use crate::config::{Protocol, UpstreamConfig};
-use crate::telemetry::Metrics;
+use crate::telemetry::{ConnectOutcome, Metrics, UpstreamUse};
 use crate::wake::{Endpoint, OpenConnection};
 
 /// HTTP/2: windows and the response's fields, in bytes.
@@ -119,6 +119,11 @@ impl Upstream {
         self.config.store(Arc::new(config.clone()));
     }
 
+    /// Connections that wait for a request.
+    pub fn idle(&self) -> usize {
+        self.pools.iter().map(|pool| pool.idle()).sum()
+    }
+
     /// Sends the request on `given` (the probe's connection), a pooled one, or a new one, in this
     /// order. Returns the response's head; its body holds the connection.
     pub async fn send(
@@ -133,6 +138,7 @@ impl Upstream {
         if hop.protocol == Protocol::H2c && !is_upgrade(request.headers()) {
             return self.send_h2(endpoint, hop, given, &pool, request).await;
         }
+        let probed = given.is_some();
         // A connection that names its client is that client's.
         let pooled = hop.introduction.is_none();
         if given.is_none() && pooled {
@@ -140,6 +146,7 @@ impl Upstream {
             // at the next one.
             while let Some(sender) = pool.take() {
                 let home = |sender| self.home(sender, &pool, pooled);
+                self.metrics.count_upstream_use(UpstreamUse::Pooled);
                 match self.exchange(endpoint, sender, request, home).await {
                     Err(ForwardError::Unsent { request: unsent }) => request = *unsent,
                     result => return result,
@@ -157,6 +164,10 @@ impl Upstream {
         match dialled.await {
             Ok(sender) => {
                 let home = |sender| self.home(sender, &pool, pooled);
+                self.metrics.count_upstream_use(match probed {
+                    true => UpstreamUse::Probe,
+                    false => UpstreamUse::New,
+                });
                 self.exchange(endpoint, sender, request, home).await
             }
             Err(source) => Err(ForwardError::Connect {
@@ -181,6 +192,11 @@ impl Upstream {
                 None => pool.multiplex.take(),
                 Some(_) => None,
             };
+            self.metrics.count_upstream_use(match (&taken, &given) {
+                (Some(_), _) => UpstreamUse::Pooled,
+                (None, Some(_)) => UpstreamUse::Probe,
+                (None, None) => UpstreamUse::New,
+            });
             let stream = match taken {
                 Some(stream) => Ok(stream),
                 None => self.dial_h2(endpoint, hop, given.take(), pool).await,
@@ -296,10 +312,17 @@ impl Upstream {
                 // Counted from before the handshake, which the server counts, too.
                 let open = endpoint.open_connection();
                 let connect = TcpStream::connect(endpoint.address(hop.port));
-                let stream = timeout(self.config.load().connect_timeout, connect)
-                    .await
-                    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-                (stream, open)
+                let stream = timeout(self.config.load().connect_timeout, connect).await;
+                let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                self.metrics.count_connect(match &stream {
+                    Ok(_) => ConnectOutcome::Ok,
+                    Err(error) => match error.kind() {
+                        io::ErrorKind::ConnectionRefused => ConnectOutcome::Refused,
+                        io::ErrorKind::TimedOut => ConnectOutcome::Timeout,
+                        _ => ConnectOutcome::Error,
+                    },
+                });
+                (stream?, open)
             }
         };
         if let Some(introduction) = &hop.introduction {

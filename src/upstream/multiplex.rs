@@ -90,6 +90,13 @@ impl Multiplex {
         stream
     }
 
+    /// Connections that carry nothing now.
+    pub(super) fn idle(&self) -> usize {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = shared.iter().map(|one| Arc::strong_count(&one.streams));
+        idle.by_ref().filter(|streams| *streams == 1).count()
+    }
+
     /// Closes what has carried nothing for so long.
     pub(super) fn sweep(&self, idle_timeout: Duration) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);

@@ -43,6 +43,12 @@ impl Pool {
         })
     }
 
+    /// Connections that wait for a request.
+    pub(super) fn idle(&self) -> usize {
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.len() + self.multiplex.idle()
+    }
+
     /// A connection that can take a request now.
     pub(super) fn take(&self) -> Option<Sender> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);

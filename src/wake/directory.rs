@@ -23,7 +23,7 @@ use super::line::Line;
 use super::machine::{Fault, Target};
 use super::questions::fault;
 use super::reach::{Reach, Tcp};
-use super::report::{Books, WakeReport};
+use super::report::{Books, WakeBegan, WakeReport};
 use crate::config::{RouteWakeConfig, WakeConfig};
 use crate::hypeman::ControlPlane;
 use crate::names::{InstanceId, InstanceRef, PlaneIndex};
@@ -47,6 +47,7 @@ pub struct Wakes<P, R: Reach = Tcp> {
     config: Arc<WakeConfig>,
     ledger: Arc<Ledger>,
     reports: broadcast::Sender<WakeReport>,
+    begins: broadcast::Sender<WakeBegan>,
     names: DashMap<Name, Arc<OnceCell<Found<R::Stream>>>>,
     instances: DashMap<(PlaneIndex, InstanceId), Arc<Instance<R::Stream>>>,
     /// What was last in the way of a look-up.
@@ -67,7 +68,7 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
         stop: &CancellationToken,
     ) -> Arc<Self> {
         let (names, instances) = (DashMap::new(), DashMap::new());
-        let reports = broadcast::channel(1024).0;
+        let (reports, begins) = (broadcast::channel(1024).0, broadcast::channel(1024).0);
         let (ledger, config) = (Arc::new(Ledger::new(config.ledger)), Arc::new(config));
         let reach = Arc::new(reach);
         let common = |plane| Common {
@@ -77,6 +78,7 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
             books: Books {
                 metrics: Arc::clone(metrics),
                 reports: reports.clone(),
+                begins: begins.clone(),
                 ledger: Arc::clone(&ledger),
                 thrash_per_minute: config.thrash_per_minute,
             },
@@ -88,6 +90,7 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
             config,
             ledger,
             reports,
+            begins,
             names,
             instances,
             trouble: DashMap::new(),
@@ -98,6 +101,33 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
     /// Every wake that ends from now on.
     pub fn reports(&self) -> broadcast::Receiver<WakeReport> {
         self.reports.subscribe()
+    }
+
+    /// Every wake that begins from now on.
+    pub fn begins(&self) -> broadcast::Receiver<WakeBegan> {
+        self.begins.subscribe()
+    }
+
+    /// Every instance that requests have asked for and that is still there.
+    pub fn all(&self) -> Vec<(PlaneIndex, Arc<Instance<R::Stream>>)> {
+        let all = self.instances.iter();
+        let all = all.map(|entry| (entry.key().0, Arc::clone(entry.value())));
+        all.filter(|(_, instance)| !instance.is_forgotten())
+            .collect()
+    }
+
+    /// An instance that requests have asked for.
+    pub fn by_id(&self, id: &InstanceId) -> Option<Arc<Instance<R::Stream>>> {
+        self.with_plane(id).map(|(_, instance)| instance)
+    }
+
+    /// The same, and where it is.
+    pub fn with_plane(&self, id: &InstanceId) -> Option<(PlaneIndex, Arc<Instance<R::Stream>>)> {
+        let mut planes = (0..).map(PlaneIndex).take(self.lines.len());
+        planes.find_map(|plane| {
+            let entry = self.instances.get(&(plane, id.clone()))?;
+            Some((plane, Arc::clone(entry.value())))
+        })
     }
 
     /// The last wakes.

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{WakeError, WakeStage};
-use super::instance::{Instance, Question, Ready, Wanted};
+use super::instance::{Breaker, Instance, Question, Ready, Wanted};
 use super::lease::{Birth, Endpoint, OpenConnection};
 use super::line::Line;
 use super::machine::{Effect, Event, Fault, Limits, Machine, Seen, Target};
@@ -110,7 +110,7 @@ pub(super) fn instance<P: ControlPlane, R: Reach>(
     let driver = Driver {
         instance: Arc::clone(&instance),
         machine: Machine::new(limits, first_seen),
-        reporter: Reporter::new(common.books.clone()),
+        reporter: Reporter::new(instance.id().clone(), common.books.clone()),
         waiters: VecDeque::new(),
         operations: FuturesUnordered::new(),
         endpoint: None,
@@ -186,6 +186,10 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
             Question::Wanted(wanted) => self.wanted(wanted),
             Question::Verify => self.step(Event::Verify),
             Question::Suspect(epoch) => self.step(Event::Suspect { epoch }),
+            Question::ResetBreaker => {
+                self.machine.reset_breaker();
+                self.publish_breaker();
+            }
             Question::Keep(until) => {
                 self.keep_until = self.keep_until.max(Some(until));
                 self.renew();
@@ -274,6 +278,19 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
         if let (true, Some(endpoint)) = (no_verdict, &self.endpoint) {
             endpoint.no_verdict();
         }
+        self.publish_breaker();
+    }
+
+    fn publish_breaker(&mut self) {
+        let breaker = self.machine.breaker();
+        let breaker = breaker.map(|(failures, until)| Breaker { failures, until });
+        let before = self.instance.breaker.load().as_deref().copied();
+        if breaker != before {
+            if breaker.is_some() {
+                self.common.books.metrics.breaker_openings.increment(1);
+            }
+            self.instance.breaker.store(breaker.map(Arc::new));
+        }
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -336,8 +353,10 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
         };
         self.queued = true;
         let (line, stop) = (Arc::clone(&self.common.line), self.common.stop.clone());
+        let counted = self.common.books.metrics.queued();
         self.operations.push(
             async move {
+                let _counted = counted;
                 let slot = stop.run_until_cancelled(line.slot(claim, until)).await;
                 Done::Slot(verb, slot.flatten())
             }
@@ -349,8 +368,10 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
         let (line, id) = (Arc::clone(&self.common.line), self.instance.id().clone());
         let asked_at = Instant::now();
         self.calling = true;
+        let counted = self.common.books.metrics.restoring();
         self.operations.push(
             async move {
+                let _counted = counted;
                 let called = async {
                     let answer = match verb {
                         Verb::Restore => line.restore(&id).await,
@@ -578,8 +599,7 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
     /// Accounts for the attempt that has just ended, if somebody had asked for it.
     fn finish(&mut self, outcome: WakeOutcome) -> Option<Duration> {
         let waiting = self.waiters.len();
-        self.reporter
-            .finish(self.instance.id(), outcome, waiting, Instant::now())
+        self.reporter.finish(outcome, waiting, Instant::now())
     }
 
     fn publish_progress(&mut self) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::telemetry::WakePhase;
+
 /// How far a wake had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WakeStage {
@@ -84,6 +86,19 @@ impl WakeStage {
             Self::NotListening => "not_listening",
             Self::Unhealthy => "unhealthy",
             Self::NoCapacity => "no_capacity",
+        }
+    }
+
+    /// What the metrics and traces call it.
+    pub const fn phase(self) -> WakePhase {
+        match self {
+            Self::Asking => WakePhase::Ask,
+            Self::Queued => WakePhase::Queue,
+            Self::Restoring => WakePhase::Restore,
+            Self::Starting => WakePhase::Start,
+            Self::Initializing => WakePhase::Wait,
+            Self::NotListening | Self::Unhealthy => WakePhase::Probe,
+            Self::NoCapacity => WakePhase::Capacity,
         }
     }
 }

@@ -20,7 +20,7 @@ use super::machine::Target;
 use super::wake_times::WakeTimes;
 use crate::config::RouteWakeConfig;
 use crate::names::InstanceId;
-use crate::telemetry::WakeKind;
+use crate::telemetry::{TraceParent, WakeKind};
 
 /// Questions that may wait for the task at once; who asks beyond that waits to ask.
 const QUESTIONS: usize = 1024;
@@ -49,6 +49,17 @@ pub struct Asker {
     pub user_agent: Option<Arc<str>>,
     /// Since when it waits.
     pub since: Instant,
+    /// Where the wake's spans go, when its request is traced.
+    pub trace: Option<TraceParent>,
+}
+
+/// Recent wakes failed; nothing is tried before this has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Breaker {
+    /// Failed wakes in a row.
+    pub failures: u32,
+    /// When one may try again.
+    pub until: Instant,
 }
 
 /// How far a wake is, for whoever watches it.
@@ -70,6 +81,7 @@ pub struct Instance<S = TcpStream> {
     questions: mpsc::Sender<Question<S>>,
     pub(super) progress: ArcSwapOption<Progress>,
     pub(super) times: ArcSwap<WakeTimes>,
+    pub(super) breaker: ArcSwapOption<Breaker>,
     /// The control plane no longer has it.
     forgotten: AtomicBool,
 }
@@ -91,6 +103,8 @@ pub(super) enum Question<S> {
     Suspect(u64),
     /// Keep it awake until then.
     Keep(Instant),
+    /// Forget that recent wakes failed.
+    ResetBreaker,
 }
 
 // === impl Instance ===
@@ -105,6 +119,7 @@ impl<S> Instance<S> {
             questions,
             progress: ArcSwapOption::empty(),
             times: ArcSwap::default(),
+            breaker: ArcSwapOption::empty(),
             forgotten: AtomicBool::new(false),
         };
         (Arc::new(instance), asked)
@@ -113,6 +128,28 @@ impl<S> Instance<S> {
     /// Its full id.
     pub fn id(&self) -> &InstanceId {
         &self.id
+    }
+
+    /// Its name, as the control plane last said.
+    pub fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name.load())
+    }
+
+    /// Where it is, or was when it was last awake.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        self.awake.load().as_deref().cloned()
+    }
+
+    /// What keeps the next wake from being tried; `None` when nothing does.
+    pub fn breaker(&self) -> Option<Breaker> {
+        let breaker = self.breaker.load().as_deref().copied();
+        breaker.filter(|breaker| breaker.until > Instant::now())
+    }
+
+    /// The next request may wake it, however often that failed.
+    pub async fn reset_breaker(&self) {
+        // A task that is gone has no breaker.
+        let _gone = self.questions.send(Question::ResetBreaker).await;
     }
 
     /// Whether this name, id or id prefix still means this instance.

@@ -67,6 +67,7 @@ pub async fn keep_warm<P: ControlPlane, R: Reach>(
             match wakes.find(plan.plane, &plan.instance, PATIENCE).await {
                 Ok(instance) => {
                     let asker = Asker {
+                        trace: None,
                         route: Arc::clone(&plan.route),
                         client: std::net::Ipv4Addr::UNSPECIFIED.into(),
                         user_agent: Some("keep-warm".into()),

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::error::WakeStage;
 use super::instance::Asker;
@@ -23,9 +24,10 @@ const AGENT: usize = 120;
 pub struct Phases(Vec<(WakeStage, Duration)>);
 
 /// One wake.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct LedgerEntry {
     /// When it ended.
+    #[schema(value_type = String, format = DateTime)]
     pub time: jiff::Timestamp,
     /// Whose.
     pub instance: String,
@@ -36,11 +38,12 @@ pub struct LedgerEntry {
     /// What the client said it was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
-    /// How it ended.
+    /// `woken`, `renewed`, `failed` or `timed_out`.
     pub outcome: &'static str,
     /// Milliseconds from its first request on.
     pub took_ms: f64,
     /// Where they went, by stage.
+    #[schema(value_type = std::collections::BTreeMap<String, f64>)]
     pub phases_ms: serde_json::Map<String, serde_json::Value>,
     /// Requests that waited for it at its end.
     pub waiting: usize,

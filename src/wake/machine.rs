@@ -134,6 +134,16 @@ impl Machine {
         self.awake = Some(epoch);
     }
 
+    /// How often wakes failed in a row, and until when the next is not tried, if that was too often.
+    pub fn breaker(&self) -> Option<(u32, Instant)> {
+        Some((self.failures, self.broken_until?))
+    }
+
+    /// The next wake is tried.
+    pub fn reset_breaker(&mut self) {
+        (self.failures, self.broken_until) = (0, None);
+    }
+
     /// How far the attempt is; `None` when there is none.
     pub fn stage(&self) -> Option<WakeStage> {
         self.attempt.as_ref().map(|attempt| match attempt.step {
@@ -365,7 +375,7 @@ impl Machine {
         }
         attempt.targets.retain(|other| *other != target);
         let woken = attempt.woken;
-        (self.failures, self.broken_until) = (0, None);
+        self.reset_breaker();
         let mut effects = vec![Effect::Grant { target, woken }];
         effects.extend(self.next_target(now));
         effects

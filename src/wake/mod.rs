@@ -28,11 +28,11 @@ mod wake_times;
 
 pub use directory::Wakes;
 pub use error::{WakeError, WakeStage};
-pub use instance::{Asker, Instance, Progress, Ready};
+pub use instance::{Asker, Breaker, Instance, Progress, Ready};
 pub use keep_warm::{WarmPlan, keep_warm};
 pub use lease::{Endpoint, LeaseTerms, OpenConnection};
 pub use ledger::{Ledger, LedgerEntry, Phases};
 pub use machine::Target;
 pub use reach::{Reach, Tcp};
-pub use report::WakeReport;
+pub use report::{WakeBegan, WakeReport};
 pub use wake_times::WakeTimes;

@@ -1,7 +1,8 @@
 //! What is noted down about an instance's wakes.
 //!
-//! Guarantees: one count, one log line and one ledger entry for each wake that somebody asked for;
-//! an instance that keeps falling asleep and being woken is told of once a minute.
+//! Guarantees: one count, one log line and one ledger entry for each wake that somebody asked for, and a
+//! span with its phases when the request that began it is traced; an instance that keeps falling asleep
+//! and being woken is told of once a minute.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,8 +15,10 @@ use super::error::WakeStage;
 use super::instance::{Asker, Progress};
 use super::ledger::{Ledger, Phases};
 use crate::names::InstanceId;
-use crate::telemetry::{Metrics, WakeOutcome};
+use crate::telemetry::{Attribute, Metrics, WakeOutcome};
 
+/// Steps of one wake that a trace shows; an instance that comes and goes has more.
+const MOST_STEPS: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// A wake has ended; for whoever shows it to a person or measures it.
@@ -31,12 +34,25 @@ pub struct WakeReport {
     pub phases: Phases,
 }
 
+/// A wake that is more than a question has begun.
+#[derive(Debug, Clone)]
+pub struct WakeBegan {
+    /// Whose.
+    pub instance: InstanceId,
+    /// Since when its first request waits.
+    pub at: Instant,
+}
+
 struct Begun {
     at: Instant,
     asker: Asker,
     stage: WakeStage,
     stage_since: Instant,
     phases: Phases,
+    /// Each step with its beginning and end, when a trace wants to know.
+    steps: Vec<(WakeStage, Instant, Instant)>,
+    /// Whether it has been told that it is more than a question.
+    told: bool,
 }
 
 /// Where all instances' wakes are noted.
@@ -44,23 +60,59 @@ struct Begun {
 pub(super) struct Books {
     pub(super) metrics: Arc<Metrics>,
     pub(super) reports: broadcast::Sender<WakeReport>,
+    pub(super) begins: broadcast::Sender<WakeBegan>,
     pub(super) ledger: Arc<Ledger>,
     pub(super) thrash_per_minute: u32,
 }
 
 /// One instance's.
 pub(super) struct Reporter {
+    id: InstanceId,
     books: Books,
     begun: Option<Begun>,
     woken: VecDeque<Instant>,
     told_of_thrash: Option<Instant>,
 }
 
+// === impl Begun ===
+
+impl Begun {
+    /// What was being done is over.
+    fn step(&mut self, now: Instant) {
+        self.phases.add(self.stage, now - self.stage_since);
+        if self.asker.trace.is_some() && self.steps.len() < MOST_STEPS {
+            self.steps.push((self.stage, self.stage_since, now));
+        }
+        self.stage_since = now;
+    }
+
+    fn trace(&self, id: &InstanceId, outcome: WakeOutcome, waiting: usize, now: Instant) {
+        let Some(trace) = &self.asker.trace else {
+            return;
+        };
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        let wake = trace.span(
+            "wake",
+            self.at,
+            now,
+            &[
+                ("wakegate.instance", Attribute::Text(id.as_str())),
+                ("wakegate.wake.outcome", Attribute::Text(outcome.as_str())),
+                ("wakegate.wake.waiting", Attribute::Number(waiting)),
+            ],
+        );
+        for (stage, from, to) in &self.steps {
+            wake.span(stage.phase().as_str(), *from, *to, &[]);
+        }
+    }
+}
+
 // === impl Reporter ===
 
 impl Reporter {
-    pub(super) fn new(books: Books) -> Self {
+    pub(super) fn new(id: InstanceId, books: Books) -> Self {
         Self {
+            id,
             books,
             begun: None,
             woken: VecDeque::new(),
@@ -75,6 +127,8 @@ impl Reporter {
             stage: WakeStage::Asking,
             stage_since: now,
             phases: Phases::default(),
+            steps: Vec::new(),
+            told: false,
         });
     }
 
@@ -90,8 +144,23 @@ impl Reporter {
     pub(super) fn stage(&mut self, stage: WakeStage, now: Instant) -> Option<Progress> {
         let begun = self.begun.as_mut()?;
         if begun.stage != stage {
-            begun.phases.add(begun.stage, now - begun.stage_since);
-            (begun.stage, begun.stage_since) = (stage, now);
+            begun.step(now);
+            begun.stage = stage;
+        }
+        let waking = matches!(
+            stage,
+            WakeStage::Queued
+                | WakeStage::Restoring
+                | WakeStage::Starting
+                | WakeStage::Initializing
+        );
+        if waking && !begun.told {
+            begun.told = true;
+            // Without a listener there is nobody to tell.
+            let _unheard = self.books.begins.send(WakeBegan {
+                instance: self.id.clone(),
+                at: begun.at,
+            });
         }
         Some(Progress {
             stage,
@@ -102,15 +171,20 @@ impl Reporter {
     /// Returns how long it took.
     pub(super) fn finish(
         &mut self,
-        id: &InstanceId,
         outcome: WakeOutcome,
         waiting: usize,
         now: Instant,
     ) -> Option<Duration> {
         let mut begun = self.begun.take()?;
-        begun.phases.add(begun.stage, now - begun.stage_since);
-        let took = now - begun.at;
+        begun.step(now);
+        let (took, id) = (now - begun.at, &self.id);
         self.books.metrics.count_wake(outcome, took);
+        if outcome == WakeOutcome::Woken {
+            for (stage, time) in begun.phases.iter() {
+                self.books.metrics.count_wake_phase(stage.phase(), time);
+            }
+        }
+        begun.trace(id, outcome, waiting, now);
         self.books
             .ledger
             .write(id, &begun.asker, outcome, took, &begun.phases, waiting);
@@ -125,12 +199,12 @@ impl Reporter {
             phases: begun.phases,
         });
         if outcome == WakeOutcome::Woken {
-            self.note_thrash(id, now);
+            self.note_thrash(now);
         }
         Some(took)
     }
 
-    fn note_thrash(&mut self, id: &InstanceId, now: Instant) {
+    fn note_thrash(&mut self, now: Instant) {
         while self.woken.front().is_some_and(|at| now - *at >= MINUTE) {
             self.woken.pop_front();
         }
@@ -140,7 +214,7 @@ impl Reporter {
         if wakes >= self.books.thrash_per_minute as usize && !told {
             self.told_of_thrash = Some(now);
             self.books.metrics.thrash.increment(1);
-            tracing::warn!(instance = %id, wakes,
+            tracing::warn!(instance = %self.id, wakes,
                 "the instance falls asleep and is woken again and again; a longer idle_timeout, or \
                  stricter admission rules, would spare its users the wait");
         }

@@ -296,13 +296,7 @@ pub struct Gateway {
 impl Gateway {
     /// Routes `{instance}.test` to the plane's instances at port 8080; `extra` is more TOML.
     pub async fn start(plane: &Plane, extra: &str) -> Self {
-        Self::start_with(
-            plane.address,
-            &plane.token,
-            extra,
-            AccessSink::new(wakegate::config::AccessLog::Off),
-        )
-        .await
+        Self::start_with(plane.address, &plane.token, extra, AccessSink::off()).await
     }
 
     pub async fn start_with(

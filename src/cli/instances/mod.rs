@@ -5,7 +5,6 @@
 //! does not keep the others from their turn.
 
 mod args;
-mod table;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,8 +13,8 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 pub use args::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
-use table::{bytes, table};
 
+use super::table::{bytes, table};
 use super::{Failure, Voice};
 use crate::config::{HypemanConfig, Secret};
 use crate::hypeman::wire::{

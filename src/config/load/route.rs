@@ -29,7 +29,7 @@ pub(super) fn parse_ready(text: &str) -> Result<ReadyWhen, String> {
     }
 }
 
-fn parse_instance(text: &str) -> Result<InstanceRef, String> {
+pub(super) fn parse_instance(text: &str) -> Result<InstanceRef, String> {
     InstanceRef::parse(text).map_err(|error| error.to_string())
 }
 

@@ -3,7 +3,7 @@
 //! Guarantees: a cell of a server's cannot move the cursor or colour the terminal.
 
 /// Rows under their titles, each column as wide as its widest cell.
-pub(super) fn table<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -> String {
+pub(in crate::cli) fn table<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -> String {
     let titles = titles.map(str::to_owned);
     let cells = || std::iter::once(&titles).chain(rows);
     let width = |column: usize| {
@@ -25,7 +25,7 @@ pub(super) fn table<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -> 
 }
 
 /// Bytes for people, in powers of 1024.
-pub(super) fn bytes(number: i64) -> String {
+pub(in crate::cli) fn bytes(number: i64) -> String {
     let (mut value, mut unit) = (number as f64, "B");
     for next in ["KiB", "MiB", "GiB", "TiB"] {
         if value < 1024.0 {

@@ -1,0 +1,181 @@
+//! Who may use the operator's API.
+//!
+//! Guarantees: with a token, only who shows it (compared in constant time); without one, only on an address
+//! of this machine's own (loopback), and only by names of it, so that a page whose host name was pointed
+//! here (DNS rebinding) reads nothing; what changes something is refused to pages of other origins (by
+//! `Sec-Fetch-Site` and `Origin`), whoever is logged in.
+
+use std::net::IpAddr;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use subtle::ConstantTimeEq as _;
+
+use super::Admin;
+use super::view::Problem;
+use crate::config::Secret;
+
+/// What is asked of who comes.
+#[derive(Debug, Clone)]
+pub(super) enum Gatekeeper {
+    /// The token.
+    Token(Secret),
+    /// To be on this machine.
+    Loopback,
+    /// Nothing helps: the address is everybody's and there is no token.
+    Closed,
+}
+
+// === impl Gatekeeper ===
+
+impl Gatekeeper {
+    pub(super) fn new(address: IpAddr, token: Option<Secret>) -> Self {
+        match token {
+            Some(token) => Self::Token(token),
+            None if address.to_canonical().is_loopback() => Self::Loopback,
+            None => Self::Closed,
+        }
+    }
+
+    fn judge(&self, headers: &HeaderMap, authority: Option<&str>) -> Result<(), Problem> {
+        match self {
+            Self::Token(token) if shows(headers, token) => Ok(()),
+            Self::Token(_) => Err(Problem::new(
+                StatusCode::UNAUTHORIZED,
+                "admin_token",
+                "Give the token of admin.token_file as `Authorization: Bearer …`.",
+            )),
+            Self::Loopback if is_own_name(headers, authority) => Ok(()),
+            Self::Loopback => Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "admin_host",
+                "Without admin.token_file the API answers to localhost and IP addresses alone.",
+            )),
+            Self::Closed => Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "admin_closed",
+                "The admin address is not this machine's own, so the API needs admin.token_file.",
+            )),
+        }
+    }
+}
+
+fn shows(headers: &HeaderMap, token: &Secret) -> bool {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (given.next(), given.next()) else {
+        return false;
+    };
+    let shown = value.as_bytes().split_at_checked(7);
+    shown.is_some_and(|(scheme, shown)| {
+        scheme.eq_ignore_ascii_case(b"bearer ")
+            && bool::from(shown.ct_eq(token.reveal().as_bytes()))
+    })
+}
+
+/// Names that no page elsewhere can have.
+fn is_own_name(headers: &HeaderMap, authority: Option<&str>) -> bool {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let Some(host) = authority.or(host) else {
+        return false;
+    };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+/// Lets through whom the gatekeeper lets in.
+pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let authority = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
+    match admin.gatekeeper.judge(request.headers(), authority) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => {
+            let asks = problem.status == 401;
+            let mut response = problem.into_response();
+            if asks {
+                let scheme = header::HeaderValue::from_static("Bearer realm=\"wakegate\"");
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, scheme);
+            }
+            response
+        }
+    }
+}
+
+/// What a request from another origin's page hears.
+pub(super) fn foreign(_: tower_http::csrf::ProtectionError) -> Response {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "cross_origin",
+        "A page of another origin may not do this.",
+    )
+    .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    header::HeaderName::from_static(name),
+                    header::HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_token_is_shown_once_and_whole() {
+        let keeper = Gatekeeper::new([0, 0, 0, 0].into(), Some(Secret::new("0123456789abcdef")));
+        let judge = |pairs: &[(&'static str, &'static str)]| {
+            keeper.judge(&headers(pairs), None).map_err(|p| p.status)
+        };
+        assert_eq!(
+            judge(&[("authorization", "Bearer 0123456789abcdef")]),
+            Ok(())
+        );
+        for wrong in [
+            "Bearer 0123456789abcde",
+            "Bearer 0123456789abcdef0",
+            "Basic 0123456789abcdef",
+            "Bearer ",
+            "",
+        ] {
+            assert_eq!(judge(&[("authorization", wrong)]), Err(401), "{wrong}");
+        }
+        assert_eq!(judge(&[]), Err(401));
+    }
+
+    #[test]
+    fn without_a_token_only_this_machines_own_names_are_answered_to() {
+        let keeper = Gatekeeper::new([127, 0, 0, 1].into(), None);
+        for (host, fine) in [
+            ("localhost:9900", true),
+            ("LocalHost", true),
+            ("127.0.0.1:9900", true),
+            ("[::1]:9900", true),
+            ("evil.example:9900", false),
+            ("localhost.evil.example", false),
+            ("", false),
+        ] {
+            let got = keeper.judge(&headers(&[("host", host)]), None);
+            assert_eq!(got.is_ok(), fine, "{host}");
+        }
+        let closed = Gatekeeper::new([0, 0, 0, 0].into(), None);
+        let refused = closed.judge(&headers(&[("host", "localhost")]), None);
+        assert_eq!(refused.unwrap_err().code, "admin_closed");
+    }
+}

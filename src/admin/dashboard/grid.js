@@ -1,0 +1,168 @@
+// The instances as rows with their timelines. Only the rows in sight exist, so a thousand cost what
+// thirty do.
+
+const HEIGHT = 34;
+const BEYOND = 4;
+
+/** What each state looks like besides its colour: how much of the row's height it fills. */
+const SHAPES = { asleep: 0.12, stopped: 0.12, waking: 0.6, awake: 0.85, failing: 1 };
+
+export class Grid {
+  constructor(view, rows, act) {
+    this.view = view;
+    this.rows = rows;
+    this.act = act;
+    this.list = [];
+    this.chosen = 0;
+    this.pool = new Map();
+    this.windowMs = 15 * 60_000;
+    this.skew = 0;
+    view.addEventListener("scroll", () => this.draw());
+    new ResizeObserver(() => this.draw()).observe(view);
+    view.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  /** Shows these instances, in this order. */
+  show(list) {
+    const kept = this.list[this.chosen]?.id;
+    this.list = list;
+    const at = list.findIndex((one) => one.id === kept);
+    this.chosen = at >= 0 ? at : Math.min(this.chosen, Math.max(list.length - 1, 0));
+    this.rows.style.height = `${list.length * HEIGHT}px`;
+    this.view.parentElement.setAttribute("aria-rowcount", list.length + 1);
+    this.draw();
+  }
+
+  draw() {
+    const first = Math.max(Math.floor(this.view.scrollTop / HEIGHT) - BEYOND, 0);
+    const last = Math.min(Math.ceil((this.view.scrollTop + this.view.clientHeight) / HEIGHT) + BEYOND, this.list.length);
+    const seen = new Set();
+    for (let index = first; index < last; index++) {
+      const one = this.list[index];
+      seen.add(one.id);
+      const row = this.pool.get(one.id) ?? this.make(one.id);
+      this.fill(row, one, index);
+    }
+    for (const [id, row] of this.pool) {
+      // The row that has the focus stays until the focus has moved.
+      if (!seen.has(id) && !row.contains(document.activeElement)) {
+        row.remove();
+        this.pool.delete(id);
+      }
+    }
+  }
+
+  make(id) {
+    const row = document.createElement("div");
+    row.className = "row";
+    row.setAttribute("role", "row");
+    const cell = (name, tag = "span") => {
+      const it = document.createElement(tag);
+      it.className = name;
+      const holder = tag === "span" ? it : document.createElement("span");
+      if (holder !== it) holder.append(it);
+      holder.setAttribute("role", "gridcell");
+      row.append(holder);
+      return it;
+    };
+    row.parts = {
+      name: cell("name"), mood: cell("mood"), canvas: cell("line", "canvas"), held: cell("number"),
+      inside: cell("number"), took: cell("number"), button: cell("wake", "button"),
+    };
+    row.parts.button.textContent = "wake";
+    row.parts.button.type = "button";
+    row.parts.button.addEventListener("click", () => this.act.wake(row.one));
+    row.addEventListener("focusin", () => { this.chosen = Number(row.dataset.index); });
+    row.addEventListener("dblclick", () => this.act.details(row.one));
+    this.rows.append(row);
+    this.pool.set(id, row);
+    return row;
+  }
+
+  fill(row, one, index) {
+    const { name, mood, canvas, held, inside, took, button } = row.parts;
+    row.one = one;
+    row.dataset.id = one.id;
+    row.dataset.name = one.name;
+    row.dataset.state = one.state;
+    row.dataset.index = index;
+    row.style.top = `${index * HEIGHT}px`;
+    row.tabIndex = index === this.chosen ? 0 : -1;
+    row.setAttribute("aria-rowindex", index + 2);
+    row.setAttribute("aria-label", `${one.name}: ${one.state}`);
+    const put = (cell, text) => { if (cell.textContent !== text) cell.textContent = text; };
+    put(name, one.name);
+    name.title = `${one.id} on ${one.hypeman}`;
+    put(mood, one.state);
+    put(held, one.held ? String(one.held) : "");
+    put(inside, one.inside ? String(one.inside) : "");
+    put(took, one.lastWake === undefined ? "" : duration(one.lastWake));
+    button.disabled = one.state === "awake" || one.state === "waking";
+    button.setAttribute("aria-label", `wake ${one.name}`);
+    this.paint(canvas, one.changes);
+  }
+
+  paint(canvas, changes) {
+    const scale = window.devicePixelRatio || 1;
+    const [width, height] = [canvas.clientWidth * scale, canvas.clientHeight * scale];
+    if (canvas.width !== width) canvas.width = width;
+    if (canvas.height !== height) canvas.height = height;
+    const pen = canvas.getContext("2d");
+    pen.clearRect(0, 0, width, height);
+    const end = Date.now() + this.skew;
+    const start = end - this.windowMs;
+    changes.forEach(([at, state], index) => {
+      const until = changes[index + 1]?.[0] ?? end;
+      if (until < start) return;
+      const x = ((Math.max(at, start) - start) / this.windowMs) * width;
+      // A wake of ten milliseconds is seen, too.
+      const long = Math.max(((until - Math.max(at, start)) / this.windowMs) * width, state === "waking" ? 3 * scale : 1);
+      const tall = SHAPES[state] * height;
+      pen.fillStyle = this.colours[state];
+      pen.fillRect(x, height - tall, long, tall);
+    });
+  }
+
+  /** Takes the colours from the style sheet, again when the theme has changed. */
+  recolour() {
+    const style = getComputedStyle(document.documentElement);
+    const probe = document.createElement("span");
+    document.body.append(probe);
+    const resolved = (name) => {
+      probe.style.color = style.getPropertyValue(`--${name}`);
+      return getComputedStyle(probe).color;
+    };
+    this.colours = Object.fromEntries(["awake", "waking", "asleep", "failing"].map((name) => [name, resolved(name)]));
+    this.colours.stopped = this.colours.failing;
+    probe.remove();
+    this.draw();
+  }
+
+  key(event) {
+    const page = Math.floor(this.view.clientHeight / HEIGHT);
+    const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -this.list.length, End: this.list.length };
+    const one = this.list[this.chosen];
+    if (event.ctrlKey || event.metaKey || event.altKey || !one) return;
+    if (event.key in steps) this.choose(this.chosen + steps[event.key]);
+    else if (event.key === "w") this.act.wake(one);
+    else if (event.key === "Enter" && event.target.tagName !== "BUTTON") this.act.details(one);
+    else return;
+    event.preventDefault();
+  }
+
+  choose(index) {
+    this.chosen = Math.max(0, Math.min(index, this.list.length - 1));
+    const top = this.chosen * HEIGHT;
+    if (top < this.view.scrollTop) this.view.scrollTop = top;
+    else if (top + HEIGHT > this.view.scrollTop + this.view.clientHeight) this.view.scrollTop = top + HEIGHT - this.view.clientHeight;
+    this.draw();
+    this.pool.get(this.list[this.chosen]?.id)?.focus({ preventScroll: true });
+    this.draw();
+  }
+}
+
+/** Milliseconds, for people. */
+export function duration(ms) {
+  if (ms < 10) return `${ms.toFixed(1)} ms`;
+  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
+}

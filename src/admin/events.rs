@@ -1,0 +1,208 @@
+//! What happens, as server-sent events, for whoever watches.
+//!
+//! Guarantees: a watcher gets everything that is known first, then each change once; one that falls behind
+//! is given everything anew; the number of watchers is bounded; a watcher costs a tick a second and
+//! nothing on any request's way.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::{Stream, stream};
+use serde::Serialize;
+use tokio::sync::Notify;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+
+use super::Admin;
+use super::timeline::{News, Track, WINDOW_MS};
+use super::view::Problem;
+use crate::wake::LedgerEntry;
+
+const MOST_WATCHERS: usize = 64;
+const TICK: Duration = Duration::from_secs(1);
+
+/// Who watches.
+#[derive(Debug, Clone, Default)]
+pub struct Watchers(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    count: AtomicUsize,
+    came: Notify,
+}
+
+/// One who watches, until it is dropped.
+struct Watching(Watchers);
+
+// === impl Watchers ===
+
+impl Watchers {
+    /// Whether there is anybody.
+    pub fn any(&self) -> bool {
+        self.0.count.load(Ordering::Relaxed) > 0
+    }
+
+    /// Ends when somebody begins to watch.
+    pub async fn came(&self) {
+        self.0.came.notified().await;
+    }
+
+    fn enter(&self) -> Option<Watching> {
+        let more = |count| (count < MOST_WATCHERS).then_some(count + 1);
+        let (set, fetch) = (Ordering::AcqRel, Ordering::Acquire);
+        self.0.count.fetch_update(set, fetch, more).ok()?;
+        self.0.came.notify_one();
+        Some(Watching(self.clone()))
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.0.count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Everything that is known.
+#[derive(Serialize)]
+struct Snapshot {
+    now: i64,
+    window_ms: i64,
+    instances: Vec<Track>,
+    wakes: Vec<LedgerEntry>,
+}
+
+/// How busy it is.
+#[derive(Serialize)]
+struct Tick {
+    now: i64,
+    /// Requests answered a second, since the last tick.
+    rps: f64,
+    held: usize,
+    inflight: usize,
+    draining: bool,
+    /// Instances with requests: id, how many wait, how many are there.
+    busy: Vec<(String, usize, usize)>,
+    /// Instances whose next wake is not tried yet.
+    failing: Vec<String>,
+}
+
+struct Watch {
+    admin: Admin,
+    _watching: Watching,
+    news: Option<Receiver<News>>,
+    ticks: Interval,
+    served: (u64, Instant),
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+/// A name that this module chose, and what always serialises.
+fn event(name: &str, data: &impl Serialize) -> Event {
+    let event = Event::default().event(name);
+    event.json_data(data).unwrap_or_default()
+}
+
+// === impl Watch ===
+
+impl Watch {
+    fn snapshot(&mut self) -> Event {
+        let now = now_ms();
+        let (instances, news) = self.admin.timeline.watch(now);
+        self.news = Some(news);
+        let mut wakes = self.admin.operator.wakes();
+        wakes.retain(|wake| wake.outcome != "renewed");
+        let snapshot = Snapshot {
+            now,
+            window_ms: WINDOW_MS,
+            instances,
+            wakes,
+        };
+        event("snapshot", &snapshot)
+    }
+
+    fn tick(&mut self) -> Event {
+        let (status, served) = (self.admin.operator.status(), self.admin.operator.served());
+        let (before, since) = std::mem::replace(&mut self.served, (served, Instant::now()));
+        let seconds = since.elapsed().as_secs_f64().max(1e-3);
+        let mut busy = Vec::new();
+        let mut failing = Vec::new();
+        for instance in self.admin.operator.instances() {
+            if instance.held + instance.inflight > 0 {
+                busy.push((instance.id.clone(), instance.held, instance.inflight));
+            }
+            if instance.breaker.is_some() {
+                failing.push(instance.id);
+            }
+        }
+        event(
+            "tick",
+            &Tick {
+                now: now_ms(),
+                rps: (served.saturating_sub(before)) as f64 / seconds,
+                held: status.held,
+                inflight: status.inflight,
+                draining: status.draining,
+                busy,
+                failing,
+            },
+        )
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        let Some(news) = &mut self.news else {
+            return Some(self.snapshot());
+        };
+        tokio::select! {
+            said = news.recv() => match said {
+                Ok(said) => Some(event("news", &said)),
+                // It could not keep up: everything anew.
+                Err(RecvError::Lagged(_)) => Some(self.snapshot()),
+                Err(RecvError::Closed) => None,
+            },
+            _ = self.ticks.tick() => Some(self.tick()),
+        }
+    }
+}
+
+/// What is and what happens: `snapshot` first, then `news`, and a `tick` a second.
+#[utoipa::path(
+    get,
+    path = "/api/events",
+    responses(
+        (status = 200, content_type = "text/event-stream", body = String),
+        (status = 503, body = Problem),
+    ),
+)]
+pub(super) async fn events(
+    State(admin): State<Admin>,
+) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    let Some(watching) = admin.watchers.enter() else {
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_watchers",
+            format!("{MOST_WATCHERS} are watching already."),
+        ));
+    };
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watch = Watch {
+        served: (admin.operator.served(), Instant::now()),
+        admin,
+        _watching: watching,
+        news: None,
+        ticks,
+    };
+    let events = stream::unfold(watch, async |mut watch| {
+        let event = watch.next().await?;
+        Some((Ok(event), watch))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+}

@@ -1,0 +1,23 @@
+//! What orchestrators and Prometheus ask; open to whoever can connect, and says nothing that is worth
+//! hiding.
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+
+use super::Admin;
+
+pub(super) async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+    match admin.drain.draining().is_cancelled() {
+        false => (StatusCode::OK, "ready\n"),
+        true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+    }
+}
+
+pub(super) async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (kind, admin.metrics.render(&admin.operator.readings()))
+}

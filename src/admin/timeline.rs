@@ -1,0 +1,270 @@
+//! Which instance was in which state when, over the last quarter of an hour.
+//!
+//! Guarantees: bounded in time, in instances and in changes an instance; a state that is told twice is
+//! one change; what is told late does not overwrite what came after it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use tokio::sync::broadcast;
+
+use crate::telemetry::InstanceMood;
+
+/// How far it looks back, in milliseconds.
+pub(super) const WINDOW_MS: i64 = 15 * 60 * 1000;
+const MOST_INSTANCES: usize = 20_000;
+/// Of one instance.
+const MOST_CHANGES: usize = 256;
+/// Changes that a slow watcher may be behind.
+const BEHIND: usize = 4096;
+
+/// One instance's changes, as a watcher gets them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Track {
+    /// Its full id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its control plane.
+    pub hypeman: String,
+    /// When (milliseconds since 1970) it came into which state, the oldest first.
+    pub changes: Vec<(i64, &'static str)>,
+}
+
+/// Something that watchers are told of.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub(super) enum News {
+    /// An instance came into a state.
+    Change {
+        /// Its full id.
+        id: String,
+        /// Its name.
+        name: String,
+        /// Its control plane.
+        hypeman: String,
+        /// When, in milliseconds since 1970.
+        at: i64,
+        /// Which state.
+        state: &'static str,
+    },
+    /// An instance is gone.
+    Gone {
+        /// Its full id.
+        id: String,
+    },
+    /// A wake has ended.
+    Wake {
+        /// Whose.
+        id: String,
+        /// When, in milliseconds since 1970.
+        at: i64,
+        /// How long it took, in milliseconds.
+        ms: f64,
+        /// `woken`, `failed` or `timed_out`.
+        outcome: &'static str,
+    },
+}
+
+#[derive(Debug)]
+struct Kept {
+    name: String,
+    hypeman: String,
+    changes: VecDeque<(i64, InstanceMood)>,
+}
+
+/// The last quarter of an hour.
+pub struct Timeline {
+    instances: Mutex<BTreeMap<String, Kept>>,
+    news: broadcast::Sender<News>,
+}
+
+// === impl Timeline ===
+
+impl Timeline {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
+        self.instances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is told from now on, and everything before it.
+    pub(super) fn watch(&self, now: i64) -> (Vec<Track>, broadcast::Receiver<News>) {
+        // In one lock, so that nothing is missed and nothing comes twice.
+        let mut instances = self.lock();
+        let tracks = instances.iter_mut().map(|(id, kept)| {
+            kept.forget_before(now - WINDOW_MS);
+            let changes = kept.changes.iter().map(|(at, mood)| (*at, mood.as_str()));
+            Track {
+                id: id.clone(),
+                name: kept.name.clone(),
+                hypeman: kept.hypeman.clone(),
+                changes: changes.collect(),
+            }
+        });
+        (tracks.collect(), self.news.subscribe())
+    }
+
+    /// An instance was in this state at `at`, in milliseconds since 1970.
+    pub fn note(&self, id: &str, name: &str, hypeman: &str, mood: InstanceMood, at: i64) {
+        let mut instances = self.lock();
+        if !instances.contains_key(id) && instances.len() >= MOST_INSTANCES {
+            return;
+        }
+        let kept = instances.entry(id.to_owned()).or_insert_with(|| Kept {
+            name: String::new(),
+            hypeman: hypeman.to_owned(),
+            changes: VecDeque::new(),
+        });
+        let renamed = kept.name != name && !name.is_empty();
+        if renamed {
+            name.clone_into(&mut kept.name);
+        }
+        let last = kept.changes.back().copied();
+        let newer = last.is_none_or(|(before, known)| known != mood && before <= at);
+        if newer {
+            if kept.changes.len() >= MOST_CHANGES {
+                kept.changes.pop_front();
+            }
+            kept.changes.push_back((at, mood));
+        }
+        if newer || renamed {
+            let (at, mood) = kept.changes.back().copied().unwrap_or((at, mood));
+            // Without a watcher there is nobody to tell.
+            let _unheard = self.news.send(News::Change {
+                id: id.to_owned(),
+                name: kept.name.clone(),
+                hypeman: kept.hypeman.clone(),
+                at,
+                state: mood.as_str(),
+            });
+        }
+    }
+
+    /// A wake has ended.
+    pub fn note_wake(&self, id: &str, at: i64, ms: f64, outcome: &'static str) {
+        let _unheard = self.news.send(News::Wake {
+            id: id.to_owned(),
+            at,
+            ms,
+            outcome,
+        });
+    }
+
+    /// The last change of an instance, in milliseconds since 1970.
+    pub fn last_change(&self, id: &str) -> Option<(i64, InstanceMood)> {
+        self.lock().get(id)?.changes.back().copied()
+    }
+
+    /// Forgets the instances of a control plane that it no longer has.
+    pub fn keep_only(&self, hypeman: &str, has: impl Fn(&str) -> bool) {
+        let mut gone = Vec::new();
+        self.lock().retain(|id, kept| {
+            let stays = kept.hypeman != hypeman || has(id);
+            if !stays {
+                gone.push(id.clone());
+            }
+            stays
+        });
+        for id in gone {
+            let _unheard = self.news.send(News::Gone { id });
+        }
+    }
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        Self {
+            instances: Mutex::default(),
+            news: broadcast::channel(BEHIND).0,
+        }
+    }
+}
+
+impl fmt::Debug for Timeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Timeline({} instances)", self.lock().len())
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// The state at the beginning of the window stays known.
+    fn forget_before(&mut self, start: i64) {
+        while self.changes.get(1).is_some_and(|(at, _)| *at <= start) {
+            self.changes.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn states(timeline: &Timeline, now: i64) -> Vec<(i64, &'static str)> {
+        let (tracks, _) = timeline.watch(now);
+        tracks.into_iter().flat_map(|track| track.changes).collect()
+    }
+
+    #[test]
+    fn a_state_told_twice_is_one_change_and_one_told_late_is_none() {
+        let timeline = Timeline::default();
+        timeline.note("i", "app", "default", InstanceMood::Asleep, 1000);
+        timeline.note("i", "app", "default", InstanceMood::Asleep, 2000);
+        timeline.note("i", "", "default", InstanceMood::Waking, 3000);
+        timeline.note("i", "app", "default", InstanceMood::Asleep, 2500);
+        assert_eq!(
+            states(&timeline, 4000),
+            [(1000, "asleep"), (3000, "waking")]
+        );
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_goes_but_for_the_state_it_began_with() {
+        let timeline = Timeline::default();
+        for (at, mood) in [
+            (0, InstanceMood::Asleep),
+            (10, InstanceMood::Waking),
+            (20, InstanceMood::Awake),
+            (WINDOW_MS + 15, InstanceMood::Asleep),
+        ] {
+            timeline.note("i", "app", "default", mood, at);
+        }
+        let left = states(&timeline, WINDOW_MS + 15);
+        assert_eq!(
+            left,
+            [(10, "waking"), (20, "awake"), (WINDOW_MS + 15, "asleep")]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_watcher_hears_of_changes_renames_and_departures() {
+        let timeline = Timeline::default();
+        timeline.note("i", "app", "default", InstanceMood::Asleep, 1);
+        let (tracks, mut news) = timeline.watch(2);
+        assert_eq!(tracks.len(), 1);
+        timeline.note("i", "app", "default", InstanceMood::Asleep, 3);
+        timeline.note("i", "web", "default", InstanceMood::Asleep, 4);
+        timeline.keep_only("other", |_| false);
+        timeline.keep_only("default", |_| false);
+        let News::Change { name, at, .. } = news.recv().await.unwrap() else {
+            panic!("a rename")
+        };
+        assert_eq!((name.as_str(), at), ("web", 1));
+        assert_eq!(news.recv().await.unwrap(), News::Gone { id: "i".into() });
+    }
+
+    #[test]
+    fn an_instance_that_flaps_keeps_its_last_changes() {
+        let timeline = Timeline::default();
+        for at in 0..1000 {
+            let mood = [InstanceMood::Asleep, InstanceMood::Awake][usize::from(at % 2 == 0)];
+            timeline.note("i", "app", "default", mood, at);
+        }
+        let left = states(&timeline, 1000);
+        assert_eq!((left.len(), left[0].0), (MOST_CHANGES, 1000 - 256));
+    }
+}

@@ -1,0 +1,262 @@
+//! What the operator sees, as JSON.
+//!
+//! Guarantees: nothing here holds a secret; times are RFC 3339 or milliseconds, and say which.
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::telemetry::InstanceMood;
+use crate::wake::LedgerEntry;
+
+/// The gateway as a whole.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct StatusView {
+    /// Which version runs.
+    pub version: &'static str,
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
+    pub started: jiff::Timestamp,
+    /// Seconds since then.
+    pub uptime_seconds: f64,
+    /// Whether it is draining.
+    pub draining: bool,
+    /// Where clients connect.
+    pub listeners: Vec<String>,
+    /// How many routes there are.
+    pub routes: usize,
+    /// Instances by state.
+    pub instances: InstanceCounts,
+    /// Requests waiting for a wake or for their turn.
+    pub held: usize,
+    /// Requests at instances.
+    pub inflight: usize,
+    /// Requests answered since the beginning.
+    pub served: u64,
+    /// The control planes.
+    pub hypeman: Vec<PlaneView>,
+}
+
+/// Instances by state.
+#[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
+pub struct InstanceCounts {
+    /// Their lease is in force, or the control plane says Running.
+    pub awake: usize,
+    /// A wake is going on.
+    pub waking: usize,
+    /// The control plane says Standby, or the lease has ended.
+    pub asleep: usize,
+    /// Stopped, or in another state that requests do not lead out of.
+    pub stopped: usize,
+    /// Recent wakes failed, and the breaker is open.
+    pub failing: usize,
+}
+
+/// A control plane.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct PlaneView {
+    /// As configured.
+    pub name: String,
+    /// Its base URL.
+    pub url: String,
+    /// Whether it answered when it was last asked for its instances; absent before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub up: Option<bool>,
+    /// What was in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A route.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct RouteView {
+    /// Its host pattern.
+    pub host: String,
+    /// Its path prefix.
+    pub path: String,
+    /// The instance, or the capture that names it.
+    pub instance: String,
+    /// The instance's port.
+    pub port: u16,
+    /// Its control plane.
+    pub hypeman: String,
+    /// `h1` or `h2c`.
+    pub protocol: &'static str,
+    /// Whether the configuration's file has it, or an ingress resource.
+    pub source: RouteSource,
+    /// Only for clients of this port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen_port: Option<u16>,
+    /// How long its requests are held at most, as a Go duration.
+    pub wake_timeout: String,
+}
+
+/// Who declared a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteSource {
+    /// The configuration.
+    File,
+    /// An ingress resource of a control plane.
+    Ingress,
+}
+
+/// An instance.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct InstanceView {
+    /// Its full id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its control plane.
+    pub hypeman: String,
+    /// `awake`, `waking`, `asleep`, `stopped` or `failing`.
+    #[schema(value_type = String)]
+    #[serde(serialize_with = "mood")]
+    pub state: InstanceMood,
+    /// What the control plane said when it was last asked for its instances.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed: Option<String>,
+    /// The gateway's lease, while it has an address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseView>,
+    /// How far its wake is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wake: Option<ProgressView>,
+    /// Requests that wait for it.
+    pub held: usize,
+    /// Requests at it.
+    pub inflight: usize,
+    /// The middle one of its recent wakes, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usual_wake_ms: Option<f64>,
+    /// What keeps the next wake from being tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<BreakerView>,
+}
+
+/// A lease: while it is in force, requests cost no call.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct LeaseView {
+    /// Whether it is.
+    pub in_force: bool,
+    /// The instance's address.
+    pub address: String,
+    /// The instance's idle timeout as a Go duration; absent when it never sleeps by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<String>,
+    /// Connections of the gateway's to it.
+    pub connections: usize,
+}
+
+/// A wake that is going on.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct ProgressView {
+    /// `asking`, `queued`, `restoring`, `starting`, `initializing`, `not_listening`, `unhealthy` or
+    /// `no_capacity`.
+    pub stage: &'static str,
+    /// Milliseconds since its first request.
+    pub since_ms: f64,
+}
+
+/// An open breaker.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct BreakerView {
+    /// Failed wakes in a row.
+    pub failures: u32,
+    /// Milliseconds until the next may be tried.
+    pub retry_after_ms: f64,
+}
+
+/// An instance with its last wakes.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct InstanceDetail {
+    /// The instance.
+    #[serde(flatten)]
+    pub instance: InstanceView,
+    /// Its wakes that the ledger remembers, the newest first.
+    pub wakes: Vec<LedgerEntry>,
+}
+
+/// What an action has done.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Done {
+    /// The instance's id.
+    pub id: String,
+    /// The instance's name.
+    pub name: String,
+    /// `woken`, `awake` (it was already), `asleep`, or `breaker_reset`.
+    pub outcome: &'static str,
+    /// Milliseconds that it took.
+    pub took_ms: f64,
+}
+
+/// Why an action was not done: problem JSON (RFC 9457).
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Problem {
+    /// What the status is called.
+    pub title: String,
+    /// The status.
+    pub status: u16,
+    /// One stable word.
+    pub code: String,
+    /// One sentence.
+    pub detail: String,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+fn mood<S: serde::Serializer>(mood: &InstanceMood, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(mood.as_str())
+}
+
+// === impl InstanceCounts ===
+
+impl InstanceCounts {
+    /// Counts one more.
+    pub fn add(&mut self, mood: InstanceMood) {
+        *match mood {
+            InstanceMood::Awake => &mut self.awake,
+            InstanceMood::Waking => &mut self.waking,
+            InstanceMood::Asleep => &mut self.asleep,
+            InstanceMood::Stopped => &mut self.stopped,
+            InstanceMood::Failing => &mut self.failing,
+        } += 1;
+    }
+
+    /// Each with its state.
+    pub fn by_mood(self) -> Vec<(InstanceMood, usize)> {
+        vec![
+            (InstanceMood::Awake, self.awake),
+            (InstanceMood::Waking, self.waking),
+            (InstanceMood::Asleep, self.asleep),
+            (InstanceMood::Stopped, self.stopped),
+            (InstanceMood::Failing, self.failing),
+        ]
+    }
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// With this status and code.
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            title: status.canonical_reason().unwrap_or_default().to_owned(),
+            status: status.as_u16(),
+            code: code.to_owned(),
+            detail: detail.into(),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+        // Strings and a number always serialise.
+        let body = serde_json::to_string(&self).unwrap_or_default() + "\n";
+        (status, kind, body).into_response()
+    }
+}

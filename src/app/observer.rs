@@ -1,0 +1,187 @@
+//! What the control planes have and what their instances do, for the dashboard and the metrics.
+//!
+//! Guarantees: requests never wait for it and the engine never acts upon it; it asks for the list of
+//! instances (which waits behind no restore, contract B.4) every two seconds while somebody watches and
+//! four times a minute otherwise, one call at a time for each control plane.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, sleep};
+
+use super::{AppHandle, Running};
+use crate::admin::Watchers;
+use crate::hypeman::HypemanClient;
+use crate::hypeman::wire::{InstanceState, ListInstances};
+use crate::names::InstanceId;
+use crate::telemetry::{InstanceMood, WakeOutcome};
+use crate::wake::WakeReport;
+
+const WATCHED: Duration = Duration::from_secs(2);
+const UNWATCHED: Duration = Duration::from_secs(15);
+
+/// A control plane and what it said last.
+#[derive(Debug)]
+pub(super) struct Plane {
+    pub(super) name: String,
+    pub(super) url: String,
+    pub(super) client: HypemanClient,
+    pub(super) seen: ArcSwap<Seen>,
+}
+
+/// What a control plane said last.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// Whether it answered; `None` before it was asked.
+    pub(super) up: Option<bool>,
+    pub(super) error: Option<String>,
+    pub(super) instances: HashMap<InstanceId, SeenInstance>,
+}
+
+/// An instance as it was listed.
+#[derive(Debug, Clone)]
+pub(super) struct SeenInstance {
+    pub(super) name: Arc<str>,
+    pub(super) state: InstanceState,
+}
+
+/// What a control plane's word means.
+pub(super) fn state_of(state: &InstanceState) -> InstanceMood {
+    match state {
+        InstanceState::Running => InstanceMood::Awake,
+        InstanceState::Initializing => InstanceMood::Waking,
+        InstanceState::Standby => InstanceMood::Asleep,
+        InstanceState::Created
+        | InstanceState::Paused
+        | InstanceState::Shutdown
+        | InstanceState::Stopped
+        | InstanceState::Unknown
+        | InstanceState::Other(_) => InstanceMood::Stopped,
+    }
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+fn ms_ago(since: Instant) -> i64 {
+    now_ms() - i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Asks for lists, for ever.
+pub(super) async fn observe(handle: AppHandle, watchers: Watchers) {
+    loop {
+        for plane in &handle.0.planes {
+            look_at(&handle.0, plane).await;
+        }
+        match watchers.any() {
+            true => sleep(WATCHED).await,
+            false => tokio::select! {
+                () = sleep(UNWATCHED) => {}
+                () = watchers.came() => {}
+            },
+        }
+    }
+}
+
+async fn look_at(running: &Running, plane: &Plane) {
+    let asked_at = now_ms();
+    let answer = plane.client.list_instances(&ListInstances::default()).await;
+    let metrics = &running.gateway.parts().metrics;
+    metrics.set_controlplane_up(&plane.name, answer.is_ok());
+    let listed = match answer {
+        Ok(listed) => listed,
+        Err(error) => {
+            tracing::debug!(hypeman = %plane.name, %error, "cannot list its instances");
+            let before = plane.seen.load();
+            plane.seen.store(Arc::new(Seen {
+                up: Some(false),
+                error: Some(error.to_string()),
+                instances: before.instances.clone(),
+            }));
+            return;
+        }
+    };
+    let mut instances = HashMap::with_capacity(listed.len());
+    for one in listed {
+        let Ok(id) = InstanceId::parse(&one.id) else {
+            continue;
+        };
+        // While the engine wakes it, a list says what was before.
+        let wakes = &running.gateway.parts().wakes;
+        let waking = wakes
+            .by_id(&id)
+            .is_some_and(|known| known.progress().is_some());
+        let timeline = &running.timeline;
+        let overtaken = timeline
+            .last_change(&one.id)
+            .is_some_and(|(at, _)| at > asked_at);
+        if !waking && !overtaken {
+            let mood = state_of(&one.state);
+            timeline.note(&one.id, &one.name, &plane.name, mood, asked_at);
+        }
+        let seen = SeenInstance {
+            name: one.name.into(),
+            state: one.state,
+        };
+        instances.insert(id, seen);
+    }
+    let has = |id: &str| InstanceId::parse(id).is_ok_and(|id| instances.contains_key(&id));
+    running.timeline.keep_only(&plane.name, has);
+    plane.seen.store(Arc::new(Seen {
+        up: Some(true),
+        error: None,
+        instances,
+    }));
+}
+
+/// Notes wakes as they happen, for ever.
+pub(super) async fn follow(handle: AppHandle) {
+    let wakes = &handle.0.gateway.parts().wakes;
+    let (mut begins, mut ends) = (wakes.begins(), wakes.reports());
+    loop {
+        tokio::select! {
+            began = begins.recv() => match began {
+                Ok(began) => {
+                    let at = ms_ago(began.at);
+                    note(&handle.0, &began.instance, InstanceMood::Waking, at);
+                }
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+            ended = ends.recv() => match ended {
+                Ok(report) => end(&handle.0, &report),
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return,
+            },
+        }
+    }
+}
+
+fn end(running: &Running, report: &WakeReport) {
+    let mood = match report.outcome {
+        WakeOutcome::Woken | WakeOutcome::Renewed => InstanceMood::Awake,
+        WakeOutcome::Failed | WakeOutcome::TimedOut => InstanceMood::Failing,
+    };
+    let at = now_ms();
+    note(running, &report.instance, mood, at);
+    if report.outcome != WakeOutcome::Renewed {
+        let (id, outcome) = (report.instance.as_str(), report.outcome.as_str());
+        let ms = report.took.as_secs_f64() * 1e3;
+        running.timeline.note_wake(id, at, ms, outcome);
+    }
+}
+
+fn note(running: &Running, id: &InstanceId, mood: InstanceMood, at: i64) {
+    let wakes = &running.gateway.parts().wakes;
+    let Some((plane, instance)) = wakes.with_plane(id) else {
+        return;
+    };
+    let plane = running.planes.get(usize::from(plane.0));
+    let hypeman = plane.map_or("", |plane| plane.name.as_str());
+    let timeline = &running.timeline;
+    timeline.note(id.as_str(), &instance.name(), hypeman, mood, at);
+}

@@ -1,0 +1,417 @@
+//! The gateway as its operator sees and handles it.
+//!
+//! Guarantees: looking changes nothing and asks no control plane; an operator's wake goes through the
+//! same engine as a request's, so both at once are one restore.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use serde_json::Value;
+use tokio::task::spawn_blocking;
+use tokio::time::Instant;
+
+use super::observer::state_of;
+use super::{AppHandle, Running};
+use crate::admin::{
+    BreakerView, Done, InstanceCounts, InstanceDetail, InstanceView, LeaseView, Operator,
+    PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView, Which,
+};
+use crate::config::{Protocol, RouteConfig, RouteWakeConfig, redacted};
+use crate::hypeman::ControlPlaneError;
+use crate::names::{GoDuration, InstanceId, InstanceRef, PlaneIndex};
+use crate::proxy::{ProxyError, rescue};
+use crate::telemetry::{InstanceMood, Readings, WakeKind};
+use crate::wake::{Asker, Instance, LedgerEntry, Target, WakeError, WakeStage};
+
+/// Whether a wake is more than a question about the lease.
+fn is_waking(stage: WakeStage) -> bool {
+    match stage {
+        WakeStage::Queued
+        | WakeStage::Restoring
+        | WakeStage::Starting
+        | WakeStage::Initializing
+        | WakeStage::NotListening
+        | WakeStage::Unhealthy
+        | WakeStage::NoCapacity => true,
+        WakeStage::Asking => false,
+    }
+}
+
+fn ms(time: std::time::Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// How an engine's refusal is told: as a request would be.
+fn refused(error: WakeError) -> Problem {
+    let verdict = rescue::verdict(&ProxyError::from(error));
+    Problem::new(verdict.status, verdict.code, verdict.detail)
+}
+
+fn failed(error: &ControlPlaneError) -> Problem {
+    let status = match error.status() {
+        Some(404) => StatusCode::NOT_FOUND,
+        Some(409) => StatusCode::CONFLICT,
+        Some(_) => StatusCode::BAD_GATEWAY,
+        None => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    Problem::new(status, "control_plane", error.to_string())
+}
+
+// === impl Running ===
+
+impl Running {
+    fn plane_name(&self, plane: PlaneIndex) -> String {
+        let name = self.planes.get(usize::from(plane.0));
+        name.map(|plane| plane.name.clone()).unwrap_or_default()
+    }
+
+    /// Everything that is known of every instance, by name.
+    fn census(&self) -> Vec<InstanceView> {
+        let parts = self.gateway.parts();
+        let (busy, now) = (parts.hold.census(), Instant::now());
+        let mut known: HashMap<InstanceId, _> = HashMap::new();
+        for (plane, instance) in parts.wakes.all() {
+            known.insert(instance.id().clone(), (plane, instance));
+        }
+        let mut views = Vec::with_capacity(known.len());
+        for (plane, seen) in (0..).map(PlaneIndex).zip(&self.planes) {
+            for (id, seen) in &seen.seen.load().instances {
+                let engine = known.remove(id).map(|(_, instance)| instance);
+                let (held, inflight) = busy.get(id).copied().unwrap_or_default();
+                let mood = mood(engine.as_deref(), Some(state_of(&seen.state)), now);
+                let view = view(id, &seen.name, self.plane_name(plane), mood);
+                let view = InstanceView {
+                    observed: Some(seen.state.to_string()),
+                    held,
+                    inflight,
+                    ..view
+                };
+                views.push(with_engine(view, engine.as_deref(), now));
+            }
+        }
+        for (id, (plane, instance)) in known {
+            let (held, inflight) = busy.get(&id).copied().unwrap_or_default();
+            let mood = mood(Some(&instance), None, now);
+            let view = view(&id, &instance.name(), self.plane_name(plane), mood);
+            let view = InstanceView {
+                held,
+                inflight,
+                ..view
+            };
+            views.push(with_engine(view, Some(&instance), now));
+        }
+        views.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+        views
+    }
+
+    fn counts(&self) -> InstanceCounts {
+        let mut counts = InstanceCounts::default();
+        self.census().iter().for_each(|one| counts.add(one.state));
+        counts
+    }
+
+    /// The instance that an operator means, as the engine has it.
+    async fn find(&self, which: &Which) -> Result<(PlaneIndex, Arc<Instance>), Problem> {
+        let unknown =
+            |detail: String| Problem::new(StatusCode::NOT_FOUND, "instance_not_found", detail);
+        let name = InstanceRef::parse(&which.name).map_err(|error| unknown(error.to_string()))?;
+        let patience = self.wake_rules().timeout;
+        let mut planes = (0..).map(PlaneIndex).zip(&self.planes).peekable();
+        if planes.peek().is_none() {
+            return Err(unknown("There is no control plane.".to_owned()));
+        }
+        let mut last = WakeError::NotFound;
+        let mut asked = false;
+        for (index, plane) in planes {
+            if which
+                .hypeman
+                .as_ref()
+                .is_some_and(|wanted| *wanted != plane.name)
+            {
+                continue;
+            }
+            asked = true;
+            match self
+                .gateway
+                .parts()
+                .wakes
+                .find(index, &name, patience)
+                .await
+            {
+                Ok(instance) => return Ok((index, instance)),
+                Err(error) => last = error,
+            }
+        }
+        match asked {
+            true => Err(refused(last)),
+            false => Err(unknown("There is no such control plane.".to_owned())),
+        }
+    }
+
+    fn wake_rules(&self) -> RouteWakeConfig {
+        let config = self.config.lock();
+        let config = config.unwrap_or_else(std::sync::PoisonError::into_inner);
+        RouteWakeConfig::of(&config.wake)
+    }
+}
+
+fn view(id: &InstanceId, name: &str, hypeman: String, state: InstanceMood) -> InstanceView {
+    InstanceView {
+        id: id.to_string(),
+        name: name.to_owned(),
+        hypeman,
+        state,
+        observed: None,
+        lease: None,
+        wake: None,
+        held: 0,
+        inflight: 0,
+        usual_wake_ms: None,
+        breaker: None,
+    }
+}
+
+fn with_engine(view: InstanceView, engine: Option<&Instance>, now: Instant) -> InstanceView {
+    let Some(engine) = engine else { return view };
+    let lease = engine.endpoint().map(|endpoint| LeaseView {
+        in_force: endpoint.is_leased(now),
+        address: endpoint.ip().to_string(),
+        idle_timeout: endpoint
+            .idle_timeout()
+            .map(|idle| GoDuration::from(idle).to_string()),
+        connections: endpoint.open_connections(),
+    });
+    let wake = engine.progress().map(|progress| ProgressView {
+        stage: progress.stage.as_str(),
+        since_ms: ms(now.saturating_duration_since(progress.began)),
+    });
+    let breaker = engine.breaker().map(|breaker| BreakerView {
+        failures: breaker.failures,
+        retry_after_ms: ms(breaker.until.saturating_duration_since(now)),
+    });
+    InstanceView {
+        lease,
+        wake,
+        breaker,
+        usual_wake_ms: engine.times().usual().map(ms),
+        ..view
+    }
+}
+
+/// What is known of an instance: the engine's own knowledge is newer than what was observed.
+fn mood(engine: Option<&Instance>, observed: Option<InstanceMood>, now: Instant) -> InstanceMood {
+    let Some(engine) = engine else {
+        return observed.unwrap_or(InstanceMood::Asleep);
+    };
+    if engine.breaker().is_some() {
+        return InstanceMood::Failing;
+    }
+    let leased = engine
+        .endpoint()
+        .is_some_and(|endpoint| endpoint.is_leased(now));
+    match engine.progress() {
+        _ if leased => InstanceMood::Awake,
+        Some(progress) if is_waking(progress.stage) => InstanceMood::Waking,
+        _ => observed.unwrap_or(InstanceMood::Asleep),
+    }
+}
+
+fn route_view(route: &RouteConfig, source: RouteSource) -> RouteView {
+    RouteView {
+        host: route.host.to_string(),
+        path: route.path.clone(),
+        instance: route.instance.to_string(),
+        port: route.port,
+        hypeman: route.hypeman.clone(),
+        protocol: match route.forwarding.protocol {
+            Protocol::H1 => "h1",
+            Protocol::H2c => "h2c",
+        },
+        source,
+        listen_port: route.listen_port,
+        wake_timeout: GoDuration::from(route.wake.timeout).to_string(),
+    }
+}
+
+impl Operator for AppHandle {
+    fn status(&self) -> StatusView {
+        let (running, config) = (&*self.0, self.config());
+        let parts = running.gateway.parts();
+        let planes = running.planes.iter().map(|plane| {
+            let seen = plane.seen.load();
+            PlaneView {
+                name: plane.name.clone(),
+                url: plane.url.clone(),
+                up: seen.up,
+                error: seen.error.clone(),
+            }
+        });
+        let addresses = running.sockets.addresses();
+        StatusView {
+            version: env!("CARGO_PKG_VERSION"),
+            started: running.started.0,
+            uptime_seconds: running.started.1.elapsed().as_secs_f64(),
+            draining: running.drain.draining().is_cancelled(),
+            listeners: addresses.iter().map(ToString::to_string).collect(),
+            routes: config.route.len() + self.declared_routes().len(),
+            instances: running.counts(),
+            held: parts.hold.held(),
+            inflight: parts.hold.inside(),
+            served: parts.metrics.served(),
+            hypeman: planes.collect(),
+        }
+    }
+
+    fn routes(&self, filter: &str, limit: usize) -> Vec<RouteView> {
+        let (config, declared) = (self.config(), self.declared_routes());
+        let file = config.route.iter().map(|route| (route, RouteSource::File));
+        let ingress = declared.iter().map(|route| (route, RouteSource::Ingress));
+        file.chain(ingress)
+            .map(|(route, source)| route_view(route, source))
+            .filter(|route| route.host.contains(filter) || route.instance.contains(filter))
+            .take(limit)
+            .collect()
+    }
+
+    fn instances(&self) -> Vec<InstanceView> {
+        self.0.census()
+    }
+
+    fn instance(&self, which: &Which) -> Option<InstanceDetail> {
+        let name = which.name.as_str();
+        let here = |one: &InstanceView| {
+            which
+                .hypeman
+                .as_ref()
+                .is_none_or(|plane| *plane == one.hypeman)
+        };
+        let mut all = self.0.census();
+        all.retain(here);
+        // A whole name or id before the beginning of one.
+        let exact = all
+            .iter()
+            .position(|one| one.id == name || one.name == name);
+        let found = exact.or_else(|| all.iter().position(|one| one.id.starts_with(name)));
+        let instance = all.swap_remove(found?);
+        let mut wakes = self.wakes();
+        wakes.retain(|wake| wake.instance == instance.id);
+        Some(InstanceDetail { instance, wakes })
+    }
+
+    fn wakes(&self) -> Vec<LedgerEntry> {
+        self.0.gateway.parts().wakes.ledger().entries()
+    }
+
+    fn served(&self) -> u64 {
+        self.0.gateway.parts().metrics.served()
+    }
+
+    fn readings(&self) -> Readings {
+        let parts = self.0.gateway.parts();
+        Readings {
+            instances: self.0.counts().by_mood(),
+            inflight: parts.hold.inside(),
+            upstream_idle: parts.upstream.idle(),
+            draining: self.0.drain.draining().is_cancelled(),
+            access_lines_dropped: parts.access.dropped(),
+        }
+    }
+
+    fn config(&self) -> Value {
+        redacted(&AppHandle::config(self))
+    }
+
+    fn wake(&self, which: Which) -> BoxFuture<'_, Result<Done, Problem>> {
+        async move {
+            let (_, instance) = self.0.find(&which).await?;
+            let (rules, began) = (self.0.wake_rules(), Instant::now());
+            let asker = Asker {
+                route: "admin".into(),
+                client: which.client,
+                user_agent: None,
+                since: began,
+                trace: None,
+            };
+            let awake = instance.warm(Target::AWAKE).is_some();
+            let outcome = match awake {
+                true => "awake",
+                false => {
+                    let ready = instance.ready(Target::AWAKE, &rules, rules.timeout, asker);
+                    match ready.await.map_err(refused)?.kind {
+                        WakeKind::Cold | WakeKind::Joined => "woken",
+                        WakeKind::Warm | WakeKind::None => "awake",
+                    }
+                }
+            };
+            Ok(done(&instance, outcome, began))
+        }
+        .boxed()
+    }
+
+    fn standby(&self, which: Which) -> BoxFuture<'_, Result<Done, Problem>> {
+        async move {
+            let (plane, instance) = self.0.find(&which).await?;
+            let began = Instant::now();
+            let Some(plane) = self.0.planes.get(usize::from(plane.0)) else {
+                return Err(refused(WakeError::NotFound));
+            };
+            let id = instance.id().to_ref();
+            let asked = plane.client.standby_instance(&id, None).await;
+            asked.map_err(|error| failed(&error))?;
+            if let Some(endpoint) = instance.endpoint() {
+                instance.suspect(&endpoint).await;
+            }
+            let (id, at) = (
+                instance.id().as_str(),
+                jiff::Timestamp::now().as_millisecond(),
+            );
+            let mood = InstanceMood::Asleep;
+            let timeline = &self.0.timeline;
+            timeline.note(id, &instance.name(), &plane.name, mood, at);
+            Ok(done(&instance, "asleep", began))
+        }
+        .boxed()
+    }
+
+    fn reset_breaker(&self, which: Which) -> BoxFuture<'_, Result<Done, Problem>> {
+        async move {
+            let (_, instance) = self.0.find(&which).await?;
+            let began = Instant::now();
+            instance.reset_breaker().await;
+            Ok(done(&instance, "breaker_reset", began))
+        }
+        .boxed()
+    }
+
+    fn reload(&self) -> BoxFuture<'_, Result<(), Problem>> {
+        async move {
+            let handle = self.clone();
+            // A large file takes a while; requests do not wait for it.
+            let reloaded = spawn_blocking(move || handle.reload_from_source()).await;
+            let problem = match reloaded {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(problem)) => problem,
+                Err(error) => error.to_string(),
+            };
+            let status = StatusCode::CONFLICT;
+            Err(Problem::new(status, "not_reloaded", problem))
+        }
+        .boxed()
+    }
+
+    fn drain(&self) {
+        tracing::info!("asked to drain through the API");
+        self.0.asked_to_drain.cancel();
+    }
+}
+
+fn done(instance: &Instance, outcome: &'static str, began: Instant) -> Done {
+    Done {
+        id: instance.id().to_string(),
+        name: instance.name().to_string(),
+        outcome,
+        took_ms: ms(began.elapsed()),
+    }
+}

@@ -1,0 +1,286 @@
+//! `wakegate status`, `routes`, `wake`, `standby`, `reload`, `drain`: clients of a running gateway's admin API.
+//!
+//! Guarantees: they find the gateway by the same configuration that it was started with, and say what it
+//! said when it refuses; a token is never printed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+use super::args::{GatewayArguments, RoutesArguments, WhichArguments};
+use super::table::table;
+use super::{Failure, Voice};
+use crate::config::{AdminConfig, Secret, Variables, load_admin};
+
+/// Longer than any wake is waited for.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A running gateway.
+struct Gateway {
+    base: String,
+    token: Option<Secret>,
+    http: reqwest::Client,
+}
+
+/// Where this machine reaches a listener: an address that is everybody's is also its own.
+pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        ip if !ip.is_unspecified() => address,
+        IpAddr::V4(_) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        IpAddr::V6(_) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
+    }
+}
+
+/// `[admin]` of the configuration, which need not be complete otherwise.
+pub(super) fn admin_of(file: Option<&std::path::Path>) -> Result<AdminConfig, Failure> {
+    load_admin(file, &Variables::from_process()).map_err(Failure::bad_config)
+}
+
+// === impl Gateway ===
+
+impl Gateway {
+    fn of(arguments: &GatewayArguments) -> Result<Self, Failure> {
+        let admin = admin_of(arguments.config.config.as_deref())?;
+        let token = match &arguments.token_file {
+            Some(path) => {
+                let read = std::fs::read_to_string(path);
+                let text = read.map_err(|error| {
+                    Failure::failed(format_args!("cannot read {}: {error}", path.display()))
+                })?;
+                Some(Secret::new(&text))
+            }
+            None => admin.token,
+        };
+        let base = match &arguments.url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => format!("http://{}", reachable(admin.address)),
+        };
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(Duration::from_secs(3))
+            .timeout(PATIENCE)
+            .build()
+            .map_err(Failure::failed)?;
+        Ok(Self { base, token, http })
+    }
+
+    /// What it answers; nothing when there is nothing to say.
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+    ) -> Result<Value, Failure> {
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        let request = request.query(query);
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token.reveal()),
+            None => request,
+        };
+        let answer = request.send().await.map_err(|error| {
+            let base = &self.base;
+            let why = if error.is_connect() {
+                "no gateway answers there; is it running, and is `admin.address` right?"
+            } else {
+                "it did not answer in time"
+            };
+            Failure::failed(format_args!("{base}: {why}"))
+        })?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(Failure::failed)?;
+        let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        if status.is_success() {
+            return Ok(body);
+        }
+        let detail = body["detail"].as_str().unwrap_or("it gave no reason");
+        let hint = match status {
+            StatusCode::UNAUTHORIZED => " (give `--token-file`, or the gateway's `-c FILE`)",
+            _ => "",
+        };
+        let code = body["code"].as_str().unwrap_or("error");
+        Err(Failure::failed(format_args!("{code}: {detail}{hint}")))
+    }
+}
+
+fn json(voice: Voice, value: &Value) {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    voice.say(&format!("{text}\n"));
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+pub(super) async fn status(arguments: GatewayArguments, voice: Voice) -> Result<(), Failure> {
+    let gateway = Gateway::of(&arguments)?;
+    let status = gateway.call(Method::GET, "/api/status", &[]).await?;
+    let instances = gateway.call(Method::GET, "/api/instances", &[]).await?;
+    if arguments.json {
+        json(
+            voice,
+            &serde_json::json!({ "status": status, "instances": instances }),
+        );
+        return Ok(());
+    }
+    let counts = &status["instances"];
+    let listeners = status["listeners"].as_array().cloned().unwrap_or_default();
+    let listeners: Vec<&str> = listeners.iter().map(text).collect();
+    let state = match status["draining"].as_bool() {
+        Some(true) => "draining",
+        _ => "serving",
+    };
+    let up = Duration::from_secs_f64(status["uptime_seconds"].as_f64().unwrap_or(0.0).max(0.0));
+    voice.say(&format!(
+        "wakegate {} {state} at {}, up {}\n\
+         {} routes; {} requests answered, {} held, {} at instances\n",
+        text(&status["version"]),
+        listeners.join(", "),
+        crate::names::GoDuration::from(Duration::from_secs(up.as_secs())),
+        status["routes"],
+        status["served"],
+        status["held"],
+        status["inflight"],
+    ));
+    for plane in status["hypeman"].as_array().into_iter().flatten() {
+        let word = match plane["up"].as_bool() {
+            Some(true) => "answers",
+            Some(false) => "does not answer",
+            None => "not asked yet",
+        };
+        voice.say(&format!(
+            "control plane {} at {}: {word}\n",
+            text(&plane["name"]),
+            text(&plane["url"])
+        ));
+    }
+    voice.say(&format!(
+        "instances: {} awake, {} waking, {} asleep, {} stopped, {} failing\n",
+        counts["awake"], counts["waking"], counts["asleep"], counts["stopped"], counts["failing"],
+    ));
+    let rows: Vec<[String; 6]> = instances
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|one| {
+            let usual = one["usual_wake_ms"].as_f64();
+            let stage = one["wake"]["stage"].as_str();
+            let state = text(&one["state"]);
+            [
+                text(&one["name"]).to_owned(),
+                stage.map_or_else(|| state.to_owned(), |stage| format!("{state} ({stage})")),
+                one["held"].to_string(),
+                one["inflight"].to_string(),
+                usual.map_or_else(String::new, |ms| format!("{ms:.1} ms")),
+                text(&one["id"]).to_owned(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        let titles = ["NAME", "STATE", "HELD", "INSIDE", "USUAL WAKE", "ID"];
+        voice.say(&format!("\n{}", table(titles, &rows)));
+    }
+    Ok(())
+}
+
+pub(super) async fn routes(arguments: RoutesArguments, voice: Voice) -> Result<(), Failure> {
+    let gateway = Gateway::of(&arguments.gateway)?;
+    let filter = arguments.filter.as_deref().unwrap_or("");
+    let query = [("filter", filter), ("limit", "1000000")];
+    let routes = gateway.call(Method::GET, "/api/routes", &query).await?;
+    if arguments.gateway.json {
+        json(voice, &routes);
+        return Ok(());
+    }
+    let rows: Vec<[String; 6]> = routes
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|route| {
+            [
+                text(&route["host"]).to_owned(),
+                text(&route["path"]).to_owned(),
+                format!("{}:{}", text(&route["instance"]), route["port"]),
+                text(&route["protocol"]).to_owned(),
+                text(&route["hypeman"]).to_owned(),
+                text(&route["source"]).to_owned(),
+            ]
+        })
+        .collect();
+    let titles = ["HOST", "PATH", "INSTANCE", "PROTOCOL", "HYPEMAN", "FROM"];
+    voice.say(&table(titles, &rows));
+    Ok(())
+}
+
+/// Does something to each of the named instances; those after one that fails have their turn, too.
+pub(super) async fn act(
+    arguments: WhichArguments,
+    action: &'static str,
+    voice: Voice,
+) -> Result<(), Failure> {
+    let gateway = Gateway::of(&arguments.gateway)?;
+    let hypeman = arguments.hypeman.as_deref();
+    let query: Vec<_> = hypeman.map(|name| ("hypeman", name)).into_iter().collect();
+    let mut failed = Vec::new();
+    for name in &arguments.names {
+        let encoded =
+            percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+        let path = format!("/api/instances/{encoded}/{action}");
+        match gateway.call(Method::POST, &path, &query).await {
+            Ok(done) if arguments.gateway.json => json(voice, &done),
+            Ok(done) => voice.say(&format!(
+                "{}: {} after {:.1} ms\n",
+                text(&done["name"]),
+                text(&done["outcome"]).replace('_', " "),
+                done["took_ms"].as_f64().unwrap_or(0.0)
+            )),
+            Err(failure) => failed.push(format!("{name}: {}", failure.message)),
+        }
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::failed(failed.join("\n"))),
+    }
+}
+
+pub(super) async fn reload(arguments: GatewayArguments, voice: Voice) -> Result<(), Failure> {
+    let gateway = Gateway::of(&arguments)?;
+    gateway.call(Method::POST, "/api/reload", &[]).await?;
+    voice.say("reloaded\n");
+    Ok(())
+}
+
+pub(super) async fn drain(arguments: GatewayArguments, voice: Voice) -> Result<(), Failure> {
+    let gateway = Gateway::of(&arguments)?;
+    gateway.call(Method::POST, "/api/drain", &[]).await?;
+    voice.say("draining\n");
+    Ok(())
+}
+
+/// For a container's engine: whether the gateway answers.
+pub(super) async fn healthcheck(
+    file: Option<&std::path::Path>,
+    url: Option<String>,
+) -> Result<(), Failure> {
+    let base = match url {
+        Some(url) => url,
+        None => format!("http://{}", reachable(admin_of(file)?.address)),
+    };
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(3))
+        .build()
+        .map_err(Failure::failed)?;
+    let url = format!("{}/healthz", base.trim_end_matches('/'));
+    let answer = http.get(&url).send().await;
+    match answer {
+        Ok(answer) if answer.status().is_success() => Ok(()),
+        Ok(answer) => Err(Failure::failed(format_args!("{url}: {}", answer.status()))),
+        Err(error) => Err(Failure::failed(format_args!(
+            "{url}: {}",
+            error.without_url()
+        ))),
+    }
+}

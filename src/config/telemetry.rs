@@ -1,0 +1,243 @@
+//! What the gateway says about itself, typed.
+//!
+//! Guarantees: nothing here can make a request wait; a secret value is never printed.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::go_text;
+use super::schema::GoText;
+
+/// Logs: diagnostics on standard error, accesses on standard output.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct LogConfig {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
+    pub level: String,
+    /// How diagnostics look.
+    pub format: LogFormat,
+    /// Where access lines go.
+    pub access: AccessLog,
+    /// How access lines look.
+    pub access_format: AccessFormat,
+    /// How much of the usual traffic has access lines, from 0 to 1. Errors (400 and above), requests that
+    /// met a wake, and those that broke off always have one.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub access_sample: f64,
+    /// Which fields access lines have, in this order; all of them when the list is empty.
+    pub access_fields: Vec<AccessField>,
+}
+
+/// How diagnostics look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One readable line an event.
+    Text,
+    /// One JSON object an event.
+    Json,
+    /// `key=value` pairs.
+    Logfmt,
+}
+
+/// Where access lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLog {
+    /// Standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
+}
+
+/// How access lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    /// One JSON object a request.
+    Json,
+    /// `key=value` pairs.
+    Logfmt,
+}
+
+macro_rules! access_fields {
+    ($($(#[$doc:meta])* $field:ident = $name:literal,)*) => {
+        /// A field of access lines.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum AccessField {
+            $($(#[$doc])* $field,)*
+        }
+
+        impl AccessField {
+            /// Every field, in the order of a whole line.
+            pub const ALL: &'static [Self] = &[$(Self::$field,)*];
+
+            /// Its name.
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$field => $name,)*
+                }
+            }
+        }
+    };
+}
+
+access_fields! {
+    /// When the request's head was read, RFC 3339.
+    Time = "time",
+    /// As in the response's `x-request-id`.
+    RequestId = "request_id",
+    /// The W3C trace that the request belongs to.
+    TraceId = "trace_id",
+    /// The client's address, without its port.
+    Client = "client",
+    /// The method, or the kind of a connection that is passed on as it is.
+    Method = "method",
+    /// The host that was asked for, if it was valid.
+    Host = "host",
+    /// The path without its query.
+    Path = "path",
+    /// The route, as configured.
+    Route = "route",
+    /// The status that was sent; 499 when the client left before one was.
+    Status = "status",
+    /// Body bytes from the client.
+    BytesIn = "bytes_in",
+    /// Body bytes to the client.
+    BytesOut = "bytes_out",
+    /// From the request's head to the response's last byte.
+    DurationMs = "duration_ms",
+    /// `warm`, `cold`, `joined` or `none`.
+    Wake = "wake",
+    /// How long the request was held.
+    HeldMs = "held_ms",
+    /// The instance's id, once known.
+    Instance = "instance",
+    /// The error's stable code when the gateway answered by itself.
+    Error = "error",
+    /// Whether the response broke off before its end.
+    Aborted = "aborted",
+    /// The client's user agent, at most 200 characters.
+    UserAgent = "user_agent",
+}
+
+/// Metrics.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct MetricsConfig {
+    /// How many routes have series of their own; the others share the route `other`.
+    pub max_routes: usize,
+}
+
+/// Traces, in OpenTelemetry's form.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct TracingConfig {
+    /// Where spans are sent with OTLP over HTTP, such as `http://127.0.0.1:4318`; without it there are none, and
+    /// requests' own `traceparent` is passed on as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// How many of the traces that begin here are recorded, from 0 to 1. A request that already belongs to a
+    /// trace is recorded when its `traceparent` says so.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub sample: f64,
+    /// What the gateway is called in traces.
+    pub service_name: String,
+    /// The longest that sending a batch of spans may take.
+    #[serde(serialize_with = "go_text")]
+    #[schemars(with = "GoText")]
+    pub timeout: Duration,
+    /// A file with header fields for the endpoint, one `name: value` a line; its values are secrets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers_file: Option<PathBuf>,
+    /// The same, as read.
+    #[serde(skip)]
+    pub headers: SecretHeaders,
+}
+
+/// Header fields whose values are never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SecretHeaders(pub Vec<(HeaderName, HeaderValue)>);
+
+// === impl SecretHeaders ===
+
+impl SecretHeaders {
+    /// One `name: value` a line. A message names a line and never its text.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let mut headers = Vec::new();
+        for (number, line) in (1..).zip(text.lines()) {
+            if line.trim().is_empty() {
+                continue;
+            }
+            let wrong = || format!("line {number} is not a header field like \"name: value\"");
+            let (name, value) = line.split_once(':').ok_or_else(wrong)?;
+            let name: HeaderName = name.trim().parse().map_err(|_| wrong())?;
+            let mut value: HeaderValue = value.trim().parse().map_err(|_| wrong())?;
+            value.set_sensitive(true);
+            headers.push((name, value));
+        }
+        Ok(Self(headers))
+    }
+}
+
+impl std::fmt::Debug for SecretHeaders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} secret header fields", self.0.len())
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::Text,
+            access: AccessLog::Stdout,
+            access_format: AccessFormat::Json,
+            access_sample: 1.0,
+            access_fields: Vec::new(),
+        }
+    }
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { max_routes: 100 }
+    }
+}
+
+impl Default for TracingConfig {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            sample: 0.01,
+            service_name: "wakegate".to_owned(),
+            timeout: Duration::from_secs(10),
+            headers_file: None,
+            headers: SecretHeaders::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_line_of_secret_headers_is_named_and_not_shown() {
+        let error = SecretHeaders::parse("a: b\n\nhunter2\n").unwrap_err();
+        assert!(error.starts_with("line 3") && !error.contains("hunter2"));
+        let read = SecretHeaders::parse("Authorization: Bearer hunter2\n").unwrap();
+        assert_eq!(read.0[0].1, "Bearer hunter2");
+        assert_eq!(format!("{read:?}"), "1 secret header fields");
+    }
+
+    #[test]
+    fn an_access_fields_name_is_what_is_written() {
+        for field in AccessField::ALL {
+            let written = serde_json::to_value(field).unwrap();
+            assert_eq!(written, field.as_str());
+        }
+    }
+}

@@ -1,0 +1,524 @@
+//! Every metric, by name, with its help text and labels.
+//!
+//! Guarantees: a [`Metrics`] is its own registry (two gateways in one process do not mix), every
+//! series is bounded by the enums of `labels`, by the gateway's error codes, or by
+//! [`Metrics::with_max_routes`]; counting on the warm path is a few atomic additions.
+
+mod catalogue;
+mod labels;
+mod process;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
+use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
+
+use self::catalogue as name;
+pub use self::labels::{
+    ConnectOutcome, HandshakeOutcome, InstanceMood, LeaseCheck, ReleaseReason, ReloadOutcome,
+    ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
+};
+use self::labels::{Family, Values as _};
+
+const METADATA: Metadata<'static> = Metadata::new("wakegate", Level::INFO, None);
+/// What routes beyond the bound are called together.
+const OTHER_ROUTES: &str = "other";
+const MAX_ROUTES: usize = 100;
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// Where handles come from.
+struct Registry(PrometheusRecorder);
+
+/// One route's metrics.
+#[derive(Debug)]
+pub struct RouteMetrics {
+    classes: Vec<Counter>,
+    duration: Histogram,
+}
+
+/// One listener's metrics.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    open: Gauge,
+    accepted: Counter,
+}
+
+/// Adds one to a gauge for as long as it is there.
+#[must_use]
+#[derive(Debug)]
+pub struct Counted(Gauge);
+
+/// What is looked up when somebody asks for the metrics.
+#[derive(Debug, Clone, Default)]
+pub struct Readings {
+    /// Instances by what is known of them.
+    pub instances: Vec<(InstanceMood, usize)>,
+    /// Requests at instances.
+    pub inflight: usize,
+    /// Idle connections to instances.
+    pub upstream_idle: usize,
+    /// Whether the gateway is draining.
+    pub draining: bool,
+    /// Access lines lost so far.
+    pub access_lines_dropped: u64,
+}
+
+/// All the gateway's metrics.
+pub struct Metrics {
+    registry: Registry,
+    handle: PrometheusHandle,
+    /// By wake kind and status code; filled as codes occur.
+    requests: [Box<[OnceLock<Counter>]>; 4],
+    served: AtomicU64,
+    request_duration: Histogram,
+    received_bytes: Counter,
+    sent_bytes: Counter,
+    max_routes: usize,
+    routes: Mutex<HashMap<Arc<str>, Arc<RouteMetrics>>>,
+    leases: Family<LeaseCheck, Counter>,
+    wakes: Family<WakeOutcome, Counter>,
+    wake_duration: Family<WakeOutcome, Histogram>,
+    wake_phases: Family<WakePhase, Histogram>,
+    shed: Family<ShedReason, Counter>,
+    hold_duration: Family<ReleaseReason, Histogram>,
+    upstream_uses: Family<UpstreamUse, Counter>,
+    upstream_connects: Family<ConnectOutcome, Counter>,
+    handshakes: Family<HandshakeOutcome, Counter>,
+    handshake_duration: Histogram,
+    reloads: Family<ReloadOutcome, Counter>,
+    last_reload: Gauge,
+    restores_in_flight: Gauge,
+    restores_queued: Gauge,
+    breakers_open: Gauge,
+    inflight_requests: Gauge,
+    upstream_idle: Gauge,
+    draining: Gauge,
+    /// Requests waiting for a wake.
+    pub held_requests: Gauge,
+    /// Restore calls made to control planes.
+    pub restore_calls: Counter,
+    /// Failed wakes that left an instance's breaker open.
+    pub breaker_openings: Counter,
+    /// Open connections to instances.
+    pub upstream_connections: Gauge,
+    /// Requests sent to an instance a second time.
+    pub upstream_retries: Counter,
+    /// Open connections from clients.
+    pub downstream_connections: Gauge,
+    /// Connections from clients that had as many as they may have.
+    pub refused_connections: Counter,
+    /// Instances woken too often in a minute.
+    pub thrash: Counter,
+    access_lines_dropped: Counter,
+    log_lines_dropped: Counter,
+}
+
+// === impl Registry ===
+
+impl Registry {
+    fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
+        let key = Key::from_parts(name, labels);
+        self.0.register_counter(&key, &METADATA)
+    }
+
+    fn gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
+        let key = Key::from_parts(name, labels);
+        let gauge = self.0.register_gauge(&key, &METADATA);
+        // What nobody has set would not be served.
+        gauge.increment(0.0);
+        gauge
+    }
+
+    fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
+        let key = Key::from_parts(name, labels);
+        self.0.register_histogram(&key, &METADATA)
+    }
+}
+
+// === impl RouteMetrics ===
+
+impl RouteMetrics {
+    fn new(registry: &Registry, route: &str) -> Self {
+        let label = || Label::new("route", route.to_owned());
+        let class = |class| {
+            let labels = vec![label(), Label::new("class", class)];
+            registry.counter(name::ROUTE_REQUESTS, labels)
+        };
+        Self {
+            classes: CLASSES.into_iter().map(class).collect(),
+            duration: registry.histogram(name::ROUTE_REQUEST_DURATION, vec![label()]),
+        }
+    }
+
+    /// Counts a response.
+    pub fn count(&self, code: u16, took: Duration) {
+        let class = usize::from(code / 100).saturating_sub(1);
+        if let Some(counter) = self.classes.get(class) {
+            counter.increment(1);
+        }
+        self.duration.record(took.as_secs_f64());
+    }
+}
+
+// === impl ListenerMetrics ===
+
+impl ListenerMetrics {
+    /// Counts a connection that has just been accepted, until the guard is dropped.
+    pub fn accepted(&self) -> Counted {
+        self.accepted.increment(1);
+        Counted::new(&self.open)
+    }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.increment(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+// === impl Metrics ===
+
+impl Metrics {
+    /// A fresh registry with every metric described.
+    pub fn new() -> Self {
+        Self::with_max_routes(MAX_ROUTES)
+    }
+
+    /// The same; so many routes have series of their own, the others share one.
+    pub fn with_max_routes(max_routes: usize) -> Self {
+        let registry = Registry(name::recorder());
+        let r = &registry;
+        let (counter, gauge) = (|name| r.counter(name, vec![]), |name| r.gauge(name, vec![]));
+        let version = Label::new("version", env!("CARGO_PKG_VERSION"));
+        r.gauge(name::BUILD_INFO, vec![version]).set(1.0);
+        Self {
+            requests: std::array::from_fn(|_| (0..500).map(|_| OnceLock::new()).collect()),
+            served: AtomicU64::new(0),
+            request_duration: r.histogram(name::REQUEST_DURATION, vec![]),
+            received_bytes: counter(name::RECEIVED_BYTES),
+            sent_bytes: counter(name::SENT_BYTES),
+            max_routes,
+            routes: Mutex::default(),
+            leases: Family::counters(r, name::LEASE_CHECKS),
+            wakes: Family::counters(r, name::WAKES),
+            wake_duration: Family::histograms(r, name::WAKE_DURATION),
+            wake_phases: Family::histograms(r, name::WAKE_PHASE),
+            shed: Family::counters(r, name::SHED),
+            hold_duration: Family::histograms(r, name::HOLD_DURATION),
+            upstream_uses: Family::counters(r, name::UPSTREAM_REQUESTS),
+            upstream_connects: Family::counters(r, name::UPSTREAM_CONNECTS),
+            handshakes: Family::counters(r, name::TLS_HANDSHAKES),
+            handshake_duration: r.histogram(name::TLS_HANDSHAKE_DURATION, vec![]),
+            reloads: Family::counters(r, name::RELOADS),
+            last_reload: gauge(name::LAST_RELOAD),
+            restores_in_flight: gauge(name::RESTORES_IN_FLIGHT),
+            restores_queued: gauge(name::RESTORES_QUEUED),
+            breakers_open: gauge(name::BREAKERS_OPEN),
+            inflight_requests: gauge(name::INFLIGHT_REQUESTS),
+            upstream_idle: gauge(name::UPSTREAM_IDLE),
+            draining: gauge(name::DRAINING),
+            held_requests: gauge(name::HELD_REQUESTS),
+            restore_calls: counter(name::RESTORE_CALLS),
+            breaker_openings: counter(name::BREAKER_OPENINGS),
+            upstream_connections: gauge(name::UPSTREAM_CONNECTIONS),
+            upstream_retries: counter(name::UPSTREAM_RETRIES),
+            downstream_connections: gauge(name::DOWNSTREAM_CONNECTIONS),
+            refused_connections: counter(name::REFUSED_CONNECTIONS),
+            thrash: counter(name::THRASH),
+            access_lines_dropped: counter(name::ACCESS_LINES_DROPPED),
+            log_lines_dropped: counter(name::LOG_LINES_DROPPED),
+            handle: registry.0.handle(),
+            registry,
+        }
+    }
+
+    /// A route's metrics, by its label. Those that come after the bound share theirs.
+    pub fn route(&self, label: &Arc<str>) -> Arc<RouteMetrics> {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = routes.get(label) {
+            return Arc::clone(known);
+        }
+        let label: Arc<str> = match routes.len() < self.max_routes {
+            true => Arc::clone(label),
+            false => OTHER_ROUTES.into(),
+        };
+        let fresh = || Arc::new(RouteMetrics::new(&self.registry, &label));
+        Arc::clone(routes.entry(Arc::clone(&label)).or_insert_with(fresh))
+    }
+
+    /// A listener's metrics, by its address.
+    pub fn listener(&self, address: std::net::SocketAddr) -> ListenerMetrics {
+        let label = || vec![Label::new("listener", address.to_string())];
+        ListenerMetrics {
+            open: self.registry.gauge(name::LISTENER_CONNECTIONS, label()),
+            accepted: self.registry.counter(name::LISTENER_ACCEPTED, label()),
+        }
+    }
+
+    /// When the first of a listener's certificates expires, in seconds since 1970.
+    pub fn set_certificate_expiry(&self, address: std::net::SocketAddr, not_after: i64) {
+        let label = vec![Label::new("listener", address.to_string())];
+        let gauge = self.registry.gauge(name::TLS_NOT_AFTER, label);
+        gauge.set(not_after as f64);
+    }
+
+    /// Counts a response. `code` is the status sent, 499 when the client left before one was.
+    pub fn count_request(&self, code: u16, wake: WakeKind, took: Duration) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+        self.request_duration.record(took.as_secs_f64());
+        let row = WakeKind::ALL
+            .iter()
+            .position(|kind| *kind == wake)
+            .unwrap_or(0);
+        let slot = self
+            .requests
+            .get(row)
+            .and_then(|codes| codes.get(usize::from(code.saturating_sub(100)).min(499)));
+        let Some(slot) = slot else { return };
+        slot.get_or_init(|| {
+            let labels = vec![
+                Label::new("code", code.to_string()),
+                Label::new("wake", wake.as_str()),
+            ];
+            self.registry.counter(name::REQUESTS, labels)
+        })
+        .increment(1);
+    }
+
+    /// Counts bodies' bytes.
+    pub fn count_bytes(&self, received: u64, sent: u64) {
+        if received > 0 {
+            self.received_bytes.increment(received);
+        }
+        if sent > 0 {
+            self.sent_bytes.increment(sent);
+        }
+    }
+
+    /// Requests answered so far.
+    pub fn served(&self) -> u64 {
+        self.served.load(Ordering::Relaxed)
+    }
+
+    /// Counts an answer of the gateway's own by its stable code.
+    pub fn count_error(&self, code: &'static str) {
+        let labels = vec![Label::new("code", code)];
+        self.registry.counter(name::ERRORS, labels).increment(1);
+    }
+
+    /// Counts what a request found of its instance's lease.
+    pub fn count_lease(&self, check: LeaseCheck) {
+        self.leases.count(check);
+    }
+
+    /// Counts a finished wake.
+    pub fn count_wake(&self, outcome: WakeOutcome, took: Duration) {
+        self.wakes.count(outcome);
+        self.wake_duration.record(outcome, took.as_secs_f64());
+    }
+
+    /// Counts a phase of a wake that succeeded.
+    pub fn count_wake_phase(&self, phase: WakePhase, took: Duration) {
+        self.wake_phases.record(phase, took.as_secs_f64());
+    }
+
+    /// A restore or start is with its control plane.
+    pub fn restoring(&self) -> Counted {
+        Counted::new(&self.restores_in_flight)
+    }
+
+    /// A restore or start waits for its control plane's turn.
+    pub fn queued(&self) -> Counted {
+        Counted::new(&self.restores_queued)
+    }
+
+    /// Counts a connection that was passed on as it was, or an error's code.
+    pub fn count_raw_connection(&self, kind: &'static str, outcome: &'static str) {
+        let labels = vec![Label::new("kind", kind), Label::new("outcome", outcome)];
+        let counter = self.registry.counter(name::RAW_CONNECTIONS, labels);
+        counter.increment(1);
+    }
+
+    /// Counts a request that was refused instead of held.
+    pub fn count_shed(&self, reason: ShedReason) {
+        self.shed.count(reason);
+    }
+
+    /// Counts a request that was not allowed to wake its instance.
+    pub fn count_refusal(&self, rule: &'static str) {
+        let labels = vec![Label::new("rule", rule)];
+        let counter = self.registry.counter(name::WAKE_REFUSALS, labels);
+        counter.increment(1);
+    }
+
+    /// Counts the end of one request's wait.
+    pub fn count_hold(&self, reason: ReleaseReason, took: Duration) {
+        self.hold_duration.record(reason, took.as_secs_f64());
+    }
+
+    /// Counts what took a request to its instance.
+    pub fn count_upstream_use(&self, used: UpstreamUse) {
+        self.upstream_uses.count(used);
+    }
+
+    /// Counts a connection dialled to an instance.
+    pub fn count_connect(&self, outcome: ConnectOutcome) {
+        self.upstream_connects.count(outcome);
+    }
+
+    /// Counts a TLS handshake with a client.
+    pub fn count_handshake(&self, outcome: HandshakeOutcome, took: Duration) {
+        self.handshakes.count(outcome);
+        self.handshake_duration.record(took.as_secs_f64());
+    }
+
+    /// Counts a call to a control plane. `code` is the status, or why there was none.
+    pub fn count_controlplane_request(&self, op: &'static str, code: String, took: Duration) {
+        let op = || Label::new("op", op);
+        let duration = vec![op()];
+        let duration = self
+            .registry
+            .histogram(name::CONTROLPLANE_DURATION, duration);
+        duration.record(took.as_secs_f64());
+        let labels = vec![op(), Label::new("code", code)];
+        let counter = self.registry.counter(name::CONTROLPLANE_REQUESTS, labels);
+        counter.increment(1);
+    }
+
+    /// Whether a control plane, by its configured name, answered when it was last looked at.
+    pub fn set_controlplane_up(&self, plane: &str, up: bool) {
+        let labels = vec![Label::new("hypeman", plane.to_owned())];
+        let gauge = self.registry.gauge(name::CONTROLPLANE_UP, labels);
+        gauge.set(f64::from(u8::from(up)));
+    }
+
+    /// Counts spans that were sent, or lost on their way.
+    pub fn count_spans(&self, sent: bool, spans: u64) {
+        let outcome = if sent { "ok" } else { "failed" };
+        let labels = vec![Label::new("outcome", outcome)];
+        self.registry.counter(name::SPANS, labels).increment(spans);
+    }
+
+    /// Counts an attempt to load the configuration again.
+    pub fn count_reload(&self, outcome: ReloadOutcome) {
+        self.reloads.count(outcome);
+        if outcome == ReloadOutcome::Ok {
+            self.set_loaded(jiff::Timestamp::now());
+        }
+    }
+
+    /// The configuration in force was loaded at `at`.
+    pub fn set_loaded(&self, at: jiff::Timestamp) {
+        self.last_reload.set(at.as_second() as f64);
+    }
+
+    /// The registry in Prometheus' text format.
+    pub fn render(&self, readings: &Readings) -> String {
+        for mood in InstanceMood::ALL {
+            let counts = readings.instances.iter();
+            let count = counts.filter(|(other, _)| other == mood).map(|(_, n)| n);
+            let labels = vec![Label::new("state", mood.as_str())];
+            let gauge = self.registry.gauge(name::INSTANCES, labels);
+            let count = count.sum::<usize>() as f64;
+            gauge.set(count);
+            if *mood == InstanceMood::Failing {
+                self.breakers_open.set(count);
+            }
+        }
+        self.inflight_requests.set(readings.inflight as f64);
+        self.upstream_idle.set(readings.upstream_idle as f64);
+        self.draining.set(f64::from(u8::from(readings.draining)));
+        let lost = readings.access_lines_dropped;
+        self.access_lines_dropped.absolute(lost);
+        self.log_lines_dropped
+            .absolute(super::diagnostics::dropped());
+        self.handle.render() + &process::render()
+    }
+
+    /// Folds histogram samples into their buckets. Without a call every few seconds, samples of a
+    /// gateway that nobody scrapes pile up.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_registries_do_not_mix_and_names_are_the_documented_ones() {
+        let (one, two) = (Metrics::new(), Metrics::new());
+        one.count_request(200, WakeKind::Cold, Duration::from_millis(3));
+        one.count_wake(WakeOutcome::Woken, Duration::from_millis(3));
+        one.count_hold(ReleaseReason::Ready, Duration::from_millis(3));
+        one.count_shed(ShedReason::TotalQueue);
+        one.count_controlplane_request("restore", "200".to_owned(), Duration::from_millis(3));
+        one.restore_calls.increment(1);
+        let readings = Readings {
+            access_lines_dropped: 2,
+            ..Readings::default()
+        };
+        let text = one.render(&readings);
+        for line in [
+            "wakegate_requests_total{code=\"200\",wake=\"cold\"} 1",
+            "wakegate_wakes_total{outcome=\"woken\"} 1",
+            "wakegate_restore_calls_total 1",
+            "wakegate_held_requests 0",
+            "wakegate_upstream_connections 0",
+            "wakegate_controlplane_requests_total{op=\"restore\",code=\"200\"} 1",
+            "wakegate_access_lines_dropped_total 2",
+            "wakegate_request_duration_seconds_bucket{le=\"0.005\"} 1",
+            "wakegate_wake_duration_seconds_count{outcome=\"woken\"} 1",
+            "wakegate_hold_duration_seconds_count{outcome=\"ready\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(
+            !two.render(&Readings::default())
+                .contains("wakegate_restore_calls_total 1")
+        );
+    }
+
+    #[test]
+    fn routes_beyond_the_bound_share_their_series() {
+        let metrics = Metrics::with_max_routes(2);
+        for route in ["a.b/", "c.d/", "e.f/", "g.h/", "a.b/"] {
+            let took = Duration::from_millis(3);
+            metrics.route(&Arc::from(route)).count(200, took);
+        }
+        let text = metrics.render(&Readings::default());
+        for (route, count) in [("a.b/", 2), ("c.d/", 1), ("other", 2)] {
+            let line = format!(
+                "wakegate_route_requests_total{{route=\"{route}\",class=\"2xx\"}} {count}\n"
+            );
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("e.f/"));
+    }
+}
