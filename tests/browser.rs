@@ -12,100 +12,10 @@
 
 mod support;
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use support::browser::Browser;
 use support::{Gateway, Plane, Wanted, eventually};
-
-/// A browser with its driver, ended with its owner.
-struct Browser {
-    driver: Child,
-    http: reqwest::Client,
-    session: String,
-    _profile: tempfile::TempDir,
-}
-
-impl Browser {
-    async fn start(javascript: bool) -> Self {
-        let mut driver = Command::new("chromedriver")
-            .args(["--port=0", "--allowed-ips=127.0.0.1"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver is installed (make packages)");
-        let lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port: u16 = lines
-            .map_while(Result::ok)
-            .find_map(|line| {
-                let rest = line.split("started successfully on port ").nth(1)?;
-                rest.trim_end_matches('.').parse().ok()
-            })
-            .expect("chromedriver says where it listens");
-        let profile = tempfile::tempdir().unwrap();
-        let arguments = [
-            "--headless=new".to_owned(),
-            "--no-sandbox".to_owned(),
-            "--disable-gpu".to_owned(),
-            "--disable-dev-shm-usage".to_owned(),
-            "--no-proxy-server".to_owned(),
-            "--host-resolver-rules=MAP *.test 127.0.0.1".to_owned(),
-            format!("--user-data-dir={}", profile.path().display()),
-        ];
-        // 2 is "block".
-        let scripts = if javascript { 1 } else { 2 };
-        let wanted = json!({ "capabilities": { "alwaysMatch": {
-            "browserName": "chrome",
-            "pageLoadStrategy": "none",
-            "goog:chromeOptions": {
-                "args": arguments,
-                "prefs": { "profile.managed_default_content_settings.javascript": scripts },
-            },
-        }}});
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let base = format!("http://127.0.0.1:{port}/session");
-        let made = http.post(&base).json(&wanted).send().await.unwrap();
-        let made: Value = made.json().await.unwrap();
-        let id = made["value"]["sessionId"].as_str();
-        let id = id.unwrap_or_else(|| panic!("no session: {made}"));
-        Self {
-            driver,
-            session: format!("{base}/{id}"),
-            http,
-            _profile: profile,
-        }
-    }
-
-    async fn open(&self, url: &str) {
-        let to = json!({ "url": url });
-        let opened = self.http.post(format!("{}/url", self.session)).json(&to);
-        assert_eq!(opened.send().await.unwrap().status(), 200);
-    }
-
-    /// The page's source, as the browser has it now; empty while it changes.
-    async fn source(&self) -> String {
-        let asked = self
-            .http
-            .get(format!("{}/source", self.session))
-            .send()
-            .await;
-        let answer: Value = asked.unwrap().json().await.unwrap();
-        answer["value"].as_str().unwrap_or_default().to_owned()
-    }
-
-    async fn shows(&self, text: &str) -> bool {
-        self.source().await.contains(text)
-    }
-
-    async fn end(mut self) {
-        // Closes the browser, too; what is left of the driver is killed.
-        let _gone = self.http.delete(&self.session).send().await;
-        self.driver.kill().unwrap();
-        self.driver.wait().unwrap();
-    }
-}
 
 /// A gateway whose instance takes so long to wake that a person sees the page.
 async fn slow_to_wake(plane: &Plane, name: &str, keys: &str) -> Gateway {

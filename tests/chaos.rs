@@ -24,7 +24,6 @@ use std::time::Duration;
 
 use support::{Client, Gateway, PATIENCE, Program, client_of, eventually, reference, spawn};
 use tokio::time::{Instant, sleep};
-use wakegate::config::AccessLog;
 use wakegate::hypeman::wire::{AutoStandbyPolicy, CreateInstance, InstanceState, RedactedMap};
 use wakegate::names::GoDuration;
 use wakegate::telemetry::AccessSink;

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use http::StatusCode;
 use serde_json::{Value, json};
 use support::{Gateway, Plane, Wanted, eventually, reference};
-use wakegate::config::AccessLog;
+
 use wakegate::hypeman::wire::{CreateIngress, IngressRule};
 use wakegate::telemetry::AccessSink;
 

@@ -258,26 +258,7 @@ fn exit_codes_tell_usage_configuration_and_success_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_wakes_a_sleeping_instance_and_leaves_nothing_behind() {
-    let free = || {
-        std::net::TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-    };
-    let (listen, api, admin) = (free(), free(), free());
-    let (listen_text, api_text, admin_text) =
-        (listen.to_string(), api.to_string(), admin.to_string());
-    let mut demo = Program::start(&[
-        "demo",
-        "--listen",
-        &listen_text,
-        "--api-listen",
-        &api_text,
-        "--admin-listen",
-        &admin_text,
-        "--idle-timeout",
-        "1s",
-    ]);
+    let (mut demo, listen, _) = Program::demo("1s");
     let client = reqwest::Client::builder()
         .no_proxy()
         .pool_max_idle_per_host(0)

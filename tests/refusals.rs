@@ -16,7 +16,7 @@ use std::time::Duration;
 use support::{Gateway, Plane, Wanted, eventually, reference};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use wakegate::config::AccessLog;
+
 use wakegate::telemetry::AccessSink;
 
 #[tokio::test(flavor = "multi_thread")]

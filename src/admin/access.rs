@@ -91,10 +91,7 @@ fn is_own_name(headers: &HeaderMap, authority: Option<&str>) -> bool {
 
 /// Lets through whom the gatekeeper lets in.
 pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
-    let authority = request
-        .uri()
-        .authority()
-        .map(|authority| authority.as_str());
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
     match admin.gatekeeper.judge(request.headers(), authority) {
         Ok(()) => next.run(request).await,
         Err(problem) => {

@@ -242,10 +242,10 @@ pub struct GatewayArguments {
     /// Its configuration, which says where its admin listener is and which token it wants.
     #[command(flatten)]
     pub config: ConfigArguments,
-    /// The admin listener's URL [default: what the configuration says, else http://127.0.0.1:9900].
+    /// The admin listener's URL [default: what the configuration says, else `http://127.0.0.1:9900`].
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// A file with the admin token [default: admin.token_file, else WAKEGATE_ADMIN_TOKEN].
+    /// A file with the admin token [default: `admin.token_file`, else `WAKEGATE_ADMIN_TOKEN`].
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Print JSON.

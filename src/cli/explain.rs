@@ -7,7 +7,7 @@ use super::{Failure, Voice};
 
 /// One code.
 struct Code {
-    code: &'static str,
+    word: &'static str,
     /// With which status it comes.
     status: u16,
     /// What has happened.
@@ -16,9 +16,9 @@ struct Code {
     mend: &'static str,
 }
 
-const fn code(code: &'static str, status: u16, meaning: &'static str, mend: &'static str) -> Code {
+const fn code(word: &'static str, status: u16, meaning: &'static str, mend: &'static str) -> Code {
     Code {
-        code,
+        word,
         status,
         meaning,
         mend,
@@ -181,7 +181,7 @@ const CODES: &[Code] = &[
         503,
         "The instance is asleep, and this kind of request does not wake it by the route's [route.admission]. \
          With asleep.health_paths or robots it comes as 200.",
-        "wakegate_wake_refusals_total says which rules refuse how much.",
+        "The metric wakegate_wake_refusals_total says which rules refuse how much.",
     ),
     code(
         "waiting_page",
@@ -193,7 +193,7 @@ const CODES: &[Code] = &[
         "hold_queue_full",
         503,
         "As many requests wait as may: for the instance, for the route, in all, or by bytes.",
-        "wakegate_shed_total says which bound. Raise it in [wake], or find out why wakes take so long.",
+        "The metric wakegate_shed_total says which bound. Raise it in [wake], or find out why wakes take so long.",
     ),
     code(
         "instance_busy",
@@ -212,7 +212,7 @@ const CODES: &[Code] = &[
         "wake_queue_full",
         503,
         "So many other instances were being woken that it was not this one's turn in time.",
-        "wakegate_restores_queued shows the line. Raise wake.max_concurrent, if the host can stand it.",
+        "The metric wakegate_restores_queued shows the line. Raise wake.max_concurrent, if the host can stand it.",
     ),
     code(
         "wake_too_slow",
@@ -268,7 +268,7 @@ const CODES: &[Code] = &[
         "wake_timeout",
         504,
         "The restore did not end in wake.timeout.",
-        "wakegate_wake_phase_duration_seconds says where the time goes. Raise wake.timeout, or look at the host's disks.",
+        "The metric wakegate_wake_phase_duration_seconds says where the time goes. Raise wake.timeout, or look at the host's disks.",
     ),
     code(
         "instance_initializing",
@@ -344,14 +344,14 @@ const CODES: &[Code] = &[
 pub(super) fn run(wanted: Option<&str>, voice: Voice) -> Result<(), Failure> {
     let Some(wanted) = wanted else {
         for one in CODES {
-            voice.say(&format!("{:<27} {}\n", one.code, one.status));
+            voice.say(&format!("{:<27} {}\n", one.word, one.status));
         }
         return Ok(());
     };
-    let Some(one) = CODES.iter().find(|one| one.code == wanted) else {
+    let Some(one) = CODES.iter().find(|one| one.word == wanted) else {
         let near = CODES
             .iter()
-            .map(|one| (strsim::damerau_levenshtein(wanted, one.code), one.code))
+            .map(|one| (strsim::damerau_levenshtein(wanted, one.word), one.word))
             .min()
             .filter(|(distance, _)| *distance <= 4);
         let hint = near.map_or_else(String::new, |(_, code)| format!("; did you mean `{code}`?"));
@@ -361,7 +361,7 @@ pub(super) fn run(wanted: Option<&str>, voice: Voice) -> Result<(), Failure> {
     };
     voice.say(&format!(
         "{} ({})\n\n{}\n\nWhat to do: {}\n",
-        one.code, one.status, one.meaning, one.mend
+        one.word, one.status, one.meaning, one.mend
     ));
     Ok(())
 }
@@ -405,7 +405,7 @@ mod tests {
             }
         }
         answered.insert("waiting_page".to_owned());
-        let explained: BTreeSet<String> = CODES.iter().map(|one| one.code.to_owned()).collect();
+        let explained: BTreeSet<String> = CODES.iter().map(|one| one.word.to_owned()).collect();
         assert_eq!(explained.len(), CODES.len(), "one is there twice");
         let missing: Vec<_> = answered.difference(&explained).collect();
         let invented: Vec<_> = explained.difference(&answered).collect();

@@ -95,12 +95,12 @@ impl Gateway {
         if status.is_success() {
             return Ok(body);
         }
-        let detail = body["detail"].as_str().unwrap_or("it gave no reason");
+        let detail = at(&body, "detail").as_str().unwrap_or("it gave no reason");
         let hint = match status {
             StatusCode::UNAUTHORIZED => " (give `--token-file`, or the gateway's `-c FILE`)",
             _ => "",
         };
-        let code = body["code"].as_str().unwrap_or("error");
+        let code = at(&body, "code").as_str().unwrap_or("error");
         Err(Failure::failed(format_args!("{code}: {detail}{hint}")))
     }
 }
@@ -108,6 +108,11 @@ impl Gateway {
 fn json(voice: Voice, value: &Value) {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
     voice.say(&format!("{text}\n"));
+}
+
+/// A field of an answer; null when it is not there.
+fn at<'v>(value: &'v Value, key: &str) -> &'v Value {
+    value.get(key).unwrap_or(&Value::Null)
 }
 
 fn text(value: &Value) -> &str {
@@ -125,56 +130,68 @@ pub(super) async fn status(arguments: GatewayArguments, voice: Voice) -> Result<
         );
         return Ok(());
     }
-    let counts = &status["instances"];
-    let listeners = status["listeners"].as_array().cloned().unwrap_or_default();
+    let counts = at(&status, "instances");
+    let listeners = at(&status, "listeners")
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     let listeners: Vec<&str> = listeners.iter().map(text).collect();
-    let state = match status["draining"].as_bool() {
+    let state = match at(&status, "draining").as_bool() {
         Some(true) => "draining",
         _ => "serving",
     };
-    let up = Duration::from_secs_f64(status["uptime_seconds"].as_f64().unwrap_or(0.0).max(0.0));
+    let up = Duration::from_secs_f64(
+        at(&status, "uptime_seconds")
+            .as_f64()
+            .unwrap_or(0.0)
+            .max(0.0),
+    );
     voice.say(&format!(
         "wakegate {} {state} at {}, up {}\n\
          {} routes; {} requests answered, {} held, {} at instances\n",
-        text(&status["version"]),
+        text(at(&status, "version")),
         listeners.join(", "),
         crate::names::GoDuration::from(Duration::from_secs(up.as_secs())),
-        status["routes"],
-        status["served"],
-        status["held"],
-        status["inflight"],
+        at(&status, "routes"),
+        at(&status, "served"),
+        at(&status, "held"),
+        at(&status, "inflight"),
     ));
-    for plane in status["hypeman"].as_array().into_iter().flatten() {
-        let word = match plane["up"].as_bool() {
+    for plane in at(&status, "hypeman").as_array().into_iter().flatten() {
+        let word = match at(plane, "up").as_bool() {
             Some(true) => "answers",
             Some(false) => "does not answer",
             None => "not asked yet",
         };
         voice.say(&format!(
             "control plane {} at {}: {word}\n",
-            text(&plane["name"]),
-            text(&plane["url"])
+            text(at(plane, "name")),
+            text(at(plane, "url"))
         ));
     }
     voice.say(&format!(
         "instances: {} awake, {} waking, {} asleep, {} stopped, {} failing\n",
-        counts["awake"], counts["waking"], counts["asleep"], counts["stopped"], counts["failing"],
+        at(counts, "awake"),
+        at(counts, "waking"),
+        at(counts, "asleep"),
+        at(counts, "stopped"),
+        at(counts, "failing"),
     ));
     let rows: Vec<[String; 6]> = instances
         .as_array()
         .into_iter()
         .flatten()
         .map(|one| {
-            let usual = one["usual_wake_ms"].as_f64();
-            let stage = one["wake"]["stage"].as_str();
-            let state = text(&one["state"]);
+            let usual = at(one, "usual_wake_ms").as_f64();
+            let stage = at(at(one, "wake"), "stage").as_str();
+            let state = text(at(one, "state"));
             [
-                text(&one["name"]).to_owned(),
+                text(at(one, "name")).to_owned(),
                 stage.map_or_else(|| state.to_owned(), |stage| format!("{state} ({stage})")),
-                one["held"].to_string(),
-                one["inflight"].to_string(),
+                at(one, "held").to_string(),
+                at(one, "inflight").to_string(),
                 usual.map_or_else(String::new, |ms| format!("{ms:.1} ms")),
-                text(&one["id"]).to_owned(),
+                text(at(one, "id")).to_owned(),
             ]
         })
         .collect();
@@ -200,12 +217,12 @@ pub(super) async fn routes(arguments: RoutesArguments, voice: Voice) -> Result<(
         .flatten()
         .map(|route| {
             [
-                text(&route["host"]).to_owned(),
-                text(&route["path"]).to_owned(),
-                format!("{}:{}", text(&route["instance"]), route["port"]),
-                text(&route["protocol"]).to_owned(),
-                text(&route["hypeman"]).to_owned(),
-                text(&route["source"]).to_owned(),
+                text(at(route, "host")).to_owned(),
+                text(at(route, "path")).to_owned(),
+                format!("{}:{}", text(at(route, "instance")), at(route, "port")),
+                text(at(route, "protocol")).to_owned(),
+                text(at(route, "hypeman")).to_owned(),
+                text(at(route, "source")).to_owned(),
             ]
         })
         .collect();
@@ -232,9 +249,9 @@ pub(super) async fn act(
             Ok(done) if arguments.gateway.json => json(voice, &done),
             Ok(done) => voice.say(&format!(
                 "{}: {} after {:.1} ms\n",
-                text(&done["name"]),
-                text(&done["outcome"]).replace('_', " "),
-                done["took_ms"].as_f64().unwrap_or(0.0)
+                text(at(&done, "name")),
+                text(at(&done, "outcome")).replace('_', " "),
+                at(&done, "took_ms").as_f64().unwrap_or(0.0)
             )),
             Err(failure) => failed.push(format!("{name}: {}", failure.message)),
         }

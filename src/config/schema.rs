@@ -112,9 +112,9 @@ fn strict(schema: &mut Value, within: &str) {
     }
     for key in ["anyOf", "oneOf", "allOf"] {
         if let Some(Value::Array(variants)) = object.get_mut(key) {
-            variants
-                .iter_mut()
-                .for_each(|variant| strict(variant, within));
+            for variant in variants {
+                strict(variant, within);
+            }
         }
     }
 }
@@ -125,11 +125,12 @@ fn defaults(schema: &mut Value, values: &Value) {
         Value::Object(values) => {
             if let Some(Value::Array(variants)) = schema.get_mut("anyOf") {
                 let own = Value::Object(values.clone());
-                variants.iter_mut().for_each(|variant| {
-                    if variant["type"] == "object" || variant["anyOf"].is_array() {
+                for variant in variants {
+                    let has = |key| variant.get(key).is_some();
+                    if has("properties") || has("anyOf") {
                         defaults(variant, &own);
                     }
-                });
+                }
                 return;
             }
             let Some(Value::Object(properties)) = schema.get_mut("properties") else {
@@ -146,9 +147,10 @@ fn defaults(schema: &mut Value, values: &Value) {
                 defaults(items, first);
             }
         }
-        plain => {
+        Value::Null => {}
+        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             if let Some(object) = schema.as_object_mut() {
-                object.insert("default".to_owned(), plain.clone());
+                object.insert("default".to_owned(), values.clone());
             }
         }
     }
@@ -174,10 +176,16 @@ fn default_config() -> Value {
         Ok(config) => plain(serde_json::to_value(config)),
         Err(_) => Value::Object(Map::new()),
     };
-    config["upstream"]["port"] = 8080.into();
-    config["hypeman"] = json!([plain(serde_json::to_value(HypemanConfig::default()))]);
-    config["listener"] = json!([plain(serde_json::to_value(ListenerConfig::default()))]);
-    config["route"] = json!([route]);
+    if let Some(Value::Object(upstream)) = config.get_mut("upstream") {
+        upstream.insert("port".to_owned(), 8080.into());
+    }
+    if let Value::Object(config) = &mut config {
+        let plane = plain(serde_json::to_value(HypemanConfig::default()));
+        let listener = plain(serde_json::to_value(ListenerConfig::default()));
+        for (key, table) in [("hypeman", plane), ("listener", listener), ("route", route)] {
+            config.insert(key.to_owned(), json!([table]));
+        }
+    }
     config
 }
 

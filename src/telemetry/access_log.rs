@@ -98,11 +98,14 @@ impl AccessLine<'_> {
             line.push(b'"');
             line.extend_from_slice(field.as_str().as_bytes());
             line.extend_from_slice(b"\":");
-            match self.value(*field) {
+            let value = self.value(*field);
+            match &value {
                 Value::Nothing => line.extend_from_slice(b"null"),
                 Value::Text(text) => quote(&mut line, text),
-                Value::Word(text) => quote(&mut line, &text),
-                value => value.write_plain(&mut line),
+                Value::Word(text) => quote(&mut line, text),
+                Value::Whole(_) | Value::Fraction(_) | Value::Flag(_) => {
+                    value.write_plain(&mut line);
+                }
             }
         }
         line.extend_from_slice(b"}\n");
@@ -121,10 +124,12 @@ impl AccessLine<'_> {
             }
             line.extend_from_slice(field.as_str().as_bytes());
             line.push(b'=');
-            match value {
-                Value::Text(text) if !is_word(text) => quote(&mut line, text),
-                Value::Text(text) => line.extend_from_slice(text.as_bytes()),
-                value => value.write_plain(&mut line),
+            if let Value::Text(text) = value
+                && !is_word(text)
+            {
+                quote(&mut line, text);
+            } else {
+                value.write_plain(&mut line);
             }
         }
         line.push(b'\n');
@@ -143,7 +148,7 @@ impl Value<'_> {
             Self::Word(text) => line.write_all(text.as_bytes()),
             Self::Whole(number) => write!(line, "{number}"),
             // Microseconds are as fine as any clock here.
-            Self::Fraction(number) => write!(line, "{:.3}", number),
+            Self::Fraction(number) => write!(line, "{number:.3}"),
             Self::Flag(flag) => write!(line, "{flag}"),
         };
     }

@@ -9,11 +9,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-#[allow(
-    clippy::disallowed_types,
-    reason = "what OpenTelemetry's spans are timed by"
-)]
-use std::time::SystemTime;
 
 use http::HeaderMap;
 use opentelemetry::propagation::TextMapPropagator as _;
@@ -34,6 +29,12 @@ use tokio::time::Instant;
 
 use super::Metrics;
 use crate::config::TracingConfig;
+
+#[allow(
+    clippy::disallowed_types,
+    reason = "what OpenTelemetry's spans are timed by"
+)]
+type WallTime = std::time::SystemTime;
 
 /// How long the last spans may take at the end.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -73,7 +74,7 @@ pub struct Trace {
 /// The same moment on both clocks.
 #[derive(Debug, Clone, Copy)]
 struct Moment {
-    wall: SystemTime,
+    wall: WallTime,
     at: Instant,
 }
 
@@ -101,13 +102,13 @@ pub enum Attribute<'a> {
 impl Moment {
     fn now() -> Self {
         Self {
-            wall: SystemTime::now(),
+            wall: WallTime::now(),
             at: Instant::now(),
         }
     }
 
     /// Another moment on the wall's clock.
-    fn wall_of(&self, at: Instant) -> SystemTime {
+    fn wall_of(&self, at: Instant) -> WallTime {
         self.wall + at.saturating_duration_since(self.at)
     }
 }

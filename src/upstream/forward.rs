@@ -316,11 +316,13 @@ impl Upstream {
                 let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
                 self.metrics.count_connect(match &stream {
                     Ok(_) => ConnectOutcome::Ok,
-                    Err(error) => match error.kind() {
-                        io::ErrorKind::ConnectionRefused => ConnectOutcome::Refused,
-                        io::ErrorKind::TimedOut => ConnectOutcome::Timeout,
-                        _ => ConnectOutcome::Error,
-                    },
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                        ConnectOutcome::Refused
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                        ConnectOutcome::Timeout
+                    }
+                    Err(_) => ConnectOutcome::Error,
                 });
                 (stream?, open)
             }

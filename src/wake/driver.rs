@@ -4,7 +4,6 @@
 //! of asking, the first with the probe's own connection; a restore or start that has begun is never
 //! dropped before its answer, not even when the gateway drains.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,6 +25,7 @@ use super::questions::{ask, fault, overtake, proves_hold, see, settle};
 use super::reach::Reach;
 use super::report::{Books, Reporter};
 use super::slots::{Claim, Slot};
+use super::waiters::Waiters;
 use crate::config::{ReadyWhen, WakeConfig};
 use crate::hypeman::ControlPlane;
 use crate::hypeman::wire::Instance as Answer;
@@ -36,12 +36,6 @@ use crate::telemetry::{ShedReason, WakeKind, WakeOutcome};
 const FIRST_HOLD: Duration = Duration::from_millis(50);
 
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
-
-struct Waiter<S> {
-    target: Target,
-    reply: oneshot::Sender<Result<Ready<S>, WakeError>>,
-    first: bool,
-}
 
 #[derive(Clone, Copy)]
 enum Verb {
@@ -72,7 +66,7 @@ struct Driver<P, R: Reach> {
     common: Common<P, R>,
     machine: Machine,
     reporter: Reporter,
-    waiters: VecDeque<Waiter<R::Stream>>,
+    waiters: Waiters<R::Stream>,
     operations: FuturesUnordered<BoxFuture<'static, Done<R::Stream>>>,
     endpoint: Option<Endpoint>,
     found: Option<(R::Stream, OpenConnection)>,
@@ -111,7 +105,7 @@ pub(super) fn instance<P: ControlPlane, R: Reach>(
         instance: Arc::clone(&instance),
         machine: Machine::new(limits, first_seen),
         reporter: Reporter::new(instance.id().clone(), common.books.clone()),
-        waiters: VecDeque::new(),
+        waiters: Waiters::none(),
         operations: FuturesUnordered::new(),
         endpoint: None,
         found: None,
@@ -183,7 +177,7 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
 
     fn question(&mut self, question: Question<R::Stream>) {
         match question {
-            Question::Wanted(wanted) => self.wanted(wanted),
+            Question::Wanted(wanted) => self.wanted(*wanted),
             Question::Verify => self.step(Event::Verify),
             Question::Suspect(epoch) => self.step(Event::Suspect { epoch }),
             Question::ResetBreaker => {
@@ -223,11 +217,7 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
         let first = self.reporter.asker().is_none();
         self.reporter.begin(wanted.asker, now);
         if let Some(reply) = wanted.reply {
-            self.waiters.push_back(Waiter {
-                target,
-                reply,
-                first,
-            });
+            self.waiters.push(target, reply, first);
         }
         self.asks = Asks {
             health: Some(wanted.rules.health_path),
@@ -542,32 +532,14 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
             let times = self.instance.times.load().with(took);
             self.instance.times.store(Arc::new(times));
         }
-        for waiter in std::mem::take(&mut self.waiters) {
-            if waiter.target != target {
-                self.waiters.push_back(waiter);
-                continue;
-            }
-            let kind = match (woken, waiter.first) {
-                (false, _) => WakeKind::Warm,
-                (true, true) => WakeKind::Cold,
-                (true, false) => WakeKind::Joined,
-            };
-            let ready = Ready {
-                endpoint: endpoint.clone(),
-                kind,
-                connection: self.found.take(),
-            };
-            // One who has left gives the connection back for the next.
-            if let Err(Ok(unheard)) = waiter.reply.send(Ok(ready)) {
-                self.found = unheard.connection;
-            }
-        }
+        self.waiters
+            .grant(target, woken, &endpoint, &mut self.found);
     }
 
     fn refuse(&mut self, error: &WakeError) {
         if matches!(error, WakeError::BreakerOpen(_)) {
             self.reporter.abandon();
-            for _ in &self.waiters {
+            for _ in 0..self.waiters.len() {
                 self.common.books.metrics.count_shed(ShedReason::Breaker);
             }
         } else {
@@ -591,9 +563,7 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
         if *error == WakeError::Unauthorized {
             tracing::error!(instance = %self.instance.id(), "the control plane refuses the API key");
         }
-        for waiter in self.waiters.drain(..) {
-            let _left = waiter.reply.send(Err(error.clone()));
-        }
+        self.waiters.refuse(error);
     }
 
     /// Accounts for the attempt that has just ended, if somebody had asked for it.

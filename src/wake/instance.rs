@@ -98,7 +98,7 @@ pub(super) struct Wanted<S> {
 
 #[derive(Debug)]
 pub(super) enum Question<S> {
-    Wanted(Wanted<S>),
+    Wanted(Box<Wanted<S>>),
     Verify,
     Suspect(u64),
     /// Keep it awake until then.
@@ -222,7 +222,7 @@ impl<S> Instance<S> {
         };
         let asked = async {
             self.questions
-                .send(Question::Wanted(wanted))
+                .send(Question::Wanted(Box::new(wanted)))
                 .await
                 .map_err(|_| WakeError::Draining)?;
             answer.await.unwrap_or(Err(WakeError::Draining))
@@ -259,7 +259,7 @@ impl<S> Instance<S> {
             asker,
             reply: None,
         };
-        let _busy = self.questions.try_send(Question::Wanted(wanted));
+        let _busy = self.questions.try_send(Question::Wanted(Box::new(wanted)));
     }
 
     /// Keeps it from going to sleep by itself until `until`, by holds.

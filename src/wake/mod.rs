@@ -24,6 +24,7 @@ mod questions;
 mod reach;
 mod report;
 mod slots;
+mod waiters;
 mod wake_times;
 
 pub use directory::Wakes;

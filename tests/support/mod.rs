@@ -20,6 +20,8 @@
     reason = "test support"
 )]
 
+pub mod browser;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -53,6 +55,12 @@ where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     tokio::spawn(future)
+}
+
+/// An address that was free a moment ago, for a program that is told where to listen.
+pub fn free_address() -> SocketAddr {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap()
 }
 
 pub fn reference(text: &str) -> InstanceRef {
@@ -366,6 +374,46 @@ impl Gateway {
     }
 }
 
+/// A gateway's configuration file in a temporary directory, with its listener and its operator's at free
+/// addresses.
+pub struct ConfigFile {
+    pub path: PathBuf,
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
+    _dir: tempfile::TempDir,
+}
+
+impl ConfigFile {
+    /// `admin` is more of `[admin]`; `extra` is more TOML.
+    pub fn new(plane: &Plane, admin: &str, extra: &str) -> Self {
+        let (dir, [listen, admin_address]) = (
+            tempfile::tempdir().unwrap(),
+            [(); 2].map(|()| free_address()),
+        );
+        let (path, key) = (dir.path().join("wakegate.toml"), dir.path().join("key"));
+        std::fs::write(&key, &plane.token).unwrap();
+        let text = format!(
+            "[admin]\naddress = \"{admin_address}\"\n{admin}\n\
+             [[hypeman]]\nurl = \"http://{}\"\napi_key_file = {key:?}\n\
+             [[listener]]\naddress = \"{listen}\"\n\
+             [[route]]\nhost = \"{{instance}}.test\"\ninstance = \"{{instance}}\"\n{extra}",
+            plane.address
+        );
+        std::fs::write(&path, text).unwrap();
+        Self {
+            path,
+            listen,
+            admin: admin_address,
+            _dir: dir,
+        }
+    }
+
+    pub fn add(&self, text: &str) {
+        let before = std::fs::read_to_string(&self.path).unwrap();
+        std::fs::write(&self.path, format!("{before}{text}")).unwrap();
+    }
+}
+
 /// A route of its own for one instance, with these keys.
 pub fn route(instance: &str, keys: &str) -> String {
     format!("[[route]]\nhost = \"{instance}.test\"\ninstance = \"{instance}\"\n{keys}\n")
@@ -429,6 +477,23 @@ impl Program {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         Self(command.spawn().unwrap())
+    }
+
+    /// The demo, at free addresses: the gateway's and the operator's.
+    pub fn demo(idle_timeout: &str) -> (Self, SocketAddr, SocketAddr) {
+        let [listen, api, admin] = [(); 3].map(|()| free_address());
+        let demo = Self::start(&[
+            "demo",
+            "--listen",
+            &listen.to_string(),
+            "--api-listen",
+            &api.to_string(),
+            "--admin-listen",
+            &admin.to_string(),
+            "--idle-timeout",
+            idle_timeout,
+        ]);
+        (demo, listen, admin)
     }
 
     /// Kills it, and returns when it has gone.
