@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test fuzz chaos lint fmt doc deny bench bench-proxies demo clean
+.PHONY: test fuzz chaos lint fmt doc deb image deny bench bench-proxies demo clean
 
 # Every test, once. Needs cargo, and the crates.io, PyPI and Debian registries.
 test: packages
@@ -7,6 +7,7 @@ test: packages
 	cargo clippy --all-targets --locked -- -D warnings
 	SIMULATION_HISTORIES=100000 cargo test --locked
 	fuzz/run 5
+	deploy/test
 
 # Ten minutes of fuzzing for each target.
 fuzz: packages
@@ -21,13 +22,17 @@ lint: packages
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items --locked
 
-# The SDK tests make a virtual environment, for which Debian has a package of its own, and use npm;
+# Prometheus judges metrics, rules and panels; umoci and crun pack and run the container image. The SDK tests make a virtual environment, for which Debian has a package of its own, and use npm;
 # the waiting page is looked at in Chromium; libFuzzer is C++; VMs need QEMU and a kernel, and their
 # tests are left out, with a word, where these cannot be installed.
 .PHONY: packages
 packages:
 	@command -v chromedriver >/dev/null \
 		|| (apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver)
+	@(command -v promtool && command -v prometheus) >/dev/null \
+		|| (apt-get update && apt-get install -y --no-install-recommends prometheus)
+	@(command -v curl && command -v umoci && command -v crun && command -v systemd-analyze && ls /etc/ssl/certs/ca-certificates.crt) >/dev/null \
+		|| (apt-get update && apt-get install -y --no-install-recommends curl umoci crun systemd ca-certificates)
 	@command -v c++ >/dev/null \
 		|| (apt-get update && apt-get install -y --no-install-recommends g++)
 	@python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null \
@@ -48,6 +53,21 @@ doc:
 # Licences, bans and sources; needs `cargo install cargo-deny`. Advisories need the network.
 deny:
 	cargo deny --offline check licenses bans sources
+
+# A Debian package in target/debian, with manual pages and completions.
+deb: packages
+	@command -v cargo-deb >/dev/null || cargo install --locked cargo-deb@3
+	cargo build --release --locked
+	mkdir -p target/package/man
+	target/release/wakegate man target/package/man
+	target/release/wakegate completions bash > target/package/wakegate.bash
+	target/release/wakegate completions zsh > target/package/_wakegate
+	target/release/wakegate completions fish > target/package/wakegate.fish
+	cargo deb --no-build
+
+# An OCI image in target/wakegate-image.tar, without a container engine.
+image: packages
+	deploy/image target/wakegate-image.tar
 
 bench:
 	cargo bench --locked

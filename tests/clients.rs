@@ -13,11 +13,10 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::time::Duration;
 
+use support::tools::{node, python, run, scratch};
 use support::{Plane, Program, Wanted, can_run_vms, client_of, eventually, reference};
 use wakegate::hypeman::wire::{
     AttachVolume, AutoStandbyPolicy, CreateIngress, CreateInstance, CreateSnapshot, ForkInstance,
@@ -28,65 +27,7 @@ use wakegate::hypeman::wire::{
 use wakegate::hypeman::{LogQuery, LogSource};
 use wakegate::local::{DriverChoice, QemuOptions};
 
-/// What is installed for these tests, one test at a time.
-static INSTALLING: Mutex<()> = Mutex::new(());
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/local/api/openapi.json");
-
-fn scratch(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
-}
-
-/// Runs a program to its end, which must be a good one; what it said.
-fn run(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-    assert!(output.status.success(), "{command:?}: {text}");
-    text
-}
-
-/// A throw-away Python environment with what is asked for; its folder of programs.
-fn python(packages: &[&str]) -> PathBuf {
-    let _one = INSTALLING
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let venv = scratch("venv");
-    if !venv.join("bin/python").exists() {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
-    }
-    let mut pip = Command::new(venv.join("bin/python"));
-    let quietly = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-    ];
-    run(pip.args(quietly).args(packages));
-    venv.join("bin")
-}
-
-/// A throw-away folder with Node packages.
-fn node(packages: &[&str]) -> PathBuf {
-    let _one = INSTALLING
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
-    let folder = scratch("npm");
-    std::fs::create_dir_all(&folder).unwrap();
-    let manifest = folder.join("package.json");
-    if !manifest.exists() {
-        std::fs::write(manifest, "{\"private\": true}\n").unwrap();
-    }
-    let wanted = packages
-        .iter()
-        .map(|package| package.rsplit_once('@').unwrap().0);
-    let missing = |name: &str| !folder.join("node_modules").join(name).exists();
-    if wanted.into_iter().any(missing) {
-        let mut npm = Command::new("npm");
-        let quietly = ["install", "--no-fund", "--no-audit", "--silent"];
-        run(npm.args(quietly).args(packages).current_dir(&folder));
-    }
-    folder
-}
 
 fn vms() -> DriverChoice {
     DriverChoice::Qemu(QemuOptions::default())

@@ -129,12 +129,14 @@ impl Watch {
     }
 
     fn tick(&mut self) -> Event {
-        let (status, served) = (self.admin.operator.status(), self.admin.operator.served());
+        let served = self.admin.operator.served();
         let (before, since) = std::mem::replace(&mut self.served, (served, Instant::now()));
         let seconds = since.elapsed().as_secs_f64().max(1e-3);
-        let mut busy = Vec::new();
-        let mut failing = Vec::new();
+        let (mut busy, mut failing) = (Vec::new(), Vec::new());
+        let (mut held, mut inflight) = (0, 0);
         for instance in self.admin.operator.instances() {
+            held += instance.held;
+            inflight += instance.inflight;
             if instance.held + instance.inflight > 0 {
                 busy.push((instance.id.clone(), instance.held, instance.inflight));
             }
@@ -147,9 +149,9 @@ impl Watch {
             &Tick {
                 now: now_ms(),
                 rps: (served.saturating_sub(before)) as f64 / seconds,
-                held: status.held,
-                inflight: status.inflight,
-                draining: status.draining,
+                held,
+                inflight,
+                draining: self.admin.drain.draining().is_cancelled(),
                 busy,
                 failing,
             },

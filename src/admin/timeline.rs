@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 use tokio::sync::broadcast;
 
-use crate::telemetry::InstanceMood;
+use crate::telemetry::InstanceCondition;
 
 /// How far it looks back, in milliseconds.
 pub(super) const WINDOW_MS: i64 = 15 * 60 * 1000;
@@ -72,7 +72,7 @@ pub(super) enum News {
 struct Kept {
     name: String,
     hypeman: String,
-    changes: VecDeque<(i64, InstanceMood)>,
+    changes: VecDeque<(i64, InstanceCondition)>,
 }
 
 /// The last quarter of an hour.
@@ -96,7 +96,10 @@ impl Timeline {
         let mut instances = self.lock();
         let tracks = instances.iter_mut().map(|(id, kept)| {
             kept.forget_before(now - WINDOW_MS);
-            let changes = kept.changes.iter().map(|(at, mood)| (*at, mood.as_str()));
+            let changes = kept
+                .changes
+                .iter()
+                .map(|(at, condition)| (*at, condition.as_str()));
             Track {
                 id: id.clone(),
                 name: kept.name.clone(),
@@ -108,7 +111,7 @@ impl Timeline {
     }
 
     /// An instance was in this state at `at`, in milliseconds since 1970.
-    pub fn note(&self, id: &str, name: &str, hypeman: &str, mood: InstanceMood, at: i64) {
+    pub fn note(&self, id: &str, name: &str, hypeman: &str, condition: InstanceCondition, at: i64) {
         let mut instances = self.lock();
         if !instances.contains_key(id) && instances.len() >= MOST_INSTANCES {
             return;
@@ -123,22 +126,22 @@ impl Timeline {
             name.clone_into(&mut kept.name);
         }
         let last = kept.changes.back().copied();
-        let newer = last.is_none_or(|(before, known)| known != mood && before <= at);
+        let newer = last.is_none_or(|(before, known)| known != condition && before <= at);
         if newer {
             if kept.changes.len() >= MOST_CHANGES {
                 kept.changes.pop_front();
             }
-            kept.changes.push_back((at, mood));
+            kept.changes.push_back((at, condition));
         }
         if newer || renamed {
-            let (at, mood) = kept.changes.back().copied().unwrap_or((at, mood));
+            let (at, condition) = kept.changes.back().copied().unwrap_or((at, condition));
             // Without a watcher there is nobody to tell.
             let _unheard = self.news.send(News::Change {
                 id: id.to_owned(),
                 name: kept.name.clone(),
                 hypeman: kept.hypeman.clone(),
                 at,
-                state: mood.as_str(),
+                state: condition.as_str(),
             });
         }
     }
@@ -154,7 +157,7 @@ impl Timeline {
     }
 
     /// The last change of an instance, in milliseconds since 1970.
-    pub fn last_change(&self, id: &str) -> Option<(i64, InstanceMood)> {
+    pub fn last_change(&self, id: &str) -> Option<(i64, InstanceCondition)> {
         self.lock().get(id)?.changes.back().copied()
     }
 
@@ -212,10 +215,10 @@ mod tests {
     #[test]
     fn a_state_told_twice_is_one_change_and_one_told_late_is_none() {
         let timeline = Timeline::default();
-        timeline.note("i", "app", "default", InstanceMood::Asleep, 1000);
-        timeline.note("i", "app", "default", InstanceMood::Asleep, 2000);
-        timeline.note("i", "", "default", InstanceMood::Waking, 3000);
-        timeline.note("i", "app", "default", InstanceMood::Asleep, 2500);
+        timeline.note("i", "app", "default", InstanceCondition::Asleep, 1000);
+        timeline.note("i", "app", "default", InstanceCondition::Asleep, 2000);
+        timeline.note("i", "", "default", InstanceCondition::Waking, 3000);
+        timeline.note("i", "app", "default", InstanceCondition::Asleep, 2500);
         assert_eq!(
             states(&timeline, 4000),
             [(1000, "asleep"), (3000, "waking")]
@@ -225,13 +228,13 @@ mod tests {
     #[test]
     fn what_is_older_than_the_window_goes_but_for_the_state_it_began_with() {
         let timeline = Timeline::default();
-        for (at, mood) in [
-            (0, InstanceMood::Asleep),
-            (10, InstanceMood::Waking),
-            (20, InstanceMood::Awake),
-            (WINDOW_MS + 15, InstanceMood::Asleep),
+        for (at, condition) in [
+            (0, InstanceCondition::Asleep),
+            (10, InstanceCondition::Waking),
+            (20, InstanceCondition::Awake),
+            (WINDOW_MS + 15, InstanceCondition::Asleep),
         ] {
-            timeline.note("i", "app", "default", mood, at);
+            timeline.note("i", "app", "default", condition, at);
         }
         let left = states(&timeline, WINDOW_MS + 15);
         assert_eq!(
@@ -243,11 +246,11 @@ mod tests {
     #[tokio::test]
     async fn a_watcher_hears_of_changes_renames_and_departures() {
         let timeline = Timeline::default();
-        timeline.note("i", "app", "default", InstanceMood::Asleep, 1);
+        timeline.note("i", "app", "default", InstanceCondition::Asleep, 1);
         let (tracks, mut news) = timeline.watch(2);
         assert_eq!(tracks.len(), 1);
-        timeline.note("i", "app", "default", InstanceMood::Asleep, 3);
-        timeline.note("i", "web", "default", InstanceMood::Asleep, 4);
+        timeline.note("i", "app", "default", InstanceCondition::Asleep, 3);
+        timeline.note("i", "web", "default", InstanceCondition::Asleep, 4);
         timeline.keep_only("other", |_| false);
         timeline.keep_only("default", |_| false);
         let News::Change { name, at, .. } = news.recv().await.unwrap() else {
@@ -261,8 +264,9 @@ mod tests {
     fn an_instance_that_flaps_keeps_its_last_changes() {
         let timeline = Timeline::default();
         for at in 0..1000 {
-            let mood = [InstanceMood::Asleep, InstanceMood::Awake][usize::from(at % 2 == 0)];
-            timeline.note("i", "app", "default", mood, at);
+            let condition =
+                [InstanceCondition::Asleep, InstanceCondition::Awake][usize::from(at % 2 == 0)];
+            timeline.note("i", "app", "default", condition, at);
         }
         let left = states(&timeline, 1000);
         assert_eq!((left.len(), left[0].0), (MOST_CHANGES, 1000 - 256));

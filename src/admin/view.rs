@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::telemetry::InstanceMood;
+use crate::telemetry::InstanceCondition;
 use crate::wake::LedgerEntry;
 
 /// The gateway as a whole.
@@ -113,8 +113,8 @@ pub struct InstanceView {
     pub hypeman: String,
     /// `awake`, `waking`, `asleep`, `stopped` or `failing`.
     #[schema(value_type = String)]
-    #[serde(serialize_with = "mood")]
-    pub state: InstanceMood,
+    #[serde(serialize_with = "condition")]
+    pub state: InstanceCondition,
     /// What the control plane said when it was last asked for its instances.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed: Option<String>,
@@ -206,32 +206,35 @@ pub struct Problem {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
-fn mood<S: serde::Serializer>(mood: &InstanceMood, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(mood.as_str())
+fn condition<S: serde::Serializer>(
+    condition: &InstanceCondition,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.serialize_str(condition.as_str())
 }
 
 // === impl InstanceCounts ===
 
 impl InstanceCounts {
     /// Counts one more.
-    pub fn add(&mut self, mood: InstanceMood) {
-        *match mood {
-            InstanceMood::Awake => &mut self.awake,
-            InstanceMood::Waking => &mut self.waking,
-            InstanceMood::Asleep => &mut self.asleep,
-            InstanceMood::Stopped => &mut self.stopped,
-            InstanceMood::Failing => &mut self.failing,
+    pub fn add(&mut self, condition: InstanceCondition) {
+        *match condition {
+            InstanceCondition::Awake => &mut self.awake,
+            InstanceCondition::Waking => &mut self.waking,
+            InstanceCondition::Asleep => &mut self.asleep,
+            InstanceCondition::Stopped => &mut self.stopped,
+            InstanceCondition::Failing => &mut self.failing,
         } += 1;
     }
 
     /// Each with its state.
-    pub fn by_mood(self) -> Vec<(InstanceMood, usize)> {
+    pub fn by_condition(self) -> Vec<(InstanceCondition, usize)> {
         vec![
-            (InstanceMood::Awake, self.awake),
-            (InstanceMood::Waking, self.waking),
-            (InstanceMood::Asleep, self.asleep),
-            (InstanceMood::Stopped, self.stopped),
-            (InstanceMood::Failing, self.failing),
+            (InstanceCondition::Awake, self.awake),
+            (InstanceCondition::Waking, self.waking),
+            (InstanceCondition::Asleep, self.asleep),
+            (InstanceCondition::Stopped, self.stopped),
+            (InstanceCondition::Failing, self.failing),
         ]
     }
 }

@@ -17,7 +17,7 @@ use crate::admin::Watchers;
 use crate::hypeman::HypemanClient;
 use crate::hypeman::wire::{InstanceState, ListInstances};
 use crate::names::InstanceId;
-use crate::telemetry::{InstanceMood, WakeOutcome};
+use crate::telemetry::{InstanceCondition, WakeOutcome};
 use crate::wake::WakeReport;
 
 const WATCHED: Duration = Duration::from_secs(2);
@@ -49,17 +49,17 @@ pub(super) struct SeenInstance {
 }
 
 /// What a control plane's word means.
-pub(super) fn state_of(state: &InstanceState) -> InstanceMood {
+pub(super) fn state_of(state: &InstanceState) -> InstanceCondition {
     match state {
-        InstanceState::Running => InstanceMood::Awake,
-        InstanceState::Initializing => InstanceMood::Waking,
-        InstanceState::Standby => InstanceMood::Asleep,
+        InstanceState::Running => InstanceCondition::Awake,
+        InstanceState::Initializing => InstanceCondition::Waking,
+        InstanceState::Standby => InstanceCondition::Asleep,
         InstanceState::Created
         | InstanceState::Paused
         | InstanceState::Shutdown
         | InstanceState::Stopped
         | InstanceState::Unknown
-        | InstanceState::Other(_) => InstanceMood::Stopped,
+        | InstanceState::Other(_) => InstanceCondition::Stopped,
     }
 }
 
@@ -120,8 +120,8 @@ async fn look_at(running: &Running, plane: &Plane) {
             .last_change(&one.id)
             .is_some_and(|(at, _)| at > asked_at);
         if !waking && !overtaken {
-            let mood = state_of(&one.state);
-            timeline.note(&one.id, &one.name, &plane.name, mood, asked_at);
+            let condition = state_of(&one.state);
+            timeline.note(&one.id, &one.name, &plane.name, condition, asked_at);
         }
         let seen = SeenInstance {
             name: one.name.into(),
@@ -147,7 +147,7 @@ pub(super) async fn follow(handle: AppHandle) {
             began = begins.recv() => match began {
                 Ok(began) => {
                     let at = ms_ago(began.at);
-                    note(&handle.0, &began.instance, InstanceMood::Waking, at);
+                    note(&handle.0, &began.instance, InstanceCondition::Waking, at);
                 }
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
@@ -162,12 +162,12 @@ pub(super) async fn follow(handle: AppHandle) {
 }
 
 fn end(running: &Running, report: &WakeReport) {
-    let mood = match report.outcome {
-        WakeOutcome::Woken | WakeOutcome::Renewed => InstanceMood::Awake,
-        WakeOutcome::Failed | WakeOutcome::TimedOut => InstanceMood::Failing,
+    let condition = match report.outcome {
+        WakeOutcome::Woken | WakeOutcome::Renewed => InstanceCondition::Awake,
+        WakeOutcome::Failed | WakeOutcome::TimedOut => InstanceCondition::Failing,
     };
     let at = now_ms();
-    note(running, &report.instance, mood, at);
+    note(running, &report.instance, condition, at);
     if report.outcome != WakeOutcome::Renewed {
         let (id, outcome) = (report.instance.as_str(), report.outcome.as_str());
         let ms = report.took.as_secs_f64() * 1e3;
@@ -175,7 +175,7 @@ fn end(running: &Running, report: &WakeReport) {
     }
 }
 
-fn note(running: &Running, id: &InstanceId, mood: InstanceMood, at: i64) {
+fn note(running: &Running, id: &InstanceId, condition: InstanceCondition, at: i64) {
     let wakes = &running.gateway.parts().wakes;
     let Some((plane, instance)) = wakes.with_plane(id) else {
         return;
@@ -183,5 +183,5 @@ fn note(running: &Running, id: &InstanceId, mood: InstanceMood, at: i64) {
     let plane = running.planes.get(usize::from(plane.0));
     let hypeman = plane.map_or("", |plane| plane.name.as_str());
     let timeline = &running.timeline;
-    timeline.note(id.as_str(), &instance.name(), hypeman, mood, at);
+    timeline.note(id.as_str(), &instance.name(), hypeman, condition, at);
 }

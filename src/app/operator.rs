@@ -22,7 +22,7 @@ use crate::config::{Protocol, RouteConfig, RouteWakeConfig, redacted};
 use crate::hypeman::ControlPlaneError;
 use crate::names::{GoDuration, InstanceId, InstanceRef, PlaneIndex};
 use crate::proxy::{ProxyError, rescue};
-use crate::telemetry::{InstanceMood, Readings, WakeKind};
+use crate::telemetry::{InstanceCondition, Readings, WakeKind};
 use crate::wake::{Asker, Instance, LedgerEntry, Target, WakeError, WakeStage};
 
 /// Whether a wake is more than a question about the lease.
@@ -80,8 +80,8 @@ impl Running {
             for (id, seen) in &seen.seen.load().instances {
                 let engine = known.remove(id).map(|(_, instance)| instance);
                 let (held, inflight) = busy.get(id).copied().unwrap_or_default();
-                let mood = mood(engine.as_deref(), Some(state_of(&seen.state)), now);
-                let view = view(id, &seen.name, self.plane_name(plane), mood);
+                let condition = condition(engine.as_deref(), Some(state_of(&seen.state)), now);
+                let view = view(id, &seen.name, self.plane_name(plane), condition);
                 let view = InstanceView {
                     observed: Some(seen.state.to_string()),
                     held,
@@ -93,8 +93,8 @@ impl Running {
         }
         for (id, (plane, instance)) in known {
             let (held, inflight) = busy.get(&id).copied().unwrap_or_default();
-            let mood = mood(Some(&instance), None, now);
-            let view = view(&id, &instance.name(), self.plane_name(plane), mood);
+            let condition = condition(Some(&instance), None, now);
+            let view = view(&id, &instance.name(), self.plane_name(plane), condition);
             let view = InstanceView {
                 held,
                 inflight,
@@ -157,7 +157,7 @@ impl Running {
     }
 }
 
-fn view(id: &InstanceId, name: &str, hypeman: String, state: InstanceMood) -> InstanceView {
+fn view(id: &InstanceId, name: &str, hypeman: String, state: InstanceCondition) -> InstanceView {
     InstanceView {
         id: id.to_string(),
         name: name.to_owned(),
@@ -201,20 +201,24 @@ fn with_engine(view: InstanceView, engine: Option<&Instance>, now: Instant) -> I
 }
 
 /// What is known of an instance: the engine's own knowledge is newer than what was observed.
-fn mood(engine: Option<&Instance>, observed: Option<InstanceMood>, now: Instant) -> InstanceMood {
+fn condition(
+    engine: Option<&Instance>,
+    observed: Option<InstanceCondition>,
+    now: Instant,
+) -> InstanceCondition {
     let Some(engine) = engine else {
-        return observed.unwrap_or(InstanceMood::Asleep);
+        return observed.unwrap_or(InstanceCondition::Asleep);
     };
     if engine.breaker().is_some() {
-        return InstanceMood::Failing;
+        return InstanceCondition::Failing;
     }
     let leased = engine
         .endpoint()
         .is_some_and(|endpoint| endpoint.is_leased(now));
     match engine.progress() {
-        _ if leased => InstanceMood::Awake,
-        Some(progress) if is_waking(progress.stage) => InstanceMood::Waking,
-        _ => observed.unwrap_or(InstanceMood::Asleep),
+        _ if leased => InstanceCondition::Awake,
+        Some(progress) if is_waking(progress.stage) => InstanceCondition::Waking,
+        _ => observed.unwrap_or(InstanceCondition::Asleep),
     }
 }
 
@@ -311,7 +315,7 @@ impl Operator for AppHandle {
     fn readings(&self) -> Readings {
         let parts = self.0.gateway.parts();
         Readings {
-            instances: self.0.counts().by_mood(),
+            instances: self.0.counts().by_condition(),
             inflight: parts.hold.inside(),
             upstream_idle: parts.upstream.idle(),
             draining: self.0.drain.draining().is_cancelled(),
@@ -367,9 +371,9 @@ impl Operator for AppHandle {
                 instance.id().as_str(),
                 jiff::Timestamp::now().as_millisecond(),
             );
-            let mood = InstanceMood::Asleep;
+            let condition = InstanceCondition::Asleep;
             let timeline = &self.0.timeline;
-            timeline.note(id, &instance.name(), &plane.name, mood, at);
+            timeline.note(id, &instance.name(), &plane.name, condition, at);
             Ok(done(&instance, "asleep", began))
         }
         .boxed()

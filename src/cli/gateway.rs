@@ -38,6 +38,21 @@ pub(super) fn admin_of(file: Option<&std::path::Path>) -> Result<AdminConfig, Fa
     load_admin(file, &Variables::from_process()).map_err(Failure::bad_config)
 }
 
+fn client(base: &str, timeout: Duration) -> Result<reqwest::Client, Failure> {
+    let mut builder = reqwest::Client::builder();
+    if base.starts_with("http:") {
+        // It needs no CA certificates, which an otherwise empty container does not have.
+        builder = builder.tls_certs_only([]);
+    }
+    builder
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(Duration::from_secs(3))
+        .timeout(timeout)
+        .build()
+        .map_err(Failure::failed)
+}
+
 // === impl Gateway ===
 
 impl Gateway {
@@ -57,13 +72,7 @@ impl Gateway {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => format!("http://{}", reachable(admin.address)),
         };
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(3))
-            .timeout(PATIENCE)
-            .build()
-            .map_err(Failure::failed)?;
+        let http = client(&base, PATIENCE)?;
         Ok(Self { base, token, http })
     }
 
@@ -285,11 +294,7 @@ pub(super) async fn healthcheck(
         Some(url) => url,
         None => format!("http://{}", reachable(admin_of(file)?.address)),
     };
-    let http = reqwest::Client::builder()
-        .no_proxy()
-        .timeout(Duration::from_secs(3))
-        .build()
-        .map_err(Failure::failed)?;
+    let http = client(&base, Duration::from_secs(3))?;
     let url = format!("{}/healthz", base.trim_end_matches('/'));
     let answer = http.get(&url).send().await;
     match answer {

@@ -13,8 +13,8 @@ mod traces;
 pub use access_log::{AccessLine, AccessSink};
 pub use diagnostics::{Diagnostics, DiagnosticsError, init_diagnostics};
 pub use metrics::{
-    ConnectOutcome, Counted, HandshakeOutcome, InstanceMood, LeaseCheck, ListenerMetrics, Metrics,
-    Readings, ReleaseReason, ReloadOutcome, RouteMetrics, ShedReason, UpstreamUse, WakeKind,
-    WakeOutcome, WakePhase,
+    ConnectOutcome, Counted, HandshakeOutcome, InstanceCondition, LeaseCheck, ListenerMetrics,
+    Metrics, Readings, ReleaseReason, ReloadOutcome, RouteMetrics, ShedReason, UpstreamUse,
+    WakeKind, WakeOutcome, WakePhase,
 };
 pub use traces::{Attribute, Trace, TraceParent, Tracer, TracerError, trace_id_of};

@@ -21,6 +21,7 @@
 )]
 
 pub mod browser;
+pub mod tools;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -11,6 +11,7 @@ export class Grid {
   constructor(view, rows, act) {
     this.view = view;
     this.rows = rows;
+    this.head = view.querySelector(".head");
     this.act = act;
     this.list = [];
     this.chosen = 0;
@@ -66,7 +67,7 @@ export class Grid {
       return it;
     };
     row.parts = {
-      name: cell("name"), mood: cell("mood"), canvas: cell("line", "canvas"), held: cell("number"),
+      name: cell("name"), state: cell("condition"), canvas: cell("line", "canvas"), held: cell("number"),
       inside: cell("number"), took: cell("number"), button: cell("wake", "button"),
     };
     row.parts.button.textContent = "wake";
@@ -80,7 +81,7 @@ export class Grid {
   }
 
   fill(row, one, index) {
-    const { name, mood, canvas, held, inside, took, button } = row.parts;
+    const { name, state, canvas, held, inside, took, button } = row.parts;
     row.one = one;
     row.dataset.id = one.id;
     row.dataset.name = one.name;
@@ -93,7 +94,7 @@ export class Grid {
     const put = (cell, text) => { if (cell.textContent !== text) cell.textContent = text; };
     put(name, one.name);
     name.title = `${one.id} on ${one.hypeman}`;
-    put(mood, one.state);
+    put(state, one.state);
     put(held, one.held ? String(one.held) : "");
     put(inside, one.inside ? String(one.inside) : "");
     put(took, one.lastWake === undefined ? "" : duration(one.lastWake));
@@ -111,16 +112,18 @@ export class Grid {
     pen.clearRect(0, 0, width, height);
     const end = Date.now() + this.skew;
     const start = end - this.windowMs;
-    changes.forEach(([at, state], index) => {
+    const bar = ([at, state], index, least) => {
       const until = changes[index + 1]?.[0] ?? end;
       if (until < start) return;
-      const x = ((Math.max(at, start) - start) / this.windowMs) * width;
-      // A wake of ten milliseconds is seen, too.
-      const long = Math.max(((until - Math.max(at, start)) / this.windowMs) * width, state === "waking" ? 3 * scale : 1);
+      const from = Math.max(at, start);
       const tall = SHAPES[state] * height;
       pen.fillStyle = this.colours[state];
-      pen.fillRect(x, height - tall, long, tall);
-    });
+      const long = Math.max(((until - from) / this.windowMs) * width, least);
+      pen.fillRect(((from - start) / this.windowMs) * width, height - tall, long, tall);
+    };
+    changes.forEach((change, index) => bar(change, index, 1));
+    // A wake of ten milliseconds is seen, too, in front of what came after it.
+    changes.forEach((change, index) => change[1] === "waking" && bar(change, index, 3 * scale));
   }
 
   /** Takes the colours from the style sheet, again when the theme has changed. */
@@ -154,7 +157,11 @@ export class Grid {
     this.chosen = Math.max(0, Math.min(index, this.list.length - 1));
     const top = this.chosen * HEIGHT;
     if (top < this.view.scrollTop) this.view.scrollTop = top;
-    else if (top + HEIGHT > this.view.scrollTop + this.view.clientHeight) this.view.scrollTop = top + HEIGHT - this.view.clientHeight;
+    else {
+      // The titles stay where they are, above the rows.
+      const room = this.view.clientHeight - this.head.offsetHeight;
+      if (top + HEIGHT > this.view.scrollTop + room) this.view.scrollTop = top + HEIGHT - room;
+    }
     this.draw();
     this.pool.get(this.list[this.chosen]?.id)?.focus({ preventScroll: true });
     this.draw();

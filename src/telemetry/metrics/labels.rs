@@ -183,7 +183,7 @@ label! {
 
 label! {
     /// What is known of an instance.
-    InstanceMood, "state", {
+    InstanceCondition, "state", {
         /// Its lease is in force, or the control plane said so.
         Awake = "awake",
         /// A wake is going on.

@@ -19,7 +19,7 @@ use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 
 use self::catalogue as name;
 pub use self::labels::{
-    ConnectOutcome, HandshakeOutcome, InstanceMood, LeaseCheck, ReleaseReason, ReloadOutcome,
+    ConnectOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, ReleaseReason, ReloadOutcome,
     ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
 };
 use self::labels::{Family, Values as _};
@@ -56,7 +56,7 @@ pub struct Counted(Gauge);
 #[derive(Debug, Clone, Default)]
 pub struct Readings {
     /// Instances by what is known of them.
-    pub instances: Vec<(InstanceMood, usize)>,
+    pub instances: Vec<(InstanceCondition, usize)>,
     /// Requests at instances.
     pub inflight: usize,
     /// Idle connections to instances.
@@ -427,14 +427,16 @@ impl Metrics {
 
     /// The registry in Prometheus' text format.
     pub fn render(&self, readings: &Readings) -> String {
-        for mood in InstanceMood::ALL {
+        for condition in InstanceCondition::ALL {
             let counts = readings.instances.iter();
-            let count = counts.filter(|(other, _)| other == mood).map(|(_, n)| n);
-            let labels = vec![Label::new("state", mood.as_str())];
+            let count = counts
+                .filter(|(other, _)| other == condition)
+                .map(|(_, n)| n);
+            let labels = vec![Label::new("state", condition.as_str())];
             let gauge = self.registry.gauge(name::INSTANCES, labels);
             let count = count.sum::<usize>() as f64;
             gauge.set(count);
-            if *mood == InstanceMood::Failing {
+            if *condition == InstanceCondition::Failing {
                 self.breakers_open.set(count);
             }
         }
