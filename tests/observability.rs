@@ -280,7 +280,7 @@ impl Collector {
             Arc::clone(&resource),
             Arc::clone(&authorization),
         );
-        let take = move |headers: axum::http::HeaderMap, body: axum::body::Bytes| {
+        let take = move |headers: http::HeaderMap, body: axum::body::Bytes| {
             assert_eq!(headers["content-type"], "application/x-protobuf");
             let request = ExportTraceServiceRequest::decode(body).unwrap();
             let shown = headers.get("x-collector-key");

@@ -395,10 +395,11 @@ impl ConfigFile {
         std::fs::write(&key, &plane.token).unwrap();
         let text = format!(
             "[admin]\naddress = \"{admin_address}\"\n{admin}\n\
-             [[hypeman]]\nurl = \"http://{}\"\napi_key_file = {key:?}\n\
+             [[hypeman]]\nurl = \"http://{}\"\napi_key_file = \"{}\"\n\
              [[listener]]\naddress = \"{listen}\"\n\
              [[route]]\nhost = \"{{instance}}.test\"\ninstance = \"{{instance}}\"\n{extra}",
-            plane.address
+            plane.address,
+            key.display()
         );
         std::fs::write(&path, text).unwrap();
         Self {
