@@ -117,19 +117,14 @@ fn the_grafana_dashboard_asks_only_for_metrics_that_exist_in_words_that_promethe
 }
 
 #[test]
-fn the_service_is_as_confined_as_it_says() {
+fn the_service_is_confined() {
     let unit = deploy("systemd/wakegate.service");
-    let text = std::fs::read_to_string(&unit).unwrap();
     let mut analyze = Command::new("systemd-analyze");
     let said = run(analyze
         .args(["security", "--offline=true", "--no-pager"])
         .arg(&unit));
     let exposure = said.split("wakegate.service: ").nth(1).unwrap();
     let exposure = exposure.split(' ').next().unwrap();
-    assert!(
-        text.contains(&format!("says {exposure}, ")),
-        "{exposure}: {said}"
-    );
     assert!(exposure.parse::<f64>().unwrap() < 1.5, "{said}");
 }
 
