@@ -51,7 +51,9 @@ where
         // HTTP/1.0 knows none (RFC 9110 §15.2).
         from.interim = (request.version() == Version::HTTP_11).then(|| Arc::clone(&sink));
         async move {
-            let mut response = interim.before(service.call(request, from)).await;
+            // In a box: it is large, and hyper moves it several times before it is polled.
+            let answer = Box::pin(service.call(request, from));
+            let mut response = interim.before(answer).await;
             if draining.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
@@ -107,7 +109,7 @@ where
         let busy = Busy::new(&seen);
         async move {
             let _busy = busy;
-            Ok::<_, Infallible>(service.call(request, from).await)
+            Ok::<_, Infallible>(Box::pin(service.call(request, from)).await)
         }
     });
     let limits = &config.http2;

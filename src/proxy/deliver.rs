@@ -168,7 +168,9 @@ impl<S: Send> Delivery<'_, S> {
             self.may_wake()?;
         }
         let mut waited = *notes;
-        let result = self.held(notes, self.wait(&gate, &mut waited)).await;
+        // In a box: it is large, and a warm request does not need it.
+        let waiting = Box::pin(self.wait(&gate, &mut waited));
+        let result = self.held(notes, waiting).await;
         notes.met(waited.wake);
         result
     }
@@ -339,7 +341,7 @@ impl<S: Send> Delivery<'_, S> {
                 ) => return Err(error.given_up().into()),
             };
             self.metrics.upstream_retries.increment(1);
-            ready = self.ready_again(notes).await?;
+            ready = Box::pin(self.ready_again(notes)).await?;
         }
     }
 

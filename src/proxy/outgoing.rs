@@ -139,7 +139,7 @@ pub(super) async fn buffered(
         return Ok(request);
     }
     let (parts, body) = request.into_parts();
-    match timeout_at(deadline, body.buffer(limit)).await {
+    match Box::pin(timeout_at(deadline, body.buffer(limit))).await {
         Ok(Ok(body)) => Ok(Request::from_parts(parts, body)),
         Ok(Err(BodyError::Hyper(_))) => Err(ProxyError::BodyBroke),
         Ok(Err(BodyError::TooSlow)) | Err(_) => Err(ProxyError::BodyTooSlow),

@@ -48,6 +48,9 @@ const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_WAKEGATE_WAKE: HeaderName = HeaderName::from_static("x-wakegate-wake");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const NOT_HELD: HeaderValue = HeaderValue::from_static("wake;dur=0.0");
+/// Characters of a user agent that are kept.
+const AGENT: usize = 200;
 
 /// Takes 1xx answers for a client.
 pub type InterimSink = Arc<dyn Fn(StatusCode, &http::HeaderMap) + Send + Sync>;
@@ -262,11 +265,16 @@ impl<P: ControlPlane> Gateway<P> {
         let mut notes = Notes::default();
         let admitted = match page {
             false if forwarding.early_continue => {
-                let admitting = delivery.admit(&mut notes);
+                let admitting = Box::pin(delivery.admit(&mut notes));
                 request.body_mut().begun_during(admitting).await
             }
             false => delivery.admit(&mut notes).await,
-            true => match timeout(config.waiting_page.after, delivery.admit(&mut notes)).await {
+            true => match Box::pin(timeout(
+                config.waiting_page.after,
+                delivery.admit(&mut notes),
+            ))
+            .await
+            {
                 Ok(admitted) => admitted,
                 // The wake goes on; the page looks after it.
                 Err(_) => {
@@ -357,12 +365,17 @@ impl<P: ControlPlane> Gateway<P> {
         patience: Duration,
     ) -> Result<Arc<Instance>, ProxyError> {
         let (wakes, plane) = (&self.parts.wakes, route.config().plane);
+        let known = wakes.known(plane, name);
+        if let Some(instance) = known.as_ref().filter(|known| known.is_meant_by(name)) {
+            return Ok(Arc::clone(instance));
+        }
         if let Some(wait) = self.unknown.wait(client)
-            && wakes.known(plane, name).is_none()
+            && known.is_none()
         {
             return Err(ProxyError::TooManyUnknown(wait));
         }
-        let found = wakes.find(plane, name, patience).await;
+        // In a box: it is large, and needed once for each name.
+        let found = Box::pin(wakes.find(plane, name, patience)).await;
         if matches!(found, Err(WakeError::NotFound)) {
             self.unknown.note(client);
         }
@@ -386,10 +399,11 @@ impl<P: ControlPlane> Gateway<P> {
 
     fn open_account(&self, request: &Request<Incoming>, client: IpAddr) -> Account {
         let text = |value: &HeaderValue| {
-            String::from_utf8_lossy(value.as_bytes())
-                .chars()
-                .take(200)
-                .collect()
+            let text = String::from_utf8_lossy(value.as_bytes());
+            match text.len() > AGENT {
+                true => text.chars().take(AGENT).collect(),
+                false => text.into_owned(),
+            }
         };
         let id = RequestId::adopt_or_generate(request.headers().get(X_REQUEST_ID));
         let mut account = Account::new(&self.parts, Trade::Request, client, id);
@@ -421,10 +435,14 @@ impl<P: ControlPlane> Gateway<P> {
             headers.insert(X_WAKEGATE_WAKE, kind);
         }
         if wanted.server_timing {
-            let text = format!("wake;dur={:.1}", account.held.as_secs_f64() * 1e3);
-            if let Ok(value) = HeaderValue::try_from(text) {
-                headers.append(SERVER_TIMING, value);
-            }
+            let value = match account.held.is_zero() {
+                true => NOT_HELD,
+                false => {
+                    let text = format!("wake;dur={:.1}", account.held.as_secs_f64() * 1e3);
+                    HeaderValue::try_from(text).unwrap_or(NOT_HELD)
+                }
+            };
+            headers.append(SERVER_TIMING, value);
         }
     }
 }

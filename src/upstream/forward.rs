@@ -136,7 +136,8 @@ impl Upstream {
         let pool = self.pool(endpoint, hop.port);
         // Servers that speak HTTP/2 without TLS take HTTP/1.1's upgrades at the same port.
         if hop.protocol == Protocol::H2c && !is_upgrade(request.headers()) {
-            return self.send_h2(endpoint, hop, given, &pool, request).await;
+            // In a box, as what follows for new connections: most requests need neither.
+            return Box::pin(self.send_h2(endpoint, hop, given, &pool, request)).await;
         }
         let probed = given.is_some();
         // A connection that names its client is that client's.
@@ -153,14 +154,14 @@ impl Upstream {
                 }
             }
         }
-        let dialled = async {
+        let dialled = Box::pin(async {
             let connection = self.connect(endpoint, hop, given).await?;
             let (sender, task) = http1::handshake(connection)
                 .await
                 .map_err(io::Error::other)?;
             self.attend(endpoint, task.with_upgrades());
             Ok(sender)
-        };
+        });
         match dialled.await {
             Ok(sender) => {
                 let home = |sender| self.home(sender, &pool, pooled);

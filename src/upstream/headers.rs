@@ -76,9 +76,51 @@ fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .map(str::trim)
 }
 
+/// Which fields that need a look a message has; most messages have none of them. One pass over the names
+/// costs less than to ask for each of these.
+#[derive(Debug, Default)]
+struct Present {
+    hop_by_hop: bool,
+    connection: bool,
+    upgrade: bool,
+    te: bool,
+    transfer_encoding: bool,
+    cookie: bool,
+    expect: bool,
+    client_certificate: bool,
+}
+
+// === impl Present ===
+
+impl Present {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut present = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "connection" => (present.connection, present.hop_by_hop) = (true, true),
+                "te" => (present.te, present.hop_by_hop) = (true, true),
+                "transfer-encoding" => {
+                    (present.transfer_encoding, present.hop_by_hop) = (true, true);
+                }
+                "keep-alive"
+                | "proxy-authenticate"
+                | "proxy-authorization"
+                | "proxy-connection"
+                | "http2-settings" => present.hop_by_hop = true,
+                "upgrade" => present.upgrade = true,
+                "cookie" => present.cookie = true,
+                "expect" => present.expect = true,
+                "client-cert" | "client-cert-chain" => present.client_certificate = true,
+                _ => {}
+            }
+        }
+        present
+    }
+}
+
 /// Removes what is for this hop only; `Content-Length`, too, when it is not the framing.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+fn strip_hop_by_hop(headers: &mut HeaderMap, present: &Present) {
+    if present.connection {
         let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
             // A client may not make us drop what routes or frames its request.
@@ -88,13 +130,17 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
             headers.remove(name);
         }
     }
-    if headers.contains_key(TRANSFER_ENCODING) {
+    if present.transfer_encoding {
         headers.remove(CONTENT_LENGTH);
     }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
+    if present.hop_by_hop {
+        for name in &HOP_BY_HOP {
+            headers.remove(name);
+        }
     }
-    headers.remove(UPGRADE);
+    if present.upgrade {
+        headers.remove(UPGRADE);
+    }
 }
 
 /// HTTP/2 splits a cookie into crumbs; HTTP/1.1 has one field (RFC 9113 §8.2.3).
@@ -113,13 +159,19 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// What an instance is sent.
 pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
-    let upgrade = upgrade_token(headers);
-    let wants_trailers = tokens(headers, &TE).any(|token| token.eq_ignore_ascii_case("trailers"));
-    strip_hop_by_hop(headers);
-    join_cookies(headers);
-    // The gateway answers 100 itself, when the instance is ready and the body is first read.
-    headers.remove(EXPECT);
-    if let Some(token) = upgrade {
+    let present = Present::of(headers);
+    let upgrade = (present.upgrade && present.connection).then(|| upgrade_token(headers));
+    let trailers = |token: &str| token.eq_ignore_ascii_case("trailers");
+    let wants_trailers = present.te && tokens(headers, &TE).any(trailers);
+    strip_hop_by_hop(headers, &present);
+    if present.cookie {
+        join_cookies(headers);
+    }
+    if present.expect {
+        // The gateway answers 100 itself, when the instance is ready and the body is first read.
+        headers.remove(EXPECT);
+    }
+    if let Some(token) = upgrade.flatten() {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, token);
     }
@@ -136,7 +188,7 @@ pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
     extend(
         headers,
         X_FORWARDED_FOR,
-        &from.client.to_string(),
+        from.client.to_string(),
         from.trusted,
     );
     let node = match from.client {
@@ -145,12 +197,12 @@ pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
     };
     let scheme = if from.secure { "https" } else { "http" };
     let element = format!("for={node};host=\"{}\";proto={scheme}", from.host);
-    extend(headers, FORWARDED, &element, from.trusted);
+    extend(headers, FORWARDED, element, from.trusted);
     if !from.trusted || !headers.contains_key(X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     // RFC 9440 §2.4: nobody else may say who a client is.
-    if !from.trusted || from.certificate.is_some() {
+    if present.client_certificate && (!from.trusted || from.certificate.is_some()) {
         headers.remove(CLIENT_CERT);
         headers.remove(CLIENT_CERT_CHAIN);
     }
@@ -161,17 +213,14 @@ pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
 }
 
 /// Appends to the list when its sender is trusted, else replaces it.
-fn extend(headers: &mut HeaderMap, name: HeaderName, element: &str, trusted: bool) {
-    let before: Vec<&str> = if trusted {
-        tokens(headers, &name).collect()
-    } else {
-        Vec::new()
+fn extend(headers: &mut HeaderMap, name: HeaderName, element: String, trusted: bool) {
+    let list = match trusted {
+        false => element,
+        true => {
+            let before = tokens(headers, &name);
+            before.chain([&*element]).collect::<Vec<_>>().join(", ")
+        }
     };
-    let list = before
-        .into_iter()
-        .chain([element])
-        .collect::<Vec<_>>()
-        .join(", ");
     if let Ok(value) = HeaderValue::try_from(list) {
         headers.insert(name, value);
     }
@@ -204,7 +253,7 @@ pub fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
 /// What a client is sent of an instance's response.
 pub fn prepare_response(headers: &mut HeaderMap, switching: bool) {
     let upgrade = switching.then(|| headers.get(UPGRADE).cloned()).flatten();
-    strip_hop_by_hop(headers);
+    strip_hop_by_hop(headers, &Present::of(headers));
     if let Some(token) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, token);

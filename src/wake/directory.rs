@@ -156,9 +156,7 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
             let looked = timeout(patience, cell.get_or_try_init(|| self.look_up(&key))).await;
             let found = looked.map_err(|_| self.why_not_found(plane))??;
             match found {
-                Found::Instance(instance)
-                    if !instance.is_forgotten() && instance.is_called(name.as_str()) =>
-                {
+                Found::Instance(instance) if instance.is_meant_by(name) => {
                     return Ok(Arc::clone(instance));
                 }
                 Found::Nothing { until } if *until > Instant::now() => {

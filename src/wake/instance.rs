@@ -19,7 +19,7 @@ use super::lease::{Endpoint, OpenConnection};
 use super::machine::Target;
 use super::wake_times::WakeTimes;
 use crate::config::RouteWakeConfig;
-use crate::names::InstanceId;
+use crate::names::{InstanceId, InstanceRef};
 use crate::telemetry::{TraceParent, WakeKind};
 
 /// Questions that may wait for the task at once; who asks beyond that waits to ask.
@@ -150,6 +150,11 @@ impl<S> Instance<S> {
     pub async fn reset_breaker(&self) {
         // A task that is gone has no breaker.
         let _gone = self.questions.send(Question::ResetBreaker).await;
+    }
+
+    /// Whether it is still there, and this name, id or id prefix means it.
+    pub fn is_meant_by(&self, name: &InstanceRef) -> bool {
+        !self.is_forgotten() && self.is_called(name.as_str())
     }
 
     /// Whether this name, id or id prefix still means this instance.

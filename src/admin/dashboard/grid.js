@@ -83,10 +83,9 @@ export class Grid {
   fill(row, one, index) {
     const { name, state, canvas, held, inside, took, button } = row.parts;
     row.one = one;
-    row.dataset.id = one.id;
-    row.dataset.name = one.name;
-    row.dataset.state = one.state;
-    row.dataset.index = index;
+    for (const [key, value] of Object.entries({ id: one.id, name: one.name, state: one.state, index: String(index) })) {
+      if (row.dataset[key] !== value) row.dataset[key] = value;
+    }
     row.style.top = `${index * HEIGHT}px`;
     row.tabIndex = index === this.chosen ? 0 : -1;
     row.setAttribute("aria-rowindex", index + 2);
