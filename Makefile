@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test fuzz chaos lint fmt doc deb image deny bench bench-proxies demo clean
+.PHONY: test fuzz chaos lint fmt doc deb image deny bench bench-peers demo clean
 
 # Every test, once. Needs cargo, and the crates.io, PyPI and Debian registries.
 test: packages
@@ -72,10 +72,12 @@ image: packages
 bench:
 	cargo bench --locked
 
-# Beside nginx and HAProxy in one run; needs wrk, nginx and haproxy.
-bench-proxies:
-	cargo build --release --locked
-	benches/proxies.sh
+# Beside nginx, HAProxy and a bare hyper proxy in one run, one worker each; prints a table. Debian's packages.
+bench-peers:
+	@(command -v nginx && command -v haproxy && command -v wrk && command -v h2load && command -v openssl) >/dev/null \
+		|| (apt-get update && apt-get install -y --no-install-recommends nginx haproxy wrk nghttp2-client openssl)
+	cargo build --release --locked --bin wakegate --example bare_proxy
+	benches/peers/run.py
 
 demo:
 	cargo run --release -- demo

@@ -177,10 +177,14 @@ impl Plane {
     pub async fn listening(&self, wanted: Wanted) -> Instance {
         let instance = self.running(wanted).await;
         let ip = instance.network.clone().unwrap().ip.unwrap();
+        let id = reference(&instance.id);
         eventually("the instance listens", async || {
-            tokio::net::TcpStream::connect((ip.as_str(), 8080))
-                .await
-                .is_ok()
+            let connected = tokio::net::TcpStream::connect((ip.as_str(), 8080)).await;
+            if connected.is_err() && self.state(&instance.id).await == InstanceState::Standby {
+                // On a busy machine a short idle timeout ends before its program has begun.
+                self.client.restore_instance(&id).await.unwrap();
+            }
+            connected.is_ok()
         })
         .await;
         instance

@@ -1,0 +1,160 @@
+//! What the peers' benchmark needs besides the peers: an origin, and the least proxy that hyper can be.
+//!
+//! `origin ADDRESS` answers `/small`, `/size/BYTES` and whatever is posted to `/sink`, and echoes WebSocket
+//! messages. `proxy ADDRESS ORIGIN` passes requests on with hyper's own pooling client: no routes, no leases, no
+//! header rules, no metrics. The distance from it is what wakegate's features cost, its distance from nginx what
+//! hyper costs. One thread each.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    missing_docs,
+    reason = "bench"
+)]
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Either, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::SendRequest;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::sync::{Arc, Mutex};
+use tokio::net::{TcpListener, TcpStream};
+
+type Body = Either<Incoming, Full<Bytes>>;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    match words.get(1..) {
+        Some(["origin", address]) => runtime.block_on(origin(address.parse().unwrap())),
+        Some(["proxy", address, to]) => {
+            runtime.block_on(proxy(address.parse().unwrap(), to.parse().unwrap()));
+        }
+        _ => panic!("origin ADDRESS | proxy ADDRESS ORIGIN"),
+    }
+}
+
+async fn origin(address: SocketAddr) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    // Made once, so that the origin costs little beside what it serves.
+    let zeroes = Bytes::from(vec![0; 16 << 20]);
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let zeroes = zeroes.clone();
+        let answer = service_fn(move |request| answer(request, zeroes.clone()));
+        tokio::spawn(async move {
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+            // Whoever leaves has had enough.
+            let _left = connection.with_upgrades().await;
+        });
+    }
+}
+
+async fn answer(
+    mut request: Request<Incoming>,
+    zeroes: Bytes,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path().to_owned();
+    if path == "/ws" {
+        return Ok(echo(&mut request));
+    }
+    let size = path
+        .strip_prefix("/size/")
+        .and_then(|size| size.parse().ok());
+    let body = match size {
+        Some(size) => zeroes.slice(..usize::min(size, zeroes.len())),
+        None => {
+            Bytes::from_static(b"sixty bytes, which is what an answer to a health check has..\n")
+        }
+    };
+    if path == "/sink" {
+        while let Some(Ok(_)) = request.body_mut().frame().await {}
+    }
+    Ok(Response::new(Full::new(body)))
+}
+
+/// Bytes come back as they are; the client's frames are masked, and a load generator does not mind.
+fn echo(request: &mut Request<Incoming>) -> Response<Full<Bytes>> {
+    let key = request.headers().get("sec-websocket-key").cloned();
+    let upgraded = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        if let Ok(upgraded) = upgraded.await {
+            let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+            let _left = tokio::io::copy(&mut reader, &mut writer).await;
+        }
+    });
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::UPGRADE, "websocket".parse().unwrap());
+    headers.insert(header::CONNECTION, "upgrade".parse().unwrap());
+    if let Some(key) = key {
+        let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+        headers.insert("sec-websocket-accept", accept.parse().unwrap());
+    }
+    response
+}
+
+/// Idle connections to the origin.
+type Pool = Arc<Mutex<Vec<SendRequest<Incoming>>>>;
+
+async fn proxy(address: SocketAddr, origin: SocketAddr) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let pool = Pool::default();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let pool = Arc::clone(&pool);
+        let pass = service_fn(move |request| pass(request, Arc::clone(&pool), origin));
+        tokio::spawn(async move {
+            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), pass);
+            let _left = connection.await;
+        });
+    }
+}
+
+async fn pass(
+    mut request: Request<Incoming>,
+    pool: Pool,
+    origin: SocketAddr,
+) -> Result<Response<Body>, Infallible> {
+    let target = request.uri().path_and_query().cloned().unwrap();
+    *request.uri_mut() = Uri::from(target);
+    let idle = pool.lock().unwrap().pop();
+    let mut sender = match idle.filter(SendRequest::is_ready) {
+        Some(sender) => sender,
+        None => {
+            let stream = TcpStream::connect(origin).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let (sender, task) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                .await
+                .unwrap();
+            tokio::spawn(task);
+            sender
+        }
+    };
+    let Ok(response) = sender.send_request(request).await else {
+        let mut failed = Response::new(Either::Right(Full::default()));
+        *failed.status_mut() = StatusCode::BAD_GATEWAY;
+        return Ok(failed);
+    };
+    tokio::spawn(async move {
+        if sender.ready().await.is_ok() {
+            pool.lock().unwrap().push(sender);
+        }
+    });
+    Ok(response.map(Either::Left))
+}
