@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::go_text;
-use super::schema::{GoText, text_schema};
 use super::secret::Secret;
+use super::shape::{GoText, text_schema};
 use super::values::HeaderRule;
 
 /// What is spoken with an instance.

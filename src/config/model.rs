@@ -14,8 +14,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use super::route::{ReadyWhen, RouteConfig};
-use super::schema::GoText;
 use super::secret::Secret;
+use super::shape::GoText;
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::tls::TlsConfig;
 use super::values::{ByteSize, Rate};

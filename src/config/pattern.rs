@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use super::shape::text_schema;
 use crate::names::Hostname;
 
 /// One label of a host pattern.
@@ -92,6 +93,9 @@ fn capture_name(label: &str) -> Result<Option<&str>, PatternError> {
         Err(PatternError::CaptureName(name.to_owned()))
     }
 }
+
+text_schema!(HostPattern, "HostPattern", "{instance}.example.com");
+text_schema!(InstanceTemplate, "InstanceTemplate", "{instance}");
 
 // === impl HostPattern ===
 

@@ -14,7 +14,7 @@ use super::forwarding::ForwardingConfig;
 use super::go_text;
 use super::model::WakeConfig;
 use super::pattern::{HostPattern, InstanceTemplate};
-use super::schema::{GoText, or_flag};
+use super::shape::{GoText, or_flag};
 use super::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 use crate::names::{InstanceRef, PlaneIndex};
 

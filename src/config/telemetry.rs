@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::go_text;
-use super::schema::GoText;
+use super::shape::GoText;
 
 /// Logs: diagnostics on standard error, accesses on standard output.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]

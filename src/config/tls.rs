@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
-use super::schema::or_internal;
+use super::shape::or_internal;
 
 /// A listener's TLS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

@@ -14,7 +14,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::go_text;
-use super::schema::{GoText, text_schema};
+use super::shape::{GoText, text_schema};
 
 /// Bytes: `"512"`, `"64KiB"`, `"1MiB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
