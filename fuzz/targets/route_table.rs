@@ -7,7 +7,8 @@ use wakegate::config::{Config, HostPattern, RouteConfig, Variables, load};
 use wakegate::names::Hostname;
 use wakegate::router::{RouteError, RouteTable, is_below};
 
-const HOSTS: [&str; 8] = [
+const HOSTS: [&str; 9] = [
+    "*",
     "a.test",
     "*.test",
     "{i}.test",
@@ -32,12 +33,13 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
 });
 static TABLE: LazyLock<RouteTable> = LazyLock::new(|| RouteTable::new(&CONFIG.route));
 
-/// Exact before pattern before wildcard; fewer captures first; the longer suffix first.
+/// Exact before pattern before wildcard before any; fewer captures first; the longer suffix first.
 fn rank(host: &HostPattern) -> (u8, usize) {
     match host {
         HostPattern::Exact(_) => (0, 0),
         HostPattern::Labels(_) => (1, host.to_string().matches('{').count()),
         HostPattern::Wildcard(suffix) => (2, 255 - suffix.as_str().len()),
+        HostPattern::Any => (3, 0),
     }
 }
 
