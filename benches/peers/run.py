@@ -173,9 +173,9 @@ port = {ORIGIN.rsplit(":", 1)[1]}
 {more}""")
 
 
-def start(folder, routes):
+def start(started, folder, routes):
     configurations(folder, routes)
-    started, release = Started(), ROOT / "target" / "release"
+    release = ROOT / "target" / "release"
     bare = release / "examples" / "bare_proxy"
     host, port = PLANE.rsplit(":", 1)
     plane = ThreadingHTTPServer((host, int(port)), Plane)
@@ -188,9 +188,13 @@ def start(folder, routes):
         "bare": started.start(0, bare, "proxy", f"127.0.0.1:{PORTS['bare']}", ORIGIN),
         "wakegate": started.start(0, release / "wakegate", "serve", "-c", folder / "wakegate.toml", env=one),
     }
+    time.sleep(0.5)
+    for peer, process in processes.items():
+        if process.poll() is not None:
+            sys.exit(f"{peer} has ended; is another one still running?")
     for address in [ORIGIN, *(f"127.0.0.1:{port}" for port in [*PORTS.values(), *SECURE.values()])]:
         wait_for(address)
-    return started, processes
+    return processes
 
 
 # --- what is measured ---
@@ -284,11 +288,11 @@ def idle(processes, connections):
 # --- what is told ---
 
 
-def table(title, rows, ratio_to=("nginx", "haproxy")):
+def table(title, rows, better=min):
     lines = ["| " + " | ".join([title, *PEERS, "wakegate / best of nginx and HAProxy"]) + " |",
              "|---|" + "---|" * (len(PEERS) + 1)]
     for name, figures, form in rows:
-        best = min(figures[peer] for peer in ratio_to if peer in figures)
+        best = better(figures["nginx"], figures["haproxy"])
         cells = [form.format(figures[peer]) if peer in figures else "–" for peer in PEERS]
         lines.append("| " + " | ".join([name, *cells, f"{figures['wakegate'] / best:.2f}" if best else "–"]) + " |")
     return "\n".join(lines)
@@ -303,9 +307,9 @@ def main():
     parser.add_argument("--routes", type=int, default=0, help="further routes that wakegate has")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        folder = pathlib.Path(folder)
-        started, processes = start(folder, arguments.routes)
+        folder, started = pathlib.Path(folder), Started()
         try:
+            processes = start(started, folder, arguments.routes)
             chosen = {name: it for name, it in scenarios(folder, arguments.seconds).items() if arguments.only in name}
             seen = {name: {peer: [] for peer in peers} for name, (peers, _) in chosen.items()}
             for _ in range(arguments.rounds):
@@ -318,7 +322,7 @@ def main():
             median = lambda name, peer, index: statistics.median(run[index] for run in seen[name][peer])
             pick = lambda name, index: {peer: median(name, peer, index) for peer in seen[name]}
             print(table("CPU µs per request", [(name, pick(name, 0), "{:.1f}") for name in seen]), "\n")
-            print(table("requests per second", [(name, pick(name, 1), "{:,.0f}") for name in seen]), "\n")
+            print(table("requests per second", [(name, pick(name, 1), "{:,.0f}") for name in seen], max), "\n")
             timed = [name for name in seen if next(iter(seen[name].values()))[0][3] is not None]
             print(table("p99, ms", [(name, pick(name, 3), "{:.2f}") for name in timed]), "\n")
             if arguments.idle:
