@@ -20,6 +20,7 @@ use crate::admin::{
 };
 use crate::config::{Protocol, RouteConfig, RouteWakeConfig, redacted};
 use crate::hypeman::ControlPlaneError;
+use crate::hypeman::wire::InstanceState;
 use crate::names::{GoDuration, InstanceId, InstanceRef, PlaneIndex};
 use crate::proxy::{ProxyError, rescue};
 use crate::telemetry::{InstanceCondition, Readings, WakeKind};
@@ -75,32 +76,37 @@ impl Running {
         for (plane, instance) in parts.wakes.all() {
             known.insert(instance.id().clone(), (plane, instance));
         }
+        let told = |id: &InstanceId,
+                    name: &str,
+                    plane,
+                    engine: Option<&Instance>,
+                    observed: Option<&InstanceState>| {
+            let (held, inflight) = busy.get(id).copied().unwrap_or_default();
+            let view = InstanceView {
+                id: id.to_string(),
+                name: name.to_owned(),
+                hypeman: self.plane_name(plane),
+                state: condition(engine, observed.map(state_of), now),
+                observed: observed.map(ToString::to_string),
+                lease: None,
+                wake: None,
+                held,
+                inflight,
+                usual_wake_ms: None,
+                breaker: None,
+            };
+            with_engine(view, engine, now)
+        };
         let mut views = Vec::with_capacity(known.len());
-        for (plane, seen) in (0..).map(PlaneIndex).zip(&self.planes) {
-            for (id, seen) in &seen.seen.load().instances {
+        for (plane, observer) in (0..).map(PlaneIndex).zip(&self.planes) {
+            for (id, seen) in &observer.seen.load().instances {
                 let engine = known.remove(id).map(|(_, instance)| instance);
-                let (held, inflight) = busy.get(id).copied().unwrap_or_default();
-                let condition = condition(engine.as_deref(), Some(state_of(&seen.state)), now);
-                let view = view(id, &seen.name, self.plane_name(plane), condition);
-                let view = InstanceView {
-                    observed: Some(seen.state.to_string()),
-                    held,
-                    inflight,
-                    ..view
-                };
-                views.push(with_engine(view, engine.as_deref(), now));
+                let state = Some(&seen.state);
+                views.push(told(id, &seen.name, plane, engine.as_deref(), state));
             }
         }
         for (id, (plane, instance)) in known {
-            let (held, inflight) = busy.get(&id).copied().unwrap_or_default();
-            let condition = condition(Some(&instance), None, now);
-            let view = view(&id, &instance.name(), self.plane_name(plane), condition);
-            let view = InstanceView {
-                held,
-                inflight,
-                ..view
-            };
-            views.push(with_engine(view, Some(&instance), now));
+            views.push(told(&id, &instance.name(), plane, Some(&instance), None));
         }
         views.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         views
@@ -154,22 +160,6 @@ impl Running {
         let config = self.config.lock();
         let config = config.unwrap_or_else(std::sync::PoisonError::into_inner);
         RouteWakeConfig::of(&config.wake)
-    }
-}
-
-fn view(id: &InstanceId, name: &str, hypeman: String, state: InstanceCondition) -> InstanceView {
-    InstanceView {
-        id: id.to_string(),
-        name: name.to_owned(),
-        hypeman,
-        state,
-        observed: None,
-        lease: None,
-        wake: None,
-        held: 0,
-        inflight: 0,
-        usual_wake_ms: None,
-        breaker: None,
     }
 }
 

@@ -93,8 +93,8 @@ impl Multiplex {
     /// Connections that carry nothing now.
     pub(super) fn idle(&self) -> usize {
         let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut idle = shared.iter().map(|one| Arc::strong_count(&one.streams));
-        idle.by_ref().filter(|streams| *streams == 1).count()
+        let streams = shared.iter().map(|one| Arc::strong_count(&one.streams));
+        streams.filter(|streams| *streams == 1).count()
     }
 
     /// Closes what has carried nothing for so long.
