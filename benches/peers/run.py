@@ -186,7 +186,7 @@ def start(started, folder, routes):
         "nginx": started.start(0, "nginx", "-c", folder / "nginx.conf"),
         "haproxy": started.start(0, "haproxy", "-f", folder / "haproxy.cfg"),
         "bare": started.start(0, bare, "proxy", f"127.0.0.1:{PORTS['bare']}", ORIGIN),
-        "wakegate": started.start(0, release / "wakegate", "serve", "-c", folder / "wakegate.toml", env=one),
+        "wakegate": started.start(0, pathlib.Path(os.environ.get("WAKEGATE", release / "wakegate")), "serve", "-c", folder / "wakegate.toml", env=one),
     }
     time.sleep(0.5)
     for peer, process in processes.items():
@@ -292,7 +292,7 @@ def table(title, rows, better=min):
     lines = ["| " + " | ".join([title, *PEERS, "wakegate / best of nginx and HAProxy"]) + " |",
              "|---|" + "---|" * (len(PEERS) + 1)]
     for name, figures, form in rows:
-        best = better(figures["nginx"], figures["haproxy"])
+        best = {"nginx", "haproxy", "wakegate"} <= set(figures) and better(figures["nginx"], figures["haproxy"])
         cells = [form.format(figures[peer]) if peer in figures else "–" for peer in PEERS]
         lines.append("| " + " | ".join([name, *cells, f"{figures['wakegate'] / best:.2f}" if best else "–"]) + " |")
     return "\n".join(lines)
@@ -303,6 +303,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=4, help="for each peer, scenario and round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="scenarios whose name has this text in it")
+    parser.add_argument("--peers", default=",".join(PEERS), help="which to measure, with commas between them")
     parser.add_argument("--idle", type=int, default=5000, help="idle connections; 0 leaves them out")
     parser.add_argument("--routes", type=int, default=0, help="further routes that wakegate has")
     arguments = parser.parse_args()
@@ -311,6 +312,8 @@ def main():
         try:
             processes = start(started, folder, arguments.routes)
             chosen = {name: it for name, it in scenarios(folder, arguments.seconds).items() if arguments.only in name}
+            wanted = arguments.peers.split(",")
+            chosen = {name: ([peer for peer in peers if peer in wanted], load) for name, (peers, load) in chosen.items()}
             seen = {name: {peer: [] for peer in peers} for name, (peers, _) in chosen.items()}
             for _ in range(arguments.rounds):
                 for name, (peers, load) in chosen.items():

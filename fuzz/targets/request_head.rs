@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 use wakegate::names::RequestId;
 use wakegate::router::host_of;
-use wakegate::upstream::{ForwardedFor, is_upgrade, prepare_request};
+use wakegate::upstream::{Fields, ForwardedFor, Provenance, is_upgrade, prepare_request};
 
 thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -52,14 +52,13 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, In
     if let Ok(host) = host_of(parts.version, &parts.uri, &parts.headers) {
         let id = RequestId::generate();
         let from = ForwardedFor {
-            client: IpAddr::from([192, 0, 2, 1]),
+            provenance: &Provenance::of(IpAddr::from([192, 0, 2, 1]), false, &host),
             trusted: false,
-            secure: false,
-            host: &host,
             request_id: &id,
             certificate: None,
         };
-        prepare_request(&mut parts.headers, &from);
+        let fields = Fields::of(&parts.headers);
+        prepare_request(&mut parts.headers, fields, &from);
         check(&parts.headers);
     }
     // A body that breaks off is an error, never a shorter body.

@@ -33,7 +33,7 @@ use crate::hypeman::{ClientBuildError, HypemanClient};
 use crate::listener::{
     self, Downstream, Inherited, RawConnection, Service, Shared, TlsError, TlsSession,
 };
-use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, RawKind};
+use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, Memory, RawKind};
 use crate::router::Declared;
 use crate::telemetry::{AccessSink, Metrics, ReloadOutcome, Tracer, TracerError};
 use crate::upstream::Upstream;
@@ -122,13 +122,19 @@ impl fmt::Debug for Source {
 struct Front(Arc<Gateway<HypemanClient>>);
 
 impl Service for Front {
+    type Memory = Memory;
     type Body = GatewayBody;
 
     fn greet(&self, sni: &str, client: IpAddr, port: u16) {
         self.0.greet(sni, client, port);
     }
 
-    async fn call(&self, request: Request<Incoming>, from: Downstream) -> Response<GatewayBody> {
+    async fn call(
+        &self,
+        request: Request<Incoming>,
+        from: Arc<(Downstream, Memory)>,
+    ) -> Response<GatewayBody> {
+        let (from, memory) = &*from;
         let covers = |host: &str| from.tls.as_ref().is_none_or(|tls| tls.covers(host));
         let arrival = Arrival {
             client: from.client,
@@ -136,7 +142,8 @@ impl Service for Front {
             secure: from.tls.is_some(),
             covers: &covers,
             certificate: from.tls.as_ref().and_then(TlsSession::client_certificate),
-            interim: from.interim,
+            interim: from.interim.as_ref(),
+            memory,
         };
         Arc::clone(&self.0).handle(request, &arrival).await
     }
@@ -156,6 +163,7 @@ impl Service for Front {
             covers: &|_| true,
             certificate: None,
             interim: None,
+            memory: &Memory::default(),
         };
         self.0.splice(stream, &host, kind, &arrival).await;
     }

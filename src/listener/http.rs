@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::http::header::CONNECTION;
-use ::http::{HeaderValue, Request, StatusCode, Version};
+use ::http::{HeaderValue, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -43,18 +43,23 @@ pub(super) async fn serve_h1<S: Service, I>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (draining, interim) = (drain.draining().clone(), Interim::default());
+    let interim = Interim::default();
     let (stream, sink) = (Interject::new(stream, interim.clone()), interim.sink());
+    let from = Downstream {
+        interim: Some(sink),
+        ..from
+    };
+    let from = Arc::new((from, S::Memory::default()));
+    let shared = Arc::new((service, interim, drain.clone()));
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (service, mut from, draining) = (service.clone(), from.clone(), draining.clone());
-        let interim = interim.clone();
-        // HTTP/1.0 knows none (RFC 9110 §15.2).
-        from.interim = (request.version() == Version::HTTP_11).then(|| Arc::clone(&sink));
+        let (shared, from) = (Arc::clone(&shared), Arc::clone(&from));
         async move {
-            // In a box: it is large, and hyper moves it several times before it is polled.
-            let answer = Box::pin(service.call(request, from));
-            let mut response = interim.before(answer).await;
-            if draining.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let (service, interim, drain) = &*shared;
+            // In a box, which is written to at once: it is large, and hyper moves it several times before it is
+            // polled.
+            let answer = Box::write(Box::new_uninit(), service.call(request, from));
+            let mut response = interim.before(Box::into_pin(answer)).await;
+            if drain.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
             }
@@ -103,8 +108,9 @@ where
 {
     let activity = Arc::new(Activity::default());
     let seen = Arc::clone(&activity);
+    let from = Arc::new((from, S::Memory::default()));
     let answer = service_fn(move |request| {
-        let (service, from) = (service.clone(), from.clone());
+        let (service, from) = (service.clone(), Arc::clone(&from));
         // Until the response's head; a body that still streams is a stream that hyper waits for.
         let busy = Busy::new(&seen);
         async move {

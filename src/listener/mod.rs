@@ -37,7 +37,6 @@ pub use self::interim::InterimSink;
 pub use self::replay::Replay;
 
 /// Who is at the other end of a request's connection.
-#[derive(Clone)]
 pub struct Downstream {
     /// The client's address: the peer's, or what a trusted peer's PROXY header says.
     pub client: SocketAddr,
@@ -45,7 +44,7 @@ pub struct Downstream {
     pub local: SocketAddr,
     /// What its TLS handshake agreed on; `None` in clear.
     pub tls: Option<TlsSession>,
-    /// Takes 1xx answers, where the client can be sent some.
+    /// Takes 1xx answers, where the connection can carry some.
     pub interim: Option<InterimSink>,
 }
 
@@ -73,6 +72,9 @@ pub struct RawConnection {
 
 /// Something that answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
+    /// What it remembers of a connection from one request to the next.
+    type Memory: Default + Send + Sync + 'static;
+
     /// Its responses' bodies.
     type Body: Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + Send
@@ -85,7 +87,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     fn call(
         &self,
         request: Request<Incoming>,
-        from: Downstream,
+        from: Arc<(Downstream, Self::Memory)>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// Passes a connection on, until it ends.

@@ -4,10 +4,11 @@
 //! (RFC 1035 §2.3.4); or an IP address. Underscore is allowed, since people use it.
 
 use std::fmt;
+use std::sync::Arc;
 
-/// A validated, lower-case host name or IP address without port.
+/// A validated, lower-case host name or IP address without port. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Hostname(Box<str>);
+pub struct Hostname(Arc<str>);
 
 /// Why a text is no host name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

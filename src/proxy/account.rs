@@ -3,6 +3,7 @@
 //! Guarantees: exactly one access line and one count for each request: at the end of its response's
 //! body, or when its client leaves, whichever comes first.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -11,6 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
+use http::uri::PathAndQuery;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::net::TcpStream;
@@ -19,6 +22,7 @@ use tokio::time::Instant;
 use super::admission::Admission;
 use super::raw::RawKind;
 use super::service::GatewayParts;
+use super::site::Site;
 use super::waiting::StatusStream;
 use crate::hold::Slot;
 use crate::names::{Hostname, InstanceId, RequestId};
@@ -26,6 +30,8 @@ use crate::router::Route;
 use crate::telemetry::{AccessLine, AccessSink, Attribute, Metrics, RouteMetrics, Trace, WakeKind};
 use crate::upstream::{BodyFate, UpstreamBody};
 
+/// Characters of a user agent that are kept.
+const AGENT: usize = 200;
 /// nginx's word for a client that left before its response.
 const CLIENT_LEFT: u16 = 499;
 
@@ -41,13 +47,12 @@ pub(super) struct Account {
     pub(super) metrics: Arc<Metrics>,
     pub(super) access: Arc<AccessSink>,
     pub(super) trade: Trade,
-    pub(super) time: jiff::Timestamp,
     pub(super) started: Instant,
     pub(super) client: IpAddr,
     pub(super) request_id: RequestId,
     pub(super) method: http::Method,
-    pub(super) path: String,
-    pub(super) user_agent: Option<String>,
+    pub(super) target: Option<PathAndQuery>,
+    pub(super) user_agent: Option<HeaderValue>,
     pub(super) host: Option<Hostname>,
     pub(super) route: Option<(Arc<Route>, Arc<RouteMetrics>)>,
     pub(super) trace: Option<Trace>,
@@ -81,6 +86,15 @@ pub struct GatewayBody {
     account: Account,
 }
 
+/// What a client says it is, as far as that is kept.
+pub(super) fn agent_text(value: &HeaderValue) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    match text.char_indices().nth(AGENT) {
+        Some((end, _)) => Cow::Owned(text.get(..end).unwrap_or_default().to_owned()),
+        None => text,
+    }
+}
+
 // === impl Account ===
 
 impl Account {
@@ -98,12 +112,11 @@ impl Account {
             metrics: Arc::clone(&parts.metrics),
             access: Arc::clone(&parts.access),
             trade,
-            time: jiff::Timestamp::now(),
             started: Instant::now(),
             client,
             request_id,
             method: http::Method::default(),
-            path: String::new(),
+            target: None,
             user_agent: None,
             host: None,
             route: None,
@@ -119,6 +132,16 @@ impl Account {
             bytes_out: 0,
             complete: false,
         }
+    }
+
+    fn path(&self) -> &str {
+        self.target.as_ref().map_or("", PathAndQuery::path)
+    }
+
+    /// Its route is known.
+    pub(super) fn on_route(&mut self, site: &Site, route: &Arc<Route>) {
+        let metrics = site.metrics(route).cloned();
+        self.route = metrics.map(|metrics| (Arc::clone(route), metrics));
     }
 
     /// The wait for the instance, if there was one, is over.
@@ -151,7 +174,7 @@ impl Account {
                 Attribute::Number(self.status.into()),
             ),
             ("http.route", Attribute::Text(route)),
-            ("url.path", Attribute::Text(&self.path)),
+            ("url.path", Attribute::Text(self.path())),
             ("client.address", Attribute::Text(&client)),
             (
                 "wakegate.request_id",
@@ -165,7 +188,8 @@ impl Account {
         ];
         let host = self.host.as_ref().map(Hostname::as_str);
         attributes.extend(host.map(|host| ("server.address", Attribute::Text(host))));
-        let agent = self.user_agent.as_deref();
+        let agent = self.user_agent.as_ref().map(agent_text);
+        let agent = agent.as_deref();
         attributes.extend(agent.map(|agent| ("user_agent.original", Attribute::Text(agent))));
         let instance = self.instance.as_ref().map(InstanceId::as_str);
         attributes.extend(instance.map(|id| ("wakegate.instance", Attribute::Text(id))));
@@ -200,14 +224,18 @@ impl Drop for Account {
                 kind.as_str()
             }
         };
+        if !self.access.is_on() {
+            return self.end_trace();
+        }
+        let agent = self.user_agent.as_ref().map(agent_text);
         self.access.write(&AccessLine {
-            time: self.time,
+            time: jiff::Timestamp::now() - took,
             request_id: self.request_id.as_str(),
             trace_id: self.trace_id.as_deref(),
             client: self.client,
             method,
             host: self.host.as_ref().map(Hostname::as_str),
-            path: &self.path,
+            path: self.path(),
             route: self.route.as_ref().map(|(route, _)| &**route.label()),
             status: self.status,
             bytes_in,
@@ -218,7 +246,7 @@ impl Drop for Account {
             instance: self.instance.as_ref().map(InstanceId::as_str),
             error: self.error,
             aborted: !self.complete,
-            user_agent: self.user_agent.as_deref(),
+            user_agent: agent.as_deref(),
         });
         self.end_trace();
     }

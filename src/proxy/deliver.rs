@@ -12,8 +12,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::time::{Instant, sleep};
 
+use super::account::agent_text;
 use super::admission::{Admission, Refusal};
 use super::error::ProxyError;
 use crate::hold::{AdmitError, Gate, Hold, Place, Slot};
@@ -74,7 +76,7 @@ pub struct Delivery<'a, S> {
     /// Its client.
     pub client: IpAddr,
     /// What the client says it is.
-    pub user_agent: Option<&'a str>,
+    pub user_agent: Option<&'a HeaderValue>,
     /// Bytes of its head.
     pub head_bytes: usize,
     /// When its time is over.
@@ -142,7 +144,7 @@ impl<S: Send> Delivery<'_, S> {
         Asker {
             route: Arc::clone(self.route.label()),
             client: self.client,
-            user_agent: self.user_agent.map(Arc::from),
+            user_agent: self.user_agent.map(|agent| agent_text(agent).into()),
             since: Instant::now(),
             trace: self.trace.clone(),
         }

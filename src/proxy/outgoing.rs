@@ -17,13 +17,17 @@ use super::error::ProxyError;
 use super::service::InterimSink;
 use crate::config::{HeaderAuth, ServerConfig};
 use crate::upstream::{
-    BodyError, ForwardError, Hop, RequestBody, Upstream, UpstreamBody, is_upgrade, prepare_response,
+    BodyError, Field, Fields, ForwardError, Hop, RequestBody, Upstream, UpstreamBody, is_upgrade,
+    prepare_response,
 };
 use crate::wake::{Endpoint, OpenConnection};
 
 /// What hyper lets through and must not go further.
-pub(super) fn check_framing<B>(request: &Request<B>) -> Result<(), ProxyError> {
-    let mut codings = request.headers().get_all(TRANSFER_ENCODING).iter();
+pub(super) fn check_framing(headers: &HeaderMap, fields: Fields) -> Result<(), ProxyError> {
+    if !fields.has(Field::TransferEncoding) {
+        return Ok(());
+    }
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let fine = match (codings.next(), codings.next()) {
         (None, _) => true,
         (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
@@ -36,9 +40,13 @@ pub(super) fn check_framing<B>(request: &Request<B>) -> Result<(), ProxyError> {
 }
 
 /// How fast a body must come, in bytes a second. Streams of gRPC may be silent for long.
-pub(super) fn min_body_rate(headers: &HeaderMap, config: &ServerConfig) -> usize {
-    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-    match kind.is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+pub(super) fn min_body_rate(
+    headers: &HeaderMap,
+    fields: Fields,
+    config: &ServerConfig,
+) -> usize {
+    let grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+    match fields.has(Field::ContentType) && headers.get(CONTENT_TYPE).is_some_and(grpc) {
         true => 0,
         false => config.min_body_rate.0,
     }
@@ -75,12 +83,9 @@ pub(super) fn authenticate(auth: &HeaderAuth, headers: &mut HeaderMap) -> Result
 }
 
 /// About as many bytes as the head took on the wire.
-pub(super) fn head_bytes(request: &Request<RequestBody>) -> usize {
-    let fields = request
-        .headers()
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4);
-    fields.sum::<usize>() + request.uri().path().len() + request.uri().query().map_or(0, str::len)
+pub(super) fn head_bytes(uri: &Uri, fields: Fields) -> usize {
+    let target = uri.path_and_query().map(PathAndQuery::as_str);
+    fields.bytes() + target.map_or(0, str::len)
 }
 
 /// HTTP/2's authority is HTTP/1.1's Host, its port included; an absolute-form target's is, too (RFC
@@ -146,15 +151,12 @@ pub(super) async fn buffered(
     }
 }
 
-/// The last of `x-forwarded-for` that no trusted proxy has, or the peer.
+/// Whom a trusted peer speaks for: the last of `x-forwarded-for` that no trusted proxy has, or the peer itself.
 pub(super) fn named_client(
     peer: IpAddr,
     headers: &HeaderMap,
     trusts: impl Fn(IpAddr) -> bool,
 ) -> IpAddr {
-    if !trusts(peer) {
-        return peer;
-    }
     let named = headers
         .get_all("x-forwarded-for")
         .iter()

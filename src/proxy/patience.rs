@@ -7,8 +7,13 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
+use crate::upstream::{Field, Fields};
+
 /// The shortest of all who have a say.
-pub(super) fn patience(route: Duration, headers: &HeaderMap) -> Duration {
+pub(super) fn patience(route: Duration, headers: &HeaderMap, fields: Fields) -> Duration {
+    if !fields.has(Field::GrpcTimeout) && !fields.has(Field::Prefer) {
+        return route;
+    }
     let grpc = headers
         .get("grpc-timeout")
         .and_then(|value| grpc_timeout(value.to_str().ok()?));
@@ -73,7 +78,8 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_static(value));
-            assert_eq!(patience(route, &headers), expected, "{name}: {value}");
+            let fields = Fields::of(&headers);
+            assert_eq!(patience(route, &headers, fields), expected, "{name}: {value}");
         }
     }
 

@@ -137,8 +137,7 @@ impl<P: ControlPlane> Gateway<P> {
         let site = self.site.load_full();
         let found = site.table.find(&host, "/", from.local.port())?;
         let (route, config) = (&*found.route, found.route.config());
-        let metrics = site.metrics(route).cloned();
-        account.route = metrics.map(|metrics| (Arc::clone(&found.route), metrics));
+        account.on_route(&site, &found.route);
         if config.forwarding.auth.is_some() {
             return Err(ProxyError::Unauthenticated);
         }

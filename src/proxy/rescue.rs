@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::json;
@@ -21,6 +21,7 @@ use super::error::ProxyError;
 use super::waiting::{accepts_html, escape};
 use crate::config::AsleepConfig;
 use crate::names::RequestId;
+use crate::upstream::{Field, Fields};
 
 /// Tells a health checker, say, that the answer is the gateway's and what it stands for.
 const X_WAKEGATE_STATE: HeaderName = HeaderName::from_static("x-wakegate-state");
@@ -35,16 +36,40 @@ pub enum Reader {
     Grpc,
 }
 
+/// What tells who reads an answer, kept until that is asked: for most requests it never is.
+#[derive(Debug)]
+pub struct Wishes {
+    accept: Vec<HeaderValue>,
+    content_type: Option<HeaderValue>,
+}
+
 // === impl Reader ===
 
 impl Reader {
     /// By what the request says of itself.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    pub fn of(wishes: &Wishes) -> Self {
+        let kind = wishes.content_type.as_ref().map(HeaderValue::as_bytes);
         match kind {
             Some(kind) if kind.starts_with(b"application/grpc") => Self::Grpc,
-            _ if accepts_html(headers) => Self::Person,
+            _ if wishes.accept.iter().any(accepts_html) => Self::Person,
             _ => Self::Program,
+        }
+    }
+}
+
+// === impl Wishes ===
+
+impl Wishes {
+    /// Those of a request; `fields` are those of `headers`.
+    pub fn of(headers: &HeaderMap, fields: Fields) -> Self {
+        let content_type = fields.has(Field::ContentType);
+        let content_type = content_type.then(|| headers.get(CONTENT_TYPE).cloned());
+        Self {
+            accept: match fields.has(Field::Accept) {
+                true => headers.get_all(ACCEPT).iter().cloned().collect(),
+                false => Vec::new(),
+            },
+            content_type: content_type.flatten(),
         }
     }
 }

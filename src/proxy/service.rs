@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::header::{HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY, USER_AGENT};
-use http::{Request, Response, StatusCode, Uri};
+use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
@@ -21,6 +21,7 @@ use super::account::{Account, Content, GatewayBody, Trade};
 use super::admission::Visit;
 use super::deliver::{Delivered, Delivery, Notes, target_of};
 use super::error::ProxyError;
+use super::memory::Memory;
 use super::outgoing::{
     adopt_authority, authenticate, buffered, check_framing, head_bytes, min_body_rate,
     named_client, pass_interim, routed_path, to_origin_form,
@@ -36,10 +37,10 @@ use crate::config::{Rate, ResponseConfig, RouteConfig, ServerConfig};
 use crate::hold::Hold;
 use crate::hypeman::ControlPlane;
 use crate::names::{GoDuration, Hostname, InstanceRef, RequestId};
-use crate::router::{Route, RouteError, host_of};
+use crate::router::{Route, RouteError};
 use crate::telemetry::{AccessSink, Metrics, Trace, Tracer, trace_id_of};
 use crate::upstream::{
-    ForwardedFor, Hop, Introduction, RequestBody, Upstream, edit, prepare_request,
+    Field, Fields, ForwardedFor, Hop, Introduction, RequestBody, Upstream, edit, prepare_request,
     prepare_response, tunnel,
 };
 use crate::wake::{Instance, WakeError, Wakes, WarmPlan};
@@ -49,8 +50,6 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_WAKEGATE_WAKE: HeaderName = HeaderName::from_static("x-wakegate-wake");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const NOT_HELD: HeaderValue = HeaderValue::from_static("wake;dur=0.0");
-/// Characters of a user agent that are kept.
-const AGENT: usize = 200;
 
 /// Takes 1xx answers for a client.
 pub type InterimSink = Arc<dyn Fn(StatusCode, &http::HeaderMap) + Send + Sync>;
@@ -66,7 +65,9 @@ pub struct Arrival<'a> {
     /// The certificate that it has shown, as `Client-Cert` has it.
     pub certificate: Option<&'a HeaderValue>,
     /// Where its 1xx answers go, if it can have some.
-    pub interim: Option<InterimSink>,
+    pub interim: Option<&'a InterimSink>,
+    /// What its connection's requests have left.
+    pub memory: &'a Memory,
     /// Whether its connection may carry requests for a host.
     pub covers: &'a (dyn Fn(&str) -> bool + Sync),
 }
@@ -154,9 +155,11 @@ impl<P: ControlPlane> Gateway<P> {
         request: Request<Incoming>,
         from: &Arrival<'_>,
     ) -> Response<GatewayBody> {
-        let mut account = self.open_account(&request, from.client.ip());
-        let reader = rescue::Reader::of(request.headers());
-        let result = self.handle_inner(&mut account, request, from).await;
+        let fields = Fields::of(request.headers());
+        let mut account = self.open_account(&request, fields, from.client.ip());
+        let wishes = rescue::Wishes::of(request.headers(), fields);
+        let result = self.handle_inner(&mut account, request, fields, from);
+        let result = result.await;
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {
@@ -167,6 +170,7 @@ impl<P: ControlPlane> Gateway<P> {
                     tracing::debug!(request = %id, %error, code = verdict.code, "refused");
                 }
                 let asleep = account.asleep.as_ref().map(|admission| admission.asleep());
+                let reader = rescue::Reader::of(&wishes);
                 rescue::answer(&error, verdict, reader, asleep, &account.request_id)
                     .map(|body| Content::Own(Full::new(body)))
             }
@@ -183,39 +187,50 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         account: &mut Account,
         mut request: Request<Incoming>,
+        mut fields: Fields,
         from: &Arrival<'_>,
     ) -> Result<Response<Content>, ProxyError> {
-        let host = host_of(request.version(), request.uri(), request.headers())?;
+        let met = from.memory.host(&request, account.client, from.secure)?;
+        let host = &met.host;
         account.host = Some(host.clone());
         if !(from.covers)(host.as_str()) {
             return Err(ProxyError::Misdirected);
         }
-        check_framing(&request)?;
-        let switch = Switch::of(&mut request)?;
-        let rate = min_body_rate(request.headers(), &self.parts.server.load());
+        check_framing(request.headers(), fields)?;
+        let switch = Switch::of(&mut request, fields)?;
+        if switch.is_some() {
+            fields = Fields::of(request.headers());
+        }
+        let server = self.parts.server.load();
+        let trusted = server.trusts(account.client);
+        let rate = min_body_rate(request.headers(), fields, &server);
         let mut request = request.map(|body| RequestBody::new(body, rate));
         account.fate = Some(request.body().fate());
-        let site = self.site.load();
-        let found = site
-            .table
-            .find(&host, routed_path(&request)?, from.local.port())?;
+        let (found, admission) = {
+            let site = self.site.load();
+            let path = routed_path(&request)?;
+            let found = site.table.find(host, path, from.local.port())?;
+            account.on_route(&site, &found.route);
+            let admission = site.admission(&found.route).ok_or(RouteError::NoRoute)?;
+            (found, Arc::clone(admission))
+        };
         let (route, config) = (&*found.route, found.route.config());
-        account.route = site
-            .metrics(route)
-            .map(|metrics| (Arc::clone(&found.route), Arc::clone(metrics)));
         let forwarding = &config.forwarding;
-        let secure = from.secure || self.came_over_tls(account.client, request.headers());
+        let told = trusted && fields.has(Field::XForwardedProto);
+        let secure = from.secure || told && came_over_tls(request.headers());
         if forwarding.redirect_http && !secure {
-            return Err(ProxyError::Redirect(Box::new(to_https(
-                &host,
-                request.uri(),
-            ))));
+            let to = to_https(host, request.uri());
+            return Err(ProxyError::Redirect(Box::new(to)));
         }
         if let Some(auth) = &forwarding.auth {
             authenticate(auth, request.headers_mut())?;
         }
-        let client = named_client(account.client, request.headers(), |peer| self.trusts(peer));
-        let patience = patience(config.wake.timeout, request.headers());
+        let client = match trusted && fields.has(Field::XForwardedFor) {
+            true => named_client(account.client, request.headers(), |peer| server.trusts(peer)),
+            false => account.client,
+        };
+        drop(server);
+        let patience = patience(config.wake.timeout, request.headers(), fields);
         let deadline = account.started + patience;
 
         let instance = self.find(route, &found.instance, client, patience).await?;
@@ -224,8 +239,7 @@ impl<P: ControlPlane> Gateway<P> {
             let stream = StatusStream::new(instance, target_of(route));
             return Ok(waiting::status_head(Content::Status(stream)));
         }
-        let admission = site.admission(route).ok_or(RouteError::NoRoute)?;
-        account.asleep = Some(Arc::clone(admission));
+        account.asleep = Some(Arc::clone(&admission));
         let verdict = admission.judge(&Visit {
             method: request.method(),
             path: request.uri().path(),
@@ -236,19 +250,19 @@ impl<P: ControlPlane> Gateway<P> {
             instance: &instance,
             route,
             hop: hop_of(config, from),
-            admission,
+            admission: &admission,
             verdict,
             hold: &self.parts.hold,
             metrics: &self.parts.metrics,
             client,
-            user_agent: account.user_agent.as_deref(),
-            head_bytes: head_bytes(&request),
+            user_agent: account.user_agent.as_ref(),
+            head_bytes: head_bytes(request.uri(), fields),
             deadline,
             trace: account.trace.as_ref().and_then(Trace::parent),
         };
         let preflight = (config.admission.preset.is_some())
             .then(|| {
-                preflight::Question::of(request.method(), &host, request.uri(), request.headers())
+                preflight::Question::of(request.method(), host, request.uri(), request.headers())
             })
             .flatten();
         if let Some(answer) = preflight
@@ -290,23 +304,22 @@ impl<P: ControlPlane> Gateway<P> {
         let admitted = admitted?;
 
         let about = ForwardedFor {
-            client: account.client,
-            trusted: self.trusts(account.client),
-            secure: from.secure,
-            host: &host,
+            provenance: &met.provenance,
+            trusted,
             request_id: &account.request_id,
             certificate: from.certificate,
         };
         adopt_authority(&mut request);
-        prepare_request(request.headers_mut(), &about);
+        prepare_request(request.headers_mut(), fields, &about);
         if let Some(trace) = &account.trace {
             trace.inject(request.headers_mut());
         }
         edit(request.headers_mut(), &forwarding.request_headers);
         let prefix = forwarding.strip_path.then_some(config.path.as_str());
-        let request = to_origin_form(request, prefix);
-        let mut request = request;
-        if let Some(sink) = &from.interim {
+        // HTTP/1.0 knows no 1xx (RFC 9110 §15.2).
+        let sink = from.interim.filter(|_| request.version() != Version::HTTP_10);
+        let mut request = to_origin_form(request, prefix);
+        if let Some(sink) = sink {
             pass_interim(&mut request, Arc::clone(sink));
         }
         let request = buffered(request, config.retry.buffer.0, deadline).await?;
@@ -397,35 +410,26 @@ impl<P: ControlPlane> Gateway<P> {
         self.parts.metrics.upkeep();
     }
 
-    fn open_account(&self, request: &Request<Incoming>, client: IpAddr) -> Account {
-        let text = |value: &HeaderValue| {
-            let text = String::from_utf8_lossy(value.as_bytes());
-            match text.len() > AGENT {
-                true => text.chars().take(AGENT).collect(),
-                false => text.into_owned(),
-            }
-        };
-        let id = RequestId::adopt_or_generate(request.headers().get(X_REQUEST_ID));
+    fn open_account(
+        &self,
+        request: &Request<Incoming>,
+        fields: Fields,
+        client: IpAddr,
+    ) -> Account {
+        let headers = request.headers();
+        let one = |field, name| fields.has(field).then(|| headers.get(name)).flatten();
+        let id = RequestId::adopt_or_generate(one(Field::XRequestId, X_REQUEST_ID));
         let mut account = Account::new(&self.parts, Trade::Request, client, id);
         account.method = request.method().clone();
-        request.uri().path().clone_into(&mut account.path);
-        account.user_agent = request.headers().get(USER_AGENT).map(text);
-        account.trace = self.parts.tracer.begin(request.headers());
+        account.target = request.uri().path_and_query().cloned();
+        account.user_agent = one(Field::UserAgent, USER_AGENT).cloned();
+        account.trace = self.parts.tracer.begin(headers);
         account.trace_id = match &account.trace {
             Some(trace) => Some(trace.trace_id()),
-            None => trace_id_of(request.headers()),
+            None if fields.has(Field::TraceParent) => trace_id_of(headers),
+            None => None,
         };
         account
-    }
-
-    /// By the word of a trusted peer.
-    fn came_over_tls(&self, peer: IpAddr, headers: &http::HeaderMap) -> bool {
-        let told = headers.get("x-forwarded-proto");
-        told.is_some_and(|proto| proto == "https") && self.trusts(peer)
-    }
-
-    fn trusts(&self, peer: IpAddr) -> bool {
-        self.parts.server.load().trusts(peer)
     }
 
     fn tell_wake(&self, headers: &mut http::HeaderMap, account: &Account) {
@@ -457,6 +461,12 @@ impl<P> fmt::Debug for Gateway<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Gateway").finish_non_exhaustive()
     }
+}
+
+/// By the word of a trusted peer.
+fn came_over_tls(headers: &http::HeaderMap) -> bool {
+    let told = headers.get("x-forwarded-proto");
+    told.is_some_and(|proto| proto == "https")
 }
 
 /// How this request reaches its instance.

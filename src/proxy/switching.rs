@@ -13,7 +13,7 @@ use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 
 use super::error::ProxyError;
-use crate::upstream::{is_upgrade, upgrade_token};
+use crate::upstream::{Field, Fields, is_upgrade, upgrade_token};
 
 /// A client's wish to switch.
 pub(super) struct Switch {
@@ -28,8 +28,14 @@ pub(super) struct Switch {
 
 impl Switch {
     /// The client's wish, if it has one. A request of HTTP/2 is made one of HTTP/1.1.
-    pub(super) fn of(request: &mut Request<Incoming>) -> Result<Option<Self>, ProxyError> {
+    pub(super) fn of(
+        request: &mut Request<Incoming>,
+        fields: Fields,
+    ) -> Result<Option<Self>, ProxyError> {
         if request.method() != Method::CONNECT {
+            if !fields.has(Field::Upgrade) {
+                return Ok(None);
+            }
             return Ok(upgrade_token(request.headers()).map(|wanted| Self {
                 downstream: hyper::upgrade::on(request),
                 wanted,

@@ -37,26 +37,21 @@ const LONGEST: Duration = Duration::from_secs(120);
 pub(super) fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
     let is = |name: &str, wanted: &str| headers.get(name).is_none_or(|value| value == wanted);
     *method == Method::GET
-        && accepts_html(headers)
+        && headers.get_all(ACCEPT).iter().any(accepts_html)
         && is("sec-fetch-mode", "navigate")
         && is("sec-fetch-dest", "document")
 }
 
 /// Whether HTML is asked for by name (`*/*` is what programs say).
-pub(super) fn accepts_html(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .any(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let html = parts.next().is_some_and(|kind| {
-                kind.eq_ignore_ascii_case("text/html")
-                    || kind.eq_ignore_ascii_case("application/xhtml+xml")
-            });
-            html && !parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
-        })
+pub(super) fn accepts_html(accept: &HeaderValue) -> bool {
+    accept.to_str().unwrap_or("").split(',').any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let html = parts.next().is_some_and(|kind| {
+            kind.eq_ignore_ascii_case("text/html")
+                || kind.eq_ignore_ascii_case("application/xhtml+xml")
+        });
+        html && !parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    })
 }
 
 /// Text that stays text in HTML.

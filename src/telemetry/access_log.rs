@@ -200,6 +200,11 @@ impl AccessSink {
         }))
     }
 
+    /// Whether there is anywhere to write to.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Queues one line, unless sampling leaves it out.
     pub fn write(&self, line: &AccessLine<'_>) {
         let Some(sink) = &self.0 else { return };

@@ -267,15 +267,8 @@ impl Upstream {
         home: impl FnOnce(S) -> Home,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
         let fate = request.body().fate();
-        let answered = timeout(
-            self.config.load().response_timeout,
-            sender.exchange(request),
-        );
-        let answered = tokio::select! {
-            answered = answered => answered,
-            () = endpoint.severed().cancelled() => return Err(ForwardError::Severed),
-        };
-        match answered {
+        let patience = self.config.load().response_timeout;
+        match timeout(patience, sender.exchange(request)).await {
             Err(_) => Err(ForwardError::TimedOut),
             Ok(Ok(mut response)) => {
                 fate.answered();
@@ -290,6 +283,8 @@ impl Upstream {
                 None => {
                     let error = error.into_error();
                     Err(match fate.ending() {
+                        // A severed connection is dropped, which is how its requests end.
+                        _ if endpoint.severed().is_cancelled() => ForwardError::Severed,
                         Some(ending) => ForwardError::Client(ending),
                         None if error.is_parse() => ForwardError::Nonsense(error.into()),
                         None => ForwardError::Broken(error.into()),

@@ -12,6 +12,7 @@ use http::header::{
     HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
+use super::fields::{Field, Fields};
 use crate::config::{HeaderEdits, Rename};
 use crate::names::{Hostname, RequestId};
 
@@ -32,21 +33,51 @@ const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Where requests come from, in the words of the forwarding fields: the same for all requests of one connection
+/// that are for one host.
+#[derive(Debug)]
+pub struct Provenance {
+    host: HeaderValue,
+    client: HeaderValue,
+    /// An element of `Forwarded` (RFC 7239 §4).
+    element: HeaderValue,
+    scheme: &'static str,
+}
+
 /// Who sent a request, for the forwarding fields.
 #[derive(Debug)]
 pub struct ForwardedFor<'a> {
-    /// The peer's address.
-    pub client: IpAddr,
+    /// Its client, and the host it asked for.
+    pub provenance: &'a Provenance,
     /// Whether its own forwarding fields are believed.
     pub trusted: bool,
-    /// Whether the client came over TLS.
-    pub secure: bool,
-    /// The host it asked for.
-    pub host: &'a Hostname,
     /// The request's id.
     pub request_id: &'a RequestId,
     /// The certificate that the client has shown.
     pub certificate: Option<&'a HeaderValue>,
+}
+
+// === impl Provenance ===
+
+impl Provenance {
+    /// Of a client's requests for `host`; `secure`: over TLS.
+    pub fn of(client: IpAddr, secure: bool, host: &Hostname) -> Self {
+        // Addresses and host names are made of what a field may have.
+        let value = |text: String| {
+            HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"))
+        };
+        let node = match client {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("\"[{ip}]\""),
+        };
+        let scheme = if secure { "https" } else { "http" };
+        Self {
+            host: value(host.to_string()),
+            client: value(client.to_string()),
+            element: value(format!("for={node};host=\"{host}\";proto={scheme}")),
+            scheme,
+        }
+    }
 }
 
 /// The protocol that a request wants to switch to, if it is one that we pass on. `h2c` is not: it
@@ -76,51 +107,9 @@ fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item =
         .map(str::trim)
 }
 
-/// Which fields that need a look a message has; most messages have none of them. One pass over the names
-/// costs less than to ask for each of these.
-#[derive(Debug, Default)]
-struct Present {
-    hop_by_hop: bool,
-    connection: bool,
-    upgrade: bool,
-    te: bool,
-    transfer_encoding: bool,
-    cookie: bool,
-    expect: bool,
-    client_certificate: bool,
-}
-
-// === impl Present ===
-
-impl Present {
-    fn of(headers: &HeaderMap) -> Self {
-        let mut present = Self::default();
-        for name in headers.keys() {
-            match name.as_str() {
-                "connection" => (present.connection, present.hop_by_hop) = (true, true),
-                "te" => (present.te, present.hop_by_hop) = (true, true),
-                "transfer-encoding" => {
-                    (present.transfer_encoding, present.hop_by_hop) = (true, true);
-                }
-                "keep-alive"
-                | "proxy-authenticate"
-                | "proxy-authorization"
-                | "proxy-connection"
-                | "http2-settings" => present.hop_by_hop = true,
-                "upgrade" => present.upgrade = true,
-                "cookie" => present.cookie = true,
-                "expect" => present.expect = true,
-                "client-cert" | "client-cert-chain" => present.client_certificate = true,
-                _ => {}
-            }
-        }
-        present
-    }
-}
-
 /// Removes what is for this hop only; `Content-Length`, too, when it is not the framing.
-fn strip_hop_by_hop(headers: &mut HeaderMap, present: &Present) {
-    if present.connection {
+fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) {
+    if fields.has(Field::Connection) {
         let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
             // A client may not make us drop what routes or frames its request.
@@ -130,15 +119,21 @@ fn strip_hop_by_hop(headers: &mut HeaderMap, present: &Present) {
             headers.remove(name);
         }
     }
-    if present.transfer_encoding {
+    if fields.has(Field::TransferEncoding) {
         headers.remove(CONTENT_LENGTH);
     }
-    if present.hop_by_hop {
+    let these = [
+        Field::Connection,
+        Field::OfThisHop,
+        Field::Te,
+        Field::TransferEncoding,
+    ];
+    if these.into_iter().any(|field| fields.has(field)) {
         for name in &HOP_BY_HOP {
             headers.remove(name);
         }
     }
-    if present.upgrade {
+    if fields.has(Field::Upgrade) {
         headers.remove(UPGRADE);
     }
 }
@@ -157,17 +152,17 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// What an instance is sent.
-pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
-    let present = Present::of(headers);
-    let upgrade = (present.upgrade && present.connection).then(|| upgrade_token(headers));
+/// What an instance is sent. `fields` are those of `headers`.
+pub fn prepare_request(headers: &mut HeaderMap, fields: Fields, from: &ForwardedFor<'_>) {
+    let upgrade = (fields.has(Field::Upgrade) && fields.has(Field::Connection))
+        .then(|| upgrade_token(headers));
     let trailers = |token: &str| token.eq_ignore_ascii_case("trailers");
-    let wants_trailers = present.te && tokens(headers, &TE).any(trailers);
-    strip_hop_by_hop(headers, &present);
-    if present.cookie {
+    let wants_trailers = fields.has(Field::Te) && tokens(headers, &TE).any(trailers);
+    strip_hop_by_hop(headers, fields);
+    if fields.has(Field::Cookie) {
         join_cookies(headers);
     }
-    if present.expect {
+    if fields.has(Field::Expect) {
         // The gateway answers 100 itself, when the instance is ready and the body is first read.
         headers.remove(EXPECT);
     }
@@ -178,31 +173,23 @@ pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    if let Ok(host) = HeaderValue::from_str(from.host.as_str()) {
-        let field = headers.get(HOST).cloned().unwrap_or_else(|| host.clone());
-        if !from.trusted || !headers.contains_key(X_FORWARDED_HOST) {
-            headers.insert(X_FORWARDED_HOST, field);
-        }
-        headers.entry(HOST).or_insert(host);
+    let Provenance {
+        host,
+        client,
+        element,
+        scheme,
+    } = from.provenance;
+    let field = headers.entry(HOST).or_insert_with(|| host.clone()).clone();
+    if !from.trusted || !headers.contains_key(X_FORWARDED_HOST) {
+        headers.insert(X_FORWARDED_HOST, field);
     }
-    extend(
-        headers,
-        X_FORWARDED_FOR,
-        from.client.to_string(),
-        from.trusted,
-    );
-    let node = match from.client {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("\"[{ip}]\""),
-    };
-    let scheme = if from.secure { "https" } else { "http" };
-    let element = format!("for={node};host=\"{}\";proto={scheme}", from.host);
+    extend(headers, X_FORWARDED_FOR, client, from.trusted);
     extend(headers, FORWARDED, element, from.trusted);
-    if !from.trusted || !headers.contains_key(X_FORWARDED_PROTO) {
+    if !from.trusted || !fields.has(Field::XForwardedProto) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     // RFC 9440 §2.4: nobody else may say who a client is.
-    if present.client_certificate && (!from.trusted || from.certificate.is_some()) {
+    if fields.has(Field::ClientCert) && (!from.trusted || from.certificate.is_some()) {
         headers.remove(CLIENT_CERT);
         headers.remove(CLIENT_CERT_CHAIN);
     }
@@ -213,17 +200,20 @@ pub fn prepare_request(headers: &mut HeaderMap, from: &ForwardedFor<'_>) {
 }
 
 /// Appends to the list when its sender is trusted, else replaces it.
-fn extend(headers: &mut HeaderMap, name: HeaderName, element: String, trusted: bool) {
-    let list = match trusted {
-        false => element,
-        true => {
-            let before = tokens(headers, &name);
-            before.chain([&*element]).collect::<Vec<_>>().join(", ")
+fn extend(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue, trusted: bool) {
+    let before: Vec<&str> = match trusted {
+        true => tokens(headers, &name).collect(),
+        false => Vec::new(),
+    };
+    let list = match before.as_slice() {
+        [] => element.clone(),
+        before => {
+            let elements = before.iter().copied().chain(element.to_str());
+            let list = elements.collect::<Vec<_>>().join(", ");
+            HeaderValue::try_from(list).unwrap_or_else(|_| element.clone())
         }
     };
-    if let Ok(value) = HeaderValue::try_from(list) {
-        headers.insert(name, value);
-    }
+    headers.insert(name, list);
 }
 
 /// What a route's rules make of a message's fields: renamed, removed, set, added, in this order.
@@ -253,7 +243,7 @@ pub fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
 /// What a client is sent of an instance's response.
 pub fn prepare_response(headers: &mut HeaderMap, switching: bool) {
     let upgrade = switching.then(|| headers.get(UPGRADE).cloned()).flatten();
-    strip_hop_by_hop(headers, &Present::of(headers));
+    strip_hop_by_hop(headers, Fields::of(headers));
     if let Some(token) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, token);
@@ -277,13 +267,13 @@ mod tests {
         let host = Hostname::parse("a.b").unwrap();
         let request_id = RequestId::generate();
         let client = IpAddr::from([10, 0, 0, 9]);
+        let fields = Fields::of(&headers);
         prepare_request(
             &mut headers,
+            fields,
             &ForwardedFor {
-                client,
+                provenance: &Provenance::of(client, false, &host),
                 trusted,
-                secure: false,
-                host: &host,
                 request_id: &request_id,
                 certificate: None,
             },

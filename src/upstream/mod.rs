@@ -7,6 +7,7 @@
 
 mod body;
 mod connection;
+mod fields;
 mod forward;
 mod headers;
 mod hop;
@@ -17,9 +18,10 @@ mod tunnel;
 
 pub use body::{BodyError, BodyFate, Ending, RequestBody, UpstreamBody};
 pub use connection::Connection;
+pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
 pub use headers::{
-    ForwardedFor, edit, is_upgrade, prepare_request, prepare_response, upgrade_token,
+    ForwardedFor, Provenance, edit, is_upgrade, prepare_request, prepare_response, upgrade_token,
 };
 pub use hop::{Hop, Introduction};
 pub use tunnel::tunnel;

@@ -1,0 +1,127 @@
+//! What one request of a connection leaves for the next.
+//!
+//! Guarantees: what is remembered is what would be worked out again; a request that differs in anything that matters
+//! is looked at anew. A connection's requests are for one host, most of the time.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use http::header::HOST;
+use http::uri::Authority;
+use http::{Request, Version};
+
+use crate::names::Hostname;
+use crate::router::{AuthorityError, host_of};
+use crate::upstream::Provenance;
+
+/// One connection's memory.
+#[derive(Debug, Default)]
+pub struct Memory(ArcSwapOption<Acquaintance>);
+
+/// A host that the connection's client has asked for.
+#[derive(Debug)]
+pub(super) struct Acquaintance {
+    /// How it was named, in `Host` or in HTTP/2's `:authority`.
+    named: Box<[u8]>,
+    pub(super) host: Hostname,
+    /// By the forwarding fields of requests for it.
+    pub(super) provenance: Provenance,
+}
+
+// === impl Memory ===
+
+impl Memory {
+    /// Whom a request is for.
+    pub(super) fn host<B>(
+        &self,
+        request: &Request<B>,
+        client: IpAddr,
+        secure: bool,
+    ) -> Result<Arc<Acquaintance>, AuthorityError> {
+        let named = only_name(request);
+        let known = self.0.load();
+        if let Some(known) = known.as_ref()
+            && named == Some(&*known.named)
+        {
+            return Ok(Arc::clone(known));
+        }
+        let host = host_of(request.version(), request.uri(), request.headers())?;
+        let met = Arc::new(Acquaintance {
+            named: named.unwrap_or_default().into(),
+            provenance: Provenance::of(client, secure, &host),
+            host,
+        });
+        if named.is_some() {
+            self.0.store(Some(Arc::clone(&met)));
+        }
+        Ok(met)
+    }
+}
+
+/// The one place of a request that names its host; `None` where two could, or none does.
+fn only_name<B>(request: &Request<B>) -> Option<&[u8]> {
+    let authority = request.uri().authority().map(Authority::as_str);
+    let mut fields = request.headers().get_all(HOST).iter();
+    match (authority, fields.next(), fields.next()) {
+        (None, Some(field), None) => Some(field.as_bytes()),
+        (Some(authority), None, None) if request.version() >= Version::HTTP_2 => {
+            Some(authority.as_bytes())
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(version: Version, target: &str, hosts: &[&str]) -> Request<()> {
+        let mut request = Request::new(());
+        *request.version_mut() = version;
+        *request.uri_mut() = target.parse().unwrap();
+        for host in hosts {
+            let value = HeaderValue::from_str(host).unwrap();
+            request.headers_mut().append(HOST, value);
+        }
+        request
+    }
+
+    #[test]
+    fn the_same_name_is_worked_out_once_and_another_one_anew() {
+        let (memory, client) = (Memory::default(), IpAddr::from([192, 0, 2, 1]));
+        let ask = |host| memory.host(&request(Version::HTTP_11, "/", &[host]), client, false);
+        let first = ask("a.test").unwrap();
+        assert!(Arc::ptr_eq(&first, &ask("a.test").unwrap()));
+        assert_eq!(ask("b.test").unwrap().host.as_str(), "b.test");
+        assert!(ask("b test").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_memory_never_changes_whom_a_request_is_for(
+            requests in prop::collection::vec(
+                (
+                    prop::sample::select(vec![Version::HTTP_10, Version::HTTP_11, Version::HTTP_2]),
+                    prop::sample::select(vec!["/", "http://a.test/", "http://b.test:80/"]),
+                    prop::collection::vec(
+                        prop::sample::select(vec!["a.test", "A.test", "a.test:80", "b.test", "u@a.test", ""]),
+                        0..3,
+                    ),
+                ),
+                1..20,
+            )
+        ) {
+            let memory = Memory::default();
+            for (version, target, hosts) in requests {
+                let request = request(version, target, &hosts);
+                let fresh = host_of(request.version(), request.uri(), request.headers());
+                let found = memory.host(&request, IpAddr::from([192, 0, 2, 1]), false);
+                prop_assert_eq!(found.map(|met| met.host.clone()), fresh);
+            }
+        }
+    }
+}

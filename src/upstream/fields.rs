@@ -1,0 +1,146 @@
+//! Which header fields of a request anybody here has to look at.
+//!
+//! Guarantees: a field that is there is never taken for absent. Most requests have few of these fields, and one pass
+//! over the names that are there costs less than to ask for each of the others.
+
+use http::HeaderMap;
+
+/// A set of fields, and how long the head is that they were found in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Fields {
+    seen: u32,
+    bytes: usize,
+}
+
+/// One of the fields that are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "each is the field of its name")]
+pub enum Field {
+    Accept,
+    ClientCert,
+    Connection,
+    ContentType,
+    Cookie,
+    Expect,
+    GrpcTimeout,
+    /// Another one that ends with this hop.
+    OfThisHop,
+    Prefer,
+    Te,
+    TraceParent,
+    TransferEncoding,
+    Upgrade,
+    UserAgent,
+    XForwardedFor,
+    XForwardedProto,
+    XRequestId,
+}
+
+// === impl Fields ===
+
+impl Fields {
+    /// Those of a message.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in headers {
+            let name = name.as_str();
+            // What stands between name and value, and at the end.
+            fields.bytes += name.len() + value.len() + 4;
+            if let Some(field) = Field::named(name) {
+                fields.seen |= field.bit();
+            }
+        }
+        fields
+    }
+
+    /// Whether the message has it.
+    pub fn has(self, field: Field) -> bool {
+        self.seen & field.bit() != 0
+    }
+
+    /// About as many bytes as the fields took on the wire.
+    pub fn bytes(self) -> usize {
+        self.bytes
+    }
+}
+
+// === impl Field ===
+
+impl Field {
+    fn bit(self) -> u32 {
+        1 << self as u8
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        // By length first: most names end here.
+        Some(match (name.len(), name) {
+            (2, "te") => Self::Te,
+            (6, "accept") => Self::Accept,
+            (6, "cookie") => Self::Cookie,
+            (6, "expect") => Self::Expect,
+            (6, "prefer") => Self::Prefer,
+            (7, "upgrade") => Self::Upgrade,
+            (10, "connection") => Self::Connection,
+            (10, "keep-alive") => Self::OfThisHop,
+            (10, "user-agent") => Self::UserAgent,
+            (11, "client-cert") => Self::ClientCert,
+            (11, "traceparent") => Self::TraceParent,
+            (12, "content-type") => Self::ContentType,
+            (12, "grpc-timeout") => Self::GrpcTimeout,
+            (12, "x-request-id") => Self::XRequestId,
+            (14, "http2-settings") => Self::OfThisHop,
+            (15, "x-forwarded-for") => Self::XForwardedFor,
+            (16, "proxy-connection") => Self::OfThisHop,
+            (17, "client-cert-chain") => Self::ClientCert,
+            (17, "transfer-encoding") => Self::TransferEncoding,
+            (17, "x-forwarded-proto") => Self::XForwardedProto,
+            (18, "proxy-authenticate") => Self::OfThisHop,
+            (19, "proxy-authorization") => Self::OfThisHop,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn each_field_is_found_by_its_name_and_no_other_is() {
+        for (name, field) in [
+            ("te", Field::Te),
+            ("Accept", Field::Accept),
+            ("cookie", Field::Cookie),
+            ("expect", Field::Expect),
+            ("prefer", Field::Prefer),
+            ("upgrade", Field::Upgrade),
+            ("connection", Field::Connection),
+            ("keep-alive", Field::OfThisHop),
+            ("user-agent", Field::UserAgent),
+            ("client-cert", Field::ClientCert),
+            ("client-cert-chain", Field::ClientCert),
+            ("traceparent", Field::TraceParent),
+            ("content-type", Field::ContentType),
+            ("grpc-timeout", Field::GrpcTimeout),
+            ("x-request-id", Field::XRequestId),
+            ("http2-settings", Field::OfThisHop),
+            ("x-forwarded-for", Field::XForwardedFor),
+            ("proxy-connection", Field::OfThisHop),
+            ("transfer-encoding", Field::TransferEncoding),
+            ("x-forwarded-proto", Field::XForwardedProto),
+            ("proxy-authenticate", Field::OfThisHop),
+            ("proxy-authorization", Field::OfThisHop),
+        ] {
+            let name: http::HeaderName = name.parse().unwrap();
+            let length = name.as_str().len();
+            let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("x"))]);
+            let fields = Fields::of(&headers);
+            assert_eq!((fields.seen, fields.bytes()), (field.bit(), length + 5));
+            assert!(fields.has(field));
+        }
+        let other = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("a.b"))]);
+        assert_eq!(Fields::of(&other).seen, 0);
+    }
+}
