@@ -3,8 +3,10 @@
 //! Guarantees: the first phase is published before anything is refused; whoever is being served has
 //! until the deadline; then everything is cut.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -31,6 +33,24 @@ impl Drain {
     /// Whether no new work is taken.
     pub fn has_begun(&self) -> bool {
         self.begun.load(Ordering::Acquire)
+    }
+
+    /// Ends when no new work is taken. For tasks that are woken often: it looks at the token only when the task has
+    /// changed.
+    pub fn begin(&self) -> impl Future<Output = ()> + '_ {
+        let (mut waiting, mut known) = (Box::pin(self.draining.cancelled()), None::<Waker>);
+        poll_fn(move |cx| {
+            if self.has_begun() {
+                return Poll::Ready(());
+            }
+            match &known {
+                Some(waker) if waker.will_wake(cx.waker()) => Poll::Pending,
+                _ => {
+                    known = Some(cx.waker().clone());
+                    waiting.as_mut().poll(cx)
+                }
+            }
+        })
     }
 
     /// Cancelled when what is left is cut.

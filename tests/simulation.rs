@@ -229,6 +229,7 @@ impl Gateway {
             admission: &self.admission,
             verdict,
             hold: &self.hold,
+            gate: &self.hold.gate(instance.id(), PORT),
             metrics: &self.metrics,
             client,
             user_agent: None,

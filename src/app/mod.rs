@@ -40,6 +40,8 @@ use crate::upstream::Upstream;
 use crate::wake::{Tcp, WakeReport, Wakes, WarmPlan, keep_warm};
 
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Samples of a busy quarter of a second are folded in a millisecond or two.
+const FOLDING: Duration = Duration::from_millis(250);
 
 /// The gateway cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -334,6 +336,20 @@ impl App {
                 }
             };
             stop.run_until_cancelled(upkeep).await.unwrap_or(());
+        });
+        let (metrics, stop) = (Arc::clone(&parts.metrics), self.stop.clone());
+        self.background.spawn(async move {
+            let folding = async {
+                loop {
+                    tokio::time::sleep(FOLDING).await;
+                    let metrics = Arc::clone(&metrics);
+                    // Beside the requests, not between two of them.
+                    if spawn_blocking(move || metrics.upkeep()).await.is_err() {
+                        return;
+                    }
+                }
+            };
+            stop.run_until_cancelled(folding).await.unwrap_or(());
         });
         let (wakes, draining) = (Arc::clone(&parts.wakes), self.drain.draining().clone());
         let plans = running.plans.subscribe();

@@ -79,7 +79,7 @@ where
         // A request that is there already is seen before the drain is.
         biased;
         result = connection.as_mut() => return result,
-        () = drain.draining().cancelled() => {}
+        () = drain.begin() => {}
     }
     // Closing an idle connection at once would cross with a request that is on its way: a client
     // that asks is answered, and told that this was the last.
@@ -138,7 +138,7 @@ where
     tokio::select! {
         biased;
         result = connection.as_mut() => return result,
-        () = drain.draining().cancelled() => {}
+        () = drain.begin() => {}
         () = activity.none_for(limits.idle_timeout) => {}
     }
     connection.as_mut().graceful_shutdown();

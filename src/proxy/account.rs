@@ -28,7 +28,7 @@ use crate::hold::Slot;
 use crate::names::{Hostname, InstanceId, RequestId};
 use crate::router::Route;
 use crate::telemetry::{AccessLine, AccessSink, Attribute, Metrics, RouteMetrics, Trace, WakeKind};
-use crate::upstream::{BodyFate, UpstreamBody};
+use crate::upstream::{BodyFate, ResponseError, UpstreamBody};
 
 /// Characters of a user agent that are kept.
 const AGENT: usize = 200;
@@ -269,12 +269,12 @@ impl Drop for GatewayBody {
 
 impl Body for GatewayBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ResponseError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let polled = match &mut self.content {
             Content::Upstream { body, .. } => Pin::new(body).poll_frame(cx),
             Content::Status(stream) => stream

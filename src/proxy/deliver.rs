@@ -71,6 +71,8 @@ pub struct Delivery<'a, S> {
     pub verdict: Result<(), Refusal>,
     /// Who may wait.
     pub hold: &'a Arc<Hold>,
+    /// The order in which requests go to the instance's port.
+    pub gate: &'a Arc<Gate>,
     /// Counts.
     pub metrics: &'a Metrics,
     /// Its client.
@@ -157,10 +159,9 @@ impl<S: Send> Delivery<'_, S> {
         if config.limits.max_inflight == 0 {
             return Err(AdmitError::Closed.into());
         }
-        let gate = self.hold.gate(self.instance.id(), config.port);
         if let Some(endpoint) = self.instance.warm(self.target()) {
             self.metrics.count_lease(LeaseCheck::Hit);
-            if let Some(slot) = gate.try_enter(&config.limits) {
+            if let Some(slot) = self.gate.try_enter(&config.limits) {
                 notes.met(WakeKind::Warm);
                 let ready = warm(endpoint);
                 return Ok(Admitted { ready, slot });
@@ -171,7 +172,7 @@ impl<S: Send> Delivery<'_, S> {
         }
         let mut waited = *notes;
         // In a box: it is large, and a warm request does not need it.
-        let waiting = Box::pin(self.wait(&gate, &mut waited));
+        let waiting = Box::pin(self.wait(&mut waited));
         let result = self.held(notes, waiting).await;
         notes.met(waited.wake);
         result
@@ -199,7 +200,8 @@ impl<S: Send> Delivery<'_, S> {
     }
 
     /// Ready first, then in turn, then still ready.
-    async fn wait(&self, gate: &Arc<Gate>, notes: &mut Notes) -> Result<Admitted<S>, ProxyError> {
+    async fn wait(&self, notes: &mut Notes) -> Result<Admitted<S>, ProxyError> {
+        let gate = self.gate;
         let limits = &self.route.config().limits;
         let mut place: Option<Place> = Some(gate.join());
         let mut slot: Option<Slot> = None;

@@ -10,14 +10,32 @@ use arc_swap::ArcSwapOption;
 use http::header::HOST;
 use http::uri::Authority;
 use http::{Request, Version};
+use tokio::net::TcpStream;
 
-use crate::names::Hostname;
+use crate::config::RouteConfig;
+use crate::hold::Gate;
+use crate::names::{Hostname, InstanceRef, PlaneIndex};
 use crate::router::{AuthorityError, host_of};
 use crate::upstream::Provenance;
+use crate::wake::Instance;
 
 /// One connection's memory.
 #[derive(Debug, Default)]
-pub struct Memory(ArcSwapOption<Acquaintance>);
+pub struct Memory {
+    acquaintance: ArcSwapOption<Acquaintance>,
+    destination: ArcSwapOption<Destination>,
+}
+
+/// Where the connection's requests went last.
+#[derive(Debug)]
+pub(super) struct Destination {
+    plane: PlaneIndex,
+    name: InstanceRef,
+    port: u16,
+    pub(super) instance: Arc<Instance<TcpStream>>,
+    /// Of the instance's port.
+    pub(super) gate: Arc<Gate>,
+}
 
 /// A host that the connection's client has asked for.
 #[derive(Debug)]
@@ -40,7 +58,7 @@ impl Memory {
         secure: bool,
     ) -> Result<Arc<Acquaintance>, AuthorityError> {
         let named = only_name(request);
-        let known = self.0.load();
+        let known = self.acquaintance.load();
         if let Some(known) = known.as_ref()
             && named == Some(&*known.named)
         {
@@ -53,9 +71,43 @@ impl Memory {
             host,
         });
         if named.is_some() {
-            self.0.store(Some(Arc::clone(&met)));
+            self.acquaintance.store(Some(Arc::clone(&met)));
         }
         Ok(met)
+    }
+
+    /// The instance that `name` means for a route, if the last request asked for it by that name and it still means
+    /// it.
+    pub(super) fn destination(
+        &self,
+        route: &RouteConfig,
+        name: &InstanceRef,
+    ) -> Option<Arc<Destination>> {
+        let last = self.destination.load();
+        let last = last.as_ref()?;
+        let same = (last.plane, last.port) == (route.plane, route.port)
+            && last.name == *name
+            && last.instance.is_meant_by(name);
+        same.then(|| Arc::clone(last))
+    }
+
+    /// The next request most likely goes there, too.
+    pub(super) fn remember(
+        &self,
+        route: &RouteConfig,
+        name: &InstanceRef,
+        instance: Arc<Instance<TcpStream>>,
+        gate: Arc<Gate>,
+    ) -> Arc<Destination> {
+        let destination = Arc::new(Destination {
+            plane: route.plane,
+            name: name.clone(),
+            port: route.port,
+            instance,
+            gate,
+        });
+        self.destination.store(Some(Arc::clone(&destination)));
+        destination
     }
 }
 

@@ -28,4 +28,4 @@ pub use admission::{Admission, Refusal, Visit};
 pub use error::ProxyError;
 pub use memory::Memory;
 pub use raw::RawKind;
-pub use service::{Arrival, Gateway, GatewayParts, InterimSink};
+pub use service::{Arrival, Gateway, GatewayParts};

@@ -14,11 +14,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::deliver::Carrier;
 use super::error::ProxyError;
-use super::service::InterimSink;
 use crate::config::{HeaderAuth, ServerConfig};
 use crate::upstream::{
-    BodyError, Field, Fields, ForwardError, Hop, RequestBody, Upstream, UpstreamBody, is_upgrade,
-    prepare_response,
+    BodyError, Field, Fields, ForwardError, Hop, Outgoing, RequestBody, Upstream, UpstreamBody,
 };
 use crate::wake::{Endpoint, OpenConnection};
 
@@ -40,11 +38,7 @@ pub(super) fn check_framing(headers: &HeaderMap, fields: Fields) -> Result<(), P
 }
 
 /// How fast a body must come, in bytes a second. Streams of gRPC may be silent for long.
-pub(super) fn min_body_rate(
-    headers: &HeaderMap,
-    fields: Fields,
-    config: &ServerConfig,
-) -> usize {
+pub(super) fn min_body_rate(headers: &HeaderMap, fields: Fields, config: &ServerConfig) -> usize {
     let grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
     match fields.has(Field::ContentType) && headers.get(CONTENT_TYPE).is_some_and(grpc) {
         true => 0,
@@ -121,19 +115,6 @@ fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
     }
 }
 
-/// The instance's 1xx answers go to the client: 103 Early Hints, above all. 100 is the gateway's own,
-/// and 101 a final one.
-pub(super) fn pass_interim(request: &mut Request<RequestBody>, sink: InterimSink) {
-    hyper::ext::on_informational(request, move |interim| {
-        let status = interim.status();
-        if !matches!(status.as_u16(), 100 | 101) {
-            let mut fields = interim.headers().clone();
-            prepare_response(&mut fields, false);
-            sink(status, &fields);
-        }
-    });
-}
-
 /// Reads a small body beforehand where the route wants that, so that it can be sent again.
 pub(super) async fn buffered(
     request: Request<RequestBody>,
@@ -176,7 +157,7 @@ pub(super) fn named_client(
 
 impl Carrier for std::sync::Arc<Upstream> {
     type Stream = TcpStream;
-    type Request = Request<RequestBody>;
+    type Request = Outgoing;
     type Response = http::Response<UpstreamBody>;
 
     async fn send(
@@ -184,21 +165,13 @@ impl Carrier for std::sync::Arc<Upstream> {
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(TcpStream, OpenConnection)>,
-        request: Request<RequestBody>,
+        request: Outgoing,
     ) -> Result<http::Response<UpstreamBody>, ForwardError> {
         Upstream::send(self, endpoint, hop, given, request).await
     }
 
-    /// Idempotent, and its body, if any, can be sent twice.
-    fn copy(&self, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-        if !request.method().is_idempotent() || is_upgrade(request.headers()) {
-            return None;
-        }
-        let mut copy = Request::new(request.body().again()?);
-        *copy.method_mut() = request.method().clone();
-        *copy.uri_mut() = request.uri().clone();
-        *copy.headers_mut() = request.headers().clone();
-        Some(copy)
+    fn copy(&self, request: &Outgoing) -> Option<Outgoing> {
+        request.copy()
     }
 
     fn status(&self, response: &http::Response<UpstreamBody>) -> u16 {

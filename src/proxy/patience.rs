@@ -79,7 +79,11 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(name, HeaderValue::from_static(value));
             let fields = Fields::of(&headers);
-            assert_eq!(patience(route, &headers, fields), expected, "{name}: {value}");
+            assert_eq!(
+                patience(route, &headers, fields),
+                expected,
+                "{name}: {value}"
+            );
         }
     }
 

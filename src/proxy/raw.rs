@@ -153,6 +153,7 @@ impl<P: ControlPlane> Gateway<P> {
             admission,
             verdict: admission.judge_raw(peer),
             hold: &self.parts.hold,
+            gate: &self.parts.hold.gate(instance.id(), config.port),
             metrics: &self.parts.metrics,
             client: peer,
             user_agent: None,

@@ -24,7 +24,7 @@ use super::error::ProxyError;
 use super::memory::Memory;
 use super::outgoing::{
     adopt_authority, authenticate, buffered, check_framing, head_bytes, min_body_rate,
-    named_client, pass_interim, routed_path, to_origin_form,
+    named_client, routed_path, to_origin_form,
 };
 use super::patience::patience;
 use super::preflight::{self, Preflights};
@@ -40,8 +40,8 @@ use crate::names::{GoDuration, Hostname, InstanceRef, RequestId};
 use crate::router::{Route, RouteError};
 use crate::telemetry::{AccessSink, Metrics, Trace, Tracer, trace_id_of};
 use crate::upstream::{
-    Field, Fields, ForwardedFor, Hop, Introduction, RequestBody, Upstream, edit, prepare_request,
-    prepare_response, tunnel,
+    Field, Fields, ForwardedFor, Hop, InterimSink, Introduction, Outgoing, RequestBody, Upstream,
+    edit, prepare_request, prepare_response, tunnel,
 };
 use crate::wake::{Instance, WakeError, Wakes, WarmPlan};
 
@@ -50,9 +50,6 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_WAKEGATE_WAKE: HeaderName = HeaderName::from_static("x-wakegate-wake");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const NOT_HELD: HeaderValue = HeaderValue::from_static("wake;dur=0.0");
-
-/// Takes 1xx answers for a client.
-pub type InterimSink = Arc<dyn Fn(StatusCode, &http::HeaderMap) + Send + Sync>;
 
 /// How a request came.
 pub struct Arrival<'a> {
@@ -226,17 +223,28 @@ impl<P: ControlPlane> Gateway<P> {
             authenticate(auth, request.headers_mut())?;
         }
         let client = match trusted && fields.has(Field::XForwardedFor) {
-            true => named_client(account.client, request.headers(), |peer| server.trusts(peer)),
+            true => named_client(account.client, request.headers(), |peer| {
+                server.trusts(peer)
+            }),
             false => account.client,
         };
         drop(server);
         let patience = patience(config.wake.timeout, request.headers(), fields);
         let deadline = account.started + patience;
 
-        let instance = self.find(route, &found.instance, client, patience).await?;
+        let destination = match from.memory.destination(config, &found.instance) {
+            Some(destination) => destination,
+            None => {
+                let instance = self.find(route, &found.instance, client, patience).await?;
+                let gate = self.parts.hold.gate(instance.id(), config.port);
+                from.memory
+                    .remember(config, &found.instance, instance, gate)
+            }
+        };
+        let instance = &destination.instance;
         account.instance = Some(instance.id().clone());
         if config.waiting_page.enabled && request.uri().path() == waiting::STATUS_PATH {
-            let stream = StatusStream::new(instance, target_of(route));
+            let stream = StatusStream::new(Arc::clone(instance), target_of(route));
             return Ok(waiting::status_head(Content::Status(stream)));
         }
         account.asleep = Some(Arc::clone(&admission));
@@ -247,12 +255,13 @@ impl<P: ControlPlane> Gateway<P> {
             client,
         });
         let delivery = Delivery {
-            instance: &instance,
+            instance,
             route,
             hop: hop_of(config, from),
             admission: &admission,
             verdict,
             hold: &self.parts.hold,
+            gate: &destination.gate,
             metrics: &self.parts.metrics,
             client,
             user_agent: account.user_agent.as_ref(),
@@ -293,7 +302,7 @@ impl<P: ControlPlane> Gateway<P> {
                 // The wake goes on; the page looks after it.
                 Err(_) => {
                     let page = &config.waiting_page;
-                    let page = waiting::page(page, host.as_str(), &instance, &account.request_id);
+                    let page = waiting::page(page, host.as_str(), instance, &account.request_id);
                     account.error = Some("waiting_page");
                     return Ok(page.map(|html| Content::Own(Full::new(html))));
                 }
@@ -317,12 +326,12 @@ impl<P: ControlPlane> Gateway<P> {
         edit(request.headers_mut(), &forwarding.request_headers);
         let prefix = forwarding.strip_path.then_some(config.path.as_str());
         // HTTP/1.0 knows no 1xx (RFC 9110 §15.2).
-        let sink = from.interim.filter(|_| request.version() != Version::HTTP_10);
-        let mut request = to_origin_form(request, prefix);
-        if let Some(sink) = sink {
-            pass_interim(&mut request, Arc::clone(sink));
-        }
+        let sink = from
+            .interim
+            .filter(|_| request.version() != Version::HTTP_10);
+        let request = to_origin_form(request, prefix);
         let request = buffered(request, config.retry.buffer.0, deadline).await?;
+        let request = Outgoing::new(request, switch.is_some(), sink.cloned());
 
         let since = Instant::now();
         let sent = delivery.send(&self.parts.upstream, admitted, request, &mut notes);
@@ -407,15 +416,9 @@ impl<P: ControlPlane> Gateway<P> {
         self.site.load().upkeep();
         self.unknown.upkeep();
         self.parts.hold.upkeep();
-        self.parts.metrics.upkeep();
     }
 
-    fn open_account(
-        &self,
-        request: &Request<Incoming>,
-        fields: Fields,
-        client: IpAddr,
-    ) -> Account {
+    fn open_account(&self, request: &Request<Incoming>, fields: Fields, client: IpAddr) -> Account {
         let headers = request.headers();
         let one = |field, name| fields.has(field).then(|| headers.get(name)).flatten();
         let id = RequestId::adopt_or_generate(one(Field::XRequestId, X_REQUEST_ID));

@@ -18,6 +18,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio_util::task::TaskTracker;
 
+use super::h1::{self, BrokenBody};
 use super::multiplex::StreamToken;
 use super::pace::Pace;
 use super::pool::{Pool, Sender};
@@ -78,12 +79,33 @@ enum Source {
 
 /// An instance's response body on its way to a client.
 #[derive(Debug)]
-pub struct UpstreamBody {
+pub struct UpstreamBody(Carried);
+
+#[derive(Debug)]
+enum Carried {
+    Hyper(Attended),
+    Link(h1::Body),
+}
+
+/// What comes over a connection of hyper's.
+#[derive(Debug)]
+struct Attended {
     inner: Incoming,
     home: Option<Home>,
 }
 
-/// Where a response's connection goes when it has ended.
+/// A response's body cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum ResponseError {
+    /// Of a connection of hyper's.
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    /// Of one of ours.
+    #[error(transparent)]
+    Link(#[from] BrokenBody),
+}
+
+/// Where the connection of a response goes that came over one of hyper's.
 #[derive(Debug)]
 pub(super) enum Home {
     /// Back to its pool, when the end was a clean one.
@@ -141,6 +163,11 @@ impl RequestBody {
             pace: Pace::new(min_rate),
             fate,
         }
+    }
+
+    /// Whether there is none.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self.inner, Source::Nothing)
     }
 
     /// Whether it can be sent more than once: there is none, or it was read beforehand.
@@ -314,32 +341,49 @@ impl Body for RequestBody {
 impl UpstreamBody {
     pub(super) fn new(inner: Incoming, home: Home) -> Self {
         let home = Some(home);
-        Self { inner, home }
+        Self(Carried::Hyper(Attended { inner, home }))
+    }
+
+    pub(super) fn of_link(body: h1::Body) -> Self {
+        Self(Carried::Link(body))
     }
 }
 
 impl Body for UpstreamBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ResponseError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        let polled = match &mut self.0 {
+            Carried::Hyper(attended) => Pin::new(&mut attended.inner)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(ResponseError::Hyper))),
+            Carried::Link(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(ResponseError::Link))),
+        };
         polled.map(|frame| frame.map(|frame| frame.map(without_unsafe_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.0 {
+            Carried::Hyper(attended) => attended.inner.is_end_stream(),
+            Carried::Link(body) => body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.0 {
+            Carried::Hyper(attended) => attended.inner.size_hint(),
+            Carried::Link(body) => body.size_hint(),
+        }
     }
 }
 
-impl Drop for UpstreamBody {
+impl Drop for Attended {
     fn drop(&mut self) {
         let Some(Home::Pool(mut sender, pool, tasks)) = self.home.take() else {
             return;

@@ -6,9 +6,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
 
 use crate::telemetry::Metrics;
 use crate::wake::OpenConnection;
@@ -33,6 +36,37 @@ impl Connection {
             open,
             metrics,
         }
+    }
+
+    /// Writes some of `bytes`.
+    pub(super) fn poll_send(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(self.io.inner_mut()).poll_write(cx, bytes);
+        if polled.is_ready() {
+            self.open.sent();
+        }
+        polled
+    }
+
+    /// Reads as much as there is room for; 0 at the end.
+    pub(super) fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut BytesMut,
+    ) -> Poll<io::Result<usize>> {
+        let polled = poll_read_buf(Pin::new(self.io.inner_mut()), cx, into);
+        if matches!(polled, Poll::Ready(Ok(_))) {
+            self.open.heard();
+        }
+        polled
+    }
+
+    /// Whether there is something to read, as far as is known without asking the system.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.io.inner().poll_read_ready(cx).map(|_| ())
     }
 }
 

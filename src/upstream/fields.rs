@@ -81,21 +81,20 @@ impl Field {
             (6, "prefer") => Self::Prefer,
             (7, "upgrade") => Self::Upgrade,
             (10, "connection") => Self::Connection,
-            (10, "keep-alive") => Self::OfThisHop,
+            (10, "keep-alive")
+            | (14, "http2-settings")
+            | (16, "proxy-connection")
+            | (18, "proxy-authenticate")
+            | (19, "proxy-authorization") => Self::OfThisHop,
             (10, "user-agent") => Self::UserAgent,
-            (11, "client-cert") => Self::ClientCert,
+            (11, "client-cert") | (17, "client-cert-chain") => Self::ClientCert,
             (11, "traceparent") => Self::TraceParent,
             (12, "content-type") => Self::ContentType,
             (12, "grpc-timeout") => Self::GrpcTimeout,
             (12, "x-request-id") => Self::XRequestId,
-            (14, "http2-settings") => Self::OfThisHop,
             (15, "x-forwarded-for") => Self::XForwardedFor,
-            (16, "proxy-connection") => Self::OfThisHop,
-            (17, "client-cert-chain") => Self::ClientCert,
             (17, "transfer-encoding") => Self::TransferEncoding,
             (17, "x-forwarded-proto") => Self::XForwardedProto,
-            (18, "proxy-authenticate") => Self::OfThisHop,
-            (19, "proxy-authorization") => Self::OfThisHop,
             _ => return None,
         })
     }

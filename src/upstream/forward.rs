@@ -5,13 +5,14 @@
 //! from here; a connection is dialled within its own timeout.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use http::header::HOST;
-use http::{HeaderValue, Request, Response, Uri, Version, uri};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, uri};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -22,9 +23,10 @@ use tokio_util::task::TaskTracker;
 
 use super::body::{Ending, Home, RequestBody, UpstreamBody};
 use super::connection::Connection;
-use super::headers::is_upgrade;
+use super::h1::{self, Failure, Link};
 use super::hop::Hop;
 use super::multiplex::Stream;
+use super::outgoing::Outgoing;
 use super::pool::{Pool, Sender};
 use crate::config::{Protocol, UpstreamConfig};
 use crate::telemetry::{ConnectOutcome, Metrics, UpstreamUse};
@@ -36,10 +38,11 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 const MAX_HEADER_LIST: u32 = 128 * 1024;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
+type Unanswered = ForwardError<Request<RequestBody>>;
 
 /// The request got no response. `Q` is the request, or nothing once it has been given up.
 #[derive(Debug, thiserror::Error)]
-pub enum ForwardError<Q = Request<RequestBody>> {
+pub enum ForwardError<Q = Outgoing> {
     /// No connection could be made; nothing was sent.
     #[error("cannot connect to the instance: {source}")]
     Connect {
@@ -76,17 +79,38 @@ pub enum ForwardError<Q = Request<RequestBody>> {
 impl<Q> ForwardError<Q> {
     /// The same, without the request.
     pub fn given_up(self) -> ForwardError<()> {
+        self.map(drop)
+    }
+
+    /// The same, with what `change` makes of the request.
+    pub(super) fn map<T>(self, change: impl FnOnce(Q) -> T) -> ForwardError<T> {
         match self {
-            Self::Connect { source, .. } => ForwardError::Connect {
+            Self::Connect { source, request } => ForwardError::Connect {
                 source,
-                request: Box::new(()),
+                request: Box::new(change(*request)),
             },
-            Self::Unsent { .. } => ForwardError::Unsent {
-                request: Box::new(()),
+            Self::Unsent { request } => ForwardError::Unsent {
+                request: Box::new(change(*request)),
             },
             Self::Broken(cause) => ForwardError::Broken(cause),
             Self::Nonsense(cause) => ForwardError::Nonsense(cause),
             Self::Client(ending) => ForwardError::Client(ending),
+            Self::TimedOut => ForwardError::TimedOut,
+            Self::Severed => ForwardError::Severed,
+        }
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    fn of(self, request: Outgoing) -> ForwardError {
+        match self {
+            Self::Unsent => ForwardError::Unsent {
+                request: Box::new(request),
+            },
+            Self::Closed | Self::Broke(_) => ForwardError::Broken(self.into()),
+            Self::Nonsense(_) => ForwardError::Nonsense(self.into()),
             Self::TimedOut => ForwardError::TimedOut,
             Self::Severed => ForwardError::Severed,
         }
@@ -131,14 +155,100 @@ impl Upstream {
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(TcpStream, OpenConnection)>,
-        mut request: Request<RequestBody>,
+        request: Outgoing,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
         let pool = self.pool(endpoint, hop.port);
         // Servers that speak HTTP/2 without TLS take HTTP/1.1's upgrades at the same port.
-        if hop.protocol == Protocol::H2c && !is_upgrade(request.headers()) {
-            // In a box, as what follows for new connections: most requests need neither.
-            return Box::pin(self.send_h2(endpoint, hop, given, &pool, request)).await;
+        let h2 = hop.protocol == Protocol::H2c && !request.is_upgrade();
+        if !h2 && request.body.is_nothing() && !request.is_upgrade() {
+            return self.send_alone(endpoint, hop, given, &pool, request).await;
         }
+        let (upgrade, interim) = (request.is_upgrade(), request.interim());
+        let request = request.into_request();
+        // In boxes, as what is for new connections alone: most requests need none of it.
+        let sent = match h2 {
+            true => Box::pin(self.send_h2(endpoint, hop, given, &pool, request)).await,
+            false => Box::pin(self.send_h1(endpoint, hop, given, &pool, request)).await,
+        };
+        sent.map_err(|error| error.map(|request| Outgoing::new(request, upgrade, interim)))
+    }
+
+    /// A request that is a head alone, over HTTP/1.1.
+    async fn send_alone(
+        &self,
+        endpoint: &Endpoint,
+        hop: &Hop,
+        mut given: Option<(TcpStream, OpenConnection)>,
+        pool: &Arc<Pool>,
+        request: Outgoing,
+    ) -> Result<Response<UpstreamBody>, ForwardError> {
+        // A connection that names its client is that client's.
+        let pooled = hop.introduction.is_none();
+        let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
+        loop {
+            let taken = match &given {
+                None if pooled => pool.take_link(),
+                None | Some(_) => None,
+            };
+            let used = match (&taken, &given) {
+                (Some(_), _) => UpstreamUse::Pooled,
+                (None, Some(_)) => UpstreamUse::Probe,
+                (None, None) => UpstreamUse::New,
+            };
+            let link = match taken {
+                Some(link) => Ok(link),
+                None => Box::pin(self.dial(endpoint, hop, given.take())).await,
+            };
+            let mut link = match link {
+                Ok(link) => link,
+                Err(source) => {
+                    let request = Box::new(request);
+                    return Err(ForwardError::Connect { source, request });
+                }
+            };
+            self.metrics.count_upstream_use(used);
+            link.begin(&request.head, self.config.load().response_timeout);
+            match poll_fn(|cx| link.poll_head(&request.head, &interim, cx)).await {
+                Ok(head) => {
+                    let home = (head.keep_alive && pooled).then(|| Arc::clone(pool));
+                    let body = h1::Body::new(head.body, link, home);
+                    return Ok(head.response.map(|()| UpstreamBody::of_link(body)));
+                }
+                // A pooled connection that the instance has closed meanwhile costs nothing but a look
+                // at the next one.
+                Err(Failure::Unsent) if used == UpstreamUse::Pooled => {}
+                Err(failure) => return Err(failure.of(request)),
+            }
+        }
+    }
+
+    async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        hop: &Hop,
+        given: Option<(TcpStream, OpenConnection)>,
+    ) -> io::Result<Box<Link>> {
+        let connection = self.connect(endpoint, hop, given).await?;
+        let (link, cut, gone) = Link::new(connection);
+        let severed = endpoint.severed().clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = severed.cancelled() => cut.cut(),
+                _ = gone => {}
+            }
+        });
+        Ok(link)
+    }
+
+    /// Any other request over HTTP/1.1.
+    async fn send_h1(
+        &self,
+        endpoint: &Endpoint,
+        hop: &Hop,
+        given: Option<(TcpStream, OpenConnection)>,
+        pool: &Arc<Pool>,
+        mut request: Request<RequestBody>,
+    ) -> Result<Response<UpstreamBody>, Unanswered> {
         let probed = given.is_some();
         // A connection that names its client is that client's.
         let pooled = hop.introduction.is_none();
@@ -146,7 +256,7 @@ impl Upstream {
             // A pooled connection that the instance has closed meanwhile costs nothing but a look
             // at the next one.
             while let Some(sender) = pool.take() {
-                let home = |sender| self.home(sender, &pool, pooled);
+                let home = |sender| self.home(sender, pool, pooled);
                 self.metrics.count_upstream_use(UpstreamUse::Pooled);
                 match self.exchange(endpoint, sender, request, home).await {
                     Err(ForwardError::Unsent { request: unsent }) => request = *unsent,
@@ -154,17 +264,17 @@ impl Upstream {
                 }
             }
         }
-        let dialled = Box::pin(async {
+        let dialled = async {
             let connection = self.connect(endpoint, hop, given).await?;
             let (sender, task) = http1::handshake(connection)
                 .await
                 .map_err(io::Error::other)?;
             self.attend(endpoint, task.with_upgrades());
             Ok(sender)
-        });
+        };
         match dialled.await {
             Ok(sender) => {
-                let home = |sender| self.home(sender, &pool, pooled);
+                let home = |sender| self.home(sender, pool, pooled);
                 self.metrics.count_upstream_use(match probed {
                     true => UpstreamUse::Probe,
                     false => UpstreamUse::New,
@@ -178,7 +288,7 @@ impl Upstream {
         }
     }
 
-    /// The same over HTTP/2.
+    /// Any request over HTTP/2.
     async fn send_h2(
         &self,
         endpoint: &Endpoint,
@@ -186,7 +296,7 @@ impl Upstream {
         mut given: Option<(TcpStream, OpenConnection)>,
         pool: &Pool,
         request: Request<RequestBody>,
-    ) -> Result<Response<UpstreamBody>, ForwardError> {
+    ) -> Result<Response<UpstreamBody>, Unanswered> {
         let mut request = to_h2(request);
         loop {
             let taken = match hop.introduction {
@@ -265,7 +375,7 @@ impl Upstream {
         mut sender: S,
         request: Request<RequestBody>,
         home: impl FnOnce(S) -> Home,
-    ) -> Result<Response<UpstreamBody>, ForwardError> {
+    ) -> Result<Response<UpstreamBody>, Unanswered> {
         let fate = request.body().fate();
         let patience = self.config.load().response_timeout;
         match timeout(patience, sender.exchange(request)).await {

@@ -9,19 +9,23 @@ mod body;
 mod connection;
 mod fields;
 mod forward;
+mod h1;
 mod headers;
 mod hop;
 mod multiplex;
+mod outgoing;
 mod pace;
 mod pool;
 mod tunnel;
 
-pub use body::{BodyError, BodyFate, Ending, RequestBody, UpstreamBody};
+pub use body::{BodyError, BodyFate, Ending, RequestBody, ResponseError, UpstreamBody};
 pub use connection::Connection;
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
+pub use h1::{BrokenBody, ChunkError};
 pub use headers::{
     ForwardedFor, Provenance, edit, is_upgrade, prepare_request, prepare_response, upgrade_token,
 };
 pub use hop::{Hop, Introduction};
+pub use outgoing::{InterimSink, Outgoing};
 pub use tunnel::tunnel;

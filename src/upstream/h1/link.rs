@@ -1,0 +1,235 @@
+//! One connection, and one exchange on it.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::task::AtomicWaker;
+use http::request::Parts;
+use http::{HeaderMap, StatusCode};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::head::{self, Head, HeadError};
+use crate::upstream::connection::Connection;
+
+/// Room that a head is read into; most responses fit whole.
+const ROOM: usize = 8 * 1024;
+/// The most that is read at once of a body whose length is known.
+const MOST_AT_ONCE: u64 = 256 * 1024;
+
+/// Why there is no response.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::upstream) enum Failure {
+    /// Nothing was sent.
+    #[error("closed before the request")]
+    Unsent,
+    /// The connection ended.
+    #[error("closed without a response")]
+    Closed,
+    /// The connection broke.
+    #[error(transparent)]
+    Broke(io::Error),
+    /// It is not HTTP.
+    #[error(transparent)]
+    Nonsense(#[from] HeadError),
+    /// It did not come in time.
+    #[error("no response in time")]
+    TimedOut,
+    /// The instance's epoch has ended.
+    #[error("the instance went to sleep")]
+    Severed,
+}
+
+/// Ends a connection from elsewhere.
+#[derive(Default)]
+pub(in crate::upstream) struct Cut {
+    done: AtomicBool,
+    waiting: AtomicWaker,
+}
+
+/// A connection to an instance.
+pub(in crate::upstream) struct Link {
+    connection: Connection,
+    input: BytesMut,
+    output: Vec<u8>,
+    written: usize,
+    patience: Patience,
+    cut: Arc<Cut>,
+    /// Tells whoever could cut it that it is gone.
+    _here: oneshot::Sender<()>,
+}
+
+/// A deadline that most often is not reached: its timer is set anew only when it fires.
+struct Patience {
+    due: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+// === impl Cut ===
+
+impl Cut {
+    /// The connection's reads and writes fail from now on.
+    pub(in crate::upstream) fn cut(&self) {
+        self.done.store(true, Ordering::Release);
+        self.waiting.wake();
+    }
+
+    /// Whether it has been cut; if not, the task is woken when it is.
+    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
+        self.waiting.register(cx.waker());
+        match self.done.load(Ordering::Acquire) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+// === impl Patience ===
+
+impl Patience {
+    fn begin(&mut self, patience: Duration) {
+        self.due = Instant::now() + patience;
+        if self.timer.deadline() > self.due {
+            self.timer.as_mut().reset(self.due);
+        }
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if Instant::now() >= self.due {
+                return Poll::Ready(());
+            }
+            self.timer.as_mut().reset(self.due);
+        }
+    }
+}
+
+// === impl Link ===
+
+impl Link {
+    /// On a connection that has carried nothing. The receiver ends when the link does.
+    pub(in crate::upstream) fn new(
+        connection: Connection,
+    ) -> (Box<Self>, Arc<Cut>, oneshot::Receiver<()>) {
+        let (here, gone) = oneshot::channel();
+        let (cut, now) = (Arc::<Cut>::default(), Instant::now());
+        let link = Self {
+            connection,
+            input: BytesMut::new(),
+            output: Vec::new(),
+            written: 0,
+            patience: Patience {
+                due: now,
+                timer: Box::pin(sleep_until(now)),
+            },
+            cut: Arc::clone(&cut),
+            _here: here,
+        };
+        (Box::new(link), cut, gone)
+    }
+
+    /// Prepares a request to be sent; its response is to come in time.
+    pub(in crate::upstream) fn begin(&mut self, head: &Parts, patience: Duration) {
+        self.output.clear();
+        self.written = 0;
+        head::write(head, &mut self.output);
+        self.patience.begin(patience);
+    }
+
+    /// Sends the request and reads its response's head; `interim` is told of each 1xx before it.
+    pub(in crate::upstream) fn poll_head(
+        &mut self,
+        request: &Parts,
+        interim: &dyn Fn(StatusCode, &HeaderMap),
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Head, Failure>> {
+        if self.cut.poll(cx).is_ready() {
+            return Poll::Ready(Err(Failure::Severed));
+        }
+        while let Some(rest) = self
+            .output
+            .get(self.written..)
+            .filter(|rest| !rest.is_empty())
+        {
+            match self.connection.poll_send(cx, rest) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(count @ 1..)) => self.written += count,
+                // What the instance has said before it closed is read below.
+                Poll::Ready(_) if self.written > 0 => break,
+                Poll::Ready(_) => return Poll::Ready(Err(Failure::Unsent)),
+            }
+        }
+        loop {
+            if self.input.contains(&b'\n')
+                && let Some(head) = head::read(&mut self.input, &request.method)?
+            {
+                let status = head.response.status();
+                if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                    return Poll::Ready(Ok(head));
+                }
+                interim(status, head.response.headers());
+                continue;
+            }
+            match self.poll_more(None, cx) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(Failure::Closed)),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Broke(error))),
+            }
+        }
+        self.patience.poll_over(cx).map(|()| Err(Failure::TimedOut))
+    }
+
+    /// Reads some more, of which `wanted` bytes are of use; 0 at the connection's end.
+    pub(super) fn poll_more(
+        &mut self,
+        wanted: Option<u64>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let wanted = wanted.unwrap_or(0).min(MOST_AT_ONCE);
+        let room = usize::try_from(wanted).map_or(ROOM, |wanted| wanted.max(ROOM));
+        if self.input.capacity() - self.input.len() < room / 2 {
+            self.input.reserve(room);
+        }
+        self.connection.poll_receive(cx, &mut self.input)
+    }
+
+    /// Whether the connection is severed; if not, the task is woken when it is.
+    pub(super) fn poll_severed(&self, cx: &Context<'_>) -> Poll<()> {
+        self.cut.poll(cx)
+    }
+
+    /// What was read and not used yet.
+    pub(super) fn input(&mut self) -> &mut BytesMut {
+        &mut self.input
+    }
+
+    /// Whether there is nothing left of the last exchange.
+    pub(super) fn is_clean(&self) -> bool {
+        self.input.is_empty() && self.written == self.output.len()
+    }
+
+    /// Whether nothing has come, nor the connection's end, since the last exchange. If so, the task is
+    /// woken when something does.
+    pub(in crate::upstream) fn is_quiet(&mut self, cx: &mut Context<'_>) -> bool {
+        let quiet = match self.connection.poll_readable(cx) {
+            Poll::Pending => true,
+            // A read that was just filled leaves this open.
+            Poll::Ready(()) => self.poll_more(None, cx).is_pending(),
+        };
+        quiet && !self.cut.done.load(Ordering::Acquire)
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Link({:?})", self.connection)
+    }
+}
