@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test fuzz chaos lint fmt doc deb image deny bench bench-peers demo clean
+.PHONY: test fuzz chaos lint fmt doc deb image deny bench bench-peers instructions demo clean
 
 # Every test, once. Needs cargo, and the crates.io, PyPI and Debian registries.
 test: packages
@@ -7,6 +7,7 @@ test: packages
 	cargo clippy --all-targets --locked -- -D warnings
 	SIMULATION_HISTORIES=100000 cargo test --locked
 	fuzz/run 5
+	$(MAKE) instructions
 	deploy/test
 
 # Ten minutes of fuzzing for each target.
@@ -33,6 +34,8 @@ packages:
 		|| (apt-get update && apt-get install -y --no-install-recommends prometheus)
 	@(command -v curl && command -v umoci && command -v crun && command -v systemd-analyze && ls /etc/ssl/certs/ca-certificates.crt) >/dev/null \
 		|| (apt-get update && apt-get install -y --no-install-recommends curl umoci crun systemd ca-certificates)
+	@command -v valgrind >/dev/null \
+		|| (apt-get update && apt-get install -y --no-install-recommends valgrind)
 	@command -v c++ >/dev/null \
 		|| (apt-get update && apt-get install -y --no-install-recommends g++)
 	@python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null \
@@ -78,6 +81,12 @@ bench-peers:
 		|| (apt-get update && apt-get install -y --no-install-recommends nginx haproxy wrk nghttp2-client openssl)
 	cargo build --release --locked --bin wakegate --example bare_proxy
 	benches/peers/run.py
+
+# How many instructions a warm request costs, by valgrind; fails when it is more than 3 % above what
+# benches/instructions/expected.json says. After a change that is worth it: benches/instructions/run.py --keep
+instructions: packages
+	cargo build --release --locked --bin wakegate
+	benches/instructions/run.py
 
 demo:
 	cargo run --release -- demo

@@ -1,7 +1,8 @@
 //! What the peers' benchmark needs besides the peers: an origin, and the least proxy that hyper can be.
 //!
 //! `origin ADDRESS` answers `/small`, `/size/BYTES` and whatever is posted to `/sink`, and echoes WebSocket
-//! messages. `proxy ADDRESS ORIGIN` passes requests on with hyper's own pooling client: no routes, no leases, no
+//! messages. `messages ADDRESS SECONDS CONNECTIONS` sends such messages and prints how many came back, and the median and the
+//! 99th percentile of how long that took, in microseconds. `proxy ADDRESS ORIGIN` passes requests on with hyper's own pooling client: no routes, no leases, no
 //! header rules, no metrics. The distance from it is what wakegate's features cost, its distance from nginx what
 //! hyper costs. One thread each.
 
@@ -10,6 +11,9 @@
     clippy::expect_used,
     clippy::panic,
     clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
     missing_docs,
     reason = "bench"
 )]
@@ -26,6 +30,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 type Body = Either<Incoming, Full<Bytes>>;
@@ -42,7 +48,11 @@ fn main() {
         Some(["proxy", address, to]) => {
             runtime.block_on(proxy(address.parse().unwrap(), to.parse().unwrap()));
         }
-        _ => panic!("origin ADDRESS | proxy ADDRESS ORIGIN"),
+        Some(["messages", address, seconds, connections]) => {
+            let (seconds, connections) = (seconds.parse().unwrap(), connections.parse().unwrap());
+            runtime.block_on(messages(address.parse().unwrap(), seconds, connections));
+        }
+        _ => panic!("origin ADDRESS | proxy ADDRESS ORIGIN | messages ADDRESS SECONDS CONNECTIONS"),
     }
 }
 
@@ -106,6 +116,49 @@ fn echo(request: &mut Request<Incoming>) -> Response<Full<Bytes>> {
         headers.insert("sec-websocket-accept", accept.parse().unwrap());
     }
     response
+}
+
+/// One message at a time on each connection.
+async fn messages(address: SocketAddr, seconds: u64, connections: usize) {
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let talking: Vec<_> = (0..connections)
+        .map(|_| tokio::spawn(talk(address, until)))
+        .collect();
+    let mut took = Vec::new();
+    for one in talking {
+        took.extend(one.await.unwrap());
+    }
+    took.sort_unstable();
+    let at = |percent: usize| took.get(took.len() * percent / 100).unwrap().as_micros();
+    println!("{} {} {}", took.len(), at(50), at(99));
+}
+
+async fn talk(address: SocketAddr, until: Instant) -> Vec<Duration> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    let ask = "GET /ws HTTP/1.1\r\nhost: bench.test\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+               sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(ask.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    assert!(
+        head.starts_with(b"HTTP/1.1 101 "),
+        "{}",
+        String::from_utf8_lossy(&head)
+    );
+    // A masked binary frame with 58 bytes in it.
+    let mut frame = [7; 64];
+    frame[..2].copy_from_slice(&[0x82, 0x80 | 58]);
+    let (mut took, mut back) = (Vec::new(), [0; 64]);
+    while Instant::now() < until {
+        let since = Instant::now();
+        stream.write_all(&frame).await.unwrap();
+        stream.read_exact(&mut back).await.unwrap();
+        took.push(since.elapsed());
+    }
+    took
 }
 
 /// Idle connections to the origin.

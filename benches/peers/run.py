@@ -26,6 +26,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TICK = os.sysconf("SC_CLK_TCK")
 PEERS = ["nginx", "haproxy", "bare", "wakegate"]
+BARE = ROOT / "target" / "release" / "examples" / "bare_proxy"
+# Requests a second that every peer has room for.
+RATE = 10_000
 ORIGIN = "127.0.0.1:21000"
 PLANE = "127.0.0.1:21001"
 ADMIN = "127.0.0.1:21002"
@@ -176,16 +179,15 @@ port = {ORIGIN.rsplit(":", 1)[1]}
 def start(started, folder, routes):
     configurations(folder, routes)
     release = ROOT / "target" / "release"
-    bare = release / "examples" / "bare_proxy"
     host, port = PLANE.rsplit(":", 1)
     plane = ThreadingHTTPServer((host, int(port)), Plane)
     threading.Thread(target=plane.serve_forever, daemon=True).start()
-    started.start(1, bare, "origin", ORIGIN)
+    started.start(1, BARE, "origin", ORIGIN)
     one = {**os.environ, "TOKIO_WORKER_THREADS": "1"}
     processes = {
         "nginx": started.start(0, "nginx", "-c", folder / "nginx.conf"),
         "haproxy": started.start(0, "haproxy", "-f", folder / "haproxy.cfg"),
-        "bare": started.start(0, bare, "proxy", f"127.0.0.1:{PORTS['bare']}", ORIGIN),
+        "bare": started.start(0, BARE, "proxy", f"127.0.0.1:{PORTS['bare']}", ORIGIN),
         "wakegate": started.start(0, pathlib.Path(os.environ.get("WAKEGATE", release / "wakegate")), "serve", "-c", folder / "wakegate.toml", env=one),
     }
     time.sleep(0.5)
@@ -245,6 +247,24 @@ def h2load(url, seconds, connections, streams):
     return done, float(seconds), None, None
 
 
+def at_rate(folder, url, seconds, rate, connections):
+    """The wait for a response while requests come no faster than this: what a user of a gateway with room sees."""
+    log = folder / "requests.log"
+    log.unlink(missing_ok=True)
+    each = rate // connections
+    command = ["taskset", "-c", "1", "h2load", "--h1", "-t1", f"-c{connections}", f"--rps={each}", f"-D{seconds}", f"--log-file={log}", url]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    # Microseconds; a connection's first request pays for its opening.
+    waits = sorted(int(line.split("\t")[2]) for line in log.read_text().splitlines()[connections:])
+    return len(waits), float(seconds), waits[len(waits) // 2] / 1e3, waits[len(waits) * 99 // 100] / 1e3
+
+
+def websocket(address, seconds, connections):
+    command = ["taskset", "-c", "1", BARE, "messages", address, str(seconds), str(connections)]
+    messages, p50, p99 = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return int(messages), float(seconds), float(p50) / 1e3, float(p99) / 1e3
+
+
 def upload(folder):
     script = folder / "upload.lua"
     script.write_text('wrk.method = "POST"\nwrk.body = string.rep("x", 10 * 1024 * 1024)\n')
@@ -264,6 +284,8 @@ def scenarios(folder, seconds):
         "HTTP/2 over TLS, 16 x 8 streams": (both, lambda peer: h2load(secure(peer), seconds, 16, 8)),
         "100 KB down, c=32": (PEERS, lambda peer: wrk(plain(peer, "/size/102400"), seconds, 32)),
         "10 MB down, c=8": (PEERS, lambda peer: wrk(plain(peer, "/size/10485760"), seconds, 8)),
+        "WebSocket messages of 64 bytes, c=32": (both, lambda peer: websocket(f"127.0.0.1:{PORTS[peer]}", seconds, 32)),
+        f"small GET at {RATE:,} a second, c=50": (PEERS, lambda peer: at_rate(folder, plain(peer), seconds, RATE, 50)),
         "10 MB up, c=8": (PEERS, lambda peer: wrk(plain(peer, "/sink"), seconds, 8, "-s", upload(folder))),
     }
 
@@ -304,7 +326,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help="scenarios whose name has this text in it")
     parser.add_argument("--peers", default=",".join(PEERS), help="which to measure, with commas between them")
-    parser.add_argument("--idle", type=int, default=5000, help="idle connections; 0 leaves them out")
+    parser.add_argument("--idle", type=int, default=9000, help="idle connections; 0 leaves them out")
     parser.add_argument("--routes", type=int, default=0, help="further routes that wakegate has")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -329,7 +351,7 @@ def main():
             timed = [name for name in seen if next(iter(seen[name].values()))[0][3] is not None]
             print(table("p99, ms", [(name, pick(name, 3), "{:.2f}") for name in timed]), "\n")
             if arguments.idle:
-                print(table("memory", [(f"KiB per idle connection of {arguments.idle}", idle(processes, arguments.idle), "{:.1f}")]))
+                print(table("memory", [(f"KiB per idle connection of {arguments.idle}", idle({peer: processes[peer] for peer in wanted}, arguments.idle), "{:.1f}")]))
         finally:
             started.end()
 
