@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test fuzz chaos lint fmt doc deb image deny bench bench-peers instructions demo clean
+.PHONY: test fuzz chaos lint fmt doc deb image deny bench bench-peers bench-scale instructions demo clean
 
 # Every test, once. Needs cargo, and the crates.io, PyPI and Debian registries.
 test: packages
@@ -81,6 +81,12 @@ bench-peers:
 		|| (apt-get update && apt-get install -y --no-install-recommends nginx haproxy wrk nghttp2-client openssl)
 	cargo build --release --locked --bin wakegate --example bare_proxy
 	benches/peers/run.py
+
+# What it costs as routes and instances grow; prints a table and draws a chart.
+bench-scale:
+	@(command -v wrk) >/dev/null || (apt-get update && apt-get install -y --no-install-recommends wrk)
+	cargo build --release --locked --bin wakegate --example bare_proxy
+	benches/scale/run.py
 
 # How many instructions a warm request costs, by valgrind; fails when it is more than 3 % above what
 # benches/instructions/expected.json says. After a change that is worth it: benches/instructions/run.py --keep

@@ -2,8 +2,10 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 
 use clap::Parser as _;
+use tokio::runtime::Builder;
 use wakegate::cli::{Arguments, Command, FAILED, Failure, OK, Voice, run, run_alone};
 
 /// A request makes and frees some dozens of small things; this allocator's way with them is the shorter one
@@ -24,9 +26,14 @@ fn main() -> ExitCode {
 }
 
 fn with_runtime(command: Command) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
+    // With one processor (a sidecar's share, most often) there is nobody to give work to, and a twentieth is saved by
+    // not being ready to.
+    let alone = available_parallelism().is_ok_and(|processors| processors.get() == 1);
+    let mut builder = match alone {
+        true => Builder::new_current_thread(),
+        false => Builder::new_multi_thread(),
+    };
+    let runtime = builder.enable_all().build();
     let runtime = runtime.map_err(|error| Failure {
         message: format!("no runtime: {error}"),
         code: FAILED,

@@ -10,7 +10,6 @@ Compares with `expected.json`, within its tolerance, and fails when a request co
 
 import argparse
 import json
-import os
 import pathlib
 import re
 import shutil
@@ -144,9 +143,8 @@ host = "*.test"
 instance = "bench"
 port = {upstream}
 """)
-    command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", binary, "serve", "-c", config]
-    one = {**os.environ, "TOKIO_WORKER_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=one)
+    command = ["taskset", "-c", "0", "valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}", binary, "serve", "-c", config]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         stream = connect(port, process)
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

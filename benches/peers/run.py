@@ -45,10 +45,10 @@ class Started:
     def __init__(self):
         self.all = []
 
-    def start(self, cpu, *command, **more):
+    def start(self, cpu, *command):
         out = subprocess.DEVNULL
         command = ["taskset", "-c", str(cpu), *map(str, command)]
-        process = subprocess.Popen(command, stdin=out, stdout=out, stderr=out, **more)
+        process = subprocess.Popen(command, stdin=out, stdout=out, stderr=out)
         self.all.append(process)
         return process
 
@@ -64,16 +64,21 @@ class Started:
 
 
 class Plane(BaseHTTPRequestHandler):
-    """A control plane with one instance that never sleeps: a warm request does not ask it."""
+    """A control plane whose instances never sleep: a warm request does not ask it."""
 
     protocol_version = "HTTP/1.1"
-    INSTANCE = {
-        "id": "bench00000000000000000000", "name": "bench", "image": "bench", "state": "Running",
-        "created_at": "2026-01-01T00:00:00Z", "network": {"ip": "127.0.0.1"},
-    }
+
+    @staticmethod
+    def instance(name):
+        return {
+            "id": f"{name:0<24}", "name": name, "image": "bench", "state": "Running",
+            "created_at": "2026-01-01T00:00:00Z", "network": {"ip": "127.0.0.1"},
+        }
 
     def do_GET(self):
-        self.answer([self.INSTANCE] if self.path.startswith("/instances?") else self.INSTANCE)
+        # By name, or by the id, which is the name with zeros after it.
+        asked = re.match(r"/instances/([a-z0-9]+)", self.path)
+        self.answer(self.instance(asked[1].rstrip("0")) if asked else [self.instance("bench")])
 
     def do_POST(self):
         self.rfile.read(int(self.headers.get("content-length", 0)))
@@ -183,12 +188,11 @@ def start(started, folder, routes):
     plane = ThreadingHTTPServer((host, int(port)), Plane)
     threading.Thread(target=plane.serve_forever, daemon=True).start()
     started.start(1, BARE, "origin", ORIGIN)
-    one = {**os.environ, "TOKIO_WORKER_THREADS": "1"}
     processes = {
         "nginx": started.start(0, "nginx", "-c", folder / "nginx.conf"),
         "haproxy": started.start(0, "haproxy", "-f", folder / "haproxy.cfg"),
         "bare": started.start(0, BARE, "proxy", f"127.0.0.1:{PORTS['bare']}", ORIGIN),
-        "wakegate": started.start(0, pathlib.Path(os.environ.get("WAKEGATE", release / "wakegate")), "serve", "-c", folder / "wakegate.toml", env=one),
+        "wakegate": started.start(0, pathlib.Path(os.environ.get("WAKEGATE", release / "wakegate")), "serve", "-c", folder / "wakegate.toml"),
     }
     time.sleep(0.5)
     for peer, process in processes.items():
@@ -337,6 +341,9 @@ def main():
             wanted = arguments.peers.split(",")
             chosen = {name: ([peer for peer in peers if peer in wanted], load) for name, (peers, load) in chosen.items()}
             seen = {name: {peer: [] for peer in peers} for name, (peers, _) in chosen.items()}
+            for peer in wanted:
+                # The first requests find the way: names are looked up, connections opened.
+                wrk(f"http://127.0.0.1:{PORTS[peer]}/small", 1, 64)
             for _ in range(arguments.rounds):
                 for name, (peers, load) in chosen.items():
                     for peer in peers:
@@ -356,4 +363,5 @@ def main():
             started.end()
 
 
-main()
+if __name__ == "__main__":
+    main()

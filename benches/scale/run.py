@@ -1,0 +1,172 @@
+#!/usr/bin/env python3
+"""What wakegate costs as it grows: `make bench-scale`. Prints a table and draws docs/img/scale.svg.
+
+Routes and instances from ten on, one figure at a time; processor time for each request as in benches/peers. Everything
+runs on loopback, bounded in time, and is ended by its own process id.
+"""
+
+import importlib.util
+import pathlib
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from http.server import ThreadingHTTPServer
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+spec = importlib.util.spec_from_file_location("peers", ROOT / "benches" / "peers" / "run.py")
+peers = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(peers)
+
+ADDRESS = "127.0.0.1:21090"
+SECONDS = 3
+
+
+def configuration(folder, routes):
+    # Names that the control plane gives the same instance would do for routes; instances need one route for them all.
+    more = "".join(f'[[route]]\nhost = "r{index}.example.org"\ninstance = "bench"\nport = 21000\n' for index in range(routes))
+    path = folder / "scale.toml"
+    path.write_text(f"""
+[log]
+access = "off"
+level = "error"
+[admin]
+address = "{peers.ADMIN}"
+observe = false
+[server]
+max_connections = 9000
+max_connections_per_client = 9000
+[upstream]
+idle_timeout = "10m"
+[wake]
+unknown_per_client = "100000/s"
+[[hypeman]]
+url = "http://{peers.PLANE}"
+[[listener]]
+address = "{ADDRESS}"
+[[route]]
+host = "{{app}}.example.com"
+instance = "{{app}}"
+port = 21000
+{more}""")
+    return path
+
+
+def reloads():
+    text = urllib.request.urlopen(f"http://{peers.ADMIN}/metrics", timeout=30).read().decode()
+    line = next(line for line in text.splitlines() if line.startswith('wakegate_config_reloads_total{') and '"ok"' in line)
+    return float(line.split()[-1])
+
+
+def running(folder, routes):
+    """A gateway with so many routes, and how long it took to listen."""
+    config, started, began = configuration(folder, routes), peers.Started(), time.monotonic()
+    process = started.start(0, ROOT / "target" / "release" / "wakegate", "serve", "-c", config)
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", int(ADDRESS.rsplit(":", 1)[1])), 1).close()
+            return process, started, time.monotonic() - began
+        except OSError:
+            if process.poll() is not None:
+                sys.exit("the gateway has ended")
+            time.sleep(0.005)
+
+
+def cost(folder, process, hosts):
+    """Processor time of a request, in microseconds; requests go round among the hosts."""
+    script = folder / "hosts.lua"
+    script.write_text("local hosts = {%s}\nlocal at = 0\nfunction request() at = at %% #hosts + 1\n"
+                      "return wrk.format('GET', '/small', {host = hosts[at]}) end\n" % ",".join(f"'{host}'" for host in hosts))
+    load = lambda seconds: peers.wrk(f"http://{ADDRESS}/small", seconds, 64, "-s", script)
+    load(1)
+    before = peers.processor_seconds(process.pid)
+    requests = load(SECONDS)[0]
+    return (peers.processor_seconds(process.pid) - before) / requests * 1e6
+
+
+def routes(folder):
+    rows = []
+    for many in (10, 100, 1_000, 10_000, 100_000):
+        process, started, start = running(folder, many)
+        try:
+            spent = cost(folder, process, [f"r{index}.example.org" for index in range(min(many, 100))])
+            before, began = reloads(), time.monotonic()
+            process.send_signal(signal.SIGHUP)
+            while reloads() == before:
+                time.sleep(0.01)
+            rows.append((many, spent, start * 1e3, (time.monotonic() - began) * 1e3, peers.resident_kib(process.pid) / 1024))
+        finally:
+            started.end()
+    return rows
+
+
+def instances(folder):
+    rows = []
+    for many in (10, 100, 1_000, 4_000):
+        process, started, _ = running(folder, 0)
+        try:
+            hosts = [f"i{index}x.example.com" for index in range(many)]
+            empty = peers.resident_kib(process.pid)
+            # One request for each: it is looked up, and has a connection from then on.
+            for host in hosts:
+                request = urllib.request.Request(f"http://{ADDRESS}/small", headers={"host": host})
+                urllib.request.urlopen(request, timeout=30).read()
+            each = (peers.resident_kib(process.pid) - empty) / many
+            rows.append((many, cost(folder, process, hosts), each))
+        finally:
+            started.end()
+    return rows
+
+
+def chart(title, unit, points, left):
+    """One line over decades."""
+    width, height, decades, most = 380, 200, 4, max(value for _, value in points) * 1.25
+    place = lambda count, value: (
+        left + 50 + (width - 90) * (len(str(count)) - 2 + (count / 10 ** (len(str(count)) - 1) - 1) / 9) / decades,
+        30 + (height - 60) * (1 - value / most),
+    )
+    line = " ".join(f"{x:.0f},{y:.0f}" for x, y in (place(*point) for point in points))
+    parts = [f'<text x="{left + 50}" y="18" font-weight="bold">{title}</text>',
+             f'<polyline points="{line}" fill="none" stroke="#0a7" stroke-width="2"/>',
+             f'<path d="M{left + 50} 30V{height - 30}H{left + width - 30}" fill="none" stroke="#888"/>']
+    for count, value in points:
+        x, y = place(count, value)
+        parts.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="3" fill="#0a7"/>'
+                     f'<text x="{x:.0f}" y="{y - 8:.0f}" text-anchor="middle">{value:.3g}{unit}</text>'
+                     f'<text x="{x:.0f}" y="{height - 14}" text-anchor="middle">{count:,}</text>')
+    return "".join(parts)
+
+
+def main():
+    host, port = peers.PLANE.rsplit(":", 1)
+    plane = ThreadingHTTPServer((host, int(port)), peers.Plane)
+    threading.Thread(target=plane.serve_forever, daemon=True).start()
+    origin = peers.Started()
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        try:
+            origin.start(1, peers.BARE, "origin", peers.ORIGIN)
+            peers.wait_for(peers.ORIGIN)
+            by_route, by_instance = routes(folder), instances(folder)
+        finally:
+            origin.end()
+    print("| routes | CPU µs per request | start, ms | reload, ms | resident, MiB |\n|---|---|---|---|---|")
+    for many, spent, start, reload, resident in by_route:
+        print(f"| {many:,} | {spent:.1f} | {start:.0f} | {reload:.0f} | {resident:.0f} |")
+    print("\n| instances | CPU µs per request | KiB for each, its connection included |\n|---|---|---|")
+    for many, spent, each in by_instance:
+        print(f"| {many:,} | {spent:.1f} | {each:.1f} |")
+    charts = [
+        chart("CPU per request, by routes", " µs", [(row[0], row[1]) for row in by_route], 0),
+        chart("Reload, by routes", " ms", [(row[0], row[3]) for row in by_route], 380),
+        chart("CPU per request, by instances", " µs", [(row[0], row[1]) for row in by_instance], 760),
+    ]
+    svg = ('<svg xmlns="http://www.w3.org/2000/svg" width="1140" height="200" viewBox="0 0 1140 200" font-family="sans-serif" '
+           f'font-size="10" fill="#666">{"".join(charts)}</svg>\n')
+    (ROOT / "docs" / "img" / "scale.svg").write_text(svg)
+
+
+main()
