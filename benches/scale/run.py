@@ -79,7 +79,7 @@ def cost(folder, process, hosts):
     """Processor time of a request, in microseconds; requests go round among the hosts."""
     script = folder / "hosts.lua"
     script.write_text("local hosts = {%s}\nlocal at = 0\nfunction request() at = at %% #hosts + 1\n"
-                      "return wrk.format('GET', '/small', {host = hosts[at]}) end\n" % ",".join(f"'{host}'" for host in hosts))
+                      "return wrk.format('GET', '/small', {Host = hosts[at]}) end\n" % ",".join(f"'{host}'" for host in hosts))
     load = lambda seconds: peers.wrk(f"http://{ADDRESS}/small", seconds, 64, "-s", script)
     load(1)
     before = peers.processor_seconds(process.pid)
