@@ -129,7 +129,7 @@ async fn messages(address: SocketAddr, seconds: u64, connections: usize) {
         took.extend(one.await.unwrap());
     }
     took.sort_unstable();
-    let at = |percent: usize| took.get(took.len() * percent / 100).unwrap().as_micros();
+    let at = |percent: usize| took[took.len() * percent / 100].as_micros();
     println!("{} {} {}", took.len(), at(50), at(99));
 }
 
@@ -150,7 +150,7 @@ async fn talk(address: SocketAddr, until: Instant) -> Vec<Duration> {
     );
     // A masked binary frame with 58 bytes in it.
     let mut frame = [7; 64];
-    frame[..2].copy_from_slice(&[0x82, 0x80 | 58]);
+    frame[..2].copy_from_slice(&[0x82, 0x80 | 0x3a]);
     let (mut took, mut back) = (Vec::new(), [0; 64]);
     while Instant::now() < until {
         let since = Instant::now();
