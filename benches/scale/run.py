@@ -121,6 +121,10 @@ def instances(folder):
     return rows
 
 
+def figure(value):
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
 def chart(title, unit, points, left):
     """One line over decades."""
     width, height, decades, most = 380, 200, 4, max(value for _, value in points) * 1.25
@@ -135,9 +139,20 @@ def chart(title, unit, points, left):
     for count, value in points:
         x, y = place(count, value)
         parts.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="3" fill="#0a7"/>'
-                     f'<text x="{x:.0f}" y="{y - 8:.0f}" text-anchor="middle">{value:.3g}{unit}</text>'
+                     f'<text x="{x:.0f}" y="{y - 8:.0f}" text-anchor="middle">{figure(value)}{unit}</text>'
                      f'<text x="{x:.0f}" y="{height - 14}" text-anchor="middle">{count:,}</text>')
     return "".join(parts)
+
+
+def draw(by_route, by_instance):
+    charts = [
+        chart("CPU per request, by routes", " µs", [(row[0], row[1]) for row in by_route], 0),
+        chart("Reload, by routes", " ms", [(row[0], row[3]) for row in by_route], 380),
+        chart("CPU per request, by instances", " µs", [(row[0], row[1]) for row in by_instance], 760),
+    ]
+    svg = ('<svg xmlns="http://www.w3.org/2000/svg" width="1140" height="200" viewBox="0 0 1140 200" font-family="sans-serif" '
+           f'font-size="10" fill="#666">{"".join(charts)}</svg>\n')
+    (ROOT / "docs" / "img" / "scale.svg").write_text(svg)
 
 
 def main():
@@ -159,14 +174,8 @@ def main():
     print("\n| instances | CPU µs per request | KiB for each, its connection included |\n|---|---|---|")
     for many, spent, each in by_instance:
         print(f"| {many:,} | {spent:.1f} | {each:.1f} |")
-    charts = [
-        chart("CPU per request, by routes", " µs", [(row[0], row[1]) for row in by_route], 0),
-        chart("Reload, by routes", " ms", [(row[0], row[3]) for row in by_route], 380),
-        chart("CPU per request, by instances", " µs", [(row[0], row[1]) for row in by_instance], 760),
-    ]
-    svg = ('<svg xmlns="http://www.w3.org/2000/svg" width="1140" height="200" viewBox="0 0 1140 200" font-family="sans-serif" '
-           f'font-size="10" fill="#666">{"".join(charts)}</svg>\n')
-    (ROOT / "docs" / "img" / "scale.svg").write_text(svg)
+    draw(by_route, by_instance)
 
 
-main()
+if __name__ == "__main__":
+    main()
