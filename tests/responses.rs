@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// How much of a response that broke off arrives is a matter of luck.
 const BROKEN_OFF: &str = "(broken off)";
 /// A response, and what the client's status line says.
-const CASES: [(&str, &str); 24] = [
+const CASES: [(&str, &str); 25] = [
     (
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello",
         "200 OK",
@@ -95,6 +95,7 @@ const CASES: [(&str, &str); 24] = [
         "502 Bad Gateway",
     ),
     ("SSH-2.0-OpenSSH_9.2\r\n\r\n", "502 Bad Gateway"),
+    ("\u{15}\u{3}\u{1}", "502 Bad Gateway"),
     ("HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n", "502 Bad Gateway"),
 ];
 

@@ -17,7 +17,7 @@ use super::framing::Left;
 
 /// Fields of a response, and bytes of its head.
 const MOST_FIELDS: usize = 100;
-const MOST_BYTES: usize = 400 * 1024;
+pub(super) const MOST_BYTES: usize = 400 * 1024;
 /// Fields that the gateway adds to a response.
 const ADDED: usize = 4;
 

@@ -15,7 +15,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::head::{self, Head, HeadError};
+use super::head::{self, Head, HeadError, MOST_BYTES};
 use crate::upstream::connection::Connection;
 
 /// Room that a head is read into; most responses fit whole.
@@ -57,6 +57,8 @@ pub(in crate::upstream) struct Cut {
 pub(in crate::upstream) struct Link {
     connection: Connection,
     input: BytesMut,
+    /// How much of a head was looked at and has no end in it.
+    seen: usize,
     output: Vec<u8>,
     written: usize,
     patience: Patience,
@@ -123,6 +125,7 @@ impl Link {
         let link = Self {
             connection,
             input: BytesMut::new(),
+            seen: 0,
             output: Vec::new(),
             written: 0,
             patience: Patience {
@@ -138,7 +141,7 @@ impl Link {
     /// Prepares a request to be sent; its response is to come in time.
     pub(in crate::upstream) fn begin(&mut self, head: &Parts, patience: Duration) {
         self.output.clear();
-        self.written = 0;
+        (self.written, self.seen) = (0, 0);
         head::write(head, &mut self.output);
         self.patience.begin(patience);
     }
@@ -167,9 +170,15 @@ impl Link {
             }
         }
         loop {
-            if self.input.contains(&b'\n')
-                && let Some(head) = head::read(&mut self.input, &request.method)?
-            {
+            // A head that comes byte by byte is read at its beginning and once for each line.
+            let fresh = self.input.get(self.seen..).unwrap_or_default();
+            let worth = match self.seen {
+                0 => !fresh.is_empty(),
+                _ => fresh.contains(&b'\n') || self.input.len() >= MOST_BYTES,
+            };
+            self.seen = self.input.len();
+            if worth && let Some(head) = head::read(&mut self.input, &request.method)? {
+                self.seen = 0;
                 let status = head.response.status();
                 if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(head));
