@@ -231,6 +231,8 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
+    use std::time::{Duration, SystemTime};
+
     use super::*;
 
     #[test]
@@ -302,6 +304,10 @@ mod tests {
         files.wake().unwrap();
         fs::write(files.folder().join(NEW_STATE), b"two").unwrap();
         files.fall_asleep().unwrap();
+        // No real sleep is over within a tick of the file system's clock.
+        let later = SystemTime::now() + Duration::from_secs(1);
+        let state = File::options().write(true).open(files.state()).unwrap();
+        state.set_modified(later).unwrap();
         files.keep_last().unwrap();
         assert_eq!(
             fs::read(&kept).unwrap(),
