@@ -231,7 +231,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use super::*;
 
@@ -305,9 +305,11 @@ mod tests {
         fs::write(files.folder().join(NEW_STATE), b"two").unwrap();
         files.fall_asleep().unwrap();
         // No real sleep is over within a tick of the file system's clock.
-        let later = SystemTime::now() + Duration::from_secs(1);
         let state = File::options().write(true).open(files.state()).unwrap();
-        state.set_modified(later).unwrap();
+        let modified = state.metadata().unwrap().modified().unwrap();
+        state
+            .set_modified(modified + Duration::from_secs(1))
+            .unwrap();
         files.keep_last().unwrap();
         assert_eq!(
             fs::read(&kept).unwrap(),
