@@ -21,9 +21,12 @@ import sys
 import tempfile
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benches"))
+from plane import Plane  # noqa: E402
+
 EXPECTED = pathlib.Path(__file__).with_name("expected.json")
 WARM_UP, REQUESTS = 500, 2000
 BODY = b"sixty bytes, which is what an answer to a health check has..\n"
@@ -37,34 +40,6 @@ REQUEST = b"\r\n".join([
 # A string instruction counts once for each byte, and which copies use one differs from processor to processor.
 TUNABLES = ":".join(f"glibc.cpu.x86_rep_{which}_threshold={1 << 30}" for which in ("movsb", "stosb"))
 POST = b"POST /small HTTP/1.1\r\nhost: bench.test\r\nuser-agent: bench\r\ncontent-length: 100\r\n\r\n" + b"x" * 100
-
-
-class Plane(BaseHTTPRequestHandler):
-    """A control plane with one instance that never sleeps: a warm request does not ask it."""
-
-    protocol_version = "HTTP/1.1"
-    INSTANCE = {
-        "id": "bench00000000000000000000", "name": "bench", "image": "bench", "state": "Running",
-        "created_at": "2026-01-01T00:00:00Z", "network": {"ip": "127.0.0.1"},
-    }
-
-    def do_GET(self):
-        self.answer([self.INSTANCE] if self.path.startswith("/instances?") else self.INSTANCE)
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.answer({"supported": True, "enabled": False, "eligible": False, "state": "disabled"})
-
-    def answer(self, value):
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 def exchange(stream, message):

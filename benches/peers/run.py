@@ -9,7 +9,6 @@ Everything runs on loopback, bounded in time, and is ended by its own process id
 """
 
 import argparse
-import json
 import os
 import pathlib
 import re
@@ -21,9 +20,12 @@ import sys
 import tempfile
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benches"))
+from plane import Plane  # noqa: E402
+
 TICK = os.sysconf("SC_CLK_TCK")
 PEERS = ["nginx", "haproxy", "bare", "wakegate"]
 BARE = ROOT / "target" / "release" / "examples" / "bare_proxy"
@@ -61,39 +63,6 @@ class Started:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-class Plane(BaseHTTPRequestHandler):
-    """A control plane whose instances never sleep: a warm request does not ask it."""
-
-    protocol_version = "HTTP/1.1"
-
-    @staticmethod
-    def instance(name):
-        return {
-            "id": f"{name:0<24}", "name": name, "image": "bench", "state": "Running",
-            "created_at": "2026-01-01T00:00:00Z", "network": {"ip": "127.0.0.1"},
-        }
-
-    def do_GET(self):
-        # By name, or by the id, which is the name with zeros after it.
-        asked = re.match(r"/instances/([a-z0-9]+)", self.path)
-        self.answer(self.instance(asked[1].rstrip("0")) if asked else [self.instance("bench")])
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.answer({"supported": True, "enabled": False, "eligible": False, "state": "disabled"})
-
-    def answer(self, value):
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 def wait_for(address):

@@ -26,7 +26,7 @@ SECONDS = 3
 
 
 def configuration(folder, routes):
-    # Names that the control plane gives the same instance would do for routes; instances need one route for them all.
+    # The first route is for instances, the others are for their number.
     more = "".join(f'[[route]]\nhost = "r{index}.example.org"\ninstance = "bench"\nport = 21000\n' for index in range(routes))
     path = folder / "scale.toml"
     path.write_text(f"""
