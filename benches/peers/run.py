@@ -133,8 +133,8 @@ level = "error"
 address = "{ADMIN}"
 observe = false
 [server]
-max_connections = 9000
-max_connections_per_client = 9000
+max_connections = 9500
+max_connections_per_client = 9500
 header_timeout = "10m"
 [[hypeman]]
 url = "http://{PLANE}"
@@ -269,7 +269,7 @@ def idle(processes, connections):
     for peer, process in processes.items():
         before, open_ = resident_kib(process.pid), []
         for _ in range(connections):
-            stream = socket.create_connection(("127.0.0.1", PORTS[peer]))
+            stream = socket.create_connection(("127.0.0.1", PORTS[peer]), 10)
             stream.sendall(b"GET /small HTTP/1.1\r\nhost: bench.test\r\n\r\n")
             stream.recv(4096)
             open_.append(stream)

@@ -171,8 +171,10 @@ impl Listener {
             }
             None => bind(address, reuse_port)?,
         };
-        // What is accepted inherits it (tcp(7)); a socket that cannot do it still works.
+        // What is accepted inherits both (tcp(7)); a socket that cannot do it still works. Small responses must not
+        // wait for more.
         let _none = SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE);
+        let _slower = SockRef::from(&socket).set_tcp_nodelay(true);
         let (address, front) = (socket.local_addr()?, Arc::new(front));
         Ok(Self {
             socket,
@@ -193,8 +195,8 @@ impl Listener {
 
     /// Accepts and serves until the drain begins or `close`.
     pub async fn serve<S: Service>(self, service: S, shared: Shared, close: CancellationToken) {
-        let front = self.front;
-        let counts = Arc::new(shared.metrics.listener(self.address));
+        let (front, shared) = (self.front, Arc::new(shared));
+        let counts = shared.metrics.listener(self.address);
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&self.socket, &shared.permits) => accepted,
@@ -202,7 +204,7 @@ impl Listener {
                 () = close.cancelled() => break,
             };
             match accepted {
-                Ok(accepted) => spawn(accepted, &front, &service, &shared, &counts),
+                Ok(accepted) => spawn(accepted, self.address, &front, &service, &shared, &counts),
                 Err(error) => {
                     tracing::warn!(%error, address = %self.address, "cannot accept");
                     sleep(ACCEPT_PAUSE).await;
@@ -222,7 +224,8 @@ impl Listener {
                 .set_nonblocking(true)
                 .and_then(|()| TcpStream::from_std(stream));
             if let Ok(stream) = stream {
-                spawn((stream, peer, permit), &front, &service, &shared, &counts);
+                let accepted = (stream, peer, permit);
+                spawn(accepted, self.address, &front, &service, &shared, &counts);
             }
         }
     }
@@ -241,17 +244,18 @@ async fn accept(socket: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Ac
 
 fn spawn<S: Service>(
     (stream, peer, permit): Accepted,
-    front: &Arc<Front>,
+    at: SocketAddr,
+    front: &Front,
     service: &S,
-    shared: &Shared,
+    shared: &Arc<Shared>,
     counts: &ListenerMetrics,
 ) {
     let counted = counts.accepted();
-    let (front, service, shared) = (front.0.load_full(), service.clone(), shared.clone());
-    let tracker = shared.drain.served().clone();
+    let (front, service) = (front.0.load_full(), service.clone());
+    let (tracker, shared) = (shared.drain.served(), Arc::clone(shared));
     tracker.spawn(async move {
         shared.metrics.downstream_connections.increment(1.0);
-        connection::serve(stream, peer, &front, service, &shared).await;
+        connection::serve(stream, peer, at, &front, service, &shared).await;
         shared.metrics.downstream_connections.decrement(1.0);
         drop((permit, counted));
     });

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 
 use ::http::HeaderValue;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::accept::{Beginning, Shared};
+use super::accept::{Beginning, Shared, Tls};
 use super::introduction::{self, Ends};
 use super::replay::Replay;
 use super::{Downstream, RawConnection, Service, TlsSession, hello, http};
@@ -61,44 +62,51 @@ impl Drop for Handshake<'_> {
     }
 }
 
-/// Serves a connection until it ends.
+/// Serves a connection until it ends. `at` is where its socket listens.
+///
+/// What only some connections need, or need for a moment, is in boxes: an idle connection is to be small, and a new one
+/// is moved into its task.
 pub(super) async fn serve<S: Service>(
     stream: TcpStream,
     peer: SocketAddr,
+    at: SocketAddr,
     front: &Beginning,
     service: S,
     shared: &Shared,
 ) {
-    // Small responses must not wait for more; a socket that cannot do this still works.
-    let _slower = stream.set_nodelay(true);
     let config = shared.config.load_full();
     let trusted = config.trusts(peer.ip());
-    let opening = async {
-        let local = stream.local_addr()?;
-        let mut ends = Ends {
-            client: peer,
-            local,
-        };
-        let mut stream = Replay::new(stream);
-        if front.proxy_protocol && trusted {
-            ends = introduction::read(&mut stream).await?.unwrap_or(ends);
-        }
-        // A trusted proxy's own connections are many clients'.
-        let share = match trusted && ends.client == peer {
-            true => None,
-            false => Some(shared.share(ends.client.ip(), config.max_connections_per_client)?),
-        };
-        let opened = open(stream, ends, front, &service, &shared.metrics).await?;
-        Ok::<_, io::Error>((opened, share))
-    };
     let drain = &shared.drain;
-    let last_call = async {
-        drain.draining().cancelled().await;
-        sleep(config.drain_idle_timeout).await;
-    };
-    let opened = tokio::select! {
-        opened = timeout(config.header_timeout, opening) => opened,
-        () = last_call => return,
+    let opened = {
+        let opening = pin!(async {
+            let local = match at.ip().is_unspecified() {
+                true => stream.local_addr()?,
+                false => at,
+            };
+            let mut ends = Ends {
+                client: peer,
+                local,
+            };
+            let mut stream = Replay::new(stream);
+            if front.proxy_protocol && trusted {
+                ends = introduction::read(&mut stream).await?.unwrap_or(ends);
+            }
+            // A trusted proxy's own connections are many clients'.
+            let share = match trusted && ends.client == peer {
+                true => None,
+                false => Some(shared.share(ends.client.ip(), config.max_connections_per_client)?),
+            };
+            let opened = open(stream, ends, front, &service, &shared.metrics).await?;
+            Ok::<_, io::Error>((opened, share))
+        });
+        let last_call = async {
+            drain.draining().cancelled().await;
+            sleep(config.drain_idle_timeout).await;
+        };
+        tokio::select! {
+            opened = timeout(config.header_timeout, opening) => opened,
+            () = last_call => return,
+        }
     };
     let (opened, _share) = match opened {
         Ok(Ok(opened)) => opened,
@@ -110,18 +118,18 @@ pub(super) async fn serve<S: Service>(
     };
     let result = match opened {
         Opened::Clear(stream, from, true) => {
-            http::serve_h2(stream, from, service, &config, drain).await
+            Box::pin(http::serve_h2(stream, from, service, &config, drain)).await
         }
         Opened::Clear(stream, from, false) => {
             http::serve_h1(stream, from, service, &config, drain).await
         }
         Opened::Secure(stream, from) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            http::serve_h2(stream, from, service, &config, drain).await
+            Box::pin(http::serve_h2(stream, from, service, &config, drain)).await
         }
         Opened::Secure(stream, from) => http::serve_h1(stream, from, service, &config, drain).await,
         Opened::Raw(raw) => {
             tokio::select! {
-                () = service.splice(raw) => {}
+                () = Box::pin(service.splice(raw)) => {}
                 () = drain.cut().cancelled() => {}
             }
             return;
@@ -170,30 +178,41 @@ async fn open<S: Service>(
             Ok(Opened::Clear(stream, from(None), h2))
         }
         (ListenerMode::Http, Some(tls)) => {
-            let mut handshake = Handshake::new(metrics);
-            let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-            let sni: Option<Arc<str>> = hello.client_hello().server_name().map(Arc::from);
-            if let Some(sni) = &sni {
-                service.greet(sni, client.ip(), local.port());
-            }
-            let stream = hello.into_stream(Arc::clone(&tls.config)).await?;
-            handshake.outcome = match stream.get_ref().1.handshake_kind() {
-                Some(HandshakeKind::Resumed) => HandshakeOutcome::Resumed,
-                Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {
-                    HandshakeOutcome::Full
-                }
-            };
-            drop(handshake);
-            let certificates = Arc::clone(&tls.certificates);
-            let shown = stream.get_ref().1.peer_certificates();
-            let session = TlsSession {
-                certificates,
-                sni,
-                client: shown.and_then(|chain| client_certificate(chain.first()?)),
-            };
-            Ok(Opened::Secure(Box::new(stream), from(Some(session))))
+            let greet = |sni: &str| service.greet(sni, client.ip(), local.port());
+            let (stream, session) = Box::pin(handshake(stream, tls, greet, metrics)).await?;
+            Ok(Opened::Secure(stream, from(Some(session))))
         }
     }
+}
+
+/// Agrees on TLS; `greet` is told which host the client wants.
+async fn handshake(
+    stream: Replay<TcpStream>,
+    tls: &Tls,
+    greet: impl FnOnce(&str),
+    metrics: &Metrics,
+) -> io::Result<(Box<TlsStream<Replay<TcpStream>>>, TlsSession)> {
+    let mut handshake = Handshake::new(metrics);
+    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let sni: Option<Arc<str>> = hello.client_hello().server_name().map(Arc::from);
+    if let Some(sni) = &sni {
+        greet(sni);
+    }
+    let stream = hello.into_stream(Arc::clone(&tls.config)).await?;
+    handshake.outcome = match stream.get_ref().1.handshake_kind() {
+        Some(HandshakeKind::Resumed) => HandshakeOutcome::Resumed,
+        Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {
+            HandshakeOutcome::Full
+        }
+    };
+    drop(handshake);
+    let shown = stream.get_ref().1.peer_certificates();
+    let session = TlsSession {
+        certificates: Arc::clone(&tls.certificates),
+        sni,
+        client: shown.and_then(|chain| client_certificate(chain.first()?)),
+    };
+    Ok((Box::new(stream), session))
 }
 
 /// A structured field's byte sequence (RFC 9440 §2.1, RFC 8941 §3.3.5).

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
+use super::alarm::Alarm;
 use super::interim::{Interim, Interject};
 use super::meter::Meter;
 use super::{Downstream, Service};
@@ -66,33 +67,38 @@ where
             Ok::<_, Infallible>(response)
         }
     });
+    let alarm = Alarm::new();
     let mut builder = http1::Builder::new();
     builder
-        .timer(TokioTimer::new())
+        .timer(alarm.clone())
         .header_read_timeout(config.header_timeout)
         .max_headers(config.max_headers)
         .max_header_size(config.max_header_bytes);
     let connection = builder.serve_connection(TokioIo::new(stream), answer);
-    let connection = connection.with_upgrades();
-    tokio::pin!(connection);
-    tokio::select! {
-        // A request that is there already is seen before the drain is.
-        biased;
-        result = connection.as_mut() => return result,
-        () = drain.begin() => {}
-    }
-    // Closing an idle connection at once would cross with a request that is on its way: a client
-    // that asks is answered, and told that this was the last.
-    tokio::select! {
-        biased;
-        result = connection.as_mut() => return result,
-        () = sleep(config.drain_idle_timeout) => connection.as_mut().graceful_shutdown(),
-        () = drain.cut().cancelled() => return Ok(()),
-    }
-    tokio::select! {
-        result = connection.as_mut() => result,
-        () = drain.cut().cancelled() => Ok(()),
-    }
+    // In a box, and so is what comes after a drain has begun: whatever is moved in here has its place in the task twice.
+    let mut connection = Box::pin(connection.with_upgrades());
+    let served = async {
+        tokio::select! {
+            // A request that is there already is seen before the drain is.
+            biased;
+            result = connection.as_mut() => result,
+            () = drain.begin() => Box::pin(async {
+                // Closing an idle connection at once would cross with a request that is on its way: a client
+                // that asks is answered, and told that this was the last.
+                tokio::select! {
+                    biased;
+                    result = connection.as_mut() => return result,
+                    () = sleep(config.drain_idle_timeout) => connection.as_mut().graceful_shutdown(),
+                    () = drain.cut().cancelled() => return Ok(()),
+                }
+                tokio::select! {
+                    result = connection.as_mut() => result,
+                    () = drain.cut().cancelled() => Ok(()),
+                }
+            }).await,
+        }
+    };
+    alarm.during(served).await
 }
 
 /// HTTP/2.

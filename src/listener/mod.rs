@@ -9,6 +9,7 @@
 //! A connection's way is `connection.rs`, from top to bottom.
 
 mod accept;
+mod alarm;
 mod certificates;
 mod clients;
 #[macro_use]

@@ -40,6 +40,11 @@ impl RequestId {
         self.0.clone()
     }
 
+    /// As a header value's bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
     /// As text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()

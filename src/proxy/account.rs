@@ -83,7 +83,8 @@ pub(super) enum Content {
 /// A response's body with the notes on its request.
 pub struct GatewayBody {
     content: Content,
-    account: Account,
+    /// In a box: a response is moved some times on its way.
+    account: Box<Account>,
 }
 
 /// What a client says it is, as far as that is kept.
@@ -153,9 +154,9 @@ impl Account {
         }
     }
 
-    /// The instance has answered, or will not.
-    pub(super) fn trace_upstream(&self, since: Instant) {
-        if let Some(trace) = &self.trace {
+    /// The instance, asked `since`, has answered, or will not.
+    pub(super) fn trace_upstream(&self, since: Option<Instant>) {
+        if let (Some(trace), Some(since)) = (&self.trace, since) {
             trace.part("upstream", since, Instant::now(), &[]);
         }
     }
@@ -255,7 +256,7 @@ impl Drop for Account {
 // === impl GatewayBody ===
 
 impl GatewayBody {
-    pub(super) fn new(content: Content, account: Account) -> Self {
+    pub(super) fn new(content: Content, account: Box<Account>) -> Self {
         Self { content, account }
     }
 }

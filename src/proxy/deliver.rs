@@ -352,13 +352,12 @@ impl<S: Send> Delivery<'_, S> {
     /// Whether the route takes such a response, so soon after a wake, for "not ready yet".
     fn is_not_ready_yet(&self, status: u16, ready: &Ready<S>) -> bool {
         let retry = &self.route.config().retry;
+        if !retry.on_wake.contains(&status) {
+            return false;
+        }
         let now = Instant::now();
-        retry.on_wake.contains(&status)
-            && now < self.deadline
-            && ready
-                .endpoint
-                .woken_since(now)
-                .is_some_and(|since| since < retry.on_wake_for)
+        let woken = ready.endpoint.woken_since(now);
+        now < self.deadline && woken.is_some_and(|since| since < retry.on_wake_for)
     }
 }
 

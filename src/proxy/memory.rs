@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 use http::header::HOST;
 use http::uri::Authority;
-use http::{Request, Version};
+use http::{HeaderValue, Request, Version};
 use tokio::net::TcpStream;
 
 use crate::config::RouteConfig;
@@ -44,7 +44,7 @@ pub(super) struct Acquaintance {
     named: Box<[u8]>,
     pub(super) host: Hostname,
     /// By the forwarding fields of requests for it.
-    pub(super) provenance: Provenance,
+    pub(super) provenance: Arc<Provenance>,
 }
 
 // === impl Memory ===
@@ -65,9 +65,14 @@ impl Memory {
             return Ok(Arc::clone(known));
         }
         let host = host_of(request.version(), request.uri(), request.headers())?;
+        let authority = request.uri().authority().map(Authority::as_str);
+        let field = match authority.map(HeaderValue::from_str) {
+            Some(Ok(authority)) => Some(authority),
+            Some(Err(_)) | None => request.headers().get(HOST).cloned(),
+        };
         let met = Arc::new(Acquaintance {
             named: named.unwrap_or_default().into(),
-            provenance: Provenance::of(client, secure, &host),
+            provenance: Arc::new(Provenance::of(client, secure, &host, field)),
             host,
         });
         if named.is_some() {
@@ -126,7 +131,6 @@ fn only_name<B>(request: &Request<B>) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;

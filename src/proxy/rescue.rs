@@ -39,7 +39,8 @@ pub enum Reader {
 /// What tells who reads an answer, kept until that is asked: for most requests it never is.
 #[derive(Debug)]
 pub struct Wishes {
-    accept: Vec<HeaderValue>,
+    accept: Option<HeaderValue>,
+    more_accept: Vec<HeaderValue>,
     content_type: Option<HeaderValue>,
 }
 
@@ -51,7 +52,7 @@ impl Reader {
         let kind = wishes.content_type.as_ref().map(HeaderValue::as_bytes);
         match kind {
             Some(kind) if kind.starts_with(b"application/grpc") => Self::Grpc,
-            _ if wishes.accept.iter().any(accepts_html) => Self::Person,
+            _ if wishes.accepts_html() => Self::Person,
             _ => Self::Program,
         }
     }
@@ -64,13 +65,20 @@ impl Wishes {
     pub fn of(headers: &HeaderMap, fields: Fields) -> Self {
         let content_type = fields.has(Field::ContentType);
         let content_type = content_type.then(|| headers.get(CONTENT_TYPE).cloned());
+        let accept = fields.has(Field::Accept).then(|| headers.get_all(ACCEPT));
+        let mut accept = accept.into_iter().flatten().cloned();
         Self {
-            accept: match fields.has(Field::Accept) {
-                true => headers.get_all(ACCEPT).iter().cloned().collect(),
-                false => Vec::new(),
-            },
+            accept: accept.next(),
+            more_accept: accept.collect(),
             content_type: content_type.flatten(),
         }
+    }
+
+    fn accepts_html(&self) -> bool {
+        self.accept
+            .iter()
+            .chain(&self.more_accept)
+            .any(accepts_html)
     }
 }
 

@@ -153,7 +153,7 @@ impl<P: ControlPlane> Gateway<P> {
         from: &Arrival<'_>,
     ) -> Response<GatewayBody> {
         let fields = Fields::of(request.headers());
-        let mut account = self.open_account(&request, fields, from.client.ip());
+        let mut account = Box::new(self.open_account(&request, fields, from.client.ip()));
         let wishes = rescue::Wishes::of(request.headers(), fields);
         let result = self.handle_inner(&mut account, request, fields, from);
         let result = result.await;
@@ -319,11 +319,17 @@ impl<P: ControlPlane> Gateway<P> {
             certificate: from.certificate,
         };
         adopt_authority(&mut request);
-        prepare_request(request.headers_mut(), fields, &about);
+        let mut stamp = prepare_request(request.headers_mut(), fields, &about);
         if let Some(trace) = &account.trace {
             trace.inject(request.headers_mut());
         }
-        edit(request.headers_mut(), &forwarding.request_headers);
+        if !forwarding.request_headers.is_empty() {
+            // The rules are for the forwarding fields, too.
+            if let Some(stamp) = stamp.take() {
+                stamp.insert(request.headers_mut());
+            }
+            edit(request.headers_mut(), &forwarding.request_headers);
+        }
         let prefix = forwarding.strip_path.then_some(config.path.as_str());
         // HTTP/1.0 knows no 1xx (RFC 9110 §15.2).
         let sink = from
@@ -331,9 +337,9 @@ impl<P: ControlPlane> Gateway<P> {
             .filter(|_| request.version() != Version::HTTP_10);
         let request = to_origin_form(request, prefix);
         let request = buffered(request, config.retry.buffer.0, deadline).await?;
-        let request = Outgoing::new(request, switch.is_some(), sink.cloned());
+        let request = Outgoing::new(request, stamp, switch.is_some(), sink.cloned());
 
-        let since = Instant::now();
+        let since = account.trace.is_some().then(Instant::now);
         let sent = delivery.send(&self.parts.upstream, admitted, request, &mut notes);
         let sent = sent.await;
         account.trace_upstream(since);

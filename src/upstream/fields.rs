@@ -22,6 +22,7 @@ pub enum Field {
     ContentType,
     Cookie,
     Expect,
+    Forwarded,
     GrpcTimeout,
     /// Another one that ends with this hop.
     OfThisHop,
@@ -32,6 +33,7 @@ pub enum Field {
     Upgrade,
     UserAgent,
     XForwardedFor,
+    XForwardedHost,
     XForwardedProto,
     XRequestId,
 }
@@ -80,6 +82,7 @@ impl Field {
             (6, "expect") => Self::Expect,
             (6, "prefer") => Self::Prefer,
             (7, "upgrade") => Self::Upgrade,
+            (9, "forwarded") => Self::Forwarded,
             (10, "connection") => Self::Connection,
             (10, "keep-alive")
             | (14, "http2-settings")
@@ -93,6 +96,7 @@ impl Field {
             (12, "grpc-timeout") => Self::GrpcTimeout,
             (12, "x-request-id") => Self::XRequestId,
             (15, "x-forwarded-for") => Self::XForwardedFor,
+            (16, "x-forwarded-host") => Self::XForwardedHost,
             (17, "transfer-encoding") => Self::TransferEncoding,
             (17, "x-forwarded-proto") => Self::XForwardedProto,
             _ => return None,
@@ -115,6 +119,7 @@ mod tests {
             ("expect", Field::Expect),
             ("prefer", Field::Prefer),
             ("upgrade", Field::Upgrade),
+            ("forwarded", Field::Forwarded),
             ("connection", Field::Connection),
             ("keep-alive", Field::OfThisHop),
             ("user-agent", Field::UserAgent),
@@ -126,6 +131,7 @@ mod tests {
             ("x-request-id", Field::XRequestId),
             ("http2-settings", Field::OfThisHop),
             ("x-forwarded-for", Field::XForwardedFor),
+            ("x-forwarded-host", Field::XForwardedHost),
             ("proxy-connection", Field::OfThisHop),
             ("transfer-encoding", Field::TransferEncoding),
             ("x-forwarded-proto", Field::XForwardedProto),

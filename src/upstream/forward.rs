@@ -18,7 +18,7 @@ use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::body::{Ending, Home, RequestBody, UpstreamBody};
@@ -170,7 +170,7 @@ impl Upstream {
             true => Box::pin(self.send_h2(endpoint, hop, given, &pool, request)).await,
             false => Box::pin(self.send_h1(endpoint, hop, given, &pool, request)).await,
         };
-        sent.map_err(|error| error.map(|request| Outgoing::new(request, upgrade, interim)))
+        sent.map_err(|error| error.map(|request| Outgoing::new(request, None, upgrade, interim)))
     }
 
     /// A request that is a head alone, over HTTP/1.1.
@@ -185,9 +185,11 @@ impl Upstream {
         // A connection that names its client is that client's.
         let pooled = hop.introduction.is_none();
         let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
+        let patience = self.config.load().response_timeout;
         loop {
+            let now = Instant::now();
             let taken = match &given {
-                None if pooled => pool.take_link(),
+                None if pooled => pool.take_link(now),
                 None | Some(_) => None,
             };
             let used = match (&taken, &given) {
@@ -196,10 +198,10 @@ impl Upstream {
                 (None, None) => UpstreamUse::New,
             };
             let link = match taken {
-                Some(link) => Ok(link),
+                Some(link) => Ok((link, now)),
                 None => Box::pin(self.dial(endpoint, hop, given.take())).await,
             };
-            let mut link = match link {
+            let (mut link, now) = match link {
                 Ok(link) => link,
                 Err(source) => {
                     let request = Box::new(request);
@@ -207,7 +209,7 @@ impl Upstream {
                 }
             };
             self.metrics.count_upstream_use(used);
-            link.begin(&request.head, self.config.load().response_timeout);
+            link.begin(&request, now + patience);
             match poll_fn(|cx| link.poll_head(&request.head, &interim, cx)).await {
                 Ok(head) => {
                     let home = (head.keep_alive && pooled).then(|| Arc::clone(pool));
@@ -227,7 +229,7 @@ impl Upstream {
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(TcpStream, OpenConnection)>,
-    ) -> io::Result<Box<Link>> {
+    ) -> io::Result<(Box<Link>, Instant)> {
         let connection = self.connect(endpoint, hop, given).await?;
         let (link, cut, gone) = Link::new(connection);
         let severed = endpoint.severed().clone();
@@ -237,7 +239,7 @@ impl Upstream {
                 _ = gone => {}
             }
         });
-        Ok(link)
+        Ok((link, Instant::now()))
     }
 
     /// Any other request over HTTP/1.1.

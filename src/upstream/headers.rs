@@ -6,13 +6,16 @@
 //! extended.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+pub(super) use http::header::FORWARDED;
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::fields::{Field, Fields};
+use super::stamp::{self, Stamp};
 use crate::config::{HeaderEdits, Rename};
 use crate::names::{Hostname, RequestId};
 
@@ -26,29 +29,32 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     TE,
     TRANSFER_ENCODING,
 ];
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Where requests come from, in the words of the forwarding fields: the same for all requests of one connection
 /// that are for one host.
 #[derive(Debug)]
 pub struct Provenance {
-    host: HeaderValue,
-    client: HeaderValue,
+    /// As the client wrote the host, its port included.
+    pub(super) named: HeaderValue,
+    pub(super) client: HeaderValue,
     /// An element of `Forwarded` (RFC 7239 §4).
-    element: HeaderValue,
-    scheme: &'static str,
+    pub(super) element: HeaderValue,
+    pub(super) scheme: &'static str,
+    /// All of it, as lines of a head of HTTP/1.1.
+    pub(super) lines: Box<[u8]>,
 }
 
 /// Who sent a request, for the forwarding fields.
 #[derive(Debug)]
 pub struct ForwardedFor<'a> {
     /// Its client, and the host it asked for.
-    pub provenance: &'a Provenance,
+    pub provenance: &'a Arc<Provenance>,
     /// Whether its own forwarding fields are believed.
     pub trusted: bool,
     /// The request's id.
@@ -60,8 +66,8 @@ pub struct ForwardedFor<'a> {
 // === impl Provenance ===
 
 impl Provenance {
-    /// Of a client's requests for `host`; `secure`: over TLS.
-    pub fn of(client: IpAddr, secure: bool, host: &Hostname) -> Self {
+    /// Of a client's requests for `host`, as the client wrote it in `named`; `secure`: over TLS.
+    pub fn of(client: IpAddr, secure: bool, host: &Hostname, named: Option<HeaderValue>) -> Self {
         // Addresses and host names are made of what a field may have.
         let value = |text: String| {
             HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"))
@@ -71,11 +77,24 @@ impl Provenance {
             IpAddr::V6(ip) => format!("\"[{ip}]\""),
         };
         let scheme = if secure { "https" } else { "http" };
+        let named = named.unwrap_or_else(|| value(host.to_string()));
+        let client = value(client.to_string());
+        let element = value(format!("for={node};host=\"{host}\";proto={scheme}"));
+        let mut lines = Vec::new();
+        for (name, value) in [
+            (X_FORWARDED_HOST, named.as_bytes()),
+            (X_FORWARDED_FOR, client.as_bytes()),
+            (FORWARDED, element.as_bytes()),
+            (X_FORWARDED_PROTO, scheme.as_bytes()),
+        ] {
+            stamp::line(&mut lines, name.as_str(), value);
+        }
         Self {
-            host: value(host.to_string()),
-            client: value(client.to_string()),
-            element: value(format!("for={node};host=\"{host}\";proto={scheme}")),
+            named,
+            client,
+            element,
             scheme,
+            lines: lines.into(),
         }
     }
 }
@@ -152,8 +171,13 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// What an instance is sent. `fields` are those of `headers`.
-pub fn prepare_request(headers: &mut HeaderMap, fields: Fields, from: &ForwardedFor<'_>) {
+/// What an instance is sent. `fields` are those of `headers`. Forwarding fields are returned, and not inserted, where
+/// the request has none of its own that they would replace or extend.
+pub fn prepare_request(
+    headers: &mut HeaderMap,
+    fields: Fields,
+    from: &ForwardedFor<'_>,
+) -> Option<Stamp> {
     let upgrade = (fields.has(Field::Upgrade) && fields.has(Field::Connection))
         .then(|| upgrade_token(headers));
     let trailers = |token: &str| token.eq_ignore_ascii_case("trailers");
@@ -173,21 +197,6 @@ pub fn prepare_request(headers: &mut HeaderMap, fields: Fields, from: &Forwarded
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    let Provenance {
-        host,
-        client,
-        element,
-        scheme,
-    } = from.provenance;
-    let field = headers.entry(HOST).or_insert_with(|| host.clone()).clone();
-    if !from.trusted || !headers.contains_key(X_FORWARDED_HOST) {
-        headers.insert(X_FORWARDED_HOST, field);
-    }
-    extend(headers, X_FORWARDED_FOR, client, from.trusted);
-    extend(headers, FORWARDED, element, from.trusted);
-    if !from.trusted || !fields.has(Field::XForwardedProto) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    }
     // RFC 9440 §2.4: nobody else may say who a client is.
     if fields.has(Field::ClientCert) && (!from.trusted || from.certificate.is_some()) {
         headers.remove(CLIENT_CERT);
@@ -196,7 +205,36 @@ pub fn prepare_request(headers: &mut HeaderMap, fields: Fields, from: &Forwarded
     if let Some(certificate) = from.certificate {
         headers.insert(CLIENT_CERT, certificate.clone());
     }
+    if !headers.contains_key(HOST) {
+        headers.insert(HOST, from.provenance.named.clone());
+    }
+    let told = [
+        Field::Forwarded,
+        Field::XForwardedFor,
+        Field::XForwardedHost,
+        Field::XForwardedProto,
+        Field::XRequestId,
+    ];
+    if !told.into_iter().any(|field| fields.has(field)) {
+        return Some(Stamp::new(from.provenance, from.request_id));
+    }
+    let Provenance {
+        named,
+        client,
+        element,
+        scheme,
+        ..
+    } = &**from.provenance;
+    if !from.trusted || !headers.contains_key(X_FORWARDED_HOST) {
+        headers.insert(X_FORWARDED_HOST, named.clone());
+    }
+    extend(headers, X_FORWARDED_FOR, client, from.trusted);
+    extend(headers, FORWARDED, element, from.trusted);
+    if !from.trusted || !headers.contains_key(X_FORWARDED_PROTO) {
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
     headers.insert(X_REQUEST_ID, from.request_id.header());
+    None
 }
 
 /// Appends to the list when its sender is trusted, else replaces it.
@@ -268,16 +306,17 @@ mod tests {
         let request_id = RequestId::generate();
         let client = IpAddr::from([10, 0, 0, 9]);
         let fields = Fields::of(&headers);
-        prepare_request(
-            &mut headers,
-            fields,
-            &ForwardedFor {
-                provenance: &Provenance::of(client, false, &host),
-                trusted,
-                request_id: &request_id,
-                certificate: None,
-            },
-        );
+        let named =
+            HeaderValue::from_static(pairs.iter().find(|(name, _)| *name == "host").unwrap().1);
+        let about = ForwardedFor {
+            provenance: &Arc::new(Provenance::of(client, false, &host, Some(named))),
+            trusted,
+            request_id: &request_id,
+            certificate: None,
+        };
+        if let Some(stamp) = prepare_request(&mut headers, fields, &about) {
+            stamp.insert(&mut headers);
+        }
         headers
     }
 

@@ -16,6 +16,7 @@ mod multiplex;
 mod outgoing;
 mod pace;
 mod pool;
+mod stamp;
 mod tunnel;
 
 pub use body::{BodyError, BodyFate, Ending, RequestBody, ResponseError, UpstreamBody};
@@ -28,4 +29,5 @@ pub use headers::{
 };
 pub use hop::{Hop, Introduction};
 pub use outgoing::{InterimSink, Outgoing};
+pub use stamp::Stamp;
 pub use tunnel::tunnel;

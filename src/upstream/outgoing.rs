@@ -10,6 +10,7 @@ use http::{HeaderMap, Request, StatusCode};
 
 use super::body::RequestBody;
 use super::headers::prepare_response;
+use super::stamp::Stamp;
 
 /// Takes 1xx answers for a client.
 pub type InterimSink = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
@@ -17,6 +18,8 @@ pub type InterimSink = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 /// A request as an instance is to get it.
 pub struct Outgoing {
     pub(super) head: Arc<Parts>,
+    /// Fields besides the head's.
+    pub(super) stamp: Option<Stamp>,
     pub(super) body: RequestBody,
     interim: Option<InterimSink>,
     upgrade: bool,
@@ -25,12 +28,18 @@ pub struct Outgoing {
 // === impl Outgoing ===
 
 impl Outgoing {
-    /// From a request whose fields are for the instance. `upgrade`: it wants to leave HTTP; `interim`
-    /// takes 1xx answers, where its client can be sent some.
-    pub fn new(request: Request<RequestBody>, upgrade: bool, interim: Option<InterimSink>) -> Self {
+    /// From a request whose fields are for the instance, `stamp` besides. `upgrade`: it wants to leave HTTP;
+    /// `interim` takes 1xx answers, where its client can be sent some.
+    pub fn new(
+        request: Request<RequestBody>,
+        stamp: Option<Stamp>,
+        upgrade: bool,
+        interim: Option<InterimSink>,
+    ) -> Self {
         let (head, body) = request.into_parts();
         Self {
             head: Arc::new(head),
+            stamp,
             body,
             interim,
             upgrade,
@@ -44,6 +53,7 @@ impl Outgoing {
         }
         Some(Self {
             head: Arc::clone(&self.head),
+            stamp: self.stamp.clone(),
             body: self.body.again()?,
             interim: self.interim.clone(),
             upgrade: false,
@@ -65,6 +75,9 @@ impl Outgoing {
     /// As hyper takes it.
     pub(super) fn into_request(self) -> Request<RequestBody> {
         let mut request = Request::from_parts(Arc::unwrap_or_clone(self.head), self.body);
+        if let Some(stamp) = self.stamp {
+            stamp.insert(request.headers_mut());
+        }
         if let Some(sink) = self.interim {
             hyper::ext::on_informational(&mut request, move |interim| {
                 pass(&sink, interim.status(), interim.headers());

@@ -93,12 +93,12 @@ impl Pool {
         None
     }
 
-    /// A link that can take a request now.
-    pub(super) fn take_link(&self) -> Option<Box<Link>> {
+    /// A link that can take a request `now`.
+    pub(super) fn take_link(&self, now: Instant) -> Option<Box<Link>> {
         let mut quiet = Context::from_waker(Waker::noop());
         let mut idle = self.lock();
         while let Some((mut link, since)) = idle.links.pop() {
-            if link.is_quiet(&mut quiet) && since.elapsed() < self.idle_timeout {
+            if link.is_quiet(&mut quiet) && now < since + self.idle_timeout {
                 return Some(link);
             }
         }

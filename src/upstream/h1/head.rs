@@ -5,7 +5,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::BytesMut;
+use bytes::{Buf as _, Bytes, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
@@ -14,6 +14,7 @@ use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use super::framing::Left;
+use crate::upstream::stamp::{Stamp, line};
 
 /// Fields of a response, and bytes of its head.
 const MOST_FIELDS: usize = 100;
@@ -50,25 +51,36 @@ pub(in crate::upstream) struct Head {
     pub(in crate::upstream) keep_alive: bool,
 }
 
+/// Which of the fields are there that say where a message ends: most look-ups find none.
+#[derive(Debug, Clone, Copy, Default)]
+struct Framing {
+    connection: bool,
+    coding: bool,
+    length: bool,
+}
+
 /// Writes a request without a body.
-pub(in crate::upstream) fn write(head: &Parts, out: &mut Vec<u8>) {
-    let mut put = |part: &[u8]| out.extend_from_slice(part);
-    put(head.method.as_str().as_bytes());
-    put(b" ");
+pub(in crate::upstream) fn write(head: &Parts, stamp: Option<&Stamp>, out: &mut Vec<u8>) {
     let target = head.uri.path_and_query();
-    put(target.map_or("/", |target| target.as_str()).as_bytes());
-    put(b" HTTP/1.1\r\n");
+    for part in [
+        head.method.as_str(),
+        " ",
+        target.map_or("/", |target| target.as_str()),
+        " HTTP/1.1\r\n",
+    ] {
+        out.extend_from_slice(part.as_bytes());
+    }
     for (name, value) in &head.headers {
         // A length that nothing follows would swallow the next request.
         if *name == CONTENT_LENGTH && value.as_bytes() != b"0" {
             continue;
         }
-        put(name.as_str().as_bytes());
-        put(b": ");
-        put(value.as_bytes());
-        put(b"\r\n");
+        line(out, name.as_str(), value.as_bytes());
     }
-    put(b"\r\n");
+    if let Some(stamp) = stamp {
+        stamp.write(out);
+    }
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Takes a response's head off the beginning of `input`, once it is there as a whole.
@@ -99,27 +111,29 @@ pub(in crate::upstream) fn read(
         .reason
         .filter(|reason| Some(*reason) != status.canonical_reason());
     let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok());
-    // Names and values are parts of the one buffer, found again in it by where they stood.
-    let base = input.as_ptr().addr();
-    let place = |part: &[u8]| {
-        let start = part.as_ptr().addr() - base;
-        start..start + part.len()
-    };
-    let fields = parsed.headers.iter();
-    let places: Vec<_> = fields
-        .map(|field| (place(field.name.as_bytes()), place(field.value)))
-        .collect();
-    let bytes = input.split_to(length).freeze();
-    let mut headers = HeaderMap::with_capacity(places.len() + ADDED);
-    for (name, value) in places {
-        let name = bytes.get(name).unwrap_or_default();
-        let name = HeaderName::from_bytes(name).map_err(|_| HeadError::Value)?;
-        let value = bytes.slice(value);
+    // Values are parts of one copy of the head: what keeps one of them does not keep the whole input.
+    let (base, whole) = (
+        input.as_ptr().addr(),
+        input.get(..length).unwrap_or_default(),
+    );
+    let whole = Bytes::copy_from_slice(whole);
+    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + ADDED);
+    let mut framing = Framing::default();
+    for field in parsed.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Value)?;
+        framing.see(&name);
+        let start = field.value.as_ptr().addr() - base;
+        // An empty value may stand anywhere.
+        let value = match field.value {
+            [] => Bytes::new(),
+            value => whole.slice(start..start + value.len()),
+        };
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError::Value)?;
         headers.append(name, value);
     }
-    let body = body_of(method, status, version, &headers)?;
-    let keep_alive = keeps_alive(version, &headers)
+    input.advance(length);
+    let body = body_of(method, status, version, &headers, framing)?;
+    let keep_alive = keeps_alive(version, &headers, framing)
         && status != StatusCode::SWITCHING_PROTOCOLS
         && body != Left::UntilClose;
     let mut response = Response::new(());
@@ -135,8 +149,19 @@ pub(in crate::upstream) fn read(
     }))
 }
 
+impl Framing {
+    fn see(&mut self, name: &HeaderName) {
+        self.connection |= *name == CONNECTION;
+        self.coding |= *name == TRANSFER_ENCODING;
+        self.length |= *name == CONTENT_LENGTH;
+    }
+}
+
 /// RFC 9112 §9.3.
-fn keeps_alive(version: Version, headers: &HeaderMap) -> bool {
+fn keeps_alive(version: Version, headers: &HeaderMap, framing: Framing) -> bool {
+    if !framing.connection {
+        return version == Version::HTTP_11;
+    }
     let says = |wanted: &str| {
         let fields = headers.get_all(CONNECTION).iter();
         fields
@@ -156,14 +181,16 @@ fn body_of(
     status: StatusCode,
     version: Version,
     headers: &HeaderMap,
+    framing: Framing,
 ) -> Result<Left, HeadError> {
     let without = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if without || *method == Method::HEAD {
         return Ok(Left::Nothing);
     }
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    if let Some(last) = codings.next_back() {
+    if framing.coding
+        && let Some(last) = headers.get_all(TRANSFER_ENCODING).iter().next_back()
+    {
         let last = last.as_bytes().rsplit(|byte| *byte == b',').next();
         let chunked = last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
         return match (version, chunked) {
@@ -173,7 +200,11 @@ fn body_of(
         };
     }
     let mut length = None;
-    for field in headers.get_all(CONTENT_LENGTH) {
+    for field in headers
+        .get_all(CONTENT_LENGTH)
+        .iter()
+        .filter(|_| framing.length)
+    {
         for text in field.as_bytes().split(|byte| *byte == b',') {
             let this = digits(text.trim_ascii()).ok_or(HeadError::Length)?;
             if *length.get_or_insert(this) != this {
@@ -218,7 +249,7 @@ mod tests {
             ("x-a", "1"),
             ("x-a", "2"),
         ];
-        write(&parts(Method::GET, "/x?y=z", &fields), &mut out);
+        write(&parts(Method::GET, "/x?y=z", &fields), None, &mut out);
         assert_eq!(
             out,
             b"GET /x?y=z HTTP/1.1\r\nhost: a.b\r\nx-a: 1\r\nx-a: 2\r\n\r\n"
@@ -226,6 +257,7 @@ mod tests {
         out.clear();
         write(
             &parts(Method::POST, "/", &[("content-length", "0")]),
+            None,
             &mut out,
         );
         assert_eq!(out, b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n");

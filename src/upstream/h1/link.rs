@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
@@ -17,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::head::{self, Head, HeadError, MOST_BYTES};
 use crate::upstream::connection::Connection;
+use crate::upstream::outgoing::Outgoing;
 
 /// Room that a head is read into; most responses fit whole.
 const ROOM: usize = 8 * 1024;
@@ -95,8 +95,8 @@ impl Cut {
 // === impl Patience ===
 
 impl Patience {
-    fn begin(&mut self, patience: Duration) {
-        self.due = Instant::now() + patience;
+    fn begin(&mut self, due: Instant) {
+        self.due = due;
         if self.timer.deadline() > self.due {
             self.timer.as_mut().reset(self.due);
         }
@@ -138,12 +138,12 @@ impl Link {
         (Box::new(link), cut, gone)
     }
 
-    /// Prepares a request to be sent; its response is to come in time.
-    pub(in crate::upstream) fn begin(&mut self, head: &Parts, patience: Duration) {
+    /// Prepares a request to be sent; its response is to come until `due`.
+    pub(in crate::upstream) fn begin(&mut self, request: &Outgoing, due: Instant) {
         self.output.clear();
         (self.written, self.seen) = (0, 0);
-        head::write(head, &mut self.output);
-        self.patience.begin(patience);
+        head::write(&request.head, request.stamp.as_ref(), &mut self.output);
+        self.patience.begin(due);
     }
 
     /// Sends the request and reads its response's head; `interim` is told of each 1xx before it.

@@ -1,0 +1,199 @@
+//! One clock for all heads of an HTTP/1 connection.
+//!
+//! Guarantees: a head that is not there by its deadline ends its connection, not earlier and at most one turn of the
+//! task later. hyper wants a new timer for each head, and drops it a moment later, when the head is there; here a head
+//! costs two stores, and the one timer is set again only when it has gone off for a head that came.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::future::poll_fn;
+use hyper::rt::{Sleep, Timer};
+use tokio::time::{self, Instant};
+
+/// No head is waited for.
+const NEVER: u64 = u64::MAX;
+
+/// A connection's alarm clock. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Alarm(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    began: Instant,
+    /// The deadline: nanoseconds after `began`.
+    deadline: AtomicU64,
+    /// The deadline has passed.
+    rings: AtomicBool,
+}
+
+/// What hyper polls while it waits for a head.
+#[derive(Debug)]
+struct Waiting(Alarm);
+
+// === impl Alarm ===
+
+impl Alarm {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Shared {
+            began: Instant::now(),
+            deadline: AtomicU64::new(NEVER),
+            rings: AtomicBool::new(false),
+        }))
+    }
+
+    fn set(&self, deadline: Instant) {
+        let after = deadline.saturating_duration_since(self.0.began);
+        let after = u64::try_from(after.as_nanos()).unwrap_or(NEVER);
+        self.0.deadline.store(after, Ordering::Relaxed);
+        self.0.rings.store(false, Ordering::Relaxed);
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let after = self.0.deadline.load(Ordering::Relaxed);
+        (after != NEVER).then(|| self.0.began + Duration::from_nanos(after))
+    }
+
+    /// Runs `connection`, which has this alarm for its timer. Both are polled by one task: that is what lets them do
+    /// without a waker of their own.
+    pub(super) async fn during<F: Future>(&self, connection: F) -> F::Output {
+        let (mut connection, mut timer) = (pin!(connection), None::<Pin<Box<time::Sleep>>>);
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(output) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(output);
+                }
+                let Some(deadline) = self.deadline() else {
+                    return Poll::Pending;
+                };
+                let timer = timer.get_or_insert_with(|| Box::pin(time::sleep_until(deadline)));
+                if deadline < timer.deadline() {
+                    timer.as_mut().reset(deadline);
+                }
+                ready!(timer.as_mut().poll(cx));
+                if timer.deadline() < deadline {
+                    timer.as_mut().reset(deadline);
+                    ready!(timer.as_mut().poll(cx));
+                }
+                if self.0.rings.swap(true, Ordering::Relaxed) {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+}
+
+#[expect(
+    clippy::disallowed_types,
+    reason = "hyper's trait has it; `now` is from the clock that tests can stop"
+)]
+impl Timer for Alarm {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        self.sleep_until(self.now() + duration)
+    }
+
+    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn Sleep>> {
+        self.set(deadline.into());
+        Box::pin(Waiting(self.clone()))
+    }
+
+    fn now(&self) -> std::time::Instant {
+        Instant::now().into()
+    }
+
+    fn reset(&self, _sleep: &mut Pin<Box<dyn Sleep>>, deadline: std::time::Instant) {
+        self.set(deadline.into());
+    }
+}
+
+// === impl Waiting ===
+
+impl Future for Waiting {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<()> {
+        match self.0.0.rings.load(Ordering::Relaxed) {
+            true => Poll::Ready(()),
+            // `during` wakes the task.
+            false => Poll::Pending,
+        }
+    }
+}
+
+impl Sleep for Waiting {}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.0.deadline.store(NEVER, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn it_rings_at_the_deadline_and_not_before() {
+        let (alarm, began) = (Alarm::new(), Instant::now());
+        let waiting = alarm.sleep(LIMIT);
+        alarm.during(waiting).await;
+        let took = began.elapsed();
+        assert!(
+            (LIMIT..LIMIT + Duration::from_millis(5)).contains(&took),
+            "{took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_came_leaves_the_next_its_whole_time() {
+        let (alarm, began) = (Alarm::new(), Instant::now());
+        let heads = async {
+            for _ in 0..5 {
+                let waiting = alarm.sleep(LIMIT);
+                sleep(LIMIT * 9 / 10).await;
+                drop(waiting);
+            }
+            let mut waiting = alarm.sleep(LIMIT / 2);
+            alarm.reset(&mut waiting, (Instant::now() + LIMIT).into());
+            waiting.await;
+        };
+        alarm.during(heads).await;
+        let (took, expected) = (began.elapsed(), LIMIT * 9 / 2 + LIMIT);
+        assert!(
+            (expected..expected + Duration::from_millis(10)).contains(&took),
+            "{took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_earlier_deadline_than_the_last_is_kept() {
+        let (alarm, began) = (Alarm::new(), Instant::now());
+        let heads = async {
+            let waiting = alarm.sleep(LIMIT);
+            tokio::task::yield_now().await;
+            drop(waiting);
+            alarm.sleep(LIMIT / 10).await;
+        };
+        alarm.during(heads).await;
+        assert!(began.elapsed() < LIMIT / 5, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_rings_for_a_head_that_came() {
+        let alarm = Alarm::new();
+        let answering = async {
+            drop(alarm.sleep(LIMIT));
+            advance(LIMIT * 10).await;
+            "answered"
+        };
+        assert_eq!(alarm.during(answering).await, "answered");
+    }
+}

@@ -1,0 +1,91 @@
+//! The forwarding fields of a request that brought none of them.
+//!
+//! Guarantees: an instance is sent the same fields, whether they were put among the others or written behind them. All
+//! but the request's id are the same for a connection's requests, and written once.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use http::header::HeaderValue;
+
+use super::headers::{
+    FORWARDED, Provenance, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
+};
+use crate::names::RequestId;
+
+/// Fields that a request is to have, and which are not among its others yet.
+#[derive(Debug, Clone)]
+pub struct Stamp {
+    provenance: Arc<Provenance>,
+    request_id: RequestId,
+}
+
+// === impl Stamp ===
+
+impl Stamp {
+    pub(super) fn new(provenance: &Arc<Provenance>, request_id: &RequestId) -> Self {
+        Self {
+            provenance: Arc::clone(provenance),
+            request_id: request_id.clone(),
+        }
+    }
+
+    /// As lines of a head of HTTP/1.1.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.provenance.lines);
+        line(out, X_REQUEST_ID.as_str(), self.request_id.as_bytes());
+    }
+
+    /// Among the others.
+    pub fn insert(&self, headers: &mut HeaderMap) {
+        let from = &self.provenance;
+        for (name, value) in [
+            (X_FORWARDED_HOST, &from.named),
+            (X_FORWARDED_FOR, &from.client),
+            (FORWARDED, &from.element),
+            (X_FORWARDED_PROTO, &HeaderValue::from_static(from.scheme)),
+            (X_REQUEST_ID, &self.request_id.header()),
+        ] {
+            headers.insert(name, value.clone());
+        }
+    }
+}
+
+/// One field.
+pub(super) fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+    use crate::names::Hostname;
+
+    #[test]
+    fn what_is_written_and_what_is_inserted_is_the_same() {
+        for (client, secure) in [("10.0.0.9", false), ("2001:db8::1", true)] {
+            let client: IpAddr = client.parse().unwrap();
+            let (host, named) = (
+                Hostname::parse("a.b").unwrap(),
+                HeaderValue::from_static("A.b:8"),
+            );
+            let provenance = Arc::new(Provenance::of(client, secure, &host, Some(named)));
+            let stamp = Stamp::new(&provenance, &RequestId::generate());
+            let (mut written, mut headers) = (Vec::new(), HeaderMap::new());
+            stamp.write(&mut written);
+            stamp.insert(&mut headers);
+            let mut expected = Vec::new();
+            for (name, value) in &headers {
+                line(&mut expected, name.as_str(), value.as_bytes());
+            }
+            assert_eq!(written, expected);
+            assert_eq!(headers.len(), 5);
+            assert_eq!(headers["x-forwarded-host"], "A.b:8");
+        }
+    }
+}
