@@ -66,10 +66,10 @@ impl Memory {
         }
         let host = host_of(request.version(), request.uri(), request.headers())?;
         let authority = request.uri().authority().map(Authority::as_str);
-        let field = match authority.map(HeaderValue::from_str) {
-            Some(Ok(authority)) => Some(authority),
-            Some(Err(_)) | None => request.headers().get(HOST).cloned(),
-        };
+        // A copy: what is remembered must not keep the buffer that the head was read into.
+        let field = request.headers().get(HOST).map(HeaderValue::as_bytes);
+        let field = authority.map(str::as_bytes).or(field);
+        let field = field.and_then(|field| HeaderValue::from_bytes(field).ok());
         let met = Arc::new(Acquaintance {
             named: named.unwrap_or_default().into(),
             provenance: Arc::new(Provenance::of(client, secure, &host, field)),

@@ -19,16 +19,27 @@ use super::stamp::{self, Stamp};
 use crate::config::{HeaderEdits, Rename};
 use crate::names::{Hostname, RequestId};
 
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-authenticate"),
-    HeaderName::from_static("proxy-authorization"),
-    HeaderName::from_static("proxy-connection"),
-    HeaderName::from_static("http2-settings"),
-    TE,
-    TRANSFER_ENCODING,
+const HOP_BY_HOP: [(Field, HeaderName); 8] = [
+    (Field::Connection, CONNECTION),
+    (Field::OfThisHop, HeaderName::from_static("keep-alive")),
+    (
+        Field::OfThisHop,
+        HeaderName::from_static("proxy-authenticate"),
+    ),
+    (
+        Field::OfThisHop,
+        HeaderName::from_static("proxy-authorization"),
+    ),
+    (
+        Field::OfThisHop,
+        HeaderName::from_static("proxy-connection"),
+    ),
+    (Field::OfThisHop, HeaderName::from_static("http2-settings")),
+    (Field::Te, TE),
+    (Field::TransferEncoding, TRANSFER_ENCODING),
 ];
+/// What `Connection` says of the connection itself, and no names of fields.
+const OPTIONS: [&str; 3] = ["close", "keep-alive", "upgrade"];
 pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -69,18 +80,27 @@ impl Provenance {
     /// Of a client's requests for `host`, as the client wrote it in `named`; `secure`: over TLS.
     pub fn of(client: IpAddr, secure: bool, host: &Hostname, named: Option<HeaderValue>) -> Self {
         // Addresses and host names are made of what a field may have.
-        let value = |text: String| {
-            HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("unknown"))
-        };
-        let node = match client {
-            IpAddr::V4(ip) => ip.to_string(),
-            IpAddr::V6(ip) => format!("\"[{ip}]\""),
+        let value =
+            |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unknown"));
+        let address = client.to_string();
+        let (open, close) = match client {
+            IpAddr::V4(_) => ("", ""),
+            IpAddr::V6(_) => ("\"[", "]\""),
         };
         let scheme = if secure { "https" } else { "http" };
-        let named = named.unwrap_or_else(|| value(host.to_string()));
-        let client = value(client.to_string());
-        let element = value(format!("for={node};host=\"{host}\";proto={scheme}"));
-        let mut lines = Vec::new();
+        let element = [
+            "for=",
+            open,
+            &address,
+            close,
+            ";host=\"",
+            host.as_str(),
+            "\";proto=",
+            scheme,
+        ];
+        let named = named.unwrap_or_else(|| value(host.as_str()));
+        let (client, element) = (value(&address), value(&element.concat()));
+        let mut lines = Vec::with_capacity(256);
         for (name, value) in [
             (X_FORWARDED_HOST, named.as_bytes()),
             (X_FORWARDED_FOR, client.as_bytes()),
@@ -129,7 +149,9 @@ fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item =
 /// Removes what is for this hop only; `Content-Length`, too, when it is not the framing.
 fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) {
     if fields.has(Field::Connection) {
+        let option = |token: &str| OPTIONS.iter().any(|one| token.eq_ignore_ascii_case(one));
         let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
+            .filter(|token| !option(token))
             .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
             // A client may not make us drop what routes or frames its request.
             .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
@@ -141,14 +163,8 @@ fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) {
     if fields.has(Field::TransferEncoding) {
         headers.remove(CONTENT_LENGTH);
     }
-    let these = [
-        Field::Connection,
-        Field::OfThisHop,
-        Field::Te,
-        Field::TransferEncoding,
-    ];
-    if these.into_iter().any(|field| fields.has(field)) {
-        for name in &HOP_BY_HOP {
+    for (field, name) in &HOP_BY_HOP {
+        if fields.has(*field) {
             headers.remove(name);
         }
     }
