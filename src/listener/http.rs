@@ -121,7 +121,8 @@ where
         let busy = Busy::new(&seen);
         async move {
             let _busy = busy;
-            Ok::<_, Infallible>(Box::pin(service.call(request, from)).await)
+            let answer = Box::write(Box::new_uninit(), service.call(request, from));
+            Ok::<_, Infallible>(Box::into_pin(answer).await)
         }
     });
     let limits = &config.http2;

@@ -24,13 +24,21 @@ impl RequestId {
             *slot = DIGITS.get((random & 15) as usize).copied().unwrap_or(b'0');
             random >>= 4;
         }
-        Self(HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("0")))
+        let value = HeaderValue::from_bytes(&text);
+        Self::of(value.unwrap_or_else(|_| HeaderValue::from_static("0")))
+    }
+
+    fn of(mut value: HeaderValue) -> Self {
+        // HTTP/2's tables of fields (RFC 7541 §6.2.3) leave it out then: a value that never comes again would push out
+        // those that do, and be compared with all of its kind.
+        value.set_sensitive(true);
+        Self(value)
     }
 
     /// Keeps what the client sent when it is safe to repeat, else makes a fresh one.
     pub fn adopt_or_generate(offered: Option<&HeaderValue>) -> Self {
         match offered {
-            Some(value) if is_safe(value.as_bytes()) => Self(value.clone()),
+            Some(value) if is_safe(value.as_bytes()) => Self::of(value.clone()),
             _ => Self::generate(),
         }
     }
@@ -74,6 +82,17 @@ impl fmt::Debug for RequestId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn http_2_is_told_not_to_remember_an_id() {
+        let value = HeaderValue::from_static("req-1");
+        for id in [
+            RequestId::generate(),
+            RequestId::adopt_or_generate(Some(&value)),
+        ] {
+            assert!(id.header().is_sensitive(), "{id}");
+        }
+    }
 
     #[test]
     fn an_unsafe_client_id_is_replaced() {

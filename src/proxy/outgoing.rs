@@ -92,19 +92,14 @@ pub(super) fn adopt_authority(request: &mut Request<RequestBody>) {
 }
 
 /// HTTP/1.1 with the target that an origin expects (RFC 9112 §3.2.1), without `prefix`.
-pub(super) fn to_origin_form(
-    request: Request<RequestBody>,
-    prefix: Option<&str>,
-) -> Request<RequestBody> {
-    let (mut parts, body) = request.into_parts();
-    let target = parts.uri.path_and_query().cloned();
+pub(super) fn to_origin_form(request: &mut Request<RequestBody>, prefix: Option<&str>) {
+    let target = request.uri().path_and_query().cloned();
     let target = match (target, prefix.filter(|prefix| *prefix != "/")) {
         (Some(target), Some(prefix)) => Some(without_prefix(&target, prefix).unwrap_or(target)),
         (target, _) => target,
     };
-    parts.uri = target.map_or_else(|| Uri::from_static("/"), Uri::from);
-    parts.version = Version::HTTP_11;
-    Request::from_parts(parts, body)
+    *request.uri_mut() = target.map_or_else(|| Uri::from_static("/"), Uri::from);
+    *request.version_mut() = Version::HTTP_11;
 }
 
 fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
@@ -115,17 +110,19 @@ fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
     }
 }
 
-/// Reads a small body beforehand where the route wants that, so that it can be sent again.
+/// Whether it is of use to read the request's body beforehand: it could be sent again then.
+pub(super) fn gains_from_buffer(request: &Request<RequestBody>) -> bool {
+    request.method().is_idempotent() && !request.body().is_repeatable()
+}
+
+/// Reads a small body beforehand.
 pub(super) async fn buffered(
     request: Request<RequestBody>,
     limit: usize,
     deadline: Instant,
 ) -> Result<Request<RequestBody>, ProxyError> {
-    if limit == 0 || !request.method().is_idempotent() || request.body().is_repeatable() {
-        return Ok(request);
-    }
     let (parts, body) = request.into_parts();
-    match Box::pin(timeout_at(deadline, body.buffer(limit))).await {
+    match timeout_at(deadline, body.buffer(limit)).await {
         Ok(Ok(body)) => Ok(Request::from_parts(parts, body)),
         Ok(Err(BodyError::Hyper(_))) => Err(ProxyError::BodyBroke),
         Ok(Err(BodyError::TooSlow)) | Err(_) => Err(ProxyError::BodyTooSlow),

@@ -23,8 +23,8 @@ use super::deliver::{Delivered, Delivery, Notes, target_of};
 use super::error::ProxyError;
 use super::memory::Memory;
 use super::outgoing::{
-    adopt_authority, authenticate, buffered, check_framing, head_bytes, min_body_rate,
-    named_client, routed_path, to_origin_form,
+    adopt_authority, authenticate, buffered, check_framing, gains_from_buffer, head_bytes,
+    min_body_rate, named_client, routed_path, to_origin_form,
 };
 use super::patience::patience;
 use super::preflight::{self, Preflights};
@@ -335,8 +335,11 @@ impl<P: ControlPlane> Gateway<P> {
         let sink = from
             .interim
             .filter(|_| request.version() != Version::HTTP_10);
-        let request = to_origin_form(request, prefix);
-        let request = buffered(request, config.retry.buffer.0, deadline).await?;
+        to_origin_form(&mut request, prefix);
+        let buffer = config.retry.buffer.0;
+        if buffer > 0 && gains_from_buffer(&request) {
+            request = Box::pin(buffered(request, buffer, deadline)).await?;
+        }
         let request = Outgoing::new(request, stamp, switch.is_some(), sink.cloned());
 
         let since = account.trace.is_some().then(Instant::now);
@@ -349,7 +352,10 @@ impl<P: ControlPlane> Gateway<P> {
             endpoint,
             slot,
         } = sent?;
-        if let Some(until) = self.wanted_awake(response.headers_mut()) {
+        let told = Fields::of(response.headers());
+        if told.has(Field::XWakegateHold)
+            && let Some(until) = self.wanted_awake(response.headers_mut())
+        {
             instance.keep_awake(until);
         }
         if let Some(question) = preflight {
@@ -373,7 +379,7 @@ impl<P: ControlPlane> Gateway<P> {
                 switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             }
         }
-        prepare_response(response.headers_mut(), switching);
+        prepare_response(response.headers_mut(), told, switching);
         edit(response.headers_mut(), &forwarding.response_headers);
         if let Some(age) = forwarding.hsts.filter(|_| secure) {
             response

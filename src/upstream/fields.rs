@@ -36,6 +36,7 @@ pub enum Field {
     XForwardedHost,
     XForwardedProto,
     XRequestId,
+    XWakegateHold,
 }
 
 // === impl Fields ===
@@ -95,6 +96,7 @@ impl Field {
             (12, "content-type") => Self::ContentType,
             (12, "grpc-timeout") => Self::GrpcTimeout,
             (12, "x-request-id") => Self::XRequestId,
+            (15, "x-wakegate-hold") => Self::XWakegateHold,
             (15, "x-forwarded-for") => Self::XForwardedFor,
             (16, "x-forwarded-host") => Self::XForwardedHost,
             (17, "transfer-encoding") => Self::TransferEncoding,
@@ -129,6 +131,7 @@ mod tests {
             ("content-type", Field::ContentType),
             ("grpc-timeout", Field::GrpcTimeout),
             ("x-request-id", Field::XRequestId),
+            ("x-wakegate-hold", Field::XWakegateHold),
             ("http2-settings", Field::OfThisHop),
             ("x-forwarded-for", Field::XForwardedFor),
             ("x-forwarded-host", Field::XForwardedHost),

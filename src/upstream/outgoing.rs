@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
 
 use super::body::RequestBody;
+use super::fields::Fields;
 use super::headers::prepare_response;
 use super::stamp::Stamp;
 
@@ -94,7 +95,8 @@ impl Outgoing {
 fn pass(sink: &InterimSink, status: StatusCode, fields: &HeaderMap) {
     if !matches!(status.as_u16(), 100 | 101) {
         let mut fields = fields.clone();
-        prepare_response(&mut fields, false);
+        let there = Fields::of(&fields);
+        prepare_response(&mut fields, there, false);
         sink(status, &fields);
     }
 }
