@@ -2,7 +2,8 @@
 //!
 //! `origin ADDRESS` answers `/small`, `/size/BYTES` and whatever is posted to `/sink`, and echoes WebSocket
 //! messages. `messages ADDRESS SECONDS CONNECTIONS` sends such messages and prints how many came back, and the median and the
-//! 99th percentile of how long that took, in microseconds. `proxy ADDRESS ORIGIN` passes requests on with hyper's own pooling client: no routes, no leases, no
+//! 99th percentile of how long that took, in microseconds. `plane ADDRESS` is a control plane with as many instances as are asked
+//! for, quick enough for ten thousand; those called `sleepy…` fall asleep and never wake. `proxy ADDRESS ORIGIN` passes requests on with hyper's own pooling client: no routes, no leases, no
 //! header rules, no metrics. The distance from it is what wakegate's features cost, its distance from nginx what
 //! hyper costs. One thread each.
 
@@ -45,6 +46,7 @@ fn main() {
         .unwrap();
     match words.get(1..) {
         Some(["origin", address]) => runtime.block_on(origin(address.parse().unwrap())),
+        Some(["plane", address]) => runtime.block_on(plane(address.parse().unwrap())),
         Some(["proxy", address, to]) => {
             runtime.block_on(proxy(address.parse().unwrap(), to.parse().unwrap()));
         }
@@ -52,7 +54,9 @@ fn main() {
             let (seconds, connections) = (seconds.parse().unwrap(), connections.parse().unwrap());
             runtime.block_on(messages(address.parse().unwrap(), seconds, connections));
         }
-        _ => panic!("origin ADDRESS | proxy ADDRESS ORIGIN | messages ADDRESS SECONDS CONNECTIONS"),
+        _ => panic!(
+            "origin ADDRESS | plane ADDRESS | proxy ADDRESS ORIGIN | messages ADDRESS SECONDS CONNECTIONS"
+        ),
     }
 }
 
@@ -116,6 +120,45 @@ fn echo(request: &mut Request<Incoming>) -> Response<Full<Bytes>> {
         headers.insert("sec-websocket-accept", accept.parse().unwrap());
     }
     response
+}
+
+async fn plane(address: SocketAddr) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        tokio::spawn(async move {
+            let connection = http1::Builder::new();
+            let told = connection.serve_connection(TokioIo::new(stream), service_fn(tell));
+            let _left = told.await;
+        });
+    }
+}
+
+/// What a control plane says of an instance whose id is its name with zeros after it.
+async fn tell(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let path = request.uri().path();
+    let asked = path.strip_prefix("/instances/").unwrap_or("bench");
+    let name = asked.split('/').next().unwrap().trim_end_matches('0');
+    let state = match (name.starts_with("sleepy"), request.method().as_str()) {
+        (false, _) => "Running",
+        (true, "GET") => "Standby",
+        (true, _) => "Initializing",
+    };
+    let instance = format!(
+        r#"{{"id":"{name:0<24}","name":"{name}","image":"bench","state":"{state}","created_at":"2026-01-01T00:00:00Z","network":{{"ip":"127.0.0.1"}}}}"#
+    );
+    let text = match path {
+        "/instances" => format!("[{instance}]"),
+        _ if path.contains("/auto-standby/") => {
+            r#"{"supported":true,"enabled":false,"eligible":false,"state":"disabled"}"#.to_owned()
+        }
+        _ => instance,
+    };
+    let mut response = Response::new(Full::from(text));
+    let json = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    Ok(response)
 }
 
 /// One message at a time on each connection.

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What wakegate costs as it grows: `make bench-scale`. Prints a table and draws docs/img/scale.svg.
 
-From ten routes to a hundred thousand, from ten instances to a thousand; processor time for each request as in benches/peers. Everything
-runs on loopback, bounded in time, and is ended by its own process id.
+From ten routes to a hundred thousand, from ten instances to ten thousand, beside idle connections and held requests; processor time for
+each request as in benches/peers. Everything runs on loopback, bounded in time, and is ended by its own process id.
 """
 
 import importlib.util
@@ -11,10 +11,8 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
-from http.server import ThreadingHTTPServer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("peers", ROOT / "benches" / "peers" / "run.py")
@@ -37,8 +35,8 @@ level = "error"
 address = "{peers.ADMIN}"
 observe = false
 [server]
-max_connections = 9000
-max_connections_per_client = 9000
+max_connections = 9500
+max_connections_per_client = 9500
 [upstream]
 idle_timeout = "10m"
 [wake]
@@ -55,10 +53,13 @@ port = 21000
     return path
 
 
-def reloads():
+def metric(series):
     text = urllib.request.urlopen(f"http://{peers.ADMIN}/metrics", timeout=30).read().decode()
-    line = next(line for line in text.splitlines() if line.startswith('wakegate_config_reloads_total{') and '"ok"' in line)
-    return float(line.split()[-1])
+    return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(series + " ")), 0)
+
+
+def reloads():
+    return metric('wakegate_config_reloads_total{outcome="ok"}')
 
 
 def running(folder, routes):
@@ -105,7 +106,7 @@ def routes(folder):
 
 def instances(folder):
     rows = []
-    for many in (10, 100, 1_000):
+    for many in (10, 100, 1_000, 10_000):
         process, started, _ = running(folder, 0)
         try:
             hosts = [f"i{index}x.example.com" for index in range(many)]
@@ -119,6 +120,41 @@ def instances(folder):
         finally:
             started.end()
     return rows
+
+
+def beside(folder, host, there):
+    """What a request costs while others of a `host` are there: how many are is looked up by `there`."""
+    rows = []
+    for many in (10, 100, 1_000, 8_000):
+        process, started, _ = running(folder, 0)
+        others = []
+        try:
+            # Whatever is made only once is there.
+            cost(folder, process, ["bench.example.com"])
+            before = peers.resident_kib(process.pid)
+            for index in range(many):
+                stream = socket.create_connection(("127.0.0.1", int(ADDRESS.rsplit(":", 1)[1])), 10)
+                stream.sendall(f"GET /small HTTP/1.1\r\nhost: {host}.example.com\r\n\r\n".encode())
+                others.append(stream)
+                while index % 100 == 99 and there() <= index:
+                    time.sleep(0.01)
+            while there() < many:
+                time.sleep(0.01)
+            each = (peers.resident_kib(process.pid) - before) / many
+            rows.append((many, cost(folder, process, ["bench.example.com"]), each))
+        finally:
+            for stream in others:
+                stream.close()
+            started.end()
+    return rows
+
+
+def connections(folder):
+    return beside(folder, "bench", lambda: metric("wakegate_downstream_connections"))
+
+
+def held(folder):
+    return beside(folder, "sleepyx", lambda: metric("wakegate_held_requests"))
 
 
 def figure(value):
@@ -144,28 +180,30 @@ def chart(title, unit, points, left):
     return "".join(parts)
 
 
-def draw(by_route, by_instance):
+def draw(by_route, by_instance, by_connection, by_held):
     charts = [
         chart("CPU per request, by routes", " µs", [(row[0], row[1]) for row in by_route], 0),
         chart("Reload, by routes", " ms", [(row[0], row[3]) for row in by_route], 380),
         chart("CPU per request, by instances", " µs", [(row[0], row[1]) for row in by_instance], 760),
+        chart("CPU per request, beside idle connections", " µs", [(row[0], row[1]) for row in by_connection], 1140),
+        chart("CPU per request, beside held requests", " µs", [(row[0], row[1]) for row in by_held], 1520),
     ]
-    svg = ('<svg xmlns="http://www.w3.org/2000/svg" width="1140" height="200" viewBox="0 0 1140 200" font-family="sans-serif" '
+    svg = ('<svg xmlns="http://www.w3.org/2000/svg" width="1900" height="200" viewBox="0 0 1900 200" font-family="sans-serif" '
            f'font-size="10" fill="#666">{"".join(charts)}</svg>\n')
     (ROOT / "docs" / "img" / "scale.svg").write_text(svg)
 
 
 def main():
-    host, port = peers.PLANE.rsplit(":", 1)
-    plane = ThreadingHTTPServer((host, int(port)), peers.Plane)
-    threading.Thread(target=plane.serve_forever, daemon=True).start()
     origin = peers.Started()
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         try:
             origin.start(1, peers.BARE, "origin", peers.ORIGIN)
-            peers.wait_for(peers.ORIGIN)
+            origin.start(1, peers.BARE, "plane", peers.PLANE)
+            for address in (peers.ORIGIN, peers.PLANE):
+                peers.wait_for(address)
             by_route, by_instance = routes(folder), instances(folder)
+            by_connection, by_held = connections(folder), held(folder)
         finally:
             origin.end()
     print("| routes | CPU µs per request | start, ms | reload, ms | resident, MiB |\n|---|---|---|---|---|")
@@ -174,7 +212,11 @@ def main():
     print("\n| instances | CPU µs per request | KiB for each, its connection included |\n|---|---|---|")
     for many, spent, each in by_instance:
         print(f"| {many:,} | {spent:.1f} | {each:.1f} |")
-    draw(by_route, by_instance)
+    for what, rows in (("idle connections", by_connection), ("held requests", by_held)):
+        print(f"\n| {what} | CPU µs of another request | KiB for each |\n|---|---|---|")
+        for many, spent, each in rows:
+            print(f"| {many:,} | {spent:.1f} | {each:.1f} |")
+    draw(by_route, by_instance, by_connection, by_held)
 
 
 if __name__ == "__main__":
