@@ -163,7 +163,7 @@ async fn open<S: Service>(
             from: from(None),
         })),
         (ListenerMode::TlsPassthrough, _) => {
-            let host = hello::read(&mut stream).await?.ok_or_else(|| {
+            let host = Box::pin(hello::read(&mut stream)).await?.ok_or_else(|| {
                 io::Error::new(io::ErrorKind::InvalidData, "the client named no host")
             })?;
             Ok(Opened::Raw(RawConnection {
