@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test fuzz chaos lint fmt doc deb image deny bench bench-peers bench-scale instructions demo clean
+.PHONY: test fuzz chaos lint fmt doc deb image deny bench bench-peers bench-scale trained instructions demo clean
 
 # Every test, once. Needs cargo, and the crates.io, PyPI and Debian registries.
 test: packages
@@ -76,11 +76,21 @@ bench:
 	cargo bench --locked
 
 # Beside nginx, HAProxy and a bare hyper proxy in one run, one worker each; prints a table. Debian's packages.
-bench-peers:
+# What the benchmark beside other proxies runs.
+.PHONY: peers
+peers:
 	@(command -v nginx && command -v haproxy && command -v wrk && command -v h2load && command -v openssl) >/dev/null \
 		|| (apt-get update && apt-get install -y --no-install-recommends nginx haproxy wrk nghttp2-client openssl)
+
+bench-peers: peers
 	cargo build --release --locked --bin wakegate --example bare_proxy
 	benches/peers/run.py
+
+# A binary that is optimised by what it does under that load: target/trained/wakegate.
+trained: peers
+	@ls "$$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata /usr/lib/llvm-[1-9]*/bin/llvm-profdata 2>/dev/null | grep -vq 'llvm-1[0-8]/' \
+		|| (apt-get update && apt-get install -y --no-install-recommends llvm-19)
+	deploy/train
 
 # What it costs as routes and instances grow; prints a table and draws a chart.
 bench-scale:

@@ -28,7 +28,7 @@ from plane import Plane  # noqa: E402
 
 TICK = os.sysconf("SC_CLK_TCK")
 PEERS = ["nginx", "haproxy", "bare", "wakegate"]
-BARE = ROOT / "target" / "release" / "examples" / "bare_proxy"
+BARE = ROOT / os.environ.get("BARE", "target/release/examples/bare_proxy")
 # Requests a second that every peer has room for.
 RATE = 10_000
 ORIGIN = "127.0.0.1:21000"
