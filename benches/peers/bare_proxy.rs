@@ -140,10 +140,10 @@ async fn tell(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infal
     let path = request.uri().path();
     let asked = path.strip_prefix("/instances/").unwrap_or("bench");
     let name = asked.split('/').next().unwrap().trim_end_matches('0');
-    let state = match (name.starts_with("sleepy"), request.method().as_str()) {
-        (false, _) => "Running",
-        (true, "GET") => "Standby",
-        (true, _) => "Initializing",
+    let state = match name.starts_with("sleepy") {
+        true if path.ends_with("/restore") => std::future::pending().await,
+        true => "Standby",
+        false => "Running",
     };
     let instance = format!(
         r#"{{"id":"{name:0<24}","name":"{name}","image":"bench","state":"{state}","created_at":"2026-01-01T00:00:00Z","network":{{"ip":"127.0.0.1"}}}}"#

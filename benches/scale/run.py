@@ -62,6 +62,14 @@ def reloads():
     return metric('wakegate_config_reloads_total{outcome="ok"}')
 
 
+def wait_until(is_so, what):
+    until = time.monotonic() + 60
+    while not is_so():
+        if time.monotonic() > until:
+            sys.exit(f"waited too long for {what}")
+        time.sleep(0.01)
+
+
 def running(folder, routes):
     """A gateway with so many routes, and how long it took to listen."""
     config, started, began = configuration(folder, routes), peers.Started(), time.monotonic()
@@ -96,8 +104,7 @@ def routes(folder):
             spent = cost(folder, process, [f"r{index}.example.org" for index in range(min(many, 100))])
             before, began = reloads(), time.monotonic()
             process.send_signal(signal.SIGHUP)
-            while reloads() == before:
-                time.sleep(0.01)
+            wait_until(lambda: reloads() > before, "the reload")
             rows.append((many, spent, start * 1e3, (time.monotonic() - began) * 1e3, peers.resident_kib(process.pid) / 1024))
         finally:
             started.end()
@@ -136,10 +143,8 @@ def beside(folder, host, there):
                 stream = socket.create_connection(("127.0.0.1", int(ADDRESS.rsplit(":", 1)[1])), 10)
                 stream.sendall(f"GET /small HTTP/1.1\r\nhost: {host}.example.com\r\n\r\n".encode())
                 others.append(stream)
-                while index % 100 == 99 and there() <= index:
-                    time.sleep(0.01)
-            while there() < many:
-                time.sleep(0.01)
+                if index % 100 == 99 or index == many - 1:
+                    wait_until(lambda: there() > index, f"{index + 1} requests to {host}")
             each = (peers.resident_kib(process.pid) - before) / many
             rows.append((many, cost(folder, process, ["bench.example.com"]), each))
         finally:
