@@ -4,6 +4,7 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -50,15 +51,18 @@ fn check(headers: &HeaderMap) {
 async fn answer(request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
     let (mut parts, body) = request.into_parts();
     if let Ok(host) = host_of(parts.version, &parts.uri, &parts.headers) {
-        let id = RequestId::generate();
+        let (id, client) = (RequestId::generate(), IpAddr::from([192, 0, 2, 1]));
+        let named = parts.headers.get("host").cloned();
         let from = ForwardedFor {
-            provenance: &Provenance::of(IpAddr::from([192, 0, 2, 1]), false, &host),
+            provenance: &Arc::new(Provenance::of(client, false, &host, named)),
             trusted: false,
             request_id: &id,
             certificate: None,
         };
         let fields = Fields::of(&parts.headers);
-        prepare_request(&mut parts.headers, fields, &from);
+        if let Some(stamp) = prepare_request(&mut parts.headers, fields, &from) {
+            stamp.insert(&mut parts.headers);
+        }
         check(&parts.headers);
     }
     // A body that breaks off is an error, never a shorter body.

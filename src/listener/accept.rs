@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_client_that_vanishes_is_found_out() {
+    async fn a_client_that_vanishes_is_found_out_and_small_responses_do_not_wait_for_more() {
         let config = ListenerConfig {
             address: ([127, 0, 0, 1], 0).into(),
             ..ListenerConfig::default()
@@ -334,6 +334,7 @@ mod tests {
         let _client = TcpStream::connect(listener.address()).await.unwrap();
         let (accepted, _) = listener.socket.accept().await.unwrap();
         let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap());
         assert!(accepted.keepalive().unwrap());
         assert_eq!(
             accepted.tcp_keepalive_time().unwrap(),
