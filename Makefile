@@ -75,20 +75,20 @@ image: packages
 bench:
 	cargo bench --locked
 
-# Beside nginx, HAProxy and a bare hyper proxy in one run, one worker each; prints a table. Debian's packages.
-# What the benchmark beside other proxies runs.
+# What the benchmark beside other proxies runs: Debian's packages.
 .PHONY: peers
 peers:
 	@(command -v nginx && command -v haproxy && command -v wrk && command -v h2load && command -v openssl) >/dev/null \
 		|| (apt-get update && apt-get install -y --no-install-recommends nginx haproxy wrk nghttp2-client openssl)
 
+# Beside nginx, HAProxy and a bare hyper proxy in one run, one worker each; prints a table.
 bench-peers: peers
 	cargo build --release --locked --bin wakegate --example bare_proxy
 	benches/peers/run.py
 
 # A binary that is optimised by what it does under that load: target/trained/wakegate.
 trained: peers
-	@ls "$$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata /usr/lib/llvm-[1-9]*/bin/llvm-profdata 2>/dev/null | grep -vq 'llvm-1[0-8]/' \
+	@(ls "$$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata || command -v llvm-profdata-19) >/dev/null 2>&1 \
 		|| (apt-get update && apt-get install -y --no-install-recommends llvm-19)
 	deploy/train
 

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod deadline;
 pub mod drain;
 pub mod hold;
 pub mod hypeman;

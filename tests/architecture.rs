@@ -10,6 +10,7 @@ const EVERYTHING: &[&str] = &[
     "app",
     "cli",
     "config",
+    "deadline",
     "drain",
     "hold",
     "hypeman",
@@ -31,7 +32,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("wake", &["config", "hypeman", "telemetry"]),
     ("hold", &["config", "telemetry"]),
     ("router", &["config", "hypeman"]),
-    ("upstream", &["config", "telemetry", "wake"]),
+    ("upstream", &["config", "deadline", "telemetry", "wake"]),
     (
         "proxy",
         &[
@@ -44,8 +45,9 @@ const DOORS: &[(&str, &[&str])] = &[
             "wake",
         ],
     ),
+    ("deadline", &[]),
     ("drain", &[]),
-    ("listener", &["config", "drain", "telemetry"]),
+    ("listener", &["config", "deadline", "drain", "telemetry"]),
     ("admin", &["config", "drain", "telemetry", "wake"]),
     ("local", &[]),
     ("app", EVERYTHING),

@@ -46,7 +46,7 @@ fn main() {
         .unwrap();
     match words.get(1..) {
         Some(["origin", address]) => runtime.block_on(origin(address.parse().unwrap())),
-        Some(["plane", address]) => runtime.block_on(plane(address.parse().unwrap())),
+        Some(["plane", address]) => runtime.block_on(serve(address.parse().unwrap(), tell)),
         Some(["proxy", address, to]) => {
             runtime.block_on(proxy(address.parse().unwrap(), to.parse().unwrap()));
         }
@@ -60,21 +60,32 @@ fn main() {
     }
 }
 
-async fn origin(address: SocketAddr) {
+/// Answers each connection's requests with `answer`.
+async fn serve<A, F, B>(address: SocketAddr, answer: A)
+where
+    A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<Response<B>, Infallible>> + Send,
+    B: hyper::body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + 'static,
+{
     let listener = TcpListener::bind(address).await.unwrap();
-    // Made once, so that the origin costs little beside what it serves.
-    let zeroes = Bytes::from(vec![0; 16 << 20]);
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         stream.set_nodelay(true).unwrap();
-        let zeroes = zeroes.clone();
-        let answer = service_fn(move |request| answer(request, zeroes.clone()));
+        let answer = service_fn(answer.clone());
         tokio::spawn(async move {
             let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
             // Whoever leaves has had enough.
             let _left = connection.with_upgrades().await;
         });
     }
+}
+
+async fn origin(address: SocketAddr) {
+    // Made once, so that the origin costs little beside what it serves.
+    let zeroes = Bytes::from(vec![0; 16 << 20]);
+    serve(address, move |request| answer(request, zeroes.clone())).await;
 }
 
 async fn answer(
@@ -120,19 +131,6 @@ fn echo(request: &mut Request<Incoming>) -> Response<Full<Bytes>> {
         headers.insert("sec-websocket-accept", accept.parse().unwrap());
     }
     response
-}
-
-async fn plane(address: SocketAddr) {
-    let listener = TcpListener::bind(address).await.unwrap();
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        tokio::spawn(async move {
-            let connection = http1::Builder::new();
-            let told = connection.serve_connection(TokioIo::new(stream), service_fn(tell));
-            let _left = told.await;
-        });
-    }
 }
 
 /// What a control plane says of an instance whose id is its name with zeros after it.
@@ -208,18 +206,11 @@ async fn talk(address: SocketAddr, until: Instant) -> Vec<Duration> {
 type Pool = Arc<Mutex<Vec<SendRequest<Incoming>>>>;
 
 async fn proxy(address: SocketAddr, origin: SocketAddr) {
-    let listener = TcpListener::bind(address).await.unwrap();
     let pool = Pool::default();
-    loop {
-        let (stream, _) = listener.accept().await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let pool = Arc::clone(&pool);
-        let pass = service_fn(move |request| pass(request, Arc::clone(&pool), origin));
-        tokio::spawn(async move {
-            let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), pass);
-            let _left = connection.await;
-        });
-    }
+    serve(address, move |request| {
+        pass(request, Arc::clone(&pool), origin)
+    })
+    .await;
 }
 
 async fn pass(

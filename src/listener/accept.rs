@@ -323,22 +323,32 @@ impl fmt::Debug for Tls {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn a_client_that_vanishes_is_found_out_and_small_responses_do_not_wait_for_more() {
+    /// What a listener has accepted, and the other end.
+    async fn accepted() -> (TcpStream, TcpStream) {
         let config = ListenerConfig {
             address: ([127, 0, 0, 1], 0).into(),
             ..ListenerConfig::default()
         };
         let front = Front::new(&config).unwrap();
         let listener = Listener::bind(config.address, front, None, false).unwrap();
-        let _client = TcpStream::connect(listener.address()).await.unwrap();
-        let (accepted, _) = listener.socket.accept().await.unwrap();
+        let client = TcpStream::connect(listener.address()).await.unwrap();
+        (listener.socket.accept().await.unwrap().0, client)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_vanishes_is_found_out() {
+        let (accepted, _client) = accepted().await;
         let accepted = SockRef::from(&accepted);
-        assert!(accepted.tcp_nodelay().unwrap());
         assert!(accepted.keepalive().unwrap());
         assert_eq!(
             accepted.tcp_keepalive_time().unwrap(),
             Duration::from_secs(60)
         );
+    }
+
+    #[tokio::test]
+    async fn small_responses_do_not_wait_for_more() {
+        let (accepted, _client) = accepted().await;
+        assert!(accepted.nodelay().unwrap());
     }
 }

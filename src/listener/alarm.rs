@@ -4,15 +4,17 @@
 //! task later. hyper wants a new timer for each head, and drops it a moment later, when the head is there; here a head
 //! costs two stores, and the one timer is set again only when it has gone off for a head that came.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::future::poll_fn;
 use hyper::rt::{Sleep, Timer};
-use tokio::time::{self, Instant};
+use tokio::time::Instant;
+
+use crate::deadline::Deadline;
 
 /// No head is waited for.
 const NEVER: u64 = u64::MAX;
@@ -25,7 +27,7 @@ pub(super) struct Alarm(Arc<Shared>);
 struct Shared {
     began: Instant,
     /// The deadline: nanoseconds after `began`.
-    deadline: AtomicU64,
+    due: AtomicU64,
     /// The deadline has passed.
     rings: AtomicBool,
 }
@@ -40,44 +42,38 @@ impl Alarm {
     pub(super) fn new() -> Self {
         Self(Arc::new(Shared {
             began: Instant::now(),
-            deadline: AtomicU64::new(NEVER),
+            due: AtomicU64::new(NEVER),
             rings: AtomicBool::new(false),
         }))
     }
 
-    fn set(&self, deadline: Instant) {
-        let after = deadline.saturating_duration_since(self.0.began);
+    fn set(&self, due: Instant) {
+        let after = due.saturating_duration_since(self.0.began);
         let after = u64::try_from(after.as_nanos()).unwrap_or(NEVER);
-        self.0.deadline.store(after, Ordering::Relaxed);
+        self.0.due.store(after, Ordering::Relaxed);
         self.0.rings.store(false, Ordering::Relaxed);
     }
 
-    fn deadline(&self) -> Option<Instant> {
-        let after = self.0.deadline.load(Ordering::Relaxed);
+    fn due(&self) -> Option<Instant> {
+        let after = self.0.due.load(Ordering::Relaxed);
         (after != NEVER).then(|| self.0.began + Duration::from_nanos(after))
     }
 
     /// Runs `connection`, which has this alarm for its timer. Both are polled by one task: that is what lets them do
     /// without a waker of their own.
     pub(super) async fn during<F: Future>(&self, connection: F) -> F::Output {
-        let (mut connection, mut timer) = (pin!(connection), None::<Pin<Box<time::Sleep>>>);
+        let (mut connection, mut deadline) = (pin!(connection), None::<Deadline>);
         poll_fn(|cx| {
             loop {
                 if let Poll::Ready(output) = connection.as_mut().poll(cx) {
                     return Poll::Ready(output);
                 }
-                let Some(deadline) = self.deadline() else {
+                let Some(due) = self.due() else {
                     return Poll::Pending;
                 };
-                let timer = timer.get_or_insert_with(|| Box::pin(time::sleep_until(deadline)));
-                if deadline < timer.deadline() {
-                    timer.as_mut().reset(deadline);
-                }
-                ready!(timer.as_mut().poll(cx));
-                if timer.deadline() < deadline {
-                    timer.as_mut().reset(deadline);
-                    ready!(timer.as_mut().poll(cx));
-                }
+                let deadline = deadline.get_or_insert_with(|| Deadline::new(due));
+                deadline.set(due);
+                ready!(deadline.poll_over(cx));
                 if self.0.rings.swap(true, Ordering::Relaxed) {
                     return Poll::Pending;
                 }
@@ -128,7 +124,7 @@ impl Sleep for Waiting {}
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.0.0.deadline.store(NEVER, Ordering::Relaxed);
+        self.0.0.due.store(NEVER, Ordering::Relaxed);
     }
 }
 
@@ -140,16 +136,19 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(10);
 
+    #[track_caller]
+    fn check(began: Instant, expected: Duration, slack: u64) {
+        let took = began.elapsed();
+        let fine = expected..expected + Duration::from_millis(slack);
+        assert!(fine.contains(&took), "{took:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn it_rings_at_the_deadline_and_not_before() {
         let (alarm, began) = (Alarm::new(), Instant::now());
         let waiting = alarm.sleep(LIMIT);
         alarm.during(waiting).await;
-        let took = began.elapsed();
-        assert!(
-            (LIMIT..LIMIT + Duration::from_millis(5)).contains(&took),
-            "{took:?}"
-        );
+        check(began, LIMIT, 5);
     }
 
     #[tokio::test(start_paused = true)]
@@ -166,11 +165,7 @@ mod tests {
             waiting.await;
         };
         alarm.during(heads).await;
-        let (took, expected) = (began.elapsed(), LIMIT * 9 / 2 + LIMIT);
-        assert!(
-            (expected..expected + Duration::from_millis(10)).contains(&took),
-            "{took:?}"
-        );
+        check(began, LIMIT * 9 / 2 + LIMIT, 10);
     }
 
     #[tokio::test(start_paused = true)]

@@ -81,22 +81,24 @@ where
         tokio::select! {
             // A request that is there already is seen before the drain is.
             biased;
-            result = connection.as_mut() => result,
-            () = drain.begin() => Box::pin(async {
-                // Closing an idle connection at once would cross with a request that is on its way: a client
-                // that asks is answered, and told that this was the last.
-                tokio::select! {
-                    biased;
-                    result = connection.as_mut() => return result,
-                    () = sleep(config.drain_idle_timeout) => connection.as_mut().graceful_shutdown(),
-                    () = drain.cut().cancelled() => return Ok(()),
-                }
-                tokio::select! {
-                    result = connection.as_mut() => result,
-                    () = drain.cut().cancelled() => Ok(()),
-                }
-            }).await,
+            result = connection.as_mut() => return result,
+            () = drain.begin() => {}
         }
+        Box::pin(async {
+            // Closing an idle connection at once would cross with a request that is on its way: a client
+            // that asks is answered, and told that this was the last.
+            tokio::select! {
+                biased;
+                result = connection.as_mut() => return result,
+                () = sleep(config.drain_idle_timeout) => connection.as_mut().graceful_shutdown(),
+                () = drain.cut().cancelled() => return Ok(()),
+            }
+            tokio::select! {
+                result = connection.as_mut() => result,
+                () = drain.cut().cancelled() => Ok(()),
+            }
+        })
+        .await
     };
     alarm.during(served).await
 }

@@ -40,8 +40,6 @@ pub(super) struct Destination {
 /// A host that the connection's client has asked for.
 #[derive(Debug)]
 pub(super) struct Acquaintance {
-    /// How it was named, in `Host` or in HTTP/2's `:authority`.
-    named: Box<[u8]>,
     pub(super) host: Hostname,
     /// By the forwarding fields of requests for it.
     pub(super) provenance: Arc<Provenance>,
@@ -60,7 +58,7 @@ impl Memory {
         let named = only_name(request);
         let known = self.acquaintance.load();
         if let Some(known) = known.as_ref()
-            && named == Some(&*known.named)
+            && named == Some(known.provenance.named())
         {
             return Ok(Arc::clone(known));
         }
@@ -71,7 +69,6 @@ impl Memory {
         let field = authority.map(str::as_bytes).or(field);
         let field = field.and_then(|field| HeaderValue::from_bytes(field).ok());
         let met = Arc::new(Acquaintance {
-            named: named.unwrap_or_default().into(),
             provenance: Arc::new(Provenance::of(client, secure, &host, field)),
             host,
         });

@@ -3,7 +3,7 @@
 //! Guarantees: a field that is there is never taken for absent. Most requests have few of these fields, and one pass
 //! over the names that are there costs less than to ask for each of the others.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// A set of fields, and how long the head is that they were found in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,14 +46,19 @@ impl Fields {
     pub fn of(headers: &HeaderMap) -> Self {
         let mut fields = Self::default();
         for (name, value) in headers {
-            let name = name.as_str();
-            // What stands between name and value, and at the end.
-            fields.bytes += name.len() + value.len() + 4;
-            if let Some(field) = Field::named(name) {
-                fields.seen |= field.bit();
-            }
+            fields.see(name, value);
         }
         fields
+    }
+
+    /// One more of them.
+    pub(super) fn see(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let name = name.as_str();
+        // What stands between name and value, and at the end.
+        self.bytes += name.len() + value.len() + 4;
+        if let Some(field) = Field::named(name) {
+            self.seen |= field.bit();
+        }
     }
 
     /// Whether the message has it.
@@ -108,8 +113,6 @@ impl Field {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     #[test]
@@ -141,7 +144,7 @@ mod tests {
             ("proxy-authenticate", Field::OfThisHop),
             ("proxy-authorization", Field::OfThisHop),
         ] {
-            let name: http::HeaderName = name.parse().unwrap();
+            let name: HeaderName = name.parse().unwrap();
             let length = name.as_str().len();
             let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("x"))]);
             let fields = Fields::of(&headers);

@@ -198,10 +198,10 @@ impl Upstream {
                 (None, None) => UpstreamUse::New,
             };
             let link = match taken {
-                Some(link) => Ok((link, now)),
+                Some(link) => Ok(link),
                 None => Box::pin(self.dial(endpoint, hop, given.take())).await,
             };
-            let (mut link, now) = match link {
+            let mut link = match link {
                 Ok(link) => link,
                 Err(source) => {
                     let request = Box::new(request);
@@ -209,7 +209,11 @@ impl Upstream {
                 }
             };
             self.metrics.count_upstream_use(used);
-            link.begin(&request, now + patience);
+            let asked = match used {
+                UpstreamUse::Pooled => now,
+                UpstreamUse::New | UpstreamUse::Probe => Instant::now(),
+            };
+            link.begin(&request, asked + patience);
             match poll_fn(|cx| link.poll_head(&request.head, &interim, cx)).await {
                 Ok(head) => {
                     let home = (head.keep_alive && pooled).then(|| Arc::clone(pool));
@@ -229,7 +233,7 @@ impl Upstream {
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(TcpStream, OpenConnection)>,
-    ) -> io::Result<(Box<Link>, Instant)> {
+    ) -> io::Result<Box<Link>> {
         let connection = self.connect(endpoint, hop, given).await?;
         let (link, cut, gone) = Link::new(connection);
         let severed = endpoint.severed().clone();
@@ -239,7 +243,7 @@ impl Upstream {
                 _ = gone => {}
             }
         });
-        Ok((link, Instant::now()))
+        Ok(link)
     }
 
     /// Any other request over HTTP/1.1.

@@ -77,6 +77,11 @@ pub struct ForwardedFor<'a> {
 // === impl Provenance ===
 
 impl Provenance {
+    /// How the client wrote the host, in `Host` or in HTTP/2's `:authority`.
+    pub fn named(&self) -> &[u8] {
+        self.named.as_bytes()
+    }
+
     /// Of a client's requests for `host`, as the client wrote it in `named`; `secure`: over TLS.
     pub fn of(client: IpAddr, secure: bool, host: &Hostname, named: Option<HeaderValue>) -> Self {
         // Addresses and host names are made of what a field may have.
@@ -137,7 +142,10 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
     upgrade_token(headers).is_some()
 }
 
-fn tokens<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+pub(super) fn tokens<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'h str> {
     headers
         .get_all(name)
         .iter()
@@ -224,6 +232,7 @@ pub fn prepare_request(
     if !headers.contains_key(HOST) {
         headers.insert(HOST, from.provenance.named.clone());
     }
+    let stamp = Stamp::new(from.provenance, from.request_id);
     let told = [
         Field::Forwarded,
         Field::XForwardedFor,
@@ -232,42 +241,13 @@ pub fn prepare_request(
         Field::XRequestId,
     ];
     if !told.into_iter().any(|field| fields.has(field)) {
-        return Some(Stamp::new(from.provenance, from.request_id));
+        return Some(stamp);
     }
-    let Provenance {
-        named,
-        client,
-        element,
-        scheme,
-        ..
-    } = &**from.provenance;
-    if !from.trusted || !headers.contains_key(X_FORWARDED_HOST) {
-        headers.insert(X_FORWARDED_HOST, named.clone());
+    match from.trusted {
+        true => stamp.extend(headers),
+        false => stamp.insert(headers),
     }
-    extend(headers, X_FORWARDED_FOR, client, from.trusted);
-    extend(headers, FORWARDED, element, from.trusted);
-    if !from.trusted || !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    }
-    headers.insert(X_REQUEST_ID, from.request_id.header());
     None
-}
-
-/// Appends to the list when its sender is trusted, else replaces it.
-fn extend(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue, trusted: bool) {
-    let before: Vec<&str> = match trusted {
-        true => tokens(headers, &name).collect(),
-        false => Vec::new(),
-    };
-    let list = match before.as_slice() {
-        [] => element.clone(),
-        before => {
-            let elements = before.iter().copied().chain(element.to_str());
-            let list = elements.collect::<Vec<_>>().join(", ");
-            HeaderValue::try_from(list).unwrap_or_else(|_| element.clone())
-        }
-    };
-    headers.insert(name, list);
 }
 
 /// What a route's rules make of a message's fields: renamed, removed, set, added, in this order.

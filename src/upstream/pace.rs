@@ -3,11 +3,12 @@
 //! Guarantees: only time that the client makes us wait counts, not time in which the instance does
 //! not read; a body that keeps the rate on the whole may pause.
 
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
+
+use crate::deadline::Deadline;
 
 /// Everybody has this long to begin.
 const GRACE: Duration = Duration::from_secs(5);
@@ -19,7 +20,7 @@ pub(super) struct Pace {
     rate: u64,
     waited: Duration,
     since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Deadline>,
 }
 
 // === impl Pace ===
@@ -30,7 +31,7 @@ impl Pace {
             rate: rate as u64,
             waited: Duration::ZERO,
             since: None,
-            timer: None,
+            deadline: None,
         }
     }
 
@@ -49,14 +50,9 @@ impl Pace {
         let since = *self.since.get_or_insert_with(Instant::now);
         let allowed = GRACE + Duration::from_millis(bytes.saturating_mul(1000) / self.rate);
         let until = since + allowed.saturating_sub(self.waited);
-        let timer = match &mut self.timer {
-            Some(timer) => {
-                timer.as_mut().reset(until);
-                timer
-            }
-            none => none.insert(Box::pin(sleep_until(until))),
-        };
-        timer.as_mut().poll(cx)
+        let deadline = (self.deadline).get_or_insert_with(|| Deadline::new(until));
+        deadline.set(until);
+        deadline.poll_over(cx)
     }
 }
 

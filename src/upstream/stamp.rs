@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use http::HeaderMap;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 
 use super::headers::{
     FORWARDED, Provenance, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
+    tokens,
 };
 use crate::names::RequestId;
 
@@ -36,7 +37,7 @@ impl Stamp {
         line(out, X_REQUEST_ID.as_str(), self.request_id.as_bytes());
     }
 
-    /// Among the others.
+    /// Among the others, in place of those of its name.
     pub fn insert(&self, headers: &mut HeaderMap) {
         let from = &self.provenance;
         for (name, value) in [
@@ -49,6 +50,29 @@ impl Stamp {
             headers.insert(name, value.clone());
         }
     }
+
+    /// Among the others, behind what a trusted peer has said.
+    pub(super) fn extend(&self, headers: &mut HeaderMap) {
+        let from = &self.provenance;
+        let mut unless_told = |name: HeaderName, value: &HeaderValue| {
+            if !headers.contains_key(&name) {
+                headers.insert(name, value.clone());
+            }
+        };
+        unless_told(X_FORWARDED_HOST, &from.named);
+        unless_told(X_FORWARDED_PROTO, &HeaderValue::from_static(from.scheme));
+        append(headers, X_FORWARDED_FOR, &from.client);
+        append(headers, FORWARDED, &from.element);
+        headers.insert(X_REQUEST_ID, self.request_id.header());
+    }
+}
+
+/// One more element of a list.
+fn append(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
+    let elements = tokens(headers, &name).chain(element.to_str());
+    let list = elements.collect::<Vec<_>>().join(", ");
+    let list = HeaderValue::try_from(list).unwrap_or_else(|_| element.clone());
+    headers.insert(name, list);
 }
 
 /// One field.

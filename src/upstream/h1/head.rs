@@ -14,6 +14,7 @@ use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use super::framing::Left;
+use crate::upstream::fields::{Field, Fields};
 use crate::upstream::stamp::{Stamp, line};
 
 /// Fields of a response, and bytes of its head.
@@ -49,14 +50,6 @@ pub(in crate::upstream) struct Head {
     pub(in crate::upstream) body: Left,
     /// Whether the connection takes another request afterwards.
     pub(in crate::upstream) keep_alive: bool,
-}
-
-/// Which of the fields are there that say where a message ends: most look-ups find none.
-#[derive(Debug, Clone, Copy, Default)]
-struct Framing {
-    connection: bool,
-    coding: bool,
-    length: bool,
 }
 
 /// Writes a request without a body.
@@ -118,22 +111,18 @@ pub(in crate::upstream) fn read(
     );
     let whole = Bytes::copy_from_slice(whole);
     let mut headers = HeaderMap::with_capacity(parsed.headers.len() + ADDED);
-    let mut framing = Framing::default();
+    let mut fields = Fields::default();
     for field in parsed.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Value)?;
-        framing.see(&name);
         let start = field.value.as_ptr().addr() - base;
-        // An empty value may stand anywhere.
-        let value = match field.value {
-            [] => Bytes::new(),
-            value => whole.slice(start..start + value.len()),
-        };
+        let value = whole.slice(start..start + field.value.len());
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError::Value)?;
+        fields.see(&name, &value);
         headers.append(name, value);
     }
     input.advance(length);
-    let body = body_of(method, status, version, &headers, framing)?;
-    let keep_alive = keeps_alive(version, &headers, framing)
+    let body = body_of(method, status, version, &headers, fields)?;
+    let keep_alive = keeps_alive(version, &headers, fields)
         && status != StatusCode::SWITCHING_PROTOCOLS
         && body != Left::UntilClose;
     let mut response = Response::new(());
@@ -149,17 +138,9 @@ pub(in crate::upstream) fn read(
     }))
 }
 
-impl Framing {
-    fn see(&mut self, name: &HeaderName) {
-        self.connection |= *name == CONNECTION;
-        self.coding |= *name == TRANSFER_ENCODING;
-        self.length |= *name == CONTENT_LENGTH;
-    }
-}
-
 /// RFC 9112 §9.3.
-fn keeps_alive(version: Version, headers: &HeaderMap, framing: Framing) -> bool {
-    if !framing.connection {
+fn keeps_alive(version: Version, headers: &HeaderMap, fields: Fields) -> bool {
+    if !fields.has(Field::Connection) {
         return version == Version::HTTP_11;
     }
     let says = |wanted: &str| {
@@ -181,14 +162,14 @@ fn body_of(
     status: StatusCode,
     version: Version,
     headers: &HeaderMap,
-    framing: Framing,
+    fields: Fields,
 ) -> Result<Left, HeadError> {
     let without = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if without || *method == Method::HEAD {
         return Ok(Left::Nothing);
     }
-    if framing.coding
+    if fields.has(Field::TransferEncoding)
         && let Some(last) = headers.get_all(TRANSFER_ENCODING).iter().next_back()
     {
         let last = last.as_bytes().rsplit(|byte| *byte == b',').next();
@@ -200,11 +181,7 @@ fn body_of(
         };
     }
     let mut length = None;
-    for field in headers
-        .get_all(CONTENT_LENGTH)
-        .iter()
-        .filter(|_| framing.length)
-    {
+    for field in headers.get_all(CONTENT_LENGTH) {
         for text in field.as_bytes().split(|byte| *byte == b',') {
             let this = digits(text.trim_ascii()).ok_or(HeadError::Length)?;
             if *length.get_or_insert(this) != this {

@@ -2,19 +2,19 @@
 
 use std::fmt;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::head::{self, Head, HeadError, MOST_BYTES};
+use crate::deadline::Deadline;
 use crate::upstream::connection::Connection;
 use crate::upstream::outgoing::Outgoing;
 
@@ -61,16 +61,11 @@ pub(in crate::upstream) struct Link {
     seen: usize,
     output: Vec<u8>,
     written: usize,
-    patience: Patience,
+    /// Of the response's head.
+    deadline: Deadline,
     cut: Arc<Cut>,
     /// Tells whoever could cut it that it is gone.
     _here: oneshot::Sender<()>,
-}
-
-/// A deadline that most often is not reached: its timer is set anew only when it fires.
-struct Patience {
-    due: Instant,
-    timer: Pin<Box<Sleep>>,
 }
 
 // === impl Cut ===
@@ -92,27 +87,6 @@ impl Cut {
     }
 }
 
-// === impl Patience ===
-
-impl Patience {
-    fn begin(&mut self, due: Instant) {
-        self.due = due;
-        if self.timer.deadline() > self.due {
-            self.timer.as_mut().reset(self.due);
-        }
-    }
-
-    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            ready!(self.timer.as_mut().poll(cx));
-            if Instant::now() >= self.due {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(self.due);
-        }
-    }
-}
-
 // === impl Link ===
 
 impl Link {
@@ -121,17 +95,14 @@ impl Link {
         connection: Connection,
     ) -> (Box<Self>, Arc<Cut>, oneshot::Receiver<()>) {
         let (here, gone) = oneshot::channel();
-        let (cut, now) = (Arc::<Cut>::default(), Instant::now());
+        let cut = Arc::<Cut>::default();
         let link = Self {
             connection,
             input: BytesMut::new(),
             seen: 0,
             output: Vec::new(),
             written: 0,
-            patience: Patience {
-                due: now,
-                timer: Box::pin(sleep_until(now)),
-            },
+            deadline: Deadline::new(Instant::now()),
             cut: Arc::clone(&cut),
             _here: here,
         };
@@ -143,7 +114,7 @@ impl Link {
         self.output.clear();
         (self.written, self.seen) = (0, 0);
         head::write(&request.head, request.stamp.as_ref(), &mut self.output);
-        self.patience.begin(due);
+        self.deadline.set(due);
     }
 
     /// Sends the request and reads its response's head; `interim` is told of each 1xx before it.
@@ -193,7 +164,7 @@ impl Link {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Broke(error))),
             }
         }
-        self.patience.poll_over(cx).map(|()| Err(Failure::TimedOut))
+        self.deadline.poll_over(cx).map(|()| Err(Failure::TimedOut))
     }
 
     /// Reads some more, of which `wanted` bytes are of use; 0 at the connection's end.
