@@ -104,6 +104,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
             .addresses()
             .first()
             .map_or(8080, std::net::SocketAddr::port);
+        let asked_to_end = asked_to_end();
         introduce(
             port,
             app.admin_address().port(),
@@ -115,7 +116,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
         );
         let reports = app.wake_reports();
         tokio::select! {
-            _clean = app.run(asked_to_end()) => {}
+            _clean = app.run(asked_to_end) => {}
             () = narrate(events, reports, ids, paint, out) => {}
         }
         out("\nstopping what was started\n");

@@ -83,6 +83,7 @@ pub(super) async fn run(arguments: LocalArguments, out: fn(&str)) -> Result<(), 
         on_exit,
         driver: choose(arguments.driver, file)?,
     };
+    let asked_to_end = asked_to_end();
     let server = LocalServer::bind(config).await.map_err(Failure::failed)?;
     out(&format!(
         "local control plane at http://{}\n",
@@ -95,5 +96,5 @@ pub(super) async fn run(arguments: LocalArguments, out: fn(&str)) -> Result<(), 
         }
         None => out("no token is needed\n"),
     }
-    server.run(asked_to_end()).await.map_err(Failure::failed)
+    server.run(asked_to_end).await.map_err(Failure::failed)
 }

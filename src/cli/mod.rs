@@ -148,19 +148,22 @@ fn completions(shell: clap_complete::Shell, voice: Voice) {
     voice.say(&String::from_utf8_lossy(&text));
 }
 
-/// Ends at SIGTERM or SIGINT.
-async fn asked_to_end() {
+/// From now on SIGTERM and SIGINT end the process in good order: the future ends at the first of them, however early it
+/// came.
+fn asked_to_end() -> impl Future<Output = ()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (terminate, interrupt) = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
     );
-    let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
-        // Without handlers the signals keep their default, which ends the process at once.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    async {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+            // Without handlers the signals keep their default, which ends the process at once.
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! `wakegate serve` and `wakegate check`.
 
+use std::pin::pin;
+
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
@@ -27,6 +29,8 @@ fn load(arguments: &ServeArguments) -> Result<Config, Failure> {
 }
 
 pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
+    // Before anything is heard of this process: whoever has heard of it may signal it.
+    let (hangups, asked_to_end) = (signal(SignalKind::hangup()), asked_to_end());
     let config = load(&arguments)?;
     let _diagnostics = init_diagnostics(&config.log).map_err(Failure::failed)?;
     let access = AccessSink::new(&config.log);
@@ -47,7 +51,7 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     let source = arguments.clone();
     handle.set_source(move || load(&source).map_err(|failure| failure.message));
     let reloads = async {
-        let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        let Ok(mut hangups) = hangups else {
             return;
         };
         let mut watched = Watched::new(arguments.config.config.clone().filter(|_| watch));
@@ -68,9 +72,10 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     // systemd's units of Type=notify wait for this word; elsewhere nobody hears it.
     notify(&[NotifyState::Ready]);
     let ended = async {
+        let mut asked_to_end = pin!(asked_to_end);
         tokio::select! {
-            () = asked_to_end() => {}
-            () = reloads => asked_to_end().await,
+            () = asked_to_end.as_mut() => {}
+            () = reloads => asked_to_end.await,
         }
         notify(&[NotifyState::Stopping]);
     };
