@@ -172,7 +172,13 @@ async fn heard(gateway: &Gateway, head: &str, body: &str) -> String {
         ];
         !differs.iter().any(|name| line.starts_with(name))
     });
-    lines.collect::<Vec<_>>().join("\n") + "\n\n" + &body
+    let mut lines: Vec<_> = lines.collect();
+    // In any order, but for the first.
+    lines
+        .get_mut(1..)
+        .into_iter()
+        .for_each(<[_]>::sort_unstable);
+    lines.join("\n") + "\n\n" + &body
 }
 
 /// The data of chunks, wherever they were cut.

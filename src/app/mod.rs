@@ -133,7 +133,7 @@ impl Service for Front {
 
     async fn call(
         &self,
-        request: Request<Incoming>,
+        request: Request<Option<Incoming>>,
         from: Arc<(Downstream, Memory)>,
     ) -> Response<GatewayBody> {
         let (from, memory) = &*from;

@@ -4,13 +4,15 @@
 //! go.
 
 use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::http::header::CONNECTION;
 use ::http::{HeaderValue, Request, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,7 +23,8 @@ use tokio_util::task::TaskTracker;
 use super::alarm::Alarm;
 use super::interim::{Interim, Interject};
 use super::meter::Meter;
-use super::{Downstream, Service};
+use super::replay::Replay;
+use super::{Downstream, Service, h1};
 use crate::config::ServerConfig;
 use crate::drain::Drain;
 
@@ -33,24 +36,55 @@ const SEND_BUFFER: usize = 256 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// HTTP/1.1 and HTTP/1.0.
+/// HTTP/1.1 and HTTP/1.0: heads alone by our own means, and from the first other one on by hyper's.
 pub(super) async fn serve_h1<S: Service, I>(
     stream: I,
     from: Downstream,
     service: S,
     config: &ServerConfig,
     drain: &Drain,
-) -> hyper::Result<()>
+) -> io::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let interim = Interim::default();
-    let (stream, sink) = (Interject::new(stream, interim.clone()), interim.sink());
+    let stream = Interject::new(stream, interim.clone());
     let from = Downstream {
-        interim: Some(sink),
+        interim: Some(interim.sink()),
         ..from
     };
     let from = Arc::new((from, S::Memory::default()));
+    let heads = h1::serve(stream, &from, &service, &interim, config, drain);
+    let unusual = tokio::select! {
+        biased;
+        unusual = heads => unusual?,
+        () = async {
+            drain.begin().await;
+            drain.cut().cancelled().await;
+        } => return Ok(()),
+    };
+    match unusual {
+        None => Ok(()),
+        Some((stream, seen)) => {
+            let stream = Replay::of(stream, seen);
+            let rest = serve_any_h1(stream, from, service, interim, config, drain);
+            Box::pin(rest).await.map_err(io::Error::other)
+        }
+    }
+}
+
+/// All of HTTP/1.1 and HTTP/1.0.
+async fn serve_any_h1<S: Service, I>(
+    stream: Replay<Interject<I>>,
+    from: Arc<(Downstream, S::Memory)>,
+    service: S,
+    interim: Interim,
+    config: &ServerConfig,
+    drain: &Drain,
+) -> hyper::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let shared = Arc::new((service, interim, drain.clone()));
     let answer = service_fn(move |request: Request<Incoming>| {
         let (shared, from) = (Arc::clone(&shared), Arc::clone(&from));
@@ -58,6 +92,7 @@ where
             let (service, interim, drain) = &*shared;
             // In a box, which is written to at once: it is large, and hyper moves it several times before it is
             // polled.
+            let request = request.map(unless_empty);
             let answer = Box::write(Box::new_uninit(), service.call(request, from));
             let mut response = interim.before(Box::into_pin(answer)).await;
             if drain.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -75,8 +110,7 @@ where
         .max_headers(config.max_headers)
         .max_header_size(config.max_header_bytes);
     let connection = builder.serve_connection(TokioIo::new(stream), answer);
-    // In a box, and so is what comes after a drain has begun: whatever is moved in here has its place in the task twice.
-    let mut connection = Box::pin(connection.with_upgrades());
+    let mut connection = pin!(connection.with_upgrades());
     let served = async {
         tokio::select! {
             // A request that is there already is seen before the drain is.
@@ -84,23 +118,24 @@ where
             result = connection.as_mut() => return result,
             () = drain.begin() => {}
         }
-        Box::pin(async {
-            // Closing an idle connection at once would cross with a request that is on its way: a client
-            // that asks is answered, and told that this was the last.
-            tokio::select! {
-                biased;
-                result = connection.as_mut() => return result,
-                () = sleep(config.drain_idle_timeout) => connection.as_mut().graceful_shutdown(),
-                () = drain.cut().cancelled() => return Ok(()),
-            }
-            tokio::select! {
-                result = connection.as_mut() => result,
-                () = drain.cut().cancelled() => Ok(()),
-            }
-        })
-        .await
+        // Closing an idle connection at once would cross with a request that is on its way: a client
+        // that asks is answered, and told that this was the last.
+        tokio::select! {
+            biased;
+            result = connection.as_mut() => return result,
+            () = sleep(config.drain_idle_timeout) => connection.as_mut().graceful_shutdown(),
+            () = drain.cut().cancelled() => return Ok(()),
+        }
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = drain.cut().cancelled() => Ok(()),
+        }
     };
     alarm.during(served).await
+}
+
+fn unless_empty(body: Incoming) -> Option<Incoming> {
+    Some(body).filter(|body| !body.is_end_stream())
 }
 
 /// HTTP/2.
@@ -117,12 +152,13 @@ where
     let activity = Arc::new(Activity::default());
     let seen = Arc::clone(&activity);
     let from = Arc::new((from, S::Memory::default()));
-    let answer = service_fn(move |request| {
+    let answer = service_fn(move |request: Request<Incoming>| {
         let (service, from) = (service.clone(), Arc::clone(&from));
         // Until the response's head; a body that still streams is a stream that hyper waits for.
         let busy = Busy::new(&seen);
         async move {
             let _busy = busy;
+            let request = request.map(unless_empty);
             let answer = Box::write(Box::new_uninit(), service.call(request, from));
             Ok::<_, Infallible>(Box::into_pin(answer).await)
         }
@@ -209,3 +245,6 @@ where
         self.0.spawn(task);
     }
 }
+
+#[cfg(test)]
+mod tests;

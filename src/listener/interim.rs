@@ -1,7 +1,7 @@
 //! 1xx answers to clients of HTTP/1.1 (RFC 9110 §15.2), which hyper cannot write.
 //!
-//! Guarantees: they are written between hyper's own messages, never inside one: only while hyper has
-//! nothing left to write, and before it is given the final response; a client that does not read
+//! Guarantees: they are written between final responses, never inside one: only while there is
+//! nothing else to write, and before the final response is there; a client that does not read
 //! them is held no more of than [`MOST`] bytes.
 
 use std::fmt;
@@ -114,7 +114,8 @@ impl<S: AsyncWrite + Unpin> Interject<S> {
         Self { stream, interim }
     }
 
-    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Writes those that wait.
+    pub(super) fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.interim.0.any.load(Ordering::Acquire) {
             return Poll::Ready(Ok(()));
         }
@@ -129,7 +130,7 @@ impl<S: AsyncWrite + Unpin> Interject<S> {
         }
         self.interim.0.any.store(false, Ordering::Release);
         self.interim.0.connection.wake();
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 }
 

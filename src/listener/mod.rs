@@ -15,6 +15,7 @@ mod clients;
 #[macro_use]
 mod forward_writes;
 mod connection;
+mod h1;
 mod hello;
 mod http;
 mod interim;
@@ -33,6 +34,7 @@ use tokio::net::TcpStream;
 
 pub use self::accept::{Front, Inherited, Listener, Shared, bind};
 pub use self::certificates::{Certificates, TlsError};
+pub use self::h1::fuzz as fuzz_head;
 pub use self::hello::fuzz as fuzz_hello;
 pub use self::interim::InterimSink;
 pub use self::replay::Replay;
@@ -78,16 +80,17 @@ pub trait Service: Clone + Send + Sync + 'static {
 
     /// Its responses' bodies.
     type Body: Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Unpin
         + Send
         + 'static;
 
     /// A TLS client says which host it wants, before its handshake is over.
     fn greet(&self, sni: &str, client: IpAddr, port: u16);
 
-    /// Answers one request.
+    /// Answers one request, which may be a head alone.
     fn call(
         &self,
-        request: Request<Incoming>,
+        request: Request<Option<Incoming>>,
         from: Arc<(Downstream, Self::Memory)>,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 

@@ -24,6 +24,11 @@ impl<S: AsyncRead + Unpin> Replay<S> {
         Self { stream, seen }
     }
 
+    /// With what was read of it.
+    pub(super) fn of(stream: S, seen: BytesMut) -> Self {
+        Self { stream, seen }
+    }
+
     /// What was read and not consumed.
     pub(super) fn seen(&self) -> &[u8] {
         &self.seen

@@ -149,7 +149,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// no wake.
     pub async fn handle(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<Option<Incoming>>,
         from: &Arrival<'_>,
     ) -> Response<GatewayBody> {
         let fields = Fields::of(request.headers());
@@ -183,7 +183,7 @@ impl<P: ControlPlane> Gateway<P> {
     async fn handle_inner(
         &self,
         account: &mut Account,
-        mut request: Request<Incoming>,
+        mut request: Request<Option<Incoming>>,
         mut fields: Fields,
         from: &Arrival<'_>,
     ) -> Result<Response<Content>, ProxyError> {
@@ -430,7 +430,12 @@ impl<P: ControlPlane> Gateway<P> {
         self.parts.hold.upkeep();
     }
 
-    fn open_account(&self, request: &Request<Incoming>, fields: Fields, client: IpAddr) -> Account {
+    fn open_account(
+        &self,
+        request: &Request<Option<Incoming>>,
+        fields: Fields,
+        client: IpAddr,
+    ) -> Account {
         let headers = request.headers();
         let one = |field, name| fields.has(field).then(|| headers.get(name)).flatten();
         let id = RequestId::adopt_or_generate(one(Field::XRequestId, X_REQUEST_ID));

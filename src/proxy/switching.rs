@@ -6,7 +6,6 @@
 
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use tungstenite::handshake::client::generate_key;
@@ -28,8 +27,8 @@ pub(super) struct Switch {
 
 impl Switch {
     /// The client's wish, if it has one. A request of HTTP/2 is made one of HTTP/1.1.
-    pub(super) fn of(
-        request: &mut Request<Incoming>,
+    pub(super) fn of<B>(
+        request: &mut Request<B>,
         fields: Fields,
     ) -> Result<Option<Self>, ProxyError> {
         if request.method() != Method::CONNECT {

@@ -147,12 +147,9 @@ impl BodyFate {
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// The client's body, which must come at this rate (bytes a second; 0 asks nothing).
-    pub fn new(inner: Incoming, min_rate: usize) -> Self {
-        let inner = match inner.is_end_stream() {
-            true => Source::Nothing,
-            false => Source::Client(inner),
-        };
+    /// The client's body, if it has one, which must come at this rate (bytes a second; 0 asks nothing).
+    pub fn new(inner: Option<Incoming>, min_rate: usize) -> Self {
+        let inner = inner.map_or(Source::Nothing, Source::Client);
         Self::of(inner, Arc::default(), min_rate)
     }
 

@@ -1,0 +1,229 @@
+//! One connection, from one request to the next.
+//!
+//! Guarantees: a head has its deadline, which an idle connection has, too; a client that leaves is noticed while its
+//! request is answered, and what answers it dropped; requests that come before their predecessor's answer wait, in no
+//! more than [`ROOM`] bytes; a drain lets an idle connection ask once more.
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BytesMut};
+use http::Method;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::Instant;
+
+use super::answer::Answer;
+use super::head::{self, Head, Limits};
+use crate::config::ServerConfig;
+use crate::deadline::Deadline;
+use crate::drain::Drain;
+use crate::listener::interim::{Interim, Interject};
+use crate::listener::{Downstream, Service};
+
+/// The most that is read at once.
+const ROOM: usize = 8 * 1024;
+
+/// A connection, and what was read from it and not answered yet.
+#[derive(Debug)]
+struct Line<I> {
+    stream: Interject<I>,
+    input: BytesMut,
+    /// How much of `input` was looked at and has no head's end in it.
+    seen: usize,
+    /// Of the head that is waited for; made when one is first waited for.
+    deadline: Option<Deadline>,
+    waiting: Waiting,
+}
+
+/// How a head is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Not,
+    /// Until its deadline.
+    Usually,
+    /// A drain has begun.
+    LastCall,
+}
+
+/// Why no head was heard.
+enum Unheard {
+    /// Something for hyper came.
+    Unusual,
+    /// The client has gone, or is let go.
+    Over,
+    Broken(io::Error),
+}
+
+/// Answers requests until the connection ends, or until something comes that is hyper's: then returns the connection
+/// and all that was read of it.
+pub(in crate::listener) async fn serve<S: Service, I>(
+    stream: Interject<I>,
+    from: &Arc<(Downstream, S::Memory)>,
+    service: &S,
+    interim: &Interim,
+    config: &ServerConfig,
+    drain: &Drain,
+) -> io::Result<Option<(Interject<I>, BytesMut)>>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    let mut line = Line {
+        stream,
+        input: BytesMut::new(),
+        seen: 0,
+        deadline: None,
+        waiting: Waiting::Not,
+    };
+    loop {
+        let head = match poll_fn(|cx| line.poll_head(config, drain, cx)).await {
+            Ok(head) => head,
+            Err(Unheard::Unusual) => return Ok(Some((line.stream, line.input))),
+            Err(Unheard::Over) => return Ok(None),
+            Err(Unheard::Broken(error)) => return Err(error),
+        };
+        let to_head = *head.request.method() == Method::HEAD;
+        // In a box, which is written to at once: it is large, and an idle connection is to be small.
+        let answer = Box::write(
+            Box::new_uninit(),
+            service.call(head.request, Arc::clone(from)),
+        );
+        let mut answer = pin!(interim.before(Box::into_pin(answer)));
+        let response = poll_fn(|cx| match answer.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Pending => line.poll_left(cx).map(|()| None),
+        });
+        let Some(response) = response.await else {
+            return Ok(None);
+        };
+        let mut answer = Answer::new(response, to_head, head.last || drain.has_begun());
+        poll_fn(|cx| {
+            let polled = answer.poll_write(&mut line.stream, cx);
+            if polled.is_pending() && answer.is_idle() && line.poll_left(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
+            polled
+        })
+        .await?;
+        if answer.last {
+            line.stream.shutdown().await?;
+            return Ok(None);
+        }
+    }
+}
+
+// === impl Line ===
+
+impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
+    fn poll_head(
+        &mut self,
+        config: &ServerConfig,
+        drain: &Drain,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Head, Unheard>> {
+        let limits = Limits::of(config);
+        loop {
+            // A head that comes byte by byte is looked at when it begins, and once for each line.
+            let fresh = self.input.get(self.seen..).unwrap_or_default();
+            let worth = match self.seen {
+                0 => !fresh.is_empty(),
+                _ => fresh.contains(&b'\n') || self.input.len() > limits.bytes,
+            };
+            if worth {
+                match head::read(&self.input, limits) {
+                    Ok(None) => self.seen = self.input.len(),
+                    Ok(Some(head)) => {
+                        self.input.advance(head.length);
+                        self.heard();
+                        return Poll::Ready(Ok(head));
+                    }
+                    Err(head::Unusual) => return Poll::Ready(Err(Unheard::Unusual)),
+                }
+            }
+            let mut room = [MaybeUninit::uninit(); ROOM];
+            let mut room = ReadBuf::uninit(&mut room);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut room) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Unheard::Broken(error))),
+                Poll::Ready(Ok(())) => {}
+            }
+            let read = room.filled();
+            if read.is_empty() {
+                return Poll::Ready(Err(Unheard::Over));
+            }
+            // Most heads come whole and alone: they need no buffer.
+            if self.input.is_empty()
+                && let Ok(Some(head)) = head::read(read, limits)
+            {
+                let rest = read.get(head.length..).unwrap_or_default();
+                self.input.extend_from_slice(rest);
+                self.heard();
+                return Poll::Ready(Ok(head));
+            }
+            self.input.extend_from_slice(read);
+        }
+        self.poll_over(config, drain, cx).map(Err)
+    }
+
+    fn heard(&mut self) {
+        self.seen = 0;
+        self.waiting = Waiting::Not;
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+    }
+
+    /// Whether the head was waited for long enough.
+    fn poll_over(
+        &mut self,
+        config: &ServerConfig,
+        drain: &Drain,
+        cx: &mut Context<'_>,
+    ) -> Poll<Unheard> {
+        let (waiting, patience) = match (drain.has_begun(), self.waiting) {
+            (true, Waiting::Not | Waiting::Usually) => {
+                let patience = config.drain_idle_timeout.min(config.header_timeout);
+                (Waiting::LastCall, Some(patience))
+            }
+            (false, Waiting::Not) => (Waiting::Usually, Some(config.header_timeout)),
+            (_, waiting) => (waiting, None),
+        };
+        self.waiting = waiting;
+        if let Some(patience) = patience {
+            let due = Instant::now() + patience;
+            match &mut self.deadline {
+                Some(deadline) => deadline.set(due),
+                None => self.deadline = Some(Deadline::new(due)),
+            }
+        }
+        if let Some(deadline) = &mut self.deadline {
+            ready!(deadline.poll_over(cx));
+        }
+        Poll::Ready(match waiting {
+            Waiting::LastCall => Unheard::Over,
+            Waiting::Not | Waiting::Usually => Unheard::Broken(io::ErrorKind::TimedOut.into()),
+        })
+    }
+
+    /// Whether the client has gone; meanwhile sends it what there is of 1xx answers.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Poll::Ready(Err(_)) = self.stream.poll_interim(cx) {
+            return Poll::Ready(());
+        }
+        if !self.input.is_empty() {
+            return Poll::Pending;
+        }
+        let mut room = [MaybeUninit::uninit(); ROOM];
+        let mut room = ReadBuf::uninit(&mut room);
+        match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room)) {
+            Ok(()) if !room.filled().is_empty() => {
+                self.input.extend_from_slice(room.filled());
+                Poll::Pending
+            }
+            Ok(()) | Err(_) => Poll::Ready(()),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Our own side of HTTP/1.1 beside hyper's.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use ::http::header::{CONTENT_LENGTH, ETAG};
+use ::http::{Method, Response};
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
+use hyper::body::Frame;
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+use super::*;
+
+/// Ends every head and body, so that what was written can be cut into them.
+const END: &str = "\r\n\r\n";
+
+type Answer = Response<BoxBody<Bytes, io::Error>>;
+
+/// What a service answers, in turn.
+#[derive(Debug, Clone)]
+enum Says {
+    Nothing,
+    NoContent,
+    NotModified,
+    Close,
+    Reason,
+    /// A body of known length.
+    Known(usize),
+    /// One of unknown length, in parts.
+    Parts(Vec<usize>),
+    /// One whose head has a length, and which has another.
+    Told(usize, usize),
+    /// One that breaks off.
+    Breaks(usize),
+}
+
+/// Answers what it is told to, and writes down what it was asked.
+#[derive(Clone)]
+struct Scripted(Arc<Mutex<(VecDeque<Says>, Vec<String>)>>);
+
+fn text(length: usize) -> Bytes {
+    Bytes::from("x".repeat(length) + END)
+}
+
+fn stream(parts: Vec<io::Result<Bytes>>) -> BoxBody<Bytes, io::Error> {
+    let frames = parts.into_iter().map(|part| part.map(Frame::data));
+    BoxBody::new(StreamBody::new(futures_util::stream::iter(frames)))
+}
+
+fn response(says: Says) -> Answer {
+    let empty = || Empty::new().map_err(|never| match never {}).boxed();
+    let mut response = Response::new(empty());
+    let (status, headers) = (*response.status_mut(), response.headers_mut());
+    headers.insert("x-a", HeaderValue::from_static("1"));
+    headers.append("x-a", HeaderValue::from_static("2"));
+    *response.status_mut() = match says {
+        Says::NoContent => StatusCode::NO_CONTENT,
+        Says::NotModified => StatusCode::NOT_MODIFIED,
+        _ => status,
+    };
+    match says {
+        Says::Nothing | Says::NoContent => {}
+        Says::NotModified => {
+            let headers = response.headers_mut();
+            headers.insert(ETAG, HeaderValue::from_static("\"e\""));
+        }
+        Says::Close => {
+            let headers = response.headers_mut();
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Says::Reason => {
+            let reason = hyper::ext::ReasonPhrase::from_static(b"Fine So Far");
+            response.extensions_mut().insert(reason);
+        }
+        Says::Known(length) => {
+            let body = Full::new(text(length)).map_err(|never| match never {});
+            *response.body_mut() = body.boxed();
+        }
+        Says::Parts(parts) => {
+            let parts = parts.into_iter().map(|length| Ok(text(length)));
+            *response.body_mut() = stream(parts.collect());
+        }
+        Says::Told(told, length) => {
+            let told = HeaderValue::from(told + END.len());
+            response.headers_mut().insert(CONTENT_LENGTH, told);
+            *response.body_mut() = stream(vec![Ok(text(length))]);
+        }
+        Says::Breaks(length) => {
+            let parts = vec![Ok(text(length)), Err(io::ErrorKind::BrokenPipe.into())];
+            *response.body_mut() = stream(parts);
+        }
+    }
+    response
+}
+
+impl Service for Scripted {
+    type Memory = ();
+    type Body = BoxBody<Bytes, io::Error>;
+
+    fn greet(&self, _sni: &str, _client: std::net::IpAddr, _port: u16) {}
+
+    async fn call(
+        &self,
+        request: Request<Option<Incoming>>,
+        _from: Arc<(Downstream, ())>,
+    ) -> Answer {
+        let (head, body) = request.into_parts();
+        let body = match body {
+            Some(body) => body.collect().await.map(|body| body.to_bytes()).ok(),
+            None => Some(Bytes::new()),
+        };
+        // As a request that waits for something does.
+        tokio::task::yield_now().await;
+        let mut script = self.0.lock().unwrap();
+        let says = script.0.pop_front().unwrap_or(Says::Nothing);
+        let asked = format!("{} {} {:?} {body:?}", head.method, head.uri, head.headers);
+        script.1.push(asked);
+        response(says)
+    }
+
+    async fn splice(&self, _connection: super::super::RawConnection) {}
+}
+
+/// What a client that sends `pieces` reads, and what its service was asked.
+async fn served(
+    pieces: &[&[u8]],
+    script: &[Says],
+    room: usize,
+    own: bool,
+) -> (String, Vec<String>) {
+    let (near, far) = tokio::io::duplex(room);
+    let service = Scripted(Arc::new(Mutex::new((
+        script.iter().cloned().collect(),
+        Vec::new(),
+    ))));
+    let from = Downstream {
+        client: ([127, 0, 0, 1], 1).into(),
+        local: ([127, 0, 0, 1], 2).into(),
+        tls: None,
+        interim: None,
+    };
+    let (config, drain) = (ServerConfig::default(), Drain::default());
+    let serving = async {
+        // How it ends is seen by the client.
+        match own {
+            true => drop(serve_h1(far, from, service.clone(), &config, &drain).await),
+            false => {
+                let interim = Interim::default();
+                let stream = Replay::new(Interject::new(far, interim.clone()));
+                let from = Arc::new((from, ()));
+                drop(serve_any_h1(stream, from, service.clone(), interim, &config, &drain).await);
+            }
+        }
+    };
+    let talking = async {
+        let (mut read, mut write) = tokio::io::split::<DuplexStream>(near);
+        let sending = async {
+            for piece in pieces {
+                // It may have closed already.
+                let _sent = write.write_all(piece).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        let mut heard = Vec::new();
+        let (_, read) = tokio::join!(sending, read.read_to_end(&mut heard));
+        read.unwrap();
+        String::from_utf8(heard).unwrap()
+    };
+    let ((), heard) = tokio::join!(serving, talking);
+    let asked = service.0.lock().unwrap().1.clone();
+    (heard, asked)
+}
+
+/// In any order of fields, without the time, and with bodies short enough to be read.
+fn sorted(heard: &str) -> Vec<Vec<String>> {
+    let pieces = heard.split(END).map(|piece| {
+        let lines = piece
+            .split("\r\n")
+            .map(|line| match line.trim_matches('x') {
+                "" => format!("{} bytes", line.len()),
+                _ => line.to_owned(),
+            });
+        let mut lines: Vec<_> = lines.collect();
+        if piece.starts_with("HTTP/1.") {
+            lines.retain(|line| !line.starts_with("date: "));
+            lines.sort_unstable();
+        }
+        lines
+    });
+    pieces.collect()
+}
+
+fn says() -> impl Strategy<Value = Says> {
+    prop_oneof![
+        Just(Says::Nothing),
+        Just(Says::NoContent),
+        Just(Says::NotModified),
+        Just(Says::Close),
+        Just(Says::Reason),
+        (0_usize..20_000).prop_map(Says::Known),
+        prop::collection::vec(prop_oneof![0_usize..20, 4000_usize..20_000], 0..5)
+            .prop_map(Says::Parts),
+        (0_usize..20_000).prop_map(|length| Says::Told(length, length)),
+    ]
+}
+
+fn plain() -> impl Strategy<Value = String> {
+    let method = prop::sample::select(vec![
+        Method::GET,
+        Method::HEAD,
+        Method::DELETE,
+        Method::OPTIONS,
+    ]);
+    let fields = prop::sample::select(vec![
+        "",
+        "Connection: close\r\n",
+        "connection: Keep-Alive\r\nx-b: \u{e9}\r\n",
+    ]);
+    (method, fields)
+        .prop_map(|(method, fields)| format!("{method} /a?b HTTP/1.1\r\nHost: a.b\r\n{fields}\r\n"))
+}
+
+fn unusual() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "",
+        "\r\n",
+        "POST /c HTTP/1.1\r\nhost: a.b\r\ncontent-length: 3\r\n\r\nabc",
+        "POST /c HTTP/1.1\r\nhost: a.b\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "POST /c HTTP/1.1\r\nhost: a.b\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\nabc",
+        "GET /c HTTP/1.0\r\nhost: a.b\r\nconnection: keep-alive\r\n\r\n",
+        "GET /c HTTP/1.1\r\nhost: a.b\r\nte: trailers\r\n\r\n",
+        "GET /c HTTP/1.1\r\nhost: a.b\r\na b: c\r\n\r\n",
+        "GET /c HTTP/3.0\r\n\r\n",
+        "GET /c HTTP/1.1\r\nhost: a.b\r\nconnection: x, close\r\n\r\n",
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(future)
+}
+
+proptest! {
+    #[test]
+    fn a_client_cannot_tell_our_side_from_hypers(
+        heads in prop::collection::vec(plain(), 0..4),
+        unusual in unusual(),
+        after in prop::collection::vec(plain(), 0..2),
+        script in prop::collection::vec(says(), 8),
+        piece in prop_oneof![1_usize..60, Just(100_000)],
+        room in prop_oneof![1_usize..100, Just(100_000)],
+    ) {
+        let last = "GET /last HTTP/1.1\r\nhost: a.b\r\nconnection: close\r\n\r\n";
+        let all = heads.concat() + &unusual + &after.concat() + last;
+        let pieces: Vec<_> = all.as_bytes().chunks(piece).collect();
+        let ours = block_on(served(&pieces, &script, room, true));
+        let hypers = block_on(served(&pieces, &script, room, false));
+        prop_assert_eq!(sorted(&ours.0), sorted(&hypers.0), "{}", all);
+        prop_assert_eq!(ours.1, hypers.1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_not_as_long_as_its_head_says_ends_the_connection() {
+    let request: &[u8] = b"GET / HTTP/1.1\r\nhost: a.b\r\n\r\n";
+    let told = [(5, 4), (4, 5), (9000, 5), (5, 9000)];
+    let told = told.map(|(told, length)| (told, Says::Told(told, length)));
+    for (told, says) in told.into_iter().chain([(9000, Says::Breaks(9000))]) {
+        let script = [says];
+        let (heard, asked) = served(&[request, request], &script, 100_000, true).await;
+        let (_, body) = heard.split_once(END).unwrap_or_default();
+        let whole = heard.contains("chunked") && heard.ends_with("0\r\n\r\n");
+        assert!(!whole && body.len() <= told + 20, "{heard}");
+        assert_eq!(asked.len(), 1, "{script:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_does_not_come_ends_the_connection_at_its_deadline() {
+    for begun in [
+        &b""[..],
+        b"GET / HTTP/1.1\r\nhost",
+        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+    ] {
+        let began = tokio::time::Instant::now();
+        let (heard, asked) = served(&[begun], &[], 100_000, true).await;
+        assert_eq!(heard.is_empty(), asked.is_empty(), "{heard}");
+        let (limit, slack) = (
+            ServerConfig::default().header_timeout,
+            Duration::from_millis(10),
+        );
+        let took = began.elapsed();
+        assert!((limit..limit + slack).contains(&took), "{took:?}");
+    }
+}
