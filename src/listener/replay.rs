@@ -2,12 +2,16 @@
 //!
 //! Guarantees: whoever reads it gets every byte once, in order.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+const AT_ONCE: usize = 4096;
 
 /// A stream and what was read of it beforehand.
 #[derive(Debug)]
@@ -36,19 +40,25 @@ impl<S: AsyncRead + Unpin> Replay<S> {
 
     /// Reads some more, at most to `limit` bytes in all; an end or a full buffer is an error.
     pub(super) async fn more(&mut self, limit: usize) -> io::Result<()> {
-        let room = limit.saturating_sub(self.seen.len()).min(4096);
+        let room = limit.saturating_sub(self.seen.len()).min(AT_ONCE);
         if room == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the connection does not begin as it should",
             ));
         }
-        self.seen.reserve(room);
-        let mut part = (&mut self.stream).take(room as u64);
-        match part.read_buf(&mut self.seen).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            _ => Ok(()),
-        }
+        // A connection that says nothing for long has no buffer.
+        poll_fn(|cx| {
+            let mut part = [MaybeUninit::uninit(); AT_ONCE];
+            let mut part = ReadBuf::uninit(part.get_mut(..room).unwrap_or_default());
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+            if part.filled().is_empty() {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.seen.extend_from_slice(part.filled());
+            Poll::Ready(Ok(()))
+        })
+        .await
     }
 
     /// Takes `count` bytes off the beginning.
@@ -86,7 +96,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 

@@ -40,17 +40,19 @@ pub trait Carrier: Sync {
     /// What a response is, once its head is there.
     type Response: Send;
 
-    /// Sends a request on `given` or another connection.
+    /// Sends a request on `given` or another connection; `now` is the time. After an error the request is whole if it
+    /// has not been sent or [`Self::may_repeat`].
     fn send(
         &self,
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(Self::Stream, OpenConnection)>,
-        request: Self::Request,
-    ) -> impl Future<Output = Result<Self::Response, ForwardError<Self::Request>>> + Send;
+        request: &mut Self::Request,
+        now: Instant,
+    ) -> impl Future<Output = Result<Self::Response, ForwardError>> + Send;
 
-    /// The same request again, if it may arrive twice.
-    fn copy(&self, request: &Self::Request) -> Option<Self::Request>;
+    /// Whether the request may arrive twice.
+    fn may_repeat(&self, request: &Self::Request) -> bool;
 
     /// A response's status.
     fn status(&self, response: &Self::Response) -> u16;
@@ -101,6 +103,7 @@ pub struct Notes {
 pub struct Admitted<S> {
     ready: Ready<S>,
     slot: Slot,
+    at: Instant,
 }
 
 /// A response has begun.
@@ -159,12 +162,13 @@ impl<S: Send> Delivery<'_, S> {
         if config.limits.max_inflight == 0 {
             return Err(AdmitError::Closed.into());
         }
-        if let Some(endpoint) = self.instance.warm(self.target()) {
+        let at = Instant::now();
+        if let Some(endpoint) = self.instance.warm_at(self.target(), at) {
             self.metrics.count_lease(LeaseCheck::Hit);
             if let Some(slot) = self.gate.try_enter(&config.limits) {
                 notes.met(WakeKind::Warm);
                 let ready = warm(endpoint);
-                return Ok(Admitted { ready, slot });
+                return Ok(Admitted { ready, slot, at });
             }
         } else {
             self.metrics.count_lease(LeaseCheck::Miss);
@@ -224,10 +228,11 @@ impl<S: Send> Delivery<'_, S> {
                 self.metrics.count_wake_phase(phase, since.elapsed());
             }
             let endpoint = &ready.endpoint;
-            let now = Instant::now();
-            let live = !endpoint.retired().is_cancelled() && endpoint.is_confirmed(now);
-            if live && (ready.connection.is_some() || endpoint.is_leased(now)) {
-                return Ok(Admitted { ready, slot: mine });
+            let at = Instant::now();
+            let live = !endpoint.retired().is_cancelled() && endpoint.is_confirmed(at);
+            if live && (ready.connection.is_some() || endpoint.is_leased(at)) {
+                let slot = mine;
+                return Ok(Admitted { ready, slot, at });
             }
             // Waiting for the turn has outlasted the lease.
             slot = Some(mine);
@@ -285,33 +290,31 @@ impl<S: Send> Delivery<'_, S> {
         let Admitted {
             mut ready,
             mut slot,
+            at: mut now,
         } = admitted;
         let (mut breaks, mut pause) = (0, FIRST_PAUSE);
         loop {
-            let copy = carrier.copy(&request);
             let given = ready.connection.take();
             let error = match carrier
-                .send(&ready.endpoint, &self.hop, given, request)
+                .send(&ready.endpoint, &self.hop, given, &mut request, now)
                 .await
             {
                 Ok(response) => {
                     slot.answered();
-                    match copy {
-                        Some(copy) if self.is_not_ready_yet(carrier.status(&response), &ready) => {
-                            // The application is still coming up behind its port.
-                            drop(response);
-                            request = copy;
-                            sleep(pause).await;
-                            pause = (pause * 2).min(LONGEST_PAUSE);
-                        }
-                        _ => {
-                            return Ok(Delivered {
-                                response,
-                                endpoint: ready.endpoint,
-                                slot,
-                            });
-                        }
+                    if !self.is_not_ready_yet(carrier.status(&response), &ready)
+                        || !carrier.may_repeat(&request)
+                    {
+                        return Ok(Delivered {
+                            response,
+                            endpoint: ready.endpoint,
+                            slot,
+                        });
                     }
+                    // The application is still coming up behind its port.
+                    drop(response);
+                    sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    now = Instant::now();
                     self.metrics.upstream_retries.increment(1);
                     continue;
                 }
@@ -327,25 +330,14 @@ impl<S: Send> Delivery<'_, S> {
             if !elsewhere {
                 self.instance.suspect(&ready.endpoint).await;
             }
-            if breaks >= MAX_BREAKS || Instant::now() >= self.deadline {
-                return Err(error.given_up().into());
+            let lost = matches!(error, ForwardError::Broken(_) | ForwardError::Severed);
+            let again = error.is_unsent() || lost && carrier.may_repeat(&request);
+            if !again || breaks >= MAX_BREAKS || Instant::now() >= self.deadline {
+                return Err(error.into());
             }
-            request = match (error, copy) {
-                (ForwardError::Connect { request, .. } | ForwardError::Unsent { request }, _) => {
-                    *request
-                }
-                (ForwardError::Broken(_) | ForwardError::Severed, Some(copy)) => copy,
-                (
-                    error @ (ForwardError::Broken(_)
-                    | ForwardError::Severed
-                    | ForwardError::Nonsense(_)
-                    | ForwardError::Client(_)
-                    | ForwardError::TimedOut),
-                    _,
-                ) => return Err(error.given_up().into()),
-            };
             self.metrics.upstream_retries.increment(1);
             ready = Box::pin(self.ready_again(notes)).await?;
+            now = Instant::now();
         }
     }
 
@@ -378,10 +370,10 @@ fn warm<S>(endpoint: Endpoint) -> Ready<S> {
     }
 }
 
-fn error_text<Q>(error: &ForwardError<Q>) -> &'static str {
+fn error_text(error: &ForwardError) -> &'static str {
     match error {
-        ForwardError::Connect { .. } => "cannot connect",
-        ForwardError::Unsent { .. } => "closed before the request",
+        ForwardError::Connect(_) => "cannot connect",
+        ForwardError::Unsent => "closed before the request",
         ForwardError::Broken(_) => "broke before the response",
         ForwardError::Nonsense(_) => "not HTTP",
         ForwardError::Client(_) => "its client failed it",

@@ -60,7 +60,7 @@ pub enum ProxyError {
     Wake(#[from] WakeError),
     /// Its instance did not answer.
     #[error(transparent)]
-    Forward(#[from] ForwardError<()>),
+    Forward(#[from] ForwardError),
     /// Its instance switched protocols without being asked.
     #[error("the instance switched protocols without being asked")]
     UnexpectedUpgrade,

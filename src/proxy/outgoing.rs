@@ -162,13 +162,14 @@ impl Carrier for std::sync::Arc<Upstream> {
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(TcpStream, OpenConnection)>,
-        request: Outgoing,
+        request: &mut Outgoing,
+        now: Instant,
     ) -> Result<http::Response<UpstreamBody>, ForwardError> {
-        Upstream::send(self, endpoint, hop, given, request).await
+        Upstream::send(self, endpoint, hop, given, request, now).await
     }
 
-    fn copy(&self, request: &Outgoing) -> Option<Outgoing> {
-        request.copy()
+    fn may_repeat(&self, request: &Outgoing) -> bool {
+        request.may_repeat()
     }
 
     fn status(&self, response: &http::Response<UpstreamBody>) -> u16 {

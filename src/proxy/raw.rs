@@ -10,6 +10,7 @@ use std::sync::Arc;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::account::{Account, Trade};
 use super::deliver::{Carrier, Delivered, Delivery, Notes};
@@ -51,17 +52,15 @@ impl Carrier for Opener {
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(TcpStream, OpenConnection)>,
-        (): (),
-    ) -> Result<Connection, ForwardError<()>> {
+        (): &mut (),
+        _now: Instant,
+    ) -> Result<Connection, ForwardError> {
         let connected = self.0.connect(endpoint, hop, given).await;
-        connected.map_err(|source| ForwardError::Connect {
-            source,
-            request: Box::new(()),
-        })
+        connected.map_err(ForwardError::Connect)
     }
 
-    fn copy(&self, (): &()) -> Option<()> {
-        Some(())
+    fn may_repeat(&self, (): &()) -> bool {
+        true
     }
 
     fn status(&self, _: &Connection) -> u16 {

@@ -202,7 +202,7 @@ impl<P: ControlPlane> Gateway<P> {
         let trusted = server.trusts(account.client);
         let rate = min_body_rate(request.headers(), fields, &server);
         let mut request = request.map(|body| RequestBody::new(body, rate));
-        account.fate = Some(request.body().fate());
+        account.fate = request.body().fate();
         let (found, admission) = {
             let site = self.site.load();
             let path = routed_path(&request)?;

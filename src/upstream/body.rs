@@ -56,10 +56,14 @@ pub enum BodyError {
     TooSlow,
 }
 
-/// A client's request body on its way to an instance.
+/// A client's request body on its way to an instance. In a box: most requests have none, and are moved about.
+#[derive(Debug, Default)]
+pub struct RequestBody(Option<Box<Passing>>);
+
+/// A body that there is.
 #[derive(Debug)]
-pub struct RequestBody {
-    inner: Source,
+struct Passing {
+    source: Source,
     /// Read before it was asked for.
     first: Option<Frame<Bytes>>,
     pace: Pace,
@@ -68,7 +72,6 @@ pub struct RequestBody {
 
 #[derive(Debug)]
 enum Source {
-    Nothing,
     Client(Incoming),
     /// Read beforehand, so that it can be sent again.
     Buffer {
@@ -149,53 +152,51 @@ impl BodyFate {
 impl RequestBody {
     /// The client's body, if it has one, which must come at this rate (bytes a second; 0 asks nothing).
     pub fn new(inner: Option<Incoming>, min_rate: usize) -> Self {
-        let inner = inner.map_or(Source::Nothing, Source::Client);
-        Self::of(inner, Arc::default(), min_rate)
-    }
-
-    fn of(inner: Source, fate: Arc<BodyFate>, min_rate: usize) -> Self {
-        Self {
-            inner,
-            first: None,
-            pace: Pace::new(min_rate),
-            fate,
-        }
+        let passing =
+            inner.map(|inner| Passing::new(Source::Client(inner), Arc::default(), min_rate));
+        Self(passing.map(Box::new))
     }
 
     /// Whether there is none.
     pub fn is_nothing(&self) -> bool {
-        matches!(self.inner, Source::Nothing)
+        self.0.is_none()
     }
 
     /// Whether it can be sent more than once: there is none, or it was read beforehand.
     pub fn is_repeatable(&self) -> bool {
-        !matches!(self.inner, Source::Client(_))
+        let source = self.0.as_ref().map(|passing| &passing.source);
+        !matches!(source, Some(Source::Client(_)))
     }
 
     /// The same again, if it is repeatable.
     pub fn again(&self) -> Option<Self> {
-        let inner = match &self.inner {
-            Source::Nothing => Source::Nothing,
-            Source::Buffer { whole, .. } => Source::Buffer {
-                whole: whole.clone(),
-                sent: false,
-            },
-            Source::Client(_) => return None,
+        let Some(passing) = &self.0 else {
+            return Some(Self(None));
         };
-        Some(Self::of(inner, Arc::clone(&self.fate), 0))
+        match &passing.source {
+            Source::Buffer { whole, .. } => {
+                Some(Self::of_buffer(whole.clone(), Arc::clone(&passing.fate)))
+            }
+            Source::Client(_) => None,
+        }
+    }
+
+    fn of_buffer(whole: Bytes, fate: Arc<BodyFate>) -> Self {
+        let source = Source::Buffer { whole, sent: false };
+        Self(Some(Box::new(Passing::new(source, fate, 0))))
     }
 
     /// Reads it whole when its length is known and at most `limit`; otherwise leaves it as it is.
     pub async fn buffer(self, limit: usize) -> Result<Self, BodyError> {
         let exact = self.size_hint().exact();
         let fits = exact.is_some_and(|length| length <= limit as u64);
-        if !fits || self.is_repeatable() {
-            return Ok(self);
+        match self.fate() {
+            Some(fate) if fits && !self.is_repeatable() => {
+                let whole = self.collect().await?.to_bytes();
+                Ok(Self::of_buffer(whole, fate))
+            }
+            _ => Ok(self),
         }
-        let fate = Arc::clone(&self.fate);
-        let whole = self.collect().await?.to_bytes();
-        let inner = Source::Buffer { whole, sent: false };
-        Ok(Self::of(inner, fate, 0))
     }
 
     /// Waits for `other` and meanwhile asks the client for the body's beginning: one that expects
@@ -203,20 +204,21 @@ impl RequestBody {
     pub async fn begun_during<T>(&mut self, other: impl Future<Output = T>) -> T {
         let mut other = pin!(other);
         poll_fn(|cx| {
-            if self.first.is_none()
-                && let Source::Client(inner) = &mut self.inner
+            if let Some(passing) = &mut self.0
+                && passing.first.is_none()
+                && let Source::Client(inner) = &mut passing.source
                 && let Poll::Ready(Some(Ok(frame))) = Pin::new(inner).poll_frame(cx)
             {
-                self.first = Some(frame);
+                passing.first = Some(frame);
             }
             other.as_mut().poll(cx)
         })
         .await
     }
 
-    /// What becomes of it.
-    pub fn fate(&self) -> Arc<BodyFate> {
-        Arc::clone(&self.fate)
+    /// What becomes of it, if there is one.
+    pub fn fate(&self) -> Option<Arc<BodyFate>> {
+        self.0.as_ref().map(|passing| Arc::clone(&passing.fate))
     }
 }
 
@@ -241,16 +243,27 @@ fn clean(mut trailers: HeaderMap) -> HeaderMap {
     trailers
 }
 
-impl RequestBody {
-    fn poll_inner(
+// === impl Passing ===
+
+impl Passing {
+    fn new(source: Source, fate: Arc<BodyFate>, min_rate: usize) -> Self {
+        Self {
+            source,
+            first: None,
+            pace: Pace::new(min_rate),
+            fate,
+        }
+    }
+
+    fn poll_source(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(first) = self.first.take() {
             return Poll::Ready(Some(Ok(first)));
         }
-        match &mut self.inner {
-            Source::Nothing | Source::Buffer { sent: true, .. } => Poll::Ready(None),
+        match &mut self.source {
+            Source::Buffer { sent: true, .. } => Poll::Ready(None),
             Source::Client(inner) => {
                 let polled = Pin::new(inner).poll_frame(cx);
                 polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::Hyper)))
@@ -261,17 +274,12 @@ impl RequestBody {
             }
         }
     }
-}
-
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyError;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = self.poll_inner(cx);
+        let polled = self.poll_source(cx);
         self.fate.touched.store(true, Ordering::Release);
         let polled = match polled {
             Poll::Pending if !self.fate.answered.load(Ordering::Acquire) => {
@@ -309,17 +317,16 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.inner {
+        match &self.source {
             _ if self.first.is_some() => false,
-            Source::Nothing => true,
             Source::Client(inner) => inner.is_end_stream(),
             Source::Buffer { whole, sent } => *sent || whole.is_empty(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.inner {
-            Source::Nothing | Source::Buffer { sent: true, .. } => SizeHint::with_exact(0),
+        match &self.source {
+            Source::Buffer { sent: true, .. } => SizeHint::with_exact(0),
             Source::Client(inner) => {
                 let (mut hint, first) = (inner.size_hint(), self.first.as_ref());
                 let ahead = first.and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
@@ -330,6 +337,32 @@ impl Body for RequestBody {
             }
             Source::Buffer { whole, .. } => SizeHint::with_exact(whole.len() as u64),
         }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Some(passing) => passing.poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|passing| passing.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let hint = self.0.as_ref().map(|passing| passing.size_hint());
+        hint.unwrap_or_else(|| SizeHint::with_exact(0))
     }
 }
 

@@ -11,6 +11,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use crate::telemetry::Metrics;
@@ -20,6 +21,7 @@ use crate::wake::OpenConnection;
 pub struct Connection {
     io: TokioIo<TcpStream>,
     open: OpenConnection,
+    last_heard: Instant,
     metrics: Arc<Metrics>,
 }
 
@@ -34,8 +36,19 @@ impl Connection {
         Self {
             io: TokioIo::new(stream),
             open,
+            last_heard: Instant::now(),
             metrics,
         }
+    }
+
+    /// A request begins `now`.
+    pub(super) fn ask(&self, now: Instant) {
+        self.open.sent(now);
+    }
+
+    /// When something last came, its end included.
+    pub(super) fn last_heard(&self) -> Instant {
+        self.last_heard
     }
 
     /// Writes some of `bytes`.
@@ -44,11 +57,7 @@ impl Connection {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(self.io.inner_mut()).poll_write(cx, bytes);
-        if polled.is_ready() {
-            self.open.sent();
-        }
-        polled
+        Pin::new(self.io.inner_mut()).poll_write(cx, bytes)
     }
 
     /// Reads as much as there is room for; 0 at the end.
@@ -59,7 +68,8 @@ impl Connection {
     ) -> Poll<io::Result<usize>> {
         let polled = poll_read_buf(Pin::new(self.io.inner_mut()), cx, into);
         if matches!(polled, Poll::Ready(Ok(_))) {
-            self.open.heard();
+            self.last_heard = Instant::now();
+            self.open.heard(self.last_heard);
         }
         polled
     }
@@ -90,7 +100,7 @@ impl Read for Connection {
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
         if matches!(polled, Poll::Ready(Ok(()))) {
-            self.open.heard();
+            self.open.heard(Instant::now());
         }
         polled
     }
@@ -104,7 +114,7 @@ impl Write for Connection {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
         if polled.is_ready() {
-            self.open.sent();
+            self.open.sent(Instant::now());
         }
         polled
     }
@@ -128,7 +138,7 @@ impl Write for Connection {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         if polled.is_ready() {
-            self.open.sent();
+            self.open.sent(Instant::now());
         }
         polled
     }

@@ -38,25 +38,16 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 const MAX_HEADER_LIST: u32 = 128 * 1024;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
-type Unanswered = ForwardError<Request<RequestBody>>;
 
-/// The request got no response. `Q` is the request, or nothing once it has been given up.
+/// The request got no response.
 #[derive(Debug, thiserror::Error)]
-pub enum ForwardError<Q = Outgoing> {
+pub enum ForwardError {
     /// No connection could be made; nothing was sent.
-    #[error("cannot connect to the instance: {source}")]
-    Connect {
-        /// Why not.
-        source: io::Error,
-        /// The request, untouched.
-        request: Box<Q>,
-    },
+    #[error("cannot connect to the instance: {0}")]
+    Connect(#[source] io::Error),
     /// The connection was closed before it took the request.
     #[error("the connection to the instance was closed before the request")]
-    Unsent {
-        /// The request, untouched.
-        request: Box<Q>,
-    },
+    Unsent,
     /// The connection broke after it had taken some of the request, and before a response.
     #[error("the connection to the instance broke before its response: {0}")]
     Broken(#[source] Cause),
@@ -74,46 +65,35 @@ pub enum ForwardError<Q = Outgoing> {
     Severed,
 }
 
+/// What hyper was given got no response; with it, if nothing of it was sent.
+struct Unanswered(ForwardError, Option<Box<Request<RequestBody>>>);
+
 // === impl ForwardError ===
 
-impl<Q> ForwardError<Q> {
-    /// The same, without the request.
-    pub fn given_up(self) -> ForwardError<()> {
-        self.map(drop)
+impl ForwardError {
+    /// Whether certainly nothing was sent.
+    pub fn is_unsent(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Unsent)
     }
+}
 
-    /// The same, with what `change` makes of the request.
-    pub(super) fn map<T>(self, change: impl FnOnce(Q) -> T) -> ForwardError<T> {
-        match self {
-            Self::Connect { source, request } => ForwardError::Connect {
-                source,
-                request: Box::new(change(*request)),
-            },
-            Self::Unsent { request } => ForwardError::Unsent {
-                request: Box::new(change(*request)),
-            },
-            Self::Broken(cause) => ForwardError::Broken(cause),
-            Self::Nonsense(cause) => ForwardError::Nonsense(cause),
-            Self::Client(ending) => ForwardError::Client(ending),
-            Self::TimedOut => ForwardError::TimedOut,
-            Self::Severed => ForwardError::Severed,
+impl From<Failure> for ForwardError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unsent => Self::Unsent,
+            Failure::Closed | Failure::Broke(_) => Self::Broken(failure.into()),
+            Failure::Nonsense(_) => Self::Nonsense(failure.into()),
+            Failure::TimedOut => Self::TimedOut,
+            Failure::Severed => Self::Severed,
         }
     }
 }
 
-// === impl Failure ===
+// === impl Unanswered ===
 
-impl Failure {
-    fn of(self, request: Outgoing) -> ForwardError {
-        match self {
-            Self::Unsent => ForwardError::Unsent {
-                request: Box::new(request),
-            },
-            Self::Closed | Self::Broke(_) => ForwardError::Broken(self.into()),
-            Self::Nonsense(_) => ForwardError::Nonsense(self.into()),
-            Self::TimedOut => ForwardError::TimedOut,
-            Self::Severed => ForwardError::Severed,
-        }
+impl Unanswered {
+    fn unsent(error: ForwardError, request: Request<RequestBody>) -> Self {
+        Self(error, Some(Box::new(request)))
     }
 }
 
@@ -149,28 +129,35 @@ impl Upstream {
     }
 
     /// Sends the request on `given` (the probe's connection), a pooled one, or a new one, in this
-    /// order. Returns the response's head; its body holds the connection.
+    /// order; `now` is the time. Returns the response's head; its body holds the connection.
     pub async fn send(
         self: &Arc<Self>,
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(TcpStream, OpenConnection)>,
-        request: Outgoing,
+        request: &mut Outgoing,
+        now: Instant,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
         let pool = self.pool(endpoint, hop.port);
         // Servers that speak HTTP/2 without TLS take HTTP/1.1's upgrades at the same port.
         let h2 = hop.protocol == Protocol::H2c && !request.is_upgrade();
         if !h2 && request.body.is_nothing() && !request.is_upgrade() {
-            return self.send_alone(endpoint, hop, given, &pool, request).await;
+            return self
+                .send_alone(endpoint, hop, given, &pool, request, now)
+                .await;
         }
-        let (upgrade, interim) = (request.is_upgrade(), request.interim());
-        let request = request.into_request();
+        let whole = request.give();
         // In boxes, as what is for new connections alone: most requests need none of it.
         let sent = match h2 {
-            true => Box::pin(self.send_h2(endpoint, hop, given, &pool, request)).await,
-            false => Box::pin(self.send_h1(endpoint, hop, given, &pool, request)).await,
+            true => Box::pin(self.send_h2(endpoint, hop, given, &pool, whole)).await,
+            false => Box::pin(self.send_h1(endpoint, hop, given, &pool, whole)).await,
         };
-        sent.map_err(|error| error.map(|request| Outgoing::new(request, None, upgrade, interim)))
+        sent.map_err(|Unanswered(error, unsent)| {
+            if let Some(unsent) = unsent {
+                request.give_back(*unsent);
+            }
+            error
+        })
     }
 
     /// A request that is a head alone, over HTTP/1.1.
@@ -180,14 +167,14 @@ impl Upstream {
         hop: &Hop,
         mut given: Option<(TcpStream, OpenConnection)>,
         pool: &Arc<Pool>,
-        request: Outgoing,
+        request: &Outgoing,
+        mut now: Instant,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
         // A connection that names its client is that client's.
         let pooled = hop.introduction.is_none();
         let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
         let patience = self.config.load().response_timeout;
         loop {
-            let now = Instant::now();
             let taken = match &given {
                 None if pooled => pool.take_link(now),
                 None | Some(_) => None,
@@ -201,19 +188,13 @@ impl Upstream {
                 Some(link) => Ok(link),
                 None => Box::pin(self.dial(endpoint, hop, given.take())).await,
             };
-            let mut link = match link {
-                Ok(link) => link,
-                Err(source) => {
-                    let request = Box::new(request);
-                    return Err(ForwardError::Connect { source, request });
-                }
-            };
+            let mut link = link.map_err(ForwardError::Connect)?;
             self.metrics.count_upstream_use(used);
-            let asked = match used {
-                UpstreamUse::Pooled => now,
-                UpstreamUse::New | UpstreamUse::Probe => Instant::now(),
-            };
-            link.begin(&request, asked + patience);
+            if used == UpstreamUse::New {
+                // It was dialled meanwhile.
+                now = Instant::now();
+            }
+            link.begin(request, now, patience);
             match poll_fn(|cx| link.poll_head(&request.head, &interim, cx)).await {
                 Ok(head) => {
                     let home = (head.keep_alive && pooled).then(|| Arc::clone(pool));
@@ -223,7 +204,7 @@ impl Upstream {
                 // A pooled connection that the instance has closed meanwhile costs nothing but a look
                 // at the next one.
                 Err(Failure::Unsent) if used == UpstreamUse::Pooled => {}
-                Err(failure) => return Err(failure.of(request)),
+                Err(failure) => return Err(failure.into()),
             }
         }
     }
@@ -265,7 +246,7 @@ impl Upstream {
                 let home = |sender| self.home(sender, pool, pooled);
                 self.metrics.count_upstream_use(UpstreamUse::Pooled);
                 match self.exchange(endpoint, sender, request, home).await {
-                    Err(ForwardError::Unsent { request: unsent }) => request = *unsent,
+                    Err(Unanswered(ForwardError::Unsent, Some(unsent))) => request = *unsent,
                     result => return result,
                 }
             }
@@ -287,10 +268,7 @@ impl Upstream {
                 });
                 self.exchange(endpoint, sender, request, home).await
             }
-            Err(source) => Err(ForwardError::Connect {
-                source,
-                request: Box::new(request),
-            }),
+            Err(error) => Err(Unanswered::unsent(ForwardError::Connect(error), request)),
         }
     }
 
@@ -320,16 +298,17 @@ impl Upstream {
             };
             let stream = match stream {
                 Ok(stream) => stream,
-                Err(source) => {
-                    let request = Box::new(request);
-                    return Err(ForwardError::Connect { source, request });
+                Err(error) => {
+                    return Err(Unanswered::unsent(ForwardError::Connect(error), request));
                 }
             };
             let (sender, token) = stream.split();
             let home = |_| Home::Shared(token);
             match self.exchange(endpoint, sender, request, home).await {
                 // Closed between the look and the sending; the next is dialled.
-                Err(ForwardError::Unsent { request: unsent }) if hop.introduction.is_none() => {
+                Err(Unanswered(ForwardError::Unsent, Some(unsent)))
+                    if hop.introduction.is_none() =>
+                {
                     request = *unsent;
                 }
                 result => return result,
@@ -384,30 +363,31 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let fate = request.body().fate();
         let patience = self.config.load().response_timeout;
-        match timeout(patience, sender.exchange(request)).await {
-            Err(_) => Err(ForwardError::TimedOut),
+        let error = match timeout(patience, sender.exchange(request)).await {
+            Err(_) => ForwardError::TimedOut,
             Ok(Ok(mut response)) => {
-                fate.answered();
+                if let Some(fate) = fate {
+                    fate.answered();
+                }
                 // What is said to the client is in the client's version.
                 *response.version_mut() = Version::HTTP_11;
-                Ok(response.map(|body| UpstreamBody::new(body, home(sender))))
+                return Ok(response.map(|body| UpstreamBody::new(body, home(sender))));
             }
             Ok(Err(mut error)) => match error.take_message() {
-                Some(request) => Err(ForwardError::Unsent {
-                    request: Box::new(request),
-                }),
+                Some(request) => return Err(Unanswered::unsent(ForwardError::Unsent, request)),
                 None => {
                     let error = error.into_error();
-                    Err(match fate.ending() {
+                    match fate.and_then(|fate| fate.ending()) {
                         // A severed connection is dropped, which is how its requests end.
                         _ if endpoint.severed().is_cancelled() => ForwardError::Severed,
                         Some(ending) => ForwardError::Client(ending),
                         None if error.is_parse() => ForwardError::Nonsense(error.into()),
                         None => ForwardError::Broken(error.into()),
-                    })
+                    }
                 }
             },
-        }
+        };
+        Err(Unanswered(error, None))
     }
 
     /// A connection of its own, for bytes of any kind; the instance is told its client where the

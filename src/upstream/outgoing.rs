@@ -1,8 +1,10 @@
 //! A request on its way to an instance.
 //!
-//! Guarantees: a copy shares its head with the first, and is made only of a request that may arrive twice.
+//! Guarantees: until it is certain that it need not be sent again it is all there, if it may arrive twice or has not been
+//! sent; a request that may not arrive twice is sent once.
 
 use std::fmt;
+use std::mem::{replace, take};
 use std::sync::Arc;
 
 use http::request::Parts;
@@ -18,12 +20,14 @@ pub type InterimSink = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 
 /// A request as an instance is to get it.
 pub struct Outgoing {
-    pub(super) head: Arc<Parts>,
+    pub(super) head: Parts,
     /// Fields besides the head's.
     pub(super) stamp: Option<Stamp>,
     pub(super) body: RequestBody,
     interim: Option<InterimSink>,
     upgrade: bool,
+    /// It is idempotent, and its body, if any, can be sent twice.
+    repeatable: bool,
 }
 
 // === impl Outgoing ===
@@ -39,7 +43,8 @@ impl Outgoing {
     ) -> Self {
         let (head, body) = request.into_parts();
         Self {
-            head: Arc::new(head),
+            repeatable: head.method.is_idempotent() && !upgrade && body.is_repeatable(),
+            head,
             stamp,
             body,
             interim,
@@ -47,18 +52,9 @@ impl Outgoing {
         }
     }
 
-    /// The same again: idempotent, and its body, if any, can be sent twice.
-    pub fn copy(&self) -> Option<Self> {
-        if !self.head.method.is_idempotent() || self.upgrade {
-            return None;
-        }
-        Some(Self {
-            head: Arc::clone(&self.head),
-            stamp: self.stamp.clone(),
-            body: self.body.again()?,
-            interim: self.interim.clone(),
-            upgrade: false,
-        })
+    /// Whether it may arrive twice.
+    pub fn may_repeat(&self) -> bool {
+        self.repeatable
     }
 
     /// Whether it wants to leave HTTP.
@@ -73,13 +69,20 @@ impl Outgoing {
         }
     }
 
-    /// As hyper takes it.
-    pub(super) fn into_request(self) -> Request<RequestBody> {
-        let mut request = Request::from_parts(Arc::unwrap_or_clone(self.head), self.body);
-        if let Some(stamp) = self.stamp {
+    /// As hyper takes it, which is all of it, unless it may arrive twice.
+    pub(super) fn give(&mut self) -> Request<RequestBody> {
+        let again = self.repeatable.then(|| self.body.again()).flatten();
+        let mut request = match again {
+            Some(body) => Request::from_parts(self.head.clone(), body),
+            None => {
+                let (nothing, ()) = Request::default().into_parts();
+                Request::from_parts(replace(&mut self.head, nothing), take(&mut self.body))
+            }
+        };
+        if let Some(stamp) = &self.stamp {
             stamp.insert(request.headers_mut());
         }
-        if let Some(sink) = self.interim {
+        if let Some(sink) = self.interim.clone() {
             hyper::ext::on_informational(&mut request, move |interim| {
                 pass(&sink, interim.status(), interim.headers());
             });
@@ -87,8 +90,9 @@ impl Outgoing {
         request
     }
 
-    pub(super) fn interim(&self) -> Option<InterimSink> {
-        self.interim.clone()
+    /// hyper has not sent it.
+    pub(super) fn give_back(&mut self, request: Request<RequestBody>) {
+        (self.head, self.body) = request.into_parts();
     }
 }
 
@@ -105,5 +109,36 @@ impl fmt::Debug for Outgoing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Targets may have secrets in them.
         write!(f, "Outgoing({})", self.head.method)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outgoing(method: &str) -> Outgoing {
+        let request = Request::builder()
+            .method(method)
+            .uri("/a")
+            .header("x-a", "1");
+        let request = request.body(RequestBody::default()).unwrap();
+        Outgoing::new(request, None, false, None)
+    }
+
+    #[test]
+    fn what_may_arrive_twice_is_still_there_and_nothing_else_is_until_it_comes_back() {
+        let mut get = outgoing("GET");
+        let first = get.give();
+        assert!(get.may_repeat());
+        let second = get.give();
+        assert_eq!(
+            (first.uri(), first.headers()),
+            (second.uri(), second.headers())
+        );
+        let mut post = outgoing("POST");
+        let unsent = post.give();
+        assert!(!post.may_repeat() && post.head.headers.is_empty());
+        post.give_back(unsent);
+        assert!(!post.may_repeat() && post.head.headers.contains_key("x-a"));
     }
 }

@@ -116,7 +116,7 @@ impl Pool {
         }
     }
 
-    /// The same for a link.
+    /// The same for a link, which has been idle since it last heard something.
     pub(super) fn put_link(&self, mut link: Box<Link>) {
         if self.endpoint.retired().is_cancelled() {
             return;
@@ -125,7 +125,8 @@ impl Pool {
         // Under the lock, so that the sweep finds it here when something stirs from now on.
         let mut idle = self.lock();
         if idle.count() < self.max_idle && link.is_quiet(&mut stirred) {
-            idle.links.push((link, Instant::now()));
+            let since = link.last_heard();
+            idle.links.push((link, since));
         }
     }
 

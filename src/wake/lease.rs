@@ -346,19 +346,22 @@ impl OpenConnection {
         self.established_at = self.endpoint.nanos(Instant::now());
     }
 
-    /// A byte went to the instance.
-    pub fn sent(&self) {
-        let now = self.endpoint.nanos(Instant::now());
+    /// A byte goes to the instance `now`.
+    pub fn sent(&self, now: Instant) {
+        let now = self.endpoint.nanos(now);
         self.beat.store(now, Ordering::Relaxed);
     }
 
-    /// A byte came. If the control plane has confirmed the instance since the connection was made,
+    /// A byte has come `now`. If the control plane has confirmed the instance since the connection was made,
     /// it came from the instance, which therefore still has its address.
-    pub fn heard(&self) {
-        let now = self.endpoint.nanos(Instant::now());
+    pub fn heard(&self, now: Instant) {
+        let now = self.endpoint.nanos(now);
         self.beat.store(now, Ordering::Relaxed);
-        if self.established_at <= self.endpoint.0.verified.load(Ordering::Acquire) {
-            self.endpoint.0.heard.fetch_max(now, Ordering::AcqRel);
+        let epoch = &self.endpoint.0;
+        let confirms = self.established_at <= epoch.verified.load(Ordering::Acquire);
+        // A look first: another connection may have heard of it in the same moment.
+        if confirms && epoch.heard.load(Ordering::Relaxed) < now {
+            epoch.heard.fetch_max(now, Ordering::AcqRel);
         }
     }
 }
@@ -437,12 +440,12 @@ mod tests {
         pass(1).await;
         newer.established();
         pass(27).await;
-        connection.heard();
+        connection.heard(Instant::now());
         pass(20).await;
-        newer.heard();
+        newer.heard(Instant::now());
         pass(9).await;
         assert!(endpoint.is_leased(Instant::now()));
-        connection.sent();
+        connection.sent(Instant::now());
         pass(1).await;
         assert!(
             !endpoint.is_leased(Instant::now()),
@@ -480,7 +483,7 @@ mod tests {
         let connection = endpoint.open_connection();
         pass(11).await;
         assert!(endpoint.is_stalled(Instant::now(), limit));
-        connection.sent();
+        connection.sent(Instant::now());
         assert!(!endpoint.is_stalled(Instant::now(), limit));
         pass(11).await;
         endpoint.verify(Instant::now(), **endpoint.0.terms.load());

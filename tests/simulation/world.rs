@@ -565,20 +565,20 @@ impl Carrier for World {
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(Stream, OpenConnection)>,
-        parcel: Parcel,
-    ) -> Result<u16, ForwardError<Parcel>> {
+        parcel: &mut Parcel,
+        _now: Instant,
+    ) -> Result<u16, ForwardError> {
         let stale = {
             let mut inner = self.lock();
             let stale = inner.troubles.stale;
             inner.chance(stale)
         };
-        let request = Box::new(parcel.clone());
         if stale && given.is_none() {
             self.tell(&format!(
                 "request {} meets a stale connection",
                 parcel.number
             ));
-            return Err(ForwardError::Unsent { request });
+            return Err(ForwardError::Unsent);
         }
         let (stream, mut open) = match given {
             Some(given) => given,
@@ -587,10 +587,10 @@ impl Carrier for World {
                 let connect = Reach::connect(self, endpoint.address(hop.port));
                 match timeout(Duration::from_millis(250), connect).await {
                     Ok(Ok(stream)) => (stream, open),
-                    Ok(Err(source)) => return Err(ForwardError::Connect { source, request }),
+                    Ok(Err(source)) => return Err(ForwardError::Connect(source)),
                     Err(_) => {
                         let source = io::ErrorKind::TimedOut.into();
-                        return Err(ForwardError::Connect { source, request });
+                        return Err(ForwardError::Connect(source));
                     }
                 }
             }
@@ -649,7 +649,7 @@ impl Carrier for World {
             () = endpoint.severed().cancelled() => Err(ForwardError::Severed),
             answered = timeout(Duration::from_secs(20), answered) => match answered {
                 Ok(()) => {
-                    open.heard();
+                    open.heard(Instant::now());
                     match breaks {
                         true => Err(ForwardError::Broken("broke".into())),
                         false => Ok(200),
@@ -660,8 +660,8 @@ impl Carrier for World {
         }
     }
 
-    fn copy(&self, parcel: &Parcel) -> Option<Parcel> {
-        parcel.idempotent.then(|| parcel.clone())
+    fn may_repeat(&self, parcel: &Parcel) -> bool {
+        parcel.idempotent
     }
 
     fn status(&self, response: &u16) -> u16 {

@@ -7,7 +7,7 @@ use ::http::header::{CONTENT_LENGTH, ETAG};
 use ::http::{Method, Response};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
+use http_body_util::{BodyExt as _, Collected, Empty, Full, StreamBody};
 use hyper::body::Frame;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
@@ -53,17 +53,14 @@ fn stream(parts: Vec<io::Result<Bytes>>) -> BoxBody<Bytes, io::Error> {
 fn response(says: Says) -> Answer {
     let empty = || Empty::new().map_err(|never| match never {}).boxed();
     let mut response = Response::new(empty());
-    let (status, headers) = (*response.status_mut(), response.headers_mut());
+    let headers = response.headers_mut();
     headers.insert("x-a", HeaderValue::from_static("1"));
     headers.append("x-a", HeaderValue::from_static("2"));
-    *response.status_mut() = match says {
-        Says::NoContent => StatusCode::NO_CONTENT,
-        Says::NotModified => StatusCode::NOT_MODIFIED,
-        _ => status,
-    };
     match says {
-        Says::Nothing | Says::NoContent => {}
+        Says::Nothing => {}
+        Says::NoContent => *response.status_mut() = StatusCode::NO_CONTENT,
         Says::NotModified => {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
             let headers = response.headers_mut();
             headers.insert(ETAG, HeaderValue::from_static("\"e\""));
         }
@@ -109,7 +106,7 @@ impl Service for Scripted {
     ) -> Answer {
         let (head, body) = request.into_parts();
         let body = match body {
-            Some(body) => body.collect().await.map(|body| body.to_bytes()).ok(),
+            Some(body) => body.collect().await.map(Collected::to_bytes).ok(),
             None => Some(Bytes::new()),
         };
         // As a request that waits for something does.
@@ -165,7 +162,7 @@ async fn served(
             }
         };
         let mut heard = Vec::new();
-        let (_, read) = tokio::join!(sending, read.read_to_end(&mut heard));
+        let ((), read) = tokio::join!(sending, read.read_to_end(&mut heard));
         read.unwrap();
         String::from_utf8(heard).unwrap()
     };

@@ -297,15 +297,15 @@ fn wake(error: &WakeError) -> Told {
     }
 }
 
-fn forward(error: &ForwardError<()>) -> Told {
+fn forward(error: &ForwardError) -> Told {
     match error {
-        ForwardError::Connect { .. } => (
+        ForwardError::Connect(_) => (
             StatusCode::BAD_GATEWAY,
             "connect_failed",
             "The instance does not accept connections.",
             SOON,
         ),
-        ForwardError::Unsent { .. } | ForwardError::Broken(_) | ForwardError::Severed => (
+        ForwardError::Unsent | ForwardError::Broken(_) | ForwardError::Severed => (
             StatusCode::BAD_GATEWAY,
             "upstream_broke",
             "The instance broke the connection off before its response.",

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
@@ -109,12 +110,18 @@ impl Link {
         (Box::new(link), cut, gone)
     }
 
-    /// Prepares a request to be sent; its response is to come until `due`.
-    pub(in crate::upstream) fn begin(&mut self, request: &Outgoing, due: Instant) {
+    /// Prepares a request to be sent `now`; its response is to come within `patience`.
+    pub(in crate::upstream) fn begin(
+        &mut self,
+        request: &Outgoing,
+        now: Instant,
+        patience: Duration,
+    ) {
         self.output.clear();
         (self.written, self.seen) = (0, 0);
         head::write(&request.head, request.stamp.as_ref(), &mut self.output);
-        self.deadline.set(due);
+        self.connection.ask(now);
+        self.deadline.set(now + patience);
     }
 
     /// Sends the request and reads its response's head; `interim` is told of each 1xx before it.
@@ -194,6 +201,11 @@ impl Link {
     /// Whether there is nothing left of the last exchange.
     pub(super) fn is_clean(&self) -> bool {
         self.input.is_empty() && self.written == self.output.len()
+    }
+
+    /// When the last of its bytes came.
+    pub(in crate::upstream) fn last_heard(&self) -> Instant {
+        self.connection.last_heard()
     }
 
     /// Whether nothing has come, nor the connection's end, since the last exchange. If so, the task is
