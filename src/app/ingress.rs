@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -70,7 +71,7 @@ fn together(seen: &[Vec<Ingress>], config: &Config) -> Declared {
     }
     for route in &mut declared.routes {
         let plane = config.hypeman.get(usize::from(route.plane.0));
-        route.hypeman = plane.map(|plane| plane.name.clone()).unwrap_or_default();
+        Arc::make_mut(route).hypeman = plane.map(|plane| plane.name.clone()).unwrap_or_default();
     }
     declared
 }

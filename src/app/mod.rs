@@ -503,7 +503,7 @@ impl AppHandle {
         result
     }
 
-    fn declared_routes(&self) -> Vec<RouteConfig> {
+    fn declared_routes(&self) -> Vec<Arc<RouteConfig>> {
         let declared = self.0.declared.lock();
         let declared = declared.unwrap_or_else(PoisonError::into_inner);
         declared.routes.clone()
@@ -546,7 +546,7 @@ impl AppHandle {
 impl Running {
     fn use_routes(&self, config: &Config, declared: &Declared) {
         let routes = config.route.iter().chain(&declared.routes);
-        let routes: Vec<RouteConfig> = routes.cloned().collect();
+        let routes: Vec<Arc<RouteConfig>> = routes.cloned().collect();
         self.gateway.set_routes(&routes);
         self.plans.send_replace(self.gateway.warm_plans());
     }

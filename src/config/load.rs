@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use toml::de::DeTable;
 
@@ -222,7 +223,7 @@ fn add_sidecar(config: &mut Config) {
         .first()
         .map(|plane| plane.name.clone())
         .unwrap_or_default();
-    config.route.push(route);
+    config.route.push(Arc::new(route));
 }
 
 fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {

@@ -50,8 +50,9 @@ pub struct Config {
     pub hypeman: Vec<HypemanConfig>,
     /// The sockets, at least one.
     pub listener: Vec<ListenerConfig>,
-    /// The routes, at least one.
-    pub route: Vec<RouteConfig>,
+    /// The routes, at least one. Shared with all that follow them: there may be a hundred thousand.
+    #[schemars(with = "Vec<RouteConfig>")]
+    pub route: Vec<Arc<RouteConfig>>,
 }
 
 /// One control plane.

@@ -253,12 +253,14 @@ fn spawn<S: Service>(
     let counted = counts.accepted();
     let (front, service) = (front.0.load_full(), service.clone());
     let (tracker, shared) = (shared.drain.served(), Arc::clone(shared));
-    tracker.spawn(async move {
+    let connection = async move {
         shared.metrics.downstream_connections.increment(1.0);
         connection::serve(stream, peer, at, &front, service, &shared).await;
         shared.metrics.downstream_connections.decrement(1.0);
         drop((permit, counted));
-    });
+    };
+    // In a box, which is written to at once: a task is moved some times, and this is a large one.
+    tracker.spawn(Box::into_pin(Box::write(Box::new_uninit(), connection)));
 }
 
 // === impl Shared ===

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::USER_AGENT;
@@ -63,8 +64,7 @@ pub enum Refusal {
 
 /// A route's rules, with what they remember.
 pub struct Admission {
-    rules: AdmissionConfig,
-    asleep: AsleepConfig,
+    config: Arc<RouteConfig>,
     /// Nothing to judge.
     open: bool,
     per_client: Option<ClientRate>,
@@ -98,20 +98,19 @@ impl Refusal {
 
 impl Admission {
     /// Of a route.
-    pub fn new(route: &RouteConfig) -> Self {
-        let (rules, asleep) = (route.admission.clone(), route.asleep.clone());
+    pub fn new(config: &Arc<RouteConfig>) -> Self {
+        let (rules, asleep) = (&config.admission, &config.asleep);
         let unlimited = AdmissionConfig {
             rate: rules.rate,
             rate_per_client: rules.rate_per_client,
             ..AdmissionConfig::default()
         };
-        let open = rules == unlimited && asleep.robots.is_none() && asleep.health_paths.is_empty();
+        let open = *rules == unlimited && asleep.robots.is_none() && asleep.health_paths.is_empty();
         Self {
             open,
             per_client: rules.rate_per_client.and_then(ClientRate::new),
             route: rules.rate.and_then(TotalRate::new),
-            rules,
-            asleep,
+            config: Arc::clone(config),
         }
     }
 
@@ -127,14 +126,21 @@ impl Admission {
             client,
         } = *visit;
         let reading = matches!(*method, Method::GET | Method::HEAD);
-        if reading && path == "/robots.txt" && self.asleep.robots.is_some() {
+        if reading && path == "/robots.txt" && self.config.asleep.robots.is_some() {
             return Err(Refusal::Robots);
         }
         let below = |prefixes: &[String]| prefixes.iter().any(|prefix| is_below(path, prefix));
-        if reading && self.asleep.health_paths.iter().any(|known| known == path) {
+        if reading
+            && self
+                .config
+                .asleep
+                .health_paths
+                .iter()
+                .any(|known| known == path)
+        {
             return Err(Refusal::Health);
         }
-        let rules = &self.rules;
+        let rules = &self.config.admission;
         if !rules.methods.is_empty() && !rules.methods.iter().any(|m| m == method.as_str()) {
             return Err(Refusal::Method);
         }
@@ -169,7 +175,7 @@ impl Admission {
     /// The same for a connection of which nothing but its client is known. Where a request would
     /// have to show something, it cannot.
     pub fn judge_raw(&self, client: IpAddr) -> Result<(), Refusal> {
-        let rules = &self.rules;
+        let rules = &self.config.admission;
         match () {
             () if !rules.methods.is_empty() => Err(Refusal::Method),
             () if !rules.paths.is_empty() => Err(Refusal::Path),
@@ -181,7 +187,7 @@ impl Admission {
 
     /// Whether the client's network may wake.
     pub fn knows_client(&self, client: IpAddr) -> bool {
-        let (client, networks) = (client.to_canonical(), &self.rules.clients);
+        let (client, networks) = (client.to_canonical(), &self.config.admission.clients);
         networks.is_empty() || networks.iter().any(|network| network.contains(&client))
     }
 
@@ -203,7 +209,7 @@ impl Admission {
 
     /// What is answered instead.
     pub fn asleep(&self) -> &AsleepConfig {
-        &self.asleep
+        &self.config.asleep
     }
 }
 

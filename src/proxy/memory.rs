@@ -1,12 +1,11 @@
 //! What one request of a connection leaves for the next.
 //!
 //! Guarantees: what is remembered is what would be worked out again; a request that differs in anything that matters
-//! is looked at anew. A connection's requests are for one host, most of the time.
+//! is looked at anew. A connection's requests are for one host, most of the time: the first one's is remembered.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwapOption;
 use http::header::HOST;
 use http::uri::Authority;
 use http::{HeaderValue, Request, Version};
@@ -22,11 +21,11 @@ use crate::wake::Instance;
 /// One connection's memory.
 #[derive(Debug, Default)]
 pub struct Memory {
-    acquaintance: ArcSwapOption<Acquaintance>,
-    destination: ArcSwapOption<Destination>,
+    acquaintance: OnceLock<Arc<Acquaintance>>,
+    destination: OnceLock<Arc<Destination>>,
 }
 
-/// Where the connection's requests went last.
+/// Where the connection's first request went.
 #[derive(Debug)]
 pub(super) struct Destination {
     plane: PlaneIndex,
@@ -37,7 +36,7 @@ pub(super) struct Destination {
     pub(super) gate: Arc<Gate>,
 }
 
-/// A host that the connection's client has asked for.
+/// The host that the connection's client has asked for.
 #[derive(Debug)]
 pub(super) struct Acquaintance {
     pub(super) host: Hostname,
@@ -56,8 +55,7 @@ impl Memory {
         secure: bool,
     ) -> Result<Arc<Acquaintance>, AuthorityError> {
         let named = only_name(request);
-        let known = self.acquaintance.load();
-        if let Some(known) = known.as_ref()
+        if let Some(known) = self.acquaintance.get()
             && named == Some(known.provenance.named())
         {
             return Ok(Arc::clone(known));
@@ -73,24 +71,23 @@ impl Memory {
             host,
         });
         if named.is_some() {
-            self.acquaintance.store(Some(Arc::clone(&met)));
+            let _known = self.acquaintance.set(Arc::clone(&met));
         }
         Ok(met)
     }
 
-    /// The instance that `name` means for a route, if the last request asked for it by that name and it still means
+    /// The instance that `name` means for a route, if the first request asked for it by that name and it still means
     /// it.
     pub(super) fn destination(
         &self,
         route: &RouteConfig,
         name: &InstanceRef,
     ) -> Option<Arc<Destination>> {
-        let last = self.destination.load();
-        let last = last.as_ref()?;
-        let same = (last.plane, last.port) == (route.plane, route.port)
-            && last.name == *name
-            && last.instance.is_meant_by(name);
-        same.then(|| Arc::clone(last))
+        let first = self.destination.get()?;
+        let same = (first.plane, first.port) == (route.plane, route.port)
+            && first.name == *name
+            && first.instance.is_meant_by(name);
+        same.then(|| Arc::clone(first))
     }
 
     /// The next request most likely goes there, too.
@@ -108,7 +105,7 @@ impl Memory {
             instance,
             gate,
         });
-        self.destination.store(Some(Arc::clone(&destination)));
+        let _first = self.destination.set(Arc::clone(&destination));
         destination
     }
 }

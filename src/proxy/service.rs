@@ -108,7 +108,7 @@ pub struct Gateway<P> {
 
 impl<P: ControlPlane> Gateway<P> {
     /// From its parts.
-    pub fn new(routes: &[RouteConfig], unknown: Rate, parts: GatewayParts<P>) -> Arc<Self> {
+    pub fn new(routes: &[Arc<RouteConfig>], unknown: Rate, parts: GatewayParts<P>) -> Arc<Self> {
         Arc::new(Self {
             site: ArcSwap::from_pointee(Site::new(routes, None, &parts.metrics)),
             unknown: UnknownNames::new(unknown),
@@ -118,7 +118,7 @@ impl<P: ControlPlane> Gateway<P> {
     }
 
     /// New requests use these routes; those under way keep theirs.
-    pub fn set_routes(&self, routes: &[RouteConfig]) {
+    pub fn set_routes(&self, routes: &[Arc<RouteConfig>]) {
         let before = self.site.load();
         let site = Site::new(routes, Some(&before), &self.parts.metrics);
         self.site.store(Arc::new(site));

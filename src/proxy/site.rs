@@ -25,7 +25,11 @@ pub(super) struct Site {
 
 impl Site {
     /// From the configuration; `before` is what was in force.
-    pub(super) fn new(routes: &[RouteConfig], before: Option<&Self>, metrics: &Metrics) -> Self {
+    pub(super) fn new(
+        routes: &[Arc<RouteConfig>],
+        before: Option<&Self>,
+        metrics: &Metrics,
+    ) -> Self {
         let known: HashMap<_, _> = before
             .into_iter()
             .flat_map(|before| before.table.all().map(move |route| (before, route)))
@@ -35,7 +39,7 @@ impl Site {
                 Some((key, (config, before.admission(route)?)))
             })
             .collect();
-        let admission = |route: &RouteConfig| {
+        let admission = |route: &Arc<RouteConfig>| {
             let key = (&route.host, &route.path, route.listen_port);
             let kept = known.get(&key).filter(|(other, _)| {
                 (&other.admission, &other.asleep) == (&route.admission, &route.asleep)

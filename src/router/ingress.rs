@@ -4,6 +4,7 @@
 //! same; what cannot is told, without its secrets, and leaves the rest as it is.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use crate::config::{HeaderAuth, HostPattern, InstanceTemplate, RouteConfig, WakeConfig};
 use crate::hypeman::wire::{Ingress, IngressRule};
@@ -16,7 +17,7 @@ const HTTP: u16 = 80;
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Declared {
     /// Routes, each for one port of ours.
-    pub routes: Vec<RouteConfig>,
+    pub routes: Vec<Arc<RouteConfig>>,
     /// Ports of ours, and whether TLS is spoken there.
     pub ports: BTreeMap<u16, bool>,
     /// Rules that cannot be served, and why not.
@@ -45,7 +46,7 @@ impl Declared {
 
     /// Those of another control plane, too; ports and hosts that are taken stay whose they are.
     pub fn and(mut self, other: Self) -> Self {
-        let place = |route: &RouteConfig| (route.host.clone(), route.listen_port);
+        let place = |route: &Arc<RouteConfig>| (route.host.clone(), route.listen_port);
         let taken: HashSet<_> = self.routes.iter().map(place).collect();
         for route in other.routes {
             if taken.contains(&place(&route)) {
@@ -98,10 +99,10 @@ impl Declared {
             let free = self.ports.get(&HTTP) != Some(&true);
             if free && taken.insert((redirect.host.to_string(), HTTP)) {
                 self.ports.insert(HTTP, false);
-                self.routes.push(redirect);
+                self.routes.push(Arc::new(redirect));
             }
         }
-        self.routes.push(route);
+        self.routes.push(Arc::new(route));
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use crate::names::{Hostname, InstanceRef};
 /// One route.
 #[derive(Debug)]
 pub struct Route {
-    config: RouteConfig,
+    config: Arc<RouteConfig>,
     fixed: Option<InstanceRef>,
     label: Arc<str>,
     /// Its position in the configuration.
@@ -160,7 +160,7 @@ impl Hosts {
 
 impl RouteTable {
     /// From the configuration, which is consistent already.
-    pub fn new(routes: &[RouteConfig]) -> Self {
+    pub fn new(routes: &[Arc<RouteConfig>]) -> Self {
         let mut table = Self::default();
         for (index, config) in routes.iter().enumerate() {
             let fixed = match &config.instance {
@@ -168,7 +168,7 @@ impl RouteTable {
                 InstanceTemplate::Capture(_) => None,
             };
             let route = Arc::new(Route {
-                config: config.clone(),
+                config: Arc::clone(config),
                 fixed,
                 label: format!("{}{}", config.host, config.path).into(),
                 index,

@@ -4,6 +4,7 @@
 //! control plane can be resolved.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::forwarding::read_forwarding;
@@ -48,7 +49,7 @@ pub(super) fn parse_network(text: &str) -> Result<ipnet::IpNet, String> {
 }
 
 /// The target of a request that the gateway makes itself.
-fn parse_target(text: &str) -> Result<std::sync::Arc<str>, String> {
+fn parse_target(text: &str) -> Result<Arc<str>, String> {
     let uri: http::Uri = text
         .parse()
         .map_err(|_| format!("`{text}` is not a path like \"/health\""))?;
@@ -67,7 +68,7 @@ fn parse_error_status(text: &str) -> Result<u16, String> {
 
 pub(super) fn read_route(
     s: &mut Section<'_, '_>,
-    all: &mut Vec<RouteConfig>,
+    all: &mut Vec<Arc<RouteConfig>>,
     seen: &mut HashSet<(HostPattern, String)>,
     defaults: &WakeConfig,
     planes: &[HypemanConfig],
@@ -146,7 +147,7 @@ pub(super) fn read_route(
     let hypeman = planes
         .get(usize::from(index))
         .map(|plane| plane.name.clone());
-    all.push(RouteConfig {
+    all.push(Arc::new(RouteConfig {
         host,
         path,
         listen_port: None,
@@ -163,7 +164,7 @@ pub(super) fn read_route(
         waiting_page,
         keep_warm,
         prewarm,
-    });
+    }));
 }
 
 fn read_wake(s: &mut Section<'_, '_>, defaults: &WakeConfig) -> RouteWakeConfig {

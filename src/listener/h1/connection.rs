@@ -109,7 +109,10 @@ where
         })
         .await?;
         if answer.last {
-            line.stream.shutdown().await?;
+            // TLS has a word for it; in clear, closing says it all.
+            if from.0.tls.is_some() {
+                line.stream.shutdown().await?;
+            }
             return Ok(None);
         }
     }
