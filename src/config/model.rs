@@ -50,7 +50,8 @@ pub struct Config {
     pub hypeman: Vec<HypemanConfig>,
     /// The sockets, at least one.
     pub listener: Vec<ListenerConfig>,
-    /// The routes, at least one. Shared with all that follow them: there may be a hundred thousand.
+    /// The routes, at least one.
+    // Shared with all that follow them: there may be a hundred thousand.
     #[schemars(with = "Vec<RouteConfig>")]
     pub route: Vec<Arc<RouteConfig>>,
 }
