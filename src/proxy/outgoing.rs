@@ -93,13 +93,21 @@ pub(super) fn adopt_authority(request: &mut Request<RequestBody>) {
 
 /// HTTP/1.1 with the target that an origin expects (RFC 9112 §3.2.1), without `prefix`.
 pub(super) fn to_origin_form(request: &mut Request<RequestBody>, prefix: Option<&str>) {
-    let target = request.uri().path_and_query().cloned();
+    *request.version_mut() = Version::HTTP_11;
+    let uri = request.uri();
+    if prefix.is_none_or(|prefix| prefix == "/")
+        && uri.authority().is_none()
+        && uri.path_and_query().is_some()
+    {
+        // It is in this form already.
+        return;
+    }
+    let target = uri.path_and_query().cloned();
     let target = match (target, prefix.filter(|prefix| *prefix != "/")) {
         (Some(target), Some(prefix)) => Some(without_prefix(&target, prefix).unwrap_or(target)),
         (target, _) => target,
     };
     *request.uri_mut() = target.map_or_else(|| Uri::from_static("/"), Uri::from);
-    *request.version_mut() = Version::HTTP_11;
 }
 
 fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {

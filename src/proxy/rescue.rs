@@ -40,7 +40,6 @@ pub enum Reader {
 #[derive(Debug)]
 pub struct Wishes {
     accept: Option<HeaderValue>,
-    more_accept: Vec<HeaderValue>,
     content_type: Option<HeaderValue>,
 }
 
@@ -65,21 +64,29 @@ impl Wishes {
     pub fn of(headers: &HeaderMap, fields: Fields) -> Self {
         let content_type = fields.has(Field::ContentType);
         let content_type = content_type.then(|| headers.get(CONTENT_TYPE).cloned());
-        let accept = fields.has(Field::Accept).then(|| headers.get_all(ACCEPT));
-        let mut accept = accept.into_iter().flatten().cloned();
+        let accept = fields
+            .has(Field::Accept)
+            .then(|| one_list(headers, &ACCEPT));
         Self {
-            accept: accept.next(),
-            more_accept: accept.collect(),
+            accept: accept.flatten(),
             content_type: content_type.flatten(),
         }
     }
 
     fn accepts_html(&self) -> bool {
-        self.accept
-            .iter()
-            .chain(&self.more_accept)
-            .any(accepts_html)
+        self.accept.as_ref().is_some_and(accepts_html)
     }
+}
+
+/// A list in several fields is one list (RFC 9110 §5.3).
+fn one_list(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+    let all = headers.get_all(name);
+    let mut fields = all.iter();
+    if let (Some(only), None) = (fields.next(), fields.next()) {
+        return Some(only.clone());
+    }
+    let list: Vec<&[u8]> = all.iter().map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&list.join(&b", "[..])).ok()
 }
 
 /// The answer for an error. `asleep` is what the request's route says while its instance sleeps.

@@ -202,15 +202,12 @@ fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) {
 
 /// HTTP/2 splits a cookie into crumbs; HTTP/1.1 has one field (RFC 9113 §8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    let crumbs: Vec<&[u8]> = headers
-        .get_all(COOKIE)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
-    if crumbs.len() > 1
-        && let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..]))
-    {
-        headers.insert(COOKIE, cookie);
+    let cookies = headers.get_all(COOKIE);
+    if cookies.iter().nth(1).is_some() {
+        let crumbs: Vec<&[u8]> = cookies.iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+            headers.insert(COOKIE, cookie);
+        }
     }
 }
 

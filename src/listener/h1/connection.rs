@@ -136,6 +136,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
                 _ => fresh.contains(&b'\n') || self.input.len() > limits.bytes,
             };
             if worth {
+                let blank = head::empty_lines(&self.input);
+                self.input.advance(blank);
                 match head::read(&self.input, limits) {
                     Ok(None) => self.seen = self.input.len(),
                     Ok(Some(head)) => {

@@ -108,6 +108,16 @@ pub(super) fn read(input: &[u8], limits: Limits) -> Result<Option<Head>, Unusual
     }))
 }
 
+/// Bytes of the empty lines before a head, which mean nothing (RFC 9112 §2.2). Were they kept, each would be looked at
+/// again with the next.
+pub(super) fn empty_lines(input: &[u8]) -> usize {
+    let mut rest = input;
+    while let Some(less) = (rest.strip_prefix(b"\n")).or_else(|| rest.strip_prefix(b"\r\n")) {
+        rest = less;
+    }
+    input.len() - rest.len()
+}
+
 /// For the fuzzer: a head is no longer than what it was read from, and means the same whatever follows it.
 #[doc(hidden)]
 pub fn fuzz(bytes: &[u8]) {
@@ -167,6 +177,19 @@ mod tests {
         }
         let endless = format!("GET /{}", "x".repeat(LIMITS.bytes));
         assert!(!is_plain(&endless));
+    }
+
+    #[test]
+    fn empty_lines_before_a_head_are_no_part_of_it() {
+        for (text, expected) in [
+            ("", 0),
+            ("\r", 0),
+            ("\r\n\n\r\nGET", 5),
+            ("\n\r", 1),
+            (" \n", 0),
+        ] {
+            assert_eq!(empty_lines(text.as_bytes()), expected, "{text:?}");
+        }
     }
 
     #[test]

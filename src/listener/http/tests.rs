@@ -224,6 +224,7 @@ fn unusual() -> impl Strategy<Value = String> {
     prop::sample::select(vec![
         "",
         "\r\n",
+        "\n\r\n\n",
         "POST /c HTTP/1.1\r\nhost: a.b\r\ncontent-length: 3\r\n\r\nabc",
         "POST /c HTTP/1.1\r\nhost: a.b\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         "POST /c HTTP/1.1\r\nhost: a.b\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\nabc",
