@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Request, Response};
+use http::{HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::{broadcast, watch};
@@ -31,7 +31,7 @@ use crate::drain::Drain;
 use crate::hold::Hold;
 use crate::hypeman::{ClientBuildError, HypemanClient};
 use crate::listener::{
-    self, Downstream, Inherited, RawConnection, Service, Shared, TlsError, TlsSession,
+    self, Downstream, Inherited, RawConnection, Remarks, Service, Shared, TlsError, TlsSession,
 };
 use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, Memory, RawKind};
 use crate::router::Declared;
@@ -122,6 +122,12 @@ impl fmt::Debug for Source {
 
 #[derive(Clone)]
 struct Front(Arc<Gateway<HypemanClient>>);
+
+impl Remarks for GatewayBody {
+    fn remarks(&self, say: impl FnMut(&HeaderName, &HeaderValue)) {
+        self.remarks(say);
+    }
+}
 
 impl Service for Front {
     type Memory = Memory;

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::http::header::CONNECTION;
-use ::http::{HeaderValue, Request, StatusCode};
+use ::http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -24,7 +24,7 @@ use super::alarm::Alarm;
 use super::interim::{Interim, Interject};
 use super::meter::Meter;
 use super::replay::Replay;
-use super::{Downstream, Service, h1};
+use super::{Downstream, Remarks, Service, h1};
 use crate::config::ServerConfig;
 use crate::drain::Drain;
 
@@ -94,7 +94,7 @@ where
             // polled.
             let request = request.map(unless_empty);
             let answer = Box::write(Box::new_uninit(), service.call(request, from));
-            let mut response = interim.before(Box::into_pin(answer)).await;
+            let mut response = remarked(interim.before(Box::into_pin(answer)).await);
             if drain.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
@@ -134,6 +134,14 @@ where
     alarm.during(served).await
 }
 
+fn remarked<B: Remarks>(response: Response<B>) -> Response<B> {
+    let (mut head, body) = response.into_parts();
+    body.remarks(|name, value| {
+        head.headers.append(name.clone(), value.clone());
+    });
+    Response::from_parts(head, body)
+}
+
 fn unless_empty(body: Incoming) -> Option<Incoming> {
     Some(body).filter(|body| !body.is_end_stream())
 }
@@ -160,7 +168,7 @@ where
             let _busy = busy;
             let request = request.map(unless_empty);
             let answer = Box::write(Box::new_uninit(), service.call(request, from));
-            Ok::<_, Infallible>(Box::into_pin(answer).await)
+            Ok::<_, Infallible>(remarked(Box::into_pin(answer).await))
         }
     });
     let limits = &config.http2;

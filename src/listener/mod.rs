@@ -28,7 +28,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ::http::{HeaderValue, Request, Response};
+use ::http::{HeaderName, HeaderValue, Request, Response};
 use hyper::body::{Body, Incoming};
 use tokio::net::TcpStream;
 
@@ -73,6 +73,13 @@ pub struct RawConnection {
     pub from: Downstream,
 }
 
+/// What a response's head says besides its own fields. To write them down here costs less than to put them into a map
+/// first.
+pub trait Remarks {
+    /// Says each of them.
+    fn remarks(&self, say: impl FnMut(&HeaderName, &HeaderValue));
+}
+
 /// Something that answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
     /// What it remembers of a connection from one request to the next.
@@ -80,6 +87,7 @@ pub trait Service: Clone + Send + Sync + 'static {
 
     /// Its responses' bodies.
     type Body: Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Remarks
         + Unpin
         + Send
         + 'static;

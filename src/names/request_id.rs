@@ -44,8 +44,8 @@ impl RequestId {
     }
 
     /// As a header value.
-    pub fn header(&self) -> HeaderValue {
-        self.0.clone()
+    pub fn header(&self) -> &HeaderValue {
+        &self.0
     }
 
     /// As a header value's bytes.

@@ -12,8 +12,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderValue;
 use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::net::TcpStream;
@@ -34,6 +34,11 @@ use crate::upstream::{BodyFate, ResponseError, UpstreamBody};
 const AGENT: usize = 200;
 /// nginx's word for a client that left before its response.
 const CLIENT_LEFT: u16 = 499;
+
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_WAKEGATE_WAKE: HeaderName = HeaderName::from_static("x-wakegate-wake");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const NOT_HELD: HeaderValue = HeaderValue::from_static("wake;dur=0.0");
 
 /// What an account is kept of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +67,9 @@ pub(super) struct Account {
     pub(super) held: Duration,
     pub(super) status: u16,
     pub(super) error: Option<&'static str>,
+    /// Whether its response says how it met a wake, and how long it was held.
+    pub(super) tells_wake: bool,
+    pub(super) tells_time: bool,
     /// What its route answers while its instance sleeps.
     pub(super) asleep: Option<Arc<Admission>>,
     pub(super) fate: Option<Arc<BodyFate>>,
@@ -128,6 +136,8 @@ impl Account {
             held: Duration::ZERO,
             status: Self::NO_STATUS,
             error: None,
+            tells_wake: false,
+            tells_time: false,
             asleep: None,
             fate: None,
             bytes_out: 0,
@@ -258,6 +268,23 @@ impl Drop for Account {
 impl GatewayBody {
     pub(super) fn new(content: Content, account: Box<Account>) -> Self {
         Self { content, account }
+    }
+
+    /// What its response's head says besides its own fields: of the wake, and the request's id.
+    pub fn remarks(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
+        let account = &self.account;
+        if account.tells_wake {
+            let kind = HeaderValue::from_static(account.wake.as_str());
+            say(&X_WAKEGATE_WAKE, &kind);
+        }
+        if account.tells_time {
+            let held = (!account.held.is_zero()).then(|| {
+                let text = format!("wake;dur={:.1}", account.held.as_secs_f64() * 1e3);
+                HeaderValue::try_from(text).ok()
+            });
+            say(&SERVER_TIMING, &held.flatten().unwrap_or(NOT_HELD));
+        }
+        say(&X_REQUEST_ID, account.request_id.header());
     }
 }
 

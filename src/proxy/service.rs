@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::account::{Account, Content, GatewayBody, Trade};
+use super::account::{Account, Content, GatewayBody, Trade, X_REQUEST_ID, X_WAKEGATE_WAKE};
 use super::admission::Visit;
 use super::deliver::{Delivered, Delivery, Notes, target_of};
 use super::error::ProxyError;
@@ -46,10 +46,6 @@ use crate::upstream::{
 use crate::wake::{Instance, WakeError, Wakes, WarmPlan};
 
 const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const X_WAKEGATE_WAKE: HeaderName = HeaderName::from_static("x-wakegate-wake");
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
-const NOT_HELD: HeaderValue = HeaderValue::from_static("wake;dur=0.0");
 
 /// How a request came.
 pub struct Arrival<'a> {
@@ -157,7 +153,7 @@ impl<P: ControlPlane> Gateway<P> {
         let wishes = rescue::Wishes::of(request.headers(), fields);
         let result = self.handle_inner(&mut account, request, fields, from);
         let result = result.await;
-        let mut response = match result {
+        let response = match result {
             Ok(response) => response,
             Err(error) => {
                 let verdict = rescue::verdict(&error);
@@ -173,9 +169,6 @@ impl<P: ControlPlane> Gateway<P> {
             }
         };
         account.status = response.status().as_u16();
-        response
-            .headers_mut()
-            .insert(X_REQUEST_ID, account.request_id.header());
         response.map(|content| GatewayBody::new(content, account))
     }
 
@@ -386,7 +379,14 @@ impl<P: ControlPlane> Gateway<P> {
                 .headers_mut()
                 .insert(STRICT_TRANSPORT_SECURITY, max_age(age));
         }
-        self.tell_wake(response.headers_mut(), account);
+        let wanted = self.parts.response.load();
+        (account.tells_wake, account.tells_time) = (wanted.wake_header, wanted.server_timing);
+        if told.has(Field::XRequestId) {
+            response.headers_mut().remove(X_REQUEST_ID);
+        }
+        if told.has(Field::XWakegateWake) && wanted.wake_header {
+            response.headers_mut().remove(X_WAKEGATE_WAKE);
+        }
         Ok(response.map(|body| Content::Upstream { body, _slot: slot }))
     }
 
@@ -450,24 +450,6 @@ impl<P: ControlPlane> Gateway<P> {
             None => None,
         };
         account
-    }
-
-    fn tell_wake(&self, headers: &mut http::HeaderMap, account: &Account) {
-        let wanted = self.parts.response.load();
-        if wanted.wake_header {
-            let kind = HeaderValue::from_static(account.wake.as_str());
-            headers.insert(X_WAKEGATE_WAKE, kind);
-        }
-        if wanted.server_timing {
-            let value = match account.held.is_zero() {
-                true => NOT_HELD,
-                false => {
-                    let text = format!("wake;dur={:.1}", account.held.as_secs_f64() * 1e3);
-                    HeaderValue::try_from(text).unwrap_or(NOT_HELD)
-                }
-            };
-            headers.append(SERVER_TIMING, value);
-        }
     }
 }
 

@@ -37,6 +37,7 @@ pub enum Field {
     XForwardedProto,
     XRequestId,
     XWakegateHold,
+    XWakegateWake,
 }
 
 // === impl Fields ===
@@ -102,6 +103,7 @@ impl Field {
             (12, "grpc-timeout") => Self::GrpcTimeout,
             (12, "x-request-id") => Self::XRequestId,
             (15, "x-wakegate-hold") => Self::XWakegateHold,
+            (15, "x-wakegate-wake") => Self::XWakegateWake,
             (15, "x-forwarded-for") => Self::XForwardedFor,
             (16, "x-forwarded-host") => Self::XForwardedHost,
             (17, "transfer-encoding") => Self::TransferEncoding,
@@ -135,6 +137,7 @@ mod tests {
             ("grpc-timeout", Field::GrpcTimeout),
             ("x-request-id", Field::XRequestId),
             ("x-wakegate-hold", Field::XWakegateHold),
+            ("x-wakegate-wake", Field::XWakegateWake),
             ("http2-settings", Field::OfThisHop),
             ("x-forwarded-for", Field::XForwardedFor),
             ("x-forwarded-host", Field::XForwardedHost),

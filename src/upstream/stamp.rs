@@ -45,7 +45,7 @@ impl Stamp {
             (X_FORWARDED_FOR, &from.client),
             (FORWARDED, &from.element),
             (X_FORWARDED_PROTO, &HeaderValue::from_static(from.scheme)),
-            (X_REQUEST_ID, &self.request_id.header()),
+            (X_REQUEST_ID, self.request_id.header()),
         ] {
             headers.insert(name, value.clone());
         }
@@ -63,7 +63,7 @@ impl Stamp {
         unless_told(X_FORWARDED_PROTO, &HeaderValue::from_static(from.scheme));
         append(headers, X_FORWARDED_FOR, &from.client);
         append(headers, FORWARDED, &from.element);
-        headers.insert(X_REQUEST_ID, self.request_id.header());
+        headers.insert(X_REQUEST_ID, self.request_id.header().clone());
     }
 }
 

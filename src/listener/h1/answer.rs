@@ -19,6 +19,7 @@ use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite;
 
 use super::date;
+use crate::listener::Remarks;
 
 /// Bytes of a head, most of the time.
 const ROOM: usize = 512;
@@ -66,7 +67,7 @@ struct Said {
 
 impl<B> Answer<B>
 where
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Unpin,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Remarks + Unpin,
 {
     /// To a request of method HEAD, or to any other; `last`: the connection ends with it.
     pub(super) fn new(response: Response<B>, to_head: bool, last: bool) -> Self {
@@ -76,7 +77,7 @@ where
             false => body.size_hint().exact(),
         };
         let mut out = Vec::with_capacity(ROOM);
-        let said = write_head(&head, exact, to_head, last, &mut out);
+        let said = write_head(&head, &body, exact, to_head, last, &mut out);
         Self {
             body,
             framing: said.framing,
@@ -216,9 +217,10 @@ fn broken(what: &str) -> io::Error {
     )
 }
 
-/// Writes a head; `exact` is the body's length, where it is known.
+/// Writes a head, with the body's remarks; `exact` is its length, where it is known.
 fn write_head(
     head: &Parts,
+    body: &impl Remarks,
     exact: Option<u64>,
     to_head: bool,
     mut last: bool,
@@ -251,6 +253,7 @@ fn write_head(
         }
         line(out, name, value.as_bytes());
     }
+    body.remarks(|name, value| line(out, name, value.as_bytes()));
     last |= closes;
     if last && !closes {
         out.extend_from_slice(b"connection: close\r\n");

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 
 use ::http::header::{CONTENT_LENGTH, ETAG};
-use ::http::{Method, Response};
+use ::http::{HeaderName, Method};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Collected, Empty, Full, StreamBody};
@@ -91,6 +91,13 @@ fn response(says: Says) -> Answer {
         }
     }
     response
+}
+
+impl Remarks for BoxBody<Bytes, io::Error> {
+    fn remarks(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
+        let remark = HeaderValue::from_static("of the body's");
+        say(&HeaderName::from_static("x-remark"), &remark);
+    }
 }
 
 impl Service for Scripted {
