@@ -319,3 +319,47 @@ async fn an_idle_connection_that_the_instance_closes_is_closed_here_too() {
     .await;
     serving.abort();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_gateway_says_of_a_request_is_said_once_and_not_by_the_instance() {
+    let plane = Plane::start().await;
+    let (_, listener) = plane.own_origin("edge").await;
+    let serving = support::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            support::spawn(async move {
+                let mut seen = Vec::new();
+                while matches!(stream.read_buf(&mut seen).await, Ok(1..)) {
+                    if seen.ends_with(b"\r\n\r\n") || seen.ends_with(b"\r\n\r\nbody") {
+                        let answer = b"HTTP/1.1 200 OK\r\nx-request-id: theirs\r\nx-wakegate-wake: theirs\r\n\
+                            server-timing: db;dur=1\r\ncontent-length: 0\r\n\r\n";
+                        stream.write_all(answer).await.unwrap();
+                        seen.clear();
+                    }
+                }
+            });
+        }
+    });
+    let gateway = Gateway::start(&plane, "").await;
+    let client = reqwest::Client::new();
+    let url = format!("http://{}/", gateway.address);
+    for request in [client.get(&url), client.post(&url).body("body")] {
+        let request = request.header("host", "edge.test");
+        let response = request.send().await.unwrap();
+        let said = |name: &str| {
+            let values = response.headers().get_all(name).iter();
+            values
+                .map(|value| value.to_str().unwrap())
+                .collect::<Vec<_>>()
+        };
+        let (id, wake, timing) = (
+            said("x-request-id"),
+            said("x-wakegate-wake"),
+            said("server-timing"),
+        );
+        assert!(id.len() == 1 && id != ["theirs"], "{id:?}");
+        assert_eq!(wake, ["warm"]);
+        assert!(timing.len() == 2 && timing[0] == "db;dur=1", "{timing:?}");
+    }
+    serving.abort();
+}
