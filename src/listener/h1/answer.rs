@@ -1,9 +1,10 @@
 //! A response on its way to its client.
 //!
 //! Guarantees: a body is framed by its length where that is known, by chunks otherwise, and never differs from what its
-//! head has said: one that ends early or late ends its connection (RFC 9112 §6.3); the next part of a body is asked
-//! for when the last has been written, so that a slow client holds one part and the instance the rest.
+//! head has said: one that ends early or late ends its connection (RFC 9112 §6.3); while a client is slow to take what
+//! there is, no more than [`AHEAD`] bytes and a part are read ahead, and the instance holds the rest.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -27,6 +28,8 @@ const ROOM: usize = 512;
 const COPIED: usize = 4 * 1024;
 /// Bytes that are put together before they are written.
 const FULL: usize = 16 * 1024;
+/// Bytes that are read while others are being written: an instance that waits for each writes more slowly.
+const AHEAD: usize = 256 * 1024;
 
 /// How a body's end is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +45,13 @@ enum Framing {
 #[derive(Debug)]
 pub(super) struct Answer<B> {
     body: B,
-    framing: Framing,
-    /// All of the body was taken.
+    /// Read from it, and not taken yet.
+    ahead: VecDeque<Bytes>,
+    /// All of it was read,
+    ended: bool,
+    /// and taken.
     over: bool,
+    framing: Framing,
     /// To be written: first this, from `written` on,
     out: Vec<u8>,
     written: usize,
@@ -80,6 +87,8 @@ where
         let said = write_head(&head, &body, exact, to_head, last, &mut out);
         Self {
             body,
+            ahead: VecDeque::new(),
+            ended: false,
             framing: said.framing,
             over: matches!(said.framing, Framing::Nothing | Framing::Length(0)),
             out,
@@ -100,8 +109,13 @@ where
         loop {
             let waits = self.fill(cx)?.is_pending();
             while !self.is_idle() {
-                let count = ready!(self.poll_some(stream, cx))?;
-                self.advance(count)?;
+                match self.poll_some(stream, cx)? {
+                    Poll::Ready(count) => self.advance(count)?,
+                    Poll::Pending => {
+                        self.read_ahead(cx)?;
+                        return Poll::Pending;
+                    }
+                }
             }
             self.out.clear();
             self.written = 0;
@@ -127,21 +141,47 @@ where
         // What is put into `out` is written before the rest of an earlier part would be.
         let behind = |this: &Self| !(this.data.is_empty() && this.tail.is_empty());
         while !self.over && !behind(self) && self.out.len() < FULL {
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Pending => return Ok(Poll::Pending),
-                Poll::Ready(None) => self.end()?,
-                Poll::Ready(Some(frame)) => {
-                    // Trailers are for clients that ask for them.
-                    if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
-                        self.take(data)?;
-                    }
-                    if self.body.is_end_stream() {
-                        self.end()?;
-                    }
-                }
+            let data = match self.ahead.pop_front() {
+                Some(data) => Some(data),
+                None if self.ended => None,
+                None => match self.poll_data(cx)? {
+                    Poll::Pending => return Ok(Poll::Pending),
+                    Poll::Ready(data) => data,
+                },
+            };
+            if let Some(data) = data {
+                self.take(data)?;
+            }
+            if self.ended && self.ahead.is_empty() {
+                self.end()?;
             }
         }
         Ok(Poll::Ready(()))
+    }
+
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let ahead = |this: &Self| this.ahead.iter().map(Bytes::len).sum::<usize>();
+        while !self.over && !self.ended && ahead(self) < AHEAD {
+            match self.poll_data(cx)? {
+                Poll::Pending => break,
+                Poll::Ready(data) => self.ahead.extend(data),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next part of the body; `None` after the last.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<Option<Bytes>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            return Ok(Poll::Pending);
+        };
+        // Trailers are for clients that ask for them.
+        let data = frame
+            .transpose()
+            .map_err(io::Error::other)?
+            .map(|frame| frame.into_data().unwrap_or_default());
+        self.ended = data.is_none() || self.body.is_end_stream();
+        Ok(Poll::Ready(data))
     }
 
     fn take(&mut self, data: Bytes) -> io::Result<()> {

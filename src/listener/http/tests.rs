@@ -35,6 +35,8 @@ enum Says {
     Told(usize, usize),
     /// One that breaks off.
     Breaks(usize),
+    /// One of a hundred such parts, which are counted as they are asked for.
+    Counted(usize, Arc<AtomicUsize>),
 }
 
 /// Answers what it is told to, and writes down what it was asked.
@@ -85,6 +87,14 @@ fn response(says: Says) -> Answer {
             response.headers_mut().insert(CONTENT_LENGTH, told);
             *response.body_mut() = stream(vec![Ok(text(length))]);
         }
+        Says::Counted(length, count) => {
+            let parts = (0..100).map(move |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+                Ok(Frame::data(text(length)))
+            });
+            let parts = futures_util::stream::iter(parts);
+            *response.body_mut() = BoxBody::new(StreamBody::new(parts));
+        }
         Says::Breaks(length) => {
             let parts = vec![Ok(text(length)), Err(io::ErrorKind::BrokenPipe.into())];
             *response.body_mut() = stream(parts);
@@ -128,6 +138,15 @@ impl Service for Scripted {
     async fn splice(&self, _connection: super::super::RawConnection) {}
 }
 
+fn from() -> Downstream {
+    Downstream {
+        client: ([127, 0, 0, 1], 1).into(),
+        local: ([127, 0, 0, 1], 2).into(),
+        tls: None,
+        interim: None,
+    }
+}
+
 /// What a client that sends `pieces` reads, and what its service was asked.
 async fn served(
     pieces: &[&[u8]],
@@ -140,12 +159,7 @@ async fn served(
         script.iter().cloned().collect(),
         Vec::new(),
     ))));
-    let from = Downstream {
-        client: ([127, 0, 0, 1], 1).into(),
-        local: ([127, 0, 0, 1], 2).into(),
-        tls: None,
-        interim: None,
-    };
+    let from = from();
     let (config, drain) = (ServerConfig::default(), Drain::default());
     let serving = async {
         // How it ends is seen by the client.
@@ -302,4 +316,20 @@ async fn a_head_that_does_not_come_ends_the_connection_at_its_deadline() {
         let took = began.elapsed();
         assert!((limit..limit + slack).contains(&took), "{took:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_read_is_read_ahead_of_to_the_limit() {
+    let (mut near, far) = tokio::io::duplex(1000);
+    let (length, count) = (50_000, Arc::<AtomicUsize>::default());
+    let script = VecDeque::from([Says::Counted(length, Arc::clone(&count))]);
+    let service = Scripted(Arc::new(Mutex::new((script, Vec::new()))));
+    let (config, drain) = (ServerConfig::default(), Drain::default());
+    let request = b"GET / HTTP/1.1\r\nhost: a.b\r\n\r\n";
+    near.write_all(request).await.unwrap();
+    let serving = serve_h1(far, from(), service, &config, &drain);
+    let served = tokio::time::timeout(Duration::from_secs(1), serving).await;
+    assert!(served.is_err(), "it waits for its client");
+    let read = count.load(Ordering::Relaxed) * length;
+    assert!((250_000..400_000).contains(&read), "{read}");
 }
