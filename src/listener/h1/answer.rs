@@ -30,13 +30,15 @@ const COPIED: usize = 4 * 1024;
 const FULL: usize = 16 * 1024;
 /// Bytes that are read while others are being written: an instance that waits for each writes more slowly.
 const AHEAD: usize = 256 * 1024;
+/// Parts that are written at once.
+const PARTS: usize = 8;
 
 /// How a body's end is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
     /// There is none.
     Nothing,
-    /// So many bytes are left.
+    /// So many bytes are left to be read.
     Length(u64),
     Chunked,
 }
@@ -108,6 +110,10 @@ where
     ) -> Poll<io::Result<()>> {
         loop {
             let waits = self.fill(cx)?.is_pending();
+            if !self.data.is_empty() {
+                // Large parts are written some at a time.
+                self.read_ahead(cx)?;
+            }
             while !self.is_idle() {
                 match self.poll_some(stream, cx)? {
                     Poll::Ready(count) => self.advance(count)?,
@@ -180,6 +186,10 @@ where
             .transpose()
             .map_err(io::Error::other)?
             .map(|frame| frame.into_data().unwrap_or_default());
+        if let (Framing::Length(left), Some(data)) = (&mut self.framing, &data) {
+            let rest = left.checked_sub(data.len() as u64);
+            *left = rest.ok_or_else(|| broken("is longer than its Content-Length"))?;
+        }
         self.ended = data.is_none() || self.body.is_end_stream();
         Ok(Poll::Ready(data))
     }
@@ -189,16 +199,12 @@ where
             return Ok(());
         }
         let length = data.len();
-        let end: &[u8] = match &mut self.framing {
+        let end: &[u8] = match self.framing {
             Framing::Chunked => {
                 write!(self.out, "{length:X}\r\n")?;
                 b"\r\n"
             }
-            Framing::Length(left) => {
-                let rest = left.checked_sub(length as u64);
-                *left = rest.ok_or_else(|| broken("is longer than its Content-Length"))?;
-                b""
-            }
+            Framing::Length(_) => b"",
             Framing::Nothing => return Ok(()),
         };
         if length <= COPIED {
@@ -232,7 +238,14 @@ where
         if self.data.is_empty() && self.tail.is_empty() {
             return Pin::new(stream).poll_write(cx, out);
         }
-        let parts = [out, &self.data, self.tail].map(IoSlice::new);
+        let mut parts = [IoSlice::new(&[]); PARTS];
+        let first = [out, &self.data, self.tail].into_iter();
+        // Between chunks there is something else.
+        let more = matches!(self.framing, Framing::Length(_)).then_some(&self.ahead);
+        let all = first.chain(more.into_iter().flatten().map(|data| &**data));
+        for (part, bytes) in parts.iter_mut().zip(all) {
+            *part = IoSlice::new(bytes);
+        }
         Pin::new(stream).poll_write_vectored(cx, &parts)
     }
 
@@ -245,7 +258,20 @@ where
         count -= of_out;
         let of_data = count.min(self.data.len());
         self.data.advance(of_data);
-        self.tail = self.tail.get(count - of_data..).unwrap_or_default();
+        count -= of_data;
+        let of_tail = count.min(self.tail.len());
+        self.tail = self.tail.get(of_tail..).unwrap_or_default();
+        count -= of_tail;
+        while count > 0
+            && let Some(next) = self.ahead.front_mut()
+        {
+            let of_next = count.min(next.len());
+            next.advance(of_next);
+            count -= of_next;
+            if next.is_empty() {
+                self.ahead.pop_front();
+            }
+        }
         Ok(())
     }
 }
