@@ -17,6 +17,7 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
@@ -60,6 +61,8 @@ where
         unusual = heads => unusual?,
         () = async {
             drain.begin().await;
+            // It may have begun after `heads` looked whether it had: once more.
+            yield_now().await;
             drain.cut().cancelled().await;
         } => return Ok(()),
     };
