@@ -131,7 +131,7 @@ impl Service for Scripted {
             None => Some(Bytes::new()),
         };
         // As a request that waits for something does.
-        tokio::task::yield_now().await;
+        yield_now().await;
         let mut script = self.0.lock().unwrap();
         let says = script.0.pop_front().unwrap_or(Says::Nothing);
         let asked = format!("{} {} {:?} {body:?}", head.method, head.uri, head.headers);
@@ -183,7 +183,7 @@ async fn served(
             for piece in pieces {
                 // It may have closed already.
                 let _sent = write.write_all(piece).await;
-                tokio::task::yield_now().await;
+                yield_now().await;
             }
         };
         let mut heard = Vec::new();
