@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use support::{BINARY, Gateway, Plane, Program, Wanted, config, eventually};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 /// Clients that ask as fast as they are answered, half of them with a new connection each time.
 struct Load {
@@ -83,6 +83,9 @@ impl Load {
 
 /// A client of a busy machine may be slow to ask; the other process serves meanwhile.
 const LONG_FAREWELL: &str = "[server]\nreuse_port = true\ndrain_idle_timeout = \"10s\"\n";
+
+/// The same where nobody else serves.
+const PATIENT_FAREWELL: &str = "[server]\ndrain_idle_timeout = \"5s\"\n";
 
 fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
@@ -168,7 +171,7 @@ async fn a_new_process_takes_over_the_address_and_no_request_fails() {
         load.more(500).await;
         old.signal("TERM");
         load.more(1000).await;
-        let status = support::spawn(async move { old.0.wait().unwrap() });
+        let status = spawn_blocking(move || old.0.wait().unwrap());
         assert!(status.await.unwrap().success());
         old = new;
     }
@@ -223,14 +226,14 @@ async fn a_restart_with_an_inherited_socket_fails_no_request() {
     let dir = tempfile::tempdir().unwrap();
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let listen = socket.local_addr().unwrap();
-    let file = write_config(dir.path(), &plane, listen, "");
+    let file = write_config(dir.path(), &plane, listen, PATIENT_FAREWELL);
     let file = file.to_str().unwrap();
     let mut old = activated(&socket, file);
     let load = Load::start(listen, "heir.test", 100);
     load.more(200).await;
     for _ in 0..2 {
         old.signal("TERM");
-        let status = support::spawn(async move { old.0.wait().unwrap() });
+        let status = spawn_blocking(move || old.0.wait().unwrap());
         assert!(status.await.unwrap().success());
         // Nobody serves now; whoever connects waits in the kernel.
         old = activated(&socket, file);
