@@ -11,6 +11,7 @@ pub mod config;
 pub mod deadline;
 pub mod drain;
 pub mod hold;
+pub mod http1;
 pub mod hypeman;
 pub mod listener;
 pub mod local;

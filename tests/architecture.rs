@@ -13,6 +13,7 @@ const EVERYTHING: &[&str] = &[
     "deadline",
     "drain",
     "hold",
+    "http1",
     "hypeman",
     "listener",
     "local",
@@ -32,7 +33,10 @@ const DOORS: &[(&str, &[&str])] = &[
     ("wake", &["config", "hypeman", "telemetry"]),
     ("hold", &["config", "telemetry"]),
     ("router", &["config", "hypeman"]),
-    ("upstream", &["config", "deadline", "telemetry", "wake"]),
+    (
+        "upstream",
+        &["config", "deadline", "http1", "telemetry", "wake"],
+    ),
     (
         "proxy",
         &[
@@ -47,7 +51,11 @@ const DOORS: &[(&str, &[&str])] = &[
     ),
     ("deadline", &[]),
     ("drain", &[]),
-    ("listener", &["config", "deadline", "drain", "telemetry"]),
+    ("http1", &[]),
+    (
+        "listener",
+        &["config", "deadline", "drain", "http1", "telemetry"],
+    ),
     ("admin", &["config", "drain", "telemetry", "wake"]),
     ("local", &[]),
     ("app", EVERYTHING),

@@ -138,6 +138,28 @@ async fn answer(mut stream: TcpStream) {
     }
 }
 
+/// Answers each request with what `answer` makes of it; `connections` counts where they came from.
+async fn answering(
+    listener: TcpListener,
+    connections: Arc<AtomicUsize>,
+    answer: impl Fn(&[u8]) -> &'static str + Clone + Send + 'static,
+) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        connections.fetch_add(1, Ordering::Relaxed);
+        let answer = answer.clone();
+        support::spawn(async move {
+            let mut seen = Vec::new();
+            while matches!(stream.read_buf(&mut seen).await, Ok(1..)) {
+                if seen.ends_with(b"\r\n\r\n") || seen.ends_with(b"\r\n\r\nbody") {
+                    stream.write_all(answer(&seen).as_bytes()).await.unwrap();
+                    seen.clear();
+                }
+            }
+        });
+    }
+}
+
 /// What a client hears, without what differs from request to request.
 async fn heard(gateway: &Gateway, head: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(gateway.address).await.unwrap();
@@ -243,25 +265,11 @@ async fn a_head_has_no_body_and_its_connection_serves_the_next_request() {
     let plane = Plane::start().await;
     let (_, listener) = plane.own_origin("edge").await;
     let connections = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&connections);
-    let serving = support::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let counted = Arc::clone(&counted);
-            support::spawn(async move {
-                counted.fetch_add(1, Ordering::Relaxed);
-                let mut seen = Vec::new();
-                while matches!(stream.read_buf(&mut seen).await, Ok(1..)) {
-                    if seen.ends_with(b"\r\n\r\n") {
-                        let body = if seen.starts_with(b"HEAD ") { "" } else { "ok" };
-                        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{body}");
-                        stream.write_all(answer.as_bytes()).await.unwrap();
-                        seen.clear();
-                    }
-                }
-            });
-        }
-    });
+    let answer = |request: &[u8]| match request.starts_with(b"HEAD ") {
+        true => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n",
+        false => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    };
+    let serving = support::spawn(answering(listener, Arc::clone(&connections), answer));
     let gateway = Gateway::start(&plane, "").await;
     // The probe's connection may be another.
     heard(&gateway, "GET / HTTP/1.1", "").await;
@@ -324,22 +332,9 @@ async fn an_idle_connection_that_the_instance_closes_is_closed_here_too() {
 async fn what_the_gateway_says_of_a_request_is_said_once_and_not_by_the_instance() {
     let plane = Plane::start().await;
     let (_, listener) = plane.own_origin("edge").await;
-    let serving = support::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            support::spawn(async move {
-                let mut seen = Vec::new();
-                while matches!(stream.read_buf(&mut seen).await, Ok(1..)) {
-                    if seen.ends_with(b"\r\n\r\n") || seen.ends_with(b"\r\n\r\nbody") {
-                        let answer = b"HTTP/1.1 200 OK\r\nx-request-id: theirs\r\nx-wakegate-wake: theirs\r\n\
-                            server-timing: db;dur=1\r\ncontent-length: 0\r\n\r\n";
-                        stream.write_all(answer).await.unwrap();
-                        seen.clear();
-                    }
-                }
-            });
-        }
-    });
+    let theirs = "HTTP/1.1 200 OK\r\nx-request-id: theirs\r\nx-wakegate-wake: theirs\r\n\
+        server-timing: db;dur=1\r\ncontent-length: 0\r\n\r\n";
+    let serving = support::spawn(answering(listener, Arc::default(), move |_| theirs));
     let gateway = Gateway::start(&plane, "").await;
     let client = reqwest::Client::new();
     let url = format!("http://{}/", gateway.address);

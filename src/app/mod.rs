@@ -140,9 +140,8 @@ impl Service for Front {
     async fn call(
         &self,
         request: Request<Option<Incoming>>,
-        from: Arc<(Downstream, Memory)>,
+        (from, memory): &(Downstream, Memory),
     ) -> Response<GatewayBody> {
-        let (from, memory) = &*from;
         let covers = |host: &str| from.tls.as_ref().is_none_or(|tls| tls.covers(host));
         let arrival = Arrival {
             client: from.client,

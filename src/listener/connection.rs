@@ -118,15 +118,13 @@ pub(super) async fn serve<S: Service>(
     };
     let result = match opened {
         Opened::Clear(stream, from, true) => {
-            let served = http::serve_h2(stream, from, service, &config, drain);
-            Box::pin(served).await.map_err(io::Error::other)
+            Box::pin(http::serve_h2(stream, from, service, &config, drain)).await
         }
         Opened::Clear(stream, from, false) => {
             http::serve_h1(stream, from, service, &config, drain).await
         }
         Opened::Secure(stream, from) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            let served = http::serve_h2(stream, from, service, &config, drain);
-            Box::pin(served).await.map_err(io::Error::other)
+            Box::pin(http::serve_h2(stream, from, service, &config, drain)).await
         }
         Opened::Secure(stream, from) => http::serve_h1(stream, from, service, &config, drain).await,
         Opened::Raw(raw) => {

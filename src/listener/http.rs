@@ -54,7 +54,7 @@ where
         interim: Some(interim.sink()),
         ..from
     };
-    let from = Arc::new((from, S::Memory::default()));
+    let from = (from, S::Memory::default());
     let heads = h1::serve(stream, &from, &service, &interim, config, drain);
     let unusual = tokio::select! {
         biased;
@@ -79,7 +79,7 @@ where
 /// All of HTTP/1.1 and HTTP/1.0.
 async fn serve_any_h1<S: Service, I>(
     stream: Replay<Interject<I>>,
-    from: Arc<(Downstream, S::Memory)>,
+    from: (Downstream, S::Memory),
     service: S,
     interim: Interim,
     config: &ServerConfig,
@@ -88,14 +88,14 @@ async fn serve_any_h1<S: Service, I>(
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let shared = Arc::new((service, interim, drain.clone()));
+    let shared = Arc::new((service, from, interim, drain.clone()));
     let answer = service_fn(move |request: Request<Incoming>| {
-        let (shared, from) = (Arc::clone(&shared), Arc::clone(&from));
+        let shared = Arc::clone(&shared);
         async move {
-            let (service, interim, drain) = &*shared;
+            let (service, from, interim, drain) = &*shared;
+            let request = request.map(unless_empty);
             // In a box, which is written to at once: it is large, and hyper moves it several times before it is
             // polled.
-            let request = request.map(unless_empty);
             let answer = Box::write(Box::new_uninit(), service.call(request, from));
             let mut response = remarked(interim.before(Box::into_pin(answer)).await);
             if drain.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -156,7 +156,7 @@ pub(super) async fn serve_h2<S: Service, I>(
     service: S,
     config: &ServerConfig,
     drain: &Drain,
-) -> hyper::Result<()>
+) -> io::Result<()>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -170,7 +170,7 @@ where
         async move {
             let _busy = busy;
             let request = request.map(unless_empty);
-            let answer = Box::write(Box::new_uninit(), service.call(request, from));
+            let answer = Box::write(Box::new_uninit(), service.call(request, &from));
             Ok::<_, Infallible>(remarked(Box::into_pin(answer).await))
         }
     });
@@ -193,13 +193,13 @@ where
     tokio::pin!(connection);
     tokio::select! {
         biased;
-        result = connection.as_mut() => return result,
+        result = connection.as_mut() => return result.map_err(io::Error::other),
         () = drain.begin() => {}
         () = activity.none_for(limits.idle_timeout) => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {
-        result = connection.as_mut() => result,
+        result = connection.as_mut() => result.map_err(io::Error::other),
         () = drain.cut().cancelled() => Ok(()),
     }
 }

@@ -17,6 +17,8 @@ use bytes::{Buf as _, BytesMut};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::http1::line;
+
 /// Bytes that wait to be written.
 const MOST: usize = 64 * 1024;
 
@@ -56,9 +58,7 @@ impl Interim {
         let reason = status.canonical_reason().unwrap_or("");
         let mut message = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
         for (name, value) in fields {
-            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                message.extend_from_slice(part);
-            }
+            line(&mut message, name.as_str(), value.as_bytes());
         }
         message.extend_from_slice(b"\r\n");
         if waiting.len() + message.len() > MOST {

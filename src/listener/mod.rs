@@ -99,7 +99,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     fn call(
         &self,
         request: Request<Option<Incoming>>,
-        from: Arc<(Downstream, Self::Memory)>,
+        from: &(Downstream, Self::Memory),
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// Passes a connection on, until it ends.

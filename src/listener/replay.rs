@@ -24,8 +24,7 @@ pub struct Replay<S> {
 
 impl<S: AsyncRead + Unpin> Replay<S> {
     pub(super) fn new(stream: S) -> Self {
-        let seen = BytesMut::new();
-        Self { stream, seen }
+        Self::of(stream, BytesMut::new())
     }
 
     /// With what was read of it.

@@ -15,8 +15,9 @@ use http::header::{
 };
 
 use super::fields::{Field, Fields};
-use super::stamp::{self, Stamp};
+use super::stamp::Stamp;
 use crate::config::{HeaderEdits, Rename};
+use crate::http1::line;
 use crate::names::{Hostname, RequestId};
 
 const HOP_BY_HOP: [(Field, HeaderName); 8] = [
@@ -112,7 +113,7 @@ impl Provenance {
             (FORWARDED, element.as_bytes()),
             (X_FORWARDED_PROTO, scheme.as_bytes()),
         ] {
-            stamp::line(&mut lines, name.as_str(), value);
+            line(&mut lines, name.as_str(), value);
         }
         Self {
             named,

@@ -12,6 +12,7 @@ use super::headers::{
     FORWARDED, Provenance, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
     tokens,
 };
+use crate::http1::line;
 use crate::names::RequestId;
 
 /// Fields that a request is to have, and which are not among its others yet.
@@ -73,14 +74,6 @@ fn append(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
     let list = elements.collect::<Vec<_>>().join(", ");
     let list = HeaderValue::try_from(list).unwrap_or_else(|_| element.clone());
     headers.insert(name, list);
-}
-
-/// One field.
-pub(super) fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
-    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-        out.extend_from_slice(part);
-    }
 }
 
 #[cfg(test)]

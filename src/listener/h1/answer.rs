@@ -10,9 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
-};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::{Response, StatusCode};
 use hyper::body::Body;
@@ -20,6 +18,7 @@ use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite;
 
 use super::date;
+use crate::http1::{digits, line};
 use crate::listener::Remarks;
 
 /// Bytes of a head, most of the time.
@@ -317,9 +316,9 @@ fn write_head(
             DATE => dated = true,
             _ => {}
         }
-        line(out, name, value.as_bytes());
+        line(out, name.as_str(), value.as_bytes());
     }
-    body.remarks(|name, value| line(out, name, value.as_bytes()));
+    body.remarks(|name, value| line(out, name.as_str(), value.as_bytes()));
     last |= closes;
     if last && !closes {
         out.extend_from_slice(b"connection: close\r\n");
@@ -369,19 +368,11 @@ fn status_line(head: &Parts, out: &mut Vec<u8>) {
     }
 }
 
-fn line(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
-    let name = name.as_str().as_bytes();
-    out.reserve(name.len() + value.len() + 4);
-    for part in [name, b": ", value, b"\r\n"] {
-        out.extend_from_slice(part);
-    }
-}
-
 /// In the words of the field that is there, if it says the same in the simplest way.
 fn write_length(length: u64, told: Option<&HeaderValue>, out: &mut Vec<u8>) {
-    match told.filter(|told| digits(told) == Some(length)) {
-        Some(told) => line(out, &CONTENT_LENGTH, told.as_bytes()),
-        None => line(out, &CONTENT_LENGTH, length.to_string().as_bytes()),
+    match told.filter(|told| digits(told.as_bytes()) == Some(length)) {
+        Some(told) => line(out, CONTENT_LENGTH.as_str(), told.as_bytes()),
+        None => line(out, CONTENT_LENGTH.as_str(), length.to_string().as_bytes()),
     }
 }
 
@@ -389,17 +380,9 @@ fn write_length(length: u64, told: Option<&HeaderValue>, out: &mut Vec<u8>) {
 fn told_length(headers: &HeaderMap) -> Option<u64> {
     let mut told = headers.get_all(CONTENT_LENGTH).iter();
     match (told.next(), told.next()) {
-        (Some(told), None) => digits(told),
+        (Some(told), None) => digits(told.as_bytes()),
         _ => None,
     }
-}
-
-fn digits(value: &HeaderValue) -> Option<u64> {
-    let value = Some(value.as_bytes()).filter(|value| !value.is_empty())?;
-    value.iter().try_fold(0_u64, |number, digit| {
-        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
-        number.checked_mul(10)?.checked_add(digit.into())
-    })
 }
 
 fn says_close(value: &HeaderValue) -> bool {

@@ -8,7 +8,6 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
@@ -62,7 +61,7 @@ enum Unheard {
 /// and all that was read of it.
 pub(in crate::listener) async fn serve<S: Service, I>(
     stream: Interject<I>,
-    from: &Arc<(Downstream, S::Memory)>,
+    from: &(Downstream, S::Memory),
     service: &S,
     interim: &Interim,
     config: &ServerConfig,
@@ -87,10 +86,7 @@ where
         };
         let to_head = *head.request.method() == Method::HEAD;
         // In a box, which is written to at once: it is large, and an idle connection is to be small.
-        let answer = Box::write(
-            Box::new_uninit(),
-            service.call(head.request, Arc::clone(from)),
-        );
+        let answer = Box::write(Box::new_uninit(), service.call(head.request, from));
         let mut answer = pin!(interim.before(Box::into_pin(answer)));
         let response = poll_fn(|cx| match answer.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),

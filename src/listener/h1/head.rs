@@ -5,7 +5,6 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
     UPGRADE,
@@ -14,6 +13,7 @@ use http::{Method, Request, Uri};
 use hyper::body::Incoming;
 
 use crate::config::ServerConfig;
+use crate::http1::Copied;
 
 /// Fields, at most; a client that sends more is hyper's, whatever the configuration allows.
 const MOST_FIELDS: usize = 100;
@@ -74,13 +74,7 @@ pub(super) fn read(input: &[u8], limits: Limits) -> Result<Option<Head>, Unusual
     {
         return Err(Unusual);
     }
-    // Values are parts of one copy of the head, which is no larger than it.
-    let base = input.as_ptr().addr();
-    let whole = Bytes::copy_from_slice(input.get(..length).unwrap_or_default());
-    let part = |of: &[u8]| {
-        let start = of.as_ptr().addr() - base;
-        whole.slice(start..start + of.len())
-    };
+    let copied = Copied::of(input.get(..length).unwrap_or_default());
     let mut headers = HeaderMap::with_capacity(parsed.headers.len() + ADDED);
     let mut last = false;
     for field in parsed.headers.iter() {
@@ -94,12 +88,14 @@ pub(super) fn read(input: &[u8], limits: Limits) -> Result<Option<Head>, Unusual
             }
             _ => {}
         }
-        let value = HeaderValue::from_maybe_shared(part(field.value)).map_err(|_| Unusual)?;
+        let value =
+            HeaderValue::from_maybe_shared(copied.part(field.value)).map_err(|_| Unusual)?;
         headers.append(name, value);
     }
     let mut request = Request::new(None);
     *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| Unusual)?;
-    *request.uri_mut() = Uri::from_maybe_shared(part(target.as_bytes())).map_err(|_| Unusual)?;
+    *request.uri_mut() =
+        Uri::from_maybe_shared(copied.part(target.as_bytes())).map_err(|_| Unusual)?;
     *request.headers_mut() = headers;
     Ok(Some(Head {
         request,

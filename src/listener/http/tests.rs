@@ -120,11 +120,7 @@ impl Service for Scripted {
 
     fn greet(&self, _sni: &str, _client: std::net::IpAddr, _port: u16) {}
 
-    async fn call(
-        &self,
-        request: Request<Option<Incoming>>,
-        _from: Arc<(Downstream, ())>,
-    ) -> Answer {
+    async fn call(&self, request: Request<Option<Incoming>>, _from: &(Downstream, ())) -> Answer {
         let (head, body) = request.into_parts();
         let body = match body {
             Some(body) => body.collect().await.map(Collected::to_bytes).ok(),
@@ -172,8 +168,17 @@ async fn served(
             false => {
                 let interim = Interim::default();
                 let stream = Replay::new(Interject::new(far, interim.clone()));
-                let from = Arc::new((from, ()));
-                drop(serve_any_h1(stream, from, service.clone(), interim, &config, &drain).await);
+                drop(
+                    serve_any_h1(
+                        stream,
+                        (from, ()),
+                        service.clone(),
+                        interim,
+                        &config,
+                        &drain,
+                    )
+                    .await,
+                );
             }
         }
     };

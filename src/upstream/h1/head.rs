@@ -5,7 +5,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
@@ -14,8 +14,10 @@ use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use super::framing::Left;
+use crate::http1::{Copied, digits, line};
 use crate::upstream::fields::{Field, Fields};
-use crate::upstream::stamp::{Stamp, line};
+use crate::upstream::headers::tokens;
+use crate::upstream::stamp::Stamp;
 
 /// Fields of a response, and bytes of its head.
 const MOST_FIELDS: usize = 100;
@@ -104,18 +106,12 @@ pub(in crate::upstream) fn read(
         .reason
         .filter(|reason| Some(*reason) != status.canonical_reason());
     let reason = reason.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok());
-    // Values are parts of one copy of the head: what keeps one of them does not keep the whole input.
-    let (base, whole) = (
-        input.as_ptr().addr(),
-        input.get(..length).unwrap_or_default(),
-    );
-    let whole = Bytes::copy_from_slice(whole);
+    let copied = Copied::of(input.get(..length).unwrap_or_default());
     let mut headers = HeaderMap::with_capacity(parsed.headers.len() + ADDED);
     let mut fields = Fields::default();
     for field in parsed.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Value)?;
-        let start = field.value.as_ptr().addr() - base;
-        let value = whole.slice(start..start + field.value.len());
+        let value = copied.part(field.value);
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError::Value)?;
         fields.see(&name, &value);
         headers.append(name, value);
@@ -143,13 +139,8 @@ fn keeps_alive(version: Version, headers: &HeaderMap, fields: Fields) -> bool {
     if !fields.has(Field::Connection) {
         return version == Version::HTTP_11;
     }
-    let says = |wanted: &str| {
-        let fields = headers.get_all(CONNECTION).iter();
-        fields
-            .filter_map(|field| field.to_str().ok())
-            .flat_map(|field| field.split(','))
-            .any(|token| token.trim().eq_ignore_ascii_case(wanted))
-    };
+    let says =
+        |wanted: &str| tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(wanted));
     match version {
         Version::HTTP_11 => !says("close"),
         _ => says("keep-alive") && !says("close"),
@@ -194,12 +185,6 @@ fn body_of(
         Some(length) => Left::Length(length),
         None => Left::UntilClose,
     })
-}
-
-fn digits(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    let text = std::str::from_utf8(text).ok().filter(|_| digits)?;
-    text.parse().ok()
 }
 
 #[cfg(test)]
