@@ -4,8 +4,8 @@
 # Every test, once. Needs cargo, and the crates.io, PyPI and Debian registries.
 test: packages
 	cargo fmt --check
-	cargo clippy --all-targets --locked -- -D warnings
-	SIMULATION_HISTORIES=100000 cargo test --locked
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	SIMULATION_HISTORIES=100000 cargo test --workspace --exclude wakegate-fuzz --locked
 	fuzz/run 5
 	$(MAKE) instructions
 	deploy/test
@@ -20,7 +20,7 @@ chaos:
 
 lint: packages
 	cargo fmt --check
-	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items --locked
 
 # Prometheus judges metrics, rules and panels; umoci and crun pack and run the container image. The SDK tests make a virtual environment, for which Debian has a package of its own, and use npm;

@@ -12,16 +12,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hypeman::InstanceRef;
+use hypeman::wire::{CreateInstance, InstanceState};
+use hypeman::{ApiKey, HypemanClient};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
-use wakegate::config::{HypemanConfig, Secret};
-use wakegate::hypeman::HypemanClient;
-use wakegate::hypeman::wire::{CreateInstance, InstanceState};
-use wakegate::local::{DriverChoice, LocalConfig, LocalServer, OnExit, QemuOptions};
-use wakegate::names::InstanceRef;
-use wakegate::telemetry::Metrics;
+use wakegate_local::{DriverChoice, LocalConfig, LocalServer, OnExit, QemuOptions};
 
 const ROUNDS: usize = 20;
 /// Long enough for a sleep to be kept beside, so that no wake waits for that.
@@ -77,12 +75,12 @@ async fn measure(name: &str, driver: DriverChoice) {
             return;
         }
     };
-    let config = HypemanConfig {
+    let config = hypeman::Config {
         url: format!("http://{}", server.address()),
-        api_key: server.token().map(Secret::new),
-        ..HypemanConfig::default()
+        api_key: server.token().map(ApiKey::new),
+        ..hypeman::Config::default()
     };
-    let client = HypemanClient::new(&config, Metrics::new().into()).unwrap();
+    let client = HypemanClient::new(&config).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = server.run(async { drop(stopped.await) });
     let rounds = async {

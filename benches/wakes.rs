@@ -22,12 +22,12 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hypeman::wire::InstanceState;
 use support::{Plane, Program, Wanted, eventually, reference, spawn};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use wakegate::hypeman::wire::InstanceState;
 
 const SLEEPERS: usize = 8;
 const ROUNDS: usize = 20;

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use divan::{Bencher, black_box};
 use http::{HeaderMap, HeaderValue};
+use hypeman::GoDuration;
 use wakegate::config::{Variables, load};
-use wakegate::names::{GoDuration, Hostname};
+use wakegate::names::Hostname;
 use wakegate::router::RouteTable;
 use wakegate::telemetry::{LeaseCheck, Metrics, UpstreamUse, WakeKind, trace_id_of};
 

@@ -14,11 +14,11 @@ mod support;
 use std::net::SocketAddr;
 use std::process::{Command, Output};
 
+use hypeman::wire::InstanceState;
 use serde_json::Value;
 use support::{BINARY, ConfigFile, Gateway, Plane, Program, Wanted, eventually, spawn};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use wakegate::hypeman::wire::InstanceState;
 
 const TOKEN: &str = "0123456789abcdef-hunter2";
 

@@ -10,8 +10,8 @@
 
 mod support;
 
+use hypeman::wire::InstanceState;
 use support::{Gateway, Plane, Wanted, eventually, route};
-use wakegate::hypeman::wire::InstanceState;
 
 async fn status(gateway: &Gateway, instance: &str, path: &str, fields: &[(&str, &str)]) -> u16 {
     let mut request = gateway.client().request("GET", instance, path);

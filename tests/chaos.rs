@@ -22,10 +22,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use hypeman::GoDuration;
+use hypeman::wire::{AutoStandbyPolicy, CreateInstance, InstanceState, RedactedMap};
 use support::{Client, Gateway, PATIENCE, Program, client_of, eventually, reference, spawn};
 use tokio::time::{Instant, sleep};
-use wakegate::hypeman::wire::{AutoStandbyPolicy, CreateInstance, InstanceState, RedactedMap};
-use wakegate::names::GoDuration;
 use wakegate::telemetry::AccessSink;
 
 const INSTANCES: u64 = 20;

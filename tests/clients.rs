@@ -16,16 +16,16 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::tools::{node, python, run, scratch};
-use support::{Plane, Program, Wanted, can_run_vms, client_of, eventually, reference};
-use wakegate::hypeman::wire::{
+use hypeman::wire::{
     AttachVolume, AutoStandbyPolicy, CreateIngress, CreateInstance, CreateSnapshot, ForkInstance,
     HealthCheck, IngressMatch, IngressRule, IngressTarget, InstanceState, ListInstances,
     RestartPolicy, RestoreSnapshot, Retention, SetSnapshotSchedule, SnapshotKind, StandbyRequest,
     StartRequest, TcpCheck, UpdateInstance,
 };
-use wakegate::hypeman::{LogQuery, LogSource};
-use wakegate::local::{DriverChoice, QemuOptions};
+use hypeman::{LogQuery, LogSource};
+use support::tools::{node, python, run, scratch};
+use support::{Plane, Program, Wanted, can_run_vms, client_of, eventually, reference};
+use wakegate_local::{DriverChoice, QemuOptions};
 
 const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/local/api/openapi.json");
 

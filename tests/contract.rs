@@ -15,14 +15,14 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use support::{Plane, Wanted, eventually, reference};
-use wakegate::hypeman::wire::{
+use hypeman::GoDuration;
+use hypeman::wire::{
     AttachVolume, AutoStandbyPolicy, CreateIngress, CreateInstance, CreateSnapshot, ForkInstance,
     Hypervisor, IngressMatch, IngressRule, IngressTarget, Instance, InstanceState, ListInstances,
     RestoreSnapshot, Retention, SetSnapshotSchedule, SnapshotKind, StartRequest, UpdateInstance,
 };
-use wakegate::hypeman::{ControlPlaneError, LogQuery, LogSource};
-use wakegate::names::GoDuration;
+use hypeman::{ControlPlaneError, LogQuery, LogSource};
+use support::{Plane, Wanted, eventually, reference};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn our_client_drives_every_operation() {

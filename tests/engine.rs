@@ -15,6 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
+use hypeman::{ControlPlane, ControlPlaneError};
+use hypeman::{InstanceId, InstanceRef};
 use serde_json::json;
 use support::{eventually, reference};
 use tokio::net::TcpListener;
@@ -22,9 +25,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wakegate::config::{ReadyWhen, RouteWakeConfig, WakeConfig};
-use wakegate::hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
-use wakegate::hypeman::{ControlPlane, ControlPlaneError};
-use wakegate::names::{InstanceId, InstanceRef, PlaneIndex};
+use wakegate::names::PlaneIndex;
 use wakegate::telemetry::{Metrics, WakeKind};
 use wakegate::wake::{Asker, Instance, Ready, Target, Tcp, WakeError, WakeStage, Wakes};
 

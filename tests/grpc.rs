@@ -89,7 +89,7 @@ async fn a_stream_both_ways_wakes_its_instance_and_keeps_it_awake_while_nothing_
     drop(said);
     assert!(heard.next().await.is_none(), "the end is a clean one");
     drop((client, heard));
-    let standby = wakegate::hypeman::wire::InstanceState::Standby;
+    let standby = hypeman::wire::InstanceState::Standby;
     eventually("it falls asleep afterwards", async || {
         plane.state(&instance.id).await == standby
     })

@@ -15,7 +15,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use support::{Gateway, Plane, Wanted, eventually, reference};
 
-use wakegate::hypeman::wire::{CreateIngress, IngressRule};
+use hypeman::wire::{CreateIngress, IngressRule};
 use wakegate::telemetry::AccessSink;
 
 fn free() -> u16 {

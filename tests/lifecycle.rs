@@ -15,8 +15,8 @@ use std::io::Read as _;
 use std::process::Command;
 use std::time::Duration;
 
+use hypeman::wire::{CreateInstance, InstanceState};
 use support::{BINARY, Gateway, Plane, Program, Wanted, client_of, config, eventually, reference};
-use wakegate::hypeman::wire::{CreateInstance, InstanceState};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_finishes_what_is_held_and_refuses_what_comes() {
@@ -129,7 +129,7 @@ async fn instances_survive_a_killed_control_plane_with_their_memory() {
             &client.create_instance(&request).await.unwrap().id,
         ));
     }
-    let count = async |id: &wakegate::names::InstanceRef| {
+    let count = async |id: &hypeman::InstanceRef| {
         let instance = client.get_instance(id).await.unwrap();
         let url = format!("http://{}:8080/", instance.network.unwrap().ip.unwrap());
         reqwest::get(url).await.ok()?.text().await.ok()

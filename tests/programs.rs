@@ -14,12 +14,12 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Plane, Wanted, eventually, reference};
-use wakegate::hypeman::wire::{
+use hypeman::wire::{
     CreateInstance, Health, HealthCheck, HttpCheck, Instance, InstanceState, RestartPolicy,
     TcpCheck,
 };
-use wakegate::names::{GoDuration, InstanceRef};
+use hypeman::{GoDuration, InstanceRef};
+use support::{Plane, Wanted, eventually, reference};
 
 fn shell(name: &str, script: &str) -> CreateInstance {
     CreateInstance {

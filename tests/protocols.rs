@@ -232,7 +232,7 @@ async fn a_client_hello_wakes_where_its_route_says_so_and_nowhere_else() {
         let url = format!("https://{name}:{}/", gateway.address.port());
         assert!(client.build().unwrap().get(url).send().await.is_err());
     }
-    let running = wakegate::hypeman::wire::InstanceState::Running;
+    let running = hypeman::wire::InstanceState::Running;
     eventually("the hello has woken it", async || {
         plane.state(&eager.id).await == running
     })

@@ -146,7 +146,7 @@ async fn a_raw_connection_keeps_its_instance_awake_and_is_cut_when_an_operator_p
                     [wake]\nstall_timeout = \"500ms\"\n";
     let gateway = Gateway::start(&plane, listener).await;
     let mut stream = TcpStream::connect(gateway.addresses[1]).await.unwrap();
-    let running = wakegate::hypeman::wire::InstanceState::Running;
+    let running = hypeman::wire::InstanceState::Running;
     eventually("it is woken", async || {
         plane.state(&instance.id).await == running
     })

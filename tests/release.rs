@@ -13,10 +13,10 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hypeman::wire::InstanceState;
 use support::{Gateway, Plane, Wanted, eventually, route, spawn};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use wakegate::hypeman::wire::InstanceState;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_is_let_in_no_more_at_once_than_the_limit_and_all_are_answered() {

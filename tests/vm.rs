@@ -15,16 +15,16 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{
-    Gateway, Plane, Program, Wanted, can_run_vms, client_of, eventually, reference, spawn,
-};
-use wakegate::hypeman::HypemanClient;
-use wakegate::hypeman::wire::{
+use hypeman::GoDuration;
+use hypeman::HypemanClient;
+use hypeman::wire::{
     CreateInstance, CreateSnapshot, ExecCheck, ForkInstance, Health, HealthCheck, InstanceState,
     RestoreSnapshot, Retention, SetSnapshotSchedule, SnapshotKind, UpdateInstance,
 };
-use wakegate::local::{DriverChoice, QemuOptions};
-use wakegate::names::GoDuration;
+use support::{
+    Gateway, Plane, Program, Wanted, can_run_vms, client_of, eventually, reference, spawn,
+};
+use wakegate_local::{DriverChoice, QemuOptions};
 
 const BOOT: Duration = Duration::from_secs(60);
 
@@ -240,7 +240,7 @@ async fn a_vms_memory_is_kept_gone_back_to_and_copied() {
     // A stopped one that starts again begins anew.
     client.stop_instance(&id).await.unwrap();
     client
-        .start_instance(&id, &wakegate::hypeman::wire::StartRequest::default())
+        .start_instance(&id, &hypeman::wire::StartRequest::default())
         .await
         .unwrap();
     assert_eq!(count(&listens(client, id.as_str()).await).await, 0);
@@ -302,7 +302,7 @@ async fn a_kill_in_the_middle_of_a_standby_loses_no_good_sleep() {
     let mut plane = Program::start(&arguments);
     serves().await;
     let request = CreateInstance {
-        env: wakegate::hypeman::wire::RedactedMap::default(),
+        env: hypeman::wire::RedactedMap::default(),
         ..wanted("hardy").request
     };
     let id = client.create_instance(&request).await.unwrap().id;

@@ -13,12 +13,12 @@ mod support;
 
 use std::time::Duration;
 
+use hypeman::wire::InstanceState;
 use support::{Gateway, Plane, Wanted, eventually, reference};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use wakegate::hypeman::wire::InstanceState;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_requests_at_once_cost_one_restore_and_are_all_served_once() {

@@ -1,7 +1,7 @@
 //! Go durations: what is read and printed reads back to the same.
 #![no_main]
 
-use wakegate::names::GoDuration;
+use hypeman::GoDuration;
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
     if let Ok(duration) = text.parse::<GoDuration>() {

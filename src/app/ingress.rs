@@ -12,9 +12,9 @@ use tokio::time::sleep;
 
 use super::AppHandle;
 use crate::config::{Config, ListenerConfig};
-use crate::hypeman::wire::Ingress;
 use crate::names::PlaneIndex;
 use crate::router::Declared;
+use hypeman::wire::Ingress;
 
 /// The sockets that `declared` needs besides those of `config`.
 pub(super) fn listeners(declared: &Declared, config: &Config) -> Vec<ListenerConfig> {

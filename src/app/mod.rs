@@ -29,7 +29,6 @@ use crate::admin::{Admin, Timeline};
 use crate::config::{Config, RouteConfig, ServerConfig};
 use crate::drain::Drain;
 use crate::hold::Hold;
-use crate::hypeman::{ClientBuildError, HypemanClient};
 use crate::listener::{
     self, Downstream, Inherited, RawConnection, Remarks, Service, Shared, TlsError, TlsSession,
 };
@@ -38,6 +37,7 @@ use crate::router::Declared;
 use crate::telemetry::{AccessSink, Metrics, ReloadOutcome, Tracer, TracerError};
 use crate::upstream::Upstream;
 use crate::wake::{Tcp, WakeReport, Wakes, WarmPlan, keep_warm};
+use hypeman::{ClientBuildError, HypemanClient};
 
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Samples of a busy quarter of a second are folded in a millisecond or two.
@@ -61,9 +61,14 @@ pub enum AppError {
     /// A listener's certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// A control plane's client.
-    #[error(transparent)]
-    Client(#[from] ClientBuildError),
+    /// A control plane's client cannot be made.
+    #[error("[[hypeman]] `{name}`: {source}")]
+    Client {
+        /// The control plane's configured name.
+        name: String,
+        /// What is wrong with its configuration.
+        source: ClientBuildError,
+    },
     /// Sockets that another process left to this one.
     #[error("the sockets of LISTEN_FDS cannot be used: {0}")]
     Inherited(std::io::Error),
@@ -205,10 +210,15 @@ impl App {
         metrics.set_loaded(jiff::Timestamp::now());
         let tracer = Tracer::new(&config.tracing, &metrics)?;
         let planes = config.hypeman.iter().map(|plane| {
-            Ok::<_, ClientBuildError>(Plane {
+            let observer = Arc::clone(&metrics);
+            let client = HypemanClient::with_observer(&plane.to_client_config(), observer);
+            Ok::<_, AppError>(Plane {
                 name: plane.name.clone(),
                 url: plane.url.clone(),
-                client: HypemanClient::new(plane, Arc::clone(&metrics))?,
+                client: client.map_err(|source| AppError::Client {
+                    name: plane.name.clone(),
+                    source,
+                })?,
                 seen: ArcSwap::default(),
             })
         });

@@ -14,11 +14,11 @@ use tokio::time::{Instant, sleep};
 
 use super::{AppHandle, Running};
 use crate::admin::Watchers;
-use crate::hypeman::HypemanClient;
-use crate::hypeman::wire::{InstanceState, ListInstances};
-use crate::names::InstanceId;
 use crate::telemetry::{InstanceCondition, WakeOutcome};
 use crate::wake::WakeReport;
+use hypeman::HypemanClient;
+use hypeman::InstanceId;
+use hypeman::wire::{InstanceState, ListInstances};
 
 const WATCHED: Duration = Duration::from_secs(2);
 const UNWATCHED: Duration = Duration::from_secs(15);

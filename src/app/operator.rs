@@ -19,12 +19,13 @@ use crate::admin::{
     PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView, Which,
 };
 use crate::config::{Protocol, RouteConfig, RouteWakeConfig, redacted};
-use crate::hypeman::ControlPlaneError;
-use crate::hypeman::wire::InstanceState;
-use crate::names::{GoDuration, InstanceId, InstanceRef, PlaneIndex};
+use crate::names::PlaneIndex;
 use crate::proxy::{ProxyError, rescue};
 use crate::telemetry::{InstanceCondition, Readings, WakeKind};
 use crate::wake::{Asker, Instance, LedgerEntry, Target, WakeError, WakeStage};
+use hypeman::ControlPlaneError;
+use hypeman::wire::InstanceState;
+use hypeman::{GoDuration, InstanceId, InstanceRef};
 
 /// Whether a wake is more than a question about the lease.
 fn is_waking(stage: WakeStage) -> bool {

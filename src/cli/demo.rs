@@ -12,18 +12,17 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::args::{DemoArguments, DriverName};
-use super::driver::choose;
-use super::local::LocalFile;
+use super::args::DemoArguments;
 use super::{Failure, asked_to_end};
 use crate::app::App;
 use crate::config::{AccessLog, Config, LogConfig, Secret, Variables, load};
-use crate::hypeman::HypemanClient;
-use crate::hypeman::wire::{AutoStandbyPolicy, CreateInstance, InstanceState, RedactedMap};
-use crate::local::{FleetEvent, FleetEvents, LocalConfig, LocalServer, OnExit, State};
-use crate::names::{GoDuration, InstanceRef};
-use crate::telemetry::{AccessSink, Metrics, WakeOutcome, init_diagnostics};
+use crate::telemetry::{AccessSink, WakeOutcome, init_diagnostics};
 use crate::wake::WakeReport;
+use hypeman::HypemanClient;
+use hypeman::wire::{AutoStandbyPolicy, CreateInstance, InstanceState, RedactedMap};
+use hypeman::{GoDuration, InstanceRef};
+use wakegate_local::cli::{DriverName, LocalFile, choose_driver};
+use wakegate_local::{FleetEvent, FleetEvents, LocalConfig, LocalServer, OnExit, State};
 
 const NAMES: [&str; 2] = ["hello", "counter"];
 /// Virtual machines boot a kernel each.
@@ -80,7 +79,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
         hello: std::env::current_exe().map_err(Failure::failed)?,
         on_exit: OnExit::Stop,
         allow_faults: false,
-        driver: choose(arguments.driver.clone(), LocalFile::default())?,
+        driver: choose_driver(arguments.driver.clone(), LocalFile::default())?,
     })
     .await
     .map_err(Failure::failed)?;
@@ -90,7 +89,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
     let app = App::bind(config, AccessSink::off())
         .await
         .map_err(Failure::failed)?;
-    let client = HypemanClient::new(&plane, Metrics::new().into()).map_err(Failure::failed)?;
+    let client = HypemanClient::new(&plane.to_client_config()).map_err(Failure::failed)?;
     let (api, events, end) = (server.address(), server.events(), CancellationToken::new());
     let plane_ended = server.run(end.clone().cancelled_owned());
     let demo = async {

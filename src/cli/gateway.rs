@@ -160,7 +160,7 @@ pub(super) async fn status(arguments: GatewayArguments, voice: Voice) -> Result<
          {} routes; {} requests answered, {} held, {} at instances\n",
         text(at(&status, "version")),
         listeners.join(", "),
-        crate::names::GoDuration::from(Duration::from_secs(up.as_secs())),
+        hypeman::GoDuration::from(Duration::from_secs(up.as_secs())),
         at(&status, "routes"),
         at(&status, "served"),
         at(&status, "held"),

@@ -4,13 +4,12 @@
 //! exits.
 
 mod args;
+#[cfg(feature = "local")]
 mod demo;
-mod driver;
 mod explain;
 mod gateway;
 mod init;
 mod instances;
-mod local;
 mod serve;
 mod table;
 mod watched;
@@ -19,11 +18,15 @@ use std::fmt::Display;
 
 use clap::CommandFactory as _;
 
+#[cfg(feature = "local")]
+pub use args::DemoArguments;
 pub use args::{
-    AcceleratorName, Arguments, CheckArguments, Command, ConfigArguments, DemoArguments,
-    DriverArguments, DriverName, Fate, GatewayArguments, ImageArguments, ImageCommand,
-    InitArguments, LocalArguments, RoutesArguments, ServeArguments, WhichArguments,
+    Arguments, CheckArguments, Command, ConfigArguments, GatewayArguments, InitArguments,
+    RoutesArguments, ServeArguments, WhichArguments,
 };
+
+#[cfg(feature = "local")]
+use crate::{config::LogConfig, telemetry::init_diagnostics};
 
 pub use instances::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
 
@@ -82,28 +85,47 @@ impl Failure {
     }
 }
 
+#[cfg(feature = "local")]
+impl From<wakegate_local::cli::Failure> for Failure {
+    fn from(failure: wakegate_local::cli::Failure) -> Self {
+        Self {
+            message: failure.message,
+            code: failure.code,
+        }
+    }
+}
+
 /// Runs what needs no runtime, since it becomes another program or is the first one of a VM; it
 /// returns only a failure. Gives back what needs one.
 pub fn run_alone(command: Command) -> Result<Command, Failure> {
-    if let Command::Guest = command {
-        return Err(Failure::failed(crate::local::run_guest()));
+    match command {
+        #[cfg(feature = "local")]
+        Command::Internal(internal) => {
+            let internal = wakegate_local::cli::run_alone(internal)?;
+            Ok(Command::Internal(internal))
+        }
+        other => Ok(other),
     }
-    if let Command::Session { group, words } = command {
-        let failure = crate::local::run_in_own_session(words, group.as_deref());
-        return Err(Failure::failed(failure));
-    }
-    Ok(command)
 }
 
 /// Runs a subcommand to its end.
 pub async fn run(command: Command, voice: Voice) -> Result<(), Failure> {
-    let out = voice.out;
     match command {
         Command::Instances(arguments) => instances::run(arguments, voice).await,
-        Command::Demo(arguments) => demo::run(*arguments, out).await,
+        #[cfg(feature = "local")]
+        Command::Demo(arguments) => demo::run(*arguments, voice.out).await,
         Command::Serve(arguments) => serve::run(arguments).await,
-        Command::Local(arguments) => local::run(*arguments, out).await,
-        Command::Image(ImageCommand::Build { dir, image }) => driver::build(&dir, image, out),
+        #[cfg(feature = "local")]
+        Command::Local(arguments) => {
+            let diagnostics = init_diagnostics(&LogConfig::default());
+            let _diagnostics = diagnostics.map_err(Failure::failed)?;
+            let served = wakegate_local::cli::serve(*arguments, asked_to_end(), voice.out);
+            Ok(served.await?)
+        }
+        #[cfg(feature = "local")]
+        Command::Image(wakegate_local::cli::ImageCommand::Build { dir, image }) => {
+            Ok(wakegate_local::cli::build_image(&dir, image, voice.out)?)
+        }
         Command::Init(arguments) => init::run(&arguments, voice),
         Command::Check(arguments) => serve::check(&arguments, voice),
         Command::Schema => init::print_schema(voice),
@@ -129,16 +151,8 @@ pub async fn run(command: Command, voice: Voice) -> Result<(), Failure> {
                 .map(drop)
                 .map_err(|error| Failure::failed(told(error)))
         }
-        Command::Guest | Command::Session { .. } => run_alone(command).map(drop),
-        Command::Hello => {
-            // The image's own program: its environment is its configuration.
-            let variable = |name: &'static str| {
-                std::env::var_os(name).and_then(|value| value.into_string().ok())
-            };
-            crate::local::run_hello(variable)
-                .await
-                .map_err(Failure::failed)
-        }
+        #[cfg(feature = "local")]
+        Command::Internal(internal) => Ok(wakegate_local::cli::run_internal(internal).await?),
     }
 }
 

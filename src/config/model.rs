@@ -19,7 +19,7 @@ use super::shape::GoText;
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::tls::TlsConfig;
 use super::values::{ByteSize, Rate};
-use crate::names::GoDuration;
+use hypeman::GoDuration;
 
 pub(super) fn go_text<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&GoDuration::from(*value))
@@ -318,6 +318,24 @@ impl JsonSchema for ListenerMode {
                 "description": "With `mode = \"tcp\"`: whose route takes its connections.",
             },
         }})
+    }
+}
+
+impl HypemanConfig {
+    /// The same, as the client takes it.
+    pub fn to_client_config(&self) -> hypeman::Config {
+        hypeman::Config {
+            url: self.url.clone(),
+            api_key_file: self.api_key_file.clone(),
+            api_key: self
+                .api_key
+                .as_ref()
+                .map(|key| hypeman::ApiKey::new(key.reveal())),
+            connect_timeout: self.connect_timeout,
+            request_timeout: self.request_timeout,
+            restore_timeout: self.restore_timeout,
+            user_agent: concat!("wakegate/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
     }
 }
 

@@ -69,7 +69,7 @@ pub enum PatternError {
     UnknownCapture(String),
     /// The instance's text is no name.
     #[error("{0}")]
-    Instance(#[from] crate::names::InstanceIdError),
+    Instance(#[from] hypeman::InstanceIdError),
 }
 
 /// The inside of `{inside}`, if the label is a capture.
@@ -204,7 +204,7 @@ impl InstanceTemplate {
             Some(name) if host.captures(name) => Ok(Self::Capture(name.to_owned())),
             Some(name) => Err(PatternError::UnknownCapture(name.to_owned())),
             None => {
-                crate::names::InstanceRef::parse(text)?;
+                hypeman::InstanceRef::parse(text)?;
                 Ok(Self::Fixed(text.to_owned()))
             }
         }

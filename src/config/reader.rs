@@ -17,7 +17,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::Problem;
-use crate::names::GoDuration;
+use hypeman::GoDuration;
 
 pub(super) const PREFIX: &str = "WAKEGATE_";
 

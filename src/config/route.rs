@@ -16,7 +16,8 @@ use super::model::WakeConfig;
 use super::pattern::{HostPattern, InstanceTemplate};
 use super::shape::{GoText, or_flag};
 use super::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
-use crate::names::{InstanceRef, PlaneIndex};
+use crate::names::PlaneIndex;
+use hypeman::InstanceRef;
 
 /// One route.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]

@@ -20,8 +20,8 @@ use dashmap::DashMap;
 use tokio::time::Instant;
 
 use crate::config::WakeConfig;
-use crate::names::InstanceId;
 use crate::telemetry::{Metrics, ReleaseReason, ShedReason};
+use hypeman::InstanceId;
 
 pub use gate::{Gate, NotItsTurn, Place, Slot};
 

@@ -17,7 +17,7 @@ use bytes::{Buf as _, BytesMut};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http1::line;
+use http1::line;
 
 /// Bytes that wait to be written.
 const MOST: usize = 64 * 1024;

@@ -4,13 +4,11 @@
 //! needs no second look anywhere else. The room imports nothing of ours and does no IO.
 
 mod client_network;
-mod duration;
 mod hostname;
-mod instance;
+mod plane_index;
 mod request_id;
 
 pub use client_network::ClientNetwork;
-pub use duration::{GoDuration, GoDurationError};
 pub use hostname::{Hostname, HostnameError};
-pub use instance::{InstanceId, InstanceIdError, InstanceRef, PlaneIndex};
+pub use plane_index::PlaneIndex;
 pub use request_id::RequestId;

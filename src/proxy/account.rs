@@ -25,10 +25,11 @@ use super::service::GatewayParts;
 use super::site::Site;
 use super::waiting::StatusStream;
 use crate::hold::Slot;
-use crate::names::{Hostname, InstanceId, RequestId};
+use crate::names::{Hostname, RequestId};
 use crate::router::Route;
 use crate::telemetry::{AccessLine, AccessSink, Attribute, Metrics, RouteMetrics, Trace, WakeKind};
 use crate::upstream::{BodyFate, ResponseError, UpstreamBody};
+use hypeman::InstanceId;
 
 /// Characters of a user agent that are kept.
 const AGENT: usize = 200;

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use super::deliver::{Delivery, target_of};
 use super::service::Gateway;
-use crate::hypeman::ControlPlane;
 use crate::names::Hostname;
 use crate::router::{Match, is_below};
 use crate::wake::{Asker, Instance};
+use hypeman::ControlPlane;
 
 impl<P: ControlPlane> Gateway<P> {
     /// Wakes what this request will need besides its own instance.

@@ -13,10 +13,11 @@ use tokio::net::TcpStream;
 
 use crate::config::RouteConfig;
 use crate::hold::Gate;
-use crate::names::{Hostname, InstanceRef, PlaneIndex};
+use crate::names::{Hostname, PlaneIndex};
 use crate::router::{AuthorityError, host_of};
 use crate::upstream::Provenance;
 use crate::wake::Instance;
+use hypeman::InstanceRef;
 
 /// One connection's memory.
 #[derive(Debug, Default)]

@@ -17,11 +17,11 @@ use super::deliver::{Carrier, Delivered, Delivery, Notes};
 use super::error::ProxyError;
 use super::rescue;
 use super::service::{Arrival, Gateway, hop_of};
-use crate::hypeman::ControlPlane;
 use crate::names::{Hostname, RequestId};
 use crate::router::RouteError;
 use crate::upstream::{Connection, ForwardError, Hop, Upstream};
 use crate::wake::{Endpoint, OpenConnection};
+use hypeman::ControlPlane;
 
 /// Bytes on their way, each way.
 const BUFFER: usize = 64 * 1024;

@@ -35,8 +35,7 @@ use super::unknown::UnknownNames;
 use super::waiting::{self, StatusStream};
 use crate::config::{Rate, ResponseConfig, RouteConfig, ServerConfig};
 use crate::hold::Hold;
-use crate::hypeman::ControlPlane;
-use crate::names::{GoDuration, Hostname, InstanceRef, RequestId};
+use crate::names::{Hostname, RequestId};
 use crate::router::{Route, RouteError};
 use crate::telemetry::{AccessSink, Metrics, Trace, Tracer, trace_id_of};
 use crate::upstream::{
@@ -44,6 +43,8 @@ use crate::upstream::{
     edit, prepare_request, prepare_response, tunnel,
 };
 use crate::wake::{Instance, WakeError, Wakes, WarmPlan};
+use hypeman::ControlPlane;
+use hypeman::{GoDuration, InstanceRef};
 
 const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
 

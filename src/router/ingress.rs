@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use crate::config::{HeaderAuth, HostPattern, InstanceTemplate, RouteConfig, WakeConfig};
-use crate::hypeman::wire::{Ingress, IngressRule};
 use crate::names::PlaneIndex;
+use hypeman::wire::{Ingress, IngressRule};
 
 /// Where plain HTTP is redirected from.
 const HTTP: u16 = 80;

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{HostPattern, InstanceTemplate, PatternLabel, RouteConfig};
-use crate::names::{Hostname, InstanceRef};
+use crate::names::Hostname;
+use hypeman::InstanceRef;
 
 /// One route.
 #[derive(Debug)]

@@ -17,8 +17,8 @@ use http::header::{
 use super::fields::{Field, Fields};
 use super::stamp::Stamp;
 use crate::config::{HeaderEdits, Rename};
-use crate::http1::line;
 use crate::names::{Hostname, RequestId};
+use http1::line;
 
 const HOP_BY_HOP: [(Field, HeaderName); 8] = [
     (Field::Connection, CONNECTION),

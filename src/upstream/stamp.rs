@@ -12,8 +12,8 @@ use super::headers::{
     FORWARDED, Provenance, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
     tokens,
 };
-use crate::http1::line;
 use crate::names::RequestId;
+use http1::line;
 
 /// Fields that a request is to have, and which are not among its others yet.
 #[derive(Debug, Clone)]

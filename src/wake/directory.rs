@@ -25,9 +25,10 @@ use super::questions::fault;
 use super::reach::{Reach, Tcp};
 use super::report::{Books, WakeBegan, WakeReport};
 use crate::config::{RouteWakeConfig, WakeConfig};
-use crate::hypeman::ControlPlane;
-use crate::names::{InstanceId, InstanceRef, PlaneIndex};
+use crate::names::PlaneIndex;
 use crate::telemetry::Metrics;
+use hypeman::ControlPlane;
+use hypeman::{InstanceId, InstanceRef};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);

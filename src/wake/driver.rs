@@ -27,10 +27,11 @@ use super::report::{Books, Reporter};
 use super::slots::{Claim, Slot};
 use super::waiters::Waiters;
 use crate::config::{ReadyWhen, WakeConfig};
-use crate::hypeman::ControlPlane;
-use crate::hypeman::wire::Instance as Answer;
-use crate::names::{ClientNetwork, InstanceId};
+use crate::names::ClientNetwork;
 use crate::telemetry::{ShedReason, WakeKind, WakeOutcome};
+use hypeman::ControlPlane;
+use hypeman::InstanceId;
+use hypeman::wire::Instance as Answer;
 
 /// How long after a wake its hold is placed.
 const FIRST_HOLD: Duration = Duration::from_millis(50);

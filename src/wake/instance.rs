@@ -19,8 +19,8 @@ use super::lease::{Endpoint, OpenConnection};
 use super::machine::Target;
 use super::wake_times::WakeTimes;
 use crate::config::RouteWakeConfig;
-use crate::names::{InstanceId, InstanceRef};
 use crate::telemetry::{TraceParent, WakeKind};
+use hypeman::{InstanceId, InstanceRef};
 
 /// Questions that may wait for the task at once; who asks beyond that waits to ask.
 const QUESTIONS: usize = 1024;

@@ -14,8 +14,9 @@ use super::instance::Asker;
 use super::machine::Target;
 use super::reach::Reach;
 use crate::config::{KeepWarm, RouteWakeConfig};
-use crate::hypeman::ControlPlane;
-use crate::names::{InstanceRef, PlaneIndex};
+use crate::names::PlaneIndex;
+use hypeman::ControlPlane;
+use hypeman::InstanceRef;
 
 /// How often the clock is looked at.
 const LOOK: Duration = Duration::from_secs(10);

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::machine::Target;
-use crate::names::InstanceId;
+use hypeman::InstanceId;
 
 /// While a control plane does not answer, a lease's confirmation is asked for this seldom.
 const ASK_AGAIN: Duration = Duration::from_secs(1);

@@ -13,8 +13,8 @@ use utoipa::ToSchema;
 
 use super::error::WakeStage;
 use super::instance::Asker;
-use crate::names::InstanceId;
 use crate::telemetry::WakeOutcome;
+use hypeman::InstanceId;
 
 /// The longest part of a user agent that is kept.
 const AGENT: usize = 120;

@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::slots::{Claim, Slot, Slots};
 use crate::config::WakeConfig;
-use crate::hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
-use crate::hypeman::{ControlPlane, ControlPlaneError};
-use crate::names::{InstanceId, InstanceRef};
+use hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
+use hypeman::{ControlPlane, ControlPlaneError};
+use hypeman::{InstanceId, InstanceRef};
 
 /// How long a question that is quick everywhere is waited for before it is asked again.
 const PATIENCE: Duration = Duration::from_secs(1);

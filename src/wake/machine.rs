@@ -15,7 +15,7 @@ use tokio::time::Instant;
 pub use self::vocabulary::{Effect, Event, Fault, Limits, Seen, Target};
 use super::error::{WakeError, WakeStage};
 use crate::config::ReadyWhen;
-use crate::hypeman::wire::InstanceState;
+use hypeman::wire::InstanceState;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);

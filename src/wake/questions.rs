@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::lease::LeaseTerms;
 use super::line::Line;
 use super::machine::{Fault, Seen};
-use crate::hypeman::wire::{AutoStandbyStatus, Health, Instance as Answer, InstanceState};
-use crate::hypeman::{ControlPlane, ControlPlaneError};
-use crate::names::{GoDuration, InstanceId};
+use hypeman::wire::{AutoStandbyStatus, Health, Instance as Answer, InstanceState};
+use hypeman::{ControlPlane, ControlPlaneError};
+use hypeman::{GoDuration, InstanceId};
 
 /// How long an answer about the state waits for one about the hold.
 const HOLD_PATIENCE: Duration = Duration::from_millis(250);

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::error::WakeStage;
 use super::instance::{Asker, Progress};
 use super::ledger::{Ledger, Phases};
-use crate::names::InstanceId;
 use crate::telemetry::{Attribute, Metrics, WakeOutcome};
+use hypeman::InstanceId;
 
 /// Steps of one wake that a trace shows; an instance that comes and goes has more.
 const MOST_STEPS: usize = 64;

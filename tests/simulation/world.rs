@@ -8,11 +8,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
+use hypeman::{ControlPlane, ControlPlaneError};
+use hypeman::{InstanceId, InstanceRef};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
-use wakegate::hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
-use wakegate::hypeman::{ControlPlane, ControlPlaneError};
-use wakegate::names::{InstanceId, InstanceRef};
 use wakegate::proxy::deliver::Carrier;
 use wakegate::upstream::{ForwardError, Hop};
 use wakegate::wake::{Endpoint, OpenConnection, Reach};

@@ -29,19 +29,17 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use hypeman::HypemanClient;
+use hypeman::wire::{AutoStandbyPolicy, CreateInstance, Instance, InstanceState, RedactedMap};
+use hypeman::{GoDuration, InstanceRef};
 use tokio::sync::{broadcast, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use wakegate::app::{App, AppHandle};
 use wakegate::config::{Config, Secret, Variables, load};
-use wakegate::hypeman::HypemanClient;
-use wakegate::hypeman::wire::{
-    AutoStandbyPolicy, CreateInstance, Instance, InstanceState, RedactedMap,
-};
-use wakegate::local::{DriverChoice, LocalConfig, LocalServer, OnExit};
-use wakegate::names::{GoDuration, InstanceRef};
-use wakegate::telemetry::{AccessSink, Metrics};
+use wakegate::telemetry::AccessSink;
 use wakegate::wake::WakeReport;
+use wakegate_local::{DriverChoice, LocalConfig, LocalServer, OnExit};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_wakegate");
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -290,7 +288,7 @@ pub fn client_of(address: SocketAddr, token: &str) -> HypemanClient {
     );
     let mut config = load("test", &text, &Variables::default()).unwrap();
     config.hypeman[0].api_key = Some(Secret::new(token));
-    HypemanClient::new(&config.hypeman[0], Metrics::new().into()).unwrap()
+    HypemanClient::new(&config.hypeman[0].to_client_config()).unwrap()
 }
 
 // === The gateway ===

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::names::{GoDuration, InstanceRef};
+use hypeman::{GoDuration, InstanceRef};
 
 /// Arguments of `instances`.
 #[derive(Debug, Args)]

@@ -16,14 +16,12 @@ pub use args::{CreateArguments, InstancesArguments, InstancesCommand, Many, One,
 
 use super::table::{bytes, table};
 use super::{Failure, Voice};
-use crate::config::{HypemanConfig, Secret};
-use crate::hypeman::wire::{
+use hypeman::InstanceRef;
+use hypeman::wire::{
     AutoStandbyPolicy, CreateInstance, ForkInstance, Instance, InstanceState, ListInstances,
     RedactedMap, StartRequest,
 };
-use crate::hypeman::{ControlPlaneError, HypemanClient, LogQuery, LogSource};
-use crate::names::InstanceRef;
-use crate::telemetry::Metrics;
+use hypeman::{ApiKey, ControlPlaneError, HypemanClient, LogQuery, LogSource};
 
 /// Between two looks at an instance that comes up: `wait` may see it five seconds late.
 const LOOK: Duration = Duration::from_millis(100);
@@ -48,13 +46,14 @@ fn client(arguments: &InstancesArguments) -> Result<HypemanClient, Failure> {
         .url
         .clone()
         .or_else(|| variable("HYPEMAN_BASE_URL"));
-    let config = HypemanConfig {
+    let config = hypeman::Config {
         url: url.unwrap_or_else(|| "http://localhost:4973".to_owned()),
         api_key_file: arguments.api_key_file.clone(),
-        api_key: key.map(|key| Secret::new(&key)),
-        ..HypemanConfig::default()
+        api_key: key.map(|key| ApiKey::new(&key)),
+        user_agent: concat!("wakegate/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..hypeman::Config::default()
     };
-    HypemanClient::new(&config, Metrics::new().into()).map_err(Failure::failed)
+    HypemanClient::new(&config).map_err(Failure::failed)
 }
 
 pub(super) async fn run(arguments: InstancesArguments, voice: Voice) -> Result<(), Failure> {

@@ -17,7 +17,8 @@ use crate::config::route::{
     RouteConfig, RouteWakeConfig, WaitingPageConfig,
 };
 use crate::config::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
-use crate::names::{InstanceRef, PlaneIndex};
+use crate::names::PlaneIndex;
+use hypeman::InstanceRef;
 
 pub(super) fn parse_ready(text: &str) -> Result<ReadyWhen, String> {
     match text {

@@ -18,8 +18,8 @@ use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite;
 
 use super::date;
-use crate::http1::{digits, line};
 use crate::listener::Remarks;
+use http1::{digits, line};
 
 /// Bytes of a head, most of the time.
 const ROOM: usize = 512;

@@ -13,7 +13,7 @@ use http::{Method, Request, Uri};
 use hyper::body::Incoming;
 
 use crate::config::ServerConfig;
-use crate::http1::Copied;
+use http1::Copied;
 
 /// Fields, at most; a client that sends more is hyper's, whatever the configuration allows.
 const MOST_FIELDS: usize = 100;

@@ -189,6 +189,24 @@ impl Drop for Counted {
     }
 }
 
+/// A control plane's client tells of its calls.
+impl hypeman::Observer for Metrics {
+    fn restore_requested(&self) {
+        self.restore_calls.increment(1);
+    }
+
+    fn call_ended(&self, report: hypeman::CallReport) {
+        let operation = || Label::new("op", report.operation);
+        let duration = self
+            .registry
+            .histogram(name::CONTROLPLANE_DURATION, vec![operation()]);
+        duration.record(report.took.as_secs_f64());
+        let labels = vec![operation(), Label::new("code", report.outcome)];
+        let counter = self.registry.counter(name::CONTROLPLANE_REQUESTS, labels);
+        counter.increment(1);
+    }
+}
+
 // === impl Metrics ===
 
 impl Metrics {
@@ -385,19 +403,6 @@ impl Metrics {
         self.handshake_duration.record(took.as_secs_f64());
     }
 
-    /// Counts a call to a control plane. `code` is the status, or why there was none.
-    pub fn count_controlplane_request(&self, op: &'static str, code: String, took: Duration) {
-        let op = || Label::new("op", op);
-        let duration = vec![op()];
-        let duration = self
-            .registry
-            .histogram(name::CONTROLPLANE_DURATION, duration);
-        duration.record(took.as_secs_f64());
-        let labels = vec![op(), Label::new("code", code)];
-        let counter = self.registry.counter(name::CONTROLPLANE_REQUESTS, labels);
-        counter.increment(1);
-    }
-
     /// Whether a control plane, by its configured name, answered when it was last looked at.
     pub fn set_controlplane_up(&self, plane: &str, up: bool) {
         let labels = vec![Label::new("hypeman", plane.to_owned())];
@@ -471,6 +476,8 @@ impl fmt::Debug for Metrics {
 
 #[cfg(test)]
 mod tests {
+    use hypeman::Observer as _;
+
     use super::*;
 
     #[test]
@@ -480,8 +487,12 @@ mod tests {
         one.count_wake(WakeOutcome::Woken, Duration::from_millis(3));
         one.count_hold(ReleaseReason::Ready, Duration::from_millis(3));
         one.count_shed(ShedReason::TotalQueue);
-        one.count_controlplane_request("restore", "200".to_owned(), Duration::from_millis(3));
-        one.restore_calls.increment(1);
+        one.call_ended(hypeman::CallReport {
+            operation: "restore",
+            outcome: "200".to_owned(),
+            took: Duration::from_millis(3),
+        });
+        one.restore_requested();
         let readings = Readings {
             access_lines_dropped: 2,
             ..Readings::default()

@@ -14,10 +14,10 @@ use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use super::framing::Left;
-use crate::http1::{Copied, digits, line};
 use crate::upstream::fields::{Field, Fields};
 use crate::upstream::headers::tokens;
 use crate::upstream::stamp::Stamp;
+use http1::{Copied, digits, line};
 
 /// Fields of a response, and bytes of its head.
 const MOST_FIELDS: usize = 100;

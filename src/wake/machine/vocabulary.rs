@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::config::ReadyWhen;
-use crate::hypeman::wire::InstanceState;
 use crate::wake::error::WakeError;
 use crate::wake::lease::LeaseTerms;
+use hypeman::wire::InstanceState;
 
 /// What a request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,0 +1,272 @@
+//! Ingress resources: kept and shown. Serving them is a gateway's work, not this server's.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State as Shared};
+use axum::http::StatusCode;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::error::ApiError;
+use super::extract::{Query, required};
+use crate::fleet::Fleet;
+use crate::id::one_of;
+use crate::scalars::{are_tags, have_tags, is_name};
+use crate::store::Kind;
+
+/// An ingress as kept and as shown (contract A.9).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct IngressRecord {
+    pub(crate) id: String,
+    name: String,
+    created_at: Timestamp,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    tags: BTreeMap<String, String>,
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Rule {
+    #[serde(rename = "match")]
+    matches: Match,
+    target: Target,
+    #[serde(default)]
+    tls: bool,
+    #[serde(default)]
+    redirect_http: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request_header_auth: Option<HeaderAuth>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Match {
+    hostname: String,
+    #[serde(default = "http_port")]
+    port: i64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Target {
+    instance: String,
+    port: i64,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct HeaderAuth {
+    header: String,
+    value: String,
+}
+
+#[derive(Deserialize)]
+struct CreateRequest {
+    name: String,
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+    rules: Vec<Rule>,
+}
+
+const fn http_port() -> i64 {
+    80
+}
+
+impl std::fmt::Debug for HeaderAuth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HeaderAuth({})", self.header)
+    }
+}
+
+fn bad(message: impl std::fmt::Display) -> ApiError {
+    ApiError::bad_request("bad_request", format!("invalid request: {message}"))
+}
+
+/// The captures of a hostname, when it is one that the contract allows.
+fn captures(hostname: &str) -> Option<Vec<&str>> {
+    let mut names = Vec::new();
+    let labels: Vec<&str> = hostname.split('.').collect();
+    for label in &labels {
+        if let Some(name) = label
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+        {
+            let mut bytes = name.bytes();
+            let fine = bytes
+                .next()
+                .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+                && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            if !fine || names.contains(&name) {
+                return None;
+            }
+            names.push(name);
+        } else if !is_name(&label.to_ascii_lowercase()) {
+            return None;
+        }
+    }
+    (names.is_empty() || labels.len() >= 2).then_some(names)
+}
+
+fn reserved(header: &str) -> bool {
+    let header = header.to_ascii_lowercase();
+    let names = [
+        "host",
+        "authorization",
+        "cookie",
+        "content-length",
+        "connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    names.contains(&header.as_str())
+        || header.starts_with("proxy-")
+        || header.starts_with("sec-websocket-")
+        || http::HeaderName::from_bytes(header.as_bytes()).is_err()
+}
+
+async fn check(fleet: &Fleet, rules: &[Rule]) -> Result<(), ApiError> {
+    if rules.is_empty() {
+        return Err(bad("at least one rule is required"));
+    }
+    let ports = 1..=65_535;
+    for (index, rule) in rules.iter().enumerate() {
+        let names = captures(&rule.matches.hostname);
+        let names = names.ok_or_else(|| bad(format_args!("bad hostname in rule {index}")))?;
+        if !ports.contains(&rule.matches.port) || !ports.contains(&rule.target.port) {
+            return Err(bad(format_args!("port out of range in rule {index}")));
+        }
+        if rule.redirect_http && !rule.tls {
+            let text = "redirect_http requires tls to be enabled in rule";
+            return Err(bad(format_args!("{text} {index}")));
+        }
+        if rule.tls {
+            let text = "no domain is allowed: the local control plane has no ACME";
+            return Err(ApiError::bad_request("domain_not_allowed", text));
+        }
+        if let Some(auth) = &rule.request_header_auth {
+            let fine = (32..=256).contains(&auth.value.len())
+                && auth
+                    .value
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() && !b"*{}".contains(&b));
+            if !fine || reserved(&auth.header) {
+                return Err(bad(format_args!("bad request_header_auth in rule {index}")));
+            }
+        }
+        let target = rule.target.instance.as_str();
+        match target
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+        {
+            Some(name) if names.contains(&name) => {}
+            Some(_) => return Err(bad(format_args!("unknown capture in rule {index}"))),
+            None => {
+                let missing =
+                    || ApiError::bad_request("instance_not_found", "target instance not found");
+                fleet.resolve(target).await.map_err(|_| missing())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn create(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<IngressRecord>), ApiError> {
+    let CreateRequest {
+        name,
+        tags,
+        mut rules,
+    } = required(&body)?;
+    if !is_name(&name) || !are_tags(&tags) {
+        return Err(bad("bad name or tags"));
+    }
+    for rule in &mut rules {
+        rule.matches.hostname = rule.matches.hostname.to_ascii_lowercase();
+    }
+    check(&fleet, &rules).await?;
+    let id = crate::id::new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
+    let record = IngressRecord {
+        id,
+        name,
+        created_at: Timestamp::now(),
+        tags,
+        rules,
+    };
+    let mut all = fleet
+        .ingresses
+        .write()
+        .unwrap_or_else(PoisonError::into_inner);
+    if all.values().any(|other| other.name == record.name) {
+        return Err(ApiError::conflict(
+            "already_exists",
+            "ingress name already in use",
+        ));
+    }
+    let key = |rule: &Rule| (rule.matches.hostname.clone(), rule.matches.port);
+    let mut taken: Vec<_> = all
+        .values()
+        .flat_map(|other| other.rules.iter().map(key))
+        .collect();
+    for rule in &record.rules {
+        if taken.contains(&key(rule)) {
+            return Err(ApiError::conflict(
+                "hostname_in_use",
+                "hostname already in use",
+            ));
+        }
+        taken.push(key(rule));
+    }
+    let saved = fleet.store.save(Kind::Ingress, &record.id, &record);
+    saved.map_err(|_| ApiError::internal("failed to save ingress"))?;
+    all.insert(record.id.clone(), record.clone());
+    Ok((StatusCode::CREATED, Json(record)))
+}
+
+pub(super) async fn list(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Vec<IngressRecord>>, ApiError> {
+    let tags = Query::parse(query.as_deref()).tags()?;
+    let all = fleet
+        .ingresses
+        .read()
+        .unwrap_or_else(PoisonError::into_inner);
+    let matching = all.values().filter(|i| have_tags(&i.tags, &tags));
+    Ok(Json(matching.cloned().collect()))
+}
+
+fn find(fleet: &Fleet, text: &str) -> Result<IngressRecord, ApiError> {
+    let all = fleet
+        .ingresses
+        .read()
+        .unwrap_or_else(PoisonError::into_inner);
+    let all: Vec<&IngressRecord> = all.values().collect();
+    one_of(&all, text, |i| i.id.clone(), |i| Some(i.name.clone())).map(|found| (*found).clone())
+}
+
+pub(super) async fn get(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(id): Path<String>,
+) -> Result<Json<IngressRecord>, ApiError> {
+    find(&fleet, &id).map(Json)
+}
+
+pub(super) async fn delete(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let ingress = find(&fleet, &id)?;
+    let removed = fleet.store.remove(Kind::Ingress, &ingress.id);
+    removed.map_err(|_| ApiError::internal("failed to delete ingress"))?;
+    fleet
+        .ingresses
+        .write()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&ingress.id);
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,319 @@
+//! Snapshots, schedules and volumes.
+//!
+//! A process has no snapshot that could be kept apart from it, so making one is refused with 501,
+//! as the contract has it for a hypervisor that cannot; a schedule records each run with that error.
+//! Volumes answer as upstream does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State as Shared};
+use axum::http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::error::ApiError;
+use super::extract::{Query, required};
+use super::instances::{NAME_RULE, view};
+use super::verbs::{Compression, target_state, to_its_end};
+use crate::fleet::Fleet;
+use crate::instance::{Schedule, State, without_nulls};
+use crate::scalars::{are_tags, have_tags, is_name};
+use crate::snapshots::{Snapshot, SnapshotKind, Wanted};
+use hypeman::GoDuration;
+
+#[derive(Deserialize)]
+struct CreateRequest {
+    kind: String,
+    name: Option<String>,
+    tags: Option<BTreeMap<String, String>>,
+    compression: Option<Compression>,
+}
+
+#[derive(Deserialize)]
+struct RestoreRequest {
+    target_state: Option<String>,
+    target_hypervisor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ForkRequest {
+    name: String,
+    target_state: Option<String>,
+    target_hypervisor: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ScheduleRequest {
+    interval: String,
+    retention: Retention,
+    name_prefix: Option<String>,
+    metadata: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+struct Retention {
+    max_count: Option<i64>,
+    max_age: Option<String>,
+}
+
+fn invalid(message: &str) -> ApiError {
+    ApiError::bad_request("invalid_request", message)
+}
+
+pub(super) async fn create(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let request: CreateRequest = required(&body)?;
+    let kind = match request.kind.as_str() {
+        "Standby" => SnapshotKind::Standby,
+        "Stopped" => SnapshotKind::Stopped,
+        _ => return Err(ApiError::malformed("kind must be Standby or Stopped")),
+    };
+    let instance = fleet.resolve(&id).await?;
+    let name = request.name.filter(|name| !name.is_empty());
+    if name.as_ref().is_some_and(|name| !is_name(name)) {
+        return Err(invalid(NAME_RULE));
+    }
+    let tags = request.tags.unwrap_or_default();
+    if !are_tags(&tags) {
+        return Err(invalid("tags are not valid"));
+    }
+    if let Some(compression) = &request.compression {
+        compression.check()?;
+    }
+    let wanted = Wanted {
+        kind,
+        name,
+        tags,
+        scheduled: false,
+    };
+    let owner = Arc::clone(&fleet);
+    let made = fleet.detached(async move { owner.snapshot(&instance, wanted).await });
+    Ok((StatusCode::CREATED, Json(made.await?.view())))
+}
+
+/// The state that is asked for, or the one that goes without saying.
+fn target(snapshot: &Snapshot, asked: Option<&String>) -> Result<State, ApiError> {
+    let asked = asked.filter(|text| !text.is_empty());
+    match asked.map(String::as_str) {
+        None => Ok(snapshot.kind.default_target()),
+        Some(text) => target_state(text),
+    }
+}
+
+/// A snapshot of a VM fits no other hypervisor.
+fn check_hypervisor(fleet: &Fleet, asked: Option<&String>) -> Result<(), ApiError> {
+    let asked = asked.map(String::as_str).filter(|text| !text.is_empty());
+    match asked {
+        Some(asked) if Some(asked) != fleet.driver.hypervisor() => {
+            Err(invalid("target_hypervisor: there is no other here"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) async fn restore(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path((id, snapshot)): Path<(String, String)>,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let request: RestoreRequest = required(&body)?;
+    let instance = fleet.resolve(&id).await?;
+    let missing = |_| ApiError::not_found("instance or snapshot not found");
+    let snapshot = fleet.find_snapshot(&snapshot).map_err(missing)?;
+    if snapshot.source() != instance.id {
+        return Err(ApiError::not_found("instance or snapshot not found"));
+    }
+    check_hypervisor(&fleet, request.target_hypervisor.as_ref())?;
+    let target = target(&snapshot, request.target_state.as_ref())?;
+    to_its_end(&fleet, &instance, |owner, instance| async move {
+        owner.go_back(&instance, &snapshot, target).await
+    })
+    .await
+}
+
+pub(super) async fn fork(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(snapshot): Path<String>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let request: ForkRequest = required(&body)?;
+    let snapshot = fleet.find_snapshot(&snapshot)?;
+    if !is_name(&request.name) {
+        return Err(invalid(NAME_RULE));
+    }
+    check_hypervisor(&fleet, request.target_hypervisor.as_ref())?;
+    let target = target(&snapshot, request.target_state.as_ref())?;
+    let (owner, name) = (Arc::clone(&fleet), request.name);
+    let forked = fleet.detached(async move { owner.fork_snapshot(&snapshot, name, target).await });
+    Ok((StatusCode::CREATED, view(&*forked.await?)))
+}
+
+pub(super) async fn list(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Vec<Value>>, ApiError> {
+    let query = Query::parse(query.as_deref());
+    let kind = match query.text("kind") {
+        None => None,
+        Some("Standby") => Some(SnapshotKind::Standby),
+        Some("Stopped") => Some(SnapshotKind::Stopped),
+        Some(_) => return Err(ApiError::malformed("parameter kind in query has an error")),
+    };
+    let (source, name) = (query.text("source_instance_id"), query.text("name"));
+    let tags = query.tags()?;
+    let matching = fleet.all_snapshots().into_iter().filter(|snapshot| {
+        kind.is_none_or(|kind| snapshot.kind == kind)
+            && source.is_none_or(|source| snapshot.source() == source)
+            && name.is_none_or(|name| snapshot.name.as_deref() == Some(name))
+            && have_tags(&snapshot.tags, &tags)
+    });
+    Ok(Json(matching.map(|snapshot| snapshot.view()).collect()))
+}
+
+pub(super) async fn get(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(snapshot): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    Ok(Json(fleet.find_snapshot(&snapshot)?.view()))
+}
+
+pub(super) async fn delete(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(snapshot): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    fleet.delete_snapshot(&fleet.find_snapshot(&snapshot)?.id)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn show(id: &str, schedule: &Schedule) -> Json<Value> {
+    Json(without_nulls(json!({
+        "instance_id": id,
+        "interval": schedule.interval,
+        "retention": schedule.retention,
+        "name_prefix": schedule.name_prefix,
+        "metadata": (!schedule.metadata.is_empty()).then_some(&schedule.metadata),
+        "next_run_at": schedule.next_run_at,
+        "created_at": schedule.created_at,
+        "updated_at": schedule.updated_at,
+        "last_run_at": schedule.last_run_at,
+        "last_snapshot_id": schedule.last_snapshot_id,
+        "last_error": schedule.last_error,
+    })))
+}
+
+pub(super) async fn schedule(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let instance = fleet.resolve(&id).await?;
+    let record = instance.record();
+    let schedule = record.spec.schedule.as_ref();
+    let schedule = schedule.ok_or_else(|| ApiError::not_found("snapshot schedule not found"))?;
+    Ok(show(&instance.id, schedule))
+}
+
+pub(super) async fn set_schedule(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Json<Value>, ApiError> {
+    let request: ScheduleRequest = required(&body)?;
+    let instance = fleet.resolve(&id).await?;
+    let interval: GoDuration = request
+        .interval
+        .parse()
+        .map_err(|_| invalid("interval is not a duration"))?;
+    if interval.nanos() < 60_000_000_000 {
+        return Err(invalid("interval must be at least 1m"));
+    }
+    let age = request
+        .retention
+        .max_age
+        .as_deref()
+        .map(str::parse::<GoDuration>)
+        .transpose();
+    let age = age.map_err(|_| invalid("retention.max_age is not a duration"))?;
+    let count = request.retention.max_count;
+    if (age.is_none() && count.is_none()) || count.is_some_and(|count| count < 0) {
+        return Err(invalid("retention needs max_count or max_age"));
+    }
+    if request
+        .name_prefix
+        .as_ref()
+        .is_some_and(|prefix| prefix.len() > 47)
+    {
+        return Err(invalid("name_prefix must be at most 47 characters"));
+    }
+    let metadata = request.metadata.unwrap_or_default();
+    if !are_tags(&metadata) {
+        return Err(invalid("metadata is not valid"));
+    }
+    let now = Timestamp::now();
+    let step = SignedDuration::from_nanos(interval.nanos());
+    let next_run_at = now
+        .checked_add(step)
+        .map_err(|_| invalid("interval is too long"))?;
+    let answer = {
+        let mut record = instance.record();
+        let before = record.spec.schedule.take();
+        let schedule = Schedule {
+            interval,
+            retention: without_nulls(json!({ "max_count": count, "max_age": age })),
+            name_prefix: request.name_prefix,
+            metadata,
+            next_run_at,
+            created_at: before.as_ref().map_or(now, |schedule| schedule.created_at),
+            updated_at: now,
+            last_run_at: before.as_ref().and_then(|schedule| schedule.last_run_at),
+            last_snapshot_id: before
+                .as_ref()
+                .and_then(|schedule| schedule.last_snapshot_id.clone()),
+            last_error: before.and_then(|schedule| schedule.last_error),
+        };
+        let answer = show(&instance.id, &schedule);
+        record.spec.schedule = Some(schedule);
+        answer
+    };
+    fleet.save(&instance)?;
+    Ok(answer)
+}
+
+pub(super) async fn delete_schedule(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let instance = fleet.resolve(&id).await?;
+    let removed = instance.record().spec.schedule.take();
+    if removed.is_none() {
+        return Err(ApiError::not_found("snapshot schedule not found"));
+    }
+    fleet.save(&instance)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn attach_volume(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path((id, _volume)): Path<(String, String)>,
+) -> Result<StatusCode, ApiError> {
+    fleet.resolve(&id).await?;
+    Err(ApiError::not_implemented(
+        "volume attachment not yet implemented",
+    ))
+}
+
+pub(super) async fn detach_volume(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    Path((id, _volume)): Path<(String, String)>,
+) -> Result<StatusCode, ApiError> {
+    fleet.resolve(&id).await?;
+    Err(ApiError::not_implemented(
+        "volume detachment not yet implemented",
+    ))
+}

@@ -1,0 +1,116 @@
+//! Runs the local control plane: `wakegate local`, `wakegate-local serve`.
+//!
+//! Guarantees: flags win over `local.toml`, and that over the defaults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::Failure;
+use super::args::{Fate, LocalArguments};
+use super::driver::choose_driver;
+use crate::{Accelerator, LocalConfig, LocalServer, OnExit};
+
+/// `local.toml`; what is not in it is as the flags have it, or as it goes without saying.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalFile {
+    /// Where the API listens.
+    pub api_listen: Option<SocketAddr>,
+    /// Where instances and their state are kept.
+    pub state_dir: Option<PathBuf>,
+    /// Whether everybody who can connect is let in.
+    pub no_auth: Option<bool>,
+    /// `keep` or `stop`.
+    pub on_exit: Option<String>,
+    /// `process` or `qemu`.
+    pub driver: Option<String>,
+    /// A kernel for virtual machines.
+    pub kernel: Option<PathBuf>,
+    /// The directory of that kernel's modules.
+    pub modules: Option<PathBuf>,
+    /// A file system for virtual machines.
+    pub initrd: Option<PathBuf>,
+    /// The emulator.
+    pub qemu: Option<PathBuf>,
+    /// Whose processors virtual machines run on.
+    pub accelerator: Option<Accelerator>,
+    #[serde(default)]
+    /// Whether virtual machines may reach out.
+    pub egress: bool,
+    #[serde(default)]
+    /// Whether virtual machines are on a bridge.
+    pub bridged: bool,
+    /// How many emulators of each kind are started before they are needed.
+    pub prestart: Option<usize>,
+}
+
+fn read_file(arguments: &LocalArguments) -> Result<LocalFile, Failure> {
+    let Some(path) = &arguments.config else {
+        return Ok(LocalFile::default());
+    };
+    let problem = |error: &dyn std::fmt::Display| {
+        Failure::bad_config(format_args!("{}: {error}", path.display()))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| problem(&error))?;
+    toml::from_str(&text).map_err(|error| problem(&error))
+}
+
+fn default_state_dir() -> Result<PathBuf, Failure> {
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let state = variable("XDG_STATE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local").join("state")));
+    let missing =
+        || Failure::bad_config("neither XDG_STATE_HOME nor HOME is set; give `--state-dir`");
+    Ok(state.ok_or_else(missing)?.join("wakegate"))
+}
+
+/// Runs the control plane until `shutdown`; what a person needs to use it goes to `out`.
+pub async fn serve(
+    arguments: LocalArguments,
+    shutdown: impl Future<Output = ()> + Send,
+    out: fn(&str),
+) -> Result<(), Failure> {
+    let file = read_file(&arguments)?;
+    let on_exit = match (arguments.on_exit, file.on_exit.as_deref()) {
+        (Some(Fate::Keep), _) | (None, None | Some("keep")) => OnExit::Keep,
+        (Some(Fate::Stop), _) | (None, Some("stop")) => OnExit::Stop,
+        (None, Some(other)) => {
+            let text = format_args!("`on_exit`: `{other}` is not \"keep\" or \"stop\"");
+            return Err(Failure::bad_config(text));
+        }
+    };
+    let config = LocalConfig {
+        address: arguments
+            .api_listen
+            .or(file.api_listen)
+            .unwrap_or(([127, 0, 0, 1], 4973).into()),
+        state_dir: match arguments.state_dir.or_else(|| file.state_dir.clone()) {
+            Some(dir) => dir,
+            None => default_state_dir()?,
+        },
+        auth: !(arguments.no_auth || file.no_auth.unwrap_or(false)),
+        allow_faults: arguments.allow_faults,
+        hello: std::env::current_exe().map_err(Failure::failed)?,
+        on_exit,
+        driver: choose_driver(arguments.driver, file)?,
+    };
+    let server = LocalServer::bind(config).await.map_err(Failure::failed)?;
+    out(&format!(
+        "local control plane at http://{}\n",
+        server.address()
+    ));
+    match server.token() {
+        Some(token) => {
+            let path = server.token_path().display();
+            out(&format!("HYPEMAN_API_KEY={token}\n(kept in {path})\n"));
+        }
+        None => out("no token is needed\n"),
+    }
+    server.run(shutdown).await.map_err(Failure::failed)
+}

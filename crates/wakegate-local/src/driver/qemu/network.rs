@@ -1,0 +1,109 @@
+//! How a VM is reached, opened and closed with its sleep.
+//!
+//! Guarantees: while closed, nothing reaches the VM and what was open is cut; a VM that was copied
+//! learns its own address and never answers at its original's.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use super::bridge::{self, Tap};
+use super::command::Network;
+use crate::driver::DriverError;
+use crate::driver::address::{Address, Traffic};
+use crate::guest::GuestNetwork;
+
+/// QEMU's own names for its user network (its documentation, "Using the user mode network stack").
+const USER_ADDRESS: &str = "10.0.2.15/24";
+const USER_ROUTER: &str = "10.0.2.2";
+
+/// A VM's address, as the host sees it.
+#[derive(Debug, Clone)]
+pub(super) enum Door {
+    /// Our own listeners before QEMU's.
+    User(Arc<Address>),
+    /// A device on the host's bridge.
+    Tap(Arc<Tap>),
+}
+
+impl Door {
+    /// Where clients connect.
+    pub(super) fn public(&self) -> Ipv4Addr {
+        match self {
+            Self::User(address) => address.public,
+            Self::Tap(tap) => tap.address,
+        }
+    }
+
+    /// These ports are open when it is opened first.
+    pub(super) fn expect(&self, ports: &BTreeSet<u16>) {
+        match self {
+            Self::User(address) => address.expect(ports),
+            Self::Tap(_) => {}
+        }
+    }
+
+    /// Makes what QEMU needs before it starts.
+    pub(super) async fn prepare(&self) -> Result<(), DriverError> {
+        match self {
+            Self::User(_) => Ok(()),
+            Self::Tap(tap) => tap.prepare().await,
+        }
+    }
+
+    pub(super) fn open(&self) {
+        match self {
+            Self::User(address) => address.open(),
+            // Its device is there since before QEMU started.
+            Self::Tap(_) => {}
+        }
+    }
+
+    /// When this returns, connections through our listeners are cut. Those over the bridge hear
+    /// nothing, as on a Hypeman server: their VM stands still.
+    pub(super) async fn close(&self) {
+        match self {
+            Self::User(address) => address.close().await,
+            Self::Tap(_) => {}
+        }
+    }
+
+    /// Takes back what was prepared, when QEMU has ended: while it runs, it would look at a device
+    /// that is gone and at nothing else.
+    pub(super) async fn leave(&self) {
+        match self {
+            Self::User(_) => {}
+            Self::Tap(tap) => tap.remove().await,
+        }
+    }
+
+    pub(super) fn traffic(&self) -> Arc<Traffic> {
+        match self {
+            Self::User(address) => Arc::clone(&address.traffic),
+            Self::Tap(tap) => tap.traffic(),
+        }
+    }
+}
+
+/// The network card's address, which follows from the VM's.
+fn mac(address: Ipv4Addr) -> String {
+    let [_, b, c, d] = address.octets();
+    format!("02:00:00:{b:02x}:{c:02x}:{d:02x}")
+}
+
+/// What the VM is told of its network.
+pub(super) fn inside(network: &Network) -> Option<GuestNetwork> {
+    match network {
+        Network::None => None,
+        Network::User { address, .. } => Some(GuestNetwork {
+            address: USER_ADDRESS.to_owned(),
+            router: USER_ROUTER.to_owned(),
+            mac: mac(*address),
+        }),
+        Network::Tap { address } => Some(GuestNetwork {
+            address: bridge::with_prefix(*address),
+            router: bridge::router().to_string(),
+            mac: mac(*address),
+        }),
+    }
+}

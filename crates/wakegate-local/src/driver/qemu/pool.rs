@@ -1,0 +1,188 @@
+//! QEMUs that are started before anybody needs them.
+//!
+//! Guarantees: one that waits has no VM, no memory of one and no address; one that is taken becomes
+//! the VM that takes it and no other; those of an earlier control plane that nobody has taken are
+//! ended. Without a pool, no process exists for what sleeps.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::json;
+use tokio_util::task::TaskTracker;
+
+use super::Config;
+use super::command::{Network, Shape, forward, waiting_arguments};
+use super::process::{Process, kill_in};
+use super::qmp::QmpError;
+use crate::driver::DriverError;
+
+/// QEMUs that wait.
+#[derive(Debug)]
+pub(super) struct Pool {
+    size: usize,
+    folder: PathBuf,
+    ready: Mutex<Vec<(Mould, Arc<Process>)>>,
+    tasks: TaskTracker,
+}
+
+/// What must be known of a VM before its QEMU is started.
+#[derive(Debug, Clone, PartialEq)]
+struct Mould {
+    memory_bytes: u64,
+    vcpus: u32,
+    has_network: bool,
+}
+
+impl Mould {
+    /// None for a VM on a bridge: its QEMU would have to know its device when it starts.
+    fn of(shape: &Shape) -> Option<Self> {
+        let has_network = match shape.network {
+            Network::None => false,
+            Network::User { .. } => true,
+            Network::Tap { .. } => return None,
+        };
+        Some(Self {
+            memory_bytes: shape.memory_bytes,
+            vcpus: shape.vcpus,
+            has_network,
+        })
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    pub(super) fn new(size: usize, folder: PathBuf, tasks: TaskTracker) -> Arc<Self> {
+        Arc::new(Self {
+            size,
+            folder,
+            ready: Mutex::default(),
+            tasks,
+        })
+    }
+
+    /// Ends what an earlier control plane left here, but those that VMs use.
+    pub(super) async fn clear(&self, used: impl Fn(&Path) -> bool) {
+        let entries = std::fs::read_dir(&self.folder)
+            .into_iter()
+            .flatten()
+            .flatten();
+        for folder in entries.map(|entry| entry.path()).filter(|path| !used(path)) {
+            kill_in(&folder).await;
+            // What cannot be removed is only a little disk space.
+            let _left_behind = std::fs::remove_dir_all(&folder);
+        }
+    }
+
+    /// Starts one for VMs of this shape, unless enough of them wait.
+    pub(super) fn fill(self: &Arc<Self>, config: &Config, shape: &Shape) {
+        let Some(mould) = Mould::of(shape).filter(|mould| !self.is_full(&self.ready(), mould))
+        else {
+            return;
+        };
+        let (pool, config, shape) = (Arc::clone(self), config.clone(), shape.clone());
+        self.tasks.spawn(async move {
+            let folder = pool.folder.join(format!("{:016x}", fastrand::u64(..)));
+            let made = std::fs::create_dir_all(&folder).map_err(DriverError::Files);
+            let started = async {
+                made?;
+                let (arguments, log) = (waiting_arguments(&shape), folder.join("vmm.log"));
+                Process::spawn(&config, &folder, &log, arguments, &pool.tasks).await
+            };
+            match started.await {
+                Ok(process) => pool.put(mould, process).await,
+                Err(error) => tracing::warn!(%error, "cannot start a QEMU beforehand"),
+            }
+        });
+    }
+
+    /// Two may have been started for the last place.
+    async fn put(&self, mould: Mould, process: Arc<Process>) {
+        let superfluous = {
+            let mut ready = self.ready();
+            let full = self.is_full(&ready, &mould);
+            if !full {
+                ready.push((mould, Arc::clone(&process)));
+            }
+            full
+        };
+        if superfluous {
+            discard(&process).await;
+        }
+    }
+
+    fn is_full(&self, ready: &[(Mould, Arc<Process>)], mould: &Mould) -> bool {
+        ready.iter().filter(|(other, _)| other == mould).count() >= self.size
+    }
+
+    /// One that can become a VM of this shape.
+    pub(super) fn take(&self, shape: &Shape) -> Option<Arc<Process>> {
+        let mould = Mould::of(shape)?;
+        let mut ready = self.ready();
+        let fits = |(other, process): &(Mould, Arc<Process>)| {
+            *other == mould && !process.ended.is_cancelled()
+        };
+        let at = ready.iter().position(fits)?;
+        Some(ready.swap_remove(at).1)
+    }
+
+    /// Ends all of them.
+    pub(super) async fn end(&self) {
+        let all = std::mem::take(&mut *self.ready());
+        for (_, process) in all {
+            discard(&process).await;
+        }
+    }
+
+    fn ready(&self) -> std::sync::MutexGuard<'_, Vec<(Mould, Arc<Process>)>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn discard(process: &Process) {
+    process.kill().await;
+    let _left_behind = std::fs::remove_dir_all(&process.folder);
+}
+
+/// Makes a QEMU that waited the one of this VM, up to where its state can be loaded.
+pub(super) async fn become_vm(
+    process: &Process,
+    shape: &Shape,
+    ports: &super::Ports,
+    folder: &Path,
+) -> Result<(), QmpError> {
+    let qmp = &process.qmp;
+    let memory = json!({
+        "qom-type": "memory-backend-file",
+        "id": "memory",
+        "size": shape.memory_bytes,
+        "mem-path": folder.join("ram"),
+        "share": true,
+    });
+    qmp.execute("object-add", memory).await?;
+    let backend = json!({
+        "path": "/machine", "property": "memory-backend", "value": "/objects/memory",
+    });
+    qmp.execute("qom-set", backend).await?;
+    qmp.execute("x-exit-preconfig", json!(null)).await?;
+    let Network::User { address, .. } = shape.network else {
+        return Ok(());
+    };
+    for port in ports {
+        let line = format!("hostfwd_add network {}", forward(address, *port));
+        qmp.monitor(&line).await?;
+    }
+    Ok(())
+}
+
+/// From now on it writes the console's text where its VM's is.
+pub(super) async fn move_console(process: &Process, folder: &Path) -> Result<(), QmpError> {
+    let log = folder.join("../app.log");
+    let file = json!({ "type": "file", "data": { "out": log, "append": true } });
+    let change = json!({ "id": "console", "backend": file });
+    process
+        .qmp
+        .execute("chardev-change", change)
+        .await
+        .map(drop)
+}

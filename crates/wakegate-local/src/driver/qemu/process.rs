@@ -1,0 +1,253 @@
+//! One QEMU: its process and the lines to it.
+//!
+//! Guarantees: it outlives the control plane, in a session of its own; whoever waits for its end
+//! hears of it, also when it was started by an earlier control plane; a state is moved in and out of
+//! it through sockets, so that no shell reads a path.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use tokio::fs::File;
+use tokio::process::Command;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Config;
+use super::agent::Line;
+use super::qmp::{Qmp, QmpError};
+use super::socket::{connect, listen};
+use crate::driver::DriverError;
+
+/// How often a migration is looked at; most take a few milliseconds.
+const LOOK: Duration = Duration::from_micros(500);
+/// The longest that moving the devices' state may take.
+const MIGRATION: Duration = Duration::from_secs(20);
+/// How long a QEMU that was told to end may take.
+const END: Duration = Duration::from_secs(5);
+const LOOK_AT_ADOPTED: Duration = Duration::from_millis(20);
+const OUTGOING: &str = "outgoing.sock";
+const INCOMING: &str = "incoming.sock";
+
+/// A QEMU.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) pid: Pid,
+    /// Its working directory, with its sockets.
+    pub(super) folder: PathBuf,
+    pub(super) qmp: Arc<Qmp>,
+    pub(super) agent: Line,
+    /// We are ending it.
+    pub(super) expected: AtomicBool,
+    pub(super) ended: CancellationToken,
+}
+
+/// The process that runs in a folder, if it is alive: its id, and that it was started there.
+pub(super) fn alive_in(folder: &Path) -> Option<i32> {
+    let text = std::fs::read_to_string(folder.join("qemu.pid")).ok()?;
+    let pid: i32 = text.trim().parse().ok()?;
+    let there = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    (there == folder.canonicalize().ok()?).then_some(pid)
+}
+
+// === impl Process ===
+
+impl Process {
+    /// Starts a QEMU in `folder` and connects to it.
+    pub(super) async fn spawn(
+        config: &Config,
+        folder: &Path,
+        log: &Path,
+        arguments: Vec<String>,
+        tasks: &TaskTracker,
+    ) -> Result<Arc<Self>, DriverError> {
+        let mut options = OpenOptions::new();
+        let errors = options.create(true).append(true).mode(0o600).open(log);
+        let errors = errors.map_err(DriverError::Files)?;
+        let output = errors.try_clone().map_err(DriverError::Files)?;
+        // Through our launcher, which gives it a session of its own: it outlives us.
+        let child = Command::new(&config.launcher)
+            .args(["session", "--"])
+            .arg(&config.qemu)
+            .args(arguments)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(errors)
+            .kill_on_drop(false)
+            .spawn();
+        let mut child = child.map_err(|source| DriverError::Spawn {
+            program: config.qemu.clone(),
+            source,
+        })?;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        let pid = pid.and_then(Pid::from_raw).ok_or(DriverError::Gone)?;
+        let ended = CancellationToken::new();
+        let ends = ended.clone().drop_guard();
+        tasks.spawn(async move {
+            let _ends = ends;
+            // Whatever it was, it is over.
+            let _how = child.wait().await;
+        });
+        let connected = Self::connect(pid, folder, ended.clone(), tasks).await;
+        if connected.is_err() {
+            kill(pid, &ended).await;
+        }
+        connected
+    }
+
+    /// Connects to the QEMU that an earlier control plane has started in `folder`.
+    pub(super) async fn find(
+        pid: i32,
+        folder: &Path,
+        tasks: &TaskTracker,
+    ) -> Result<Arc<Self>, DriverError> {
+        let pid = Pid::from_raw(pid).ok_or(DriverError::Gone)?;
+        let (place, ended) = (folder.to_owned(), CancellationToken::new());
+        let ends = ended.clone().drop_guard();
+        tasks.spawn(async move {
+            let _ends = ends;
+            while alive_in(&place).is_some() {
+                sleep(LOOK_AT_ADOPTED).await;
+            }
+        });
+        Self::connect(pid, folder, ended, tasks).await
+    }
+
+    async fn connect(
+        pid: Pid,
+        folder: &Path,
+        ended: CancellationToken,
+        tasks: &TaskTracker,
+    ) -> Result<Arc<Self>, DriverError> {
+        let alive = || !ended.is_cancelled();
+        let qmp = Qmp::connect(folder, alive, tasks).await?;
+        let agent = Line::connect(folder, alive, tasks).await;
+        let agent = agent.map_err(QmpError::Connect)?;
+        Ok(Arc::new(Self {
+            pid,
+            folder: folder.to_owned(),
+            qmp,
+            agent,
+            expected: AtomicBool::new(false),
+            ended,
+        }))
+    }
+
+    pub(super) async fn pause(&self) -> Result<(), QmpError> {
+        self.qmp.execute("stop", json!(null)).await.map(drop)
+    }
+
+    pub(super) async fn resume(&self) -> Result<(), QmpError> {
+        self.qmp.execute("cont", json!(null)).await.map(drop)
+    }
+
+    /// Memory is in its file already, so it is not moved; on both sides, or the sides do not
+    /// understand each other.
+    async fn leave_memory(&self) -> Result<(), QmpError> {
+        let ignore = json!([{ "capability": "x-ignore-shared", "state": true }]);
+        let capabilities = json!({ "capabilities": ignore });
+        let set = self.qmp.execute("migrate-set-capabilities", capabilities);
+        set.await.map(drop)
+    }
+
+    /// Writes the devices' state of a VM that stands still to a file.
+    pub(super) async fn save(&self, into: &Path) -> Result<(), DriverError> {
+        self.leave_memory().await?;
+        let listener = listen(&self.folder, OUTGOING).map_err(DriverError::Files)?;
+        let moved = async {
+            let target = json!({ "uri": format!("unix:{OUTGOING}") });
+            self.qmp.execute("migrate", target).await?;
+            let (mut state, _) = listener.accept().await.map_err(DriverError::Files)?;
+            let mut file = File::create(into).await.map_err(DriverError::Files)?;
+            let copied = tokio::io::copy(&mut state, &mut file).await;
+            copied.map_err(DriverError::Files)?;
+            self.settled().await
+        };
+        let saved = timeout(MIGRATION, moved).await;
+        saved.unwrap_or(Err(DriverError::NotSaved))
+    }
+
+    /// Waits until a migration that goes out has ended.
+    pub(super) async fn settled(&self) -> Result<(), DriverError> {
+        loop {
+            match self.qmp.migration().await?.as_str() {
+                "completed" => return Ok(()),
+                "active" | "setup" | "device" => sleep(LOOK).await,
+                _ => return Err(DriverError::NotSaved),
+            }
+        }
+    }
+
+    /// Reads the devices' state from a file; the VM stands still afterwards.
+    pub(super) async fn load(&self, from: &Path) -> Result<(), DriverError> {
+        self.leave_memory().await?;
+        let source = json!({ "uri": format!("unix:{INCOMING}") });
+        self.qmp.execute("migrate-incoming", source).await?;
+        let read = async {
+            let alive = || !self.ended.is_cancelled();
+            let stream = connect(&self.folder, INCOMING, alive).await;
+            let mut stream = stream.map_err(DriverError::Files)?;
+            let mut file = File::open(from).await.map_err(DriverError::Files)?;
+            let copied = tokio::io::copy(&mut file, &mut stream).await;
+            copied.map_err(DriverError::Files)?;
+            drop(stream);
+            loop {
+                match self.qmp.status().await?.as_str() {
+                    "inmigrate" => sleep(LOOK).await,
+                    "paused" | "prelaunch" => return Ok(()),
+                    _ => return Err(DriverError::NotLoaded),
+                }
+            }
+        };
+        let loaded = timeout(MIGRATION, read).await;
+        loaded.unwrap_or(Err(DriverError::NotLoaded))
+    }
+
+    /// Ends it; its VM's state is saved, or not wanted.
+    pub(super) async fn end(&self) {
+        self.expected.store(true, Ordering::Release);
+        // One that has gone need not be told.
+        let _gone = self.qmp.execute("quit", json!(null)).await;
+        if timeout(END, self.ended.cancelled()).await.is_err() {
+            self.kill().await;
+        }
+    }
+
+    /// Kills it as if it had broken: whoever watches it tells so.
+    pub(super) async fn end_by_itself(&self) {
+        kill(self.pid, &self.ended).await;
+    }
+
+    pub(super) async fn kill(&self) {
+        self.expected.store(true, Ordering::Release);
+        kill(self.pid, &self.ended).await;
+    }
+}
+
+/// Kills a process and waits until it has gone.
+async fn kill(pid: Pid, ended: &CancellationToken) {
+    if !ended.is_cancelled() {
+        // It may end by itself just now.
+        let _ended = kill_process(pid, Signal::KILL);
+        ended.cancelled().await;
+    }
+}
+
+/// Kills the process that runs in a folder and that nobody is connected to.
+pub(super) async fn kill_in(folder: &Path) {
+    while let Some(pid) = alive_in(folder) {
+        if let Some(pid) = Pid::from_raw(pid) {
+            // It may have ended by itself.
+            let _gone = kill_process(pid, Signal::KILL);
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+}

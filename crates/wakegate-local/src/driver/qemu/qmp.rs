@@ -1,0 +1,211 @@
+//! QEMU's control line (QMP: docs/interop/qmp-spec).
+//!
+//! Guarantees: one command at a time, each answered or failed; an answer never goes to another
+//! command, also when whoever asked has left.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use super::socket::connect;
+
+/// The longest that a command may take; all are answered at once by a QEMU that is well.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// QEMU could not be told something.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum QmpError {
+    #[error("QEMU cannot be reached: {0}")]
+    Connect(std::io::Error),
+    #[error("QEMU has gone")]
+    Gone,
+    #[error("QEMU did not answer `{0}` in time")]
+    TimedOut(&'static str),
+    #[error("QEMU refused `{command}`: {reason}")]
+    Refused {
+        command: &'static str,
+        reason: String,
+    },
+}
+
+/// A connection to a QEMU.
+#[derive(Debug)]
+pub(super) struct Qmp {
+    line: Mutex<Line>,
+}
+
+#[derive(Debug)]
+struct Line {
+    writer: OwnedWriteHalf,
+    answers: mpsc::Receiver<Value>,
+    last: u64,
+}
+
+// === impl Qmp ===
+
+impl Qmp {
+    /// Connects to the socket in `folder`, as soon as it is there, for as long as `alive` says.
+    pub(super) async fn connect(
+        folder: &Path,
+        alive: impl Fn() -> bool,
+        tasks: &TaskTracker,
+    ) -> Result<Arc<Self>, QmpError> {
+        let stream = connect(folder, "qmp.sock", alive).await;
+        let (reader, writer) = stream.map_err(QmpError::Connect)?.into_split();
+        let (answers, line) = mpsc::channel(16);
+        tasks.spawn(async move {
+            let mut lines = BufReader::new(reader).lines();
+            while let Ok(Some(text)) = lines.next_line().await {
+                let Ok(message) = serde_json::from_str::<Value>(&text) else {
+                    continue;
+                };
+                // The greeting and events are nobody's answer.
+                if message.get("id").is_some() && answers.send(message).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let line = Line {
+            writer,
+            answers: line,
+            last: 0,
+        };
+        let qmp = Arc::new(Self {
+            line: Mutex::new(line),
+        });
+        qmp.execute("qmp_capabilities", Value::Null).await?;
+        Ok(qmp)
+    }
+
+    /// Runs one command and returns what it returned.
+    pub(super) async fn execute(
+        &self,
+        command: &'static str,
+        arguments: Value,
+    ) -> Result<Value, QmpError> {
+        let mut line = self.line.lock().await;
+        line.last += 1;
+        let id = line.last;
+        let mut message = json!({ "execute": command, "id": id });
+        if let (Value::Object(message), false) = (&mut message, arguments.is_null()) {
+            message.insert("arguments".to_owned(), arguments);
+        }
+        let exchange = async {
+            let text = format!("{message}\n");
+            let sent = line.writer.write_all(text.as_bytes()).await;
+            sent.map_err(|_| QmpError::Gone)?;
+            loop {
+                let mut answer = line.answers.recv().await.ok_or(QmpError::Gone)?;
+                // An earlier command's, whose caller has left.
+                if answer.get("id").and_then(Value::as_u64) != Some(id) {
+                    continue;
+                }
+                if let Some(error) = answer.get("error") {
+                    let reason = error.get("desc").and_then(Value::as_str);
+                    let reason = reason.unwrap_or("without a reason").to_owned();
+                    return Err(QmpError::Refused { command, reason });
+                }
+                return Ok(answer
+                    .get_mut("return")
+                    .map(Value::take)
+                    .unwrap_or_default());
+            }
+        };
+        timeout(PATIENCE, exchange)
+            .await
+            .unwrap_or(Err(QmpError::TimedOut(command)))
+    }
+
+    /// Runs one command of the human monitor, whose only answer is a complaint.
+    pub(super) async fn monitor(&self, line: &str) -> Result<(), QmpError> {
+        let command = "human-monitor-command";
+        let answer = self.execute(command, json!({ "command-line": line }));
+        match answer.await?.as_str().map(str::trim) {
+            None | Some("") => Ok(()),
+            Some(complaint) => Err(QmpError::Refused {
+                command,
+                reason: complaint.to_owned(),
+            }),
+        }
+    }
+
+    /// The VM's state: `running`, `paused`, `inmigrate`, `postmigrate`, …
+    pub(super) async fn status(&self) -> Result<String, QmpError> {
+        let answer = self.execute("query-status", Value::Null).await?;
+        Ok(word(&answer, "status"))
+    }
+
+    /// How far a migration is: `active`, `completed`, `failed`, … or nothing.
+    pub(super) async fn migration(&self) -> Result<String, QmpError> {
+        let answer = self.execute("query-migrate", Value::Null).await?;
+        Ok(word(&answer, "status"))
+    }
+}
+
+fn word(answer: &Value, key: &str) -> String {
+    let word = answer.get(key).and_then(Value::as_str);
+    word.unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// A QEMU that answers as its lines say, `$id` being the command's.
+    fn pretend(folder: &Path, tasks: &TaskTracker, answers: &'static [&'static str]) {
+        let listener = UnixListener::bind(folder.join("qmp.sock")).unwrap();
+        tasks.spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"{\"QMP\": {}}\n").await.unwrap();
+            let (mut id, mut buffer) = (0, [0; 4096]);
+            for answer in answers {
+                assert!(stream.read(&mut buffer).await.unwrap() > 0);
+                id += 1;
+                let text = answer.replace("$id", &id.to_string());
+                stream.write_all(text.as_bytes()).await.unwrap();
+            }
+        });
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_with_its_reason_and_events_are_no_answers() {
+        let (folder, tasks) = (tempfile::tempdir().unwrap(), TaskTracker::new());
+        pretend(
+            folder.path(),
+            &tasks,
+            &[
+                "{\"return\": {}, \"id\": $id}\n",
+                "{\"event\": \"STOP\"}\n{\"error\": {\"desc\": \"no such thing\"}, \"id\": $id}\n",
+                "{\"return\": {\"status\": \"old\"}, \"id\": 1}\n\
+                 {\"return\": {\"status\": \"running\"}, \"id\": $id}\n",
+            ],
+        );
+        let qmp = Qmp::connect(folder.path(), || true, &tasks).await.unwrap();
+        let refused = qmp.execute("cont", Value::Null).await.unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "QEMU refused `cont`: no such thing",
+            "and it is not the event's"
+        );
+        assert_eq!(qmp.status().await.unwrap(), "running");
+        assert!(matches!(qmp.status().await, Err(QmpError::Gone)));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_never_listens_is_not_waited_for_once_it_is_gone() {
+        let (folder, tasks) = (tempfile::tempdir().unwrap(), TaskTracker::new());
+        let error = Qmp::connect(folder.path(), || false, &tasks).await;
+        let error = error.unwrap_err();
+        assert!(matches!(error, QmpError::Connect(_)));
+    }
+}

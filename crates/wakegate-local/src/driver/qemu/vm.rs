@@ -1,0 +1,332 @@
+//! One VM: its process, its lines, and its sleep.
+//!
+//! Guarantees: a VM that sleeps has no process; its memory is in its file and its devices' state
+//! beside it; a sleep or a wake that fails leaves the VM as it was, or as it last slept when its
+//! process broke.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::Timestamp;
+use tokio_util::task::TaskTracker;
+
+use super::command::{Beginning, Network, Shape, arguments, forward};
+use super::files::{About, Files};
+use super::network::{self, Door};
+use super::pool::{Pool, become_vm, move_console};
+use super::process::Process;
+use super::{Config, Ports};
+use crate::driver::{DriverError, Exit};
+use crate::guest::{Order, Status};
+
+/// One VM.
+#[derive(Debug)]
+pub(super) struct Vm {
+    pub(super) files: Files,
+    pub(super) shape: Shape,
+    pub(super) door: Option<Door>,
+    ports: Mutex<Ports>,
+    /// Its address is another than its memory has.
+    moved: AtomicBool,
+    process: Mutex<Option<Arc<Process>>>,
+    tasks: TaskTracker,
+    /// Held while its files are copied.
+    copying: Arc<tokio::sync::Mutex<()>>,
+}
+
+// === impl Vm ===
+
+impl Vm {
+    pub(super) fn new(files: Files, about: About, door: Option<Door>, tasks: TaskTracker) -> Self {
+        let About {
+            shape,
+            ports,
+            moved,
+        } = about;
+        if let Some(door) = &door {
+            door.expect(&ports);
+        }
+        Self {
+            files,
+            shape,
+            door,
+            ports: Mutex::new(ports),
+            moved: AtomicBool::new(moved),
+            process: Mutex::default(),
+            tasks,
+            copying: Arc::default(),
+        }
+    }
+
+    pub(super) fn process(&self) -> Option<Arc<Process>> {
+        let process = self.process.lock();
+        process.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_process(&self, process: Option<Arc<Process>>) {
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+    }
+
+    fn ports(&self) -> Ports {
+        let ports = self.ports.lock();
+        ports.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What must be known to run it again.
+    pub(super) fn remember(&self) -> std::io::Result<()> {
+        self.files.write_about(&About {
+            shape: self.shape.clone(),
+            ports: self.ports(),
+            moved: self.moved.load(Ordering::Acquire),
+        })
+    }
+
+    /// Keeps a sleep beside, in the background, for the case that the next one breaks.
+    pub(super) fn keep_last(self: &Arc<Self>) {
+        let Ok(copying) = Arc::clone(&self.copying).try_lock_owned() else {
+            return;
+        };
+        let files = self.files.clone();
+        self.tasks.spawn_blocking(move || {
+            let _copying = copying;
+            if let Err(error) = files.keep_last() {
+                let folder = files.folder().display();
+                tracing::warn!(%folder, %error, "a VM's sleep could not be kept beside");
+            }
+        });
+    }
+
+    /// Starts a QEMU for it and connects to it.
+    pub(super) async fn spawn(
+        &self,
+        config: &Config,
+        beginning: &Beginning<'_>,
+    ) -> Result<Arc<Process>, DriverError> {
+        let folder = self.files.folder();
+        self.files.set_place(None).map_err(DriverError::Files)?;
+        if let Some(door) = &self.door {
+            door.prepare().await?;
+        }
+        let arguments = arguments(&self.shape, beginning, &self.ports());
+        let log = folder.join("../vmm.log");
+        let process = Process::spawn(config, folder, &log, arguments, &self.tasks).await;
+        if let (Err(_), Some(door)) = (&process, &self.door) {
+            door.leave().await;
+        }
+        process
+    }
+
+    /// Takes a QEMU that has waited, if there is one and it can become this VM's.
+    async fn adopt(&self, pool: &Pool) -> Option<Arc<Process>> {
+        let process = pool.take(&self.shape)?;
+        let became = async {
+            let place = self.files.set_place(Some(&process.folder));
+            place.map_err(DriverError::Files)?;
+            let folder = self.files.folder();
+            become_vm(&process, &self.shape, &self.ports(), folder).await?;
+            Ok::<_, DriverError>(move_console(&process, folder).await?)
+        };
+        if let Err(error) = became.await {
+            tracing::warn!(%error, "a QEMU that waited is of no use");
+            process.kill().await;
+            self.clear_place(&process);
+            return None;
+        }
+        Some(process)
+    }
+
+    /// Saves the VM's state and ends its process.
+    pub(super) async fn fall_asleep(self: &Arc<Self>) -> Result<(), DriverError> {
+        let process = self.process().ok_or(DriverError::Gone)?;
+        // From here on its end is ours to judge.
+        process.expected.store(true, Ordering::Release);
+        let saved = async {
+            self.files.begin_to_fall().map_err(DriverError::Files)?;
+            process.pause().await?;
+            if let Some(door) = &self.door {
+                door.close().await;
+            }
+            self.remember().map_err(DriverError::Files)?;
+            process.save(&self.files.new_state()).await?;
+            self.files.fall_asleep().map_err(DriverError::Files)
+        };
+        let Err(error) = saved.await else {
+            self.end(&process).await;
+            self.keep_last();
+            return Ok(());
+        };
+        // As it was: it runs.
+        if process.resume().await.is_ok() {
+            self.files.end_of_fall().map_err(DriverError::Files)?;
+            process.expected.store(false, Ordering::Release);
+            if let Some(door) = &self.door {
+                door.open();
+            }
+            return Err(error);
+        }
+        // It does not even answer.
+        process.kill().await;
+        self.gone(&process).await;
+        match self.files.fall_back().map_err(DriverError::Files)? {
+            true => Err(DriverError::FellBack),
+            false => Err(DriverError::Broke),
+        }
+    }
+
+    /// Copies the VM's memory and state into other files; it stands still meanwhile.
+    pub(super) async fn copy_to(&self, other: Files) -> Result<(), DriverError> {
+        let _copying = self.copying.lock().await;
+        let files = self.files.clone();
+        let Some(process) = self.process() else {
+            return blocking(&self.tasks, move || files.copy_to(&other)).await;
+        };
+        self.remember().map_err(DriverError::Files)?;
+        process.pause().await?;
+        let copied = async {
+            process.save(&self.files.new_state()).await?;
+            blocking(&self.tasks, move || files.copy_paused_to(&other)).await
+        };
+        let copied = copied.await;
+        process.resume().await?;
+        self.files.end_of_fall().map_err(DriverError::Files)?;
+        copied
+    }
+
+    /// Removes the VM's files, when nobody copies them any more.
+    pub(super) async fn forget(&self) -> Result<(), DriverError> {
+        let _copying = self.copying.lock().await;
+        let files = self.files.clone();
+        blocking(&self.tasks, move || files.remove()).await
+    }
+
+    /// Ends the process of a VM whose state is saved or not wanted.
+    pub(super) async fn end(&self, process: &Process) {
+        process.end().await;
+        self.gone(process).await;
+    }
+
+    /// Its process has ended.
+    pub(super) async fn gone(&self, process: &Process) {
+        self.set_process(None);
+        self.clear_place(process);
+        if let Some(door) = &self.door {
+            door.close().await;
+            door.leave().await;
+        }
+    }
+
+    /// Clears the folder where a process had waited for this VM, and keeps what it said there.
+    fn clear_place(&self, process: &Process) {
+        let folder = self.files.folder();
+        if process.folder == folder {
+            return;
+        }
+        let moved = std::fs::read(process.folder.join("vmm.log")).and_then(|said| {
+            let mut log = std::fs::File::options();
+            let mut log = log
+                .create(true)
+                .append(true)
+                .open(folder.join("../vmm.log"))?;
+            std::io::Write::write_all(&mut log, &said)
+        });
+        if let Err(error) = moved {
+            tracing::warn!(%error, "what a QEMU said is not in its VM's log");
+        }
+        // What cannot be removed is only a little disk space.
+        let _left_behind = std::fs::remove_dir_all(&process.folder);
+    }
+
+    /// Runs the VM again from its saved state.
+    pub(super) async fn wake(
+        &self,
+        config: &Config,
+        pool: &Pool,
+    ) -> Result<Arc<Process>, DriverError> {
+        if !self.files.is_asleep() {
+            return Err(DriverError::Gone);
+        }
+        // Its memory is about to change.
+        drop(self.copying.lock().await);
+        let process = match self.adopt(pool).await {
+            Some(process) => process,
+            None => self.spawn(config, &Beginning::Restore).await?,
+        };
+        let loaded = async {
+            process.load(&self.files.state()).await?;
+            // From here on the memory changes, so the state is worth nothing.
+            self.files.wake().map_err(DriverError::Files)
+        };
+        if let Err(error) = loaded.await {
+            process.kill().await;
+            self.gone(&process).await;
+            return Err(error);
+        }
+        process.resume().await?;
+        let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+        process.agent.order(Order::Clock(now));
+        let moved = self.moved.swap(false, Ordering::AcqRel);
+        if let (true, Some(network)) = (moved, network::inside(&self.shape.network)) {
+            process.agent.order(Order::Network(network));
+            self.remember().map_err(DriverError::Files)?;
+        }
+        self.set_process(Some(Arc::clone(&process)));
+        if let Some(door) = &self.door {
+            door.open();
+        }
+        Ok(process)
+    }
+
+    /// Opens and closes ports as the VM's program does.
+    pub(super) async fn follow_ports(&self, process: &Process, status: &Status) {
+        let Network::User { address, .. } = self.shape.network else {
+            return;
+        };
+        let before = self.ports();
+        let mut open = before.clone();
+        for port in status.ports.difference(&before) {
+            let line = format!("hostfwd_add network {}", forward(address, *port));
+            match process.qmp.monitor(&line).await {
+                Ok(()) => drop(open.insert(*port)),
+                Err(error) => tracing::warn!(%address, port, %error, "cannot open a VM's port"),
+            }
+        }
+        for port in before.difference(&status.ports) {
+            let line = format!("hostfwd_remove network tcp:{address}:{port}");
+            if process.qmp.monitor(&line).await.is_ok() {
+                open.remove(port);
+            }
+        }
+        if open != before {
+            *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = open;
+            if let Err(error) = self.remember() {
+                tracing::warn!(%address, %error, "cannot remember a VM's ports");
+            }
+        }
+    }
+}
+
+/// Runs what blocks beside the workers.
+pub(super) async fn blocking<F>(tasks: &TaskTracker, work: F) -> Result<(), DriverError>
+where
+    F: FnOnce() -> std::io::Result<()> + Send + 'static,
+{
+    let done = tasks.spawn_blocking(work).await;
+    done.map_err(|_| DriverError::Gone)?
+        .map_err(DriverError::Files)
+}
+
+/// How a VM ended that nobody asked to.
+pub(super) fn exit(id: String, status: &Status) -> Exit {
+    match &status.exit {
+        Some((code, message)) => Exit {
+            id,
+            code: Some(*code),
+            message: message.clone(),
+        },
+        None => Exit {
+            id,
+            code: None,
+            message: "the VM ended without a word of its program; see the vmm log".to_owned(),
+        },
+    }
+}

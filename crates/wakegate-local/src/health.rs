@@ -1,0 +1,408 @@
+//! Health checks: what is accepted, and what a row of results makes of an instance (contract A.8,
+//! B.6), as values without IO.
+//!
+//! Guarantees: a kept check is complete, with every default written out; failures in the start
+//! period make nobody unhealthy; a start or a restore begins a new start period.
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::api::ApiError;
+use super::instance::State;
+use hypeman::GoDuration;
+
+const SECOND: i64 = 1_000_000_000;
+/// The longest error that is shown.
+const LONGEST_ERROR: usize = 512;
+
+/// As sent.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct HealthCheckRequest {
+    r#type: Option<String>,
+    interval: Option<String>,
+    timeout: Option<String>,
+    start_period: Option<String>,
+    failure_threshold: Option<i64>,
+    success_threshold: Option<i64>,
+    http: Option<HttpRequest>,
+    tcp: Option<TcpRequest>,
+    exec: Option<ExecCheck>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct HttpRequest {
+    port: i64,
+    path: Option<String>,
+    scheme: Option<String>,
+    expected_status: Option<i64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct TcpRequest {
+    port: i64,
+}
+
+/// As kept and as shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HealthCheck {
+    r#type: String,
+    pub(super) interval: GoDuration,
+    pub(super) timeout: GoDuration,
+    start_period: GoDuration,
+    failure_threshold: u32,
+    success_threshold: u32,
+    #[serde(flatten)]
+    pub(super) probe: Probe,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Probe {
+    /// An HTTP request.
+    Http(HttpCheck),
+    /// A connection.
+    Tcp(TcpCheck),
+    /// A command beside the program.
+    Exec(ExecCheck),
+}
+
+/// An HTTP request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HttpCheck {
+    pub(super) port: u16,
+    pub(super) path: String,
+    pub(super) scheme: String,
+    pub(super) expected_status: u16,
+}
+
+/// A connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TcpCheck {
+    pub(super) port: u16,
+}
+
+/// A command that ends with 0.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ExecCheck {
+    pub(super) command: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) working_dir: Option<String>,
+}
+
+/// The results so far (seed: `health_status`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Health {
+    consecutive_successes: u64,
+    consecutive_failures: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_checked_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_success_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_failure_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
+    #[serde(skip)]
+    verdict: Verdict,
+    /// When the start period began.
+    #[serde(skip)]
+    since: Option<Timestamp>,
+    /// A check is under way.
+    #[serde(skip)]
+    pub(super) checking: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Verdict {
+    #[default]
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
+fn nanos(name: &str, text: Option<&String>, default: i64) -> Result<i64, ApiError> {
+    let bad = || invalid(&format!("{name} is not a duration"));
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(default);
+    };
+    text.parse::<GoDuration>()
+        .map(GoDuration::nanos)
+        .map_err(|_| bad())
+}
+
+fn invalid(text: &str) -> ApiError {
+    ApiError::bad_request("invalid_health_check", format!("health_check.{text}"))
+}
+
+fn port(number: i64) -> Result<u16, ApiError> {
+    let port = u16::try_from(number).ok().filter(|port| *port > 0);
+    port.ok_or_else(|| invalid("port must be 1 to 65535"))
+}
+
+// === impl HealthCheck ===
+
+impl HealthCheck {
+    /// `None` is "no check", which `type: none` asks for.
+    pub(super) fn accept(
+        request: HealthCheckRequest,
+        network_enabled: bool,
+    ) -> Result<Option<Self>, ApiError> {
+        let HealthCheckRequest {
+            r#type,
+            interval,
+            timeout,
+            start_period,
+            failure_threshold,
+            success_threshold,
+            http,
+            tcp,
+            exec,
+        } = request;
+        let given = [
+            ("http", http.is_some()),
+            ("tcp", tcp.is_some()),
+            ("exec", exec.is_some()),
+        ];
+        let mut names = given.iter().filter(|(_, given)| *given);
+        let only = match (names.next(), names.next()) {
+            (None, _) => None,
+            (Some((name, _)), None) => Some(*name),
+            (Some(_), Some(_)) => {
+                return Err(invalid("only one of http, tcp and exec may be given"));
+            }
+        };
+        let kind = r#type.filter(|text| !text.is_empty());
+        let kind = match (kind.as_deref(), only) {
+            (Some("none"), _) => return Ok(None),
+            (None, None) => return Err(invalid("type is required")),
+            (Some(kind), Some(only)) if kind != only => {
+                return Err(invalid(&format!("{only} does not go with type {kind}")));
+            }
+            (Some(kind), _) => kind.to_owned(),
+            (None, Some(only)) => only.to_owned(),
+        };
+        let probe = match (kind.as_str(), http, tcp, exec) {
+            ("http", Some(http), ..) => Probe::Http(accept_http(http)?),
+            ("tcp", _, Some(tcp), _) => Probe::Tcp(TcpCheck {
+                port: port(tcp.port)?,
+            }),
+            ("exec", _, _, Some(exec)) => {
+                if exec.command.first().is_none_or(String::is_empty) {
+                    return Err(invalid("exec.command is required"));
+                }
+                Probe::Exec(exec)
+            }
+            ("http" | "tcp" | "exec", ..) => {
+                return Err(invalid(&format!("{kind} is required with type {kind}")));
+            }
+            _ => return Err(invalid("type must be none, http, tcp or exec")),
+        };
+        if !network_enabled && !matches!(probe, Probe::Exec(_)) {
+            return Err(invalid(&format!("type {kind} needs a network")));
+        }
+        let interval = nanos("interval", interval.as_ref(), 10 * SECOND)?;
+        let timeout = nanos("timeout", timeout.as_ref(), 2 * SECOND)?;
+        let start_period = nanos("start_period", start_period.as_ref(), 30 * SECOND)?;
+        if interval <= 0 || timeout <= 0 || timeout > interval || start_period < 0 {
+            let text = "interval and timeout must be positive, timeout at most interval, \
+                        start_period not negative";
+            return Err(invalid(text));
+        }
+        let threshold = |name: &str, number: Option<i64>, default: u32| {
+            let number = number.map_or(Some(default), |number| u32::try_from(number).ok());
+            let number = number.filter(|number| *number >= 1);
+            number.ok_or_else(|| invalid(&format!("{name} must be at least 1")))
+        };
+        Ok(Some(Self {
+            r#type: kind,
+            interval: GoDuration::from_nanos(interval),
+            timeout: GoDuration::from_nanos(timeout),
+            start_period: GoDuration::from_nanos(start_period),
+            failure_threshold: threshold("failure_threshold", failure_threshold, 3)?,
+            success_threshold: threshold("success_threshold", success_threshold, 1)?,
+            probe,
+        }))
+    }
+}
+
+fn accept_http(request: HttpRequest) -> Result<HttpCheck, ApiError> {
+    let path = request.path.filter(|path| !path.is_empty());
+    let path = path.unwrap_or_else(|| "/".to_owned());
+    let scheme = request.scheme.filter(|scheme| !scheme.is_empty());
+    let scheme = scheme.unwrap_or_else(|| "http".to_owned());
+    if !path.starts_with('/') || !matches!(scheme.as_str(), "http" | "https") {
+        return Err(invalid(
+            "http.path must begin with /, http.scheme be http or https",
+        ));
+    }
+    let status = u16::try_from(request.expected_status.unwrap_or(200)).ok();
+    let status = status.filter(|status| (100..=599).contains(status));
+    Ok(HttpCheck {
+        port: port(request.port)?,
+        path,
+        scheme,
+        expected_status: status
+            .ok_or_else(|| invalid("http.expected_status must be 100 to 599"))?,
+    })
+}
+
+// === impl Health ===
+
+impl Health {
+    /// The instance was started or restored.
+    pub(super) fn restart(&mut self, now: Timestamp) {
+        *self = Self {
+            since: Some(now),
+            ..Self::default()
+        };
+    }
+
+    /// Whether the next check is due.
+    pub(super) fn is_due(&self, check: &HealthCheck, now: Timestamp) -> bool {
+        let pause = SignedDuration::from_nanos(check.interval.nanos());
+        // The first one comes at once, so that a good instance is soon known to be.
+        !self.checking
+            && self
+                .last_checked_at
+                .is_none_or(|last| now.duration_since(last) >= pause)
+    }
+
+    /// One result. Whether it has just made the instance unhealthy.
+    pub(super) fn observe(
+        &mut self,
+        check: &HealthCheck,
+        result: Result<(), String>,
+        now: Timestamp,
+    ) -> bool {
+        self.checking = false;
+        self.last_checked_at = Some(now);
+        match result {
+            Ok(()) => {
+                self.consecutive_successes += 1;
+                self.consecutive_failures = 0;
+                self.last_success_at = Some(now);
+                self.last_error = None;
+                if self.consecutive_successes >= u64::from(check.success_threshold) {
+                    self.verdict = Verdict::Healthy;
+                }
+                false
+            }
+            Err(error) => {
+                self.consecutive_successes = 0;
+                self.consecutive_failures += 1;
+                self.last_failure_at = Some(now);
+                self.last_error = Some(error.chars().take(LONGEST_ERROR).collect());
+                let period = SignedDuration::from_nanos(check.start_period.nanos());
+                let early = self.verdict == Verdict::Starting
+                    && self
+                        .since
+                        .is_some_and(|since| now.duration_since(since) < period);
+                let enough = self.consecutive_failures >= u64::from(check.failure_threshold);
+                let fell_ill = enough && !early && self.verdict != Verdict::Unhealthy;
+                if fell_ill {
+                    self.verdict = Verdict::Unhealthy;
+                }
+                fell_ill
+            }
+        }
+    }
+
+    /// One word: health is apart from state.
+    pub(super) fn status(&self, check: Option<&HealthCheck>, state: State) -> &'static str {
+        match (check, state) {
+            (None, _) => "disabled",
+            (_, State::Initializing) => "starting",
+            (_, State::Running) => match self.verdict {
+                Verdict::Starting => "starting",
+                Verdict::Healthy => "healthy",
+                Verdict::Unhealthy => "unhealthy",
+            },
+            _ => "unknown",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn accept(check: Value) -> Result<Option<HealthCheck>, ApiError> {
+        HealthCheck::accept(serde_json::from_value(check).unwrap(), true)
+    }
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + seconds).unwrap()
+    }
+
+    #[test]
+    fn a_check_is_kept_with_its_defaults() {
+        let check = accept(json!({ "http": { "port": 80 } })).unwrap().unwrap();
+        let kept = serde_json::to_value(&check).unwrap();
+        assert_eq!(
+            kept,
+            json!({
+                "type": "http", "interval": "10s", "timeout": "2s", "start_period": "30s",
+                "failure_threshold": 3, "success_threshold": 1,
+                "http": { "port": 80, "path": "/", "scheme": "http", "expected_status": 200 },
+            })
+        );
+        assert_eq!(serde_json::from_value::<HealthCheck>(kept).unwrap(), check);
+        assert_eq!(accept(json!({ "type": "none" })).unwrap(), None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for bad in [
+            json!({}),
+            json!({ "type": "ping" }),
+            json!({ "type": "http" }),
+            json!({ "type": "tcp", "http": { "port": 80 } }),
+            json!({ "tcp": { "port": 80 }, "http": { "port": 80 } }),
+            json!({ "tcp": { "port": 0 } }),
+            json!({ "tcp": { "port": 80 }, "interval": "1s", "timeout": "2s" }),
+            json!({ "tcp": { "port": 80 }, "interval": "0s" }),
+            json!({ "tcp": { "port": 80 }, "failure_threshold": 0 }),
+            json!({ "exec": { "command": [] } }),
+            json!({ "http": { "port": 80, "scheme": "gopher" } }),
+        ] {
+            assert!(accept(bad.clone()).is_err(), "{bad}");
+        }
+        let tcp = serde_json::from_value(json!({ "tcp": { "port": 80 } })).unwrap();
+        assert!(
+            HealthCheck::accept(tcp, false).is_err(),
+            "without a network"
+        );
+    }
+
+    #[test]
+    fn failures_in_the_start_period_make_nobody_unhealthy() {
+        let check = json!({ "tcp": { "port": 80 }, "start_period": "10s", "failure_threshold": 2 });
+        let check = accept(check).unwrap().unwrap();
+        let (mut health, failure) = (Health::default(), || Err("refused".to_owned()));
+        health.restart(at(0));
+        for second in 0..9 {
+            assert!(!health.observe(&check, failure(), at(second)));
+            assert_eq!(health.status(Some(&check), State::Running), "starting");
+        }
+        assert!(health.observe(&check, failure(), at(11)), "now it counts");
+        assert_eq!(health.status(Some(&check), State::Running), "unhealthy");
+        assert!(
+            !health.observe(&check, failure(), at(12)),
+            "it is told once"
+        );
+        assert_eq!(health.status(Some(&check), State::Standby), "unknown");
+        assert!(!health.observe(&check, Ok(()), at(13)));
+        assert_eq!(health.status(Some(&check), State::Running), "healthy");
+        assert!(!health.observe(&check, failure(), at(14)), "one is not two");
+        assert!(
+            health.observe(&check, failure(), at(15)),
+            "no start period any more"
+        );
+        health.restart(at(20));
+        assert_eq!(health.status(Some(&check), State::Running), "starting");
+    }
+}
