@@ -16,7 +16,7 @@ fuzz: packages
 
 # Minutes of everything at once over real sockets, with a killed control plane in the middle.
 chaos:
-	cargo test --release --locked --test chaos -- --ignored --nocapture
+	cargo test --release --locked --test it chaos:: -- --ignored --nocapture
 
 lint: packages
 	cargo fmt --check

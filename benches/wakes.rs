@@ -5,6 +5,8 @@
 
 #![allow(
     missing_docs,
+    unreachable_pub,
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
     clippy::indexing_slicing,
@@ -14,6 +16,7 @@
     reason = "a benchmark"
 )]
 
+#[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/support/mod.rs"]
 mod support;
 

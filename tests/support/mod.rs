@@ -2,24 +2,6 @@
 //!
 //! Every port is free, every directory temporary, and what is started ends with its owner.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    missing_debug_implementations,
-    reason = "each test file uses its own part"
-)]
-#![allow(
-    missing_docs,
-    clippy::missing_panics_doc,
-    clippy::unwrap_used,
-    clippy::float_cmp,
-    clippy::indexing_slicing,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "test support"
-)]
-
 pub mod browser;
 pub mod tools;
 
@@ -32,13 +14,12 @@ use std::time::Duration;
 use hypeman::HypemanClient;
 use hypeman::wire::{AutoStandbyPolicy, CreateInstance, Instance, InstanceState, RedactedMap};
 use hypeman::{GoDuration, InstanceRef};
-use tokio::sync::{broadcast, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use wakegate::app::{App, AppHandle};
 use wakegate::config::{Config, Secret, Variables, load};
 use wakegate::telemetry::AccessSink;
-use wakegate::wake::WakeReport;
 use wakegate_local::{DriverChoice, LocalConfig, LocalServer, OnExit};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_wakegate");
@@ -64,6 +45,12 @@ pub fn free_address() -> SocketAddr {
 
 pub fn reference(text: &str) -> InstanceRef {
     InstanceRef::parse(text).unwrap()
+}
+
+/// A number that the environment variable `name` gives a long test; `None` when it is not set.
+pub fn number(name: &str) -> Option<u64> {
+    let text = std::env::var_os(name)?;
+    Some(text.to_str().unwrap().parse().unwrap())
 }
 
 /// Waits until `check` says so; fails when it has not for a long time.
@@ -331,12 +318,6 @@ impl Gateway {
             task,
         }
     }
-
-    /// Every wake that ends from now on.
-    pub fn reports(&self) -> broadcast::Receiver<WakeReport> {
-        self.handle.wake_reports()
-    }
-
     /// Begins the drain.
     pub fn drain(&mut self) {
         drop(self.stop.take());

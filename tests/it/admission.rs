@@ -1,0 +1,223 @@
+//! Which requests wake, and what the others are told.
+
+use crate::support::{Gateway, Plane, Wanted, eventually, route};
+use hypeman::wire::InstanceState;
+
+async fn status(gateway: &Gateway, instance: &str, path: &str, fields: &[(&str, &str)]) -> u16 {
+    let mut request = gateway.client().request("GET", instance, path);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    request.send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_may_not_wake_costs_no_restore_and_passes_while_it_is_awake() {
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("guarded")).await;
+    let keys = "admission = { deny_paths = [\"/no\"] }";
+    let gateway = Gateway::start(&plane, &route("guarded", keys)).await;
+    assert_eq!(status(&gateway, "guarded", "/no", &[]).await, 503);
+    assert_eq!(plane.state(&instance.id).await, InstanceState::Standby);
+    assert_eq!(plane.operations(&instance.id, "restore").await, 0);
+    let refused = "wakegate_wake_refusals_total{rule=\"path\"}";
+    assert_eq!(gateway.metric(refused).await, 1.0);
+    assert_eq!(status(&gateway, "guarded", "/", &[]).await, 200);
+    assert_eq!(status(&gateway, "guarded", "/no", &[]).await, 200);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sleeping_route_answers_as_it_was_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (body, robots) = (
+        dir.path().join("asleep.html"),
+        dir.path().join("robots.txt"),
+    );
+    std::fs::write(&body, "<p>shh</p>").unwrap();
+    std::fs::write(&robots, "User-agent: *\nDisallow: /\n").unwrap();
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("quiet")).await;
+    let keys = format!(
+        "admission = {{ methods = [\"POST\"] }}\n\
+         asleep = {{ status = 202, headers = [\"x-mood: sleepy\"], body_file = {body:?}, \
+         robots = {robots:?}, health_paths = [\"/healthz\"] }}"
+    );
+    let gateway = Gateway::start(&plane, &route("quiet", &keys)).await;
+    let answer = gateway.client().get("quiet", "/").await;
+    assert_eq!(answer.status(), 202);
+    assert_eq!(answer.headers()["x-mood"], "sleepy");
+    assert_eq!(answer.headers()["x-wakegate-state"], "asleep");
+    assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
+    assert!(!answer.headers().contains_key("retry-after"));
+    assert_eq!(answer.text().await.unwrap(), "<p>shh</p>");
+    let robots = gateway.client().get("quiet", "/robots.txt").await;
+    assert_eq!(robots.status(), 200);
+    assert!(robots.text().await.unwrap().contains("Disallow: /"));
+    let health = gateway.client().get("quiet", "/healthz").await;
+    assert_eq!(health.text().await.unwrap(), "asleep\n");
+    assert_eq!(plane.operations(&instance.id, "restore").await, 0);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_preset_keeps_bots_scanners_and_icons_from_waking() {
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("preset")).await;
+    let keys = "admission = { preset = \"browser-abuse\" }";
+    let gateway = Gateway::start(&plane, &route("preset", keys)).await;
+    let bot = [("user-agent", "Googlebot/2.1")];
+    assert_eq!(status(&gateway, "preset", "/", &bot).await, 503);
+    assert_eq!(status(&gateway, "preset", "/.env", &[]).await, 404);
+    assert_eq!(status(&gateway, "preset", "/favicon.ico", &[]).await, 503);
+    let prefetch = [("sec-purpose", "prefetch")];
+    assert_eq!(status(&gateway, "preset", "/", &prefetch).await, 503);
+    assert_eq!(plane.operations(&instance.id, "restore").await, 0);
+    let person = [("user-agent", "Mozilla/5.0 Firefox/133.0")];
+    assert_eq!(status(&gateway, "preset", "/", &person).await, 200);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_wakes_too_often_is_told_to_wait() {
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("often")).await;
+    let keys = "admission = { rate_per_client = \"1/m\" }";
+    let gateway = Gateway::start(&plane, &route("often", keys)).await;
+    assert_eq!(status(&gateway, "often", "/", &[]).await, 200);
+    assert_eq!(status(&gateway, "often", "/", &[]).await, 200, "awake");
+    plane.sleep(&instance.id).await;
+    // The gateway finds out at the next use at the latest, and refuses to wake it again.
+    let (status, code, after) = gateway.client().problem("often").await;
+    assert_eq!((status, code.as_str()), (429, "wake_rate"));
+    assert!(after.unwrap().parse::<u64>().unwrap() <= 60);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_guesses_names_is_shut_out_from_more_and_keeps_what_exists() {
+    let plane = Plane::start().await;
+    plane.asleep(Wanted::hello("exists")).await;
+    let gateway = Gateway::start(&plane, "[wake]\nunknown_per_client = \"3/m\"\n").await;
+    assert_eq!(status(&gateway, "exists", "/", &[]).await, 200);
+    for guess in ["a1", "a2", "a3", "a4"] {
+        assert_eq!(status(&gateway, guess, "/", &[]).await, 404);
+    }
+    assert_eq!(status(&gateway, "a5", "/", &[]).await, 429);
+    assert_eq!(status(&gateway, "exists", "/", &[]).await, 200);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_woke_it_is_in_the_ledger_with_the_phases() {
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("traced")).await;
+    let gateway = Gateway::start(&plane, "").await;
+    let agent = [("user-agent", "curious/1.0")];
+    assert_eq!(
+        status(&gateway, "traced", "/?secret=hunter2", &agent).await,
+        200
+    );
+    let page = reqwest::get(format!("http://{}/api/wakes", gateway.admin)).await;
+    let text = page.unwrap().text().await.unwrap();
+    let wakes: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let wake = &wakes[0];
+    assert_eq!(wake["instance"], instance.id);
+    assert_eq!(wake["user_agent"], "curious/1.0");
+    assert_eq!(wake["client"], "127.0.0.1");
+    assert_eq!(wake["outcome"], "woken");
+    assert_eq!(wake["route"], "{instance}.test/");
+    assert!(
+        wake["phases_ms"]["restoring"].as_f64().unwrap() > 0.0,
+        "{wake}"
+    );
+    assert!(!text.contains("hunter2"));
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_is_woken_with_those_it_needs_and_before_it_is_asked_for() {
+    let plane = Plane::start().await;
+    let database = plane.asleep(Wanted::hello("database")).await;
+    plane.asleep(Wanted::hello("shop")).await;
+    let later = plane.asleep(Wanted::hello("later")).await;
+    let keys = "wake = { also = [\"database\"] }\n\
+                prewarm = [{ paths = [\"/login\"], instances = [\"later\"] }]";
+    let gateway = Gateway::start(&plane, &route("shop", keys)).await;
+    assert_eq!(status(&gateway, "shop", "/", &[]).await, 200);
+    eventually("the database is awake, too", async || {
+        plane.state(&database.id).await == InstanceState::Running
+    })
+    .await;
+    assert_eq!(plane.state(&later.id).await, InstanceState::Standby);
+    assert_eq!(status(&gateway, "shop", "/login", &[]).await, 200);
+    eventually("what the login leads to is awake", async || {
+        plane.state(&later.id).await == InstanceState::Running
+    })
+    .await;
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_in_its_window_is_kept_awake() {
+    let plane = Plane::start().await;
+    let wanted = Wanted::hello("warm").idle(std::time::Duration::from_secs(4));
+    let instance = plane.asleep(wanted).await;
+    let keys = "keep_warm = [{ cron = \"* * * * *\", for = \"2m\" }]";
+    let gateway = Gateway::start(&plane, &route("warm", keys)).await;
+    eventually("it is woken without a request", async || {
+        plane.state(&instance.id).await == InstanceState::Running
+    })
+    .await;
+    // Two idle timeouts later it still is, by holds.
+    for _ in 0..8 {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(plane.state(&instance.id).await, InstanceState::Running);
+    }
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preflight_is_answered_as_the_application_did_and_wakes_otherwise() {
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("cors")).await;
+    let keys = "admission = { preset = \"browser-abuse\" }";
+    let gateway = Gateway::start(&plane, &route("cors", keys)).await;
+    let preflight = || {
+        let request = gateway.client().request("OPTIONS", "cors", "/cors");
+        request
+            .header("origin", "https://app.example")
+            .header("access-control-request-method", "PUT")
+    };
+    let first = preflight().send().await.unwrap();
+    assert_eq!(first.headers()["x-wakegate-wake"], "cold");
+    assert_eq!(
+        first.headers()["access-control-allow-origin"],
+        "https://app.example"
+    );
+    plane.sleep(&instance.id).await;
+    // Something else finds out that it sleeps, without waking it.
+    let bot = [("user-agent", "somebot")];
+    eventually("the gateway knows that it sleeps", async || {
+        status(&gateway, "cors", "/", &bot).await == 503
+    })
+    .await;
+    let restores = plane.operations(&instance.id, "restore").await;
+    let again = preflight().send().await.unwrap();
+    assert_eq!(again.status(), 204);
+    assert_eq!(
+        again.headers()["access-control-allow-origin"],
+        "https://app.example"
+    );
+    assert_eq!(plane.operations(&instance.id, "restore").await, restores);
+    gateway.stop().await;
+    plane.stop().await;
+}

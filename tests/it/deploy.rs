@@ -1,0 +1,240 @@
+//! What is shipped beside the program: that each thing is what its own tool takes it for, and says what the
+//! program says.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::tools::{python, run, scratch};
+use crate::support::{BINARY, Plane, Program, Wanted, eventually, free_address};
+use serde_json::Value;
+use wakegate::config::{Variables, load};
+
+fn deploy(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("deploy")
+        .join(path)
+}
+
+/// Names in a text that are metrics', without the suffixes that Prometheus gives to a histogram's series.
+fn metrics(text: &str) -> Vec<String> {
+    let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+    let mut names: Vec<String> = text
+        .split(word)
+        .filter(|word| word.starts_with("wakegate_") || word.starts_with("process_"))
+        .map(|name| {
+            let cut = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|end| name.strip_suffix(end));
+            cut.unwrap_or(name).to_owned()
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn check_metrics(text: &str, of: &str) {
+    let documented = include_str!("../../docs/METRICS.md");
+    for name in metrics(text) {
+        assert!(
+            documented.contains(&format!("`{name}`")),
+            "{of}: there is no metric {name}"
+        );
+    }
+}
+
+#[test]
+fn the_alert_rules_pass_their_own_tests_and_know_every_metric_they_name() {
+    let folder = deploy("prometheus");
+    run(Command::new("promtool")
+        .args(["check", "rules", "alerts.yaml"])
+        .current_dir(&folder));
+    let tests = ["test", "rules", "alerts.test.yaml"];
+    run(Command::new("promtool").args(tests).current_dir(&folder));
+    let (rules, tests) = (folder.join("alerts.yaml"), folder.join("alerts.test.yaml"));
+    let rules = std::fs::read_to_string(rules).unwrap();
+    check_metrics(&rules, "alerts.yaml");
+    let tests = std::fs::read_to_string(tests).unwrap();
+    for line in rules.lines() {
+        if let Some(name) = line.trim().strip_prefix("- alert: ") {
+            assert!(tests.contains(name), "{name} has no test");
+        }
+    }
+}
+
+#[test]
+fn the_grafana_dashboard_asks_only_for_metrics_that_exist_in_words_that_prometheus_understands() {
+    let text = std::fs::read_to_string(deploy("grafana/wakegate.json")).unwrap();
+    check_metrics(&text, "wakegate.json");
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array())
+        .flatten();
+    let expressions: Vec<&str> = targets
+        .map(|target| target["expr"].as_str().unwrap())
+        .collect();
+    assert!(expressions.len() > 40);
+    let mut rules = "groups:\n- name: panels\n  rules:\n".to_owned();
+    for (index, expression) in expressions.iter().enumerate() {
+        let plain = expression
+            .replace("$__rate_interval", "5m")
+            .replace("$job", ".*")
+            .replace("$instance", ".*");
+        let quoted = serde_json::to_string(&plain).unwrap();
+        writeln!(rules, "  - record: panel:{index}\n    expr: {quoted}").unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("panels.yaml");
+    std::fs::write(&file, rules).unwrap();
+    run(Command::new("promtool").args(["check", "rules"]).arg(file));
+    // Every metric is somewhere to be seen.
+    let mut shown = metrics(&text);
+    shown.extend(
+        [
+            "process_max_fds",
+            "process_threads",
+            "process_start_time_seconds",
+        ]
+        .map(Into::into),
+    );
+    shown.push("process_virtual_memory_bytes".to_owned());
+    for name in metrics(include_str!("../../docs/METRICS.md")) {
+        assert!(shown.contains(&name), "{name} is in no panel");
+    }
+}
+
+#[test]
+fn the_service_is_confined() {
+    let unit = deploy("systemd/wakegate.service");
+    let mut analyze = Command::new("systemd-analyze");
+    let said = run(analyze
+        .args(["security", "--offline=true", "--no-pager"])
+        .arg(&unit));
+    let exposure = said.split("wakegate.service: ").nth(1).unwrap();
+    let exposure = exposure.split(' ').next().unwrap();
+    assert!(exposure.parse::<f64>().unwrap() < 1.5, "{said}");
+}
+
+#[test]
+fn the_manifests_and_the_chart_are_valid_and_so_are_their_configurations() {
+    let dir = tempfile::tempdir().unwrap();
+    let wanted = [
+        "helm-python-sdk==0.2.2",
+        "kubernetes-validate==1.37.0",
+        "PyYAML==6.0.3",
+    ];
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/deploy/kubernetes.py");
+    let mut check = Command::new(python(&wanted).join("python"));
+    let said = run(check.arg(script).arg(deploy("")).arg(dir.path()));
+    assert!(said.contains("every manifest is valid"), "{said}");
+    let secrets = dir.path().join("secrets");
+    std::fs::create_dir(&secrets).unwrap();
+    for name in ["hypeman", "admin-token"] {
+        std::fs::write(secrets.join(name), "0123456789abcdef").unwrap();
+    }
+    let mut configurations = vec![deploy("compose/wakegate.toml")];
+    for name in ["default", "everything", "one", "gateway"] {
+        configurations.push(dir.path().join(format!("{name}.toml")));
+    }
+    for path in configurations {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let here = secrets.to_str().unwrap();
+        let text = text
+            .replace("/run/secrets/wakegate", here)
+            .replace("/run/secrets", here);
+        let config = load(path.to_str().unwrap(), &text, &Variables::default()).unwrap();
+        assert!(config.admin.token.is_some(), "{}", path.display());
+    }
+}
+
+#[test]
+fn what_compose_and_the_package_name_is_there() {
+    let compose = std::fs::read_to_string(deploy("compose/compose.yaml")).unwrap();
+    let named = compose
+        .split(['"', ' ', '[', ','])
+        .filter_map(|word| word.split_once(":/"));
+    let sources: Vec<&str> = named
+        .map(|(source, _)| source)
+        .filter(|s| s.starts_with('.'))
+        .collect();
+    assert!(sources.len() >= 5, "{sources:?}");
+    for source in sources {
+        assert!(deploy("compose").join(source).exists(), "{source}");
+    }
+    let manifest: toml::Value = toml::from_str(include_str!("../../Cargo.toml")).unwrap();
+    let package = &manifest["package"]["metadata"]["deb"];
+    for asset in package["assets"].as_array().unwrap() {
+        let source = asset[0].as_str().unwrap();
+        let built = source.starts_with("target/");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        assert!(built || root.join(source).exists(), "{source}");
+    }
+}
+
+/// A sidecar is configured by its environment alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sidecar_needs_no_file_and_takes_every_host() {
+    let plane = Plane::start().await;
+    plane.asleep(Wanted::hello("app")).await;
+    let (listen, admin) = (free_address(), free_address());
+    let mut command = Command::new(BINARY);
+    command
+        .arg("serve")
+        .env("WAKEGATE_UPSTREAM_INSTANCE", "app")
+        .env("WAKEGATE_UPSTREAM_PORT", "8080")
+        .env("WAKEGATE_LISTENER_ADDRESS", listen.to_string())
+        .env("WAKEGATE_ADMIN_ADDRESS", admin.to_string())
+        .env("WAKEGATE_LOG_ACCESS", "off")
+        .env("HYPEMAN_BASE_URL", format!("http://{}", plane.address))
+        .env("HYPEMAN_API_KEY", &plane.token);
+    let _sidecar = Program(command.spawn().unwrap());
+    eventually("it serves", async || {
+        reqwest::get(format!("http://{admin}/readyz")).await.is_ok()
+    })
+    .await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for host in ["anything.example.com", "localhost", "10.1.2.3:8080"] {
+        let asked = client.get(format!("http://{listen}/")).header("host", host);
+        let answer = asked.send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{host}");
+        assert!(answer.text().await.unwrap().contains("hello from app"));
+    }
+    plane.stop().await;
+}
+
+#[test]
+fn completions_and_manual_pages_tell_of_every_command() {
+    let dir = scratch("man");
+    std::fs::create_dir_all(&dir).unwrap();
+    run(Command::new(BINARY).arg("man").arg(&dir));
+    let page = std::fs::read_to_string(dir.join("wakegate.1")).unwrap();
+    let help = run(Command::new(BINARY).arg("--help"));
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands: Vec<&str> = commands
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|word| !word.is_empty() && *word != "help")
+        .collect();
+    assert!(commands.len() > 15, "{commands:?}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = run(Command::new(BINARY).args(["completions", shell]));
+        for command in &commands {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+    for command in commands {
+        let escaped = command.replace('-', "\\-");
+        assert!(page.contains(&escaped), "{command} is not in wakegate.1");
+        let own = std::fs::read_to_string(dir.join(format!("wakegate-{command}.1")));
+        assert!(own.unwrap().contains("NAME"), "{command}");
+    }
+    for hidden in ["guest", "hello", "session"] {
+        assert!(
+            !dir.join(format!("wakegate-{hidden}.1")).exists(),
+            "{hidden}"
+        );
+    }
+}

@@ -1,0 +1,186 @@
+//! What `POST /ingresses` declares on the control plane is served, and wakes.
+
+use std::net::SocketAddr;
+
+use crate::support::{Gateway, Plane, Wanted, eventually, reference};
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use hypeman::wire::{CreateIngress, IngressRule};
+use wakegate::telemetry::AccessSink;
+
+fn free() -> u16 {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    socket.local_addr().unwrap().port()
+}
+
+fn resource(name: &str, rules: Value) -> CreateIngress {
+    let rules: Vec<IngressRule> = serde_json::from_value(rules).unwrap();
+    CreateIngress {
+        name: name.to_owned(),
+        tags: std::collections::BTreeMap::default(),
+        rules,
+    }
+}
+
+/// The status of a GET, and nothing when nobody listens.
+async fn status(port: u16, host: &str, key: &str) -> Option<u16> {
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .pool_max_idle_per_host(0)
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap();
+    let asked = client.get(format!("http://127.0.0.1:{port}/"));
+    let asked = asked.header("host", host).header("x-key", key);
+    Some(asked.send().await.ok()?.status().as_u16())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declared_host_is_served_at_its_port_until_it_is_deleted() {
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("declared")).await;
+    let extra = "[ingress]\nwatch = true\ninterval = \"50ms\"\naddress = \"127.0.0.1\"\n";
+    let gateway = Gateway::start(&plane, extra).await;
+    let (port, other) = (free(), free());
+    let secret = "0123456789abcdef0123456789abcdef";
+    let rules = json!([
+        {"match": {"hostname": "app.example.com", "port": port},
+         "target": {"instance": "declared", "port": 8080}},
+        {"match": {"hostname": "{name}.guarded.example.com", "port": other},
+         "target": {"instance": "{name}", "port": 8080},
+         "request_header_auth": {"header": "x-key", "value": secret}},
+    ]);
+    assert_eq!(
+        status(port, "app.example.com", "").await,
+        None,
+        "nobody is there yet"
+    );
+    let made = plane
+        .client
+        .create_ingress(&resource("shop", rules))
+        .await
+        .unwrap();
+    eventually("it is served", async || {
+        status(port, "app.example.com", "").await == Some(200)
+    })
+    .await;
+    assert_eq!(
+        plane.operations(&instance.id, "restore").await,
+        1,
+        "and has woken"
+    );
+    assert_eq!(status(port, "other.example.com", "").await, Some(404));
+    let guarded = "declared.guarded.example.com";
+    assert_eq!(
+        status(port, guarded, secret).await,
+        Some(404),
+        "not at this port"
+    );
+    assert_eq!(status(other, guarded, "wrong").await, Some(403));
+    assert_eq!(status(other, guarded, secret).await, Some(200));
+    // The file's own routes stay.
+    assert_eq!(gateway.client().get("declared", "/").await.status(), 200);
+    plane
+        .client
+        .delete_ingress(&reference(&made.id))
+        .await
+        .unwrap();
+    eventually("its port is closed", async || {
+        status(port, "app.example.com", "").await.is_none()
+    })
+    .await;
+    assert_eq!(gateway.client().get("declared", "/").await.status(), 200);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_is_taken_keeps_nothing_else_from_being_served() {
+    let plane = Plane::start().await;
+    plane.listening(Wanted::hello("lucky")).await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (taken_port, port) = (taken.local_addr().unwrap().port(), free());
+    let rule = |port: u16| {
+        json!({"match": {"hostname": "lucky.example.com", "port": port},
+               "target": {"instance": "lucky", "port": 8080}})
+    };
+    let rules = json!([rule(taken_port), rule(port)]);
+    plane
+        .client
+        .create_ingress(&resource("two", rules))
+        .await
+        .unwrap();
+    let extra = "[ingress]\nwatch = true\ninterval = \"50ms\"\naddress = \"127.0.0.1\"\n";
+    let gateway = Gateway::start(&plane, extra).await;
+    eventually("the other is served", async || {
+        status(port, "lucky.example.com", "").await == Some(200)
+    })
+    .await;
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+/// A control plane that declares one rule with TLS and has no instances.
+async fn declaring(port: u16) -> SocketAddr {
+    let rules = json!([{"match": {"hostname": "safe.example.com", "port": port}, "tls": true,
+                        "target": {"instance": "safe", "port": 8080}}]);
+    let list = json!([{"id": "i1", "name": "tls", "created_at": "2026-01-01T00:00:00Z",
+                       "rules": rules}]);
+    let missing = json!({"code": "not_found", "message": "there is no such instance"});
+    let app = axum::Router::new()
+        .route("/ingresses", axum::routing::get(async || axum::Json(list)))
+        .fallback(async || (StatusCode::NOT_FOUND, axum::Json(missing)));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    crate::support::spawn(axum::serve(listener, app).into_future());
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_with_tls_is_served_with_tls_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = free();
+    let plane = declaring(port).await;
+    let watch = "[ingress]\nwatch = true\ninterval = \"50ms\"\naddress = \"127.0.0.1\"\n";
+    let off = || AccessSink::off();
+    let bare = Gateway::start_with(plane, "t", watch, off()).await;
+    eventually("it has looked", async || {
+        let calls = "wakegate_controlplane_requests_total{op=\"ingress_list\",code=\"200\"}";
+        bare.metric(calls).await > 1.5
+    })
+    .await;
+    assert_eq!(
+        status(port, "safe.example.com", "").await,
+        None,
+        "never in clear"
+    );
+    bare.stop().await;
+
+    let extra = format!(
+        "{watch}tls = {{ internal = \"{}\" }}\n",
+        dir.path().display()
+    );
+    let gateway = Gateway::start_with(plane, "t", &extra, off()).await;
+    let ca = dir.path().join("ca.crt");
+    eventually("it is served with TLS", async || {
+        let Ok(pem) = std::fs::read(&ca) else {
+            return false;
+        };
+        let root = reqwest::Certificate::from_pem(&pem).unwrap();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .tls_certs_only([root])
+            .resolve("safe.example.com", SocketAddr::from(([127, 0, 0, 1], port)))
+            .build()
+            .unwrap();
+        let asked = client.get(format!("https://safe.example.com:{port}/"));
+        let Ok(answer) = asked.send().await else {
+            return false;
+        };
+        // Its control plane has no such instance: the route was found.
+        answer.text().await.unwrap().contains("instance_not_found")
+    })
+    .await;
+    gateway.stop().await;
+}

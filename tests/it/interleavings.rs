@@ -1,0 +1,106 @@
+//! The turnstile's every interleaving, under loom: no place stays free while a request waits for it,
+//! and the limit is never passed.
+//!
+//! The file is the real one; only its atomics are loom's.
+
+#[allow(dead_code, reason = "the model needs a part of it")]
+#[path = "../../src/hold/turnstile.rs"]
+mod turnstile;
+
+mod sync {
+    pub(super) use loom::sync::atomic::{AtomicUsize, Ordering};
+}
+
+use loom::sync::{Arc, Mutex};
+use loom::thread;
+use turnstile::Turnstile;
+
+/// The gate's protocol around the turnstile, without time: a line of at most one, under a lock.
+struct Gate {
+    turnstile: Turnstile,
+    waiting: Mutex<Line>,
+    limit: usize,
+}
+
+#[derive(Default)]
+struct Line {
+    waits: bool,
+    let_in: bool,
+}
+
+impl Gate {
+    fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            turnstile: Turnstile::new(),
+            waiting: Mutex::new(Line::default()),
+            limit,
+        })
+    }
+
+    fn let_in(&self, line: &mut Line) {
+        if line.waits && self.turnstile.inside() < self.limit {
+            self.turnstile.enter();
+            (line.waits, line.let_in) = (false, true);
+        }
+        if !line.waits {
+            self.turnstile.dismiss_crowd();
+        }
+    }
+
+    fn join(&self) {
+        let mut line = self.waiting.lock().unwrap();
+        self.turnstile.announce_crowd();
+        line.waits = true;
+        self.let_in(&mut line);
+    }
+
+    fn leave(&self) {
+        if self.turnstile.leave() {
+            self.let_in(&mut self.waiting.lock().unwrap());
+        }
+    }
+}
+
+#[test]
+fn who_waits_is_let_in_when_the_last_one_leaves() {
+    loom::model(|| {
+        let gate = Gate::new(1);
+        assert!(gate.turnstile.try_enter(1));
+        let leaver = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || gate.leave())
+        };
+        gate.join();
+        leaver.join().unwrap();
+        let line = gate.waiting.lock().unwrap();
+        assert!(line.let_in && !line.waits);
+        assert_eq!(gate.turnstile.inside(), 1);
+    });
+}
+
+#[test]
+fn nobody_passes_who_waits_and_the_limit_holds() {
+    loom::model(|| {
+        let gate = Gate::new(1);
+        assert!(gate.turnstile.try_enter(1));
+        let passer = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || {
+                let entered = gate.turnstile.try_enter(1);
+                assert!(gate.turnstile.inside() <= 2);
+                if entered {
+                    gate.leave();
+                }
+            })
+        };
+        let leaver = {
+            let gate = Arc::clone(&gate);
+            thread::spawn(move || gate.leave())
+        };
+        gate.join();
+        passer.join().unwrap();
+        leaver.join().unwrap();
+        assert!(gate.waiting.lock().unwrap().let_in);
+        assert_eq!(gate.turnstile.inside(), 1);
+    });
+}

@@ -1,0 +1,294 @@
+//! Beginnings and ends: drain, kill -9, ports in use, exit codes.
+
+use std::io::Read as _;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::{
+    BINARY, Gateway, Plane, Program, Wanted, client_of, config, eventually, reference,
+};
+use hypeman::wire::{CreateInstance, InstanceState};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_finishes_what_is_held_and_refuses_what_comes() {
+    let plane = Plane::start().await;
+    plane
+        .running(Wanted::hello("drained").env("HELLO_LISTEN_DELAY", "1500ms"))
+        .await;
+    let mut gateway = Gateway::start(&plane, "").await;
+    let client = gateway.client();
+    let held =
+        crate::support::spawn(async move { client.get("drained", "/").await.status().as_u16() });
+    eventually("it is held", async || {
+        gateway.metric("wakegate_held_requests").await == 1.0
+    })
+    .await;
+    gateway.drain();
+    let admin = format!("http://{}/readyz", gateway.admin);
+    eventually("it is no longer ready", async || {
+        reqwest::get(&admin)
+            .await
+            .is_ok_and(|response| response.status() == 503)
+    })
+    .await;
+    assert!(
+        gateway
+            .client()
+            .request("GET", "drained", "/")
+            .send()
+            .await
+            .is_err()
+    );
+    assert_eq!(held.await.unwrap(), 200);
+    assert!(gateway.stop().await, "nothing had to be cut");
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_cuts_what_does_not_end_by_its_deadline() {
+    let plane = Plane::start().await;
+    plane.asleep(Wanted::hello("endless")).await;
+    let gateway = Gateway::start(&plane, "[server]\ndrain_timeout = \"300ms\"\n").await;
+    let mut stream = gateway
+        .client()
+        .get("endless", "/sse?count=1000&interval=20ms")
+        .await;
+    stream.chunk().await.unwrap();
+    assert!(!gateway.stop().await, "the stream was cut");
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_would_need_a_restart_changes_nothing() {
+    let plane = Plane::start().await;
+    plane.asleep(Wanted::hello("moved")).await;
+    let gateway = Gateway::start(&plane, "").await;
+    let extra = "[[route]]\nhost = \"new.org\"\ninstance = \"moved\"\n";
+    let mut fresh = config(plane.address, &plane.token, extra);
+    gateway.handle.reload(&fresh).unwrap();
+    let url = format!("http://{}/", gateway.address);
+    let answer = gateway
+        .client()
+        .http
+        .get(url)
+        .header("host", "new.org")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    fresh.wake.ledger = 7;
+    assert!(
+        gateway
+            .handle
+            .reload(&fresh)
+            .unwrap_err()
+            .to_string()
+            .contains("`wake` can only change with a restart")
+    );
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_survive_a_killed_control_plane_with_their_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let state = dir.path().to_str().unwrap().to_owned();
+    let address = port.to_string();
+    let arguments = [
+        "local",
+        "--api-listen",
+        &address,
+        "--state-dir",
+        &state,
+        "--no-auth",
+    ];
+    let client = client_of(port, "unused");
+
+    let first = Program::start(&arguments);
+    eventually("it serves", async || client.health().await.is_ok()).await;
+    let mut ids = Vec::new();
+    for name in ["awake", "asleep", "doomed"] {
+        let request = CreateInstance {
+            name: name.to_owned(),
+            image: "wakegate/hello".to_owned(),
+            ..CreateInstance::default()
+        };
+        ids.push(reference(
+            &client.create_instance(&request).await.unwrap().id,
+        ));
+    }
+    let count = async |id: &hypeman::InstanceRef| {
+        let instance = client.get_instance(id).await.unwrap();
+        let url = format!("http://{}:8080/", instance.network.unwrap().ip.unwrap());
+        reqwest::get(url).await.ok()?.text().await.ok()
+    };
+    for id in &ids {
+        eventually("it answers", async || count(id).await.is_some()).await;
+    }
+    client.standby_instance(&ids[1], None).await.unwrap();
+    first.signal("KILL");
+    drop(first);
+    let pid = std::fs::read_to_string(
+        dir.path()
+            .join("instances")
+            .join(ids[2].as_str())
+            .join("record.json"),
+    )
+    .unwrap();
+    let pid: serde_json::Value = serde_json::from_str(&pid).unwrap();
+    let pid = pid["handle"]["pid"].to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-KILL", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+
+    let second = Program::start(&arguments);
+    eventually("it serves again", async || client.health().await.is_ok()).await;
+    let state = async |id| client.get_instance(id).await.unwrap();
+    assert_eq!(state(&ids[0]).await.state, InstanceState::Running);
+    assert_eq!(state(&ids[1]).await.state, InstanceState::Standby);
+    let doomed = state(&ids[2]).await;
+    assert_eq!(doomed.state, InstanceState::Stopped);
+    assert!(doomed.exit_message.unwrap().contains("gone"));
+    client.restore_instance(&ids[1]).await.unwrap();
+    for id in &ids[..2] {
+        eventually("its memory is kept", async || {
+            count(id)
+                .await
+                .is_some_and(|text| !text.contains("request 1 of"))
+        })
+        .await;
+    }
+    for id in &ids {
+        client.delete_instance(id).await.unwrap();
+    }
+    drop(second);
+}
+
+#[test]
+fn a_port_in_use_is_a_clear_message_that_names_the_flag() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    for (flag, arguments) in [
+        (
+            "--listen",
+            [
+                "demo",
+                "--listen",
+                &taken,
+                "--api-listen",
+                "127.0.0.1:0",
+                "--admin-listen",
+                "127.0.0.1:0",
+            ],
+        ),
+        (
+            "--api-listen",
+            [
+                "demo",
+                "--listen",
+                "127.0.0.1:0",
+                "--api-listen",
+                &taken,
+                "--admin-listen",
+                "127.0.0.1:0",
+            ],
+        ),
+        (
+            "--admin-listen",
+            [
+                "demo",
+                "--listen",
+                "127.0.0.1:0",
+                "--api-listen",
+                "127.0.0.1:0",
+                "--admin-listen",
+                &taken,
+            ],
+        ),
+    ] {
+        // Bound without listening would not be taken for a listener.
+        let _listener = std::net::TcpListener::bind(&taken).unwrap();
+        let output = Command::new(BINARY).args(arguments).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(&taken) && text.contains(flag), "{text}");
+    }
+}
+
+#[test]
+fn exit_codes_tell_usage_configuration_and_success_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("bad.toml");
+    std::fs::write(&file, "[wake]\ntimout = \"1s\"\n").unwrap();
+    let bad = file.to_str().unwrap();
+    let good = concat!(env!("CARGO_MANIFEST_DIR"), "/config/wakegate.toml");
+    for (arguments, code, says) in [
+        (vec!["nonsense"], 2, "nonsense"),
+        (vec!["serve", "-c", bad], 78, "did you mean `timeout`?"),
+        (vec!["check", "-c", bad], 1, "bad.toml:2:1: `wake.timout`"),
+        (vec!["check", "-c", good], 0, "[[route]]"),
+        (vec!["--help"], 0, "demo"),
+    ] {
+        let output = Command::new(BINARY).args(&arguments).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        assert!(text.contains(says), "{arguments:?}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_wakes_a_sleeping_instance_and_leaves_nothing_behind() {
+    let (mut demo, listen, _) = Program::demo("1s");
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .pool_max_idle_per_host(0)
+        .build()
+        .unwrap();
+    let get = async |host: &str| {
+        let request = client
+            .get(format!("http://{listen}/"))
+            .header("host", host)
+            .send()
+            .await
+            .ok()?;
+        (request.status() == 200).then_some(request.text().await.ok()?)
+    };
+    eventually("the demo serves", async || {
+        get("counter.localhost").await.is_some()
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let second = get("counter.localhost").await.unwrap();
+    assert!(!second.contains("request 1 of"), "{second}");
+    demo.signal("INT");
+    let mut said = String::new();
+    demo.0
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut said)
+        .unwrap();
+    assert!(demo.0.wait().unwrap().success());
+    for word in [
+        "curl http://hello.localhost",
+        "asleep",
+        "waking",
+        "ready in",
+        "idle",
+        "stopping",
+    ] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}

@@ -1,0 +1,52 @@
+//! The gateway, the local control plane and what is delivered with them, over real sockets: one module a
+//! capability.
+
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::expect_used,
+    clippy::float_cmp,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod admin;
+mod admission;
+mod architecture;
+mod browser;
+mod certificates;
+mod chaos;
+mod cli;
+mod clients;
+mod contract;
+mod dashboard;
+mod deploy;
+mod engine;
+mod framing;
+mod grpc;
+mod h2;
+mod ingress;
+mod interleavings;
+mod lifecycle;
+mod observability;
+mod programs;
+mod protocols;
+mod raw;
+mod refusals;
+mod release;
+mod responses;
+mod restarts;
+mod semantics;
+mod simulation;
+mod streams;
+mod vm;
+mod wake;
