@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 
 use clap::Parser as _;
 use tokio::runtime::Builder;
-use wakegate::cli::{Arguments, Command, FAILED, Failure, OK, Voice, run, run_alone};
+use wakegate::cli::{Arguments, Command, FAILED, Failure, OK, Output, run, run_alone};
 
 /// A request makes and frees some dozens of small things; this allocator's way with them is the shorter one
 /// (docs/performance.md).
@@ -38,12 +38,12 @@ fn with_runtime(command: Command) -> Result<(), Failure> {
         message: format!("no runtime: {error}"),
         code: FAILED,
     })?;
-    let voice = Voice {
+    let output = Output {
         out,
         err,
         is_watched: std::io::stderr().is_terminal(),
     };
-    runtime.block_on(run(command, voice))
+    runtime.block_on(run(command, output))
 }
 
 fn out(text: &str) {

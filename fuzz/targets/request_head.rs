@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::runtime::{Builder, Runtime};
 use wakegate::names::RequestId;
 use wakegate::router::host_of;
-use wakegate::upstream::{Fields, ForwardedFor, Provenance, is_upgrade, prepare_request};
+use wakegate::upstream::{Fields, ForwardedElement, ForwardedFor, is_upgrade, prepare_request};
 
 thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
@@ -54,7 +54,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, In
         let (id, client) = (RequestId::generate(), IpAddr::from([192, 0, 2, 1]));
         let named = parts.headers.get("host").cloned();
         let from = ForwardedFor {
-            provenance: &Arc::new(Provenance::of(client, false, &host, named)),
+            forwarded: &Arc::new(ForwardedElement::of(client, false, &host, named)),
             trusted: false,
             request_id: &id,
             certificate: None,

@@ -23,16 +23,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::observer::Plane;
+use self::observer::ObservedPlane;
 use self::sockets::{Bound, Sockets};
 use crate::admin::{Admin, Timeline};
 use crate::config::{Config, RouteConfig, ServerConfig};
 use crate::drain::Drain;
 use crate::hold::Hold;
 use crate::listener::{
-    self, Downstream, Inherited, RawConnection, Remarks, Service, Shared, TlsError, TlsSession,
+    self, Downstream, ExtraHeaders, Inherited, RawConnection, Service, Shared, TlsError, TlsSession,
 };
-use crate::proxy::{Arrival, Gateway, GatewayBody, GatewayParts, Memory, RawKind};
+use crate::proxy::{Arrival, ConnectionCache, Gateway, GatewayBody, GatewayParts, RawKind};
 use crate::router::Declared;
 use crate::telemetry::{AccessSink, Metrics, ReloadOutcome, Tracer, TracerError};
 use crate::upstream::Upstream;
@@ -105,7 +105,7 @@ struct Running {
     plans: watch::Sender<Vec<WarmPlan>>,
     sockets: Sockets,
     server: Arc<ArcSwap<ServerConfig>>,
-    planes: Vec<Plane>,
+    planes: Vec<ObservedPlane>,
     timeline: Arc<Timeline>,
     started: (jiff::Timestamp, Instant),
     drain: Drain,
@@ -128,24 +128,24 @@ impl fmt::Debug for Source {
 #[derive(Clone)]
 struct Front(Arc<Gateway<HypemanClient>>);
 
-impl Remarks for GatewayBody {
-    fn remarks(&self, say: impl FnMut(&HeaderName, &HeaderValue)) {
-        self.remarks(say);
+impl ExtraHeaders for GatewayBody {
+    fn extra_headers(&self, say: impl FnMut(&HeaderName, &HeaderValue)) {
+        self.extra_headers(say);
     }
 }
 
 impl Service for Front {
-    type Memory = Memory;
+    type ConnectionCache = ConnectionCache;
     type Body = GatewayBody;
 
-    fn greet(&self, sni: &str, client: IpAddr, port: u16) {
-        self.0.greet(sni, client, port);
+    fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16) {
+        self.0.on_client_hello(sni, client, port);
     }
 
     async fn call(
         &self,
         request: Request<Option<Incoming>>,
-        (from, memory): &(Downstream, Memory),
+        (from, cache): &(Downstream, ConnectionCache),
     ) -> Response<GatewayBody> {
         let covers = |host: &str| from.tls.as_ref().is_none_or(|tls| tls.covers(host));
         let arrival = Arrival {
@@ -155,12 +155,12 @@ impl Service for Front {
             covers: &covers,
             certificate: from.tls.as_ref().and_then(TlsSession::client_certificate),
             interim: from.interim.as_ref(),
-            memory,
+            cache,
         };
         Arc::clone(&self.0).handle(request, &arrival).await
     }
 
-    async fn splice(&self, connection: RawConnection) {
+    async fn proxy_tcp(&self, connection: RawConnection) {
         let RawConnection {
             stream,
             host,
@@ -175,9 +175,9 @@ impl Service for Front {
             covers: &|_| true,
             certificate: None,
             interim: None,
-            memory: &Memory::default(),
+            cache: &ConnectionCache::default(),
         };
-        self.0.splice(stream, &host, kind, &arrival).await;
+        self.0.proxy_tcp(stream, &host, kind, &arrival).await;
     }
 }
 
@@ -212,7 +212,7 @@ impl App {
         let planes = config.hypeman.iter().map(|plane| {
             let observer = Arc::clone(&metrics);
             let client = HypemanClient::with_observer(&plane.to_client_config(), observer);
-            Ok::<_, AppError>(Plane {
+            Ok::<_, AppError>(ObservedPlane {
                 name: plane.name.clone(),
                 url: plane.url.clone(),
                 client: client.map_err(|source| AppError::Client {

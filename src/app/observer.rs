@@ -25,7 +25,7 @@ const UNWATCHED: Duration = Duration::from_secs(15);
 
 /// A control plane and what it said last.
 #[derive(Debug)]
-pub(super) struct Plane {
+pub(super) struct ObservedPlane {
     pub(super) name: String,
     pub(super) url: String,
     pub(super) client: HypemanClient,
@@ -87,7 +87,7 @@ pub(super) async fn observe(handle: AppHandle, watchers: Watchers) {
     }
 }
 
-async fn look_at(running: &Running, plane: &Plane) {
+async fn look_at(running: &Running, plane: &ObservedPlane) {
     let asked_at = now_ms();
     let answer = plane.client.list_instances(&ListInstances::default()).await;
     let metrics = &running.gateway.parts().metrics;

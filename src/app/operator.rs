@@ -20,9 +20,9 @@ use crate::admin::{
 };
 use crate::config::{Protocol, RouteConfig, RouteWakeConfig, redacted};
 use crate::names::PlaneIndex;
-use crate::proxy::{ProxyError, rescue};
+use crate::proxy::{ProxyError, error_response};
 use crate::telemetry::{InstanceCondition, Readings, WakeKind};
-use crate::wake::{Asker, Instance, LedgerEntry, Target, WakeError, WakeStage};
+use crate::wake::{Instance, LedgerEntry, Requester, Target, WakeError, WakeStage};
 use hypeman::ControlPlaneError;
 use hypeman::wire::InstanceState;
 use hypeman::{GoDuration, InstanceId, InstanceRef};
@@ -47,8 +47,8 @@ fn ms(time: std::time::Duration) -> f64 {
 
 /// How an engine's refusal is told: as a request would be.
 fn refused(error: WakeError) -> Problem {
-    let verdict = rescue::verdict(&ProxyError::from(error));
-    Problem::new(verdict.status, verdict.code, verdict.detail)
+    let description = error_response::describe(&ProxyError::from(error));
+    Problem::new(description.status, description.code, description.detail)
 }
 
 fn failed(error: &ControlPlaneError) -> Problem {
@@ -322,7 +322,7 @@ impl Operator for AppHandle {
         async move {
             let (_, instance) = self.0.find(&which).await?;
             let (rules, began) = (self.0.wake_rules(), Instant::now());
-            let asker = Asker {
+            let asker = Requester {
                 route: "admin".into(),
                 client: which.client,
                 user_agent: None,

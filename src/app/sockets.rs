@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::AppError;
 use crate::config::ListenerConfig;
-use crate::listener::{Certificates, Front, Inherited, Listener, Service, Shared};
+use crate::listener::{Certificates, Inherited, Listener, ListenerSettings, Service, Shared};
 
 /// All sockets for clients.
 #[derive(Debug)]
@@ -27,7 +27,7 @@ struct Open {
     /// Where it really listens.
     address: SocketAddr,
     config: ListenerConfig,
-    front: Arc<Front>,
+    front: Arc<ListenerSettings>,
     close: CancellationToken,
 }
 
@@ -45,7 +45,7 @@ pub(super) fn bind(
     reuse_port: bool,
 ) -> Result<Bound, AppError> {
     let address = config.address;
-    let front = Front::new(config)?;
+    let front = ListenerSettings::new(config)?;
     let listener = Listener::bind(address, front, inherited.take(address), reuse_port);
     let listener = listener.map_err(|source| AppError::Bind {
         address,
@@ -134,7 +134,7 @@ impl Sockets {
                     kept.push((one, config, None));
                     Ok(())
                 }
-                Some(one) => Front::new(config)
+                Some(one) => ListenerSettings::new(config)
                     .map(|front| kept.push((one, config, Some(front))))
                     .map_err(AppError::from),
                 None => bind(config, &mut Inherited::default(), reuse_port)

@@ -3,7 +3,7 @@
 //! Guarantees: every code that the gateway or its admin API can answer with is here (a test reads the
 //! sources), and nothing else is.
 
-use super::{Failure, Voice};
+use super::{Failure, Output};
 
 /// One code.
 struct Code {
@@ -13,15 +13,15 @@ struct Code {
     /// What has happened.
     meaning: &'static str,
     /// What an operator can do.
-    mend: &'static str,
+    help: &'static str,
 }
 
-const fn code(word: &'static str, status: u16, meaning: &'static str, mend: &'static str) -> Code {
+const fn code(word: &'static str, status: u16, meaning: &'static str, help: &'static str) -> Code {
     Code {
         word,
         status,
         meaning,
-        mend,
+        help,
     }
 }
 
@@ -341,10 +341,10 @@ const CODES: &[Code] = &[
 ];
 
 /// Says what a code means, or lists them all.
-pub(super) fn run(wanted: Option<&str>, voice: Voice) -> Result<(), Failure> {
+pub(super) fn run(wanted: Option<&str>, output: Output) -> Result<(), Failure> {
     let Some(wanted) = wanted else {
         for one in CODES {
-            voice.say(&format!("{:<27} {}\n", one.word, one.status));
+            output.say(&format!("{:<27} {}\n", one.word, one.status));
         }
         return Ok(());
     };
@@ -359,9 +359,9 @@ pub(super) fn run(wanted: Option<&str>, voice: Voice) -> Result<(), Failure> {
             "there is no code `{wanted}`{hint}\n`wakegate explain` lists them all"
         )));
     };
-    voice.say(&format!(
+    output.say(&format!(
         "{} ({})\n\n{}\n\nWhat to do: {}\n",
-        one.word, one.status, one.meaning, one.mend
+        one.word, one.status, one.meaning, one.help
     ));
     Ok(())
 }
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn every_code_that_can_be_answered_is_explained_and_no_other() {
-        let mut answered = words(include_str!("../proxy/rescue/verdicts.rs"));
+        let mut answered = words(include_str!("../proxy/error_response/descriptions.rs"));
         for source in [
             include_str!("../admin/access.rs"),
             include_str!("../admin/events.rs"),

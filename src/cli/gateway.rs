@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::args::{GatewayArguments, RoutesArguments, WhichArguments};
 use super::table::table;
-use super::{Failure, Voice};
+use super::{Failure, Output};
 use crate::config::{AdminConfig, Secret, Variables, load_admin};
 
 /// Longer than any wake is waited for.
@@ -114,9 +114,9 @@ impl Gateway {
     }
 }
 
-fn json(voice: Voice, value: &Value) {
+fn json(output: Output, value: &Value) {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    voice.say(&format!("{text}\n"));
+    output.say(&format!("{text}\n"));
 }
 
 /// A field of an answer; null when it is not there.
@@ -128,13 +128,13 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-pub(super) async fn status(arguments: GatewayArguments, voice: Voice) -> Result<(), Failure> {
+pub(super) async fn status(arguments: GatewayArguments, output: Output) -> Result<(), Failure> {
     let gateway = Gateway::of(&arguments)?;
     let status = gateway.call(Method::GET, "/api/status", &[]).await?;
     let instances = gateway.call(Method::GET, "/api/instances", &[]).await?;
     if arguments.json {
         json(
-            voice,
+            output,
             &serde_json::json!({ "status": status, "instances": instances }),
         );
         return Ok(());
@@ -155,7 +155,7 @@ pub(super) async fn status(arguments: GatewayArguments, voice: Voice) -> Result<
             .unwrap_or(0.0)
             .max(0.0),
     );
-    voice.say(&format!(
+    output.say(&format!(
         "wakegate {} {state} at {}, up {}\n\
          {} routes; {} requests answered, {} held, {} at instances\n",
         text(at(&status, "version")),
@@ -172,13 +172,13 @@ pub(super) async fn status(arguments: GatewayArguments, voice: Voice) -> Result<
             Some(false) => "does not answer",
             None => "not asked yet",
         };
-        voice.say(&format!(
+        output.say(&format!(
             "control plane {} at {}: {word}\n",
             text(at(plane, "name")),
             text(at(plane, "url"))
         ));
     }
-    voice.say(&format!(
+    output.say(&format!(
         "instances: {} awake, {} waking, {} asleep, {} stopped, {} failing\n",
         at(counts, "awake"),
         at(counts, "waking"),
@@ -206,18 +206,18 @@ pub(super) async fn status(arguments: GatewayArguments, voice: Voice) -> Result<
         .collect();
     if !rows.is_empty() {
         let titles = ["NAME", "STATE", "HELD", "INSIDE", "USUAL WAKE", "ID"];
-        voice.say(&format!("\n{}", table(titles, &rows)));
+        output.say(&format!("\n{}", table(titles, &rows)));
     }
     Ok(())
 }
 
-pub(super) async fn routes(arguments: RoutesArguments, voice: Voice) -> Result<(), Failure> {
+pub(super) async fn routes(arguments: RoutesArguments, output: Output) -> Result<(), Failure> {
     let gateway = Gateway::of(&arguments.gateway)?;
     let filter = arguments.filter.as_deref().unwrap_or("");
     let query = [("filter", filter), ("limit", "1000000")];
     let routes = gateway.call(Method::GET, "/api/routes", &query).await?;
     if arguments.gateway.json {
-        json(voice, &routes);
+        json(output, &routes);
         return Ok(());
     }
     let rows: Vec<[String; 6]> = routes
@@ -236,7 +236,7 @@ pub(super) async fn routes(arguments: RoutesArguments, voice: Voice) -> Result<(
         })
         .collect();
     let titles = ["HOST", "PATH", "INSTANCE", "PROTOCOL", "HYPEMAN", "FROM"];
-    voice.say(&table(titles, &rows));
+    output.say(&table(titles, &rows));
     Ok(())
 }
 
@@ -244,7 +244,7 @@ pub(super) async fn routes(arguments: RoutesArguments, voice: Voice) -> Result<(
 pub(super) async fn act(
     arguments: WhichArguments,
     action: &'static str,
-    voice: Voice,
+    output: Output,
 ) -> Result<(), Failure> {
     let gateway = Gateway::of(&arguments.gateway)?;
     let hypeman = arguments.hypeman.as_deref();
@@ -255,8 +255,8 @@ pub(super) async fn act(
             percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
         let path = format!("/api/instances/{encoded}/{action}");
         match gateway.call(Method::POST, &path, &query).await {
-            Ok(done) if arguments.gateway.json => json(voice, &done),
-            Ok(done) => voice.say(&format!(
+            Ok(done) if arguments.gateway.json => json(output, &done),
+            Ok(done) => output.say(&format!(
                 "{}: {} after {:.1} ms\n",
                 text(at(&done, "name")),
                 text(at(&done, "outcome")).replace('_', " "),
@@ -271,17 +271,17 @@ pub(super) async fn act(
     }
 }
 
-pub(super) async fn reload(arguments: GatewayArguments, voice: Voice) -> Result<(), Failure> {
+pub(super) async fn reload(arguments: GatewayArguments, output: Output) -> Result<(), Failure> {
     let gateway = Gateway::of(&arguments)?;
     gateway.call(Method::POST, "/api/reload", &[]).await?;
-    voice.say("reloaded\n");
+    output.say("reloaded\n");
     Ok(())
 }
 
-pub(super) async fn drain(arguments: GatewayArguments, voice: Voice) -> Result<(), Failure> {
+pub(super) async fn drain(arguments: GatewayArguments, output: Output) -> Result<(), Failure> {
     let gateway = Gateway::of(&arguments)?;
     gateway.call(Method::POST, "/api/drain", &[]).await?;
-    voice.say("draining\n");
+    output.say("draining\n");
     Ok(())
 }
 

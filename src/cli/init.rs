@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::args::InitArguments;
-use super::{Failure, Voice};
+use super::{Failure, Output};
 use crate::config::{Variables, load, schema};
 
 const STARTER: &str = include_str!("../../config/starter.toml");
@@ -19,8 +19,8 @@ fn schema_text() -> Result<String, Failure> {
 }
 
 /// Prints the schema.
-pub(super) fn print_schema(voice: Voice) -> Result<(), Failure> {
-    voice.say(&schema_text()?);
+pub(super) fn print_schema(output: Output) -> Result<(), Failure> {
+    output.say(&schema_text()?);
     Ok(())
 }
 
@@ -82,14 +82,14 @@ fn write(path: &Path, text: &str, force: bool) -> Result<(), Failure> {
 }
 
 /// Writes a configuration, and the schema for editors beside it.
-pub(super) fn run(arguments: &InitArguments, voice: Voice) -> Result<(), Failure> {
+pub(super) fn run(arguments: &InitArguments, output: Output) -> Result<(), Failure> {
     let (path, text) = (&arguments.file, starter(arguments));
     load(&path.display().to_string(), &text, &Variables::default())
         .map_err(|error| Failure::failed(format_args!("that would not be valid: {error}")))?;
     write(path, &text, arguments.force)?;
     // The schema is this version's, whatever was there.
     write(&path.with_file_name(SCHEMA_FILE), &schema_text()?, true)?;
-    voice.say(&format!(
+    output.say(&format!(
         "wrote {file}, and {SCHEMA_FILE} beside it for editors\n\
          next: edit it, then `wakegate check -c {file}` and `wakegate serve -c {file}`\n",
         file = path.display()

@@ -39,7 +39,7 @@ pub const BAD_CONFIG: u8 = 78;
 
 /// How a subcommand speaks.
 #[derive(Debug, Clone, Copy)]
-pub struct Voice {
+pub struct Output {
     /// To standard output: what was asked for.
     pub out: fn(&str),
     /// To standard error: how it goes on.
@@ -48,7 +48,7 @@ pub struct Voice {
     pub is_watched: bool,
 }
 
-impl Voice {
+impl Output {
     fn say(self, text: &str) {
         (self.out)(text);
     }
@@ -109,39 +109,39 @@ pub fn run_alone(command: Command) -> Result<Command, Failure> {
 }
 
 /// Runs a subcommand to its end.
-pub async fn run(command: Command, voice: Voice) -> Result<(), Failure> {
+pub async fn run(command: Command, output: Output) -> Result<(), Failure> {
     match command {
-        Command::Instances(arguments) => instances::run(arguments, voice).await,
+        Command::Instances(arguments) => instances::run(arguments, output).await,
         #[cfg(feature = "local")]
-        Command::Demo(arguments) => demo::run(*arguments, voice.out).await,
+        Command::Demo(arguments) => demo::run(*arguments, output.out).await,
         Command::Serve(arguments) => serve::run(arguments).await,
         #[cfg(feature = "local")]
         Command::Local(arguments) => {
             let diagnostics = init_diagnostics(&LogConfig::default());
             let _diagnostics = diagnostics.map_err(Failure::failed)?;
-            let served = wakegate_local::cli::serve(*arguments, asked_to_end(), voice.out);
+            let served = wakegate_local::cli::serve(*arguments, asked_to_end(), output.out);
             Ok(served.await?)
         }
         #[cfg(feature = "local")]
         Command::Image(wakegate_local::cli::ImageCommand::Build { dir, image }) => {
-            Ok(wakegate_local::cli::build_image(&dir, image, voice.out)?)
+            Ok(wakegate_local::cli::build_image(&dir, image, output.out)?)
         }
-        Command::Init(arguments) => init::run(&arguments, voice),
-        Command::Check(arguments) => serve::check(&arguments, voice),
-        Command::Schema => init::print_schema(voice),
-        Command::Explain { code } => explain::run(code.as_deref(), voice),
-        Command::Status(arguments) => gateway::status(arguments, voice).await,
-        Command::Routes(arguments) => gateway::routes(arguments, voice).await,
-        Command::Wake(arguments) => gateway::act(arguments, "wake", voice).await,
-        Command::Standby(arguments) => gateway::act(arguments, "standby", voice).await,
-        Command::ResetBreaker(arguments) => gateway::act(arguments, "reset-breaker", voice).await,
-        Command::Reload(arguments) => gateway::reload(arguments, voice).await,
-        Command::Drain(arguments) => gateway::drain(arguments, voice).await,
+        Command::Init(arguments) => init::run(&arguments, output),
+        Command::Check(arguments) => serve::check(&arguments, output),
+        Command::Schema => init::print_schema(output),
+        Command::Explain { code } => explain::run(code.as_deref(), output),
+        Command::Status(arguments) => gateway::status(arguments, output).await,
+        Command::Routes(arguments) => gateway::routes(arguments, output).await,
+        Command::Wake(arguments) => gateway::act(arguments, "wake", output).await,
+        Command::Standby(arguments) => gateway::act(arguments, "standby", output).await,
+        Command::ResetBreaker(arguments) => gateway::act(arguments, "reset-breaker", output).await,
+        Command::Reload(arguments) => gateway::reload(arguments, output).await,
+        Command::Drain(arguments) => gateway::drain(arguments, output).await,
         Command::Healthcheck { config, url } => {
             gateway::healthcheck(config.config.as_deref(), url).await
         }
         Command::Completions { shell } => {
-            completions(shell, voice);
+            completions(shell, output);
             Ok(())
         }
         Command::Man { dir } => {
@@ -156,10 +156,10 @@ pub async fn run(command: Command, voice: Voice) -> Result<(), Failure> {
     }
 }
 
-fn completions(shell: clap_complete::Shell, voice: Voice) {
+fn completions(shell: clap_complete::Shell, output: Output) {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "wakegate", &mut text);
-    voice.say(&String::from_utf8_lossy(&text));
+    output.say(&String::from_utf8_lossy(&text));
 }
 
 /// From now on SIGTERM and SIGINT end the process in good order: the future ends at the first of them, however early it

@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 
 use super::args::{CheckArguments, ServeArguments};
 use super::watched::Watched;
-use super::{Failure, Voice, asked_to_end};
+use super::{Failure, Output, asked_to_end};
 use crate::app::{App, AppError};
 use crate::config::{Config, ListenerConfig, Variables, advice, load_file};
 use crate::listener::Inherited;
@@ -37,7 +37,7 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     let watch = config.server.watch;
     raise_descriptors();
     for one in advice(&config, descriptors()) {
-        tracing::warn!(key = %one.key, mend = one.mend, "{}", one.risk);
+        tracing::warn!(key = %one.key, help = one.help, "{}", one.risk);
     }
     let inherited = Inherited::from_process().map_err(AppError::Inherited);
     let inherited = inherited.map_err(Failure::failed)?;
@@ -85,15 +85,15 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn check(arguments: &CheckArguments, voice: Voice) -> Result<(), Failure> {
+pub(super) fn check(arguments: &CheckArguments, output: Output) -> Result<(), Failure> {
     let file = arguments.config.config.as_deref();
     let loaded = load_file(file, &Variables::from_process());
     // `check` answers 0 or 1; `serve` leaves with 78 on the same problems.
     let config = loaded.map_err(Failure::failed)?;
-    voice.say(&toml::to_string(&config).map_err(Failure::failed)?);
+    output.say(&toml::to_string(&config).map_err(Failure::failed)?);
     let advice = advice(&config, descriptors());
     for one in &advice {
-        voice.aside(&format!("warning: {one}\n"));
+        output.aside(&format!("warning: {one}\n"));
     }
     match arguments.strict && !advice.is_empty() {
         true => Err(Failure::failed(

@@ -17,12 +17,12 @@ pub struct Advice {
     /// What may happen.
     pub risk: String,
     /// What to do instead.
-    pub mend: &'static str,
+    pub help: &'static str,
 }
 
 impl std::fmt::Display for Advice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "`{}`: {}\n    {}", self.key, self.risk, self.mend)
+        write!(f, "`{}`: {}\n    {}", self.key, self.risk, self.help)
     }
 }
 
@@ -30,9 +30,9 @@ impl std::fmt::Display for Advice {
 /// is known.
 pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
     let mut all = Vec::new();
-    let mut say = |key: &str, risk: String, mend| {
+    let mut say = |key: &str, risk: String, help| {
         let key = key.to_owned();
-        all.push(Advice { key, risk, mend });
+        all.push(Advice { key, risk, help });
     };
     if !is_near(config.admin.address.ip()) && config.admin.token.is_none() {
         say(

@@ -19,7 +19,7 @@ use super::model::{
 };
 use super::pattern::{HostPattern, InstanceTemplate};
 use super::problem::{ConfigError, Problem};
-use super::reader::{Book, PREFIX, Section};
+use super::reader::{Diagnostics, PREFIX, Section};
 use super::route::RouteConfig;
 use super::secret::Secret;
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
@@ -69,7 +69,7 @@ fn read_text(path: &Path) -> Result<String, ConfigError> {
             place: path.display().to_string(),
             key: String::new(),
             message: format!("cannot read the file: {error}"),
-            mend: Some("give its path with `-c`".to_owned()),
+            help: Some("give its path with `-c`".to_owned()),
         }],
     })
 }
@@ -109,11 +109,14 @@ pub fn load_admin(file: Option<&Path>, variables: &Variables) -> Result<AdminCon
 #[cfg(test)]
 pub(super) fn known_variables(text: &str) -> Vec<String> {
     let some = Variables::from_iter([("WAKEGATE_X".to_owned(), String::new())]);
-    read("test", text, &some, |book| book.known().cloned().collect()).1
+    read("test", text, &some, |diagnostics| {
+        diagnostics.known().cloned().collect()
+    })
+    .1
 }
 
-fn problems_of(book: Book<'_>) -> Vec<Problem> {
-    book.finish()
+fn problems_of(diagnostics: Diagnostics<'_>) -> Vec<Problem> {
+    diagnostics.finish()
 }
 
 fn no_route(name: &str) -> Problem {
@@ -121,7 +124,7 @@ fn no_route(name: &str) -> Problem {
         place: name.to_owned(),
         key: "route".to_owned(),
         message: "there is no route, so every request would be answered 404".to_owned(),
-        mend: Some(
+        help: Some(
             "add `[[route]]` with host, instance and port; or, in front of one instance, set \
              WAKEGATE_UPSTREAM_INSTANCE and WAKEGATE_UPSTREAM_PORT"
                 .to_owned(),
@@ -134,12 +137,12 @@ fn read<T>(
     name: &str,
     text: &str,
     variables: &Variables,
-    finish: impl for<'b> FnOnce(Book<'b>) -> T,
+    finish: impl for<'b> FnOnce(Diagnostics<'b>) -> T,
 ) -> (Config, T) {
-    let mut book = Book::new(name, text, &variables.0);
+    let mut diagnostics = Diagnostics::new(name, text, &variables.0);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
-        book.syntax(error.span(), error.message());
+        diagnostics.syntax(error.span(), error.message());
     }
     let mut config = Config {
         server: ServerConfig::default(),
@@ -156,7 +159,7 @@ fn read<T>(
         ingress: IngressConfig::default(),
     };
     if errors.is_empty() {
-        let mut root = Section::root(&mut book, table.get_ref());
+        let mut root = Section::root(&mut diagnostics, table.get_ref());
         root.section("server", |s| read_server(s, &mut config.server));
         root.section("wake", |s| read_wake(s, &mut config.wake));
         root.section("upstream", |s| read_upstream(s, &mut config.upstream));
@@ -196,11 +199,11 @@ fn read<T>(
         root.finish();
         add_sidecar(&mut config);
     }
-    check_tcp_hosts(&mut book, &config);
+    check_tcp_hosts(&mut diagnostics, &config);
     if config.listener.is_empty() {
         config.listener.push(ListenerConfig::default());
     }
-    (config, finish(book))
+    (config, finish(diagnostics))
 }
 
 /// A sidecar's one instance is the route of whatever no other route takes.

@@ -15,7 +15,7 @@ pub struct Problem {
     /// What is wrong.
     pub message: String,
     /// What to do, when more can be said than the message does.
-    pub mend: Option<String>,
+    pub help: Option<String>,
 }
 
 /// The configuration cannot be used; holds every problem that was found, at least one.
@@ -34,8 +34,8 @@ impl fmt::Display for Problem {
             write!(f, "`{}`: ", self.key)?;
         }
         f.write_str(&self.message)?;
-        if let Some(mend) = &self.mend {
-            write!(f, "\n    {mend}")?;
+        if let Some(help) = &self.help {
+            write!(f, "\n    {help}")?;
         }
         Ok(())
     }

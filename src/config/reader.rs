@@ -22,7 +22,7 @@ use hypeman::GoDuration;
 pub(super) const PREFIX: &str = "WAKEGATE_";
 
 /// One load: the text, the variables, and the problems so far.
-pub(super) struct Book<'a> {
+pub(super) struct Diagnostics<'a> {
     file: &'a str,
     text: &'a str,
     /// Where each line begins.
@@ -37,7 +37,7 @@ pub(super) struct Book<'a> {
 
 /// One table of the configuration, in the file, in the environment, or in both.
 pub(super) struct Section<'b, 'a> {
-    book: &'b mut Book<'a>,
+    diagnostics: &'b mut Diagnostics<'a>,
     table: Option<&'b DeTable<'a>>,
     path: String,
     /// Upper-case variable prefixes, each ending in `_`.
@@ -53,9 +53,9 @@ struct Found {
     at: usize,
 }
 
-// === impl Book ===
+// === impl Diagnostics ===
 
-impl<'a> Book<'a> {
+impl<'a> Diagnostics<'a> {
     pub(super) fn new(
         file: &'a str,
         text: &'a str,
@@ -91,7 +91,7 @@ impl<'a> Book<'a> {
             place: self.place(at),
             key: String::new(),
             message: message.trim().replace('\n', ", "),
-            mend: None,
+            help: None,
         };
         self.problems.push((at, problem));
     }
@@ -102,7 +102,7 @@ impl<'a> Book<'a> {
         place: String,
         key: String,
         message: String,
-        mend: Option<String>,
+        help: Option<String>,
     ) {
         self.problems.push((
             at,
@@ -110,7 +110,7 @@ impl<'a> Book<'a> {
                 place,
                 key,
                 message,
-                mend,
+                help,
             },
         ));
     }
@@ -135,13 +135,13 @@ impl<'a> Book<'a> {
             .filter(|name| name.starts_with(PREFIX) && !self.used.contains(*name))
             .collect();
         for name in strays {
-            let mend = nearest(name, self.known.iter().map(String::as_str))
+            let help = nearest(name, self.known.iter().map(String::as_str))
                 .map(|known| format!("did you mean `{known}`?"));
             let problem = Problem {
                 place: name.clone(),
                 key: String::new(),
                 message: "no setting has this environment variable".to_owned(),
-                mend,
+                help,
             };
             self.problems.push((usize::MAX, problem));
         }
@@ -165,10 +165,10 @@ fn nearest<'n>(wrong: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n 
 // === impl Section ===
 
 impl<'b, 'a> Section<'b, 'a> {
-    pub(super) fn root(book: &'b mut Book<'a>, table: &'b DeTable<'a>) -> Self {
+    pub(super) fn root(diagnostics: &'b mut Diagnostics<'a>, table: &'b DeTable<'a>) -> Self {
         let prefixes = vec![PREFIX.to_owned()];
         Self {
-            book,
+            diagnostics,
             table: Some(table),
             path: String::new(),
             prefixes,
@@ -185,7 +185,7 @@ impl<'b, 'a> Section<'b, 'a> {
     }
 
     fn variable(&mut self, key: &str) -> Option<(String, String)> {
-        if !self.book.has_variables {
+        if !self.diagnostics.has_variables {
             return None;
         }
         let names: Vec<String> = self
@@ -195,11 +195,11 @@ impl<'b, 'a> Section<'b, 'a> {
             .collect();
         let mut found = None;
         for name in names {
-            if let Some(value) = self.book.variables.get(&name) {
-                self.book.used.insert(name.clone());
+            if let Some(value) = self.diagnostics.variables.get(&name) {
+                self.diagnostics.used.insert(name.clone());
                 found.get_or_insert((name.clone(), value.clone()));
             }
-            self.book.known.insert(name);
+            self.diagnostics.known.insert(name);
         }
         found
     }
@@ -236,8 +236,8 @@ impl<'b, 'a> Section<'b, 'a> {
             DeValue::Boolean(flag) => flag.to_string(),
             DeValue::Float(number) => number.to_string(),
             DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
-                let (place, path) = (self.book.place(at), self.key_path(key));
-                self.book.report(
+                let (place, path) = (self.diagnostics.place(at), self.key_path(key));
+                self.diagnostics.report(
                     at,
                     place,
                     path,
@@ -250,14 +250,14 @@ impl<'b, 'a> Section<'b, 'a> {
         Some(Found {
             text,
             kind,
-            place: self.book.place(at),
+            place: self.diagnostics.place(at),
             at,
         })
     }
 
     fn refuse(&mut self, key: &str, found: &Found, message: impl Display) {
         let path = self.key_path(key);
-        self.book.report(
+        self.diagnostics.report(
             found.at,
             found.place.clone(),
             path,
@@ -271,10 +271,11 @@ impl<'b, 'a> Section<'b, 'a> {
         let found = self.plain(key);
         let (at, place) = match found {
             Some(found) => (found.at, found.place),
-            None => (usize::MAX, self.book.file.to_owned()),
+            None => (usize::MAX, self.diagnostics.file.to_owned()),
         };
         let path = self.key_path(key);
-        self.book.report(at, place, path, message.to_string(), None);
+        self.diagnostics
+            .report(at, place, path, message.to_string(), None);
     }
 
     /// A text.
@@ -389,8 +390,8 @@ impl<'b, 'a> Section<'b, 'a> {
             let value = self.in_file(key)?;
             let at = value.span().start;
             let DeValue::Array(items) = value.get_ref() else {
-                let (place, path) = (self.book.place(at), self.key_path(key));
-                self.book
+                let (place, path) = (self.diagnostics.place(at), self.key_path(key));
+                self.diagnostics
                     .report(at, place, path, "is not a list".to_owned(), None);
                 return None;
             };
@@ -405,7 +406,7 @@ impl<'b, 'a> Section<'b, 'a> {
                     | DeValue::Array(_)
                     | DeValue::Table(_) => String::new(),
                 };
-                found.push((at, self.book.place(at), text));
+                found.push((at, self.diagnostics.place(at), text));
             }
         }
         let mut values = Vec::new();
@@ -414,7 +415,7 @@ impl<'b, 'a> Section<'b, 'a> {
                 Ok(value) => values.push(value),
                 Err(message) => {
                     let path = self.key_path(key);
-                    self.book.report(at, place, path, message, None);
+                    self.diagnostics.report(at, place, path, message, None);
                 }
             }
         }
@@ -430,7 +431,7 @@ impl<'b, 'a> Section<'b, 'a> {
         read: impl FnOnce(&mut Section<'_, 'a>),
     ) {
         let mut below = Section {
-            book: self.book,
+            diagnostics: self.diagnostics,
             table,
             path,
             prefixes,
@@ -450,10 +451,10 @@ impl<'b, 'a> Section<'b, 'a> {
                     Some(table)
                 } else {
                     let at = value.span().start;
-                    let (place, path) = (self.book.place(at), self.key_path(key));
+                    let (place, path) = (self.diagnostics.place(at), self.key_path(key));
                     let message = format!("is {}, not a table", value.get_ref().type_str());
-                    let mend = Some(format!("write `[{path}]` above its keys"));
-                    self.book.report(at, place, path, message, mend);
+                    let help = Some(format!("write `[{path}]` above its keys"));
+                    self.diagnostics.report(at, place, path, message, help);
                     None
                 }
             }
@@ -517,10 +518,15 @@ impl<'b, 'a> Section<'b, 'a> {
                 tables = as_tables;
             } else {
                 let at = value.span().start;
-                let (place, path) = (self.book.place(at), self.key_path(key));
-                let mend = Some(format!("write `[[{path}]]` above each one's keys"));
-                self.book
-                    .report(at, place, path, "is not a list of tables".to_owned(), mend);
+                let (place, path) = (self.diagnostics.place(at), self.key_path(key));
+                let help = Some(format!("write `[[{path}]]` above each one's keys"));
+                self.diagnostics.report(
+                    at,
+                    place,
+                    path,
+                    "is not a list of tables".to_owned(),
+                    help,
+                );
             }
         }
         let stems: Vec<String> = self
@@ -529,7 +535,7 @@ impl<'b, 'a> Section<'b, 'a> {
             .map(|prefix| format!("{prefix}{upper}_"))
             .collect();
         let in_environment = self
-            .book
+            .diagnostics
             .variables
             .keys()
             .filter_map(|name| stems.iter().find_map(|stem| name.strip_prefix(stem)))
@@ -559,17 +565,17 @@ impl<'b, 'a> Section<'b, 'a> {
                 continue;
             }
             let at = key.span().start;
-            let mend = match nearest(name, self.known.iter().copied()) {
+            let help = match nearest(name, self.known.iter().copied()) {
                 Some(known) => format!("did you mean `{known}`?"),
                 None => format!("the keys here are: {}", self.known.join(", ")),
             };
-            let (place, path) = (self.book.place(at), self.key_path(name));
-            self.book.report(
+            let (place, path) = (self.diagnostics.place(at), self.key_path(name));
+            self.diagnostics.report(
                 at,
                 place,
                 path,
                 "there is no such key".to_owned(),
-                Some(mend),
+                Some(help),
             );
         }
     }

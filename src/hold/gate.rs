@@ -14,12 +14,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-use super::turnstile::Turnstile;
+use super::admission_counter::AdmissionCounter;
 use crate::config::LimitsConfig;
 
 /// One instance's port.
 pub struct Gate {
-    turnstile: Turnstile,
+    admission_counter: AdmissionCounter,
     queue: Mutex<Queue>,
     ramp_step: Duration,
 }
@@ -42,7 +42,7 @@ struct Waiting {
 
 /// A request's place in the line; it leaves the line when dropped.
 #[must_use]
-pub struct Place {
+pub struct Permit {
     gate: Arc<Gate>,
     number: u64,
     go: Option<oneshot::Receiver<()>>,
@@ -71,7 +71,7 @@ impl Gate {
             widen_at: Instant::now(),
         };
         Arc::new(Self {
-            turnstile: Turnstile::new(),
+            admission_counter: AdmissionCounter::new(),
             queue: Mutex::new(queue),
             ramp_step,
         })
@@ -83,20 +83,20 @@ impl Gate {
 
     /// The warm path: in, when nobody waits and fewer than the soft limit are inside.
     pub fn try_enter(self: &Arc<Self>, limits: &LimitsConfig) -> Option<Slot> {
-        self.turnstile
+        self.admission_counter
             .try_enter(limits.soft_inflight)
             .then(|| Slot::new(self))
     }
 
     /// A place at the end of the line.
-    pub fn join(self: &Arc<Self>) -> Place {
+    pub fn join(self: &Arc<Self>) -> Permit {
         let (go, wait) = oneshot::channel();
         let mut queue = self.lock();
-        self.turnstile.announce_crowd();
+        self.admission_counter.announce_crowd();
         queue.arrivals += 1;
         let number = queue.arrivals;
         queue.waiting.insert(number, Waiting { limit: None, go });
-        Place {
+        Permit {
             gate: Arc::clone(self),
             number,
             go: Some(wait),
@@ -120,12 +120,12 @@ impl Gate {
         let mut kept = 0;
         let mut go = Vec::new();
         for (number, waiting) in &queue.waiting {
-            let inside = self.turnstile.inside() + kept;
+            let inside = self.admission_counter.inside() + kept;
             match waiting.limit {
                 _ if queue.window.is_some_and(|window| inside >= window) => break,
                 None => kept += 1,
                 Some(limit) if inside < limit => {
-                    self.turnstile.enter();
+                    self.admission_counter.enter();
                     go.push(*number);
                 }
                 // Others' limits may be higher, but they came later.
@@ -144,13 +144,13 @@ impl Gate {
                 queue.window = None;
             }
             if queue.window.is_none() {
-                self.turnstile.dismiss_crowd();
+                self.admission_counter.dismiss_crowd();
             }
         }
     }
 
     fn leave(&self) {
-        if self.turnstile.leave() {
+        if self.admission_counter.leave() {
             let mut queue = self.lock();
             self.let_in(&mut queue);
         }
@@ -169,12 +169,12 @@ impl Gate {
     /// Nobody is inside and nobody waits.
     pub(super) fn is_idle(&self) -> bool {
         let queue = self.lock();
-        queue.waiting.is_empty() && queue.window.is_none() && self.turnstile.inside() == 0
+        queue.waiting.is_empty() && queue.window.is_none() && self.admission_counter.inside() == 0
     }
 
     /// Requests inside.
     pub fn inside(&self) -> usize {
-        self.turnstile.inside()
+        self.admission_counter.inside()
     }
 }
 
@@ -187,7 +187,7 @@ impl fmt::Debug for Gate {
 
 // === impl Place ===
 
-impl Place {
+impl Permit {
     /// Waits for this request's turn, now that its instance is ready: for a place below the soft
     /// limit first, then below the hard one. Cancel safe: leaving leaves the line.
     pub async fn turn(
@@ -234,7 +234,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         if self.number == 0 {
             return;
@@ -250,7 +250,7 @@ impl Drop for Place {
     }
 }
 
-impl fmt::Debug for Place {
+impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Place({})", self.number)
     }
@@ -272,7 +272,7 @@ impl Slot {
             return;
         }
         // Without a crowd there is no window to widen, and no lock to take.
-        if self.gate.turnstile.is_crowded() {
+        if self.gate.admission_counter.is_crowded() {
             let mut queue = self.gate.lock();
             queue.window = queue.window.map(|window| window.saturating_add(1));
             self.gate.let_in(&mut queue);
@@ -317,7 +317,7 @@ mod tests {
 
     /// As many requests as wanted in line, all ready, each asked once.
     fn line<'a>(gate: &Arc<Gate>, limits: &'a LimitsConfig, many: usize) -> Vec<Turn<'a>> {
-        let places: Vec<Place> = (0..many).map(|_| gate.join()).collect();
+        let places: Vec<Permit> = (0..many).map(|_| gate.join()).collect();
         places
             .into_iter()
             .map(|place| -> Turn<'a> { Box::pin(place.turn(limits, later())) })

@@ -5,9 +5,9 @@
 //! however that happens; who goes when is the [`Gate`]'s. This room never calls the control plane.
 //! The request's body is not read while it waits: a held request costs its head.
 
+mod admission_counter;
 mod gate;
 mod sync;
-mod turnstile;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,7 +23,7 @@ use crate::config::WakeConfig;
 use crate::telemetry::{Metrics, ReleaseReason, ShedReason};
 use hypeman::InstanceId;
 
-pub use gate::{Gate, NotItsTurn, Place, Slot};
+pub use gate::{Gate, NotItsTurn, Permit, Slot};
 
 /// There is no place for one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

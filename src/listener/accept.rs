@@ -40,12 +40,12 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    front: Arc<Front>,
+    front: Arc<ListenerSettings>,
 }
 
 /// What a socket's connections begin with; it may change while the socket is open.
 #[derive(Debug)]
-pub struct Front(ArcSwap<Beginning>);
+pub struct ListenerSettings(ArcSwap<Beginning>);
 
 /// What one connection begins with.
 #[derive(Clone, Debug)]
@@ -119,9 +119,9 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-// === impl Front ===
+// === impl ListenerSettings ===
 
-impl Front {
+impl ListenerSettings {
     /// As configured; reads the certificates.
     pub fn new(config: &ListenerConfig) -> Result<Self, TlsError> {
         let secure = |tls: &TlsConfig| {
@@ -160,7 +160,7 @@ impl Listener {
     /// Takes the socket; accepts nothing yet.
     pub fn bind(
         address: SocketAddr,
-        front: Front,
+        front: ListenerSettings,
         inherited: Option<std::net::TcpListener>,
         reuse_port: bool,
     ) -> io::Result<Self> {
@@ -184,7 +184,7 @@ impl Listener {
     }
 
     /// What its connections begin with.
-    pub fn front(&self) -> &Arc<Front> {
+    pub fn front(&self) -> &Arc<ListenerSettings> {
         &self.front
     }
 
@@ -245,7 +245,7 @@ async fn accept(socket: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Ac
 fn spawn<S: Service>(
     (stream, peer, permit): Accepted,
     at: SocketAddr,
-    front: &Front,
+    front: &ListenerSettings,
     service: &S,
     shared: &Arc<Shared>,
     counts: &ListenerMetrics,
@@ -331,7 +331,7 @@ mod tests {
             address: ([127, 0, 0, 1], 0).into(),
             ..ListenerConfig::default()
         };
-        let front = Front::new(&config).unwrap();
+        let front = ListenerSettings::new(&config).unwrap();
         let listener = Listener::bind(config.address, front, None, false).unwrap();
         let client = TcpStream::connect(listener.address()).await.unwrap();
         (listener.socket.accept().await.unwrap().0, client)

@@ -20,9 +20,9 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::accept::{Beginning, Shared, Tls};
-use super::introduction::{self, Ends};
-use super::replay::Replay;
-use super::{Downstream, RawConnection, Service, TlsSession, hello, http};
+use super::peek::PeekStream;
+use super::proxy_protocol::{self, Addresses};
+use super::{Downstream, RawConnection, Service, TlsSession, client_hello, http};
 use crate::config::ListenerMode;
 use crate::telemetry::{HandshakeOutcome, Metrics};
 
@@ -31,8 +31,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection turned out to be.
 enum Opened {
-    Clear(Replay<TcpStream>, Downstream, bool),
-    Secure(Box<TlsStream<Replay<TcpStream>>>, Downstream),
+    Clear(PeekStream<TcpStream>, Downstream, bool),
+    Secure(Box<TlsStream<PeekStream<TcpStream>>>, Downstream),
     Raw(RawConnection),
 }
 
@@ -83,13 +83,13 @@ pub(super) async fn serve<S: Service>(
                 true => stream.local_addr()?,
                 false => at,
             };
-            let mut ends = Ends {
+            let mut ends = Addresses {
                 client: peer,
                 local,
             };
-            let mut stream = Replay::new(stream);
+            let mut stream = PeekStream::new(stream);
             if front.proxy_protocol && trusted {
-                ends = introduction::read(&mut stream).await?.unwrap_or(ends);
+                ends = proxy_protocol::read(&mut stream).await?.unwrap_or(ends);
             }
             // A trusted proxy's own connections are many clients'.
             let share = match trusted && ends.client == peer {
@@ -129,7 +129,7 @@ pub(super) async fn serve<S: Service>(
         Opened::Secure(stream, from) => http::serve_h1(stream, from, service, &config, drain).await,
         Opened::Raw(raw) => {
             tokio::select! {
-                () = Box::pin(service.splice(raw)) => {}
+                () = Box::pin(service.proxy_tcp(raw)) => {}
                 () = drain.cut().cancelled() => {}
             }
             return;
@@ -143,8 +143,8 @@ pub(super) async fn serve<S: Service>(
 
 /// Reads as much as it takes to know what a connection is.
 async fn open<S: Service>(
-    mut stream: Replay<TcpStream>,
-    Ends { client, local }: Ends,
+    mut stream: PeekStream<TcpStream>,
+    Addresses { client, local }: Addresses,
     front: &Beginning,
     service: &S,
     metrics: &Metrics,
@@ -163,9 +163,11 @@ async fn open<S: Service>(
             from: from(None),
         })),
         (ListenerMode::TlsPassthrough, _) => {
-            let host = Box::pin(hello::read(&mut stream)).await?.ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, "the client named no host")
-            })?;
+            let host = Box::pin(client_hello::read(&mut stream))
+                .await?
+                .ok_or_else(|| {
+                    io::Error::new(io::ErrorKind::InvalidData, "the client named no host")
+                })?;
             Ok(Opened::Raw(RawConnection {
                 stream,
                 host,
@@ -178,27 +180,29 @@ async fn open<S: Service>(
             Ok(Opened::Clear(stream, from(None), h2))
         }
         (ListenerMode::Http, Some(tls)) => {
-            let greet = |sni: &str| service.greet(sni, client.ip(), local.port());
-            let (stream, session) = Box::pin(handshake(stream, tls, greet, metrics)).await?;
+            let on_client_hello =
+                |sni: &str| service.on_client_hello(sni, client.ip(), local.port());
+            let (stream, session) =
+                Box::pin(handshake(stream, tls, on_client_hello, metrics)).await?;
             Ok(Opened::Secure(stream, from(Some(session))))
         }
     }
 }
 
-/// Agrees on TLS; `greet` is told which host the client wants.
+/// Agrees on TLS; `on_client_hello` is told which host the client wants.
 async fn handshake(
-    stream: Replay<TcpStream>,
+    stream: PeekStream<TcpStream>,
     tls: &Tls,
-    greet: impl FnOnce(&str),
+    on_client_hello: impl FnOnce(&str),
     metrics: &Metrics,
-) -> io::Result<(Box<TlsStream<Replay<TcpStream>>>, TlsSession)> {
+) -> io::Result<(Box<TlsStream<PeekStream<TcpStream>>>, TlsSession)> {
     let mut handshake = Handshake::new(metrics);
-    let hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-    let sni: Option<Arc<str>> = hello.client_hello().server_name().map(Arc::from);
+    let client_hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+    let sni: Option<Arc<str>> = client_hello.client_hello().server_name().map(Arc::from);
     if let Some(sni) = &sni {
-        greet(sni);
+        on_client_hello(sni);
     }
-    let stream = hello.into_stream(Arc::clone(&tls.config)).await?;
+    let stream = client_hello.into_stream(Arc::clone(&tls.config)).await?;
     handshake.outcome = match stream.get_ref().1.handshake_kind() {
         Some(HandshakeKind::Resumed) => HandshakeOutcome::Resumed,
         Some(HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest) | None => {
@@ -223,16 +227,16 @@ fn client_certificate(leaf: &CertificateDer<'_>) -> Option<HeaderValue> {
 }
 
 /// Whether the client begins with HTTP/2's preface ("prior knowledge", RFC 9113 §3.3).
-async fn speaks_h2(stream: &mut Replay<TcpStream>) -> io::Result<bool> {
+async fn speaks_h2(stream: &mut PeekStream<TcpStream>) -> io::Result<bool> {
     loop {
-        let seen = stream.seen();
-        let start = seen.get(..PREFACE.len()).unwrap_or(seen);
+        let peeked = stream.peeked();
+        let start = peeked.get(..PREFACE.len()).unwrap_or(peeked);
         if !PREFACE.starts_with(start) {
             return Ok(false);
         }
         if start.len() == PREFACE.len() {
             return Ok(true);
         }
-        stream.more(4096).await?;
+        stream.peek_more(4096).await?;
     }
 }

@@ -21,11 +21,11 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::alarm::Alarm;
-use super::interim::{Interim, Interject};
-use super::meter::Meter;
-use super::replay::Replay;
-use super::{Downstream, Remarks, Service, h1};
+use super::h2_flood_guard::Meter;
+use super::header_read_timer::Alarm;
+use super::informational::{Interim, WithInformational};
+use super::peek::PeekStream;
+use super::{Downstream, ExtraHeaders, Service, h1};
 use crate::config::ServerConfig;
 use crate::drain::Drain;
 
@@ -49,12 +49,12 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let interim = Interim::default();
-    let stream = Interject::new(stream, interim.clone());
+    let stream = WithInformational::new(stream, interim.clone());
     let from = Downstream {
         interim: Some(interim.sink()),
         ..from
     };
-    let from = (from, S::Memory::default());
+    let from = (from, S::ConnectionCache::default());
     let heads = h1::serve(stream, &from, &service, &interim, config, drain);
     let unusual = tokio::select! {
         biased;
@@ -69,7 +69,7 @@ where
     match unusual {
         None => Ok(()),
         Some((stream, seen)) => {
-            let stream = Replay::of(stream, seen);
+            let stream = PeekStream::of(stream, seen);
             let rest = serve_any_h1(stream, from, service, interim, config, drain);
             Box::pin(rest).await.map_err(io::Error::other)
         }
@@ -78,8 +78,8 @@ where
 
 /// All of HTTP/1.1 and HTTP/1.0.
 async fn serve_any_h1<S: Service, I>(
-    stream: Replay<Interject<I>>,
-    from: (Downstream, S::Memory),
+    stream: PeekStream<WithInformational<I>>,
+    from: (Downstream, S::ConnectionCache),
     service: S,
     interim: Interim,
     config: &ServerConfig,
@@ -137,9 +137,9 @@ where
     alarm.during(served).await
 }
 
-fn remarked<B: Remarks>(response: Response<B>) -> Response<B> {
+fn remarked<B: ExtraHeaders>(response: Response<B>) -> Response<B> {
     let (mut head, body) = response.into_parts();
-    body.remarks(|name, value| {
+    body.extra_headers(|name, value| {
         head.headers.append(name.clone(), value.clone());
     });
     Response::from_parts(head, body)
@@ -162,7 +162,7 @@ where
 {
     let activity = Arc::new(Activity::default());
     let seen = Arc::clone(&activity);
-    let from = Arc::new((from, S::Memory::default()));
+    let from = Arc::new((from, S::ConnectionCache::default()));
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, from) = (service.clone(), Arc::clone(&from));
         // Until the response's head; a body that still streams is a stream that hyper waits for.

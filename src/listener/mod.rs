@@ -9,20 +9,20 @@
 //! A connection's way is `connection.rs`, from top to bottom.
 
 mod accept;
-mod alarm;
 mod certificates;
 mod clients;
+mod header_read_timer;
 #[macro_use]
 mod forward_writes;
+mod client_hello;
 mod connection;
 mod h1;
-mod hello;
+mod h2_flood_guard;
 mod http;
-mod interim;
+mod informational;
 mod internal;
-pub mod introduction;
-mod meter;
-mod replay;
+mod peek;
+pub mod proxy_protocol;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -32,12 +32,12 @@ use ::http::{HeaderName, HeaderValue, Request, Response};
 use hyper::body::{Body, Incoming};
 use tokio::net::TcpStream;
 
-pub use self::accept::{Front, Inherited, Listener, Shared, bind};
+pub use self::accept::{Inherited, Listener, ListenerSettings, Shared, bind};
 pub use self::certificates::{Certificates, TlsError};
+pub use self::client_hello::fuzz as fuzz_hello;
 pub use self::h1::fuzz as fuzz_head;
-pub use self::hello::fuzz as fuzz_hello;
-pub use self::interim::InterimSink;
-pub use self::replay::Replay;
+pub use self::informational::InterimSink;
+pub use self::peek::PeekStream;
 
 /// Who is at the other end of a request's connection.
 pub struct Downstream {
@@ -64,7 +64,7 @@ pub struct TlsSession {
 #[derive(Debug)]
 pub struct RawConnection {
     /// Its bytes, from the first.
-    pub stream: Replay<TcpStream>,
+    pub stream: PeekStream<TcpStream>,
     /// The host it is for: the client's SNI, or the listener's own.
     pub host: Arc<str>,
     /// Whether it is TLS.
@@ -75,35 +75,35 @@ pub struct RawConnection {
 
 /// What a response's head says besides its own fields. To write them down here costs less than to put them into a map
 /// first.
-pub trait Remarks {
+pub trait ExtraHeaders {
     /// Says each of them.
-    fn remarks(&self, say: impl FnMut(&HeaderName, &HeaderValue));
+    fn extra_headers(&self, say: impl FnMut(&HeaderName, &HeaderValue));
 }
 
 /// Something that answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
     /// What it remembers of a connection from one request to the next.
-    type Memory: Default + Send + Sync + 'static;
+    type ConnectionCache: Default + Send + Sync + 'static;
 
     /// Its responses' bodies.
     type Body: Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + Remarks
+        + ExtraHeaders
         + Unpin
         + Send
         + 'static;
 
     /// A TLS client says which host it wants, before its handshake is over.
-    fn greet(&self, sni: &str, client: IpAddr, port: u16);
+    fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16);
 
     /// Answers one request, which may be a head alone.
     fn call(
         &self,
         request: Request<Option<Incoming>>,
-        from: &(Downstream, Self::Memory),
+        from: &(Downstream, Self::ConnectionCache),
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// Passes a connection on, until it ends.
-    fn splice(&self, connection: RawConnection) -> impl Future<Output = ()> + Send;
+    fn proxy_tcp(&self, connection: RawConnection) -> impl Future<Output = ()> + Send;
 }
 
 // === impl TlsSession ===

@@ -20,7 +20,7 @@ use crate::router::is_below;
 
 /// A request's head, as far as it decides.
 #[derive(Debug, Clone, Copy)]
-pub struct Visit<'a> {
+pub struct RequestHead<'a> {
     /// Its method.
     pub method: &'a Method,
     /// Its path.
@@ -33,7 +33,7 @@ pub struct Visit<'a> {
 
 /// Why a request may not wake its instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum Denied {
     /// Its method.
     Method,
     /// Its path.
@@ -71,9 +71,9 @@ pub struct Admission {
     route: Option<TotalRate>,
 }
 
-// === impl Refusal ===
+// === impl Denied ===
 
-impl Refusal {
+impl Denied {
     /// The metric's label.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -115,11 +115,11 @@ impl Admission {
     }
 
     /// Whether the request may wake the instance, its rate apart.
-    pub fn judge(&self, visit: &Visit<'_>) -> Result<(), Refusal> {
+    pub fn check(&self, visit: &RequestHead<'_>) -> Result<(), Denied> {
         if self.open {
             return Ok(());
         }
-        let Visit {
+        let RequestHead {
             method,
             path,
             headers,
@@ -127,7 +127,7 @@ impl Admission {
         } = *visit;
         let reading = matches!(*method, Method::GET | Method::HEAD);
         if reading && path == "/robots.txt" && self.config.asleep.robots.is_some() {
-            return Err(Refusal::Robots);
+            return Err(Denied::Robots);
         }
         let below = |prefixes: &[String]| prefixes.iter().any(|prefix| is_below(path, prefix));
         if reading
@@ -138,23 +138,23 @@ impl Admission {
                 .iter()
                 .any(|known| known == path)
         {
-            return Err(Refusal::Health);
+            return Err(Denied::Health);
         }
         let rules = &self.config.admission;
         if !rules.methods.is_empty() && !rules.methods.iter().any(|m| m == method.as_str()) {
-            return Err(Refusal::Method);
+            return Err(Denied::Method);
         }
         if !rules.paths.is_empty() && !below(&rules.paths) || below(&rules.deny_paths) {
-            return Err(Refusal::Path);
+            return Err(Denied::Path);
         }
         if let Some(rule) = &rules.header {
             let mut values = headers.get_all(&rule.name).iter();
             if !values.any(|value| rule.value.as_ref().is_none_or(|wanted| wanted == value)) {
-                return Err(Refusal::Header);
+                return Err(Denied::Header);
             }
         }
         if !self.knows_client(client) {
-            return Err(Refusal::Client);
+            return Err(Denied::Client);
         }
         if !rules.deny_user_agents.is_empty() {
             let agent = user_agent(headers);
@@ -163,24 +163,24 @@ impl Admission {
                 .iter()
                 .any(|part| agent.contains(part))
             {
-                return Err(Refusal::UserAgent);
+                return Err(Denied::UserAgent);
             }
         }
         match rules.preset {
-            Some(preset) => preset::judge(preset, visit),
+            Some(preset) => preset::check(preset, visit),
             None => Ok(()),
         }
     }
 
     /// The same for a connection of which nothing but its client is known. Where a request would
     /// have to show something, it cannot.
-    pub fn judge_raw(&self, client: IpAddr) -> Result<(), Refusal> {
+    pub fn check_raw(&self, client: IpAddr) -> Result<(), Denied> {
         let rules = &self.config.admission;
         match () {
-            () if !rules.methods.is_empty() => Err(Refusal::Method),
-            () if !rules.paths.is_empty() => Err(Refusal::Path),
-            () if rules.header.is_some() => Err(Refusal::Header),
-            () if !self.knows_client(client) => Err(Refusal::Client),
+            () if !rules.methods.is_empty() => Err(Denied::Method),
+            () if !rules.paths.is_empty() => Err(Denied::Path),
+            () if rules.header.is_some() => Err(Denied::Header),
+            () if !self.knows_client(client) => Err(Denied::Client),
             () => Ok(()),
         }
     }
@@ -192,12 +192,12 @@ impl Admission {
     }
 
     /// Takes one wake off the rates.
-    pub fn charge(&self, client: IpAddr) -> Result<(), Refusal> {
+    pub fn charge(&self, client: IpAddr) -> Result<(), Denied> {
         if let Some(rate) = &self.per_client {
-            rate.take(client.into()).map_err(Refusal::ClientRate)?;
+            rate.take(client.into()).map_err(Denied::ClientRate)?;
         }
         if let Some(rate) = &self.route {
-            rate.take().map_err(Refusal::RouteRate)?;
+            rate.take().map_err(Denied::RouteRate)?;
         }
         Ok(())
     }
@@ -241,19 +241,19 @@ mod tests {
         admission: &Admission,
         request: (&str, &str),
         fields: &[(&'static str, &'static str)],
-        expected: Result<(), Refusal>,
+        expected: Result<(), Denied>,
     ) {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        let visit = Visit {
+        let visit = RequestHead {
             method: &request.0.parse().unwrap(),
             path: request.1,
             headers: &headers,
             client: [10, 1, 2, 3].into(),
         };
-        assert_eq!(admission.judge(&visit), expected, "{request:?} {fields:?}");
+        assert_eq!(admission.check(&visit), expected, "{request:?} {fields:?}");
     }
 
     #[tokio::test]
@@ -267,25 +267,20 @@ mod tests {
         );
         let yes = ("x-wake", "yes");
         check(&some, ("GET", "/api/1"), &[yes], Ok(()));
-        check(&some, ("POST", "/api/1"), &[yes], Err(Refusal::Method));
-        check(&some, ("GET", "/apis"), &[yes], Err(Refusal::Path));
-        check(
-            &some,
-            ("GET", "/api/internal/1"),
-            &[yes],
-            Err(Refusal::Path),
-        );
+        check(&some, ("POST", "/api/1"), &[yes], Err(Denied::Method));
+        check(&some, ("GET", "/apis"), &[yes], Err(Denied::Path));
+        check(&some, ("GET", "/api/internal/1"), &[yes], Err(Denied::Path));
         check(
             &some,
             ("GET", "/api"),
             &[("x-wake", "no")],
-            Err(Refusal::Header),
+            Err(Denied::Header),
         );
         check(&some, ("GET", "/api"), &[("x-wake", "no"), yes], Ok(()));
         let bot = ("user-agent", "my CURLBOT/1.0");
-        check(&some, ("GET", "/api"), &[yes, bot], Err(Refusal::UserAgent));
+        check(&some, ("GET", "/api"), &[yes, bot], Err(Denied::UserAgent));
         let elsewhere = admission("[route.admission]\nclients = [\"192.0.2.0/24\"]");
-        check(&elsewhere, ("GET", "/"), &[], Err(Refusal::Client));
+        check(&elsewhere, ("GET", "/"), &[], Err(Denied::Client));
     }
 
     #[tokio::test]
@@ -294,15 +289,10 @@ mod tests {
             "asleep = { robots = \"Cargo.toml\", health_paths = [\"/healthz\"] }\n\
              admission = { methods = [\"POST\"] }",
         );
-        check(
-            &admission,
-            ("GET", "/robots.txt"),
-            &[],
-            Err(Refusal::Robots),
-        );
-        check(&admission, ("HEAD", "/healthz"), &[], Err(Refusal::Health));
+        check(&admission, ("GET", "/robots.txt"), &[], Err(Denied::Robots));
+        check(&admission, ("HEAD", "/healthz"), &[], Err(Denied::Health));
         check(&admission, ("POST", "/healthz"), &[], Ok(()));
-        check(&admission, ("GET", "/healthz/x"), &[], Err(Refusal::Method));
+        check(&admission, ("GET", "/healthz/x"), &[], Err(Denied::Method));
     }
 
     #[tokio::test(start_paused = true)]
@@ -315,15 +305,12 @@ mod tests {
         );
         assert!(admission.charge(one).is_ok() && admission.charge(neighbour).is_ok());
         let refused = admission.charge(one);
-        let Err(Refusal::ClientRate(wait)) = refused else {
+        let Err(Denied::ClientRate(wait)) = refused else {
             panic!("{refused:?}");
         };
         assert!(wait <= Duration::from_secs(30), "{wait:?}");
         assert!(admission.charge(other).is_ok());
-        assert!(matches!(
-            admission.charge(other),
-            Err(Refusal::RouteRate(_))
-        ));
+        assert!(matches!(admission.charge(other), Err(Denied::RouteRate(_))));
         tokio::time::advance(Duration::from_secs(60)).await;
         assert!(admission.charge(one).is_ok());
     }

@@ -1,31 +1,31 @@
 //! A request's way, from its head to its response's last byte.
 //!
 //! Guarantees: [`Gateway::handle`] always answers; every refusal is one typed [`ProxyError`] that
-//! [`rescue`] alone turns into a response; every request leaves one access line and one count,
+//! [`error_response`] alone turns into a response; every request leaves one access line and one count,
 //! however it ends.
 
-mod account;
+mod active_routes;
 mod admission;
-pub mod deliver;
+mod connection_cache;
+pub mod dispatch;
 mod error;
-mod foresight;
-mod memory;
+pub mod error_response;
+mod l4;
 mod outgoing;
-mod patience;
 mod preflight;
 mod preset;
+mod prewarm;
 mod rates;
-mod raw;
-pub mod rescue;
+mod request_deadline;
+mod request_log;
 mod service;
-mod site;
 mod switching;
-mod unknown;
+mod unknown_names;
 mod waiting;
 
-pub use account::GatewayBody;
-pub use admission::{Admission, Refusal, Visit};
+pub use admission::{Admission, Denied, RequestHead};
+pub use connection_cache::ConnectionCache;
 pub use error::ProxyError;
-pub use memory::Memory;
-pub use raw::RawKind;
+pub use l4::RawKind;
+pub use request_log::GatewayBody;
 pub use service::{Arrival, Gateway, GatewayParts};

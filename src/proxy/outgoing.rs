@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::deliver::Carrier;
+use super::dispatch::Transport;
 use super::error::ProxyError;
 use crate::config::{HeaderAuth, ServerConfig};
 use crate::upstream::{
@@ -160,7 +160,7 @@ pub(super) fn named_client(
     peer
 }
 
-impl Carrier for std::sync::Arc<Upstream> {
+impl Transport for std::sync::Arc<Upstream> {
     type Stream = TcpStream;
     type Request = Outgoing;
     type Response = http::Response<UpstreamBody>;

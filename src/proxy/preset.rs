@@ -7,7 +7,7 @@
 
 use http::Method;
 
-use super::admission::{Refusal, Visit, user_agent};
+use super::admission::{Denied, RequestHead, user_agent};
 use crate::config::Preset;
 
 /// Parts of user agents, in lower case: crawlers, link previews, monitors, scanners.
@@ -79,13 +79,13 @@ const ICONS: &[&str] = &[
     "/browserconfig.xml",
 ];
 
-pub(super) fn judge(Preset::BrowserAbuse: Preset, visit: &Visit<'_>) -> Result<(), Refusal> {
+pub(super) fn check(Preset::BrowserAbuse: Preset, visit: &RequestHead<'_>) -> Result<(), Denied> {
     let path = visit.path;
     if SCANNED.iter().any(|guess| is_guess(path, guess)) {
-        return Err(Refusal::Scanner);
+        return Err(Denied::Scanner);
     }
     if matches!(*visit.method, Method::GET | Method::HEAD) && ICONS.contains(&path) {
-        return Err(Refusal::Icon);
+        return Err(Denied::Icon);
     }
     let says_prefetch = |name: &str| {
         let values = visit.headers.get_all(name);
@@ -98,11 +98,11 @@ pub(super) fn judge(Preset::BrowserAbuse: Preset, visit: &Visit<'_>) -> Result<(
         .into_iter()
         .any(says_prefetch)
     {
-        return Err(Refusal::Prefetch);
+        return Err(Denied::Prefetch);
     }
     let agent = user_agent(visit.headers);
     if AGENTS.iter().any(|part| agent.contains(part)) {
-        return Err(Refusal::Bot);
+        return Err(Denied::Bot);
     }
     Ok(())
 }
@@ -123,19 +123,19 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(path: &str, fields: &[(&'static str, &'static str)], expected: Result<(), Refusal>) {
+    fn expect(path: &str, fields: &[(&'static str, &'static str)], expected: Result<(), Denied>) {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        let visit = Visit {
+        let head = RequestHead {
             method: &Method::GET,
             path,
             headers: &headers,
             client: [10, 0, 0, 1].into(),
         };
         assert_eq!(
-            judge(Preset::BrowserAbuse, &visit),
+            check(Preset::BrowserAbuse, &head),
             expected,
             "{path} {fields:?}"
         );
@@ -145,16 +145,16 @@ mod tests {
     fn the_usual_abusers_are_known_and_people_are_not_among_them() {
         let chrome = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) \
                       Chrome/131.0.0.0 Safari/537.36";
-        check("/", &[("user-agent", chrome)], Ok(()));
-        check("/environment", &[("user-agent", "curl/8.5.0")], Ok(()));
-        check("/.well-known/openid-configuration", &[], Ok(()));
-        check("/", &[], Ok(()));
+        expect("/", &[("user-agent", chrome)], Ok(()));
+        expect("/environment", &[("user-agent", "curl/8.5.0")], Ok(()));
+        expect("/.well-known/openid-configuration", &[], Ok(()));
+        expect("/", &[], Ok(()));
         let google = "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)";
-        check("/", &[("user-agent", google)], Err(Refusal::Bot));
-        check(
+        expect("/", &[("user-agent", google)], Err(Denied::Bot));
+        expect(
             "/",
             &[("user-agent", "WhatsApp/2.23.20.0")],
-            Err(Refusal::Bot),
+            Err(Denied::Bot),
         );
         for path in [
             "/.env",
@@ -163,14 +163,14 @@ mod tests {
             "/WP-Login.php",
             "/wp-admin/x",
         ] {
-            check(path, &[], Err(Refusal::Scanner));
+            expect(path, &[], Err(Denied::Scanner));
         }
-        check("/favicon.ico", &[], Err(Refusal::Icon));
-        check(
+        expect("/favicon.ico", &[], Err(Denied::Icon));
+        expect(
             "/a",
             &[("sec-purpose", "prefetch;prerender")],
-            Err(Refusal::Prefetch),
+            Err(Denied::Prefetch),
         );
-        check("/a", &[("x-moz", "prefetch")], Err(Refusal::Prefetch));
+        expect("/a", &[("x-moz", "prefetch")], Err(Denied::Prefetch));
     }
 }

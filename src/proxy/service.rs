@@ -17,21 +17,21 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::account::{Account, Content, GatewayBody, Trade, X_REQUEST_ID, X_WAKEGATE_WAKE};
-use super::admission::Visit;
-use super::deliver::{Delivered, Delivery, Notes, target_of};
+use super::active_routes::ActiveRoutes;
+use super::admission::RequestHead;
+use super::connection_cache::ConnectionCache;
+use super::dispatch::{Dispatch, Dispatched, WakeInfo, target_of};
 use super::error::ProxyError;
-use super::memory::Memory;
+use super::error_response;
 use super::outgoing::{
     adopt_authority, authenticate, buffered, check_framing, gains_from_buffer, head_bytes,
     min_body_rate, named_client, routed_path, to_origin_form,
 };
-use super::patience::patience;
 use super::preflight::{self, Preflights};
-use super::rescue;
-use super::site::Site;
+use super::request_deadline::client_timeout;
+use super::request_log::{Content, GatewayBody, Kind, RequestLog, X_REQUEST_ID, X_WAKEGATE_WAKE};
 use super::switching::Switch;
-use super::unknown::UnknownNames;
+use super::unknown_names::UnknownNames;
 use super::waiting::{self, StatusStream};
 use crate::config::{Rate, ResponseConfig, RouteConfig, ServerConfig};
 use crate::hold::Hold;
@@ -39,7 +39,7 @@ use crate::names::{Hostname, RequestId};
 use crate::router::{Route, RouteError};
 use crate::telemetry::{AccessSink, Metrics, Trace, Tracer, trace_id_of};
 use crate::upstream::{
-    Field, Fields, ForwardedFor, Hop, InterimSink, Introduction, Outgoing, RequestBody, Upstream,
+    Field, Fields, ForwardedFor, Hop, InterimSink, Outgoing, ProxyHeader, RequestBody, Upstream,
     edit, prepare_request, prepare_response, tunnel,
 };
 use crate::wake::{Instance, WakeError, Wakes, WarmPlan};
@@ -61,7 +61,7 @@ pub struct Arrival<'a> {
     /// Where its 1xx answers go, if it can have some.
     pub interim: Option<&'a InterimSink>,
     /// What its connection's requests have left.
-    pub memory: &'a Memory,
+    pub cache: &'a ConnectionCache,
     /// Whether its connection may carry requests for a host.
     pub covers: &'a (dyn Fn(&str) -> bool + Sync),
 }
@@ -95,7 +95,7 @@ pub struct GatewayParts<P> {
 
 /// The gateway, as every connection sees it.
 pub struct Gateway<P> {
-    pub(super) site: ArcSwap<Site>,
+    pub(super) active_routes: ArcSwap<ActiveRoutes>,
     unknown: UnknownNames,
     preflights: Preflights,
     pub(super) parts: GatewayParts<P>,
@@ -107,7 +107,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// From its parts.
     pub fn new(routes: &[Arc<RouteConfig>], unknown: Rate, parts: GatewayParts<P>) -> Arc<Self> {
         Arc::new(Self {
-            site: ArcSwap::from_pointee(Site::new(routes, None, &parts.metrics)),
+            active_routes: ArcSwap::from_pointee(ActiveRoutes::new(routes, None, &parts.metrics)),
             unknown: UnknownNames::new(unknown),
             preflights: Preflights::default(),
             parts,
@@ -116,15 +116,15 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// New requests use these routes; those under way keep theirs.
     pub fn set_routes(&self, routes: &[Arc<RouteConfig>]) {
-        let before = self.site.load();
-        let site = Site::new(routes, Some(&before), &self.parts.metrics);
-        self.site.store(Arc::new(site));
+        let before = self.active_routes.load();
+        let active_routes = ActiveRoutes::new(routes, Some(&before), &self.parts.metrics);
+        self.active_routes.store(Arc::new(active_routes));
     }
 
     /// What instances are to be kept awake, and when.
     pub fn warm_plans(&self) -> Vec<WarmPlan> {
-        let site = self.site.load();
-        let plans = site.table.all().filter_map(|route| {
+        let active_routes = self.active_routes.load();
+        let plans = active_routes.table.all().filter_map(|route| {
             let config = route.config();
             Some(WarmPlan {
                 plane: config.plane,
@@ -150,40 +150,40 @@ impl<P: ControlPlane> Gateway<P> {
         from: &Arrival<'_>,
     ) -> Response<GatewayBody> {
         let fields = Fields::of(request.headers());
-        let mut account = Box::new(self.open_account(&request, fields, from.client.ip()));
-        let wishes = rescue::Wishes::of(request.headers(), fields);
-        let result = self.handle_inner(&mut account, request, fields, from);
+        let mut log = Box::new(self.open_log(&request, fields, from.client.ip()));
+        let accept = error_response::Accept::of(request.headers(), fields);
+        let result = self.handle_inner(&mut log, request, fields, from);
         let result = result.await;
         let response = match result {
             Ok(response) => response,
             Err(error) => {
-                let verdict = rescue::verdict(&error);
-                account.error = Some(verdict.code);
-                if verdict.status.is_server_error() {
-                    let id = &account.request_id;
-                    tracing::debug!(request = %id, %error, code = verdict.code, "refused");
+                let description = error_response::describe(&error);
+                log.error = Some(description.code);
+                if description.status.is_server_error() {
+                    let id = &log.request_id;
+                    tracing::debug!(request = %id, %error, code = description.code, "refused");
                 }
-                let asleep = account.asleep.as_ref().map(|admission| admission.asleep());
-                let reader = rescue::Reader::of(&wishes);
-                rescue::answer(&error, verdict, reader, asleep, &account.request_id)
+                let asleep = log.asleep.as_ref().map(|admission| admission.asleep());
+                let audience = error_response::Audience::of(&accept);
+                error_response::answer(&error, description, audience, asleep, &log.request_id)
                     .map(|body| Content::Own(Full::new(body)))
             }
         };
-        account.status = response.status().as_u16();
-        response.map(|content| GatewayBody::new(content, account))
+        log.status = response.status().as_u16();
+        response.map(|content| GatewayBody::new(content, log))
     }
 
     /// The line that every request walks.
     async fn handle_inner(
         &self,
-        account: &mut Account,
+        log: &mut RequestLog,
         mut request: Request<Option<Incoming>>,
         mut fields: Fields,
         from: &Arrival<'_>,
     ) -> Result<Response<Content>, ProxyError> {
-        let met = from.memory.host(&request, account.client, from.secure)?;
+        let met = from.cache.host(&request, log.client, from.secure)?;
         let host = &met.host;
-        account.host = Some(host.clone());
+        log.host = Some(host.clone());
         if !(from.covers)(host.as_str()) {
             return Err(ProxyError::Misdirected);
         }
@@ -193,16 +193,18 @@ impl<P: ControlPlane> Gateway<P> {
             fields = Fields::of(request.headers());
         }
         let server = self.parts.server.load();
-        let trusted = server.trusts(account.client);
+        let trusted = server.trusts(log.client);
         let rate = min_body_rate(request.headers(), fields, &server);
         let mut request = request.map(|body| RequestBody::new(body, rate));
-        account.fate = request.body().fate();
+        log.body_stats = request.body().body_stats();
         let (found, admission) = {
-            let site = self.site.load();
+            let active_routes = self.active_routes.load();
             let path = routed_path(&request)?;
-            let found = site.table.find(host, path, from.local.port())?;
-            account.on_route(&site, &found.route);
-            let admission = site.admission(&found.route).ok_or(RouteError::NoRoute)?;
+            let found = active_routes.table.find(host, path, from.local.port())?;
+            log.on_route(&active_routes, &found.route);
+            let admission = active_routes
+                .admission(&found.route)
+                .ok_or(RouteError::NoRoute)?;
             (found, Arc::clone(admission))
         };
         let (route, config) = (&*found.route, found.route.config());
@@ -217,51 +219,50 @@ impl<P: ControlPlane> Gateway<P> {
             authenticate(auth, request.headers_mut())?;
         }
         let client = match trusted && fields.has(Field::XForwardedFor) {
-            true => named_client(account.client, request.headers(), |peer| {
-                server.trusts(peer)
-            }),
-            false => account.client,
+            true => named_client(log.client, request.headers(), |peer| server.trusts(peer)),
+            false => log.client,
         };
         drop(server);
-        let patience = patience(config.wake.timeout, request.headers(), fields);
-        let deadline = account.started + patience;
+        let client_timeout = client_timeout(config.wake.timeout, request.headers(), fields);
+        let deadline = log.started + client_timeout;
 
-        let destination = match from.memory.destination(config, &found.instance) {
-            Some(destination) => destination,
+        let target = match from.cache.target(config, &found.instance) {
+            Some(target) => target,
             None => {
-                let instance = self.find(route, &found.instance, client, patience).await?;
+                let instance = self
+                    .find(route, &found.instance, client, client_timeout)
+                    .await?;
                 let gate = self.parts.hold.gate(instance.id(), config.port);
-                from.memory
-                    .remember(config, &found.instance, instance, gate)
+                from.cache.remember(config, &found.instance, instance, gate)
             }
         };
-        let instance = &destination.instance;
-        account.instance = Some(instance.id().clone());
+        let instance = &target.instance;
+        log.instance = Some(instance.id().clone());
         if config.waiting_page.enabled && request.uri().path() == waiting::STATUS_PATH {
             let stream = StatusStream::new(Arc::clone(instance), target_of(route));
             return Ok(waiting::status_head(Content::Status(stream)));
         }
-        account.asleep = Some(Arc::clone(&admission));
-        let verdict = admission.judge(&Visit {
+        log.asleep = Some(Arc::clone(&admission));
+        let may_wake = admission.check(&RequestHead {
             method: request.method(),
             path: request.uri().path(),
             headers: request.headers(),
             client,
         });
-        let delivery = Delivery {
+        let delivery = Dispatch {
             instance,
             route,
             hop: hop_of(config, from),
             admission: &admission,
-            verdict,
+            may_wake,
             hold: &self.parts.hold,
-            gate: &destination.gate,
+            gate: &target.gate,
             metrics: &self.parts.metrics,
             client,
-            user_agent: account.user_agent.as_ref(),
+            user_agent: log.user_agent.as_ref(),
             head_bytes: head_bytes(request.uri(), fields),
             deadline,
-            trace: account.trace.as_ref().and_then(Trace::parent),
+            trace: log.trace.as_ref().and_then(Trace::parent),
         };
         let preflight = (config.admission.preset.is_some())
             .then(|| {
@@ -279,7 +280,7 @@ impl<P: ControlPlane> Gateway<P> {
 
         let page = config.waiting_page.enabled
             && waiting::is_navigation(request.method(), request.headers());
-        let mut notes = Notes::default();
+        let mut notes = WakeInfo::default();
         let admitted = match page {
             false if forwarding.early_continue => {
                 let admitting = Box::pin(delivery.admit(&mut notes));
@@ -296,25 +297,25 @@ impl<P: ControlPlane> Gateway<P> {
                 // The wake goes on; the page looks after it.
                 Err(_) => {
                     let page = &config.waiting_page;
-                    let page = waiting::page(page, host.as_str(), instance, &account.request_id);
-                    account.error = Some("waiting_page");
+                    let page = waiting::page(page, host.as_str(), instance, &log.request_id);
+                    log.error = Some("waiting_page");
                     return Ok(page.map(|html| Content::Own(Full::new(html))));
                 }
             },
         };
-        (account.wake, account.held) = (notes.wake, notes.held);
-        account.trace_hold();
+        (log.wake, log.held) = (notes.wake, notes.held);
+        log.trace_hold();
         let admitted = admitted?;
 
         let about = ForwardedFor {
-            provenance: &met.provenance,
+            forwarded: &met.forwarded,
             trusted,
-            request_id: &account.request_id,
+            request_id: &log.request_id,
             certificate: from.certificate,
         };
         adopt_authority(&mut request);
         let mut stamp = prepare_request(request.headers_mut(), fields, &about);
-        if let Some(trace) = &account.trace {
+        if let Some(trace) = &log.trace {
             trace.inject(request.headers_mut());
         }
         if !forwarding.request_headers.is_empty() {
@@ -336,12 +337,12 @@ impl<P: ControlPlane> Gateway<P> {
         }
         let request = Outgoing::new(request, stamp, switch.is_some(), sink.cloned());
 
-        let since = account.trace.is_some().then(Instant::now);
+        let since = log.trace.is_some().then(Instant::now);
         let sent = delivery.send(&self.parts.upstream, admitted, request, &mut notes);
         let sent = sent.await;
-        account.trace_upstream(since);
-        (account.wake, account.held) = (notes.wake, notes.held);
-        let Delivered {
+        log.trace_upstream(since);
+        (log.wake, log.held) = (notes.wake, notes.held);
+        let Dispatched {
             mut response,
             endpoint,
             slot,
@@ -381,7 +382,7 @@ impl<P: ControlPlane> Gateway<P> {
                 .insert(STRICT_TRANSPORT_SECURITY, max_age(age));
         }
         let wanted = self.parts.response.load();
-        (account.tells_wake, account.tells_time) = (wanted.wake_header, wanted.server_timing);
+        (log.tells_wake, log.tells_time) = (wanted.wake_header, wanted.server_timing);
         if told.has(Field::XRequestId) {
             response.headers_mut().remove(X_REQUEST_ID);
         }
@@ -426,31 +427,31 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// Forgets what is too old to matter.
     pub fn upkeep(&self) {
-        self.site.load().upkeep();
+        self.active_routes.load().upkeep();
         self.unknown.upkeep();
         self.parts.hold.upkeep();
     }
 
-    fn open_account(
+    fn open_log(
         &self,
         request: &Request<Option<Incoming>>,
         fields: Fields,
         client: IpAddr,
-    ) -> Account {
+    ) -> RequestLog {
         let headers = request.headers();
         let one = |field, name| fields.has(field).then(|| headers.get(name)).flatten();
         let id = RequestId::adopt_or_generate(one(Field::XRequestId, X_REQUEST_ID));
-        let mut account = Account::new(&self.parts, Trade::Request, client, id);
-        account.method = request.method().clone();
-        account.target = request.uri().path_and_query().cloned();
-        account.user_agent = one(Field::UserAgent, USER_AGENT).cloned();
-        account.trace = self.parts.tracer.begin(headers);
-        account.trace_id = match &account.trace {
+        let mut log = RequestLog::new(&self.parts, Kind::Request, client, id);
+        log.method = request.method().clone();
+        log.target = request.uri().path_and_query().cloned();
+        log.user_agent = one(Field::UserAgent, USER_AGENT).cloned();
+        log.trace = self.parts.tracer.begin(headers);
+        log.trace_id = match &log.trace {
             Some(trace) => Some(trace.trace_id()),
             None if fields.has(Field::TraceParent) => trace_id_of(headers),
             None => None,
         };
-        account
+        log
     }
 }
 
@@ -477,14 +478,11 @@ pub(super) fn hop_of(config: &RouteConfig, from: &Arrival<'_>) -> Hop {
     Hop {
         port: config.port,
         protocol: config.forwarding.protocol,
-        introduction: config
-            .forwarding
-            .proxy_protocol
-            .map(|version| Introduction {
-                version,
-                client: from.client,
-                local: from.local,
-            }),
+        proxy_header: config.forwarding.proxy_protocol.map(|version| ProxyHeader {
+            version,
+            client: from.client,
+            local: from.local,
+        }),
     }
 }
 

@@ -146,7 +146,7 @@ impl Tracer {
             .with_timeout(config.timeout)
             .with_headers(headers)
             .build()?;
-        let exporter = Told {
+        let exporter = CountedExporter {
             exporter,
             metrics: Arc::clone(metrics),
             failing: AtomicBool::new(false),
@@ -326,13 +326,13 @@ impl TraceParent {
 
 /// Counts what gets out and says when nothing does.
 #[derive(Debug)]
-struct Told {
+struct CountedExporter {
     exporter: opentelemetry_otlp::SpanExporter,
     metrics: Arc<Metrics>,
     failing: AtomicBool,
 }
 
-impl SpanExporter for Told {
+impl SpanExporter for CountedExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let spans = batch.len() as u64;
         let result = self.exporter.export(batch).await;

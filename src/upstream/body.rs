@@ -19,8 +19,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio_util::task::TaskTracker;
 
 use super::h1::{self, BrokenBody};
-use super::multiplex::StreamToken;
-use super::pace::Pace;
+use super::h2_pool::StreamToken;
+use super::min_rate::MinRate;
 use super::pool::{Pool, Sender};
 
 /// How long a connection may take to be usable again after its response.
@@ -28,17 +28,17 @@ const SETTLE: Duration = Duration::from_millis(500);
 
 /// What became of a request's body, as its request sees it.
 #[derive(Debug, Default)]
-pub struct BodyFate {
+pub struct BodyStats {
     touched: AtomicBool,
     answered: AtomicBool,
-    /// 0, or an [`Ending`].
-    ending: AtomicU8,
+    /// 0, or an [`BodyFailure`].
+    failure: AtomicU8,
     bytes: AtomicU64,
 }
 
 /// How a client failed to send its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum BodyFailure {
     /// It broke off, or was no valid HTTP.
     Broke = 1,
     /// It came more slowly than it may.
@@ -58,16 +58,16 @@ pub enum BodyError {
 
 /// A client's request body on its way to an instance. In a box: most requests have none, and are moved about.
 #[derive(Debug, Default)]
-pub struct RequestBody(Option<Box<Passing>>);
+pub struct RequestBody(Option<Box<Streaming>>);
 
 /// A body that there is.
 #[derive(Debug)]
-struct Passing {
+struct Streaming {
     source: Source,
     /// Read before it was asked for.
     first: Option<Frame<Bytes>>,
-    pace: Pace,
-    fate: Arc<BodyFate>,
+    pace: MinRate,
+    body_stats: Arc<BodyStats>,
 }
 
 #[derive(Debug)]
@@ -82,19 +82,19 @@ enum Source {
 
 /// An instance's response body on its way to a client.
 #[derive(Debug)]
-pub struct UpstreamBody(Carried);
+pub struct UpstreamBody(Inner);
 
 #[derive(Debug)]
-enum Carried {
-    Hyper(Attended),
-    Link(h1::Body),
+enum Inner {
+    Hyper(PooledBody),
+    H1(h1::Body),
 }
 
 /// What comes over a connection of hyper's.
 #[derive(Debug)]
-struct Attended {
+struct PooledBody {
     inner: Incoming,
-    home: Option<Home>,
+    return_to: Option<ReturnTo>,
 }
 
 /// A response's body cannot be read on.
@@ -105,12 +105,12 @@ pub enum ResponseError {
     Hyper(#[from] hyper::Error),
     /// Of one of ours.
     #[error(transparent)]
-    Link(#[from] BrokenBody),
+    H1(#[from] BrokenBody),
 }
 
 /// Where the connection of a response goes that came over one of hyper's.
 #[derive(Debug)]
-pub(super) enum Home {
+pub(super) enum ReturnTo {
     /// Back to its pool, when the end was a clean one.
     Pool(Sender, Arc<Pool>, TaskTracker),
     /// It was for this exchange alone.
@@ -119,9 +119,9 @@ pub(super) enum Home {
     Shared(#[allow(dead_code, reason = "its place is taken as long as it lives")] StreamToken),
 }
 
-// === impl BodyFate ===
+// === impl BodyStats ===
 
-impl BodyFate {
+impl BodyStats {
     /// Whether any of the body was asked for.
     pub fn is_touched(&self) -> bool {
         self.touched.load(Ordering::Acquire)
@@ -133,10 +133,10 @@ impl BodyFate {
     }
 
     /// How it failed, if it did.
-    pub fn ending(&self) -> Option<Ending> {
-        match self.ending.load(Ordering::Acquire) {
-            1 => Some(Ending::Broke),
-            2 => Some(Ending::TooSlow),
+    pub fn failure(&self) -> Option<BodyFailure> {
+        match self.failure.load(Ordering::Acquire) {
+            1 => Some(BodyFailure::Broke),
+            2 => Some(BodyFailure::TooSlow),
             _ => None,
         }
     }
@@ -152,9 +152,9 @@ impl BodyFate {
 impl RequestBody {
     /// The client's body, if it has one, which must come at this rate (bytes a second; 0 asks nothing).
     pub fn new(inner: Option<Incoming>, min_rate: usize) -> Self {
-        let passing =
-            inner.map(|inner| Passing::new(Source::Client(inner), Arc::default(), min_rate));
-        Self(passing.map(Box::new))
+        let streaming =
+            inner.map(|inner| Streaming::new(Source::Client(inner), Arc::default(), min_rate));
+        Self(streaming.map(Box::new))
     }
 
     /// Whether there is none.
@@ -164,36 +164,37 @@ impl RequestBody {
 
     /// Whether it can be sent more than once: there is none, or it was read beforehand.
     pub fn is_repeatable(&self) -> bool {
-        let source = self.0.as_ref().map(|passing| &passing.source);
+        let source = self.0.as_ref().map(|streaming| &streaming.source);
         !matches!(source, Some(Source::Client(_)))
     }
 
     /// The same again, if it is repeatable.
     pub fn again(&self) -> Option<Self> {
-        let Some(passing) = &self.0 else {
+        let Some(streaming) = &self.0 else {
             return Some(Self(None));
         };
-        match &passing.source {
-            Source::Buffer { whole, .. } => {
-                Some(Self::of_buffer(whole.clone(), Arc::clone(&passing.fate)))
-            }
+        match &streaming.source {
+            Source::Buffer { whole, .. } => Some(Self::of_buffer(
+                whole.clone(),
+                Arc::clone(&streaming.body_stats),
+            )),
             Source::Client(_) => None,
         }
     }
 
-    fn of_buffer(whole: Bytes, fate: Arc<BodyFate>) -> Self {
+    fn of_buffer(whole: Bytes, body_stats: Arc<BodyStats>) -> Self {
         let source = Source::Buffer { whole, sent: false };
-        Self(Some(Box::new(Passing::new(source, fate, 0))))
+        Self(Some(Box::new(Streaming::new(source, body_stats, 0))))
     }
 
     /// Reads it whole when its length is known and at most `limit`; otherwise leaves it as it is.
     pub async fn buffer(self, limit: usize) -> Result<Self, BodyError> {
         let exact = self.size_hint().exact();
         let fits = exact.is_some_and(|length| length <= limit as u64);
-        match self.fate() {
-            Some(fate) if fits && !self.is_repeatable() => {
+        match self.body_stats() {
+            Some(body_stats) if fits && !self.is_repeatable() => {
                 let whole = self.collect().await?.to_bytes();
-                Ok(Self::of_buffer(whole, fate))
+                Ok(Self::of_buffer(whole, body_stats))
             }
             _ => Ok(self),
         }
@@ -204,12 +205,12 @@ impl RequestBody {
     pub async fn begun_during<T>(&mut self, other: impl Future<Output = T>) -> T {
         let mut other = pin!(other);
         poll_fn(|cx| {
-            if let Some(passing) = &mut self.0
-                && passing.first.is_none()
-                && let Source::Client(inner) = &mut passing.source
+            if let Some(streaming) = &mut self.0
+                && streaming.first.is_none()
+                && let Source::Client(inner) = &mut streaming.source
                 && let Poll::Ready(Some(Ok(frame))) = Pin::new(inner).poll_frame(cx)
             {
-                passing.first = Some(frame);
+                streaming.first = Some(frame);
             }
             other.as_mut().poll(cx)
         })
@@ -217,8 +218,10 @@ impl RequestBody {
     }
 
     /// What becomes of it, if there is one.
-    pub fn fate(&self) -> Option<Arc<BodyFate>> {
-        self.0.as_ref().map(|passing| Arc::clone(&passing.fate))
+    pub fn body_stats(&self) -> Option<Arc<BodyStats>> {
+        self.0
+            .as_ref()
+            .map(|streaming| Arc::clone(&streaming.body_stats))
     }
 }
 
@@ -243,15 +246,15 @@ fn clean(mut trailers: HeaderMap) -> HeaderMap {
     trailers
 }
 
-// === impl Passing ===
+// === impl Streaming ===
 
-impl Passing {
-    fn new(source: Source, fate: Arc<BodyFate>, min_rate: usize) -> Self {
+impl Streaming {
+    fn new(source: Source, body_stats: Arc<BodyStats>, min_rate: usize) -> Self {
         Self {
             source,
             first: None,
-            pace: Pace::new(min_rate),
-            fate,
+            pace: MinRate::new(min_rate),
+            body_stats,
         }
     }
 
@@ -280,13 +283,13 @@ impl Passing {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = self.poll_source(cx);
-        self.fate.touched.store(true, Ordering::Release);
+        self.body_stats.touched.store(true, Ordering::Release);
         let polled = match polled {
-            Poll::Pending if !self.fate.answered.load(Ordering::Acquire) => {
-                let bytes = self.fate.bytes();
+            Poll::Pending if !self.body_stats.answered.load(Ordering::Acquire) => {
+                let bytes = self.body_stats.bytes();
                 match self.pace.poll_too_slow(bytes, cx) {
                     // It may have been answered meanwhile.
-                    Poll::Ready(()) if !self.fate.answered.load(Ordering::Acquire) => {
+                    Poll::Ready(()) if !self.body_stats.answered.load(Ordering::Acquire) => {
                         Poll::Ready(Some(Err(BodyError::TooSlow)))
                     }
                     Poll::Ready(()) | Poll::Pending => Poll::Pending,
@@ -301,15 +304,17 @@ impl Passing {
             frame.map(|frame| match frame {
                 Ok(frame) => {
                     let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                    self.fate.bytes.fetch_add(length, Ordering::Relaxed);
+                    self.body_stats.bytes.fetch_add(length, Ordering::Relaxed);
                     Ok(without_unsafe_trailers(frame))
                 }
                 Err(error) => {
-                    let ending = match error {
-                        BodyError::Hyper(_) => Ending::Broke,
-                        BodyError::TooSlow => Ending::TooSlow,
+                    let failure = match error {
+                        BodyError::Hyper(_) => BodyFailure::Broke,
+                        BodyError::TooSlow => BodyFailure::TooSlow,
                     };
-                    self.fate.ending.store(ending as u8, Ordering::Release);
+                    self.body_stats
+                        .failure
+                        .store(failure as u8, Ordering::Release);
                     Err(error)
                 }
             })
@@ -349,7 +354,7 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
-            Some(passing) => passing.poll_frame(cx),
+            Some(streaming) => streaming.poll_frame(cx),
             None => Poll::Ready(None),
         }
     }
@@ -357,11 +362,11 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         self.0
             .as_ref()
-            .is_none_or(|passing| passing.is_end_stream())
+            .is_none_or(|streaming| streaming.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        let hint = self.0.as_ref().map(|passing| passing.size_hint());
+        let hint = self.0.as_ref().map(|streaming| streaming.size_hint());
         hint.unwrap_or_else(|| SizeHint::with_exact(0))
     }
 }
@@ -369,13 +374,13 @@ impl Body for RequestBody {
 // === impl UpstreamBody ===
 
 impl UpstreamBody {
-    pub(super) fn new(inner: Incoming, home: Home) -> Self {
-        let home = Some(home);
-        Self(Carried::Hyper(Attended { inner, home }))
+    pub(super) fn new(inner: Incoming, return_to: ReturnTo) -> Self {
+        let return_to = Some(return_to);
+        Self(Inner::Hyper(PooledBody { inner, return_to }))
     }
 
-    pub(super) fn of_link(body: h1::Body) -> Self {
-        Self(Carried::Link(body))
+    pub(super) fn of_h1(body: h1::Body) -> Self {
+        Self(Inner::H1(body))
     }
 }
 
@@ -388,34 +393,34 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let polled = match &mut self.0 {
-            Carried::Hyper(attended) => Pin::new(&mut attended.inner)
+            Inner::Hyper(pooled) => Pin::new(&mut pooled.inner)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(ResponseError::Hyper))),
-            Carried::Link(body) => Pin::new(body)
+            Inner::H1(body) => Pin::new(body)
                 .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(ResponseError::Link))),
+                .map(|frame| frame.map(|frame| frame.map_err(ResponseError::H1))),
         };
         polled.map(|frame| frame.map(|frame| frame.map(without_unsafe_trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Carried::Hyper(attended) => attended.inner.is_end_stream(),
-            Carried::Link(body) => body.is_end_stream(),
+            Inner::Hyper(pooled) => pooled.inner.is_end_stream(),
+            Inner::H1(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Carried::Hyper(attended) => attended.inner.size_hint(),
-            Carried::Link(body) => body.size_hint(),
+            Inner::Hyper(pooled) => pooled.inner.size_hint(),
+            Inner::H1(body) => body.size_hint(),
         }
     }
 }
 
-impl Drop for Attended {
+impl Drop for PooledBody {
     fn drop(&mut self) {
-        let Some(Home::Pool(mut sender, pool, tasks)) = self.home.take() else {
+        let Some(ReturnTo::Pool(mut sender, pool, tasks)) = self.return_to.take() else {
             return;
         };
         if !self.inner.is_end_stream() {

@@ -21,13 +21,13 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::body::{Ending, Home, RequestBody, UpstreamBody};
-use super::connection::Connection;
-use super::h1::{self, Failure, Link};
-use super::hop::Hop;
-use super::multiplex::Stream;
+use super::body::{BodyFailure, RequestBody, ReturnTo, UpstreamBody};
+use super::h1::{self, Connection, Failure};
+use super::h2_pool::Stream;
+use super::leased_stream::LeasedStream;
 use super::outgoing::Outgoing;
 use super::pool::{Pool, Sender};
+use super::proxy_protocol::Hop;
 use crate::config::{Protocol, UpstreamConfig};
 use crate::telemetry::{ConnectOutcome, Metrics, UpstreamUse};
 use crate::wake::{Endpoint, OpenConnection};
@@ -53,10 +53,10 @@ pub enum ForwardError {
     Broken(#[source] Cause),
     /// The response is not HTTP.
     #[error("the instance's response is not valid: {0}")]
-    Nonsense(#[source] Cause),
+    Malformed(#[source] Cause),
     /// The client did not send its body as it should; the instance is not to blame.
     #[error("the request's body did not come as it should")]
-    Client(Ending),
+    Client(BodyFailure),
     /// No response's head in time.
     #[error("the instance sent no response in time")]
     TimedOut,
@@ -82,7 +82,7 @@ impl From<Failure> for ForwardError {
         match failure {
             Failure::Unsent => Self::Unsent,
             Failure::Closed | Failure::Broke(_) => Self::Broken(failure.into()),
-            Failure::Nonsense(_) => Self::Nonsense(failure.into()),
+            Failure::Malformed(_) => Self::Malformed(failure.into()),
             Failure::TimedOut => Self::TimedOut,
             Failure::Severed => Self::Severed,
         }
@@ -171,12 +171,12 @@ impl Upstream {
         mut now: Instant,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
         // A connection that names its client is that client's.
-        let pooled = hop.introduction.is_none();
+        let pooled = hop.proxy_header.is_none();
         let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
         let patience = self.config.load().response_timeout;
         loop {
             let taken = match &given {
-                None if pooled => pool.take_link(now),
+                None if pooled => pool.take_connection(now),
                 None | Some(_) => None,
             };
             let used = match (&taken, &given) {
@@ -199,7 +199,7 @@ impl Upstream {
                 Ok(head) => {
                     let home = (head.keep_alive && pooled).then(|| Arc::clone(pool));
                     let body = h1::Body::new(head.body, link, home);
-                    return Ok(head.response.map(|()| UpstreamBody::of_link(body)));
+                    return Ok(head.response.map(|()| UpstreamBody::of_h1(body)));
                 }
                 // A pooled connection that the instance has closed meanwhile costs nothing but a look
                 // at the next one.
@@ -214,9 +214,9 @@ impl Upstream {
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(TcpStream, OpenConnection)>,
-    ) -> io::Result<Box<Link>> {
-        let connection = self.connect(endpoint, hop, given).await?;
-        let (link, cut, gone) = Link::new(connection);
+    ) -> io::Result<Box<Connection>> {
+        let stream = self.connect(endpoint, hop, given).await?;
+        let (connection, cut, gone) = Connection::new(stream);
         let severed = endpoint.severed().clone();
         self.tasks.spawn(async move {
             tokio::select! {
@@ -224,7 +224,7 @@ impl Upstream {
                 _ = gone => {}
             }
         });
-        Ok(link)
+        Ok(connection)
     }
 
     /// Any other request over HTTP/1.1.
@@ -238,7 +238,7 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let probed = given.is_some();
         // A connection that names its client is that client's.
-        let pooled = hop.introduction.is_none();
+        let pooled = hop.proxy_header.is_none();
         if given.is_none() && pooled {
             // A pooled connection that the instance has closed meanwhile costs nothing but a look
             // at the next one.
@@ -283,8 +283,8 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let mut request = to_h2(request);
         loop {
-            let taken = match hop.introduction {
-                None => pool.multiplex.take(),
+            let taken = match hop.proxy_header {
+                None => pool.h2.take(),
                 Some(_) => None,
             };
             self.metrics.count_upstream_use(match (&taken, &given) {
@@ -303,11 +303,11 @@ impl Upstream {
                 }
             };
             let (sender, token) = stream.split();
-            let home = |_| Home::Shared(token);
+            let home = |_| ReturnTo::Shared(token);
             match self.exchange(endpoint, sender, request, home).await {
                 // Closed between the look and the sending; the next is dialled.
                 Err(Unanswered(ForwardError::Unsent, Some(unsent)))
-                    if hop.introduction.is_none() =>
+                    if hop.proxy_header.is_none() =>
                 {
                     request = *unsent;
                 }
@@ -323,9 +323,9 @@ impl Upstream {
         given: Option<(TcpStream, OpenConnection)>,
         pool: &Pool,
     ) -> io::Result<Stream> {
-        let _mine = pool.multiplex.dialling.lock().await;
-        if hop.introduction.is_none()
-            && let Some(stream) = pool.multiplex.take()
+        let _mine = pool.h2.dialling.lock().await;
+        if hop.proxy_header.is_none()
+            && let Some(stream) = pool.h2.take()
         {
             return Ok(stream);
         }
@@ -341,16 +341,16 @@ impl Upstream {
             .await
             .map_err(io::Error::other)?;
         self.attend(endpoint, task);
-        Ok(match hop.introduction {
-            None => pool.multiplex.add(sender),
+        Ok(match hop.proxy_header {
+            None => pool.h2.add(sender),
             Some(_) => Stream::alone(sender),
         })
     }
 
-    fn home(&self, sender: Sender, pool: &Arc<Pool>, pooled: bool) -> Home {
+    fn home(&self, sender: Sender, pool: &Arc<Pool>, pooled: bool) -> ReturnTo {
         match pooled {
-            true => Home::Pool(sender, Arc::clone(pool), self.tasks.clone()),
-            false => Home::Nowhere(sender),
+            true => ReturnTo::Pool(sender, Arc::clone(pool), self.tasks.clone()),
+            false => ReturnTo::Nowhere(sender),
         }
     }
 
@@ -359,15 +359,15 @@ impl Upstream {
         endpoint: &Endpoint,
         mut sender: S,
         request: Request<RequestBody>,
-        home: impl FnOnce(S) -> Home,
+        home: impl FnOnce(S) -> ReturnTo,
     ) -> Result<Response<UpstreamBody>, Unanswered> {
-        let fate = request.body().fate();
+        let body_stats = request.body().body_stats();
         let patience = self.config.load().response_timeout;
         let error = match timeout(patience, sender.exchange(request)).await {
             Err(_) => ForwardError::TimedOut,
             Ok(Ok(mut response)) => {
-                if let Some(fate) = fate {
-                    fate.answered();
+                if let Some(body_stats) = body_stats {
+                    body_stats.answered();
                 }
                 // What is said to the client is in the client's version.
                 *response.version_mut() = Version::HTTP_11;
@@ -377,11 +377,11 @@ impl Upstream {
                 Some(request) => return Err(Unanswered::unsent(ForwardError::Unsent, request)),
                 None => {
                     let error = error.into_error();
-                    match fate.and_then(|fate| fate.ending()) {
+                    match body_stats.and_then(|body_stats| body_stats.failure()) {
                         // A severed connection is dropped, which is how its requests end.
                         _ if endpoint.severed().is_cancelled() => ForwardError::Severed,
-                        Some(ending) => ForwardError::Client(ending),
-                        None if error.is_parse() => ForwardError::Nonsense(error.into()),
+                        Some(failure) => ForwardError::Client(failure),
+                        None if error.is_parse() => ForwardError::Malformed(error.into()),
                         None => ForwardError::Broken(error.into()),
                     }
                 }
@@ -397,7 +397,7 @@ impl Upstream {
         endpoint: &Endpoint,
         hop: &Hop,
         given: Option<(TcpStream, OpenConnection)>,
-    ) -> io::Result<Connection> {
+    ) -> io::Result<LeasedStream> {
         let (mut stream, open) = match given {
             Some(given) => given,
             None => {
@@ -419,11 +419,11 @@ impl Upstream {
                 (stream?, open)
             }
         };
-        if let Some(introduction) = &hop.introduction {
+        if let Some(proxy_header) = &hop.proxy_header {
             // An empty socket buffer takes it whole.
-            stream.write_all(&introduction.to_bytes()).await?;
+            stream.write_all(&proxy_header.to_bytes()).await?;
         }
-        Ok(Connection::new(stream, open, Arc::clone(&self.metrics)))
+        Ok(LeasedStream::new(stream, open, Arc::clone(&self.metrics)))
     }
 
     /// Runs a connection until its end. Its errors reach the request that they concern.

@@ -15,7 +15,7 @@ use http::header::{
 };
 
 use super::fields::{Field, Fields};
-use super::stamp::Stamp;
+use super::forwarded::ForwardedHeaders;
 use crate::config::{HeaderEdits, Rename};
 use crate::names::{Hostname, RequestId};
 use http1::line;
@@ -51,7 +51,7 @@ pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 /// Where requests come from, in the words of the forwarding fields: the same for all requests of one connection
 /// that are for one host.
 #[derive(Debug)]
-pub struct Provenance {
+pub struct ForwardedElement {
     /// As the client wrote the host, its port included.
     pub(super) named: HeaderValue,
     pub(super) client: HeaderValue,
@@ -66,7 +66,7 @@ pub struct Provenance {
 #[derive(Debug)]
 pub struct ForwardedFor<'a> {
     /// Its client, and the host it asked for.
-    pub provenance: &'a Arc<Provenance>,
+    pub forwarded: &'a Arc<ForwardedElement>,
     /// Whether its own forwarding fields are believed.
     pub trusted: bool,
     /// The request's id.
@@ -75,9 +75,9 @@ pub struct ForwardedFor<'a> {
     pub certificate: Option<&'a HeaderValue>,
 }
 
-// === impl Provenance ===
+// === impl ForwardedElement ===
 
-impl Provenance {
+impl ForwardedElement {
     /// How the client wrote the host, in `Host` or in HTTP/2's `:authority`.
     pub fn named(&self) -> &[u8] {
         self.named.as_bytes()
@@ -218,7 +218,7 @@ pub fn prepare_request(
     headers: &mut HeaderMap,
     fields: Fields,
     from: &ForwardedFor<'_>,
-) -> Option<Stamp> {
+) -> Option<ForwardedHeaders> {
     let upgrade = (fields.has(Field::Upgrade) && fields.has(Field::Connection))
         .then(|| upgrade_token(headers));
     let trailers = |token: &str| token.eq_ignore_ascii_case("trailers");
@@ -247,9 +247,9 @@ pub fn prepare_request(
         headers.insert(CLIENT_CERT, certificate.clone());
     }
     if !headers.contains_key(HOST) {
-        headers.insert(HOST, from.provenance.named.clone());
+        headers.insert(HOST, from.forwarded.named.clone());
     }
-    let stamp = Stamp::new(from.provenance, from.request_id);
+    let stamp = ForwardedHeaders::new(from.forwarded, from.request_id);
     let told = [
         Field::Forwarded,
         Field::XForwardedFor,
@@ -335,7 +335,7 @@ mod tests {
         let named =
             HeaderValue::from_static(pairs.iter().find(|(name, _)| *name == "host").unwrap().1);
         let about = ForwardedFor {
-            provenance: &Arc::new(Provenance::of(client, false, &host, Some(named))),
+            forwarded: &Arc::new(ForwardedElement::of(client, false, &host, Some(named))),
             trusted,
             request_id: &request_id,
             certificate: None,

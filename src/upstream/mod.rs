@@ -6,28 +6,29 @@
 //! request comes back when it was certainly not sent.
 
 mod body;
-mod connection;
 mod fields;
 mod forward;
+mod forwarded;
 mod h1;
+mod h2_pool;
 mod headers;
-mod hop;
-mod multiplex;
+mod leased_stream;
+mod min_rate;
 mod outgoing;
-mod pace;
 mod pool;
-mod stamp;
+mod proxy_protocol;
 mod tunnel;
 
-pub use body::{BodyError, BodyFate, Ending, RequestBody, ResponseError, UpstreamBody};
-pub use connection::Connection;
+pub use body::{BodyError, BodyFailure, BodyStats, RequestBody, ResponseError, UpstreamBody};
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
+pub use forwarded::ForwardedHeaders;
 pub use h1::{BrokenBody, ChunkError};
 pub use headers::{
-    ForwardedFor, Provenance, edit, is_upgrade, prepare_request, prepare_response, upgrade_token,
+    ForwardedElement, ForwardedFor, edit, is_upgrade, prepare_request, prepare_response,
+    upgrade_token,
 };
-pub use hop::{Hop, Introduction};
+pub use leased_stream::LeasedStream;
 pub use outgoing::{InterimSink, Outgoing};
-pub use stamp::Stamp;
+pub use proxy_protocol::{Hop, ProxyHeader};
 pub use tunnel::tunnel;

@@ -12,8 +12,8 @@ use http::{HeaderMap, Request, StatusCode};
 
 use super::body::RequestBody;
 use super::fields::Fields;
+use super::forwarded::ForwardedHeaders;
 use super::headers::prepare_response;
-use super::stamp::Stamp;
 
 /// Takes 1xx answers for a client.
 pub type InterimSink = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
@@ -22,7 +22,7 @@ pub type InterimSink = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 pub struct Outgoing {
     pub(super) head: Parts,
     /// Fields besides the head's.
-    pub(super) stamp: Option<Stamp>,
+    pub(super) forwarded: Option<ForwardedHeaders>,
     pub(super) body: RequestBody,
     interim: Option<InterimSink>,
     upgrade: bool,
@@ -33,11 +33,11 @@ pub struct Outgoing {
 // === impl Outgoing ===
 
 impl Outgoing {
-    /// From a request whose fields are for the instance, `stamp` besides. `upgrade`: it wants to leave HTTP;
+    /// From a request whose fields are for the instance, `forwarded` besides. `upgrade`: it wants to leave HTTP;
     /// `interim` takes 1xx answers, where its client can be sent some.
     pub fn new(
         request: Request<RequestBody>,
-        stamp: Option<Stamp>,
+        forwarded: Option<ForwardedHeaders>,
         upgrade: bool,
         interim: Option<InterimSink>,
     ) -> Self {
@@ -45,7 +45,7 @@ impl Outgoing {
         Self {
             repeatable: head.method.is_idempotent() && !upgrade && body.is_repeatable(),
             head,
-            stamp,
+            forwarded,
             body,
             interim,
             upgrade,
@@ -79,8 +79,8 @@ impl Outgoing {
                 Request::from_parts(replace(&mut self.head, nothing), take(&mut self.body))
             }
         };
-        if let Some(stamp) = &self.stamp {
-            stamp.insert(request.headers_mut());
+        if let Some(forwarded) = &self.forwarded {
+            forwarded.insert(request.headers_mut());
         }
         if let Some(sink) = self.interim.clone() {
             hyper::ext::on_informational(&mut request, move |interim| {

@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::body::RequestBody;
-use super::h1::Link;
-use super::multiplex::Multiplex;
+use super::h1::Connection;
+use super::h2_pool::H2Pool;
 use crate::wake::Endpoint;
 
 pub(super) type Sender = SendRequest<RequestBody>;
@@ -22,13 +22,13 @@ pub(super) type Sender = SendRequest<RequestBody>;
 #[derive(Debug)]
 pub(super) struct Pool {
     idle: Mutex<Idle>,
-    pub(super) multiplex: Multiplex,
+    pub(super) h2: H2Pool,
     endpoint: Endpoint,
     max_idle: usize,
     idle_timeout: Duration,
     /// Woken by whatever comes on an idle link.
-    stirred: Waker,
-    stirs: Arc<Stirs>,
+    idle_waker: Waker,
+    idle_events: Arc<IdleEvents>,
 }
 
 /// Both kinds, the longest idle first.
@@ -36,13 +36,13 @@ pub(super) struct Pool {
 struct Idle {
     /// Of hyper's, each in a task of its own that sees its end.
     senders: Vec<(Sender, Instant)>,
-    links: Vec<(Box<Link>, Instant)>,
+    connections: Vec<(Box<Connection>, Instant)>,
 }
 
 #[derive(Debug, Default)]
-struct Stirs(Notify);
+struct IdleEvents(Notify);
 
-impl Wake for Stirs {
+impl Wake for IdleEvents {
     fn wake(self: Arc<Self>) {
         self.0.notify_one();
     }
@@ -61,15 +61,15 @@ impl Pool {
             .idle_timeout()
             .map_or(idle_timeout, |idle| idle / 4);
         let idle_timeout = idle_timeout.min(quarter);
-        let stirs = Arc::<Stirs>::default();
+        let idle_events = Arc::<IdleEvents>::default();
         Arc::new(Self {
             idle: Mutex::default(),
-            multiplex: Multiplex::default(),
+            h2: H2Pool::default(),
             endpoint,
             max_idle,
             idle_timeout,
-            stirred: Waker::from(Arc::clone(&stirs)),
-            stirs,
+            idle_waker: Waker::from(Arc::clone(&idle_events)),
+            idle_events,
         })
     }
 
@@ -79,7 +79,7 @@ impl Pool {
 
     /// Connections that wait for a request.
     pub(super) fn idle(&self) -> usize {
-        self.lock().count() + self.multiplex.idle()
+        self.lock().count() + self.h2.idle()
     }
 
     /// A connection of hyper's that can take a request now.
@@ -94,12 +94,12 @@ impl Pool {
     }
 
     /// A link that can take a request `now`.
-    pub(super) fn take_link(&self, now: Instant) -> Option<Box<Link>> {
+    pub(super) fn take_connection(&self, now: Instant) -> Option<Box<Connection>> {
         let mut quiet = Context::from_waker(Waker::noop());
         let mut idle = self.lock();
-        while let Some((mut link, since)) = idle.links.pop() {
-            if link.is_quiet(&mut quiet) && now < since + self.idle_timeout {
-                return Some(link);
+        while let Some((mut connection, since)) = idle.connections.pop() {
+            if connection.is_reusable(&mut quiet) && now < since + self.idle_timeout {
+                return Some(connection);
             }
         }
         None
@@ -117,16 +117,16 @@ impl Pool {
     }
 
     /// The same for a link, which has been idle since it last heard something.
-    pub(super) fn put_link(&self, mut link: Box<Link>) {
+    pub(super) fn put_connection(&self, mut connection: Box<Connection>) {
         if self.endpoint.retired().is_cancelled() {
             return;
         }
-        let mut stirred = Context::from_waker(&self.stirred);
+        let mut idle_waker = Context::from_waker(&self.idle_waker);
         // Under the lock, so that the sweep finds it here when something stirs from now on.
         let mut idle = self.lock();
-        if idle.count() < self.max_idle && link.is_quiet(&mut stirred) {
-            let since = link.last_heard();
-            idle.links.push((link, since));
+        if idle.count() < self.max_idle && connection.is_reusable(&mut idle_waker) {
+            let since = connection.last_heard();
+            idle.connections.push((connection, since));
         }
     }
 
@@ -136,19 +136,20 @@ impl Pool {
         loop {
             tokio::select! {
                 () = sleep(pause) => {}
-                () = self.stirs.0.notified() => {}
+                () = self.idle_events.0.notified() => {}
                 () = self.endpoint.retired().cancelled() => break,
             }
-            self.multiplex.sweep(self.idle_timeout);
+            self.h2.sweep(self.idle_timeout);
             let fresh = |since: &Instant| since.elapsed() < self.idle_timeout;
-            let mut stirred = Context::from_waker(&self.stirred);
+            let mut idle_waker = Context::from_waker(&self.idle_waker);
             let mut idle = self.lock();
             idle.senders
                 .retain(|(sender, since)| !sender.is_closed() && fresh(since));
-            idle.links
-                .retain_mut(|(link, since)| link.is_quiet(&mut stirred) && fresh(since));
+            idle.connections.retain_mut(|(connection, since)| {
+                connection.is_reusable(&mut idle_waker) && fresh(since)
+            });
         }
-        self.multiplex.clear();
+        self.h2.clear();
         *self.lock() = Idle::default();
     }
 }
@@ -157,6 +158,6 @@ impl Pool {
 
 impl Idle {
     fn count(&self) -> usize {
-        self.senders.len() + self.links.len()
+        self.senders.len() + self.connections.len()
     }
 }

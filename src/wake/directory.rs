@@ -15,15 +15,15 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::dialer::{Dialer, Tcp};
 use super::driver::{Common, instance};
 use super::error::{WakeError, WakeStage};
-use super::instance::{Asker, Instance};
-use super::ledger::Ledger;
-use super::line::Line;
+use super::history::Ledger;
+use super::instance::{Instance, Requester};
 use super::machine::{Fault, Target};
-use super::questions::fault;
-use super::reach::{Reach, Tcp};
-use super::report::{Books, WakeBegan, WakeReport};
+use super::plane_calls::fault;
+use super::plane_handle::PlaneHandle;
+use super::wake_log::{WakeBegan, WakeLog, WakeReport};
 use crate::config::{RouteWakeConfig, WakeConfig};
 use crate::names::PlaneIndex;
 use crate::telemetry::Metrics;
@@ -43,7 +43,7 @@ enum Found<S> {
 }
 
 /// All instances that requests have asked for.
-pub struct Wakes<P, R: Reach = Tcp> {
+pub struct Wakes<P, R: Dialer = Tcp> {
     lines: Vec<Common<P, R>>,
     config: Arc<WakeConfig>,
     ledger: Arc<Ledger>,
@@ -58,7 +58,7 @@ pub struct Wakes<P, R: Reach = Tcp> {
 
 // === impl Wakes ===
 
-impl<P: ControlPlane, R: Reach> Wakes<P, R> {
+impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
     /// Tasks go on `tasks` and end after `stop`.
     pub fn new(
         planes: Vec<P>,
@@ -73,10 +73,10 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
         let (ledger, config) = (Arc::new(Ledger::new(config.ledger)), Arc::new(config));
         let reach = Arc::new(reach);
         let common = |plane| Common {
-            line: Arc::new(Line::new(plane, &config)),
+            plane: Arc::new(PlaneHandle::new(plane, &config)),
             reach: Arc::clone(&reach),
             config: Arc::clone(&config),
-            books: Books {
+            wake_log: WakeLog {
                 metrics: Arc::clone(metrics),
                 reports: reports.clone(),
                 begins: begins.clone(),
@@ -186,7 +186,7 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
         plane: PlaneIndex,
         names: &[InstanceRef],
         rules: &RouteWakeConfig,
-        asker: &Asker,
+        asker: &Requester,
     ) {
         for name in names {
             let (wakes, name) = (Arc::clone(self), name.clone());
@@ -223,7 +223,7 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
             .ok_or(WakeError::NotFound)?;
         let mut pause = FIRST_PAUSE;
         let answer = loop {
-            match common.line.get(name).await {
+            match common.plane.get(name).await {
                 // Its caller's patience ends this.
                 Err(error) if error.is_retryable() => {
                     tracing::debug!(%name, %error, "cannot look an instance up yet");
@@ -274,7 +274,7 @@ impl<P: ControlPlane, R: Reach> Wakes<P, R> {
     }
 }
 
-impl<P, R: Reach> fmt::Debug for Wakes<P, R> {
+impl<P, R: Dialer> fmt::Debug for Wakes<P, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Wakes({} instances)", self.instances.len())
     }

@@ -15,17 +15,17 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::dialer::Dialer;
 use super::error::{WakeError, WakeStage};
 use super::instance::{Breaker, Instance, Question, Ready, Wanted};
-use super::lease::{Birth, Endpoint, OpenConnection};
-use super::line::Line;
+use super::lease::{Endpoint, EpochInit, OpenConnection};
 use super::machine::{Effect, Event, Fault, Limits, Machine, Seen, Target};
+use super::plane_calls::{ask, fault, overtake, proves_hold, see, settle};
+use super::plane_handle::PlaneHandle;
 use super::probe::{Asks, probe};
-use super::questions::{ask, fault, overtake, proves_hold, see, settle};
-use super::reach::Reach;
-use super::report::{Books, Reporter};
 use super::slots::{Claim, Slot};
 use super::waiters::Waiters;
+use super::wake_log::{Reporter, WakeLog};
 use crate::config::{ReadyWhen, WakeConfig};
 use crate::names::ClientNetwork;
 use crate::telemetry::{ShedReason, WakeKind, WakeOutcome};
@@ -54,15 +54,15 @@ enum Done<S> {
 
 /// What every instance's task shares.
 pub(super) struct Common<P, R> {
-    pub(super) line: Arc<Line<P>>,
+    pub(super) plane: Arc<PlaneHandle<P>>,
     pub(super) reach: Arc<R>,
     pub(super) config: Arc<WakeConfig>,
-    pub(super) books: Books,
+    pub(super) wake_log: WakeLog,
     pub(super) stop: CancellationToken,
 }
 
 /// The task's own state.
-struct Driver<P, R: Reach> {
+struct Driver<P, R: Dialer> {
     instance: Arc<Instance<R::Stream>>,
     common: Common<P, R>,
     machine: Machine,
@@ -87,7 +87,7 @@ struct Driver<P, R: Reach> {
 }
 
 /// Makes the instance and the future of its task, which the caller puts on its tracker.
-pub(super) fn instance<P: ControlPlane, R: Reach>(
+pub(super) fn instance<P: ControlPlane, R: Dialer>(
     first: &Answer,
     id: InstanceId,
     common: Common<P, R>,
@@ -105,7 +105,7 @@ pub(super) fn instance<P: ControlPlane, R: Reach>(
     let driver = Driver {
         instance: Arc::clone(&instance),
         machine: Machine::new(limits, first_seen),
-        reporter: Reporter::new(instance.id().clone(), common.books.clone()),
+        reporter: Reporter::new(instance.id().clone(), common.wake_log.clone()),
         waiters: Waiters::none(),
         operations: FuturesUnordered::new(),
         endpoint: None,
@@ -134,10 +134,10 @@ async fn at(time: Option<Instant>) {
 impl<P, R> Clone for Common<P, R> {
     fn clone(&self) -> Self {
         Self {
-            line: Arc::clone(&self.line),
+            plane: Arc::clone(&self.plane),
             reach: Arc::clone(&self.reach),
             config: Arc::clone(&self.config),
-            books: self.books.clone(),
+            wake_log: self.wake_log.clone(),
             stop: self.stop.clone(),
         }
     }
@@ -145,7 +145,7 @@ impl<P, R> Clone for Common<P, R> {
 
 // === impl Driver ===
 
-impl<P: ControlPlane, R: Reach> Driver<P, R> {
+impl<P: ControlPlane, R: Dialer> Driver<P, R> {
     /// Until the gateway stops; then until a restore in flight has its answer.
     async fn run(mut self, mut questions: mpsc::Receiver<Question<R::Stream>>) {
         let stop = self.common.stop.clone();
@@ -278,19 +278,19 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
         let before = self.instance.breaker.load().as_deref().copied();
         if breaker != before {
             if breaker.is_some() {
-                self.common.books.metrics.breaker_openings.increment(1);
+                self.common.wake_log.metrics.breaker_openings.increment(1);
             }
             self.instance.breaker.store(breaker.map(Arc::new));
         }
     }
 
     fn carry_out(&mut self, effect: Effect) {
-        let (line, id) = (Arc::clone(&self.common.line), self.instance.id().clone());
+        let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
         match effect {
-            Effect::Ask => self.begin(async move { ask(&line, &id).await }),
+            Effect::Ask => self.begin(async move { ask(&plane, &id).await }),
             Effect::Restore { until } => self.queue(Verb::Restore, until),
             Effect::Start { until } => self.queue(Verb::Start, until),
-            Effect::Settle { until } => self.begin(async move { settle(&line, &id, until).await }),
+            Effect::Settle { until } => self.begin(async move { settle(&plane, &id, until).await }),
             Effect::Probe {
                 target,
                 http,
@@ -343,12 +343,12 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
             since: asker.map_or_else(Instant::now, |asker| asker.since),
         };
         self.queued = true;
-        let (line, stop) = (Arc::clone(&self.common.line), self.common.stop.clone());
-        let counted = self.common.books.metrics.queued();
+        let (plane, stop) = (Arc::clone(&self.common.plane), self.common.stop.clone());
+        let counted = self.common.wake_log.metrics.queued();
         self.operations.push(
             async move {
                 let _counted = counted;
-                let slot = stop.run_until_cancelled(line.slot(claim, until)).await;
+                let slot = stop.run_until_cancelled(plane.slot(claim, until)).await;
                 Done::Slot(verb, slot.flatten())
             }
             .boxed(),
@@ -356,17 +356,17 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
     }
 
     fn call(&mut self, verb: Verb, slot: Slot) {
-        let (line, id) = (Arc::clone(&self.common.line), self.instance.id().clone());
+        let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
         let asked_at = Instant::now();
         self.calling = true;
-        let counted = self.common.books.metrics.restoring();
+        let counted = self.common.wake_log.metrics.restoring();
         self.operations.push(
             async move {
                 let _counted = counted;
                 let called = async {
                     let answer = match verb {
-                        Verb::Restore => line.restore(&id).await,
-                        Verb::Start => line.start(&id).await,
+                        Verb::Restore => plane.restore(&id).await,
+                        Verb::Start => plane.start(&id).await,
                     };
                     see(&id, &answer.map_err(|error| fault(&error))?, asked_at)
                 };
@@ -374,7 +374,7 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
                 let seen = tokio::select! {
                     biased;
                     seen = called => seen,
-                    seen = overtake(&line, &id), if matches!(verb, Verb::Restore) => seen,
+                    seen = overtake(&plane, &id), if matches!(verb, Verb::Restore) => seen,
                 };
                 drop(slot);
                 Done::Verb(seen)
@@ -408,14 +408,14 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
     }
 
     fn hold(&mut self) {
-        let (line, id) = (Arc::clone(&self.common.line), self.instance.id().clone());
+        let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
         let Some(epoch) = self.endpoint.as_ref().map(Endpoint::epoch) else {
             return;
         };
         let asked_at = Instant::now();
         self.operations.push(
             async move {
-                let held = line.hold(&id).await;
+                let held = plane.hold(&id).await;
                 let held = matches!(held, Some(Ok(status)) if proves_hold(&status));
                 Done::Held(epoch, asked_at, held)
             }
@@ -475,12 +475,12 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
                     old.severed().cancel();
                 }
             }
-            let birth = Birth {
+            let birth = EpochInit {
                 instance: self.instance.id().clone(),
                 number: EPOCHS.fetch_add(1, Ordering::Relaxed),
                 ip,
                 terms: seen.terms,
-                losses: self.common.line.losses(),
+                losses: self.common.plane.losses(),
                 fresh,
             };
             Endpoint::new(birth, self.common.config.verify_interval, now)
@@ -541,7 +541,7 @@ impl<P: ControlPlane, R: Reach> Driver<P, R> {
         if matches!(error, WakeError::BreakerOpen(_)) {
             self.reporter.abandon();
             for _ in 0..self.waiters.len() {
-                self.common.books.metrics.count_shed(ShedReason::Breaker);
+                self.common.wake_log.metrics.count_shed(ShedReason::Breaker);
             }
         } else {
             self.finish(match error {

@@ -40,7 +40,7 @@ pub struct Ready<S = TcpStream> {
 
 /// Who asks for an instance, for the ledger and for fairness.
 #[derive(Debug, Clone)]
-pub struct Asker {
+pub struct Requester {
     /// The route, as configured.
     pub route: Arc<str>,
     /// The client.
@@ -91,7 +91,7 @@ pub(super) struct Wanted<S> {
     pub(super) target: Target,
     pub(super) deadline: Instant,
     pub(super) rules: RouteWakeConfig,
-    pub(super) asker: Asker,
+    pub(super) asker: Requester,
     /// `None` when nobody waits: the instance is wanted for later.
     pub(super) reply: Option<oneshot::Sender<Result<Ready<S>, WakeError>>>,
 }
@@ -213,7 +213,7 @@ impl<S> Instance<S> {
         target: Target,
         rules: &RouteWakeConfig,
         patience: Duration,
-        asker: Asker,
+        asker: Requester,
     ) -> Result<Ready<S>, WakeError> {
         let patience = patience.min(rules.timeout);
         if let Some(longer) = self.takes_longer_than(patience) {
@@ -260,7 +260,7 @@ impl<S> Instance<S> {
     }
 
     /// Wakes it for later. Never waits; a task that is too busy has requests of its own for it.
-    pub fn prewarm(&self, target: Target, rules: &RouteWakeConfig, asker: Asker) {
+    pub fn prewarm(&self, target: Target, rules: &RouteWakeConfig, asker: Requester) {
         let wanted = Wanted {
             target,
             deadline: Instant::now() + rules.timeout,

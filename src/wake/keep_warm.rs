@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use super::dialer::Dialer;
 use super::directory::Wakes;
-use super::instance::Asker;
+use super::instance::Requester;
 use super::machine::Target;
-use super::reach::Reach;
 use crate::config::{KeepWarm, RouteWakeConfig};
 use crate::names::PlaneIndex;
 use hypeman::ControlPlane;
@@ -53,7 +53,7 @@ impl WarmPlan {
 }
 
 /// Looks at the clock for as long as it is polled.
-pub async fn keep_warm<P: ControlPlane, R: Reach>(
+pub async fn keep_warm<P: ControlPlane, R: Dialer>(
     wakes: Arc<Wakes<P, R>>,
     plans: watch::Receiver<Vec<WarmPlan>>,
     clock: impl Fn() -> jiff::Timestamp + Send,
@@ -67,7 +67,7 @@ pub async fn keep_warm<P: ControlPlane, R: Reach>(
         for (plan, left) in due {
             match wakes.find(plan.plane, &plan.instance, PATIENCE).await {
                 Ok(instance) => {
-                    let asker = Asker {
+                    let asker = Requester {
                         trace: None,
                         route: Arc::clone(&plan.route),
                         client: std::net::Ipv4Addr::UNSPECIFIED.into(),

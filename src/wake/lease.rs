@@ -55,7 +55,7 @@ struct Epoch {
     ready: ArcSwap<Vec<Target>>,
     open: AtomicUsize,
     /// Each open connection's last byte, for the stall watchdog.
-    beats: Mutex<Vec<Weak<AtomicU64>>>,
+    last_activity: Mutex<Vec<Weak<AtomicU64>>>,
     /// How often the line to the control plane was lost so far, and when the hold was placed.
     losses: Arc<AtomicU64>,
     held_losses: AtomicU64,
@@ -86,7 +86,7 @@ pub struct OpenConnection {
 }
 
 /// What an epoch begins with.
-pub(super) struct Birth {
+pub(super) struct EpochInit {
     pub(super) instance: InstanceId,
     pub(super) number: u64,
     pub(super) ip: IpAddr,
@@ -110,7 +110,7 @@ impl LeaseTerms {
 // === impl Endpoint ===
 
 impl Endpoint {
-    pub(super) fn new(birth: Birth, verify_interval: Duration, now: Instant) -> Self {
+    pub(super) fn new(birth: EpochInit, verify_interval: Duration, now: Instant) -> Self {
         let second = Duration::from_secs(1);
         let held_losses = AtomicU64::new(birth.losses.load(Ordering::Acquire));
         Self(Arc::new(Epoch {
@@ -122,7 +122,7 @@ impl Endpoint {
             terms: ArcSwap::from_pointee(birth.terms),
             ready: ArcSwap::default(),
             open: AtomicUsize::new(0),
-            beats: Mutex::default(),
+            last_activity: Mutex::default(),
             losses: birth.losses,
             held_losses,
             fresh: birth.fresh,
@@ -193,10 +193,14 @@ impl Endpoint {
     pub fn open_connection(&self) -> OpenConnection {
         self.0.open.fetch_add(1, Ordering::AcqRel);
         let beat = Arc::new(AtomicU64::new(self.nanos(Instant::now())));
-        let mut beats = self.0.beats.lock().unwrap_or_else(PoisonError::into_inner);
-        beats.retain(|beat| beat.strong_count() > 0);
-        beats.push(Arc::downgrade(&beat));
-        drop(beats);
+        let mut last_activity = self
+            .0
+            .last_activity
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        last_activity.retain(|beat| beat.strong_count() > 0);
+        last_activity.push(Arc::downgrade(&beat));
+        drop(last_activity);
         OpenConnection {
             endpoint: self.clone(),
             beat,
@@ -209,8 +213,12 @@ impl Endpoint {
     pub(super) fn is_stalled(&self, now: Instant, limit: Duration) -> bool {
         let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         let before = self.nanos(now).saturating_sub(limit);
-        let beats = self.0.beats.lock().unwrap_or_else(PoisonError::into_inner);
-        let silent = beats
+        let last_activity = self
+            .0
+            .last_activity
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let silent = last_activity
             .iter()
             .filter_map(Weak::upgrade)
             .any(|beat| beat.load(Ordering::Relaxed) < before);
@@ -392,7 +400,7 @@ mod tests {
             counts,
         };
         let id = InstanceId::parse("a").unwrap();
-        let birth = Birth {
+        let birth = EpochInit {
             instance: id,
             number: 1,
             ip: IpAddr::from([127, 0, 0, 1]),

@@ -10,30 +10,30 @@
 //! carries out what the [`machine`] decides: `questions` over the `line` (within its `slots`), then
 //! a `probe`; what is true for a while is the `lease`.
 
+mod dialer;
 mod directory;
 mod driver;
 mod error;
+mod history;
 mod instance;
 mod keep_warm;
 mod lease;
-mod ledger;
-mod line;
 pub mod machine;
+mod plane_calls;
+mod plane_handle;
 mod probe;
-mod questions;
-mod reach;
-mod report;
 mod slots;
 mod waiters;
+mod wake_log;
 mod wake_times;
 
+pub use dialer::{Dialer, Tcp};
 pub use directory::Wakes;
 pub use error::{WakeError, WakeStage};
-pub use instance::{Asker, Breaker, Instance, Progress, Ready};
+pub use history::{Ledger, LedgerEntry, Phases};
+pub use instance::{Breaker, Instance, Progress, Ready, Requester};
 pub use keep_warm::{WarmPlan, keep_warm};
 pub use lease::{Endpoint, LeaseTerms, OpenConnection};
-pub use ledger::{Ledger, LedgerEntry, Phases};
 pub use machine::Target;
-pub use reach::{Reach, Tcp};
-pub use report::{WakeBegan, WakeReport};
+pub use wake_log::{WakeBegan, WakeReport};
 pub use wake_times::WakeTimes;

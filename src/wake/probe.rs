@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::reach::Reach;
+use super::dialer::Dialer;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
@@ -31,7 +31,7 @@ pub(super) struct Asks {
 
 /// A connection as soon as the port accepts one and the health check passes; `None` when that has
 /// not happened until `until`.
-pub(super) async fn probe<R: Reach>(
+pub(super) async fn probe<R: Dialer>(
     reach: &R,
     address: SocketAddr,
     asks: &Asks,
@@ -61,20 +61,20 @@ pub(super) async fn probe<R: Reach>(
     }
 }
 
-async fn ask<R: Reach>(reach: &R, address: SocketAddr, target: &str) -> io::Result<u16> {
+async fn ask<R: Dialer>(reach: &R, address: SocketAddr, target: &str) -> io::Result<u16> {
     timeout(EXCHANGE, reach.get(address, target))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-async fn is_healthy<R: Reach>(reach: &R, address: SocketAddr, asks: &Asks) -> bool {
+async fn is_healthy<R: Dialer>(reach: &R, address: SocketAddr, asks: &Asks) -> bool {
     let Some(path) = &asks.health else {
         return true;
     };
     matches!(ask(reach, address, path).await, Ok(200..400))
 }
 
-async fn warm_up<R: Reach>(reach: &R, address: SocketAddr, asks: &Asks) {
+async fn warm_up<R: Dialer>(reach: &R, address: SocketAddr, asks: &Asks) {
     if let Some(path) = &asks.warmup {
         // A restored guest's first request finds dead database connections and a clock that jumped
         // (source: Fly's notes on suspend); this one may fail for them.

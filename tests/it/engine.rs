@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use wakegate::config::{ReadyWhen, RouteWakeConfig, WakeConfig};
 use wakegate::names::PlaneIndex;
 use wakegate::telemetry::{Metrics, WakeKind};
-use wakegate::wake::{Asker, Instance, Ready, Target, Tcp, WakeError, WakeStage, Wakes};
+use wakegate::wake::{Instance, Ready, Requester, Target, Tcp, WakeError, WakeStage, Wakes};
 
 /// What the control plane says at the moment, and what it was asked.
 #[derive(Debug)]
@@ -208,8 +208,8 @@ fn target(port: u16) -> Target {
     Target { port, when }
 }
 
-fn asker() -> Asker {
-    Asker {
+fn asker() -> Requester {
+    Requester {
         trace: None,
         route: "test".into(),
         client: [127, 0, 0, 1].into(),

@@ -4,20 +4,20 @@
 //! The file is the real one; only its atomics are loom's.
 
 #[allow(dead_code, reason = "the model needs a part of it")]
-#[path = "../../src/hold/turnstile.rs"]
-mod turnstile;
+#[path = "../../src/hold/admission_counter.rs"]
+mod admission_counter;
 
 mod sync {
     pub(super) use loom::sync::atomic::{AtomicUsize, Ordering};
 }
 
+use admission_counter::AdmissionCounter;
 use loom::sync::{Arc, Mutex};
 use loom::thread;
-use turnstile::Turnstile;
 
 /// The gate's protocol around the turnstile, without time: a line of at most one, under a lock.
 struct Gate {
-    turnstile: Turnstile,
+    admission_counter: AdmissionCounter,
     waiting: Mutex<Line>,
     limit: usize,
 }
@@ -31,31 +31,31 @@ struct Line {
 impl Gate {
     fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
-            turnstile: Turnstile::new(),
+            admission_counter: AdmissionCounter::new(),
             waiting: Mutex::new(Line::default()),
             limit,
         })
     }
 
     fn let_in(&self, line: &mut Line) {
-        if line.waits && self.turnstile.inside() < self.limit {
-            self.turnstile.enter();
+        if line.waits && self.admission_counter.inside() < self.limit {
+            self.admission_counter.enter();
             (line.waits, line.let_in) = (false, true);
         }
         if !line.waits {
-            self.turnstile.dismiss_crowd();
+            self.admission_counter.dismiss_crowd();
         }
     }
 
     fn join(&self) {
         let mut line = self.waiting.lock().unwrap();
-        self.turnstile.announce_crowd();
+        self.admission_counter.announce_crowd();
         line.waits = true;
         self.let_in(&mut line);
     }
 
     fn leave(&self) {
-        if self.turnstile.leave() {
+        if self.admission_counter.leave() {
             self.let_in(&mut self.waiting.lock().unwrap());
         }
     }
@@ -65,7 +65,7 @@ impl Gate {
 fn who_waits_is_let_in_when_the_last_one_leaves() {
     loom::model(|| {
         let gate = Gate::new(1);
-        assert!(gate.turnstile.try_enter(1));
+        assert!(gate.admission_counter.try_enter(1));
         let leaver = {
             let gate = Arc::clone(&gate);
             thread::spawn(move || gate.leave())
@@ -74,7 +74,7 @@ fn who_waits_is_let_in_when_the_last_one_leaves() {
         leaver.join().unwrap();
         let line = gate.waiting.lock().unwrap();
         assert!(line.let_in && !line.waits);
-        assert_eq!(gate.turnstile.inside(), 1);
+        assert_eq!(gate.admission_counter.inside(), 1);
     });
 }
 
@@ -82,12 +82,12 @@ fn who_waits_is_let_in_when_the_last_one_leaves() {
 fn nobody_passes_who_waits_and_the_limit_holds() {
     loom::model(|| {
         let gate = Gate::new(1);
-        assert!(gate.turnstile.try_enter(1));
+        assert!(gate.admission_counter.try_enter(1));
         let passer = {
             let gate = Arc::clone(&gate);
             thread::spawn(move || {
-                let entered = gate.turnstile.try_enter(1);
-                assert!(gate.turnstile.inside() <= 2);
+                let entered = gate.admission_counter.try_enter(1);
+                assert!(gate.admission_counter.inside() <= 2);
                 if entered {
                     gate.leave();
                 }
@@ -101,6 +101,6 @@ fn nobody_passes_who_waits_and_the_limit_holds() {
         passer.join().unwrap();
         leaver.join().unwrap();
         assert!(gate.waiting.lock().unwrap().let_in);
-        assert_eq!(gate.turnstile.inside(), 1);
+        assert_eq!(gate.admission_counter.inside(), 1);
     });
 }

@@ -20,9 +20,9 @@ use wakegate::config::{AccessField, AccessFormat, LogConfig};
 use wakegate::telemetry::AccessSink;
 
 #[derive(Clone, Default)]
-struct Paper(Arc<Mutex<Vec<u8>>>);
+struct MetricsFile(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Paper {
+impl Write for MetricsFile {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().extend_from_slice(bytes);
         Ok(bytes.len())
@@ -33,7 +33,7 @@ impl Write for Paper {
     }
 }
 
-impl Paper {
+impl MetricsFile {
     fn lines(&self) -> Vec<serde_json::Value> {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         text.lines()
@@ -51,7 +51,7 @@ async fn each_request_leaves_one_line_and_one_count_and_no_query() {
     plane
         .running(Wanted::hello("mute").env("HELLO_LISTEN_DELAY", "never"))
         .await;
-    let paper = Paper::default();
+    let paper = MetricsFile::default();
     let access = AccessSink::to(paper.clone(), &LogConfig::default());
     let gateway = Gateway::start_with(plane.address, &plane.token, "", access).await;
     let client = gateway.client();
@@ -330,7 +330,7 @@ async fn a_cold_request_is_one_trace_from_its_client_to_its_instance() {
          headers_file = {headers:?}\n",
         collector.address
     );
-    let paper = Paper::default();
+    let paper = MetricsFile::default();
     let access = AccessSink::to(paper.clone(), &LogConfig::default());
     let gateway = Gateway::start_with(plane.address, &plane.token, &extra, access).await;
     let client = gateway.client();
@@ -451,7 +451,7 @@ async fn without_a_collector_a_traceparent_goes_on_as_it_came() {
 async fn access_lines_have_the_chosen_form_and_fields_and_leave_out_only_what_is_usual() {
     let plane = Plane::start().await;
     plane.asleep(Wanted::hello("sampled")).await;
-    let (paper, mut log) = (Paper::default(), LogConfig::default());
+    let (paper, mut log) = (MetricsFile::default(), LogConfig::default());
     (log.access_format, log.access_sample) = (AccessFormat::Logfmt, 0.0);
     log.access_fields = vec![AccessField::Status, AccessField::Wake, AccessField::Route];
     let access = AccessSink::to(paper.clone(), &log);

@@ -19,8 +19,8 @@ use tokio_util::task::TaskTracker;
 use wakegate::config::{Config, Protocol, Variables, load};
 use wakegate::hold::Hold;
 use wakegate::names::Hostname;
-use wakegate::proxy::deliver::{Delivery, Notes};
-use wakegate::proxy::{Admission, ProxyError, Visit, rescue};
+use wakegate::proxy::dispatch::{Dispatch, WakeInfo};
+use wakegate::proxy::{Admission, ProxyError, RequestHead, error_response};
 use wakegate::router::RouteTable;
 use wakegate::telemetry::Metrics;
 use wakegate::upstream::Hop;
@@ -119,7 +119,7 @@ impl Script {
         }
     }
 
-    fn is_quiet(&self) -> bool {
+    fn is_calm(&self) -> bool {
         self.troubles == Troubles::default() && self.acts.is_empty()
     }
 
@@ -198,23 +198,23 @@ impl Gateway {
             Method::GET
         };
         let client = [10, 0, 0, u8::try_from(number % 200).unwrap()].into();
-        let verdict = self.admission.judge(&Visit {
+        let may_wake = self.admission.check(&RequestHead {
             method: &method,
             path,
             headers: &HeaderMap::new(),
             client,
         });
-        let delivery = Delivery {
+        let delivery = Dispatch {
             trace: None,
             instance: &instance,
             route: &found.route,
             hop: Hop {
                 port: PORT,
                 protocol: Protocol::H1,
-                introduction: None,
+                proxy_header: None,
             },
             admission: &self.admission,
-            verdict,
+            may_wake,
             hold: &self.hold,
             gate: &self.hold.gate(instance.id(), PORT),
             metrics: &self.metrics,
@@ -223,7 +223,7 @@ impl Gateway {
             head_bytes: 100,
             deadline,
         };
-        let mut notes = Notes::default();
+        let mut notes = WakeInfo::default();
         let admitted = delivery.admit(&mut notes).await?;
         let parcel = Parcel {
             number,
@@ -348,7 +348,7 @@ fn check(
         Ok(_) if arrived == 0 => world.wrong(format!("request {number} was answered by nobody")),
         Ok(_) => world.tell(&format!("request {number} is answered")),
         Err(error) => {
-            let code = rescue::verdict(&error).code;
+            let code = error_response::describe(&error).code;
             world.tell(&format!("request {number} is refused: {code}"));
             if let Some(why) = uncalled_for(script, request, &error) {
                 world.wrong(format!("request {number} was refused ({code}): {why}"));
@@ -366,7 +366,7 @@ fn uncalled_for(script: &Script, request: Request, error: &ProxyError) -> Option
     if matches!(error, ProxyError::Asleep(_)) {
         return (!request.forbidden).then_some("it was allowed to wake");
     }
-    if script.is_quiet() && request.patience_ms > 5000 {
+    if script.is_calm() && request.patience_ms > 5000 {
         return Some("nothing was in its way");
     }
     match error {

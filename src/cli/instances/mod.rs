@@ -15,7 +15,7 @@ use tokio::time::Instant;
 pub use args::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
 
 use super::table::{bytes, table};
-use super::{Failure, Voice};
+use super::{Failure, Output};
 use hypeman::InstanceRef;
 use hypeman::wire::{
     AutoStandbyPolicy, CreateInstance, ForkInstance, Instance, InstanceState, ListInstances,
@@ -32,7 +32,7 @@ const TICK: Duration = Duration::from_millis(200);
 struct Session {
     client: HypemanClient,
     json: bool,
-    voice: Voice,
+    output: Output,
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -56,11 +56,11 @@ fn client(arguments: &InstancesArguments) -> Result<HypemanClient, Failure> {
     HypemanClient::new(&config).map_err(Failure::failed)
 }
 
-pub(super) async fn run(arguments: InstancesArguments, voice: Voice) -> Result<(), Failure> {
+pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result<(), Failure> {
     let session = Session {
         client: client(&arguments)?,
         json: arguments.json,
-        voice,
+        output,
     };
     let client = &session.client;
     match arguments.command {
@@ -132,7 +132,7 @@ pub(super) async fn run(arguments: InstancesArguments, voice: Voice) -> Result<(
             let awake = session.told("wake", &instance, waking).await?;
             let took = began.elapsed().as_secs_f64() * 1e3;
             session
-                .voice
+                .output
                 .aside(&format!("{} is awake after {took:.0} ms\n", awake.name));
             session.show(&awake)
         }
@@ -155,7 +155,7 @@ fn failed(error: ControlPlaneError) -> Failure {
 impl Session {
     fn print<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
-        self.voice.say(&format!("{text}\n"));
+        self.output.say(&format!("{text}\n"));
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl Session {
         };
         let rows: Vec<_> = instances.iter().map(row).collect();
         let titles = ["NAME", "ID", "STATE", "ADDRESS", "IDLE", "IMAGE"];
-        self.voice.say(&table(titles, &rows));
+        self.output.say(&table(titles, &rows));
     }
 
     async fn list(
@@ -238,7 +238,7 @@ impl Session {
         let mut failures = Vec::new();
         for id in &many.instances {
             match self.client.delete_instance(id).await {
-                Ok(()) => self.voice.aside(&format!("{id} is deleted\n")),
+                Ok(()) => self.output.aside(&format!("{id} is deleted\n")),
                 Err(error) => failures.push(format!("{id}: {}", failed(error).message)),
             }
         }
@@ -280,9 +280,10 @@ impl Session {
         let result = loop {
             match tokio::time::timeout(TICK, &mut work).await {
                 Ok(result) => break result,
-                Err(_) if self.voice.is_watched => {
+                Err(_) if self.output.is_watched => {
                     let seconds = began.elapsed().as_secs_f64();
-                    self.voice.aside(&format!("\r{verb} {id} … {seconds:.1} s"));
+                    self.output
+                        .aside(&format!("\r{verb} {id} … {seconds:.1} s"));
                     spoke = true;
                 }
                 Err(_) => {}
@@ -290,7 +291,7 @@ impl Session {
         };
         if spoke {
             // What is written next begins a line of its own.
-            self.voice.aside("\r\u{1b}[K");
+            self.output.aside("\r\u{1b}[K");
         }
         result.map_err(failed)
     }
@@ -344,7 +345,7 @@ impl Session {
         while let Some(line) = lines.next().await.map_err(failed)? {
             match self.json {
                 true => self.print(&line)?,
-                false => self.voice.say(&format!("{line}\n")),
+                false => self.output.say(&format!("{line}\n")),
             }
         }
         Ok(())
@@ -371,7 +372,7 @@ impl Session {
         let titles = [
             "NAME", "CPU", "RSS", "OF SIZE", "RECEIVED", "SENT", "VCPUS", "SIZE",
         ];
-        self.voice.say(&table(titles, &rows));
+        self.output.say(&table(titles, &rows));
         Ok(())
     }
 }

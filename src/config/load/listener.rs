@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{parse_address, set};
 use crate::config::model::{Config, IngressConfig, ListenerConfig, ListenerMode};
-use crate::config::reader::{Book, Section};
+use crate::config::reader::{Diagnostics, Section};
 use crate::config::tls::{
     ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion, default_ca_dir,
 };
@@ -131,12 +131,12 @@ fn read_tls(s: &mut Section<'_, '_>) -> Option<TlsConfig> {
 }
 
 /// A `tcp` listener without a route would close every connection.
-pub(super) fn check_tcp_hosts(book: &mut Book<'_>, config: &Config) {
+pub(super) fn check_tcp_hosts(diagnostics: &mut Diagnostics<'_>, config: &Config) {
     for listener in &config.listener {
         if let ListenerMode::Tcp { host } = &listener.mode
             && !config.route.iter().any(|route| route.host.fits(host))
         {
-            book.problem(
+            diagnostics.problem(
                 "listener.host",
                 format!(
                     "no [[route]] answers for `{host}`, so {} serves nothing",

@@ -18,7 +18,7 @@ use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite;
 
 use super::date;
-use crate::listener::Remarks;
+use crate::listener::ExtraHeaders;
 use http1::{digits, line};
 
 /// Bytes of a head, most of the time.
@@ -75,7 +75,9 @@ struct Said {
 
 impl<B> Answer<B>
 where
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Remarks + Unpin,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + ExtraHeaders
+        + Unpin,
 {
     /// To a request of method HEAD, or to any other; `last`: the connection ends with it.
     pub(super) fn new(response: Response<B>, to_head: bool, last: bool) -> Self {
@@ -285,7 +287,7 @@ fn broken(what: &str) -> io::Error {
 /// Writes a head, with the body's remarks; `exact` is its length, where it is known.
 fn write_head(
     head: &Parts,
-    body: &impl Remarks,
+    body: &impl ExtraHeaders,
     exact: Option<u64>,
     to_head: bool,
     mut last: bool,
@@ -318,7 +320,7 @@ fn write_head(
         }
         line(out, name.as_str(), value.as_bytes());
     }
-    body.remarks(|name, value| line(out, name.as_str(), value.as_bytes()));
+    body.extra_headers(|name, value| line(out, name.as_str(), value.as_bytes()));
     last |= closes;
     if last && !closes {
         out.extend_from_slice(b"connection: close\r\n");

@@ -20,7 +20,7 @@ use super::head::{self, Head, Limits};
 use crate::config::ServerConfig;
 use crate::deadline::Deadline;
 use crate::drain::Drain;
-use crate::listener::interim::{Interim, Interject};
+use crate::listener::informational::{Interim, WithInformational};
 use crate::listener::{Downstream, Service};
 
 /// The most that is read at once.
@@ -29,7 +29,7 @@ const ROOM: usize = 8 * 1024;
 /// A connection, and what was read from it and not answered yet.
 #[derive(Debug)]
 struct Line<I> {
-    stream: Interject<I>,
+    stream: WithInformational<I>,
     input: BytesMut,
     /// How much of `input` was looked at and has no head's end in it.
     seen: usize,
@@ -45,13 +45,13 @@ enum Waiting {
     /// Until its deadline.
     Usually,
     /// A drain has begun.
-    LastCall,
+    DrainGrace,
 }
 
 /// Why no head was heard.
-enum Unheard {
+enum Closed {
     /// Something for hyper came.
-    Unusual,
+    NotSimple,
     /// The client has gone, or is let go.
     Over,
     Broken(io::Error),
@@ -60,13 +60,13 @@ enum Unheard {
 /// Answers requests until the connection ends, or until something comes that is hyper's: then returns the connection
 /// and all that was read of it.
 pub(in crate::listener) async fn serve<S: Service, I>(
-    stream: Interject<I>,
-    from: &(Downstream, S::Memory),
+    stream: WithInformational<I>,
+    from: &(Downstream, S::ConnectionCache),
     service: &S,
     interim: &Interim,
     config: &ServerConfig,
     drain: &Drain,
-) -> io::Result<Option<(Interject<I>, BytesMut)>>
+) -> io::Result<Option<(WithInformational<I>, BytesMut)>>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -80,9 +80,9 @@ where
     loop {
         let head = match poll_fn(|cx| line.poll_head(config, drain, cx)).await {
             Ok(head) => head,
-            Err(Unheard::Unusual) => return Ok(Some((line.stream, line.input))),
-            Err(Unheard::Over) => return Ok(None),
-            Err(Unheard::Broken(error)) => return Err(error),
+            Err(Closed::NotSimple) => return Ok(Some((line.stream, line.input))),
+            Err(Closed::Over) => return Ok(None),
+            Err(Closed::Broken(error)) => return Err(error),
         };
         let to_head = *head.request.method() == Method::HEAD;
         // In a box, which is written to at once: it is large, and an idle connection is to be small.
@@ -122,7 +122,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
         config: &ServerConfig,
         drain: &Drain,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Head, Unheard>> {
+    ) -> Poll<Result<Head, Closed>> {
         let limits = Limits::of(config);
         loop {
             // A head that comes byte by byte is looked at when it begins, and once for each line.
@@ -141,19 +141,19 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
                         self.heard();
                         return Poll::Ready(Ok(head));
                     }
-                    Err(head::Unusual) => return Poll::Ready(Err(Unheard::Unusual)),
+                    Err(head::NotSimple) => return Poll::Ready(Err(Closed::NotSimple)),
                 }
             }
             let mut room = [MaybeUninit::uninit(); ROOM];
             let mut room = ReadBuf::uninit(&mut room);
             match Pin::new(&mut self.stream).poll_read(cx, &mut room) {
                 Poll::Pending => break,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Unheard::Broken(error))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Closed::Broken(error))),
                 Poll::Ready(Ok(())) => {}
             }
             let read = room.filled();
             if read.is_empty() {
-                return Poll::Ready(Err(Unheard::Over));
+                return Poll::Ready(Err(Closed::Over));
             }
             // Most heads come whole and alone: they need no buffer.
             if self.input.is_empty()
@@ -183,11 +183,11 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
         config: &ServerConfig,
         drain: &Drain,
         cx: &mut Context<'_>,
-    ) -> Poll<Unheard> {
+    ) -> Poll<Closed> {
         let (waiting, patience) = match (drain.has_begun(), self.waiting) {
             (true, Waiting::Not | Waiting::Usually) => {
                 let patience = config.drain_idle_timeout.min(config.header_timeout);
-                (Waiting::LastCall, Some(patience))
+                (Waiting::DrainGrace, Some(patience))
             }
             (false, Waiting::Not) => (Waiting::Usually, Some(config.header_timeout)),
             (_, waiting) => (waiting, None),
@@ -204,8 +204,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
             ready!(deadline.poll_over(cx));
         }
         Poll::Ready(match waiting {
-            Waiting::LastCall => Unheard::Over,
-            Waiting::Not | Waiting::Usually => Unheard::Broken(io::ErrorKind::TimedOut.into()),
+            Waiting::DrainGrace => Closed::Over,
+            Waiting::Not | Waiting::Usually => Closed::Broken(io::ErrorKind::TimedOut.into()),
         })
     }
 

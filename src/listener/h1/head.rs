@@ -34,7 +34,7 @@ pub(super) struct Head {
 
 /// It is something else, or it is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unusual;
+pub(super) struct NotSimple;
 
 /// Limits on a head.
 #[derive(Debug, Clone, Copy)]
@@ -55,47 +55,47 @@ impl Limits {
 }
 
 /// Reads the head that `input` begins with, once it is there as a whole.
-pub(super) fn read(input: &[u8], limits: Limits) -> Result<Option<Head>, Unusual> {
+pub(super) fn read(input: &[u8], limits: Limits) -> Result<Option<Head>, NotSimple> {
     let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let status = parsed.parse_with_uninit_headers(input, &mut fields);
-    let length = match status.map_err(|_| Unusual)? {
+    let length = match status.map_err(|_| NotSimple)? {
         httparse::Status::Complete(length) => length,
         httparse::Status::Partial if input.len() <= limits.bytes => return Ok(None),
-        httparse::Status::Partial => return Err(Unusual),
+        httparse::Status::Partial => return Err(NotSimple),
     };
     let (Some(method), Some(target), Some(1)) = (parsed.method, parsed.path, parsed.version) else {
-        return Err(Unusual);
+        return Err(NotSimple);
     };
     if length > limits.bytes
         || parsed.headers.len() > limits.fields
         || target.len() > MOST_TARGET
         || method == "CONNECT"
     {
-        return Err(Unusual);
+        return Err(NotSimple);
     }
     let copied = Copied::of(input.get(..length).unwrap_or_default());
     let mut headers = HeaderMap::with_capacity(parsed.headers.len() + ADDED);
     let mut last = false;
     for field in parsed.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Unusual)?;
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| NotSimple)?;
         match name {
-            CONNECTION if headers.contains_key(CONNECTION) => return Err(Unusual),
+            CONNECTION if headers.contains_key(CONNECTION) => return Err(NotSimple),
             CONNECTION if field.value.eq_ignore_ascii_case(b"close") => last = true,
             CONNECTION if field.value.eq_ignore_ascii_case(b"keep-alive") => {}
             CONNECTION | CONTENT_LENGTH | EXPECT | TE | TRANSFER_ENCODING | UPGRADE => {
-                return Err(Unusual);
+                return Err(NotSimple);
             }
             _ => {}
         }
         let value =
-            HeaderValue::from_maybe_shared(copied.part(field.value)).map_err(|_| Unusual)?;
+            HeaderValue::from_maybe_shared(copied.part(field.value)).map_err(|_| NotSimple)?;
         headers.append(name, value);
     }
     let mut request = Request::new(None);
-    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| Unusual)?;
+    *request.method_mut() = Method::from_bytes(method.as_bytes()).map_err(|_| NotSimple)?;
     *request.uri_mut() =
-        Uri::from_maybe_shared(copied.part(target.as_bytes())).map_err(|_| Unusual)?;
+        Uri::from_maybe_shared(copied.part(target.as_bytes())).map_err(|_| NotSimple)?;
     *request.headers_mut() = headers;
     Ok(Some(Head {
         request,
@@ -144,7 +144,7 @@ mod tests {
 
     fn is_plain(text: &str) -> bool {
         let read = read(text.as_bytes(), LIMITS);
-        !matches!(read, Err(Unusual))
+        !matches!(read, Err(NotSimple))
     }
 
     #[test]

@@ -107,18 +107,18 @@ fn response(says: Says) -> Answer {
     response
 }
 
-impl Remarks for BoxBody<Bytes, io::Error> {
-    fn remarks(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
+impl ExtraHeaders for BoxBody<Bytes, io::Error> {
+    fn extra_headers(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
         let remark = HeaderValue::from_static("of the body's");
         say(&HeaderName::from_static("x-remark"), &remark);
     }
 }
 
 impl Service for Scripted {
-    type Memory = ();
+    type ConnectionCache = ();
     type Body = BoxBody<Bytes, io::Error>;
 
-    fn greet(&self, _sni: &str, _client: std::net::IpAddr, _port: u16) {}
+    fn on_client_hello(&self, _sni: &str, _client: std::net::IpAddr, _port: u16) {}
 
     async fn call(&self, request: Request<Option<Incoming>>, _from: &(Downstream, ())) -> Answer {
         let (head, body) = request.into_parts();
@@ -135,7 +135,7 @@ impl Service for Scripted {
         response(says)
     }
 
-    async fn splice(&self, _connection: super::super::RawConnection) {}
+    async fn proxy_tcp(&self, _connection: super::super::RawConnection) {}
 }
 
 fn from() -> Downstream {
@@ -167,7 +167,7 @@ async fn served(
             true => drop(serve_h1(far, from, service.clone(), &config, &drain).await),
             false => {
                 let interim = Interim::default();
-                let stream = Replay::new(Interject::new(far, interim.clone()));
+                let stream = PeekStream::new(WithInformational::new(far, interim.clone()));
                 drop(
                     serve_any_h1(
                         stream,

@@ -12,8 +12,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-use super::framing::{ChunkError, Left, Step};
-use super::link::Link;
+use super::connection::Connection;
+use super::framing::{BodyDecoder, ChunkError, Step};
 use crate::upstream::pool::Pool;
 
 /// A response broke off.
@@ -35,9 +35,9 @@ pub enum BrokenBody {
 
 /// What is left of a response.
 pub(in crate::upstream) struct Body {
-    left: Left,
+    left: BodyDecoder,
     /// Until the end.
-    link: Option<Box<Link>>,
+    link: Option<Box<Connection>>,
     /// Where the connection goes afterwards, if it may be used again.
     home: Option<Arc<Pool>>,
 }
@@ -45,13 +45,17 @@ pub(in crate::upstream) struct Body {
 // === impl Body ===
 
 impl Body {
-    pub(in crate::upstream) fn new(left: Left, link: Box<Link>, home: Option<Arc<Pool>>) -> Self {
+    pub(in crate::upstream) fn new(
+        left: BodyDecoder,
+        link: Box<Connection>,
+        home: Option<Arc<Pool>>,
+    ) -> Self {
         let mut body = Self {
             left,
             link: Some(link),
             home,
         };
-        if left == Left::Nothing {
+        if left == BodyDecoder::Nothing {
             body.finish();
         }
         body
@@ -61,7 +65,7 @@ impl Body {
         if let (Some(link), Some(home)) = (self.link.take(), self.home.take())
             && link.is_clean()
         {
-            home.put_link(link);
+            home.put_connection(link);
         }
     }
 
@@ -75,7 +79,7 @@ impl Body {
             };
             match self.left.take(link.input())? {
                 Step::Frame(frame) => {
-                    if self.left == Left::Nothing {
+                    if self.left == BodyDecoder::Nothing {
                         self.finish();
                     }
                     return Poll::Ready(Some(Ok(frame)));
@@ -90,7 +94,7 @@ impl Body {
                 return Poll::Ready(Some(Err(BrokenBody::Severed)));
             }
             match ready!(link.poll_more(self.left.wanted(), cx))? {
-                0 if self.left == Left::UntilClose => {
+                0 if self.left == BodyDecoder::UntilClose => {
                     self.link = None;
                     return Poll::Ready(None);
                 }
@@ -117,14 +121,14 @@ impl HttpBody for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == Left::Nothing
+        self.left == BodyDecoder::Nothing
     }
 
     fn size_hint(&self) -> SizeHint {
         match self.left {
-            Left::Nothing => SizeHint::with_exact(0),
-            Left::Length(left) => SizeHint::with_exact(left),
-            Left::Chunked(_) | Left::UntilClose => SizeHint::default(),
+            BodyDecoder::Nothing => SizeHint::with_exact(0),
+            BodyDecoder::Length(left) => SizeHint::with_exact(left),
+            BodyDecoder::Chunked(_) | BodyDecoder::UntilClose => SizeHint::default(),
         }
     }
 }

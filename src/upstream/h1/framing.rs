@@ -15,7 +15,7 @@ const MOST_TRAILERS: usize = 64;
 
 /// What is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::upstream) enum Left {
+pub(in crate::upstream) enum BodyDecoder {
     Nothing,
     /// So many bytes, more than none.
     Length(u64),
@@ -61,9 +61,9 @@ pub enum ChunkError {
     Trailers,
 }
 
-// === impl Left ===
+// === impl BodyDecoder ===
 
-impl Left {
+impl BodyDecoder {
     pub(in crate::upstream) fn chunked() -> Self {
         Self::Chunked(Chunk::Size)
     }
@@ -186,7 +186,7 @@ mod tests {
 
     /// All that comes of a body whose bytes arrive in these parts, and what is left over.
     fn decoded(
-        mut left: Left,
+        mut left: BodyDecoder,
         parts: &[&[u8]],
     ) -> Result<(Vec<u8>, usize, bool, Vec<u8>), ChunkError> {
         let (mut input, mut data, mut trailers) = (BytesMut::new(), Vec::new(), 0);
@@ -199,15 +199,15 @@ mod tests {
                 }
             }
         }
-        Ok((data, trailers, left == Left::Nothing, input.to_vec()))
+        Ok((data, trailers, left == BodyDecoder::Nothing, input.to_vec()))
     }
 
     #[test]
     fn chunks_are_put_together_and_end_at_the_last_one() {
         let text = b"5;a=b\r\nhello\r\n1 \r\n!\r\n0\r\nx-a: b\r\n\r\nnext";
         let expected = (b"hello!".to_vec(), 1, true, b"next".to_vec());
-        assert_eq!(decoded(Left::chunked(), &[text]), Ok(expected));
-        let (data, _, over, _) = decoded(Left::chunked(), &[b"5\r\nhel"]).unwrap();
+        assert_eq!(decoded(BodyDecoder::chunked(), &[text]), Ok(expected));
+        let (data, _, over, _) = decoded(BodyDecoder::chunked(), &[b"5\r\nhel"]).unwrap();
         assert_eq!((&data[..], over), (&b"hel"[..], false));
     }
 
@@ -230,17 +230,17 @@ mod tests {
             "0\r\na b\r\n\r\n",
             "0\r\n: x\r\n\r\n",
         ] {
-            let found = decoded(Left::chunked(), &[wrong.as_bytes()]);
+            let found = decoded(BodyDecoder::chunked(), &[wrong.as_bytes()]);
             assert!(found.is_err(), "{wrong:?}: {found:?}");
         }
         let long = format!("5;{}", "x".repeat(MOST_LINE));
         assert_eq!(
-            decoded(Left::chunked(), &[long.as_bytes()]),
+            decoded(BodyDecoder::chunked(), &[long.as_bytes()]),
             Err(ChunkError::TooLarge)
         );
         let long = format!("0\r\na: {}", "x".repeat(MOST_LINE));
         assert_eq!(
-            decoded(Left::chunked(), &[long.as_bytes()]),
+            decoded(BodyDecoder::chunked(), &[long.as_bytes()]),
             Err(ChunkError::TooLarge)
         );
     }
@@ -266,7 +266,7 @@ mod tests {
                 parts.push(part);
                 rest = more;
             }
-            let found = decoded(Left::chunked(), &parts).unwrap();
+            let found = decoded(BodyDecoder::chunked(), &parts).unwrap();
             prop_assert_eq!(found, (chunks.concat(), usize::from(trailer), true, b"rest".to_vec()));
         }
 
@@ -274,8 +274,8 @@ mod tests {
         fn no_bytes_make_it_panic(
             bytes in prop::collection::vec(prop::sample::select(b"0159af;\r\n x:".to_vec()), 0..60),
         ) {
-            let _ = decoded(Left::chunked(), &[&bytes]);
-            let _ = decoded(Left::Length(7), &[&bytes]);
+            let _ = decoded(BodyDecoder::chunked(), &[&bytes]);
+            let _ = decoded(BodyDecoder::Length(7), &[&bytes]);
         }
     }
 }

@@ -13,10 +13,10 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
-use super::framing::Left;
+use super::framing::BodyDecoder;
 use crate::upstream::fields::{Field, Fields};
+use crate::upstream::forwarded::ForwardedHeaders;
 use crate::upstream::headers::tokens;
-use crate::upstream::stamp::Stamp;
 use http1::{Copied, digits, line};
 
 /// Fields of a response, and bytes of its head.
@@ -49,13 +49,17 @@ pub(in crate::upstream) enum HeadError {
 #[derive(Debug)]
 pub(in crate::upstream) struct Head {
     pub(in crate::upstream) response: Response<()>,
-    pub(in crate::upstream) body: Left,
+    pub(in crate::upstream) body: BodyDecoder,
     /// Whether the connection takes another request afterwards.
     pub(in crate::upstream) keep_alive: bool,
 }
 
 /// Writes a request without a body.
-pub(in crate::upstream) fn write(head: &Parts, stamp: Option<&Stamp>, out: &mut Vec<u8>) {
+pub(in crate::upstream) fn write(
+    head: &Parts,
+    forwarded: Option<&ForwardedHeaders>,
+    out: &mut Vec<u8>,
+) {
     let target = head.uri.path_and_query();
     for part in [
         head.method.as_str(),
@@ -72,8 +76,8 @@ pub(in crate::upstream) fn write(head: &Parts, stamp: Option<&Stamp>, out: &mut 
         }
         line(out, name.as_str(), value.as_bytes());
     }
-    if let Some(stamp) = stamp {
-        stamp.write(out);
+    if let Some(forwarded) = forwarded {
+        forwarded.write(out);
     }
     out.extend_from_slice(b"\r\n");
 }
@@ -120,7 +124,7 @@ pub(in crate::upstream) fn read(
     let body = body_of(method, status, version, &headers, fields)?;
     let keep_alive = keeps_alive(version, &headers, fields)
         && status != StatusCode::SWITCHING_PROTOCOLS
-        && body != Left::UntilClose;
+        && body != BodyDecoder::UntilClose;
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -154,11 +158,11 @@ fn body_of(
     version: Version,
     headers: &HeaderMap,
     fields: Fields,
-) -> Result<Left, HeadError> {
+) -> Result<BodyDecoder, HeadError> {
     let without = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if without || *method == Method::HEAD {
-        return Ok(Left::Nothing);
+        return Ok(BodyDecoder::Nothing);
     }
     if fields.has(Field::TransferEncoding)
         && let Some(last) = headers.get_all(TRANSFER_ENCODING).iter().next_back()
@@ -167,8 +171,8 @@ fn body_of(
         let chunked = last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
         return match (version, chunked) {
             (Version::HTTP_10, _) => Err(HeadError::Coding),
-            (_, true) => Ok(Left::chunked()),
-            (_, false) => Ok(Left::UntilClose),
+            (_, true) => Ok(BodyDecoder::chunked()),
+            (_, false) => Ok(BodyDecoder::UntilClose),
         };
     }
     let mut length = None;
@@ -181,9 +185,9 @@ fn body_of(
         }
     }
     Ok(match length {
-        Some(0) => Left::Nothing,
-        Some(length) => Left::Length(length),
-        None => Left::UntilClose,
+        Some(0) => BodyDecoder::Nothing,
+        Some(length) => BodyDecoder::Length(length),
+        None => BodyDecoder::UntilClose,
     })
 }
 
@@ -225,7 +229,7 @@ mod tests {
         assert_eq!(out, b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n");
     }
 
-    fn reading(text: &str, method: &Method) -> Result<Option<(u16, Left, bool)>, HeadError> {
+    fn reading(text: &str, method: &Method) -> Result<Option<(u16, BodyDecoder, bool)>, HeadError> {
         let mut input = BytesMut::from(text);
         let head = read(&mut input, method)?;
         Ok(head.map(|head| (head.response.status().as_u16(), head.body, head.keep_alive)))
@@ -233,14 +237,20 @@ mod tests {
 
     #[test]
     fn a_body_is_as_long_as_its_head_says_and_in_one_way_only() {
-        let chunked = Left::chunked;
+        let chunked = BodyDecoder::chunked;
         for (text, expected) in [
-            ("200 OK\r\ncontent-length: 5", Ok((Left::Length(5), true))),
+            (
+                "200 OK\r\ncontent-length: 5",
+                Ok((BodyDecoder::Length(5), true)),
+            ),
             (
                 "200 OK\r\ncontent-length: 5, 5\r\ncontent-length: 5",
-                Ok((Left::Length(5), true)),
+                Ok((BodyDecoder::Length(5), true)),
             ),
-            ("200 OK\r\ncontent-length: 0", Ok((Left::Nothing, true))),
+            (
+                "200 OK\r\ncontent-length: 0",
+                Ok((BodyDecoder::Nothing, true)),
+            ),
             (
                 "200 OK\r\ntransfer-encoding: chunked",
                 Ok((chunked(), true)),
@@ -251,7 +261,7 @@ mod tests {
             ),
             (
                 "200 OK\r\ntransfer-encoding: chunked, gzip",
-                Ok((Left::UntilClose, false)),
+                Ok((BodyDecoder::UntilClose, false)),
             ),
             (
                 "200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5",
@@ -259,24 +269,24 @@ mod tests {
             ),
             (
                 "200 OK\r\nconnection: close\r\ncontent-length: 5",
-                Ok((Left::Length(5), false)),
+                Ok((BodyDecoder::Length(5), false)),
             ),
             (
                 "200 OK\r\nconnection: x, Close\r\ncontent-length: 5",
-                Ok((Left::Length(5), false)),
+                Ok((BodyDecoder::Length(5), false)),
             ),
-            ("200 OK", Ok((Left::UntilClose, false))),
+            ("200 OK", Ok((BodyDecoder::UntilClose, false))),
             (
                 "204 No Content\r\ncontent-length: 5",
-                Ok((Left::Nothing, true)),
+                Ok((BodyDecoder::Nothing, true)),
             ),
             (
                 "304 Not Modified\r\ncontent-length: 5",
-                Ok((Left::Nothing, true)),
+                Ok((BodyDecoder::Nothing, true)),
             ),
             (
                 "101 Switching Protocols\r\nupgrade: x",
-                Ok((Left::Nothing, false)),
+                Ok((BodyDecoder::Nothing, false)),
             ),
             (
                 "200 OK\r\ncontent-length: 5\r\ncontent-length: 6",
@@ -297,10 +307,10 @@ mod tests {
         let one = |fields| reading(&format!("HTTP/1.0 200 OK\r\n{fields}\r\n"), &Method::GET);
         assert_eq!(
             one("content-length: 1\r\n"),
-            Ok(Some((200, Left::Length(1), false)))
+            Ok(Some((200, BodyDecoder::Length(1), false)))
         );
         let kept = one("content-length: 1\r\nconnection: keep-alive\r\n");
-        assert_eq!(kept, Ok(Some((200, Left::Length(1), true))));
+        assert_eq!(kept, Ok(Some((200, BodyDecoder::Length(1), true))));
         assert_eq!(
             one("transfer-encoding: chunked\r\n"),
             Err(HeadError::Coding)
@@ -309,7 +319,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n",
             &Method::HEAD,
         );
-        assert_eq!(head, Ok(Some((200, Left::Nothing, true))));
+        assert_eq!(head, Ok(Some((200, BodyDecoder::Nothing, true))));
     }
 
     #[test]

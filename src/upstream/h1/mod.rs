@@ -6,11 +6,11 @@
 //! instance has closed it.
 
 mod body;
+mod connection;
 mod framing;
 mod head;
-mod link;
 
 pub(super) use self::body::Body;
 pub use self::body::BrokenBody;
+pub(super) use self::connection::{Connection, Failure};
 pub use self::framing::ChunkError;
-pub(super) use self::link::{Failure, Link};

@@ -13,9 +13,9 @@ use hypeman::{ControlPlane, ControlPlaneError};
 use hypeman::{InstanceId, InstanceRef};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
-use wakegate::proxy::deliver::Carrier;
+use wakegate::proxy::dispatch::Transport;
 use wakegate::upstream::{ForwardError, Hop};
-use wakegate::wake::{Endpoint, OpenConnection, Reach};
+use wakegate::wake::{Dialer, Endpoint, OpenConnection};
 
 pub const IDLE: Duration = Duration::from_secs(2);
 pub const PORT: u16 = 80;
@@ -507,7 +507,7 @@ impl ControlPlane for World {
     }
 }
 
-impl Reach for World {
+impl Dialer for World {
     type Stream = Stream;
 
     async fn connect(&self, address: SocketAddr) -> io::Result<Stream> {
@@ -555,7 +555,7 @@ impl Drop for Stream {
     }
 }
 
-impl Carrier for World {
+impl Transport for World {
     type Stream = Stream;
     type Request = Parcel;
     type Response = u16;
@@ -584,7 +584,7 @@ impl Carrier for World {
             Some(given) => given,
             None => {
                 let open = endpoint.open_connection();
-                let connect = Reach::connect(self, endpoint.address(hop.port));
+                let connect = Dialer::connect(self, endpoint.address(hop.port));
                 match timeout(Duration::from_millis(250), connect).await {
                     Ok(Ok(stream)) => (stream, open),
                     Ok(Err(source)) => return Err(ForwardError::Connect(source)),

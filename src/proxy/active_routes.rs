@@ -13,7 +13,7 @@ use crate::telemetry::{Metrics, RouteMetrics};
 
 /// All routes.
 #[derive(Debug, Default)]
-pub(super) struct Site {
+pub(super) struct ActiveRoutes {
     /// Where requests go.
     pub(super) table: RouteTable,
     /// By the routes' positions.
@@ -21,9 +21,9 @@ pub(super) struct Site {
     metrics: Vec<Arc<RouteMetrics>>,
 }
 
-// === impl Site ===
+// === impl ActiveRoutes ===
 
-impl Site {
+impl ActiveRoutes {
     /// From the configuration; `before` is what was in force.
     pub(super) fn new(
         routes: &[Arc<RouteConfig>],

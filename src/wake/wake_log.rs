@@ -12,8 +12,8 @@ use tokio::sync::broadcast;
 use tokio::time::Instant;
 
 use super::error::WakeStage;
-use super::instance::{Asker, Progress};
-use super::ledger::{Ledger, Phases};
+use super::history::{Ledger, Phases};
+use super::instance::{Progress, Requester};
 use crate::telemetry::{Attribute, Metrics, WakeOutcome};
 use hypeman::InstanceId;
 
@@ -43,9 +43,9 @@ pub struct WakeBegan {
     pub at: Instant,
 }
 
-struct Begun {
+struct WakeStart {
     at: Instant,
-    asker: Asker,
+    asker: Requester,
     stage: WakeStage,
     stage_since: Instant,
     phases: Phases,
@@ -57,7 +57,7 @@ struct Begun {
 
 /// Where all instances' wakes are noted.
 #[derive(Debug, Clone)]
-pub(super) struct Books {
+pub(super) struct WakeLog {
     pub(super) metrics: Arc<Metrics>,
     pub(super) reports: broadcast::Sender<WakeReport>,
     pub(super) begins: broadcast::Sender<WakeBegan>,
@@ -68,15 +68,15 @@ pub(super) struct Books {
 /// One instance's.
 pub(super) struct Reporter {
     id: InstanceId,
-    books: Books,
-    begun: Option<Begun>,
+    books: WakeLog,
+    begun: Option<WakeStart>,
     woken: VecDeque<Instant>,
     told_of_thrash: Option<Instant>,
 }
 
-// === impl Begun ===
+// === impl WakeStart ===
 
-impl Begun {
+impl WakeStart {
     /// What was being done is over.
     fn step(&mut self, now: Instant) {
         self.phases.add(self.stage, now - self.stage_since);
@@ -110,7 +110,7 @@ impl Begun {
 // === impl Reporter ===
 
 impl Reporter {
-    pub(super) fn new(id: InstanceId, books: Books) -> Self {
+    pub(super) fn new(id: InstanceId, books: WakeLog) -> Self {
         Self {
             id,
             books,
@@ -120,8 +120,8 @@ impl Reporter {
         }
     }
 
-    pub(super) fn begin(&mut self, asker: Asker, now: Instant) {
-        self.begun.get_or_insert(Begun {
+    pub(super) fn begin(&mut self, asker: Requester, now: Instant) {
+        self.begun.get_or_insert(WakeStart {
             at: now,
             asker,
             stage: WakeStage::Asking,
@@ -132,7 +132,7 @@ impl Reporter {
         });
     }
 
-    pub(super) fn asker(&self) -> Option<&Asker> {
+    pub(super) fn asker(&self) -> Option<&Requester> {
         self.begun.as_ref().map(|begun| &begun.asker)
     }
 

@@ -12,14 +12,14 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_wi
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::account::{Account, Trade};
-use super::deliver::{Carrier, Delivered, Delivery, Notes};
+use super::dispatch::{Dispatch, Dispatched, Transport, WakeInfo};
 use super::error::ProxyError;
-use super::rescue;
+use super::error_response;
+use super::request_log::{Kind, RequestLog};
 use super::service::{Arrival, Gateway, hop_of};
 use crate::names::{Hostname, RequestId};
 use crate::router::RouteError;
-use crate::upstream::{Connection, ForwardError, Hop, Upstream};
+use crate::upstream::{ForwardError, Hop, LeasedStream, Upstream};
 use crate::wake::{Endpoint, OpenConnection};
 use hypeman::ControlPlane;
 
@@ -42,10 +42,10 @@ pub enum RawKind {
 /// Opens connections for connections.
 struct Opener(Arc<Upstream>);
 
-impl Carrier for Opener {
+impl Transport for Opener {
     type Stream = TcpStream;
     type Request = ();
-    type Response = Connection;
+    type Response = LeasedStream;
 
     async fn send(
         &self,
@@ -54,7 +54,7 @@ impl Carrier for Opener {
         given: Option<(TcpStream, OpenConnection)>,
         (): &mut (),
         _now: Instant,
-    ) -> Result<Connection, ForwardError> {
+    ) -> Result<LeasedStream, ForwardError> {
         let connected = self.0.connect(endpoint, hop, given).await;
         connected.map_err(ForwardError::Connect)
     }
@@ -63,7 +63,7 @@ impl Carrier for Opener {
         true
     }
 
-    fn status(&self, _: &Connection) -> u16 {
+    fn status(&self, _: &LeasedStream) -> u16 {
         200
     }
 }
@@ -84,29 +84,26 @@ impl RawKind {
 
 impl<P: ControlPlane> Gateway<P> {
     /// Passes a connection for `host` on to its instance, until it ends.
-    pub async fn splice(
+    pub async fn proxy_tcp(
         &self,
         mut client: impl AsyncRead + AsyncWrite + Unpin + Send,
         host: &str,
         kind: RawKind,
         from: &Arrival<'_>,
     ) {
-        let mut account = Account::new(
+        let mut log = RequestLog::new(
             &self.parts,
-            Trade::Connection(kind),
+            Kind::Connection(kind),
             from.client.ip(),
             RequestId::generate(),
         );
-        let refusal = match self
-            .splice_inner(&mut account, &mut client, host, from)
-            .await
-        {
+        let refusal = match self.splice_inner(&mut log, &mut client, host, from).await {
             Ok(()) => return,
             Err(error) => {
-                let verdict = rescue::verdict(&error);
-                account.status = verdict.status.as_u16();
-                account.error = Some(verdict.code);
-                tracing::debug!(request = %account.request_id, %error, host, "refused");
+                let description = error_response::describe(&error);
+                log.status = description.status.as_u16();
+                log.error = Some(description.code);
+                tracing::debug!(request = %log.request_id, %error, host, "refused");
                 error
             }
         };
@@ -126,52 +123,52 @@ impl<P: ControlPlane> Gateway<P> {
     /// The line that every such connection walks.
     async fn splice_inner(
         &self,
-        account: &mut Account,
+        log: &mut RequestLog,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
         host: &str,
         from: &Arrival<'_>,
     ) -> Result<(), ProxyError> {
         let host = Hostname::parse(host).map_err(crate::router::AuthorityError::from)?;
-        account.host = Some(host.clone());
-        let site = self.site.load_full();
-        let found = site.table.find(&host, "/", from.local.port())?;
+        log.host = Some(host.clone());
+        let active_routes = self.active_routes.load_full();
+        let found = active_routes.table.find(&host, "/", from.local.port())?;
         let (route, config) = (&*found.route, found.route.config());
-        account.on_route(&site, &found.route);
+        log.on_route(&active_routes, &found.route);
         if config.forwarding.auth.is_some() {
             return Err(ProxyError::Unauthenticated);
         }
         let patience = config.wake.timeout;
-        let peer = account.client;
+        let peer = log.client;
         let instance = self.find(route, &found.instance, peer, patience).await?;
-        account.instance = Some(instance.id().clone());
-        let admission = site.admission(route).ok_or(RouteError::NoRoute)?;
-        let delivery = Delivery {
+        log.instance = Some(instance.id().clone());
+        let admission = active_routes.admission(route).ok_or(RouteError::NoRoute)?;
+        let delivery = Dispatch {
             instance: &instance,
             route,
             hop: hop_of(config, from),
             admission,
-            verdict: admission.judge_raw(peer),
+            may_wake: admission.check_raw(peer),
             hold: &self.parts.hold,
             gate: &self.parts.hold.gate(instance.id(), config.port),
             metrics: &self.parts.metrics,
             client: peer,
             user_agent: None,
             head_bytes: 0,
-            deadline: account.started + patience,
+            deadline: log.started + patience,
             trace: None,
         };
-        let mut notes = Notes::default();
+        let mut notes = WakeInfo::default();
         let admitted = delivery.admit(&mut notes).await;
-        (account.wake, account.held) = (notes.wake, notes.held);
+        (log.wake, log.held) = (notes.wake, notes.held);
         let opener = Opener(Arc::clone(&self.parts.upstream));
         let opened = delivery.send(&opener, admitted?, (), &mut notes).await;
-        (account.wake, account.held) = (notes.wake, notes.held);
-        let Delivered {
+        (log.wake, log.held) = (notes.wake, notes.held);
+        let Dispatched {
             response,
             endpoint,
             slot,
         } = opened?;
-        account.status = 200;
+        log.status = 200;
         let mut instance = TokioIo::new(response);
         let carried = copy_bidirectional_with_sizes(client, &mut instance, BUFFER, BUFFER);
         let carried: io::Result<(u64, u64)> = tokio::select! {
@@ -181,7 +178,7 @@ impl<P: ControlPlane> Gateway<P> {
         };
         drop(slot);
         if let Ok((_, out)) = carried {
-            (account.bytes_out, account.complete) = (out, true);
+            (log.bytes_out, log.complete) = (out, true);
         }
         Ok(())
     }

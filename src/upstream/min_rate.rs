@@ -15,7 +15,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The clock on one body.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct MinRate {
     /// Bytes a second; 0 asks nothing.
     rate: u64,
     waited: Duration,
@@ -23,9 +23,9 @@ pub(super) struct Pace {
     deadline: Option<Deadline>,
 }
 
-// === impl Pace ===
+// === impl MinRate ===
 
-impl Pace {
+impl MinRate {
     pub(super) fn new(rate: usize) -> Self {
         Self {
             rate: rate as u64,
@@ -66,14 +66,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_without_a_byte_has_its_grace_and_no_more() {
-        let (mut pace, start) = (Pace::new(240), Instant::now());
+        let (mut pace, start) = (MinRate::new(240), Instant::now());
         poll_fn(|cx| pace.poll_too_slow(0, cx)).await;
         assert_eq!(start.elapsed(), GRACE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_came_fast_may_pause_and_time_that_nobody_waited_is_free() {
-        let mut pace = Pace::new(100);
+        let mut pace = MinRate::new(100);
         pace.came();
         // Nobody asks for more: the instance is busy.
         sleep(Duration::from_secs(3600)).await;
@@ -84,7 +84,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_rate_a_body_may_take_its_time() {
-        let mut pace = Pace::new(0);
+        let mut pace = MinRate::new(0);
         let waiting = poll_fn(|cx| pace.poll_too_slow(0, cx));
         assert!(timeout(Duration::from_secs(3600), waiting).await.is_err());
     }

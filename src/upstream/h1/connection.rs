@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::head::{self, Head, HeadError, MOST_BYTES};
 use crate::deadline::Deadline;
-use crate::upstream::connection::Connection;
+use crate::upstream::leased_stream::LeasedStream;
 use crate::upstream::outgoing::Outgoing;
 
 /// Room that a head is read into; most responses fit whole.
@@ -38,7 +38,7 @@ pub(in crate::upstream) enum Failure {
     Broke(io::Error),
     /// It is not HTTP.
     #[error(transparent)]
-    Nonsense(#[from] HeadError),
+    Malformed(#[from] HeadError),
     /// It did not come in time.
     #[error("no response in time")]
     TimedOut,
@@ -55,8 +55,8 @@ pub(in crate::upstream) struct Cut {
 }
 
 /// A connection to an instance.
-pub(in crate::upstream) struct Link {
-    connection: Connection,
+pub(in crate::upstream) struct Connection {
+    stream: LeasedStream,
     input: BytesMut,
     /// How much of a head was looked at and has no end in it.
     seen: usize,
@@ -90,15 +90,15 @@ impl Cut {
 
 // === impl Link ===
 
-impl Link {
-    /// On a connection that has carried nothing. The receiver ends when the link does.
+impl Connection {
+    /// On a connection that has carried nothing. The receiver ends when the connection does.
     pub(in crate::upstream) fn new(
-        connection: Connection,
+        stream: LeasedStream,
     ) -> (Box<Self>, Arc<Cut>, oneshot::Receiver<()>) {
         let (here, gone) = oneshot::channel();
         let cut = Arc::<Cut>::default();
-        let link = Self {
-            connection,
+        let connection = Self {
+            stream,
             input: BytesMut::new(),
             seen: 0,
             output: Vec::new(),
@@ -107,7 +107,7 @@ impl Link {
             cut: Arc::clone(&cut),
             _here: here,
         };
-        (Box::new(link), cut, gone)
+        (Box::new(connection), cut, gone)
     }
 
     /// Prepares a request to be sent `now`; its response is to come within `patience`.
@@ -119,8 +119,8 @@ impl Link {
     ) {
         self.output.clear();
         (self.written, self.seen) = (0, 0);
-        head::write(&request.head, request.stamp.as_ref(), &mut self.output);
-        self.connection.ask(now);
+        head::write(&request.head, request.forwarded.as_ref(), &mut self.output);
+        self.stream.ask(now);
         self.deadline.set(now + patience);
     }
 
@@ -139,7 +139,7 @@ impl Link {
             .get(self.written..)
             .filter(|rest| !rest.is_empty())
         {
-            match self.connection.poll_send(cx, rest) {
+            match self.stream.poll_send(cx, rest) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count @ 1..)) => self.written += count,
                 // What the instance has said before it closed is read below.
@@ -185,7 +185,7 @@ impl Link {
         if self.input.capacity() - self.input.len() < room / 2 {
             self.input.reserve(room);
         }
-        self.connection.poll_receive(cx, &mut self.input)
+        self.stream.poll_receive(cx, &mut self.input)
     }
 
     /// Whether the connection is severed; if not, the task is woken when it is.
@@ -205,13 +205,13 @@ impl Link {
 
     /// When the last of its bytes came.
     pub(in crate::upstream) fn last_heard(&self) -> Instant {
-        self.connection.last_heard()
+        self.stream.last_heard()
     }
 
     /// Whether nothing has come, nor the connection's end, since the last exchange. If so, the task is
     /// woken when something does.
-    pub(in crate::upstream) fn is_quiet(&mut self, cx: &mut Context<'_>) -> bool {
-        let quiet = match self.connection.poll_readable(cx) {
+    pub(in crate::upstream) fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
+        let quiet = match self.stream.poll_readable(cx) {
             Poll::Pending => true,
             // A read that was just filled leaves this open.
             Poll::Ready(()) => self.poll_more(None, cx).is_pending(),
@@ -220,8 +220,8 @@ impl Link {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Link({:?})", self.connection)
+        write!(f, "Link({:?})", self.stream)
     }
 }

@@ -18,12 +18,12 @@ pub struct Hop {
     /// What is spoken there.
     pub protocol: Protocol,
     /// What the instance is told about the client before anything else.
-    pub introduction: Option<Introduction>,
+    pub proxy_header: Option<ProxyHeader>,
 }
 
 /// A client, as the PROXY protocol tells of it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Introduction {
+pub struct ProxyHeader {
     /// Which version.
     pub version: ProxyProtocol,
     /// The client.
@@ -32,9 +32,9 @@ pub struct Introduction {
     pub local: SocketAddr,
 }
 
-// === impl Introduction ===
+// === impl ProxyHeader ===
 
-impl Introduction {
+impl ProxyHeader {
     /// The header. Addresses of two families cannot be told; then it says "unknown" (version 1) or
     /// "local" (version 2).
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -76,7 +76,7 @@ impl Introduction {
     }
 }
 
-impl fmt::Debug for Introduction {
+impl fmt::Debug for ProxyHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} {} -> {}", self.version, self.client, self.local)
     }
@@ -88,7 +88,7 @@ mod tests {
 
     fn introduced(version: ProxyProtocol, client: &str, local: &str) -> Vec<u8> {
         let (client, local) = (client.parse().unwrap(), local.parse().unwrap());
-        Introduction {
+        ProxyHeader {
             version,
             client,
             local,

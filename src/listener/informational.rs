@@ -39,7 +39,7 @@ struct Shared {
 
 /// A connection that writes them.
 #[derive(Debug)]
-pub(super) struct Interject<S> {
+pub(super) struct WithInformational<S> {
     stream: S,
     interim: Interim,
 }
@@ -107,9 +107,9 @@ impl fmt::Debug for Interim {
     }
 }
 
-// === impl Interject ===
+// === impl WithInformational ===
 
-impl<S: AsyncWrite + Unpin> Interject<S> {
+impl<S: AsyncWrite + Unpin> WithInformational<S> {
     pub(super) fn new(stream: S, interim: Interim) -> Self {
         Self { stream, interim }
     }
@@ -134,7 +134,7 @@ impl<S: AsyncWrite + Unpin> Interject<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Interject<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WithInformational<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -144,7 +144,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Interject<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Interject<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WithInformational<S> {
     forward_writes!();
 
     /// hyper calls it when its own buffer is empty.
@@ -165,7 +165,7 @@ mod tests {
     async fn what_was_sent_first_is_written_first_and_the_answer_waits_for_it() {
         let (near, mut far) = tokio::io::duplex(16);
         let interim = Interim::default();
-        let mut stream = Interject::new(near, interim.clone());
+        let mut stream = WithInformational::new(near, interim.clone());
         let sending = async {
             interim
                 .before(async {

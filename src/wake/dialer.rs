@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 /// Connections to instances.
-pub trait Reach: Send + Sync + 'static {
+pub trait Dialer: Send + Sync + 'static {
     /// What a connection is.
     type Stream: Send + fmt::Debug + 'static;
 
@@ -35,7 +35,7 @@ pub struct Tcp;
 
 // === impl Tcp ===
 
-impl Reach for Tcp {
+impl Dialer for Tcp {
     type Stream = TcpStream;
 
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {

@@ -9,23 +9,23 @@ use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
 use super::headers::{
-    FORWARDED, Provenance, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_REQUEST_ID,
-    tokens,
+    FORWARDED, ForwardedElement, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
+    X_REQUEST_ID, tokens,
 };
 use crate::names::RequestId;
 use http1::line;
 
 /// Fields that a request is to have, and which are not among its others yet.
 #[derive(Debug, Clone)]
-pub struct Stamp {
-    provenance: Arc<Provenance>,
+pub struct ForwardedHeaders {
+    provenance: Arc<ForwardedElement>,
     request_id: RequestId,
 }
 
-// === impl Stamp ===
+// === impl ForwardedHeaders ===
 
-impl Stamp {
-    pub(super) fn new(provenance: &Arc<Provenance>, request_id: &RequestId) -> Self {
+impl ForwardedHeaders {
+    pub(super) fn new(provenance: &Arc<ForwardedElement>, request_id: &RequestId) -> Self {
         Self {
             provenance: Arc::clone(provenance),
             request_id: request_id.clone(),
@@ -91,8 +91,8 @@ mod tests {
                 Hostname::parse("a.b").unwrap(),
                 HeaderValue::from_static("A.b:8"),
             );
-            let provenance = Arc::new(Provenance::of(client, secure, &host, Some(named)));
-            let stamp = Stamp::new(&provenance, &RequestId::generate());
+            let provenance = Arc::new(ForwardedElement::of(client, secure, &host, Some(named)));
+            let stamp = ForwardedHeaders::new(&provenance, &RequestId::generate());
             let (mut written, mut headers) = (Vec::new(), HeaderMap::new());
             stamp.write(&mut written);
             stamp.insert(&mut headers);

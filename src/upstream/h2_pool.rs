@@ -37,7 +37,7 @@ struct Shared {
 
 /// The connections.
 #[derive(Debug, Default)]
-pub(super) struct Multiplex {
+pub(super) struct H2Pool {
     shared: Mutex<Vec<Shared>>,
     /// Whoever has it dials.
     pub(super) dialling: TurnMutex<()>,
@@ -57,9 +57,9 @@ impl Stream {
     }
 }
 
-// === impl Multiplex ===
+// === impl H2Pool ===
 
-impl Multiplex {
+impl H2Pool {
     /// A place on a connection that is there.
     pub(super) fn take(&self) -> Option<Stream> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,31 +15,31 @@ const AT_ONCE: usize = 4096;
 
 /// A stream and what was read of it beforehand.
 #[derive(Debug)]
-pub struct Replay<S> {
+pub struct PeekStream<S> {
     stream: S,
-    seen: BytesMut,
+    peeked: BytesMut,
 }
 
-// === impl Replay ===
+// === impl PeekStream ===
 
-impl<S: AsyncRead + Unpin> Replay<S> {
+impl<S: AsyncRead + Unpin> PeekStream<S> {
     pub(super) fn new(stream: S) -> Self {
         Self::of(stream, BytesMut::new())
     }
 
     /// With what was read of it.
-    pub(super) fn of(stream: S, seen: BytesMut) -> Self {
-        Self { stream, seen }
+    pub(super) fn of(stream: S, peeked: BytesMut) -> Self {
+        Self { stream, peeked }
     }
 
     /// What was read and not consumed.
-    pub(super) fn seen(&self) -> &[u8] {
-        &self.seen
+    pub(super) fn peeked(&self) -> &[u8] {
+        &self.peeked
     }
 
     /// Reads some more, at most to `limit` bytes in all; an end or a full buffer is an error.
-    pub(super) async fn more(&mut self, limit: usize) -> io::Result<()> {
-        let room = limit.saturating_sub(self.seen.len()).min(AT_ONCE);
+    pub(super) async fn peek_more(&mut self, limit: usize) -> io::Result<()> {
+        let room = limit.saturating_sub(self.peeked.len()).min(AT_ONCE);
         if room == 0 {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -54,7 +54,7 @@ impl<S: AsyncRead + Unpin> Replay<S> {
             if part.filled().is_empty() {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
-            self.seen.extend_from_slice(part.filled());
+            self.peeked.extend_from_slice(part.filled());
             Poll::Ready(Ok(()))
         })
         .await
@@ -62,30 +62,30 @@ impl<S: AsyncRead + Unpin> Replay<S> {
 
     /// Takes `count` bytes off the beginning.
     pub(super) fn consume(&mut self, count: usize) {
-        self.seen.advance(count.min(self.seen.len()));
+        self.peeked.advance(count.min(self.peeked.len()));
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for PeekStream<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.seen.is_empty() {
+        if self.peeked.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buffer);
         }
-        let count = self.seen.len().min(buffer.remaining());
-        buffer.put_slice(&self.seen.split_to(count));
-        if self.seen.is_empty() {
+        let count = self.peeked.len().min(buffer.remaining());
+        buffer.put_slice(&self.peeked.split_to(count));
+        if self.peeked.is_empty() {
             // Most connections live much longer than their first bytes.
-            self.seen = BytesMut::new();
+            self.peeked = BytesMut::new();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Replay<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PeekStream<S> {
     forward_writes!();
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -103,9 +103,9 @@ mod tests {
     async fn what_was_looked_at_is_still_read() {
         let (mut near, far) = tokio::io::duplex(64);
         near.write_all(b"PROXY rest").await.unwrap();
-        let mut replay = Replay::new(far);
-        replay.more(100).await.unwrap();
-        assert_eq!(replay.seen(), b"PROXY rest");
+        let mut replay = PeekStream::new(far);
+        replay.peek_more(100).await.unwrap();
+        assert_eq!(replay.peeked(), b"PROXY rest");
         replay.consume(6);
         near.write_all(b" and more").await.unwrap();
         drop(near);
@@ -118,9 +118,9 @@ mod tests {
     async fn no_more_is_read_than_the_limit() {
         let (mut near, far) = tokio::io::duplex(64);
         near.write_all(b"0123456789").await.unwrap();
-        let mut replay = Replay::new(far);
-        replay.more(4).await.unwrap();
-        assert_eq!(replay.seen(), b"0123");
-        assert!(replay.more(4).await.is_err());
+        let mut replay = PeekStream::new(far);
+        replay.peek_more(4).await.unwrap();
+        assert_eq!(replay.peeked(), b"0123");
+        assert!(replay.peek_more(4).await.is_err());
     }
 }

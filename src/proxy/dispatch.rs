@@ -5,7 +5,7 @@
 //! (idempotent, RFC 9110 §9.2.2, with no body or one that was read beforehand) and no byte of a
 //! response was passed on; everything ends at the request's deadline.
 //!
-//! What carries a request is a [`Carrier`], so that a test can play the network.
+//! What carries a request is a [`Transport`], so that a test can play the network.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,14 +15,14 @@ use std::time::Duration;
 use http::HeaderValue;
 use tokio::time::{Instant, sleep};
 
-use super::account::agent_text;
-use super::admission::{Admission, Refusal};
+use super::admission::{Admission, Denied};
 use super::error::ProxyError;
-use crate::hold::{AdmitError, Gate, Hold, Place, Slot};
+use super::request_log::agent_text;
+use crate::hold::{AdmitError, Gate, Hold, Permit, Slot};
 use crate::router::Route;
 use crate::telemetry::{LeaseCheck, Metrics, ReleaseReason, TraceParent, WakeKind, WakePhase};
 use crate::upstream::{ForwardError, Hop};
-use crate::wake::{Asker, Endpoint, Instance, OpenConnection, Ready, Target};
+use crate::wake::{Endpoint, Instance, OpenConnection, Ready, Requester, Target};
 
 /// How often a request may break the connection that took it: it may be the request that kills the
 /// application.
@@ -32,7 +32,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Carries requests to instances.
-pub trait Carrier: Sync {
+pub trait Transport: Sync {
     /// What a connection is.
     type Stream: Send + fmt::Debug;
     /// What a request is.
@@ -60,7 +60,7 @@ pub trait Carrier: Sync {
 
 /// One request's business with one instance.
 #[derive(Debug)]
-pub struct Delivery<'a, S> {
+pub struct Dispatch<'a, S> {
     /// The instance.
     pub instance: &'a Instance<S>,
     /// The route.
@@ -70,7 +70,7 @@ pub struct Delivery<'a, S> {
     /// The route's rules, with what they remember.
     pub admission: &'a Admission,
     /// Whether the request may wake at all.
-    pub verdict: Result<(), Refusal>,
+    pub may_wake: Result<(), Denied>,
     /// Who may wait.
     pub hold: &'a Arc<Hold>,
     /// The order in which requests go to the instance's port.
@@ -91,7 +91,7 @@ pub struct Delivery<'a, S> {
 
 /// How it went.
 #[derive(Debug, Clone, Copy)]
-pub struct Notes {
+pub struct WakeInfo {
     /// Whether and how it met a wake.
     pub wake: WakeKind,
     /// How long it was held.
@@ -108,7 +108,7 @@ pub struct Admitted<S> {
 
 /// A response has begun.
 #[derive(Debug)]
-pub struct Delivered<B> {
+pub struct Dispatched<B> {
     /// Its head.
     pub response: B,
     /// Where it came from.
@@ -117,9 +117,9 @@ pub struct Delivered<B> {
     pub slot: Slot,
 }
 
-// === impl Notes ===
+// === impl WakeInfo ===
 
-impl Default for Notes {
+impl Default for WakeInfo {
     fn default() -> Self {
         Self {
             wake: WakeKind::None,
@@ -128,7 +128,7 @@ impl Default for Notes {
     }
 }
 
-impl Notes {
+impl WakeInfo {
     /// A request that was woken for once stays so, also when it is sent again.
     fn met(&mut self, kind: WakeKind) {
         if !matches!(self.wake, WakeKind::Cold | WakeKind::Joined) {
@@ -137,16 +137,16 @@ impl Notes {
     }
 }
 
-// === impl Delivery ===
+// === impl Dispatch ===
 
-impl<S: Send> Delivery<'_, S> {
+impl<S: Send> Dispatch<'_, S> {
     fn target(&self) -> Target {
         target_of(self.route)
     }
 
     /// Who asks, for the ledger.
-    pub fn asker(&self) -> Asker {
-        Asker {
+    pub fn asker(&self) -> Requester {
+        Requester {
             route: Arc::clone(self.route.label()),
             client: self.client,
             user_agent: self.user_agent.map(|agent| agent_text(agent).into()),
@@ -157,7 +157,7 @@ impl<S: Send> Delivery<'_, S> {
 
     /// The warm path, or a place in the line and a wake. Dropping the future leaves the line and
     /// cancels no wake.
-    pub async fn admit(&self, notes: &mut Notes) -> Result<Admitted<S>, ProxyError> {
+    pub async fn admit(&self, notes: &mut WakeInfo) -> Result<Admitted<S>, ProxyError> {
         let config = self.route.config();
         if config.limits.max_inflight == 0 {
             return Err(AdmitError::Closed.into());
@@ -185,7 +185,7 @@ impl<S: Send> Delivery<'_, S> {
     /// Waits in a place of the hold queue, and notes for how long.
     async fn held<T>(
         &self,
-        notes: &mut Notes,
+        notes: &mut WakeInfo,
         waiting: impl Future<Output = Result<T, ProxyError>>,
     ) -> Result<T, ProxyError> {
         let (instance, label) = (self.instance.id(), self.route.label());
@@ -204,10 +204,10 @@ impl<S: Send> Delivery<'_, S> {
     }
 
     /// Ready first, then in turn, then still ready.
-    async fn wait(&self, notes: &mut Notes) -> Result<Admitted<S>, ProxyError> {
+    async fn wait(&self, notes: &mut WakeInfo) -> Result<Admitted<S>, ProxyError> {
         let gate = self.gate;
         let limits = &self.route.config().limits;
-        let mut place: Option<Place> = Some(gate.join());
+        let mut place: Option<Permit> = Some(gate.join());
         let mut slot: Option<Slot> = None;
         loop {
             let ready = self.ready().await?;
@@ -240,11 +240,11 @@ impl<S: Send> Delivery<'_, S> {
     }
 
     fn may_wake(&self) -> Result<(), ProxyError> {
-        let refused = |why: Refusal| {
+        let refused = |why: Denied| {
             self.metrics.count_refusal(why.as_str());
             ProxyError::Asleep(why)
         };
-        self.verdict.map_err(refused)?;
+        self.may_wake.map_err(refused)?;
         // Who joins a wake pays nothing for it.
         if self.instance.progress().is_none() {
             self.admission.charge(self.client).map_err(refused)?;
@@ -266,7 +266,7 @@ impl<S: Send> Delivery<'_, S> {
     }
 
     /// Once more, after the endpoint proved dead. The request keeps its place at the instance.
-    async fn ready_again(&self, notes: &mut Notes) -> Result<Ready<S>, ProxyError> {
+    async fn ready_again(&self, notes: &mut WakeInfo) -> Result<Ready<S>, ProxyError> {
         if let Some(endpoint) = self.instance.warm(self.target()) {
             return Ok(warm(endpoint));
         }
@@ -282,10 +282,10 @@ impl<S: Send> Delivery<'_, S> {
         carrier: &C,
         admitted: Admitted<S>,
         mut request: C::Request,
-        notes: &mut Notes,
-    ) -> Result<Delivered<C::Response>, ProxyError>
+        notes: &mut WakeInfo,
+    ) -> Result<Dispatched<C::Response>, ProxyError>
     where
-        C: Carrier<Stream = S>,
+        C: Transport<Stream = S>,
     {
         let Admitted {
             mut ready,
@@ -304,7 +304,7 @@ impl<S: Send> Delivery<'_, S> {
                     if !self.is_not_ready_yet(carrier.status(&response), &ready)
                         || !carrier.may_repeat(&request)
                     {
-                        return Ok(Delivered {
+                        return Ok(Dispatched {
                             response,
                             endpoint: ready.endpoint,
                             slot,
@@ -325,7 +325,7 @@ impl<S: Send> Delivery<'_, S> {
                 "not answered");
             let elsewhere = matches!(
                 error,
-                ForwardError::TimedOut | ForwardError::Nonsense(_) | ForwardError::Client(_)
+                ForwardError::TimedOut | ForwardError::Malformed(_) | ForwardError::Client(_)
             );
             if !elsewhere {
                 self.instance.suspect(&ready.endpoint).await;
@@ -375,7 +375,7 @@ fn error_text(error: &ForwardError) -> &'static str {
         ForwardError::Connect(_) => "cannot connect",
         ForwardError::Unsent => "closed before the request",
         ForwardError::Broken(_) => "broke before the response",
-        ForwardError::Nonsense(_) => "not HTTP",
+        ForwardError::Malformed(_) => "not HTTP",
         ForwardError::Client(_) => "its client failed it",
         ForwardError::TimedOut => "no response in time",
         ForwardError::Severed => "asleep before the response",

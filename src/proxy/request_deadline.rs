@@ -10,7 +10,7 @@ use http::HeaderMap;
 use crate::upstream::{Field, Fields};
 
 /// The shortest of all who have a say.
-pub(super) fn patience(route: Duration, headers: &HeaderMap, fields: Fields) -> Duration {
+pub(super) fn client_timeout(route: Duration, headers: &HeaderMap, fields: Fields) -> Duration {
     if !fields.has(Field::GrpcTimeout) && !fields.has(Field::Prefer) {
         return route;
     }
@@ -80,7 +80,7 @@ mod tests {
             headers.insert(name, HeaderValue::from_static(value));
             let fields = Fields::of(&headers);
             assert_eq!(
-                patience(route, &headers, fields),
+                client_timeout(route, &headers, fields),
                 expected,
                 "{name}: {value}"
             );

@@ -10,11 +10,11 @@ const CROWDED: usize = 1 << (usize::BITS - 1);
 
 /// One count.
 #[derive(Debug)]
-pub(super) struct Turnstile(AtomicUsize);
+pub(super) struct AdmissionCounter(AtomicUsize);
 
-// === impl Turnstile ===
+// === impl AdmissionCounter ===
 
-impl Turnstile {
+impl AdmissionCounter {
     pub(super) fn new() -> Self {
         Self(AtomicUsize::new(0))
     }

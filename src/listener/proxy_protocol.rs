@@ -9,21 +9,21 @@ use std::net::SocketAddr;
 use ppp::{HeaderResult, PartialResult as _, v1, v2};
 use tokio::io::AsyncRead;
 
-use super::replay::Replay;
+use super::peek::PeekStream;
 
 /// A version 1 line has at most 107 bytes; more than this of version 2's extensions is nonsense.
 const LONGEST: usize = 4096;
 
 /// Where a connection comes from and where it was going to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ends {
+pub(super) struct Addresses {
     pub(super) client: SocketAddr,
     pub(super) local: SocketAddr,
 }
 
 /// The header at the beginning of `bytes`: its length and what it says. `None` while it is not
 /// whole.
-fn parse(bytes: &[u8]) -> Option<Result<(usize, Option<Ends>), ()>> {
+fn parse(bytes: &[u8]) -> Option<Result<(usize, Option<Addresses>), ()>> {
     let parsed = HeaderResult::parse(bytes);
     if parsed.is_incomplete() {
         return None;
@@ -32,11 +32,11 @@ fn parse(bytes: &[u8]) -> Option<Result<(usize, Option<Ends>), ()>> {
         HeaderResult::V1(Ok(header)) => {
             let ends = match header.addresses {
                 v1::Addresses::Unknown => None,
-                v1::Addresses::Tcp4(a) => Some(Ends {
+                v1::Addresses::Tcp4(a) => Some(Addresses {
                     client: (a.source_address, a.source_port).into(),
                     local: (a.destination_address, a.destination_port).into(),
                 }),
-                v1::Addresses::Tcp6(a) => Some(Ends {
+                v1::Addresses::Tcp6(a) => Some(Addresses {
                     client: (a.source_address, a.source_port).into(),
                     local: (a.destination_address, a.destination_port).into(),
                 }),
@@ -47,11 +47,11 @@ fn parse(bytes: &[u8]) -> Option<Result<(usize, Option<Ends>), ()>> {
             let ends = match (header.command, header.addresses) {
                 (v2::Command::Local, _)
                 | (_, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => None,
-                (v2::Command::Proxy, v2::Addresses::IPv4(a)) => Some(Ends {
+                (v2::Command::Proxy, v2::Addresses::IPv4(a)) => Some(Addresses {
                     client: (a.source_address, a.source_port).into(),
                     local: (a.destination_address, a.destination_port).into(),
                 }),
-                (v2::Command::Proxy, v2::Addresses::IPv6(a)) => Some(Ends {
+                (v2::Command::Proxy, v2::Addresses::IPv6(a)) => Some(Addresses {
                     client: (a.source_address, a.source_port).into(),
                     local: (a.destination_address, a.destination_port).into(),
                 }),
@@ -63,9 +63,11 @@ fn parse(bytes: &[u8]) -> Option<Result<(usize, Option<Ends>), ()>> {
 }
 
 /// Takes the header off the connection; `None` when the peer speaks for itself.
-pub(super) async fn read<S: AsyncRead + Unpin>(stream: &mut Replay<S>) -> io::Result<Option<Ends>> {
+pub(super) async fn read<S: AsyncRead + Unpin>(
+    stream: &mut PeekStream<S>,
+) -> io::Result<Option<Addresses>> {
     loop {
-        match parse(stream.seen()) {
+        match parse(stream.peeked()) {
             Some(Ok((length, ends))) => {
                 stream.consume(length);
                 return Ok(ends);
@@ -76,7 +78,7 @@ pub(super) async fn read<S: AsyncRead + Unpin>(stream: &mut Replay<S>) -> io::Re
                     "a trusted peer sent no valid PROXY header",
                 ));
             }
-            None => stream.more(LONGEST).await?,
+            None => stream.peek_more(LONGEST).await?,
         }
     }
 }
@@ -96,11 +98,11 @@ mod tests {
 
     use super::*;
 
-    async fn introduced(bytes: &[u8]) -> (io::Result<Option<Ends>>, Vec<u8>) {
+    async fn introduced(bytes: &[u8]) -> (io::Result<Option<Addresses>>, Vec<u8>) {
         let (mut near, far) = tokio::io::duplex(8192);
         near.write_all(bytes).await.unwrap();
         drop(near);
-        let mut stream = Replay::new(far);
+        let mut stream = PeekStream::new(far);
         let ends = read(&mut stream).await;
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.unwrap();
@@ -109,7 +111,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_header_is_taken_off_and_the_rest_left() {
-        let ends = Some(Ends {
+        let ends = Some(Addresses {
             client: "192.0.2.7:4000".parse().unwrap(),
             local: "198.51.100.1:443".parse().unwrap(),
         });

@@ -4,7 +4,7 @@
 //! for a person or for gRPC, and says nothing about addresses, ids or the control plane; what is
 //! worth trying again has a Retry-After.
 
-mod verdicts;
+mod descriptions;
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
-pub use self::verdicts::{Verdict, verdict};
-use super::admission::Refusal;
+pub use self::descriptions::{Description, describe};
+use super::admission::Denied;
 use super::error::ProxyError;
 use super::waiting::{accepts_html, escape};
 use crate::config::AsleepConfig;
@@ -27,7 +27,7 @@ use crate::upstream::{Field, Fields};
 const X_WAKEGATE_STATE: HeaderName = HeaderName::from_static("x-wakegate-state");
 /// Who reads an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reader {
+pub enum Audience {
     /// A program: problem JSON.
     Program,
     /// A person with a browser: a page.
@@ -38,28 +38,28 @@ pub enum Reader {
 
 /// What tells who reads an answer, kept until that is asked: for most requests it never is.
 #[derive(Debug)]
-pub struct Wishes {
+pub struct Accept {
     accept: Option<HeaderValue>,
     content_type: Option<HeaderValue>,
 }
 
-// === impl Reader ===
+// === impl Audience ===
 
-impl Reader {
+impl Audience {
     /// By what the request says of itself.
-    pub fn of(wishes: &Wishes) -> Self {
-        let kind = wishes.content_type.as_ref().map(HeaderValue::as_bytes);
+    pub fn of(accept: &Accept) -> Self {
+        let kind = accept.content_type.as_ref().map(HeaderValue::as_bytes);
         match kind {
             Some(kind) if kind.starts_with(b"application/grpc") => Self::Grpc,
-            _ if wishes.accepts_html() => Self::Person,
+            _ if accept.accepts_html() => Self::Person,
             _ => Self::Program,
         }
     }
 }
 
-// === impl Wishes ===
+// === impl Accept ===
 
-impl Wishes {
+impl Accept {
     /// Those of a request; `fields` are those of `headers`.
     pub fn of(headers: &HeaderMap, fields: Fields) -> Self {
         let content_type = fields.has(Field::ContentType);
@@ -92,16 +92,16 @@ fn one_list(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
 /// The answer for an error. `asleep` is what the request's route says while its instance sleeps.
 pub fn answer(
     error: &ProxyError,
-    verdict: Verdict,
-    reader: Reader,
+    description: Description,
+    audience: Audience,
     asleep_config: Option<&AsleepConfig>,
     request_id: &RequestId,
 ) -> Response<Bytes> {
-    let mut response = match (error, asleep_config, reader) {
-        (_, _, Reader::Grpc) => grpc(verdict),
-        (ProxyError::Asleep(why), Some(config), _) => asleep(*why, verdict, config, request_id),
-        (_, _, Reader::Person) => page(verdict, request_id),
-        (_, _, Reader::Program) => response(verdict, request_id),
+    let mut response = match (error, asleep_config, audience) {
+        (_, _, Audience::Grpc) => grpc(description),
+        (ProxyError::Asleep(why), Some(config), _) => asleep(*why, description, config, request_id),
+        (_, _, Audience::Person) => page(description, request_id),
+        (_, _, Audience::Program) => response(description, request_id),
     };
     if let ProxyError::Redirect(to) = error
         && let Ok(location) = HeaderValue::try_from(to.to_string())
@@ -113,8 +113,8 @@ pub fn answer(
 
 /// The same for a gRPC client. Statuses are those that gRPC gives to HTTP's ("HTTP to gRPC Status
 /// Code Mapping").
-fn grpc(verdict: Verdict) -> Response<Bytes> {
-    let status = match verdict.status.as_u16() {
+fn grpc(description: Description) -> Response<Bytes> {
+    let status = match description.status.as_u16() {
         400 => "13",
         401 => "16",
         403 => "7",
@@ -126,11 +126,11 @@ fn grpc(verdict: Verdict) -> Response<Bytes> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert("grpc-status", HeaderValue::from_static(status));
-    let message = format!("{}: {}", verdict.code, verdict.detail);
+    let message = format!("{}: {}", description.code, description.detail);
     if let Ok(message) = HeaderValue::try_from(message) {
         headers.insert("grpc-message", message);
     }
-    add_retry_after(headers, verdict.retry_after);
+    add_retry_after(headers, description.retry_after);
     response
 }
 
@@ -143,13 +143,13 @@ fn add_retry_after(headers: &mut HeaderMap, delay: Option<Duration>) {
 }
 
 /// The response for a verdict.
-fn response(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
-    let Verdict {
+fn response(description: Description, request_id: &RequestId) -> Response<Bytes> {
+    let Description {
         status,
         code,
         detail,
         retry_after,
-    } = verdict;
+    } = description;
     let problem = json!({
         "type": "about:blank",
         "title": status.canonical_reason().unwrap_or_default(),
@@ -171,16 +171,16 @@ fn response(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
 }
 
 /// The same for a person.
-fn page(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
-    let mut response = response(verdict, request_id);
-    let title = verdict.status.canonical_reason().unwrap_or("Error");
+fn page(description: Description, request_id: &RequestId) -> Response<Bytes> {
+    let mut response = response(description, request_id);
+    let title = description.status.canonical_reason().unwrap_or("Error");
     let html = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport \
          content=\"width=device-width\"><title>{0} {title}</title><h1>{title}</h1><p>{1}</p>\
          <p><small>{2}, request {3}</small></p></html>\n",
-        verdict.status.as_u16(),
-        escape(verdict.detail),
-        verdict.code,
+        description.status.as_u16(),
+        escape(description.detail),
+        description.code,
         escape(request_id.as_str()),
     );
     *response.body_mut() = Bytes::from(html);
@@ -198,27 +198,27 @@ fn page(verdict: Verdict, request_id: &RequestId) -> Response<Bytes> {
 
 /// What a route answers instead of waking its instance.
 fn asleep(
-    why: Refusal,
-    verdict: Verdict,
+    why: Denied,
+    description: Description,
     config: &AsleepConfig,
     request_id: &RequestId,
 ) -> Response<Bytes> {
-    let mut response = response(verdict, request_id);
+    let mut response = response(description, request_id);
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     match (why, &config.robots, &config.body_file) {
-        (Refusal::Robots, Some(robots), _) => {
+        (Denied::Robots, Some(robots), _) => {
             *response.body_mut() = Bytes::from(robots.text().to_owned());
             response.headers_mut().insert(CONTENT_TYPE, text);
         }
-        (Refusal::Health, ..) => {
+        (Denied::Health, ..) => {
             *response.body_mut() = Bytes::from_static(b"asleep\n");
             response.headers_mut().insert(CONTENT_TYPE, text);
         }
         // These have their own status, whatever the route says about sleeping.
-        (Refusal::Scanner | Refusal::ClientRate(_) | Refusal::RouteRate(_), ..) => return response,
+        (Denied::Scanner | Denied::ClientRate(_) | Denied::RouteRate(_), ..) => return response,
         (_, _, body) => {
             let status = StatusCode::from_u16(config.status);
-            *response.status_mut() = status.unwrap_or(verdict.status);
+            *response.status_mut() = status.unwrap_or(description.status);
             if *response.status_mut() != StatusCode::SERVICE_UNAVAILABLE {
                 response.headers_mut().remove(RETRY_AFTER);
             }
@@ -327,7 +327,7 @@ mod tests {
             (ProxyError::UnexpectedUpgrade, 502, "bad_upgrade", None),
         ] {
             let id = RequestId::generate();
-            let response = response(verdict(&error), &id);
+            let response = response(describe(&error), &id);
             assert_eq!(response.status().as_u16(), status, "{error}");
             let after = response
                 .headers()

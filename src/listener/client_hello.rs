@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls::server::Acceptor;
 use tokio::io::AsyncRead;
 
-use super::replay::Replay;
+use super::peek::PeekStream;
 
 /// A hello with post-quantum key shares has about 1.8 KB.
 const LONGEST: usize = 16 * 1024;
@@ -44,16 +44,16 @@ fn feed(acceptor: &mut Acceptor, mut bytes: &[u8]) -> io::Result<Option<Whole>> 
 
 /// Reads a connection's hello; the host that it names, if it names one.
 pub(super) async fn read<S: AsyncRead + Unpin>(
-    stream: &mut Replay<S>,
+    stream: &mut PeekStream<S>,
 ) -> io::Result<Option<Arc<str>>> {
     let (mut acceptor, mut fed) = (Acceptor::default(), 0);
     loop {
-        let fresh = stream.seen().get(fed..).unwrap_or_default();
-        fed = stream.seen().len();
+        let fresh = stream.peeked().get(fed..).unwrap_or_default();
+        fed = stream.peeked().len();
         if let Some(whole) = feed(&mut acceptor, fresh)? {
             return Ok(whole.host);
         }
-        stream.more(LONGEST).await?;
+        stream.peek_more(LONGEST).await?;
     }
 }
 
@@ -104,7 +104,7 @@ mod tests {
             drop(near);
         };
         let reading = async {
-            let mut stream = Replay::new(far);
+            let mut stream = PeekStream::new(far);
             let name = read(&mut stream).await.unwrap();
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).await.unwrap();
@@ -121,7 +121,7 @@ mod tests {
             let (mut near, far) = tokio::io::duplex(64);
             near.write_all(wrong).await.unwrap();
             drop(near);
-            assert!(read(&mut Replay::new(far)).await.is_err(), "{wrong:?}");
+            assert!(read(&mut PeekStream::new(far)).await.is_err(), "{wrong:?}");
         }
     }
 

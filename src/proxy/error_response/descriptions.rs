@@ -8,15 +8,15 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::hold::AdmitError;
-use crate::proxy::admission::Refusal;
+use crate::proxy::admission::Denied;
 use crate::proxy::error::ProxyError;
 use crate::router::RouteError;
-use crate::upstream::{Ending, ForwardError};
+use crate::upstream::{BodyFailure, ForwardError};
 use crate::wake::{WakeError, WakeStage};
 
 /// How an error is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Description {
     /// The status.
     pub status: StatusCode,
     /// One stable word, for programs.
@@ -30,7 +30,7 @@ pub struct Verdict {
 const SOON: Option<Duration> = Some(Duration::from_secs(1));
 
 /// How this error is told.
-pub fn verdict(error: &ProxyError) -> Verdict {
+pub fn describe(error: &ProxyError) -> Description {
     let (status, code, detail, retry_after) = match error {
         ProxyError::Authority(_) => (
             StatusCode::BAD_REQUEST,
@@ -104,7 +104,7 @@ pub fn verdict(error: &ProxyError) -> Verdict {
             "The instance was busy with other requests for too long.",
             SOON,
         ),
-        ProxyError::Asleep(why) => asleep_verdict(*why),
+        ProxyError::Asleep(why) => asleep(*why),
         ProxyError::TooManyUnknown(wait) => (
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_unknown_names",
@@ -143,7 +143,7 @@ pub fn verdict(error: &ProxyError) -> Verdict {
             None,
         ),
     };
-    Verdict {
+    Description {
         status,
         code,
         detail,
@@ -151,31 +151,31 @@ pub fn verdict(error: &ProxyError) -> Verdict {
     }
 }
 
-type Told = (StatusCode, &'static str, &'static str, Option<Duration>);
+type Response = (StatusCode, &'static str, &'static str, Option<Duration>);
 
-fn asleep_verdict(why: Refusal) -> Told {
+fn asleep(why: Denied) -> Response {
     match why {
-        Refusal::ClientRate(wait) | Refusal::RouteRate(wait) => (
+        Denied::ClientRate(wait) | Denied::RouteRate(wait) => (
             StatusCode::TOO_MANY_REQUESTS,
             "wake_rate",
             "The instance is asleep, and it has been woken too often lately.",
             Some(wait),
         ),
-        Refusal::Scanner => (
+        Denied::Scanner => (
             StatusCode::NOT_FOUND,
             "not_here",
             "There is nothing here.",
             None,
         ),
-        Refusal::Robots | Refusal::Health => (StatusCode::OK, "asleep", "asleep", None),
-        Refusal::Method
-        | Refusal::Path
-        | Refusal::Header
-        | Refusal::Client
-        | Refusal::UserAgent
-        | Refusal::Bot
-        | Refusal::Prefetch
-        | Refusal::Icon => (
+        Denied::Robots | Denied::Health => (StatusCode::OK, "asleep", "asleep", None),
+        Denied::Method
+        | Denied::Path
+        | Denied::Header
+        | Denied::Client
+        | Denied::UserAgent
+        | Denied::Bot
+        | Denied::Prefetch
+        | Denied::Icon => (
             StatusCode::SERVICE_UNAVAILABLE,
             "asleep",
             "The instance is asleep, and this kind of request does not wake it.",
@@ -184,7 +184,7 @@ fn asleep_verdict(why: Refusal) -> Told {
     }
 }
 
-fn wake(error: &WakeError) -> Told {
+fn wake(error: &WakeError) -> Response {
     match error {
         WakeError::NotFound => (
             StatusCode::NOT_FOUND,
@@ -297,7 +297,7 @@ fn wake(error: &WakeError) -> Told {
     }
 }
 
-fn forward(error: &ForwardError) -> Told {
+fn forward(error: &ForwardError) -> Response {
     match error {
         ForwardError::Connect(_) => (
             StatusCode::BAD_GATEWAY,
@@ -311,19 +311,19 @@ fn forward(error: &ForwardError) -> Told {
             "The instance broke the connection off before its response.",
             None,
         ),
-        ForwardError::Nonsense(_) => (
+        ForwardError::Malformed(_) => (
             StatusCode::BAD_GATEWAY,
             "upstream_invalid",
             "The instance's response is not valid.",
             None,
         ),
-        ForwardError::Client(Ending::Broke) => (
+        ForwardError::Client(BodyFailure::Broke) => (
             StatusCode::BAD_REQUEST,
             "body_broke",
             "The request's body broke off.",
             None,
         ),
-        ForwardError::Client(Ending::TooSlow) => (
+        ForwardError::Client(BodyFailure::TooSlow) => (
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
             "The request's body did not come in time.",

@@ -15,20 +15,20 @@ use crate::config::RouteConfig;
 use crate::hold::Gate;
 use crate::names::{Hostname, PlaneIndex};
 use crate::router::{AuthorityError, host_of};
-use crate::upstream::Provenance;
+use crate::upstream::ForwardedElement;
 use crate::wake::Instance;
 use hypeman::InstanceRef;
 
 /// One connection's memory.
 #[derive(Debug, Default)]
-pub struct Memory {
-    acquaintance: OnceLock<Arc<Acquaintance>>,
-    destination: OnceLock<Arc<Destination>>,
+pub struct ConnectionCache {
+    host: OnceLock<Arc<CachedHost>>,
+    target: OnceLock<Arc<CachedTarget>>,
 }
 
 /// Where the connection's first request went.
 #[derive(Debug)]
-pub(super) struct Destination {
+pub(super) struct CachedTarget {
     plane: PlaneIndex,
     name: InstanceRef,
     port: u16,
@@ -39,25 +39,25 @@ pub(super) struct Destination {
 
 /// The host that the connection's client has asked for.
 #[derive(Debug)]
-pub(super) struct Acquaintance {
+pub(super) struct CachedHost {
     pub(super) host: Hostname,
     /// By the forwarding fields of requests for it.
-    pub(super) provenance: Arc<Provenance>,
+    pub(super) forwarded: Arc<ForwardedElement>,
 }
 
-// === impl Memory ===
+// === impl ConnectionCache ===
 
-impl Memory {
+impl ConnectionCache {
     /// Whom a request is for.
     pub(super) fn host<B>(
         &self,
         request: &Request<B>,
         client: IpAddr,
         secure: bool,
-    ) -> Result<Arc<Acquaintance>, AuthorityError> {
+    ) -> Result<Arc<CachedHost>, AuthorityError> {
         let named = only_name(request);
-        if let Some(known) = self.acquaintance.get()
-            && named == Some(known.provenance.named())
+        if let Some(known) = self.host.get()
+            && named == Some(known.forwarded.named())
         {
             return Ok(Arc::clone(known));
         }
@@ -67,24 +67,24 @@ impl Memory {
         let field = request.headers().get(HOST).map(HeaderValue::as_bytes);
         let field = authority.map(str::as_bytes).or(field);
         let field = field.and_then(|field| HeaderValue::from_bytes(field).ok());
-        let met = Arc::new(Acquaintance {
-            provenance: Arc::new(Provenance::of(client, secure, &host, field)),
+        let met = Arc::new(CachedHost {
+            forwarded: Arc::new(ForwardedElement::of(client, secure, &host, field)),
             host,
         });
         if named.is_some() {
-            let _known = self.acquaintance.set(Arc::clone(&met));
+            let _known = self.host.set(Arc::clone(&met));
         }
         Ok(met)
     }
 
     /// The instance that `name` means for a route, if the first request asked for it by that name and it still means
     /// it.
-    pub(super) fn destination(
+    pub(super) fn target(
         &self,
         route: &RouteConfig,
         name: &InstanceRef,
-    ) -> Option<Arc<Destination>> {
-        let first = self.destination.get()?;
+    ) -> Option<Arc<CachedTarget>> {
+        let first = self.target.get()?;
         let same = (first.plane, first.port) == (route.plane, route.port)
             && first.name == *name
             && first.instance.is_meant_by(name);
@@ -98,16 +98,16 @@ impl Memory {
         name: &InstanceRef,
         instance: Arc<Instance<TcpStream>>,
         gate: Arc<Gate>,
-    ) -> Arc<Destination> {
-        let destination = Arc::new(Destination {
+    ) -> Arc<CachedTarget> {
+        let target = Arc::new(CachedTarget {
             plane: route.plane,
             name: name.clone(),
             port: route.port,
             instance,
             gate,
         });
-        let _first = self.destination.set(Arc::clone(&destination));
-        destination
+        let _first = self.target.set(Arc::clone(&target));
+        target
     }
 }
 
@@ -143,8 +143,8 @@ mod tests {
 
     #[test]
     fn the_same_name_is_worked_out_once_and_another_one_anew() {
-        let (memory, client) = (Memory::default(), IpAddr::from([192, 0, 2, 1]));
-        let ask = |host| memory.host(&request(Version::HTTP_11, "/", &[host]), client, false);
+        let (cache, client) = (ConnectionCache::default(), IpAddr::from([192, 0, 2, 1]));
+        let ask = |host| cache.host(&request(Version::HTTP_11, "/", &[host]), client, false);
         let first = ask("a.test").unwrap();
         assert!(Arc::ptr_eq(&first, &ask("a.test").unwrap()));
         assert_eq!(ask("b.test").unwrap().host.as_str(), "b.test");
@@ -166,11 +166,11 @@ mod tests {
                 1..20,
             )
         ) {
-            let memory = Memory::default();
+            let cache = ConnectionCache::default();
             for (version, target, hosts) in requests {
                 let request = request(version, target, &hosts);
                 let fresh = host_of(request.version(), request.uri(), request.headers());
-                let found = memory.host(&request, IpAddr::from([192, 0, 2, 1]), false);
+                let found = cache.host(&request, IpAddr::from([192, 0, 2, 1]), false);
                 prop_assert_eq!(found.map(|met| met.host.clone()), fresh);
             }
         }

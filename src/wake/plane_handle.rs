@@ -22,7 +22,7 @@ use hypeman::{InstanceId, InstanceRef};
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One control plane, with what the gateway may ask of it at once.
-pub(super) struct Line<P> {
+pub(super) struct PlaneHandle<P> {
     plane: P,
     slots: Slots,
     questions: Semaphore,
@@ -34,7 +34,7 @@ pub(super) struct Line<P> {
 
 // === impl Line ===
 
-impl<P: ControlPlane> Line<P> {
+impl<P: ControlPlane> PlaneHandle<P> {
     pub(super) fn new(plane: P, config: &WakeConfig) -> Self {
         Self {
             plane,
@@ -130,7 +130,7 @@ impl<P: ControlPlane> Line<P> {
     }
 }
 
-impl<P> fmt::Debug for Line<P> {
+impl<P> fmt::Debug for PlaneHandle<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Line({:?})", self.slots)
     }

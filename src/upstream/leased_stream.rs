@@ -18,7 +18,7 @@ use crate::telemetry::Metrics;
 use crate::wake::OpenConnection;
 
 /// A stream that holds its instance's lease; also after an upgrade has taken it over.
-pub struct Connection {
+pub struct LeasedStream {
     io: TokioIo<TcpStream>,
     open: OpenConnection,
     last_heard: Instant,
@@ -27,7 +27,7 @@ pub struct Connection {
 
 // === impl Connection ===
 
-impl Connection {
+impl LeasedStream {
     pub(super) fn new(stream: TcpStream, mut open: OpenConnection, metrics: Arc<Metrics>) -> Self {
         // Small requests must not wait for more; a socket that cannot do this still works.
         let _slower = stream.set_nodelay(true);
@@ -80,19 +80,19 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for LeasedStream {
     fn drop(&mut self) {
         self.metrics.upstream_connections.decrement(1.0);
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for LeasedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").finish_non_exhaustive()
     }
 }
 
-impl Read for Connection {
+impl Read for LeasedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -106,7 +106,7 @@ impl Read for Connection {
     }
 }
 
-impl Write for Connection {
+impl Write for LeasedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

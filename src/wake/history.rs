@@ -12,7 +12,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::WakeStage;
-use super::instance::Asker;
+use super::instance::Requester;
 use crate::telemetry::WakeOutcome;
 use hypeman::InstanceId;
 
@@ -83,7 +83,7 @@ impl Ledger {
     pub(super) fn write(
         &self,
         instance: &InstanceId,
-        asker: &Asker,
+        asker: &Requester,
         outcome: WakeOutcome,
         took: Duration,
         phases: &Phases,

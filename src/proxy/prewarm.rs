@@ -9,20 +9,20 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::deliver::{Delivery, target_of};
+use super::dispatch::{Dispatch, target_of};
 use super::service::Gateway;
 use crate::names::Hostname;
 use crate::router::{Match, is_below};
-use crate::wake::{Asker, Instance};
+use crate::wake::{Instance, Requester};
 use hypeman::ControlPlane;
 
 impl<P: ControlPlane> Gateway<P> {
     /// Wakes what this request will need besides its own instance.
-    pub(super) fn prewarm(&self, delivery: &Delivery<'_, TcpStream>, path: &str) {
+    pub(super) fn prewarm(&self, delivery: &Dispatch<'_, TcpStream>, path: &str) {
         let config = delivery.route.config();
         let wakes = &self.parts.wakes;
         for rule in &config.prewarm {
-            if delivery.verdict.is_ok() && rule.paths.iter().any(|below| is_below(path, below)) {
+            if delivery.may_wake.is_ok() && rule.paths.iter().any(|below| is_below(path, below)) {
                 wakes.prewarm(
                     config.plane,
                     &rule.instances,
@@ -35,7 +35,7 @@ impl<P: ControlPlane> Gateway<P> {
             let target = target_of(delivery.route);
             delivery.instance.warm(target).is_none() && delivery.instance.progress().is_none()
         };
-        if !config.wake.also.is_empty() && delivery.verdict.is_ok() && asleep() {
+        if !config.wake.also.is_empty() && delivery.may_wake.is_ok() && asleep() {
             wakes.prewarm(
                 config.plane,
                 &config.wake.also,
@@ -47,16 +47,19 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// A TLS client has said which host it wants: its instance may wake while the handshake goes on,
     /// where the route says so and the client's network and the rates allow it.
-    pub fn greet(&self, sni: &str, client: IpAddr, port: u16) {
-        let site = self.site.load();
+    pub fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16) {
+        let active_routes = self.active_routes.load();
         let found = Hostname::parse(sni)
             .ok()
-            .and_then(|host| site.table.find(&host, "/", port).ok());
+            .and_then(|host| active_routes.table.find(&host, "/", port).ok());
         let Some(Match { route, instance }) = found else {
             return;
         };
         let (config, wakes) = (route.config(), &self.parts.wakes);
-        let Some(admission) = site.admission(&route).filter(|_| config.wake.on_tls_hello) else {
+        let Some(admission) = active_routes
+            .admission(&route)
+            .filter(|_| config.wake.on_tls_hello)
+        else {
             return;
         };
         let known = wakes.known(config.plane, &instance);
@@ -69,7 +72,7 @@ impl<P: ControlPlane> Gateway<P> {
         {
             return;
         }
-        let asker = Asker {
+        let asker = Requester {
             trace: None,
             route: Arc::clone(route.label()),
             client,

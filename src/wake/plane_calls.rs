@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::lease::LeaseTerms;
-use super::line::Line;
 use super::machine::{Fault, Seen};
+use super::plane_handle::PlaneHandle;
 use hypeman::wire::{AutoStandbyStatus, Health, Instance as Answer, InstanceState};
 use hypeman::{ControlPlane, ControlPlaneError};
 use hypeman::{GoDuration, InstanceId};
@@ -23,10 +23,13 @@ const OVERTAKE_LOOK: Duration = Duration::from_secs(2);
 const SETTLE_LOOK: Duration = Duration::from_millis(150);
 
 /// `hold` and Get together: whether it may be used, and where it is.
-pub(super) async fn ask<P: ControlPlane>(line: &Line<P>, id: &InstanceId) -> Result<Seen, Fault> {
+pub(super) async fn ask<P: ControlPlane>(
+    plane: &PlaneHandle<P>,
+    id: &InstanceId,
+) -> Result<Seen, Fault> {
     let asked_at = Instant::now();
     let reference = id.to_ref();
-    let (hold, get) = (line.hold(id), line.get_surely(&reference));
+    let (hold, get) = (plane.hold(id), plane.get_surely(&reference));
     tokio::pin!(hold, get);
     // Either may say "asleep" at once; else both are wanted, but no hold is worth much waiting for:
     // without one the lease rests on our connections.
@@ -60,7 +63,7 @@ pub(super) async fn ask<P: ControlPlane>(line: &Line<P>, id: &InstanceId) -> Res
 /// Watches a restore that takes long. The server answers no Get behind a running restore (contract
 /// B.4), so an answer means that there is none: the call, or its answer, was lost.
 pub(super) async fn overtake<P: ControlPlane>(
-    line: &Line<P>,
+    plane: &PlaneHandle<P>,
     id: &InstanceId,
 ) -> Result<Seen, Fault> {
     let reference = id.to_ref();
@@ -68,7 +71,7 @@ pub(super) async fn overtake<P: ControlPlane>(
     loop {
         sleep(OVERTAKE_LOOK).await;
         let asked_at = Instant::now();
-        let Ok(answer) = line.get(&reference).await else {
+        let Ok(answer) = plane.get(&reference).await else {
             continue;
         };
         match see(id, &answer, asked_at)? {
@@ -89,7 +92,7 @@ pub(super) fn proves_hold(status: &AutoStandbyStatus) -> bool {
 
 /// Until the instance is no longer Initializing, or the time is up.
 pub(super) async fn settle<P: ControlPlane>(
-    line: &Line<P>,
+    plane: &PlaneHandle<P>,
     id: &InstanceId,
     until: Instant,
 ) -> Result<Seen, Fault> {
@@ -97,7 +100,7 @@ pub(super) async fn settle<P: ControlPlane>(
     let told = async {
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match line.wait(id, left).await {
+            match plane.wait(id, left).await {
                 Ok(outcome) if outcome.state != InstanceState::Initializing => return,
                 Ok(_) | Err(_) => sleep(SETTLE_LOOK).await,
             }
@@ -112,7 +115,7 @@ pub(super) async fn settle<P: ControlPlane>(
             () = sleep(SETTLE_LOOK) => {}
         }
         let asked_at = Instant::now();
-        match line.get_surely(&reference).await {
+        match plane.get_surely(&reference).await {
             Ok(answer) => {
                 let seen = see(id, &answer, asked_at)?;
                 if seen.state != InstanceState::Initializing || asked_at >= until {

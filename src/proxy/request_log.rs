@@ -19,16 +19,16 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::active_routes::ActiveRoutes;
 use super::admission::Admission;
-use super::raw::RawKind;
+use super::l4::RawKind;
 use super::service::GatewayParts;
-use super::site::Site;
 use super::waiting::StatusStream;
 use crate::hold::Slot;
 use crate::names::{Hostname, RequestId};
 use crate::router::Route;
 use crate::telemetry::{AccessLine, AccessSink, Attribute, Metrics, RouteMetrics, Trace, WakeKind};
-use crate::upstream::{BodyFate, ResponseError, UpstreamBody};
+use crate::upstream::{BodyStats, ResponseError, UpstreamBody};
 use hypeman::InstanceId;
 
 /// Characters of a user agent that are kept.
@@ -43,16 +43,16 @@ const NOT_HELD: HeaderValue = HeaderValue::from_static("wake;dur=0.0");
 
 /// What an account is kept of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trade {
+pub(super) enum Kind {
     Request,
     Connection(RawKind),
 }
 
 /// The notes on one request; written down when dropped.
-pub(super) struct Account {
+pub(super) struct RequestLog {
     pub(super) metrics: Arc<Metrics>,
     pub(super) access: Arc<AccessSink>,
-    pub(super) trade: Trade,
+    pub(super) kind: Kind,
     pub(super) started: Instant,
     pub(super) client: IpAddr,
     pub(super) request_id: RequestId,
@@ -73,7 +73,7 @@ pub(super) struct Account {
     pub(super) tells_time: bool,
     /// What its route answers while its instance sleeps.
     pub(super) asleep: Option<Arc<Admission>>,
-    pub(super) fate: Option<Arc<BodyFate>>,
+    pub(super) body_stats: Option<Arc<BodyStats>>,
     pub(super) bytes_out: u64,
     pub(super) complete: bool,
 }
@@ -93,7 +93,7 @@ pub(super) enum Content {
 pub struct GatewayBody {
     content: Content,
     /// In a box: a response is moved some times on its way.
-    account: Box<Account>,
+    account: Box<RequestLog>,
 }
 
 /// What a client says it is, as far as that is kept.
@@ -105,23 +105,23 @@ pub(super) fn agent_text(value: &HeaderValue) -> Cow<'_, str> {
     }
 }
 
-// === impl Account ===
+// === impl RequestLog ===
 
-impl Account {
+impl RequestLog {
     /// Until a status is set, the client has left.
     const NO_STATUS: u16 = CLIENT_LEFT;
 
     /// Of something that begins now, and of which no more is known.
     pub(super) fn new<P>(
         parts: &GatewayParts<P>,
-        trade: Trade,
+        kind: Kind,
         client: IpAddr,
         request_id: RequestId,
     ) -> Self {
         Self {
             metrics: Arc::clone(&parts.metrics),
             access: Arc::clone(&parts.access),
-            trade,
+            kind,
             started: Instant::now(),
             client,
             request_id,
@@ -140,7 +140,7 @@ impl Account {
             tells_wake: false,
             tells_time: false,
             asleep: None,
-            fate: None,
+            body_stats: None,
             bytes_out: 0,
             complete: false,
         }
@@ -151,8 +151,8 @@ impl Account {
     }
 
     /// Its route is known.
-    pub(super) fn on_route(&mut self, site: &Site, route: &Arc<Route>) {
-        let metrics = site.metrics(route).cloned();
+    pub(super) fn on_route(&mut self, active_routes: &ActiveRoutes, route: &Arc<Route>) {
+        let metrics = active_routes.metrics(route).cloned();
         self.route = metrics.map(|metrics| (Arc::clone(route), metrics));
     }
 
@@ -214,12 +214,15 @@ impl Account {
     }
 }
 
-impl Drop for Account {
+impl Drop for RequestLog {
     fn drop(&mut self) {
         let took = self.started.elapsed();
-        let bytes_in = self.fate.as_ref().map_or(0, |fate| fate.bytes());
-        let method = match self.trade {
-            Trade::Request => {
+        let bytes_in = self
+            .body_stats
+            .as_ref()
+            .map_or(0, |body_stats| body_stats.bytes());
+        let method = match self.kind {
+            Kind::Request => {
                 self.metrics.count_request(self.status, self.wake, took);
                 if let Some((_, route)) = &self.route {
                     route.count(self.status, took);
@@ -230,7 +233,7 @@ impl Drop for Account {
                 self.metrics.count_bytes(bytes_in, self.bytes_out);
                 self.method.as_str()
             }
-            Trade::Connection(kind) => {
+            Kind::Connection(kind) => {
                 let outcome = self.error.unwrap_or("passed_on");
                 self.metrics.count_raw_connection(kind.as_str(), outcome);
                 kind.as_str()
@@ -267,12 +270,12 @@ impl Drop for Account {
 // === impl GatewayBody ===
 
 impl GatewayBody {
-    pub(super) fn new(content: Content, account: Box<Account>) -> Self {
+    pub(super) fn new(content: Content, account: Box<RequestLog>) -> Self {
         Self { content, account }
     }
 
     /// What its response's head says besides its own fields: of the wake, and the request's id.
-    pub fn remarks(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
+    pub fn extra_headers(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
         let account = &self.account;
         if account.tells_wake {
             let kind = HeaderValue::from_static(account.wake.as_str());
