@@ -20,7 +20,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::certificates::TlsError;
+use super::tls_error::TlsError;
 
 /// Names that certificates are kept for; clients of more names than a developer has get the first.
 const MOST: usize = 1000;

@@ -18,7 +18,7 @@ use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite;
 
 use super::date;
-use crate::listener::ExtraHeaders;
+use crate::listener::service::ExtraHeaders;
 use http1::{digits, line};
 
 /// Bytes of a head, most of the time.

@@ -21,7 +21,7 @@ use crate::config::ServerConfig;
 use crate::deadline::Deadline;
 use crate::drain::Drain;
 use crate::listener::informational::{Interim, WithInformational};
-use crate::listener::{Downstream, Service};
+use crate::listener::service::{Downstream, Service};
 
 /// The most that is read at once.
 const ROOM: usize = 8 * 1024;

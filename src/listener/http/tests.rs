@@ -109,8 +109,8 @@ fn response(says: Says) -> Answer {
 
 impl ExtraHeaders for BoxBody<Bytes, io::Error> {
     fn extra_headers(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
-        let remark = HeaderValue::from_static("of the body's");
-        say(&HeaderName::from_static("x-remark"), &remark);
+        let extra = HeaderValue::from_static("of the body's");
+        say(&HeaderName::from_static("x-extra"), &extra);
     }
 }
 

@@ -69,7 +69,7 @@ impl BodyDecoder {
     }
 
     /// How many bytes are worth reading at once, if that is known.
-    pub(super) fn wanted(self) -> Option<u64> {
+    pub(in crate::upstream) fn wanted(self) -> Option<u64> {
         match self {
             Self::Length(left) | Self::Chunked(Chunk::Data(left)) => Some(left),
             Self::Nothing | Self::Chunked(_) | Self::UntilClose => None,

@@ -14,9 +14,8 @@ use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use super::framing::BodyDecoder;
-use crate::upstream::fields::{Field, Fields};
+use crate::upstream::fields::{Field, Fields, tokens};
 use crate::upstream::forwarded::ForwardedHeaders;
-use crate::upstream::headers::tokens;
 use http1::{Copied, digits, line};
 
 /// Fields of a response, and bytes of its head.
@@ -117,7 +116,7 @@ pub(in crate::upstream) fn read(
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Value)?;
         let value = copied.part(field.value);
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError::Value)?;
-        fields.see(&name, &value);
+        fields.add(&name, &value);
         headers.append(name, value);
     }
     input.advance(length);

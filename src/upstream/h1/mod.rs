@@ -5,12 +5,10 @@
 //! hyper's client, which the other requests take (docs/performance.md). An idle connection says at once that the
 //! instance has closed it.
 
-mod body;
 mod connection;
 mod framing;
 mod head;
 
-pub(super) use self::body::Body;
-pub use self::body::BrokenBody;
 pub(super) use self::connection::{Connection, Failure};
 pub use self::framing::ChunkError;
+pub(super) use self::framing::{BodyDecoder, Step};
