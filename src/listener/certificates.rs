@@ -1,8 +1,8 @@
 //! TLS for clients: certificates by name, replaced without dropping a connection.
 //!
 //! Guarantees: a listener has at least one certificate before it accepts anything; the certificate
-//! is the one whose names fit the client's SNI (exact, then wildcard), else the first; a reload that
-//! fails leaves the old ones in force and says why; no key is in any message.
+//! is the one whose names fit the client's SNI (exact, then wildcard), else the first; a reload
+//! that fails leaves the old ones in force and says why; no key is in any message.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! The number of connections that each client has.
 //!
-//! Guarantees: a client (an IPv4 address, or an IPv6 /56) never has more than its share; only clients
-//! that are connected are remembered.
+//! Guarantees: a client (an IPv4 address, or an IPv6 /56) never has more than its share; only
+//! clients that are connected are remembered.
 
 use std::net::IpAddr;
 use std::sync::Arc;

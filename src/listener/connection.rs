@@ -67,8 +67,8 @@ impl Drop for Handshake<'_> {
 
 /// Serves a connection until it ends. `at` is the address where its socket listens.
 ///
-/// The futures that only some connections need, or need for a moment, are in boxes: an idle connection
-/// is to be small, and a new one is moved into its task.
+/// The futures that only some connections need, or need for a moment, are in boxes: an idle
+/// connection is to be small, and a new one is moved into its task.
 pub(super) async fn serve<S: Service>(
     stream: TcpStream,
     peer: SocketAddr,

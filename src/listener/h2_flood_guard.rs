@@ -1,9 +1,9 @@
 //! Watches what an HTTP/2 client sends besides requests.
 //!
 //! Guarantees: a client that sends control frames (PING, SETTINGS, PRIORITY, `RST_STREAM`) or empty
-//! DATA faster than [`PER_SECOND`] for long, beyond a burst of [`BURST`], is cut: each of them costs
-//! work and none asks for anything (CVE-2019-9512, -9515, -9518, CVE-2023-44487 and their kin; those
-//! that cost memory are bounded by hyper and h2 themselves).
+//! DATA faster than [`PER_SECOND`] for long, beyond a burst of [`BURST`], is cut: each of them
+//! costs work and none asks for anything (CVE-2019-9512, -9515, -9518, CVE-2023-44487 and their
+//! kin; those that cost memory are bounded by hyper and h2 themselves).
 
 use std::io;
 use std::pin::Pin;
@@ -17,7 +17,8 @@ use tokio::time::Instant;
 const PER_SECOND: f64 = 100.0;
 /// Such frames that it may send at once.
 const BURST: f64 = 2000.0;
-/// Such frames that each HEADERS allows besides: a busy client may cancel some of its many requests.
+/// Such frames that each HEADERS allows besides: a busy client may cancel some of its many
+/// requests.
 const PER_REQUEST: f64 = 0.1;
 /// The client's first bytes (RFC 9113 §3.4).
 const PREFACE: usize = 24;

@@ -1,9 +1,9 @@
 //! One timer for all heads of an HTTP/1 connection.
 //!
-//! Guarantees: a head that is not there by its deadline ends its connection, not earlier and at most
-//! one turn of the task later. hyper wants a new timer for each head, and drops it a moment later, when
-//! the head is there; here a head costs two stores, and the one timer is set again only when it has
-//! gone off for a head that came.
+//! Guarantees: a head that is not there by its deadline ends its connection, not earlier and at
+//! most one turn of the task later. hyper wants a new timer for each head, and drops it a moment
+//! later, when the head is there; here a head costs two stores, and the one timer is set again only
+//! when it has gone off for a head that came.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -60,8 +60,8 @@ impl HeaderReadTimer {
         (after != NEVER).then(|| self.0.began + Duration::from_nanos(after))
     }
 
-    /// Runs `connection`, which has this timer. Both are polled by one task, so that they need no waker
-    /// of their own.
+    /// Runs `connection`, which has this timer. Both are polled by one task, so that they need no
+    /// waker of their own.
     pub(super) async fn during<F: Future>(&self, connection: F) -> F::Output {
         let (mut connection, mut deadline) = (pin!(connection), None::<Deadline>);
         poll_fn(|cx| {

@@ -119,7 +119,7 @@ where
     let mut connection = pin!(connection.with_upgrades());
     let served = async {
         tokio::select! {
-            // A request that is there already is seen before the drain is.
+            // A request that is there already comes before the drain.
             biased;
             result = connection.as_mut() => return result,
             () = drain.begin() => {}

@@ -90,7 +90,7 @@ impl Interim {
                 return Poll::Ready(());
             }
             self.0.connection.register(cx.waker());
-            // hyper flushes after it has asked us.
+            // hyper flushes after it has polled this.
             Poll::Pending
         })
         .await;

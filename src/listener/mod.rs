@@ -1,10 +1,10 @@
 //! Sockets and clients' connections.
 //!
 //! Guarantees: a connection has a permit before it is accepted, and a client its share of them, so
-//! their number is bounded; a PROXY header, a TLS handshake and a head have a deadline; a head has a
-//! bounded size and number of fields; HTTP/2 is served where ALPN or the client's preface says so, with bounds
-//! on streams, windows, resets and control frames; a drain lets each connection finish its requests
-//! and then closes it, and cuts what is left at its deadline.
+//! their number is bounded; a PROXY header, a TLS handshake and a head have a deadline; a head has
+//! a bounded size and number of fields; HTTP/2 is served where ALPN or the client's preface says
+//! so, with bounds on streams, windows, resets and control frames; a drain lets each connection
+//! finish its requests and then closes it, and cuts what is left at its deadline.
 //!
 //! `connection.rs` shows the way of one connection, from top to bottom.
 

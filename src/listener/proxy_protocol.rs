@@ -1,7 +1,8 @@
 //! The PROXY header with which a trusted peer names its client (PROXY protocol, versions 1 and 2).
 //!
 //! Guarantees: it is read from trusted peers only, and they must send one; not a byte beyond it is
-//! consumed; a peer that speaks for itself (version 2's LOCAL, version 1's UNKNOWN) stays who it is.
+//! consumed; a peer that speaks for itself (version 2's LOCAL, version 1's UNKNOWN) stays who it
+//! is.
 
 use std::io;
 use std::net::SocketAddr;

@@ -85,7 +85,8 @@ pub trait Service: Clone + Send + Sync + 'static {
 // === impl TlsSession ===
 
 impl TlsSession {
-    /// The certificate that the client has shown, as the field `Client-Cert` has it (RFC 9440 §2.2).
+    /// The certificate that the client has shown, as the field `Client-Cert` has it (RFC 9440
+    /// §2.2).
     pub fn client_certificate(&self) -> Option<&HeaderValue> {
         self.client.as_ref()
     }

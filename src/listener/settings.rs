@@ -1,6 +1,7 @@
 //! The settings that a listener's connections begin with.
 //!
-//! Guarantees: they may change while the socket is open; a connection keeps those that it began with.
+//! Guarantees: they may change while the socket is open; a connection keeps those that it began
+//! with.
 
 use std::fmt;
 use std::sync::Arc;

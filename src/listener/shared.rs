@@ -1,7 +1,7 @@
 //! The state that the connections of all sockets share.
 //!
-//! Guarantees: there are never more connections than the limit, but for those that were there before
-//! it was lowered.
+//! Guarantees: there are never more connections than the limit, but for those that were there
+//! before it was lowered.
 
 use std::io;
 use std::net::IpAddr;

@@ -1,7 +1,8 @@
 //! The header fields that the gateway has to look at: which of them a message has, and their lists.
 //!
 //! Guarantees: a field that is there is never taken for absent. Most requests have few of these
-//! fields, and one pass over the names that are there costs less than to ask for each of the others.
+//! fields, and one pass over the names that are there costs less than to ask for each of the
+//! others.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 

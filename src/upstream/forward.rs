@@ -1,6 +1,6 @@
 //! Sending one request to one instance.
 //!
-//! Guarantees: an error says whether the request was certainly not sent, and then has it in hand;
+//! Guarantees: an error says whether the request was certainly not sent, and then returns it;
 //! whether a response had begun never needs to be guessed, since after its head there is no error
 //! from here; a connection is dialled within its own timeout.
 
@@ -203,8 +203,8 @@ impl Upstream {
                     let body = H1Body::new(head.body, connection, return_to);
                     return Ok(head.response.map(|()| UpstreamBody::of_h1(body)));
                 }
-                // A pooled connection that the instance has closed meanwhile costs nothing but a look
-                // at the next one.
+                // A pooled connection that the instance has closed meanwhile costs nothing but a
+                // look at the next one.
                 Err(Failure::Unsent) if used == UpstreamUse::Pooled => {}
                 Err(failure) => return Err(failure.into()),
             }
@@ -371,7 +371,7 @@ impl Upstream {
                 if let Some(body_stats) = body_stats {
                     body_stats.answered();
                 }
-                // What is said to the client is in the client's version.
+                // The client's side writes its own version.
                 *response.version_mut() = Version::HTTP_11;
                 return Ok(response.map(|body| UpstreamBody::new(body, return_to(sender))));
             }

@@ -1,7 +1,7 @@
 //! A response's body, as it is read from its connection.
 //!
-//! Guarantees: the connection goes back to its pool with the last byte, when it may be used again and
-//! has nothing left on it; otherwise it is closed.
+//! Guarantees: the connection goes back to its pool with the last byte, when it may be used again
+//! and has nothing left on it; otherwise it is closed.
 
 use std::fmt;
 use std::io;
@@ -92,7 +92,7 @@ impl H1Body {
             if connection.poll_severed(cx).is_ready() {
                 return Poll::Ready(Some(Err(BrokenBody::Severed)));
             }
-            match ready!(connection.poll_more(self.left.wanted(), cx))? {
+            match ready!(connection.poll_more(self.left.useful(), cx))? {
                 0 if self.left == BodyDecoder::UntilClose => {
                     self.connection = None;
                     return Poll::Ready(None);

@@ -1,9 +1,9 @@
 //! Which header fields cross the gateway.
 //!
 //! Guarantees: hop-by-hop fields, and those that `Connection` names, end here (RFC 9110 §7.6.1),
-//! but for a requested upgrade; `Transfer-Encoding` is never forwarded (hyper frames anew), and with
-//! it goes `Content-Length`; forwarding fields from a peer that is not trusted are replaced, not
-//! extended.
+//! but for a requested upgrade; `Transfer-Encoding` is never forwarded (hyper frames anew), and
+//! with it goes `Content-Length`; forwarding fields from a peer that is not trusted are replaced,
+//! not extended.
 
 use std::sync::Arc;
 
@@ -54,8 +54,8 @@ pub struct ForwardedFor<'a> {
     pub certificate: Option<&'a HeaderValue>,
 }
 
-/// The protocol that a request wants to switch to, if it is one that we pass on. `h2c` is not: it
-/// would carry requests past the gateway.
+/// The protocol that a request wants to switch to, if the gateway forwards it. It does not forward
+/// `h2c`, which would carry requests past the gateway.
 pub fn upgrade_token(headers: &HeaderMap) -> Option<HeaderValue> {
     let requested = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
     let mut fields = headers.get_all(UPGRADE).iter();
@@ -67,7 +67,7 @@ pub fn upgrade_token(headers: &HeaderMap) -> Option<HeaderValue> {
     }
 }
 
-/// Whether a message asks for, or answers with, an upgrade that we pass on.
+/// Whether a message requests, or responds with, an upgrade that the gateway forwards.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     upgrade_token(headers).is_some()
 }
@@ -111,8 +111,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// Makes a request's fields those that an instance is sent. `fields` are those of `headers`.
-/// Forwarding fields are returned, and not inserted, where the request has none of its own that they
-/// would replace or extend.
+/// Forwarding fields are returned, and not inserted, where the request has none of its own that
+/// they would replace or extend.
 pub fn prepare_request(
     headers: &mut HeaderMap,
     fields: Fields,

@@ -1,7 +1,7 @@
 //! The last hop: how a route's requests reach its instance.
 //!
-//! Guarantees: a connection that begins with a PROXY header carries requests of that header's client
-//! and of no other, since the header is a part of the hop.
+//! Guarantees: a hop with a PROXY header belongs to one client; a connection over it carries
+//! requests of that client and of no other.
 
 use super::proxy_protocol::ProxyHeader;
 use crate::config::Protocol;

@@ -76,7 +76,7 @@ mod tests {
     async fn what_came_fast_may_pause_and_time_that_nobody_waited_is_free() {
         let mut min_rate = MinRate::new(100);
         min_rate.data_came();
-        // Nobody asks for more: the instance is busy.
+        // Nobody reads on: the instance is busy.
         sleep(Duration::from_secs(3600)).await;
         let start = Instant::now();
         poll_fn(|cx| min_rate.poll_too_slow(1000, cx)).await;

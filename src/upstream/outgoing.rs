@@ -1,7 +1,7 @@
 //! A request on its way to an instance.
 //!
-//! Guarantees: a request that may arrive twice, or has not been sent, is kept whole until it is certain
-//! that it need not be sent again; a request that may not arrive twice is sent once.
+//! Guarantees: a request that may arrive twice, or has not been sent, is kept whole until it is
+//! certain that it need not be sent again; a request that may not arrive twice is sent once.
 
 use std::fmt;
 use std::mem::{replace, take};
@@ -30,8 +30,9 @@ pub struct Outgoing {
 // === impl Outgoing ===
 
 impl Outgoing {
-    /// From a request whose fields, and `forwarded` besides, are for the instance. `upgrade` says that
-    /// it wants to leave HTTP; `interim` takes 1xx responses, where its client can be sent some.
+    /// From a request whose fields, and `forwarded` besides, are for the instance. `upgrade` says
+    /// that it wants to leave HTTP; `interim` takes 1xx responses, where its client can be sent
+    /// some.
     pub fn new(
         request: Request<RequestBody>,
         forwarded: Option<ForwardedHeaders>,

@@ -74,7 +74,7 @@ enum Source {
 // === impl BodyStats ===
 
 impl BodyStats {
-    /// Whether any of the body was asked for.
+    /// Whether any of the body was read.
     pub fn is_touched(&self) -> bool {
         self.touched.load(Ordering::Acquire)
     }
@@ -153,7 +153,7 @@ impl RequestBody {
         }
     }
 
-    /// Waits for `other` and meanwhile asks the client for the body's beginning: one that expects
+    /// Waits for `other` and meanwhile reads the body's first frame: a client that expects
     /// `100 Continue` gets it (RFC 9110 §10.1.1).
     pub async fn begun_during<T>(&mut self, other: impl Future<Output = T>) -> T {
         let mut other = pin!(other);

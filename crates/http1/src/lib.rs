@@ -1,8 +1,8 @@
 //! What both sides of HTTP/1.1 read and write alike: the client's (`listener`) and the instance's
 //! (`upstream`).
 //!
-//! Guarantees: a length is digits and nothing else (RFC 9110 §8.6); what keeps a part of a head keeps
-//! that head, and nothing that was read beside it.
+//! Guarantees: a length is digits and nothing else (RFC 9110 §8.6); what keeps a part of a head
+//! keeps that head, and nothing that was read beside it.
 
 use std::sync::Arc;
 

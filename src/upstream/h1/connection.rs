@@ -1,7 +1,7 @@
 //! One connection, and one exchange on it at a time.
 //!
-//! Guarantees: a response's head comes before its deadline, or the exchange fails; a connection that is
-//! cut fails at once.
+//! Guarantees: a response's head comes before its deadline, or the exchange fails; a connection
+//! that is cut fails at once.
 
 use std::fmt;
 use std::io;
@@ -113,8 +113,8 @@ impl Connection {
         (Box::new(connection), cut, gone)
     }
 
-    /// Prepares a request to be sent `now`. Its response's head has to come within `response_timeout`,
-    /// which runs from `now` on and which nothing resets.
+    /// Prepares a request to be sent `now`. Its response's head has to come within
+    /// `response_timeout`, which runs from `now` on and which nothing resets.
     pub(in crate::upstream) fn begin(
         &mut self,
         request: &Outgoing,
@@ -146,7 +146,7 @@ impl Connection {
             match self.stream.poll_send(cx, rest) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count @ 1..)) => self.written += count,
-                // What the instance has said before it closed is read below.
+                // What the instance has sent before it closed is read below.
                 Poll::Ready(_) if self.written > 0 => break,
                 Poll::Ready(_) => return Poll::Ready(Err(Failure::Unsent)),
             }
@@ -178,14 +178,14 @@ impl Connection {
         self.deadline.poll_over(cx).map(|()| Err(Failure::TimedOut))
     }
 
-    /// Reads some more, of which `wanted` bytes are of use; 0 at the connection's end.
+    /// Reads some more, of which `useful` bytes are of use; 0 at the connection's end.
     pub(in crate::upstream) fn poll_more(
         &mut self,
-        wanted: Option<u64>,
+        useful: Option<u64>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let wanted = wanted.unwrap_or(0).min(MOST_AT_ONCE);
-        let room = usize::try_from(wanted).map_or(ROOM, |wanted| wanted.max(ROOM));
+        let useful = useful.unwrap_or(0).min(MOST_AT_ONCE);
+        let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
         if self.input.capacity() - self.input.len() < room / 2 {
             self.input.reserve(room);
         }
@@ -212,15 +212,15 @@ impl Connection {
         self.stream.last_heard()
     }
 
-    /// Whether nothing has come, nor the connection's end, since the last exchange. If so, the task is
-    /// woken when something does.
+    /// Whether nothing has come, nor the connection's end, since the last exchange. If so, the task
+    /// is woken when something does.
     pub(in crate::upstream) fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
-        let quiet = match self.stream.poll_readable(cx) {
+        let is_quiet = match self.stream.poll_readable(cx) {
             Poll::Pending => true,
             // A read that was just filled leaves this open.
             Poll::Ready(()) => self.poll_more(None, cx).is_pending(),
         };
-        quiet && !self.cut.done.load(Ordering::Acquire)
+        is_quiet && !self.cut.done.load(Ordering::Acquire)
     }
 }
 

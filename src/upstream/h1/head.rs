@@ -1,7 +1,8 @@
 //! Heads of messages: a request's to bytes, a response's from bytes.
 //!
-//! Guarantees: what is written is what a careful server reads in one way only; a response whose head or whose body's
-//! length could be read in two ways is refused (RFC 9112 §6.3). The syntax is `httparse`'s, which is hyper's own.
+//! Guarantees: what is written is what a careful server reads in one way only; a response whose
+//! head or whose body's length could be read in two ways is refused (RFC 9112 §6.3). The syntax is
+//! `httparse`'s, which is hyper's own.
 
 use std::mem::MaybeUninit;
 
@@ -142,11 +143,11 @@ fn keeps_alive(version: Version, headers: &HeaderMap, fields: Fields) -> bool {
     if !fields.has(Field::Connection) {
         return version == Version::HTTP_11;
     }
-    let says =
-        |wanted: &str| tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(wanted));
+    let has =
+        |option: &str| tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(option));
     match version {
-        Version::HTTP_11 => !says("close"),
-        _ => says("keep-alive") && !says("close"),
+        Version::HTTP_11 => !has("close"),
+        _ => has("keep-alive") && !has("close"),
     }
 }
 
