@@ -34,7 +34,7 @@ pub enum BrokenBody {
 
 /// The part of a response's body that has not been read yet.
 pub(super) struct H1Body {
-    left: BodyDecoder,
+    decoder: BodyDecoder,
     /// The connection, until the body's end.
     connection: Option<Box<Connection>>,
     /// The pool that the connection goes back to, if it may be used again.
@@ -45,16 +45,16 @@ pub(super) struct H1Body {
 
 impl H1Body {
     pub(super) fn new(
-        left: BodyDecoder,
+        decoder: BodyDecoder,
         connection: Box<Connection>,
         pool: Option<Arc<Pool>>,
     ) -> Self {
         let mut body = Self {
-            left,
+            decoder,
             connection: Some(connection),
             pool,
         };
-        if left == BodyDecoder::Nothing {
+        if decoder == BodyDecoder::Nothing {
             body.finish();
         }
         body
@@ -76,9 +76,9 @@ impl H1Body {
             let Some(connection) = &mut self.connection else {
                 return Poll::Ready(None);
             };
-            match self.left.take(connection.input())? {
+            match self.decoder.take(connection.input())? {
                 Step::Frame(frame) => {
-                    if self.left == BodyDecoder::Nothing {
+                    if self.decoder == BodyDecoder::Nothing {
                         self.finish();
                     }
                     return Poll::Ready(Some(Ok(frame)));
@@ -92,8 +92,8 @@ impl H1Body {
             if connection.poll_severed(cx).is_ready() {
                 return Poll::Ready(Some(Err(BrokenBody::Severed)));
             }
-            match ready!(connection.poll_more(self.left.useful(), cx))? {
-                0 if self.left == BodyDecoder::UntilClose => {
+            match ready!(connection.poll_more(self.decoder.useful(), cx))? {
+                0 if self.decoder == BodyDecoder::UntilClose => {
                     self.connection = None;
                     return Poll::Ready(None);
                 }
@@ -120,11 +120,11 @@ impl Body for H1Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == BodyDecoder::Nothing
+        self.decoder == BodyDecoder::Nothing
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.left {
+        match self.decoder {
             BodyDecoder::Nothing => SizeHint::with_exact(0),
             BodyDecoder::Length(left) => SizeHint::with_exact(left),
             BodyDecoder::Chunked(_) | BodyDecoder::UntilClose => SizeHint::default(),
@@ -134,6 +134,6 @@ impl Body for H1Body {
 
 impl fmt::Debug for H1Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "H1Body({:?} left)", self.left)
+        write!(f, "H1Body({:?} left)", self.decoder)
     }
 }
