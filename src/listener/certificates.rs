@@ -43,7 +43,7 @@ struct Loaded {
     client_ca: Vec<u8>,
     verifier: Arc<dyn ClientCertVerifier>,
     first: Arc<CertifiedKey>,
-    /// By name, in lower case; a wildcard by its suffix with the dot.
+    /// The certificates by name, in lower case; a wildcard by its suffix with the dot.
     names: BTreeMap<String, Arc<CertifiedKey>>,
     /// The time when the first of them expires, in seconds since 1970.
     not_after: Option<i64>,

@@ -44,7 +44,7 @@ impl Refused {
 // === impl Clients ===
 
 impl Clients {
-    /// One more of this client, unless it has `limit` already.
+    /// Counts one more connection of this client, unless it has `limit` already.
     pub(super) fn enter(&self, address: IpAddr, limit: usize) -> Option<Share> {
         let client = match address.to_canonical() {
             one @ IpAddr::V4(_) => Client::One(one),

@@ -79,7 +79,7 @@ where
     }
 }
 
-/// All of HTTP/1.1 and HTTP/1.0.
+/// Serves all of HTTP/1.1 and HTTP/1.0 by hyper.
 async fn serve_any_h1<S: Service, I>(
     stream: PeekStream<WithInformational<I>>,
     from: (Downstream, S::ConnectionCache),
@@ -247,7 +247,7 @@ impl Drop for Busy {
     }
 }
 
-/// Streams' tasks are on the drain's tracker, like connections.
+/// Puts the tasks of streams on the drain's tracker, like connections.
 #[derive(Debug, Clone)]
 struct Executor(TaskTracker);
 

@@ -39,7 +39,7 @@ pub struct TlsSession {
 /// A connection that is passed on as it is.
 #[derive(Debug)]
 pub struct RawConnection {
-    /// Its bytes, from the first.
+    /// The connection's bytes, from the first.
     pub stream: PeekStream<TcpStream>,
     /// The host it is for: the client's SNI, or the listener's own.
     pub host: Arc<str>,
@@ -61,7 +61,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// The state that it keeps of a connection from one request to the next.
     type ConnectionCache: Default + Send + Sync + 'static;
 
-    /// Its responses' bodies.
+    /// The body of its responses.
     type Body: Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + ExtraHeaders
         + Unpin

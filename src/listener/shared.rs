@@ -70,7 +70,7 @@ impl Shared {
         }
     }
 
-    /// One more connection of this client, if it may have it.
+    /// Counts one more connection of this client, if it may have it.
     pub(super) fn share(&self, client: IpAddr, limit: usize) -> io::Result<Share> {
         self.clients.enter(client, limit).ok_or_else(|| {
             self.metrics.refused_connections.increment(1);

@@ -110,7 +110,7 @@ pub struct Upstream {
 // === impl Upstream ===
 
 impl Upstream {
-    /// Connections' tasks go on `tasks`.
+    /// Makes one without connections; the tasks of connections go on `tasks`.
     pub fn new(config: UpstreamConfig, tasks: TaskTracker, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             config: ArcSwap::from_pointee(config),

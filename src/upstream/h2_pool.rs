@@ -30,7 +30,7 @@ pub(super) struct StreamToken(#[allow(dead_code, reason = "it counts by being th
 #[derive(Debug)]
 struct Shared {
     sender: SendRequest<RequestBody>,
-    /// One for the connection and one for each of its streams.
+    /// A counter: one reference for the connection and one for each of its streams.
     streams: Arc<()>,
     idle_since: Option<Instant>,
 }

@@ -23,14 +23,14 @@ pub struct Outgoing {
     pub(super) body: RequestBody,
     interim: Option<InterimSink>,
     upgrade: bool,
-    /// It is idempotent, and its body, if any, can be sent twice.
+    /// Whether it is idempotent, and its body, if any, can be sent twice.
     repeatable: bool,
 }
 
 // === impl Outgoing ===
 
 impl Outgoing {
-    /// From a request whose fields, and `forwarded` besides, are for the instance. `upgrade` says
+    /// Makes one of a request whose fields, and `forwarded` besides, are for the instance. `upgrade` says
     /// that it wants to leave HTTP; `interim` takes 1xx responses, where its client can be sent
     /// some.
     pub fn new(
@@ -68,7 +68,7 @@ impl Outgoing {
         }
     }
 
-    /// As hyper takes it, which is all of it, unless it may arrive twice.
+    /// The request in the form that hyper takes. A request that may arrive twice stays here, too.
     pub(super) fn give(&mut self) -> Request<RequestBody> {
         let again = self.repeatable.then(|| self.body.again()).flatten();
         let mut request = match again {
