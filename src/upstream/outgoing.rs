@@ -30,9 +30,9 @@ pub struct Outgoing {
 // === impl Outgoing ===
 
 impl Outgoing {
-    /// Makes one of a request whose fields, and `forwarded` besides, are for the instance. `upgrade` says
-    /// that it wants to leave HTTP; `interim` takes 1xx responses, where its client can be sent
-    /// some.
+    /// Makes one of a request whose fields, and `forwarded` besides, are for the instance.
+    /// `upgrade` says that it wants to leave HTTP; `interim` takes 1xx responses, where its client
+    /// can be sent some.
     pub fn new(
         request: Request<RequestBody>,
         forwarded: Option<ForwardedHeaders>,
