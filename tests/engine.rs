@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
-use hypeman::{ControlPlane, ControlPlaneError};
+use hypeman::{ControlPlane, Error as ControlPlaneError};
 use hypeman::{InstanceId, InstanceRef};
 use serde_json::json;
 use support::{eventually, reference};

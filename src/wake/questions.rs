@@ -12,7 +12,7 @@ use super::lease::LeaseTerms;
 use super::line::Line;
 use super::machine::{Fault, Seen};
 use hypeman::wire::{AutoStandbyStatus, Health, Instance as Answer, InstanceState};
-use hypeman::{ControlPlane, ControlPlaneError};
+use hypeman::{ControlPlane, Error as ControlPlaneError};
 use hypeman::{GoDuration, InstanceId};
 
 /// How long an answer about the state waits for one about the hold.
