@@ -12,9 +12,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hypeman::ApiKey;
 use hypeman::InstanceRef;
 use hypeman::wire::{CreateInstance, InstanceState};
-use hypeman::{ApiKey, HypemanClient};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -80,7 +80,7 @@ async fn measure(name: &str, driver: DriverChoice) {
         api_key: server.token().map(ApiKey::new),
         ..hypeman::Config::default()
     };
-    let client = HypemanClient::new(&config).unwrap();
+    let client = hypeman::Client::new(&config).unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = server.run(async { drop(stopped.await) });
     let rounds = async {

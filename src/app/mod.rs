@@ -37,7 +37,7 @@ use crate::router::Declared;
 use crate::telemetry::{AccessSink, Metrics, ReloadOutcome, Tracer, TracerError};
 use crate::upstream::Upstream;
 use crate::wake::{Tcp, WakeReport, Wakes, WarmPlan, keep_warm};
-use hypeman::{ClientBuildError, HypemanClient};
+use hypeman::BuildError;
 
 const UPKEEP: Duration = Duration::from_secs(5);
 /// Samples of a busy quarter of a second are folded in a millisecond or two.
@@ -67,7 +67,7 @@ pub enum AppError {
         /// The control plane's configured name.
         name: String,
         /// What is wrong with its configuration.
-        source: ClientBuildError,
+        source: BuildError,
     },
     /// Sockets that another process left to this one.
     #[error("the sockets of LISTEN_FDS cannot be used: {0}")]
@@ -101,7 +101,7 @@ struct Running {
     config: Mutex<Config>,
     /// What the control planes ask for besides.
     declared: Mutex<Declared>,
-    gateway: Arc<Gateway<HypemanClient>>,
+    gateway: Arc<Gateway<hypeman::Client>>,
     plans: watch::Sender<Vec<WarmPlan>>,
     sockets: Sockets,
     server: Arc<ArcSwap<ServerConfig>>,
@@ -126,7 +126,7 @@ impl fmt::Debug for Source {
 }
 
 #[derive(Clone)]
-struct Front(Arc<Gateway<HypemanClient>>);
+struct Front(Arc<Gateway<hypeman::Client>>);
 
 impl ExtraHeaders for GatewayBody {
     fn extra_headers(&self, say: impl FnMut(&HeaderName, &HeaderValue)) {
@@ -211,7 +211,8 @@ impl App {
         let tracer = Tracer::new(&config.tracing, &metrics)?;
         let planes = config.hypeman.iter().map(|plane| {
             let observer = Arc::clone(&metrics);
-            let client = HypemanClient::with_observer(&plane.to_client_config(), observer);
+            let client = hypeman::ClientBuilder::from(plane.to_client_config());
+            let client = client.observer(observer).build();
             Ok::<_, AppError>(ObservedPlane {
                 name: plane.name.clone(),
                 url: plane.url.clone(),

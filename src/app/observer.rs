@@ -16,7 +16,6 @@ use super::{AppHandle, Running};
 use crate::admin::Watchers;
 use crate::telemetry::{InstanceCondition, WakeOutcome};
 use crate::wake::WakeReport;
-use hypeman::HypemanClient;
 use hypeman::InstanceId;
 use hypeman::wire::{InstanceState, ListInstances};
 
@@ -28,7 +27,7 @@ const UNWATCHED: Duration = Duration::from_secs(15);
 pub(super) struct ObservedPlane {
     pub(super) name: String,
     pub(super) url: String,
-    pub(super) client: HypemanClient,
+    pub(super) client: hypeman::Client,
     pub(super) seen: ArcSwap<Seen>,
 }
 

@@ -23,7 +23,7 @@ use crate::names::PlaneIndex;
 use crate::proxy::{ProxyError, error_response};
 use crate::telemetry::{InstanceCondition, Readings, WakeKind};
 use crate::wake::{Instance, LedgerEntry, Requester, Target, WakeError, WakeStage};
-use hypeman::ControlPlaneError;
+use hypeman::Error as ControlPlaneError;
 use hypeman::wire::InstanceState;
 use hypeman::{GoDuration, InstanceId, InstanceRef};
 

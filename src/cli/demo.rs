@@ -18,7 +18,6 @@ use crate::app::App;
 use crate::config::{AccessLog, Config, LogConfig, Secret, Variables, load};
 use crate::telemetry::{AccessSink, WakeOutcome, init_diagnostics};
 use crate::wake::WakeReport;
-use hypeman::HypemanClient;
 use hypeman::wire::{AutoStandbyPolicy, CreateInstance, InstanceState, RedactedMap};
 use hypeman::{GoDuration, InstanceRef};
 use wakegate_local::cli::{DriverName, LocalFile, choose_driver};
@@ -89,7 +88,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
     let app = App::bind(config, AccessSink::off())
         .await
         .map_err(Failure::failed)?;
-    let client = HypemanClient::new(&plane.to_client_config()).map_err(Failure::failed)?;
+    let client = hypeman::Client::new(&plane.to_client_config()).map_err(Failure::failed)?;
     let (api, events, end) = (server.address(), server.events(), CancellationToken::new());
     let plane_ended = server.run(end.clone().cancelled_owned());
     let demo = async {
@@ -149,7 +148,7 @@ fn gateway_config(
 
 /// Creates the instances, lets them come up, and puts them to sleep. Returns their names by id.
 async fn put_to_sleep(
-    client: &HypemanClient,
+    client: &hypeman::Client,
     idle_timeout: GoDuration,
 ) -> Result<HashMap<String, String>, Failure> {
     let mut ids = HashMap::new();

@@ -332,9 +332,10 @@ impl HypemanConfig {
                 .as_ref()
                 .map(|key| hypeman::ApiKey::new(key.reveal())),
             connect_timeout: self.connect_timeout,
-            request_timeout: self.request_timeout,
-            restore_timeout: self.restore_timeout,
+            timeout: self.request_timeout,
+            change_timeout: self.restore_timeout,
             user_agent: concat!("wakegate/", env!("CARGO_PKG_VERSION")).to_owned(),
+            ..hypeman::Config::default()
         }
     }
 }

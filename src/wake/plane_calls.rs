@@ -12,7 +12,7 @@ use super::lease::LeaseTerms;
 use super::machine::{Fault, Seen};
 use super::plane_handle::PlaneHandle;
 use hypeman::wire::{AutoStandbyStatus, Health, Instance as Answer, InstanceState};
-use hypeman::{ControlPlane, ControlPlaneError};
+use hypeman::{ControlPlane, Error as ControlPlaneError};
 use hypeman::{GoDuration, InstanceId};
 
 /// How long an answer about the state waits for one about the hold.

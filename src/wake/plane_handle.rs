@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::slots::{Claim, Slot, Slots};
 use crate::config::WakeConfig;
 use hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
-use hypeman::{ControlPlane, ControlPlaneError};
+use hypeman::{ControlPlane, Error as ControlPlaneError};
 use hypeman::{InstanceId, InstanceRef};
 
 /// How long a question that is quick everywhere is waited for before it is asked again.

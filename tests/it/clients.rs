@@ -187,16 +187,20 @@ async fn our_client_understands_an_independent_server() {
         idle_timeout: Some("5m".parse().unwrap()),
         ignore_destination_ports: vec![22],
         ignore_source_cidrs: vec!["10.100.0.1/32".parse().unwrap()],
+        ..AutoStandbyPolicy::default()
     };
     let check = HealthCheck {
-        kind: Some("tcp".to_owned()),
-        tcp: Some(TcpCheck { port: 80 }),
+        kind: Some("tcp".into()),
+        tcp: Some(TcpCheck {
+            port: 80,
+            ..TcpCheck::default()
+        }),
         interval: Some("10s".parse().unwrap()),
         failure_threshold: Some(2),
         ..HealthCheck::default()
     };
     let restart = RestartPolicy {
-        policy: Some("on_failure".to_owned()),
+        policy: Some("on_failure".into()),
         max_attempts: Some(3),
         ..RestartPolicy::default()
     };
@@ -284,9 +288,11 @@ async fn our_client_understands_an_independent_server() {
         retention: Retention {
             max_count: Some(7),
             max_age: Some("168h".parse().unwrap()),
+            ..Retention::default()
         },
         name_prefix: Some("nightly".to_owned()),
         metadata: tags.clone(),
+        ..SetSnapshotSchedule::default()
     };
     client.set_snapshot_schedule(&id, &schedule).await.unwrap();
     client.snapshot_schedule(&id).await.unwrap();
@@ -295,19 +301,22 @@ async fn our_client_understands_an_independent_server() {
         matches: IngressMatch {
             hostname: "{app}.example.com".to_owned(),
             port: Some(80),
+            ..IngressMatch::default()
         },
         target: IngressTarget {
             instance: "{app}".to_owned(),
             port: 8080,
+            ..IngressTarget::default()
         },
         tls: false,
         redirect_http: false,
-        request_header_auth: None,
+        ..IngressRule::default()
     };
     let ingress = CreateIngress {
         name: "web".to_owned(),
         tags: tags.clone(),
         rules: vec![rule],
+        ..CreateIngress::default()
     };
     client.create_ingress(&ingress).await.unwrap();
     client.list_ingresses(&tags).await.unwrap();

@@ -11,7 +11,7 @@ use hypeman::wire::{
     Hypervisor, IngressMatch, IngressRule, IngressTarget, Instance, InstanceState, ListInstances,
     RestoreSnapshot, Retention, SetSnapshotSchedule, SnapshotKind, StartRequest, UpdateInstance,
 };
-use hypeman::{ControlPlaneError, LogQuery, LogSource};
+use hypeman::{Error as ControlPlaneError, LogQuery, LogSource};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn our_client_drives_every_operation() {
@@ -131,10 +131,9 @@ async fn our_client_drives_every_operation() {
         interval: "1h".parse().unwrap(),
         retention: Retention {
             max_count: Some(3),
-            max_age: None,
+            ..Retention::default()
         },
-        name_prefix: None,
-        metadata: BTreeMap::new(),
+        ..SetSnapshotSchedule::default()
     };
     assert_eq!(
         client
@@ -182,20 +181,20 @@ async fn our_client_drives_every_operation() {
     let rule = IngressRule {
         matches: IngressMatch {
             hostname: "{app}.example.com".to_owned(),
-            port: None,
+            ..IngressMatch::default()
         },
         target: IngressTarget {
             instance: "{app}".to_owned(),
             port: 8080,
+            ..IngressTarget::default()
         },
-        tls: false,
-        redirect_http: false,
-        request_header_auth: None,
+        ..IngressRule::default()
     };
     let wanted = CreateIngress {
         name: "web".to_owned(),
         tags: BTreeMap::new(),
         rules: vec![rule],
+        ..CreateIngress::default()
     };
     let ingress = client.create_ingress(&wanted).await.unwrap();
     assert_eq!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::{eventually, reference};
 use hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
-use hypeman::{ControlPlane, ControlPlaneError};
+use hypeman::{ControlPlane, Error as ControlPlaneError};
 use hypeman::{InstanceId, InstanceRef};
 use serde_json::json;
 use tokio::net::TcpListener;

@@ -18,8 +18,8 @@ fn resource(name: &str, rules: Value) -> CreateIngress {
     let rules: Vec<IngressRule> = serde_json::from_value(rules).unwrap();
     CreateIngress {
         name: name.to_owned(),
-        tags: std::collections::BTreeMap::default(),
         rules,
+        ..CreateIngress::default()
     }
 }
 

@@ -21,7 +21,7 @@ fn shell(name: &str, script: &str) -> CreateInstance {
 #[allow(clippy::unnecessary_wraps, reason = "as the requests have it")]
 fn restart(policy: &str, attempts: u32) -> Option<RestartPolicy> {
     Some(RestartPolicy {
-        policy: Some(policy.to_owned()),
+        policy: Some(policy.into()),
         backoff: Some(GoDuration::from(Duration::from_millis(50))),
         max_attempts: Some(attempts),
         ..RestartPolicy::default()
@@ -101,8 +101,8 @@ async fn an_instance_whose_checks_fail_is_ill_and_is_started_again() {
             http: Some(HttpCheck {
                 port: 8080,
                 path: Some(path.to_owned()),
-                scheme: None,
                 expected_status: Some(status),
+                ..HttpCheck::default()
             }),
             ..HealthCheck::default()
         })
@@ -136,7 +136,10 @@ async fn an_instance_whose_checks_fail_is_ill_and_is_started_again() {
 
     let mut treated = Wanted::hello("treated").request;
     treated.health_check = Some(quick(HealthCheck {
-        tcp: Some(TcpCheck { port: 9 }),
+        tcp: Some(TcpCheck {
+            port: 9,
+            ..TcpCheck::default()
+        }),
         ..HealthCheck::default()
     }));
     treated.restart_policy = restart("always", 1);

@@ -7,7 +7,6 @@ use crate::support::{
     Gateway, Plane, Program, Wanted, can_run_vms, client_of, eventually, reference, spawn,
 };
 use hypeman::GoDuration;
-use hypeman::HypemanClient;
 use hypeman::wire::{
     CreateInstance, CreateSnapshot, ExecCheck, ForkInstance, Health, HealthCheck, InstanceState,
     RestoreSnapshot, Retention, SetSnapshotSchedule, SnapshotKind, UpdateInstance,
@@ -29,7 +28,7 @@ fn wanted(name: &str) -> Wanted {
 }
 
 /// Waits until it runs and its server listens.
-async fn listens(client: &HypemanClient, id: &str) -> String {
+async fn listens(client: &hypeman::Client, id: &str) -> String {
     let id = reference(id);
     let running = InstanceState::Running;
     let up = client.wait_instance(&id, &running, BOOT).await.unwrap();
@@ -127,10 +126,11 @@ async fn a_vms_memory_is_kept_gone_back_to_and_copied() {
         interval: "1m".parse().unwrap(),
         retention: Retention {
             max_count: Some(1),
-            max_age: None,
+            ..Retention::default()
         },
         name_prefix: Some("minutely".to_owned()),
         metadata: [("by".to_owned(), "schedule".to_owned())].into(),
+        ..SetSnapshotSchedule::default()
     };
     client.set_snapshot_schedule(&id, &schedule).await.unwrap();
 
@@ -151,7 +151,7 @@ async fn a_vms_memory_is_kept_gone_back_to_and_copied() {
         health_check: Some(HealthCheck {
             exec: Some(ExecCheck {
                 command: words.iter().map(ToString::to_string).collect(),
-                working_dir: None,
+                ..ExecCheck::default()
             }),
             start_period: Some(GoDuration::from_nanos(0)),
             failure_threshold: Some(1),
@@ -417,7 +417,7 @@ async fn a_program_of_ones_own_ends_with_its_code_and_its_words_are_logged() {
         health_check: Some(HealthCheck {
             exec: Some(ExecCheck {
                 command: vec!["/bin/touch".to_owned(), "/tmp/end".to_owned()],
-                working_dir: None,
+                ..ExecCheck::default()
             }),
             ..HealthCheck::default()
         }),

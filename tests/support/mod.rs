@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use hypeman::HypemanClient;
 use hypeman::wire::{AutoStandbyPolicy, CreateInstance, Instance, InstanceState, RedactedMap};
 use hypeman::{GoDuration, InstanceRef};
 use tokio::sync::oneshot;
@@ -68,7 +67,7 @@ pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
 pub struct Plane {
     pub address: SocketAddr,
     pub token: String,
-    pub client: HypemanClient,
+    pub client: hypeman::Client,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
     dir: tempfile::TempDir,
@@ -269,13 +268,13 @@ pub fn can_run_vms() -> bool {
     false
 }
 
-pub fn client_of(address: SocketAddr, token: &str) -> HypemanClient {
+pub fn client_of(address: SocketAddr, token: &str) -> hypeman::Client {
     let text = format!(
         "[[hypeman]]\nurl = \"http://{address}\"\n[[route]]\nhost = \"x.y\"\ninstance = \"x\"\n"
     );
     let mut config = load("test", &text, &Variables::default()).unwrap();
     config.hypeman[0].api_key = Some(Secret::new(token));
-    HypemanClient::new(&config.hypeman[0].to_client_config()).unwrap()
+    hypeman::Client::new(&config.hypeman[0].to_client_config()).unwrap()
 }
 
 // === The gateway ===

@@ -17,22 +17,34 @@ const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 
 /// A signed span of nanoseconds that reads and prints as Go's `time.Duration`.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use hypeman::GoDuration;
+///
+/// let idle: GoDuration = "90s".parse()?;
+/// assert_eq!(idle.to_string(), "1m30s");
+/// assert_eq!(idle.to_std(), Some(Duration::from_secs(90)));
+/// assert_eq!(GoDuration::from(Duration::from_millis(1500)).to_string(), "1.5s");
+/// # Ok::<(), hypeman::GoDurationError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct GoDuration(i64);
 
-/// Why a text is no Go duration. The text itself is kept, since it is always a configuration or
-/// API value and never a secret.
+/// The reason why a text is no Go duration. The text itself is kept: it is a setting or a value of
+/// the API, and never a secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GoDurationError {
-    /// Not of the form number-unit, repeated.
+    /// The text is not a number and a unit, or several of these.
     #[error(
         "`{0}` is not a duration: write a number and a unit, like \"30s\", \"250ms\" or \"1h30m\""
     )]
     Malformed(String),
-    /// A number without a unit. Go takes only `0` so.
+    /// A number has no unit. Go takes only `0` so.
     #[error("`{0}` has no unit: write it like \"{0}s\" or \"{0}ms\"")]
     MissingUnit(String),
-    /// A unit that Go does not know; there are no days.
+    /// Go does not know the unit; there are no days.
     #[error("`{unit}` in `{text}` is not a unit: use ns, us, ms, s, m or h")]
     UnknownUnit {
         /// The whole text.
@@ -40,7 +52,7 @@ pub enum GoDurationError {
         /// The part that should have been a unit.
         unit: String,
     },
-    /// Does not fit 64-bit nanoseconds.
+    /// The span does not fit 64-bit nanoseconds.
     #[error("`{0}` is too long: the limit is about 292 years")]
     OutOfRange(String),
 }
@@ -48,24 +60,24 @@ pub enum GoDurationError {
 // === impl GoDuration ===
 
 impl GoDuration {
-    /// From nanoseconds.
+    /// The span of so many nanoseconds.
     pub const fn from_nanos(nanos: i64) -> Self {
         Self(nanos)
     }
 
-    /// The signed nanoseconds.
+    /// The span in nanoseconds.
     pub const fn nanos(self) -> i64 {
         self.0
     }
 
-    /// As a `std` duration; `None` when negative.
+    /// The span as the standard library has it; `None` when it is negative.
     pub fn to_std(self) -> Option<Duration> {
         u64::try_from(self.0).ok().map(Duration::from_nanos)
     }
 }
 
 impl From<Duration> for GoDuration {
-    /// Saturates at Go's longest duration.
+    /// The same span, or Go's longest one if it is longer.
     fn from(value: Duration) -> Self {
         Self(i64::try_from(value.as_nanos()).unwrap_or(i64::MAX))
     }

@@ -1,44 +1,52 @@
-//! The typed client of a Hypeman control plane, and the small part of it that waking needs.
+// The README's links, to this documentation: the first definition of a link counts.
+#![cfg_attr(feature = "client", doc = "[`BuildError`]: crate::BuildError")]
+#![cfg_attr(
+    feature = "client",
+    doc = "[`Client::auto_standby_hold`]: crate::Client::auto_standby_hold"
+)]
+#![cfg_attr(
+    feature = "client",
+    doc = "[`ClientBuilder::change_timeout`]: crate::ClientBuilder::change_timeout"
+)]
+#![cfg_attr(
+    feature = "client",
+    doc = "[`ClientBuilder::connect_timeout`]: crate::ClientBuilder::connect_timeout"
+)]
+#![cfg_attr(
+    feature = "client",
+    doc = "[`ClientBuilder::max_repeats`]: crate::ClientBuilder::max_repeats"
+)]
+#![cfg_attr(
+    feature = "client",
+    doc = "[`ClientBuilder::timeout`]: crate::ClientBuilder::timeout"
+)]
+#![cfg_attr(feature = "client", doc = "[`Error`]: crate::Error")]
+#![cfg_attr(
+    feature = "client",
+    doc = "[`Error::is_missing_operation`]: crate::Error::is_missing_operation"
+)]
+#![cfg_attr(
+    feature = "client",
+    doc = "[`Error::is_retryable`]: crate::Error::is_retryable"
+)]
+#![cfg_attr(feature = "client", doc = "[`GoDuration`]: crate::GoDuration")]
+#![cfg_attr(feature = "client", doc = "[`Observer`]: crate::Observer")]
+#![cfg_attr(feature = "client", doc = "[`Outcome`]: crate::Outcome")]
+#![cfg_attr(feature = "client", doc = "[`wire`]: crate::wire")]
 //!
-//! Guarantees: every operation of the instance service, its sub-services and the ingresses is here
-//! with typed requests and answers; unknown fields, states and hypervisors survive; an error carries
-//! status, `code` and `message`; a call is repeated only where the contract makes that safe, and a
-//! 409 never is; no secret shows in `Debug`. This room does not know what a wake is.
+#![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 mod duration;
+
+#[cfg(feature = "client")]
+mod client;
 
 pub use duration::{GoDuration, GoDurationError};
 
 #[cfg(feature = "client")]
-mod client;
-#[cfg(feature = "client")]
-mod config;
-#[cfg(feature = "client")]
-mod error;
-#[cfg(feature = "client")]
-mod ingresses;
-#[cfg(feature = "client")]
-mod instances;
-#[cfg(feature = "client")]
-mod logs;
-#[cfg(feature = "client")]
-mod name;
-#[cfg(feature = "client")]
-mod observer;
-#[cfg(feature = "client")]
-mod plane;
-#[cfg(feature = "client")]
-mod snapshots;
-#[cfg(feature = "client")]
-pub mod wire;
-
-#[cfg(feature = "client")]
-pub use self::{
-    client::{ClientBuildError, HypemanClient},
-    config::{ApiKey, Config},
-    error::ControlPlaneError,
-    logs::{LogLines, LogQuery, LogSource},
-    name::{InstanceId, InstanceIdError, InstanceRef},
-    observer::{CallReport, NoObserver, Observer},
-    plane::ControlPlane,
+pub use client::{
+    ApiKey, Attempt, BuildError, Client, ClientBuilder, Config, ControlPlane, Error, InstanceId,
+    InstanceIdError, InstanceRef, LogLines, LogQuery, LogSource, Observer, Outcome, ResourceRef,
+    wire,
 };

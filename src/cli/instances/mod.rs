@@ -21,7 +21,7 @@ use hypeman::wire::{
     AutoStandbyPolicy, CreateInstance, ForkInstance, Instance, InstanceState, ListInstances,
     RedactedMap, StartRequest,
 };
-use hypeman::{ApiKey, ControlPlaneError, HypemanClient, LogQuery, LogSource};
+use hypeman::{ApiKey, Error as ControlPlaneError, LogQuery, LogSource};
 
 /// Between two looks at an instance that comes up: `wait` may see it five seconds late.
 const LOOK: Duration = Duration::from_millis(100);
@@ -30,7 +30,7 @@ const COMING_UP: Duration = Duration::from_secs(120);
 const TICK: Duration = Duration::from_millis(200);
 
 struct Session {
-    client: HypemanClient,
+    client: hypeman::Client,
     json: bool,
     output: Output,
 }
@@ -40,7 +40,7 @@ fn variable(name: &str) -> Option<String> {
     (!value.is_empty()).then_some(value)
 }
 
-fn client(arguments: &InstancesArguments) -> Result<HypemanClient, Failure> {
+fn client(arguments: &InstancesArguments) -> Result<hypeman::Client, Failure> {
     let key = variable("HYPEMAN_API_KEY").or_else(|| variable("HYPEMAN_BEARER_TOKEN"));
     let url = arguments
         .url
@@ -53,7 +53,7 @@ fn client(arguments: &InstancesArguments) -> Result<HypemanClient, Failure> {
         user_agent: concat!("wakegate/", env!("CARGO_PKG_VERSION")).to_owned(),
         ..hypeman::Config::default()
     };
-    HypemanClient::new(&config).map_err(Failure::failed)
+    hypeman::Client::new(&config).map_err(Failure::failed)
 }
 
 pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result<(), Failure> {

@@ -191,17 +191,29 @@ impl Drop for Counted {
 
 /// A control plane's client tells of its calls.
 impl hypeman::Observer for Metrics {
-    fn restore_requested(&self) {
-        self.restore_calls.increment(1);
+    fn attempt_began(&self, attempt: hypeman::Attempt) {
+        if attempt.operation == "restore" && attempt.number == 1 {
+            self.restore_calls.increment(1);
+        }
     }
 
-    fn call_ended(&self, report: hypeman::CallReport) {
-        let operation = || Label::new("op", report.operation);
+    fn attempt_ended(&self, attempt: hypeman::Attempt, outcome: hypeman::Outcome, took: Duration) {
+        if outcome == hypeman::Outcome::KeyReplaced {
+            // The next attempt counts, with the new key.
+            return;
+        }
+        let success = matches!(outcome, hypeman::Outcome::Success { .. });
+        let code = if success {
+            "200".to_owned()
+        } else {
+            outcome.to_string()
+        };
+        let operation = || Label::new("op", attempt.operation);
         let duration = self
             .registry
             .histogram(name::CONTROLPLANE_DURATION, vec![operation()]);
-        duration.record(report.took.as_secs_f64());
-        let labels = vec![operation(), Label::new("code", report.outcome)];
+        duration.record(took.as_secs_f64());
+        let labels = vec![operation(), Label::new("code", code)];
         let counter = self.registry.counter(name::CONTROLPLANE_REQUESTS, labels);
         counter.increment(1);
     }
@@ -487,12 +499,13 @@ mod tests {
         one.count_wake(WakeOutcome::Woken, Duration::from_millis(3));
         one.count_hold(ReleaseReason::Ready, Duration::from_millis(3));
         one.count_shed(ShedReason::TotalQueue);
-        one.call_ended(hypeman::CallReport {
+        let attempt = hypeman::Attempt {
             operation: "restore",
-            outcome: "200".to_owned(),
-            took: Duration::from_millis(3),
-        });
-        one.restore_requested();
+            number: 1,
+        };
+        one.attempt_began(attempt);
+        let success = hypeman::Outcome::Success { status: 200 };
+        one.attempt_ended(attempt, success, Duration::from_millis(3));
         let readings = Readings {
             access_lines_dropped: 2,
             ..Readings::default()

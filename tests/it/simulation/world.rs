@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
-use hypeman::{ControlPlane, ControlPlaneError};
+use hypeman::{ControlPlane, Error as ControlPlaneError};
 use hypeman::{InstanceId, InstanceRef};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};

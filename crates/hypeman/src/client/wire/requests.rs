@@ -1,239 +1,273 @@
-//! What we send about instances (contract A.6). Absent fields take the server's defaults.
+//! Requests about instances.
+//!
+//! Guarantees: a field that is not set is not sent, and the server's default holds.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::instance::VolumeMount;
+use super::instance::{Gpu, VolumeMount};
+use super::members::Members;
+use super::open_enum::{EgressMode, Hypervisor, InstanceState};
 use super::policy::{AutoStandbyPolicy, Compression, HealthCheck, RestartPolicy, SnapshotPolicy};
 use super::redacted::RedactedMap;
-use super::{Hypervisor, InstanceState};
-use crate::GoDuration;
+use crate::duration::GoDuration;
 
-/// A filter for the list of instances; all that is set must match.
+/// A filter for the list of instances. An instance must match everything that is set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListInstances {
-    /// In this state.
+    /// The state.
     pub state: Option<InstanceState>,
-    /// With all of these tags.
+    /// The labels.
     pub tags: BTreeMap<String, String>,
 }
 
-/// A new instance.
+/// A new instance. `name` and `image` are required.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct CreateInstance {
-    /// Unique name.
+    /// The name, unique on the server: at most 63 lower-case letters, digits and hyphens.
     pub name: String,
-    /// What it runs.
+    /// The image that the instance runs.
     pub image: String,
-    /// `os/arch`.
+    /// The image's platform as `os/arch`, the host's by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
-    /// Base memory, such as `512MB`.
+    /// The base memory, such as `512MB`; 1 GB by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
-    /// Extra memory.
+    /// The additional memory that the guest may get, none by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hotplug_size: Option<String>,
-    /// Writable disk.
+    /// The size of the writable disk, 10 GB by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub overlay_size: Option<String>,
-    /// CPUs.
+    /// The number of virtual processors, 2 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<u32>,
-    /// Disk rate.
+    /// The limit of disk traffic, such as `100MB/s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_io_bps: Option<String>,
-    /// Environment.
+    /// The environment of the program. The server gives it back in clear; `Debug` masks the values.
     #[serde(skip_serializing_if = "RedactedMap::is_empty")]
     pub env: RedactedMap,
-    /// Secrets that the host's egress proxy puts into the guest's requests.
+    /// The secrets that the host's egress proxy puts into the guest's requests, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<String, Credential>,
-    /// Labels.
+    /// The labels, at most 50.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
-    /// Deleted after this; not together with `expires_at`.
+    /// The time after which the server deletes the instance. Not together with `expires_at`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<GoDuration>,
-    /// Deleted then.
+    /// The time at which the server deletes the instance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-    /// Its network.
+    /// The network; an instance has one by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkRequest>,
-    /// Devices passed through.
+    /// The host's devices that the guest gets, by id or name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<String>,
-    /// Its GPU.
+    /// The virtual GPU.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub gpu: Option<super::Gpu>,
-    /// Its volumes.
+    pub gpu: Option<Gpu>,
+    /// The volumes to mount.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumeMount>,
-    /// What runs it.
+    /// The hypervisor, the server's choice by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hypervisor: Option<Hypervisor>,
-    /// Snapshot policy.
+    /// The policy for standby snapshots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot_policy: Option<SnapshotPolicy>,
-    /// Auto-standby policy.
+    /// The policy that puts the idle instance to sleep.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_standby: Option<AutoStandbyPolicy>,
-    /// Health check.
+    /// The health check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
-    /// Restart policy.
+    /// The policy for a program that has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_policy: Option<RestartPolicy>,
-    /// Leave kernel headers out.
+    /// Whether the guest has no kernel headers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_kernel_headers: Option<bool>,
-    /// Leave the guest agent out.
+    /// Whether the guest has no agent. No path can be looked at then, and no command can check it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_guest_agent: Option<bool>,
-    /// Replaces the image's.
+    /// The entry point, which replaces the image's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
-    /// Replaces the image's.
+    /// The command, which replaces the image's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
+    /// Members that this version does not know.
+    #[serde(flatten)]
+    pub other: Members,
 }
 
-/// A new instance's network.
+/// The network of a new instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct NetworkRequest {
-    /// Whether it has one.
+    /// Whether the instance has a network, which it has by default.
     pub enabled: bool,
-    /// Such as `1Gbps` or `125MB/s`.
+    /// The download limit, such as `1Gbps` or `125MB/s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth_download: Option<String>,
-    /// Such as `1Gbps` or `125MB/s`.
+    /// The upload limit, such as `1Gbps` or `125MB/s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth_upload: Option<String>,
     /// The host's egress proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
+    /// Members that this version does not know.
+    #[serde(flatten)]
+    pub other: Members,
+}
+
+impl Default for NetworkRequest {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            bandwidth_download: None,
+            bandwidth_upload: None,
+            egress: None,
+            other: Members::default(),
+        }
+    }
 }
 
 /// The host's egress proxy.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Egress {
-    /// Whether it is used.
+    /// Whether the guest's requests go through the proxy.
     pub enabled: bool,
-    /// What else may leave.
+    /// The traffic that may only leave through the proxy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enforcement: Option<EgressEnforcement>,
 }
 
-/// What may leave beside the egress proxy.
+/// The traffic that may only leave through the egress proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct EgressEnforcement {
-    /// `all` or `http_https_only`.
-    pub mode: String,
+    /// The kind of traffic.
+    pub mode: EgressMode,
 }
 
 /// A secret that stays on the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Credential {
-    /// Where it comes from.
+    /// The source of the secret.
     pub source: CredentialSource,
-    /// Where it goes.
+    /// The requests that the secret is put into.
     pub inject: Vec<CredentialInject>,
 }
 
-/// Where a credential comes from.
+/// The source of a credential.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CredentialSource {
-    /// A key of `env`.
+    /// The key in `env` whose value is the secret.
     pub env: String,
 }
 
-/// Where a credential goes.
+/// The requests that a credential is put into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CredentialInject {
-    /// Only to these; to all when empty.
+    /// The hosts, all of them when this is empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<String>,
-    /// As what.
+    /// The header that carries the secret.
     #[serde(rename = "as")]
     pub target: InjectAs,
 }
 
-/// As which header a credential goes.
+/// The header that carries a credential.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InjectAs {
-    /// Its name.
+    /// The header's name.
     pub header: String,
-    /// Its value, with a literal `${value}` in it.
+    /// The header's value, in which the literal `${value}` stands for the secret.
     pub format: String,
 }
 
-/// A change. Absent is unchanged, present is replaced as a whole.
+/// A change of an instance. What is not set stays; what is set is replaced as a whole.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct UpdateInstance {
-    /// Only keys that a credential uses.
+    /// New values of environment variables. Only those that a credential uses can be changed, and
+    /// only while the instance runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<RedactedMap>,
-    /// Auto-standby policy.
+    /// The policy that puts the idle instance to sleep.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_standby: Option<AutoStandbyPolicy>,
-    /// Health check.
+    /// The health check.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
-    /// Restart policy.
+    /// The policy for a program that has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_policy: Option<RestartPolicy>,
-    /// From now; zero clears; not together with `expires_at`.
+    /// The time from now after which the server deletes the instance; zero means never. Not
+    /// together with `expires_at`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<GoDuration>,
-    /// In the future.
+    /// The time at which the server deletes the instance, in the future.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// Members that this version does not know.
+    #[serde(flatten)]
+    pub other: Members,
 }
 
-/// Options of a standby.
+/// The options of a deletion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeleteInstance {
+    /// Whether the guest is asked to shut down and has a moment for it. What a server does when
+    /// this is not set is its own choice; recent ones ask. Older servers ignore the option.
+    pub graceful_shutdown: Option<bool>,
+}
+
+/// The options of a standby.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct StandbyRequest {
-    /// Compression of this snapshot.
+    /// The compression of this snapshot; the instance's policy by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<Compression>,
-    /// How long after standby compression begins.
+    /// The time between the standby and its compression; the instance's policy by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression_delay: Option<GoDuration>,
 }
 
-/// Options of a start.
+/// The options of a start.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct StartRequest {
-    /// From this boot on.
+    /// The entry point from this boot on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
-    /// From this boot on.
+    /// The command from this boot on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
 }
 
 /// A copy of an instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct ForkInstance {
     /// The copy's name.
     pub name: String,
-    /// Allow a running source.
+    /// Whether the source may be running. The server pauses it for a moment then.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub from_running: bool,
-    /// The copy's state; the source's by default.
+    /// The copy's state, the source's by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_state: Option<InstanceState>,
 }
 
 /// A volume to attach.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct AttachVolume {
-    /// Where.
+    /// The absolute path in the guest.
     pub mount_path: String,
-    /// Whether it cannot be written.
+    /// Whether the guest cannot write to the volume.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub readonly: Option<bool>,
 }

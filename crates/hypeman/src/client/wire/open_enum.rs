@@ -1,42 +1,12 @@
-//! JSON shapes of the contract, as the client sends and reads them.
+//! Enums whose list of values may grow on the server's side.
 //!
-//! Guarantees: a field that some server version lacks is optional; `null` and absence are the same;
-//! an enum value or field that we do not know is kept, not refused (contract D.1). `Debug` shows no
-//! environment values and no ingress secrets.
-
-mod ingress;
-mod instance;
-mod policy;
-mod redacted;
-mod requests;
-mod snapshot;
-
-pub use ingress::{
-    CreateIngress, Ingress, IngressMatch, IngressRule, IngressTarget, RequestHeaderAuth,
-};
-pub use instance::{
-    AutoStandbyStatus, Gpu, HealthStatus, Instance, InstanceNetwork, InstanceStats, PathInfo,
-    RestartStatus, VolumeMount, WaitOutcome,
-};
-pub use policy::{
-    AutoStandbyPolicy, Compression, ExecCheck, HealthCheck, HttpCheck, RestartPolicy,
-    SnapshotPolicy, TcpCheck,
-};
-pub use redacted::{RedactedMap, RedactedText};
-pub use requests::{
-    AttachVolume, CreateInstance, Credential, CredentialInject, CredentialSource, Egress,
-    EgressEnforcement, ForkInstance, InjectAs, ListInstances, NetworkRequest, StandbyRequest,
-    StartRequest, UpdateInstance,
-};
-pub use snapshot::{
-    CreateSnapshot, RestoreSnapshot, Retention, SetSnapshotSchedule, Snapshot, SnapshotSchedule,
-};
+//! Guarantees: a value that this version does not know is kept as its text and sent back as such.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// Defines an enum of known texts that keeps an unknown one as `Other`.
+/// Defines an enum of texts that keeps an unknown one as `Other`.
 macro_rules! open_enum {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $text:literal,)+ }) => {
         $(#[$doc])*
@@ -48,7 +18,7 @@ macro_rules! open_enum {
         }
 
         impl $name {
-            /// The wire text.
+            /// The text on the wire.
             pub fn as_str(&self) -> &str {
                 match self {
                     $(Self::$variant => $text,)+
@@ -88,29 +58,30 @@ macro_rules! open_enum {
 }
 
 open_enum! {
-    /// The states of an instance (seed: `InstanceState`).
+    /// The state of an instance (seed: `InstanceState`).
     InstanceState {
-        /// The VMM was made and the guest has not begun.
+        /// The virtual machine was made and the guest has not begun.
         Created = "Created",
-        /// The VM runs, the guest is coming up.
+        /// The virtual machine runs and the guest is coming up.
         Initializing = "Initializing",
-        /// The program was started and the guest agent is ready; its port may still be closed.
+        /// The program was started and the guest agent is ready. The program's port may still be
+        /// closed.
         Running = "Running",
-        /// On the way into or out of Standby.
+        /// The instance is on its way into or out of standby.
         Paused = "Paused",
-        /// On the way to Stopped.
+        /// The instance is on its way to being stopped.
         Shutdown = "Shutdown",
-        /// No VMM, no snapshot.
+        /// There is no virtual machine and no snapshot.
         Stopped = "Stopped",
-        /// No VMM, a snapshot exists.
+        /// There is no virtual machine, and a snapshot to restore it from.
         Standby = "Standby",
-        /// Not determinable; see `state_error`.
+        /// The server cannot tell; see `state_error`.
         Unknown = "Unknown",
     }
 }
 
 open_enum! {
-    /// What runs the VM.
+    /// The program that runs a virtual machine.
     Hypervisor {
         /// Cloud Hypervisor.
         CloudHypervisor = "cloud-hypervisor",
@@ -126,21 +97,21 @@ open_enum! {
 }
 
 open_enum! {
-    /// What auto-standby is doing (contract B.5).
+    /// What auto-standby is doing with an instance.
     AutoStandbyState {
-        /// Not on this platform.
+        /// The platform cannot count connections.
         Unsupported = "unsupported",
-        /// No policy, or it is off.
+        /// There is no policy, or it is off.
         Disabled = "disabled",
         /// The policy does not apply now.
         Ineligible = "ineligible",
-        /// A standby is queued or executing.
+        /// A standby is queued or going on.
         StandbyRequested = "standby_requested",
         /// The connection table cannot be read.
         Error = "error",
         /// Connections are open.
         Active = "active",
-        /// No connection; counting down.
+        /// There is no connection, and the countdown goes on.
         IdleCountdown = "idle_countdown",
         /// The countdown has ended.
         ReadyForStandby = "ready_for_standby",
@@ -148,18 +119,44 @@ open_enum! {
 }
 
 open_enum! {
-    /// Health, apart from state (contract B.6).
+    /// The health of an instance, which is apart from its state.
     Health {
-        /// No check.
+        /// There is no check.
         Disabled = "disabled",
-        /// In its start period.
+        /// The start period has not ended.
         Starting = "starting",
         /// The last checks succeeded.
         Healthy = "healthy",
         /// The last checks failed.
         Unhealthy = "unhealthy",
-        /// Not running.
+        /// The instance does not run.
         Unknown = "unknown",
+    }
+}
+
+open_enum! {
+    /// The kind of a health check.
+    HealthCheckKind {
+        /// No check.
+        None = "none",
+        /// An HTTP request.
+        Http = "http",
+        /// A TCP connection.
+        Tcp = "tcp",
+        /// A command in the guest.
+        Exec = "exec",
+    }
+}
+
+open_enum! {
+    /// When a program that has ended is started again.
+    RestartMode {
+        /// It is not.
+        Never = "never",
+        /// After every end.
+        Always = "always",
+        /// After an end with an error.
+        OnFailure = "on_failure",
     }
 }
 
@@ -168,16 +165,41 @@ open_enum! {
     SnapshotKind {
         /// Memory and disk.
         Standby = "Standby",
-        /// Disk.
+        /// The disk.
         Stopped = "Stopped",
     }
 }
 
-/// Reads `null` as the default.
-pub(super) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+open_enum! {
+    /// How a snapshot's memory is compressed.
+    CompressionAlgorithm {
+        /// Zstandard: smaller, and slower to wake.
+        Zstd = "zstd",
+        /// LZ4: larger, and faster to wake.
+        Lz4 = "lz4",
+    }
+}
+
+open_enum! {
+    /// How far the compression of a snapshot has come.
+    CompressionState {
+        /// The snapshot is not compressed.
+        None = "none",
+        /// The compression goes on.
+        Compressing = "compressing",
+        /// The snapshot is compressed.
+        Compressed = "compressed",
+        /// The compression has failed; see `compression_error`.
+        Error = "error",
+    }
+}
+
+open_enum! {
+    /// The traffic that may only leave through the egress proxy.
+    EgressMode {
+        /// All of it.
+        All = "all",
+        /// HTTP and HTTPS.
+        HttpHttpsOnly = "http_https_only",
+    }
 }

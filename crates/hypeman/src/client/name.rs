@@ -1,33 +1,48 @@
-//! How we name instances: what a person wrote, and what a server answered.
+//! How instances are named: by what a person wrote, and by what a server answered.
 //!
-//! Guarantees: both are safe as one path segment after percent-encoding and safe in a log line
-//! (printable ASCII, 1-255 characters). An [`InstanceRef`] may be a name, an id or an id prefix; an
-//! [`InstanceId`] came from a server's answer, and everything that must never be confused between
-//! tenants is keyed by it.
+//! Guarantees: both are safe as one path segment and in a log line (letters, digits, `-`, `_` and
+//! `.`, 1-255 of them). An [`InstanceRef`] may be a name, an id or an id prefix; an [`InstanceId`]
+//! came from a server's answer, and is the key of whatever must never be confused between two
+//! instances.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-/// The full id that a server gave an instance. Cheap to clone.
+/// The full id that a server gave an instance. It is cheap to clone.
+///
+/// ```
+/// let id: hypeman::InstanceId = "tz4a98xxat96iws9zmbrgj3a".parse()?;
+/// # Ok::<(), hypeman::InstanceIdError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceId(Arc<str>);
 
-/// What a route names: an instance's name, id or unambiguous id prefix. Cheap to clone.
+/// An instance's name, its id, or a prefix of its id that no other id has. It is cheap to clone.
+///
+/// ```
+/// let web: hypeman::InstanceRef = "web".parse()?;
+/// assert!("../ingresses".parse::<hypeman::InstanceRef>().is_err());
+/// # Ok::<(), hypeman::InstanceIdError>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceRef(Arc<str>);
 
-/// Why a text cannot name an instance.
+/// A volume's, snapshot's or ingress' name or id, which follows the same rules as an instance's.
+pub type ResourceRef = InstanceRef;
+
+/// The reason why a text cannot name an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InstanceIdError {
-    /// An empty segment would reach the collection's route.
+    /// The text is empty: it would name the collection of all instances.
     #[error("an instance name cannot be empty")]
     Empty,
-    /// Over 255 characters.
+    /// The text has over 255 characters.
     #[error("an instance name has at most 255 characters")]
     TooLong,
-    /// A control character, space, slash or non-ASCII character.
+    /// The text has a character that is not a letter, digit, `-`, `_` or `.`, or is `.` or `..`.
     #[error("an instance name has only letters, digits, `-`, `_` and `.`, and is not `.` or `..`")]
     BadCharacter,
 }
@@ -39,7 +54,7 @@ fn check(text: &str) -> Result<(), InstanceIdError> {
     if text.len() > 255 {
         return Err(InstanceIdError::TooLong);
     }
-    // The contract's names and ids are narrower; the client accepts what a later server may use.
+    // Today's names and ids are narrower; the client accepts what a later server may use.
     // Dot segments would leave the collection, as any URL library resolves them away.
     let fine = text != "."
         && text != ".."
@@ -61,7 +76,7 @@ impl InstanceId {
         check(text).map(|()| Self(text.into()))
     }
 
-    /// The text.
+    /// The text as it goes into a path.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -69,6 +84,20 @@ impl InstanceId {
     /// The same instance, as something to look up.
     pub fn to_ref(&self) -> InstanceRef {
         InstanceRef(self.0.clone())
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = InstanceIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
+    }
+}
+
+impl From<InstanceId> for InstanceRef {
+    fn from(id: InstanceId) -> Self {
+        Self(id.0)
     }
 }
 
@@ -87,14 +116,22 @@ impl fmt::Debug for InstanceId {
 // === impl InstanceRef ===
 
 impl InstanceRef {
-    /// Checks a name, id or prefix from the configuration or a host name's capture.
+    /// Checks a name, id or id prefix.
     pub fn parse(text: &str) -> Result<Self, InstanceIdError> {
         check(text).map(|()| Self(text.into()))
     }
 
-    /// The text.
+    /// The text as it goes into a path.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl FromStr for InstanceRef {
+    type Err = InstanceIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::parse(text)
     }
 }
 

@@ -1,0 +1,344 @@
+//! How a call is made: address, key, deadline, repetition, answer, errors.
+//!
+//! Guarantees: a call ends by its deadline, repetitions and pauses included; only a call that the
+//! API makes safe to repeat is repeated, with a jittered pause, and only after an error that may
+//! pass; after a 401 the key file is read again, and a changed key gets one more attempt; the body
+//! of an answer is bounded; the observer hears of every attempt.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use reqwest::{Response, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+
+use super::error::Error;
+use super::handle::Client;
+use super::observer::{Attempt, Outcome};
+
+/// The pause before the first repetition; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// The part of an error's body that can matter.
+const MAX_ERROR_BYTES: usize = 64 * 1024;
+
+/// One call, before it is made.
+pub(super) struct Call<'a> {
+    client: &'a Client,
+    op: &'static str,
+    method: Method,
+    url: Url,
+    body: Option<Bytes>,
+    timeout: Duration,
+    repeatable: bool,
+}
+
+/// What is made of a good answer.
+trait Answer: Sized {
+    async fn read(call: &Call<'_>, response: Response) -> Result<Self, Error>;
+}
+
+struct Json<T>(T);
+struct Nothing;
+struct Stream(Response);
+
+impl Client {
+    /// A call that changes nothing: repeatable, with the short deadline.
+    pub(super) fn read<'p>(
+        &self,
+        op: &'static str,
+        path: impl IntoIterator<Item = &'p str>,
+    ) -> Call<'_> {
+        Call {
+            timeout: self.inner.timeout,
+            repeatable: true,
+            ..self.change(op, Method::GET, path)
+        }
+    }
+
+    /// A call that changes something: never repeated, with the long deadline.
+    pub(super) fn change<'p>(
+        &self,
+        op: &'static str,
+        method: Method,
+        path: impl IntoIterator<Item = &'p str>,
+    ) -> Call<'_> {
+        let mut url = self.inner.base.clone();
+        // An http(s) URL always has path segments.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        Call {
+            client: self,
+            op,
+            method,
+            url,
+            body: None,
+            timeout: self.inner.change_timeout,
+            repeatable: false,
+        }
+    }
+}
+
+// === impl Call ===
+
+impl Call<'_> {
+    /// Sets another method than GET on a call that is repeatable all the same.
+    pub(super) fn method(self, method: Method) -> Self {
+        Self { method, ..self }
+    }
+
+    /// Adds a query parameter.
+    pub(super) fn query(self, name: &str, value: impl Display) -> Self {
+        self.query_opt(name, Some(value))
+    }
+
+    /// Adds a query parameter if there is a value for it.
+    pub(super) fn query_opt(mut self, name: &str, value: Option<impl Display>) -> Self {
+        if let Some(value) = value {
+            let mut pairs = self.url.query_pairs_mut();
+            pairs.append_pair(name, &value.to_string());
+        }
+        self
+    }
+
+    /// Adds a filter by labels, in the deep-object style.
+    pub(super) fn tags(self, tags: &BTreeMap<String, String>) -> Self {
+        tags.iter().fold(self, |call, (key, value)| {
+            call.query(&format!("tags[{key}]"), value)
+        })
+    }
+
+    /// Sets the JSON body.
+    pub(super) fn body(mut self, value: &impl Serialize) -> Self {
+        // Requests have string keys and plain values only, which always serialise.
+        self.body = Some(serde_json::to_vec(value).unwrap_or_default().into());
+        self
+    }
+
+    /// Sets the JSON body if there is one.
+    pub(super) fn body_opt(self, value: Option<&impl Serialize>) -> Self {
+        match value {
+            Some(value) => self.body(value),
+            None => self,
+        }
+    }
+
+    /// Sets another deadline.
+    pub(super) fn within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// The call is not repeated, whatever happens.
+    pub(super) fn once(self) -> Self {
+        let repeatable = false;
+        Self { repeatable, ..self }
+    }
+
+    /// Makes the call and reads its JSON answer.
+    pub(super) async fn json<T: DeserializeOwned>(self) -> Result<T, Error> {
+        self.boxed::<Json<T>>().await.map(|Json(answer)| answer)
+    }
+
+    /// Makes the call and drops its answer.
+    pub(super) async fn nothing(self) -> Result<(), Error> {
+        self.boxed::<Nothing>().await.map(drop)
+    }
+
+    /// Makes the call and hands its answer over as soon as the head is there.
+    pub(super) async fn stream(self) -> Result<Response, Error> {
+        self.boxed::<Stream>()
+            .await
+            .map(|Stream(response)| response)
+    }
+
+    /// The attempts of the call, on the heap: a caller's future has no room for several answers.
+    fn boxed<A: Answer>(self) -> Pin<Box<impl Future<Output = Result<A, Error>>>> {
+        Box::pin(self.run())
+    }
+
+    /// The attempts of the call.
+    async fn run<A: Answer>(self) -> Result<A, Error> {
+        let deadline = Instant::now() + self.timeout;
+        let keys = &self.client.inner.key;
+        let mut key = keys.current();
+        let (mut number, mut repeats, mut key_replaced) = (0, 0, false);
+        loop {
+            number += 1;
+            let attempt = Attempt {
+                operation: self.op,
+                number,
+            };
+            self.client.inner.observer.attempt_began(attempt);
+            let began = Instant::now();
+            let exchange = async {
+                let response = self.send(key.as_deref()).await?;
+                let status = response.status().as_u16();
+                Ok((A::read(&self, response).await?, status))
+            };
+            let result = timeout_at(deadline, exchange)
+                .await
+                .unwrap_or(Err(self.timed_out()));
+            let ended = |outcome| {
+                let observer = &self.client.inner.observer;
+                observer.attempt_ended(attempt, outcome, began.elapsed());
+            };
+            let error = match result {
+                Ok((answer, status)) => {
+                    ended(Outcome::Success { status });
+                    return Ok(answer);
+                }
+                Err(error) => error,
+            };
+            if error.status() == Some(401) && !key_replaced {
+                let fresh = timeout_at(deadline, keys.reread(key.as_deref())).await;
+                if let Ok(Some(fresh)) = fresh {
+                    ended(Outcome::KeyReplaced);
+                    (key, key_replaced) = (Some(fresh), true);
+                    continue;
+                }
+            }
+            ended(error.outcome());
+            if !self.repeatable
+                || repeats == self.client.inner.max_repeats
+                || !error.is_retryable()
+                || matches!(error, Error::Timeout { .. })
+            {
+                return Err(error);
+            }
+            let pause = FIRST_PAUSE * 2_u32.saturating_pow(repeats);
+            let pause = pause.mul_f64(1.0 + fastrand::f64());
+            if Instant::now() + pause >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            repeats += 1;
+        }
+    }
+
+    /// Sends, and turns an error status into an error.
+    async fn send(&self, key: Option<&HeaderValue>) -> Result<Response, Error> {
+        let http = &self.client.inner.http;
+        let mut request = http.request(self.method.clone(), self.url.clone());
+        if let Some(key) = key {
+            request = request.header(header::AUTHORIZATION, key.clone());
+        }
+        if let Some(body) = &self.body {
+            request = request
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(body.clone());
+        }
+        let response = request.send().await.map_err(|error| self.broken(error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        Err(api_error(self.op, status, &read_beginning(response).await))
+    }
+
+    async fn read_bounded(&self, mut response: Response, most: usize) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(error))? {
+            if bytes.len() + chunk.len() > most {
+                return Err(self.undecodable(format!("it is longer than {most} bytes")));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes)
+    }
+
+    fn timed_out(&self) -> Error {
+        Error::Timeout {
+            op: self.op,
+            after: self.timeout,
+        }
+    }
+
+    fn undecodable(&self, reason: String) -> Error {
+        Error::Decode {
+            op: self.op,
+            reason,
+        }
+    }
+
+    /// Which of our errors a transport error is. The URL is dropped from its text.
+    fn broken(&self, error: reqwest::Error) -> Error {
+        let op = self.op;
+        let source = error.without_url();
+        if source.is_connect() {
+            let source = source.into();
+            Error::Connect { op, source }
+        } else if source.is_timeout() {
+            self.timed_out()
+        } else {
+            let source = source.into();
+            Error::Transport { op, source }
+        }
+    }
+}
+
+// === impl Answer ===
+
+impl<T: DeserializeOwned> Answer for Json<T> {
+    async fn read(call: &Call<'_>, response: Response) -> Result<Self, Error> {
+        let most = call.client.inner.max_answer_bytes;
+        let bytes = call.read_bounded(response, most).await?;
+        let answer = serde_json::from_slice(&bytes);
+        answer
+            .map(Json)
+            .map_err(|error| call.undecodable(error.to_string()))
+    }
+}
+
+impl Answer for Nothing {
+    async fn read(call: &Call<'_>, response: Response) -> Result<Self, Error> {
+        let most = call.client.inner.max_answer_bytes;
+        call.read_bounded(response, most).await.map(|_| Self)
+    }
+}
+
+impl Answer for Stream {
+    async fn read(_: &Call<'_>, response: Response) -> Result<Self, Error> {
+        Ok(Self(response))
+    }
+}
+
+/// What there is of an error's body.
+async fn read_beginning(mut response: Response) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() >= MAX_ERROR_BYTES {
+            break;
+        }
+    }
+    bytes
+}
+
+#[derive(serde::Deserialize)]
+struct ErrorBody {
+    code: String,
+    message: String,
+}
+
+fn api_error(op: &'static str, status: StatusCode, body: &[u8]) -> Error {
+    let (code, message) = match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(body) => (body.code, body.message),
+        // The server's validator does not escape quotes, and a proxy in between may answer
+        // anything: keep the text.
+        Err(_) => (
+            status.canonical_reason().unwrap_or_default().to_owned(),
+            String::from_utf8_lossy(body).into_owned(),
+        ),
+    };
+    Error::Api {
+        op,
+        status: status.as_u16(),
+        code,
+        message: message.chars().take(500).collect(),
+    }
+}
