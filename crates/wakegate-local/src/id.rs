@@ -3,17 +3,17 @@
 //! Guarantees: unguessable (from the operating system's random source), so an id prefix or a token
 //! cannot be foreseen; one rule finds what a text in a path names.
 
-use super::api::ApiError;
+use crate::error::ApiError;
 
 const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
 /// The operating system gives no random bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system gives no random bytes: {0}")]
-pub(super) struct NoRandom(getrandom::Error);
+pub(crate) struct NoRandom(getrandom::Error);
 
 /// What `text` names: an id, else a name, else an unambiguous beginning of an id (contract A.3).
-pub(super) fn one_of<'a, T>(
+pub(crate) fn one_of<'a, T>(
     all: &'a [T],
     text: &str,
     id: impl Fn(&T) -> String,
@@ -35,12 +35,12 @@ pub(super) fn one_of<'a, T>(
 }
 
 /// A fresh id.
-pub(super) fn new_id() -> Result<String, NoRandom> {
+pub(crate) fn new_id() -> Result<String, NoRandom> {
     Ok(format!("{}{}", random_text(1, 26)?, random_text(23, 36)?))
 }
 
 /// A fresh bearer token with 200 bits.
-pub(super) fn new_token() -> Result<String, NoRandom> {
+pub(crate) fn new_token() -> Result<String, NoRandom> {
     Ok(format!("local_{}", random_text(39, 36)?))
 }
 

@@ -14,15 +14,15 @@ use tokio_util::sync::CancellationToken;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use super::api;
-use super::driver::{
-    Accelerator, Driver, Happening, ProcessDriver, QemuDriver, QemuDriverConfig,
-    detect_accelerator, set_up_bridge,
+use crate::api;
+use crate::driver::{
+    Accelerator, Driver, Happening, ProcessDriver, QemuConfig, QemuDriver, detect_accelerator,
+    set_up_bridge,
 };
-use super::faults::FaultBox;
-use super::fleet::{Fleet, FleetEvents};
-use super::image::{Image, ImageError, ImageSource};
-use super::store::{Kind, Store, StoreError};
+use crate::faults::FaultBox;
+use crate::fleet::{Fleet, FleetEvents};
+use crate::image::{Image, ImageError, ImageSource};
+use crate::store::{Kind, Store, StoreError};
 
 /// What becomes of instances when their control plane ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,7 +265,7 @@ async fn driver(
     let place = store.own("image");
     let building = tasks.spawn_blocking(move || Image::up_to_date(&place, &source));
     let broke = |_| LocalError::State("building the image broke off".to_owned());
-    let mut config = QemuDriverConfig {
+    let mut config = QemuConfig {
         qemu,
         image: building.await.map_err(broke)??,
         accelerator: Accelerator::Tcg,

@@ -8,57 +8,14 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::StatusCode;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::error::ApiError;
 use super::extract::{Query, required};
+use crate::error::ApiError;
 use crate::fleet::Fleet;
 use crate::id::one_of;
 use crate::scalars::{are_tags, have_tags, is_name};
-use crate::store::Kind;
-
-/// An ingress as kept and as shown (contract A.9).
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct IngressRecord {
-    pub(crate) id: String,
-    name: String,
-    created_at: Timestamp,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    tags: BTreeMap<String, String>,
-    rules: Vec<Rule>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Rule {
-    #[serde(rename = "match")]
-    matches: Match,
-    target: Target,
-    #[serde(default)]
-    tls: bool,
-    #[serde(default)]
-    redirect_http: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    request_header_auth: Option<HeaderAuth>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Match {
-    hostname: String,
-    #[serde(default = "http_port")]
-    port: i64,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Target {
-    instance: String,
-    port: i64,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct HeaderAuth {
-    header: String,
-    value: String,
-}
+use crate::store::{IngressRecord, Kind, Rule};
 
 #[derive(Deserialize)]
 struct CreateRequest {
@@ -66,16 +23,6 @@ struct CreateRequest {
     #[serde(default)]
     tags: BTreeMap<String, String>,
     rules: Vec<Rule>,
-}
-
-const fn http_port() -> i64 {
-    80
-}
-
-impl std::fmt::Debug for HeaderAuth {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "HeaderAuth({})", self.header)
-    }
 }
 
 fn bad(message: impl std::fmt::Display) -> ApiError {

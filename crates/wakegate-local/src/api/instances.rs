@@ -11,16 +11,16 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::error::ApiError;
 use super::extract::{Query, required};
 use crate::driver::Driver;
-use crate::fleet::Fleet;
-use crate::health::{HealthCheck, HealthCheckRequest};
-use crate::instance::{Instance, Spec, State};
-use crate::lifecycle::{EXEC_IMAGE, HELLO_IMAGE};
-use crate::policy::{Policy, PolicyRequest};
-use crate::restart::{RestartPolicy, RestartRequest};
+use crate::error::ApiError;
+use crate::fleet::{EXEC_IMAGE, Fleet, HELLO_IMAGE};
+use crate::policy::auto_standby::{Policy, PolicyRequest};
+use crate::policy::health_check::{HealthCheck, HealthCheckRequest};
+use crate::policy::restart::{RestartPolicy, RestartRequest};
 use crate::scalars::{are_tags, have_tags, is_name, parse_size};
+use crate::state::State;
+use crate::store::{Instance, Spec};
 use hypeman::GoDuration;
 
 pub(super) const NAME_RULE: &str = "name must be lowercase letters, digits and hyphens, at most 63";

@@ -17,12 +17,10 @@ use futures_util::stream;
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt as _, AsyncSeekExt as _, BufReader};
 
-use super::error::ApiError;
 use super::extract::Query;
+use crate::error::ApiError;
 use crate::fleet::Fleet;
-use crate::instance::Instance;
-use crate::rotation;
-use crate::store::Kind;
+use crate::store::{Instance, Kind, rotation};
 
 const LOOK_FOR_MORE: Duration = Duration::from_millis(50);
 

@@ -3,8 +3,8 @@
 //! Guarantees: a request fails in the contract's order (A.2): route, method, token, parameters,
 //! `{id}`, handler; handlers only translate, the fleet decides.
 
-mod error;
 mod extract;
+mod faults;
 mod ingresses;
 mod instances;
 mod logs;
@@ -23,14 +23,12 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-pub(super) use error::ApiError;
-pub(super) use ingresses::IngressRecord;
-
-use super::faults::{self, FaultBox};
-use super::fleet::Fleet;
+use crate::error::ApiError;
+use crate::faults::FaultBox;
+use crate::fleet::Fleet;
 
 /// Every route. `token`: what a bearer must have; none lets everybody in.
-pub(super) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<FaultBox>) -> Router {
+pub(crate) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<FaultBox>) -> Router {
     let token: Option<Arc<str>> = token.map(Into::into);
     let router = Router::new()
         .route("/instances", get(instances::list).post(instances::create))

@@ -9,12 +9,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::error::ApiError;
 use super::extract::Query;
-use crate::auto_standby::{StatusView, is_eligible};
+use crate::error::ApiError;
 use crate::fleet::Fleet;
-use crate::instance::{Instance, State, without_nulls};
-use crate::paths::PathInfo;
+use crate::path_info::PathInfo;
+use crate::policy::countdown::{StatusView, is_eligible};
+use crate::state::State;
+use crate::store::{Instance, without_nulls};
 use hypeman::GoDuration;
 
 /// Every call but logs ends after this (contract A.2).

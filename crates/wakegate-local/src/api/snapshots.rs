@@ -15,14 +15,14 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::error::ApiError;
 use super::extract::{Query, required};
 use super::instances::{NAME_RULE, view};
 use super::verbs::{Compression, target_state, to_its_end};
-use crate::fleet::Fleet;
-use crate::instance::{Schedule, State, without_nulls};
+use crate::error::ApiError;
+use crate::fleet::{Fleet, SnapshotRequest};
 use crate::scalars::{are_tags, have_tags, is_name};
-use crate::snapshots::{Snapshot, SnapshotKind, Wanted};
+use crate::state::State;
+use crate::store::{Schedule, Snapshot, SnapshotKind, without_nulls};
 use hypeman::GoDuration;
 
 #[derive(Deserialize)]
@@ -87,7 +87,7 @@ pub(super) async fn create(
     if let Some(compression) = &request.compression {
         compression.check()?;
     }
-    let wanted = Wanted {
+    let wanted = SnapshotRequest {
         kind,
         name,
         tags,

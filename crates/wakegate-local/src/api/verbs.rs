@@ -9,12 +9,13 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::error::ApiError;
 use super::extract::{optional, required};
 use super::instances::{NAME_RULE, view};
+use crate::error::ApiError;
 use crate::fleet::Fleet;
-use crate::instance::{Instance, State};
 use crate::scalars::is_name;
+use crate::state::State;
+use crate::store::Instance;
 use hypeman::GoDuration;
 
 #[derive(Default, Deserialize)]

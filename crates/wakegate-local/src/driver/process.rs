@@ -22,12 +22,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::address::{Address, Traffic};
+use super::address_proxy::{Address, Traffic};
 use super::cgroup::{Group, Groups};
+use super::contract::{Boot, CommandEnd, Driver, Exit, Handle, Happening, Started, Usage};
+use super::error::DriverError;
 use super::procfs::{ProcessStat, boot_id, environment};
-use super::{Boot, CommandEnd, Driver, DriverError, Exit, Handle, Happening, Started, Usage};
-use crate::instance::State;
-use crate::paths::PathInfo;
+use crate::path_info::PathInfo;
+use crate::state::State;
 
 const LOOK_AT_ADOPTED: Duration = Duration::from_millis(100);
 /// The end of a command's output, which is kept.

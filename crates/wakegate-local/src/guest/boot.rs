@@ -12,7 +12,8 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::finit_module;
 
 use super::children::Children;
-use super::{GuestError, GuestNetwork, HOME, PORT_NAME, missing};
+use super::error::{GuestError, missing};
+use super::protocol::{GuestNetwork, HOME, PORT_NAME};
 
 const DEVICE_PATIENCE: u32 = 5000;
 const NETWORK_PATIENCE: Duration = Duration::from_secs(10);

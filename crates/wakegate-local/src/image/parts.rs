@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::ImageError;
 use super::elf::without_debug_information;
+use super::error::ImageError;
 
 /// Modules in the order in which they can be loaded; one that is built in has no file.
 const MODULES: [&str; 7] = [

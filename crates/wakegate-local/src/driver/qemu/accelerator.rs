@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::command::{Beginning, Network, Shape};
-use super::files::{About, Files};
+use super::command::{Accelerator, Beginning, Network, Shape};
+use super::config::Config;
+use super::files::{About, Files, Ports};
 use super::vm::Vm;
-use super::{Accelerator, Config, Ports};
 use crate::driver::procfs::boot_id;
 
 /// A guest that works has said something long before.

@@ -7,6 +7,7 @@
 //! last time: the memory of that sleep is kept in `last` until the next one is whole. Copies share
 //! blocks where the file system can.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Seek as _};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -15,7 +16,6 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use serde::{Deserialize, Serialize};
 
-use super::Ports;
 use super::command::Shape;
 
 const STATE: &str = "state";
@@ -27,6 +27,9 @@ const FALLING: &str = "falling";
 const LAST: &str = "last";
 /// There while the VM's process runs elsewhere, and says where.
 const PLACE: &str = "place";
+
+/// The ports of a VM that are reachable from outside.
+pub(super) type Ports = BTreeSet<u16>;
 
 /// A VM's folder.
 #[derive(Debug, Clone)]

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use super::bridge::{self, Tap};
 use super::command::Network;
-use crate::driver::DriverError;
-use crate::driver::address::{Address, Traffic};
+use crate::driver::address_proxy::{Address, Traffic};
+use crate::driver::error::DriverError;
 use crate::guest::GuestNetwork;
 
 /// QEMU's own names for its user network (its documentation, "Using the user mode network stack").

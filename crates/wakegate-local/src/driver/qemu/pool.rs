@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
-use super::Config;
 use super::command::{Network, Shape, forward, waiting_arguments};
+use super::config::Config;
+use super::files::Ports;
 use super::process::{Process, kill_in};
-use super::qmp::QmpError;
-use crate::driver::DriverError;
+use crate::driver::error::{DriverError, QmpError};
 
 /// QEMUs that wait.
 #[derive(Debug)]
@@ -148,7 +148,7 @@ async fn discard(process: &Process) {
 pub(super) async fn become_vm(
     process: &Process,
     shape: &Shape,
-    ports: &super::Ports,
+    ports: &Ports,
     folder: &Path,
 ) -> Result<(), QmpError> {
     let qmp = &process.qmp;

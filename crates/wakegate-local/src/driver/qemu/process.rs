@@ -20,11 +20,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Config;
 use super::agent::Line;
-use super::qmp::{Qmp, QmpError};
+use super::config::Config;
+use super::qmp::Qmp;
 use super::socket::{connect, listen};
-use crate::driver::DriverError;
+use crate::driver::error::{DriverError, QmpError};
 
 /// How often a migration is looked at; most take a few milliseconds.
 const LOOK: Duration = Duration::from_micros(500);

@@ -15,25 +15,10 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::socket::connect;
+use crate::driver::error::QmpError;
 
 /// The longest that a command may take; all are answered at once by a QEMU that is well.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// QEMU could not be told something.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum QmpError {
-    #[error("QEMU cannot be reached: {0}")]
-    Connect(std::io::Error),
-    #[error("QEMU has gone")]
-    Gone,
-    #[error("QEMU did not answer `{0}` in time")]
-    TimedOut(&'static str),
-    #[error("QEMU refused `{command}`: {reason}")]
-    Refused {
-        command: &'static str,
-        reason: String,
-    },
-}
 
 /// A connection to a QEMU.
 #[derive(Debug)]

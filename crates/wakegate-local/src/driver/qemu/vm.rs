@@ -11,12 +11,13 @@ use jiff::Timestamp;
 use tokio_util::task::TaskTracker;
 
 use super::command::{Beginning, Network, Shape, arguments, forward};
-use super::files::{About, Files};
+use super::config::Config;
+use super::files::{About, Files, Ports};
 use super::network::{self, Door};
 use super::pool::{Pool, become_vm, move_console};
 use super::process::Process;
-use super::{Config, Ports};
-use crate::driver::{DriverError, Exit};
+use crate::driver::contract::Exit;
+use crate::driver::error::DriverError;
 use crate::guest::{Order, Status};
 
 /// One VM.

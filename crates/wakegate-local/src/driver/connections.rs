@@ -19,9 +19,9 @@ const CLOSE_LASTS: u64 = 10;
 
 /// One line of `/proc/net/tcp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Connection {
-    pub(super) local: (Ipv4Addr, u16),
-    pub(super) remote: (Ipv4Addr, u16),
+pub(crate) struct Connection {
+    pub(crate) local: (Ipv4Addr, u16),
+    pub(crate) remote: (Ipv4Addr, u16),
     state: u8,
     /// Since when it is over, if that is known.
     ended: Option<Duration>,
@@ -29,13 +29,13 @@ pub(super) struct Connection {
 
 /// A picture of the table.
 #[derive(Debug, Default)]
-pub(super) struct ConnectionTable(Vec<Connection>);
+pub(crate) struct ConnectionTable(Vec<Connection>);
 
 // === impl ConnectionTable ===
 
 impl ConnectionTable {
     /// Reads the table now.
-    pub(super) fn read() -> io::Result<Self> {
+    pub(crate) fn read() -> io::Result<Self> {
         Ok(Self::parse(&std::fs::read_to_string("/proc/net/tcp")?))
     }
 
@@ -44,7 +44,7 @@ impl ConnectionTable {
     }
 
     /// Reads the kernel's table of tracked connections, which needs root.
-    pub(super) fn read_tracked() -> io::Result<Self> {
+    pub(crate) fn read_tracked() -> io::Result<Self> {
         let text = std::fs::read_to_string("/proc/net/nf_conntrack")?;
         Ok(Self::parse_tracked(&text))
     }
@@ -55,7 +55,7 @@ impl ConnectionTable {
 
     /// For how long the youngest of the connections to `address` that have ended is over, of those
     /// that `counts` holds for. Only tracked ones are remembered.
-    pub(super) fn last_ended(
+    pub(crate) fn last_ended(
         &self,
         address: Ipv4Addr,
         counts: impl Fn(&Connection) -> bool,
@@ -66,7 +66,7 @@ impl ConnectionTable {
     }
 
     /// Connections to `address` that are alive.
-    pub(super) fn inbound(&self, address: Ipv4Addr) -> impl Iterator<Item = &Connection> {
+    pub(crate) fn inbound(&self, address: Ipv4Addr) -> impl Iterator<Item = &Connection> {
         self.0.iter().filter(move |connection| {
             connection.local.0 == address
                 && !matches!(connection.state, SYN_SENT | TIME_WAIT | CLOSE | LISTEN)
@@ -74,7 +74,7 @@ impl ConnectionTable {
     }
 
     /// Ports that something at `address` listens at.
-    pub(super) fn listening(&self, address: Ipv4Addr) -> impl Iterator<Item = u16> {
+    pub(crate) fn listening(&self, address: Ipv4Addr) -> impl Iterator<Item = u16> {
         self.0
             .iter()
             .filter(move |connection| connection.local.0 == address && connection.state == LISTEN)

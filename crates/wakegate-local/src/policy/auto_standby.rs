@@ -8,13 +8,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::api::ApiError;
 use hypeman::GoDuration;
+
+use crate::error::ApiError;
 
 /// As sent.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct PolicyRequest {
+pub(crate) struct PolicyRequest {
     enabled: Option<bool>,
     idle_timeout: Option<String>,
     ignore_destination_ports: Option<Vec<i64>>,
@@ -23,20 +24,20 @@ pub(super) struct PolicyRequest {
 
 /// As kept and as shown.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Policy {
-    pub(super) enabled: bool,
+pub(crate) struct Policy {
+    pub(crate) enabled: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) idle_timeout: Option<GoDuration>,
+    pub(crate) idle_timeout: Option<GoDuration>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) ignore_destination_ports: Vec<u16>,
+    pub(crate) ignore_destination_ports: Vec<u16>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) ignore_source_cidrs: Vec<IpNet>,
+    pub(crate) ignore_source_cidrs: Vec<IpNet>,
 }
 
 // === impl Policy ===
 
 impl Policy {
-    pub(super) fn accept(request: &PolicyRequest) -> Result<Self, ApiError> {
+    pub(crate) fn accept(request: &PolicyRequest) -> Result<Self, ApiError> {
         let invalid =
             |text: &str| ApiError::bad_request("invalid_request", format!("auto_standby.{text}"));
         if !request.enabled.unwrap_or(false) {
@@ -83,7 +84,7 @@ impl Policy {
     }
 
     /// Whether a connection from `source` to `port` keeps the instance awake.
-    pub(super) fn counts(&self, source: Ipv4Addr, port: u16) -> bool {
+    pub(crate) fn counts(&self, source: Ipv4Addr, port: u16) -> bool {
         !self.ignore_destination_ports.contains(&port)
             && !self
                 .ignore_source_cidrs

@@ -7,9 +7,10 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::api::ApiError;
-use super::instance::State;
 use hypeman::GoDuration;
+
+use crate::error::ApiError;
+use crate::state::State;
 
 const SECOND: i64 = 1_000_000_000;
 /// The longest error that is shown.
@@ -18,7 +19,7 @@ const LONGEST_ERROR: usize = 512;
 /// As sent.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct HealthCheckRequest {
+pub(crate) struct HealthCheckRequest {
     r#type: Option<String>,
     interval: Option<String>,
     timeout: Option<String>,
@@ -45,21 +46,21 @@ struct TcpRequest {
 
 /// As kept and as shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct HealthCheck {
+pub(crate) struct HealthCheck {
     r#type: String,
-    pub(super) interval: GoDuration,
-    pub(super) timeout: GoDuration,
+    pub(crate) interval: GoDuration,
+    pub(crate) timeout: GoDuration,
     start_period: GoDuration,
     failure_threshold: u32,
     success_threshold: u32,
     #[serde(flatten)]
-    pub(super) probe: Probe,
+    pub(crate) probe: Probe,
 }
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Probe {
+pub(crate) enum Probe {
     /// An HTTP request.
     Http(HttpCheck),
     /// A connection.
@@ -70,30 +71,30 @@ pub(super) enum Probe {
 
 /// An HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct HttpCheck {
-    pub(super) port: u16,
-    pub(super) path: String,
-    pub(super) scheme: String,
-    pub(super) expected_status: u16,
+pub(crate) struct HttpCheck {
+    pub(crate) port: u16,
+    pub(crate) path: String,
+    pub(crate) scheme: String,
+    pub(crate) expected_status: u16,
 }
 
 /// A connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct TcpCheck {
-    pub(super) port: u16,
+pub(crate) struct TcpCheck {
+    pub(crate) port: u16,
 }
 
 /// A command that ends with 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ExecCheck {
-    pub(super) command: Vec<String>,
+pub(crate) struct ExecCheck {
+    pub(crate) command: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) working_dir: Option<String>,
+    pub(crate) working_dir: Option<String>,
 }
 
 /// The results so far (seed: `health_status`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Health {
+pub(crate) struct Health {
     consecutive_successes: u64,
     consecutive_failures: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,7 +112,7 @@ pub(super) struct Health {
     since: Option<Timestamp>,
     /// A check is under way.
     #[serde(skip)]
-    pub(super) checking: bool,
+    pub(crate) checking: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -145,7 +146,7 @@ fn port(number: i64) -> Result<u16, ApiError> {
 
 impl HealthCheck {
     /// `None` is "no check", which `type: none` asks for.
-    pub(super) fn accept(
+    pub(crate) fn accept(
         request: HealthCheckRequest,
         network_enabled: bool,
     ) -> Result<Option<Self>, ApiError> {
@@ -252,7 +253,7 @@ fn accept_http(request: HttpRequest) -> Result<HttpCheck, ApiError> {
 
 impl Health {
     /// The instance was started or restored.
-    pub(super) fn restart(&mut self, now: Timestamp) {
+    pub(crate) fn restart(&mut self, now: Timestamp) {
         *self = Self {
             since: Some(now),
             ..Self::default()
@@ -260,7 +261,7 @@ impl Health {
     }
 
     /// Whether the next check is due.
-    pub(super) fn is_due(&self, check: &HealthCheck, now: Timestamp) -> bool {
+    pub(crate) fn is_due(&self, check: &HealthCheck, now: Timestamp) -> bool {
         let pause = SignedDuration::from_nanos(check.interval.nanos());
         // The first one comes at once, so that a good instance is soon known to be.
         !self.checking
@@ -270,7 +271,7 @@ impl Health {
     }
 
     /// One result. Whether it has just made the instance unhealthy.
-    pub(super) fn observe(
+    pub(crate) fn observe(
         &mut self,
         check: &HealthCheck,
         result: Result<(), String>,
@@ -310,7 +311,7 @@ impl Health {
     }
 
     /// One word: health is apart from state.
-    pub(super) fn status(&self, check: Option<&HealthCheck>, state: State) -> &'static str {
+    pub(crate) fn status(&self, check: Option<&HealthCheck>, state: State) -> &'static str {
         match (check, state) {
             (None, _) => "disabled",
             (_, State::Initializing) => "starting",

@@ -9,53 +9,25 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::api::ApiError;
-use super::driver::DriverError;
-use super::fleet::Fleet;
-use super::id::one_of;
-use super::instance::{Instance, Schedule, Spec, State, without_nulls};
-use super::lifecycle::{gone, port};
-use super::store::Kind;
 use hypeman::GoDuration;
 
-/// A snapshot as kept.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Snapshot {
-    pub(super) id: String,
-    pub(super) name: Option<String>,
-    pub(super) kind: SnapshotKind,
-    pub(super) created_at: Timestamp,
-    pub(super) tags: BTreeMap<String, String>,
-    size_bytes: u64,
-    /// Whether a schedule has made it.
-    scheduled: bool,
-    /// The instance as it was.
-    spec: Spec,
-}
-
-/// What is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum SnapshotKind {
-    /// Memory.
-    Standby,
-    /// What was asked for; the memory of a VM without a disk is all that it has.
-    Stopped,
-}
+use super::lifecycle::gone;
+use super::registry::Fleet;
+use crate::driver::Handle;
+use crate::error::ApiError;
+use crate::id::{new_id, one_of};
+use crate::state::State;
+use crate::store::{Instance, Kind, Schedule, Snapshot, SnapshotKind};
 
 /// A snapshot that is wanted.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
-    pub(super) kind: SnapshotKind,
-    pub(super) name: Option<String>,
-    pub(super) tags: BTreeMap<String, String>,
-    pub(super) scheduled: bool,
-}
-
-fn unsupported() -> ApiError {
-    ApiError::not_supported("the process driver cannot make snapshots; the qemu driver can")
+pub(crate) struct SnapshotRequest {
+    pub(crate) kind: SnapshotKind,
+    pub(crate) name: Option<String>,
+    pub(crate) tags: BTreeMap<String, String>,
+    pub(crate) scheduled: bool,
 }
 
 /// What the folder occupies on disk.
@@ -65,43 +37,13 @@ fn size_of(folder: &Path) -> u64 {
     sizes.map(|info| info.blocks() * 512).sum()
 }
 
-// === impl Snapshot ===
-
-impl Snapshot {
-    /// As the API shows it (contract A.8).
-    pub(super) fn view(&self) -> Value {
-        without_nulls(json!({
-            "id": self.id,
-            "name": self.name,
-            "kind": self.kind,
-            "source_instance_id": self.spec.id,
-            "source_instance_name": self.spec.name,
-            "source_hypervisor": self.spec.hypervisor,
-            "created_at": self.created_at,
-            "size_bytes": self.size_bytes,
-            "tags": (!self.tags.is_empty()).then_some(&self.tags),
-            "compression_state": "none",
-        }))
-    }
-
-    pub(super) fn source(&self) -> &str {
-        &self.spec.id
-    }
-}
-
-impl SnapshotKind {
-    /// The state after it is used, when none is asked for.
-    pub(super) fn default_target(self) -> State {
-        match self {
-            Self::Standby => State::Running,
-            Self::Stopped => State::Stopped,
-        }
-    }
+fn unsupported() -> ApiError {
+    ApiError::not_supported("the process driver cannot make snapshots; the qemu driver can")
 }
 
 impl Fleet {
     /// Every snapshot, the oldest first.
-    pub(super) fn all_snapshots(&self) -> Vec<Snapshot> {
+    pub(crate) fn all_snapshots(&self) -> Vec<Snapshot> {
         let snapshots = self.snapshots.read();
         let snapshots = snapshots.unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<Snapshot> = snapshots.values().cloned().collect();
@@ -110,7 +52,7 @@ impl Fleet {
     }
 
     /// By id, name, or an unambiguous part of the id.
-    pub(super) fn find_snapshot(&self, text: &str) -> Result<Snapshot, ApiError> {
+    pub(crate) fn find_snapshot(&self, text: &str) -> Result<Snapshot, ApiError> {
         let all = self.all_snapshots();
         one_of(&all, text, |s| s.id.clone(), |s| s.name.clone()).cloned()
     }
@@ -123,15 +65,15 @@ impl Fleet {
     }
 
     /// Makes a snapshot.
-    pub(super) async fn snapshot(
+    pub(crate) async fn snapshot(
         &self,
         instance: &Instance,
-        wanted: Wanted,
+        wanted: SnapshotRequest,
     ) -> Result<Snapshot, ApiError> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
         let conflict = |text: &str| Err(ApiError::conflict("conflict", text));
-        let Wanted {
+        let SnapshotRequest {
             kind,
             name,
             tags,
@@ -150,7 +92,7 @@ impl Fleet {
         if name.is_some() && self.all_snapshots().iter().any(same) {
             return conflict("snapshot name already in use");
         }
-        let id = super::id::new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
+        let id = new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
         let memory = self.memory_of(&id)?;
         if kind == SnapshotKind::Standby
             && let Err(error) = self.driver.keep(&instance.id, &memory).await
@@ -182,7 +124,7 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    pub(super) fn delete_snapshot(&self, id: &str) -> Result<(), ApiError> {
+    pub(crate) fn delete_snapshot(&self, id: &str) -> Result<(), ApiError> {
         let mut all = self
             .snapshots
             .write()
@@ -196,7 +138,7 @@ impl Fleet {
     }
 
     /// Puts an instance back to one of its own snapshots.
-    pub(super) async fn go_back(
+    pub(crate) async fn go_back(
         self: &Arc<Self>,
         instance: &Instance,
         snapshot: &Snapshot,
@@ -229,7 +171,7 @@ impl Fleet {
     }
 
     /// Makes a new instance of a snapshot.
-    pub(super) async fn fork_snapshot(
+    pub(crate) async fn fork_snapshot(
         self: &Arc<Self>,
         snapshot: &Snapshot,
         name: String,
@@ -252,64 +194,20 @@ impl Fleet {
         &self,
         instance: &Instance,
         snapshot: &Snapshot,
-        had: Option<&super::driver::Handle>,
+        had: Option<&Handle>,
     ) -> Result<(), ApiError> {
         let memory = self.memory_of(&snapshot.id)?;
         self.take_memory(instance, &memory, had).await
     }
 
-    pub(super) async fn take_memory(
-        &self,
-        instance: &Instance,
-        memory: &Path,
-        had: Option<&super::driver::Handle>,
-    ) -> Result<(), ApiError> {
-        let guest_port = port(&instance.record().spec);
-        let taken = self
-            .driver
-            .take(&instance.id, memory, had, guest_port)
-            .await;
-        let handle = taken.map_err(|error: DriverError| {
-            self.note(
-                instance,
-                &format!("its memory could not be put in place: {error}"),
-            );
-            ApiError::internal("failed to restore snapshot")
-        })?;
-        if let Some(traffic) = self.driver.traffic(&instance.id) {
-            traffic
-                .policy
-                .store(instance.record().spec.policy.clone().map(Arc::new));
-        }
-        {
-            let mut record = instance.record();
-            record.ip = handle.address;
-            record.handle = Some(handle);
-            record.stopped_at = None;
-            record.exit_code = None;
-            record.exit_message = None;
-        }
-        self.enter(instance, State::Standby, "its memory is in place");
-        Ok(())
-    }
-
-    /// From Standby or Stopped to where it was asked to be. The caller holds its lock.
-    pub(super) async fn reach(&self, instance: &Instance, target: State) -> Result<(), ApiError> {
-        match (instance.state(), target) {
-            (State::Standby, State::Running) => self.wake_up(instance).await,
-            (State::Stopped, State::Running) => self.boot(instance).await,
-            _ => Ok(()),
-        }
-    }
-
     /// Makes the snapshot that a schedule asks for, and deletes those that it need not keep.
-    pub(super) async fn run_schedule(&self, instance: &Instance) {
+    pub(crate) async fn run_schedule(&self, instance: &Instance) {
         let Some(schedule) = instance.record().spec.schedule.clone() else {
             return;
         };
         let now = Timestamp::now();
         let prefix = schedule.name_prefix.as_deref().unwrap_or("scheduled");
-        let wanted = Wanted {
+        let wanted = SnapshotRequest {
             kind: if instance.state() == State::Stopped {
                 SnapshotKind::Stopped
             } else {
@@ -376,7 +274,10 @@ fn possible(snapshot: &Snapshot, target: State) -> Result<(), ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::store::Spec;
 
     fn at(minutes: i64) -> Timestamp {
         Timestamp::from_second(1_000_000 + minutes * 60).unwrap()

@@ -7,45 +7,46 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::instance::State;
-use super::policy::Policy;
 use hypeman::GoDuration;
+
+use super::auto_standby::Policy;
+use crate::state::State;
 
 /// Where an instance stands in its countdown.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Countdown {
+pub(crate) struct Countdown {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) idle_since: Option<Timestamp>,
+    pub(crate) idle_since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) last_activity: Option<Timestamp>,
+    pub(crate) last_activity: Option<Timestamp>,
     /// In memory only: a restart of the server forgets holds.
     #[serde(skip)]
-    pub(super) hold_until: Option<Timestamp>,
+    pub(crate) hold_until: Option<Timestamp>,
     /// A standby is queued or executing.
     #[serde(skip)]
-    pub(super) requested: bool,
+    pub(crate) requested: bool,
     /// Connections that counted at the last look.
     #[serde(skip)]
-    pub(super) active: u64,
+    pub(crate) active: u64,
 }
 
 /// What decides whether the policy applies.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Circumstances {
-    pub(super) state: State,
-    pub(super) network_enabled: bool,
-    pub(super) has_ip: bool,
+pub(crate) struct Circumstances {
+    pub(crate) state: State,
+    pub(crate) network_enabled: bool,
+    pub(crate) has_ip: bool,
 }
 
 /// The status as the API shows it (seed: `AutoStandbyStatus`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct StatusView {
+pub(crate) struct StatusView {
     supported: bool,
     configured: bool,
     enabled: bool,
     eligible: bool,
-    pub(super) status: &'static str,
-    pub(super) reason: &'static str,
+    pub(crate) status: &'static str,
+    pub(crate) reason: &'static str,
     active_inbound_connections: u64,
     tracking_mode: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -82,7 +83,7 @@ impl Circumstances {
 }
 
 /// Whether a policy is on and applies.
-pub(super) fn is_eligible(policy: Option<&Policy>, now: Circumstances) -> bool {
+pub(crate) fn is_eligible(policy: Option<&Policy>, now: Circumstances) -> bool {
     policy.is_some_and(|policy| policy.enabled) && now.ineligible().is_none()
 }
 
@@ -90,7 +91,7 @@ pub(super) fn is_eligible(policy: Option<&Policy>, now: Circumstances) -> bool {
 
 impl Countdown {
     /// The instance was started or restored: its caller has one whole idle timeout to connect.
-    pub(super) fn restart(&mut self, now: Timestamp) {
+    pub(crate) fn restart(&mut self, now: Timestamp) {
         *self = Self {
             idle_since: Some(now),
             last_activity: self.last_activity,
@@ -99,7 +100,7 @@ impl Countdown {
     }
 
     /// The instance is no longer eligible.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         *self = Self {
             last_activity: self.last_activity,
             ..Self::default()
@@ -108,7 +109,7 @@ impl Countdown {
 
     /// A look at the connections. `last_event` is when one was last opened or closed, which may
     /// have happened between two looks.
-    pub(super) fn observe(&mut self, now: Timestamp, active: u64, last_event: Option<Timestamp>) {
+    pub(crate) fn observe(&mut self, now: Timestamp, active: u64, last_event: Option<Timestamp>) {
         self.active = active;
         if active > 0 {
             self.idle_since = None;
@@ -127,19 +128,19 @@ impl Countdown {
     }
 
     /// The end of the countdown, if there is one.
-    pub(super) fn deadline(&self, policy: &Policy) -> Option<Timestamp> {
+    pub(crate) fn deadline(&self, policy: &Policy) -> Option<Timestamp> {
         let idle = self.idle_since?.checked_add(idle_timeout(policy)).ok()?;
         Some(self.hold_until.map_or(idle, |hold| hold.max(idle)))
     }
 
     /// No standby before one idle timeout from now, whatever was held before.
-    pub(super) fn hold(&mut self, now: Timestamp, policy: &Policy) {
+    pub(crate) fn hold(&mut self, now: Timestamp, policy: &Policy) {
         self.hold_until = now.checked_add(idle_timeout(policy)).ok();
         self.requested = false;
     }
 
     /// The contract's table; the first row that fits wins.
-    pub(super) fn status(
+    pub(crate) fn status(
         &self,
         policy: Option<&Policy>,
         at: Circumstances,

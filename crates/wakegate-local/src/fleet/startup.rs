@@ -1,10 +1,9 @@
-//! All instances of one control plane: finding and remembering them, and hearing what happens to
-//! them.
+//! How a fleet begins: what is on disk is loaded, what still runs is taken over, and the tasks that
+//! nobody calls are started.
 //!
-//! Guarantees: `{id}` resolves as the contract says (id, then name, then unambiguous prefix) and
-//! waits behind a running verb; an operation goes on when its caller leaves.
+//! Guarantees: an instance whose process is gone is said to be; an event of the driver's is handled
+//! behind the verb that runs on its instance.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,57 +13,21 @@ use tokio::sync::{Mutex, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::api::{ApiError, IngressRecord};
-use super::driver::{Driver, Exit, Happening};
-use super::faults::FaultBox;
-use super::id::one_of;
-use super::instance::{Instance, Record, State};
-use super::snapshots::Snapshot;
-use super::store::{Kind, Store};
+use super::health::health_client;
+use super::registry::Fleet;
+use crate::driver::{Driver, Exit, Happening};
+use crate::faults::FaultBox;
+use crate::state::State;
+use crate::store::{IngressRecord, Instance, Kind, Record, Snapshot, Store};
 
 /// At most so many standbys at once (contract B.5).
 const MAX_STANDBYS: usize = 16;
 /// At most so many restores at once; the others wait, under their own locks (contract B.3).
 const MAX_RESTORES: usize = 16;
 
-/// A change of an instance's state, for whoever shows it to a person.
-#[derive(Debug, Clone)]
-pub struct FleetEvent {
-    /// The instance's name.
-    pub name: String,
-    /// Its new state.
-    pub state: State,
-    /// Why, in a few words.
-    pub reason: &'static str,
-}
-
-/// Hears every [`FleetEvent`]; a slow listener loses the oldest.
-pub type FleetEvents = broadcast::Receiver<FleetEvent>;
-
-/// All instances.
-#[derive(Debug)]
-pub(super) struct Fleet {
-    pub(super) store: Store,
-    pub(super) driver: Arc<dyn Driver>,
-    pub(super) faults: FaultBox,
-    pub(super) instances: DashMap<String, Arc<Instance>>,
-    /// Held while a name is checked and taken.
-    pub(super) naming: Mutex<()>,
-    pub(super) ingresses: std::sync::RwLock<BTreeMap<String, IngressRecord>>,
-    pub(super) snapshots: std::sync::RwLock<BTreeMap<String, Snapshot>>,
-    pub(super) tasks: TaskTracker,
-    pub(super) events: broadcast::Sender<FleetEvent>,
-    pub(super) standbys: Arc<Semaphore>,
-    pub(super) restores: Semaphore,
-    /// For health checks; connections are not kept, since they would keep instances awake.
-    pub(super) http: reqwest::Client,
-}
-
-// === impl Fleet ===
-
 impl Fleet {
     /// Loads what is on disk and takes over what still runs. `happenings` come from the driver.
-    pub(super) async fn load(
+    pub(crate) async fn load(
         store: Store,
         driver: Arc<dyn Driver>,
         happenings: mpsc::Receiver<Happening>,
@@ -104,7 +67,7 @@ impl Fleet {
             events: broadcast::channel(256).0,
             standbys: Arc::new(Semaphore::new(MAX_STANDBYS)),
             restores: Semaphore::new(MAX_RESTORES),
-            http: super::care::health_client().map_err(std::io::Error::other)?,
+            http: health_client().map_err(std::io::Error::other)?,
         });
         for record in records {
             fleet.take_over(record).await;
@@ -120,10 +83,6 @@ impl Fleet {
         let logs = async move { stop.run_until_cancelled(keeper.keep_logs_short()).await };
         fleet.tasks.spawn(logs);
         Ok(fleet)
-    }
-
-    pub(super) fn events(&self) -> FleetEvents {
-        self.events.subscribe()
     }
 
     /// Adopts an instance's process, or says honestly that it is gone.
@@ -167,86 +126,6 @@ impl Fleet {
         }
         self.save_or_warn(&instance);
         self.instances.insert(id, instance);
-    }
-
-    /// Resolves `{id}`, behind whatever verb is running on the instance.
-    pub(super) async fn resolve(&self, text: &str) -> Result<Arc<Instance>, ApiError> {
-        let instance = self.find(text)?;
-        let guard = instance.lock.read().await;
-        let deleted = instance.is_deleted();
-        drop(guard);
-        if deleted {
-            Err(ApiError::not_found("resource not found"))
-        } else {
-            Ok(instance)
-        }
-    }
-
-    fn find(&self, text: &str) -> Result<Arc<Instance>, ApiError> {
-        if let Some(instance) = self.instances.get(text) {
-            return Ok(Arc::clone(instance.value()));
-        }
-        let all = self.all();
-        one_of(&all, text, |i| i.id.clone(), |i| Some(i.name())).cloned()
-    }
-
-    /// Every instance, the oldest first.
-    pub(super) fn all(&self) -> Vec<Arc<Instance>> {
-        let mut all: Vec<_> = self
-            .instances
-            .iter()
-            .map(|instance| Arc::clone(instance.value()))
-            .collect();
-        all.sort_by_key(|instance| (instance.record().spec.created_at, instance.id.clone()));
-        all
-    }
-
-    pub(super) fn save(&self, instance: &Instance) -> Result<(), ApiError> {
-        let record = instance.record().clone();
-        self.store
-            .save(Kind::Instance, &record.spec.id, &record)
-            .map_err(|error| {
-                tracing::error!(instance = %record.spec.id, %error, "cannot save the instance");
-                ApiError::internal("cannot save the instance")
-            })
-    }
-
-    /// Saves where no caller can be told; the record is saved again at the next change.
-    pub(super) fn save_or_warn(&self, instance: &Instance) {
-        if self.save(instance).is_err() {
-            tracing::warn!(instance = %instance.id, "a later restart may find an old state");
-        }
-    }
-
-    /// Changes the state, saves it, and tells those who watch.
-    pub(super) fn enter(&self, instance: &Instance, state: State, reason: &'static str) {
-        instance.enter(state);
-        self.save_or_warn(instance);
-        // Without a listener there is nobody to tell.
-        let _unheard = self.events.send(FleetEvent {
-            name: instance.name(),
-            state,
-            reason,
-        });
-    }
-
-    /// One line in the instance's own log of operations.
-    pub(super) fn note(&self, instance: &Instance, line: &str) {
-        let written = self
-            .store
-            .folder(Kind::Instance, &instance.id)
-            .and_then(|folder| {
-                use std::io::Write as _;
-                let mut options = std::fs::OpenOptions::new();
-                let mut file = options
-                    .create(true)
-                    .append(true)
-                    .open(folder.join("hypeman.log"))?;
-                writeln!(file, "{} {line}", Timestamp::now())
-            });
-        if let Err(error) = written {
-            tracing::warn!(instance = %instance.id, %error, "cannot write the instance's log");
-        }
     }
 
     async fn hear(self: Arc<Self>, mut happenings: mpsc::Receiver<Happening>) {

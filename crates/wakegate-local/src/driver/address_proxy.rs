@@ -25,8 +25,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connections::ConnectionTable;
-use crate::policy::Policy;
+use super::connections::ConnectionTable;
+use crate::policy::auto_standby::Policy;
 
 /// How often the program's listeners are looked for: while it comes up, and later.
 const LOOK_COMING_UP: Duration = Duration::from_millis(2);

@@ -7,15 +7,16 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::api::ApiError;
 use hypeman::GoDuration;
+
+use crate::error::ApiError;
 
 const SECOND: i64 = 1_000_000_000;
 
 /// As sent.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct RestartRequest {
+pub(crate) struct RestartRequest {
     policy: Option<String>,
     backoff: Option<String>,
     max_attempts: Option<i64>,
@@ -24,7 +25,7 @@ pub(super) struct RestartRequest {
 
 /// As kept and as shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RestartPolicy {
+pub(crate) struct RestartPolicy {
     policy: When,
     backoff: GoDuration,
     max_attempts: u32,
@@ -40,7 +41,7 @@ enum When {
 
 /// What the policy did (seed: `restart_status`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Restarts {
+pub(crate) struct Restarts {
     #[serde(default)]
     attempts: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -74,7 +75,7 @@ fn invalid(text: &str) -> ApiError {
 
 impl RestartPolicy {
     /// `None` is "never".
-    pub(super) fn accept(request: &RestartRequest) -> Result<Option<Self>, ApiError> {
+    pub(crate) fn accept(request: &RestartRequest) -> Result<Option<Self>, ApiError> {
         let duration = |name: &str, text: &Option<String>, default: i64| {
             let text = text.as_ref().filter(|text| !text.is_empty());
             let parsed = text.map(|text| text.parse::<GoDuration>()).transpose();
@@ -106,7 +107,7 @@ impl RestartPolicy {
 
 impl Restarts {
     /// The program has ended by itself, with this code if one is known.
-    pub(super) fn ended(
+    pub(crate) fn ended(
         &mut self,
         policy: Option<&RestartPolicy>,
         code: Option<i32>,
@@ -120,7 +121,7 @@ impl Restarts {
     }
 
     /// Its health checks failed, and it was stopped for that. Nothing is planned without a policy.
-    pub(super) fn unhealthy(&mut self, policy: &RestartPolicy, now: Timestamp) {
+    pub(crate) fn unhealthy(&mut self, policy: &RestartPolicy, now: Timestamp) {
         self.last_reason = Some(Reason::HealthCheckFailed);
         self.plan(Some(policy), now);
     }
@@ -140,30 +141,30 @@ impl Restarts {
     }
 
     /// Somebody stopped it.
-    pub(super) fn stopped_by_hand(&mut self) {
+    pub(crate) fn stopped_by_hand(&mut self) {
         self.next_attempt_at = None;
         self.blocked_reason = Some(Blocked::ManualStop);
     }
 
     /// Somebody started it, or gave it another policy: from the beginning.
-    pub(super) fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }
 
     /// Whether it is to be started now.
-    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         self.next_attempt_at.is_some_and(|at| at <= now)
     }
 
     /// It is being started.
-    pub(super) fn attempt(&mut self, now: Timestamp) {
+    pub(crate) fn attempt(&mut self, now: Timestamp) {
         self.attempts = self.attempts.saturating_add(1);
         self.last_attempt_at = Some(now);
         self.next_attempt_at = None;
     }
 
     /// It runs since `since`. Whether that is long enough to forget earlier attempts.
-    pub(super) fn settle(
+    pub(crate) fn settle(
         &mut self,
         policy: &RestartPolicy,
         since: Timestamp,

@@ -16,14 +16,14 @@ const LONGEST: u64 = 16 * 1024 * 1024;
 const BLOCK: u64 = 1024 * 1024;
 
 /// Where the older half is.
-pub(super) fn older(path: &Path) -> PathBuf {
+pub(crate) fn older(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".1");
     name.into()
 }
 
 /// Cuts a log that is too long; one that is not there is short enough.
-pub(super) fn rotate(path: &Path) -> io::Result<()> {
+pub(crate) fn rotate(path: &Path) -> io::Result<()> {
     rotate_beyond(path, LONGEST)
 }
 

@@ -7,7 +7,12 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::paths::PathInfo;
+use crate::path_info::PathInfo;
+
+/// Where the image keeps what is ours, beside whatever system it holds.
+pub(crate) const HOME: &str = "/.wakegate";
+/// The virtio port's name.
+pub(crate) const PORT_NAME: &str = "wakegate";
 
 /// To the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

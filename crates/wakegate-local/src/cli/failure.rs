@@ -1,0 +1,36 @@
+//! Why a subcommand ended.
+
+use std::fmt::Display;
+
+/// Something failed while running.
+pub const FAILED: u8 = 1;
+/// The configuration cannot be used (`EX_CONFIG`).
+pub const BAD_CONFIG: u8 = 78;
+
+/// Why a subcommand ended, and the exit code for it.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// What to tell the person.
+    pub message: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    pub(crate) fn failed(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            code: FAILED,
+        }
+    }
+
+    pub(crate) fn bad_config(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            code: BAD_CONFIG,
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! How virtual machines are run on this machine.
+//!
+//! Guarantees: nothing of it changes while the control plane runs.
+
+use std::path::PathBuf;
+
+use super::command::Accelerator;
+use crate::image::Image;
+
+/// How VMs are run.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) qemu: PathBuf,
+    pub(crate) image: Image,
+    pub(crate) accelerator: Accelerator,
+    /// Whether VMs may reach out.
+    pub(crate) egress: bool,
+    /// Whether they are on a bridge of the host's.
+    pub(crate) bridged: bool,
+    /// This program, for its `session` subcommand.
+    pub(crate) launcher: PathBuf,
+    /// Where instances have their folders.
+    pub(crate) instances: PathBuf,
+    /// So many QEMUs of each kind of VM are started before they are needed.
+    pub(crate) prestart: usize,
+}

@@ -1,0 +1,508 @@
+//! Instances as virtual machines of QEMU.
+//!
+//! Guarantees: a sleeping instance is files, and no process; it needs no privilege; an instance
+//! outlives the control plane, asleep or awake, and is found again by its folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use super::bridge::{self, Tap};
+use super::command::{Accelerator, Beginning, Network, Shape};
+use super::config::Config;
+use super::files::{About, Files, Ports};
+use super::network::{self, Door};
+use super::pool::Pool;
+use super::process::{Process, alive_in, kill_in};
+use super::tsc;
+use super::vm::{self, Vm};
+use crate::driver::address_proxy::{Address, Traffic};
+use crate::driver::connections::ConnectionTable;
+use crate::driver::contract::{Boot, CommandEnd, Driver, Handle, Happening, Started, Usage};
+use crate::driver::error::DriverError;
+use crate::driver::procfs::ProcessStat;
+use crate::guest::{Answer, Order, Program, Question};
+use crate::path_info::PathInfo;
+use crate::state::State;
+
+/// When a VM that says nothing by itself is asked how it is.
+const ASK_LATER: Duration = Duration::from_secs(1);
+/// A VM whose agent has said nothing for so long has not come up.
+const SILENT: Duration = Duration::from_secs(60);
+/// How long an agent may take to look at a path, and longer than a command was given.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// Runs instances as VMs.
+#[derive(Debug)]
+pub(crate) struct QemuDriver {
+    vms: DashMap<String, Arc<Vm>>,
+    happenings: mpsc::Sender<Happening>,
+    tasks: TaskTracker,
+    config: Config,
+    pool: Arc<Pool>,
+    /// How fast the processor's counter counts.
+    tsc_khz: Option<u64>,
+}
+
+// === impl QemuDriver ===
+
+impl QemuDriver {
+    pub(crate) async fn new(
+        happenings: mpsc::Sender<Happening>,
+        tasks: TaskTracker,
+        config: Config,
+    ) -> Self {
+        let folder = config.instances.join("..").join("pool");
+        let pool = Pool::new(config.prestart, folder, tasks.clone());
+        let driver = Self {
+            vms: DashMap::new(),
+            happenings,
+            tasks,
+            pool,
+            tsc_khz: tsc::measure().await,
+            config,
+        };
+        let instances = std::fs::read_dir(&driver.config.instances);
+        let entries = instances.into_iter().flatten().flatten();
+        let used: Vec<PathBuf> = entries
+            .map(|entry| Files::new(entry.path().join("vm")).place())
+            .collect();
+        driver
+            .pool
+            .clear(|folder| used.iter().any(|place| place == folder))
+            .await;
+        driver
+    }
+
+    fn find(&self, id: &str) -> Option<Arc<Vm>> {
+        self.vms.get(id).map(|vm| Arc::clone(vm.value()))
+    }
+
+    fn files(&self, id: &str) -> Files {
+        Files::new(self.config.instances.join(id).join("vm"))
+    }
+
+    /// A new place in the network.
+    fn place(&self, port: u16) -> Result<Network, DriverError> {
+        let used = |candidate| {
+            self.vms.iter().any(|vm| {
+                let door = vm.door.as_ref();
+                door.is_some_and(|door| door.public() == candidate)
+            })
+        };
+        if self.config.bridged {
+            let address = Tap::free(used).ok_or(DriverError::NoAddress)?.address;
+            return Ok(Network::Tap { address });
+        }
+        let address = Address::free(port, used).ok_or(DriverError::NoAddress)?;
+        Ok(Network::User {
+            address: address.private,
+            egress: self.config.egress,
+        })
+    }
+
+    /// The VM that these files tell of.
+    fn vm(&self, files: Files, about: About) -> Arc<Vm> {
+        let door = match &about.shape.network {
+            Network::None => None,
+            Network::User { address, .. } => {
+                let [_, _, x, y] = address.octets();
+                Some(Door::User(Arc::new(Address::new([x, y], about.shape.port))))
+            }
+            Network::Tap { address } => Some(Door::Tap(Arc::new(Tap::new(*address)))),
+        };
+        let tasks = self.tasks.clone();
+        Arc::new(Vm::new(files, about, door, tasks))
+    }
+
+    async fn boot(&self, boot: &Boot) -> Result<Started, DriverError> {
+        let network = match boot.network_enabled {
+            true => self.place(boot.port)?,
+            false => Network::None,
+        };
+        let files = self.files(&boot.id);
+        files.begin().map_err(DriverError::Files)?;
+        let shape = Shape {
+            memory_bytes: boot.memory_bytes.next_multiple_of(2 << 20),
+            vcpus: boot.vcpus,
+            accelerator: self.config.accelerator,
+            network,
+            port: boot.port,
+        };
+        let about = About {
+            shape,
+            ports: Ports::new(),
+            moved: false,
+        };
+        let vm = self.vm(files, about);
+        vm.remember().map_err(DriverError::Files)?;
+        let beginning = Beginning::Boot {
+            image: &self.config.image,
+            tsc_khz: self.tsc_khz,
+        };
+        let process = vm.spawn(&self.config, &beginning).await?;
+        let mut words = boot.arguments.clone();
+        if !boot.is_hello {
+            words.insert(0, boot.program.display().to_string());
+        }
+        let mut environment = boot.environment.clone();
+        environment.push(("PORT".to_owned(), boot.port.to_string()));
+        if let Some(network) = network::inside(&vm.shape.network) {
+            process.agent.order(Order::Network(network));
+        }
+        process.agent.order(Order::Run(Program {
+            words,
+            is_hello: boot.is_hello,
+            environment,
+        }));
+        vm.set_process(Some(Arc::clone(&process)));
+        if let Some(door) = &vm.door {
+            door.open();
+        }
+        let handle = handle(&vm, Some(&process));
+        self.watch(&boot.id, &vm, process, true);
+        self.vms.insert(boot.id.clone(), vm);
+        let remarks = Vec::new();
+        Ok(Started { handle, remarks })
+    }
+
+    /// Follows what the VM's agent says until the VM's end. `boots`: it has yet to come up.
+    fn watch(&self, id: &str, vm: &Arc<Vm>, process: Arc<Process>, boots: bool) {
+        let (happenings, vm, id) = (self.happenings.clone(), Arc::clone(vm), id.to_owned());
+        self.tasks.spawn(async move {
+            let mut status = process.agent.status();
+            let mut started = false;
+            let patience = if boots { SILENT } else { ASK_LATER };
+            let silent = tokio::time::timeout(patience, status.changed())
+                .await
+                .is_err();
+            if !silent {
+                // What it has said is yet to be looked at, below. Of one that has said nothing, nothing
+                // is known: in particular not that its ports are closed.
+                status.mark_changed();
+            }
+            if silent && boots {
+                tracing::warn!(instance = id, "its VM has not come up");
+                process.end_by_itself().await;
+            } else if silent {
+                // Not at once, which would delay a woken VM's first answer.
+                process.agent.order(Order::Tell);
+            }
+            // Ends with the line, when everything was heard.
+            while status.changed().await.is_ok() {
+                let now = status.borrow_and_update().clone();
+                if now.started && !started {
+                    started = true;
+                    let _unheard = happenings.send(Happening::Started(id.clone())).await;
+                }
+                vm.follow_ports(&process, &now).await;
+            }
+            process.ended.cancelled().await;
+            if process.expected.load(Ordering::Acquire) {
+                return;
+            }
+            vm.gone(&process).await;
+            let exit = vm::exit(id, &status.borrow());
+            let _unheard = happenings.send(Happening::Ended(exit)).await;
+        });
+    }
+
+    async fn end_vm(&self, id: &str, grace: Duration) {
+        let Some((_, vm)) = self.vms.remove(id) else {
+            return;
+        };
+        if let Some(door) = &vm.door {
+            door.close().await;
+        }
+        if let Some(process) = vm.process() {
+            process.expected.store(true, Ordering::Release);
+            process.agent.order(Order::Stop);
+            // The VM ends when its program has.
+            let _late = tokio::time::timeout(grace, process.ended.cancelled()).await;
+            vm.end(&process).await;
+        }
+        if let Err(error) = vm.forget().await {
+            tracing::warn!(instance = id, %error, "cannot remove a VM's files");
+        }
+    }
+
+    async fn wake(&self, id: &str) -> Result<(), DriverError> {
+        let vm = self.find(id).ok_or(DriverError::Gone)?;
+        let process = vm.wake(&self.config, &self.pool).await?;
+        self.watch(id, &vm, process, false);
+        self.pool.fill(&self.config, &vm.shape);
+        Ok(())
+    }
+
+    /// Puts the VM that sleeps in these files among ours.
+    fn sleeper(&self, id: &str, files: Files) -> Option<Handle> {
+        let about = files.about().filter(|_| files.is_asleep())?;
+        let vm = self.vm(files, about);
+        let handle = handle(&vm, None);
+        vm.keep_last();
+        self.pool.fill(&self.config, &vm.shape);
+        self.vms.insert(id.to_owned(), vm);
+        Some(handle)
+    }
+
+    async fn take_over(&self, id: &str) -> Option<State> {
+        let files = self.files(id);
+        let place = files.place();
+        if files.is_asleep() {
+            // Whatever process there is was about to end, or had not begun.
+            kill_in(&place).await;
+            self.sleeper(id, files)?;
+            return Some(State::Standby);
+        }
+        let Some(pid) = alive_in(&place) else {
+            if !files.fall_back().ok()? {
+                return None;
+            }
+            tracing::warn!(
+                instance = id,
+                "its VM broke while it fell asleep: it is back in the sleep before"
+            );
+            self.sleeper(id, files)?;
+            return Some(State::Standby);
+        };
+        let about = files.about()?;
+        let vm = self.vm(files, about);
+        let process = Process::find(pid, &place, &self.tasks).await.ok()?;
+        // In the middle of falling asleep: as soon as its state is written, it can go on; what was
+        // written is then old, and goes.
+        if process.qmp.status().await.ok()? != "running" {
+            // Nobody reads it any more, so it fails.
+            let _failed = process.settled().await;
+            process.resume().await.ok()?;
+        }
+        vm.files.end_of_fall().ok()?;
+        process.agent.order(Order::Tell);
+        vm.set_process(Some(Arc::clone(&process)));
+        if let Some(door) = &vm.door {
+            door.open();
+        }
+        let mut status = process.agent.status();
+        let told = tokio::time::timeout(ANSWER, status.changed()).await;
+        let up = matches!(told, Ok(Ok(()))) && status.borrow().started;
+        self.watch(id, &vm, process, false);
+        self.vms.insert(id.to_owned(), vm);
+        Some(if up {
+            State::Running
+        } else {
+            State::Initializing
+        })
+    }
+
+    /// Puts a VM's files where they belong to `id`.
+    async fn settle(
+        &self,
+        id: &str,
+        from: &Path,
+        had: Option<&Handle>,
+        port: u16,
+    ) -> Result<Handle, DriverError> {
+        let (kept, files) = (Files::new(from.to_owned()), self.files(id));
+        let target = files.clone();
+        vm::blocking(&self.tasks, move || kept.copy_to(&target)).await?;
+        let mut about = files.about().ok_or(DriverError::NotLoaded)?;
+        let had = had.and_then(|had| had.address);
+        let new = match (&about.shape.network, had) {
+            (Network::None, _) => None,
+            (_, None) => Some(self.place(port)?),
+            (_, Some(address)) if self.config.bridged => Some(Network::Tap { address }),
+            (_, Some(address)) => {
+                let [_, _, x, y] = address.octets();
+                Some(Network::User {
+                    address: Address::new([x, y], port).private,
+                    egress: self.config.egress,
+                })
+            }
+        };
+        if let Some(new) = new {
+            // Inside, the user network looks the same for all.
+            about.moved |= matches!(new, Network::Tap { .. }) && about.shape.network != new;
+            about.shape.network = new;
+            files.write_about(&about).map_err(DriverError::Files)?;
+        }
+        self.sleeper(id, files).ok_or(DriverError::NotLoaded)
+    }
+
+    async fn ask(
+        &self,
+        id: &str,
+        question: Question,
+        patience: Duration,
+    ) -> Result<Answer, DriverError> {
+        let process = self.find(id).and_then(|vm| vm.process());
+        let answer = process
+            .ok_or(DriverError::Gone)?
+            .agent
+            .ask(question, patience)
+            .await;
+        answer.ok_or(DriverError::NoAnswer)
+    }
+}
+
+fn handle(vm: &Vm, process: Option<&Process>) -> Handle {
+    let public = vm.door.as_ref().map(Door::public);
+    let mut handle = Handle::of_files(public, vm.shape.port);
+    if let Some(process) = process {
+        handle.pid = process.pid.as_raw_nonzero().get();
+    }
+    handle
+}
+
+impl Driver for QemuDriver {
+    fn name(&self) -> &'static str {
+        "qemu"
+    }
+
+    fn hypervisor(&self) -> Option<&'static str> {
+        Some("qemu-microvm")
+    }
+
+    fn features(&self) -> Vec<&'static str> {
+        let accelerator = match self.config.accelerator {
+            Accelerator::Kvm => "kvm",
+            Accelerator::Tcg => "tcg",
+        };
+        let limits = ["memory_limit", "cpu_limit"];
+        let policies = ["auto_standby", "health_check", "restart_policy"];
+        [
+            ["standby", "snapshot", "fork", accelerator].as_slice(),
+            &policies,
+            &limits,
+        ]
+        .concat()
+    }
+
+    fn starts_later(&self) -> bool {
+        true
+    }
+
+    fn start<'a>(&'a self, boot: &'a Boot) -> BoxFuture<'a, Result<Started, DriverError>> {
+        self.boot(boot).boxed()
+    }
+
+    fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, ()> {
+        self.end_vm(id, grace).boxed()
+    }
+
+    fn standby<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {
+        async move {
+            let vm = self.find(id).ok_or(DriverError::Gone)?;
+            vm.fall_asleep().await?;
+            self.pool.fill(&self.config, &vm.shape);
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn end(&self) -> BoxFuture<'_, ()> {
+        self.pool.end().boxed()
+    }
+
+    fn restore<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {
+        self.wake(id).boxed()
+    }
+
+    fn adopt<'a>(&'a self, id: &'a str, _handle: &'a Handle) -> BoxFuture<'a, Option<State>> {
+        self.take_over(id).boxed()
+    }
+
+    fn keeps_memory(&self) -> bool {
+        true
+    }
+
+    fn keep<'a>(&'a self, id: &'a str, into: &'a Path) -> BoxFuture<'a, Result<(), DriverError>> {
+        async move {
+            let vm = self.find(id).ok_or(DriverError::Gone)?;
+            vm.copy_to(Files::new(into.to_owned())).await
+        }
+        .boxed()
+    }
+
+    fn take<'a>(
+        &'a self,
+        id: &'a str,
+        from: &'a Path,
+        had: Option<&'a Handle>,
+        port: u16,
+    ) -> BoxFuture<'a, Result<Handle, DriverError>> {
+        self.settle(id, from, had, port).boxed()
+    }
+
+    fn look<'a>(
+        &'a self,
+        id: &'a str,
+        path: &'a str,
+        follow: bool,
+    ) -> BoxFuture<'a, Result<PathInfo, DriverError>> {
+        async move {
+            let path = path.to_owned();
+            match self
+                .ask(id, Question::Path { path, follow }, ANSWER)
+                .await?
+            {
+                Answer::Path(info) => Ok(info),
+                Answer::Command { .. } => Err(DriverError::NoAnswer),
+            }
+        }
+        .boxed()
+    }
+
+    fn run<'a>(
+        &'a self,
+        id: &'a str,
+        words: &'a [String],
+        folder: Option<&'a str>,
+        patience: Duration,
+    ) -> BoxFuture<'a, Result<CommandEnd, DriverError>> {
+        let question = Question::Command {
+            words: words.to_vec(),
+            folder: folder.map(str::to_owned),
+            patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+        };
+        async move {
+            match self.ask(id, question, patience + ANSWER).await? {
+                Answer::Command { code, output } => Ok(CommandEnd { code, output }),
+                Answer::Path(_) => Err(DriverError::NoAnswer),
+            }
+        }
+        .boxed()
+    }
+
+    fn usage(&self, id: &str) -> Usage {
+        let process = self.find(id).and_then(|vm| vm.process());
+        let stat = process.and_then(|p| ProcessStat::read(p.pid.as_raw_nonzero().get()));
+        stat.map(|stat| stat.usage()).unwrap_or_default()
+    }
+
+    fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {
+        self.find(id)?.door.as_ref().map(Door::traffic)
+    }
+
+    fn connections(&self) -> std::io::Result<ConnectionTable> {
+        match self.config.bridged {
+            true => ConnectionTable::read_tracked(),
+            false => ConnectionTable::read(),
+        }
+    }
+
+    fn network(&self) -> (&'static str, Option<String>, &'static str) {
+        match self.config.bridged {
+            true => (
+                "bridge",
+                Some(bridge::router().to_string()),
+                "10.177.0.0/16",
+            ),
+            false => ("nat", None, "127.77.0.0/16"),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Copies of instances.
+//!
+//! Guarantees: a copy has its own id, name and address; its source goes on as it was.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::lifecycle::{gone, invalid_state};
+use super::registry::Fleet;
+use crate::driver::DriverError;
+use crate::error::ApiError;
+use crate::id::new_id;
+use crate::state::State;
+use crate::store::{Instance, Kind, Spec};
+
+impl Fleet {
+    /// A copy with its own id, name and address; with the source's memory, where the driver can.
+    pub(crate) async fn fork(
+        self: &Arc<Self>,
+        source: &Instance,
+        name: String,
+        from_running: bool,
+        target: Option<State>,
+    ) -> Result<Arc<Instance>, ApiError> {
+        let guard = source.lock.write().await;
+        gone(source)?;
+        let state = source.state();
+        match state {
+            State::Running if from_running => {}
+            State::Stopped | State::Standby => {}
+            State::Running => {
+                let text = "source is running, set from_running";
+                return Err(ApiError::conflict("invalid_state", text));
+            }
+            State::Created
+            | State::Initializing
+            | State::Paused
+            | State::Shutdown
+            | State::Unknown => return Err(invalid_state("fork", state, "")),
+        }
+        let target = target.unwrap_or(state);
+        let with_memory = state != State::Stopped && target != State::Stopped;
+        if with_memory && !self.driver.keeps_memory() {
+            let text = "the process driver cannot copy memory: fork a Stopped instance, or set target_state to Stopped";
+            return Err(ApiError::not_supported(text));
+        }
+        if state == State::Stopped && target == State::Standby {
+            let text = "a Stopped instance has no memory to be in Standby with";
+            return Err(ApiError::bad_request("invalid_request", text));
+        }
+        let spec = source.record().spec.clone();
+        let copy = self.create_copy(&spec, name).await?;
+        let copys = copy.lock.write().await;
+        self.enter(&copy, State::Stopped, "forked");
+        if with_memory {
+            let kept = self.keep_aside(source, &copy).await;
+            drop(guard);
+            let memory = kept?;
+            let taken = self.take_memory(&copy, &memory, None).await;
+            // The copy has its own now.
+            let _left_behind = std::fs::remove_dir_all(&memory);
+            taken?;
+        }
+        self.reach(&copy, target).await?;
+        drop(copys);
+        Ok(copy)
+    }
+
+    /// The source's memory, in the copy's folder.
+    async fn keep_aside(&self, source: &Instance, copy: &Instance) -> Result<PathBuf, ApiError> {
+        let failed = |error: DriverError| {
+            self.note(source, &format!("fork failed: {error}"));
+            ApiError::internal("failed to fork instance")
+        };
+        let folder = self.store.folder(Kind::Instance, &copy.id);
+        let memory = folder
+            .map_err(DriverError::Files)
+            .map_err(failed)?
+            .join("fork");
+        self.driver
+            .keep(&source.id, &memory)
+            .await
+            .map_err(failed)?;
+        Ok(memory)
+    }
+
+    /// A new instance that was asked for as another was; a copy does not expire (contract B.1).
+    pub(crate) async fn create_copy(
+        &self,
+        spec: &Spec,
+        name: String,
+    ) -> Result<Arc<Instance>, ApiError> {
+        let id = new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
+        let spec = Spec {
+            id,
+            name,
+            created_at: Timestamp::now(),
+            expires_at: None,
+            schedule: None,
+            ..spec.clone()
+        };
+        let created = self.create(spec).await;
+        created.map_err(|error| match error.code() {
+            // A fork's conflict is a 409, a creation's a 400 (contract A.11).
+            "name_conflict" => ApiError::conflict("name_conflict", "instance name already in use"),
+            _ => error,
+        })
+    }
+}

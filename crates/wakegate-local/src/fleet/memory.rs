@@ -1,0 +1,60 @@
+//! Memory that is put in place for an instance, and the way from there to the state that was asked
+//! for.
+//!
+//! Guarantees: the caller holds the instance's lock; an instance whose memory is in place is asleep.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::lifecycle::port;
+use super::registry::Fleet;
+use crate::driver::{DriverError, Handle};
+use crate::error::ApiError;
+use crate::state::State;
+use crate::store::Instance;
+
+impl Fleet {
+    pub(crate) async fn take_memory(
+        &self,
+        instance: &Instance,
+        memory: &Path,
+        had: Option<&Handle>,
+    ) -> Result<(), ApiError> {
+        let guest_port = port(&instance.record().spec);
+        let taken = self
+            .driver
+            .take(&instance.id, memory, had, guest_port)
+            .await;
+        let handle = taken.map_err(|error: DriverError| {
+            self.note(
+                instance,
+                &format!("its memory could not be put in place: {error}"),
+            );
+            ApiError::internal("failed to restore snapshot")
+        })?;
+        if let Some(traffic) = self.driver.traffic(&instance.id) {
+            traffic
+                .policy
+                .store(instance.record().spec.policy.clone().map(Arc::new));
+        }
+        {
+            let mut record = instance.record();
+            record.ip = handle.address;
+            record.handle = Some(handle);
+            record.stopped_at = None;
+            record.exit_code = None;
+            record.exit_message = None;
+        }
+        self.enter(instance, State::Standby, "its memory is in place");
+        Ok(())
+    }
+
+    /// From Standby or Stopped to where it was asked to be. The caller holds its lock.
+    pub(crate) async fn reach(&self, instance: &Instance, target: State) -> Result<(), ApiError> {
+        match (instance.state(), target) {
+            (State::Standby, State::Running) => self.wake_up(instance).await,
+            (State::Stopped, State::Running) => self.boot(instance).await,
+            _ => Ok(()),
+        }
+    }
+}
