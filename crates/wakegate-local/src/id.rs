@@ -3,7 +3,7 @@
 //! Guarantees: unguessable (from the operating system's random source), so an id prefix or a token
 //! cannot be foreseen; one rule finds what a text in a path names.
 
-use crate::error::ApiError;
+use crate::error::Error;
 
 const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
@@ -12,13 +12,19 @@ const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 #[error("the operating system gives no random bytes: {0}")]
 pub(crate) struct NoRandom(getrandom::Error);
 
+impl From<NoRandom> for Error {
+    fn from(error: NoRandom) -> Self {
+        Self::internal(error.to_string())
+    }
+}
+
 /// What `text` names: an id, else a name, else an unambiguous beginning of an id (contract A.3).
 pub(crate) fn one_of<'a, T>(
     all: &'a [T],
     text: &str,
     id: impl Fn(&T) -> String,
     name: impl Fn(&T) -> Option<String>,
-) -> Result<&'a T, ApiError> {
+) -> Result<&'a T, Error> {
     if let Some(exact) = all.iter().find(|one| id(one) == text) {
         return Ok(exact);
     }
@@ -28,9 +34,9 @@ pub(crate) fn one_of<'a, T>(
         matching = all.iter().filter(|one| id(one).starts_with(text)).collect();
     }
     match matching.as_slice() {
-        [] => Err(ApiError::not_found("resource not found")),
+        [] => Err(Error::not_found()),
         [one] => Ok(one),
-        _ => Err(ApiError::ambiguous()),
+        _ => Err(Error::Ambiguous),
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod api;
 pub mod cli;
+mod clock;
 mod driver;
 mod error;
 mod faults;
@@ -27,6 +28,7 @@ mod session;
 mod state;
 mod store;
 
+pub use clock::Clock;
 pub use driver::Accelerator;
 pub use faults::Faults;
 pub use fleet::{FleetEvent, FleetEvents};

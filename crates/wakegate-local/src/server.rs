@@ -15,8 +15,9 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use crate::api;
+use crate::clock::Clock;
 use crate::driver::{
-    Accelerator, Driver, Happening, ProcessDriver, QemuConfig, QemuDriver, detect_accelerator,
+    Accelerator, Driver, DriverEvent, ProcessDriver, QemuConfig, QemuDriver, detect_accelerator,
     set_up_bridge,
 };
 use crate::faults::FaultBox;
@@ -142,6 +143,11 @@ pub struct LocalServer {
 impl LocalServer {
     /// Takes the socket and the directory, and takes over instances that still run.
     pub async fn bind(config: LocalConfig) -> Result<Self, LocalError> {
+        Self::bind_with(config, Clock::system()).await
+    }
+
+    /// As [`LocalServer::bind`], with a clock of the caller's.
+    pub async fn bind_with(config: LocalConfig, clock: Clock) -> Result<Self, LocalError> {
         let failed = |source| LocalError::Bind {
             address: config.address,
             source,
@@ -163,13 +169,14 @@ impl LocalServer {
         let token_path = store.token_path();
         let stop = CancellationToken::new();
         let faults = FaultBox::default();
-        let (tell, happenings) = mpsc::channel(64);
+        let (tell, events) = mpsc::channel(64);
         let tasks = TaskTracker::new();
-        let driver = driver(config.driver, config.hello, &store, tell, &tasks).await?;
+        let driver = driver(&clock, config.driver, config.hello, &store, tell, &tasks).await?;
         let fleet = Fleet::load(
+            clock,
             store,
             driver,
-            happenings,
+            events,
             tasks,
             faults.clone(),
             stop.clone(),
@@ -235,15 +242,16 @@ impl LocalServer {
 
 /// Makes the driver; for VMs, also what they boot.
 async fn driver(
+    clock: &Clock,
     choice: DriverChoice,
     launcher: PathBuf,
     store: &Store,
-    happenings: mpsc::Sender<Happening>,
+    events: mpsc::Sender<DriverEvent>,
     tasks: &TaskTracker,
-) -> Result<Arc<dyn Driver>, LocalError> {
+) -> Result<Driver, LocalError> {
     let DriverChoice::Qemu(options) = choice else {
-        let driver = ProcessDriver::new(happenings, tasks.clone(), launcher);
-        return Ok(Arc::new(driver));
+        let driver = ProcessDriver::new(clock.clone(), events, tasks.clone(), launcher);
+        return Ok(Driver::Process(driver));
     };
     let qemu = options.qemu.unwrap_or_else(|| "qemu-system-x86_64".into());
     let version = tokio::process::Command::new(&qemu)
@@ -279,6 +287,6 @@ async fn driver(
         Some(accelerator) => accelerator,
         None => detect_accelerator(config.clone(), &store.own("accelerator.json")).await,
     };
-    let driver = QemuDriver::new(happenings, tasks.clone(), config);
-    Ok(Arc::new(driver.await))
+    let driver = QemuDriver::new(clock.clone(), events, tasks.clone(), config);
+    Ok(Driver::Qemu(driver.await))
 }

@@ -7,11 +7,11 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::StatusCode;
-use jiff::Timestamp;
 use serde::Deserialize;
 
+use super::error::ApiError;
 use super::extract::{Query, required};
-use crate::error::ApiError;
+use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::id::one_of;
 use crate::scalars::{are_tags, have_tags, is_name};
@@ -136,11 +136,11 @@ pub(super) async fn create(
         rule.matches.hostname = rule.matches.hostname.to_ascii_lowercase();
     }
     check(&fleet, &rules).await?;
-    let id = crate::id::new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
+    let id = crate::id::new_id().map_err(Error::from)?;
     let record = IngressRecord {
         id,
         name,
-        created_at: Timestamp::now(),
+        created_at: fleet.clock.now(),
         tags,
         rules,
     };
@@ -187,7 +187,7 @@ pub(super) async fn list(
     Ok(Json(matching.cloned().collect()))
 }
 
-fn find(fleet: &Fleet, text: &str) -> Result<IngressRecord, ApiError> {
+fn find(fleet: &Fleet, text: &str) -> Result<IngressRecord, Error> {
     let all = fleet
         .ingresses
         .read()
@@ -200,7 +200,7 @@ pub(super) async fn get(
     Shared(fleet): Shared<Arc<Fleet>>,
     Path(id): Path<String>,
 ) -> Result<Json<IngressRecord>, ApiError> {
-    find(&fleet, &id).map(Json)
+    Ok(Json(find(&fleet, &id)?))
 }
 
 pub(super) async fn delete(

@@ -17,8 +17,8 @@ use futures_util::stream;
 use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt as _, AsyncSeekExt as _, BufReader};
 
+use super::error::ApiError;
 use super::extract::Query;
-use crate::error::ApiError;
 use crate::fleet::Fleet;
 use crate::store::{Instance, Kind, rotation};
 

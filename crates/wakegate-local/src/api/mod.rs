@@ -3,6 +3,7 @@
 //! Guarantees: a request fails in the contract's order (A.2): route, method, token, parameters,
 //! `{id}`, handler; handlers only translate, the fleet decides.
 
+mod error;
 mod extract;
 mod faults;
 mod ingresses;
@@ -23,9 +24,9 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-use crate::error::ApiError;
 use crate::faults::FaultBox;
 use crate::fleet::Fleet;
+use error::ApiError;
 
 /// Every route. `token`: what a bearer must have; none lets everybody in.
 pub(crate) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<FaultBox>) -> Router {

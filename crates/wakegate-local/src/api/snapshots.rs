@@ -11,14 +11,14 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::StatusCode;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::error::ApiError;
 use super::extract::{Query, required};
 use super::instances::{NAME_RULE, view};
 use super::verbs::{Compression, target_state, to_its_end};
-use crate::error::ApiError;
 use crate::fleet::{Fleet, SnapshotRequest};
 use crate::scalars::{are_tags, have_tags, is_name};
 use crate::state::State;
@@ -152,7 +152,7 @@ pub(super) async fn fork(
     let target = target(&snapshot, request.target_state.as_ref())?;
     let (owner, name) = (Arc::clone(&fleet), request.name);
     let forked = fleet.detached(async move { owner.fork_snapshot(&snapshot, name, target).await });
-    Ok((StatusCode::CREATED, view(&*forked.await?)))
+    Ok((StatusCode::CREATED, view(&fleet, &*forked.await?)))
 }
 
 pub(super) async fn list(
@@ -255,7 +255,7 @@ pub(super) async fn set_schedule(
     if !are_tags(&metadata) {
         return Err(invalid("metadata is not valid"));
     }
-    let now = Timestamp::now();
+    let now = fleet.clock.now();
     let step = SignedDuration::from_nanos(interval.nanos());
     let next_run_at = now
         .checked_add(step)

@@ -9,9 +9,10 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::error::ApiError;
 use super::extract::{optional, required};
 use super::instances::{NAME_RULE, view};
-use crate::error::ApiError;
+use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::scalars::is_name;
 use crate::state::State;
@@ -106,11 +107,11 @@ pub(super) async fn to_its_end<F>(
     verb: impl FnOnce(Arc<Fleet>, Arc<Instance>) -> F,
 ) -> Result<Json<Value>, ApiError>
 where
-    F: Future<Output = Result<(), ApiError>> + Send + 'static,
+    F: Future<Output = Result<(), Error>> + Send + 'static,
 {
     let verb = verb(Arc::clone(fleet), Arc::clone(instance));
     fleet.detached(verb).await?;
-    Ok(view(instance))
+    Ok(view(fleet, instance))
 }
 
 pub(super) async fn standby(
@@ -186,5 +187,5 @@ pub(super) async fn fork(
     let copy = fleet
         .detached(async move { owner.fork(&source, name, running, target).await })
         .await?;
-    Ok((StatusCode::CREATED, view(&copy)))
+    Ok((StatusCode::CREATED, view(&fleet, &copy)))
 }

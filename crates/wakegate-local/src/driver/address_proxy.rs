@@ -11,21 +11,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep};
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connections::ConnectionTable;
+use crate::clock::Clock;
 use crate::policy::auto_standby::Policy;
 
 /// How often the program's listeners are looked for: while it comes up, and later.
@@ -50,6 +49,7 @@ pub(super) struct Address {
     pub(super) public: Ipv4Addr,
     pub(super) private: Ipv4Addr,
     port: u16,
+    clock: Clock,
     pub(super) traffic: Arc<Traffic>,
     door: Mutex<Option<Door>>,
     /// Ports that were open when the door was closed.
@@ -87,7 +87,7 @@ impl Traffic {
         self.sent.store(sent, Ordering::Relaxed);
     }
 
-    fn note(&self, source: Ipv4Addr, port: u16) {
+    fn note(&self, source: Ipv4Addr, port: u16, now: Timestamp) {
         let counts = self
             .policy
             .load()
@@ -95,7 +95,7 @@ impl Traffic {
             .is_none_or(|policy| policy.counts(source, port));
         if counts {
             self.last_event
-                .store(Timestamp::now().as_microsecond(), Ordering::Relaxed);
+                .store(now.as_microsecond(), Ordering::Relaxed);
         }
     }
 }
@@ -104,12 +104,13 @@ impl Traffic {
 
 impl Address {
     /// `127.77.x.y` and `127.78.x.y`.
-    pub(super) fn new(low: [u8; 2], port: u16) -> Self {
+    pub(super) fn new(clock: Clock, low: [u8; 2], port: u16) -> Self {
         let [x, y] = low;
         Self {
             public: Ipv4Addr::new(127, 77, x, y),
             private: Ipv4Addr::new(127, 78, x, y),
             port,
+            clock,
             traffic: Arc::default(),
             door: Mutex::default(),
             ports: Mutex::default(),
@@ -117,10 +118,16 @@ impl Address {
     }
 
     /// A random address at whose `port` nobody listens, neither we (`used`) nor another control plane.
-    pub(super) fn free(port: u16, used: impl Fn(Ipv4Addr) -> bool) -> Option<Self> {
+    pub(super) fn free(clock: &Clock, port: u16, used: impl Fn(Ipv4Addr) -> bool) -> Option<Self> {
         let free = |ip| std::net::TcpListener::bind((ip, port)).is_ok();
         (0..1000)
-            .map(|_| Self::new([fastrand::u8(..), fastrand::u8(1..=254)], port))
+            .map(|_| {
+                Self::new(
+                    clock.clone(),
+                    [fastrand::u8(..), fastrand::u8(1..=254)],
+                    port,
+                )
+            })
             .find(|new| !used(new.public) && free(new.public) && free(new.private))
     }
 
@@ -267,20 +274,14 @@ impl Address {
         port: u16,
         shut: CancellationToken,
     ) {
-        self.traffic.note(source, port);
+        self.traffic.note(source, port, self.clock.now());
         let target = SocketAddrV4::new(self.private, port);
-        let mut client = Counted {
-            stream: client,
-            read: &self.traffic.received,
-        };
+        let mut client = counted(client, &self.traffic.received);
         let carried = async {
             let server = TcpStream::connect(target).await?;
             // Small answers must not wait for more; a socket that cannot do this still works.
-            let _slower = (client.stream.set_nodelay(true), server.set_nodelay(true));
-            let mut server = Counted {
-                stream: server,
-                read: &self.traffic.sent,
-            };
+            let _slower = (client.get_ref().set_nodelay(true), server.set_nodelay(true));
+            let mut server = counted(server, &self.traffic.sent);
             tokio::io::copy_bidirectional(&mut client, &mut server).await
         };
         let result = tokio::select! {
@@ -289,10 +290,11 @@ impl Address {
         };
         if result.is_err() {
             // A reset, since there was no orderly end. Without it the cut is only less abrupt.
-            let _gentler = socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO));
+            let _gentler =
+                socket2::SockRef::from(client.get_ref()).set_linger(Some(Duration::ZERO));
         }
         drop(client);
-        self.traffic.note(source, port);
+        self.traffic.note(source, port, self.clock.now());
     }
 }
 
@@ -303,40 +305,12 @@ fn listen(address: SocketAddrV4) -> io::Result<TcpListener> {
     socket.listen(4096)
 }
 
-/// A stream that counts what is read from it.
-struct Counted<'a> {
+/// The stream, with a count of the bytes that are read from it.
+fn counted<'a>(
     stream: TcpStream,
-    read: &'a AtomicU64,
-}
-
-impl AsyncRead for Counted<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        let count = buffer.filled().len().saturating_sub(before) as u64;
-        self.read.fetch_add(count, Ordering::Relaxed);
-        result
-    }
-}
-
-impl AsyncWrite for Counted<'_> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+    count: &'a AtomicU64,
+) -> InspectReader<TcpStream, impl FnMut(&[u8]) + 'a> {
+    InspectReader::new(stream, |bytes| {
+        count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    })
 }

@@ -1,23 +1,11 @@
-//! How the local control plane runs an instance.
+//! What a driver is asked for, and what it says.
 //!
-//! Guarantees of every driver: standby keeps memory and closes the instance's address (new
-//! connections do not reach it, open ones are cut), restore undoes both; an instance outlives the
-//! control plane, and can be adopted from its [`Handle`].
+//! Guarantees: a [`Handle`] is part of an instance's record on disk.
 
-use std::fmt;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::PathBuf;
 
-use futures_util::future::{BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
-
-use super::address_proxy::Traffic;
-use super::connections::ConnectionTable;
-use super::error::DriverError;
-use crate::path_info::PathInfo;
-use crate::state::State;
 
 /// What to run.
 pub(crate) struct Boot {
@@ -81,8 +69,8 @@ pub(crate) struct Exit {
 
 /// What happens to an instance without being asked for.
 #[derive(Debug)]
-pub(crate) enum Happening {
-    /// The program of this instance has been started, after [`Driver::start`] had returned.
+pub(crate) enum DriverEvent {
+    /// The program of this instance has been started, after a start had returned.
     Started(String),
     /// Its program has ended.
     Ended(Exit),
@@ -110,95 +98,5 @@ impl Handle {
             port,
             group: None,
         }
-    }
-}
-
-/// Runs instances.
-pub(crate) trait Driver: Send + Sync + fmt::Debug {
-    /// In `/capabilities` and in messages.
-    fn name(&self) -> &'static str;
-
-    /// As the contract names it, where it is a hypervisor.
-    fn hypervisor(&self) -> Option<&'static str> {
-        None
-    }
-
-    /// What it can do on this machine, in the words of `/capabilities`.
-    fn features(&self) -> Vec<&'static str>;
-
-    /// Whether a program's start is told by [`Happening::Started`], some time after [`Self::start`].
-    fn starts_later(&self) -> bool {
-        false
-    }
-
-    fn start<'a>(&'a self, boot: &'a Boot) -> BoxFuture<'a, Result<Started, DriverError>>;
-
-    /// Asks the program to end, and ends it after `grace`. Not an [`Exit`].
-    fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, ()>;
-
-    fn standby<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>>;
-
-    fn restore<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>>;
-
-    /// Takes over what an earlier control plane left; `None` when it is gone.
-    fn adopt<'a>(&'a self, id: &'a str, handle: &'a Handle) -> BoxFuture<'a, Option<State>>;
-
-    /// Whether memory can be kept apart from its instance, by [`Self::keep`] and [`Self::take`].
-    fn keeps_memory(&self) -> bool {
-        false
-    }
-
-    /// Copies an instance's memory, awake or asleep, into the folder `into`, which does not exist.
-    fn keep<'a>(&'a self, _id: &'a str, _into: &'a Path) -> BoxFuture<'a, Result<(), DriverError>> {
-        std::future::ready(Err(DriverError::Unsupported(self.name()))).boxed()
-    }
-
-    /// Makes `id` a sleeping instance with the memory in `from` and an address of its own, or the
-    /// one that it `had`.
-    fn take<'a>(
-        &'a self,
-        _id: &'a str,
-        _from: &'a Path,
-        _had: Option<&'a Handle>,
-        _port: u16,
-    ) -> BoxFuture<'a, Result<Handle, DriverError>> {
-        std::future::ready(Err(DriverError::Unsupported(self.name()))).boxed()
-    }
-
-    /// Ends what the driver itself has running; instances go on.
-    fn end(&self) -> BoxFuture<'_, ()> {
-        std::future::ready(()).boxed()
-    }
-
-    /// What is at a path, as the instance's program sees it.
-    fn look<'a>(
-        &'a self,
-        id: &'a str,
-        path: &'a str,
-        follow: bool,
-    ) -> BoxFuture<'a, Result<PathInfo, DriverError>>;
-
-    /// Runs a command beside the instance's program, to its end or for `patience`.
-    fn run<'a>(
-        &'a self,
-        id: &'a str,
-        words: &'a [String],
-        folder: Option<&'a str>,
-        patience: Duration,
-    ) -> BoxFuture<'a, Result<CommandEnd, DriverError>>;
-
-    fn usage(&self, id: &str) -> Usage;
-
-    /// The instance's connections and bytes.
-    fn traffic(&self, id: &str) -> Option<Arc<Traffic>>;
-
-    /// Every connection to instances that the machine knows of.
-    fn connections(&self) -> std::io::Result<ConnectionTable> {
-        ConnectionTable::read()
-    }
-
-    /// How instances are reached, in the words of `/capabilities`: model, gateway, subnet.
-    fn network(&self) -> (&'static str, Option<String>, &'static str) {
-        ("nat", None, "127.77.0.0/16")
     }
 }

@@ -1,20 +1,21 @@
 //! How the local control plane runs an instance.
 //!
-//! Guarantees of every driver: standby keeps memory and closes the instance's address (new
-//! connections do not reach it, open ones are cut), restore undoes both; an instance outlives the
-//! control plane, and can be adopted from its [`Handle`].
+//! Guarantees: what every driver promises is at [`Driver`]; nothing in this room knows the API, a
+//! record, or another instance's owner.
 
 mod address_proxy;
 mod cgroup;
 mod connections;
 mod contract;
+mod dispatch;
 mod error;
 mod process;
 mod procfs;
 mod qemu;
 
 pub(crate) use connections::{Connection, ConnectionTable};
-pub(crate) use contract::{Boot, Driver, Exit, Handle, Happening, Started};
+pub(crate) use contract::{Boot, DriverEvent, Exit, Handle, Started};
+pub(crate) use dispatch::Driver;
 pub(crate) use error::DriverError;
 pub(crate) use process::ProcessDriver;
 pub use qemu::Accelerator;

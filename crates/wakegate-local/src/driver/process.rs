@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use futures_util::future::{BoxFuture, FutureExt as _};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
@@ -24,9 +23,10 @@ use tokio_util::task::TaskTracker;
 
 use super::address_proxy::{Address, Traffic};
 use super::cgroup::{Group, Groups};
-use super::contract::{Boot, CommandEnd, Driver, Exit, Handle, Happening, Started, Usage};
+use super::contract::{Boot, CommandEnd, DriverEvent, Exit, Handle, Started, Usage};
 use super::error::DriverError;
 use super::procfs::{ProcessStat, boot_id, environment};
+use crate::clock::Clock;
 use crate::path_info::PathInfo;
 use crate::state::State;
 
@@ -38,7 +38,8 @@ const OUTPUT: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct ProcessDriver {
     processes: DashMap<String, Arc<Process>>,
-    happenings: mpsc::Sender<Happening>,
+    clock: Clock,
+    events: mpsc::Sender<DriverEvent>,
     tasks: TaskTracker,
     boot_id: String,
     /// This program, for its `session` subcommand.
@@ -59,15 +60,17 @@ struct Process {
 // === impl ProcessDriver ===
 
 impl ProcessDriver {
-    /// `happenings` hears of programs that end by themselves.
+    /// `events` hears of programs that end by themselves.
     pub(crate) fn new(
-        happenings: mpsc::Sender<Happening>,
+        clock: Clock,
+        events: mpsc::Sender<DriverEvent>,
         tasks: TaskTracker,
         launcher: PathBuf,
     ) -> Self {
         Self {
             processes: DashMap::new(),
-            happenings,
+            clock,
+            events,
             tasks,
             boot_id: boot_id(),
             launcher,
@@ -88,7 +91,7 @@ impl ProcessDriver {
                 address.is_some_and(|address| address.public == candidate)
             })
         };
-        Address::free(port, used).ok_or(DriverError::NoAddress)
+        Address::free(&self.clock, port, used).ok_or(DriverError::NoAddress)
     }
 
     /// A control group with the limits that were asked for, and what of them is not to be had.
@@ -120,8 +123,7 @@ impl ProcessDriver {
     where
         F: Future<Output = (Option<i32>, String)> + Send + 'static,
     {
-        let (happenings, process, id) =
-            (self.happenings.clone(), Arc::clone(process), id.to_owned());
+        let (events, process, id) = (self.events.clone(), Arc::clone(process), id.to_owned());
         self.tasks.spawn(async move {
             let (code, mut message) = end.await;
             if process
@@ -138,13 +140,13 @@ impl ProcessDriver {
             if !process.expected.load(Ordering::Acquire) {
                 // Nobody listens when the control plane is going down, which then adopts or marks
                 // the instance at its next start.
-                let exit = Happening::Ended(Exit { id, code, message });
-                let _unheard = happenings.send(exit).await;
+                let exit = DriverEvent::Ended(Exit { id, code, message });
+                let _unheard = events.send(exit).await;
             }
         });
     }
 
-    async fn start_process(&self, boot: &Boot) -> Result<Started, DriverError> {
+    pub(super) async fn start(&self, boot: &Boot) -> Result<Started, DriverError> {
         let address = match boot.network_enabled {
             true => Some(Arc::new(self.free_address(boot.port)?)),
             false => None,
@@ -222,7 +224,7 @@ impl ProcessDriver {
         Ok(Started { handle, remarks })
     }
 
-    async fn stop_process(&self, id: &str, grace: Duration) {
+    pub(super) async fn stop(&self, id: &str, grace: Duration) {
         let Some((_, process)) = self.processes.remove(id) else {
             return;
         };
@@ -251,7 +253,7 @@ impl ProcessDriver {
         }
     }
 
-    async fn freeze(&self, id: &str) -> Result<(), DriverError> {
+    pub(super) async fn standby(&self, id: &str) -> Result<(), DriverError> {
         let process = self.find(id).ok_or(DriverError::Gone)?;
         match &process.group {
             Some(group) => {
@@ -280,7 +282,7 @@ impl ProcessDriver {
         Ok(())
     }
 
-    fn thaw(&self, id: &str) -> Result<(), DriverError> {
+    pub(super) fn restore(&self, id: &str) -> Result<(), DriverError> {
         let process = self.find(id).ok_or(DriverError::Gone)?;
         if let Some(group) = &process.group {
             group.thaw().map_err(DriverError::Signal)?;
@@ -293,7 +295,7 @@ impl ProcessDriver {
         Ok(())
     }
 
-    fn take_over(&self, id: &str, handle: &Handle) -> Option<State> {
+    pub(super) fn adopt(&self, id: &str, handle: &Handle) -> Option<State> {
         let pid = Pid::from_raw(handle.pid)?;
         let stat = ProcessStat::read(handle.pid)?;
         let same = stat.start_ticks == handle.start_ticks && self.boot_id == handle.boot_id;
@@ -302,7 +304,7 @@ impl ProcessDriver {
         }
         let address = handle.address.map(|public| {
             let [_, _, x, y] = public.octets();
-            Arc::new(Address::new([x, y], handle.port))
+            Arc::new(Address::new(self.clock.clone(), [x, y], handle.port))
         });
         let group = handle.group.clone().map(Group::at);
         let asleep = stat.state == 'T' || group.as_ref().is_some_and(Group::is_frozen);
@@ -337,6 +339,54 @@ impl ProcessDriver {
         } else {
             State::Running
         })
+    }
+
+    pub(super) fn features(&self) -> Vec<&'static str> {
+        let mut features = vec!["standby", "auto_standby", "health_check", "restart_policy"];
+        if let Some(groups) = &self.groups {
+            features.push("freezer");
+            features.extend(groups.limits("memory").then_some("memory_limit"));
+            features.extend(groups.limits("cpu").then_some("cpu_limit"));
+        }
+        features
+    }
+
+    /// An instance sees the machine's own files.
+    pub(super) async fn look(&self, path: &str, follow: bool) -> Result<PathInfo, DriverError> {
+        let path = path.to_owned();
+        let look = move || PathInfo::look(&path, follow);
+        let info = self.tasks.spawn_blocking(look).await;
+        info.map_err(|_| DriverError::NoAnswer)
+    }
+
+    pub(super) async fn run(
+        &self,
+        id: &str,
+        words: &[String],
+        folder: Option<&str>,
+        patience: Duration,
+    ) -> Result<CommandEnd, DriverError> {
+        let process = self.find(id).ok_or(DriverError::Gone)?;
+        run_beside(&process, words, folder, patience).await
+    }
+
+    pub(super) fn usage(&self, id: &str) -> Usage {
+        let Some(process) = self.find(id) else {
+            return Usage::default();
+        };
+        let stat = ProcessStat::read(process.pid.as_raw_nonzero().get());
+        let mut usage = stat.map(|stat| stat.usage()).unwrap_or_default();
+        if let Some(micros) = process.group.as_ref().and_then(Group::cpu_micros) {
+            usage.cpu_seconds = micros as f64 / 1e6;
+        }
+        usage
+    }
+
+    pub(super) fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {
+        self.find(id)?
+            .address
+            .as_ref()
+            .map(|address| Arc::clone(&address.traffic))
     }
 }
 
@@ -428,88 +478,5 @@ async fn run_beside(
                 output: String::from_utf8_lossy(said.get(end..).unwrap_or_default()).into_owned(),
             })
         }
-    }
-}
-
-impl Driver for ProcessDriver {
-    fn name(&self) -> &'static str {
-        "process"
-    }
-
-    fn features(&self) -> Vec<&'static str> {
-        let mut features = vec!["standby", "auto_standby", "health_check", "restart_policy"];
-        if let Some(groups) = &self.groups {
-            features.push("freezer");
-            features.extend(groups.limits("memory").then_some("memory_limit"));
-            features.extend(groups.limits("cpu").then_some("cpu_limit"));
-        }
-        features
-    }
-
-    fn start<'a>(&'a self, boot: &'a Boot) -> BoxFuture<'a, Result<Started, DriverError>> {
-        self.start_process(boot).boxed()
-    }
-
-    fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, ()> {
-        self.stop_process(id, grace).boxed()
-    }
-
-    fn standby<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {
-        self.freeze(id).boxed()
-    }
-
-    fn restore<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {
-        async move { self.thaw(id) }.boxed()
-    }
-
-    fn adopt<'a>(&'a self, id: &'a str, handle: &'a Handle) -> BoxFuture<'a, Option<State>> {
-        async move { self.take_over(id, handle) }.boxed()
-    }
-
-    /// An instance sees the machine's own files.
-    fn look<'a>(
-        &'a self,
-        _id: &'a str,
-        path: &'a str,
-        follow: bool,
-    ) -> BoxFuture<'a, Result<PathInfo, DriverError>> {
-        let path = path.to_owned();
-        let looking = self
-            .tasks
-            .spawn_blocking(move || PathInfo::look(&path, follow));
-        async move { looking.await.map_err(|_| DriverError::NoAnswer) }.boxed()
-    }
-
-    fn run<'a>(
-        &'a self,
-        id: &'a str,
-        words: &'a [String],
-        folder: Option<&'a str>,
-        patience: Duration,
-    ) -> BoxFuture<'a, Result<CommandEnd, DriverError>> {
-        async move {
-            let process = self.find(id).ok_or(DriverError::Gone)?;
-            run_beside(&process, words, folder, patience).await
-        }
-        .boxed()
-    }
-
-    fn usage(&self, id: &str) -> Usage {
-        let Some(process) = self.find(id) else {
-            return Usage::default();
-        };
-        let stat = ProcessStat::read(process.pid.as_raw_nonzero().get());
-        let mut usage = stat.map(|stat| stat.usage()).unwrap_or_default();
-        if let Some(micros) = process.group.as_ref().and_then(Group::cpu_micros) {
-            usage.cpu_seconds = micros as f64 / 1e6;
-        }
-        usage
-    }
-
-    fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {
-        self.find(id)?
-            .address
-            .as_ref()
-            .map(|address| Arc::clone(&address.traffic))
     }
 }

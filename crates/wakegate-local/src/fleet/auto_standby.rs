@@ -65,7 +65,7 @@ impl Fleet {
         let _guard = instance.lock.write().await;
         let idle = {
             let mut record = instance.record();
-            let now = Timestamp::now();
+            let now = self.clock.now();
             let policy = record.spec.policy.clone().filter(|policy| policy.enabled);
             let due = record.state == State::Running
                 && policy.as_ref().is_some_and(|policy| {
@@ -87,7 +87,7 @@ impl Fleet {
             due && quiet
         };
         if idle && !instance.is_deleted() && self.put_to_sleep(instance, "idle").await.is_err() {
-            instance.record().countdown.restart(Timestamp::now());
+            instance.record().countdown.restart(self.clock.now());
         }
     }
 }

@@ -5,12 +5,10 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::lifecycle::{gone, invalid_state};
 use super::registry::Fleet;
 use crate::driver::DriverError;
-use crate::error::ApiError;
+use crate::error::Error;
 use crate::id::new_id;
 use crate::state::State;
 use crate::store::{Instance, Kind, Spec};
@@ -23,7 +21,7 @@ impl Fleet {
         name: String,
         from_running: bool,
         target: Option<State>,
-    ) -> Result<Arc<Instance>, ApiError> {
+    ) -> Result<Arc<Instance>, Error> {
         let guard = source.lock.write().await;
         gone(source)?;
         let state = source.state();
@@ -32,7 +30,7 @@ impl Fleet {
             State::Stopped | State::Standby => {}
             State::Running => {
                 let text = "source is running, set from_running";
-                return Err(ApiError::conflict("invalid_state", text));
+                return Err(Error::conflict("invalid_state", text));
             }
             State::Created
             | State::Initializing
@@ -44,11 +42,11 @@ impl Fleet {
         let with_memory = state != State::Stopped && target != State::Stopped;
         if with_memory && !self.driver.keeps_memory() {
             let text = "the process driver cannot copy memory: fork a Stopped instance, or set target_state to Stopped";
-            return Err(ApiError::not_supported(text));
+            return Err(Error::not_supported(text));
         }
         if state == State::Stopped && target == State::Standby {
             let text = "a Stopped instance has no memory to be in Standby with";
-            return Err(ApiError::bad_request("invalid_request", text));
+            return Err(Error::invalid("invalid_request", text));
         }
         let spec = source.record().spec.clone();
         let copy = self.create_copy(&spec, name).await?;
@@ -69,10 +67,10 @@ impl Fleet {
     }
 
     /// The source's memory, in the copy's folder.
-    async fn keep_aside(&self, source: &Instance, copy: &Instance) -> Result<PathBuf, ApiError> {
+    async fn keep_aside(&self, source: &Instance, copy: &Instance) -> Result<PathBuf, Error> {
         let failed = |error: DriverError| {
             self.note(source, &format!("fork failed: {error}"));
-            ApiError::internal("failed to fork instance")
+            Error::internal("failed to fork instance")
         };
         let folder = self.store.folder(Kind::Instance, &copy.id);
         let memory = folder
@@ -80,7 +78,7 @@ impl Fleet {
             .map_err(failed)?
             .join("fork");
         self.driver
-            .keep(&source.id, &memory)
+            .export(&source.id, &memory)
             .await
             .map_err(failed)?;
         Ok(memory)
@@ -91,12 +89,12 @@ impl Fleet {
         &self,
         spec: &Spec,
         name: String,
-    ) -> Result<Arc<Instance>, ApiError> {
-        let id = new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
+    ) -> Result<Arc<Instance>, Error> {
+        let id = new_id()?;
         let spec = Spec {
             id,
             name,
-            created_at: Timestamp::now(),
+            created_at: self.clock.now(),
             expires_at: None,
             schedule: None,
             ..spec.clone()
@@ -104,7 +102,7 @@ impl Fleet {
         let created = self.create(spec).await;
         created.map_err(|error| match error.code() {
             // A fork's conflict is a 409, a creation's a 400 (contract A.11).
-            "name_conflict" => ApiError::conflict("name_conflict", "instance name already in use"),
+            "name_conflict" => Error::conflict("name_conflict", "instance name already in use"),
             _ => error,
         })
     }

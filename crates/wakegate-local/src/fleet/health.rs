@@ -31,6 +31,7 @@ fn fell_ill(
     check: &HealthCheck,
     since: Timestamp,
     result: Result<(), String>,
+    now: Timestamp,
 ) -> bool {
     let mut record = instance.record();
     // It has slept, or another check came, meanwhile: the result is about something else.
@@ -38,7 +39,7 @@ fn fell_ill(
         record.health.checking = false;
         return false;
     }
-    record.health.observe(check, result, Timestamp::now())
+    record.health.observe(check, result, now)
 }
 
 impl Fleet {
@@ -58,7 +59,7 @@ impl Fleet {
         let (fleet, instance) = (Arc::clone(self), Arc::clone(instance));
         self.tasks.spawn(async move {
             let result = fleet.probe(&instance, ip, &check).await;
-            if fell_ill(&instance, &check, since, result) {
+            if fell_ill(&instance, &check, since, result, fleet.clock.now()) {
                 fleet.note(&instance, "unhealthy");
                 fleet.restart_unhealthy(&instance, since).await;
             }
@@ -136,7 +137,7 @@ impl Fleet {
             let mut record = instance.record();
             record.exit_message = Some("its health checks failed".to_owned());
             if let Some(policy) = record.spec.restart_policy.clone() {
-                record.restarts.unhealthy(&policy, Timestamp::now());
+                record.restarts.unhealthy(&policy, self.clock.now());
             }
         }
         self.save_or_warn(instance);

@@ -6,12 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::time::sleep;
 
 use super::registry::Fleet;
 use crate::driver::{Boot, DriverError, Started};
-use crate::error::ApiError;
+use crate::error::Error;
 use crate::state::State;
 use crate::store::{Instance, Kind, Record, Spec};
 
@@ -24,25 +23,25 @@ pub(crate) const HELLO_IMAGE: &str = "wakegate/hello";
 /// Any program of the host.
 pub(crate) const EXEC_IMAGE: &str = "local/exec";
 
-pub(crate) fn invalid_state(verb: &str, state: State, must_be: &str) -> ApiError {
+pub(crate) fn invalid_state(verb: &str, state: State, must_be: &str) -> Error {
     let text = format!("invalid state transition: cannot {verb} from state {state}{must_be}");
-    ApiError::conflict("invalid_state", text)
+    Error::conflict("invalid_state", text)
 }
 
 impl Fleet {
     /// Runs a verb to its end, whether or not its caller stays.
-    pub(crate) async fn detached<F, T>(self: &Arc<Self>, verb: F) -> Result<T, ApiError>
+    pub(crate) async fn detached<F, T>(self: &Arc<Self>, verb: F) -> Result<T, Error>
     where
-        F: Future<Output = Result<T, ApiError>> + Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send + 'static,
         T: Send + 'static,
     {
         let task = self.tasks.spawn(verb);
         task.await
-            .unwrap_or_else(|_| Err(ApiError::internal("the operation broke off")))
+            .unwrap_or_else(|_| Err(Error::internal("the operation broke off")))
     }
 
     /// Records a new instance; its program is started by [`Fleet::boot`].
-    pub(crate) async fn create(&self, spec: Spec) -> Result<Arc<Instance>, ApiError> {
+    pub(crate) async fn create(&self, spec: Spec) -> Result<Arc<Instance>, Error> {
         let _naming = self.naming.lock().await;
         if self
             .all()
@@ -50,9 +49,9 @@ impl Fleet {
             .any(|instance| instance.name() == spec.name)
         {
             let message = format!("instance name already in use: {}", spec.name);
-            return Err(ApiError::bad_request("name_conflict", message));
+            return Err(Error::invalid("name_conflict", message));
         }
-        let instance = Arc::new(Instance::new(Record::new(spec, Timestamp::now())));
+        let instance = Arc::new(Instance::new(Record::new(spec, self.clock.now())));
         self.save(&instance)?;
         self.instances
             .insert(instance.id.clone(), Arc::clone(&instance));
@@ -61,14 +60,14 @@ impl Fleet {
     }
 
     /// Starts the program. The caller holds the instance's write lock.
-    pub(crate) async fn boot(&self, instance: &Instance) -> Result<(), ApiError> {
+    pub(crate) async fn boot(&self, instance: &Instance) -> Result<(), Error> {
         self.enter(instance, State::Initializing, "starting");
         let spec = instance.record().spec.clone();
         let started = match self.plan(&spec) {
             Ok(boot) => self.driver.start(&boot).await,
             Err(error) => Err(error),
         };
-        let now = Timestamp::now();
+        let now = self.clock.now();
         match started {
             Ok(Started { handle, remarks }) => {
                 if let Some(traffic) = self.driver.traffic(&spec.id) {
@@ -101,7 +100,7 @@ impl Fleet {
                 record.ends(now);
                 drop(record);
                 self.enter(instance, State::Stopped, "could not start");
-                Err(ApiError::internal("failed to start instance"))
+                Err(Error::internal("failed to start instance"))
             }
         }
     }
@@ -149,7 +148,7 @@ impl Fleet {
         instance: &Instance,
         entrypoint: Option<Vec<String>>,
         cmd: Option<Vec<String>>,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), Error> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
         let overridden = entrypoint.is_some() || cmd.is_some();
@@ -174,7 +173,7 @@ impl Fleet {
         }
     }
 
-    pub(crate) async fn stop(&self, instance: &Instance) -> Result<(), ApiError> {
+    pub(crate) async fn stop(&self, instance: &Instance) -> Result<(), Error> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
         match instance.state() {
@@ -204,7 +203,7 @@ impl Fleet {
     pub(crate) async fn end_program(&self, instance: &Instance, reason: &'static str) {
         self.enter(instance, State::Shutdown, "stopping");
         self.driver.stop(&instance.id, STOP_GRACE).await;
-        instance.record().ends(Timestamp::now());
+        instance.record().ends(self.clock.now());
         self.note(instance, reason);
         self.enter(instance, State::Stopped, reason);
     }
@@ -214,7 +213,7 @@ impl Fleet {
         &self,
         instance: &Instance,
         with_options: bool,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), Error> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
         match instance.state() {
@@ -234,7 +233,7 @@ impl Fleet {
         &self,
         instance: &Instance,
         reason: &'static str,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), Error> {
         self.enter(instance, State::Paused, reason);
         match self.driver.standby(&instance.id).await {
             Ok(()) => {
@@ -255,15 +254,15 @@ impl Fleet {
                 if state == State::Stopped {
                     let mut record = instance.record();
                     record.exit_message = Some(error.to_string());
-                    record.ends(Timestamp::now());
+                    record.ends(self.clock.now());
                 }
                 self.enter(instance, state, "standby failed");
-                Err(ApiError::internal("failed to standby instance"))
+                Err(Error::internal("failed to standby instance"))
             }
         }
     }
 
-    pub(crate) async fn restore(&self, instance: &Instance) -> Result<(), ApiError> {
+    pub(crate) async fn restore(&self, instance: &Instance) -> Result<(), Error> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
         match instance.state() {
@@ -281,13 +280,13 @@ impl Fleet {
     }
 
     /// From Standby to Running. The caller holds the instance's lock.
-    pub(crate) async fn wake_up(&self, instance: &Instance) -> Result<(), ApiError> {
+    pub(crate) async fn wake_up(&self, instance: &Instance) -> Result<(), Error> {
         // Never closed, so never refused.
         let _slot = self.restores.acquire().await;
         self.enter(instance, State::Paused, "restoring");
         match self.driver.restore(&instance.id).await {
             Ok(()) => {
-                instance.record().begins(Timestamp::now());
+                instance.record().begins(self.clock.now());
                 self.note(instance, "restore: done");
                 self.enter(instance, State::Running, "restored");
                 Ok(())
@@ -295,7 +294,7 @@ impl Fleet {
             Err(error) => {
                 self.note(instance, &format!("restore failed: {error}"));
                 self.enter(instance, State::Standby, "restore failed");
-                Err(ApiError::internal("failed to restore instance"))
+                Err(Error::internal("failed to restore instance"))
             }
         }
     }
@@ -325,7 +324,7 @@ impl Fleet {
         &self,
         instance: &Instance,
         graceful: bool,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), Error> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
         instance.mark_deleted();
@@ -338,7 +337,7 @@ impl Fleet {
         self.driver.stop(&instance.id, grace).await;
         self.store.remove(Kind::Instance, &instance.id).map_err(|error| {
             tracing::error!(instance = %instance.id, %error, "cannot remove the instance's files");
-            ApiError::internal("failed to delete instance")
+            Error::internal("failed to delete instance")
         })
     }
 
@@ -350,7 +349,7 @@ impl Fleet {
                 continue;
             }
             self.driver.stop(&instance.id, DELETE_GRACE).await;
-            instance.record().ends(Timestamp::now());
+            instance.record().ends(self.clock.now());
             self.enter(&instance, State::Stopped, "the control plane stopped it");
         }
     }
@@ -362,9 +361,9 @@ pub(crate) fn port(spec: &Spec) -> u16 {
     given.unwrap_or(DEFAULT_PORT)
 }
 
-pub(crate) fn gone(instance: &Instance) -> Result<(), ApiError> {
+pub(crate) fn gone(instance: &Instance) -> Result<(), Error> {
     if instance.is_deleted() {
-        Err(ApiError::not_found("resource not found"))
+        Err(Error::not_found())
     } else {
         Ok(())
     }

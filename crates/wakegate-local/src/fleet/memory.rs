@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::lifecycle::port;
 use super::registry::Fleet;
 use crate::driver::{DriverError, Handle};
-use crate::error::ApiError;
+use crate::error::Error;
 use crate::state::State;
 use crate::store::Instance;
 
@@ -19,18 +19,18 @@ impl Fleet {
         instance: &Instance,
         memory: &Path,
         had: Option<&Handle>,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), Error> {
         let guest_port = port(&instance.record().spec);
         let taken = self
             .driver
-            .take(&instance.id, memory, had, guest_port)
+            .import(&instance.id, memory, had, guest_port)
             .await;
         let handle = taken.map_err(|error: DriverError| {
             self.note(
                 instance,
                 &format!("its memory could not be put in place: {error}"),
             );
-            ApiError::internal("failed to restore snapshot")
+            Error::internal("failed to restore snapshot")
         })?;
         if let Some(traffic) = self.driver.traffic(&instance.id) {
             traffic
@@ -50,7 +50,7 @@ impl Fleet {
     }
 
     /// From Standby or Stopped to where it was asked to be. The caller holds its lock.
-    pub(crate) async fn reach(&self, instance: &Instance, target: State) -> Result<(), ApiError> {
+    pub(crate) async fn reach(&self, instance: &Instance, target: State) -> Result<(), Error> {
         match (instance.state(), target) {
             (State::Standby, State::Running) => self.wake_up(instance).await,
             (State::Stopped, State::Running) => self.boot(instance).await,

@@ -28,7 +28,7 @@ impl Fleet {
 
     /// One look. Returns the shortest idle timeout among the instances that count down.
     fn look(self: &Arc<Self>) -> Option<Duration> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let mut table = None;
         let mut shortest: Option<Duration> = None;
         for instance in self.all() {
@@ -108,7 +108,7 @@ impl Fleet {
             let policy = record.spec.restart_policy.clone();
             record
                 .restarts
-                .ended(policy.as_ref(), None, Timestamp::now());
+                .ended(policy.as_ref(), None, self.clock.now());
         }
     }
 }

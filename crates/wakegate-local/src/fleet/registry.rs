@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use jiff::Timestamp;
 use tokio::sync::{Mutex, Semaphore, broadcast};
 use tokio_util::task::TaskTracker;
 
+use crate::clock::Clock;
 use crate::driver::Driver;
-use crate::error::ApiError;
+use crate::error::Error;
 use crate::faults::FaultBox;
 use crate::id::one_of;
 use crate::state::State;
@@ -36,8 +36,9 @@ pub type FleetEvents = broadcast::Receiver<FleetEvent>;
 /// All instances.
 #[derive(Debug)]
 pub(crate) struct Fleet {
+    pub(crate) clock: Clock,
     pub(crate) store: Store,
-    pub(crate) driver: Arc<dyn Driver>,
+    pub(crate) driver: Driver,
     pub(crate) faults: FaultBox,
     pub(crate) instances: DashMap<String, Arc<Instance>>,
     /// Held while a name is checked and taken.
@@ -60,19 +61,19 @@ impl Fleet {
     }
 
     /// Resolves `{id}`, behind whatever verb is running on the instance.
-    pub(crate) async fn resolve(&self, text: &str) -> Result<Arc<Instance>, ApiError> {
+    pub(crate) async fn resolve(&self, text: &str) -> Result<Arc<Instance>, Error> {
         let instance = self.find(text)?;
         let guard = instance.lock.read().await;
         let deleted = instance.is_deleted();
         drop(guard);
         if deleted {
-            Err(ApiError::not_found("resource not found"))
+            Err(Error::not_found())
         } else {
             Ok(instance)
         }
     }
 
-    fn find(&self, text: &str) -> Result<Arc<Instance>, ApiError> {
+    fn find(&self, text: &str) -> Result<Arc<Instance>, Error> {
         if let Some(instance) = self.instances.get(text) {
             return Ok(Arc::clone(instance.value()));
         }
@@ -91,13 +92,13 @@ impl Fleet {
         all
     }
 
-    pub(crate) fn save(&self, instance: &Instance) -> Result<(), ApiError> {
+    pub(crate) fn save(&self, instance: &Instance) -> Result<(), Error> {
         let record = instance.record().clone();
         self.store
             .save(Kind::Instance, &record.spec.id, &record)
             .map_err(|error| {
                 tracing::error!(instance = %record.spec.id, %error, "cannot save the instance");
-                ApiError::internal("cannot save the instance")
+                Error::internal("cannot save the instance")
             })
     }
 
@@ -110,7 +111,7 @@ impl Fleet {
 
     /// Changes the state, saves it, and tells those who watch.
     pub(crate) fn enter(&self, instance: &Instance, state: State, reason: &'static str) {
-        instance.enter(state);
+        instance.enter(state, self.clock.now());
         self.save_or_warn(instance);
         // Without a listener there is nobody to tell.
         let _unheard = self.events.send(FleetEvent {
@@ -132,7 +133,7 @@ impl Fleet {
                     .create(true)
                     .append(true)
                     .open(folder.join("hypeman.log"))?;
-                writeln!(file, "{} {line}", Timestamp::now())
+                writeln!(file, "{} {line}", self.clock.now())
             });
         if let Err(error) = written {
             tracing::warn!(instance = %instance.id, %error, "cannot write the instance's log");

@@ -16,7 +16,7 @@ use hypeman::GoDuration;
 use super::lifecycle::gone;
 use super::registry::Fleet;
 use crate::driver::Handle;
-use crate::error::ApiError;
+use crate::error::Error;
 use crate::id::{new_id, one_of};
 use crate::state::State;
 use crate::store::{Instance, Kind, Schedule, Snapshot, SnapshotKind};
@@ -37,8 +37,8 @@ fn size_of(folder: &Path) -> u64 {
     sizes.map(|info| info.blocks() * 512).sum()
 }
 
-fn unsupported() -> ApiError {
-    ApiError::not_supported("the process driver cannot make snapshots; the qemu driver can")
+fn unsupported() -> Error {
+    Error::not_supported("the process driver cannot make snapshots; the qemu driver can")
 }
 
 impl Fleet {
@@ -52,15 +52,15 @@ impl Fleet {
     }
 
     /// By id, name, or an unambiguous part of the id.
-    pub(crate) fn find_snapshot(&self, text: &str) -> Result<Snapshot, ApiError> {
+    pub(crate) fn find_snapshot(&self, text: &str) -> Result<Snapshot, Error> {
         let all = self.all_snapshots();
         one_of(&all, text, |s| s.id.clone(), |s| s.name.clone()).cloned()
     }
 
     /// Where a snapshot's memory is.
-    fn memory_of(&self, id: &str) -> Result<PathBuf, ApiError> {
+    fn memory_of(&self, id: &str) -> Result<PathBuf, Error> {
         let folder = self.store.folder(Kind::Snapshot, id);
-        let folder = folder.map_err(|_| ApiError::internal("cannot use the snapshot's folder"))?;
+        let folder = folder.map_err(|_| Error::internal("cannot use the snapshot's folder"))?;
         Ok(folder.join("vm"))
     }
 
@@ -69,10 +69,10 @@ impl Fleet {
         &self,
         instance: &Instance,
         wanted: SnapshotRequest,
-    ) -> Result<Snapshot, ApiError> {
+    ) -> Result<Snapshot, Error> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
-        let conflict = |text: &str| Err(ApiError::conflict("conflict", text));
+        let conflict = |text: &str| Err(Error::conflict("conflict", text));
         let SnapshotRequest {
             kind,
             name,
@@ -92,28 +92,28 @@ impl Fleet {
         if name.is_some() && self.all_snapshots().iter().any(same) {
             return conflict("snapshot name already in use");
         }
-        let id = new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
+        let id = new_id()?;
         let memory = self.memory_of(&id)?;
         if kind == SnapshotKind::Standby
-            && let Err(error) = self.driver.keep(&instance.id, &memory).await
+            && let Err(error) = self.driver.export(&instance.id, &memory).await
         {
             self.note(instance, &format!("snapshot failed: {error}"));
             // Nobody will look for what there is of it.
             let _left_behind = self.store.remove(Kind::Snapshot, &id);
-            return Err(ApiError::internal("failed to create snapshot"));
+            return Err(Error::internal("failed to create snapshot"));
         }
         let snapshot = Snapshot {
             id: id.clone(),
             name,
             kind,
-            created_at: Timestamp::now(),
+            created_at: self.clock.now(),
             tags,
             size_bytes: size_of(&memory),
             scheduled,
             spec: instance.record().spec.clone(),
         };
         let saved = self.store.save(Kind::Snapshot, &id, &snapshot);
-        saved.map_err(|_| ApiError::internal("failed to save snapshot"))?;
+        saved.map_err(|_| Error::internal("failed to save snapshot"))?;
         let mut all = self
             .snapshots
             .write()
@@ -124,17 +124,17 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    pub(crate) fn delete_snapshot(&self, id: &str) -> Result<(), ApiError> {
+    pub(crate) fn delete_snapshot(&self, id: &str) -> Result<(), Error> {
         let mut all = self
             .snapshots
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         if all.remove(id).is_none() {
-            return Err(ApiError::not_found("resource not found"));
+            return Err(Error::not_found());
         }
         drop(all);
         let removed = self.store.remove(Kind::Snapshot, id);
-        removed.map_err(|_| ApiError::internal("failed to delete snapshot"))
+        removed.map_err(|_| Error::internal("failed to delete snapshot"))
     }
 
     /// Puts an instance back to one of its own snapshots.
@@ -143,14 +143,14 @@ impl Fleet {
         instance: &Instance,
         snapshot: &Snapshot,
         target: State,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), Error> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
         let state = instance.state();
         if !matches!(state, State::Stopped | State::Standby) {
             let text =
                 format!("cannot restore a snapshot in state {state}, must be Stopped or Standby");
-            return Err(ApiError::conflict("invalid_state", text));
+            return Err(Error::conflict("invalid_state", text));
         }
         possible(snapshot, target)?;
         let had = instance.record().handle.clone();
@@ -159,7 +159,7 @@ impl Fleet {
             .await;
         {
             let mut record = instance.record();
-            record.ends(Timestamp::now());
+            record.ends(self.clock.now());
             record.restarts.forget();
         }
         self.enter(instance, State::Stopped, "going back to a snapshot");
@@ -176,7 +176,7 @@ impl Fleet {
         snapshot: &Snapshot,
         name: String,
         target: State,
-    ) -> Result<Arc<Instance>, ApiError> {
+    ) -> Result<Arc<Instance>, Error> {
         possible(snapshot, target)?;
         let copy = self.create_copy(&snapshot.spec, name).await?;
         let guard = copy.lock.write().await;
@@ -195,7 +195,7 @@ impl Fleet {
         instance: &Instance,
         snapshot: &Snapshot,
         had: Option<&Handle>,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), Error> {
         let memory = self.memory_of(&snapshot.id)?;
         self.take_memory(instance, &memory, had).await
     }
@@ -205,7 +205,7 @@ impl Fleet {
         let Some(schedule) = instance.record().spec.schedule.clone() else {
             return;
         };
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let prefix = schedule.name_prefix.as_deref().unwrap_or("scheduled");
         let wanted = SnapshotRequest {
             kind: if instance.state() == State::Stopped {
@@ -224,7 +224,7 @@ impl Fleet {
                     schedule.last_snapshot_id = Some(snapshot.id.clone());
                     schedule.last_error = None;
                 }
-                Err(error) => schedule.last_error = Some(error.message().to_owned()),
+                Err(error) => schedule.last_error = Some(error.to_string()),
             }
         }
         let mine = |snapshot: &Snapshot| snapshot.scheduled && snapshot.source() == instance.id;
@@ -233,7 +233,7 @@ impl Fleet {
             if let Err(error) = self.delete_snapshot(&id) {
                 tracing::warn!(
                     snapshot = id,
-                    error = error.message(),
+                    %error,
                     "a schedule's snapshot stays"
                 );
             }
@@ -262,11 +262,11 @@ fn superfluous(schedule: &Schedule, snapshots: &[Snapshot], now: Timestamp) -> V
 }
 
 /// What a snapshot can become.
-fn possible(snapshot: &Snapshot, target: State) -> Result<(), ApiError> {
+fn possible(snapshot: &Snapshot, target: State) -> Result<(), Error> {
     match (snapshot.kind, target) {
         (SnapshotKind::Stopped, State::Standby) => {
             let text = "a Stopped snapshot has no memory to be in Standby with";
-            Err(ApiError::bad_request("invalid_request", text))
+            Err(Error::invalid("invalid_request", text))
         }
         _ => Ok(()),
     }

@@ -8,14 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use jiff::Timestamp;
 use tokio::sync::{Mutex, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::health::health_client;
 use super::registry::Fleet;
-use crate::driver::{Driver, Exit, Happening};
+use crate::clock::Clock;
+use crate::driver::{Driver, DriverEvent, Exit};
 use crate::faults::FaultBox;
 use crate::state::State;
 use crate::store::{IngressRecord, Instance, Kind, Record, Snapshot, Store};
@@ -26,11 +26,12 @@ const MAX_STANDBYS: usize = 16;
 const MAX_RESTORES: usize = 16;
 
 impl Fleet {
-    /// Loads what is on disk and takes over what still runs. `happenings` come from the driver.
+    /// Loads what is on disk and takes over what still runs. `events` come from the driver.
     pub(crate) async fn load(
+        clock: Clock,
         store: Store,
-        driver: Arc<dyn Driver>,
-        happenings: mpsc::Receiver<Happening>,
+        driver: Driver,
+        events: mpsc::Receiver<DriverEvent>,
         tasks: TaskTracker,
         faults: FaultBox,
         stop: CancellationToken,
@@ -56,6 +57,7 @@ impl Fleet {
             .map(|snapshot| (snapshot.id.clone(), snapshot))
             .collect();
         let fleet = Arc::new(Self {
+            clock,
             store,
             driver,
             faults,
@@ -73,9 +75,7 @@ impl Fleet {
             fleet.take_over(record).await;
         }
         let keeper = Arc::clone(&fleet);
-        fleet
-            .tasks
-            .spawn(async move { keeper.hear(happenings).await });
+        fleet.tasks.spawn(async move { keeper.hear(events).await });
         let (keeper, ending) = (Arc::clone(&fleet), stop.clone());
         let watch = async move { ending.run_until_cancelled(keeper.keep_watch()).await };
         fleet.tasks.spawn(watch);
@@ -97,7 +97,7 @@ impl Fleet {
             record.exit_code = None;
             record.exit_message =
                 Some("its process was gone when the control plane came back".to_owned());
-            let now = Timestamp::now();
+            let now = self.clock.now();
             record.ends(now);
             let policy = record.spec.restart_policy.clone();
             record.restarts.ended(policy.as_ref(), None, now);
@@ -105,7 +105,7 @@ impl Fleet {
         let instance = Arc::new(Instance::new(record));
         let state = found.unwrap_or(State::Stopped);
         if instance.state() != state {
-            instance.enter(state);
+            instance.enter(state, self.clock.now());
             let line = format!("found {state} after a restart of the control plane");
             self.note(&instance, &line);
         }
@@ -113,7 +113,7 @@ impl Fleet {
             let mut record = instance.record();
             // Idle time goes on across the restart; connections did not survive it.
             if state == State::Running {
-                let now = Timestamp::now();
+                let now = self.clock.now();
                 record.health.restart(now);
                 if record.countdown.idle_since.is_none() {
                     record.countdown.restart(now);
@@ -128,9 +128,9 @@ impl Fleet {
         self.instances.insert(id, instance);
     }
 
-    async fn hear(self: Arc<Self>, mut happenings: mpsc::Receiver<Happening>) {
-        while let Some(happening) = happenings.recv().await {
-            let (Happening::Started(id) | Happening::Ended(Exit { id, .. })) = &happening;
+    async fn hear(self: Arc<Self>, mut events: mpsc::Receiver<DriverEvent>) {
+        while let Some(event) = events.recv().await {
+            let (DriverEvent::Started(id) | DriverEvent::Ended(Exit { id, .. })) = &event;
             let Some(instance) = self.instances.get(id).map(|i| Arc::clone(i.value())) else {
                 continue;
             };
@@ -138,14 +138,14 @@ impl Fleet {
             if instance.is_deleted() {
                 continue;
             }
-            match happening {
-                Happening::Started(_) => {
+            match event {
+                DriverEvent::Started(_) => {
                     if instance.state() == State::Initializing {
-                        instance.record().begins(Timestamp::now());
+                        instance.record().begins(self.clock.now());
                         self.enter(&instance, State::Running, "its program runs");
                     }
                 }
-                Happening::Ended(exit) => self.bury(&instance, exit).await,
+                DriverEvent::Ended(exit) => self.bury(&instance, exit).await,
             }
         }
     }
@@ -156,7 +156,7 @@ impl Fleet {
             return;
         }
         {
-            let (now, mut record) = (Timestamp::now(), instance.record());
+            let (now, mut record) = (self.clock.now(), instance.record());
             record.exit_code = exit.code;
             record.exit_message = Some(exit.message.clone());
             record.ends(now);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use hypeman::GoDuration;
 
-use crate::error::ApiError;
+use crate::error::Error;
 
 /// As sent.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -37,9 +37,9 @@ pub(crate) struct Policy {
 // === impl Policy ===
 
 impl Policy {
-    pub(crate) fn accept(request: &PolicyRequest) -> Result<Self, ApiError> {
+    pub(crate) fn accept(request: &PolicyRequest) -> Result<Self, Error> {
         let invalid =
-            |text: &str| ApiError::bad_request("invalid_request", format!("auto_standby.{text}"));
+            |text: &str| Error::invalid("invalid_request", format!("auto_standby.{text}"));
         if !request.enabled.unwrap_or(false) {
             return Ok(Self::default());
         }
@@ -60,7 +60,7 @@ impl Policy {
                 Ok(port) if port > 0 => ports.push(port),
                 _ => {
                     let message = format!("port {port} out of range");
-                    return Err(ApiError::bad_request("invalid_auto_standby", message));
+                    return Err(Error::invalid("invalid_auto_standby", message));
                 }
             }
         }

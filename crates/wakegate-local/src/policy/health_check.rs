@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use hypeman::GoDuration;
 
-use crate::error::ApiError;
+use crate::error::Error;
 use crate::state::State;
 
 const SECOND: i64 = 1_000_000_000;
@@ -123,7 +123,7 @@ enum Verdict {
     Unhealthy,
 }
 
-fn nanos(name: &str, text: Option<&String>, default: i64) -> Result<i64, ApiError> {
+fn nanos(name: &str, text: Option<&String>, default: i64) -> Result<i64, Error> {
     let bad = || invalid(&format!("{name} is not a duration"));
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(default);
@@ -133,11 +133,11 @@ fn nanos(name: &str, text: Option<&String>, default: i64) -> Result<i64, ApiErro
         .map_err(|_| bad())
 }
 
-fn invalid(text: &str) -> ApiError {
-    ApiError::bad_request("invalid_health_check", format!("health_check.{text}"))
+fn invalid(text: &str) -> Error {
+    Error::invalid("invalid_health_check", format!("health_check.{text}"))
 }
 
-fn port(number: i64) -> Result<u16, ApiError> {
+fn port(number: i64) -> Result<u16, Error> {
     let port = u16::try_from(number).ok().filter(|port| *port > 0);
     port.ok_or_else(|| invalid("port must be 1 to 65535"))
 }
@@ -149,7 +149,7 @@ impl HealthCheck {
     pub(crate) fn accept(
         request: HealthCheckRequest,
         network_enabled: bool,
-    ) -> Result<Option<Self>, ApiError> {
+    ) -> Result<Option<Self>, Error> {
         let HealthCheckRequest {
             r#type,
             interval,
@@ -228,7 +228,7 @@ impl HealthCheck {
     }
 }
 
-fn accept_http(request: HttpRequest) -> Result<HttpCheck, ApiError> {
+fn accept_http(request: HttpRequest) -> Result<HttpCheck, Error> {
     let path = request.path.filter(|path| !path.is_empty());
     let path = path.unwrap_or_else(|| "/".to_owned());
     let scheme = request.scheme.filter(|scheme| !scheme.is_empty());
@@ -331,7 +331,7 @@ mod tests {
 
     use super::*;
 
-    fn accept(check: Value) -> Result<Option<HealthCheck>, ApiError> {
+    fn accept(check: Value) -> Result<Option<HealthCheck>, Error> {
         HealthCheck::accept(serde_json::from_value(check).unwrap(), true)
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use hypeman::GoDuration;
 
-use crate::error::ApiError;
+use crate::error::Error;
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -67,15 +67,15 @@ enum Reason {
     HealthCheckFailed,
 }
 
-fn invalid(text: &str) -> ApiError {
-    ApiError::bad_request("invalid_restart_policy", format!("restart_policy.{text}"))
+fn invalid(text: &str) -> Error {
+    Error::invalid("invalid_restart_policy", format!("restart_policy.{text}"))
 }
 
 // === impl RestartPolicy ===
 
 impl RestartPolicy {
     /// `None` is "never".
-    pub(crate) fn accept(request: &RestartRequest) -> Result<Option<Self>, ApiError> {
+    pub(crate) fn accept(request: &RestartRequest) -> Result<Option<Self>, Error> {
         let duration = |name: &str, text: &Option<String>, default: i64| {
             let text = text.as_ref().filter(|text| !text.is_empty());
             let parsed = text.map(|text| text.parse::<GoDuration>()).transpose();
@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    fn accept(policy: Value) -> Result<Option<RestartPolicy>, ApiError> {
+    fn accept(policy: Value) -> Result<Option<RestartPolicy>, Error> {
         RestartPolicy::accept(&serde_json::from_value(policy).unwrap())
     }
 

@@ -275,9 +275,9 @@ impl Instance {
     }
 
     /// Changes the state and tells those who wait for it.
-    pub(crate) fn enter(&self, state: State) {
+    pub(crate) fn enter(&self, state: State, now: Timestamp) {
         let mut record = self.record();
-        record.enter(state, Timestamp::now());
+        record.enter(state, now);
         self.state.send_replace(state);
     }
 

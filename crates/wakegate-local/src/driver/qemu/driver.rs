@@ -1,4 +1,4 @@
-//! Instances as virtual machines of QEMU.
+//! The driver whose instances are virtual machines of QEMU.
 //!
 //! Guarantees: a sleeping instance is files, and no process; it needs no privilege; an instance
 //! outlives the control plane, asleep or awake, and is found again by its folder.
@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dashmap::DashMap;
-use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -22,9 +21,10 @@ use super::pool::Pool;
 use super::process::{Process, alive_in, kill_in};
 use super::tsc;
 use super::vm::{self, Vm};
+use crate::clock::Clock;
 use crate::driver::address_proxy::{Address, Traffic};
 use crate::driver::connections::ConnectionTable;
-use crate::driver::contract::{Boot, CommandEnd, Driver, Handle, Happening, Started, Usage};
+use crate::driver::contract::{Boot, CommandEnd, DriverEvent, Handle, Started, Usage};
 use crate::driver::error::DriverError;
 use crate::driver::procfs::ProcessStat;
 use crate::guest::{Answer, Order, Program, Question};
@@ -42,7 +42,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct QemuDriver {
     vms: DashMap<String, Arc<Vm>>,
-    happenings: mpsc::Sender<Happening>,
+    clock: Clock,
+    events: mpsc::Sender<DriverEvent>,
     tasks: TaskTracker,
     config: Config,
     pool: Arc<Pool>,
@@ -54,7 +55,8 @@ pub(crate) struct QemuDriver {
 
 impl QemuDriver {
     pub(crate) async fn new(
-        happenings: mpsc::Sender<Happening>,
+        clock: Clock,
+        events: mpsc::Sender<DriverEvent>,
         tasks: TaskTracker,
         config: Config,
     ) -> Self {
@@ -62,7 +64,8 @@ impl QemuDriver {
         let pool = Pool::new(config.prestart, folder, tasks.clone());
         let driver = Self {
             vms: DashMap::new(),
-            happenings,
+            clock,
+            events,
             tasks,
             pool,
             tsc_khz: tsc::measure().await,
@@ -100,7 +103,7 @@ impl QemuDriver {
             let address = Tap::free(used).ok_or(DriverError::NoAddress)?.address;
             return Ok(Network::Tap { address });
         }
-        let address = Address::free(port, used).ok_or(DriverError::NoAddress)?;
+        let address = Address::free(&self.clock, port, used).ok_or(DriverError::NoAddress)?;
         Ok(Network::User {
             address: address.private,
             egress: self.config.egress,
@@ -113,7 +116,11 @@ impl QemuDriver {
             Network::None => None,
             Network::User { address, .. } => {
                 let [_, _, x, y] = address.octets();
-                Some(Door::User(Arc::new(Address::new([x, y], about.shape.port))))
+                Some(Door::User(Arc::new(Address::new(
+                    self.clock.clone(),
+                    [x, y],
+                    about.shape.port,
+                ))))
             }
             Network::Tap { address } => Some(Door::Tap(Arc::new(Tap::new(*address)))),
         };
@@ -121,7 +128,7 @@ impl QemuDriver {
         Arc::new(Vm::new(files, about, door, tasks))
     }
 
-    async fn boot(&self, boot: &Boot) -> Result<Started, DriverError> {
+    pub(in crate::driver) async fn start(&self, boot: &Boot) -> Result<Started, DriverError> {
         let network = match boot.network_enabled {
             true => self.place(boot.port)?,
             false => Network::None,
@@ -174,7 +181,7 @@ impl QemuDriver {
 
     /// Follows what the VM's agent says until the VM's end. `boots`: it has yet to come up.
     fn watch(&self, id: &str, vm: &Arc<Vm>, process: Arc<Process>, boots: bool) {
-        let (happenings, vm, id) = (self.happenings.clone(), Arc::clone(vm), id.to_owned());
+        let (events, vm, id) = (self.events.clone(), Arc::clone(vm), id.to_owned());
         self.tasks.spawn(async move {
             let mut status = process.agent.status();
             let mut started = false;
@@ -199,7 +206,7 @@ impl QemuDriver {
                 let now = status.borrow_and_update().clone();
                 if now.started && !started {
                     started = true;
-                    let _unheard = happenings.send(Happening::Started(id.clone())).await;
+                    let _unheard = events.send(DriverEvent::Started(id.clone())).await;
                 }
                 vm.follow_ports(&process, &now).await;
             }
@@ -209,11 +216,11 @@ impl QemuDriver {
             }
             vm.gone(&process).await;
             let exit = vm::exit(id, &status.borrow());
-            let _unheard = happenings.send(Happening::Ended(exit)).await;
+            let _unheard = events.send(DriverEvent::Ended(exit)).await;
         });
     }
 
-    async fn end_vm(&self, id: &str, grace: Duration) {
+    pub(in crate::driver) async fn stop(&self, id: &str, grace: Duration) {
         let Some((_, vm)) = self.vms.remove(id) else {
             return;
         };
@@ -232,9 +239,9 @@ impl QemuDriver {
         }
     }
 
-    async fn wake(&self, id: &str) -> Result<(), DriverError> {
+    pub(in crate::driver) async fn restore(&self, id: &str) -> Result<(), DriverError> {
         let vm = self.find(id).ok_or(DriverError::Gone)?;
-        let process = vm.wake(&self.config, &self.pool).await?;
+        let process = vm.wake(&self.config, &self.pool, self.clock.now()).await?;
         self.watch(id, &vm, process, false);
         self.pool.fill(&self.config, &vm.shape);
         Ok(())
@@ -251,7 +258,7 @@ impl QemuDriver {
         Some(handle)
     }
 
-    async fn take_over(&self, id: &str) -> Option<State> {
+    pub(in crate::driver) async fn adopt(&self, id: &str) -> Option<State> {
         let files = self.files(id);
         let place = files.place();
         if files.is_asleep() {
@@ -261,7 +268,7 @@ impl QemuDriver {
             return Some(State::Standby);
         }
         let Some(pid) = alive_in(&place) else {
-            if !files.fall_back().ok()? {
+            if !files.restore_last().ok()? {
                 return None;
             }
             tracing::warn!(
@@ -281,7 +288,7 @@ impl QemuDriver {
             let _failed = process.settled().await;
             process.resume().await.ok()?;
         }
-        vm.files.end_of_fall().ok()?;
+        vm.files.clear_suspend().ok()?;
         process.agent.order(Order::Tell);
         vm.set_process(Some(Arc::clone(&process)));
         if let Some(door) = &vm.door {
@@ -300,7 +307,7 @@ impl QemuDriver {
     }
 
     /// Puts a VM's files where they belong to `id`.
-    async fn settle(
+    pub(in crate::driver) async fn import(
         &self,
         id: &str,
         from: &Path,
@@ -319,7 +326,7 @@ impl QemuDriver {
             (_, Some(address)) => {
                 let [_, _, x, y] = address.octets();
                 Some(Network::User {
-                    address: Address::new([x, y], port).private,
+                    address: Address::new(self.clock.clone(), [x, y], port).private,
                     egress: self.config.egress,
                 })
             }
@@ -347,27 +354,56 @@ impl QemuDriver {
             .await;
         answer.ok_or(DriverError::NoAnswer)
     }
-}
 
-fn handle(vm: &Vm, process: Option<&Process>) -> Handle {
-    let public = vm.door.as_ref().map(Door::public);
-    let mut handle = Handle::of_files(public, vm.shape.port);
-    if let Some(process) = process {
-        handle.pid = process.pid.as_raw_nonzero().get();
-    }
-    handle
-}
-
-impl Driver for QemuDriver {
-    fn name(&self) -> &'static str {
-        "qemu"
+    pub(in crate::driver) async fn standby(&self, id: &str) -> Result<(), DriverError> {
+        let vm = self.find(id).ok_or(DriverError::Gone)?;
+        vm.suspend().await?;
+        self.pool.fill(&self.config, &vm.shape);
+        Ok(())
     }
 
-    fn hypervisor(&self) -> Option<&'static str> {
-        Some("qemu-microvm")
+    pub(in crate::driver) async fn end(&self) {
+        self.pool.end().await;
     }
 
-    fn features(&self) -> Vec<&'static str> {
+    pub(in crate::driver) async fn export(&self, id: &str, into: &Path) -> Result<(), DriverError> {
+        let vm = self.find(id).ok_or(DriverError::Gone)?;
+        vm.copy_to(Files::new(into.to_owned())).await
+    }
+
+    pub(in crate::driver) async fn look(
+        &self,
+        id: &str,
+        path: &str,
+        follow: bool,
+    ) -> Result<PathInfo, DriverError> {
+        let path = path.to_owned();
+        let question = Question::Path { path, follow };
+        match self.ask(id, question, ANSWER).await? {
+            Answer::Path(info) => Ok(info),
+            Answer::Command { .. } => Err(DriverError::NoAnswer),
+        }
+    }
+
+    pub(in crate::driver) async fn run(
+        &self,
+        id: &str,
+        words: &[String],
+        folder: Option<&str>,
+        patience: Duration,
+    ) -> Result<CommandEnd, DriverError> {
+        let question = Question::Command {
+            words: words.to_vec(),
+            folder: folder.map(str::to_owned),
+            patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+        };
+        match self.ask(id, question, patience + ANSWER).await? {
+            Answer::Command { code, output } => Ok(CommandEnd { code, output }),
+            Answer::Path(_) => Err(DriverError::NoAnswer),
+        }
+    }
+
+    pub(in crate::driver) fn features(&self) -> Vec<&'static str> {
         let accelerator = match self.config.accelerator {
             Accelerator::Kvm => "kvm",
             Accelerator::Tcg => "tcg",
@@ -382,120 +418,24 @@ impl Driver for QemuDriver {
         .concat()
     }
 
-    fn starts_later(&self) -> bool {
-        true
-    }
-
-    fn start<'a>(&'a self, boot: &'a Boot) -> BoxFuture<'a, Result<Started, DriverError>> {
-        self.boot(boot).boxed()
-    }
-
-    fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, ()> {
-        self.end_vm(id, grace).boxed()
-    }
-
-    fn standby<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {
-        async move {
-            let vm = self.find(id).ok_or(DriverError::Gone)?;
-            vm.fall_asleep().await?;
-            self.pool.fill(&self.config, &vm.shape);
-            Ok(())
-        }
-        .boxed()
-    }
-
-    fn end(&self) -> BoxFuture<'_, ()> {
-        self.pool.end().boxed()
-    }
-
-    fn restore<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {
-        self.wake(id).boxed()
-    }
-
-    fn adopt<'a>(&'a self, id: &'a str, _handle: &'a Handle) -> BoxFuture<'a, Option<State>> {
-        self.take_over(id).boxed()
-    }
-
-    fn keeps_memory(&self) -> bool {
-        true
-    }
-
-    fn keep<'a>(&'a self, id: &'a str, into: &'a Path) -> BoxFuture<'a, Result<(), DriverError>> {
-        async move {
-            let vm = self.find(id).ok_or(DriverError::Gone)?;
-            vm.copy_to(Files::new(into.to_owned())).await
-        }
-        .boxed()
-    }
-
-    fn take<'a>(
-        &'a self,
-        id: &'a str,
-        from: &'a Path,
-        had: Option<&'a Handle>,
-        port: u16,
-    ) -> BoxFuture<'a, Result<Handle, DriverError>> {
-        self.settle(id, from, had, port).boxed()
-    }
-
-    fn look<'a>(
-        &'a self,
-        id: &'a str,
-        path: &'a str,
-        follow: bool,
-    ) -> BoxFuture<'a, Result<PathInfo, DriverError>> {
-        async move {
-            let path = path.to_owned();
-            match self
-                .ask(id, Question::Path { path, follow }, ANSWER)
-                .await?
-            {
-                Answer::Path(info) => Ok(info),
-                Answer::Command { .. } => Err(DriverError::NoAnswer),
-            }
-        }
-        .boxed()
-    }
-
-    fn run<'a>(
-        &'a self,
-        id: &'a str,
-        words: &'a [String],
-        folder: Option<&'a str>,
-        patience: Duration,
-    ) -> BoxFuture<'a, Result<CommandEnd, DriverError>> {
-        let question = Question::Command {
-            words: words.to_vec(),
-            folder: folder.map(str::to_owned),
-            patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
-        };
-        async move {
-            match self.ask(id, question, patience + ANSWER).await? {
-                Answer::Command { code, output } => Ok(CommandEnd { code, output }),
-                Answer::Path(_) => Err(DriverError::NoAnswer),
-            }
-        }
-        .boxed()
-    }
-
-    fn usage(&self, id: &str) -> Usage {
+    pub(in crate::driver) fn usage(&self, id: &str) -> Usage {
         let process = self.find(id).and_then(|vm| vm.process());
         let stat = process.and_then(|p| ProcessStat::read(p.pid.as_raw_nonzero().get()));
         stat.map(|stat| stat.usage()).unwrap_or_default()
     }
 
-    fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {
+    pub(in crate::driver) fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {
         self.find(id)?.door.as_ref().map(Door::traffic)
     }
 
-    fn connections(&self) -> std::io::Result<ConnectionTable> {
+    pub(in crate::driver) fn connections(&self) -> std::io::Result<ConnectionTable> {
         match self.config.bridged {
             true => ConnectionTable::read_tracked(),
             false => ConnectionTable::read(),
         }
     }
 
-    fn network(&self) -> (&'static str, Option<String>, &'static str) {
+    pub(in crate::driver) fn network(&self) -> (&'static str, Option<String>, &'static str) {
         match self.config.bridged {
             true => (
                 "bridge",
@@ -505,4 +445,13 @@ impl Driver for QemuDriver {
             false => ("nat", None, "127.77.0.0/16"),
         }
     }
+}
+
+fn handle(vm: &Vm, process: Option<&Process>) -> Handle {
+    let public = vm.door.as_ref().map(Door::public);
+    let mut handle = Handle::of_files(public, vm.shape.port);
+    if let Some(process) = process {
+        handle.pid = process.pid.as_raw_nonzero().get();
+    }
+    handle
 }

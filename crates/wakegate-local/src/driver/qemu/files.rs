@@ -23,7 +23,7 @@ const NEW_STATE: &str = "state.new";
 const RAM: &str = "ram";
 const ABOUT: &str = "vm.json";
 /// There while the VM falls asleep.
-const FALLING: &str = "falling";
+const SUSPENDING: &str = "falling";
 const LAST: &str = "last";
 /// There while the VM's process runs elsewhere, and says where.
 const PLACE: &str = "place";
@@ -95,20 +95,20 @@ impl Files {
     }
 
     /// The VM is about to be saved.
-    pub(super) fn begin_to_fall(&self) -> io::Result<()> {
-        fs::write(self.0.join(FALLING), b"")
+    pub(super) fn begin_suspend(&self) -> io::Result<()> {
+        fs::write(self.0.join(SUSPENDING), b"")
     }
 
     /// The VM sleeps from now on.
-    pub(super) fn fall_asleep(&self) -> io::Result<()> {
+    pub(super) fn finish_suspend(&self) -> io::Result<()> {
         fs::rename(self.0.join(NEW_STATE), self.0.join(STATE))?;
-        self.end_of_fall()
+        self.clear_suspend()
     }
 
     /// The VM is no longer being saved; what was begun is not needed.
-    pub(super) fn end_of_fall(&self) -> io::Result<()> {
+    pub(super) fn clear_suspend(&self) -> io::Result<()> {
         gone(fs::remove_file(self.0.join(NEW_STATE)))?;
-        gone(fs::remove_file(self.0.join(FALLING)))
+        gone(fs::remove_file(self.0.join(SUSPENDING)))
     }
 
     /// The VM's memory is about to change.
@@ -136,9 +136,9 @@ impl Files {
     }
 
     /// Goes back to the last sleep when the VM has broken while it fell asleep. Whether it could.
-    pub(super) fn fall_back(&self) -> io::Result<bool> {
+    pub(super) fn restore_last(&self) -> io::Result<bool> {
         let last = self.last();
-        if !self.0.join(FALLING).exists() || !last.is_asleep() {
+        if !self.0.join(SUSPENDING).exists() || !last.is_asleep() {
             return Ok(false);
         }
         if last.0.join(RAM).exists() {
@@ -147,7 +147,7 @@ impl Files {
         }
         // Last, since it is what makes these files a VM; a kill before this goes on from here.
         fs::rename(last.0.join(STATE), self.0.join(STATE))?;
-        self.end_of_fall()?;
+        self.clear_suspend()?;
         Ok(true)
     }
 
@@ -182,7 +182,7 @@ impl Files {
         }
         // Last, since it is what makes the copy a VM.
         copy(&self.0.join(state), &other.0.join(NEW_STATE))?;
-        other.fall_asleep()
+        other.finish_suspend()
     }
 }
 
@@ -260,7 +260,7 @@ mod tests {
         for name in [ABOUT, RAM, NEW_STATE] {
             fs::write(files.folder().join(name), memory).unwrap();
         }
-        files.fall_asleep().unwrap();
+        files.finish_suspend().unwrap();
         files
     }
 
@@ -272,13 +272,16 @@ mod tests {
         files.wake().unwrap();
         let ram = files.folder().join(RAM);
         fs::write(&ram, b"changed").unwrap();
-        assert!(!files.fall_back().unwrap(), "it ran, and was not falling");
-        files.begin_to_fall().unwrap();
+        assert!(
+            !files.restore_last().unwrap(),
+            "it ran, and was not falling"
+        );
+        files.begin_suspend().unwrap();
         fs::write(files.folder().join(NEW_STATE), b"half").unwrap();
-        assert!(files.fall_back().unwrap());
+        assert!(files.restore_last().unwrap());
         assert!(files.is_asleep());
         assert_eq!(fs::read(&ram).unwrap(), b"one");
-        assert!(!files.fall_back().unwrap(), "it has fallen already");
+        assert!(!files.restore_last().unwrap(), "it has fallen already");
     }
 
     #[test]
@@ -287,11 +290,11 @@ mod tests {
         let files = sleeper(dir.path(), b"one");
         files.keep_last().unwrap();
         files.wake().unwrap();
-        files.begin_to_fall().unwrap();
+        files.begin_suspend().unwrap();
         for name in [ABOUT, RAM] {
             fs::rename(files.last().0.join(name), files.folder().join(name)).unwrap();
         }
-        assert!(files.fall_back().unwrap());
+        assert!(files.restore_last().unwrap());
         assert!(files.is_asleep());
     }
 
@@ -306,7 +309,7 @@ mod tests {
         assert_eq!(fs::read(&kept).unwrap(), b"the same file");
         files.wake().unwrap();
         fs::write(files.folder().join(NEW_STATE), b"two").unwrap();
-        files.fall_asleep().unwrap();
+        files.finish_suspend().unwrap();
         // No real sleep is over within a tick of the file system's clock.
         let state = File::options().write(true).open(files.state()).unwrap();
         let modified = state.metadata().unwrap().modified().unwrap();
@@ -328,7 +331,7 @@ mod tests {
         files.begin().unwrap();
         fs::write(files.folder().join(NEW_STATE), b"half").unwrap();
         assert!(!files.is_asleep());
-        files.fall_asleep().unwrap();
+        files.finish_suspend().unwrap();
         assert!(files.is_asleep());
         files.wake().unwrap();
         assert!(!files.is_asleep());

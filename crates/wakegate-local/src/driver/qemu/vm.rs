@@ -137,19 +137,19 @@ impl Vm {
     }
 
     /// Saves the VM's state and ends its process.
-    pub(super) async fn fall_asleep(self: &Arc<Self>) -> Result<(), DriverError> {
+    pub(super) async fn suspend(self: &Arc<Self>) -> Result<(), DriverError> {
         let process = self.process().ok_or(DriverError::Gone)?;
         // From here on its end is ours to judge.
         process.expected.store(true, Ordering::Release);
         let saved = async {
-            self.files.begin_to_fall().map_err(DriverError::Files)?;
+            self.files.begin_suspend().map_err(DriverError::Files)?;
             process.pause().await?;
             if let Some(door) = &self.door {
                 door.close().await;
             }
             self.remember().map_err(DriverError::Files)?;
             process.save(&self.files.new_state()).await?;
-            self.files.fall_asleep().map_err(DriverError::Files)
+            self.files.finish_suspend().map_err(DriverError::Files)
         };
         let Err(error) = saved.await else {
             self.end(&process).await;
@@ -158,7 +158,7 @@ impl Vm {
         };
         // As it was: it runs.
         if process.resume().await.is_ok() {
-            self.files.end_of_fall().map_err(DriverError::Files)?;
+            self.files.clear_suspend().map_err(DriverError::Files)?;
             process.expected.store(false, Ordering::Release);
             if let Some(door) = &self.door {
                 door.open();
@@ -168,7 +168,7 @@ impl Vm {
         // It does not even answer.
         process.kill().await;
         self.gone(&process).await;
-        match self.files.fall_back().map_err(DriverError::Files)? {
+        match self.files.restore_last().map_err(DriverError::Files)? {
             true => Err(DriverError::FellBack),
             false => Err(DriverError::Broke),
         }
@@ -189,7 +189,7 @@ impl Vm {
         };
         let copied = copied.await;
         process.resume().await?;
-        self.files.end_of_fall().map_err(DriverError::Files)?;
+        self.files.clear_suspend().map_err(DriverError::Files)?;
         copied
     }
 
@@ -242,6 +242,7 @@ impl Vm {
         &self,
         config: &Config,
         pool: &Pool,
+        now: Timestamp,
     ) -> Result<Arc<Process>, DriverError> {
         if !self.files.is_asleep() {
             return Err(DriverError::Gone);
@@ -263,7 +264,7 @@ impl Vm {
             return Err(error);
         }
         process.resume().await?;
-        let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+        let now = i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX);
         process.agent.order(Order::Clock(now));
         let moved = self.moved.swap(false, Ordering::AcqRel);
         if let (true, Some(network)) = (moved, network::inside(&self.shape.network)) {
