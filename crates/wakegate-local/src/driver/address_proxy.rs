@@ -6,7 +6,7 @@
 //! once, as a removed TAP would; half-closed connections stay half-closed.
 //!
 //! A frozen process' own sockets would go on accepting into their backlog, which would hide every
-//! race that matters; hence this door in front of them.
+//! race that matters; hence this open in front of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -51,15 +51,15 @@ pub(super) struct Address {
     port: u16,
     clock: Clock,
     pub(super) traffic: Arc<Traffic>,
-    door: Mutex<Option<Door>>,
-    /// Ports that were open when the door was closed.
+    open: Mutex<Option<OpenAddress>>,
+    /// Ports that were open when the open was closed.
     ports: Mutex<BTreeSet<u16>>,
 }
 
 /// An open address.
 #[derive(Debug)]
-struct Door {
-    shut: CancellationToken,
+struct OpenAddress {
+    closed: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -112,7 +112,7 @@ impl Address {
             port,
             clock,
             traffic: Arc::default(),
-            door: Mutex::default(),
+            open: Mutex::default(),
             ports: Mutex::default(),
         }
     }
@@ -138,58 +138,58 @@ impl Address {
 
     /// Opens the address. Ports that were open before are open again when this returns.
     pub(super) fn open(self: &Arc<Self>) {
-        let door = Door {
-            shut: CancellationToken::new(),
+        let open = OpenAddress {
+            closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let mut doors = BTreeMap::new();
+        let mut listeners = BTreeMap::new();
         let before = self
             .ports
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         for port in before {
-            self.open_port(port, &door, &mut doors);
+            self.open_port(port, &open, &mut listeners);
         }
-        let watcher = Arc::clone(self).watch(door.shut.clone(), door.tasks.clone(), doors);
-        door.tasks.spawn(watcher);
+        let watcher = Arc::clone(self).watch(open.closed.clone(), open.tasks.clone(), listeners);
+        open.tasks.spawn(watcher);
         let replaced = self
-            .door
+            .open
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .replace(door);
+            .replace(open);
         if let Some(replaced) = replaced {
-            replaced.shut.cancel();
+            replaced.closed.cancel();
         }
     }
 
     /// Closes the address; when this returns, every connection is cut.
     pub(super) async fn close(&self) {
-        let door = self
-            .door
+        let open = self
+            .open
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(door) = door else { return };
-        door.shut.cancel();
-        door.tasks.close();
-        door.tasks.wait().await;
+        let Some(open) = open else { return };
+        open.closed.cancel();
+        open.tasks.close();
+        open.tasks.wait().await;
     }
 
     /// Opens and closes ports as the program does.
     async fn watch(
         self: Arc<Self>,
-        shut: CancellationToken,
+        closed: CancellationToken,
         tasks: TaskTracker,
-        mut doors: BTreeMap<u16, CancellationToken>,
+        mut listeners: BTreeMap<u16, CancellationToken>,
     ) {
-        let door = Door { shut, tasks };
+        let open = OpenAddress { closed, tasks };
         let opened = Instant::now();
         loop {
             // A table that cannot be read now is read again at the next look.
             if let Ok(table) = ConnectionTable::read() {
                 let listening: BTreeSet<u16> = table.listening(self.private).collect();
-                doors.retain(|port, token| {
+                listeners.retain(|port, token| {
                     let stays = listening.contains(port);
                     if !stays {
                         token.cancel();
@@ -197,12 +197,12 @@ impl Address {
                     stays
                 });
                 for port in listening {
-                    self.open_port(port, &door, &mut doors);
+                    self.open_port(port, &open, &mut listeners);
                 }
-                let open = doors.keys().copied().collect();
+                let open = listeners.keys().copied().collect();
                 *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = open;
             }
-            let coming_up = !doors.contains_key(&self.port) && opened.elapsed() < COMING_UP;
+            let coming_up = !listeners.contains_key(&self.port) && opened.elapsed() < COMING_UP;
             let pause = if coming_up {
                 LOOK_COMING_UP
             } else {
@@ -210,7 +210,7 @@ impl Address {
             };
             tokio::select! {
                 () = sleep(pause) => {}
-                () = door.shut.cancelled() => return,
+                () = open.closed.cancelled() => return,
             }
         }
     }
@@ -218,10 +218,10 @@ impl Address {
     fn open_port(
         self: &Arc<Self>,
         port: u16,
-        door: &Door,
-        doors: &mut BTreeMap<u16, CancellationToken>,
+        open: &OpenAddress,
+        listeners: &mut BTreeMap<u16, CancellationToken>,
     ) {
-        if doors.contains_key(&port) {
+        if listeners.contains_key(&port) {
             return;
         }
         let listener = match listen(SocketAddrV4::new(self.public, port)) {
@@ -231,11 +231,11 @@ impl Address {
                 return;
             }
         };
-        let token = door.shut.child_token();
-        doors.insert(port, token.clone());
+        let token = open.closed.child_token();
+        listeners.insert(port, token.clone());
         let serve =
-            Arc::clone(self).serve(listener, port, token, door.shut.clone(), door.tasks.clone());
-        door.tasks.spawn(serve);
+            Arc::clone(self).serve(listener, port, token, open.closed.clone(), open.tasks.clone());
+        open.tasks.spawn(serve);
     }
 
     /// Accepts until the port closes; connections go on until the address does.
@@ -244,7 +244,7 @@ impl Address {
         listener: TcpListener,
         port: u16,
         closed: CancellationToken,
-        shut: CancellationToken,
+        closed: CancellationToken,
         tasks: TaskTracker,
     ) {
         loop {
@@ -258,7 +258,7 @@ impl Address {
                         std::net::IpAddr::V4(source) => source,
                         std::net::IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
                     };
-                    tasks.spawn(Arc::clone(&self).carry(client, source, port, shut.clone()));
+                    tasks.spawn(Arc::clone(&self).carry(client, source, port, closed.clone()));
                 }
                 // Out of descriptors, most likely: others will be freed.
                 Err(_) => sleep(Duration::from_millis(10)).await,
@@ -272,7 +272,7 @@ impl Address {
         client: TcpStream,
         source: Ipv4Addr,
         port: u16,
-        shut: CancellationToken,
+        closed: CancellationToken,
     ) {
         self.traffic.note(source, port, self.clock.now());
         let target = SocketAddrV4::new(self.private, port);
@@ -286,7 +286,7 @@ impl Address {
         };
         let result = tokio::select! {
             result = carried => result.map(drop),
-            () = shut.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+            () = closed.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
         };
         if result.is_err() {
             // A reset, since there was no orderly end. Without it the cut is only less abrupt.
@@ -306,10 +306,10 @@ fn listen(address: SocketAddrV4) -> io::Result<TcpListener> {
 }
 
 /// The stream, with a count of the bytes that are read from it.
-fn counted<'a>(
+fn counted(
     stream: TcpStream,
-    count: &'a AtomicU64,
-) -> InspectReader<TcpStream, impl FnMut(&[u8]) + 'a> {
+    count: &AtomicU64,
+) -> InspectReader<TcpStream, impl FnMut(&[u8])> {
     InspectReader::new(stream, |bytes| {
         count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     })
