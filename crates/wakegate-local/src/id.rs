@@ -19,7 +19,7 @@ impl From<NoRandom> for Error {
 }
 
 /// What `text` names: an id, else a name, else an unambiguous beginning of an id (contract A.3).
-pub(crate) fn one_of<'a, T>(
+pub(crate) fn resolve<'a, T>(
     all: &'a [T],
     text: &str,
     id: impl Fn(&T) -> String,
@@ -78,7 +78,7 @@ mod tests {
             ("cc4", "twin"),
         ];
         let find = |text: &str| {
-            let found = one_of(&all, text, |o| o.0.to_owned(), |o| Some(o.1.to_owned()));
+            let found = resolve(&all, text, |o| o.0.to_owned(), |o| Some(o.1.to_owned()));
             found.map(|o| o.0).map_err(|error| error.code().to_owned())
         };
         assert_eq!(find("aa1").unwrap(), "aa1");

@@ -29,12 +29,12 @@ pub(crate) fn are_tags(tags: &BTreeMap<String, String>) -> bool {
         })
 }
 
-/// Whether all of `wanted` are among `tags`.
+/// Whether all of the `required` tags are among `tags`.
 pub(crate) fn have_tags(
     tags: &BTreeMap<String, String>,
-    wanted: &BTreeMap<String, String>,
+    required: &BTreeMap<String, String>,
 ) -> bool {
-    wanted
+    required
         .iter()
         .all(|(key, value)| tags.get(key) == Some(value))
 }

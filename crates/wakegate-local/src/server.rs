@@ -26,11 +26,11 @@ use crate::image::{Image, ImageError, ImageSource};
 use crate::store::{Kind, Store, StoreError};
 
 /// What becomes of instances when their control plane ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnExit {
-    /// They go on and are adopted by the next one, as VMs are.
+    /// They go on, and the next control plane with this state directory takes them over.
     Keep,
-    /// They end.
+    /// They are stopped.
     Stop,
 }
 
@@ -169,9 +169,9 @@ impl LocalServer {
         let token_path = store.token_path();
         let stop = CancellationToken::new();
         let faults = FaultBox::default();
-        let (tell, events) = mpsc::channel(64);
+        let (sender, events) = mpsc::channel(64);
         let tasks = TaskTracker::new();
-        let driver = driver(&clock, config.driver, config.hello, &store, tell, &tasks).await?;
+        let driver = driver(&clock, config.driver, config.hello, &store, sender, &tasks).await?;
         let fleet = Fleet::load(
             clock,
             store,

@@ -25,10 +25,10 @@ pub(super) async fn show(State(faults): State<FaultBox>) -> Json<Faults> {
 
 pub(super) async fn change(
     State(faults): State<FaultBox>,
-    Json(wanted): Json<Faults>,
+    Json(requested): Json<Faults>,
 ) -> Json<Faults> {
-    faults.set(wanted);
-    Json(wanted)
+    faults.set(requested);
+    Json(requested)
 }
 
 /// Puts the faults between a call and its handler.

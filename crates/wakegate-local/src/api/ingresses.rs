@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::extract::{Query, required};
 use crate::error::Error;
 use crate::fleet::Fleet;
-use crate::id::one_of;
+use crate::id::resolve;
 use crate::scalars::{are_tags, have_tags, is_name};
 use crate::store::{IngressRecord, Kind, Rule};
 
@@ -155,18 +155,18 @@ pub(super) async fn create(
         ));
     }
     let key = |rule: &Rule| (rule.matches.hostname.clone(), rule.matches.port);
-    let mut taken: Vec<_> = all
+    let mut hostnames: Vec<_> = all
         .values()
         .flat_map(|other| other.rules.iter().map(key))
         .collect();
     for rule in &record.rules {
-        if taken.contains(&key(rule)) {
+        if hostnames.contains(&key(rule)) {
             return Err(ApiError::conflict(
                 "hostname_in_use",
                 "hostname already in use",
             ));
         }
-        taken.push(key(rule));
+        hostnames.push(key(rule));
     }
     let saved = fleet.store.save(Kind::Ingress, &record.id, &record);
     saved.map_err(|_| ApiError::internal("failed to save ingress"))?;
@@ -193,7 +193,7 @@ fn find(fleet: &Fleet, text: &str) -> Result<IngressRecord, Error> {
         .read()
         .unwrap_or_else(PoisonError::into_inner);
     let all: Vec<&IngressRecord> = all.values().collect();
-    one_of(&all, text, |i| i.id.clone(), |i| Some(i.name.clone())).map(|found| (*found).clone())
+    resolve(&all, text, |i| i.id.clone(), |i| Some(i.name.clone())).map(|found| (*found).clone())
 }
 
 pub(super) async fn get(

@@ -26,8 +26,6 @@ use hypeman::GoDuration;
 
 pub(super) const NAME_RULE: &str = "name must be lowercase letters, digits and hyphens, at most 63";
 
-type Answer = Result<(StatusCode, Json<Value>), ApiError>;
-
 #[derive(Deserialize)]
 struct CreateRequest {
     name: String,
@@ -216,7 +214,10 @@ fn accept(request: CreateRequest, driver: &Driver, now: Timestamp) -> Result<Spe
     })
 }
 
-pub(super) async fn create(Shared(fleet): Shared<Arc<Fleet>>, body: Bytes) -> Answer {
+pub(super) async fn create(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
     let spec = accept(required(&body)?, &fleet.driver, fleet.clock.now())?;
     let instance = fleet.create(spec).await?;
     let booting = Arc::clone(&fleet);

@@ -87,31 +87,33 @@ pub(super) async fn create(
     if let Some(compression) = &request.compression {
         compression.check()?;
     }
-    let wanted = SnapshotRequest {
+    let request = SnapshotRequest {
         kind,
         name,
         tags,
         scheduled: false,
     };
     let owner = Arc::clone(&fleet);
-    let made = fleet.detached(async move { owner.snapshot(&instance, wanted).await });
-    Ok((StatusCode::CREATED, Json(made.await?.view())))
+    let snapshot = fleet.detached(async move { owner.snapshot(&instance, request).await });
+    Ok((StatusCode::CREATED, Json(snapshot.await?.view())))
 }
 
 /// The state that is asked for, or the one that goes without saying.
-fn target(snapshot: &Snapshot, asked: Option<&String>) -> Result<State, ApiError> {
-    let asked = asked.filter(|text| !text.is_empty());
-    match asked.map(String::as_str) {
+fn target(snapshot: &Snapshot, requested: Option<&String>) -> Result<State, ApiError> {
+    let requested = requested.filter(|text| !text.is_empty());
+    match requested.map(String::as_str) {
         None => Ok(snapshot.kind.default_target()),
         Some(text) => target_state(text),
     }
 }
 
 /// A snapshot of a VM fits no other hypervisor.
-fn check_hypervisor(fleet: &Fleet, asked: Option<&String>) -> Result<(), ApiError> {
-    let asked = asked.map(String::as_str).filter(|text| !text.is_empty());
-    match asked {
-        Some(asked) if Some(asked) != fleet.driver.hypervisor() => {
+fn check_hypervisor(fleet: &Fleet, requested: Option<&String>) -> Result<(), ApiError> {
+    let requested = requested
+        .map(String::as_str)
+        .filter(|text| !text.is_empty());
+    match requested {
+        Some(name) if Some(name) != fleet.driver.hypervisor() => {
             Err(invalid("target_hypervisor: there is no other here"))
         }
         _ => Ok(()),
@@ -133,7 +135,7 @@ pub(super) async fn restore(
     check_hypervisor(&fleet, request.target_hypervisor.as_ref())?;
     let target = target(&snapshot, request.target_state.as_ref())?;
     to_its_end(&fleet, &instance, |owner, instance| async move {
-        owner.go_back(&instance, &snapshot, target).await
+        owner.restore_snapshot(&instance, &snapshot, target).await
     })
     .await
 }

@@ -174,14 +174,14 @@ pub(super) async fn fork(
     let ForkRequest {
         name,
         from_running,
-        target_state: wanted,
+        target_state: requested,
     } = required(&body)?;
     let source = fleet.resolve(&id).await?;
     let invalid = |text: &str| ApiError::bad_request("invalid_request", text);
     if !is_name(&name) {
         return Err(invalid(NAME_RULE));
     }
-    let target = wanted.filter(|text| !text.is_empty());
+    let target = requested.filter(|text| !text.is_empty());
     let target = target.as_deref().map(target_state).transpose()?;
     let (owner, running) = (Arc::clone(&fleet), from_running.unwrap_or(false));
     let copy = fleet

@@ -11,8 +11,8 @@ mod internal;
 mod serve;
 
 pub use args::{
-    AcceleratorName, DriverArguments, DriverName, Fate, ImageArguments, ImageCommand,
-    InternalCommand, LocalArguments,
+    AcceleratorName, DriverArguments, DriverName, ImageArguments, ImageCommand, InternalCommand,
+    LocalArguments,
 };
 pub use driver::{build_image, choose_driver};
 pub use failure::{BAD_CONFIG, FAILED, Failure};

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::args::{Fate, LocalArguments};
+use super::args::LocalArguments;
 use super::driver::choose_driver;
 use super::failure::Failure;
 use super::file::read_file;
@@ -31,8 +31,9 @@ pub async fn serve(
 ) -> Result<(), Failure> {
     let file = read_file(&arguments)?;
     let on_exit = match (arguments.on_exit, file.on_exit.as_deref()) {
-        (Some(Fate::Keep), _) | (None, None | Some("keep")) => OnExit::Keep,
-        (Some(Fate::Stop), _) | (None, Some("stop")) => OnExit::Stop,
+        (Some(on_exit), _) => on_exit,
+        (None, None | Some("keep")) => OnExit::Keep,
+        (None, Some("stop")) => OnExit::Stop,
         (None, Some(other)) => {
             let text = format_args!("`on_exit`: `{other}` is not \"keep\" or \"stop\"");
             return Err(Failure::bad_config(text));

@@ -6,7 +6,7 @@
 //! once, as a removed TAP would; half-closed connections stay half-closed.
 //!
 //! A frozen process' own sockets would go on accepting into their backlog, which would hide every
-//! race that matters; hence this open in front of them.
+//! race that matters; hence this proxy in front of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -32,31 +32,32 @@ const LOOK_COMING_UP: Duration = Duration::from_millis(2);
 const LOOK_LATER: Duration = Duration::from_millis(100);
 const COMING_UP: Duration = Duration::from_secs(10);
 
-/// What went through an address.
+/// The bytes and the events of an address.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     received: AtomicU64,
     sent: AtomicU64,
     /// When a connection that counts was last opened or closed, in µs; 0 is never.
     last_event: AtomicI64,
-    /// Which connections count.
+    /// The policy that says which connections count.
     pub(crate) policy: ArcSwapOption<Policy>,
 }
 
-/// An address; closed at first.
+/// An instance's address, which is closed at first.
 #[derive(Debug)]
-pub(super) struct Address {
+pub(super) struct AddressProxy {
     pub(super) public: Ipv4Addr,
     pub(super) private: Ipv4Addr,
     port: u16,
     clock: Clock,
     pub(super) traffic: Arc<Traffic>,
+    /// Nothing while it is closed.
     open: Mutex<Option<OpenAddress>>,
-    /// Ports that were open when the open was closed.
+    /// Ports that were open when the address was last closed.
     ports: Mutex<BTreeSet<u16>>,
 }
 
-/// An open address.
+/// What runs while an address is open.
 #[derive(Debug)]
 struct OpenAddress {
     closed: CancellationToken,
@@ -81,7 +82,7 @@ impl Traffic {
         }
     }
 
-    /// What another counter has counted.
+    /// Takes over what another counter has counted.
     pub(in crate::driver) fn replace(&self, received: u64, sent: u64) {
         self.received.store(received, Ordering::Relaxed);
         self.sent.store(sent, Ordering::Relaxed);
@@ -100,10 +101,10 @@ impl Traffic {
     }
 }
 
-// === impl Address ===
+// === impl AddressProxy ===
 
-impl Address {
-    /// `127.77.x.y` and `127.78.x.y`.
+impl AddressProxy {
+    /// The address `127.77.x.y`, in front of a program at `127.78.x.y`.
     pub(super) fn new(clock: Clock, low: [u8; 2], port: u16) -> Self {
         let [x, y] = low;
         Self {
@@ -117,7 +118,8 @@ impl Address {
         }
     }
 
-    /// A random address at whose `port` nobody listens, neither we (`used`) nor another control plane.
+    /// A random address at whose `port` nobody listens, neither we (`used`) nor another control
+    /// plane.
     pub(super) fn free(clock: &Clock, port: u16, used: impl Fn(Ipv4Addr) -> bool) -> Option<Self> {
         let free = |ip| std::net::TcpListener::bind((ip, port)).is_ok();
         (0..1000)
@@ -233,8 +235,13 @@ impl Address {
         };
         let token = open.closed.child_token();
         listeners.insert(port, token.clone());
-        let serve =
-            Arc::clone(self).serve(listener, port, token, open.closed.clone(), open.tasks.clone());
+        let serve = Arc::clone(self).serve(
+            listener,
+            port,
+            token,
+            open.closed.clone(),
+            open.tasks.clone(),
+        );
         open.tasks.spawn(serve);
     }
 
@@ -243,14 +250,14 @@ impl Address {
         self: Arc<Self>,
         listener: TcpListener,
         port: u16,
-        closed: CancellationToken,
+        port_closed: CancellationToken,
         closed: CancellationToken,
         tasks: TaskTracker,
     ) {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = closed.cancelled() => return,
+                () = port_closed.cancelled() => return,
             };
             match accepted {
                 Ok((client, peer)) => {
@@ -258,7 +265,7 @@ impl Address {
                         std::net::IpAddr::V4(source) => source,
                         std::net::IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
                     };
-                    tasks.spawn(Arc::clone(&self).carry(client, source, port, closed.clone()));
+                    tasks.spawn(Arc::clone(&self).proxy(client, source, port, closed.clone()));
                 }
                 // Out of descriptors, most likely: others will be freed.
                 Err(_) => sleep(Duration::from_millis(10)).await,
@@ -266,8 +273,8 @@ impl Address {
         }
     }
 
-    /// One connection from its beginning to its end.
-    async fn carry(
+    /// Serves one connection from its beginning to its end.
+    async fn proxy(
         self: Arc<Self>,
         client: TcpStream,
         source: Ipv4Addr,
@@ -277,7 +284,7 @@ impl Address {
         self.traffic.note(source, port, self.clock.now());
         let target = SocketAddrV4::new(self.private, port);
         let mut client = counted(client, &self.traffic.received);
-        let carried = async {
+        let copied = async {
             let server = TcpStream::connect(target).await?;
             // Small answers must not wait for more; a socket that cannot do this still works.
             let _slower = (client.get_ref().set_nodelay(true), server.set_nodelay(true));
@@ -285,7 +292,7 @@ impl Address {
             tokio::io::copy_bidirectional(&mut client, &mut server).await
         };
         let result = tokio::select! {
-            result = carried => result.map(drop),
+            result = copied => result.map(drop),
             () = closed.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
         };
         if result.is_err() {
@@ -306,10 +313,7 @@ fn listen(address: SocketAddrV4) -> io::Result<TcpListener> {
 }
 
 /// The stream, with a count of the bytes that are read from it.
-fn counted(
-    stream: TcpStream,
-    count: &AtomicU64,
-) -> InspectReader<TcpStream, impl FnMut(&[u8])> {
+fn counted(stream: TcpStream, count: &AtomicU64) -> InspectReader<TcpStream, impl FnMut(&[u8])> {
     InspectReader::new(stream, |bytes| {
         count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     })

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::address_proxy::{Address, Traffic};
+use super::address_proxy::{AddressProxy, Traffic};
 use super::cgroup::{Group, Groups};
 use super::contract::{Boot, CommandEnd, DriverEvent, Exit, Handle, Started, Usage};
 use super::error::DriverError;
@@ -50,9 +50,9 @@ pub(crate) struct ProcessDriver {
 #[derive(Debug)]
 struct Process {
     pid: Pid,
-    address: Option<Arc<Address>>,
+    address: Option<Arc<AddressProxy>>,
     group: Option<Group>,
-    /// We are ending it, so its end is no [`Exit`].
+    /// Whether we are ending it, so that its end is no [`Exit`].
     expected: AtomicBool,
     ended: CancellationToken,
 }
@@ -84,14 +84,14 @@ impl ProcessDriver {
             .map(|process| Arc::clone(process.value()))
     }
 
-    fn free_address(&self, port: u16) -> Result<Address, DriverError> {
+    fn free_address(&self, port: u16) -> Result<AddressProxy, DriverError> {
         let used = |candidate| {
             self.processes.iter().any(|process| {
                 let address = process.address.as_ref();
                 address.is_some_and(|address| address.public == candidate)
             })
         };
-        Address::free(&self.clock, port, used).ok_or(DriverError::NoAddress)
+        AddressProxy::free(&self.clock, port, used).ok_or(DriverError::NoAddress)
     }
 
     /// A control group with the limits that were asked for, and what of them is not to be had.
@@ -304,7 +304,7 @@ impl ProcessDriver {
         }
         let address = handle.address.map(|public| {
             let [_, _, x, y] = public.octets();
-            Arc::new(Address::new(self.clock.clone(), [x, y], handle.port))
+            Arc::new(AddressProxy::new(self.clock.clone(), [x, y], handle.port))
         });
         let group = handle.group.clone().map(Group::at);
         let asleep = stat.state == 'T' || group.as_ref().is_some_and(Group::is_frozen);
@@ -440,7 +440,7 @@ fn exit_code(status: ExitStatus) -> Option<i32> {
         .or_else(|| status.signal().map(|signal| 128 + signal))
 }
 
-/// The instance's program's folder and environment, for a command beside it.
+/// Runs a command beside the instance's program, with that one's folder and environment.
 async fn run_beside(
     process: &Process,
     words: &[String],
@@ -471,11 +471,11 @@ async fn run_beside(
             output: error.to_string(),
         }),
         Ok(Ok(output)) => {
-            let said = [output.stdout, output.stderr].concat();
-            let end = said.len().saturating_sub(OUTPUT);
+            let text = [output.stdout, output.stderr].concat();
+            let start = text.len().saturating_sub(OUTPUT);
             Ok(CommandEnd {
                 code: exit_code(output.status),
-                output: String::from_utf8_lossy(said.get(end..).unwrap_or_default()).into_owned(),
+                output: String::from_utf8_lossy(text.get(start..).unwrap_or_default()).into_owned(),
             })
         }
     }

@@ -14,7 +14,7 @@ use crate::state::State;
 use crate::store::{Instance, Kind, Spec};
 
 impl Fleet {
-    /// A copy with its own id, name and address; with the source's memory, where the driver can.
+    /// Makes a copy with its own id, name and address; with the source's memory, where the driver can.
     pub(crate) async fn fork(
         self: &Arc<Self>,
         source: &Instance,
@@ -50,24 +50,24 @@ impl Fleet {
         }
         let spec = source.record().spec.clone();
         let copy = self.create_copy(&spec, name).await?;
-        let copys = copy.lock.write().await;
+        let copy_guard = copy.lock.write().await;
         self.enter(&copy, State::Stopped, "forked");
         if with_memory {
-            let kept = self.keep_aside(source, &copy).await;
+            let exported = self.export_memory(source, &copy).await;
             drop(guard);
-            let memory = kept?;
-            let taken = self.take_memory(&copy, &memory, None).await;
+            let memory = exported?;
+            let imported = self.import_memory(&copy, &memory, None).await;
             // The copy has its own now.
             let _left_behind = std::fs::remove_dir_all(&memory);
-            taken?;
+            imported?;
         }
         self.reach(&copy, target).await?;
-        drop(copys);
+        drop(copy_guard);
         Ok(copy)
     }
 
-    /// The source's memory, in the copy's folder.
-    async fn keep_aside(&self, source: &Instance, copy: &Instance) -> Result<PathBuf, Error> {
+    /// Copies the source's memory into the copy's folder.
+    async fn export_memory(&self, source: &Instance, copy: &Instance) -> Result<PathBuf, Error> {
         let failed = |error: DriverError| {
             self.note(source, &format!("fork failed: {error}"));
             Error::internal("failed to fork instance")
@@ -84,7 +84,7 @@ impl Fleet {
         Ok(memory)
     }
 
-    /// A new instance that was asked for as another was; a copy does not expire (contract B.1).
+    /// Makes a new instance with the specification of another; a copy does not expire (contract B.1).
     pub(crate) async fn create_copy(
         &self,
         spec: &Spec,

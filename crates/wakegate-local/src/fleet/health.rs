@@ -25,8 +25,8 @@ pub(crate) fn health_client() -> Result<reqwest::Client, reqwest::Error> {
         .build()
 }
 
-/// Takes a check's result in; whether it has just made the instance unhealthy.
-fn fell_ill(
+/// Takes a check's result in; says whether it has just made the instance unhealthy.
+fn is_newly_unhealthy(
     instance: &Instance,
     check: &HealthCheck,
     since: Timestamp,
@@ -44,7 +44,7 @@ fn fell_ill(
 
 impl Fleet {
     /// Begins a health check that is due.
-    pub(super) fn see_to_health(self: &Arc<Self>, instance: &Arc<Instance>, now: Timestamp) {
+    pub(super) fn check_health(self: &Arc<Self>, instance: &Arc<Instance>, now: Timestamp) {
         let mut record = instance.record();
         let running = record.state == State::Running;
         let Some(check) = record.spec.health_check.clone().filter(|_| running) else {
@@ -59,13 +59,14 @@ impl Fleet {
         let (fleet, instance) = (Arc::clone(self), Arc::clone(instance));
         self.tasks.spawn(async move {
             let result = fleet.probe(&instance, ip, &check).await;
-            if fell_ill(&instance, &check, since, result, fleet.clock.now()) {
+            if is_newly_unhealthy(&instance, &check, since, result, fleet.clock.now()) {
                 fleet.note(&instance, "unhealthy");
                 fleet.restart_unhealthy(&instance, since).await;
             }
         });
     }
 
+    /// Runs one check to its result, or for as long as it may take.
     async fn probe(
         &self,
         instance: &Instance,
@@ -74,7 +75,7 @@ impl Fleet {
     ) -> Result<(), String> {
         let patience = check.timeout.to_std().unwrap_or_default();
         let address = || ip.ok_or_else(|| "it has no address".to_owned());
-        let asked = async {
+        let attempt = async {
             match &check.probe {
                 Probe::Tcp(tcp) => {
                     let connected = tokio::net::TcpStream::connect((address()?, tcp.port)).await;
@@ -99,8 +100,8 @@ impl Fleet {
         };
         let late = || Err(format!("no answer within {}", check.timeout));
         // A command has its own patience, and its end is worth a moment more.
-        let answered = tokio::time::timeout(patience + Duration::from_millis(250), asked).await;
-        answered.unwrap_or_else(|_| late())
+        let result = tokio::time::timeout(patience + Duration::from_millis(250), attempt).await;
+        result.unwrap_or_else(|_| late())
     }
 
     async fn probe_http(&self, ip: std::net::Ipv4Addr, check: &HttpCheck) -> Result<(), String> {
@@ -124,8 +125,8 @@ impl Fleet {
         let _guard = instance.lock.write().await;
         {
             let record = instance.record();
-            let treated = record.spec.restart_policy.is_some();
-            if !treated || record.state != State::Running || record.phase_since != since {
+            let has_policy = record.spec.restart_policy.is_some();
+            if !has_policy || record.state != State::Running || record.phase_since != since {
                 return;
             }
         }

@@ -16,11 +16,11 @@ use crate::store::{Instance, Kind, Record, Spec};
 
 const STOP_GRACE: Duration = Duration::from_secs(5);
 const DELETE_GRACE: Duration = Duration::from_secs(2);
-/// What an instance listens at when its `PORT` does not say.
+/// The port of an instance whose `PORT` does not say one.
 const DEFAULT_PORT: u16 = 8080;
-/// Our own small server.
+/// The image of our own small server.
 pub(crate) const HELLO_IMAGE: &str = "wakegate/hello";
-/// Any program of the host.
+/// The image that stands for any program of the host.
 pub(crate) const EXEC_IMAGE: &str = "local/exec";
 
 pub(crate) fn invalid_state(verb: &str, state: State, must_be: &str) -> Error {
@@ -279,7 +279,7 @@ impl Fleet {
         }
     }
 
-    /// From Standby to Running. The caller holds the instance's lock.
+    /// Brings an instance from Standby to Running. The caller holds its lock.
     pub(crate) async fn wake_up(&self, instance: &Instance) -> Result<(), Error> {
         // Never closed, so never refused.
         let _slot = self.restores.acquire().await;
@@ -357,8 +357,8 @@ impl Fleet {
 
 /// The guest port that an instance's program listens at.
 pub(crate) fn port(spec: &Spec) -> u16 {
-    let given = spec.env.get("PORT").and_then(|port| port.parse().ok());
-    given.unwrap_or(DEFAULT_PORT)
+    let port = spec.env.get("PORT").and_then(|port| port.parse().ok());
+    port.unwrap_or(DEFAULT_PORT)
 }
 
 pub(crate) fn gone(instance: &Instance) -> Result<(), Error> {

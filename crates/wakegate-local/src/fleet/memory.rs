@@ -14,18 +14,20 @@ use crate::state::State;
 use crate::store::Instance;
 
 impl Fleet {
-    pub(crate) async fn take_memory(
+    /// Makes a Stopped instance one that sleeps with this memory, at its own address or that of its
+    /// `former` handle.
+    pub(crate) async fn import_memory(
         &self,
         instance: &Instance,
         memory: &Path,
-        had: Option<&Handle>,
+        former: Option<&Handle>,
     ) -> Result<(), Error> {
         let guest_port = port(&instance.record().spec);
-        let taken = self
+        let imported = self
             .driver
-            .import(&instance.id, memory, had, guest_port)
+            .import(&instance.id, memory, former, guest_port)
             .await;
-        let handle = taken.map_err(|error: DriverError| {
+        let handle = imported.map_err(|error: DriverError| {
             self.note(
                 instance,
                 &format!("its memory could not be put in place: {error}"),
@@ -49,7 +51,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// From Standby or Stopped to where it was asked to be. The caller holds its lock.
+    /// Brings an instance from Standby or Stopped to its target. The caller holds its lock.
     pub(crate) async fn reach(&self, instance: &Instance, target: State) -> Result<(), Error> {
         match (instance.state(), target) {
             (State::Standby, State::Running) => self.wake_up(instance).await,

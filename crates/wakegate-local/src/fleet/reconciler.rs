@@ -1,5 +1,5 @@
-//! Looking after instances: idle ones fall asleep, ill or ended ones are started again, old ones
-//! are deleted, and snapshots are made, each when it is due.
+//! The loop that looks after instances: idle ones fall asleep, unhealthy or ended ones are started
+//! again, expired ones are deleted, and snapshots are made, each when it is due.
 //!
 //! Guarantees: one look at a time; nothing in it waits for an instance, so that one that hangs holds
 //! no other up; what is due is looked at again, under the instance's own lock, before it is done.
@@ -15,25 +15,25 @@ use super::registry::Fleet;
 use crate::state::State;
 use crate::store::Instance;
 
-impl Fleet {
-    /// Looks at every instance, for ever.
-    pub(crate) async fn keep_watch(self: Arc<Self>) {
-        loop {
-            let shortest = self.look();
-            let pause = shortest.map_or(Duration::from_millis(500), |idle| idle / 20);
-            tokio::time::sleep(pause.clamp(Duration::from_millis(20), Duration::from_millis(250)))
-                .await;
-        }
+/// Reconciles every instance with its policies, for ever.
+pub(super) async fn run(fleet: &Arc<Fleet>) {
+    loop {
+        let shortest = fleet.reconcile();
+        let pause = shortest.map_or(Duration::from_millis(500), |idle| idle / 20);
+        let pause = pause.clamp(Duration::from_millis(20), Duration::from_millis(250));
+        tokio::time::sleep(pause).await;
     }
+}
 
-    /// One look. Returns the shortest idle timeout among the instances that count down.
-    fn look(self: &Arc<Self>) -> Option<Duration> {
+impl Fleet {
+    /// Looks at each instance once. Returns the shortest idle timeout among the instances that count down.
+    fn reconcile(self: &Arc<Self>) -> Option<Duration> {
         let now = self.clock.now();
         let mut table = None;
         let mut shortest: Option<Duration> = None;
         for instance in self.all() {
-            self.keep_times(&instance, now);
-            self.see_to_health(&instance, now);
+            self.run_due(&instance, now);
+            self.check_health(&instance, now);
             let Some(policy) = Self::eligible_policy(&instance) else {
                 continue;
             };
@@ -58,7 +58,7 @@ impl Fleet {
     }
 
     /// Deletes what has expired, starts again what has ended, makes the snapshots that are due.
-    fn keep_times(self: &Arc<Self>, instance: &Arc<Instance>, now: Timestamp) {
+    fn run_due(self: &Arc<Self>, instance: &Arc<Instance>, now: Timestamp) {
         let mut record = instance.record();
         let expired = record.spec.expires_at.is_some_and(|at| at <= now);
         let restart = record.state == State::Stopped && record.restarts.is_due(now);

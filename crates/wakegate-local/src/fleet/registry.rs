@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::faults::FaultBox;
-use crate::id::one_of;
+use crate::id::resolve;
 use crate::state::State;
 use crate::store::{IngressRecord, Instance, Kind, Snapshot, Store};
 
@@ -78,7 +78,7 @@ impl Fleet {
             return Ok(Arc::clone(instance.value()));
         }
         let all = self.all();
-        one_of(&all, text, |i| i.id.clone(), |i| Some(i.name())).cloned()
+        resolve(&all, text, |i| i.id.clone(), |i| Some(i.name())).cloned()
     }
 
     /// Every instance, the oldest first.

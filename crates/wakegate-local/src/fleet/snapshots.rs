@@ -17,11 +17,11 @@ use super::lifecycle::gone;
 use super::registry::Fleet;
 use crate::driver::Handle;
 use crate::error::Error;
-use crate::id::{new_id, one_of};
+use crate::id::{new_id, resolve};
 use crate::state::State;
 use crate::store::{Instance, Kind, Schedule, Snapshot, SnapshotKind};
 
-/// A snapshot that is wanted.
+/// What a caller, or a schedule, asks for.
 #[derive(Debug, Clone)]
 pub(crate) struct SnapshotRequest {
     pub(crate) kind: SnapshotKind,
@@ -30,7 +30,7 @@ pub(crate) struct SnapshotRequest {
     pub(crate) scheduled: bool,
 }
 
-/// What the folder occupies on disk.
+/// The bytes that a folder occupies on disk.
 fn size_of(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let sizes = entries.filter_map(|entry| entry.metadata().ok());
@@ -51,13 +51,13 @@ impl Fleet {
         all
     }
 
-    /// By id, name, or an unambiguous part of the id.
+    /// Finds a snapshot by its id, its name, or an unambiguous beginning of the id.
     pub(crate) fn find_snapshot(&self, text: &str) -> Result<Snapshot, Error> {
         let all = self.all_snapshots();
-        one_of(&all, text, |s| s.id.clone(), |s| s.name.clone()).cloned()
+        resolve(&all, text, |s| s.id.clone(), |s| s.name.clone()).cloned()
     }
 
-    /// Where a snapshot's memory is.
+    /// The folder of a snapshot's memory.
     fn memory_of(&self, id: &str) -> Result<PathBuf, Error> {
         let folder = self.store.folder(Kind::Snapshot, id);
         let folder = folder.map_err(|_| Error::internal("cannot use the snapshot's folder"))?;
@@ -68,7 +68,7 @@ impl Fleet {
     pub(crate) async fn snapshot(
         &self,
         instance: &Instance,
-        wanted: SnapshotRequest,
+        request: SnapshotRequest,
     ) -> Result<Snapshot, Error> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
@@ -78,7 +78,7 @@ impl Fleet {
             name,
             tags,
             scheduled,
-        } = wanted;
+        } = request;
         match (kind, instance.state()) {
             (SnapshotKind::Stopped, State::Stopped)
             | (SnapshotKind::Standby, State::Standby | State::Running) => {}
@@ -137,8 +137,8 @@ impl Fleet {
         removed.map_err(|_| Error::internal("failed to delete snapshot"))
     }
 
-    /// Puts an instance back to one of its own snapshots.
-    pub(crate) async fn go_back(
+    /// Brings an instance back to one of its own snapshots.
+    pub(crate) async fn restore_snapshot(
         self: &Arc<Self>,
         instance: &Instance,
         snapshot: &Snapshot,
@@ -153,7 +153,7 @@ impl Fleet {
             return Err(Error::conflict("invalid_state", text));
         }
         possible(snapshot, target)?;
-        let had = instance.record().handle.clone();
+        let former = instance.record().handle.clone();
         self.driver
             .stop(&instance.id, std::time::Duration::ZERO)
             .await;
@@ -164,7 +164,7 @@ impl Fleet {
         }
         self.enter(instance, State::Stopped, "going back to a snapshot");
         if snapshot.kind == SnapshotKind::Standby {
-            self.put_memory(instance, snapshot, had.as_ref()).await?;
+            self.use_memory(instance, snapshot, former.as_ref()).await?;
         }
         self.note(instance, &format!("back to snapshot {}", snapshot.id));
         self.reach(instance, target).await
@@ -182,22 +182,22 @@ impl Fleet {
         let guard = copy.lock.write().await;
         self.enter(&copy, State::Stopped, "forked");
         if snapshot.kind == SnapshotKind::Standby {
-            self.put_memory(&copy, snapshot, None).await?;
+            self.use_memory(&copy, snapshot, None).await?;
         }
         self.reach(&copy, target).await?;
         drop(guard);
         Ok(copy)
     }
 
-    /// A Stopped instance sleeps with the snapshot's memory from now on.
-    async fn put_memory(
+    /// Makes a Stopped instance one that sleeps with the snapshot's memory.
+    async fn use_memory(
         &self,
         instance: &Instance,
         snapshot: &Snapshot,
-        had: Option<&Handle>,
+        former: Option<&Handle>,
     ) -> Result<(), Error> {
         let memory = self.memory_of(&snapshot.id)?;
-        self.take_memory(instance, &memory, had).await
+        self.import_memory(instance, &memory, former).await
     }
 
     /// Makes the snapshot that a schedule asks for, and deletes those that it need not keep.
@@ -207,7 +207,7 @@ impl Fleet {
         };
         let now = self.clock.now();
         let prefix = schedule.name_prefix.as_deref().unwrap_or("scheduled");
-        let wanted = SnapshotRequest {
+        let request = SnapshotRequest {
             kind: if instance.state() == State::Stopped {
                 SnapshotKind::Stopped
             } else {
@@ -217,9 +217,9 @@ impl Fleet {
             tags: schedule.metadata.clone(),
             scheduled: true,
         };
-        let made = self.snapshot(instance, wanted).await;
+        let result = self.snapshot(instance, request).await;
         if let Some(schedule) = &mut instance.record().spec.schedule {
-            match &made {
+            match &result {
                 Ok(snapshot) => {
                     schedule.last_snapshot_id = Some(snapshot.id.clone());
                     schedule.last_error = None;
@@ -242,7 +242,7 @@ impl Fleet {
     }
 }
 
-/// Which snapshots a schedule need not keep, of its own ones from the oldest to the newest.
+/// The snapshots that a schedule need not keep, of its own from the oldest to the newest.
 fn superfluous(schedule: &Schedule, snapshots: &[Snapshot], now: Timestamp) -> Vec<String> {
     let number = schedule.retention.get("max_count").and_then(Value::as_u64);
     let number = number.filter(|number| *number > 0);
@@ -261,7 +261,7 @@ fn superfluous(schedule: &Schedule, snapshots: &[Snapshot], now: Timestamp) -> V
         .collect()
 }
 
-/// What a snapshot can become.
+/// Checks that a snapshot can become what is asked for.
 fn possible(snapshot: &Snapshot, target: State) -> Result<(), Error> {
     match (snapshot.kind, target) {
         (SnapshotKind::Stopped, State::Standby) => {

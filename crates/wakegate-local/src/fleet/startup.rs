@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::health::health_client;
 use super::registry::Fleet;
+use super::{logs, reconciler};
 use crate::clock::Clock;
 use crate::driver::{Driver, DriverEvent, Exit};
 use crate::faults::FaultBox;
@@ -75,25 +76,27 @@ impl Fleet {
             fleet.take_over(record).await;
         }
         let keeper = Arc::clone(&fleet);
-        fleet.tasks.spawn(async move { keeper.hear(events).await });
+        fleet
+            .tasks
+            .spawn(async move { keeper.handle_events(events).await });
         let (keeper, ending) = (Arc::clone(&fleet), stop.clone());
-        let watch = async move { ending.run_until_cancelled(keeper.keep_watch()).await };
-        fleet.tasks.spawn(watch);
+        let reconcile = async move { ending.run_until_cancelled(reconciler::run(&keeper)).await };
+        fleet.tasks.spawn(reconcile);
         let keeper = Arc::clone(&fleet);
-        let logs = async move { stop.run_until_cancelled(keeper.keep_logs_short()).await };
-        fleet.tasks.spawn(logs);
+        let rotate = async move { stop.run_until_cancelled(logs::run(&keeper)).await };
+        fleet.tasks.spawn(rotate);
         Ok(fleet)
     }
 
     /// Adopts an instance's process, or says honestly that it is gone.
     async fn take_over(self: &Arc<Self>, mut record: Record) {
         let id = record.spec.id.clone();
-        let found = match &record.handle {
+        let adopted = match &record.handle {
             Some(handle) => self.driver.adopt(&id, handle).await,
             None => None,
         };
         let had_process = record.handle.is_some();
-        if found.is_none() && had_process {
+        if adopted.is_none() && had_process {
             record.exit_code = None;
             record.exit_message =
                 Some("its process was gone when the control plane came back".to_owned());
@@ -103,7 +106,7 @@ impl Fleet {
             record.restarts.ended(policy.as_ref(), None, now);
         }
         let instance = Arc::new(Instance::new(record));
-        let state = found.unwrap_or(State::Stopped);
+        let state = adopted.unwrap_or(State::Stopped);
         if instance.state() != state {
             instance.enter(state, self.clock.now());
             let line = format!("found {state} after a restart of the control plane");
@@ -128,7 +131,8 @@ impl Fleet {
         self.instances.insert(id, instance);
     }
 
-    async fn hear(self: Arc<Self>, mut events: mpsc::Receiver<DriverEvent>) {
+    /// Handles the driver's events, one after the other.
+    async fn handle_events(self: Arc<Self>, mut events: mpsc::Receiver<DriverEvent>) {
         while let Some(event) = events.recv().await {
             let (DriverEvent::Started(id) | DriverEvent::Ended(Exit { id, .. })) = &event;
             let Some(instance) = self.instances.get(id).map(|i| Arc::clone(i.value())) else {
@@ -145,13 +149,13 @@ impl Fleet {
                         self.enter(&instance, State::Running, "its program runs");
                     }
                 }
-                DriverEvent::Ended(exit) => self.bury(&instance, exit).await,
+                DriverEvent::Ended(exit) => self.on_exit(&instance, exit).await,
             }
         }
     }
 
-    /// An instance's program has ended by itself. The caller holds the instance's lock.
-    async fn bury(&self, instance: &Instance, exit: Exit) {
+    /// Records that an instance's program has ended by itself. The caller holds its lock.
+    async fn on_exit(&self, instance: &Instance, exit: Exit) {
         if instance.state() == State::Stopped {
             return;
         }

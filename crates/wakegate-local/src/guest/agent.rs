@@ -22,18 +22,18 @@ use super::boot;
 use super::children::Children;
 use super::error::{GuestError, missing};
 use super::ports;
-use super::protocol::{Answer, HOME, Order, Program, Question, Status, Word};
+use super::protocol::{AgentMessage, Answer, HOME, Order, Program, Question, Status};
 use crate::path_info::PathInfo;
 
-/// How often a line without anybody at its other end is looked at.
+/// The pause between two looks at a port without anybody at its other end.
 const NOBODY_THERE: Duration = Duration::from_millis(20);
-/// The end of a command's output, which is told.
+/// The most bytes of a command's output that an answer has, from its end.
 const OUTPUT: usize = 4096;
 
-/// What everybody in the agent shares.
+/// The state that all threads of the agent share.
 struct Agent {
     status: Mutex<Status>,
-    line: Mutex<File>,
+    port: Mutex<File>,
     program: Mutex<Option<Pid>>,
     children: Children,
 }
@@ -55,7 +55,7 @@ pub fn run() -> GuestError {
     }
 }
 
-/// The console is all there is.
+/// Complains at the console, which is all that there is.
 fn complain(error: &dyn std::fmt::Display) {
     let _lost = writeln!(std::io::stderr(), "wakegate guest: {error}");
 }
@@ -63,19 +63,19 @@ fn complain(error: &dyn std::fmt::Display) {
 fn live() -> Result<(), GuestError> {
     boot::mount_all()?;
     boot::load_modules()?;
-    let line = boot::open_line()?;
-    let reading = line.try_clone().map_err(|e| missing("the line", &e))?;
+    let port = boot::open_port()?;
+    let reading = port.try_clone().map_err(|e| missing("the line", &e))?;
     let agent = Arc::new(Agent {
         status: Mutex::default(),
-        line: Mutex::new(line),
+        port: Mutex::new(port),
         program: Mutex::default(),
         children: Children::default(),
     });
-    let (programs, wanted) = channel();
+    let (sender, programs) = channel();
     let listener = Arc::clone(&agent);
-    thread::spawn(move || listener.listen(reading, &programs));
-    agent.say(&Word::Status(Status::default()));
-    agent.run_to_the_end(&wanted);
+    thread::spawn(move || listener.listen(reading, &sender));
+    agent.send(&AgentMessage::Status(Status::default()));
+    agent.run_to_the_end(&programs);
     Ok(())
 }
 
@@ -95,23 +95,23 @@ impl Agent {
             (*status != before).then(|| status.clone())
         };
         if let Some(status) = changed {
-            self.say(&Word::Status(status));
+            self.send(&AgentMessage::Status(status));
         }
     }
 
-    fn say(&self, word: &Word) {
-        let Ok(mut text) = serde_json::to_vec(word) else {
+    fn send(&self, message: &AgentMessage) {
+        let Ok(mut text) = serde_json::to_vec(message) else {
             return;
         };
         text.push(b'\n');
         // A control plane that is not there asks when it is.
-        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let _unheard = line.write_all(&text);
+        let mut port = self.port.lock().unwrap_or_else(PoisonError::into_inner);
+        let _unheard = port.write_all(&text);
     }
 
     /// Carries out orders for ever.
-    fn listen(self: &Arc<Self>, line: File, programs: &Sender<Program>) {
-        let mut reader = BufReader::new(line);
+    fn listen(self: &Arc<Self>, port: File, programs: &Sender<Program>) {
+        let mut reader = BufReader::new(port);
         let mut text = Vec::new();
         loop {
             match reader.read_until(b'\n', &mut text) {
@@ -157,12 +157,12 @@ impl Agent {
                     complain(&missing("the clock", &error));
                 }
             }
-            Order::Tell => self.say(&Word::Status(self.status().clone())),
+            Order::Tell => self.send(&AgentMessage::Status(self.status().clone())),
             Order::Ask { number, question } => {
                 let agent = Arc::clone(self);
                 thread::spawn(move || {
                     let answer = agent.answer(question);
-                    agent.say(&Word::Answer { number, answer });
+                    agent.send(&AgentMessage::Answer { number, answer });
                 });
             }
         }
@@ -193,10 +193,10 @@ impl Agent {
     }
 
     /// Starts the first program that is asked for, and waits until it has ended.
-    fn run_to_the_end(self: &Arc<Self>, wanted: &Receiver<Program>) {
+    fn run_to_the_end(self: &Arc<Self>, programs: &Receiver<Program>) {
         let reaper = Arc::clone(self);
         thread::spawn(move || reaper.children.reap());
-        let Ok(program) = wanted.recv() else { return };
+        let Ok(program) = programs.recv() else { return };
         let (pid, end) = match self.children.start(&mut command(program)) {
             Ok(started) => started,
             Err(error) => {

@@ -57,7 +57,7 @@ pub(super) fn load_modules() -> Result<(), GuestError> {
 }
 
 /// The virtio port to the control plane, as soon as it is there.
-pub(super) fn open_line() -> Result<File, GuestError> {
+pub(super) fn open_port() -> Result<File, GuestError> {
     for _ in 0..DEVICE_PATIENCE {
         for entry in fs::read_dir("/sys/class/virtio-ports")
             .into_iter()

@@ -19,5 +19,5 @@ mod protocol;
 pub use agent::run;
 pub use error::GuestError;
 pub(crate) use protocol::{
-    Answer, GuestNetwork, HOME, Order, PORT_NAME, Program, Question, Status, Word,
+    AgentMessage, Answer, GuestNetwork, HOME, Order, PORT_NAME, Program, Question, Status,
 };

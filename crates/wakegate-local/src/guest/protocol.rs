@@ -82,7 +82,7 @@ pub(crate) enum Question {
 /// From the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Word {
+pub(crate) enum AgentMessage {
     /// How things are.
     Status(Status),
     /// To a question.

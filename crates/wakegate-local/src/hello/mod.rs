@@ -319,18 +319,18 @@ async fn early() -> Response {
 
 /// Says in a trailer which trailer came: `x-sum`.
 async fn trailers(request: Request) -> Response {
-    let mut heard = String::from("none");
+    let mut received = String::from("none");
     let mut body = request.into_body();
     while let Some(Ok(frame)) = body.frame().await {
         if let Some(sum) = frame.trailers_ref().and_then(|fields| fields.get("x-sum")) {
-            sum.to_str().unwrap_or_default().clone_into(&mut heard);
+            sum.to_str().unwrap_or_default().clone_into(&mut received);
         }
     }
     let mut fields = HeaderMap::new();
-    let heard = header::HeaderValue::try_from(heard);
+    let received = header::HeaderValue::try_from(received);
     fields.insert(
         "x-heard",
-        heard.unwrap_or(header::HeaderValue::from_static("?")),
+        received.unwrap_or(header::HeaderValue::from_static("?")),
     );
     // Without a length, since HTTP/1.1 has trailers after chunks only.
     let text = stream::iter([Ok::<_, Infallible>("see the trailer\n")]);

@@ -68,10 +68,10 @@ impl Image {
 fn write(path: &Path, parts: &Parts) -> io::Result<()> {
     let mut out = BufWriter::new(File::create(path)?);
     match &parts.initrd {
-        Some(theirs) => {
-            out.write_all(theirs)?;
+        Some(initrd) => {
+            out.write_all(initrd)?;
             // The next archive begins at a multiple of four bytes.
-            let missing = theirs.len().next_multiple_of(4) - theirs.len();
+            let missing = initrd.len().next_multiple_of(4) - initrd.len();
             out.write_all([0_u8; 3].get(..missing).unwrap_or_default())?;
         }
         None => out = write_system(out, parts)?,

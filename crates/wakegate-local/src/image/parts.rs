@@ -120,15 +120,15 @@ fn read_modules(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, ImageError> {
     let mut files = Vec::new();
     collect(&dir.join("kernel"), &mut files);
     let mut modules = Vec::new();
-    for wanted in MODULES {
+    for module in MODULES {
         let matches = |path: &&PathBuf| {
             let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
             name.split('.')
                 .next()
-                .is_some_and(|stem| stem.replace('-', "_") == wanted)
+                .is_some_and(|stem| stem.replace('-', "_") == module)
         };
         if let Some(path) = files.iter().find(matches) {
-            modules.push((format!("{wanted}.ko"), unpacked(path)?));
+            modules.push((format!("{module}.ko"), unpacked(path)?));
         }
     }
     Ok(modules)

@@ -161,12 +161,12 @@ impl HealthCheck {
             tcp,
             exec,
         } = request;
-        let given = [
+        let sections = [
             ("http", http.is_some()),
             ("tcp", tcp.is_some()),
             ("exec", exec.is_some()),
         ];
-        let mut names = given.iter().filter(|(_, given)| *given);
+        let mut names = sections.iter().filter(|(_, is_given)| *is_given);
         let only = match (names.next(), names.next()) {
             (None, _) => None,
             (Some((name, _)), None) => Some(*name),
@@ -301,11 +301,11 @@ impl Health {
                         .since
                         .is_some_and(|since| now.duration_since(since) < period);
                 let enough = self.consecutive_failures >= u64::from(check.failure_threshold);
-                let fell_ill = enough && !early && self.verdict != Verdict::Unhealthy;
-                if fell_ill {
+                let is_newly_unhealthy = enough && !early && self.verdict != Verdict::Unhealthy;
+                if is_newly_unhealthy {
                     self.verdict = Verdict::Unhealthy;
                 }
-                fell_ill
+                is_newly_unhealthy
             }
         }
     }

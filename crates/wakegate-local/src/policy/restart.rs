@@ -26,7 +26,7 @@ pub(crate) struct RestartRequest {
 /// As kept and as shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RestartPolicy {
-    policy: When,
+    policy: Trigger,
     backoff: GoDuration,
     max_attempts: u32,
     stable_after: GoDuration,
@@ -34,7 +34,7 @@ pub(crate) struct RestartPolicy {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum When {
+enum Trigger {
     Always,
     OnFailure,
 }
@@ -86,7 +86,7 @@ impl RestartPolicy {
                 .ok_or_else(|| invalid(&format!("{name} must be a duration that is not negative")))
         };
         let most = u32::try_from(request.max_attempts.unwrap_or(0));
-        let kept = |policy| {
+        let complete = |policy| {
             Ok(Some(Self {
                 policy,
                 backoff: duration("backoff", &request.backoff, 5 * SECOND)?,
@@ -96,8 +96,8 @@ impl RestartPolicy {
         };
         match request.policy.as_deref() {
             None | Some("" | "never") => Ok(None),
-            Some("always") => kept(When::Always),
-            Some("on_failure") => kept(When::OnFailure),
+            Some("always") => complete(Trigger::Always),
+            Some("on_failure") => complete(Trigger::OnFailure),
             Some(_) => Err(invalid("policy must be never, always or on_failure")),
         }
     }
@@ -115,7 +115,7 @@ impl Restarts {
     ) {
         self.last_reason = None;
         self.plan(
-            policy.filter(|policy| policy.policy == When::Always || code != Some(0)),
+            policy.filter(|policy| policy.policy == Trigger::Always || code != Some(0)),
             now,
         );
     }

@@ -28,14 +28,14 @@ pub(super) struct Shape {
     pub(super) memory_bytes: u64,
     pub(super) vcpus: u32,
     pub(super) accelerator: Accelerator,
-    pub(super) network: Network,
+    pub(super) network: VmNetwork,
     pub(super) port: u16,
 }
 
 /// How the VM is reached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Network {
+pub(super) enum VmNetwork {
     /// Not at all.
     None,
     /// Through QEMU's own listeners, without any privilege.
@@ -53,7 +53,7 @@ pub(super) enum Network {
 }
 
 /// What the VM begins with.
-pub(super) enum Beginning<'a> {
+pub(super) enum BootSource<'a> {
     /// The image.
     Boot {
         image: &'a Image,
@@ -76,7 +76,7 @@ impl Accelerator {
 /// QEMU's arguments; paths are relative to the instance's folder for its VM.
 pub(super) fn arguments(
     shape: &Shape,
-    beginning: &Beginning<'_>,
+    source: &BootSource<'_>,
     ports: &BTreeSet<u16>,
 ) -> Vec<String> {
     let mut words = Words::default();
@@ -90,13 +90,13 @@ pub(super) fn arguments(
     );
     words.machine(shape, ",memory-backend=memory", "../app.log");
     words.network(&shape.network, ports);
-    match beginning {
-        Beginning::Boot { image, tsc_khz } => {
+    match source {
+        BootSource::Boot { image, tsc_khz } => {
             words.add("-kernel", image.kernel.display().to_string());
             words.add("-initrd", image.initrd.display().to_string());
             words.add("-append", kernel_line(shape.accelerator, *tsc_khz));
         }
-        Beginning::Restore => words.wait(),
+        BootSource::Restore => words.wait(),
     }
     words.0
 }
@@ -181,11 +181,11 @@ impl Words {
         );
     }
 
-    fn network(&mut self, network: &Network, ports: &BTreeSet<u16>) {
+    fn network(&mut self, network: &VmNetwork, ports: &BTreeSet<u16>) {
         let (address, egress) = match network {
-            Network::None => return,
-            Network::User { address, egress } => (address, egress),
-            Network::Tap { address } => {
+            VmNetwork::None => return,
+            VmNetwork::User { address, egress } => (address, egress),
+            VmNetwork::Tap { address } => {
                 let (name, scripts) = (device(*address), "script=no,downscript=no");
                 self.add("-netdev", format!("tap,id=network,ifname={name},{scripts}"));
                 self.card();
@@ -227,7 +227,7 @@ pub(super) fn forward(address: Ipv4Addr, port: u16) -> String {
 mod tests {
     use super::*;
 
-    fn shape(network: Network) -> Shape {
+    fn shape(network: VmNetwork) -> Shape {
         Shape {
             memory_bytes: 256 << 20,
             vcpus: 1,
@@ -250,11 +250,11 @@ mod tests {
             });
             values.filter_map(|pair| pair.last().cloned()).collect()
         };
-        let shape = shape(Network::User {
+        let shape = shape(VmNetwork::User {
             address: Ipv4Addr::new(127, 78, 1, 2),
             egress: false,
         });
-        let boot = Beginning::Boot {
+        let boot = BootSource::Boot {
             image: &image,
             tsc_khz: Some(2_600_000),
         };
@@ -264,7 +264,7 @@ mod tests {
                 .iter()
                 .any(|word| word.contains("tsc_early_khz=2600000"))
         );
-        let restored = arguments(&shape, &Beginning::Restore, &BTreeSet::from([80]));
+        let restored = arguments(&shape, &BootSource::Restore, &BTreeSet::from([80]));
         assert!(!restored.contains(&"-kernel".to_owned()));
         assert!(
             restored
@@ -288,7 +288,11 @@ mod tests {
 
     #[test]
     fn a_vm_without_a_network_has_no_network_device() {
-        let words = arguments(&shape(Network::None), &Beginning::Restore, &BTreeSet::new());
+        let words = arguments(
+            &shape(VmNetwork::None),
+            &BootSource::Restore,
+            &BTreeSet::new(),
+        );
         assert!(!words.iter().any(|word| word.contains("net")));
     }
 }

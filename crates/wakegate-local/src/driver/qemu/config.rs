@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use super::command::Accelerator;
 use crate::image::Image;
 
-/// How VMs are run.
+/// The settings of all virtual machines.
 #[derive(Debug, Clone)]
-pub(crate) struct Config {
+pub(crate) struct QemuConfig {
     pub(crate) qemu: PathBuf,
     pub(crate) image: Image,
     pub(crate) accelerator: Accelerator,

@@ -13,16 +13,16 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::bridge::{self, Tap};
-use super::command::{Accelerator, Beginning, Network, Shape};
-use super::config::Config;
-use super::files::{About, Files, Ports};
-use super::network::{self, Door};
+use super::command::{Accelerator, BootSource, Shape, VmNetwork};
+use super::config::QemuConfig;
+use super::files::{Ports, VmFiles, VmRecord};
+use super::network::{self, VmAddress};
 use super::pool::Pool;
-use super::process::{Process, alive_in, kill_in};
+use super::process::{QemuProcess, alive_in, kill_in};
 use super::tsc;
 use super::vm::{self, Vm};
 use crate::clock::Clock;
-use crate::driver::address_proxy::{Address, Traffic};
+use crate::driver::address_proxy::{AddressProxy, Traffic};
 use crate::driver::connections::ConnectionTable;
 use crate::driver::contract::{Boot, CommandEnd, DriverEvent, Handle, Started, Usage};
 use crate::driver::error::DriverError;
@@ -45,9 +45,9 @@ pub(crate) struct QemuDriver {
     clock: Clock,
     events: mpsc::Sender<DriverEvent>,
     tasks: TaskTracker,
-    config: Config,
+    config: QemuConfig,
     pool: Arc<Pool>,
-    /// How fast the processor's counter counts.
+    /// The rate of the processor's counter, in kHz.
     tsc_khz: Option<u64>,
 }
 
@@ -58,7 +58,7 @@ impl QemuDriver {
         clock: Clock,
         events: mpsc::Sender<DriverEvent>,
         tasks: TaskTracker,
-        config: Config,
+        config: QemuConfig,
     ) -> Self {
         let folder = config.instances.join("..").join("pool");
         let pool = Pool::new(config.prestart, folder, tasks.clone());
@@ -73,12 +73,12 @@ impl QemuDriver {
         };
         let instances = std::fs::read_dir(&driver.config.instances);
         let entries = instances.into_iter().flatten().flatten();
-        let used: Vec<PathBuf> = entries
-            .map(|entry| Files::new(entry.path().join("vm")).place())
+        let places: Vec<PathBuf> = entries
+            .map(|entry| VmFiles::new(entry.path().join("vm")).place())
             .collect();
         driver
             .pool
-            .clear(|folder| used.iter().any(|place| place == folder))
+            .clear(|folder| places.iter().any(|place| place == folder))
             .await;
         driver
     }
@@ -87,51 +87,51 @@ impl QemuDriver {
         self.vms.get(id).map(|vm| Arc::clone(vm.value()))
     }
 
-    fn files(&self, id: &str) -> Files {
-        Files::new(self.config.instances.join(id).join("vm"))
+    fn files(&self, id: &str) -> VmFiles {
+        VmFiles::new(self.config.instances.join(id).join("vm"))
     }
 
-    /// A new place in the network.
-    fn place(&self, port: u16) -> Result<Network, DriverError> {
+    /// Chooses a free place in the network.
+    fn place(&self, port: u16) -> Result<VmNetwork, DriverError> {
         let used = |candidate| {
             self.vms.iter().any(|vm| {
-                let door = vm.door.as_ref();
-                door.is_some_and(|door| door.public() == candidate)
+                let address = vm.address.as_ref();
+                address.is_some_and(|address| address.public() == candidate)
             })
         };
         if self.config.bridged {
             let address = Tap::free(used).ok_or(DriverError::NoAddress)?.address;
-            return Ok(Network::Tap { address });
+            return Ok(VmNetwork::Tap { address });
         }
-        let address = Address::free(&self.clock, port, used).ok_or(DriverError::NoAddress)?;
-        Ok(Network::User {
+        let address = AddressProxy::free(&self.clock, port, used).ok_or(DriverError::NoAddress)?;
+        Ok(VmNetwork::User {
             address: address.private,
             egress: self.config.egress,
         })
     }
 
-    /// The VM that these files tell of.
-    fn vm(&self, files: Files, about: About) -> Arc<Vm> {
-        let door = match &about.shape.network {
-            Network::None => None,
-            Network::User { address, .. } => {
+    /// The VM that a record describes.
+    fn vm(&self, files: VmFiles, record: VmRecord) -> Arc<Vm> {
+        let address = match &record.shape.network {
+            VmNetwork::None => None,
+            VmNetwork::User { address, .. } => {
                 let [_, _, x, y] = address.octets();
-                Some(Door::User(Arc::new(Address::new(
+                Some(VmAddress::User(Arc::new(AddressProxy::new(
                     self.clock.clone(),
                     [x, y],
-                    about.shape.port,
+                    record.shape.port,
                 ))))
             }
-            Network::Tap { address } => Some(Door::Tap(Arc::new(Tap::new(*address)))),
+            VmNetwork::Tap { address } => Some(VmAddress::Tap(Arc::new(Tap::new(*address)))),
         };
         let tasks = self.tasks.clone();
-        Arc::new(Vm::new(files, about, door, tasks))
+        Arc::new(Vm::new(files, record, address, tasks))
     }
 
     pub(in crate::driver) async fn start(&self, boot: &Boot) -> Result<Started, DriverError> {
         let network = match boot.network_enabled {
             true => self.place(boot.port)?,
-            false => Network::None,
+            false => VmNetwork::None,
         };
         let files = self.files(&boot.id);
         files.begin().map_err(DriverError::Files)?;
@@ -142,18 +142,18 @@ impl QemuDriver {
             network,
             port: boot.port,
         };
-        let about = About {
+        let record = VmRecord {
             shape,
             ports: Ports::new(),
             moved: false,
         };
-        let vm = self.vm(files, about);
+        let vm = self.vm(files, record);
         vm.remember().map_err(DriverError::Files)?;
-        let beginning = Beginning::Boot {
+        let source = BootSource::Boot {
             image: &self.config.image,
             tsc_khz: self.tsc_khz,
         };
-        let process = vm.spawn(&self.config, &beginning).await?;
+        let process = vm.spawn(&self.config, &source).await?;
         let mut words = boot.arguments.clone();
         if !boot.is_hello {
             words.insert(0, boot.program.display().to_string());
@@ -169,8 +169,8 @@ impl QemuDriver {
             environment,
         }));
         vm.set_process(Some(Arc::clone(&process)));
-        if let Some(door) = &vm.door {
-            door.open();
+        if let Some(address) = &vm.address {
+            address.open();
         }
         let handle = handle(&vm, Some(&process));
         self.watch(&boot.id, &vm, process, true);
@@ -180,7 +180,7 @@ impl QemuDriver {
     }
 
     /// Follows what the VM's agent says until the VM's end. `boots`: it has yet to come up.
-    fn watch(&self, id: &str, vm: &Arc<Vm>, process: Arc<Process>, boots: bool) {
+    fn watch(&self, id: &str, vm: &Arc<Vm>, process: Arc<QemuProcess>, boots: bool) {
         let (events, vm, id) = (self.events.clone(), Arc::clone(vm), id.to_owned());
         self.tasks.spawn(async move {
             let mut status = process.agent.status();
@@ -190,8 +190,8 @@ impl QemuDriver {
                 .await
                 .is_err();
             if !silent {
-                // What it has said is yet to be looked at, below. Of one that has said nothing, nothing
-                // is known: in particular not that its ports are closed.
+                // Its first status is yet to be looked at, below. Without one nothing is known, in
+                // particular not that its ports are closed.
                 status.mark_changed();
             }
             if silent && boots {
@@ -224,8 +224,8 @@ impl QemuDriver {
         let Some((_, vm)) = self.vms.remove(id) else {
             return;
         };
-        if let Some(door) = &vm.door {
-            door.close().await;
+        if let Some(address) = &vm.address {
+            address.close().await;
         }
         if let Some(process) = vm.process() {
             process.expected.store(true, Ordering::Release);
@@ -247,10 +247,10 @@ impl QemuDriver {
         Ok(())
     }
 
-    /// Puts the VM that sleeps in these files among ours.
-    fn sleeper(&self, id: &str, files: Files) -> Option<Handle> {
-        let about = files.about().filter(|_| files.is_asleep())?;
-        let vm = self.vm(files, about);
+    /// Puts the VM that sleeps in these files among those of this driver.
+    fn sleeper(&self, id: &str, files: VmFiles) -> Option<Handle> {
+        let record = files.record().filter(|_| files.is_asleep())?;
+        let vm = self.vm(files, record);
         let handle = handle(&vm, None);
         vm.keep_last();
         self.pool.fill(&self.config, &vm.shape);
@@ -278,9 +278,9 @@ impl QemuDriver {
             self.sleeper(id, files)?;
             return Some(State::Standby);
         };
-        let about = files.about()?;
-        let vm = self.vm(files, about);
-        let process = Process::find(pid, &place, &self.tasks).await.ok()?;
+        let record = files.record()?;
+        let vm = self.vm(files, record);
+        let process = QemuProcess::find(pid, &place, &self.tasks).await.ok()?;
         // In the middle of falling asleep: as soon as its state is written, it can go on; what was
         // written is then old, and goes.
         if process.qmp.status().await.ok()? != "running" {
@@ -291,12 +291,12 @@ impl QemuDriver {
         vm.files.clear_suspend().ok()?;
         process.agent.order(Order::Tell);
         vm.set_process(Some(Arc::clone(&process)));
-        if let Some(door) = &vm.door {
-            door.open();
+        if let Some(address) = &vm.address {
+            address.open();
         }
         let mut status = process.agent.status();
-        let told = tokio::time::timeout(ANSWER, status.changed()).await;
-        let up = matches!(told, Ok(Ok(()))) && status.borrow().started;
+        let first = tokio::time::timeout(ANSWER, status.changed()).await;
+        let up = matches!(first, Ok(Ok(()))) && status.borrow().started;
         self.watch(id, &vm, process, false);
         self.vms.insert(id.to_owned(), vm);
         Some(if up {
@@ -306,36 +306,36 @@ impl QemuDriver {
         })
     }
 
-    /// Puts a VM's files where they belong to `id`.
+    /// Copies a VM's files to where they belong to `id`, which then sleeps with that memory.
     pub(in crate::driver) async fn import(
         &self,
         id: &str,
         from: &Path,
-        had: Option<&Handle>,
+        former: Option<&Handle>,
         port: u16,
     ) -> Result<Handle, DriverError> {
-        let (kept, files) = (Files::new(from.to_owned()), self.files(id));
+        let (original, files) = (VmFiles::new(from.to_owned()), self.files(id));
         let target = files.clone();
-        vm::blocking(&self.tasks, move || kept.copy_to(&target)).await?;
-        let mut about = files.about().ok_or(DriverError::NotLoaded)?;
-        let had = had.and_then(|had| had.address);
-        let new = match (&about.shape.network, had) {
-            (Network::None, _) => None,
+        vm::blocking(&self.tasks, move || original.copy_to(&target)).await?;
+        let mut record = files.record().ok_or(DriverError::NotLoaded)?;
+        let former = former.and_then(|handle| handle.address);
+        let new = match (&record.shape.network, former) {
+            (VmNetwork::None, _) => None,
             (_, None) => Some(self.place(port)?),
-            (_, Some(address)) if self.config.bridged => Some(Network::Tap { address }),
+            (_, Some(address)) if self.config.bridged => Some(VmNetwork::Tap { address }),
             (_, Some(address)) => {
                 let [_, _, x, y] = address.octets();
-                Some(Network::User {
-                    address: Address::new(self.clock.clone(), [x, y], port).private,
+                Some(VmNetwork::User {
+                    address: AddressProxy::new(self.clock.clone(), [x, y], port).private,
                     egress: self.config.egress,
                 })
             }
         };
         if let Some(new) = new {
             // Inside, the user network looks the same for all.
-            about.moved |= matches!(new, Network::Tap { .. }) && about.shape.network != new;
-            about.shape.network = new;
-            files.write_about(&about).map_err(DriverError::Files)?;
+            record.moved |= matches!(new, VmNetwork::Tap { .. }) && record.shape.network != new;
+            record.shape.network = new;
+            files.write_record(&record).map_err(DriverError::Files)?;
         }
         self.sleeper(id, files).ok_or(DriverError::NotLoaded)
     }
@@ -368,7 +368,7 @@ impl QemuDriver {
 
     pub(in crate::driver) async fn export(&self, id: &str, into: &Path) -> Result<(), DriverError> {
         let vm = self.find(id).ok_or(DriverError::Gone)?;
-        vm.copy_to(Files::new(into.to_owned())).await
+        vm.copy_to(VmFiles::new(into.to_owned())).await
     }
 
     pub(in crate::driver) async fn look(
@@ -425,7 +425,7 @@ impl QemuDriver {
     }
 
     pub(in crate::driver) fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {
-        self.find(id)?.door.as_ref().map(Door::traffic)
+        self.find(id)?.address.as_ref().map(VmAddress::traffic)
     }
 
     pub(in crate::driver) fn connections(&self) -> std::io::Result<ConnectionTable> {
@@ -447,8 +447,8 @@ impl QemuDriver {
     }
 }
 
-fn handle(vm: &Vm, process: Option<&Process>) -> Handle {
-    let public = vm.door.as_ref().map(Door::public);
+fn handle(vm: &Vm, process: Option<&QemuProcess>) -> Handle {
+    let public = vm.address.as_ref().map(VmAddress::public);
     let mut handle = Handle::of_files(public, vm.shape.port);
     if let Some(process) = process {
         handle.pid = process.pid.as_raw_nonzero().get();

@@ -21,5 +21,5 @@ mod vm;
 pub(crate) use accelerator::detect as detect_accelerator;
 pub(crate) use bridge::set_up as set_up_bridge;
 pub use command::Accelerator;
-pub(crate) use config::Config as QemuConfig;
+pub(crate) use config::QemuConfig;
 pub(crate) use driver::QemuDriver;

@@ -8,8 +8,8 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::bridge::{self, Tap};
-use super::command::Network;
-use crate::driver::address_proxy::{Address, Traffic};
+use super::command::VmNetwork;
+use crate::driver::address_proxy::{AddressProxy, Traffic};
 use crate::driver::error::DriverError;
 use crate::guest::GuestNetwork;
 
@@ -19,14 +19,14 @@ const USER_ROUTER: &str = "10.0.2.2";
 
 /// A VM's address, as the host sees it.
 #[derive(Debug, Clone)]
-pub(super) enum Door {
+pub(super) enum VmAddress {
     /// Our own listeners before QEMU's.
-    User(Arc<Address>),
+    User(Arc<AddressProxy>),
     /// A device on the host's bridge.
     Tap(Arc<Tap>),
 }
 
-impl Door {
+impl VmAddress {
     /// Where clients connect.
     pub(super) fn public(&self) -> Ipv4Addr {
         match self {
@@ -92,15 +92,15 @@ fn mac(address: Ipv4Addr) -> String {
 }
 
 /// What the VM is told of its network.
-pub(super) fn inside(network: &Network) -> Option<GuestNetwork> {
+pub(super) fn inside(network: &VmNetwork) -> Option<GuestNetwork> {
     match network {
-        Network::None => None,
-        Network::User { address, .. } => Some(GuestNetwork {
+        VmNetwork::None => None,
+        VmNetwork::User { address, .. } => Some(GuestNetwork {
             address: USER_ADDRESS.to_owned(),
             router: USER_ROUTER.to_owned(),
             mac: mac(*address),
         }),
-        Network::Tap { address } => Some(GuestNetwork {
+        VmNetwork::Tap { address } => Some(GuestNetwork {
             address: bridge::with_prefix(*address),
             router: bridge::router().to_string(),
             mac: mac(*address),
