@@ -1,9 +1,9 @@
-//! Which module of a crate names which, read from its source, and whether any of these arrows form a
-//! circle.
+//! Which module of a crate names which, read from its source, and whether any of these arrows form
+//! a circle.
 //!
-//! Guarantees: `circles(src)` is empty when, in every folder below `src`, the files and folders that
-//! are side by side name each other in one direction only. So there is no circle among rooms (the
-//! folders and files at the top) nor among the files of a room, nor of a room within a room.
+//! Guarantees: `circles(src)` is empty when, in every folder below `src`, the files and folders
+//! that are side by side name each other in one direction only. So there is no circle among rooms
+//! (the folders and files at the top) nor among the files of a room, nor of a room within a room.
 //!
 //! What counts as an arrow: each path that begins with `crate`, `super`, `self` or a module that is
 //! declared in the same file, in `use` and in code, to the file that it leads to; a path through a

@@ -16,7 +16,7 @@ pub struct Clock(Source);
 
 #[derive(Debug, Clone, Default)]
 enum Source {
-    /// The machine's.
+    /// The machine's clock.
     #[default]
     System,
     /// The machine's, and this many nanoseconds more.

@@ -8,27 +8,27 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// Which faults, in percent of calls; all zero is none.
+/// The faults to inject, in percent of calls; all zero is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
-    /// Calls that are late,
+    /// The percentage of calls that are late.
     pub slow_percent: u8,
-    /// by at most this.
+    /// The most milliseconds by which they are late.
     pub slow_ms: u64,
-    /// Calls that end with 500, half of them after they had their effect.
+    /// The percentage of calls that end with 500, half of them after they had their effect.
     pub error_percent: u8,
-    /// Verbs that end with 409 `invalid_state`.
+    /// The percentage of verbs that end with 409 `invalid_state`.
     pub conflict_percent: u8,
-    /// Calls that are never answered.
+    /// The percentage of calls that are never answered.
     pub hang_percent: u8,
-    /// Calls whose connection breaks in the middle of the answer.
+    /// The percentage of calls whose connection breaks in the middle of the answer.
     pub drop_percent: u8,
-    /// Restored instances that stay Initializing for a while,
+    /// The percentage of restored instances that stay Initializing for a while.
     pub initializing_percent: u8,
-    /// for at most this long.
+    /// The most milliseconds for which they do.
     pub initializing_ms: u64,
-    /// Restored instances that go back to standby at once.
+    /// The percentage of restored instances that go back to standby at once.
     pub flap_percent: u8,
 }
 
@@ -51,7 +51,7 @@ impl FaultBox {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
-    /// How long this restored instance is to stay Initializing.
+    /// The time for which a restored instance is to stay Initializing, if it is.
     pub(crate) fn initializing(&self) -> Option<Duration> {
         let faults = self.get();
         let longest = faults.initializing_ms.max(1);

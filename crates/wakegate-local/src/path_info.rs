@@ -1,7 +1,7 @@
 //! What is at a path of an instance (seed: `PathInfo`).
 //!
-//! Guarantees: a path that is not there is an answer, not an error; symbolic links are followed only
-//! when that is asked for. Used by the control plane for processes and by the agent in a VM.
+//! Guarantees: a path that is not there is an answer, not an error; symbolic links are followed
+//! only when that is asked for. Used by the control plane for processes and by the agent in a VM.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-/// `^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`, at most 63 characters.
+/// Whether a text is a name: `^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`, at most 63 characters.
 pub(crate) fn is_name(text: &str) -> bool {
     let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let bytes = text.as_bytes();
@@ -17,7 +17,8 @@ pub(crate) fn is_name(text: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }
 
-/// At most 50, keys of 1-128 and values of 0-256 characters of the contract's set.
+/// Whether these are at most 50 tags, with keys of 1-128 and values of 0-256 characters of the
+/// contract's set.
 pub(crate) fn are_tags(tags: &BTreeMap<String, String>) -> bool {
     let fine = |text: &str| {
         text.bytes()
@@ -39,8 +40,8 @@ pub(crate) fn have_tags(
         .all(|(key, value)| tags.get(key) == Some(value))
 }
 
-/// Bytes of a size such as `512MB`, `2 gb`, `1G` or `512`; no decimals, powers of 1024, and no form
-/// that could mean bits (`Kb`).
+/// The bytes of a size such as `512MB`, `2 gb`, `1G` or `512`; no decimals, powers of 1024, and no
+/// form that could mean bits (`Kb`).
 pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -62,7 +63,7 @@ pub(crate) fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(scale)
 }
 
-/// One decimal, the unit chosen by a strict `>`: 1 GiB is `1024.0 MB`.
+/// A size with one decimal, its unit chosen by a strict `>`: 1 GiB is `1024.0 MB`.
 pub(crate) fn print_size(bytes: u64) -> String {
     if bytes == 0 {
         return "0 B".to_owned();

@@ -34,7 +34,7 @@ pub enum OnExit {
     Stop,
 }
 
-/// What instances are.
+/// What instances are: processes or virtual machines.
 #[derive(Debug, Clone, Default)]
 pub enum DriverChoice {
     /// Processes.
@@ -44,7 +44,7 @@ pub enum DriverChoice {
     Qemu(QemuOptions),
 }
 
-/// How virtual machines are run.
+/// The settings of virtual machines.
 #[derive(Debug, Clone, Default)]
 pub struct QemuOptions {
     /// The emulator, instead of `qemu-system-x86_64`.
@@ -55,63 +55,63 @@ pub struct QemuOptions {
     pub modules: Option<PathBuf>,
     /// A file system, instead of busybox's commands.
     pub initrd: Option<PathBuf>,
-    /// Whose processors, instead of those that work best here.
+    /// The processors that are used, instead of those that work best here.
     pub accelerator: Option<Accelerator>,
     /// Whether VMs may reach out.
     pub egress: bool,
     /// Whether VMs are on a bridge of this machine's, as a Hypeman server has them; needs root.
     pub bridged: bool,
-    /// So many emulators of each kind of VM are started before they are needed; wakes are faster, and
-    /// a process waits while VMs sleep.
+    /// The number of emulators of each kind of VM that are started before they are needed; wakes
+    /// are faster, and a process waits while VMs sleep.
     pub prestart: usize,
 }
 
-/// How to run a local control plane.
+/// The settings of a local control plane.
 #[derive(Debug, Clone)]
 pub struct LocalConfig {
-    /// Where the API listens; port 0 takes a free one.
+    /// The address of the API; port 0 takes a free one.
     pub address: SocketAddr,
-    /// Where state is kept; one control plane at a time.
+    /// The directory that keeps the state of one control plane at a time.
     pub state_dir: PathBuf,
     /// Whether a bearer token is needed.
     pub auth: bool,
-    /// This program: `<program> hello` is the image `wakegate/hello`, and `<program> session` starts
-    /// every instance.
+    /// This program: `<program> hello` is the image `wakegate/hello`, and `<program> session`
+    /// starts every instance.
     pub hello: PathBuf,
     /// What becomes of instances at the end.
     pub on_exit: OnExit,
     /// Whether `/_test/faults` exists.
     pub allow_faults: bool,
-    /// What instances are.
+    /// What instances are: processes or virtual machines.
     pub driver: DriverChoice,
 }
 
-/// The local control plane cannot run.
+/// Why the local control plane cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    /// The socket.
+    /// The API's address cannot be listened at.
     #[error("cannot listen at {address}: {source}; choose another with `--api-listen`")]
     Bind {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The system's reason.
         source: std::io::Error,
     },
-    /// The directory.
+    /// The state directory cannot be used.
     #[error("{0}")]
     State(String),
-    /// What VMs boot.
+    /// The image that VMs boot cannot be built.
     #[error("cannot build an image for VMs: {0}")]
     Image(#[from] ImageError),
-    /// QEMU.
+    /// QEMU cannot be run.
     #[error("cannot run `{}`: {source}; install qemu-system-x86, or use the process driver", qemu.display())]
     Qemu {
-        /// What was tried.
+        /// The program that was tried.
         qemu: PathBuf,
-        /// Why not.
+        /// The system's reason.
         source: std::io::Error,
     },
-    /// The network of VMs.
+    /// The bridge for VMs cannot be set up.
     #[error("cannot set up a bridge for VMs: {0}; it needs root, iproute2 and nftables")]
     Bridge(String),
     /// The server broke off.
@@ -146,7 +146,7 @@ impl LocalServer {
         Self::bind_with(config, Clock::system()).await
     }
 
-    /// As [`LocalServer::bind`], with a clock of the caller's.
+    /// Does what [`LocalServer::bind`] does, with a clock of the caller's.
     pub async fn bind_with(config: LocalConfig, clock: Clock) -> Result<Self, LocalError> {
         let failed = |source| LocalError::Bind {
             address: config.address,
@@ -198,7 +198,7 @@ impl LocalServer {
         })
     }
 
-    /// Where the API listens.
+    /// The address at which the API listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -213,7 +213,7 @@ impl LocalServer {
         &self.token_path
     }
 
-    /// Changes of instances' states from now on.
+    /// The changes of instances' states from now on.
     pub fn events(&self) -> FleetEvents {
         self.fleet.events()
     }

@@ -23,7 +23,7 @@ pub enum State {
     Stopped,
     /// A frozen process without an address.
     Standby,
-    /// Not determinable.
+    /// Its state cannot be determined.
     Unknown,
 }
 

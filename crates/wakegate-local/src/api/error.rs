@@ -1,7 +1,7 @@
 //! Errors as the API answers them.
 //!
-//! Guarantees: the contract's two dialects (A.2): handlers use a `snake_case` code, the validator and
-//! the router the status' reason phrase; the body is always valid JSON.
+//! Guarantees: the contract's two dialects (A.2): handlers use a `snake_case` code, the validator
+//! and the router the status' reason phrase; the body is always valid JSON.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::error::Error;
 
-/// An error answer.
+/// An error as the API answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ApiError {
     status: StatusCode,
@@ -29,7 +29,7 @@ impl ApiError {
         }
     }
 
-    /// In the dialect of the validator and the router.
+    /// An error in the dialect of the validator and the router.
     fn validator(status: StatusCode, message: impl Into<String>) -> Self {
         Self::new(
             status,
@@ -42,7 +42,7 @@ impl ApiError {
         Error::invalid(code, message).into()
     }
 
-    /// The request does not fit the schema.
+    /// The error of a request that does not fit the schema.
     pub(super) fn malformed(message: impl Into<String>) -> Self {
         Self::validator(StatusCode::BAD_REQUEST, message)
     }

@@ -82,7 +82,7 @@ fn size(code: &'static str, text: Option<&String>) -> Result<Option<u64>, ApiErr
     Ok(Some(bytes))
 }
 
-/// When the instance is deleted; the outer `None` is "not said".
+/// The time when the instance is deleted; the outer `None` is "not said".
 #[expect(
     clippy::option_option,
     reason = "not said, never, and then are three answers"
@@ -118,7 +118,7 @@ fn expiry(
     Ok(Some(Some(at)))
 }
 
-/// `driver`: the one that would run it.
+/// Makes a specification of a request, for the driver that would run it.
 fn accept(request: CreateRequest, driver: &Driver, now: Timestamp) -> Result<Spec, ApiError> {
     let hypervisor = driver.hypervisor();
     if !is_name(&request.name) {

@@ -28,7 +28,7 @@ use crate::faults::FaultBox;
 use crate::fleet::Fleet;
 use error::ApiError;
 
-/// Every route. `token`: what a bearer must have; none lets everybody in.
+/// Every route. Without a `token` everybody is let in.
 pub(crate) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<FaultBox>) -> Router {
     let token: Option<Arc<str>> = token.map(Into::into);
     let router = Router::new()
@@ -129,7 +129,7 @@ async fn authenticate(
     }
 }
 
-/// What this server speaks; as public as upstream's.
+/// The description of the API, which is as public as upstream's.
 async fn openapi() -> impl IntoResponse {
     let kind = [(header::CONTENT_TYPE, "application/json")];
     (kind, include_str!("openapi.json"))

@@ -1,8 +1,8 @@
 //! Snapshots, schedules and volumes.
 //!
 //! A process has no snapshot that could be kept apart from it, so making one is refused with 501,
-//! as the contract has it for a hypervisor that cannot; a schedule records each run with that error.
-//! Volumes answer as upstream does.
+//! as the contract has it for a hypervisor that cannot; a schedule records each run with that
+//! error. Volumes answer as upstream does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -25,7 +25,7 @@ struct StandbyRequest {
     compression_delay: Option<String>,
 }
 
-/// How memory is to be compressed.
+/// The compression of memory that a caller asks for.
 #[derive(Deserialize)]
 pub(super) struct Compression {
     enabled: bool,
@@ -49,7 +49,7 @@ struct ForkRequest {
 // === impl Compression ===
 
 impl Compression {
-    /// Algorithm and level are ignored when it is off (contract A.6).
+    /// Checks algorithm and level, which are ignored when it is off (contract A.6).
     pub(super) fn check(&self) -> Result<(), ApiError> {
         let bad = |text: &str| Err(ApiError::bad_request("invalid_snapshot_compression", text));
         let level = self.level;
@@ -88,7 +88,7 @@ impl StandbyRequest {
     }
 }
 
-/// What an instance can be asked to be.
+/// Reads a state that an instance can be asked to be in.
 pub(super) fn target_state(text: &str) -> Result<State, ApiError> {
     match text {
         "Stopped" => Ok(State::Stopped),

@@ -43,8 +43,8 @@ pub struct DriverArguments {
     /// Let virtual machines reach out, to wherever this machine can.
     #[arg(long, help_heading = "Virtual machines")]
     pub egress: bool,
-    /// Put virtual machines on a bridge, as a Hypeman server has them, and count their connections by
-    /// the kernel's tracking; needs root, iproute2 and nftables.
+    /// Put virtual machines on a bridge, as a Hypeman server has them, and count their connections
+    /// by the kernel's tracking; needs root, iproute2 and nftables.
     #[arg(long, help_heading = "Virtual machines")]
     pub bridged: bool,
     /// Start so many emulators of each kind of virtual machine before they are needed [default: 0].

@@ -1,4 +1,6 @@
 //! Why a subcommand ended.
+//!
+//! Guarantees: an exit code means the same for every subcommand.
 
 use std::fmt::Display;
 
@@ -11,7 +13,7 @@ pub const BAD_CONFIG: u8 = 78;
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// What to tell the person.
+    /// A sentence for the person who typed the command.
     pub message: String,
     /// The exit code.
     pub code: u8,

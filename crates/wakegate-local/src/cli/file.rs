@@ -15,9 +15,9 @@ use crate::driver::Accelerator;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalFile {
-    /// Where the API listens.
+    /// The address of the API.
     pub api_listen: Option<SocketAddr>,
-    /// Where instances and their state are kept.
+    /// The directory that keeps instances and their state.
     pub state_dir: Option<PathBuf>,
     /// Whether everybody who can connect is let in.
     pub no_auth: Option<bool>,
@@ -33,7 +33,7 @@ pub struct LocalFile {
     pub initrd: Option<PathBuf>,
     /// The emulator.
     pub qemu: Option<PathBuf>,
-    /// Whose processors virtual machines run on.
+    /// The processors that virtual machines run on.
     pub accelerator: Option<Accelerator>,
     #[serde(default)]
     /// Whether virtual machines may reach out.
@@ -41,7 +41,7 @@ pub struct LocalFile {
     #[serde(default)]
     /// Whether virtual machines are on a bridge.
     pub bridged: bool,
-    /// How many emulators of each kind are started before they are needed.
+    /// The number of emulators of each kind that are started before they are needed.
     pub prestart: Option<usize>,
 }
 

@@ -8,8 +8,8 @@ use crate::guest::run as run_guest;
 use crate::hello::run as run_hello;
 use crate::session::run_in_own_session;
 
-/// Runs a command that needs no runtime, since it becomes another program or is the first process of
-/// a VM; returns only a failure. Gives the command back when it needs a runtime.
+/// Runs a command that needs no runtime, since it becomes another program or is the first process
+/// of a VM; returns only a failure. Gives the command back when it needs a runtime.
 pub fn run_alone(command: InternalCommand) -> Result<InternalCommand, Failure> {
     match command {
         InternalCommand::Guest => Err(Failure::failed(run_guest())),

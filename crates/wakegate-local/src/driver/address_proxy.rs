@@ -27,7 +27,7 @@ use super::connections::ConnectionTable;
 use crate::clock::Clock;
 use crate::policy::auto_standby::Policy;
 
-/// How often the program's listeners are looked for: while it comes up, and later.
+/// The pauses between two looks for the program's listeners: while it comes up, and later.
 const LOOK_COMING_UP: Duration = Duration::from_millis(2);
 const LOOK_LATER: Duration = Duration::from_millis(100);
 const COMING_UP: Duration = Duration::from_secs(10);
@@ -37,7 +37,7 @@ const COMING_UP: Duration = Duration::from_secs(10);
 pub(crate) struct Traffic {
     received: AtomicU64,
     sent: AtomicU64,
-    /// When a connection that counts was last opened or closed, in µs; 0 is never.
+    /// The time when a connection that counts was last opened or closed, in µs; 0 is never.
     last_event: AtomicI64,
     /// The policy that says which connections count.
     pub(crate) policy: ArcSwapOption<Policy>,
@@ -53,7 +53,7 @@ pub(super) struct AddressProxy {
     pub(super) traffic: Arc<Traffic>,
     /// Nothing while it is closed.
     open: Mutex<Option<OpenAddress>>,
-    /// Ports that were open when the address was last closed.
+    /// The ports that were open when the address was last closed.
     ports: Mutex<BTreeSet<u16>>,
 }
 
@@ -133,7 +133,7 @@ impl AddressProxy {
             .find(|new| !used(new.public) && free(new.public) && free(new.private))
     }
 
-    /// These ports are open when the address is opened the first time.
+    /// Names the ports that are to be open when the address is opened the first time.
     pub(super) fn expect(&self, ports: &BTreeSet<u16>) {
         ports.clone_into(&mut self.ports.lock().unwrap_or_else(PoisonError::into_inner));
     }

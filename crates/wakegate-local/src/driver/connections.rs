@@ -12,7 +12,7 @@ const SYN_SENT: u8 = 0x02;
 const TIME_WAIT: u8 = 0x06;
 const CLOSE: u8 = 0x07;
 const LISTEN: u8 = 0x0a;
-/// How long tracked connections are remembered, in seconds (the kernel's
+/// The time for which tracked connections are remembered, in seconds (the kernel's
 /// `nf_conntrack_tcp_timeout_time_wait` and `…_close`, by default).
 const TIME_WAIT_LASTS: u64 = 120;
 const CLOSE_LASTS: u64 = 10;
@@ -23,11 +23,11 @@ pub(crate) struct Connection {
     pub(crate) local: (Ipv4Addr, u16),
     pub(crate) remote: (Ipv4Addr, u16),
     state: u8,
-    /// Since when it is over, if that is known.
+    /// The time for which it is over, if that is known.
     ended: Option<Duration>,
 }
 
-/// A picture of the table.
+/// The table as it was at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionTable(Vec<Connection>);
 
@@ -53,8 +53,8 @@ impl ConnectionTable {
         Self(text.lines().filter_map(parse_tracked_line).collect())
     }
 
-    /// For how long the youngest of the connections to `address` that have ended is over, of those
-    /// that `counts` holds for. Only tracked ones are remembered.
+    /// The time for which the youngest of the connections to `address` is over, of those
+    /// that have ended and that `counts` holds for. Only tracked ones are remembered.
     pub(crate) fn last_ended(
         &self,
         address: Ipv4Addr,
@@ -65,7 +65,7 @@ impl ConnectionTable {
         here.filter_map(|connection| connection.ended).min()
     }
 
-    /// Connections to `address` that are alive.
+    /// The connections to `address` that are alive.
     pub(crate) fn inbound(&self, address: Ipv4Addr) -> impl Iterator<Item = &Connection> {
         self.0.iter().filter(move |connection| {
             connection.local.0 == address
@@ -73,7 +73,7 @@ impl ConnectionTable {
         })
     }
 
-    /// Ports that something at `address` listens at.
+    /// The ports that something at `address` listens at.
     pub(crate) fn listening(&self, address: Ipv4Addr) -> impl Iterator<Item = u16> {
         self.0
             .iter()

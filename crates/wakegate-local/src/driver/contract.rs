@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// What to run.
+/// A program to run, and how.
 pub(crate) struct Boot {
     pub(crate) id: String,
     pub(crate) program: PathBuf,
@@ -18,15 +18,15 @@ pub(crate) struct Boot {
     /// The guest port that is looked for first.
     pub(crate) port: u16,
     pub(crate) network_enabled: bool,
-    /// Working directory.
+    /// The program's working directory.
     pub(crate) folder: PathBuf,
-    /// Where the program's output goes.
+    /// The file that the program's output goes to.
     pub(crate) log: PathBuf,
     pub(crate) memory_bytes: u64,
     pub(crate) vcpus: u32,
 }
 
-/// What came of a start.
+/// The result of a start.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) handle: Handle,
@@ -37,20 +37,20 @@ pub(crate) struct Started {
 /// What finds a running instance again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Handle {
-    /// 0 where there is no process, only files.
+    /// The process, or 0 where there are only files.
     pub(crate) pid: i32,
-    /// With the boot id, tells the process from a later one with its number.
+    /// The start time, which with the boot id tells the process from a later one with its number.
     pub(super) start_ticks: u64,
     pub(super) boot_id: String,
-    /// Where it is reached; closed while asleep.
+    /// The address at which it is reached, which is closed while it sleeps.
     pub(crate) address: Option<Ipv4Addr>,
     pub(super) port: u16,
-    /// Its control group.
+    /// The process' control group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) group: Option<PathBuf>,
 }
 
-/// Resources used so far.
+/// The resources that an instance has used so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Usage {
     pub(crate) cpu_seconds: f64,
@@ -58,11 +58,11 @@ pub(crate) struct Usage {
     pub(crate) memory_vms_bytes: u64,
 }
 
-/// An instance's program has ended by itself.
+/// The end of a program that nobody asked to end.
 #[derive(Debug)]
 pub(crate) struct Exit {
     pub(crate) id: String,
-    /// Of an adopted instance nobody knows the code.
+    /// The exit code, which nobody knows of an adopted instance.
     pub(crate) code: Option<i32>,
     pub(crate) message: String,
 }
@@ -72,23 +72,23 @@ pub(crate) struct Exit {
 pub(crate) enum DriverEvent {
     /// The program of this instance has been started, after a start had returned.
     Started(String),
-    /// Its program has ended.
+    /// The program of this instance has ended.
     Ended(Exit),
 }
 
-/// What a command in an instance came to.
+/// The result of a command in an instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CommandEnd {
-    /// As a shell has it; `None` when it did not end in time.
+    /// The exit code as a shell has it; `None` when it did not end in time.
     pub(crate) code: Option<i32>,
-    /// The end of what it said.
+    /// The end of its output.
     pub(crate) output: String,
 }
 
 // === impl Handle ===
 
 impl Handle {
-    /// Of an instance that is found by its files.
+    /// The handle of an instance that is found by its files.
     pub(super) fn of_files(address: Option<Ipv4Addr>, port: u16) -> Self {
         Self {
             pid: 0,

@@ -17,12 +17,12 @@ use super::qemu::QemuDriver;
 use crate::path_info::PathInfo;
 use crate::state::State;
 
-/// Runs instances.
+/// The driver that runs all instances.
 #[derive(Debug)]
 pub(crate) enum Driver {
-    /// As processes of this machine.
+    /// Instances are processes of this machine.
     Process(ProcessDriver),
-    /// As virtual machines.
+    /// Instances are virtual machines.
     Qemu(QemuDriver),
 }
 
@@ -101,7 +101,8 @@ impl Driver {
         }
     }
 
-    /// Whether memory can be kept apart from its instance, by [`Self::export`] and [`Self::import`].
+    /// Whether memory can be kept apart from its instance, by [`Self::export`] and
+    /// [`Self::import`].
     pub(crate) fn keeps_memory(&self) -> bool {
         match self {
             Self::Process(_) => false,

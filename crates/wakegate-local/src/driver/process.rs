@@ -31,7 +31,7 @@ use crate::path_info::PathInfo;
 use crate::state::State;
 
 const LOOK_AT_ADOPTED: Duration = Duration::from_millis(100);
-/// The end of a command's output, which is kept.
+/// The most bytes of a command's output that are kept, from its end.
 const OUTPUT: usize = 4096;
 
 /// Runs instances as process groups.

@@ -1,4 +1,6 @@
 //! What `/proc` says about a process.
+//!
+//! Guarantees: a process that is gone is `None`, never an error.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

@@ -1,7 +1,7 @@
-//! When an idle instance is put to sleep.
+//! Idle instances, which are put to sleep.
 //!
-//! Guarantees: a standby that is due is looked at again under the instance's own lock, and cannot be
-//! called back from there on.
+//! Guarantees: a standby that is due is looked at again under the instance's own lock, and cannot
+//! be called back from there on.
 
 use jiff::Timestamp;
 
@@ -59,7 +59,7 @@ impl Fleet {
         due && !record.countdown.requested
     }
 
-    /// What auto-standby does when a countdown has ended: looks again, and cannot be called back
+    /// Ends a countdown: looks again under the instance's lock, and cannot be called back
     /// once it has the instance's lock.
     pub(crate) async fn standby_if_still_idle(&self, instance: &Instance) {
         let _guard = instance.lock.write().await;

@@ -14,7 +14,8 @@ use crate::state::State;
 use crate::store::{Instance, Kind, Spec};
 
 impl Fleet {
-    /// Makes a copy with its own id, name and address; with the source's memory, where the driver can.
+    /// Makes a copy with its own id, name and address; with the source's memory, where the driver
+    /// can.
     pub(crate) async fn fork(
         self: &Arc<Self>,
         source: &Instance,
@@ -84,7 +85,8 @@ impl Fleet {
         Ok(memory)
     }
 
-    /// Makes a new instance with the specification of another; a copy does not expire (contract B.1).
+    /// Makes a new instance with the specification of another; a copy does not expire (contract
+    /// B.1).
     pub(crate) async fn create_copy(
         &self,
         spec: &Spec,

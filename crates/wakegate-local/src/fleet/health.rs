@@ -1,7 +1,7 @@
 //! Health checks of running instances.
 //!
-//! Guarantees: one check at a time for an instance; a result that comes after its instance has slept,
-//! or for a check that was changed meanwhile, changes nothing.
+//! Guarantees: one check at a time for an instance; a result that comes after its instance has
+//! slept, or for a check that was changed meanwhile, changes nothing.
 
 use std::sync::Arc;
 use std::time::Duration;

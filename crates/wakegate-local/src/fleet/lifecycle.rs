@@ -208,7 +208,7 @@ impl Fleet {
         self.enter(instance, State::Stopped, reason);
     }
 
-    /// `with_options`: compression was asked for, which makes Standby no longer a no-op.
+    /// Puts an instance to sleep. With options of compression, Standby is no longer a no-op.
     pub(crate) async fn standby(
         &self,
         instance: &Instance,
@@ -299,7 +299,7 @@ impl Fleet {
         }
     }
 
-    /// What the faults in force do to an instance that has just been restored.
+    /// Lets the faults in force disturb an instance that has just been restored.
     pub(crate) fn disturb_restored(self: &Arc<Self>, instance: &Arc<Instance>) {
         let (fleet, instance) = (Arc::clone(self), Arc::clone(instance));
         if let Some(time) = self.faults.initializing() {
@@ -319,7 +319,7 @@ impl Fleet {
         }
     }
 
-    /// `graceful`: the program is asked to end before it is ended.
+    /// Deletes an instance. A graceful end asks the program to end first.
     pub(crate) async fn delete_instance(
         &self,
         instance: &Instance,

@@ -1,7 +1,8 @@
 //! Memory that is put in place for an instance, and the way from there to the state that was asked
 //! for.
 //!
-//! Guarantees: the caller holds the instance's lock; an instance whose memory is in place is asleep.
+//! Guarantees: the caller holds the instance's lock; an instance whose memory is in place is
+//! asleep.
 
 use std::path::Path;
 use std::sync::Arc;

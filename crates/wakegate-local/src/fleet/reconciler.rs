@@ -1,8 +1,9 @@
 //! The loop that looks after instances: idle ones fall asleep, unhealthy or ended ones are started
 //! again, expired ones are deleted, and snapshots are made, each when it is due.
 //!
-//! Guarantees: one look at a time; nothing in it waits for an instance, so that one that hangs holds
-//! no other up; what is due is looked at again, under the instance's own lock, before it is done.
+//! Guarantees: one look at a time; nothing in it waits for an instance, so that one that hangs
+//! holds no other up; what is due is looked at again, under the instance's own lock, before it is
+//! done.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,8 @@ pub(super) async fn run(fleet: &Arc<Fleet>) {
 }
 
 impl Fleet {
-    /// Looks at each instance once. Returns the shortest idle timeout among the instances that count down.
+    /// Looks at each instance once. Returns the shortest idle timeout among the instances that
+    /// count down.
     fn reconcile(self: &Arc<Self>) -> Option<Duration> {
         let now = self.clock.now();
         let mut table = None;

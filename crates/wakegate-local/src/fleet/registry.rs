@@ -24,9 +24,9 @@ use crate::store::{IngressRecord, Instance, Kind, Snapshot, Store};
 pub struct FleetEvent {
     /// The instance's name.
     pub name: String,
-    /// Its new state.
+    /// The instance's new state.
     pub state: State,
-    /// Why, in a few words.
+    /// The reason, in a few words.
     pub reason: &'static str,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Fleet {
     pub(crate) driver: Driver,
     pub(crate) faults: FaultBox,
     pub(crate) instances: DashMap<String, Arc<Instance>>,
-    /// Held while a name is checked and taken.
+    /// A lock that is held while a name is checked and taken.
     pub(crate) naming: Mutex<()>,
     pub(crate) ingresses: std::sync::RwLock<BTreeMap<String, IngressRecord>>,
     pub(crate) snapshots: std::sync::RwLock<BTreeMap<String, Snapshot>>,
@@ -49,7 +49,8 @@ pub(crate) struct Fleet {
     pub(crate) events: broadcast::Sender<FleetEvent>,
     pub(crate) standbys: Arc<Semaphore>,
     pub(crate) restores: Semaphore,
-    /// For health checks; connections are not kept, since they would keep instances awake.
+    /// The client of health checks, which keeps no connections, since these would keep instances
+    /// awake.
     pub(crate) http: reqwest::Client,
 }
 

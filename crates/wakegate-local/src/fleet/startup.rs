@@ -1,5 +1,5 @@
-//! How a fleet begins: what is on disk is loaded, what still runs is taken over, and the tasks that
-//! nobody calls are started.
+//! The beginning of a fleet: what is on disk is loaded, what still runs is taken over, and the
+//! tasks that nobody calls are started.
 //!
 //! Guarantees: an instance whose process is gone is said to be; an event of the driver's is handled
 //! behind the verb that runs on its instance.
@@ -21,9 +21,9 @@ use crate::faults::FaultBox;
 use crate::state::State;
 use crate::store::{IngressRecord, Instance, Kind, Record, Snapshot, Store};
 
-/// At most so many standbys at once (contract B.5).
+/// The most standbys at once (contract B.5).
 const MAX_STANDBYS: usize = 16;
-/// At most so many restores at once; the others wait, under their own locks (contract B.3).
+/// The most restores at once; the others wait, under their own locks (contract B.3).
 const MAX_RESTORES: usize = 16;
 
 impl Fleet {

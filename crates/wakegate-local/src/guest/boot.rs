@@ -37,7 +37,7 @@ pub(super) fn mount_all() -> Result<(), GuestError> {
     Ok(())
 }
 
-/// In the order of their names, which the image's builder chose.
+/// Loads modules in the order of their names, which the image's builder chose.
 pub(super) fn load_modules() -> Result<(), GuestError> {
     let Ok(entries) = fs::read_dir(Path::new(HOME).join("modules")) else {
         // A kernel that has everything built in.

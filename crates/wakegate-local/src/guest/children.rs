@@ -1,7 +1,7 @@
 //! The agent's children: as the first process it inherits every orphan of the VM, too.
 //!
-//! Guarantees: one place waits for all of them, so that none stays a zombie and each end is heard by
-//! who started it; a command that is late is killed with all of its group.
+//! Guarantees: one place waits for all of them, so that none stays a zombie and each end is heard
+//! by who started it; a command that is late is killed with all of its group.
 
 use std::collections::HashMap;
 use std::io::{PipeReader, Read as _, pipe};

@@ -1,5 +1,5 @@
-//! `wakegate guest`: the first process in a VM of the qemu driver, and what the control plane and it
-//! say to each other.
+//! `wakegate guest`: the first process in a VM of the qemu driver, and what the control plane and
+//! it say to each other.
 //!
 //! Guarantees: the agent needs no runtime and no file of the host.
 

@@ -35,13 +35,13 @@ use hypeman::GoDuration;
 const SIGCONT: i32 = 18;
 const MAX_ECHO: usize = 16 * 1024 * 1024;
 
-/// The demo server cannot run.
+/// Why the demo server cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloError {
     /// A variable that is no address, port or duration.
     #[error("`{0}` is not valid: {1}")]
     Variable(&'static str, String),
-    /// The socket.
+    /// The address cannot be listened at.
     #[error("cannot listen at {0}: {1}")]
     Bind(SocketAddr, std::io::Error),
 }
@@ -50,9 +50,9 @@ struct Memory {
     name: String,
     born: Instant,
     requests: AtomicU64,
-    /// By id, how often `/deliver` was asked.
+    /// How often `/deliver` was called, by the id of the call.
     deliveries: Mutex<BTreeMap<String, u64>>,
-    /// When it was last continued, as the process driver wakes it.
+    /// The time when the process driver last woke it.
     woken: Mutex<Instant>,
 }
 

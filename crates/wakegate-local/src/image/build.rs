@@ -1,9 +1,9 @@
 //! `wakegate image build`: what a VM of the qemu driver boots.
 //!
-//! Guarantees: an image is whole or not there (it is built beside its place and renamed); it is made
-//! of this machine's own kernel and busybox, or of a kernel and an initrd that the user names, with
-//! our agent and its libraries beside them under `/.wakegate`; building needs no privilege but to
-//! read the kernel.
+//! Guarantees: an image is whole or not there (it is built beside its place and renamed); it is
+//! made of this machine's own kernel and busybox, or of a kernel and an initrd that the user names,
+//! with our agent and its libraries beside them under `/.wakegate`; building needs no privilege but
+//! to read the kernel.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};

@@ -5,34 +5,34 @@
 use std::io;
 use std::path::PathBuf;
 
-/// An image cannot be built.
+/// Why an image cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// A part that the machine lacks.
+    /// The machine lacks a part: its name, and the package that has it.
     #[error("{0} not found; install {1}, or name one")]
     Missing(&'static str, &'static str),
-    /// A file.
+    /// A file cannot be read or written.
     #[error("cannot read {}: {source}", path.display())]
     Read {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
-    /// A file.
+    /// A file cannot be read or written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
-    /// A module that is compressed, and no program to unpack it.
+    /// A module is compressed, and no program unpacks it.
     #[error("cannot unpack {}: {why}", path.display())]
     Unpack {
-        /// Which.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         why: String,
     },
 }

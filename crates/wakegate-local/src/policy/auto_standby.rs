@@ -12,7 +12,7 @@ use hypeman::GoDuration;
 
 use crate::error::Error;
 
-/// As sent.
+/// An auto-standby policy as a caller sends it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct PolicyRequest {
@@ -22,7 +22,7 @@ pub(crate) struct PolicyRequest {
     ignore_source_cidrs: Option<Vec<String>>,
 }
 
-/// As kept and as shown.
+/// An auto-standby policy as it is kept and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) struct Policy {
     pub(crate) enabled: bool,

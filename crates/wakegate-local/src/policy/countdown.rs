@@ -1,4 +1,4 @@
-//! When an idle instance is put to sleep (contract B.5): the countdown, as a value without IO.
+//! The countdown until an idle instance is put to sleep (contract B.5), as a value without IO.
 //!
 //! Guarantees: time is an argument; a connection stops the countdown, its end begins it anew; a
 //! hold moves the deadline and cancels a standby that has not begun. The status' words and their
@@ -19,13 +19,13 @@ pub(crate) struct Countdown {
     pub(crate) idle_since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_activity: Option<Timestamp>,
-    /// In memory only: a restart of the server forgets holds.
+    /// The end of a hold; in memory only, so that a restart of the server forgets it.
     #[serde(skip)]
     pub(crate) hold_until: Option<Timestamp>,
-    /// A standby is queued or executing.
+    /// Whether a standby is queued or executing.
     #[serde(skip)]
     pub(crate) requested: bool,
-    /// Connections that counted at the last look.
+    /// The number of connections that counted at the last look.
     #[serde(skip)]
     pub(crate) active: u64,
 }
@@ -68,7 +68,7 @@ fn idle_timeout(policy: &Policy) -> SignedDuration {
 }
 
 impl Circumstances {
-    /// Why the policy does not apply; `None` when it does.
+    /// The reason why the policy does not apply; `None` when it does.
     fn ineligible(self) -> Option<&'static str> {
         if self.state != State::Running {
             Some("instance_not_running")
@@ -90,7 +90,7 @@ pub(crate) fn is_eligible(policy: Option<&Policy>, now: Circumstances) -> bool {
 // === impl Countdown ===
 
 impl Countdown {
-    /// The instance was started or restored: its caller has one whole idle timeout to connect.
+    /// Begins anew after a start or a restore: the caller has one whole idle timeout to connect.
     pub(crate) fn restart(&mut self, now: Timestamp) {
         *self = Self {
             idle_since: Some(now),
@@ -99,7 +99,7 @@ impl Countdown {
         };
     }
 
-    /// The instance is no longer eligible.
+    /// Stops the countdown of an instance that is no longer eligible.
     pub(crate) fn clear(&mut self) {
         *self = Self {
             last_activity: self.last_activity,
@@ -107,8 +107,8 @@ impl Countdown {
         };
     }
 
-    /// A look at the connections. `last_event` is when one was last opened or closed, which may
-    /// have happened between two looks.
+    /// Takes a look at the connections in. `last_event` is when one was last opened or closed,
+    /// which may have happened between two looks.
     pub(crate) fn observe(&mut self, now: Timestamp, active: u64, last_event: Option<Timestamp>) {
         self.active = active;
         if active > 0 {
@@ -133,13 +133,13 @@ impl Countdown {
         Some(self.hold_until.map_or(idle, |hold| hold.max(idle)))
     }
 
-    /// No standby before one idle timeout from now, whatever was held before.
+    /// Puts standby off until one idle timeout from now, whatever was held before.
     pub(crate) fn hold(&mut self, now: Timestamp, policy: &Policy) {
         self.hold_until = now.checked_add(idle_timeout(policy)).ok();
         self.requested = false;
     }
 
-    /// The contract's table; the first row that fits wins.
+    /// The status by the contract's table; the first row that fits wins.
     pub(crate) fn status(
         &self,
         policy: Option<&Policy>,

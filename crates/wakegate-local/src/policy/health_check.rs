@@ -16,7 +16,7 @@ const SECOND: i64 = 1_000_000_000;
 /// The longest error that is shown.
 const LONGEST_ERROR: usize = 512;
 
-/// As sent.
+/// A health check as a caller sends it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct HealthCheckRequest {
@@ -44,7 +44,7 @@ struct TcpRequest {
     port: i64,
 }
 
-/// As kept and as shown.
+/// A health check as it is kept and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HealthCheck {
     r#type: String,
@@ -57,19 +57,19 @@ pub(crate) struct HealthCheck {
     pub(crate) probe: Probe,
 }
 
-/// What is asked.
+/// What a check does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Probe {
-    /// An HTTP request.
+    /// It sends an HTTP request.
     Http(HttpCheck),
-    /// A connection.
+    /// It opens a connection.
     Tcp(TcpCheck),
-    /// A command beside the program.
+    /// It runs a command beside the program.
     Exec(ExecCheck),
 }
 
-/// An HTTP request.
+/// It sends an HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HttpCheck {
     pub(crate) port: u16,
@@ -78,13 +78,13 @@ pub(crate) struct HttpCheck {
     pub(crate) expected_status: u16,
 }
 
-/// A connection.
+/// It opens a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct TcpCheck {
     pub(crate) port: u16,
 }
 
-/// A command that ends with 0.
+/// A command that is to end with 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ExecCheck {
     pub(crate) command: Vec<String>,
@@ -107,10 +107,10 @@ pub(crate) struct Health {
     last_error: Option<String>,
     #[serde(skip)]
     verdict: Verdict,
-    /// When the start period began.
+    /// The beginning of the start period.
     #[serde(skip)]
     since: Option<Timestamp>,
-    /// A check is under way.
+    /// Whether a check is under way.
     #[serde(skip)]
     pub(crate) checking: bool,
 }
@@ -252,7 +252,7 @@ fn accept_http(request: HttpRequest) -> Result<HttpCheck, Error> {
 // === impl Health ===
 
 impl Health {
-    /// The instance was started or restored.
+    /// Begins anew: the instance was started or restored.
     pub(crate) fn restart(&mut self, now: Timestamp) {
         *self = Self {
             since: Some(now),
@@ -270,7 +270,7 @@ impl Health {
                 .is_none_or(|last| now.duration_since(last) >= pause)
     }
 
-    /// One result. Whether it has just made the instance unhealthy.
+    /// Takes a result in, and says whether it has just made the instance unhealthy.
     pub(crate) fn observe(
         &mut self,
         check: &HealthCheck,
@@ -310,7 +310,7 @@ impl Health {
         }
     }
 
-    /// One word: health is apart from state.
+    /// The status in one word; health is apart from state.
     pub(crate) fn status(&self, check: Option<&HealthCheck>, state: State) -> &'static str {
         match (check, state) {
             (None, _) => "disabled",

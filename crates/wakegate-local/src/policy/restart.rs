@@ -13,7 +13,7 @@ use crate::error::Error;
 
 const SECOND: i64 = 1_000_000_000;
 
-/// As sent.
+/// A restart policy as a caller sends it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct RestartRequest {
@@ -23,7 +23,7 @@ pub(crate) struct RestartRequest {
     stable_after: Option<String>,
 }
 
-/// As kept and as shown.
+/// A restart policy as it is kept and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RestartPolicy {
     policy: Trigger,
@@ -106,7 +106,7 @@ impl RestartPolicy {
 // === impl Restarts ===
 
 impl Restarts {
-    /// The program has ended by itself, with this code if one is known.
+    /// Plans a restart after the program has ended by itself, with this code if one is known.
     pub(crate) fn ended(
         &mut self,
         policy: Option<&RestartPolicy>,
@@ -120,7 +120,7 @@ impl Restarts {
         );
     }
 
-    /// Its health checks failed, and it was stopped for that. Nothing is planned without a policy.
+    /// Plans a restart after health checks failed and the program was stopped for that.
     pub(crate) fn unhealthy(&mut self, policy: &RestartPolicy, now: Timestamp) {
         self.last_reason = Some(Reason::HealthCheckFailed);
         self.plan(Some(policy), now);
@@ -140,30 +140,30 @@ impl Restarts {
         }
     }
 
-    /// Somebody stopped it.
+    /// Plans nothing any more: somebody stopped the program.
     pub(crate) fn stopped_by_hand(&mut self) {
         self.next_attempt_at = None;
         self.blocked_reason = Some(Blocked::ManualStop);
     }
 
-    /// Somebody started it, or gave it another policy: from the beginning.
+    /// Begins anew: somebody started the program, or gave it another policy.
     pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether it is to be started now.
+    /// Whether the program is to be started now.
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         self.next_attempt_at.is_some_and(|at| at <= now)
     }
 
-    /// It is being started.
+    /// Counts an attempt: the program is being started.
     pub(crate) fn attempt(&mut self, now: Timestamp) {
         self.attempts = self.attempts.saturating_add(1);
         self.last_attempt_at = Some(now);
         self.next_attempt_at = None;
     }
 
-    /// It runs since `since`. Whether that is long enough to forget earlier attempts.
+    /// Forgets earlier attempts when the program has run for long enough, and says whether it has.
     pub(crate) fn settle(
         &mut self,
         policy: &RestartPolicy,

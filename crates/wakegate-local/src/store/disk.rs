@@ -1,4 +1,4 @@
-//! What the control plane must not forget, on disk.
+//! The state directory: what the control plane must not forget, on disk.
 //!
 //! Guarantees: a file is written beside its place and renamed into it, so that a kill at any moment
 //! leaves the old or the new one, never half of one; files are readable by their owner only, since
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::id::new_token;
 
-/// The directory could not be used.
+/// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("cannot use the state directory {}: {source}", path.display())]
@@ -31,11 +31,11 @@ pub(crate) enum StoreError {
 #[derive(Debug)]
 pub(crate) struct Store {
     root: PathBuf,
-    /// Held for its lock.
+    /// The file that is locked while this control plane runs.
     _lock: File,
 }
 
-/// Which kind of thing; also the folder's name.
+/// The kinds of records, each of which has a folder.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Kind {
     Instance,
@@ -101,7 +101,7 @@ impl Store {
         }
     }
 
-    /// Everything of a kind that can be read.
+    /// Reads every record of a kind that can be read.
     pub(crate) fn load<T: DeserializeOwned>(&self, kind: Kind) -> io::Result<Vec<T>> {
         let mut all = Vec::new();
         for entry in fs::read_dir(self.root.join(kind.folder()))? {
@@ -118,7 +118,7 @@ impl Store {
         Ok(all)
     }
 
-    /// The dev token, made once.
+    /// The token for development, which is made once.
     pub(crate) fn token(&self) -> io::Result<String> {
         let path = self.root.join("token");
         match fs::read_to_string(&path) {
@@ -132,7 +132,7 @@ impl Store {
         }
     }
 
-    /// Where a kind's folders are.
+    /// The folder that has all records of a kind.
     pub(crate) fn all(&self, kind: Kind) -> PathBuf {
         self.root.join(kind.folder())
     }
@@ -142,7 +142,7 @@ impl Store {
         self.root.join(name)
     }
 
-    /// Where the token is kept.
+    /// The file that keeps the token.
     pub(crate) fn token_path(&self) -> PathBuf {
         self.root.join("token")
     }

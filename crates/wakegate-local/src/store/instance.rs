@@ -22,7 +22,7 @@ use crate::policy::restart::{RestartPolicy, Restarts};
 use crate::scalars::print_size;
 use crate::state::State;
 
-/// What was asked for.
+/// The specification of an instance: what was asked for.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub(crate) id: String,
@@ -45,7 +45,7 @@ pub(crate) struct Spec {
     pub(crate) health_check: Option<HealthCheck>,
     #[serde(default)]
     pub(crate) restart_policy: Option<RestartPolicy>,
-    /// What runs it, as the API names it; nothing where that is no hypervisor.
+    /// The hypervisor that runs it, as the API names it.
     #[serde(default)]
     pub(crate) hypervisor: Option<String>,
     pub(crate) expires_at: Option<Timestamp>,
@@ -68,13 +68,13 @@ pub(crate) struct Schedule {
     pub(crate) last_error: Option<String>,
 }
 
-/// What was asked for and what became of it; the form on disk.
+/// An instance's specification and what became of it, in the form on disk.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) spec: Spec,
     pub(crate) state: State,
     pub(crate) handle: Option<Handle>,
-    /// Kept while Stopped, where it is stale, as the contract has it.
+    /// The address, which stays while Stopped, where it is stale, as the contract has it.
     pub(crate) ip: Option<Ipv4Addr>,
     pub(crate) started_at: Option<Timestamp>,
     pub(crate) stopped_at: Option<Timestamp>,
@@ -85,16 +85,16 @@ pub(crate) struct Record {
     pub(crate) countdown: Countdown,
     #[serde(default)]
     pub(crate) restarts: Restarts,
-    /// In memory only: a new control plane looks anew.
+    /// The results of health checks, in memory only: a new control plane looks anew.
     #[serde(skip)]
     pub(crate) health: Health,
 }
 
-/// One instance in memory.
+/// An instance in memory.
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) id: String,
-    /// Verbs write, everything that names the instance in its path reads (contract B.2).
+    /// A lock that verbs write, and that calls with the instance in their path read (contract B.2).
     pub(crate) lock: RwLock<()>,
     record: Mutex<Record>,
     state: watch::Sender<State>,
@@ -171,13 +171,13 @@ impl Record {
         view
     }
 
-    /// It has been started or restored.
+    /// Notes that it has been started or restored.
     pub(crate) fn begins(&mut self, now: Timestamp) {
         self.countdown.restart(now);
         self.health.restart(now);
     }
 
-    /// Its program has ended, or was ended.
+    /// Notes that its program has ended, or was ended.
     pub(crate) fn ends(&mut self, now: Timestamp) {
         self.handle = None;
         self.stopped_at = Some(now);

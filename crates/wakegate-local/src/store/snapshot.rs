@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::instance::{Spec, without_nulls};
 use crate::state::State;
 
-/// A snapshot as kept.
+/// A snapshot as it is kept.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Snapshot {
     pub(crate) id: String,
@@ -26,19 +26,19 @@ pub(crate) struct Snapshot {
     pub(crate) spec: Spec,
 }
 
-/// What is kept.
+/// What a snapshot keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum SnapshotKind {
-    /// Memory.
+    /// The memory of an instance.
     Standby,
-    /// What was asked for; the memory of a VM without a disk is all that it has.
+    /// Its specification; the memory of a VM without a disk is all that it has.
     Stopped,
 }
 
 // === impl Snapshot ===
 
 impl Snapshot {
-    /// As the API shows it (contract A.8).
+    /// The snapshot as the API shows it (contract A.8).
     pub(crate) fn view(&self) -> Value {
         without_nulls(json!({
             "id": self.id,

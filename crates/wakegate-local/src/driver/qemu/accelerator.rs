@@ -1,4 +1,4 @@
-//! Whether this machine can run VMs on its own processors.
+//! The test whether this machine can run VMs on its own processors.
 //!
 //! Guarantees: found out by booting one, since on some hosts `/dev/kvm` is there and guests hang;
 //! asked once for each boot of the machine.
@@ -17,7 +17,7 @@ use super::files::{Ports, VmFiles, VmRecord};
 use super::vm::Vm;
 use crate::driver::procfs::boot_id;
 
-/// A guest that works has said something long before.
+/// The silence after which a guest does not work.
 const PATIENCE: Duration = Duration::from_secs(10);
 const MEMORY: u64 = 256 << 20;
 

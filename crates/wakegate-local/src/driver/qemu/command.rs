@@ -12,17 +12,17 @@ use super::bridge::device;
 use crate::guest::{HOME, PORT_NAME};
 use crate::image::Image;
 
-/// How the VM's processors are run.
+/// What runs the processors of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// By the host's.
+    /// The host's own processors.
     Kvm,
-    /// By software.
+    /// Software.
     Tcg,
 }
 
-/// What a VM is, as long as it lives: its saved state fits no other.
+/// The properties of a VM that never change: its saved state fits no other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Shape {
     pub(super) memory_bytes: u64,
@@ -32,35 +32,35 @@ pub(super) struct Shape {
     pub(super) port: u16,
 }
 
-/// How the VM is reached.
+/// The way by which a VM is reached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum VmNetwork {
-    /// Not at all.
+    /// It is not reached at all.
     None,
-    /// Through QEMU's own listeners, without any privilege.
+    /// It is reached through QEMU's own listeners, without any privilege.
     User {
-        /// Where these listen.
+        /// The address of these listeners.
         address: Ipv4Addr,
         /// Whether the VM may reach out.
         egress: bool,
     },
-    /// Through a device on the host's bridge.
+    /// It is reached through a device on the host's bridge.
     Tap {
-        /// The VM's own.
+        /// The VM's own address.
         address: Ipv4Addr,
     },
 }
 
-/// What the VM begins with.
+/// What a VM begins with.
 pub(super) enum BootSource<'a> {
-    /// The image.
+    /// It boots the image.
     Boot {
         image: &'a Image,
-        /// How fast the processor's counter counts, where the VM should not measure it.
+        /// The rate of the processor's counter, where the VM should not measure it.
         tsc_khz: Option<u64>,
     },
-    /// Nothing yet: a saved state comes over QMP.
+    /// It begins with nothing: a saved state comes over QMP.
     Restore,
 }
 
@@ -152,8 +152,8 @@ impl Words {
             "-cpu",
             match shape.accelerator {
                 Accelerator::Kvm => "max",
-                // What costs translated code most and a guest of its own nothing: a check and an end
-                // of a block at each access to user memory, and strings copied byte by byte.
+                // What costs translated code most and a guest of its own nothing: a check and an
+                // end of a block at each access to user memory, and strings copied byte by byte.
                 Accelerator::Tcg => "max,-smap,-smep,-erms,-fsrm",
             },
         );
@@ -203,7 +203,8 @@ impl Words {
         self.card();
     }
 
-    /// Without an announcement at each wake, which would be for a network that has moved.
+    /// Adds a network card that does not announce itself at each wake, which is for networks that
+    /// move.
     fn card(&mut self) {
         self.add(
             "-device",
@@ -211,7 +212,7 @@ impl Words {
         );
     }
 
-    /// For a saved state, over QMP.
+    /// Makes it wait for a saved state, over QMP.
     fn wait(&mut self) {
         self.flag("-S");
         self.add("-incoming", "defer");

@@ -1,4 +1,4 @@
-//! How virtual machines are run on this machine.
+//! The settings of virtual machines on this machine.
 //!
 //! Guarantees: nothing of it changes while the control plane runs.
 
@@ -19,8 +19,8 @@ pub(crate) struct QemuConfig {
     pub(crate) bridged: bool,
     /// This program, for its `session` subcommand.
     pub(crate) launcher: PathBuf,
-    /// Where instances have their folders.
+    /// The folder that has the instances' folders.
     pub(crate) instances: PathBuf,
-    /// So many QEMUs of each kind of VM are started before they are needed.
+    /// The number of QEMUs of each kind of VM that are started before they are needed.
     pub(crate) prestart: usize,
 }

@@ -31,11 +31,11 @@ use crate::guest::{Answer, Order, Program, Question};
 use crate::path_info::PathInfo;
 use crate::state::State;
 
-/// When a VM that says nothing by itself is asked how it is.
+/// The silence after which a VM is asked how it is.
 const ASK_LATER: Duration = Duration::from_secs(1);
-/// A VM whose agent has said nothing for so long has not come up.
+/// The silence after which a VM counts as one that has not come up.
 const SILENT: Duration = Duration::from_secs(60);
-/// How long an agent may take to look at a path, and longer than a command was given.
+/// The time that an agent may take to look at a path, and more than a command was given.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Runs instances as VMs.

@@ -1,11 +1,11 @@
-//! What a VM leaves on disk.
+//! The files of a VM.
 //!
 //! Guarantees: `state` is there exactly while the VM sleeps: it appears whole, by a rename, when
 //! everything is saved, and goes before the VM's memory changes again. A kill of anybody at any
 //! moment leaves a VM that sleeps, one that runs, or (when its own process was killed while it ran)
-//! none, and never a half-written one. A VM that is killed while it falls asleep sleeps as it did the
-//! last time: the memory of that sleep is kept in `last` until the next one is whole. Copies share
-//! blocks where the file system can.
+//! none, and never a half-written one. A VM that is killed while it falls asleep sleeps as it did
+//! the last time: the memory of that sleep is kept in `last` until the next one is whole. Copies
+//! share blocks where the file system can.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};

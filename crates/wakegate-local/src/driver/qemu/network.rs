@@ -1,4 +1,4 @@
-//! How a VM is reached, opened and closed with its sleep.
+//! The address of a VM, which is opened and closed with its sleep.
 //!
 //! Guarantees: while closed, nothing reaches the VM and what was open is cut; a VM that was copied
 //! learns its own address and never answers at its original's.
@@ -27,7 +27,7 @@ pub(super) enum VmAddress {
 }
 
 impl VmAddress {
-    /// Where clients connect.
+    /// The address that clients connect to.
     pub(super) fn public(&self) -> Ipv4Addr {
         match self {
             Self::User(address) => address.public,
@@ -35,7 +35,7 @@ impl VmAddress {
         }
     }
 
-    /// These ports are open when it is opened first.
+    /// Names the ports that are to be open when it is opened the first time.
     pub(super) fn expect(&self, ports: &BTreeSet<u16>) {
         match self {
             Self::User(address) => address.expect(ports),
@@ -59,7 +59,7 @@ impl VmAddress {
         }
     }
 
-    /// When this returns, connections through our listeners are cut. Those over the bridge hear
+    /// Closes the address: connections through our listeners are cut. Those over the bridge hear
     /// nothing, as on a Hypeman server: their VM stands still.
     pub(super) async fn close(&self) {
         match self {
@@ -91,7 +91,7 @@ fn mac(address: Ipv4Addr) -> String {
     format!("02:00:00:{b:02x}:{c:02x}:{d:02x}")
 }
 
-/// What the VM is told of its network.
+/// What the agent needs to know of the VM's network.
 pub(super) fn inside(network: &VmNetwork) -> Option<GuestNetwork> {
     match network {
         VmNetwork::None => None,

@@ -1,8 +1,8 @@
 //! One QEMU: its process and the connections to it.
 //!
 //! Guarantees: it outlives the control plane, in a session of its own; whoever waits for its end
-//! hears of it, also when it was started by an earlier control plane; a state is moved in and out of
-//! it through sockets, so that no shell reads a path.
+//! hears of it, also when it was started by an earlier control plane; a state is moved in and out
+//! of it through sockets, so that no shell reads a path.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -26,7 +26,7 @@ use super::qmp::Qmp;
 use super::socket::{connect, listen};
 use crate::driver::error::{DriverError, QmpError};
 
-/// How often a migration is looked at; most take a few milliseconds.
+/// The pause between two looks at a migration; most take a few milliseconds.
 const LOOK: Duration = Duration::from_micros(500);
 /// The longest that moving the devices' state may take.
 const MIGRATION: Duration = Duration::from_secs(20);

@@ -128,7 +128,7 @@ impl Qmp {
         Ok(word(&answer, "status"))
     }
 
-    /// How far a migration is: `active`, `completed`, `failed`, … or nothing.
+    /// The state of a migration: `active`, `completed`, `failed`, … or nothing.
     pub(super) async fn migration(&self) -> Result<String, QmpError> {
         let answer = self.execute("query-migrate", Value::Null).await?;
         Ok(word(&answer, "status"))

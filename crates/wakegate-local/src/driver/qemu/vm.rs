@@ -31,7 +31,7 @@ pub(super) struct Vm {
     moved: AtomicBool,
     process: Mutex<Option<Arc<QemuProcess>>>,
     tasks: TaskTracker,
-    /// Held while its files are copied.
+    /// A lock that is held while its files are copied.
     copying: Arc<tokio::sync::Mutex<()>>,
 }
 
