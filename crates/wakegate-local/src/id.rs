@@ -3,22 +3,28 @@
 //! Guarantees: unguessable (from the operating system's random source), so an id prefix or a token
 //! cannot be foreseen; one rule finds what a text in a path names.
 
-use super::api::ApiError;
+use crate::error::Error;
 
 const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
 /// The operating system gives no random bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("the operating system gives no random bytes: {0}")]
-pub(super) struct NoRandom(getrandom::Error);
+pub(crate) struct NoRandom(getrandom::Error);
+
+impl From<NoRandom> for Error {
+    fn from(error: NoRandom) -> Self {
+        Self::internal(error.to_string())
+    }
+}
 
 /// What `text` names: an id, else a name, else an unambiguous beginning of an id (contract A.3).
-pub(super) fn one_of<'a, T>(
+pub(crate) fn resolve<'a, T>(
     all: &'a [T],
     text: &str,
     id: impl Fn(&T) -> String,
     name: impl Fn(&T) -> Option<String>,
-) -> Result<&'a T, ApiError> {
+) -> Result<&'a T, Error> {
     if let Some(exact) = all.iter().find(|one| id(one) == text) {
         return Ok(exact);
     }
@@ -28,19 +34,19 @@ pub(super) fn one_of<'a, T>(
         matching = all.iter().filter(|one| id(one).starts_with(text)).collect();
     }
     match matching.as_slice() {
-        [] => Err(ApiError::not_found("resource not found")),
+        [] => Err(Error::not_found()),
         [one] => Ok(one),
-        _ => Err(ApiError::ambiguous()),
+        _ => Err(Error::Ambiguous),
     }
 }
 
 /// A fresh id.
-pub(super) fn new_id() -> Result<String, NoRandom> {
+pub(crate) fn new_id() -> Result<String, NoRandom> {
     Ok(format!("{}{}", random_text(1, 26)?, random_text(23, 36)?))
 }
 
 /// A fresh bearer token with 200 bits.
-pub(super) fn new_token() -> Result<String, NoRandom> {
+pub(crate) fn new_token() -> Result<String, NoRandom> {
     Ok(format!("local_{}", random_text(39, 36)?))
 }
 
@@ -72,7 +78,7 @@ mod tests {
             ("cc4", "twin"),
         ];
         let find = |text: &str| {
-            let found = one_of(&all, text, |o| o.0.to_owned(), |o| Some(o.1.to_owned()));
+            let found = resolve(&all, text, |o| o.0.to_owned(), |o| Some(o.1.to_owned()));
             found.map(|o| o.0).map_err(|error| error.code().to_owned())
         };
         assert_eq!(find("aa1").unwrap(), "aa1");

@@ -10,36 +10,31 @@
 //! It is a development tool: processes are not isolated from the host or from each other.
 
 mod api;
-mod auto_standby;
-mod care;
 pub mod cli;
-mod connections;
+mod clock;
 mod driver;
+mod error;
 mod faults;
 mod fleet;
 mod guest;
-mod health;
 mod hello;
 mod id;
 mod image;
-mod instance;
-mod lifecycle;
-mod paths;
+mod path_info;
 mod policy;
-mod restart;
-mod rotation;
 mod scalars;
 mod server;
 mod session;
-mod snapshots;
+mod state;
 mod store;
 
+pub use clock::Clock;
 pub use driver::Accelerator;
 pub use faults::Faults;
 pub use fleet::{FleetEvent, FleetEvents};
 pub use guest::{GuestError, run as run_guest};
 pub use hello::{HelloError, run as run_hello};
 pub use image::{Image, ImageError, ImageSource};
-pub use instance::State;
 pub use server::{DriverChoice, LocalConfig, LocalError, LocalServer, OnExit, QemuOptions};
 pub use session::{SessionError, run_in_own_session};
+pub use state::State;

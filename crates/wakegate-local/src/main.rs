@@ -14,7 +14,8 @@ use wakegate_local::cli::{
 
 /// A control plane that speaks Hypeman's API, with processes or virtual machines as instances.
 ///
-/// It is for development and tests: processes are not isolated from this machine or from each other.
+/// It is for development and tests: processes are not isolated from this machine or from each
+/// other.
 #[derive(Debug, Parser)]
 #[command(
     name = "wakegate-local",

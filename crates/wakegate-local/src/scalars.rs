@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-/// `^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`, at most 63 characters.
-pub(super) fn is_name(text: &str) -> bool {
+/// Whether a text is a name: `^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`, at most 63 characters.
+pub(crate) fn is_name(text: &str) -> bool {
     let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
     let bytes = text.as_bytes();
     bytes.len() <= 63
@@ -17,8 +17,9 @@ pub(super) fn is_name(text: &str) -> bool {
             .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
 }
 
-/// At most 50, keys of 1-128 and values of 0-256 characters of the contract's set.
-pub(super) fn are_tags(tags: &BTreeMap<String, String>) -> bool {
+/// Whether these are at most 50 tags, with keys of 1-128 and values of 0-256 characters of the
+/// contract's set.
+pub(crate) fn are_tags(tags: &BTreeMap<String, String>) -> bool {
     let fine = |text: &str| {
         text.bytes()
             .all(|b| b.is_ascii_alphanumeric() || b" _.:/=+@-".contains(&b))
@@ -29,19 +30,19 @@ pub(super) fn are_tags(tags: &BTreeMap<String, String>) -> bool {
         })
 }
 
-/// Whether all of `wanted` are among `tags`.
-pub(super) fn have_tags(
+/// Whether all of the `required` tags are among `tags`.
+pub(crate) fn have_tags(
     tags: &BTreeMap<String, String>,
-    wanted: &BTreeMap<String, String>,
+    required: &BTreeMap<String, String>,
 ) -> bool {
-    wanted
+    required
         .iter()
         .all(|(key, value)| tags.get(key) == Some(value))
 }
 
-/// Bytes of a size such as `512MB`, `2 gb`, `1G` or `512`; no decimals, powers of 1024, and no form
-/// that could mean bits (`Kb`).
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+/// The bytes of a size such as `512MB`, `2 gb`, `1G` or `512`; no decimals, powers of 1024, and no
+/// form that could mean bits (`Kb`).
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let unit = unit.strip_prefix(' ').unwrap_or(unit);
@@ -62,8 +63,8 @@ pub(super) fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(scale)
 }
 
-/// One decimal, the unit chosen by a strict `>`: 1 GiB is `1024.0 MB`.
-pub(super) fn print_size(bytes: u64) -> String {
+/// A size with one decimal, its unit chosen by a strict `>`: 1 GiB is `1024.0 MB`.
+pub(crate) fn print_size(bytes: u64) -> String {
     if bytes == 0 {
         return "0 B".to_owned();
     }

@@ -14,26 +14,27 @@ use tokio_util::sync::CancellationToken;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use super::api;
-use super::driver::{
-    Accelerator, Driver, Happening, ProcessDriver, QemuDriver, QemuDriverConfig,
-    detect_accelerator, set_up_bridge,
+use crate::api;
+use crate::clock::Clock;
+use crate::driver::{
+    Accelerator, Driver, DriverEvent, ProcessDriver, QemuConfig, QemuDriver, detect_accelerator,
+    set_up_bridge,
 };
-use super::faults::FaultBox;
-use super::fleet::{Fleet, FleetEvents};
-use super::image::{Image, ImageError, ImageSource};
-use super::store::{Kind, Store, StoreError};
+use crate::faults::FaultBox;
+use crate::fleet::{Fleet, FleetEvents};
+use crate::image::{Image, ImageError, ImageSource};
+use crate::store::{Kind, Store, StoreError};
 
 /// What becomes of instances when their control plane ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum OnExit {
-    /// They go on and are adopted by the next one, as VMs are.
+    /// They go on, and the next control plane with this state directory takes them over.
     Keep,
-    /// They end.
+    /// They are stopped.
     Stop,
 }
 
-/// What instances are.
+/// What instances are: processes or virtual machines.
 #[derive(Debug, Clone, Default)]
 pub enum DriverChoice {
     /// Processes.
@@ -43,7 +44,7 @@ pub enum DriverChoice {
     Qemu(QemuOptions),
 }
 
-/// How virtual machines are run.
+/// The settings of virtual machines.
 #[derive(Debug, Clone, Default)]
 pub struct QemuOptions {
     /// The emulator, instead of `qemu-system-x86_64`.
@@ -54,63 +55,63 @@ pub struct QemuOptions {
     pub modules: Option<PathBuf>,
     /// A file system, instead of busybox's commands.
     pub initrd: Option<PathBuf>,
-    /// Whose processors, instead of those that work best here.
+    /// The processors that are used, instead of those that work best here.
     pub accelerator: Option<Accelerator>,
     /// Whether VMs may reach out.
     pub egress: bool,
     /// Whether VMs are on a bridge of this machine's, as a Hypeman server has them; needs root.
     pub bridged: bool,
-    /// So many emulators of each kind of VM are started before they are needed; wakes are faster, and
-    /// a process waits while VMs sleep.
+    /// The number of emulators of each kind of VM that are started before they are needed; wakes
+    /// are faster, and a process waits while VMs sleep.
     pub prestart: usize,
 }
 
-/// How to run a local control plane.
+/// The settings of a local control plane.
 #[derive(Debug, Clone)]
 pub struct LocalConfig {
-    /// Where the API listens; port 0 takes a free one.
+    /// The address of the API; port 0 takes a free one.
     pub address: SocketAddr,
-    /// Where state is kept; one control plane at a time.
+    /// The directory that keeps the state of one control plane at a time.
     pub state_dir: PathBuf,
     /// Whether a bearer token is needed.
     pub auth: bool,
-    /// This program: `<program> hello` is the image `wakegate/hello`, and `<program> session` starts
-    /// every instance.
+    /// This program: `<program> hello` is the image `wakegate/hello`, and `<program> session`
+    /// starts every instance.
     pub hello: PathBuf,
     /// What becomes of instances at the end.
     pub on_exit: OnExit,
     /// Whether `/_test/faults` exists.
     pub allow_faults: bool,
-    /// What instances are.
+    /// What instances are: processes or virtual machines.
     pub driver: DriverChoice,
 }
 
-/// The local control plane cannot run.
+/// Why the local control plane cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum LocalError {
-    /// The socket.
+    /// The API's address cannot be listened at.
     #[error("cannot listen at {address}: {source}; choose another with `--api-listen`")]
     Bind {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The system's reason.
         source: std::io::Error,
     },
-    /// The directory.
+    /// The state directory cannot be used.
     #[error("{0}")]
     State(String),
-    /// What VMs boot.
+    /// The image that VMs boot cannot be built.
     #[error("cannot build an image for VMs: {0}")]
     Image(#[from] ImageError),
-    /// QEMU.
+    /// QEMU cannot be run.
     #[error("cannot run `{}`: {source}; install qemu-system-x86, or use the process driver", qemu.display())]
     Qemu {
-        /// What was tried.
+        /// The program that was tried.
         qemu: PathBuf,
-        /// Why not.
+        /// The system's reason.
         source: std::io::Error,
     },
-    /// The network of VMs.
+    /// The bridge for VMs cannot be set up.
     #[error("cannot set up a bridge for VMs: {0}; it needs root, iproute2 and nftables")]
     Bridge(String),
     /// The server broke off.
@@ -142,6 +143,11 @@ pub struct LocalServer {
 impl LocalServer {
     /// Takes the socket and the directory, and takes over instances that still run.
     pub async fn bind(config: LocalConfig) -> Result<Self, LocalError> {
+        Self::bind_with(config, Clock::system()).await
+    }
+
+    /// Does what [`LocalServer::bind`] does, with a clock of the caller's.
+    pub async fn bind_with(config: LocalConfig, clock: Clock) -> Result<Self, LocalError> {
         let failed = |source| LocalError::Bind {
             address: config.address,
             source,
@@ -163,13 +169,14 @@ impl LocalServer {
         let token_path = store.token_path();
         let stop = CancellationToken::new();
         let faults = FaultBox::default();
-        let (tell, happenings) = mpsc::channel(64);
+        let (sender, events) = mpsc::channel(64);
         let tasks = TaskTracker::new();
-        let driver = driver(config.driver, config.hello, &store, tell, &tasks).await?;
+        let driver = driver(&clock, config.driver, config.hello, &store, sender, &tasks).await?;
         let fleet = Fleet::load(
+            clock,
             store,
             driver,
-            happenings,
+            events,
             tasks,
             faults.clone(),
             stop.clone(),
@@ -191,7 +198,7 @@ impl LocalServer {
         })
     }
 
-    /// Where the API listens.
+    /// The address at which the API listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -206,7 +213,7 @@ impl LocalServer {
         &self.token_path
     }
 
-    /// Changes of instances' states from now on.
+    /// The changes of instances' states from now on.
     pub fn events(&self) -> FleetEvents {
         self.fleet.events()
     }
@@ -235,15 +242,16 @@ impl LocalServer {
 
 /// Makes the driver; for VMs, also what they boot.
 async fn driver(
+    clock: &Clock,
     choice: DriverChoice,
     launcher: PathBuf,
     store: &Store,
-    happenings: mpsc::Sender<Happening>,
+    events: mpsc::Sender<DriverEvent>,
     tasks: &TaskTracker,
-) -> Result<Arc<dyn Driver>, LocalError> {
+) -> Result<Driver, LocalError> {
     let DriverChoice::Qemu(options) = choice else {
-        let driver = ProcessDriver::new(happenings, tasks.clone(), launcher);
-        return Ok(Arc::new(driver));
+        let driver = ProcessDriver::new(clock.clone(), events, tasks.clone(), launcher);
+        return Ok(Driver::Process(driver));
     };
     let qemu = options.qemu.unwrap_or_else(|| "qemu-system-x86_64".into());
     let version = tokio::process::Command::new(&qemu)
@@ -265,7 +273,7 @@ async fn driver(
     let place = store.own("image");
     let building = tasks.spawn_blocking(move || Image::up_to_date(&place, &source));
     let broke = |_| LocalError::State("building the image broke off".to_owned());
-    let mut config = QemuDriverConfig {
+    let mut config = QemuConfig {
         qemu,
         image: building.await.map_err(broke)??,
         accelerator: Accelerator::Tcg,
@@ -279,6 +287,6 @@ async fn driver(
         Some(accelerator) => accelerator,
         None => detect_accelerator(config.clone(), &store.own("accelerator.json")).await,
     };
-    let driver = QemuDriver::new(happenings, tasks.clone(), config);
-    Ok(Arc::new(driver.await))
+    let driver = QemuDriver::new(clock.clone(), events, tasks.clone(), config);
+    Ok(Driver::Qemu(driver.await))
 }

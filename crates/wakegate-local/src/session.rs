@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The program could not be started.
+/// Why a program could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// We lead a process group already.
@@ -17,9 +17,9 @@ pub enum SessionError {
     /// The control group is not there, or not ours.
     #[error("cannot join the control group {}: {source}", group.display())]
     Group {
-        /// Which.
+        /// The control group.
         group: PathBuf,
-        /// Why not.
+        /// The system's reason.
         source: std::io::Error,
     },
     /// Nothing to start.
@@ -28,9 +28,9 @@ pub enum SessionError {
     /// It cannot be executed.
     #[error("cannot run `{}`: {source}", program.display())]
     Exec {
-        /// What.
+        /// The program.
         program: OsString,
-        /// Why not.
+        /// The system's reason.
         source: std::io::Error,
     },
 }

@@ -1,16 +1,18 @@
 //! Errors as the API answers them.
 //!
-//! Guarantees: the contract's two dialects (A.2): handlers use a `snake_case` code, the validator and
-//! the router the status' reason phrase; the body is always valid JSON.
+//! Guarantees: the contract's two dialects (A.2): handlers use a `snake_case` code, the validator
+//! and the router the status' reason phrase; the body is always valid JSON.
 
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-/// An error answer.
+use crate::error::Error;
+
+/// An error as the API answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ApiError {
+pub(super) struct ApiError {
     status: StatusCode,
     code: String,
     message: String,
@@ -27,15 +29,7 @@ impl ApiError {
         }
     }
 
-    pub(crate) fn code(&self) -> &str {
-        &self.code
-    }
-
-    pub(crate) fn message(&self) -> &str {
-        &self.message
-    }
-
-    /// In the dialect of the validator and the router.
+    /// An error in the dialect of the validator and the router.
     fn validator(status: StatusCode, message: impl Into<String>) -> Self {
         Self::new(
             status,
@@ -44,59 +38,64 @@ impl ApiError {
         )
     }
 
-    pub(crate) fn bad_request(code: &str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, message)
+    pub(super) fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Error::invalid(code, message).into()
     }
 
-    /// The request does not fit the schema.
-    pub(crate) fn malformed(message: impl Into<String>) -> Self {
+    /// The error of a request that does not fit the schema.
+    pub(super) fn malformed(message: impl Into<String>) -> Self {
         Self::validator(StatusCode::BAD_REQUEST, message)
     }
 
-    pub(crate) fn unauthorized(why: &str) -> Self {
+    pub(super) fn unauthorized(why: &str) -> Self {
         let message = format!("security requirements failed: {why}");
         Self::validator(StatusCode::UNAUTHORIZED, message)
     }
 
-    pub(crate) fn no_operation() -> Self {
+    pub(super) fn no_operation() -> Self {
         Self::validator(StatusCode::NOT_FOUND, "no matching operation was found")
     }
 
-    pub(crate) fn method_not_allowed() -> Self {
+    pub(super) fn method_not_allowed() -> Self {
         Self::validator(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
     }
 
-    pub(crate) fn not_found(message: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    pub(super) fn not_found(message: &str) -> Self {
+        Error::NotFound(message.to_owned()).into()
     }
 
-    pub(crate) fn log_not_found() -> Self {
+    pub(super) fn log_not_found() -> Self {
         let message = "requested log file does not exist yet";
         Self::new(StatusCode::NOT_FOUND, "log_not_found", message)
     }
 
-    pub(crate) fn ambiguous() -> Self {
-        Self::conflict("ambiguous", "multiple resources match, use full ID")
+    pub(super) fn conflict(code: &'static str, message: impl Into<String>) -> Self {
+        Error::conflict(code, message).into()
     }
 
-    pub(crate) fn conflict(code: &str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, code, message)
+    pub(super) fn internal(message: &str) -> Self {
+        Error::internal(message).into()
     }
 
-    pub(crate) fn internal(message: &str) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
-    }
-
-    pub(crate) fn not_implemented(message: &str) -> Self {
+    pub(super) fn not_implemented(message: &str) -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "not_implemented",
             message,
         )
     }
+}
 
-    pub(crate) fn not_supported(message: &str) -> Self {
-        Self::new(StatusCode::NOT_IMPLEMENTED, "not_supported", message)
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        let status = match &error {
+            Error::Invalid { .. } => StatusCode::BAD_REQUEST,
+            Error::NotFound(_) => StatusCode::NOT_FOUND,
+            Error::Ambiguous | Error::Conflict { .. } => StatusCode::CONFLICT,
+            Error::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
+            Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.code(), error.to_string())
     }
 }
 

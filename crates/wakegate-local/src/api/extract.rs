@@ -1,4 +1,6 @@
 //! What a request carries, read with the contract's errors.
+//!
+//! Guarantees: whatever cannot be read is an error in the validator's dialect.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -30,7 +32,7 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
-    /// A value that must parse when it is there.
+    /// Reads a value that must parse when it is there.
     pub(super) fn parsed<T: FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
         let bad = |_| ApiError::malformed(format!("parameter {name} in query has an error"));
         self.text(name)
@@ -62,7 +64,8 @@ impl Query {
     }
 }
 
-/// A body that must be there, and be an object: serde would take an array's elements for the fields.
+/// A body that must be there, and be an object: serde would take an array's elements for the
+/// fields.
 pub(super) fn required<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
     let bad = |why: &dyn std::fmt::Display| {
         ApiError::malformed(format!("request body has an error: {why}"))
@@ -84,7 +87,7 @@ fn null_in(object: &Map<String, Value>) -> Option<&str> {
     })
 }
 
-/// A body that may be left out.
+/// Reads a body that may be left out.
 pub(super) fn optional<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, ApiError> {
     if body.is_empty() {
         Ok(T::default())

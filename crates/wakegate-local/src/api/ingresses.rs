@@ -7,58 +7,15 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::StatusCode;
-use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::error::ApiError;
 use super::extract::{Query, required};
+use crate::error::Error;
 use crate::fleet::Fleet;
-use crate::id::one_of;
+use crate::id::resolve;
 use crate::scalars::{are_tags, have_tags, is_name};
-use crate::store::Kind;
-
-/// An ingress as kept and as shown (contract A.9).
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct IngressRecord {
-    pub(crate) id: String,
-    name: String,
-    created_at: Timestamp,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    tags: BTreeMap<String, String>,
-    rules: Vec<Rule>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Rule {
-    #[serde(rename = "match")]
-    matches: Match,
-    target: Target,
-    #[serde(default)]
-    tls: bool,
-    #[serde(default)]
-    redirect_http: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    request_header_auth: Option<HeaderAuth>,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Match {
-    hostname: String,
-    #[serde(default = "http_port")]
-    port: i64,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Target {
-    instance: String,
-    port: i64,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct HeaderAuth {
-    header: String,
-    value: String,
-}
+use crate::store::{IngressRecord, Kind, Rule};
 
 #[derive(Deserialize)]
 struct CreateRequest {
@@ -66,16 +23,6 @@ struct CreateRequest {
     #[serde(default)]
     tags: BTreeMap<String, String>,
     rules: Vec<Rule>,
-}
-
-const fn http_port() -> i64 {
-    80
-}
-
-impl std::fmt::Debug for HeaderAuth {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "HeaderAuth({})", self.header)
-    }
 }
 
 fn bad(message: impl std::fmt::Display) -> ApiError {
@@ -189,11 +136,11 @@ pub(super) async fn create(
         rule.matches.hostname = rule.matches.hostname.to_ascii_lowercase();
     }
     check(&fleet, &rules).await?;
-    let id = crate::id::new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
+    let id = crate::id::new_id().map_err(Error::from)?;
     let record = IngressRecord {
         id,
         name,
-        created_at: Timestamp::now(),
+        created_at: fleet.clock.now(),
         tags,
         rules,
     };
@@ -208,18 +155,18 @@ pub(super) async fn create(
         ));
     }
     let key = |rule: &Rule| (rule.matches.hostname.clone(), rule.matches.port);
-    let mut taken: Vec<_> = all
+    let mut hostnames: Vec<_> = all
         .values()
         .flat_map(|other| other.rules.iter().map(key))
         .collect();
     for rule in &record.rules {
-        if taken.contains(&key(rule)) {
+        if hostnames.contains(&key(rule)) {
             return Err(ApiError::conflict(
                 "hostname_in_use",
                 "hostname already in use",
             ));
         }
-        taken.push(key(rule));
+        hostnames.push(key(rule));
     }
     let saved = fleet.store.save(Kind::Ingress, &record.id, &record);
     saved.map_err(|_| ApiError::internal("failed to save ingress"))?;
@@ -240,20 +187,20 @@ pub(super) async fn list(
     Ok(Json(matching.cloned().collect()))
 }
 
-fn find(fleet: &Fleet, text: &str) -> Result<IngressRecord, ApiError> {
+fn find(fleet: &Fleet, text: &str) -> Result<IngressRecord, Error> {
     let all = fleet
         .ingresses
         .read()
         .unwrap_or_else(PoisonError::into_inner);
     let all: Vec<&IngressRecord> = all.values().collect();
-    one_of(&all, text, |i| i.id.clone(), |i| Some(i.name.clone())).map(|found| (*found).clone())
+    resolve(&all, text, |i| i.id.clone(), |i| Some(i.name.clone())).map(|found| (*found).clone())
 }
 
 pub(super) async fn get(
     Shared(fleet): Shared<Arc<Fleet>>,
     Path(id): Path<String>,
 ) -> Result<Json<IngressRecord>, ApiError> {
-    find(&fleet, &id).map(Json)
+    Ok(Json(find(&fleet, &id)?))
 }
 
 pub(super) async fn delete(

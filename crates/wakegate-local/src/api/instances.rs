@@ -14,18 +14,17 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::extract::{Query, required};
 use crate::driver::Driver;
-use crate::fleet::Fleet;
-use crate::health::{HealthCheck, HealthCheckRequest};
-use crate::instance::{Instance, Spec, State};
-use crate::lifecycle::{EXEC_IMAGE, HELLO_IMAGE};
-use crate::policy::{Policy, PolicyRequest};
-use crate::restart::{RestartPolicy, RestartRequest};
+use crate::error::Error;
+use crate::fleet::{EXEC_IMAGE, Fleet, HELLO_IMAGE};
+use crate::policy::auto_standby::{Policy, PolicyRequest};
+use crate::policy::health_check::{HealthCheck, HealthCheckRequest};
+use crate::policy::restart::{RestartPolicy, RestartRequest};
 use crate::scalars::{are_tags, have_tags, is_name, parse_size};
+use crate::state::State;
+use crate::store::{Instance, Spec};
 use hypeman::GoDuration;
 
 pub(super) const NAME_RULE: &str = "name must be lowercase letters, digits and hyphens, at most 63";
-
-type Answer = Result<(StatusCode, Json<Value>), ApiError>;
 
 #[derive(Deserialize)]
 struct CreateRequest {
@@ -72,7 +71,7 @@ fn invalid(message: impl Into<String>) -> ApiError {
     ApiError::bad_request("invalid_request", message)
 }
 
-fn size(code: &str, text: Option<&String>) -> Result<Option<u64>, ApiError> {
+fn size(code: &'static str, text: Option<&String>) -> Result<Option<u64>, ApiError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
@@ -83,7 +82,7 @@ fn size(code: &str, text: Option<&String>) -> Result<Option<u64>, ApiError> {
     Ok(Some(bytes))
 }
 
-/// When the instance is deleted; the outer `None` is "not said".
+/// The time when the instance is deleted; the outer `None` is "not said".
 #[expect(
     clippy::option_option,
     reason = "not said, never, and then are three answers"
@@ -119,8 +118,8 @@ fn expiry(
     Ok(Some(Some(at)))
 }
 
-/// `driver`: the one that would run it.
-fn accept(request: CreateRequest, driver: &dyn Driver, now: Timestamp) -> Result<Spec, ApiError> {
+/// Makes a specification of a request, for the driver that would run it.
+fn accept(request: CreateRequest, driver: &Driver, now: Timestamp) -> Result<Spec, ApiError> {
     let hypervisor = driver.hypervisor();
     if !is_name(&request.name) {
         return Err(invalid(NAME_RULE));
@@ -187,7 +186,7 @@ fn accept(request: CreateRequest, driver: &dyn Driver, now: Timestamp) -> Result
             .to_owned()
     });
     Ok(Spec {
-        id: crate::id::new_id().map_err(|error| ApiError::internal(&error.to_string()))?,
+        id: crate::id::new_id().map_err(Error::from)?,
         name: request.name,
         image: request.image,
         created_at: now,
@@ -215,8 +214,11 @@ fn accept(request: CreateRequest, driver: &dyn Driver, now: Timestamp) -> Result
     })
 }
 
-pub(super) async fn create(Shared(fleet): Shared<Arc<Fleet>>, body: Bytes) -> Answer {
-    let spec = accept(required(&body)?, &*fleet.driver, Timestamp::now())?;
+pub(super) async fn create(
+    Shared(fleet): Shared<Arc<Fleet>>,
+    body: Bytes,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let spec = accept(required(&body)?, &fleet.driver, fleet.clock.now())?;
     let instance = fleet.create(spec).await?;
     let booting = Arc::clone(&fleet);
     let guarded = Arc::clone(&instance);
@@ -237,11 +239,11 @@ pub(super) async fn create(Shared(fleet): Shared<Arc<Fleet>>, body: Bytes) -> An
             | State::Standby
             | State::Unknown => Err(error),
         })?;
-    Ok((StatusCode::CREATED, view(&instance)))
+    Ok((StatusCode::CREATED, view(&fleet, &instance)))
 }
 
-pub(super) fn view(instance: &Instance) -> Json<Value> {
-    Json(instance.record().view(Timestamp::now()))
+pub(super) fn view(fleet: &Fleet, instance: &Instance) -> Json<Value> {
+    Json(instance.record().view(fleet.clock.now()))
 }
 
 pub(super) async fn list(
@@ -257,7 +259,7 @@ pub(super) async fn list(
         ),
     };
     let tags = query.tags()?;
-    let now = Timestamp::now();
+    let now = fleet.clock.now();
     let all = fleet.all();
     let records = all.iter().map(|instance| instance.record());
     let matching = records.filter(|record| {
@@ -270,7 +272,7 @@ pub(super) async fn get(
     Shared(fleet): Shared<Arc<Fleet>>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    Ok(view(&*fleet.resolve(&id).await?))
+    Ok(view(&fleet, &*fleet.resolve(&id).await?))
 }
 
 pub(super) async fn delete(
@@ -296,7 +298,7 @@ pub(super) async fn update(
     let request: UpdateRequest = required(&body)?;
     let instance = fleet.resolve(&id).await?;
     let _guard = instance.lock.write().await;
-    let now = Timestamp::now();
+    let now = fleet.clock.now();
     let UpdateRequest {
         env,
         auto_standby,
@@ -355,5 +357,5 @@ pub(super) async fn update(
         }
     }
     fleet.save(&instance)?;
-    Ok(view(&instance))
+    Ok(view(&fleet, &instance))
 }

@@ -20,9 +20,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncSeekExt as _, BufReader};
 use super::error::ApiError;
 use super::extract::Query;
 use crate::fleet::Fleet;
-use crate::instance::Instance;
-use crate::rotation;
-use crate::store::Kind;
+use crate::store::{Instance, Kind, rotation};
 
 const LOOK_FOR_MORE: Duration = Duration::from_millis(50);
 
@@ -66,7 +64,7 @@ pub(super) async fn logs(
 struct Lines {
     path: PathBuf,
     reader: BufReader<File>,
-    /// How much of the file was read.
+    /// The number of bytes that were read.
     position: u64,
     pending: Vec<u8>,
     follow: bool,
@@ -76,7 +74,7 @@ struct Lines {
 // === impl Lines ===
 
 impl Lines {
-    /// At the beginning of the last `tail` lines.
+    /// Opens a log at the beginning of its last `tail` lines.
     async fn open(
         path: &PathBuf,
         tail: usize,
@@ -138,7 +136,7 @@ impl Lines {
         }
     }
 
-    /// When the log's head was cut off meanwhile, goes back to where it was.
+    /// Goes back to where it was when the log's head was cut off meanwhile.
     async fn follow_cut(&mut self) {
         let length = async |path: &PathBuf| tokio::fs::metadata(path).await.map(|info| info.len());
         let Ok(now) = length(&self.path).await else {

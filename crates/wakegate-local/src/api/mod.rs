@@ -5,6 +5,7 @@
 
 mod error;
 mod extract;
+mod faults;
 mod ingresses;
 mod instances;
 mod logs;
@@ -23,14 +24,12 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
-pub(super) use error::ApiError;
-pub(super) use ingresses::IngressRecord;
+use crate::faults::FaultBox;
+use crate::fleet::Fleet;
+use error::ApiError;
 
-use super::faults::{self, FaultBox};
-use super::fleet::Fleet;
-
-/// Every route. `token`: what a bearer must have; none lets everybody in.
-pub(super) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<FaultBox>) -> Router {
+/// Every route. Without a `token` everybody is let in.
+pub(crate) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<FaultBox>) -> Router {
     let token: Option<Arc<str>> = token.map(Into::into);
     let router = Router::new()
         .route("/instances", get(instances::list).post(instances::create))
@@ -130,7 +129,7 @@ async fn authenticate(
     }
 }
 
-/// What this server speaks; as public as upstream's.
+/// The description of the API, which is as public as upstream's.
 async fn openapi() -> impl IntoResponse {
     let kind = [(header::CONTENT_TYPE, "application/json")];
     (kind, include_str!("openapi.json"))

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, RawQuery, State as Shared};
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::error::ApiError;
 use super::extract::Query;
-use crate::auto_standby::{StatusView, is_eligible};
 use crate::fleet::Fleet;
-use crate::instance::{Instance, State, without_nulls};
-use crate::paths::PathInfo;
+use crate::path_info::PathInfo;
+use crate::policy::countdown::{StatusView, is_eligible};
+use crate::state::State;
+use crate::store::{Instance, without_nulls};
 use hypeman::GoDuration;
 
 /// Every call but logs ends after this (contract A.2).
@@ -115,13 +115,13 @@ pub(super) async fn stats(
     }))))
 }
 
-fn status_of(instance: &Instance) -> Json<StatusView> {
+fn status_of(fleet: &Fleet, instance: &Instance) -> Json<StatusView> {
     let record = instance.record();
     let policy = record.spec.policy.as_ref();
     Json(
         record
             .countdown
-            .status(policy, record.circumstances(), Timestamp::now()),
+            .status(policy, record.circumstances(), fleet.clock.now()),
     )
 }
 
@@ -129,7 +129,7 @@ pub(super) async fn auto_standby_status(
     Shared(fleet): Shared<Arc<Fleet>>,
     Path(id): Path<String>,
 ) -> Result<Json<StatusView>, ApiError> {
-    Ok(status_of(&*fleet.resolve(&id).await?))
+    Ok(status_of(&fleet, &*fleet.resolve(&id).await?))
 }
 
 pub(super) async fn auto_standby_hold(
@@ -148,8 +148,8 @@ pub(super) async fn auto_standby_hold(
         let circumstances = record.circumstances();
         let policy = record.spec.policy.clone();
         if let Some(policy) = policy.filter(|policy| is_eligible(Some(policy), circumstances)) {
-            record.countdown.hold(Timestamp::now(), &policy);
+            record.countdown.hold(fleet.clock.now(), &policy);
         }
     }
-    Ok(status_of(&instance))
+    Ok(status_of(&fleet, &instance))
 }

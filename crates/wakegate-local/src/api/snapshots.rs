@@ -1,8 +1,8 @@
 //! Snapshots, schedules and volumes.
 //!
 //! A process has no snapshot that could be kept apart from it, so making one is refused with 501,
-//! as the contract has it for a hypervisor that cannot; a schedule records each run with that error.
-//! Volumes answer as upstream does.
+//! as the contract has it for a hypervisor that cannot; a schedule records each run with that
+//! error. Volumes answer as upstream does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::StatusCode;
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -19,10 +19,10 @@ use super::error::ApiError;
 use super::extract::{Query, required};
 use super::instances::{NAME_RULE, view};
 use super::verbs::{Compression, target_state, to_its_end};
-use crate::fleet::Fleet;
-use crate::instance::{Schedule, State, without_nulls};
+use crate::fleet::{Fleet, SnapshotRequest};
 use crate::scalars::{are_tags, have_tags, is_name};
-use crate::snapshots::{Snapshot, SnapshotKind, Wanted};
+use crate::state::State;
+use crate::store::{Schedule, Snapshot, SnapshotKind, without_nulls};
 use hypeman::GoDuration;
 
 #[derive(Deserialize)]
@@ -87,31 +87,33 @@ pub(super) async fn create(
     if let Some(compression) = &request.compression {
         compression.check()?;
     }
-    let wanted = Wanted {
+    let request = SnapshotRequest {
         kind,
         name,
         tags,
         scheduled: false,
     };
     let owner = Arc::clone(&fleet);
-    let made = fleet.detached(async move { owner.snapshot(&instance, wanted).await });
-    Ok((StatusCode::CREATED, Json(made.await?.view())))
+    let snapshot = fleet.detached(async move { owner.snapshot(&instance, request).await });
+    Ok((StatusCode::CREATED, Json(snapshot.await?.view())))
 }
 
 /// The state that is asked for, or the one that goes without saying.
-fn target(snapshot: &Snapshot, asked: Option<&String>) -> Result<State, ApiError> {
-    let asked = asked.filter(|text| !text.is_empty());
-    match asked.map(String::as_str) {
+fn target(snapshot: &Snapshot, requested: Option<&String>) -> Result<State, ApiError> {
+    let requested = requested.filter(|text| !text.is_empty());
+    match requested.map(String::as_str) {
         None => Ok(snapshot.kind.default_target()),
         Some(text) => target_state(text),
     }
 }
 
 /// A snapshot of a VM fits no other hypervisor.
-fn check_hypervisor(fleet: &Fleet, asked: Option<&String>) -> Result<(), ApiError> {
-    let asked = asked.map(String::as_str).filter(|text| !text.is_empty());
-    match asked {
-        Some(asked) if Some(asked) != fleet.driver.hypervisor() => {
+fn check_hypervisor(fleet: &Fleet, requested: Option<&String>) -> Result<(), ApiError> {
+    let requested = requested
+        .map(String::as_str)
+        .filter(|text| !text.is_empty());
+    match requested {
+        Some(name) if Some(name) != fleet.driver.hypervisor() => {
             Err(invalid("target_hypervisor: there is no other here"))
         }
         _ => Ok(()),
@@ -133,7 +135,7 @@ pub(super) async fn restore(
     check_hypervisor(&fleet, request.target_hypervisor.as_ref())?;
     let target = target(&snapshot, request.target_state.as_ref())?;
     to_its_end(&fleet, &instance, |owner, instance| async move {
-        owner.go_back(&instance, &snapshot, target).await
+        owner.restore_snapshot(&instance, &snapshot, target).await
     })
     .await
 }
@@ -152,7 +154,7 @@ pub(super) async fn fork(
     let target = target(&snapshot, request.target_state.as_ref())?;
     let (owner, name) = (Arc::clone(&fleet), request.name);
     let forked = fleet.detached(async move { owner.fork_snapshot(&snapshot, name, target).await });
-    Ok((StatusCode::CREATED, view(&*forked.await?)))
+    Ok((StatusCode::CREATED, view(&fleet, &*forked.await?)))
 }
 
 pub(super) async fn list(
@@ -255,7 +257,7 @@ pub(super) async fn set_schedule(
     if !are_tags(&metadata) {
         return Err(invalid("metadata is not valid"));
     }
-    let now = Timestamp::now();
+    let now = fleet.clock.now();
     let step = SignedDuration::from_nanos(interval.nanos());
     let next_run_at = now
         .checked_add(step)

@@ -12,9 +12,11 @@ use serde_json::Value;
 use super::error::ApiError;
 use super::extract::{optional, required};
 use super::instances::{NAME_RULE, view};
+use crate::error::Error;
 use crate::fleet::Fleet;
-use crate::instance::{Instance, State};
 use crate::scalars::is_name;
+use crate::state::State;
+use crate::store::Instance;
 use hypeman::GoDuration;
 
 #[derive(Default, Deserialize)]
@@ -23,7 +25,7 @@ struct StandbyRequest {
     compression_delay: Option<String>,
 }
 
-/// How memory is to be compressed.
+/// The compression of memory that a caller asks for.
 #[derive(Deserialize)]
 pub(super) struct Compression {
     enabled: bool,
@@ -47,7 +49,7 @@ struct ForkRequest {
 // === impl Compression ===
 
 impl Compression {
-    /// Algorithm and level are ignored when it is off (contract A.6).
+    /// Checks algorithm and level, which are ignored when it is off (contract A.6).
     pub(super) fn check(&self) -> Result<(), ApiError> {
         let bad = |text: &str| Err(ApiError::bad_request("invalid_snapshot_compression", text));
         let level = self.level;
@@ -86,7 +88,7 @@ impl StandbyRequest {
     }
 }
 
-/// What an instance can be asked to be.
+/// Reads a state that an instance can be asked to be in.
 pub(super) fn target_state(text: &str) -> Result<State, ApiError> {
     match text {
         "Stopped" => Ok(State::Stopped),
@@ -105,11 +107,11 @@ pub(super) async fn to_its_end<F>(
     verb: impl FnOnce(Arc<Fleet>, Arc<Instance>) -> F,
 ) -> Result<Json<Value>, ApiError>
 where
-    F: Future<Output = Result<(), ApiError>> + Send + 'static,
+    F: Future<Output = Result<(), Error>> + Send + 'static,
 {
     let verb = verb(Arc::clone(fleet), Arc::clone(instance));
     fleet.detached(verb).await?;
-    Ok(view(instance))
+    Ok(view(fleet, instance))
 }
 
 pub(super) async fn standby(
@@ -172,18 +174,18 @@ pub(super) async fn fork(
     let ForkRequest {
         name,
         from_running,
-        target_state: wanted,
+        target_state: requested,
     } = required(&body)?;
     let source = fleet.resolve(&id).await?;
     let invalid = |text: &str| ApiError::bad_request("invalid_request", text);
     if !is_name(&name) {
         return Err(invalid(NAME_RULE));
     }
-    let target = wanted.filter(|text| !text.is_empty());
+    let target = requested.filter(|text| !text.is_empty());
     let target = target.as_deref().map(target_state).transpose()?;
     let (owner, running) = (Arc::clone(&fleet), from_running.unwrap_or(false));
     let copy = fleet
         .detached(async move { owner.fork(&source, name, running, target).await })
         .await?;
-    Ok((StatusCode::CREATED, view(&copy)))
+    Ok((StatusCode::CREATED, view(&fleet, &copy)))
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::server::OnExit;
+
 /// What instances of the local control plane are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum DriverName {
@@ -41,8 +43,8 @@ pub struct DriverArguments {
     /// Let virtual machines reach out, to wherever this machine can.
     #[arg(long, help_heading = "Virtual machines")]
     pub egress: bool,
-    /// Put virtual machines on a bridge, as a Hypeman server has them, and count their connections by
-    /// the kernel's tracking; needs root, iproute2 and nftables.
+    /// Put virtual machines on a bridge, as a Hypeman server has them, and count their connections
+    /// by the kernel's tracking; needs root, iproute2 and nftables.
     #[arg(long, help_heading = "Virtual machines")]
     pub bridged: bool,
     /// Start so many emulators of each kind of virtual machine before they are needed [default: 0].
@@ -81,15 +83,6 @@ pub enum ImageCommand {
     },
 }
 
-/// What becomes of instances when their control plane ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Fate {
-    /// They go on, and the next control plane with this state directory takes them over.
-    Keep,
-    /// They are stopped.
-    Stop,
-}
-
 /// Arguments of `local`.
 #[derive(Debug, Args)]
 pub struct LocalArguments {
@@ -112,8 +105,8 @@ pub struct LocalArguments {
     #[arg(long)]
     pub allow_faults: bool,
     /// What becomes of instances at the end [default: keep].
-    #[arg(long, value_name = "FATE")]
-    pub on_exit: Option<Fate>,
+    #[arg(long, value_name = "ACTION")]
+    pub on_exit: Option<OnExit>,
     /// How instances are run.
     #[command(flatten)]
     pub driver: DriverArguments,

@@ -4,10 +4,12 @@
 
 use std::path::Path;
 
-use super::Failure;
 use super::args::{AcceleratorName, DriverArguments, DriverName, ImageArguments};
-use super::serve::LocalFile;
-use crate::{Accelerator, DriverChoice, Image, ImageSource, QemuOptions};
+use super::failure::Failure;
+use super::file::LocalFile;
+use crate::driver::Accelerator;
+use crate::image::{Image, ImageSource};
+use crate::server::{DriverChoice, QemuOptions};
 
 /// The driver that flags and the file name; flags win.
 pub fn choose_driver(arguments: DriverArguments, file: LocalFile) -> Result<DriverChoice, Failure> {

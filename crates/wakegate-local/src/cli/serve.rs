@@ -2,60 +2,13 @@
 //!
 //! Guarantees: flags win over `local.toml`, and that over the defaults.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
-
-use super::Failure;
-use super::args::{Fate, LocalArguments};
+use super::args::LocalArguments;
 use super::driver::choose_driver;
-use crate::{Accelerator, LocalConfig, LocalServer, OnExit};
-
-/// `local.toml`; what is not in it is as the flags have it, or as it goes without saying.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LocalFile {
-    /// Where the API listens.
-    pub api_listen: Option<SocketAddr>,
-    /// Where instances and their state are kept.
-    pub state_dir: Option<PathBuf>,
-    /// Whether everybody who can connect is let in.
-    pub no_auth: Option<bool>,
-    /// `keep` or `stop`.
-    pub on_exit: Option<String>,
-    /// `process` or `qemu`.
-    pub driver: Option<String>,
-    /// A kernel for virtual machines.
-    pub kernel: Option<PathBuf>,
-    /// The directory of that kernel's modules.
-    pub modules: Option<PathBuf>,
-    /// A file system for virtual machines.
-    pub initrd: Option<PathBuf>,
-    /// The emulator.
-    pub qemu: Option<PathBuf>,
-    /// Whose processors virtual machines run on.
-    pub accelerator: Option<Accelerator>,
-    #[serde(default)]
-    /// Whether virtual machines may reach out.
-    pub egress: bool,
-    #[serde(default)]
-    /// Whether virtual machines are on a bridge.
-    pub bridged: bool,
-    /// How many emulators of each kind are started before they are needed.
-    pub prestart: Option<usize>,
-}
-
-fn read_file(arguments: &LocalArguments) -> Result<LocalFile, Failure> {
-    let Some(path) = &arguments.config else {
-        return Ok(LocalFile::default());
-    };
-    let problem = |error: &dyn std::fmt::Display| {
-        Failure::bad_config(format_args!("{}: {error}", path.display()))
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| problem(&error))?;
-    toml::from_str(&text).map_err(|error| problem(&error))
-}
+use super::failure::Failure;
+use super::file::read_file;
+use crate::server::{LocalConfig, LocalServer, OnExit};
 
 fn default_state_dir() -> Result<PathBuf, Failure> {
     let variable = |name| {
@@ -78,8 +31,9 @@ pub async fn serve(
 ) -> Result<(), Failure> {
     let file = read_file(&arguments)?;
     let on_exit = match (arguments.on_exit, file.on_exit.as_deref()) {
-        (Some(Fate::Keep), _) | (None, None | Some("keep")) => OnExit::Keep,
-        (Some(Fate::Stop), _) | (None, Some("stop")) => OnExit::Stop,
+        (Some(on_exit), _) => on_exit,
+        (None, None | Some("keep")) => OnExit::Keep,
+        (None, Some("stop")) => OnExit::Stop,
         (None, Some(other)) => {
             let text = format_args!("`on_exit`: `{other}` is not \"keep\" or \"stop\"");
             return Err(Failure::bad_config(text));

@@ -16,7 +16,7 @@ const FREEZING: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_micros(200);
 const CPU_PERIOD_MICROS: u64 = 100_000;
 
-/// Where we may make groups.
+/// The folder in which we may make groups.
 #[derive(Debug, Clone)]
 pub(super) struct Groups(PathBuf);
 
@@ -65,7 +65,7 @@ impl Groups {
             .is_ok_and(|list| list.split_whitespace().any(|word| word == controller))
     }
 
-    /// A group for the instance.
+    /// Makes a group for the instance.
     pub(super) fn make(&self, id: &str) -> io::Result<Group> {
         let path = self.0.join(id);
         make(&path)?;
@@ -91,12 +91,12 @@ impl Group {
         &self.0
     }
 
-    /// At most so much memory; more ends the program.
+    /// Limits the memory; a program that takes more is ended.
     pub(super) fn limit_memory(&self, bytes: u64) -> io::Result<()> {
         fs::write(self.0.join("memory.max"), bytes.to_string())
     }
 
-    /// At most so many processors' time.
+    /// Limits the processors' time to that of so many.
     pub(super) fn limit_cpus(&self, count: u32) -> io::Result<()> {
         let quota = u64::from(count) * CPU_PERIOD_MICROS;
         fs::write(
@@ -131,12 +131,12 @@ impl Group {
         let _as_far_as_possible = fs::write(self.0.join("memory.reclaim"), all.trim());
     }
 
-    /// How often the kernel ended one of its processes for want of memory.
+    /// The number of its processes that the kernel ended for want of memory.
     pub(super) fn out_of_memory(&self) -> u64 {
         self.counter("memory.events", "oom_kill").unwrap_or(0)
     }
 
-    /// Processor time of everything that ever ran in it.
+    /// The processor time of everything that ever ran in it.
     pub(super) fn cpu_micros(&self) -> Option<u64> {
         self.counter("cpu.stat", "usage_usec")
     }

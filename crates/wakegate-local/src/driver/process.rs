@@ -15,29 +15,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use futures_util::future::{BoxFuture, FutureExt as _};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::address::{Address, Traffic};
+use super::address_proxy::{AddressProxy, Traffic};
 use super::cgroup::{Group, Groups};
+use super::contract::{Boot, CommandEnd, DriverEvent, Exit, Handle, Started, Usage};
+use super::error::DriverError;
 use super::procfs::{ProcessStat, boot_id, environment};
-use super::{Boot, CommandEnd, Driver, DriverError, Exit, Handle, Happening, Started, Usage};
-use crate::instance::State;
-use crate::paths::PathInfo;
+use crate::clock::Clock;
+use crate::path_info::PathInfo;
+use crate::state::State;
 
 const LOOK_AT_ADOPTED: Duration = Duration::from_millis(100);
-/// The end of a command's output, which is kept.
+/// The most bytes of a command's output that are kept, from its end.
 const OUTPUT: usize = 4096;
 
 /// Runs instances as process groups.
 #[derive(Debug)]
 pub(crate) struct ProcessDriver {
     processes: DashMap<String, Arc<Process>>,
-    happenings: mpsc::Sender<Happening>,
+    clock: Clock,
+    events: mpsc::Sender<DriverEvent>,
     tasks: TaskTracker,
     boot_id: String,
     /// This program, for its `session` subcommand.
@@ -48,9 +50,9 @@ pub(crate) struct ProcessDriver {
 #[derive(Debug)]
 struct Process {
     pid: Pid,
-    address: Option<Arc<Address>>,
+    address: Option<Arc<AddressProxy>>,
     group: Option<Group>,
-    /// We are ending it, so its end is no [`Exit`].
+    /// Whether we are ending it, so that its end is no [`Exit`].
     expected: AtomicBool,
     ended: CancellationToken,
 }
@@ -58,15 +60,17 @@ struct Process {
 // === impl ProcessDriver ===
 
 impl ProcessDriver {
-    /// `happenings` hears of programs that end by themselves.
+    /// `events` hears of programs that end by themselves.
     pub(crate) fn new(
-        happenings: mpsc::Sender<Happening>,
+        clock: Clock,
+        events: mpsc::Sender<DriverEvent>,
         tasks: TaskTracker,
         launcher: PathBuf,
     ) -> Self {
         Self {
             processes: DashMap::new(),
-            happenings,
+            clock,
+            events,
             tasks,
             boot_id: boot_id(),
             launcher,
@@ -80,14 +84,14 @@ impl ProcessDriver {
             .map(|process| Arc::clone(process.value()))
     }
 
-    fn free_address(&self, port: u16) -> Result<Address, DriverError> {
+    fn free_address(&self, port: u16) -> Result<AddressProxy, DriverError> {
         let used = |candidate| {
             self.processes.iter().any(|process| {
                 let address = process.address.as_ref();
                 address.is_some_and(|address| address.public == candidate)
             })
         };
-        Address::free(port, used).ok_or(DriverError::NoAddress)
+        AddressProxy::free(&self.clock, port, used).ok_or(DriverError::NoAddress)
     }
 
     /// A control group with the limits that were asked for, and what of them is not to be had.
@@ -119,8 +123,7 @@ impl ProcessDriver {
     where
         F: Future<Output = (Option<i32>, String)> + Send + 'static,
     {
-        let (happenings, process, id) =
-            (self.happenings.clone(), Arc::clone(process), id.to_owned());
+        let (events, process, id) = (self.events.clone(), Arc::clone(process), id.to_owned());
         self.tasks.spawn(async move {
             let (code, mut message) = end.await;
             if process
@@ -137,13 +140,13 @@ impl ProcessDriver {
             if !process.expected.load(Ordering::Acquire) {
                 // Nobody listens when the control plane is going down, which then adopts or marks
                 // the instance at its next start.
-                let exit = Happening::Ended(Exit { id, code, message });
-                let _unheard = happenings.send(exit).await;
+                let exit = DriverEvent::Ended(Exit { id, code, message });
+                let _unheard = events.send(exit).await;
             }
         });
     }
 
-    async fn start_process(&self, boot: &Boot) -> Result<Started, DriverError> {
+    pub(super) async fn start(&self, boot: &Boot) -> Result<Started, DriverError> {
         let address = match boot.network_enabled {
             true => Some(Arc::new(self.free_address(boot.port)?)),
             false => None,
@@ -221,7 +224,7 @@ impl ProcessDriver {
         Ok(Started { handle, remarks })
     }
 
-    async fn stop_process(&self, id: &str, grace: Duration) {
+    pub(super) async fn stop(&self, id: &str, grace: Duration) {
         let Some((_, process)) = self.processes.remove(id) else {
             return;
         };
@@ -250,7 +253,7 @@ impl ProcessDriver {
         }
     }
 
-    async fn freeze(&self, id: &str) -> Result<(), DriverError> {
+    pub(super) async fn standby(&self, id: &str) -> Result<(), DriverError> {
         let process = self.find(id).ok_or(DriverError::Gone)?;
         match &process.group {
             Some(group) => {
@@ -279,7 +282,7 @@ impl ProcessDriver {
         Ok(())
     }
 
-    fn thaw(&self, id: &str) -> Result<(), DriverError> {
+    pub(super) fn restore(&self, id: &str) -> Result<(), DriverError> {
         let process = self.find(id).ok_or(DriverError::Gone)?;
         if let Some(group) = &process.group {
             group.thaw().map_err(DriverError::Signal)?;
@@ -292,7 +295,7 @@ impl ProcessDriver {
         Ok(())
     }
 
-    fn take_over(&self, id: &str, handle: &Handle) -> Option<State> {
+    pub(super) fn adopt(&self, id: &str, handle: &Handle) -> Option<State> {
         let pid = Pid::from_raw(handle.pid)?;
         let stat = ProcessStat::read(handle.pid)?;
         let same = stat.start_ticks == handle.start_ticks && self.boot_id == handle.boot_id;
@@ -301,7 +304,7 @@ impl ProcessDriver {
         }
         let address = handle.address.map(|public| {
             let [_, _, x, y] = public.octets();
-            Arc::new(Address::new([x, y], handle.port))
+            Arc::new(AddressProxy::new(self.clock.clone(), [x, y], handle.port))
         });
         let group = handle.group.clone().map(Group::at);
         let asleep = stat.state == 'T' || group.as_ref().is_some_and(Group::is_frozen);
@@ -336,6 +339,54 @@ impl ProcessDriver {
         } else {
             State::Running
         })
+    }
+
+    pub(super) fn features(&self) -> Vec<&'static str> {
+        let mut features = vec!["standby", "auto_standby", "health_check", "restart_policy"];
+        if let Some(groups) = &self.groups {
+            features.push("freezer");
+            features.extend(groups.limits("memory").then_some("memory_limit"));
+            features.extend(groups.limits("cpu").then_some("cpu_limit"));
+        }
+        features
+    }
+
+    /// An instance sees the machine's own files.
+    pub(super) async fn look(&self, path: &str, follow: bool) -> Result<PathInfo, DriverError> {
+        let path = path.to_owned();
+        let look = move || PathInfo::look(&path, follow);
+        let info = self.tasks.spawn_blocking(look).await;
+        info.map_err(|_| DriverError::NoAnswer)
+    }
+
+    pub(super) async fn run(
+        &self,
+        id: &str,
+        words: &[String],
+        folder: Option<&str>,
+        patience: Duration,
+    ) -> Result<CommandEnd, DriverError> {
+        let process = self.find(id).ok_or(DriverError::Gone)?;
+        run_beside(&process, words, folder, patience).await
+    }
+
+    pub(super) fn usage(&self, id: &str) -> Usage {
+        let Some(process) = self.find(id) else {
+            return Usage::default();
+        };
+        let stat = ProcessStat::read(process.pid.as_raw_nonzero().get());
+        let mut usage = stat.map(|stat| stat.usage()).unwrap_or_default();
+        if let Some(micros) = process.group.as_ref().and_then(Group::cpu_micros) {
+            usage.cpu_seconds = micros as f64 / 1e6;
+        }
+        usage
+    }
+
+    pub(super) fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {
+        self.find(id)?
+            .address
+            .as_ref()
+            .map(|address| Arc::clone(&address.traffic))
     }
 }
 
@@ -389,7 +440,7 @@ fn exit_code(status: ExitStatus) -> Option<i32> {
         .or_else(|| status.signal().map(|signal| 128 + signal))
 }
 
-/// The instance's program's folder and environment, for a command beside it.
+/// Runs a command beside the instance's program, with that one's folder and environment.
 async fn run_beside(
     process: &Process,
     words: &[String],
@@ -420,95 +471,12 @@ async fn run_beside(
             output: error.to_string(),
         }),
         Ok(Ok(output)) => {
-            let said = [output.stdout, output.stderr].concat();
-            let end = said.len().saturating_sub(OUTPUT);
+            let text = [output.stdout, output.stderr].concat();
+            let start = text.len().saturating_sub(OUTPUT);
             Ok(CommandEnd {
                 code: exit_code(output.status),
-                output: String::from_utf8_lossy(said.get(end..).unwrap_or_default()).into_owned(),
+                output: String::from_utf8_lossy(text.get(start..).unwrap_or_default()).into_owned(),
             })
         }
-    }
-}
-
-impl Driver for ProcessDriver {
-    fn name(&self) -> &'static str {
-        "process"
-    }
-
-    fn features(&self) -> Vec<&'static str> {
-        let mut features = vec!["standby", "auto_standby", "health_check", "restart_policy"];
-        if let Some(groups) = &self.groups {
-            features.push("freezer");
-            features.extend(groups.limits("memory").then_some("memory_limit"));
-            features.extend(groups.limits("cpu").then_some("cpu_limit"));
-        }
-        features
-    }
-
-    fn start<'a>(&'a self, boot: &'a Boot) -> BoxFuture<'a, Result<Started, DriverError>> {
-        self.start_process(boot).boxed()
-    }
-
-    fn stop<'a>(&'a self, id: &'a str, grace: Duration) -> BoxFuture<'a, ()> {
-        self.stop_process(id, grace).boxed()
-    }
-
-    fn standby<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {
-        self.freeze(id).boxed()
-    }
-
-    fn restore<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), DriverError>> {
-        async move { self.thaw(id) }.boxed()
-    }
-
-    fn adopt<'a>(&'a self, id: &'a str, handle: &'a Handle) -> BoxFuture<'a, Option<State>> {
-        async move { self.take_over(id, handle) }.boxed()
-    }
-
-    /// An instance sees the machine's own files.
-    fn look<'a>(
-        &'a self,
-        _id: &'a str,
-        path: &'a str,
-        follow: bool,
-    ) -> BoxFuture<'a, Result<PathInfo, DriverError>> {
-        let path = path.to_owned();
-        let looking = self
-            .tasks
-            .spawn_blocking(move || PathInfo::look(&path, follow));
-        async move { looking.await.map_err(|_| DriverError::NoAnswer) }.boxed()
-    }
-
-    fn run<'a>(
-        &'a self,
-        id: &'a str,
-        words: &'a [String],
-        folder: Option<&'a str>,
-        patience: Duration,
-    ) -> BoxFuture<'a, Result<CommandEnd, DriverError>> {
-        async move {
-            let process = self.find(id).ok_or(DriverError::Gone)?;
-            run_beside(&process, words, folder, patience).await
-        }
-        .boxed()
-    }
-
-    fn usage(&self, id: &str) -> Usage {
-        let Some(process) = self.find(id) else {
-            return Usage::default();
-        };
-        let stat = ProcessStat::read(process.pid.as_raw_nonzero().get());
-        let mut usage = stat.map(|stat| stat.usage()).unwrap_or_default();
-        if let Some(micros) = process.group.as_ref().and_then(Group::cpu_micros) {
-            usage.cpu_seconds = micros as f64 / 1e6;
-        }
-        usage
-    }
-
-    fn traffic(&self, id: &str) -> Option<Arc<Traffic>> {
-        self.find(id)?
-            .address
-            .as_ref()
-            .map(|address| Arc::clone(&address.traffic))
     }
 }

@@ -1,10 +1,12 @@
 //! What `/proc` says about a process.
+//!
+//! Guarantees: a process that is gone is `None`, never an error.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::Usage;
+use super::contract::Usage;
 
 /// The parts of `/proc/<pid>/stat` that we need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

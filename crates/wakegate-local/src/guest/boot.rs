@@ -12,7 +12,8 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::finit_module;
 
 use super::children::Children;
-use super::{GuestError, GuestNetwork, HOME, PORT_NAME, missing};
+use super::error::{GuestError, missing};
+use super::protocol::{GuestNetwork, HOME, PORT_NAME};
 
 const DEVICE_PATIENCE: u32 = 5000;
 const NETWORK_PATIENCE: Duration = Duration::from_secs(10);
@@ -36,7 +37,7 @@ pub(super) fn mount_all() -> Result<(), GuestError> {
     Ok(())
 }
 
-/// In the order of their names, which the image's builder chose.
+/// Loads modules in the order of their names, which the image's builder chose.
 pub(super) fn load_modules() -> Result<(), GuestError> {
     let Ok(entries) = fs::read_dir(Path::new(HOME).join("modules")) else {
         // A kernel that has everything built in.
@@ -56,7 +57,7 @@ pub(super) fn load_modules() -> Result<(), GuestError> {
 }
 
 /// The virtio port to the control plane, as soon as it is there.
-pub(super) fn open_line() -> Result<File, GuestError> {
+pub(super) fn open_port() -> Result<File, GuestError> {
     for _ in 0..DEVICE_PATIENCE {
         for entry in fs::read_dir("/sys/class/virtio-ports")
             .into_iter()

@@ -1,7 +1,7 @@
 //! The agent's children: as the first process it inherits every orphan of the VM, too.
 //!
-//! Guarantees: one place waits for all of them, so that none stays a zombie and each end is heard by
-//! who started it; a command that is late is killed with all of its group.
+//! Guarantees: one place waits for all of them, so that none stays a zombie and each end is heard
+//! by who started it; a command that is late is killed with all of its group.
 
 use std::collections::HashMap;
 use std::io::{PipeReader, Read as _, pipe};
@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait};
 
-/// How often a VM without children is looked at.
+/// The pause between two looks at a VM without children.
 const NONE: Duration = Duration::from_millis(2);
 
-/// Who waits for which child.
+/// The children, and who waits for the end of each.
 #[derive(Default)]
 pub(super) struct Children(Mutex<HashMap<Pid, Sender<End>>>);
 
-/// How a child ended.
+/// The end of a child.
 pub(super) struct End {
     /// A signal counts as 128 and its number, as in a shell.
     pub(super) code: i32,
@@ -57,13 +57,13 @@ impl Children {
         let child = command.spawn()?;
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| std::io::Error::other("no process id"))?;
-        let (tell, end) = channel();
-        waiting.insert(pid, tell);
+        let (sender, end) = channel();
+        waiting.insert(pid, sender);
         Ok((pid, end))
     }
 
-    /// Runs a command to its end, or kills it after `patience`. At most `most` bytes of what it said
-    /// come back, the last ones.
+    /// Runs a command to its end, or kills it after `patience`. The last bytes of its output come
+    /// back, at most `most`.
     pub(super) fn run(
         &self,
         command: &mut Command,
@@ -83,18 +83,18 @@ impl Children {
             Err(error) => return (Some(127), error.to_string()),
         };
         let reading = thread::spawn(move || {
-            let mut said = Vec::new();
+            let mut text = Vec::new();
             // What cannot be read is left out.
-            let _all = ours.read_to_end(&mut said);
-            said
+            let _all = ours.read_to_end(&mut text);
+            text
         });
         let code = end.recv_timeout(patience).ok().map(|end| end.code);
         // Also what it left behind, which would keep its output open.
         let _ended = kill_process_group(pid, Signal::KILL);
-        let said = reading.join().unwrap_or_default();
-        let from = said.len().saturating_sub(most);
-        let said = said.get(from..).unwrap_or_default();
-        (code, String::from_utf8_lossy(said).into_owned())
+        let text = reading.join().unwrap_or_default();
+        let from = text.len().saturating_sub(most);
+        let text = text.get(from..).unwrap_or_default();
+        (code, String::from_utf8_lossy(text).into_owned())
     }
 
     /// Waits for children, for ever.
@@ -103,9 +103,9 @@ impl Children {
             match wait(WaitOptions::empty()) {
                 Ok(Some((pid, how))) => {
                     let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                    if let Some(tell) = waiting.remove(&pid) {
+                    if let Some(sender) = waiting.remove(&pid) {
                         // Whoever started it may not wait any more.
-                        let _unheard = tell.send(how.into());
+                        let _unheard = sender.send(how.into());
                     }
                 }
                 Ok(None) | Err(_) => thread::sleep(NONE),

@@ -1,4 +1,4 @@
-//! Which ports of a VM can be reached from outside.
+//! The ports of a VM that can be reached from outside.
 //!
 //! Guarantees: a port is told within a few milliseconds of its opening while the program comes up,
 //! and within a second later; what listens at the VM's loopback only is not told.

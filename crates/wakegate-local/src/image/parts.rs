@@ -1,4 +1,4 @@
-//! What an image is made of, and where this machine keeps it.
+//! The parts of an image, and where this machine keeps them.
 //!
 //! Guarantees: the kernel's modules are those of the kernel's own version; a part that is not there
 //! is named together with the package that has it.
@@ -9,8 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::ImageError;
 use super::elf::without_debug_information;
+use super::error::ImageError;
 
 /// Modules in the order in which they can be loaded; one that is built in has no file.
 const MODULES: [&str; 7] = [
@@ -24,20 +24,20 @@ const MODULES: [&str; 7] = [
     "virtio_console",
 ];
 
-/// What to build an image of.
+/// What an image is to be made of.
 #[derive(Debug, Clone)]
 pub struct ImageSource {
     /// This program, for the agent and the demo server.
     pub program: PathBuf,
     /// A kernel, instead of the machine's newest.
     pub kernel: Option<PathBuf>,
-    /// Where the kernel's modules are, instead of `/lib/modules/<its version>`.
+    /// The directory of the kernel's modules, instead of `/lib/modules/<its version>`.
     pub modules: Option<PathBuf>,
     /// A file system, instead of busybox's commands.
     pub initrd: Option<PathBuf>,
 }
 
-/// What an image is made of.
+/// The bytes that an image is made of.
 pub(super) struct Parts {
     pub(super) kernel: Vec<u8>,
     pub(super) initrd: Option<Vec<u8>>,
@@ -84,7 +84,7 @@ pub(super) fn find(source: &ImageSource) -> Result<Parts, ImageError> {
     })
 }
 
-/// Of the kernels that have modules, one made for VMs before the others, then the highest version.
+/// The newest kernel that has modules; one that is made for VMs comes before the others.
 fn newest_kernel(boot: &Path) -> Result<PathBuf, ImageError> {
     let missing = ImageError::Missing("a kernel", "linux-image-cloud-amd64");
     let entries = fs::read_dir(boot).into_iter().flatten().flatten();
@@ -102,7 +102,7 @@ fn newest_kernel(boot: &Path) -> Result<PathBuf, ImageError> {
     kernels.max_by_key(rank).ok_or(missing)
 }
 
-/// By the version that is the end of the kernel's name.
+/// The directory of a kernel's modules, by the version that is the end of its name.
 fn modules_of(kernel: &Path) -> Option<PathBuf> {
     let version = kernel.file_name()?.to_str()?.strip_prefix("vmlinuz-")?;
     let dir = Path::new("/lib/modules").join(version);
@@ -120,15 +120,15 @@ fn read_modules(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, ImageError> {
     let mut files = Vec::new();
     collect(&dir.join("kernel"), &mut files);
     let mut modules = Vec::new();
-    for wanted in MODULES {
+    for module in MODULES {
         let matches = |path: &&PathBuf| {
             let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
             name.split('.')
                 .next()
-                .is_some_and(|stem| stem.replace('-', "_") == wanted)
+                .is_some_and(|stem| stem.replace('-', "_") == module)
         };
         if let Some(path) = files.iter().find(matches) {
-            modules.push((format!("{wanted}.ko"), unpacked(path)?));
+            modules.push((format!("{module}.ko"), unpacked(path)?));
         }
     }
     Ok(modules)

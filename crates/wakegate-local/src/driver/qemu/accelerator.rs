@@ -1,4 +1,4 @@
-//! Whether this machine can run VMs on its own processors.
+//! The test whether this machine can run VMs on its own processors.
 //!
 //! Guarantees: found out by booting one, since on some hosts `/dev/kvm` is there and guests hang;
 //! asked once for each boot of the machine.
@@ -11,25 +11,26 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::command::{Beginning, Network, Shape};
-use super::files::{About, Files};
+use super::command::{Accelerator, BootSource, Shape, VmNetwork};
+use super::config::QemuConfig;
+use super::files::{Ports, VmFiles, VmRecord};
 use super::vm::Vm;
-use super::{Accelerator, Config, Ports};
 use crate::driver::procfs::boot_id;
 
-/// A guest that works has said something long before.
+/// The silence after which a guest does not work.
 const PATIENCE: Duration = Duration::from_secs(10);
 const MEMORY: u64 = 256 << 20;
 
+/// The answer, for this boot of the machine.
 #[derive(Serialize, Deserialize, PartialEq)]
-struct Found {
+struct Detection {
     boot_id: String,
     accelerator: Accelerator,
 }
 
 /// Boots a VM with the host's processors and says whether it came up. `memory`: where the answer is
 /// kept.
-pub(crate) async fn detect(mut config: Config, memory: &Path) -> Accelerator {
+pub(crate) async fn detect(mut config: QemuConfig, memory: &Path) -> Accelerator {
     if fs::File::options()
         .read(true)
         .write(true)
@@ -38,10 +39,10 @@ pub(crate) async fn detect(mut config: Config, memory: &Path) -> Accelerator {
     {
         return Accelerator::Tcg;
     }
-    let read = fs::read(memory).ok();
-    let known = read.and_then(|bytes| serde_json::from_slice::<Found>(&bytes).ok());
-    if let Some(known) = known.filter(|known| known.boot_id == boot_id()) {
-        return known.accelerator;
+    let bytes = fs::read(memory).ok();
+    let cached = bytes.and_then(|bytes| serde_json::from_slice::<Detection>(&bytes).ok());
+    if let Some(cached) = cached.filter(|cached| cached.boot_id == boot_id()) {
+        return cached.accelerator;
     }
     config.accelerator = Accelerator::Kvm;
     let accelerator = match comes_up(&config).await {
@@ -51,38 +52,38 @@ pub(crate) async fn detect(mut config: Config, memory: &Path) -> Accelerator {
             Accelerator::Tcg
         }
     };
-    let found = Found {
+    let detection = Detection {
         boot_id: boot_id(),
         accelerator,
     };
-    let kept = serde_json::to_vec(&found).map(|bytes| fs::write(memory, bytes));
-    if !matches!(kept, Ok(Ok(()))) {
+    let saved = serde_json::to_vec(&detection).map(|bytes| fs::write(memory, bytes));
+    if !matches!(saved, Ok(Ok(()))) {
         tracing::warn!(path = %memory.display(), "cannot remember whether KVM works");
     }
     accelerator
 }
 
-async fn comes_up(config: &Config) -> bool {
+async fn comes_up(config: &QemuConfig) -> bool {
     let folder = config.instances.join("..").join("probe");
-    let files = Files::new(folder.join("vm"));
+    let files = VmFiles::new(folder.join("vm"));
     let shape = Shape {
         memory_bytes: MEMORY,
         vcpus: 1,
         accelerator: Accelerator::Kvm,
-        network: Network::None,
+        network: VmNetwork::None,
         port: 0,
     };
-    let about = About {
+    let record = VmRecord {
         shape,
         ports: Ports::new(),
         moved: false,
     };
-    let vm = Vm::new(files, about, None, TaskTracker::new());
+    let vm = Vm::new(files, record, None, TaskTracker::new());
     if vm.files.begin().is_err() {
         return false;
     }
     let speaks = async {
-        let boot = Beginning::Boot {
+        let boot = BootSource::Boot {
             image: &config.image,
             tsc_khz: None,
         };

@@ -1,4 +1,4 @@
-//! The line to the agent in a VM.
+//! The connection to the agent in a VM.
 //!
 //! Guarantees: orders are sent in their order; every status is heard, and the last one can be read
 //! after the VM has ended; an answer goes to who asked, and to nobody when that one has left.
@@ -14,37 +14,37 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::socket::connect;
-use crate::guest::{Answer, Order, Question, Status, Word};
+use crate::guest::{AgentMessage, Answer, Order, Question, Status};
 
 /// An agent takes orders at once; so many wait only while its VM stands still.
 const WAITING: usize = 256;
 
-type Asked = Arc<Mutex<BTreeMap<u64, oneshot::Sender<Answer>>>>;
+type Pending = Arc<Mutex<BTreeMap<u64, oneshot::Sender<Answer>>>>;
 
-/// A line to an agent.
+/// A connection to an agent.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct AgentConnection {
     orders: mpsc::Sender<Order>,
     status: watch::Receiver<Status>,
-    asked: Asked,
+    pending: Pending,
     last: AtomicU64,
 }
 
-// === impl Line ===
+// === impl AgentConnection ===
 
-impl Line {
-    /// Connects to the socket in `folder`. The line lives as long as its VM.
+impl AgentConnection {
+    /// Connects to the socket in `folder`. The connection lives as long as its VM.
     pub(super) async fn connect(
         folder: &Path,
         alive: impl Fn() -> bool,
         tasks: &TaskTracker,
     ) -> std::io::Result<Self> {
         let (reader, mut writer) = connect(folder, "agent.sock", alive).await?.into_split();
-        let (orders, mut waiting) = mpsc::channel::<Order>(WAITING);
-        let (told, status) = watch::channel(Status::default());
-        let asked = Asked::default();
+        let (orders, mut queue) = mpsc::channel::<Order>(WAITING);
+        let (publisher, status) = watch::channel(Status::default());
+        let pending = Pending::default();
         tasks.spawn(async move {
-            while let Some(order) = waiting.recv().await {
+            while let Some(order) = queue.recv().await {
                 let Ok(mut text) = serde_json::to_vec(&order) else {
                     continue;
                 };
@@ -54,17 +54,17 @@ impl Line {
                 }
             }
         });
-        let answered = Arc::clone(&asked);
+        let unanswered = Arc::clone(&pending);
         tasks.spawn(async move {
             let mut lines = BufReader::new(reader).lines();
             while let Ok(Some(text)) = lines.next_line().await {
-                match serde_json::from_str::<Word>(&text) {
-                    Ok(Word::Status(status)) => drop(told.send_replace(status)),
-                    Ok(Word::Answer { number, answer }) => {
-                        let mut asked = answered.lock().unwrap_or_else(PoisonError::into_inner);
-                        let waits = asked.remove(&number);
+                match serde_json::from_str::<AgentMessage>(&text) {
+                    Ok(AgentMessage::Status(status)) => drop(publisher.send_replace(status)),
+                    Ok(AgentMessage::Answer { number, answer }) => {
+                        let mut pending = unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+                        let caller = pending.remove(&number);
                         // Who does not wait any more needs no answer.
-                        let _left = waits.map(|waits| waits.send(answer));
+                        let _left = caller.map(|caller| caller.send(answer));
                     }
                     // Half a line of an earlier connection may come first.
                     Err(_) => {}
@@ -76,7 +76,7 @@ impl Line {
         Ok(Self {
             orders,
             status,
-            asked,
+            pending,
             last,
         })
     }
@@ -87,19 +87,19 @@ impl Line {
         let _ended = self.orders.try_send(order);
     }
 
-    /// Asks, and waits for the answer; `None` when none comes.
+    /// Asks a question and waits for the answer; `None` when none comes.
     pub(super) async fn ask(&self, question: Question, patience: Duration) -> Option<Answer> {
         let number = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let (tell, answer) = oneshot::channel();
-        let asked = || self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked().insert(number, tell);
+        let (sender, answer) = oneshot::channel();
+        let pending = || self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending().insert(number, sender);
         self.order(Order::Ask { number, question });
         let answer = tokio::time::timeout(patience, answer).await;
-        asked().remove(&number);
+        pending().remove(&number);
         answer.ok()?.ok()
     }
 
-    /// What the agent says; its sender goes when the VM has ended and everything was heard.
+    /// The agent's status; its sender goes when the VM has ended and everything was heard.
     pub(super) fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }
@@ -134,16 +134,20 @@ mod tests {
                         let output = String::new();
                         let code = i32::try_from(number - held[0]).ok();
                         let answer = Answer::Command { code, output };
-                        let word = serde_json::to_string(&Word::Answer { number, answer }).unwrap();
+                        let message =
+                            serde_json::to_string(&AgentMessage::Answer { number, answer })
+                                .unwrap();
                         writer
-                            .write_all(format!("{word}\n").as_bytes())
+                            .write_all(format!("{message}\n").as_bytes())
                             .await
                             .unwrap();
                     }
                 }
             }
         });
-        let line = Line::connect(folder.path(), || true, &tasks).await.unwrap();
+        let agent = AgentConnection::connect(folder.path(), || true, &tasks)
+            .await
+            .unwrap();
         let question = || Question::Path {
             path: "/".to_owned(),
             follow: false,
@@ -153,9 +157,9 @@ mod tests {
             Some(Answer::Path(_)) | None => None,
         };
         let (first, second, third) = tokio::join!(
-            line.ask(question(), SOON),
-            line.ask(question(), Duration::from_millis(100)),
-            line.ask(question(), SOON),
+            agent.ask(question(), SOON),
+            agent.ask(question(), Duration::from_millis(100)),
+            agent.ask(question(), SOON),
         );
         assert_eq!((code(first), second, code(third)), (Some(0), None, Some(2)));
     }

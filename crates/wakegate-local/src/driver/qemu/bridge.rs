@@ -1,9 +1,9 @@
 //! VMs on a bridge of the host's, as a Hypeman server has them.
 //!
-//! Guarantees: a VM's device is there only while the VM is awake, so that its address vanishes with it
-//! and open connections hear nothing; connections are counted by the kernel's own tracking. Needs
-//! root, `ip` and `nft`; the bridge and the rule that makes the kernel track stay, for others may use
-//! them.
+//! Guarantees: a VM's device is there only while the VM is awake, so that its address vanishes with
+//! it and open connections hear nothing; connections are counted by the kernel's own tracking.
+//! Needs root, `ip` and `nft`; the bridge and the rule that makes the kernel track stay, for others
+//! may use them.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::driver::DriverError;
-use crate::driver::address::Traffic;
+use crate::driver::address_proxy::Traffic;
+use crate::driver::error::DriverError;
 
 const BRIDGE: &str = "wakegate0";
 /// The first two bytes of every address; the host is `.0.1`.
@@ -130,7 +130,7 @@ impl Tap {
         }
     }
 
-    /// With the device's own counters; what it sends, the VM receives.
+    /// The device's own counters; what it sends, the VM receives.
     pub(super) fn traffic(&self) -> Arc<Traffic> {
         let counter = |name: &str| {
             let path = format!("/sys/class/net/{}/statistics/{name}", self.name);

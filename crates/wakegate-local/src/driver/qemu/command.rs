@@ -12,55 +12,55 @@ use super::bridge::device;
 use crate::guest::{HOME, PORT_NAME};
 use crate::image::Image;
 
-/// How the VM's processors are run.
+/// What runs the processors of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Accelerator {
-    /// By the host's.
+    /// The host's own processors.
     Kvm,
-    /// By software.
+    /// Software.
     Tcg,
 }
 
-/// What a VM is, as long as it lives: its saved state fits no other.
+/// The properties of a VM that never change: its saved state fits no other.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Shape {
     pub(super) memory_bytes: u64,
     pub(super) vcpus: u32,
     pub(super) accelerator: Accelerator,
-    pub(super) network: Network,
+    pub(super) network: VmNetwork,
     pub(super) port: u16,
 }
 
-/// How the VM is reached.
+/// The way by which a VM is reached.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Network {
-    /// Not at all.
+pub(super) enum VmNetwork {
+    /// It is not reached at all.
     None,
-    /// Through QEMU's own listeners, without any privilege.
+    /// It is reached through QEMU's own listeners, without any privilege.
     User {
-        /// Where these listen.
+        /// The address of these listeners.
         address: Ipv4Addr,
         /// Whether the VM may reach out.
         egress: bool,
     },
-    /// Through a device on the host's bridge.
+    /// It is reached through a device on the host's bridge.
     Tap {
-        /// The VM's own.
+        /// The VM's own address.
         address: Ipv4Addr,
     },
 }
 
-/// What the VM begins with.
-pub(super) enum Beginning<'a> {
-    /// The image.
+/// What a VM begins with.
+pub(super) enum BootSource<'a> {
+    /// It boots the image.
     Boot {
         image: &'a Image,
-        /// How fast the processor's counter counts, where the VM should not measure it.
+        /// The rate of the processor's counter, where the VM should not measure it.
         tsc_khz: Option<u64>,
     },
-    /// Nothing yet: a saved state comes over QMP.
+    /// It begins with nothing: a saved state comes over QMP.
     Restore,
 }
 
@@ -76,7 +76,7 @@ impl Accelerator {
 /// QEMU's arguments; paths are relative to the instance's folder for its VM.
 pub(super) fn arguments(
     shape: &Shape,
-    beginning: &Beginning<'_>,
+    source: &BootSource<'_>,
     ports: &BTreeSet<u16>,
 ) -> Vec<String> {
     let mut words = Words::default();
@@ -90,13 +90,13 @@ pub(super) fn arguments(
     );
     words.machine(shape, ",memory-backend=memory", "../app.log");
     words.network(&shape.network, ports);
-    match beginning {
-        Beginning::Boot { image, tsc_khz } => {
+    match source {
+        BootSource::Boot { image, tsc_khz } => {
             words.add("-kernel", image.kernel.display().to_string());
             words.add("-initrd", image.initrd.display().to_string());
             words.add("-append", kernel_line(shape.accelerator, *tsc_khz));
         }
-        Beginning::Restore => words.wait(),
+        BootSource::Restore => words.wait(),
     }
     words.0
 }
@@ -152,8 +152,8 @@ impl Words {
             "-cpu",
             match shape.accelerator {
                 Accelerator::Kvm => "max",
-                // What costs translated code most and a guest of its own nothing: a check and an end
-                // of a block at each access to user memory, and strings copied byte by byte.
+                // What costs translated code most and a guest of its own nothing: a check and an
+                // end of a block at each access to user memory, and strings copied byte by byte.
                 Accelerator::Tcg => "max,-smap,-smep,-erms,-fsrm",
             },
         );
@@ -181,11 +181,11 @@ impl Words {
         );
     }
 
-    fn network(&mut self, network: &Network, ports: &BTreeSet<u16>) {
+    fn network(&mut self, network: &VmNetwork, ports: &BTreeSet<u16>) {
         let (address, egress) = match network {
-            Network::None => return,
-            Network::User { address, egress } => (address, egress),
-            Network::Tap { address } => {
+            VmNetwork::None => return,
+            VmNetwork::User { address, egress } => (address, egress),
+            VmNetwork::Tap { address } => {
                 let (name, scripts) = (device(*address), "script=no,downscript=no");
                 self.add("-netdev", format!("tap,id=network,ifname={name},{scripts}"));
                 self.card();
@@ -203,7 +203,8 @@ impl Words {
         self.card();
     }
 
-    /// Without an announcement at each wake, which would be for a network that has moved.
+    /// Adds a network card that does not announce itself at each wake, which is for networks that
+    /// move.
     fn card(&mut self) {
         self.add(
             "-device",
@@ -211,7 +212,7 @@ impl Words {
         );
     }
 
-    /// For a saved state, over QMP.
+    /// Makes it wait for a saved state, over QMP.
     fn wait(&mut self) {
         self.flag("-S");
         self.add("-incoming", "defer");
@@ -227,7 +228,7 @@ pub(super) fn forward(address: Ipv4Addr, port: u16) -> String {
 mod tests {
     use super::*;
 
-    fn shape(network: Network) -> Shape {
+    fn shape(network: VmNetwork) -> Shape {
         Shape {
             memory_bytes: 256 << 20,
             vcpus: 1,
@@ -250,11 +251,11 @@ mod tests {
             });
             values.filter_map(|pair| pair.last().cloned()).collect()
         };
-        let shape = shape(Network::User {
+        let shape = shape(VmNetwork::User {
             address: Ipv4Addr::new(127, 78, 1, 2),
             egress: false,
         });
-        let boot = Beginning::Boot {
+        let boot = BootSource::Boot {
             image: &image,
             tsc_khz: Some(2_600_000),
         };
@@ -264,7 +265,7 @@ mod tests {
                 .iter()
                 .any(|word| word.contains("tsc_early_khz=2600000"))
         );
-        let restored = arguments(&shape, &Beginning::Restore, &BTreeSet::from([80]));
+        let restored = arguments(&shape, &BootSource::Restore, &BTreeSet::from([80]));
         assert!(!restored.contains(&"-kernel".to_owned()));
         assert!(
             restored
@@ -288,7 +289,11 @@ mod tests {
 
     #[test]
     fn a_vm_without_a_network_has_no_network_device() {
-        let words = arguments(&shape(Network::None), &Beginning::Restore, &BTreeSet::new());
+        let words = arguments(
+            &shape(VmNetwork::None),
+            &BootSource::Restore,
+            &BTreeSet::new(),
+        );
         assert!(!words.iter().any(|word| word.contains("net")));
     }
 }

@@ -1,12 +1,13 @@
-//! What a VM leaves on disk.
+//! The files of a VM.
 //!
 //! Guarantees: `state` is there exactly while the VM sleeps: it appears whole, by a rename, when
 //! everything is saved, and goes before the VM's memory changes again. A kill of anybody at any
 //! moment leaves a VM that sleeps, one that runs, or (when its own process was killed while it ran)
-//! none, and never a half-written one. A VM that is killed while it falls asleep sleeps as it did the
-//! last time: the memory of that sleep is kept in `last` until the next one is whole. Copies share
-//! blocks where the file system can.
+//! none, and never a half-written one. A VM that is killed while it falls asleep sleeps as it did
+//! the last time: the memory of that sleep is kept in `last` until the next one is whole. Copies
+//! share blocks where the file system can.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Seek as _};
 use std::os::unix::fs::DirBuilderExt as _;
@@ -15,37 +16,39 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use serde::{Deserialize, Serialize};
 
-use super::Ports;
 use super::command::Shape;
 
 const STATE: &str = "state";
 const NEW_STATE: &str = "state.new";
 const RAM: &str = "ram";
-const ABOUT: &str = "vm.json";
-/// There while the VM falls asleep.
-const FALLING: &str = "falling";
+const RECORD: &str = "vm.json";
+/// A file that is there while the VM is being suspended.
+const SUSPENDING: &str = "falling";
 const LAST: &str = "last";
-/// There while the VM's process runs elsewhere, and says where.
+/// A file that is there while the VM's process runs elsewhere, and names that folder.
 const PLACE: &str = "place";
+
+/// The ports of a VM that are reachable from outside.
+pub(super) type Ports = BTreeSet<u16>;
 
 /// A VM's folder.
 #[derive(Debug, Clone)]
-pub(super) struct Files(PathBuf);
+pub(super) struct VmFiles(PathBuf);
 
-/// What must be known of a VM to run it again.
+/// What is needed to run a VM again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct About {
+pub(super) struct VmRecord {
     pub(super) shape: Shape,
-    /// Ports that were open when it fell asleep.
+    /// The ports that were open when it fell asleep.
     pub(super) ports: Ports,
     /// Whether its address is another than its memory has.
     #[serde(default)]
     pub(super) moved: bool,
 }
 
-// === impl Files ===
+// === impl VmFiles ===
 
-impl Files {
+impl VmFiles {
     pub(super) fn new(folder: PathBuf) -> Self {
         Self(folder)
     }
@@ -54,7 +57,7 @@ impl Files {
         &self.0
     }
 
-    /// An empty folder, whatever was there.
+    /// Makes the folder empty, whatever was there.
     pub(super) fn begin(&self) -> io::Result<()> {
         self.remove()?;
         let mut builder = fs::DirBuilder::new();
@@ -66,14 +69,14 @@ impl Files {
         gone(fs::remove_dir_all(&self.0))
     }
 
-    pub(super) fn write_about(&self, about: &About) -> io::Result<()> {
+    pub(super) fn write_record(&self, record: &VmRecord) -> io::Result<()> {
         let beside = self.0.join("vm.json.new");
-        fs::write(&beside, serde_json::to_vec(about)?)?;
-        fs::rename(beside, self.0.join(ABOUT))
+        fs::write(&beside, serde_json::to_vec(record)?)?;
+        fs::rename(beside, self.0.join(RECORD))
     }
 
-    pub(super) fn about(&self) -> Option<About> {
-        serde_json::from_slice(&fs::read(self.0.join(ABOUT)).ok()?).ok()
+    pub(super) fn record(&self) -> Option<VmRecord> {
+        serde_json::from_slice(&fs::read(self.0.join(RECORD)).ok()?).ok()
     }
 
     /// Whether the VM sleeps here.
@@ -81,34 +84,34 @@ impl Files {
         self.0.join(STATE).is_file()
     }
 
-    /// Where a sleep's state is.
+    /// The file of a sleep's state.
     pub(super) fn state(&self) -> PathBuf {
         self.0.join(STATE)
     }
 
-    /// Where a state is written that may become a sleep's.
+    /// The file to which a state is written that may become a sleep's.
     pub(super) fn new_state(&self) -> PathBuf {
         self.0.join(NEW_STATE)
     }
 
-    /// The VM is about to be saved.
-    pub(super) fn begin_to_fall(&self) -> io::Result<()> {
-        fs::write(self.0.join(FALLING), b"")
+    /// Notes that the VM is about to be saved.
+    pub(super) fn begin_suspend(&self) -> io::Result<()> {
+        fs::write(self.0.join(SUSPENDING), b"")
     }
 
-    /// The VM sleeps from now on.
-    pub(super) fn fall_asleep(&self) -> io::Result<()> {
+    /// Makes the state that was written a sleep's.
+    pub(super) fn finish_suspend(&self) -> io::Result<()> {
         fs::rename(self.0.join(NEW_STATE), self.0.join(STATE))?;
-        self.end_of_fall()
+        self.clear_suspend()
     }
 
-    /// The VM is no longer being saved; what was begun is not needed.
-    pub(super) fn end_of_fall(&self) -> io::Result<()> {
+    /// Notes that the VM is no longer being saved, and removes what was begun.
+    pub(super) fn clear_suspend(&self) -> io::Result<()> {
         gone(fs::remove_file(self.0.join(NEW_STATE)))?;
-        gone(fs::remove_file(self.0.join(FALLING)))
+        gone(fs::remove_file(self.0.join(SUSPENDING)))
     }
 
-    /// The VM's memory is about to change.
+    /// Ends the sleep: the VM's memory is about to change.
     pub(super) fn wake(&self) -> io::Result<()> {
         fs::remove_file(self.0.join(STATE))
     }
@@ -133,28 +136,28 @@ impl Files {
     }
 
     /// Goes back to the last sleep when the VM has broken while it fell asleep. Whether it could.
-    pub(super) fn fall_back(&self) -> io::Result<bool> {
+    pub(super) fn restore_last(&self) -> io::Result<bool> {
         let last = self.last();
-        if !self.0.join(FALLING).exists() || !last.is_asleep() {
+        if !self.0.join(SUSPENDING).exists() || !last.is_asleep() {
             return Ok(false);
         }
         if last.0.join(RAM).exists() {
-            fs::rename(last.0.join(ABOUT), self.0.join(ABOUT))?;
+            fs::rename(last.0.join(RECORD), self.0.join(RECORD))?;
             fs::rename(last.0.join(RAM), self.0.join(RAM))?;
         }
         // Last, since it is what makes these files a VM; a kill before this goes on from here.
         fs::rename(last.0.join(STATE), self.0.join(STATE))?;
-        self.end_of_fall()?;
+        self.clear_suspend()?;
         Ok(true)
     }
 
-    /// Where the VM's process runs: here, or where it has waited for the VM.
+    /// The folder where the VM's process runs: this one, or where it has waited for the VM.
     pub(super) fn place(&self) -> PathBuf {
         let elsewhere = fs::read_to_string(self.0.join(PLACE));
         elsewhere.map_or_else(|_| self.0.clone(), PathBuf::from)
     }
 
-    /// Its process runs elsewhere from now on, or here again.
+    /// Notes that its process runs elsewhere from now on, or here again.
     pub(super) fn set_place(&self, place: Option<&Path>) -> io::Result<()> {
         match place {
             Some(place) => fs::write(self.0.join(PLACE), place.as_os_str().as_encoded_bytes()),
@@ -174,12 +177,12 @@ impl Files {
 
     fn copy_with(&self, state: &str, other: &Self) -> io::Result<()> {
         other.begin()?;
-        for name in [ABOUT, RAM] {
+        for name in [RECORD, RAM] {
             copy(&self.0.join(name), &other.0.join(name))?;
         }
         // Last, since it is what makes the copy a VM.
         copy(&self.0.join(state), &other.0.join(NEW_STATE))?;
-        other.fall_asleep()
+        other.finish_suspend()
     }
 }
 
@@ -251,13 +254,13 @@ mod tests {
     }
 
     /// A VM that sleeps with this memory.
-    fn sleeper(folder: &Path, memory: &[u8]) -> Files {
-        let files = Files::new(folder.join("vm"));
+    fn sleeper(folder: &Path, memory: &[u8]) -> VmFiles {
+        let files = VmFiles::new(folder.join("vm"));
         files.begin().unwrap();
-        for name in [ABOUT, RAM, NEW_STATE] {
+        for name in [RECORD, RAM, NEW_STATE] {
             fs::write(files.folder().join(name), memory).unwrap();
         }
-        files.fall_asleep().unwrap();
+        files.finish_suspend().unwrap();
         files
     }
 
@@ -269,13 +272,16 @@ mod tests {
         files.wake().unwrap();
         let ram = files.folder().join(RAM);
         fs::write(&ram, b"changed").unwrap();
-        assert!(!files.fall_back().unwrap(), "it ran, and was not falling");
-        files.begin_to_fall().unwrap();
+        assert!(
+            !files.restore_last().unwrap(),
+            "it ran, and was not falling"
+        );
+        files.begin_suspend().unwrap();
         fs::write(files.folder().join(NEW_STATE), b"half").unwrap();
-        assert!(files.fall_back().unwrap());
+        assert!(files.restore_last().unwrap());
         assert!(files.is_asleep());
         assert_eq!(fs::read(&ram).unwrap(), b"one");
-        assert!(!files.fall_back().unwrap(), "it has fallen already");
+        assert!(!files.restore_last().unwrap(), "it has fallen already");
     }
 
     #[test]
@@ -284,11 +290,11 @@ mod tests {
         let files = sleeper(dir.path(), b"one");
         files.keep_last().unwrap();
         files.wake().unwrap();
-        files.begin_to_fall().unwrap();
-        for name in [ABOUT, RAM] {
+        files.begin_suspend().unwrap();
+        for name in [RECORD, RAM] {
             fs::rename(files.last().0.join(name), files.folder().join(name)).unwrap();
         }
-        assert!(files.fall_back().unwrap());
+        assert!(files.restore_last().unwrap());
         assert!(files.is_asleep());
     }
 
@@ -297,13 +303,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = sleeper(dir.path(), b"one");
         files.keep_last().unwrap();
-        let kept = files.last().0.join(RAM);
-        fs::write(&kept, b"the same file").unwrap();
+        let copy = files.last().0.join(RAM);
+        fs::write(&copy, b"the same file").unwrap();
         files.keep_last().unwrap();
-        assert_eq!(fs::read(&kept).unwrap(), b"the same file");
+        assert_eq!(fs::read(&copy).unwrap(), b"the same file");
         files.wake().unwrap();
         fs::write(files.folder().join(NEW_STATE), b"two").unwrap();
-        files.fall_asleep().unwrap();
+        files.finish_suspend().unwrap();
         // No real sleep is over within a tick of the file system's clock.
         let state = File::options().write(true).open(files.state()).unwrap();
         let modified = state.metadata().unwrap().modified().unwrap();
@@ -312,7 +318,7 @@ mod tests {
             .unwrap();
         files.keep_last().unwrap();
         assert_eq!(
-            fs::read(&kept).unwrap(),
+            fs::read(&copy).unwrap(),
             b"one",
             "copied anew from the VM's own"
         );
@@ -321,11 +327,11 @@ mod tests {
     #[test]
     fn a_vm_sleeps_only_once_its_state_is_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let files = Files::new(dir.path().join("vm"));
+        let files = VmFiles::new(dir.path().join("vm"));
         files.begin().unwrap();
         fs::write(files.folder().join(NEW_STATE), b"half").unwrap();
         assert!(!files.is_asleep());
-        files.fall_asleep().unwrap();
+        files.finish_suspend().unwrap();
         assert!(files.is_asleep());
         files.wake().unwrap();
         assert!(!files.is_asleep());

@@ -1,4 +1,4 @@
-//! How a VM is reached, opened and closed with its sleep.
+//! The address of a VM, which is opened and closed with its sleep.
 //!
 //! Guarantees: while closed, nothing reaches the VM and what was open is cut; a VM that was copied
 //! learns its own address and never answers at its original's.
@@ -8,9 +8,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use super::bridge::{self, Tap};
-use super::command::Network;
-use crate::driver::DriverError;
-use crate::driver::address::{Address, Traffic};
+use super::command::VmNetwork;
+use crate::driver::address_proxy::{AddressProxy, Traffic};
+use crate::driver::error::DriverError;
 use crate::guest::GuestNetwork;
 
 /// QEMU's own names for its user network (its documentation, "Using the user mode network stack").
@@ -19,15 +19,15 @@ const USER_ROUTER: &str = "10.0.2.2";
 
 /// A VM's address, as the host sees it.
 #[derive(Debug, Clone)]
-pub(super) enum Door {
+pub(super) enum VmAddress {
     /// Our own listeners before QEMU's.
-    User(Arc<Address>),
+    User(Arc<AddressProxy>),
     /// A device on the host's bridge.
     Tap(Arc<Tap>),
 }
 
-impl Door {
-    /// Where clients connect.
+impl VmAddress {
+    /// The address that clients connect to.
     pub(super) fn public(&self) -> Ipv4Addr {
         match self {
             Self::User(address) => address.public,
@@ -35,7 +35,7 @@ impl Door {
         }
     }
 
-    /// These ports are open when it is opened first.
+    /// Names the ports that are to be open when it is opened the first time.
     pub(super) fn expect(&self, ports: &BTreeSet<u16>) {
         match self {
             Self::User(address) => address.expect(ports),
@@ -59,7 +59,7 @@ impl Door {
         }
     }
 
-    /// When this returns, connections through our listeners are cut. Those over the bridge hear
+    /// Closes the address: connections through our listeners are cut. Those over the bridge hear
     /// nothing, as on a Hypeman server: their VM stands still.
     pub(super) async fn close(&self) {
         match self {
@@ -91,16 +91,16 @@ fn mac(address: Ipv4Addr) -> String {
     format!("02:00:00:{b:02x}:{c:02x}:{d:02x}")
 }
 
-/// What the VM is told of its network.
-pub(super) fn inside(network: &Network) -> Option<GuestNetwork> {
+/// What the agent needs to know of the VM's network.
+pub(super) fn inside(network: &VmNetwork) -> Option<GuestNetwork> {
     match network {
-        Network::None => None,
-        Network::User { address, .. } => Some(GuestNetwork {
+        VmNetwork::None => None,
+        VmNetwork::User { address, .. } => Some(GuestNetwork {
             address: USER_ADDRESS.to_owned(),
             router: USER_ROUTER.to_owned(),
             mac: mac(*address),
         }),
-        Network::Tap { address } => Some(GuestNetwork {
+        VmNetwork::Tap { address } => Some(GuestNetwork {
             address: bridge::with_prefix(*address),
             router: bridge::router().to_string(),
             mac: mac(*address),

@@ -10,36 +10,36 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::json;
 use tokio_util::task::TaskTracker;
 
-use super::Config;
-use super::command::{Network, Shape, forward, waiting_arguments};
-use super::process::{Process, kill_in};
-use super::qmp::QmpError;
-use crate::driver::DriverError;
+use super::command::{Shape, VmNetwork, forward, waiting_arguments};
+use super::config::QemuConfig;
+use super::files::Ports;
+use super::process::{QemuProcess, kill_in};
+use crate::driver::error::{DriverError, QmpError};
 
-/// QEMUs that wait.
+/// The QEMUs that wait for a VM.
 #[derive(Debug)]
 pub(super) struct Pool {
     size: usize,
     folder: PathBuf,
-    ready: Mutex<Vec<(Mould, Arc<Process>)>>,
+    ready: Mutex<Vec<(WarmPoolKey, Arc<QemuProcess>)>>,
     tasks: TaskTracker,
 }
 
-/// What must be known of a VM before its QEMU is started.
+/// What a VM and a QEMU that waits for it have in common: what is fixed when a QEMU starts.
 #[derive(Debug, Clone, PartialEq)]
-struct Mould {
+struct WarmPoolKey {
     memory_bytes: u64,
     vcpus: u32,
     has_network: bool,
 }
 
-impl Mould {
-    /// None for a VM on a bridge: its QEMU would have to know its device when it starts.
+impl WarmPoolKey {
+    /// There is none for a VM on a bridge: its QEMU would have to know its device when it starts.
     fn of(shape: &Shape) -> Option<Self> {
         let has_network = match shape.network {
-            Network::None => false,
-            Network::User { .. } => true,
-            Network::Tap { .. } => return None,
+            VmNetwork::None => false,
+            VmNetwork::User { .. } => true,
+            VmNetwork::Tap { .. } => return None,
         };
         Some(Self {
             memory_bytes: shape.memory_bytes,
@@ -75,58 +75,58 @@ impl Pool {
     }
 
     /// Starts one for VMs of this shape, unless enough of them wait.
-    pub(super) fn fill(self: &Arc<Self>, config: &Config, shape: &Shape) {
-        let Some(mould) = Mould::of(shape).filter(|mould| !self.is_full(&self.ready(), mould))
+    pub(super) fn fill(self: &Arc<Self>, config: &QemuConfig, shape: &Shape) {
+        let Some(key) = WarmPoolKey::of(shape).filter(|key| !self.is_full(&self.ready(), key))
         else {
             return;
         };
         let (pool, config, shape) = (Arc::clone(self), config.clone(), shape.clone());
         self.tasks.spawn(async move {
             let folder = pool.folder.join(format!("{:016x}", fastrand::u64(..)));
-            let made = std::fs::create_dir_all(&folder).map_err(DriverError::Files);
+            let folder_result = std::fs::create_dir_all(&folder).map_err(DriverError::Files);
             let started = async {
-                made?;
+                folder_result?;
                 let (arguments, log) = (waiting_arguments(&shape), folder.join("vmm.log"));
-                Process::spawn(&config, &folder, &log, arguments, &pool.tasks).await
+                QemuProcess::spawn(&config, &folder, &log, arguments, &pool.tasks).await
             };
             match started.await {
-                Ok(process) => pool.put(mould, process).await,
+                Ok(process) => pool.put(key, process).await,
                 Err(error) => tracing::warn!(%error, "cannot start a QEMU beforehand"),
             }
         });
     }
 
-    /// Two may have been started for the last place.
-    async fn put(&self, mould: Mould, process: Arc<Process>) {
-        let superfluous = {
+    /// Puts a QEMU among those that wait; two may have been started for the last place.
+    async fn put(&self, key: WarmPoolKey, process: Arc<QemuProcess>) {
+        let is_superfluous = {
             let mut ready = self.ready();
-            let full = self.is_full(&ready, &mould);
+            let full = self.is_full(&ready, &key);
             if !full {
-                ready.push((mould, Arc::clone(&process)));
+                ready.push((key, Arc::clone(&process)));
             }
             full
         };
-        if superfluous {
+        if is_superfluous {
             discard(&process).await;
         }
     }
 
-    fn is_full(&self, ready: &[(Mould, Arc<Process>)], mould: &Mould) -> bool {
-        ready.iter().filter(|(other, _)| other == mould).count() >= self.size
+    fn is_full(&self, ready: &[(WarmPoolKey, Arc<QemuProcess>)], key: &WarmPoolKey) -> bool {
+        ready.iter().filter(|(other, _)| other == key).count() >= self.size
     }
 
-    /// One that can become a VM of this shape.
-    pub(super) fn take(&self, shape: &Shape) -> Option<Arc<Process>> {
-        let mould = Mould::of(shape)?;
+    /// Takes a QEMU that can become a VM of this shape.
+    pub(super) fn take(&self, shape: &Shape) -> Option<Arc<QemuProcess>> {
+        let key = WarmPoolKey::of(shape)?;
         let mut ready = self.ready();
-        let fits = |(other, process): &(Mould, Arc<Process>)| {
-            *other == mould && !process.ended.is_cancelled()
+        let fits = |(other, process): &(WarmPoolKey, Arc<QemuProcess>)| {
+            *other == key && !process.ended.is_cancelled()
         };
         let at = ready.iter().position(fits)?;
         Some(ready.swap_remove(at).1)
     }
 
-    /// Ends all of them.
+    /// Ends all QEMUs that wait.
     pub(super) async fn end(&self) {
         let all = std::mem::take(&mut *self.ready());
         for (_, process) in all {
@@ -134,21 +134,21 @@ impl Pool {
         }
     }
 
-    fn ready(&self) -> std::sync::MutexGuard<'_, Vec<(Mould, Arc<Process>)>> {
+    fn ready(&self) -> std::sync::MutexGuard<'_, Vec<(WarmPoolKey, Arc<QemuProcess>)>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn discard(process: &Process) {
+async fn discard(process: &QemuProcess) {
     process.kill().await;
     let _left_behind = std::fs::remove_dir_all(&process.folder);
 }
 
 /// Makes a QEMU that waited the one of this VM, up to where its state can be loaded.
 pub(super) async fn become_vm(
-    process: &Process,
+    process: &QemuProcess,
     shape: &Shape,
-    ports: &super::Ports,
+    ports: &Ports,
     folder: &Path,
 ) -> Result<(), QmpError> {
     let qmp = &process.qmp;
@@ -165,7 +165,7 @@ pub(super) async fn become_vm(
     });
     qmp.execute("qom-set", backend).await?;
     qmp.execute("x-exit-preconfig", json!(null)).await?;
-    let Network::User { address, .. } = shape.network else {
+    let VmNetwork::User { address, .. } = shape.network else {
         return Ok(());
     };
     for port in ports {
@@ -175,8 +175,8 @@ pub(super) async fn become_vm(
     Ok(())
 }
 
-/// From now on it writes the console's text where its VM's is.
-pub(super) async fn move_console(process: &Process, folder: &Path) -> Result<(), QmpError> {
+/// Makes a QEMU that waited write the console's text where its VM's is.
+pub(super) async fn move_console(process: &QemuProcess, folder: &Path) -> Result<(), QmpError> {
     let log = folder.join("../app.log");
     let file = json!({ "type": "file", "data": { "out": log, "append": true } });
     let change = json!({ "id": "console", "backend": file });

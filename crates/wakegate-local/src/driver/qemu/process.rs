@@ -1,8 +1,8 @@
-//! One QEMU: its process and the lines to it.
+//! One QEMU: its process and the connections to it.
 //!
 //! Guarantees: it outlives the control plane, in a session of its own; whoever waits for its end
-//! hears of it, also when it was started by an earlier control plane; a state is moved in and out of
-//! it through sockets, so that no shell reads a path.
+//! hears of it, also when it was started by an earlier control plane; a state is moved in and out
+//! of it through sockets, so that no shell reads a path.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -20,31 +20,31 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Config;
-use super::agent::Line;
-use super::qmp::{Qmp, QmpError};
+use super::agent::AgentConnection;
+use super::config::QemuConfig;
+use super::qmp::Qmp;
 use super::socket::{connect, listen};
-use crate::driver::DriverError;
+use crate::driver::error::{DriverError, QmpError};
 
-/// How often a migration is looked at; most take a few milliseconds.
+/// The pause between two looks at a migration; most take a few milliseconds.
 const LOOK: Duration = Duration::from_micros(500);
 /// The longest that moving the devices' state may take.
 const MIGRATION: Duration = Duration::from_secs(20);
-/// How long a QEMU that was told to end may take.
+/// How long a QEMU may take to end when it is asked to.
 const END: Duration = Duration::from_secs(5);
 const LOOK_AT_ADOPTED: Duration = Duration::from_millis(20);
 const OUTGOING: &str = "outgoing.sock";
 const INCOMING: &str = "incoming.sock";
 
-/// A QEMU.
+/// A QEMU that runs.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct QemuProcess {
     pub(super) pid: Pid,
     /// Its working directory, with its sockets.
     pub(super) folder: PathBuf,
     pub(super) qmp: Arc<Qmp>,
-    pub(super) agent: Line,
-    /// We are ending it.
+    pub(super) agent: AgentConnection,
+    /// Whether we are ending it.
     pub(super) expected: AtomicBool,
     pub(super) ended: CancellationToken,
 }
@@ -53,16 +53,16 @@ pub(super) struct Process {
 pub(super) fn alive_in(folder: &Path) -> Option<i32> {
     let text = std::fs::read_to_string(folder.join("qemu.pid")).ok()?;
     let pid: i32 = text.trim().parse().ok()?;
-    let there = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
-    (there == folder.canonicalize().ok()?).then_some(pid)
+    let place = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+    (place == folder.canonicalize().ok()?).then_some(pid)
 }
 
-// === impl Process ===
+// === impl QemuProcess ===
 
-impl Process {
+impl QemuProcess {
     /// Starts a QEMU in `folder` and connects to it.
     pub(super) async fn spawn(
-        config: &Config,
+        config: &QemuConfig,
         folder: &Path,
         log: &Path,
         arguments: Vec<String>,
@@ -129,7 +129,7 @@ impl Process {
     ) -> Result<Arc<Self>, DriverError> {
         let alive = || !ended.is_cancelled();
         let qmp = Qmp::connect(folder, alive, tasks).await?;
-        let agent = Line::connect(folder, alive, tasks).await;
+        let agent = AgentConnection::connect(folder, alive, tasks).await;
         let agent = agent.map_err(QmpError::Connect)?;
         Ok(Arc::new(Self {
             pid,

@@ -1,4 +1,4 @@
-//! QEMU's control line (QMP: docs/interop/qmp-spec).
+//! QEMU's control connection (QMP: docs/interop/qmp-spec).
 //!
 //! Guarantees: one command at a time, each answered or failed; an answer never goes to another
 //! command, also when whoever asked has left.
@@ -15,34 +15,20 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::socket::connect;
+use crate::driver::error::QmpError;
 
 /// The longest that a command may take; all are answered at once by a QEMU that is well.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// QEMU could not be told something.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum QmpError {
-    #[error("QEMU cannot be reached: {0}")]
-    Connect(std::io::Error),
-    #[error("QEMU has gone")]
-    Gone,
-    #[error("QEMU did not answer `{0}` in time")]
-    TimedOut(&'static str),
-    #[error("QEMU refused `{command}`: {reason}")]
-    Refused {
-        command: &'static str,
-        reason: String,
-    },
-}
-
-/// A connection to a QEMU.
+/// The control of one QEMU.
 #[derive(Debug)]
 pub(super) struct Qmp {
-    line: Mutex<Line>,
+    connection: Mutex<QmpConnection>,
 }
 
+/// Both directions of the socket, for one command at a time.
 #[derive(Debug)]
-struct Line {
+struct QmpConnection {
     writer: OwnedWriteHalf,
     answers: mpsc::Receiver<Value>,
     last: u64,
@@ -59,7 +45,7 @@ impl Qmp {
     ) -> Result<Arc<Self>, QmpError> {
         let stream = connect(folder, "qmp.sock", alive).await;
         let (reader, writer) = stream.map_err(QmpError::Connect)?.into_split();
-        let (answers, line) = mpsc::channel(16);
+        let (sender, answers) = mpsc::channel(16);
         tasks.spawn(async move {
             let mut lines = BufReader::new(reader).lines();
             while let Ok(Some(text)) = lines.next_line().await {
@@ -67,18 +53,18 @@ impl Qmp {
                     continue;
                 };
                 // The greeting and events are nobody's answer.
-                if message.get("id").is_some() && answers.send(message).await.is_err() {
+                if message.get("id").is_some() && sender.send(message).await.is_err() {
                     return;
                 }
             }
         });
-        let line = Line {
+        let connection = QmpConnection {
             writer,
-            answers: line,
+            answers,
             last: 0,
         };
         let qmp = Arc::new(Self {
-            line: Mutex::new(line),
+            connection: Mutex::new(connection),
         });
         qmp.execute("qmp_capabilities", Value::Null).await?;
         Ok(qmp)
@@ -90,19 +76,19 @@ impl Qmp {
         command: &'static str,
         arguments: Value,
     ) -> Result<Value, QmpError> {
-        let mut line = self.line.lock().await;
-        line.last += 1;
-        let id = line.last;
+        let mut connection = self.connection.lock().await;
+        connection.last += 1;
+        let id = connection.last;
         let mut message = json!({ "execute": command, "id": id });
         if let (Value::Object(message), false) = (&mut message, arguments.is_null()) {
             message.insert("arguments".to_owned(), arguments);
         }
         let exchange = async {
             let text = format!("{message}\n");
-            let sent = line.writer.write_all(text.as_bytes()).await;
+            let sent = connection.writer.write_all(text.as_bytes()).await;
             sent.map_err(|_| QmpError::Gone)?;
             loop {
-                let mut answer = line.answers.recv().await.ok_or(QmpError::Gone)?;
+                let mut answer = connection.answers.recv().await.ok_or(QmpError::Gone)?;
                 // An earlier command's, whose caller has left.
                 if answer.get("id").and_then(Value::as_u64) != Some(id) {
                     continue;
@@ -142,7 +128,7 @@ impl Qmp {
         Ok(word(&answer, "status"))
     }
 
-    /// How far a migration is: `active`, `completed`, `failed`, … or nothing.
+    /// The state of a migration: `active`, `completed`, `failed`, … or nothing.
     pub(super) async fn migration(&self) -> Result<String, QmpError> {
         let answer = self.execute("query-migrate", Value::Null).await?;
         Ok(word(&answer, "status"))

@@ -1,4 +1,4 @@
-//! How fast this machine's processor counter counts, which emulated VMs count with, too.
+//! The rate of this machine's processor counter, which emulated VMs count with, too.
 //!
 //! Guarantees: where there is no such counter, or it is not steady, nothing is said about it.
 
@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Long enough for an error of a few millionths, which is what clocks have.
+/// The time of a measurement: its error is a few millionths, which is what clocks have.
 const LONG: Duration = Duration::from_millis(50);
 /// Without a steady counter, the clock that `quanta` falls back to counts nanoseconds.
 const NANOSECONDS_KHZ: u64 = 1_000_000;
 
-/// In thousands a second.
+/// The counter's rate in thousands a second.
 pub(super) async fn measure() -> Option<u64> {
     let clock = quanta::Clock::new();
     let (began, first) = (Instant::now(), clock.raw());

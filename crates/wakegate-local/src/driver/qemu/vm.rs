@@ -1,4 +1,4 @@
-//! One VM: its process, its lines, and its sleep.
+//! One VM: its process, its connections, and its sleep.
 //!
 //! Guarantees: a VM that sleeps has no process; its memory is in its file and its devices' state
 //! beside it; a sleep or a wake that fails leaves the VM as it was, or as it last slept when its
@@ -10,46 +10,52 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use tokio_util::task::TaskTracker;
 
-use super::command::{Beginning, Network, Shape, arguments, forward};
-use super::files::{About, Files};
-use super::network::{self, Door};
+use super::command::{BootSource, Shape, VmNetwork, arguments, forward};
+use super::config::QemuConfig;
+use super::files::{Ports, VmFiles, VmRecord};
+use super::network::{self, VmAddress};
 use super::pool::{Pool, become_vm, move_console};
-use super::process::Process;
-use super::{Config, Ports};
-use crate::driver::{DriverError, Exit};
+use super::process::QemuProcess;
+use crate::driver::contract::Exit;
+use crate::driver::error::DriverError;
 use crate::guest::{Order, Status};
 
 /// One VM.
 #[derive(Debug)]
 pub(super) struct Vm {
-    pub(super) files: Files,
+    pub(super) files: VmFiles,
     pub(super) shape: Shape,
-    pub(super) door: Option<Door>,
+    pub(super) address: Option<VmAddress>,
     ports: Mutex<Ports>,
-    /// Its address is another than its memory has.
+    /// Whether its address is another than its memory has.
     moved: AtomicBool,
-    process: Mutex<Option<Arc<Process>>>,
+    process: Mutex<Option<Arc<QemuProcess>>>,
     tasks: TaskTracker,
-    /// Held while its files are copied.
+    /// A lock that is held while its files are copied.
     copying: Arc<tokio::sync::Mutex<()>>,
 }
 
 // === impl Vm ===
 
 impl Vm {
-    pub(super) fn new(files: Files, about: About, door: Option<Door>, tasks: TaskTracker) -> Self {
-        let About {
+    pub(super) fn new(
+        files: VmFiles,
+        record: VmRecord,
+        address: Option<VmAddress>,
+        tasks: TaskTracker,
+    ) -> Self {
+        let VmRecord {
             shape,
             ports,
             moved,
-        } = about;
-        if let Some(door) = &door {
-            door.expect(&ports);
+        } = record;
+        if let Some(address) = &address {
+            address.expect(&ports);
         }
         Self {
             files,
             shape,
-            door,
+            address,
             ports: Mutex::new(ports),
             moved: AtomicBool::new(moved),
             process: Mutex::default(),
@@ -58,12 +64,12 @@ impl Vm {
         }
     }
 
-    pub(super) fn process(&self) -> Option<Arc<Process>> {
+    pub(super) fn process(&self) -> Option<Arc<QemuProcess>> {
         let process = self.process.lock();
         process.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn set_process(&self, process: Option<Arc<Process>>) {
+    pub(super) fn set_process(&self, process: Option<Arc<QemuProcess>>) {
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
     }
 
@@ -72,9 +78,9 @@ impl Vm {
         ports.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What must be known to run it again.
+    /// Writes down what is needed to run the VM again.
     pub(super) fn remember(&self) -> std::io::Result<()> {
-        self.files.write_about(&About {
+        self.files.write_record(&VmRecord {
             shape: self.shape.clone(),
             ports: self.ports(),
             moved: self.moved.load(Ordering::Acquire),
@@ -99,34 +105,34 @@ impl Vm {
     /// Starts a QEMU for it and connects to it.
     pub(super) async fn spawn(
         &self,
-        config: &Config,
-        beginning: &Beginning<'_>,
-    ) -> Result<Arc<Process>, DriverError> {
+        config: &QemuConfig,
+        source: &BootSource<'_>,
+    ) -> Result<Arc<QemuProcess>, DriverError> {
         let folder = self.files.folder();
         self.files.set_place(None).map_err(DriverError::Files)?;
-        if let Some(door) = &self.door {
-            door.prepare().await?;
+        if let Some(address) = &self.address {
+            address.prepare().await?;
         }
-        let arguments = arguments(&self.shape, beginning, &self.ports());
+        let arguments = arguments(&self.shape, source, &self.ports());
         let log = folder.join("../vmm.log");
-        let process = Process::spawn(config, folder, &log, arguments, &self.tasks).await;
-        if let (Err(_), Some(door)) = (&process, &self.door) {
-            door.leave().await;
+        let process = QemuProcess::spawn(config, folder, &log, arguments, &self.tasks).await;
+        if let (Err(_), Some(address)) = (&process, &self.address) {
+            address.leave().await;
         }
         process
     }
 
     /// Takes a QEMU that has waited, if there is one and it can become this VM's.
-    async fn adopt(&self, pool: &Pool) -> Option<Arc<Process>> {
+    async fn adopt(&self, pool: &Pool) -> Option<Arc<QemuProcess>> {
         let process = pool.take(&self.shape)?;
-        let became = async {
+        let adoption = async {
             let place = self.files.set_place(Some(&process.folder));
             place.map_err(DriverError::Files)?;
             let folder = self.files.folder();
             become_vm(&process, &self.shape, &self.ports(), folder).await?;
             Ok::<_, DriverError>(move_console(&process, folder).await?)
         };
-        if let Err(error) = became.await {
+        if let Err(error) = adoption.await {
             tracing::warn!(%error, "a QEMU that waited is of no use");
             process.kill().await;
             self.clear_place(&process);
@@ -136,19 +142,19 @@ impl Vm {
     }
 
     /// Saves the VM's state and ends its process.
-    pub(super) async fn fall_asleep(self: &Arc<Self>) -> Result<(), DriverError> {
+    pub(super) async fn suspend(self: &Arc<Self>) -> Result<(), DriverError> {
         let process = self.process().ok_or(DriverError::Gone)?;
         // From here on its end is ours to judge.
         process.expected.store(true, Ordering::Release);
         let saved = async {
-            self.files.begin_to_fall().map_err(DriverError::Files)?;
+            self.files.begin_suspend().map_err(DriverError::Files)?;
             process.pause().await?;
-            if let Some(door) = &self.door {
-                door.close().await;
+            if let Some(address) = &self.address {
+                address.close().await;
             }
             self.remember().map_err(DriverError::Files)?;
             process.save(&self.files.new_state()).await?;
-            self.files.fall_asleep().map_err(DriverError::Files)
+            self.files.finish_suspend().map_err(DriverError::Files)
         };
         let Err(error) = saved.await else {
             self.end(&process).await;
@@ -157,24 +163,24 @@ impl Vm {
         };
         // As it was: it runs.
         if process.resume().await.is_ok() {
-            self.files.end_of_fall().map_err(DriverError::Files)?;
+            self.files.clear_suspend().map_err(DriverError::Files)?;
             process.expected.store(false, Ordering::Release);
-            if let Some(door) = &self.door {
-                door.open();
+            if let Some(address) = &self.address {
+                address.open();
             }
             return Err(error);
         }
         // It does not even answer.
         process.kill().await;
         self.gone(&process).await;
-        match self.files.fall_back().map_err(DriverError::Files)? {
+        match self.files.restore_last().map_err(DriverError::Files)? {
             true => Err(DriverError::FellBack),
             false => Err(DriverError::Broke),
         }
     }
 
     /// Copies the VM's memory and state into other files; it stands still meanwhile.
-    pub(super) async fn copy_to(&self, other: Files) -> Result<(), DriverError> {
+    pub(super) async fn copy_to(&self, other: VmFiles) -> Result<(), DriverError> {
         let _copying = self.copying.lock().await;
         let files = self.files.clone();
         let Some(process) = self.process() else {
@@ -188,7 +194,7 @@ impl Vm {
         };
         let copied = copied.await;
         process.resume().await?;
-        self.files.end_of_fall().map_err(DriverError::Files)?;
+        self.files.clear_suspend().map_err(DriverError::Files)?;
         copied
     }
 
@@ -200,34 +206,34 @@ impl Vm {
     }
 
     /// Ends the process of a VM whose state is saved or not wanted.
-    pub(super) async fn end(&self, process: &Process) {
+    pub(super) async fn end(&self, process: &QemuProcess) {
         process.end().await;
         self.gone(process).await;
     }
 
-    /// Its process has ended.
-    pub(super) async fn gone(&self, process: &Process) {
+    /// Closes and clears what belonged to its process, which has ended.
+    pub(super) async fn gone(&self, process: &QemuProcess) {
         self.set_process(None);
         self.clear_place(process);
-        if let Some(door) = &self.door {
-            door.close().await;
-            door.leave().await;
+        if let Some(address) = &self.address {
+            address.close().await;
+            address.leave().await;
         }
     }
 
-    /// Clears the folder where a process had waited for this VM, and keeps what it said there.
-    fn clear_place(&self, process: &Process) {
+    /// Clears the folder where a process had waited for this VM, and keeps the log that it wrote.
+    fn clear_place(&self, process: &QemuProcess) {
         let folder = self.files.folder();
         if process.folder == folder {
             return;
         }
-        let moved = std::fs::read(process.folder.join("vmm.log")).and_then(|said| {
+        let moved = std::fs::read(process.folder.join("vmm.log")).and_then(|text| {
             let mut log = std::fs::File::options();
             let mut log = log
                 .create(true)
                 .append(true)
                 .open(folder.join("../vmm.log"))?;
-            std::io::Write::write_all(&mut log, &said)
+            std::io::Write::write_all(&mut log, &text)
         });
         if let Err(error) = moved {
             tracing::warn!(%error, "what a QEMU said is not in its VM's log");
@@ -239,9 +245,10 @@ impl Vm {
     /// Runs the VM again from its saved state.
     pub(super) async fn wake(
         &self,
-        config: &Config,
+        config: &QemuConfig,
         pool: &Pool,
-    ) -> Result<Arc<Process>, DriverError> {
+        now: Timestamp,
+    ) -> Result<Arc<QemuProcess>, DriverError> {
         if !self.files.is_asleep() {
             return Err(DriverError::Gone);
         }
@@ -249,7 +256,7 @@ impl Vm {
         drop(self.copying.lock().await);
         let process = match self.adopt(pool).await {
             Some(process) => process,
-            None => self.spawn(config, &Beginning::Restore).await?,
+            None => self.spawn(config, &BootSource::Restore).await?,
         };
         let loaded = async {
             process.load(&self.files.state()).await?;
@@ -262,7 +269,7 @@ impl Vm {
             return Err(error);
         }
         process.resume().await?;
-        let now = i64::try_from(Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+        let now = i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX);
         process.agent.order(Order::Clock(now));
         let moved = self.moved.swap(false, Ordering::AcqRel);
         if let (true, Some(network)) = (moved, network::inside(&self.shape.network)) {
@@ -270,15 +277,15 @@ impl Vm {
             self.remember().map_err(DriverError::Files)?;
         }
         self.set_process(Some(Arc::clone(&process)));
-        if let Some(door) = &self.door {
-            door.open();
+        if let Some(address) = &self.address {
+            address.open();
         }
         Ok(process)
     }
 
     /// Opens and closes ports as the VM's program does.
-    pub(super) async fn follow_ports(&self, process: &Process, status: &Status) {
-        let Network::User { address, .. } = self.shape.network else {
+    pub(super) async fn follow_ports(&self, process: &QemuProcess, status: &Status) {
+        let VmNetwork::User { address, .. } = self.shape.network else {
             return;
         };
         let before = self.ports();
@@ -315,7 +322,7 @@ where
         .map_err(DriverError::Files)
 }
 
-/// How a VM ended that nobody asked to.
+/// The event of a VM that ended by itself.
 pub(super) fn exit(id: String, status: &Status) -> Exit {
     match &status.exit {
         Some((code, message)) => Exit {

@@ -14,148 +14,91 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::{RwLock, watch};
 
-use super::auto_standby::{Circumstances, Countdown};
-use super::driver::Handle;
-use super::health::{Health, HealthCheck};
-use super::policy::Policy;
-use super::restart::{RestartPolicy, Restarts};
-use super::scalars::print_size;
+use crate::driver::Handle;
+use crate::policy::auto_standby::Policy;
+use crate::policy::countdown::{Circumstances, Countdown};
+use crate::policy::health_check::{Health, HealthCheck};
+use crate::policy::restart::{RestartPolicy, Restarts};
+use crate::scalars::print_size;
+use crate::state::State;
 
-/// The states of an instance (seed: `InstanceState`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum State {
-    /// Recorded, not begun.
-    Created,
-    /// Coming up.
-    Initializing,
-    /// The program runs.
-    Running,
-    /// Between Running and Standby.
-    Paused,
-    /// Going down.
-    Shutdown,
-    /// No process.
-    Stopped,
-    /// A frozen process without an address.
-    Standby,
-    /// Not determinable.
-    Unknown,
-}
-
-/// What was asked for.
+/// The specification of an instance: what was asked for.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Spec {
-    pub(super) id: String,
-    pub(super) name: String,
-    pub(super) image: String,
-    pub(super) created_at: Timestamp,
-    pub(super) env: BTreeMap<String, String>,
-    pub(super) tags: BTreeMap<String, String>,
-    pub(super) entrypoint: Option<Vec<String>>,
-    pub(super) cmd: Option<Vec<String>>,
-    pub(super) size: u64,
-    pub(super) hotplug_size: Option<u64>,
-    pub(super) overlay_size: u64,
-    pub(super) disk_io_bps: Option<u64>,
-    pub(super) vcpus: u32,
-    pub(super) network_enabled: bool,
-    pub(super) policy: Option<Policy>,
-    pub(super) snapshot_policy: Option<Value>,
+pub(crate) struct Spec {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) image: String,
+    pub(crate) created_at: Timestamp,
+    pub(crate) env: BTreeMap<String, String>,
+    pub(crate) tags: BTreeMap<String, String>,
+    pub(crate) entrypoint: Option<Vec<String>>,
+    pub(crate) cmd: Option<Vec<String>>,
+    pub(crate) size: u64,
+    pub(crate) hotplug_size: Option<u64>,
+    pub(crate) overlay_size: u64,
+    pub(crate) disk_io_bps: Option<u64>,
+    pub(crate) vcpus: u32,
+    pub(crate) network_enabled: bool,
+    pub(crate) policy: Option<Policy>,
+    pub(crate) snapshot_policy: Option<Value>,
     #[serde(default)]
-    pub(super) health_check: Option<HealthCheck>,
+    pub(crate) health_check: Option<HealthCheck>,
     #[serde(default)]
-    pub(super) restart_policy: Option<RestartPolicy>,
-    /// What runs it, as the API names it; nothing where that is no hypervisor.
+    pub(crate) restart_policy: Option<RestartPolicy>,
+    /// The hypervisor that runs it, as the API names it.
     #[serde(default)]
-    pub(super) hypervisor: Option<String>,
-    pub(super) expires_at: Option<Timestamp>,
-    pub(super) schedule: Option<Schedule>,
+    pub(crate) hypervisor: Option<String>,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) schedule: Option<Schedule>,
 }
 
 /// A snapshot schedule (contract A.8).
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Schedule {
-    pub(super) interval: hypeman::GoDuration,
-    pub(super) retention: Value,
-    pub(super) name_prefix: Option<String>,
-    pub(super) metadata: BTreeMap<String, String>,
-    pub(super) next_run_at: Timestamp,
-    pub(super) created_at: Timestamp,
-    pub(super) updated_at: Timestamp,
-    pub(super) last_run_at: Option<Timestamp>,
+pub(crate) struct Schedule {
+    pub(crate) interval: hypeman::GoDuration,
+    pub(crate) retention: Value,
+    pub(crate) name_prefix: Option<String>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) next_run_at: Timestamp,
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
+    pub(crate) last_run_at: Option<Timestamp>,
     #[serde(default)]
-    pub(super) last_snapshot_id: Option<String>,
-    pub(super) last_error: Option<String>,
+    pub(crate) last_snapshot_id: Option<String>,
+    pub(crate) last_error: Option<String>,
 }
 
-/// What was asked for and what became of it; the form on disk.
+/// An instance's specification and what became of it, in the form on disk.
 #[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Record {
-    pub(super) spec: Spec,
-    pub(super) state: State,
-    pub(super) handle: Option<Handle>,
-    /// Kept while Stopped, where it is stale, as the contract has it.
-    pub(super) ip: Option<Ipv4Addr>,
-    pub(super) started_at: Option<Timestamp>,
-    pub(super) stopped_at: Option<Timestamp>,
-    pub(super) exit_code: Option<i32>,
-    pub(super) exit_message: Option<String>,
-    pub(super) phase_since: Timestamp,
-    pub(super) phases_ms: BTreeMap<String, i64>,
-    pub(super) countdown: Countdown,
+pub(crate) struct Record {
+    pub(crate) spec: Spec,
+    pub(crate) state: State,
+    pub(crate) handle: Option<Handle>,
+    /// The address, which stays while Stopped, where it is stale, as the contract has it.
+    pub(crate) ip: Option<Ipv4Addr>,
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) stopped_at: Option<Timestamp>,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) exit_message: Option<String>,
+    pub(crate) phase_since: Timestamp,
+    pub(crate) phases_ms: BTreeMap<String, i64>,
+    pub(crate) countdown: Countdown,
     #[serde(default)]
-    pub(super) restarts: Restarts,
-    /// In memory only: a new control plane looks anew.
+    pub(crate) restarts: Restarts,
+    /// The results of health checks, in memory only: a new control plane looks anew.
     #[serde(skip)]
-    pub(super) health: Health,
+    pub(crate) health: Health,
 }
 
-/// One instance in memory.
+/// An instance in memory.
 #[derive(Debug)]
-pub(super) struct Instance {
-    pub(super) id: String,
-    /// Verbs write, everything that names the instance in its path reads (contract B.2).
-    pub(super) lock: RwLock<()>,
+pub(crate) struct Instance {
+    pub(crate) id: String,
+    /// A lock that verbs write, and that calls with the instance in their path read (contract B.2).
+    pub(crate) lock: RwLock<()>,
     record: Mutex<Record>,
     state: watch::Sender<State>,
     deleted: AtomicBool,
-}
-
-// === impl State ===
-
-impl State {
-    const NAMES: [(&'static str, Self); 8] = [
-        ("Created", Self::Created),
-        ("Initializing", Self::Initializing),
-        ("Running", Self::Running),
-        ("Paused", Self::Paused),
-        ("Shutdown", Self::Shutdown),
-        ("Stopped", Self::Stopped),
-        ("Standby", Self::Standby),
-        ("Unknown", Self::Unknown),
-    ];
-
-    /// Reads the wire text; case matters.
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        Self::NAMES
-            .iter()
-            .find(|(name, _)| *name == text)
-            .map(|(_, state)| *state)
-    }
-
-    /// The wire text.
-    pub fn as_str(self) -> &'static str {
-        Self::NAMES
-            .iter()
-            .find(|(_, state)| *state == self)
-            .map_or("Unknown", |(name, _)| name)
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 impl fmt::Debug for Spec {
@@ -176,7 +119,7 @@ impl fmt::Debug for Record {
 // === impl Record ===
 
 impl Record {
-    pub(super) fn new(spec: Spec, now: Timestamp) -> Self {
+    pub(crate) fn new(spec: Spec, now: Timestamp) -> Self {
         Self {
             spec,
             state: State::Created,
@@ -209,7 +152,7 @@ impl Record {
         (self.state, self.phase_since) = (state, now);
     }
 
-    pub(super) fn circumstances(&self) -> Circumstances {
+    pub(crate) fn circumstances(&self) -> Circumstances {
         Circumstances {
             state: self.state,
             network_enabled: self.spec.network_enabled,
@@ -228,14 +171,14 @@ impl Record {
         view
     }
 
-    /// It has been started or restored.
-    pub(super) fn begins(&mut self, now: Timestamp) {
+    /// Notes that it has been started or restored.
+    pub(crate) fn begins(&mut self, now: Timestamp) {
         self.countdown.restart(now);
         self.health.restart(now);
     }
 
-    /// Its program has ended, or was ended.
-    pub(super) fn ends(&mut self, now: Timestamp) {
+    /// Notes that its program has ended, or was ended.
+    pub(crate) fn ends(&mut self, now: Timestamp) {
         self.handle = None;
         self.stopped_at = Some(now);
         self.countdown.clear();
@@ -243,7 +186,7 @@ impl Record {
 
     /// The instance as the API shows it (contract A.8): unset fields are left out, `expires_at`
     /// never is.
-    pub(super) fn view(&self, now: Timestamp) -> Value {
+    pub(crate) fn view(&self, now: Timestamp) -> Value {
         let Self { spec, state, .. } = self;
         let mut phases = self.phases_ms.clone();
         let phase = state.as_str().to_lowercase();
@@ -297,7 +240,7 @@ impl Record {
 }
 
 /// The object without its fields that are `null`.
-pub(super) fn without_nulls(mut value: Value) -> Value {
+pub(crate) fn without_nulls(mut value: Value) -> Value {
     if let Value::Object(fields) = &mut value {
         fields.retain(|_, field| !field.is_null());
     }
@@ -307,7 +250,7 @@ pub(super) fn without_nulls(mut value: Value) -> Value {
 // === impl Instance ===
 
 impl Instance {
-    pub(super) fn new(record: Record) -> Self {
+    pub(crate) fn new(record: Record) -> Self {
         Self {
             id: record.spec.id.clone(),
             lock: RwLock::new(()),
@@ -318,35 +261,35 @@ impl Instance {
     }
 
     /// The record, for a moment: never across an await.
-    pub(super) fn record(&self) -> MutexGuard<'_, Record> {
+    pub(crate) fn record(&self) -> MutexGuard<'_, Record> {
         // A panic while it was held leaves a record that is still whole: every change is one field.
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.record().spec.name.clone()
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.record().state
     }
 
     /// Changes the state and tells those who wait for it.
-    pub(super) fn enter(&self, state: State) {
+    pub(crate) fn enter(&self, state: State, now: Timestamp) {
         let mut record = self.record();
-        record.enter(state, Timestamp::now());
+        record.enter(state, now);
         self.state.send_replace(state);
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<State> {
+    pub(crate) fn watch(&self) -> watch::Receiver<State> {
         self.state.subscribe()
     }
 
-    pub(super) fn is_deleted(&self) -> bool {
+    pub(crate) fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
     }
 
-    pub(super) fn mark_deleted(&self) {
+    pub(crate) fn mark_deleted(&self) {
         self.deleted.store(true, Ordering::Release);
         self.state.send_modify(|_| {});
     }

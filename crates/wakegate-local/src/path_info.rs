@@ -1,7 +1,7 @@
 //! What is at a path of an instance (seed: `PathInfo`).
 //!
-//! Guarantees: a path that is not there is an answer, not an error; symbolic links are followed only
-//! when that is asked for. Used by the control plane for processes and by the agent in a VM.
+//! Guarantees: a path that is not there is an answer, not an error; symbolic links are followed
+//! only when that is asked for. Used by the control plane for processes and by the agent in a VM.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// The answer of `stat`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PathInfo {
+pub(crate) struct PathInfo {
     exists: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -34,7 +34,7 @@ pub(super) struct PathInfo {
 
 impl PathInfo {
     /// Looks now; blocks for as long as the file system does.
-    pub(super) fn look(path: &str, follow: bool) -> Self {
+    pub(crate) fn look(path: &str, follow: bool) -> Self {
         let found = match follow {
             true => fs::metadata(path),
             false => fs::symlink_metadata(path),

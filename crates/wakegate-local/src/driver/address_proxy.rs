@@ -6,60 +6,61 @@
 //! once, as a removed TAP would; half-closed connections stay half-closed.
 //!
 //! A frozen process' own sockets would go on accepting into their backlog, which would hide every
-//! race that matters; hence this door in front of them.
+//! race that matters; hence this proxy in front of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use jiff::Timestamp;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep};
+use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::connections::ConnectionTable;
-use crate::policy::Policy;
+use super::connections::ConnectionTable;
+use crate::clock::Clock;
+use crate::policy::auto_standby::Policy;
 
-/// How often the program's listeners are looked for: while it comes up, and later.
+/// The pauses between two looks for the program's listeners: while it comes up, and later.
 const LOOK_COMING_UP: Duration = Duration::from_millis(2);
 const LOOK_LATER: Duration = Duration::from_millis(100);
 const COMING_UP: Duration = Duration::from_secs(10);
 
-/// What went through an address.
+/// The bytes and the events of an address.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
     received: AtomicU64,
     sent: AtomicU64,
-    /// When a connection that counts was last opened or closed, in µs; 0 is never.
+    /// The time when a connection that counts was last opened or closed, in µs; 0 is never.
     last_event: AtomicI64,
-    /// Which connections count.
+    /// The policy that says which connections count.
     pub(crate) policy: ArcSwapOption<Policy>,
 }
 
-/// An address; closed at first.
+/// An instance's address, which is closed at first.
 #[derive(Debug)]
-pub(super) struct Address {
+pub(super) struct AddressProxy {
     pub(super) public: Ipv4Addr,
     pub(super) private: Ipv4Addr,
     port: u16,
+    clock: Clock,
     pub(super) traffic: Arc<Traffic>,
-    door: Mutex<Option<Door>>,
-    /// Ports that were open when the door was closed.
+    /// Nothing while it is closed.
+    open: Mutex<Option<OpenAddress>>,
+    /// The ports that were open when the address was last closed.
     ports: Mutex<BTreeSet<u16>>,
 }
 
-/// An open address.
+/// What runs while an address is open.
 #[derive(Debug)]
-struct Door {
-    shut: CancellationToken,
+struct OpenAddress {
+    closed: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -81,13 +82,13 @@ impl Traffic {
         }
     }
 
-    /// What another counter has counted.
+    /// Takes over what another counter has counted.
     pub(in crate::driver) fn replace(&self, received: u64, sent: u64) {
         self.received.store(received, Ordering::Relaxed);
         self.sent.store(sent, Ordering::Relaxed);
     }
 
-    fn note(&self, source: Ipv4Addr, port: u16) {
+    fn note(&self, source: Ipv4Addr, port: u16, now: Timestamp) {
         let counts = self
             .policy
             .load()
@@ -95,94 +96,102 @@ impl Traffic {
             .is_none_or(|policy| policy.counts(source, port));
         if counts {
             self.last_event
-                .store(Timestamp::now().as_microsecond(), Ordering::Relaxed);
+                .store(now.as_microsecond(), Ordering::Relaxed);
         }
     }
 }
 
-// === impl Address ===
+// === impl AddressProxy ===
 
-impl Address {
-    /// `127.77.x.y` and `127.78.x.y`.
-    pub(super) fn new(low: [u8; 2], port: u16) -> Self {
+impl AddressProxy {
+    /// The address `127.77.x.y`, in front of a program at `127.78.x.y`.
+    pub(super) fn new(clock: Clock, low: [u8; 2], port: u16) -> Self {
         let [x, y] = low;
         Self {
             public: Ipv4Addr::new(127, 77, x, y),
             private: Ipv4Addr::new(127, 78, x, y),
             port,
+            clock,
             traffic: Arc::default(),
-            door: Mutex::default(),
+            open: Mutex::default(),
             ports: Mutex::default(),
         }
     }
 
-    /// A random address at whose `port` nobody listens, neither we (`used`) nor another control plane.
-    pub(super) fn free(port: u16, used: impl Fn(Ipv4Addr) -> bool) -> Option<Self> {
+    /// A random address at whose `port` nobody listens, neither we (`used`) nor another control
+    /// plane.
+    pub(super) fn free(clock: &Clock, port: u16, used: impl Fn(Ipv4Addr) -> bool) -> Option<Self> {
         let free = |ip| std::net::TcpListener::bind((ip, port)).is_ok();
         (0..1000)
-            .map(|_| Self::new([fastrand::u8(..), fastrand::u8(1..=254)], port))
+            .map(|_| {
+                Self::new(
+                    clock.clone(),
+                    [fastrand::u8(..), fastrand::u8(1..=254)],
+                    port,
+                )
+            })
             .find(|new| !used(new.public) && free(new.public) && free(new.private))
     }
 
-    /// These ports are open when the address is opened the first time.
+    /// Names the ports that are to be open when the address is opened the first time.
     pub(super) fn expect(&self, ports: &BTreeSet<u16>) {
         ports.clone_into(&mut self.ports.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Opens the address. Ports that were open before are open again when this returns.
     pub(super) fn open(self: &Arc<Self>) {
-        let door = Door {
-            shut: CancellationToken::new(),
+        let open = OpenAddress {
+            closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
-        let mut doors = BTreeMap::new();
+        let mut listeners = BTreeMap::new();
         let before = self
             .ports
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         for port in before {
-            self.open_port(port, &door, &mut doors);
+            self.open_port(port, &open, &mut listeners);
         }
-        let watcher = Arc::clone(self).watch(door.shut.clone(), door.tasks.clone(), doors);
-        door.tasks.spawn(watcher);
+        let watcher = Arc::clone(self).watch(open.closed.clone(), open.tasks.clone(), listeners);
+        open.tasks.spawn(watcher);
         let replaced = self
-            .door
+            .open
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .replace(door);
+            .replace(open);
         if let Some(replaced) = replaced {
-            replaced.shut.cancel();
+            replaced.closed.cancel();
         }
     }
 
     /// Closes the address; when this returns, every connection is cut.
     pub(super) async fn close(&self) {
-        let door = self
-            .door
+        let open = self
+            .open
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let Some(door) = door else { return };
-        door.shut.cancel();
-        door.tasks.close();
-        door.tasks.wait().await;
+        let Some(open) = open else { return };
+        open.closed.cancel();
+        open.tasks.close();
+        open.tasks.wait().await;
     }
 
     /// Opens and closes ports as the program does.
     async fn watch(
         self: Arc<Self>,
-        shut: CancellationToken,
+        closed: CancellationToken,
         tasks: TaskTracker,
-        mut doors: BTreeMap<u16, CancellationToken>,
+        mut listeners: BTreeMap<u16, CancellationToken>,
     ) {
-        let door = Door { shut, tasks };
+        let open = OpenAddress { closed, tasks };
         let opened = Instant::now();
         loop {
             // A table that cannot be read now is read again at the next look.
             if let Ok(table) = ConnectionTable::read() {
                 let listening: BTreeSet<u16> = table.listening(self.private).collect();
-                doors.retain(|port, token| {
+                listeners.retain(|port, token| {
                     let stays = listening.contains(port);
                     if !stays {
                         token.cancel();
@@ -190,12 +199,12 @@ impl Address {
                     stays
                 });
                 for port in listening {
-                    self.open_port(port, &door, &mut doors);
+                    self.open_port(port, &open, &mut listeners);
                 }
-                let open = doors.keys().copied().collect();
+                let open = listeners.keys().copied().collect();
                 *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = open;
             }
-            let coming_up = !doors.contains_key(&self.port) && opened.elapsed() < COMING_UP;
+            let coming_up = !listeners.contains_key(&self.port) && opened.elapsed() < COMING_UP;
             let pause = if coming_up {
                 LOOK_COMING_UP
             } else {
@@ -203,7 +212,7 @@ impl Address {
             };
             tokio::select! {
                 () = sleep(pause) => {}
-                () = door.shut.cancelled() => return,
+                () = open.closed.cancelled() => return,
             }
         }
     }
@@ -211,10 +220,10 @@ impl Address {
     fn open_port(
         self: &Arc<Self>,
         port: u16,
-        door: &Door,
-        doors: &mut BTreeMap<u16, CancellationToken>,
+        open: &OpenAddress,
+        listeners: &mut BTreeMap<u16, CancellationToken>,
     ) {
-        if doors.contains_key(&port) {
+        if listeners.contains_key(&port) {
             return;
         }
         let listener = match listen(SocketAddrV4::new(self.public, port)) {
@@ -224,11 +233,16 @@ impl Address {
                 return;
             }
         };
-        let token = door.shut.child_token();
-        doors.insert(port, token.clone());
-        let serve =
-            Arc::clone(self).serve(listener, port, token, door.shut.clone(), door.tasks.clone());
-        door.tasks.spawn(serve);
+        let token = open.closed.child_token();
+        listeners.insert(port, token.clone());
+        let serve = Arc::clone(self).serve(
+            listener,
+            port,
+            token,
+            open.closed.clone(),
+            open.tasks.clone(),
+        );
+        open.tasks.spawn(serve);
     }
 
     /// Accepts until the port closes; connections go on until the address does.
@@ -236,14 +250,14 @@ impl Address {
         self: Arc<Self>,
         listener: TcpListener,
         port: u16,
+        port_closed: CancellationToken,
         closed: CancellationToken,
-        shut: CancellationToken,
         tasks: TaskTracker,
     ) {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = closed.cancelled() => return,
+                () = port_closed.cancelled() => return,
             };
             match accepted {
                 Ok((client, peer)) => {
@@ -251,7 +265,7 @@ impl Address {
                         std::net::IpAddr::V4(source) => source,
                         std::net::IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
                     };
-                    tasks.spawn(Arc::clone(&self).carry(client, source, port, shut.clone()));
+                    tasks.spawn(Arc::clone(&self).proxy(client, source, port, closed.clone()));
                 }
                 // Out of descriptors, most likely: others will be freed.
                 Err(_) => sleep(Duration::from_millis(10)).await,
@@ -259,40 +273,35 @@ impl Address {
         }
     }
 
-    /// One connection from its beginning to its end.
-    async fn carry(
+    /// Serves one connection from its beginning to its end.
+    async fn proxy(
         self: Arc<Self>,
         client: TcpStream,
         source: Ipv4Addr,
         port: u16,
-        shut: CancellationToken,
+        closed: CancellationToken,
     ) {
-        self.traffic.note(source, port);
+        self.traffic.note(source, port, self.clock.now());
         let target = SocketAddrV4::new(self.private, port);
-        let mut client = Counted {
-            stream: client,
-            read: &self.traffic.received,
-        };
-        let carried = async {
+        let mut client = counted(client, &self.traffic.received);
+        let copied = async {
             let server = TcpStream::connect(target).await?;
             // Small answers must not wait for more; a socket that cannot do this still works.
-            let _slower = (client.stream.set_nodelay(true), server.set_nodelay(true));
-            let mut server = Counted {
-                stream: server,
-                read: &self.traffic.sent,
-            };
+            let _slower = (client.get_ref().set_nodelay(true), server.set_nodelay(true));
+            let mut server = counted(server, &self.traffic.sent);
             tokio::io::copy_bidirectional(&mut client, &mut server).await
         };
         let result = tokio::select! {
-            result = carried => result.map(drop),
-            () = shut.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+            result = copied => result.map(drop),
+            () = closed.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
         };
         if result.is_err() {
             // A reset, since there was no orderly end. Without it the cut is only less abrupt.
-            let _gentler = socket2::SockRef::from(&client.stream).set_linger(Some(Duration::ZERO));
+            let _gentler =
+                socket2::SockRef::from(client.get_ref()).set_linger(Some(Duration::ZERO));
         }
         drop(client);
-        self.traffic.note(source, port);
+        self.traffic.note(source, port, self.clock.now());
     }
 }
 
@@ -303,40 +312,9 @@ fn listen(address: SocketAddrV4) -> io::Result<TcpListener> {
     socket.listen(4096)
 }
 
-/// A stream that counts what is read from it.
-struct Counted<'a> {
-    stream: TcpStream,
-    read: &'a AtomicU64,
-}
-
-impl AsyncRead for Counted<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        let count = buffer.filled().len().saturating_sub(before) as u64;
-        self.read.fetch_add(count, Ordering::Relaxed);
-        result
-    }
-}
-
-impl AsyncWrite for Counted<'_> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
+/// The stream, with a count of the bytes that are read from it.
+fn counted(stream: TcpStream, count: &AtomicU64) -> InspectReader<TcpStream, impl FnMut(&[u8])> {
+    InspectReader::new(stream, |bytes| {
+        count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    })
 }

@@ -7,25 +7,26 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::api::ApiError;
 use hypeman::GoDuration;
+
+use crate::error::Error;
 
 const SECOND: i64 = 1_000_000_000;
 
-/// As sent.
+/// A restart policy as a caller sends it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct RestartRequest {
+pub(crate) struct RestartRequest {
     policy: Option<String>,
     backoff: Option<String>,
     max_attempts: Option<i64>,
     stable_after: Option<String>,
 }
 
-/// As kept and as shown.
+/// A restart policy as it is kept and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RestartPolicy {
-    policy: When,
+pub(crate) struct RestartPolicy {
+    policy: Trigger,
     backoff: GoDuration,
     max_attempts: u32,
     stable_after: GoDuration,
@@ -33,14 +34,14 @@ pub(super) struct RestartPolicy {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum When {
+enum Trigger {
     Always,
     OnFailure,
 }
 
 /// What the policy did (seed: `restart_status`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Restarts {
+pub(crate) struct Restarts {
     #[serde(default)]
     attempts: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -66,15 +67,15 @@ enum Reason {
     HealthCheckFailed,
 }
 
-fn invalid(text: &str) -> ApiError {
-    ApiError::bad_request("invalid_restart_policy", format!("restart_policy.{text}"))
+fn invalid(text: &str) -> Error {
+    Error::invalid("invalid_restart_policy", format!("restart_policy.{text}"))
 }
 
 // === impl RestartPolicy ===
 
 impl RestartPolicy {
     /// `None` is "never".
-    pub(super) fn accept(request: &RestartRequest) -> Result<Option<Self>, ApiError> {
+    pub(crate) fn accept(request: &RestartRequest) -> Result<Option<Self>, Error> {
         let duration = |name: &str, text: &Option<String>, default: i64| {
             let text = text.as_ref().filter(|text| !text.is_empty());
             let parsed = text.map(|text| text.parse::<GoDuration>()).transpose();
@@ -85,7 +86,7 @@ impl RestartPolicy {
                 .ok_or_else(|| invalid(&format!("{name} must be a duration that is not negative")))
         };
         let most = u32::try_from(request.max_attempts.unwrap_or(0));
-        let kept = |policy| {
+        let complete = |policy| {
             Ok(Some(Self {
                 policy,
                 backoff: duration("backoff", &request.backoff, 5 * SECOND)?,
@@ -95,8 +96,8 @@ impl RestartPolicy {
         };
         match request.policy.as_deref() {
             None | Some("" | "never") => Ok(None),
-            Some("always") => kept(When::Always),
-            Some("on_failure") => kept(When::OnFailure),
+            Some("always") => complete(Trigger::Always),
+            Some("on_failure") => complete(Trigger::OnFailure),
             Some(_) => Err(invalid("policy must be never, always or on_failure")),
         }
     }
@@ -105,8 +106,8 @@ impl RestartPolicy {
 // === impl Restarts ===
 
 impl Restarts {
-    /// The program has ended by itself, with this code if one is known.
-    pub(super) fn ended(
+    /// Plans a restart after the program has ended by itself, with this code if one is known.
+    pub(crate) fn ended(
         &mut self,
         policy: Option<&RestartPolicy>,
         code: Option<i32>,
@@ -114,13 +115,13 @@ impl Restarts {
     ) {
         self.last_reason = None;
         self.plan(
-            policy.filter(|policy| policy.policy == When::Always || code != Some(0)),
+            policy.filter(|policy| policy.policy == Trigger::Always || code != Some(0)),
             now,
         );
     }
 
-    /// Its health checks failed, and it was stopped for that. Nothing is planned without a policy.
-    pub(super) fn unhealthy(&mut self, policy: &RestartPolicy, now: Timestamp) {
+    /// Plans a restart after health checks failed and the program was stopped for that.
+    pub(crate) fn unhealthy(&mut self, policy: &RestartPolicy, now: Timestamp) {
         self.last_reason = Some(Reason::HealthCheckFailed);
         self.plan(Some(policy), now);
     }
@@ -139,31 +140,31 @@ impl Restarts {
         }
     }
 
-    /// Somebody stopped it.
-    pub(super) fn stopped_by_hand(&mut self) {
+    /// Plans nothing any more: somebody stopped the program.
+    pub(crate) fn stopped_by_hand(&mut self) {
         self.next_attempt_at = None;
         self.blocked_reason = Some(Blocked::ManualStop);
     }
 
-    /// Somebody started it, or gave it another policy: from the beginning.
-    pub(super) fn forget(&mut self) {
+    /// Begins anew: somebody started the program, or gave it another policy.
+    pub(crate) fn forget(&mut self) {
         *self = Self::default();
     }
 
-    /// Whether it is to be started now.
-    pub(super) fn is_due(&self, now: Timestamp) -> bool {
+    /// Whether the program is to be started now.
+    pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         self.next_attempt_at.is_some_and(|at| at <= now)
     }
 
-    /// It is being started.
-    pub(super) fn attempt(&mut self, now: Timestamp) {
+    /// Counts an attempt: the program is being started.
+    pub(crate) fn attempt(&mut self, now: Timestamp) {
         self.attempts = self.attempts.saturating_add(1);
         self.last_attempt_at = Some(now);
         self.next_attempt_at = None;
     }
 
-    /// It runs since `since`. Whether that is long enough to forget earlier attempts.
-    pub(super) fn settle(
+    /// Forgets earlier attempts when the program has run for long enough, and says whether it has.
+    pub(crate) fn settle(
         &mut self,
         policy: &RestartPolicy,
         since: Timestamp,
@@ -184,7 +185,7 @@ mod tests {
 
     use super::*;
 
-    fn accept(policy: Value) -> Result<Option<RestartPolicy>, ApiError> {
+    fn accept(policy: Value) -> Result<Option<RestartPolicy>, Error> {
         RestartPolicy::accept(&serde_json::from_value(policy).unwrap())
     }
 

@@ -1,4 +1,4 @@
-//! When an idle instance is put to sleep (contract B.5): the countdown, as a value without IO.
+//! The countdown until an idle instance is put to sleep (contract B.5), as a value without IO.
 //!
 //! Guarantees: time is an argument; a connection stops the countdown, its end begins it anew; a
 //! hold moves the deadline and cancels a standby that has not begun. The status' words and their
@@ -7,45 +7,46 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::instance::State;
-use super::policy::Policy;
 use hypeman::GoDuration;
+
+use super::auto_standby::Policy;
+use crate::state::State;
 
 /// Where an instance stands in its countdown.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Countdown {
+pub(crate) struct Countdown {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) idle_since: Option<Timestamp>,
+    pub(crate) idle_since: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) last_activity: Option<Timestamp>,
-    /// In memory only: a restart of the server forgets holds.
+    pub(crate) last_activity: Option<Timestamp>,
+    /// The end of a hold; in memory only, so that a restart of the server forgets it.
     #[serde(skip)]
-    pub(super) hold_until: Option<Timestamp>,
-    /// A standby is queued or executing.
+    pub(crate) hold_until: Option<Timestamp>,
+    /// Whether a standby is queued or executing.
     #[serde(skip)]
-    pub(super) requested: bool,
-    /// Connections that counted at the last look.
+    pub(crate) requested: bool,
+    /// The number of connections that counted at the last look.
     #[serde(skip)]
-    pub(super) active: u64,
+    pub(crate) active: u64,
 }
 
 /// What decides whether the policy applies.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Circumstances {
-    pub(super) state: State,
-    pub(super) network_enabled: bool,
-    pub(super) has_ip: bool,
+pub(crate) struct Circumstances {
+    pub(crate) state: State,
+    pub(crate) network_enabled: bool,
+    pub(crate) has_ip: bool,
 }
 
 /// The status as the API shows it (seed: `AutoStandbyStatus`).
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct StatusView {
+pub(crate) struct StatusView {
     supported: bool,
     configured: bool,
     enabled: bool,
     eligible: bool,
-    pub(super) status: &'static str,
-    pub(super) reason: &'static str,
+    pub(crate) status: &'static str,
+    pub(crate) reason: &'static str,
     active_inbound_connections: u64,
     tracking_mode: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +68,7 @@ fn idle_timeout(policy: &Policy) -> SignedDuration {
 }
 
 impl Circumstances {
-    /// Why the policy does not apply; `None` when it does.
+    /// The reason why the policy does not apply; `None` when it does.
     fn ineligible(self) -> Option<&'static str> {
         if self.state != State::Running {
             Some("instance_not_running")
@@ -82,15 +83,15 @@ impl Circumstances {
 }
 
 /// Whether a policy is on and applies.
-pub(super) fn is_eligible(policy: Option<&Policy>, now: Circumstances) -> bool {
+pub(crate) fn is_eligible(policy: Option<&Policy>, now: Circumstances) -> bool {
     policy.is_some_and(|policy| policy.enabled) && now.ineligible().is_none()
 }
 
 // === impl Countdown ===
 
 impl Countdown {
-    /// The instance was started or restored: its caller has one whole idle timeout to connect.
-    pub(super) fn restart(&mut self, now: Timestamp) {
+    /// Begins anew after a start or a restore: the caller has one whole idle timeout to connect.
+    pub(crate) fn restart(&mut self, now: Timestamp) {
         *self = Self {
             idle_since: Some(now),
             last_activity: self.last_activity,
@@ -98,17 +99,17 @@ impl Countdown {
         };
     }
 
-    /// The instance is no longer eligible.
-    pub(super) fn clear(&mut self) {
+    /// Stops the countdown of an instance that is no longer eligible.
+    pub(crate) fn clear(&mut self) {
         *self = Self {
             last_activity: self.last_activity,
             ..Self::default()
         };
     }
 
-    /// A look at the connections. `last_event` is when one was last opened or closed, which may
-    /// have happened between two looks.
-    pub(super) fn observe(&mut self, now: Timestamp, active: u64, last_event: Option<Timestamp>) {
+    /// Takes a look at the connections in. `last_event` is when one was last opened or closed,
+    /// which may have happened between two looks.
+    pub(crate) fn observe(&mut self, now: Timestamp, active: u64, last_event: Option<Timestamp>) {
         self.active = active;
         if active > 0 {
             self.idle_since = None;
@@ -127,19 +128,19 @@ impl Countdown {
     }
 
     /// The end of the countdown, if there is one.
-    pub(super) fn deadline(&self, policy: &Policy) -> Option<Timestamp> {
+    pub(crate) fn deadline(&self, policy: &Policy) -> Option<Timestamp> {
         let idle = self.idle_since?.checked_add(idle_timeout(policy)).ok()?;
         Some(self.hold_until.map_or(idle, |hold| hold.max(idle)))
     }
 
-    /// No standby before one idle timeout from now, whatever was held before.
-    pub(super) fn hold(&mut self, now: Timestamp, policy: &Policy) {
+    /// Puts standby off until one idle timeout from now, whatever was held before.
+    pub(crate) fn hold(&mut self, now: Timestamp, policy: &Policy) {
         self.hold_until = now.checked_add(idle_timeout(policy)).ok();
         self.requested = false;
     }
 
-    /// The contract's table; the first row that fits wins.
-    pub(super) fn status(
+    /// The status by the contract's table; the first row that fits wins.
+    pub(crate) fn status(
         &self,
         policy: Option<&Policy>,
         at: Circumstances,

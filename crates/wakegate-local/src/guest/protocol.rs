@@ -7,13 +7,18 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::paths::PathInfo;
+use crate::path_info::PathInfo;
 
-/// To the agent.
+/// The folder in which the image keeps what is ours, beside whatever system it holds.
+pub(crate) const HOME: &str = "/.wakegate";
+/// The virtio port's name.
+pub(crate) const PORT_NAME: &str = "wakegate";
+
+/// A message to the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
-    /// Who the VM is on its network; again when it has changed.
+    /// The VM's place on its network; again when it has changed.
     Network(GuestNetwork),
     /// Run the instance's program; the first one counts.
     Run(Program),
@@ -25,9 +30,9 @@ pub(crate) enum Order {
     Tell,
     /// Look, or do something, and say what came of it.
     Ask {
-        /// Comes back with the answer.
+        /// The number that comes back with the answer.
         number: u64,
-        /// What is asked.
+        /// The question.
         question: Question,
     },
 }
@@ -35,7 +40,7 @@ pub(crate) enum Order {
 /// The VM's place in its network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GuestNetwork {
-    /// With its prefix, such as `10.0.2.15/24`.
+    /// The address with its prefix, such as `10.0.2.15/24`.
     pub(crate) address: String,
     pub(crate) router: String,
     /// The network card's; a copy of a VM would have the one of its original.
@@ -52,13 +57,13 @@ pub(crate) struct Program {
     pub(crate) environment: Vec<(String, String)>,
 }
 
-/// What can be asked.
+/// What the agent can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Question {
     /// What is at a path?
     Path {
-        /// In the VM.
+        /// A path in the VM.
         path: String,
         /// Whether links are followed.
         follow: bool,
@@ -67,51 +72,51 @@ pub(crate) enum Question {
     Command {
         /// The program and its arguments.
         words: Vec<String>,
-        /// Where it runs.
+        /// The folder in which it runs.
         folder: Option<String>,
-        /// Then it is killed.
+        /// The time after which it is killed.
         patience_ms: u64,
     },
 }
 
-/// From the agent.
+/// A message from the agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Word {
-    /// How things are.
+pub(crate) enum AgentMessage {
+    /// The state of things in the VM.
     Status(Status),
-    /// To a question.
+    /// An answer to a question.
     Answer {
-        /// The question's.
+        /// The question's number.
         number: u64,
         /// The answer.
         answer: Answer,
     },
 }
 
-/// What is answered.
+/// The answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answer {
     /// What is at the path.
     Path(PathInfo),
-    /// How the command ended, and the end of what it said.
+    /// How the command ended, and the end of its output.
     Command {
-        /// As a shell has it; none when it did not end in time.
+        /// The exit code as a shell has it; none when it did not end in time.
         code: Option<i32>,
-        /// Standard output and error.
+        /// The end of standard output and error.
         output: String,
     },
 }
 
-/// How things are in the VM.
+/// The state of things in the VM.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Status {
     /// Whether the program has been started.
     pub(crate) started: bool,
     /// Ports that something in the VM listens at, reachable from outside.
     pub(crate) ports: BTreeSet<u16>,
-    /// How the program ended.
+    /// The program's exit code and how it ended.
     pub(crate) exit: Option<(i32, String)>,
 }
 

@@ -12,30 +12,30 @@ const SYN_SENT: u8 = 0x02;
 const TIME_WAIT: u8 = 0x06;
 const CLOSE: u8 = 0x07;
 const LISTEN: u8 = 0x0a;
-/// How long tracked connections are remembered, in seconds (the kernel's
+/// The time for which tracked connections are remembered, in seconds (the kernel's
 /// `nf_conntrack_tcp_timeout_time_wait` and `…_close`, by default).
 const TIME_WAIT_LASTS: u64 = 120;
 const CLOSE_LASTS: u64 = 10;
 
 /// One line of `/proc/net/tcp`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Connection {
-    pub(super) local: (Ipv4Addr, u16),
-    pub(super) remote: (Ipv4Addr, u16),
+pub(crate) struct Connection {
+    pub(crate) local: (Ipv4Addr, u16),
+    pub(crate) remote: (Ipv4Addr, u16),
     state: u8,
-    /// Since when it is over, if that is known.
+    /// The time for which it is over, if that is known.
     ended: Option<Duration>,
 }
 
-/// A picture of the table.
+/// The table as it was at one moment.
 #[derive(Debug, Default)]
-pub(super) struct ConnectionTable(Vec<Connection>);
+pub(crate) struct ConnectionTable(Vec<Connection>);
 
 // === impl ConnectionTable ===
 
 impl ConnectionTable {
     /// Reads the table now.
-    pub(super) fn read() -> io::Result<Self> {
+    pub(crate) fn read() -> io::Result<Self> {
         Ok(Self::parse(&std::fs::read_to_string("/proc/net/tcp")?))
     }
 
@@ -44,7 +44,7 @@ impl ConnectionTable {
     }
 
     /// Reads the kernel's table of tracked connections, which needs root.
-    pub(super) fn read_tracked() -> io::Result<Self> {
+    pub(crate) fn read_tracked() -> io::Result<Self> {
         let text = std::fs::read_to_string("/proc/net/nf_conntrack")?;
         Ok(Self::parse_tracked(&text))
     }
@@ -53,9 +53,9 @@ impl ConnectionTable {
         Self(text.lines().filter_map(parse_tracked_line).collect())
     }
 
-    /// For how long the youngest of the connections to `address` that have ended is over, of those
-    /// that `counts` holds for. Only tracked ones are remembered.
-    pub(super) fn last_ended(
+    /// The time for which the youngest of the connections to `address` is over, of those
+    /// that have ended and that `counts` holds for. Only tracked ones are remembered.
+    pub(crate) fn last_ended(
         &self,
         address: Ipv4Addr,
         counts: impl Fn(&Connection) -> bool,
@@ -65,16 +65,16 @@ impl ConnectionTable {
         here.filter_map(|connection| connection.ended).min()
     }
 
-    /// Connections to `address` that are alive.
-    pub(super) fn inbound(&self, address: Ipv4Addr) -> impl Iterator<Item = &Connection> {
+    /// The connections to `address` that are alive.
+    pub(crate) fn inbound(&self, address: Ipv4Addr) -> impl Iterator<Item = &Connection> {
         self.0.iter().filter(move |connection| {
             connection.local.0 == address
                 && !matches!(connection.state, SYN_SENT | TIME_WAIT | CLOSE | LISTEN)
         })
     }
 
-    /// Ports that something at `address` listens at.
-    pub(super) fn listening(&self, address: Ipv4Addr) -> impl Iterator<Item = u16> {
+    /// The ports that something at `address` listens at.
+    pub(crate) fn listening(&self, address: Ipv4Addr) -> impl Iterator<Item = u16> {
         self.0
             .iter()
             .filter(move |connection| connection.local.0 == address && connection.state == LISTEN)

@@ -7,18 +7,19 @@
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::api::ApiError;
-use super::instance::State;
 use hypeman::GoDuration;
+
+use crate::error::Error;
+use crate::state::State;
 
 const SECOND: i64 = 1_000_000_000;
 /// The longest error that is shown.
 const LONGEST_ERROR: usize = 512;
 
-/// As sent.
+/// A health check as a caller sends it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct HealthCheckRequest {
+pub(crate) struct HealthCheckRequest {
     r#type: Option<String>,
     interval: Option<String>,
     timeout: Option<String>,
@@ -43,57 +44,57 @@ struct TcpRequest {
     port: i64,
 }
 
-/// As kept and as shown.
+/// A health check as it is kept and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct HealthCheck {
+pub(crate) struct HealthCheck {
     r#type: String,
-    pub(super) interval: GoDuration,
-    pub(super) timeout: GoDuration,
+    pub(crate) interval: GoDuration,
+    pub(crate) timeout: GoDuration,
     start_period: GoDuration,
     failure_threshold: u32,
     success_threshold: u32,
     #[serde(flatten)]
-    pub(super) probe: Probe,
+    pub(crate) probe: Probe,
 }
 
-/// What is asked.
+/// What a check does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Probe {
-    /// An HTTP request.
+pub(crate) enum Probe {
+    /// It sends an HTTP request.
     Http(HttpCheck),
-    /// A connection.
+    /// It opens a connection.
     Tcp(TcpCheck),
-    /// A command beside the program.
+    /// It runs a command beside the program.
     Exec(ExecCheck),
 }
 
-/// An HTTP request.
+/// It sends an HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct HttpCheck {
-    pub(super) port: u16,
-    pub(super) path: String,
-    pub(super) scheme: String,
-    pub(super) expected_status: u16,
+pub(crate) struct HttpCheck {
+    pub(crate) port: u16,
+    pub(crate) path: String,
+    pub(crate) scheme: String,
+    pub(crate) expected_status: u16,
 }
 
-/// A connection.
+/// It opens a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct TcpCheck {
-    pub(super) port: u16,
+pub(crate) struct TcpCheck {
+    pub(crate) port: u16,
 }
 
-/// A command that ends with 0.
+/// A command that is to end with 0.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ExecCheck {
-    pub(super) command: Vec<String>,
+pub(crate) struct ExecCheck {
+    pub(crate) command: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) working_dir: Option<String>,
+    pub(crate) working_dir: Option<String>,
 }
 
 /// The results so far (seed: `health_status`).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Health {
+pub(crate) struct Health {
     consecutive_successes: u64,
     consecutive_failures: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,12 +107,12 @@ pub(super) struct Health {
     last_error: Option<String>,
     #[serde(skip)]
     verdict: Verdict,
-    /// When the start period began.
+    /// The beginning of the start period.
     #[serde(skip)]
     since: Option<Timestamp>,
-    /// A check is under way.
+    /// Whether a check is under way.
     #[serde(skip)]
-    pub(super) checking: bool,
+    pub(crate) checking: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -122,7 +123,7 @@ enum Verdict {
     Unhealthy,
 }
 
-fn nanos(name: &str, text: Option<&String>, default: i64) -> Result<i64, ApiError> {
+fn nanos(name: &str, text: Option<&String>, default: i64) -> Result<i64, Error> {
     let bad = || invalid(&format!("{name} is not a duration"));
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(default);
@@ -132,11 +133,11 @@ fn nanos(name: &str, text: Option<&String>, default: i64) -> Result<i64, ApiErro
         .map_err(|_| bad())
 }
 
-fn invalid(text: &str) -> ApiError {
-    ApiError::bad_request("invalid_health_check", format!("health_check.{text}"))
+fn invalid(text: &str) -> Error {
+    Error::invalid("invalid_health_check", format!("health_check.{text}"))
 }
 
-fn port(number: i64) -> Result<u16, ApiError> {
+fn port(number: i64) -> Result<u16, Error> {
     let port = u16::try_from(number).ok().filter(|port| *port > 0);
     port.ok_or_else(|| invalid("port must be 1 to 65535"))
 }
@@ -145,10 +146,10 @@ fn port(number: i64) -> Result<u16, ApiError> {
 
 impl HealthCheck {
     /// `None` is "no check", which `type: none` asks for.
-    pub(super) fn accept(
+    pub(crate) fn accept(
         request: HealthCheckRequest,
         network_enabled: bool,
-    ) -> Result<Option<Self>, ApiError> {
+    ) -> Result<Option<Self>, Error> {
         let HealthCheckRequest {
             r#type,
             interval,
@@ -160,12 +161,12 @@ impl HealthCheck {
             tcp,
             exec,
         } = request;
-        let given = [
+        let sections = [
             ("http", http.is_some()),
             ("tcp", tcp.is_some()),
             ("exec", exec.is_some()),
         ];
-        let mut names = given.iter().filter(|(_, given)| *given);
+        let mut names = sections.iter().filter(|(_, is_given)| *is_given);
         let only = match (names.next(), names.next()) {
             (None, _) => None,
             (Some((name, _)), None) => Some(*name),
@@ -227,7 +228,7 @@ impl HealthCheck {
     }
 }
 
-fn accept_http(request: HttpRequest) -> Result<HttpCheck, ApiError> {
+fn accept_http(request: HttpRequest) -> Result<HttpCheck, Error> {
     let path = request.path.filter(|path| !path.is_empty());
     let path = path.unwrap_or_else(|| "/".to_owned());
     let scheme = request.scheme.filter(|scheme| !scheme.is_empty());
@@ -251,8 +252,8 @@ fn accept_http(request: HttpRequest) -> Result<HttpCheck, ApiError> {
 // === impl Health ===
 
 impl Health {
-    /// The instance was started or restored.
-    pub(super) fn restart(&mut self, now: Timestamp) {
+    /// Begins anew: the instance was started or restored.
+    pub(crate) fn restart(&mut self, now: Timestamp) {
         *self = Self {
             since: Some(now),
             ..Self::default()
@@ -260,7 +261,7 @@ impl Health {
     }
 
     /// Whether the next check is due.
-    pub(super) fn is_due(&self, check: &HealthCheck, now: Timestamp) -> bool {
+    pub(crate) fn is_due(&self, check: &HealthCheck, now: Timestamp) -> bool {
         let pause = SignedDuration::from_nanos(check.interval.nanos());
         // The first one comes at once, so that a good instance is soon known to be.
         !self.checking
@@ -269,8 +270,8 @@ impl Health {
                 .is_none_or(|last| now.duration_since(last) >= pause)
     }
 
-    /// One result. Whether it has just made the instance unhealthy.
-    pub(super) fn observe(
+    /// Takes a result in, and says whether it has just made the instance unhealthy.
+    pub(crate) fn observe(
         &mut self,
         check: &HealthCheck,
         result: Result<(), String>,
@@ -300,17 +301,17 @@ impl Health {
                         .since
                         .is_some_and(|since| now.duration_since(since) < period);
                 let enough = self.consecutive_failures >= u64::from(check.failure_threshold);
-                let fell_ill = enough && !early && self.verdict != Verdict::Unhealthy;
-                if fell_ill {
+                let is_newly_unhealthy = enough && !early && self.verdict != Verdict::Unhealthy;
+                if is_newly_unhealthy {
                     self.verdict = Verdict::Unhealthy;
                 }
-                fell_ill
+                is_newly_unhealthy
             }
         }
     }
 
-    /// One word: health is apart from state.
-    pub(super) fn status(&self, check: Option<&HealthCheck>, state: State) -> &'static str {
+    /// The status in one word; health is apart from state.
+    pub(crate) fn status(&self, check: Option<&HealthCheck>, state: State) -> &'static str {
         match (check, state) {
             (None, _) => "disabled",
             (_, State::Initializing) => "starting",
@@ -330,7 +331,7 @@ mod tests {
 
     use super::*;
 
-    fn accept(check: Value) -> Result<Option<HealthCheck>, ApiError> {
+    fn accept(check: Value) -> Result<Option<HealthCheck>, Error> {
         HealthCheck::accept(serde_json::from_value(check).unwrap(), true)
     }
 

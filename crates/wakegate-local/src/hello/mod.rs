@@ -35,13 +35,13 @@ use hypeman::GoDuration;
 const SIGCONT: i32 = 18;
 const MAX_ECHO: usize = 16 * 1024 * 1024;
 
-/// The demo server cannot run.
+/// Why the demo server cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum HelloError {
     /// A variable that is no address, port or duration.
     #[error("`{0}` is not valid: {1}")]
     Variable(&'static str, String),
-    /// The socket.
+    /// The address cannot be listened at.
     #[error("cannot listen at {0}: {1}")]
     Bind(SocketAddr, std::io::Error),
 }
@@ -50,9 +50,9 @@ struct Memory {
     name: String,
     born: Instant,
     requests: AtomicU64,
-    /// By id, how often `/deliver` was asked.
+    /// How often `/deliver` was called, by the id of the call.
     deliveries: Mutex<BTreeMap<String, u64>>,
-    /// When it was last continued, as the process driver wakes it.
+    /// The time when the process driver last woke it.
     woken: Mutex<Instant>,
 }
 
@@ -319,18 +319,18 @@ async fn early() -> Response {
 
 /// Says in a trailer which trailer came: `x-sum`.
 async fn trailers(request: Request) -> Response {
-    let mut heard = String::from("none");
+    let mut received = String::from("none");
     let mut body = request.into_body();
     while let Some(Ok(frame)) = body.frame().await {
         if let Some(sum) = frame.trailers_ref().and_then(|fields| fields.get("x-sum")) {
-            sum.to_str().unwrap_or_default().clone_into(&mut heard);
+            sum.to_str().unwrap_or_default().clone_into(&mut received);
         }
     }
     let mut fields = HeaderMap::new();
-    let heard = header::HeaderValue::try_from(heard);
+    let received = header::HeaderValue::try_from(received);
     fields.insert(
         "x-heard",
-        heard.unwrap_or(header::HeaderValue::from_static("?")),
+        received.unwrap_or(header::HeaderValue::from_static("?")),
     );
     // Without a length, since HTTP/1.1 has trailers after chunks only.
     let text = stream::iter([Ok::<_, Infallible>("see the trailer\n")]);

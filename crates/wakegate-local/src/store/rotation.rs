@@ -1,8 +1,8 @@
 //! Logs that do not grow for ever, while others write them.
 //!
 //! Guarantees: a log's older half goes to `<name>.1`, whose content before goes; where the file
-//! system can cut a file's head off (fallocate(2), `COLLAPSE_RANGE`) no line is lost; elsewhere what
-//! is written during the copy may be. Writers must append (`O_APPEND`), and all of ours do.
+//! system can cut a file's head off (fallocate(2), `COLLAPSE_RANGE`) no line is lost; elsewhere
+//! what is written during the copy may be. Writers must append (`O_APPEND`), and all of ours do.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
@@ -10,20 +10,20 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
-/// A log that is longer is cut.
+/// The length at which a log is cut.
 const LONGEST: u64 = 16 * 1024 * 1024;
-/// What is cut off is a whole number of these; file systems' blocks are divisors of it.
+/// The unit of what is cut off; the blocks of file systems are divisors of it.
 const BLOCK: u64 = 1024 * 1024;
 
-/// Where the older half is.
-pub(super) fn older(path: &Path) -> PathBuf {
+/// The file that has a log's older half.
+pub(crate) fn older(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".1");
     name.into()
 }
 
 /// Cuts a log that is too long; one that is not there is short enough.
-pub(super) fn rotate(path: &Path) -> io::Result<()> {
+pub(crate) fn rotate(path: &Path) -> io::Result<()> {
     rotate_beyond(path, LONGEST)
 }
 

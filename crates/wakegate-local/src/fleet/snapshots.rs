@@ -9,99 +9,41 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::api::ApiError;
-use super::driver::DriverError;
-use super::fleet::Fleet;
-use super::id::one_of;
-use super::instance::{Instance, Schedule, Spec, State, without_nulls};
-use super::lifecycle::{gone, port};
-use super::store::Kind;
 use hypeman::GoDuration;
 
-/// A snapshot as kept.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(super) struct Snapshot {
-    pub(super) id: String,
-    pub(super) name: Option<String>,
-    pub(super) kind: SnapshotKind,
-    pub(super) created_at: Timestamp,
-    pub(super) tags: BTreeMap<String, String>,
-    size_bytes: u64,
-    /// Whether a schedule has made it.
-    scheduled: bool,
-    /// The instance as it was.
-    spec: Spec,
-}
+use super::lifecycle::gone;
+use super::registry::Fleet;
+use crate::driver::Handle;
+use crate::error::Error;
+use crate::id::{new_id, resolve};
+use crate::state::State;
+use crate::store::{Instance, Kind, Schedule, Snapshot, SnapshotKind};
 
-/// What is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum SnapshotKind {
-    /// Memory.
-    Standby,
-    /// What was asked for; the memory of a VM without a disk is all that it has.
-    Stopped,
-}
-
-/// A snapshot that is wanted.
+/// What a caller, or a schedule, asks for.
 #[derive(Debug, Clone)]
-pub(super) struct Wanted {
-    pub(super) kind: SnapshotKind,
-    pub(super) name: Option<String>,
-    pub(super) tags: BTreeMap<String, String>,
-    pub(super) scheduled: bool,
+pub(crate) struct SnapshotRequest {
+    pub(crate) kind: SnapshotKind,
+    pub(crate) name: Option<String>,
+    pub(crate) tags: BTreeMap<String, String>,
+    pub(crate) scheduled: bool,
 }
 
-fn unsupported() -> ApiError {
-    ApiError::not_supported("the process driver cannot make snapshots; the qemu driver can")
-}
-
-/// What the folder occupies on disk.
+/// The bytes that a folder occupies on disk.
 fn size_of(folder: &Path) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let sizes = entries.filter_map(|entry| entry.metadata().ok());
     sizes.map(|info| info.blocks() * 512).sum()
 }
 
-// === impl Snapshot ===
-
-impl Snapshot {
-    /// As the API shows it (contract A.8).
-    pub(super) fn view(&self) -> Value {
-        without_nulls(json!({
-            "id": self.id,
-            "name": self.name,
-            "kind": self.kind,
-            "source_instance_id": self.spec.id,
-            "source_instance_name": self.spec.name,
-            "source_hypervisor": self.spec.hypervisor,
-            "created_at": self.created_at,
-            "size_bytes": self.size_bytes,
-            "tags": (!self.tags.is_empty()).then_some(&self.tags),
-            "compression_state": "none",
-        }))
-    }
-
-    pub(super) fn source(&self) -> &str {
-        &self.spec.id
-    }
-}
-
-impl SnapshotKind {
-    /// The state after it is used, when none is asked for.
-    pub(super) fn default_target(self) -> State {
-        match self {
-            Self::Standby => State::Running,
-            Self::Stopped => State::Stopped,
-        }
-    }
+fn unsupported() -> Error {
+    Error::not_supported("the process driver cannot make snapshots; the qemu driver can")
 }
 
 impl Fleet {
     /// Every snapshot, the oldest first.
-    pub(super) fn all_snapshots(&self) -> Vec<Snapshot> {
+    pub(crate) fn all_snapshots(&self) -> Vec<Snapshot> {
         let snapshots = self.snapshots.read();
         let snapshots = snapshots.unwrap_or_else(PoisonError::into_inner);
         let mut all: Vec<Snapshot> = snapshots.values().cloned().collect();
@@ -109,34 +51,34 @@ impl Fleet {
         all
     }
 
-    /// By id, name, or an unambiguous part of the id.
-    pub(super) fn find_snapshot(&self, text: &str) -> Result<Snapshot, ApiError> {
+    /// Finds a snapshot by its id, its name, or an unambiguous beginning of the id.
+    pub(crate) fn find_snapshot(&self, text: &str) -> Result<Snapshot, Error> {
         let all = self.all_snapshots();
-        one_of(&all, text, |s| s.id.clone(), |s| s.name.clone()).cloned()
+        resolve(&all, text, |s| s.id.clone(), |s| s.name.clone()).cloned()
     }
 
-    /// Where a snapshot's memory is.
-    fn memory_of(&self, id: &str) -> Result<PathBuf, ApiError> {
+    /// The folder of a snapshot's memory.
+    fn memory_of(&self, id: &str) -> Result<PathBuf, Error> {
         let folder = self.store.folder(Kind::Snapshot, id);
-        let folder = folder.map_err(|_| ApiError::internal("cannot use the snapshot's folder"))?;
+        let folder = folder.map_err(|_| Error::internal("cannot use the snapshot's folder"))?;
         Ok(folder.join("vm"))
     }
 
     /// Makes a snapshot.
-    pub(super) async fn snapshot(
+    pub(crate) async fn snapshot(
         &self,
         instance: &Instance,
-        wanted: Wanted,
-    ) -> Result<Snapshot, ApiError> {
+        request: SnapshotRequest,
+    ) -> Result<Snapshot, Error> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
-        let conflict = |text: &str| Err(ApiError::conflict("conflict", text));
-        let Wanted {
+        let conflict = |text: &str| Err(Error::conflict("conflict", text));
+        let SnapshotRequest {
             kind,
             name,
             tags,
             scheduled,
-        } = wanted;
+        } = request;
         match (kind, instance.state()) {
             (SnapshotKind::Stopped, State::Stopped)
             | (SnapshotKind::Standby, State::Standby | State::Running) => {}
@@ -150,28 +92,28 @@ impl Fleet {
         if name.is_some() && self.all_snapshots().iter().any(same) {
             return conflict("snapshot name already in use");
         }
-        let id = super::id::new_id().map_err(|e| ApiError::internal(&e.to_string()))?;
+        let id = new_id()?;
         let memory = self.memory_of(&id)?;
         if kind == SnapshotKind::Standby
-            && let Err(error) = self.driver.keep(&instance.id, &memory).await
+            && let Err(error) = self.driver.export(&instance.id, &memory).await
         {
             self.note(instance, &format!("snapshot failed: {error}"));
             // Nobody will look for what there is of it.
             let _left_behind = self.store.remove(Kind::Snapshot, &id);
-            return Err(ApiError::internal("failed to create snapshot"));
+            return Err(Error::internal("failed to create snapshot"));
         }
         let snapshot = Snapshot {
             id: id.clone(),
             name,
             kind,
-            created_at: Timestamp::now(),
+            created_at: self.clock.now(),
             tags,
             size_bytes: size_of(&memory),
             scheduled,
             spec: instance.record().spec.clone(),
         };
         let saved = self.store.save(Kind::Snapshot, &id, &snapshot);
-        saved.map_err(|_| ApiError::internal("failed to save snapshot"))?;
+        saved.map_err(|_| Error::internal("failed to save snapshot"))?;
         let mut all = self
             .snapshots
             .write()
@@ -182,134 +124,90 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    pub(super) fn delete_snapshot(&self, id: &str) -> Result<(), ApiError> {
+    pub(crate) fn delete_snapshot(&self, id: &str) -> Result<(), Error> {
         let mut all = self
             .snapshots
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         if all.remove(id).is_none() {
-            return Err(ApiError::not_found("resource not found"));
+            return Err(Error::not_found());
         }
         drop(all);
         let removed = self.store.remove(Kind::Snapshot, id);
-        removed.map_err(|_| ApiError::internal("failed to delete snapshot"))
+        removed.map_err(|_| Error::internal("failed to delete snapshot"))
     }
 
-    /// Puts an instance back to one of its own snapshots.
-    pub(super) async fn go_back(
+    /// Brings an instance back to one of its own snapshots.
+    pub(crate) async fn restore_snapshot(
         self: &Arc<Self>,
         instance: &Instance,
         snapshot: &Snapshot,
         target: State,
-    ) -> Result<(), ApiError> {
+    ) -> Result<(), Error> {
         let _guard = instance.lock.write().await;
         gone(instance)?;
         let state = instance.state();
         if !matches!(state, State::Stopped | State::Standby) {
             let text =
                 format!("cannot restore a snapshot in state {state}, must be Stopped or Standby");
-            return Err(ApiError::conflict("invalid_state", text));
+            return Err(Error::conflict("invalid_state", text));
         }
         possible(snapshot, target)?;
-        let had = instance.record().handle.clone();
+        let former = instance.record().handle.clone();
         self.driver
             .stop(&instance.id, std::time::Duration::ZERO)
             .await;
         {
             let mut record = instance.record();
-            record.ends(Timestamp::now());
+            record.ends(self.clock.now());
             record.restarts.forget();
         }
         self.enter(instance, State::Stopped, "going back to a snapshot");
         if snapshot.kind == SnapshotKind::Standby {
-            self.put_memory(instance, snapshot, had.as_ref()).await?;
+            self.use_memory(instance, snapshot, former.as_ref()).await?;
         }
         self.note(instance, &format!("back to snapshot {}", snapshot.id));
         self.reach(instance, target).await
     }
 
     /// Makes a new instance of a snapshot.
-    pub(super) async fn fork_snapshot(
+    pub(crate) async fn fork_snapshot(
         self: &Arc<Self>,
         snapshot: &Snapshot,
         name: String,
         target: State,
-    ) -> Result<Arc<Instance>, ApiError> {
+    ) -> Result<Arc<Instance>, Error> {
         possible(snapshot, target)?;
         let copy = self.create_copy(&snapshot.spec, name).await?;
         let guard = copy.lock.write().await;
         self.enter(&copy, State::Stopped, "forked");
         if snapshot.kind == SnapshotKind::Standby {
-            self.put_memory(&copy, snapshot, None).await?;
+            self.use_memory(&copy, snapshot, None).await?;
         }
         self.reach(&copy, target).await?;
         drop(guard);
         Ok(copy)
     }
 
-    /// A Stopped instance sleeps with the snapshot's memory from now on.
-    async fn put_memory(
+    /// Makes a Stopped instance one that sleeps with the snapshot's memory.
+    async fn use_memory(
         &self,
         instance: &Instance,
         snapshot: &Snapshot,
-        had: Option<&super::driver::Handle>,
-    ) -> Result<(), ApiError> {
+        former: Option<&Handle>,
+    ) -> Result<(), Error> {
         let memory = self.memory_of(&snapshot.id)?;
-        self.take_memory(instance, &memory, had).await
-    }
-
-    pub(super) async fn take_memory(
-        &self,
-        instance: &Instance,
-        memory: &Path,
-        had: Option<&super::driver::Handle>,
-    ) -> Result<(), ApiError> {
-        let guest_port = port(&instance.record().spec);
-        let taken = self
-            .driver
-            .take(&instance.id, memory, had, guest_port)
-            .await;
-        let handle = taken.map_err(|error: DriverError| {
-            self.note(
-                instance,
-                &format!("its memory could not be put in place: {error}"),
-            );
-            ApiError::internal("failed to restore snapshot")
-        })?;
-        if let Some(traffic) = self.driver.traffic(&instance.id) {
-            traffic
-                .policy
-                .store(instance.record().spec.policy.clone().map(Arc::new));
-        }
-        {
-            let mut record = instance.record();
-            record.ip = handle.address;
-            record.handle = Some(handle);
-            record.stopped_at = None;
-            record.exit_code = None;
-            record.exit_message = None;
-        }
-        self.enter(instance, State::Standby, "its memory is in place");
-        Ok(())
-    }
-
-    /// From Standby or Stopped to where it was asked to be. The caller holds its lock.
-    pub(super) async fn reach(&self, instance: &Instance, target: State) -> Result<(), ApiError> {
-        match (instance.state(), target) {
-            (State::Standby, State::Running) => self.wake_up(instance).await,
-            (State::Stopped, State::Running) => self.boot(instance).await,
-            _ => Ok(()),
-        }
+        self.import_memory(instance, &memory, former).await
     }
 
     /// Makes the snapshot that a schedule asks for, and deletes those that it need not keep.
-    pub(super) async fn run_schedule(&self, instance: &Instance) {
+    pub(crate) async fn run_schedule(&self, instance: &Instance) {
         let Some(schedule) = instance.record().spec.schedule.clone() else {
             return;
         };
-        let now = Timestamp::now();
+        let now = self.clock.now();
         let prefix = schedule.name_prefix.as_deref().unwrap_or("scheduled");
-        let wanted = Wanted {
+        let request = SnapshotRequest {
             kind: if instance.state() == State::Stopped {
                 SnapshotKind::Stopped
             } else {
@@ -319,14 +217,14 @@ impl Fleet {
             tags: schedule.metadata.clone(),
             scheduled: true,
         };
-        let made = self.snapshot(instance, wanted).await;
+        let result = self.snapshot(instance, request).await;
         if let Some(schedule) = &mut instance.record().spec.schedule {
-            match &made {
+            match &result {
                 Ok(snapshot) => {
                     schedule.last_snapshot_id = Some(snapshot.id.clone());
                     schedule.last_error = None;
                 }
-                Err(error) => schedule.last_error = Some(error.message().to_owned()),
+                Err(error) => schedule.last_error = Some(error.to_string()),
             }
         }
         let mine = |snapshot: &Snapshot| snapshot.scheduled && snapshot.source() == instance.id;
@@ -335,7 +233,7 @@ impl Fleet {
             if let Err(error) = self.delete_snapshot(&id) {
                 tracing::warn!(
                     snapshot = id,
-                    error = error.message(),
+                    %error,
                     "a schedule's snapshot stays"
                 );
             }
@@ -344,7 +242,7 @@ impl Fleet {
     }
 }
 
-/// Which snapshots a schedule need not keep, of its own ones from the oldest to the newest.
+/// The snapshots that a schedule need not keep, of its own from the oldest to the newest.
 fn superfluous(schedule: &Schedule, snapshots: &[Snapshot], now: Timestamp) -> Vec<String> {
     let number = schedule.retention.get("max_count").and_then(Value::as_u64);
     let number = number.filter(|number| *number > 0);
@@ -363,12 +261,12 @@ fn superfluous(schedule: &Schedule, snapshots: &[Snapshot], now: Timestamp) -> V
         .collect()
 }
 
-/// What a snapshot can become.
-fn possible(snapshot: &Snapshot, target: State) -> Result<(), ApiError> {
+/// Checks that a snapshot can become what is asked for.
+fn possible(snapshot: &Snapshot, target: State) -> Result<(), Error> {
     match (snapshot.kind, target) {
         (SnapshotKind::Stopped, State::Standby) => {
             let text = "a Stopped snapshot has no memory to be in Standby with";
-            Err(ApiError::bad_request("invalid_request", text))
+            Err(Error::invalid("invalid_request", text))
         }
         _ => Ok(()),
     }
@@ -376,7 +274,10 @@ fn possible(snapshot: &Snapshot, target: State) -> Result<(), ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::store::Spec;
 
     fn at(minutes: i64) -> Timestamp {
         Timestamp::from_second(1_000_000 + minutes * 60).unwrap()

@@ -8,37 +8,38 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::api::ApiError;
 use hypeman::GoDuration;
 
-/// As sent.
+use crate::error::Error;
+
+/// An auto-standby policy as a caller sends it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct PolicyRequest {
+pub(crate) struct PolicyRequest {
     enabled: Option<bool>,
     idle_timeout: Option<String>,
     ignore_destination_ports: Option<Vec<i64>>,
     ignore_source_cidrs: Option<Vec<String>>,
 }
 
-/// As kept and as shown.
+/// An auto-standby policy as it is kept and shown.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Policy {
-    pub(super) enabled: bool,
+pub(crate) struct Policy {
+    pub(crate) enabled: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) idle_timeout: Option<GoDuration>,
+    pub(crate) idle_timeout: Option<GoDuration>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) ignore_destination_ports: Vec<u16>,
+    pub(crate) ignore_destination_ports: Vec<u16>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) ignore_source_cidrs: Vec<IpNet>,
+    pub(crate) ignore_source_cidrs: Vec<IpNet>,
 }
 
 // === impl Policy ===
 
 impl Policy {
-    pub(super) fn accept(request: &PolicyRequest) -> Result<Self, ApiError> {
+    pub(crate) fn accept(request: &PolicyRequest) -> Result<Self, Error> {
         let invalid =
-            |text: &str| ApiError::bad_request("invalid_request", format!("auto_standby.{text}"));
+            |text: &str| Error::invalid("invalid_request", format!("auto_standby.{text}"));
         if !request.enabled.unwrap_or(false) {
             return Ok(Self::default());
         }
@@ -59,7 +60,7 @@ impl Policy {
                 Ok(port) if port > 0 => ports.push(port),
                 _ => {
                     let message = format!("port {port} out of range");
-                    return Err(ApiError::bad_request("invalid_auto_standby", message));
+                    return Err(Error::invalid("invalid_auto_standby", message));
                 }
             }
         }
@@ -83,7 +84,7 @@ impl Policy {
     }
 
     /// Whether a connection from `source` to `port` keeps the instance awake.
-    pub(super) fn counts(&self, source: Ipv4Addr, port: u16) -> bool {
+    pub(crate) fn counts(&self, source: Ipv4Addr, port: u16) -> bool {
         !self.ignore_destination_ports.contains(&port)
             && !self
                 .ignore_source_cidrs

@@ -1,4 +1,4 @@
-//! What the control plane must not forget, on disk.
+//! The state directory: what the control plane must not forget, on disk.
 //!
 //! Guarantees: a file is written beside its place and renamed into it, so that a kill at any moment
 //! leaves the old or the new one, never half of one; files are readable by their owner only, since
@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The directory could not be used.
+use crate::id::new_token;
+
+/// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum StoreError {
+pub(crate) enum StoreError {
     #[error("cannot use the state directory {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
     #[error(
@@ -27,15 +29,15 @@ pub(super) enum StoreError {
 
 /// A state directory.
 #[derive(Debug)]
-pub(super) struct Store {
+pub(crate) struct Store {
     root: PathBuf,
-    /// Held for its lock.
+    /// The file that is locked while this control plane runs.
     _lock: File,
 }
 
-/// Which kind of thing; also the folder's name.
+/// The kinds of records, each of which has a folder.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Instance,
     Ingress,
     Snapshot,
@@ -55,7 +57,7 @@ impl Kind {
 
 impl Store {
     /// Opens or makes the directory and locks it.
-    pub(super) fn open(root: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(root: &Path) -> Result<Self, StoreError> {
         let failed = |source| StoreError::Io {
             path: root.to_owned(),
             source,
@@ -77,13 +79,13 @@ impl Store {
     }
 
     /// A folder of the thing's own, made when it is not there.
-    pub(super) fn folder(&self, kind: Kind, id: &str) -> io::Result<PathBuf> {
+    pub(crate) fn folder(&self, kind: Kind, id: &str) -> io::Result<PathBuf> {
         let folder = self.root.join(kind.folder()).join(id);
         make_dir(&folder)?;
         Ok(folder)
     }
 
-    pub(super) fn save<T: Serialize>(&self, kind: Kind, id: &str, value: &T) -> io::Result<()> {
+    pub(crate) fn save<T: Serialize>(&self, kind: Kind, id: &str, value: &T) -> io::Result<()> {
         let folder = self.folder(kind, id)?;
         replace(
             &folder.join("record.json"),
@@ -92,15 +94,15 @@ impl Store {
     }
 
     /// Forgets the thing and its folder.
-    pub(super) fn remove(&self, kind: Kind, id: &str) -> io::Result<()> {
+    pub(crate) fn remove(&self, kind: Kind, id: &str) -> io::Result<()> {
         match fs::remove_dir_all(self.root.join(kind.folder()).join(id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// Everything of a kind that can be read.
-    pub(super) fn load<T: DeserializeOwned>(&self, kind: Kind) -> io::Result<Vec<T>> {
+    /// Reads every record of a kind that can be read.
+    pub(crate) fn load<T: DeserializeOwned>(&self, kind: Kind) -> io::Result<Vec<T>> {
         let mut all = Vec::new();
         for entry in fs::read_dir(self.root.join(kind.folder()))? {
             let path = entry?.path().join("record.json");
@@ -116,32 +118,32 @@ impl Store {
         Ok(all)
     }
 
-    /// The dev token, made once.
-    pub(super) fn token(&self) -> io::Result<String> {
+    /// The token for development, which is made once.
+    pub(crate) fn token(&self) -> io::Result<String> {
         let path = self.root.join("token");
         match fs::read_to_string(&path) {
             Ok(token) if !token.trim().is_empty() => Ok(token.trim().to_owned()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {
-                let token = super::id::new_token().map_err(io::Error::other)?;
+                let token = new_token().map_err(io::Error::other)?;
                 replace(&path, format!("{token}\n").as_bytes())?;
                 Ok(token)
             }
         }
     }
 
-    /// Where a kind's folders are.
-    pub(super) fn all(&self, kind: Kind) -> PathBuf {
+    /// The folder that has all records of a kind.
+    pub(crate) fn all(&self, kind: Kind) -> PathBuf {
         self.root.join(kind.folder())
     }
 
     /// A file or folder of the control plane's own.
-    pub(super) fn own(&self, name: &str) -> PathBuf {
+    pub(crate) fn own(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
 
-    /// Where the token is kept.
-    pub(super) fn token_path(&self) -> PathBuf {
+    /// The file that keeps the token.
+    pub(crate) fn token_path(&self) -> PathBuf {
         self.root.join("token")
     }
 }

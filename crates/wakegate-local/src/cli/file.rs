@@ -1,0 +1,57 @@
+//! `local.toml`.
+//!
+//! Guarantees: a key that it does not have is an error that names the file.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::args::LocalArguments;
+use super::failure::Failure;
+use crate::driver::Accelerator;
+
+/// `local.toml`; what is not in it is as the flags have it, or as it goes without saying.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LocalFile {
+    /// The address of the API.
+    pub api_listen: Option<SocketAddr>,
+    /// The directory that keeps instances and their state.
+    pub state_dir: Option<PathBuf>,
+    /// Whether everybody who can connect is let in.
+    pub no_auth: Option<bool>,
+    /// `keep` or `stop`.
+    pub on_exit: Option<String>,
+    /// `process` or `qemu`.
+    pub driver: Option<String>,
+    /// A kernel for virtual machines.
+    pub kernel: Option<PathBuf>,
+    /// The directory of that kernel's modules.
+    pub modules: Option<PathBuf>,
+    /// A file system for virtual machines.
+    pub initrd: Option<PathBuf>,
+    /// The emulator.
+    pub qemu: Option<PathBuf>,
+    /// The processors that virtual machines run on.
+    pub accelerator: Option<Accelerator>,
+    #[serde(default)]
+    /// Whether virtual machines may reach out.
+    pub egress: bool,
+    #[serde(default)]
+    /// Whether virtual machines are on a bridge.
+    pub bridged: bool,
+    /// The number of emulators of each kind that are started before they are needed.
+    pub prestart: Option<usize>,
+}
+
+pub(super) fn read_file(arguments: &LocalArguments) -> Result<LocalFile, Failure> {
+    let Some(path) = &arguments.config else {
+        return Ok(LocalFile::default());
+    };
+    let problem = |error: &dyn std::fmt::Display| {
+        Failure::bad_config(format_args!("{}: {error}", path.display()))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| problem(&error))?;
+    toml::from_str(&text).map_err(|error| problem(&error))
+}

@@ -1,0 +1,31 @@
+//! Logs that do not fill the disk.
+//!
+//! Guarantees: a log that is too long is cut within some seconds; a failure to cut one is logged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::registry::Fleet;
+use crate::store::{Kind, rotation};
+
+const LOGS: [&str; 3] = ["app.log", "vmm.log", "hypeman.log"];
+const LOOK_AT_LOGS: Duration = Duration::from_secs(5);
+
+/// Cuts every log that is too long, for ever.
+pub(super) async fn run(fleet: &Arc<Fleet>) {
+    loop {
+        tokio::time::sleep(LOOK_AT_LOGS).await;
+        let instances = fleet.all().into_iter();
+        let folders = instances.filter_map(|i| fleet.store.folder(Kind::Instance, &i.id).ok());
+        let folders: Vec<_> = folders.collect();
+        let cut = fleet.tasks.spawn_blocking(move || {
+            for path in folders.iter().flat_map(|f| LOGS.map(|log| f.join(log))) {
+                if let Err(error) = rotation::rotate(&path) {
+                    tracing::warn!(log = %path.display(), %error, "cannot rotate a log");
+                }
+            }
+        });
+        // A panic in it is in the log already; the next round comes.
+        let _panic = cut.await;
+    }
+}

@@ -1,0 +1,116 @@
+//! The loop that looks after instances: idle ones fall asleep, unhealthy or ended ones are started
+//! again, expired ones are deleted, and snapshots are made, each when it is due.
+//!
+//! Guarantees: one look at a time; nothing in it waits for an instance, so that one that hangs
+//! holds no other up; what is due is looked at again, under the instance's own lock, before it is
+//! done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use hypeman::GoDuration;
+
+use super::registry::Fleet;
+use crate::state::State;
+use crate::store::Instance;
+
+/// Reconciles every instance with its policies, for ever.
+pub(super) async fn run(fleet: &Arc<Fleet>) {
+    loop {
+        let shortest = fleet.reconcile();
+        let pause = shortest.map_or(Duration::from_millis(500), |idle| idle / 20);
+        let pause = pause.clamp(Duration::from_millis(20), Duration::from_millis(250));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+impl Fleet {
+    /// Looks at each instance once. Returns the shortest idle timeout among the instances that
+    /// count down.
+    fn reconcile(self: &Arc<Self>) -> Option<Duration> {
+        let now = self.clock.now();
+        let mut table = None;
+        let mut shortest: Option<Duration> = None;
+        for instance in self.all() {
+            self.run_due(&instance, now);
+            self.check_health(&instance, now);
+            let Some(policy) = Self::eligible_policy(&instance) else {
+                continue;
+            };
+            if table.is_none() {
+                table = self.driver.connections().ok();
+            }
+            // A table that cannot be read counts as busy.
+            let Some(table) = &table else { continue };
+            let due = self.observe(&instance, table, now);
+            let idle = policy.idle_timeout.and_then(GoDuration::to_std);
+            shortest = shortest.into_iter().chain(idle).min();
+            if due {
+                instance.record().countdown.requested = true;
+                let (fleet, standbys) = (Arc::clone(self), Arc::clone(&self.standbys));
+                self.tasks.spawn(async move {
+                    let _permit = standbys.acquire_owned().await;
+                    fleet.standby_if_still_idle(&instance).await;
+                });
+            }
+        }
+        shortest
+    }
+
+    /// Deletes what has expired, starts again what has ended, makes the snapshots that are due.
+    fn run_due(self: &Arc<Self>, instance: &Arc<Instance>, now: Timestamp) {
+        let mut record = instance.record();
+        let expired = record.spec.expires_at.is_some_and(|at| at <= now);
+        let restart = record.state == State::Stopped && record.restarts.is_due(now);
+        let schedule = record.spec.schedule.as_mut();
+        let schedule = schedule.filter(|schedule| schedule.next_run_at <= now);
+        let scheduled = schedule.is_some();
+        if let Some(schedule) = schedule {
+            schedule.last_run_at = Some(now);
+            let step = jiff::SignedDuration::from_nanos(schedule.interval.nanos());
+            schedule.next_run_at = now.checked_add(step).unwrap_or(now);
+        }
+        if restart {
+            record.restarts.attempt(now);
+        }
+        let (since, state) = (record.phase_since, record.state);
+        if let (State::Running, Some(policy)) = (state, record.spec.restart_policy.clone()) {
+            record.restarts.settle(&policy, since, now);
+        }
+        drop(record);
+        if !(expired || restart || scheduled) {
+            return;
+        }
+        let (fleet, instance) = (Arc::clone(self), Arc::clone(instance));
+        self.tasks.spawn(async move {
+            if expired {
+                // Nobody waits for it.
+                let _told_in_its_log = fleet.delete_instance(&instance, true).await;
+            } else {
+                if restart {
+                    fleet.start_again(&instance).await;
+                }
+                if scheduled {
+                    fleet.run_schedule(&instance).await;
+                }
+            }
+        });
+    }
+
+    async fn start_again(&self, instance: &Instance) {
+        let _guard = instance.lock.write().await;
+        if instance.is_deleted() || instance.state() != State::Stopped {
+            return;
+        }
+        self.note(instance, "starting again, as its restart policy says");
+        if self.boot(instance).await.is_err() {
+            let mut record = instance.record();
+            let policy = record.spec.restart_policy.clone();
+            record
+                .restarts
+                .ended(policy.as_ref(), None, self.clock.now());
+        }
+    }
+}
