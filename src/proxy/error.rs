@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Uri;
 
-use super::admission::Denied;
+use super::denied::WakeDenied;
 use crate::hold::AdmitError;
 use crate::router::{AuthorityError, RouteError};
 use crate::upstream::ForwardError;
@@ -45,7 +45,7 @@ pub enum ProxyError {
     Admit(#[from] AdmitError),
     /// Its instance sleeps, and this request may not wake it.
     #[error("the instance is asleep, and this request may not wake it")]
-    Asleep(Denied),
+    Asleep(WakeDenied),
     /// Its client has asked for too many names that do not exist.
     #[error("the client has asked for too many names that do not exist")]
     TooManyUnknown(Duration),

@@ -46,7 +46,8 @@ pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forw
 pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
-pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The id of a request, which client, instance and log share.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Where requests come from, in the words of the forwarding fields: the same for all requests of one connection
 /// that are for one host.

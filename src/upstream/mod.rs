@@ -25,8 +25,8 @@ pub use forward::{ForwardError, Upstream};
 pub use forwarded::ForwardedHeaders;
 pub use h1::{BrokenBody, ChunkError};
 pub use headers::{
-    ForwardedElement, ForwardedFor, edit, is_upgrade, prepare_request, prepare_response,
-    upgrade_token,
+    ForwardedElement, ForwardedFor, X_REQUEST_ID, edit, is_upgrade, prepare_request,
+    prepare_response, upgrade_token,
 };
 pub use leased_stream::LeasedStream;
 pub use outgoing::{InterimSink, Outgoing};
