@@ -1,9 +1,9 @@
 //! The rules of a route about the requests that may wake its instance.
 //!
-//! Guarantees: a request is judged before the engine is asked, from the request's head alone; a request
-//! that may not wake costs no restore, no look at the control plane and no place in the queue; it
-//! still passes while the instance is awake. A rate counts wakes, not requests: who joins a wake
-//! that is under way pays nothing.
+//! Guarantees: a request is judged before the engine is asked, from its head alone; a request that
+//! may not wake costs no restore, no look at the control plane and no place in the queue; it still
+//! passes while the instance is awake. A rate counts wakes, not requests: who joins a wake that is
+//! under way pays nothing.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -142,7 +142,7 @@ impl Admission {
     }
 
     /// The refusal of a request, for this reason.
-    pub(super) fn denied(&self, reason: Denied) -> WakeDenied {
+    pub(super) fn denial(&self, reason: Denied) -> WakeDenied {
         WakeDenied::new(reason, &self.config)
     }
 }

@@ -20,7 +20,7 @@ use crate::upstream::ForwardedElement;
 use crate::wake::Instance;
 use hypeman::InstanceRef;
 
-/// What is cached of one connection's first request.
+/// The host and the instance of one connection's first request.
 #[derive(Debug, Default)]
 pub struct ConnectionCache {
     host: OnceLock<Arc<CachedHost>>,
@@ -38,7 +38,7 @@ pub(super) struct CachedTarget {
     pub(super) gate: Arc<Gate>,
 }
 
-/// The host that the connection's client has asked for.
+/// The host that the connection's first request was for.
 #[derive(Debug)]
 pub(super) struct CachedHost {
     pub(super) host: Hostname,
@@ -78,8 +78,8 @@ impl ConnectionCache {
         Ok(fresh)
     }
 
-    /// The instance that `name` means for a route, if the first request asked for it by that name and
-    /// it still means it.
+    /// The instance that `name` means for a route, if the first request asked for it by that name
+    /// and it still means it.
     pub(super) fn target(
         &self,
         route: &RouteConfig,

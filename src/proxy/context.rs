@@ -23,7 +23,7 @@ use crate::telemetry::{AccessSink, Metrics, Tracer};
 use crate::upstream::{Hop, InterimSink, ProxyHeader, Upstream};
 use crate::wake::{self, Wakes};
 
-/// How a request came.
+/// The connection that a request came on.
 pub struct Arrival<'a> {
     /// The peer, or whom a trusted peer's PROXY header names.
     pub client: SocketAddr,
@@ -35,7 +35,7 @@ pub struct Arrival<'a> {
     pub certificate: Option<&'a HeaderValue>,
     /// Takes 1xx answers for the client, if it can be sent some.
     pub interim: Option<&'a InterimSink>,
-    /// What earlier requests of the connection have found out.
+    /// The cache of what earlier requests of the connection have found out.
     pub cache: &'a ConnectionCache,
     /// Whether the connection may carry requests for a host.
     pub covers: &'a (dyn Fn(&str) -> bool + Sync),
@@ -77,7 +77,7 @@ pub enum RawKind {
     Tcp,
 }
 
-/// What is fixed once a request's head, or a connection, is there.
+/// The facts that are fixed once a request's head, or a connection, is there.
 #[derive(Debug)]
 pub(super) struct RequestContext {
     /// The id that the instance, the client and the log know the request by.

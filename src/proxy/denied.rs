@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::config::{AsleepConfig, RouteConfig};
 
-/// Why a request may not wake its instance.
+/// The reason why a request may not wake its instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {
     /// The route's rules do not have its method.
@@ -85,7 +85,7 @@ impl WakeDenied {
         self.reason
     }
 
-    /// What the route answers while its instance sleeps.
+    /// The route's answer while its instance sleeps.
     pub fn asleep(&self) -> &AsleepConfig {
         &self.route.asleep
     }

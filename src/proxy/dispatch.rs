@@ -1,9 +1,9 @@
 //! Phase 6, dispatch: a request is sent to its instance, and again when that is safe.
 //!
-//! Guarantees: a request is sent again only when it was certainly not sent, or when it is repeatable
-//! (idempotent, RFC 9110 §9.2.2, with no body or one that was read beforehand) and no byte of a
-//! response was passed on; a request that breaks connections is not sent for ever; everything ends
-//! at the request's deadline.
+//! Guarantees: a request is sent again only when it was certainly not sent, or when it is
+//! repeatable (idempotent, RFC 9110 §9.2.2, with no body or one that was read beforehand) and no
+//! byte of a response was passed on; a request that breaks connections is not sent for ever;
+//! everything ends at the request's deadline.
 //!
 //! What carries a request is a [`Transport`], so that a test can play the network.
 
@@ -15,9 +15,9 @@ use http::Response;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::admit::{Admitted, PendingRequest};
 use super::context::Arrival;
 use super::error::ProxyError;
+use super::pending_request::{Admitted, PendingRequest};
 use super::request_log::RequestLog;
 use super::wake_info::WakeInfo;
 use crate::hold::Slot;

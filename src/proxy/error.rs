@@ -13,7 +13,7 @@ use crate::wake::WakeError;
 /// A request cannot be answered by its instance.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    /// Its host cannot be told.
+    /// It names no host, or not exactly one.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     /// Its connection was made for another host, whose certificate does not cover this one.
@@ -28,7 +28,7 @@ pub enum ProxyError {
     /// A target that its method does not have.
     #[error("the request's target is not valid")]
     Target,
-    /// It must come over TLS: its client is told where.
+    /// It must come over TLS; its client is redirected.
     #[error("the request is redirected to https")]
     Redirect(Box<Uri>),
     /// It lacks the field that its route asks for.

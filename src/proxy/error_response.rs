@@ -1,8 +1,8 @@
 //! From an error to a response: the only place that maps one to an answer.
 //!
-//! Guarantees: the body is RFC 9457 problem JSON with a stable `code` and the request id, or the same
-//! for a person or for gRPC, and says nothing about addresses, ids or the control plane; what is
-//! worth trying again has a Retry-After.
+//! Guarantees: the body is RFC 9457 problem JSON with a stable `code` and the request id, or the
+//! same for a person or for gRPC, and says nothing about addresses, ids or the control plane; what
+//! is worth trying again has a Retry-After.
 
 mod descriptions;
 
@@ -112,8 +112,8 @@ pub fn answer(
     response
 }
 
-/// The response for a gRPC client. Statuses are those that gRPC gives to HTTP's ("HTTP to gRPC Status
-/// Code Mapping").
+/// The response for a gRPC client. Statuses are those that gRPC gives to HTTP's ("HTTP to gRPC
+/// Status Code Mapping").
 fn grpc(description: Description) -> Response<Bytes> {
     let status = match description.status.as_u16() {
         400 => "13",

@@ -1,8 +1,8 @@
 //! Connections that are passed on as they are: TLS that the instance terminates, and anything else.
 //!
-//! Guarantees: such a connection wakes, waits and is refused like a request, by the same limits; its
-//! first bytes stay unread by the instance until it is ready; each side's end is passed on to the
-//! other; it ends with its instance's epoch or with the gateway.
+//! Guarantees: such a connection wakes, waits and is refused like a request, by the same limits;
+//! its first bytes stay unread by the instance until it is ready; each side's end is passed on to
+//! the other; it ends with its instance's epoch or with the gateway.
 
 use std::sync::Arc;
 
@@ -25,8 +25,8 @@ use hypeman::ControlPlane;
 
 /// The bytes that are on their way at most, in each direction.
 const BUFFER: usize = 64 * 1024;
-/// What a client of TLS is sent instead of a handshake (RFC 8446 §6): a fatal alert, "internal error"
-/// or "unrecognized name".
+/// What a client of TLS is sent instead of a handshake (RFC 8446 §6): a fatal alert, "internal
+/// error" or "unrecognized name".
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
@@ -115,8 +115,8 @@ impl<P: ControlPlane> Gateway<P> {
         Ok(())
     }
 
-    /// Passes bytes on both ways, until both sides have ended or the instance's epoch or the gateway
-    /// ends.
+    /// Passes bytes on both ways, until both sides have ended or the instance's epoch or the
+    /// gateway ends.
     async fn pass_on(
         &self,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),

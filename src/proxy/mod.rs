@@ -1,8 +1,8 @@
 //! A request's way, from its head to its response's last byte.
 //!
-//! `service` lists the phases: `route`, `resolve`, `answer_locally`, [`admit`], `prepare`,
-//! [`dispatch`], `respond`. Each has a file of its own, whose first lines say what it guarantees; the
-//! other files are what the phases use.
+//! `service` lists the phases: `route`, `resolve`, `answer_locally`, `admit`, `prepare`,
+//! [`dispatch`], `respond`. Each has a file of its own, whose first lines say what it guarantees;
+//! the other files are what the phases use.
 //!
 //! Guarantees: [`Gateway::handle`] always answers; every refusal is one typed [`ProxyError`] that
 //! [`error_response`] alone turns into a response; every request leaves one access line and one
@@ -10,7 +10,7 @@
 
 mod active_routes;
 mod admission;
-pub mod admit;
+mod admit;
 mod answer_locally;
 mod auth;
 mod client_address;
@@ -23,6 +23,7 @@ pub mod error_response;
 mod framing;
 mod gateway;
 mod l4;
+mod pending_request;
 mod preflight;
 mod prepare;
 mod preset;
@@ -50,6 +51,7 @@ pub use context::{Arrival, GatewayParts, RawKind};
 pub use denied::{Denied, WakeDenied};
 pub use error::ProxyError;
 pub use gateway::Gateway;
+pub use pending_request::{Admitted, PendingRequest};
 pub use request_head::RequestHead;
 pub use response_body::GatewayBody;
 pub use wake_info::WakeInfo;

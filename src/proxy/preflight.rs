@@ -5,9 +5,9 @@
 //! application itself said: the Fetch standard lets a browser remember a preflight's answer for
 //! `Access-Control-Max-Age`, and so does the gateway.
 //!
-//! Guarantees: an answer is repeated only to the same preflight (host, path, origin, method, headers),
-//! only for as long as the application allowed (5 s when it did not say, an hour at most), and their
-//! number is bounded.
+//! Guarantees: an answer is repeated only to the same preflight (host, path, origin, method,
+//! headers), only for as long as the application allowed (5 s when it did not say, an hour at
+//! most), and their number is bounded.
 
 use std::fmt;
 use std::time::Duration;
@@ -27,7 +27,7 @@ const UNSAID: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(3600);
 const MOST: usize = 4096;
 
-/// What a preflight asks for.
+/// The question of a preflight, without credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Preflight {
     host: Hostname,

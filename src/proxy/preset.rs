@@ -1,9 +1,9 @@
 //! `preset = "browser-abuse"`: requests whose answers nobody waits for.
 //!
 //! Guarantees: only requests that say so themselves, by their user agent, their `Sec-Purpose` or a
-//! path that no application of ours serves by accident; and the answer is true: "asleep", or 404 for
-//! a scanner's guess. Preflights are answered by what the instance said last time
-//! (see [`preflight`](super::preflight)).
+//! path that no application of ours serves by accident; and the answer is true: "asleep", or 404
+//! for a scanner's guess. Preflights are answered by what the instance said last time (see
+//! [`preflight`](super::preflight)).
 
 use http::Method;
 
@@ -43,7 +43,7 @@ const AGENTS: &[&str] = &[
     "expanse",
 ];
 
-/// What scanners guess. Each is matched as a whole path or a prefix on segment borders.
+/// Paths that scanners guess. Each is matched as a whole path or a prefix on segment borders.
 const SCANNED: &[&str] = &[
     "/.env",
     "/.git",
@@ -72,7 +72,7 @@ const SCANNED: &[&str] = &[
     "/_ignition",
 ];
 
-/// What browsers ask for by themselves.
+/// Paths that browsers ask for by themselves.
 const ICONS: &[&str] = &[
     "/favicon.ico",
     "/apple-touch-icon.png",

@@ -1,7 +1,7 @@
 //! What is written down about a request, when it is over.
 //!
-//! Guarantees: the log is for observation only. Phases write into it; nothing that decides an answer
-//! is read from it.
+//! Guarantees: the log is for observation only. Phases write into it; nothing that decides an
+//! answer is read from it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,15 +23,15 @@ use hypeman::InstanceId;
 /// nginx's status for a client that left before its response.
 const CLIENT_LEFT: u16 = 499;
 
-/// What a log is about.
+/// The kind of thing that a log is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Request,
     Connection(RawKind),
 }
 
-/// What is known of one request besides its [`RequestContext`], for its access line, its counts and
-/// its span.
+/// The facts about one request that its [`RequestContext`] does not have, for its access line, its
+/// counts and its span.
 pub(super) struct RequestLog {
     metrics: Arc<Metrics>,
     access: Arc<AccessSink>,
@@ -56,7 +56,7 @@ impl RequestLog {
     /// Until a status is set, the client has left.
     const NO_STATUS: u16 = CLIENT_LEFT;
 
-    /// The log of something that begins now, and of which no more is known.
+    /// The log of something that begins now.
     pub(super) fn new<P>(parts: &GatewayParts<P>, kind: Kind) -> Self {
         Self {
             metrics: Arc::clone(&parts.metrics),

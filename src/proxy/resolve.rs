@@ -52,12 +52,12 @@ impl<P: ControlPlane> Gateway<P> {
         timeout: Duration,
     ) -> Result<Arc<Instance>, ProxyError> {
         let wakes = &self.parts.wakes;
-        let known = wakes.known(plane, name);
-        if let Some(instance) = known.as_ref().filter(|known| known.is_meant_by(name)) {
+        let cached = wakes.known(plane, name);
+        if let Some(instance) = cached.as_ref().filter(|cached| cached.is_meant_by(name)) {
             return Ok(Arc::clone(instance));
         }
         if let Some(wait) = self.unknown.wait(client)
-            && known.is_none()
+            && cached.is_none()
         {
             return Err(ProxyError::TooManyUnknown(wait));
         }

@@ -48,7 +48,7 @@ impl<P: ControlPlane> Gateway<P> {
             resolved.instance.keep_awake(until);
         }
         if let Some(preflight) = target.preflight {
-            self.preflights.remember(preflight, &response);
+            self.preflights.remember(*preflight, &response);
         }
         let slot = self.switch(target.switch, &mut response, endpoint, slot)?;
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;

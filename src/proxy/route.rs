@@ -1,9 +1,9 @@
-//! Phase 1, route: what a request asks for, of whom, and whether it may ask at all.
+//! Phase 1, route: the host, the route and the client of a request, and whether it may ask at all.
 //!
 //! Guarantees: whatever is wrong with a request by itself is refused here, before its instance is
-//! looked up: its host, a connection that is not for this host, its framing, its target, a path that
-//! has no route, missing TLS or authentication. What later phases need to know of its head is in the
-//! [`Target`], so that none of them asks again.
+//! looked up: its host, a connection that is not for this host, its framing, its target, a path
+//! that has no route, missing TLS or authentication. What later phases need to know of its head is
+//! in the [`Target`], so that none of them asks again.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(super) struct Destination {
     pub(super) deadline: Instant,
 }
 
-/// What a request asks for.
+/// The host, the instance and the client of a request, and what else its head decides.
 pub(super) struct Target {
     pub(super) destination: Destination,
     /// The host, with the forwarding fields of requests for it.
@@ -61,7 +61,7 @@ pub(super) struct Target {
     /// The client's wish to leave HTTP.
     pub(super) switch: Option<Switch>,
     /// The CORS preflight that the request is, where the gateway remembers those.
-    pub(super) preflight: Option<Preflight>,
+    pub(super) preflight: Option<Box<Preflight>>,
 }
 
 // === impl Gateway ===
@@ -113,7 +113,7 @@ impl<P: ControlPlane> Gateway<P> {
         };
         let timeout = client_timeout(config.wake.timeout, request.headers(), fields);
         let preflight = match config.admission.preset {
-            Some(_) => Preflight::of(&host.host, &request),
+            Some(_) => Preflight::of(&host.host, &request).map(Box::new),
             None => None,
         };
         let target = Target {

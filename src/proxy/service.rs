@@ -124,3 +124,6 @@ fn refuse(
     error_response::answer(error, description, Audience::of(accept), request_id)
         .map(|body| Content::Own(Full::new(body)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,8 @@
 //! One request, or connection, from its head to the last byte of what it is answered.
 //!
 //! Guarantees: what decides ([`RequestContext`], [`WakeInfo`], [`ExtraFields`]) and what is written
-//! down ([`RequestLog`]) are kept apart; the log is written exactly once, when the transaction ends,
-//! however it ends.
+//! down ([`RequestLog`]) are kept apart; the log is written exactly once, when the transaction
+//! ends, however it ends.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,13 +17,13 @@ use crate::names::RequestId;
 
 /// One request with its response, or one connection.
 pub(super) struct Transaction {
-    /// What is fixed from the start.
+    /// The facts that are fixed from the start.
     pub(super) context: RequestContext,
-    /// How it met a wake.
+    /// The wake that it met, if any.
     pub(super) wake: WakeInfo,
     /// The fields that its response has besides those of its head.
     pub(super) extra: ExtraFields,
-    /// What is written down when it ends.
+    /// The facts that are written down when it ends.
     pub(super) log: RequestLog,
 }
 

@@ -127,7 +127,8 @@ pub(super) fn status_head<B>(body: B) -> Response<B> {
     response
 }
 
-/// The stages of a wake, as server-sent events: `progress` until it is over, then `ready` or `over`.
+/// The stages of a wake, as server-sent events: `progress` until it is over, then `ready` or
+/// `over`.
 pub(super) struct StatusStream<S> {
     instance: Arc<Instance<S>>,
     target: Target,

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::telemetry::WakeKind;
 
-/// What a request had to do with a wake.
+/// The wake that a request met, if any.
 #[derive(Debug, Clone, Copy)]
 pub struct WakeInfo {
-    /// Whether and how it met a wake.
+    /// The kind of wake, as metrics and logs name it.
     pub wake: WakeKind,
     /// The time for which it was held.
     pub held: Duration,

@@ -19,9 +19,10 @@ use tokio_util::task::TaskTracker;
 use wakegate::config::{Config, Protocol, Variables, load};
 use wakegate::hold::Hold;
 use wakegate::names::Hostname;
-use wakegate::proxy::admit::PendingRequest;
 use wakegate::proxy::dispatch::Dispatch;
-use wakegate::proxy::{Admission, ProxyError, RequestHead, WakeInfo, error_response};
+use wakegate::proxy::{
+    Admission, PendingRequest, ProxyError, RequestHead, WakeInfo, error_response,
+};
 use wakegate::router::RouteTable;
 use wakegate::telemetry::Metrics;
 use wakegate::upstream::Hop;
