@@ -30,7 +30,7 @@ const BUFFER: usize = 64 * 1024;
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
-/// Opens connections for connections.
+/// Opens a connection to the instance for a client's connection.
 struct Opener(Arc<Upstream>);
 
 impl Transport for Opener {
@@ -70,9 +70,13 @@ impl<P: ControlPlane> Gateway<P> {
         kind: RawKind,
         arrival: &Arrival<'_>,
     ) {
-        let (parts, peer) = (&self.parts, arrival.client.ip());
-        let (kind_of_log, id) = (Kind::Connection(kind), RequestId::generate());
-        let mut transaction = Transaction::new(parts, kind_of_log, peer, id, None);
+        let mut transaction = Transaction::new(
+            &self.parts,
+            Kind::Connection(kind),
+            arrival.client.ip(),
+            RequestId::generate(),
+            None,
+        );
         let result = self.proxy_tcp_inner(&mut client, host, arrival, &mut transaction);
         let Err(error) = result.await else {
             return;
