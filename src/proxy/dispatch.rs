@@ -151,18 +151,18 @@ impl<S: Send> Dispatch<'_, S> {
                 Err(error) => error,
             };
             breaks += u32::from(matches!(error, ForwardError::Broken(_)));
-            tracing::debug!(instance = %self.pending.instance.id(), breaks, error = %error_text(&error),
-                "not answered");
-            let is_not_the_instances = matches!(
+            let (instance, text) = (self.pending.instance, error_text(&error));
+            tracing::debug!(instance = %instance.id(), breaks, error = %text, "not answered");
+            let is_of_the_instance = !matches!(
                 error,
                 ForwardError::TimedOut | ForwardError::Malformed(_) | ForwardError::Client(_)
             );
-            if !is_not_the_instances {
-                self.pending.instance.suspect(&ready.endpoint).await;
+            if is_of_the_instance {
+                instance.suspect(&ready.endpoint).await;
             }
-            let lost = matches!(error, ForwardError::Broken(_) | ForwardError::Severed);
-            let again = error.is_unsent() || lost && transport.may_repeat(&request);
-            if !again || breaks >= MAX_BREAKS || Instant::now() >= self.pending.deadline {
+            let is_lost = matches!(error, ForwardError::Broken(_) | ForwardError::Severed);
+            let may_repeat = error.is_unsent() || is_lost && transport.may_repeat(&request);
+            if !may_repeat || breaks >= MAX_BREAKS || Instant::now() >= self.pending.deadline {
                 return Err(error.into());
             }
             self.pending.metrics.upstream_retries.increment(1);
