@@ -1,14 +1,14 @@
 //! A deadline that is moved often and reached seldom.
 //!
-//! Guarantees: it is over at the time it was set to last, not earlier. To move it on costs no timer: the one there is
-//! goes off at the earlier time, and is set again only then.
+//! Guarantees: a deadline is over at the time that it was last set to, not earlier. To postpone it
+//! costs no timer: its one timer goes off at the earlier time, and is set again only then.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// When something is to be over.
+/// The time when something is to be over.
 #[derive(Debug)]
 pub struct Deadline {
     due: Instant,
@@ -18,13 +18,13 @@ pub struct Deadline {
 // === impl Deadline ===
 
 impl Deadline {
-    /// At `due`.
+    /// A deadline at `due`.
     pub fn new(due: Instant) -> Self {
         let timer = Box::pin(sleep_until(due));
         Self { due, timer }
     }
 
-    /// At `due` instead.
+    /// Moves the deadline to `due`.
     pub fn set(&mut self, due: Instant) {
         self.due = due;
         if self.timer.deadline() > due {

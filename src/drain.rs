@@ -1,4 +1,4 @@
-//! The end, in phases.
+//! The end of the gateway, in phases.
 //!
 //! Guarantees: the first phase is published before anything is refused; whoever is being served has
 //! until the deadline; then everything is cut.
@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 /// The phases of a drain. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
-    /// The same as the token, without its lock: it is looked at for every request.
+    /// The same state as the token's, without its lock: every request looks at it.
     begun: Arc<AtomicBool>,
     draining: CancellationToken,
     cut: CancellationToken,
@@ -35,18 +35,18 @@ impl Drain {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// Ends when no new work is taken. For tasks that are woken often: it looks at the token only when the task has
-    /// changed.
+    /// Completes when no new work is taken. For tasks that are woken often: it looks at the token
+    /// only when the task has changed.
     pub fn begin(&self) -> impl Future<Output = ()> + '_ {
-        let (mut waiting, mut known) = (Box::pin(self.draining.cancelled()), None::<Waker>);
+        let (mut waiting, mut registered) = (Box::pin(self.draining.cancelled()), None::<Waker>);
         poll_fn(move |cx| {
             if self.has_begun() {
                 return Poll::Ready(());
             }
-            match &known {
+            match &registered {
                 Some(waker) if waker.will_wake(cx.waker()) => Poll::Pending,
                 _ => {
-                    known = Some(cx.waker().clone());
+                    registered = Some(cx.waker().clone());
                     waiting.as_mut().poll(cx)
                 }
             }
@@ -58,12 +58,13 @@ impl Drain {
         &self.cut
     }
 
-    /// What a drain waits for: connections and tunnels.
+    /// The tasks that a drain waits for: connections and tunnels.
     pub fn served(&self) -> &TaskTracker {
         &self.served
     }
 
-    /// Walks through the phases. Returns whether everything ended by itself.
+    /// Runs the phases: what is being served has until `deadline`, which runs from the call on and
+    /// which nothing resets. Returns whether everything ended by itself.
     pub async fn run(&self, deadline: Duration) -> bool {
         self.begun.store(true, Ordering::Release);
         self.draining.cancel();

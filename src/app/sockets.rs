@@ -12,7 +12,9 @@ use tokio_util::task::TaskTracker;
 
 use super::AppError;
 use crate::config::ListenerConfig;
-use crate::listener::{Certificates, Inherited, Listener, ListenerSettings, Service, Shared};
+use crate::listener::{
+    Certificates, Inherited, Listener, ListenerSettings, Service, SettingsHandle, Shared,
+};
 
 /// All sockets for clients.
 #[derive(Debug)]
@@ -27,7 +29,7 @@ struct Open {
     /// Where it really listens.
     address: SocketAddr,
     config: ListenerConfig,
-    front: Arc<ListenerSettings>,
+    settings: Arc<SettingsHandle>,
     close: CancellationToken,
 }
 
@@ -45,8 +47,8 @@ pub(super) fn bind(
     reuse_port: bool,
 ) -> Result<Bound, AppError> {
     let address = config.address;
-    let front = ListenerSettings::new(config)?;
-    let listener = Listener::bind(address, front, inherited.take(address), reuse_port);
+    let settings = ListenerSettings::new(config)?;
+    let listener = Listener::bind(address, settings, inherited.take(address), reuse_port);
     let listener = listener.map_err(|source| AppError::Bind {
         address,
         flag: "--listen",
@@ -80,7 +82,8 @@ impl Sockets {
     /// Serves a socket from now on.
     pub(super) fn serve<S: Service>(&self, bound: Bound, service: S) {
         let Bound { config, listener } = bound;
-        let (close, front) = (CancellationToken::new(), Arc::clone(listener.front()));
+        let settings = Arc::clone(listener.settings());
+        let close = CancellationToken::new();
         let address = listener.address();
         let serve = listener.serve(service, self.shared.clone(), close.clone());
         self.tasks.spawn(serve);
@@ -88,7 +91,7 @@ impl Sockets {
         open.push(Open {
             address,
             config,
-            front,
+            settings,
             close,
         });
     }
@@ -98,7 +101,7 @@ impl Sockets {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let stores = open
             .iter()
-            .map(|one| (one.address, one.front.certificates()));
+            .map(|one| (one.address, one.settings.certificates()));
         stores
             .filter_map(|(address, store)| Some((address, store?)))
             .collect()
@@ -135,7 +138,7 @@ impl Sockets {
                     Ok(())
                 }
                 Some(one) => ListenerSettings::new(config)
-                    .map(|front| kept.push((one, config, Some(front))))
+                    .map(|settings| kept.push((one, config, Some(settings))))
                     .map_err(AppError::from),
                 None => bind(config, &mut Inherited::default(), reuse_port)
                     .map(|bound| fresh.push(bound)),
@@ -150,7 +153,7 @@ impl Sockets {
         let mut now = Vec::new();
         for (one, config, changed) in kept {
             if let Some(changed) = changed {
-                one.front.become_like(changed);
+                one.settings.replace(changed);
             }
             let config = config.clone();
             now.push(Open {
@@ -159,7 +162,10 @@ impl Sockets {
             });
         }
         for one in &before {
-            if !now.iter().any(|kept| Arc::ptr_eq(&kept.front, &one.front)) {
+            if !now
+                .iter()
+                .any(|kept| Arc::ptr_eq(&kept.settings, &one.settings))
+            {
                 tracing::info!(address = %one.config.address, "closing");
                 one.close.cancel();
             }

@@ -1,35 +1,33 @@
-//! Sockets, and what all their connections share.
+//! Sockets, and the connections that they accept.
 //!
 //! Guarantees: a socket that was handed over (by systemd, say) is used as it is; a drain takes what
 //! is already in the kernel's queue before it closes one.
 
-use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::certificates::{Certificates, TlsError};
-use super::clients::{Clients, Refused, Share};
-use super::{Service, connection};
-use crate::config::{ListenerConfig, ListenerMode, ServerConfig, TlsConfig};
-use crate::drain::Drain;
-use crate::telemetry::{ListenerMetrics, Metrics};
+use super::connection;
+use super::service::Service;
+use super::settings::{ListenerSettings, SettingsHandle};
+use super::shared::Shared;
+use crate::telemetry::ListenerMetrics;
 
 /// Connections that may wait in the kernel's queue.
 const BACKLOG: u32 = 4096;
-/// After an accept error (out of descriptors, most likely) others need time to end.
+/// The pause after an accept error, which is most likely a lack of descriptors: other connections
+/// need time to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// A client that vanished without a word (a tunnel's, above all) is found out in two minutes, so that
-/// it keeps no instance awake for ever.
+/// A client that vanishes without a word (a tunnel's, above all) is detected after two minutes of
+/// silence, so that it keeps no instance awake for ever; each byte from it starts them again.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(15))
@@ -40,40 +38,7 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 pub struct Listener {
     socket: TcpListener,
     address: SocketAddr,
-    front: Arc<ListenerSettings>,
-}
-
-/// What a socket's connections begin with; it may change while the socket is open.
-#[derive(Debug)]
-pub struct ListenerSettings(ArcSwap<Beginning>);
-
-/// What one connection begins with.
-#[derive(Clone, Debug)]
-pub(super) struct Beginning {
-    pub(super) mode: ListenerMode,
-    pub(super) proxy_protocol: bool,
-    pub(super) tls: Option<Tls>,
-}
-
-#[derive(Clone)]
-pub(super) struct Tls {
-    pub(super) certificates: Arc<Certificates>,
-    pub(super) config: Arc<rustls::ServerConfig>,
-}
-
-/// What the connections of all sockets share. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Shared {
-    /// Their limits; a change is for connections that begin afterwards.
-    pub config: Arc<ArcSwap<ServerConfig>>,
-    /// One for each connection there may be.
-    pub permits: Arc<Semaphore>,
-    /// Counts.
-    pub metrics: Arc<Metrics>,
-    /// Their end.
-    pub drain: Drain,
-    clients: Clients,
-    refused: Arc<Refused>,
+    settings: Arc<SettingsHandle>,
 }
 
 /// Sockets that another process opened and left to this one.
@@ -83,7 +48,7 @@ pub struct Inherited(Vec<std::net::TcpListener>);
 // === impl Inherited ===
 
 impl Inherited {
-    /// Those of systemd's protocol (`LISTEN_FDS`, `sd_listen_fds(3)`), if there are any.
+    /// The sockets of systemd's protocol (`LISTEN_FDS`, `sd_listen_fds(3)`), if there are any.
     pub fn from_process() -> io::Result<Self> {
         let mut given = listenfd::ListenFd::from_env();
         let sockets =
@@ -100,7 +65,7 @@ impl Inherited {
         Some(self.0.swap_remove(index))
     }
 
-    /// Where the sockets listen that nobody has taken.
+    /// The addresses of the sockets that nobody has taken.
     pub fn left(&self) -> Vec<SocketAddr> {
         let locals = self.0.iter().map(std::net::TcpListener::local_addr);
         locals.filter_map(Result::ok).collect()
@@ -119,48 +84,13 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-// === impl ListenerSettings ===
-
-impl ListenerSettings {
-    /// As configured; reads the certificates.
-    pub fn new(config: &ListenerConfig) -> Result<Self, TlsError> {
-        let secure = |tls: &TlsConfig| {
-            let certificates = Certificates::load(tls.clone())?;
-            let config = certificates.server_config()?;
-            Ok::<_, TlsError>(Tls {
-                certificates,
-                config,
-            })
-        };
-        Ok(Self(ArcSwap::from_pointee(Beginning {
-            mode: config.mode.clone(),
-            proxy_protocol: config.proxy_protocol,
-            tls: config.tls.as_ref().map(secure).transpose()?,
-        })))
-    }
-
-    /// Its certificates, if it has some.
-    pub fn certificates(&self) -> Option<Arc<Certificates>> {
-        let beginning = self.0.load();
-        beginning
-            .tls
-            .as_ref()
-            .map(|tls| Arc::clone(&tls.certificates))
-    }
-
-    /// Connections that begin from now on begin as `other` says.
-    pub fn become_like(&self, other: Self) {
-        self.0.store(other.0.into_inner());
-    }
-}
-
 // === impl Listener ===
 
 impl Listener {
     /// Takes the socket; accepts nothing yet.
     pub fn bind(
         address: SocketAddr,
-        front: ListenerSettings,
+        settings: ListenerSettings,
         inherited: Option<std::net::TcpListener>,
         reuse_port: bool,
     ) -> io::Result<Self> {
@@ -171,31 +101,31 @@ impl Listener {
             }
             None => bind(address, reuse_port)?,
         };
-        // What is accepted inherits both (tcp(7)); a socket that cannot do it still works. Small responses must not
-        // wait for more.
+        // Accepted connections inherit both (tcp(7)); a socket that cannot do it still works. Small
+        // responses must not wait for more.
         let _none = SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE);
         let _slower = SockRef::from(&socket).set_tcp_nodelay(true);
-        let (address, front) = (socket.local_addr()?, Arc::new(front));
+        let address = socket.local_addr()?;
         Ok(Self {
             socket,
             address,
-            front,
+            settings: Arc::new(SettingsHandle::new(settings)),
         })
     }
 
-    /// What its connections begin with.
-    pub fn front(&self) -> &Arc<ListenerSettings> {
-        &self.front
+    /// The settings of its connections.
+    pub fn settings(&self) -> &Arc<SettingsHandle> {
+        &self.settings
     }
 
-    /// Where it listens.
+    /// The address where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Accepts and serves until the drain begins or `close`.
     pub async fn serve<S: Service>(self, service: S, shared: Shared, close: CancellationToken) {
-        let (front, shared) = (self.front, Arc::new(shared));
+        let (settings, shared) = (self.settings, Arc::new(shared));
         let counts = shared.metrics.listener(self.address);
         loop {
             let accepted = tokio::select! {
@@ -204,7 +134,14 @@ impl Listener {
                 () = close.cancelled() => break,
             };
             match accepted {
-                Ok(accepted) => spawn(accepted, self.address, &front, &service, &shared, &counts),
+                Ok(accepted) => spawn(
+                    accepted,
+                    self.address,
+                    &settings,
+                    &service,
+                    &shared,
+                    &counts,
+                ),
                 Err(error) => {
                     tracing::warn!(%error, address = %self.address, "cannot accept");
                     sleep(ACCEPT_PAUSE).await;
@@ -225,7 +162,14 @@ impl Listener {
                 .and_then(|()| TcpStream::from_std(stream));
             if let Ok(stream) = stream {
                 let accepted = (stream, peer, permit);
-                spawn(accepted, self.address, &front, &service, &shared, &counts);
+                spawn(
+                    accepted,
+                    self.address,
+                    &settings,
+                    &service,
+                    &shared,
+                    &counts,
+                );
             }
         }
     }
@@ -245,85 +189,28 @@ async fn accept(socket: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Ac
 fn spawn<S: Service>(
     (stream, peer, permit): Accepted,
     at: SocketAddr,
-    front: &ListenerSettings,
+    settings: &SettingsHandle,
     service: &S,
     shared: &Arc<Shared>,
     counts: &ListenerMetrics,
 ) {
     let counted = counts.accepted();
-    let (front, service) = (front.0.load_full(), service.clone());
+    let (settings, service) = (settings.load(), service.clone());
     let (tracker, shared) = (shared.drain.served(), Arc::clone(shared));
     let connection = async move {
         shared.metrics.downstream_connections.increment(1.0);
-        connection::serve(stream, peer, at, &front, service, &shared).await;
+        connection::serve(stream, peer, at, &settings, service, &shared).await;
         shared.metrics.downstream_connections.decrement(1.0);
         drop((permit, counted));
     };
-    // In a box, which is written to at once: a task is moved some times, and this is a large one.
+    // In a box, which is written to at once: a task is moved several times, and this one is large.
     tracker.spawn(Box::into_pin(Box::write(Box::new_uninit(), connection)));
-}
-
-// === impl Shared ===
-
-impl Shared {
-    /// With nobody connected yet.
-    pub fn new(config: Arc<ArcSwap<ServerConfig>>, metrics: Arc<Metrics>, drain: Drain) -> Self {
-        let most = config.load().max_connections.min(Semaphore::MAX_PERMITS);
-        Self {
-            config,
-            permits: Arc::new(Semaphore::new(most)),
-            metrics,
-            drain,
-            clients: Clients::default(),
-            refused: Arc::default(),
-        }
-    }
-
-    /// From now on there may be so many connections; those that are too many end by themselves.
-    pub fn resize(&self, most: usize) {
-        let before = self.config.load().max_connections;
-        if most > before {
-            let room = Semaphore::MAX_PERMITS - self.permits.available_permits();
-            self.permits.add_permits((most - before).min(room));
-            return;
-        }
-        let mut many = before - most;
-        many -= self.permits.forget_permits(many);
-        if many > 0 {
-            let (permits, draining) = (Arc::clone(&self.permits), self.drain.draining().clone());
-            let many = u32::try_from(many).unwrap_or(u32::MAX);
-            self.drain.served().spawn(async move {
-                let taken = draining
-                    .run_until_cancelled(permits.acquire_many(many))
-                    .await;
-                if let Some(Ok(taken)) = taken {
-                    taken.forget();
-                }
-            });
-        }
-    }
-
-    /// One more connection of this client, if it may have it.
-    pub(super) fn share(&self, client: IpAddr, limit: usize) -> io::Result<Share> {
-        self.clients.enter(client, limit).ok_or_else(|| {
-            self.metrics.refused_connections.increment(1);
-            if self.refused.is_worth_telling() {
-                tracing::warn!(%client, limit, "a client has as many connections as it may have");
-            }
-            io::Error::other("the client has as many connections as it may have")
-        })
-    }
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tls({:?})", self.certificates)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ListenerConfig;
 
     /// What a listener has accepted, and the other end.
     async fn accepted() -> (TcpStream, TcpStream) {
@@ -331,8 +218,8 @@ mod tests {
             address: ([127, 0, 0, 1], 0).into(),
             ..ListenerConfig::default()
         };
-        let front = ListenerSettings::new(&config).unwrap();
-        let listener = Listener::bind(config.address, front, None, false).unwrap();
+        let settings = ListenerSettings::new(&config).unwrap();
+        let listener = Listener::bind(config.address, settings, None, false).unwrap();
         let client = TcpStream::connect(listener.address()).await.unwrap();
         (listener.socket.accept().await.unwrap().0, client)
     }

@@ -1,8 +1,8 @@
 //! TLS for clients: certificates by name, replaced without dropping a connection.
 //!
 //! Guarantees: a listener has at least one certificate before it accepts anything; the certificate
-//! is the one whose names fit the client's SNI (exact, then wildcard), else the first; a reload that
-//! fails leaves the old ones in force and says why; no key is in any message.
+//! is the one whose names fit the client's SNI (exact, then wildcard), else the first; a reload
+//! that fails leaves the old ones in force and says why; no key is in any message.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,45 +22,8 @@ use rustls::{
 };
 
 use super::internal::InternalCa;
+use super::tls_error::TlsError;
 use crate::config::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
-
-/// Certificates cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file or directory cannot be read.
-    #[error("cannot read {path}: {source}")]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// A file is not what it should be.
-    #[error("{path}: {what}")]
-    Content {
-        /// Which.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
-    /// A directory without a pair.
-    #[error(
-        "{0} has no certificate: put `name.crt` with `name.key`, or a folder with `fullchain.pem` \
-         and `privkey.pem`, or with `tls.crt` and `tls.key`, into it"
-    )]
-    Empty(PathBuf),
-    /// The CA of this machine's own cannot make certificates.
-    #[error("the internal CA in {dir} cannot be used: {what}")]
-    Internal {
-        /// Where it is kept.
-        dir: PathBuf,
-        /// Why not.
-        what: String,
-    },
-    /// The cryptography.
-    #[error("TLS cannot be set up: {0}")]
-    Setup(#[from] rustls::Error),
-}
 
 /// Two files as they were read.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,20 +32,20 @@ struct Pair {
     chain: Vec<u8>,
     key_path: PathBuf,
     key: Vec<u8>,
-    /// What is stapled.
+    /// The OCSP response that is stapled.
     ocsp: Option<Vec<u8>>,
 }
 
-/// What is in force.
+/// The certificates that are in force.
 struct Loaded {
     pairs: Vec<Pair>,
     /// The CAs of clients' certificates, as they were read.
     client_ca: Vec<u8>,
     verifier: Arc<dyn ClientCertVerifier>,
     first: Arc<CertifiedKey>,
-    /// By name, in lower case; a wildcard by its suffix with the dot.
+    /// The certificates by name, in lower case; a wildcard by its suffix with the dot.
     names: BTreeMap<String, Arc<CertifiedKey>>,
-    /// When the first of them expires, in seconds since 1970.
+    /// The time when the first of them expires, in seconds since 1970.
     not_after: Option<i64>,
 }
 
@@ -125,7 +88,7 @@ impl Pair {
         if chain.is_empty() {
             return Err(wrong(&self.cert, "has no certificate in it".to_owned()));
         }
-        // What is wrong with a key is told without its bytes.
+        // The error says what is wrong with a key without its bytes.
         let key = PrivateKeyDer::from_pem_slice(&self.key)
             .map_err(|_| wrong(&self.key_path, "is no PEM private key".to_owned()))?;
         let provider = aws_lc_rs::default_provider();
@@ -143,7 +106,7 @@ impl Pair {
 // === impl Certificates ===
 
 impl Certificates {
-    /// Loads them.
+    /// Loads the certificates.
     pub fn load(config: TlsConfig) -> Result<Arc<Self>, TlsError> {
         let internal = match &config.source {
             TlsSource::Internal { internal } => Some(InternalCa::open(internal)?),
@@ -157,7 +120,7 @@ impl Certificates {
         }))
     }
 
-    /// Looks at the files again; whether they had changed.
+    /// Reads the files again; returns whether they had changed.
     pub fn refresh(&self) -> Result<bool, TlsError> {
         let before = self.loaded.load();
         if self.internal.is_some() && self.config.clients.is_none() {
@@ -171,8 +134,8 @@ impl Certificates {
         Ok(!same)
     }
 
-    /// When the first of them expires, in seconds since 1970; `None` for those made as they are asked
-    /// for.
+    /// The time when the first of them expires, in seconds since 1970; `None` for certificates that
+    /// are made on demand.
     pub fn not_after(&self) -> Option<i64> {
         self.loaded.load().not_after
     }
@@ -201,7 +164,7 @@ impl Certificates {
             || Arc::ptr_eq(&self.find(sni), &self.find(Some(host)))
     }
 
-    /// What rustls needs; HTTP/2 is offered first.
+    /// The configuration for rustls; HTTP/2 is offered first.
     pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(self) as _;
@@ -282,7 +245,7 @@ impl ClientCertVerifier for CurrentVerifier {
     }
 }
 
-/// What checks clients' certificates, and the CAs' text.
+/// The verifier of clients' certificates, and the CAs' text.
 fn verifier(
     clients: Option<&ClientCertificates>,
 ) -> Result<(Arc<dyn ClientCertVerifier>, Vec<u8>), TlsError> {

@@ -1,7 +1,7 @@
 //! Which host a TLS client wants, read from its `ClientHello` without answering it.
 //!
-//! Guarantees: the hello stays to be read by whoever terminates TLS; what is no hello, or one of more
-//! than [`LONGEST`] bytes, is an error.
+//! Guarantees: the hello stays to be read by whoever terminates TLS; what is no hello, or one of
+//! more than [`LONGEST`] bytes, is an error.
 
 use std::io;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
-//! How many connections each client has.
+//! The number of connections that each client has.
 //!
-//! Guarantees: a client (an IPv4 address, or an IPv6 /56) never has more than its share; what is
-//! remembered is only who is connected.
+//! Guarantees: a client (an IPv4 address, or an IPv6 /56) never has more than its share; only
+//! clients that are connected are remembered.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,15 +28,15 @@ pub(super) struct Share {
     client: Client,
 }
 
-/// How many a limit has turned away.
+/// The number of connections that a limit has turned away.
 #[derive(Debug, Default)]
 pub(super) struct Refused(AtomicUsize);
 
 // === impl Refused ===
 
 impl Refused {
-    /// Whether this one is worth a line: the first, and each thousandth.
-    pub(super) fn is_worth_telling(&self) -> bool {
+    /// Whether this one is worth a line of the log: the first is, and each thousandth.
+    pub(super) fn is_worth_logging(&self) -> bool {
         self.0.fetch_add(1, Ordering::Relaxed).is_multiple_of(1000)
     }
 }
@@ -44,7 +44,7 @@ impl Refused {
 // === impl Clients ===
 
 impl Clients {
-    /// One more of this client, unless it has `limit` already.
+    /// Counts one more connection of this client, unless it has `limit` already.
     pub(super) fn enter(&self, address: IpAddr, limit: usize) -> Option<Share> {
         let client = match address.to_canonical() {
             one @ IpAddr::V4(_) => Client::One(one),

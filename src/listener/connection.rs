@@ -1,7 +1,8 @@
 //! One connection from its first byte to its last.
 //!
-//! Guarantees: what comes before a request (a PROXY header, a `ClientHello`, HTTP/2's preface) has
-//! one deadline for all of it.
+//! Guarantees: all that comes before a request (a PROXY header, a `ClientHello` and the handshake,
+//! HTTP/2's preface) has one deadline, `header_timeout` after the connection was accepted; nothing
+//! resets it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,17 +20,19 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::accept::{Beginning, Shared, Tls};
 use super::peek::PeekStream;
 use super::proxy_protocol::{self, Addresses};
-use super::{Downstream, RawConnection, Service, TlsSession, client_hello, http};
+use super::service::{Downstream, RawConnection, Service, TlsSession};
+use super::settings::{ListenerSettings, Tls};
+use super::shared::Shared;
+use super::{client_hello, http};
 use crate::config::ListenerMode;
 use crate::telemetry::{HandshakeOutcome, Metrics};
 
 /// HTTP/2's first bytes (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What a connection turned out to be.
+/// The kind that a connection turned out to be.
 enum Opened {
     Clear(PeekStream<TcpStream>, Downstream, bool),
     Secure(Box<TlsStream<PeekStream<TcpStream>>>, Downstream),
@@ -62,15 +65,15 @@ impl Drop for Handshake<'_> {
     }
 }
 
-/// Serves a connection until it ends. `at` is where its socket listens.
+/// Serves a connection until it ends. `at` is the address where its socket listens.
 ///
-/// What only some connections need, or need for a moment, is in boxes: an idle connection is to be small, and a new one
-/// is moved into its task.
+/// The futures that only some connections need, or need for a moment, are in boxes: an idle
+/// connection is to be small, and a new one is moved into its task.
 pub(super) async fn serve<S: Service>(
     stream: TcpStream,
     peer: SocketAddr,
     at: SocketAddr,
-    front: &Beginning,
+    settings: &ListenerSettings,
     service: S,
     shared: &Shared,
 ) {
@@ -83,29 +86,32 @@ pub(super) async fn serve<S: Service>(
                 true => stream.local_addr()?,
                 false => at,
             };
-            let mut ends = Addresses {
+            let mut addresses = Addresses {
                 client: peer,
                 local,
             };
             let mut stream = PeekStream::new(stream);
-            if front.proxy_protocol && trusted {
-                ends = proxy_protocol::read(&mut stream).await?.unwrap_or(ends);
+            if settings.proxy_protocol && trusted {
+                let header = proxy_protocol::read(&mut stream).await?;
+                addresses = header.unwrap_or(addresses);
             }
             // A trusted proxy's own connections are many clients'.
-            let share = match trusted && ends.client == peer {
+            let share = match trusted && addresses.client == peer {
                 true => None,
-                false => Some(shared.share(ends.client.ip(), config.max_connections_per_client)?),
+                false => {
+                    Some(shared.share(addresses.client.ip(), config.max_connections_per_client)?)
+                }
             };
-            let opened = open(stream, ends, front, &service, &shared.metrics).await?;
+            let opened = open(stream, addresses, settings, &service, &shared.metrics).await?;
             Ok::<_, io::Error>((opened, share))
         });
-        let last_call = async {
+        let drain_grace = async {
             drain.draining().cancelled().await;
             sleep(config.drain_idle_timeout).await;
         };
         tokio::select! {
             opened = timeout(config.header_timeout, opening) => opened,
-            () = last_call => return,
+            () = drain_grace => return,
         }
     };
     let (opened, _share) = match opened {
@@ -141,11 +147,11 @@ pub(super) async fn serve<S: Service>(
     }
 }
 
-/// Reads as much as it takes to know what a connection is.
+/// Reads as much as it takes to know the kind of a connection.
 async fn open<S: Service>(
     mut stream: PeekStream<TcpStream>,
     Addresses { client, local }: Addresses,
-    front: &Beginning,
+    settings: &ListenerSettings,
     service: &S,
     metrics: &Metrics,
 ) -> io::Result<Opened> {
@@ -155,7 +161,7 @@ async fn open<S: Service>(
         tls,
         interim: None,
     };
-    match (&front.mode, &front.tls) {
+    match (&settings.mode, &settings.tls) {
         (ListenerMode::Tcp { host }, _) => Ok(Opened::Raw(RawConnection {
             stream,
             host: Arc::clone(host),
@@ -189,7 +195,7 @@ async fn open<S: Service>(
     }
 }
 
-/// Agrees on TLS; `on_client_hello` is told which host the client wants.
+/// Agrees on TLS; calls `on_client_hello` with the host that the client names.
 async fn handshake(
     stream: PeekStream<TcpStream>,
     tls: &Tls,
@@ -210,11 +216,11 @@ async fn handshake(
         }
     };
     drop(handshake);
-    let shown = stream.get_ref().1.peer_certificates();
+    let chain = stream.get_ref().1.peer_certificates();
     let session = TlsSession {
         certificates: Arc::clone(&tls.certificates),
         sni,
-        client: shown.and_then(|chain| client_certificate(chain.first()?)),
+        client: chain.and_then(|chain| client_certificate(chain.first()?)),
     };
     Ok((Box::new(stream), session))
 }

@@ -1,7 +1,7 @@
 //! Writing through a wrapper.
 //!
-//! Guarantees: everything but a flush goes to the wrapped `stream` as it is, vectored where that can
-//! be.
+//! Guarantees: everything but a flush goes to the wrapped `stream` as it is, vectored where that
+//! can be.
 
 /// All of `AsyncWrite` but `poll_flush`, for a wrapper of a `stream`.
 macro_rules! forward_writes {

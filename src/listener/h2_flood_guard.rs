@@ -1,9 +1,9 @@
 //! Watches what an HTTP/2 client sends besides requests.
 //!
 //! Guarantees: a client that sends control frames (PING, SETTINGS, PRIORITY, `RST_STREAM`) or empty
-//! DATA faster than [`PER_SECOND`] for long, beyond a burst of [`BURST`], is cut: each of them costs
-//! work and none asks for anything (CVE-2019-9512, -9515, -9518, CVE-2023-44487 and their kin; those
-//! that cost memory are bounded by hyper and h2 themselves).
+//! DATA faster than [`PER_SECOND`] for long, beyond a burst of [`BURST`], is cut: each of them
+//! costs work and none asks for anything (CVE-2019-9512, -9515, -9518, CVE-2023-44487 and their
+//! kin; those that cost memory are bounded by hyper and h2 themselves).
 
 use std::io;
 use std::pin::Pin;
@@ -13,24 +13,26 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// Frames without a request in them: so many a second for ever,
+/// Frames without a request in them that a client may send in a second, for ever.
 const PER_SECOND: f64 = 100.0;
-/// and so many at once,
+/// Such frames that it may send at once.
 const BURST: f64 = 2000.0;
-/// and this much more for each HEADERS: a busy client may cancel some of its many requests.
+/// Such frames that each HEADERS allows besides: a busy client may cancel some of its many
+/// requests.
 const PER_REQUEST: f64 = 0.1;
 /// The client's first bytes (RFC 9113 §3.4).
 const PREFACE: usize = 24;
+/// Bytes of a frame's header.
 const HEAD: usize = 9;
 
 /// A connection whose reads are watched.
 #[derive(Debug)]
-pub(super) struct Meter<S> {
+pub(super) struct FloodGuard<S> {
     stream: S,
     frames: Frames,
 }
 
-/// The place in the sequence of frames, and what is left of the allowance.
+/// The position in the sequence of frames, and what is left of the allowance.
 #[derive(Debug)]
 struct Frames {
     /// Bytes to skip before the next frame's head.
@@ -54,11 +56,11 @@ impl Frames {
         }
     }
 
-    /// Goes on by these bytes; whether the client may go on.
-    fn see(&mut self, mut bytes: &[u8], now: Instant) -> bool {
-        let passed: Duration = now - self.since;
+    /// Counts the frames in these bytes; returns whether the client may go on.
+    fn pass(&mut self, mut bytes: &[u8], now: Instant) -> bool {
+        let elapsed: Duration = now - self.since;
         self.since = now;
-        self.left = (self.left + passed.as_secs_f64() * PER_SECOND).min(BURST);
+        self.left = (self.left + elapsed.as_secs_f64() * PER_SECOND).min(BURST);
         while !bytes.is_empty() {
             if self.skip > 0 {
                 let count = self.skip.min(bytes.len());
@@ -97,16 +99,16 @@ impl Frames {
     }
 }
 
-// === impl Meter ===
+// === impl FloodGuard ===
 
-impl<S> Meter<S> {
+impl<S> FloodGuard<S> {
     pub(super) fn new(stream: S) -> Self {
         let frames = Frames::new();
         Self { stream, frames }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Meter<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for FloodGuard<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -116,7 +118,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Meter<S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if matches!(polled, Poll::Ready(Ok(()))) {
             let read = buffer.filled().get(before..).unwrap_or_default();
-            if !self.frames.see(read, Instant::now()) {
+            if !self.frames.pass(read, Instant::now()) {
                 let why = "the client floods the connection with control frames";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
             }
@@ -125,7 +127,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Meter<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Meter<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for FloodGuard<S> {
     forward_writes!();
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -152,7 +154,7 @@ mod tests {
     async fn requests_data_and_acknowledgements_are_free() {
         let mut frames = Frames::new();
         let now = Instant::now();
-        assert!(frames.see(&preface(), now));
+        assert!(frames.pass(&preface(), now));
         let useful = [
             frame(1, 5, b"headers"),
             frame(0, 0, b"data"),
@@ -162,7 +164,7 @@ mod tests {
             frame(8, 0, &[0; 4]),
         ];
         for _ in 0..10_000 {
-            assert!(frames.see(&useful.concat(), now));
+            assert!(frames.pass(&useful.concat(), now));
         }
     }
 
@@ -177,17 +179,20 @@ mod tests {
         ] {
             let mut frames = Frames::new();
             let now = Instant::now();
-            assert!(frames.see(&preface(), now));
+            assert!(frames.pass(&preface(), now));
             let flood = frame(kind, 0, payload).repeat(1000);
-            assert!(frames.see(&flood, now) && frames.see(&flood, now), "{kind}");
-            assert!(!frames.see(&flood, now), "{kind}");
+            assert!(
+                frames.pass(&flood, now) && frames.pass(&flood, now),
+                "{kind}"
+            );
+            assert!(!frames.pass(&flood, now), "{kind}");
         }
         let mut frames = Frames::new();
         let start = Instant::now();
-        assert!(frames.see(&preface(), start));
+        assert!(frames.pass(&preface(), start));
         for second in 0..1000 {
             let pings = frame(6, 0, &[0; 8]).repeat(90);
-            assert!(frames.see(&pings, start + Duration::from_secs(second)));
+            assert!(frames.pass(&pings, start + Duration::from_secs(second)));
         }
     }
 
@@ -205,11 +210,11 @@ mod tests {
             let now = Instant::now();
             let (mut whole, mut parts) = (Frames::new(), Frames::new());
             parts.since = whole.since;
-            whole.see(&bytes, now);
+            whole.pass(&bytes, now);
             let (mut rest, mut cuts) = (bytes.as_slice(), cuts.iter().cycle());
             while !rest.is_empty() {
                 let (part, more) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
-                parts.see(part, now);
+                parts.pass(part, now);
                 rest = more;
             }
             prop_assert!((whole.left - parts.left).abs() < 1e-6);

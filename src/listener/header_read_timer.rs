@@ -1,8 +1,9 @@
-//! One clock for all heads of an HTTP/1 connection.
+//! One timer for all heads of an HTTP/1 connection.
 //!
-//! Guarantees: a head that is not there by its deadline ends its connection, not earlier and at most one turn of the
-//! task later. hyper wants a new timer for each head, and drops it a moment later, when the head is there; here a head
-//! costs two stores, and the one timer is set again only when it has gone off for a head that came.
+//! Guarantees: a head that is not there by its deadline ends its connection, not earlier and at
+//! most one turn of the task later. hyper wants a new timer for each head, and drops it a moment
+//! later, when the head is there; here a head costs two stores, and the one timer is set again only
+//! when it has gone off for a head that came.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -19,31 +20,31 @@ use crate::deadline::Deadline;
 /// No head is waited for.
 const NEVER: u64 = u64::MAX;
 
-/// A connection's alarm clock. Cheap to clone.
+/// The timer of a connection's heads. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Alarm(Arc<Shared>);
+pub(super) struct HeaderReadTimer(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     began: Instant,
     /// The deadline: nanoseconds after `began`.
     due: AtomicU64,
-    /// The deadline has passed.
-    rings: AtomicBool,
+    /// Whether the deadline has passed.
+    expired: AtomicBool,
 }
 
 /// What hyper polls while it waits for a head.
 #[derive(Debug)]
-struct Waiting(Alarm);
+struct HeadTimeout(HeaderReadTimer);
 
-// === impl Alarm ===
+// === impl HeaderReadTimer ===
 
-impl Alarm {
+impl HeaderReadTimer {
     pub(super) fn new() -> Self {
         Self(Arc::new(Shared {
             began: Instant::now(),
             due: AtomicU64::new(NEVER),
-            rings: AtomicBool::new(false),
+            expired: AtomicBool::new(false),
         }))
     }
 
@@ -51,7 +52,7 @@ impl Alarm {
         let after = due.saturating_duration_since(self.0.began);
         let after = u64::try_from(after.as_nanos()).unwrap_or(NEVER);
         self.0.due.store(after, Ordering::Relaxed);
-        self.0.rings.store(false, Ordering::Relaxed);
+        self.0.expired.store(false, Ordering::Relaxed);
     }
 
     fn due(&self) -> Option<Instant> {
@@ -59,8 +60,8 @@ impl Alarm {
         (after != NEVER).then(|| self.0.began + Duration::from_nanos(after))
     }
 
-    /// Runs `connection`, which has this alarm for its timer. Both are polled by one task: that is what lets them do
-    /// without a waker of their own.
+    /// Runs `connection`, which has this timer. Both are polled by one task, so that they need no
+    /// waker of their own.
     pub(super) async fn during<F: Future>(&self, connection: F) -> F::Output {
         let (mut connection, mut deadline) = (pin!(connection), None::<Deadline>);
         poll_fn(|cx| {
@@ -74,7 +75,7 @@ impl Alarm {
                 let deadline = deadline.get_or_insert_with(|| Deadline::new(due));
                 deadline.set(due);
                 ready!(deadline.poll_over(cx));
-                if self.0.rings.swap(true, Ordering::Relaxed) {
+                if self.0.expired.swap(true, Ordering::Relaxed) {
                     return Poll::Pending;
                 }
             }
@@ -87,14 +88,14 @@ impl Alarm {
     clippy::disallowed_types,
     reason = "hyper's trait has it; `now` is from the clock that tests can stop"
 )]
-impl Timer for Alarm {
+impl Timer for HeaderReadTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
         self.sleep_until(self.now() + duration)
     }
 
     fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn Sleep>> {
         self.set(deadline.into());
-        Box::pin(Waiting(self.clone()))
+        Box::pin(HeadTimeout(self.clone()))
     }
 
     fn now(&self) -> std::time::Instant {
@@ -106,13 +107,13 @@ impl Timer for Alarm {
     }
 }
 
-// === impl Waiting ===
+// === impl HeadTimeout ===
 
-impl Future for Waiting {
+impl Future for HeadTimeout {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<()> {
-        match self.0.0.rings.load(Ordering::Relaxed) {
+        match self.0.0.expired.load(Ordering::Relaxed) {
             true => Poll::Ready(()),
             // `during` wakes the task.
             false => Poll::Pending,
@@ -120,9 +121,9 @@ impl Future for Waiting {
     }
 }
 
-impl Sleep for Waiting {}
+impl Sleep for HeadTimeout {}
 
-impl Drop for Waiting {
+impl Drop for HeadTimeout {
     fn drop(&mut self) {
         self.0.0.due.store(NEVER, Ordering::Relaxed);
     }
@@ -144,51 +145,51 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_rings_at_the_deadline_and_not_before() {
-        let (alarm, began) = (Alarm::new(), Instant::now());
-        let waiting = alarm.sleep(LIMIT);
-        alarm.during(waiting).await;
+    async fn it_expires_at_the_deadline_and_not_before() {
+        let (timer, began) = (HeaderReadTimer::new(), Instant::now());
+        let waiting = timer.sleep(LIMIT);
+        timer.during(waiting).await;
         check(began, LIMIT, 5);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_head_that_came_leaves_the_next_its_whole_time() {
-        let (alarm, began) = (Alarm::new(), Instant::now());
+        let (timer, began) = (HeaderReadTimer::new(), Instant::now());
         let heads = async {
             for _ in 0..5 {
-                let waiting = alarm.sleep(LIMIT);
+                let waiting = timer.sleep(LIMIT);
                 sleep(LIMIT * 9 / 10).await;
                 drop(waiting);
             }
-            let mut waiting = alarm.sleep(LIMIT / 2);
-            alarm.reset(&mut waiting, (Instant::now() + LIMIT).into());
+            let mut waiting = timer.sleep(LIMIT / 2);
+            timer.reset(&mut waiting, (Instant::now() + LIMIT).into());
             waiting.await;
         };
-        alarm.during(heads).await;
+        timer.during(heads).await;
         check(began, LIMIT * 9 / 2 + LIMIT, 10);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_earlier_deadline_than_the_last_is_kept() {
-        let (alarm, began) = (Alarm::new(), Instant::now());
+        let (timer, began) = (HeaderReadTimer::new(), Instant::now());
         let heads = async {
-            let waiting = alarm.sleep(LIMIT);
+            let waiting = timer.sleep(LIMIT);
             tokio::task::yield_now().await;
             drop(waiting);
-            alarm.sleep(LIMIT / 10).await;
+            timer.sleep(LIMIT / 10).await;
         };
-        alarm.during(heads).await;
+        timer.during(heads).await;
         assert!(began.elapsed() < LIMIT / 5, "{:?}", began.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_rings_for_a_head_that_came() {
-        let alarm = Alarm::new();
+    async fn it_does_not_expire_for_a_head_that_came() {
+        let timer = HeaderReadTimer::new();
         let answering = async {
-            drop(alarm.sleep(LIMIT));
+            drop(timer.sleep(LIMIT));
             advance(LIMIT * 10).await;
             "answered"
         };
-        assert_eq!(alarm.during(answering).await, "answered");
+        assert_eq!(timer.during(answering).await, "answered");
     }
 }

@@ -1,7 +1,7 @@
 //! Requests on a connection, in either version of HTTP.
 //!
-//! Guarantees: see [`super`]; besides, an HTTP/2 connection that has no request for long is told to
-//! go.
+//! Guarantees: see [`super`]; besides, an HTTP/2 connection that has no request for long gets a
+//! GOAWAY.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,11 +21,12 @@ use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::h2_flood_guard::Meter;
-use super::header_read_timer::Alarm;
+use super::h1;
+use super::h2_flood_guard::FloodGuard;
+use super::header_read_timer::HeaderReadTimer;
 use super::informational::{Interim, WithInformational};
 use super::peek::PeekStream;
-use super::{Downstream, ExtraHeaders, Service, h1};
+use super::service::{Downstream, ExtraHeaders, Service};
 use crate::config::ServerConfig;
 use crate::drain::Drain;
 
@@ -33,11 +34,13 @@ use crate::drain::Drain;
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
-/// A peer that vanished without a word is noticed by its silence.
+/// The time between the last frame from a client and a PING; each frame starts it again.
 const PING_EVERY: Duration = Duration::from_secs(20);
+/// The time between a PING and the connection's end; an answer to the PING stops it.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// HTTP/1.1 and HTTP/1.0: heads alone by our own means, and from the first other one on by hyper's.
+/// HTTP/1.1 and HTTP/1.0: our own server side for heads alone, and hyper's from the first other
+/// request on.
 pub(super) async fn serve_h1<S: Service, I>(
     stream: I,
     from: Downstream,
@@ -56,9 +59,9 @@ where
     };
     let from = (from, S::ConnectionCache::default());
     let heads = h1::serve(stream, &from, &service, &interim, config, drain);
-    let unusual = tokio::select! {
+    let handover = tokio::select! {
         biased;
-        unusual = heads => unusual?,
+        handover = heads => handover?,
         () = async {
             drain.begin().await;
             // It may have begun after `heads` looked whether it had: once more.
@@ -66,17 +69,17 @@ where
             drain.cut().cancelled().await;
         } => return Ok(()),
     };
-    match unusual {
+    match handover {
         None => Ok(()),
-        Some((stream, seen)) => {
-            let stream = PeekStream::of(stream, seen);
+        Some((stream, peeked)) => {
+            let stream = PeekStream::of(stream, peeked);
             let rest = serve_any_h1(stream, from, service, interim, config, drain);
             Box::pin(rest).await.map_err(io::Error::other)
         }
     }
 }
 
-/// All of HTTP/1.1 and HTTP/1.0.
+/// Serves all of HTTP/1.1 and HTTP/1.0 by hyper.
 async fn serve_any_h1<S: Service, I>(
     stream: PeekStream<WithInformational<I>>,
     from: (Downstream, S::ConnectionCache),
@@ -94,10 +97,10 @@ where
         async move {
             let (service, from, interim, drain) = &*shared;
             let request = request.map(unless_empty);
-            // In a box, which is written to at once: it is large, and hyper moves it several times before it is
-            // polled.
+            // In a box, which is written to at once: it is large, and hyper moves it several times
+            // before it is polled.
             let answer = Box::write(Box::new_uninit(), service.call(request, from));
-            let mut response = remarked(interim.before(Box::into_pin(answer)).await);
+            let mut response = with_extra_headers(interim.before(Box::into_pin(answer)).await);
             if drain.has_begun() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
@@ -105,10 +108,10 @@ where
             Ok::<_, Infallible>(response)
         }
     });
-    let alarm = Alarm::new();
+    let timer = HeaderReadTimer::new();
     let mut builder = http1::Builder::new();
     builder
-        .timer(alarm.clone())
+        .timer(timer.clone())
         .header_read_timeout(config.header_timeout)
         .max_headers(config.max_headers)
         .max_header_size(config.max_header_bytes);
@@ -116,13 +119,13 @@ where
     let mut connection = pin!(connection.with_upgrades());
     let served = async {
         tokio::select! {
-            // A request that is there already is seen before the drain is.
+            // A request that is there already comes before the drain.
             biased;
             result = connection.as_mut() => return result,
             () = drain.begin() => {}
         }
-        // Closing an idle connection at once would cross with a request that is on its way: a client
-        // that asks is answered, and told that this was the last.
+        // Closing an idle connection at once would cross with a request that is on its way: such a
+        // request is answered, with `Connection: close`.
         tokio::select! {
             biased;
             result = connection.as_mut() => return result,
@@ -134,10 +137,10 @@ where
             () = drain.cut().cancelled() => Ok(()),
         }
     };
-    alarm.during(served).await
+    timer.during(served).await
 }
 
-fn remarked<B: ExtraHeaders>(response: Response<B>) -> Response<B> {
+fn with_extra_headers<B: ExtraHeaders>(response: Response<B>) -> Response<B> {
     let (mut head, body) = response.into_parts();
     body.extra_headers(|name, value| {
         head.headers.append(name.clone(), value.clone());
@@ -161,17 +164,17 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::default());
-    let seen = Arc::clone(&activity);
+    let counter = Arc::clone(&activity);
     let from = Arc::new((from, S::ConnectionCache::default()));
     let answer = service_fn(move |request: Request<Incoming>| {
         let (service, from) = (service.clone(), Arc::clone(&from));
         // Until the response's head; a body that still streams is a stream that hyper waits for.
-        let busy = Busy::new(&seen);
+        let busy = Busy::new(&counter);
         async move {
             let _busy = busy;
             let request = request.map(unless_empty);
             let answer = Box::write(Box::new_uninit(), service.call(request, &from));
-            Ok::<_, Infallible>(remarked(Box::into_pin(answer).await))
+            Ok::<_, Infallible>(with_extra_headers(Box::into_pin(answer).await))
         }
     });
     let limits = &config.http2;
@@ -189,7 +192,7 @@ where
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT);
-    let connection = builder.serve_connection(TokioIo::new(Meter::new(stream)), answer);
+    let connection = builder.serve_connection(TokioIo::new(FloodGuard::new(stream)), answer);
     tokio::pin!(connection);
     tokio::select! {
         biased;
@@ -244,7 +247,7 @@ impl Drop for Busy {
     }
 }
 
-/// Streams' tasks are on the drain's tracker, like connections.
+/// Puts the tasks of streams on the drain's tracker, like connections.
 #[derive(Debug, Clone)]
 struct Executor(TaskTracker);
 

@@ -1,8 +1,8 @@
-//! 1xx answers to clients of HTTP/1.1 (RFC 9110 §15.2), which hyper cannot write.
+//! 1xx responses to clients of HTTP/1.1 (RFC 9110 §15.2), which hyper cannot write.
 //!
 //! Guarantees: they are written between final responses, never inside one: only while there is
-//! nothing else to write, and before the final response is there; a client that does not read
-//! them is held no more of than [`MOST`] bytes.
+//! nothing else to write, and before the final response is there; for a client that does not
+//! read them, no more than [`MOST`] bytes are kept.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -17,27 +17,24 @@ use bytes::{Buf as _, BytesMut};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use http1::line;
+use http1::{InterimSink, line};
 
 /// Bytes that wait to be written.
 const MOST: usize = 64 * 1024;
 
-/// Takes 1xx answers for one connection.
-pub type InterimSink = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
-
-/// The 1xx answers of one connection. Cheap to clone.
+/// The 1xx responses of one connection. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Interim(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    /// Whether there is anything, so that looking costs next to nothing.
+    /// Whether there is anything to write, so that looking costs next to nothing.
     any: AtomicBool,
     waiting: Mutex<BytesMut>,
     connection: AtomicWaker,
 }
 
-/// A connection that writes them.
+/// A connection that writes its 1xx responses.
 #[derive(Debug)]
 pub(super) struct WithInformational<S> {
     stream: S,
@@ -52,7 +49,7 @@ impl Interim {
         waiting.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes one, as soon as that can be; drops it when too much waits already.
+    /// Writes one as soon as possible; drops it when too much waits already.
     fn send(&self, status: StatusCode, fields: &HeaderMap) {
         let mut waiting = self.waiting();
         let reason = status.canonical_reason().unwrap_or("");
@@ -70,13 +67,13 @@ impl Interim {
         self.0.connection.wake();
     }
 
-    /// What others send them with.
+    /// The sink that others send them with.
     pub(super) fn sink(&self) -> InterimSink {
         let interim = self.clone();
         Arc::new(move |status, fields| interim.send(status, fields))
     }
 
-    /// Gives what `answer` gives, once everything before it has been written. Runs in the
+    /// Returns the output of `answer`, once everything before it has been written. Runs in the
     /// connection's own task, which it wakes for each message.
     pub(super) async fn before<T>(&self, answer: impl Future<Output = T>) -> T {
         let mut answer = std::pin::pin!(answer);
@@ -93,7 +90,7 @@ impl Interim {
                 return Poll::Ready(());
             }
             self.0.connection.register(cx.waker());
-            // hyper flushes after it has asked us.
+            // hyper flushes after it has polled this.
             Poll::Pending
         })
         .await;
@@ -114,7 +111,7 @@ impl<S: AsyncWrite + Unpin> WithInformational<S> {
         Self { stream, interim }
     }
 
-    /// Writes those that wait.
+    /// Writes the responses that wait.
     pub(super) fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.interim.0.any.load(Ordering::Acquire) {
             return Poll::Ready(Ok(()));
@@ -196,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_does_not_read_is_held_no_more_than_the_limit_of() {
+    fn no_more_than_the_limit_is_kept_for_a_client_that_does_not_read() {
         let (interim, mut fields) = (Interim::default(), HeaderMap::new());
         let long = HeaderValue::try_from("x".repeat(10_000)).unwrap();
         fields.insert("link", long);

@@ -20,7 +20,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::certificates::TlsError;
+use super::tls_error::TlsError;
 
 /// Names that certificates are kept for; clients of more names than a developer has get the first.
 const MOST: usize = 1000;
@@ -44,7 +44,7 @@ fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// From yesterday, for clocks that disagree, for so many days.
+/// Sets the validity: `days` from now, and from yesterday on for clocks that disagree.
 fn live_for(params: &mut CertificateParams, days: u32) {
     let seconds = u64::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
     let now = std::time::UNIX_EPOCH + Duration::from_secs(seconds);
@@ -120,7 +120,7 @@ impl InternalCa {
         })
     }
 
-    /// For clients that name no host.
+    /// The certificate for clients that name no host.
     pub(super) fn unnamed(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.unnamed)
     }

@@ -1,4 +1,4 @@
-//! A connection whose first bytes were looked at, and are still to be read.
+//! A connection whose first bytes can be looked at before they are read.
 //!
 //! Guarantees: whoever reads it gets every byte once, in order.
 
@@ -11,9 +11,10 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+/// The most that is read at once.
 const AT_ONCE: usize = 4096;
 
-/// A stream and what was read of it beforehand.
+/// A stream, and the bytes that were read of it beforehand.
 #[derive(Debug)]
 pub struct PeekStream<S> {
     stream: S,
@@ -27,12 +28,12 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
         Self::of(stream, BytesMut::new())
     }
 
-    /// With what was read of it.
+    /// A stream with the bytes that were read of it already.
     pub(super) fn of(stream: S, peeked: BytesMut) -> Self {
         Self { stream, peeked }
     }
 
-    /// What was read and not consumed.
+    /// The bytes that were read and not consumed.
     pub(super) fn peeked(&self) -> &[u8] {
         &self.peeked
     }
@@ -103,14 +104,14 @@ mod tests {
     async fn what_was_looked_at_is_still_read() {
         let (mut near, far) = tokio::io::duplex(64);
         near.write_all(b"PROXY rest").await.unwrap();
-        let mut replay = PeekStream::new(far);
-        replay.peek_more(100).await.unwrap();
-        assert_eq!(replay.peeked(), b"PROXY rest");
-        replay.consume(6);
+        let mut stream = PeekStream::new(far);
+        stream.peek_more(100).await.unwrap();
+        assert_eq!(stream.peeked(), b"PROXY rest");
+        stream.consume(6);
         near.write_all(b" and more").await.unwrap();
         drop(near);
         let mut text = String::new();
-        replay.read_to_string(&mut text).await.unwrap();
+        stream.read_to_string(&mut text).await.unwrap();
         assert_eq!(text, "rest and more");
     }
 
@@ -118,9 +119,9 @@ mod tests {
     async fn no_more_is_read_than_the_limit() {
         let (mut near, far) = tokio::io::duplex(64);
         near.write_all(b"0123456789").await.unwrap();
-        let mut replay = PeekStream::new(far);
-        replay.peek_more(4).await.unwrap();
-        assert_eq!(replay.peeked(), b"0123");
-        assert!(replay.peek_more(4).await.is_err());
+        let mut stream = PeekStream::new(far);
+        stream.peek_more(4).await.unwrap();
+        assert_eq!(stream.peeked(), b"0123");
+        assert!(stream.peek_more(4).await.is_err());
     }
 }

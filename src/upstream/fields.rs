@@ -1,18 +1,19 @@
-//! Which header fields of a request anybody here has to look at.
+//! The header fields that the gateway has to look at: which of them a message has, and their lists.
 //!
-//! Guarantees: a field that is there is never taken for absent. Most requests have few of these fields, and one pass
-//! over the names that are there costs less than to ask for each of the others.
+//! Guarantees: a field that is there is never taken for absent. Most requests have few of these
+//! fields, and one pass over the names that are there costs less than to ask for each of the
+//! others.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// A set of fields, and how long the head is that they were found in.
+/// The set of fields that a message has, and the length of its head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fields {
-    seen: u32,
+    present: u32,
     bytes: usize,
 }
 
-/// One of the fields that are looked for.
+/// One of the fields that the gateway looks at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each is the field of its name")]
 pub enum Field {
@@ -24,7 +25,7 @@ pub enum Field {
     Expect,
     Forwarded,
     GrpcTimeout,
-    /// Another one that ends with this hop.
+    /// Any other field that ends with this hop.
     OfThisHop,
     Prefer,
     Te,
@@ -43,34 +44,47 @@ pub enum Field {
 // === impl Fields ===
 
 impl Fields {
-    /// Those of a message.
+    /// The fields of a message.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut fields = Self::default();
         for (name, value) in headers {
-            fields.see(name, value);
+            fields.add(name, value);
         }
         fields
     }
 
-    /// One more of them.
-    pub(super) fn see(&mut self, name: &HeaderName, value: &HeaderValue) {
+    /// Adds one field.
+    pub(super) fn add(&mut self, name: &HeaderName, value: &HeaderValue) {
         let name = name.as_str();
         // What stands between name and value, and at the end.
         self.bytes += name.len() + value.len() + 4;
         if let Some(field) = Field::named(name) {
-            self.seen |= field.bit();
+            self.present |= field.bit();
         }
     }
 
     /// Whether the message has it.
     pub fn has(self, field: Field) -> bool {
-        self.seen & field.bit() != 0
+        self.present & field.bit() != 0
     }
 
     /// About as many bytes as the fields took on the wire.
     pub fn bytes(self) -> usize {
         self.bytes
     }
+}
+
+/// The elements of a list field.
+pub(super) fn tokens<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> impl Iterator<Item = &'h str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|text| text.split(','))
+        .map(str::trim)
 }
 
 // === impl Field ===
@@ -151,10 +165,10 @@ mod tests {
             let length = name.as_str().len();
             let headers = HeaderMap::from_iter([(name, HeaderValue::from_static("x"))]);
             let fields = Fields::of(&headers);
-            assert_eq!((fields.seen, fields.bytes()), (field.bit(), length + 5));
+            assert_eq!((fields.present, fields.bytes()), (field.bit(), length + 5));
             assert!(fields.has(field));
         }
         let other = HeaderMap::from_iter([(http::header::HOST, HeaderValue::from_static("a.b"))]);
-        assert_eq!(Fields::of(&other).seen, 0);
+        assert_eq!(Fields::of(&other).present, 0);
     }
 }

@@ -1,6 +1,6 @@
 //! Sending one request to one instance.
 //!
-//! Guarantees: an error says whether the request was certainly not sent, and then has it in hand;
+//! Guarantees: an error says whether the request was certainly not sent, and then returns it;
 //! whether a response had begun never needs to be guessed, since after its head there is no error
 //! from here; a connection is dialled within its own timeout.
 
@@ -21,13 +21,15 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
-use super::body::{BodyFailure, RequestBody, ReturnTo, UpstreamBody};
-use super::h1::{self, Connection, Failure};
+use super::h1::{Connection, Failure};
+use super::h1_body::H1Body;
 use super::h2_pool::Stream;
+use super::hop::Hop;
 use super::leased_stream::LeasedStream;
 use super::outgoing::Outgoing;
-use super::pool::{Pool, Sender};
-use super::proxy_protocol::Hop;
+use super::pool::{Pool, ReturnTo, Sender};
+use super::request_body::{BodyFailure, RequestBody};
+use super::response_body::UpstreamBody;
 use crate::config::{Protocol, UpstreamConfig};
 use crate::telemetry::{ConnectOutcome, Metrics, UpstreamUse};
 use crate::wake::{Endpoint, OpenConnection};
@@ -65,7 +67,7 @@ pub enum ForwardError {
     Severed,
 }
 
-/// What hyper was given got no response; with it, if nothing of it was sent.
+/// Why a request that hyper was given got no response, and the request, if nothing of it was sent.
 struct Unanswered(ForwardError, Option<Box<Request<RequestBody>>>);
 
 // === impl ForwardError ===
@@ -108,7 +110,7 @@ pub struct Upstream {
 // === impl Upstream ===
 
 impl Upstream {
-    /// Connections' tasks go on `tasks`.
+    /// Makes one without connections; the tasks of connections go on `tasks`.
     pub fn new(config: UpstreamConfig, tasks: TaskTracker, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             config: ArcSwap::from_pointee(config),
@@ -118,7 +120,7 @@ impl Upstream {
         })
     }
 
-    /// From now on connections and waits are by these limits; pools that are there keep theirs.
+    /// Uses these limits for connections and waits from now on; pools that are there keep theirs.
     pub fn change(&self, config: &UpstreamConfig) {
         self.config.store(Arc::new(config.clone()));
     }
@@ -173,7 +175,7 @@ impl Upstream {
         // A connection that names its client is that client's.
         let pooled = hop.proxy_header.is_none();
         let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
-        let patience = self.config.load().response_timeout;
+        let response_timeout = self.config.load().response_timeout;
         loop {
             let taken = match &given {
                 None if pooled => pool.take_connection(now),
@@ -184,25 +186,25 @@ impl Upstream {
                 (None, Some(_)) => UpstreamUse::Probe,
                 (None, None) => UpstreamUse::New,
             };
-            let link = match taken {
-                Some(link) => Ok(link),
+            let connection = match taken {
+                Some(connection) => Ok(connection),
                 None => Box::pin(self.dial(endpoint, hop, given.take())).await,
             };
-            let mut link = link.map_err(ForwardError::Connect)?;
+            let mut connection = connection.map_err(ForwardError::Connect)?;
             self.metrics.count_upstream_use(used);
             if used == UpstreamUse::New {
                 // It was dialled meanwhile.
                 now = Instant::now();
             }
-            link.begin(request, now, patience);
-            match poll_fn(|cx| link.poll_head(&request.head, &interim, cx)).await {
+            connection.begin(request, now, response_timeout);
+            match poll_fn(|cx| connection.poll_head(&request.head, &interim, cx)).await {
                 Ok(head) => {
-                    let home = (head.keep_alive && pooled).then(|| Arc::clone(pool));
-                    let body = h1::Body::new(head.body, link, home);
+                    let return_to = (head.keep_alive && pooled).then(|| Arc::clone(pool));
+                    let body = H1Body::new(head.body, connection, return_to);
                     return Ok(head.response.map(|()| UpstreamBody::of_h1(body)));
                 }
-                // A pooled connection that the instance has closed meanwhile costs nothing but a look
-                // at the next one.
+                // A pooled connection that the instance has closed meanwhile costs nothing but a
+                // look at the next one.
                 Err(Failure::Unsent) if used == UpstreamUse::Pooled => {}
                 Err(failure) => return Err(failure.into()),
             }
@@ -243,9 +245,9 @@ impl Upstream {
             // A pooled connection that the instance has closed meanwhile costs nothing but a look
             // at the next one.
             while let Some(sender) = pool.take() {
-                let home = |sender| self.home(sender, pool, pooled);
+                let return_to = |sender| self.return_to(sender, pool, pooled);
                 self.metrics.count_upstream_use(UpstreamUse::Pooled);
-                match self.exchange(endpoint, sender, request, home).await {
+                match self.exchange(endpoint, sender, request, return_to).await {
                     Err(Unanswered(ForwardError::Unsent, Some(unsent))) => request = *unsent,
                     result => return result,
                 }
@@ -256,17 +258,17 @@ impl Upstream {
             let (sender, task) = http1::handshake(connection)
                 .await
                 .map_err(io::Error::other)?;
-            self.attend(endpoint, task.with_upgrades());
+            self.drive(endpoint, task.with_upgrades());
             Ok(sender)
         };
         match dialled.await {
             Ok(sender) => {
-                let home = |sender| self.home(sender, pool, pooled);
+                let return_to = |sender| self.return_to(sender, pool, pooled);
                 self.metrics.count_upstream_use(match probed {
                     true => UpstreamUse::Probe,
                     false => UpstreamUse::New,
                 });
-                self.exchange(endpoint, sender, request, home).await
+                self.exchange(endpoint, sender, request, return_to).await
             }
             Err(error) => Err(Unanswered::unsent(ForwardError::Connect(error), request)),
         }
@@ -303,8 +305,8 @@ impl Upstream {
                 }
             };
             let (sender, token) = stream.split();
-            let home = |_| ReturnTo::Shared(token);
-            match self.exchange(endpoint, sender, request, home).await {
+            let return_to = |_| ReturnTo::Shared(token);
+            match self.exchange(endpoint, sender, request, return_to).await {
                 // Closed between the look and the sending; the next is dialled.
                 Err(Unanswered(ForwardError::Unsent, Some(unsent)))
                     if hop.proxy_header.is_none() =>
@@ -340,14 +342,14 @@ impl Upstream {
             .handshake(connection)
             .await
             .map_err(io::Error::other)?;
-        self.attend(endpoint, task);
+        self.drive(endpoint, task);
         Ok(match hop.proxy_header {
             None => pool.h2.add(sender),
             Some(_) => Stream::alone(sender),
         })
     }
 
-    fn home(&self, sender: Sender, pool: &Arc<Pool>, pooled: bool) -> ReturnTo {
+    fn return_to(&self, sender: Sender, pool: &Arc<Pool>, pooled: bool) -> ReturnTo {
         match pooled {
             true => ReturnTo::Pool(sender, Arc::clone(pool), self.tasks.clone()),
             false => ReturnTo::Nowhere(sender),
@@ -359,19 +361,19 @@ impl Upstream {
         endpoint: &Endpoint,
         mut sender: S,
         request: Request<RequestBody>,
-        home: impl FnOnce(S) -> ReturnTo,
+        return_to: impl FnOnce(S) -> ReturnTo,
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let body_stats = request.body().body_stats();
-        let patience = self.config.load().response_timeout;
-        let error = match timeout(patience, sender.exchange(request)).await {
+        let response_timeout = self.config.load().response_timeout;
+        let error = match timeout(response_timeout, sender.exchange(request)).await {
             Err(_) => ForwardError::TimedOut,
             Ok(Ok(mut response)) => {
                 if let Some(body_stats) = body_stats {
                     body_stats.answered();
                 }
-                // What is said to the client is in the client's version.
+                // The client's side writes its own version.
                 *response.version_mut() = Version::HTTP_11;
-                return Ok(response.map(|body| UpstreamBody::new(body, home(sender))));
+                return Ok(response.map(|body| UpstreamBody::new(body, return_to(sender))));
             }
             Ok(Err(mut error)) => match error.take_message() {
                 Some(request) => return Err(Unanswered::unsent(ForwardError::Unsent, request)),
@@ -390,8 +392,8 @@ impl Upstream {
         Err(Unanswered(error, None))
     }
 
-    /// A connection of its own, for bytes of any kind; the instance is told its client where the
-    /// route says so.
+    /// A connection of its own, for bytes of any kind; it begins with the PROXY header of
+    /// the hop, if there is one.
     pub async fn connect(
         &self,
         endpoint: &Endpoint,
@@ -427,11 +429,11 @@ impl Upstream {
     }
 
     /// Runs a connection until its end. Its errors reach the request that they concern.
-    fn attend<F: Future<Output: Send> + Send + 'static>(&self, endpoint: &Endpoint, task: F) {
+    fn drive<F: Future<Output: Send> + Send + 'static>(&self, endpoint: &Endpoint, task: F) {
         let severed = endpoint.severed().clone();
         self.tasks.spawn(async move {
             // A severed connection is dropped.
-            let _told = severed.run_until_cancelled(task).await;
+            let _end = severed.run_until_cancelled(task).await;
         });
     }
 

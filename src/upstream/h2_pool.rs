@@ -11,26 +11,26 @@ use hyper::client::conn::http2::SendRequest;
 use tokio::sync::Mutex as TurnMutex;
 use tokio::time::Instant;
 
-use super::body::RequestBody;
+use super::request_body::RequestBody;
 
 /// Requests at once on a connection; servers commonly allow a hundred.
 const MAX_STREAMS: usize = 100;
 
-/// A place on a connection, for one request and its response.
+/// A stream of a connection, for one request and its response.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) sender: SendRequest<RequestBody>,
     token: Arc<()>,
 }
 
-/// What keeps a place taken until the response has ended.
+/// Keeps a stream taken until the response has ended.
 #[derive(Debug)]
 pub(super) struct StreamToken(#[allow(dead_code, reason = "it counts by being there")] Arc<()>);
 
 #[derive(Debug)]
 struct Shared {
     sender: SendRequest<RequestBody>,
-    /// One for the connection and one for each of its streams.
+    /// A counter: one reference for the connection and one for each of its streams.
     streams: Arc<()>,
     idle_since: Option<Instant>,
 }
@@ -39,14 +39,14 @@ struct Shared {
 #[derive(Debug, Default)]
 pub(super) struct H2Pool {
     shared: Mutex<Vec<Shared>>,
-    /// Whoever has it dials.
+    /// The lock that whoever dials a connection holds.
     pub(super) dialling: TurnMutex<()>,
 }
 
 // === impl Stream ===
 
 impl Stream {
-    /// On a connection that nobody else uses.
+    /// The only stream of a connection that nobody else uses.
     pub(super) fn alone(sender: SendRequest<RequestBody>) -> Self {
         let token = Arc::new(());
         Self { sender, token }
@@ -60,7 +60,7 @@ impl Stream {
 // === impl H2Pool ===
 
 impl H2Pool {
-    /// A place on a connection that is there.
+    /// A stream of a connection that is there.
     pub(super) fn take(&self) -> Option<Stream> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         shared.retain(|one| !one.sender.is_closed());
@@ -74,7 +74,7 @@ impl H2Pool {
         })
     }
 
-    /// Keeps a new connection, and takes a place on it.
+    /// Keeps a new connection, and takes a stream of it.
     pub(super) fn add(&self, sender: SendRequest<RequestBody>) -> Stream {
         let streams = Arc::new(());
         let stream = Stream {
@@ -97,7 +97,7 @@ impl H2Pool {
         streams.filter(|streams| *streams == 1).count()
     }
 
-    /// Closes what has carried nothing for so long.
+    /// Closes connections that have carried nothing for `idle_timeout`.
     pub(super) fn sweep(&self, idle_timeout: Duration) {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

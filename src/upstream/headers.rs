@@ -1,24 +1,21 @@
 //! Which header fields cross the gateway.
 //!
 //! Guarantees: hop-by-hop fields, and those that `Connection` names, end here (RFC 9110 §7.6.1),
-//! but for a requested upgrade; `Transfer-Encoding` is never forwarded (hyper frames anew), and with
-//! it goes `Content-Length`; forwarding fields from a peer that is not trusted are replaced, not
-//! extended.
+//! but for a requested upgrade; `Transfer-Encoding` is never forwarded (hyper frames anew), and
+//! with it goes `Content-Length`; forwarding fields from a peer that is not trusted are replaced,
+//! not extended.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-pub(super) use http::header::FORWARDED;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
     TRANSFER_ENCODING, UPGRADE,
 };
 
-use super::fields::{Field, Fields};
-use super::forwarded::ForwardedHeaders;
+use super::fields::{Field, Fields, tokens};
+use super::forwarded::{ForwardedElement, ForwardedHeaders};
 use crate::config::{HeaderEdits, Rename};
-use crate::names::{Hostname, RequestId};
-use http1::line;
+use crate::names::RequestId;
 
 const HOP_BY_HOP: [(Field, HeaderName); 8] = [
     (Field::Connection, CONNECTION),
@@ -39,118 +36,30 @@ const HOP_BY_HOP: [(Field, HeaderName); 8] = [
     (Field::Te, TE),
     (Field::TransferEncoding, TRANSFER_ENCODING),
 ];
-/// What `Connection` says of the connection itself, and no names of fields.
+/// The options of `Connection` that are about the connection itself, and are no names of fields.
 const OPTIONS: [&str; 3] = ["close", "keep-alive", "upgrade"];
-pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-pub(super) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-pub(super) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
 const CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
-/// The id of a request, which client, instance and log share.
-pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-/// Where requests come from, in the words of the forwarding fields: the same for all requests of one connection
-/// that are for one host.
-#[derive(Debug)]
-pub struct ForwardedElement {
-    /// As the client wrote the host, its port included.
-    pub(super) named: HeaderValue,
-    pub(super) client: HeaderValue,
-    /// An element of `Forwarded` (RFC 7239 §4).
-    pub(super) element: HeaderValue,
-    pub(super) scheme: &'static str,
-    /// All of it, as lines of a head of HTTP/1.1.
-    pub(super) lines: Box<[u8]>,
-}
 
 /// Who sent a request, for the forwarding fields.
 #[derive(Debug)]
 pub struct ForwardedFor<'a> {
-    /// Its client, and the host it asked for.
+    /// Its client, and the host that it is for.
     pub forwarded: &'a Arc<ForwardedElement>,
     /// Whether its own forwarding fields are believed.
     pub trusted: bool,
     /// The request's id.
     pub request_id: &'a RequestId,
-    /// The certificate that the client has shown.
+    /// The client's certificate, if it has shown one.
     pub certificate: Option<&'a HeaderValue>,
 }
 
-// === impl ForwardedElement ===
-
-impl ForwardedElement {
-    /// How the client wrote the host, in `Host` or in HTTP/2's `:authority`.
-    pub fn named(&self) -> &[u8] {
-        self.named.as_bytes()
-    }
-
-    /// Of a client's requests for `host`, as the client wrote it in `named`; `secure`: over TLS.
-    pub fn of(client: IpAddr, secure: bool, host: &Hostname, named: Option<HeaderValue>) -> Self {
-        // Addresses and host names are made of what a field may have.
-        let value =
-            |text: &str| HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unknown"));
-        let address = address_text(client);
-        let (open, close) = match client {
-            IpAddr::V4(_) => ("", ""),
-            IpAddr::V6(_) => ("\"[", "]\""),
-        };
-        let scheme = if secure { "https" } else { "http" };
-        let element = [
-            "for=",
-            open,
-            &address,
-            close,
-            ";host=\"",
-            host.as_str(),
-            "\";proto=",
-            scheme,
-        ];
-        let named = named.unwrap_or_else(|| value(host.as_str()));
-        let (client, element) = (value(&address), value(&element.concat()));
-        let mut lines = Vec::with_capacity(256);
-        for (name, value) in [
-            (X_FORWARDED_HOST, named.as_bytes()),
-            (X_FORWARDED_FOR, client.as_bytes()),
-            (FORWARDED, element.as_bytes()),
-            (X_FORWARDED_PROTO, scheme.as_bytes()),
-        ] {
-            line(&mut lines, name.as_str(), value);
-        }
-        Self {
-            named,
-            client,
-            element,
-            scheme,
-            lines: lines.into(),
-        }
-    }
-}
-
-/// As `Display` has it, which takes its time over IPv4.
-fn address_text(address: IpAddr) -> String {
-    let IpAddr::V4(address) = address else {
-        return address.to_string();
-    };
-    let mut text = String::with_capacity(15);
-    for (number, octet) in address.octets().into_iter().enumerate() {
-        if number > 0 {
-            text.push('.');
-        }
-        for (unit, begins) in [(100, octet >= 100), (10, octet >= 10), (1, true)] {
-            if begins {
-                text.push(char::from(b'0' + octet / unit % 10));
-            }
-        }
-    }
-    text
-}
-
-/// The protocol that a request wants to switch to, if it is one that we pass on. `h2c` is not: it
-/// would carry requests past the gateway.
+/// The protocol that a request wants to switch to, if the gateway forwards it. It does not forward
+/// `h2c`, which would carry requests past the gateway.
 pub fn upgrade_token(headers: &HeaderMap) -> Option<HeaderValue> {
-    let asked = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
+    let requested = tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
     let mut fields = headers.get_all(UPGRADE).iter();
-    match (asked, fields.next(), fields.next()) {
+    match (requested, fields.next(), fields.next()) {
         (true, Some(token), None) if !token.as_bytes().to_ascii_lowercase().starts_with(b"h2c") => {
             Some(token.clone())
         }
@@ -158,24 +67,12 @@ pub fn upgrade_token(headers: &HeaderMap) -> Option<HeaderValue> {
     }
 }
 
-/// Whether a message asks for, or answers with, an upgrade that we pass on.
+/// Whether a message requests, or responds with, an upgrade that the gateway forwards.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     upgrade_token(headers).is_some()
 }
 
-pub(super) fn tokens<'h>(
-    headers: &'h HeaderMap,
-    name: &HeaderName,
-) -> impl Iterator<Item = &'h str> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .map(str::trim)
-}
-
-/// Removes what is for this hop only; `Content-Length`, too, when it is not the framing.
+/// Removes fields that are for this hop only; `Content-Length`, too, when it is not the framing.
 fn strip_hop_by_hop(headers: &mut HeaderMap, fields: Fields) {
     if fields.has(Field::Connection) {
         let option = |token: &str| OPTIONS.iter().any(|one| token.eq_ignore_ascii_case(one));
@@ -213,8 +110,9 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// What an instance is sent. `fields` are those of `headers`. Forwarding fields are returned, and not inserted, where
-/// the request has none of its own that they would replace or extend.
+/// Makes a request's fields those that an instance is sent. `fields` are those of `headers`.
+/// Forwarding fields are returned, and not inserted, where the request has none of its own that
+/// they would replace or extend.
 pub fn prepare_request(
     headers: &mut HeaderMap,
     fields: Fields,
@@ -250,25 +148,25 @@ pub fn prepare_request(
     if !headers.contains_key(HOST) {
         headers.insert(HOST, from.forwarded.named.clone());
     }
-    let stamp = ForwardedHeaders::new(from.forwarded, from.request_id);
-    let told = [
+    let forwarded = ForwardedHeaders::new(from.forwarded, from.request_id);
+    let forwarding = [
         Field::Forwarded,
         Field::XForwardedFor,
         Field::XForwardedHost,
         Field::XForwardedProto,
         Field::XRequestId,
     ];
-    if !told.into_iter().any(|field| fields.has(field)) {
-        return Some(stamp);
+    if !forwarding.into_iter().any(|field| fields.has(field)) {
+        return Some(forwarded);
     }
     match from.trusted {
-        true => stamp.extend(headers),
-        false => stamp.insert(headers),
+        true => forwarded.extend(headers),
+        false => forwarded.insert(headers),
     }
     None
 }
 
-/// What a route's rules make of a message's fields: renamed, removed, set, added, in this order.
+/// Applies a route's rules to a message's fields: rename, remove, set, add, in this order.
 pub fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
     for Rename { from, to } in &edits.rename {
         let values: Vec<HeaderValue> = headers.get_all(from).iter().cloned().collect();
@@ -292,7 +190,8 @@ pub fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
     }
 }
 
-/// What a client is sent of an instance's response. `fields` are those of `headers`, or were before some were removed.
+/// Makes a response's fields those that a client is sent. `fields` are those of `headers`, or were
+/// before some were removed.
 pub fn prepare_response(headers: &mut HeaderMap, fields: Fields, switching: bool) {
     let upgrade = switching.then(|| headers.get(UPGRADE).cloned()).flatten();
     strip_hop_by_hop(headers, fields);
@@ -304,7 +203,10 @@ pub fn prepare_response(headers: &mut HeaderMap, fields: Fields, switching: bool
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
+    use crate::names::Hostname;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -312,19 +214,6 @@ mod tests {
             headers.append(*name, HeaderValue::from_static(value));
         }
         headers
-    }
-
-    #[test]
-    fn addresses_are_written_as_usual() {
-        for address in [
-            "0.0.0.0",
-            "10.200.3.99",
-            "255.100.10.1",
-            "::1",
-            "2001:db8::a",
-        ] {
-            assert_eq!(address_text(address.parse().unwrap()), address);
-        }
     }
 
     fn prepared(pairs: &[(&'static str, &'static str)], trusted: bool) -> HeaderMap {
@@ -335,14 +224,14 @@ mod tests {
         let fields = Fields::of(&headers);
         let named =
             HeaderValue::from_static(pairs.iter().find(|(name, _)| *name == "host").unwrap().1);
-        let about = ForwardedFor {
+        let from = ForwardedFor {
             forwarded: &Arc::new(ForwardedElement::of(client, false, &host, Some(named))),
             trusted,
             request_id: &request_id,
             certificate: None,
         };
-        if let Some(stamp) = prepare_request(&mut headers, fields, &about) {
-            stamp.insert(&mut headers);
+        if let Some(forwarded) = prepare_request(&mut headers, fields, &from) {
+            forwarded.insert(&mut headers);
         }
         headers
     }

@@ -1,4 +1,6 @@
-//! One connection to an instance, counted from its opening to its close.
+//! One connection to an instance.
+//!
+//! Guarantees: a connection counts, and holds its instance's lease, from its opening to its close.
 
 use std::fmt;
 use std::io;
@@ -25,7 +27,7 @@ pub struct LeasedStream {
     metrics: Arc<Metrics>,
 }
 
-// === impl Connection ===
+// === impl LeasedStream ===
 
 impl LeasedStream {
     pub(super) fn new(stream: TcpStream, mut open: OpenConnection, metrics: Arc<Metrics>) -> Self {
@@ -41,12 +43,12 @@ impl LeasedStream {
         }
     }
 
-    /// A request begins `now`.
-    pub(super) fn ask(&self, now: Instant) {
+    /// A request is sent from `now` on.
+    pub(super) fn request_sent(&self, now: Instant) {
         self.open.sent(now);
     }
 
-    /// When something last came, its end included.
+    /// The time when something last came, its end included.
     pub(super) fn last_heard(&self) -> Instant {
         self.last_heard
     }
@@ -88,7 +90,7 @@ impl Drop for LeasedStream {
 
 impl fmt::Debug for LeasedStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").finish_non_exhaustive()
+        f.debug_struct("LeasedStream").finish_non_exhaustive()
     }
 }
 

@@ -1,4 +1,4 @@
-//! How fast a request's body must come.
+//! The minimum rate of a request's body.
 //!
 //! Guarantees: only time that the client makes us wait counts, not time in which the instance does
 //! not read; a body that keeps the rate on the whole may pause.
@@ -10,13 +10,14 @@ use tokio::time::Instant;
 
 use crate::deadline::Deadline;
 
-/// Everybody has this long to begin.
+/// The time that each body has besides what its bytes allow: the clock runs only while the gateway
+/// waits for the client, from its first wait on, and nothing resets it.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// The clock on one body.
+/// The clock of one body.
 #[derive(Debug)]
 pub(super) struct MinRate {
-    /// Bytes a second; 0 asks nothing.
+    /// Bytes a second; 0 sets no rate.
     rate: u64,
     waited: Duration,
     since: Option<Instant>,
@@ -36,7 +37,7 @@ impl MinRate {
     }
 
     /// Some of the body has come, or its end.
-    pub(super) fn came(&mut self) {
+    pub(super) fn data_came(&mut self) {
         if let Some(since) = self.since.take() {
             self.waited += since.elapsed();
         }
@@ -66,26 +67,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_without_a_byte_has_its_grace_and_no_more() {
-        let (mut pace, start) = (MinRate::new(240), Instant::now());
-        poll_fn(|cx| pace.poll_too_slow(0, cx)).await;
+        let (mut min_rate, start) = (MinRate::new(240), Instant::now());
+        poll_fn(|cx| min_rate.poll_too_slow(0, cx)).await;
         assert_eq!(start.elapsed(), GRACE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_came_fast_may_pause_and_time_that_nobody_waited_is_free() {
-        let mut pace = MinRate::new(100);
-        pace.came();
-        // Nobody asks for more: the instance is busy.
+        let mut min_rate = MinRate::new(100);
+        min_rate.data_came();
+        // Nobody reads on: the instance is busy.
         sleep(Duration::from_secs(3600)).await;
         let start = Instant::now();
-        poll_fn(|cx| pace.poll_too_slow(1000, cx)).await;
+        poll_fn(|cx| min_rate.poll_too_slow(1000, cx)).await;
         assert_eq!(start.elapsed(), GRACE + Duration::from_secs(10));
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_rate_a_body_may_take_its_time() {
-        let mut pace = MinRate::new(0);
-        let waiting = poll_fn(|cx| pace.poll_too_slow(0, cx));
+        let mut min_rate = MinRate::new(0);
+        let waiting = poll_fn(|cx| min_rate.poll_too_slow(0, cx));
         assert!(timeout(Duration::from_secs(3600), waiting).await.is_err());
     }
 }

@@ -5,30 +5,37 @@
 //! never keeps an instance awake; bodies stream both ways and are never buffered; a failed
 //! request comes back when it was certainly not sent.
 
-mod body;
 mod fields;
 mod forward;
 mod forwarded;
 mod h1;
+mod h1_body;
 mod h2_pool;
 mod headers;
+mod hop;
 mod leased_stream;
 mod min_rate;
 mod outgoing;
 mod pool;
 mod proxy_protocol;
+mod request_body;
+mod response_body;
+mod trailers;
 mod tunnel;
 
-pub use body::{BodyError, BodyFailure, BodyStats, RequestBody, ResponseError, UpstreamBody};
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
-pub use forwarded::ForwardedHeaders;
-pub use h1::{BrokenBody, ChunkError};
+pub use forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
+pub use h1::ChunkError;
+pub use h1_body::BrokenBody;
 pub use headers::{
-    ForwardedElement, ForwardedFor, X_REQUEST_ID, edit, is_upgrade, prepare_request,
-    prepare_response, upgrade_token,
+    ForwardedFor, edit, is_upgrade, prepare_request, prepare_response, upgrade_token,
 };
+pub use hop::Hop;
+pub use http1::InterimSink;
 pub use leased_stream::LeasedStream;
-pub use outgoing::{InterimSink, Outgoing};
-pub use proxy_protocol::{Hop, ProxyHeader};
+pub use outgoing::Outgoing;
+pub use proxy_protocol::ProxyHeader;
+pub use request_body::{BodyError, BodyFailure, BodyStats, RequestBody};
+pub use response_body::{ResponseError, UpstreamBody};
 pub use tunnel::tunnel;

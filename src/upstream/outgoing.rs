@@ -1,40 +1,38 @@
 //! A request on its way to an instance.
 //!
-//! Guarantees: until it is certain that it need not be sent again it is all there, if it may arrive twice or has not been
-//! sent; a request that may not arrive twice is sent once.
+//! Guarantees: a request that may arrive twice, or has not been sent, is kept whole until it is
+//! certain that it need not be sent again; a request that may not arrive twice is sent once.
 
 use std::fmt;
 use std::mem::{replace, take};
-use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
+use http1::InterimSink;
 
-use super::body::RequestBody;
 use super::fields::Fields;
 use super::forwarded::ForwardedHeaders;
 use super::headers::prepare_response;
-
-/// Takes 1xx answers for a client.
-pub type InterimSink = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
+use super::request_body::RequestBody;
 
 /// A request as an instance is to get it.
 pub struct Outgoing {
     pub(super) head: Parts,
-    /// Fields besides the head's.
+    /// The forwarding fields, where they are not among the head's.
     pub(super) forwarded: Option<ForwardedHeaders>,
     pub(super) body: RequestBody,
     interim: Option<InterimSink>,
     upgrade: bool,
-    /// It is idempotent, and its body, if any, can be sent twice.
+    /// Whether it is idempotent, and its body, if any, can be sent twice.
     repeatable: bool,
 }
 
 // === impl Outgoing ===
 
 impl Outgoing {
-    /// From a request whose fields are for the instance, `forwarded` besides. `upgrade`: it wants to leave HTTP;
-    /// `interim` takes 1xx answers, where its client can be sent some.
+    /// Makes one of a request whose fields, and `forwarded` besides, are for the instance.
+    /// `upgrade` says that it wants to leave HTTP; `interim` takes 1xx responses, where its client
+    /// can be sent some.
     pub fn new(
         request: Request<RequestBody>,
         forwarded: Option<ForwardedHeaders>,
@@ -62,14 +60,15 @@ impl Outgoing {
         self.upgrade
     }
 
-    /// Passes a 1xx answer on: 103 Early Hints, above all. 100 is the gateway's own, and 101 a final one.
+    /// Passes a 1xx response on: 103 Early Hints, above all. 100 is the gateway's own, and 101 is a
+    /// final one.
     pub(super) fn pass_interim(&self, status: StatusCode, fields: &HeaderMap) {
         if let Some(sink) = &self.interim {
             pass(sink, status, fields);
         }
     }
 
-    /// As hyper takes it, which is all of it, unless it may arrive twice.
+    /// The request in the form that hyper takes. A request that may arrive twice stays here, too.
     pub(super) fn give(&mut self) -> Request<RequestBody> {
         let again = self.repeatable.then(|| self.body.again()).flatten();
         let mut request = match again {

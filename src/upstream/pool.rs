@@ -1,7 +1,8 @@
 //! Idle connections of one epoch and port.
 //!
 //! Guarantees: the most recently used is used first, so that the others grow old; one that is idle
-//! for too long, or that the instance has closed, is closed; nothing is kept once the epoch is retired.
+//! for too long, or that the instance has closed, is closed; nothing is kept once the epoch is
+//! retired.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Wake, Waker};
@@ -9,12 +10,17 @@ use std::time::Duration;
 
 use hyper::client::conn::http1::SendRequest;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::TaskTracker;
 
-use super::body::RequestBody;
 use super::h1::Connection;
-use super::h2_pool::H2Pool;
+use super::h2_pool::{H2Pool, StreamToken};
+use super::request_body::RequestBody;
 use crate::wake::Endpoint;
+
+/// How long one of hyper's connections may take to be ready again: from the end of its response on.
+/// Nothing resets it; a connection that is not ready by then is closed.
+const SETTLE: Duration = Duration::from_millis(500);
 
 pub(super) type Sender = SendRequest<RequestBody>;
 
@@ -26,19 +32,31 @@ pub(super) struct Pool {
     endpoint: Endpoint,
     max_idle: usize,
     idle_timeout: Duration,
-    /// Woken by whatever comes on an idle link.
+    /// Woken by whatever comes on an idle connection.
     idle_waker: Waker,
     idle_events: Arc<IdleEvents>,
 }
 
-/// Both kinds, the longest idle first.
+/// Idle connections of both kinds, the longest idle first.
 #[derive(Debug, Default)]
 struct Idle {
-    /// Of hyper's, each in a task of its own that sees its end.
+    /// Those of hyper, each in a task of its own that notices its end.
     senders: Vec<(Sender, Instant)>,
     connections: Vec<(Box<Connection>, Instant)>,
 }
 
+/// Where one of hyper's connections goes after its response.
+#[derive(Debug)]
+pub(super) enum ReturnTo {
+    /// To its pool, after a clean end.
+    Pool(Sender, Arc<Pool>, TaskTracker),
+    /// Nowhere: it was made for this exchange alone.
+    Nowhere(#[allow(dead_code, reason = "the connection lives as long as it")] Sender),
+    /// It stays with the other requests that share it.
+    Shared(#[allow(dead_code, reason = "the stream is taken as long as it lives")] StreamToken),
+}
+
+/// Tells the sweep that something has happened on an idle connection.
 #[derive(Debug, Default)]
 struct IdleEvents(Notify);
 
@@ -82,7 +100,7 @@ impl Pool {
         self.lock().count() + self.h2.idle()
     }
 
-    /// A connection of hyper's that can take a request now.
+    /// One of hyper's connections that can take a request now.
     pub(super) fn take(&self) -> Option<Sender> {
         let mut idle = self.lock();
         while let Some((sender, since)) = idle.senders.pop() {
@@ -93,12 +111,12 @@ impl Pool {
         None
     }
 
-    /// A link that can take a request `now`.
+    /// One of our own connections that can take a request `now`.
     pub(super) fn take_connection(&self, now: Instant) -> Option<Box<Connection>> {
-        let mut quiet = Context::from_waker(Waker::noop());
+        let mut no_wake = Context::from_waker(Waker::noop());
         let mut idle = self.lock();
         while let Some((mut connection, since)) = idle.connections.pop() {
-            if connection.is_reusable(&mut quiet) && now < since + self.idle_timeout {
+            if connection.is_reusable(&mut no_wake) && now < since + self.idle_timeout {
                 return Some(connection);
             }
         }
@@ -116,13 +134,13 @@ impl Pool {
         }
     }
 
-    /// The same for a link, which has been idle since it last heard something.
+    /// The same for one of our own connections, which has been idle since its last byte came.
     pub(super) fn put_connection(&self, mut connection: Box<Connection>) {
         if self.endpoint.retired().is_cancelled() {
             return;
         }
         let mut idle_waker = Context::from_waker(&self.idle_waker);
-        // Under the lock, so that the sweep finds it here when something stirs from now on.
+        // Under the lock, so that the sweep finds it here when an idle event comes from now on.
         let mut idle = self.lock();
         if idle.count() < self.max_idle && connection.is_reusable(&mut idle_waker) {
             let since = connection.last_heard();
@@ -159,5 +177,30 @@ impl Pool {
 impl Idle {
     fn count(&self) -> usize {
         self.senders.len() + self.connections.len()
+    }
+}
+
+// === impl ReturnTo ===
+
+impl ReturnTo {
+    /// The response is over; `clean` says whether its body was read to the end.
+    pub(super) fn finish(self, clean: bool) {
+        let Self::Pool(mut sender, pool, tasks) = self else {
+            return;
+        };
+        if !clean {
+            // Dropping the sender closes the connection: the rest of the body is in it.
+            return;
+        }
+        if sender.is_ready() {
+            pool.put(sender);
+        } else if !sender.is_closed() {
+            // The request's own end may still be on its way.
+            tasks.spawn(async move {
+                if let Ok(Ok(())) = timeout(SETTLE, sender.ready()).await {
+                    pool.put(sender);
+                }
+            });
+        }
     }
 }

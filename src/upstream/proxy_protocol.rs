@@ -1,42 +1,30 @@
-//! The last hop: how a route's requests reach its instance.
+//! The PROXY header that names a client to its instance (the PROXY protocol, versions 1 and 2).
 //!
-//! Guarantees: a connection that begins with a PROXY header (the PROXY protocol, versions 1 and 2)
-//! names exactly one client, and carries requests of no other.
+//! Guarantees: a header names exactly one client, or none where its addresses are of two families.
 
 use std::fmt;
 use std::net::SocketAddr;
 
 use ppp::v2;
 
-use crate::config::{Protocol, ProxyProtocol};
+use crate::config::ProxyProtocol;
 
-/// How a request reaches its instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hop {
-    /// The instance's port.
-    pub port: u16,
-    /// What is spoken there.
-    pub protocol: Protocol,
-    /// What the instance is told about the client before anything else.
-    pub proxy_header: Option<ProxyHeader>,
-}
-
-/// A client, as the PROXY protocol tells of it.
+/// A PROXY header: the addresses of a client's connection.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// Which version.
+    /// The version of the protocol.
     pub version: ProxyProtocol,
-    /// The client.
+    /// The client's address.
     pub client: SocketAddr,
-    /// Where it connected to.
+    /// The address that it connected to.
     pub local: SocketAddr,
 }
 
 // === impl ProxyHeader ===
 
 impl ProxyHeader {
-    /// The header. Addresses of two families cannot be told; then it says "unknown" (version 1) or
-    /// "local" (version 2).
+    /// The header's bytes. No header has addresses of two families: then it says "unknown" (version
+    /// 1) or "local" (version 2).
     pub fn to_bytes(&self) -> Vec<u8> {
         let canonical =
             |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
@@ -86,7 +74,7 @@ impl fmt::Debug for ProxyHeader {
 mod tests {
     use super::*;
 
-    fn introduced(version: ProxyProtocol, client: &str, local: &str) -> Vec<u8> {
+    fn header(version: ProxyProtocol, client: &str, local: &str) -> Vec<u8> {
         let (client, local) = (client.parse().unwrap(), local.parse().unwrap());
         ProxyHeader {
             version,
@@ -97,30 +85,30 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_told_of_in_both_versions() {
-        let v1 = introduced(ProxyProtocol::V1, "192.0.2.7:4000", "198.51.100.1:443");
+    fn a_client_is_named_in_both_versions() {
+        let v1 = header(ProxyProtocol::V1, "192.0.2.7:4000", "198.51.100.1:443");
         assert_eq!(v1, b"PROXY TCP4 192.0.2.7 198.51.100.1 4000 443\r\n");
-        let mapped = introduced(
+        let mapped = header(
             ProxyProtocol::V1,
             "[::ffff:192.0.2.7]:4000",
             "198.51.100.1:443",
         );
         assert_eq!(mapped, v1);
-        let v2 = introduced(ProxyProtocol::V2, "192.0.2.7:4000", "198.51.100.1:443");
+        let v2 = header(ProxyProtocol::V2, "192.0.2.7:4000", "198.51.100.1:443");
         let expected = [
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x0c".as_slice(),
             &[192, 0, 2, 7, 198, 51, 100, 1, 0x0f, 0xa0, 0x01, 0xbb],
         ];
         assert_eq!(v2, expected.concat());
-        let v6 = introduced(ProxyProtocol::V2, "[2001:db8::1]:1", "[2001:db8::2]:2");
+        let v6 = header(ProxyProtocol::V2, "[2001:db8::1]:1", "[2001:db8::2]:2");
         assert_eq!(v6.len(), 16 + 36);
     }
 
     #[test]
-    fn addresses_of_two_families_are_not_told() {
-        let unknown = introduced(ProxyProtocol::V1, "192.0.2.7:4000", "[2001:db8::2]:443");
+    fn addresses_of_two_families_are_not_sent() {
+        let unknown = header(ProxyProtocol::V1, "192.0.2.7:4000", "[2001:db8::2]:443");
         assert_eq!(unknown, b"PROXY UNKNOWN\r\n");
-        let local = introduced(ProxyProtocol::V2, "192.0.2.7:4000", "[2001:db8::2]:443");
+        let local = header(ProxyProtocol::V2, "192.0.2.7:4000", "[2001:db8::2]:443");
         assert_eq!(local, b"\r\n\r\n\0\r\nQUIT\n\x20\x00\x00\x00");
     }
 }

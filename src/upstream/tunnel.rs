@@ -25,9 +25,9 @@ pub async fn tunnel(
         }
     };
     let (mut client, mut instance) = (TokioIo::new(client), TokioIo::new(instance));
-    let carried = tokio::io::copy_bidirectional(&mut client, &mut instance);
+    let copying = tokio::io::copy_bidirectional(&mut client, &mut instance);
     tokio::select! {
-        result = carried => if let Err(error) = result {
+        result = copying => if let Err(error) = result {
             tracing::debug!(%error, "a tunnel broke");
         },
         () = endpoint.severed().cancelled() => {}

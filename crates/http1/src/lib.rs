@@ -1,22 +1,30 @@
-//! What both sides of HTTP/1.1 read and write alike: the client's (`listener`) and the instance's (`upstream`).
+//! What both sides of HTTP/1.1 read and write alike: the client's (`listener`) and the instance's
+//! (`upstream`).
 //!
-//! Guarantees: a length is digits and nothing else (RFC 9110 §8.6); what keeps a part of a head keeps that head, and
-//! nothing that was read beside it.
+//! Guarantees: a length is digits and nothing else (RFC 9110 §8.6); what keeps a part of a head
+//! keeps that head, and nothing that was read beside it.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+/// Takes interim responses (1xx, RFC 9110 §15.2) for a client: the upstream side has them, and the
+/// client's connection writes them.
+pub type InterimSink = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
 
 /// A head's bytes, copied once for all values in it.
 #[derive(Debug)]
 pub struct Copied {
     whole: Bytes,
-    /// Where the head was copied from.
+    /// The address of the head that was copied.
     base: usize,
 }
 
 // === impl Copied ===
 
 impl Copied {
-    /// Of a whole head.
+    /// A copy of a whole head.
     pub fn of(head: &[u8]) -> Self {
         Self {
             whole: Bytes::copy_from_slice(head),
@@ -39,7 +47,7 @@ pub fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     }
 }
 
-/// A length.
+/// The value of a length field.
 pub fn digits(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(text).ok().filter(|_| digits)?;

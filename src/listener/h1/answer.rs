@@ -1,8 +1,9 @@
 //! A response on its way to its client.
 //!
-//! Guarantees: a body is framed by its length where that is known, by chunks otherwise, and never differs from what its
-//! head has said: one that ends early or late ends its connection (RFC 9112 §6.3); while a client is slow to take what
-//! there is, no more than [`AHEAD`] bytes and a part are read ahead, and the instance holds the rest.
+//! Guarantees: a body is framed by its length where that is known, by chunks otherwise, and never
+//! differs from what its head has said: one that ends early or late ends its connection (RFC 9112
+//! §6.3); while a client is slow to take what there is, no more than [`AHEAD`] bytes and a part are
+//! read ahead, and the instance holds the rest.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write as _};
@@ -18,7 +19,7 @@ use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite;
 
 use super::date;
-use crate::listener::ExtraHeaders;
+use crate::listener::service::ExtraHeaders;
 use http1::{digits, line};
 
 /// Bytes of a head, most of the time.
@@ -27,12 +28,13 @@ const ROOM: usize = 512;
 const COPIED: usize = 4 * 1024;
 /// Bytes that are put together before they are written.
 const FULL: usize = 16 * 1024;
-/// Bytes that are read while others are being written: an instance that waits for each writes more slowly.
+/// Bytes that are read while others are being written: an instance that waits for each writes more
+/// slowly.
 const AHEAD: usize = 256 * 1024;
 /// Parts that are written at once.
 const PARTS: usize = 8;
 
-/// How a body's end is told.
+/// The way in which a client recognizes the body's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Framing {
     /// There is none.
@@ -64,9 +66,9 @@ pub(super) struct Answer<B> {
     pub(super) last: bool,
 }
 
-/// What a response's head makes of its connection and its body.
+/// The effect of a response's head on its connection and its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Said {
+struct HeadEffect {
     framing: Framing,
     last: bool,
 }
@@ -87,23 +89,23 @@ where
             false => body.size_hint().exact(),
         };
         let mut out = Vec::with_capacity(ROOM);
-        let said = write_head(&head, &body, exact, to_head, last, &mut out);
+        let effect = write_head(&head, &body, exact, to_head, last, &mut out);
         Self {
             body,
             ahead: VecDeque::new(),
             ended: false,
-            framing: said.framing,
-            over: matches!(said.framing, Framing::Nothing | Framing::Length(0)),
+            framing: effect.framing,
+            over: matches!(effect.framing, Framing::Nothing | Framing::Length(0)),
             out,
             written: 0,
             data: Bytes::new(),
             tail: b"",
-            last: said.last,
+            last: effect.last,
         }
     }
 
-    /// Writes as much as can be; `Ready` when all is written. When it waits for the body, and not for the client, it is
-    /// [`Self::is_idle`].
+    /// Writes as much as can be; `Ready` when all is written. When it waits for the body, and not
+    /// for the client, it is [`Self::is_idle`].
     pub(super) fn poll_write<W: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut W,
@@ -284,7 +286,7 @@ fn broken(what: &str) -> io::Error {
     )
 }
 
-/// Writes a head, with the body's remarks; `exact` is its length, where it is known.
+/// Writes a head, with the body's extra headers; `exact` is its length, where it is known.
 fn write_head(
     head: &Parts,
     body: &impl ExtraHeaders,
@@ -292,14 +294,14 @@ fn write_head(
     to_head: bool,
     mut last: bool,
     out: &mut Vec<u8>,
-) -> Said {
+) -> HeadEffect {
     status_line(head, out);
     let bodiless = head.status.is_informational()
         || matches!(
             head.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
         );
-    let length = exact.or_else(|| told_length(&head.headers));
+    let length = exact.or_else(|| header_length(&head.headers));
     let (mut dated, mut closes, mut measured) = (false, false, false);
     for (name, value) in &head.headers {
         match *name {
@@ -348,7 +350,7 @@ fn write_head(
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
-    Said { framing, last }
+    HeadEffect { framing, last }
 }
 
 fn status_line(head: &Parts, out: &mut Vec<u8>) {
@@ -370,19 +372,19 @@ fn status_line(head: &Parts, out: &mut Vec<u8>) {
     }
 }
 
-/// In the words of the field that is there, if it says the same in the simplest way.
-fn write_length(length: u64, told: Option<&HeaderValue>, out: &mut Vec<u8>) {
-    match told.filter(|told| digits(told.as_bytes()) == Some(length)) {
-        Some(told) => line(out, CONTENT_LENGTH.as_str(), told.as_bytes()),
+/// Writes the field that is there as it is, if its value is the same in the simplest form.
+fn write_length(length: u64, header: Option<&HeaderValue>, out: &mut Vec<u8>) {
+    match header.filter(|value| digits(value.as_bytes()) == Some(length)) {
+        Some(value) => line(out, CONTENT_LENGTH.as_str(), value.as_bytes()),
         None => line(out, CONTENT_LENGTH.as_str(), length.to_string().as_bytes()),
     }
 }
 
 /// The length that a head gives a body which does not know its own.
-fn told_length(headers: &HeaderMap) -> Option<u64> {
-    let mut told = headers.get_all(CONTENT_LENGTH).iter();
-    match (told.next(), told.next()) {
-        (Some(told), None) => digits(told.as_bytes()),
+fn header_length(headers: &HeaderMap) -> Option<u64> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    match (lengths.next(), lengths.next()) {
+        (Some(length), None) => digits(length.as_bytes()),
         _ => None,
     }
 }

@@ -1,8 +1,9 @@
 //! One connection, from one request to the next.
 //!
-//! Guarantees: a head has its deadline, which an idle connection has, too; a client that leaves is noticed while its
-//! request is answered, and what answers it dropped; requests that come before their predecessor's answer wait, in no
-//! more than [`ROOM`] bytes; a drain lets an idle connection ask once more.
+//! Guarantees: a head has its deadline, which an idle connection has, too; a client that leaves is
+//! noticed while its request is answered, and what answers it dropped; requests that come before
+//! their predecessor's answer wait, in no more than [`ROOM`] bytes; a drain lets an idle connection
+//! ask once more.
 
 use std::future::poll_fn;
 use std::io;
@@ -21,7 +22,7 @@ use crate::config::ServerConfig;
 use crate::deadline::Deadline;
 use crate::drain::Drain;
 use crate::listener::informational::{Interim, WithInformational};
-use crate::listener::{Downstream, Service};
+use crate::listener::service::{Downstream, Service};
 
 /// The most that is read at once.
 const ROOM: usize = 8 * 1024;
@@ -31,9 +32,9 @@ const ROOM: usize = 8 * 1024;
 struct Line<I> {
     stream: WithInformational<I>,
     input: BytesMut,
-    /// How much of `input` was looked at and has no head's end in it.
-    seen: usize,
-    /// Of the head that is waited for; made when one is first waited for.
+    /// How many bytes of `input` were examined and have no head's end in them.
+    examined: usize,
+    /// The deadline of the next head; made when a head is first waited for.
     deadline: Option<Deadline>,
     waiting: Waiting,
 }
@@ -42,13 +43,14 @@ struct Line<I> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     Not,
-    /// Until its deadline.
+    /// Until `header_timeout` after the wait began; no byte of the head resets it.
     Usually,
-    /// A drain has begun.
+    /// A drain has begun: until `drain_idle_timeout` after it was noticed, or `header_timeout` if
+    /// that is shorter.
     DrainGrace,
 }
 
-/// Why no head was heard.
+/// The reason why no head came.
 enum Closed {
     /// Something for hyper came.
     NotSimple,
@@ -57,8 +59,8 @@ enum Closed {
     Broken(io::Error),
 }
 
-/// Answers requests until the connection ends, or until something comes that is hyper's: then returns the connection
-/// and all that was read of it.
+/// Answers requests until the connection ends, or until something comes that is hyper's: then
+/// returns the connection and all that was read of it.
 pub(in crate::listener) async fn serve<S: Service, I>(
     stream: WithInformational<I>,
     from: &(Downstream, S::ConnectionCache),
@@ -73,7 +75,7 @@ where
     let mut line = Line {
         stream,
         input: BytesMut::new(),
-        seen: 0,
+        examined: 0,
         deadline: None,
         waiting: Waiting::Not,
     };
@@ -85,7 +87,8 @@ where
             Err(Closed::Broken(error)) => return Err(error),
         };
         let to_head = *head.request.method() == Method::HEAD;
-        // In a box, which is written to at once: it is large, and an idle connection is to be small.
+        // In a box, which is written to at once: it is large, and an idle connection is to be
+        // small.
         let answer = Box::write(Box::new_uninit(), service.call(head.request, from));
         let mut answer = pin!(interim.before(Box::into_pin(answer)));
         let response = poll_fn(|cx| match answer.as_mut().poll(cx) {
@@ -126,8 +129,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
         let limits = Limits::of(config);
         loop {
             // A head that comes byte by byte is looked at when it begins, and once for each line.
-            let fresh = self.input.get(self.seen..).unwrap_or_default();
-            let worth = match self.seen {
+            let fresh = self.input.get(self.examined..).unwrap_or_default();
+            let worth = match self.examined {
                 0 => !fresh.is_empty(),
                 _ => fresh.contains(&b'\n') || self.input.len() > limits.bytes,
             };
@@ -135,10 +138,10 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
                 let blank = head::empty_lines(&self.input);
                 self.input.advance(blank);
                 match head::read(&self.input, limits) {
-                    Ok(None) => self.seen = self.input.len(),
+                    Ok(None) => self.examined = self.input.len(),
                     Ok(Some(head)) => {
                         self.input.advance(head.length);
-                        self.heard();
+                        self.head_done();
                         return Poll::Ready(Ok(head));
                     }
                     Err(head::NotSimple) => return Poll::Ready(Err(Closed::NotSimple)),
@@ -161,7 +164,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
             {
                 let rest = read.get(head.length..).unwrap_or_default();
                 self.input.extend_from_slice(rest);
-                self.heard();
+                self.head_done();
                 return Poll::Ready(Ok(head));
             }
             self.input.extend_from_slice(read);
@@ -169,8 +172,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
         self.poll_over(config, drain, cx).map(Err)
     }
 
-    fn heard(&mut self) {
-        self.seen = 0;
+    fn head_done(&mut self) {
+        self.examined = 0;
         self.waiting = Waiting::Not;
         if self.input.is_empty() {
             self.input = BytesMut::new();
@@ -184,17 +187,17 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
         drain: &Drain,
         cx: &mut Context<'_>,
     ) -> Poll<Closed> {
-        let (waiting, patience) = match (drain.has_begun(), self.waiting) {
+        let (waiting, time_limit) = match (drain.has_begun(), self.waiting) {
             (true, Waiting::Not | Waiting::Usually) => {
-                let patience = config.drain_idle_timeout.min(config.header_timeout);
-                (Waiting::DrainGrace, Some(patience))
+                let time_limit = config.drain_idle_timeout.min(config.header_timeout);
+                (Waiting::DrainGrace, Some(time_limit))
             }
             (false, Waiting::Not) => (Waiting::Usually, Some(config.header_timeout)),
             (_, waiting) => (waiting, None),
         };
         self.waiting = waiting;
-        if let Some(patience) = patience {
-            let due = Instant::now() + patience;
+        if let Some(time_limit) = time_limit {
+            let due = Instant::now() + time_limit;
             match &mut self.deadline {
                 Some(deadline) => deadline.set(due),
                 None => self.deadline = Some(Deadline::new(due)),

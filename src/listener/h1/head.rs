@@ -1,7 +1,7 @@
 //! Requests' heads.
 //!
-//! Guarantees: a head is taken only when it is whole, can be read in one way, and nothing belongs to it but itself. The
-//! syntax is `httparse`'s, which is hyper's own.
+//! Guarantees: a head is taken only when it is whole, can be read in one way, and nothing belongs
+//! to it but itself. The syntax is `httparse`'s, which is hyper's own.
 
 use std::mem::MaybeUninit;
 
@@ -104,8 +104,8 @@ pub(super) fn read(input: &[u8], limits: Limits) -> Result<Option<Head>, NotSimp
     }))
 }
 
-/// Bytes of the empty lines before a head, which mean nothing (RFC 9112 §2.2). Were they kept, each would be looked at
-/// again with the next.
+/// Bytes of the empty lines before a head, which mean nothing (RFC 9112 §2.2). Were they kept, each
+/// would be looked at again with the next.
 pub(super) fn empty_lines(input: &[u8]) -> usize {
     let mut rest = input;
     while let Some(less) = (rest.strip_prefix(b"\n")).or_else(|| rest.strip_prefix(b"\r\n")) {
@@ -114,7 +114,8 @@ pub(super) fn empty_lines(input: &[u8]) -> usize {
     input.len() - rest.len()
 }
 
-/// For the fuzzer: a head is no longer than what it was read from, and means the same whatever follows it.
+/// For the fuzzer: a head is no longer than what it was read from, and means the same whatever
+/// follows it.
 #[doc(hidden)]
 pub fn fuzz(bytes: &[u8]) {
     let limits = Limits {

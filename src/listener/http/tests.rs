@@ -29,17 +29,17 @@ enum Says {
     Reason,
     /// A body of known length.
     Known(usize),
-    /// One of unknown length, in parts.
+    /// A body of unknown length, in parts.
     Parts(Vec<usize>),
-    /// One whose head has a length, and which has another.
-    Told(usize, usize),
-    /// One that breaks off.
+    /// A body whose head has one length, and which itself has another.
+    Lengths(usize, usize),
+    /// A body that breaks off.
     Breaks(usize),
-    /// One of a hundred such parts, which are counted as they are asked for.
+    /// A body of a hundred such parts, which are counted as they are read.
     Counted(usize, Arc<AtomicUsize>),
 }
 
-/// Answers what it is told to, and writes down what it was asked.
+/// Answers as its script says, and keeps the requests that it got.
 #[derive(Clone)]
 struct Scripted(Arc<Mutex<(VecDeque<Says>, Vec<String>)>>);
 
@@ -82,9 +82,9 @@ fn response(says: Says) -> Answer {
             let parts = parts.into_iter().map(|length| Ok(text(length)));
             *response.body_mut() = stream(parts.collect());
         }
-        Says::Told(told, length) => {
-            let told = HeaderValue::from(told + END.len());
-            response.headers_mut().insert(CONTENT_LENGTH, told);
+        Says::Lengths(header, length) => {
+            let header = HeaderValue::from(header + END.len());
+            response.headers_mut().insert(CONTENT_LENGTH, header);
             let whole = text(length);
             let parts = whole
                 .chunks(6000)
@@ -109,8 +109,8 @@ fn response(says: Says) -> Answer {
 
 impl ExtraHeaders for BoxBody<Bytes, io::Error> {
     fn extra_headers(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
-        let remark = HeaderValue::from_static("of the body's");
-        say(&HeaderName::from_static("x-remark"), &remark);
+        let extra = HeaderValue::from_static("of the body's");
+        say(&HeaderName::from_static("x-extra"), &extra);
     }
 }
 
@@ -130,8 +130,8 @@ impl Service for Scripted {
         yield_now().await;
         let mut script = self.0.lock().unwrap();
         let says = script.0.pop_front().unwrap_or(Says::Nothing);
-        let asked = format!("{} {} {:?} {body:?}", head.method, head.uri, head.headers);
-        script.1.push(asked);
+        let request = format!("{} {} {:?} {body:?}", head.method, head.uri, head.headers);
+        script.1.push(request);
         response(says)
     }
 
@@ -147,7 +147,7 @@ fn from() -> Downstream {
     }
 }
 
-/// What a client that sends `pieces` reads, and what its service was asked.
+/// What a client that sends `pieces` reads, and the requests that its service got.
 async fn served(
     pieces: &[&[u8]],
     script: &[Says],
@@ -191,19 +191,19 @@ async fn served(
                 yield_now().await;
             }
         };
-        let mut heard = Vec::new();
-        let ((), read) = tokio::join!(sending, read.read_to_end(&mut heard));
+        let mut received = Vec::new();
+        let ((), read) = tokio::join!(sending, read.read_to_end(&mut received));
         read.unwrap();
-        String::from_utf8(heard).unwrap()
+        String::from_utf8(received).unwrap()
     };
-    let ((), heard) = tokio::join!(serving, talking);
-    let asked = service.0.lock().unwrap().1.clone();
-    (heard, asked)
+    let ((), received) = tokio::join!(serving, talking);
+    let requests = service.0.lock().unwrap().1.clone();
+    (received, requests)
 }
 
 /// In any order of fields, without the time, and with bodies short enough to be read.
-fn sorted(heard: &str) -> Vec<Vec<String>> {
-    let pieces = heard.split(END).map(|piece| {
+fn sorted(received: &str) -> Vec<Vec<String>> {
+    let pieces = received.split(END).map(|piece| {
         let lines = piece
             .split("\r\n")
             .map(|line| match line.trim_matches('x') {
@@ -230,7 +230,7 @@ fn says() -> impl Strategy<Value = Says> {
         (0_usize..20_000).prop_map(Says::Known),
         prop::collection::vec(prop_oneof![0_usize..20, 4000_usize..20_000], 0..5)
             .prop_map(Says::Parts),
-        (0_usize..20_000).prop_map(|length| Says::Told(length, length)),
+        (0_usize..20_000).prop_map(|length| Says::Lengths(length, length)),
     ]
 }
 
@@ -296,15 +296,15 @@ proptest! {
 #[tokio::test(start_paused = true)]
 async fn a_body_that_is_not_as_long_as_its_head_says_ends_the_connection() {
     let request: &[u8] = b"GET / HTTP/1.1\r\nhost: a.b\r\n\r\n";
-    let told = [(5, 4), (4, 5), (9000, 5), (5, 9000)];
-    let told = told.map(|(told, length)| (told, Says::Told(told, length)));
-    for (told, says) in told.into_iter().chain([(9000, Says::Breaks(9000))]) {
+    let lengths = [(5, 4), (4, 5), (9000, 5), (5, 9000)];
+    let scripts = lengths.map(|(header, length)| (header, Says::Lengths(header, length)));
+    for (header, says) in scripts.into_iter().chain([(9000, Says::Breaks(9000))]) {
         let script = [says];
-        let (heard, asked) = served(&[request, request], &script, 100_000, true).await;
-        let (_, body) = heard.split_once(END).unwrap_or_default();
-        let whole = heard.contains("chunked") && heard.ends_with("0\r\n\r\n");
-        assert!(!whole && body.len() <= told + 20, "{heard}");
-        assert_eq!(asked.len(), 1, "{script:?}");
+        let (received, requests) = served(&[request, request], &script, 100_000, true).await;
+        let (_, body) = received.split_once(END).unwrap_or_default();
+        let whole = received.contains("chunked") && received.ends_with("0\r\n\r\n");
+        assert!(!whole && body.len() <= header + 20, "{received}");
+        assert_eq!(requests.len(), 1, "{script:?}");
     }
 }
 
@@ -316,8 +316,8 @@ async fn a_head_that_does_not_come_ends_the_connection_at_its_deadline() {
         b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
     ] {
         let began = tokio::time::Instant::now();
-        let (heard, asked) = served(&[begun], &[], 100_000, true).await;
-        assert_eq!(heard.is_empty(), asked.is_empty(), "{heard}");
+        let (received, requests) = served(&[begun], &[], 100_000, true).await;
+        assert_eq!(received.is_empty(), requests.is_empty(), "{received}");
         let (limit, slack) = (
             ServerConfig::default().header_timeout,
             Duration::from_millis(10),

@@ -1,4 +1,7 @@
-//! One connection, and one exchange on it.
+//! One connection, and one exchange on it at a time.
+//!
+//! Guarantees: a response's head comes before its deadline, or the exchange fails; a connection
+//! that is cut fails at once.
 
 use std::fmt;
 use std::io;
@@ -58,14 +61,14 @@ pub(in crate::upstream) struct Cut {
 pub(in crate::upstream) struct Connection {
     stream: LeasedStream,
     input: BytesMut,
-    /// How much of a head was looked at and has no end in it.
-    seen: usize,
+    /// How many bytes of a head were examined and have no end in them.
+    examined: usize,
     output: Vec<u8>,
     written: usize,
-    /// Of the response's head.
+    /// The deadline of the response's head.
     deadline: Deadline,
     cut: Arc<Cut>,
-    /// Tells whoever could cut it that it is gone.
+    /// Tells whoever could cut the connection that it is gone.
     _here: oneshot::Sender<()>,
 }
 
@@ -88,7 +91,7 @@ impl Cut {
     }
 }
 
-// === impl Link ===
+// === impl Connection ===
 
 impl Connection {
     /// On a connection that has carried nothing. The receiver ends when the connection does.
@@ -100,7 +103,7 @@ impl Connection {
         let connection = Self {
             stream,
             input: BytesMut::new(),
-            seen: 0,
+            examined: 0,
             output: Vec::new(),
             written: 0,
             deadline: Deadline::new(Instant::now()),
@@ -110,21 +113,22 @@ impl Connection {
         (Box::new(connection), cut, gone)
     }
 
-    /// Prepares a request to be sent `now`; its response is to come within `patience`.
+    /// Prepares a request to be sent `now`. Its response's head has to come within
+    /// `response_timeout`, which runs from `now` on and which nothing resets.
     pub(in crate::upstream) fn begin(
         &mut self,
         request: &Outgoing,
         now: Instant,
-        patience: Duration,
+        response_timeout: Duration,
     ) {
         self.output.clear();
-        (self.written, self.seen) = (0, 0);
+        (self.written, self.examined) = (0, 0);
         head::write(&request.head, request.forwarded.as_ref(), &mut self.output);
-        self.stream.ask(now);
-        self.deadline.set(now + patience);
+        self.stream.request_sent(now);
+        self.deadline.set(now + response_timeout);
     }
 
-    /// Sends the request and reads its response's head; `interim` is told of each 1xx before it.
+    /// Sends the request and reads its response's head; `interim` gets each 1xx before it.
     pub(in crate::upstream) fn poll_head(
         &mut self,
         request: &Parts,
@@ -142,21 +146,21 @@ impl Connection {
             match self.stream.poll_send(cx, rest) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count @ 1..)) => self.written += count,
-                // What the instance has said before it closed is read below.
+                // What the instance has sent before it closed is read below.
                 Poll::Ready(_) if self.written > 0 => break,
                 Poll::Ready(_) => return Poll::Ready(Err(Failure::Unsent)),
             }
         }
         loop {
             // A head that comes byte by byte is read at its beginning and once for each line.
-            let fresh = self.input.get(self.seen..).unwrap_or_default();
-            let worth = match self.seen {
+            let fresh = self.input.get(self.examined..).unwrap_or_default();
+            let worth = match self.examined {
                 0 => !fresh.is_empty(),
                 _ => fresh.contains(&b'\n') || self.input.len() >= MOST_BYTES,
             };
-            self.seen = self.input.len();
+            self.examined = self.input.len();
             if worth && let Some(head) = head::read(&mut self.input, &request.method)? {
-                self.seen = 0;
+                self.examined = 0;
                 let status = head.response.status();
                 if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Ok(head));
@@ -174,14 +178,14 @@ impl Connection {
         self.deadline.poll_over(cx).map(|()| Err(Failure::TimedOut))
     }
 
-    /// Reads some more, of which `wanted` bytes are of use; 0 at the connection's end.
-    pub(super) fn poll_more(
+    /// Reads some more, of which `useful` bytes are of use; 0 at the connection's end.
+    pub(in crate::upstream) fn poll_more(
         &mut self,
-        wanted: Option<u64>,
+        useful: Option<u64>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let wanted = wanted.unwrap_or(0).min(MOST_AT_ONCE);
-        let room = usize::try_from(wanted).map_or(ROOM, |wanted| wanted.max(ROOM));
+        let useful = useful.unwrap_or(0).min(MOST_AT_ONCE);
+        let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
         if self.input.capacity() - self.input.len() < room / 2 {
             self.input.reserve(room);
         }
@@ -189,17 +193,17 @@ impl Connection {
     }
 
     /// Whether the connection is severed; if not, the task is woken when it is.
-    pub(super) fn poll_severed(&self, cx: &Context<'_>) -> Poll<()> {
+    pub(in crate::upstream) fn poll_severed(&self, cx: &Context<'_>) -> Poll<()> {
         self.cut.poll(cx)
     }
 
     /// What was read and not used yet.
-    pub(super) fn input(&mut self) -> &mut BytesMut {
+    pub(in crate::upstream) fn input(&mut self) -> &mut BytesMut {
         &mut self.input
     }
 
     /// Whether there is nothing left of the last exchange.
-    pub(super) fn is_clean(&self) -> bool {
+    pub(in crate::upstream) fn is_clean(&self) -> bool {
         self.input.is_empty() && self.written == self.output.len()
     }
 
@@ -208,20 +212,20 @@ impl Connection {
         self.stream.last_heard()
     }
 
-    /// Whether nothing has come, nor the connection's end, since the last exchange. If so, the task is
-    /// woken when something does.
+    /// Whether nothing has come, nor the connection's end, since the last exchange. If so, the task
+    /// is woken when something does.
     pub(in crate::upstream) fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
-        let quiet = match self.stream.poll_readable(cx) {
+        let is_quiet = match self.stream.poll_readable(cx) {
             Poll::Pending => true,
             // A read that was just filled leaves this open.
             Poll::Ready(()) => self.poll_more(None, cx).is_pending(),
         };
-        quiet && !self.cut.done.load(Ordering::Acquire)
+        is_quiet && !self.cut.done.load(Ordering::Acquire)
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Link({:?})", self.stream)
+        write!(f, "Connection({:?})", self.stream)
     }
 }

@@ -1,8 +1,8 @@
-//! What is left of a response's body.
+//! The decoder of a response's body.
 //!
-//! Guarantees: a body ends where its head said, or where its chunks do, and nowhere else (RFC 9112 §6.3, §7.1); an end
-//! of the connection before that is an error; no more is kept of a chunk's size line or of the trailers than
-//! [`MOST_LINE`] bytes.
+//! Guarantees: a body ends where its head said, or where its chunks do, and nowhere else (RFC 9112
+//! §6.3, §7.1); an end of the connection before that is an error; no more is kept of a chunk's size
+//! line or of the trailers than [`MOST_LINE`] bytes.
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -13,7 +13,7 @@ use hyper::body::Frame;
 const MOST_LINE: usize = 16 * 1024;
 const MOST_TRAILERS: usize = 64;
 
-/// What is still to come.
+/// The part of a body that is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::upstream) enum BodyDecoder {
     Nothing,
@@ -24,7 +24,7 @@ pub(in crate::upstream) enum BodyDecoder {
     UntilClose,
 }
 
-/// Where in a chunked body one is.
+/// The position in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::upstream) enum Chunk {
     /// Before a size line.
@@ -37,7 +37,7 @@ pub(in crate::upstream) enum Chunk {
     Trailers,
 }
 
-/// What could be made of the bytes that are there.
+/// The result of decoding the bytes that are there.
 #[derive(Debug)]
 pub(in crate::upstream) enum Step {
     Frame(Frame<Bytes>),
@@ -47,7 +47,7 @@ pub(in crate::upstream) enum Step {
     More,
 }
 
-/// A chunked body is none.
+/// A chunked body is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChunkError {
     /// A size, or what stands after a chunk.
@@ -69,7 +69,7 @@ impl BodyDecoder {
     }
 
     /// How many bytes are worth reading at once, if that is known.
-    pub(super) fn wanted(self) -> Option<u64> {
+    pub(in crate::upstream) fn useful(self) -> Option<u64> {
         match self {
             Self::Length(left) | Self::Chunked(Chunk::Data(left)) => Some(left),
             Self::Nothing | Self::Chunked(_) | Self::UntilClose => None,

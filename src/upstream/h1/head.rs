@@ -1,7 +1,8 @@
 //! Heads of messages: a request's to bytes, a response's from bytes.
 //!
-//! Guarantees: what is written is what a careful server reads in one way only; a response whose head or whose body's
-//! length could be read in two ways is refused (RFC 9112 §6.3). The syntax is `httparse`'s, which is hyper's own.
+//! Guarantees: what is written is what a careful server reads in one way only; a response whose
+//! head or whose body's length could be read in two ways is refused (RFC 9112 §6.3). The syntax is
+//! `httparse`'s, which is hyper's own.
 
 use std::mem::MaybeUninit;
 
@@ -14,9 +15,8 @@ use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
 use super::framing::BodyDecoder;
-use crate::upstream::fields::{Field, Fields};
+use crate::upstream::fields::{Field, Fields, tokens};
 use crate::upstream::forwarded::ForwardedHeaders;
-use crate::upstream::headers::tokens;
 use http1::{Copied, digits, line};
 
 /// Fields of a response, and bytes of its head.
@@ -117,7 +117,7 @@ pub(in crate::upstream) fn read(
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| HeadError::Value)?;
         let value = copied.part(field.value);
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| HeadError::Value)?;
-        fields.see(&name, &value);
+        fields.add(&name, &value);
         headers.append(name, value);
     }
     input.advance(length);
@@ -143,11 +143,11 @@ fn keeps_alive(version: Version, headers: &HeaderMap, fields: Fields) -> bool {
     if !fields.has(Field::Connection) {
         return version == Version::HTTP_11;
     }
-    let says =
-        |wanted: &str| tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(wanted));
+    let has =
+        |option: &str| tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(option));
     match version {
-        Version::HTTP_11 => !says("close"),
-        _ => says("keep-alive") && !says("close"),
+        Version::HTTP_11 => !has("close"),
+        _ => has("keep-alive") && !has("close"),
     }
 }
 

@@ -1,37 +1,27 @@
-//! Bodies as they pass through.
+//! A request's body on its way to an instance.
 //!
-//! Guarantees: a request's body is not touched before it is forwarded, and says afterwards whether
-//! it was; trailers that would change a message's framing or routing are dropped; a response's
-//! connection goes back to its pool only after a clean end.
+//! Guarantees: a body is not touched before it is forwarded, and its statistics say afterwards
+//! whether it was; a client that sends it more slowly than it may gets an error.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, TRAILER, TRANSFER_ENCODING};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio_util::task::TaskTracker;
 
-use super::h1::{self, BrokenBody};
-use super::h2_pool::StreamToken;
 use super::min_rate::MinRate;
-use super::pool::{Pool, Sender};
+use super::trailers::without_unsafe_trailers;
 
-/// How long a connection may take to be usable again after its response.
-const SETTLE: Duration = Duration::from_millis(500);
-
-/// What became of a request's body, as its request sees it.
+/// The statistics of a request's body, for whoever handles the request.
 #[derive(Debug, Default)]
 pub struct BodyStats {
     touched: AtomicBool,
     answered: AtomicBool,
-    /// 0, or an [`BodyFailure`].
+    /// 0, or a [`BodyFailure`].
     failure: AtomicU8,
     bytes: AtomicU64,
 }
@@ -41,14 +31,14 @@ pub struct BodyStats {
 pub enum BodyFailure {
     /// It broke off, or was no valid HTTP.
     Broke = 1,
-    /// It came more slowly than it may.
+    /// It came more slowly than the minimum rate.
     TooSlow = 2,
 }
 
-/// A body cannot be read on.
+/// The rest of a request's body cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// The connection that it comes from.
+    /// The client's connection broke, or the client broke the rules of HTTP.
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
     /// The client sends it too slowly.
@@ -56,73 +46,35 @@ pub enum BodyError {
     TooSlow,
 }
 
-/// A client's request body on its way to an instance. In a box: most requests have none, and are moved about.
+/// A client's request body on its way to an instance. In a box, because most requests have none and
+/// each request is moved several times.
 #[derive(Debug, Default)]
 pub struct RequestBody(Option<Box<Streaming>>);
 
-/// A body that there is.
+/// The body of a request that has one.
 #[derive(Debug)]
 struct Streaming {
     source: Source,
-    /// Read before it was asked for.
+    /// The first frame, when it was read before the instance was ready for it.
     first: Option<Frame<Bytes>>,
-    pace: MinRate,
+    min_rate: MinRate,
     body_stats: Arc<BodyStats>,
 }
 
 #[derive(Debug)]
 enum Source {
     Client(Incoming),
-    /// Read beforehand, so that it can be sent again.
+    /// A body that was read as a whole beforehand, so that it can be sent again.
     Buffer {
         whole: Bytes,
         sent: bool,
     },
 }
 
-/// An instance's response body on its way to a client.
-#[derive(Debug)]
-pub struct UpstreamBody(Inner);
-
-#[derive(Debug)]
-enum Inner {
-    Hyper(PooledBody),
-    H1(h1::Body),
-}
-
-/// What comes over a connection of hyper's.
-#[derive(Debug)]
-struct PooledBody {
-    inner: Incoming,
-    return_to: Option<ReturnTo>,
-}
-
-/// A response's body cannot be read on.
-#[derive(Debug, thiserror::Error)]
-pub enum ResponseError {
-    /// Of a connection of hyper's.
-    #[error(transparent)]
-    Hyper(#[from] hyper::Error),
-    /// Of one of ours.
-    #[error(transparent)]
-    H1(#[from] BrokenBody),
-}
-
-/// Where the connection of a response goes that came over one of hyper's.
-#[derive(Debug)]
-pub(super) enum ReturnTo {
-    /// Back to its pool, when the end was a clean one.
-    Pool(Sender, Arc<Pool>, TaskTracker),
-    /// It was for this exchange alone.
-    Nowhere(#[allow(dead_code, reason = "the connection lives as long as it")] Sender),
-    /// It is shared with others.
-    Shared(#[allow(dead_code, reason = "its place is taken as long as it lives")] StreamToken),
-}
-
 // === impl BodyStats ===
 
 impl BodyStats {
-    /// Whether any of the body was asked for.
+    /// Whether any of the body was read.
     pub fn is_touched(&self) -> bool {
         self.touched.load(Ordering::Acquire)
     }
@@ -141,7 +93,7 @@ impl BodyStats {
         }
     }
 
-    /// Its response has begun: from now on the two sides may talk as slowly as they like.
+    /// The response has begun: from now on the minimum rate does not apply.
     pub(super) fn answered(&self) {
         self.answered.store(true, Ordering::Release);
     }
@@ -150,7 +102,8 @@ impl BodyStats {
 // === impl RequestBody ===
 
 impl RequestBody {
-    /// The client's body, if it has one, which must come at this rate (bytes a second; 0 asks nothing).
+    /// The client's body, if it has one, which must come at `min_rate` bytes a second or faster (0
+    /// sets no rate).
     pub fn new(inner: Option<Incoming>, min_rate: usize) -> Self {
         let streaming =
             inner.map(|inner| Streaming::new(Source::Client(inner), Arc::default(), min_rate));
@@ -200,7 +153,7 @@ impl RequestBody {
         }
     }
 
-    /// Waits for `other` and meanwhile asks the client for the body's beginning: one that expects
+    /// Waits for `other` and meanwhile reads the body's first frame: a client that expects
     /// `100 Continue` gets it (RFC 9110 §10.1.1).
     pub async fn begun_during<T>(&mut self, other: impl Future<Output = T>) -> T {
         let mut other = pin!(other);
@@ -217,33 +170,12 @@ impl RequestBody {
         .await
     }
 
-    /// What becomes of it, if there is one.
+    /// The statistics of the body, if there is one.
     pub fn body_stats(&self) -> Option<Arc<BodyStats>> {
         self.0
             .as_ref()
             .map(|streaming| Arc::clone(&streaming.body_stats))
     }
-}
-
-fn without_unsafe_trailers<B>(frame: Frame<B>) -> Frame<B> {
-    match frame.into_trailers() {
-        Err(frame) => frame,
-        Ok(trailers) => Frame::trailers(clean(trailers)),
-    }
-}
-
-/// RFC 9110 §6.5.1: nothing that frames, routes or authenticates may stand in a trailer.
-fn clean(mut trailers: HeaderMap) -> HeaderMap {
-    for name in [
-        CONTENT_LENGTH,
-        TRANSFER_ENCODING,
-        HOST,
-        TRAILER,
-        AUTHORIZATION,
-    ] {
-        trailers.remove(name);
-    }
-    trailers
 }
 
 // === impl Streaming ===
@@ -253,7 +185,7 @@ impl Streaming {
         Self {
             source,
             first: None,
-            pace: MinRate::new(min_rate),
+            min_rate: MinRate::new(min_rate),
             body_stats,
         }
     }
@@ -287,7 +219,7 @@ impl Streaming {
         let polled = match polled {
             Poll::Pending if !self.body_stats.answered.load(Ordering::Acquire) => {
                 let bytes = self.body_stats.bytes();
-                match self.pace.poll_too_slow(bytes, cx) {
+                match self.min_rate.poll_too_slow(bytes, cx) {
                     // It may have been answered meanwhile.
                     Poll::Ready(()) if !self.body_stats.answered.load(Ordering::Acquire) => {
                         Poll::Ready(Some(Err(BodyError::TooSlow)))
@@ -296,7 +228,7 @@ impl Streaming {
                 }
             }
             polled @ (Poll::Ready(_) | Poll::Pending) => {
-                self.pace.came();
+                self.min_rate.data_came();
                 polled
             }
         };
@@ -368,74 +300,5 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         let hint = self.0.as_ref().map(|streaming| streaming.size_hint());
         hint.unwrap_or_else(|| SizeHint::with_exact(0))
-    }
-}
-
-// === impl UpstreamBody ===
-
-impl UpstreamBody {
-    pub(super) fn new(inner: Incoming, return_to: ReturnTo) -> Self {
-        let return_to = Some(return_to);
-        Self(Inner::Hyper(PooledBody { inner, return_to }))
-    }
-
-    pub(super) fn of_h1(body: h1::Body) -> Self {
-        Self(Inner::H1(body))
-    }
-}
-
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = ResponseError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
-        let polled = match &mut self.0 {
-            Inner::Hyper(pooled) => Pin::new(&mut pooled.inner)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(ResponseError::Hyper))),
-            Inner::H1(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(ResponseError::H1))),
-        };
-        polled.map(|frame| frame.map(|frame| frame.map(without_unsafe_trailers)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Inner::Hyper(pooled) => pooled.inner.is_end_stream(),
-            Inner::H1(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Inner::Hyper(pooled) => pooled.inner.size_hint(),
-            Inner::H1(body) => body.size_hint(),
-        }
-    }
-}
-
-impl Drop for PooledBody {
-    fn drop(&mut self) {
-        let Some(ReturnTo::Pool(mut sender, pool, tasks)) = self.return_to.take() else {
-            return;
-        };
-        if !self.inner.is_end_stream() {
-            // Dropping the sender closes the connection: the rest of the body is in it.
-            return;
-        }
-        if sender.is_ready() {
-            pool.put(sender);
-        } else if !sender.is_closed() {
-            // The request's own end may still be on its way.
-            tasks.spawn(async move {
-                if let Ok(Ok(())) = tokio::time::timeout(SETTLE, sender.ready()).await {
-                    pool.put(sender);
-                }
-            });
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! A response's body, as it is read from its connection.
 //!
-//! Guarantees: the connection goes back to its pool with the last byte, when it may be used again and has nothing left
-//! on it; otherwise it is closed.
+//! Guarantees: the connection goes back to its pool with the last byte, when it may be used again
+//! and has nothing left on it; otherwise it is closed.
 
 use std::fmt;
 use std::io;
@@ -10,22 +10,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
-use super::connection::Connection;
-use super::framing::{BodyDecoder, ChunkError, Step};
-use crate::upstream::pool::Pool;
+use super::h1::{BodyDecoder, ChunkError, Connection, Step};
+use super::pool::Pool;
 
-/// A response broke off.
+/// A response's body broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokenBody {
-    /// The connection.
+    /// The connection broke.
     #[error("the connection to the instance broke: {0}")]
     Broke(#[from] io::Error),
-    /// Its end came too early.
+    /// The connection's end came before the body's.
     #[error("the instance closed the connection before its response's end")]
     Short,
-    /// Its chunks.
+    /// The body's chunks are not valid.
     #[error(transparent)]
     Chunks(#[from] ChunkError),
     /// The instance's epoch has ended.
@@ -33,39 +32,39 @@ pub enum BrokenBody {
     Severed,
 }
 
-/// What is left of a response.
-pub(in crate::upstream) struct Body {
-    left: BodyDecoder,
-    /// Until the end.
-    link: Option<Box<Connection>>,
-    /// Where the connection goes afterwards, if it may be used again.
-    home: Option<Arc<Pool>>,
+/// The part of a response's body that has not been read yet.
+pub(super) struct H1Body {
+    decoder: BodyDecoder,
+    /// The connection, until the body's end.
+    connection: Option<Box<Connection>>,
+    /// The pool that the connection goes back to, if it may be used again.
+    pool: Option<Arc<Pool>>,
 }
 
-// === impl Body ===
+// === impl H1Body ===
 
-impl Body {
-    pub(in crate::upstream) fn new(
-        left: BodyDecoder,
-        link: Box<Connection>,
-        home: Option<Arc<Pool>>,
+impl H1Body {
+    pub(super) fn new(
+        decoder: BodyDecoder,
+        connection: Box<Connection>,
+        pool: Option<Arc<Pool>>,
     ) -> Self {
         let mut body = Self {
-            left,
-            link: Some(link),
-            home,
+            decoder,
+            connection: Some(connection),
+            pool,
         };
-        if left == BodyDecoder::Nothing {
+        if decoder == BodyDecoder::Nothing {
             body.finish();
         }
         body
     }
 
     fn finish(&mut self) {
-        if let (Some(link), Some(home)) = (self.link.take(), self.home.take())
-            && link.is_clean()
+        if let (Some(connection), Some(pool)) = (self.connection.take(), self.pool.take())
+            && connection.is_clean()
         {
-            home.put_connection(link);
+            pool.put_connection(connection);
         }
     }
 
@@ -74,12 +73,12 @@ impl Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
         loop {
-            let Some(link) = &mut self.link else {
+            let Some(connection) = &mut self.connection else {
                 return Poll::Ready(None);
             };
-            match self.left.take(link.input())? {
+            match self.decoder.take(connection.input())? {
                 Step::Frame(frame) => {
-                    if self.left == BodyDecoder::Nothing {
+                    if self.decoder == BodyDecoder::Nothing {
                         self.finish();
                     }
                     return Poll::Ready(Some(Ok(frame)));
@@ -90,12 +89,12 @@ impl Body {
                 }
                 Step::More => {}
             }
-            if link.poll_severed(cx).is_ready() {
+            if connection.poll_severed(cx).is_ready() {
                 return Poll::Ready(Some(Err(BrokenBody::Severed)));
             }
-            match ready!(link.poll_more(self.left.wanted(), cx))? {
-                0 if self.left == BodyDecoder::UntilClose => {
-                    self.link = None;
+            match ready!(connection.poll_more(self.decoder.useful(), cx))? {
+                0 if self.decoder == BodyDecoder::UntilClose => {
+                    self.connection = None;
                     return Poll::Ready(None);
                 }
                 0 => return Poll::Ready(Some(Err(BrokenBody::Short))),
@@ -105,7 +104,7 @@ impl Body {
     }
 }
 
-impl HttpBody for Body {
+impl Body for H1Body {
     type Data = Bytes;
     type Error = BrokenBody;
 
@@ -115,17 +114,17 @@ impl HttpBody for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenBody>>> {
         let polled = self.poll_next(cx);
         if matches!(polled, Poll::Ready(Some(Err(_)))) {
-            self.link = None;
+            self.connection = None;
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == BodyDecoder::Nothing
+        self.decoder == BodyDecoder::Nothing
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.left {
+        match self.decoder {
             BodyDecoder::Nothing => SizeHint::with_exact(0),
             BodyDecoder::Length(left) => SizeHint::with_exact(left),
             BodyDecoder::Chunked(_) | BodyDecoder::UntilClose => SizeHint::default(),
@@ -133,8 +132,8 @@ impl HttpBody for Body {
     }
 }
 
-impl fmt::Debug for Body {
+impl fmt::Debug for H1Body {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Body({:?} left)", self.left)
+        write!(f, "H1Body({:?} left)", self.decoder)
     }
 }

@@ -1,0 +1,104 @@
+//! The interface between connections and whatever answers their requests.
+//!
+//! Guarantees: an implementation knows who a request comes from, and keeps state for as long as the
+//! connection lives.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use ::http::{HeaderName, HeaderValue, Request, Response};
+use http1::InterimSink;
+use hyper::body::{Body, Incoming};
+use tokio::net::TcpStream;
+
+use super::certificates::Certificates;
+use super::peek::PeekStream;
+
+/// The client's side of a request's connection.
+pub struct Downstream {
+    /// The client's address: the peer's, or what a trusted peer's PROXY header says.
+    pub client: SocketAddr,
+    /// The address that it connected to.
+    pub local: SocketAddr,
+    /// The result of its TLS handshake; `None` in clear.
+    pub tls: Option<TlsSession>,
+    /// Takes 1xx responses, where the connection can carry some.
+    pub interim: Option<InterimSink>,
+}
+
+/// The result of a TLS handshake.
+#[derive(Debug, Clone)]
+pub struct TlsSession {
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) sni: Option<Arc<str>>,
+    /// The client's certificate, as RFC 9440 writes it in a field.
+    pub(super) client: Option<HeaderValue>,
+}
+
+/// A connection that is passed on as it is.
+#[derive(Debug)]
+pub struct RawConnection {
+    /// The connection's bytes, from the first.
+    pub stream: PeekStream<TcpStream>,
+    /// The host it is for: the client's SNI, or the listener's own.
+    pub host: Arc<str>,
+    /// Whether it is TLS.
+    pub tls: bool,
+    /// The client that it is from.
+    pub from: Downstream,
+}
+
+/// Header fields that a response has besides those of its head. To write them at the end costs less
+/// than to put them into a map first.
+pub trait ExtraHeaders {
+    /// Calls `add` with each of them.
+    fn extra_headers(&self, add: impl FnMut(&HeaderName, &HeaderValue));
+}
+
+/// Something that answers requests.
+pub trait Service: Clone + Send + Sync + 'static {
+    /// The state that it keeps of a connection from one request to the next.
+    type ConnectionCache: Default + Send + Sync + 'static;
+
+    /// The body of its responses.
+    type Body: Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + ExtraHeaders
+        + Unpin
+        + Send
+        + 'static;
+
+    /// Learns which host a TLS client wants, before its handshake is over.
+    fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16);
+
+    /// Answers one request, which may be a head alone.
+    fn call(
+        &self,
+        request: Request<Option<Incoming>>,
+        from: &(Downstream, Self::ConnectionCache),
+    ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Passes a connection on, until it ends.
+    fn proxy_tcp(&self, connection: RawConnection) -> impl Future<Output = ()> + Send;
+}
+
+// === impl TlsSession ===
+
+impl TlsSession {
+    /// The certificate that the client has shown, as the field `Client-Cert` has it (RFC 9440
+    /// §2.2).
+    pub fn client_certificate(&self) -> Option<&HeaderValue> {
+        self.client.as_ref()
+    }
+
+    /// Whether this connection may carry requests for `host`.
+    pub fn covers(&self, host: &str) -> bool {
+        self.certificates.covers(self.sni.as_deref(), host)
+    }
+}
+
+impl fmt::Debug for Downstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Downstream({} to {})", self.client, self.local)
+    }
+}

@@ -1,0 +1,86 @@
+//! The settings that a listener's connections begin with.
+//!
+//! Guarantees: they may change while the socket is open; a connection keeps those that it began
+//! with.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::certificates::Certificates;
+use super::tls_error::TlsError;
+use crate::config::{ListenerConfig, ListenerMode, TlsConfig};
+
+/// The settings of a listener's connections.
+#[derive(Debug, Clone)]
+pub struct ListenerSettings {
+    pub(super) mode: ListenerMode,
+    pub(super) proxy_protocol: bool,
+    pub(super) tls: Option<Tls>,
+}
+
+/// The certificates of a listener that speaks TLS, and what rustls makes of them.
+#[derive(Clone)]
+pub(super) struct Tls {
+    pub(super) certificates: Arc<Certificates>,
+    pub(super) config: Arc<rustls::ServerConfig>,
+}
+
+/// The settings of an open socket, which can be replaced.
+#[derive(Debug)]
+pub struct SettingsHandle(ArcSwap<ListenerSettings>);
+
+// === impl ListenerSettings ===
+
+impl ListenerSettings {
+    /// The settings of a configuration; reads the certificates.
+    pub fn new(config: &ListenerConfig) -> Result<Self, TlsError> {
+        let secure = |tls: &TlsConfig| {
+            let certificates = Certificates::load(tls.clone())?;
+            let config = certificates.server_config()?;
+            Ok::<_, TlsError>(Tls {
+                certificates,
+                config,
+            })
+        };
+        Ok(Self {
+            mode: config.mode.clone(),
+            proxy_protocol: config.proxy_protocol,
+            tls: config.tls.as_ref().map(secure).transpose()?,
+        })
+    }
+}
+
+// === impl SettingsHandle ===
+
+impl SettingsHandle {
+    pub(super) fn new(settings: ListenerSettings) -> Self {
+        Self(ArcSwap::from_pointee(settings))
+    }
+
+    /// The settings of a connection that begins now.
+    pub(super) fn load(&self) -> Arc<ListenerSettings> {
+        self.0.load_full()
+    }
+
+    /// The listener's certificates, if it has some.
+    pub fn certificates(&self) -> Option<Arc<Certificates>> {
+        let settings = self.0.load();
+        settings
+            .tls
+            .as_ref()
+            .map(|tls| Arc::clone(&tls.certificates))
+    }
+
+    /// Connections that begin from now on have these settings.
+    pub fn replace(&self, settings: ListenerSettings) {
+        self.0.store(Arc::new(settings));
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tls({:?})", self.certificates)
+    }
+}

@@ -1,0 +1,83 @@
+//! The state that the connections of all sockets share.
+//!
+//! Guarantees: there are never more connections than the limit, but for those that were there
+//! before it was lowered.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+
+use super::clients::{Clients, Refused, Share};
+use crate::config::ServerConfig;
+use crate::drain::Drain;
+use crate::telemetry::Metrics;
+
+/// The state that the connections of all sockets share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// The limits of connections; a change is for connections that begin afterwards.
+    pub config: Arc<ArcSwap<ServerConfig>>,
+    /// One permit for each connection that there may be.
+    pub permits: Arc<Semaphore>,
+    /// The gateway's metrics.
+    pub metrics: Arc<Metrics>,
+    /// The drain that ends the connections.
+    pub drain: Drain,
+    clients: Clients,
+    refused: Arc<Refused>,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// The state before anybody has connected.
+    pub fn new(config: Arc<ArcSwap<ServerConfig>>, metrics: Arc<Metrics>, drain: Drain) -> Self {
+        let most = config.load().max_connections.min(Semaphore::MAX_PERMITS);
+        Self {
+            config,
+            permits: Arc::new(Semaphore::new(most)),
+            metrics,
+            drain,
+            clients: Clients::default(),
+            refused: Arc::default(),
+        }
+    }
+
+    /// Allows `most` connections from now on; those that are too many end by themselves.
+    pub fn resize(&self, most: usize) {
+        let before = self.config.load().max_connections;
+        if most > before {
+            let room = Semaphore::MAX_PERMITS - self.permits.available_permits();
+            self.permits.add_permits((most - before).min(room));
+            return;
+        }
+        let mut many = before - most;
+        many -= self.permits.forget_permits(many);
+        if many > 0 {
+            let (permits, draining) = (Arc::clone(&self.permits), self.drain.draining().clone());
+            let many = u32::try_from(many).unwrap_or(u32::MAX);
+            self.drain.served().spawn(async move {
+                let taken = draining
+                    .run_until_cancelled(permits.acquire_many(many))
+                    .await;
+                if let Some(Ok(taken)) = taken {
+                    taken.forget();
+                }
+            });
+        }
+    }
+
+    /// Counts one more connection of this client, if it may have it.
+    pub(super) fn share(&self, client: IpAddr, limit: usize) -> io::Result<Share> {
+        self.clients.enter(client, limit).ok_or_else(|| {
+            self.metrics.refused_connections.increment(1);
+            if self.refused.is_worth_logging() {
+                tracing::warn!(%client, limit, "a client has as many connections as it may have");
+            }
+            io::Error::other("the client has as many connections as it may have")
+        })
+    }
+}

@@ -1,0 +1,96 @@
+//! An instance's response body on its way to a client.
+//!
+//! Guarantees: a response's connection goes back to its pool only after a clean end.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::h1_body::{BrokenBody, H1Body};
+use super::pool::ReturnTo;
+use super::trailers::without_unsafe_trailers;
+
+/// An instance's response body on its way to a client.
+#[derive(Debug)]
+pub struct UpstreamBody(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Hyper(PooledBody),
+    H1(H1Body),
+}
+
+/// A body that comes over one of hyper's connections.
+#[derive(Debug)]
+struct PooledBody {
+    inner: Incoming,
+    return_to: Option<ReturnTo>,
+}
+
+/// The rest of a response's body cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ResponseError {
+    /// One of hyper's connections failed.
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    /// One of our own HTTP/1.1 connections failed.
+    #[error(transparent)]
+    H1(#[from] BrokenBody),
+}
+
+// === impl UpstreamBody ===
+
+impl UpstreamBody {
+    pub(super) fn new(inner: Incoming, return_to: ReturnTo) -> Self {
+        let return_to = Some(return_to);
+        Self(Inner::Hyper(PooledBody { inner, return_to }))
+    }
+
+    pub(super) fn of_h1(body: H1Body) -> Self {
+        Self(Inner::H1(body))
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = ResponseError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        let polled = match &mut self.0 {
+            Inner::Hyper(pooled) => Pin::new(&mut pooled.inner)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(ResponseError::Hyper))),
+            Inner::H1(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(ResponseError::H1))),
+        };
+        polled.map(|frame| frame.map(|frame| frame.map(without_unsafe_trailers)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Inner::Hyper(pooled) => pooled.inner.is_end_stream(),
+            Inner::H1(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Inner::Hyper(pooled) => pooled.inner.size_hint(),
+            Inner::H1(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for PooledBody {
+    fn drop(&mut self) {
+        if let Some(return_to) = self.return_to.take() {
+            return_to.finish(self.inner.is_end_stream());
+        }
+    }
+}
