@@ -1,7 +1,8 @@
 //! The routes, with what each of them remembers.
 //!
-//! Guarantees: a site is immutable but for its rates' memory; when routes are reloaded, a route
-//! whose rules did not change keeps that memory, so that a reload forgives nobody.
+//! Guarantees: the active routes are immutable but for what their rates have counted; when routes
+//! are reloaded, a route whose rules did not change keeps those counts, so that a reload forgives
+//! nobody.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use crate::config::RouteConfig;
 use crate::router::{Route, RouteTable};
 use crate::telemetry::{Metrics, RouteMetrics};
 
-/// All routes.
+/// All routes of one configuration.
 #[derive(Debug, Default)]
 pub(super) struct ActiveRoutes {
-    /// Where requests go.
+    /// The table that requests are routed by.
     pub(super) table: RouteTable,
-    /// By the routes' positions.
+    /// The rules, by the routes' positions.
     admissions: Vec<Arc<Admission>>,
     metrics: Vec<Arc<RouteMetrics>>,
 }
@@ -24,13 +25,13 @@ pub(super) struct ActiveRoutes {
 // === impl ActiveRoutes ===
 
 impl ActiveRoutes {
-    /// From the configuration; `before` is what was in force.
+    /// The routes of a configuration; `before` is what was in force.
     pub(super) fn new(
         routes: &[Arc<RouteConfig>],
         before: Option<&Self>,
         metrics: &Metrics,
     ) -> Self {
-        let known: HashMap<_, _> = before
+        let earlier: HashMap<_, _> = before
             .into_iter()
             .flat_map(|before| before.table.all().map(move |route| (before, route)))
             .filter_map(|(before, route)| {
@@ -41,7 +42,7 @@ impl ActiveRoutes {
             .collect();
         let admission = |route: &Arc<RouteConfig>| {
             let key = (&route.host, &route.path, route.listen_port);
-            let kept = known.get(&key).filter(|(other, _)| {
+            let kept = earlier.get(&key).filter(|(other, _)| {
                 (&other.admission, &other.asleep) == (&route.admission, &route.asleep)
             });
             let kept = kept.map(|(_, admission)| Arc::clone(admission));

@@ -1,103 +1,36 @@
-//! Which requests may wake an instance.
+//! The rules of a route about the requests that may wake its instance.
 //!
-//! Guarantees: it is judged before the engine is asked, from the request's head alone; a request
-//! that may not wake costs no restore, no look at the control plane and no place in the queue; it
-//! still passes while the instance is awake. A rate counts wakes, not requests: who joins a wake
-//! that is under way pays nothing.
+//! Guarantees: a request is judged before the engine is asked, from its head alone; a request that
+//! may not wake costs no restore, no look at the control plane and no place in the queue; it still
+//! passes while the instance is awake. A rate counts wakes, not requests: who joins a wake that is
+//! under way pays nothing.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::header::USER_AGENT;
-use http::{HeaderMap, Method};
+use http::Method;
 
+use super::denied::{Denied, WakeDenied};
 use super::preset;
 use super::rates::{ClientRate, TotalRate};
-use crate::config::{AdmissionConfig, AsleepConfig, RouteConfig};
+use super::request_head::RequestHead;
+use crate::config::{AdmissionConfig, RouteConfig};
 use crate::router::is_below;
-
-/// A request's head, as far as it decides.
-#[derive(Debug, Clone, Copy)]
-pub struct RequestHead<'a> {
-    /// Its method.
-    pub method: &'a Method,
-    /// Its path.
-    pub path: &'a str,
-    /// Its header fields.
-    pub headers: &'a HeaderMap,
-    /// Its client.
-    pub client: IpAddr,
-}
-
-/// Why a request may not wake its instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Denied {
-    /// Its method.
-    Method,
-    /// Its path.
-    Path,
-    /// A header field is missing.
-    Header,
-    /// Its client's network.
-    Client,
-    /// Its user agent.
-    UserAgent,
-    /// Its client has caused too many wakes; the next may come after this.
-    ClientRate(Duration),
-    /// Its route has caused too many wakes.
-    RouteRate(Duration),
-    /// It asks for `/robots.txt`, and the gateway knows what that says.
-    Robots,
-    /// It asks whether the service is there.
-    Health,
-    /// A crawler, link preview or the like.
-    Bot,
-    /// It looks for holes.
-    Scanner,
-    /// Its browser only guesses that it may be needed.
-    Prefetch,
-    /// A browser's own request for an icon.
-    Icon,
-}
 
 /// A route's rules, with what they remember.
 pub struct Admission {
     config: Arc<RouteConfig>,
-    /// Nothing to judge.
-    open: bool,
+    /// Every request may wake, its rate apart.
+    is_open: bool,
     per_client: Option<ClientRate>,
     route: Option<TotalRate>,
-}
-
-// === impl Denied ===
-
-impl Denied {
-    /// The metric's label.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Method => "method",
-            Self::Path => "path",
-            Self::Header => "header",
-            Self::Client => "client",
-            Self::UserAgent => "user_agent",
-            Self::ClientRate(_) => "client_rate",
-            Self::RouteRate(_) => "route_rate",
-            Self::Robots => "robots",
-            Self::Health => "health",
-            Self::Bot => "bot",
-            Self::Scanner => "scanner",
-            Self::Prefetch => "prefetch",
-            Self::Icon => "icon",
-        }
-    }
 }
 
 // === impl Admission ===
 
 impl Admission {
-    /// Of a route.
+    /// The rules of a route.
     pub fn new(config: &Arc<RouteConfig>) -> Self {
         let (rules, asleep) = (&config.admission, &config.asleep);
         let unlimited = AdmissionConfig {
@@ -105,9 +38,10 @@ impl Admission {
             rate_per_client: rules.rate_per_client,
             ..AdmissionConfig::default()
         };
-        let open = *rules == unlimited && asleep.robots.is_none() && asleep.health_paths.is_empty();
+        let is_open =
+            *rules == unlimited && asleep.robots.is_none() && asleep.health_paths.is_empty();
         Self {
-            open,
+            is_open,
             per_client: rules.rate_per_client.and_then(ClientRate::new),
             route: rules.rate.and_then(TotalRate::new),
             config: Arc::clone(config),
@@ -115,8 +49,8 @@ impl Admission {
     }
 
     /// Whether the request may wake the instance, its rate apart.
-    pub fn check(&self, visit: &RequestHead<'_>) -> Result<(), Denied> {
-        if self.open {
+    pub fn check(&self, head: &RequestHead<'_>) -> Result<(), Denied> {
+        if self.is_open {
             return Ok(());
         }
         let RequestHead {
@@ -124,19 +58,19 @@ impl Admission {
             path,
             headers,
             client,
-        } = *visit;
-        let reading = matches!(*method, Method::GET | Method::HEAD);
-        if reading && path == "/robots.txt" && self.config.asleep.robots.is_some() {
+        } = *head;
+        let is_read = matches!(*method, Method::GET | Method::HEAD);
+        if is_read && path == "/robots.txt" && self.config.asleep.robots.is_some() {
             return Err(Denied::Robots);
         }
         let below = |prefixes: &[String]| prefixes.iter().any(|prefix| is_below(path, prefix));
-        if reading
+        if is_read
             && self
                 .config
                 .asleep
                 .health_paths
                 .iter()
-                .any(|known| known == path)
+                .any(|health_path| health_path == path)
         {
             return Err(Denied::Health);
         }
@@ -149,7 +83,7 @@ impl Admission {
         }
         if let Some(rule) = &rules.header {
             let mut values = headers.get_all(&rule.name).iter();
-            if !values.any(|value| rule.value.as_ref().is_none_or(|wanted| wanted == value)) {
+            if !values.any(|value| rule.value.as_ref().is_none_or(|expected| expected == value)) {
                 return Err(Denied::Header);
             }
         }
@@ -157,7 +91,7 @@ impl Admission {
             return Err(Denied::Client);
         }
         if !rules.deny_user_agents.is_empty() {
-            let agent = user_agent(headers);
+            let agent = head.user_agent();
             if rules
                 .deny_user_agents
                 .iter()
@@ -167,7 +101,7 @@ impl Admission {
             }
         }
         match rules.preset {
-            Some(preset) => preset::check(preset, visit),
+            Some(preset) => preset::check(preset, head),
             None => Ok(()),
         }
     }
@@ -207,15 +141,10 @@ impl Admission {
         self.per_client.iter().for_each(ClientRate::upkeep);
     }
 
-    /// What is answered instead.
-    pub fn asleep(&self) -> &AsleepConfig {
-        &self.config.asleep
+    /// The refusal of a request, for this reason.
+    pub(super) fn denial(&self, reason: Denied) -> WakeDenied {
+        WakeDenied::new(reason, &self.config)
     }
-}
-
-pub(super) fn user_agent(headers: &HeaderMap) -> String {
-    let value = headers.get(USER_AGENT).map(http::HeaderValue::as_bytes);
-    String::from_utf8_lossy(value.unwrap_or_default()).to_lowercase()
 }
 
 impl fmt::Debug for Admission {
@@ -226,7 +155,9 @@ impl fmt::Debug for Admission {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use std::time::Duration;
+
+    use http::{HeaderMap, HeaderValue};
 
     use super::*;
     use crate::config::{Variables, load};
@@ -247,13 +178,13 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        let visit = RequestHead {
+        let head = RequestHead {
             method: &request.0.parse().unwrap(),
             path: request.1,
             headers: &headers,
             client: [10, 1, 2, 3].into(),
         };
-        assert_eq!(admission.check(&visit), expected, "{request:?} {fields:?}");
+        assert_eq!(admission.check(&head), expected, "{request:?} {fields:?}");
     }
 
     #[tokio::test]

@@ -1,7 +1,8 @@
 //! What one request of a connection leaves for the next.
 //!
-//! Guarantees: what is remembered is what would be worked out again; a request that differs in anything that matters
-//! is looked at anew. A connection's requests are for one host, most of the time: the first one's is remembered.
+//! Guarantees: what is cached is what would be worked out again; a request that differs in anything
+//! that matters is looked at anew. A connection's requests are for one host, most of the time: the
+//! first one's is cached.
 
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -19,79 +20,79 @@ use crate::upstream::ForwardedElement;
 use crate::wake::Instance;
 use hypeman::InstanceRef;
 
-/// One connection's memory.
+/// The host and the instance of one connection's first request.
 #[derive(Debug, Default)]
 pub struct ConnectionCache {
     host: OnceLock<Arc<CachedHost>>,
     target: OnceLock<Arc<CachedTarget>>,
 }
 
-/// Where the connection's first request went.
+/// The instance that the connection's first request went to.
 #[derive(Debug)]
 pub(super) struct CachedTarget {
     plane: PlaneIndex,
     name: InstanceRef,
     port: u16,
     pub(super) instance: Arc<Instance<TcpStream>>,
-    /// Of the instance's port.
+    /// The gate of the instance's port.
     pub(super) gate: Arc<Gate>,
 }
 
-/// The host that the connection's client has asked for.
+/// The host that the connection's first request was for.
 #[derive(Debug)]
 pub(super) struct CachedHost {
     pub(super) host: Hostname,
-    /// By the forwarding fields of requests for it.
+    /// The forwarding fields of requests for it.
     pub(super) forwarded: Arc<ForwardedElement>,
 }
 
 // === impl ConnectionCache ===
 
 impl ConnectionCache {
-    /// Whom a request is for.
+    /// The host that a request is for.
     pub(super) fn host<B>(
         &self,
         request: &Request<B>,
         client: IpAddr,
         secure: bool,
     ) -> Result<Arc<CachedHost>, AuthorityError> {
-        let named = only_name(request);
-        if let Some(known) = self.host.get()
-            && named == Some(known.forwarded.named())
+        let name = only_name(request);
+        if let Some(cached) = self.host.get()
+            && name == Some(cached.forwarded.named())
         {
-            return Ok(Arc::clone(known));
+            return Ok(Arc::clone(cached));
         }
         let host = host_of(request.version(), request.uri(), request.headers())?;
         let authority = request.uri().authority().map(Authority::as_str);
-        // A copy: what is remembered must not keep the buffer that the head was read into.
+        // A copy: what is cached must not keep the buffer that the head was read into.
         let field = request.headers().get(HOST).map(HeaderValue::as_bytes);
         let field = authority.map(str::as_bytes).or(field);
         let field = field.and_then(|field| HeaderValue::from_bytes(field).ok());
-        let met = Arc::new(CachedHost {
+        let fresh = Arc::new(CachedHost {
             forwarded: Arc::new(ForwardedElement::of(client, secure, &host, field)),
             host,
         });
-        if named.is_some() {
-            let _known = self.host.set(Arc::clone(&met));
+        if name.is_some() {
+            let _first = self.host.set(Arc::clone(&fresh));
         }
-        Ok(met)
+        Ok(fresh)
     }
 
-    /// The instance that `name` means for a route, if the first request asked for it by that name and it still means
-    /// it.
+    /// The instance that `name` means for a route, if the first request asked for it by that name
+    /// and it still means it.
     pub(super) fn target(
         &self,
         route: &RouteConfig,
         name: &InstanceRef,
     ) -> Option<Arc<CachedTarget>> {
         let first = self.target.get()?;
-        let same = (first.plane, first.port) == (route.plane, route.port)
+        let is_same = (first.plane, first.port) == (route.plane, route.port)
             && first.name == *name
             && first.instance.is_meant_by(name);
-        same.then(|| Arc::clone(first))
+        is_same.then(|| Arc::clone(first))
     }
 
-    /// The next request most likely goes there, too.
+    /// Caches the first request's instance: the next one most likely goes there, too.
     pub(super) fn remember(
         &self,
         route: &RouteConfig,
@@ -153,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_memory_never_changes_whom_a_request_is_for(
+        fn a_cache_never_changes_whom_a_request_is_for(
             requests in prop::collection::vec(
                 (
                     prop::sample::select(vec![Version::HTTP_10, Version::HTTP_11, Version::HTTP_2]),
@@ -171,7 +172,7 @@ mod tests {
                 let request = request(version, target, &hosts);
                 let fresh = host_of(request.version(), request.uri(), request.headers());
                 let found = cache.host(&request, IpAddr::from([192, 0, 2, 1]), false);
-                prop_assert_eq!(found.map(|met| met.host.clone()), fresh);
+                prop_assert_eq!(found.map(|cached| cached.host.clone()), fresh);
             }
         }
     }

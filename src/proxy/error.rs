@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Uri;
 
-use super::admission::Denied;
+use super::denied::WakeDenied;
 use crate::hold::AdmitError;
 use crate::router::{AuthorityError, RouteError};
 use crate::upstream::ForwardError;
@@ -13,7 +13,7 @@ use crate::wake::WakeError;
 /// A request cannot be answered by its instance.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    /// Its host cannot be told.
+    /// It names no host, or not exactly one.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     /// Its connection was made for another host, whose certificate does not cover this one.
@@ -28,7 +28,7 @@ pub enum ProxyError {
     /// A target that its method does not have.
     #[error("the request's target is not valid")]
     Target,
-    /// It must come over TLS: its client is told where.
+    /// It must come over TLS; its client is redirected.
     #[error("the request is redirected to https")]
     Redirect(Box<Uri>),
     /// It lacks the field that its route asks for.
@@ -45,7 +45,7 @@ pub enum ProxyError {
     Admit(#[from] AdmitError),
     /// Its instance sleeps, and this request may not wake it.
     #[error("the instance is asleep, and this request may not wake it")]
-    Asleep(Denied),
+    Asleep(WakeDenied),
     /// Its client has asked for too many names that do not exist.
     #[error("the client has asked for too many names that do not exist")]
     TooManyUnknown(Duration),

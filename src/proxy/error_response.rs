@@ -1,8 +1,8 @@
 //! From an error to a response: the only place that maps one to an answer.
 //!
-//! Guarantees: the body is RFC 9457 problem JSON with a stable `code` and the request id, or the same
-//! for a person or for gRPC, and says nothing about addresses, ids or the control plane; what is
-//! worth trying again has a Retry-After.
+//! Guarantees: the body is RFC 9457 problem JSON with a stable `code` and the request id, or the
+//! same for a person or for gRPC, and says nothing about addresses, ids or the control plane; what
+//! is worth trying again has a Retry-After.
 
 mod descriptions;
 
@@ -16,16 +16,17 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 pub use self::descriptions::{Description, describe};
-use super::admission::Denied;
+use super::denied::{Denied, WakeDenied};
 use super::error::ProxyError;
 use super::waiting::{accepts_html, escape};
-use crate::config::AsleepConfig;
 use crate::names::RequestId;
 use crate::upstream::{Field, Fields};
 
-/// Tells a health checker, say, that the answer is the gateway's and what it stands for.
+/// Says, to a health checker for example, that the answer is the gateway's and that the instance
+/// sleeps.
 const X_WAKEGATE_STATE: HeaderName = HeaderName::from_static("x-wakegate-state");
-/// Who reads an answer.
+
+/// The reader of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
     /// A program: problem JSON.
@@ -36,7 +37,8 @@ pub enum Audience {
     Grpc,
 }
 
-/// What tells who reads an answer, kept until that is asked: for most requests it never is.
+/// The fields that say who reads an answer, kept until an answer of the gateway's needs them: most
+/// requests get none.
 #[derive(Debug)]
 pub struct Accept {
     accept: Option<HeaderValue>,
@@ -46,7 +48,7 @@ pub struct Accept {
 // === impl Audience ===
 
 impl Audience {
-    /// By what the request says of itself.
+    /// The reader, by what the request says of itself.
     pub fn of(accept: &Accept) -> Self {
         let kind = accept.content_type.as_ref().map(HeaderValue::as_bytes);
         match kind {
@@ -60,7 +62,7 @@ impl Audience {
 // === impl Accept ===
 
 impl Accept {
-    /// Those of a request; `fields` are those of `headers`.
+    /// The fields of a request; `fields` are those of `headers`.
     pub fn of(headers: &HeaderMap, fields: Fields) -> Self {
         let content_type = fields.has(Field::ContentType);
         let content_type = content_type.then(|| headers.get(CONTENT_TYPE).cloned());
@@ -89,19 +91,18 @@ fn one_list(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
     HeaderValue::from_bytes(&list.join(&b", "[..])).ok()
 }
 
-/// The answer for an error. `asleep` is what the request's route says while its instance sleeps.
+/// The answer for an error.
 pub fn answer(
     error: &ProxyError,
     description: Description,
     audience: Audience,
-    asleep_config: Option<&AsleepConfig>,
     request_id: &RequestId,
 ) -> Response<Bytes> {
-    let mut response = match (error, asleep_config, audience) {
-        (_, _, Audience::Grpc) => grpc(description),
-        (ProxyError::Asleep(why), Some(config), _) => asleep(*why, description, config, request_id),
-        (_, _, Audience::Person) => page(description, request_id),
-        (_, _, Audience::Program) => response(description, request_id),
+    let mut response = match (error, audience) {
+        (_, Audience::Grpc) => grpc(description),
+        (ProxyError::Asleep(denied), _) => asleep(denied, description, request_id),
+        (_, Audience::Person) => page(description, request_id),
+        (_, Audience::Program) => response(description, request_id),
     };
     if let ProxyError::Redirect(to) = error
         && let Ok(location) = HeaderValue::try_from(to.to_string())
@@ -111,8 +112,8 @@ pub fn answer(
     response
 }
 
-/// The same for a gRPC client. Statuses are those that gRPC gives to HTTP's ("HTTP to gRPC Status
-/// Code Mapping").
+/// The response for a gRPC client. Statuses are those that gRPC gives to HTTP's ("HTTP to gRPC
+/// Status Code Mapping").
 fn grpc(description: Description) -> Response<Bytes> {
     let status = match description.status.as_u16() {
         400 => "13",
@@ -142,7 +143,7 @@ fn add_retry_after(headers: &mut HeaderMap, delay: Option<Duration>) {
     }
 }
 
-/// The response for a verdict.
+/// The response for a program.
 fn response(description: Description, request_id: &RequestId) -> Response<Bytes> {
     let Description {
         status,
@@ -170,7 +171,7 @@ fn response(description: Description, request_id: &RequestId) -> Response<Bytes>
     response
 }
 
-/// The same for a person.
+/// The response for a person.
 fn page(description: Description, request_id: &RequestId) -> Response<Bytes> {
     let mut response = response(description, request_id);
     let title = description.status.canonical_reason().unwrap_or("Error");
@@ -196,16 +197,16 @@ fn page(description: Description, request_id: &RequestId) -> Response<Bytes> {
     response
 }
 
-/// What a route answers instead of waking its instance.
+/// The answer of a route that does not wake its instance for this request.
 fn asleep(
-    why: Denied,
+    denied: &WakeDenied,
     description: Description,
-    config: &AsleepConfig,
     request_id: &RequestId,
 ) -> Response<Bytes> {
+    let (reason, config) = (denied.reason(), denied.asleep());
     let mut response = response(description, request_id);
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    match (why, &config.robots, &config.body_file) {
+    match (reason, &config.robots, &config.body_file) {
         (Denied::Robots, Some(robots), _) => {
             *response.body_mut() = Bytes::from(robots.text().to_owned());
             response.headers_mut().insert(CONTENT_TYPE, text);

@@ -1,10 +1,9 @@
 //! Connections that are passed on as they are: TLS that the instance terminates, and anything else.
 //!
-//! Guarantees: such a connection wakes, waits and is refused like a request, by the same limits; its
-//! first bytes stay unread by the instance until it is ready; each side's end is passed on to the
-//! other; it ends with its instance's epoch or with the gateway.
+//! Guarantees: such a connection wakes, waits and is refused like a request, by the same limits;
+//! its first bytes stay unread by the instance until it is ready; each side's end is passed on to
+//! the other; it ends with its instance's epoch or with the gateway.
 
-use std::io;
 use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
@@ -12,34 +11,26 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_wi
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::dispatch::{Dispatch, Dispatched, Transport, WakeInfo};
+use super::context::{Arrival, RawKind};
+use super::dispatch::{Sent, Transport, dispatch};
 use super::error::ProxyError;
 use super::error_response;
+use super::gateway::Gateway;
 use super::request_log::{Kind, RequestLog};
-use super::service::{Arrival, Gateway, hop_of};
-use crate::names::{Hostname, RequestId};
-use crate::router::RouteError;
+use super::transaction::Transaction;
+use crate::names::RequestId;
 use crate::upstream::{ForwardError, Hop, LeasedStream, Upstream};
 use crate::wake::{Endpoint, OpenConnection};
 use hypeman::ControlPlane;
 
-/// Bytes on their way, each way.
+/// The bytes that are on their way at most, in each direction.
 const BUFFER: usize = 64 * 1024;
-/// What a client of TLS hears instead of a handshake (RFC 8446 §6): a fatal alert, "internal error"
-/// or "unrecognized name".
+/// What a client of TLS is sent instead of a handshake (RFC 8446 §6): a fatal alert, "internal
+/// error" or "unrecognized name".
 const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
-/// Which kind of connection, for its account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RawKind {
-    /// TLS, routed by SNI.
-    Tls,
-    /// Whatever comes to the listener.
-    Tcp,
-}
-
-/// Opens connections for connections.
+/// Opens a connection to the instance for a client's connection.
 struct Opener(Arc<Upstream>);
 
 impl Transport for Opener {
@@ -68,18 +59,6 @@ impl Transport for Opener {
     }
 }
 
-// === impl RawKind ===
-
-impl RawKind {
-    /// The metric's label, and the access line's method.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::Tcp => "tcp",
-        }
-    }
-}
-
 // === impl Gateway ===
 
 impl<P: ControlPlane> Gateway<P> {
@@ -89,97 +68,81 @@ impl<P: ControlPlane> Gateway<P> {
         mut client: impl AsyncRead + AsyncWrite + Unpin + Send,
         host: &str,
         kind: RawKind,
-        from: &Arrival<'_>,
+        arrival: &Arrival<'_>,
     ) {
-        let mut log = RequestLog::new(
+        let mut transaction = Transaction::new(
             &self.parts,
             Kind::Connection(kind),
-            from.client.ip(),
+            arrival.client.ip(),
             RequestId::generate(),
+            None,
         );
-        let refusal = match self.splice_inner(&mut log, &mut client, host, from).await {
-            Ok(()) => return,
-            Err(error) => {
-                let description = error_response::describe(&error);
-                log.status = description.status.as_u16();
-                log.error = Some(description.code);
-                tracing::debug!(request = %log.request_id, %error, host, "refused");
-                error
-            }
+        let result = self.proxy_tcp_inner(&mut client, host, arrival, &mut transaction);
+        let Err(error) = result.await else {
+            return;
         };
+        let description = error_response::describe(&error);
+        let Transaction { context, log, .. } = &mut transaction;
+        log.status = description.status.as_u16();
+        log.error = Some(description.code);
+        tracing::debug!(request = %context.request_id, %error, host, "refused");
         if kind == RawKind::Tls {
-            let unknown = matches!(refusal, ProxyError::Route(_) | ProxyError::Authority(_));
-            let alert = if unknown {
-                UNRECOGNIZED_NAME
-            } else {
-                INTERNAL_ERROR
+            let is_unknown = matches!(error, ProxyError::Route(_) | ProxyError::Authority(_));
+            let alert = match is_unknown {
+                true => UNRECOGNIZED_NAME,
+                false => INTERNAL_ERROR,
             };
             // A client that has gone does not need it.
-            let _told = client.write_all(&[21, 3, 3, 0, 2, 2, alert]).await;
+            let _sent = client.write_all(&[21, 3, 3, 0, 2, 2, alert]).await;
         }
-        let _told = client.shutdown().await;
+        let _sent = client.shutdown().await;
     }
 
-    /// The line that every such connection walks.
-    async fn splice_inner(
+    /// The phases of a connection: those of a request that concern it, and the passing on.
+    async fn proxy_tcp_inner(
         &self,
-        log: &mut RequestLog,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
         host: &str,
-        from: &Arrival<'_>,
+        arrival: &Arrival<'_>,
+        transaction: &mut Transaction,
     ) -> Result<(), ProxyError> {
-        let host = Hostname::parse(host).map_err(crate::router::AuthorityError::from)?;
-        log.host = Some(host.clone());
-        let active_routes = self.active_routes.load_full();
-        let found = active_routes.table.find(&host, "/", from.local.port())?;
-        let (route, config) = (&*found.route, found.route.config());
-        log.on_route(&active_routes, &found.route);
-        if config.forwarding.auth.is_some() {
-            return Err(ProxyError::Unauthenticated);
-        }
-        let patience = config.wake.timeout;
-        let peer = log.client;
-        let instance = self.find(route, &found.instance, peer, patience).await?;
-        log.instance = Some(instance.id().clone());
-        let admission = active_routes.admission(route).ok_or(RouteError::NoRoute)?;
-        let delivery = Dispatch {
-            instance: &instance,
-            route,
-            hop: hop_of(config, from),
-            admission,
-            may_wake: admission.check_raw(peer),
-            hold: &self.parts.hold,
-            gate: &self.parts.hold.gate(instance.id(), config.port),
-            metrics: &self.parts.metrics,
-            client: peer,
-            user_agent: None,
-            head_bytes: 0,
-            deadline: log.started + patience,
-            trace: None,
-        };
-        let mut notes = WakeInfo::default();
-        let admitted = delivery.admit(&mut notes).await;
-        (log.wake, log.held) = (notes.wake, notes.held);
+        let Transaction {
+            context, wake, log, ..
+        } = transaction;
+        let destination = self.route_connection(host, arrival, context, log)?;
+        let resolved = self.resolve(&destination, arrival.cache, log).await?;
+        let pending = self.pending_connection(&destination, &resolved);
+        let admitted = pending.admit(wake).await?;
         let opener = Opener(Arc::clone(&self.parts.upstream));
-        let opened = delivery.send(&opener, admitted?, (), &mut notes).await;
-        (log.wake, log.held) = (notes.wake, notes.held);
-        let Dispatched {
+        let sent = dispatch(&opener, &pending, arrival, admitted, (), wake, log).await?;
+        self.pass_on(client, sent, log).await;
+        Ok(())
+    }
+
+    /// Passes bytes on both ways, until both sides have ended or the instance's epoch or the
+    /// gateway ends.
+    async fn pass_on(
+        &self,
+        client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
+        sent: Sent<LeasedStream>,
+        log: &mut RequestLog,
+    ) {
+        let Sent {
             response,
             endpoint,
             slot,
-        } = opened?;
+        } = sent;
         log.status = 200;
         let mut instance = TokioIo::new(response);
-        let carried = copy_bidirectional_with_sizes(client, &mut instance, BUFFER, BUFFER);
-        let carried: io::Result<(u64, u64)> = tokio::select! {
-            carried = carried => carried,
-            () = endpoint.severed().cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
-            () = self.parts.cut.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+        let copied = copy_bidirectional_with_sizes(client, &mut instance, BUFFER, BUFFER);
+        let copied = tokio::select! {
+            copied = copied => copied.ok(),
+            () = endpoint.severed().cancelled() => None,
+            () = self.parts.cut.cancelled() => None,
         };
         drop(slot);
-        if let Ok((_, out)) = carried {
-            (log.bytes_out, log.complete) = (out, true);
+        if let Some((_, bytes_out)) = copied {
+            (log.bytes_out, log.complete) = (bytes_out, true);
         }
-        Ok(())
     }
 }

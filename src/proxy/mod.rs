@@ -1,31 +1,57 @@
 //! A request's way, from its head to its response's last byte.
 //!
+//! `service` lists the phases: `route`, `resolve`, `answer_locally`, `admit`, `prepare`,
+//! [`dispatch`], `respond`. Each has a file of its own, whose first lines say what it guarantees;
+//! the other files are what the phases use.
+//!
 //! Guarantees: [`Gateway::handle`] always answers; every refusal is one typed [`ProxyError`] that
-//! [`error_response`] alone turns into a response; every request leaves one access line and one count,
-//! however it ends.
+//! [`error_response`] alone turns into a response; every request leaves one access line and one
+//! count, however it ends.
 
 mod active_routes;
 mod admission;
+mod admit;
+mod answer_locally;
+mod auth;
+mod client_address;
 mod connection_cache;
+mod context;
+mod denied;
 pub mod dispatch;
 mod error;
 pub mod error_response;
+mod framing;
+mod gateway;
 mod l4;
-mod outgoing;
+mod pending_request;
 mod preflight;
+mod prepare;
 mod preset;
 mod prewarm;
 mod rates;
+mod request_body;
 mod request_deadline;
+mod request_head;
 mod request_log;
+mod request_target;
+mod resolve;
+mod respond;
+mod response_body;
+mod route;
 mod service;
 mod switching;
+mod transaction;
 mod unknown_names;
 mod waiting;
+mod wake_info;
 
-pub use admission::{Admission, Denied, RequestHead};
+pub use admission::Admission;
 pub use connection_cache::ConnectionCache;
+pub use context::{Arrival, GatewayParts, RawKind};
+pub use denied::{Denied, WakeDenied};
 pub use error::ProxyError;
-pub use l4::RawKind;
-pub use request_log::GatewayBody;
-pub use service::{Arrival, Gateway, GatewayParts};
+pub use gateway::Gateway;
+pub use pending_request::{Admitted, PendingRequest};
+pub use request_head::RequestHead;
+pub use response_body::GatewayBody;
+pub use wake_info::WakeInfo;

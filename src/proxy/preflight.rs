@@ -5,9 +5,9 @@
 //! application itself said: the Fetch standard lets a browser remember a preflight's answer for
 //! `Access-Control-Max-Age`, and so does the gateway.
 //!
-//! Guarantees: an answer is repeated only to the same question (host, path, origin, method, headers),
-//! only for as long as the application allowed (5 s when it did not say, an hour at most), and their
-//! number is bounded.
+//! Guarantees: an answer is repeated only to the same preflight (host, path, origin, method,
+//! headers), only for as long as the application allowed (5 s when it did not say, an hour at
+//! most), and their number is bounded.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use http::header::{
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
 use crate::names::Hostname;
@@ -27,9 +27,9 @@ const UNSAID: Duration = Duration::from_secs(5);
 const LONGEST: Duration = Duration::from_secs(3600);
 const MOST: usize = 4096;
 
-/// What a preflight asks.
+/// The question of a preflight, without credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Question {
+pub(super) struct Preflight {
     host: Hostname,
     target: String,
     origin: HeaderValue,
@@ -37,7 +37,7 @@ pub(super) struct Question {
     headers: Option<HeaderValue>,
 }
 
-struct Answer {
+struct CachedAnswer {
     headers: Vec<(HeaderName, HeaderValue)>,
     status: StatusCode,
     until: Instant,
@@ -45,19 +45,16 @@ struct Answer {
 
 /// The answers so far.
 #[derive(Default)]
-pub(super) struct Preflights(DashMap<Question, Answer>);
+pub(super) struct Preflights(DashMap<Preflight, CachedAnswer>);
 
-// === impl Question ===
+// === impl Preflight ===
 
-impl Question {
-    pub(super) fn of(
-        method: &Method,
-        host: &Hostname,
-        uri: &http::Uri,
-        headers: &HeaderMap,
-    ) -> Option<Self> {
+impl Preflight {
+    /// The preflight that a request is, if it is one.
+    pub(super) fn of<B>(host: &Hostname, request: &Request<B>) -> Option<Self> {
+        let headers = request.headers();
         // With credentials it is no preflight (Fetch, CORS-preflight fetch).
-        if *method != Method::OPTIONS
+        if *request.method() != Method::OPTIONS
             || headers.contains_key(COOKIE)
             || headers.contains_key(AUTHORIZATION)
         {
@@ -65,7 +62,7 @@ impl Question {
         }
         Some(Self {
             host: host.clone(),
-            target: uri.path_and_query()?.to_string(),
+            target: request.uri().path_and_query()?.to_string(),
             origin: headers.get(ORIGIN)?.clone(),
             method: headers.get(ACCESS_CONTROL_REQUEST_METHOD)?.clone(),
             headers: headers.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned(),
@@ -76,9 +73,9 @@ impl Question {
 // === impl Preflights ===
 
 impl Preflights {
-    /// What the application said, if it may still be repeated.
-    pub(super) fn recall(&self, question: &Question) -> Option<Response<()>> {
-        let answer = self.0.get(question)?;
+    /// The application's answer, if it may still be repeated.
+    pub(super) fn recall(&self, preflight: &Preflight) -> Option<Response<()>> {
+        let answer = self.0.get(preflight)?;
         if answer.until <= Instant::now() {
             return None;
         }
@@ -91,13 +88,14 @@ impl Preflights {
     }
 
     /// Remembers an application's answer.
-    pub(super) fn note<B>(&self, question: Question, response: &Response<B>) {
+    pub(super) fn remember<B>(&self, preflight: Preflight, response: &Response<B>) {
         let headers = response.headers();
         if !response.status().is_success() || !headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN) {
             return;
         }
-        let said = headers.get(ACCESS_CONTROL_MAX_AGE);
-        let age = match said.map(|value| value.to_str().ok().and_then(|text| text.parse().ok())) {
+        let max_age = headers.get(ACCESS_CONTROL_MAX_AGE);
+        let age = match max_age.map(|value| value.to_str().ok().and_then(|text| text.parse().ok()))
+        {
             None => UNSAID,
             Some(Some(seconds)) => Duration::from_secs(seconds).min(LONGEST),
             Some(None) => return,
@@ -109,21 +107,20 @@ impl Preflights {
                 return;
             }
         }
-        let about_cors = |name: &HeaderName| {
+        let is_of_cors = |name: &HeaderName| {
             name.as_str().starts_with("access-control-") || name.as_str() == "vary"
         };
         let headers = headers
             .iter()
-            .filter(|(name, _)| about_cors(name))
+            .filter(|(name, _)| is_of_cors(name))
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect();
-        let (status, until) = (StatusCode::NO_CONTENT, Instant::now() + age);
-        let answer = Answer {
+        let answer = CachedAnswer {
             headers,
-            status,
-            until,
+            status: StatusCode::NO_CONTENT,
+            until: Instant::now() + age,
         };
-        self.0.insert(question, answer);
+        self.0.insert(preflight, answer);
     }
 }
 
@@ -135,9 +132,11 @@ impl fmt::Debug for Preflights {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
 
-    fn question(origin: &'static str, extra: Option<HeaderName>) -> Option<Question> {
+    fn preflight(origin: &'static str, extra: Option<HeaderName>) -> Option<Preflight> {
         let mut headers = HeaderMap::new();
         headers.insert(ORIGIN, HeaderValue::from_static(origin));
         headers.insert(
@@ -145,13 +144,11 @@ mod tests {
             HeaderValue::from_static("PUT"),
         );
         headers.extend(extra.map(|name| (name, HeaderValue::from_static("x"))));
-        let uri = "/a?b".parse().unwrap();
-        Question::of(
-            &Method::OPTIONS,
-            &Hostname::parse("a.b").unwrap(),
-            &uri,
-            &headers,
-        )
+        let mut request = Request::new(());
+        *request.method_mut() = Method::OPTIONS;
+        *request.uri_mut() = "/a?b".parse().unwrap();
+        *request.headers_mut() = headers;
+        Preflight::of(&Hostname::parse("a.b").unwrap(), &request)
     }
 
     fn answer(max_age: Option<&'static str>) -> Response<()> {
@@ -169,34 +166,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_is_repeated_to_the_same_question_for_its_time() {
+    async fn an_answer_is_repeated_to_the_same_preflight_for_its_time() {
         let preflights = Preflights::default();
-        let same = question("https://x", None).unwrap();
-        preflights.note(same.clone(), &answer(Some("60")));
-        let told = preflights.recall(&same).unwrap();
-        assert!(told.headers().contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
+        let same = preflight("https://x", None).unwrap();
+        preflights.remember(same.clone(), &answer(Some("60")));
+        let repeated = preflights.recall(&same).unwrap();
+        assert!(repeated.headers().contains_key(ACCESS_CONTROL_ALLOW_ORIGIN));
         assert!(
-            !told.headers().contains_key("set-cookie"),
+            !repeated.headers().contains_key("set-cookie"),
             "nothing but CORS"
         );
         assert!(
             preflights
-                .recall(&question("https://y", None).unwrap())
+                .recall(&preflight("https://y", None).unwrap())
                 .is_none()
         );
         tokio::time::advance(Duration::from_secs(60)).await;
         assert!(preflights.recall(&same).is_none());
-        preflights.note(same.clone(), &answer(None));
+        preflights.remember(same.clone(), &answer(None));
         tokio::time::advance(UNSAID).await;
         assert!(preflights.recall(&same).is_none());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_refusal_or_a_request_with_credentials_is_not_remembered() {
-        assert!(question("https://x", Some(COOKIE)).is_none());
+        assert!(preflight("https://x", Some(COOKIE)).is_none());
         let preflights = Preflights::default();
-        let question = question("https://x", None).unwrap();
-        preflights.note(question.clone(), &Response::new(()));
-        assert!(preflights.recall(&question).is_none());
+        let preflight = preflight("https://x", None).unwrap();
+        preflights.remember(preflight.clone(), &Response::new(()));
+        assert!(preflights.recall(&preflight).is_none());
     }
 }

@@ -1,13 +1,14 @@
-//! `preset = "browser-abuse"`: who asks without anybody waiting for the answer.
+//! `preset = "browser-abuse"`: requests whose answers nobody waits for.
 //!
 //! Guarantees: only requests that say so themselves, by their user agent, their `Sec-Purpose` or a
-//! path that no application of ours serves by accident; and the answer is true: "asleep", or 404 for
-//! a scanner's guess. Preflights are answered by what the instance said last time
-//! (see [`preflight`](super::preflight)).
+//! path that no application of ours serves by accident; and the answer is true: "asleep", or 404
+//! for a scanner's guess. Preflights are answered by what the instance said last time (see
+//! [`preflight`](super::preflight)).
 
 use http::Method;
 
-use super::admission::{Denied, RequestHead, user_agent};
+use super::denied::Denied;
+use super::request_head::RequestHead;
 use crate::config::Preset;
 
 /// Parts of user agents, in lower case: crawlers, link previews, monitors, scanners.
@@ -42,7 +43,7 @@ const AGENTS: &[&str] = &[
     "expanse",
 ];
 
-/// What scanners guess. Each is matched as a whole path or a prefix on segment borders.
+/// Paths that scanners guess. Each is matched as a whole path or a prefix on segment borders.
 const SCANNED: &[&str] = &[
     "/.env",
     "/.git",
@@ -71,7 +72,7 @@ const SCANNED: &[&str] = &[
     "/_ignition",
 ];
 
-/// What browsers ask for by themselves.
+/// Paths that browsers ask for by themselves.
 const ICONS: &[&str] = &[
     "/favicon.ico",
     "/apple-touch-icon.png",
@@ -79,16 +80,16 @@ const ICONS: &[&str] = &[
     "/browserconfig.xml",
 ];
 
-pub(super) fn check(Preset::BrowserAbuse: Preset, visit: &RequestHead<'_>) -> Result<(), Denied> {
-    let path = visit.path;
+pub(super) fn check(Preset::BrowserAbuse: Preset, head: &RequestHead<'_>) -> Result<(), Denied> {
+    let path = head.path;
     if SCANNED.iter().any(|guess| is_guess(path, guess)) {
         return Err(Denied::Scanner);
     }
-    if matches!(*visit.method, Method::GET | Method::HEAD) && ICONS.contains(&path) {
+    if matches!(*head.method, Method::GET | Method::HEAD) && ICONS.contains(&path) {
         return Err(Denied::Icon);
     }
     let says_prefetch = |name: &str| {
-        let values = visit.headers.get_all(name);
+        let values = head.headers.get_all(name);
         values
             .iter()
             .filter_map(|value| value.to_str().ok())
@@ -100,7 +101,7 @@ pub(super) fn check(Preset::BrowserAbuse: Preset, visit: &RequestHead<'_>) -> Re
     {
         return Err(Denied::Prefetch);
     }
-    let agent = user_agent(visit.headers);
+    let agent = head.user_agent();
     if AGENTS.iter().any(|part| agent.contains(part)) {
         return Err(Denied::Bot);
     }

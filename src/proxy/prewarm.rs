@@ -1,4 +1,5 @@
-//! Waking before it is asked for: for a `ClientHello`, for a page's API, for an instance's company.
+//! Waking an instance before a request for it comes: for a `ClientHello`, for a page's API, for
+//! the instances that another one needs.
 //!
 //! Guarantees: whoever may not wake an instance with a request cannot do it so either, and pays the
 //! same rates.
@@ -6,47 +7,39 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::dispatch::{Dispatch, target_of};
-use super::service::Gateway;
+use super::context::readiness_of;
+use super::gateway::Gateway;
 use crate::names::Hostname;
-use crate::router::{Match, is_below};
+use crate::router::{Match, Route, is_below};
 use crate::wake::{Instance, Requester};
 use hypeman::ControlPlane;
 
 impl<P: ControlPlane> Gateway<P> {
-    /// Wakes what this request will need besides its own instance.
-    pub(super) fn prewarm(&self, delivery: &Dispatch<'_, TcpStream>, path: &str) {
-        let config = delivery.route.config();
-        let wakes = &self.parts.wakes;
+    /// Wakes what a request that may wake will need besides its own instance.
+    pub(super) fn prewarm(
+        &self,
+        route: &Route,
+        instance: &Instance,
+        path: &str,
+        requester: impl Fn() -> Requester,
+    ) {
+        let (config, wakes) = (route.config(), &self.parts.wakes);
         for rule in &config.prewarm {
-            if delivery.may_wake.is_ok() && rule.paths.iter().any(|below| is_below(path, below)) {
-                wakes.prewarm(
-                    config.plane,
-                    &rule.instances,
-                    &config.wake,
-                    &delivery.asker(),
-                );
+            if rule.paths.iter().any(|below| is_below(path, below)) {
+                wakes.prewarm(config.plane, &rule.instances, &config.wake, &requester());
             }
         }
-        let asleep = || {
-            let target = target_of(delivery.route);
-            delivery.instance.warm(target).is_none() && delivery.instance.progress().is_none()
-        };
-        if !config.wake.also.is_empty() && delivery.may_wake.is_ok() && asleep() {
-            wakes.prewarm(
-                config.plane,
-                &config.wake.also,
-                &config.wake,
-                &delivery.asker(),
-            );
+        let is_asleep =
+            || instance.warm(readiness_of(route)).is_none() && instance.progress().is_none();
+        if !config.wake.also.is_empty() && is_asleep() {
+            wakes.prewarm(config.plane, &config.wake.also, &config.wake, &requester());
         }
     }
 
-    /// A TLS client has said which host it wants: its instance may wake while the handshake goes on,
-    /// where the route says so and the client's network and the rates allow it.
+    /// Wakes the instance of the host that a TLS client names, while the handshake goes on, where
+    /// the route says so and the client's network and the rates allow it.
     pub fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16) {
         let active_routes = self.active_routes.load();
         let found = Hostname::parse(sni)
@@ -62,23 +55,22 @@ impl<P: ControlPlane> Gateway<P> {
         else {
             return;
         };
-        let known = wakes.known(config.plane, &instance);
-        let awake = |known: Arc<Instance>| {
-            known.warm(target_of(&route)).is_some() || known.progress().is_some()
+        let is_awake = |instance: Arc<Instance>| {
+            instance.warm(readiness_of(&route)).is_some() || instance.progress().is_some()
         };
-        if known.is_some_and(awake)
+        if wakes.known(config.plane, &instance).is_some_and(is_awake)
             || !admission.knows_client(client)
             || admission.charge(client).is_err()
         {
             return;
         }
-        let asker = Requester {
+        let requester = Requester {
             trace: None,
             route: Arc::clone(route.label()),
             client,
             user_agent: Some("TLS ClientHello".into()),
             since: Instant::now(),
         };
-        wakes.prewarm(config.plane, &[instance], &config.wake, &asker);
+        wakes.prewarm(config.plane, &[instance], &config.wake, &requester);
     }
 }

@@ -1,4 +1,4 @@
-//! How long a request can wait, by its route's word and its client's.
+//! The longest that a request can wait, by its route's settings and its client's fields.
 //!
 //! Guarantees: a client can only shorten what its route allows: with `grpc-timeout` (gRPC over
 //! HTTP/2, "Requests"), or with `Prefer: wait=…` (RFC 7240 §4.3).
@@ -9,7 +9,7 @@ use http::HeaderMap;
 
 use crate::upstream::{Field, Fields};
 
-/// The shortest of all who have a say.
+/// The shortest of what the route allows and what the client asks for.
 pub(super) fn client_timeout(route: Duration, headers: &HeaderMap, fields: Fields) -> Duration {
     if !fields.has(Field::GrpcTimeout) && !fields.has(Field::Prefer) {
         return route;
@@ -27,7 +27,7 @@ pub(super) fn client_timeout(route: Duration, headers: &HeaderMap, fields: Field
         .min(prefer.unwrap_or(Duration::MAX))
 }
 
-/// At most eight digits and a unit.
+/// The time of a `grpc-timeout`: at most eight digits and a unit.
 fn grpc_timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -45,6 +45,7 @@ fn grpc_timeout(text: &str) -> Option<Duration> {
     })
 }
 
+/// The time of `wait` in a `Prefer` field.
 fn prefer_wait(text: &str) -> Option<Duration> {
     let preferences = text.split([',', ';']).map(str::trim);
     preferences

@@ -14,7 +14,7 @@ use super::rates::ClientRate;
 use crate::config::Rate;
 use crate::names::ClientNetwork;
 
-/// Who asked for what does not exist.
+/// The clients that asked for what does not exist.
 pub(super) struct UnknownNames {
     rate: Option<ClientRate>,
     shut_out: DashMap<ClientNetwork, Instant>,
@@ -30,7 +30,7 @@ impl UnknownNames {
         }
     }
 
-    /// How long the client is to wait before it may ask for another unknown name.
+    /// The time that the client is to wait before it may ask for another unknown name.
     pub(super) fn wait(&self, client: IpAddr) -> Option<Duration> {
         if self.shut_out.is_empty() {
             return None;
@@ -41,7 +41,7 @@ impl UnknownNames {
             .filter(|wait| !wait.is_zero())
     }
 
-    /// The client asked for a name that does not exist.
+    /// Counts a client's question for a name that does not exist.
     pub(super) fn note(&self, client: IpAddr) {
         let client = ClientNetwork::from(client);
         let taken = self.rate.as_ref().map(|rate| rate.take(client));

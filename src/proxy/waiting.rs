@@ -23,11 +23,11 @@ use crate::config::WaitingPageConfig;
 use crate::names::RequestId;
 use crate::wake::{Instance, Target};
 
-/// Where the page learns how far the wake is. Requests for it never wake.
+/// The path of the events about a wake, for the page. Requests for it never wake.
 pub(super) const STATUS_PATH: &str = "/.wakegate/wake";
 
 const BUILT_IN: &str = include_str!("waiting.html");
-/// How often the page is told.
+/// The time between two events of a status stream.
 const TICK: Duration = Duration::from_millis(100);
 /// The longest that one status stream lives; the page opens the next one.
 const LONGEST: Duration = Duration::from_secs(120);
@@ -35,7 +35,7 @@ const LONGEST: Duration = Duration::from_secs(120);
 /// Whether a person's browser asks for a page to look at (Fetch Metadata; browsers that do not send
 /// it are known by their Accept alone).
 pub(super) fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
-    let is = |name: &str, wanted: &str| headers.get(name).is_none_or(|value| value == wanted);
+    let is = |name: &str, expected: &str| headers.get(name).is_none_or(|value| value == expected);
     *method == Method::GET
         && headers.get_all(ACCEPT).iter().any(accepts_html)
         && is("sec-fetch-mode", "navigate")
@@ -69,7 +69,7 @@ pub(super) fn escape(text: &str) -> String {
     })
 }
 
-/// The page.
+/// The page for one request.
 pub(super) fn page<S>(
     config: &WaitingPageConfig,
     host: &str,
@@ -122,12 +122,13 @@ pub(super) fn status_head<B>(body: B) -> Response<B> {
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // nginx and its like would keep the events to themselves.
+    // nginx and its like would buffer the events.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
-/// What a wake does, as server-sent events: `progress` until it is over, then `ready` or `over`.
+/// The stages of a wake, as server-sent events: `progress` until it is over, then `ready` or
+/// `over`.
 pub(super) struct StatusStream<S> {
     instance: Arc<Instance<S>>,
     target: Target,

@@ -9,6 +9,7 @@ mod access_log;
 mod diagnostics;
 mod metrics;
 mod traces;
+mod user_agent;
 
 pub use access_log::{AccessLine, AccessSink};
 pub use diagnostics::{Diagnostics, DiagnosticsError, init_diagnostics};
@@ -18,3 +19,4 @@ pub use metrics::{
     WakeKind, WakeOutcome, WakePhase,
 };
 pub use traces::{Attribute, Trace, TraceParent, Tracer, TracerError, trace_id_of};
+pub use user_agent::agent_text;

@@ -25,7 +25,7 @@ mod tunnel;
 
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
-pub use forwarded::{ForwardedElement, ForwardedHeaders};
+pub use forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
 pub use h1::ChunkError;
 pub use h1_body::BrokenBody;
 pub use headers::{

@@ -19,8 +19,10 @@ use tokio_util::task::TaskTracker;
 use wakegate::config::{Config, Protocol, Variables, load};
 use wakegate::hold::Hold;
 use wakegate::names::Hostname;
-use wakegate::proxy::dispatch::{Dispatch, WakeInfo};
-use wakegate::proxy::{Admission, ProxyError, RequestHead, error_response};
+use wakegate::proxy::dispatch::Dispatch;
+use wakegate::proxy::{
+    Admission, PendingRequest, ProxyError, RequestHead, WakeInfo, error_response,
+};
 use wakegate::router::RouteTable;
 use wakegate::telemetry::Metrics;
 use wakegate::upstream::Hop;
@@ -204,15 +206,10 @@ impl Gateway {
             headers: &HeaderMap::new(),
             client,
         });
-        let delivery = Dispatch {
+        let pending = PendingRequest {
             trace: None,
             instance: &instance,
             route: &found.route,
-            hop: Hop {
-                port: PORT,
-                protocol: Protocol::H1,
-                proxy_header: None,
-            },
             admission: &self.admission,
             may_wake,
             hold: &self.hold,
@@ -223,13 +220,21 @@ impl Gateway {
             head_bytes: 100,
             deadline,
         };
-        let mut notes = WakeInfo::default();
-        let admitted = delivery.admit(&mut notes).await?;
+        let mut wake = WakeInfo::default();
+        let admitted = pending.admit(&mut wake).await?;
         let parcel = Parcel {
             number,
             idempotent: !request.post,
         };
-        let sent = delivery.send(&self.world, admitted, parcel, &mut notes);
+        let dispatch = Dispatch {
+            pending: &pending,
+            hop: Hop {
+                port: PORT,
+                protocol: Protocol::H1,
+                proxy_header: None,
+            },
+        };
+        let sent = dispatch.send(&self.world, admitted, parcel, &mut wake);
         Ok(sent.await?.response)
     }
 }

@@ -8,28 +8,28 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::hold::AdmitError;
-use crate::proxy::admission::Denied;
+use crate::proxy::denied::Denied;
 use crate::proxy::error::ProxyError;
 use crate::router::RouteError;
 use crate::upstream::{BodyFailure, ForwardError};
 use crate::wake::{WakeError, WakeStage};
 
-/// How an error is told.
+/// The words of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Description {
-    /// The status.
+    /// The response's status.
     pub status: StatusCode,
     /// One stable word, for programs.
     pub code: &'static str,
     /// One sentence, for people.
     pub detail: &'static str,
-    /// When to try again.
+    /// The time after which it is worth trying again.
     pub retry_after: Option<Duration>,
 }
 
 const SOON: Option<Duration> = Some(Duration::from_secs(1));
 
-/// How this error is told.
+/// Chooses the words for an error.
 pub fn describe(error: &ProxyError) -> Description {
     let (status, code, detail, retry_after) = match error {
         ProxyError::Authority(_) => (
@@ -104,7 +104,7 @@ pub fn describe(error: &ProxyError) -> Description {
             "The instance was busy with other requests for too long.",
             SOON,
         ),
-        ProxyError::Asleep(why) => asleep(*why),
+        ProxyError::Asleep(denied) => asleep(denied.reason()),
         ProxyError::TooManyUnknown(wait) => (
             StatusCode::TOO_MANY_REQUESTS,
             "too_many_unknown_names",
@@ -153,8 +153,8 @@ pub fn describe(error: &ProxyError) -> Description {
 
 type Response = (StatusCode, &'static str, &'static str, Option<Duration>);
 
-fn asleep(why: Denied) -> Response {
-    match why {
+fn asleep(reason: Denied) -> Response {
+    match reason {
         Denied::ClientRate(wait) | Denied::RouteRate(wait) => (
             StatusCode::TOO_MANY_REQUESTS,
             "wake_rate",

@@ -1,0 +1,135 @@
+//! What a request or a connection brings along, and the parts of the gateway that serve it.
+//!
+//! Guarantees: what is here stays as it is from the first byte to the last; the phases read it and
+//! hand on what they find out themselves.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::connection_cache::ConnectionCache;
+use crate::config::{ResponseConfig, RouteConfig, ServerConfig};
+use crate::hold::Hold;
+use crate::names::RequestId;
+use crate::router::Route;
+use crate::telemetry::{AccessSink, Metrics, Tracer};
+use crate::upstream::{Hop, InterimSink, ProxyHeader, Upstream};
+use crate::wake::{self, Wakes};
+
+/// The connection that a request came on.
+pub struct Arrival<'a> {
+    /// The peer, or whom a trusted peer's PROXY header names.
+    pub client: SocketAddr,
+    /// The address that the client connected to.
+    pub local: SocketAddr,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// The certificate that the client has shown, as `Client-Cert` has it.
+    pub certificate: Option<&'a HeaderValue>,
+    /// Takes 1xx answers for the client, if it can be sent some.
+    pub interim: Option<&'a InterimSink>,
+    /// The cache of what earlier requests of the connection have found out.
+    pub cache: &'a ConnectionCache,
+    /// Whether the connection may carry requests for a host.
+    pub covers: &'a (dyn Fn(&str) -> bool + Sync),
+}
+
+/// The parts that a gateway is made of.
+#[derive(Debug)]
+pub struct GatewayParts<P> {
+    /// The wake engine.
+    pub wakes: Arc<Wakes<P>>,
+    /// The hold queue.
+    pub hold: Arc<Hold>,
+    /// Connections to instances.
+    pub upstream: Arc<Upstream>,
+    /// Header fields that the gateway adds to responses.
+    pub response: ArcSwap<ResponseConfig>,
+    /// The trusted proxies and other settings of the server.
+    pub server: Arc<ArcSwap<ServerConfig>>,
+    /// The longest that an application may ask to stay awake for.
+    pub max_hold: Duration,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The access log.
+    pub access: Arc<AccessSink>,
+    /// The tracer that spans go to.
+    pub tracer: Tracer,
+    /// The tracker of the tasks of tunnels.
+    pub tunnels: TaskTracker,
+    /// Ends tunnels.
+    pub cut: CancellationToken,
+}
+
+/// Layer-4 protocols that are passed through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RawKind {
+    /// TLS, routed by SNI.
+    Tls,
+    /// Whatever comes to the listener.
+    Tcp,
+}
+
+/// The facts that are fixed once a request's head, or a connection, is there.
+#[derive(Debug)]
+pub(super) struct RequestContext {
+    /// The id that the instance, the client and the log know the request by.
+    pub(super) request_id: RequestId,
+    /// The time at which the request's own time begins.
+    pub(super) started: Instant,
+    /// The peer's address, or the one that a trusted peer's PROXY header names.
+    pub(super) peer: IpAddr,
+    /// The client's `User-Agent`.
+    pub(super) user_agent: Option<HeaderValue>,
+}
+
+// === impl RawKind ===
+
+impl RawKind {
+    /// The metric's label, and the access line's method.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+// === impl Arrival ===
+
+impl Arrival<'_> {
+    /// The last hop of this request: from the gateway to its instance's port.
+    pub(super) fn hop(&self, config: &RouteConfig) -> Hop {
+        Hop {
+            port: config.port,
+            protocol: config.forwarding.protocol,
+            proxy_header: config.forwarding.proxy_protocol.map(|version| ProxyHeader {
+                version,
+                client: self.client,
+                local: self.local,
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Arrival<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Arrival({}, secure: {})", self.client, self.secure)
+    }
+}
+
+/// The port of an instance, and the kind of readiness, that a route's requests wait for.
+pub(super) fn readiness_of(route: &Route) -> wake::Target {
+    let config = route.config();
+    wake::Target {
+        port: config.port,
+        when: config.wake.ready,
+    }
+}

@@ -1,0 +1,81 @@
+//! The gateway that all connections share.
+//!
+//! Guarantees: a change of the routes concerns new requests only; what is remembered about clients
+//! and routes is bounded by [`Gateway::upkeep`].
+
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use super::active_routes::ActiveRoutes;
+use super::context::GatewayParts;
+use super::preflight::Preflights;
+use super::unknown_names::UnknownNames;
+use crate::config::{Rate, RouteConfig};
+use crate::wake::WarmPlan;
+use hypeman::ControlPlane;
+
+/// The gateway, as every connection sees it.
+pub struct Gateway<P> {
+    pub(super) active_routes: ArcSwap<ActiveRoutes>,
+    pub(super) unknown: UnknownNames,
+    pub(super) preflights: Preflights,
+    pub(super) parts: GatewayParts<P>,
+}
+
+// === impl Gateway ===
+
+impl<P: ControlPlane> Gateway<P> {
+    /// A gateway for these routes; `unknown` limits how often a client may ask for names that do
+    /// not exist.
+    pub fn new(routes: &[Arc<RouteConfig>], unknown: Rate, parts: GatewayParts<P>) -> Arc<Self> {
+        Arc::new(Self {
+            active_routes: ArcSwap::from_pointee(ActiveRoutes::new(routes, None, &parts.metrics)),
+            unknown: UnknownNames::new(unknown),
+            preflights: Preflights::default(),
+            parts,
+        })
+    }
+
+    /// New requests use these routes; those under way keep theirs.
+    pub fn set_routes(&self, routes: &[Arc<RouteConfig>]) {
+        let before = self.active_routes.load();
+        let active_routes = ActiveRoutes::new(routes, Some(&before), &self.parts.metrics);
+        self.active_routes.store(Arc::new(active_routes));
+    }
+
+    /// The instances that are to be kept awake, with their windows of time.
+    pub fn warm_plans(&self) -> Vec<WarmPlan> {
+        let active_routes = self.active_routes.load();
+        let plans = active_routes.table.all().filter_map(|route| {
+            let config = route.config();
+            Some(WarmPlan {
+                plane: config.plane,
+                instance: route.fixed_instance()?.clone(),
+                route: Arc::clone(route.label()),
+                rules: config.wake.clone(),
+                windows: config.keep_warm.clone(),
+            })
+        });
+        plans.filter(|plan| !plan.windows.is_empty()).collect()
+    }
+
+    /// The parts that the gateway is made of.
+    pub fn parts(&self) -> &GatewayParts<P> {
+        &self.parts
+    }
+
+    /// Forgets what is too old to matter.
+    pub fn upkeep(&self) {
+        self.active_routes.load().upkeep();
+        self.unknown.upkeep();
+        self.parts.hold.upkeep();
+    }
+}
+
+impl<P> fmt::Debug for Gateway<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,41 @@
+//! A request's body, as far as the gateway has rules for it: its slowest rate, and the small body
+//! that is read beforehand so that the request can be sent again.
+//!
+//! Guarantees: no more than the route's buffer is read, and not beyond the request's deadline.
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, Request};
+use tokio::time::{Instant, timeout_at};
+
+use super::error::ProxyError;
+use crate::config::ServerConfig;
+use crate::upstream::{BodyError, Field, Fields, RequestBody};
+
+/// The slowest rate at which a body may come, in bytes a second. Streams of gRPC may be silent for
+/// long.
+pub(super) fn min_body_rate(headers: &HeaderMap, fields: Fields, config: &ServerConfig) -> usize {
+    let is_grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+    match fields.has(Field::ContentType) && headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
+        true => 0,
+        false => config.min_body_rate.0,
+    }
+}
+
+/// Whether it is of use to read the request's body beforehand: it could be sent again then.
+pub(super) fn gains_from_buffer(request: &Request<RequestBody>) -> bool {
+    request.method().is_idempotent() && !request.body().is_repeatable()
+}
+
+/// Reads a small body beforehand.
+pub(super) async fn buffered(
+    request: Request<RequestBody>,
+    limit: usize,
+    deadline: Instant,
+) -> Result<Request<RequestBody>, ProxyError> {
+    let (parts, body) = request.into_parts();
+    match timeout_at(deadline, body.buffer(limit)).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(parts, body)),
+        Ok(Err(BodyError::Hyper(_))) => Err(ProxyError::BodyBroke),
+        Ok(Err(BodyError::TooSlow)) | Err(_) => Err(ProxyError::BodyTooSlow),
+    }
+}

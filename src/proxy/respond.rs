@@ -1,0 +1,116 @@
+//! Phase 7, respond: what the client gets of the instance's response.
+//!
+//! Guarantees: an upgrade is only to what the client asked for, and its tunnel keeps the request's
+//! slot at the instance; the application's wish to stay awake is capped; fields of this hop end
+//! here, and the gateway's own fields are there once.
+
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use http::{HeaderMap, Response, StatusCode};
+use tokio::time::Instant;
+
+use super::connection_cache::CachedTarget;
+use super::dispatch::Sent;
+use super::error::ProxyError;
+use super::gateway::Gateway;
+use super::response_body::{Content, X_WAKEGATE_WAKE};
+use super::route::Target;
+use super::switching::Switch;
+use super::transaction::ExtraFields;
+use crate::hold::Slot;
+use crate::upstream::{Field, Fields, UpstreamBody, X_REQUEST_ID, edit, prepare_response, tunnel};
+use crate::wake::Endpoint;
+use hypeman::{ControlPlane, GoDuration};
+
+const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
+
+// === impl Gateway ===
+
+impl<P: ControlPlane> Gateway<P> {
+    /// Makes the client's response of the instance's.
+    pub(super) fn respond(
+        &self,
+        sent: Sent<Response<UpstreamBody>>,
+        target: Target,
+        resolved: &CachedTarget,
+        extra: &mut ExtraFields,
+    ) -> Result<Response<Content>, ProxyError> {
+        let Sent {
+            mut response,
+            endpoint,
+            slot,
+        } = sent;
+        let fields = Fields::of(response.headers());
+        if fields.has(Field::XWakegateHold)
+            && let Some(until) = self.hold_until(response.headers_mut())
+        {
+            resolved.instance.keep_awake(until);
+        }
+        if let Some(preflight) = target.preflight {
+            self.preflights.remember(*preflight, &response);
+        }
+        let slot = self.switch(target.switch, &mut response, endpoint, slot)?;
+        let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+
+        let forwarding = &target.destination.route.config().forwarding;
+        let headers = response.headers_mut();
+        prepare_response(headers, fields, is_switching);
+        edit(headers, &forwarding.response_headers);
+        if let Some(age) = forwarding.hsts.filter(|_| target.is_secure) {
+            headers.insert(STRICT_TRANSPORT_SECURITY, max_age(age));
+        }
+        let config = self.parts.response.load();
+        *extra = ExtraFields {
+            wake: config.wake_header,
+            server_timing: config.server_timing,
+        };
+        if fields.has(Field::XRequestId) {
+            headers.remove(X_REQUEST_ID);
+        }
+        if fields.has(Field::XWakegateWake) && config.wake_header {
+            headers.remove(X_WAKEGATE_WAKE);
+        }
+        Ok(response.map(|body| Content::Upstream { body, _slot: slot }))
+    }
+
+    /// Joins client and instance in a tunnel, if both agree to switch; the slot is the tunnel's
+    /// then.
+    fn switch(
+        &self,
+        switch: Option<Switch>,
+        response: &mut Response<UpstreamBody>,
+        endpoint: Endpoint,
+        slot: Slot,
+    ) -> Result<Option<Slot>, ProxyError> {
+        let Some(switch) = switch else {
+            return match response.status() {
+                StatusCode::SWITCHING_PROTOCOLS => Err(ProxyError::UnexpectedUpgrade),
+                _ => Ok(Some(slot)),
+            };
+        };
+        let upstream = hyper::upgrade::on(&mut *response);
+        if !switch.agreed(response)? {
+            return Ok(Some(slot));
+        }
+        let (cut, downstream) = (self.parts.cut.clone(), switch.into_downstream());
+        self.parts.tunnels.spawn(async move {
+            tunnel(downstream, upstream, endpoint, cut).await;
+            drop(slot);
+        });
+        Ok(None)
+    }
+
+    /// The time until which the application wants to stay awake, by its `x-wakegate-hold`.
+    fn hold_until(&self, headers: &mut HeaderMap) -> Option<Instant> {
+        let value = headers.remove(X_WAKEGATE_HOLD)?;
+        let requested = value.to_str().ok()?.parse::<GoDuration>().ok()?.to_std()?;
+        Some(Instant::now() + requested.min(self.parts.max_hold))
+    }
+}
+
+/// The value of `Strict-Transport-Security` (RFC 6797 §6.1.1).
+fn max_age(age: Duration) -> HeaderValue {
+    HeaderValue::try_from(format!("max-age={}", age.as_secs()))
+        .unwrap_or(HeaderValue::from_static("max-age=0"))
+}

@@ -1,0 +1,135 @@
+//! A response's body, with everything that ends when it ends.
+//!
+//! Guarantees: exactly one access line and one count for each request: at the end of its response's
+//! body, or when its client leaves, whichever comes first; the request keeps its slot at the
+//! instance until then.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use http_body_util::Full;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::net::TcpStream;
+
+use super::transaction::Transaction;
+use super::waiting::StatusStream;
+use crate::hold::Slot;
+use crate::upstream::{ResponseError, UpstreamBody, X_REQUEST_ID};
+
+pub(super) const X_WAKEGATE_WAKE: HeaderName = HeaderName::from_static("x-wakegate-wake");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const NOT_HELD: HeaderValue = HeaderValue::from_static("wake;dur=0.0");
+
+/// A response's body, whoever made it.
+pub(super) enum Content {
+    /// The instance's; the request is at the instance for as long as it lives.
+    Upstream {
+        body: UpstreamBody,
+        _slot: Option<Slot>,
+    },
+    /// The gateway's own.
+    Own(Full<Bytes>),
+    /// The events of a wake, for the waiting page.
+    Status(StatusStream<TcpStream>),
+}
+
+/// A response's body with the transaction that it ends.
+pub struct GatewayBody {
+    content: Content,
+    /// In a box: a response is moved some times on its way.
+    transaction: Box<Transaction>,
+}
+
+// === impl GatewayBody ===
+
+impl GatewayBody {
+    pub(super) fn new(content: Content, transaction: Box<Transaction>) -> Self {
+        Self {
+            content,
+            transaction,
+        }
+    }
+
+    /// The fields of the response besides those of its head: how it met a wake, and the request's
+    /// id.
+    pub fn extra_headers(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
+        let Transaction {
+            context,
+            wake,
+            extra,
+            ..
+        } = &*self.transaction;
+        if extra.wake {
+            let kind = HeaderValue::from_static(wake.wake.as_str());
+            say(&X_WAKEGATE_WAKE, &kind);
+        }
+        if extra.server_timing {
+            let duration = (!wake.held.is_zero()).then(|| {
+                let text = format!("wake;dur={:.1}", wake.held.as_secs_f64() * 1e3);
+                HeaderValue::try_from(text).ok()
+            });
+            say(&SERVER_TIMING, &duration.flatten().unwrap_or(NOT_HELD));
+        }
+        say(&X_REQUEST_ID, context.request_id.header());
+    }
+}
+
+impl Drop for GatewayBody {
+    fn drop(&mut self) {
+        // hyper does not read a body that has nothing (more) in it.
+        self.transaction.log.complete |= self.is_end_stream();
+    }
+}
+
+impl Body for GatewayBody {
+    type Data = Bytes;
+    type Error = ResponseError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        let polled = match &mut self.content {
+            Content::Upstream { body, .. } => Pin::new(body).poll_frame(cx),
+            Content::Status(stream) => stream
+                .poll_event(cx)
+                .map(|event| event.map(|event| Ok(Frame::data(event)))),
+            Content::Own(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|e| match e {}))),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.transaction.log.bytes_out += frame.data_ref().map_or(0, Bytes::len) as u64;
+            }
+            Poll::Ready(None) => self.transaction.log.complete = true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Upstream { body, .. } => body.is_end_stream(),
+            Content::Status(_) => false,
+            Content::Own(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Upstream { body, .. } => body.size_hint(),
+            Content::Status(_) => SizeHint::default(),
+            Content::Own(body) => body.size_hint(),
+        }
+    }
+}
+
+impl fmt::Debug for GatewayBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GatewayBody({})", self.transaction.context.request_id)
+    }
+}

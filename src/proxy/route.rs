@@ -1,0 +1,178 @@
+//! Phase 1, route: the host, the route and the client of a request, and whether it may ask at all.
+//!
+//! Guarantees: whatever is wrong with a request by itself is refused here, before its instance is
+//! looked up: its host, a connection that is not for this host, its framing, its target, a path
+//! that has no route, missing TLS or authentication. What later phases need to know of its head is
+//! in the [`Target`], so that none of them asks again.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::admission::Admission;
+use super::auth::authenticate;
+use super::client_address::{came_over_tls, named_client};
+use super::connection_cache::CachedHost;
+use super::context::{Arrival, RequestContext};
+use super::error::ProxyError;
+use super::framing::check_framing;
+use super::gateway::Gateway;
+use super::preflight::Preflight;
+use super::request_body::min_body_rate;
+use super::request_deadline::client_timeout;
+use super::request_log::RequestLog;
+use super::request_target::{routed_path, to_https};
+use super::switching::Switch;
+use crate::names::Hostname;
+use crate::router::{AuthorityError, Match, Route, RouteError};
+use crate::upstream::{Field, Fields, RequestBody};
+use hypeman::{ControlPlane, InstanceRef};
+
+/// The instance that a request, or a connection, goes to, by its route.
+pub(super) struct Destination {
+    pub(super) route: Arc<Route>,
+    /// The instance's name or id.
+    pub(super) instance: InstanceRef,
+    /// The route's rules for waking.
+    pub(super) admission: Arc<Admission>,
+    /// The client that all limits are about.
+    pub(super) client: IpAddr,
+    /// The longest that route and client want to wait.
+    pub(super) timeout: Duration,
+    /// The end of that wait.
+    pub(super) deadline: Instant,
+}
+
+/// The host, the instance and the client of a request, and what else its head decides.
+pub(super) struct Target {
+    pub(super) destination: Destination,
+    /// The host, with the forwarding fields of requests for it.
+    pub(super) host: Arc<CachedHost>,
+    /// The fields that the request has.
+    pub(super) fields: Fields,
+    /// Whether the peer's own forwarding fields are believed.
+    pub(super) is_trusted: bool,
+    /// Whether the client came over TLS, by its own connection or by a trusted peer's word.
+    pub(super) is_secure: bool,
+    /// The client's wish to leave HTTP.
+    pub(super) switch: Option<Switch>,
+    /// The CORS preflight that the request is, where the gateway remembers those.
+    pub(super) preflight: Option<Box<Preflight>>,
+}
+
+// === impl Gateway ===
+
+impl<P: ControlPlane> Gateway<P> {
+    /// Finds what a request asks for.
+    pub(super) fn route(
+        &self,
+        mut request: Request<Option<Incoming>>,
+        mut fields: Fields,
+        arrival: &Arrival<'_>,
+        context: &RequestContext,
+        log: &mut RequestLog,
+    ) -> Result<(Target, Request<RequestBody>), ProxyError> {
+        let peer = context.peer;
+        let host = arrival.cache.host(&request, peer, arrival.secure)?;
+        log.host = Some(host.host.clone());
+        if !(arrival.covers)(host.host.as_str()) {
+            return Err(ProxyError::Misdirected);
+        }
+        check_framing(request.headers(), fields)?;
+        let switch = Switch::of(&mut request, fields)?;
+        if switch.is_some() {
+            fields = Fields::of(request.headers());
+        }
+        let server = self.parts.server.load();
+        let is_trusted = server.trusts(peer);
+        let rate = min_body_rate(request.headers(), fields, &server);
+        let mut request = request.map(|body| RequestBody::new(body, rate));
+        log.body_stats = request.body().body_stats();
+        let path = routed_path(&request)?;
+        let (Match { route, instance }, admission) =
+            self.find_route(&host.host, path, arrival, log)?;
+
+        let config = route.config();
+        let forwarding = &config.forwarding;
+        let is_secure = arrival.secure
+            || is_trusted && fields.has(Field::XForwardedProto) && came_over_tls(request.headers());
+        if forwarding.redirect_http && !is_secure {
+            let location = to_https(&host.host, request.uri());
+            return Err(ProxyError::Redirect(Box::new(location)));
+        }
+        if let Some(auth) = &forwarding.auth {
+            authenticate(auth, request.headers_mut())?;
+        }
+        let client = match is_trusted && fields.has(Field::XForwardedFor) {
+            true => named_client(peer, request.headers(), |address| server.trusts(address)),
+            false => peer,
+        };
+        let timeout = client_timeout(config.wake.timeout, request.headers(), fields);
+        let preflight = match config.admission.preset {
+            Some(_) => Preflight::of(&host.host, &request).map(Box::new),
+            None => None,
+        };
+        let target = Target {
+            destination: Destination {
+                route,
+                instance,
+                admission,
+                client,
+                timeout,
+                deadline: context.started + timeout,
+            },
+            host,
+            fields,
+            is_trusted,
+            is_secure,
+            switch,
+            preflight,
+        };
+        Ok((target, request))
+    }
+
+    /// The same for a connection for `host` that is passed on as it is.
+    pub(super) fn route_connection(
+        &self,
+        host: &str,
+        arrival: &Arrival<'_>,
+        context: &RequestContext,
+        log: &mut RequestLog,
+    ) -> Result<Destination, ProxyError> {
+        let host = Hostname::parse(host).map_err(AuthorityError::from)?;
+        log.host = Some(host.clone());
+        let (Match { route, instance }, admission) = self.find_route(&host, "/", arrival, log)?;
+        let config = route.config();
+        if config.forwarding.auth.is_some() {
+            return Err(ProxyError::Unauthenticated);
+        }
+        let timeout = config.wake.timeout;
+        Ok(Destination {
+            route,
+            instance,
+            admission,
+            client: context.peer,
+            timeout,
+            deadline: context.started + timeout,
+        })
+    }
+
+    fn find_route(
+        &self,
+        host: &Hostname,
+        path: &str,
+        arrival: &Arrival<'_>,
+        log: &mut RequestLog,
+    ) -> Result<(Match, Arc<Admission>), ProxyError> {
+        let active_routes = self.active_routes.load();
+        let found = active_routes.table.find(host, path, arrival.local.port())?;
+        log.on_route(&active_routes, &found.route);
+        let admission = active_routes.admission(&found.route);
+        let admission = admission.ok_or(RouteError::NoRoute)?;
+        Ok((found, Arc::clone(admission)))
+    }
+}

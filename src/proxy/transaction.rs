@@ -1,0 +1,74 @@
+//! One request, or connection, from its head to the last byte of what it is answered.
+//!
+//! Guarantees: what decides ([`RequestContext`], [`WakeInfo`], [`ExtraFields`]) and what is written
+//! down ([`RequestLog`]) are kept apart; the log is written exactly once, when the transaction
+//! ends, however it ends.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::context::{GatewayParts, RequestContext};
+use super::request_log::{Kind, RequestLog};
+use super::wake_info::WakeInfo;
+use crate::names::RequestId;
+
+/// One request with its response, or one connection.
+pub(super) struct Transaction {
+    /// The facts that are fixed from the start.
+    pub(super) context: RequestContext,
+    /// The wake that it met, if any.
+    pub(super) wake: WakeInfo,
+    /// The fields that its response has besides those of its head.
+    pub(super) extra: ExtraFields,
+    /// The facts that are written down when it ends.
+    pub(super) log: RequestLog,
+}
+
+/// The fields that a response has besides its request's id.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ExtraFields {
+    /// `X-Wakegate-Wake`: how the request met a wake.
+    pub(super) wake: bool,
+    /// `Server-Timing`: how long the request was held.
+    pub(super) server_timing: bool,
+}
+
+// === impl Transaction ===
+
+impl Transaction {
+    /// A transaction that begins now.
+    pub(super) fn new<P>(
+        parts: &GatewayParts<P>,
+        kind: Kind,
+        peer: IpAddr,
+        request_id: RequestId,
+        user_agent: Option<HeaderValue>,
+    ) -> Self {
+        Self {
+            context: RequestContext {
+                request_id,
+                started: Instant::now(),
+                peer,
+                user_agent,
+            },
+            wake: WakeInfo::default(),
+            extra: ExtraFields::default(),
+            log: RequestLog::new(parts, kind),
+        }
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        self.log.write(&self.context, self.wake);
+    }
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Transaction({})", self.context.request_id)
+    }
+}
