@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::admission::{Admission, Denied};
 use super::error::ProxyError;
 use super::request_log::agent_text;
+use crate::backoff::Backoff;
 use crate::hold::{AdmitError, Gate, Hold, Permit, Slot};
 use crate::router::Route;
 use crate::telemetry::{LeaseCheck, Metrics, ReleaseReason, TraceParent, WakeKind, WakePhase};
@@ -28,8 +29,7 @@ use crate::wake::{Endpoint, Instance, OpenConnection, Ready, Requester, Target};
 /// application.
 const MAX_BREAKS: u32 = 3;
 /// Between two looks at an application that is not ready yet.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
 
 /// Carries requests to instances.
 pub trait Transport: Sync {
@@ -292,7 +292,7 @@ impl<S: Send> Dispatch<'_, S> {
             mut slot,
             at: mut now,
         } = admitted;
-        let (mut breaks, mut pause) = (0, FIRST_PAUSE);
+        let (mut breaks, mut pauses) = (0, PAUSES.pauses());
         loop {
             let given = ready.connection.take();
             let error = match carrier
@@ -312,8 +312,7 @@ impl<S: Send> Dispatch<'_, S> {
                     }
                     // The application is still coming up behind its port.
                     drop(response);
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    sleep(pauses.advance(|| 0.0)).await;
                     now = Instant::now();
                     self.metrics.upstream_retries.increment(1);
                     continue;

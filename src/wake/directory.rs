@@ -24,14 +24,15 @@ use super::machine::{Fault, Target};
 use super::plane_calls::fault;
 use super::plane_handle::PlaneHandle;
 use super::wake_log::{WakeBegan, WakeLog, WakeReport};
+use crate::backoff::Backoff;
 use crate::config::{RouteWakeConfig, WakeConfig};
 use crate::names::PlaneIndex;
 use crate::telemetry::Metrics;
 use hypeman::ControlPlane;
 use hypeman::{InstanceId, InstanceRef};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const PAUSES: Backoff =
+    Backoff::new(Duration::from_millis(20), Duration::from_millis(500)).with_jitter(0.25);
 
 type Name = (PlaneIndex, InstanceRef);
 
@@ -221,15 +222,14 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
             .lines
             .get(usize::from(index.0))
             .ok_or(WakeError::NotFound)?;
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = PAUSES.pauses();
         let answer = loop {
             match common.plane.get(name).await {
                 // Its caller's patience ends this.
                 Err(error) if error.is_retryable() => {
                     tracing::debug!(%name, %error, "cannot look an instance up yet");
                     self.trouble.insert(*index, fault(&error));
-                    sleep(pause.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    sleep(pauses.advance(fastrand::f64)).await;
                 }
                 answer => break answer,
             }

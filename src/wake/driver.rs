@@ -19,7 +19,7 @@ use super::dialer::Dialer;
 use super::error::{WakeError, WakeStage};
 use super::instance::{Breaker, Instance, Question, Ready, Wanted};
 use super::lease::{Endpoint, EpochInit, OpenConnection};
-use super::machine::{Effect, Event, Fault, Limits, Machine, Seen, Target};
+use super::machine::{Effect, Event, Fault, Limits, Machine, PAUSES, Seen, Target};
 use super::plane_calls::{ask, fault, overtake, proves_hold, see, settle};
 use super::plane_handle::PlaneHandle;
 use super::probe::{Asks, probe};
@@ -297,7 +297,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 until,
             } => self.probe(target, http, until),
             Effect::Pause(pause) => {
-                let jittered = pause.mul_f64(0.75 + fastrand::f64() / 4.0);
+                let jittered = PAUSES.jittered(pause, fastrand::f64());
                 let paused = sleep(jittered).map(|()| Done::Event(Event::PauseOver));
                 self.operations.push(paused.boxed());
             }

@@ -14,11 +14,14 @@ use tokio::time::Instant;
 
 pub use self::vocabulary::{Effect, Event, Fault, Limits, Seen, Target};
 use super::error::{WakeError, WakeStage};
+use crate::backoff::Backoff;
 use crate::config::ReadyWhen;
 use hypeman::wire::InstanceState;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// The pauses between two questions of an attempt. The machine knows no chance: who carries out
+/// [`Effect::Pause`] adds the jitter.
+pub(super) const PAUSES: Backoff =
+    Backoff::new(Duration::from_millis(20), Duration::from_millis(500)).with_jitter(0.25);
 const BREAKER_FIRST: Duration = Duration::from_secs(1);
 /// How long a lease's confirmation in the background may take.
 const VERIFICATION: Duration = Duration::from_secs(10);
@@ -431,7 +434,7 @@ impl Machine {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
-        let pause = (FIRST_PAUSE * 2_u32.saturating_pow(attempt.pauses)).min(LONGEST_PAUSE);
+        let pause = PAUSES.nth(attempt.pauses);
         attempt.pauses = (attempt.pauses + 1).min(16);
         attempt.trouble = Some(trouble);
         attempt.step = Step::Pausing { then_restore };
@@ -482,8 +485,8 @@ impl Machine {
             self.failures = self.failures.saturating_add(1);
         }
         if let Some(over) = self.failures.checked_sub(self.limits.breaker_failures) {
-            let delay = BREAKER_FIRST * 2_u32.saturating_pow(over.min(16));
-            self.broken_until = Some(now + delay.min(self.limits.breaker_max_delay));
+            let delays = Backoff::new(BREAKER_FIRST, self.limits.breaker_max_delay);
+            self.broken_until = Some(now + delays.nth(over.min(16)));
         }
         vec![Effect::Refuse(match trouble {
             Some(Fault::NoCapacity) => WakeError::NoCapacity,

@@ -11,9 +11,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::dialer::Dialer;
+use crate::backoff::Backoff;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+const PORT_PAUSE: Duration = Duration::from_millis(10);
 /// A handshake that a waking guest left unanswered is not worth more.
 const CONNECT: Duration = Duration::from_millis(250);
 /// A health check or a warm-up may take this long; it is asked seldom.
@@ -37,7 +38,11 @@ pub(super) async fn probe<R: Dialer>(
     asks: &Asks,
     until: Instant,
 ) -> Option<R::Stream> {
-    let mut pause = FIRST_PAUSE;
+    let limit = match asks.health {
+        Some(_) => HEALTH_PAUSE,
+        None => PORT_PAUSE,
+    };
+    let mut pauses = Backoff::new(FIRST_PAUSE, limit).with_jitter(0.25).pauses();
     loop {
         let connected = timeout(CONNECT, reach.connect(address)).await;
         if let Ok(Ok(stream)) = connected {
@@ -45,19 +50,13 @@ pub(super) async fn probe<R: Dialer>(
                 warm_up(reach, address, asks).await;
                 return Some(stream);
             }
-            pause = pause.max(HEALTH_PAUSE);
+            pauses.raise_to(HEALTH_PAUSE);
         }
-        let jittered = pause.mul_f64(0.75 + fastrand::f64() / 4.0);
-        if Instant::now() + jittered >= until {
+        let pause = pauses.advance(fastrand::f64);
+        if Instant::now() + pause >= until {
             return None;
         }
-        sleep(jittered).await;
-        let longest = if asks.health.is_some() {
-            HEALTH_PAUSE
-        } else {
-            LONGEST_PAUSE
-        };
-        pause = (pause * 2).min(longest);
+        sleep(pause).await;
     }
 }
 
