@@ -12,6 +12,7 @@ pub mod config;
 pub mod deadline;
 pub mod drain;
 pub mod hold;
+pub mod keep_warm;
 pub mod listener;
 pub mod names;
 pub mod proxy;

@@ -29,6 +29,7 @@ use crate::admin::{Admin, Timeline};
 use crate::config::{Config, RouteConfig, ServerConfig};
 use crate::drain::Drain;
 use crate::hold::Hold;
+use crate::keep_warm::{WarmPlan, keep_warm};
 use crate::listener::{
     self, Downstream, ExtraHeaders, Inherited, RawConnection, Service, Shared, TlsError, TlsSession,
 };
@@ -36,7 +37,7 @@ use crate::proxy::{Arrival, ConnectionCache, Gateway, GatewayBody, GatewayParts,
 use crate::router::Declared;
 use crate::telemetry::{AccessSink, Metrics, ReloadOutcome, Tracer, TracerError};
 use crate::upstream::Upstream;
-use crate::wake::{Tcp, WakeReport, Wakes, WarmPlan, keep_warm};
+use crate::wake::{Tcp, WakeReport, Wakes};
 use hypeman::{ClientBuildError, HypemanClient};
 
 const UPKEEP: Duration = Duration::from_secs(5);

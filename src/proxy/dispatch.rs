@@ -229,7 +229,7 @@ impl<S: Send> Dispatch<'_, S> {
             }
             let endpoint = &ready.endpoint;
             let at = Instant::now();
-            let live = !endpoint.retired().is_cancelled() && endpoint.is_confirmed(at);
+            let live = !endpoint.draining().is_cancelled() && endpoint.is_confirmed(at);
             if live && (ready.connection.is_some() || endpoint.is_leased(at)) {
                 let slot = mine;
                 return Ok(Admitted { ready, slot, at });

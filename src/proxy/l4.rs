@@ -173,7 +173,7 @@ impl<P: ControlPlane> Gateway<P> {
         let carried = copy_bidirectional_with_sizes(client, &mut instance, BUFFER, BUFFER);
         let carried: io::Result<(u64, u64)> = tokio::select! {
             carried = carried => carried,
-            () = endpoint.severed().cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+            () = endpoint.cut().cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
             () = self.parts.cut.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
         };
         drop(slot);

@@ -62,7 +62,7 @@ impl<P: ControlPlane> Gateway<P> {
         else {
             return;
         };
-        let known = wakes.known(config.plane, &instance);
+        let known = wakes.cached(config.plane, &instance);
         let awake = |known: Arc<Instance>| {
             known.warm(target_of(&route)).is_some() || known.progress().is_some()
         };

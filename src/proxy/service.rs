@@ -35,6 +35,7 @@ use super::unknown_names::UnknownNames;
 use super::waiting::{self, StatusStream};
 use crate::config::{Rate, ResponseConfig, RouteConfig, ServerConfig};
 use crate::hold::Hold;
+use crate::keep_warm::WarmPlan;
 use crate::names::{Hostname, RequestId};
 use crate::router::{Route, RouteError};
 use crate::telemetry::{AccessSink, Metrics, Trace, Tracer, trace_id_of};
@@ -42,7 +43,7 @@ use crate::upstream::{
     Field, Fields, ForwardedFor, Hop, InterimSink, Outgoing, ProxyHeader, RequestBody, Upstream,
     edit, prepare_request, prepare_response, tunnel,
 };
-use crate::wake::{Instance, WakeError, Wakes, WarmPlan};
+use crate::wake::{Instance, WakeError, Wakes};
 use hypeman::ControlPlane;
 use hypeman::{GoDuration, InstanceRef};
 
@@ -401,7 +402,7 @@ impl<P: ControlPlane> Gateway<P> {
         patience: Duration,
     ) -> Result<Arc<Instance>, ProxyError> {
         let (wakes, plane) = (&self.parts.wakes, route.config().plane);
-        let known = wakes.known(plane, name);
+        let known = wakes.cached(plane, name);
         if let Some(instance) = known.as_ref().filter(|known| known.is_meant_by(name)) {
             return Ok(Arc::clone(instance));
         }
