@@ -1,8 +1,8 @@
 //! The gateway's sockets while it runs.
 //!
-//! Guarantees: a reload opens every new socket before it closes an old one, and changes nothing when
-//! one cannot be opened; a socket whose address stays is never closed, and its connections never cut;
-//! those of a socket that goes end by themselves.
+//! Guarantees: a reload opens every new socket before it closes an old one, and changes nothing
+//! when one cannot be opened; a socket whose address stays is never closed, and its connections
+//! never cut; those of a socket that goes end by themselves.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::AppError;
+use super::error::AppError;
 use crate::config::ListenerConfig;
 use crate::listener::{Certificates, Inherited, Listener, ListenerSettings, Service, Shared};
 
@@ -24,10 +24,10 @@ pub(super) struct Sockets {
 
 #[derive(Debug, Clone)]
 struct Open {
-    /// Where it really listens.
+    /// The address that it really listens at.
     address: SocketAddr,
     config: ListenerConfig,
-    front: Arc<ListenerSettings>,
+    settings: Arc<ListenerSettings>,
     close: CancellationToken,
 }
 
@@ -45,8 +45,8 @@ pub(super) fn bind(
     reuse_port: bool,
 ) -> Result<Bound, AppError> {
     let address = config.address;
-    let front = ListenerSettings::new(config)?;
-    let listener = Listener::bind(address, front, inherited.take(address), reuse_port);
+    let settings = ListenerSettings::new(config)?;
+    let listener = Listener::bind(address, settings, inherited.take(address), reuse_port);
     let listener = listener.map_err(|source| AppError::Bind {
         address,
         flag: "--listen",
@@ -80,7 +80,7 @@ impl Sockets {
     /// Serves a socket from now on.
     pub(super) fn serve<S: Service>(&self, bound: Bound, service: S) {
         let Bound { config, listener } = bound;
-        let (close, front) = (CancellationToken::new(), Arc::clone(listener.front()));
+        let (close, settings) = (CancellationToken::new(), Arc::clone(listener.front()));
         let address = listener.address();
         let serve = listener.serve(service, self.shared.clone(), close.clone());
         self.tasks.spawn(serve);
@@ -88,7 +88,7 @@ impl Sockets {
         open.push(Open {
             address,
             config,
-            front,
+            settings,
             close,
         });
     }
@@ -98,23 +98,23 @@ impl Sockets {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let stores = open
             .iter()
-            .map(|one| (one.address, one.front.certificates()));
+            .map(|one| (one.address, one.settings.certificates()));
         stores
             .filter_map(|(address, store)| Some((address, store?)))
             .collect()
     }
 
-    /// Where clients connect.
+    /// The addresses that clients connect to.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter().map(|one| one.address).collect()
     }
 
-    /// Makes the sockets those of `wanted`, and as many of `more` as can be opened; returns what
+    /// Makes the sockets those of `configured`, and as many of `more` as can be opened; returns what
     /// keeps the others from it.
     pub(super) fn change<S: Service>(
         &self,
-        wanted: &[ListenerConfig],
+        configured: &[ListenerConfig],
         more: &[ListenerConfig],
         reuse_port: bool,
         service: &S,
@@ -124,18 +124,18 @@ impl Sockets {
             open.clone()
         };
         let (mut fresh, mut kept, mut problems) = (Vec::new(), Vec::new(), Vec::new());
-        let sources = wanted.iter().map(|config| (config, true));
+        let sources = configured.iter().map(|config| (config, true));
         for (config, needed) in sources.chain(more.iter().map(|config| (config, false))) {
-            let known = before
+            let open = before
                 .iter()
                 .find(|one| one.config.address == config.address);
-            let done = match known {
+            let done = match open {
                 Some(one) if one.config == *config => {
                     kept.push((one, config, None));
                     Ok(())
                 }
                 Some(one) => ListenerSettings::new(config)
-                    .map(|front| kept.push((one, config, Some(front))))
+                    .map(|settings| kept.push((one, config, Some(settings))))
                     .map_err(AppError::from),
                 None => bind(config, &mut Inherited::default(), reuse_port)
                     .map(|bound| fresh.push(bound)),
@@ -150,7 +150,7 @@ impl Sockets {
         let mut now = Vec::new();
         for (one, config, changed) in kept {
             if let Some(changed) = changed {
-                one.front.become_like(changed);
+                one.settings.become_like(changed);
             }
             let config = config.clone();
             now.push(Open {
@@ -159,7 +159,10 @@ impl Sockets {
             });
         }
         for one in &before {
-            if !now.iter().any(|kept| Arc::ptr_eq(&kept.front, &one.front)) {
+            if !now
+                .iter()
+                .any(|kept| Arc::ptr_eq(&kept.settings, &one.settings))
+            {
                 tracing::info!(address = %one.config.address, "closing");
                 one.close.cancel();
             }
