@@ -1,7 +1,7 @@
 //! A deadline that is moved often and reached seldom.
 //!
-//! Guarantees: it is over at the time it was set to last, not earlier. To move it on costs no timer: the one there is
-//! goes off at the earlier time, and is set again only then.
+//! Guarantees: it is over at the time it was set to last, not earlier. To move it on costs no
+//! timer: the one there is goes off at the earlier time, and is set again only then.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

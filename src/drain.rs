@@ -35,8 +35,8 @@ impl Drain {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// Ends when no new work is taken. For tasks that are woken often: it looks at the token only when the task has
-    /// changed.
+    /// Ends when no new work is taken. For tasks that are woken often: it looks at the token only
+    /// when the task has changed.
     pub fn begin(&self) -> impl Future<Output = ()> + '_ {
         let (mut waiting, mut known) = (Box::pin(self.draining.cancelled()), None::<Waker>);
         poll_fn(move |cx| {

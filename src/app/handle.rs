@@ -1,7 +1,7 @@
 //! A running gateway, and what may change while it runs.
 //!
-//! Guarantees: a reload is done whole or not at all; requests and connections under way stay as they
-//! are; what control planes declare is served as far as it can be.
+//! Guarantees: a reload is done whole or not at all; requests and connections under way stay as
+//! they are; what control planes declare is served as far as it can be.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -110,8 +110,8 @@ impl Sockets {
         open.iter().map(|one| one.address).collect()
     }
 
-    /// Makes the sockets those of `configured`, and as many of `more` as can be opened; returns what
-    /// keeps the others from it.
+    /// Makes the sockets those of `configured`, and as many of `more` as can be opened; returns
+    /// what keeps the others from it.
     pub(super) fn change<S: Service>(
         &self,
         configured: &[ListenerConfig],

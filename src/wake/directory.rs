@@ -2,8 +2,8 @@
 //!
 //! Guarantees: an instance has one entry and one task, whatever names lead to it (the key is its
 //! id); a name is looked up once for everybody who asks at the same time; an unknown name is
-//! remembered for a short time and in bounded number, so that scanning names costs the control plane
-//! little; a name whose instance is gone, or is called otherwise now, is looked up anew.
+//! remembered for a short time and in bounded number, so that scanning names costs the control
+//! plane little; a name whose instance is gone, or is called otherwise now, is looked up anew.
 
 use std::fmt;
 use std::sync::Arc;

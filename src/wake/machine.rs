@@ -1,10 +1,10 @@
 //! What to do next about one instance: a state machine without IO.
 //!
 //! Guarantees: one operation at a time; an operation's answer leads to exactly one of: another
-//! operation, a grant, or a refusal; nothing is begun after the attempt's deadline; definite answers
-//! (stopped, gone, forbidden) are refusals at once, passing ones are tried again with a growing
-//! pause; after several failed attempts in a row the breaker refuses for a growing, capped time,
-//! then lets one attempt through.
+//! operation, a grant, or a refusal; nothing is begun after the attempt's deadline; definite
+//! answers (stopped, gone, forbidden) are refusals at once, passing ones are tried again with a
+//! growing pause; after several failed attempts in a row the breaker refuses for a growing, capped
+//! time, then lets one attempt through.
 
 mod vocabulary;
 
@@ -138,7 +138,8 @@ impl Machine {
         self.awake = Some(epoch);
     }
 
-    /// How often wakes failed in a row, and until when the next is not tried, if that was too often.
+    /// How often wakes failed in a row, and until when the next is not tried, if that was too
+    /// often.
     pub fn breaker(&self) -> Option<(u32, Instant)> {
         Some((self.failures, self.broken_until?))
     }

@@ -7,9 +7,9 @@
 //! loads. This room knows no HTTP request.
 //!
 //! The way: the `directory` ([`Wakes`]) finds the [`Instance`], which sends commands to its task
-//! (`driver`), which carries out what the [`machine`] decides: `plane_calls` over the `plane_handle`
-//! (restores within its `slots`), then a `probe`; what is true for a while is the `lease`; what is
-//! kept of a wake is the `record`.
+//! (`driver`), which carries out what the [`machine`] decides: `plane_calls` over the
+//! `plane_handle` (restores within its `slots`), then a `probe`; what is true for a while is the
+//! `lease`; what is kept of a wake is the `record`.
 
 mod dialer;
 mod directory;

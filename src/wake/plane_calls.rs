@@ -31,8 +31,8 @@ pub(super) async fn ask<P: ControlPlane>(
     let reference = id.to_ref();
     let (hold, get) = (plane.hold(id), plane.get_surely(&reference));
     tokio::pin!(hold, get);
-    // Either may say "asleep" at once; else both are wanted, but no hold is worth much waiting for:
-    // without one the lease rests on our connections.
+    // Either may say "asleep" at once; else the caller needs both, but no hold is worth much
+    // waiting for: without one the lease rests on our connections.
     let (held, answer) = tokio::select! {
         biased;
         held = hold.as_mut() => match held {

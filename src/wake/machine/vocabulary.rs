@@ -51,7 +51,7 @@ pub enum Fault {
     NoSlot,
 }
 
-/// An event that the machine is told of.
+/// An event that the machine reacts to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A request asks for the instance.

@@ -1,4 +1,4 @@
-//! What is kept about wakes once they are over, and what is told of them while they go on.
+//! The record of wakes: what is kept once they are over, and what is published meanwhile.
 //!
 //! Guarantees: nothing here decides about a wake; each wake that somebody asked for is counted,
 //! logged and entered in the ledger once; memory is bounded.
