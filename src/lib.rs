@@ -6,11 +6,13 @@
 
 pub mod admin;
 pub mod app;
+pub mod backoff;
 pub mod cli;
 pub mod config;
 pub mod deadline;
 pub mod drain;
 pub mod hold;
+pub mod keep_warm;
 pub mod listener;
 pub mod names;
 pub mod proxy;

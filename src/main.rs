@@ -8,8 +8,8 @@ use clap::Parser as _;
 use tokio::runtime::Builder;
 use wakegate::cli::{Arguments, Command, FAILED, Failure, OK, Output, run, run_alone};
 
-/// A request makes and frees some dozens of small things; this allocator's way with them is the shorter one
-/// (docs/performance.md).
+/// A request makes and frees some dozens of small things; this allocator's way with them is the
+/// shorter one (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -26,8 +26,8 @@ fn main() -> ExitCode {
 }
 
 fn with_runtime(command: Command) -> Result<(), Failure> {
-    // With one processor (a sidecar's share, most often) there is nobody to give work to, and a twentieth is saved by
-    // not being ready to.
+    // With one processor (a sidecar's share, most often) there is nobody to give work to, and a
+    // twentieth is saved by not being ready to.
     let alone = available_parallelism().is_ok_and(|processors| processors.get() == 1);
     let mut builder = match alone {
         true => Builder::new_current_thread(),

@@ -1,23 +1,20 @@
 //! Who may use the operator's API.
 //!
-//! Guarantees: with a token, only who shows it (compared in constant time); without one, only on an address
-//! of this machine's own (loopback), and only by names of it, so that a page whose host name was pointed
-//! here (DNS rebinding) reads nothing; what changes something is refused to pages of other origins (by
-//! `Sec-Fetch-Site` and `Origin`), whoever is logged in.
+//! Guarantees: with a token, only who shows it (compared in constant time); without one, only on an
+//! address of this machine's own (loopback), and only by names of it, so that a page whose host
+//! name was pointed here (DNS rebinding) reads nothing; what changes something is refused to pages
+//! of other origins (by `Sec-Fetch-Site` and `Origin`), whoever is logged in.
 
 use std::net::IpAddr;
 
-use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use subtle::ConstantTimeEq as _;
 
-use super::Admin;
 use super::view::Problem;
 use crate::config::Secret;
 
-/// What is asked of who comes.
+/// What a client must show.
 #[derive(Debug, Clone)]
 pub(super) enum Gatekeeper {
     /// The token.
@@ -39,7 +36,11 @@ impl Gatekeeper {
         }
     }
 
-    fn judge(&self, headers: &HeaderMap, authority: Option<&str>) -> Result<(), Problem> {
+    pub(super) fn judge(
+        &self,
+        headers: &HeaderMap,
+        authority: Option<&str>,
+    ) -> Result<(), Problem> {
         match self {
             Self::Token(token) if shows(headers, token) => Ok(()),
             Self::Token(_) => Err(Problem::new(
@@ -87,25 +88,6 @@ fn is_own_name(headers: &HeaderMap, authority: Option<&str>) -> bool {
         None => host.rsplit_once(':').map_or(host, |(name, _)| name),
     };
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
-}
-
-/// Lets through whom the gatekeeper lets in.
-pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Next) -> Response {
-    let authority = request.uri().authority().map(http::uri::Authority::as_str);
-    match admin.gatekeeper.judge(request.headers(), authority) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => {
-            let asks = problem.status == 401;
-            let mut response = problem.into_response();
-            if asks {
-                let scheme = header::HeaderValue::from_static("Bearer realm=\"wakegate\"");
-                response
-                    .headers_mut()
-                    .insert(header::WWW_AUTHENTICATE, scheme);
-            }
-            response
-        }
-    }
 }
 
 /// What a request from another origin's page hears.

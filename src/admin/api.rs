@@ -1,4 +1,5 @@
-//! The operator's API: what is, and what can be done about it. `GET /api/openapi.json` describes it.
+//! The operator's API: what is, and what can be done about it. `GET /api/openapi.json` describes
+//! it.
 //!
 //! Guarantees: what is served is what the document says, since both come from the same lines; a GET
 //! changes nothing; errors are problem JSON with a stable code.
@@ -20,8 +21,10 @@ use utoipa::{IntoParams, OpenApi as _};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::events;
+use super::operator::Which;
+use super::state::Admin;
 use super::view::{Done, InstanceDetail, InstanceView, Problem, RouteView, StatusView};
-use super::{Admin, Which, events};
 use crate::wake::LedgerEntry;
 
 /// Routes in one answer, unless it is asked for fewer or more.

@@ -1,8 +1,8 @@
 //! The dashboard: one page, with its script and style, from this program and from nowhere else.
 //!
 //! Guarantees: nothing of it is loaded from another place, nothing may be injected into it (see
-//! [`POLICY`]), and it may not be framed. It has no data in it: the page asks the API, with the token where
-//! one is needed.
+//! [`POLICY`]), and it may not be framed. It has no data in it: the page asks the API, with the
+//! token where one is needed.
 
 use axum::Router;
 use axum::http::header::{
@@ -11,7 +11,7 @@ use axum::http::header::{
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use super::Admin;
+use super::state::Admin;
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

@@ -1,12 +1,10 @@
 //! What happens, as server-sent events, for whoever watches.
 //!
-//! Guarantees: a watcher gets everything that is known first, then each change once; one that falls behind
-//! is given everything anew; the number of watchers is bounded; a watcher costs a tick a second and
-//! nothing on any request's way.
+//! Guarantees: a watcher gets the whole present state first, then each change once; one that falls
+//! behind is given everything anew; the number of watchers is bounded; a watcher costs a tick a
+//! second and nothing on any request's way.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -14,61 +12,19 @@ use axum::http::StatusCode;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::{Stream, stream};
 use serde::Serialize;
-use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
-use super::Admin;
+use super::state::Admin;
 use super::timeline::{News, Track, WINDOW_MS};
 use super::view::Problem;
+use super::watchers::{MOST_WATCHERS, Watching};
 use crate::wake::LedgerEntry;
 
-const MOST_WATCHERS: usize = 64;
 const TICK: Duration = Duration::from_secs(1);
 
-/// Who watches.
-#[derive(Debug, Clone, Default)]
-pub struct Watchers(Arc<Inner>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    count: AtomicUsize,
-    came: Notify,
-}
-
-/// One who watches, until it is dropped.
-struct Watching(Watchers);
-
-// === impl Watchers ===
-
-impl Watchers {
-    /// Whether there is anybody.
-    pub fn any(&self) -> bool {
-        self.0.count.load(Ordering::Relaxed) > 0
-    }
-
-    /// Ends when somebody begins to watch.
-    pub async fn came(&self) {
-        self.0.came.notified().await;
-    }
-
-    fn enter(&self) -> Option<Watching> {
-        let more = |count| (count < MOST_WATCHERS).then_some(count + 1);
-        let (set, fetch) = (Ordering::AcqRel, Ordering::Acquire);
-        self.0.count.fetch_update(set, fetch, more).ok()?;
-        self.0.came.notify_one();
-        Some(Watching(self.clone()))
-    }
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        self.0.0.count.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// Everything that is known.
+/// The whole present state.
 #[derive(Serialize)]
 struct Snapshot {
     now: i64,

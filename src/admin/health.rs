@@ -1,11 +1,11 @@
-//! What orchestrators and Prometheus ask; open to whoever can connect, and says nothing that is worth
-//! hiding.
+//! What orchestrators and Prometheus ask; open to whoever can connect, and says nothing that is
+//! worth hiding.
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 
-use super::Admin;
+use super::state::Admin;
 
 pub(super) async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     match admin.drain.draining().is_cancelled() {

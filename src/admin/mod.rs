@@ -1,8 +1,8 @@
 //! The operator's listener: health, metrics, the API and the dashboard.
 //!
 //! Guarantees: it has its own socket, so it answers while the data plane is full; `/readyz` fails
-//! from the first moment of a drain; `/healthz` succeeds as long as the process can answer at all; these
-//! and `/metrics` are open to whoever can connect, the API is not (see `access`).
+//! from the first moment of a drain; `/healthz` succeeds as long as the process can answer at all;
+//! these and `/metrics` are open to whoever can connect, the API is not (see `access`).
 //!
 //! What the gateway is and does comes through [`Operator`]; this room knows no engine.
 
@@ -10,15 +10,14 @@ mod access;
 mod api;
 mod dashboard;
 mod events;
+mod guard;
 mod health;
 mod operator;
 mod serve;
+mod state;
 mod timeline;
 mod view;
-
-use std::fmt;
-use std::net::SocketAddr;
-use std::sync::Arc;
+mod watchers;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
@@ -27,59 +26,18 @@ use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 use tower_http::csrf::CsrfLayer;
 
-use self::access::Gatekeeper;
-pub use self::events::Watchers;
 pub use self::operator::{Operator, Which};
+pub use self::state::Admin;
 pub use self::timeline::Timeline;
 pub use self::view::{
     BreakerView, Done, InstanceCounts, InstanceDetail, InstanceView, LeaseView, PlaneView, Problem,
     ProgressView, RouteSource, RouteView, StatusView,
 };
-use crate::config::AdminConfig;
-use crate::drain::Drain;
-use crate::telemetry::Metrics;
-
-/// The operator's listener.
-#[derive(Clone)]
-pub struct Admin {
-    operator: Arc<dyn Operator>,
-    metrics: Arc<Metrics>,
-    timeline: Arc<Timeline>,
-    watchers: Watchers,
-    drain: Drain,
-    gatekeeper: Arc<Gatekeeper>,
-    dashboard: bool,
-}
+pub use self::watchers::Watchers;
 
 // === impl Admin ===
 
 impl Admin {
-    /// For a socket at `address`.
-    pub fn new(
-        config: &AdminConfig,
-        address: SocketAddr,
-        operator: Arc<dyn Operator>,
-        metrics: Arc<Metrics>,
-        timeline: Arc<Timeline>,
-        drain: Drain,
-    ) -> Self {
-        let gatekeeper = Gatekeeper::new(address.ip(), config.token.clone());
-        Self {
-            operator,
-            metrics,
-            timeline,
-            watchers: Watchers::default(),
-            drain,
-            gatekeeper: Arc::new(gatekeeper),
-            dashboard: config.dashboard,
-        }
-    }
-
-    /// Whether somebody watches the dashboard now.
-    pub fn watchers(&self) -> Watchers {
-        self.watchers.clone()
-    }
-
     /// Serves until the drain has cut everything, so that it can be watched.
     pub async fn serve(self, listener: TcpListener, tasks: TaskTracker) {
         let cut = self.drain.cut().clone();
@@ -96,18 +54,12 @@ impl Admin {
         let api = api
             .route("/api/openapi.json", get(async || axum::Json(document)))
             .layer(CsrfLayer::new().with_rejection_response(access::foreign))
-            .layer(from_fn_with_state(self.clone(), access::guard));
+            .layer(from_fn_with_state(self.clone(), guard::guard));
         let all = open.merge(api);
         let all = match self.dashboard {
             true => all.merge(dashboard::routes()),
             false => all,
         };
         all.with_state(self)
-    }
-}
-
-impl fmt::Debug for Admin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admin").finish_non_exhaustive()
     }
 }

@@ -1,7 +1,7 @@
 //! The operator's connections.
 //!
-//! Guarantees: their number is bounded, a request's head has a deadline, and all of them end with the
-//! gateway.
+//! Guarantees: their number is bounded, a request's head has a deadline, and all of them end with
+//! the gateway.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Which instance was in which state when, over the last quarter of an hour.
 //!
-//! Guarantees: bounded in time, in instances and in changes an instance; a state that is told twice is
-//! one change; what is told late does not overwrite what came after it.
+//! Guarantees: bounded in time, in instances and in changes an instance; a state that is noted
+//! twice is one change; what is noted late does not overwrite what came after it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -33,7 +33,7 @@ pub(super) struct Track {
     pub changes: Vec<(i64, &'static str)>,
 }
 
-/// Something that watchers are told of.
+/// A message to the watchers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub(super) enum News {
@@ -57,7 +57,7 @@ pub(super) enum News {
     },
     /// A wake has ended.
     Wake {
-        /// Whose.
+        /// The instance's id.
         id: String,
         /// When, in milliseconds since 1970.
         at: i64,
@@ -90,7 +90,7 @@ impl Timeline {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is told from now on, and everything before it.
+    /// The messages from now on, and everything before them.
     pub(super) fn watch(&self, now: i64) -> (Vec<Track>, broadcast::Receiver<News>) {
         // In one lock, so that nothing is missed and nothing comes twice.
         let mut instances = self.lock();
@@ -126,7 +126,7 @@ impl Timeline {
             name.clone_into(&mut kept.name);
         }
         let last = kept.changes.back().copied();
-        let newer = last.is_none_or(|(before, known)| known != condition && before <= at);
+        let newer = last.is_none_or(|(before, last)| last != condition && before <= at);
         if newer {
             if kept.changes.len() >= MOST_CHANGES {
                 kept.changes.pop_front();
@@ -195,7 +195,7 @@ impl fmt::Debug for Timeline {
 // === impl Kept ===
 
 impl Kept {
-    /// The state at the beginning of the window stays known.
+    /// The state at the beginning of the window stays.
     fn forget_before(&mut self, start: i64) {
         while self.changes.get(1).is_some_and(|(at, _)| *at <= start) {
             self.changes.pop_front();

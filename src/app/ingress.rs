@@ -1,42 +1,19 @@
-//! Watches what the control planes' ingress resources ask for (`[ingress] watch = true`).
+//! Watches what the ingress resources of the control planes ask for (`[ingress] watch = true`).
 //!
 //! Guarantees: a control plane that does not answer changes nothing; a port that cannot be opened
-//! keeps nothing else from being served; each problem is told once.
+//! keeps nothing else from being served; each problem is reported once.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::AppHandle;
-use crate::config::{Config, ListenerConfig};
+use super::handle::AppHandle;
+use crate::config::Config;
 use crate::names::PlaneIndex;
 use crate::router::Declared;
 use hypeman::wire::Ingress;
-
-/// The sockets that `declared` needs besides those of `config`.
-pub(super) fn listeners(declared: &Declared, config: &Config) -> Vec<ListenerConfig> {
-    let configured = |port: u16| {
-        let mut ports = config
-            .listener
-            .iter()
-            .map(|listener| listener.address.port());
-        ports.any(|known| known == port)
-    };
-    let wanted = declared
-        .ports
-        .iter()
-        .filter(|(port, _)| !configured(**port));
-    wanted
-        .map(|(port, tls)| ListenerConfig {
-            address: SocketAddr::new(config.ingress.address, *port),
-            tls: config.ingress.tls.clone().filter(|_| *tls),
-            ..ListenerConfig::default()
-        })
-        .collect()
-}
 
 /// What all control planes ask for together, as far as `config` can give it.
 fn together(seen: &[Vec<Ingress>], config: &Config) -> Declared {
@@ -80,7 +57,7 @@ fn together(seen: &[Vec<Ingress>], config: &Config) -> Declared {
 pub(super) async fn watch(handle: AppHandle) {
     let planes = &handle.0.planes;
     let mut seen: Vec<Vec<Ingress>> = vec![Vec::new(); planes.len()];
-    let (mut known, mut told) = (Declared::default(), Declared::default().problems);
+    let (mut current, mut reported) = (Declared::default(), Vec::<String>::new());
     loop {
         let config = handle.config();
         for (plane, slot) in planes.iter().zip(&mut seen) {
@@ -90,15 +67,18 @@ pub(super) async fn watch(handle: AppHandle) {
             }
         }
         let declared = together(&seen, &config);
-        if declared != known {
+        if declared != current {
             let mut problems = declared.problems.clone();
-            let (serving, wanted) = (handle.clone(), declared.clone());
+            let (serving, requested) = (handle.clone(), declared.clone());
             // Many routes take a while; requests do not wait for it.
-            match spawn_blocking(move || serving.declare(wanted)).await {
+            match spawn_blocking(move || serving.declare(requested)).await {
                 Ok(more) => problems.extend(more),
                 Err(error) => problems.push(error.to_string()),
             }
-            for problem in problems.iter().filter(|problem| !told.contains(problem)) {
+            for problem in problems
+                .iter()
+                .filter(|problem| !reported.contains(problem))
+            {
                 tracing::warn!(%problem, "not served");
             }
             let (routes, ports) = (declared.routes.len(), declared.ports.len());
@@ -107,7 +87,7 @@ pub(super) async fn watch(handle: AppHandle) {
                 ports,
                 "the control planes' ingress resources have changed"
             );
-            (known, told) = (declared, problems);
+            (current, reported) = (declared, problems);
         }
         sleep(config.ingress.interval).await;
     }

@@ -1,66 +1,26 @@
 //! What the control planes have and what their instances do, for the dashboard and the metrics.
 //!
-//! Guarantees: requests never wait for it and the engine never acts upon it; it asks for the list of
-//! instances (which waits behind no restore, contract B.4) every two seconds while somebody watches and
-//! four times a minute otherwise, one call at a time for each control plane.
+//! Guarantees: requests never wait for it and the engine never acts upon it; it asks for the list
+//! of instances (which waits behind no restore, contract B.4) every two seconds while somebody
+//! watches and four times a minute otherwise, one call at a time for each control plane.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep};
 
-use super::{AppHandle, Running};
+use super::handle::{AppHandle, Running};
+use super::plane::{LastAnswer, ListedInstance, ObservedPlane, condition_of};
 use crate::admin::Watchers;
 use crate::telemetry::{InstanceCondition, WakeOutcome};
 use crate::wake::WakeReport;
 use hypeman::InstanceId;
-use hypeman::wire::{InstanceState, ListInstances};
+use hypeman::wire::ListInstances;
 
 const WATCHED: Duration = Duration::from_secs(2);
 const UNWATCHED: Duration = Duration::from_secs(15);
-
-/// A control plane and what it said last.
-#[derive(Debug)]
-pub(super) struct ObservedPlane {
-    pub(super) name: String,
-    pub(super) url: String,
-    pub(super) client: hypeman::Client,
-    pub(super) seen: ArcSwap<Seen>,
-}
-
-/// What a control plane said last.
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    /// Whether it answered; `None` before it was asked.
-    pub(super) up: Option<bool>,
-    pub(super) error: Option<String>,
-    pub(super) instances: HashMap<InstanceId, SeenInstance>,
-}
-
-/// An instance as it was listed.
-#[derive(Debug, Clone)]
-pub(super) struct SeenInstance {
-    pub(super) name: Arc<str>,
-    pub(super) state: InstanceState,
-}
-
-/// What a control plane's word means.
-pub(super) fn state_of(state: &InstanceState) -> InstanceCondition {
-    match state {
-        InstanceState::Running => InstanceCondition::Awake,
-        InstanceState::Initializing => InstanceCondition::Waking,
-        InstanceState::Standby => InstanceCondition::Asleep,
-        InstanceState::Created
-        | InstanceState::Paused
-        | InstanceState::Shutdown
-        | InstanceState::Stopped
-        | InstanceState::Unknown
-        | InstanceState::Other(_) => InstanceCondition::Stopped,
-    }
-}
 
 fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
@@ -87,7 +47,7 @@ pub(super) async fn observe(handle: AppHandle, watchers: Watchers) {
 }
 
 async fn look_at(running: &Running, plane: &ObservedPlane) {
-    let asked_at = now_ms();
+    let sent_at = now_ms();
     let answer = plane.client.list_instances(&ListInstances::default()).await;
     let metrics = &running.gateway.parts().metrics;
     metrics.set_controlplane_up(&plane.name, answer.is_ok());
@@ -95,8 +55,8 @@ async fn look_at(running: &Running, plane: &ObservedPlane) {
         Ok(listed) => listed,
         Err(error) => {
             tracing::debug!(hypeman = %plane.name, %error, "cannot list its instances");
-            let before = plane.seen.load();
-            plane.seen.store(Arc::new(Seen {
+            let before = plane.last.load();
+            plane.last.store(Arc::new(LastAnswer {
                 up: Some(false),
                 error: Some(error.to_string()),
                 instances: before.instances.clone(),
@@ -113,16 +73,16 @@ async fn look_at(running: &Running, plane: &ObservedPlane) {
         let wakes = &running.gateway.parts().wakes;
         let waking = wakes
             .by_id(&id)
-            .is_some_and(|known| known.progress().is_some());
+            .is_some_and(|instance| instance.progress().is_some());
         let timeline = &running.timeline;
         let overtaken = timeline
             .last_change(&one.id)
-            .is_some_and(|(at, _)| at > asked_at);
+            .is_some_and(|(at, _)| at > sent_at);
         if !waking && !overtaken {
-            let condition = state_of(&one.state);
-            timeline.note(&one.id, &one.name, &plane.name, condition, asked_at);
+            let condition = condition_of(&one.state);
+            timeline.note(&one.id, &one.name, &plane.name, condition, sent_at);
         }
-        let seen = SeenInstance {
+        let seen = ListedInstance {
             name: one.name.into(),
             state: one.state,
         };
@@ -130,7 +90,7 @@ async fn look_at(running: &Running, plane: &ObservedPlane) {
     }
     let has = |id: &str| InstanceId::parse(id).is_ok_and(|id| instances.contains_key(&id));
     running.timeline.keep_only(&plane.name, has);
-    plane.seen.store(Arc::new(Seen {
+    plane.last.store(Arc::new(LastAnswer {
         up: Some(true),
         error: None,
         instances,

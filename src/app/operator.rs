@@ -1,7 +1,7 @@
 //! The gateway as its operator sees and handles it.
 //!
-//! Guarantees: looking changes nothing and asks no control plane; an operator's wake goes through the
-//! same engine as a request's, so both at once are one restore.
+//! Guarantees: looking changes nothing and asks no control plane; an operator's wake goes through
+//! the same engine as a request's, so both at once are one restore.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
-use super::observer::state_of;
-use super::{AppHandle, Running};
+use super::handle::{AppHandle, Running};
+use super::plane::condition_of;
 use crate::admin::{
     BreakerView, Done, InstanceCounts, InstanceDetail, InstanceView, LeaseView, Operator,
     PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView, Which,
@@ -45,7 +45,7 @@ fn ms(time: std::time::Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// How an engine's refusal is told: as a request would be.
+/// An engine's refusal, with the status and code that a request would get.
 fn refused(error: WakeError) -> Problem {
     let description = error_response::describe(&ProxyError::from(error));
     Problem::new(description.status, description.code, description.detail)
@@ -73,21 +73,21 @@ impl Running {
     fn census(&self) -> Vec<InstanceView> {
         let parts = self.gateway.parts();
         let (busy, now) = (parts.hold.census(), Instant::now());
-        let mut known: HashMap<InstanceId, _> = HashMap::new();
+        let mut engines: HashMap<InstanceId, _> = HashMap::new();
         for (plane, instance) in parts.wakes.all() {
-            known.insert(instance.id().clone(), (plane, instance));
+            engines.insert(instance.id().clone(), (plane, instance));
         }
-        let told = |id: &InstanceId,
-                    name: &str,
-                    plane,
-                    engine: Option<&Instance>,
-                    observed: Option<&InstanceState>| {
+        let view_of = |id: &InstanceId,
+                       name: &str,
+                       plane,
+                       engine: Option<&Instance>,
+                       observed: Option<&InstanceState>| {
             let (held, inflight) = busy.get(id).copied().unwrap_or_default();
             let view = InstanceView {
                 id: id.to_string(),
                 name: name.to_owned(),
                 hypeman: self.plane_name(plane),
-                state: condition(engine, observed.map(state_of), now),
+                state: condition(engine, observed.map(condition_of), now),
                 observed: observed.map(ToString::to_string),
                 lease: None,
                 wake: None,
@@ -98,16 +98,16 @@ impl Running {
             };
             with_engine(view, engine, now)
         };
-        let mut views = Vec::with_capacity(known.len());
+        let mut views = Vec::with_capacity(engines.len());
         for (plane, observer) in (0..).map(PlaneIndex).zip(&self.planes) {
-            for (id, seen) in &observer.seen.load().instances {
-                let engine = known.remove(id).map(|(_, instance)| instance);
+            for (id, seen) in &observer.last.load().instances {
+                let engine = engines.remove(id).map(|(_, instance)| instance);
                 let state = Some(&seen.state);
-                views.push(told(id, &seen.name, plane, engine.as_deref(), state));
+                views.push(view_of(id, &seen.name, plane, engine.as_deref(), state));
             }
         }
-        for (id, (plane, instance)) in known {
-            views.push(told(&id, &instance.name(), plane, Some(&instance), None));
+        for (id, (plane, instance)) in engines {
+            views.push(view_of(&id, &instance.name(), plane, Some(&instance), None));
         }
         views.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         views
@@ -130,16 +130,16 @@ impl Running {
             return Err(unknown("There is no control plane.".to_owned()));
         }
         let mut last = WakeError::NotFound;
-        let mut asked = false;
+        let mut exists = false;
         for (index, plane) in planes {
             if which
                 .hypeman
                 .as_ref()
-                .is_some_and(|wanted| *wanted != plane.name)
+                .is_some_and(|name| *name != plane.name)
             {
                 continue;
             }
-            asked = true;
+            exists = true;
             match self
                 .gateway
                 .parts()
@@ -151,7 +151,7 @@ impl Running {
                 Err(error) => last = error,
             }
         }
-        match asked {
+        match exists {
             true => Err(refused(last)),
             false => Err(unknown("There is no such control plane.".to_owned())),
         }
@@ -235,7 +235,7 @@ impl Operator for AppHandle {
         let (running, config) = (&*self.0, self.config());
         let parts = running.gateway.parts();
         let planes = running.planes.iter().map(|plane| {
-            let seen = plane.seen.load();
+            let seen = plane.last.load();
             PlaneView {
                 name: plane.name.clone(),
                 url: plane.url.clone(),
@@ -322,7 +322,7 @@ impl Operator for AppHandle {
         async move {
             let (_, instance) = self.0.find(&which).await?;
             let (rules, began) = (self.0.wake_rules(), Instant::now());
-            let asker = Requester {
+            let requester = Requester {
                 route: "admin".into(),
                 client: which.client,
                 user_agent: None,
@@ -333,7 +333,7 @@ impl Operator for AppHandle {
             let outcome = match awake {
                 true => "awake",
                 false => {
-                    let ready = instance.ready(Target::AWAKE, &rules, rules.timeout, asker);
+                    let ready = instance.ready(Target::AWAKE, &rules, rules.timeout, requester);
                     match ready.await.map_err(refused)?.kind {
                         WakeKind::Cold | WakeKind::Joined => "woken",
                         WakeKind::Warm | WakeKind::None => "awake",
@@ -353,8 +353,8 @@ impl Operator for AppHandle {
                 return Err(refused(WakeError::NotFound));
             };
             let id = instance.id().to_ref();
-            let asked = plane.client.standby_instance(&id, None).await;
-            asked.map_err(|error| failed(&error))?;
+            let answer = plane.client.standby_instance(&id, None).await;
+            answer.map_err(|error| failed(&error))?;
             if let Some(endpoint) = instance.endpoint() {
                 instance.suspect(&endpoint).await;
             }

@@ -1,8 +1,8 @@
 //! The gateway's sockets while it runs.
 //!
-//! Guarantees: a reload opens every new socket before it closes an old one, and changes nothing when
-//! one cannot be opened; a socket whose address stays is never closed, and its connections never cut;
-//! those of a socket that goes end by themselves.
+//! Guarantees: a reload opens every new socket before it closes an old one, and changes nothing
+//! when one cannot be opened; a socket whose address stays is never closed, and its connections
+//! never cut; those of a socket that goes end by themselves.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::AppError;
+use super::error::AppError;
 use crate::config::ListenerConfig;
 use crate::listener::{
     Certificates, Inherited, Listener, ListenerSettings, Service, SettingsHandle, Shared,
@@ -26,7 +26,7 @@ pub(super) struct Sockets {
 
 #[derive(Debug, Clone)]
 struct Open {
-    /// Where it really listens.
+    /// The address that it really listens at.
     address: SocketAddr,
     config: ListenerConfig,
     settings: Arc<SettingsHandle>,
@@ -107,17 +107,17 @@ impl Sockets {
             .collect()
     }
 
-    /// Where clients connect.
+    /// The addresses that clients connect to.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter().map(|one| one.address).collect()
     }
 
-    /// Makes the sockets those of `wanted`, and as many of `more` as can be opened; returns what
-    /// keeps the others from it.
+    /// Makes the sockets those of `configured`, and as many of `more` as can be opened; returns
+    /// what keeps the others from it.
     pub(super) fn change<S: Service>(
         &self,
-        wanted: &[ListenerConfig],
+        configured: &[ListenerConfig],
         more: &[ListenerConfig],
         reuse_port: bool,
         service: &S,
@@ -127,12 +127,12 @@ impl Sockets {
             open.clone()
         };
         let (mut fresh, mut kept, mut problems) = (Vec::new(), Vec::new(), Vec::new());
-        let sources = wanted.iter().map(|config| (config, true));
+        let sources = configured.iter().map(|config| (config, true));
         for (config, needed) in sources.chain(more.iter().map(|config| (config, false))) {
-            let known = before
+            let open = before
                 .iter()
                 .find(|one| one.config.address == config.address);
-            let done = match known {
+            let done = match open {
                 Some(one) if one.config == *config => {
                     kept.push((one, config, None));
                     Ok(())

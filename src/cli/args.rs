@@ -59,7 +59,7 @@ pub enum Command {
     Init(InitArguments),
     /// Check a configuration and print the effective one as TOML.
     ///
-    /// What is allowed and risky is told on standard error.
+    /// Warnings about what is allowed and risky go to standard error.
     Check(CheckArguments),
     /// Print the configuration's JSON Schema.
     Schema,
@@ -93,12 +93,12 @@ pub enum Command {
     },
     /// Print a shell's completions.
     Completions {
-        /// Which shell.
+        /// The shell.
         shell: clap_complete::Shell,
     },
     /// Write manual pages into a directory.
     Man {
-        /// Which.
+        /// The directory to write into.
         #[arg(value_name = "DIR", default_value = ".")]
         dir: PathBuf,
     },
@@ -159,7 +159,8 @@ pub struct GatewayArguments {
     /// Its configuration, which says where its admin listener is and which token it wants.
     #[command(flatten)]
     pub config: ConfigArguments,
-    /// The admin listener's URL [default: what the configuration says, else `http://127.0.0.1:9900`].
+    /// The admin listener's URL [default: what the configuration says, else
+    /// `http://127.0.0.1:9900`].
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
     /// A file with the admin token [default: `admin.token_file`, else `WAKEGATE_ADMIN_TOKEN`].

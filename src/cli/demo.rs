@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::args::DemoArguments;
-use super::{Failure, asked_to_end};
+use super::output::Failure;
+use super::signals::end_signal;
 use crate::app::App;
 use crate::config::{AccessLog, Config, LogConfig, Secret, Variables, load};
 use crate::telemetry::{AccessSink, WakeOutcome, init_diagnostics};
@@ -102,7 +103,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
             .addresses()
             .first()
             .map_or(8080, std::net::SocketAddr::port);
-        let asked_to_end = asked_to_end();
+        let end = end_signal();
         introduce(
             port,
             app.admin_address().port(),
@@ -114,7 +115,7 @@ pub(super) async fn run(arguments: DemoArguments, out: fn(&str)) -> Result<(), F
         );
         let reports = app.wake_reports();
         tokio::select! {
-            _clean = app.run(asked_to_end) => {}
+            _clean = app.run(end) => {}
             () = narrate(events, reports, ids, paint, out) => {}
         }
         out("\nstopping what was started\n");

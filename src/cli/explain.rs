@@ -1,9 +1,9 @@
 //! `wakegate explain CODE`: what an error code means and what to do about it.
 //!
-//! Guarantees: every code that the gateway or its admin API can answer with is here (a test reads the
-//! sources), and nothing else is.
+//! Guarantees: every code that the gateway or its admin API can answer with is here (a test reads
+//! the sources), and nothing else is.
 
-use super::{Failure, Output};
+use super::output::{Failure, Output};
 
 /// One code.
 struct Code {
@@ -341,25 +341,25 @@ const CODES: &[Code] = &[
 ];
 
 /// Says what a code means, or lists them all.
-pub(super) fn run(wanted: Option<&str>, output: Output) -> Result<(), Failure> {
-    let Some(wanted) = wanted else {
+pub(super) fn run(word: Option<&str>, output: Output) -> Result<(), Failure> {
+    let Some(word) = word else {
         for one in CODES {
-            output.say(&format!("{:<27} {}\n", one.word, one.status));
+            output.print(&format!("{:<27} {}\n", one.word, one.status));
         }
         return Ok(());
     };
-    let Some(one) = CODES.iter().find(|one| one.word == wanted) else {
+    let Some(one) = CODES.iter().find(|one| one.word == word) else {
         let near = CODES
             .iter()
-            .map(|one| (strsim::damerau_levenshtein(wanted, one.word), one.word))
+            .map(|one| (strsim::damerau_levenshtein(word, one.word), one.word))
             .min()
             .filter(|(distance, _)| *distance <= 4);
         let hint = near.map_or_else(String::new, |(_, code)| format!("; did you mean `{code}`?"));
         return Err(Failure::failed(format_args!(
-            "there is no code `{wanted}`{hint}\n`wakegate explain` lists them all"
+            "there is no code `{word}`{hint}\n`wakegate explain` lists them all"
         )));
     };
-    output.say(&format!(
+    output.print(&format!(
         "{} ({})\n\n{}\n\nWhat to do: {}\n",
         one.word, one.status, one.meaning, one.help
     ));

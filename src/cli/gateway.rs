@@ -1,7 +1,8 @@
-//! `wakegate status`, `routes`, `wake`, `standby`, `reload`, `drain`: clients of a running gateway's admin API.
+//! `wakegate status`, `routes`, `wake`, `standby`, `reload`, `drain`: clients of a running
+//! gateway's admin API.
 //!
-//! Guarantees: they find the gateway by the same configuration that it was started with, and say what it
-//! said when it refuses; a token is never printed.
+//! Guarantees: they find the gateway by the same configuration that it was started with, and say
+//! what it said when it refuses; a token is never printed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,8 +11,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use super::args::{GatewayArguments, RoutesArguments, WhichArguments};
+use super::output::{Failure, Output};
 use super::table::table;
-use super::{Failure, Output};
 use crate::config::{AdminConfig, Secret, Variables, load_admin};
 
 /// Longer than any wake is waited for.
@@ -116,7 +117,7 @@ impl Gateway {
 
 fn json(output: Output, value: &Value) {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    output.say(&format!("{text}\n"));
+    output.print(&format!("{text}\n"));
 }
 
 /// A field of an answer; null when it is not there.
@@ -155,7 +156,7 @@ pub(super) async fn status(arguments: GatewayArguments, output: Output) -> Resul
             .unwrap_or(0.0)
             .max(0.0),
     );
-    output.say(&format!(
+    output.print(&format!(
         "wakegate {} {state} at {}, up {}\n\
          {} routes; {} requests answered, {} held, {} at instances\n",
         text(at(&status, "version")),
@@ -172,13 +173,13 @@ pub(super) async fn status(arguments: GatewayArguments, output: Output) -> Resul
             Some(false) => "does not answer",
             None => "not asked yet",
         };
-        output.say(&format!(
+        output.print(&format!(
             "control plane {} at {}: {word}\n",
             text(at(plane, "name")),
             text(at(plane, "url"))
         ));
     }
-    output.say(&format!(
+    output.print(&format!(
         "instances: {} awake, {} waking, {} asleep, {} stopped, {} failing\n",
         at(counts, "awake"),
         at(counts, "waking"),
@@ -206,7 +207,7 @@ pub(super) async fn status(arguments: GatewayArguments, output: Output) -> Resul
         .collect();
     if !rows.is_empty() {
         let titles = ["NAME", "STATE", "HELD", "INSIDE", "USUAL WAKE", "ID"];
-        output.say(&format!("\n{}", table(titles, &rows)));
+        output.print(&format!("\n{}", table(titles, &rows)));
     }
     Ok(())
 }
@@ -236,7 +237,7 @@ pub(super) async fn routes(arguments: RoutesArguments, output: Output) -> Result
         })
         .collect();
     let titles = ["HOST", "PATH", "INSTANCE", "PROTOCOL", "HYPEMAN", "FROM"];
-    output.say(&table(titles, &rows));
+    output.print(&table(titles, &rows));
     Ok(())
 }
 
@@ -256,7 +257,7 @@ pub(super) async fn act(
         let path = format!("/api/instances/{encoded}/{action}");
         match gateway.call(Method::POST, &path, &query).await {
             Ok(done) if arguments.gateway.json => json(output, &done),
-            Ok(done) => output.say(&format!(
+            Ok(done) => output.print(&format!(
                 "{}: {} after {:.1} ms\n",
                 text(at(&done, "name")),
                 text(at(&done, "outcome")).replace('_', " "),
@@ -274,14 +275,14 @@ pub(super) async fn act(
 pub(super) async fn reload(arguments: GatewayArguments, output: Output) -> Result<(), Failure> {
     let gateway = Gateway::of(&arguments)?;
     gateway.call(Method::POST, "/api/reload", &[]).await?;
-    output.say("reloaded\n");
+    output.print("reloaded\n");
     Ok(())
 }
 
 pub(super) async fn drain(arguments: GatewayArguments, output: Output) -> Result<(), Failure> {
     let gateway = Gateway::of(&arguments)?;
     gateway.call(Method::POST, "/api/drain", &[]).await?;
-    output.say("draining\n");
+    output.print("draining\n");
     Ok(())
 }
 

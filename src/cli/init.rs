@@ -1,13 +1,14 @@
 //! `wakegate init` and `wakegate schema`: a configuration to begin with.
 //!
-//! Guarantees: no file is overwritten unless that is asked for; what is written passes `wakegate check`.
+//! Guarantees: no file is overwritten unless that is asked for; what is written passes `wakegate
+//! check`.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::Path;
 
 use super::args::InitArguments;
-use super::{Failure, Output};
+use super::output::{Failure, Output};
 use crate::config::{Variables, load, schema};
 
 const STARTER: &str = include_str!("../../config/starter.toml");
@@ -20,7 +21,7 @@ fn schema_text() -> Result<String, Failure> {
 
 /// Prints the schema.
 pub(super) fn print_schema(output: Output) -> Result<(), Failure> {
-    output.say(&schema_text()?);
+    output.print(&schema_text()?);
     Ok(())
 }
 
@@ -89,7 +90,7 @@ pub(super) fn run(arguments: &InitArguments, output: Output) -> Result<(), Failu
     write(path, &text, arguments.force)?;
     // The schema is this version's, whatever was there.
     write(&path.with_file_name(SCHEMA_FILE), &schema_text()?, true)?;
-    output.say(&format!(
+    output.print(&format!(
         "wrote {file}, and {SCHEMA_FILE} beside it for editors\n\
          next: edit it, then `wakegate check -c {file}` and `wakegate serve -c {file}`\n",
         file = path.display()

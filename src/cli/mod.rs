@@ -10,11 +10,11 @@ mod explain;
 mod gateway;
 mod init;
 mod instances;
+mod output;
 mod serve;
+mod signals;
 mod table;
 mod watched;
-
-use std::fmt::Display;
 
 use clap::CommandFactory as _;
 
@@ -26,74 +26,12 @@ pub use args::{
 };
 
 #[cfg(feature = "local")]
+use self::signals::end_signal;
+#[cfg(feature = "local")]
 use crate::{config::LogConfig, telemetry::init_diagnostics};
 
 pub use instances::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
-
-/// Everything is in order.
-pub const OK: u8 = 0;
-/// Something failed while running.
-pub const FAILED: u8 = 1;
-/// The configuration cannot be used (`EX_CONFIG`).
-pub const BAD_CONFIG: u8 = 78;
-
-/// How a subcommand speaks.
-#[derive(Debug, Clone, Copy)]
-pub struct Output {
-    /// To standard output: what was asked for.
-    pub out: fn(&str),
-    /// To standard error: how it goes on.
-    pub err: fn(&str),
-    /// Whether standard error is a terminal.
-    pub is_watched: bool,
-}
-
-impl Output {
-    fn say(self, text: &str) {
-        (self.out)(text);
-    }
-
-    fn aside(self, text: &str) {
-        (self.err)(text);
-    }
-}
-
-/// Why a subcommand ended, and the exit code for it.
-#[derive(Debug)]
-pub struct Failure {
-    /// What to tell the person.
-    pub message: String,
-    /// The exit code.
-    pub code: u8,
-}
-
-// === impl Failure ===
-
-impl Failure {
-    fn failed(message: impl Display) -> Self {
-        Self {
-            message: message.to_string(),
-            code: FAILED,
-        }
-    }
-
-    fn bad_config(message: impl Display) -> Self {
-        Self {
-            message: message.to_string(),
-            code: BAD_CONFIG,
-        }
-    }
-}
-
-#[cfg(feature = "local")]
-impl From<wakegate_local::cli::Failure> for Failure {
-    fn from(failure: wakegate_local::cli::Failure) -> Self {
-        Self {
-            message: failure.message,
-            code: failure.code,
-        }
-    }
-}
+pub use output::{BAD_CONFIG, FAILED, Failure, OK, Output};
 
 /// Runs what needs no runtime, since it becomes another program or is the first one of a VM; it
 /// returns only a failure. Gives back what needs one.
@@ -119,7 +57,7 @@ pub async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Local(arguments) => {
             let diagnostics = init_diagnostics(&LogConfig::default());
             let _diagnostics = diagnostics.map_err(Failure::failed)?;
-            let served = wakegate_local::cli::serve(*arguments, asked_to_end(), output.out);
+            let served = wakegate_local::cli::serve(*arguments, end_signal(), output.out);
             Ok(served.await?)
         }
         #[cfg(feature = "local")]
@@ -146,10 +84,10 @@ pub async fn run(command: Command, output: Output) -> Result<(), Failure> {
         }
         Command::Man { dir } => {
             let pages = clap_mangen::generate_to(Arguments::command(), &dir);
-            let told = |error| format!("cannot write into {}: {error}", dir.display());
+            let message = |error| format!("cannot write into {}: {error}", dir.display());
             pages
                 .map(drop)
-                .map_err(|error| Failure::failed(told(error)))
+                .map_err(|error| Failure::failed(message(error)))
         }
         #[cfg(feature = "local")]
         Command::Internal(internal) => Ok(wakegate_local::cli::run_internal(internal).await?),
@@ -159,25 +97,5 @@ pub async fn run(command: Command, output: Output) -> Result<(), Failure> {
 fn completions(shell: clap_complete::Shell, output: Output) {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "wakegate", &mut text);
-    output.say(&String::from_utf8_lossy(&text));
-}
-
-/// From now on SIGTERM and SIGINT end the process in good order: the future ends at the first of them, however early it
-/// came.
-fn asked_to_end() -> impl Future<Output = ()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (terminate, interrupt) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    );
-    async {
-        let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
-            // Without handlers the signals keep their default, which ends the process at once.
-            return std::future::pending().await;
-        };
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    }
+    output.print(&String::from_utf8_lossy(&text));
 }

@@ -7,8 +7,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
 use super::args::{CheckArguments, ServeArguments};
+use super::output::{Failure, Output};
+use super::signals::end_signal;
 use super::watched::Watched;
-use super::{Failure, Output, asked_to_end};
 use crate::app::{App, AppError};
 use crate::config::{Config, ListenerConfig, Variables, advice, load_file};
 use crate::listener::Inherited;
@@ -30,7 +31,7 @@ fn load(arguments: &ServeArguments) -> Result<Config, Failure> {
 
 pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     // Before anything is heard of this process: whoever has heard of it may signal it.
-    let (hangups, asked_to_end) = (signal(SignalKind::hangup()), asked_to_end());
+    let (hangups, end) = (signal(SignalKind::hangup()), end_signal());
     let config = load(&arguments)?;
     let _diagnostics = init_diagnostics(&config.log).map_err(Failure::failed)?;
     let access = AccessSink::new(&config.log);
@@ -72,10 +73,10 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     // systemd's units of Type=notify wait for this word; elsewhere nobody hears it.
     notify(&[NotifyState::Ready]);
     let ended = async {
-        let mut asked_to_end = pin!(asked_to_end);
+        let mut end = pin!(end);
         tokio::select! {
-            () = asked_to_end.as_mut() => {}
-            () = reloads => asked_to_end.await,
+            () = end.as_mut() => {}
+            () = reloads => end.await,
         }
         notify(&[NotifyState::Stopping]);
     };
@@ -90,10 +91,10 @@ pub(super) fn check(arguments: &CheckArguments, output: Output) -> Result<(), Fa
     let loaded = load_file(file, &Variables::from_process());
     // `check` answers 0 or 1; `serve` leaves with 78 on the same problems.
     let config = loaded.map_err(Failure::failed)?;
-    output.say(&toml::to_string(&config).map_err(Failure::failed)?);
+    output.print(&toml::to_string(&config).map_err(Failure::failed)?);
     let advice = advice(&config, descriptors());
     for one in &advice {
-        output.aside(&format!("warning: {one}\n"));
+        output.note(&format!("warning: {one}\n"));
     }
     match arguments.strict && !advice.is_empty() {
         true => Err(Failure::failed(

@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The file, as it was when somebody last acted on it.
 pub(super) struct Watched {
     path: Option<PathBuf>,
-    known: Option<Vec<u8>>,
+    last: Option<Vec<u8>>,
 }
 
 // === impl Watched ===
@@ -22,7 +22,7 @@ pub(super) struct Watched {
 impl Watched {
     /// Watches `path`, or nothing.
     pub(super) fn new(path: Option<PathBuf>) -> Self {
-        let mut watched = Self { path, known: None };
+        let mut watched = Self { path, last: None };
         watched.look();
         watched
     }
@@ -31,18 +31,18 @@ impl Watched {
         self.path.as_ref().and_then(|path| std::fs::read(path).ok())
     }
 
-    /// From now on the file as it is counts as known.
+    /// From now on the file as it is counts as seen.
     pub(super) fn look(&mut self) {
-        self.known = self.read();
+        self.last = self.read();
     }
 
-    /// Ends when the file has another content than is known. Never, when it is gone.
+    /// Ends when the file has another content than the last one. Never, when it is gone.
     pub(super) async fn changed(&self) {
         let mut before = None;
         loop {
             sleep(PAUSE).await;
             let now = self.read();
-            if now.is_some() && now != self.known && now == before {
+            if now.is_some() && now != self.last && now == before {
                 return;
             }
             before = now;

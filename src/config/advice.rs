@@ -26,8 +26,8 @@ impl std::fmt::Display for Advice {
     }
 }
 
-/// Everything that is worth a thought; `descriptors` is how many files the process may have open, if that
-/// is known.
+/// Everything that is worth a thought; `descriptors` is how many files the process may have open,
+/// if the system says so.
 pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
     let mut all = Vec::new();
     let mut say = |key: &str, risk: String, help| {
@@ -291,10 +291,10 @@ mod tests {
             "[admin]\ntoken_file = {file:?}\n[[route]]\nhost = \"a.b\"\ninstance = \"a\"\n"
         );
         let config = load("w.toml", &text, &Variables::default()).unwrap();
-        for (mode, told) in [(0o644, 1), (0o640, 0)] {
+        for (mode, count) in [(0o644, 1), (0o640, 0)] {
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
             let advice = advice(&config, None);
-            assert_eq!(advice.len(), told, "{advice:?}");
+            assert_eq!(advice.len(), count, "{advice:?}");
         }
         let few = advice(&config, Some(1024));
         assert_eq!(few[0].key, "server.max_connections");

@@ -9,9 +9,8 @@ use http::{HeaderName, HeaderValue, header};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-use super::go_text;
 use super::secret::Secret;
-use super::shape::{GoText, text_schema};
+use super::shape::{GoText, go_text, text_schema};
 use super::values::HeaderRule;
 
 /// What is spoken with an instance.

@@ -4,26 +4,28 @@
 //! problems are reported together. Reads no file but the configuration's own.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use toml::de::DeTable;
 
 use self::listener::{check_tcp_hosts, read_ingress, read_listener};
+use self::parse::{parse_url, positive, set};
 use self::route::{parse_instance, parse_network, parse_ready, read_route};
 use self::telemetry::{read_admin, read_log, read_metrics, read_tracing};
 use super::model::{
     AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ResponseConfig,
-    ServerConfig, UpstreamConfig, WakeConfig,
+    UpstreamConfig,
 };
 use super::pattern::{HostPattern, InstanceTemplate};
 use super::problem::{ConfigError, Problem};
 use super::reader::{Diagnostics, PREFIX, Section};
 use super::route::RouteConfig;
 use super::secret::Secret;
+use super::server::ServerConfig;
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::values::{ByteSize, Rate};
+use super::wake::WakeConfig;
 use crate::names::PlaneIndex;
 
 /// The environment, as the loader sees it; a test passes its own.
@@ -87,8 +89,8 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
     }
 }
 
-/// Only `[admin]`, for a client of the gateway: what else is wrong with the configuration, or cannot be
-/// read by this user, does not matter to it.
+/// Only `[admin]`, for a client of the gateway: what else is wrong with the configuration, or
+/// cannot be read by this user, does not matter to it.
 pub fn load_admin(file: Option<&Path>, variables: &Variables) -> Result<AdminConfig, ConfigError> {
     let (name, text) = match file {
         None => ("environment".to_owned(), String::new()),
@@ -132,7 +134,7 @@ fn no_route(name: &str) -> Problem {
     }
 }
 
-/// `T`: what is wanted of the book besides.
+/// Reads everything; `finish` says what is made of the diagnostics.
 fn read<T>(
     name: &str,
     text: &str,
@@ -343,56 +345,9 @@ fn read_hypeman(s: &mut Section<'_, '_>, all: &mut Vec<HypemanConfig>, variables
     all.push(plane);
 }
 
-pub(super) fn set<T>(slot: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *slot = value;
-    }
-}
-
-pub(super) fn positive(s: &mut Section<'_, '_>, key: &'static str) -> Option<usize> {
-    let value = s.number(key)?;
-    if value == 0 {
-        s.problem(key, "must be at least 1");
-    }
-    Some(value)
-}
-
-pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        format!("`{text}` is not an IP address and port, like \"127.0.0.1:8080\" or \"[::]:8080\"")
-    })
-}
-
-fn parse_url(text: &str) -> Result<String, String> {
-    let url = reqwest::Url::parse(text).map_err(|error| format!("`{text}` is no URL: {error}"))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(format!("`{text}` is not an http:// or https:// URL"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("has a user name or password in it; use api_key_file instead".to_owned());
-    }
-    Ok(text.trim_end_matches('/').to_owned())
-}
-
-pub(super) fn parse_path(text: &str) -> Result<String, String> {
-    let fine = text.starts_with('/')
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'));
-    let dots = text.split('/').any(|segment| matches!(segment, "." | ".."));
-    if !fine || dots || text.contains("//") {
-        return Err(format!("`{text}` is not a path prefix like \"/v1\""));
-    }
-    let trimmed = text.trim_end_matches('/');
-    Ok(if trimmed.is_empty() {
-        "/".to_owned()
-    } else {
-        trimmed.to_owned()
-    })
-}
-
 mod forwarding;
 mod listener;
+mod parse;
 mod route;
 mod telemetry;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a [`Config`] is complete and consistent (no `Option` that means "default", every
 //! cross-reference resolved), and when it cannot be, *all* problems come back together, each with
-//! the place it was written, its key and a mend. Secrets are held in [`Secret`], which prints
+//! the place it was written, its key and help. Secrets are held in [`Secret`], which prints
 //! nothing.
 //!
 //! The way: text or environment -> `reader` (which key, where, of what type) -> `load`
@@ -19,32 +19,34 @@ mod redact;
 mod route;
 mod schema;
 mod secret;
+mod server;
 mod shape;
 mod telemetry;
 mod tls;
 mod values;
+mod wake;
 
 pub use advice::{Advice, advice};
 pub use forwarding::{ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename};
 pub use load::{Variables, load, load_admin, load_file};
 pub use model::{
-    AdminConfig, Config, Http2Config, HypemanConfig, IngressConfig, ListenerConfig, ListenerMode,
-    ResponseConfig, ServerConfig, UpstreamConfig, WakeConfig,
+    AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ListenerMode,
+    ResponseConfig, UpstreamConfig,
 };
 pub use pattern::{HostPattern, InstanceTemplate, PatternError, PatternLabel};
 pub use problem::{ConfigError, Problem};
 pub use redact::redacted;
 pub use route::{
-    AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, ReadyWhen, RetryConfig,
-    RouteConfig, RouteWakeConfig, WaitingPageConfig,
+    AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig, RouteConfig,
+    RouteWakeConfig, WaitingPageConfig,
 };
 pub use schema::schema;
 pub use secret::Secret;
+pub use server::{Http2Config, ServerConfig};
 pub use telemetry::{
     AccessField, AccessFormat, AccessLog, LogConfig, LogFormat, MetricsConfig, SecretHeaders,
     TracingConfig,
 };
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
-
-use model::go_text;
+pub use wake::{ReadyWhen, WakeConfig};

@@ -1,9 +1,9 @@
 //! Host patterns and the instance names that they yield.
 //!
 //! Guarantees: a [`HostPattern`] is a literal, a pattern with whole-label captures
-//! (`{app}.example.com`; source: the contract's ingress rules, part A.9), one leading `*.`
-//! wildcard that stands for one or more labels, or `*` alone for every host. An [`InstanceTemplate`] refers only to captures
-//! that its pattern has.
+//! (`{app}.example.com`; source: the contract's ingress rules, part A.9), one leading `*.` wildcard
+//! that stands for one or more labels, or `*` alone for every host. An [`InstanceTemplate`] refers
+//! only to captures that its pattern has.
 
 use std::fmt;
 

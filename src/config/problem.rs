@@ -1,11 +1,11 @@
 //! What is wrong with a configuration, said so that it can be mended at once.
 //!
 //! Guarantees: each [`Problem`] names its source (file and line, or environment variable), its key,
-//! what is wrong, and where one is known, a mend. A problem never quotes a secret's value.
+//! what is wrong, and where there is any, help. A problem never quotes a secret's value.
 
 use std::fmt;
 
-/// One thing to mend.
+/// One problem, with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// `wakegate.toml:12:3`, `WAKEGATE_WAKE_TIMEOUT`, or a file that could not be read.

@@ -1,4 +1,4 @@
-//! Reads keys out of a TOML table and out of the environment, and keeps book of what went wrong.
+//! Reads keys out of a TOML table and out of the environment, and collects the problems.
 //!
 //! Guarantees: every key that was asked for is known, every other key is a problem with the nearest
 //! known key; an environment variable wins over the file; nothing stops at the first problem.
@@ -42,11 +42,12 @@ pub(super) struct Section<'b, 'a> {
     path: String,
     /// Upper-case variable prefixes, each ending in `_`.
     prefixes: Vec<String>,
-    known: Vec<&'static str>,
+    /// The keys that were read.
+    keys: Vec<&'static str>,
 }
 
 /// A plain value and where it came from.
-struct Found {
+struct PlainValue {
     text: String,
     kind: &'static str,
     place: String,
@@ -172,7 +173,7 @@ impl<'b, 'a> Section<'b, 'a> {
             table: Some(table),
             path: String::new(),
             prefixes,
-            known: Vec::new(),
+            keys: Vec::new(),
         }
     }
 
@@ -218,10 +219,10 @@ impl<'b, 'a> Section<'b, 'a> {
         self.table.and_then(|table| table.get(key))
     }
 
-    fn plain(&mut self, key: &'static str) -> Option<Found> {
-        self.known.push(key);
+    fn plain(&mut self, key: &'static str) -> Option<PlainValue> {
+        self.keys.push(key);
         if let Some((name, text)) = self.variable(key) {
-            return Some(Found {
+            return Some(PlainValue {
                 text,
                 kind: "variable",
                 place: name,
@@ -247,7 +248,7 @@ impl<'b, 'a> Section<'b, 'a> {
                 return None;
             }
         };
-        Some(Found {
+        Some(PlainValue {
             text,
             kind,
             place: self.diagnostics.place(at),
@@ -255,7 +256,7 @@ impl<'b, 'a> Section<'b, 'a> {
         })
     }
 
-    fn refuse(&mut self, key: &str, found: &Found, message: impl Display) {
+    fn refuse(&mut self, key: &str, found: &PlainValue, message: impl Display) {
         let path = self.key_path(key);
         self.diagnostics.report(
             found.at,
@@ -378,7 +379,7 @@ impl<'b, 'a> Section<'b, 'a> {
         key: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Option<Vec<T>> {
-        self.known.push(key);
+        self.keys.push(key);
         let mut found = Vec::new();
         if let Some((name, text)) = self.variable(key) {
             let items = text
@@ -435,7 +436,7 @@ impl<'b, 'a> Section<'b, 'a> {
             table,
             path,
             prefixes,
-            known: Vec::new(),
+            keys: Vec::new(),
         };
         read(&mut below);
         below.finish();
@@ -443,7 +444,7 @@ impl<'b, 'a> Section<'b, 'a> {
 
     /// A table below this one; read even when absent, for the environment's sake.
     pub(super) fn section(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, 'a>)) {
-        self.known.push(key);
+        self.keys.push(key);
         let table = match self.in_file(key) {
             None => None,
             Some(value) => {
@@ -500,7 +501,7 @@ impl<'b, 'a> Section<'b, 'a> {
 
     /// A list of tables; one call of `read` for each, in the file or in the environment.
     pub(super) fn tables(&mut self, key: &'static str, mut read: impl FnMut(&mut Section<'_, 'a>)) {
-        self.known.push(key);
+        self.keys.push(key);
         let upper = key.to_ascii_uppercase();
         let mut tables = Vec::new();
         if let Some(value) = self.in_file(key) {
@@ -561,13 +562,13 @@ impl<'b, 'a> Section<'b, 'a> {
         let Some(table) = self.table else { return };
         for (key, _) in table {
             let name: &str = key.get_ref();
-            if self.known.contains(&name) {
+            if self.keys.contains(&name) {
                 continue;
             }
             let at = key.span().start;
-            let help = match nearest(name, self.known.iter().copied()) {
-                Some(known) => format!("did you mean `{known}`?"),
-                None => format!("the keys here are: {}", self.known.join(", ")),
+            let help = match nearest(name, self.keys.iter().copied()) {
+                Some(key) => format!("did you mean `{key}`?"),
+                None => format!("the keys here are: {}", self.keys.join(", ")),
             };
             let (place, path) = (self.diagnostics.place(at), self.key_path(name));
             self.diagnostics.report(

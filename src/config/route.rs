@@ -11,25 +11,24 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::forwarding::ForwardingConfig;
-use super::go_text;
-use super::model::WakeConfig;
 use super::pattern::{HostPattern, InstanceTemplate};
-use super::shape::{GoText, or_flag};
+use super::shape::{GoText, go_text, or_flag};
 use super::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
+use super::wake::{ReadyWhen, WakeConfig};
 use crate::names::PlaneIndex;
 use hypeman::InstanceRef;
 
 /// One route.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct RouteConfig {
-    /// Which hosts.
+    /// The hosts of its requests.
     pub host: HostPattern,
     /// Path prefix on segment borders; `/` is all.
     pub path: String,
     /// Only for requests that came to this port of ours; a file's routes are for every listener.
     #[serde(skip)]
     pub listen_port: Option<u16>,
-    /// Which instance.
+    /// The instance that they go to.
     pub instance: InstanceTemplate,
     /// The instance's port.
     pub port: u16,
@@ -74,19 +73,6 @@ pub struct LimitsConfig {
     pub soft_wait: Duration,
 }
 
-/// When an instance counts as ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ReadyWhen {
-    /// It is Running and its port accepts connections.
-    Running,
-    /// Its port accepts connections, even while it is Initializing.
-    Port,
-    /// It is Running, its port accepts connections, and it is healthy: by the control plane's word,
-    /// or else by an HTTP request of the gateway's.
-    Health,
-}
-
 /// Wake rules that a route may set for itself; most defaults come from `[wake]`.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct RouteWakeConfig {
@@ -100,8 +86,8 @@ pub struct RouteWakeConfig {
     pub ready: ReadyWhen,
     /// What `ready = "health"` asks the application.
     pub health_path: Arc<str>,
-    /// Whether a TLS `ClientHello` for the route's host wakes it already, so that the restore overlaps
-    /// the handshake. Whoever can connect can then wake.
+    /// Whether a TLS `ClientHello` for the route's host wakes it already, so that the restore
+    /// overlaps the handshake. Whoever can connect can then wake.
     pub on_tls_hello: bool,
     /// A GET of this path, whose answer does not matter, goes first after a wake.
     #[serde(skip_serializing_if = "Option::is_none")]

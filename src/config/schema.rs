@@ -7,10 +7,11 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+use super::load::{Variables, load};
 use super::model::{Config, HypemanConfig, ListenerConfig};
 use super::pattern::{HostPattern, InstanceTemplate};
 use super::route::RouteConfig;
-use super::{WakeConfig, load};
+use super::wake::WakeConfig;
 use crate::names::PlaneIndex;
 
 /// A table's keys that have no default.
@@ -117,7 +118,7 @@ fn default_config() -> Value {
         route.insert("wake".to_owned(), json!({ "health_path": "/" }));
     }
     let text = "[[route]]\nhost = \"*\"\ninstance = \"x\"\n";
-    let loaded = load("defaults", text, &load::Variables::default());
+    let loaded = load("defaults", text, &Variables::default());
     let mut config = match loaded {
         Ok(config) => plain(serde_json::to_value(config)),
         Err(_) => Value::Object(Map::new()),
@@ -176,13 +177,13 @@ mod tests {
                         .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
                 })
         };
-        let known = known_variables(EXAMPLE).into_iter();
-        let known: Vec<_> = known
+        let readable = known_variables(EXAMPLE).into_iter();
+        let readable: Vec<_> = readable
             .map(|name| name.replace("ROUTE_1_", "ROUTE_0_"))
             .collect();
-        let known: BTreeSet<String> = known.iter().filter(short).cloned().collect();
-        let missing: Vec<_> = known.difference(&in_schema).collect();
-        let invented: Vec<_> = in_schema.difference(&known).collect();
+        let readable: BTreeSet<String> = readable.iter().filter(short).cloned().collect();
+        let missing: Vec<_> = readable.difference(&in_schema).collect();
+        let invented: Vec<_> = in_schema.difference(&readable).collect();
         assert!(
             missing.is_empty() && invented.is_empty(),
             "the reader alone knows {missing:?}, the schema alone {invented:?}"

@@ -9,8 +9,7 @@ use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::go_text;
-use super::shape::GoText;
+use super::shape::{GoText, go_text};
 
 /// Logs: diagnostics on standard error, accesses on standard output.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -23,8 +22,8 @@ pub struct LogConfig {
     pub access: AccessLog,
     /// How access lines look.
     pub access_format: AccessFormat,
-    /// How much of the usual traffic has access lines, from 0 to 1. Errors (400 and above), requests that
-    /// met a wake, and those that broke off always have one.
+    /// How much of the usual traffic has access lines, from 0 to 1. Errors (400 and above),
+    /// requests that met a wake, and those that broke off always have one.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub access_sample: f64,
     /// Which fields access lines have, in this order; all of them when the list is empty.
@@ -135,12 +134,12 @@ pub struct MetricsConfig {
 /// Traces, in OpenTelemetry's form.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct TracingConfig {
-    /// Where spans are sent with OTLP over HTTP, such as `http://127.0.0.1:4318`; without it there are none, and
-    /// requests' own `traceparent` is passed on as it is.
+    /// Where spans are sent with OTLP over HTTP, such as `http://127.0.0.1:4318`; without it there
+    /// are none, and requests' own `traceparent` is passed on as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// How many of the traces that begin here are recorded, from 0 to 1. A request that already belongs to a
-    /// trace is recorded when its `traceparent` says so.
+    /// How many of the traces that begin here are recorded, from 0 to 1. A request that already
+    /// belongs to a trace is recorded when its `traceparent` says so.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub sample: f64,
     /// What the gateway is called in traces.
@@ -149,7 +148,8 @@ pub struct TracingConfig {
     #[serde(serialize_with = "go_text")]
     #[schemars(with = "GoText")]
     pub timeout: Duration,
-    /// A file with header fields for the endpoint, one `name: value` a line; its values are secrets.
+    /// A file with header fields for the endpoint, one `name: value` a line; its values are
+    /// secrets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers_file: Option<PathBuf>,
     /// The same, as read.

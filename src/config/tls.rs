@@ -39,7 +39,7 @@ pub enum TlsSource {
     },
     /// As many as there are in a directory, chosen by the client's SNI.
     Directory {
-        /// Which.
+        /// The directory of the certificates.
         dir: PathBuf,
     },
     /// Made as they are asked for, by a CA of this machine's own: for development.

@@ -13,8 +13,7 @@ use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-use super::go_text;
-use super::shape::{GoText, text_schema};
+use super::shape::{GoText, go_text, text_schema};
 
 /// Bytes: `"512"`, `"64KiB"`, `"1MiB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,12 +214,12 @@ impl KeepWarm {
     /// How much of the window is left at `now`; `None` outside of it.
     pub fn left(&self, now: jiff::Timestamp) -> Option<Duration> {
         let begins_after = now.checked_sub(jiff::SignedDuration::try_from(self.length).ok()?);
-        let begun = self
+        let start = self
             .parsed
             .find_next(begins_after.ok()?.to_string().as_str())
             .ok()?;
-        let begun = begun.timestamp().as_second();
-        let into = now.as_second().checked_sub(begun)?;
+        let start = start.timestamp().as_second();
+        let into = now.as_second().checked_sub(start)?;
         let into = u64::try_from(into).ok()?;
         self.length.checked_sub(Duration::from_secs(into))
     }

@@ -1,14 +1,14 @@
 //! The count of requests at an instance, and whether anybody waits to be counted.
 //!
-//! Guarantees: entering is one compare-and-swap while nobody waits; whoever leaves after a crowd was
-//! announced is told so, and whoever announces one sees everybody who left before: no place is free
-//! while a request waits for it. `tests/interleavings.rs` runs this file under loom.
+//! Guarantees: entering is one compare-and-swap while nobody waits; whoever leaves after a crowd
+//! was announced learns of it, and whoever announces one sees everybody who left before: no place
+//! is free while a request waits for it. `tests/interleavings.rs` runs this file under loom.
 
 use super::sync::{AtomicUsize, Ordering};
 
 const CROWDED: usize = 1 << (usize::BITS - 1);
 
-/// One count.
+/// The requests inside, and whether others wait.
 #[derive(Debug)]
 pub(super) struct AdmissionCounter(AtomicUsize);
 
@@ -27,7 +27,7 @@ impl AdmissionCounter {
             .is_ok()
     }
 
-    /// Enters past the crowd: only its own front does.
+    /// Enters past the crowd: only its first does.
     pub(super) fn enter(&self) {
         self.0.fetch_add(1, Ordering::AcqRel);
     }

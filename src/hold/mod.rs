@@ -50,8 +50,8 @@ pub enum AdmitError {
 
 /// Counts who waits.
 pub struct Hold {
-    limits: ArcSwap<Limits>,
-    places: DashMap<Share, Arc<AtomicUsize>>,
+    limits: ArcSwap<HoldLimits>,
+    counts: DashMap<Quota, Arc<AtomicUsize>>,
     gates: DashMap<(InstanceId, u16), Arc<Gate>>,
     ramp_step: Duration,
     held: AtomicUsize,
@@ -61,24 +61,24 @@ pub struct Hold {
 
 /// How many may wait.
 #[derive(Debug)]
-struct Limits {
+struct HoldLimits {
     per_instance: usize,
     in_all: usize,
     bytes: usize,
 }
 
-/// Whose share of the places a request takes.
+/// The quota that a request takes a part of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Share {
+enum Quota {
     Instance(InstanceId),
     Route(Arc<str>),
 }
 
-/// One request's place.
+/// One request's place among those that wait.
 #[must_use]
 pub struct Ticket {
     hold: Arc<Hold>,
-    shares: [(Share, Arc<AtomicUsize>); 2],
+    quotas: [(Quota, Arc<AtomicUsize>); 2],
     bytes: usize,
     since: Instant,
     reason: ReleaseReason,
@@ -92,9 +92,9 @@ fn take(count: &AtomicUsize, amount: usize, limit: usize) -> bool {
         .is_ok()
 }
 
-// === impl Limits ===
+// === impl HoldLimits ===
 
-impl Limits {
+impl HoldLimits {
     fn of(config: &WakeConfig) -> Self {
         Self {
             per_instance: config.max_held_per_instance,
@@ -110,8 +110,8 @@ impl Hold {
     /// With the limits of `[wake]`.
     pub fn new(config: &WakeConfig, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
-            limits: ArcSwap::from_pointee(Limits::of(config)),
-            places: DashMap::new(),
+            limits: ArcSwap::from_pointee(HoldLimits::of(config)),
+            counts: DashMap::new(),
             gates: DashMap::new(),
             ramp_step: config.ramp_step,
             held: AtomicUsize::new(0),
@@ -122,7 +122,7 @@ impl Hold {
 
     /// The limits of `[wake]` have changed; who waits already goes on waiting.
     pub fn change(&self, config: &WakeConfig) {
-        self.limits.store(Arc::new(Limits::of(config)));
+        self.limits.store(Arc::new(HoldLimits::of(config)));
     }
 
     /// A place for a request of `route`, of which `in_route` may wait, whose head has this many
@@ -134,15 +134,15 @@ impl Hold {
         in_route: usize,
         bytes: usize,
     ) -> Result<Ticket, AdmitError> {
-        let share = |share: Share| {
-            let count = Arc::clone(self.places.entry(share.clone()).or_default().value());
-            (share, count)
+        let quota = |quota: Quota| {
+            let count = Arc::clone(self.counts.entry(quota.clone()).or_default().value());
+            (quota, count)
         };
-        let shares = [
-            share(Share::Instance(instance.clone())),
-            share(Share::Route(Arc::clone(route))),
+        let quotas = [
+            quota(Quota::Instance(instance.clone())),
+            quota(Quota::Route(Arc::clone(route))),
         ];
-        let [(_, at_instance), (_, at_route)] = &shares;
+        let [(_, at_instance), (_, at_route)] = &quotas;
         let limits = self.limits.load();
         let bounds = [
             (
@@ -162,7 +162,7 @@ impl Hold {
             for (count, amount, ..) in bounds.iter().take(index) {
                 count.fetch_sub(*amount, Ordering::AcqRel);
             }
-            self.forget_if_empty(&shares);
+            self.forget_if_empty(&quotas);
             self.metrics.count_shed(match error {
                 AdmitError::InstanceQueue => ShedReason::InstanceQueue,
                 AdmitError::RouteQueue => ShedReason::RouteQueue,
@@ -176,7 +176,7 @@ impl Hold {
         self.metrics.held_requests.increment(1.0);
         Ok(Ticket {
             hold: Arc::clone(self),
-            shares,
+            quotas,
             bytes,
             since: Instant::now(),
             reason: ReleaseReason::Left,
@@ -199,11 +199,11 @@ impl Hold {
             .retain(|_, gate| Arc::strong_count(gate) > 1 || !gate.is_idle());
     }
 
-    /// Drops the counts of shares that nobody takes. One that another request has in hand stays:
+    /// Drops the counts of quotas that nobody uses. One that another request has in hand stays:
     /// its owner comes by here, too.
-    fn forget_if_empty(&self, shares: &[(Share, Arc<AtomicUsize>); 2]) {
-        for (share, _) in shares {
-            self.places.remove_if(share, |_, count| {
+    fn forget_if_empty(&self, quotas: &[(Quota, Arc<AtomicUsize>); 2]) {
+        for (quota, _) in quotas {
+            self.counts.remove_if(quota, |_, count| {
                 Arc::strong_count(count) <= 2 && count.load(Ordering::Acquire) == 0
             });
         }
@@ -212,9 +212,9 @@ impl Hold {
     /// Requests that wait for, and that are at, each instance that has some.
     pub fn census(&self) -> HashMap<InstanceId, (usize, usize)> {
         let mut census: HashMap<InstanceId, (usize, usize)> = HashMap::new();
-        for place in &self.places {
-            if let Share::Instance(id) = place.key() {
-                census.entry(id.clone()).or_default().0 += place.load(Ordering::Acquire);
+        for count in &self.counts {
+            if let Quota::Instance(id) = count.key() {
+                census.entry(id.clone()).or_default().0 += count.load(Ordering::Acquire);
             }
         }
         for gate in &self.gates {
@@ -251,7 +251,7 @@ impl Ticket {
         self.reason = reason;
     }
 
-    /// Since when it waits.
+    /// The time from which it waits.
     pub fn since(&self) -> Instant {
         self.since
     }
@@ -261,10 +261,10 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.hold.held_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
         self.hold.held.fetch_sub(1, Ordering::AcqRel);
-        for (_, count) in &self.shares {
+        for (_, count) in &self.quotas {
             count.fetch_sub(1, Ordering::AcqRel);
         }
-        self.hold.forget_if_empty(&self.shares);
+        self.hold.forget_if_empty(&self.quotas);
         self.hold.metrics.held_requests.decrement(1.0);
         self.hold
             .metrics
@@ -274,7 +274,7 @@ impl Drop for Ticket {
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ticket({:?})", self.shares)
+        write!(f, "Ticket({:?})", self.quotas)
     }
 }
 
@@ -367,7 +367,7 @@ mod tests {
             }
             drop(tickets);
             prop_assert_eq!(hold.held(), 0);
-            prop_assert!(hold.places.is_empty());
+            prop_assert!(hold.counts.is_empty());
         }
     }
 }

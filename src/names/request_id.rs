@@ -29,8 +29,8 @@ impl RequestId {
     }
 
     fn of(mut value: HeaderValue) -> Self {
-        // HTTP/2's tables of fields (RFC 7541 §6.2.3) leave it out then: a value that never comes again would push out
-        // those that do, and be compared with all of its kind.
+        // HTTP/2's tables of fields (RFC 7541 §6.2.3) leave it out then: a value that never comes
+        // again would push out those that do, and be compared with all of its kind.
         value.set_sensitive(true);
         Self(value)
     }

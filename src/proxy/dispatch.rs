@@ -20,6 +20,7 @@ use super::error::ProxyError;
 use super::pending_request::{Admitted, PendingRequest};
 use super::request_log::RequestLog;
 use super::wake_info::WakeInfo;
+use crate::backoff::Backoff;
 use crate::hold::Slot;
 use crate::upstream::{ForwardError, Hop, Outgoing, Upstream, UpstreamBody};
 use crate::wake::{Endpoint, OpenConnection, Ready};
@@ -28,8 +29,7 @@ use crate::wake::{Endpoint, OpenConnection, Ready};
 /// application.
 const MAX_BREAKS: u32 = 3;
 /// Between two looks at an application that is not ready yet.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
 
 /// Carries requests to instances.
 pub trait Transport: Sync {
@@ -122,7 +122,7 @@ impl<S: Send> Dispatch<'_, S> {
             mut slot,
             at: mut now,
         } = admitted;
-        let (mut breaks, mut pause) = (0, FIRST_PAUSE);
+        let (mut breaks, mut pauses) = (0, PAUSES.pauses());
         loop {
             let given = ready.connection.take();
             let error = match transport
@@ -142,8 +142,7 @@ impl<S: Send> Dispatch<'_, S> {
                     }
                     // The application is still coming up behind its port.
                     drop(response);
-                    sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    sleep(pauses.advance(|| 0.0)).await;
                     now = Instant::now();
                     self.pending.metrics.upstream_retries.increment(1);
                     continue;

@@ -13,7 +13,7 @@ use super::context::GatewayParts;
 use super::preflight::Preflights;
 use super::unknown_names::UnknownNames;
 use crate::config::{Rate, RouteConfig};
-use crate::wake::WarmPlan;
+use crate::keep_warm::WarmPlan;
 use hypeman::ControlPlane;
 
 /// The gateway, as every connection sees it.

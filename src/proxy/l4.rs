@@ -137,7 +137,7 @@ impl<P: ControlPlane> Gateway<P> {
         let copied = copy_bidirectional_with_sizes(client, &mut instance, BUFFER, BUFFER);
         let copied = tokio::select! {
             copied = copied => copied.ok(),
-            () = endpoint.severed().cancelled() => None,
+            () = endpoint.cut().cancelled() => None,
             () = self.parts.cut.cancelled() => None,
         };
         drop(slot);

@@ -152,7 +152,7 @@ impl<S: Send> PendingRequest<'_, S> {
             }
             let endpoint = &ready.endpoint;
             let at = Instant::now();
-            let is_live = !endpoint.retired().is_cancelled() && endpoint.is_confirmed(at);
+            let is_live = !endpoint.draining().is_cancelled() && endpoint.is_confirmed(at);
             if is_live && (ready.connection.is_some() || endpoint.is_leased(at)) {
                 return Ok(Admitted {
                     ready,

@@ -58,7 +58,7 @@ impl<P: ControlPlane> Gateway<P> {
         let is_awake = |instance: Arc<Instance>| {
             instance.warm(readiness_of(&route)).is_some() || instance.progress().is_some()
         };
-        if wakes.known(config.plane, &instance).is_some_and(is_awake)
+        if wakes.cached(config.plane, &instance).is_some_and(is_awake)
             || !admission.knows_client(client)
             || admission.charge(client).is_err()
         {

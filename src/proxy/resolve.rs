@@ -52,7 +52,7 @@ impl<P: ControlPlane> Gateway<P> {
         timeout: Duration,
     ) -> Result<Arc<Instance>, ProxyError> {
         let wakes = &self.parts.wakes;
-        let cached = wakes.known(plane, name);
+        let cached = wakes.cached(plane, name);
         if let Some(instance) = cached.as_ref().filter(|cached| cached.is_meant_by(name)) {
             return Ok(Arc::clone(instance));
         }

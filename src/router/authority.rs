@@ -10,7 +10,7 @@ use http::{HeaderMap, Uri, Version};
 
 use crate::names::{Hostname, HostnameError};
 
-/// The request's host cannot be told.
+/// The request names no host that can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
     /// HTTP/1.1 without a Host.
@@ -51,8 +51,8 @@ pub fn host_of(
         .map(|authority| parse(authority.as_str().as_bytes()))
         .transpose()?;
     match (from_target, from_field) {
-        // The instance sees the field, the route was found by the target: in HTTP/2, where both come
-        // from the client, they must not differ.
+        // The instance sees the field, the route was found by the target: in HTTP/2, where both
+        // come from the client, they must not differ.
         (Some(target), Some(field)) if version >= Version::HTTP_2 && target != field => {
             Err(AuthorityError::Disagree)
         }

@@ -1,7 +1,7 @@
 //! Routes and ports that a control plane's ingress resources ask for (contract A.9).
 //!
 //! Guarantees: what can be served is, in order of the resources' ids, so that every look gives the
-//! same; what cannot is told, without its secrets, and leaves the rest as it is.
+//! same; what cannot is a problem, without its secrets, and leaves the rest as it is.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;

@@ -105,19 +105,19 @@ impl Hosts {
                     PatternLabel::Literal(text) => key + text + ".",
                     PatternLabel::Capture(_) => key + "*.",
                 });
-                let at = self.patterns.iter().position(|(known, _)| *known == shape);
+                let at = self.patterns.iter().position(|(other, _)| *other == shape);
                 let at = at.unwrap_or_else(|| {
                     // More literal labels are more exact.
                     let captures = shape.captures();
-                    let fewer = |(known, _): &(Shape, _)| known.captures() <= captures;
+                    let fewer = |(other, _): &(Shape, _)| other.captures() <= captures;
                     let at = self.patterns.partition_point(fewer);
                     self.patterns.insert(at, (shape, HashMap::new()));
                     at
                 });
-                let Some((_, known)) = self.patterns.get_mut(at) else {
+                let Some((_, hosts)) = self.patterns.get_mut(at) else {
                     return;
                 };
-                known.entry(key).or_default()
+                hosts.entry(key).or_default()
             }
         };
         let length = route.config.path.len();
@@ -126,9 +126,9 @@ impl Hosts {
     }
 
     fn pattern(&self, host: &str) -> Option<&Paths> {
-        let found = |(shape, known): &'_ (Shape, HashMap<String, Paths>)| {
+        let found = |(shape, hosts): &'_ (Shape, HashMap<String, Paths>)| {
             let key = shape.key(host)?;
-            known.contains_key(&key).then_some(key)
+            hosts.contains_key(&key).then_some(key)
         };
         self.patterns
             .iter()
@@ -151,7 +151,7 @@ impl Hosts {
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
-        let patterns = self.patterns.iter().flat_map(|(_, known)| known.values());
+        let patterns = self.patterns.iter().flat_map(|(_, hosts)| hosts.values());
         let lists = self.exact.values().chain(self.wildcards.values());
         lists.chain(patterns).flatten().chain(&self.rest)
     }
@@ -238,7 +238,7 @@ impl Route {
     }
 
     fn instance_for(&self, host: &str) -> Option<InstanceRef> {
-        let InstanceTemplate::Capture(wanted) = &self.config.instance else {
+        let InstanceTemplate::Capture(capture) = &self.config.instance else {
             return self.fixed.clone();
         };
         let HostPattern::Labels(labels) = &self.config.host else {
@@ -247,7 +247,7 @@ impl Route {
         let captured = labels
             .iter()
             .zip(host.split('.'))
-            .find(|(label, _)| matches!(label, PatternLabel::Capture(name) if name == wanted));
+            .find(|(label, _)| matches!(label, PatternLabel::Capture(name) if name == capture));
         captured.and_then(|(_, part)| InstanceRef::parse(part).ok())
     }
 }

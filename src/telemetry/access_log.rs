@@ -284,7 +284,7 @@ mod tests {
         );
     }
 
-    /// A reader that reads nothing until it is told to.
+    /// A reader that reads nothing until it is released.
     struct Stuck(mpsc::Receiver<()>);
 
     impl Write for Stuck {

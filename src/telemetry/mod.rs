@@ -1,9 +1,9 @@
 //! What the gateway says about itself: metrics, diagnostics, access lines, traces.
 //!
 //! Guarantees: every metric name and label value is spelled here and nowhere else, labels have a
-//! bounded set of values (routes, listeners and control planes as configured; never a host name, path
-//! or instance of a request), and nothing here blocks a request: a log or a collector that cannot keep
-//! up loses lines or spans, which are counted.
+//! bounded set of values (routes, listeners and control planes as configured; never a host name,
+//! path or instance of a request), and nothing here blocks a request: a log or a collector that
+//! cannot keep up loses lines or spans, which are counted.
 
 mod access_log;
 mod diagnostics;

@@ -1,9 +1,9 @@
 //! Traces: W3C Trace Context in and out, spans sent with OTLP.
 //!
-//! Guarantees: without `tracing.endpoint` nothing is made and requests' own `traceparent` goes on as it came;
-//! with it each request has a span that continues its client's trace, or begins one, and its instance
-//! hears of that span; a collector that does not answer costs spans, never a request: they wait in a
-//! bounded queue, and what does not get out is counted.
+//! Guarantees: without `tracing.endpoint` nothing is made and requests' own `traceparent` goes on
+//! as it came; with it each request has a span that continues its client's trace, or begins one,
+//! and its instance hears of that span; a collector that does not answer costs spans, never a
+//! request: they wait in a bounded queue, and what does not get out is counted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -286,7 +286,7 @@ impl Trace {
         }
     }
 
-    /// What is known at the end.
+    /// What the span says at its end.
     pub fn describe(&mut self, name: String, attributes: &[(&'static str, Attribute<'_>)]) {
         self.span.update_name(name);
         self.span.set_attributes(pairs(attributes));

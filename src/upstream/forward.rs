@@ -219,7 +219,7 @@ impl Upstream {
     ) -> io::Result<Box<Connection>> {
         let stream = self.connect(endpoint, hop, given).await?;
         let (connection, cut, gone) = Connection::new(stream);
-        let severed = endpoint.severed().clone();
+        let severed = endpoint.cut().clone();
         self.tasks.spawn(async move {
             tokio::select! {
                 () = severed.cancelled() => cut.cut(),
@@ -381,7 +381,7 @@ impl Upstream {
                     let error = error.into_error();
                     match body_stats.and_then(|body_stats| body_stats.failure()) {
                         // A severed connection is dropped, which is how its requests end.
-                        _ if endpoint.severed().is_cancelled() => ForwardError::Severed,
+                        _ if endpoint.cut().is_cancelled() => ForwardError::Severed,
                         Some(failure) => ForwardError::Client(failure),
                         None if error.is_parse() => ForwardError::Malformed(error.into()),
                         None => ForwardError::Broken(error.into()),
@@ -430,7 +430,7 @@ impl Upstream {
 
     /// Runs a connection until its end. Its errors reach the request that they concern.
     fn drive<F: Future<Output: Send> + Send + 'static>(&self, endpoint: &Endpoint, task: F) {
-        let severed = endpoint.severed().clone();
+        let severed = endpoint.cut().clone();
         self.tasks.spawn(async move {
             // A severed connection is dropped.
             let _end = severed.run_until_cancelled(task).await;

@@ -125,7 +125,7 @@ impl Pool {
 
     /// Keeps a connection for the next request, if there is room and it may be used again.
     pub(super) fn put(&self, sender: Sender) {
-        if sender.is_closed() || self.endpoint.retired().is_cancelled() {
+        if sender.is_closed() || self.endpoint.draining().is_cancelled() {
             return;
         }
         let mut idle = self.lock();
@@ -136,7 +136,7 @@ impl Pool {
 
     /// The same for one of our own connections, which has been idle since its last byte came.
     pub(super) fn put_connection(&self, mut connection: Box<Connection>) {
-        if self.endpoint.retired().is_cancelled() {
+        if self.endpoint.draining().is_cancelled() {
             return;
         }
         let mut idle_waker = Context::from_waker(&self.idle_waker);
@@ -155,7 +155,7 @@ impl Pool {
             tokio::select! {
                 () = sleep(pause) => {}
                 () = self.idle_events.0.notified() => {}
-                () = self.endpoint.retired().cancelled() => break,
+                () = self.endpoint.draining().cancelled() => break,
             }
             self.h2.sweep(self.idle_timeout);
             let fresh = |since: &Instant| since.elapsed() < self.idle_timeout;

@@ -30,7 +30,7 @@ pub async fn tunnel(
         result = copying => if let Err(error) = result {
             tracing::debug!(%error, "a tunnel broke");
         },
-        () = endpoint.severed().cancelled() => {}
+        () = endpoint.cut().cancelled() => {}
         () = stop.cancelled() => {}
     }
 }

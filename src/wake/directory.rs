@@ -2,8 +2,8 @@
 //!
 //! Guarantees: an instance has one entry and one task, whatever names lead to it (the key is its
 //! id); a name is looked up once for everybody who asks at the same time; an unknown name is
-//! remembered for a short time and in bounded number, so that scanning names costs the control plane
-//! little; a name whose instance is gone, or is called otherwise now, is looked up anew.
+//! remembered for a short time and in bounded number, so that scanning names costs the control
+//! plane little; a name whose instance is gone, or is called otherwise now, is looked up anew.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,38 +18,39 @@ use tokio_util::task::TaskTracker;
 use super::dialer::{Dialer, Tcp};
 use super::driver::{Common, instance};
 use super::error::{WakeError, WakeStage};
-use super::history::Ledger;
-use super::instance::{Instance, Requester};
-use super::machine::{Fault, Target};
-use super::plane_calls::fault;
+use super::instance::Instance;
+use super::machine::Fault;
+use super::plane_calls::classify;
 use super::plane_handle::PlaneHandle;
-use super::wake_log::{WakeBegan, WakeLog, WakeReport};
+use super::record::{Ledger, Requester, WakeBegan, WakeLog, WakeReport};
+use super::target::Target;
+use crate::backoff::Backoff;
 use crate::config::{RouteWakeConfig, WakeConfig};
 use crate::names::PlaneIndex;
 use crate::telemetry::Metrics;
 use hypeman::ControlPlane;
 use hypeman::{InstanceId, InstanceRef};
 
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const PAUSES: Backoff =
+    Backoff::new(Duration::from_millis(20), Duration::from_millis(500)).with_jitter(0.25);
 
 type Name = (PlaneIndex, InstanceRef);
 
 /// What a look-up found.
 #[derive(Debug)]
-enum Found<S> {
+enum LookUp<S> {
     Instance(Arc<Instance<S>>),
     Nothing { until: Instant },
 }
 
 /// All instances that requests have asked for.
 pub struct Wakes<P, R: Dialer = Tcp> {
-    lines: Vec<Common<P, R>>,
+    planes: Vec<Common<P, R>>,
     config: Arc<WakeConfig>,
     ledger: Arc<Ledger>,
     reports: broadcast::Sender<WakeReport>,
     begins: broadcast::Sender<WakeBegan>,
-    names: DashMap<Name, Arc<OnceCell<Found<R::Stream>>>>,
+    names: DashMap<Name, Arc<OnceCell<LookUp<R::Stream>>>>,
     instances: DashMap<(PlaneIndex, InstanceId), Arc<Instance<R::Stream>>>,
     /// What was last in the way of a look-up.
     trouble: DashMap<PlaneIndex, Fault>,
@@ -62,7 +63,7 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
     /// Tasks go on `tasks` and end after `stop`.
     pub fn new(
         planes: Vec<P>,
-        reach: R,
+        dialer: R,
         config: WakeConfig,
         metrics: &Arc<Metrics>,
         tasks: TaskTracker,
@@ -71,10 +72,10 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         let (names, instances) = (DashMap::new(), DashMap::new());
         let (reports, begins) = (broadcast::channel(1024).0, broadcast::channel(1024).0);
         let (ledger, config) = (Arc::new(Ledger::new(config.ledger)), Arc::new(config));
-        let reach = Arc::new(reach);
+        let dialer = Arc::new(dialer);
         let common = |plane| Common {
             plane: Arc::new(PlaneHandle::new(plane, &config)),
-            reach: Arc::clone(&reach),
+            dialer: Arc::clone(&dialer),
             config: Arc::clone(&config),
             wake_log: WakeLog {
                 metrics: Arc::clone(metrics),
@@ -85,9 +86,9 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
             },
             stop: stop.clone(),
         };
-        let lines = planes.into_iter().map(common).collect();
+        let planes = planes.into_iter().map(common).collect();
         Arc::new(Self {
-            lines,
+            planes,
             config,
             ledger,
             reports,
@@ -122,10 +123,10 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         self.with_plane(id).map(|(_, instance)| instance)
     }
 
-    /// The same, and where it is.
+    /// The same, with the index of its control plane.
     pub fn with_plane(&self, id: &InstanceId) -> Option<(PlaneIndex, Arc<Instance<R::Stream>>)> {
-        let mut planes = (0..).map(PlaneIndex).take(self.lines.len());
-        planes.find_map(|plane| {
+        let mut indices = (0..).map(PlaneIndex).take(self.planes.len());
+        indices.find_map(|plane| {
             let entry = self.instances.get(&(plane, id.clone()))?;
             Some((plane, Arc::clone(entry.value())))
         })
@@ -136,11 +137,15 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         Arc::clone(&self.ledger)
     }
 
-    /// The instance that a name leads to, as far as is known without asking.
-    pub fn known(&self, plane: PlaneIndex, name: &InstanceRef) -> Option<Arc<Instance<R::Stream>>> {
+    /// The instance that a name leads to, if an earlier look-up found it.
+    pub fn cached(
+        &self,
+        plane: PlaneIndex,
+        name: &InstanceRef,
+    ) -> Option<Arc<Instance<R::Stream>>> {
         match self.names.get(&(plane, name.clone()))?.get()? {
-            Found::Instance(instance) => Some(Arc::clone(instance)),
-            Found::Nothing { .. } => None,
+            LookUp::Instance(instance) => Some(Arc::clone(instance)),
+            LookUp::Nothing { .. } => None,
         }
     }
 
@@ -157,13 +162,13 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
             let looked = timeout(patience, cell.get_or_try_init(|| self.look_up(&key))).await;
             let found = looked.map_err(|_| self.why_not_found(plane))??;
             match found {
-                Found::Instance(instance) if instance.is_meant_by(name) => {
+                LookUp::Instance(instance) if instance.is_meant_by(name) => {
                     return Ok(Arc::clone(instance));
                 }
-                Found::Nothing { until } if *until > Instant::now() => {
+                LookUp::Nothing { until } if *until > Instant::now() => {
                     return Err(WakeError::NotFound);
                 }
-                Found::Instance(_) | Found::Nothing { .. } => {
+                LookUp::Instance(_) | LookUp::Nothing { .. } => {
                     self.names
                         .remove_if(&key, |_, current| Arc::ptr_eq(current, &cell));
                 }
@@ -186,16 +191,16 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         plane: PlaneIndex,
         names: &[InstanceRef],
         rules: &RouteWakeConfig,
-        asker: &Requester,
+        requester: &Requester,
     ) {
         for name in names {
             let (wakes, name) = (Arc::clone(self), name.clone());
-            let (rules, asker) = (rules.clone(), asker.clone());
+            let (rules, requester) = (rules.clone(), requester.clone());
             self.tasks.spawn(async move {
                 match wakes.find(plane, &name, rules.timeout).await {
                     Ok(instance) => {
                         if instance.warm(Target::AWAKE).is_none() {
-                            instance.prewarm(Target::AWAKE, &rules, asker);
+                            instance.prewarm(Target::AWAKE, &rules, requester);
                         }
                     }
                     Err(error) => tracing::warn!(instance = %name, %error, "cannot wake it, too"),
@@ -204,32 +209,31 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         }
     }
 
-    fn cell(&self, key: &Name) -> Arc<OnceCell<Found<R::Stream>>> {
+    fn cell(&self, key: &Name) -> Arc<OnceCell<LookUp<R::Stream>>> {
         if let Some(cell) = self.names.get(key) {
             return Arc::clone(cell.value());
         }
         if self.names.len() >= self.instances.len() + self.config.max_unknown {
-            // Only what is known may stay beyond the bound.
+            // Only names that lead to an instance may stay beyond the bound.
             self.names
-                .retain(|_, cell| matches!(cell.get(), Some(Found::Instance(_))));
+                .retain(|_, cell| matches!(cell.get(), Some(LookUp::Instance(_))));
         }
         Arc::clone(self.names.entry(key.clone()).or_default().value())
     }
 
-    async fn look_up(&self, (index, name): &Name) -> Result<Found<R::Stream>, WakeError> {
+    async fn look_up(&self, (index, name): &Name) -> Result<LookUp<R::Stream>, WakeError> {
         let common = self
-            .lines
+            .planes
             .get(usize::from(index.0))
             .ok_or(WakeError::NotFound)?;
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = PAUSES.pauses();
         let answer = loop {
             match common.plane.get(name).await {
                 // Its caller's patience ends this.
                 Err(error) if error.is_retryable() => {
                     tracing::debug!(%name, %error, "cannot look an instance up yet");
-                    self.trouble.insert(*index, fault(&error));
-                    sleep(pause.mul_f64(0.75 + fastrand::f64() / 4.0)).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    self.trouble.insert(*index, classify(&error));
+                    sleep(pauses.advance(fastrand::f64)).await;
                 }
                 answer => break answer,
             }
@@ -241,8 +245,8 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
                 if !error.is_not_found() {
                     tracing::warn!(%name, %error, "cannot look an instance up");
                 }
-                return match fault(&error) {
-                    Fault::NotFound => Ok(Found::Nothing {
+                return match classify(&error) {
+                    Fault::NotFound => Ok(LookUp::Nothing {
                         until: Instant::now() + self.config.unknown_ttl,
                     }),
                     Fault::Unauthorized => Err(WakeError::Unauthorized),
@@ -270,7 +274,7 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
             self.instances.remove(&(*index, instance.id().clone()));
             return Err(WakeError::Failed);
         }
-        Ok(Found::Instance(instance))
+        Ok(LookUp::Instance(instance))
     }
 }
 

@@ -17,15 +17,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::dialer::Dialer;
 use super::error::{WakeError, WakeStage};
-use super::instance::{Breaker, Instance, Question, Ready, Wanted};
+use super::instance::{Breaker, Command, Instance, Ready, WakeRequest};
 use super::lease::{Endpoint, EpochInit, OpenConnection};
-use super::machine::{Effect, Event, Fault, Limits, Machine, Seen, Target};
-use super::plane_calls::{ask, fault, overtake, proves_hold, see, settle};
+use super::machine::{Effect, Event, Fault, Machine, Observation, PAUSES, WakeLimits};
+use super::plane_calls::{ask, classify, observe, overtake, proves_hold, settle};
 use super::plane_handle::PlaneHandle;
-use super::probe::{Asks, probe};
-use super::slots::{Claim, Slot};
+use super::probe::{ReadinessCheck, probe};
+use super::record::{Reporter, WakeLog};
+use super::slots::{Claim, WakeSlot};
+use super::target::Target;
 use super::waiters::Waiters;
-use super::wake_log::{Reporter, WakeLog};
 use crate::config::{ReadyWhen, WakeConfig};
 use crate::names::ClientNetwork;
 use crate::telemetry::{ShedReason, WakeKind, WakeOutcome};
@@ -46,8 +47,8 @@ enum Verb {
 
 enum Done<S> {
     Event(Event),
-    Slot(Verb, Option<Slot>),
-    Verb(Result<Seen, Fault>),
+    Slot(Verb, Option<WakeSlot>),
+    Verb(Result<Observation, Fault>),
     Probed(Option<(S, OpenConnection)>),
     Held(u64, Instant, bool),
 }
@@ -55,7 +56,7 @@ enum Done<S> {
 /// What every instance's task shares.
 pub(super) struct Common<P, R> {
     pub(super) plane: Arc<PlaneHandle<P>>,
-    pub(super) reach: Arc<R>,
+    pub(super) dialer: Arc<R>,
     pub(super) config: Arc<WakeConfig>,
     pub(super) wake_log: WakeLog,
     pub(super) stop: CancellationToken,
@@ -71,8 +72,8 @@ struct Driver<P, R: Dialer> {
     operations: FuturesUnordered<BoxFuture<'static, Done<R::Stream>>>,
     endpoint: Option<Endpoint>,
     found: Option<(R::Stream, OpenConnection)>,
-    /// What the last who asked wants of the probe.
-    asks: Asks,
+    /// What the last request asks of the probe.
+    check: ReadinessCheck,
     /// It waits for a slot.
     queued: bool,
     /// A restore or start is in flight.
@@ -95,9 +96,9 @@ pub(super) fn instance<P: ControlPlane, R: Dialer>(
     Arc<Instance<R::Stream>>,
     impl Future<Output = ()> + Send + 'static,
 ) {
-    let first_seen = see(&id, first, Instant::now()).ok();
-    let (instance, asked) = Instance::new(id, &first.name);
-    let limits = Limits {
+    let first_seen = observe(&id, first, Instant::now()).ok();
+    let (instance, commands) = Instance::new(id, &first.name);
+    let limits = WakeLimits {
         breaker_failures: common.config.breaker_failures,
         breaker_max_delay: common.config.breaker_max_delay,
         verify_interval: common.config.verify_interval,
@@ -110,7 +111,7 @@ pub(super) fn instance<P: ControlPlane, R: Dialer>(
         operations: FuturesUnordered::new(),
         endpoint: None,
         found: None,
-        asks: Asks::default(),
+        check: ReadinessCheck::default(),
         queued: false,
         calling: false,
         renew_at: None,
@@ -119,7 +120,7 @@ pub(super) fn instance<P: ControlPlane, R: Dialer>(
         look_at: None,
         common,
     };
-    (instance, driver.run(asked))
+    (instance, driver.run(commands))
 }
 
 async fn at(time: Option<Instant>) {
@@ -135,7 +136,7 @@ impl<P, R> Clone for Common<P, R> {
     fn clone(&self) -> Self {
         Self {
             plane: Arc::clone(&self.plane),
-            reach: Arc::clone(&self.reach),
+            dialer: Arc::clone(&self.dialer),
             config: Arc::clone(&self.config),
             wake_log: self.wake_log.clone(),
             stop: self.stop.clone(),
@@ -147,19 +148,19 @@ impl<P, R> Clone for Common<P, R> {
 
 impl<P: ControlPlane, R: Dialer> Driver<P, R> {
     /// Until the gateway stops; then until a restore in flight has its answer.
-    async fn run(mut self, mut questions: mpsc::Receiver<Question<R::Stream>>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command<R::Stream>>) {
         let stop = self.common.stop.clone();
         loop {
             let (renew_at, look_at) = (self.renew_at, self.look_at);
             // Every branch is cancel safe: a token, a stream's next, a receive, a sleep. The order
             // makes a seeded test repeatable; none can starve the others, since each operation and
-            // question is answered once.
+            // command is answered once.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 Some(done) = self.operations.next() => self.done(done),
-                question = questions.recv() => match question {
-                    Some(question) => self.question(question),
+                command = commands.recv() => match command {
+                    Some(command) => self.command(command),
                     None => return,
                 },
                 () = at(renew_at) => self.renew(),
@@ -167,7 +168,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             }
             self.publish_progress();
         }
-        questions.close();
+        commands.close();
         while self.calling {
             match self.operations.next().await {
                 Some(Done::Verb(_)) | None => break,
@@ -176,58 +177,58 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         }
     }
 
-    fn question(&mut self, question: Question<R::Stream>) {
-        match question {
-            Question::Wanted(wanted) => self.wanted(*wanted),
-            Question::Verify => self.step(Event::Verify),
-            Question::Suspect(epoch) => self.step(Event::Suspect { epoch }),
-            Question::ResetBreaker => {
+    fn command(&mut self, command: Command<R::Stream>) {
+        match command {
+            Command::Wake(request) => self.request_wake(*request),
+            Command::Verify => self.step(Event::Verify),
+            Command::Suspect(epoch) => self.step(Event::Suspect { epoch }),
+            Command::ResetBreaker => {
                 self.machine.reset_breaker();
                 self.publish_breaker();
             }
-            Question::Keep(until) => {
+            Command::Keep(until) => {
                 self.keep_until = self.keep_until.max(Some(until));
                 self.renew();
             }
         }
     }
 
-    fn wanted(&mut self, wanted: Wanted<R::Stream>) {
-        let (target, now) = (wanted.target, Instant::now());
+    fn request_wake(&mut self, request: WakeRequest<R::Stream>) {
+        let (target, now) = (request.target, Instant::now());
         let left = |reply: &oneshot::Sender<_>| reply.is_closed();
-        if wanted.reply.as_ref().is_some_and(left) {
+        if request.reply.as_ref().is_some_and(left) {
             return;
         }
         let live = self
             .endpoint
             .as_ref()
-            .filter(|e| !e.retired().is_cancelled());
+            .filter(|e| !e.draining().is_cancelled());
         let leased = live.is_some_and(|e| e.is_leased(now));
         if let Some(endpoint) = live.filter(|e| leased && e.is_ready(target)) {
-            // Another request's wake ended between this one's look and its question.
+            // Another request's wake ended between this one's look and its command.
             let ready = Ready {
                 endpoint: endpoint.clone(),
                 kind: WakeKind::Joined,
                 connection: None,
             };
-            if let Some(reply) = wanted.reply {
+            if let Some(reply) = request.reply {
                 let _left = reply.send(Ok(ready));
             }
             return;
         }
-        let first = self.reporter.asker().is_none();
-        self.reporter.begin(wanted.asker, now);
-        if let Some(reply) = wanted.reply {
+        let first = self.reporter.requester().is_none();
+        self.reporter.begin(request.requester, now);
+        if let Some(reply) = request.reply {
             self.waiters.push(target, reply, first);
         }
-        self.asks = Asks {
-            health: Some(wanted.rules.health_path),
-            warmup: wanted.rules.warmup,
+        self.check = ReadinessCheck {
+            health: Some(request.rules.health_path),
+            warmup: request.rules.warmup,
         };
-        self.step(Event::Wanted {
+        self.step(Event::WakeRequested {
             target,
-            deadline: wanted.deadline,
-            start_stopped: wanted.rules.start_stopped,
+            deadline: request.deadline,
+            start_stopped: request.rules.start_stopped,
             leased,
         });
     }
@@ -297,7 +298,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 until,
             } => self.probe(target, http, until),
             Effect::Pause(pause) => {
-                let jittered = pause.mul_f64(0.75 + fastrand::f64() / 4.0);
+                let jittered = PAUSES.jittered(pause, fastrand::f64());
                 let paused = sleep(jittered).map(|()| Done::Event(Event::PauseOver));
                 self.operations.push(paused.boxed());
             }
@@ -316,7 +317,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             Effect::Sever => {
                 self.keep_until = None;
                 if let Some(endpoint) = self.endpoint.take() {
-                    endpoint.severed().cancel();
+                    endpoint.cut().cancel();
                 }
             }
             Effect::Refuse(error) => self.refuse(&error),
@@ -326,7 +327,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
 
     fn begin<F>(&mut self, operation: F)
     where
-        F: Future<Output = Result<Seen, Fault>> + Send + 'static,
+        F: Future<Output = Result<Observation, Fault>> + Send + 'static,
     {
         let answered = operation.map(|answer| Done::Event(Event::Answered(answer)));
         self.operations.push(answered.boxed());
@@ -334,13 +335,15 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
 
     /// Waits for the control plane's turn for this instance.
     fn queue(&mut self, verb: Verb, until: Instant) {
-        let asker = self.reporter.asker();
+        let requester = self.reporter.requester();
         let claim = Claim {
-            route: asker.map_or_else(|| "".into(), |asker| Arc::clone(&asker.route)),
+            route: requester.map_or_else(|| "".into(), |requester| Arc::clone(&requester.route)),
             client: ClientNetwork::from(
-                asker.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |asker| asker.client),
+                requester.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |requester| {
+                    requester.client
+                }),
             ),
-            since: asker.map_or_else(Instant::now, |asker| asker.since),
+            since: requester.map_or_else(Instant::now, |requester| requester.since),
         };
         self.queued = true;
         let (plane, stop) = (Arc::clone(&self.common.plane), self.common.stop.clone());
@@ -355,7 +358,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         );
     }
 
-    fn call(&mut self, verb: Verb, slot: Slot) {
+    fn call(&mut self, verb: Verb, slot: WakeSlot) {
         let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
         let asked_at = Instant::now();
         self.calling = true;
@@ -368,7 +371,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                         Verb::Restore => plane.restore(&id).await,
                         Verb::Start => plane.start(&id).await,
                     };
-                    see(&id, &answer.map_err(|error| fault(&error))?, asked_at)
+                    observe(&id, &answer.map_err(|error| classify(&error))?, asked_at)
                 };
                 // A call that is lost on its way is dropped; one that runs never is.
                 let seen = tokio::select! {
@@ -388,19 +391,19 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             self.operations.push(async { Done::Probed(None) }.boxed());
             return;
         };
-        let mut asks = self.asks.clone();
+        let mut check = self.check.clone();
         if !http || target.when != ReadyWhen::Health {
-            asks.health = None;
+            check.health = None;
         }
         if endpoint.woken_since(Instant::now()).is_none() || endpoint.is_warmed_up() {
-            asks.warmup = None;
+            check.warmup = None;
         }
-        let reach = Arc::clone(&self.common.reach);
+        let dialer = Arc::clone(&self.common.dialer);
         self.operations.push(
             async move {
                 // Counted from before the handshake, which the server counts, too.
                 let open = endpoint.open_connection();
-                let found = probe(&*reach, endpoint.address(target.port), &asks, until).await;
+                let found = probe(&*dialer, endpoint.address(target.port), &check, until).await;
                 Done::Probed(found.map(|stream| (stream, open)))
             }
             .boxed(),
@@ -460,22 +463,22 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         }
     }
 
-    fn publish(&mut self, seen: &Seen, fresh: bool) {
+    fn publish(&mut self, seen: &Observation, fresh: bool) {
         let Some(ip) = seen.ip else { return };
         self.instance.set_name(&seen.name);
         let now = Instant::now();
         let same = self
             .endpoint
             .take()
-            .filter(|e| !fresh && e.ip() == ip && !e.retired().is_cancelled());
+            .filter(|e| !fresh && e.ip() == ip && !e.draining().is_cancelled());
         let endpoint = same.unwrap_or_else(|| {
             if let Some(old) = self.instance.awake.swap(None) {
-                old.retired().cancel();
+                old.draining().cancel();
                 if fresh || old.ip() != ip {
-                    old.severed().cancel();
+                    old.cut().cancel();
                 }
             }
-            let birth = EpochInit {
+            let init = EpochInit {
                 instance: self.instance.id().clone(),
                 number: EPOCHS.fetch_add(1, Ordering::Relaxed),
                 ip,
@@ -483,7 +486,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 losses: self.common.plane.losses(),
                 fresh,
             };
-            Endpoint::new(birth, self.common.config.verify_interval, now)
+            Endpoint::new(init, self.common.config.verify_interval, now)
         });
         endpoint.verify(seen.asked_at, seen.terms);
         if fresh {
@@ -510,10 +513,10 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
 
     fn retire(&mut self) {
         if let Some(endpoint) = &self.endpoint {
-            endpoint.retired().cancel();
+            endpoint.draining().cancel();
         }
         if let Some(endpoint) = self.instance.awake.swap(None) {
-            endpoint.retired().cancel();
+            endpoint.draining().cancel();
         }
     }
 
@@ -522,7 +525,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             return;
         };
         endpoint.mark_ready(target);
-        if self.asks.warmup.is_some() {
+        if self.check.warmup.is_some() {
             endpoint.mark_warmed_up();
         }
         let outcome = match woken {

@@ -4,7 +4,6 @@
 //! and may be left at any time without cancelling anything; a question is never answered by what
 //! was true before it was asked.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,21 +15,21 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::{WakeError, WakeStage};
 use super::lease::{Endpoint, OpenConnection};
-use super::machine::Target;
-use super::wake_times::WakeTimes;
+use super::record::{Progress, Requester, WakeTimes};
+use super::target::Target;
 use crate::config::RouteWakeConfig;
-use crate::telemetry::{TraceParent, WakeKind};
+use crate::telemetry::WakeKind;
 use hypeman::{InstanceId, InstanceRef};
 
-/// Questions that may wait for the task at once; who asks beyond that waits to ask.
-const QUESTIONS: usize = 1024;
+/// Commands that may wait for the task at once; who sends one beyond that waits to send it.
+const COMMANDS: usize = 1024;
 /// How long a request waits for its suspicion to be taken note of.
 const SUSPICION: Duration = Duration::from_secs(1);
 
 /// An instance is ready for a request.
 #[derive(Debug)]
 pub struct Ready<S = TcpStream> {
-    /// Where.
+    /// The epoch that it is in.
     pub endpoint: Endpoint,
     /// Whether it had to be woken, and by whom.
     pub kind: WakeKind,
@@ -38,37 +37,13 @@ pub struct Ready<S = TcpStream> {
     pub connection: Option<(S, OpenConnection)>,
 }
 
-/// Who asks for an instance, for the ledger and for fairness.
-#[derive(Debug, Clone)]
-pub struct Requester {
-    /// The route, as configured.
-    pub route: Arc<str>,
-    /// The client.
-    pub client: IpAddr,
-    /// What the client says it is.
-    pub user_agent: Option<Arc<str>>,
-    /// Since when it waits.
-    pub since: Instant,
-    /// Where the wake's spans go, when its request is traced.
-    pub trace: Option<TraceParent>,
-}
-
 /// Recent wakes failed; nothing is tried before this has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Breaker {
     /// Failed wakes in a row.
     pub failures: u32,
-    /// When one may try again.
+    /// The time at which one may try again.
     pub until: Instant,
-}
-
-/// How far a wake is, for whoever watches it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Where it is.
-    pub stage: WakeStage,
-    /// When the wake began.
-    pub began: Instant,
 }
 
 /// One instance, by id.
@@ -78,7 +53,7 @@ pub struct Instance<S = TcpStream> {
     /// As the control plane last said.
     name: ArcSwap<Arc<str>>,
     pub(super) awake: ArcSwapOption<Endpoint>,
-    questions: mpsc::Sender<Question<S>>,
+    commands: mpsc::Sender<Command<S>>,
     pub(super) progress: ArcSwapOption<Progress>,
     pub(super) times: ArcSwap<WakeTimes>,
     pub(super) breaker: ArcSwapOption<Breaker>,
@@ -87,18 +62,18 @@ pub struct Instance<S = TcpStream> {
 }
 
 #[derive(Debug)]
-pub(super) struct Wanted<S> {
+pub(super) struct WakeRequest<S> {
     pub(super) target: Target,
     pub(super) deadline: Instant,
     pub(super) rules: RouteWakeConfig,
-    pub(super) asker: Requester,
-    /// `None` when nobody waits: the instance is wanted for later.
+    pub(super) requester: Requester,
+    /// `None` when nobody waits: the instance is woken for later.
     pub(super) reply: Option<oneshot::Sender<Result<Ready<S>, WakeError>>>,
 }
 
 #[derive(Debug)]
-pub(super) enum Question<S> {
-    Wanted(Box<Wanted<S>>),
+pub(super) enum Command<S> {
+    Wake(Box<WakeRequest<S>>),
     Verify,
     Suspect(u64),
     /// Keep it awake until then.
@@ -110,19 +85,19 @@ pub(super) enum Question<S> {
 // === impl Instance ===
 
 impl<S> Instance<S> {
-    pub(super) fn new(id: InstanceId, name: &str) -> (Arc<Self>, mpsc::Receiver<Question<S>>) {
-        let (questions, asked) = mpsc::channel(QUESTIONS);
+    pub(super) fn new(id: InstanceId, name: &str) -> (Arc<Self>, mpsc::Receiver<Command<S>>) {
+        let (commands, received) = mpsc::channel(COMMANDS);
         let instance = Self {
             id,
             name: ArcSwap::from_pointee(name.into()),
             awake: ArcSwapOption::empty(),
-            questions,
+            commands,
             progress: ArcSwapOption::empty(),
             times: ArcSwap::default(),
             breaker: ArcSwapOption::empty(),
             forgotten: AtomicBool::new(false),
         };
-        (Arc::new(instance), asked)
+        (Arc::new(instance), received)
     }
 
     /// Its full id.
@@ -135,7 +110,7 @@ impl<S> Instance<S> {
         Arc::clone(&self.name.load())
     }
 
-    /// Where it is, or was when it was last awake.
+    /// The epoch that it is in, or was in when it was last awake.
     pub fn endpoint(&self) -> Option<Endpoint> {
         self.awake.load().as_deref().cloned()
     }
@@ -149,7 +124,7 @@ impl<S> Instance<S> {
     /// The next request may wake it, however often that failed.
     pub async fn reset_breaker(&self) {
         // A task that is gone has no breaker.
-        let _gone = self.questions.send(Question::ResetBreaker).await;
+        let _gone = self.commands.send(Command::ResetBreaker).await;
     }
 
     /// Whether it is still there, and this name, id or id prefix means it.
@@ -189,7 +164,7 @@ impl<S> Instance<S> {
         if !endpoint.is_ready(target) || !endpoint.is_leased(now) {
             return None;
         }
-        if endpoint.wants_verification(now) && self.questions.try_send(Question::Verify).is_err() {
+        if endpoint.wants_verification(now) && self.commands.try_send(Command::Verify).is_err() {
             endpoint.unverify(Duration::ZERO);
         }
         Some(endpoint.clone())
@@ -213,30 +188,30 @@ impl<S> Instance<S> {
         target: Target,
         rules: &RouteWakeConfig,
         patience: Duration,
-        asker: Requester,
+        requester: Requester,
     ) -> Result<Ready<S>, WakeError> {
         let patience = patience.min(rules.timeout);
         if let Some(longer) = self.takes_longer_than(patience) {
-            self.prewarm(target, rules, asker);
+            self.prewarm(target, rules, requester);
             return Err(WakeError::TooSlow(longer));
         }
         let deadline = Instant::now() + patience;
         let (reply, answer) = oneshot::channel();
-        let wanted = Wanted {
+        let request = WakeRequest {
             target,
             deadline,
             rules: rules.clone(),
-            asker,
+            requester,
             reply: Some(reply),
         };
-        let asked = async {
-            self.questions
-                .send(Question::Wanted(Box::new(wanted)))
+        let reply = async {
+            self.commands
+                .send(Command::Wake(Box::new(request)))
                 .await
                 .map_err(|_| WakeError::Draining)?;
             answer.await.unwrap_or(Err(WakeError::Draining))
         };
-        match timeout_at(deadline, asked).await {
+        match timeout_at(deadline, reply).await {
             Ok(result) => result,
             Err(_) => match self.progress().map(|progress| progress.stage) {
                 Some(WakeStage::NoCapacity) => Err(WakeError::NoCapacity),
@@ -260,34 +235,34 @@ impl<S> Instance<S> {
     }
 
     /// Wakes it for later. Never waits; a task that is too busy has requests of its own for it.
-    pub fn prewarm(&self, target: Target, rules: &RouteWakeConfig, asker: Requester) {
-        let wanted = Wanted {
+    pub fn prewarm(&self, target: Target, rules: &RouteWakeConfig, requester: Requester) {
+        let request = WakeRequest {
             target,
             deadline: Instant::now() + rules.timeout,
             rules: rules.clone(),
-            asker,
+            requester,
             reply: None,
         };
-        let _busy = self.questions.try_send(Question::Wanted(Box::new(wanted)));
+        let _busy = self.commands.try_send(Command::Wake(Box::new(request)));
     }
 
     /// Keeps it from going to sleep by itself until `until`, by holds.
     pub fn keep_awake(&self, until: Instant) {
-        let _busy = self.questions.try_send(Question::Keep(until));
+        let _busy = self.commands.try_send(Command::Keep(until));
     }
 
     /// A connection of this epoch failed as a sleeping instance's would. Returns when the epoch is
     /// no longer handed out.
     pub async fn suspect(&self, endpoint: &Endpoint) {
         // At the latest when the task has read it; when the task is gone, everything is refused.
-        let told = self
-            .questions
-            .send(Question::Suspect(endpoint.epoch()))
+        let accepted = self
+            .commands
+            .send(Command::Suspect(endpoint.epoch()))
             .await
             .is_ok();
-        if told {
+        if accepted {
             // A task that is this busy retires it later; the request's next try finds that out.
-            let _busy = timeout(SUSPICION, endpoint.retired().cancelled()).await;
+            let _busy = timeout(SUSPICION, endpoint.draining().cancelled()).await;
         }
     }
 }

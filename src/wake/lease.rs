@@ -1,18 +1,18 @@
 //! The lease: how long an instance cannot have gone to sleep by itself.
 //!
-//! Guarantees: [`Endpoint::is_leased`] is a few atomic loads; it says yes only while a connection of
-//! ours is open, or before the last close (or a hold) + `idle_timeout` - margin; and only if within
-//! the verify interval either the control plane confirmed the instance or bytes came from it. That
-//! bound is also what keeps an address that another instance has taken over from receiving requests:
-//! an open connection alone proves nothing, since a VM that is deleted sends no FIN and no RST; and
-//! bytes prove something only on a connection that was there when the control plane last confirmed
-//! the instance: a newer one may lead to somebody else.
+//! Guarantees: [`Endpoint::is_leased`] is a few atomic loads; it says yes only while a connection
+//! of ours is open, or before the last close (or a hold) + `idle_timeout` - margin; and only if
+//! within the verify interval either the control plane confirmed the instance or bytes came from
+//! it. That bound is also what keeps an address that another instance has taken over from receiving
+//! requests: an open connection alone proves nothing, since a VM that is deleted sends no FIN and
+//! no RST; and bytes prove something only on a connection that was there when the control plane
+//! last confirmed the instance: a newer one may lead to somebody else.
 //!
 //! An endpoint is one *epoch*: one uninterrupted stretch of being awake at one address. Its
 //! connections never outlive it.
 //!
-//! A hold is in the server's memory only, so a lease that rests on one ends when the line to the
-//! control plane was lost meanwhile.
+//! A hold is in the server's memory only, so a lease that rests on one ends when the control plane
+//! was out of reach meanwhile.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -24,7 +24,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::machine::Target;
+use super::target::Target;
 use hypeman::InstanceId;
 
 /// While a control plane does not answer, a lease's confirmation is asked for this seldom.
@@ -56,14 +56,14 @@ struct Epoch {
     open: AtomicUsize,
     /// Each open connection's last byte, for the stall watchdog.
     last_activity: Mutex<Vec<Weak<AtomicU64>>>,
-    /// How often the line to the control plane was lost so far, and when the hold was placed.
+    /// How often the control plane was out of reach so far, and how often when the hold was placed.
     losses: Arc<AtomicU64>,
     held_losses: AtomicU64,
     /// Whether it was restored or started by us when this epoch began.
     fresh: bool,
     warmed_up: AtomicBool,
     /// When a lease term began last: a close, a hold, a restore.
-    begun: AtomicU64,
+    idle_since: AtomicU64,
     /// Only a hold begins a term when our connections do not count.
     held: AtomicU64,
     verified: AtomicU64,
@@ -72,15 +72,15 @@ struct Epoch {
     verifying: AtomicBool,
     /// No confirmation is asked for before this.
     ask_after: AtomicU64,
-    retired: CancellationToken,
-    severed: CancellationToken,
+    draining: CancellationToken,
+    cut: CancellationToken,
 }
 
 /// An open connection to an endpoint; while it exists, the instance cannot go to sleep by itself.
 #[must_use]
 pub struct OpenConnection {
     endpoint: Endpoint,
-    beat: Arc<AtomicU64>,
+    last_byte: Arc<AtomicU64>,
     /// `u64::MAX` until then.
     established_at: u64,
 }
@@ -110,67 +110,67 @@ impl LeaseTerms {
 // === impl Endpoint ===
 
 impl Endpoint {
-    pub(super) fn new(birth: EpochInit, verify_interval: Duration, now: Instant) -> Self {
+    pub(super) fn new(init: EpochInit, verify_interval: Duration, now: Instant) -> Self {
         let second = Duration::from_secs(1);
-        let held_losses = AtomicU64::new(birth.losses.load(Ordering::Acquire));
+        let held_losses = AtomicU64::new(init.losses.load(Ordering::Acquire));
         Self(Arc::new(Epoch {
-            instance: birth.instance,
-            number: birth.number,
-            ip: birth.ip,
+            instance: init.instance,
+            number: init.number,
+            ip: init.ip,
             verify_interval,
             base: now.checked_sub(second).unwrap_or(now),
-            terms: ArcSwap::from_pointee(birth.terms),
+            terms: ArcSwap::from_pointee(init.terms),
             ready: ArcSwap::default(),
             open: AtomicUsize::new(0),
             last_activity: Mutex::default(),
-            losses: birth.losses,
+            losses: init.losses,
             held_losses,
-            fresh: birth.fresh,
+            fresh: init.fresh,
             warmed_up: AtomicBool::new(false),
-            begun: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
             held: AtomicU64::new(0),
             verified: AtomicU64::new(1),
             heard: AtomicU64::new(0),
             verifying: AtomicBool::new(false),
             ask_after: AtomicU64::new(0),
-            retired: CancellationToken::new(),
-            severed: CancellationToken::new(),
+            draining: CancellationToken::new(),
+            cut: CancellationToken::new(),
         }))
     }
 
-    /// Whose epoch this is.
+    /// The instance whose epoch this is.
     pub fn instance(&self) -> &InstanceId {
         &self.0.instance
     }
 
-    /// Unique in this process.
+    /// The number of this epoch, unique in this process.
     pub fn epoch(&self) -> u64 {
         self.0.number
     }
 
-    /// Where the instance is.
+    /// The address of the instance.
     pub fn ip(&self) -> IpAddr {
         self.0.ip
     }
 
-    /// Where one of its ports is.
+    /// The address of one of its ports.
     pub fn address(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.0.ip, port)
     }
 
-    /// Its policy's idle timeout.
+    /// The idle timeout of its policy.
     pub fn idle_timeout(&self) -> Option<Duration> {
         self.0.terms.load().idle_timeout
     }
 
     /// Cancelled when the epoch's idle connections must not be used again.
-    pub fn retired(&self) -> &CancellationToken {
-        &self.0.retired
+    pub fn draining(&self) -> &CancellationToken {
+        &self.0.draining
     }
 
     /// Cancelled when the instance is known to be asleep or gone: its connections are dead.
-    pub fn severed(&self) -> &CancellationToken {
-        &self.0.severed
+    pub fn cut(&self) -> &CancellationToken {
+        &self.0.cut
     }
 
     /// Whether a wake of ours began this epoch, and how long ago.
@@ -192,18 +192,18 @@ impl Endpoint {
     /// Counts a connection until the guard is dropped.
     pub fn open_connection(&self) -> OpenConnection {
         self.0.open.fetch_add(1, Ordering::AcqRel);
-        let beat = Arc::new(AtomicU64::new(self.nanos(Instant::now())));
+        let last_byte = Arc::new(AtomicU64::new(self.nanos(Instant::now())));
         let mut last_activity = self
             .0
             .last_activity
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        last_activity.retain(|beat| beat.strong_count() > 0);
-        last_activity.push(Arc::downgrade(&beat));
+        last_activity.retain(|last_byte| last_byte.strong_count() > 0);
+        last_activity.push(Arc::downgrade(&last_byte));
         drop(last_activity);
         OpenConnection {
             endpoint: self.clone(),
-            beat,
+            last_byte,
             established_at: u64::MAX,
         }
     }
@@ -221,7 +221,7 @@ impl Endpoint {
         let silent = last_activity
             .iter()
             .filter_map(Weak::upgrade)
-            .any(|beat| beat.load(Ordering::Relaxed) < before);
+            .any(|last_byte| last_byte.load(Ordering::Relaxed) < before);
         silent && self.0.verified.load(Ordering::Acquire) < before
     }
 
@@ -248,8 +248,12 @@ impl Endpoint {
         let Some(idle) = terms.idle_timeout else {
             return true;
         };
-        let (begun, held) = (self.0.begun.load(Ordering::Acquire), self.held());
-        let term = if terms.counts { begun.max(held) } else { held };
+        let (idle_since, held) = (self.0.idle_since.load(Ordering::Acquire), self.held());
+        let term = if terms.counts {
+            idle_since.max(held)
+        } else {
+            held
+        };
         term > 0 && now < term.saturating_add(nanos(idle.saturating_sub(LeaseTerms::margin(idle))))
     }
 
@@ -300,12 +304,14 @@ impl Endpoint {
         }
     }
 
-    /// The control plane confirmed it, in answer to a question asked at `asked`.
-    pub(super) fn verify(&self, asked: Instant, terms: LeaseTerms) {
+    /// The control plane confirmed it, in answer to a question asked at `asked_at`.
+    pub(super) fn verify(&self, asked_at: Instant, terms: LeaseTerms) {
         if **self.0.terms.load() != terms {
             self.0.terms.store(Arc::new(terms));
         }
-        self.0.verified.store(self.nanos(asked), Ordering::Release);
+        self.0
+            .verified
+            .store(self.nanos(asked_at), Ordering::Release);
         self.0.verifying.store(false, Ordering::Release);
     }
 
@@ -323,7 +329,9 @@ impl Endpoint {
 
     /// The idle countdown began anew not before `at`.
     pub(super) fn begin_term(&self, at: Instant) {
-        self.0.begun.fetch_max(self.nanos(at), Ordering::AcqRel);
+        self.0
+            .idle_since
+            .fetch_max(self.nanos(at), Ordering::AcqRel);
     }
 
     /// A hold was placed not before `at`. The last one counts, not the longest.
@@ -357,14 +365,14 @@ impl OpenConnection {
     /// A byte goes to the instance `now`.
     pub fn sent(&self, now: Instant) {
         let now = self.endpoint.nanos(now);
-        self.beat.store(now, Ordering::Relaxed);
+        self.last_byte.store(now, Ordering::Relaxed);
     }
 
-    /// A byte has come `now`. If the control plane has confirmed the instance since the connection was made,
-    /// it came from the instance, which therefore still has its address.
+    /// A byte has come `now`. If the control plane has confirmed the instance since the connection
+    /// was made, it came from the instance, which therefore still has its address.
     pub fn heard(&self, now: Instant) {
         let now = self.endpoint.nanos(now);
-        self.beat.store(now, Ordering::Relaxed);
+        self.last_byte.store(now, Ordering::Relaxed);
         let epoch = &self.endpoint.0;
         let confirms = self.established_at <= epoch.verified.load(Ordering::Acquire);
         // A look first: another connection may have heard of it in the same moment.
@@ -389,149 +397,4 @@ impl fmt::Debug for OpenConnection {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const IDLE: Duration = Duration::from_secs(10);
-
-    fn endpoint(counts: bool, idle_timeout: Option<Duration>) -> Endpoint {
-        let terms = LeaseTerms {
-            idle_timeout,
-            counts,
-        };
-        let id = InstanceId::parse("a").unwrap();
-        let birth = EpochInit {
-            instance: id,
-            number: 1,
-            ip: IpAddr::from([127, 0, 0, 1]),
-            terms,
-            losses: Arc::default(),
-            fresh: false,
-        };
-        let endpoint = Endpoint::new(birth, Duration::from_secs(30), Instant::now());
-        endpoint.verify(Instant::now(), terms);
-        endpoint
-    }
-
-    async fn pass(seconds: u64) {
-        tokio::time::advance(Duration::from_secs(seconds)).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lease_lasts_from_the_last_close_to_the_idle_timeout_less_its_margin() {
-        let endpoint = endpoint(true, Some(IDLE));
-        assert!(
-            !endpoint.is_leased(Instant::now()),
-            "nothing has begun a term"
-        );
-        let connection = endpoint.open_connection();
-        pass(20).await;
-        assert!(endpoint.is_leased(Instant::now()), "a connection is open");
-        drop(connection);
-        pass(8).await;
-        assert!(endpoint.is_leased(Instant::now()));
-        pass(1).await;
-        assert!(
-            !endpoint.is_leased(Instant::now()),
-            "9 s = 10 s - 1 s have passed"
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_open_connection_is_a_lease_only_while_something_is_heard() {
-        let endpoint = endpoint(true, Some(IDLE));
-        let mut connection = endpoint.open_connection();
-        connection.established();
-        pass(1).await;
-        endpoint.verify(Instant::now(), **endpoint.0.terms.load());
-        let mut newer = endpoint.open_connection();
-        pass(1).await;
-        newer.established();
-        pass(27).await;
-        connection.heard(Instant::now());
-        pass(20).await;
-        newer.heard(Instant::now());
-        pass(9).await;
-        assert!(endpoint.is_leased(Instant::now()));
-        connection.sent(Instant::now());
-        pass(1).await;
-        assert!(
-            !endpoint.is_leased(Instant::now()),
-            "its address may be another's"
-        );
-        endpoint.verify(Instant::now(), **endpoint.0.terms.load());
-        assert!(endpoint.is_leased(Instant::now()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn connections_that_the_policy_ignores_make_no_lease_and_a_hold_does() {
-        let endpoint = endpoint(false, Some(IDLE));
-        let _connection = endpoint.open_connection();
-        assert!(!endpoint.is_leased(Instant::now()));
-        endpoint.set_hold(Some(Instant::now()));
-        assert!(endpoint.is_leased(Instant::now()));
-        endpoint.set_hold(None);
-        assert!(!endpoint.is_leased(Instant::now()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_hold_is_worth_nothing_after_the_line_to_the_control_plane_was_lost() {
-        let endpoint = endpoint(true, Some(IDLE));
-        endpoint.set_hold(Some(Instant::now()));
-        assert!(endpoint.is_leased(Instant::now()));
-        endpoint.0.losses.fetch_add(1, Ordering::AcqRel);
-        assert!(!endpoint.is_leased(Instant::now()));
-        endpoint.set_hold(Some(Instant::now()));
-        assert!(endpoint.is_leased(Instant::now()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_silent_connection_is_noticed_until_the_instance_was_confirmed() {
-        let (endpoint, limit) = (endpoint(true, Some(IDLE)), Duration::from_secs(10));
-        let connection = endpoint.open_connection();
-        pass(11).await;
-        assert!(endpoint.is_stalled(Instant::now(), limit));
-        connection.sent(Instant::now());
-        assert!(!endpoint.is_stalled(Instant::now(), limit));
-        pass(11).await;
-        endpoint.verify(Instant::now(), **endpoint.0.terms.load());
-        assert!(!endpoint.is_stalled(Instant::now(), limit));
-        pass(11).await;
-        assert!(endpoint.is_stalled(Instant::now(), limit));
-        drop(connection);
-        assert!(!endpoint.is_stalled(Instant::now(), limit));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn while_nobody_answers_a_confirmation_is_asked_for_once_a_second() {
-        let endpoint = endpoint(true, None);
-        pass(30).await;
-        assert!(endpoint.wants_verification(Instant::now()));
-        endpoint.no_verdict();
-        assert!(!endpoint.wants_verification(Instant::now()));
-        pass(1).await;
-        assert!(endpoint.wants_verification(Instant::now()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn without_a_connection_a_lease_ends_with_its_verification() {
-        let endpoint = endpoint(true, None);
-        pass(29).await;
-        assert!(endpoint.is_leased(Instant::now()));
-        pass(1).await;
-        assert!(!endpoint.is_leased(Instant::now()));
-        assert!(endpoint.wants_verification(Instant::now()));
-        assert!(
-            !endpoint.wants_verification(Instant::now()),
-            "one caller is enough"
-        );
-    }
-
-    #[test]
-    fn the_margin_is_a_second_or_a_tenth_and_half_of_a_short_timeout() {
-        for (idle, margin) in [(500, 250), (1_000, 500), (5_000, 1_000), (60_000, 6_000)] {
-            let margin_of = LeaseTerms::margin(Duration::from_millis(idle));
-            assert_eq!(margin_of, Duration::from_millis(margin));
-        }
-    }
-}
+mod tests;

@@ -1,10 +1,10 @@
 //! What to do next about one instance: a state machine without IO.
 //!
 //! Guarantees: one operation at a time; an operation's answer leads to exactly one of: another
-//! operation, a grant, or a refusal; nothing is begun after the attempt's deadline; definite answers
-//! (stopped, gone, forbidden) are refusals at once, passing ones are tried again with a growing
-//! pause; after several failed attempts in a row the breaker refuses for a growing, capped time,
-//! then lets one attempt through.
+//! operation, a grant, or a refusal; nothing is begun after the attempt's deadline; definite
+//! answers (stopped, gone, forbidden) are refusals at once, passing ones are tried again with a
+//! growing pause; after several failed attempts in a row the breaker refuses for a growing, capped
+//! time, then lets one attempt through.
 
 mod vocabulary;
 
@@ -12,13 +12,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use self::vocabulary::{Effect, Event, Fault, Limits, Seen, Target};
+pub use self::vocabulary::{Effect, Event, Fault, Observation, WakeLimits};
 use super::error::{WakeError, WakeStage};
+use super::target::Target;
+use crate::backoff::Backoff;
 use crate::config::ReadyWhen;
 use hypeman::wire::InstanceState;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// The pauses between two questions of an attempt. The machine knows no chance: who carries out
+/// [`Effect::Pause`] adds the jitter.
+pub(super) const PAUSES: Backoff =
+    Backoff::new(Duration::from_millis(20), Duration::from_millis(500)).with_jitter(0.25);
 const BREAKER_FIRST: Duration = Duration::from_secs(1);
 /// How long a lease's confirmation in the background may take.
 const VERIFICATION: Duration = Duration::from_secs(10);
@@ -38,9 +42,9 @@ struct Attempt {
     woken: bool,
     pauses: u32,
     step: Step,
-    /// The last passing trouble, told when time runs out.
+    /// The last passing trouble: the reason of the refusal when time runs out.
     trouble: Option<Fault>,
-    seen: Option<Seen>,
+    seen: Option<Observation>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,18 +60,18 @@ enum Step {
 /// One instance's state.
 #[derive(Debug, Clone)]
 pub struct Machine {
-    limits: Limits,
+    limits: WakeLimits,
     attempt: Option<Attempt>,
-    /// The epoch that is published and not retired.
+    /// The epoch that is published and takes new requests.
     awake: Option<u64>,
     /// Whether it was Running when it was last seen, and not Initializing.
     running: bool,
-    /// A retired epoch whose connections may still live.
-    retired: bool,
+    /// Whether an epoch without new requests may still have living connections.
+    draining: bool,
     failures: u32,
     broken_until: Option<Instant>,
     /// What the first look-up saw, good for one decision.
-    first_seen: Option<Seen>,
+    first_seen: Option<Observation>,
 }
 
 // === impl Attempt ===
@@ -98,7 +102,7 @@ fn is_early(target: Target) -> bool {
 }
 
 /// Looks for a while, then asks again: the instance may have changed meanwhile.
-fn look_at(target: Target, seen: Option<&Seen>, now: Instant, deadline: Instant) -> Effect {
+fn look_at(target: Target, seen: Option<&Observation>, now: Instant, deadline: Instant) -> Effect {
     let idle = seen.and_then(|seen| seen.terms.idle_timeout);
     let slice = match seen {
         Some(seen) if seen.state == InstanceState::Initializing => INITIALIZING_LOOK,
@@ -116,13 +120,13 @@ fn look_at(target: Target, seen: Option<&Seen>, now: Instant, deadline: Instant)
 
 impl Machine {
     /// `first_seen`: what the look-up of the name said a moment ago.
-    pub fn new(limits: Limits, first_seen: Option<Seen>) -> Self {
+    pub fn new(limits: WakeLimits, first_seen: Option<Observation>) -> Self {
         Self {
             limits,
             attempt: None,
             awake: None,
             running: false,
-            retired: false,
+            draining: false,
             failures: 0,
             broken_until: None,
             first_seen,
@@ -134,7 +138,8 @@ impl Machine {
         self.awake = Some(epoch);
     }
 
-    /// How often wakes failed in a row, and until when the next is not tried, if that was too often.
+    /// How often wakes failed in a row, and until when the next is not tried, if that was too
+    /// often.
     pub fn breaker(&self) -> Option<(u32, Instant)> {
         Some((self.failures, self.broken_until?))
     }
@@ -164,12 +169,12 @@ impl Machine {
     /// One event in, what to do out.
     pub fn on(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         match event {
-            Event::Wanted {
+            Event::WakeRequested {
                 target,
                 deadline,
                 start_stopped,
                 leased,
-            } => self.wanted(now, target, deadline, start_stopped, leased),
+            } => self.wake_requested(now, target, deadline, start_stopped, leased),
             Event::Verify => self.verify(now),
             Event::Suspect { epoch } => self.suspect(epoch),
             Event::Answered(Ok(seen)) => self.seen(now, seen),
@@ -179,7 +184,7 @@ impl Machine {
         }
     }
 
-    fn wanted(
+    fn wake_requested(
         &mut self,
         now: Instant,
         target: Target,
@@ -199,12 +204,12 @@ impl Machine {
             return vec![Effect::Refuse(WakeError::BreakerOpen(until - now))];
         }
         let mut attempt = Attempt::new(deadline, vec![target], start_stopped);
-        let known = match target.when {
+        let is_far_enough = match target.when {
             ReadyWhen::Running => self.running,
             ReadyWhen::Port => true,
             ReadyWhen::Health => false,
         };
-        if self.awake.is_some() && leased && known {
+        if self.awake.is_some() && leased && is_far_enough {
             // Awake, and only this port has not been tried yet.
             attempt.step = Step::Probing(target);
             let look = look_at(target, None, now, deadline);
@@ -243,14 +248,14 @@ impl Machine {
             return Vec::new();
         }
         self.awake = None;
-        self.retired = true;
+        self.draining = true;
         vec![Effect::Retire]
     }
 
     /// The instance is not where the epoch's connections lead.
     fn lost(&mut self) -> Vec<Effect> {
-        let had = self.awake.take().is_some() || self.retired;
-        self.retired = false;
+        let had = self.awake.take().is_some() || self.draining;
+        self.draining = false;
         if had {
             vec![Effect::Retire, Effect::Sever]
         } else {
@@ -258,7 +263,7 @@ impl Machine {
         }
     }
 
-    fn seen(&mut self, now: Instant, seen: Seen) -> Vec<Effect> {
+    fn seen(&mut self, now: Instant, seen: Observation) -> Vec<Effect> {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
@@ -304,7 +309,7 @@ impl Machine {
     }
 
     /// It is Running, or Initializing and somebody waits for no more than a port.
-    fn up(&mut self, now: Instant, seen: Seen, after_verb: bool) -> Vec<Effect> {
+    fn up(&mut self, now: Instant, seen: Observation, after_verb: bool) -> Vec<Effect> {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
@@ -431,7 +436,7 @@ impl Machine {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
-        let pause = (FIRST_PAUSE * 2_u32.saturating_pow(attempt.pauses)).min(LONGEST_PAUSE);
+        let pause = PAUSES.nth(attempt.pauses);
         attempt.pauses = (attempt.pauses + 1).min(16);
         attempt.trouble = Some(trouble);
         attempt.step = Step::Pausing { then_restore };
@@ -482,8 +487,8 @@ impl Machine {
             self.failures = self.failures.saturating_add(1);
         }
         if let Some(over) = self.failures.checked_sub(self.limits.breaker_failures) {
-            let delay = BREAKER_FIRST * 2_u32.saturating_pow(over.min(16));
-            self.broken_until = Some(now + delay.min(self.limits.breaker_max_delay));
+            let delays = Backoff::new(BREAKER_FIRST, self.limits.breaker_max_delay);
+            self.broken_until = Some(now + delays.nth(over.min(16)));
         }
         vec![Effect::Refuse(match trouble {
             Some(Fault::NoCapacity) => WakeError::NoCapacity,

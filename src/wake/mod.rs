@@ -6,34 +6,32 @@
 //! from the task in answer to your own question; the warm path ([`Instance::warm`]) is a few atomic
 //! loads. This room knows no HTTP request.
 //!
-//! The way: [`directory`](Wakes) finds the [`Instance`], which asks its task (`driver`), which
-//! carries out what the [`machine`] decides: `questions` over the `line` (within its `slots`), then
-//! a `probe`; what is true for a while is the `lease`.
+//! The way: the `directory` ([`Wakes`]) finds the [`Instance`], which sends commands to its task
+//! (`driver`), which carries out what the [`machine`] decides: `plane_calls` over the
+//! `plane_handle` (restores within its `slots`), then a `probe`; what is true for a while is the
+//! `lease`; what is kept of a wake is the `record`.
 
 mod dialer;
 mod directory;
 mod driver;
 mod error;
-mod history;
 mod instance;
-mod keep_warm;
 mod lease;
 pub mod machine;
 mod plane_calls;
 mod plane_handle;
 mod probe;
+mod record;
 mod slots;
+mod target;
 mod waiters;
-mod wake_log;
-mod wake_times;
 
 pub use dialer::{Dialer, Tcp};
 pub use directory::Wakes;
 pub use error::{WakeError, WakeStage};
-pub use history::{Ledger, LedgerEntry, Phases};
-pub use instance::{Breaker, Instance, Progress, Ready, Requester};
-pub use keep_warm::{WarmPlan, keep_warm};
+pub use instance::{Breaker, Instance, Ready};
 pub use lease::{Endpoint, LeaseTerms, OpenConnection};
-pub use machine::Target;
-pub use wake_log::{WakeBegan, WakeReport};
-pub use wake_times::WakeTimes;
+pub use record::{
+    Ledger, LedgerEntry, Phases, Progress, Requester, WakeBegan, WakeReport, WakeTimes,
+};
+pub use target::Target;

@@ -1,7 +1,7 @@
-//! What the engine asks of a control plane, and what the answers mean.
+//! The calls of the engine to a control plane, and the meaning of the answers.
 //!
-//! Guarantees: an answer about another id is "not found", whatever it says; `hold` alone never proves
-//! Running; a server without `hold` is asked for it once.
+//! Guarantees: an answer about another id is "not found", whatever it says; `hold` alone never
+//! proves Running; a server without `hold` is asked for it once.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::lease::LeaseTerms;
-use super::machine::{Fault, Seen};
+use super::machine::{Fault, Observation};
 use super::plane_handle::PlaneHandle;
-use hypeman::wire::{AutoStandbyStatus, Health, Instance as Answer, InstanceState};
+use hypeman::wire::{self, AutoStandbyStatus, Health, InstanceState};
 use hypeman::{ControlPlane, Error as ControlPlaneError};
 use hypeman::{GoDuration, InstanceId};
 
@@ -26,13 +26,13 @@ const SETTLE_LOOK: Duration = Duration::from_millis(150);
 pub(super) async fn ask<P: ControlPlane>(
     plane: &PlaneHandle<P>,
     id: &InstanceId,
-) -> Result<Seen, Fault> {
+) -> Result<Observation, Fault> {
     let asked_at = Instant::now();
     let reference = id.to_ref();
     let (hold, get) = (plane.hold(id), plane.get_surely(&reference));
     tokio::pin!(hold, get);
-    // Either may say "asleep" at once; else both are wanted, but no hold is worth much waiting for:
-    // without one the lease rests on our connections.
+    // Either may say "asleep" at once; else the caller needs both, but no hold is worth much
+    // waiting for: without one the lease rests on our connections.
     let (held, answer) = tokio::select! {
         biased;
         held = hold.as_mut() => match held {
@@ -47,13 +47,13 @@ pub(super) async fn ask<P: ControlPlane>(
             answer => (timeout(HOLD_PATIENCE, hold).await.ok().flatten(), answer),
         },
     };
-    let seen = see(id, &answer.map_err(|error| fault(&error))?, asked_at)?;
+    let seen = observe(id, &answer.map_err(|error| classify(&error))?, asked_at)?;
     match held {
         Some(Err(error)) if error.code() == "instance_in_standby" => Err(Fault::InStandby),
         Some(Err(error)) if error.is_unauthorized() => Err(Fault::Unauthorized),
         // An older server has no hold.
         Some(Err(_)) | None => Ok(seen),
-        Some(Ok(status)) => Ok(Seen {
+        Some(Ok(status)) => Ok(Observation {
             held: proves_hold(&status),
             ..seen
         }),
@@ -65,7 +65,7 @@ pub(super) async fn ask<P: ControlPlane>(
 pub(super) async fn overtake<P: ControlPlane>(
     plane: &PlaneHandle<P>,
     id: &InstanceId,
-) -> Result<Seen, Fault> {
+) -> Result<Observation, Fault> {
     let reference = id.to_ref();
     let mut asleep = 0;
     loop {
@@ -74,7 +74,7 @@ pub(super) async fn overtake<P: ControlPlane>(
         let Ok(answer) = plane.get(&reference).await else {
             continue;
         };
-        match see(id, &answer, asked_at)? {
+        match observe(id, &answer, asked_at)? {
             // The second time, so that it was not merely about to begin.
             seen if seen.state == InstanceState::Standby => asleep += 1,
             seen => return Ok(seen),
@@ -95,9 +95,9 @@ pub(super) async fn settle<P: ControlPlane>(
     plane: &PlaneHandle<P>,
     id: &InstanceId,
     until: Instant,
-) -> Result<Seen, Fault> {
+) -> Result<Observation, Fault> {
     let reference = id.to_ref();
-    let told = async {
+    let settled = async {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match plane.wait(id, left).await {
@@ -106,30 +106,34 @@ pub(super) async fn settle<P: ControlPlane>(
             }
         }
     };
-    tokio::pin!(told);
-    let mut told_already = false;
+    tokio::pin!(settled);
+    let mut is_settled = false;
     loop {
         tokio::select! {
             biased;
-            () = &mut told, if !told_already => told_already = true,
+            () = &mut settled, if !is_settled => is_settled = true,
             () = sleep(SETTLE_LOOK) => {}
         }
         let asked_at = Instant::now();
         match plane.get_surely(&reference).await {
             Ok(answer) => {
-                let seen = see(id, &answer, asked_at)?;
+                let seen = observe(id, &answer, asked_at)?;
                 if seen.state != InstanceState::Initializing || asked_at >= until {
                     return Ok(seen);
                 }
             }
             Err(error) if error.is_retryable() && asked_at < until => {}
-            Err(error) => return Err(fault(&error)),
+            Err(error) => return Err(classify(&error)),
         }
     }
 }
 
 /// What an answer means, if it is about this instance.
-pub(super) fn see(id: &InstanceId, answer: &Answer, asked_at: Instant) -> Result<Seen, Fault> {
+pub(super) fn observe(
+    id: &InstanceId,
+    answer: &wire::Instance,
+    asked_at: Instant,
+) -> Result<Observation, Fault> {
     if answer.id != id.as_str() {
         return Err(Fault::NotFound);
     }
@@ -159,7 +163,7 @@ pub(super) fn see(id: &InstanceId, answer: &Answer, asked_at: Instant) -> Result
             // The server checks nothing, or in a way that this version does not know.
             Health::Disabled | Health::Other(_) => None,
         });
-    Ok(Seen {
+    Ok(Observation {
         name: answer.name.as_str().into(),
         state: answer.state.clone(),
         ip,
@@ -170,7 +174,8 @@ pub(super) fn see(id: &InstanceId, answer: &Answer, asked_at: Instant) -> Result
     })
 }
 
-pub(super) fn fault(error: &ControlPlaneError) -> Fault {
+/// The fault that an error of the control plane is.
+pub(super) fn classify(error: &ControlPlaneError) -> Fault {
     match (error.status(), error.code()) {
         (Some(401 | 403), _) => Fault::Unauthorized,
         (Some(404), _) => Fault::NotFound,

@@ -1,8 +1,8 @@
-//! The line to one control plane.
+//! One control plane, as the engine calls it.
 //!
-//! Guarantees: wakes and questions have budgets of their own, so that however many instances are
-//! asked about, a restore is never kept waiting by a question; it is known how often the line was
-//! lost, since a server that was away may have forgotten its holds.
+//! Guarantees: restores and other calls have budgets of their own, so that however many instances
+//! are asked about, a restore never waits for another call; the handle counts how often the control
+//! plane was out of reach, since a server that was away may have forgotten its holds.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,41 +12,41 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::slots::{Claim, Slot, Slots};
+use super::slots::{Claim, WakeSlot, WakeSlots};
 use crate::config::WakeConfig;
-use hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
+use hypeman::wire::{self, AutoStandbyStatus, InstanceState, WaitOutcome};
 use hypeman::{ControlPlane, Error as ControlPlaneError};
 use hypeman::{InstanceId, InstanceRef};
 
-/// How long a question that is quick everywhere is waited for before it is asked again.
+/// How long a call that is quick everywhere is waited for before it is made again.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One control plane, with what the gateway may ask of it at once.
 pub(super) struct PlaneHandle<P> {
     plane: P,
-    slots: Slots,
-    questions: Semaphore,
+    slots: WakeSlots,
+    calls: Semaphore,
     broken: AtomicBool,
     losses: Arc<AtomicU64>,
     /// The server is too old for `hold`.
     hold_missing: AtomicBool,
 }
 
-// === impl Line ===
+// === impl PlaneHandle ===
 
 impl<P: ControlPlane> PlaneHandle<P> {
     pub(super) fn new(plane: P, config: &WakeConfig) -> Self {
         Self {
             plane,
-            slots: Slots::new(config.max_concurrent),
-            questions: Semaphore::new(config.max_questions.min(Semaphore::MAX_PERMITS)),
+            slots: WakeSlots::new(config.max_concurrent),
+            calls: Semaphore::new(config.max_questions.min(Semaphore::MAX_PERMITS)),
             broken: AtomicBool::new(false),
             losses: Arc::default(),
             hold_missing: AtomicBool::new(false),
         }
     }
 
-    /// How often the line was lost so far.
+    /// How often the control plane was out of reach so far.
     pub(super) fn losses(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.losses)
     }
@@ -65,14 +65,20 @@ impl<P: ControlPlane> PlaneHandle<P> {
         result
     }
 
-    pub(super) async fn get(&self, name: &InstanceRef) -> Result<Answer, ControlPlaneError> {
-        let _permit = self.questions.acquire().await;
+    pub(super) async fn get(
+        &self,
+        name: &InstanceRef,
+    ) -> Result<wire::Instance, ControlPlaneError> {
+        let _permit = self.calls.acquire().await;
         self.note(self.plane.get(name).await)
     }
 
-    /// The same, and asked once more beside it when it takes long: a lost question must not cost a
+    /// The same, and made once more beside it when it takes long: a lost call must not cost a
     /// request its time.
-    pub(super) async fn get_surely(&self, name: &InstanceRef) -> Result<Answer, ControlPlaneError> {
+    pub(super) async fn get_surely(
+        &self,
+        name: &InstanceRef,
+    ) -> Result<wire::Instance, ControlPlaneError> {
         let first = self.get(name);
         tokio::pin!(first);
         if let Ok(answer) = timeout(PATIENCE, first.as_mut()).await {
@@ -93,7 +99,7 @@ impl<P: ControlPlane> PlaneHandle<P> {
         if self.hold_missing.load(Ordering::Relaxed) {
             return None;
         }
-        let _permit = self.questions.acquire().await;
+        let _permit = self.calls.acquire().await;
         let result = self.note(self.plane.hold(id).await);
         if matches!(&result, Err(error) if error.is_missing_operation()) {
             self.hold_missing.store(true, Ordering::Relaxed);
@@ -102,36 +108,39 @@ impl<P: ControlPlane> PlaneHandle<P> {
         Some(result)
     }
 
-    /// Only beside other questions: it takes long, and reading the instance does the same.
+    /// Only beside other calls: it takes long, and reading the instance does the same.
     pub(super) async fn wait(
         &self,
         id: &InstanceId,
         timeout: Duration,
     ) -> Result<WaitOutcome, ControlPlaneError> {
         let _permit = loop {
-            match self.questions.try_acquire() {
-                Ok(permit) if self.questions.available_permits() > 0 => break permit,
+            match self.calls.try_acquire() {
+                Ok(permit) if self.calls.available_permits() > 0 => break permit,
                 Ok(_) | Err(_) => sleep(Duration::from_millis(100)).await,
             }
         };
         self.note(self.plane.wait(id, &InstanceState::Running, timeout).await)
     }
 
-    pub(super) async fn slot(&self, claim: Claim, until: Instant) -> Option<Slot> {
+    pub(super) async fn slot(&self, claim: Claim, until: Instant) -> Option<WakeSlot> {
         self.slots.take(claim, until).await
     }
 
-    pub(super) async fn restore(&self, id: &InstanceId) -> Result<Answer, ControlPlaneError> {
+    pub(super) async fn restore(
+        &self,
+        id: &InstanceId,
+    ) -> Result<wire::Instance, ControlPlaneError> {
         self.note(self.plane.restore(id).await)
     }
 
-    pub(super) async fn start(&self, id: &InstanceId) -> Result<Answer, ControlPlaneError> {
+    pub(super) async fn start(&self, id: &InstanceId) -> Result<wire::Instance, ControlPlaneError> {
         self.note(self.plane.start(id).await)
     }
 }
 
 impl<P> fmt::Debug for PlaneHandle<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Line({:?})", self.slots)
+        write!(f, "PlaneHandle({:?})", self.slots)
     }
 }

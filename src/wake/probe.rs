@@ -11,9 +11,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::dialer::Dialer;
+use crate::backoff::Backoff;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(10);
+const PORT_PAUSE: Duration = Duration::from_millis(10);
 /// A handshake that a waking guest left unanswered is not worth more.
 const CONNECT: Duration = Duration::from_millis(250);
 /// A health check or a warm-up may take this long; it is asked seldom.
@@ -22,7 +23,7 @@ const HEALTH_PAUSE: Duration = Duration::from_millis(50);
 
 /// What to ask beyond an open port.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Asks {
+pub(super) struct ReadinessCheck {
     /// Must answer with a status from 200 to 399.
     pub(super) health: Option<std::sync::Arc<str>>,
     /// Goes once, before the first request; its answer does not matter.
@@ -32,53 +33,51 @@ pub(super) struct Asks {
 /// A connection as soon as the port accepts one and the health check passes; `None` when that has
 /// not happened until `until`.
 pub(super) async fn probe<R: Dialer>(
-    reach: &R,
+    dialer: &R,
     address: SocketAddr,
-    asks: &Asks,
+    check: &ReadinessCheck,
     until: Instant,
 ) -> Option<R::Stream> {
-    let mut pause = FIRST_PAUSE;
+    let limit = match check.health {
+        Some(_) => HEALTH_PAUSE,
+        None => PORT_PAUSE,
+    };
+    let mut pauses = Backoff::new(FIRST_PAUSE, limit).with_jitter(0.25).pauses();
     loop {
-        let connected = timeout(CONNECT, reach.connect(address)).await;
+        let connected = timeout(CONNECT, dialer.connect(address)).await;
         if let Ok(Ok(stream)) = connected {
-            if is_healthy(reach, address, asks).await {
-                warm_up(reach, address, asks).await;
+            if is_healthy(dialer, address, check).await {
+                warm_up(dialer, address, check).await;
                 return Some(stream);
             }
-            pause = pause.max(HEALTH_PAUSE);
+            pauses.raise_to(HEALTH_PAUSE);
         }
-        let jittered = pause.mul_f64(0.75 + fastrand::f64() / 4.0);
-        if Instant::now() + jittered >= until {
+        let pause = pauses.advance(fastrand::f64);
+        if Instant::now() + pause >= until {
             return None;
         }
-        sleep(jittered).await;
-        let longest = if asks.health.is_some() {
-            HEALTH_PAUSE
-        } else {
-            LONGEST_PAUSE
-        };
-        pause = (pause * 2).min(longest);
+        sleep(pause).await;
     }
 }
 
-async fn ask<R: Dialer>(reach: &R, address: SocketAddr, target: &str) -> io::Result<u16> {
-    timeout(EXCHANGE, reach.get(address, target))
+async fn ask<R: Dialer>(dialer: &R, address: SocketAddr, target: &str) -> io::Result<u16> {
+    timeout(EXCHANGE, dialer.get(address, target))
         .await
         .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-async fn is_healthy<R: Dialer>(reach: &R, address: SocketAddr, asks: &Asks) -> bool {
-    let Some(path) = &asks.health else {
+async fn is_healthy<R: Dialer>(dialer: &R, address: SocketAddr, check: &ReadinessCheck) -> bool {
+    let Some(path) = &check.health else {
         return true;
     };
-    matches!(ask(reach, address, path).await, Ok(200..400))
+    matches!(ask(dialer, address, path).await, Ok(200..400))
 }
 
-async fn warm_up<R: Dialer>(reach: &R, address: SocketAddr, asks: &Asks) {
-    if let Some(path) = &asks.warmup {
+async fn warm_up<R: Dialer>(dialer: &R, address: SocketAddr, check: &ReadinessCheck) {
+    if let Some(path) = &check.warmup {
         // A restored guest's first request finds dead database connections and a clock that jumped
         // (source: Fly's notes on suspend); this one may fail for them.
-        if let Err(error) = ask(reach, address, path).await {
+        if let Err(error) = ask(dialer, address, path).await {
             tracing::debug!(%error, "the warm-up request failed");
         }
     }

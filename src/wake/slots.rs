@@ -13,65 +13,65 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::names::ClientNetwork;
 
-/// Who wants a slot.
+/// The request for which a slot is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Claim {
-    /// Which route.
+    /// Its route.
     pub(super) route: Arc<str>,
-    /// Which client.
+    /// Its client's network.
     pub(super) client: ClientNetwork,
     /// Since when its oldest request is held.
     pub(super) since: Instant,
 }
 
-struct Waiting {
+struct QueuedClaim {
     claim: Claim,
     ticket: u64,
-    grant: oneshot::Sender<Slot>,
+    grant: oneshot::Sender<WakeSlot>,
 }
 
 #[derive(Default)]
-struct Queue {
+struct SlotQueue {
     free: usize,
     tickets: u64,
     out: Vec<Claim>,
-    waiting: Vec<Waiting>,
+    waiting: Vec<QueuedClaim>,
 }
 
 /// A control plane's slots.
 #[derive(Clone)]
-pub(super) struct Slots(Arc<Mutex<Queue>>);
+pub(super) struct WakeSlots(Arc<Mutex<SlotQueue>>);
 
 /// One slot, until it is dropped.
-pub(super) struct Slot {
-    slots: Slots,
+pub(super) struct WakeSlot {
+    slots: WakeSlots,
     /// `None` once it has been given back.
     claim: Option<Claim>,
 }
 
-// === impl Slots ===
+// === impl WakeSlots ===
 
-impl Slots {
+impl WakeSlots {
     pub(super) fn new(free: usize) -> Self {
-        let queue = Queue {
+        let queue = SlotQueue {
             free,
-            ..Queue::default()
+            ..SlotQueue::default()
         };
         Self(Arc::new(Mutex::new(queue)))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, SlotQueue> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A slot, or `None` when it was not this claim's turn until `until`. Cancel safe.
-    pub(super) async fn take(&self, claim: Claim, until: Instant) -> Option<Slot> {
+    pub(super) async fn take(&self, claim: Claim, until: Instant) -> Option<WakeSlot> {
         let (grant, granted) = oneshot::channel();
         {
             let mut queue = self.lock();
             queue.tickets += 1;
             let ticket = queue.tickets;
-            queue.waiting.push(Waiting {
+            queue.waiting.push(QueuedClaim {
                 claim,
                 ticket,
                 grant,
@@ -90,11 +90,11 @@ impl Slots {
             }
             queue.waiting.retain(|waiting| !waiting.grant.is_closed());
             let Some(next) = queue.next() else { return };
-            let Waiting { claim, grant, .. } = queue.waiting.swap_remove(next);
+            let QueuedClaim { claim, grant, .. } = queue.waiting.swap_remove(next);
             queue.free -= 1;
             queue.out.push(claim.clone());
             drop(queue);
-            let slot = Slot {
+            let slot = WakeSlot {
                 slots: self.clone(),
                 claim: Some(claim),
             };
@@ -114,11 +114,11 @@ impl Slots {
     }
 }
 
-impl Queue {
+impl SlotQueue {
     fn next(&self) -> Option<usize> {
         let out =
             |same: &dyn Fn(&Claim) -> bool| self.out.iter().filter(|claim| same(claim)).count();
-        let rank = |waiting: &Waiting| {
+        let rank = |waiting: &QueuedClaim| {
             let Claim {
                 route,
                 client,
@@ -138,21 +138,21 @@ impl Queue {
     }
 }
 
-impl fmt::Debug for Slots {
+impl fmt::Debug for WakeSlots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let queue = self.lock();
         write!(
             f,
-            "Slots({} free, {} waiting)",
+            "WakeSlots({} free, {} waiting)",
             queue.free,
             queue.waiting.len()
         )
     }
 }
 
-// === impl Slot ===
+// === impl WakeSlot ===
 
-impl Slot {
+impl WakeSlot {
     fn give_back(&mut self) -> bool {
         let Some(claim) = self.claim.take() else {
             return false;
@@ -166,7 +166,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for WakeSlot {
     fn drop(&mut self) {
         if self.give_back() {
             self.slots.grant();
@@ -174,9 +174,9 @@ impl Drop for Slot {
     }
 }
 
-impl fmt::Debug for Slot {
+impl fmt::Debug for WakeSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Slot({:?})", self.claim)
+        write!(f, "WakeSlot({:?})", self.claim)
     }
 }
 
@@ -204,7 +204,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_waits_for_a_slot_and_gives_up_in_time() {
-        let slots = Slots::new(1);
+        let slots = WakeSlots::new(1);
         let first = slots.take(claim("a", 1), later()).await.unwrap();
         let soon = Instant::now() + Duration::from_secs(1);
         assert!(slots.take(claim("a", 1), soon).await.is_none());
@@ -221,7 +221,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_crowd_of_one_route_does_not_keep_another_waiting() {
-        let slots = Slots::new(2);
+        let slots = WakeSlots::new(2);
         let held = [
             slots.take(claim("crowd", 1), later()).await.unwrap(),
             slots.take(claim("crowd", 1), later()).await.unwrap(),
@@ -255,7 +255,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn among_equals_the_oldest_is_first() {
-        let slots = Slots::new(1);
+        let slots = WakeSlots::new(1);
         let held = slots.take(claim("x", 9), later()).await.unwrap();
         let old = claim("a", 1);
         tokio::time::advance(Duration::from_secs(1)).await;

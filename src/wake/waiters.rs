@@ -1,7 +1,7 @@
-//! Those who wait for an instance.
+//! The requests that wait for an instance.
 //!
-//! Guarantees: they are answered in the order of asking, each once; the first of those who are still there
-//! gets the probe's connection.
+//! Guarantees: they are answered in the order of asking, each once; the first of those who are
+//! still there gets the probe's connection.
 
 use std::collections::VecDeque;
 
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::error::WakeError;
 use super::instance::Ready;
 use super::lease::{Endpoint, OpenConnection};
-use super::machine::Target;
+use super::target::Target;
 use crate::telemetry::WakeKind;
 
 type Reply<S> = oneshot::Sender<Result<Ready<S>, WakeError>>;
@@ -21,7 +21,7 @@ struct Waiter<S> {
     first: bool,
 }
 
-/// All of one instance's.
+/// Everybody who waits for one instance.
 pub(super) struct Waiters<S>(VecDeque<Waiter<S>>);
 
 // === impl Waiters ===
@@ -41,13 +41,13 @@ impl<S> Waiters<S> {
         });
     }
 
-    /// How many.
+    /// The number of those who wait.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The target answers: whoever waits for it may go. `found` is the probe's connection, and afterwards
-    /// what nobody took.
+    /// The target answers: whoever waits for it may go. `found` is the probe's connection, and
+    /// afterwards what nobody took.
     pub(super) fn grant(
         &mut self,
         target: Target,

@@ -208,7 +208,7 @@ fn target(port: u16) -> Target {
     Target { port, when }
 }
 
-fn asker() -> Requester {
+fn requester() -> Requester {
     Requester {
         trace: None,
         route: "test".into(),
@@ -225,7 +225,7 @@ async fn get_ready(instance: &Instance, port: u16, timeout_ms: u64) -> Result<Re
         ..RouteWakeConfig::default()
     };
     instance
-        .ready(target(port), &rules, patience, asker())
+        .ready(target(port), &rules, patience, requester())
         .await
 }
 
@@ -314,7 +314,7 @@ async fn an_address_that_belongs_to_another_instance_now_receives_nothing() {
     let refused = get_ready(&instance, stage.port, 1000).await.unwrap_err();
     assert_eq!(refused, WakeError::NotFound);
     assert!(
-        ready.endpoint.severed().is_cancelled(),
+        ready.endpoint.cut().is_cancelled(),
         "its connections are cut"
     );
     assert!(instance.warm(target(stage.port)).is_none());
@@ -452,7 +452,7 @@ async fn a_port_that_answers_while_the_instance_is_initializing_is_enough_for_a_
         when: ReadyWhen::Port,
     };
     let patience = Duration::from_secs(2);
-    let early = instance.ready(port, &rules, patience, asker()).await;
+    let early = instance.ready(port, &rules, patience, requester()).await;
     assert!(early.is_ok(), "{early:?}");
     let late = get_ready(&instance, stage.port, 300).await.unwrap_err();
     assert_eq!(late, WakeError::TimedOut(WakeStage::Initializing));
@@ -471,13 +471,13 @@ async fn a_route_that_wants_health_takes_the_servers_word_for_it() {
         port: stage.port,
         when: ReadyWhen::Health,
     };
-    let refused = instance.ready(healthy, &rules, patience, asker()).await;
+    let refused = instance.ready(healthy, &rules, patience, requester()).await;
     assert_eq!(
         refused.unwrap_err(),
         WakeError::TimedOut(WakeStage::Unhealthy)
     );
     stage.actor.play(|part| part.health = Some("healthy"));
-    let ready = instance.ready(healthy, &rules, Duration::from_secs(5), asker());
+    let ready = instance.ready(healthy, &rules, Duration::from_secs(5), requester());
     assert!(ready.await.is_ok());
     stage.end().await;
 }
@@ -494,7 +494,7 @@ async fn a_connection_that_falls_silent_because_its_instance_sleeps_is_cut() {
     // By hand, without a FIN or RST; our connection is open and hears nothing.
     stage.actor.play(|part| part.state = "Standby");
     eventually("the silence is asked about", async || {
-        ready.endpoint.severed().is_cancelled()
+        ready.endpoint.cut().is_cancelled()
     })
     .await;
     assert_eq!(stage.actor.count("restore"), 1, "nobody wanted it awake");

@@ -1,5 +1,5 @@
-//! The turnstile's every interleaving, under loom: no place stays free while a request waits for it,
-//! and the limit is never passed.
+//! Every interleaving of the admission counter, under loom: no place stays free while a request
+//! waits for it, and the limit is never passed.
 //!
 //! The file is the real one; only its atomics are loom's.
 
@@ -15,15 +15,15 @@ use admission_counter::AdmissionCounter;
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
-/// The gate's protocol around the turnstile, without time: a line of at most one, under a lock.
+/// The gate's protocol around the counter, without time: a queue of at most one, under a lock.
 struct Gate {
     admission_counter: AdmissionCounter,
-    waiting: Mutex<Line>,
+    waiting: Mutex<Queue>,
     limit: usize,
 }
 
 #[derive(Default)]
-struct Line {
+struct Queue {
     waits: bool,
     let_in: bool,
 }
@@ -32,26 +32,26 @@ impl Gate {
     fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             admission_counter: AdmissionCounter::new(),
-            waiting: Mutex::new(Line::default()),
+            waiting: Mutex::new(Queue::default()),
             limit,
         })
     }
 
-    fn let_in(&self, line: &mut Line) {
-        if line.waits && self.admission_counter.inside() < self.limit {
+    fn let_in(&self, queue: &mut Queue) {
+        if queue.waits && self.admission_counter.inside() < self.limit {
             self.admission_counter.enter();
-            (line.waits, line.let_in) = (false, true);
+            (queue.waits, queue.let_in) = (false, true);
         }
-        if !line.waits {
+        if !queue.waits {
             self.admission_counter.dismiss_crowd();
         }
     }
 
     fn join(&self) {
-        let mut line = self.waiting.lock().unwrap();
+        let mut queue = self.waiting.lock().unwrap();
         self.admission_counter.announce_crowd();
-        line.waits = true;
-        self.let_in(&mut line);
+        queue.waits = true;
+        self.let_in(&mut queue);
     }
 
     fn leave(&self) {
@@ -72,8 +72,8 @@ fn who_waits_is_let_in_when_the_last_one_leaves() {
         };
         gate.join();
         leaver.join().unwrap();
-        let line = gate.waiting.lock().unwrap();
-        assert!(line.let_in && !line.waits);
+        let queue = gate.waiting.lock().unwrap();
+        assert!(queue.let_in && !queue.waits);
         assert_eq!(gate.admission_counter.inside(), 1);
     });
 }

@@ -65,7 +65,7 @@ pub enum InstancesCommand {
     },
     /// Print a log's lines.
     Logs {
-        /// Whose.
+        /// The instance whose log it is.
         #[command(flatten)]
         instance: One,
         /// Go on with new lines.
@@ -74,7 +74,7 @@ pub enum InstancesCommand {
         /// The last so many lines.
         #[arg(short = 'n', long, default_value_t = 100)]
         tail: u32,
-        /// Which log.
+        /// The log to read.
         #[arg(long, default_value = "app")]
         source: Source,
     },
@@ -82,7 +82,7 @@ pub enum InstancesCommand {
     Stats(One),
     /// Bring it to Running from wherever it is, and say how long that took.
     Wake {
-        /// Which.
+        /// The instance to wake.
         #[command(flatten)]
         instance: One,
         /// Also from Stopped: a cold boot, without the memory that it had.

@@ -1,6 +1,6 @@
 //! `wakegate instances`: a small client for people, of any Hypeman server.
 //!
-//! Guarantees: what is asked for goes to standard output and how it goes on to standard error, so
+//! Guarantees: results go to standard output and progress goes to standard error, so
 //! that the former can be piped; several instances are worked on in their order, and one that fails
 //! does not keep the others from their turn.
 
@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 pub use args::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
 
+use super::output::{Failure, Output};
 use super::table::{bytes, table};
-use super::{Failure, Output};
 use hypeman::InstanceRef;
 use hypeman::wire::{
     AutoStandbyPolicy, CreateInstance, ForkInstance, Instance, InstanceState, ListInstances,
@@ -26,7 +26,7 @@ use hypeman::{ApiKey, Error as ControlPlaneError, LogQuery, LogSource};
 /// Between two looks at an instance that comes up: `wait` may see it five seconds late.
 const LOOK: Duration = Duration::from_millis(100);
 const COMING_UP: Duration = Duration::from_secs(120);
-/// How often a person is told how long something takes.
+/// How often a person is shown how long something takes.
 const TICK: Duration = Duration::from_millis(200);
 
 struct Session {
@@ -69,7 +69,7 @@ pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result
             let instance = client.get_instance(&instance).await.map_err(failed)?;
             session.show(&instance)
         }
-        InstancesCommand::Create(wanted) => session.create(*wanted).await,
+        InstancesCommand::Create(arguments) => session.create(*arguments).await,
         InstancesCommand::Rm(many) => session.delete(many).await,
         InstancesCommand::Standby(many) => {
             let verb = async |id: &InstanceRef| client.standby_instance(id, None).await;
@@ -100,7 +100,7 @@ pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result
                 target_state: state.as_deref().map(Into::into),
             };
             let forking = client.fork_instance(&instance, &request);
-            let copy = session.told("fork", &instance, forking).await?;
+            let copy = session.with_progress("fork", &instance, forking).await?;
             session.show(&copy)
         }
         InstancesCommand::Logs {
@@ -129,17 +129,17 @@ pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result
             let patience = timeout.to_std().unwrap_or(COMING_UP);
             let began = Instant::now();
             let waking = session.wake(&instance, start, patience);
-            let awake = session.told("wake", &instance, waking).await?;
+            let awake = session.with_progress("wake", &instance, waking).await?;
             let took = began.elapsed().as_secs_f64() * 1e3;
             session
                 .output
-                .aside(&format!("{} is awake after {took:.0} ms\n", awake.name));
+                .note(&format!("{} is awake after {took:.0} ms\n", awake.name));
             session.show(&awake)
         }
     }
 }
 
-/// The server's words, and for what is a person's to mend, how.
+/// The server's words, with help where a person can put it right.
 #[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
 fn failed(error: ControlPlaneError) -> Failure {
     let help = match error.status() {
@@ -155,7 +155,7 @@ fn failed(error: ControlPlaneError) -> Failure {
 impl Session {
     fn print<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
         let text = serde_json::to_string_pretty(value).map_err(Failure::failed)?;
-        self.output.say(&format!("{text}\n"));
+        self.output.print(&format!("{text}\n"));
         Ok(())
     }
 
@@ -183,7 +183,7 @@ impl Session {
         };
         let rows: Vec<_> = instances.iter().map(row).collect();
         let titles = ["NAME", "ID", "STATE", "ADDRESS", "IDLE", "IMAGE"];
-        self.output.say(&table(titles, &rows));
+        self.output.print(&table(titles, &rows));
     }
 
     async fn list(
@@ -203,21 +203,21 @@ impl Session {
         Ok(())
     }
 
-    async fn create(&self, wanted: CreateArguments) -> Result<(), Failure> {
-        let auto_standby = wanted.idle_timeout.map(|idle| AutoStandbyPolicy {
+    async fn create(&self, arguments: CreateArguments) -> Result<(), Failure> {
+        let auto_standby = arguments.idle_timeout.map(|idle| AutoStandbyPolicy {
             enabled: true,
             idle_timeout: Some(idle),
             ..AutoStandbyPolicy::default()
         });
         let request = CreateInstance {
-            name: wanted.name,
-            image: wanted.image,
-            size: wanted.size,
-            vcpus: wanted.vcpus,
-            env: RedactedMap(wanted.env.into_iter().collect::<BTreeMap<_, _>>()),
-            tags: wanted.tags.into_iter().collect(),
+            name: arguments.name,
+            image: arguments.image,
+            size: arguments.size,
+            vcpus: arguments.vcpus,
+            env: RedactedMap(arguments.env.into_iter().collect::<BTreeMap<_, _>>()),
+            tags: arguments.tags.into_iter().collect(),
             auto_standby,
-            cmd: (!wanted.command.is_empty()).then_some(wanted.command),
+            cmd: (!arguments.command.is_empty()).then_some(arguments.command),
             ..CreateInstance::default()
         };
         let created = self
@@ -225,12 +225,12 @@ impl Session {
             .create_instance(&request)
             .await
             .map_err(failed)?;
-        if wanted.no_wait {
+        if arguments.no_wait {
             return self.show(&created);
         }
         let id = InstanceRef::parse(&created.id).map_err(Failure::failed)?;
         let coming = self.come_up(&id, COMING_UP);
-        let up = self.told("create", &id, coming).await?;
+        let up = self.with_progress("create", &id, coming).await?;
         self.show(&up)
     }
 
@@ -238,7 +238,7 @@ impl Session {
         let mut failures = Vec::new();
         for id in &many.instances {
             match self.client.delete_instance(id).await {
-                Ok(()) => self.output.aside(&format!("{id} is deleted\n")),
+                Ok(()) => self.output.note(&format!("{id} is deleted\n")),
                 Err(error) => failures.push(format!("{id}: {}", failed(error).message)),
             }
         }
@@ -254,7 +254,7 @@ impl Session {
     ) -> Result<(), Failure> {
         let (mut after, mut failures) = (Vec::new(), Vec::new());
         for id in &many.instances {
-            match self.told(verb, id, run(id)).await {
+            match self.with_progress(verb, id, run(id)).await {
                 Ok(instance) => after.push(instance),
                 Err(failure) => failures.push(format!("{id}: {}", failure.message)),
             }
@@ -267,8 +267,8 @@ impl Session {
         all_or(&failures)
     }
 
-    /// Waits, and tells a person on a terminal how long it has been.
-    async fn told<T>(
+    /// Waits, and shows a person on a terminal how long it has been.
+    async fn with_progress<T>(
         &self,
         verb: &str,
         id: &InstanceRef,
@@ -282,8 +282,7 @@ impl Session {
                 Ok(result) => break result,
                 Err(_) if self.output.is_watched => {
                     let seconds = began.elapsed().as_secs_f64();
-                    self.output
-                        .aside(&format!("\r{verb} {id} … {seconds:.1} s"));
+                    self.output.note(&format!("\r{verb} {id} … {seconds:.1} s"));
                     spoke = true;
                 }
                 Err(_) => {}
@@ -291,7 +290,7 @@ impl Session {
         };
         if spoke {
             // What is written next begins a line of its own.
-            self.output.aside("\r\u{1b}[K");
+            self.output.note("\r\u{1b}[K");
         }
         result.map_err(failed)
     }
@@ -345,7 +344,7 @@ impl Session {
         while let Some(line) = lines.next().await.map_err(failed)? {
             match self.json {
                 true => self.print(&line)?,
-                false => self.output.say(&format!("{line}\n")),
+                false => self.output.print(&format!("{line}\n")),
             }
         }
         Ok(())
@@ -372,7 +371,7 @@ impl Session {
         let titles = [
             "NAME", "CPU", "RSS", "OF SIZE", "RECEIVED", "SENT", "VCPUS", "SIZE",
         ];
-        self.output.say(&table(titles, &rows));
+        self.output.print(&table(titles, &rows));
         Ok(())
     }
 }

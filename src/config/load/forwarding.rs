@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::set;
+use super::parse::set;
 use crate::config::forwarding::{
     ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename, check_auth_value,
     parse_auth_name, parse_field, parse_name,

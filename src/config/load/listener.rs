@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{parse_address, set};
+use super::parse::{parse_address, set};
 use crate::config::model::{Config, IngressConfig, ListenerConfig, ListenerMode};
 use crate::config::reader::{Diagnostics, Section};
 use crate::config::tls::{

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::forwarding::read_forwarding;
-use super::{parse_path, set};
-use crate::config::model::{HypemanConfig, WakeConfig};
+use super::parse::{parse_path, set};
+use crate::config::model::HypemanConfig;
 use crate::config::pattern::{HostPattern, InstanceTemplate};
 use crate::config::reader::Section;
 use crate::config::route::{
-    AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, ReadyWhen, RetryConfig,
-    RouteConfig, RouteWakeConfig, WaitingPageConfig,
+    AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig, RouteConfig,
+    RouteWakeConfig, WaitingPageConfig,
 };
 use crate::config::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
+use crate::config::wake::{ReadyWhen, WakeConfig};
 use crate::names::PlaneIndex;
 use hypeman::InstanceRef;
 

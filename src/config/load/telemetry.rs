@@ -1,6 +1,6 @@
 //! Reads `[log]`, `[metrics]`, `[tracing]` and `[admin]`.
 
-use super::{parse_address, parse_url, set};
+use super::parse::{parse_address, parse_url, set};
 use crate::config::model::AdminConfig;
 use crate::config::reader::Section;
 use crate::config::secret::Secret;
@@ -39,8 +39,8 @@ pub(super) fn read_log(s: &mut Section<'_, '_>, log: &mut LogConfig) {
     );
     set(&mut log.access_sample, s.share("access_sample"));
     let parse_field = |text: &str| {
-        let mut known = AccessField::ALL.iter().copied();
-        known.find(|field| field.as_str() == text).ok_or_else(|| {
+        let mut fields = AccessField::ALL.iter().copied();
+        fields.find(|field| field.as_str() == text).ok_or_else(|| {
             let names: Vec<_> = AccessField::ALL.iter().map(|f| f.as_str()).collect();
             format!("`{text}` is not a field; there are: {}", names.join(", "))
         })

@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, StatusCode};
 use hypeman::wire::{AutoStandbyStatus, Instance, InstanceState, WaitOutcome};
-use hypeman::{ControlPlane, ControlPlaneError, InstanceId, InstanceRef};
+use hypeman::{ControlPlane, Error as ControlPlaneError, InstanceId, InstanceRef};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;

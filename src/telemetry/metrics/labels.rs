@@ -3,10 +3,6 @@
 //! Guarantees: a series that depends on one of these enums exists from the start, so that its rate
 //! is right from its first increase on.
 
-use metrics::{Counter, Histogram, Label};
-
-use super::Registry;
-
 /// A label's values.
 pub(super) trait Values: Copy + PartialEq + 'static {
     const LABEL: &'static str;
@@ -15,10 +11,10 @@ pub(super) trait Values: Copy + PartialEq + 'static {
     fn value(self) -> &'static str;
 }
 
-macro_rules! label {
-    ($(#[$doc:meta])* $name:ident, $label:literal, {
+macro_rules! labels {
+    ($($(#[$doc:meta])* $name:ident: $label:literal {
         $($(#[$value_doc:meta])* $value:ident = $text:literal,)*
-    }) => {
+    })*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum $name {
@@ -42,12 +38,12 @@ macro_rules! label {
                 self.as_str()
             }
         }
-    };
+    )*};
 }
 
-label! {
+labels! {
     /// Whether and how a request met a wake; the values of `x-wakegate-wake`.
-    WakeKind, "wake", {
+    WakeKind: "wake" {
         /// No route or refused before the instance mattered.
         None = "none",
         /// The instance was awake.
@@ -57,11 +53,9 @@ label! {
         /// Another request had begun it.
         Joined = "joined",
     }
-}
 
-label! {
     /// How a wake ended.
-    WakeOutcome, "outcome", {
+    WakeOutcome: "outcome" {
         /// The instance had to be restored or started, and answers.
         Woken = "woken",
         /// It turned out to be awake: the lease was renewed.
@@ -71,11 +65,9 @@ label! {
         /// It was not ready before the deadline.
         TimedOut = "timed_out",
     }
-}
 
-label! {
     /// A part of a wake, in their order.
-    WakePhase, "phase", {
+    WakePhase: "phase" {
         /// The control plane is asked what the instance's state is.
         Ask = "ask",
         /// Other instances of its control plane are woken first.
@@ -93,11 +85,9 @@ label! {
         /// A held request waits for its turn at the instance that is ready.
         Release = "release",
     }
-}
 
-label! {
     /// Why a request was refused instead of held.
-    ShedReason, "reason", {
+    ShedReason: "reason" {
         /// The instance's queue is full.
         InstanceQueue = "instance_queue",
         /// The route's queue is full.
@@ -109,11 +99,9 @@ label! {
         /// The breaker is open.
         Breaker = "breaker",
     }
-}
 
-label! {
     /// How a held request's wait ended.
-    ReleaseReason, "outcome", {
+    ReleaseReason: "outcome" {
         /// Its instance became ready.
         Ready = "ready",
         /// The wake failed, or the deadline passed.
@@ -121,21 +109,17 @@ label! {
         /// The client left.
         Left = "left",
     }
-}
 
-label! {
     /// What a request found of its instance's lease.
-    LeaseCheck, "result", {
+    LeaseCheck: "result" {
         /// It was in force.
         Hit = "hit",
         /// It was not.
         Miss = "miss",
     }
-}
 
-label! {
     /// What took a request to its instance.
-    UpstreamUse, "connection", {
+    UpstreamUse: "connection" {
         /// A connection of the pool.
         Pooled = "pooled",
         /// A new one.
@@ -143,11 +127,9 @@ label! {
         /// The one that the probe had opened.
         Probe = "probe",
     }
-}
 
-label! {
     /// How dialling an instance ended.
-    ConnectOutcome, "outcome", {
+    ConnectOutcome: "outcome" {
         /// With a connection.
         Ok = "ok",
         /// The instance's kernel said no.
@@ -157,11 +139,9 @@ label! {
         /// Anything else.
         Error = "error",
     }
-}
 
-label! {
     /// How a TLS handshake with a client ended.
-    HandshakeOutcome, "outcome", {
+    HandshakeOutcome: "outcome" {
         /// Anew.
         Full = "full",
         /// With a session of before.
@@ -169,21 +149,17 @@ label! {
         /// Not at all: bad bytes, no common version, a bad certificate, a client that left.
         Failed = "failed",
     }
-}
 
-label! {
     /// How an attempt to load the configuration again ended.
-    ReloadOutcome, "outcome", {
+    ReloadOutcome: "outcome" {
         /// It is in force.
         Ok = "ok",
         /// The old one stays.
         Failed = "failed",
     }
-}
 
-label! {
     /// What is known of an instance.
-    InstanceCondition, "state", {
+    InstanceCondition: "state" {
         /// Its lease is in force, or the control plane said so.
         Awake = "awake",
         /// A wake is going on.
@@ -194,54 +170,5 @@ label! {
         Stopped = "stopped",
         /// Its last wake failed and the breaker is open.
         Failing = "failing",
-    }
-}
-
-/// One handle for each of a label's values.
-#[derive(Debug)]
-pub(super) struct Family<V, H> {
-    handles: Box<[H]>,
-    values: std::marker::PhantomData<V>,
-}
-
-// === impl Family ===
-
-impl<V: Values, H> Family<V, H> {
-    fn make(handle: impl Fn(Vec<Label>) -> H) -> Self {
-        let handles = V::ALL.iter();
-        let handles = handles.map(|value| handle(vec![Label::new(V::LABEL, value.value())]));
-        Self {
-            handles: handles.collect(),
-            values: std::marker::PhantomData,
-        }
-    }
-
-    pub(super) fn of(&self, value: V) -> Option<&H> {
-        let index = V::ALL.iter().position(|other| *other == value)?;
-        self.handles.get(index)
-    }
-}
-
-impl<V: Values> Family<V, Counter> {
-    pub(super) fn counters(registry: &Registry, name: &'static str) -> Self {
-        Self::make(|labels| registry.counter(name, labels))
-    }
-
-    pub(super) fn count(&self, value: V) {
-        if let Some(counter) = self.of(value) {
-            counter.increment(1);
-        }
-    }
-}
-
-impl<V: Values> Family<V, Histogram> {
-    pub(super) fn histograms(registry: &Registry, name: &'static str) -> Self {
-        Self::make(|labels| registry.histogram(name, labels))
-    }
-
-    pub(super) fn record(&self, value: V, seconds: f64) {
-        if let Some(histogram) = self.of(value) {
-            histogram.record(seconds);
-        }
     }
 }

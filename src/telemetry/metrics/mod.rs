@@ -5,8 +5,10 @@
 //! [`Metrics::with_max_routes`]; counting on the warm path is a few atomic additions.
 
 mod catalogue;
+mod handles;
 mod labels;
 mod process;
+mod registry;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,43 +16,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
-use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
+use ::metrics::{Counter, Gauge, Histogram, Label};
+use metrics_exporter_prometheus::PrometheusHandle;
 
 use self::catalogue as name;
+pub use self::handles::{Counted, ListenerMetrics, RouteMetrics};
+use self::labels::Values as _;
 pub use self::labels::{
     ConnectOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, ReleaseReason, ReloadOutcome,
     ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
 };
-use self::labels::{Family, Values as _};
+use self::registry::{Family, Registry};
 
-const METADATA: Metadata<'static> = Metadata::new("wakegate", Level::INFO, None);
 /// What routes beyond the bound are called together.
 const OTHER_ROUTES: &str = "other";
 const MAX_ROUTES: usize = 100;
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
-
-/// Where handles come from.
-struct Registry(PrometheusRecorder);
-
-/// One route's metrics.
-#[derive(Debug)]
-pub struct RouteMetrics {
-    classes: Vec<Counter>,
-    duration: Histogram,
-}
-
-/// One listener's metrics.
-#[derive(Debug)]
-pub struct ListenerMetrics {
-    open: Gauge,
-    accepted: Counter,
-}
-
-/// Adds one to a gauge for as long as it is there.
-#[must_use]
-#[derive(Debug)]
-pub struct Counted(Gauge);
 
 /// What is looked up when somebody asks for the metrics.
 #[derive(Debug, Clone, Default)]
@@ -115,78 +95,6 @@ pub struct Metrics {
     pub thrash: Counter,
     access_lines_dropped: Counter,
     log_lines_dropped: Counter,
-}
-
-// === impl Registry ===
-
-impl Registry {
-    fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
-        let key = Key::from_parts(name, labels);
-        self.0.register_counter(&key, &METADATA)
-    }
-
-    fn gauge(&self, name: &'static str, labels: Vec<Label>) -> Gauge {
-        let key = Key::from_parts(name, labels);
-        let gauge = self.0.register_gauge(&key, &METADATA);
-        // What nobody has set would not be served.
-        gauge.increment(0.0);
-        gauge
-    }
-
-    fn histogram(&self, name: &'static str, labels: Vec<Label>) -> Histogram {
-        let key = Key::from_parts(name, labels);
-        self.0.register_histogram(&key, &METADATA)
-    }
-}
-
-// === impl RouteMetrics ===
-
-impl RouteMetrics {
-    fn new(registry: &Registry, route: &str) -> Self {
-        let label = || Label::new("route", route.to_owned());
-        let class = |class| {
-            let labels = vec![label(), Label::new("class", class)];
-            registry.counter(name::ROUTE_REQUESTS, labels)
-        };
-        Self {
-            classes: CLASSES.into_iter().map(class).collect(),
-            duration: registry.histogram(name::ROUTE_REQUEST_DURATION, vec![label()]),
-        }
-    }
-
-    /// Counts a response.
-    pub fn count(&self, code: u16, took: Duration) {
-        let class = usize::from(code / 100).saturating_sub(1);
-        if let Some(counter) = self.classes.get(class) {
-            counter.increment(1);
-        }
-        self.duration.record(took.as_secs_f64());
-    }
-}
-
-// === impl ListenerMetrics ===
-
-impl ListenerMetrics {
-    /// Counts a connection that has just been accepted, until the guard is dropped.
-    pub fn accepted(&self) -> Counted {
-        self.accepted.increment(1);
-        Counted::new(&self.open)
-    }
-}
-
-// === impl Counted ===
-
-impl Counted {
-    fn new(gauge: &Gauge) -> Self {
-        gauge.increment(1.0);
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.decrement(1.0);
-    }
 }
 
 /// A control plane's client tells of its calls.
@@ -278,8 +186,8 @@ impl Metrics {
     /// A route's metrics, by its label. Those that come after the bound share theirs.
     pub fn route(&self, label: &Arc<str>) -> Arc<RouteMetrics> {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = routes.get(label) {
-            return Arc::clone(known);
+        if let Some(route) = routes.get(label) {
+            return Arc::clone(route);
         }
         let label: Arc<str> = match routes.len() < self.max_routes {
             true => Arc::clone(label),

@@ -10,7 +10,7 @@ const PORT: Target = Target {
     when: ReadyWhen::Port,
 };
 
-const LIMITS: Limits = Limits {
+const LIMITS: WakeLimits = WakeLimits {
     breaker_failures: 2,
     breaker_max_delay: Duration::from_secs(30),
     verify_interval: Duration::from_secs(30),
@@ -23,9 +23,9 @@ fn terms() -> LeaseTerms {
     }
 }
 
-fn seen(now: Instant, state: InstanceState) -> Seen {
+fn seen(now: Instant, state: InstanceState) -> Observation {
     let ip = Some(IpAddr::from([127, 0, 0, 1]));
-    Seen {
+    Observation {
         name: "a".into(),
         state,
         ip,
@@ -36,9 +36,9 @@ fn seen(now: Instant, state: InstanceState) -> Seen {
     }
 }
 
-fn wanted(now: Instant) -> Event {
+fn wake_request(now: Instant) -> Event {
     let deadline = now + Duration::from_secs(5);
-    Event::Wanted {
+    Event::WakeRequested {
         target: PORT,
         deadline,
         start_stopped: false,
@@ -65,7 +65,7 @@ fn play(machine: &mut Machine, now: Instant, events: Vec<Event>) -> Vec<Effect> 
 async fn a_sleeping_instance_is_restored_probed_and_granted() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
-    assert_eq!(machine.on(now, wanted(now)), [Effect::Ask]);
+    assert_eq!(machine.on(now, wake_request(now)), [Effect::Ask]);
     assert_eq!(
         machine.on(now, Event::Answered(Err(Fault::InStandby))),
         [Effect::Restore {
@@ -110,7 +110,7 @@ async fn what_the_look_up_saw_asleep_is_restored_without_asking_again() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, Some(seen(now, InstanceState::Standby)));
     assert_eq!(
-        machine.on(now, wanted(now)),
+        machine.on(now, wake_request(now)),
         [Effect::Restore {
             until: now + Duration::from_secs(5)
         }]
@@ -121,15 +121,15 @@ async fn what_the_look_up_saw_asleep_is_restored_without_asking_again() {
 async fn an_open_port_at_an_address_that_was_seen_too_long_ago_proves_nothing() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
-    let mut wanted = wanted(now);
-    if let Event::Wanted { deadline, .. } = &mut wanted {
+    let mut wake_request = wake_request(now);
+    if let Event::WakeRequested { deadline, .. } = &mut wake_request {
         *deadline = now + Duration::from_secs(60);
     }
     let running = seen(now, InstanceState::Running);
     play(
         &mut machine,
         now,
-        vec![wanted, Event::Answered(Ok(running))],
+        vec![wake_request, Event::Answered(Ok(running))],
     );
     let later = now + LIMITS.verify_interval;
     assert_eq!(
@@ -142,8 +142,8 @@ async fn an_open_port_at_an_address_that_was_seen_too_long_ago_proves_nothing() 
 async fn a_second_request_joins_the_attempt() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
-    machine.on(now, wanted(now));
-    assert_eq!(machine.on(now, wanted(now)), []);
+    machine.on(now, wake_request(now));
+    assert_eq!(machine.on(now, wake_request(now)), []);
 }
 
 #[tokio::test]
@@ -155,12 +155,12 @@ async fn a_renewed_lease_keeps_its_epoch_and_costs_no_restore() {
         &mut machine,
         now,
         vec![
-            wanted(now),
+            wake_request(now),
             Event::Answered(Ok(running.clone())),
             Event::Probed { open: true },
         ],
     );
-    assert_eq!(machine.on(now, wanted(now)), [Effect::Ask]);
+    assert_eq!(machine.on(now, wake_request(now)), [Effect::Ask]);
     let effects = machine.on(now, Event::Answered(Ok(running.clone())));
     assert_eq!(
         effects.first(),
@@ -176,10 +176,10 @@ async fn a_stopped_instance_is_refused_unless_the_route_may_start_it() {
     let now = Instant::now();
     let stopped = Event::Answered(Ok(seen(now, InstanceState::Stopped)));
     let mut machine = Machine::new(LIMITS, None);
-    let effects = play(&mut machine, now, vec![wanted(now), stopped.clone()]);
+    let effects = play(&mut machine, now, vec![wake_request(now), stopped.clone()]);
     assert_eq!(effects, [Effect::Refuse(WakeError::Stopped)]);
     let deadline = now + Duration::from_secs(5);
-    let allowed = Event::Wanted {
+    let allowed = Event::WakeRequested {
         target: PORT,
         deadline,
         start_stopped: true,
@@ -219,7 +219,7 @@ async fn definite_answers_are_refused_at_once() {
             play(
                 &mut machine,
                 now,
-                vec![wanted(now), Event::Answered(answer)]
+                vec![wake_request(now), Event::Answered(answer)]
             ),
             effects
         );
@@ -230,7 +230,7 @@ async fn definite_answers_are_refused_at_once() {
 async fn passing_trouble_is_tried_again_with_a_growing_pause_until_the_deadline() {
     let mut now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
-    machine.on(now, wanted(now));
+    machine.on(now, wake_request(now));
     let mut pauses = Vec::new();
     let refusal = loop {
         match machine
@@ -260,7 +260,7 @@ async fn a_full_host_is_asked_to_restore_again_and_named_at_the_end() {
     play(
         &mut machine,
         now,
-        vec![wanted(now), Event::Answered(Err(Fault::InStandby))],
+        vec![wake_request(now), Event::Answered(Err(Fault::InStandby))],
     );
     let full = Event::Answered(Err(Fault::NoCapacity));
     assert!(matches!(
@@ -289,7 +289,7 @@ async fn a_suspect_epoch_is_retired_and_severed_only_when_it_is_really_asleep() 
         &mut machine,
         now,
         vec![
-            wanted(now),
+            wake_request(now),
             Event::Answered(Ok(running)),
             Event::Probed { open: true },
         ],
@@ -303,7 +303,7 @@ async fn a_suspect_epoch_is_retired_and_severed_only_when_it_is_really_asleep() 
         machine.on(now, Event::Suspect { epoch: 7 }),
         [Effect::Retire]
     );
-    assert_eq!(machine.on(now, wanted(now)), [Effect::Ask]);
+    assert_eq!(machine.on(now, wake_request(now)), [Effect::Ask]);
     let effects = machine.on(now, Event::Answered(Err(Fault::InStandby)));
     assert_eq!(
         effects,
@@ -322,7 +322,7 @@ async fn a_port_that_never_opens_is_asked_about_until_the_deadline() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
     let running = Event::Answered(Ok(seen(now, InstanceState::Running)));
-    play(&mut machine, now, vec![wanted(now), running]);
+    play(&mut machine, now, vec![wake_request(now), running]);
     assert_eq!(
         machine.on(now, Event::Probed { open: false }),
         [Effect::Ask]
@@ -342,7 +342,7 @@ async fn the_breaker_refuses_for_a_growing_time_and_then_lets_one_attempt_throug
     let mut now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
     let fail = |machine: &mut Machine, now: Instant| {
-        assert_eq!(machine.on(now, wanted(now)), [Effect::Ask]);
+        assert_eq!(machine.on(now, wake_request(now)), [Effect::Ask]);
         let late = now + Duration::from_secs(5);
         machine.on(late, Event::Answered(Err(Fault::Failed)));
         late
@@ -352,7 +352,7 @@ async fn the_breaker_refuses_for_a_growing_time_and_then_lets_one_attempt_throug
     for delay in [1, 2, 4] {
         let delay = Duration::from_secs(delay);
         assert_eq!(
-            machine.on(now, wanted(now)),
+            machine.on(now, wake_request(now)),
             [Effect::Refuse(WakeError::BreakerOpen(delay))]
         );
         now = fail(&mut machine, now + delay);
@@ -386,7 +386,7 @@ fn any_event(now: Instant) -> impl Strategy<Value = Event> {
     prop_oneof![
         (targets, any::<bool>(), any::<bool>()).prop_map(move |(target, start_stopped, leased)| {
             let deadline = now + Duration::from_secs(5);
-            Event::Wanted {
+            Event::WakeRequested {
                 target,
                 deadline,
                 start_stopped,
@@ -428,7 +428,7 @@ proptest! {
             // Only an answer to what is in flight can come.
             let fits = matches!(
                 (&event, &in_flight),
-                (Event::Wanted { .. } | Event::Verify | Event::Suspect { .. }, _)
+                (Event::WakeRequested { .. } | Event::Verify | Event::Suspect { .. }, _)
                     | (
                         Event::Answered(_),
                         Some(Effect::Ask | Effect::Restore { .. } | Effect::Start { .. } | Effect::Settle { .. })

@@ -1,4 +1,4 @@
-//! What the machine hears and says.
+//! The events that the machine takes and the effects that it gives.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -6,23 +6,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::ReadyWhen;
 use crate::wake::error::WakeError;
 use crate::wake::lease::LeaseTerms;
+use crate::wake::target::Target;
 use hypeman::wire::InstanceState;
-
-/// What a request waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Target {
-    /// Which port; 0 when it is enough that the instance is Running.
-    pub port: u16,
-    /// When it counts as ready.
-    pub when: ReadyWhen,
-}
 
 /// What the control plane says about the instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct Observation {
     /// Its name, which may have changed.
     pub name: Arc<str>,
     /// Its state.
@@ -39,7 +30,7 @@ pub struct Seen {
     pub healthy: Option<bool>,
 }
 
-/// Why an operation has no [`Seen`] to show.
+/// Why an operation has no [`Observation`] to show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// `hold` says that it is in standby, or irrevocably on its way.
@@ -50,7 +41,7 @@ pub enum Fault {
     NoCapacity,
     /// No such instance, or another one under its name.
     NotFound,
-    /// The token.
+    /// The control plane refuses the token.
     Unauthorized,
     /// No connection, no answer, or one that makes no sense.
     Unreachable,
@@ -60,14 +51,14 @@ pub enum Fault {
     NoSlot,
 }
 
-/// Something happened.
+/// An event that the machine reacts to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// A request asks for the instance.
-    Wanted {
-        /// For what.
+    WakeRequested {
+        /// The port that it needs, and the sign that it is ready.
         target: Target,
-        /// Until when its client waits.
+        /// The time until which its client waits.
         deadline: Instant,
         /// Whether a Stopped instance may be started.
         start_stopped: bool,
@@ -78,11 +69,11 @@ pub enum Event {
     Verify,
     /// A connection of this epoch failed in a way that a sleeping instance would cause.
     Suspect {
-        /// Which.
+        /// The number of the epoch.
         epoch: u64,
     },
     /// The operation in flight has ended.
-    Answered(Result<Seen, Fault>),
+    Answered(Result<Observation, Fault>),
     /// The target in question answered, or did not for a while.
     Probed {
         /// Whether it did.
@@ -92,7 +83,7 @@ pub enum Event {
     PauseOver,
 }
 
-/// Something to do.
+/// A task for the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
     /// `hold` and Get, together.
@@ -114,7 +105,7 @@ pub enum Effect {
     },
     /// Look whether the target answers.
     Probe {
-        /// Which.
+        /// The target to try.
         target: Target,
         /// Whether an HTTP request decides, or an open port does.
         http: bool,
@@ -128,13 +119,13 @@ pub enum Effect {
     /// It is awake: begin an epoch, or confirm the one with the same address.
     Publish {
         /// As seen.
-        seen: Seen,
+        seen: Observation,
         /// Whether it was restored or started, so that nothing of before is left.
         fresh: bool,
     },
     /// The target answers: release who waits for it.
     Grant {
-        /// Which.
+        /// The target that answers.
         target: Target,
         /// Whether the instance had to be woken for it.
         woken: bool,
@@ -151,21 +142,11 @@ pub enum Effect {
 
 /// The breaker's and the attempt's limits.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct WakeLimits {
     /// Failed attempts in a row before the breaker opens.
     pub breaker_failures: u32,
     /// Its longest pause.
     pub breaker_max_delay: Duration,
     /// What was seen is not acted upon after this.
     pub verify_interval: Duration,
-}
-
-// === impl Target ===
-
-impl Target {
-    /// The instance is Running, whatever its ports do.
-    pub const AWAKE: Self = Self {
-        port: 0,
-        when: ReadyWhen::Running,
-    };
 }

@@ -646,7 +646,7 @@ impl Transport for World {
         };
         tokio::select! {
             biased;
-            () = endpoint.severed().cancelled() => Err(ForwardError::Severed),
+            () = endpoint.cut().cancelled() => Err(ForwardError::Severed),
             answered = timeout(Duration::from_secs(20), answered) => match answered {
                 Ok(()) => {
                     open.heard(Instant::now());

@@ -9,12 +9,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::dialer::Dialer;
-use super::directory::Wakes;
-use super::instance::Requester;
-use super::machine::Target;
 use crate::config::{KeepWarm, RouteWakeConfig};
 use crate::names::PlaneIndex;
+use crate::wake::{Dialer, Requester, Target, Wakes};
 use hypeman::ControlPlane;
 use hypeman::InstanceRef;
 
@@ -28,15 +25,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// One route's windows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WarmPlan {
-    /// Which control plane.
+    /// The control plane of the instance.
     pub plane: PlaneIndex,
-    /// Which instance.
+    /// The instance that is kept awake.
     pub instance: InstanceRef,
     /// The route, for the ledger.
     pub route: Arc<str>,
     /// How it is woken.
     pub rules: RouteWakeConfig,
-    /// When.
+    /// The hours in which it is kept awake.
     pub windows: Vec<KeepWarm>,
 }
 
@@ -67,7 +64,7 @@ pub async fn keep_warm<P: ControlPlane, R: Dialer>(
         for (plan, left) in due {
             match wakes.find(plan.plane, &plan.instance, PATIENCE).await {
                 Ok(instance) => {
-                    let asker = Requester {
+                    let requester = Requester {
                         trace: None,
                         route: Arc::clone(&plan.route),
                         client: std::net::Ipv4Addr::UNSPECIFIED.into(),
@@ -75,7 +72,7 @@ pub async fn keep_warm<P: ControlPlane, R: Dialer>(
                         since: Instant::now(),
                     };
                     if instance.warm(Target::AWAKE).is_none() {
-                        instance.prewarm(Target::AWAKE, &plan.rules, asker);
+                        instance.prewarm(Target::AWAKE, &plan.rules, requester);
                     }
                     instance.keep_awake(Instant::now() + left.min(AHEAD));
                 }

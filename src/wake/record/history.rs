@@ -11,9 +11,9 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::error::WakeStage;
-use super::instance::Requester;
+use super::requester::Requester;
 use crate::telemetry::WakeOutcome;
+use crate::wake::error::WakeStage;
 use hypeman::InstanceId;
 
 /// The longest part of a user agent that is kept.
@@ -26,23 +26,23 @@ pub struct Phases(Vec<(WakeStage, Duration)>);
 /// One wake.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct LedgerEntry {
-    /// When it ended.
+    /// The time of its end.
     #[schema(value_type = String, format = DateTime)]
     pub time: jiff::Timestamp,
-    /// Whose.
+    /// The instance's id.
     pub instance: String,
     /// The route of the request that began it.
     pub route: String,
-    /// Its client.
+    /// The address of that request's client.
     pub client: String,
-    /// What the client said it was.
+    /// The user agent that the client named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
     /// `woken`, `renewed`, `failed` or `timed_out`.
     pub outcome: &'static str,
     /// Milliseconds from its first request on.
     pub took_ms: f64,
-    /// Where they went, by stage.
+    /// The milliseconds of each stage.
     #[schema(value_type = std::collections::BTreeMap<String, f64>)]
     pub phases_ms: serde_json::Map<String, serde_json::Value>,
     /// Requests that waited for it at its end.
@@ -60,13 +60,13 @@ pub struct Ledger {
 impl Phases {
     /// Adds time in a stage.
     pub fn add(&mut self, stage: WakeStage, time: Duration) {
-        match self.0.iter_mut().find(|(known, _)| *known == stage) {
+        match self.0.iter_mut().find(|(noted, _)| *noted == stage) {
             Some((_, sum)) => *sum += time,
             None => self.0.push((stage, time)),
         }
     }
 
-    /// By stage.
+    /// The time of each stage.
     pub fn iter(&self) -> impl Iterator<Item = (WakeStage, Duration)> {
         self.0.iter().copied()
     }
@@ -75,15 +75,15 @@ impl Phases {
 // === impl Ledger ===
 
 impl Ledger {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(in crate::wake) fn new(capacity: usize) -> Self {
         let entries = Mutex::default();
         Self { capacity, entries }
     }
 
-    pub(super) fn write(
+    pub(in crate::wake) fn write(
         &self,
         instance: &InstanceId,
-        asker: &Requester,
+        requester: &Requester,
         outcome: WakeOutcome,
         took: Duration,
         phases: &Phases,
@@ -96,9 +96,9 @@ impl Ledger {
         let entry = LedgerEntry {
             time: jiff::Timestamp::now(),
             instance: instance.to_string(),
-            route: asker.route.to_string(),
-            client: asker.client.to_string(),
-            user_agent: asker
+            route: requester.route.to_string(),
+            client: requester.client.to_string(),
+            user_agent: requester
                 .user_agent
                 .as_ref()
                 .map(|agent| agent.chars().take(AGENT).collect()),

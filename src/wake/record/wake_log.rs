@@ -1,8 +1,8 @@
-//! What is noted down about an instance's wakes.
+//! The record of an instance's wakes: metrics, log lines, spans and ledger entries.
 //!
-//! Guarantees: one count, one log line and one ledger entry for each wake that somebody asked for, and a
-//! span with its phases when the request that began it is traced; an instance that keeps falling asleep
-//! and being woken is told of once a minute.
+//! Guarantees: one count, one log line and one ledger entry for each wake that somebody asked for,
+//! and a span with its phases when the request that began it is traced; one warning a minute about
+//! an instance that keeps falling asleep and being woken.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,67 +11,76 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::error::WakeStage;
 use super::history::{Ledger, Phases};
-use super::instance::{Progress, Requester};
+use super::requester::Requester;
 use crate::telemetry::{Attribute, Metrics, WakeOutcome};
+use crate::wake::error::WakeStage;
 use hypeman::InstanceId;
 
 /// Steps of one wake that a trace shows; an instance that comes and goes has more.
 const MOST_STEPS: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// How far a wake has come, for whoever watches it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// The stage that it is in.
+    pub stage: WakeStage,
+    /// The time at which the wake began.
+    pub began: Instant,
+}
+
 /// A wake has ended; for whoever shows it to a person or measures it.
 #[derive(Debug, Clone)]
 pub struct WakeReport {
-    /// Whose.
+    /// The instance's id.
     pub instance: InstanceId,
-    /// How.
+    /// How it ended.
     pub outcome: WakeOutcome,
     /// How long it took, from the first request.
     pub took: Duration,
-    /// Where the time went.
+    /// The time of each stage.
     pub phases: Phases,
 }
 
 /// A wake that is more than a question has begun.
 #[derive(Debug, Clone)]
 pub struct WakeBegan {
-    /// Whose.
+    /// The instance's id.
     pub instance: InstanceId,
-    /// Since when its first request waits.
+    /// The time from which its first request waits.
     pub at: Instant,
 }
 
 struct WakeStart {
     at: Instant,
-    asker: Requester,
+    requester: Requester,
     stage: WakeStage,
     stage_since: Instant,
     phases: Phases,
     /// Each step with its beginning and end, when a trace wants to know.
     steps: Vec<(WakeStage, Instant, Instant)>,
-    /// Whether it has been told that it is more than a question.
-    told: bool,
+    /// Whether its beginning has been announced.
+    announced: bool,
 }
 
-/// Where all instances' wakes are noted.
+/// What the records of all instances' wakes go to.
 #[derive(Debug, Clone)]
-pub(super) struct WakeLog {
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) reports: broadcast::Sender<WakeReport>,
-    pub(super) begins: broadcast::Sender<WakeBegan>,
-    pub(super) ledger: Arc<Ledger>,
-    pub(super) thrash_per_minute: u32,
+pub(in crate::wake) struct WakeLog {
+    pub(in crate::wake) metrics: Arc<Metrics>,
+    pub(in crate::wake) reports: broadcast::Sender<WakeReport>,
+    pub(in crate::wake) begins: broadcast::Sender<WakeBegan>,
+    pub(in crate::wake) ledger: Arc<Ledger>,
+    pub(in crate::wake) thrash_per_minute: u32,
 }
 
-/// One instance's.
-pub(super) struct Reporter {
+/// The record of one instance's wakes.
+pub(in crate::wake) struct Reporter {
     id: InstanceId,
-    books: WakeLog,
-    begun: Option<WakeStart>,
+    log: WakeLog,
+    start: Option<WakeStart>,
     woken: VecDeque<Instant>,
-    told_of_thrash: Option<Instant>,
+    thrash_warned_at: Option<Instant>,
 }
 
 // === impl WakeStart ===
@@ -80,14 +89,14 @@ impl WakeStart {
     /// What was being done is over.
     fn step(&mut self, now: Instant) {
         self.phases.add(self.stage, now - self.stage_since);
-        if self.asker.trace.is_some() && self.steps.len() < MOST_STEPS {
+        if self.requester.trace.is_some() && self.steps.len() < MOST_STEPS {
             self.steps.push((self.stage, self.stage_since, now));
         }
         self.stage_since = now;
     }
 
     fn trace(&self, id: &InstanceId, outcome: WakeOutcome, waiting: usize, now: Instant) {
-        let Some(trace) = &self.asker.trace else {
+        let Some(trace) = &self.requester.trace else {
             return;
         };
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
@@ -110,42 +119,42 @@ impl WakeStart {
 // === impl Reporter ===
 
 impl Reporter {
-    pub(super) fn new(id: InstanceId, books: WakeLog) -> Self {
+    pub(in crate::wake) fn new(id: InstanceId, log: WakeLog) -> Self {
         Self {
             id,
-            books,
-            begun: None,
+            log,
+            start: None,
             woken: VecDeque::new(),
-            told_of_thrash: None,
+            thrash_warned_at: None,
         }
     }
 
-    pub(super) fn begin(&mut self, asker: Requester, now: Instant) {
-        self.begun.get_or_insert(WakeStart {
+    pub(in crate::wake) fn begin(&mut self, requester: Requester, now: Instant) {
+        self.start.get_or_insert(WakeStart {
             at: now,
-            asker,
+            requester,
             stage: WakeStage::Asking,
             stage_since: now,
             phases: Phases::default(),
             steps: Vec::new(),
-            told: false,
+            announced: false,
         });
     }
 
-    pub(super) fn asker(&self) -> Option<&Requester> {
-        self.begun.as_ref().map(|begun| &begun.asker)
+    pub(in crate::wake) fn requester(&self) -> Option<&Requester> {
+        self.start.as_ref().map(|start| &start.requester)
     }
 
     /// It was no wake after all.
-    pub(super) fn abandon(&mut self) {
-        self.begun = None;
+    pub(in crate::wake) fn abandon(&mut self) {
+        self.start = None;
     }
 
-    pub(super) fn stage(&mut self, stage: WakeStage, now: Instant) -> Option<Progress> {
-        let begun = self.begun.as_mut()?;
-        if begun.stage != stage {
-            begun.step(now);
-            begun.stage = stage;
+    pub(in crate::wake) fn stage(&mut self, stage: WakeStage, now: Instant) -> Option<Progress> {
+        let start = self.start.as_mut()?;
+        if start.stage != stage {
+            start.step(now);
+            start.stage = stage;
         }
         let waking = matches!(
             stage,
@@ -154,49 +163,49 @@ impl Reporter {
                 | WakeStage::Starting
                 | WakeStage::Initializing
         );
-        if waking && !begun.told {
-            begun.told = true;
+        if waking && !start.announced {
+            start.announced = true;
             // Without a listener there is nobody to tell.
-            let _unheard = self.books.begins.send(WakeBegan {
+            let _unheard = self.log.begins.send(WakeBegan {
                 instance: self.id.clone(),
-                at: begun.at,
+                at: start.at,
             });
         }
         Some(Progress {
             stage,
-            began: begun.at,
+            began: start.at,
         })
     }
 
     /// Returns how long it took.
-    pub(super) fn finish(
+    pub(in crate::wake) fn finish(
         &mut self,
         outcome: WakeOutcome,
         waiting: usize,
         now: Instant,
     ) -> Option<Duration> {
-        let mut begun = self.begun.take()?;
-        begun.step(now);
-        let (took, id) = (now - begun.at, &self.id);
-        self.books.metrics.count_wake(outcome, took);
+        let mut start = self.start.take()?;
+        start.step(now);
+        let (took, id) = (now - start.at, &self.id);
+        self.log.metrics.count_wake(outcome, took);
         if outcome == WakeOutcome::Woken {
-            for (stage, time) in begun.phases.iter() {
-                self.books.metrics.count_wake_phase(stage.phase(), time);
+            for (stage, time) in start.phases.iter() {
+                self.log.metrics.count_wake_phase(stage.phase(), time);
             }
         }
-        begun.trace(id, outcome, waiting, now);
-        self.books
+        start.trace(id, outcome, waiting, now);
+        self.log
             .ledger
-            .write(id, &begun.asker, outcome, took, &begun.phases, waiting);
-        let (asker, ms) = (&begun.asker, took.as_secs_f64() * 1e3);
+            .write(id, &start.requester, outcome, took, &start.phases, waiting);
+        let (requester, ms) = (&start.requester, took.as_secs_f64() * 1e3);
         tracing::info!(instance = %id, outcome = outcome.as_str(), waiting, ms,
-            route = %asker.route, client = %asker.client, "wake");
+            route = %requester.route, client = %requester.client, "wake");
         // Without a listener there is nobody to tell.
-        let _unheard = self.books.reports.send(WakeReport {
+        let _unheard = self.log.reports.send(WakeReport {
             instance: id.clone(),
             outcome,
             took,
-            phases: begun.phases,
+            phases: start.phases,
         });
         if outcome == WakeOutcome::Woken {
             self.note_thrash(now);
@@ -210,10 +219,10 @@ impl Reporter {
         }
         self.woken.push_back(now);
         let wakes = self.woken.len();
-        let told = self.told_of_thrash.is_some_and(|at| now - at < MINUTE);
-        if wakes >= self.books.thrash_per_minute as usize && !told {
-            self.told_of_thrash = Some(now);
-            self.books.metrics.thrash.increment(1);
+        let announced = self.thrash_warned_at.is_some_and(|at| now - at < MINUTE);
+        if wakes >= self.log.thrash_per_minute as usize && !announced {
+            self.thrash_warned_at = Some(now);
+            self.log.metrics.thrash.increment(1);
             tracing::warn!(instance = %self.id, wakes,
                 "the instance falls asleep and is woken again and again; a longer idle_timeout, or \
                  stricter admission rules, would spare its users the wait");

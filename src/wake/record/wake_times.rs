@@ -15,7 +15,7 @@ pub struct WakeTimes(Vec<Duration>);
 // === impl WakeTimes ===
 
 impl WakeTimes {
-    pub(super) fn with(&self, took: Duration) -> Self {
+    pub(in crate::wake) fn with(&self, took: Duration) -> Self {
         let mut times = self.0.clone();
         if times.len() == KEPT {
             times.remove(0);

@@ -1,0 +1,44 @@
+//! The reasons for which a gateway cannot start or go on.
+
+use std::net::SocketAddr;
+
+use crate::listener::TlsError;
+use crate::telemetry::TracerError;
+use hypeman::BuildError;
+
+/// The gateway cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// A socket cannot be bound.
+    #[error("cannot listen at {address}: {source}; choose another with `{flag}` or `{key}`")]
+    Bind {
+        /// The address that cannot be bound.
+        address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// The key that changes it.
+        key: &'static str,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// A listener's certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// A control plane's client cannot be made.
+    #[error("[[hypeman]] `{name}`: {source}")]
+    Client {
+        /// The control plane's configured name.
+        name: String,
+        /// The fault of its configuration.
+        source: BuildError,
+    },
+    /// The sockets that another process left to this one cannot be used.
+    #[error("the sockets of LISTEN_FDS cannot be used: {0}")]
+    Inherited(std::io::Error),
+    /// Spans cannot be exported.
+    #[error(transparent)]
+    Tracer(#[from] TracerError),
+    /// A reload would change what needs a restart.
+    #[error("`{0}` can only change with a restart, so nothing was changed")]
+    NeedsRestart(&'static str),
+}

@@ -1,0 +1,225 @@
+//! A running gateway, and what may change while it runs.
+//!
+//! Guarantees: a reload is done whole or not at all; requests and connections under way stay as
+//! they are; what control planes declare is served as far as it can be.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::error::AppError;
+use super::plane::ObservedPlane;
+use super::service::GatewayService;
+use super::sockets::Sockets;
+use crate::admin::Timeline;
+use crate::config::{Config, ListenerConfig, RouteConfig, ServerConfig};
+use crate::drain::Drain;
+use crate::keep_warm::WarmPlan;
+use crate::proxy::Gateway;
+use crate::router::Declared;
+use crate::telemetry::ReloadOutcome;
+use crate::wake::WakeReport;
+
+/// Changes a running gateway.
+#[derive(Debug, Clone)]
+pub struct AppHandle(pub(super) Arc<Running>);
+
+/// What a running gateway is made of.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) config: Mutex<Config>,
+    /// The routes and ports that the control planes declare.
+    pub(super) declared: Mutex<Declared>,
+    pub(super) gateway: Arc<Gateway<hypeman::Client>>,
+    pub(super) plans: watch::Sender<Vec<WarmPlan>>,
+    pub(super) sockets: Sockets,
+    pub(super) server: Arc<ArcSwap<ServerConfig>>,
+    pub(super) planes: Vec<ObservedPlane>,
+    pub(super) timeline: Arc<Timeline>,
+    pub(super) started: (jiff::Timestamp, Instant),
+    pub(super) drain: Drain,
+    pub(super) asked_to_drain: CancellationToken,
+    /// The source of the configuration, when it is to be loaded again.
+    pub(super) source: OnceLock<Source>,
+}
+
+/// Loads the configuration again, or says why it cannot.
+type Load = dyn Fn() -> Result<Config, String> + Send + Sync;
+
+pub(super) struct Source(Box<Load>);
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Source")
+    }
+}
+
+/// The sockets that `declared` needs besides those of `config`.
+fn declared_listeners(declared: &Declared, config: &Config) -> Vec<ListenerConfig> {
+    let configured = |port: u16| {
+        let mut ports = config
+            .listener
+            .iter()
+            .map(|listener| listener.address.port());
+        ports.any(|other| other == port)
+    };
+    let missing = declared
+        .ports
+        .iter()
+        .filter(|(port, _)| !configured(**port));
+    missing
+        .map(|(port, tls)| ListenerConfig {
+            address: SocketAddr::new(config.ingress.address, *port),
+            tls: config.ingress.tls.clone().filter(|_| *tls),
+            ..ListenerConfig::default()
+        })
+        .collect()
+}
+
+// === impl AppHandle ===
+
+impl AppHandle {
+    /// Every wake that ends from now on.
+    pub fn wake_reports(&self) -> broadcast::Receiver<WakeReport> {
+        self.0.gateway.parts().wakes.reports()
+    }
+
+    /// New connections get the certificates that are in the files now; an error is logged for those
+    /// that cannot be used.
+    pub fn refresh_certificates(&self) {
+        for (address, certificates) in self.0.sockets.certificates() {
+            if let Some(not_after) = certificates.not_after() {
+                let metrics = &self.0.gateway.parts().metrics;
+                metrics.set_certificate_expiry(address, not_after);
+            }
+            match certificates.refresh() {
+                Ok(true) => tracing::info!(?certificates, "new certificates"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "the old certificates stay"),
+            }
+        }
+    }
+
+    /// The gateway does as `config` says from now on; requests and connections under way stay as
+    /// they are. All of it is done, or nothing.
+    pub fn reload(&self, config: &Config) -> Result<(), AppError> {
+        let running = &*self.0;
+        let mut current = running
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let same = [
+            ("hypeman", current.hypeman == config.hypeman),
+            ("admin", current.admin == config.admin),
+            ("wake", current.wake.is_like(&config.wake)),
+            ("log", current.log == config.log),
+            ("metrics", current.metrics == config.metrics),
+            ("tracing", current.tracing == config.tracing),
+            ("ingress", current.ingress == config.ingress),
+        ];
+        if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
+            return Err(AppError::NeedsRestart(key));
+        }
+        let declared = running
+            .declared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let service = GatewayService(Arc::clone(&running.gateway));
+        let more = declared_listeners(&declared, config);
+        let reuse_port = config.server.reuse_port;
+        let sockets = &running.sockets;
+        sockets.change(&config.listener, &more, reuse_port, &service)?;
+        self.refresh_certificates();
+        sockets.shared.resize(config.server.max_connections);
+        running.server.store(Arc::new(config.server.clone()));
+        let parts = running.gateway.parts();
+        parts.upstream.change(&config.upstream);
+        parts.hold.change(&config.wake);
+        parts.response.store(Arc::new(config.response.clone()));
+        running.use_routes(config, &declared);
+        *current = config.clone();
+        Ok(())
+    }
+
+    /// Sets the source of the configuration, for whoever asks for it to be loaded again.
+    pub fn set_source(&self, load: impl Fn() -> Result<Config, String> + Send + Sync + 'static) {
+        // It is set once, when the gateway is started.
+        let _first = self.0.source.set(Source(Box::new(load)));
+    }
+
+    /// Loads the configuration again and takes it: all of it, or nothing. Blocks while it reads.
+    pub fn reload_from_source(&self) -> Result<(), String> {
+        let Some(Source(load)) = self.0.source.get() else {
+            return Err("this gateway was started without a configuration to load".to_owned());
+        };
+        let result = load().and_then(|config| {
+            let reloaded = self.reload(&config);
+            reloaded.map_err(|error| error.to_string())
+        });
+        let metrics = &self.0.gateway.parts().metrics;
+        match &result {
+            Ok(()) => {
+                metrics.count_reload(ReloadOutcome::Ok);
+                tracing::info!("reloaded");
+            }
+            Err(problem) => {
+                metrics.count_reload(ReloadOutcome::Failed);
+                tracing::error!(%problem, "not reloaded; the old configuration stays");
+            }
+        }
+        result
+    }
+
+    pub(super) fn declared_routes(&self) -> Vec<Arc<RouteConfig>> {
+        let declared = self.0.declared.lock();
+        let declared = declared.unwrap_or_else(PoisonError::into_inner);
+        declared.routes.clone()
+    }
+
+    /// The configuration that is in force.
+    pub(super) fn config(&self) -> Config {
+        let config = self.0.config.lock();
+        config.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Serves what the control planes ask for, as far as it can; returns what it cannot.
+    pub(super) fn declare(&self, requested: Declared) -> Vec<String> {
+        let running = &*self.0;
+        let config = running
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut declared = running
+            .declared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *declared = requested;
+        let service = GatewayService(Arc::clone(&running.gateway));
+        let more = declared_listeners(&declared, &config);
+        let reuse_port = config.server.reuse_port;
+        let changed = running
+            .sockets
+            .change(&config.listener, &more, reuse_port, &service);
+        running.use_routes(&config, &declared);
+        match changed {
+            Ok(problems) => problems.iter().map(ToString::to_string).collect(),
+            Err(error) => vec![error.to_string()],
+        }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn use_routes(&self, config: &Config, declared: &Declared) {
+        let routes = config.route.iter().chain(&declared.routes);
+        let routes: Vec<Arc<RouteConfig>> = routes.cloned().collect();
+        self.gateway.set_routes(&routes);
+        self.plans.send_replace(self.gateway.warm_plans());
+    }
+}

@@ -1,0 +1,50 @@
+//! A control plane with what it last said of its instances.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::telemetry::InstanceCondition;
+use hypeman::InstanceId;
+use hypeman::wire::InstanceState;
+
+/// A control plane and what it said last.
+#[derive(Debug)]
+pub(super) struct ObservedPlane {
+    pub(super) name: String,
+    pub(super) url: String,
+    pub(super) client: hypeman::Client,
+    pub(super) last: ArcSwap<LastAnswer>,
+}
+
+/// What a control plane said last.
+#[derive(Debug, Default)]
+pub(super) struct LastAnswer {
+    /// Whether it answered; `None` before it was asked.
+    pub(super) up: Option<bool>,
+    pub(super) error: Option<String>,
+    pub(super) instances: HashMap<InstanceId, ListedInstance>,
+}
+
+/// An instance as it was listed.
+#[derive(Debug, Clone)]
+pub(super) struct ListedInstance {
+    pub(super) name: Arc<str>,
+    pub(super) state: InstanceState,
+}
+
+/// The condition that a control plane's state means.
+pub(super) fn condition_of(state: &InstanceState) -> InstanceCondition {
+    match state {
+        InstanceState::Running => InstanceCondition::Awake,
+        InstanceState::Initializing => InstanceCondition::Waking,
+        InstanceState::Standby => InstanceCondition::Asleep,
+        InstanceState::Created
+        | InstanceState::Paused
+        | InstanceState::Shutdown
+        | InstanceState::Stopped
+        | InstanceState::Unknown
+        | InstanceState::Other(_) => InstanceCondition::Stopped,
+    }
+}

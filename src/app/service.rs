@@ -1,0 +1,70 @@
+//! The gateway as the service behind every listener.
+//!
+//! Guarantees: what a listener knows of a connection reaches the gateway whole; nothing is decided
+//! here.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+
+use crate::listener::{Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
+use crate::proxy::{Arrival, ConnectionCache, Gateway, GatewayBody, RawKind};
+
+/// Hands requests and connections to the gateway.
+#[derive(Clone)]
+pub(super) struct GatewayService(pub(super) Arc<Gateway<hypeman::Client>>);
+
+impl ExtraHeaders for GatewayBody {
+    fn extra_headers(&self, say: impl FnMut(&HeaderName, &HeaderValue)) {
+        self.extra_headers(say);
+    }
+}
+
+impl Service for GatewayService {
+    type ConnectionCache = ConnectionCache;
+    type Body = GatewayBody;
+
+    fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16) {
+        self.0.on_client_hello(sni, client, port);
+    }
+
+    async fn call(
+        &self,
+        request: Request<Option<Incoming>>,
+        (from, cache): &(Downstream, ConnectionCache),
+    ) -> Response<GatewayBody> {
+        let covers = |host: &str| from.tls.as_ref().is_none_or(|tls| tls.covers(host));
+        let arrival = Arrival {
+            client: from.client,
+            local: from.local,
+            secure: from.tls.is_some(),
+            covers: &covers,
+            certificate: from.tls.as_ref().and_then(TlsSession::client_certificate),
+            interim: from.interim.as_ref(),
+            cache,
+        };
+        Arc::clone(&self.0).handle(request, &arrival).await
+    }
+
+    async fn proxy_tcp(&self, connection: RawConnection) {
+        let RawConnection {
+            stream,
+            host,
+            tls,
+            from,
+        } = connection;
+        let kind = if tls { RawKind::Tls } else { RawKind::Tcp };
+        let arrival = Arrival {
+            client: from.client,
+            local: from.local,
+            secure: tls,
+            covers: &|_| true,
+            certificate: None,
+            interim: None,
+            cache: &ConnectionCache::default(),
+        };
+        self.0.proxy_tcp(stream, &host, kind, &arrival).await;
+    }
+}

@@ -1,0 +1,54 @@
+//! What the readers of all sections share.
+
+use std::net::SocketAddr;
+
+use crate::config::reader::Section;
+
+/// Puts a value in its place, if there is one.
+pub(super) fn set<T>(slot: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *slot = value;
+    }
+}
+
+pub(super) fn positive(s: &mut Section<'_, '_>, key: &'static str) -> Option<usize> {
+    let value = s.number(key)?;
+    if value == 0 {
+        s.problem(key, "must be at least 1");
+    }
+    Some(value)
+}
+
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("`{text}` is not an IP address and port, like \"127.0.0.1:8080\" or \"[::]:8080\"")
+    })
+}
+
+pub(super) fn parse_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).map_err(|error| format!("`{text}` is no URL: {error}"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+        return Err(format!("`{text}` is not an http:// or https:// URL"));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("has a user name or password in it; use api_key_file instead".to_owned());
+    }
+    Ok(text.trim_end_matches('/').to_owned())
+}
+
+pub(super) fn parse_path(text: &str) -> Result<String, String> {
+    let fine = text.starts_with('/')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'));
+    let dots = text.split('/').any(|segment| matches!(segment, "." | ".."));
+    if !fine || dots || text.contains("//") {
+        return Err(format!("`{text}` is not a path prefix like \"/v1\""));
+    }
+    let trimmed = text.trim_end_matches('/');
+    Ok(if trimmed.is_empty() {
+        "/".to_owned()
+    } else {
+        trimmed.to_owned()
+    })
+}
