@@ -2,7 +2,7 @@
 //!
 //! Guarantees: entering is one compare-and-swap while nobody waits; whoever leaves after a crowd was
 //! announced is told so, and whoever announces one sees everybody who left before: no place is free
-//! while a request waits for it. `tests/interleavings.rs` runs this file under loom.
+//! while a request waits for it. `tests/it/interleavings.rs` runs this file under loom.
 
 use super::sync::{AtomicUsize, Ordering};
 

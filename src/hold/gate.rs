@@ -4,17 +4,19 @@
 //! after a wake the first goes alone until the first byte of its response, then each first byte lets
 //! one more in than before (which doubles them each round, since a restored VM faults its memory
 //! back in lazily and every crowd tramples it; source: KEDA http-add-on #1038), and a step of time
-//! doubles them in any case; while nobody waits, entering takes no lock.
+//! doubles them in any case; while nobody waits, entering takes no lock. `tests/it/interleavings.rs` runs
+//! this file under loom.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission_counter::AdmissionCounter;
+use super::sync::{Mutex, MutexGuard};
 use crate::config::LimitsConfig;
 
 /// One instance's port.
@@ -289,174 +291,5 @@ impl Drop for Slot {
 impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Slot({:?})", self.gate)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const STEP: Duration = Duration::from_millis(500);
-
-    fn limits(soft: usize, hard: usize) -> LimitsConfig {
-        LimitsConfig {
-            max_inflight: hard,
-            soft_inflight: soft,
-            soft_wait: Duration::from_millis(100),
-        }
-    }
-
-    fn later() -> Instant {
-        Instant::now() + Duration::from_secs(60)
-    }
-
-    type Turn<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Slot, NotItsTurn>> + 'a>>;
-
-    /// As many requests as wanted in line, all ready, each asked once.
-    fn line<'a>(gate: &Arc<Gate>, limits: &'a LimitsConfig, many: usize) -> Vec<Turn<'a>> {
-        let places: Vec<Permit> = (0..many).map(|_| gate.join()).collect();
-        places
-            .into_iter()
-            .map(|place| -> Turn<'a> { Box::pin(place.turn(limits, later())) })
-            .collect()
-    }
-
-    fn ask(turns: &mut [Turn<'_>]) -> Vec<Option<Slot>> {
-        turns
-            .iter_mut()
-            .map(|turn| turn.as_mut().now_or_never().map(Result::unwrap))
-            .collect()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_a_wake_the_first_goes_alone_until_its_first_byte_and_then_they_double() {
-        let (gate, limits) = (Gate::new(STEP), limits(100, 100));
-        let mut turns = line(&gate, &limits, 10);
-        gate.open(1, true);
-        let mut slots: Vec<Slot> = ask(&mut turns).into_iter().flatten().collect();
-        assert_eq!(slots.len(), 1);
-        let mut rounds = vec![1];
-        let mut turns: Vec<_> = turns.into_iter().skip(1).collect();
-        while !turns.is_empty() {
-            for slot in &mut slots {
-                slot.answered();
-            }
-            slots.clear();
-            let got = ask(&mut turns);
-            let many = got.iter().flatten().count();
-            assert!(
-                got.iter().take(many).all(Option::is_some),
-                "the oldest first"
-            );
-            slots.extend(got.into_iter().flatten());
-            turns = turns.split_off(many);
-            rounds.push(many);
-        }
-        assert_eq!(rounds, [1, 2, 4, 3]);
-        slots.clear();
-        assert!(gate.is_idle() && gate.try_enter(&limits).is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_first_response_that_does_not_come_holds_the_others_up_only_for_a_step() {
-        let (gate, limits) = (Gate::new(STEP), limits(100, 100));
-        let mut turns = line(&gate, &limits, 3);
-        gate.open(1, true);
-        let first = ask(&mut turns);
-        assert_eq!(first.iter().flatten().count(), 1);
-        let mut rest = turns.split_off(1);
-        tokio::time::advance(STEP * 2).await;
-        assert!(ask(&mut rest).iter().flatten().count() >= 1);
-        drop(first);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn beyond_the_soft_limit_a_request_waits_a_little_and_beyond_the_hard_one_its_turn() {
-        let (gate, limits) = (Gate::new(STEP), limits(1, 2));
-        let first = gate.try_enter(&limits).unwrap();
-        assert!(gate.try_enter(&limits).is_none());
-        let mut turns = line(&gate, &limits, 2);
-        assert_eq!(ask(&mut turns).iter().flatten().count(), 0);
-        tokio::time::advance(limits.soft_wait).await;
-        let got = ask(&mut turns);
-        assert_eq!(got.iter().flatten().count(), 1, "up to the hard limit");
-        let mut last = turns.split_off(1);
-        assert_eq!(ask(&mut last).iter().flatten().count(), 0);
-        drop(first);
-        assert_eq!(ask(&mut last).iter().flatten().count(), 1);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_turn_that_does_not_come_in_time_is_refused() {
-        let (gate, limits) = (Gate::new(STEP), limits(1, 1));
-        let _inside = gate.try_enter(&limits).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(1);
-        let refused = gate.join().turn(&limits, deadline).await;
-        assert!(refused.is_err());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_place_is_kept_for_an_earlier_request_that_is_not_ready_yet() {
-        let (gate, limits) = (Gate::new(STEP), limits(10, 10));
-        let early = gate.join();
-        let mut late = line(&gate, &limits, 1);
-        gate.open(1, true);
-        assert_eq!(ask(&mut late).iter().flatten().count(), 0);
-        let mut early: Vec<Turn<'_>> = vec![Box::pin(early.turn(&limits, later()))];
-        assert_eq!(ask(&mut early).iter().flatten().count(), 1);
-    }
-
-    proptest! {
-        #[test]
-        fn nobody_is_forgotten_and_the_hard_limit_is_kept(
-            steps in prop::collection::vec((0_u8..6, 0_usize..8), 0..80),
-            hard in 1_usize..4,
-        ) {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_time().start_paused(true).build().unwrap();
-            runtime.block_on(async {
-                let (gate, limits) = (Gate::new(STEP), limits(1, hard));
-                let (mut places, mut turns) = (Vec::new(), Vec::new());
-                let mut slots: Vec<Slot> = Vec::new();
-                let mut epoch = 0;
-                for (what, which) in steps {
-                    match what {
-                        0 => slots.extend(gate.try_enter(&limits)),
-                        1 => places.push(gate.join()),
-                        2 if !places.is_empty() => {
-                            let place = places.remove(which % places.len());
-                            turns.push(Box::pin(place.turn(&limits, later())));
-                        }
-                        3 if !slots.is_empty() => {
-                            let index = which % slots.len();
-                            slots[index].answered();
-                            if which > 3 { drop(slots.remove(index)); }
-                        }
-                        4 if !turns.is_empty() && which > 4 => drop(turns.remove(which % turns.len())),
-                        4 if !places.is_empty() => drop(places.remove(which % places.len())),
-                        5 => { epoch += 1; gate.open(epoch, which > 3); }
-                        _ => {}
-                    }
-                    turns.retain_mut(|turn| match turn.as_mut().now_or_never() {
-                        Some(slot) => { slots.push(slot.unwrap()); false }
-                        None => true,
-                    });
-                    assert!(slots.len() <= hard && gate.inside() >= slots.len());
-                }
-                drop(places);
-                slots.clear();
-                // Whoever waits comes in, one after the other.
-                while !turns.is_empty() {
-                    tokio::time::advance(STEP).await;
-                    let before = turns.len();
-                    turns.retain_mut(|turn| turn.as_mut().now_or_never().is_none());
-                    assert!(turns.len() < before, "somebody is let in");
-                }
-                assert_eq!(gate.inside(), 0);
-            });
-        }
     }
 }

@@ -1,3 +1,4 @@
-//! The atomics of the turnstile, so that a test can put loom's in their place.
+//! The atomics and the lock of the gate, so that a test can put loom's in their place.
 
 pub(super) use std::sync::atomic::{AtomicUsize, Ordering};
+pub(super) use std::sync::{Mutex, MutexGuard};

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::reserved::Reserved;
 use crate::support::tools::{python, run, scratch};
-use crate::support::{BINARY, Plane, Program, Wanted, eventually, free_address};
+use crate::support::{BINARY, Plane, Program, Wanted, eventually};
 use serde_json::Value;
 use wakegate::config::{Variables, load};
 
@@ -179,7 +180,8 @@ fn what_compose_and_the_package_name_is_there() {
 async fn a_sidecar_needs_no_file_and_takes_every_host() {
     let plane = Plane::start().await;
     plane.asleep(Wanted::hello("app")).await;
-    let (listen, admin) = (free_address(), free_address());
+    let reserved = [(); 2].map(|()| Reserved::new());
+    let [listen, admin] = reserved.each_ref().map(|one| one.address);
     let mut command = Command::new(BINARY);
     command
         .arg("serve")

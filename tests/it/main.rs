@@ -19,6 +19,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+/// As `src/hold/gate.rs` names it, which `interleavings` runs under loom.
+mod config {
+    pub(crate) use wakegate::config::LimitsConfig;
+}
+
 mod admin;
 mod admission;
 mod architecture;

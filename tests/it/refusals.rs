@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::support::reserved::Reserved;
 use crate::support::{Gateway, Plane, Wanted, eventually, reference};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -33,12 +34,9 @@ async fn a_wrong_token_is_a_502_that_says_nothing_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_control_plane_that_is_down_is_a_503_with_retry_after() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let nobody = Reserved::new();
     let access = AccessSink::off();
-    let gateway = Gateway::start_with(nobody, "t", "", access).await;
+    let gateway = Gateway::start_with(nobody.address, "t", "", access).await;
     let (status, code, after) = gateway.client().problem("any").await;
     assert_eq!(
         (status, code.as_str(), after.as_deref()),
@@ -59,8 +57,12 @@ async fn inside_the_lease_a_control_plane_that_goes_away_is_not_missed() {
     let before = gateway
         .metric("wakegate_controlplane_requests_total{op=\"get\",code=\"200\"}")
         .await;
+    // From here on every call to the control plane ends without an answer.
+    plane.faults(r#"{ "drop_percent": 100 }"#).await;
+    assert!(plane.client.health().await.is_err(), "it has gone away");
     for _ in 0..50 {
         let response = client.get("warm", "/").await;
+        assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["x-wakegate-wake"], "warm");
     }
     let after = gateway
