@@ -1,11 +1,14 @@
-//! What the peers' benchmark needs besides the peers: an origin, and the least proxy that hyper can be.
+//! What the peers' benchmark needs besides the peers: an origin, and the least proxy that hyper can
+//! be.
 //!
-//! `origin ADDRESS` answers `/small`, `/size/BYTES` and whatever is posted to `/sink`, and echoes WebSocket
-//! messages. `messages ADDRESS SECONDS CONNECTIONS` sends such messages and prints how many came back, and the median and the
-//! 99th percentile of how long that took, in microseconds. `plane ADDRESS` is a control plane with as many instances as are asked
-//! for, quick enough for ten thousand; those called `sleepy…` fall asleep and never wake. `proxy ADDRESS ORIGIN` passes requests on with hyper's own pooling client: no routes, no leases, no
-//! header rules, no metrics. The distance from it is what wakegate's features cost, its distance from nginx what
-//! hyper costs. One thread each.
+//! `origin ADDRESS` answers `/small`, `/size/BYTES` and whatever is posted to `/sink`, and echoes
+//! WebSocket messages. `messages ADDRESS SECONDS CONNECTIONS` sends such messages and prints how
+//! many came back, and the median and the 99th percentile of how long that took, in microseconds.
+//! `plane ADDRESS` is a control plane with as many instances as are asked for, quick enough for ten
+//! thousand; those called `sleepy…` fall asleep and never wake. `proxy ADDRESS ORIGIN` passes
+//! requests on with hyper's own pooling client: no routes, no leases, no header rules, no metrics.
+//! The distance from it is what wakegate's features cost, its distance from nginx what hyper costs.
+//! One thread each.
 
 #![allow(
     clippy::unwrap_used,

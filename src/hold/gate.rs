@@ -4,8 +4,9 @@
 //! after a wake the first goes alone until the first byte of its response, then each first byte lets
 //! one more in than before (which doubles them each round, since a restored VM faults its memory
 //! back in lazily and every crowd tramples it; source: KEDA http-add-on #1038), and a step of time
-//! doubles them in any case; while nobody waits, entering takes no lock. `tests/it/interleavings.rs` runs
-//! this file under loom.
+//! doubles them in any case; while nobody waits, entering takes no lock.
+//!
+//! `tests/it/interleavings.rs` runs this file under loom.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,7 +20,7 @@ use super::admission_counter::AdmissionCounter;
 use super::sync::{Mutex, MutexGuard};
 use crate::config::LimitsConfig;
 
-/// One instance's port.
+/// The queue before one instance's port.
 pub struct Gate {
     admission_counter: AdmissionCounter,
     queue: Mutex<Queue>,
@@ -27,7 +28,7 @@ pub struct Gate {
 }
 
 struct Queue {
-    waiting: BTreeMap<u64, Waiting>,
+    waiting: BTreeMap<u64, QueueEntry>,
     arrivals: u64,
     /// Which stretch of being awake the window is about.
     epoch: u64,
@@ -36,13 +37,13 @@ struct Queue {
     widen_at: Instant,
 }
 
-struct Waiting {
+struct QueueEntry {
     /// How many may be inside for it to go; `None` while its instance is not ready for it.
     limit: Option<usize>,
     go: oneshot::Sender<()>,
 }
 
-/// A request's place in the line; it leaves the line when dropped.
+/// A request's permit to queue; it leaves the queue when dropped.
 #[must_use]
 pub struct Permit {
     gate: Arc<Gate>,
@@ -90,14 +91,14 @@ impl Gate {
             .then(|| Slot::new(self))
     }
 
-    /// A place at the end of the line.
+    /// A permit at the end of the queue.
     pub fn join(self: &Arc<Self>) -> Permit {
         let (go, wait) = oneshot::channel();
         let mut queue = self.lock();
         self.admission_counter.announce_crowd();
         queue.arrivals += 1;
         let number = queue.arrivals;
-        queue.waiting.insert(number, Waiting { limit: None, go });
+        queue.waiting.insert(number, QueueEntry { limit: None, go });
         Permit {
             gate: Arc::clone(self),
             number,
@@ -117,7 +118,7 @@ impl Gate {
     }
 
     /// Lets in whom the limits allow, in the order of arrival. An earlier one who is not ready yet
-    /// has his place kept.
+    /// keeps his place.
     fn let_in(&self, queue: &mut Queue) {
         let mut kept = 0;
         let mut go = Vec::new();
@@ -136,7 +137,7 @@ impl Gate {
         }
         for number in go {
             if let Some(waiting) = queue.waiting.remove(&number) {
-                // Its place gives the slot back if it is being dropped at this moment.
+                // Its permit gives the slot back if it is being dropped at this moment.
                 let _dropped = waiting.go.send(());
             }
         }
@@ -187,11 +188,11 @@ impl fmt::Debug for Gate {
     }
 }
 
-// === impl Place ===
+// === impl Permit ===
 
 impl Permit {
     /// Waits for this request's turn, now that its instance is ready: for a place below the soft
-    /// limit first, then below the hard one. Cancel safe: leaving leaves the line.
+    /// limit first, then below the hard one. Cancel safe: leaving leaves the queue.
     pub async fn turn(
         mut self,
         limits: &LimitsConfig,
@@ -211,7 +212,7 @@ impl Permit {
             };
             if let Ok(Ok(())) = timeout_at(until.min(deadline), &mut go).await {
                 let slot = Slot::new(&self.gate);
-                // The place is the slot now, and has nothing to give back.
+                // The permit is the slot now, and has nothing to give back.
                 self.number = 0;
                 return Ok(slot);
             }
@@ -254,7 +255,7 @@ impl Drop for Permit {
 
 impl fmt::Debug for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Place({})", self.number)
+        write!(f, "Permit({})", self.number)
     }
 }
 

@@ -1,12 +1,11 @@
-//! The gate's order, ramp and limits, on paused time. They are beside `gate.rs`, which runs under loom, where none
-//! of these can.
-
-use futures_util::FutureExt as _;
-use proptest::prelude::*;
+//! The gate's order, ramp and limits, on paused time. They are beside `gate.rs`, which runs under
+//! loom, where none of these can.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use proptest::prelude::*;
 use tokio::time::Instant;
 
 use super::gate::{Gate, NotItsTurn, Permit, Slot};
@@ -28,16 +27,16 @@ fn later() -> Instant {
 
 type Turn<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Slot, NotItsTurn>> + 'a>>;
 
-/// As many requests as wanted in line, all ready, each asked once.
-fn line<'a>(gate: &Arc<Gate>, limits: &'a LimitsConfig, many: usize) -> Vec<Turn<'a>> {
-    let places: Vec<Permit> = (0..many).map(|_| gate.join()).collect();
-    places
+/// This many requests in the queue, all ready.
+fn queue_up<'a>(gate: &Arc<Gate>, limits: &'a LimitsConfig, many: usize) -> Vec<Turn<'a>> {
+    let permits: Vec<Permit> = (0..many).map(|_| gate.join()).collect();
+    permits
         .into_iter()
-        .map(|place| -> Turn<'a> { Box::pin(place.turn(limits, later())) })
+        .map(|permit| -> Turn<'a> { Box::pin(permit.turn(limits, later())) })
         .collect()
 }
 
-fn ask(turns: &mut [Turn<'_>]) -> Vec<Option<Slot>> {
+fn poll_each(turns: &mut [Turn<'_>]) -> Vec<Option<Slot>> {
     turns
         .iter_mut()
         .map(|turn| turn.as_mut().now_or_never().map(Result::unwrap))
@@ -47,9 +46,9 @@ fn ask(turns: &mut [Turn<'_>]) -> Vec<Option<Slot>> {
 #[tokio::test(start_paused = true)]
 async fn after_a_wake_the_first_goes_alone_until_its_first_byte_and_then_they_double() {
     let (gate, limits) = (Gate::new(STEP), limits(100, 100));
-    let mut turns = line(&gate, &limits, 10);
+    let mut turns = queue_up(&gate, &limits, 10);
     gate.open(1, true);
-    let mut slots: Vec<Slot> = ask(&mut turns).into_iter().flatten().collect();
+    let mut slots: Vec<Slot> = poll_each(&mut turns).into_iter().flatten().collect();
     assert_eq!(slots.len(), 1);
     let mut rounds = vec![1];
     let mut turns: Vec<_> = turns.into_iter().skip(1).collect();
@@ -58,7 +57,7 @@ async fn after_a_wake_the_first_goes_alone_until_its_first_byte_and_then_they_do
             slot.answered();
         }
         slots.clear();
-        let got = ask(&mut turns);
+        let got = poll_each(&mut turns);
         let many = got.iter().flatten().count();
         assert!(
             got.iter().take(many).all(Option::is_some),
@@ -76,13 +75,13 @@ async fn after_a_wake_the_first_goes_alone_until_its_first_byte_and_then_they_do
 #[tokio::test(start_paused = true)]
 async fn a_first_response_that_does_not_come_holds_the_others_up_only_for_a_step() {
     let (gate, limits) = (Gate::new(STEP), limits(100, 100));
-    let mut turns = line(&gate, &limits, 3);
+    let mut turns = queue_up(&gate, &limits, 3);
     gate.open(1, true);
-    let first = ask(&mut turns);
+    let first = poll_each(&mut turns);
     assert_eq!(first.iter().flatten().count(), 1);
     let mut rest = turns.split_off(1);
     tokio::time::advance(STEP * 2).await;
-    assert!(ask(&mut rest).iter().flatten().count() >= 1);
+    assert!(poll_each(&mut rest).iter().flatten().count() >= 1);
     drop(first);
 }
 
@@ -91,15 +90,15 @@ async fn beyond_the_soft_limit_a_request_waits_a_little_and_beyond_the_hard_one_
     let (gate, limits) = (Gate::new(STEP), limits(1, 2));
     let first = gate.try_enter(&limits).unwrap();
     assert!(gate.try_enter(&limits).is_none());
-    let mut turns = line(&gate, &limits, 2);
-    assert_eq!(ask(&mut turns).iter().flatten().count(), 0);
+    let mut turns = queue_up(&gate, &limits, 2);
+    assert_eq!(poll_each(&mut turns).iter().flatten().count(), 0);
     tokio::time::advance(limits.soft_wait).await;
-    let got = ask(&mut turns);
+    let got = poll_each(&mut turns);
     assert_eq!(got.iter().flatten().count(), 1, "up to the hard limit");
     let mut last = turns.split_off(1);
-    assert_eq!(ask(&mut last).iter().flatten().count(), 0);
+    assert_eq!(poll_each(&mut last).iter().flatten().count(), 0);
     drop(first);
-    assert_eq!(ask(&mut last).iter().flatten().count(), 1);
+    assert_eq!(poll_each(&mut last).iter().flatten().count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,11 +114,11 @@ async fn a_turn_that_does_not_come_in_time_is_refused() {
 async fn a_place_is_kept_for_an_earlier_request_that_is_not_ready_yet() {
     let (gate, limits) = (Gate::new(STEP), limits(10, 10));
     let early = gate.join();
-    let mut late = line(&gate, &limits, 1);
+    let mut late = queue_up(&gate, &limits, 1);
     gate.open(1, true);
-    assert_eq!(ask(&mut late).iter().flatten().count(), 0);
+    assert_eq!(poll_each(&mut late).iter().flatten().count(), 0);
     let mut early: Vec<Turn<'_>> = vec![Box::pin(early.turn(&limits, later()))];
-    assert_eq!(ask(&mut early).iter().flatten().count(), 1);
+    assert_eq!(poll_each(&mut early).iter().flatten().count(), 1);
 }
 
 proptest! {
@@ -132,16 +131,16 @@ proptest! {
             .enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let (gate, limits) = (Gate::new(STEP), limits(1, hard));
-            let (mut places, mut turns) = (Vec::new(), Vec::new());
+            let (mut permits, mut turns) = (Vec::new(), Vec::new());
             let mut slots: Vec<Slot> = Vec::new();
             let mut epoch = 0;
             for (what, which) in steps {
                 match what {
                     0 => slots.extend(gate.try_enter(&limits)),
-                    1 => places.push(gate.join()),
-                    2 if !places.is_empty() => {
-                        let place = places.remove(which % places.len());
-                        turns.push(Box::pin(place.turn(&limits, later())));
+                    1 => permits.push(gate.join()),
+                    2 if !permits.is_empty() => {
+                        let permit = permits.remove(which % permits.len());
+                        turns.push(Box::pin(permit.turn(&limits, later())));
                     }
                     3 if !slots.is_empty() => {
                         let index = which % slots.len();
@@ -149,7 +148,7 @@ proptest! {
                         if which > 3 { drop(slots.remove(index)); }
                     }
                     4 if !turns.is_empty() && which > 4 => drop(turns.remove(which % turns.len())),
-                    4 if !places.is_empty() => drop(places.remove(which % places.len())),
+                    4 if !permits.is_empty() => drop(permits.remove(which % permits.len())),
                     5 => { epoch += 1; gate.open(epoch, which > 3); }
                     _ => {}
                 }
@@ -159,7 +158,7 @@ proptest! {
                 });
                 assert!(slots.len() <= hard && gate.inside() >= slots.len());
             }
-            drop(places);
+            drop(permits);
             slots.clear();
             // Whoever waits comes in, one after the other.
             while !turns.is_empty() {

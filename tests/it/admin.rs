@@ -358,8 +358,8 @@ async fn a_watcher_is_told_everything_first_and_then_each_change() {
     plane.stop().await;
 }
 
-/// What is so today, and not what should be: whoever may connect can keep the probes and the scraper out for as
-/// long as a connection may be silent. Nobody relies on the first assertion.
+/// What is so today, and not what should be: whoever may connect can keep the probes and the
+/// scraper out for as long as a connection may be silent. Nobody relies on the first assertion.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_can_take_every_place_and_one_that_goes_makes_room() {
     let plane = Plane::start().await;

@@ -1,5 +1,5 @@
-//! Clients and servers that we have not written: the official SDKs and a fuzzer ask the local control
-//! plane, and our client asks a mock server that knows only the published document.
+//! Clients and servers that we have not written: the official SDKs and a fuzzer ask the local
+//! control plane, and our client asks a mock server that knows only the published document.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};

@@ -1,5 +1,5 @@
-//! What is shipped beside the program: that each thing is what its own tool takes it for, and says what the
-//! program says.
+//! What is shipped beside the program: that each thing is what its own tool takes it for, and says
+//! what the program says.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ fn deploy(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// Names in a text that are metrics', without the suffixes that Prometheus gives to a histogram's series.
+/// Names in a text that are metrics', without the suffixes that Prometheus gives to a histogram's
+/// series.
 fn metrics(text: &str) -> Vec<String> {
     let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
     let mut names: Vec<String> = text

@@ -136,8 +136,9 @@ async fn verdict(mut stream: TcpStream, bytes: &[u8]) -> &'static str {
         .unwrap_or("nothing")
 }
 
-/// The class of a response's status, which comes first: by its index in the static table (RFC 7541, Appendix A),
-/// or as a literal, most likely in Huffman's code, where `4` is `011010` and `5` is `011011`.
+/// The class of a response's status, which comes first: by its index in the static table (RFC 7541,
+/// Appendix A), or as a literal, most likely in Huffman's code, where `4` is `011010` and `5` is
+/// `011011`.
 fn class(block: &[u8]) -> &'static str {
     match *block {
         [0x88..=0x8a, ..] => "2xx",

@@ -1,9 +1,9 @@
-//! The gate's every interleaving, under loom: no place stays free while a request waits for it, and the limit
-//! is never passed.
+//! The gate's every interleaving, under loom: no place stays free while a request waits for it, and
+//! the limit is never passed.
 //!
-//! The files are the real ones; only their atomics and their lock are loom's. What loom does not see into is
-//! the channel by which a request that waits is told to go: it is tokio's, and each of its steps is one step
-//! here. Time stands still.
+//! The files are the real ones; only their atomics and their lock are loom's. What loom does not
+//! see into is the channel by which a request that waits is told to go: it is tokio's, and each of
+//! its steps is one step here. Time stands still.
 
 #[path = "../../src/hold/admission_counter.rs"]
 mod admission_counter;
@@ -33,15 +33,19 @@ const LIMIT: LimitsConfig = LimitsConfig {
     soft_wait: Duration::from_secs(1),
 };
 
-/// Runs every interleaving of `model`, with a clock that stands still.
-fn explore(model: impl Fn() + Sync + Send + 'static) {
+/// Runs every interleaving of `model`, with a clock that stands still; where three threads take
+/// part, those in which threads are interrupted at most `interruptions` times, since all would take
+/// minutes.
+fn explore(interruptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
     let _entered = runtime.enter();
-    loom::model(model);
+    let mut explorer = loom::model::Builder::new();
+    explorer.preemption_bound = interruptions;
+    explorer.check(model);
 }
 
 fn gate() -> Arc<Gate> {
@@ -86,7 +90,7 @@ fn is_as_new(gate: &Arc<Gate>) {
 
 #[test]
 fn who_waits_is_let_in_when_the_last_one_leaves() {
-    explore(|| {
+    explore(None, || {
         let gate = gate();
         let inside = gate.try_enter(&LIMIT).unwrap();
         let leaver = thread::spawn(move || drop(inside));
@@ -101,7 +105,7 @@ fn who_waits_is_let_in_when_the_last_one_leaves() {
 
 #[test]
 fn nobody_passes_who_waits_and_the_limit_holds() {
-    explore(|| {
+    explore(Some(3), || {
         let gate = gate();
         let inside = gate.try_enter(&LIMIT).unwrap();
         let leaver = thread::spawn(move || drop(inside));
@@ -128,7 +132,7 @@ fn nobody_passes_who_waits_and_the_limit_holds() {
 
 #[test]
 fn the_limit_holds_whoever_comes_first() {
-    explore(|| {
+    explore(Some(3), || {
         let gate = gate();
         let inside = gate.try_enter(&LIMIT).unwrap();
         let leaver = thread::spawn(move || drop(inside));
@@ -151,7 +155,7 @@ fn the_limit_holds_whoever_comes_first() {
 
 #[test]
 fn who_leaves_the_line_gives_back_the_place_that_it_was_given_at_that_moment() {
-    explore(|| {
+    explore(None, || {
         let gate = gate();
         let inside = gate.try_enter(&LIMIT).unwrap();
         let leaver = thread::spawn(move || drop(inside));

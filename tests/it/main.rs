@@ -1,5 +1,5 @@
-//! The gateway, the local control plane and what is delivered with them, over real sockets: one module a
-//! capability.
+//! The gateway, the local control plane and what is delivered with them, over real sockets: one
+//! module a capability.
 
 #![allow(
     clippy::cast_possible_truncation,

@@ -348,7 +348,8 @@ async fn a_cold_request_is_one_trace_from_its_client_to_its_instance() {
         .await
         .unwrap();
     let echoed = answer.text().await.unwrap();
-    // Where nobody asked for it, and none is begun here, the instance hears that nothing is recorded.
+    // Where nobody asked for it, and none is begun here, the instance hears that nothing is
+    // recorded.
     let other = client.get("traced", "/headers").await.text().await.unwrap();
     let sent = |text: &str| {
         let line = text
@@ -425,7 +426,8 @@ async fn a_collector_that_hangs_costs_no_request_its_time() {
         http: reqwest::Client::builder().no_proxy().build().unwrap(),
         address: gateway.address,
     };
-    // More than the queue has room for; if one of them waited for the collector, all would take an hour.
+    // More than the queue has room for; if one of them waited for the collector, all would take an
+    // hour.
     for _ in 0..3000 {
         assert_eq!(client.get("patient", "/").await.status(), 200);
     }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{Gateway, Plane, Wanted, eventually, route, spawn};
-use hypeman::wire::InstanceState;
+use hypeman::GoDuration;
+use hypeman::wire::{HealthCheck, HttpCheck, InstanceState};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -97,14 +98,39 @@ async fn a_route_that_wants_health_waits_for_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_that_never_becomes_healthy_is_told_apart_from_one_that_does_not_listen() {
     let plane = Plane::start().await;
-    plane.listening(Wanted::hello("ill")).await;
+    // `/early` answers 403 as long as the application lives.
+    let check = HealthCheck {
+        http: Some(HttpCheck {
+            port: 8080,
+            path: Some("/early".to_owned()),
+            scheme: None,
+            expected_status: Some(200),
+        }),
+        start_period: Some(GoDuration::from_nanos(0)),
+        ..HealthCheck::default()
+    };
+    let mut ill = Wanted::hello("ill");
+    ill.request.health_check = Some(check);
+    plane.listening(ill).await;
+    plane.listening(Wanted::hello("refusing")).await;
     let deaf = Wanted::hello("deaf").env("HELLO_LISTEN_DELAY", "never");
     plane.running(deaf).await;
-    // It answers 403 as long as it lives.
-    let keys = "wake = { ready = \"health\", health_path = \"/early\", timeout = \"1s\" }";
-    let routes = [route("ill", keys), route("deaf", keys)].concat();
-    let gateway = Gateway::start(&plane, &routes).await;
-    for (name, expected) in [("ill", "app_unhealthy"), ("deaf", "app_not_listening")] {
+    let checked = "wake = { ready = \"health\", timeout = \"1s\" }";
+    let asked = "wake = { ready = \"health\", health_path = \"/early\", timeout = \"1s\" }";
+    let routes = [
+        route("ill", checked),
+        route("refusing", asked),
+        route("deaf", asked),
+    ];
+    let gateway = Gateway::start(&plane, &routes.concat()).await;
+    for (name, expected) in [
+        // The control plane says that it is not healthy.
+        ("ill", "app_unhealthy"),
+        // What is so today, and not what should be: an application that answers the gateway's own
+        // question badly is not told apart from one that does not answer.
+        ("refusing", "app_not_listening"),
+        ("deaf", "app_not_listening"),
+    ] {
         let (status, code, _) = gateway.client().problem(name).await;
         assert_eq!((status, code.as_str()), (504, expected), "{name}");
     }

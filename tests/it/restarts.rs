@@ -1,4 +1,5 @@
-//! What changes under load: configurations, certificates, sockets, whole processes. No request fails.
+//! What changes under load: configurations, certificates, sockets, whole processes. No request
+//! fails.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;

@@ -13,8 +13,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 const SIZE: u64 = 100 * 1024 * 1024;
 
-/// A number of `/proc/<pid>/status` that is about memory: `VmRSS` is what a process has, `VmHWM` the most that it
-/// ever had.
+/// A number of `/proc/<pid>/status` that is about memory: `VmRSS` is what a process has, `VmHWM`
+/// the most that it ever had.
 fn bytes_of(program: &Program, name: &str) -> u64 {
     let status = format!("/proc/{}/status", program.0.id());
     let status = std::fs::read_to_string(status).unwrap();

@@ -358,7 +358,8 @@ async fn a_kill_in_the_middle_of_a_standby_loses_no_good_sleep() {
     client.standby_instance(&id, None).await.unwrap();
     assert_eq!(processes(&folder), [0; 0]);
 
-    // Asleep, it outlives a killed control plane as well, and one with another driver leaves it alone.
+    // Asleep, it outlives a killed control plane as well, and one with another driver leaves it
+    // alone.
     plane.kill();
     let processes_instead = [
         "local",

@@ -185,8 +185,8 @@ async fn twenty_times_the_instance_falls_asleep_behind_a_quiet_keep_alive_client
 async fn a_port_that_opens_late_is_served_at_once_when_it_does() {
     let plane = Plane::start().await;
     let gateway = Gateway::start(&plane, "").await;
-    // A gateway that looks every ten milliseconds finds the port within so many ticks of a clock that is as
-    // late as it is itself on a busy machine. The best of three counts.
+    // A gateway that looks every ten milliseconds finds the port within so many ticks of a clock
+    // that is as late as it is itself on a busy machine. The best of three counts.
     let mut best = u32::MAX;
     for name in ["late-1", "late-2", "late-3"] {
         let wanted = Wanted::hello(name).env("HELLO_LISTEN_DELAY", "never");

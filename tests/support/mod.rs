@@ -1,7 +1,7 @@
 //! Builders for tests over real sockets: a control plane, a gateway, a client.
 //!
-//! Guarantees: every port is chosen by the kernel and belongs to its test until the end, every directory is
-//! temporary, and what is started ends with its owner.
+//! Guarantees: every port is chosen by the kernel and belongs to its test until the end, every
+//! directory is temporary, and what is started ends with its owner.
 
 pub mod browser;
 pub mod reserved;
@@ -49,8 +49,8 @@ pub fn reference(text: &str) -> InstanceRef {
     InstanceRef::parse(text).unwrap()
 }
 
-/// A temporary directory of programs that may be killed: whatever still runs in it ends with it, also when a test
-/// fails.
+/// A temporary directory of programs that may be killed: whatever still runs in it ends with it,
+/// also when a test fails.
 pub struct Home(tempfile::TempDir);
 
 impl Home {
@@ -297,7 +297,8 @@ impl Plane {
         instance
     }
 
-    /// A Running instance whose application listens, and is reached at port 9000 once the test opens its door.
+    /// A Running instance whose application listens, and is reached at port 9000 once the test
+    /// opens its door.
     pub async fn behind_a_door(&self, name: &str) -> (Instance, Door) {
         let instance = self.listening(Wanted::hello(name)).await;
         let ip = instance.network.clone().unwrap().ip.unwrap();
@@ -474,8 +475,8 @@ impl Gateway {
     }
 }
 
-/// A gateway's configuration file in a temporary directory, with addresses of its own for its listener and its
-/// operator's.
+/// A gateway's configuration file in a temporary directory, with addresses of its own for its
+/// listener and its operator's.
 pub struct ConfigFile {
     pub path: PathBuf,
     pub listen: SocketAddr,

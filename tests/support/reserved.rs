@@ -1,9 +1,9 @@
 //! An address that belongs to a test before anything listens there.
 //!
-//! Guarantees: until it is dropped, the kernel gives the port to nobody else, whether they listen or connect;
-//! connections to it are refused until somebody listens there on purpose. Linux lets a socket that reuses
-//! addresses listen where another one of that kind is bound and does not listen; every server of ours and
-//! those that tests use set `SO_REUSEADDR`.
+//! Guarantees: until it is dropped, the kernel gives the port to nobody else, whether they listen
+//! or connect; connections to it are refused until somebody listens there on purpose. Linux lets a
+//! socket that reuses addresses listen where another one of that kind is bound and does not listen;
+//! every server of ours and those that tests use set `SO_REUSEADDR`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -1,7 +1,8 @@
 //! What was not tested, and why.
 //!
-//! Guarantees: a test that is skipped leaves a line in `target/tmp/skipped`, which `make test` shows at its
-//! end; where tests must not be skipped for want of a tool (`CI` is set), it fails instead.
+//! Guarantees: a test that is skipped leaves a line in `target/tmp/skipped`, which `make test`
+//! shows at its end; where tests must not be skipped for want of a tool (`CI` is set), it fails
+//! instead.
 
 use std::io::Write as _;
 
