@@ -251,6 +251,8 @@ async fn logs_are_followed_line_by_line() {
             Some(format!("line \"{index}\""))
         );
     }
+    // So that its log does not grow while it is read.
+    plane.sleep(id.as_str()).await;
     let last = LogQuery {
         tail: Some(2),
         ..LogQuery::default()

@@ -47,7 +47,7 @@ async fn comes_to_be(browser: &Browser, name: &str, wanted: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wake_is_seen_as_it_happens_and_a_button_wakes() {
     let temporary = Home::new();
-    let mut demo = Demo::start("3s", temporary.path());
+    let mut demo = Demo::start("10s", temporary.path());
     let (listen, admin) = (demo.listen, demo.admin);
     eventually("the demo serves", async || {
         reqwest::get(format!("http://{admin}/readyz")).await.is_ok()

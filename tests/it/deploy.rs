@@ -193,7 +193,7 @@ async fn a_sidecar_needs_no_file_and_takes_every_host() {
         .env("WAKEGATE_LOG_ACCESS", "off")
         .env("HYPEMAN_BASE_URL", format!("http://{}", plane.address))
         .env("HYPEMAN_API_KEY", &plane.token);
-    let _sidecar = Program(command.spawn().unwrap());
+    let _sidecar = Program::spawn(&mut command);
     eventually("it serves", async || {
         reqwest::get(format!("http://{admin}/readyz")).await.is_ok()
     })

@@ -243,7 +243,7 @@ fn exit_codes_tell_usage_configuration_and_success_apart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_wakes_a_sleeping_instance_and_leaves_nothing_behind() {
     let temporary = Home::new();
-    let mut demo = Demo::start("3s", temporary.path());
+    let mut demo = Demo::start("10s", temporary.path());
     let client = reqwest::Client::builder()
         .no_proxy()
         .pool_max_idle_per_host(0)

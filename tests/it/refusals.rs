@@ -50,9 +50,9 @@ async fn a_control_plane_that_is_down_is_a_503_with_retry_after() {
 async fn inside_the_lease_a_control_plane_that_goes_away_is_not_missed() {
     let plane = Plane::start().await;
     let origin = plane
-        .asleep(Wanted::hello("warm").idle(Duration::from_secs(60)))
+        .asleep(Wanted::hello("warm").idle(Duration::from_secs(3600)))
         .await;
-    let gateway = Gateway::start(&plane, "").await;
+    let gateway = Gateway::start(&plane, "[wake]\nverify_interval = \"1h\"\n").await;
     let client = gateway.client();
     assert_eq!(client.get("warm", "/").await.status(), 200);
     let before = gateway

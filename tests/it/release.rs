@@ -115,14 +115,15 @@ async fn an_application_that_never_becomes_healthy_is_told_apart_from_one_that_d
     plane.listening(Wanted::hello("refusing")).await;
     let deaf = Wanted::hello("deaf").env("HELLO_LISTEN_DELAY", "never");
     plane.running(deaf).await;
-    let checked = "wake = { ready = \"health\", timeout = \"1s\" }";
-    let asked = "wake = { ready = \"health\", health_path = \"/early\", timeout = \"1s\" }";
+    let checked = "wake = { ready = \"health\", timeout = \"5s\" }";
+    let asked = "wake = { ready = \"health\", health_path = \"/early\", timeout = \"5s\" }";
     let routes = [
         route("ill", checked),
         route("refusing", asked),
         route("deaf", asked),
     ];
     let gateway = Gateway::start(&plane, &routes.concat()).await;
+    let mut told = JoinSet::new();
     for (name, expected) in [
         // The control plane says that it is not healthy.
         ("ill", "app_unhealthy"),
@@ -131,9 +132,13 @@ async fn an_application_that_never_becomes_healthy_is_told_apart_from_one_that_d
         ("refusing", "app_not_listening"),
         ("deaf", "app_not_listening"),
     ] {
-        let (status, code, _) = gateway.client().problem(name).await;
-        assert_eq!((status, code.as_str()), (504, expected), "{name}");
+        let client = gateway.client();
+        told.spawn(async move {
+            let (status, code, _) = client.problem(name).await;
+            assert_eq!((status, code.as_str()), (504, expected), "{name}");
+        });
     }
+    told.join_all().await;
     gateway.stop().await;
     plane.stop().await;
 }
@@ -170,8 +175,8 @@ async fn a_small_body_that_was_read_beforehand_is_sent_again_when_its_instance_f
         let counts: BTreeMap<String, u64> = counts.json().await.unwrap();
         counts.get(id).copied().unwrap_or(0)
     };
-    // Long enough to be put to sleep meanwhile.
-    let small = put("/deliver?id=small&delay=2s", vec![b'x'; 1000]);
+    // Long enough to be put to sleep meanwhile, on a busy machine, too.
+    let small = put("/deliver?id=small&delay=8s", vec![b'x'; 1000]);
     eventually("it has arrived", async || arrived("small").await == 1).await;
     plane.sleep(&instance.id).await;
     assert_eq!(small.await.unwrap(), 200);

@@ -67,7 +67,8 @@ impl Drop for Home {
     fn drop(&mut self) {
         for pid in processes(self.path()) {
             let pid = pid.to_string();
-            let _gone = Command::new("kill").args(["-KILL", &pid]).status();
+            // It may have gone meanwhile.
+            let _output = Command::new("kill").args(["-KILL", &pid]).output();
         }
     }
 }
@@ -580,7 +581,9 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Starts it, at addresses of its own; `temporary` is where it keeps its files.
+    /// Starts it, at addresses of its own; `temporary` is where it keeps its files. With an idle timeout of
+    /// less than ten seconds it may find, on a busy machine, that the first instance has fallen
+    /// asleep before the second is up, and give up.
     pub fn start(idle_timeout: &str, temporary: &Path) -> Self {
         let reserved = [(); 3].map(|()| Reserved::new());
         let [listen, api, admin] = reserved.each_ref().map(|one| one.address);
