@@ -426,11 +426,17 @@ async fn a_collector_that_hangs_costs_no_request_its_time() {
         http: reqwest::Client::builder().no_proxy().build().unwrap(),
         address: gateway.address,
     };
-    // More than the queue has room for; if one of them waited for the collector, all would take an
-    // hour.
-    for _ in 0..3000 {
-        assert_eq!(client.get("patient", "/").await.status(), 200);
+    // More than the queue has room for; if each waited for the collector, all would take minutes.
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        let client = client.clone();
+        crowd.spawn(async move {
+            for _ in 0..100 {
+                assert_eq!(client.get("patient", "/").await.status(), 200);
+            }
+        });
     }
+    crowd.join_all().await;
     let lost = "wakegate_spans_exported_total{outcome=\"failed\"}";
     eventually("spans are lost and counted", async || {
         gateway.metric(lost).await > 0.0

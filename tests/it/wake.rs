@@ -15,7 +15,7 @@ async fn a_thousand_requests_at_once_cost_one_restore_and_are_all_served_once() 
     let instance = plane
         .asleep(Wanted::hello("many").idle(Duration::from_secs(30)))
         .await;
-    let gateway = Gateway::start(&plane, "").await;
+    let gateway = Gateway::start(&plane, "[route.wake]\ntimeout = \"5m\"\n").await;
     let client = gateway.client();
 
     let mut requests = JoinSet::new();
@@ -231,14 +231,14 @@ async fn a_port_that_never_opens_is_a_504_at_the_deadline() {
     plane
         .running(Wanted::hello("deaf").env("HELLO_LISTEN_DELAY", "never"))
         .await;
-    let gateway = Gateway::start(&plane, "[route.wake]\ntimeout = \"700ms\"\n").await;
+    let gateway = Gateway::start(&plane, "[route.wake]\ntimeout = \"3s\"\n").await;
     let began = Instant::now();
     let (status, code, after) = gateway.client().problem("deaf").await;
     assert_eq!(
         (status, code.as_str(), after.as_deref()),
         (504, "app_not_listening", Some("1"))
     );
-    assert!(began.elapsed() >= Duration::from_millis(690));
+    assert!(began.elapsed() >= Duration::from_millis(2990));
     gateway.stop().await;
     plane.stop().await;
 }
