@@ -115,7 +115,7 @@ async fn an_application_that_never_becomes_healthy_is_told_apart_from_one_that_d
     plane.listening(Wanted::hello("refusing")).await;
     let deaf = Wanted::hello("deaf").env("HELLO_LISTEN_DELAY", "never");
     plane.running(deaf).await;
-    let checked = "wake = { ready = \"health\", timeout = \"5s\" }";
+    let checked = "wake = { ready = \"health\", timeout = \"1s\" }";
     let asked = "wake = { ready = \"health\", health_path = \"/early\", timeout = \"5s\" }";
     let routes = [
         route("ill", checked),
@@ -123,22 +123,23 @@ async fn an_application_that_never_becomes_healthy_is_told_apart_from_one_that_d
         route("deaf", asked),
     ];
     let gateway = Gateway::start(&plane, &routes.concat()).await;
-    let mut told = JoinSet::new();
-    for (name, expected) in [
-        // The control plane says that it is not healthy.
-        ("ill", "app_unhealthy"),
-        // What is so today, and not what should be: an application that answers the gateway's own
-        // question badly is not told apart from one that does not answer.
-        ("refusing", "app_not_listening"),
-        ("deaf", "app_not_listening"),
-    ] {
-        let client = gateway.client();
-        told.spawn(async move {
-            let (status, code, _) = client.problem(name).await;
-            assert_eq!((status, code.as_str()), (504, expected), "{name}");
-        });
+    let client = gateway.client();
+    // The control plane says that it is not healthy. What is so today, and not what should be: a
+    // request whose time is up while the gateway asks once more hears that nobody listens.
+    eventually("the ill one is told apart", async || {
+        let (status, code, _) = client.problem("ill").await;
+        (status, code.as_str()) == (504, "app_unhealthy")
+    })
+    .await;
+    // Nor is an application told apart that answers the gateway's own question badly.
+    for name in ["refusing", "deaf"] {
+        let (status, code, _) = client.problem(name).await;
+        assert_eq!(
+            (status, code.as_str()),
+            (504, "app_not_listening"),
+            "{name}"
+        );
     }
-    told.join_all().await;
     gateway.stop().await;
     plane.stop().await;
 }

@@ -502,7 +502,7 @@ async fn a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_trackin
         ..QemuOptions::default()
     };
     let plane = Plane::start_with(DriverChoice::Qemu(options)).await;
-    let idle = Duration::from_secs(3);
+    let idle = Duration::from_secs(6);
     let request = wanted("bridged").idle(idle).request;
     let id = plane.client.create_instance(&request).await.unwrap().id;
     let url = listens(&plane.client, &id).await;
