@@ -23,8 +23,13 @@ class Plane(BaseHTTPRequestHandler):
         self.answer(self.instance(asked[1].rstrip("0")) if asked else [self.instance("bench")])
 
     def do_POST(self):
+        """A hold: these instances have no policy, so there is nothing to hold."""
         self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.answer({"supported": True, "enabled": False, "eligible": False, "state": "disabled"})
+        self.answer({
+            "supported": True, "configured": False, "enabled": False, "eligible": False,
+            "status": "disabled", "reason": "policy_missing",
+            "active_inbound_connections": 0, "tracking_mode": "conntrack_events_v4_tcp",
+        })
 
     def answer(self, value):
         body = json.dumps(value).encode()

@@ -1,11 +1,14 @@
-//! What the peers' benchmark needs besides the peers: an origin, and the least proxy that hyper can be.
+//! What the peers' benchmark needs besides the peers: an origin, and the least proxy that hyper can
+//! be.
 //!
-//! `origin ADDRESS` answers `/small`, `/size/BYTES` and whatever is posted to `/sink`, and echoes WebSocket
-//! messages. `messages ADDRESS SECONDS CONNECTIONS` sends such messages and prints how many came back, and the median and the
-//! 99th percentile of how long that took, in microseconds. `plane ADDRESS` is a control plane with as many instances as are asked
-//! for, quick enough for ten thousand; those called `sleepy…` fall asleep and never wake. `proxy ADDRESS ORIGIN` passes requests on with hyper's own pooling client: no routes, no leases, no
-//! header rules, no metrics. The distance from it is what wakegate's features cost, its distance from nginx what
-//! hyper costs. One thread each.
+//! `origin ADDRESS` answers `/small`, `/size/BYTES` and whatever is posted to `/sink`, and echoes
+//! WebSocket messages. `messages ADDRESS SECONDS CONNECTIONS` sends such messages and prints how
+//! many came back, and the median and the 99th percentile of how long that took, in microseconds.
+//! `plane ADDRESS` is a control plane with as many instances as are asked for, quick enough for ten
+//! thousand; those called `sleepy…` fall asleep and never wake. `proxy ADDRESS ORIGIN` passes
+//! requests on with hyper's own pooling client: no routes, no leases, no header rules, no metrics.
+//! The distance from it is what wakegate's features cost, its distance from nginx what hyper costs.
+//! One thread each.
 
 #![allow(
     clippy::unwrap_used,
@@ -133,6 +136,12 @@ fn echo(request: &mut Request<Incoming>) -> Response<Full<Bytes>> {
     response
 }
 
+/// What a control plane says to a hold of an instance without a policy.
+const NOT_HELD: &str = r#"{"supported":true,"configured":false,"enabled":false,"eligible":false,"status":"disabled","reason":"policy_missing","active_inbound_connections":0,"tracking_mode":"conntrack_events_v4_tcp"}"#;
+
+/// What it says to a hold of an instance that is asleep.
+const ASLEEP: &str = r#"{"code":"instance_in_standby","message":"instance is in standby; restore it before connecting"}"#;
+
 /// What a control plane says of an instance whose id is its name with zeros after it.
 async fn tell(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path();
@@ -146,14 +155,16 @@ async fn tell(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infal
     let instance = format!(
         r#"{{"id":"{name:0<24}","name":"{name}","image":"bench","state":"{state}","created_at":"2026-01-01T00:00:00Z","network":{{"ip":"127.0.0.1"}}}}"#
     );
-    let text = match path {
-        "/instances" => format!("[{instance}]"),
-        _ if path.contains("/auto-standby/") => {
-            r#"{"supported":true,"enabled":false,"eligible":false,"state":"disabled"}"#.to_owned()
+    let (status, text) = match path {
+        "/instances" => (StatusCode::OK, format!("[{instance}]")),
+        _ if path.ends_with("/auto-standby/hold") && state == "Standby" => {
+            (StatusCode::CONFLICT, ASLEEP.to_owned())
         }
-        _ => instance,
+        _ if path.contains("/auto-standby/") => (StatusCode::OK, NOT_HELD.to_owned()),
+        _ => (StatusCode::OK, instance),
     };
     let mut response = Response::new(Full::from(text));
+    *response.status_mut() = status;
     let json = header::HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     Ok(response)

@@ -7,6 +7,8 @@
 
 mod admission_counter;
 mod gate;
+#[cfg(test)]
+mod gate_tests;
 mod sync;
 
 use std::collections::HashMap;

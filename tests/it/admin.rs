@@ -358,8 +358,10 @@ async fn a_watcher_is_told_everything_first_and_then_each_change() {
     plane.stop().await;
 }
 
+/// What is so today, and not what should be: whoever may connect can keep the probes and the
+/// scraper out for as long as a connection may be silent. Nobody relies on the first assertion.
 #[tokio::test(flavor = "multi_thread")]
-async fn silent_and_many_operators_do_not_keep_others_out_for_ever() {
+async fn silent_connections_can_take_every_place_and_one_that_goes_makes_room() {
     let plane = Plane::start().await;
     let gateway = Gateway::start(&plane, "").await;
     // As many connections as there may be, none of which says a word.
@@ -373,13 +375,10 @@ async fn silent_and_many_operators_do_not_keep_others_out_for_ever() {
         .timeout(std::time::Duration::from_millis(300))
         .send()
         .await;
-    assert!(early.is_err(), "all places are taken");
+    assert!(early.unwrap_err().is_timeout(), "all places are taken");
     drop(silent.pop());
-    assert!(
-        reqwest::get(format!("http://{}/healthz", gateway.admin))
-            .await
-            .is_ok()
-    );
+    let later = reqwest::get(format!("http://{}/healthz", gateway.admin));
+    assert_eq!(later.await.unwrap().status(), 200);
     gateway.stop().await;
     plane.stop().await;
 }

@@ -2,7 +2,7 @@
 //! plane with every fault on, killed with SIGKILL half-way and started again.
 //!
 //! Minutes long, so it is not among the usual tests: `make chaos`, or
-//! `CHAOS_SECONDS=60 cargo test --release --test chaos -- --ignored --nocapture`.
+//! `CHAOS_SECONDS=60 cargo test --release --test it chaos:: -- --ignored --nocapture`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};

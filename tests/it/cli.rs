@@ -2,6 +2,7 @@
 
 use std::process::{Command, Output};
 
+use crate::support::reserved::Reserved;
 use crate::support::{BINARY, Plane};
 
 /// Runs `wakegate instances` against the plane.
@@ -82,7 +83,9 @@ async fn a_person_makes_wakes_reads_and_removes_instances() {
     );
     let (fine, _, err) = instances(&plane, "wake nobody").await;
     assert!(!fine && err.contains("resource not found"), "{err}");
-    let (fine, _, err) = instances(&plane, "ls --url http://127.0.0.1:9").await;
+    let nobody = Reserved::new();
+    let elsewhere = format!("ls --url http://{}", nobody.address);
+    let (fine, _, err) = instances(&plane, &elsewhere).await;
     assert!(!fine && err.contains("give another with `--url`"), "{err}");
 
     run("rm one two").await;

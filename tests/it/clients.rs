@@ -1,10 +1,11 @@
-//! Clients and servers that we have not written: the official SDKs and a fuzzer ask the local control
-//! plane, and our client asks a mock server that knows only the published document.
+//! Clients and servers that we have not written: the official SDKs and a fuzzer ask the local
+//! control plane, and our client asks a mock server that knows only the published document.
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::support::reserved::Reserved;
 use crate::support::tools::{node, python, run, scratch};
 use crate::support::{Plane, Program, Wanted, can_run_vms, client_of, eventually, reference};
 use hypeman::wire::{
@@ -151,12 +152,10 @@ async fn a_fuzzer_finds_an_instance_as_documented() {
 }
 
 /// A server made of the document alone, which validates each request and answers with examples.
-async fn mock() -> (Program, std::net::SocketAddr) {
+async fn mock() -> (Program, Reserved) {
     let folder = tokio::task::spawn_blocking(|| node(&["@stoplight/prism-cli@5.16.0"])).await;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
-    let port = address.port().to_string();
+    let reserved = Reserved::new();
+    let port = reserved.port().to_string();
     let child = Command::new("node")
         .arg(
             folder
@@ -169,15 +168,15 @@ async fn mock() -> (Program, std::net::SocketAddr) {
         .stderr(Stdio::null())
         .spawn();
     let program = Program(child.unwrap());
-    let client = client_of(address, "token");
+    let client = client_of(reserved.address, "token");
     eventually("the mock serves", async || client.health().await.is_ok()).await;
-    (program, address)
+    (program, reserved)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn our_client_understands_an_independent_server() {
-    let (_mock, address) = mock().await;
-    let client = client_of(address, "token");
+    let (_mock, reserved) = mock().await;
+    let client = client_of(reserved.address, "token");
     let id = reference("tz4a98xxat96iws9zmbrgj3a");
     let tags = BTreeMap::from([("team".to_owned(), "core".to_owned())]);
 

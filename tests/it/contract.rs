@@ -250,6 +250,8 @@ async fn logs_are_followed_line_by_line() {
             Some(format!("line \"{index}\""))
         );
     }
+    // So that its log does not grow while it is read.
+    plane.sleep(id.as_str()).await;
     let last = LogQuery {
         tail: Some(2),
         ..LogQuery::default()
@@ -294,7 +296,8 @@ async fn a_program_that_ends_leaves_its_exit_code() {
 async fn auto_standby_counts_real_connections_and_honours_ignore_lists() {
     let plane = Plane::start().await;
     let idle = Duration::from_millis(400);
-    let instance = plane.listening(Wanted::hello("counted").idle(idle)).await;
+    let wanted = Wanted::hello("counted").idle(Duration::from_secs(60));
+    let instance = plane.listening(wanted).await;
     let ip = instance.network.unwrap().ip.unwrap();
     let connection = tokio::net::TcpStream::connect((ip.as_str(), 8080))
         .await
@@ -310,19 +313,26 @@ async fn auto_standby_counts_real_connections_and_honours_ignore_lists() {
             == 1
     })
     .await;
-    tokio::time::sleep(idle * 3).await;
-    assert_eq!(plane.state(&instance.id).await, InstanceState::Running);
     let policy = AutoStandbyPolicy {
         enabled: true,
         idle_timeout: Some(GoDuration::from(idle)),
-        ignore_source_cidrs: vec!["127.0.0.0/8".parse().unwrap()],
         ..AutoStandbyPolicy::default()
     };
-    let change = UpdateInstance {
-        auto_standby: Some(policy),
-        ..UpdateInstance::default()
+    let ignoring = AutoStandbyPolicy {
+        ignore_source_cidrs: vec!["127.0.0.0/8".parse().unwrap()],
+        ..policy.clone()
     };
-    plane.client.update_instance(&id, &change).await.unwrap();
+    let change = async |policy: AutoStandbyPolicy| {
+        let change = UpdateInstance {
+            auto_standby: Some(policy),
+            ..UpdateInstance::default()
+        };
+        plane.client.update_instance(&id, &change).await.unwrap();
+    };
+    change(policy).await;
+    tokio::time::sleep(idle * 3).await;
+    assert_eq!(plane.state(&instance.id).await, InstanceState::Running);
+    change(ignoring).await;
     eventually("ignored, it keeps nobody awake", async || {
         plane.state(&instance.id).await == InstanceState::Standby
     })

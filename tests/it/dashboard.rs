@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::support::browser::Browser;
-use crate::support::{Gateway, Plane, Program, Wanted, config, eventually, spawn};
+use crate::support::{Demo, Gateway, Home, Plane, Wanted, config, eventually, spawn};
 use serde_json::{Value, json};
 use wakegate::app::App;
 use wakegate::telemetry::AccessSink;
@@ -46,7 +46,9 @@ async fn comes_to_be(browser: &Browser, name: &str, wanted: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wake_is_seen_as_it_happens_and_a_button_wakes() {
-    let (mut demo, listen, admin) = Program::demo("2s");
+    let temporary = Home::new();
+    let mut demo = Demo::start("10s", temporary.path());
+    let (listen, admin) = (demo.listen, demo.admin);
     eventually("the demo serves", async || {
         reqwest::get(format!("http://{admin}/readyz")).await.is_ok()
     })
@@ -107,8 +109,8 @@ async fn a_wake_is_seen_as_it_happens_and_a_button_wakes() {
         (&"admin".into(), 2)
     );
     browser.end().await;
-    demo.signal("INT");
-    assert!(demo.0.wait().unwrap().success());
+    demo.program.signal("INT");
+    assert!(demo.program.0.wait().unwrap().success());
 }
 
 /// A control plane that has a thousand instances and does nothing else.

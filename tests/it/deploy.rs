@@ -1,12 +1,13 @@
-//! What is shipped beside the program: that each thing is what its own tool takes it for, and says what the
-//! program says.
+//! What is shipped beside the program: that each thing is what its own tool takes it for, and says
+//! what the program says.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::reserved::Reserved;
 use crate::support::tools::{python, run, scratch};
-use crate::support::{BINARY, Plane, Program, Wanted, eventually, free_address};
+use crate::support::{BINARY, Plane, Program, Wanted, eventually};
 use serde_json::Value;
 use wakegate::config::{Variables, load};
 
@@ -16,7 +17,8 @@ fn deploy(path: &str) -> PathBuf {
         .join(path)
 }
 
-/// Names in a text that are metrics', without the suffixes that Prometheus gives to a histogram's series.
+/// Names in a text that are metrics', without the suffixes that Prometheus gives to a histogram's
+/// series.
 fn metrics(text: &str) -> Vec<String> {
     let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
     let mut names: Vec<String> = text
@@ -179,7 +181,8 @@ fn what_compose_and_the_package_name_is_there() {
 async fn a_sidecar_needs_no_file_and_takes_every_host() {
     let plane = Plane::start().await;
     plane.asleep(Wanted::hello("app")).await;
-    let (listen, admin) = (free_address(), free_address());
+    let reserved = [(); 2].map(|()| Reserved::new());
+    let [listen, admin] = reserved.each_ref().map(|one| one.address);
     let mut command = Command::new(BINARY);
     command
         .arg("serve")
@@ -190,7 +193,7 @@ async fn a_sidecar_needs_no_file_and_takes_every_host() {
         .env("WAKEGATE_LOG_ACCESS", "off")
         .env("HYPEMAN_BASE_URL", format!("http://{}", plane.address))
         .env("HYPEMAN_API_KEY", &plane.token);
-    let _sidecar = Program(command.spawn().unwrap());
+    let _sidecar = Program::spawn(&mut command);
     eventually("it serves", async || {
         reqwest::get(format!("http://{admin}/readyz")).await.is_ok()
     })

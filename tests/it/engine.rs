@@ -133,6 +133,7 @@ impl ControlPlane for Actor {
     ) -> Result<WaitOutcome, ControlPlaneError> {
         self.note("wait");
         tokio::time::sleep(Duration::from_secs(5)).await;
+        self.note("waited");
         Ok(serde_json::from_value(json!({ "state": "Running" })).unwrap())
     }
 
@@ -282,7 +283,7 @@ async fn an_initializing_instance_is_seen_running_long_before_wait_says_so() {
     let stage = Stage::set(WakeConfig::default()).await;
     stage.actor.play(|part| part.after_restore = "Initializing");
     let instance = stage.find().await.unwrap();
-    let (actor, began) = (stage.actor.clone(), tokio::time::Instant::now());
+    let actor = stage.actor.clone();
     let booted = crate::support::spawn(async move {
         while actor.count("restore") == 0 {
             tokio::task::yield_now().await;
@@ -290,13 +291,9 @@ async fn an_initializing_instance_is_seen_running_long_before_wait_says_so() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         actor.play(|part| part.state = "Running");
     });
-    get_ready(&instance, stage.port, 4000).await.unwrap();
+    get_ready(&instance, stage.port, 60_000).await.unwrap();
     booted.await.unwrap();
-    assert!(
-        began.elapsed() < Duration::from_secs(2),
-        "{:?}",
-        began.elapsed()
-    );
+    assert_eq!(stage.actor.count("waited"), 0);
     stage.end().await;
 }
 
@@ -325,13 +322,14 @@ async fn an_address_that_belongs_to_another_instance_now_receives_nothing() {
 #[tokio::test]
 async fn a_changed_address_begins_a_new_epoch() {
     let stage = Stage::set(WakeConfig::default()).await;
-    let other = TcpListener::bind(("127.0.0.2", stage.port)).await.unwrap();
+    // Of all addresses of this machine, the one that no other test uses.
+    let other = TcpListener::bind(("127.3.2.1", stage.port)).await.unwrap();
     let instance = stage.find().await.unwrap();
     let old = get_ready(&instance, stage.port, 1000)
         .await
         .unwrap()
         .endpoint;
-    stage.actor.play(|part| part.ip = "127.0.0.2");
+    stage.actor.play(|part| part.ip = "127.3.2.1");
     instance.suspect(&old).await;
     let new = get_ready(&instance, stage.port, 1000)
         .await
@@ -400,15 +398,22 @@ async fn after_failed_wakes_in_a_row_requests_are_refused_at_once() {
     let stage = Stage::set(config).await;
     stage.actor.play(|part| part.state = "Paused");
     let instance = stage.find().await.unwrap();
-    for _ in 0..2 {
+    let mut failed = 0;
+    // The engine's own verdict comes with its next step.
+    eventually("nobody is let in any more", async || {
         let refused = get_ready(&instance, stage.port, 60).await.unwrap_err();
+        if let WakeError::BreakerOpen(_) = refused {
+            return true;
+        }
         assert!(
             matches!(refused, WakeError::TimedOut(_) | WakeError::Transitioning),
             "{refused:?}"
         );
-        // The engine's own verdict comes with its next step.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        failed += 1;
+        false
+    })
+    .await;
+    assert!(failed >= 2, "{failed} failed wakes");
     let calls = stage.actor.count("get");
     let refused = get_ready(&instance, stage.port, 60).await.unwrap_err();
     assert!(matches!(refused, WakeError::BreakerOpen(_)), "{refused:?}");
@@ -428,10 +433,14 @@ async fn a_request_that_cannot_wait_as_long_as_wakes_take_is_refused_at_once_and
         stage.actor.play(|part| part.state = "Standby");
         instance.suspect(&woken.endpoint).await;
     }
-    let (restores, asked) = (stage.actor.count("restore"), tokio::time::Instant::now());
+    let restores = stage.actor.count("restore");
+    // This clock goes on only when nobody has anything to do but wait.
+    tokio::time::pause();
+    let asked = tokio::time::Instant::now();
     let refused = get_ready(&instance, stage.port, 100).await.unwrap_err();
     assert!(matches!(refused, WakeError::TooSlow(_)), "{refused:?}");
-    assert!(asked.elapsed() < Duration::from_millis(100));
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    tokio::time::resume();
     eventually("the wake has begun all the same", async || {
         stage.actor.count("restore") > restores
     })

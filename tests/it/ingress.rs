@@ -2,17 +2,13 @@
 
 use std::net::SocketAddr;
 
+use crate::support::reserved::Reserved;
 use crate::support::{Gateway, Plane, Wanted, eventually, reference};
 use http::StatusCode;
 use serde_json::{Value, json};
 
 use hypeman::wire::{CreateIngress, IngressRule};
 use wakegate::telemetry::AccessSink;
-
-fn free() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap().port()
-}
 
 fn resource(name: &str, rules: Value) -> CreateIngress {
     let rules: Vec<IngressRule> = serde_json::from_value(rules).unwrap();
@@ -42,7 +38,8 @@ async fn a_declared_host_is_served_at_its_port_until_it_is_deleted() {
     let instance = plane.asleep(Wanted::hello("declared")).await;
     let extra = "[ingress]\nwatch = true\ninterval = \"50ms\"\naddress = \"127.0.0.1\"\n";
     let gateway = Gateway::start(&plane, extra).await;
-    let (port, other) = (free(), free());
+    let reserved = [(); 2].map(|()| Reserved::new());
+    let [port, other] = reserved.each_ref().map(Reserved::port);
     let secret = "0123456789abcdef0123456789abcdef";
     let rules = json!([
         {"match": {"hostname": "app.example.com", "port": port},
@@ -100,7 +97,8 @@ async fn a_port_that_is_taken_keeps_nothing_else_from_being_served() {
     let plane = Plane::start().await;
     plane.listening(Wanted::hello("lucky")).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (taken_port, port) = (taken.local_addr().unwrap().port(), free());
+    let reserved = Reserved::new();
+    let (taken_port, port) = (taken.local_addr().unwrap().port(), reserved.port());
     let rule = |port: u16| {
         json!({"match": {"hostname": "lucky.example.com", "port": port},
                "target": {"instance": "lucky", "port": 8080}})
@@ -140,7 +138,8 @@ async fn declaring(port: u16) -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_with_tls_is_served_with_tls_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
-    let port = free();
+    let reserved = Reserved::new();
+    let port = reserved.port();
     let plane = declaring(port).await;
     let watch = "[ingress]\nwatch = true\ninterval = \"50ms\"\naddress = \"127.0.0.1\"\n";
     let off = || AccessSink::off();

@@ -1,21 +1,20 @@
 //! Beginnings and ends: drain, kill -9, ports in use, exit codes.
 
-use std::io::Read as _;
 use std::process::Command;
-use std::time::Duration;
 
+use crate::support::reserved::Reserved;
 use crate::support::{
-    BINARY, Gateway, Plane, Program, Wanted, client_of, config, eventually, reference,
+    BINARY, Demo, Door, Gateway, Home, Lines, Plane, Program, Wanted, client_of, config,
+    eventually, processes, reference, route,
 };
 use hypeman::wire::{CreateInstance, InstanceState};
+use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_finishes_what_is_held_and_refuses_what_comes() {
     let plane = Plane::start().await;
-    plane
-        .running(Wanted::hello("drained").env("HELLO_LISTEN_DELAY", "1500ms"))
-        .await;
-    let mut gateway = Gateway::start(&plane, "").await;
+    let (_, door) = plane.behind_a_door("drained").await;
+    let mut gateway = Gateway::start(&plane, &route("drained", Door::ROUTE)).await;
     let client = gateway.client();
     let held =
         crate::support::spawn(async move { client.get("drained", "/").await.status().as_u16() });
@@ -39,6 +38,7 @@ async fn a_drain_finishes_what_is_held_and_refuses_what_comes() {
             .await
             .is_err()
     );
+    door.open().await;
     assert_eq!(held.await.unwrap(), 200);
     assert!(gateway.stop().await, "nothing had to be cut");
     plane.stop().await;
@@ -91,13 +91,10 @@ async fn a_reload_that_would_need_a_restart_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_survive_a_killed_control_plane_with_their_memory() {
-    let dir = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let dir = Home::new();
+    let reserved = Reserved::new();
     let state = dir.path().to_str().unwrap().to_owned();
-    let address = port.to_string();
+    let address = reserved.address.to_string();
     let arguments = [
         "local",
         "--api-listen",
@@ -106,7 +103,7 @@ async fn instances_survive_a_killed_control_plane_with_their_memory() {
         &state,
         "--no-auth",
     ];
-    let client = client_of(port, "unused");
+    let client = client_of(reserved.address, "unused");
 
     let first = Program::start(&arguments);
     eventually("it serves", async || client.health().await.is_ok()).await;
@@ -174,11 +171,8 @@ async fn instances_survive_a_killed_control_plane_with_their_memory() {
 
 #[test]
 fn a_port_in_use_is_a_clear_message_that_names_the_flag() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .to_string();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = listener.local_addr().unwrap().to_string();
     for (flag, arguments) in [
         (
             "--listen",
@@ -217,8 +211,6 @@ fn a_port_in_use_is_a_clear_message_that_names_the_flag() {
             ],
         ),
     ] {
-        // Bound without listening would not be taken for a listener.
-        let _listener = std::net::TcpListener::bind(&taken).unwrap();
         let output = Command::new(BINARY).args(arguments).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{text}");
@@ -250,37 +242,38 @@ fn exit_codes_tell_usage_configuration_and_success_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_wakes_a_sleeping_instance_and_leaves_nothing_behind() {
-    let (mut demo, listen, _) = Program::demo("1s");
+    let temporary = Home::new();
+    let mut demo = Demo::start("10s", temporary.path());
     let client = reqwest::Client::builder()
         .no_proxy()
         .pool_max_idle_per_host(0)
         .build()
         .unwrap();
-    let get = async |host: &str| {
-        let request = client
-            .get(format!("http://{listen}/"))
-            .header("host", host)
+    let ask = async || {
+        let asked = client.get(format!("http://{}/", demo.listen));
+        let answer = asked
+            .header("host", "counter.localhost")
             .send()
             .await
             .ok()?;
-        (request.status() == 200).then_some(request.text().await.ok()?)
+        (answer.status() == 200).then_some(answer.text().await.ok()?)
     };
-    eventually("the demo serves", async || {
-        get("counter.localhost").await.is_some()
-    })
-    .await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let second = get("counter.localhost").await.unwrap();
-    assert!(!second.contains("request 1 of"), "{second}");
-    demo.signal("INT");
-    let mut said = String::new();
-    demo.0
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut said)
-        .unwrap();
-    assert!(demo.0.wait().unwrap().success());
+    eventually("the demo serves", async || ask().await.is_some()).await;
+    let mut lines = Lines::of(demo.program.0.stdout.take().unwrap());
+    // It says so when it begins, and again when the instance has been awake and is idle.
+    lines.say("counter  asleep", 2).await;
+    let again = ask().await.unwrap();
+    assert!(
+        !again.contains("request 1 of"),
+        "its memory is kept: {again}"
+    );
+    let folders = || std::fs::read_dir(temporary.path()).unwrap().count();
+    let instances = processes(temporary.path());
+    assert_eq!((folders(), instances.len()), (1, 2), "{instances:?}");
+
+    demo.program.signal("INT");
+    let story = lines.into_story();
+    assert!(demo.program.0.wait().unwrap().success());
     for word in [
         "curl http://hello.localhost",
         "asleep",
@@ -289,6 +282,11 @@ async fn the_demo_wakes_a_sleeping_instance_and_leaves_nothing_behind() {
         "idle",
         "stopping",
     ] {
-        assert!(said.contains(word), "{word}: {said}");
+        assert!(story.contains(word), "{word}: {story}");
+    }
+    assert_eq!((folders(), processes(temporary.path())), (0, Vec::new()));
+    for address in [demo.listen, demo.admin] {
+        let refused = TcpStream::connect(address).await;
+        assert!(refused.is_err(), "somebody listens at {address}");
     }
 }

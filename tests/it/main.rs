@@ -1,5 +1,5 @@
-//! The gateway, the local control plane and what is delivered with them, over real sockets: one module a
-//! capability.
+//! The gateway, the local control plane and what is delivered with them, over real sockets: one
+//! module a capability.
 
 #![allow(
     clippy::cast_possible_truncation,
@@ -18,6 +18,11 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+
+/// As `src/hold/gate.rs` names it, which `interleavings` runs under loom.
+mod config {
+    pub(crate) use wakegate::config::LimitsConfig;
+}
 
 mod admin;
 mod admission;

@@ -6,9 +6,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::support::{
-    ConfigFile, Gateway, Plane, Program, Wanted, eventually, free_address, spawn,
-};
+use crate::support::reserved::Reserved;
+use crate::support::{Client, ConfigFile, Gateway, Plane, Program, Wanted, eventually, spawn};
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
@@ -154,7 +153,11 @@ async fn every_documented_metric_exists_and_every_metric_is_documented() {
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let tls = format!("tls = {{ cert = {cert:?}, key = {key:?} }}\n");
-    let collector = "[tracing]\nendpoint = \"http://127.0.0.1:9\"\nsample = 1.0\n";
+    let nobody = Reserved::new();
+    let collector = format!(
+        "[tracing]\nendpoint = \"http://{}\"\nsample = 1.0\n",
+        nobody.address
+    );
     let gateway = Gateway::start(&plane, &format!("{shut}{raw}{tls}{collector}")).await;
     assert_eq!(gateway.client().get("shut", "/").await.status(), 503);
     assert_eq!(gateway.client().get("counted", "/").await.status(), 200);
@@ -203,7 +206,8 @@ async fn a_real_prometheus_scrapes_it_and_counts_what_happened() {
     for _ in 0..3 {
         assert_eq!(gateway.client().get("scraped", "/").await.status(), 200);
     }
-    let (dir, listen) = (tempfile::tempdir().unwrap(), free_address());
+    let (dir, reserved) = (tempfile::tempdir().unwrap(), Reserved::new());
+    let listen = reserved.address;
     let config = dir.path().join("prometheus.yml");
     let text = format!(
         "global: {{ scrape_interval: 200ms, scrape_timeout: 200ms }}\n\
@@ -344,7 +348,8 @@ async fn a_cold_request_is_one_trace_from_its_client_to_its_instance() {
         .await
         .unwrap();
     let echoed = answer.text().await.unwrap();
-    // Where nobody asked for it, and none is begun here, the instance hears that nothing is recorded.
+    // Where nobody asked for it, and none is begun here, the instance hears that nothing is
+    // recorded.
     let other = client.get("traced", "/headers").await.text().await.unwrap();
     let sent = |text: &str| {
         let line = text
@@ -417,11 +422,21 @@ async fn a_collector_that_hangs_costs_no_request_its_time() {
         hanging.local_addr().unwrap()
     );
     let gateway = Gateway::start(&plane, &extra).await;
-    let client = gateway.client();
-    // More than the queue has room for.
-    for _ in 0..3000 {
-        assert_eq!(client.get("patient", "/").await.status(), 200);
+    let client = Client {
+        http: reqwest::Client::builder().no_proxy().build().unwrap(),
+        address: gateway.address,
+    };
+    // More than the queue has room for; if each waited for the collector, all would take minutes.
+    let mut crowd = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        let client = client.clone();
+        crowd.spawn(async move {
+            for _ in 0..100 {
+                assert_eq!(client.get("patient", "/").await.status(), 200);
+            }
+        });
     }
+    crowd.join_all().await;
     let lost = "wakegate_spans_exported_total{outcome=\"failed\"}";
     eventually("spans are lost and counted", async || {
         gateway.metric(lost).await > 0.0

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::support::skips::{Lacking, skip};
 use crate::support::{Plane, Wanted, eventually, reference};
 use hypeman::wire::{
     CreateInstance, Health, HealthCheck, HttpCheck, Instance, InstanceState, RestartPolicy,
@@ -178,7 +179,7 @@ async fn what_a_program_has_started_stands_still_with_it_where_groups_can_be_fro
     let said = std::fs::read_to_string(plane.folder(id.as_str()).join("hypeman.log")).unwrap();
     plane.sleep(id.as_str()).await;
     if said.contains("no control group") || said.contains("no limits on memory and processors") {
-        println!("SKIPPED, since no control group can be made here");
+        skip(Lacking::Machine, "no control group can be made here");
     } else {
         let before = read();
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -131,8 +131,9 @@ async fn a_side_that_has_said_everything_still_hears_the_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_connection_keeps_its_instance_awake_and_is_cut_when_an_operator_puts_it_to_sleep() {
     let plane = Plane::start().await;
-    let wanted = Wanted::hello("line").idle(Duration::from_secs(1));
-    let instance = plane.asleep(wanted).await;
+    let idle = Duration::from_millis(400);
+    let instance = plane.asleep(Wanted::hello("line").idle(idle)).await;
+    let before = plane.operations(&instance.id, "standby").await;
     let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nhost = \"line.test\"\n\
                     [wake]\nstall_timeout = \"500ms\"\n";
     let gateway = Gateway::start(&plane, listener).await;
@@ -142,12 +143,9 @@ async fn a_raw_connection_keeps_its_instance_awake_and_is_cut_when_an_operator_p
         plane.state(&instance.id).await == running
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(2500)).await;
-    assert_eq!(
-        plane.state(&instance.id).await,
-        running,
-        "while somebody is connected"
-    );
+    tokio::time::sleep(idle * 5 / 2).await;
+    let standbys = plane.operations(&instance.id, "standby").await;
+    assert_eq!(standbys, before, "while somebody is connected");
     plane.sleep(&instance.id).await;
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(crate::support::PATIENCE, stream.read_to_end(&mut rest)).await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::support::reserved::Reserved;
 use crate::support::{Gateway, Plane, Wanted, eventually, reference};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -33,12 +34,10 @@ async fn a_wrong_token_is_a_502_that_says_nothing_of_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_control_plane_that_is_down_is_a_503_with_retry_after() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let nobody = Reserved::new();
     let access = AccessSink::off();
-    let gateway = Gateway::start_with(nobody, "t", "", access).await;
+    let extra = "[route.wake]\ntimeout = \"1s\"\n";
+    let gateway = Gateway::start_with(nobody.address, "t", extra, access).await;
     let (status, code, after) = gateway.client().problem("any").await;
     assert_eq!(
         (status, code.as_str(), after.as_deref()),
@@ -51,23 +50,27 @@ async fn a_control_plane_that_is_down_is_a_503_with_retry_after() {
 async fn inside_the_lease_a_control_plane_that_goes_away_is_not_missed() {
     let plane = Plane::start().await;
     let origin = plane
-        .asleep(Wanted::hello("warm").idle(Duration::from_secs(60)))
+        .asleep(Wanted::hello("warm").idle(Duration::from_secs(3600)))
         .await;
-    let gateway = Gateway::start(&plane, "").await;
+    let gateway = Gateway::start(&plane, "[wake]\nverify_interval = \"1h\"\n").await;
     let client = gateway.client();
     assert_eq!(client.get("warm", "/").await.status(), 200);
     let before = gateway
         .metric("wakegate_controlplane_requests_total{op=\"get\",code=\"200\"}")
         .await;
+    // From here on every call to the control plane ends without an answer.
+    plane.faults(r#"{ "drop_percent": 100 }"#).await;
+    let asked = plane.client.get_instance(&reference(&origin.id)).await;
+    assert!(asked.is_err(), "it has gone away");
     for _ in 0..50 {
         let response = client.get("warm", "/").await;
+        assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["x-wakegate-wake"], "warm");
     }
     let after = gateway
         .metric("wakegate_controlplane_requests_total{op=\"get\",code=\"200\"}")
         .await;
     assert_eq!(after, before, "the warm path asks nobody");
-    drop(origin);
     gateway.stop().await;
     plane.stop().await;
 }

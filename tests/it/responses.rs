@@ -1,5 +1,5 @@
-//! What an instance may answer, and what a client is told of it: the same over both kinds of connection, those that
-//! carry requests without a body and those that carry the others.
+//! What an instance may answer, and what a client is told of it: the same over both kinds of
+//! connection, those that carry requests without a body and those that carry the others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -90,8 +90,8 @@ const CASES: [(&str, &str); 25] = [
     ("HTTP/1.1 200 OK\r\nbad name: x\r\n\r\n", "502 Bad Gateway"),
 ];
 
-/// Answers requests with the cases that their paths name, some bytes at a time; closes where that is
-/// part of the case, and else only when the gateway does.
+/// Answers requests with the cases that their paths name, some bytes at a time; closes where that
+/// is part of the case, and else only when the gateway does.
 async fn origin(listener: TcpListener) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {

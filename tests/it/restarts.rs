@@ -1,15 +1,17 @@
-//! What changes under load: configurations, certificates, sockets, whole processes. No request fails.
+//! What changes under load: configurations, certificates, sockets, whole processes. No request
+//! fails.
 
-use std::io::BufRead as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
 
-use crate::support::{BINARY, Gateway, Plane, Program, Wanted, config, eventually};
+use crate::support::reserved::Reserved;
+use crate::support::{
+    BINARY, Gateway, Lines, PATIENCE, Plane, Program, Wanted, config, eventually,
+};
 use tokio::task::{JoinSet, spawn_blocking};
 
 /// Clients that ask as fast as they are answered, half of them with a new connection each time.
@@ -29,7 +31,7 @@ impl Load {
             let client = reqwest::Client::builder()
                 .no_proxy()
                 .pool_max_idle_per_host(kept)
-                .timeout(Duration::from_secs(20))
+                .timeout(PATIENCE)
                 .build()
                 .unwrap();
             tasks.spawn(async move {
@@ -78,13 +80,6 @@ const LONG_FAREWELL: &str = "[server]\nreuse_port = true\ndrain_idle_timeout = \
 /// The same where nobody else serves.
 const PATIENT_FAREWELL: &str = "[server]\ndrain_idle_timeout = \"5s\"\n";
 
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-}
-
 /// A file for a gateway of its own process.
 fn write_config(dir: &Path, plane: &Plane, listen: SocketAddr, extra: &str) -> PathBuf {
     let (file, key) = (dir.join("wakegate.toml"), dir.join("key"));
@@ -100,20 +95,11 @@ fn write_config(dir: &Path, plane: &Plane, listen: SocketAddr, extra: &str) -> P
     file
 }
 
-/// Waits for a line of a process's diagnostics.
-fn says(program: &mut Program, word: &str) {
-    let reader = program.0.stderr.take().unwrap();
-    let mut lines = std::io::BufReader::new(reader).lines();
-    let mut seen = Vec::new();
-    while let Some(Ok(line)) = lines.next() {
-        seen.push(line);
-        if seen.last().unwrap().contains(word) {
-            // The rest is read so that the process never waits for us.
-            std::thread::spawn(move || lines.for_each(drop));
-            return;
-        }
-    }
-    panic!("{word:?} is not in {seen:#?}");
+/// Waits until a process serves; what it says further.
+async fn is_up(program: &mut Program) -> Lines {
+    let mut lines = Lines::of(program.0.stderr.take().unwrap());
+    lines.say("serving", 1).await;
+    lines
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,21 +107,22 @@ async fn reloads_under_load_fail_no_request() {
     let plane = Plane::start().await;
     plane.listening(Wanted::hello("busy")).await;
     let gateway = Gateway::start(&plane, "").await;
-    let load = Load::start(gateway.address, "busy.test", 500);
-    load.more(500).await;
+    let load = Load::start(gateway.address, "busy.test", 200);
+    load.more(200).await;
     for round in 0..20_u16 {
+        let reserved = Reserved::new();
         let extra = format!(
             "[[route]]\nhost = \"new-{round}.test\"\ninstance = \"busy\"\n\
              [[listener]]\naddress = \"127.0.0.1:{}\"\n\
              [server]\nmax_headers = {}\nmax_connections = {}\n[wake]\nmax_held = {}\n",
-            free().port(),
+            reserved.port(),
             90 + round,
             2000 + round,
             1000 + round,
         );
         let fresh = config(plane.address, &plane.token, &extra);
         gateway.handle.reload(&fresh).unwrap();
-        load.more(100).await;
+        load.more(50).await;
     }
     let (done, failed) = load.end().await;
     assert!(
@@ -152,16 +139,17 @@ async fn reloads_under_load_fail_no_request() {
 async fn a_new_process_takes_over_the_address_and_no_request_fails() {
     let plane = Plane::start().await;
     plane.listening(Wanted::hello("handed")).await;
-    let (dir, listen) = (tempfile::tempdir().unwrap(), free());
+    let (dir, reserved) = (tempfile::tempdir().unwrap(), Reserved::shared());
+    let listen = reserved.address;
     let file = write_config(dir.path(), &plane, listen, LONG_FAREWELL);
-    let mut old = serving(&file);
-    let load = Load::start(listen, "handed.test", 500);
-    load.more(1000).await;
+    let (mut old, _) = serving(&file).await;
+    let load = Load::start(listen, "handed.test", 200);
+    load.more(400).await;
     for _ in 0..3 {
-        let new = serving(&file);
-        load.more(500).await;
+        let (new, _) = serving(&file).await;
+        load.more(200).await;
         old.signal("TERM");
-        load.more(1000).await;
+        load.more(400).await;
         let status = spawn_blocking(move || old.0.wait().unwrap());
         assert!(status.await.unwrap().success());
         old = new;
@@ -178,18 +166,17 @@ async fn a_new_process_takes_over_the_address_and_no_request_fails() {
 }
 
 /// A process that serves what the file says.
-fn serving(file: &Path) -> Program {
-    let (file, admin) = (file.to_str().unwrap(), free().to_string());
-    let mut program = Program::start(&["serve", "-c", file, "--admin-listen", &admin]);
-    says(&mut program, "serving");
-    program
+async fn serving(file: &Path) -> (Program, Lines) {
+    let file = file.to_str().unwrap();
+    let mut program = Program::start(&["serve", "-c", file, "--admin-listen", "127.0.0.1:0"]);
+    let lines = is_up(&mut program).await;
+    (program, lines)
 }
 
 /// As systemd starts a service with a socket (`sd_listen_fds(3)`).
-fn activated(socket: &TcpListener, file: &str) -> Program {
+async fn activated(socket: &TcpListener, file: &str) -> Program {
     let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
     let socket = OwnedFd::from(socket.try_clone().unwrap());
-    let admin = free().to_string();
     let child = Command::new("sh")
         .args([
             "-c",
@@ -199,14 +186,14 @@ fn activated(socket: &TcpListener, file: &str) -> Program {
             "-c",
             file,
             "--admin-listen",
-            &admin,
+            "127.0.0.1:0",
         ])
         .stdin(Stdio::from(socket))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn();
     let mut program = Program(child.unwrap());
-    says(&mut program, "serving");
+    is_up(&mut program).await;
     program
 }
 
@@ -219,7 +206,7 @@ async fn a_restart_with_an_inherited_socket_fails_no_request() {
     let listen = socket.local_addr().unwrap();
     let file = write_config(dir.path(), &plane, listen, PATIENT_FAREWELL);
     let file = file.to_str().unwrap();
-    let mut old = activated(&socket, file);
+    let mut old = activated(&socket, file).await;
     let load = Load::start(listen, "heir.test", 100);
     load.more(200).await;
     for _ in 0..2 {
@@ -227,7 +214,7 @@ async fn a_restart_with_an_inherited_socket_fails_no_request() {
         let status = spawn_blocking(move || old.0.wait().unwrap());
         assert!(status.await.unwrap().success());
         // Nobody serves now; whoever connects waits in the kernel.
-        old = activated(&socket, file);
+        old = activated(&socket, file).await;
         load.more(200).await;
     }
     let (done, failed) = load.end().await;
@@ -245,9 +232,10 @@ async fn a_restart_with_an_inherited_socket_fails_no_request() {
 async fn a_changed_file_is_loaded_and_a_bad_one_is_not() {
     let plane = Plane::start().await;
     plane.listening(Wanted::hello("edited")).await;
-    let (dir, listen) = (tempfile::tempdir().unwrap(), free());
+    let (dir, reserved) = (tempfile::tempdir().unwrap(), Reserved::new());
+    let listen = reserved.address;
     let file = write_config(dir.path(), &plane, listen, "");
-    let program = serving(&file);
+    let (program, mut lines) = serving(&file).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let status = async |host: &'static str| {
         let asked = client.get(format!("http://{listen}/")).header("host", host);
@@ -261,7 +249,9 @@ async fn a_changed_file_is_loaded_and_a_bad_one_is_not() {
     })
     .await;
     write_config(dir.path(), &plane, listen, "[wake]\ntimout = \"1s\"\n");
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    lines
+        .say("not reloaded; the old configuration stays", 1)
+        .await;
     assert_eq!(
         status("new.example").await,
         200,

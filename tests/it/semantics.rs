@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use crate::support::{Gateway, Plane, Wanted, eventually, route};
+use crate::support::{Door, Gateway, Plane, Wanted, eventually, route};
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Empty, Full};
@@ -212,34 +212,34 @@ async fn a_request_without_its_routes_field_wakes_nobody_and_with_it_the_field_s
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_expects_100_continue_hears_it_when_the_instance_is_ready() {
     let plane = Plane::start().await;
+    let eager = format!("{}\nearly_continue = true", Door::ROUTE);
+    let routes = [route("patient", Door::ROUTE), route("eager", &eager)].concat();
+    let gateway = Gateway::start(&plane, &routes).await;
     for name in ["patient", "eager"] {
-        plane
-            .running(Wanted::hello(name).env("HELLO_LISTEN_DELAY", "1200ms"))
-            .await;
-    }
-    let gateway = Gateway::start(&plane, &route("eager", "early_continue = true")).await;
-    let mut early = Vec::new();
-    for name in ["patient", "eager"] {
+        let (_, door) = plane.behind_a_door(name).await;
         let mut stream = TcpStream::connect(gateway.address).await.unwrap();
         let head = format!(
             "POST /upload HTTP/1.1\r\nHost: {name}.test\r\nContent-Length: 5\r\n\
              Expect: 100-continue\r\nConnection: close\r\n\r\n"
         );
         stream.write_all(head.as_bytes()).await.unwrap();
-        let mut part = [0; 64];
-        let waited = tokio::time::timeout(Duration::from_millis(400), stream.read(&mut part));
-        let at_once = waited.await.is_ok();
-        early.push(at_once);
-        if !at_once {
-            let count = stream.read(&mut part).await.unwrap();
-            assert!(part[..count].starts_with(b"HTTP/1.1 100"));
+        let mut part = [0; 25];
+        let patience = match name {
+            "eager" => crate::support::PATIENCE,
+            _ => Duration::from_millis(300),
+        };
+        let heard = tokio::time::timeout(patience, stream.read_exact(&mut part)).await;
+        assert_eq!(heard.is_ok(), name == "eager", "{name}");
+        door.open().await;
+        if heard.is_err() {
+            stream.read_exact(&mut part).await.unwrap();
         }
+        assert_eq!(&part, b"HTTP/1.1 100 Continue\r\n\r\n");
         stream.write_all(b"hello").await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.ends_with("{\"bytes\":5}"), "{answer}");
     }
-    assert_eq!(early, [false, true]);
     gateway.stop().await;
     plane.stop().await;
 }
@@ -365,11 +365,9 @@ async fn a_client_that_sends_its_body_too_slowly_is_refused_and_its_instance_not
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_over_http_2_wakes_its_instance_and_does_not_hold_up_its_neighbours() {
     let plane = Plane::start().await;
-    plane
-        .running(Wanted::hello("slow").env("HELLO_LISTEN_DELAY", "1500ms"))
-        .await;
+    let (_, door) = plane.behind_a_door("slow").await;
     plane.listening(Wanted::hello("quick")).await;
-    let gateway = Gateway::start(&plane, "").await;
+    let gateway = Gateway::start(&plane, &route("slow", Door::ROUTE)).await;
     let (mut sender, connection) = http_2::<Full<Bytes>>(&gateway).await;
     let upload = |host: &str, size: usize| {
         http::Request::post(format!("http://{host}.test/upload"))
@@ -389,6 +387,7 @@ async fn an_upload_over_http_2_wakes_its_instance_and_does_not_hold_up_its_neigh
         "{\"bytes\":100000}"
     );
     assert!(!held.is_finished(), "it is still held");
+    door.open().await;
     let answer = held.await.unwrap().unwrap();
     assert_eq!(
         answer.into_body().collect().await.unwrap().to_bytes(),

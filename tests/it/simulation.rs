@@ -2,8 +2,8 @@
 //! no instance is restored twice at once or by a request that may not, nothing reaches another
 //! tenant, and nothing is left behind.
 //!
-//! `SIMULATION_HISTORIES` says how many (`make test`: 100,000); `SIMULATION_SEED` plays one and
-//! prints its story. A failing history is cut down to the least that still fails.
+//! `SIMULATION_HISTORIES` says how many (`make test`: 20,000, at night 100,000); `SIMULATION_SEED`
+//! plays one and prints its story. A failing history is cut down to the least that still fails.
 
 mod world;
 

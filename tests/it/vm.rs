@@ -3,8 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::support::reserved::Reserved;
+use crate::support::skips::{Lacking, skip};
 use crate::support::{
-    Gateway, Plane, Program, Wanted, can_run_vms, client_of, eventually, reference, spawn,
+    Gateway, Home, Plane, Program, Wanted, can_run_vms, client_of, eventually, processes,
+    reference, spawn,
 };
 use hypeman::GoDuration;
 use hypeman::wire::{
@@ -13,7 +16,7 @@ use hypeman::wire::{
 };
 use wakegate_local::{DriverChoice, QemuOptions};
 
-const BOOT: Duration = Duration::from_secs(60);
+const BOOT: Duration = Duration::from_secs(120);
 
 fn vms() -> DriverChoice {
     DriverChoice::Qemu(QemuOptions::default())
@@ -53,18 +56,6 @@ async fn visit(url: &str) {
     assert_eq!(reqwest::get(url).await.unwrap().status(), 200);
 }
 
-/// The processes that run in the instance's folder.
-fn processes(folder: &Path) -> Vec<i32> {
-    let ours = folder.canonicalize().unwrap();
-    let pids = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let here = |pid: &i32| {
-        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd"));
-        cwd.is_ok_and(|cwd| cwd.starts_with(&ours))
-    };
-    pids.filter(here).collect()
-}
-
 fn signal(pid: i32, name: &str) {
     let mut kill = std::process::Command::new("kill");
     let status = kill.args([format!("-{name}"), pid.to_string()]).status();
@@ -77,9 +68,19 @@ async fn a_cold_request_wakes_a_real_vm_and_its_memory_goes_on() {
         return;
     }
     let plane = Plane::start_with(vms()).await;
-    let asked = wanted("sleeper").idle(Duration::from_millis(800)).request;
+    let asked = wanted("sleeper").idle(Duration::from_secs(600)).request;
     let id = plane.client.create_instance(&asked).await.unwrap().id;
     listens(&plane.client, &id).await;
+    // Now that it has booted, however long that took.
+    let often = UpdateInstance {
+        auto_standby: wanted("sleeper")
+            .idle(Duration::from_millis(800))
+            .request
+            .auto_standby,
+        ..UpdateInstance::default()
+    };
+    let whose = reference(&id);
+    plane.client.update_instance(&whose, &often).await.unwrap();
     let gateway = Gateway::start(&plane, "").await;
     let client = gateway.client();
     for visit in 1..=10 {
@@ -268,10 +269,9 @@ async fn a_kill_in_the_middle_of_a_standby_loses_no_good_sleep() {
     if !can_run_vms() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let (address, state_dir) = (free.local_addr().unwrap(), dir.path().to_str().unwrap());
-    drop(free);
+    let dir = Home::new();
+    let reserved = Reserved::new();
+    let (address, state_dir) = (reserved.address, dir.path().to_str().unwrap());
     let text = address.to_string();
     let arguments = [
         "local",
@@ -358,7 +358,8 @@ async fn a_kill_in_the_middle_of_a_standby_loses_no_good_sleep() {
     client.standby_instance(&id, None).await.unwrap();
     assert_eq!(processes(&folder), [0; 0]);
 
-    // Asleep, it outlives a killed control plane as well, and one with another driver leaves it alone.
+    // Asleep, it outlives a killed control plane as well, and one with another driver leaves it
+    // alone.
     plane.kill();
     let processes_instead = [
         "local",
@@ -452,7 +453,7 @@ fn in_a_network_of_its_own(name: &str) -> bool {
         .args(["--net", "--mount", "sh", "-c", begin])
         .arg(own);
     let output = unshare
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", &format!("vm::{name}"), "--nocapture"])
         .env(INSIDE, "1")
         .output();
     let output = output.unwrap();
@@ -480,7 +481,8 @@ fn can_bridge() -> bool {
             .all(|program| there(program));
     let all = all && Path::new("/dev/net/tun").exists();
     if !all {
-        println!("SKIPPED, since a bridge needs root, iproute2, nftables and /dev/net/tun");
+        let reason = "a bridge needs root, iproute2, nftables and /dev/net/tun";
+        skip(Lacking::Machine, reason);
     }
     all
 }
@@ -500,7 +502,7 @@ async fn a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_trackin
         ..QemuOptions::default()
     };
     let plane = Plane::start_with(DriverChoice::Qemu(options)).await;
-    let idle = Duration::from_secs(3);
+    let idle = Duration::from_secs(6);
     let request = wanted("bridged").idle(idle).request;
     let id = plane.client.create_instance(&request).await.unwrap().id;
     let url = listens(&plane.client, &id).await;

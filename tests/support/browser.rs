@@ -104,8 +104,8 @@ impl Browser {
         self.ask("execute/sync", &asked).await
     }
 
-    /// Presses keys, one after the other, wherever the focus is. Special ones are those of `WebDriver`
-    /// (§17.4.2).
+    /// Presses keys, one after the other, wherever the focus is. Special ones are those of
+    /// `WebDriver` (§17.4.2).
     pub async fn press(&self, keys: &str) {
         let press = |key: char| {
             [

@@ -1,13 +1,17 @@
 //! Builders for tests over real sockets: a control plane, a gateway, a client.
 //!
-//! Every port is free, every directory temporary, and what is started ends with its owner.
+//! Guarantees: every port is chosen by the kernel and belongs to its test until the end, every
+//! directory is temporary, and what is started ends with its owner.
 
 pub mod browser;
+pub mod reserved;
+pub mod skips;
 pub mod tools;
 
 use std::collections::BTreeMap;
+use std::io::BufRead as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -21,8 +25,12 @@ use wakegate::config::{Config, Secret, Variables, load};
 use wakegate::telemetry::AccessSink;
 use wakegate_local::{DriverChoice, LocalConfig, LocalServer, OnExit};
 
+use reserved::Reserved;
+use skips::{Lacking, skip};
+
 pub const BINARY: &str = env!("CARGO_BIN_EXE_wakegate");
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than anything takes on a machine that is busy with much else.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A task of the test's own, awaited by it.
 #[allow(
@@ -36,14 +44,56 @@ where
     tokio::spawn(future)
 }
 
-/// An address that was free a moment ago, for a program that is told where to listen.
-pub fn free_address() -> SocketAddr {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    socket.local_addr().unwrap()
-}
-
 pub fn reference(text: &str) -> InstanceRef {
     InstanceRef::parse(text).unwrap()
+}
+
+/// A temporary directory of programs that may be killed: whatever still runs in it ends with it,
+/// also when a test fails.
+pub struct Home(tempfile::TempDir);
+
+impl Home {
+    pub fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        for pid in processes(self.path()) {
+            let pid = pid.to_string();
+            // It may have gone meanwhile.
+            let _output = Command::new("kill").args(["-KILL", &pid]).output();
+        }
+    }
+}
+
+/// As many open files as this process may have: all tests share it, and some open thousands.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    // What is not allowed shows where there are too few.
+    let _refused = setrlimit(Resource::Nofile, raised);
+}
+
+/// The processes whose working directory is `folder` or below it.
+pub fn processes(folder: &Path) -> Vec<i32> {
+    let ours = folder.canonicalize().unwrap();
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let here = |pid: &i32| {
+        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd"));
+        cwd.is_ok_and(|cwd| cwd.starts_with(&ours))
+    };
+    pids.filter(here).collect()
 }
 
 /// A number that the environment variable `name` gives a long test; `None` when it is not set.
@@ -70,7 +120,7 @@ pub struct Plane {
     pub client: hypeman::Client,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
-    dir: tempfile::TempDir,
+    dir: Home,
 }
 
 /// An instance to create.
@@ -107,13 +157,79 @@ impl Wanted {
     }
 }
 
+/// What is between a gateway and the application of an instance until the test opens it.
+pub struct Door {
+    ip: String,
+}
+
+impl Door {
+    /// Keys of a route that goes through the door.
+    pub const ROUTE: &str = "port = 9000";
+
+    /// Opens it for good.
+    pub async fn open(self) {
+        let listener = tokio::net::TcpListener::bind((self.ip.as_str(), 9000)).await;
+        let listener = listener.unwrap();
+        spawn(async move {
+            while let Ok((mut outside, _)) = listener.accept().await {
+                let ip = self.ip.clone();
+                spawn(async move {
+                    let inside = tokio::net::TcpStream::connect((ip.as_str(), 8080)).await;
+                    if let Ok(mut inside) = inside {
+                        let passing = tokio::io::copy_bidirectional(&mut outside, &mut inside);
+                        let _ended = passing.await;
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// What a program says, line by line, as it says it.
+pub struct Lines {
+    heard: std::sync::mpsc::Receiver<String>,
+    pub story: Vec<String>,
+}
+
+impl Lines {
+    pub fn of(reader: impl std::io::Read + Send + 'static) -> Self {
+        let (say, heard) = std::sync::mpsc::channel();
+        let reading = move || {
+            let lines = std::io::BufReader::new(reader).lines();
+            // Who has heard enough lets the program go on.
+            lines
+                .map_while(Result::ok)
+                .for_each(|line| drop(say.send(line)));
+        };
+        std::thread::spawn(reading);
+        let story = Vec::new();
+        Self { heard, story }
+    }
+
+    /// Waits until there are `count` lines with this part.
+    pub async fn say(&mut self, part: &str, count: usize) {
+        eventually(part, async || {
+            self.story.extend(self.heard.try_iter());
+            self.story.iter().filter(|line| line.contains(part)).count() >= count
+        })
+        .await;
+    }
+
+    /// Everything, to the end.
+    pub fn into_story(mut self) -> String {
+        self.story.extend(self.heard.iter());
+        self.story.join("\n")
+    }
+}
+
 impl Plane {
     pub async fn start() -> Self {
         Self::start_with(DriverChoice::Process).await
     }
 
     pub async fn start_with(driver: DriverChoice) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        raise_descriptors();
+        let dir = Home::new();
         let server = LocalServer::bind(LocalConfig {
             address: ([127, 0, 0, 1], 0).into(),
             state_dir: dir.path().to_owned(),
@@ -181,6 +297,14 @@ impl Plane {
         instance
     }
 
+    /// A Running instance whose application listens, and is reached at port 9000 once the test
+    /// opens its door.
+    pub async fn behind_a_door(&self, name: &str) -> (Instance, Door) {
+        let instance = self.listening(Wanted::hello(name)).await;
+        let ip = instance.network.clone().unwrap().ip.unwrap();
+        (instance, Door { ip })
+    }
+
     /// An instance whose application is the test's own, at its address.
     pub async fn own_origin(&self, name: &str) -> (InstanceRef, tokio::net::TcpListener) {
         let wanted = Wanted::hello(name).env("HELLO_LISTEN_DELAY", "never");
@@ -236,13 +360,9 @@ impl Plane {
     }
 }
 
-/// Whether this machine can run VMs; says what it lacks. Where tests must not be skipped, it must.
+/// Whether this machine can run VMs. The test is skipped where it cannot.
 pub fn can_run_vms() -> bool {
-    let there = |places: &[&str]| {
-        places
-            .iter()
-            .any(|place| std::path::Path::new(place).exists())
-    };
+    let there = |places: &[&str]| places.iter().any(|place| Path::new(place).exists());
     let kernels = std::fs::read_dir("/boot").into_iter().flatten().flatten();
     let kernel = kernels
         .filter_map(|entry| entry.file_name().into_string().ok())
@@ -259,13 +379,11 @@ pub fn can_run_vms() -> bool {
     .filter(|(_, there)| !there)
     .map(|(package, _)| *package)
     .collect();
-    if missing.is_empty() {
-        return true;
+    if !missing.is_empty() {
+        let reason = format!("these packages are not installed: {}", missing.join(", "));
+        skip(Lacking::Tool, &reason);
     }
-    let missing = missing.join(", ");
-    assert!(std::env::var_os("CI").is_none(), "not installed: {missing}");
-    println!("SKIPPED, since this is not installed: {missing}");
-    false
+    missing.is_empty()
 }
 
 pub fn client_of(address: SocketAddr, token: &str) -> hypeman::Client {
@@ -357,22 +475,22 @@ impl Gateway {
     }
 }
 
-/// A gateway's configuration file in a temporary directory, with its listener and its operator's at free
-/// addresses.
+/// A gateway's configuration file in a temporary directory, with addresses of its own for its
+/// listener and its operator's.
 pub struct ConfigFile {
     pub path: PathBuf,
     pub listen: SocketAddr,
     pub admin: SocketAddr,
+    _reserved: [Reserved; 2],
     _dir: tempfile::TempDir,
 }
 
 impl ConfigFile {
     /// `admin` is more of `[admin]`; `extra` is more TOML.
     pub fn new(plane: &Plane, admin: &str, extra: &str) -> Self {
-        let (dir, [listen, admin_address]) = (
-            tempfile::tempdir().unwrap(),
-            [(); 2].map(|()| free_address()),
-        );
+        let dir = tempfile::tempdir().unwrap();
+        let reserved = [(); 2].map(|()| Reserved::new());
+        let [listen, admin_address] = reserved.each_ref().map(|one| one.address);
         let (path, key) = (dir.path().join("wakegate.toml"), dir.path().join("key"));
         std::fs::write(&key, &plane.token).unwrap();
         let text = format!(
@@ -388,6 +506,7 @@ impl ConfigFile {
             path,
             listen,
             admin: admin_address,
+            _reserved: reserved,
             _dir: dir,
         }
     }
@@ -452,32 +571,48 @@ impl Client {
 /// The real program, killed with its owner.
 pub struct Program(pub Child);
 
-impl Program {
-    pub fn start(arguments: &[&str]) -> Self {
+/// The demo, killed with its owner, and where it listens.
+pub struct Demo {
+    pub program: Program,
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
+    _reserved: [Reserved; 3],
+}
+
+impl Demo {
+    /// Starts it, at addresses of its own; `temporary` is where it keeps its files. With an idle timeout of
+    /// less than ten seconds it may find, on a busy machine, that the first instance has fallen
+    /// asleep before the second is up, and give up.
+    pub fn start(idle_timeout: &str, temporary: &Path) -> Self {
+        let reserved = [(); 3].map(|()| Reserved::new());
+        let [listen, api, admin] = reserved.each_ref().map(|one| one.address);
         let mut command = Command::new(BINARY);
         command
-            .args(arguments)
+            .args(["demo", "--idle-timeout", idle_timeout])
+            .args(["--listen", &listen.to_string()])
+            .args(["--api-listen", &api.to_string()])
+            .args(["--admin-listen", &admin.to_string()])
+            .env("TMPDIR", temporary);
+        Self {
+            program: Program::spawn(&mut command),
+            listen,
+            admin,
+            _reserved: reserved,
+        }
+    }
+}
+
+impl Program {
+    pub fn start(arguments: &[&str]) -> Self {
+        Self::spawn(Command::new(BINARY).args(arguments))
+    }
+
+    pub fn spawn(command: &mut Command) -> Self {
+        command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         Self(command.spawn().unwrap())
-    }
-
-    /// The demo, at free addresses: the gateway's and the operator's.
-    pub fn demo(idle_timeout: &str) -> (Self, SocketAddr, SocketAddr) {
-        let [listen, api, admin] = [(); 3].map(|()| free_address());
-        let demo = Self::start(&[
-            "demo",
-            "--listen",
-            &listen.to_string(),
-            "--api-listen",
-            &api.to_string(),
-            "--admin-listen",
-            &admin.to_string(),
-            "--idle-timeout",
-            idle_timeout,
-        ]);
-        (demo, listen, admin)
     }
 
     /// Kills it, and returns when it has gone.

@@ -1,7 +1,15 @@
+//! The gate's order, ramp and limits, on paused time. They are beside `gate.rs`, which runs under
+//! loom, where none of these can.
+
+use std::sync::Arc;
+use std::time::Duration;
+
 use futures_util::FutureExt as _;
 use proptest::prelude::*;
+use tokio::time::Instant;
 
-use super::*;
+use super::gate::{Gate, NotItsTurn, Permit, Slot};
+use crate::config::LimitsConfig;
 
 const STEP: Duration = Duration::from_millis(500);
 
