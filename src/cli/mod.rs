@@ -128,7 +128,10 @@ pub async fn run(command: Command, voice: Voice) -> Result<(), Failure> {
         }
         Command::Init(arguments) => init::run(&arguments, voice),
         Command::Check(arguments) => serve::check(&arguments, voice),
-        Command::Schema => init::print_schema(voice),
+        Command::Schema => {
+            init::print_schema(voice);
+            Ok(())
+        }
         Command::Explain { code } => explain::run(code.as_deref(), voice),
         Command::Status(arguments) => gateway::status(arguments, voice).await,
         Command::Routes(arguments) => gateway::routes(arguments, voice).await,

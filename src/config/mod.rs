@@ -19,6 +19,7 @@ mod redact;
 mod route;
 mod schema;
 mod secret;
+#[cfg(test)]
 mod shape;
 mod telemetry;
 mod tls;

@@ -10,11 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+#[cfg(test)]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Serialize, Serializer};
 
 use super::route::{ReadyWhen, RouteConfig};
 use super::secret::Secret;
+#[cfg(test)]
 use super::shape::GoText;
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::tls::TlsConfig;
@@ -26,7 +28,8 @@ pub(super) fn go_text<S: Serializer>(value: &Duration, serializer: S) -> Result<
 }
 
 /// The whole configuration of a gateway.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct Config {
     /// What each connection from a client may do.
     pub server: ServerConfig,
@@ -52,12 +55,13 @@ pub struct Config {
     pub listener: Vec<ListenerConfig>,
     /// The routes, at least one.
     // Shared with all that follow them: there may be a hundred thousand.
-    #[schemars(with = "Vec<RouteConfig>")]
+    #[cfg_attr(test, schemars(with = "Vec<RouteConfig>"))]
     pub route: Vec<Arc<RouteConfig>>,
 }
 
 /// One control plane.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct HypemanConfig {
     /// What routes call it.
     pub name: String,
@@ -71,20 +75,21 @@ pub struct HypemanConfig {
     pub api_key: Option<Secret>,
     /// Longest time to open a connection to it.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub connect_timeout: Duration,
     /// Longest time for a call that should be quick.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub request_timeout: Duration,
     /// Longest time for one restore or start; the server itself gives up at 60 s.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub restore_timeout: Duration,
 }
 
 /// One socket for clients.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct ListenerConfig {
     /// IP address and port; port 0 takes a free one.
     pub address: SocketAddr,
@@ -115,13 +120,14 @@ pub enum ListenerMode {
 }
 
 /// The control planes' own ingress resources.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct IngressConfig {
     /// Whether they are served.
     pub watch: bool,
     /// How often they are looked at.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub interval: Duration,
     /// Where the ports that they ask for are opened.
     pub address: IpAddr,
@@ -131,7 +137,8 @@ pub struct IngressConfig {
 }
 
 /// Limits on clients' connections.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct ServerConfig {
     /// Open connections in all; more wait in the kernel's queue.
     pub max_connections: usize,
@@ -139,7 +146,7 @@ pub struct ServerConfig {
     pub max_connections_per_client: usize,
     /// Longest time for a request's head, and longest idle time between requests.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub header_timeout: Duration,
     /// Bytes of a request's head.
     pub max_header_bytes: usize,
@@ -156,20 +163,21 @@ pub struct ServerConfig {
     pub watch: bool,
     /// How long a drain waits before it cuts what is left.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub drain_timeout: Duration,
     /// How long a drain lets a connection that is idle, or has not said anything yet, ask once
     /// more. Closing it at once would cross with a request that is on its way.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub drain_idle_timeout: Duration,
     /// Peers whose forwarding headers are believed and extended; others' are replaced.
-    #[schemars(with = "Vec<String>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Limits on clients' HTTP/2 connections.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct Http2Config {
     /// Requests at once on a connection.
     pub max_streams: u32,
@@ -179,16 +187,17 @@ pub struct Http2Config {
     pub max_error_resets: usize,
     /// A connection without a request for so long is told to go.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub idle_timeout: Duration,
 }
 
 /// The wake engine and its hold queue.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct WakeConfig {
     /// How long a request is held at most, unless its route says otherwise.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub timeout: Duration,
     /// Held requests per instance; 0 sheds all.
     pub max_held_per_instance: usize,
@@ -202,17 +211,17 @@ pub struct WakeConfig {
     pub start_stopped: bool,
     /// A lease not confirmed for this long is read again while in use, and is void while not.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub verify_interval: Duration,
     /// Failed wakes in a row before the breaker opens.
     pub breaker_failures: u32,
     /// The breaker's longest pause; it starts at a second and doubles.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub breaker_max_delay: Duration,
     /// How long an unknown instance name is remembered as unknown.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub unknown_ttl: Duration,
     /// Unknown names remembered at most.
     pub max_unknown: usize,
@@ -227,11 +236,11 @@ pub struct WakeConfig {
     /// An open connection without a byte either way for this long makes the gateway ask whether its
     /// instance is still awake.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub stall_timeout: Duration,
     /// The longest that an application may ask to stay awake for with `x-wakegate-hold`.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub max_hold: Duration,
     /// Wakes of one instance in a minute that count as thrash.
     pub thrash_per_minute: u32,
@@ -240,12 +249,13 @@ pub struct WakeConfig {
     /// While released requests' first responses are outstanding, the next are released after this
     /// long in any case.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub ramp_step: Duration,
 }
 
 /// Connections to instances.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct UpstreamConfig {
     /// The one instance behind a sidecar: what no `[[route]]` takes goes there.
     #[serde(skip_serializing)]
@@ -255,22 +265,23 @@ pub struct UpstreamConfig {
     pub port: u16,
     /// Longest time to open a connection to an instance believed awake.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub connect_timeout: Duration,
     /// Longest time from the request's end to the response's head.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub response_timeout: Duration,
     /// An idle connection is closed after this, or a quarter of the instance's own idle timeout.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub idle_timeout: Duration,
     /// Idle connections kept per instance and port.
     pub max_idle: usize,
 }
 
 /// What the gateway adds to proxied responses.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct ResponseConfig {
     /// `Server-Timing: wake;dur=…`.
     pub server_timing: bool,
@@ -279,7 +290,8 @@ pub struct ResponseConfig {
 }
 
 /// The operator's listener.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct AdminConfig {
     /// IP address and port; port 0 takes a free one.
     pub address: SocketAddr,
@@ -288,7 +300,7 @@ pub struct AdminConfig {
     pub token_file: Option<PathBuf>,
     /// The token itself; better give `token_file`.
     #[serde(skip_serializing)]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub token: Option<Secret>,
     /// Whether `/` is the dashboard.
     pub dashboard: bool,
@@ -302,6 +314,7 @@ const fn loopback(port: u16) -> SocketAddr {
 }
 
 /// All its variants' keys beside each other; which go together, the reader says.
+#[cfg(test)]
 impl JsonSchema for ListenerMode {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "ListenerMode".into()

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::go_text;
+#[cfg(test)]
 use super::shape::{GoText, text_schema};
 
 /// Bytes: `"512"`, `"64KiB"`, `"1MiB"`.
@@ -46,7 +48,8 @@ pub struct TextFile {
 }
 
 /// A window in which an instance is kept awake.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct KeepWarm {
     /// When it begins: five cron fields.
     pub cron: String,
@@ -54,15 +57,19 @@ pub struct KeepWarm {
     pub zone: String,
     /// How long it lasts.
     #[serde(rename = "for", serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub length: Duration,
     #[serde(skip)]
     parsed: cronexpr::Crontab,
 }
 
+#[cfg(test)]
 text_schema!(ByteSize, "ByteSize", "64KiB");
+#[cfg(test)]
 text_schema!(Rate, "Rate", "10/m");
+#[cfg(test)]
 text_schema!(HeaderRule, "HeaderRule", "x-name: value");
+#[cfg(test)]
 text_schema!(TextFile, "TextFile", "page.html");
 
 // === impl ByteSize ===
