@@ -9,6 +9,7 @@
 //! (defaults, cross checks) -> [`Config`].
 
 mod advice;
+mod cron;
 mod forwarding;
 mod load;
 mod model;
