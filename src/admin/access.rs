@@ -109,8 +109,9 @@ pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Ne
     }
 }
 
-/// Whether a page of another origin may have sent this (Fetch §3.2.5 and §2.2.5; what a browser says of
-/// where a request comes from no page can change). A client that is no browser says nothing of it.
+/// Whether a page of another origin may have sent this (Fetch §3.2.5 and §2.2.5; what a browser
+/// says of where a request comes from no page can change). A client that is no browser says nothing
+/// of it.
 fn is_foreign(method: &Method, headers: &HeaderMap, authority: Option<&str>) -> bool {
     // None of these changes anything here.
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {

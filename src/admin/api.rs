@@ -1,7 +1,7 @@
 //! The operator's API: what is, and what can be done about it. `GET /api/openapi.json` describes it.
 //!
-//! Guarantees: what is served is what the document says (a test makes it of the handlers and compares); a
-//! GET changes nothing; errors are problem JSON with a stable code.
+//! Guarantees: what is served is what the document says (a test makes it of the handlers and
+//! compares); a GET changes nothing; errors are problem JSON with a stable code.
 
 #![cfg_attr(
     test,
@@ -28,8 +28,8 @@ use crate::wake::LedgerEntry;
 /// Routes in one answer, unless it is asked for fewer or more.
 const ROUTES: usize = 1000;
 
-/// The document about the routes. A file of the source, so that the shipped program does not carry the
-/// means to make it.
+/// The document about the routes. A file of the source, so that the shipped program does not carry
+/// the means to make it.
 pub(super) const DOCUMENT: &str = include_str!("openapi.json");
 
 /// The router, and for tests what is in it.

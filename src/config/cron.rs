@@ -1,9 +1,9 @@
 //! When a cron expression's moments are, in a time zone.
 //!
-//! Guarantees: the five fields are written as crontab(5) has them (lists, ranges, steps, names) and with the
-//! usual extensions: `L` and `15W` among the days of a month, `5L` and `5#3` among those of a week. When
-//! either field of days begins with `*` a day must be in both, otherwise in one of them, as Vixie's cron
-//! has it.
+//! Guarantees: the five fields are written as crontab(5) has them (lists, ranges, steps, names) and
+//! with the usual extensions: `L` and `15W` among the days of a month, `5L` and `5#3` among those
+//! of a week. When either field of days begins with `*` a day must be in both, otherwise in one of
+//! them, as Vixie's cron has it.
 
 use jiff::civil::Date;
 use jiff::fmt::temporal::DateTimeParser;
@@ -235,7 +235,8 @@ impl Cron {
         let fields: Vec<_> = text.split_ascii_whitespace().collect();
         let [minutes, hours, days, months, weekdays] = fields.as_slice() else {
             return Err(format!(
-                "it has {} fields; a minute, an hour, a day of the month, a month and a day of the week are needed",
+                "it has {} fields; minute, hour, day of the month, month and day of the week are \
+                 needed",
                 fields.len()
             ));
         };
@@ -430,7 +431,8 @@ mod tests {
             berlin("0 8 * * *", "2026-03-28T12:00:00Z"),
             ["2026-03-29T08", "2026-03-30T08"]
         );
-        // The hour that a spring night does not have passes by; the hour that an autumn night has twice counts twice.
+        // The hour that a spring night does not have passes by; the hour that an autumn night has
+        // twice counts twice.
         assert_eq!(
             berlin("30 2 * * *", "2026-03-28T12:00:00Z"),
             ["2026-03-30T02:30", "2026-03-31T02:30"]

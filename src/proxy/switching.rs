@@ -27,7 +27,8 @@ pub(super) struct Switch {
     key: Option<String>,
 }
 
-/// Sixteen random bytes (RFC 6455 §4.1). They show that the answer is to this question; they are no secret.
+/// Sixteen random bytes (RFC 6455 §4.1). They show that the answer is to this question; they are no
+/// secret.
 fn generate_key() -> String {
     BASE64.encode(fastrand::u128(..).to_ne_bytes())
 }

@@ -1,8 +1,8 @@
 //! Lines for a writer that may be slow, written by a thread of their own.
 //!
-//! Guarantees: who has a line never waits for the writer; a line without room is dropped and counted; what
-//! was queued before the guard is dropped is written, unless the writer stands still for a second; the
-//! queue takes memory only for the lines that are in it.
+//! Guarantees: who has a line never waits for the writer; a line without room is dropped and
+//! counted; what was queued before the guard is dropped is written, unless the writer stands still
+//! for a second; the queue takes memory only for the lines that are in it.
 
 use std::io::{self, Write};
 use std::sync::Arc;
