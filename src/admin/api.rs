@@ -247,7 +247,14 @@ mod tests {
              without, calls are answered on loopback addresses alone."
                 .to_owned(),
         );
-        serde_json::to_value(document).unwrap()
+        let mut document = serde_json::to_value(document).unwrap();
+        // The modules that handlers are in are nobody's concern.
+        for methods in document["paths"].as_object_mut().unwrap().values_mut() {
+            for operation in methods.as_object_mut().unwrap().values_mut() {
+                operation.as_object_mut().unwrap().shift_remove("tags");
+            }
+        }
+        document
     }
 
     fn text() -> String {
