@@ -130,7 +130,7 @@ fn echo(request: &mut Request<Incoming>) -> Response<Full<Bytes>> {
     headers.insert(header::UPGRADE, "websocket".parse().unwrap());
     headers.insert(header::CONNECTION, "upgrade".parse().unwrap());
     if let Some(key) = key {
-        let accept = tungstenite::handshake::derive_accept_key(key.as_bytes());
+        let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
         headers.insert("sec-websocket-accept", accept.parse().unwrap());
     }
     response

@@ -7,7 +7,10 @@
 
 use std::net::IpAddr;
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::Request;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use subtle::ConstantTimeEq as _;
 
@@ -90,14 +93,44 @@ fn is_own_name(headers: &HeaderMap, authority: Option<&str>) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
-/// What a request from another origin's page hears.
-pub(super) fn foreign(_: tower_http::csrf::ProtectionError) -> Response {
-    Problem::new(
-        StatusCode::FORBIDDEN,
-        "cross_origin",
-        "A page of another origin may not do this.",
-    )
-    .into_response()
+/// Whether a page of another origin may have sent this (Fetch §3.2.5 and §2.2.5; what a browser
+/// says of where a request comes from no page can change). A client that is no browser says nothing
+/// of it.
+fn is_foreign(method: &Method, headers: &HeaderMap, authority: Option<&str>) -> bool {
+    // None of these changes anything here.
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return false;
+    }
+    let field = |name| headers.get(name).map_or(&[][..], HeaderValue::as_bytes);
+    match field("sec-fetch-site") {
+        b"same-origin" | b"none" => return false,
+        // A browser that does not say so yet.
+        b"" => {}
+        _ => return true,
+    }
+    let origin = field("origin");
+    if origin.is_empty() {
+        return false;
+    }
+    let origin = Uri::try_from(origin).ok();
+    let origin = origin.filter(|origin| matches!(origin.scheme_str(), Some("http" | "https")));
+    let origin = origin.as_ref().and_then(Uri::authority);
+    let host = authority.map_or_else(|| field("host"), str::as_bytes);
+    origin.is_none_or(|origin| origin.as_str().as_bytes() != host)
+}
+
+/// Refuses what another origin's page asks for.
+pub(super) async fn own_origin(request: Request, next: Next) -> Response {
+    let authority = request.uri().authority().map(Authority::as_str);
+    if is_foreign(request.method(), request.headers(), authority) {
+        return Problem::new(
+            StatusCode::FORBIDDEN,
+            "cross_origin",
+            "A page of another origin may not do this.",
+        )
+        .into_response();
+    }
+    next.run(request).await
 }
 
 #[cfg(test)]
@@ -110,7 +143,7 @@ mod tests {
             .map(|(name, value)| {
                 (
                     header::HeaderName::from_static(name),
-                    header::HeaderValue::from_static(value),
+                    HeaderValue::from_static(value),
                 )
             })
             .collect()
@@ -156,5 +189,47 @@ mod tests {
         let closed = Gatekeeper::new([0, 0, 0, 0].into(), None);
         let refused = closed.judge(&headers(&[("host", "localhost")]), None);
         assert_eq!(refused.unwrap_err().code, "admin_closed");
+    }
+
+    #[test]
+    fn a_page_of_another_origin_changes_nothing() {
+        let host = ("host", "localhost:9900");
+        let foreign = |method: Method, pairs: &[(&'static str, &'static str)]| {
+            is_foreign(&method, &headers(pairs), None)
+        };
+        for (own, pairs) in [
+            (true, &[host][..]),
+            (true, &[host, ("sec-fetch-site", "same-origin")]),
+            (true, &[host, ("sec-fetch-site", "none")]),
+            (false, &[host, ("sec-fetch-site", "same-site")]),
+            (false, &[host, ("sec-fetch-site", "cross-site")]),
+            (false, &[host, ("sec-fetch-site", "Same-Origin")]),
+            (true, &[host, ("sec-fetch-site", ""), ("origin", "")]),
+            (true, &[host, ("origin", "http://localhost:9900")]),
+            (true, &[host, ("origin", "https://localhost:9900")]),
+            (false, &[host, ("origin", "http://localhost")]),
+            (false, &[host, ("origin", "http://evil.example:9900")]),
+            (false, &[host, ("origin", "ftp://localhost:9900")]),
+            (false, &[host, ("origin", "null")]),
+            (false, &[("origin", "http://localhost:9900")]),
+            (
+                false,
+                &[
+                    host,
+                    ("sec-fetch-site", "cross-site"),
+                    ("origin", "http://localhost:9900"),
+                ],
+            ),
+        ] {
+            assert_eq!(foreign(Method::POST, pairs), !own, "{pairs:?}");
+            assert_eq!(foreign(Method::TRACE, pairs), !own, "{pairs:?}");
+            for reading in [Method::GET, Method::HEAD, Method::OPTIONS] {
+                assert!(!foreign(reading, pairs), "{pairs:?}");
+            }
+        }
+        // The target's own authority goes before `Host`, as it does everywhere.
+        let pairs = headers(&[host, ("origin", "http://localhost:9900")]);
+        assert!(is_foreign(&Method::POST, &pairs, Some("other:9900")));
+        assert!(!is_foreign(&Method::POST, &pairs, Some("localhost:9900")));
     }
 }

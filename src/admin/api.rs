@@ -1,12 +1,15 @@
 //! The operator's API: what is, and what can be done about it. `GET /api/openapi.json` describes
 //! it.
 //!
-//! Guarantees: what is served is what the document says, since both come from the same lines; a GET
-//! changes nothing; errors are problem JSON with a stable code.
+//! Guarantees: what is served is what the document says (a test makes it of the handlers and
+//! compares); a GET changes nothing; errors are problem JSON with a stable code.
 
-#![allow(
-    unused_qualifications,
-    reason = "utoipa's own, in what it makes of the handlers"
+#![cfg_attr(
+    test,
+    allow(
+        unused_qualifications,
+        reason = "utoipa's own, in what it makes of the handlers"
+    )
 )]
 
 use std::net::SocketAddr;
@@ -16,10 +19,8 @@ use axum::http::StatusCode;
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::Value;
-use utoipa::openapi::{Info, OpenApi};
-use utoipa::{IntoParams, OpenApi as _};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
+#[cfg(test)]
+use utoipa::IntoParams;
 
 use super::events;
 use super::operator::Which;
@@ -30,43 +31,49 @@ use crate::wake::LedgerEntry;
 /// Routes in one answer, unless it is asked for fewer or more.
 const ROUTES: usize = 1000;
 
-#[derive(utoipa::OpenApi)]
-struct Document;
+/// The document about the routes. A file of the source, so that the shipped program does not carry
+/// the means to make it.
+pub(super) const DOCUMENT: &str = include_str!("openapi.json");
 
-/// The routes below `/api`, and the document about them.
-pub(super) fn routes() -> (Router<Admin>, OpenApi) {
-    let mut document = Document::openapi();
-    document.info = Info::new("wakegate", env!("CARGO_PKG_VERSION"));
-    document.info.description = Some(
-        "The gateway's operator API. With `admin.token_file` every call needs it as a bearer token; \
-         without, calls are answered on loopback addresses alone."
-            .to_owned(),
-    );
-    OpenApiRouter::with_openapi(document)
-        .routes(routes!(status))
-        .routes(routes!(list_routes))
-        .routes(routes!(instances))
-        .routes(routes!(instance))
-        .routes(routes!(wake))
-        .routes(routes!(standby))
-        .routes(routes!(reset_breaker))
-        .routes(routes!(wakes))
-        .routes(routes!(config))
-        .routes(routes!(reload))
-        .routes(routes!(drain))
-        .routes(routes!(events::events))
-        .split_for_parts()
+/// The router, and for tests what is in it.
+macro_rules! routes {
+    ($($method:ident $path:literal $handler:path;)+) => {
+        /// The routes below `/api`.
+        pub(super) fn routes() -> Router<Admin> {
+            Router::new()$(.route($path, axum::routing::$method($handler)))+
+        }
+
+        #[cfg(test)]
+        const SERVED: &[(&str, &str)] = &[$((stringify!($method), $path)),+];
+    };
+}
+
+routes! {
+    get "/api/status" status;
+    get "/api/routes" list_routes;
+    get "/api/instances" instances;
+    get "/api/instances/{name}" instance;
+    post "/api/instances/{name}/wake" wake;
+    post "/api/instances/{name}/standby" standby;
+    post "/api/instances/{name}/reset-breaker" reset_breaker;
+    get "/api/wakes" wakes;
+    get "/api/config" config;
+    post "/api/reload" reload;
+    post "/api/drain" drain;
+    get "/api/events" events::events;
 }
 
 /// Which instance.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(IntoParams))]
 struct Where {
     /// The name of its control plane; the first that has it when absent.
     hypeman: Option<String>,
 }
 
 /// Which routes.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(IntoParams))]
 struct Filter {
     /// Only those whose host or instance has this text in it.
     #[serde(default)]
@@ -86,13 +93,13 @@ fn which(name: String, place: Where, client: &Client) -> Which {
 }
 
 /// The gateway as a whole.
-#[utoipa::path(get, path = "/api/status", responses((status = 200, body = StatusView)))]
+#[cfg_attr(test, utoipa::path(get, path = "/api/status", responses((status = 200, body = StatusView))))]
 async fn status(State(admin): State<Admin>) -> Json<StatusView> {
     Json(admin.operator.status())
 }
 
 /// Its routes.
-#[utoipa::path(get, path = "/api/routes", params(Filter), responses((status = 200, body = [RouteView])))]
+#[cfg_attr(test, utoipa::path(get, path = "/api/routes", params(Filter), responses((status = 200, body = [RouteView]))))]
 async fn list_routes(
     State(admin): State<Admin>,
     Query(Filter { filter, limit }): Query<Filter>,
@@ -101,18 +108,18 @@ async fn list_routes(
 }
 
 /// Every instance that the gateway knows of.
-#[utoipa::path(get, path = "/api/instances", responses((status = 200, body = [InstanceView])))]
+#[cfg_attr(test, utoipa::path(get, path = "/api/instances", responses((status = 200, body = [InstanceView]))))]
 async fn instances(State(admin): State<Admin>) -> Json<Vec<InstanceView>> {
     Json(admin.operator.instances())
 }
 
 /// One instance and its last wakes.
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     get,
     path = "/api/instances/{name}",
     params(("name" = String, Path, description = "Its name, id, or the beginning of its id"), Where),
     responses((status = 200, body = InstanceDetail), (status = 404, body = Problem)),
-)]
+))]
 async fn instance(
     State(admin): State<Admin>,
     Path(name): Path<String>,
@@ -131,12 +138,12 @@ async fn instance(
 }
 
 /// Wakes an instance and waits until it is Running.
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     post,
     path = "/api/instances/{name}/wake",
     params(("name" = String, Path, description = "Its name, id, or the beginning of its id"), Where),
     responses((status = 200, body = Done), (status = "4XX", body = Problem), (status = "5XX", body = Problem)),
-)]
+))]
 async fn wake(
     State(admin): State<Admin>,
     Path(name): Path<String>,
@@ -148,12 +155,12 @@ async fn wake(
 }
 
 /// Puts an instance to sleep.
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     post,
     path = "/api/instances/{name}/standby",
     params(("name" = String, Path, description = "Its name, id, or the beginning of its id"), Where),
     responses((status = 200, body = Done), (status = "4XX", body = Problem), (status = "5XX", body = Problem)),
-)]
+))]
 async fn standby(
     State(admin): State<Admin>,
     Path(name): Path<String>,
@@ -165,12 +172,12 @@ async fn standby(
 }
 
 /// Forgets that an instance's recent wakes failed.
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     post,
     path = "/api/instances/{name}/reset-breaker",
     params(("name" = String, Path, description = "Its name, id, or the beginning of its id"), Where),
     responses((status = 200, body = Done), (status = "4XX", body = Problem)),
-)]
+))]
 async fn reset_breaker(
     State(admin): State<Admin>,
     Path(name): Path<String>,
@@ -182,31 +189,110 @@ async fn reset_breaker(
 }
 
 /// Who woke what, the newest first.
-#[utoipa::path(get, path = "/api/wakes", responses((status = 200, body = [LedgerEntry])))]
+#[cfg_attr(test, utoipa::path(get, path = "/api/wakes", responses((status = 200, body = [LedgerEntry]))))]
 async fn wakes(State(admin): State<Admin>) -> Json<Vec<LedgerEntry>> {
     Json(admin.operator.wakes())
 }
 
 /// The configuration in force, secrets left out.
-#[utoipa::path(get, path = "/api/config", responses((status = 200, body = Value)))]
+#[cfg_attr(test, utoipa::path(get, path = "/api/config", responses((status = 200, body = Value))))]
 async fn config(State(admin): State<Admin>) -> Json<Value> {
     Json(admin.operator.config())
 }
 
 /// Loads the configuration again: all of it, or nothing.
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     post,
     path = "/api/reload",
     responses((status = 204), (status = "4XX", body = Problem)),
-)]
+))]
 async fn reload(State(admin): State<Admin>) -> Result<StatusCode, Problem> {
     admin.operator.reload().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Takes no more work, finishes what is under way, and ends; as SIGTERM does.
-#[utoipa::path(post, path = "/api/drain", responses((status = 202)))]
+#[cfg_attr(test, utoipa::path(post, path = "/api/drain", responses((status = 202))))]
 async fn drain(State(admin): State<Admin>) -> StatusCode {
     admin.operator.drain();
     StatusCode::ACCEPTED
+}
+
+#[cfg(test)]
+mod tests {
+    use utoipa::OpenApi as _;
+    use utoipa::openapi::Info;
+
+    use super::*;
+
+    #[derive(utoipa::OpenApi)]
+    #[openapi(paths(
+        status,
+        list_routes,
+        instances,
+        instance,
+        wake,
+        standby,
+        reset_breaker,
+        wakes,
+        config,
+        reload,
+        drain,
+        events::events
+    ))]
+    struct Document;
+
+    fn document() -> Value {
+        let mut document = Document::openapi();
+        document.info = Info::new("wakegate", env!("CARGO_PKG_VERSION"));
+        document.info.description = Some(
+            "The gateway's operator API. With `admin.token_file` every call needs it as a bearer token; \
+             without, calls are answered on loopback addresses alone."
+                .to_owned(),
+        );
+        let mut document = serde_json::to_value(document).unwrap();
+        // The modules that handlers are in are nobody's concern.
+        for methods in document["paths"].as_object_mut().unwrap().values_mut() {
+            for operation in methods.as_object_mut().unwrap().values_mut() {
+                operation.as_object_mut().unwrap().shift_remove("tags");
+            }
+        }
+        document
+    }
+
+    fn text() -> String {
+        serde_json::to_string_pretty(&document()).unwrap() + "\n"
+    }
+
+    #[test]
+    fn the_document_is_up_to_date() {
+        assert!(
+            DOCUMENT == text(),
+            "write it anew: cargo test --lib -- --ignored the_document_is_written"
+        );
+    }
+
+    #[test]
+    #[ignore = "it writes a file of the source"]
+    fn the_document_is_written() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/admin/openapi.json");
+        std::fs::write(file, text()).unwrap();
+    }
+
+    #[test]
+    fn the_document_has_every_route_and_no_other() {
+        let document = document();
+        let paths = document["paths"].as_object().unwrap();
+        let mut documented: Vec<_> = paths
+            .iter()
+            .flat_map(|(path, methods)| {
+                let methods = methods.as_object().unwrap().keys();
+                methods.map(move |method| (method.as_str(), path.as_str()))
+            })
+            .collect();
+        let mut served = SERVED.to_vec();
+        documented.sort_unstable();
+        served.sort_unstable();
+        assert_eq!(documented, served);
+    }
 }

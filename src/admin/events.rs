@@ -131,14 +131,14 @@ impl Watch {
 }
 
 /// What is and what happens: `snapshot` first, then `news`, and a `tick` a second.
-#[utoipa::path(
+#[cfg_attr(test, utoipa::path(
     get,
     path = "/api/events",
     responses(
         (status = 200, content_type = "text/event-stream", body = String),
         (status = 503, body = Problem),
     ),
-)]
+))]
 pub(super) async fn events(
     State(admin): State<Admin>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {

@@ -20,11 +20,11 @@ mod view;
 mod watchers;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
-use tower_http::csrf::CsrfLayer;
 
 pub use self::operator::{Operator, Which};
 pub use self::state::Admin;
@@ -50,10 +50,10 @@ impl Admin {
             .route("/healthz", get(async || "ok\n"))
             .route("/readyz", get(health::ready))
             .route("/metrics", get(health::metrics));
-        let (api, document) = api::routes();
-        let api = api
-            .route("/api/openapi.json", get(async || axum::Json(document)))
-            .layer(CsrfLayer::new().with_rejection_response(access::foreign))
+        let document = async || ([(CONTENT_TYPE, "application/json")], api::DOCUMENT);
+        let api = api::routes()
+            .route("/api/openapi.json", get(document))
+            .layer(from_fn(access::own_origin))
             .layer(from_fn_with_state(self.clone(), guard::guard));
         let all = open.merge(api);
         let all = match self.dashboard {

@@ -5,18 +5,20 @@
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+#[cfg(test)]
 use utoipa::ToSchema;
 
 use crate::telemetry::InstanceCondition;
 use crate::wake::LedgerEntry;
 
 /// The gateway as a whole.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct StatusView {
     /// Which version runs.
     pub version: &'static str,
     /// When it began.
-    #[schema(value_type = String, format = DateTime)]
+    #[cfg_attr(test, schema(value_type = String, format = DateTime))]
     pub started: jiff::Timestamp,
     /// Seconds since then.
     pub uptime_seconds: f64,
@@ -39,7 +41,8 @@ pub struct StatusView {
 }
 
 /// Instances by state.
-#[derive(Debug, Clone, Copy, Default, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct InstanceCounts {
     /// Their lease is in force, or the control plane says Running.
     pub awake: usize,
@@ -54,7 +57,8 @@ pub struct InstanceCounts {
 }
 
 /// A control plane.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct PlaneView {
     /// As configured.
     pub name: String,
@@ -69,7 +73,8 @@ pub struct PlaneView {
 }
 
 /// A route.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct RouteView {
     /// Its host pattern.
     pub host: String,
@@ -93,7 +98,8 @@ pub struct RouteView {
 }
 
 /// Who declared a route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RouteSource {
     /// The configuration.
@@ -103,7 +109,8 @@ pub enum RouteSource {
 }
 
 /// An instance.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct InstanceView {
     /// Its full id.
     pub id: String,
@@ -112,7 +119,7 @@ pub struct InstanceView {
     /// Its control plane.
     pub hypeman: String,
     /// `awake`, `waking`, `asleep`, `stopped` or `failing`.
-    #[schema(value_type = String)]
+    #[cfg_attr(test, schema(value_type = String))]
     #[serde(serialize_with = "condition")]
     pub state: InstanceCondition,
     /// What the control plane said when it was last asked for its instances.
@@ -137,7 +144,8 @@ pub struct InstanceView {
 }
 
 /// A lease: while it is in force, requests cost no call.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct LeaseView {
     /// Whether it is.
     pub in_force: bool,
@@ -151,7 +159,8 @@ pub struct LeaseView {
 }
 
 /// A wake that is going on.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct ProgressView {
     /// `asking`, `queued`, `restoring`, `starting`, `initializing`, `not_listening`, `unhealthy` or
     /// `no_capacity`.
@@ -161,7 +170,8 @@ pub struct ProgressView {
 }
 
 /// An open breaker.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct BreakerView {
     /// Failed wakes in a row.
     pub failures: u32,
@@ -170,7 +180,8 @@ pub struct BreakerView {
 }
 
 /// An instance with its last wakes.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct InstanceDetail {
     /// The instance.
     #[serde(flatten)]
@@ -180,7 +191,8 @@ pub struct InstanceDetail {
 }
 
 /// What an action has done.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct Done {
     /// The instance's id.
     pub id: String,
@@ -193,7 +205,8 @@ pub struct Done {
 }
 
 /// Why an action was not done: problem JSON (RFC 9457).
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct Problem {
     /// What the status is called.
     pub title: String,

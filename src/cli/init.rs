@@ -14,15 +14,9 @@ use crate::config::{Variables, load, schema};
 const STARTER: &str = include_str!("../../config/starter.toml");
 const SCHEMA_FILE: &str = "wakegate.schema.json";
 
-fn schema_text() -> Result<String, Failure> {
-    let text = serde_json::to_string_pretty(&schema()).map_err(Failure::failed)?;
-    Ok(text + "\n")
-}
-
 /// Prints the schema.
-pub(super) fn print_schema(output: Output) -> Result<(), Failure> {
-    output.print(&schema_text()?);
-    Ok(())
+pub(super) fn print_schema(output: Output) {
+    output.print(schema());
 }
 
 /// A text as TOML writes it.
@@ -89,7 +83,7 @@ pub(super) fn run(arguments: &InitArguments, output: Output) -> Result<(), Failu
         .map_err(|error| Failure::failed(format_args!("that would not be valid: {error}")))?;
     write(path, &text, arguments.force)?;
     // The schema is this version's, whatever was there.
-    write(&path.with_file_name(SCHEMA_FILE), &schema_text()?, true)?;
+    write(&path.with_file_name(SCHEMA_FILE), schema(), true)?;
     output.print(&format!(
         "wrote {file}, and {SCHEMA_FILE} beside it for editors\n\
          next: edit it, then `wakegate check -c {file}` and `wakegate serve -c {file}`\n",

@@ -66,7 +66,10 @@ pub async fn run(command: Command, output: Output) -> Result<(), Failure> {
         }
         Command::Init(arguments) => init::run(&arguments, output),
         Command::Check(arguments) => serve::check(&arguments, output),
-        Command::Schema => init::print_schema(output),
+        Command::Schema => {
+            init::print_schema(output);
+            Ok(())
+        }
         Command::Explain { code } => explain::run(code.as_deref(), output),
         Command::Status(arguments) => gateway::status(arguments, output).await,
         Command::Routes(arguments) => gateway::routes(arguments, output).await,

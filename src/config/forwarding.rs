@@ -6,15 +6,19 @@
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, header};
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
+use super::duration_text::go_text;
 use super::secret::Secret;
-use super::shape::{GoText, go_text, text_schema};
+#[cfg(test)]
+use super::shape::{GoText, text_schema};
 use super::values::HeaderRule;
 
 /// What is spoken with an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// HTTP/1.1.
@@ -24,7 +28,8 @@ pub enum Protocol {
 }
 
 /// Which PROXY header begins a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyProtocol {
     /// The text of version 1.
@@ -34,7 +39,8 @@ pub enum ProxyProtocol {
 }
 
 /// How a route's requests are passed on.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct ForwardingConfig {
     /// What is spoken with the instance.
     pub protocol: Protocol,
@@ -50,7 +56,7 @@ pub struct ForwardingConfig {
         serialize_with = "optional_text",
         skip_serializing_if = "Option::is_none"
     )]
-    #[schemars(with = "Option<GoText>")]
+    #[cfg_attr(test, schemars(with = "Option<GoText>"))]
     pub hsts: Option<Duration>,
     /// Whether a body is asked for (`100 Continue`) before the instance is ready.
     pub early_continue: bool,
@@ -66,14 +72,15 @@ pub struct ForwardingConfig {
 }
 
 /// What is done to a message's fields, in this order.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct HeaderEdits {
     /// New names for fields.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub rename: Vec<Rename>,
     /// Fields that are taken away.
     #[serde(serialize_with = "names", skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<String>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub remove: Vec<HeaderName>,
     /// Fields that get this value alone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -93,21 +100,23 @@ pub struct Rename {
 }
 
 /// A field that a request must have; it is not passed on (seed: `IngressRule.request_header_auth`).
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct HeaderAuth {
     /// Its name.
     #[serde(serialize_with = "display")]
-    #[schemars(with = "String")]
+    #[cfg_attr(test, schemars(with = "String"))]
     pub header: HeaderName,
     /// Its value; better give `value_file`.
     #[serde(skip_serializing)]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub value: Secret,
     /// Where the value was read from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value_file: Option<std::path::PathBuf>,
 }
 
+#[cfg(test)]
 text_schema!(Rename, "Rename", "x-old: x-new");
 
 #[allow(clippy::ref_option, reason = "serde hands it over so")]

@@ -9,6 +9,8 @@
 //! (defaults, cross checks) -> [`Config`].
 
 mod advice;
+mod cron;
+mod duration_text;
 mod forwarding;
 mod load;
 mod model;
@@ -20,6 +22,7 @@ mod route;
 mod schema;
 mod secret;
 mod server;
+#[cfg(test)]
 mod shape;
 mod telemetry;
 mod tls;

@@ -8,19 +8,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
+use super::duration_text::go_text;
 use super::route::RouteConfig;
 use super::secret::Secret;
 use super::server::ServerConfig;
-use super::shape::{GoText, go_text};
+#[cfg(test)]
+use super::shape::GoText;
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::tls::TlsConfig;
 use super::wake::WakeConfig;
 
 /// The whole configuration of a gateway.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct Config {
     /// What each connection from a client may do.
     pub server: ServerConfig,
@@ -46,12 +50,13 @@ pub struct Config {
     pub listener: Vec<ListenerConfig>,
     /// The routes, at least one.
     // Shared with all that follow them: there may be a hundred thousand.
-    #[schemars(with = "Vec<RouteConfig>")]
+    #[cfg_attr(test, schemars(with = "Vec<RouteConfig>"))]
     pub route: Vec<Arc<RouteConfig>>,
 }
 
 /// One control plane.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct HypemanConfig {
     /// What routes call it.
     pub name: String,
@@ -65,20 +70,21 @@ pub struct HypemanConfig {
     pub api_key: Option<Secret>,
     /// Longest time to open a connection to it.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub connect_timeout: Duration,
     /// Longest time for a call that should be quick.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub request_timeout: Duration,
     /// Longest time for one restore or start; the server itself gives up at 60 s.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub restore_timeout: Duration,
 }
 
 /// One socket for clients.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct ListenerConfig {
     /// IP address and port; port 0 takes a free one.
     pub address: SocketAddr,
@@ -109,13 +115,14 @@ pub enum ListenerMode {
 }
 
 /// The control planes' own ingress resources.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct IngressConfig {
     /// Whether they are served.
     pub watch: bool,
     /// How often they are looked at.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub interval: Duration,
     /// Where the ports that they ask for are opened.
     pub address: IpAddr,
@@ -125,7 +132,8 @@ pub struct IngressConfig {
 }
 
 /// Connections to instances.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct UpstreamConfig {
     /// The one instance behind a sidecar: what no `[[route]]` takes goes there.
     #[serde(skip_serializing)]
@@ -135,22 +143,23 @@ pub struct UpstreamConfig {
     pub port: u16,
     /// Longest time to open a connection to an instance believed awake.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub connect_timeout: Duration,
     /// Longest time from the request's end to the response's head.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub response_timeout: Duration,
     /// An idle connection is closed after this, or a quarter of the instance's own idle timeout.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub idle_timeout: Duration,
     /// Idle connections kept per instance and port.
     pub max_idle: usize,
 }
 
 /// What the gateway adds to proxied responses.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct ResponseConfig {
     /// `Server-Timing: wake;dur=…`.
     pub server_timing: bool,
@@ -159,7 +168,8 @@ pub struct ResponseConfig {
 }
 
 /// The operator's listener.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct AdminConfig {
     /// IP address and port; port 0 takes a free one.
     pub address: SocketAddr,
@@ -169,7 +179,7 @@ pub struct AdminConfig {
     pub token_file: Option<PathBuf>,
     /// The token itself; better give `token_file`.
     #[serde(skip_serializing)]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub token: Option<Secret>,
     /// Whether `/` is the dashboard.
     pub dashboard: bool,
@@ -183,6 +193,7 @@ const fn loopback(port: u16) -> SocketAddr {
 }
 
 /// All its variants' keys beside each other; which go together, the reader says.
+#[cfg(test)]
 impl JsonSchema for ListenerMode {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "ListenerMode".into()

@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+#[cfg(test)]
 use super::shape::text_schema;
 use crate::names::Hostname;
 
@@ -94,7 +95,9 @@ fn capture_name(label: &str) -> Result<Option<&str>, PatternError> {
     }
 }
 
+#[cfg(test)]
 text_schema!(HostPattern, "HostPattern", "{instance}.example.com");
+#[cfg(test)]
 text_schema!(InstanceTemplate, "InstanceTemplate", "{instance}");
 
 // === impl HostPattern ===

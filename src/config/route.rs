@@ -7,19 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::duration_text::go_text;
 use super::forwarding::ForwardingConfig;
 use super::pattern::{HostPattern, InstanceTemplate};
-use super::shape::{GoText, go_text, or_flag};
+#[cfg(test)]
+use super::shape::{GoText, or_flag};
 use super::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 use super::wake::{ReadyWhen, WakeConfig};
 use crate::names::PlaneIndex;
 use hypeman::InstanceRef;
 
 /// One route.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct RouteConfig {
     /// The hosts of its requests.
     pub host: HostPattern,
@@ -61,7 +65,8 @@ pub struct RouteConfig {
 }
 
 /// Requests at an instance at once, counted until their responses end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct LimitsConfig {
     /// Never more than so many; the next waits its turn within its deadline. 0 sheds all.
     pub max_inflight: usize,
@@ -69,16 +74,17 @@ pub struct LimitsConfig {
     pub soft_inflight: usize,
     /// How long it then waits at most.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub soft_wait: Duration,
 }
 
 /// Wake rules that a route may set for itself; most defaults come from `[wake]`.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct RouteWakeConfig {
     /// How long a request is held at most.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub timeout: Duration,
     /// Whether a Stopped instance is started (a cold boot) instead of refused.
     pub start_stopped: bool,
@@ -96,12 +102,13 @@ pub struct RouteWakeConfig {
     pub max_held: usize,
     /// Instances that are restored with this one.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    #[schemars(with = "Vec<String>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub also: Arc<[InstanceRef]>,
 }
 
 /// Which requests may wake the instance. All conditions must hold.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct AdmissionConfig {
     /// Only these methods.
     pub methods: Vec<String>,
@@ -113,7 +120,7 @@ pub struct AdmissionConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header: Option<HeaderRule>,
     /// Only from these networks.
-    #[schemars(with = "Vec<String>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub clients: Vec<IpNet>,
     /// Not with a user agent that contains one of these, in lower case.
     pub deny_user_agents: Vec<String>,
@@ -129,7 +136,8 @@ pub struct AdmissionConfig {
 }
 
 /// A named set of admission rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// Bots, scanners, prefetches, preflights and favicons do not wake.
@@ -137,7 +145,8 @@ pub enum Preset {
 }
 
 /// What is answered instead of waking.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct AsleepConfig {
     /// Its status; 503 has a Retry-After.
     pub status: u16,
@@ -154,7 +163,8 @@ pub struct AsleepConfig {
 }
 
 /// When a request is sent again although a response began to come, or its body had been read.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct RetryConfig {
     /// Bodies of idempotent requests up to this size are read before they are sent, so that they
     /// can be sent again. 0 reads none.
@@ -163,19 +173,20 @@ pub struct RetryConfig {
     pub on_wake: Vec<u16>,
     /// How long after a wake.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub on_wake_for: Duration,
 }
 
 /// The page that a browser sees while an instance wakes.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-#[schemars(transform = or_flag)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(transform = or_flag))]
 pub struct WaitingPageConfig {
     /// Whether there is one.
     pub enabled: bool,
     /// How long a browser is held before it sees the page.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub after: Duration,
     /// HTML instead of the built-in page's.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,12 +194,13 @@ pub struct WaitingPageConfig {
 }
 
 /// Requests that wake other instances beforehand.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct PrewarmConfig {
     /// Below these path prefixes of the route.
     pub paths: Vec<String>,
     /// Instances on the route's control plane.
-    #[schemars(with = "Vec<String>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub instances: Vec<InstanceRef>,
 }
 

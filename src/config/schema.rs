@@ -2,145 +2,155 @@
 //!
 //! Guarantees: it has exactly the keys that the reader knows (a test compares them), every key's
 //! description and default, and refuses every other key; it is draft 7, which editors for TOML
-//! understand.
-
-use schemars::generate::SchemaSettings;
-use serde_json::{Map, Value, json};
-
-use super::load::{Variables, load};
-use super::model::{Config, HypemanConfig, ListenerConfig};
-use super::pattern::{HostPattern, InstanceTemplate};
-use super::route::RouteConfig;
-use super::wake::WakeConfig;
-use crate::names::PlaneIndex;
-
-/// A table's keys that have no default.
-const NEEDED: &[(&str, &[&str])] = &[
-    ("route", &["host", "instance"]),
-    ("keep_warm", &["cron", "for"]),
-    ("prewarm", &["paths", "instances"]),
-    ("auth", &["header"]),
-];
+//! understand. It is a file of the source, which a test makes of the configuration's types and
+//! compares, so that the shipped program does not carry the means to make it.
 
 /// The schema as JSON.
-pub fn schema() -> Value {
-    let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
-    let mut schema = settings.into_generator().into_root_schema_for::<Config>();
-    schema.insert("title".to_owned(), "wakegate".into());
-    let mut schema = schema.to_value();
-    strict(&mut schema, "");
-    defaults(&mut schema, &default_config());
-    schema
+pub fn schema() -> &'static str {
+    include_str!("../../config/wakegate.schema.json")
 }
 
-/// No keys but those that are there; none needed but those that have no default.
-fn strict(schema: &mut Value, within: &str) {
-    let Some(object) = schema.as_object_mut() else {
-        return;
-    };
-    object.remove("format");
-    if let Some(Value::String(text)) = object.get_mut("description") {
-        // As it is wrapped in the source is of no interest.
-        *text = text.replace('\n', " ");
+#[cfg(test)]
+mod made {
+    use schemars::generate::SchemaSettings;
+    use serde_json::{Map, Value, json};
+
+    use crate::config::model::{Config, HypemanConfig, ListenerConfig};
+    use crate::config::pattern::{HostPattern, InstanceTemplate};
+    use crate::config::route::RouteConfig;
+    use crate::config::{WakeConfig, load};
+    use crate::names::PlaneIndex;
+
+    /// A table's keys that have no default.
+    const NEEDED: &[(&str, &[&str])] = &[
+        ("route", &["host", "instance"]),
+        ("keep_warm", &["cron", "for"]),
+        ("prewarm", &["paths", "instances"]),
+        ("auth", &["header"]),
+    ];
+
+    /// The schema, made of the types.
+    pub(super) fn schema() -> Value {
+        let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
+        let mut schema = settings.into_generator().into_root_schema_for::<Config>();
+        schema.insert("title".to_owned(), "wakegate".into());
+        let mut schema = schema.to_value();
+        strict(&mut schema, "");
+        defaults(&mut schema, &default_config());
+        schema
     }
-    if let Some(Value::Object(properties)) = object.get_mut("properties") {
-        for (key, below) in properties.iter_mut() {
-            strict(below, key);
-        }
-        let needed = NEEDED.iter().find(|(table, _)| *table == within);
-        match needed {
-            Some((_, keys)) => object.insert("required".to_owned(), json!(keys)),
-            None => object.remove("required"),
+
+    /// No keys but those that are there; none needed but those that have no default.
+    fn strict(schema: &mut Value, within: &str) {
+        let Some(object) = schema.as_object_mut() else {
+            return;
         };
-        object.insert("additionalProperties".to_owned(), false.into());
-    }
-    if let Some(items) = object.get_mut("items") {
-        strict(items, within);
-    }
-    for key in ["anyOf", "oneOf", "allOf"] {
-        if let Some(Value::Array(variants)) = object.get_mut(key) {
-            for variant in variants {
-                strict(variant, within);
+        object.remove("format");
+        if let Some(Value::String(text)) = object.get_mut("description") {
+            // As it is wrapped in the source is of no interest.
+            *text = text.replace('\n', " ");
+        }
+        if let Some(Value::Object(properties)) = object.get_mut("properties") {
+            for (key, below) in properties.iter_mut() {
+                strict(below, key);
+            }
+            let needed = NEEDED.iter().find(|(table, _)| *table == within);
+            match needed {
+                Some((_, keys)) => object.insert("required".to_owned(), json!(keys)),
+                None => object.remove("required"),
+            };
+            object.insert("additionalProperties".to_owned(), false.into());
+        }
+        if let Some(items) = object.get_mut("items") {
+            strict(items, within);
+        }
+        for key in ["anyOf", "oneOf", "allOf"] {
+            if let Some(Value::Array(variants)) = object.get_mut(key) {
+                for variant in variants {
+                    strict(variant, within);
+                }
             }
         }
     }
-}
 
-/// Puts each key's default beside it.
-fn defaults(schema: &mut Value, values: &Value) {
-    match values {
-        Value::Object(values) => {
-            if let Some(Value::Array(variants)) = schema.get_mut("anyOf") {
-                let own = Value::Object(values.clone());
-                for variant in variants {
-                    let has = |key| variant.get(key).is_some();
-                    if has("properties") || has("anyOf") {
-                        defaults(variant, &own);
+    /// Puts each key's default beside it.
+    fn defaults(schema: &mut Value, values: &Value) {
+        match values {
+            Value::Object(values) => {
+                if let Some(Value::Array(variants)) = schema.get_mut("anyOf") {
+                    let own = Value::Object(values.clone());
+                    for variant in variants {
+                        let has = |key| variant.get(key).is_some();
+                        if has("properties") || has("anyOf") {
+                            defaults(variant, &own);
+                        }
+                    }
+                    return;
+                }
+                let Some(Value::Object(properties)) = schema.get_mut("properties") else {
+                    return;
+                };
+                for (key, value) in values {
+                    if let Some(below) = properties.get_mut(key) {
+                        defaults(below, value);
                     }
                 }
-                return;
             }
-            let Some(Value::Object(properties)) = schema.get_mut("properties") else {
-                return;
-            };
-            for (key, value) in values {
-                if let Some(below) = properties.get_mut(key) {
-                    defaults(below, value);
+            Value::Array(tables) if tables.first().is_some_and(Value::is_object) => {
+                if let (Some(items), Some(first)) = (schema.get_mut("items"), tables.first()) {
+                    defaults(items, first);
+                }
+            }
+            Value::Null => {}
+            Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                if let Some(object) = schema.as_object_mut() {
+                    object.insert("default".to_owned(), values.clone());
                 }
             }
         }
-        Value::Array(tables) if tables.first().is_some_and(Value::is_object) => {
-            if let (Some(items), Some(first)) = (schema.get_mut("items"), tables.first()) {
-                defaults(items, first);
-            }
-        }
-        Value::Null => {}
-        Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
-            if let Some(object) = schema.as_object_mut() {
-                object.insert("default".to_owned(), values.clone());
-            }
-        }
     }
-}
 
-/// What a configuration says that says nothing, but for what must be said.
-fn default_config() -> Value {
-    let plain = |value: Result<Value, serde_json::Error>| value.unwrap_or(Value::Null);
-    let wake = WakeConfig::default();
-    let instance = InstanceTemplate::Fixed(String::new());
-    let route = RouteConfig::new(HostPattern::Any, instance, 8080, PlaneIndex(0), &wake);
-    let mut route = plain(serde_json::to_value(route));
-    if let Value::Object(route) = &mut route {
-        // These have none, or another table's.
-        for key in ["host", "instance", "hypeman", "wake"] {
-            route.remove(key);
+    /// What a configuration says that says nothing, but for what must be said.
+    fn default_config() -> Value {
+        let plain = |value: Result<Value, serde_json::Error>| value.unwrap_or(Value::Null);
+        let wake = WakeConfig::default();
+        let instance = InstanceTemplate::Fixed(String::new());
+        let route = RouteConfig::new(HostPattern::Any, instance, 8080, PlaneIndex(0), &wake);
+        let mut route = plain(serde_json::to_value(route));
+        if let Value::Object(route) = &mut route {
+            // These have none, or another table's.
+            for key in ["host", "instance", "hypeman", "wake"] {
+                route.remove(key);
+            }
+            route.insert("wake".to_owned(), json!({ "health_path": "/" }));
         }
-        route.insert("wake".to_owned(), json!({ "health_path": "/" }));
-    }
-    let text = "[[route]]\nhost = \"*\"\ninstance = \"x\"\n";
-    let loaded = load("defaults", text, &Variables::default());
-    let mut config = match loaded {
-        Ok(config) => plain(serde_json::to_value(config)),
-        Err(_) => Value::Object(Map::new()),
-    };
-    if let Some(Value::Object(upstream)) = config.get_mut("upstream") {
-        upstream.insert("port".to_owned(), 8080.into());
-    }
-    if let Value::Object(config) = &mut config {
-        let plane = plain(serde_json::to_value(HypemanConfig::default()));
-        let listener = plain(serde_json::to_value(ListenerConfig::default()));
-        for (key, table) in [("hypeman", plane), ("listener", listener), ("route", route)] {
-            config.insert(key.to_owned(), json!([table]));
+        let text = "[[route]]\nhost = \"*\"\ninstance = \"x\"\n";
+        let loaded = load("defaults", text, &load::Variables::default());
+        let mut config = match loaded {
+            Ok(config) => plain(serde_json::to_value(config)),
+            Err(_) => Value::Object(Map::new()),
+        };
+        if let Some(Value::Object(upstream)) = config.get_mut("upstream") {
+            upstream.insert("port".to_owned(), 8080.into());
         }
+        if let Value::Object(config) = &mut config {
+            let plane = plain(serde_json::to_value(HypemanConfig::default()));
+            let listener = plain(serde_json::to_value(ListenerConfig::default()));
+            for (key, table) in [("hypeman", plane), ("listener", listener), ("route", route)] {
+                config.insert(key.to_owned(), json!([table]));
+            }
+        }
+        config
     }
-    config
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::*;
+    use serde_json::Value;
+
+    use super::made::schema;
     use crate::config::load::known_variables;
 
     const EXAMPLE: &str = include_str!("../../config/wakegate.toml");
@@ -177,13 +187,13 @@ mod tests {
                         .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
                 })
         };
-        let readable = known_variables(EXAMPLE).into_iter();
-        let readable: Vec<_> = readable
+        let known = known_variables(EXAMPLE).into_iter();
+        let known: Vec<_> = known
             .map(|name| name.replace("ROUTE_1_", "ROUTE_0_"))
             .collect();
-        let readable: BTreeSet<String> = readable.iter().filter(short).cloned().collect();
-        let missing: Vec<_> = readable.difference(&in_schema).collect();
-        let invented: Vec<_> = in_schema.difference(&readable).collect();
+        let known: BTreeSet<String> = known.iter().filter(short).cloned().collect();
+        let missing: Vec<_> = known.difference(&in_schema).collect();
+        let invented: Vec<_> = in_schema.difference(&known).collect();
         assert!(
             missing.is_empty() && invented.is_empty(),
             "the reader alone knows {missing:?}, the schema alone {invented:?}"
@@ -226,11 +236,20 @@ mod tests {
 
     #[test]
     fn the_file_beside_the_example_is_up_to_date() {
-        let file = include_str!("../../config/wakegate.schema.json");
-        let text = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
         assert!(
-            file == text,
-            "write it anew: wakegate schema > config/wakegate.schema.json"
+            super::schema() == text(),
+            "write it anew: cargo test --lib -- --ignored the_schema_is_written"
         );
+    }
+
+    #[test]
+    #[ignore = "it writes a file of the source"]
+    fn the_schema_is_written() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/wakegate.schema.json");
+        std::fs::write(file, text()).unwrap();
+    }
+
+    fn text() -> String {
+        serde_json::to_string_pretty(&schema()).unwrap() + "\n"
     }
 }

@@ -4,14 +4,18 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::shape::{GoText, go_text};
+use super::duration_text::go_text;
+#[cfg(test)]
+use super::shape::GoText;
 use super::values::ByteSize;
 
 /// Limits on clients' connections.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct ServerConfig {
     /// Open connections in all; more wait in the kernel's queue.
     pub max_connections: usize,
@@ -19,7 +23,7 @@ pub struct ServerConfig {
     pub max_connections_per_client: usize,
     /// Longest time for a request's head, and longest idle time between requests.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub header_timeout: Duration,
     /// Bytes of a request's head.
     pub max_header_bytes: usize,
@@ -36,20 +40,21 @@ pub struct ServerConfig {
     pub watch: bool,
     /// How long a drain waits before it cuts what is left.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub drain_timeout: Duration,
     /// How long a drain lets a connection that is idle, or has not said anything yet, ask once
     /// more. Closing it at once would cross with a request that is on its way.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub drain_idle_timeout: Duration,
     /// Peers whose forwarding headers are believed and extended; others' are replaced.
-    #[schemars(with = "Vec<String>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Limits on clients' HTTP/2 connections.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct Http2Config {
     /// Requests at once on a connection.
     pub max_streams: u32,
@@ -59,7 +64,7 @@ pub struct Http2Config {
     pub max_error_resets: usize,
     /// A connection without a request for this long gets a GOAWAY frame.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub idle_timeout: Duration,
 }
 

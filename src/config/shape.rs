@@ -1,11 +1,8 @@
-//! Values that a configuration writes otherwise than the gateway keeps them: their text and schema.
+//! How values that are written otherwise than they are kept look in the configuration's schema.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
-use hypeman::GoDuration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Serializer;
 use serde_json::json;
 
 /// A Go duration's text, for schemas.
@@ -24,11 +21,6 @@ impl JsonSchema for GoText {
             "examples": ["250ms", "30s", "1m30s"],
         })
     }
-}
-
-/// Writes a duration as Go does.
-pub(super) fn go_text<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&GoDuration::from(*value))
 }
 
 /// A type that is written as text.

@@ -6,13 +6,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::shape::{GoText, go_text};
+use super::duration_text::go_text;
+#[cfg(test)]
+use super::shape::GoText;
 
 /// Logs: diagnostics on standard error, accesses on standard output.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct LogConfig {
     /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
     pub level: String,
@@ -22,16 +26,17 @@ pub struct LogConfig {
     pub access: AccessLog,
     /// How access lines look.
     pub access_format: AccessFormat,
-    /// How much of the usual traffic has access lines, from 0 to 1. Errors (400 and above),
-    /// requests that met a wake, and those that broke off always have one.
-    #[schemars(range(min = 0.0, max = 1.0))]
+    /// How much of the usual traffic has access lines, from 0 to 1. Errors (400 and above), requests that
+    /// met a wake, and those that broke off always have one.
+    #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
     pub access_sample: f64,
     /// Which fields access lines have, in this order; all of them when the list is empty.
     pub access_fields: Vec<AccessField>,
 }
 
 /// How diagnostics look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// One readable line an event.
@@ -43,7 +48,8 @@ pub enum LogFormat {
 }
 
 /// Where access lines go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AccessLog {
     /// Standard output.
@@ -53,7 +59,8 @@ pub enum AccessLog {
 }
 
 /// How access lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AccessFormat {
     /// One JSON object a request.
@@ -65,7 +72,8 @@ pub enum AccessFormat {
 macro_rules! access_fields {
     ($($(#[$doc:meta])* $field:ident = $name:literal,)*) => {
         /// A field of access lines.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+        #[cfg_attr(test, derive(JsonSchema))]
         #[serde(rename_all = "snake_case")]
         pub enum AccessField {
             $($(#[$doc])* $field,)*
@@ -125,28 +133,30 @@ access_fields! {
 }
 
 /// Metrics.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct MetricsConfig {
     /// How many routes have series of their own; the others share the route `other`.
     pub max_routes: usize,
 }
 
 /// Traces, in OpenTelemetry's form.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct TracingConfig {
     /// Where spans are sent with OTLP over HTTP, such as `http://127.0.0.1:4318`; without it there
     /// are none, and requests' own `traceparent` is passed on as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// How many of the traces that begin here are recorded, from 0 to 1. A request that already
-    /// belongs to a trace is recorded when its `traceparent` says so.
-    #[schemars(range(min = 0.0, max = 1.0))]
+    /// How many of the traces that begin here are recorded, from 0 to 1. A request that already belongs to a
+    /// trace is recorded when its `traceparent` says so.
+    #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
     pub sample: f64,
     /// What the gateway is called in traces.
     pub service_name: String,
     /// The longest that sending a batch of spans may take.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub timeout: Duration,
     /// A file with header fields for the endpoint, one `name: value` a line; its values are
     /// secrets.

@@ -4,14 +4,17 @@
 
 use std::path::PathBuf;
 
+#[cfg(test)]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
+#[cfg(test)]
 use super::shape::or_internal;
 
 /// A listener's TLS.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-#[schemars(transform = or_internal)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[cfg_attr(test, schemars(transform = or_internal))]
 pub struct TlsConfig {
     /// Where its certificates are.
     #[serde(flatten)]
@@ -50,7 +53,8 @@ pub enum TlsSource {
 }
 
 /// A version of TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub enum TlsVersion {
     /// RFC 5246.
     #[serde(rename = "1.2")]
@@ -61,7 +65,8 @@ pub enum TlsVersion {
 }
 
 /// Certificates that clients show.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct ClientCertificates {
     /// Their CAs, PEM.
     pub client_ca: PathBuf,
@@ -70,7 +75,8 @@ pub struct ClientCertificates {
 }
 
 /// Whether a client must show a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuth {
     /// Without one there is no connection.
@@ -80,6 +86,7 @@ pub enum ClientAuth {
 }
 
 /// All its variants' keys beside each other; which go together, the reader says.
+#[cfg(test)]
 impl JsonSchema for TlsSource {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "TlsSource".into()

@@ -10,10 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-use super::shape::{GoText, go_text, text_schema};
+use super::cron::Cron;
+use super::duration_text::go_text;
+#[cfg(test)]
+use super::shape::{GoText, text_schema};
 
 /// Bytes: `"512"`, `"64KiB"`, `"1MiB"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +49,8 @@ pub struct TextFile {
 }
 
 /// A window in which an instance is kept awake.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct KeepWarm {
     /// When it begins: five cron fields.
     pub cron: String,
@@ -53,15 +58,19 @@ pub struct KeepWarm {
     pub zone: String,
     /// How long it lasts.
     #[serde(rename = "for", serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub length: Duration,
     #[serde(skip)]
-    parsed: cronexpr::Crontab,
+    parsed: Cron,
 }
 
+#[cfg(test)]
 text_schema!(ByteSize, "ByteSize", "64KiB");
+#[cfg(test)]
 text_schema!(Rate, "Rate", "10/m");
+#[cfg(test)]
 text_schema!(HeaderRule, "HeaderRule", "x-name: value");
+#[cfg(test)]
 text_schema!(TextFile, "TextFile", "page.html");
 
 // === impl ByteSize ===
@@ -201,7 +210,7 @@ impl Serialize for TextFile {
 
 impl KeepWarm {
     pub(super) fn new(cron: String, zone: String, length: Duration) -> Result<Self, String> {
-        let parsed = cronexpr::parse_crontab(&format!("{cron} {zone}"))
+        let parsed = Cron::parse(&cron, &zone)
             .map_err(|error| format!("`{cron}` with zone `{zone}`: {error}"))?;
         Ok(Self {
             cron,
@@ -214,11 +223,7 @@ impl KeepWarm {
     /// How much of the window is left at `now`; `None` outside of it.
     pub fn left(&self, now: jiff::Timestamp) -> Option<Duration> {
         let begins_after = now.checked_sub(jiff::SignedDuration::try_from(self.length).ok()?);
-        let start = self
-            .parsed
-            .find_next(begins_after.ok()?.to_string().as_str())
-            .ok()?;
-        let start = start.timestamp().as_second();
+        let start = self.parsed.next_after(begins_after.ok()?)?.as_second();
         let into = now.as_second().checked_sub(start)?;
         let into = u64::try_from(into).ok()?;
         self.length.checked_sub(Duration::from_secs(into))

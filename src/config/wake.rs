@@ -5,18 +5,22 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+#[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::shape::{GoText, go_text};
+use super::duration_text::go_text;
+#[cfg(test)]
+use super::shape::GoText;
 use super::values::Rate;
 
 /// The wake engine and its hold queue.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 pub struct WakeConfig {
     /// How long a request is held at most, unless its route says otherwise.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub timeout: Duration,
     /// Held requests per instance; 0 sheds all.
     pub max_held_per_instance: usize,
@@ -30,17 +34,17 @@ pub struct WakeConfig {
     pub start_stopped: bool,
     /// A lease not confirmed for this long is read again while in use, and is void while not.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub verify_interval: Duration,
     /// Failed wakes in a row before the breaker opens.
     pub breaker_failures: u32,
     /// The breaker's longest pause; it starts at a second and doubles.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub breaker_max_delay: Duration,
     /// How long an unknown instance name is remembered as unknown.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub unknown_ttl: Duration,
     /// Unknown names remembered at most.
     pub max_unknown: usize,
@@ -55,11 +59,11 @@ pub struct WakeConfig {
     /// An open connection without a byte either way for this long makes the gateway ask whether its
     /// instance is still awake.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub stall_timeout: Duration,
     /// The longest that an application may ask to stay awake for with `x-wakegate-hold`.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub max_hold: Duration,
     /// Wakes of one instance in a minute that count as thrash.
     pub thrash_per_minute: u32,
@@ -68,12 +72,13 @@ pub struct WakeConfig {
     /// While released requests' first responses are outstanding, the next are released after this
     /// long in any case.
     #[serde(serialize_with = "go_text")]
-    #[schemars(with = "GoText")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
     pub ramp_step: Duration,
 }
 
 /// When an instance counts as ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ReadyWhen {
     /// It is Running and its port accepts connections.

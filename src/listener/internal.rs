@@ -17,7 +17,8 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::tls_error::TlsError;
@@ -108,7 +109,22 @@ impl InternalCa {
             tracing::info!(ca = %ca.display(), "a development CA; clients that trust it trust us");
         }
         let key = KeyPair::from_pem(&fs::read_to_string(&key_path)?)?;
-        let issuer = Issuer::from_ca_cert_pem(&fs::read_to_string(&ca)?, key)?;
+        let params = ca_params()?;
+        let own = params.self_signed(&key)?;
+        let kept = CertificateDer::from_pem_file(&ca)?;
+        let (own, kept) = (
+            webpki::anchor_from_trusted_cert(own.der())?,
+            webpki::anchor_from_trusted_cert(&kept)?,
+        );
+        if (own.subject, own.subject_public_key_info)
+            != (kept.subject, kept.subject_public_key_info)
+        {
+            return Err(format!(
+                "{CA_FILE} is not the certificate of {KEY_FILE} that was made here"
+            )
+            .into());
+        }
+        let issuer = Issuer::new(params, key);
         let unnamed = sign(
             &issuer,
             vec!["localhost".to_owned(), "127.0.0.1".to_owned()],

@@ -4,15 +4,19 @@
 //! Guarantees: an instance always sees HTTP/1.1's upgrade; it may only switch to what its client
 //! asked for; a client of HTTP/2 gets 200 where one of HTTP/1.1 gets 101.
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
-use tungstenite::handshake::client::generate_key;
-use tungstenite::handshake::derive_accept_key;
 
 use super::error::ProxyError;
 use crate::upstream::{Field, Fields, is_upgrade, upgrade_token};
+
+/// What makes an accept key of a key (RFC 6455 §1.3).
+const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A client's wish to switch.
 pub(super) struct Switch {
@@ -21,6 +25,18 @@ pub(super) struct Switch {
     wanted: HeaderValue,
     /// Over HTTP/2 the gateway is the WebSocket client of this hop, with a key of its own.
     key: Option<String>,
+}
+
+/// Sixteen random bytes (RFC 6455 §4.1). They show that the answer is to this question; they are no
+/// secret.
+fn generate_key() -> String {
+    BASE64.encode(fastrand::u128(..).to_ne_bytes())
+}
+
+/// What a server that understands WebSocket answers to a key (RFC 6455 §4.2.2).
+fn accept_key(key: &str) -> String {
+    let text = [key.as_bytes(), MAGIC].concat();
+    BASE64.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &text))
 }
 
 // === impl Switch ===
@@ -86,7 +102,7 @@ impl Switch {
         }
         if let Some(key) = &self.key {
             let accept = response.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
-            let expected = derive_accept_key(key.as_bytes());
+            let expected = accept_key(key);
             if accept.is_none_or(|accept| accept.as_bytes() != expected.as_bytes()) {
                 return Err(ProxyError::UnexpectedUpgrade);
             }
@@ -98,5 +114,20 @@ impl Switch {
     /// The client's side of the tunnel.
     pub(super) fn into_downstream(self) -> OnUpgrade {
         self.downstream
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_what_the_rfc_says() {
+        // RFC 6455 §1.3's own.
+        let accepted = accept_key("dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(accepted, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let (one, other) = (generate_key(), generate_key());
+        assert_eq!(BASE64.decode(&one).unwrap().len(), 16);
+        assert_ne!(one, other);
     }
 }

@@ -6,8 +6,7 @@
 
 use std::io::Write;
 
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
-
+use super::lines::{Lines, LinesGuard, lines};
 use super::metrics::WakeKind;
 use crate::config::{AccessField, AccessFormat, AccessLog, LogConfig};
 
@@ -41,8 +40,8 @@ pub struct AccessSink(Option<Sink>);
 
 #[derive(Debug)]
 struct Sink {
-    writer: NonBlocking,
-    _worker: WorkerGuard,
+    writer: Lines,
+    _worker: LinesGuard,
     format: AccessFormat,
     sample: f64,
     fields: Vec<AccessField>,
@@ -183,10 +182,7 @@ impl AccessSink {
 
     /// To any writer, from a thread of its own.
     pub fn to(writer: impl Write + Send + 'static, config: &LogConfig) -> Self {
-        let builder = NonBlockingBuilder::default()
-            .lossy(true)
-            .thread_name("access-log");
-        let (writer, worker) = builder.finish(writer);
+        let (writer, worker) = lines(writer, "access-log");
         let fields = match config.access_fields.as_slice() {
             [] => AccessField::ALL.to_vec(),
             chosen => chosen.to_vec(),
@@ -215,14 +211,13 @@ impl AccessSink {
             AccessFormat::Json => line.to_json(&sink.fields),
             AccessFormat::Logfmt => line.to_logfmt(&sink.fields),
         };
-        // A full queue drops the line and counts it; there is no other error.
-        let _counted = sink.writer.clone().write_all(&bytes);
+        sink.writer.put(bytes);
     }
 
     /// Lines dropped so far because the reader was too slow.
     pub fn dropped(&self) -> u64 {
         let sink = self.0.as_ref();
-        sink.map_or(0, |sink| sink.writer.error_counter().dropped_lines() as u64)
+        sink.map_or(0, |sink| sink.writer.dropped())
     }
 }
 

@@ -7,10 +7,14 @@
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::fmt::layer;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::lines::{Lines, LinesGuard, lines};
 use crate::config::{LogConfig, LogFormat};
 
 /// Diagnostics could not be installed.
@@ -18,7 +22,7 @@ use crate::config::{LogConfig, LogFormat};
 pub enum DiagnosticsError {
     /// The filter does not parse.
     #[error("`log.level`: {0}")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
+    Filter(#[from] ParseError),
     /// Somebody else installed a subscriber first.
     #[error("diagnostics are already set up: {0}")]
     AlreadySet(#[from] tracing_subscriber::util::TryInitError),
@@ -28,43 +32,46 @@ pub enum DiagnosticsError {
 #[must_use]
 #[derive(Debug)]
 pub struct Diagnostics {
-    _worker: WorkerGuard,
+    _worker: LinesGuard,
 }
 
-static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+static LINES: OnceLock<Lines> = OnceLock::new();
 
 /// Lines lost so far because whoever reads standard error was too slow.
 pub(super) fn dropped() -> u64 {
-    DROPPED
-        .get()
-        .map_or(0, |counter| counter.dropped_lines() as u64)
+    LINES.get().map_or(0, Lines::dropped)
+}
+
+/// What `log.level` says: a level, or levels of targets, such as `info,hyper=debug`.
+pub fn parse_filter(text: &str) -> Result<Targets, ParseError> {
+    let directives: Vec<_> = text.split(',').filter(|part| !part.is_empty()).collect();
+    match directives.as_slice() {
+        [] => Ok(Targets::new().with_default(LevelFilter::ERROR)),
+        directives => directives.join(",").parse(),
+    }
 }
 
 /// Sends diagnostics to standard error from here on.
 pub fn init_diagnostics(config: &LogConfig) -> Result<Diagnostics, DiagnosticsError> {
-    let filter = config.level.parse::<EnvFilter>()?;
-    let builder = NonBlockingBuilder::default()
-        .lossy(true)
-        .thread_name("diagnostics");
-    let (writer, worker) = builder.finish(std::io::stderr());
-    let counter = writer.error_counter();
-    let plain = tracing_subscriber::fmt().with_ansi(std::io::stderr().is_terminal());
+    let subscriber = registry().with(parse_filter(&config.level)?);
+    let (writer, worker) = lines(std::io::stderr(), "diagnostics");
+    let queue = writer.clone();
+    let plain = layer().with_ansi(std::io::stderr().is_terminal());
     match config.format {
         LogFormat::Text => {
-            let text = plain.with_env_filter(filter).with_writer(writer).compact();
-            text.finish().try_init()?;
+            let text = plain.with_writer(writer).compact();
+            subscriber.with(text).try_init()?;
         }
         LogFormat::Json => {
-            let json = plain.with_env_filter(filter).with_writer(writer).json();
-            json.flatten_event(true).finish().try_init()?;
+            let json = plain.with_writer(writer).json().flatten_event(true);
+            subscriber.with(json).try_init()?;
         }
         LogFormat::Logfmt => {
-            let logfmt = tracing_logfmt::builder().subscriber_builder();
-            let logfmt = logfmt.with_env_filter(filter).with_writer(writer);
-            logfmt.finish().try_init()?;
+            let logfmt = tracing_logfmt::builder().layer().with_writer(writer);
+            subscriber.with(logfmt).try_init()?;
         }
     }
     // Nobody else can have come here, since installing succeeds once.
-    DROPPED.get_or_init(|| counter);
+    LINES.get_or_init(|| queue);
     Ok(Diagnostics { _worker: worker })
 }

@@ -10,7 +10,7 @@ use crate::config::telemetry::{
 };
 
 pub(super) fn read_log(s: &mut Section<'_, '_>, log: &mut LogConfig) {
-    let parse_level = |text: &str| match text.parse::<tracing_subscriber::EnvFilter>() {
+    let parse_level = |text: &str| match crate::telemetry::parse_filter(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("`{text}` is no log level or filter: {error}")),
     };

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+#[cfg(test)]
 use utoipa::ToSchema;
 
 use super::requester::Requester;
@@ -24,10 +25,11 @@ const AGENT: usize = 120;
 pub struct Phases(Vec<(WakeStage, Duration)>);
 
 /// One wake.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
 pub struct LedgerEntry {
     /// The time of its end.
-    #[schema(value_type = String, format = DateTime)]
+    #[cfg_attr(test, schema(value_type = String, format = DateTime))]
     pub time: jiff::Timestamp,
     /// The instance's id.
     pub instance: String,
@@ -43,7 +45,7 @@ pub struct LedgerEntry {
     /// Milliseconds from its first request on.
     pub took_ms: f64,
     /// The milliseconds of each stage.
-    #[schema(value_type = std::collections::BTreeMap<String, f64>)]
+    #[cfg_attr(test, schema(value_type = std::collections::BTreeMap<String, f64>))]
     pub phases_ms: serde_json::Map<String, serde_json::Value>,
     /// Requests that waited for it at its end.
     pub waiting: usize,
