@@ -154,6 +154,7 @@ fn read<T>(
         listener: Vec::new(),
         route: Vec::new(),
         ingress: IngressConfig::default(),
+        ignored_variables: Vec::new(),
     };
     if errors.is_empty() {
         let mut root = Section::root(&mut book, table.get_ref());
@@ -200,6 +201,7 @@ fn read<T>(
     if config.listener.is_empty() {
         config.listener.push(ListenerConfig::default());
     }
+    config.ignored_variables = book.links_in_place_of_settings();
     (config, finish(book))
 }
 

@@ -19,6 +19,7 @@ mod redact;
 mod route;
 mod schema;
 mod secret;
+mod service_link;
 mod shape;
 mod telemetry;
 mod tls;
