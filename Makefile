@@ -67,12 +67,13 @@ notices-check:
 # Two Debian packages in target/debian: the gateway, with manual pages and completions, and the control plane for
 # development.
 CARGO_DEB = 3.8.0
-# Packed well or, for what is tried and thrown away, quickly.
-PACK = --locked --no-build --no-strip $(if $(filter dist,$(PROFILE)),,--fast)
+# What is only tried is packed quickly, and is not where one looks for what is shipped.
+PACKAGES = $(if $(filter dist,$(PROFILE)),target/debian,target/ship/$(PROFILE)/debian)
+PACK = --locked --no-build --no-strip --output $(PACKAGES)/ $(if $(filter dist,$(PROFILE)),,--fast)
 deb: packages-deb
 	@cargo deb --version 2>/dev/null | grep -qx 'cargo-deb $(CARGO_DEB)' || cargo install --locked cargo-deb --version $(CARGO_DEB)
 	deploy/build gateway local
-	rm -rf target/package && mkdir -p target/package/man
+	rm -rf target/package $(PACKAGES)/wakegate*.deb && mkdir -p target/package/man $(PACKAGES)
 	cp target/ship/$(PROFILE)/wakegate target/ship/$(PROFILE)/wakegate-local target/package
 	target/package/wakegate man target/package/man
 	target/package/wakegate completions bash > target/package/wakegate.bash
