@@ -1,51 +1,43 @@
 # The entry points; CI runs `make test`.
-.PHONY: test fuzz chaos lint fmt doc deb image deny bench bench-peers bench-scale trained instructions demo clean
+.PHONY: test nightly fuzz chaos lint fmt doc deny notices deb image bare bare-quick bench bench-peers bench-scale \
+	trained instructions demo clean
 
-# Every test, once. Needs cargo, and the crates.io, PyPI and Debian registries.
-test: packages
-	cargo fmt --check
-	cargo clippy --workspace --all-targets --locked -- -D warnings
-	SIMULATION_HISTORIES=100000 cargo test --workspace --exclude wakegate-fuzz --locked
-	fuzz/run 5
-	$(MAKE) instructions
-	deploy/test
+# What is shipped is built with the profile `dist`. `make test` packs the same programs from `release`, which has no
+# link-time optimisation and is built in a fraction of the time; `make nightly` also packs those of `dist`.
+PROFILE ?= dist
+HISTORIES ?= 20000
+FUZZ_SECONDS ?= 5
+export PROFILE
+
+# Every test, once. Needs cargo, and the crates.io, PyPI, npm and Debian registries.
+test: packages-test packages-fuzz
+	$(MAKE) lint notices-check
+	rm -f target/tmp/skipped
+	SIMULATION_HISTORIES=$(HISTORIES) RUST_TEST_THREADS=8 cargo test --workspace --exclude wakegate-fuzz --locked
+	@[ ! -s target/tmp/skipped ] || { echo "Skipped:"; sort -u target/tmp/skipped; }
+	fuzz/run $(FUZZ_SECONDS)
+	$(MAKE) instructions PROFILE=release
+	$(MAKE) bare-quick PROFILE=release
+	$(MAKE) image-test PROFILE=release
+
+# Hours: the same for longer, the packages and the image as they are shipped, and a newcomer's whole way.
+nightly:
+	$(MAKE) test HISTORIES=100000 FUZZ_SECONDS=600
+	$(MAKE) deny
+	$(MAKE) bare image-test PROFILE=dist
 
 # Ten minutes of fuzzing for each target.
-fuzz: packages
+fuzz: packages-fuzz
 	fuzz/run 600
 
 # Minutes of everything at once over real sockets, with a killed control plane in the middle.
 chaos:
 	cargo test --release --locked --test it chaos:: -- --ignored --nocapture
 
-lint: packages
+lint:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	RUSTDOCFLAGS=-Dwarnings cargo doc --no-deps --document-private-items --locked
-
-# Prometheus judges metrics, rules and panels; umoci and crun pack and run the container image. The SDK tests make a virtual environment, for which Debian has a package of its own, and use npm;
-# the waiting page is looked at in Chromium; libFuzzer is C++; VMs need QEMU and a kernel, and their
-# tests are left out, with a word, where these cannot be installed.
-.PHONY: packages
-packages:
-	@command -v chromedriver >/dev/null \
-		|| (apt-get update && apt-get install -y --no-install-recommends chromium chromium-driver)
-	@(command -v promtool && command -v prometheus) >/dev/null \
-		|| (apt-get update && apt-get install -y --no-install-recommends prometheus)
-	@(command -v curl && command -v umoci && command -v crun && command -v systemd-analyze && ls /etc/ssl/certs/ca-certificates.crt) >/dev/null \
-		|| (apt-get update && apt-get install -y --no-install-recommends curl umoci crun systemd ca-certificates)
-	@command -v valgrind >/dev/null \
-		|| (apt-get update && apt-get install -y --no-install-recommends valgrind)
-	@command -v c++ >/dev/null \
-		|| (apt-get update && apt-get install -y --no-install-recommends g++)
-	@python3 -m venv --help >/dev/null 2>&1 && python3 -c 'import ensurepip' 2>/dev/null \
-		|| (apt-get update && apt-get install -y --no-install-recommends python3 python3-venv)
-	@command -v npm >/dev/null \
-		|| (apt-get update && apt-get install -y --no-install-recommends nodejs npm)
-	@(command -v qemu-system-x86_64 && command -v nft && command -v ip && ls /boot/vmlinuz-* && ls /bin/busybox) >/dev/null 2>&1 \
-		|| (apt-get update && apt-get install -y --no-install-recommends \
-			qemu-system-x86 busybox-static linux-image-cloud-amd64 iproute2 nftables) \
-		|| echo "No QEMU, busybox-static or kernel: tests of virtual machines will be skipped."
+	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --exclude wakegate-fuzz --no-deps --document-private-items --locked
 
 fmt:
 	cargo fmt
@@ -53,55 +45,86 @@ fmt:
 doc:
 	cargo doc --no-deps --open
 
-# Licences, bans and sources; needs `cargo install cargo-deny`. Advisories need the network.
-deny:
-	cargo deny --offline check licenses bans sources
+# --- licences ---
 
-# A Debian package in target/debian, with manual pages and completions.
-deb: packages
-	@command -v cargo-deb >/dev/null || cargo install --locked cargo-deb@3
-	cargo build --release --locked
-	mkdir -p target/package/man
-	target/release/wakegate man target/package/man
-	target/release/wakegate completions bash > target/package/wakegate.bash
-	target/release/wakegate completions zsh > target/package/_wakegate
-	target/release/wakegate completions fish > target/package/wakegate.fish
-	cargo deb --no-build
+# Licences, bans and sources of every dependency; then what is known of their weaknesses, where the list can be had.
+CARGO_DENY = 0.20.2
+deny: packages-build
+	@cargo deny --version 2>/dev/null | grep -qx 'cargo-deny $(CARGO_DENY)' \
+		|| cargo install --locked cargo-deny --version $(CARGO_DENY)
+	cargo deny --locked check licenses bans sources
+	@if cargo deny --locked fetch db >/dev/null 2>&1; then cargo deny --locked check advisories; \
+		else echo "SKIPPED: the list of advisories cannot be fetched from here"; fi
+
+# What is linked into the programs, and under which licences.
+notices:
+	deploy/notices
+
+.PHONY: notices-check
+notices-check:
+	deploy/notices --check
+
+# --- what is shipped ---
+
+# Two Debian packages in target/debian: the gateway, with manual pages and completions, and the control plane for
+# development.
+CARGO_DEB = 3.8.0
+# What is only tried is packed quickly, and is not where one looks for what is shipped.
+PACKAGES = $(if $(filter dist,$(PROFILE)),target/debian,target/ship/$(PROFILE)/debian)
+PACK = --locked --no-build --no-strip --output $(PACKAGES)/ $(if $(filter dist,$(PROFILE)),,--fast)
+deb: packages-deb
+	@cargo deb --version 2>/dev/null | grep -qx 'cargo-deb $(CARGO_DEB)' || cargo install --locked cargo-deb --version $(CARGO_DEB)
+	deploy/build gateway local
+	rm -rf target/package $(PACKAGES)/wakegate*.deb && mkdir -p target/package/man $(PACKAGES)
+	cp target/ship/$(PROFILE)/wakegate target/ship/$(PROFILE)/wakegate-local target/package
+	target/package/wakegate man target/package/man
+	target/package/wakegate completions bash > target/package/wakegate.bash
+	target/package/wakegate completions zsh > target/package/_wakegate
+	target/package/wakegate completions fish > target/package/wakegate.fish
+	cargo deb $(PACK) --package wakegate
+	cargo deb $(PACK) --package wakegate-local
 
 # An OCI image in target/wakegate-image.tar, without a container engine.
-image: packages
+image: packages-image
 	deploy/image target/wakegate-image.tar
+
+.PHONY: image-test
+image-test: packages-image-test
+	deploy/test
+
+# --- a newcomer's machine ---
+
+# A Debian with nothing but a Rust toolchain, in which the README's commands run as they are written. The quick part
+# installs the packages that are built here; the whole one also builds, tries and tests everything in there.
+bare: packages-bare
+	deploy/bare whole
+
+bare-quick: packages-bare deb
+	deploy/bare quick
+
+# --- what it costs ---
 
 bench:
 	cargo bench --locked
 
-# What the benchmark beside other proxies runs: Debian's packages.
-.PHONY: peers
-peers:
-	@(command -v nginx && command -v haproxy && command -v wrk && command -v h2load && command -v openssl) >/dev/null \
-		|| (apt-get update && apt-get install -y --no-install-recommends nginx haproxy wrk nghttp2-client openssl)
-
 # Beside nginx, HAProxy and a bare hyper proxy in one run, one worker each; prints a table.
-bench-peers: peers
-	cargo build --release --locked --bin wakegate --example bare_proxy
+bench-peers: packages-peers
+	deploy/build gateway peer
 	benches/peers/run.py
 
-# A binary that is optimised by what it does under that load: target/trained/wakegate.
-trained: peers
-	@(ls "$$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata || command -v llvm-profdata-19) >/dev/null 2>&1 \
-		|| (apt-get update && apt-get install -y --no-install-recommends llvm-19)
-	deploy/train
-
 # What it costs as routes and instances grow; prints a table and draws a chart.
-bench-scale:
-	@(command -v wrk) >/dev/null || (apt-get update && apt-get install -y --no-install-recommends wrk)
-	cargo build --release --locked --bin wakegate --example bare_proxy
+bench-scale: packages-scale
+	deploy/build gateway peer
 	benches/scale/run.py
 
+# A binary that is optimised by what it does under that load: target/trained/wakegate.
+trained: packages-peers packages-trained
+	deploy/train
+
 # How many instructions a warm request costs, by valgrind; fails when it is more than 3 % above what
-# benches/instructions/expected.json says. After a change that is worth it: benches/instructions/run.py --keep
-instructions: packages
-	cargo build --release --locked --bin wakegate
+# benches/instructions/expected.json says of the profile. After a change that is worth it: benches/instructions/run.py --keep
+instructions: packages-instructions
+	deploy/build gateway
 	benches/instructions/run.py
 
 demo:
@@ -109,3 +132,64 @@ demo:
 
 clean:
 	cargo clean
+
+# --- Debian packages, by need ---
+# Each target looks for what its users run, and installs nothing where that is there.
+
+.PHONY: packages-build
+packages-build:
+	@(command -v cc && command -v git) >/dev/null || deploy/packages gcc git libc6-dev
+
+# dpkg-dev finds out which libraries a program needs.
+.PHONY: packages-deb
+packages-deb: packages-build
+	@command -v dpkg-shlibdeps >/dev/null || deploy/packages dpkg-dev
+
+.PHONY: packages-image
+packages-image: packages-build
+	@(command -v umoci && ls /etc/ssl/certs/ca-certificates.crt) >/dev/null 2>&1 || deploy/packages umoci ca-certificates
+
+.PHONY: packages-image-test
+packages-image-test: packages-image
+	@(command -v crun && command -v curl && command -v python3) >/dev/null || deploy/packages crun curl python3
+
+# The SDK tests make a virtual environment, for which Debian has a package of its own, and use npm; the waiting page
+# is looked at in Chromium; Prometheus judges metrics, rules and panels. VMs need QEMU and a kernel, and their tests are left out,
+# with a word, where these cannot be installed.
+.PHONY: packages-test
+packages-test: packages-build
+	@(command -v chromedriver) >/dev/null || deploy/packages chromium chromium-driver
+	@(command -v promtool && command -v prometheus) >/dev/null || deploy/packages prometheus
+	@(command -v curl && command -v systemd-analyze) >/dev/null || deploy/packages curl systemd
+	@(python3 -m venv --help && python3 -c 'import ensurepip') >/dev/null 2>&1 || deploy/packages python3 python3-venv
+	@command -v npm >/dev/null || deploy/packages nodejs npm
+	@(command -v qemu-system-x86_64 && command -v nft && command -v ip && ls /boot/vmlinuz-* /bin/busybox) >/dev/null 2>&1 \
+		|| deploy/packages qemu-system-x86 busybox-static linux-image-cloud-amd64 iproute2 nftables \
+		|| echo "No QEMU, busybox-static or kernel: tests of virtual machines will be skipped."
+
+# libFuzzer is C++.
+.PHONY: packages-fuzz
+packages-fuzz: packages-build
+	@command -v c++ >/dev/null || deploy/packages g++
+
+.PHONY: packages-instructions
+packages-instructions: packages-build
+	@(command -v valgrind && command -v python3) >/dev/null || deploy/packages valgrind python3
+
+.PHONY: packages-bare
+packages-bare: packages-build
+	@(command -v mmdebstrap && command -v ip) >/dev/null || deploy/packages mmdebstrap iproute2
+
+.PHONY: packages-peers
+packages-peers: packages-build
+	@(command -v nginx && command -v haproxy && command -v wrk && command -v h2load && command -v openssl) >/dev/null \
+		|| deploy/packages nginx haproxy wrk nghttp2-client openssl python3
+
+.PHONY: packages-scale
+packages-scale: packages-build
+	@(command -v wrk && command -v python3) >/dev/null || deploy/packages wrk python3
+
+.PHONY: packages-trained
+packages-trained:
+	@(ls "$$(rustc --print sysroot)"/lib/rustlib/*/bin/llvm-profdata || command -v llvm-profdata-19) >/dev/null 2>&1 \
+		|| deploy/packages llvm-19

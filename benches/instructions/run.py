@@ -5,7 +5,8 @@ Counts do not depend on what else the machine does, so that a difference of some
 The gateway runs with one worker, on one processor, and one connection. Counting begins after some requests and ends before the end, so
 that neither start nor end is in it.
 
-Compares with `expected.json`, within its tolerance, and fails when a request costs more; `--keep` writes new figures down.
+Compares with what `expected.json` has for the Cargo profile of the environment's PROFILE, within its tolerance, and fails when
+a request costs more; `--keep` writes new figures down.
 """
 
 import argparse
@@ -27,6 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benches"))
 from plane import Plane  # noqa: E402
 
+PROFILE = os.environ.get("PROFILE", "dist")
 EXPECTED = pathlib.Path(__file__).with_name("expected.json")
 WARM_UP, REQUESTS = 500, 2000
 BODY = b"sixty bytes, which is what an answer to a health check has..\n"
@@ -148,7 +150,7 @@ port = {upstream}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "release" / "wakegate")
+    parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target" / "ship" / PROFILE / "wakegate")
     parser.add_argument("--profile", type=pathlib.Path, help="keep valgrind's profile of a GET here, for callgrind_annotate")
     parser.add_argument("--keep", action="store_true", help="write the figures down as what is expected")
     arguments = parser.parse_args()
@@ -166,14 +168,17 @@ def main():
             if arguments.profile and name == "GET":
                 shutil.copy(folder / "profile.1", arguments.profile)
     if arguments.keep:
-        kept = json.loads(EXPECTED.read_text()) if EXPECTED.exists() else {"tolerance": 0.03}
-        EXPECTED.write_text(json.dumps({**kept, "instructions": counted}, indent=2) + "\n")
+        kept = json.loads(EXPECTED.read_text()) if EXPECTED.exists() else {"tolerance": 0.03, "instructions": {}}
+        kept["instructions"][PROFILE] = counted
+        EXPECTED.write_text(json.dumps(kept, indent=2) + "\n")
         return
     expected = json.loads(EXPECTED.read_text())
+    if PROFILE not in expected["instructions"]:
+        sys.exit(f"{EXPECTED.name} has no figures for the profile {PROFILE}: run with --keep")
     for name, figure in counted.items():
-        before = expected["instructions"][name]
+        before = expected["instructions"][PROFILE][name]
         change = figure / before - 1
-        print(f"{name}: {change:+.1%} of the {before:,} in {EXPECTED.name}")
+        print(f"{name}: {change:+.1%} of the {before:,} in {EXPECTED.name} ({PROFILE})")
         if change > expected["tolerance"]:
             sys.exit(f"a warm {name} costs more than it did: find out why, or run with --keep and say why in the commit")
 

@@ -28,7 +28,9 @@ from plane import Plane  # noqa: E402
 
 TICK = os.sysconf("SC_CLK_TCK")
 PEERS = ["nginx", "haproxy", "bare", "wakegate"]
-BARE = ROOT / os.environ.get("BARE", "target/release/examples/bare_proxy")
+# Where deploy/build leaves what is shipped.
+SHIP = ROOT / "target" / "ship" / "dist"
+BARE = ROOT / os.environ.get("BARE", SHIP / "bare_proxy")
 # Requests a second that every peer has room for.
 RATE = 10_000
 ORIGIN = "127.0.0.1:21000"
@@ -152,7 +154,6 @@ port = {ORIGIN.rsplit(":", 1)[1]}
 
 def start(started, folder, routes):
     configurations(folder, routes)
-    release = ROOT / "target" / "release"
     host, port = PLANE.rsplit(":", 1)
     plane = ThreadingHTTPServer((host, int(port)), Plane)
     threading.Thread(target=plane.serve_forever, daemon=True).start()
@@ -161,7 +162,7 @@ def start(started, folder, routes):
         "nginx": started.start(0, "nginx", "-c", folder / "nginx.conf"),
         "haproxy": started.start(0, "haproxy", "-f", folder / "haproxy.cfg"),
         "bare": started.start(0, BARE, "proxy", f"127.0.0.1:{PORTS['bare']}", ORIGIN),
-        "wakegate": started.start(0, pathlib.Path(os.environ.get("WAKEGATE", release / "wakegate")), "serve", "-c", folder / "wakegate.toml"),
+        "wakegate": started.start(0, pathlib.Path(os.environ.get("WAKEGATE", SHIP / "wakegate")), "serve", "-c", folder / "wakegate.toml"),
     }
     time.sleep(0.5)
     for peer, process in processes.items():

@@ -73,7 +73,7 @@ def wait_until(is_so, what):
 def running(folder, routes):
     """A gateway with so many routes, and how long it took to listen."""
     config, started, began = configuration(folder, routes), peers.Started(), time.monotonic()
-    process = started.start(0, ROOT / "target" / "release" / "wakegate", "serve", "-c", config)
+    process = started.start(0, peers.SHIP / "wakegate", "serve", "-c", config)
     while True:
         try:
             socket.create_connection(("127.0.0.1", int(ADDRESS.rsplit(":", 1)[1])), 1).close()

@@ -34,6 +34,14 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
         let key = key.to_owned();
         all.push(Advice { key, risk, help });
     };
+    for name in &config.ignored_variables {
+        say(
+            name,
+            "is Kubernetes' word about a Service of such a name, so the setting is not taken from it"
+                .to_owned(),
+            "set `enableServiceLinks: false` for the pod, or give the Service another name",
+        );
+    }
     if !is_near(config.admin.address.ip()) && config.admin.token.is_none() {
         say(
             "admin.address",

@@ -159,6 +159,7 @@ fn read<T>(
         listener: Vec::new(),
         route: Vec::new(),
         ingress: IngressConfig::default(),
+        ignored_variables: Vec::new(),
     };
     if errors.is_empty() {
         let mut root = Section::root(&mut diagnostics, table.get_ref());
@@ -205,6 +206,7 @@ fn read<T>(
     if config.listener.is_empty() {
         config.listener.push(ListenerConfig::default());
     }
+    config.ignored_variables = diagnostics.links_in_place_of_settings();
     (config, finish(diagnostics))
 }
 

@@ -22,6 +22,7 @@ mod route;
 mod schema;
 mod secret;
 mod server;
+mod service_link;
 #[cfg(test)]
 mod shape;
 mod telemetry;

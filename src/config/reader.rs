@@ -5,7 +5,8 @@
 //!
 //! A key's variable is `WAKEGATE_` and its path in capitals: `wake.timeout` is
 //! `WAKEGATE_WAKE_TIMEOUT`, `route[0].host` is `WAKEGATE_ROUTE_0_HOST`, and for the first of a list
-//! the number may be left out. Lists of plain values are separated by commas.
+//! the number may be left out. Lists of plain values are separated by commas. What Kubernetes
+//! says of Services in such names (`service_link`) is not read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
@@ -17,6 +18,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::Problem;
+use super::service_link::is_service_link;
 use hypeman::GoDuration;
 
 pub(super) const PREFIX: &str = "WAKEGATE_";
@@ -27,7 +29,9 @@ pub(super) struct Diagnostics<'a> {
     text: &'a str,
     /// Where each line begins.
     lines: Vec<usize>,
-    variables: &'a BTreeMap<String, String>,
+    variables: BTreeMap<&'a str, &'a str>,
+    /// Names of variables that are links to Services.
+    links: BTreeSet<&'a str>,
     /// Whether there is any of ours; without one, none is looked for.
     has_variables: bool,
     used: BTreeSet<String>,
@@ -63,14 +67,21 @@ impl<'a> Diagnostics<'a> {
         variables: &'a BTreeMap<String, String>,
     ) -> Self {
         let (used, known) = (BTreeSet::new(), BTreeSet::new());
+        let pairs = variables.iter();
+        let (links, variables): (BTreeMap<_, _>, BTreeMap<_, _>) = pairs
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .partition(|(name, value)| is_service_link(name, value));
         Self {
             file,
             text,
             lines: std::iter::once(0)
                 .chain(text.match_indices('\n').map(|(at, _)| at + 1))
                 .collect(),
+            has_variables: [&variables, &links]
+                .iter()
+                .any(|names| names.keys().any(|name| name.starts_with(PREFIX))),
             variables,
-            has_variables: variables.keys().any(|name| name.starts_with(PREFIX)),
+            links: links.into_keys().collect(),
             used,
             known,
             problems: Vec::new(),
@@ -122,6 +133,12 @@ impl<'a> Diagnostics<'a> {
         self.report(usize::MAX, place, key.to_owned(), message, None);
     }
 
+    /// Variables with the name of a setting that are links to Services all the same.
+    pub(super) fn links_in_place_of_settings(&self) -> Vec<String> {
+        let names = self.links.iter().map(|name| (*name).to_owned());
+        names.filter(|name| self.known.contains(name)).collect()
+    }
+
     /// Every variable that was asked for.
     #[cfg(test)]
     pub(super) fn known(&self) -> impl Iterator<Item = &String> {
@@ -130,16 +147,17 @@ impl<'a> Diagnostics<'a> {
 
     /// Every problem in the order of the file, unknown variables last.
     pub(super) fn finish(mut self) -> Vec<Problem> {
-        let strays: Vec<&String> = self
+        let strays: Vec<&str> = self
             .variables
             .keys()
+            .copied()
             .filter(|name| name.starts_with(PREFIX) && !self.used.contains(*name))
             .collect();
         for name in strays {
             let help = nearest(name, self.known.iter().map(String::as_str))
                 .map(|known| format!("did you mean `{known}`?"));
             let problem = Problem {
-                place: name.clone(),
+                place: name.to_owned(),
                 key: String::new(),
                 message: "no setting has this environment variable".to_owned(),
                 help,
@@ -196,9 +214,9 @@ impl<'b, 'a> Section<'b, 'a> {
             .collect();
         let mut found = None;
         for name in names {
-            if let Some(value) = self.diagnostics.variables.get(&name) {
+            if let Some(value) = self.diagnostics.variables.get(name.as_str()) {
                 self.diagnostics.used.insert(name.clone());
-                found.get_or_insert((name.clone(), value.clone()));
+                found.get_or_insert((name.clone(), (*value).to_owned()));
             }
             self.diagnostics.known.insert(name);
         }

@@ -3,6 +3,7 @@
 kubernetes.py DEPLOY OUTPUT writes each ConfigMap's wakegate.toml to OUTPUT.
 """
 
+import itertools
 import pathlib
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import yaml
 
 deploy, output = map(pathlib.Path, sys.argv[1:])
 chart_dir = deploy / "helm" / "wakegate"
+# A release may be called like the chart itself.
+NAMES = ("edge", "wakegate")
 VALUES = {
     "default": {},
     "everything": {
@@ -40,26 +43,40 @@ def kinds(documents):
     return sorted(document["kind"] for document in documents)
 
 
+def check_pods(documents):
+    """A Service's variables are no settings: no pod is given any."""
+    deployments = [document for document in documents if document["kind"] == "Deployment"]
+    assert deployments
+    for deployment in deployments:
+        assert deployment["spec"]["template"]["spec"]["enableServiceLinks"] is False, deployment["metadata"]
+
+
+def render(chart, name, values):
+    rendered = chart.render(values=values, name=name)
+    return [
+        document
+        for path, text in rendered.items()
+        if not path.endswith("NOTES.txt")
+        for document in yaml.safe_load_all(text)
+        if document
+    ]
+
+
 linted = helm.lint(str(chart_dir))
 assert not linted["errors"], linted
 for name in ("gateway.yaml", "sidecar.yaml"):
     check(deploy / "kubernetes" / name)
+    check_pods(list(yaml.safe_load_all((deploy / "kubernetes" / name).read_text())))
 with helm.Chart.load(chart_dir) as chart:
-    for name, values in VALUES.items():
-        rendered = chart.render(values=values, name="edge")
-        documents = [
-            document
-            for path, text in rendered.items()
-            if not path.endswith("NOTES.txt")
-            for document in yaml.safe_load_all(text)
-            if document
-        ]
+    for release, (name, values) in itertools.product(NAMES, VALUES.items()):
+        documents = render(chart, release, values)
         expected = ["ConfigMap", "Deployment", "Service"]
         expected += ["PodDisruptionBudget"] if values.get("replicas", 2) > 1 else []
         expected += ["PodMonitor"] if "podMonitor" in values else []
         assert kinds(documents) == sorted(expected), (name, kinds(documents))
+        check_pods(documents)
         known = [document for document in documents if document["kind"] != "PodMonitor"]
-        manifest = output / f"{name}.yaml"
+        manifest = output / f"{release}-{name}.yaml"
         manifest.write_text(yaml.safe_dump_all(known))
         check(manifest)
         for document in documents:

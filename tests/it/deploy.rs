@@ -153,7 +153,7 @@ fn the_manifests_and_the_chart_are_valid_and_so_are_their_configurations() {
 }
 
 #[test]
-fn what_compose_and_the_package_name_is_there() {
+fn what_compose_and_the_packages_name_is_there() {
     let compose = std::fs::read_to_string(deploy("compose/compose.yaml")).unwrap();
     let named = compose
         .split(['"', ' ', '[', ','])
@@ -166,13 +166,16 @@ fn what_compose_and_the_package_name_is_there() {
     for source in sources {
         assert!(deploy("compose").join(source).exists(), "{source}");
     }
-    let manifest: toml::Value = toml::from_str(include_str!("../../Cargo.toml")).unwrap();
-    let package = &manifest["package"]["metadata"]["deb"];
-    for asset in package["assets"].as_array().unwrap() {
-        let source = asset[0].as_str().unwrap();
-        let built = source.starts_with("target/");
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        assert!(built || root.join(source).exists(), "{source}");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in [root.to_owned(), root.join("crates/wakegate-local")] {
+        let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        let manifest: toml::Value = toml::from_str(&manifest).unwrap();
+        let package = &manifest["package"]["metadata"]["deb"];
+        for asset in package["assets"].as_array().unwrap() {
+            let source = asset[0].as_str().unwrap();
+            let built = source.contains("target/package/");
+            assert!(built || folder.join(source).exists(), "{source}");
+        }
     }
 }
 

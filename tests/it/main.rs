@@ -51,6 +51,7 @@ mod release;
 mod responses;
 mod restarts;
 mod semantics;
+mod service_links;
 mod simulation;
 mod streams;
 mod vm;

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::TlsSource;
+use crate::config::service_link::is_service_link;
 
 const ROUTE: &str = "[[route]]\nhost = \"a.example.com\"\ninstance = \"a\"\n";
 
@@ -215,6 +216,75 @@ fn a_stray_variable_is_a_problem_with_its_nearest_name() {
             .contains("did you mean `WAKEGATE_WAKE_TIMEOUT`?"),
         "{error}"
     );
+}
+
+/// What Kubernetes gives to a pod for a Service with one port.
+fn service_links(service: &str) -> Vec<(String, String)> {
+    [
+        ("SERVICE_HOST", "10.0.0.1"),
+        ("SERVICE_PORT", "80"),
+        ("SERVICE_PORT_HTTP", "80"),
+        ("PORT", "tcp://10.0.0.1:80"),
+        ("PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("PORT_80_TCP_PROTO", "tcp"),
+        ("PORT_80_TCP_PORT", "80"),
+        ("PORT_80_TCP_ADDR", "10.0.0.1"),
+    ]
+    .map(|(end, value)| (format!("{service}_{end}"), value.to_owned()))
+    .into()
+}
+
+#[test]
+fn services_with_the_name_of_a_section_change_nothing() {
+    let plain = load("w.toml", ROUTE, &none()).unwrap();
+    for service in [
+        "WAKEGATE",
+        "WAKEGATE_PROD",
+        "WAKEGATE_ADMIN",
+        "WAKEGATE_HYPEMAN",
+        "WAKEGATE_LISTENER",
+    ] {
+        let links = service_links(service).into_iter().collect();
+        assert_eq!(load("w.toml", ROUTE, &links).unwrap(), plain, "{service}");
+    }
+    for (service, ignored) in [
+        ("WAKEGATE_UPSTREAM", "WAKEGATE_UPSTREAM_PORT"),
+        ("WAKEGATE_ROUTE", "WAKEGATE_ROUTE_PORT"),
+        ("WAKEGATE_ROUTE_0", "WAKEGATE_ROUTE_0_PORT"),
+    ] {
+        let links = service_links(service).into_iter().collect();
+        let mut config = load("w.toml", ROUTE, &links).unwrap();
+        let advice = crate::config::advice(&config, None);
+        assert_eq!(advice.len(), 1, "{advice:?}");
+        assert_eq!(advice[0].key, ignored);
+        assert_eq!(config.ignored_variables, [ignored]);
+        config.ignored_variables.clear();
+        assert_eq!(config, plain, "{service}");
+    }
+}
+
+#[test]
+fn a_port_that_a_person_wrote_is_read_beside_links() {
+    let mut pairs = service_links("WAKEGATE");
+    pairs.push(("WAKEGATE_ROUTE_0_PORT".to_owned(), "3000".to_owned()));
+    let config = load("w.toml", ROUTE, &pairs.iter().cloned().collect()).unwrap();
+    assert_eq!(config.route[0].port, 3000);
+    pairs.push(("WAKEGATE_UPSTREM_PORT".to_owned(), "3000".to_owned()));
+    let error = load("w.toml", ROUTE, &pairs.into_iter().collect()).unwrap_err();
+    assert_eq!(error.problems.len(), 1, "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("did you mean `WAKEGATE_UPSTREAM_PORT`?"),
+        "{error}"
+    );
+}
+
+#[test]
+fn no_setting_can_be_taken_for_a_link_but_by_a_port_that_is_an_address() {
+    for name in known_variables(WHOLE_ROUTE) {
+        assert!(!is_service_link(&name, "1"), "{name}");
+    }
 }
 
 #[test]
