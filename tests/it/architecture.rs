@@ -1,32 +1,20 @@
-//! The rooms' doors: which room may name which, how long a file may be, and that it says what it
-//! guarantees.
+//! What Cargo does not enforce of the architecture: which room of the gateway may name which, that no
+//! import goes in a circle, how long a file may be, and that it says what it guarantees.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-const EVERYTHING: &[&str] = &[
-    "admin",
-    "app",
-    "backoff",
-    "cli",
-    "config",
-    "deadline",
-    "drain",
-    "hold",
-    "keep_warm",
-    "listener",
-    "proxy",
-    "router",
-    "telemetry",
-    "upstream",
-    "wake",
-];
+use crate::support::module_graph::{arrows, circles};
 
-/// A room and what it may name after `crate::`, besides `names`.
-const DOORS: &[(&str, &[&str])] = &[
+/// A room of the gateway and the rooms that it may name, besides `names`. `app` and `cli` put the
+/// others together and may name all.
+const ROOMS: &[(&str, &[&str])] = &[
     ("names", &[]),
+    ("backoff", &[]),
+    ("deadline", &[]),
+    ("drain", &[]),
     ("config", &[]),
     ("telemetry", &["config"]),
-    ("backoff", &[]),
     ("wake", &["backoff", "config", "telemetry"]),
     ("keep_warm", &["config", "wake"]),
     ("hold", &["config", "telemetry"]),
@@ -45,94 +33,98 @@ const DOORS: &[(&str, &[&str])] = &[
             "wake",
         ],
     ),
-    ("deadline", &[]),
-    ("drain", &[]),
     ("listener", &["config", "deadline", "drain", "telemetry"]),
     ("admin", &["config", "drain", "telemetry", "wake"]),
-    ("app", EVERYTHING),
-    ("cli", EVERYTHING),
+];
+const COMPOSITION: [&str; 2] = ["app", "cli"];
+const CRATES: [&str; 4] = [
+    "src",
+    "crates/http1/src",
+    "crates/hypeman/src",
+    "crates/wakegate-local/src",
 ];
 const MOST_LINES: usize = 600;
 
-fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(dir).unwrap() {
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every Rust file below a folder.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let files = entries.flat_map(|entry| {
         let path = entry.unwrap().path();
-        if path.is_dir() {
-            sources(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
+        match path.extension() {
+            _ if path.is_dir() => sources(&path),
+            Some(extension) if extension == "rs" => vec![path],
+            Some(_) | None => Vec::new(),
         }
-    }
+    });
+    files.collect()
 }
 
 #[test]
 fn rooms_name_only_what_they_may() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut files, mut wrong) = (Vec::new(), Vec::new());
-    sources(&root, &mut files);
-    assert!(files.len() > 40, "the sources were found");
-    for file in files {
-        let inside = file.strip_prefix(&root).unwrap();
-        let first = inside
-            .components()
-            .next()
-            .unwrap()
-            .as_os_str()
-            .to_str()
-            .unwrap();
-        let room = first.trim_end_matches(".rs");
-        if matches!(room, "main" | "lib") {
+    let mut wrong = BTreeSet::new();
+    let all = arrows(&root().join("src"));
+    assert!(all.len() > 300, "the imports were found: {}", all.len());
+    for (from, into) in all {
+        let (Some(room), Some(named)) = (from.first(), into.first()) else {
+            continue;
+        };
+        if COMPOSITION.contains(&room.as_str()) || room == named || named == "names" {
             continue;
         }
-        let (_, doors) = DOORS
-            .iter()
-            .find(|(name, _)| *name == room)
-            .unwrap_or_else(|| panic!("{} is in no room of the table", inside.display()));
-        let text = std::fs::read_to_string(&file).unwrap();
-        let is_test = inside.ends_with("tests.rs");
-        let lines = text.lines().count();
-        if lines > MOST_LINES {
-            wrong.push(format!(
-                "{}: {lines} lines; one job each?",
-                inside.display()
+        let allowed = ROOMS.iter().find(|(name, _)| name == room);
+        let (_, allowed) = allowed.unwrap_or_else(|| panic!("`{room}` is not in the table"));
+        if !allowed.contains(&named.as_str()) {
+            wrong.insert(format!(
+                "{} may not name {}",
+                from.join("::"),
+                into.join("::")
             ));
-        }
-        if !is_test && !text.starts_with("//!") {
-            wrong.push(format!(
-                "{}: does not begin with what it guarantees",
-                inside.display()
-            ));
-        }
-        for (number, line) in text.lines().enumerate() {
-            for (at, _) in line.match_indices("crate::") {
-                let named: String = line
-                    .get(at + 7..)
-                    .unwrap_or_default()
-                    .chars()
-                    .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
-                    .collect();
-                let lower = named.starts_with(|c: char| c.is_ascii_lowercase());
-                let known = EVERYTHING.contains(&named.as_str());
-                let allowed = named == "names" || named == room || doors.contains(&named.as_str());
-                if lower && known && !allowed {
-                    wrong.push(format!(
-                        "{}:{}: `{room}` may not name `{named}`",
-                        inside.display(),
-                        number + 1
-                    ));
-                }
-            }
         }
     }
-    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn no_import_goes_in_a_circle() {
+    let circles = CRATES.map(|folder| circles(&root().join(folder)));
+    let circles: Vec<_> = circles.iter().flatten().collect();
+    assert!(circles.is_empty(), "{circles:#?}");
+}
+
+#[test]
+fn each_file_says_first_what_it_guarantees_and_is_short() {
+    let mut wrong = Vec::new();
+    for file in CRATES
+        .map(|folder| sources(&root().join(folder)))
+        .iter()
+        .flatten()
+    {
+        let text = std::fs::read_to_string(file).unwrap();
+        let is_test = file.ends_with("tests.rs") || file.to_str().unwrap().ends_with("_tests.rs");
+        let says = text.lines().any(|line| line.starts_with("//!"));
+        if !is_test && !says {
+            wrong.push(format!(
+                "{}: does not say what it guarantees",
+                file.display()
+            ));
+        }
+        let lines = text.lines().count();
+        if lines > MOST_LINES {
+            wrong.push(format!("{}: {lines} lines; one job each?", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
 fn only_its_owner_spells_a_metric_name_or_reads_the_environment() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut files, mut wrong) = (Vec::new(), Vec::new());
-    sources(&root, &mut files);
-    for file in files {
+    let root = root().join("src");
+    let mut wrong = Vec::new();
+    for file in sources(&root) {
         let inside = file
             .strip_prefix(&root)
             .unwrap()
@@ -155,15 +147,9 @@ fn only_its_owner_spells_a_metric_name_or_reads_the_environment() {
 
 #[test]
 fn every_test_that_the_edge_cases_name_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut files = Vec::new();
-    for place in ["src", "crates", "tests"] {
-        sources(&root.join(place), &mut files);
-    }
-    let texts: Vec<String> = files
-        .iter()
-        .map(|file| std::fs::read_to_string(file).unwrap())
-        .collect();
+    let files = ["src", "crates", "tests"].map(|place| sources(&root().join(place)));
+    let texts = files.iter().flatten().map(std::fs::read_to_string);
+    let texts: Vec<String> = texts.collect::<Result<_, _>>().unwrap();
     let table = include_str!("../../docs/EDGE_CASES.md");
     let cells = table
         .lines()
