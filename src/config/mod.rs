@@ -9,7 +9,6 @@
 //! (defaults, cross checks) -> [`Config`].
 
 mod advice;
-mod cron;
 mod duration_text;
 mod forwarding;
 mod load;

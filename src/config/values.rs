@@ -14,7 +14,6 @@ use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-use super::cron::Cron;
 use super::duration_text::go_text;
 #[cfg(test)]
 use super::shape::{GoText, text_schema};
@@ -61,7 +60,7 @@ pub struct KeepWarm {
     #[cfg_attr(test, schemars(with = "GoText"))]
     pub length: Duration,
     #[serde(skip)]
-    parsed: Cron,
+    parsed: cronexpr::Crontab,
 }
 
 #[cfg(test)]
@@ -210,7 +209,7 @@ impl Serialize for TextFile {
 
 impl KeepWarm {
     pub(super) fn new(cron: String, zone: String, length: Duration) -> Result<Self, String> {
-        let parsed = Cron::parse(&cron, &zone)
+        let parsed = cronexpr::parse_crontab(&format!("{cron} {zone}"))
             .map_err(|error| format!("`{cron}` with zone `{zone}`: {error}"))?;
         Ok(Self {
             cron,
@@ -223,7 +222,11 @@ impl KeepWarm {
     /// How much of the window is left at `now`; `None` outside of it.
     pub fn left(&self, now: jiff::Timestamp) -> Option<Duration> {
         let begins_after = now.checked_sub(jiff::SignedDuration::try_from(self.length).ok()?);
-        let start = self.parsed.next_after(begins_after.ok()?)?.as_second();
+        let start = self
+            .parsed
+            .find_next(begins_after.ok()?.to_string().as_str())
+            .ok()?;
+        let start = start.timestamp().as_second();
         let into = now.as_second().checked_sub(start)?;
         let into = u64::try_from(into).ok()?;
         self.length.checked_sub(Duration::from_secs(into))

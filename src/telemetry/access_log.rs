@@ -6,7 +6,9 @@
 
 use std::io::Write;
 
-use super::lines::{Lines, LinesGuard, lines};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+use super::diagnostics::QUEUED_LINES;
 use super::metrics::WakeKind;
 use crate::config::{AccessField, AccessFormat, AccessLog, LogConfig};
 
@@ -40,8 +42,8 @@ pub struct AccessSink(Option<Sink>);
 
 #[derive(Debug)]
 struct Sink {
-    writer: Lines,
-    _worker: LinesGuard,
+    writer: NonBlocking,
+    _worker: WorkerGuard,
     format: AccessFormat,
     sample: f64,
     fields: Vec<AccessField>,
@@ -182,7 +184,11 @@ impl AccessSink {
 
     /// To any writer, from a thread of its own.
     pub fn to(writer: impl Write + Send + 'static, config: &LogConfig) -> Self {
-        let (writer, worker) = lines(writer, "access-log");
+        let builder = NonBlockingBuilder::default()
+            .lossy(true)
+            .buffered_lines_limit(QUEUED_LINES)
+            .thread_name("access-log");
+        let (writer, worker) = builder.finish(writer);
         let fields = match config.access_fields.as_slice() {
             [] => AccessField::ALL.to_vec(),
             chosen => chosen.to_vec(),
@@ -211,13 +217,14 @@ impl AccessSink {
             AccessFormat::Json => line.to_json(&sink.fields),
             AccessFormat::Logfmt => line.to_logfmt(&sink.fields),
         };
-        sink.writer.put(bytes);
+        // A full queue drops the line and counts it; there is no other error.
+        let _counted = sink.writer.clone().write_all(&bytes);
     }
 
     /// Lines dropped so far because the reader was too slow.
     pub fn dropped(&self) -> u64 {
         let sink = self.0.as_ref();
-        sink.map_or(0, |sink| sink.writer.dropped())
+        sink.map_or(0, |sink| sink.writer.error_counter().dropped_lines() as u64)
     }
 }
 

@@ -8,13 +8,13 @@ use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{ParseError, Targets};
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use super::lines::{Lines, LinesGuard, lines};
 use crate::config::{LogConfig, LogFormat};
 
 /// Diagnostics could not be installed.
@@ -32,14 +32,20 @@ pub enum DiagnosticsError {
 #[must_use]
 #[derive(Debug)]
 pub struct Diagnostics {
-    _worker: LinesGuard,
+    _worker: WorkerGuard,
 }
 
-static LINES: OnceLock<Lines> = OnceLock::new();
+/// Lines that may wait for a slow reader, in each of the two logs. The queue takes its memory, 40
+/// bytes a line, from the start.
+pub(super) const QUEUED_LINES: usize = 16 * 1024;
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// Lines lost so far because whoever reads standard error was too slow.
 pub(super) fn dropped() -> u64 {
-    LINES.get().map_or(0, Lines::dropped)
+    DROPPED
+        .get()
+        .map_or(0, |counter| counter.dropped_lines() as u64)
 }
 
 /// What `log.level` says: a level, or levels of targets, such as `info,hyper=debug`.
@@ -54,8 +60,12 @@ pub fn parse_filter(text: &str) -> Result<Targets, ParseError> {
 /// Sends diagnostics to standard error from here on.
 pub fn init_diagnostics(config: &LogConfig) -> Result<Diagnostics, DiagnosticsError> {
     let subscriber = registry().with(parse_filter(&config.level)?);
-    let (writer, worker) = lines(std::io::stderr(), "diagnostics");
-    let queue = writer.clone();
+    let builder = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUED_LINES)
+        .thread_name("diagnostics");
+    let (writer, worker) = builder.finish(std::io::stderr());
+    let counter = writer.error_counter();
     let plain = layer().with_ansi(std::io::stderr().is_terminal());
     match config.format {
         LogFormat::Text => {
@@ -72,6 +82,6 @@ pub fn init_diagnostics(config: &LogConfig) -> Result<Diagnostics, DiagnosticsEr
         }
     }
     // Nobody else can have come here, since installing succeeds once.
-    LINES.get_or_init(|| queue);
+    DROPPED.get_or_init(|| counter);
     Ok(Diagnostics { _worker: worker })
 }

@@ -7,7 +7,6 @@
 
 mod access_log;
 mod diagnostics;
-mod lines;
 mod metrics;
 mod traces;
 mod user_agent;

@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 use wakegate_local::cli::{
     Failure, ImageCommand, InternalCommand, LocalArguments, build_image, run_alone, run_internal,
     serve,
@@ -68,7 +67,7 @@ async fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Serve(arguments) => {
             tracing_subscriber::fmt()
-                .with_env_filter(EnvFilter::new("info"))
+                .with_max_level(tracing::Level::INFO)
                 .with_writer(std::io::stderr)
                 .compact()
                 .init();
