@@ -13,13 +13,14 @@ use self::listener::{check_tcp_hosts, read_ingress, read_listener};
 use self::parse::{parse_url, positive, set};
 use self::route::{parse_instance, parse_network, parse_ready, read_route};
 use self::telemetry::{read_admin, read_log, read_metrics, read_tracing};
+use super::diagnostics::{Diagnostics, PREFIX};
 use super::model::{
     AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ResponseConfig,
     UpstreamConfig,
 };
 use super::pattern::{HostPattern, InstanceTemplate};
 use super::problem::{ConfigError, Problem};
-use super::reader::{Diagnostics, PREFIX, Section};
+use super::reader::Section;
 use super::route::RouteConfig;
 use super::secret::Secret;
 use super::server::ServerConfig;

@@ -9,6 +9,7 @@
 //! (defaults, cross checks) -> [`Config`].
 
 mod advice;
+mod diagnostics;
 mod duration_text;
 mod forwarding;
 mod load;
@@ -48,7 +49,7 @@ pub use secret::Secret;
 pub use server::{Http2Config, ServerConfig};
 pub use telemetry::{
     AccessField, AccessFormat, AccessLog, LogConfig, LogFormat, MetricsConfig, SecretHeaders,
-    TracingConfig,
+    TracingConfig, parse_filter,
 };
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};

@@ -9,10 +9,21 @@ use http::{HeaderName, HeaderValue};
 #[cfg(test)]
 use schemars::JsonSchema;
 use serde::Serialize;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::{ParseError, Targets};
 
 use super::duration_text::go_text;
 #[cfg(test)]
 use super::shape::GoText;
+
+/// What `log.level` says: a level, or levels of targets, such as `info,hyper=debug`.
+pub fn parse_filter(text: &str) -> Result<Targets, ParseError> {
+    let directives: Vec<_> = text.split(',').filter(|part| !part.is_empty()).collect();
+    match directives.as_slice() {
+        [] => Ok(Targets::new().with_default(LevelFilter::ERROR)),
+        directives => directives.join(",").parse(),
+    }
+}
 
 /// Logs: diagnostics on standard error, accesses on standard output.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -7,15 +7,14 @@
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
-use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::config::{LogConfig, LogFormat};
+use crate::config::{LogConfig, LogFormat, parse_filter};
 
 /// Diagnostics could not be installed.
 #[derive(Debug, thiserror::Error)]
@@ -46,15 +45,6 @@ pub(super) fn dropped() -> u64 {
     DROPPED
         .get()
         .map_or(0, |counter| counter.dropped_lines() as u64)
-}
-
-/// What `log.level` says: a level, or levels of targets, such as `info,hyper=debug`.
-pub fn parse_filter(text: &str) -> Result<Targets, ParseError> {
-    let directives: Vec<_> = text.split(',').filter(|part| !part.is_empty()).collect();
-    match directives.as_slice() {
-        [] => Ok(Targets::new().with_default(LevelFilter::ERROR)),
-        directives => directives.join(",").parse(),
-    }
 }
 
 /// Sends diagnostics to standard error from here on.

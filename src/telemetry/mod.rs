@@ -12,7 +12,7 @@ mod traces;
 mod user_agent;
 
 pub use access_log::{AccessLine, AccessSink};
-pub use diagnostics::{Diagnostics, DiagnosticsError, init_diagnostics, parse_filter};
+pub use diagnostics::{Diagnostics, DiagnosticsError, init_diagnostics};
 pub use metrics::{
     ConnectOutcome, Counted, HandshakeOutcome, InstanceCondition, LeaseCheck, ListenerMetrics,
     Metrics, Readings, ReleaseReason, ReloadOutcome, RouteMetrics, ShedReason, UpstreamUse,

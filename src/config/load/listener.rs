@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::parse::{parse_address, set};
+use crate::config::diagnostics::Diagnostics;
 use crate::config::model::{Config, IngressConfig, ListenerConfig, ListenerMode};
-use crate::config::reader::{Diagnostics, Section};
+use crate::config::reader::Section;
 use crate::config::tls::{
     ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion, default_ca_dir,
 };

@@ -6,11 +6,11 @@ use crate::config::reader::Section;
 use crate::config::secret::Secret;
 use crate::config::telemetry::{
     AccessField, AccessFormat, AccessLog, LogConfig, LogFormat, MetricsConfig, SecretHeaders,
-    TracingConfig,
+    TracingConfig, parse_filter,
 };
 
 pub(super) fn read_log(s: &mut Section<'_, '_>, log: &mut LogConfig) {
-    let parse_level = |text: &str| match crate::telemetry::parse_filter(text) {
+    let parse_level = |text: &str| match parse_filter(text) {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(format!("`{text}` is no log level or filter: {error}")),
     };
