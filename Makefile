@@ -37,6 +37,7 @@ chaos:
 lint:
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --no-default-features --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --exclude wakegate-fuzz --no-deps --document-private-items --locked
 
 fmt:

@@ -1,7 +1,7 @@
 //! What a wake costs beyond the control plane's and the guest's own work, and what a crowd costs.
 //!
-//! `cargo bench --bench wakes`, about two minutes. Absolute times are this machine's; what counts is
-//! the difference to a bare client that makes the same calls by hand, in the same run.
+//! `cargo bench --bench wakes`, about two minutes. Absolute times are this machine's; what counts
+//! is the difference to a bare client that makes the same calls by hand, in the same run.
 
 #![allow(
     missing_docs,

@@ -1,5 +1,5 @@
-//! What a request costs in the gateway's own code while its instance is awake: the route, the lease and
-//! what is counted. Run with `make bench`; compare figures of one machine and one run only.
+//! What a request costs in the gateway's own code while its instance is awake: the route, the lease
+//! and what is counted. Run with `make bench`; compare figures of one machine and one run only.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "bench")]
 
@@ -83,8 +83,8 @@ fn pattern_among_a_hundred_thousand(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// Everything that is counted for one warm request, by one thread and by two at once. Samples are folded
-/// every so often, as the gateway's upkeep does.
+/// Everything that is counted for one warm request, by one thread and by two at once. Samples are
+/// folded every so often, as the gateway's upkeep does.
 #[divan::bench(threads = [1, 2])]
 fn metrics_of_a_request(bencher: Bencher<'_, '_>) {
     static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);

@@ -9,6 +9,20 @@ use super::instances::InstancesArguments;
 #[cfg(feature = "local")]
 use wakegate_local::cli::{DriverArguments, ImageCommand, InternalCommand, LocalArguments};
 
+#[cfg(feature = "local")]
+macro_rules! start_with {
+    () => {
+        "Start with `wakegate demo`."
+    };
+}
+
+#[cfg(not(feature = "local"))]
+macro_rules! start_with {
+    () => {
+        "Start with `wakegate init`."
+    };
+}
+
 /// An HTTP edge gateway that wakes sleeping Hypeman instances.
 ///
 /// A hostname routes to an instance. A request for an instance in Standby makes wakegate restore
@@ -21,10 +35,10 @@ use wakegate_local::cli::{DriverArguments, ImageCommand, InternalCommand, LocalA
     propagate_version = true,
     max_term_width = 100
 )]
-#[command(
-    after_help = "Exit codes: 0 ok, 1 runtime failure, 2 usage, 78 bad configuration.\n\
-    Start with `wakegate demo`."
-)]
+#[command(after_help = concat!(
+    "Exit codes: 0 ok, 1 runtime failure, 2 usage, 78 bad configuration.\n",
+    start_with!()
+))]
 pub struct Arguments {
     /// What to run.
     #[command(subcommand)]
@@ -101,6 +115,20 @@ pub enum Command {
         /// The directory to write into.
         #[arg(value_name = "DIR", default_value = ".")]
         dir: PathBuf,
+    },
+    /// What another program does, so that this one runs no commands.
+    #[cfg(not(feature = "local"))]
+    #[command(
+        name = "local",
+        aliases = ["demo", "image"],
+        hide = true,
+        disable_help_flag = true,
+        disable_version_flag = true
+    )]
+    Elsewhere {
+        /// Whatever was asked for.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        _words: Vec<std::ffi::OsString>,
     },
     /// How the local control plane starts this program itself.
     #[cfg(feature = "local")]

@@ -92,6 +92,12 @@ pub async fn run(command: Command, output: Output) -> Result<(), Failure> {
                 .map(drop)
                 .map_err(|error| Failure::failed(message(error)))
         }
+        #[cfg(not(feature = "local"))]
+        Command::Elsewhere { .. } => Err(Failure::usage(
+            "this program is the gateway alone; the control plane for development is the program \
+             `wakegate-local` (`wakegate-local serve`), and `demo` is in a build with the feature \
+             `local`, which `cargo run --release -- demo` makes",
+        )),
         #[cfg(feature = "local")]
         Command::Internal(internal) => Ok(wakegate_local::cli::run_internal(internal).await?),
     }

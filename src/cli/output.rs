@@ -6,6 +6,9 @@ use std::fmt::Display;
 pub const OK: u8 = 0;
 /// Something failed while running.
 pub const FAILED: u8 = 1;
+/// The command line cannot be used, as clap has it.
+#[cfg(not(feature = "local"))]
+const USAGE: u8 = 2;
 /// The configuration cannot be used (`EX_CONFIG`).
 pub const BAD_CONFIG: u8 = 78;
 
@@ -50,6 +53,14 @@ impl Failure {
         Self {
             message: message.to_string(),
             code: FAILED,
+        }
+    }
+
+    #[cfg(not(feature = "local"))]
+    pub(super) fn usage(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            code: USAGE,
         }
     }
 

@@ -1,8 +1,8 @@
 //! What is wrong with a configuration, found while it is read.
 //!
-//! Guarantees: every problem is kept, with the place that it was written at; a name that nobody asked
-//! for is a problem with the nearest known name; what Kubernetes says of Services in names like ours
-//! (`service_link`) is not.
+//! Guarantees: every problem is kept, with the place that it was written at; a name that nobody
+//! asked for is a problem with the nearest known name; what Kubernetes says of Services in names
+//! like ours (`service_link`) is not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;

@@ -52,7 +52,8 @@ pub struct Config {
     // Shared with all that follow them: there may be a hundred thousand.
     #[cfg_attr(test, schemars(with = "Vec<RouteConfig>"))]
     pub route: Vec<Arc<RouteConfig>>,
-    /// Variables with a setting's name that were not read, since Kubernetes had put a Service there.
+    /// Variables with a setting's name that were not read, since Kubernetes had put a Service
+    /// there.
     #[serde(skip)]
     pub ignored_variables: Vec<String>,
 }

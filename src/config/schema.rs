@@ -187,13 +187,13 @@ mod tests {
                         .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
                 })
         };
-        let known = known_variables(EXAMPLE).into_iter();
-        let known: Vec<_> = known
+        let readable = known_variables(EXAMPLE).into_iter();
+        let readable: Vec<_> = readable
             .map(|name| name.replace("ROUTE_1_", "ROUTE_0_"))
             .collect();
-        let known: BTreeSet<String> = known.iter().filter(short).cloned().collect();
-        let missing: Vec<_> = known.difference(&in_schema).collect();
-        let invented: Vec<_> = in_schema.difference(&known).collect();
+        let readable: BTreeSet<String> = readable.iter().filter(short).cloned().collect();
+        let missing: Vec<_> = readable.difference(&in_schema).collect();
+        let invented: Vec<_> = in_schema.difference(&readable).collect();
         assert!(
             missing.is_empty() && invented.is_empty(),
             "the reader alone knows {missing:?}, the schema alone {invented:?}"

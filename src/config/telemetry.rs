@@ -37,8 +37,8 @@ pub struct LogConfig {
     pub access: AccessLog,
     /// How access lines look.
     pub access_format: AccessFormat,
-    /// How much of the usual traffic has access lines, from 0 to 1. Errors (400 and above), requests that
-    /// met a wake, and those that broke off always have one.
+    /// How much of the usual traffic has access lines, from 0 to 1. Errors (400 and above),
+    /// requests that met a wake, and those that broke off always have one.
     #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
     pub access_sample: f64,
     /// Which fields access lines have, in this order; all of them when the list is empty.
@@ -159,8 +159,8 @@ pub struct TracingConfig {
     /// are none, and requests' own `traceparent` is passed on as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// How many of the traces that begin here are recorded, from 0 to 1. A request that already belongs to a
-    /// trace is recorded when its `traceparent` says so.
+    /// How many of the traces that begin here are recorded, from 0 to 1. A request that already
+    /// belongs to a trace is recorded when its `traceparent` says so.
     #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
     pub sample: f64,
     /// What the gateway is called in traces.

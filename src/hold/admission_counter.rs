@@ -1,8 +1,8 @@
 //! The count of requests at an instance, and whether anybody waits to be counted.
 //!
-//! Guarantees: entering is one compare-and-swap while nobody waits; whoever leaves after a crowd was
-//! announced is told so, and whoever announces one sees everybody who left before: no place is free
-//! while a request waits for it. `tests/it/interleavings.rs` runs this file under loom.
+//! Guarantees: entering is one compare-and-swap while nobody waits; whoever leaves after a crowd
+//! was announced is told so, and whoever announces one sees everybody who left before: no place is
+//! free while a request waits for it. `tests/it/interleavings.rs` runs this file under loom.
 
 use super::sync::{AtomicUsize, Ordering};
 

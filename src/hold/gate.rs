@@ -1,10 +1,10 @@
 //! In which order, and how many at once, requests go to an instance.
 //!
 //! Guarantees: never more than the hard limit are inside; who waits goes in the order of arrival;
-//! after a wake the first goes alone until the first byte of its response, then each first byte lets
-//! one more in than before (which doubles them each round, since a restored VM faults its memory
-//! back in lazily and every crowd tramples it; source: KEDA http-add-on #1038), and a step of time
-//! doubles them in any case; while nobody waits, entering takes no lock.
+//! after a wake the first goes alone until the first byte of its response, then each first byte
+//! lets one more in than before (which doubles them each round, since a restored VM faults its
+//! memory back in lazily and every crowd tramples it; source: KEDA http-add-on #1038), and a step
+//! of time doubles them in any case; while nobody waits, entering takes no lock.
 //!
 //! `tests/it/interleavings.rs` runs this file under loom.
 

@@ -22,7 +22,7 @@ const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 pub(super) struct Switch {
     downstream: OnUpgrade,
     /// What it may switch to.
-    wanted: HeaderValue,
+    protocol: HeaderValue,
     /// Over HTTP/2 the gateway is the WebSocket client of this hop, with a key of its own.
     key: Option<String>,
 }
@@ -51,9 +51,9 @@ impl Switch {
             if !fields.has(Field::Upgrade) {
                 return Ok(None);
             }
-            return Ok(upgrade_token(request.headers()).map(|wanted| Self {
+            return Ok(upgrade_token(request.headers()).map(|protocol| Self {
                 downstream: hyper::upgrade::on(request),
-                wanted,
+                protocol,
                 key: None,
             }));
         }
@@ -65,17 +65,17 @@ impl Switch {
             Some(_) => {}
         }
         let downstream = hyper::upgrade::on(&mut *request);
-        let (wanted, key) = (HeaderValue::from_static("websocket"), generate_key());
+        let (protocol, key) = (HeaderValue::from_static("websocket"), generate_key());
         *request.method_mut() = Method::GET;
         let headers = request.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, wanted.clone());
+        headers.insert(UPGRADE, protocol.clone());
         if let Ok(key) = HeaderValue::from_str(&key) {
             headers.insert(SEC_WEBSOCKET_KEY, key);
         }
         Ok(Some(Self {
             downstream,
-            wanted,
+            protocol,
             key: Some(key),
         }))
     }
@@ -92,7 +92,7 @@ impl Switch {
             };
         }
         let chosen = response.headers().get(UPGRADE).map(HeaderValue::as_bytes);
-        let offered = self.wanted.as_bytes().split(|byte| *byte == b',');
+        let offered = self.protocol.as_bytes().split(|byte| *byte == b',');
         let fits = |chosen: &[u8]| {
             let mut offered = offered.map(<[u8]>::trim_ascii);
             offered.any(|offer| offer.eq_ignore_ascii_case(chosen.trim_ascii()))

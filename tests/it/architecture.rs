@@ -1,5 +1,5 @@
-//! What Cargo does not enforce of the architecture: which room of the gateway may name which, that no
-//! import goes in a circle, how long a file may be, and that it says what it guarantees.
+//! What Cargo does not enforce of the architecture: which room of the gateway may name which, that
+//! no import goes in a circle, how long a file may be, and that it says what it guarantees.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

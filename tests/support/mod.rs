@@ -581,9 +581,9 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Starts it, at addresses of its own; `temporary` is where it keeps its files. With an idle timeout of
-    /// less than ten seconds it may find, on a busy machine, that the first instance has fallen
-    /// asleep before the second is up, and give up.
+    /// Starts it, at addresses of its own; `temporary` is where it keeps its files. With an idle
+    /// timeout of less than ten seconds it may find, on a busy machine, that the first instance has
+    /// fallen asleep before the second is up, and give up.
     pub fn start(idle_timeout: &str, temporary: &Path) -> Self {
         let reserved = [(); 3].map(|()| Reserved::new());
         let [listen, api, admin] = reserved.each_ref().map(|one| one.address);
