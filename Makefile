@@ -34,7 +34,7 @@ fuzz: packages-fuzz
 chaos:
 	cargo test --release --locked --test it chaos:: -- --ignored --nocapture
 
-lint:
+lint: packages-fuzz
 	cargo fmt --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo clippy --no-default-features --locked -- -D warnings

@@ -93,9 +93,9 @@ fn is_own_name(headers: &HeaderMap, authority: Option<&str>) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
-/// Whether a page of another origin may have sent this (Fetch §3.2.5 and §2.2.5; what a browser
-/// says of where a request comes from no page can change). A client that is no browser says nothing
-/// of it.
+/// Whether a page of another origin may have sent this: by `Sec-Fetch-Site` (W3C, Fetch Metadata
+/// Request Headers), else by `Origin` (Fetch, "`Origin` header"). A browser sets them itself; no page
+/// can. A client that is not a browser sends neither.
 fn is_foreign(method: &Method, headers: &HeaderMap, authority: Option<&str>) -> bool {
     // None of these changes anything here.
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {

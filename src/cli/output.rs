@@ -6,7 +6,7 @@ use std::fmt::Display;
 pub const OK: u8 = 0;
 /// Something failed while running.
 pub const FAILED: u8 = 1;
-/// The command line cannot be used, as clap has it.
+/// The exit code that clap has for a bad command line.
 #[cfg(not(feature = "local"))]
 const USAGE: u8 = 2;
 /// The configuration cannot be used (`EX_CONFIG`).

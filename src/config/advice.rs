@@ -37,7 +37,7 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
     for name in &config.ignored_variables {
         say(
             name,
-            "is Kubernetes' word about a Service of such a name, so the setting is not taken from it"
+            "looks like a variable that Kubernetes sets for a Service of that name, so it is ignored"
                 .to_owned(),
             "set `enableServiceLinks: false` for the pod, or give the Service another name",
         );

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::problem::Problem;
-use super::service_link::is_service_link;
+use super::service_link::{has_service, is_service_link};
 
 pub(super) const PREFIX: &str = "WAKEGATE_";
 
@@ -19,8 +19,8 @@ pub(super) struct Diagnostics<'a> {
     /// Where each line begins.
     lines: Vec<usize>,
     pub(super) variables: BTreeMap<&'a str, &'a str>,
-    /// Names of variables that are links to Services.
-    links: BTreeSet<&'a str>,
+    /// Variables that are links to Services.
+    links: BTreeMap<&'a str, &'a str>,
     /// Whether there is any of ours; without one, none is looked for.
     pub(super) has_variables: bool,
     pub(super) used: BTreeSet<String>,
@@ -51,7 +51,7 @@ impl<'a> Diagnostics<'a> {
                 .iter()
                 .any(|names| names.keys().any(|name| name.starts_with(PREFIX))),
             variables,
-            links: links.into_keys().collect(),
+            links,
             used,
             known,
             problems: Vec::new(),
@@ -103,10 +103,14 @@ impl<'a> Diagnostics<'a> {
         self.report(usize::MAX, place, key.to_owned(), message, None);
     }
 
-    /// Variables with the name of a setting that are links to Services all the same.
-    pub(super) fn links_in_place_of_settings(&self) -> Vec<String> {
-        let names = self.links.iter().map(|name| (*name).to_owned());
-        names.filter(|name| self.known.contains(name)).collect()
+    /// Links to Services that a person should hear of: those with the name of a setting, and those
+    /// without the Service's address beside them.
+    pub(super) fn suspicious_links(&self) -> Vec<String> {
+        let address = |name: &str| self.links.get(name).copied();
+        let names = self.links.keys().filter(|name| {
+            name.starts_with(PREFIX) && (self.known.contains(**name) || !has_service(name, address))
+        });
+        names.map(|name| (*name).to_owned()).collect()
     }
 
     /// Every variable that was asked for.

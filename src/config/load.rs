@@ -207,7 +207,7 @@ fn read<T>(
     if config.listener.is_empty() {
         config.listener.push(ListenerConfig::default());
     }
-    config.ignored_variables = diagnostics.links_in_place_of_settings();
+    config.ignored_variables = diagnostics.suspicious_links();
     (config, finish(diagnostics))
 }
 

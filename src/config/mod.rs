@@ -48,8 +48,8 @@ pub use schema::schema;
 pub use secret::Secret;
 pub use server::{Http2Config, ServerConfig};
 pub use telemetry::{
-    AccessField, AccessFormat, AccessLog, LogConfig, LogFormat, MetricsConfig, SecretHeaders,
-    TracingConfig, parse_filter,
+    AccessField, AccessFormat, AccessLog, FilterError, LogConfig, LogFormat, MetricsConfig,
+    SecretHeaders, TracingConfig, parse_filter,
 };
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};

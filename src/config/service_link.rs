@@ -1,12 +1,15 @@
 //! The variables that Kubernetes gives to every pod for each Service of its namespace.
 //!
 //! Guarantees: what Kubernetes wrote is never taken for a setting of ours, although a Service may
-//! have a name such as `wakegate` or `wakegate-upstream`; what a person wrote is never taken for
-//! Kubernetes' word, since `*_PORT` counts only with a value that no port of ours can have.
+//! have a name such as `wakegate` or `wakegate-upstream`; `*_PORT` counts only with a value that no
+//! port of ours can have. A variable of these shapes without its Service's address beside it may be
+//! somebody's mistake: it is not read either, but `check` and the start say so.
 //!
 //! A Service called `a-b` with port 80, named `http`, makes `A_B_SERVICE_HOST`,
 //! `A_B_SERVICE_PORT`, `A_B_SERVICE_PORT_HTTP`, `A_B_PORT=tcp://10.0.0.1:80`, `A_B_PORT_80_TCP`,
 //! and the latter with `_PROTO`, `_PORT` and `_ADDR` behind it.
+
+use std::net::IpAddr;
 
 const PROTOCOLS: [&str; 3] = ["TCP", "UDP", "SCTP"];
 
@@ -20,6 +23,17 @@ pub(super) fn is_service_link(name: &str, value: &str) -> bool {
             .is_some_and(|(service, port)| !service.is_empty() && !port.is_empty())
         || (ends("_PORT") && is_link(value))
         || is_numbered_port(name)
+}
+
+/// Whether Kubernetes may have written this link: the Service's address is there, too, as it always
+/// is. `address` gives a variable's value.
+pub(super) fn has_service<'v>(name: &str, address: impl Fn(&str) -> Option<&'v str>) -> bool {
+    let words: Vec<&str> = name.split('_').collect();
+    (1..words.len()).any(|count| {
+        let service = words.get(..count).unwrap_or_default().join("_");
+        let address = address(&format!("{service}_SERVICE_HOST"));
+        address.is_some_and(|address| address.parse::<IpAddr>().is_ok())
+    })
 }
 
 /// Whether a value is one that Kubernetes gives to `*_PORT`, such as `tcp://10.0.0.1:80`.
@@ -42,7 +56,17 @@ fn is_numbered_port(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_service_link;
+    use super::{has_service, is_service_link};
+
+    #[test]
+    fn a_link_is_kubernetes_only_beside_its_services_address() {
+        let address = |name: &str| (name == "WAKEGATE_PROD_SERVICE_HOST").then_some("10.0.0.1");
+        assert!(has_service("WAKEGATE_PROD_SERVICE_PORT_HTTP", address));
+        assert!(has_service("WAKEGATE_PROD_PORT_80_TCP", address));
+        assert!(has_service("WAKEGATE_PROD_SERVICE_HOST", address));
+        assert!(!has_service("WAKEGATE_UPSTREAM_SERVICE_PORT", address));
+        assert!(!has_service("WAKEGATE_PROD_SERVICE_PORT", |_| Some("app")));
+    }
 
     #[test]
     fn each_shape_is_a_link_whatever_the_service_is_called() {

@@ -10,26 +10,49 @@ use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::Serialize;
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::filter::Targets;
 
 use super::duration_text::go_text;
 #[cfg(test)]
 use super::shape::GoText;
 
-/// What `log.level` says: a level, or levels of targets, such as `info,hyper=debug`.
-pub fn parse_filter(text: &str) -> Result<Targets, ParseError> {
-    let directives: Vec<_> = text.split(',').filter(|part| !part.is_empty()).collect();
-    match directives.as_slice() {
-        [] => Ok(Targets::new().with_default(LevelFilter::ERROR)),
-        directives => directives.join(",").parse(),
+/// A part of `log.level` that says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a level such as `info`, nor a target and its level such as `hyper=debug`")]
+pub struct FilterError(String);
+
+/// What `log.level` says: a level, or levels of targets, such as `info,hyper=debug`. A target alone
+/// is logged whole.
+pub fn parse_filter(text: &str) -> Result<Targets, FilterError> {
+    let parts: Vec<_> = text.split(',').map(str::trim).collect();
+    let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() {
+        return Ok(Targets::new().with_default(LevelFilter::ERROR));
     }
+    let mut filter = Targets::new();
+    for part in parts {
+        let (target, level) = part.split_once('=').unwrap_or((part, "trace"));
+        // The empty text would be a level.
+        let level = Some(level).filter(|level| !level.is_empty());
+        let level = level.and_then(|level| level.parse::<LevelFilter>().ok());
+        let is_target = |text: &str| {
+            let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"_:-".contains(&byte);
+            !text.is_empty() && text.bytes().all(is_fine)
+        };
+        filter = match (part.parse::<LevelFilter>(), level) {
+            (Ok(level), _) => filter.with_default(level),
+            (Err(_), Some(level)) if is_target(target) => filter.with_target(target, level),
+            (Err(_), _) => return Err(FilterError(part.to_owned())),
+        };
+    }
+    Ok(filter)
 }
 
 /// Logs: diagnostics on standard error, accesses on standard output.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub struct LogConfig {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a `tracing` filter.
+    /// `error`, `warn`, `info`, `debug`, `trace`, or levels of targets such as `info,hyper=debug`.
     pub level: String,
     /// How diagnostics look.
     pub format: LogFormat,
@@ -260,5 +283,40 @@ mod tests {
             let written = serde_json::to_value(field).unwrap();
             assert_eq!(written, field.as_str());
         }
+    }
+
+    #[test]
+    fn a_filter_that_would_match_nothing_is_refused() {
+        for text in [
+            "info,[request]=debug",
+            "info,*=debug",
+            "=debug",
+            "hyper=",
+            "hyper=loud",
+            "a b",
+            "a[b]=debug",
+            "a=b=debug",
+        ] {
+            assert!(parse_filter(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_filter_is_a_level_and_levels_of_targets() {
+        let filter = parse_filter("info, hyper=debug,h2=off,tower").unwrap();
+        for (target, level, expected) in [
+            ("wakegate::app", tracing::Level::INFO, true),
+            ("wakegate::app", tracing::Level::DEBUG, false),
+            ("hyper::proto", tracing::Level::DEBUG, true),
+            ("h2", tracing::Level::ERROR, false),
+            ("tower", tracing::Level::TRACE, true),
+        ] {
+            assert_eq!(filter.would_enable(target, &level), expected, "{target}");
+        }
+        assert!(
+            parse_filter("")
+                .unwrap()
+                .would_enable("a", &tracing::Level::ERROR)
+        );
     }
 }

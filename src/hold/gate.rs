@@ -117,8 +117,8 @@ impl Gate {
         }
     }
 
-    /// Lets in whom the limits allow, in the order of arrival. An earlier one who is not ready yet
-    /// keeps his place.
+    /// Lets in whom the limits allow, in the order of arrival. An earlier request whose instance is
+    /// not ready for it yet keeps its place.
     fn let_in(&self, queue: &mut Queue) {
         let mut kept = 0;
         let mut go = Vec::new();

@@ -1,7 +1,7 @@
 //! Waking an instance before a request for it comes: for a `ClientHello`, for a page's API, for
 //! the instances that another one needs.
 //!
-//! Guarantees: whoever may not wake an instance with a request cannot do it so either, and pays the
+//! Guarantees: whoever may not wake an instance with a request cannot do so this way either, and pays the
 //! same rates.
 
 use std::net::IpAddr;

@@ -39,7 +39,7 @@ pub(super) enum Content {
 /// A response's body with the transaction that it ends.
 pub struct GatewayBody {
     content: Content,
-    /// In a box: a response is moved some times on its way.
+    /// In a box: a response is moved several times on its way.
     transaction: Box<Transaction>,
 }
 

@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn keys_are_what_the_rfc_says() {
-        // RFC 6455 §1.3's own.
+        // The example of RFC 6455 §1.3.
         let accepted = accept_key("dGhlIHNhbXBsZSBub25jZQ==");
         assert_eq!(accepted, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
         let (one, other) = (generate_key(), generate_key());

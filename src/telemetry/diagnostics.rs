@@ -8,20 +8,19 @@ use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::layer;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::config::{LogConfig, LogFormat, parse_filter};
+use crate::config::{FilterError, LogConfig, LogFormat, parse_filter};
 
 /// Diagnostics could not be installed.
 #[derive(Debug, thiserror::Error)]
 pub enum DiagnosticsError {
     /// The filter does not parse.
     #[error("`log.level`: {0}")]
-    Filter(#[from] ParseError),
+    Filter(#[from] FilterError),
     /// Somebody else installed a subscriber first.
     #[error("diagnostics are already set up: {0}")]
     AlreadySet(#[from] tracing_subscriber::util::TryInitError),

@@ -219,10 +219,10 @@ impl Upstream {
     ) -> io::Result<Box<Connection>> {
         let stream = self.connect(endpoint, hop, given).await?;
         let (connection, cut, gone) = Connection::new(stream);
-        let severed = endpoint.cut().clone();
+        let epoch_cut = endpoint.cut().clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                () = severed.cancelled() => cut.cut(),
+                () = epoch_cut.cancelled() => cut.cut(),
                 _ = gone => {}
             }
         });
@@ -380,7 +380,7 @@ impl Upstream {
                 None => {
                     let error = error.into_error();
                     match body_stats.and_then(|body_stats| body_stats.failure()) {
-                        // A severed connection is dropped, which is how its requests end.
+                        // A connection that is cut is dropped, which is how its requests end.
                         _ if endpoint.cut().is_cancelled() => ForwardError::Severed,
                         Some(failure) => ForwardError::Client(failure),
                         None if error.is_parse() => ForwardError::Malformed(error.into()),
@@ -430,10 +430,10 @@ impl Upstream {
 
     /// Runs a connection until its end. Its errors reach the request that they concern.
     fn drive<F: Future<Output: Send> + Send + 'static>(&self, endpoint: &Endpoint, task: F) {
-        let severed = endpoint.cut().clone();
+        let epoch_cut = endpoint.cut().clone();
         self.tasks.spawn(async move {
-            // A severed connection is dropped.
-            let _end = severed.run_until_cancelled(task).await;
+            // A connection that is cut is dropped.
+            let _end = epoch_cut.run_until_cancelled(task).await;
         });
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a connection gets no more requests at once than [`MAX_STREAMS`], and the next one is
 //! dialled by one request while the others wait for it; one that carries nothing for too long is
-//! closed; nothing is kept once the epoch is retired.
+//! closed; nothing is kept once the epoch is draining.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: the most recently used is used first, so that the others grow old; one that is idle
 //! for too long, or that the instance has closed, is closed; nothing is kept once the epoch is
-//! retired.
+//! draining.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Wake, Waker};

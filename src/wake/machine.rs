@@ -19,7 +19,7 @@ use crate::backoff::Backoff;
 use crate::config::ReadyWhen;
 use hypeman::wire::InstanceState;
 
-/// The pauses between two questions of an attempt. The machine knows no chance: who carries out
+/// The pauses between two questions of an attempt. The machine is deterministic: who carries out
 /// [`Effect::Pause`] adds the jitter.
 pub(super) const PAUSES: Backoff =
     Backoff::new(Duration::from_millis(20), Duration::from_millis(500)).with_jitter(0.25);

@@ -1,6 +1,6 @@
 //! The binary of the local control plane alone, for machines whose gateway is built without it.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -69,6 +69,7 @@ async fn run(command: Command) -> Result<(), Failure> {
             tracing_subscriber::fmt()
                 .with_max_level(tracing::Level::INFO)
                 .with_writer(std::io::stderr)
+                .with_ansi(std::io::stderr().is_terminal())
                 .compact()
                 .init();
             serve(*arguments, shutdown_signal(), out).await

@@ -30,6 +30,11 @@ pub(super) fn parse_url(text: &str) -> Result<String, String> {
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err(format!("`{text}` is not an http:// or https:// URL"));
     }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!(
+            "`{text}` has a query or a fragment, which a base URL cannot have"
+        ));
+    }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("has a user name or password in it; use api_key_file instead".to_owned());
     }

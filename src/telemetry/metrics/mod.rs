@@ -97,7 +97,7 @@ pub struct Metrics {
     log_lines_dropped: Counter,
 }
 
-/// A control plane's client tells of its calls.
+/// Counts the calls of control planes' clients.
 impl hypeman::Observer for Metrics {
     fn attempt_began(&self, attempt: hypeman::Attempt) {
         if attempt.operation == "restore" && attempt.number == 1 {

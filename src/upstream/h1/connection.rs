@@ -192,7 +192,7 @@ impl Connection {
         self.stream.poll_receive(cx, &mut self.input)
     }
 
-    /// Whether the connection is severed; if not, the task is woken when it is.
+    /// Whether the connection is cut; if not, the task is woken when it is.
     pub(in crate::upstream) fn poll_severed(&self, cx: &Context<'_>) -> Poll<()> {
         self.cut.poll(cx)
     }

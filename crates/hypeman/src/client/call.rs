@@ -23,6 +23,8 @@ use super::observer::{Attempt, Outcome};
 
 /// The pause before the first repetition; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// A deadline beyond what a clock can say: a year.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The part of an error's body that can matter.
 const MAX_ERROR_BYTES: usize = 64 * 1024;
 
@@ -163,7 +165,8 @@ impl Call<'_> {
 
     /// The attempts of the call.
     async fn run<A: Answer>(self) -> Result<A, Error> {
-        let deadline = Instant::now() + self.timeout;
+        let now = Instant::now();
+        let deadline = now.checked_add(self.timeout).unwrap_or(now + FAR);
         let keys = &self.client.inner.key;
         let mut key = keys.current();
         let (mut number, mut repeats, mut key_replaced) = (0, 0, false);

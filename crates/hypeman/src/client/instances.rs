@@ -323,7 +323,7 @@ impl Client {
         let call = self.read("wait", ["instances", id, "wait"]);
         call.query("state", state)
             .query("timeout", GoDuration::from(span))
-            .within(span + self.inner.timeout)
+            .within(span.saturating_add(self.inner.timeout))
     }
 
     fn holding(&self, id: &str) -> Call<'_> {

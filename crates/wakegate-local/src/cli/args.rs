@@ -71,7 +71,7 @@ pub struct ImageArguments {
 pub enum ImageCommand {
     /// Build one from this machine's kernel and busybox, or from your own.
     ///
-    /// `wakegate local --driver qemu` does this by itself; what is built here can be looked at, and
+    /// The control plane with `--driver qemu` does this by itself; what is built here can be looked at, and
     /// booted by hand.
     Build {
         /// Where `kernel` and `initrd` are written.

@@ -241,7 +241,7 @@ impl QemuDriver {
 
     pub(in crate::driver) async fn restore(&self, id: &str) -> Result<(), DriverError> {
         let vm = self.find(id).ok_or(DriverError::Gone)?;
-        let process = vm.wake(&self.config, &self.pool, self.clock.now()).await?;
+        let process = vm.wake(&self.config, &self.pool, &self.clock).await?;
         self.watch(id, &vm, process, false);
         self.pool.fill(&self.config, &vm.shape);
         Ok(())

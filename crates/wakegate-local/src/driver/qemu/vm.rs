@@ -7,7 +7,6 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use jiff::Timestamp;
 use tokio_util::task::TaskTracker;
 
 use super::command::{BootSource, Shape, VmNetwork, arguments, forward};
@@ -16,6 +15,7 @@ use super::files::{Ports, VmFiles, VmRecord};
 use super::network::{self, VmAddress};
 use super::pool::{Pool, become_vm, move_console};
 use super::process::QemuProcess;
+use crate::clock::Clock;
 use crate::driver::contract::Exit;
 use crate::driver::error::DriverError;
 use crate::guest::{Order, Status};
@@ -247,7 +247,7 @@ impl Vm {
         &self,
         config: &QemuConfig,
         pool: &Pool,
-        now: Timestamp,
+        clock: &Clock,
     ) -> Result<Arc<QemuProcess>, DriverError> {
         if !self.files.is_asleep() {
             return Err(DriverError::Gone);
@@ -269,7 +269,8 @@ impl Vm {
             return Err(error);
         }
         process.resume().await?;
-        let now = i64::try_from(now.as_nanosecond()).unwrap_or(i64::MAX);
+        // Only now: the guest would be late by all that came before.
+        let now = i64::try_from(clock.now().as_nanosecond()).unwrap_or(i64::MAX);
         process.agent.order(Order::Clock(now));
         let moved = self.moved.swap(false, Ordering::AcqRel);
         if let (true, Some(network)) = (moved, network::inside(&self.shape.network)) {
