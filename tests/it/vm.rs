@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use crate::support::reserved::Reserved;
 use crate::support::skips::{Lacking, skip};
+use tokio::time::{Instant, sleep};
+
 use crate::support::{
-    Gateway, Home, Plane, Program, Wanted, can_run_vms, client_of, eventually, processes,
+    Gateway, Home, PATIENCE, Plane, Program, Wanted, can_run_vms, client_of, eventually, processes,
     reference, spawn,
 };
 use hypeman::GoDuration;
@@ -46,14 +48,28 @@ async fn listens(client: &hypeman::Client, id: &str) -> String {
     url
 }
 
+/// Asks the server. Running is not listening: until its port is open again nothing is sent, and
+/// nothing counted.
+async fn get(url: &str) -> reqwest::Response {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match reqwest::get(url).await {
+            Err(error) if error.is_connect() && Instant::now() < end => {
+                sleep(Duration::from_millis(5)).await;
+            }
+            answer => return answer.unwrap(),
+        }
+    }
+}
+
 /// How many requests the server's memory has counted; this one is not.
 async fn count(url: &str) -> u64 {
-    let answer = reqwest::get(format!("{url}/count")).await.unwrap();
+    let answer = get(&format!("{url}/count")).await;
     answer.text().await.unwrap().parse().unwrap()
 }
 
 async fn visit(url: &str) {
-    assert_eq!(reqwest::get(url).await.unwrap().status(), 200);
+    assert_eq!(get(url).await.status(), 200);
 }
 
 fn signal(pid: i32, name: &str) {
@@ -220,8 +236,8 @@ async fn a_vms_memory_is_kept_gone_back_to_and_copied() {
         assert_eq!(count(&url).await, 1);
         visit(&url).await;
         // Nothing closes its port when it has been awake for a while.
-        let end = tokio::time::Instant::now() + Duration::from_millis(2500);
-        while tokio::time::Instant::now() < end {
+        let end = Instant::now() + Duration::from_millis(2500);
+        while Instant::now() < end {
             count(&url).await;
         }
     }
@@ -244,7 +260,7 @@ async fn a_vms_memory_is_kept_gone_back_to_and_copied() {
         if kept.is_some() {
             break;
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(1)).await;
     }
     let kept = kept.expect("the schedule has kept it within its minute");
     let list: serde_json::Value = reqwest::Client::new()
@@ -528,7 +544,7 @@ async fn a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_trackin
     .await;
     drop(stream);
     for _ in 0..6 {
-        tokio::time::sleep(idle / 3).await;
+        sleep(idle / 3).await;
         visit(&url).await;
     }
     assert_eq!(plane.state(&id).await, InstanceState::Running);
