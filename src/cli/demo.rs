@@ -3,7 +3,7 @@
 //! Guarantees: what it starts ends with it, also when it is killed; every port can be changed; its
 //! instances are asleep before the first word is printed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -259,12 +259,23 @@ async fn narrate(
     for name in NAMES {
         say(name, &paint.with("34", "asleep"), paint, out);
     }
-    // What happened before this, the instances' first sleep, has just been said.
+    // Their first sleep has just been said, and its event may still be on its way.
+    let mut asleep = HashSet::from(NAMES.map(str::to_owned));
     events = events.resubscribe();
     loop {
         tokio::select! {
             event = events.recv() => match event {
-                Ok(event) => say_event(&event, paint, out),
+                Ok(event) if event.state == State::Standby => {
+                    if asleep.insert(event.name.clone()) {
+                        say_event(&event, paint, out);
+                    }
+                }
+                Ok(event) => {
+                    if event.reason == "restoring" {
+                        asleep.remove(&event.name);
+                    }
+                    say_event(&event, paint, out);
+                }
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return,
             },
