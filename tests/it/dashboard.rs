@@ -87,6 +87,8 @@ async fn a_wake_is_seen_as_it_happens_and_a_button_wakes() {
         .unwrap()
         .iter()
         .filter_map(Value::as_str)
+        // A list that is made while it is on its way into standby finds it Paused.
+        .filter(|state| *state != "stopped")
         .collect();
     assert!(seen.ends_with(&["awake", "asleep"]), "{seen:?}");
 
