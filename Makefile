@@ -13,7 +13,7 @@ export PROFILE
 test: packages-test packages-fuzz
 	$(MAKE) lint notices-check
 	rm -f target/tmp/skipped
-	SIMULATION_HISTORIES=$(HISTORIES) RUST_TEST_THREADS=8 cargo test --workspace --exclude wakegate-fuzz --locked
+	SIMULATION_HISTORIES=$(HISTORIES) RUST_TEST_THREADS=4 cargo test --workspace --exclude wakegate-fuzz --locked
 	@[ ! -s target/tmp/skipped ] || { echo "Skipped:"; sort -u target/tmp/skipped; }
 	fuzz/run $(FUZZ_SECONDS)
 	$(MAKE) instructions PROFILE=release

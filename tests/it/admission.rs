@@ -168,7 +168,7 @@ async fn an_instance_is_woken_with_those_it_needs_and_before_it_is_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_in_its_window_is_kept_awake() {
     let plane = Plane::start().await;
-    let wanted = Wanted::hello("warm").idle(std::time::Duration::from_secs(6));
+    let wanted = Wanted::hello("warm").idle(std::time::Duration::from_secs(15));
     let instance = plane.asleep(wanted).await;
     let keys = "keep_warm = [{ cron = \"* * * * *\", for = \"2m\" }]";
     let gateway = Gateway::start(&plane, &route("warm", keys)).await;
@@ -177,7 +177,7 @@ async fn an_instance_in_its_window_is_kept_awake() {
     })
     .await;
     // Two idle timeouts later it still is, by holds.
-    for _ in 0..12 {
+    for _ in 0..30 {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         assert_eq!(plane.state(&instance.id).await, InstanceState::Running);
     }
