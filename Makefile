@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test nightly fuzz chaos lint fmt doc deny notices deb image bare bare-quick bench bench-peers bench-scale \
+.PHONY: test nightly fuzz chaos soak lint fmt doc deny notices deb image bare bare-quick bench bench-peers bench-scale \
 	trained instructions demo clean
 
 # What is shipped is built with the profile `dist`. `make test` packs the same programs from `release`, which has no
@@ -24,6 +24,7 @@ test: packages-test packages-fuzz
 nightly:
 	$(MAKE) test HISTORIES=100000 FUZZ_SECONDS=600
 	$(MAKE) deny
+	$(MAKE) soak SOAK_SECONDS=120
 	$(MAKE) bare image-test PROFILE=dist
 
 # Ten minutes of fuzzing for each target.
@@ -33,6 +34,16 @@ fuzz: packages-fuzz
 # Minutes of everything at once over real sockets, with a killed control plane in the middle.
 chaos:
 	cargo test --release --locked --test it chaos:: -- --ignored --nocapture
+
+# Ten minutes in which instances come, are used, sleep and go, 300 a minute; then 50,000 that are seen once, and 10,000
+# that sleep. Memory and idle processor time must be flat; prints a table. The gateway is a process of its own: the one
+# that is built here, or the one that WAKEGATE_BIN names.
+SOAK_SECONDS ?= 600
+SOAK_IDS ?= 50000
+SOAK_SLEEPING ?= 10000
+soak:
+	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_IDS=$(SOAK_IDS) SOAK_SLEEPING=$(SOAK_SLEEPING) \
+		cargo test --release --locked --test it soak:: -- --ignored --nocapture --test-threads 1
 
 lint: packages-fuzz
 	cargo fmt --check

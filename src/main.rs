@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
 
 use clap::Parser as _;
@@ -12,6 +13,9 @@ use wakegate::cli::{Arguments, Command, FAILED, Failure, OK, Output, run, run_al
 /// shorter one (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The reader of standard output has gone.
+static CLOSED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -42,16 +46,20 @@ fn with_runtime(command: Command) -> Result<(), Failure> {
         out,
         err,
         is_watched: std::io::stderr().is_terminal(),
+        is_closed: || CLOSED.load(Ordering::Relaxed),
     };
     runtime.block_on(run(command, output))
 }
 
 fn out(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    // A reader that has gone (`| head`) is no reason to fail.
-    let _closed = stdout
+    // A reader that has gone (`| head`) is no reason to fail, and one to write nothing more.
+    let written = stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush());
+    if written.is_err() {
+        CLOSED.store(true, Ordering::Relaxed);
+    }
 }
 
 fn err(text: &str) {

@@ -82,6 +82,16 @@ struct Filter {
     limit: Option<usize>,
 }
 
+/// Which wakes.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(IntoParams))]
+struct WhichWakes {
+    /// Only those after the wake with this id; all, when that one is not remembered.
+    after: Option<String>,
+    /// At most so many, the newest.
+    limit: Option<usize>,
+}
+
 type Client = axum::Extension<ConnectInfo<SocketAddr>>;
 
 fn which(name: String, place: Where, client: &Client) -> Which {
@@ -188,10 +198,15 @@ async fn reset_breaker(
     admin.operator.reset_breaker(which).await.map(Json)
 }
 
-/// Who woke what, the newest first.
-#[cfg_attr(test, utoipa::path(get, path = "/api/wakes", responses((status = 200, body = [LedgerEntry]))))]
-async fn wakes(State(admin): State<Admin>) -> Json<Vec<LedgerEntry>> {
-    Json(admin.operator.wakes())
+/// Who woke what, where the time went and why it failed, the newest first.
+#[cfg_attr(test, utoipa::path(get, path = "/api/wakes", params(WhichWakes), responses((status = 200, body = [LedgerEntry]))))]
+async fn wakes(
+    State(admin): State<Admin>,
+    Query(WhichWakes { after, limit }): Query<WhichWakes>,
+) -> Json<Vec<LedgerEntry>> {
+    let mut wakes = admin.operator.wakes(after.as_deref());
+    wakes.truncate(limit.unwrap_or(usize::MAX));
+    Json(wakes)
 }
 
 /// The configuration in force, secrets left out.

@@ -73,7 +73,7 @@ impl Watch {
         let now = now_ms();
         let (instances, news) = self.admin.timeline.watch(now);
         self.news = Some(news);
-        let mut wakes = self.admin.operator.wakes();
+        let mut wakes = self.admin.operator.wakes(None);
         wakes.retain(|wake| wake.outcome != "renewed");
         let snapshot = Snapshot {
             now,

@@ -28,10 +28,10 @@ use tokio_util::task::TaskTracker;
 
 pub use self::operator::{Operator, Which};
 pub use self::state::Admin;
-pub use self::timeline::Timeline;
+pub use self::timeline::{Timeline, WakeNews};
 pub use self::view::{
-    BreakerView, Done, InstanceCounts, InstanceDetail, InstanceView, LeaseView, PlaneView, Problem,
-    ProgressView, RouteSource, RouteView, StatusView,
+    BreakerView, Done, FailureView, InstanceCounts, InstanceDetail, InstanceView, LeaseView,
+    PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView,
 };
 pub use self::watchers::Watchers;
 

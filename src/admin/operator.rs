@@ -34,8 +34,9 @@ pub trait Operator: Send + Sync + 'static {
     /// One of them.
     fn instance(&self, which: &Which) -> Option<InstanceDetail>;
 
-    /// The last wakes, the newest first.
-    fn wakes(&self) -> Vec<LedgerEntry>;
+    /// The last wakes, the newest first; only those after the wake with this id, if there is one
+    /// with it.
+    fn wakes(&self, after: Option<&str>) -> Vec<LedgerEntry>;
 
     /// Requests answered so far.
     fn served(&self) -> u64;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 
 use crate::telemetry::InstanceCondition;
+use crate::wake::PlaneAnswer;
 
 /// How far it looks back, in milliseconds.
 pub(super) const WINDOW_MS: i64 = 15 * 60 * 1000;
@@ -56,16 +57,29 @@ pub(super) enum News {
         id: String,
     },
     /// A wake has ended.
-    Wake {
-        /// The instance's id.
-        id: String,
-        /// When, in milliseconds since 1970.
-        at: i64,
-        /// How long it took, in milliseconds.
-        ms: f64,
-        /// `woken`, `failed` or `timed_out`.
-        outcome: &'static str,
-    },
+    Wake(WakeNews),
+}
+
+/// A wake that has ended, as a watcher gets it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WakeNews {
+    /// The instance's id.
+    pub id: String,
+    /// When, in milliseconds since 1970.
+    pub at: i64,
+    /// How long it took, in milliseconds.
+    pub ms: f64,
+    /// `woken`, `failed` or `timed_out`.
+    pub outcome: &'static str,
+    /// Why it failed: the code that its clients got.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    /// The phase that it failed in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<&'static str>,
+    /// What the control plane said last, when that was in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane: Option<PlaneAnswer>,
 }
 
 #[derive(Debug)]
@@ -147,13 +161,8 @@ impl Timeline {
     }
 
     /// A wake has ended.
-    pub fn note_wake(&self, id: &str, at: i64, ms: f64, outcome: &'static str) {
-        let _unheard = self.news.send(News::Wake {
-            id: id.to_owned(),
-            at,
-            ms,
-            outcome,
-        });
+    pub fn note_wake(&self, wake: WakeNews) {
+        let _unheard = self.news.send(News::Wake(wake));
     }
 
     /// The last change of an instance, in milliseconds since 1970.

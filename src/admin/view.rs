@@ -9,7 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::telemetry::InstanceCondition;
-use crate::wake::LedgerEntry;
+use crate::wake::{LedgerEntry, PlaneAnswer};
 
 /// The gateway as a whole.
 #[derive(Debug, Clone, Serialize)]
@@ -141,6 +141,9 @@ pub struct InstanceView {
     /// What keeps the next wake from being tried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<BreakerView>,
+    /// Why its last wake failed; absent when it did not. With an open breaker, what opened it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<FailureView>,
 }
 
 /// A lease: while it is in force, requests cost no call.
@@ -177,6 +180,24 @@ pub struct BreakerView {
     pub failures: u32,
     /// Milliseconds until the next may be tried.
     pub retry_after_ms: f64,
+}
+
+/// Why a wake failed.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
+pub struct FailureView {
+    /// The time of its end.
+    #[cfg_attr(test, schema(value_type = String, format = DateTime))]
+    pub time: jiff::Timestamp,
+    /// Milliseconds since then.
+    pub ago_ms: f64,
+    /// The code that its clients got.
+    pub code: &'static str,
+    /// The phase that it failed in, one of those of a wake's `stage`.
+    pub phase: &'static str,
+    /// What the control plane said last, when that was in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane: Option<PlaneAnswer>,
 }
 
 /// An instance with its last wakes.

@@ -38,6 +38,8 @@ pub(super) struct Running {
     pub(super) gateway: Arc<Gateway<hypeman::Client>>,
     pub(super) plans: watch::Sender<Vec<WarmPlan>>,
     pub(super) sockets: Sockets,
+    /// The address at which operators reach it.
+    pub(super) admin: SocketAddr,
     pub(super) server: Arc<ArcSwap<ServerConfig>>,
     pub(super) planes: Vec<ObservedPlane>,
     pub(super) timeline: Arc<Timeline>,
@@ -46,6 +48,15 @@ pub(super) struct Running {
     pub(super) asked_to_drain: CancellationToken,
     /// The source of the configuration, when it is to be loaded again.
     pub(super) source: OnceLock<Source>,
+}
+
+/// What became of what the control planes ask for.
+#[derive(Debug, Default)]
+pub(super) struct Declaration {
+    /// It differs from what they asked for before.
+    pub(super) is_new: bool,
+    /// What cannot be served, and why not.
+    pub(super) problems: Vec<String>,
 }
 
 /// Loads the configuration again, or says why it cannot.
@@ -187,8 +198,9 @@ impl AppHandle {
         config.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Serves what the control planes ask for, as far as it can; returns what it cannot.
-    pub(super) fn declare(&self, requested: Declared) -> Vec<String> {
+    /// Serves what the control planes ask for, as far as it can, unless all of it is served
+    /// already.
+    pub(super) fn declare(&self, requested: Declared) -> Declaration {
         let running = &*self.0;
         let config = running
             .config
@@ -198,28 +210,44 @@ impl AppHandle {
             .declared
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        let is_new = *declared != requested;
+        let more = declared_listeners(&requested, &config);
+        if !is_new && running.sockets.has_all(&more) {
+            return Declaration::default();
+        }
         *declared = requested;
         let service = GatewayService(Arc::clone(&running.gateway));
-        let more = declared_listeners(&declared, &config);
         let reuse_port = config.server.reuse_port;
         let changed = running
             .sockets
             .change(&config.listener, &more, reuse_port, &service);
-        running.use_routes(&config, &declared);
-        match changed {
+        if is_new {
+            running.use_routes(&config, &declared);
+        }
+        let problems = match changed {
             Ok(problems) => problems.iter().map(ToString::to_string).collect(),
             Err(error) => vec![error.to_string()],
-        }
+        };
+        Declaration { is_new, problems }
     }
 }
 
 // === impl Running ===
 
 impl Running {
+    /// Tells the engine where the gateway itself listens.
+    pub(super) fn note_own_listeners(&self) {
+        let mut addresses = self.sockets.addresses();
+        addresses.push(self.admin);
+        let wakes = &self.gateway.parts().wakes;
+        wakes.own_listeners().set(addresses);
+    }
+
     fn use_routes(&self, config: &Config, declared: &Declared) {
         let routes = config.route.iter().chain(&declared.routes);
         let routes: Vec<Arc<RouteConfig>> = routes.cloned().collect();
         self.gateway.set_routes(&routes);
         self.plans.send_replace(self.gateway.warm_plans());
+        self.note_own_listeners();
     }
 }

@@ -9,6 +9,7 @@ mod ingress;
 mod observer;
 mod operator;
 mod plane;
+mod problems;
 mod service;
 mod sockets;
 
@@ -137,6 +138,7 @@ impl App {
         let running = Running {
             plans: watch::Sender::new(gateway.warm_plans()),
             sockets: Sockets::new(shared, background.clone()),
+            admin: admin_address,
             config: Mutex::new(config),
             declared: Mutex::default(),
             gateway,
@@ -190,6 +192,7 @@ impl App {
             let service = GatewayService(Arc::clone(&running.gateway));
             running.sockets.serve(bound, service);
         }
+        running.note_own_listeners();
         let config = self.running.config();
         let admin = Admin::new(
             &config.admin,

@@ -1,26 +1,35 @@
 //! What the control planes have and what their instances do, for the dashboard and the metrics.
 //!
-//! Guarantees: requests never wait for it and the engine never acts upon it; it asks for the list
+//! Guarantees: requests never wait for it; to the engine a list confirms or raises a doubt; it asks for the list
 //! of instances (which waits behind no restore, contract B.4) every two seconds while somebody
-//! watches and four times a minute otherwise, one call at a time for each control plane.
+//! watches and four times a minute otherwise, one call at a time for each control plane, and none
+//! waits for another's; of an instance that is gone nothing is kept.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, sleep};
+use tokio::sync::watch;
+use tokio::task::yield_now;
+use tokio::time::{Instant, interval, sleep};
 
 use super::handle::{AppHandle, Running};
-use super::plane::{LastAnswer, ListedInstance, ObservedPlane, condition_of};
-use crate::admin::Watchers;
+use super::plane::{LastAnswer, ObservedPlane, condition_of};
+use super::problems::Trouble;
+use crate::admin::{WakeNews, Watchers};
+use crate::names::PlaneIndex;
 use crate::telemetry::{InstanceCondition, WakeOutcome};
-use crate::wake::WakeReport;
+use crate::wake::{Listing, WakeReport};
 use hypeman::InstanceId;
 use hypeman::wire::ListInstances;
 
 const WATCHED: Duration = Duration::from_secs(2);
 const UNWATCHED: Duration = Duration::from_secs(15);
+/// How often instances that the engine has let go of are forgotten where no list is asked for.
+const UPKEEP: Duration = Duration::from_secs(60);
+/// Instances of a list that are taken note of before others have their turn.
+const AT_ONCE: usize = 1024;
 
 fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
@@ -30,70 +39,112 @@ fn ms_ago(since: Instant) -> i64 {
     now_ms() - i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Asks for lists, for ever.
+/// Asks all control planes for lists, for ever.
 pub(super) async fn observe(handle: AppHandle, watchers: Watchers) {
-    loop {
-        for plane in &handle.0.planes {
-            look_at(&handle.0, plane).await;
+    let came = watch::Sender::new(());
+    let planes = (0..).map(PlaneIndex).zip(&handle.0.planes);
+    let looks = planes.map(|plane| look_again(&handle.0, plane, &watchers, came.subscribe()));
+    let telling = async {
+        loop {
+            watchers.came().await;
+            came.send_replace(());
         }
+    };
+    tokio::select! {
+        _ = join_all(looks) => {}
+        () = telling => {}
+    }
+}
+
+/// Asks one control plane for its list, for ever.
+async fn look_again(
+    running: &Running,
+    plane: (PlaneIndex, &ObservedPlane),
+    watchers: &Watchers,
+    mut came: watch::Receiver<()>,
+) {
+    let mut trouble = Trouble::default();
+    loop {
+        look_at(running, plane, &mut trouble).await;
         match watchers.any() {
             true => sleep(WATCHED).await,
             false => tokio::select! {
                 () = sleep(UNWATCHED) => {}
-                () = watchers.came() => {}
+                _ = came.changed() => {}
             },
         }
     }
 }
 
-async fn look_at(running: &Running, plane: &ObservedPlane) {
-    let sent_at = now_ms();
+async fn look_at(
+    running: &Running,
+    (index, plane): (PlaneIndex, &ObservedPlane),
+    trouble: &mut Trouble,
+) {
+    let asked_at = Instant::now();
     let answer = plane.client.list_instances(&ListInstances::default()).await;
     let metrics = &running.gateway.parts().metrics;
     metrics.set_controlplane_up(&plane.name, answer.is_ok());
-    let listed = match answer {
-        Ok(listed) => listed,
+    let is_news = trouble.update(answer.as_ref().err());
+    match answer {
+        Ok(listed) => {
+            if is_news {
+                tracing::info!(hypeman = %plane.name, "its instances can be listed again");
+            }
+            for odd in &listed.odd {
+                tracing::debug!(hypeman = %plane.name, "{odd}");
+            }
+            let is_complete = listed.odd.is_empty();
+            let listing = Arc::new(Listing::new(listed.items, is_complete, asked_at));
+            running
+                .gateway
+                .parts()
+                .wakes
+                .note_list(index, Arc::clone(&listing));
+            take(running, plane, listing).await;
+        }
         Err(error) => {
-            tracing::debug!(hypeman = %plane.name, %error, "cannot list its instances");
-            let before = plane.last.load();
+            if is_news {
+                tracing::warn!(hypeman = %plane.name, %error, "cannot list its instances");
+            }
             plane.last.store(Arc::new(LastAnswer {
                 up: Some(false),
                 error: Some(error.to_string()),
-                instances: before.instances.clone(),
+                listing: Arc::clone(&plane.last.load().listing),
             }));
-            return;
         }
-    };
-    let mut instances = HashMap::with_capacity(listed.len());
-    for one in listed {
-        let Ok(id) = InstanceId::parse(&one.id) else {
-            continue;
-        };
-        // While the engine wakes it, a list says what was before.
-        let wakes = &running.gateway.parts().wakes;
-        let waking = wakes
-            .by_id(&id)
-            .is_some_and(|instance| instance.progress().is_some());
-        let timeline = &running.timeline;
-        let overtaken = timeline
-            .last_change(&one.id)
-            .is_some_and(|(at, _)| at > sent_at);
-        if !waking && !overtaken {
-            let condition = condition_of(&one.state);
-            timeline.note(&one.id, &one.name, &plane.name, condition, sent_at);
-        }
-        let seen = ListedInstance {
-            name: one.name.into(),
-            state: one.state,
-        };
-        instances.insert(id, seen);
     }
-    let has = |id: &str| InstanceId::parse(id).is_ok_and(|id| instances.contains_key(&id));
-    running.timeline.keep_only(&plane.name, has);
+}
+
+/// Takes note of a control plane's list.
+async fn take(running: &Running, plane: &ObservedPlane, listing: Arc<Listing>) {
+    let sent_at = ms_ago(listing.asked_at());
+    let (wakes, timeline) = (&running.gateway.parts().wakes, &running.timeline);
+    for (number, (id, seen)) in (1_usize..).zip(listing.instances()) {
+        // While the engine wakes it, a list says what was before.
+        let is_waking = wakes
+            .by_id(id)
+            .is_some_and(|instance| instance.progress().is_some());
+        let last_change = timeline.last_change(id.as_str());
+        if !is_waking && last_change.is_none_or(|(at, _)| at <= sent_at) {
+            let (id, condition) = (id.as_str(), condition_of(&seen.state));
+            timeline.note(id, &seen.name, &plane.name, condition, sent_at);
+        }
+        if number.is_multiple_of(AT_ONCE) {
+            yield_now().await;
+        }
+    }
+    let stays = |id: &str| {
+        InstanceId::parse(id).is_ok_and(|id| {
+            listing.instances().contains_key(&id)
+                || !listing.is_complete() && wakes.by_id(&id).is_some()
+        })
+    };
+    timeline.keep_only(&plane.name, stays);
     plane.last.store(Arc::new(LastAnswer {
         up: Some(true),
         error: None,
-        instances,
+        listing,
     }));
 }
 
@@ -101,8 +152,11 @@ async fn look_at(running: &Running, plane: &ObservedPlane) {
 pub(super) async fn follow(handle: AppHandle) {
     let wakes = &handle.0.gateway.parts().wakes;
     let (mut begins, mut ends) = (wakes.begins(), wakes.reports());
+    let has_lists = handle.config().admin.observe;
+    let mut upkeep = interval(UPKEEP);
     loop {
         tokio::select! {
+            _ = upkeep.tick(), if !has_lists => forget(&handle.0),
             began = begins.recv() => match began {
                 Ok(began) => {
                     let at = ms_ago(began.at);
@@ -120,6 +174,15 @@ pub(super) async fn follow(handle: AppHandle) {
     }
 }
 
+/// Forgets the instances that the engine no longer has.
+fn forget(running: &Running) {
+    let wakes = &running.gateway.parts().wakes;
+    let stays = |id: &str| InstanceId::parse(id).is_ok_and(|id| wakes.by_id(&id).is_some());
+    for plane in &running.planes {
+        running.timeline.keep_only(&plane.name, stays);
+    }
+}
+
 fn end(running: &Running, report: &WakeReport) {
     let condition = match report.outcome {
         WakeOutcome::Woken | WakeOutcome::Renewed => InstanceCondition::Awake,
@@ -128,9 +191,16 @@ fn end(running: &Running, report: &WakeReport) {
     let at = now_ms();
     note(running, &report.instance, condition, at);
     if report.outcome != WakeOutcome::Renewed {
-        let (id, outcome) = (report.instance.as_str(), report.outcome.as_str());
-        let ms = report.took.as_secs_f64() * 1e3;
-        running.timeline.note_wake(id, at, ms, outcome);
+        let failure = report.failure.as_ref();
+        running.timeline.note_wake(WakeNews {
+            id: report.instance.to_string(),
+            at,
+            ms: report.took.as_secs_f64() * 1e3,
+            outcome: report.outcome.as_str(),
+            code: failure.map(|failure| failure.code),
+            phase: failure.map(|failure| failure.stage.as_str()),
+            control_plane: failure.and_then(|failure| failure.answer.as_deref().cloned()),
+        });
     }
 }
 

@@ -4,28 +4,37 @@
 //! the same engine as a request's, so both at once are one restore.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use serde_json::Value;
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::handle::{AppHandle, Running};
 use super::plane::condition_of;
 use crate::admin::{
-    BreakerView, Done, InstanceCounts, InstanceDetail, InstanceView, LeaseView, Operator,
-    PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView, Which,
+    BreakerView, Done, FailureView, InstanceCounts, InstanceDetail, InstanceView, LeaseView,
+    Operator, PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView, Which,
 };
 use crate::config::{Protocol, RouteConfig, RouteWakeConfig, redacted};
 use crate::names::PlaneIndex;
 use crate::proxy::{ProxyError, error_response};
 use crate::telemetry::{InstanceCondition, Readings, WakeKind};
-use crate::wake::{Instance, LedgerEntry, Requester, Target, WakeError, WakeStage};
+use crate::wake::{
+    Endpoint, Instance, LedgerEntry, Requester, Suspicion, Target, WakeError, WakeStage,
+};
 use hypeman::Error as ControlPlaneError;
 use hypeman::wire::InstanceState;
 use hypeman::{GoDuration, InstanceId, InstanceRef};
+
+/// How long an operator's standby waits until the engine has noticed.
+const DOUBT: Duration = Duration::from_secs(1);
+/// An instance that was heard from so lately is awake without a question.
+const CERTAINLY: Duration = Duration::from_secs(2);
 
 /// Whether a wake is more than a question about the lease.
 fn is_waking(stage: WakeStage) -> bool {
@@ -41,8 +50,14 @@ fn is_waking(stage: WakeStage) -> bool {
     }
 }
 
-fn ms(time: std::time::Duration) -> f64 {
+fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// Milliseconds since a time of the wall clock's, which may have been set back meanwhile.
+fn ms_since(at: jiff::Timestamp) -> f64 {
+    let now = jiff::Timestamp::now();
+    (now.as_millisecond() - at.as_millisecond()).max(0) as f64
 }
 
 /// An engine's refusal, with the status and code that a request would get.
@@ -95,12 +110,13 @@ impl Running {
                 inflight,
                 usual_wake_ms: None,
                 breaker: None,
+                last_failure: None,
             };
             with_engine(view, engine, now)
         };
         let mut views = Vec::with_capacity(engines.len());
         for (plane, observer) in (0..).map(PlaneIndex).zip(&self.planes) {
-            for (id, seen) in &observer.last.load().instances {
+            for (id, seen) in observer.last.load().listing.instances() {
                 let engine = engines.remove(id).map(|(_, instance)| instance);
                 let state = Some(&seen.state);
                 views.push(view_of(id, &seen.name, plane, engine.as_deref(), state));
@@ -144,7 +160,7 @@ impl Running {
                 .gateway
                 .parts()
                 .wakes
-                .find(index, &name, patience)
+                .find(index, &name, patience, Ipv4Addr::UNSPECIFIED.into())
                 .await
             {
                 Ok(instance) => return Ok((index, instance)),
@@ -182,10 +198,18 @@ fn with_engine(view: InstanceView, engine: Option<&Instance>, now: Instant) -> I
         failures: breaker.failures,
         retry_after_ms: ms(breaker.until.saturating_duration_since(now)),
     });
+    let last_failure = engine.last_failure().map(|failure| FailureView {
+        time: failure.at,
+        ago_ms: ms_since(failure.at),
+        code: failure.code,
+        phase: failure.stage.as_str(),
+        control_plane: failure.answer.as_deref().cloned(),
+    });
     InstanceView {
         lease,
         wake,
         breaker,
+        last_failure,
         usual_wake_ms: engine.times().usual().map(ms),
         ..view
     }
@@ -290,13 +314,17 @@ impl Operator for AppHandle {
             .position(|one| one.id == name || one.name == name);
         let found = exact.or_else(|| all.iter().position(|one| one.id.starts_with(name)));
         let instance = all.swap_remove(found?);
-        let mut wakes = self.wakes();
+        let mut wakes = self.wakes(None);
         wakes.retain(|wake| wake.instance == instance.id);
         Some(InstanceDetail { instance, wakes })
     }
 
-    fn wakes(&self) -> Vec<LedgerEntry> {
-        self.0.gateway.parts().wakes.ledger().entries()
+    fn wakes(&self, after: Option<&str>) -> Vec<LedgerEntry> {
+        let ledger = self.0.gateway.parts().wakes.ledger();
+        match after {
+            Some(id) => ledger.entries_after(id),
+            None => ledger.entries(),
+        }
     }
 
     fn served(&self) -> u64 {
@@ -329,11 +357,20 @@ impl Operator for AppHandle {
                 since: began,
                 trace: None,
             };
-            let awake = instance.warm(Target::AWAKE).is_some();
-            let outcome = match awake {
-                true => "awake",
-                false => {
-                    let ready = instance.ready(Target::AWAKE, &rules, rules.timeout, requester);
+            let endpoint = instance.endpoint();
+            let is_heard = |endpoint: &Endpoint| endpoint.is_heard_within(began, CERTAINLY);
+            let outcome = match endpoint {
+                Some(endpoint) if is_heard(&endpoint) => "awake",
+                endpoint => {
+                    // Somebody may have put it to sleep: the control plane is asked.
+                    if let Some(endpoint) = &endpoint {
+                        let port = Target::AWAKE.port;
+                        instance
+                            .suspect(endpoint, Suspicion::NotConnected(port))
+                            .await;
+                    }
+                    let ready =
+                        instance.ready_again(Target::AWAKE, &rules, rules.timeout, requester);
                     match ready.await.map_err(refused)?.kind {
                         WakeKind::Cold | WakeKind::Joined => "woken",
                         WakeKind::Warm | WakeKind::None => "awake",
@@ -356,7 +393,9 @@ impl Operator for AppHandle {
             let answer = plane.client.standby_instance(&id, None).await;
             answer.map_err(|error| failed(&error))?;
             if let Some(endpoint) = instance.endpoint() {
-                instance.suspect(&endpoint).await;
+                // At the latest when the control plane has said so itself.
+                instance.doubt();
+                let _busy = timeout(DOUBT, endpoint.cut().cancelled()).await;
             }
             let (id, at) = (
                 instance.id().as_str(),

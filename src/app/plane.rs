@@ -1,12 +1,11 @@
 //! A control plane with what it last said of its instances.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use crate::telemetry::InstanceCondition;
-use hypeman::InstanceId;
+use crate::wake::Listing;
 use hypeman::wire::InstanceState;
 
 /// A control plane and what it said last.
@@ -24,14 +23,7 @@ pub(super) struct LastAnswer {
     /// Whether it answered; `None` before it was asked.
     pub(super) up: Option<bool>,
     pub(super) error: Option<String>,
-    pub(super) instances: HashMap<InstanceId, ListedInstance>,
-}
-
-/// An instance as it was listed.
-#[derive(Debug, Clone)]
-pub(super) struct ListedInstance {
-    pub(super) name: Arc<str>,
-    pub(super) state: InstanceState,
+    pub(super) listing: Arc<Listing>,
 }
 
 /// The condition that a control plane's state means.

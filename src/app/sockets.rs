@@ -113,6 +113,13 @@ impl Sockets {
         open.iter().map(|one| one.address).collect()
     }
 
+    /// Whether a socket is open for each of these.
+    pub(super) fn has_all(&self, configs: &[ListenerConfig]) -> bool {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut configs = configs.iter();
+        configs.all(|config| open.iter().any(|one| one.config == *config))
+    }
+
     /// Makes the sockets those of `configured`, and as many of `more` as can be opened; returns
     /// what keeps the others from it.
     pub(super) fn change<S: Service>(

@@ -84,6 +84,11 @@ pub enum Command {
     },
     /// Show what a running gateway does: its instances, what they are doing, who waits.
     Status(GatewayArguments),
+    /// Show the last wakes of a running gateway, the newest last: who woke what, how long it took,
+    /// and why it failed.
+    ///
+    /// With `--json`, one object a line.
+    Wakes(WakesArguments),
     /// Show a running gateway's routes.
     Routes(RoutesArguments),
     /// Wake instances through a running gateway.
@@ -208,6 +213,23 @@ pub struct RoutesArguments {
     /// Only routes whose host or instance has this text in it.
     #[arg(value_name = "TEXT")]
     pub filter: Option<String>,
+}
+
+/// Arguments of `wakes`.
+#[derive(Debug, Clone, Args)]
+pub struct WakesArguments {
+    /// Which gateway.
+    #[command(flatten)]
+    pub gateway: GatewayArguments,
+    /// Only the wakes of this instance: its name or its whole id.
+    #[arg(value_name = "INSTANCE")]
+    pub name: Option<String>,
+    /// Go on with the wakes to come, until interrupted.
+    #[arg(short, long)]
+    pub follow: bool,
+    /// At most so many of the last ones [default: all that the gateway remembers, `wake.ledger`].
+    #[arg(short = 'n', long, value_name = "NUMBER")]
+    pub lines: Option<usize>,
 }
 
 /// Arguments of what is done to instances through a gateway.

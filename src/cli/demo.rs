@@ -287,7 +287,9 @@ async fn narrate(
                         say(name, &paint.with("1;32", &format!("ready in {ms:.1} ms")), paint, out);
                     }
                     WakeOutcome::Failed | WakeOutcome::TimedOut => {
-                        say(name, &paint.with("1;31", &format!("not woken after {ms:.0} ms")), paint, out);
+                        let code = report.failure.map_or("", |failure| failure.code);
+                        let text = format!("not woken after {ms:.0} ms: {code}");
+                        say(name, &paint.with("1;31", &text), paint, out);
                     }
                     WakeOutcome::Renewed => {}
                 }

@@ -111,7 +111,7 @@ const CODES: &[Code] = &[
         429,
         "The instance is asleep, and the client or the route has woken it as often as admission.rate_per_client \
          or admission.rate allow.",
-        "`/api/wakes` says who. Raise the rate, or refuse what should not wake with [route.admission].",
+        "`wakegate wakes` says who. Raise the rate, or refuse what should not wake with [route.admission].",
     ),
     code(
         "too_many_unknown_names",
@@ -161,20 +161,28 @@ const CODES: &[Code] = &[
         "wake_failed",
         502,
         "The control plane could not wake the instance and gave no reason that would pass.",
-        "Look at the control plane's own log, and `wakegate instances logs NAME --source hypeman`.",
+        "`wakegate wakes NAME` has the control plane's own words. Look at its log, too, and at \
+         `wakegate instances logs NAME --source hypeman`.",
     ),
     code(
-        "instance_ambiguous",
+        "control_plane_unreadable",
         502,
-        "The route names the beginning of an id, and several instances' ids begin so.",
-        "Name the instance by its whole id or by its name.",
+        "The control plane's answer about the instance is not what the API says.",
+        "Is hypeman.url that of a Hypeman server, and of a version that this gateway knows?",
+    ),
+    code(
+        "address_refused",
+        502,
+        "The control plane gives the instance an address that requests are never sent to: unspecified, link-local, \
+         multicast, or one where this gateway itself listens.",
+        "`wakegate instances show NAME` has its address.",
     ),
     code(
         "control_plane_refused",
         502,
         "The control plane refuses the gateway's API key (401 or 403).",
         "Give a token with instance:read and instance:write in api_key_file, which is read again after each 401, \
-         or in HYPEMAN_API_KEY.",
+         or in HYPEMAN_API_KEY; of several control planes each has its own, HYPEMAN_API_KEY_<NAME>.",
     ),
     code(
         "asleep",
@@ -194,6 +202,21 @@ const CODES: &[Code] = &[
         503,
         "As many requests wait as may: for the instance, for the route, in all, or by bytes.",
         "The metric wakegate_shed_total says which bound. Raise it in [wake], or find out why wakes take so long.",
+    ),
+    code(
+        "hold_queue_share",
+        503,
+        "As many requests of this client's network wait as may: half of a queue is taken, and the network has half \
+         of what was left. Others get in.",
+        "Raise limits.max_held_per_client if many users come from one address, or name the proxy before them in \
+         server.trusted_proxies.",
+    ),
+    code(
+        "instance_share",
+        503,
+        "The instance has places, but this client's network had its share of them until the request's time was over.",
+        "Raise limits.max_inflight_per_client if many users come from one address, or name the proxy before them in \
+         server.trusted_proxies.",
     ),
     code(
         "instance_busy",
@@ -224,15 +247,15 @@ const CODES: &[Code] = &[
         "instance_transitioning",
         503,
         "The instance was on its way from one state to another for as long as the request could wait.",
-        "If it stays so, look at the instance on its host.",
+        "If it stays so, look at the instance on its host; `wakegate wakes NAME` has what the control plane said.",
     ),
     code(
         "wake_failing",
         503,
         "Several wakes in a row failed, so the breaker is open: requests are refused at once until Retry-After, \
          then one may try.",
-        "`wakegate status` names the instance, `/api/wakes` where its wakes ended. After mending it, \
-         POST /api/instances/NAME/reset-breaker lets the next request try at once.",
+        "`wakegate status` names the instance and why its last wake failed, `wakegate wakes NAME` has all of \
+         them. After mending it, `wakegate reset-breaker NAME` lets the next request try at once.",
     ),
     code(
         "no_capacity",
@@ -249,14 +272,20 @@ const CODES: &[Code] = &[
     code(
         "instance_unusable",
         503,
-        "The instance is in a state that nothing is known to lead out of.",
-        "`wakegate instances show NAME` has its state_error.",
+        "The instance has no network, or runs without an address, so that no request can reach it.",
+        "`wakegate instances show NAME` has its network. Create it with networking on.",
+    ),
+    code(
+        "instance_state_unknown",
+        503,
+        "The control plane could not tell the instance's state for as long as the request could wait.",
+        "`wakegate instances show NAME` has its state_error. A busy host is like this for a moment.",
     ),
     code(
         "control_plane_unavailable",
         503,
         "The control plane cannot be reached or does not answer.",
-        "Is it running, and is hypeman.url right? Instances that are awake go on being served.",
+        "Is it running, and is hypeman.url right? `wakegate wakes` says how the calls failed. Instances that are awake go on being served.",
     ),
     code(
         "draining",
@@ -268,7 +297,8 @@ const CODES: &[Code] = &[
         "wake_timeout",
         504,
         "The restore did not end in wake.timeout.",
-        "The metric wakegate_wake_phase_duration_seconds says where the time goes. Raise wake.timeout, or look at the host's disks.",
+        "`wakegate wakes NAME` says where the time went, the metric wakegate_wake_phase_duration_seconds where it \
+         goes usually. Raise wake.timeout, or look at the host's disks.",
     ),
     code(
         "instance_initializing",
@@ -391,6 +421,9 @@ mod tests {
     #[test]
     fn every_code_that_can_be_answered_is_explained_and_no_other() {
         let mut answered = words(include_str!("../proxy/error_response/descriptions.rs"));
+        let errors = include_str!("../wake/error.rs").split("fn code(").nth(1);
+        let code_of_error = errors.unwrap().split("\n    }\n").next();
+        answered.extend(words(code_of_error.unwrap()));
         for source in [
             include_str!("../admin/access.rs"),
             include_str!("../admin/events.rs"),

@@ -1,5 +1,5 @@
 //! `wakegate status`, `routes`, `wake`, `standby`, `reload`, `drain`: clients of a running
-//! gateway's admin API.
+//! gateway's admin API, which `wakes` uses, too.
 //!
 //! Guarantees: they find the gateway by the same configuration that it was started with, and say
 //! what it said when it refuses; a token is never printed.
@@ -18,8 +18,16 @@ use crate::config::{AdminConfig, Secret, Variables, load_admin};
 /// Longer than any wake is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// A call to a gateway failed.
+pub(super) enum CallError {
+    /// It did not answer.
+    Unreachable(String),
+    /// It said no.
+    Refused(StatusCode, String),
+}
+
 /// A running gateway.
-struct Gateway {
+pub(super) struct Gateway {
     base: String,
     token: Option<Secret>,
     http: reqwest::Client,
@@ -57,7 +65,7 @@ fn client(base: &str, timeout: Duration) -> Result<reqwest::Client, Failure> {
 // === impl Gateway ===
 
 impl Gateway {
-    fn of(arguments: &GatewayArguments) -> Result<Self, Failure> {
+    pub(super) fn of(arguments: &GatewayArguments) -> Result<Self, Failure> {
         let admin = admin_of(arguments.config.config.as_deref())?;
         let token = match &arguments.token_file {
             Some(path) => {
@@ -78,12 +86,12 @@ impl Gateway {
     }
 
     /// What it answers; nothing when there is nothing to say.
-    async fn call(
+    pub(super) async fn call(
         &self,
         method: Method,
         path: &str,
         query: &[(&str, &str)],
-    ) -> Result<Value, Failure> {
+    ) -> Result<Value, CallError> {
         let request = self.http.request(method, format!("{}{path}", self.base));
         let request = request.query(query);
         let request = match &self.token {
@@ -97,10 +105,11 @@ impl Gateway {
             } else {
                 "it did not answer in time"
             };
-            Failure::failed(format_args!("{base}: {why}"))
+            CallError::Unreachable(format!("{base}: {why}"))
         })?;
         let status = answer.status();
-        let body = answer.bytes().await.map_err(Failure::failed)?;
+        let body = answer.bytes().await;
+        let body = body.map_err(|error| CallError::Unreachable(error.to_string()))?;
         let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         if status.is_success() {
             return Ok(body);
@@ -108,10 +117,26 @@ impl Gateway {
         let detail = at(&body, "detail").as_str().unwrap_or("it gave no reason");
         let hint = match status {
             StatusCode::UNAUTHORIZED => " (give `--token-file`, or the gateway's `-c FILE`)",
+            StatusCode::NOT_FOUND if body.is_null() => {
+                " (this is not a gateway's admin listener, or the gateway is older than this program)"
+            }
             _ => "",
         };
         let code = at(&body, "code").as_str().unwrap_or("error");
-        Err(Failure::failed(format_args!("{code}: {detail}{hint}")))
+        Err(CallError::Refused(
+            status,
+            format!("{code}: {detail}{hint}"),
+        ))
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Unreachable(message) | CallError::Refused(_, message) => {
+                Self::failed(message)
+            }
+        }
     }
 }
 
@@ -121,12 +146,76 @@ fn json(output: Output, value: &Value) {
 }
 
 /// A field of an answer; null when it is not there.
-fn at<'v>(value: &'v Value, key: &str) -> &'v Value {
+pub(super) fn at<'v>(value: &'v Value, key: &str) -> &'v Value {
     value.get(key).unwrap_or(&Value::Null)
 }
 
-fn text(value: &Value) -> &str {
+pub(super) fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
+}
+
+/// The path of a call about one instance.
+pub(super) fn instance_path(name: &str) -> String {
+    let encoded = percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
+    format!("/api/instances/{encoded}")
+}
+
+/// A failed wake's code, phase and the control plane's words, in one line; empty when it has none.
+pub(super) fn reason(failure: &Value) -> String {
+    let code = text(at(failure, "code"));
+    if code.is_empty() {
+        return String::new();
+    }
+    let mut line = format!("{code} in phase {}", text(at(failure, "phase")));
+    let said = at(failure, "control_plane");
+    if !said.is_null() {
+        line.push_str("; ");
+        line.push_str(text(at(said, "operation")));
+        let status = at(said, "status").as_u64();
+        let status = status.map(|status| format!(" answered {status}"));
+        line.push_str(&status.unwrap_or_default());
+        match (at(said, "status").is_null(), text(at(said, "code"))) {
+            (true, _) | (false, "") => {}
+            (false, code) => {
+                line.push(' ');
+                line.push_str(code);
+            }
+        }
+        line.push_str(": ");
+        line.push_str(text(at(said, "message")));
+    }
+    line
+}
+
+/// Milliseconds for people.
+pub(super) fn duration(ms: f64) -> String {
+    match ms {
+        ms if ms < 10.0 => format!("{ms:.1} ms"),
+        ms if ms < 1000.0 => format!("{ms:.0} ms"),
+        ms => format!("{:.1} s", ms / 1e3),
+    }
+}
+
+/// How long ago something was, for people.
+fn ago(ms: f64) -> String {
+    let whole = Duration::from_secs_f64((ms / 1e3).clamp(0.0, 1e9).floor());
+    format!("{} ago", hypeman::GoDuration::from(whole))
+}
+
+/// What is wrong with an instance, for a line below the table: why its last wake failed, and when
+/// the next is tried.
+fn trouble(one: &Value) -> Option<String> {
+    let failure = at(one, "last_failure");
+    let ms = at(failure, "ago_ms").as_f64()?;
+    let (name, reason) = (text(at(one, "name")), reason(failure));
+    let breaker = at(one, "breaker");
+    let next = at(breaker, "retry_after_ms").as_f64().map(|left| {
+        let (failures, left) = (at(breaker, "failures"), duration(left));
+        format!("; {failures} failed in a row, the next is tried in {left}")
+    });
+    let (ago, next) = (ago(ms), next.unwrap_or_default());
+    let line = format!("{name}: {reason} ({ago}{next})");
+    Some(line.chars().filter(|c| !c.is_control()).collect())
 }
 
 pub(super) async fn status(arguments: GatewayArguments, output: Output) -> Result<(), Failure> {
@@ -173,8 +262,12 @@ pub(super) async fn status(arguments: GatewayArguments, output: Output) -> Resul
             Some(false) => "does not answer",
             None => "not asked yet",
         };
+        let error = match text(at(plane, "error")) {
+            "" => String::new(),
+            error => format!(" ({error})"),
+        };
         output.print(&format!(
-            "control plane {} at {}: {word}\n",
+            "control plane {} at {}: {word}{error}\n",
             text(at(plane, "name")),
             text(at(plane, "url"))
         ));
@@ -208,6 +301,14 @@ pub(super) async fn status(arguments: GatewayArguments, output: Output) -> Resul
     if !rows.is_empty() {
         let titles = ["NAME", "STATE", "HELD", "INSIDE", "USUAL WAKE", "ID"];
         output.print(&format!("\n{}", table(titles, &rows)));
+    }
+    let troubles = instances.as_array().into_iter().flatten();
+    let troubles: Vec<String> = troubles.filter_map(trouble).collect();
+    if !troubles.is_empty() {
+        output.print("\nwakes that failed last (`wakegate wakes NAME` has all):\n");
+    }
+    for line in troubles {
+        output.print(&format!("  {line}\n"));
     }
     Ok(())
 }
@@ -252,9 +353,7 @@ pub(super) async fn act(
     let query: Vec<_> = hypeman.map(|name| ("hypeman", name)).into_iter().collect();
     let mut failed = Vec::new();
     for name in &arguments.names {
-        let encoded =
-            percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC);
-        let path = format!("/api/instances/{encoded}/{action}");
+        let path = format!("{}/{action}", instance_path(name));
         match gateway.call(Method::POST, &path, &query).await {
             Ok(done) if arguments.gateway.json => json(output, &done),
             Ok(done) => output.print(&format!(
@@ -263,7 +362,7 @@ pub(super) async fn act(
                 text(at(&done, "outcome")).replace('_', " "),
                 at(&done, "took_ms").as_f64().unwrap_or(0.0)
             )),
-            Err(failure) => failed.push(format!("{name}: {}", failure.message)),
+            Err(error) => failed.push(format!("{name}: {}", Failure::from(error).message)),
         }
     }
     match failed.is_empty() {

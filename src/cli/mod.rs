@@ -14,6 +14,7 @@ mod output;
 mod serve;
 mod signals;
 mod table;
+mod wakes;
 mod watched;
 
 use clap::CommandFactory as _;
@@ -22,7 +23,7 @@ use clap::CommandFactory as _;
 pub use args::DemoArguments;
 pub use args::{
     Arguments, CheckArguments, Command, ConfigArguments, GatewayArguments, InitArguments,
-    RoutesArguments, ServeArguments, WhichArguments,
+    RoutesArguments, ServeArguments, WakesArguments, WhichArguments,
 };
 
 #[cfg(feature = "local")]
@@ -72,6 +73,7 @@ pub async fn run(command: Command, output: Output) -> Result<(), Failure> {
         }
         Command::Explain { code } => explain::run(code.as_deref(), output),
         Command::Status(arguments) => gateway::status(arguments, output).await,
+        Command::Wakes(arguments) => wakes::run(arguments, output).await,
         Command::Routes(arguments) => gateway::routes(arguments, output).await,
         Command::Wake(arguments) => gateway::act(arguments, "wake", output).await,
         Command::Standby(arguments) => gateway::act(arguments, "standby", output).await,

@@ -21,6 +21,8 @@ pub struct Output {
     pub err: fn(&str),
     /// Whether standard error is a terminal.
     pub is_watched: bool,
+    /// Whether the reader of standard output has gone, as far as a write has found out.
+    pub is_closed: fn() -> bool,
 }
 
 // === impl Output ===

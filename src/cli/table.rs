@@ -2,26 +2,42 @@
 //!
 //! Guarantees: a cell of a server's cannot move the cursor or colour the terminal.
 
+/// How wide each column is, for lines that come one after the other.
+pub(in crate::cli) struct Columns<const N: usize>([usize; N]);
+
 /// Rows under their titles, each column as wide as its widest cell.
 pub(in crate::cli) fn table<const N: usize>(titles: [&str; N], rows: &[[String; N]]) -> String {
     let titles = titles.map(str::to_owned);
+    let mut columns = Columns([0; N]);
     let cells = || std::iter::once(&titles).chain(rows);
-    let width = |column: usize| {
-        let widths = cells().filter_map(|row| row.get(column).map(|cell| cell.chars().count()));
-        widths.max().unwrap_or(0)
-    };
-    let mut text = String::new();
-    for row in cells() {
-        let cell = |(column, cell): (usize, &String)| {
-            let cell: String = cell.chars().filter(|c| !c.is_control()).collect();
-            let width = width(column);
-            format!("{cell:<width$}  ")
-        };
-        let line: String = row.iter().enumerate().map(cell).collect();
-        text.push_str(line.trim_end());
-        text.push('\n');
+    cells().for_each(|row| columns.fit(row));
+    cells().map(|row| columns.line(row)).collect()
+}
+
+// === impl Columns ===
+
+impl<const N: usize> Columns<N> {
+    /// At least so wide.
+    pub(in crate::cli) fn new(widths: [usize; N]) -> Self {
+        Self(widths)
     }
-    text
+
+    /// Makes room for a row.
+    pub(in crate::cli) fn fit(&mut self, row: &[String; N]) {
+        for (width, cell) in self.0.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+
+    /// One row as a line.
+    pub(in crate::cli) fn line(&self, row: &[String; N]) -> String {
+        let cells = self.0.iter().zip(row).map(|(width, cell)| {
+            let cell: String = cell.chars().filter(|c| !c.is_control()).collect();
+            format!("{cell:<width$}  ")
+        });
+        let line: String = cells.collect();
+        format!("{}\n", line.trim_end())
+    }
 }
 
 /// Bytes for people, in powers of 1024.

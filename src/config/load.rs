@@ -4,25 +4,24 @@
 //! problems are reported together. Reads no file but the configuration's own.
 
 use std::collections::{BTreeMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use toml::de::DeTable;
 
 use self::listener::{check_tcp_hosts, read_ingress, read_listener};
-use self::parse::{parse_url, positive, set};
+use self::parse::{positive, set};
+use self::planes::Planes;
 use self::route::{parse_instance, parse_network, parse_ready, read_route};
 use self::telemetry::{read_admin, read_log, read_metrics, read_tracing};
 use super::diagnostics::{Diagnostics, PREFIX};
 use super::model::{
-    AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ResponseConfig,
-    UpstreamConfig,
+    AdminConfig, Config, IngressConfig, ListenerConfig, ResponseConfig, UpstreamConfig,
 };
 use super::pattern::{HostPattern, InstanceTemplate};
 use super::problem::{ConfigError, Problem};
 use super::reader::Section;
 use super::route::RouteConfig;
-use super::secret::Secret;
 use super::server::ServerConfig;
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::values::{ByteSize, Rate};
@@ -176,31 +175,23 @@ fn read<T>(
         root.section("tracing", |s| read_tracing(s, &mut config.tracing));
         root.section("admin", |s| read_admin(s, &mut config.admin));
         root.section("ingress", |s| read_ingress(s, &mut config.ingress));
-        root.tables("hypeman", |s| {
-            read_hypeman(s, &mut config.hypeman, variables);
-        });
+        let mut planes = Planes::default();
+        root.tables("hypeman", |s| planes.read(s));
+        let problems;
+        (config.hypeman, problems) = planes.with(&|name| variables.get(name));
         let trusting = !config.server.trusted_proxies.is_empty();
         root.tables("listener", |s| {
             read_listener(s, &mut config.listener, trusting);
         });
-        if config.hypeman.is_empty() {
-            let url = variables
-                .get("HYPEMAN_BASE_URL")
-                .map(|url| parse_url(url).ok());
-            let api_key = variables.get("HYPEMAN_API_KEY").map(Secret::new);
-            let defaults = HypemanConfig {
-                api_key,
-                ..HypemanConfig::default()
-            };
-            let url = url.flatten().unwrap_or_else(|| defaults.url.clone());
-            config.hypeman.push(HypemanConfig { url, ..defaults });
-        }
         let (wake, planes) = (config.wake.clone(), config.hypeman.clone());
         let mut seen = HashSet::new();
         root.tables("route", |s| {
             read_route(s, &mut config.route, &mut seen, &wake, &planes);
         });
         root.finish();
+        for problem in problems {
+            diagnostics.problem("hypeman", problem);
+        }
         add_sidecar(&mut config);
     }
     check_tcp_hosts(&mut diagnostics, &config);
@@ -295,6 +286,7 @@ fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
     }
     s.duration("breaker_max_delay", &mut wake.breaker_max_delay);
     s.duration("unknown_ttl", &mut wake.unknown_ttl);
+    s.duration("forget_after", &mut wake.forget_after);
     set(&mut wake.max_unknown, s.number("max_unknown"));
     set(
         &mut wake.unknown_per_client,
@@ -328,29 +320,10 @@ fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
     set(&mut upstream.max_idle, s.number("max_idle"));
 }
 
-fn read_hypeman(s: &mut Section<'_, '_>, all: &mut Vec<HypemanConfig>, variables: &Variables) {
-    let mut plane = HypemanConfig::default();
-    set(&mut plane.name, s.text("name"));
-    if all.iter().any(|other| other.name == plane.name) {
-        s.problem(
-            "name",
-            format_args!("`{}` is the name of an earlier [[hypeman]]", plane.name),
-        );
-    }
-    set(&mut plane.url, s.parsed("url", parse_url));
-    plane.api_key_file = s.text("api_key_file").map(PathBuf::from);
-    if plane.api_key_file.is_none() {
-        plane.api_key = variables.get("HYPEMAN_API_KEY").map(Secret::new);
-    }
-    s.duration("connect_timeout", &mut plane.connect_timeout);
-    s.duration("request_timeout", &mut plane.request_timeout);
-    s.duration("restore_timeout", &mut plane.restore_timeout);
-    all.push(plane);
-}
-
 mod forwarding;
 mod listener;
 mod parse;
+mod planes;
 mod route;
 mod telemetry;
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! (defaults, cross checks) -> [`Config`].
 
 mod advice;
+mod client_share;
 mod diagnostics;
 mod duration_text;
 mod forwarding;
@@ -31,6 +32,7 @@ mod values;
 mod wake;
 
 pub use advice::{Advice, advice};
+pub use client_share::ClientShare;
 pub use forwarding::{ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename};
 pub use load::{Variables, load, load_admin, load_file};
 pub use model::{

@@ -69,7 +69,8 @@ pub struct HypemanConfig {
     /// Where its API key is read from, again after each 401.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_file: Option<PathBuf>,
-    /// The key itself, from `HYPEMAN_API_KEY`.
+    /// The key itself, from the environment: `HYPEMAN_API_KEY_` and the name in capitals, or
+    /// `HYPEMAN_API_KEY` where there is no other control plane.
     #[serde(skip)]
     pub api_key: Option<Secret>,
     /// Longest time to open a connection to it.

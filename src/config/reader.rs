@@ -219,6 +219,23 @@ impl<'b, 'a> Section<'b, 'a> {
         }
     }
 
+    /// A word in quotes or a whole number, that `T` can read.
+    pub(super) fn word_or_number<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let found = self.plain(key)?;
+        let is_fitting = matches!(found.kind, "string" | "integer" | "variable");
+        let value = match is_fitting {
+            true => parse(&found.text),
+            false => Err(format!("is {}, not a word or a number", found.kind)),
+        };
+        value
+            .map_err(|message| self.refuse(key, &found, message))
+            .ok()
+    }
+
     /// A share from 0 to 1.
     pub(super) fn share(&mut self, key: &'static str) -> Option<f64> {
         let found = self.plain(key)?;

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::client_share::ClientShare;
 use super::duration_text::go_text;
 use super::forwarding::ForwardingConfig;
 use super::pattern::{HostPattern, InstanceTemplate};
@@ -76,6 +77,12 @@ pub struct LimitsConfig {
     #[serde(serialize_with = "go_text")]
     #[cfg_attr(test, schemars(with = "GoText"))]
     pub soft_wait: Duration,
+    /// One client's share of the instance's places; a client is an IPv4 /24 or IPv6 /56. A request
+    /// beyond it waits its turn.
+    pub max_inflight_per_client: ClientShare,
+    /// One client's share of those who wait: of the instance's and of the route's places in the
+    /// hold queue. Of the gateway's it is half in any case.
+    pub max_held_per_client: ClientShare,
 }
 
 /// Wake rules that a route may set for itself; most defaults come from `[wake]`.
@@ -158,7 +165,8 @@ pub struct AsleepConfig {
     /// What `/robots.txt` says while the instance sleeps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub robots: Option<TextFile>,
-    /// Paths that are answered 200 `asleep` while it sleeps.
+    /// Paths that the gateway answers itself, 200 with the instance's state, asleep or awake: a
+    /// health check never keeps an instance awake.
     pub health_paths: Vec<String>,
 }
 
@@ -253,6 +261,8 @@ impl Default for LimitsConfig {
             max_inflight: 1000,
             soft_inflight: 1000,
             soft_wait: Duration::from_millis(100),
+            max_inflight_per_client: ClientShare::Half,
+            max_held_per_client: ClientShare::Half,
         }
     }
 }

@@ -219,17 +219,24 @@ impl KeepWarm {
         })
     }
 
-    /// How much of the window is left at `now`; `None` outside of it.
+    /// How much is left at `now` of the window that began first; `None` outside of all. Windows of
+    /// one schedule may overlap: where this one ends, another may go on.
     pub fn left(&self, now: jiff::Timestamp) -> Option<Duration> {
-        let begins_after = now.checked_sub(jiff::SignedDuration::try_from(self.length).ok()?);
-        let start = self
-            .parsed
-            .find_next(begins_after.ok()?.to_string().as_str())
-            .ok()?;
-        let start = start.timestamp().as_second();
-        let into = now.as_second().checked_sub(start)?;
-        let into = u64::try_from(into).ok()?;
-        self.length.checked_sub(Duration::from_secs(into))
+        let length = jiff::SignedDuration::try_from(self.length).ok()?;
+        let start = self.next_after(now.checked_sub(length).ok()?)?;
+        let into = Duration::try_from(now.duration_since(start)).ok()?;
+        let left = self.length.checked_sub(into);
+        left.filter(|left| !left.is_zero())
+    }
+
+    /// How long it is at `now` until the next window begins.
+    pub fn begins_in(&self, now: jiff::Timestamp) -> Option<Duration> {
+        Duration::try_from(self.next_after(now)?.duration_since(now)).ok()
+    }
+
+    fn next_after(&self, time: jiff::Timestamp) -> Option<jiff::Timestamp> {
+        let next = self.parsed.find_next(time.to_string().as_str()).ok()?;
+        Some(next.timestamp())
     }
 }
 

@@ -46,6 +46,10 @@ pub struct WakeConfig {
     #[serde(serialize_with = "go_text")]
     #[cfg_attr(test, schemars(with = "GoText"))]
     pub unknown_ttl: Duration,
+    /// How long an instance is remembered that nobody asks for and to which nothing is open.
+    #[serde(serialize_with = "go_text")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
+    pub forget_after: Duration,
     /// Unknown names remembered at most.
     pub max_unknown: usize,
     /// Unknown names that one client (an IPv4 /24 or IPv6 /56) may ask for.
@@ -122,6 +126,7 @@ impl Default for WakeConfig {
             breaker_failures: 3,
             breaker_max_delay: Duration::from_secs(30),
             unknown_ttl: Duration::from_secs(2),
+            forget_after: Duration::from_secs(600),
             max_unknown: 10_000,
             unknown_per_client: Rate {
                 count: NonZeroU32::MIN.saturating_add(59),

@@ -27,9 +27,12 @@ impl AdmissionCounter {
             .is_ok()
     }
 
-    /// Enters past the crowd: only its first does.
-    pub(super) fn enter(&self) {
-        self.0.fetch_add(1, Ordering::AcqRel);
+    /// Enters past the crowd, unless there are `limit` inside already. Only under the gate's lock.
+    pub(super) fn enter_past_the_crowd(&self, limit: usize) -> bool {
+        let enter = |state: usize| (state & !CROWDED < limit).then_some(state + 1);
+        self.0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, enter)
+            .is_ok()
     }
 
     /// Leaves; whether a crowd waits.

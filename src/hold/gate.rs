@@ -1,14 +1,17 @@
 //! In which order, and how many at once, requests go to an instance.
 //!
-//! Guarantees: never more than the hard limit are inside; who waits goes in the order of arrival;
-//! after a wake the first goes alone until the first byte of its response, then each first byte
-//! lets one more in than before (which doubles them each round, since a restored VM faults its
-//! memory back in lazily and every crowd tramples it; source: KEDA http-add-on #1038), and a step
-//! of time doubles them in any case; while nobody waits, entering takes no lock.
+//! Guarantees: never more than the hard limit are inside, and no client has more than its share of
+//! them ([`ClientShare`] has the rule); who waits goes in the order of [`TurnOrder`]; after a wake
+//! the first goes alone until the first byte of its response, then each first byte lets one more
+//! in than before (which doubles them each round, since a restored VM faults its memory back in
+//! lazily and every crowd tramples it; source: KEDA http-add-on #1038), and a step of time doubles
+//! them in any case; while nobody waits and the places that are free for all are not taken,
+//! entering takes no lock.
 //!
 //! `tests/it/interleavings.rs` runs this file under loom.
+//!
+//! [`ClientShare`]: crate::config::ClientShare
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -17,8 +20,11 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::admission_counter::AdmissionCounter;
+use super::client_counts::Bound;
 use super::sync::{Mutex, MutexGuard};
+use super::turn_order::{Counted, KeptPlaces, Lane, TurnOrder};
 use crate::config::LimitsConfig;
+use crate::names::ClientNetwork;
 
 /// The queue before one instance's port.
 pub struct Gate {
@@ -28,50 +34,60 @@ pub struct Gate {
 }
 
 struct Queue {
-    waiting: BTreeMap<u64, QueueEntry>,
-    arrivals: u64,
+    order: TurnOrder,
     /// Which stretch of being awake the window is about.
     epoch: u64,
+    opened_at: Instant,
     /// How many may be inside while the release is ramped; `None` when it is over.
     window: Option<usize>,
     widen_at: Instant,
-}
-
-struct QueueEntry {
-    /// How many may be inside for it to go; `None` while its instance is not ready for it.
-    limit: Option<usize>,
-    go: oneshot::Sender<()>,
 }
 
 /// A request's permit to queue; it leaves the queue when dropped.
 #[must_use]
 pub struct Permit {
     gate: Arc<Gate>,
+    /// 0 once it has become a slot.
     number: u64,
-    go: Option<oneshot::Receiver<()>>,
+    go: oneshot::Receiver<Counted>,
 }
 
 /// A request at an instance, until it is dropped.
 #[must_use]
 pub struct Slot {
     gate: Arc<Gate>,
+    counted: Counted,
     answered: bool,
 }
 
 /// It was not the request's turn in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NotItsTurn;
+pub enum NotItsTurn {
+    /// The instance was busy with others.
+    Busy,
+    /// There were places, but its client had its share of them.
+    OverShare,
+}
+
+fn lane(limits: &LimitsConfig, limit: usize) -> Lane {
+    let bound = Bound {
+        limit: limits.max_inflight,
+        share: limits.max_inflight_per_client,
+    };
+    Lane { limit, bound }
+}
 
 // === impl Gate ===
 
 impl Gate {
     pub(super) fn new(ramp_step: Duration) -> Arc<Self> {
+        let now = Instant::now();
         let queue = Queue {
-            waiting: BTreeMap::new(),
-            arrivals: 0,
+            order: TurnOrder::default(),
             epoch: 0,
+            opened_at: now,
             window: None,
-            widen_at: Instant::now(),
+            widen_at: now,
         };
         Arc::new(Self {
             admission_counter: AdmissionCounter::new(),
@@ -84,25 +100,65 @@ impl Gate {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The warm path: in, when nobody waits and fewer than the soft limit are inside.
-    pub fn try_enter(self: &Arc<Self>, limits: &LimitsConfig) -> Option<Slot> {
-        self.admission_counter
-            .try_enter(limits.soft_inflight)
-            .then(|| Slot::new(self))
+    /// The warm path: in, when nobody waits who may go, fewer than the soft limit are inside, and
+    /// the client has not its share of them.
+    pub fn try_enter(
+        self: &Arc<Self>,
+        client: ClientNetwork,
+        limits: &LimitsConfig,
+    ) -> Option<Slot> {
+        let share = limits.max_inflight_per_client;
+        let for_all = share.free_for_all(limits.max_inflight, 0);
+        if self
+            .admission_counter
+            .try_enter(limits.soft_inflight.min(for_all))
+        {
+            return Some(Slot::new(self, None));
+        }
+        self.try_enter_counted(client, limits)
+    }
+
+    #[cold]
+    fn try_enter_counted(
+        self: &Arc<Self>,
+        client: ClientNetwork,
+        limits: &LimitsConfig,
+    ) -> Option<Slot> {
+        let limit = limits.soft_inflight;
+        if self.inside() >= limit {
+            return None;
+        }
+        let mut queue = self.lock();
+        self.let_in(&mut queue);
+        if queue.window.is_some() {
+            return None;
+        }
+        let (lane, keep) = (lane(limits, limit), self.kept_places(&queue));
+        let is_counted = loop {
+            let inside = self.admission_counter.inside();
+            let is_counted = queue.order.admits(client, inside, lane, &keep)?;
+            // Others may have entered without the lock meanwhile.
+            if self.admission_counter.enter_past_the_crowd(inside + 1) {
+                break is_counted;
+            }
+        };
+        let counted = is_counted.then_some(client);
+        if let Some(client) = counted {
+            queue.order.count(client);
+        }
+        Some(Slot::new(self, counted))
     }
 
     /// A permit at the end of the queue.
-    pub fn join(self: &Arc<Self>) -> Permit {
-        let (go, wait) = oneshot::channel();
+    pub fn join(self: &Arc<Self>, client: ClientNetwork) -> Permit {
+        let (sender, go) = oneshot::channel();
         let mut queue = self.lock();
         self.admission_counter.announce_crowd();
-        queue.arrivals += 1;
-        let number = queue.arrivals;
-        queue.waiting.insert(number, QueueEntry { limit: None, go });
+        let number = queue.order.join(client, sender);
         Permit {
             gate: Arc::clone(self),
             number,
-            go: Some(wait),
+            go,
         }
     }
 
@@ -112,36 +168,38 @@ impl Gate {
         if queue.epoch < epoch {
             queue.epoch = epoch;
             queue.window = woken.then_some(1);
-            queue.widen_at = Instant::now() + self.ramp_step;
+            queue.opened_at = Instant::now();
+            queue.widen_at = queue.opened_at + self.ramp_step;
             self.let_in(&mut queue);
         }
     }
 
-    /// Lets in whom the limits allow, in the order of arrival. An earlier request whose instance is
-    /// not ready for it yet keeps its place.
+    fn kept_places(&self, queue: &Queue) -> KeptPlaces {
+        KeptPlaces {
+            opened_at: queue.opened_at,
+            step: self.ramp_step,
+            now: Instant::now(),
+        }
+    }
+
+    /// Lets in whom the limits allow, in their order.
     fn let_in(&self, queue: &mut Queue) {
-        let mut kept = 0;
-        let mut go = Vec::new();
-        for (number, waiting) in &queue.waiting {
-            let inside = self.admission_counter.inside() + kept;
-            match waiting.limit {
-                _ if queue.window.is_some_and(|window| inside >= window) => break,
-                None => kept += 1,
-                Some(limit) if inside < limit => {
-                    self.admission_counter.enter();
-                    go.push(*number);
+        if !queue.order.is_empty() {
+            let keep = self.kept_places(queue);
+            loop {
+                let inside = self.admission_counter.inside();
+                let Some((number, is_counted)) = queue.order.next(inside, queue.window, &keep)
+                else {
+                    break;
+                };
+                // A crowd waits, so that nobody else enters: there may be fewer inside by now.
+                if !self.admission_counter.enter_past_the_crowd(inside + 1) {
+                    break;
                 }
-                // Others' limits may be higher, but they came later.
-                Some(_) => break,
+                queue.order.let_go(number, is_counted);
             }
         }
-        for number in go {
-            if let Some(waiting) = queue.waiting.remove(&number) {
-                // Its permit gives the slot back if it is being dropped at this moment.
-                let _dropped = waiting.go.send(());
-            }
-        }
-        if queue.waiting.is_empty() {
+        if queue.order.is_empty() {
             // Who comes now is no crowd, once the first byte is there.
             if queue.window.is_some_and(|window| window > 1) {
                 queue.window = None;
@@ -152,10 +210,14 @@ impl Gate {
         }
     }
 
-    fn leave(&self) {
-        if self.admission_counter.leave() {
+    fn leave(&self, counted: Counted) {
+        if let Some(client) = counted {
             let mut queue = self.lock();
+            queue.order.give_back(client);
+            self.admission_counter.leave();
             self.let_in(&mut queue);
+        } else if self.admission_counter.leave() {
+            self.let_in(&mut self.lock());
         }
     }
 
@@ -172,7 +234,12 @@ impl Gate {
     /// Nobody is inside and nobody waits.
     pub(super) fn is_idle(&self) -> bool {
         let queue = self.lock();
-        queue.waiting.is_empty() && queue.window.is_none() && self.admission_counter.inside() == 0
+        queue.order.is_empty() && queue.window.is_none() && self.inside() == 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_as_new(&self) -> bool {
+        self.inside() == 0 && self.lock().order.is_as_new()
     }
 
     /// Requests inside.
@@ -183,7 +250,7 @@ impl Gate {
 
 impl fmt::Debug for Gate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let waiting = self.lock().waiting.len();
+        let waiting = self.lock().order.len();
         write!(f, "Gate({} inside, {waiting} waiting)", self.inside())
     }
 }
@@ -198,28 +265,23 @@ impl Permit {
         limits: &LimitsConfig,
         deadline: Instant,
     ) -> Result<Slot, NotItsTurn> {
-        let Some(mut go) = self.go.take() else {
-            return Err(NotItsTurn);
-        };
         let patient_from = Instant::now() + limits.soft_wait;
         let mut limit = limits.soft_inflight;
         loop {
-            self.set_limit(limit);
+            self.set_lane(lane(limits, limit));
             let step = Instant::now() + self.gate.ramp_step;
             let until = match limit < limits.max_inflight {
                 true => patient_from.min(step),
                 false => step,
             };
-            if let Ok(Ok(())) = timeout_at(until.min(deadline), &mut go).await {
-                let slot = Slot::new(&self.gate);
+            if let Ok(Ok(counted)) = timeout_at(until.min(deadline), &mut self.go).await {
                 // The permit is the slot now, and has nothing to give back.
                 self.number = 0;
-                return Ok(slot);
+                return Ok(Slot::new(&self.gate, counted));
             }
             let now = Instant::now();
             if now >= deadline {
-                self.go = Some(go);
-                return Err(NotItsTurn);
+                return Err(self.refusal());
             }
             if now >= patient_from {
                 limit = limits.max_inflight;
@@ -228,12 +290,19 @@ impl Permit {
         }
     }
 
-    fn set_limit(&self, limit: usize) {
+    fn set_lane(&self, lane: Lane) {
         let mut queue = self.gate.lock();
-        if let Some(waiting) = queue.waiting.get_mut(&self.number) {
-            waiting.limit = Some(limit);
+        if queue.order.set_lane(self.number, lane) {
+            self.gate.let_in(&mut queue);
         }
-        self.gate.let_in(&mut queue);
+    }
+
+    fn refusal(&self) -> NotItsTurn {
+        let queue = self.gate.lock();
+        match queue.order.is_over_share(self.number, self.gate.inside()) {
+            true => NotItsTurn::OverShare,
+            false => NotItsTurn::Busy,
+        }
     }
 }
 
@@ -243,13 +312,13 @@ impl Drop for Permit {
             return;
         }
         let mut queue = self.gate.lock();
-        if queue.waiting.remove(&self.number).is_some() {
+        if queue.order.remove(self.number) {
             self.gate.let_in(&mut queue);
-        } else {
-            // It was let in and has not noticed.
-            drop(queue);
-            self.gate.leave();
+            return;
         }
+        drop(queue);
+        // It was let in and has not noticed.
+        self.gate.leave(self.go.try_recv().unwrap_or_default());
     }
 }
 
@@ -262,9 +331,10 @@ impl fmt::Debug for Permit {
 // === impl Slot ===
 
 impl Slot {
-    fn new(gate: &Arc<Gate>) -> Self {
+    fn new(gate: &Arc<Gate>, counted: Counted) -> Self {
         Self {
             gate: Arc::clone(gate),
+            counted,
             answered: false,
         }
     }
@@ -285,7 +355,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.gate.leave();
+        self.gate.leave(self.counted);
     }
 }
 

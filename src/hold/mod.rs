@@ -1,31 +1,45 @@
 //! Who may wait for a wake.
 //!
 //! Guarantees: held requests are bounded per instance, per route and in total, by number and by
-//! bytes; a limit of 0 sheds everything; a [`Ticket`] gives its place back when it is dropped,
-//! however that happens; who goes when is the [`Gate`]'s. This room never calls the control plane.
-//! The request's body is not read while it waits: a held request costs its head.
+//! bytes, and of each bound a client has a share ([`ClientShare`] has the rule), so that one client
+//! leaves something for others; a limit of 0 sheds everything; a [`Ticket`] gives its place back
+//! when it is dropped, however that happens; who goes when is the [`Gate`]'s. This room never calls
+//! the control plane. The request's body is not read while it waits: a held request costs its head.
 
 mod admission_counter;
+mod client_counts;
+mod fair_count;
 mod gate;
 #[cfg(test)]
 mod gate_tests;
+mod instance_queues;
 mod sync;
+#[cfg(test)]
+mod tests;
+mod turn_order;
+#[cfg(test)]
+mod turn_order_tests;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use tokio::time::Instant;
 
-use crate::config::WakeConfig;
+use crate::config::{ClientShare, WakeConfig};
+use crate::names::ClientNetwork;
 use crate::telemetry::{Metrics, ReleaseReason, ShedReason};
 use hypeman::InstanceId;
 
+use client_counts::Bound;
+use fair_count::{FairCount, Shortage, Taken};
+use instance_queues::Registry;
+
 pub use gate::{Gate, NotItsTurn, Permit, Slot};
+pub use instance_queues::InstanceQueues;
 
 /// There is no place for one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,28 +50,34 @@ pub enum AdmitError {
     /// The route's queue is full.
     #[error("too many requests wait for this route's instances")]
     RouteQueue,
-    /// The route's `max_inflight` is 0.
-    #[error("the route takes no requests")]
-    Closed,
-    /// It was not the request's turn within its time.
-    #[error("the instance was busy with other requests for too long")]
-    NotItsTurn,
     /// The gateway's queue is full.
     #[error("too many requests wait for instances")]
     TotalQueue,
     /// The held heads are at their limit of bytes.
     #[error("the requests that wait for instances are too large together")]
     Bytes,
+    /// The client has its share of a queue.
+    #[error("too many of the client's requests wait for instances")]
+    QueueShare,
+    /// The route's `max_inflight` is 0.
+    #[error("the route takes no requests")]
+    Closed,
+    /// It was not the request's turn within its time.
+    #[error("the instance was busy with other requests for too long")]
+    NotItsTurn,
+    /// The client had its share of the instance for all of the request's time.
+    #[error("the client's other requests took its share of the instance for too long")]
+    InstanceShare,
 }
 
 /// Counts who waits.
 pub struct Hold {
     limits: ArcSwap<HoldLimits>,
-    counts: DashMap<Quota, Arc<AtomicUsize>>,
-    gates: DashMap<(InstanceId, u16), Arc<Gate>>,
+    routes: DashMap<Arc<str>, Arc<FairCount>>,
+    registry: Arc<Registry>,
     ramp_step: Duration,
-    held: AtomicUsize,
-    held_bytes: AtomicUsize,
+    held: FairCount,
+    held_bytes: FairCount,
     metrics: Arc<Metrics>,
 }
 
@@ -69,29 +89,60 @@ struct HoldLimits {
     bytes: usize,
 }
 
-/// The quota that a request takes a part of.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Quota {
-    Instance(InstanceId),
-    Route(Arc<str>),
+/// A request that is to wait.
+#[derive(Debug, Clone, Copy)]
+pub struct HeldRequest<'a> {
+    /// Its route.
+    pub route: &'a Arc<str>,
+    /// How many requests of the route may wait.
+    pub in_route: usize,
+    /// The client's share of the instance's and of the route's places.
+    pub share: ClientShare,
+    /// Its client.
+    pub client: ClientNetwork,
+    /// The size of its head.
+    pub bytes: usize,
 }
 
 /// One request's place among those that wait.
 #[must_use]
 pub struct Ticket {
-    hold: Arc<Hold>,
-    quotas: [(Quota, Arc<AtomicUsize>); 2],
-    bytes: usize,
+    places: Places,
     since: Instant,
     reason: ReleaseReason,
 }
 
-/// Adds unless that would go over `limit`.
-fn take(count: &AtomicUsize, amount: usize, limit: usize) -> bool {
-    let add = |held: usize| held.checked_add(amount).filter(|held| *held <= limit);
-    count
-        .fetch_update(Ordering::AcqRel, Ordering::Acquire, add)
-        .is_ok()
+/// What one request has taken of each bound.
+struct Places {
+    hold: Arc<Hold>,
+    queues: InstanceQueues,
+    route: Arc<str>,
+    of_route: Arc<FairCount>,
+    taken: [Option<Taken>; 4],
+}
+
+// === impl AdmitError ===
+
+impl AdmitError {
+    /// What it is counted as among what is shed.
+    fn shed_reason(self) -> ShedReason {
+        match self {
+            Self::InstanceQueue => ShedReason::InstanceQueue,
+            Self::RouteQueue => ShedReason::RouteQueue,
+            Self::Bytes => ShedReason::Bytes,
+            Self::QueueShare | Self::InstanceShare => ShedReason::ClientShare,
+            Self::TotalQueue | Self::Closed | Self::NotItsTurn => ShedReason::TotalQueue,
+        }
+    }
+}
+
+impl From<NotItsTurn> for AdmitError {
+    fn from(refusal: NotItsTurn) -> Self {
+        match refusal {
+            NotItsTurn::Busy => Self::NotItsTurn,
+            NotItsTurn::OverShare => Self::InstanceShare,
+        }
+    }
 }
 
 // === impl HoldLimits ===
@@ -113,11 +164,11 @@ impl Hold {
     pub fn new(config: &WakeConfig, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             limits: ArcSwap::from_pointee(HoldLimits::of(config)),
-            counts: DashMap::new(),
-            gates: DashMap::new(),
+            routes: DashMap::new(),
+            registry: Arc::default(),
             ramp_step: config.ramp_step,
-            held: AtomicUsize::new(0),
-            held_bytes: AtomicUsize::new(0),
+            held: FairCount::default(),
+            held_bytes: FairCount::default(),
             metrics,
         })
     }
@@ -127,102 +178,72 @@ impl Hold {
         self.limits.store(Arc::new(HoldLimits::of(config)));
     }
 
-    /// A place for a request of `route`, of which `in_route` may wait, whose head has this many
-    /// bytes.
+    /// New queues before an instance, for who owns all of the instance's.
+    pub fn new_queues(&self, instance: &InstanceId) -> InstanceQueues {
+        InstanceQueues::new(instance.clone(), self.ramp_step, &self.registry)
+    }
+
+    /// The count of a route's places. The map is free again when this returns.
+    fn count_of(&self, route: &Arc<str>) -> Arc<FairCount> {
+        Arc::clone(self.routes.entry(Arc::clone(route)).or_default().value())
+    }
+
+    /// A place in an instance's queue for a request.
     pub fn admit(
         self: &Arc<Self>,
-        instance: &InstanceId,
-        route: &Arc<str>,
-        in_route: usize,
-        bytes: usize,
+        queues: &InstanceQueues,
+        request: &HeldRequest<'_>,
     ) -> Result<Ticket, AdmitError> {
-        let quota = |quota: Quota| {
-            let count = Arc::clone(self.counts.entry(quota.clone()).or_default().value());
-            (quota, count)
+        let HeldRequest { share, bytes, .. } = *request;
+        let of_route = self.count_of(request.route);
+        let mut places = Places {
+            hold: Arc::clone(self),
+            queues: queues.clone(),
+            route: Arc::clone(request.route),
+            of_route: Arc::clone(&of_route),
+            taken: [None; 4],
         };
-        let quotas = [
-            quota(Quota::Instance(instance.clone())),
-            quota(Quota::Route(Arc::clone(route))),
-        ];
-        let [(_, at_instance), (_, at_route)] = &quotas;
         let limits = self.limits.load();
+        let half = ClientShare::Half;
         let bounds = [
-            (
-                &**at_instance,
-                1,
-                limits.per_instance,
-                AdmitError::InstanceQueue,
-            ),
-            (&**at_route, 1, in_route, AdmitError::RouteQueue),
-            (&self.held, 1, limits.in_all, AdmitError::TotalQueue),
-            (&self.held_bytes, bytes, limits.bytes, AdmitError::Bytes),
+            (1, limits.per_instance, share, AdmitError::InstanceQueue),
+            (1, request.in_route, share, AdmitError::RouteQueue),
+            (1, limits.in_all, half, AdmitError::TotalQueue),
+            (bytes, limits.bytes, half, AdmitError::Bytes),
         ];
-        for (index, (count, amount, limit, error)) in bounds.iter().enumerate() {
-            if take(count, *amount, *limit) {
-                continue;
-            }
-            for (count, amount, ..) in bounds.iter().take(index) {
-                count.fetch_sub(*amount, Ordering::AcqRel);
-            }
-            self.forget_if_empty(&quotas);
-            self.metrics.count_shed(match error {
-                AdmitError::InstanceQueue => ShedReason::InstanceQueue,
-                AdmitError::RouteQueue => ShedReason::RouteQueue,
-                AdmitError::Bytes => ShedReason::Bytes,
-                AdmitError::TotalQueue | AdmitError::Closed | AdmitError::NotItsTurn => {
-                    ShedReason::TotalQueue
+        let counts = [queues.held_count(), &of_route, &self.held, &self.held_bytes];
+        for ((taken, count), (amount, limit, share, full)) in
+            places.taken.iter_mut().zip(counts).zip(bounds)
+        {
+            match count.take(request.client, amount, Bound { limit, share }) {
+                Ok(part) => *taken = Some(part),
+                // What was taken so far goes back with its places.
+                Err(shortage) => {
+                    let error = match shortage {
+                        Shortage::Full => full,
+                        Shortage::OverShare => AdmitError::QueueShare,
+                    };
+                    self.metrics.count_shed(error.shed_reason());
+                    return Err(error);
                 }
-            });
-            return Err(*error);
+            }
         }
         self.metrics.held_requests.increment(1.0);
         Ok(Ticket {
-            hold: Arc::clone(self),
-            quotas,
-            bytes,
+            places,
             since: Instant::now(),
             reason: ReleaseReason::Left,
         })
     }
 
-    /// The gate of an instance's port.
-    pub fn gate(&self, instance: &InstanceId, port: u16) -> Arc<Gate> {
-        let key = (instance.clone(), port);
-        if let Some(gate) = self.gates.get(&key) {
-            return Arc::clone(gate.value());
-        }
-        let gate = self.gates.entry(key);
-        Arc::clone(gate.or_insert_with(|| Gate::new(self.ramp_step)).value())
-    }
-
-    /// Drops the gates that nobody uses, so that instances that come and go leave nothing.
-    pub fn upkeep(&self) {
-        self.gates
-            .retain(|_, gate| Arc::strong_count(gate) > 1 || !gate.is_idle());
-    }
-
-    /// Drops the counts of quotas that nobody uses. One that another request has in hand stays:
-    /// its owner comes by here, too.
-    fn forget_if_empty(&self, quotas: &[(Quota, Arc<AtomicUsize>); 2]) {
-        for (quota, _) in quotas {
-            self.counts.remove_if(quota, |_, count| {
-                Arc::strong_count(count) <= 2 && count.load(Ordering::Acquire) == 0
-            });
-        }
-    }
-
     /// Requests that wait for, and that are at, each instance that has some.
     pub fn census(&self) -> HashMap<InstanceId, (usize, usize)> {
         let mut census: HashMap<InstanceId, (usize, usize)> = HashMap::new();
-        for count in &self.counts {
-            if let Quota::Instance(id) = count.key() {
-                census.entry(id.clone()).or_default().0 += count.load(Ordering::Acquire);
-            }
-        }
-        for gate in &self.gates {
-            let inside = gate.inside();
-            if inside > 0 {
-                census.entry(gate.key().0.clone()).or_default().1 += inside;
+        for queues in self.registry.all() {
+            let (held, inside) = (queues.held(), queues.inside());
+            if held > 0 || inside > 0 {
+                let entry = census.entry(queues.instance().clone()).or_default();
+                *entry = (entry.0 + held, entry.1 + inside);
             }
         }
         census
@@ -230,18 +251,41 @@ impl Hold {
 
     /// Requests at instances now.
     pub fn inside(&self) -> usize {
-        self.gates.iter().map(|gate| gate.inside()).sum()
+        let all = self.registry.all();
+        all.iter().map(InstanceQueues::inside).sum()
     }
 
     /// Requests that wait now.
     pub fn held(&self) -> usize {
-        self.held.load(Ordering::Acquire)
+        self.held.taken()
     }
 }
 
 impl fmt::Debug for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Hold({} held)", self.held())
+    }
+}
+
+// === impl Places ===
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        let counts = [
+            self.queues.held_count(),
+            &self.of_route,
+            &self.hold.held,
+            &self.hold.held_bytes,
+        ];
+        for (taken, count) in self.taken.iter_mut().zip(counts) {
+            if let Some(taken) = taken.take() {
+                count.give_back(taken);
+            }
+        }
+        // A count that another request has in hand stays: its owner comes by here, too.
+        self.hold.routes.remove_if(&self.route, |_, count| {
+            Arc::strong_count(count) <= 2 && count.taken() == 0
+        });
     }
 }
 
@@ -261,115 +305,15 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.hold.held_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
-        self.hold.held.fetch_sub(1, Ordering::AcqRel);
-        for (_, count) in &self.quotas {
-            count.fetch_sub(1, Ordering::AcqRel);
-        }
-        self.hold.forget_if_empty(&self.quotas);
-        self.hold.metrics.held_requests.decrement(1.0);
-        self.hold
-            .metrics
-            .count_hold(self.reason, self.since.elapsed());
+        let metrics = &self.places.hold.metrics;
+        metrics.held_requests.decrement(1.0);
+        metrics.count_hold(self.reason, self.since.elapsed());
     }
 }
 
 impl fmt::Debug for Ticket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Ticket({:?})", self.quotas)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn hold(per_instance: usize, in_all: usize, bytes: usize) -> Arc<Hold> {
-        let config = WakeConfig {
-            max_held_per_instance: per_instance,
-            max_held: in_all,
-            max_held_bytes: bytes,
-            ..WakeConfig::default()
-        };
-        Hold::new(&config, Arc::new(Metrics::new()))
-    }
-
-    fn id(name: &str) -> InstanceId {
-        InstanceId::parse(name).unwrap()
-    }
-
-    fn admit(hold: &Arc<Hold>, id: &InstanceId, bytes: usize) -> Result<Ticket, AdmitError> {
-        hold.admit(id, &"r".into(), 1000, bytes)
-    }
-
-    #[test]
-    fn one_route_cannot_take_the_places_of_another() {
-        let hold = hold(10, 10, 100);
-        let enter = |route: &str, id: &InstanceId| hold.admit(id, &route.into(), 2, 0);
-        let _crowd = (
-            enter("crowd", &id("a")).unwrap(),
-            enter("crowd", &id("b")).unwrap(),
-        );
-        assert_eq!(
-            enter("crowd", &id("c")).unwrap_err(),
-            AdmitError::RouteQueue
-        );
-        assert!(enter("quiet", &id("c")).is_ok());
-        assert_eq!(
-            hold.admit(&id("c"), &"shut".into(), 0, 0).unwrap_err(),
-            AdmitError::RouteQueue
-        );
-    }
-
-    #[test]
-    fn each_bound_is_kept_and_named() {
-        let hold = hold(2, 3, 100);
-        let _a = (
-            admit(&hold, &id("a"), 10).unwrap(),
-            admit(&hold, &id("a"), 10).unwrap(),
-        );
-        assert_eq!(
-            admit(&hold, &id("a"), 1).unwrap_err(),
-            AdmitError::InstanceQueue
-        );
-        assert_eq!(admit(&hold, &id("b"), 81).unwrap_err(), AdmitError::Bytes);
-        let b = admit(&hold, &id("b"), 80).unwrap();
-        assert_eq!(
-            admit(&hold, &id("c"), 0).unwrap_err(),
-            AdmitError::TotalQueue
-        );
-        drop(b);
-        admit(&hold, &id("c"), 0)
-            .unwrap()
-            .release(ReleaseReason::Ready);
-    }
-
-    #[test]
-    fn zero_sheds_everything() {
-        assert!(admit(&hold(0, 10, 10), &id("a"), 0).is_err());
-        assert!(admit(&hold(10, 0, 10), &id("a"), 0).is_err());
-        assert!(admit(&hold(10, 10, 0), &id("a"), 1).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn places_are_conserved(steps in prop::collection::vec((0_usize..3, any::<bool>()), 0..80)) {
-            let hold = hold(4, 8, 1000);
-            let mut tickets = Vec::new();
-            for (which, enter) in steps {
-                if enter {
-                    tickets.extend(admit(&hold, &id(&which.to_string()), 5));
-                } else if !tickets.is_empty() {
-                    drop(tickets.remove(which % tickets.len()));
-                }
-                prop_assert_eq!(hold.held(), tickets.len());
-                prop_assert!(tickets.len() <= 8);
-            }
-            drop(tickets);
-            prop_assert_eq!(hold.held(), 0);
-            prop_assert!(hold.counts.is_empty());
-        }
+        let (instance, route) = (self.places.queues.instance(), &self.places.route);
+        write!(f, "Ticket({instance:?} by {route})")
     }
 }

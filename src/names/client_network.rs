@@ -6,25 +6,49 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A client's network.
+/// A client's network: its first address, and how many bits all of its addresses share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClientNetwork(IpAddr);
+pub struct ClientNetwork(IpAddr, u8);
 
 // === impl ClientNetwork ===
 
+impl ClientNetwork {
+    /// Every client together.
+    pub const ALL: Self = Self(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+    /// The network of a whole provider that it is in: an IPv4 /16, an IPv6 /32.
+    pub fn widened(self) -> Self {
+        match self.0 {
+            IpAddr::V4(v4) => Self(
+                IpAddr::V4(Ipv4Addr::from(u32::from(v4) & (u32::MAX << 16))),
+                16,
+            ),
+            IpAddr::V6(v6) => Self(
+                IpAddr::V6(Ipv6Addr::from(u128::from(v6) & (u128::MAX << 96))),
+                32,
+            ),
+        }
+    }
+}
+
 impl From<IpAddr> for ClientNetwork {
     fn from(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from(u32::from(v4) & (u32::MAX << 8))),
-            IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6) & (u128::MAX << 72))),
-        })
+        match address.to_canonical() {
+            IpAddr::V4(v4) => Self(
+                IpAddr::V4(Ipv4Addr::from(u32::from(v4) & (u32::MAX << 8))),
+                24,
+            ),
+            IpAddr::V6(v6) => Self(
+                IpAddr::V6(Ipv6Addr::from(u128::from(v6) & (u128::MAX << 72))),
+                56,
+            ),
+        }
     }
 }
 
 impl fmt::Display for ClientNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bits = if self.0.is_ipv4() { 24 } else { 56 };
-        write!(f, "{}/{bits}", self.0)
+        write!(f, "{}/{}", self.0, self.1)
     }
 }
 
@@ -41,5 +65,10 @@ mod tests {
         assert_eq!(of("2001:db8:0:1100::1"), of("2001:db8:0:11ff::1"));
         assert_ne!(of("2001:db8:0:1100::1"), of("2001:db8:0:1200::1"));
         assert_eq!(of("192.0.2.7").to_string(), "192.0.2.0/24");
+        assert_eq!(of("192.0.2.7").widened(), of("192.0.200.7").widened());
+        assert_ne!(of("192.0.0.7").widened(), of("192.0.0.7"));
+        assert_eq!(of("192.0.2.7").widened().to_string(), "192.0.0.0/16");
+        let wide = of("2001:db8:7:1100::1").widened();
+        assert_eq!(wide.to_string(), "2001:db8::/32");
     }
 }

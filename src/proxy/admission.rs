@@ -59,19 +59,11 @@ impl Admission {
             headers,
             client,
         } = *head;
-        let is_read = matches!(*method, Method::GET | Method::HEAD);
-        if is_read && path == "/robots.txt" && self.config.asleep.robots.is_some() {
+        if head.is_read() && path == "/robots.txt" && self.config.asleep.robots.is_some() {
             return Err(Denied::Robots);
         }
         let below = |prefixes: &[String]| prefixes.iter().any(|prefix| is_below(path, prefix));
-        if is_read
-            && self
-                .config
-                .asleep
-                .health_paths
-                .iter()
-                .any(|health_path| health_path == path)
-        {
+        if self.is_health_check(method, path) {
             return Err(Denied::Health);
         }
         let rules = &self.config.admission;
@@ -106,7 +98,15 @@ impl Admission {
         }
     }
 
-    /// The same for a connection of which nothing but its client is known. Where a request would
+    /// Whether the request asks at one of the route's paths for health checks.
+    pub(super) fn is_health_check(&self, method: &Method, path: &str) -> bool {
+        let paths = &self.config.asleep.health_paths;
+        !paths.is_empty()
+            && matches!(*method, Method::GET | Method::HEAD)
+            && paths.iter().any(|health_path| health_path == path)
+    }
+
+    /// The same as [`Self::check`] for a connection of which nothing but its client is known. Where a request would
     /// have to show something, it cannot.
     pub fn check_raw(&self, client: IpAddr) -> Result<(), Denied> {
         let rules = &self.config.admission;

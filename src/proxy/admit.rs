@@ -6,6 +6,7 @@
 //! waited for a while is shown the waiting page, and the wake goes on.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -18,7 +19,7 @@ use super::context::RequestContext;
 use super::denied::Denied;
 use super::error::ProxyError;
 use super::gateway::Gateway;
-use super::pending_request::{Admitted, PendingRequest};
+use super::pending_request::{Admitted, LookUp, PendingRequest, Resolved};
 use super::request_head::RequestHead;
 use super::request_log::RequestLog;
 use super::route::{Destination, Target};
@@ -43,7 +44,8 @@ impl<P: ControlPlane> Gateway<P> {
     pub(super) fn pending_request<'a>(
         &'a self,
         target: &'a Target,
-        resolved: &'a CachedTarget,
+        resolved: &CachedTarget,
+        look_up: &'a dyn LookUp<TcpStream>,
         request: &Request<RequestBody>,
         context: &'a RequestContext,
         log: &RequestLog,
@@ -59,7 +61,7 @@ impl<P: ControlPlane> Gateway<P> {
             user_agent: context.user_agent.as_ref(),
             head_bytes: head_bytes(request.uri(), target.fields),
             trace: log.trace.as_ref().and_then(Trace::parent),
-            ..self.pending(destination, resolved, may_wake)
+            ..self.pending(destination, resolved, look_up, may_wake)
         }
     }
 
@@ -67,25 +69,31 @@ impl<P: ControlPlane> Gateway<P> {
     pub(super) fn pending_connection<'a>(
         &'a self,
         destination: &'a Destination,
-        resolved: &'a CachedTarget,
+        resolved: &CachedTarget,
+        look_up: &'a dyn LookUp<TcpStream>,
     ) -> PendingRequest<'a, TcpStream> {
         let may_wake = destination.admission.check_raw(destination.client);
-        self.pending(destination, resolved, may_wake)
+        self.pending(destination, resolved, look_up, may_wake)
     }
 
     fn pending<'a>(
         &'a self,
         destination: &'a Destination,
-        resolved: &'a CachedTarget,
+        resolved: &CachedTarget,
+        look_up: &'a dyn LookUp<TcpStream>,
         may_wake: Result<(), Denied>,
     ) -> PendingRequest<'a, TcpStream> {
         PendingRequest {
-            instance: &resolved.instance,
+            resolved: Resolved {
+                instance: Arc::clone(&resolved.instance),
+                gate: Arc::clone(&resolved.gate),
+            },
+            look_up,
+            renewals: 0,
             route: &destination.route,
             admission: &destination.admission,
             may_wake,
             hold: &self.parts.hold,
-            gate: &resolved.gate,
             metrics: &self.parts.metrics,
             client: destination.client,
             user_agent: None,
@@ -99,7 +107,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// page.
     pub(super) async fn admit(
         &self,
-        pending: &PendingRequest<'_, TcpStream>,
+        pending: &mut PendingRequest<'_, TcpStream>,
         target: &Target,
         request: &mut Request<RequestBody>,
         context: &RequestContext,
@@ -110,7 +118,7 @@ impl<P: ControlPlane> Gateway<P> {
         if pending.may_wake.is_ok() {
             let requester = || pending.requester();
             let path = request.uri().path();
-            self.prewarm(pending.route, pending.instance, path, requester);
+            self.prewarm(pending.route, &pending.resolved.instance, path, requester);
         }
         let page = &config.waiting_page;
         let has_page = page.enabled && waiting::is_navigation(request.method(), request.headers());
@@ -126,7 +134,7 @@ impl<P: ControlPlane> Gateway<P> {
                 Err(_) => {
                     log.error = Some("waiting_page");
                     let (host, id) = (target.host.host.as_str(), &context.request_id);
-                    let html = waiting::page(page, host, pending.instance, id);
+                    let html = waiting::page(page, host, &pending.resolved.instance, id);
                     return Ok(Admittance::WaitingPage(html));
                 }
             },

@@ -1,21 +1,67 @@
 //! Phase 3, answer locally: what the gateway answers itself.
 //!
-//! Guarantees: such an answer never wakes the instance and takes no place in the hold queue; it is
-//! either about the wake itself, or one that the application gave to the same CORS preflight and
-//! still stands by.
+//! Guarantees: such an answer never wakes the instance, keeps it awake or takes a place in the hold
+//! queue; it is about the instance's wake or health, as far as the gateway knows them without a
+//! question, or one that the application gave to the same CORS preflight and still stands by.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
+use tokio::time::Instant;
 
 use super::connection_cache::CachedTarget;
 use super::context::readiness_of;
+use super::denied::Denied;
+use super::error_response::X_WAKEGATE_STATE;
 use super::gateway::Gateway;
 use super::response_body::Content;
 use super::route::Target;
 use super::waiting::{self, StatusStream};
 use crate::upstream::RequestBody;
+use crate::wake::{Instance, WakeStage};
+
+/// An instance that was heard from so lately is certainly awake.
+const CERTAINLY: Duration = Duration::from_secs(2);
+
+/// Whether the instance is awake beyond doubt: a lease alone does not say so where somebody has put
+/// it to sleep.
+pub(super) fn is_certainly_awake<S>(instance: &Instance<S>) -> bool {
+    let endpoint = instance.endpoint();
+    endpoint.is_some_and(|endpoint| endpoint.is_heard_within(Instant::now(), CERTAINLY))
+}
+
+/// An instance's state as a health checker is told it. Nobody is asked.
+fn state<S>(instance: &Instance<S>) -> &'static str {
+    let is_awake = instance
+        .endpoint()
+        .is_some_and(|endpoint| endpoint.is_awake_by_last_word(Instant::now()));
+    // A wake that only asks may find it awake or asleep.
+    let stage = instance.progress().map(|progress| progress.stage);
+    let is_waking = stage.is_some_and(|stage| stage != WakeStage::Asking);
+    match () {
+        () if is_awake => "awake",
+        () if is_waking => "waking",
+        () if instance.breaker().is_some() => "failing",
+        () => "asleep",
+    }
+}
+
+/// The answer to a health check. It is 200 in every state: a balancer that heard otherwise would
+/// send nobody here who could wake the instance.
+fn health(state: &'static str) -> Response<Content> {
+    let body = Full::new(Bytes::from(format!("{state}\n")));
+    let mut response = Response::new(Content::Own(body));
+    let headers = response.headers_mut();
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    headers.insert(CONTENT_TYPE, text);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_WAKEGATE_STATE, HeaderValue::from_static(state));
+    response
+}
 
 // === impl Gateway ===
 
@@ -33,8 +79,17 @@ impl<P> Gateway<P> {
             let stream = StatusStream::new(Arc::clone(instance), readiness_of(route));
             return Some(waiting::status_head(Content::Status(stream)));
         }
+        let admission = &target.destination.admission;
+        if admission.is_health_check(request.method(), request.uri().path()) {
+            let state = state(instance);
+            if state != "awake" {
+                let metrics = &self.parts.metrics;
+                metrics.count_refusal(Denied::Health.as_str());
+            }
+            return Some(health(state));
+        }
         let preflight = target.preflight.as_ref()?;
-        if instance.warm(readiness_of(route)).is_some() {
+        if is_certainly_awake(instance) {
             return None;
         }
         let answer = self.preflights.recall(preflight)?;

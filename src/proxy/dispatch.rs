@@ -23,7 +23,7 @@ use super::wake_info::WakeInfo;
 use crate::backoff::Backoff;
 use crate::hold::Slot;
 use crate::upstream::{ForwardError, Hop, Outgoing, Upstream, UpstreamBody};
-use crate::wake::{Endpoint, OpenConnection, Ready};
+use crate::wake::{Endpoint, OpenConnection, Ready, Suspicion, WakeError};
 
 /// How often a request may break the connection that took it: it may be the request that kills the
 /// application.
@@ -60,9 +60,9 @@ pub trait Transport: Sync {
 
 /// A request on its way to its instance.
 #[derive(Debug)]
-pub struct Dispatch<'a, S> {
+pub struct Dispatch<'a, 'b, S> {
     /// The request.
-    pub pending: &'a PendingRequest<'a, S>,
+    pub pending: &'a mut PendingRequest<'b, S>,
     /// The last hop, to the instance.
     pub hop: Hop,
 }
@@ -81,7 +81,7 @@ pub struct Sent<B> {
 /// Sends an admitted request by `transport`, and returns the response once its head is there.
 pub(super) async fn dispatch<T>(
     transport: &T,
-    pending: &PendingRequest<'_, TcpStream>,
+    pending: &mut PendingRequest<'_, TcpStream>,
     arrival: &Arrival<'_>,
     admitted: Admitted<TcpStream>,
     request: T::Request,
@@ -93,7 +93,7 @@ where
 {
     let since = log.trace.is_some().then(Instant::now);
     let hop = arrival.hop(pending.route.config());
-    let dispatch = Dispatch { pending, hop };
+    let mut dispatch = Dispatch { pending, hop };
     // A client that leaves meanwhile leaves what was recorded before.
     let mut latest = *wake;
     let sent = dispatch.send(transport, admitted, request, &mut latest);
@@ -105,10 +105,10 @@ where
 
 // === impl Dispatch ===
 
-impl<S: Send> Dispatch<'_, S> {
+impl<S: Send + Sync> Dispatch<'_, '_, S> {
     /// Sends the request, and again through the engine while that is safe.
     pub async fn send<T>(
-        &self,
+        &mut self,
         transport: &T,
         admitted: Admitted<S>,
         mut request: T::Request,
@@ -150,14 +150,19 @@ impl<S: Send> Dispatch<'_, S> {
                 Err(error) => error,
             };
             breaks += u32::from(matches!(error, ForwardError::Broken(_)));
-            let (instance, text) = (self.pending.instance, error_text(&error));
+            let instance = &self.pending.resolved.instance;
+            let text = error_text(&error);
             tracing::debug!(instance = %instance.id(), breaks, error = %text, "not answered");
-            let is_of_the_instance = !matches!(
-                error,
-                ForwardError::TimedOut | ForwardError::Malformed(_) | ForwardError::Client(_)
-            );
-            if is_of_the_instance {
-                instance.suspect(&ready.endpoint).await;
+            let suspicion = match error {
+                ForwardError::Connect(_) => Some(Suspicion::NotConnected(self.hop.port)),
+                ForwardError::Unsent | ForwardError::Broken(_) => Some(Suspicion::Broken),
+                ForwardError::TimedOut
+                | ForwardError::Malformed(_)
+                | ForwardError::Client(_)
+                | ForwardError::Severed => None,
+            };
+            if let Some(suspicion) = suspicion {
+                instance.suspect(&ready.endpoint, suspicion).await;
             }
             let is_lost = matches!(error, ForwardError::Broken(_) | ForwardError::Severed);
             let may_repeat = error.is_unsent() || is_lost && transport.may_repeat(&request);
@@ -165,7 +170,17 @@ impl<S: Send> Dispatch<'_, S> {
                 return Err(error.into());
             }
             self.pending.metrics.upstream_retries.increment(1);
-            ready = Box::pin(self.pending.ready_again(wake)).await?;
+            match Box::pin(self.pending.ready_again(wake)).await {
+                Ok(again) => ready = again,
+                // Its name may mean another by now, which has places of its own.
+                Err(ProxyError::Wake(WakeError::Gone)) => {
+                    drop(slot);
+                    self.pending.renew().await?;
+                    let admitted = Box::pin(self.pending.admit(wake)).await?;
+                    (ready, slot) = (admitted.ready, admitted.slot);
+                }
+                Err(error) => return Err(error),
+            }
             now = Instant::now();
         }
     }

@@ -22,9 +22,9 @@ use super::waiting::{accepts_html, escape};
 use crate::names::RequestId;
 use crate::upstream::{Field, Fields};
 
-/// Says, to a health checker for example, that the answer is the gateway's and that the instance
-/// sleeps.
-const X_WAKEGATE_STATE: HeaderName = HeaderName::from_static("x-wakegate-state");
+/// Says, to a health checker for example, that the answer is the gateway's, and the instance's
+/// state.
+pub(super) const X_WAKEGATE_STATE: HeaderName = HeaderName::from_static("x-wakegate-state");
 
 /// The reader of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -276,7 +276,25 @@ mod tests {
                 Some("1"),
             ),
             (WakeError::NotFound.into(), 404, "instance_not_found", None),
-            (WakeError::Ambiguous.into(), 502, "instance_ambiguous", None),
+            (WakeError::Gone.into(), 404, "instance_not_found", None),
+            (
+                WakeError::AddressRefused.into(),
+                502,
+                "address_refused",
+                None,
+            ),
+            (
+                WakeError::StateUnknown.into(),
+                503,
+                "instance_state_unknown",
+                Some("5"),
+            ),
+            (
+                WakeError::Unreadable.into(),
+                502,
+                "control_plane_unreadable",
+                Some("1"),
+            ),
             (
                 WakeError::Stopped.into(),
                 503,

@@ -70,7 +70,7 @@ impl<P: ControlPlane> Gateway<P> {
     pub fn upkeep(&self) {
         self.active_routes.load().upkeep();
         self.unknown.upkeep();
-        self.parts.hold.upkeep();
+        self.parts.wakes.upkeep();
     }
 }
 

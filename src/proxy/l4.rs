@@ -111,10 +111,11 @@ impl<P: ControlPlane> Gateway<P> {
         } = transaction;
         let destination = self.route_connection(host, arrival, context, log)?;
         let resolved = self.resolve(&destination, arrival.cache, log).await?;
-        let pending = self.pending_connection(&destination, &resolved);
+        let look_up = self.look_up_of(&destination);
+        let mut pending = self.pending_connection(&destination, &resolved, &look_up);
         let admitted = pending.admit(wake).await?;
         let opener = Opener(Arc::clone(&self.parts.upstream));
-        let sent = dispatch(&opener, &pending, arrival, admitted, (), wake, log).await?;
+        let sent = dispatch(&opener, &mut pending, arrival, admitted, (), wake, log).await?;
         self.pass_on(client, sent, log).await;
         Ok(())
     }

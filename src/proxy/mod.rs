@@ -51,7 +51,7 @@ pub use context::{Arrival, GatewayParts, RawKind};
 pub use denied::{Denied, WakeDenied};
 pub use error::ProxyError;
 pub use gateway::Gateway;
-pub use pending_request::{Admitted, PendingRequest};
+pub use pending_request::{Admitted, LookUp, PendingRequest, Resolved, queues_of};
 pub use request_head::RequestHead;
 pub use response_body::GatewayBody;
 pub use wake_info::WakeInfo;

@@ -2,11 +2,15 @@
 //!
 //! Guarantees: the warm path asks nobody; a request that may not wake never reaches the engine; who
 //! waits has a place in the hold queue, which is bounded; the wait ends at the request's deadline,
-//! and dropping it cancels no wake.
+//! and dropping it cancels no wake. An instance that turns out to be gone is none of the request's
+//! business: its name is looked up again, and the request goes to whom it means now.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
 use http::HeaderValue;
 use tokio::time::Instant;
 
@@ -15,18 +19,43 @@ use super::context::readiness_of;
 use super::denied::Denied;
 use super::error::ProxyError;
 use super::wake_info::WakeInfo;
-use crate::hold::{AdmitError, Gate, Hold, Permit, Slot};
+use crate::hold::{AdmitError, Gate, HeldRequest, Hold, InstanceQueues, Permit, Slot};
+use crate::names::ClientNetwork;
 use crate::router::Route;
 use crate::telemetry::{
     LeaseCheck, Metrics, ReleaseReason, TraceParent, WakeKind, WakePhase, agent_text,
 };
-use crate::wake::{self, Endpoint, Instance, Ready, Requester};
+use crate::wake::{self, Endpoint, Instance, Ready, Requester, WakeError};
+
+/// How long after its confirmation an instance is good for everybody who waited for it.
+const GRACE: Duration = Duration::from_secs(1);
+/// How often a request may find its instance gone.
+const MAX_RENEWALS: u32 = 3;
+
+/// The instance that a name means, and the gate of its port.
+#[derive(Debug)]
+pub struct Resolved<S> {
+    /// The instance.
+    pub instance: Arc<Instance<S>>,
+    /// The order in which requests go to the instance's port.
+    pub gate: Arc<Gate>,
+}
+
+/// Looks a request's name up again, when its instance is gone.
+pub trait LookUp<S>: Sync + std::fmt::Debug {
+    /// The instance that the name means now, within the request's time.
+    fn look_up(&self) -> BoxFuture<'_, Result<Resolved<S>, ProxyError>>;
+}
 
 /// A request, or a connection, that is to go to one instance.
 #[derive(Debug)]
 pub struct PendingRequest<'a, S> {
-    /// The instance.
-    pub instance: &'a Instance<S>,
+    /// The instance, with its gate.
+    pub resolved: Resolved<S>,
+    /// Finds another one, when that is gone.
+    pub look_up: &'a dyn LookUp<S>,
+    /// How often that was needed.
+    pub renewals: u32,
     /// The route.
     pub route: &'a Route,
     /// The route's rules, with what they remember.
@@ -35,8 +64,6 @@ pub struct PendingRequest<'a, S> {
     pub may_wake: Result<(), Denied>,
     /// The queue of those who wait for an instance.
     pub hold: &'a Arc<Hold>,
-    /// The order in which requests go to the instance's port.
-    pub gate: &'a Arc<Gate>,
     /// Counters.
     pub metrics: &'a Metrics,
     /// The client's address.
@@ -66,6 +93,11 @@ impl<S: Send> PendingRequest<'_, S> {
         readiness_of(self.route)
     }
 
+    /// The client, as shares are counted.
+    fn network(&self) -> ClientNetwork {
+        self.client.into()
+    }
+
     /// The requester of a wake, for the ledger.
     pub(super) fn requester(&self) -> Requester {
         Requester {
@@ -79,29 +111,58 @@ impl<S: Send> PendingRequest<'_, S> {
 
     /// Takes the warm path, or a place in the queue and a wake. Dropping the future leaves the
     /// queue and cancels no wake.
-    pub async fn admit(&self, wake: &mut WakeInfo) -> Result<Admitted<S>, ProxyError> {
+    pub async fn admit(&mut self, wake: &mut WakeInfo) -> Result<Admitted<S>, ProxyError> {
         let config = self.route.config();
         if config.limits.max_inflight == 0 {
             return Err(AdmitError::Closed.into());
         }
         let at = Instant::now();
-        if let Some(endpoint) = self.instance.warm_at(self.readiness(), at) {
+        let Resolved { instance, gate } = &self.resolved;
+        let is_warm = if let Some(endpoint) = instance.warm_at(self.readiness(), at) {
             self.metrics.count_lease(LeaseCheck::Hit);
-            if let Some(slot) = self.gate.try_enter(&config.limits) {
+            if let Some(slot) = gate.try_enter(self.network(), &config.limits) {
                 wake.record(WakeKind::Warm);
-                let ready = warm(endpoint);
+                let ready = warm(endpoint, at);
                 return Ok(Admitted { ready, slot, at });
             }
+            true
         } else {
             self.metrics.count_lease(LeaseCheck::Miss);
-            self.check_may_wake()?;
-        }
-        let mut found = *wake;
+            false
+        };
         // In a box: it is large, and a warm request does not need it.
-        let waiting = Box::pin(self.wait(&mut found));
-        let result = self.held(wake, waiting).await;
-        wake.record(found.wake);
-        result
+        Box::pin(self.admit_later(is_warm, wake)).await
+    }
+
+    /// Waits in the hold queue, with each instance that the name means meanwhile.
+    async fn admit_later(
+        &mut self,
+        mut is_warm: bool,
+        wake: &mut WakeInfo,
+    ) -> Result<Admitted<S>, ProxyError> {
+        loop {
+            if !is_warm {
+                self.check_may_wake()?;
+            }
+            let mut found = *wake;
+            let result = self.held(wake, self.wait(!is_warm, &mut found)).await;
+            wake.record(found.wake);
+            if !matches!(result, Err(ProxyError::Wake(WakeError::Gone))) {
+                return result;
+            }
+            self.renew().await?;
+            is_warm = self.resolved.instance.warm(self.readiness()).is_some();
+        }
+    }
+
+    /// Finds the instance that the name means now that its instance is gone.
+    pub(super) async fn renew(&mut self) -> Result<(), ProxyError> {
+        self.renewals += 1;
+        if self.renewals > MAX_RENEWALS || Instant::now() >= self.deadline {
+            return Err(WakeError::Gone.into());
+        }
+        self.resolved = self.look_up.look_up().await?;
+        Ok(())
     }
 
     /// Waits in a place of the hold queue, and records for how long.
@@ -110,11 +171,16 @@ impl<S: Send> PendingRequest<'_, S> {
         wake: &mut WakeInfo,
         waiting: impl Future<Output = Result<T, ProxyError>>,
     ) -> Result<T, ProxyError> {
-        let (instance, label) = (self.instance.id(), self.route.label());
-        let in_route = self.route.config().wake.max_held;
-        let ticket = self
-            .hold
-            .admit(instance, label, in_route, self.head_bytes)?;
+        let config = self.route.config();
+        let request = HeldRequest {
+            route: self.route.label(),
+            in_route: config.wake.max_held,
+            share: config.limits.max_held_per_client,
+            client: self.network(),
+            bytes: self.head_bytes,
+        };
+        let queues = queues_of(self.hold, &self.resolved.instance);
+        let ticket = self.hold.admit(&queues, &request)?;
         let since = ticket.since();
         let result = waiting.await;
         wake.held += since.elapsed();
@@ -127,23 +193,33 @@ impl<S: Send> PendingRequest<'_, S> {
 
     /// Waits for a ready instance first, then for the request's turn, and again while the instance
     /// is no longer ready then.
-    async fn wait(&self, wake: &mut WakeInfo) -> Result<Admitted<S>, ProxyError> {
-        let gate = self.gate;
+    async fn wait(&self, mut judged: bool, wake: &mut WakeInfo) -> Result<Admitted<S>, ProxyError> {
+        let gate = &self.resolved.gate;
         let limits = &self.route.config().limits;
-        let mut permit: Option<Permit> = Some(gate.join());
+        let mut permit: Option<Permit> = Some(gate.join(self.network()));
         let mut slot: Option<Slot> = None;
         loop {
-            let ready = self.ready().await?;
+            let mut ready = self.ready(&mut judged).await?;
             wake.record(ready.kind);
             let is_woken = ready.endpoint.woken_since(Instant::now()).is_some();
             gate.open(ready.endpoint.epoch(), is_woken);
             let since = Instant::now();
             let taken = match (slot.take(), permit.take()) {
                 (Some(slot), _) => slot,
-                (None, Some(permit)) => permit
-                    .turn(limits, self.deadline)
-                    .await
-                    .map_err(|_| AdmitError::NotItsTurn)?,
+                (None, Some(permit)) => {
+                    let turn = permit.turn(limits, self.deadline);
+                    tokio::pin!(turn);
+                    let turn = tokio::select! {
+                        biased;
+                        turn = turn.as_mut() => turn,
+                        () = ready.endpoint.cut().cancelled() => {
+                            // Nothing that is open outlives its epoch, in the queue neither.
+                            ready.connection = None;
+                            turn.await
+                        }
+                    };
+                    turn.map_err(AdmitError::from)?
+                }
                 (None, None) => return Err(AdmitError::NotItsTurn.into()),
             };
             if matches!(ready.kind, WakeKind::Cold | WakeKind::Joined) {
@@ -152,8 +228,10 @@ impl<S: Send> PendingRequest<'_, S> {
             }
             let endpoint = &ready.endpoint;
             let at = Instant::now();
-            let is_live = !endpoint.draining().is_cancelled() && endpoint.is_confirmed(at);
-            if is_live && (ready.connection.is_some() || endpoint.is_leased(at)) {
+            let is_live = !endpoint.cut().is_cancelled() && endpoint.is_confirmed(at);
+            // Where the lease says nothing, the confirmation is for all who waited for it.
+            let is_fresh = ready.connection.is_some() || at < ready.confirmed_at + GRACE;
+            if is_live && (is_fresh || endpoint.is_leased(at)) {
                 return Ok(Admitted {
                     ready,
                     slot: taken,
@@ -172,40 +250,57 @@ impl<S: Send> PendingRequest<'_, S> {
         };
         self.may_wake.map_err(refusal)?;
         // Who joins a wake pays nothing for it.
-        if self.instance.progress().is_none() {
+        if self.resolved.instance.progress().is_none() {
             self.admission.charge(self.client).map_err(refusal)?;
         }
         Ok(())
     }
 
-    async fn ready(&self) -> Result<Ready<S>, ProxyError> {
-        if let Some(endpoint) = self.instance.warm(self.readiness()) {
-            return Ok(warm(endpoint));
+    /// The instance when it is ready. Whether the request may wake it is judged once.
+    async fn ready(&self, judged: &mut bool) -> Result<Ready<S>, ProxyError> {
+        let now = Instant::now();
+        if let Some(endpoint) = self.resolved.instance.warm_at(self.readiness(), now) {
+            return Ok(warm(endpoint, now));
+        }
+        if !std::mem::replace(judged, true) {
+            self.check_may_wake()?;
+        }
+        let left = self.deadline.saturating_duration_since(now);
+        let rules = &self.route.config().wake;
+        let instance = &self.resolved.instance;
+        let ready = instance.ready(self.readiness(), rules, left, self.requester());
+        Ok(ready.await?)
+    }
+
+    /// Waits once more, after a connection has failed: for what the control plane says about the
+    /// instance, and for a wake if need be. The request keeps its slot at the instance.
+    pub(super) async fn ready_again(&self, wake: &mut WakeInfo) -> Result<Ready<S>, ProxyError> {
+        if self.resolved.instance.warm(self.readiness()).is_none() {
+            self.check_may_wake()?;
         }
         let left = self.deadline.saturating_duration_since(Instant::now());
         let rules = &self.route.config().wake;
-        let ready = self
-            .instance
-            .ready(self.readiness(), rules, left, self.requester())
-            .await?;
-        Ok(ready)
-    }
-
-    /// Waits once more, after the endpoint proved dead. The request keeps its slot at the instance.
-    pub(super) async fn ready_again(&self, wake: &mut WakeInfo) -> Result<Ready<S>, ProxyError> {
-        if let Some(endpoint) = self.instance.warm(self.readiness()) {
-            return Ok(warm(endpoint));
-        }
-        self.check_may_wake()?;
-        let ready = self.held(wake, self.ready()).await?;
+        let waiting = async {
+            let instance = &self.resolved.instance;
+            let ready = instance.ready_again(self.readiness(), rules, left, self.requester());
+            Ok(ready.await?)
+        };
+        let ready = self.held(wake, waiting).await?;
         wake.record(ready.kind);
         Ok(ready)
     }
 }
 
-fn warm<S>(endpoint: Endpoint) -> Ready<S> {
+/// The queues before an instance, which are the instance's own.
+pub fn queues_of<S>(hold: &Hold, instance: &Instance<S>) -> Arc<InstanceQueues> {
+    let belongings = instance.belongings();
+    belongings.get_or_insert(0, || hold.new_queues(instance.id()))
+}
+
+fn warm<S>(endpoint: Endpoint, now: Instant) -> Ready<S> {
     Ready {
         endpoint,
+        confirmed_at: now,
         kind: WakeKind::Warm,
         connection: None,
     }

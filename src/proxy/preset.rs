@@ -1,8 +1,9 @@
 //! `preset = "browser-abuse"`: requests whose answers nobody waits for.
 //!
 //! Guarantees: only requests that say so themselves, by their user agent, their `Sec-Purpose` or a
-//! path that no application of ours serves by accident; and the answer is true: "asleep", or 404
-//! for a scanner's guess. Preflights are answered by what the instance said last time (see
+//! path that no application of ours serves by accident; and the answer is true: "asleep", 404 for
+//! a scanner's guess, 200 for a health checker: one that hears 503 takes the gateway away from
+//! those who may wake. Preflights are answered by what the instance said last time (see
 //! [`preflight`](super::preflight)).
 
 use http::Method;
@@ -41,6 +42,25 @@ const AGENTS: &[&str] = &[
     "nuclei",
     "wpscan",
     "expanse",
+];
+
+/// Parts of user agents, in lower case: health checkers of balancers and orchestrators, which send
+/// people elsewhere when they dislike the answer. Sources: Kubernetes (`kube-probe/1.31`), Elastic
+/// Load Balancing (`ELB-HealthChecker/2.0`), Route 53 (`Amazon-Route53-Health-Check-Service`),
+/// Google Cloud (`GoogleHC/1.0`), Azure's Load Balancer (`Load Balancer Agent`), Front Door
+/// (`Edge Health Probe`), Traffic Manager and App Service (`HealthCheck/1.0`), Envoy (`Envoy/HC`),
+/// Consul, Cloudflare (`Cloudflare-Healthchecks`, `Cloudflare-Traffic-Manager`) and Fastly.
+const HEALTH_CHECKERS: &[&str] = &[
+    "healthcheck",
+    "health check",
+    "health-check",
+    "health probe",
+    "kube-probe",
+    "googlehc",
+    "load balancer agent",
+    "azure traffic manager endpoint monitor",
+    "envoy/hc",
+    "cloudflare-traffic-manager",
 ];
 
 /// Paths that scanners guess. Each is matched as a whole path or a prefix on segment borders.
@@ -102,6 +122,13 @@ pub(super) fn check(Preset::BrowserAbuse: Preset, head: &RequestHead<'_>) -> Res
         return Err(Denied::Prefetch);
     }
     let agent = head.user_agent();
+    if HEALTH_CHECKERS.iter().any(|part| agent.contains(part)) {
+        // Only a read is answered with success.
+        return Err(match head.is_read() {
+            true => Denied::Health,
+            false => Denied::Bot,
+        });
+    }
     if AGENTS.iter().any(|part| agent.contains(part)) {
         return Err(Denied::Bot);
     }
@@ -167,11 +194,37 @@ mod tests {
             expect(path, &[], Err(Denied::Scanner));
         }
         expect("/favicon.ico", &[], Err(Denied::Icon));
+        let anchor = "Mozilla/5.0 (healthy; compatible) Firefox/133.0";
+        expect("/", &[("user-agent", anchor)], Ok(()));
         expect(
             "/a",
             &[("sec-purpose", "prefetch;prerender")],
             Err(Denied::Prefetch),
         );
         expect("/a", &[("x-moz", "prefetch")], Err(Denied::Prefetch));
+    }
+
+    #[test]
+    fn the_usual_health_checkers_are_known_by_name() {
+        for agent in [
+            "kube-probe/1.31",
+            "ELB-HealthChecker/2.0",
+            "Amazon-Route53-Health-Check-Service (ref 5e1b; report http://amzn.to/1vsZADi)",
+            "GoogleHC/1.0",
+            "Load Balancer Agent",
+            "Edge Health Probe",
+            "Azure Traffic Manager Endpoint Monitor",
+            "HealthCheck/1.0",
+            "Envoy/HC",
+            "Consul Health Check",
+            "Mozilla/5.0 (compatible;Cloudflare-Healthchecks/1.0;+https://www.cloudflare.com/; \
+             healthcheck-id: 4f)",
+            "Mozilla/5.0 (compatible; Cloudflare-Traffic-Manager/1.0; \
+             +https://www.cloudflare.com/traffic-manager/;)",
+            "Varnish/fastly (healthcheck)",
+        ] {
+            expect("/", &[("user-agent", agent)], Err(Denied::Health));
+            expect("/.env", &[("user-agent", agent)], Err(Denied::Scanner));
+        }
     }
 }

@@ -1,14 +1,15 @@
 //! Waking an instance before a request for it comes: for a `ClientHello`, for a page's API, for
 //! the instances that another one needs.
 //!
-//! Guarantees: whoever may not wake an instance with a request cannot do so this way either, and pays the
-//! same rates.
+//! Guarantees: whoever may not wake an instance with a request cannot do so this way either, and
+//! pays the same rates.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::answer_locally::is_certainly_awake;
 use super::context::readiness_of;
 use super::gateway::Gateway;
 use crate::names::Hostname;
@@ -31,9 +32,8 @@ impl<P: ControlPlane> Gateway<P> {
                 wakes.prewarm(config.plane, &rule.instances, &config.wake, &requester());
             }
         }
-        let is_asleep =
-            || instance.warm(readiness_of(route)).is_none() && instance.progress().is_none();
-        if !config.wake.also.is_empty() && is_asleep() {
+        let may_sleep = || !is_certainly_awake(instance) && instance.progress().is_none();
+        if !config.wake.also.is_empty() && may_sleep() {
             wakes.prewarm(config.plane, &config.wake.also, &config.wake, &requester());
         }
     }

@@ -1,7 +1,8 @@
 //! Rates, per client and in all, on tokio's clock so that tests can pause it.
 //!
 //! Guarantees: the whole count may come at once, then one each share of the time (GCRA, by the
-//! `governor` crate); a refusal says how long to wait; quiet clients are forgotten by upkeep.
+//! `governor` crate); a refusal says how long to wait; quiet clients are forgotten by upkeep; their
+//! number is bounded, also when somebody sends from every network that a provider has.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,6 +20,10 @@ use crate::names::ClientNetwork;
 
 type Keyed = DashMapStateStore<ClientNetwork>;
 type Limiter<K, S> = RateLimiter<K, S, TokioClock, NoOpMiddleware<Moment>>;
+
+/// Beyond so many clients the next ones are counted by their provider's network, and beyond twice
+/// as many together.
+pub(super) const MOST_CLIENTS: usize = 1 << 16;
 
 /// A rate for each client.
 pub(super) struct ClientRate(Limiter<ClientNetwork, Keyed>);
@@ -73,9 +78,23 @@ impl ClientRate {
         Some(Self(RateLimiter::new(quota(rate)?, store, clock)))
     }
 
-    /// Takes one, or says how long to wait for it.
+    /// The network that a client is counted by at the moment.
+    pub(super) fn counted_as(&self, client: ClientNetwork) -> ClientNetwork {
+        match self.0.len() {
+            clients if clients < MOST_CLIENTS => client,
+            clients if clients < 2 * MOST_CLIENTS => client.widened(),
+            _ => ClientNetwork::ALL,
+        }
+    }
+
+    /// Takes one for a client, or says how long to wait for it.
     pub(super) fn take(&self, client: ClientNetwork) -> Result<(), Duration> {
-        let taken = self.0.check_key(&client);
+        self.take_as(self.counted_as(client))
+    }
+
+    /// Takes one for what [`Self::counted_as`] said, or says how long to wait for it.
+    pub(super) fn take_as(&self, network: ClientNetwork) -> Result<(), Duration> {
+        let taken = self.0.check_key(&network);
         taken.map_err(|not_until| not_until.wait_time_from(self.0.clock().now()))
     }
 
@@ -108,5 +127,42 @@ impl TotalRate {
 impl fmt::Debug for TotalRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TotalRate")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv6Addr};
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sweep_through_a_providers_networks_is_bounded_and_costs_others_nothing() {
+        let rate = Rate {
+            count: NonZeroU32::MIN,
+            per: Duration::from_secs(3600),
+        };
+        let clients = ClientRate::new(rate).unwrap();
+        let sweep = |number: u128| {
+            let network = 0x2001_0db8_u128 << 96 | number << 72;
+            ClientNetwork::from(IpAddr::V6(Ipv6Addr::from(network)))
+        };
+        for number in 0..(MOST_CLIENTS as u128) {
+            assert!(clients.take(sweep(number)).is_ok());
+        }
+        // From here on the provider is one client.
+        assert!(clients.take(sweep(MOST_CLIENTS as u128)).is_ok());
+        for number in 1..1000 {
+            let refused = clients.take(sweep(MOST_CLIENTS as u128 + number));
+            assert!(refused.is_err());
+        }
+        let other = ClientNetwork::from(IpAddr::from([192, 0, 2, 1]));
+        assert!(clients.take(other).is_ok());
+        assert_eq!(clients.0.len(), MOST_CLIENTS + 2);
+        // Another share of the time later than it is as good as new.
+        tokio::time::advance(2 * rate.per).await;
+        clients.upkeep();
+        assert_eq!(clients.0.len(), 0, "quiet clients are forgotten");
     }
 }

@@ -23,6 +23,11 @@ pub struct RequestHead<'a> {
 // === impl RequestHead ===
 
 impl RequestHead<'_> {
+    /// Whether it only reads.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(*self.method, Method::GET | Method::HEAD)
+    }
+
     /// The user agent in lower case; empty where there is none.
     pub(super) fn user_agent(&self) -> String {
         let value = self.headers.get(USER_AGENT).map(HeaderValue::as_bytes);

@@ -1,21 +1,33 @@
 //! Phase 2, resolve: the instance that a name means.
 //!
 //! Guarantees: a name that is known costs no question; a client that has guessed too many names is
-//! refused before the control plane is asked about the next; the connection's next request for the
-//! same name finds the instance in the connection's cache.
+//! refused before the control plane is asked about the next, unless the last list has that one;
+//! the connection's next request for the same name finds the instance in the connection's cache; a
+//! name whose instance is gone is looked up again within the request's time.
 
-use std::net::IpAddr;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::connection_cache::{CachedTarget, ConnectionCache};
 use super::error::ProxyError;
 use super::gateway::Gateway;
+use super::pending_request::{LookUp, Resolved, queues_of};
 use super::request_log::RequestLog;
 use super::route::Destination;
-use crate::names::PlaneIndex;
+use crate::hold::Gate;
 use crate::wake::{Instance, WakeError};
-use hypeman::{ControlPlane, InstanceRef};
+use hypeman::ControlPlane;
+
+/// The look-up of a request's name, for when its instance turns out to be gone.
+pub(super) struct NameLookUp<'a, P> {
+    gateway: &'a Gateway<P>,
+    destination: &'a Destination,
+}
 
 // === impl Gateway ===
 
@@ -31,11 +43,8 @@ impl<P: ControlPlane> Gateway<P> {
         let resolved = match cache.target(config, name) {
             Some(cached) => cached,
             None => {
-                let Destination {
-                    client, timeout, ..
-                } = *destination;
-                let instance = self.find(config.plane, name, client, timeout).await?;
-                let gate = self.parts.hold.gate(instance.id(), config.port);
+                let instance = self.find(destination, destination.timeout).await?;
+                let gate = self.gate(&instance, config.port);
                 cache.remember(config, name, instance, gate)
             }
         };
@@ -43,29 +52,63 @@ impl<P: ControlPlane> Gateway<P> {
         Ok(resolved)
     }
 
+    /// The look-up of a request's name, to be made again.
+    pub(super) fn look_up_of<'a>(&'a self, destination: &'a Destination) -> NameLookUp<'a, P> {
+        NameLookUp {
+            gateway: self,
+            destination,
+        }
+    }
+
+    /// The gate of an instance's port.
+    fn gate(&self, instance: &Instance, port: u16) -> Arc<Gate> {
+        queues_of(&self.parts.hold, instance).gate(port)
+    }
+
     /// The instance that a name means, unless the client has guessed too many names.
     async fn find(
         &self,
-        plane: PlaneIndex,
-        name: &InstanceRef,
-        client: IpAddr,
-        timeout: Duration,
+        destination: &Destination,
+        patience: Duration,
     ) -> Result<Arc<Instance>, ProxyError> {
-        let wakes = &self.parts.wakes;
-        let cached = wakes.cached(plane, name);
-        if let Some(instance) = cached.as_ref().filter(|cached| cached.is_meant_by(name)) {
-            return Ok(Arc::clone(instance));
+        let (wakes, client) = (&self.parts.wakes, destination.client);
+        let (plane, name) = (destination.route.config().plane, &destination.instance);
+        if let Some(instance) = wakes.cached(plane, name) {
+            return Ok(instance);
         }
         if let Some(wait) = self.unknown.wait(client)
-            && cached.is_none()
+            && !wakes.is_listed(plane, name)
         {
             return Err(ProxyError::TooManyUnknown(wait));
         }
         // In a box: it is large, and needed once for each name.
-        let result = Box::pin(wakes.find(plane, name, timeout)).await;
+        let result = Box::pin(wakes.find(plane, name, patience, client)).await;
         if matches!(result, Err(WakeError::NotFound)) {
             self.unknown.note(client);
         }
         Ok(result?)
+    }
+}
+
+// === impl NameLookUp ===
+
+impl<P: ControlPlane> LookUp<TcpStream> for NameLookUp<'_, P> {
+    fn look_up(&self) -> BoxFuture<'_, Result<Resolved<TcpStream>, ProxyError>> {
+        Box::pin(async {
+            let Self {
+                gateway,
+                destination,
+            } = self;
+            let left = destination.deadline - Instant::now();
+            let instance = gateway.find(destination, left).await?;
+            let gate = gateway.gate(&instance, destination.route.config().port);
+            Ok(Resolved { instance, gate })
+        })
+    }
+}
+
+impl<P> fmt::Debug for NameLookUp<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NameLookUp({})", self.destination.instance)
     }
 }

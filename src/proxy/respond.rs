@@ -10,7 +10,6 @@ use http::header::{HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
 
-use super::connection_cache::CachedTarget;
 use super::dispatch::Sent;
 use super::error::ProxyError;
 use super::gateway::Gateway;
@@ -20,7 +19,7 @@ use super::switching::Switch;
 use super::transaction::ExtraFields;
 use crate::hold::Slot;
 use crate::upstream::{Field, Fields, UpstreamBody, X_REQUEST_ID, edit, prepare_response, tunnel};
-use crate::wake::Endpoint;
+use crate::wake::{Endpoint, Instance};
 use hypeman::{ControlPlane, GoDuration};
 
 const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
@@ -33,7 +32,7 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         sent: Sent<Response<UpstreamBody>>,
         target: Target,
-        resolved: &CachedTarget,
+        instance: &Instance,
         extra: &mut ExtraFields,
     ) -> Result<Response<Content>, ProxyError> {
         let Sent {
@@ -45,7 +44,7 @@ impl<P: ControlPlane> Gateway<P> {
         if fields.has(Field::XWakegateHold)
             && let Some(until) = self.hold_until(response.headers_mut())
         {
-            resolved.instance.keep_awake(until);
+            instance.keep_awake(until);
         }
         if let Some(preflight) = target.preflight {
             self.preflights.remember(*preflight, &response);

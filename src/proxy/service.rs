@@ -69,8 +69,10 @@ impl<P: ControlPlane> Gateway<P> {
         if let Some(answer) = self.answer_locally(&target, &resolved, &request) {
             return Ok(answer);
         }
-        let pending = self.pending_request(&target, &resolved, &request, context, log);
-        let admitting = self.admit(&pending, &target, &mut request, context, wake, log);
+        let look_up = self.look_up_of(&target.destination);
+        let mut pending =
+            self.pending_request(&target, &resolved, &look_up, &request, context, log);
+        let admitting = self.admit(&mut pending, &target, &mut request, context, wake, log);
         let admitted = match admitting.await? {
             Admittance::Admitted(admitted) => admitted,
             Admittance::WaitingPage(page) => {
@@ -79,8 +81,21 @@ impl<P: ControlPlane> Gateway<P> {
         };
         let outgoing = prepare(request, &target, arrival, context, log).await?;
         let upstream = &self.parts.upstream;
-        let sent = dispatch(upstream, &pending, arrival, admitted, outgoing, wake, log).await?;
-        self.respond(sent, target, &resolved, extra)
+        let sending = dispatch(
+            upstream,
+            &mut pending,
+            arrival,
+            admitted,
+            outgoing,
+            wake,
+            log,
+        );
+        let sent = sending.await;
+        if pending.renewals > 0 {
+            log.instance = Some(pending.resolved.instance.id().clone());
+        }
+        let instance = pending.resolved.instance;
+        self.respond(sent?, target, &instance, extra)
     }
 
     /// Begins the transaction of a request with this head.

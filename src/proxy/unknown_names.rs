@@ -1,7 +1,8 @@
 //! Clients that ask for names which do not exist.
 //!
 //! Guarantees: a client that has asked for too many is refused before the control plane is asked
-//! about the next; names that are known are never affected; their number is bounded by forgetting.
+//! about the next; names that are known are never affected; the number of clients is bounded, as
+//! that of [`rates`](super::rates) is.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -35,18 +36,21 @@ impl UnknownNames {
         if self.shut_out.is_empty() {
             return None;
         }
-        let until = *self.shut_out.get(&client.into())?.value();
-        until
-            .checked_duration_since(Instant::now())
-            .filter(|wait| !wait.is_zero())
+        let (client, now) = (ClientNetwork::from(client), Instant::now());
+        let networks = [client, client.widened(), ClientNetwork::ALL];
+        let waits = networks.iter().filter_map(|network| {
+            let until = *self.shut_out.get(network)?.value();
+            until.checked_duration_since(now)
+        });
+        waits.max().filter(|wait| !wait.is_zero())
     }
 
     /// Counts a client's question for a name that does not exist.
     pub(super) fn note(&self, client: IpAddr) {
-        let client = ClientNetwork::from(client);
-        let taken = self.rate.as_ref().map(|rate| rate.take(client));
-        if let Some(Err(wait)) = taken {
-            self.shut_out.insert(client, Instant::now() + wait);
+        let Some(rate) = &self.rate else { return };
+        let network = rate.counted_as(client.into());
+        if let Err(wait) = rate.take_as(network) {
+            self.shut_out.insert(network, Instant::now() + wait);
         }
     }
 
@@ -86,5 +90,28 @@ mod tests {
         assert_eq!(names.wait([10, 0, 1, 1].into()), None);
         tokio::time::advance(wait).await;
         assert_eq!(names.wait(scanner), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_provider_whose_networks_are_swept_is_shut_out_as_one_and_others_are_not() {
+        let rate = Rate {
+            count: NonZeroU32::MIN,
+            per: Duration::from_secs(3600),
+        };
+        let names = UnknownNames::new(rate);
+        let swept = |number: u128| {
+            let address = 0x2001_0db8_u128 << 96 | number << 72 | 1;
+            IpAddr::from(std::net::Ipv6Addr::from(address))
+        };
+        let most = super::super::rates::MOST_CLIENTS as u128;
+        for number in 0..=most + 1 {
+            names.note(swept(number));
+        }
+        assert!(names.shut_out.len() <= 1, "one of the two that came last");
+        assert!(names.wait(swept(most + 7)).is_some());
+        assert_eq!(names.wait([192, 0, 2, 1].into()), None);
+        tokio::time::advance(rate.per).await;
+        names.upkeep();
+        assert!(names.shut_out.is_empty());
     }
 }

@@ -3,7 +3,8 @@
 //! Guarantees: only a browser's top-level GET ever sees it; it is a 503 with Retry-After, so no
 //! cache and no crawler takes it for the application's; it needs nothing from elsewhere and works
 //! without JavaScript; it never waits by itself: whatever happens to the wake, the page reloads and
-//! the next request tells.
+//! the next request tells. Of a wake that failed it says the code and what that means, and nothing
+//! that a control plane said.
 
 use std::fmt;
 use std::pin::Pin;
@@ -21,7 +22,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
 use crate::config::WaitingPageConfig;
 use crate::names::RequestId;
-use crate::wake::{Instance, Target};
+use crate::wake::{Instance, Target, WakeFailure};
 
 /// The path of the events about a wake, for the page. Requests for it never wake.
 pub(super) const STATUS_PATH: &str = "/.wakegate/wake";
@@ -31,6 +32,8 @@ const BUILT_IN: &str = include_str!("waiting.html");
 const TICK: Duration = Duration::from_millis(100);
 /// The longest that one status stream lives; the page opens the next one.
 const LONGEST: Duration = Duration::from_secs(120);
+/// How long a person who comes back hears of the try before, in seconds.
+const RECENT: i64 = 60;
 
 /// Whether a person's browser asks for a page to look at (Fetch Metadata; browsers that do not send
 /// it are known by their Accept alone).
@@ -69,6 +72,32 @@ pub(super) fn escape(text: &str) -> String {
     })
 }
 
+/// A wake that failed a moment ago, since when none has succeeded.
+fn recent_failure<S>(instance: &Instance<S>) -> Option<Arc<WakeFailure>> {
+    let now = jiff::Timestamp::now().as_second();
+    let failure = instance.last_failure()?;
+    (now - failure.at.as_second() <= RECENT).then_some(failure)
+}
+
+/// What a code means to a person who wants to see the application.
+fn plain_words(code: &str) -> &'static str {
+    match code {
+        "instance_not_found" => "It is no longer there.",
+        "instance_stopped" => "It is stopped, and a visit does not start it.",
+        "instance_unusable" => "It is in a state that it cannot be woken from.",
+        "instance_transitioning" => "It was busy changing its state.",
+        "no_capacity" => "Its host has no room for it at the moment.",
+        "wake_queue_full" => "Too many others are being woken.",
+        "control_plane_unavailable" => "The service that wakes it does not answer.",
+        "control_plane_refused" => "The service that wakes it does not accept this gateway.",
+        "wake_timeout" => "It did not wake up in time.",
+        "instance_initializing" => "It was still starting when the time to wait was over.",
+        "app_not_listening" => "It is awake, but its application did not begin to serve in time.",
+        "app_unhealthy" => "It is awake, but its application did not become healthy in time.",
+        _ => "It could not be woken.",
+    }
+}
+
 /// The page for one request.
 pub(super) fn page<S>(
     config: &WaitingPageConfig,
@@ -81,12 +110,17 @@ pub(super) fn page<S>(
         .template
         .as_ref()
         .map_or(BUILT_IN, |file| file.text());
+    let failure = recent_failure(instance).map_or_else(String::new, |failure| {
+        let (words, code) = (plain_words(failure.code), failure.code);
+        format!("The last try failed. {words} ({code})")
+    });
     let nonce = RequestId::generate();
     let html = template
         .replace("{{host}}", &escape(host))
         .replace("{{status_path}}", STATUS_PATH)
         .replace("{{request_id}}", &escape(request_id.as_str()))
         .replace("{{nonce}}", nonce.as_str())
+        .replace("{{failure}}", &escape(&failure))
         .replace(
             "{{usual_ms}}",
             &usual.map_or(0, |usual| usual.as_millis()).to_string(),
@@ -127,8 +161,8 @@ pub(super) fn status_head<B>(body: B) -> Response<B> {
     response
 }
 
-/// The stages of a wake, as server-sent events: `progress` until it is over, then `ready` or
-/// `over`.
+/// The stages of a wake, as server-sent events: `progress` until it is over, then `ready`, or
+/// `over` with the `code` and a `detail` of what went wrong, if something did.
 pub(super) struct StatusStream<S> {
     instance: Arc<Instance<S>>,
     target: Target,
@@ -165,7 +199,15 @@ impl<S> StatusStream<S> {
         let progress = self.instance.progress().filter(|_| now < self.until);
         let Some(progress) = progress else {
             self.ended = true;
-            return Poll::Ready(Some(Bytes::from_static(b"event: over\ndata: {}\n\n")));
+            let why = recent_failure(&self.instance).map_or_else(
+                || serde_json::json!({}),
+                |failure| {
+                    let (code, detail) = (failure.code, plain_words(failure.code));
+                    serde_json::json!({ "code": code, "detail": detail })
+                },
+            );
+            let event = format!("event: over\ndata: {why}\n\n");
+            return Poll::Ready(Some(Bytes::from(event)));
         };
         let usual = self.instance.times().usual();
         let data = serde_json::json!({

@@ -33,6 +33,11 @@ impl Declared {
         let mut sorted: Vec<&Ingress> = ingresses.iter().collect();
         sorted.sort_by(|one, other| one.id.cmp(&other.id));
         for ingress in sorted {
+            if let count @ 1.. = ingress.unreadable_rules() {
+                let name = &ingress.name;
+                let problem = format!("ingress `{name}`: {count} of its rules cannot be read");
+                declared.problems.push(problem);
+            }
             for rule in &ingress.rules {
                 if let Err(problem) = declared.add(rule, plane, wake, &mut taken) {
                     let (name, host) = (&ingress.name, &rule.matches.hostname);
@@ -48,17 +53,28 @@ impl Declared {
     pub fn and(mut self, other: Self) -> Self {
         let place = |route: &Arc<RouteConfig>| (route.host.clone(), route.listen_port);
         let taken: HashSet<_> = self.routes.iter().map(place).collect();
+        let mut clashing = BTreeSet::new();
+        for (port, tls) in other.ports {
+            if *self.ports.entry(port).or_insert(tls) != tls {
+                clashing.insert(port);
+            }
+        }
         for route in other.routes {
-            if taken.contains(&place(&route)) {
-                let host = &route.host;
+            let host = &route.host;
+            let clash = route.listen_port.filter(|port| clashing.contains(port));
+            if let Some(port) = clash {
+                // What asks for TLS must not be served in clear.
+                let problem = format!(
+                    "host `{host}`: another control plane uses port {port} with or without TLS \
+                     where this one does not"
+                );
+                self.problems.push(problem);
+            } else if taken.contains(&place(&route)) {
                 let problem = format!("host `{host}`: another control plane declares it, too");
                 self.problems.push(problem);
             } else {
                 self.routes.push(route);
             }
-        }
-        for (port, tls) in other.ports {
-            self.ports.entry(port).or_insert(tls);
         }
         self.problems.extend(other.problems);
         self
@@ -182,5 +198,24 @@ mod tests {
         assert_eq!(declared.problems.len(), 3, "{:?}", declared.problems);
         let again = declared.clone().and(declared.clone());
         assert_eq!(again.routes.len(), 2, "the first keeps its hosts");
+    }
+
+    #[test]
+    fn what_asks_for_tls_is_not_served_in_clear_at_another_control_planes_port() {
+        let one = |id: &str, tls: bool| {
+            let host = format!("{id}.example.com");
+            let rules = serde_json::json!([{"match": {"hostname": host, "port": 8443},
+                "tls": tls, "target": {"instance": "x", "port": 80}}]);
+            declared(&[ingress(id, &rules)])
+        };
+        let both = one("clear", false).and(one("secret", true));
+        assert_eq!(both.ports, BTreeMap::from([(8443, false)]));
+        let hosts: Vec<_> = both
+            .routes
+            .iter()
+            .map(|route| route.host.to_string())
+            .collect();
+        assert_eq!(hosts, ["clear.example.com"]);
+        assert_eq!(both.problems.len(), 1, "{:?}", both.problems);
     }
 }

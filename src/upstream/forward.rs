@@ -2,42 +2,41 @@
 //!
 //! Guarantees: an error says whether the request was certainly not sent, and then returns it;
 //! whether a response had begun never needs to be guessed, since after its head there is no error
-//! from here; a connection is dialled within its own timeout.
+//! from here; a connection is dialled within its own timeout; an exchange ends when its epoch is
+//! cut.
 
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use dashmap::DashMap;
-use http::header::HOST;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version, uri};
+use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper::client::conn::{TrySendError, http1};
+use hyper::rt::Executor as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::epoch_tasks::EpochTasks;
 use super::h1::{Connection, Failure};
 use super::h1_body::H1Body;
-use super::h2_pool::Stream;
 use super::hop::Hop;
 use super::leased_stream::LeasedStream;
 use super::outgoing::Outgoing;
-use super::pool::{Pool, ReturnTo, Sender};
+use super::pool::{Pool, PoolLimits, Pools, Sender};
 use super::request_body::{BodyFailure, RequestBody};
 use super::response_body::UpstreamBody;
+use super::return_to::ReturnTo;
 use crate::config::{Protocol, UpstreamConfig};
 use crate::telemetry::{ConnectOutcome, Metrics, UpstreamUse};
 use crate::wake::{Endpoint, OpenConnection};
 
-/// HTTP/2: windows and the response's fields, in bytes.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
-const MAX_HEADER_LIST: u32 = 128 * 1024;
+mod h2;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -77,6 +76,11 @@ impl ForwardError {
     pub fn is_unsent(&self) -> bool {
         matches!(self, Self::Connect(_) | Self::Unsent)
     }
+
+    /// Whether the connection failed as one does whose other end is no longer there.
+    fn is_of_a_dead_connection(&self) -> bool {
+        matches!(self, Self::Unsent | Self::Broken(_))
+    }
 }
 
 impl From<Failure> for ForwardError {
@@ -102,8 +106,7 @@ impl Unanswered {
 /// Connections to all instances.
 pub struct Upstream {
     config: ArcSwap<UpstreamConfig>,
-    pools: DashMap<(u64, u16), Arc<Pool>>,
-    tasks: TaskTracker,
+    pools: Arc<Pools>,
     metrics: Arc<Metrics>,
 }
 
@@ -114,8 +117,10 @@ impl Upstream {
     pub fn new(config: UpstreamConfig, tasks: TaskTracker, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {
             config: ArcSwap::from_pointee(config),
-            pools: DashMap::new(),
-            tasks,
+            pools: Arc::new(Pools {
+                tasks,
+                ..Pools::default()
+            }),
             metrics,
         })
     }
@@ -127,7 +132,7 @@ impl Upstream {
 
     /// Connections that wait for a request.
     pub fn idle(&self) -> usize {
-        self.pools.iter().map(|pool| pool.idle()).sum()
+        self.pools.idle.load(Ordering::Relaxed)
     }
 
     /// Sends the request on `given` (the probe's connection), a pooled one, or a new one, in this
@@ -186,11 +191,13 @@ impl Upstream {
                 (None, Some(_)) => UpstreamUse::Probe,
                 (None, None) => UpstreamUse::New,
             };
-            let connection = match taken {
-                Some(connection) => Ok(connection),
-                None => Box::pin(self.dial(endpoint, hop, given.take())).await,
+            let (mut connection, idle_for) = match taken {
+                Some(taken) => taken,
+                None => {
+                    let dialled = Box::pin(self.dial(endpoint, hop, given.take())).await;
+                    (dialled.map_err(ForwardError::Connect)?, Duration::ZERO)
+                }
             };
-            let mut connection = connection.map_err(ForwardError::Connect)?;
             self.metrics.count_upstream_use(used);
             if used == UpstreamUse::New {
                 // It was dialled meanwhile.
@@ -203,10 +210,17 @@ impl Upstream {
                     let body = H1Body::new(head.body, connection, return_to);
                     return Ok(head.response.map(|()| UpstreamBody::of_h1(body)));
                 }
-                // A pooled connection that the instance has closed meanwhile costs nothing but a
-                // look at the next one.
-                Err(Failure::Unsent) if used == UpstreamUse::Pooled => {}
-                Err(failure) => return Err(failure.into()),
+                Err(failure) => {
+                    let error = ForwardError::from(failure);
+                    if error.is_of_a_dead_connection() {
+                        pool.distrust(idle_for);
+                    }
+                    // A pooled connection that the instance has closed meanwhile costs nothing but
+                    // a look at the next one.
+                    if !matches!(error, ForwardError::Unsent) || used != UpstreamUse::Pooled {
+                        return Err(error);
+                    }
+                }
             }
         }
     }
@@ -218,15 +232,7 @@ impl Upstream {
         given: Option<(TcpStream, OpenConnection)>,
     ) -> io::Result<Box<Connection>> {
         let stream = self.connect(endpoint, hop, given).await?;
-        let (connection, cut, gone) = Connection::new(stream);
-        let epoch_cut = endpoint.cut().clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = epoch_cut.cancelled() => cut.cut(),
-                _ = gone => {}
-            }
-        });
-        Ok(connection)
+        Ok(Box::new(Connection::new(stream, endpoint.cut())))
     }
 
     /// Any other request over HTTP/1.1.
@@ -244,10 +250,11 @@ impl Upstream {
         if given.is_none() && pooled {
             // A pooled connection that the instance has closed meanwhile costs nothing but a look
             // at the next one.
-            while let Some(sender) = pool.take() {
+            while let Some((sender, idle_for)) = pool.take(Instant::now()) {
                 let return_to = |sender| self.return_to(sender, pool, pooled);
                 self.metrics.count_upstream_use(UpstreamUse::Pooled);
-                match self.exchange(endpoint, sender, request, return_to).await {
+                let result = self.exchange(endpoint, sender, request, return_to).await;
+                match distrusting(pool, idle_for, result) {
                     Err(Unanswered(ForwardError::Unsent, Some(unsent))) => request = *unsent,
                     result => return result,
                 }
@@ -258,7 +265,7 @@ impl Upstream {
             let (sender, task) = http1::handshake(connection)
                 .await
                 .map_err(io::Error::other)?;
-            self.drive(endpoint, task.with_upgrades());
+            self.tasks_of(endpoint).execute(task.with_upgrades());
             Ok(sender)
         };
         match dialled.await {
@@ -274,84 +281,9 @@ impl Upstream {
         }
     }
 
-    /// Any request over HTTP/2.
-    async fn send_h2(
-        &self,
-        endpoint: &Endpoint,
-        hop: &Hop,
-        mut given: Option<(TcpStream, OpenConnection)>,
-        pool: &Pool,
-        request: Request<RequestBody>,
-    ) -> Result<Response<UpstreamBody>, Unanswered> {
-        let mut request = to_h2(request);
-        loop {
-            let taken = match hop.proxy_header {
-                None => pool.h2.take(),
-                Some(_) => None,
-            };
-            self.metrics.count_upstream_use(match (&taken, &given) {
-                (Some(_), _) => UpstreamUse::Pooled,
-                (None, Some(_)) => UpstreamUse::Probe,
-                (None, None) => UpstreamUse::New,
-            });
-            let stream = match taken {
-                Some(stream) => Ok(stream),
-                None => self.dial_h2(endpoint, hop, given.take(), pool).await,
-            };
-            let stream = match stream {
-                Ok(stream) => stream,
-                Err(error) => {
-                    return Err(Unanswered::unsent(ForwardError::Connect(error), request));
-                }
-            };
-            let (sender, token) = stream.split();
-            let return_to = |_| ReturnTo::Shared(token);
-            match self.exchange(endpoint, sender, request, return_to).await {
-                // Closed between the look and the sending; the next is dialled.
-                Err(Unanswered(ForwardError::Unsent, Some(unsent)))
-                    if hop.proxy_header.is_none() =>
-                {
-                    request = *unsent;
-                }
-                result => return result,
-            }
-        }
-    }
-
-    async fn dial_h2(
-        &self,
-        endpoint: &Endpoint,
-        hop: &Hop,
-        given: Option<(TcpStream, OpenConnection)>,
-        pool: &Pool,
-    ) -> io::Result<Stream> {
-        let _mine = pool.h2.dialling.lock().await;
-        if hop.proxy_header.is_none()
-            && let Some(stream) = pool.h2.take()
-        {
-            return Ok(stream);
-        }
-        let connection = self.connect(endpoint, hop, given).await?;
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HEADER_LIST);
-        let (sender, task) = builder
-            .handshake(connection)
-            .await
-            .map_err(io::Error::other)?;
-        self.drive(endpoint, task);
-        Ok(match hop.proxy_header {
-            None => pool.h2.add(sender),
-            Some(_) => Stream::alone(sender),
-        })
-    }
-
     fn return_to(&self, sender: Sender, pool: &Arc<Pool>, pooled: bool) -> ReturnTo {
         match pooled {
-            true => ReturnTo::Pool(sender, Arc::clone(pool), self.tasks.clone()),
+            true => ReturnTo::Pool(sender, Arc::clone(pool), self.pools.tasks.clone()),
             false => ReturnTo::Nowhere(sender),
         }
     }
@@ -373,7 +305,8 @@ impl Upstream {
                 }
                 // The client's side writes its own version.
                 *response.version_mut() = Version::HTTP_11;
-                return Ok(response.map(|body| UpstreamBody::new(body, return_to(sender))));
+                let cut = endpoint.cut().clone();
+                return Ok(response.map(|body| UpstreamBody::new(body, return_to(sender), cut)));
             }
             Ok(Err(mut error)) => match error.take_message() {
                 Some(request) => return Err(Unanswered::unsent(ForwardError::Unsent, request)),
@@ -392,9 +325,24 @@ impl Upstream {
         Err(Unanswered(error, None))
     }
 
-    /// A connection of its own, for bytes of any kind; it begins with the PROXY header of
-    /// the hop, if there is one.
+    /// A connection of its own, for bytes of any kind; it begins with the PROXY header of the hop,
+    /// if there is one. Whoever gets it drops it when the epoch is cut; one that is not made by
+    /// then is not made.
     pub async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        hop: &Hop,
+        given: Option<(TcpStream, OpenConnection)>,
+    ) -> io::Result<LeasedStream> {
+        let connecting = self.connect_uncut(endpoint, hop, given);
+        let connected = endpoint.cut().run_until_cancelled(connecting).await;
+        connected.unwrap_or_else(|| {
+            let text = "the instance went to sleep before the connection was made";
+            Err(io::Error::new(io::ErrorKind::ConnectionAborted, text))
+        })
+    }
+
+    async fn connect_uncut(
         &self,
         endpoint: &Endpoint,
         hop: &Hop,
@@ -428,46 +376,50 @@ impl Upstream {
         Ok(LeasedStream::new(stream, open, Arc::clone(&self.metrics)))
     }
 
-    /// Runs a connection until its end. Its errors reach the request that they concern.
-    fn drive<F: Future<Output: Send> + Send + 'static>(&self, endpoint: &Endpoint, task: F) {
-        let epoch_cut = endpoint.cut().clone();
-        self.tasks.spawn(async move {
-            // A connection that is cut is dropped.
-            let _end = epoch_cut.run_until_cancelled(task).await;
-        });
+    fn tasks_of(&self, endpoint: &Endpoint) -> EpochTasks {
+        EpochTasks {
+            tasks: self.pools.tasks.clone(),
+            cut: endpoint.cut().clone(),
+            stop: self.pools.stop.clone(),
+        }
     }
 
-    fn pool(self: &Arc<Self>, endpoint: &Endpoint, port: u16) -> Arc<Pool> {
-        let key = (endpoint.epoch(), port);
-        if let Some(pool) = self.pools.get(&key) {
-            return Arc::clone(pool.value());
-        }
-        let UpstreamConfig {
-            max_idle,
-            idle_timeout,
-            ..
-        } = **self.config.load();
-        let mut fresh = false;
-        let entry = self.pools.entry(key).or_insert_with(|| {
-            fresh = true;
-            Pool::new(endpoint.clone(), max_idle, idle_timeout)
-        });
-        let pool = Arc::clone(entry.value());
-        drop(entry);
-        if fresh {
-            let (upstream, sweeping) = (Arc::clone(self), Arc::clone(&pool));
-            self.tasks.spawn(async move {
-                sweeping.sweep().await;
-                upstream.pools.remove(&key);
-            });
-        }
-        pool
+    /// The epoch's pool for one of its ports. Its limits are those of the time when it is made.
+    fn pool(&self, endpoint: &Endpoint, port: u16) -> Arc<Pool> {
+        endpoint.belongings().get_or_insert(port, || {
+            let config = self.config.load();
+            // A quarter of the instance's own timeout: then three quarters are left to fall asleep
+            // in.
+            let quarter = endpoint.idle_timeout().map(|idle| idle / 4);
+            let limits = PoolLimits {
+                max_idle: config.max_idle,
+                idle_timeout: quarter.map_or(config.idle_timeout, |quarter| {
+                    config.idle_timeout.min(quarter)
+                }),
+            };
+            Pool::new(endpoint.cut().clone(), limits, Arc::clone(&self.pools))
+        })
     }
 
-    /// Ends every idle connection: nothing more will be sent.
+    /// Ends every idle connection, and all that is left of others: nothing more will be sent.
     pub fn close(&self) {
-        self.pools.clear();
+        self.pools.stop.cancel();
     }
+}
+
+/// The result of an exchange on a connection that had been idle for `idle_for`, once the pool knows
+/// what it says about the others.
+fn distrusting(
+    pool: &Pool,
+    idle_for: Duration,
+    result: Result<Response<UpstreamBody>, Unanswered>,
+) -> Result<Response<UpstreamBody>, Unanswered> {
+    if let Err(Unanswered(error, _)) = &result
+        && error.is_of_a_dead_connection()
+    {
+        pool.distrust(idle_for);
+    }
+    result
 }
 
 /// A connection's way to a response, in either version of HTTP.
@@ -488,36 +440,8 @@ impl Exchange for Sender {
     }
 }
 
-impl Exchange for http2::SendRequest<RequestBody> {
-    fn exchange(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send
-    {
-        self.try_send_request(request)
-    }
-}
-
-/// HTTP/2 names the host in the target, and has no Host (RFC 9113 §8.3.1).
-fn to_h2(mut request: Request<RequestBody>) -> Request<RequestBody> {
-    let host = request.headers_mut().remove(HOST);
-    let authority = host
-        .as_ref()
-        .map(HeaderValue::as_bytes)
-        .and_then(|host| uri::Authority::try_from(host).ok());
-    let mut parts = uri::Parts::default();
-    parts.path_and_query = request.uri().path_and_query().cloned();
-    parts.scheme = Some(uri::Scheme::HTTP);
-    parts.authority = authority;
-    if let Ok(uri) = Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
-    }
-    *request.version_mut() = Version::HTTP_2;
-    request
-}
-
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Upstream({} pools)", self.pools.len())
+        write!(f, "Upstream({} idle)", self.idle())
     }
 }

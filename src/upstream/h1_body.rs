@@ -89,10 +89,10 @@ impl H1Body {
                 }
                 Step::More => {}
             }
-            if connection.poll_severed(cx).is_ready() {
+            let Some(more) = ready!(connection.poll_more(self.decoder.useful(), cx)) else {
                 return Poll::Ready(Some(Err(BrokenBody::Severed)));
-            }
-            match ready!(connection.poll_more(self.decoder.useful(), cx))? {
+            };
+            match more? {
                 0 if self.decoder == BodyDecoder::UntilClose => {
                     self.connection = None;
                     return Poll::Ready(None);

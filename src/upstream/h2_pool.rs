@@ -1,14 +1,11 @@
 //! HTTP/2 connections of one epoch and port, each carrying many requests at once.
 //!
-//! Guarantees: a connection gets no more requests at once than [`MAX_STREAMS`], and the next one is
-//! dialled by one request while the others wait for it; one that carries nothing for too long is
-//! closed; nothing is kept once the epoch is draining.
+//! Guarantees: a connection gets no more requests at once than [`MAX_STREAMS`]; one that is closed
+//! is not used; how long one has been idle is counted from the end of its last stream.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::client::conn::http2::SendRequest;
-use tokio::sync::Mutex as TurnMutex;
 use tokio::time::Instant;
 
 use super::request_body::RequestBody;
@@ -16,103 +13,98 @@ use super::request_body::RequestBody;
 /// Requests at once on a connection; servers commonly allow a hundred.
 const MAX_STREAMS: usize = 100;
 
+/// A connection among those of its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ConnectionId(u64);
+
 /// A stream of a connection, for one request and its response.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) sender: SendRequest<RequestBody>,
-    token: Arc<()>,
+    pub(super) connection: ConnectionId,
+    /// How long the connection had carried nothing.
+    pub(super) idle_for: Duration,
 }
-
-/// Keeps a stream taken until the response has ended.
-#[derive(Debug)]
-pub(super) struct StreamToken(#[allow(dead_code, reason = "it counts by being there")] Arc<()>);
 
 #[derive(Debug)]
 struct Shared {
+    id: ConnectionId,
     sender: SendRequest<RequestBody>,
-    /// A counter: one reference for the connection and one for each of its streams.
-    streams: Arc<()>,
-    idle_since: Option<Instant>,
+    streams: usize,
+    /// The end of the last stream; of use while there is none.
+    idle_since: Instant,
 }
 
-/// The connections.
+/// The connections, those that were made first before the others.
 #[derive(Debug, Default)]
-pub(super) struct H2Pool {
-    shared: Mutex<Vec<Shared>>,
-    /// The lock that whoever dials a connection holds.
-    pub(super) dialling: TurnMutex<()>,
+pub(super) struct H2Connections {
+    shared: Vec<Shared>,
+    made: u64,
 }
 
-// === impl Stream ===
+// === impl H2Connections ===
 
-impl Stream {
-    /// The only stream of a connection that nobody else uses.
-    pub(super) fn alone(sender: SendRequest<RequestBody>) -> Self {
-        let token = Arc::new(());
-        Self { sender, token }
-    }
-
-    pub(super) fn split(self) -> (SendRequest<RequestBody>, StreamToken) {
-        (self.sender, StreamToken(self.token))
-    }
-}
-
-// === impl H2Pool ===
-
-impl H2Pool {
-    /// A stream of a connection that is there.
-    pub(super) fn take(&self) -> Option<Stream> {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.retain(|one| !one.sender.is_closed());
-        let one = shared
-            .iter_mut()
-            .find(|one| Arc::strong_count(&one.streams) <= MAX_STREAMS)?;
-        one.idle_since = None;
+impl H2Connections {
+    /// A stream of a connection that is there, and not idle for `idle_timeout`.
+    pub(super) fn take(&mut self, now: Instant, idle_timeout: Duration) -> Option<Stream> {
+        self.retain_fresh(now, idle_timeout);
+        let mut all = self.shared.iter_mut();
+        let one = all.find(|one| one.streams < MAX_STREAMS)?;
+        let idle_for = match one.streams {
+            0 => now.saturating_duration_since(one.idle_since),
+            _ => Duration::ZERO,
+        };
+        one.streams += 1;
         Some(Stream {
             sender: one.sender.clone(),
-            token: Arc::clone(&one.streams),
+            connection: one.id,
+            idle_for,
         })
     }
 
     /// Keeps a new connection, and takes a stream of it.
-    pub(super) fn add(&self, sender: SendRequest<RequestBody>) -> Stream {
-        let streams = Arc::new(());
-        let stream = Stream {
+    pub(super) fn add(&mut self, sender: SendRequest<RequestBody>, now: Instant) -> Stream {
+        let id = ConnectionId(self.made);
+        self.made += 1;
+        self.shared.push(Shared {
+            id,
             sender: sender.clone(),
-            token: Arc::clone(&streams),
-        };
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.push(Shared {
+            streams: 1,
+            idle_since: now,
+        });
+        Stream {
             sender,
-            streams,
-            idle_since: None,
-        });
-        stream
+            connection: id,
+            idle_for: Duration::ZERO,
+        }
     }
 
-    /// Connections that carry nothing now.
-    pub(super) fn idle(&self) -> usize {
-        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let streams = shared.iter().map(|one| Arc::strong_count(&one.streams));
-        streams.filter(|streams| *streams == 1).count()
-    }
-
-    /// Closes connections that have carried nothing for `idle_timeout`.
-    pub(super) fn sweep(&self, idle_timeout: Duration) {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        shared.retain_mut(|one| {
-            if Arc::strong_count(&one.streams) > 1 {
-                one.idle_since = None;
-                return !one.sender.is_closed();
+    /// One of a connection's streams has ended.
+    pub(super) fn end_stream(&mut self, id: ConnectionId, now: Instant) {
+        let place = self.shared.iter().position(|one| one.id == id);
+        let Some((place, one)) = place.and_then(|place| Some((place, self.shared.get_mut(place)?)))
+        else {
+            return;
+        };
+        one.streams = one.streams.saturating_sub(1);
+        if one.streams == 0 {
+            one.idle_since = now;
+            if one.sender.is_closed() {
+                self.shared.remove(place);
             }
-            let since = *one.idle_since.get_or_insert(now);
-            !one.sender.is_closed() && now - since < idle_timeout
-        });
+        }
     }
 
-    pub(super) fn clear(&self) {
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.clear();
+    /// Connections that carry nothing.
+    pub(super) fn idle(&self) -> usize {
+        self.shared.iter().filter(|one| one.streams == 0).count()
+    }
+
+    /// Closes what is closed already or has been idle for `limit`.
+    pub(super) fn retain_fresh(&mut self, now: Instant, limit: Duration) {
+        self.shared.retain(|one| {
+            let is_fresh = one.streams > 0 || now < one.idle_since + limit;
+            is_fresh && !one.sender.is_closed()
+        });
     }
 }

@@ -1,10 +1,13 @@
 //! Talking to instances: connections, forwarding, header rules, tunnels.
 //!
-//! Guarantees: a connection belongs to one epoch of one instance and is never used in another;
-//! an idle one is closed after a fraction of the instance's own idle timeout, so that our pool
+//! Guarantees: a connection belongs to one epoch of one instance, is never used in another, and is
+//! closed at once when its epoch is cut, whatever is spoken on it and in whatever direction; an idle
+//! one is closed after a fraction of the instance's own idle timeout, so that our pool
 //! never keeps an instance awake; bodies stream both ways and are never buffered; a failed
 //! request comes back when it was certainly not sent.
 
+mod epoch_stream;
+mod epoch_tasks;
 mod fields;
 mod forward;
 mod forwarded;
@@ -20,6 +23,7 @@ mod pool;
 mod proxy_protocol;
 mod request_body;
 mod response_body;
+mod return_to;
 mod trailers;
 mod tunnel;
 

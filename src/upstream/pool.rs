@@ -1,62 +1,82 @@
 //! Idle connections of one epoch and port.
 //!
-//! Guarantees: the most recently used is used first, so that the others grow old; one that is idle
-//! for too long, or that the instance has closed, is closed; nothing is kept once the epoch is
-//! draining.
+//! Guarantees: a pool belongs to its epoch and does not keep it alive; the most recently used
+//! connection is used first, so that the others grow old; one that is idle for too long, or that
+//! the instance has closed, is closed; nothing is kept once the epoch is cut or the gateway ends.
+//! Only while something is idle is there a task that looks after it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::mem::take;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use hyper::client::conn::{http1, http2};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex as TurnMutex, Notify};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::h1::Connection;
-use super::h2_pool::{H2Pool, StreamToken};
+use super::h2_pool::{ConnectionId, H2Connections, Stream};
 use super::request_body::RequestBody;
-use crate::wake::Endpoint;
 
-/// How long one of hyper's connections may take to be ready again: from the end of its response on.
-/// Nothing resets it; a connection that is not ready by then is closed.
-const SETTLE: Duration = Duration::from_millis(500);
+/// A connection that has been idle for this long may have been cut off by a nap of its instance
+/// that nobody has noticed.
+const STALE: Duration = Duration::from_secs(1);
 
-pub(super) type Sender = SendRequest<RequestBody>;
+pub(super) type Sender = http1::SendRequest<RequestBody>;
+
+/// An idle connection that was taken, and how long it was idle.
+type Taken<T> = Option<(T, Duration)>;
+
+/// What the pools of all epochs share.
+#[derive(Debug, Default)]
+pub(super) struct Pools {
+    /// Connections that wait for a request.
+    pub(super) idle: AtomicUsize,
+    /// Cancelled when nothing more is sent.
+    pub(super) stop: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// How many connections a pool keeps, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PoolLimits {
+    pub(super) max_idle: usize,
+    pub(super) idle_timeout: Duration,
+}
 
 /// Idle connections.
 #[derive(Debug)]
 pub(super) struct Pool {
     idle: Mutex<Idle>,
-    pub(super) h2: H2Pool,
-    endpoint: Endpoint,
-    max_idle: usize,
-    idle_timeout: Duration,
+    /// The lock that whoever dials an HTTP/2 connection holds.
+    pub(super) dialling: TurnMutex<()>,
+    /// How often one could not be made.
+    pub(super) failed_dials: AtomicUsize,
+    limits: PoolLimits,
+    cut: CancellationToken,
+    pools: Arc<Pools>,
     /// Woken by whatever comes on an idle connection.
     idle_waker: Waker,
     idle_events: Arc<IdleEvents>,
 }
 
-/// Idle connections of both kinds, the longest idle first.
+/// Idle connections of each kind, the longest idle first.
 #[derive(Debug, Default)]
 struct Idle {
     /// Those of hyper, each in a task of its own that notices its end.
     senders: Vec<(Sender, Instant)>,
     connections: Vec<(Box<Connection>, Instant)>,
+    /// Those of HTTP/2, busy ones included.
+    h2: H2Connections,
+    /// Whether the sweeper runs. It is started and ends under the lock.
+    is_swept: bool,
 }
 
-/// Where one of hyper's connections goes after its response.
-#[derive(Debug)]
-pub(super) enum ReturnTo {
-    /// To its pool, after a clean end.
-    Pool(Sender, Arc<Pool>, TaskTracker),
-    /// Nowhere: it was made for this exchange alone.
-    Nowhere(#[allow(dead_code, reason = "the connection lives as long as it")] Sender),
-    /// It stays with the other requests that share it.
-    Shared(#[allow(dead_code, reason = "the stream is taken as long as it lives")] StreamToken),
-}
-
-/// Tells the sweep that something has happened on an idle connection.
+/// Tells the sweeper that something has happened on an idle connection, or to the pool.
 #[derive(Debug, Default)]
 struct IdleEvents(Notify);
 
@@ -73,102 +93,170 @@ impl Wake for IdleEvents {
 // === impl Pool ===
 
 impl Pool {
-    pub(super) fn new(endpoint: Endpoint, max_idle: usize, idle_timeout: Duration) -> Arc<Self> {
-        // A quarter of the instance's own timeout: then three quarters are left to fall asleep in.
-        let quarter = endpoint
-            .idle_timeout()
-            .map_or(idle_timeout, |idle| idle / 4);
-        let idle_timeout = idle_timeout.min(quarter);
+    /// A pool of the epoch that is cut by `cut`.
+    pub(super) fn new(cut: CancellationToken, limits: PoolLimits, pools: Arc<Pools>) -> Self {
         let idle_events = Arc::<IdleEvents>::default();
-        Arc::new(Self {
+        Self {
             idle: Mutex::default(),
-            h2: H2Pool::default(),
-            endpoint,
-            max_idle,
-            idle_timeout,
+            dialling: TurnMutex::default(),
+            failed_dials: AtomicUsize::new(0),
+            limits,
+            cut,
+            pools,
             idle_waker: Waker::from(Arc::clone(&idle_events)),
             idle_events,
+        }
+    }
+
+    /// One of hyper's connections that can take a request `now`.
+    pub(super) fn take(&self, now: Instant) -> Taken<Sender> {
+        let limit = self.limits.idle_timeout;
+        self.change(|idle| {
+            while let Some((sender, since)) = idle.senders.pop() {
+                let idle_for = now.saturating_duration_since(since);
+                if sender.is_ready() && idle_for < limit {
+                    return Some((sender, idle_for));
+                }
+            }
+            None
         })
+    }
+
+    /// One of our own connections that can take a request `now`.
+    pub(super) fn take_connection(&self, now: Instant) -> Taken<Box<Connection>> {
+        let mut no_wake = Context::from_waker(Waker::noop());
+        let limit = self.limits.idle_timeout;
+        self.change(|idle| {
+            while let Some((mut connection, since)) = idle.connections.pop() {
+                let idle_for = now.saturating_duration_since(since);
+                if connection.reusable_since(&mut no_wake).is_some() && idle_for < limit {
+                    return Some((connection, idle_for));
+                }
+            }
+            None
+        })
+    }
+
+    /// A stream of an HTTP/2 connection that can take a request `now`.
+    pub(super) fn take_stream(&self, now: Instant) -> Option<Stream> {
+        self.change(|idle| idle.h2.take(now, self.limits.idle_timeout))
+    }
+
+    /// Keeps a connection for the next request, if there is room and it may be used again.
+    pub(super) fn put(self: &Arc<Self>, sender: Sender) {
+        self.keep(|idle| {
+            if idle.has_room(self.limits) && !sender.is_closed() && !self.is_over() {
+                idle.senders.push((sender, Instant::now()));
+            }
+        });
+    }
+
+    /// The same for one of our own connections, which has been idle since its last byte came.
+    pub(super) fn put_connection(self: &Arc<Self>, mut connection: Box<Connection>) {
+        let mut idle_waker = Context::from_waker(&self.idle_waker);
+        // Under the lock, so that the sweeper finds it here when an idle event comes from now on.
+        self.keep(|idle| {
+            if idle.has_room(self.limits)
+                && let Some(since) = connection.reusable_since(&mut idle_waker)
+            {
+                idle.connections.push((connection, since));
+            }
+        });
+    }
+
+    /// Keeps a new HTTP/2 connection, and takes a stream of it.
+    pub(super) fn add_h2(&self, sender: http2::SendRequest<RequestBody>) -> Stream {
+        self.change(|idle| idle.h2.add(sender, Instant::now()))
+    }
+
+    /// A stream of an HTTP/2 connection has ended.
+    pub(super) fn end_stream(self: &Arc<Self>, connection: ConnectionId) {
+        self.keep(|idle| idle.h2.end_stream(connection, Instant::now()));
+    }
+
+    /// A connection that had been idle for `idle_for` proved broken when it was used: what has been
+    /// idle as long as it takes to miss a nap is as suspicious, and closed.
+    pub(super) fn distrust(&self, idle_for: Duration) {
+        if idle_for >= STALE {
+            self.change(|idle| idle.retain_fresh(Instant::now(), STALE));
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.cut.is_cancelled() || self.pools.stop.is_cancelled()
     }
 
     fn lock(&self) -> MutexGuard<'_, Idle> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Connections that wait for a request.
-    pub(super) fn idle(&self) -> usize {
-        self.lock().count() + self.h2.idle()
-    }
-
-    /// One of hyper's connections that can take a request now.
-    pub(super) fn take(&self) -> Option<Sender> {
+    fn change<T>(&self, change: impl FnOnce(&mut Idle) -> T) -> T {
         let mut idle = self.lock();
-        while let Some((sender, since)) = idle.senders.pop() {
-            if sender.is_ready() && since.elapsed() < self.idle_timeout {
-                return Some(sender);
-            }
-        }
-        None
+        self.counted(&mut idle, change)
     }
 
-    /// One of our own connections that can take a request `now`.
-    pub(super) fn take_connection(&self, now: Instant) -> Option<Box<Connection>> {
-        let mut no_wake = Context::from_waker(Waker::noop());
+    /// Makes a change that may leave something idle, which is looked after from then on.
+    fn keep(self: &Arc<Self>, change: impl FnOnce(&mut Idle)) {
         let mut idle = self.lock();
-        while let Some((mut connection, since)) = idle.connections.pop() {
-            if connection.is_reusable(&mut no_wake) && now < since + self.idle_timeout {
-                return Some(connection);
-            }
-        }
-        None
-    }
-
-    /// Keeps a connection for the next request, if there is room and it may be used again.
-    pub(super) fn put(&self, sender: Sender) {
-        if sender.is_closed() || self.endpoint.draining().is_cancelled() {
+        self.counted(&mut idle, change);
+        if idle.is_swept || idle.count() == 0 {
             return;
         }
-        let mut idle = self.lock();
-        if idle.count() < self.max_idle {
-            idle.senders.push((sender, Instant::now()));
+        match Handle::try_current() {
+            Ok(runtime) => {
+                idle.is_swept = true;
+                let sweeper = Sweeper {
+                    pool: Arc::downgrade(self),
+                    events: Arc::clone(&self.idle_events),
+                    pause: (self.limits.idle_timeout / 4).max(Duration::from_millis(10)),
+                    cut: self.cut.clone(),
+                    stop: self.pools.stop.clone(),
+                };
+                self.pools.tasks.spawn_on(sweeper.run(), &runtime);
+            }
+            // The runtime ends, and everything with it.
+            Err(_) => self.counted(&mut idle, Idle::clear),
         }
     }
 
-    /// The same for one of our own connections, which has been idle since its last byte came.
-    pub(super) fn put_connection(&self, mut connection: Box<Connection>) {
-        if self.endpoint.draining().is_cancelled() {
-            return;
+    fn counted<T>(&self, idle: &mut Idle, change: impl FnOnce(&mut Idle) -> T) -> T {
+        let before = idle.count();
+        let result = change(idle);
+        let after = idle.count();
+        if after > before {
+            self.pools.idle.fetch_add(after - before, Ordering::Relaxed);
+        } else if after < before {
+            self.pools.idle.fetch_sub(before - after, Ordering::Relaxed);
         }
+        result
+    }
+
+    /// Closes what is idle for too long or was closed by the instance, and everything when the
+    /// epoch or the gateway has ended. Returns whether there is still something to look after.
+    fn sweep(&self) -> bool {
         let mut idle_waker = Context::from_waker(&self.idle_waker);
-        // Under the lock, so that the sweep finds it here when an idle event comes from now on.
         let mut idle = self.lock();
-        if idle.count() < self.max_idle && connection.is_reusable(&mut idle_waker) {
-            let since = connection.last_heard();
-            idle.connections.push((connection, since));
-        }
-    }
-
-    /// Closes what is idle for too long or was closed by the instance, until the epoch ends.
-    pub(super) async fn sweep(self: Arc<Self>) {
-        let pause = (self.idle_timeout / 4).max(Duration::from_millis(10));
-        loop {
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = self.idle_events.0.notified() => {}
-                () = self.endpoint.draining().cancelled() => break,
+        self.counted(&mut idle, |idle| match self.is_over() {
+            true => idle.clear(),
+            false => {
+                idle.retain_fresh(Instant::now(), self.limits.idle_timeout);
+                idle.senders.retain(|(sender, _)| !sender.is_closed());
+                idle.connections
+                    .retain_mut(|(one, _)| one.reusable_since(&mut idle_waker).is_some());
             }
-            self.h2.sweep(self.idle_timeout);
-            let fresh = |since: &Instant| since.elapsed() < self.idle_timeout;
-            let mut idle_waker = Context::from_waker(&self.idle_waker);
-            let mut idle = self.lock();
-            idle.senders
-                .retain(|(sender, since)| !sender.is_closed() && fresh(since));
-            idle.connections.retain_mut(|(connection, since)| {
-                connection.is_reusable(&mut idle_waker) && fresh(since)
-            });
-        }
-        self.h2.clear();
-        *self.lock() = Idle::default();
+        });
+        idle.is_swept = idle.count() > 0;
+        idle.is_swept
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let idle = self.idle.get_mut();
+        let idle = idle.unwrap_or_else(PoisonError::into_inner);
+        self.pools.idle.fetch_sub(idle.count(), Ordering::Relaxed);
+        // The sweeper has nothing left to look after.
+        self.idle_events.0.notify_one();
     }
 }
 
@@ -176,31 +264,52 @@ impl Pool {
 
 impl Idle {
     fn count(&self) -> usize {
-        self.senders.len() + self.connections.len()
+        self.senders.len() + self.connections.len() + self.h2.idle()
+    }
+
+    fn has_room(&self, limits: PoolLimits) -> bool {
+        self.senders.len() + self.connections.len() < limits.max_idle
+    }
+
+    /// Closes what has been idle for `limit`.
+    fn retain_fresh(&mut self, now: Instant, limit: Duration) {
+        let is_fresh = |since: Instant| now < since + limit;
+        self.senders.retain(|(_, since)| is_fresh(*since));
+        self.connections.retain(|(_, since)| is_fresh(*since));
+        self.h2.retain_fresh(now, limit);
+    }
+
+    fn clear(&mut self) {
+        let is_swept = self.is_swept;
+        let _closed = take(self);
+        self.is_swept = is_swept;
     }
 }
 
-// === impl ReturnTo ===
+/// Looks after a pool for as long as something is idle in it.
+struct Sweeper {
+    /// The pool ends with its epoch, not with this.
+    pool: Weak<Pool>,
+    events: Arc<IdleEvents>,
+    pause: Duration,
+    cut: CancellationToken,
+    stop: CancellationToken,
+}
 
-impl ReturnTo {
-    /// The response is over; `clean` says whether its body was read to the end.
-    pub(super) fn finish(self, clean: bool) {
-        let Self::Pool(mut sender, pool, tasks) = self else {
-            return;
-        };
-        if !clean {
-            // Dropping the sender closes the connection: the rest of the body is in it.
-            return;
-        }
-        if sender.is_ready() {
-            pool.put(sender);
-        } else if !sender.is_closed() {
-            // The request's own end may still be on its way.
-            tasks.spawn(async move {
-                if let Ok(Ok(())) = timeout(SETTLE, sender.ready()).await {
-                    pool.put(sender);
-                }
-            });
+// === impl Sweeper ===
+
+impl Sweeper {
+    async fn run(self) {
+        loop {
+            tokio::select! {
+                () = sleep(self.pause) => {}
+                () = self.events.0.notified() => {}
+                () = self.cut.cancelled() => {}
+                () = self.stop.cancelled() => {}
+            }
+            if !self.pool.upgrade().is_some_and(|pool| pool.sweep()) {
+                return;
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! An instance's response body on its way to a client.
 //!
-//! Guarantees: a response's connection goes back to its pool only after a clean end.
+//! Guarantees: a response's connection goes back to its pool only after a clean end; a body whose
+//! epoch is cut ends with an error that says so.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -8,8 +9,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
+use tokio_util::sync::CancellationToken;
+
 use super::h1_body::{BrokenBody, H1Body};
-use super::pool::ReturnTo;
+use super::return_to::ReturnTo;
 use super::trailers::without_unsafe_trailers;
 
 /// An instance's response body on its way to a client.
@@ -26,7 +29,10 @@ enum Inner {
 #[derive(Debug)]
 struct PooledBody {
     inner: Incoming,
+    has_ended: bool,
     return_to: Option<ReturnTo>,
+    /// Cancelled when the instance's epoch has ended, which ends the connection.
+    cut: CancellationToken,
 }
 
 /// The rest of a response's body cannot be read.
@@ -38,14 +44,21 @@ pub enum ResponseError {
     /// One of our own HTTP/1.1 connections failed.
     #[error(transparent)]
     H1(#[from] BrokenBody),
+    /// The instance's epoch has ended.
+    #[error("the instance went to sleep before its response's end")]
+    Severed,
 }
 
 // === impl UpstreamBody ===
 
 impl UpstreamBody {
-    pub(super) fn new(inner: Incoming, return_to: ReturnTo) -> Self {
-        let return_to = Some(return_to);
-        Self(Inner::Hyper(PooledBody { inner, return_to }))
+    pub(super) fn new(inner: Incoming, return_to: ReturnTo, cut: CancellationToken) -> Self {
+        Self(Inner::Hyper(PooledBody {
+            has_ended: inner.is_end_stream(),
+            inner,
+            return_to: Some(return_to),
+            cut,
+        }))
     }
 
     pub(super) fn of_h1(body: H1Body) -> Self {
@@ -62,9 +75,7 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let polled = match &mut self.0 {
-            Inner::Hyper(pooled) => Pin::new(&mut pooled.inner)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(ResponseError::Hyper))),
+            Inner::Hyper(pooled) => pooled.poll_frame(cx),
             Inner::H1(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(ResponseError::H1))),
@@ -87,10 +98,33 @@ impl Body for UpstreamBody {
     }
 }
 
+// === impl PooledBody ===
+
+impl PooledBody {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        Pin::new(&mut self.inner).poll_frame(cx).map(|frame| {
+            self.has_ended = match &frame {
+                None => true,
+                Some(Ok(frame)) => frame.is_trailers() || self.inner.is_end_stream(),
+                Some(Err(_)) => false,
+            };
+            frame.map(|frame| {
+                frame.map_err(|error| match self.cut.is_cancelled() {
+                    true => ResponseError::Severed,
+                    false => ResponseError::Hyper(error),
+                })
+            })
+        })
+    }
+}
+
 impl Drop for PooledBody {
     fn drop(&mut self) {
         if let Some(return_to) = self.return_to.take() {
-            return_to.finish(self.inner.is_end_stream());
+            return_to.finish(self.has_ended);
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Upgraded connections: bytes both ways until either side ends.
 //!
-//! Guarantees: a tunnel ends with its instance's epoch or with the gateway, and closes the
-//! instance's side whenever the client's is gone, so that a vanished client keeps nobody awake; a
-//! half-closed side stays half-closed.
+//! Guarantees: a tunnel ends with its instance's epoch or with the gateway, even before both sides
+//! have switched; it closes the instance's side whenever the client's is gone, so that a vanished
+//! client keeps nobody awake; a half-closed side stays half-closed.
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
 use tokio_util::sync::CancellationToken;
 
 use crate::wake::Endpoint;
@@ -17,19 +18,17 @@ pub async fn tunnel(
     endpoint: Endpoint,
     stop: CancellationToken,
 ) {
-    let (client, instance) = match tokio::try_join!(downstream, upstream) {
-        Ok((client, instance)) => (client, instance),
-        Err(error) => {
-            tracing::debug!(%error, "an upgrade did not happen");
-            return;
-        }
+    let carrying = async {
+        // A side that agreed to switch may still never do so.
+        let (client, instance) = tokio::try_join!(downstream, upstream)
+            .map_err(|error| tracing::debug!(%error, "an upgrade did not happen"))?;
+        let (mut client, mut instance) = (TokioIo::new(client), TokioIo::new(instance));
+        copy_bidirectional(&mut client, &mut instance)
+            .await
+            .map_err(|error| tracing::debug!(%error, "a tunnel broke"))
     };
-    let (mut client, mut instance) = (TokioIo::new(client), TokioIo::new(instance));
-    let copying = tokio::io::copy_bidirectional(&mut client, &mut instance);
     tokio::select! {
-        result = copying => if let Err(error) = result {
-            tracing::debug!(%error, "a tunnel broke");
-        },
+        _ended = carrying => {}
         () = endpoint.cut().cancelled() => {}
         () = stop.cancelled() => {}
     }

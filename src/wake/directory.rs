@@ -1,60 +1,62 @@
-//! From what a route names to the instance that is meant.
+//! The instances that requests have asked for, and the way from a name to one of them.
 //!
-//! Guarantees: an instance has one entry and one task, whatever names lead to it (the key is its
-//! id); a name is looked up once for everybody who asks at the same time; an unknown name is
-//! remembered for a short time and in bounded number, so that scanning names costs the control
-//! plane little; a name whose instance is gone, or is called otherwise now, is looked up anew.
+//! Guarantees: an instance has one handle and one task, whatever names lead to it (the key is its
+//! id); a handle that nobody has asked for in `wake.forget_after`, and to which nothing is open or
+//! held, is let go of, and so is one that its control plane no longer has, at once; a name whose
+//! instance is gone, or is called otherwise now, is looked up anew within the same wait.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
-use tokio::sync::{OnceCell, broadcast};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::broadcast;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::addresses::OwnListeners;
 use super::dialer::{Dialer, Tcp};
 use super::driver::{Common, instance};
 use super::error::{WakeError, WakeStage};
 use super::instance::Instance;
-use super::machine::Fault;
-use super::plane_calls::classify;
+use super::listing::Listing;
+use super::lookup::{Found, LookUp, Names, Told, wait_for};
 use super::plane_handle::PlaneHandle;
 use super::record::{Ledger, Requester, WakeBegan, WakeLog, WakeReport};
+use super::slots::Claim;
 use super::target::Target;
-use crate::backoff::Backoff;
 use crate::config::{RouteWakeConfig, WakeConfig};
 use crate::names::PlaneIndex;
 use crate::telemetry::Metrics;
-use hypeman::ControlPlane;
-use hypeman::{InstanceId, InstanceRef};
+use hypeman::wire::Instance as Description;
+use hypeman::{ControlPlane, InstanceId, InstanceRef};
 
-const PAUSES: Backoff =
-    Backoff::new(Duration::from_millis(20), Duration::from_millis(500)).with_jitter(0.25);
-
-type Name = (PlaneIndex, InstanceRef);
-
-/// What a look-up found.
-#[derive(Debug)]
-enum LookUp<S> {
-    Instance(Arc<Instance<S>>),
-    Nothing { until: Instant },
-}
+/// Those who hold a handle that nobody uses: the directory and the handle's own task.
+const NOBODY: usize = 2;
+/// An answer that does not mean what was asked for is asked for once more.
+const MAX_TURNS: usize = 3;
 
 /// All instances that requests have asked for.
 pub struct Wakes<P, R: Dialer = Tcp> {
-    planes: Vec<Common<P, R>>,
+    planes: Vec<Plane<P, R>>,
     config: Arc<WakeConfig>,
     ledger: Arc<Ledger>,
     reports: broadcast::Sender<WakeReport>,
     begins: broadcast::Sender<WakeBegan>,
-    names: DashMap<Name, Arc<OnceCell<LookUp<R::Stream>>>>,
+    own: Arc<OwnListeners>,
+    names: Names,
     instances: DashMap<(PlaneIndex, InstanceId), Arc<Instance<R::Stream>>>,
-    /// What was last in the way of a look-up.
-    trouble: DashMap<PlaneIndex, Fault>,
     tasks: TaskTracker,
+}
+
+/// One control plane.
+struct Plane<P, R> {
+    common: Common<P, R>,
+    /// What it listed last.
+    listing: ArcSwapOption<Listing>,
 }
 
 // === impl Wakes ===
@@ -69,33 +71,35 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         tasks: TaskTracker,
         stop: &CancellationToken,
     ) -> Arc<Self> {
-        let (names, instances) = (DashMap::new(), DashMap::new());
         let (reports, begins) = (broadcast::channel(1024).0, broadcast::channel(1024).0);
         let (ledger, config) = (Arc::new(Ledger::new(config.ledger)), Arc::new(config));
-        let dialer = Arc::new(dialer);
-        let common = |plane| Common {
-            plane: Arc::new(PlaneHandle::new(plane, &config)),
-            dialer: Arc::clone(&dialer),
-            config: Arc::clone(&config),
-            wake_log: WakeLog {
-                metrics: Arc::clone(metrics),
-                reports: reports.clone(),
-                begins: begins.clone(),
-                ledger: Arc::clone(&ledger),
-                thrash_per_minute: config.thrash_per_minute,
+        let (dialer, own) = (Arc::new(dialer), Arc::<OwnListeners>::default());
+        let plane = |plane| Plane {
+            common: Common {
+                plane: Arc::new(PlaneHandle::new(plane, &config)),
+                dialer: Arc::clone(&dialer),
+                config: Arc::clone(&config),
+                wake_log: WakeLog {
+                    metrics: Arc::clone(metrics),
+                    reports: reports.clone(),
+                    begins: begins.clone(),
+                    ledger: Arc::clone(&ledger),
+                    thrash_per_minute: config.thrash_per_minute,
+                },
+                own: Arc::clone(&own),
+                stop: stop.clone(),
             },
-            stop: stop.clone(),
+            listing: ArcSwapOption::empty(),
         };
-        let planes = planes.into_iter().map(common).collect();
         Arc::new(Self {
-            planes,
+            planes: planes.into_iter().map(plane).collect(),
+            names: Names::new(config.max_unknown, config.unknown_ttl),
             config,
             ledger,
             reports,
             begins,
-            names,
-            instances,
-            trouble: DashMap::new(),
+            own,
+            instances: DashMap::new(),
             tasks,
         })
     }
@@ -110,7 +114,17 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         self.begins.subscribe()
     }
 
-    /// Every instance that requests have asked for and that is still there.
+    /// The last wakes.
+    pub fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.ledger)
+    }
+
+    /// The gateway's own listeners, to which no request is sent.
+    pub fn own_listeners(&self) -> &OwnListeners {
+        &self.own
+    }
+
+    /// Every instance that the gateway has a handle of.
     pub fn all(&self) -> Vec<(PlaneIndex, Arc<Instance<R::Stream>>)> {
         let all = self.instances.iter();
         let all = all.map(|entry| (entry.key().0, Arc::clone(entry.value())));
@@ -126,63 +140,120 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
     /// The same, with the index of its control plane.
     pub fn with_plane(&self, id: &InstanceId) -> Option<(PlaneIndex, Arc<Instance<R::Stream>>)> {
         let mut indices = (0..).map(PlaneIndex).take(self.planes.len());
-        indices.find_map(|plane| {
-            let entry = self.instances.get(&(plane, id.clone()))?;
-            Some((plane, Arc::clone(entry.value())))
-        })
+        indices.find_map(|plane| Some((plane, self.handle(plane, id)?)))
     }
 
-    /// The last wakes.
-    pub fn ledger(&self) -> Arc<Ledger> {
-        Arc::clone(&self.ledger)
+    fn handle(&self, plane: PlaneIndex, id: &InstanceId) -> Option<Arc<Instance<R::Stream>>> {
+        let entry = self.instances.get(&(plane, id.clone()))?;
+        Some(Arc::clone(entry.value())).filter(|instance| !instance.is_forgotten())
     }
 
-    /// The instance that a name leads to, if an earlier look-up found it.
+    /// The instance that a name means, if an earlier look-up found it and it means it still.
     pub fn cached(
         &self,
         plane: PlaneIndex,
         name: &InstanceRef,
     ) -> Option<Arc<Instance<R::Stream>>> {
-        match self.names.get(&(plane, name.clone()))?.get()? {
-            LookUp::Instance(instance) => Some(Arc::clone(instance)),
-            LookUp::Nothing { .. } => None,
-        }
+        let id = self.names.instance(&(plane, name.clone()))?;
+        let instance = self.handle(plane, &id)?;
+        instance.is_meant_by(name).then_some(instance)
     }
 
-    /// The instance that a name means now. Cheap once it is known.
+    /// Whether the last list of a control plane has an instance of this exact name or id.
+    pub fn is_listed(&self, plane: PlaneIndex, name: &InstanceRef) -> bool {
+        let listing = self
+            .plane(plane)
+            .and_then(|plane| plane.listing.load_full());
+        listing.is_some_and(|listing| listing.has(name))
+    }
+
+    fn plane(&self, plane: PlaneIndex) -> Option<&Plane<P, R>> {
+        self.planes.get(usize::from(plane.0))
+    }
+
+    /// The instance that a name means now, within `patience`. Cheap once it is known. `client` is
+    /// who asks, for fairness.
     pub async fn find(
-        &self,
+        self: &Arc<Self>,
         plane: PlaneIndex,
         name: &InstanceRef,
         patience: Duration,
+        client: IpAddr,
     ) -> Result<Arc<Instance<R::Stream>>, WakeError> {
-        let key = (plane, name.clone());
-        loop {
-            let cell = self.cell(&key);
-            let looked = timeout(patience, cell.get_or_try_init(|| self.look_up(&key))).await;
-            let found = looked.map_err(|_| self.why_not_found(plane))??;
-            match found {
-                LookUp::Instance(instance) if instance.is_meant_by(name) => {
-                    return Ok(Arc::clone(instance));
-                }
-                LookUp::Nothing { until } if *until > Instant::now() => {
-                    return Err(WakeError::NotFound);
-                }
-                LookUp::Instance(_) | LookUp::Nothing { .. } => {
-                    self.names
-                        .remove_if(&key, |_, current| Arc::ptr_eq(current, &cell));
-                }
+        let now = Instant::now();
+        let (key, deadline) = ((plane, name.clone()), now + patience);
+        for _ in 0..MAX_TURNS {
+            let (told, look_up) = self.names.ask(&key, self.instances.len());
+            if let Some(look_up) = look_up {
+                self.spawn_look_up(look_up, client);
             }
+            let found = match told {
+                Told::Found(found) => Some(found),
+                Told::Asking(progress) => wait_for(progress, deadline).await,
+            };
+            let Some(id) = found.transpose()? else {
+                continue;
+            };
+            let instance = self.handle(plane, &id);
+            if let Some(instance) = instance.filter(|instance| instance.is_meant_by(name)) {
+                instance.ask_for(now);
+                return Ok(instance);
+            }
+            self.names.forget(&key, &id);
+        }
+        match Instant::now() >= deadline {
+            true => Err(WakeError::TimedOut(WakeStage::Asking)),
+            false => Err(WakeError::NotFound),
         }
     }
 
-    /// What a look-up that took too long is blamed on.
-    fn why_not_found(&self, plane: PlaneIndex) -> WakeError {
-        match self.trouble.get(&plane).map(|trouble| trouble.clone()) {
-            Some(Fault::Unreachable) => WakeError::ControlPlaneDown,
-            Some(Fault::Failed) => WakeError::Failed,
-            _ => WakeError::TimedOut(WakeStage::Asking),
+    fn spawn_look_up(self: &Arc<Self>, look_up: LookUp, client: IpAddr) {
+        let wakes = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let index = look_up.name.0;
+            let Some(plane) = wakes.plane(index) else {
+                return;
+            };
+            let claim = Claim {
+                route: "".into(),
+                client: client.into(),
+                since: Instant::now(),
+            };
+            let admit =
+                |described: &Description, asked_at| wakes.admit(index, plane, described, asked_at);
+            let looking = wakes
+                .names
+                .carry_out(look_up, &plane.common.plane, claim, admit);
+            let _stopped = plane.common.stop.run_until_cancelled(looking).await;
+        });
+    }
+
+    /// The handle of an instance, which is made if there is none.
+    fn admit(
+        &self,
+        index: PlaneIndex,
+        plane: &Plane<P, R>,
+        described: &Description,
+        asked_at: Instant,
+    ) -> Found {
+        let id = InstanceId::parse(&described.id).map_err(|_| WakeError::Unreadable)?;
+        let make = || {
+            let (instance, task) = instance(described, id.clone(), plane.common.clone());
+            self.tasks.spawn(task);
+            instance
+        };
+        let mut entry = self
+            .instances
+            .entry((index, id.clone()))
+            .or_insert_with(make);
+        if entry.is_forgotten() {
+            // The server has it again (a snapshot of its state was restored, say): begin anew.
+            *entry = make();
         }
+        let name = described.name.as_str().into();
+        entry.set_name(&name, asked_at);
+        entry.ask_for(Instant::now());
+        Ok(id)
     }
 
     /// Wakes instances for later, each in its own time. Nobody waits for them.
@@ -197,7 +268,8 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
             let (wakes, name) = (Arc::clone(self), name.clone());
             let (rules, requester) = (rules.clone(), requester.clone());
             self.tasks.spawn(async move {
-                match wakes.find(plane, &name, rules.timeout).await {
+                let finding = wakes.find(plane, &name, rules.timeout, requester.client);
+                match finding.await {
                     Ok(instance) => {
                         if instance.warm(Target::AWAKE).is_none() {
                             instance.prewarm(Target::AWAKE, &rules, requester);
@@ -209,72 +281,57 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         }
     }
 
-    fn cell(&self, key: &Name) -> Arc<OnceCell<LookUp<R::Stream>>> {
-        if let Some(cell) = self.names.get(key) {
-            return Arc::clone(cell.value());
+    /// A control plane has listed its instances.
+    pub fn note_list(&self, index: PlaneIndex, listing: Arc<Listing>) {
+        let Some(plane) = self.plane(index) else {
+            return;
+        };
+        let now = Instant::now();
+        for entry in &self.instances {
+            let ((plane, id), instance) = entry.pair();
+            if *plane == index {
+                note_listed(instance, id, &listing, now);
+            }
         }
-        if self.names.len() >= self.instances.len() + self.config.max_unknown {
-            // Only names that lead to an instance may stay beyond the bound.
-            self.names
-                .retain(|_, cell| matches!(cell.get(), Some(LookUp::Instance(_))));
-        }
-        Arc::clone(self.names.entry(key.clone()).or_default().value())
+        plane.listing.store(Some(listing));
     }
 
-    async fn look_up(&self, (index, name): &Name) -> Result<LookUp<R::Stream>, WakeError> {
-        let common = self
-            .planes
-            .get(usize::from(index.0))
-            .ok_or(WakeError::NotFound)?;
-        let mut pauses = PAUSES.pauses();
-        let answer = loop {
-            match common.plane.get(name).await {
-                // Its caller's patience ends this.
-                Err(error) if error.is_retryable() => {
-                    tracing::debug!(%name, %error, "cannot look an instance up yet");
-                    self.trouble.insert(*index, classify(&error));
-                    sleep(pauses.advance(fastrand::f64)).await;
-                }
-                answer => break answer,
+    /// Lets go of what nobody uses.
+    pub fn upkeep(&self) {
+        let (now, limit) = (Instant::now(), self.config.forget_after);
+        // Under the lock of its part of the map nobody gets a handle that nobody has.
+        self.instances.retain(|_, instance| {
+            let is_unused = Arc::strong_count(instance) <= NOBODY && instance.is_unused(now, limit);
+            if is_unused {
+                instance.forget();
             }
-        };
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) if error.code() == "ambiguous" => return Err(WakeError::Ambiguous),
-            Err(error) => {
-                if !error.is_not_found() {
-                    tracing::warn!(%name, %error, "cannot look an instance up");
-                }
-                return match classify(&error) {
-                    Fault::NotFound => Ok(LookUp::Nothing {
-                        until: Instant::now() + self.config.unknown_ttl,
-                    }),
-                    Fault::Unauthorized => Err(WakeError::Unauthorized),
-                    Fault::Unreachable => Err(WakeError::ControlPlaneDown),
-                    Fault::InStandby
-                    | Fault::InvalidState
-                    | Fault::NoCapacity
-                    | Fault::NoSlot
-                    | Fault::Failed => Err(WakeError::Failed),
-                };
-            }
-        };
-        self.trouble.remove(index);
-        let id = InstanceId::parse(&answer.id).map_err(|_| WakeError::Failed)?;
-        let entry = self.instances.entry((*index, id.clone()));
-        let entry = entry.or_insert_with(|| {
-            let (instance, task) = instance(&answer, id, common.clone());
-            self.tasks.spawn(task);
-            instance
+            !instance.is_forgotten()
         });
-        let instance = Arc::clone(entry.value());
-        drop(entry);
-        if instance.is_forgotten() {
-            // The server has it again (a snapshot of its state was restored, say): begin anew.
-            self.instances.remove(&(*index, instance.id().clone()));
-            return Err(WakeError::Failed);
+        self.names
+            .upkeep(|plane, id| self.instances.contains_key(&(plane, id.clone())));
+        if self.instances.capacity() > 4 * self.instances.len() + 1024 {
+            self.instances.shrink_to_fit();
         }
-        Ok(LookUp::Instance(instance))
+    }
+}
+
+/// What a list says about an instance that the gateway has a handle of.
+fn note_listed<S>(instance: &Instance<S>, id: &InstanceId, listing: &Listing, now: Instant) {
+    let Some(listed) = listing.instances.get(id) else {
+        if !listing.is_complete || instance.since() >= listing.asked_at {
+            return;
+        }
+        match instance.is_at_rest(now) {
+            // Who asks for it is looked up anew, and told the truth.
+            true => instance.forget(),
+            false => instance.doubt(),
+        }
+        return;
+    };
+    instance.set_name(&listed.name, listing.asked_at);
+    let endpoint = instance.endpoint();
+    if let Some(endpoint) = endpoint.filter(|e| listed.runs_at == Some(e.ip())) {
+        endpoint.confirm(listing.asked_at);
     }
 }
 

@@ -1,103 +1,62 @@
-//! The task that owns one instance's wakes: it carries out what the machine decides.
+//! The task that owns one instance: it carries out what the machine decides.
 //!
 //! Guarantees: requests only ask and may leave at any time; whoever waits is answered in the order
 //! of asking, the first with the probe's own connection; a restore or start that has begun is never
-//! dropped before its answer, not even when the gateway drains.
+//! dropped before its answer, not even when the gateway drains. An instance that sleeps costs no
+//! timer: a look for stalls and a renewal of holds are planned only while something is open or kept
+//! (`upkeep`). When the directory lets go of the instance, the task ends.
 
+mod operations;
+mod report;
+mod state;
+mod upkeep;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use futures_util::future::{BoxFuture, FutureExt as _};
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep_until};
 
+pub(super) use self::state::Common;
+use self::state::{Done, Driver, Upkeep, Verb};
 use super::dialer::Dialer;
 use super::error::{WakeError, WakeStage};
-use super::instance::{Breaker, Command, Instance, Ready, WakeRequest};
-use super::lease::{Endpoint, EpochInit, OpenConnection};
-use super::machine::{Effect, Event, Fault, Machine, Observation, PAUSES, WakeLimits};
-use super::plane_calls::{ask, classify, observe, overtake, proves_hold, settle};
-use super::plane_handle::PlaneHandle;
-use super::probe::{ReadinessCheck, probe};
-use super::record::{Reporter, WakeLog};
-use super::slots::{Claim, WakeSlot};
+use super::evidence::{Evidence, Observation, Rest, Seen, address_of};
+use super::instance::{Command, Instance, Ready, Suspicion, WakeRequest};
+use super::lease::{Endpoint, EpochInit};
+use super::machine::{Effect, Event, Machine, WakeLimits};
+use super::probe::ReadinessCheck;
+use super::record::Reporter;
 use super::target::Target;
 use super::waiters::Waiters;
-use crate::config::{ReadyWhen, WakeConfig};
-use crate::names::ClientNetwork;
-use crate::telemetry::{ShedReason, WakeKind, WakeOutcome};
-use hypeman::ControlPlane;
-use hypeman::InstanceId;
-use hypeman::wire::Instance as Answer;
+use crate::telemetry::{WakeKind, WakeOutcome};
+use hypeman::wire::Instance as Description;
+use hypeman::{ControlPlane, InstanceId};
 
-/// How long after a wake its hold is placed.
-const FIRST_HOLD: Duration = Duration::from_millis(50);
+/// A confirmation that was asked for while something else went on is asked for again after this.
+const BUSY: Duration = Duration::from_millis(250);
+/// While the control plane has just confirmed an instance, a broken connection is no reason to ask
+/// it again.
+const FRESH: Duration = Duration::from_secs(1);
 
 static EPOCHS: AtomicU64 = AtomicU64::new(1);
 
-#[derive(Clone, Copy)]
-enum Verb {
-    Restore,
-    Start,
-}
-
-enum Done<S> {
-    Event(Event),
-    Slot(Verb, Option<WakeSlot>),
-    Verb(Result<Observation, Fault>),
-    Probed(Option<(S, OpenConnection)>),
-    Held(u64, Instant, bool),
-}
-
-/// What every instance's task shares.
-pub(super) struct Common<P, R> {
-    pub(super) plane: Arc<PlaneHandle<P>>,
-    pub(super) dialer: Arc<R>,
-    pub(super) config: Arc<WakeConfig>,
-    pub(super) wake_log: WakeLog,
-    pub(super) stop: CancellationToken,
-}
-
-/// The task's own state.
-struct Driver<P, R: Dialer> {
-    instance: Arc<Instance<R::Stream>>,
-    common: Common<P, R>,
-    machine: Machine,
-    reporter: Reporter,
-    waiters: Waiters<R::Stream>,
-    operations: FuturesUnordered<BoxFuture<'static, Done<R::Stream>>>,
-    endpoint: Option<Endpoint>,
-    found: Option<(R::Stream, OpenConnection)>,
-    /// What the last request asks of the probe.
-    check: ReadinessCheck,
-    /// It waits for a slot.
-    queued: bool,
-    /// A restore or start is in flight.
-    calling: bool,
-    /// When to renew a hold, and until when the application wants to stay awake.
-    renew_at: Option<Instant>,
-    /// The next renewal is the hold after a wake.
-    first_hold: bool,
-    keep_until: Option<Instant>,
-    /// When to look for silent connections.
-    look_at: Option<Instant>,
-}
-
 /// Makes the instance and the future of its task, which the caller puts on its tracker.
 pub(super) fn instance<P: ControlPlane, R: Dialer>(
-    first: &Answer,
+    described: &Description,
     id: InstanceId,
     common: Common<P, R>,
 ) -> (
     Arc<Instance<R::Stream>>,
     impl Future<Output = ()> + Send + 'static,
 ) {
-    let first_seen = observe(&id, first, Instant::now()).ok();
-    let (instance, commands) = Instance::new(id, &first.name);
+    let now = Instant::now();
+    let first_seen = Evidence::of(&id, described, now);
+    let (instance, commands) = Instance::new(id, &described.name);
     let limits = WakeLimits {
         breaker_failures: common.config.breaker_failures,
         breaker_max_delay: common.config.breaker_max_delay,
@@ -105,19 +64,29 @@ pub(super) fn instance<P: ControlPlane, R: Dialer>(
     };
     let driver = Driver {
         instance: Arc::clone(&instance),
-        machine: Machine::new(limits, first_seen),
+        machine: Machine::new(limits, Some(first_seen)),
         reporter: Reporter::new(instance.id().clone(), common.wake_log.clone()),
         waiters: Waiters::none(),
         operations: FuturesUnordered::new(),
         endpoint: None,
         found: None,
         check: ReadinessCheck::default(),
+        deadline: now,
+        urgent: None,
         queued: false,
+        verb: None,
         calling: false,
-        renew_at: None,
-        first_hold: false,
-        keep_until: None,
-        look_at: None,
+        rests: 0,
+        counted: false,
+        warmed_up: false,
+        claimed: Vec::new(),
+        claims: 0,
+        upkeep: Upkeep::default(),
+        opened: Arc::default(),
+        doubts: 0,
+        trouble: None,
+        stage: WakeStage::Asking,
+        ip: address_of(described).ok(),
         common,
     };
     (instance, driver.run(commands))
@@ -130,49 +99,51 @@ async fn at(time: Option<Instant>) {
     }
 }
 
-// === impl Common ===
-
-impl<P, R> Clone for Common<P, R> {
-    fn clone(&self) -> Self {
-        Self {
-            plane: Arc::clone(&self.plane),
-            dialer: Arc::clone(&self.dialer),
-            config: Arc::clone(&self.config),
-            wake_log: self.wake_log.clone(),
-            stop: self.stop.clone(),
-        }
-    }
-}
-
 // === impl Driver ===
 
 impl<P: ControlPlane, R: Dialer> Driver<P, R> {
-    /// Until the gateway stops; then until a restore in flight has its answer.
+    /// Until the gateway stops or the directory lets go of the instance; then until a restore in
+    /// flight has its answer.
     async fn run(mut self, mut commands: mpsc::Receiver<Command<R::Stream>>) {
-        let stop = self.common.stop.clone();
+        let (stop, end) = (self.common.stop.clone(), self.instance.end().clone());
+        let opened = Arc::clone(&self.opened);
         loop {
-            let (renew_at, look_at) = (self.renew_at, self.look_at);
-            // Every branch is cancel safe: a token, a stream's next, a receive, a sleep. The order
-            // makes a seeded test repeatable; none can starve the others, since each operation and
-            // command is answered once.
+            let (renew_at, look_at) = (self.upkeep.renew_at, self.upkeep.look_at);
+            // Every branch is cancel safe: a token, a stream's next, a receive, a notification, a
+            // sleep. The order makes a seeded test repeatable; none can starve the others, since
+            // each operation and command is answered once.
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
+                () = end.cancelled() => break,
                 Some(done) = self.operations.next() => self.done(done),
                 command = commands.recv() => match command {
                     Some(command) => self.command(command),
                     None => return,
                 },
+                () = opened.notified() => self.arm(),
                 () = at(renew_at) => self.renew(),
                 () = at(look_at) => self.look_for_stalls(),
             }
             self.publish_progress();
         }
-        commands.close();
-        while self.calling {
+        // Whoever waits or has asked is told by the end of the channel.
+        drop(commands);
+        self.waiters = Waiters::none();
+        if end.is_cancelled() {
+            self.cut();
+        }
+        while self.calling || self.rests > 0 {
             match self.operations.next().await {
-                Some(Done::Verb(_)) | None => break,
+                Some(Done::Verb(_, rest)) => {
+                    self.calling = false;
+                    if let Some(rest) = rest {
+                        self.wait_for_rest(rest);
+                    }
+                }
+                Some(Done::Rest) => self.rests -= 1,
                 Some(_) => {}
+                None => break,
             }
         }
     }
@@ -180,51 +151,78 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
     fn command(&mut self, command: Command<R::Stream>) {
         match command {
             Command::Wake(request) => self.request_wake(*request),
-            Command::Verify => self.step(Event::Verify),
-            Command::Suspect(epoch) => self.step(Event::Suspect { epoch }),
+            Command::Verify => self.verify(),
+            Command::Suspect(epoch, suspicion) => self.suspect(epoch, suspicion),
             Command::ResetBreaker => {
                 self.machine.reset_breaker();
                 self.publish_breaker();
             }
-            Command::Keep(until) => {
-                self.keep_until = self.keep_until.max(Some(until));
-                self.renew();
-            }
+            Command::Keep(until) => self.keep(until),
+        }
+    }
+
+    fn verify(&mut self) {
+        let is_busy = self.machine.stage().is_some();
+        self.step(Event::Verify);
+        if is_busy && let Some(endpoint) = &self.endpoint {
+            // What is going on may not ask: the next use does.
+            endpoint.unverify(BUSY);
+        }
+    }
+
+    fn suspect(&mut self, epoch: u64, suspicion: Suspicion) {
+        let now = Instant::now();
+        let endpoint = self.endpoint.as_ref().filter(|e| e.epoch() == epoch);
+        let is_fresh = endpoint.is_some_and(|e| e.is_verified_within(now, FRESH));
+        if suspicion != Suspicion::Broken || !is_fresh {
+            self.step(Event::Suspect { epoch });
         }
     }
 
     fn request_wake(&mut self, request: WakeRequest<R::Stream>) {
         let (target, now) = (request.target, Instant::now());
+        self.instance.ask_for(now);
         let left = |reply: &oneshot::Sender<_>| reply.is_closed();
         if request.reply.as_ref().is_some_and(left) {
             return;
         }
-        let live = self
-            .endpoint
-            .as_ref()
-            .filter(|e| !e.draining().is_cancelled());
-        let leased = live.is_some_and(|e| e.is_leased(now));
-        if let Some(endpoint) = live.filter(|e| leased && e.is_ready(target)) {
-            // Another request's wake ended between this one's look and its command.
-            let ready = Ready {
-                endpoint: endpoint.clone(),
-                kind: WakeKind::Joined,
-                connection: None,
-            };
+        if let Some(ready) = self.ready_already(target, now, request.kind) {
             if let Some(reply) = request.reply {
                 let _left = reply.send(Ok(ready));
             }
             return;
         }
-        let first = self.reporter.requester().is_none();
-        self.reporter.begin(request.requester, now);
-        if let Some(reply) = request.reply {
-            self.waiters.push(target, reply, first);
+        if self.is_refused(target) {
+            if let Some(reply) = request.reply {
+                let _left = reply.send(Err(WakeError::AddressRefused));
+            }
+            return;
         }
-        self.check = ReadinessCheck {
-            health: Some(request.rules.health_path),
-            warmup: request.rules.warmup,
-        };
+        let first = self.machine.stage().is_none();
+        self.counted &= !first;
+        self.reporter.begin(request.requester.clone(), now);
+        if first {
+            (self.trouble, self.deadline) = (None, request.deadline);
+        }
+        self.deadline = self.deadline.max(request.deadline);
+        if let Some(urgent) = self.urgent.take() {
+            // A question that is under way already needs no more place.
+            let _under_way = urgent.send((self.claim(), self.deadline));
+        }
+        if let (true, Some(verb)) = (self.queued, self.verb) {
+            // Its own turn may come sooner than that of whoever began the wake.
+            self.claim_for(verb, &request.requester, self.deadline);
+        }
+        if let Some(reply) = request.reply {
+            self.waiters.push(target, reply, request.requester, first);
+        }
+        if first {
+            self.check = ReadinessCheck::default();
+        }
+        self.check.health = Some(request.rules.health_path);
+        // Of all that wait, the first that wants one.
+        self.check.warmup = self.check.warmup.take().or(request.rules.warmup);
+        let leased = self.endpoint.as_ref().is_some_and(|e| e.is_leased(now));
         self.step(Event::WakeRequested {
             target,
             deadline: request.deadline,
@@ -233,250 +231,133 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         });
     }
 
+    /// Another request's wake ended between this one's look and its command.
+    fn ready_already(
+        &self,
+        target: Target,
+        now: Instant,
+        kind: WakeKind,
+    ) -> Option<Ready<R::Stream>> {
+        let endpoint = self.endpoint.as_ref()?;
+        let is_ready =
+            !self.machine.is_doubted() && endpoint.is_leased(now) && endpoint.is_ready(target);
+        is_ready.then(|| Ready {
+            endpoint: endpoint.clone(),
+            confirmed_at: now,
+            kind,
+            connection: None,
+        })
+    }
+
+    /// Whether the target is a listener of this gateway.
+    fn is_refused(&self, target: Target) -> bool {
+        self.ip.is_some_and(|ip| {
+            let address = SocketAddr::new(ip, target.port);
+            target.port != 0 && self.common.own.include(address)
+        })
+    }
+
     fn done(&mut self, done: Done<R::Stream>) {
         match done {
             Done::Event(event) => self.step(event),
-            Done::Slot(verb, slot) => {
-                self.queued = false;
-                match slot {
-                    Some(slot) => self.call(verb, slot),
-                    None => self.step(Event::Answered(Err(Fault::NoSlot))),
-                }
-            }
-            Done::Verb(answer) => {
+            Done::Seen(seen) => self.seen(seen),
+            Done::Slot(verb, slot) => self.slot(verb, slot),
+            Done::Verb(seen, rest) => {
                 self.calling = false;
-                self.step(Event::Answered(answer));
+                if let Some(rest) = rest {
+                    self.wait_for_rest(rest);
+                }
+                self.seen(seen);
             }
+            Done::Rest => self.rests -= 1,
             Done::Probed(connection) => {
                 let open = connection.is_some();
                 self.found = connection;
                 self.step(Event::Probed { open });
                 // Nobody took it: its epoch ended, or its waiters left.
                 self.found = None;
-            }
-            Done::Held(epoch, asked_at, held) => {
-                if let Some(endpoint) = self.endpoint.as_ref().filter(|e| e.epoch() == epoch) {
-                    endpoint.set_hold(held.then_some(asked_at));
+                if self.machine.is_doubted() {
+                    // A connection failed while nobody asked.
+                    self.step(Event::Verify);
                 }
             }
+            Done::Held(epoch, asked_at, seen) => self.held(epoch, asked_at, seen),
+        }
+    }
+
+    /// The control plane, or somebody before it, has answered.
+    fn seen(&mut self, seen: Seen) {
+        if let Some((name, asked_at)) = &seen.name {
+            self.instance.set_name(name, *asked_at);
+        }
+        match &seen.evidence {
+            Evidence::Awake(_) => self.trouble = None,
+            // However often it is asleep meanwhile.
+            Evidence::Asleep(Rest::Standby) => {}
+            Evidence::Asleep(_) | Evidence::Gone | Evidence::Unsure(_) => {
+                let stage = self.machine.stage().unwrap_or(self.stage);
+                self.trouble = Some((stage, seen.answer));
+            }
+        }
+        self.doubts = match seen.evidence {
+            Evidence::Unsure(_) => self.doubts.saturating_add(1),
+            Evidence::Awake(_) | Evidence::Asleep(_) | Evidence::Gone => 0,
+        };
+        self.urgent = None;
+        self.step(Event::Answered {
+            evidence: seen.evidence,
+            retry_after: seen.retry_after,
+        });
+        if self.doubts > 0
+            && let Some(endpoint) = &self.endpoint
+        {
+            endpoint.no_verdict(self.doubts - 1);
         }
     }
 
     fn step(&mut self, event: Event) {
-        let no_verdict = matches!(event, Event::Answered(Err(_)));
+        if let Some(stage) = self.machine.stage() {
+            self.stage = stage;
+        }
         for effect in self.machine.on(Instant::now(), event) {
             self.carry_out(effect);
-        }
-        if let (true, Some(endpoint)) = (no_verdict, &self.endpoint) {
-            endpoint.no_verdict();
         }
         self.publish_breaker();
     }
 
-    fn publish_breaker(&mut self) {
-        let breaker = self.machine.breaker();
-        let breaker = breaker.map(|(failures, until)| Breaker { failures, until });
-        let before = self.instance.breaker.load().as_deref().copied();
-        if breaker != before {
-            if breaker.is_some() {
-                self.common.wake_log.metrics.breaker_openings.increment(1);
-            }
-            self.instance.breaker.store(breaker.map(Arc::new));
-        }
-    }
-
     fn carry_out(&mut self, effect: Effect) {
-        let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
         match effect {
-            Effect::Ask => self.begin(async move { ask(&plane, &id).await }),
+            Effect::Ask => self.ask(),
             Effect::Restore { until } => self.queue(Verb::Restore, until),
             Effect::Start { until } => self.queue(Verb::Start, until),
-            Effect::Settle { until } => self.begin(async move { settle(&plane, &id, until).await }),
+            Effect::Settle { until } => self.settle(until),
             Effect::Probe {
                 target,
                 http,
                 until,
             } => self.probe(target, http, until),
-            Effect::Pause(pause) => {
-                let jittered = PAUSES.jittered(pause, fastrand::f64());
-                let paused = sleep(jittered).map(|()| Done::Event(Event::PauseOver));
-                self.operations.push(paused.boxed());
-            }
-            // Its call must not compete with the first request for the host; the restore itself
-            // gives a whole idle timeout (contract B.5).
-            Effect::Hold => {
-                let idle = self.endpoint.as_ref().and_then(Endpoint::idle_timeout);
-                let pause = idle.map_or(FIRST_HOLD, |idle| (idle / 10).min(FIRST_HOLD));
-                let at = Instant::now() + pause;
-                self.renew_at = Some(self.renew_at.map_or(at, |planned| planned.min(at)));
-                self.first_hold = true;
-            }
+            Effect::Pause(pause) => self.pause(pause),
+            Effect::Hold => self.hold_soon(),
             Effect::Publish { seen, fresh } => self.publish(&seen, fresh),
             Effect::Grant { target, woken } => self.grant(target, woken),
-            Effect::Retire => self.retire(),
-            Effect::Sever => {
-                self.keep_until = None;
-                if let Some(endpoint) = self.endpoint.take() {
-                    endpoint.cut().cancel();
-                }
-            }
+            Effect::Cut => self.cut(),
             Effect::Refuse(error) => self.refuse(&error),
             Effect::Forget => self.instance.forget(),
         }
     }
 
-    fn begin<F>(&mut self, operation: F)
-    where
-        F: Future<Output = Result<Observation, Fault>> + Send + 'static,
-    {
-        let answered = operation.map(|answer| Done::Event(Event::Answered(answer)));
-        self.operations.push(answered.boxed());
-    }
-
-    /// Waits for the control plane's turn for this instance.
-    fn queue(&mut self, verb: Verb, until: Instant) {
-        let requester = self.reporter.requester();
-        let claim = Claim {
-            route: requester.map_or_else(|| "".into(), |requester| Arc::clone(&requester.route)),
-            client: ClientNetwork::from(
-                requester.map_or(std::net::Ipv4Addr::UNSPECIFIED.into(), |requester| {
-                    requester.client
-                }),
-            ),
-            since: requester.map_or_else(Instant::now, |requester| requester.since),
-        };
-        self.queued = true;
-        let (plane, stop) = (Arc::clone(&self.common.plane), self.common.stop.clone());
-        let counted = self.common.wake_log.metrics.queued();
-        self.operations.push(
-            async move {
-                let _counted = counted;
-                let slot = stop.run_until_cancelled(plane.slot(claim, until)).await;
-                Done::Slot(verb, slot.flatten())
-            }
-            .boxed(),
-        );
-    }
-
-    fn call(&mut self, verb: Verb, slot: WakeSlot) {
-        let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
-        let asked_at = Instant::now();
-        self.calling = true;
-        let counted = self.common.wake_log.metrics.restoring();
-        self.operations.push(
-            async move {
-                let _counted = counted;
-                let called = async {
-                    let answer = match verb {
-                        Verb::Restore => plane.restore(&id).await,
-                        Verb::Start => plane.start(&id).await,
-                    };
-                    observe(&id, &answer.map_err(|error| classify(&error))?, asked_at)
-                };
-                // A call that is lost on its way is dropped; one that runs never is.
-                let seen = tokio::select! {
-                    biased;
-                    seen = called => seen,
-                    seen = overtake(&plane, &id), if matches!(verb, Verb::Restore) => seen,
-                };
-                drop(slot);
-                Done::Verb(seen)
-            }
-            .boxed(),
-        );
-    }
-
-    fn probe(&mut self, target: Target, http: bool, until: Instant) {
-        let Some(endpoint) = self.endpoint.clone() else {
-            self.operations.push(async { Done::Probed(None) }.boxed());
-            return;
-        };
-        let mut check = self.check.clone();
-        if !http || target.when != ReadyWhen::Health {
-            check.health = None;
-        }
-        if endpoint.woken_since(Instant::now()).is_none() || endpoint.is_warmed_up() {
-            check.warmup = None;
-        }
-        let dialer = Arc::clone(&self.common.dialer);
-        self.operations.push(
-            async move {
-                // Counted from before the handshake, which the server counts, too.
-                let open = endpoint.open_connection();
-                let found = probe(&*dialer, endpoint.address(target.port), &check, until).await;
-                Done::Probed(found.map(|stream| (stream, open)))
-            }
-            .boxed(),
-        );
-    }
-
-    fn hold(&mut self) {
-        let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
-        let Some(epoch) = self.endpoint.as_ref().map(Endpoint::epoch) else {
-            return;
-        };
-        let asked_at = Instant::now();
-        self.operations.push(
-            async move {
-                let held = plane.hold(&id).await;
-                let held = matches!(held, Some(Ok(status)) if proves_hold(&status));
-                Done::Held(epoch, asked_at, held)
-            }
-            .boxed(),
-        );
-    }
-
-    /// Holds again what our connections do not keep awake, or what its application wants awake.
-    fn renew(&mut self) {
-        self.renew_at = None;
-        let now = Instant::now();
-        self.keep_until = self.keep_until.filter(|until| *until > now);
-        let Some(endpoint) = self.endpoint.clone() else {
-            return;
-        };
-        let Some(idle) = endpoint.idle_timeout() else {
-            return;
-        };
-        let kept = self.keep_until.is_some();
-        if std::mem::take(&mut self.first_hold)
-            || kept
-            || !endpoint.counts() && endpoint.open_connections() > 0
-        {
-            self.hold();
-        }
-        if kept || !endpoint.counts() {
-            self.renew_at = Some(now + idle / 3);
-        }
-    }
-
-    /// Asks about an instance whose connections have been silent for long: a lost RST, a standby by
-    /// hand, a vanished host look just like an idle peer.
-    fn look_for_stalls(&mut self) {
-        let (now, limit) = (Instant::now(), self.common.config.stall_timeout);
-        self.look_at = self.endpoint.is_some().then(|| now + limit / 2);
-        if self
-            .endpoint
-            .as_ref()
-            .is_some_and(|endpoint| endpoint.is_stalled(now, limit))
-        {
-            self.step(Event::Verify);
-        }
-    }
-
     fn publish(&mut self, seen: &Observation, fresh: bool) {
-        let Some(ip) = seen.ip else { return };
-        self.instance.set_name(&seen.name);
+        let ip = seen.ip;
         let now = Instant::now();
-        let same = self
-            .endpoint
-            .take()
-            .filter(|e| !fresh && e.ip() == ip && !e.draining().is_cancelled());
+        self.ip = Some(ip);
+        let same = self.endpoint.take_if(|e| !fresh && e.ip() == ip);
         let endpoint = same.unwrap_or_else(|| {
-            if let Some(old) = self.instance.awake.swap(None) {
-                old.draining().cancel();
-                if fresh || old.ip() != ip {
-                    old.cut().cancel();
-                }
+            if let Some(old) = self.endpoint.take() {
+                old.cut().cancel();
+            }
+            if !seen.terms.counts {
+                tracing::warn!(instance = %self.instance.id(), "the auto-standby policy ignores the \
+                    gateway's connections; renewing holds instead");
             }
             let init = EpochInit {
                 instance: self.instance.id().clone(),
@@ -484,7 +365,9 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 ip,
                 terms: seen.terms,
                 losses: self.common.plane.losses(),
+                opened: Arc::clone(&self.opened),
                 fresh,
+                asked_at: seen.asked_at,
             };
             Endpoint::new(init, self.common.config.verify_interval, now)
         });
@@ -495,28 +378,20 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         }
         if seen.held {
             endpoint.set_hold(Some(seen.asked_at));
-        }
-        let kept = self.keep_until.is_some();
-        if (kept || !seen.terms.counts) && self.renew_at.is_none() {
-            if !kept {
-                tracing::warn!(instance = %self.instance.id(), "the auto-standby policy ignores the \
-                    gateway's connections; renewing holds instead");
-            }
-            self.renew_at = seen.terms.idle_timeout.map(|idle| now + idle / 3);
+            self.upkeep.note_hold(seen.asked_at);
         }
         self.machine.published(endpoint.epoch());
         self.instance.awake.store(Some(Arc::new(endpoint.clone())));
         self.endpoint = Some(endpoint);
-        let limit = self.common.config.stall_timeout;
-        self.look_at.get_or_insert(now + limit / 2);
+        self.arm();
     }
 
-    fn retire(&mut self) {
-        if let Some(endpoint) = &self.endpoint {
-            endpoint.draining().cancel();
-        }
-        if let Some(endpoint) = self.instance.awake.swap(None) {
-            endpoint.draining().cancel();
+    /// The epoch is over: whatever is open on it ends.
+    fn cut(&mut self) {
+        self.upkeep = self.upkeep.ended();
+        self.instance.cut();
+        if let Some(endpoint) = self.endpoint.take() {
+            endpoint.cut().cancel();
         }
     }
 
@@ -525,69 +400,25 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             return;
         };
         endpoint.mark_ready(target);
-        if self.check.warmup.is_some() {
+        if std::mem::take(&mut self.warmed_up) {
             endpoint.mark_warmed_up();
         }
-        let outcome = match woken {
+        // What others wait for beyond it is no second wake.
+        let is_wake = woken && !std::mem::replace(&mut self.counted, true);
+        let outcome = match is_wake {
             true => WakeOutcome::Woken,
             false => WakeOutcome::Renewed,
         };
-        if let (Some(took), true) = (self.finish(outcome), woken) {
+        if let (Some(took), true) = (self.finish(outcome, None), is_wake) {
             let times = self.instance.times.load().with(took);
             self.instance.times.store(Arc::new(times));
         }
+        self.instance.last_failure.store(None);
         self.waiters
             .grant(target, woken, &endpoint, &mut self.found);
-    }
-
-    fn refuse(&mut self, error: &WakeError) {
-        if matches!(error, WakeError::BreakerOpen(_)) {
-            self.reporter.abandon();
-            for _ in 0..self.waiters.len() {
-                self.common.wake_log.metrics.count_shed(ShedReason::Breaker);
-            }
-        } else {
-            self.finish(match error {
-                WakeError::TimedOut(_) => WakeOutcome::TimedOut,
-                WakeError::NotFound
-                | WakeError::Ambiguous
-                | WakeError::Stopped
-                | WakeError::Unusable
-                | WakeError::NoCapacity
-                | WakeError::NoSlot
-                | WakeError::Transitioning
-                | WakeError::TooSlow(_)
-                | WakeError::BreakerOpen(_)
-                | WakeError::ControlPlaneDown
-                | WakeError::Unauthorized
-                | WakeError::Failed
-                | WakeError::Draining => WakeOutcome::Failed,
-            });
-        }
-        if *error == WakeError::Unauthorized {
-            tracing::error!(instance = %self.instance.id(), "the control plane refuses the API key");
-        }
-        self.waiters.refuse(error);
-    }
-
-    /// Accounts for the attempt that has just ended, if somebody had asked for it.
-    fn finish(&mut self, outcome: WakeOutcome) -> Option<Duration> {
-        let waiting = self.waiters.len();
-        self.reporter.finish(outcome, waiting, Instant::now())
-    }
-
-    fn publish_progress(&mut self) {
-        let stage = self.machine.stage().map(|stage| {
-            let calling = matches!(stage, WakeStage::Restoring | WakeStage::Starting);
-            if self.queued && calling {
-                WakeStage::Queued
-            } else {
-                stage
-            }
-        });
-        let progress = stage.and_then(|stage| self.reporter.stage(stage, Instant::now()));
-        if self.instance.progress() != progress {
-            self.instance.progress.store(progress.map(Arc::new));
+        if let Some(requester) = self.waiters.oldest().cloned() {
+            // Somebody waits for more, such as another port: that is a wake of its own.
+            self.reporter.begin(requester, Instant::now());
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::telemetry::WakePhase;
+use crate::telemetry::{WakeOutcome, WakePhase};
 
 /// How far a wake had come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,15 +31,22 @@ pub enum WakeError {
     /// No instance has this name or id.
     #[error("no such instance")]
     NotFound,
-    /// The name is an id prefix of several.
-    #[error("the route's instance name is ambiguous; use the full id")]
-    Ambiguous,
+    /// The instance was there, and the control plane no longer has it. Its name may mean another
+    /// one by now.
+    #[error("the instance is gone")]
+    Gone,
     /// It is Stopped and the route may not start it.
     #[error("the instance is stopped; start it, or set `wake.start_stopped` on its route")]
     Stopped,
-    /// Its state allows no way to Running.
-    #[error("the instance's state does not allow a wake")]
+    /// Nothing can reach it: it has no network, or runs without an address.
+    #[error("the instance has no network; give it one")]
     Unusable,
+    /// Its address is one that is never connected to.
+    #[error("the instance's address is that of no instance, or of this gateway")]
+    AddressRefused,
+    /// The control plane could not tell its state in time.
+    #[error("the control plane does not know the instance's state")]
+    StateUnknown,
     /// Not ready within the request's time.
     #[error("the instance was not ready in time")]
     TimedOut(WakeStage),
@@ -61,6 +68,9 @@ pub enum WakeError {
     /// The control plane cannot be reached or does not answer.
     #[error("the control plane does not answer")]
     ControlPlaneDown,
+    /// The control plane's answers cannot be read.
+    #[error("the control plane's answer about the instance cannot be read")]
+    Unreadable,
     /// The control plane refuses our token.
     #[error("the control plane refuses the gateway's API key")]
     Unauthorized,
@@ -70,6 +80,64 @@ pub enum WakeError {
     /// The gateway is going down.
     #[error("the gateway is shutting down")]
     Draining,
+}
+
+// === impl WakeError ===
+
+impl WakeError {
+    /// One stable word: the `code` of the answer to whoever waited, of the ledger and of the log.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound | Self::Gone => "instance_not_found",
+            Self::Stopped => "instance_stopped",
+            Self::Unusable => "instance_unusable",
+            Self::AddressRefused => "address_refused",
+            Self::StateUnknown => "instance_state_unknown",
+            Self::TimedOut(WakeStage::NotListening) => "app_not_listening",
+            Self::TimedOut(WakeStage::Initializing) => "instance_initializing",
+            Self::TimedOut(WakeStage::Unhealthy) => "app_unhealthy",
+            Self::TimedOut(
+                WakeStage::Asking
+                | WakeStage::Queued
+                | WakeStage::Restoring
+                | WakeStage::Starting
+                | WakeStage::NoCapacity,
+            ) => "wake_timeout",
+            Self::NoCapacity => "no_capacity",
+            Self::NoSlot => "wake_queue_full",
+            Self::Transitioning => "instance_transitioning",
+            Self::TooSlow(_) => "wake_too_slow",
+            Self::BreakerOpen(_) => "wake_failing",
+            Self::ControlPlaneDown => "control_plane_unavailable",
+            Self::Unreadable => "control_plane_unreadable",
+            Self::Unauthorized => "control_plane_refused",
+            Self::Failed => "wake_failed",
+            Self::Draining => "draining",
+        }
+    }
+
+    /// How a wake ended that ended with this.
+    pub const fn outcome(&self) -> WakeOutcome {
+        match self {
+            Self::TimedOut(_) => WakeOutcome::TimedOut,
+            Self::NotFound
+            | Self::Gone
+            | Self::Stopped
+            | Self::Unusable
+            | Self::AddressRefused
+            | Self::StateUnknown
+            | Self::NoCapacity
+            | Self::NoSlot
+            | Self::Transitioning
+            | Self::TooSlow(_)
+            | Self::BreakerOpen(_)
+            | Self::ControlPlaneDown
+            | Self::Unreadable
+            | Self::Unauthorized
+            | Self::Failed
+            | Self::Draining => WakeOutcome::Failed,
+        }
+    }
 }
 
 // === impl WakeStage ===

@@ -1,21 +1,25 @@
-//! One instance, as requests see it.
+//! One instance, as requests see it: the handle that owns all that exists for it.
 //!
 //! Guarantees: [`Instance::warm`] is a few atomic loads; everything else asks the instance's task
 //! and may be left at any time without cancelling anything; a question is never answered by what
-//! was true before it was asked.
+//! was true before it was asked; a name means the instance by its exact name or full id only. What
+//! other rooms keep for the instance ends with it ([`Instance::belongings`]); once the directory
+//! has let go of it, its task has ended and no name means it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
+use super::belongings::Belongings;
 use super::error::{WakeError, WakeStage};
 use super::lease::{Endpoint, OpenConnection};
-use super::record::{Progress, Requester, WakeTimes};
+use super::record::{Progress, Requester, WakeFailure, WakeTimes};
 use super::target::Target;
 use crate::config::RouteWakeConfig;
 use crate::telemetry::WakeKind;
@@ -23,14 +27,18 @@ use hypeman::{InstanceId, InstanceRef};
 
 /// Commands that may wait for the task at once; who sends one beyond that waits to send it.
 const COMMANDS: usize = 1024;
-/// How long a request waits for its suspicion to be taken note of.
-const SUSPICION: Duration = Duration::from_secs(1);
+/// An application that wants to stay awake is heard again when it asks for this much more.
+const MORE_HOLD: Duration = Duration::from_secs(1);
+/// A request whose client leaves this share of its route's time to a wake is a measure of the wake.
+const PATIENT: f64 = 0.9;
 
 /// An instance is ready for a request.
 #[derive(Debug)]
 pub struct Ready<S = TcpStream> {
     /// The epoch that it is in.
     pub endpoint: Endpoint,
+    /// The time at which it was awake for sure, or the lease says so.
+    pub confirmed_at: Instant,
     /// Whether it had to be woken, and by whom.
     pub kind: WakeKind,
     /// The probe's connection, for the first of those who waited.
@@ -57,8 +65,32 @@ pub struct Instance<S = TcpStream> {
     pub(super) progress: ArcSwapOption<Progress>,
     pub(super) times: ArcSwap<WakeTimes>,
     pub(super) breaker: ArcSwapOption<Breaker>,
-    /// The control plane no longer has it.
+    /// What is in the way of the wake that is under way.
+    pub(super) obstacle: ArcSwapOption<WakeError>,
+    pub(super) last_failure: ArcSwapOption<WakeFailure>,
+    /// The directory has let go of it.
     forgotten: AtomicBool,
+    /// Ends the task.
+    end: CancellationToken,
+    /// What other rooms keep for it.
+    belongings: Belongings,
+    /// Times below are milliseconds since this.
+    base: Instant,
+    /// When the control plane was asked for its name.
+    named_at: AtomicU64,
+    /// When somebody asked for it last.
+    asked_for: AtomicU64,
+    /// Until when its application wants to stay awake.
+    kept_until: AtomicU64,
+}
+
+/// What went wrong with a connection to an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspicion {
+    /// A connection broke, or was closed; another may work.
+    Broken,
+    /// No connection to this port could be made.
+    NotConnected(u16),
 }
 
 #[derive(Debug)]
@@ -67,6 +99,8 @@ pub(super) struct WakeRequest<S> {
     pub(super) deadline: Instant,
     pub(super) rules: RouteWakeConfig,
     pub(super) requester: Requester,
+    /// What it is called if the instance is ready already.
+    pub(super) kind: WakeKind,
     /// `None` when nobody waits: the instance is woken for later.
     pub(super) reply: Option<oneshot::Sender<Result<Ready<S>, WakeError>>>,
 }
@@ -75,7 +109,7 @@ pub(super) struct WakeRequest<S> {
 pub(super) enum Command<S> {
     Wake(Box<WakeRequest<S>>),
     Verify,
-    Suspect(u64),
+    Suspect(u64, Suspicion),
     /// Keep it awake until then.
     Keep(Instant),
     /// Forget that recent wakes failed.
@@ -95,7 +129,15 @@ impl<S> Instance<S> {
             progress: ArcSwapOption::empty(),
             times: ArcSwap::default(),
             breaker: ArcSwapOption::empty(),
+            obstacle: ArcSwapOption::empty(),
+            last_failure: ArcSwapOption::empty(),
             forgotten: AtomicBool::new(false),
+            end: CancellationToken::new(),
+            belongings: Belongings::default(),
+            base: Instant::now(),
+            named_at: AtomicU64::new(0),
+            asked_for: AtomicU64::new(0),
+            kept_until: AtomicU64::new(0),
         };
         (Arc::new(instance), received)
     }
@@ -127,19 +169,32 @@ impl<S> Instance<S> {
         let _gone = self.commands.send(Command::ResetBreaker).await;
     }
 
-    /// Whether it is still there, and this name, id or id prefix means it.
+    /// Why its last wake failed, if no other has succeeded since.
+    pub fn last_failure(&self) -> Option<Arc<WakeFailure>> {
+        self.last_failure.load_full()
+    }
+
+    /// What other rooms keep for it, such as the gates of its ports.
+    pub fn belongings(&self) -> &Belongings {
+        &self.belongings
+    }
+
+    /// Whether this is its exact name or full id, and the directory still has it.
     pub fn is_meant_by(&self, name: &InstanceRef) -> bool {
-        !self.is_forgotten() && self.is_called(name.as_str())
+        !self.is_forgotten()
+            && (***self.name.load() == *name.as_str() || self.id.as_str() == name.as_str())
     }
 
-    /// Whether this name, id or id prefix still means this instance.
-    pub(super) fn is_called(&self, name: &str) -> bool {
-        ***self.name.load() == *name || self.id.as_str().starts_with(name)
-    }
-
-    pub(super) fn set_name(&self, name: &Arc<str>) {
+    /// The control plane, asked at `asked_at`, calls it so.
+    pub(super) fn set_name(&self, name: &Arc<str>, asked_at: Instant) {
+        let asked_at = self.millis(asked_at);
+        // A list that was asked for earlier and comes later says nothing new.
+        self.named_at.fetch_max(asked_at, Ordering::AcqRel);
         if **self.name.load() != *name {
-            self.name.store(Arc::new(Arc::clone(name)));
+            self.name.rcu(|current| {
+                let is_newest = self.named_at.load(Ordering::Acquire) <= asked_at;
+                Arc::new(Arc::clone(if is_newest { name } else { current }))
+            });
         }
     }
 
@@ -147,8 +202,53 @@ impl<S> Instance<S> {
         self.forgotten.load(Ordering::Acquire)
     }
 
+    /// The directory lets go of it: no name means it any more, and its task ends.
     pub(super) fn forget(&self) {
         self.forgotten.store(true, Ordering::Release);
+        self.end.cancel();
+    }
+
+    /// Its epoch is over, and with it what its application wanted of that.
+    pub(super) fn cut(&self) {
+        self.awake.store(None);
+        self.kept_until.store(0, Ordering::Relaxed);
+    }
+
+    /// Cancelled when its task is to end.
+    pub(super) fn end(&self) -> &CancellationToken {
+        &self.end
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.base).as_millis();
+        u64::try_from(since).unwrap_or(u64::MAX)
+    }
+
+    /// Somebody asks for it now.
+    pub(super) fn ask_for(&self, now: Instant) {
+        self.asked_for.store(self.millis(now), Ordering::Relaxed);
+    }
+
+    /// Since when the gateway has it.
+    pub(super) fn since(&self) -> Instant {
+        self.base
+    }
+
+    /// Whether nobody has asked for it for `limit`, and nothing is open to it, held for it or going
+    /// on with it.
+    pub(super) fn is_unused(&self, now: Instant, limit: Duration) -> bool {
+        let idle = |since: Instant| now.saturating_duration_since(since) >= limit;
+        let asked_for = Duration::from_millis(self.asked_for.load(Ordering::Relaxed));
+        idle(self.base + asked_for)
+            && self.is_at_rest(now)
+            && self.endpoint().is_none_or(|e| idle(e.last_use()))
+    }
+
+    /// Whether nothing is open to it, held for it or going on with it.
+    pub(super) fn is_at_rest(&self, now: Instant) -> bool {
+        let open = self.endpoint().is_some_and(|e| e.open_connections() > 0);
+        let kept = self.kept_until.load(Ordering::Relaxed) > self.millis(now);
+        !open && !kept && self.progress.load().is_none()
     }
 
     /// The warm path: the endpoint, if the lease is in force and the target has answered. No call,
@@ -190,34 +290,79 @@ impl<S> Instance<S> {
         patience: Duration,
         requester: Requester,
     ) -> Result<Ready<S>, WakeError> {
+        self.ready_as(WakeKind::Joined, target, rules, patience, requester)
+            .await
+    }
+
+    /// The same for a request whose connection has failed, after [`Self::suspect`]: it waits for
+    /// what the control plane says, and is no wake if the instance is there.
+    pub async fn ready_again(
+        &self,
+        target: Target,
+        rules: &RouteWakeConfig,
+        patience: Duration,
+        requester: Requester,
+    ) -> Result<Ready<S>, WakeError> {
+        self.ready_as(WakeKind::Warm, target, rules, patience, requester)
+            .await
+    }
+
+    async fn ready_as(
+        &self,
+        kind: WakeKind,
+        target: Target,
+        rules: &RouteWakeConfig,
+        patience: Duration,
+        requester: Requester,
+    ) -> Result<Ready<S>, WakeError> {
         let patience = patience.min(rules.timeout);
         if let Some(longer) = self.takes_longer_than(patience) {
             self.prewarm(target, rules, requester);
             return Err(WakeError::TooSlow(longer));
         }
-        let deadline = Instant::now() + patience;
+        let now = Instant::now();
+        let deadline = now + patience;
         let (reply, answer) = oneshot::channel();
         let request = WakeRequest {
             target,
-            deadline,
+            // The wake is the instance's: it has its route's time, however soon a client leaves.
+            deadline: match patience >= rules.timeout.mul_f64(PATIENT) {
+                true => deadline,
+                false => now + rules.timeout,
+            },
             rules: rules.clone(),
             requester,
+            kind,
             reply: Some(reply),
         };
         let reply = async {
             self.commands
                 .send(Command::Wake(Box::new(request)))
                 .await
-                .map_err(|_| WakeError::Draining)?;
-            answer.await.unwrap_or(Err(WakeError::Draining))
+                .map_err(|_| self.why_ended())?;
+            answer.await.unwrap_or_else(|_| Err(self.why_ended()))
         };
         match timeout_at(deadline, reply).await {
             Ok(result) => result,
-            Err(_) => match self.progress().map(|progress| progress.stage) {
-                Some(WakeStage::NoCapacity) => Err(WakeError::NoCapacity),
-                Some(WakeStage::Queued) => Err(WakeError::NoSlot),
-                stage => Err(WakeError::TimedOut(stage.unwrap_or(WakeStage::Asking))),
-            },
+            Err(_) => Err(self.why_late()),
+        }
+    }
+
+    /// Why its task takes no requests any more.
+    fn why_ended(&self) -> WakeError {
+        match self.is_forgotten() {
+            true => WakeError::Gone,
+            false => WakeError::Draining,
+        }
+    }
+
+    /// What has kept it from being ready in time.
+    fn why_late(&self) -> WakeError {
+        let stage = self.progress().map(|progress| progress.stage);
+        match (stage, self.obstacle.load_full()) {
+            (Some(WakeStage::Queued), _) => WakeError::NoSlot,
+            (_, Some(obstacle)) => (*obstacle).clone(),
+            (stage, None) => WakeError::TimedOut(stage.unwrap_or(WakeStage::Asking)),
         }
     }
 
@@ -241,28 +386,40 @@ impl<S> Instance<S> {
             deadline: Instant::now() + rules.timeout,
             rules: rules.clone(),
             requester,
+            kind: WakeKind::Joined,
             reply: None,
         };
         let _busy = self.commands.try_send(Command::Wake(Box::new(request)));
     }
 
-    /// Keeps it from going to sleep by itself until `until`, by holds.
+    /// Keeps it from going to sleep by itself until `until`, by holds. However often an application
+    /// asks for it, little more is done than was asked for before.
     pub fn keep_awake(&self, until: Instant) {
-        let _busy = self.commands.try_send(Command::Keep(until));
+        let until_ms = self.millis(until);
+        let more = u64::try_from(MORE_HOLD.as_millis()).unwrap_or(u64::MAX);
+        let raise = |kept: u64| (until_ms >= kept.saturating_add(more)).then_some(until_ms);
+        let raised = self
+            .kept_until
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, raise);
+        if raised.is_ok() {
+            let _busy = self.commands.try_send(Command::Keep(until));
+        }
     }
 
-    /// A connection of this epoch failed as a sleeping instance's would. Returns when the epoch is
-    /// no longer handed out.
-    pub async fn suspect(&self, endpoint: &Endpoint) {
-        // At the latest when the task has read it; when the task is gone, everything is refused.
-        let accepted = self
-            .commands
-            .send(Command::Suspect(endpoint.epoch()))
-            .await
-            .is_ok();
-        if accepted {
-            // A task that is this busy retires it later; the request's next try finds that out.
-            let _busy = timeout(SUSPICION, endpoint.draining().cancelled()).await;
+    /// The control plane is asked whether it is still there, now.
+    pub fn doubt(&self) {
+        let _busy = self.commands.try_send(Command::Verify);
+    }
+
+    /// A connection of this epoch failed. It costs that connection and a question: the others go on.
+    pub async fn suspect(&self, endpoint: &Endpoint, suspicion: Suspicion) {
+        if let Suspicion::NotConnected(port) = suspicion {
+            endpoint.mark_unready(port);
         }
+        // When the task is gone, everything is refused.
+        let _gone = self
+            .commands
+            .send(Command::Suspect(endpoint.epoch(), suspicion))
+            .await;
     }
 }

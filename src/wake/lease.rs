@@ -8,27 +8,33 @@
 //! no RST; and bytes prove something only on a connection that was there when the control plane
 //! last confirmed the instance: a newer one may lead to somebody else.
 //!
-//! An endpoint is one *epoch*: one uninterrupted stretch of being awake at one address. Its
-//! connections never outlive it.
+//! An endpoint is one *epoch*: one uninterrupted stretch of being awake at one address. It owns what
+//! is open on it ([`Endpoint::belongings`], [`Endpoint::cut`]): nothing outlives it. It is live or
+//! cut, and an instance has one live epoch at most.
 //!
 //! A hold is in the server's memory only, so a lease that rests on one ends when the control plane
 //! was out of reach meanwhile.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use slab::Slab;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::belongings::Belongings;
 use super::target::Target;
+use crate::backoff::Backoff;
 use hypeman::InstanceId;
 
-/// While a control plane does not answer, a lease's confirmation is asked for this seldom.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// While a control plane cannot tell, a lease's confirmation is asked for this seldom.
+const ASK_AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// What the instance's policy means for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,13 +47,21 @@ pub struct LeaseTerms {
 
 /// One epoch of one instance. Cheap to clone.
 #[derive(Clone)]
-pub struct Endpoint(Arc<Epoch>);
+pub struct Endpoint(Arc<Handle>);
+
+/// What all handles of an epoch share. Its connections share only the epoch, so that a belonging
+/// may hold some of them without holding its owner.
+struct Handle {
+    epoch: Arc<Epoch>,
+    belongings: Belongings,
+}
 
 struct Epoch {
     instance: InstanceId,
     number: u64,
     ip: IpAddr,
     verify_interval: Duration,
+    began: Instant,
     /// Times below are nanoseconds since this, so that zero is "never".
     base: Instant,
     terms: ArcSwap<LeaseTerms>,
@@ -55,7 +69,10 @@ struct Epoch {
     ready: ArcSwap<Vec<Target>>,
     open: AtomicUsize,
     /// Each open connection's last byte, for the stall watchdog.
-    last_activity: Mutex<Vec<Weak<AtomicU64>>>,
+    last_activity: Mutex<Slab<Arc<AtomicU64>>>,
+    /// Tells the instance's task that a connection is open, once until it looks.
+    opened: Arc<Notify>,
+    watched: AtomicBool,
     /// How often the control plane was out of reach so far, and how often when the hold was placed.
     losses: Arc<AtomicU64>,
     held_losses: AtomicU64,
@@ -72,15 +89,16 @@ struct Epoch {
     verifying: AtomicBool,
     /// No confirmation is asked for before this.
     ask_after: AtomicU64,
-    draining: CancellationToken,
     cut: CancellationToken,
 }
 
 /// An open connection to an endpoint; while it exists, the instance cannot go to sleep by itself.
 #[must_use]
 pub struct OpenConnection {
-    endpoint: Endpoint,
+    epoch: Arc<Epoch>,
     last_byte: Arc<AtomicU64>,
+    /// Its place among the open connections.
+    place: usize,
     /// `u64::MAX` until then.
     established_at: u64,
 }
@@ -92,7 +110,10 @@ pub(super) struct EpochInit {
     pub(super) ip: IpAddr,
     pub(super) terms: LeaseTerms,
     pub(super) losses: Arc<AtomicU64>,
+    pub(super) opened: Arc<Notify>,
     pub(super) fresh: bool,
+    /// The control plane was asked at this time for what it began with.
+    pub(super) asked_at: Instant,
 }
 
 // === impl LeaseTerms ===
@@ -112,17 +133,21 @@ impl LeaseTerms {
 impl Endpoint {
     pub(super) fn new(init: EpochInit, verify_interval: Duration, now: Instant) -> Self {
         let second = Duration::from_secs(1);
+        let base = init.asked_at.min(now);
         let held_losses = AtomicU64::new(init.losses.load(Ordering::Acquire));
-        Self(Arc::new(Epoch {
+        let epoch = Arc::new(Epoch {
             instance: init.instance,
             number: init.number,
             ip: init.ip,
             verify_interval,
-            base: now.checked_sub(second).unwrap_or(now),
+            began: now,
+            base: base.checked_sub(second).unwrap_or(base),
             terms: ArcSwap::from_pointee(init.terms),
             ready: ArcSwap::default(),
             open: AtomicUsize::new(0),
             last_activity: Mutex::default(),
+            opened: init.opened,
+            watched: AtomicBool::new(false),
             losses: init.losses,
             held_losses,
             fresh: init.fresh,
@@ -133,8 +158,11 @@ impl Endpoint {
             heard: AtomicU64::new(0),
             verifying: AtomicBool::new(false),
             ask_after: AtomicU64::new(0),
-            draining: CancellationToken::new(),
             cut: CancellationToken::new(),
+        });
+        Self(Arc::new(Handle {
+            epoch,
+            belongings: Belongings::default(),
         }))
     }
 
@@ -163,22 +191,22 @@ impl Endpoint {
         self.0.terms.load().idle_timeout
     }
 
-    /// Cancelled when the epoch's idle connections must not be used again.
-    pub fn draining(&self) -> &CancellationToken {
-        &self.0.draining
-    }
-
-    /// Cancelled when the instance is known to be asleep or gone: its connections are dead.
+    /// Cancelled when the epoch is over, as the instance is known to be asleep, gone, at another
+    /// address or woken anew: its connections are dead.
     pub fn cut(&self) -> &CancellationToken {
         &self.0.cut
     }
 
+    /// What other rooms keep with this epoch. It goes with the epoch's last handle, and must not
+    /// hold one.
+    pub fn belongings(&self) -> &Belongings {
+        &self.0.belongings
+    }
+
     /// Whether a wake of ours began this epoch, and how long ago.
     pub fn woken_since(&self, now: Instant) -> Option<Duration> {
-        let second = Duration::from_secs(1);
-        self.0
-            .fresh
-            .then(|| now.saturating_duration_since(self.0.base + second))
+        let since = now.saturating_duration_since(self.0.began);
+        self.0.fresh.then_some(since)
     }
 
     pub(super) fn is_warmed_up(&self) -> bool {
@@ -191,21 +219,26 @@ impl Endpoint {
 
     /// Counts a connection until the guard is dropped.
     pub fn open_connection(&self) -> OpenConnection {
-        self.0.open.fetch_add(1, Ordering::AcqRel);
+        // Sequentially consistent with `unwatch`: one of the two sees the other.
+        self.0.open.fetch_add(1, Ordering::SeqCst);
         let last_byte = Arc::new(AtomicU64::new(self.nanos(Instant::now())));
-        let mut last_activity = self
-            .0
-            .last_activity
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        last_activity.retain(|last_byte| last_byte.strong_count() > 0);
-        last_activity.push(Arc::downgrade(&last_byte));
-        drop(last_activity);
+        let place = self.0.activity().insert(Arc::clone(&last_byte));
+        // A look first: whoever is watched already costs no write.
+        if !self.0.watched.load(Ordering::SeqCst) && !self.0.watched.swap(true, Ordering::SeqCst) {
+            self.0.opened.notify_one();
+        }
         OpenConnection {
-            endpoint: self.clone(),
+            epoch: Arc::clone(&self.0.epoch),
             last_byte,
+            place,
             established_at: u64::MAX,
         }
+    }
+
+    /// Nobody watches the open connections from now on; whether there are some after all.
+    pub(super) fn unwatch(&self) -> bool {
+        self.0.watched.store(false, Ordering::SeqCst);
+        self.0.open.load(Ordering::SeqCst) > 0 && !self.0.watched.swap(true, Ordering::SeqCst)
     }
 
     /// Whether a connection is open without a byte either way for `limit`, and the instance was not
@@ -213,16 +246,37 @@ impl Endpoint {
     pub(super) fn is_stalled(&self, now: Instant, limit: Duration) -> bool {
         let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         let before = self.nanos(now).saturating_sub(limit);
-        let last_activity = self
-            .0
-            .last_activity
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let silent = last_activity
-            .iter()
-            .filter_map(Weak::upgrade)
-            .any(|last_byte| last_byte.load(Ordering::Relaxed) < before);
-        silent && self.0.verified.load(Ordering::Acquire) < before
+        if self.0.verified.load(Ordering::Acquire) >= before {
+            return false;
+        }
+        let activity = self.0.activity();
+        let mut silent = activity.iter();
+        silent.any(|(_, last_byte)| last_byte.load(Ordering::Relaxed) < before)
+    }
+
+    /// When it was of use last: a byte came, or a connection was closed.
+    pub(super) fn last_use(&self) -> Instant {
+        let heard = self.0.heard.load(Ordering::Acquire);
+        let last = heard.max(self.0.idle_since.load(Ordering::Acquire));
+        self.0.base + Duration::from_nanos(last)
+    }
+
+    /// Whether the control plane confirmed it within this time.
+    pub(super) fn is_verified_within(&self, now: Instant, limit: Duration) -> bool {
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        let verified = self.0.verified.load(Ordering::Acquire);
+        self.nanos(now) < verified.saturating_add(limit)
+    }
+
+    /// Whether the control plane, which could not tell lately, may be asked again.
+    pub(super) fn may_ask(&self, now: Instant) -> bool {
+        self.nanos(now) >= self.0.ask_after.load(Ordering::Acquire)
+    }
+
+    /// A list that was asked for at `asked_at` shows it Running at its address.
+    pub(super) fn confirm(&self, asked_at: Instant) {
+        let asked_at = self.nanos(asked_at);
+        self.0.verified.fetch_max(asked_at, Ordering::AcqRel);
     }
 
     /// Connections open now.
@@ -231,17 +285,29 @@ impl Endpoint {
     }
 
     fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.0.base).as_nanos()).unwrap_or(u64::MAX)
+        self.0.nanos(at)
     }
 
     /// Whether the instance cannot have gone to sleep by itself, nor to somebody else.
     pub fn is_leased(&self, now: Instant) -> bool {
-        let terms = self.0.terms.load();
         let now = self.nanos(now);
+        self.is_confirmed_at(now) && self.is_in_term(now)
+    }
+
+    /// Whether the instance was awake by the last word about it, and cannot have gone to sleep by
+    /// itself since, however long ago that was.
+    pub fn is_awake_by_last_word(&self, now: Instant) -> bool {
+        !self.0.cut.is_cancelled() && self.is_in_term(self.nanos(now))
+    }
+
+    /// Whether bytes came from the instance, or the control plane confirmed it, within `limit`.
+    pub fn is_heard_within(&self, now: Instant, limit: Duration) -> bool {
+        !self.0.cut.is_cancelled() && self.confirmed_within(self.nanos(now), limit)
+    }
+
+    fn is_in_term(&self, now: u64) -> bool {
+        let terms = self.0.terms.load();
         let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
-        if !self.is_confirmed_at(now) {
-            return false;
-        }
         if terms.counts && self.open_connections() > 0 {
             return true;
         }
@@ -264,12 +330,16 @@ impl Endpoint {
     }
 
     fn is_confirmed_at(&self, now: u64) -> bool {
+        self.confirmed_within(now, self.0.verify_interval)
+    }
+
+    fn confirmed_within(&self, now: u64, limit: Duration) -> bool {
         let (verified, heard) = (&self.0.verified, &self.0.heard);
         let confirmed = verified
             .load(Ordering::Acquire)
             .max(heard.load(Ordering::Acquire));
-        let interval = u64::try_from(self.0.verify_interval.as_nanos()).unwrap_or(u64::MAX);
-        now < confirmed.saturating_add(interval)
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        now < confirmed.saturating_add(limit)
     }
 
     /// When a hold was placed that the server cannot have forgotten since.
@@ -304,14 +374,20 @@ impl Endpoint {
         }
     }
 
+    /// A port does not answer any more: the next request for it looks again.
+    pub(super) fn mark_unready(&self, port: u16) {
+        let mut ready = self.0.ready.load().to_vec();
+        ready.retain(|target| target.port != port);
+        self.0.ready.store(Arc::new(ready));
+    }
+
     /// The control plane confirmed it, in answer to a question asked at `asked_at`.
     pub(super) fn verify(&self, asked_at: Instant, terms: LeaseTerms) {
         if **self.0.terms.load() != terms {
             self.0.terms.store(Arc::new(terms));
         }
-        self.0
-            .verified
-            .store(self.nanos(asked_at), Ordering::Release);
+        self.confirm(asked_at);
+        self.0.ask_after.store(0, Ordering::Release);
         self.0.verifying.store(false, Ordering::Release);
     }
 
@@ -322,16 +398,14 @@ impl Endpoint {
         self.0.verifying.store(false, Ordering::Release);
     }
 
-    /// The control plane gave no verdict.
-    pub(super) fn no_verdict(&self) {
-        self.unverify(ASK_AGAIN);
+    /// The control plane gave no verdict, `times` in a row: it is asked again, more and more seldom.
+    pub(super) fn no_verdict(&self, times: u32) {
+        self.unverify(ASK_AGAIN.nth(times));
     }
 
     /// The idle countdown began anew not before `at`.
     pub(super) fn begin_term(&self, at: Instant) {
-        self.0
-            .idle_since
-            .fetch_max(self.nanos(at), Ordering::AcqRel);
+        self.0.begin_term(at);
     }
 
     /// A hold was placed not before `at`. The last one counts, not the longest.
@@ -354,26 +428,53 @@ impl fmt::Debug for Endpoint {
     }
 }
 
+// === impl Handle ===
+
+impl Deref for Handle {
+    type Target = Epoch;
+
+    fn deref(&self) -> &Epoch {
+        &self.epoch
+    }
+}
+
+// === impl Epoch ===
+
+impl Epoch {
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn activity(&self) -> MutexGuard<'_, Slab<Arc<AtomicU64>>> {
+        let activity = self.last_activity.lock();
+        activity.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin_term(&self, at: Instant) {
+        self.idle_since.fetch_max(self.nanos(at), Ordering::AcqRel);
+    }
+}
+
 // === impl OpenConnection ===
 
 impl OpenConnection {
     /// The handshake is over.
     pub fn established(&mut self) {
-        self.established_at = self.endpoint.nanos(Instant::now());
+        self.established_at = self.epoch.nanos(Instant::now());
     }
 
     /// A byte goes to the instance `now`.
     pub fn sent(&self, now: Instant) {
-        let now = self.endpoint.nanos(now);
+        let now = self.epoch.nanos(now);
         self.last_byte.store(now, Ordering::Relaxed);
     }
 
     /// A byte has come `now`. If the control plane has confirmed the instance since the connection
     /// was made, it came from the instance, which therefore still has its address.
     pub fn heard(&self, now: Instant) {
-        let now = self.endpoint.nanos(now);
+        let now = self.epoch.nanos(now);
         self.last_byte.store(now, Ordering::Relaxed);
-        let epoch = &self.endpoint.0;
+        let epoch = &self.epoch;
         let confirms = self.established_at <= epoch.verified.load(Ordering::Acquire);
         // A look first: another connection may have heard of it in the same moment.
         if confirms && epoch.heard.load(Ordering::Relaxed) < now {
@@ -385,14 +486,18 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         // The close is noted before the connection stops counting, so that no moment lies between.
-        self.endpoint.begin_term(Instant::now());
-        self.endpoint.0.open.fetch_sub(1, Ordering::AcqRel);
+        self.epoch.begin_term(Instant::now());
+        self.epoch.activity().remove(self.place);
+        self.epoch.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl fmt::Debug for OpenConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OpenConnection({:?})", self.endpoint)
+        let Epoch {
+            instance, number, ..
+        } = &*self.epoch;
+        write!(f, "OpenConnection({instance} epoch {number})")
     }
 }
 

@@ -1,23 +1,27 @@
 //! What to do next about one instance: a state machine without IO.
 //!
 //! Guarantees: one operation at a time; an operation's answer leads to exactly one of: another
-//! operation, a grant, or a refusal; nothing is begun after the attempt's deadline; definite
-//! answers (stopped, gone, forbidden) are refusals at once, passing ones are tried again with a
-//! growing pause; after several failed attempts in a row the breaker refuses for a growing, capped
-//! time, then lets one attempt through.
+//! operation, a grant, or a refusal; nothing is begun after the attempt's deadline. It acts on
+//! evidence alone: only [`Evidence::Asleep`] and [`Evidence::Gone`] end an epoch, only a definite
+//! answer (stopped, gone, not allowed, no network) refuses at once, and what is unsure is asked
+//! again with a growing pause. An attempt counts as failed when it has had its route's whole time,
+//! whatever its clients' own limits; after several in a row the breaker refuses for a growing,
+//! capped time, then lets one attempt through.
 
+mod attempt;
 mod vocabulary;
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use self::vocabulary::{Effect, Event, Fault, Observation, WakeLimits};
+use self::attempt::{Attempt, Step, Trouble, look_at};
+pub use self::vocabulary::{Effect, Event, WakeLimits};
 use super::error::{WakeError, WakeStage};
+use super::evidence::{Doubt, Evidence, Observation, Rest};
 use super::target::Target;
 use crate::backoff::Backoff;
 use crate::config::ReadyWhen;
-use hypeman::wire::InstanceState;
 
 /// The pauses between two questions of an attempt. The machine is deterministic: who carries out
 /// [`Effect::Pause`] adds the jitter.
@@ -26,116 +30,51 @@ pub(super) const PAUSES: Backoff =
 const BREAKER_FIRST: Duration = Duration::from_secs(1);
 /// How long a lease's confirmation in the background may take.
 const VERIFICATION: Duration = Duration::from_secs(10);
-/// How long a port is looked at before the control plane is asked again: longest, and while the
-/// instance is Initializing.
-const LOOK: Duration = Duration::from_secs(1);
-const INITIALIZING_LOOK: Duration = Duration::from_millis(150);
 /// How often the control plane is asked whether it is healthy.
 const HEALTH_LOOK: Duration = Duration::from_millis(100);
-
-/// An attempt to get the instance ready.
-#[derive(Debug, Clone)]
-struct Attempt {
-    deadline: Instant,
-    targets: Vec<Target>,
-    start_stopped: bool,
-    woken: bool,
-    pauses: u32,
-    step: Step,
-    /// The last passing trouble: the reason of the refusal when time runs out.
-    trouble: Option<Fault>,
-    seen: Option<Observation>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Asking,
-    Restoring,
-    Starting,
-    Settling,
-    Probing(Target),
-    Pausing { then_restore: bool },
-}
+/// How long an instance may run without an address before it counts as one that has none.
+const ADDRESS: Duration = Duration::from_secs(2);
 
 /// One instance's state.
 #[derive(Debug, Clone)]
 pub struct Machine {
     limits: WakeLimits,
     attempt: Option<Attempt>,
-    /// The epoch that is published and takes new requests.
-    awake: Option<u64>,
+    /// The epoch that is published and takes requests.
+    epoch: Option<u64>,
     /// Whether it was Running when it was last seen, and not Initializing.
     running: bool,
-    /// Whether an epoch without new requests may still have living connections.
-    draining: bool,
+    /// Whether a connection of the epoch has failed since the control plane last confirmed it.
+    doubted: bool,
     failures: u32,
     broken_until: Option<Instant>,
     /// What the first look-up saw, good for one decision.
-    first_seen: Option<Observation>,
-}
-
-// === impl Attempt ===
-
-impl Attempt {
-    /// An attempt that begins by asking.
-    fn new(deadline: Instant, targets: Vec<Target>, start_stopped: bool) -> Self {
-        Self {
-            deadline,
-            targets,
-            start_stopped,
-            woken: false,
-            pauses: 0,
-            step: Step::Asking,
-            trouble: None,
-            seen: None,
-        }
-    }
-
-    fn may_begin_early(&self) -> bool {
-        self.targets.iter().any(|target| is_early(*target))
-    }
-}
-
-/// Whether a target may be ready while its instance is Initializing.
-fn is_early(target: Target) -> bool {
-    target.when == ReadyWhen::Port && target.port != 0
-}
-
-/// Looks for a while, then asks again: the instance may have changed meanwhile.
-fn look_at(target: Target, seen: Option<&Observation>, now: Instant, deadline: Instant) -> Effect {
-    let idle = seen.and_then(|seen| seen.terms.idle_timeout);
-    let slice = match seen {
-        Some(seen) if seen.state == InstanceState::Initializing => INITIALIZING_LOOK,
-        _ => idle.map_or(LOOK, |idle| (idle / 3).min(LOOK)),
-    };
-    let http = target.when == ReadyWhen::Health && seen.is_none_or(|seen| seen.healthy.is_none());
-    Effect::Probe {
-        target,
-        http,
-        until: deadline.min(now + slice.max(Duration::from_millis(50))),
-    }
+    first_seen: Option<Evidence>,
+    /// The control plane does not want to be asked before this, and what it could not do.
+    left_alone: Option<(Instant, Trouble)>,
 }
 
 // === impl Machine ===
 
 impl Machine {
     /// `first_seen`: what the look-up of the name said a moment ago.
-    pub fn new(limits: WakeLimits, first_seen: Option<Observation>) -> Self {
+    pub fn new(limits: WakeLimits, first_seen: Option<Evidence>) -> Self {
         Self {
             limits,
             attempt: None,
-            awake: None,
+            epoch: None,
             running: false,
-            draining: false,
+            doubted: false,
             failures: 0,
             broken_until: None,
             first_seen,
+            left_alone: None,
         }
     }
 
     /// The driver began this epoch for the last [`Effect::Publish`].
     pub fn published(&mut self, epoch: u64) {
-        self.awake = Some(epoch);
+        self.epoch = Some(epoch);
     }
 
     /// How often wakes failed in a row, and until when the next is not tried, if that was too
@@ -151,19 +90,17 @@ impl Machine {
 
     /// How far the attempt is; `None` when there is none.
     pub fn stage(&self) -> Option<WakeStage> {
-        self.attempt.as_ref().map(|attempt| match attempt.step {
-            Step::Asking if attempt.seen.is_none() => WakeStage::Asking,
-            // Looking at a closed port, or between two looks.
-            Step::Asking | Step::Probing(_) => WakeStage::NotListening,
-            Step::Restoring => WakeStage::Restoring,
-            Step::Starting => WakeStage::Starting,
-            Step::Settling => WakeStage::Initializing,
-            Step::Pausing { .. } => match attempt.trouble {
-                Some(Fault::NoCapacity) => WakeStage::NoCapacity,
-                None if attempt.seen.is_some() => WakeStage::Unhealthy,
-                _ => WakeStage::Asking,
-            },
-        })
+        self.attempt.as_ref().map(Attempt::stage)
+    }
+
+    /// What is in the attempt's way now, as the refusal that it would be at the end.
+    pub fn obstacle(&self) -> Option<WakeError> {
+        self.attempt.as_ref()?.refusal()
+    }
+
+    /// Whether a connection has failed since the control plane last confirmed the instance.
+    pub fn is_doubted(&self) -> bool {
+        self.doubted
     }
 
     /// One event in, what to do out.
@@ -176,9 +113,11 @@ impl Machine {
                 leased,
             } => self.wake_requested(now, target, deadline, start_stopped, leased),
             Event::Verify => self.verify(now),
-            Event::Suspect { epoch } => self.suspect(epoch),
-            Event::Answered(Ok(seen)) => self.seen(now, seen),
-            Event::Answered(Err(fault)) => self.fault(now, fault),
+            Event::Suspect { epoch } => self.suspect(now, epoch),
+            Event::Answered {
+                evidence,
+                retry_after,
+            } => self.answered(now, evidence, retry_after),
             Event::Probed { open } => self.probed(now, open),
             Event::PauseOver => self.pause_over(now),
         }
@@ -193,23 +132,19 @@ impl Machine {
         leased: bool,
     ) -> Vec<Effect> {
         if let Some(attempt) = &mut self.attempt {
-            attempt.deadline = attempt.deadline.max(deadline);
-            attempt.start_stopped |= start_stopped;
-            if !attempt.targets.contains(&target) {
-                attempt.targets.push(target);
-            }
+            attempt.join(now, target, deadline, start_stopped);
             return Vec::new();
         }
         if let Some(until) = self.broken_until.filter(|until| *until > now) {
             return vec![Effect::Refuse(WakeError::BreakerOpen(until - now))];
         }
-        let mut attempt = Attempt::new(deadline, vec![target], start_stopped);
+        let mut attempt = Attempt::new(now, deadline, vec![target], start_stopped);
         let is_far_enough = match target.when {
             ReadyWhen::Running => self.running,
             ReadyWhen::Port => true,
             ReadyWhen::Health => false,
         };
-        if self.awake.is_some() && leased && is_far_enough {
+        if self.epoch.is_some() && leased && !self.doubted && is_far_enough {
             // Awake, and only this port has not been tried yet.
             attempt.step = Step::Probing(target);
             let look = look_at(target, None, now, deadline);
@@ -219,10 +154,19 @@ impl Machine {
             }
             return vec![look];
         }
-        let asleep = self
-            .first_seen
-            .take()
-            .is_some_and(|seen| seen.state == InstanceState::Standby);
+        if let Some((until, trouble)) = self.left_alone.filter(|(until, _)| *until > now) {
+            attempt.trouble = Some(trouble);
+            attempt.step = Step::Pausing {
+                then_restore: false,
+            };
+            if until >= deadline {
+                let refusal = attempt.refusal();
+                return refusal.map(Effect::Refuse).into_iter().collect();
+            }
+            self.attempt = Some(attempt);
+            return vec![Effect::Pause(until - now)];
+        }
+        let asleep = self.first_seen.take() == Some(Evidence::Asleep(Rest::Standby));
         attempt.step = if asleep {
             Step::Restoring
         } else {
@@ -236,66 +180,137 @@ impl Machine {
     }
 
     fn verify(&mut self, now: Instant) -> Vec<Effect> {
-        if self.attempt.is_some() || self.awake.is_none() {
+        if self.attempt.is_some() || self.epoch.is_none() {
             return Vec::new();
         }
-        self.attempt = Some(Attempt::new(now + VERIFICATION, Vec::new(), false));
+        self.attempt = Some(Attempt::new(now, now + VERIFICATION, Vec::new(), false));
         vec![Effect::Ask]
     }
 
-    fn suspect(&mut self, epoch: u64) -> Vec<Effect> {
-        if self.awake != Some(epoch) {
+    /// The trouble of one connection is no verdict about the others: they stay, and the control
+    /// plane is asked.
+    fn suspect(&mut self, now: Instant, epoch: u64) -> Vec<Effect> {
+        if self.epoch != Some(epoch) {
             return Vec::new();
         }
-        self.awake = None;
-        self.draining = true;
-        vec![Effect::Retire]
+        self.doubted = true;
+        self.verify(now)
     }
 
     /// The instance is not where the epoch's connections lead.
     fn lost(&mut self) -> Vec<Effect> {
-        let had = self.awake.take().is_some() || self.draining;
-        self.draining = false;
-        if had {
-            vec![Effect::Retire, Effect::Sever]
-        } else {
-            Vec::new()
+        self.doubted = false;
+        match self.epoch.take() {
+            Some(_) => vec![Effect::Cut],
+            None => Vec::new(),
         }
     }
 
-    fn seen(&mut self, now: Instant, seen: Observation) -> Vec<Effect> {
+    fn answered(
+        &mut self,
+        now: Instant,
+        evidence: Evidence,
+        retry_after: Option<Duration>,
+    ) -> Vec<Effect> {
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
+        self.left_alone = None;
+        match evidence {
+            Evidence::Awake(seen) => self.awake(now, seen),
+            Evidence::Asleep(rest) => self.asleep(now, rest),
+            Evidence::Gone => {
+                let mut effects = self.refuse_lost(WakeError::Gone);
+                effects.push(Effect::Forget);
+                effects
+            }
+            Evidence::Unsure(_) if attempt.is_verification() => {
+                // What it could not find out is asked again when somebody needs to know.
+                self.attempt = None;
+                Vec::new()
+            }
+            Evidence::Unsure(doubt) => self.unsure(now, doubt, retry_after),
+        }
+    }
+
+    /// It is Running, or Initializing and somebody waits for no more than a port.
+    fn awake(&mut self, now: Instant, seen: Observation) -> Vec<Effect> {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
         let after_verb = matches!(attempt.step, Step::Restoring | Step::Starting);
         attempt.woken |= after_verb;
-        let verifying = attempt.targets.is_empty();
-        match &seen.state {
-            InstanceState::Running if seen.ip.is_some() => self.up(now, seen, after_verb),
-            InstanceState::Running => self.pause(now, Fault::Failed, false),
-            InstanceState::Initializing
-                if seen.ip.is_some() && (verifying || attempt.may_begin_early()) =>
-            {
-                self.up(now, seen, after_verb)
+        if seen.initializing && !attempt.is_verification() && !attempt.may_begin_early() {
+            return self.settle(now);
+        }
+        self.running = !seen.initializing;
+        self.doubted = false;
+        (attempt.trouble, attempt.without_address) = (None, None);
+        let fresh = after_verb || attempt.woken && attempt.seen.is_none();
+        attempt.seen = Some(seen.clone());
+        let hold = fresh && !seen.held && seen.terms.idle_timeout.is_some();
+        let mut effects = vec![Effect::Publish { seen, fresh }];
+        if hold {
+            // Beside the probe: it must not fall asleep again before its first request.
+            effects.push(Effect::Hold);
+        }
+        effects.extend(self.next_target(now));
+        effects
+    }
+
+    fn asleep(&mut self, now: Instant, rest: Rest) -> Vec<Effect> {
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
+        if attempt.is_verification() {
+            // It is woken when somebody asks.
+            self.attempt = None;
+            return self.lost();
+        }
+        let until = attempt.deadline;
+        let after_verb = matches!(attempt.step, Step::Restoring | Step::Starting);
+        let (step, verb) = match rest {
+            Rest::Stopped if !attempt.start_stopped => return self.refuse_lost(WakeError::Stopped),
+            // After a verb this is a race with another operation: look again a little later.
+            Rest::Standby | Rest::Stopped if after_verb => {
+                return self.pause_lost(now, Trouble::Transition);
             }
-            InstanceState::Initializing => self.settle(now),
-            // After a restore this is a race with another standby: look again a little later.
-            InstanceState::Standby if after_verb => self.pause(now, Fault::InvalidState, false),
-            InstanceState::Standby => self.fault(now, Fault::InStandby),
-            InstanceState::Stopped if attempt.start_stopped && !after_verb => {
-                attempt.step = Step::Starting;
-                let until = attempt.deadline;
-                let mut effects = self.lost();
-                effects.extend(self.unless_late(now, Effect::Start { until }));
-                effects
+            Rest::Standby => (Step::Restoring, Effect::Restore { until }),
+            Rest::Stopped => (Step::Starting, Effect::Start { until }),
+            Rest::Passing => return self.pause_lost(now, Trouble::Transition),
+        };
+        (attempt.step, attempt.seen) = (step, None);
+        let mut effects = self.lost();
+        effects.extend(self.unless_late(now, verb));
+        effects
+    }
+
+    fn unsure(&mut self, now: Instant, doubt: Doubt, retry_after: Option<Duration>) -> Vec<Effect> {
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
+        let restoring = attempt.step == Step::Restoring;
+        attempt.woken |= matches!(doubt, Doubt::NoAddress { .. })
+            && matches!(attempt.step, Step::Restoring | Step::Starting);
+        let trouble = Trouble::Doubt(doubt);
+        match doubt {
+            Doubt::Unauthorized => self.refuse(WakeError::Unauthorized),
+            Doubt::NoNetwork => self.refuse(WakeError::Unusable),
+            Doubt::AddressRefused => self.refuse(WakeError::AddressRefused),
+            Doubt::NoAddress { running: true } => {
+                let since = *attempt.without_address.get_or_insert(now);
+                match now >= since + ADDRESS {
+                    true => self.refuse(WakeError::Unusable),
+                    false => self.pause(now, trouble, retry_after, false),
+                }
             }
-            InstanceState::Stopped => self.refuse_lost(WakeError::Stopped),
-            InstanceState::Created | InstanceState::Paused | InstanceState::Shutdown => {
-                self.fault(now, Fault::InvalidState)
-            }
-            InstanceState::Unknown | InstanceState::Other(_) => {
-                self.refuse_lost(WakeError::Unusable)
-            }
+            Doubt::NoCapacity | Doubt::NoSlot => self.pause(now, trouble, retry_after, restoring),
+            Doubt::NoAddress { running: false }
+            | Doubt::UnknownState
+            | Doubt::InvalidState
+            | Doubt::Unreachable
+            | Doubt::Failed
+            | Doubt::Unreadable => self.pause(now, trouble, retry_after, false),
         }
     }
 
@@ -308,41 +323,12 @@ impl Machine {
         self.unless_late(now, Effect::Settle { until })
     }
 
-    /// It is Running, or Initializing and somebody waits for no more than a port.
-    fn up(&mut self, now: Instant, seen: Observation, after_verb: bool) -> Vec<Effect> {
-        let Some(attempt) = &mut self.attempt else {
-            return Vec::new();
-        };
-        self.running = seen.state == InstanceState::Running;
-        attempt.trouble = None;
-        let fresh = after_verb || attempt.woken && attempt.seen.is_none();
-        attempt.seen = Some(seen.clone());
-        let mut effects = Vec::new();
-        let hold = fresh && !seen.held && seen.terms.idle_timeout.is_some();
-        effects.push(Effect::Publish { seen, fresh });
-        if hold {
-            // Beside the probe: it must not fall asleep again before its first request.
-            effects.push(Effect::Hold);
-        }
-        effects.extend(self.next_target(now));
-        effects
-    }
-
-    /// What the next of those who wait needs, in the state that was seen last.
+    /// Goes on with the next of those who wait, or ends.
     fn next_target(&mut self, now: Instant) -> Vec<Effect> {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
-        let initializing = attempt
-            .seen
-            .as_ref()
-            .is_some_and(|seen| seen.state == InstanceState::Initializing);
-        let healthy = attempt.seen.as_ref().and_then(|seen| seen.healthy);
-        let next = match initializing {
-            true => attempt.targets.iter().find(|target| is_early(**target)),
-            false => attempt.targets.first(),
-        };
-        let Some(target) = next.copied() else {
+        let Some(target) = attempt.next_target() else {
             if attempt.targets.is_empty() {
                 // Everybody has been served, or nobody waited: a verification in the background.
                 self.attempt = None;
@@ -354,6 +340,7 @@ impl Machine {
         if target.port == 0 {
             return self.probed(now, true);
         }
+        let healthy = attempt.seen.as_ref().and_then(|seen| seen.healthy);
         if target.when == ReadyWhen::Health && healthy == Some(false) {
             attempt.step = Step::Pausing {
                 then_restore: false,
@@ -374,9 +361,10 @@ impl Machine {
         // An address that was another's business for so long may be another's by now.
         let seen_at = attempt.seen.as_ref().map(|seen| seen.asked_at);
         let outdated = seen_at.is_some_and(|at| now >= at + self.limits.verify_interval);
-        if self.awake.is_none() || !open || outdated {
+        if self.epoch.is_none() || !open || outdated {
+            let stage = attempt.stage();
             attempt.step = Step::Asking;
-            return self.unless_late_at(now, WakeStage::NotListening, Effect::Ask);
+            return self.unless_late_at(now, stage, Effect::Ask);
         }
         attempt.targets.retain(|other| *other != target);
         let woken = attempt.woken;
@@ -386,64 +374,42 @@ impl Machine {
         effects
     }
 
-    fn fault(&mut self, now: Instant, fault: Fault) -> Vec<Effect> {
+    /// Waits a little, longer each time, within the attempt's time; at least for as long as the
+    /// control plane wants to be left alone.
+    fn pause(
+        &mut self,
+        now: Instant,
+        trouble: Trouble,
+        retry_after: Option<Duration>,
+        then_restore: bool,
+    ) -> Vec<Effect> {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
-        if attempt.targets.is_empty() && !matches!(fault, Fault::NotFound) {
-            // A verification in the background: what it found is acted upon when somebody asks.
-            self.attempt = None;
-            return match fault {
-                Fault::InStandby | Fault::InvalidState => self.lost(),
-                Fault::NoCapacity
-                | Fault::NotFound
-                | Fault::Unauthorized
-                | Fault::Unreachable
-                | Fault::Failed
-                | Fault::NoSlot => Vec::new(),
-            };
-        }
-        match fault {
-            Fault::InStandby => {
-                attempt.step = Step::Restoring;
-                attempt.seen = None;
-                let until = attempt.deadline;
-                let mut effects = self.lost();
-                effects.extend(self.unless_late(now, Effect::Restore { until }));
-                effects
-            }
-            Fault::NotFound => {
-                let mut effects = self.refuse_lost(WakeError::NotFound);
-                effects.push(Effect::Forget);
-                effects
-            }
-            Fault::Unauthorized => {
-                self.attempt = None;
-                vec![Effect::Refuse(WakeError::Unauthorized)]
-            }
-            Fault::NoCapacity | Fault::NoSlot => {
-                let again = attempt.step == Step::Restoring;
-                self.pause(now, fault, again)
-            }
-            Fault::InvalidState | Fault::Unreachable | Fault::Failed => {
-                self.pause(now, fault, false)
-            }
-        }
-    }
-
-    /// Waits a little, longer each time, within the attempt's time.
-    fn pause(&mut self, now: Instant, trouble: Fault, then_restore: bool) -> Vec<Effect> {
-        let Some(attempt) = &mut self.attempt else {
-            return Vec::new();
-        };
-        let pause = PAUSES.nth(attempt.pauses);
+        let ordinary = PAUSES.nth(attempt.pauses);
+        let pause = ordinary.max(retry_after.unwrap_or_default());
+        self.left_alone = retry_after.map(|pause| (now + pause, trouble));
         attempt.pauses = (attempt.pauses + 1).min(16);
         attempt.trouble = Some(trouble);
         attempt.step = Step::Pausing { then_restore };
+        if now + ordinary >= attempt.deadline {
+            return self.give_up(now, WakeStage::Asking);
+        }
         if now + pause >= attempt.deadline {
+            // It was not given the time that would have made it a failure.
+            let refusal = self.attempt.take().and_then(|attempt| attempt.refusal());
+            return refusal.map(Effect::Refuse).into_iter().collect();
+        }
+        if attempt.has_failed_by(now) && self.count_failure(now) {
             return self.give_up(now, WakeStage::Asking);
         }
         vec![Effect::Pause(pause)]
+    }
+
+    fn pause_lost(&mut self, now: Instant, trouble: Trouble) -> Vec<Effect> {
+        let mut effects = self.lost();
+        effects.extend(self.pause(now, trouble, None, false));
+        effects
     }
 
     fn pause_over(&mut self, now: Instant) -> Vec<Effect> {
@@ -468,38 +434,48 @@ impl Machine {
     }
 
     fn unless_late_at(&mut self, now: Instant, stage: WakeStage, effect: Effect) -> Vec<Effect> {
-        let late = self
-            .attempt
-            .as_ref()
-            .is_none_or(|attempt| now >= attempt.deadline);
-        if late {
-            self.give_up(now, stage)
-        } else {
-            vec![effect]
+        let Some(attempt) = &mut self.attempt else {
+            return Vec::new();
+        };
+        let (is_late, has_failed) = (now >= attempt.deadline, attempt.has_failed_by(now));
+        if is_late || has_failed && self.count_failure(now) {
+            return self.give_up(now, stage);
         }
+        vec![effect]
     }
 
-    /// Time has run out: a failed attempt, for the reason that was last in the way.
-    fn give_up(&mut self, now: Instant, stage: WakeStage) -> Vec<Effect> {
-        let trouble = self.attempt.take().and_then(|attempt| attempt.trouble);
+    /// An attempt that had its route's whole time has failed; whether the breaker is open now.
+    fn count_failure(&mut self, now: Instant) -> bool {
+        let trouble = self.attempt.as_ref().and_then(|attempt| attempt.trouble);
         // That others were first is no failure of this instance.
-        if trouble != Some(Fault::NoSlot) {
-            self.failures = self.failures.saturating_add(1);
+        if trouble == Some(Trouble::Doubt(Doubt::NoSlot)) {
+            return false;
         }
-        if let Some(over) = self.failures.checked_sub(self.limits.breaker_failures) {
-            let delays = Backoff::new(BREAKER_FIRST, self.limits.breaker_max_delay);
-            self.broken_until = Some(now + delays.nth(over.min(16)));
+        self.failures = self.failures.saturating_add(1);
+        let Some(over) = self.failures.checked_sub(self.limits.breaker_failures) else {
+            return false;
+        };
+        let delays = Backoff::new(BREAKER_FIRST, self.limits.breaker_max_delay);
+        self.broken_until = Some(now + delays.nth(over.min(16)));
+        true
+    }
+
+    /// Time has run out, for the reason that was last in the way.
+    fn give_up(&mut self, now: Instant, stage: WakeStage) -> Vec<Effect> {
+        let counted = self.broken_until.is_some_and(|until| until > now);
+        if !counted {
+            self.count_failure(now);
         }
-        vec![Effect::Refuse(match trouble {
-            Some(Fault::NoCapacity) => WakeError::NoCapacity,
-            Some(Fault::NoSlot) => WakeError::NoSlot,
-            Some(Fault::InvalidState) => WakeError::Transitioning,
-            Some(Fault::Unreachable) => WakeError::ControlPlaneDown,
-            Some(Fault::Failed) => WakeError::Failed,
-            Some(Fault::InStandby | Fault::NotFound | Fault::Unauthorized) | None => {
-                WakeError::TimedOut(stage)
-            }
-        })]
+        let refusal = self.attempt.take().and_then(|attempt| attempt.refusal());
+        vec![Effect::Refuse(
+            refusal.unwrap_or(WakeError::TimedOut(stage)),
+        )]
+    }
+
+    /// Nobody is served now. What is open stays: nothing is known about it.
+    fn refuse(&mut self, error: WakeError) -> Vec<Effect> {
+        self.attempt = None;
+        vec![Effect::Refuse(error)]
     }
 
     /// A definite no: the instance is not awake and will not be.

@@ -2,21 +2,27 @@
 //!
 //! Guarantees: a wake belongs to its instance's task and never to a request, so a client that
 //! leaves cancels nothing; at most one control-plane operation per instance is in flight beside a
-//! hold; everything is keyed by the instance's id; published state may only say *yes*, a *no* comes
-//! from the task in answer to your own question; the warm path ([`Instance::warm`]) is a few atomic
-//! loads. This room knows no HTTP request.
+//! hold; everything is keyed by the instance's id and ends with its handle, which the directory
+//! lets go of; published state may only say *yes*, a *no* comes from the task in answer to your own
+//! question, and only on `evidence`; the warm path ([`Instance::warm`]) is a few atomic loads. This
+//! room knows no HTTP request.
 //!
-//! The way: the `directory` ([`Wakes`]) finds the [`Instance`], which sends commands to its task
-//! (`driver`), which carries out what the [`machine`] decides: `plane_calls` over the
-//! `plane_handle` (restores within its `slots`), then a `probe`; what is true for a while is the
-//! `lease`; what is kept of a wake is the `record`.
+//! The way: the `directory` ([`Wakes`]) finds the [`Instance`] by what names mean (`lookup`); the
+//! instance sends commands to its task (`driver`), which carries out what the [`machine`] decides:
+//! `plane_calls` over the `plane_handle` (restores within its `slots`), then a `probe`; what is true
+//! for a while is the `lease`; what is kept of a wake is the `record`.
 
+mod addresses;
+mod belongings;
 mod dialer;
 mod directory;
 mod driver;
 mod error;
+mod evidence;
 mod instance;
 mod lease;
+mod listing;
+mod lookup;
 pub mod machine;
 mod plane_calls;
 mod plane_handle;
@@ -26,12 +32,17 @@ mod slots;
 mod target;
 mod waiters;
 
+pub use addresses::OwnListeners;
+pub use belongings::Belongings;
 pub use dialer::{Dialer, Tcp};
 pub use directory::Wakes;
 pub use error::{WakeError, WakeStage};
-pub use instance::{Breaker, Instance, Ready};
+pub use evidence::{Doubt, Evidence, Observation, Rest};
+pub use instance::{Breaker, Instance, Ready, Suspicion};
 pub use lease::{Endpoint, LeaseTerms, OpenConnection};
+pub use listing::{Listed, Listing};
 pub use record::{
-    Ledger, LedgerEntry, Phases, Progress, Requester, WakeBegan, WakeReport, WakeTimes,
+    Ledger, LedgerEntry, Phases, PlaneAnswer, Progress, Requester, WakeBegan, WakeFailure,
+    WakeReport, WakeTimes,
 };
 pub use target::Target;

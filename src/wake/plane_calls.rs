@@ -1,24 +1,30 @@
-//! The calls of the engine to a control plane, and the meaning of the answers.
+//! The calls of the engine to a control plane, as evidence about one instance.
 //!
-//! Guarantees: an answer about another id is "not found", whatever it says; `hold` alone never
-//! proves Running; a server without `hold` is asked for it once.
+//! Guarantees: an answer about another id proves nothing; `hold` alone never proves Running; a
+//! restore that has begun is given up only when there is evidence that it is not going
+//! on.
 
-use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::lease::LeaseTerms;
-use super::machine::{Fault, Observation};
-use super::plane_handle::PlaneHandle;
-use hypeman::wire::{self, AutoStandbyStatus, Health, InstanceState};
-use hypeman::{ControlPlane, Error as ControlPlaneError};
-use hypeman::{GoDuration, InstanceId};
+use super::evidence::{Doubt, Evidence, Rest, Seen};
+use super::plane_handle::{Asker, PlaneHandle};
+use super::slots::Claim;
+use hypeman::wire::{AutoStandbyStatus, InstanceState};
+use hypeman::{ControlPlane, Error as ControlPlaneError, InstanceId};
 
 /// How long an answer about the state waits for one about the hold.
 const HOLD_PATIENCE: Duration = Duration::from_millis(250);
 /// How often a restore that takes long is looked after.
 const OVERTAKE_LOOK: Duration = Duration::from_secs(2);
+/// When a restore may be called lost at the earliest, and where the server is known to answer Gets
+/// during one.
+const LOST: Duration = Duration::from_secs(10);
+const LOST_AT_SUCH: Duration = Duration::from_secs(60);
 /// How often an Initializing instance is read, beside `wait`, which may be 5 s late (contract B.4).
 const SETTLE_LOOK: Duration = Duration::from_millis(150);
 
@@ -26,7 +32,13 @@ const SETTLE_LOOK: Duration = Duration::from_millis(150);
 pub(super) async fn ask<P: ControlPlane>(
     plane: &PlaneHandle<P>,
     id: &InstanceId,
-) -> Result<Observation, Fault> {
+    asker: Asker,
+) -> Seen {
+    let seen = plane.question(asker, hold_and_get(plane, id)).await;
+    seen.unwrap_or_else(|| Evidence::Unsure(Doubt::NoSlot).into())
+}
+
+async fn hold_and_get<P: ControlPlane>(plane: &PlaneHandle<P>, id: &InstanceId) -> Seen {
     let asked_at = Instant::now();
     let reference = id.to_ref();
     let (hold, get) = (plane.hold(id), plane.get_surely(&reference));
@@ -35,52 +47,101 @@ pub(super) async fn ask<P: ControlPlane>(
     // waiting for: without one the lease rests on our connections.
     let (held, answer) = tokio::select! {
         biased;
-        held = hold.as_mut() => match held {
-            Some(Err(error)) if error.code() == "instance_in_standby" => {
-                return Err(Fault::InStandby);
-            }
-            Some(Err(error)) if error.is_unauthorized() => return Err(Fault::Unauthorized),
-            held => (held, get.await),
+        held = hold.as_mut() => match refusal(held.as_ref()) {
+            Some(seen) => return seen,
+            None => (held, get.await),
         },
         answer = get.as_mut() => match answer {
             Ok(answer) if answer.state == InstanceState::Standby => (None, Ok(answer)),
             answer => (timeout(HOLD_PATIENCE, hold).await.ok().flatten(), answer),
         },
     };
-    let seen = observe(id, &answer.map_err(|error| classify(&error))?, asked_at)?;
-    match held {
-        Some(Err(error)) if error.code() == "instance_in_standby" => Err(Fault::InStandby),
-        Some(Err(error)) if error.is_unauthorized() => Err(Fault::Unauthorized),
-        // An older server has no hold.
-        Some(Err(_)) | None => Ok(seen),
-        Some(Ok(status)) => Ok(Observation {
-            held: proves_hold(&status),
-            ..seen
-        }),
+    let mut seen = Seen::of(id, answer.as_ref(), asked_at);
+    if seen.evidence != Evidence::Gone
+        && let Some(refusal) = refusal(held.as_ref())
+    {
+        return refusal;
     }
+    if let (Evidence::Awake(observation), Some(Ok(status))) = (&mut seen.evidence, &held) {
+        observation.held = proves_hold(status);
+    }
+    seen
 }
 
-/// Watches a restore that takes long. The server answers no Get behind a running restore (contract
-/// B.4), so an answer means that there is none: the call, or its answer, was lost.
-pub(super) async fn overtake<P: ControlPlane>(
+/// What the answer to a `hold` says for certain.
+fn refusal(held: Option<&Result<AutoStandbyStatus, ControlPlaneError>>) -> Option<Seen> {
+    let error = held?.as_ref().err()?;
+    let seen = Seen::from(error);
+    matches!(
+        seen.evidence,
+        Evidence::Asleep(Rest::Standby) | Evidence::Unsure(Doubt::Unauthorized)
+    )
+    .then_some(seen)
+}
+
+/// Restores an instance. The call is dropped only on evidence that it is not going on any more; what
+/// is left of one that has been overtaken by its own success is returned, to be waited for.
+pub(super) async fn restore<P: ControlPlane>(
+    plane: Arc<PlaneHandle<P>>,
+    id: InstanceId,
+    usual: Option<Duration>,
+) -> (Seen, Option<BoxFuture<'static, ()>>) {
+    let asked_at = Instant::now();
+    let mut call = {
+        let (plane, id) = (Arc::clone(&plane), id.clone());
+        async move { plane.restore(&id).await }.boxed()
+    };
+    let stood_by = AtomicBool::new(false);
+    let overtaken = tokio::select! {
+        biased;
+        answer = call.as_mut() => {
+            if answer.is_ok() && stood_by.load(Ordering::Relaxed) {
+                plane.note_answers_during_restore();
+            }
+            return (Seen::of(&id, answer.as_ref(), asked_at), None);
+        }
+        seen = overtake(&plane, &id, usual, &stood_by) => seen,
+    };
+    let rest = matches!(overtaken.evidence, Evidence::Awake(_)).then(|| call.map(drop).boxed());
+    (overtaken, rest)
+}
+
+/// Watches a restore. Most servers answer no Get behind a running restore (contract B.4), so an
+/// answer means that there is none: the call, or its answer, was lost. Since others answer all the
+/// same, `Standby` is believed only after several times the usual time, and more than once;
+/// `stood_by` says whether it was heard before.
+async fn overtake<P: ControlPlane>(
     plane: &PlaneHandle<P>,
     id: &InstanceId,
-) -> Result<Observation, Fault> {
-    let reference = id.to_ref();
+    usual: Option<Duration>,
+    stood_by: &AtomicBool,
+) -> Seen {
+    let (reference, began) = (id.to_ref(), Instant::now());
+    let least = match plane.answers_during_restore() {
+        true => LOST_AT_SUCH,
+        false => LOST,
+    };
+    let believed = began + usual.unwrap_or_default().saturating_mul(4).max(least);
     let mut asleep = 0;
     loop {
         sleep(OVERTAKE_LOOK).await;
         let asked_at = Instant::now();
-        let Ok(answer) = plane.get(&reference).await else {
+        let asking = plane.question(Asker::nobody(), plane.get(&reference));
+        let Some(Ok(answer)) = asking.await else {
             continue;
         };
-        match observe(id, &answer, asked_at)? {
-            // The second time, so that it was not merely about to begin.
-            seen if seen.state == InstanceState::Standby => asleep += 1,
-            seen => return Ok(seen),
+        let seen = Seen::described(id, &answer, asked_at);
+        match &seen.evidence {
+            Evidence::Asleep(Rest::Standby | Rest::Stopped) => {
+                stood_by.store(true, Ordering::Relaxed);
+                asleep += u32::from(asked_at >= believed);
+            }
+            // It may be on its way (contract B.1).
+            Evidence::Asleep(Rest::Passing) | Evidence::Unsure(_) => {}
+            Evidence::Awake(_) | Evidence::Gone => return seen,
         }
         if asleep == 2 {
-            return Err(Fault::Failed);
+            return Evidence::Unsure(Doubt::Failed).into();
         }
     }
 }
@@ -94,15 +155,16 @@ pub(super) fn proves_hold(status: &AutoStandbyStatus) -> bool {
 pub(super) async fn settle<P: ControlPlane>(
     plane: &PlaneHandle<P>,
     id: &InstanceId,
+    claim: &Claim,
     until: Instant,
-) -> Result<Observation, Fault> {
+) -> Seen {
     let reference = id.to_ref();
     let settled = async {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match plane.wait(id, left).await {
-                Ok(outcome) if outcome.state != InstanceState::Initializing => return,
-                Ok(_) | Err(_) => sleep(SETTLE_LOOK).await,
+                Some(Ok(outcome)) if outcome.state != InstanceState::Initializing => return,
+                Some(_) | None => sleep(SETTLE_LOOK).await,
             }
         }
     };
@@ -115,74 +177,20 @@ pub(super) async fn settle<P: ControlPlane>(
             () = sleep(SETTLE_LOOK) => {}
         }
         let asked_at = Instant::now();
-        match plane.get_surely(&reference).await {
-            Ok(answer) => {
-                let seen = observe(id, &answer, asked_at)?;
-                if seen.state != InstanceState::Initializing || asked_at >= until {
-                    return Ok(seen);
-                }
-            }
-            Err(error) if error.is_retryable() && asked_at < until => {}
-            Err(error) => return Err(classify(&error)),
+        let asking = plane.question(
+            Asker::Request(claim.clone(), until),
+            plane.get_surely(&reference),
+        );
+        let Some(answer) = asking.await else {
+            return Evidence::Unsure(Doubt::NoSlot).into();
+        };
+        match &answer {
+            Ok(described) if described.state == InstanceState::Initializing => {}
+            Err(error) if error.is_retryable() => {}
+            Ok(_) | Err(_) => return Seen::of(id, answer.as_ref(), asked_at),
         }
-    }
-}
-
-/// What an answer means, if it is about this instance.
-pub(super) fn observe(
-    id: &InstanceId,
-    answer: &wire::Instance,
-    asked_at: Instant,
-) -> Result<Observation, Fault> {
-    if answer.id != id.as_str() {
-        return Err(Fault::NotFound);
-    }
-    let ip: Option<IpAddr> = answer
-        .network
-        .as_ref()
-        .and_then(|network| network.ip.as_ref()?.parse().ok());
-    let policy = answer.auto_standby.as_ref().filter(|policy| policy.enabled);
-    let idle_timeout = policy
-        .and_then(|policy| policy.idle_timeout)
-        .and_then(GoDuration::to_std);
-    // Any ignore list may be about us: our source address and the port are the kernel's choice and
-    // the route's. Taking it so costs a hold now and then.
-    let counts = policy.is_none_or(|policy| {
-        policy.ignore_source_cidrs.is_empty() && policy.ignore_destination_ports.is_empty()
-    });
-    let terms = LeaseTerms {
-        idle_timeout,
-        counts,
-    };
-    let healthy = answer
-        .health_status
-        .as_ref()
-        .and_then(|health| match health.status {
-            Health::Healthy => Some(true),
-            Health::Starting | Health::Unhealthy | Health::Unknown => Some(false),
-            // The server checks nothing, or in a way that this version does not know.
-            Health::Disabled | Health::Other(_) => None,
-        });
-    Ok(Observation {
-        name: answer.name.as_str().into(),
-        state: answer.state.clone(),
-        ip,
-        terms,
-        asked_at,
-        held: false,
-        healthy,
-    })
-}
-
-/// The fault that an error of the control plane is.
-pub(super) fn classify(error: &ControlPlaneError) -> Fault {
-    match (error.status(), error.code()) {
-        (Some(401 | 403), _) => Fault::Unauthorized,
-        (Some(404), _) => Fault::NotFound,
-        (Some(409), "instance_in_standby") => Fault::InStandby,
-        (Some(409), "insufficient_resources") => Fault::NoCapacity,
-        (Some(409), _) => Fault::InvalidState,
-        (Some(_), _) => Fault::Failed,
-        (None, _) => Fault::Unreachable,
+        if asked_at >= until {
+            return Seen::of(id, answer.as_ref(), asked_at);
+        }
     }
 }

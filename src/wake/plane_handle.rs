@@ -1,18 +1,21 @@
 //! One control plane, as the engine calls it.
 //!
-//! Guarantees: restores and other calls have budgets of their own, so that however many instances
-//! are asked about, a restore never waits for another call; the handle counts how often the control
-//! plane was out of reach, since a server that was away may have forgotten its holds.
+//! Guarantees: restores and questions have budgets of their own, fair by route and client, so that
+//! however many instances are asked about, a restore never waits for another call; a question takes
+//! one place of the budget, however many calls it is made of, and one that takes long gives it
+//! back; questions that nobody waits for have a small budget, so that they cannot keep the others
+//! waiting. The handle counts how often the control plane was out of reach, since a server that was
+//! away may have forgotten its holds. What it finds out about a server's abilities expires.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, timeout};
 
-use super::slots::{Claim, WakeSlot, WakeSlots};
+use super::slots::{Claim, FairSlot, FairSlots};
 use crate::config::WakeConfig;
 use hypeman::wire::{self, AutoStandbyStatus, InstanceState, WaitOutcome};
 use hypeman::{ControlPlane, Error as ControlPlaneError};
@@ -20,30 +23,87 @@ use hypeman::{InstanceId, InstanceRef};
 
 /// How long a call that is quick everywhere is waited for before it is made again.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// A question that takes longer waits behind an operation on its instance (contract B.4): it costs
+/// the control plane nothing, and must not keep others from asking.
+const QUICK: Duration = Duration::from_secs(1);
+/// Questions that take long, at once.
+const MAX_SLOW: usize = 1024;
+/// Of the questions at once, the share that those have which nobody waits for: one in so many.
+const BACKGROUND_SHARE: usize = 8;
+/// A server that lacks an operation is asked for it again after this: it may have been replaced.
+const ABILITY: Duration = Duration::from_secs(600);
 
 /// One control plane, with what the gateway may ask of it at once.
 pub(super) struct PlaneHandle<P> {
     plane: P,
-    slots: WakeSlots,
-    calls: Semaphore,
+    restores: FairSlots,
+    questions: FairSlots,
+    background: Semaphore,
+    slow: Semaphore,
     broken: AtomicBool,
     losses: Arc<AtomicU64>,
-    /// The server is too old for `hold`.
-    hold_missing: AtomicBool,
+    base: Instant,
+    /// The server has no `hold`, as far as is known until this time; 0 when it has.
+    no_hold_until: AtomicU64,
+    /// Until when the server is taken to answer Gets while it restores the instance.
+    no_waiting_until: AtomicU64,
+}
+
+/// For whom a question is asked.
+#[derive(Debug)]
+pub(super) enum Asker {
+    /// Requests wait for the answer until then.
+    Request(Claim, Instant),
+    /// Nobody waits, until somebody does.
+    Background(oneshot::Receiver<(Claim, Instant)>),
+}
+
+// === impl Asker ===
+
+impl Asker {
+    /// Nobody waits, and nobody will.
+    pub(super) fn nobody() -> Self {
+        Self::Background(oneshot::channel().1)
+    }
 }
 
 // === impl PlaneHandle ===
 
 impl<P: ControlPlane> PlaneHandle<P> {
     pub(super) fn new(plane: P, config: &WakeConfig) -> Self {
+        let questions = config.max_questions.min(Semaphore::MAX_PERMITS);
         Self {
             plane,
-            slots: WakeSlots::new(config.max_concurrent),
-            calls: Semaphore::new(config.max_questions.min(Semaphore::MAX_PERMITS)),
+            restores: FairSlots::new(config.max_concurrent),
+            questions: FairSlots::new(questions),
+            background: Semaphore::new(questions.div_ceil(BACKGROUND_SHARE)),
+            slow: Semaphore::new(MAX_SLOW),
             broken: AtomicBool::new(false),
             losses: Arc::default(),
-            hold_missing: AtomicBool::new(false),
+            base: Instant::now(),
+            no_hold_until: AtomicU64::new(0),
+            no_waiting_until: AtomicU64::new(0),
         }
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.base).as_millis();
+        u64::try_from(since).unwrap_or(u64::MAX)
+    }
+
+    /// The server has answered a Get with Standby during a restore that succeeded.
+    pub(super) fn note_answers_during_restore(&self) {
+        let until = self.millis(Instant::now() + ABILITY);
+        if self.no_waiting_until.swap(until, Ordering::Relaxed) == 0 {
+            tracing::info!(
+                "the control plane answers questions about an instance that it restores"
+            );
+        }
+    }
+
+    /// Whether it has done so lately.
+    pub(super) fn answers_during_restore(&self) -> bool {
+        self.no_waiting_until.load(Ordering::Relaxed) > self.millis(Instant::now())
     }
 
     /// How often the control plane was out of reach so far.
@@ -65,11 +125,41 @@ impl<P: ControlPlane> PlaneHandle<P> {
         result
     }
 
+    /// Asks a question when there is room for it; `None` when there was none in time.
+    pub(super) async fn question<T>(
+        &self,
+        asker: Asker,
+        calls: impl Future<Output = T>,
+    ) -> Option<T> {
+        let (claim, until) = match asker {
+            Asker::Request(claim, until) => (claim, until),
+            Asker::Background(mut urgent) => tokio::select! {
+                biased;
+                Ok(request) = &mut urgent => request,
+                permit = self.background.acquire() => {
+                    return Some(self.unless_slow(permit.ok(), calls).await);
+                }
+            },
+        };
+        let slot = self.questions.take(claim, until).await?;
+        Some(self.unless_slow(slot, calls).await)
+    }
+
+    /// Keeps a place while the calls are quick, and afterwards if there are too many slow ones.
+    async fn unless_slow<T>(&self, place: impl Send, calls: impl Future<Output = T>) -> T {
+        tokio::pin!(calls);
+        if let Ok(answer) = timeout(QUICK, calls.as_mut()).await {
+            return answer;
+        }
+        let slow = self.slow.try_acquire().ok();
+        let _kept = slow.is_none().then_some(place);
+        calls.await
+    }
+
     pub(super) async fn get(
         &self,
         name: &InstanceRef,
     ) -> Result<wire::Instance, ControlPlaneError> {
-        let _permit = self.calls.acquire().await;
         self.note(self.plane.get(name).await)
     }
 
@@ -91,40 +181,43 @@ impl<P: ControlPlane> PlaneHandle<P> {
         }
     }
 
-    /// `None` when the server has no `hold`, which is found out once.
+    /// `None` when the server has no `hold`, which is believed for a while.
     pub(super) async fn hold(
         &self,
         id: &InstanceId,
     ) -> Option<Result<AutoStandbyStatus, ControlPlaneError>> {
-        if self.hold_missing.load(Ordering::Relaxed) {
+        let now = Instant::now();
+        let before = self.no_hold_until.load(Ordering::Relaxed);
+        if before > self.millis(now) {
             return None;
         }
-        let _permit = self.calls.acquire().await;
         let result = self.note(self.plane.hold(id).await);
         if matches!(&result, Err(error) if error.is_missing_operation()) {
-            self.hold_missing.store(true, Ordering::Relaxed);
+            let until = self.millis(now + ABILITY);
+            if self.no_hold_until.swap(until, Ordering::Relaxed) == before {
+                tracing::info!("the control plane has no `hold`; leases rest on open connections");
+            }
             return None;
+        }
+        if before > 0 && result.is_ok() && self.no_hold_until.swap(0, Ordering::Relaxed) > 0 {
+            tracing::info!("the control plane has `hold` now");
         }
         Some(result)
     }
 
-    /// Only beside other calls: it takes long, and reading the instance does the same.
+    /// Only beside other calls: it takes long, and reading the instance does the same. `None` when
+    /// there is no room for it.
     pub(super) async fn wait(
         &self,
         id: &InstanceId,
         timeout: Duration,
-    ) -> Result<WaitOutcome, ControlPlaneError> {
-        let _permit = loop {
-            match self.calls.try_acquire() {
-                Ok(permit) if self.calls.available_permits() > 0 => break permit,
-                Ok(_) | Err(_) => sleep(Duration::from_millis(100)).await,
-            }
-        };
-        self.note(self.plane.wait(id, &InstanceState::Running, timeout).await)
+    ) -> Option<Result<WaitOutcome, ControlPlaneError>> {
+        let _permit = self.slow.try_acquire().ok()?;
+        Some(self.note(self.plane.wait(id, &InstanceState::Running, timeout).await))
     }
 
-    pub(super) async fn slot(&self, claim: Claim, until: Instant) -> Option<WakeSlot> {
-        self.slots.take(claim, until).await
+    pub(super) async fn slot(&self, claim: Claim, until: Instant) -> Option<FairSlot> {
+        self.restores.take(claim, until).await
     }
 
     pub(super) async fn restore(
@@ -141,6 +234,6 @@ impl<P: ControlPlane> PlaneHandle<P> {
 
 impl<P> fmt::Debug for PlaneHandle<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PlaneHandle({:?})", self.slots)
+        write!(f, "PlaneHandle({:?})", self.restores)
     }
 }

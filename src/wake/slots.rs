@@ -1,17 +1,28 @@
-//! How many instances a control plane wakes at once, and who is next.
+//! A budget of a control plane (restores at once, or questions at once), and who is next.
 //!
-//! Guarantees: at most so many slots are out; a free slot goes to the claim whose route, then whose
-//! client, has the fewest out, and among equals to the oldest, so that one route's or one client's
-//! crowd of sleeping instances cannot keep the others waiting; a claim that leaves the queue costs
-//! nothing; a slot comes back when it is dropped.
+//! Guarantees: at most so many slots are out, and no client's network has more than its share of
+//! them ([`ClientShare::Half`] has the rule), so that one whose calls all hang leaves some for
+//! others. One half of the slots goes to the claim whose route, then whose client, has the fewest
+//! out; the other half to the claim whose client has the fewest of them, then whose route; among
+//! equals the oldest is first. So neither a route's nor a client's crowd of sleeping instances
+//! keeps others waiting. Coming, leaving and giving back cost the logarithm of those who wait. A
+//! claim that leaves the queue leaves nothing behind; a slot comes back when it is dropped.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
+use crate::config::ClientShare;
 use crate::names::ClientNetwork;
+
+use fair_queue::{Age, Change, FairQueue};
+
+mod fair_queue;
+#[cfg(test)]
+mod tests;
 
 /// The request for which a slot is taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,40 +35,63 @@ pub(super) struct Claim {
     pub(super) since: Instant,
 }
 
-struct QueuedClaim {
-    claim: Claim,
-    ticket: u64,
-    grant: oneshot::Sender<WakeSlot>,
-}
-
-#[derive(Default)]
-struct SlotQueue {
-    free: usize,
-    tickets: u64,
-    out: Vec<Claim>,
-    waiting: Vec<QueuedClaim>,
-}
-
-/// A control plane's slots.
+/// The slots of one budget. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct WakeSlots(Arc<Mutex<SlotQueue>>);
+pub(super) struct FairSlots(Arc<Mutex<SlotQueue>>);
 
 /// One slot, until it is dropped.
-pub(super) struct WakeSlot {
-    slots: WakeSlots,
+pub(super) struct FairSlot {
+    slots: FairSlots,
     /// `None` once it has been given back.
-    claim: Option<Claim>,
+    claim: Option<(Claim, Half)>,
 }
 
-// === impl WakeSlots ===
+/// The half of the slots that a slot belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    /// Those that go by route.
+    ByRoute,
+    /// Those that go by client, and of which each client has a share.
+    ByClient,
+}
 
-impl WakeSlots {
-    pub(super) fn new(free: usize) -> Self {
-        let queue = SlotQueue {
-            free,
-            ..SlotQueue::default()
-        };
-        Self(Arc::new(Mutex::new(queue)))
+struct QueuedClaim {
+    claim: Claim,
+    grant: oneshot::Sender<FairSlot>,
+}
+
+struct SlotQueue {
+    size: usize,
+    out_by_route: usize,
+    out_by_client: usize,
+    tickets: u64,
+    waiting: BTreeMap<Age, QueuedClaim>,
+    /// All that wait, with all that are out.
+    routes: FairQueue<Arc<str>, ClientNetwork>,
+    /// All that wait, with those that are out of the half that goes by client.
+    clients: FairQueue<ClientNetwork, Arc<str>>,
+}
+
+/// A claim in the queue; it leaves the queue when dropped.
+struct Waiting<'a> {
+    slots: &'a FairSlots,
+    age: Age,
+    granted: oneshot::Receiver<FairSlot>,
+}
+
+// === impl FairSlots ===
+
+impl FairSlots {
+    pub(super) fn new(size: usize) -> Self {
+        Self(Arc::new(Mutex::new(SlotQueue {
+            size,
+            out_by_route: 0,
+            out_by_client: 0,
+            tickets: 0,
+            waiting: BTreeMap::new(),
+            routes: FairQueue::default(),
+            clients: FairQueue::default(),
+        })))
     }
 
     fn lock(&self) -> MutexGuard<'_, SlotQueue> {
@@ -65,38 +99,27 @@ impl WakeSlots {
     }
 
     /// A slot, or `None` when it was not this claim's turn until `until`. Cancel safe.
-    pub(super) async fn take(&self, claim: Claim, until: Instant) -> Option<WakeSlot> {
+    pub(super) async fn take(&self, claim: Claim, until: Instant) -> Option<FairSlot> {
         let (grant, granted) = oneshot::channel();
-        {
-            let mut queue = self.lock();
-            queue.tickets += 1;
-            let ticket = queue.tickets;
-            queue.waiting.push(QueuedClaim {
-                claim,
-                ticket,
-                grant,
-            });
-        }
+        let age = self.lock().join(claim, grant);
+        let mut waiting = Waiting {
+            slots: self,
+            age,
+            granted,
+        };
         self.grant();
-        timeout_at(until, granted).await.ok()?.ok()
+        timeout_at(until, &mut waiting.granted).await.ok()?.ok()
     }
 
     /// Hands out what is free.
     fn grant(&self) {
         loop {
-            let mut queue = self.lock();
-            if queue.free == 0 {
+            let Some((QueuedClaim { claim, grant }, half)) = self.lock().grant_next() else {
                 return;
-            }
-            queue.waiting.retain(|waiting| !waiting.grant.is_closed());
-            let Some(next) = queue.next() else { return };
-            let QueuedClaim { claim, grant, .. } = queue.waiting.swap_remove(next);
-            queue.free -= 1;
-            queue.out.push(claim.clone());
-            drop(queue);
-            let slot = WakeSlot {
+            };
+            let slot = FairSlot {
                 slots: self.clone(),
-                claim: Some(claim),
+                claim: Some((claim, half)),
             };
             // One who left at this very moment: the slot goes back without another round inside
             // its drop, and this loop hands it on.
@@ -107,66 +130,115 @@ impl WakeSlots {
     }
 
     #[cfg(test)]
+    fn is_as_new(&self) -> bool {
+        let queue = self.lock();
+        let is_empty = queue.waiting.is_empty();
+        let (routes, clients) = (queue.routes.is_empty(), queue.clients.is_empty());
+        is_empty && routes && clients && queue.out_by_route + queue.out_by_client == 0
+    }
+
+    #[cfg(test)]
     fn waiting(&self) -> usize {
-        let mut queue = self.lock();
-        queue.waiting.retain(|waiting| !waiting.grant.is_closed());
-        queue.waiting.len()
+        self.lock().waiting.len()
     }
 }
 
-impl SlotQueue {
-    fn next(&self) -> Option<usize> {
-        let out =
-            |same: &dyn Fn(&Claim) -> bool| self.out.iter().filter(|claim| same(claim)).count();
-        let rank = |waiting: &QueuedClaim| {
-            let Claim {
-                route,
-                client,
-                since,
-            } = &waiting.claim;
-            (
-                out(&|claim| claim.route == *route),
-                out(&|claim| claim.client == *client),
-                *since,
-                waiting.ticket,
-            )
-        };
-        let ranks = self.waiting.iter().map(rank).enumerate();
-        ranks
-            .min_by(|(_, a), (_, b)| a.cmp(b))
-            .map(|(index, _)| index)
-    }
-}
-
-impl fmt::Debug for WakeSlots {
+impl fmt::Debug for FairSlots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let queue = self.lock();
-        write!(
-            f,
-            "WakeSlots({} free, {} waiting)",
-            queue.free,
-            queue.waiting.len()
-        )
+        let out = queue.out_by_route + queue.out_by_client;
+        let (size, waiting) = (queue.size, queue.waiting.len());
+        write!(f, "FairSlots({out} of {size} out, {waiting} waiting)")
     }
 }
 
-// === impl WakeSlot ===
+// === impl SlotQueue ===
 
-impl WakeSlot {
+impl SlotQueue {
+    fn join(&mut self, claim: Claim, grant: oneshot::Sender<FairSlot>) -> Age {
+        self.tickets += 1;
+        let age = (claim.since, self.tickets);
+        self.apply(&claim, Change::Join(age));
+        self.waiting.insert(age, QueuedClaim { claim, grant });
+        age
+    }
+
+    /// Takes a claim out of the queue, if it is still there.
+    fn leave(&mut self, age: Age) -> Option<QueuedClaim> {
+        let queued = self.waiting.remove(&age)?;
+        self.apply(&queued.claim, Change::Leave(age));
+        Some(queued)
+    }
+
+    fn apply(&mut self, claim: &Claim, change: Change) {
+        let Claim { route, client, .. } = claim;
+        self.routes.apply(route, client, change);
+        self.clients.apply(client, route, change);
+    }
+
+    /// The claim that has a free slot now, and which one.
+    fn next(&self) -> Option<(Age, Half)> {
+        let share = ClientShare::Half;
+        if self.out_by_route < share.free_for_all(self.size, 0) {
+            return self.routes.first().map(|(age, _)| (age, Half::ByRoute));
+        }
+        let (age, of_client) = self.clients.first()?;
+        // It has the fewest: if it has its share, so have all that wait.
+        share
+            .allows(self.size, of_client, self.out_by_client, 1)
+            .then_some((age, Half::ByClient))
+    }
+
+    fn grant_next(&mut self) -> Option<(QueuedClaim, Half)> {
+        let (age, half) = self.next()?;
+        let queued = self.leave(age)?;
+        let Claim { route, client, .. } = &queued.claim;
+        self.routes.apply(route, client, Change::Take);
+        match half {
+            Half::ByRoute => self.out_by_route += 1,
+            Half::ByClient => {
+                self.out_by_client += 1;
+                self.clients.apply(client, route, Change::Take);
+            }
+        }
+        Some((queued, half))
+    }
+
+    fn give_back(&mut self, claim: &Claim, half: Half) {
+        let Claim { route, client, .. } = claim;
+        self.routes.apply(route, client, Change::GiveBack);
+        match half {
+            Half::ByRoute => self.out_by_route -= 1,
+            Half::ByClient => {
+                self.out_by_client -= 1;
+                self.clients.apply(client, route, Change::GiveBack);
+            }
+        }
+    }
+}
+
+// === impl Waiting ===
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // What was granted meanwhile comes back with the channel.
+        drop(self.slots.lock().leave(self.age));
+    }
+}
+
+// === impl FairSlot ===
+
+impl FairSlot {
     fn give_back(&mut self) -> bool {
-        let Some(claim) = self.claim.take() else {
+        let Some((claim, half)) = self.claim.take() else {
             return false;
         };
-        let mut queue = self.slots.lock();
-        if let Some(index) = queue.out.iter().position(|out| *out == claim) {
-            queue.out.swap_remove(index);
-        }
-        queue.free += 1;
+        self.slots.lock().give_back(&claim, half);
         true
     }
 }
 
-impl Drop for WakeSlot {
+impl Drop for FairSlot {
     fn drop(&mut self) {
         if self.give_back() {
             self.slots.grant();
@@ -174,102 +246,8 @@ impl Drop for WakeSlot {
     }
 }
 
-impl fmt::Debug for WakeSlot {
+impl fmt::Debug for FairSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WakeSlot({:?})", self.claim)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::IpAddr;
-    use std::time::Duration;
-
-    use futures_util::FutureExt as _;
-    use tokio::task::JoinSet;
-
-    use super::*;
-
-    fn claim(route: &str, client: u8) -> Claim {
-        Claim {
-            route: route.into(),
-            client: IpAddr::from([10, 0, client, 1]).into(),
-            since: Instant::now(),
-        }
-    }
-
-    fn later() -> Instant {
-        Instant::now() + Duration::from_secs(60)
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_claim_waits_for_a_slot_and_gives_up_in_time() {
-        let slots = WakeSlots::new(1);
-        let first = slots.take(claim("a", 1), later()).await.unwrap();
-        let soon = Instant::now() + Duration::from_secs(1);
-        assert!(slots.take(claim("a", 1), soon).await.is_none());
-        assert_eq!(slots.waiting(), 0, "who gave up is not in the queue");
-        drop(first);
-        assert!(
-            slots
-                .take(claim("a", 1), soon)
-                .now_or_never()
-                .flatten()
-                .is_some()
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_crowd_of_one_route_does_not_keep_another_waiting() {
-        let slots = WakeSlots::new(2);
-        let held = [
-            slots.take(claim("crowd", 1), later()).await.unwrap(),
-            slots.take(claim("crowd", 1), later()).await.unwrap(),
-        ];
-        let mut tasks = JoinSet::new();
-        for (route, client) in [("crowd", 1), ("crowd", 1), ("crowd", 2), ("quiet", 3)] {
-            let (slots, claim) = (slots.clone(), claim(route, client));
-            tasks.spawn(async move {
-                let slot = slots.take(claim.clone(), later()).await.unwrap();
-                (claim.route.to_string(), client, slot)
-            });
-            tokio::time::advance(Duration::from_millis(1)).await;
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(slots.waiting(), 4);
-        let mut order = Vec::new();
-        drop(held);
-        while let Some(done) = tasks.join_next().await {
-            let (route, client, slot) = done.unwrap();
-            order.push((route, client));
-            drop(slot);
-        }
-        let place = |what: (&str, u8)| {
-            order
-                .iter()
-                .position(|(r, c)| (r.as_str(), *c) == what)
-                .unwrap()
-        };
-        assert!(place(("quiet", 3)) < 2, "{order:?}");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn among_equals_the_oldest_is_first() {
-        let slots = WakeSlots::new(1);
-        let held = slots.take(claim("x", 9), later()).await.unwrap();
-        let old = claim("a", 1);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let young = claim("b", 2);
-        // The younger one asked for the slot first.
-        let mut second = Box::pin(slots.take(young, later()));
-        assert!(second.as_mut().now_or_never().is_none());
-        let mut first = Box::pin(slots.take(old, later()));
-        assert!(first.as_mut().now_or_never().is_none());
-        drop(held);
-        let slot = first.now_or_never().flatten();
-        assert!(slot.is_some());
-        assert!(second.as_mut().now_or_never().is_none());
-        drop(slot);
-        assert!(second.now_or_never().flatten().is_some());
+        write!(f, "FairSlot({:?})", self.claim)
     }
 }

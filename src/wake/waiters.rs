@@ -6,44 +6,75 @@
 use std::collections::VecDeque;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::error::WakeError;
 use super::instance::Ready;
 use super::lease::{Endpoint, OpenConnection};
+use super::record::Requester;
 use super::target::Target;
 use crate::telemetry::WakeKind;
+
+/// Fewer than so many are not looked through for those that have left.
+const SWEEP: usize = 256;
 
 type Reply<S> = oneshot::Sender<Result<Ready<S>, WakeError>>;
 
 struct Waiter<S> {
     target: Target,
     reply: Reply<S>,
+    requester: Requester,
     first: bool,
 }
 
 /// Everybody who waits for one instance.
-pub(super) struct Waiters<S>(VecDeque<Waiter<S>>);
+pub(super) struct Waiters<S> {
+    waiting: VecDeque<Waiter<S>>,
+    /// At so many, those that have left are dropped.
+    sweep_at: usize,
+}
 
 // === impl Waiters ===
 
 impl<S> Waiters<S> {
     /// Nobody waits.
     pub(super) fn none() -> Self {
-        Self(VecDeque::new())
+        Self {
+            waiting: VecDeque::new(),
+            sweep_at: SWEEP,
+        }
     }
 
     /// One more; `first` is who began the wake.
-    pub(super) fn push(&mut self, target: Target, reply: Reply<S>, first: bool) {
-        self.0.push_back(Waiter {
+    pub(super) fn push(
+        &mut self,
+        target: Target,
+        reply: Reply<S>,
+        requester: Requester,
+        first: bool,
+    ) {
+        if self.waiting.len() >= self.sweep_at {
+            self.waiting.retain(|waiter| !waiter.reply.is_closed());
+            self.sweep_at = self.waiting.len().saturating_mul(2).max(SWEEP);
+        }
+        self.waiting.push_back(Waiter {
             target,
             reply,
+            requester,
             first,
         });
     }
 
+    /// Who has waited longest of those that are still there.
+    pub(super) fn oldest(&self) -> Option<&Requester> {
+        let mut waiting = self.waiting.iter();
+        let oldest = waiting.find(|waiter| !waiter.reply.is_closed())?;
+        Some(&oldest.requester)
+    }
+
     /// The number of those who wait.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.waiting.len()
     }
 
     /// The target answers: whoever waits for it may go. `found` is the probe's connection, and
@@ -55,9 +86,10 @@ impl<S> Waiters<S> {
         endpoint: &Endpoint,
         found: &mut Option<(S, OpenConnection)>,
     ) {
-        for waiter in std::mem::take(&mut self.0) {
+        let confirmed_at = Instant::now();
+        for waiter in std::mem::take(&mut self.waiting) {
             if waiter.target != target {
-                self.0.push_back(waiter);
+                self.waiting.push_back(waiter);
                 continue;
             }
             let kind = match (woken, waiter.first) {
@@ -67,6 +99,7 @@ impl<S> Waiters<S> {
             };
             let ready = Ready {
                 endpoint: endpoint.clone(),
+                confirmed_at,
                 kind,
                 connection: found.take(),
             };
@@ -79,7 +112,7 @@ impl<S> Waiters<S> {
 
     /// Nobody gets it.
     pub(super) fn refuse(&mut self, error: &WakeError) {
-        for waiter in self.0.drain(..) {
+        for waiter in self.waiting.drain(..) {
             let _left = waiter.reply.send(Err(error.clone()));
         }
     }

@@ -75,6 +75,9 @@ async fn the_preset_keeps_bots_scanners_and_icons_from_waking() {
     let prefetch = [("sec-purpose", "prefetch")];
     assert_eq!(status(&gateway, "preset", "/", &prefetch).await, 503);
     assert_eq!(plane.operations(&instance.id, "restore").await, 0);
+    let checker = [("user-agent", "ELB-HealthChecker/2.0")];
+    assert_eq!(status(&gateway, "preset", "/", &checker).await, 200);
+    assert_eq!(plane.operations(&instance.id, "restore").await, 0);
     let person = [("user-agent", "Mozilla/5.0 Firefox/133.0")];
     assert_eq!(status(&gateway, "preset", "/", &person).await, 200);
     gateway.stop().await;
@@ -168,7 +171,7 @@ async fn an_instance_is_woken_with_those_it_needs_and_before_it_is_asked_for() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_in_its_window_is_kept_awake() {
     let plane = Plane::start().await;
-    let wanted = Wanted::hello("warm").idle(std::time::Duration::from_secs(15));
+    let wanted = Wanted::hello("warm").idle(std::time::Duration::from_secs(6));
     let instance = plane.asleep(wanted).await;
     let keys = "keep_warm = [{ cron = \"* * * * *\", for = \"2m\" }]";
     let gateway = Gateway::start(&plane, &route("warm", keys)).await;
@@ -177,7 +180,7 @@ async fn an_instance_in_its_window_is_kept_awake() {
     })
     .await;
     // Two idle timeouts later it still is, by holds.
-    for _ in 0..30 {
+    for _ in 0..14 {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
         assert_eq!(plane.state(&instance.id).await, InstanceState::Running);
     }
@@ -210,6 +213,93 @@ async fn a_preflight_is_answered_as_the_application_did_and_wakes_otherwise() {
         status(&gateway, "cors", "/", &bot).await == 503
     })
     .await;
+    let restores = plane.operations(&instance.id, "restore").await;
+    let again = preflight().send().await.unwrap();
+    assert_eq!(again.status(), 204);
+    assert_eq!(
+        again.headers()["access-control-allow-origin"],
+        "https://app.example"
+    );
+    assert_eq!(plane.operations(&instance.id, "restore").await, restores);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+/// What a health check at `path` is answered: the state, by the header and by the body.
+async fn health(gateway: &Gateway, host: &str, path: &str) -> (u16, String, String) {
+    let answer = gateway.client().get(host, path).await;
+    let status = answer.status().as_u16();
+    let state = answer.headers().get("x-wakegate-state");
+    let state = state.map_or("", |state| state.to_str().unwrap()).to_owned();
+    (status, state, answer.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_is_answered_in_every_state_and_keeps_nothing_awake() {
+    let plane = Plane::start().await;
+    let wanted = Wanted::hello("probed").idle(std::time::Duration::from_secs(3));
+    let instance = plane.asleep(wanted).await;
+    let keys = "asleep = { health_paths = [\"/healthz\"] }";
+    let guarded = format!(
+        "[[route]]\nhost = \"guarded.test\"\ninstance = \"probed\"\n{keys}\n\
+         auth = {{ header = \"x-key\", value = \"0123456789abcdef0123456789abcdef\" }}\n"
+    );
+    let gateway = Gateway::start(&plane, &(route("probed", keys) + &guarded)).await;
+    let is = |state: &str| (200, state.to_owned(), format!("{state}\n"));
+    assert_eq!(health(&gateway, "probed", "/healthz").await, is("asleep"));
+    assert_eq!(plane.operations(&instance.id, "restore").await, 0);
+    let (status, state, _) = health(&gateway, "guarded", "/healthz").await;
+    assert_eq!((status, state.as_str()), (403, ""), "identity comes first");
+
+    let count = async || {
+        let text = gateway
+            .client()
+            .get("probed", "/")
+            .await
+            .text()
+            .await
+            .unwrap();
+        let (_, rest) = text.split_once("request ").unwrap();
+        rest.split(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    let before = count().await;
+    assert_eq!(health(&gateway, "probed", "/healthz").await, is("awake"));
+    let head = gateway.client().request("HEAD", "probed", "/healthz");
+    let head = head.send().await.unwrap();
+    assert_eq!(head.headers()["x-wakegate-state"], "awake");
+    let (_, state, _) = health(&gateway, "probed", "/healthz/other").await;
+    assert_eq!(state, "", "this is the application's");
+    eventually("it falls asleep under its health checks", async || {
+        let (status, ..) = health(&gateway, "probed", "/healthz").await;
+        assert_eq!(status, 200);
+        plane.state(&instance.id).await == InstanceState::Standby
+    })
+    .await;
+    eventually("they are told so", async || {
+        health(&gateway, "probed", "/healthz").await == is("asleep")
+    })
+    .await;
+    assert_eq!(count().await, before + 2, "none of them has reached it");
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_preflight_wakes_nothing_that_was_put_to_sleep_by_hand() {
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("handmade")).await;
+    let keys = "admission = { preset = \"browser-abuse\" }";
+    let gateway = Gateway::start(&plane, &route("handmade", keys)).await;
+    let preflight = || {
+        let request = gateway.client().request("OPTIONS", "handmade", "/cors");
+        request
+            .header("origin", "https://app.example")
+            .header("access-control-request-method", "PUT")
+    };
+    assert_eq!(preflight().send().await.unwrap().status(), 200);
+    plane.sleep(&instance.id).await;
+    // Nobody has told the gateway; after this time it is no longer sure.
+    tokio::time::sleep(std::time::Duration::from_millis(2500)).await;
     let restores = plane.operations(&instance.id, "restore").await;
     let again = preflight().send().await.unwrap();
     assert_eq!(again.status(), 204);

@@ -1,9 +1,14 @@
 //! `wakegate instances`, as a person uses it.
 
+use std::net::SocketAddr;
 use std::process::{Command, Output};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
 use crate::support::reserved::Reserved;
-use crate::support::{BINARY, Plane};
+use crate::support::{BINARY, Plane, spawn};
 
 /// Runs `wakegate instances` against the plane.
 async fn instances(plane: &Plane, words: &str) -> (bool, String, String) {
@@ -91,6 +96,85 @@ async fn a_person_makes_wakes_reads_and_removes_instances() {
     run("rm one two").await;
     assert_eq!(run("ls").await.0.lines().count(), 1);
     plane.stop().await;
+}
+
+/// Answers one request with this list, and gives the head of the request.
+async fn list_once(body: &'static str) -> (SocketAddr, JoinHandle<String>) {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let served = spawn(async move {
+        let (mut stream, _) = server.accept().await.unwrap();
+        let (mut head, length) = (Vec::new(), body.len());
+        while !head.ends_with(b"\r\n\r\n") {
+            assert_ne!(stream.read_buf(&mut head).await.unwrap(), 0);
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(head).unwrap().to_ascii_lowercase()
+    });
+    (address, served)
+}
+
+/// Runs `wakegate instances` with this base URL and a key.
+async fn with_key(base: String, words: String) -> Output {
+    let mut command = Command::new(BINARY);
+    command
+        .arg("instances")
+        .args(words.split(' '))
+        .env("HYPEMAN_BASE_URL", base)
+        .env("HYPEMAN_API_KEY", "hunter2");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+    output.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_cannot_be_read_is_named_and_the_others_are_listed() {
+    let list = r#"[{"id":"a","name":"one","state":"Running"},{"id":"b","name":"odd","state":7},
+        {"id":"c","name":"two","state":"Standby","auto_standby":{"enabled":true,"idle_timeout":"1d"}}]"#;
+    let (address, served) = list_once(list).await;
+    let output = with_key(format!("http://{address}"), "ls".to_owned()).await;
+    assert!(output.status.success(), "{output:?}");
+    let (out, err) = (output.stdout, output.stderr);
+    let (out, err) = (
+        String::from_utf8(out).unwrap(),
+        String::from_utf8(err).unwrap(),
+    );
+    assert!(
+        out.contains("one") && out.contains("two") && !out.contains("odd"),
+        "{out}"
+    );
+    assert!(
+        err.contains(r#"("odd", id "b") cannot be read: `state`"#),
+        "{err}"
+    );
+    assert!(
+        served
+            .await
+            .unwrap()
+            .contains("authorization: bearer hunter2")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_environments_key_is_not_sent_to_another_server() {
+    let (address, served) = list_once("[]").await;
+    let base = "https://hypeman.example.com".to_owned();
+    let output = with_key(base, format!("ls --url http://{address}")).await;
+    assert!(output.status.success(), "{output:?}");
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        err.contains("HYPEMAN_API_KEY is for another server"),
+        "{err}"
+    );
+    assert!(
+        err.contains("--api-key-file") && !err.contains("hunter2"),
+        "{err}"
+    );
+    let head = served.await.unwrap();
+    assert!(
+        !head.contains("authorization") && !head.contains("hunter2"),
+        "{head}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

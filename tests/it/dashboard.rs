@@ -199,7 +199,7 @@ async fn the_page_asks_for_the_token_and_loads_nothing_from_elsewhere() {
     let run = spawn(app.run(std::future::pending()));
     let browser = Browser::start(true).await;
     browser.open(&format!("http://{admin}/")).await;
-    let asks = "return document.getElementById('login').open";
+    let asks = "return document.getElementById('login')?.open";
     let enter = async |token: &str| {
         eventually("it asks for the token", async || {
             browser.run(asks).await == true

@@ -1,5 +1,6 @@
 //! The wake engine against a control plane that plays a part: old, slow, changing, lying.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +17,12 @@ use tokio_util::task::TaskTracker;
 use wakegate::config::{ReadyWhen, RouteWakeConfig, WakeConfig};
 use wakegate::names::PlaneIndex;
 use wakegate::telemetry::{Metrics, WakeKind};
-use wakegate::wake::{Instance, Ready, Requester, Target, Tcp, WakeError, WakeStage, Wakes};
+use wakegate::wake::{
+    Instance, Ready, Requester, Suspicion, Target, Tcp, WakeError, WakeStage, Wakes,
+};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// What the control plane says at the moment, and what it was asked.
 #[derive(Debug)]
@@ -32,6 +38,8 @@ struct Part {
     restore_takes: Duration,
     after_restore: &'static str,
     health: Option<&'static str>,
+    /// It is somebody else's error page that answers.
+    is_hidden: bool,
     calls: Vec<&'static str>,
 }
 
@@ -48,6 +56,7 @@ impl Default for Part {
             restore_takes: Duration::ZERO,
             after_restore: "Running",
             health: None,
+            is_hidden: false,
             calls: Vec::new(),
         }
     }
@@ -94,18 +103,27 @@ impl Actor {
 }
 
 fn refusal(op: &'static str, status: u16, code: &str) -> ControlPlaneError {
-    ControlPlaneError::Api {
-        op,
-        status,
-        code: code.to_owned(),
-        message: String::new(),
-    }
+    ControlPlaneError::api(op, status, code, "")
 }
 
 impl ControlPlane for Actor {
-    async fn get(&self, _: &InstanceRef) -> Result<Answer, ControlPlaneError> {
+    async fn get(&self, name: &InstanceRef) -> Result<Answer, ControlPlaneError> {
         self.note("get");
-        Ok(self.answer())
+        if self.part.lock().unwrap().is_hidden {
+            return Err(ControlPlaneError::Api {
+                op: "get",
+                status: 404,
+                code: "Not Found".to_owned(),
+                message: "<html>".to_owned(),
+                from_api: false,
+                retry_after: None,
+            });
+        }
+        let answer = self.answer();
+        match [&answer.id, &answer.name].contains(&&name.as_str().to_owned()) {
+            true => Ok(answer),
+            false => Err(refusal("get", 404, "not_found")),
+        }
     }
 
     async fn restore(&self, _: &InstanceId) -> Result<Answer, ControlPlaneError> {
@@ -193,7 +211,7 @@ impl Stage {
 
     async fn find(&self) -> Result<Arc<Instance>, WakeError> {
         self.wakes
-            .find(PlaneIndex(0), &reference("named"), Duration::from_secs(5))
+            .find(PlaneIndex(0), &reference("named"), PATIENCE, CLIENT)
             .await
     }
 
@@ -272,7 +290,9 @@ async fn a_server_without_hold_is_asked_for_it_once() {
     for _ in 0..3 {
         let ready = get_ready(&instance, stage.port, 1000).await.unwrap();
         assert!(!matches!(ready.kind, WakeKind::Cold));
-        instance.suspect(&ready.endpoint).await;
+        instance
+            .suspect(&ready.endpoint, Suspicion::NotConnected(stage.port))
+            .await;
     }
     assert_eq!(stage.actor.count("hold"), 1);
     stage.end().await;
@@ -307,9 +327,11 @@ async fn an_address_that_belongs_to_another_instance_now_receives_nothing() {
     stage
         .actor
         .play(|part| (part.id, part.state) = ("another", "Running"));
-    instance.suspect(&ready.endpoint).await;
+    instance
+        .suspect(&ready.endpoint, Suspicion::NotConnected(stage.port))
+        .await;
     let refused = get_ready(&instance, stage.port, 1000).await.unwrap_err();
-    assert_eq!(refused, WakeError::NotFound);
+    assert_eq!(refused, WakeError::Gone);
     assert!(
         ready.endpoint.cut().is_cancelled(),
         "its connections are cut"
@@ -330,7 +352,9 @@ async fn a_changed_address_begins_a_new_epoch() {
         .unwrap()
         .endpoint;
     stage.actor.play(|part| part.ip = "127.3.2.1");
-    instance.suspect(&old).await;
+    instance
+        .suspect(&old, Suspicion::NotConnected(stage.port))
+        .await;
     let new = get_ready(&instance, stage.port, 1000)
         .await
         .unwrap()
@@ -431,7 +455,10 @@ async fn a_request_that_cannot_wait_as_long_as_wakes_take_is_refused_at_once_and
     for _ in 0..3 {
         let woken = get_ready(&instance, stage.port, 5000).await.unwrap();
         stage.actor.play(|part| part.state = "Standby");
-        instance.suspect(&woken.endpoint).await;
+        instance
+            .suspect(&woken.endpoint, Suspicion::NotConnected(stage.port))
+            .await;
+        woken.endpoint.cut().cancelled().await;
     }
     let restores = stage.actor.count("restore");
     // This clock goes on only when nobody has anything to do but wait.
@@ -525,9 +552,7 @@ async fn no_more_instances_are_restored_at_once_than_the_control_plane_is_to_bea
         .actor
         .play(|part| (part.id, part.name) = ("two", "second"));
     let name = reference("second");
-    let second = stage
-        .wakes
-        .find(PlaneIndex(0), &name, Duration::from_secs(5));
+    let second = stage.wakes.find(PlaneIndex(0), &name, PATIENCE, CLIENT);
     let second = second.await.unwrap();
     stage
         .actor
@@ -549,11 +574,73 @@ async fn a_name_that_another_instance_has_now_is_looked_up_anew() {
     let ready = get_ready(&before, stage.port, 1000).await.unwrap();
     // The same instance, renamed; the gateway learns that when it asks next.
     stage.actor.play(|part| part.name = "renamed");
-    before.suspect(&ready.endpoint).await;
+    before
+        .suspect(&ready.endpoint, Suspicion::NotConnected(stage.port))
+        .await;
     get_ready(&before, stage.port, 1000).await.unwrap();
     stage
         .actor
         .play(|part| (part.id, part.name) = ("two", "named"));
     assert_eq!(stage.find().await.unwrap().id().as_str(), "two");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_look_up_ends_when_nobody_waits_for_it_any_more() {
+    let stage = Stage::set(WakeConfig::default()).await;
+    stage.actor.play(|part| part.is_hidden = true);
+    let names: Vec<_> = (0..50)
+        .map(|number| reference(&format!("n{number}")))
+        .collect();
+    let patience = Duration::from_millis(50);
+    for name in &names {
+        let finding = stage.wakes.find(PlaneIndex(0), name, patience, CLIENT);
+        assert_eq!(finding.await.unwrap_err(), WakeError::Failed);
+    }
+    eventually("nothing is going on", async || stage.tasks.is_empty()).await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_hides_the_control_plane_delays_a_look_up_and_does_not_end_it() {
+    let stage = Arc::new(Stage::set(WakeConfig::default()).await);
+    stage.actor.play(|part| part.is_hidden = true);
+    let finding = {
+        let stage = Arc::clone(&stage);
+        crate::support::spawn(async move { stage.find().await.map(|found| found.id().clone()) })
+    };
+    eventually("it was asked for", async || stage.actor.count("get") > 1).await;
+    stage.actor.play(|part| part.is_hidden = false);
+    assert_eq!(finding.await.unwrap().unwrap().as_str(), "one");
+    Arc::into_inner(stage).unwrap().end().await;
+}
+
+#[tokio::test]
+async fn what_nobody_uses_is_let_go_of_and_its_task_ends() {
+    let config = WakeConfig {
+        forget_after: Duration::from_secs(60),
+        ..WakeConfig::default()
+    };
+    let stage = Stage::set(config).await;
+    let instance = stage.find().await.unwrap();
+    let ready = get_ready(&instance, stage.port, 1000).await.unwrap();
+    let weak = Arc::downgrade(&instance);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(61)).await;
+    stage.wakes.upkeep();
+    assert_eq!(stage.wakes.all().len(), 1, "a connection is open");
+    drop(ready);
+    stage.wakes.upkeep();
+    assert_eq!(stage.wakes.all().len(), 1, "somebody has it");
+    drop(instance);
+    stage.wakes.upkeep();
+    assert_eq!(stage.wakes.all().len(), 1, "it was used a moment ago");
+    tokio::time::advance(Duration::from_secs(61)).await;
+    stage.wakes.upkeep();
+    assert!(stage.wakes.all().is_empty());
+    tokio::time::resume();
+    eventually("its task has ended", async || stage.tasks.is_empty()).await;
+    assert!(weak.upgrade().is_none());
+    assert_eq!(stage.find().await.unwrap().id().as_str(), "one");
     stage.end().await;
 }

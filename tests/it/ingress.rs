@@ -119,6 +119,98 @@ async fn a_port_that_is_taken_keeps_nothing_else_from_being_served() {
     plane.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_declared_port_that_was_busy_is_opened_once_it_is_free() {
+    let plane = Plane::start().await;
+    plane.listening(Wanted::hello("patient")).await;
+    let (busy, reserved) = (
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+        Reserved::new(),
+    );
+    let (busy_port, port) = (busy.local_addr().unwrap().port(), reserved.port());
+    let rule = |port: u16| {
+        json!({"match": {"hostname": "patient.example.com", "port": port},
+               "target": {"instance": "patient", "port": 8080}})
+    };
+    let rules = json!([rule(busy_port), rule(port)]);
+    plane
+        .client
+        .create_ingress(&resource("patient", rules))
+        .await
+        .unwrap();
+    let extra = "[ingress]\nwatch = true\ninterval = \"50ms\"\naddress = \"127.0.0.1\"\n";
+    let gateway = Gateway::start(&plane, extra).await;
+    eventually("what can be served is", async || {
+        status(port, "patient.example.com", "").await == Some(200)
+    })
+    .await;
+    drop(busy);
+    eventually("the port is served that was busy", async || {
+        status(busy_port, "patient.example.com", "").await == Some(200)
+    })
+    .await;
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+/// The series of a control plane that has answered no list yet.
+const UNANSWERED: &str = "wakegate_controlplane_up{hypeman=\"default\"}";
+
+/// A gateway of two control planes: the first takes connections and never answers.
+async fn beside_one_that_hangs(
+    plane: &Plane,
+    key: &std::path::Path,
+    more: &str,
+) -> (Gateway, tokio::net::TcpListener) {
+    let hanging = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    std::fs::write(key, &plane.token).unwrap();
+    let extra = format!(
+        "[[hypeman]]\nname = \"second\"\nurl = \"http://{}\"\napi_key_file = \"{}\"\n{more}",
+        plane.address,
+        key.display()
+    );
+    let address = hanging.local_addr().unwrap();
+    let gateway = Gateway::start_with(address, "t", &extra, AccessSink::off()).await;
+    (gateway, hanging)
+}
+
+async fn metrics(gateway: &Gateway) -> String {
+    let page = reqwest::get(format!("http://{}/metrics", gateway.admin)).await;
+    page.unwrap().text().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_control_plane_that_hangs_delays_nothing_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plane, reserved) = (Plane::start().await, Reserved::new());
+    plane.listening(Wanted::hello("prompt")).await;
+    let rules = json!([{"match": {"hostname": "prompt.example.com", "port": reserved.port()},
+                        "target": {"instance": "prompt", "port": 8080}}]);
+    plane
+        .client
+        .create_ingress(&resource("prompt", rules))
+        .await
+        .unwrap();
+    let watch = "[ingress]\nwatch = true\naddress = \"127.0.0.1\"\n";
+    let (gateway, _hanging) = beside_one_that_hangs(&plane, &dir.path().join("key"), watch).await;
+    eventually("its ingress is served", async || {
+        status(reserved.port(), "prompt.example.com", "").await == Some(200)
+    })
+    .await;
+    eventually("its instances are seen", async || {
+        let up = "wakegate_controlplane_up{hypeman=\"second\"}";
+        gateway.metric(up).await == 1.0
+    })
+    .await;
+    let text = metrics(&gateway).await;
+    assert!(
+        !text.contains(UNANSWERED),
+        "the first look at the other is not over yet"
+    );
+    gateway.stop().await;
+    plane.stop().await;
+}
+
 /// A control plane that declares one rule with TLS and has no instances.
 async fn declaring(port: u16) -> SocketAddr {
     let rules = json!([{"match": {"hostname": "safe.example.com", "port": port}, "tls": true,

@@ -59,6 +59,25 @@ async fn a_drain_cuts_what_does_not_end_by_its_deadline() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_operators_wake_finds_out_that_somebody_put_the_instance_to_sleep() {
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("behind")).await;
+    // A lease alone would be believed for ten minutes.
+    let gateway = Gateway::start(&plane, "[wake]\nverify_interval = \"10m\"\n").await;
+    assert_eq!(gateway.client().get("behind", "/").await.status(), 200);
+    plane.sleep(&instance.id).await;
+    let url = format!("http://{}/api/instances/behind/wake", gateway.admin);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    eventually("it is awake", async || {
+        assert_eq!(http.post(&url).send().await.unwrap().status(), 200);
+        plane.state(&instance.id).await == InstanceState::Running
+    })
+    .await;
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reload_that_would_need_a_restart_changes_nothing() {
     let plane = Plane::start().await;
     plane.asleep(Wanted::hello("moved")).await;

@@ -21,7 +21,11 @@ mod support;
 
 /// As `src/hold/gate.rs` names it, which `interleavings` runs under loom.
 mod config {
-    pub(crate) use wakegate::config::LimitsConfig;
+    pub(crate) use wakegate::config::{ClientShare, LimitsConfig};
+}
+
+mod names {
+    pub(crate) use wakegate::names::ClientNetwork;
 }
 
 mod admin;
@@ -36,6 +40,10 @@ mod contract;
 mod dashboard;
 mod deploy;
 mod engine;
+mod engine_faults;
+mod epochs;
+mod evidence;
+mod fair_shares;
 mod framing;
 mod grpc;
 mod h2;
@@ -46,6 +54,7 @@ mod observability;
 mod programs;
 mod protocols;
 mod raw;
+mod reasons;
 mod refusals;
 mod release;
 mod responses;
@@ -53,6 +62,7 @@ mod restarts;
 mod semantics;
 mod service_links;
 mod simulation;
+mod soak;
 mod streams;
 mod vm;
 mod wake;

@@ -143,6 +143,9 @@ async fn page(admin: SocketAddr) -> String {
 async fn every_documented_metric_exists_and_every_metric_is_documented() {
     let plane = Plane::start().await;
     plane.asleep(Wanted::hello("counted")).await;
+    let stopped = plane.listening(Wanted::hello("stopped")).await;
+    let stopped = crate::support::reference(&stopped.id);
+    plane.client.stop_instance(&stopped).await.unwrap();
     let shut = "[[route]]\nhost = \"shut.test\"\ninstance = \"counted\"\n\
                 admission = { deny_paths = [\"/\"] }\n";
     let raw = "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nhost = \"shut.test\"\n\
@@ -161,6 +164,7 @@ async fn every_documented_metric_exists_and_every_metric_is_documented() {
     let gateway = Gateway::start(&plane, &format!("{shut}{raw}{tls}{collector}")).await;
     assert_eq!(gateway.client().get("shut", "/").await.status(), 503);
     assert_eq!(gateway.client().get("counted", "/").await.status(), 200);
+    assert_eq!(gateway.client().get("stopped", "/").await.status(), 503);
     drop(TcpStream::connect(gateway.addresses[1]).await.unwrap());
     // No client of TLS begins like this.
     let mut broken = TcpStream::connect(gateway.addresses[2]).await.unwrap();

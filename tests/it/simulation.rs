@@ -7,28 +7,33 @@
 
 mod world;
 
+use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::number;
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, Method};
+use hypeman::InstanceRef;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wakegate::config::{Config, Protocol, Variables, load};
 use wakegate::hold::Hold;
-use wakegate::names::Hostname;
+use wakegate::names::{Hostname, PlaneIndex};
 use wakegate::proxy::dispatch::Dispatch;
 use wakegate::proxy::{
-    Admission, PendingRequest, ProxyError, RequestHead, WakeInfo, error_response,
+    Admission, LookUp, PendingRequest, ProxyError, RequestHead, Resolved, WakeInfo, error_response,
+    queues_of,
 };
 use wakegate::router::RouteTable;
 use wakegate::telemetry::Metrics;
 use wakegate::upstream::Hop;
 use wakegate::wake::{WakeError, Wakes};
 
-use world::{Act, PORT, Parcel, Troubles, VERIFY, World};
+use world::{Act, PORT, Parcel, Stream, Troubles, VERIFY, World};
 
 const NAMES: [&str; 3] = ["one", "two", "three"];
 /// Longer than any request's patience and any call.
@@ -193,27 +198,35 @@ impl Gateway {
         let patience = Duration::from_millis(request.patience_ms);
         let deadline = Instant::now() + patience;
         let plane = found.route.config().plane;
-        let instance = self.wakes.find(plane, &found.instance, patience).await?;
+        let client = [10, 0, 0, u8::try_from(number % 200).unwrap()].into();
+        let look_up = NameLookUp {
+            gateway: self,
+            plane,
+            name: &found.instance,
+            client,
+            deadline,
+        };
+        let resolved = look_up.look_up().await?;
         let method = if request.post {
             Method::POST
         } else {
             Method::GET
         };
-        let client = [10, 0, 0, u8::try_from(number % 200).unwrap()].into();
         let may_wake = self.admission.check(&RequestHead {
             method: &method,
             path,
             headers: &HeaderMap::new(),
             client,
         });
-        let pending = PendingRequest {
+        let mut pending = PendingRequest {
             trace: None,
-            instance: &instance,
+            resolved,
+            look_up: &look_up,
+            renewals: 0,
             route: &found.route,
             admission: &self.admission,
             may_wake,
             hold: &self.hold,
-            gate: &self.hold.gate(instance.id(), PORT),
             metrics: &self.metrics,
             client,
             user_agent: None,
@@ -226,8 +239,8 @@ impl Gateway {
             number,
             idempotent: !request.post,
         };
-        let dispatch = Dispatch {
-            pending: &pending,
+        let mut dispatch = Dispatch {
+            pending: &mut pending,
             hop: Hop {
                 port: PORT,
                 protocol: Protocol::H1,
@@ -236,6 +249,34 @@ impl Gateway {
         };
         let sent = dispatch.send(&self.world, admitted, parcel, &mut wake);
         Ok(sent.await?.response)
+    }
+}
+
+/// What a request's name means now.
+struct NameLookUp<'a> {
+    gateway: &'a Gateway,
+    plane: PlaneIndex,
+    name: &'a InstanceRef,
+    client: IpAddr,
+    deadline: Instant,
+}
+
+impl LookUp<Stream> for NameLookUp<'_> {
+    fn look_up(&self) -> BoxFuture<'_, Result<Resolved<Stream>, ProxyError>> {
+        Box::pin(async {
+            let left = self.deadline - Instant::now();
+            let wakes = &self.gateway.wakes;
+            let finding = wakes.find(self.plane, self.name, left, self.client);
+            let instance = finding.await?;
+            let gate = queues_of(&self.gateway.hold, &instance).gate(PORT);
+            Ok(Resolved { instance, gate })
+        })
+    }
+}
+
+impl fmt::Debug for NameLookUp<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NameLookUp({})", self.name)
     }
 }
 
@@ -375,13 +416,15 @@ fn uncalled_for(script: &Script, request: Request, error: &ProxyError) -> Option
         return Some("nothing was in its way");
     }
     match error {
-        ProxyError::Wake(WakeError::NotFound) if !did(&[Act::Delete, Act::Replace]) => {
+        ProxyError::Wake(WakeError::NotFound | WakeError::Gone)
+            if !did(&[Act::Delete, Act::Replace]) =>
+        {
             Some("the instance was there all the time")
         }
         ProxyError::Wake(WakeError::Stopped) if !did(&[Act::Stop]) || script.start_stopped => {
             Some("it was never stopped, or may be started")
         }
-        ProxyError::Wake(WakeError::Unauthorized | WakeError::Ambiguous | WakeError::Draining) => {
+        ProxyError::Wake(WakeError::Unauthorized | WakeError::Draining) => {
             Some("nothing of the kind happens in this world")
         }
         _ => None,

@@ -4,8 +4,11 @@
 //! directory is temporary, and what is started ends with its owner.
 
 pub mod browser;
+pub mod gateway_process;
 pub mod module_graph;
 pub mod reserved;
+pub mod scripted_app;
+pub mod scripted_plane;
 pub mod skips;
 pub mod tools;
 

@@ -42,12 +42,8 @@ impl Fake {
         {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if *state != *from && *state != InstanceState::Running {
-                return Err(Error::Api {
-                    op,
-                    status: 409,
-                    code: "invalid_state".to_owned(),
-                    message: format!("cannot {op} from state {state}"),
-                });
+                let message = format!("cannot {op} from state {state}");
+                return Err(Error::api(op, 409, "invalid_state", message));
             }
             *state = InstanceState::Running;
         }
@@ -97,12 +93,7 @@ impl ControlPlane for Fake {
 
     async fn hold(&self, _: &InstanceId) -> Result<AutoStandbyStatus, Error> {
         // What a server that is too old for holds answers.
-        Err(Error::Api {
-            op: "hold",
-            status: 404,
-            code: "Not Found".to_owned(),
-            message: String::new(),
-        })
+        Err(Error::api("hold", 404, "Not Found", ""))
     }
 }
 

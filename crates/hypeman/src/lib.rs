@@ -1,4 +1,26 @@
 // The README's links, to this documentation: the first definition of a link counts.
+#![cfg_attr(
+    feature = "client",
+    doc = "[`ClientBuilder::max_answer_bytes`]: crate::ClientBuilder::max_answer_bytes"
+)]
+#![cfg_attr(
+    feature = "client",
+    doc = "[`ClientBuilder::max_list_bytes`]: crate::ClientBuilder::max_list_bytes"
+)]
+#![cfg_attr(feature = "client", doc = "[`Error::TooLong`]: crate::Error::TooLong")]
+#![cfg_attr(
+    feature = "client",
+    doc = "[`Error::is_from_api`]: crate::Error::is_from_api"
+)]
+#![cfg_attr(
+    feature = "client",
+    doc = "[`Error::is_not_found`]: crate::Error::is_not_found"
+)]
+#![cfg_attr(
+    feature = "client",
+    doc = "[`Error::retry_after`]: crate::Error::retry_after"
+)]
+#![cfg_attr(feature = "client", doc = "[`Listed`]: crate::Listed")]
 #![cfg_attr(feature = "client", doc = "[`BuildError`]: crate::BuildError")]
 #![cfg_attr(
     feature = "client",
@@ -47,6 +69,6 @@ pub use duration::{GoDuration, GoDurationError};
 #[cfg(feature = "client")]
 pub use client::{
     ApiKey, Attempt, BuildError, Client, ClientBuilder, Config, ControlPlane, Error, InstanceId,
-    InstanceIdError, InstanceRef, LogLines, LogQuery, LogSource, Observer, Outcome, ResourceRef,
-    wire,
+    InstanceIdError, InstanceRef, Listed, LogLines, LogQuery, LogSource, Observer, OddElement,
+    Outcome, ResourceRef, wire,
 };

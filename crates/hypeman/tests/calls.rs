@@ -240,14 +240,173 @@ async fn a_wait_is_cut_to_what_a_server_can_do() {
 
 #[tokio::test]
 async fn an_answer_that_is_too_long_is_refused() {
-    let long = format!("[{}]", " ".repeat(2000));
-    let server = Server::start([answer(200, &long), Reply::Endless]).await;
-    let client = server.builder().max_answer_bytes(1000).build().unwrap();
+    let long = format!("[{}]", " ".repeat(3000));
+    // One says how long it is, one ends, one does not.
+    let begun = b"HTTP/1.1 200 OK\r\ncontent-length: 9999\r\n\r\n".to_vec();
+    let replies = || {
+        [
+            Reply::Begin(begun.clone()),
+            answer(200, &long),
+            Reply::Endless(200, " "),
+        ]
+    };
+    let server = Server::start(replies().into_iter().chain(replies())).await;
+    let recorder = Recorder::default();
+    let builder = server.builder().max_answer_bytes(1000).max_list_bytes(2000);
+    let client = builder.observer(recorder.clone()).build().unwrap();
+    for _ in 0..3 {
+        let error = client
+            .list_instances(&ListInstances::default())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::TooLong {
+                    op: "list",
+                    limit: 2000
+                }
+            ),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("2000 bytes") && !error.is_retryable(),
+            "{error}"
+        );
+    }
+    for _ in 0..3 {
+        let error = client.get_instance(&web()).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::TooLong {
+                    op: "get",
+                    limit: 1000
+                }
+            ),
+            "{error}"
+        );
+    }
+    assert_eq!(recorder.ended()[5], ("get", 1, Outcome::TooLong));
+    assert_eq!(server.requests().len(), 6, "none is asked for again");
+}
+
+#[tokio::test]
+async fn an_error_without_an_end_keeps_its_status_and_its_beginning() {
+    let head = b"HTTP/1.1 503 -\r\ncontent-type: application/json\r\n\r\n{\"code\":\"busy\",\"message\":\"x";
+    let replies = [
+        Reply::Endless(500, "é"),
+        Reply::Trickle(head),
+        Reply::Endless(404, r#"{"code":"not_found","message":"no"}"#),
+    ];
+    let server = Server::start(replies).await;
+    let brief = Duration::from_millis(300);
+    let client = server.builder().change_timeout(brief).build().unwrap();
+    let error = client.restore_instance(&web()).await.unwrap_err();
+    assert_eq!((error.status(), error.is_from_api()), (Some(500), false));
+    assert!(matches!(&error, Error::Api { message, .. } if message.chars().count() == 500));
+    let error = client.restore_instance(&web()).await.unwrap_err();
+    assert_eq!(
+        (error.status(), error.is_from_api()),
+        (Some(503), false),
+        "{error}"
+    );
+    let error = client.restore_instance(&web()).await.unwrap_err();
+    assert!(
+        !error.is_not_found(),
+        "what goes on is not the API's answer: {error}"
+    );
+}
+
+#[tokio::test]
+async fn a_deletion_is_done_however_its_answer_goes_on() {
+    let server = Server::start([
+        Reply::Endless(200, "x"),
+        Reply::Trickle(b"HTTP/1.1 200 OK\r\n\r\n"),
+    ])
+    .await;
     for _ in 0..2 {
-        let error = client.list_instances(&ListInstances::default()).await;
-        let error = error.unwrap_err();
-        assert!(matches!(error, Error::Decode { .. }), "{error}");
-        assert!(error.to_string().contains("1000 bytes"), "{error}");
+        server.client().delete_instance(&web()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_odd_element_costs_a_list_nothing_else() {
+    let instances = format!(
+        r#"[{INSTANCE},7,{{"id":"b","name":"api"}},{}]"#,
+        INSTANCE.replace("web", "two")
+    );
+    let huge = format!(
+        r#"[{{"id":"s","name":"{}"}},{{"id":"s1","kind":"Standby","source_instance_id":"a"}}]"#,
+        "x".repeat(5000)
+    );
+    let ingresses = r#"[{"id":"i","name":"one","rules":[
+            {"match":{"hostname":"a.example.com"},"target":{"instance":"web","port":80}},
+            {"match":{"hostname":"b.example.com"},"target":{"instance":"web","port":80},
+             "request_header_auth":{"header":"x-key","value":7}}]},{"id":7}]"#;
+    let replies = [
+        answer(200, &instances),
+        answer(200, &huge),
+        answer(200, ingresses),
+        answer(200, "null"),
+    ];
+    let server = Server::start(replies).await;
+    let client = server.builder().max_answer_bytes(4096).build().unwrap();
+    let listed = client
+        .list_instances(&ListInstances::default())
+        .await
+        .unwrap();
+    let names: Vec<&str> = listed
+        .iter()
+        .map(|instance| instance.name.as_str())
+        .collect();
+    assert_eq!(names, ["web", "two"]);
+    assert_eq!((listed.odd[0].index, listed.odd[1].index), (1, 2));
+    assert_eq!(listed.odd[1].id.as_deref(), Some("b"));
+    let listed = client
+        .list_snapshots(&ListSnapshots::default())
+        .await
+        .unwrap();
+    assert_eq!((listed[0].id.as_str(), listed.odd.len()), ("s1", 1));
+    assert!(
+        listed.odd[0].to_string().contains("too long"),
+        "{}",
+        listed.odd[0]
+    );
+    let listed = client
+        .list_ingresses(&std::collections::BTreeMap::new())
+        .await
+        .unwrap();
+    // A rule that asks for a secret which cannot be read is not a rule that asks for none.
+    assert_eq!(
+        (
+            listed.len(),
+            listed[0].rules.len(),
+            listed[0].unreadable_rules()
+        ),
+        (1, 1, 1)
+    );
+    assert_eq!(listed.odd.len(), 1);
+    let listed = client
+        .list_instances(&ListInstances::default())
+        .await
+        .unwrap();
+    assert!(listed.is_empty() && listed.odd.is_empty());
+}
+
+#[tokio::test]
+async fn a_list_that_is_none_or_has_no_end_is_an_error() {
+    for body in ["{}", "[", "[7", "", "<html>", "[] []"] {
+        let server = Server::start([answer(200, body)]).await;
+        let error = server
+            .client()
+            .list_instances(&ListInstances::default())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, Error::Decode { op: "list", .. }),
+            "{body}: {error}"
+        );
     }
 }
 
@@ -270,7 +429,7 @@ async fn an_error_keeps_its_status_and_text_whatever_its_body() {
         // Not escaped, as the server's validator does it.
         (
             400,
-            r#"{"code":"x","message":"bad "q""}"#,
+            r#"{"code":"Bad Request","message":"bad "q""}"#,
             "Bad Request",
             r#"bad "q""#,
         ),
@@ -309,17 +468,115 @@ async fn an_error_keeps_its_status_and_text_whatever_its_body() {
 async fn a_missing_instance_and_a_missing_operation_are_told_apart() {
     let not_found = r#"{"code":"not_found","message":"resource not found"}"#;
     let no_route = r#"{"code":"Not Found","message":"no matching operation"}"#;
-    for (status, body, instance, operation) in [
-        (404, not_found, true, false),
-        (404, no_route, false, true),
-        (405, "", false, true),
-        (409, "", false, false),
+    let html = "<html>404 Not Found</html>";
+    let (json, problem) = (
+        "content-type: application/json; charset=utf-8\r\n",
+        "content-type: application/problem+json\r\n",
+    );
+    let (page, text) = (
+        "content-type: text/html\r\n",
+        "content-type: text/plain\r\n",
+    );
+    let (instance, operation, neither) = ((true, false), (false, true), (false, false));
+    for (status, lines, body, from_api, expected) in [
+        (404, json, not_found, true, instance),
+        (404, json, no_route, true, operation),
+        (
+            404,
+            json,
+            r#"{"code":"log_not_found","message":""}"#,
+            true,
+            neither,
+        ),
+        (404, json, r#"{"message":"not_found"}"#, false, neither),
+        (
+            404,
+            json,
+            r#"{"code":404,"message":"not_found"}"#,
+            false,
+            neither,
+        ),
+        (404, json, "", false, neither),
+        (
+            404,
+            problem,
+            r#"{"title":"Not Found","status":404}"#,
+            false,
+            neither,
+        ),
+        (404, page, not_found, false, neither),
+        (404, page, html, false, neither),
+        (404, text, "404 page not found\n", false, neither),
+        (404, "", not_found, false, neither),
+        (404, "", "", false, neither),
+        (410, json, not_found, true, neither),
+        (500, json, not_found, true, neither),
+        (405, "", "", false, operation),
+        (
+            405,
+            json,
+            r#"{"code":"Method Not Allowed","message":""}"#,
+            true,
+            operation,
+        ),
+        (405, page, html, false, neither),
+        (409, "", "", false, neither),
+        (302, json, not_found, false, neither),
     ] {
-        let server = Server::start([answer(status, body)]).await;
-        let error = server.client().auto_standby_hold(&web()).await.unwrap_err();
-        assert_eq!(error.is_not_found(), instance, "{error}");
-        assert_eq!(error.is_missing_operation(), operation, "{error}");
+        let server = Server::start([Reply::Odd(status, lines, body.to_owned())]).await;
+        let error = server.client().restore_instance(&web()).await.unwrap_err();
+        assert_eq!(error.is_from_api(), from_api, "{lines}{error}");
+        let told = (error.is_not_found(), error.is_missing_operation());
+        assert_eq!(told, expected, "{lines}{error}");
+        let whose = error
+            .to_string()
+            .contains("something other than the Hypeman API");
+        assert_eq!(whose, !from_api, "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_takes_the_key_nowhere() {
+    let elsewhere = Server::start([answer(200, INSTANCE)]).await;
+    let location: &'static str = format!("location: http://{}/\r\n", elsewhere.address).leak();
+    for status in [301, 302, 303, 307, 308] {
+        let server = Server::start([Reply::Odd(status, location, String::new())]).await;
+        let error = server.client().get_instance(&web()).await.unwrap_err();
+        assert_eq!(
+            (error.status(), error.is_from_api()),
+            (Some(status), false),
+            "{error}"
+        );
+        assert_eq!(server.requests().len(), 1);
+    }
+    assert!(elsewhere.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_repetition_waits_as_long_as_the_answer_asks_for() {
+    let busy = |seconds: &str| {
+        let lines: &'static str = format!("retry-after: {seconds}\r\n").leak();
+        Reply::Odd(503, lines, String::new())
+    };
+    let server = Server::start([busy("0.4"), answer(200, INSTANCE)]).await;
+    let began = Instant::now();
+    server.client().get_instance(&web()).await.unwrap();
+    assert!(
+        began.elapsed() >= Duration::from_millis(400),
+        "{:?}",
+        began.elapsed()
+    );
+    // There is no time for so long a pause: the caller learns of it at once.
+    let server = Server::start([busy("30"), answer(200, INSTANCE)]).await;
+    let began = Instant::now();
+    let error = server.client().get_instance(&web()).await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(30)));
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert_eq!(server.requests().len(), 1);
+    // A change is not repeated and tells all the same.
+    let server = Server::start([busy("Tue, 31 Dec 2199 23:59:59 GMT")]).await;
+    let error = server.client().restore_instance(&web()).await.unwrap_err();
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
 }
 
 #[tokio::test]
@@ -381,6 +638,42 @@ macro_rules! sent {
             .trim_end()
             .to_owned()
     }};
+}
+
+#[tokio::test]
+async fn each_request_says_what_it_accepts() {
+    let server = Server::start([]).await;
+    let client = server.builder().max_repeats(0).build().unwrap();
+    client.get_instance(&web()).await.unwrap_err();
+    client
+        .list_instances(&ListInstances::default())
+        .await
+        .unwrap_err();
+    client.restore_instance(&web()).await.unwrap_err();
+    client.health().await.unwrap_err();
+    client.delete_instance(&web()).await.unwrap_err();
+    client.logs(&web(), LogQuery::default()).await.unwrap_err();
+    let kinds: Vec<String> = server
+        .requests()
+        .into_iter()
+        .map(|request| request.accept.unwrap())
+        .collect();
+    let json = "application/json";
+    assert_eq!(kinds, [json, json, json, json, "*/*", "text/event-stream"]);
+}
+
+#[tokio::test]
+async fn a_gpu_without_a_profile_is_not_sent_as_null() {
+    let read: hypeman::wire::Gpu = serde_json::from_str(r#"{"profile":null}"#).unwrap();
+    let request = CreateInstance {
+        gpu: Some(read),
+        ..CreateInstance::default()
+    };
+    let sent = sent!(|c| c.create_instance(&request));
+    assert!(
+        sent.contains(r#""gpu":{}"#) && !sent.contains("null"),
+        "{sent}"
+    );
 }
 
 #[tokio::test]
@@ -528,7 +821,7 @@ async fn each_operation_has_its_route_and_body() {
         ),
         (
             sent!(|c| c.create_ingress(&CreateIngress::default())),
-            r#"POST /ingresses {"name":"","rules":[]}"#,
+            r#"POST /ingresses {"name":""}"#,
         ),
         (
             sent!(|c| c.list_ingresses(&tags.clone().into())),

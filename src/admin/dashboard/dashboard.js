@@ -1,6 +1,6 @@
 // The page: what the gateway tells becomes rows, totals and a histogram; what a person does goes back.
 
-import { Grid, duration } from "/grid.js";
+import { Grid, duration, reason } from "/grid.js";
 import { follow, problem } from "/stream.js";
 
 const find = (id) => document.getElementById(id);
@@ -54,18 +54,21 @@ async function details(one) {
   const dialog = find("details");
   find("details-title").textContent = one.name;
   let last = [];
+  let failure;
   try {
-    last = (await call("GET", `/api/instances/${encodeURIComponent(one.id)}`)).wakes;
+    const detail = await call("GET", `/api/instances/${encodeURIComponent(one.id)}`);
+    [last, failure] = [detail.wakes, detail.last_failure];
   } catch (error) {
     find("details-title").textContent = `${one.name}: ${error.message}`;
   }
   const row = (wake) => {
     const tr = document.createElement("tr");
     const phases = Object.entries(wake.phases_ms).map(([phase, ms]) => `${phase} ${duration(ms)}`);
-    const cells = [new Date(wake.time).toLocaleTimeString(), wake.outcome, duration(wake.took_ms), phases.join(", "), wake.route, wake.client];
+    const cells = [new Date(wake.time).toLocaleTimeString(), wake.outcome, duration(wake.took_ms), phases.join(", "), wake.route, wake.client, reason(wake)];
     for (const text of cells) tr.insertCell().textContent = text;
     return tr;
   };
+  find("details-failure").textContent = failure ? `The last wake failed ${ago(failure.ago_ms)}: ${reason(failure)}` : "";
   find("details-rows").replaceChildren(...last.slice(0, 20).map(row));
   dialog.showModal();
 }
@@ -96,7 +99,7 @@ const told = {
       one.changes = track.changes;
       judge(one);
     }
-    wakes = all.wakes.map((wake) => ({ id: wake.instance, at: Date.parse(wake.time), ms: wake.took_ms, outcome: wake.outcome }));
+    wakes = all.wakes.map((wake) => ({ id: wake.instance, at: Date.parse(wake.time), ms: wake.took_ms, outcome: wake.outcome, code: wake.code, phase: wake.phase, control_plane: wake.control_plane }));
     for (const wake of wakes.toReversed()) note(wake);
     refresh();
   },
@@ -105,12 +108,14 @@ const told = {
     if (news.kind === "change") {
       const one = place(news);
       if (one.changes.at(-1)?.[1] !== news.state) one.changes.push([news.at, news.state]);
+      if (news.state === "awake") one.failure = undefined;
       judge(one);
       if (news.state === "waking") say(`${one.name} is waking`);
     }
     if (news.kind === "wake") {
       wakes.push(news);
       note(news);
+      if (news.code) say(`${instances.get(news.id)?.name ?? news.id} was not woken: ${reason(news)}`);
     }
     soon();
   },
@@ -132,7 +137,17 @@ const told = {
 
 function note(wake) {
   const one = instances.get(wake.id);
-  if (one && wake.outcome === "woken") one.lastWake = wake.ms;
+  if (!one) return;
+  if (wake.outcome === "woken") one.lastWake = wake.ms;
+  // Whoever was seen awake since then needs no reason.
+  const awake = one.changes.findLast(([, state]) => state === "awake")?.[0] ?? 0;
+  one.failure = wake.code && wake.at >= awake ? wake : undefined;
+}
+
+function ago(ms) {
+  const seconds = Math.max(Math.round(ms / 1000), 0);
+  if (seconds < 90) return `${seconds} s ago`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min ago` : `${Math.round(seconds / 3600)} h ago`;
 }
 
 function link(state, text) {
@@ -181,6 +196,11 @@ function histogram(all) {
   find("wakes-text").textContent = woken.length
     ? `${woken.length} woken: half within ${at(0.5)}, 95 % within ${at(0.95)}, the slowest ${at(1)}` + (failed ? `; ${failed} failed` : "")
     : failed ? `${failed} failed` : "none yet";
+  const newest = all.reduce((last, wake) => (wake.code && !(last?.at > wake.at) ? wake : last), undefined);
+  const why = newest
+    ? `${instances.get(newest.id)?.name ?? newest.id}, ${ago(Date.now() + grid.skew - newest.at)}: ${reason(newest)}`
+    : "";
+  if (find("wakes-failure").textContent !== why) find("wakes-failure").textContent = why;
   const counts = LIMITS.map(() => 0);
   for (const ms of woken) counts[LIMITS.findIndex((limit) => ms <= limit)] += 1;
   const most = Math.max(...counts, 1);

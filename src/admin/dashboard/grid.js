@@ -89,16 +89,20 @@ export class Grid {
     row.style.top = `${index * HEIGHT}px`;
     row.tabIndex = index === this.chosen ? 0 : -1;
     row.setAttribute("aria-rowindex", index + 2);
-    row.setAttribute("aria-label", `${one.name}: ${one.state}`);
     const put = (cell, text) => { if (cell.textContent !== text) cell.textContent = text; };
     put(name, one.name);
     name.title = `${one.id} on ${one.hypeman}`;
     put(state, one.state);
+    const why = one.failure ? reason(one.failure) : "";
+    if (state.title !== why) state.title = why;
     put(held, one.held ? String(one.held) : "");
     put(inside, one.inside ? String(one.inside) : "");
-    put(took, one.lastWake === undefined ? "" : duration(one.lastWake));
+    const last = one.lastWake === undefined ? "" : duration(one.lastWake);
+    put(took, one.failure ? "failed" : last);
+    if (took.title !== why) took.title = why;
     button.disabled = one.state === "awake" || one.state === "waking";
     button.setAttribute("aria-label", `wake ${one.name}`);
+    row.setAttribute("aria-label", `${one.name}: ${one.state}${why ? `, the last wake failed: ${why}` : ""}`);
     this.paint(canvas, one.changes);
   }
 
@@ -165,6 +169,14 @@ export class Grid {
     this.pool.get(this.list[this.chosen]?.id)?.focus({ preventScroll: true });
     this.draw();
   }
+}
+
+/** Why a wake failed: the code, the phase and the control plane's words; as text, never as HTML. */
+export function reason({ code, phase, control_plane: said }) {
+  if (!code) return "";
+  if (!said) return `${code} in phase ${phase}`;
+  const status = said.status ? ` answered ${[said.status, said.code].filter(Boolean).join(" ")}` : "";
+  return `${code} in phase ${phase}; ${said.operation}${status}: ${said.message}`;
 }
 
 /** Milliseconds, for people. */

@@ -12,7 +12,8 @@ pub struct InstancesArguments {
     /// The control plane [default: `$HYPEMAN_BASE_URL`, else `http://localhost:4973`].
     #[arg(long, global = true, value_name = "URL")]
     pub url: Option<String>,
-    /// A file with the API key [default: the key in `$HYPEMAN_API_KEY`].
+    /// A file with the API key [default: the key in `$HYPEMAN_API_KEY`, which is sent to
+    /// `$HYPEMAN_BASE_URL` only].
     #[arg(long, global = true, value_name = "FILE")]
     pub api_key_file: Option<PathBuf>,
     /// Print the server's own JSON.

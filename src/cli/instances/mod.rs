@@ -5,6 +5,7 @@
 //! does not keep the others from their turn.
 
 mod args;
+mod server;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,12 +17,12 @@ pub use args::{CreateArguments, InstancesArguments, InstancesCommand, Many, One,
 
 use super::output::{Failure, Output};
 use super::table::{bytes, table};
-use hypeman::InstanceRef;
 use hypeman::wire::{
-    AutoStandbyPolicy, CreateInstance, ForkInstance, Instance, InstanceState, ListInstances,
+    AutoStandbyPolicy, CreateInstance, ForkInstance, Idle, Instance, InstanceState, ListInstances,
     RedactedMap, StartRequest,
 };
-use hypeman::{ApiKey, Error as ControlPlaneError, LogQuery, LogSource};
+use hypeman::{Error as ControlPlaneError, LogQuery, LogSource};
+use hypeman::{GoDuration, InstanceRef};
 
 /// Between two looks at an instance that comes up: `wait` may see it five seconds late.
 const LOOK: Duration = Duration::from_millis(100);
@@ -35,30 +36,26 @@ struct Session {
     output: Output,
 }
 
-fn variable(name: &str) -> Option<String> {
-    let value = std::env::var_os(name)?.into_string().ok()?;
-    (!value.is_empty()).then_some(value)
-}
-
-fn client(arguments: &InstancesArguments) -> Result<hypeman::Client, Failure> {
-    let key = variable("HYPEMAN_API_KEY").or_else(|| variable("HYPEMAN_BEARER_TOKEN"));
-    let url = arguments
-        .url
-        .clone()
-        .or_else(|| variable("HYPEMAN_BASE_URL"));
+fn client(arguments: &InstancesArguments, output: &Output) -> Result<hypeman::Client, Failure> {
+    let environment = hypeman::Config::from_env();
+    let (config, withheld) = server::choose(environment, arguments.url.as_deref());
+    if withheld && arguments.api_key_file.is_none() {
+        output.note(
+            "HYPEMAN_API_KEY is for another server (HYPEMAN_BASE_URL, else localhost:4973) and is \
+             not sent: give the key of this one with `--api-key-file`\n",
+        );
+    }
     let config = hypeman::Config {
-        url: url.unwrap_or_else(|| "http://localhost:4973".to_owned()),
         api_key_file: arguments.api_key_file.clone(),
-        api_key: key.map(|key| ApiKey::new(&key)),
         user_agent: concat!("wakegate/", env!("CARGO_PKG_VERSION")).to_owned(),
-        ..hypeman::Config::default()
+        ..config
     };
     hypeman::Client::new(&config).map_err(Failure::failed)
 }
 
 pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result<(), Failure> {
     let session = Session {
-        client: client(&arguments)?,
+        client: client(&arguments, &output)?,
         json: arguments.json,
         output,
     };
@@ -170,14 +167,17 @@ impl Session {
     fn rows(&self, instances: &[Instance]) {
         let row = |i: &Instance| {
             let address = i.network.as_ref().and_then(|network| network.ip.clone());
-            let idle = i.auto_standby.as_ref().filter(|policy| policy.enabled);
-            let idle = idle.and_then(|policy| policy.idle_timeout);
+            let idle = match i.idle() {
+                Idle::Never => String::new(),
+                Idle::After(timeout) => GoDuration::from(timeout).to_string(),
+                Idle::Unreadable => "?".to_owned(),
+            };
             [
                 i.name.clone(),
                 i.id.clone(),
                 i.state.to_string(),
                 address.unwrap_or_default(),
-                idle.map(|idle| idle.to_string()).unwrap_or_default(),
+                idle,
                 i.image.clone(),
             ]
         };
@@ -197,9 +197,18 @@ impl Session {
         };
         let all = self.client.list_instances(&filter).await.map_err(failed)?;
         if self.json {
-            return self.print(&all);
+            self.print(&all.items)?;
+        } else {
+            self.rows(&all);
         }
-        self.rows(&all);
+        for odd in &all.odd {
+            self.output.note(&format!("{odd}\n"));
+        }
+        if all.more_odd > 0 {
+            let more = all.more_odd;
+            self.output
+                .note(&format!("{more} more elements cannot be read\n"));
+        }
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::forwarding::read_forwarding;
 use super::parse::{parse_path, set};
+use crate::config::client_share::ClientShare;
 use crate::config::model::HypemanConfig;
 use crate::config::pattern::{HostPattern, InstanceTemplate};
 use crate::config::reader::Section;
@@ -197,6 +198,14 @@ fn read_limits(s: &mut Section<'_, '_>) -> LimitsConfig {
             s.problem("soft_inflight", "must not be more than `max_inflight`");
         }
         s.duration("soft_wait", &mut limits.soft_wait);
+        set(
+            &mut limits.max_inflight_per_client,
+            s.word_or_number("max_inflight_per_client", ClientShare::parse),
+        );
+        set(
+            &mut limits.max_held_per_client,
+            s.word_or_number("max_held_per_client", ClientShare::parse),
+        );
     });
     limits
 }

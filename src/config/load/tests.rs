@@ -3,8 +3,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::TlsSource;
 use crate::config::service_link::is_service_link;
+use crate::config::{Secret, TlsSource};
 
 const ROUTE: &str = "[[route]]\nhost = \"a.example.com\"\ninstance = \"a\"\n";
 
@@ -341,6 +341,8 @@ also = ["db", "cache"]
 max_inflight = 20
 soft_inflight = 10
 soft_wait = "50ms"
+max_inflight_per_client = 15
+max_held_per_client = "half"
 [route.admission]
 methods = ["GET", "POST"]
 paths = ["/api"]
@@ -415,6 +417,14 @@ fn a_route_that_contradicts_itself_is_refused() {
         (
             "limits = { max_inflight = 1, soft_inflight = 2 }",
             "must not be more",
+        ),
+        (
+            "limits = { max_inflight_per_client = 0 }",
+            "neither \"half\" nor a whole number",
+        ),
+        (
+            "limits = { max_held_per_client = 0.5 }",
+            "not a word or a number",
         ),
         ("keep_warm = [{ cron = \"0 8 * *\", for = \"1h\" }]", "cron"),
         ("keep_warm = [{ cron = \"0 8 * * *\" }]", "how long"),

@@ -42,12 +42,7 @@ struct Empty(Arc<AtomicUsize>);
 impl ControlPlane for Empty {
     async fn get(&self, _: &InstanceRef) -> Result<Instance, ControlPlaneError> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Err(ControlPlaneError::Api {
-            op: "get",
-            status: 404,
-            code: "not_found".to_owned(),
-            message: String::new(),
-        })
+        Err(ControlPlaneError::api("get", 404, "not_found", ""))
     }
 
     async fn restore(&self, _: &InstanceId) -> Result<Instance, ControlPlaneError> {

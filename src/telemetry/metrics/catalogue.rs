@@ -15,6 +15,7 @@ pub(super) const ROUTE_REQUESTS: &str = "wakegate_route_requests_total";
 pub(super) const ROUTE_REQUEST_DURATION: &str = "wakegate_route_request_duration_seconds";
 pub(super) const LEASE_CHECKS: &str = "wakegate_lease_checks_total";
 pub(super) const WAKES: &str = "wakegate_wakes_total";
+pub(super) const WAKE_FAILURES: &str = "wakegate_wake_failures_total";
 pub(super) const WAKE_DURATION: &str = "wakegate_wake_duration_seconds";
 pub(super) const WAKE_PHASE: &str = "wakegate_wake_phase_duration_seconds";
 pub(super) const RESTORE_CALLS: &str = "wakegate_restore_calls_total";
@@ -107,6 +108,11 @@ const ALL: &[(&str, Kind, &str)] = &[
         "Requests that found the lease in force (hit), or had to ask or wake (miss)",
     ),
     (WAKES, Counter, "Finished wakes by outcome"),
+    (
+        WAKE_FAILURES,
+        Counter,
+        "Wakes that failed or timed out, by the code that their clients got",
+    ),
     (
         WAKE_DURATION,
         Histogram,

@@ -96,6 +96,8 @@ labels! {
         TotalQueue = "total_queue",
         /// The held heads' bytes are at their limit.
         Bytes = "bytes",
+        /// The client has its share of a queue.
+        ClientShare = "client_share",
         /// The breaker is open.
         Breaker = "breaker",
     }

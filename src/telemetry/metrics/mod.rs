@@ -268,6 +268,13 @@ impl Metrics {
         self.wake_duration.record(outcome, took.as_secs_f64());
     }
 
+    /// Counts why a wake failed, by the code that its clients got.
+    pub fn count_wake_failure(&self, code: &'static str) {
+        let labels = vec![Label::new("code", code)];
+        let counter = self.registry.counter(name::WAKE_FAILURES, labels);
+        counter.increment(1);
+    }
+
     /// Counts a phase of a wake that succeeded.
     pub fn count_wake_phase(&self, phase: WakePhase, took: Duration) {
         self.wake_phases.record(phase, took.as_secs_f64());

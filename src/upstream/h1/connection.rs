@@ -1,24 +1,22 @@
 //! One connection, and one exchange on it at a time.
 //!
-//! Guarantees: a response's head comes before its deadline, or the exchange fails; a connection
-//! that is cut fails at once.
+//! Guarantees: a response's head comes before its deadline, or the exchange fails; when its epoch
+//! is cut, the connection is closed and its exchange fails at once.
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use futures_util::task::AtomicWaker;
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::head::{self, Head, HeadError, MOST_BYTES};
 use crate::deadline::Deadline;
+use crate::upstream::epoch_stream::EpochStream;
 use crate::upstream::leased_stream::LeasedStream;
 use crate::upstream::outgoing::Outgoing;
 
@@ -50,16 +48,9 @@ pub(in crate::upstream) enum Failure {
     Severed,
 }
 
-/// Ends a connection from elsewhere.
-#[derive(Default)]
-pub(in crate::upstream) struct Cut {
-    done: AtomicBool,
-    waiting: AtomicWaker,
-}
-
 /// A connection to an instance.
 pub(in crate::upstream) struct Connection {
-    stream: LeasedStream,
+    stream: EpochStream,
     input: BytesMut,
     /// How many bytes of a head were examined and have no end in them.
     examined: usize,
@@ -67,50 +58,21 @@ pub(in crate::upstream) struct Connection {
     written: usize,
     /// The deadline of the response's head.
     deadline: Deadline,
-    cut: Arc<Cut>,
-    /// Tells whoever could cut the connection that it is gone.
-    _here: oneshot::Sender<()>,
-}
-
-// === impl Cut ===
-
-impl Cut {
-    /// The connection's reads and writes fail from now on.
-    pub(in crate::upstream) fn cut(&self) {
-        self.done.store(true, Ordering::Release);
-        self.waiting.wake();
-    }
-
-    /// Whether it has been cut; if not, the task is woken when it is.
-    fn poll(&self, cx: &Context<'_>) -> Poll<()> {
-        self.waiting.register(cx.waker());
-        match self.done.load(Ordering::Acquire) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    }
 }
 
 // === impl Connection ===
 
 impl Connection {
-    /// On a connection that has carried nothing. The receiver ends when the connection does.
-    pub(in crate::upstream) fn new(
-        stream: LeasedStream,
-    ) -> (Box<Self>, Arc<Cut>, oneshot::Receiver<()>) {
-        let (here, gone) = oneshot::channel();
-        let cut = Arc::<Cut>::default();
-        let connection = Self {
-            stream,
+    /// On a stream that has carried nothing, of the epoch that is cut by `cut`.
+    pub(in crate::upstream) fn new(stream: LeasedStream, cut: &CancellationToken) -> Self {
+        Self {
+            stream: EpochStream::new(stream, cut),
             input: BytesMut::new(),
             examined: 0,
             output: Vec::new(),
             written: 0,
             deadline: Deadline::new(Instant::now()),
-            cut: Arc::clone(&cut),
-            _here: here,
-        };
-        (Box::new(connection), cut, gone)
+        }
     }
 
     /// Prepares a request to be sent `now`. Its response's head has to come within
@@ -124,7 +86,9 @@ impl Connection {
         self.output.clear();
         (self.written, self.examined) = (0, 0);
         head::write(&request.head, request.forwarded.as_ref(), &mut self.output);
-        self.stream.request_sent(now);
+        if let Some(stream) = &*self.stream.lock() {
+            stream.request_sent(now);
+        }
         self.deadline.set(now + response_timeout);
     }
 
@@ -135,15 +99,17 @@ impl Connection {
         interim: &dyn Fn(StatusCode, &HeaderMap),
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, Failure>> {
-        if self.cut.poll(cx).is_ready() {
+        self.stream.register(cx);
+        let mut stream = self.stream.lock();
+        let Some(stream) = &mut *stream else {
             return Poll::Ready(Err(Failure::Severed));
-        }
+        };
         while let Some(rest) = self
             .output
             .get(self.written..)
             .filter(|rest| !rest.is_empty())
         {
-            match self.stream.poll_send(cx, rest) {
+            match stream.poll_send(cx, rest) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(count @ 1..)) => self.written += count,
                 // What the instance has sent before it closed is read below.
@@ -168,7 +134,7 @@ impl Connection {
                 interim(status, head.response.headers());
                 continue;
             }
-            match self.poll_more(None, cx) {
+            match receive(stream, &mut self.input, None, cx) {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Failure::Closed)),
                 Poll::Ready(Ok(_)) => {}
@@ -178,23 +144,18 @@ impl Connection {
         self.deadline.poll_over(cx).map(|()| Err(Failure::TimedOut))
     }
 
-    /// Reads some more, of which `useful` bytes are of use; 0 at the connection's end.
+    /// Reads some more, of which `useful` bytes are of use: 0 at the connection's end, and `None`
+    /// once its epoch has been cut.
     pub(in crate::upstream) fn poll_more(
         &mut self,
         useful: Option<u64>,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let useful = useful.unwrap_or(0).min(MOST_AT_ONCE);
-        let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
-        if self.input.capacity() - self.input.len() < room / 2 {
-            self.input.reserve(room);
+    ) -> Poll<Option<io::Result<usize>>> {
+        self.stream.register(cx);
+        match &mut *self.stream.lock() {
+            Some(stream) => receive(stream, &mut self.input, useful, cx).map(Some),
+            None => Poll::Ready(None),
         }
-        self.stream.poll_receive(cx, &mut self.input)
-    }
-
-    /// Whether the connection is cut; if not, the task is woken when it is.
-    pub(in crate::upstream) fn poll_severed(&self, cx: &Context<'_>) -> Poll<()> {
-        self.cut.poll(cx)
     }
 
     /// What was read and not used yet.
@@ -207,21 +168,34 @@ impl Connection {
         self.input.is_empty() && self.written == self.output.len()
     }
 
-    /// When the last of its bytes came.
-    pub(in crate::upstream) fn last_heard(&self) -> Instant {
-        self.stream.last_heard()
-    }
-
-    /// Whether nothing has come, nor the connection's end, since the last exchange. If so, the task
-    /// is woken when something does.
-    pub(in crate::upstream) fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
-        let is_quiet = match self.stream.poll_readable(cx) {
+    /// The time when its last byte came, if nothing has come, nor the connection's end, since the
+    /// last exchange. If so, the task is woken when something does.
+    pub(in crate::upstream) fn reusable_since(&mut self, cx: &mut Context<'_>) -> Option<Instant> {
+        let mut stream = self.stream.lock();
+        let stream = stream.as_mut()?;
+        let since = stream.last_heard();
+        let is_quiet = match stream.poll_readable(cx) {
             Poll::Pending => true,
             // A read that was just filled leaves this open.
-            Poll::Ready(()) => self.poll_more(None, cx).is_pending(),
+            Poll::Ready(()) => receive(stream, &mut self.input, None, cx).is_pending(),
         };
-        is_quiet && !self.cut.done.load(Ordering::Acquire)
+        is_quiet.then_some(since)
     }
+}
+
+/// Reads some more into `input`, of which `useful` bytes are of use; 0 at the stream's end.
+fn receive(
+    stream: &mut LeasedStream,
+    input: &mut BytesMut,
+    useful: Option<u64>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let useful = useful.unwrap_or(0).min(MOST_AT_ONCE);
+    let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
+    if input.capacity() - input.len() < room / 2 {
+        input.reserve(room);
+    }
+    stream.poll_receive(cx, input)
 }
 
 impl fmt::Debug for Connection {

@@ -14,7 +14,9 @@ fn endpoint(counts: bool, idle_timeout: Option<Duration>) -> Endpoint {
         ip: IpAddr::from([127, 0, 0, 1]),
         terms,
         losses: Arc::default(),
+        opened: Arc::default(),
         fresh: false,
+        asked_at: Instant::now(),
     };
     let endpoint = Endpoint::new(init, Duration::from_secs(30), Instant::now());
     endpoint.verify(Instant::now(), terms);
@@ -115,7 +117,7 @@ async fn while_nobody_answers_a_confirmation_is_asked_for_once_a_second() {
     let endpoint = endpoint(true, None);
     pass(30).await;
     assert!(endpoint.wants_verification(Instant::now()));
-    endpoint.no_verdict();
+    endpoint.no_verdict(0);
     assert!(!endpoint.wants_verification(Instant::now()));
     pass(1).await;
     assert!(endpoint.wants_verification(Instant::now()));
@@ -135,10 +137,65 @@ async fn without_a_connection_a_lease_ends_with_its_verification() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_connection_among_the_belongings_of_an_epoch_does_not_keep_it() {
+    let endpoint = endpoint(true, Some(IDLE));
+    let connection = endpoint.open_connection();
+    let kept = Arc::downgrade(&endpoint.belongings().get_or_insert(80, || connection));
+    let other = endpoint.clone();
+    drop(endpoint);
+    assert_eq!((kept.strong_count(), other.open_connections()), (1, 1));
+    drop(other);
+    assert_eq!(kept.strong_count(), 0, "it went with the last handle");
+}
+
 #[test]
 fn the_margin_is_a_second_or_a_tenth_and_half_of_a_short_timeout() {
     for (idle, margin) in [(500, 250), (1_000, 500), (5_000, 1_000), (60_000, 6_000)] {
         let margin_of = LeaseTerms::margin(Duration::from_millis(idle));
         assert_eq!(margin_of, Duration::from_millis(margin));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_heard_from_lately_is_not_certainly_awake() {
+    let endpoint = endpoint(true, None);
+    let (now, two) = (Instant::now, Duration::from_secs(2));
+    assert!(endpoint.is_heard_within(now(), two), "confirmed");
+    pass(2).await;
+    assert!(!endpoint.is_heard_within(now(), two) && endpoint.is_leased(now()));
+    let mut connection = endpoint.open_connection();
+    endpoint.verify(now(), **endpoint.0.terms.load());
+    pass(1).await;
+    connection.established();
+    pass(2).await;
+    connection.heard(now());
+    pass(1).await;
+    assert!(
+        !endpoint.is_heard_within(now(), two),
+        "it may be a newcomer's word"
+    );
+    endpoint.verify(now(), **endpoint.0.terms.load());
+    pass(3).await;
+    connection.heard(now());
+    pass(1).await;
+    assert!(endpoint.is_heard_within(now(), two));
+    endpoint.cut().cancel();
+    assert!(!endpoint.is_heard_within(now(), two));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_word_is_good_for_as_long_as_it_cannot_fall_asleep_by_itself() {
+    let never = endpoint(true, None);
+    let soon = endpoint(true, Some(IDLE));
+    soon.begin_term(Instant::now());
+    pass(8).await;
+    assert!(soon.is_awake_by_last_word(Instant::now()));
+    pass(1).await;
+    assert!(!soon.is_awake_by_last_word(Instant::now()));
+    pass(3600).await;
+    assert!(!never.is_leased(Instant::now()), "not confirmed lately");
+    assert!(never.is_awake_by_last_word(Instant::now()));
+    never.cut().cancel();
+    assert!(!never.is_awake_by_last_word(Instant::now()));
 }

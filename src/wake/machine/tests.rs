@@ -23,17 +23,27 @@ fn terms() -> LeaseTerms {
     }
 }
 
-fn seen(now: Instant, state: InstanceState) -> Observation {
-    let ip = Some(IpAddr::from([127, 0, 0, 1]));
+fn seen(now: Instant) -> Observation {
     Observation {
-        name: "a".into(),
-        state,
-        ip,
+        initializing: false,
+        ip: IpAddr::from([127, 0, 0, 1]),
         terms: terms(),
         asked_at: now,
         held: false,
         healthy: None,
     }
+}
+
+fn awake(now: Instant) -> Event {
+    Event::from(Evidence::Awake(seen(now)))
+}
+
+fn asleep(rest: Rest) -> Event {
+    Event::from(Evidence::Asleep(rest))
+}
+
+fn unsure(doubt: Doubt) -> Event {
+    Event::from(Evidence::Unsure(doubt))
 }
 
 fn wake_request(now: Instant) -> Event {
@@ -67,17 +77,13 @@ async fn a_sleeping_instance_is_restored_probed_and_granted() {
     let mut machine = Machine::new(LIMITS, None);
     assert_eq!(machine.on(now, wake_request(now)), [Effect::Ask]);
     assert_eq!(
-        machine.on(now, Event::Answered(Err(Fault::InStandby))),
+        machine.on(now, asleep(Rest::Standby)),
         [Effect::Restore {
             until: now + Duration::from_secs(5)
         }]
     );
-    let running = seen(now, InstanceState::Running);
-    let effects = play(
-        &mut machine,
-        now,
-        vec![Event::Answered(Ok(running.clone()))],
-    );
+    let running = seen(now);
+    let effects = play(&mut machine, now, vec![awake(now)]);
     let until = now + Duration::from_secs(1);
     let publish = Effect::Publish {
         seen: running,
@@ -108,7 +114,7 @@ async fn a_sleeping_instance_is_restored_probed_and_granted() {
 #[tokio::test]
 async fn what_the_look_up_saw_asleep_is_restored_without_asking_again() {
     let now = Instant::now();
-    let mut machine = Machine::new(LIMITS, Some(seen(now, InstanceState::Standby)));
+    let mut machine = Machine::new(LIMITS, Some(Evidence::Asleep(Rest::Standby)));
     assert_eq!(
         machine.on(now, wake_request(now)),
         [Effect::Restore {
@@ -125,12 +131,7 @@ async fn an_open_port_at_an_address_that_was_seen_too_long_ago_proves_nothing() 
     if let Event::WakeRequested { deadline, .. } = &mut wake_request {
         *deadline = now + Duration::from_secs(60);
     }
-    let running = seen(now, InstanceState::Running);
-    play(
-        &mut machine,
-        now,
-        vec![wake_request, Event::Answered(Ok(running))],
-    );
+    play(&mut machine, now, vec![wake_request, awake(now)]);
     let later = now + LIMITS.verify_interval;
     assert_eq!(
         machine.on(later, Event::Probed { open: true }),
@@ -150,18 +151,10 @@ async fn a_second_request_joins_the_attempt() {
 async fn a_renewed_lease_keeps_its_epoch_and_costs_no_restore() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
-    let running = seen(now, InstanceState::Running);
-    play(
-        &mut machine,
-        now,
-        vec![
-            wake_request(now),
-            Event::Answered(Ok(running.clone())),
-            Event::Probed { open: true },
-        ],
-    );
+    let running = seen(now);
+    wake(&mut machine, now);
     assert_eq!(machine.on(now, wake_request(now)), [Effect::Ask]);
-    let effects = machine.on(now, Event::Answered(Ok(running.clone())));
+    let effects = machine.on(now, awake(now));
     assert_eq!(
         effects.first(),
         Some(&Effect::Publish {
@@ -174,7 +167,7 @@ async fn a_renewed_lease_keeps_its_epoch_and_costs_no_restore() {
 #[tokio::test]
 async fn a_stopped_instance_is_refused_unless_the_route_may_start_it() {
     let now = Instant::now();
-    let stopped = Event::Answered(Ok(seen(now, InstanceState::Stopped)));
+    let stopped = asleep(Rest::Stopped);
     let mut machine = Machine::new(LIMITS, None);
     let effects = play(&mut machine, now, vec![wake_request(now), stopped.clone()]);
     assert_eq!(effects, [Effect::Refuse(WakeError::Stopped)]);
@@ -196,34 +189,138 @@ async fn a_stopped_instance_is_refused_unless_the_route_may_start_it() {
 #[tokio::test]
 async fn definite_answers_are_refused_at_once() {
     let now = Instant::now();
+    let refuse = |error| vec![Effect::Refuse(error)];
     for (answer, effects) in [
         (
-            Err(Fault::NotFound),
-            vec![Effect::Refuse(WakeError::NotFound), Effect::Forget],
+            Event::from(Evidence::Gone),
+            vec![Effect::Refuse(WakeError::Gone), Effect::Forget],
         ),
+        (unsure(Doubt::Unauthorized), refuse(WakeError::Unauthorized)),
+        (unsure(Doubt::NoNetwork), refuse(WakeError::Unusable)),
         (
-            Err(Fault::Unauthorized),
-            vec![Effect::Refuse(WakeError::Unauthorized)],
-        ),
-        (
-            Ok(seen(now, InstanceState::Unknown)),
-            vec![Effect::Refuse(WakeError::Unusable)],
-        ),
-        (
-            Ok(seen(now, InstanceState::Other("Melted".to_owned()))),
-            vec![Effect::Refuse(WakeError::Unusable)],
+            unsure(Doubt::AddressRefused),
+            refuse(WakeError::AddressRefused),
         ),
     ] {
         let mut machine = Machine::new(LIMITS, None);
-        assert_eq!(
-            play(
-                &mut machine,
-                now,
-                vec![wake_request(now), Event::Answered(answer)]
-            ),
-            effects
+        let events = vec![wake_request(now), answer];
+        assert_eq!(play(&mut machine, now, events), effects);
+    }
+}
+
+/// An awake instance, as one request's wake leaves it.
+fn wake(machine: &mut Machine, now: Instant) {
+    let events = vec![wake_request(now), awake(now), Event::Probed { open: true }];
+    play(machine, now, events);
+    assert_eq!(machine.stage(), None);
+}
+
+#[tokio::test]
+async fn what_cannot_be_told_cuts_nothing_and_is_asked_again() {
+    let now = Instant::now();
+    for doubt in [
+        Doubt::UnknownState,
+        Doubt::NoAddress { running: true },
+        Doubt::NoAddress { running: false },
+        Doubt::InvalidState,
+        Doubt::NoCapacity,
+        Doubt::Unreachable,
+        Doubt::Failed,
+        Doubt::Unreadable,
+        Doubt::NoSlot,
+    ] {
+        let mut machine = Machine::new(LIMITS, None);
+        wake(&mut machine, now);
+        // In the background.
+        assert_eq!(machine.on(now, Event::Verify), [Effect::Ask]);
+        assert_eq!(machine.on(now, unsure(doubt)), [], "{doubt:?}");
+        // In a wake.
+        assert_eq!(machine.on(now, wake_request(now)), [Effect::Ask]);
+        let effects = machine.on(now, unsure(doubt));
+        assert!(
+            matches!(effects.as_slice(), [Effect::Pause(_)]),
+            "{doubt:?}: {effects:?}"
+        );
+        assert_eq!(machine.on(now, Event::PauseOver), [Effect::Ask]);
+        let confirmed = machine.on(now, awake(now));
+        let published = confirmed.first();
+        assert!(
+            matches!(published, Some(Effect::Publish { fresh: false, .. })),
+            "{doubt:?}: {confirmed:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_definite_no_cuts_what_is_open_also_when_nobody_waits() {
+    let now = Instant::now();
+    for (event, effects) in [
+        (asleep(Rest::Standby), vec![Effect::Cut]),
+        (asleep(Rest::Stopped), vec![Effect::Cut]),
+        (asleep(Rest::Passing), vec![Effect::Cut]),
+        (
+            Event::from(Evidence::Gone),
+            vec![Effect::Cut, Effect::Refuse(WakeError::Gone), Effect::Forget],
+        ),
+    ] {
+        let mut machine = Machine::new(LIMITS, None);
+        wake(&mut machine, now);
+        assert_eq!(machine.on(now, Event::Verify), [Effect::Ask]);
+        assert_eq!(machine.on(now, event.clone()), effects, "{event:?}");
+        assert_eq!(machine.stage(), None);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_runs_without_an_address_is_refused_after_a_short_while() {
+    let mut now = Instant::now();
+    let mut machine = Machine::new(LIMITS, None);
+    machine.on(now, wake_request(now));
+    machine.on(now, asleep(Rest::Standby));
+    let began = now;
+    let refusal = loop {
+        match machine
+            .on(now, unsure(Doubt::NoAddress { running: true }))
+            .as_slice()
+        {
+            [Effect::Pause(pause)] => {
+                now += *pause;
+                assert_eq!(machine.on(now, Event::PauseOver), [Effect::Ask]);
+            }
+            [Effect::Refuse(error)] => break error.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(refusal, WakeError::Unusable);
+    let waited = now - began;
+    assert!(waited >= ADDRESS && waited < ADDRESS * 2, "{waited:?}");
+}
+
+#[tokio::test]
+async fn a_control_plane_that_wants_to_be_left_alone_is() {
+    let now = Instant::now();
+    let mut machine = Machine::new(LIMITS, None);
+    machine.on(now, wake_request(now));
+    let busy = |seconds| Event::Answered {
+        evidence: Evidence::Unsure(Doubt::Failed),
+        retry_after: Some(Duration::from_secs(seconds)),
+    };
+    let pause = Duration::from_secs(3);
+    assert_eq!(machine.on(now, busy(3)), [Effect::Pause(pause)]);
+    assert_eq!(machine.on(now, Event::PauseOver), [Effect::Ask]);
+    // Longer than the attempt has.
+    let refused = [Effect::Refuse(WakeError::Failed)];
+    assert_eq!(machine.on(now, busy(6)), refused);
+    // Whoever asks before the time that it named is told so, and it is not asked.
+    for _ in 0..10 {
+        assert_eq!(machine.on(now, wake_request(now)), refused);
+    }
+    assert_eq!(machine.breaker(), None, "nothing has had its time");
+    let later = now + Duration::from_secs(4);
+    let left = Effect::Pause(Duration::from_secs(2));
+    assert_eq!(machine.on(later, wake_request(later)), [left]);
+    let over = later + Duration::from_secs(2);
+    assert_eq!(machine.on(over, Event::PauseOver), [Effect::Ask]);
 }
 
 #[tokio::test]
@@ -233,10 +330,7 @@ async fn passing_trouble_is_tried_again_with_a_growing_pause_until_the_deadline(
     machine.on(now, wake_request(now));
     let mut pauses = Vec::new();
     let refusal = loop {
-        match machine
-            .on(now, Event::Answered(Err(Fault::Unreachable)))
-            .as_slice()
-        {
+        match machine.on(now, unsure(Doubt::Unreachable)).as_slice() {
             [Effect::Pause(pause)] => {
                 pauses.push(pause.as_millis());
                 now += *pause;
@@ -257,12 +351,9 @@ async fn passing_trouble_is_tried_again_with_a_growing_pause_until_the_deadline(
 async fn a_full_host_is_asked_to_restore_again_and_named_at_the_end() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
-    play(
-        &mut machine,
-        now,
-        vec![wake_request(now), Event::Answered(Err(Fault::InStandby))],
-    );
-    let full = Event::Answered(Err(Fault::NoCapacity));
+    let events = vec![wake_request(now), asleep(Rest::Standby)];
+    play(&mut machine, now, events);
+    let full = unsure(Doubt::NoCapacity);
     assert!(matches!(
         machine.on(now, full.clone()).as_slice(),
         [Effect::Pause(_)]
@@ -281,58 +372,51 @@ async fn a_full_host_is_asked_to_restore_again_and_named_at_the_end() {
 }
 
 #[tokio::test]
-async fn a_suspect_epoch_is_retired_and_severed_only_when_it_is_really_asleep() {
+async fn a_broken_connection_costs_a_question_and_the_others_stay_until_the_answer() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
-    let running = seen(now, InstanceState::Running);
-    play(
-        &mut machine,
-        now,
-        vec![
-            wake_request(now),
-            Event::Answered(Ok(running)),
-            Event::Probed { open: true },
-        ],
-    );
+    wake(&mut machine, now);
     assert_eq!(
         machine.on(now, Event::Suspect { epoch: 6 }),
         [],
         "an older epoch"
     );
+    assert_eq!(machine.on(now, Event::Suspect { epoch: 7 }), [Effect::Ask]);
     assert_eq!(
         machine.on(now, Event::Suspect { epoch: 7 }),
-        [Effect::Retire]
+        [],
+        "one question for all"
     );
-    assert_eq!(machine.on(now, wake_request(now)), [Effect::Ask]);
-    let effects = machine.on(now, Event::Answered(Err(Fault::InStandby)));
-    assert_eq!(
-        effects,
-        [
-            Effect::Retire,
-            Effect::Sever,
-            Effect::Restore {
-                until: now + Duration::from_secs(5)
-            }
-        ]
-    );
+    assert!(machine.is_doubted());
+    assert_eq!(machine.on(now, wake_request(now)), []);
+    let effects = machine.on(now, asleep(Rest::Standby));
+    let until = now + Duration::from_secs(5);
+    assert_eq!(effects, [Effect::Cut, Effect::Restore { until }]);
+}
+
+#[tokio::test]
+async fn a_confirmed_epoch_is_doubted_no_more() {
+    let now = Instant::now();
+    let mut machine = Machine::new(LIMITS, None);
+    wake(&mut machine, now);
+    machine.on(now, Event::Suspect { epoch: 7 });
+    let effects = machine.on(now, awake(now));
+    let seen = seen(now);
+    assert_eq!(effects, [Effect::Publish { seen, fresh: false }]);
+    assert!(!machine.is_doubted());
 }
 
 #[tokio::test]
 async fn a_port_that_never_opens_is_asked_about_until_the_deadline() {
     let now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
-    let running = Event::Answered(Ok(seen(now, InstanceState::Running)));
-    play(&mut machine, now, vec![wake_request(now), running]);
+    play(&mut machine, now, vec![wake_request(now), awake(now)]);
     assert_eq!(
         machine.on(now, Event::Probed { open: false }),
         [Effect::Ask]
     );
     let late = now + Duration::from_secs(5);
-    play(
-        &mut machine,
-        late,
-        vec![Event::Answered(Ok(seen(late, InstanceState::Running)))],
-    );
+    play(&mut machine, late, vec![awake(late)]);
     let refused = [Effect::Refuse(WakeError::TimedOut(WakeStage::NotListening))];
     assert_eq!(machine.on(late, Event::Probed { open: false }), refused);
 }
@@ -344,7 +428,7 @@ async fn the_breaker_refuses_for_a_growing_time_and_then_lets_one_attempt_throug
     let fail = |machine: &mut Machine, now: Instant| {
         assert_eq!(machine.on(now, wake_request(now)), [Effect::Ask]);
         let late = now + Duration::from_secs(5);
-        machine.on(late, Event::Answered(Err(Fault::Failed)));
+        machine.on(late, unsure(Doubt::Failed));
         late
     };
     now = fail(&mut machine, now);
@@ -359,26 +443,76 @@ async fn the_breaker_refuses_for_a_growing_time_and_then_lets_one_attempt_throug
     }
 }
 
+#[tokio::test]
+async fn only_an_attempt_that_had_its_routes_whole_time_counts_as_failed() {
+    let now = Instant::now();
+    let mut machine = Machine::new(LIMITS, None);
+    for _ in 0..10 {
+        // Whoever asked may have left long ago; the attempt goes on.
+        machine.on(now, wake_request(now));
+    }
+    machine.on(now, unsure(Doubt::Unreachable));
+    assert_eq!(machine.breaker(), None);
+    let late = now + Duration::from_secs(5);
+    assert_eq!(
+        machine.on(late, Event::PauseOver),
+        [Effect::Refuse(WakeError::ControlPlaneDown)]
+    );
+    assert_eq!(machine.breaker(), None, "one failure, not ten");
+}
+
+#[tokio::test]
+async fn requests_that_keep_coming_do_not_keep_a_failing_instance_from_its_breaker() {
+    let mut now = Instant::now();
+    let mut machine = Machine::new(LIMITS, None);
+    machine.on(now, wake_request(now));
+    let began = now;
+    let mut event = unsure(Doubt::Failed);
+    let error = loop {
+        machine.on(now, wake_request(now));
+        event = match machine.on(now, event).as_slice() {
+            [Effect::Pause(pause)] => {
+                now += *pause;
+                Event::PauseOver
+            }
+            [Effect::Ask] => unsure(Doubt::Failed),
+            [Effect::Refuse(error)] => break error.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert!(now - began < Duration::from_secs(60), "it never ends");
+    };
+    assert_eq!(error, WakeError::Failed);
+    let failures = machine.breaker().map(|(failures, _)| failures);
+    assert_eq!(failures, Some(LIMITS.breaker_failures));
+}
+
 fn any_event(now: Instant) -> impl Strategy<Value = Event> {
-    let states = prop::sample::select(vec![
-        InstanceState::Created,
-        InstanceState::Initializing,
-        InstanceState::Running,
-        InstanceState::Paused,
-        InstanceState::Shutdown,
-        InstanceState::Stopped,
-        InstanceState::Standby,
-        InstanceState::Unknown,
-    ]);
-    let faults = prop::sample::select(vec![
-        Fault::InStandby,
-        Fault::InvalidState,
-        Fault::NoCapacity,
-        Fault::NotFound,
-        Fault::Unauthorized,
-        Fault::Unreachable,
-        Fault::Failed,
-        Fault::NoSlot,
+    let evidence = prop::sample::select(vec![
+        Evidence::Awake(seen(now)),
+        Evidence::Awake(Observation {
+            initializing: true,
+            ..seen(now)
+        }),
+        Evidence::Awake(Observation {
+            healthy: Some(false),
+            ..seen(now)
+        }),
+        Evidence::Asleep(Rest::Standby),
+        Evidence::Asleep(Rest::Stopped),
+        Evidence::Asleep(Rest::Passing),
+        Evidence::Gone,
+        Evidence::Unsure(Doubt::UnknownState),
+        Evidence::Unsure(Doubt::NoAddress { running: true }),
+        Evidence::Unsure(Doubt::NoAddress { running: false }),
+        Evidence::Unsure(Doubt::NoNetwork),
+        Evidence::Unsure(Doubt::AddressRefused),
+        Evidence::Unsure(Doubt::InvalidState),
+        Evidence::Unsure(Doubt::NoCapacity),
+        Evidence::Unsure(Doubt::Unauthorized),
+        Evidence::Unsure(Doubt::Unreachable),
+        Evidence::Unsure(Doubt::Failed),
+        Evidence::Unsure(Doubt::Unreadable),
+        Evidence::Unsure(Doubt::NoSlot),
     ]);
     let when = prop::sample::select(vec![ReadyWhen::Running, ReadyWhen::Port, ReadyWhen::Health]);
     let targets = (prop::sample::select(vec![0_u16, 80, 81]), when)
@@ -395,8 +529,7 @@ fn any_event(now: Instant) -> impl Strategy<Value = Event> {
         }),
         Just(Event::Verify),
         (6_u64..9).prop_map(|epoch| Event::Suspect { epoch }),
-        states.prop_map(move |state| Event::Answered(Ok(seen(now, state)))),
-        faults.prop_map(|fault| Event::Answered(Err(fault))),
+        evidence.prop_map(Event::from),
         any::<bool>().prop_map(|open| Event::Probed { open }),
         Just(Event::PauseOver),
     ]
@@ -416,7 +549,7 @@ fn is_operation(effect: &Effect) -> bool {
 
 proptest! {
     /// Whatever happens in whatever order: one operation at a time, none once all are answered, and
-    /// nobody waits without one.
+    /// nobody waits without one. Only a definite no, or a new address, ends an epoch.
     #[test]
     fn one_operation_is_in_flight_exactly_while_somebody_waits(
         steps in prop::collection::vec((any_event(Instant::now()), 0_u64..3000), 0..60)
@@ -430,19 +563,24 @@ proptest! {
                 (&event, &in_flight),
                 (Event::WakeRequested { .. } | Event::Verify | Event::Suspect { .. }, _)
                     | (
-                        Event::Answered(_),
+                        Event::Answered { .. },
                         Some(Effect::Ask | Effect::Restore { .. } | Effect::Start { .. } | Effect::Settle { .. })
                     )
                     | (Event::Probed { .. }, Some(Effect::Probe { .. }))
                     | (Event::PauseOver, Some(Effect::Pause(_)))
             );
             if !fits { continue; }
-            if matches!(event, Event::Answered(_) | Event::Probed { .. } | Event::PauseOver) {
+            if matches!(event, Event::Answered { .. } | Event::Probed { .. } | Event::PauseOver) {
                 in_flight = None;
                 now += Duration::from_millis(ms);
             }
+            let is_definite = matches!(
+                &event,
+                Event::Answered { evidence: Evidence::Asleep(_) | Evidence::Gone, .. }
+            );
             let effects = machine.on(now, event);
             for effect in effects {
+                prop_assert!(is_definite || effect != Effect::Cut, "cut on uncertainty");
                 if matches!(effect, Effect::Publish { .. }) { machine.published(7); }
                 if is_operation(&effect) {
                     prop_assert!(in_flight.is_none(), "two operations in flight");

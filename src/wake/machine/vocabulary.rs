@@ -1,55 +1,12 @@
 //! The events that the machine takes and the effects that it gives.
 
-use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::wake::error::WakeError;
-use crate::wake::lease::LeaseTerms;
+use crate::wake::evidence::{Evidence, Observation};
 use crate::wake::target::Target;
-use hypeman::wire::InstanceState;
-
-/// What the control plane says about the instance.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Observation {
-    /// Its name, which may have changed.
-    pub name: Arc<str>,
-    /// Its state.
-    pub state: InstanceState,
-    /// Its address.
-    pub ip: Option<IpAddr>,
-    /// Its policy.
-    pub terms: LeaseTerms,
-    /// It was seen, or a hold placed, not before this.
-    pub asked_at: Instant,
-    /// Whether a hold is in force since then.
-    pub held: bool,
-    /// What the server's own health check says, where it has one.
-    pub healthy: Option<bool>,
-}
-
-/// Why an operation has no [`Observation`] to show.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// `hold` says that it is in standby, or irrevocably on its way.
-    InStandby,
-    /// The verb does not fit the state.
-    InvalidState,
-    /// The host is full.
-    NoCapacity,
-    /// No such instance, or another one under its name.
-    NotFound,
-    /// The control plane refuses the token.
-    Unauthorized,
-    /// No connection, no answer, or one that makes no sense.
-    Unreachable,
-    /// A 5xx or the like.
-    Failed,
-    /// Too many other instances are being woken; nothing was asked.
-    NoSlot,
-}
 
 /// An event that the machine reacts to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,22 +15,28 @@ pub enum Event {
     WakeRequested {
         /// The port that it needs, and the sign that it is ready.
         target: Target,
-        /// The time until which its client waits.
+        /// The end of the time that an attempt may take for it: its route's own time, however
+        /// soon its client wants to leave.
         deadline: Instant,
         /// Whether a Stopped instance may be started.
         start_stopped: bool,
         /// Whether the lease is in force.
         leased: bool,
     },
-    /// The lease is old and in use.
+    /// The lease is old and in use, or a list no longer has the instance.
     Verify,
-    /// A connection of this epoch failed in a way that a sleeping instance would cause.
+    /// A connection of this epoch failed, or could not be made.
     Suspect {
         /// The number of the epoch.
         epoch: u64,
     },
     /// The operation in flight has ended.
-    Answered(Result<Observation, Fault>),
+    Answered {
+        /// What it shows.
+        evidence: Evidence,
+        /// The time for which the control plane does not want to be asked again.
+        retry_after: Option<Duration>,
+    },
     /// The target in question answered, or did not for a while.
     Probed {
         /// Whether it did.
@@ -130,13 +93,11 @@ pub enum Effect {
         /// Whether the instance had to be woken for it.
         woken: bool,
     },
-    /// No more new requests on the epoch.
-    Retire,
-    /// The epoch's connections are dead.
-    Sever,
+    /// The epoch is over: whatever is open on it is dead.
+    Cut,
     /// Refuse everybody who waits.
     Refuse(WakeError),
-    /// The instance is gone: forget its name.
+    /// The instance is gone: let go of it.
     Forget,
 }
 
@@ -149,4 +110,15 @@ pub struct WakeLimits {
     pub breaker_max_delay: Duration,
     /// What was seen is not acted upon after this.
     pub verify_interval: Duration,
+}
+
+// === impl Event ===
+
+impl From<Evidence> for Event {
+    fn from(evidence: Evidence) -> Self {
+        Self::Answered {
+            evidence,
+            retry_after: None,
+        }
+    }
 }

@@ -1,17 +1,19 @@
 //! Who woke what, when, and where the time went.
 //!
-//! Guarantees: the last N wakes, bounded in number and in the length of what clients say; nothing
-//! of a request but its route, client address and user agent.
+//! Guarantees: the last N wakes, bounded in number and in the length of what clients and control
+//! planes say; nothing of a request but its route, client address and user agent; a wake that
+//! failed has the code that its clients got.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
 #[cfg(test)]
 use utoipa::ToSchema;
 
+use super::failure::{PlaneAnswer, WakeFailure};
 use super::requester::Requester;
 use crate::telemetry::WakeOutcome;
 use crate::wake::error::WakeStage;
@@ -28,11 +30,15 @@ pub struct Phases(Vec<(WakeStage, Duration)>);
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(test, derive(ToSchema))]
 pub struct LedgerEntry {
+    /// The wake's own id, which no other wake has, not one of another run of the gateway either.
+    pub id: String,
     /// The time of its end.
     #[cfg_attr(test, schema(value_type = String, format = DateTime))]
     pub time: jiff::Timestamp,
     /// The instance's id.
     pub instance: String,
+    /// The instance's name at that time.
+    pub name: String,
     /// The route of the request that began it.
     pub route: String,
     /// The address of that request's client.
@@ -49,12 +55,42 @@ pub struct LedgerEntry {
     pub phases_ms: serde_json::Map<String, serde_json::Value>,
     /// Requests that waited for it at its end.
     pub waiting: usize,
+    /// Why it failed: the code that its clients got.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+    /// The phase that it failed in, in the words of `phases_ms`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<&'static str>,
+    /// What the control plane said last, when that was in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_plane: Option<PlaneAnswer>,
+}
+
+/// A wake that has ended, for the ledger.
+pub(super) struct Ended<'a> {
+    pub(super) instance: &'a InstanceId,
+    pub(super) name: &'a str,
+    pub(super) requester: &'a Requester,
+    pub(super) outcome: WakeOutcome,
+    pub(super) took: Duration,
+    pub(super) phases: &'a Phases,
+    pub(super) waiting: usize,
+    pub(super) failure: Option<&'a WakeFailure>,
 }
 
 /// The last wakes.
 pub struct Ledger {
     capacity: usize,
-    entries: Mutex<VecDeque<LedgerEntry>>,
+    /// The first part of each wake's id.
+    run: String,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    entries: VecDeque<LedgerEntry>,
+    /// The wakes so far.
+    written: u64,
 }
 
 // === impl Phases ===
@@ -78,51 +114,64 @@ impl Phases {
 
 impl Ledger {
     pub(in crate::wake) fn new(capacity: usize) -> Self {
-        let entries = Mutex::default();
-        Self { capacity, entries }
+        Self {
+            capacity,
+            run: format!("{:x}", jiff::Timestamp::now().as_microsecond()),
+            kept: Mutex::default(),
+        }
     }
 
-    pub(in crate::wake) fn write(
-        &self,
-        instance: &InstanceId,
-        requester: &Requester,
-        outcome: WakeOutcome,
-        took: Duration,
-        phases: &Phases,
-        waiting: usize,
-    ) {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self, ended: &Ended<'_>) {
         if self.capacity == 0 {
             return;
         }
         let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        let (requester, failure) = (ended.requester, ended.failure);
+        let phases = ended.phases.iter();
+        let phases = phases.map(|(stage, time)| (stage.as_str().to_owned(), ms(time).into()));
+        let phases_ms = phases.collect();
+        let mut kept = self.lock();
+        kept.written += 1;
         let entry = LedgerEntry {
+            id: format!("{}-{}", self.run, kept.written),
             time: jiff::Timestamp::now(),
-            instance: instance.to_string(),
+            instance: ended.instance.to_string(),
+            name: ended.name.to_owned(),
             route: requester.route.to_string(),
             client: requester.client.to_string(),
             user_agent: requester
                 .user_agent
                 .as_ref()
                 .map(|agent| agent.chars().take(AGENT).collect()),
-            outcome: outcome.as_str(),
-            took_ms: ms(took),
-            phases_ms: phases
-                .iter()
-                .map(|(stage, time)| (stage.as_str().to_owned(), ms(time).into()))
-                .collect(),
-            waiting,
+            outcome: ended.outcome.as_str(),
+            took_ms: ms(ended.took),
+            phases_ms,
+            waiting: ended.waiting,
+            code: failure.map(|failure| failure.code),
+            phase: failure.map(|failure| failure.stage.as_str()),
+            control_plane: failure.and_then(|failure| failure.answer.as_deref().cloned()),
         };
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        if entries.len() >= self.capacity {
-            entries.pop_front();
+        if kept.entries.len() >= self.capacity {
+            kept.entries.pop_front();
         }
-        entries.push_back(entry);
+        kept.entries.push_back(entry);
     }
 
     /// The newest first.
     pub fn entries(&self) -> Vec<LedgerEntry> {
-        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.iter().rev().cloned().collect()
+        self.lock().entries.iter().rev().cloned().collect()
+    }
+
+    /// Those that came after the wake with this id, the newest first; all of them when there is no
+    /// such wake, or no longer.
+    pub fn entries_after(&self, id: &str) -> Vec<LedgerEntry> {
+        let kept = self.lock();
+        let newer = kept.entries.iter().rev().take_while(|entry| entry.id != id);
+        newer.cloned().collect()
     }
 }
 

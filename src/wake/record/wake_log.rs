@@ -1,8 +1,9 @@
 //! The record of an instance's wakes: metrics, log lines, spans and ledger entries.
 //!
-//! Guarantees: one count, one log line and one ledger entry for each wake that somebody asked for,
-//! and a span with its phases when the request that began it is traced; one warning a minute about
-//! an instance that keeps falling asleep and being woken.
+//! Guarantees: one count, one log line (a warning when it failed, which says why) and one ledger
+//! entry for each wake that somebody asked for, and a span with its phases when the request that
+//! began it is traced; one warning a minute about an instance that keeps falling asleep and being
+//! woken.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 
-use super::history::{Ledger, Phases};
+use super::failure::WakeFailure;
+use super::history::{Ended, Ledger, Phases};
 use super::requester::Requester;
 use crate::telemetry::{Attribute, Metrics, WakeOutcome};
 use crate::wake::error::WakeStage;
@@ -41,6 +43,8 @@ pub struct WakeReport {
     pub took: Duration,
     /// The time of each stage.
     pub phases: Phases,
+    /// Why it failed; `None` when it did not.
+    pub failure: Option<WakeFailure>,
 }
 
 /// A wake that is more than a question has begun.
@@ -83,6 +87,24 @@ pub(in crate::wake) struct Reporter {
     thrash_warned_at: Option<Instant>,
 }
 
+/// The log's line about a wake.
+fn say(ended: &Ended<'_>) {
+    let (id, name, requester) = (ended.instance, ended.name, ended.requester);
+    let (route, client) = (&requester.route, &requester.client);
+    let (outcome, waiting) = (ended.outcome.as_str(), ended.waiting);
+    let ms = (ended.took.as_secs_f64() * 1e4).round() / 10.0;
+    match ended.failure {
+        Some(failure) => {
+            let control_plane = failure.answer.as_deref().map(tracing::field::display);
+            tracing::warn!(instance = %id, name, outcome, code = failure.code,
+                phase = failure.stage.as_str(), control_plane, waiting, ms, %route, %client, "wake");
+        }
+        None => {
+            tracing::info!(instance = %id, name, outcome, waiting, ms, %route, %client, "wake");
+        }
+    }
+}
+
 // === impl WakeStart ===
 
 impl WakeStart {
@@ -95,21 +117,25 @@ impl WakeStart {
         self.stage_since = now;
     }
 
-    fn trace(&self, id: &InstanceId, outcome: WakeOutcome, waiting: usize, now: Instant) {
+    fn trace(
+        &self,
+        id: &InstanceId,
+        outcome: WakeOutcome,
+        failure: Option<&WakeFailure>,
+        waiting: usize,
+        now: Instant,
+    ) {
         let Some(trace) = &self.requester.trace else {
             return;
         };
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
-        let wake = trace.span(
-            "wake",
-            self.at,
-            now,
-            &[
-                ("wakegate.instance", Attribute::Text(id.as_str())),
-                ("wakegate.wake.outcome", Attribute::Text(outcome.as_str())),
-                ("wakegate.wake.waiting", Attribute::Number(waiting)),
-            ],
-        );
+        let mut attributes = vec![
+            ("wakegate.instance", Attribute::Text(id.as_str())),
+            ("wakegate.wake.outcome", Attribute::Text(outcome.as_str())),
+            ("wakegate.wake.waiting", Attribute::Number(waiting)),
+        ];
+        attributes.extend(failure.map(|failure| ("error.type", Attribute::Text(failure.code))));
+        let wake = trace.span("wake", self.at, now, &attributes);
         for (stage, from, to) in &self.steps {
             wake.span(stage.phase().as_str(), *from, *to, &[]);
         }
@@ -177,10 +203,13 @@ impl Reporter {
         })
     }
 
-    /// Returns how long it took.
+    /// The wake has ended: `failure` says why, when it failed, and `name` is the instance's. Returns
+    /// how long it took, if somebody had asked for it.
     pub(in crate::wake) fn finish(
         &mut self,
+        name: &str,
         outcome: WakeOutcome,
+        failure: Option<&WakeFailure>,
         waiting: usize,
         now: Instant,
     ) -> Option<Duration> {
@@ -188,24 +217,34 @@ impl Reporter {
         start.step(now);
         let (took, id) = (now - start.at, &self.id);
         self.log.metrics.count_wake(outcome, took);
+        if let Some(failure) = failure {
+            self.log.metrics.count_wake_failure(failure.code);
+        }
         if outcome == WakeOutcome::Woken {
             for (stage, time) in start.phases.iter() {
                 self.log.metrics.count_wake_phase(stage.phase(), time);
             }
         }
-        start.trace(id, outcome, waiting, now);
-        self.log
-            .ledger
-            .write(id, &start.requester, outcome, took, &start.phases, waiting);
-        let (requester, ms) = (&start.requester, took.as_secs_f64() * 1e3);
-        tracing::info!(instance = %id, outcome = outcome.as_str(), waiting, ms,
-            route = %requester.route, client = %requester.client, "wake");
+        start.trace(id, outcome, failure, waiting, now);
+        let ended = Ended {
+            instance: id,
+            name,
+            requester: &start.requester,
+            outcome,
+            took,
+            phases: &start.phases,
+            waiting,
+            failure,
+        };
+        self.log.ledger.write(&ended);
+        say(&ended);
         // Without a listener there is nobody to tell.
         let _unheard = self.log.reports.send(WakeReport {
             instance: id.clone(),
             outcome,
             took,
             phases: start.phases,
+            failure: failure.cloned(),
         });
         if outcome == WakeOutcome::Woken {
             self.note_thrash(now);

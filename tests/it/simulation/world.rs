@@ -196,12 +196,7 @@ impl Inner {
 }
 
 fn api(status: u16, code: &str) -> ControlPlaneError {
-    ControlPlaneError::Api {
-        op: "sim",
-        status,
-        code: code.to_owned(),
-        message: String::new(),
-    }
+    ControlPlaneError::api("sim", status, code, "")
 }
 
 impl World {

@@ -80,9 +80,15 @@ impl ClientBuilder {
         self
     }
 
-    /// The longest body of an answer that is read, 256 MiB by default.
+    /// The longest answer about one object, and the longest element of a list; 1 MiB by default.
     pub fn max_answer_bytes(mut self, bytes: usize) -> Self {
         self.config.max_answer_bytes = bytes;
+        self
+    }
+
+    /// The longest list, 64 MiB by default. A list is decoded while it arrives.
+    pub fn max_list_bytes(mut self, bytes: usize) -> Self {
+        self.config.max_list_bytes = bytes;
         self
     }
 

@@ -1,9 +1,9 @@
-//! How a call is made: address, key, deadline, repetition, answer, errors.
+//! How a call is made: address, key, deadline, repetition.
 //!
 //! Guarantees: a call ends by its deadline, repetitions and pauses included; only a call that the
-//! API makes safe to repeat is repeated, with a jittered pause, and only after an error that may
-//! pass; after a 401 the key file is read again, and a changed key gets one more attempt; the body
-//! of an answer is bounded; the observer hears of every attempt.
+//! API makes safe to repeat is repeated, only after an error that may pass, and after a jittered
+//! pause that is no shorter than the answer asks for; after a 401 the key file is read again, and a
+//! changed key gets one more attempt; the observer hears of every attempt.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -11,22 +11,22 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderValue, Method, header};
 use reqwest::{Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
+use super::answer::{Answer, Json, Nothing, Stream, Terms};
 use super::error::Error;
 use super::handle::Client;
+use super::listed::Listed;
 use super::observer::{Attempt, Outcome};
 
 /// The pause before the first repetition; it doubles with each.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// A deadline beyond what a clock can say: a year.
 const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// The part of an error's body that can matter.
-const MAX_ERROR_BYTES: usize = 64 * 1024;
 
 /// One call, before it is made.
 pub(super) struct Call<'a> {
@@ -37,16 +37,8 @@ pub(super) struct Call<'a> {
     body: Option<Bytes>,
     timeout: Duration,
     repeatable: bool,
+    accept: Option<&'static str>,
 }
-
-/// What is made of a good answer.
-trait Answer: Sized {
-    async fn read(call: &Call<'_>, response: Response) -> Result<Self, Error>;
-}
-
-struct Json<T>(T);
-struct Nothing;
-struct Stream(Response);
 
 impl Client {
     /// A call that changes nothing: repeatable, with the short deadline.
@@ -82,6 +74,7 @@ impl Client {
             body: None,
             timeout: self.inner.change_timeout,
             repeatable: false,
+            accept: None,
         }
     }
 }
@@ -135,6 +128,12 @@ impl Call<'_> {
         Self { timeout, ..self }
     }
 
+    /// Accepts something else than is usual for how the answer is read.
+    pub(super) fn accepting(self, kind: &'static str) -> Self {
+        let accept = Some(kind);
+        Self { accept, ..self }
+    }
+
     /// The call is not repeated, whatever happens.
     pub(super) fn once(self) -> Self {
         let repeatable = false;
@@ -144,6 +143,11 @@ impl Call<'_> {
     /// Makes the call and reads its JSON answer.
     pub(super) async fn json<T: DeserializeOwned>(self) -> Result<T, Error> {
         self.boxed::<Json<T>>().await.map(|Json(answer)| answer)
+    }
+
+    /// Makes the call and reads its answer as a list, element by element.
+    pub(super) async fn list<T: DeserializeOwned>(self) -> Result<Listed<T>, Error> {
+        self.boxed().await
     }
 
     /// Makes the call and drops its answer.
@@ -167,6 +171,13 @@ impl Call<'_> {
     async fn run<A: Answer>(self) -> Result<A, Error> {
         let now = Instant::now();
         let deadline = now.checked_add(self.timeout).unwrap_or(now + FAR);
+        let terms = Terms {
+            op: self.op,
+            limit: self.timeout,
+            deadline,
+            object_bytes: self.client.inner.max_answer_bytes,
+            list_bytes: self.client.inner.max_list_bytes,
+        };
         let keys = &self.client.inner.key;
         let mut key = keys.current();
         let (mut number, mut repeats, mut key_replaced) = (0, 0, false);
@@ -179,13 +190,17 @@ impl Call<'_> {
             self.client.inner.observer.attempt_began(attempt);
             let began = Instant::now();
             let exchange = async {
-                let response = self.send(key.as_deref()).await?;
-                let status = response.status().as_u16();
-                Ok((A::read(&self, response).await?, status))
+                let response = self.send(key.as_deref(), A::ACCEPT);
+                let response = response.await.map_err(|error| terms.broken(error))?;
+                let status = response.status();
+                match status.is_success() {
+                    true => Ok((A::read(&terms, response).await?, status.as_u16())),
+                    false => Err(terms.refusal(response).await),
+                }
             };
             let result = timeout_at(deadline, exchange)
                 .await
-                .unwrap_or(Err(self.timed_out()));
+                .unwrap_or_else(|_| Err(terms.timed_out()));
             let ended = |outcome| {
                 let observer = &self.client.inner.observer;
                 observer.attempt_ended(attempt, outcome, began.elapsed());
@@ -215,6 +230,7 @@ impl Call<'_> {
             }
             let pause = FIRST_PAUSE * 2_u32.saturating_pow(repeats);
             let pause = pause.mul_f64(1.0 + fastrand::f64());
+            let pause = pause.max(error.retry_after().unwrap_or_default());
             if Instant::now() + pause >= deadline {
                 return Err(error);
             }
@@ -223,10 +239,15 @@ impl Call<'_> {
         }
     }
 
-    /// Sends, and turns an error status into an error.
-    async fn send(&self, key: Option<&HeaderValue>) -> Result<Response, Error> {
+    async fn send(
+        &self,
+        key: Option<&HeaderValue>,
+        accept: &'static str,
+    ) -> Result<Response, reqwest::Error> {
         let http = &self.client.inner.http;
         let mut request = http.request(self.method.clone(), self.url.clone());
+        let accept = HeaderValue::from_static(self.accept.unwrap_or(accept));
+        request = request.header(header::ACCEPT, accept);
         if let Some(key) = key {
             request = request.header(header::AUTHORIZATION, key.clone());
         }
@@ -235,113 +256,6 @@ impl Call<'_> {
                 .header(header::CONTENT_TYPE, "application/json")
                 .body(body.clone());
         }
-        let response = request.send().await.map_err(|error| self.broken(error))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        Err(api_error(self.op, status, &read_beginning(response).await))
-    }
-
-    async fn read_bounded(&self, mut response: Response, most: usize) -> Result<Vec<u8>, Error> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(error))? {
-            if bytes.len() + chunk.len() > most {
-                return Err(self.undecodable(format!("it is longer than {most} bytes")));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
-    }
-
-    fn timed_out(&self) -> Error {
-        Error::Timeout {
-            op: self.op,
-            after: self.timeout,
-        }
-    }
-
-    fn undecodable(&self, reason: String) -> Error {
-        Error::Decode {
-            op: self.op,
-            reason,
-        }
-    }
-
-    /// Which of our errors a transport error is. The URL is dropped from its text.
-    fn broken(&self, error: reqwest::Error) -> Error {
-        let op = self.op;
-        let source = error.without_url();
-        if source.is_connect() {
-            let source = source.into();
-            Error::Connect { op, source }
-        } else if source.is_timeout() {
-            self.timed_out()
-        } else {
-            let source = source.into();
-            Error::Transport { op, source }
-        }
-    }
-}
-
-// === impl Answer ===
-
-impl<T: DeserializeOwned> Answer for Json<T> {
-    async fn read(call: &Call<'_>, response: Response) -> Result<Self, Error> {
-        let most = call.client.inner.max_answer_bytes;
-        let bytes = call.read_bounded(response, most).await?;
-        let answer = serde_json::from_slice(&bytes);
-        answer
-            .map(Json)
-            .map_err(|error| call.undecodable(error.to_string()))
-    }
-}
-
-impl Answer for Nothing {
-    async fn read(call: &Call<'_>, response: Response) -> Result<Self, Error> {
-        let most = call.client.inner.max_answer_bytes;
-        call.read_bounded(response, most).await.map(|_| Self)
-    }
-}
-
-impl Answer for Stream {
-    async fn read(_: &Call<'_>, response: Response) -> Result<Self, Error> {
-        Ok(Self(response))
-    }
-}
-
-/// What there is of an error's body.
-async fn read_beginning(mut response: Response) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() >= MAX_ERROR_BYTES {
-            break;
-        }
-    }
-    bytes
-}
-
-#[derive(serde::Deserialize)]
-struct ErrorBody {
-    code: String,
-    message: String,
-}
-
-fn api_error(op: &'static str, status: StatusCode, body: &[u8]) -> Error {
-    let (code, message) = match serde_json::from_slice::<ErrorBody>(body) {
-        Ok(body) => (body.code, body.message),
-        // The server's validator does not escape quotes, and a proxy in between may answer
-        // anything: keep the text.
-        Err(_) => (
-            status.canonical_reason().unwrap_or_default().to_owned(),
-            String::from_utf8_lossy(body).into_owned(),
-        ),
-    };
-    Error::Api {
-        op,
-        status: status.as_u16(),
-        code,
-        message: message.chars().take(500).collect(),
+        request.send().await
     }
 }

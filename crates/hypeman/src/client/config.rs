@@ -33,8 +33,10 @@ pub struct Config {
     pub change_timeout: Duration,
     /// The largest number of repetitions of a call that may be repeated.
     pub max_repeats: u32,
-    /// The longest body of an answer that is read, in bytes.
+    /// The longest answer about one object, and the longest element of a list, in bytes.
     pub max_answer_bytes: usize,
+    /// The longest list, in bytes.
+    pub max_list_bytes: usize,
     /// The `User-Agent` of the client's requests.
     pub user_agent: String,
 }
@@ -75,6 +77,9 @@ impl fmt::Debug for ApiKey {
 impl Config {
     /// The default configuration with what the environment says: `HYPEMAN_BASE_URL`, and
     /// `HYPEMAN_API_KEY` or else `HYPEMAN_BEARER_TOKEN`. An empty variable counts as unset.
+    ///
+    /// The key belongs to that URL: a program that takes another from somewhere else must not keep
+    /// it, or one server learns the key of another.
     pub fn from_env() -> Self {
         let variable = |name| {
             let value = std::env::var_os(name)?.into_string().ok()?;
@@ -101,8 +106,9 @@ impl Default for Config {
             timeout: Duration::from_secs(10),
             change_timeout: Duration::from_secs(58),
             max_repeats: 2,
-            // The list of a hundred thousand instances fits.
-            max_answer_bytes: 256 * 1024 * 1024,
+            max_answer_bytes: 1024 * 1024,
+            // The list of fifty thousand instances fits.
+            max_list_bytes: 64 * 1024 * 1024,
             user_agent: concat!("hypeman-rs/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
@@ -121,6 +127,7 @@ impl fmt::Debug for Config {
             .field("change_timeout", &self.change_timeout)
             .field("max_repeats", &self.max_repeats)
             .field("max_answer_bytes", &self.max_answer_bytes)
+            .field("max_list_bytes", &self.max_list_bytes)
             .field("user_agent", &self.user_agent)
             .finish()
     }

@@ -48,6 +48,7 @@ pub(super) struct Inner {
     pub(super) change_timeout: Duration,
     pub(super) max_repeats: u32,
     pub(super) max_answer_bytes: usize,
+    pub(super) max_list_bytes: usize,
     pub(super) observer: Arc<dyn Observer>,
 }
 
@@ -90,6 +91,7 @@ impl Client {
                 change_timeout: config.change_timeout,
                 max_repeats: config.max_repeats,
                 max_answer_bytes: config.max_answer_bytes,
+                max_list_bytes: config.max_list_bytes,
                 observer,
             }),
         })

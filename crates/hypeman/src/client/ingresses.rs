@@ -8,6 +8,7 @@ use http::Method;
 
 use super::error::Error;
 use super::handle::Client;
+use super::listed::Listed;
 use super::name::ResourceRef;
 use super::wire::{CreateIngress, Ingress};
 
@@ -26,7 +27,8 @@ impl Client {
         call.body(request).json().await
     }
 
-    /// Lists the ingresses that have all of these labels; all of them without labels.
+    /// Lists the ingresses that have all of these labels; all of them without labels. An element
+    /// that cannot be read is among [`Listed::odd`] and fails nothing.
     ///
     /// `GET /ingresses` (beside the seed; the official SDKs' `Ingresses.List`), operation
     /// `ingress_list`.
@@ -36,9 +38,9 @@ impl Client {
     pub async fn list_ingresses(
         &self,
         tags: &BTreeMap<String, String>,
-    ) -> Result<Vec<Ingress>, Error> {
+    ) -> Result<Listed<Ingress>, Error> {
         let call = self.read("ingress_list", ["ingresses"]);
-        call.tags(tags).json().await
+        call.tags(tags).list().await
     }
 
     /// Reads an ingress by its id or name.

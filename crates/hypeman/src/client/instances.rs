@@ -11,6 +11,7 @@ use http::Method;
 use super::call::Call;
 use super::error::Error;
 use super::handle::Client;
+use super::listed::Listed;
 use super::name::{InstanceId, InstanceRef, ResourceRef};
 use super::plane::ControlPlane;
 use super::wire::{
@@ -41,16 +42,17 @@ impl Client {
     }
 
     /// Lists the instances that match the filter; all of them with the default filter. The list
-    /// takes no lock and may show states that last for a moment only, such as `Paused`.
+    /// takes no lock and may show states that last for a moment only, such as `Paused`. An element
+    /// that cannot be read is among [`Listed::odd`] and fails nothing.
     ///
     /// `GET /instances` (seed: `Instances.List`), operation `list`.
     ///
     /// # Errors
     /// 400 `Bad Request`: the server does not know the filter's state.
-    pub async fn list_instances(&self, filter: &ListInstances) -> Result<Vec<Instance>, Error> {
+    pub async fn list_instances(&self, filter: &ListInstances) -> Result<Listed<Instance>, Error> {
         let call = self.read("list", ["instances"]);
         let call = call.query_opt("state", filter.state.as_ref());
-        call.tags(&filter.tags).json().await
+        call.tags(&filter.tags).list().await
     }
 
     /// Reads an instance by its id, its name, or a prefix of its id that no other id has. The

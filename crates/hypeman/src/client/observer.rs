@@ -42,6 +42,8 @@ pub enum Outcome {
     Transport,
     /// The answer is not what the API says.
     Decode,
+    /// The answer is longer than the client reads.
+    TooLong,
 }
 
 /// Hears of a client's calls.
@@ -103,6 +105,7 @@ impl fmt::Display for Outcome {
             Self::Timeout => f.write_str("timeout"),
             Self::Transport => f.write_str("transport"),
             Self::Decode => f.write_str("decode"),
+            Self::TooLong => f.write_str("too_long"),
         }
     }
 }

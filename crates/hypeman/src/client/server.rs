@@ -11,7 +11,8 @@ impl Client {
     ///
     /// `GET /health`, operation `health`.
     pub async fn health(&self) -> Result<(), Error> {
-        self.read("health", ["health"]).once().nothing().await
+        let call = self.read("health", ["health"]).once();
+        call.accepting("application/json").nothing().await
     }
 
     /// Asks what the server is and can do.

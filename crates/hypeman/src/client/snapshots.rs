@@ -7,6 +7,7 @@ use http::Method;
 
 use super::error::Error;
 use super::handle::Client;
+use super::listed::Listed;
 use super::name::{InstanceRef, ResourceRef};
 use super::wire::{
     CreateSnapshot, ForkSnapshot, Instance, ListSnapshots, RestoreSnapshot, SetSnapshotSchedule,
@@ -56,20 +57,21 @@ impl Client {
         call.body(request).json().await
     }
 
-    /// Lists the snapshots that match the filter; all of them with the default filter.
+    /// Lists the snapshots that match the filter; all of them with the default filter. An element
+    /// that cannot be read is among [`Listed::odd`] and fails nothing.
     ///
     /// `GET /snapshots` (beside the seed; the official SDKs' `Snapshots.List`), operation
     /// `snapshot_list`.
     ///
     /// # Errors
     /// 500 `internal_error`.
-    pub async fn list_snapshots(&self, filter: &ListSnapshots) -> Result<Vec<Snapshot>, Error> {
+    pub async fn list_snapshots(&self, filter: &ListSnapshots) -> Result<Listed<Snapshot>, Error> {
         let call = self.read("snapshot_list", ["snapshots"]);
         let call = call
             .query_opt("source_instance_id", filter.source_instance_id.as_ref())
             .query_opt("kind", filter.kind.as_ref())
             .query_opt("name", filter.name.as_ref());
-        call.tags(&filter.tags).json().await
+        call.tags(&filter.tags).list().await
     }
 
     /// Reads a snapshot.

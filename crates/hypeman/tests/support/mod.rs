@@ -12,8 +12,10 @@ use tokio::task::JoinSet;
 
 /// What a server does with one request.
 pub enum Reply {
-    /// It answers with this status and body.
+    /// It answers with this status and a body of JSON.
     Answer(u16, String),
+    /// It answers with this status, these further lines of the head, and this body.
+    Odd(u16, &'static str, String),
     /// It answers so after a while.
     Late(Duration, u16, String),
     /// It sends exactly this.
@@ -24,8 +26,10 @@ pub enum Reply {
     Close,
     /// It never answers.
     Hang,
-    /// It sends a body without an end.
-    Endless,
+    /// It answers with this status and a body of this text again and again, without an end.
+    Endless(u16, &'static str),
+    /// It sends this, then a space now and then, without an end.
+    Trickle(&'static [u8]),
 }
 
 /// One request that a server has read.
@@ -35,6 +39,8 @@ pub struct Request {
     pub line: String,
     /// The `Authorization` field.
     pub authorization: Option<String>,
+    /// The `Accept` field.
+    pub accept: Option<String>,
     pub body: String,
 }
 
@@ -98,10 +104,11 @@ impl Server {
 impl Reply {
     async fn send(self, mut stream: TcpStream) {
         let bytes = match self {
-            Self::Answer(status, body) => whole(status, &body),
+            Self::Answer(status, body) => whole(status, JSON, &body),
+            Self::Odd(status, lines, body) => whole(status, lines, &body),
             Self::Late(pause, status, body) => {
                 tokio::time::sleep(pause).await;
-                whole(status, &body)
+                whole(status, JSON, &body)
             }
             Self::Raw(bytes) => bytes,
             Self::Begin(bytes) => {
@@ -110,11 +117,20 @@ impl Reply {
             }
             Self::Close => Vec::new(),
             Self::Hang => std::future::pending().await,
-            Self::Endless => {
-                let head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+            Self::Endless(status, what) => {
+                let head = format!("HTTP/1.1 {status} -\r\nconnection: close\r\n{JSON}\r\n");
+                let mut written = stream.write_all(head.as_bytes()).await;
+                let chunk = what.repeat(4096 / what.len() + 1);
+                while written.is_ok() {
+                    written = stream.write_all(chunk.as_bytes()).await;
+                }
+                return;
+            }
+            Self::Trickle(head) => {
                 let mut written = stream.write_all(head).await;
                 while written.is_ok() {
-                    written = stream.write_all(&[b' '; 4096]).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    written = stream.write_all(b" ").await;
                 }
                 return;
             }
@@ -124,10 +140,12 @@ impl Reply {
     }
 }
 
-fn whole(status: u16, body: &str) -> Vec<u8> {
+const JSON: &str = "content-type: application/json\r\n";
+
+fn whole(status: u16, lines: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     let head = format!("HTTP/1.1 {status} -\r\nconnection: close\r\ncontent-length: {length}\r\n");
-    format!("{head}location: /elsewhere\r\n\r\n{body}").into_bytes()
+    format!("{head}{lines}\r\n{body}").into_bytes()
 }
 
 async fn read(stream: &mut TcpStream) -> Option<Request> {
@@ -156,6 +174,7 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
         return Some(Request {
             line: line.trim_end_matches(" HTTP/1.1").to_owned(),
             authorization: field("authorization"),
+            accept: field("accept"),
             body: body.to_owned(),
         });
     }

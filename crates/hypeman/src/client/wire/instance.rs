@@ -1,22 +1,25 @@
 //! What a server says about an instance.
 //!
-//! Guarantees: only the members that every server version sends are required.
+//! Guarantees: an instance has an id, a name and a state; every other member may be absent, or a
+//! value of any kind.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use super::members::Members;
-use super::null::nullable;
+use super::object::{Writer, member, object, request};
 use super::open_enum::{Health, Hypervisor, InstanceState};
-use super::policy::{AutoStandbyPolicy, HealthCheck, RestartPolicy, SnapshotPolicy};
+use super::policy::{AutoStandbyPolicy, HealthCheck, Idle, Ignores, RestartPolicy, SnapshotPolicy};
 use super::redacted::RedactedMap;
 
 /// An instance: a virtual machine that runs one image.
 ///
-/// Only `id`, `name`, `image`, `state` and `created_at` come from every server.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Only `id`, `name` and `state` are needed to read one. See [`wire`](super) for what becomes of
+/// other members that cannot be read; [`Self::address`], [`Self::idle`] and [`Self::ignores`] tell
+/// those from members that are absent.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Instance {
     /// The full id, which never changes.
     pub id: String,
@@ -27,221 +30,254 @@ pub struct Instance {
     /// The state, which the server derives on each read.
     pub state: InstanceState,
     /// The time of its creation.
-    pub created_at: Timestamp,
+    pub created_at: Option<Timestamp>,
     /// The time at which the server deletes the instance; it does not when this is absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
     /// The image's platform as `os/arch`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
     /// The hypervisor that runs the virtual machine.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hypervisor: Option<Hypervisor>,
     /// The reason of [`InstanceState::Unknown`].
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub state_error: Option<String>,
     /// The base memory, formatted for people: it cannot be sent as a request's `size`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
     /// The additional memory, formatted for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hotplug_size: Option<String>,
     /// The size of the writable disk, formatted for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub overlay_size: Option<String>,
     /// The limit of disk traffic, formatted for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_io_bps: Option<String>,
     /// The number of virtual processors.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<u32>,
     /// The environment of the program. The wire carries it in clear; `Debug` masks the values.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "RedactedMap::is_empty"
-    )]
     pub env: RedactedMap,
     /// The labels.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
     pub tags: BTreeMap<String, String>,
-    /// The network, with the instance's address.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The network, with the instance's address; see [`Self::address`].
     pub network: Option<InstanceNetwork>,
     /// The volumes that are mounted.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "Vec::is_empty"
-    )]
     pub volumes: Vec<VolumeMount>,
     /// The virtual GPU.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
     /// The time of the last start. A restore does not change it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// The time of the last stop.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub stopped_at: Option<Timestamp>,
     /// The exit code of the program.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
     /// The end of the program, described for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub exit_message: Option<String>,
     /// Whether there is a standby snapshot.
-    #[serde(default, deserialize_with = "nullable")]
     pub has_snapshot: bool,
     /// The policy for standby snapshots.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot_policy: Option<SnapshotPolicy>,
-    /// The policy that puts the idle instance to sleep.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The policy that puts the idle instance to sleep; see [`Self::idle`].
     pub auto_standby: Option<AutoStandbyPolicy>,
     /// The health check.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
     /// The health, on servers that have health checks.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub health_status: Option<HealthStatus>,
     /// The policy for a program that has ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_policy: Option<RestartPolicy>,
     /// What the restart policy has done so far.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_status: Option<RestartStatus>,
     /// The milliseconds spent in each state so far, by the state's name in lower case.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
     pub phase_durations_ms: BTreeMap<String, i64>,
     /// The current key of `phase_durations_ms`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub current_phase: Option<String>,
     /// The time at which the current phase began.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub current_phase_since: Option<Timestamp>,
     /// The members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
+}
+
+object!(Instance {
+    required id, name, state;
+    always has_snapshot;
+    optional image, created_at, expires_at, platform, hypervisor, state_error, size, hotplug_size,
+        overlay_size, disk_io_bps, vcpus, gpu, started_at, stopped_at, exit_code,
+        exit_message, snapshot_policy, auto_standby, health_check, health_status, restart_policy,
+        restart_status, current_phase, current_phase_since;
+    nullable network = InstanceNetwork::off;
+    each env, tags, volumes, phase_durations_ms;
+});
+
+/// Where an instance is, as far as a server says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Address {
+    /// The instance has no network: it never has an address.
+    Off,
+    /// The instance may have a network and has no address yet: `network` or its `ip` is absent, or
+    /// `ip` is empty.
+    Missing,
+    /// There is something that is no IP address.
+    Unreadable,
+    /// The instance has this address, or had it: a stopped one gets another with its next start.
+    At(IpAddr),
 }
 
 /// The network of an instance.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct InstanceNetwork {
-    /// Whether the instance has a network.
-    #[serde(default, deserialize_with = "nullable")]
-    pub enabled: bool,
+    /// Whether the instance has a network. One that does not say so has; `network: null` is read as
+    /// `false`.
+    pub enabled: Option<bool>,
     /// The name of the network, `default`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The IPv4 address. It is empty before the first allocation and out of date while the
     /// instance is stopped; a restore keeps it, a start and a fork change it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ip: Option<String>,
     /// The MAC address.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
     /// The download limit, formatted for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth_download: Option<String>,
     /// The upload limit, formatted for people.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth_upload: Option<String>,
     /// The members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
 }
 
+object!(InstanceNetwork {
+    optional enabled, name, ip, mac, bandwidth_download, bandwidth_upload;
+});
+
 /// A volume mounted in an instance, in requests and answers alike.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VolumeMount {
     /// The volume's id.
     pub volume_id: String,
     /// The absolute path in the guest.
     pub mount_path: String,
     /// Whether the guest cannot write to it.
-    #[serde(default, deserialize_with = "nullable")]
     pub readonly: bool,
     /// Whether writes go to an overlay; this needs `readonly` and `overlay_size`.
-    #[serde(default, deserialize_with = "nullable")]
     pub overlay: bool,
     /// The size of the overlay.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub overlay_size: Option<String>,
     /// The members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
 }
+
+object!(VolumeMount {
+    required volume_id, mount_path;
+    always readonly, overlay;
+    optional overlay_size;
+});
 
 /// A virtual GPU, in requests and answers alike.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Gpu {
     /// The GPU's profile.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
     /// The mediated device, chosen by the server.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mdev_uuid: Option<String>,
     /// The members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
 }
 
+object!(Gpu {
+    optional profile, mdev_uuid;
+});
+
 /// The result of health checks.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthStatus {
     /// The verdict.
     pub status: Health,
     /// The number of successful checks in a row.
-    #[serde(default, deserialize_with = "nullable")]
     pub consecutive_successes: u64,
     /// The number of failed checks in a row.
-    #[serde(default, deserialize_with = "nullable")]
     pub consecutive_failures: u64,
     /// The time of the last check.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_checked_at: Option<Timestamp>,
     /// The time of the last successful check.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_success_at: Option<Timestamp>,
     /// The time of the last failed check.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failure_at: Option<Timestamp>,
     /// The reason of the last failure.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     /// The members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
 }
 
+object!(HealthStatus {
+    required status;
+    always consecutive_successes, consecutive_failures;
+    optional last_checked_at, last_success_at, last_failure_at, last_error;
+});
+
 /// What the restart policy has done.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RestartStatus {
     /// The number of restarts so far.
-    #[serde(default, deserialize_with = "nullable")]
     pub attempts: u64,
     /// The time of the last restart.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_attempt_at: Option<Timestamp>,
     /// The time of the next restart.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Timestamp>,
     /// The reason why there will be no restart, such as `manual_stop`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked_reason: Option<String>,
     /// The reason of the last restart, such as `health_check_failed`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_reason: Option<String>,
     /// The members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
+}
+
+object!(RestartStatus {
+    always attempts;
+    optional last_attempt_at, next_attempt_at, blocked_reason, last_reason;
+});
+
+// === impl Instance ===
+
+impl Instance {
+    /// Where the instance is.
+    pub fn address(&self) -> Address {
+        match &self.network {
+            Some(network) => network.address(),
+            None if self.other.has_unreadable("network") => Address::Unreadable,
+            None => Address::Missing,
+        }
+    }
+
+    /// How long the instance may be idle before the server puts it to sleep, as its policy says.
+    pub fn idle(&self) -> Idle {
+        match &self.auto_standby {
+            Some(policy) => policy.idle(),
+            None if self.other.has_unreadable("auto_standby") => Idle::Unreadable,
+            None => Idle::Never,
+        }
+    }
+
+    /// Whether the instance's policy has connections that do not count as activity.
+    pub fn ignores(&self) -> Ignores {
+        match &self.auto_standby {
+            Some(policy) => policy.ignores(),
+            None if self.other.has_unreadable("auto_standby") => Ignores::Something,
+            None => Ignores::Nothing,
+        }
+    }
+}
+
+// === impl InstanceNetwork ===
+
+impl InstanceNetwork {
+    /// A network that is off.
+    fn off() -> Self {
+        Self {
+            enabled: Some(false),
+            ..Self::default()
+        }
+    }
+
+    /// Where the instance is.
+    pub fn address(&self) -> Address {
+        match &self.ip {
+            _ if self.enabled == Some(false) => Address::Off,
+            Some(ip) if ip.is_empty() => Address::Missing,
+            Some(ip) => ip.parse().map_or(Address::Unreadable, Address::At),
+            None if self.other.has_unreadable("ip") => Address::Unreadable,
+            None => Address::Missing,
+        }
+    }
 }

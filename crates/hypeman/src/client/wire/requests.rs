@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::instance::{Gpu, VolumeMount};
 use super::members::Members;
+use super::object::{Writer, member, request};
 use super::open_enum::{EgressMode, Hypervisor, InstanceState};
 use super::policy::{AutoStandbyPolicy, Compression, HealthCheck, RestartPolicy, SnapshotPolicy};
 use super::redacted::RedactedMap;
@@ -24,107 +25,91 @@ pub struct ListInstances {
 }
 
 /// A new instance. `name` and `image` are required.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct CreateInstance {
     /// The name, unique on the server: at most 63 lower-case letters, digits and hyphens.
     pub name: String,
     /// The image that the instance runs.
     pub image: String,
     /// The image's platform as `os/arch`, the host's by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub platform: Option<String>,
     /// The base memory, such as `512MB`; 1 GB by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
     /// The additional memory that the guest may get, none by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hotplug_size: Option<String>,
     /// The size of the writable disk, 10 GB by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub overlay_size: Option<String>,
     /// The number of virtual processors, 2 by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub vcpus: Option<u32>,
     /// The limit of disk traffic, such as `100MB/s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub disk_io_bps: Option<String>,
     /// The environment of the program. The server gives it back in clear; `Debug` masks the values.
-    #[serde(skip_serializing_if = "RedactedMap::is_empty")]
     pub env: RedactedMap,
     /// The secrets that the host's egress proxy puts into the guest's requests, by name.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub credentials: BTreeMap<String, Credential>,
     /// The labels, at most 50.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<String, String>,
     /// The time after which the server deletes the instance. Not together with `expires_at`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<GoDuration>,
     /// The time at which the server deletes the instance.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
     /// The network; an instance has one by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkRequest>,
     /// The host's devices that the guest gets, by id or name.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<String>,
     /// The virtual GPU.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Gpu>,
     /// The volumes to mount.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumeMount>,
     /// The hypervisor, the server's choice by default.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hypervisor: Option<Hypervisor>,
     /// The policy for standby snapshots.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub snapshot_policy: Option<SnapshotPolicy>,
     /// The policy that puts the idle instance to sleep.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_standby: Option<AutoStandbyPolicy>,
     /// The health check.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
     /// The policy for a program that has ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_policy: Option<RestartPolicy>,
     /// Whether the guest has no kernel headers.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_kernel_headers: Option<bool>,
     /// Whether the guest has no agent. No path can be looked at then, and no command can check it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_guest_agent: Option<bool>,
     /// The entry point, which replaces the image's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub entrypoint: Option<Vec<String>>,
     /// The command, which replaces the image's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cmd: Option<Vec<String>>,
     /// Members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
 }
 
+request!(CreateInstance {
+    always name, image;
+    optional platform, size, hotplug_size, overlay_size, vcpus, disk_io_bps, ttl, expires_at,
+        network, gpu, hypervisor, snapshot_policy, auto_standby, health_check, restart_policy,
+        skip_kernel_headers, skip_guest_agent, entrypoint, cmd;
+    each env, credentials, tags, devices, volumes;
+});
+
 /// The network of a new instance.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkRequest {
     /// Whether the instance has a network, which it has by default.
     pub enabled: bool,
     /// The download limit, such as `1Gbps` or `125MB/s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth_download: Option<String>,
     /// The upload limit, such as `1Gbps` or `125MB/s`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub bandwidth_upload: Option<String>,
     /// The host's egress proxy.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<Egress>,
     /// Members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
 }
+
+request!(NetworkRequest {
+    always enabled;
+    optional bandwidth_download, bandwidth_upload, egress;
+});
 
 impl Default for NetworkRequest {
     fn default() -> Self {
@@ -192,32 +177,30 @@ pub struct InjectAs {
 }
 
 /// A change of an instance. What is not set stays; what is set is replaced as a whole.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct UpdateInstance {
     /// New values of environment variables. Only those that a credential uses can be changed, and
     /// only while the instance runs.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<RedactedMap>,
     /// The policy that puts the idle instance to sleep.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_standby: Option<AutoStandbyPolicy>,
     /// The health check.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub health_check: Option<HealthCheck>,
     /// The policy for a program that has ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_policy: Option<RestartPolicy>,
     /// The time from now after which the server deletes the instance; zero means never. Not
     /// together with `expires_at`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<GoDuration>,
     /// The time at which the server deletes the instance, in the future.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
     /// Members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
 }
+
+request!(UpdateInstance {
+    optional auto_standby, health_check, restart_policy, ttl, expires_at;
+    each env;
+});
 
 /// The options of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

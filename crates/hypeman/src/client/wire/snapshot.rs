@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::members::Members;
-use super::null::nullable;
+use super::object::{Writer, member, object, request};
 use super::open_enum::{CompressionState, Hypervisor, InstanceState, SnapshotKind};
 use super::policy::Compression;
 use crate::duration::GoDuration;
@@ -67,7 +67,7 @@ pub struct ListSnapshots {
 }
 
 /// A snapshot.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// The full id.
     pub id: String,
@@ -78,75 +78,75 @@ pub struct Snapshot {
     /// The name of the instance that the snapshot is of.
     pub source_instance_name: String,
     /// The hypervisor that ran the instance.
-    pub source_hypervisor: Hypervisor,
+    pub source_hypervisor: Option<Hypervisor>,
     /// The time of its creation.
-    pub created_at: Timestamp,
+    pub created_at: Option<Timestamp>,
     /// The size in bytes.
-    pub size_bytes: i64,
+    pub size_bytes: Option<i64>,
     /// The snapshot's name.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The labels.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
     pub tags: BTreeMap<String, String>,
     /// How far the compression has come.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub compression_state: Option<CompressionState>,
     /// The reason of [`CompressionState::Error`].
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub compression_error: Option<String>,
     /// The compression of the memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<Compression>,
     /// The size after compression.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub compressed_size_bytes: Option<i64>,
     /// The size before compression.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub uncompressed_size_bytes: Option<i64>,
     /// The members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
 }
+
+object!(Snapshot {
+    required id, kind, source_instance_id;
+    always source_instance_name;
+    optional source_hypervisor, created_at, size_bytes, name, compression_state, compression_error,
+        compression, compressed_size_bytes, uncompressed_size_bytes;
+    each tags;
+});
 
 /// How many snapshots a schedule keeps. At least one of the two limits is needed.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Retention {
     /// The number of snapshots that are kept, the newest ones.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_count: Option<u32>,
     /// The age up to which snapshots are kept.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<GoDuration>,
     /// The members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
 }
 
+object!(Retention {
+    optional max_count, max_age;
+});
+
 /// A schedule to set.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SetSnapshotSchedule {
     /// The time between two snapshots, at least a minute.
     pub interval: GoDuration,
     /// How many snapshots are kept.
     pub retention: Retention,
     /// The beginning of the snapshots' names, at most 47 characters.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name_prefix: Option<String>,
     /// The labels of the snapshots.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
     /// Members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
 }
 
+request!(SetSnapshotSchedule {
+    always interval, retention;
+    optional name_prefix;
+    each metadata;
+});
+
 /// A schedule of snapshots.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SnapshotSchedule {
     /// The id of the instance that the snapshots are of.
     pub instance_id: String,
@@ -155,34 +155,31 @@ pub struct SnapshotSchedule {
     /// How many snapshots are kept.
     pub retention: Retention,
     /// The time of the next snapshot.
-    pub next_run_at: Timestamp,
+    pub next_run_at: Option<Timestamp>,
     /// The time at which the schedule was set first.
-    pub created_at: Timestamp,
+    pub created_at: Option<Timestamp>,
     /// The time at which the schedule was set last.
-    pub updated_at: Timestamp,
+    pub updated_at: Option<Timestamp>,
     /// The beginning of the snapshots' names.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub name_prefix: Option<String>,
     /// The labels of the snapshots.
-    #[serde(
-        default,
-        deserialize_with = "nullable",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
     pub metadata: BTreeMap<String, String>,
     /// The time of the last run.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_run_at: Option<Timestamp>,
     /// The id of the last snapshot.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_snapshot_id: Option<String>,
     /// The reason why the last run made no snapshot.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     /// The members that this version does not know.
-    #[serde(flatten)]
     pub other: Members,
 }
+
+object!(SnapshotSchedule {
+    required instance_id, interval, retention;
+    optional next_run_at, created_at, updated_at, name_prefix, last_run_at, last_snapshot_id,
+        last_error;
+    each metadata;
+});
 
 // === impl SnapshotSchedule ===
 

@@ -1,0 +1,190 @@
+//! The operations of an instance's task: each runs until its answer, which the task then takes.
+//!
+//! Guarantees: an operation ends in exactly one [`Done`]; a restore or start that has begun runs to
+//! its answer, unless it is certainly lost.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use super::state::{Done, Driver, Verb};
+use crate::config::ReadyWhen;
+use crate::names::ClientNetwork;
+use crate::wake::dialer::Dialer;
+use crate::wake::evidence::{Doubt, Evidence, Seen};
+use crate::wake::machine::{Event, PAUSES};
+use crate::wake::plane_calls::{ask, restore, settle};
+use crate::wake::plane_handle::Asker;
+use crate::wake::probe::probe;
+use crate::wake::record::Requester;
+use crate::wake::slots::{Claim, FairSlot};
+use crate::wake::target::Target;
+use hypeman::ControlPlane;
+
+/// Networks that claim a slot for the same wake, at most.
+const MAX_CLAIMS: usize = 8;
+
+/// What a request has to say for itself when budgets are shared out.
+fn claim_of(requester: &Requester) -> Claim {
+    Claim {
+        route: Arc::clone(&requester.route),
+        client: ClientNetwork::from(requester.client),
+        since: requester.since,
+    }
+}
+
+impl<P: ControlPlane, R: Dialer> Driver<P, R> {
+    /// The claim of the request that the attempt is for, when budgets are shared out.
+    pub(super) fn claim(&self) -> Claim {
+        self.reporter.requester().map_or_else(
+            || Claim {
+                route: "".into(),
+                client: ClientNetwork::from(IpAddr::from(Ipv4Addr::UNSPECIFIED)),
+                since: Instant::now(),
+            },
+            claim_of,
+        )
+    }
+
+    pub(super) fn ask(&mut self) {
+        let asker = match self.reporter.requester() {
+            Some(_) => Asker::Request(self.claim(), self.deadline),
+            None => {
+                let (urgent, hurried) = oneshot::channel();
+                self.urgent = Some(urgent);
+                Asker::Background(hurried)
+            }
+        };
+        let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
+        let asking = async move { Done::Seen(ask(&plane, &id, asker).await) };
+        self.operations.push(asking.boxed());
+    }
+
+    pub(super) fn settle(&mut self, until: Instant) {
+        let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
+        let claim = self.claim();
+        let settling = async move { Done::Seen(settle(&plane, &id, &claim, until).await) };
+        self.operations.push(settling.boxed());
+    }
+
+    pub(super) fn pause(&mut self, pause: Duration) {
+        let jittered = PAUSES.jittered(pause, fastrand::f64());
+        let paused = sleep(jittered).map(|()| Done::Event(Event::PauseOver));
+        self.operations.push(paused.boxed());
+    }
+
+    /// Waits for the control plane's turn for this instance.
+    pub(super) fn queue(&mut self, verb: Verb, until: Instant) {
+        let claim = self.claim();
+        (self.queued, self.verb) = (true, Some(verb));
+        self.claimed = vec![claim.client];
+        self.push_claim(verb, claim, until);
+    }
+
+    /// Another request waits for the same: its claim may be granted first.
+    pub(super) fn claim_for(&mut self, verb: Verb, requester: &Requester, until: Instant) {
+        let claim = claim_of(requester);
+        if self.claimed.len() < MAX_CLAIMS && !self.claimed.contains(&claim.client) {
+            self.claimed.push(claim.client);
+            self.push_claim(verb, claim, until);
+        }
+    }
+
+    fn push_claim(&mut self, verb: Verb, claim: Claim, until: Instant) {
+        self.claims += 1;
+        let (plane, stop) = (Arc::clone(&self.common.plane), self.common.stop.clone());
+        let counted = self.common.wake_log.metrics.queued();
+        self.operations.push(
+            async move {
+                let _counted = counted;
+                let slot = stop.run_until_cancelled(plane.slot(claim, until)).await;
+                Done::Slot(verb, slot.flatten())
+            }
+            .boxed(),
+        );
+    }
+
+    /// A claim has been granted, or was not in time. The first that is granted is used; the others'
+    /// slots go back.
+    pub(super) fn slot(&mut self, verb: Verb, slot: Option<FairSlot>) {
+        self.claims -= 1;
+        if !self.queued {
+            return;
+        }
+        match slot {
+            Some(slot) => {
+                (self.queued, self.verb) = (false, None);
+                self.call(verb, slot);
+            }
+            None if self.claims == 0 => {
+                (self.queued, self.verb) = (false, None);
+                self.seen(Evidence::Unsure(Doubt::NoSlot).into());
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn call(&mut self, verb: Verb, slot: FairSlot) {
+        let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
+        let usual = self.instance.times().usual();
+        self.calling = true;
+        let counted = self.common.wake_log.metrics.restoring();
+        self.operations.push(
+            async move {
+                let _counted = counted;
+                let (seen, rest) = match verb {
+                    Verb::Restore => restore(plane, id, usual).await,
+                    Verb::Start => {
+                        let asked_at = Instant::now();
+                        let answer = plane.start(&id).await;
+                        (Seen::of(&id, answer.as_ref(), asked_at), None)
+                    }
+                };
+                drop(slot);
+                Done::Verb(seen, rest)
+            }
+            .boxed(),
+        );
+    }
+
+    /// A call that its own success has overtaken is not dropped: some servers would undo it.
+    pub(super) fn wait_for_rest(&mut self, rest: BoxFuture<'static, ()>) {
+        self.rests += 1;
+        self.operations.push(rest.map(|()| Done::Rest).boxed());
+    }
+
+    pub(super) fn probe(&mut self, target: Target, http: bool, until: Instant) {
+        let Some(endpoint) = self.endpoint.clone() else {
+            self.operations.push(async { Done::Probed(None) }.boxed());
+            return;
+        };
+        if self.common.own.include(endpoint.address(target.port)) && target.port != 0 {
+            let refused = Evidence::Unsure(Doubt::AddressRefused);
+            self.operations
+                .push(async { Done::Seen(refused.into()) }.boxed());
+            return;
+        }
+        let mut check = self.check.clone();
+        if !http || target.when != ReadyWhen::Health {
+            check.health = None;
+        }
+        if endpoint.woken_since(Instant::now()).is_none() || endpoint.is_warmed_up() {
+            check.warmup = None;
+        }
+        self.warmed_up = check.warmup.is_some();
+        let dialer = Arc::clone(&self.common.dialer);
+        self.operations.push(
+            async move {
+                // Counted from before the handshake, which the server counts, too.
+                let open = endpoint.open_connection();
+                let found = probe(&*dialer, endpoint.address(target.port), &check, until).await;
+                Done::Probed(found.map(|stream| (stream, open)))
+            }
+            .boxed(),
+        );
+    }
+}

@@ -1,0 +1,339 @@
+//! What names mean, and the looking up of those that are not known.
+//!
+//! Guarantees: a name is looked up once for everybody who asks at the same time, and all of them
+//! get its answer, a failure, too; only the exact name or the full id of an instance means it; what
+//! does not exist is remembered for a short time and in bounded number, so that scanning names
+//! costs the control plane little; a look-up goes on while somebody waits for it and ends soon
+//! after.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::error::{WakeError, WakeStage};
+use super::evidence::{Doubt, Evidence, address_of};
+use super::plane_handle::{Asker, PlaneHandle};
+use super::slots::Claim;
+use crate::backoff::Backoff;
+use crate::names::PlaneIndex;
+use hypeman::wire::Instance as Description;
+use hypeman::{ControlPlane, InstanceId, InstanceRef};
+
+const PAUSES: Backoff =
+    Backoff::new(Duration::from_millis(20), Duration::from_millis(500)).with_jitter(0.25);
+/// How long a failure is the answer to everybody who asks.
+const FAILURE: Duration = Duration::from_secs(1);
+/// The longest that one look-up goes on; whoever still waits begins another.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// A name at a control plane.
+pub(super) type Name = (PlaneIndex, InstanceRef);
+
+/// The end of a look-up.
+pub(super) type Found = Result<InstanceId, WakeError>;
+
+/// What is known about a name.
+enum Meaning {
+    /// It meant this instance when it was looked up.
+    Instance(InstanceId),
+    /// It leads nowhere for a while.
+    Nowhere { error: WakeError, until: Instant },
+    /// It is being looked up, and whoever wants to know subscribes.
+    Asking(watch::Sender<Progress>),
+}
+
+/// What somebody who asks is told about a name.
+pub(super) enum Told {
+    /// It is known.
+    Found(Found),
+    /// It is being looked up.
+    Asking(watch::Receiver<Progress>),
+}
+
+/// How far a look-up is.
+#[derive(Clone)]
+pub(super) struct Progress {
+    /// What has been in its way so far.
+    trouble: Option<WakeError>,
+    found: Option<Found>,
+}
+
+/// The names that requests have asked for.
+pub(super) struct Names {
+    meanings: DashMap<Name, Meaning>,
+    /// How many names may lead nowhere, and how many may be looked up at once.
+    max_unknown: usize,
+    asking: Arc<AtomicUsize>,
+    unknown_ttl: Duration,
+}
+
+/// A look-up that is to be carried out.
+pub(super) struct LookUp {
+    pub(super) name: Name,
+    progress: watch::Sender<Progress>,
+    _asking: Asking,
+}
+
+/// One look-up under way, until it is dropped.
+struct Asking(Arc<AtomicUsize>);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    pub(super) fn new(max_unknown: usize, unknown_ttl: Duration) -> Self {
+        Self {
+            meanings: DashMap::new(),
+            max_unknown,
+            asking: Arc::default(),
+            unknown_ttl,
+        }
+    }
+
+    /// What an earlier look-up found.
+    pub(super) fn instance(&self, name: &Name) -> Option<InstanceId> {
+        match self.meanings.get(name)?.value() {
+            Meaning::Instance(id) => Some(id.clone()),
+            Meaning::Nowhere { .. } | Meaning::Asking(_) => None,
+        }
+    }
+
+    /// What is known about a name. If nothing is, it is being looked up from now on, by whoever
+    /// called. `instances` is how many there are.
+    pub(super) fn ask(&self, name: &Name, instances: usize) -> (Told, Option<LookUp>) {
+        let now = Instant::now();
+        if self.meanings.len() >= (instances + self.max_unknown).saturating_mul(2) {
+            self.meanings
+                .retain(|_, meaning| !matches!(meaning, Meaning::Nowhere { .. }));
+        }
+        let mut entry = match self.meanings.entry(name.clone()) {
+            Entry::Occupied(entry) => entry,
+            Entry::Vacant(entry) => {
+                let Some((progress, watched, look_up)) = self.begin(name) else {
+                    return (Told::Found(Err(WakeError::NoSlot)), None);
+                };
+                entry.insert(Meaning::Asking(progress));
+                return (Told::Asking(watched), Some(look_up));
+            }
+        };
+        let told = match entry.get() {
+            Meaning::Instance(id) => Told::Found(Ok(id.clone())),
+            Meaning::Asking(progress) => Told::Asking(progress.subscribe()),
+            Meaning::Nowhere { error, until } if *until > now => Told::Found(Err(error.clone())),
+            Meaning::Nowhere { error, .. } => {
+                let Some((progress, watched, look_up)) = self.begin(name) else {
+                    return (Told::Found(Err(error.clone())), None);
+                };
+                entry.insert(Meaning::Asking(progress));
+                return (Told::Asking(watched), Some(look_up));
+            }
+        };
+        (told, None)
+    }
+
+    /// A look-up, with somebody who waits for it; `None` when there are too many at once.
+    fn begin(
+        &self,
+        name: &Name,
+    ) -> Option<(watch::Sender<Progress>, watch::Receiver<Progress>, LookUp)> {
+        let limit = self.max_unknown;
+        let more = |asking: usize| (asking < limit).then_some(asking + 1);
+        self.asking
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .ok()?;
+        let (progress, watched) = watch::channel(Progress {
+            trouble: None,
+            found: None,
+        });
+        let look_up = LookUp {
+            name: name.clone(),
+            progress: progress.clone(),
+            _asking: Asking(Arc::clone(&self.asking)),
+        };
+        Some((progress, watched, look_up))
+    }
+
+    /// Forgets that a name means this instance.
+    pub(super) fn forget(&self, name: &Name, instance: &InstanceId) {
+        self.meanings.remove_if(
+            name,
+            |_, meaning| matches!(meaning, Meaning::Instance(id) if id == instance),
+        );
+    }
+
+    /// Forgets what leads nowhere any more; `is_there` says which instances the gateway has.
+    pub(super) fn upkeep(&self, is_there: impl Fn(PlaneIndex, &InstanceId) -> bool) {
+        let now = Instant::now();
+        self.meanings.retain(|(plane, _), meaning| match meaning {
+            Meaning::Instance(id) => is_there(*plane, id),
+            Meaning::Nowhere { until, .. } => *until > now,
+            // Its task ends it.
+            Meaning::Asking(_) => true,
+        });
+        if self.meanings.capacity() > 4 * self.meanings.len() + 1024 {
+            self.meanings.shrink_to_fit();
+        }
+    }
+
+    /// Whether nobody waits for a look-up any more, which is forgotten then.
+    fn is_abandoned(&self, name: &Name) -> bool {
+        let nobody = |meaning: &Meaning| matches!(meaning, Meaning::Asking(progress) if progress.receiver_count() == 0);
+        let removed = self.meanings.remove_if(name, |_, meaning| nobody(meaning));
+        removed.is_some()
+    }
+
+    /// A look-up has ended.
+    fn end(&self, look_up: &LookUp, found: &Found) {
+        let meaning = match found {
+            Ok(id) => Meaning::Instance(id.clone()),
+            Err(error) => {
+                let is_unknown = *error == WakeError::NotFound;
+                let kept = if is_unknown {
+                    self.unknown_ttl
+                } else {
+                    FAILURE
+                };
+                Meaning::Nowhere {
+                    error: error.clone(),
+                    until: Instant::now() + kept,
+                }
+            }
+        };
+        self.meanings.insert(look_up.name.clone(), meaning);
+        // Everybody who waited may have left.
+        look_up.progress.send_modify(|progress| {
+            progress.found = Some(found.clone());
+        });
+    }
+
+    /// Carries a look-up out; `admit` makes the instance that it finds known and returns its id.
+    pub(super) async fn carry_out<P: ControlPlane>(
+        &self,
+        look_up: LookUp,
+        plane: &PlaneHandle<P>,
+        claim: Claim,
+        admit: impl FnOnce(&Description, Instant) -> Found,
+    ) {
+        let until = Instant::now() + LONGEST;
+        let asking = ask(plane, &look_up, claim, until);
+        tokio::pin!(asking);
+        let answer = loop {
+            tokio::select! {
+                biased;
+                answer = timeout_at(until, asking.as_mut()) => break answer,
+                () = look_up.progress.closed() => if self.is_abandoned(&look_up.name) {
+                    return;
+                }
+            }
+        };
+        let found = match answer {
+            Ok(Ok((described, asked_at))) => {
+                check(&look_up.name.1, &described).and_then(|()| admit(&described, asked_at))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_late) => {
+                // Whoever still waits begins another.
+                self.meanings.remove_if(&look_up.name, |_, meaning| {
+                    matches!(meaning, Meaning::Asking(_))
+                });
+                return;
+            }
+        };
+        self.end(&look_up, &found);
+    }
+}
+
+/// The end of a look-up that others carry out, or what has been in its way until `deadline`.
+pub(super) async fn wait_for(
+    mut progress: watch::Receiver<Progress>,
+    deadline: Instant,
+) -> Option<Found> {
+    let ended = async {
+        let ended = progress.wait_for(|progress| progress.found.is_some());
+        // Without an end it was given up.
+        ended.await.ok()?.found.clone()
+    };
+    match timeout_at(deadline, ended).await {
+        Ok(found) => found,
+        Err(_late) => {
+            let trouble = progress.borrow().trouble.clone();
+            Some(Err(
+                trouble.unwrap_or(WakeError::TimedOut(WakeStage::Asking))
+            ))
+        }
+    }
+}
+
+/// Asks until there is an answer about the name.
+async fn ask<P: ControlPlane>(
+    plane: &PlaneHandle<P>,
+    look_up: &LookUp,
+    claim: Claim,
+    until: Instant,
+) -> Result<(Description, Instant), WakeError> {
+    let (_, name) = &look_up.name;
+    let mut pauses = PAUSES.pauses();
+    loop {
+        let asker = Asker::Request(claim.clone(), until);
+        let asked_at = Instant::now();
+        let Some(answer) = plane.question(asker, plane.get_surely(name)).await else {
+            return Err(WakeError::NoSlot);
+        };
+        let error = match answer {
+            Ok(described) => return Ok((described, asked_at)),
+            // The name is nobody's; that several ids begin with it concerns nobody here.
+            Err(error) if error.is_from_api() && error.code() == "ambiguous" => {
+                return Err(WakeError::NotFound);
+            }
+            Err(error) => error,
+        };
+        let refusal = match Evidence::from(&error) {
+            Evidence::Gone => return Err(WakeError::NotFound),
+            Evidence::Unsure(Doubt::Unauthorized) => WakeError::Unauthorized,
+            Evidence::Unsure(Doubt::Unreachable) => WakeError::ControlPlaneDown,
+            Evidence::Unsure(Doubt::Unreadable) => WakeError::Unreadable,
+            Evidence::Unsure(_) | Evidence::Awake(_) | Evidence::Asleep(_) => WakeError::Failed,
+        };
+        let is_others = error.status().is_some() && !error.is_from_api();
+        if !error.is_retryable() && (!is_others || refusal == WakeError::Unauthorized) {
+            tracing::warn!(%name, %error, "cannot look an instance up");
+            return Err(refusal);
+        }
+        tracing::debug!(%name, %error, "cannot look an instance up yet");
+        look_up
+            .progress
+            .send_modify(|progress| progress.trouble = Some(refusal));
+        let pause = pauses.advance(fastrand::f64);
+        sleep(pause.max(error.retry_after().unwrap_or_default())).await;
+    }
+}
+
+/// Whether an answer is about the instance of exactly this name or id, and it can be reached.
+fn check(name: &InstanceRef, described: &Description) -> Result<(), WakeError> {
+    if described.name != name.as_str() && described.id != name.as_str() {
+        // The server also looks for ids that begin with the text: that is somebody else.
+        return Err(WakeError::NotFound);
+    }
+    match address_of(described) {
+        Ok(_) | Err(Doubt::NoAddress { .. }) => Ok(()),
+        Err(Doubt::AddressRefused) => Err(WakeError::AddressRefused),
+        Err(_) => Err(WakeError::Unusable),
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Names({})", self.meanings.len())
+    }
+}
