@@ -221,6 +221,7 @@ impl AppHandle {
         let changed = running
             .sockets
             .change(&config.listener, &more, reuse_port, &service);
+        running.note_own_listeners();
         if is_new {
             running.use_routes(&config, &declared);
         }

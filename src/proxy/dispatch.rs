@@ -170,6 +170,10 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
                 return Err(error.into());
             }
             self.pending.metrics.upstream_retries.increment(1);
+            if matches!(error, ForwardError::Unsent) {
+                // A port that takes connections and closes them at once is not tried in a hurry.
+                sleep(pauses.advance(|| 0.0)).await;
+            }
             match Box::pin(self.pending.ready_again(wake)).await {
                 Ok(again) => ready = again,
                 // Its name may mean another by now, which has places of its own.

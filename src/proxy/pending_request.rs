@@ -43,6 +43,9 @@ pub struct Resolved<S> {
 
 /// Looks a request's name up again, when its instance is gone.
 pub trait LookUp<S>: Sync + std::fmt::Debug {
+    /// Whether the name still means this instance, as far as the gateway knows.
+    fn means(&self, instance: &Instance<S>) -> bool;
+
     /// The instance that the name means now, within the request's time.
     fn look_up(&self) -> BoxFuture<'_, Result<Resolved<S>, ProxyError>>;
 }
@@ -200,6 +203,10 @@ impl<S: Send> PendingRequest<'_, S> {
         let mut slot: Option<Slot> = None;
         loop {
             let mut ready = self.ready(&mut judged).await?;
+            if !self.look_up.means(&self.resolved.instance) {
+                // Its own answer says that it is called otherwise now.
+                return Err(WakeError::Gone.into());
+            }
             wake.record(ready.kind);
             let is_woken = ready.endpoint.woken_since(Instant::now()).is_some();
             gate.open(ready.endpoint.epoch(), is_woken);
@@ -275,8 +282,12 @@ impl<S: Send> PendingRequest<'_, S> {
     /// Waits once more, after a connection has failed: for what the control plane says about the
     /// instance, and for a wake if need be. The request keeps its slot at the instance.
     pub(super) async fn ready_again(&self, wake: &mut WakeInfo) -> Result<Ready<S>, ProxyError> {
-        if self.resolved.instance.warm(self.readiness()).is_none() {
-            self.check_may_wake()?;
+        let now = Instant::now();
+        match self.resolved.instance.warm_at(self.readiness(), now) {
+            // The question that the others wait for might end in a wake.
+            Some(endpoint) if self.may_wake.is_err() => return Ok(warm(endpoint, now)),
+            Some(_) => {}
+            None => self.check_may_wake()?,
         }
         let left = self.deadline.saturating_duration_since(Instant::now());
         let rules = &self.route.config().wake;

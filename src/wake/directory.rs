@@ -36,7 +36,7 @@ use hypeman::{ControlPlane, InstanceId, InstanceRef};
 
 /// Those who hold a handle that nobody uses: the directory and the handle's own task.
 const NOBODY: usize = 2;
-/// An answer that does not mean what was asked for is asked for once more.
+/// So often an answer may not mean what was asked for.
 const MAX_TURNS: usize = 3;
 
 /// All instances that requests have asked for.
@@ -182,7 +182,8 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
     ) -> Result<Arc<Instance<R::Stream>>, WakeError> {
         let now = Instant::now();
         let (key, deadline) = ((plane, name.clone()), now + patience);
-        for _ in 0..MAX_TURNS {
+        let mut turns = 0;
+        while turns < MAX_TURNS {
             let (told, look_up) = self.names.ask(&key, self.instances.len());
             if let Some(look_up) = look_up {
                 self.spawn_look_up(look_up, client);
@@ -192,8 +193,13 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
                 Told::Asking(progress) => wait_for(progress, deadline).await,
             };
             let Some(id) = found.transpose()? else {
+                // It took so long that it was given up: once more, for those who still wait.
+                if Instant::now() >= deadline {
+                    return Err(WakeError::TimedOut(WakeStage::Asking));
+                }
                 continue;
             };
+            turns += 1;
             let instance = self.handle(plane, &id);
             if let Some(instance) = instance.filter(|instance| instance.is_meant_by(name)) {
                 instance.ask_for(now);
@@ -201,10 +207,7 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
             }
             self.names.forget(&key, &id);
         }
-        match Instant::now() >= deadline {
-            true => Err(WakeError::TimedOut(WakeStage::Asking)),
-            false => Err(WakeError::NotFound),
-        }
+        Err(WakeError::NotFound)
     }
 
     fn spawn_look_up(self: &Arc<Self>, look_up: LookUp, client: IpAddr) {

@@ -80,7 +80,7 @@ pub(super) fn instance<P: ControlPlane, R: Dialer>(
         counted: false,
         warmed_up: false,
         claimed: Vec::new(),
-        claims: 0,
+        queues: 0,
         upkeep: Upkeep::default(),
         opened: Arc::default(),
         doubts: 0,
@@ -198,7 +198,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             }
             return;
         }
-        let first = self.machine.stage().is_none();
+        let first = self.machine.is_unasked();
         self.counted &= !first;
         self.reporter.begin(request.requester.clone(), now);
         if first {
@@ -209,9 +209,9 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             // A question that is under way already needs no more place.
             let _under_way = urgent.send((self.claim(), self.deadline));
         }
-        if let (true, Some(verb)) = (self.queued, self.verb) {
+        if self.queued {
             // Its own turn may come sooner than that of whoever began the wake.
-            self.claim_for(verb, &request.requester, self.deadline);
+            self.claim_for(&request.requester, self.deadline);
         }
         if let Some(reply) = request.reply {
             self.waiters.push(target, reply, request.requester, first);
@@ -261,7 +261,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         match done {
             Done::Event(event) => self.step(event),
             Done::Seen(seen) => self.seen(seen),
-            Done::Slot(verb, slot) => self.slot(verb, slot),
+            Done::Slot(claimed, slot) => self.slot(claimed, slot),
             Done::Verb(seen, rest) => {
                 self.calling = false;
                 if let Some(rest) = rest {
@@ -304,14 +304,18 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             Evidence::Awake(_) | Evidence::Asleep(_) | Evidence::Gone => 0,
         };
         self.urgent = None;
+        let retry_after = seen.retry_after;
         self.step(Event::Answered {
             evidence: seen.evidence,
-            retry_after: seen.retry_after,
+            retry_after,
         });
         if self.doubts > 0
             && let Some(endpoint) = &self.endpoint
         {
             endpoint.no_verdict(self.doubts - 1);
+            if let Some(pause) = retry_after {
+                endpoint.unverify(pause);
+            }
         }
     }
 

@@ -27,6 +27,8 @@ use hypeman::{ControlPlane, InstanceId, InstanceRef};
 
 const PAUSES: Backoff =
     Backoff::new(Duration::from_millis(20), Duration::from_millis(500)).with_jitter(0.25);
+/// Look-ups under way at once.
+const MAX_ASKING: usize = 10_000;
 /// How long a failure is the answer to everybody who asks.
 const FAILURE: Duration = Duration::from_secs(1);
 /// The longest that one look-up goes on; whoever still waits begins another.
@@ -67,7 +69,7 @@ pub(super) struct Progress {
 /// The names that requests have asked for.
 pub(super) struct Names {
     meanings: DashMap<Name, Meaning>,
-    /// How many names may lead nowhere, and how many may be looked up at once.
+    /// How many names may lead nowhere.
     max_unknown: usize,
     asking: Arc<AtomicUsize>,
     unknown_ttl: Duration,
@@ -113,7 +115,7 @@ impl Names {
     /// called. `instances` is how many there are.
     pub(super) fn ask(&self, name: &Name, instances: usize) -> (Told, Option<LookUp>) {
         let now = Instant::now();
-        if self.meanings.len() >= (instances + self.max_unknown).saturating_mul(2) {
+        if self.meanings.len() >= instances.saturating_mul(2) + self.max_unknown + MAX_ASKING {
             self.meanings
                 .retain(|_, meaning| !matches!(meaning, Meaning::Nowhere { .. }));
         }
@@ -147,8 +149,7 @@ impl Names {
         &self,
         name: &Name,
     ) -> Option<(watch::Sender<Progress>, watch::Receiver<Progress>, LookUp)> {
-        let limit = self.max_unknown;
-        let more = |asking: usize| (asking < limit).then_some(asking + 1);
+        let more = |asking: usize| (asking < MAX_ASKING).then_some(asking + 1);
         self.asking
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .ok()?;

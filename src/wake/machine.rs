@@ -93,6 +93,11 @@ impl Machine {
         self.attempt.as_ref().map(Attempt::stage)
     }
 
+    /// Whether nobody waits: nothing is going on, or a confirmation in the background.
+    pub fn is_unasked(&self) -> bool {
+        self.attempt.as_ref().is_none_or(Attempt::is_verification)
+    }
+
     /// What is in the attempt's way now, as the refusal that it would be at the end.
     pub fn obstacle(&self) -> Option<WakeError> {
         self.attempt.as_ref()?.refusal()
@@ -224,9 +229,10 @@ impl Machine {
                 effects.push(Effect::Forget);
                 effects
             }
-            Evidence::Unsure(_) if attempt.is_verification() => {
+            Evidence::Unsure(doubt) if attempt.is_verification() => {
                 // What it could not find out is asked again when somebody needs to know.
                 self.attempt = None;
+                self.left_alone = retry_after.map(|pause| (now + pause, Trouble::Doubt(doubt)));
                 Vec::new()
             }
             Evidence::Unsure(doubt) => self.unsure(now, doubt, retry_after),

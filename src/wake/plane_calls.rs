@@ -60,7 +60,11 @@ async fn hold_and_get<P: ControlPlane>(plane: &PlaneHandle<P>, id: &InstanceId) 
     if seen.evidence != Evidence::Gone
         && let Some(refusal) = refusal(held.as_ref())
     {
-        return refusal;
+        // What it is called was said all the same.
+        return Seen {
+            name: seen.name,
+            ..refusal
+        };
     }
     if let (Evidence::Awake(observation), Some(Ok(status))) = (&mut seen.evidence, &held) {
         observation.held = proves_hold(status);
@@ -184,13 +188,15 @@ pub(super) async fn settle<P: ControlPlane>(
         let Some(answer) = asking.await else {
             return Evidence::Unsure(Doubt::NoSlot).into();
         };
+        let mut pause = Duration::ZERO;
         match &answer {
             Ok(described) if described.state == InstanceState::Initializing => {}
-            Err(error) if error.is_retryable() => {}
+            Err(error) if error.is_retryable() => pause = error.retry_after().unwrap_or_default(),
             Ok(_) | Err(_) => return Seen::of(id, answer.as_ref(), asked_at),
         }
-        if asked_at >= until {
+        if asked_at + pause >= until {
             return Seen::of(id, answer.as_ref(), asked_at);
         }
+        sleep(pause).await;
     }
 }

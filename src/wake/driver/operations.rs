@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
-use super::state::{Done, Driver, Verb};
+use super::state::{Claimed, Done, Driver, Verb};
 use crate::config::ReadyWhen;
 use crate::names::ClientNetwork;
 use crate::wake::dialer::Dialer;
@@ -25,6 +25,8 @@ use crate::wake::slots::{Claim, FairSlot};
 use crate::wake::target::Target;
 use hypeman::ControlPlane;
 
+/// The longest pause of the engine's own.
+const OWN_PAUSE: Duration = Duration::from_millis(500);
 /// Networks that claim a slot for the same wake, at most.
 const MAX_CLAIMS: usize = 8;
 
@@ -72,7 +74,12 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
     }
 
     pub(super) fn pause(&mut self, pause: Duration) {
-        let jittered = PAUSES.jittered(pause, fastrand::f64());
+        // A pause of the engine's own is a little shorter now and then; one that the control plane
+        // asks for is not.
+        let jittered = match pause > OWN_PAUSE {
+            true => pause,
+            false => PAUSES.jittered(pause, fastrand::f64()),
+        };
         let paused = sleep(jittered).map(|()| Done::Event(Event::PauseOver));
         self.operations.push(paused.boxed());
     }
@@ -81,28 +88,32 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
     pub(super) fn queue(&mut self, verb: Verb, until: Instant) {
         let claim = self.claim();
         (self.queued, self.verb) = (true, Some(verb));
-        self.claimed = vec![claim.client];
-        self.push_claim(verb, claim, until);
+        self.queues += 1;
+        self.claimed.clear();
+        self.push_claim(claim, until);
     }
 
     /// Another request waits for the same: its claim may be granted first.
-    pub(super) fn claim_for(&mut self, verb: Verb, requester: &Requester, until: Instant) {
+    pub(super) fn claim_for(&mut self, requester: &Requester, until: Instant) {
         let claim = claim_of(requester);
         if self.claimed.len() < MAX_CLAIMS && !self.claimed.contains(&claim.client) {
-            self.claimed.push(claim.client);
-            self.push_claim(verb, claim, until);
+            self.push_claim(claim, until);
         }
     }
 
-    fn push_claim(&mut self, verb: Verb, claim: Claim, until: Instant) {
-        self.claims += 1;
+    fn push_claim(&mut self, claim: Claim, until: Instant) {
+        self.claimed.push(claim.client);
+        let claimed = Claimed {
+            queue: self.queues,
+            client: claim.client,
+        };
         let (plane, stop) = (Arc::clone(&self.common.plane), self.common.stop.clone());
         let counted = self.common.wake_log.metrics.queued();
         self.operations.push(
             async move {
                 let _counted = counted;
                 let slot = stop.run_until_cancelled(plane.slot(claim, until)).await;
-                Done::Slot(verb, slot.flatten())
+                Done::Slot(claimed, slot.flatten())
             }
             .boxed(),
         );
@@ -110,21 +121,21 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
 
     /// A claim has been granted, or was not in time. The first that is granted is used; the others'
     /// slots go back.
-    pub(super) fn slot(&mut self, verb: Verb, slot: Option<FairSlot>) {
-        self.claims -= 1;
-        if !self.queued {
+    pub(super) fn slot(&mut self, claimed: Claimed, slot: Option<FairSlot>) {
+        if !self.queued || claimed.queue != self.queues {
             return;
         }
-        match slot {
-            Some(slot) => {
-                (self.queued, self.verb) = (false, None);
+        self.claimed.retain(|client| *client != claimed.client);
+        match (slot, self.verb) {
+            (Some(slot), Some(verb)) => {
+                self.queued = false;
                 self.call(verb, slot);
             }
-            None if self.claims == 0 => {
-                (self.queued, self.verb) = (false, None);
+            (None, _) if self.claimed.is_empty() => {
+                self.queued = false;
                 self.seen(Evidence::Unsure(Doubt::NoSlot).into());
             }
-            None => {}
+            (Some(_) | None, _) => {}
         }
     }
 

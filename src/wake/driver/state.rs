@@ -66,8 +66,8 @@ pub(super) struct Driver<P, R: Dialer> {
     /// What a slot is waited for, and the networks for which claims are made.
     pub(super) verb: Option<Verb>,
     pub(super) claimed: Vec<ClientNetwork>,
-    /// Claims that have not ended.
-    pub(super) claims: usize,
+    /// How often a slot was waited for.
+    pub(super) queues: u64,
     pub(super) upkeep: Upkeep,
     /// Tells that a connection has been opened.
     pub(super) opened: Arc<Notify>,
@@ -81,6 +81,13 @@ pub(super) struct Driver<P, R: Dialer> {
     pub(super) ip: Option<IpAddr>,
 }
 
+/// A claim of a network, the how-manieth time that a slot is waited for.
+#[derive(Clone, Copy)]
+pub(super) struct Claimed {
+    pub(super) queue: u64,
+    pub(super) client: ClientNetwork,
+}
+
 /// A call that wakes.
 #[derive(Clone, Copy)]
 pub(super) enum Verb {
@@ -92,7 +99,7 @@ pub(super) enum Verb {
 pub(super) enum Done<S> {
     Event(Event),
     Seen(Seen),
-    Slot(Verb, Option<FairSlot>),
+    Slot(Claimed, Option<FairSlot>),
     /// A verb's answer, and what is left of a call that was overtaken by its success.
     Verb(Seen, Option<BoxFuture<'static, ()>>),
     Rest,

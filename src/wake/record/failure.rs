@@ -22,11 +22,14 @@ const MESSAGE: usize = 300;
 const READ: usize = 4 * MESSAGE;
 /// What takes the place of a credential.
 const HIDDEN: &str = "[hidden]";
-/// The words before a credential.
-const BEFORE_CREDENTIALS: [&str; 9] = [
-    "bearer",
-    "basic",
+/// The schemes of `Authorization`, which a credential always follows.
+const SCHEMES: [&str; 2] = ["bearer", "basic"];
+/// Other words before a credential.
+const BEFORE_CREDENTIALS: [&str; 10] = [
     "authorization",
+    "passwd",
+    "key",
+    "api-key",
     "password",
     "secret",
     "token",
@@ -79,27 +82,49 @@ fn is_of_token(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | '~' | '+' | '/')
 }
 
-fn looks_secret(token: &str) -> bool {
-    token.len() >= 20 || token.len() >= 8 && token.bytes().any(|b| b.is_ascii_digit())
+/// A character that no credential has within it, as texts write it.
+fn ends_credential(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '"' | '\'' | ',' | ';' | '}' | ')' | '<' | '>')
 }
 
-/// The text without what looks like a credential.
+fn looks_secret(text: &str) -> bool {
+    text.len() >= 20 || text.len() >= 8 && text.bytes().any(|b| !b.is_ascii_alphabetic())
+}
+
+/// The text without what looks like a credential: what follows a word that announces one, a JSON
+/// Web Token, and the user part of a URL.
 fn without_credentials(text: &str) -> String {
-    let (mut out, mut rest, mut announced) = (String::new(), text, false);
+    let (mut out, mut rest) = (String::new(), text);
+    let (mut announced, mut is_scheme) = (false, false);
     while !rest.is_empty() {
         let other = rest.find(is_of_token).unwrap_or(rest.len());
         let (between, from) = rest.split_at(other);
-        let (token, after) = from.split_at(from.find(|c| !is_of_token(c)).unwrap_or(from.len()));
         out.push_str(between);
-        let is_jwt = token.starts_with("eyJ") && token.len() >= 20;
-        if is_jwt || announced && looks_secret(token) {
+        // In a query, others follow.
+        let in_query = between.ends_with('=');
+        let is_end = |c| ends_credential(c) || in_query && c == '&';
+        let end = from.find(is_end).unwrap_or(from.len());
+        let (credential, after) = from.split_at(end);
+        let is_jwt = credential.starts_with("eyJ") && credential.len() >= 20;
+        if is_jwt || announced && looks_secret(credential) || is_scheme && credential.len() >= 8 {
             out.push_str(HIDDEN);
-            announced = false;
-        } else {
-            out.push_str(token);
-            let word = token.trim_end_matches('.').to_ascii_lowercase();
-            announced = BEFORE_CREDENTIALS.contains(&word.as_str());
+            (announced, is_scheme, rest) = (false, false, after);
+            continue;
         }
+        let (token, after) = from.split_at(from.find(|c| !is_of_token(c)).unwrap_or(from.len()));
+        if after.starts_with("://")
+            && let Some(at) = credential.rfind('@')
+        {
+            out.push_str(token);
+            out.push_str("://");
+            out.push_str(HIDDEN);
+            rest = from.get(at..).unwrap_or_default();
+            continue;
+        }
+        out.push_str(token);
+        let word = token.trim_end_matches('.').to_ascii_lowercase();
+        is_scheme = SCHEMES.contains(&word.as_str());
+        announced = is_scheme || BEFORE_CREDENTIALS.contains(&word.as_str());
         rest = after;
     }
     out
@@ -285,11 +310,20 @@ mod tests {
             ),
             (
                 "{\"authorization\":\"bearer abc123def456==\"}",
-                "{\"authorization\":\"bearer [hidden]==\"}",
+                "{\"authorization\":\"bearer [hidden]\"}",
             ),
             ("?token=0123456789abcdef&x=1", "?token=[hidden]&x=1"),
-            ("Basic dXNlcjpwYXNzd29yZA==", "Basic [hidden]=="),
+            ("Basic dXNlcjpwYXNzd29yZA==", "Basic [hidden]"),
             ("bearer token missing", "bearer token missing"),
+            ("Basic dXNlcjpwYXNz", "Basic [hidden]"),
+            (
+                "cannot open postgres://app:hunter2pass@db/x",
+                "cannot open postgres://[hidden]@db/x",
+            ),
+            ("key sk_live_abcdef", "key [hidden]"),
+            ("password: Tr0ub4dor&3xyz", "password: [hidden]"),
+            ("password: Tr0ub4dor$3!xyz", "password: [hidden]"),
+            ("the key is wrong", "the key is wrong"),
             (
                 "cannot read /var/lib/hypeman/guests/abcdefghijklmnopqrstuvwx/snapshot",
                 "cannot read /var/lib/hypeman/guests/abcdefghijklmnopqrstuvwx/snapshot",
