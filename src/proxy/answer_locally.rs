@@ -2,7 +2,7 @@
 //!
 //! Guarantees: such an answer never wakes the instance, keeps it awake or takes a place in the hold
 //! queue; it is about the instance's wake or health, as far as the gateway knows them without a
-//! question, or one that the application gave to the same CORS preflight and still stands by.
+//! question of its own, or one that the application gave to the same CORS preflight and still stands by.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +11,22 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::connection_cache::CachedTarget;
 use super::context::readiness_of;
 use super::denied::Denied;
+use super::error::ProxyError;
 use super::error_response::X_WAKEGATE_STATE;
 use super::gateway::Gateway;
 use super::response_body::Content;
 use super::route::Target;
 use super::waiting::{self, StatusStream};
 use crate::upstream::RequestBody;
-use crate::wake::{Instance, WakeStage};
+use crate::wake::{Instance, WakeError, WakeStage};
 
+/// How long a health check waits for what its instance's name means.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
 /// An instance that was heard from so lately is certainly awake.
 const CERTAINLY: Duration = Duration::from_secs(2);
 
@@ -63,6 +66,30 @@ fn health(state: &'static str) -> Response<Content> {
     response
 }
 
+/// Whether the gateway answers a request for its instance's health.
+pub(super) fn is_health_check(target: &Target, request: &Request<RequestBody>) -> bool {
+    let admission = &target.destination.admission;
+    admission.is_health_check(request.method(), request.uri().path())
+}
+
+/// The answer to a health check of an instance about which nothing is known yet.
+pub(super) fn unresolved_health() -> Response<Content> {
+    health("asleep")
+}
+
+/// What a name means, if that is found out soon; `None` when nobody can tell. A health checker must
+/// not take a gateway away because a control plane is slow or gone.
+pub(super) async fn resolved_in_time(
+    resolving: impl Future<Output = Result<Arc<CachedTarget>, ProxyError>>,
+) -> Result<Option<Arc<CachedTarget>>, ProxyError> {
+    // In a box: it is large, and most requests are no health checks.
+    match timeout(HEALTH_PATIENCE, Box::pin(resolving)).await {
+        Ok(Ok(resolved)) => Ok(Some(resolved)),
+        Ok(Err(error @ ProxyError::Wake(WakeError::NotFound))) => Err(error),
+        Ok(Err(_)) | Err(_) => Ok(None),
+    }
+}
+
 // === impl Gateway ===
 
 impl<P> Gateway<P> {
@@ -79,8 +106,7 @@ impl<P> Gateway<P> {
             let stream = StatusStream::new(Arc::clone(instance), readiness_of(route));
             return Some(waiting::status_head(Content::Status(stream)));
         }
-        let admission = &target.destination.admission;
-        if admission.is_health_check(request.method(), request.uri().path()) {
+        if is_health_check(target, request) {
             let state = state(instance);
             if state != "awake" {
                 let metrics = &self.parts.metrics;

@@ -12,6 +12,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::admit::Admittance;
+use super::answer_locally::{is_health_check, resolved_in_time, unresolved_health};
 use super::context::Arrival;
 use super::dispatch::dispatch;
 use super::error::ProxyError;
@@ -63,9 +64,14 @@ impl<P: ControlPlane> Gateway<P> {
             log,
         } = transaction;
         let (target, mut request) = self.route(request, fields, arrival, context, log)?;
-        let resolved = self
-            .resolve(&target.destination, arrival.cache, log)
-            .await?;
+        let resolving = self.resolve(&target.destination, arrival.cache, log);
+        let resolved = match is_health_check(&target, &request) {
+            false => resolving.await?,
+            true => match resolved_in_time(resolving).await? {
+                Some(resolved) => resolved,
+                None => return Ok(unresolved_health()),
+            },
+        };
         if let Some(answer) = self.answer_locally(&target, &resolved, &request) {
             return Ok(answer);
         }

@@ -274,3 +274,24 @@ async fn a_crowd_for_a_sleeping_instance_is_one_question_and_one_restore() {
     let questions = stage.plane.calls(Operation::Get, &id);
     assert!(questions <= 4, "{questions} questions");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_is_answered_soon_while_the_control_plane_does_not_answer() {
+    let stage = Stage::set(
+        "[[route]]\nhost = \"shop.test\"\ninstance = \"shop\"\nport = 8080\n\
+         asleep = { health_paths = [\"/healthz\"] }\n",
+    )
+    .await;
+    let app = Application::start("app").await;
+    stage.plane.add(Scripted::running("shop", app.ip));
+    stage.plane.on(Operation::Get, ALL, Reaction::Hang);
+    let client = stage.gateway.client();
+    let checked = timeout(LIMIT, ask(&client, "GET", "shop", "/healthz", &[]));
+    let checked = checked.await.unwrap();
+    assert_eq!(
+        (checked.status, checked.body.as_str()),
+        (200, "asleep\n"),
+        "{checked:?}"
+    );
+    assert_eq!(app.all_requests(), 0);
+}
