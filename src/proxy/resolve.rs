@@ -6,7 +6,6 @@
 //! name whose instance is gone is looked up again within the request's time.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,13 +19,9 @@ use super::gateway::Gateway;
 use super::pending_request::{LookUp, Resolved, queues_of};
 use super::request_log::RequestLog;
 use super::route::Destination;
-use super::unknown_names::Guess;
 use crate::hold::Gate;
 use crate::wake::{Instance, WakeError};
 use hypeman::ControlPlane;
-
-/// A client that guesses too many names at once may try again after this.
-const SOON: Duration = Duration::from_secs(1);
 
 /// The look-up of a request's name, for when its instance turns out to be gone.
 pub(super) struct NameLookUp<'a, P> {
@@ -81,27 +76,17 @@ impl<P: ControlPlane> Gateway<P> {
         if let Some(instance) = wakes.cached(plane, name) {
             return Ok(instance);
         }
-        let _guess = match wakes.is_listed(plane, name) {
-            true => None,
-            false => Some(self.guess(client)?),
-        };
+        if let Some(wait) = self.unknown.wait(client)
+            && !wakes.is_listed(plane, name)
+        {
+            return Err(ProxyError::TooManyUnknown(wait));
+        }
         // In a box: it is large, and needed once for each name.
         let result = Box::pin(wakes.find(plane, name, patience, client)).await;
         if matches!(result, Err(WakeError::NotFound)) {
             self.unknown.note(client);
         }
         Ok(result?)
-    }
-}
-
-impl<P> Gateway<P> {
-    /// A look-up of a name that may not exist.
-    fn guess(&self, client: IpAddr) -> Result<Guess<'_>, ProxyError> {
-        if let Some(wait) = self.unknown.wait(client) {
-            return Err(ProxyError::TooManyUnknown(wait));
-        }
-        let guess = self.unknown.guess(client);
-        guess.ok_or(ProxyError::TooManyUnknown(SOON))
     }
 }
 

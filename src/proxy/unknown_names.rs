@@ -15,21 +15,10 @@ use super::rates::ClientRate;
 use crate::config::Rate;
 use crate::names::ClientNetwork;
 
-/// Names that may not exist and are looked up at once for one client.
-const MAX_GUESSES: usize = 64;
-
 /// The clients that asked for what does not exist.
 pub(super) struct UnknownNames {
     rate: Option<ClientRate>,
     shut_out: DashMap<ClientNetwork, Instant>,
-    /// Look-ups under way of names that may not exist.
-    guesses: DashMap<ClientNetwork, usize>,
-}
-
-/// A look-up under way of a name that may not exist, until it is dropped.
-pub(super) struct Guess<'a> {
-    names: &'a UnknownNames,
-    client: ClientNetwork,
 }
 
 // === impl UnknownNames ===
@@ -39,24 +28,7 @@ impl UnknownNames {
         Self {
             rate: ClientRate::new(rate),
             shut_out: DashMap::new(),
-            guesses: DashMap::new(),
         }
-    }
-
-    /// A look-up of a name that may not exist; `None` when the client has too many under way, since
-    /// none of them has been counted yet.
-    pub(super) fn guess(&self, client: IpAddr) -> Option<Guess<'_>> {
-        let client = ClientNetwork::from(client);
-        let mut under_way = self.guesses.entry(client).or_default();
-        if *under_way >= MAX_GUESSES {
-            return None;
-        }
-        *under_way += 1;
-        drop(under_way);
-        Some(Guess {
-            names: self,
-            client,
-        })
     }
 
     /// The time that the client is to wait before it may ask for another unknown name.
@@ -89,17 +61,6 @@ impl UnknownNames {
     }
 }
 
-impl Drop for Guess<'_> {
-    fn drop(&mut self) {
-        self.names
-            .guesses
-            .remove_if_mut(&self.client, |_, under_way| {
-                *under_way -= 1;
-                *under_way == 0
-            });
-    }
-}
-
 impl fmt::Debug for UnknownNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "UnknownNames({} shut out)", self.shut_out.len())
@@ -111,26 +72,6 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-
-    #[tokio::test]
-    async fn a_client_guesses_so_many_names_at_once_and_others_as_many() {
-        let rate = Rate {
-            count: NonZeroU32::new(3).unwrap(),
-            per: Duration::from_secs(60),
-        };
-        let (names, scanner) = (UnknownNames::new(rate), IpAddr::from([10, 0, 0, 1]));
-        let guesses: Vec<_> = (0..MAX_GUESSES)
-            .map(|_| names.guess(scanner).unwrap())
-            .collect();
-        assert!(
-            names.guess([10, 0, 0, 9].into()).is_none(),
-            "the same network"
-        );
-        assert!(names.guess([10, 0, 1, 1].into()).is_some());
-        drop(guesses);
-        assert!(names.guess(scanner).is_some());
-        assert!(names.guesses.is_empty());
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_guesses_names_is_shut_out_for_a_while_and_others_are_not() {

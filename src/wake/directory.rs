@@ -182,9 +182,11 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
     ) -> Result<Arc<Instance<R::Stream>>, WakeError> {
         let now = Instant::now();
         let (key, deadline) = ((plane, name.clone()), now + patience);
+        let is_guess = !client.is_unspecified() && !self.is_listed(plane, name);
+        let guesser = is_guess.then(|| client.into());
         let mut turns = 0;
         while turns < MAX_TURNS {
-            let (told, look_up) = self.names.ask(&key, self.instances.len());
+            let (told, look_up) = self.names.ask(&key, self.instances.len(), guesser);
             if let Some(look_up) = look_up {
                 self.spawn_look_up(look_up, client);
             }

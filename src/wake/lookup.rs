@@ -21,14 +21,15 @@ use super::evidence::{Doubt, Evidence, address_of};
 use super::plane_handle::{Asker, PlaneHandle};
 use super::slots::Claim;
 use crate::backoff::Backoff;
-use crate::names::PlaneIndex;
+use crate::names::{ClientNetwork, PlaneIndex};
 use hypeman::wire::Instance as Description;
 use hypeman::{ControlPlane, InstanceId, InstanceRef};
 
 const PAUSES: Backoff =
     Backoff::new(Duration::from_millis(20), Duration::from_millis(500)).with_jitter(0.25);
-/// Look-ups under way at once.
+/// Look-ups under way at once: in all, and those that one client has begun of names that no list has.
 const MAX_ASKING: usize = 10_000;
+const MAX_GUESSES: usize = 64;
 /// How long a failure is the answer to everybody who asks.
 const FAILURE: Duration = Duration::from_secs(1);
 /// The longest that one look-up goes on; whoever still waits begins another.
@@ -72,6 +73,7 @@ pub(super) struct Names {
     /// How many names may lead nowhere.
     max_unknown: usize,
     asking: Arc<AtomicUsize>,
+    guesses: Arc<DashMap<ClientNetwork, usize>>,
     unknown_ttl: Duration,
 }
 
@@ -80,10 +82,45 @@ pub(super) struct LookUp {
     pub(super) name: Name,
     progress: watch::Sender<Progress>,
     _asking: Asking,
+    _guess: Option<Guess>,
 }
 
 /// One look-up under way, until it is dropped.
 struct Asking(Arc<AtomicUsize>);
+
+/// One of a client's guesses under way, until it is dropped.
+struct Guess {
+    guesses: Arc<DashMap<ClientNetwork, usize>>,
+    client: ClientNetwork,
+}
+
+// === impl Guess ===
+
+impl Guess {
+    /// One more, unless the client has too many under way: none of them has been counted as wrong
+    /// yet.
+    fn begin(guesses: &Arc<DashMap<ClientNetwork, usize>>, client: ClientNetwork) -> Option<Self> {
+        let mut under_way = guesses.entry(client).or_default();
+        if *under_way >= MAX_GUESSES {
+            return None;
+        }
+        *under_way += 1;
+        drop(under_way);
+        let guesses = Arc::clone(guesses);
+        Some(Self { guesses, client })
+    }
+}
+
+impl Drop for Guess {
+    fn drop(&mut self) {
+        self.guesses.remove_if_mut(&self.client, |_, under_way| {
+            *under_way -= 1;
+            *under_way == 0
+        });
+    }
+}
+
+// === impl Asking ===
 
 impl Drop for Asking {
     fn drop(&mut self) {
@@ -99,6 +136,7 @@ impl Names {
             meanings: DashMap::new(),
             max_unknown,
             asking: Arc::default(),
+            guesses: Arc::default(),
             unknown_ttl,
         }
     }
@@ -112,8 +150,13 @@ impl Names {
     }
 
     /// What is known about a name. If nothing is, it is being looked up from now on, by whoever
-    /// called. `instances` is how many there are.
-    pub(super) fn ask(&self, name: &Name, instances: usize) -> (Told, Option<LookUp>) {
+    /// called. `instances` is how many there are; `guesser` is who asks, if it may be a guess.
+    pub(super) fn ask(
+        &self,
+        name: &Name,
+        instances: usize,
+        guesser: Option<ClientNetwork>,
+    ) -> (Told, Option<LookUp>) {
         let now = Instant::now();
         if self.meanings.len() >= instances.saturating_mul(2) + self.max_unknown + MAX_ASKING {
             self.meanings
@@ -122,7 +165,7 @@ impl Names {
         let mut entry = match self.meanings.entry(name.clone()) {
             Entry::Occupied(entry) => entry,
             Entry::Vacant(entry) => {
-                let Some((progress, watched, look_up)) = self.begin(name) else {
+                let Some((progress, watched, look_up)) = self.begin(name, guesser) else {
                     return (Told::Found(Err(WakeError::NoSlot)), None);
                 };
                 entry.insert(Meaning::Asking(progress));
@@ -134,7 +177,7 @@ impl Names {
             Meaning::Asking(progress) => Told::Asking(progress.subscribe()),
             Meaning::Nowhere { error, until } if *until > now => Told::Found(Err(error.clone())),
             Meaning::Nowhere { error, .. } => {
-                let Some((progress, watched, look_up)) = self.begin(name) else {
+                let Some((progress, watched, look_up)) = self.begin(name, guesser) else {
                     return (Told::Found(Err(error.clone())), None);
                 };
                 entry.insert(Meaning::Asking(progress));
@@ -144,15 +187,22 @@ impl Names {
         (told, None)
     }
 
-    /// A look-up, with somebody who waits for it; `None` when there are too many at once.
+    /// A look-up, with somebody who waits for it; `None` when there are too many at once. Whoever
+    /// joins one that another has begun pays nothing for it.
     fn begin(
         &self,
         name: &Name,
+        guesser: Option<ClientNetwork>,
     ) -> Option<(watch::Sender<Progress>, watch::Receiver<Progress>, LookUp)> {
         let more = |asking: usize| (asking < MAX_ASKING).then_some(asking + 1);
         self.asking
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .ok()?;
+        let asking = Asking(Arc::clone(&self.asking));
+        let guess = match guesser {
+            Some(client) => Some(Guess::begin(&self.guesses, client)?),
+            None => None,
+        };
         let (progress, watched) = watch::channel(Progress {
             trouble: None,
             found: None,
@@ -160,7 +210,8 @@ impl Names {
         let look_up = LookUp {
             name: name.clone(),
             progress: progress.clone(),
-            _asking: Asking(Arc::clone(&self.asking)),
+            _asking: asking,
+            _guess: guess,
         };
         Some((progress, watched, look_up))
     }

@@ -18,7 +18,7 @@ use wakegate::config::{ReadyWhen, RouteWakeConfig, WakeConfig};
 use wakegate::names::PlaneIndex;
 use wakegate::telemetry::{Metrics, WakeKind};
 use wakegate::wake::{
-    Instance, Ready, Requester, Suspicion, Target, Tcp, WakeError, WakeStage, Wakes,
+    Instance, Listing, Ready, Requester, Suspicion, Target, Tcp, WakeError, WakeStage, Wakes,
 };
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -643,4 +643,100 @@ async fn what_nobody_uses_is_let_go_of_and_its_task_ends() {
     assert!(weak.upgrade().is_none());
     assert_eq!(stage.find().await.unwrap().id().as_str(), "one");
     stage.end().await;
+}
+
+impl Stage {
+    /// The control plane lists these instances.
+    fn list(&self, described: Vec<Answer>) {
+        let listing = Listing::new(described, true, tokio::time::Instant::now());
+        self.wakes.note_list(PlaneIndex(0), Arc::new(listing));
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_lists_show_running_is_not_asked_about() {
+    let config = WakeConfig {
+        stall_timeout: Duration::from_millis(200),
+        ..WakeConfig::default()
+    };
+    let stage = Stage::set(config).await;
+    let instance = stage.find().await.unwrap();
+    let _quiet = get_ready(&instance, stage.port, 1000).await.unwrap();
+    let asked = stage.actor.count("get");
+    let began = tokio::time::Instant::now();
+    while began.elapsed() < Duration::from_secs(1) {
+        stage.list(vec![stage.actor.answer()]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(stage.actor.count("get"), asked);
+    eventually("without lists it is asked about", async || {
+        stage.actor.count("get") > asked
+    })
+    .await;
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_list_without_an_instance_raises_a_doubt_and_cuts_nothing() {
+    let stage = Stage::set(WakeConfig::default()).await;
+    let instance = stage.find().await.unwrap();
+    let ready = get_ready(&instance, stage.port, 1000).await.unwrap();
+    let asked = stage.actor.count("get");
+    stage.list(Vec::new());
+    eventually("the control plane itself is asked", async || {
+        stage.actor.count("get") > asked
+    })
+    .await;
+    assert!(get_ready(&instance, stage.port, 1000).await.is_ok());
+    assert!(!ready.endpoint.cut().is_cancelled());
+    // To whom nothing is open, it costs a look-up to be known again.
+    drop(ready);
+    eventually("nothing is open to it", async || {
+        stage.list(Vec::new());
+        stage.wakes.all().is_empty()
+    })
+    .await;
+    assert_eq!(stage.find().await.unwrap().id(), instance.id());
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_list_that_calls_an_instance_otherwise_frees_its_name() {
+    let stage = Stage::set(WakeConfig::default()).await;
+    let before = stage.find().await.unwrap();
+    let mut renamed = stage.actor.answer();
+    renamed.name = "other".to_owned();
+    stage.list(vec![renamed]);
+    stage
+        .actor
+        .play(|part| (part.id, part.name) = ("two", "named"));
+    assert!(!before.is_meant_by(&reference("named")));
+    assert_eq!(stage.find().await.unwrap().id().as_str(), "two");
+    stage.end().await;
+}
+
+#[tokio::test]
+async fn a_client_guesses_so_many_names_at_once_and_a_crowd_for_one_name_is_no_guess() {
+    let stage = Arc::new(Stage::set(WakeConfig::default()).await);
+    stage.actor.play(|part| part.is_hidden = true);
+    let mut guesses = tokio::task::JoinSet::new();
+    let guess = |name: String, client: IpAddr| {
+        let stage = Arc::clone(&stage);
+        async move {
+            let patience = Duration::from_millis(500);
+            let name = reference(&name);
+            let found = stage.wakes.find(PlaneIndex(0), &name, patience, client);
+            found.await.map(|_| ()).unwrap_err()
+        }
+    };
+    for number in 0..100 {
+        guesses.spawn(guess(format!("guess{number}"), CLIENT));
+        guesses.spawn(guess("crowd".to_owned(), CLIENT));
+    }
+    let other = guess("guess".to_owned(), IpAddr::from([192, 0, 2, 1])).await;
+    assert_eq!(other, WakeError::Failed, "others guess as well");
+    let refused = guesses.join_all().await;
+    let refused = refused.iter().filter(|error| **error == WakeError::NoSlot);
+    assert_eq!(refused.count(), 100 - 63);
+    Arc::into_inner(stage).unwrap().end().await;
 }
