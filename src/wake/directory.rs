@@ -7,7 +7,8 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -36,6 +37,9 @@ use hypeman::{ControlPlane, InstanceId, InstanceRef};
 
 /// Those who hold a handle that nobody uses: the directory and the handle's own task.
 const NOBODY: usize = 2;
+/// How often all handles are looked at while one is remembered, and how often at most.
+const WALKS: u32 = 8;
+const SHORTEST_WALK: Duration = Duration::from_secs(5);
 /// So often an answer may not mean what was asked for.
 const MAX_TURNS: usize = 3;
 
@@ -50,6 +54,10 @@ pub struct Wakes<P, R: Dialer = Tcp> {
     names: Names,
     instances: DashMap<(PlaneIndex, InstanceId), Arc<Instance<R::Stream>>>,
     tasks: TaskTracker,
+    /// When all handles are looked at next.
+    walk_at: Mutex<Instant>,
+    /// A handle is known to be gone.
+    forgotten: Arc<AtomicBool>,
 }
 
 /// One control plane.
@@ -74,6 +82,7 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         let (reports, begins) = (broadcast::channel(1024).0, broadcast::channel(1024).0);
         let (ledger, config) = (Arc::new(Ledger::new(config.ledger)), Arc::new(config));
         let (dialer, own) = (Arc::new(dialer), Arc::<OwnListeners>::default());
+        let forgotten = Arc::<AtomicBool>::default();
         let plane = |plane| Plane {
             common: Common {
                 plane: Arc::new(PlaneHandle::new(plane, &config)),
@@ -87,6 +96,7 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
                     thrash_per_minute: config.thrash_per_minute,
                 },
                 own: Arc::clone(&own),
+                forgotten: Arc::clone(&forgotten),
                 stop: stop.clone(),
             },
             listing: ArcSwapOption::empty(),
@@ -101,6 +111,8 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
             own,
             instances: DashMap::new(),
             tasks,
+            walk_at: Mutex::new(Instant::now()),
+            forgotten,
         })
     }
 
@@ -294,16 +306,20 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         let now = Instant::now();
         for entry in &self.instances {
             let ((plane, id), instance) = entry.pair();
-            if *plane == index {
-                note_listed(instance, id, &listing, now);
+            if *plane == index && !note_listed(instance, id, &listing, now) {
+                self.forgotten.store(true, Ordering::Release);
             }
         }
         plane.listing.store(Some(listing));
     }
 
-    /// Lets go of what nobody uses.
+    /// Lets go of what nobody uses. To be called every few seconds: all handles are looked at seldom,
+    /// and at once when one of them is known to be gone.
     pub fn upkeep(&self) {
         let (now, limit) = (Instant::now(), self.config.forget_after);
+        if !self.is_walk_due(now) {
+            return;
+        }
         // Under the lock of its part of the map nobody gets a handle that nobody has.
         self.instances.retain(|_, instance| {
             let is_unused = Arc::strong_count(instance) <= NOBODY && instance.is_unused(now, limit);
@@ -320,24 +336,43 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
     }
 }
 
-/// What a list says about an instance that the gateway has a handle of.
-fn note_listed<S>(instance: &Instance<S>, id: &InstanceId, listing: &Listing, now: Instant) {
+impl<P, R: Dialer> Wakes<P, R> {
+    fn is_walk_due(&self, now: Instant) -> bool {
+        let mut walk_at = self.walk_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = now >= *walk_at;
+        if is_due {
+            // Thousands that sleep are no work: a handle lives a little longer than it has to.
+            *walk_at = now + (self.config.forget_after / WALKS).max(SHORTEST_WALK);
+        }
+        self.forgotten.swap(false, Ordering::AcqRel) || is_due
+    }
+}
+
+/// What a list says about an instance that the gateway has a handle of. Returns whether it is kept.
+fn note_listed<S>(
+    instance: &Instance<S>,
+    id: &InstanceId,
+    listing: &Listing,
+    now: Instant,
+) -> bool {
     let Some(listed) = listing.instances.get(id) else {
         if !listing.is_complete || instance.since() >= listing.asked_at {
-            return;
+            return true;
         }
-        match instance.is_at_rest(now) {
+        let is_at_rest = instance.is_at_rest(now);
+        match is_at_rest {
             // Who asks for it is looked up anew, and told the truth.
             true => instance.forget(),
             false => instance.doubt(),
         }
-        return;
+        return !is_at_rest;
     };
     instance.set_name(&listed.name, listing.asked_at);
     let endpoint = instance.endpoint();
     if let Some(endpoint) = endpoint.filter(|e| listed.runs_at == Some(e.ip())) {
         endpoint.confirm(listing.asked_at);
     }
+    true
 }
 
 impl<P, R: Dialer> fmt::Debug for Wakes<P, R> {

@@ -346,7 +346,10 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             Effect::Grant { target, woken } => self.grant(target, woken),
             Effect::Cut => self.cut(),
             Effect::Refuse(error) => self.refuse(&error),
-            Effect::Forget => self.instance.forget(),
+            Effect::Forget => {
+                self.instance.forget();
+                self.common.forgotten.store(true, Ordering::Release);
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -34,6 +35,8 @@ pub(in crate::wake) struct Common<P, R> {
     pub(in crate::wake) config: Arc<WakeConfig>,
     pub(in crate::wake) wake_log: WakeLog,
     pub(in crate::wake) own: Arc<OwnListeners>,
+    /// Set when an instance is gone, so that the directory lets go of its handle.
+    pub(in crate::wake) forgotten: Arc<AtomicBool>,
     pub(in crate::wake) stop: CancellationToken,
 }
 
@@ -134,6 +137,7 @@ impl<P, R> Clone for Common<P, R> {
             config: Arc::clone(&self.config),
             wake_log: self.wake_log.clone(),
             own: Arc::clone(&self.own),
+            forgotten: Arc::clone(&self.forgotten),
             stop: self.stop.clone(),
         }
     }
