@@ -24,17 +24,13 @@ use crate::config::{Protocol, RouteConfig, RouteWakeConfig, redacted};
 use crate::names::PlaneIndex;
 use crate::proxy::{ProxyError, error_response};
 use crate::telemetry::{InstanceCondition, Readings, WakeKind};
-use crate::wake::{
-    Endpoint, Instance, LedgerEntry, Requester, Suspicion, Target, WakeError, WakeStage,
-};
+use crate::wake::{Instance, LedgerEntry, Requester, Suspicion, Target, WakeError, WakeStage};
 use hypeman::Error as ControlPlaneError;
 use hypeman::wire::InstanceState;
 use hypeman::{GoDuration, InstanceId, InstanceRef};
 
 /// How long an operator's standby waits until the engine has noticed.
 const DOUBT: Duration = Duration::from_secs(1);
-/// An instance that was heard from so lately is awake without a question.
-const CERTAINLY: Duration = Duration::from_secs(2);
 
 /// Whether a wake is more than a question about the lease.
 fn is_waking(stage: WakeStage) -> bool {
@@ -357,13 +353,11 @@ impl Operator for AppHandle {
                 since: began,
                 trace: None,
             };
-            let endpoint = instance.endpoint();
-            let is_heard = |endpoint: &Endpoint| endpoint.is_heard_within(began, CERTAINLY);
-            let outcome = match endpoint {
-                Some(endpoint) if is_heard(&endpoint) => "awake",
-                endpoint => {
+            let outcome = match instance.is_certainly_awake() {
+                true => "awake",
+                false => {
                     // Somebody may have put it to sleep: the control plane is asked.
-                    if let Some(endpoint) = &endpoint {
+                    if let Some(endpoint) = &instance.endpoint() {
                         let port = Target::AWAKE.port;
                         instance
                             .suspect(endpoint, Suspicion::NotConnected(port))

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: such an answer never wakes the instance, keeps it awake or takes a place in the hold
 //! queue; it is about the instance's wake or health, as far as the gateway knows them without a
-//! question of its own, or one that the application gave to the same CORS preflight and still stands by.
+//! question of its own, or one that the application gave to the same CORS preflight and still
+//! stands by.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,15 +28,6 @@ use crate::wake::{Instance, WakeError, WakeStage};
 
 /// How long a health check waits for what its instance's name means.
 const HEALTH_PATIENCE: Duration = Duration::from_secs(1);
-/// An instance that was heard from so lately is certainly awake.
-const CERTAINLY: Duration = Duration::from_secs(2);
-
-/// Whether the instance is awake beyond doubt: a lease alone does not say so where somebody has put
-/// it to sleep.
-pub(super) fn is_certainly_awake<S>(instance: &Instance<S>) -> bool {
-    let endpoint = instance.endpoint();
-    endpoint.is_some_and(|endpoint| endpoint.is_heard_within(Instant::now(), CERTAINLY))
-}
 
 /// An instance's state as a health checker is told it. Nobody is asked.
 fn state<S>(instance: &Instance<S>) -> &'static str {
@@ -115,7 +107,7 @@ impl<P> Gateway<P> {
             return Some(health(state));
         }
         let preflight = target.preflight.as_ref()?;
-        if is_certainly_awake(instance) {
+        if instance.is_certainly_awake() {
             return None;
         }
         let answer = self.preflights.recall(preflight)?;

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::answer_locally::is_certainly_awake;
 use super::context::readiness_of;
 use super::gateway::Gateway;
 use crate::names::Hostname;
@@ -32,7 +31,7 @@ impl<P: ControlPlane> Gateway<P> {
                 wakes.prewarm(config.plane, &rule.instances, &config.wake, &requester());
             }
         }
-        let may_sleep = || !is_certainly_awake(instance) && instance.progress().is_none();
+        let may_sleep = || !instance.is_certainly_awake() && instance.progress().is_none();
         if !config.wake.also.is_empty() && may_sleep() {
             wakes.prewarm(config.plane, &config.wake.also, &config.wake, &requester());
         }

@@ -73,7 +73,6 @@ pub(super) fn instance<P: ControlPlane, R: Dialer>(
         check: ReadinessCheck::default(),
         deadline: now,
         urgent: None,
-        queued: false,
         verb: None,
         calling: false,
         rests: 0,
@@ -209,7 +208,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             // A question that is under way already needs no more place.
             let _under_way = urgent.send((self.claim(), self.deadline));
         }
-        if self.queued {
+        if self.verb.is_some() {
             // Its own turn may come sooner than that of whoever began the wake.
             self.claim_for(&request.requester, self.deadline);
         }

@@ -27,6 +27,8 @@ use hypeman::{InstanceId, InstanceRef};
 
 /// Commands that may wait for the task at once; who sends one beyond that waits to send it.
 const COMMANDS: usize = 1024;
+/// An instance that was heard from so lately is certainly awake.
+const CERTAINLY: Duration = Duration::from_secs(2);
 /// An application that wants to stay awake is heard again when it asks for this much more.
 const MORE_HOLD: Duration = Duration::from_secs(1);
 /// A request whose client leaves this share of its route's time to a wake is a measure of the wake.
@@ -155,6 +157,13 @@ impl<S> Instance<S> {
     /// The epoch that it is in, or was in when it was last awake.
     pub fn endpoint(&self) -> Option<Endpoint> {
         self.awake.load().as_deref().cloned()
+    }
+
+    /// Whether it is awake beyond doubt: a lease alone does not say so where somebody has put it to
+    /// sleep.
+    pub fn is_certainly_awake(&self) -> bool {
+        let endpoint = self.endpoint();
+        endpoint.is_some_and(|endpoint| endpoint.is_heard_within(Instant::now(), CERTAINLY))
     }
 
     /// What keeps the next wake from being tried; `None` when nothing does.

@@ -116,6 +116,10 @@ pub(super) struct EpochInit {
     pub(super) asked_at: Instant,
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 // === impl LeaseTerms ===
 
 impl LeaseTerms {
@@ -244,8 +248,7 @@ impl Endpoint {
     /// Whether a connection is open without a byte either way for `limit`, and the instance was not
     /// confirmed meanwhile.
     pub(super) fn is_stalled(&self, now: Instant, limit: Duration) -> bool {
-        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        let before = self.nanos(now).saturating_sub(limit);
+        let before = self.nanos(now).saturating_sub(nanos(limit));
         if self.0.verified.load(Ordering::Acquire) >= before {
             return false;
         }
@@ -263,9 +266,8 @@ impl Endpoint {
 
     /// Whether the control plane confirmed it within this time.
     pub(super) fn is_verified_within(&self, now: Instant, limit: Duration) -> bool {
-        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
         let verified = self.0.verified.load(Ordering::Acquire);
-        self.nanos(now) < verified.saturating_add(limit)
+        self.nanos(now) < verified.saturating_add(nanos(limit))
     }
 
     /// Whether the control plane, which could not tell lately, may be asked again.
@@ -307,7 +309,6 @@ impl Endpoint {
 
     fn is_in_term(&self, now: u64) -> bool {
         let terms = self.0.terms.load();
-        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
         if terms.counts && self.open_connections() > 0 {
             return true;
         }
@@ -338,8 +339,7 @@ impl Endpoint {
         let confirmed = verified
             .load(Ordering::Acquire)
             .max(heard.load(Ordering::Acquire));
-        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        now < confirmed.saturating_add(limit)
+        now < confirmed.saturating_add(nanos(limit))
     }
 
     /// When a hold was placed that the server cannot have forgotten since.
@@ -442,7 +442,7 @@ impl Deref for Handle {
 
 impl Epoch {
     fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.base).as_nanos()).unwrap_or(u64::MAX)
+        nanos(at.saturating_duration_since(self.base))
     }
 
     fn activity(&self) -> MutexGuard<'_, Slab<Arc<AtomicU64>>> {

@@ -87,7 +87,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
     /// Waits for the control plane's turn for this instance.
     pub(super) fn queue(&mut self, verb: Verb, until: Instant) {
         let claim = self.claim();
-        (self.queued, self.verb) = (true, Some(verb));
+        self.verb = Some(verb);
         self.queues += 1;
         self.claimed.clear();
         self.push_claim(claim, until);
@@ -122,20 +122,20 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
     /// A claim has been granted, or was not in time. The first that is granted is used; the others'
     /// slots go back.
     pub(super) fn slot(&mut self, claimed: Claimed, slot: Option<FairSlot>) {
-        if !self.queued || claimed.queue != self.queues {
+        let Some(verb) = self.verb.filter(|_| claimed.queue == self.queues) else {
             return;
-        }
+        };
         self.claimed.retain(|client| *client != claimed.client);
-        match (slot, self.verb) {
-            (Some(slot), Some(verb)) => {
-                self.queued = false;
+        match slot {
+            Some(slot) => {
+                self.verb = None;
                 self.call(verb, slot);
             }
-            (None, _) if self.claimed.is_empty() => {
-                self.queued = false;
+            None if self.claimed.is_empty() => {
+                self.verb = None;
                 self.seen(Evidence::Unsure(Doubt::NoSlot).into());
             }
-            (Some(_) | None, _) => {}
+            None => {}
         }
     }
 

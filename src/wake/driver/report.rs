@@ -63,7 +63,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
     pub(super) fn publish_progress(&mut self) {
         let stage = self.machine.stage().map(|stage| {
             let calling = matches!(stage, WakeStage::Restoring | WakeStage::Starting);
-            if self.queued && calling {
+            if self.verb.is_some() && calling {
                 WakeStage::Queued
             } else {
                 stage

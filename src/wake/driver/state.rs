@@ -56,8 +56,6 @@ pub(super) struct Driver<P, R: Dialer> {
     pub(super) deadline: Instant,
     /// Tells a question that was asked for nobody that somebody waits for it now.
     pub(super) urgent: Option<oneshot::Sender<(Claim, Instant)>>,
-    /// It waits for a slot.
-    pub(super) queued: bool,
     /// A restore or start is in flight.
     pub(super) calling: bool,
     /// Calls that were overtaken by their success and have not ended.
@@ -66,7 +64,7 @@ pub(super) struct Driver<P, R: Dialer> {
     pub(super) counted: bool,
     /// The probe under way sends the warm-up request.
     pub(super) warmed_up: bool,
-    /// What a slot is waited for, and the networks for which claims are made.
+    /// What a slot is waited for, if one is, and the networks for which claims are made.
     pub(super) verb: Option<Verb>,
     pub(super) claimed: Vec<ClientNetwork>,
     /// How often a slot was waited for.
