@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use crate::support::reserved::Reserved;
 use crate::support::tools::{node, python, run, scratch};
-use crate::support::{Plane, Program, Wanted, can_run_vms, client_of, eventually, reference};
+use crate::support::{
+    PATIENCE, Plane, Program, Wanted, can_run_vms, client_of, eventually_within, reference,
+};
 use hypeman::wire::{
     AttachVolume, AutoStandbyPolicy, CreateIngress, CreateInstance, CreateSnapshot, ForkInstance,
     HealthCheck, IngressMatch, IngressRule, IngressTarget, InstanceState, ListInstances,
@@ -169,7 +171,12 @@ async fn mock() -> (Program, Reserved) {
         .spawn();
     let program = Program(child.unwrap());
     let client = client_of(reserved.address, "token");
-    eventually("the mock serves", async || client.health().await.is_ok()).await;
+    // It reads and checks the whole document first, which takes a busy machine its time.
+    let patience = 5 * PATIENCE;
+    eventually_within(patience, "the mock serves", async || {
+        client.health().await.is_ok()
+    })
+    .await;
     (program, reserved)
 }
 

@@ -107,10 +107,19 @@ pub fn number(name: &str) -> Option<u64> {
 }
 
 /// Waits until `check` says so; fails when it has not for a long time.
-pub async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+pub async fn eventually(what: &str, check: impl AsyncFnMut() -> bool) {
+    eventually_within(PATIENCE, what, check).await;
+}
+
+/// The same, for what may take longer.
+pub async fn eventually_within(
+    patience: Duration,
+    what: &str,
+    mut check: impl AsyncFnMut() -> bool,
+) {
+    let end = Instant::now() + patience;
     while !check().await {
-        assert!(Instant::now() < end, "not so after {PATIENCE:?}: {what}");
+        assert!(Instant::now() < end, "not so after {patience:?}: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
