@@ -1,9 +1,9 @@
 //! The operator's API and its clients on the command line.
 
 use std::net::SocketAddr;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use crate::support::{BINARY, ConfigFile, Gateway, Plane, Program, Wanted, eventually, spawn};
+use crate::support::{ConfigFile, Gateway, Plane, Program, Wanted, eventually, spawn, wakegate};
 use hypeman::wire::InstanceState;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -17,7 +17,7 @@ async fn run(words: &[&str]) -> (i32, String) {
 }
 
 async fn run_with(words: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
-    let mut command = Command::new(BINARY);
+    let mut command = wakegate();
     command.args(words).envs(variables.iter().copied());
     let output = tokio::task::spawn_blocking(move || command.output().unwrap());
     let Output {

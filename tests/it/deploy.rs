@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crate::support::reserved::Reserved;
 use crate::support::tools::{python, run, scratch};
-use crate::support::{BINARY, Plane, Program, Wanted, eventually};
+use crate::support::{Plane, Program, Wanted, eventually, wakegate};
 use serde_json::Value;
 use wakegate::config::{Variables, load};
 
@@ -186,7 +186,7 @@ async fn a_sidecar_needs_no_file_and_takes_every_host() {
     plane.asleep(Wanted::hello("app")).await;
     let reserved = [(); 2].map(|()| Reserved::new());
     let [listen, admin] = reserved.each_ref().map(|one| one.address);
-    let mut command = Command::new(BINARY);
+    let mut command = wakegate();
     command
         .arg("serve")
         .env("WAKEGATE_UPSTREAM_INSTANCE", "app")
@@ -215,9 +215,9 @@ async fn a_sidecar_needs_no_file_and_takes_every_host() {
 fn completions_and_manual_pages_tell_of_every_command() {
     let dir = scratch("man");
     std::fs::create_dir_all(&dir).unwrap();
-    run(Command::new(BINARY).arg("man").arg(&dir));
+    run(wakegate().arg("man").arg(&dir));
     let page = std::fs::read_to_string(dir.join("wakegate.1")).unwrap();
-    let help = run(Command::new(BINARY).arg("--help"));
+    let help = run(wakegate().arg("--help"));
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     let commands: Vec<&str> = commands
         .take_while(|line| !line.is_empty())
@@ -226,7 +226,7 @@ fn completions_and_manual_pages_tell_of_every_command() {
         .collect();
     assert!(commands.len() > 15, "{commands:?}");
     for shell in ["bash", "zsh", "fish"] {
-        let script = run(Command::new(BINARY).args(["completions", shell]));
+        let script = run(wakegate().args(["completions", shell]));
         for command in &commands {
             assert!(script.contains(command), "{shell}: {command}");
         }

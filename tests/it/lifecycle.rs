@@ -4,8 +4,8 @@ use std::process::Command;
 
 use crate::support::reserved::Reserved;
 use crate::support::{
-    BINARY, Demo, Door, Gateway, Home, Lines, Plane, Program, Wanted, client_of, config,
-    eventually, processes, reference, route,
+    Demo, Door, Gateway, Home, Lines, Plane, Program, Wanted, client_of, config, eventually,
+    processes, reference, route, wakegate,
 };
 use hypeman::wire::{CreateInstance, InstanceState};
 use tokio::net::TcpStream;
@@ -230,7 +230,7 @@ fn a_port_in_use_is_a_clear_message_that_names_the_flag() {
             ],
         ),
     ] {
-        let output = Command::new(BINARY).args(arguments).output().unwrap();
+        let output = wakegate().args(arguments).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.contains(&taken) && text.contains(flag), "{text}");
@@ -251,7 +251,7 @@ fn exit_codes_tell_usage_configuration_and_success_apart() {
         (vec!["check", "-c", good], 0, "[[route]]"),
         (vec!["--help"], 0, "demo"),
     ] {
-        let output = Command::new(BINARY).args(&arguments).output().unwrap();
+        let output = wakegate().args(&arguments).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         let text = String::from_utf8_lossy(&text).into_owned();
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");

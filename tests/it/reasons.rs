@@ -2,7 +2,6 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use axum::Json;
@@ -16,7 +15,7 @@ use wakegate::telemetry::AccessSink;
 
 use crate::support::browser::Browser;
 use crate::support::reserved::Reserved;
-use crate::support::{BINARY, Gateway, Lines, Program, eventually, route, spawn};
+use crate::support::{Gateway, Lines, Program, eventually, route, spawn, wakegate};
 
 const ID: &str = "ibrokenbrokenbrokenbroke";
 const REASON: &str = "wake_failed in phase restoring; restore answered 500 internal_error: \
@@ -132,7 +131,7 @@ async fn asked(admin: SocketAddr, path: &str) -> Value {
 
 /// Runs a subcommand against a gateway; its exit code, and what it said.
 async fn run(admin: SocketAddr, words: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(BINARY);
+    let mut command = wakegate();
     command
         .args(words)
         .args(["--url", &format!("http://{admin}")]);
@@ -416,7 +415,7 @@ impl Served {
     }
 
     async fn start(&self) -> Program {
-        let mut command = Command::new(BINARY);
+        let mut command = wakegate();
         command.args(["serve", "-c", self.path.to_str().unwrap()]);
         let program = Program::spawn(command.env("HYPEMAN_API_KEY", "key"));
         let ready = format!("http://{}/readyz", self.admin);

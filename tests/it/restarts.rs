@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::support::reserved::Reserved;
 use crate::support::{
-    BINARY, Gateway, Lines, PATIENCE, Plane, Program, Wanted, config, eventually,
+    BINARY, Gateway, Lines, PATIENCE, Plane, Program, Wanted, config, eventually, without_settings,
 };
 use tokio::task::{JoinSet, spawn_blocking};
 
@@ -177,7 +177,7 @@ async fn serving(file: &Path) -> (Program, Lines) {
 async fn activated(socket: &TcpListener, file: &str) -> Program {
     let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
     let socket = OwnedFd::from(socket.try_clone().unwrap());
-    let child = Command::new("sh")
+    let child = without_settings(Command::new("sh"))
         .args([
             "-c",
             script,

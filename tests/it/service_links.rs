@@ -3,11 +3,11 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
 
-use crate::support::BINARY;
+use crate::support;
 
 /// `wakegate` as a sidecar would be configured, with the links of these Services around it.
 fn wakegate(command: &str, services: &[&str]) -> Command {
-    let mut program = Command::new(BINARY);
+    let mut program = support::wakegate();
     program
         .arg(command)
         .env("WAKEGATE_UPSTREAM_INSTANCE", "app")

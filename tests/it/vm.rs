@@ -384,7 +384,7 @@ async fn a_kill_in_the_middle_of_a_standby_loses_no_good_sleep() {
         "--api-listen",
         "127.0.0.1:0",
     ];
-    let mut other = std::process::Command::new(crate::support::BINARY);
+    let mut other = crate::support::wakegate();
     let refused = other.args(processes_instead).output().unwrap();
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(1));

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::reserved::Reserved;
-use super::{BINARY, Program, eventually};
+use super::{BINARY, Program, eventually, without_settings};
 
 /// A running `wakegate serve`.
 pub struct GatewayProcess {
@@ -40,9 +40,7 @@ impl GatewayProcess {
              [[listener]]\naddress = \"{listen}\"\n{config}"
         );
         std::fs::write(&path, text).unwrap();
-        let mut command = Command::new(binary());
-        // A setting it is not.
-        command.env_remove("WAKEGATE_BIN");
+        let mut command = without_settings(Command::new(binary()));
         command.arg("serve").arg("-c").arg(&path);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let program = Program(command.spawn().unwrap());

@@ -33,6 +33,23 @@ use reserved::Reserved;
 use skips::{Lacking, skip};
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_wakegate");
+
+/// The program, among no settings but those that a test gives it: somebody who has worked with
+/// wakegate in this shell has keys and addresses in the environment.
+pub fn wakegate() -> Command {
+    without_settings(Command::new(BINARY))
+}
+
+/// The same for another program that starts it.
+pub fn without_settings(mut command: Command) -> Command {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("WAKEGATE_") || text.starts_with("HYPEMAN_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
 /// Longer than anything takes on a machine that is busy with much else.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -599,7 +616,7 @@ impl Demo {
     pub fn start(idle_timeout: &str, temporary: &Path) -> Self {
         let reserved = [(); 3].map(|()| Reserved::new());
         let [listen, api, admin] = reserved.each_ref().map(|one| one.address);
-        let mut command = Command::new(BINARY);
+        let mut command = wakegate();
         command
             .args(["demo", "--idle-timeout", idle_timeout])
             .args(["--listen", &listen.to_string()])
@@ -617,7 +634,7 @@ impl Demo {
 
 impl Program {
     pub fn start(arguments: &[&str]) -> Self {
-        Self::spawn(Command::new(BINARY).args(arguments))
+        Self::spawn(wakegate().args(arguments))
     }
 
     pub fn spawn(command: &mut Command) -> Self {

@@ -42,7 +42,7 @@ pub fn python(packages: &[&str]) -> PathBuf {
 }
 
 /// A throw-away folder with Node packages.
-pub fn node(packages: &[&str]) -> PathBuf {
+pub fn npm(packages: &[&str]) -> PathBuf {
     let _one = INSTALLING
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);

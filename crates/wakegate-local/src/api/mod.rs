@@ -10,6 +10,7 @@ mod ingresses;
 mod instances;
 mod logs;
 mod observe;
+mod rest;
 mod snapshots;
 mod verbs;
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State, State as Shared};
 use axum::http::header;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -102,6 +103,7 @@ pub(crate) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<Fa
         .route("/spec.json", get(openapi))
         .fallback(async || ApiError::no_operation())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .layer(from_fn(rest::read_rest))
 }
 
 async fn authenticate(
