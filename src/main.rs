@@ -9,10 +9,10 @@ use clap::Parser as _;
 use tokio::runtime::Builder;
 use wakegate::cli::{Arguments, Command, FAILED, Failure, OK, Output, run, run_alone};
 
-/// A request makes and frees some dozens of small things; this allocator's way with them is the
-/// shorter one (docs/performance.md).
+/// What has been freed goes back to the system within seconds, however small the pieces were
+/// (docs/performance.md).
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The reader of standard output has gone.
 static CLOSED: AtomicBool = AtomicBool::new(false);

@@ -237,6 +237,9 @@ impl App {
             let folding = async {
                 loop {
                     tokio::time::sleep(FOLDING).await;
+                    if !metrics.has_samples() {
+                        continue;
+                    }
                     let metrics = Arc::clone(&metrics);
                     // Beside the requests, not between two of them.
                     if spawn_blocking(move || metrics.upkeep()).await.is_err() {

@@ -151,6 +151,11 @@ impl TurnOrder {
                 counts.add(client, 1);
             }
         });
+        if self.waiting.is_empty() {
+            // An empty tree keeps a node: kilobytes for each instance that was woken once.
+            (self.waiting, self.unready) = (BTreeMap::new(), BTreeSet::new());
+            (self.lanes, self.clients) = (BTreeMap::new(), BTreeMap::new());
+        }
         Some((waiter, counted))
     }
 

@@ -7,7 +7,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ use super::addresses::OwnListeners;
 use super::dialer::{Dialer, Tcp};
 use super::driver::{Common, instance};
 use super::error::{WakeError, WakeStage};
+use super::expiry::{Expiry, Key};
 use super::instance::Instance;
 use super::listing::Listing;
 use super::lookup::{Found, LookUp, Names, Told, wait_for};
@@ -37,9 +37,12 @@ use hypeman::{ControlPlane, InstanceId, InstanceRef};
 
 /// Those who hold a handle that nobody uses: the directory and the handle's own task.
 const NOBODY: usize = 2;
-/// How often all handles are looked at while one is remembered, and how often at most.
+/// How often names are looked at while a handle is remembered, and how often at most; as often is a
+/// handle that is in use when its time comes.
 const WALKS: u32 = 8;
 const SHORTEST_WALK: Duration = Duration::from_secs(5);
+/// So many handles let go of are a reason to look at the names earlier.
+const MANY: usize = 1024;
 /// So often an answer may not mean what was asked for.
 const MAX_TURNS: usize = 3;
 
@@ -54,10 +57,15 @@ pub struct Wakes<P, R: Dialer = Tcp> {
     names: Names,
     instances: DashMap<(PlaneIndex, InstanceId), Arc<Instance<R::Stream>>>,
     tasks: TaskTracker,
-    /// When all handles are looked at next.
-    walk_at: Mutex<Instant>,
-    /// A handle is known to be gone.
-    forgotten: Arc<AtomicBool>,
+    expiry: Arc<Expiry>,
+    walk: Mutex<Walk>,
+}
+
+/// When all names are looked at next.
+struct Walk {
+    at: Instant,
+    /// Handles let go of since the last one.
+    forgotten: usize,
 }
 
 /// One control plane.
@@ -82,9 +90,10 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         let (reports, begins) = (broadcast::channel(1024).0, broadcast::channel(1024).0);
         let (ledger, config) = (Arc::new(Ledger::new(config.ledger)), Arc::new(config));
         let (dialer, own) = (Arc::new(dialer), Arc::<OwnListeners>::default());
-        let forgotten = Arc::<AtomicBool>::default();
-        let plane = |plane| Plane {
+        let expiry = Arc::<Expiry>::default();
+        let plane = |(index, plane)| Plane {
             common: Common {
+                index,
                 plane: Arc::new(PlaneHandle::new(plane, &config)),
                 dialer: Arc::clone(&dialer),
                 config: Arc::clone(&config),
@@ -96,13 +105,18 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
                     thrash_per_minute: config.thrash_per_minute,
                 },
                 own: Arc::clone(&own),
-                forgotten: Arc::clone(&forgotten),
+                expiry: Arc::clone(&expiry),
                 stop: stop.clone(),
             },
             listing: ArcSwapOption::empty(),
         };
+        let indices = (0..).map(PlaneIndex);
+        let walk = Walk {
+            at: Instant::now(),
+            forgotten: 0,
+        };
         Arc::new(Self {
-            planes: planes.into_iter().map(plane).collect(),
+            planes: indices.zip(planes).map(plane).collect(),
             names: Names::new(config.max_unknown, config.unknown_ttl),
             config,
             ledger,
@@ -111,8 +125,8 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
             own,
             instances: DashMap::new(),
             tasks,
-            walk_at: Mutex::new(Instant::now()),
-            forgotten,
+            expiry,
+            walk: Mutex::new(walk),
         })
     }
 
@@ -257,6 +271,8 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         let make = || {
             let (instance, task) = instance(described, id.clone(), plane.common.clone());
             self.tasks.spawn(task);
+            let at = Instant::now() + self.config.forget_after;
+            self.expiry.look_at((index, id.clone()), at);
             instance
         };
         let mut entry = self
@@ -307,44 +323,72 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         for entry in &self.instances {
             let ((plane, id), instance) = entry.pair();
             if *plane == index && !note_listed(instance, id, &listing, now) {
-                self.forgotten.store(true, Ordering::Release);
+                self.expiry.note_gone((index, id.clone()));
             }
         }
         plane.listing.store(Some(listing));
     }
 
-    /// Lets go of what nobody uses. To be called every few seconds: all handles are looked at seldom,
-    /// and at once when one of them is known to be gone.
+    /// Lets go of what nobody uses. To be called every few seconds; thousands that sleep are no work.
     pub fn upkeep(&self) {
-        let (now, limit) = (Instant::now(), self.config.forget_after);
-        if !self.is_walk_due(now) {
-            return;
+        let now = Instant::now();
+        let mut forgotten = 0;
+        for key in self.expiry.take_gone() {
+            let gone = self
+                .instances
+                .remove_if(&key, |_, instance| instance.is_forgotten());
+            forgotten += usize::from(gone.is_some());
         }
-        // Under the lock of its part of the map nobody gets a handle that nobody has.
-        self.instances.retain(|_, instance| {
-            let is_unused = Arc::strong_count(instance) <= NOBODY && instance.is_unused(now, limit);
-            if is_unused {
-                instance.forget();
+        while let Some(key) = self.expiry.next_due(now) {
+            match self.let_go(&key, now) {
+                Some(again) => self.expiry.look_at(key, again),
+                None => forgotten += 1,
             }
-            !instance.is_forgotten()
-        });
-        self.names
-            .upkeep(|plane, id| self.instances.contains_key(&(plane, id.clone())));
-        if self.instances.capacity() > 4 * self.instances.len() + 1024 {
-            self.instances.shrink_to_fit();
+        }
+        if self.is_walk_due(now, forgotten) {
+            self.names
+                .upkeep(|plane, id| self.instances.contains_key(&(plane, id.clone())));
+            self.expiry
+                .tidy(self.instances.len(), |key| self.instances.contains_key(key));
+            if self.instances.capacity() > 4 * self.instances.len() + 1024 {
+                self.instances.shrink_to_fit();
+            }
         }
     }
-}
 
-impl<P, R: Dialer> Wakes<P, R> {
-    fn is_walk_due(&self, now: Instant) -> bool {
-        let mut walk_at = self.walk_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = now >= *walk_at;
+    /// Lets go of a handle if nobody uses it; else, when it is to be looked at again.
+    fn let_go(&self, key: &Key, now: Instant) -> Option<Instant> {
+        let mut again = None;
+        // Under the lock of its part of the map nobody gets a handle that nobody has.
+        self.instances.remove_if(key, |_, instance| {
+            let since = instance.unused_since(now);
+            again = match since.filter(|_| Arc::strong_count(instance) <= NOBODY) {
+                None => Some(now + self.pause()),
+                Some(since) => Some(since + self.config.forget_after).filter(|at| *at > now),
+            };
+            if again.is_none() {
+                instance.forget();
+            }
+            again.is_none()
+        });
+        again
+    }
+
+    fn pause(&self) -> Duration {
+        (self.config.forget_after / WALKS).max(SHORTEST_WALK)
+    }
+
+    fn is_walk_due(&self, now: Instant, forgotten: usize) -> bool {
+        let mut walk = self.walk.lock().unwrap_or_else(PoisonError::into_inner);
+        walk.forgotten += forgotten;
+        let is_due = now >= walk.at || walk.forgotten >= MANY;
         if is_due {
-            // Thousands that sleep are no work: a handle lives a little longer than it has to.
-            *walk_at = now + (self.config.forget_after / WALKS).max(SHORTEST_WALK);
+            *walk = Walk {
+                at: now + self.pause(),
+                forgotten: 0,
+            };
         }
-        self.forgotten.swap(false, Ordering::AcqRel) || is_due
+        is_due
     }
 }
 

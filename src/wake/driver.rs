@@ -347,7 +347,8 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             Effect::Refuse(error) => self.refuse(&error),
             Effect::Forget => {
                 self.instance.forget();
-                self.common.forgotten.store(true, Ordering::Release);
+                let key = (self.common.index, self.instance.id().clone());
+                self.common.expiry.note_gone(key);
             }
         }
     }

@@ -243,14 +243,13 @@ impl<S> Instance<S> {
         self.base
     }
 
-    /// Whether nobody has asked for it for `limit`, and nothing is open to it, held for it or going
-    /// on with it.
-    pub(super) fn is_unused(&self, now: Instant, limit: Duration) -> bool {
-        let idle = |since: Instant| now.saturating_duration_since(since) >= limit;
+    /// Since when nobody has asked for it; `None` while something is open to it, held for it or
+    /// going on with it.
+    pub(super) fn unused_since(&self, now: Instant) -> Option<Instant> {
         let asked_for = Duration::from_millis(self.asked_for.load(Ordering::Relaxed));
-        idle(self.base + asked_for)
-            && self.is_at_rest(now)
-            && self.endpoint().is_none_or(|e| idle(e.last_use()))
+        let used_at = self.endpoint().map(|endpoint| endpoint.last_use());
+        let since = used_at.max(Some(self.base + asked_for));
+        since.filter(|_| self.is_at_rest(now))
     }
 
     /// Whether nothing is open to it, held for it or going on with it.

@@ -333,7 +333,7 @@ async fn ask<P: ControlPlane>(
     look_up: &LookUp,
     claim: Claim,
     until: Instant,
-) -> Result<(Description, Instant), WakeError> {
+) -> Result<(Box<Description>, Instant), WakeError> {
     let (_, name) = &look_up.name;
     let mut pauses = PAUSES.pauses();
     loop {

@@ -19,6 +19,7 @@ mod directory;
 mod driver;
 mod error;
 mod evidence;
+mod expiry;
 mod instance;
 mod lease;
 mod listing;

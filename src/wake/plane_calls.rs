@@ -56,7 +56,7 @@ async fn hold_and_get<P: ControlPlane>(plane: &PlaneHandle<P>, id: &InstanceId) 
             answer => (timeout(HOLD_PATIENCE, hold).await.ok().flatten(), answer),
         },
     };
-    let mut seen = Seen::of(id, answer.as_ref(), asked_at);
+    let mut seen = Seen::of(id, answer.as_deref(), asked_at);
     if seen.evidence != Evidence::Gone
         && let Some(refusal) = refusal(held.as_ref())
     {
@@ -102,7 +102,7 @@ pub(super) async fn restore<P: ControlPlane>(
             if answer.is_ok() && stood_by.load(Ordering::Relaxed) {
                 plane.note_answers_during_restore();
             }
-            return (Seen::of(&id, answer.as_ref(), asked_at), None);
+            return (Seen::of(&id, answer.as_deref(), asked_at), None);
         }
         seen = overtake(&plane, &id, usual, &stood_by) => seen,
     };
@@ -192,10 +192,10 @@ pub(super) async fn settle<P: ControlPlane>(
         match &answer {
             Ok(described) if described.state == InstanceState::Initializing => {}
             Err(error) if error.is_retryable() => pause = error.retry_after().unwrap_or_default(),
-            Ok(_) | Err(_) => return Seen::of(id, answer.as_ref(), asked_at),
+            Ok(_) | Err(_) => return Seen::of(id, answer.as_deref(), asked_at),
         }
         if asked_at + pause >= until {
-            return Seen::of(id, answer.as_ref(), asked_at);
+            return Seen::of(id, answer.as_deref(), asked_at);
         }
         sleep(pause).await;
     }

@@ -5,7 +5,8 @@
 //! one place of the budget, however many calls it is made of, and one that takes long gives it
 //! back; questions that nobody waits for have a small budget, so that they cannot keep the others
 //! waiting. The handle counts how often the control plane was out of reach, since a server that was
-//! away may have forgotten its holds. What it finds out about a server's abilities expires.
+//! away may have forgotten its holds. What it finds out about a server's abilities expires. What a
+//! call needs, which is kilobytes, exists only once its turn has come.
 
 use std::fmt;
 use std::sync::Arc;
@@ -159,8 +160,9 @@ impl<P: ControlPlane> PlaneHandle<P> {
     pub(super) async fn get(
         &self,
         name: &InstanceRef,
-    ) -> Result<wire::Instance, ControlPlaneError> {
-        self.note(self.plane.get(name).await)
+    ) -> Result<Box<wire::Instance>, ControlPlaneError> {
+        let answer = Box::pin(self.plane.get(name)).await;
+        self.note(answer.map(Box::new))
     }
 
     /// The same, and made once more beside it when it takes long: a lost call must not cost a
@@ -168,7 +170,7 @@ impl<P: ControlPlane> PlaneHandle<P> {
     pub(super) async fn get_surely(
         &self,
         name: &InstanceRef,
-    ) -> Result<wire::Instance, ControlPlaneError> {
+    ) -> Result<Box<wire::Instance>, ControlPlaneError> {
         let first = self.get(name);
         tokio::pin!(first);
         if let Ok(answer) = timeout(PATIENCE, first.as_mut()).await {
@@ -191,7 +193,7 @@ impl<P: ControlPlane> PlaneHandle<P> {
         if before > self.millis(now) {
             return None;
         }
-        let result = self.note(self.plane.hold(id).await);
+        let result = self.note(Box::pin(self.plane.hold(id)).await);
         if matches!(&result, Err(error) if error.is_missing_operation()) {
             let until = self.millis(now + ABILITY);
             if self.no_hold_until.swap(until, Ordering::Relaxed) == before {
@@ -213,7 +215,7 @@ impl<P: ControlPlane> PlaneHandle<P> {
         timeout: Duration,
     ) -> Option<Result<WaitOutcome, ControlPlaneError>> {
         let _permit = self.slow.try_acquire().ok()?;
-        Some(self.note(self.plane.wait(id, &InstanceState::Running, timeout).await))
+        Some(self.note(Box::pin(self.plane.wait(id, &InstanceState::Running, timeout)).await))
     }
 
     pub(super) async fn slot(&self, claim: Claim, until: Instant) -> Option<FairSlot> {
@@ -223,12 +225,17 @@ impl<P: ControlPlane> PlaneHandle<P> {
     pub(super) async fn restore(
         &self,
         id: &InstanceId,
-    ) -> Result<wire::Instance, ControlPlaneError> {
-        self.note(self.plane.restore(id).await)
+    ) -> Result<Box<wire::Instance>, ControlPlaneError> {
+        let answer = Box::pin(self.plane.restore(id)).await;
+        self.note(answer.map(Box::new))
     }
 
-    pub(super) async fn start(&self, id: &InstanceId) -> Result<wire::Instance, ControlPlaneError> {
-        self.note(self.plane.start(id).await)
+    pub(super) async fn start(
+        &self,
+        id: &InstanceId,
+    ) -> Result<Box<wire::Instance>, ControlPlaneError> {
+        let answer = Box::pin(self.plane.start(id)).await;
+        self.note(answer.map(Box::new))
     }
 }
 

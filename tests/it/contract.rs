@@ -303,9 +303,7 @@ async fn auto_standby_counts_real_connections_and_honours_ignore_lists() {
     let wanted = Wanted::hello("counted").idle(Duration::from_secs(60));
     let instance = plane.listening(wanted).await;
     let ip = instance.network.unwrap().ip.unwrap();
-    let connection = TcpStream::connect((ip.as_str(), 8080))
-        .await
-        .unwrap();
+    let connection = TcpStream::connect((ip.as_str(), 8080)).await.unwrap();
     let id = reference(&instance.id);
     eventually("the connection is seen", async || {
         plane
@@ -342,11 +340,7 @@ async fn auto_standby_counts_real_connections_and_honours_ignore_lists() {
     })
     .await;
     // Asleep, its address is closed and the open connection was cut.
-    assert!(
-        TcpStream::connect((ip.as_str(), 8080))
-            .await
-            .is_err()
-    );
+    assert!(TcpStream::connect((ip.as_str(), 8080)).await.is_err());
     connection.readable().await.unwrap();
     assert!(!matches!(connection.try_read(&mut [0; 8]), Ok(length) if length > 0));
     plane.stop().await;

@@ -54,6 +54,10 @@ pub struct Metrics {
     /// By wake kind and status code; filled as codes occur.
     requests: [Box<[OnceLock<Counter>]>; 4],
     served: AtomicU64,
+    /// Samples of histograms besides those of served requests.
+    samples: AtomicU64,
+    /// How many there were when they were folded last.
+    folded: AtomicU64,
     request_duration: Histogram,
     received_bytes: Counter,
     sent_bytes: Counter,
@@ -121,6 +125,7 @@ impl hypeman::Observer for Metrics {
             .registry
             .histogram(name::CONTROLPLANE_DURATION, vec![operation()]);
         duration.record(took.as_secs_f64());
+        self.count_sample();
         let labels = vec![operation(), Label::new("code", code)];
         let counter = self.registry.counter(name::CONTROLPLANE_REQUESTS, labels);
         counter.increment(1);
@@ -145,6 +150,8 @@ impl Metrics {
         Self {
             requests: std::array::from_fn(|_| (0..500).map(|_| OnceLock::new()).collect()),
             served: AtomicU64::new(0),
+            samples: AtomicU64::new(0),
+            folded: AtomicU64::new(0),
             request_duration: r.histogram(name::REQUEST_DURATION, vec![]),
             received_bytes: counter(name::RECEIVED_BYTES),
             sent_bytes: counter(name::SENT_BYTES),
@@ -215,8 +222,8 @@ impl Metrics {
 
     /// Counts a response. `code` is the status sent, 499 when the client left before one was.
     pub fn count_request(&self, code: u16, wake: WakeKind, took: Duration) {
-        self.served.fetch_add(1, Ordering::Relaxed);
         self.request_duration.record(took.as_secs_f64());
+        self.served.fetch_add(1, Ordering::Relaxed);
         let row = WakeKind::ALL
             .iter()
             .position(|kind| *kind == wake)
@@ -266,6 +273,7 @@ impl Metrics {
     pub fn count_wake(&self, outcome: WakeOutcome, took: Duration) {
         self.wakes.count(outcome);
         self.wake_duration.record(outcome, took.as_secs_f64());
+        self.count_sample();
     }
 
     /// Counts why a wake failed, by the code that its clients got.
@@ -278,6 +286,7 @@ impl Metrics {
     /// Counts a phase of a wake that succeeded.
     pub fn count_wake_phase(&self, phase: WakePhase, took: Duration) {
         self.wake_phases.record(phase, took.as_secs_f64());
+        self.count_sample();
     }
 
     /// A restore or start is with its control plane.
@@ -312,6 +321,7 @@ impl Metrics {
     /// Counts the end of one request's wait.
     pub fn count_hold(&self, reason: ReleaseReason, took: Duration) {
         self.hold_duration.record(reason, took.as_secs_f64());
+        self.count_sample();
     }
 
     /// Counts what took a request to its instance.
@@ -328,6 +338,7 @@ impl Metrics {
     pub fn count_handshake(&self, outcome: HandshakeOutcome, took: Duration) {
         self.handshakes.count(outcome);
         self.handshake_duration.record(took.as_secs_f64());
+        self.count_sample();
     }
 
     /// Whether a control plane, by its configured name, answered when it was last looked at.
@@ -382,9 +393,25 @@ impl Metrics {
         self.handle.render() + &process::render()
     }
 
+    /// Whether there is anything to fold.
+    pub fn has_samples(&self) -> bool {
+        self.folded.load(Ordering::Relaxed) != self.sampled()
+    }
+
+    fn sampled(&self) -> u64 {
+        let requests = self.served.load(Ordering::Relaxed);
+        requests.wrapping_add(self.samples.load(Ordering::Relaxed))
+    }
+
+    /// A histogram has one more; counted after it was recorded, so that it is folded for sure.
+    fn count_sample(&self) {
+        self.samples.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Folds histogram samples into their buckets. Without a call every few seconds, samples of a
     /// gateway that nobody scrapes pile up.
     pub fn upkeep(&self) {
+        self.folded.store(self.sampled(), Ordering::Relaxed);
         self.handle.run_upkeep();
     }
 }

@@ -152,7 +152,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                     Verb::Start => {
                         let asked_at = Instant::now();
                         let answer = plane.start(&id).await;
-                        (Seen::of(&id, answer.as_ref(), asked_at), None)
+                        (Seen::of(&id, answer.as_deref(), asked_at), None)
                     }
                 };
                 drop(slot);

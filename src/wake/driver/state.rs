@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -15,10 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::WakeConfig;
 use crate::names::ClientNetwork;
+use crate::names::PlaneIndex;
 use crate::wake::addresses::OwnListeners;
 use crate::wake::dialer::Dialer;
 use crate::wake::error::WakeStage;
 use crate::wake::evidence::Seen;
+use crate::wake::expiry::Expiry;
 use crate::wake::instance::Instance;
 use crate::wake::lease::{Endpoint, OpenConnection};
 use crate::wake::machine::{Event, Machine};
@@ -35,8 +36,9 @@ pub(in crate::wake) struct Common<P, R> {
     pub(in crate::wake) config: Arc<WakeConfig>,
     pub(in crate::wake) wake_log: WakeLog,
     pub(in crate::wake) own: Arc<OwnListeners>,
-    /// Set when an instance is gone, so that the directory lets go of its handle.
-    pub(in crate::wake) forgotten: Arc<AtomicBool>,
+    /// Is told when an instance is gone, so that the directory lets go of its handle.
+    pub(in crate::wake) expiry: Arc<Expiry>,
+    pub(in crate::wake) index: PlaneIndex,
     pub(in crate::wake) stop: CancellationToken,
 }
 
@@ -135,7 +137,8 @@ impl<P, R> Clone for Common<P, R> {
             config: Arc::clone(&self.config),
             wake_log: self.wake_log.clone(),
             own: Arc::clone(&self.own),
-            forgotten: Arc::clone(&self.forgotten),
+            expiry: Arc::clone(&self.expiry),
+            index: self.index,
             stop: self.stop.clone(),
         }
     }
