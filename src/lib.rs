@@ -8,6 +8,7 @@ pub mod admin;
 pub mod app;
 pub mod backoff;
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod deadline;
 pub mod drain;

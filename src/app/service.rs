@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Request, Response};
-use hyper::body::Incoming;
 
+use crate::client::ClientBody;
 use crate::listener::{Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
 use crate::proxy::{Arrival, ConnectionCache, Gateway, GatewayBody, RawKind};
 
@@ -32,7 +32,7 @@ impl Service for GatewayService {
 
     async fn call(
         &self,
-        request: Request<Option<Incoming>>,
+        request: Request<Option<ClientBody>>,
         (from, cache): &(Downstream, ConnectionCache),
     ) -> Response<GatewayBody> {
         let covers = |host: &str| from.tls.as_ref().is_none_or(|tls| tls.covers(host));

@@ -11,7 +11,6 @@
 mod accept;
 mod certificates;
 mod clients;
-mod header_read_timer;
 #[macro_use]
 mod forward_writes;
 mod client_hello;
@@ -31,7 +30,6 @@ mod tls_error;
 pub use self::accept::{Inherited, Listener, bind};
 pub use self::certificates::Certificates;
 pub use self::client_hello::fuzz as fuzz_hello;
-pub use self::h1::fuzz as fuzz_head;
 pub use self::peek::PeekStream;
 pub use self::service::{Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
 pub use self::settings::{ListenerSettings, SettingsHandle};

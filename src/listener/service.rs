@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use ::http::{HeaderName, HeaderValue, Request, Response};
 use http1::InterimSink;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use tokio::net::TcpStream;
 
 use super::certificates::Certificates;
 use super::peek::PeekStream;
+use crate::client::ClientBody;
 
 /// The client's side of a request's connection.
 pub struct Downstream {
@@ -74,7 +75,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// Answers one request, which may be a head alone.
     fn call(
         &self,
-        request: Request<Option<Incoming>>,
+        request: Request<Option<ClientBody>>,
         from: &(Downstream, Self::ConnectionCache),
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 

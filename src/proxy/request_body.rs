@@ -35,7 +35,7 @@ pub(super) async fn buffered(
     let (parts, body) = request.into_parts();
     match timeout_at(deadline, body.buffer(limit)).await {
         Ok(Ok(body)) => Ok(Request::from_parts(parts, body)),
-        Ok(Err(BodyError::Hyper(_))) => Err(ProxyError::BodyBroke),
+        Ok(Err(BodyError::Client(_))) => Err(ProxyError::BodyBroke),
         Ok(Err(BodyError::TooSlow)) | Err(_) => Err(ProxyError::BodyTooSlow),
     }
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::admission::Admission;
@@ -27,6 +26,7 @@ use super::request_deadline::client_timeout;
 use super::request_log::RequestLog;
 use super::request_target::{routed_path, to_https};
 use super::switching::Switch;
+use crate::client::ClientBody;
 use crate::names::Hostname;
 use crate::router::{AuthorityError, Match, Route, RouteError};
 use crate::upstream::{Field, Fields, RequestBody};
@@ -70,7 +70,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// Finds what a request asks for.
     pub(super) fn route(
         &self,
-        mut request: Request<Option<Incoming>>,
+        mut request: Request<Option<ClientBody>>,
         mut fields: Fields,
         arrival: &Arrival<'_>,
         context: &RequestContext,

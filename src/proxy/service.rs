@@ -9,7 +9,6 @@ use std::sync::Arc;
 use http::header::USER_AGENT;
 use http::{Request, Response};
 use http_body_util::Full;
-use hyper::body::Incoming;
 
 use super::admit::Admittance;
 use super::answer_locally::{is_health_check, resolved_in_time, unresolved_health};
@@ -22,6 +21,7 @@ use super::prepare::prepare;
 use super::request_log::Kind;
 use super::response_body::{Content, GatewayBody};
 use super::transaction::Transaction;
+use crate::client::ClientBody;
 use crate::names::RequestId;
 use crate::telemetry::trace_id_of;
 use crate::upstream::{Field, Fields, X_REQUEST_ID};
@@ -34,7 +34,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// no wake.
     pub async fn handle(
         self: Arc<Self>,
-        request: Request<Option<Incoming>>,
+        request: Request<Option<ClientBody>>,
         arrival: &Arrival<'_>,
     ) -> Response<GatewayBody> {
         let fields = Fields::of(request.headers());
@@ -52,7 +52,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// The phases, in their order.
     async fn handle_inner(
         &self,
-        request: Request<Option<Incoming>>,
+        request: Request<Option<ClientBody>>,
         fields: Fields,
         arrival: &Arrival<'_>,
         transaction: &mut Transaction,
@@ -107,7 +107,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// Begins the transaction of a request with this head.
     fn begin(
         &self,
-        request: &Request<Option<Incoming>>,
+        request: &Request<Option<ClientBody>>,
         fields: Fields,
         peer: IpAddr,
     ) -> Transaction {

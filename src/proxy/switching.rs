@@ -10,9 +10,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::ext::Protocol;
-use hyper::upgrade::OnUpgrade;
 
 use super::error::ProxyError;
+use crate::client::ClientUpgrade;
 use crate::upstream::{Field, Fields, is_upgrade, upgrade_token};
 
 /// What makes an accept key of a key (RFC 6455 §1.3).
@@ -20,7 +20,7 @@ const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A client's wish to switch.
 pub(super) struct Switch {
-    downstream: OnUpgrade,
+    downstream: ClientUpgrade,
     /// What it may switch to.
     protocol: HeaderValue,
     /// Over HTTP/2 the gateway is the WebSocket client of this hop, with a key of its own.
@@ -52,7 +52,7 @@ impl Switch {
                 return Ok(None);
             }
             return Ok(upgrade_token(request.headers()).map(|protocol| Self {
-                downstream: hyper::upgrade::on(request),
+                downstream: ClientUpgrade::of(request),
                 protocol,
                 key: None,
             }));
@@ -64,7 +64,7 @@ impl Switch {
             }
             Some(_) => {}
         }
-        let downstream = hyper::upgrade::on(&mut *request);
+        let downstream = ClientUpgrade::of(request);
         let (protocol, key) = (HeaderValue::from_static("websocket"), generate_key());
         *request.method_mut() = Method::GET;
         let headers = request.headers_mut();
@@ -112,7 +112,7 @@ impl Switch {
     }
 
     /// The client's side of the tunnel.
-    pub(super) fn into_downstream(self) -> OnUpgrade {
+    pub(super) fn into_downstream(self) -> ClientUpgrade {
         self.downstream
     }
 }

@@ -11,10 +11,11 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
 use super::min_rate::MinRate;
 use super::trailers::without_unsafe_trailers;
+use crate::client::{ClientBody, ClientBodyError};
 
 /// The statistics of a request's body, for whoever handles the request.
 #[derive(Debug, Default)]
@@ -40,7 +41,7 @@ pub enum BodyFailure {
 pub enum BodyError {
     /// The client's connection broke, or the client broke the rules of HTTP.
     #[error(transparent)]
-    Hyper(#[from] hyper::Error),
+    Client(#[from] ClientBodyError),
     /// The client sends it too slowly.
     #[error("the request's body came too slowly")]
     TooSlow,
@@ -56,14 +57,14 @@ pub struct RequestBody(Option<Box<Streaming>>);
 struct Streaming {
     source: Source,
     /// The first frame, when it was read before the instance was ready for it.
-    first: Option<Frame<Bytes>>,
+    first: Option<Result<Frame<Bytes>, BodyError>>,
     min_rate: MinRate,
     body_stats: Arc<BodyStats>,
 }
 
 #[derive(Debug)]
 enum Source {
-    Client(Incoming),
+    Client(ClientBody),
     /// A body that was read as a whole beforehand, so that it can be sent again.
     Buffer {
         whole: Bytes,
@@ -104,7 +105,7 @@ impl BodyStats {
 impl RequestBody {
     /// The client's body, if it has one, which must come at `min_rate` bytes a second or faster (0
     /// sets no rate).
-    pub fn new(inner: Option<Incoming>, min_rate: usize) -> Self {
+    pub fn new(inner: Option<ClientBody>, min_rate: usize) -> Self {
         let streaming =
             inner.map(|inner| Streaming::new(Source::Client(inner), Arc::default(), min_rate));
         Self(streaming.map(Box::new))
@@ -161,9 +162,10 @@ impl RequestBody {
             if let Some(streaming) = &mut self.0
                 && streaming.first.is_none()
                 && let Source::Client(inner) = &mut streaming.source
-                && let Poll::Ready(Some(Ok(frame))) = Pin::new(inner).poll_frame(cx)
+                && let Poll::Ready(Some(frame)) = Pin::new(inner).poll_frame(cx)
             {
-                streaming.first = Some(frame);
+                // An error is the body's, too: after it there would only be an end.
+                streaming.first = Some(frame.map_err(BodyError::Client));
             }
             other.as_mut().poll(cx)
         })
@@ -195,13 +197,13 @@ impl Streaming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(first)));
+            return Poll::Ready(Some(first));
         }
         match &mut self.source {
             Source::Buffer { sent: true, .. } => Poll::Ready(None),
             Source::Client(inner) => {
                 let polled = Pin::new(inner).poll_frame(cx);
-                polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::Hyper)))
+                polled.map(|frame| frame.map(|frame| frame.map_err(BodyError::Client)))
             }
             Source::Buffer { whole, sent } => {
                 *sent = true;
@@ -241,7 +243,7 @@ impl Streaming {
                 }
                 Err(error) => {
                     let failure = match error {
-                        BodyError::Hyper(_) => BodyFailure::Broke,
+                        BodyError::Client(_) => BodyFailure::Broke,
                         BodyError::TooSlow => BodyFailure::TooSlow,
                     };
                     self.body_stats
@@ -266,6 +268,7 @@ impl Streaming {
             Source::Buffer { sent: true, .. } => SizeHint::with_exact(0),
             Source::Client(inner) => {
                 let (mut hint, first) = (inner.size_hint(), self.first.as_ref());
+                let first = first.and_then(|first| first.as_ref().ok());
                 let ahead = first.and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
                 if let Some(exact) = hint.exact() {
                     hint.set_exact(exact + ahead);

@@ -9,20 +9,23 @@ use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use tokio_util::sync::CancellationToken;
 
+use crate::client::ClientUpgrade;
 use crate::wake::Endpoint;
 
 /// Carries bytes between the two sides once both have switched.
 pub async fn tunnel(
-    downstream: OnUpgrade,
+    downstream: ClientUpgrade,
     upstream: OnUpgrade,
     endpoint: Endpoint,
     stop: CancellationToken,
 ) {
     let carrying = async {
         // A side that agreed to switch may still never do so.
-        let (client, instance) = tokio::try_join!(downstream, upstream)
+        let switched = async { downstream.await.map_err(|error| error.to_string()) };
+        let instance = async { upstream.await.map_err(|error| error.to_string()) };
+        let (mut client, instance) = tokio::try_join!(switched, instance)
             .map_err(|error| tracing::debug!(%error, "an upgrade did not happen"))?;
-        let (mut client, mut instance) = (TokioIo::new(client), TokioIo::new(instance));
+        let mut instance = TokioIo::new(instance);
         copy_bidirectional(&mut client, &mut instance)
             .await
             .map_err(|error| tracing::debug!(%error, "a tunnel broke"))

@@ -13,17 +13,22 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("backoff", &[]),
     ("deadline", &[]),
     ("drain", &[]),
+    ("client", &[]),
     ("config", &[]),
     ("telemetry", &["config"]),
     ("wake", &["backoff", "config", "telemetry"]),
     ("keep_warm", &["config", "wake"]),
     ("hold", &["config", "telemetry"]),
     ("router", &["config"]),
-    ("upstream", &["config", "deadline", "telemetry", "wake"]),
+    (
+        "upstream",
+        &["client", "config", "deadline", "telemetry", "wake"],
+    ),
     (
         "proxy",
         &[
             "backoff",
+            "client",
             "config",
             "hold",
             "keep_warm",
@@ -33,7 +38,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wake",
         ],
     ),
-    ("listener", &["config", "deadline", "drain", "telemetry"]),
+    (
+        "listener",
+        &["client", "config", "deadline", "drain", "telemetry"],
+    ),
     ("admin", &["config", "drain", "telemetry", "wake"]),
 ];
 const COMPOSITION: [&str; 2] = ["app", "cli"];

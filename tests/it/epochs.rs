@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::support::{PATIENCE, eventually, reference, spawn};
 use hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
 use hypeman::{ControlPlane, Error as ControlPlaneError, InstanceId, InstanceRef};
+use wakegate::client::ClientBody;
 use wakegate::config::{Config, Protocol, Variables, load};
 use wakegate::hold::Hold;
 use wakegate::names::PlaneIndex;
@@ -362,7 +363,7 @@ impl Stage {
             }
             let service = service_fn(async |request: Request<Incoming>| {
                 let has_body = !hyper::body::Body::is_end_stream(request.body());
-                let request = request.map(|body| has_body.then_some(body));
+                let request = request.map(|body| has_body.then(|| ClientBody::http2(body)));
                 let gateway = Arc::clone(&gateway);
                 Ok::<_, Infallible>(gateway.handle(request, &arrival()).await)
             });

@@ -63,7 +63,7 @@ fn config(plane: &ScriptedPlane, forget_after: &str, wake: &str) -> String {
     };
     format!(
         "[log]\nlevel = \"error\"\naccess = \"off\"\n\
-         [wake]\nunknown_per_client = \"100000/m\"\n{forget}{wake}\
+         [wake]\nunknown_per_client = \"100000/m\"\nledger = 100\n{forget}{wake}\
          [[hypeman]]\nurl = \"http://{}\"\n{}{}",
         plane.address,
         route("h1"),

@@ -1,85 +1,42 @@
-//! What both sides of HTTP/1.1 read and write alike: the client's (`listener`) and the instance's
-//! (`upstream`).
+//! HTTP/1.0 and HTTP/1.1 (RFC 9112) for both sides of a proxy, without sockets: bytes that came in,
+//! events and bytes to be sent out.
 //!
-//! Guarantees: a length is digits and nothing else (RFC 9110 §8.6); what keeps a part of a head
-//! keeps that head, and nothing that was read beside it.
+//! Guarantees: a message has one reading or is refused ([`FramingError`], RFC 9112 §6, §7), and
+//! where it ends does not depend on how its bytes are cut; a body is never dropped, invented or
+//! shortened without an error; what is written reads back the same; nothing is kept of a message
+//! beyond the limits that its reader was given.
+//!
+//! | side | reads | writes |
+//! |---|---|---|
+//! | a server's, for clients | [`RequestReader`] | [`write_response`], [`BodyEncoder`] |
+//! | a client's, for servers | [`ResponseReader`] | [`write_request`], [`BodyEncoder`] |
+
+mod chunk;
+mod decoder;
+mod encoder;
+mod fields;
+mod framing;
+mod head;
+mod request;
+mod response;
+mod write;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+
+pub use self::chunk::ChunkError;
+pub use self::decoder::{BodyDecoder, BodyPart};
+pub use self::encoder::{BodyEncoder, EncodeError};
+pub use self::fields::{Field, Fields, digits, has_option, options};
+pub use self::framing::{BodyLength, FramingError};
+pub use self::head::{Copied, HeadError, HeadLimits};
+pub use self::request::{RequestFraming, RequestHead, RequestReader, empty_lines};
+pub use self::response::{ResponseFraming, ResponseHead, ResponseReader};
+pub use self::write::{
+    Audience, Final, Outcome, line, write_interim, write_request, write_response,
+};
 
 /// Takes interim responses (1xx, RFC 9110 §15.2) for a client: the upstream side has them, and the
 /// client's connection writes them.
 pub type InterimSink = Arc<dyn Fn(StatusCode, &HeaderMap) + Send + Sync>;
-
-/// A head's bytes, copied once for all values in it.
-#[derive(Debug)]
-pub struct Copied {
-    whole: Bytes,
-    /// The address of the head that was copied.
-    base: usize,
-}
-
-// === impl Copied ===
-
-impl Copied {
-    /// A copy of a whole head.
-    pub fn of(head: &[u8]) -> Self {
-        Self {
-            whole: Bytes::copy_from_slice(head),
-            base: head.as_ptr().addr(),
-        }
-    }
-
-    /// The part that lay at `part`, which is a slice of the head that was copied.
-    pub fn part(&self, part: &[u8]) -> Bytes {
-        let start = part.as_ptr().addr() - self.base;
-        self.whole.slice(start..start + part.len())
-    }
-}
-
-/// Writes one field.
-pub fn line(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.reserve(name.len() + value.len() + 4);
-    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-        out.extend_from_slice(part);
-    }
-}
-
-/// The value of a length field.
-pub fn digits(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    let text = std::str::from_utf8(text).ok().filter(|_| digits)?;
-    text.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_length_is_digits_and_nothing_else() {
-        for (text, expected) in [
-            ("0", Some(0)),
-            ("0042", Some(42)),
-            ("18446744073709551615", Some(u64::MAX)),
-            ("18446744073709551616", None),
-            ("", None),
-            ("+5", None),
-            ("5 ", None),
-            ("5,5", None),
-        ] {
-            assert_eq!(digits(text.as_bytes()), expected, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn a_part_is_what_lay_there() {
-        let read = b"a: bc\r\nand more".to_vec();
-        let copied = Copied::of(&read[..7]);
-        let part = copied.part(&read[3..5]);
-        drop(read);
-        assert_eq!(part, "bc");
-    }
-}

@@ -2,25 +2,23 @@
 //!
 //! Guarantees: a body is framed by its length where that is known, by chunks otherwise, and never
 //! differs from what its head has said: one that ends early or late ends its connection (RFC 9112
-//! §6.3); while a client is slow to take what there is, no more than [`AHEAD`] bytes and a part are
-//! read ahead, and the instance holds the rest.
+//! §6.3), after what has come of it; while a client is slow to take what there is, no more than
+//! [`AHEAD`] bytes and a part are read ahead, and the instance holds the rest.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, HeaderMap, HeaderValue, TRANSFER_ENCODING};
-use http::response::Parts;
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response};
 use hyper::body::Body;
 use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite;
 
 use super::date;
 use crate::listener::service::ExtraHeaders;
-use http1::{digits, line};
+use http1::{Audience, BodyEncoder, Final, line, write_response};
 
 /// Bytes of a head, most of the time.
 const ROOM: usize = 512;
@@ -34,14 +32,17 @@ const AHEAD: usize = 256 * 1024;
 /// Parts that are written at once.
 const PARTS: usize = 8;
 
-/// The way in which a client recognizes the body's end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Framing {
-    /// There is none.
-    Nothing,
-    /// So many bytes are left to be read.
-    Length(u64),
-    Chunked,
+/// The body of a response.
+pub(super) trait AnswerBody:
+    Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + ExtraHeaders + Unpin
+{
+}
+
+impl<B> AnswerBody for B where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + ExtraHeaders
+        + Unpin
+{
 }
 
 /// A response, as far as it is not written yet.
@@ -50,11 +51,17 @@ pub(super) struct Answer<B> {
     body: B,
     /// Read from it, and not taken yet.
     ahead: VecDeque<Bytes>,
+    /// What followed the last part of it.
+    trailers: Option<HeaderMap>,
+    /// The client takes them (RFC 9110 §6.5.1).
+    wants_trailers: bool,
+    /// It broke after what is `ahead`.
+    failure: Option<io::Error>,
     /// All of it was read,
     ended: bool,
     /// and taken.
     over: bool,
-    framing: Framing,
+    encoder: BodyEncoder,
     /// To be written: first this, from `written` on,
     out: Vec<u8>,
     written: usize,
@@ -63,44 +70,46 @@ pub(super) struct Answer<B> {
     /// and then this.
     tail: &'static [u8],
     /// Whether the connection ends with it.
-    pub(super) last: bool,
-}
-
-/// The effect of a response's head on its connection and its body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct HeadEffect {
-    framing: Framing,
-    last: bool,
+    pub(super) is_last: bool,
 }
 
 // === impl Answer ===
 
-impl<B> Answer<B>
-where
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + ExtraHeaders
-        + Unpin,
-{
-    /// To a request of method HEAD, or to any other; `last`: the connection ends with it.
-    pub(super) fn new(response: Response<B>, to_head: bool, last: bool) -> Self {
+impl<B: AnswerBody> Answer<B> {
+    /// A response to a request with this audience.
+    pub(super) fn new(response: Response<B>, audience: Audience, wants_trailers: bool) -> Self {
         let (head, body) = response.into_parts();
-        let exact = match body.is_end_stream() {
+        let length = match body.is_end_stream() {
             true => Some(0),
             false => body.size_hint().exact(),
         };
+        let reason = head.extensions.get::<ReasonPhrase>();
+        let response = Final {
+            status: head.status,
+            reason: reason.map(ReasonPhrase::as_bytes),
+            headers: &head.headers,
+            length,
+        };
         let mut out = Vec::with_capacity(ROOM);
-        let effect = write_head(&head, &body, exact, to_head, last, &mut out);
+        let add = |out: &mut Vec<u8>| {
+            body.extra_headers(|name, value| line(out, name.as_str(), value.as_bytes()));
+        };
+        let outcome = write_response(&mut out, response, audience, add, date::write);
+        let encoder = BodyEncoder::new(outcome.body);
         Self {
             body,
             ahead: VecDeque::new(),
+            trailers: None,
+            wants_trailers,
+            failure: None,
             ended: false,
-            framing: effect.framing,
-            over: matches!(effect.framing, Framing::Nothing | Framing::Length(0)),
+            over: encoder.is_nothing(),
+            encoder,
             out,
             written: 0,
             data: Bytes::new(),
             tail: b"",
-            last: effect.last,
+            is_last: outcome.is_last,
         }
     }
 
@@ -115,19 +124,27 @@ where
             let waits = self.fill(cx)?.is_pending();
             if !self.data.is_empty() {
                 // Large parts are written some at a time.
-                self.read_ahead(cx)?;
+                self.read_ahead(cx);
             }
             while !self.is_idle() {
                 match self.poll_some(stream, cx)? {
                     Poll::Ready(count) => self.advance(count)?,
                     Poll::Pending => {
-                        self.read_ahead(cx)?;
+                        self.read_ahead(cx);
                         return Poll::Pending;
                     }
                 }
             }
             self.out.clear();
             self.written = 0;
+            if self.ended
+                && self.ahead.is_empty()
+                && let Some(failure) = self.failure.take()
+            {
+                // What has come of it has gone.
+                ready!(Pin::new(&mut *stream).poll_flush(cx))?;
+                return Poll::Ready(Err(failure));
+            }
             if waits || self.over {
                 // TLS may have kept some of it.
                 ready!(Pin::new(&mut *stream).poll_flush(cx))?;
@@ -153,7 +170,7 @@ where
             let data = match self.ahead.pop_front() {
                 Some(data) => Some(data),
                 None if self.ended => None,
-                None => match self.poll_data(cx)? {
+                None => match self.poll_data(cx) {
                     Poll::Pending => return Ok(Poll::Pending),
                     Poll::Ready(data) => data,
                 },
@@ -162,74 +179,89 @@ where
                 self.take(data)?;
             }
             if self.ended && self.ahead.is_empty() {
-                self.end()?;
+                if self.failure.is_none() {
+                    self.end();
+                }
+                if self.failure.is_some() {
+                    return Ok(Poll::Ready(()));
+                }
             }
         }
         Ok(Poll::Ready(()))
     }
 
-    fn read_ahead(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    fn read_ahead(&mut self, cx: &mut Context<'_>) {
         let ahead = |this: &Self| this.ahead.iter().map(Bytes::len).sum::<usize>();
         while !self.over && !self.ended && ahead(self) < AHEAD {
-            match self.poll_data(cx)? {
+            match self.poll_data(cx) {
                 Poll::Pending => break,
                 Poll::Ready(data) => self.ahead.extend(data),
             }
         }
-        Ok(())
     }
 
-    /// The next part of the body; `None` after the last.
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> io::Result<Poll<Option<Bytes>>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
-            return Ok(Poll::Pending);
+    /// The next part of the body; `None` after the last, or where it broke.
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            None => {
+                self.ended = true;
+                return Poll::Ready(None);
+            }
+            Some(Err(error)) => {
+                self.failure = Some(io::Error::other(error));
+                self.ended = true;
+                return Poll::Ready(None);
+            }
+            Some(Ok(frame)) => frame,
         };
-        // Trailers are for clients that ask for them.
-        let data = frame
-            .transpose()
-            .map_err(io::Error::other)?
-            .map(|frame| frame.into_data().unwrap_or_default());
-        if let (Framing::Length(left), Some(data)) = (&mut self.framing, &data) {
-            let rest = left.checked_sub(data.len() as u64);
-            *left = rest.ok_or_else(|| broken("is longer than its Content-Length"))?;
+        self.ended = self.body.is_end_stream();
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => {
+                self.trailers = frame.into_trailers().ok().filter(|_| self.wants_trailers);
+                return Poll::Ready(Some(Bytes::new()));
+            }
+        };
+        // Plain parts are not touched again, and counted here.
+        if self.encoder.is_plain()
+            && let Err(error) = self.encoder.begin_part(data.len(), &mut self.out)
+        {
+            (self.failure, self.ended) = (Some(invalid(error)), true);
+            return Poll::Ready(None);
         }
-        self.ended = data.is_none() || self.body.is_end_stream();
-        Ok(Poll::Ready(data))
+        Poll::Ready(Some(data))
     }
 
     fn take(&mut self, data: Bytes) -> io::Result<()> {
         if data.is_empty() {
             return Ok(());
         }
-        let length = data.len();
-        let end: &[u8] = match self.framing {
-            Framing::Chunked => {
-                write!(self.out, "{length:X}\r\n")?;
-                b"\r\n"
-            }
-            Framing::Length(_) => b"",
-            Framing::Nothing => return Ok(()),
+        let tail = match self.encoder.is_plain() {
+            true => b"",
+            false => self
+                .encoder
+                .begin_part(data.len(), &mut self.out)
+                .map_err(invalid)?,
         };
-        if length <= COPIED {
+        if data.len() <= COPIED {
             self.out.extend_from_slice(&data);
-            self.out.extend_from_slice(end);
+            self.out.extend_from_slice(tail);
         } else {
-            (self.data, self.tail) = (data, end);
+            (self.data, self.tail) = (data, tail);
         }
         Ok(())
     }
 
-    fn end(&mut self) -> io::Result<()> {
-        self.over = true;
-        match (self.framing, self.data.is_empty()) {
-            (Framing::Length(1..), _) => {
-                return Err(broken("is shorter than its Content-Length"));
-            }
-            (Framing::Chunked, true) => self.out.extend_from_slice(b"0\r\n\r\n"),
-            (Framing::Chunked, false) => self.tail = b"\r\n0\r\n\r\n",
-            (Framing::Nothing | Framing::Length(0), _) => {}
+    fn end(&mut self) {
+        if !(self.data.is_empty() && self.tail.is_empty()) {
+            // Once the last part has gone.
+            return;
         }
-        Ok(())
+        match self.encoder.end(self.trailers.as_ref(), &mut self.out) {
+            Ok(()) => self.over = true,
+            // After what has come of it.
+            Err(error) => self.failure = Some(invalid(error)),
+        }
     }
 
     fn poll_some<W: AsyncWrite + Unpin>(
@@ -244,7 +276,7 @@ where
         let mut parts = [IoSlice::new(&[]); PARTS];
         let first = [out, &self.data, self.tail].into_iter();
         // Between chunks there is something else.
-        let more = matches!(self.framing, Framing::Length(_)).then_some(&self.ahead);
+        let more = self.encoder.is_plain().then_some(&self.ahead);
         let all = first.chain(more.into_iter().flatten().map(|data| &**data));
         for (part, bytes) in parts.iter_mut().zip(all) {
             *part = IoSlice::new(bytes);
@@ -279,117 +311,6 @@ where
     }
 }
 
-fn broken(what: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("the response's body {what}"),
-    )
-}
-
-/// Writes a head, with the body's extra headers; `exact` is its length, where it is known.
-fn write_head(
-    head: &Parts,
-    body: &impl ExtraHeaders,
-    exact: Option<u64>,
-    to_head: bool,
-    mut last: bool,
-    out: &mut Vec<u8>,
-) -> HeadEffect {
-    status_line(head, out);
-    let bodiless = head.status.is_informational()
-        || matches!(
-            head.status,
-            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-        );
-    let length = exact.or_else(|| header_length(&head.headers));
-    let (mut dated, mut closes, mut measured) = (false, false, false);
-    for (name, value) in &head.headers {
-        match *name {
-            // Framed anew below.
-            TRANSFER_ENCODING => continue,
-            CONTENT_LENGTH if bodiless => continue,
-            CONTENT_LENGTH if to_head => measured = true,
-            CONTENT_LENGTH => {
-                if let Some(length) = length.filter(|_| !measured) {
-                    measured = true;
-                    write_length(length, Some(value), out);
-                }
-                continue;
-            }
-            CONNECTION => closes |= says_close(value),
-            DATE => dated = true,
-            _ => {}
-        }
-        line(out, name.as_str(), value.as_bytes());
-    }
-    body.extra_headers(|name, value| line(out, name.as_str(), value.as_bytes()));
-    last |= closes;
-    if last && !closes {
-        out.extend_from_slice(b"connection: close\r\n");
-    }
-    let framing = match length {
-        _ if bodiless => Framing::Nothing,
-        Some(length) => {
-            if !(measured || to_head && length == 0) {
-                write_length(length, None, out);
-            }
-            match to_head {
-                true => Framing::Nothing,
-                false => Framing::Length(length),
-            }
-        }
-        None if to_head => Framing::Nothing,
-        None => {
-            out.extend_from_slice(b"transfer-encoding: chunked\r\n");
-            Framing::Chunked
-        }
-    };
-    if !dated {
-        out.extend_from_slice(b"date: ");
-        date::write(out);
-        out.extend_from_slice(b"\r\n");
-    }
-    out.extend_from_slice(b"\r\n");
-    HeadEffect { framing, last }
-}
-
-fn status_line(head: &Parts, out: &mut Vec<u8>) {
-    let reason = head.extensions.get::<ReasonPhrase>();
-    if head.status == StatusCode::OK && reason.is_none() {
-        out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-        return;
-    }
-    let usual = head.status.canonical_reason().unwrap_or("<none>");
-    let reason = reason.map_or(usual.as_bytes(), ReasonPhrase::as_bytes);
-    for part in [
-        b"HTTP/1.1 ",
-        head.status.as_str().as_bytes(),
-        b" ",
-        reason,
-        b"\r\n",
-    ] {
-        out.extend_from_slice(part);
-    }
-}
-
-/// Writes the field that is there as it is, if its value is the same in the simplest form.
-fn write_length(length: u64, header: Option<&HeaderValue>, out: &mut Vec<u8>) {
-    match header.filter(|value| digits(value.as_bytes()) == Some(length)) {
-        Some(value) => line(out, CONTENT_LENGTH.as_str(), value.as_bytes()),
-        None => line(out, CONTENT_LENGTH.as_str(), length.to_string().as_bytes()),
-    }
-}
-
-/// The length that a head gives a body which does not know its own.
-fn header_length(headers: &HeaderMap) -> Option<u64> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-    match (lengths.next(), lengths.next()) {
-        (Some(length), None) => digits(length.as_bytes()),
-        _ => None,
-    }
-}
-
-fn says_close(value: &HeaderValue) -> bool {
-    let mut options = value.as_bytes().split(|byte| *byte == b',');
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+fn invalid(error: http1::EncodeError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
 }

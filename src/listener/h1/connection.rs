@@ -2,38 +2,44 @@
 //!
 //! Guarantees: a head has its deadline, which an idle connection has, too; a client that leaves is
 //! noticed while its request is answered, and what answers it dropped; requests that come before
-//! their predecessor's answer wait, in no more than [`ROOM`] bytes; a drain lets an idle connection
-//! ask once more.
+//! their predecessor's answer wait, in a bounded buffer; a drain lets an idle connection ask once
+//! more; a connection that ends after an answer does not take the answer with it.
 
 use std::future::poll_fn;
 use std::io;
-use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
-use http::Method;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::time::Instant;
+use http::{Method, StatusCode};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::time::{Instant, timeout};
 
 use super::answer::Answer;
-use super::head::{self, Head, Limits};
+use super::exchange::Exchange;
+use super::head::{Head, Unreadable};
+use super::input::Input;
+use super::refusal::refusal;
 use crate::config::ServerConfig;
 use crate::deadline::Deadline;
 use crate::drain::Drain;
-use crate::listener::informational::{Interim, WithInformational};
+use crate::listener::informational::Interim;
+use crate::listener::peek::PeekStream;
 use crate::listener::service::{Downstream, Service};
+use http1::Audience;
 
-/// The most that is read at once.
-const ROOM: usize = 8 * 1024;
+/// How long the rest of a body is waited for once its request has been answered, and how long a
+/// client may go on sending after the last answer of its connection (RFC 9112 §9.6).
+const LINGER: Duration = Duration::from_secs(2);
+/// Bytes that a client may send meanwhile.
+const MOST_LINGERING: usize = 1024 * 1024;
 
 /// A connection, and what was read from it and not answered yet.
 #[derive(Debug)]
-struct Line<I> {
-    stream: WithInformational<I>,
-    input: BytesMut,
-    /// How many bytes of `input` were examined and have no head's end in them.
-    examined: usize,
+struct Connection<I> {
+    stream: I,
+    input: Input,
+    interim: Interim,
     /// The deadline of the next head; made when a head is first waited for.
     deadline: Option<Deadline>,
     waiting: Waiting,
@@ -50,134 +56,101 @@ enum Waiting {
     DrainGrace,
 }
 
-/// The reason why no head came.
-enum Closed {
-    /// Something for hyper came.
-    NotSimple,
-    /// The client has gone, or is let go.
-    Over,
-    Broken(io::Error),
-}
-
-/// Answers requests until the connection ends, or until something comes that is hyper's: then
-/// returns the connection and all that was read of it.
+/// Answers requests until the connection ends.
 pub(in crate::listener) async fn serve<S: Service, I>(
-    stream: WithInformational<I>,
-    from: &(Downstream, S::ConnectionCache),
-    service: &S,
-    interim: &Interim,
+    stream: I,
+    from: Downstream,
+    service: S,
     config: &ServerConfig,
     drain: &Drain,
-) -> io::Result<Option<(WithInformational<I>, BytesMut)>>
+) -> io::Result<()>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send,
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut line = Line {
+    let interim = Interim::default();
+    let from = Downstream {
+        interim: Some(interim.sink()),
+        ..from
+    };
+    let from = (from, S::ConnectionCache::default());
+    let mut connection = Connection {
         stream,
-        input: BytesMut::new(),
-        examined: 0,
+        input: Input::new(config),
+        interim,
         deadline: None,
         waiting: Waiting::Not,
     };
     loop {
-        let head = match poll_fn(|cx| line.poll_head(config, drain, cx)).await {
-            Ok(head) => head,
-            Err(Closed::NotSimple) => return Ok(Some((line.stream, line.input))),
-            Err(Closed::Over) => return Ok(None),
-            Err(Closed::Broken(error)) => return Err(error),
+        let read = poll_fn(|cx| connection.poll_head(config, drain, cx)).await?;
+        let mut head = match read {
+            Ok(Some(head)) => head,
+            Ok(None) => return Ok(()),
+            Err(error) => {
+                connection.stream.write_all(&refusal(error)).await?;
+                return connection.end().await;
+            }
         };
-        let to_head = *head.request.method() == Method::HEAD;
+        let mut exchange = Exchange::begin(&mut head, &connection.input);
+        let (is_head, version) = (
+            *head.request.method() == Method::HEAD,
+            head.request.version(),
+        );
         // In a box, which is written to at once: it is large, and an idle connection is to be
         // small.
-        let answer = Box::write(Box::new_uninit(), service.call(head.request, from));
-        let mut answer = pin!(interim.before(Box::into_pin(answer)));
-        let response = poll_fn(|cx| match answer.as_mut().poll(cx) {
-            Poll::Ready(response) => Poll::Ready(Some(response)),
-            Poll::Pending => line.poll_left(cx).map(|()| None),
+        let answering = Box::write(Box::new_uninit(), service.call(head.request, &from));
+        let mut answering = pin!(Box::into_pin(answering));
+        let response = poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(response) = answering.as_mut().poll(cx) {
+                    return Poll::Ready(Some(response));
+                }
+                if connection.poll_client(&mut exchange, cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                if !exchange.take_fed() {
+                    return Poll::Pending;
+                }
+            }
         });
         let Some(response) = response.await else {
-            return Ok(None);
+            return Ok(());
         };
-        let mut answer = Answer::new(response, to_head, head.last || drain.has_begun());
-        poll_fn(|cx| {
-            let polled = answer.poll_write(&mut line.stream, cx);
-            if polled.is_pending() && answer.is_idle() && line.poll_left(cx).is_ready() {
-                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-            }
-            polled
-        })
-        .await?;
-        if answer.last {
-            // TLS has a word for it; in clear, closing says it all.
-            if from.0.tls.is_some() {
-                line.stream.shutdown().await?;
-            }
-            return Ok(None);
+        poll_fn(|cx| connection.interim.poll_write(&mut connection.stream, cx)).await?;
+        let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let audience = Audience {
+            version,
+            is_head,
+            is_last: exchange.answer(&connection.input) || drain.has_begun() && !is_switch,
+        };
+        let mut answer = Answer::new(response, audience, exchange.wants_trailers);
+        poll_fn(|cx| connection.poll_answer(&mut answer, &mut exchange, cx)).await?;
+        if is_switch {
+            connection.hand_over(exchange);
+            return Ok(());
+        }
+        let is_over = connection.input.is_body_over();
+        let goes_on = is_over || !exchange.is_cut_short() && connection.skip_body().await;
+        if answer.is_last || !goes_on {
+            return connection.end().await;
         }
     }
 }
 
-// === impl Line ===
+// === impl Connection ===
 
-impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<I> {
     fn poll_head(
         &mut self,
         config: &ServerConfig,
         drain: &Drain,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Head, Closed>> {
-        let limits = Limits::of(config);
-        loop {
-            // A head that comes byte by byte is looked at when it begins, and once for each line.
-            let fresh = self.input.get(self.examined..).unwrap_or_default();
-            let worth = match self.examined {
-                0 => !fresh.is_empty(),
-                _ => fresh.contains(&b'\n') || self.input.len() > limits.bytes,
-            };
-            if worth {
-                let blank = head::empty_lines(&self.input);
-                self.input.advance(blank);
-                match head::read(&self.input, limits) {
-                    Ok(None) => self.examined = self.input.len(),
-                    Ok(Some(head)) => {
-                        self.input.advance(head.length);
-                        self.head_done();
-                        return Poll::Ready(Ok(head));
-                    }
-                    Err(head::NotSimple) => return Poll::Ready(Err(Closed::NotSimple)),
-                }
-            }
-            let mut room = [MaybeUninit::uninit(); ROOM];
-            let mut room = ReadBuf::uninit(&mut room);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut room) {
-                Poll::Pending => break,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Closed::Broken(error))),
-                Poll::Ready(Ok(())) => {}
-            }
-            let read = room.filled();
-            if read.is_empty() {
-                return Poll::Ready(Err(Closed::Over));
-            }
-            // Most heads come whole and alone: they need no buffer.
-            if self.input.is_empty()
-                && let Ok(Some(head)) = head::read(read, limits)
-            {
-                let rest = read.get(head.length..).unwrap_or_default();
-                self.input.extend_from_slice(rest);
-                self.head_done();
-                return Poll::Ready(Ok(head));
-            }
-            self.input.extend_from_slice(read);
+    ) -> Poll<io::Result<Result<Option<Head>, Unreadable>>> {
+        if let Poll::Ready(read) = self.input.poll_head(&mut self.stream, cx) {
+            self.waiting = Waiting::Not;
+            return Poll::Ready(read);
         }
-        self.poll_over(config, drain, cx).map(Err)
-    }
-
-    fn head_done(&mut self) {
-        self.examined = 0;
-        self.waiting = Waiting::Not;
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-        }
+        self.poll_over(config, drain, cx)
+            .map(|over| over.map(|()| Ok(None)))
     }
 
     /// Whether the head was waited for long enough.
@@ -186,7 +159,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
         config: &ServerConfig,
         drain: &Drain,
         cx: &mut Context<'_>,
-    ) -> Poll<Closed> {
+    ) -> Poll<io::Result<()>> {
         let (waiting, time_limit) = match (drain.has_begun(), self.waiting) {
             (true, Waiting::Not | Waiting::Usually) => {
                 let time_limit = config.drain_idle_timeout.min(config.header_timeout);
@@ -207,27 +180,83 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Line<I> {
             ready!(deadline.poll_over(cx));
         }
         Poll::Ready(match waiting {
-            Waiting::DrainGrace => Closed::Over,
-            Waiting::Not | Waiting::Usually => Closed::Broken(io::ErrorKind::TimedOut.into()),
+            Waiting::DrainGrace => Ok(()),
+            Waiting::Not | Waiting::Usually => Err(io::ErrorKind::TimedOut.into()),
         })
     }
 
-    /// Whether the client has gone; meanwhile sends it what there is of 1xx answers.
-    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if let Poll::Ready(Err(_)) = self.stream.poll_interim(cx) {
-            return Poll::Ready(());
-        }
-        if !self.input.is_empty() {
-            return Poll::Pending;
-        }
-        let mut room = [MaybeUninit::uninit(); ROOM];
-        let mut room = ReadBuf::uninit(&mut room);
-        match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room)) {
-            Ok(()) if !room.filled().is_empty() => {
-                self.input.extend_from_slice(room.filled());
-                Poll::Pending
+    /// Serves the client while its request is answered; ready when it has left.
+    fn poll_client(&mut self, exchange: &mut Exchange, cx: &mut Context<'_>) -> Poll<()> {
+        let Self {
+            stream,
+            input,
+            interim,
+            ..
+        } = self;
+        exchange.poll_client(stream, input, interim, cx)
+    }
+
+    fn poll_answer<B: super::answer::AnswerBody>(
+        &mut self,
+        answer: &mut Answer<B>,
+        exchange: &mut Exchange,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = answer.poll_write(&mut self.stream, cx);
+        let is_waiting = answer.is_idle();
+        if polled.is_pending() && (is_waiting || exchange.has_reader()) {
+            let has_left = self.poll_client(exchange, cx).is_ready();
+            // One that is slow to read may have said all that it wanted to say.
+            if has_left && is_waiting {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
             }
-            Ok(()) | Err(_) => Poll::Ready(()),
+        }
+        polled
+    }
+
+    /// Reads what is left of a body that nobody wanted; whether that was all.
+    async fn skip_body(&mut self) -> bool {
+        let skipping = async {
+            while !self.input.is_body_over() {
+                let read = poll_fn(|cx| self.input.poll_body(&mut self.stream, cx));
+                let Ok(Ok(Some(_))) = read.await else {
+                    return false;
+                };
+            }
+            true
+        };
+        timeout(LINGER, skipping).await.unwrap_or(false)
+    }
+
+    /// Ends the connection after its last answer. Were it closed while the client still sends, the
+    /// client's system would throw the answer away (RFC 9112 §9.6).
+    async fn end(mut self) -> io::Result<()> {
+        self.stream.shutdown().await?;
+        if self.input.is_empty() && self.input.is_body_over() {
+            return Ok(());
+        }
+        let mut room = Box::new([0; 8 * 1024]);
+        let mut left = MOST_LINGERING;
+        let lingering = async {
+            while let Ok(count @ 1..) =
+                tokio::io::AsyncReadExt::read(&mut self.stream, &mut room[..]).await
+            {
+                left = left.saturating_sub(count);
+                if left == 0 {
+                    break;
+                }
+            }
+        };
+        let _late = timeout(LINGER, lingering).await;
+        Ok(())
+    }
+
+    /// Gives the connection to whoever speaks the other protocol.
+    fn hand_over(self, exchange: Exchange) {
+        if let Some(upgrade) = exchange.upgrade {
+            let stream = PeekStream::of(self.stream, self.input.into_bytes());
+            // Nobody wants it: it is closed.
+            let _unwanted = upgrade.send(Pin::from(Box::new(stream)));
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-use ::http::header::{CONTENT_LENGTH, ETAG};
-use ::http::{HeaderName, Method};
+use ::http::header::{CONNECTION, CONTENT_LENGTH, ETAG};
+use ::http::{HeaderName, HeaderValue, Method, StatusCode};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Collected, Empty, Full, StreamBody};
 use hyper::body::Frame;
+use hyper::server::conn::http1;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
@@ -120,9 +121,10 @@ impl Service for Scripted {
 
     fn on_client_hello(&self, _sni: &str, _client: std::net::IpAddr, _port: u16) {}
 
-    async fn call(&self, request: Request<Option<Incoming>>, _from: &(Downstream, ())) -> Answer {
+    async fn call(&self, request: Request<Option<ClientBody>>, _from: &(Downstream, ())) -> Answer {
         let (head, body) = request.into_parts();
         let body = match body {
+            Some(_) if head.uri.path() == "/unread" => None,
             Some(body) => body.collect().await.map(Collected::to_bytes).ok(),
             None => Some(Bytes::new()),
         };
@@ -147,6 +149,28 @@ fn from() -> Downstream {
     }
 }
 
+/// The same service behind hyper's server.
+async fn serve_by_hyper(
+    stream: DuplexStream,
+    from: Downstream,
+    service: Scripted,
+) -> hyper::Result<()> {
+    let shared = Arc::new((service, (from, ())));
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let shared = Arc::clone(&shared);
+        async move {
+            let (service, from) = &*shared;
+            let response = service.call(request.map(unless_empty), from).await;
+            Ok::<_, Infallible>(with_extra_headers(response))
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(ServerConfig::default().header_timeout);
+    builder.serve_connection(TokioIo::new(stream), answer).await
+}
+
 /// What a client that sends `pieces` reads, and the requests that its service got.
 async fn served(
     pieces: &[&[u8]],
@@ -165,21 +189,7 @@ async fn served(
         // How it ends is seen by the client.
         match own {
             true => drop(serve_h1(far, from, service.clone(), &config, &drain).await),
-            false => {
-                let interim = Interim::default();
-                let stream = PeekStream::new(WithInformational::new(far, interim.clone()));
-                drop(
-                    serve_any_h1(
-                        stream,
-                        (from, ()),
-                        service.clone(),
-                        interim,
-                        &config,
-                        &drain,
-                    )
-                    .await,
-                );
-            }
+            false => drop(serve_by_hyper(far, from, service.clone()).await),
         }
     };
     let talking = async {
@@ -258,10 +268,8 @@ fn unusual() -> impl Strategy<Value = String> {
         "POST /c HTTP/1.1\r\nhost: a.b\r\ncontent-length: 3\r\n\r\nabc",
         "POST /c HTTP/1.1\r\nhost: a.b\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         "POST /c HTTP/1.1\r\nhost: a.b\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\nabc",
-        "GET /c HTTP/1.0\r\nhost: a.b\r\nconnection: keep-alive\r\n\r\n",
         "GET /c HTTP/1.1\r\nhost: a.b\r\nte: trailers\r\n\r\n",
         "GET /c HTTP/1.1\r\nhost: a.b\r\na b: c\r\n\r\n",
-        "GET /c HTTP/3.0\r\n\r\n",
         "GET /c HTTP/1.1\r\nhost: a.b\r\nconnection: x, close\r\n\r\n",
     ])
     .prop_map(str::to_owned)
@@ -341,4 +349,63 @@ async fn a_client_that_does_not_read_is_read_ahead_of_to_the_limit() {
     assert!(served.is_err(), "it waits for its client");
     let read = count.load(Ordering::Relaxed) * length;
     assert!((250_000..400_000).contains(&read), "{read}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_of_http_1_0_is_answered_in_a_way_that_it_understands() {
+    let asks = |options: &str| format!("GET / HTTP/1.0\r\n{options}\r\n");
+    let (once, again) = (asks(""), asks("connection: keep-alive\r\n"));
+    for (requests, says, answers, has) in [
+        ([&once, &once], Says::Known(3), 1, "connection: close\r\n"),
+        (
+            [&again, &once],
+            Says::Known(3),
+            2,
+            "connection: keep-alive\r\n",
+        ),
+        // Only the connection's end tells where the body's is.
+        (
+            [&again, &once],
+            Says::Parts(vec![3, 3]),
+            1,
+            "connection: close\r\n",
+        ),
+    ] {
+        let pieces = requests.map(String::as_bytes);
+        let (received, _) = served(&pieces, &[says], 100_000, true).await;
+        assert_eq!(
+            received.matches("HTTP/1.0 200 OK").count(),
+            answers,
+            "{received}"
+        );
+        assert!(received.contains(has), "{received}");
+        assert!(!received.contains("chunked"), "{received}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_instance_sent_before_it_broke_off_reaches_the_client() {
+    let request: &[u8] = b"GET / HTTP/1.1\r\nhost: a.b\r\n\r\n";
+    let (received, _) = served(&[request], &[Says::Breaks(3000)], 100_000, true).await;
+    assert!(received.starts_with("HTTP/1.1 200 OK\r\n"), "{received}");
+    assert!(received.contains(&"x".repeat(3000)) && !received.ends_with("0\r\n\r\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_nobody_reads_is_read_over_if_it_is_short_and_ends_the_connection_else() {
+    for (length, answers) in [(1000, 2), (1_000_000, 1)] {
+        let head =
+            format!("POST /unread HTTP/1.1\r\nhost: a.b\r\ncontent-length: {length}\r\n\r\n");
+        let (body, last) = (
+            "y".repeat(length),
+            "GET / HTTP/1.1\r\nconnection: close\r\n\r\n",
+        );
+        let pieces = [head.as_bytes(), body.as_bytes(), last.as_bytes()];
+        let (received, _) = served(&pieces, &[], 10_000, true).await;
+        assert_eq!(
+            received.matches("HTTP/1.1 200 OK").count(),
+            answers,
+            "{received}"
+        );
+    }
 }

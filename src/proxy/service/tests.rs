@@ -8,10 +8,10 @@ use arc_swap::ArcSwap;
 use http::{HeaderValue, Request, StatusCode};
 use hypeman::wire::{AutoStandbyStatus, Instance, InstanceState, WaitOutcome};
 use hypeman::{ControlPlane, Error as ControlPlaneError, InstanceId, InstanceRef};
-use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::client::ClientBody;
 use crate::config::{Variables, load};
 use crate::hold::Hold;
 use crate::proxy::{Arrival, ConnectionCache, Gateway, GatewayParts};
@@ -100,7 +100,7 @@ async fn status(
     target: &str,
     fields: &[(&'static str, &'static str)],
 ) -> StatusCode {
-    let mut request: Request<Option<Incoming>> = Request::new(None);
+    let mut request: Request<Option<ClientBody>> = Request::new(None);
     *request.uri_mut() = target.parse().unwrap();
     for (name, value) in fields {
         let value = HeaderValue::from_static(value);

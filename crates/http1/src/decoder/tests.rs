@@ -1,0 +1,104 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// All that comes of a body whose bytes arrive in these parts: its data, the number of its
+/// trailers, whether it ended, and what is left over.
+type Decoded = Result<(Vec<u8>, usize, bool, Vec<u8>), ChunkError>;
+
+fn decoded(length: BodyLength, parts: &[&[u8]]) -> Decoded {
+    let mut decoder = BodyDecoder::new(length);
+    let (mut input, mut data, mut fields) = (BytesMut::new(), Vec::new(), 0);
+    for part in parts {
+        input.extend_from_slice(part);
+        loop {
+            match decoder.take(&mut input)? {
+                BodyPart::Data(bytes) => data.extend_from_slice(&bytes),
+                BodyPart::Trailers(trailers) => fields += trailers.len(),
+                BodyPart::End | BodyPart::More => break,
+            }
+        }
+    }
+    Ok((data, fields, decoder.is_over(), input.to_vec()))
+}
+
+#[test]
+fn chunks_are_put_together_and_end_at_the_last_one() {
+    let text = b"5;a=b\r\nhello\r\n1 \r\n!\r\n0\r\nx-a: b\r\n\r\nnext";
+    let expected = (b"hello!".to_vec(), 1, true, b"next".to_vec());
+    assert_eq!(decoded(BodyLength::Chunked, &[text]), Ok(expected));
+}
+
+#[test]
+fn a_length_is_kept_to_the_byte() {
+    for (length, expected) in [(0, ""), (3, "abc"), (9, "abcdef")] {
+        let (data, _, is_over, rest) =
+            decoded(BodyLength::Length(length), &[b"abc", b"def"]).unwrap();
+        assert_eq!(data, expected.as_bytes());
+        assert_eq!(is_over, length < 9);
+        assert_eq!(data.len() + rest.len(), 6);
+    }
+}
+
+#[test]
+fn what_ends_with_the_connection_is_never_over() {
+    let all = decoded(BodyLength::UntilClose, &[b"abc", b"0\r\n\r\n"]).unwrap();
+    assert_eq!(all, (b"abc0\r\n\r\n".to_vec(), 0, false, Vec::new()));
+}
+
+#[test]
+fn what_is_no_chunk_is_refused() {
+    for wrong in [
+        "5\r\nhello!\r\n",
+        "5\r\nhello\n",
+        "zz\r\n",
+        "0\r\nno colon\r\n\r\n",
+        "0\r\na: b\r\n c\r\n\r\n",
+    ] {
+        assert!(
+            decoded(BodyLength::Chunked, &[wrong.as_bytes()]).is_err(),
+            "{wrong:?}"
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn where_a_body_is_cut_does_not_matter(
+        chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..8),
+        has_trailer in any::<bool>(),
+        cuts in prop::collection::vec(1_usize..30, 1..20),
+    ) {
+        let mut text = Vec::new();
+        for chunk in &chunks {
+            text.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+            text.extend(chunk);
+            text.extend(b"\r\n");
+        }
+        text.extend(if has_trailer { &b"0\r\nx-t: 1\r\n\r\n"[..] } else { b"0\r\n\r\n" });
+        text.extend(b"rest");
+        let (mut parts, mut rest, mut cuts) = (Vec::new(), &text[..], cuts.iter().cycle());
+        while !rest.is_empty() {
+            let (part, more) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
+            parts.push(part);
+            rest = more;
+        }
+        let found = decoded(BodyLength::Chunked, &parts).unwrap();
+        prop_assert_eq!(found, (chunks.concat(), usize::from(has_trailer), true, b"rest".to_vec()));
+    }
+
+    /// Also where they are wrong: the same bytes are the same body, or none, however they come.
+    #[test]
+    fn broken_chunks_are_broken_however_they_are_cut(
+        bytes in prop::collection::vec(prop::sample::select(b"0159af;\r\n x:".to_vec()), 0..60),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let whole = decoded(BodyLength::Chunked, &[&bytes]);
+        let (head, tail) = bytes.split_at(at.index(bytes.len() + 1));
+        let parts = decoded(BodyLength::Chunked, &[head, tail]);
+        prop_assert_eq!(whole.is_err(), parts.is_err());
+        if let (Ok(whole), Ok(parts)) = (whole, parts) {
+            prop_assert_eq!(whole, parts);
+        }
+    }
+}

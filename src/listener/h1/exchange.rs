@@ -1,0 +1,161 @@
+//! One request and its response, as far as the connection has to do with them.
+//!
+//! Guarantees: a body is read when whoever reads it asks for more, and `100 Continue` is said then
+//! and only then; a broken body is an error for its reader, and the connection's last.
+
+use std::task::{Context, Poll};
+
+use http::header::TE;
+use http::{Extensions, Method};
+use hyper::body::Frame;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+
+use super::head::Head;
+use super::input::Input;
+use crate::client::{BodyFeed, ClientBodyError, UpgradeOffer, UpgradedClient};
+use crate::listener::informational::Interim;
+use http1::{BodyPart, RequestFraming, has_option};
+
+/// An unread rest of a body is read to its end, so that the connection can go on, if it is no
+/// longer than this.
+const WORTH_READING: u64 = 64 * 1024;
+
+/// What a connection keeps of a request that is being answered.
+pub(super) struct Exchange {
+    feed: Option<BodyFeed>,
+    framing: RequestFraming,
+    is_connect: bool,
+    /// The client waits to be asked for the body.
+    awaits_continue: bool,
+    /// The final response has begun.
+    is_answered: bool,
+    /// Where the next request would begin is in doubt.
+    is_broken: bool,
+    /// A part of the body was handed over since the service was polled last.
+    has_fed: bool,
+    /// The client takes trailers (RFC 9110 §10.1.4).
+    pub(super) wants_trailers: bool,
+    /// Where the connection goes when it leaves HTTP.
+    pub(super) upgrade: Option<oneshot::Sender<UpgradedClient>>,
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    /// Of a head that was just read; gives the request its body.
+    pub(super) fn begin(head: &mut Head, input: &Input) -> Self {
+        let framing = head.framing;
+        let feed = (!input.is_body_over()).then(|| {
+            let (feed, body) = BodyFeed::new(input.body_length());
+            *head.request.body_mut() = Some(body);
+            feed
+        });
+        let te = head.request.headers().get(TE);
+        let wants_trailers = te.is_some_and(|te| has_option(te.as_bytes(), "trailers"));
+        Self {
+            wants_trailers,
+            awaits_continue: framing.expects_continue && feed.is_some(),
+            feed,
+            framing,
+            is_connect: *head.request.method() == Method::CONNECT,
+            is_answered: false,
+            is_broken: false,
+            has_fed: false,
+            upgrade: framing
+                .is_upgrade
+                .then(|| offer(head.request.extensions_mut())),
+        }
+    }
+
+    /// Whether something came for the service since this was asked last.
+    pub(super) fn take_fed(&mut self) -> bool {
+        std::mem::take(&mut self.has_fed)
+    }
+
+    /// The final response begins; whether it is the connection's last.
+    pub(super) fn answer(&mut self, input: &Input) -> bool {
+        self.is_answered = true;
+        let is_unread = self.feed.as_ref().is_some_and(BodyFeed::is_abandoned);
+        let is_long = input.body_length().is_none_or(|left| left > WORTH_READING);
+        !self.framing.is_persistent
+            || self.is_broken
+            || self.is_connect
+            || is_unread && (self.awaits_continue || is_long)
+    }
+
+    /// Whether the connection cannot go on although the response did not say so.
+    pub(super) fn is_cut_short(&self) -> bool {
+        self.is_broken || self.awaits_continue
+    }
+
+    /// Whether anybody may still want more of the body.
+    pub(super) fn has_reader(&self) -> bool {
+        self.feed.is_some()
+    }
+
+    /// Serves the client meanwhile: writes interim responses, feeds the body. Ready when the client
+    /// has left.
+    pub(super) fn poll_client<I: AsyncRead + AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut I,
+        input: &mut Input,
+        interim: &Interim,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        if !self.is_answered
+            && let Poll::Ready(Err(_)) = interim.poll_write(stream, cx)
+        {
+            return Poll::Ready(());
+        }
+        while let Some(feed) = &self.feed {
+            if feed.is_abandoned() {
+                // What is left of the body is the connection's.
+                self.feed = None;
+                break;
+            }
+            if !feed.is_wanted(cx) {
+                break;
+            }
+            if self.awaits_continue {
+                self.awaits_continue = false;
+                if !self.is_answered {
+                    interim.ask_for_body();
+                    if let Poll::Ready(Err(_)) = interim.poll_write(stream, cx) {
+                        return Poll::Ready(());
+                    }
+                }
+            }
+            let Poll::Ready(read) = input.poll_body(stream, cx) else {
+                return Poll::Pending;
+            };
+            let (part, is_over) = match read {
+                Ok(Ok(Some(BodyPart::Data(data)))) => {
+                    (Some(Ok(Frame::data(data))), input.is_body_over())
+                }
+                Ok(Ok(Some(BodyPart::Trailers(fields)))) => {
+                    (Some(Ok(Frame::trailers(fields))), true)
+                }
+                Ok(Ok(Some(BodyPart::End | BodyPart::More))) => (None, true),
+                Ok(Ok(None)) | Err(_) => (Some(Err(ClientBodyError::Ended)), true),
+                Ok(Err(error)) => (Some(Err(error.into())), true),
+            };
+            self.is_broken |= matches!(part, Some(Err(_)));
+            self.has_fed = true;
+            feed.give(part, is_over);
+            if is_over {
+                self.feed = None;
+            }
+        }
+        match self.is_broken {
+            true => Poll::Pending,
+            false => input.poll_end(stream, cx),
+        }
+    }
+}
+
+fn offer(extensions: &mut Extensions) -> oneshot::Sender<UpgradedClient> {
+    let (offer, connection) = UpgradeOffer::new();
+    extensions.insert(offer);
+    connection
+}

@@ -1,0 +1,166 @@
+//! What a client sends, as far as it has been read.
+//!
+//! Guarantees: no more is read than [`ROOM`] bytes ahead of what is wanted, or than a body's part; a
+//! connection that waits has no buffer; a head that comes whole and alone is parsed where it was
+//! read to.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::head::{self, Head, Unreadable};
+use crate::config::ServerConfig;
+use http1::{BodyPart, ChunkError, HeadLimits, RequestReader, empty_lines};
+
+/// The most that is read at once of what is not a body.
+const ROOM: usize = 8 * 1024;
+/// The most that is read at once of a body.
+const PART: u64 = 128 * 1024;
+
+/// The bytes of a connection that were read and not used, and the codec.
+#[derive(Debug)]
+pub(super) struct Input {
+    bytes: BytesMut,
+    reader: RequestReader,
+}
+
+// === impl Input ===
+
+impl Input {
+    pub(super) fn new(config: &ServerConfig) -> Self {
+        let limits = HeadLimits {
+            bytes: config.max_header_bytes,
+            fields: config.max_headers,
+        };
+        Self {
+            bytes: BytesMut::new(),
+            reader: RequestReader::new(limits),
+        }
+    }
+
+    /// Whether the first bytes of something are there.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// All of it, for whoever takes the connection over.
+    pub(super) fn into_bytes(self) -> BytesMut {
+        self.bytes
+    }
+
+    /// Whether the body of the last request was read to its end.
+    pub(super) fn is_body_over(&self) -> bool {
+        self.reader.body().is_over()
+    }
+
+    /// How many bytes the body has, where that is known.
+    pub(super) fn body_length(&self) -> Option<u64> {
+        self.reader.body().exact()
+    }
+
+    /// The next head; `None` at the connection's end.
+    pub(super) fn poll_head<I: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut I,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Result<Option<Head>, Unreadable>>> {
+        loop {
+            let blank = empty_lines(&self.bytes);
+            self.bytes.advance(blank);
+            match self.reader.read_head(&self.bytes, head::request) {
+                Ok(None) => {}
+                Ok(Some((length, head))) => {
+                    self.bytes.advance(length);
+                    self.release();
+                    return Poll::Ready(Ok(head.map(Some)));
+                }
+                Err(error) => return Poll::Ready(Ok(Err(error.into()))),
+            }
+            let mut room = [MaybeUninit::uninit(); ROOM];
+            let mut room = ReadBuf::uninit(&mut room);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut room))?;
+            let fresh = room.filled();
+            if fresh.is_empty() {
+                return Poll::Ready(Ok(Ok(None)));
+            }
+            // Most heads come whole and alone: they need no buffer.
+            if self.bytes.is_empty() && !matches!(fresh, [b'\r' | b'\n', ..]) {
+                match self.reader.read_head(fresh, head::request) {
+                    Ok(Some((length, head))) => {
+                        let rest = fresh.get(length..).unwrap_or_default();
+                        self.bytes.extend_from_slice(rest);
+                        return Poll::Ready(Ok(head.map(Some)));
+                    }
+                    Ok(None) => {}
+                    Err(error) => return Poll::Ready(Ok(Err(error.into()))),
+                }
+            }
+            self.bytes.extend_from_slice(fresh);
+        }
+    }
+
+    /// The next part of the body; `None` when the connection ends before the body does.
+    pub(super) fn poll_body<I: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut I,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Result<Option<BodyPart>, ChunkError>>> {
+        loop {
+            match self.reader.read_body(&mut self.bytes) {
+                Ok(BodyPart::More) => {}
+                Ok(part) => {
+                    self.release();
+                    return Poll::Ready(Ok(Ok(Some(part))));
+                }
+                Err(error) => return Poll::Ready(Ok(Err(error))),
+            }
+            let useful = self.reader.body().useful().unwrap_or(0).min(PART);
+            let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
+            self.bytes.reserve(room);
+            let count = ready!(poll_read_into(stream, &mut self.bytes, room, cx))?;
+            if count == 0 {
+                return Poll::Ready(Ok(Ok(None)));
+            }
+        }
+    }
+
+    /// Reads a little ahead, to learn whether the client has left; ready when it has.
+    pub(super) fn poll_end<I: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut I,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        while self.bytes.len() < ROOM {
+            let room = ROOM - self.bytes.len();
+            let mut fresh = [MaybeUninit::uninit(); ROOM];
+            let mut fresh = ReadBuf::uninit(fresh.get_mut(..room).unwrap_or_default());
+            match ready!(Pin::new(&mut *stream).poll_read(cx, &mut fresh)) {
+                Ok(()) if !fresh.filled().is_empty() => {
+                    self.bytes.extend_from_slice(fresh.filled());
+                }
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// An empty buffer is none.
+    fn release(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes = BytesMut::new();
+        }
+    }
+}
+
+fn poll_read_into<I: AsyncRead + Unpin>(
+    stream: &mut I,
+    bytes: &mut BytesMut,
+    room: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut bytes::BufMut::limit(bytes, room))
+}
