@@ -21,6 +21,7 @@ mod requests;
 mod responses;
 mod round_trips;
 mod strict;
+mod strictness;
 mod written;
 
 /// As many cases of a property as find most of what there is: eight times the usual number, which
