@@ -48,7 +48,10 @@ fn a_body_is_as_long_as_its_head_says_and_in_one_way_only() {
         ),
         ("200 OK", Ok((UntilClose, false))),
         ("204 No Content\r\ncontent-length: 5", Ok((Nothing, true))),
-        ("304 Not Modified\r\ncontent-length: x", Ok((Nothing, true))),
+        (
+            "304 Not Modified\r\ncontent-length: x",
+            Ok((Nothing, false)),
+        ),
         (
             "101 Switching Protocols\r\nupgrade: x",
             Ok((Nothing, false)),
