@@ -65,6 +65,11 @@ impl Interim {
         Arc::new(move |status, fields| interim.send(status, fields))
     }
 
+    /// Whether any waits to be written.
+    pub(super) fn has_some(&self) -> bool {
+        self.0.any.load(Ordering::Acquire)
+    }
+
     /// Writes those that wait. The task is woken when others come.
     pub(super) fn poll_write<S: AsyncWrite + Unpin>(
         &self,
@@ -72,7 +77,7 @@ impl Interim {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         self.0.connection.register(cx.waker());
-        if !self.0.any.load(Ordering::Acquire) {
+        if !self.has_some() {
             return Poll::Ready(Ok(()));
         }
         let mut waiting = self.waiting();

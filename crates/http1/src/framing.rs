@@ -5,7 +5,7 @@
 
 use http::Version;
 
-use crate::fields::{Fields, digits, options};
+use crate::fields::{Fields, digits, has_option, options};
 
 /// How the end of a body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,7 @@ pub(crate) struct Said<'b> {
     pub(crate) upgrades: bool,
     pub(crate) upgrade: Option<&'b [u8]>,
     pub(crate) expects_continue: bool,
+    pub(crate) wants_trailers: bool,
 }
 
 // === impl Said ===
@@ -66,6 +67,7 @@ impl<'b> Said<'b> {
         for field in fields.0 {
             let is = |name: &str| field.name.eq_ignore_ascii_case(name);
             match field.name.len() {
+                2 if is("te") => said.wants_trailers |= has_option(field.value, "trailers"),
                 6 if is("expect") => {
                     said.expects_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
                 }

@@ -40,6 +40,8 @@ pub struct RequestFraming {
     pub is_persistent: bool,
     /// Whether the client waits to be asked for the body (RFC 9110 §10.1.1).
     pub expects_continue: bool,
+    /// Whether the client takes trailers (RFC 9110 §10.1.4).
+    pub wants_trailers: bool,
     /// Whether the client asks for another protocol on the connection (RFC 9110 §7.8).
     pub is_upgrade: bool,
 }
@@ -149,6 +151,7 @@ fn framing(fields: Fields<'_, '_>, version: Version) -> Result<RequestFraming, H
         is_persistent: said.is_persistent(version),
         // Both are of HTTP/1.1 (RFC 9110 §7.8, §10.1.1).
         expects_continue: is_new && said.expects_continue,
+        wants_trailers: said.wants_trailers,
         is_upgrade: is_new && said.upgrades && said.upgrade.is_some(),
     })
 }

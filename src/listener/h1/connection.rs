@@ -81,14 +81,14 @@ where
         waiting: Waiting::Not,
     };
     loop {
-        let read = poll_fn(|cx| connection.poll_head(config, drain, cx)).await?;
-        let mut head = match read {
-            Ok(Some(head)) => head,
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                connection.stream.write_all(&refusal(error)).await?;
-                return connection.end().await;
-            }
+        let mut head = None;
+        let read = poll_fn(|cx| connection.poll_head(&mut head, config, drain, cx)).await?;
+        if let Err(error) = read {
+            connection.stream.write_all(&refusal(error)).await?;
+            return connection.end().await;
+        }
+        let Some(mut head) = head else {
+            return Ok(());
         };
         let mut exchange = Exchange::begin(&mut head, &connection.input);
         let (is_head, version) = (
@@ -115,7 +115,9 @@ where
         let Some(response) = response.await else {
             return Ok(());
         };
-        poll_fn(|cx| connection.interim.poll_write(&mut connection.stream, cx)).await?;
+        if connection.interim.has_some() {
+            poll_fn(|cx| connection.interim.poll_write(&mut connection.stream, cx)).await?;
+        }
         let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let audience = Audience {
             version,
@@ -141,16 +143,16 @@ where
 impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<I> {
     fn poll_head(
         &mut self,
+        head: &mut Option<Head>,
         config: &ServerConfig,
         drain: &Drain,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Result<Option<Head>, Unreadable>>> {
-        if let Poll::Ready(read) = self.input.poll_head(&mut self.stream, cx) {
+    ) -> Poll<io::Result<Result<(), Unreadable>>> {
+        if let Poll::Ready(read) = self.input.poll_head(&mut self.stream, head, cx) {
             self.waiting = Waiting::Not;
             return Poll::Ready(read);
         }
-        self.poll_over(config, drain, cx)
-            .map(|over| over.map(|()| Ok(None)))
+        self.poll_over(config, drain, cx).map(|over| over.map(Ok))
     }
 
     /// Whether the head was waited for long enough.

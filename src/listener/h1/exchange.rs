@@ -5,7 +5,6 @@
 
 use std::task::{Context, Poll};
 
-use http::header::TE;
 use http::{Extensions, Method};
 use hyper::body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,7 +14,7 @@ use super::head::Head;
 use super::input::Input;
 use crate::client::{BodyFeed, ClientBodyError, UpgradeOffer, UpgradedClient};
 use crate::listener::informational::Interim;
-use http1::{BodyPart, RequestFraming, has_option};
+use http1::{BodyPart, RequestFraming};
 
 /// An unread rest of a body is read to its end, so that the connection can go on, if it is no
 /// longer than this.
@@ -51,10 +50,8 @@ impl Exchange {
             *head.request.body_mut() = Some(body);
             feed
         });
-        let te = head.request.headers().get(TE);
-        let wants_trailers = te.is_some_and(|te| has_option(te.as_bytes(), "trailers"));
         Self {
-            wants_trailers,
+            wants_trailers: framing.wants_trailers,
             awaits_continue: framing.expects_continue && feed.is_some(),
             feed,
             framing,

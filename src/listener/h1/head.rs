@@ -35,8 +35,11 @@ pub(super) enum Unreadable {
     Target,
 }
 
-/// The request without its body.
-pub(super) fn request(head: RequestHead<'_, '_>) -> Result<Head, Unreadable> {
+/// Puts the request, without its body, into `into`.
+pub(super) fn request(
+    head: RequestHead<'_, '_>,
+    into: &mut Option<Head>,
+) -> Result<(), Unreadable> {
     let copied = Copied::of(head.bytes);
     let mut headers = HeaderMap::with_capacity(head.fields.len() + ADDED);
     for field in head.fields.iter() {
@@ -57,16 +60,19 @@ pub(super) fn request(head: RequestHead<'_, '_>) -> Result<Head, Unreadable> {
         }
         headers.append(name, value);
     }
-    let mut request = Request::new(None);
+    let uri = uri(head.target, &copied)?;
+    let request = &mut into
+        .insert(Head {
+            request: Request::new(None),
+            framing: head.framing,
+        })
+        .request;
     *request.method_mut() =
         Method::from_bytes(head.method.as_bytes()).map_err(|_| HeadError::Value)?;
-    *request.uri_mut() = uri(head.target, &copied)?;
+    *request.uri_mut() = uri;
     *request.version_mut() = head.version;
     *request.headers_mut() = headers;
-    Ok(Head {
-        request,
-        framing: head.framing,
-    })
+    Ok(())
 }
 
 fn uri(target: &str, copied: &Copied) -> Result<Uri, Unreadable> {
@@ -105,8 +111,11 @@ mod tests {
             bytes: 200_000,
             fields: 10,
         };
-        let read = RequestReader::new(limits).read_head(text.as_bytes(), request)?;
-        read.unwrap().1
+        let mut head = None;
+        let take = |parsed: RequestHead<'_, '_>| request(parsed, &mut head);
+        let read = RequestReader::new(limits).read_head(text.as_bytes(), take)?;
+        read.unwrap().1?;
+        Ok(head.unwrap())
     }
 
     #[test]

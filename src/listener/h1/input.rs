@@ -62,41 +62,43 @@ impl Input {
         self.reader.body().exact()
     }
 
-    /// The next head; `None` at the connection's end.
+    /// The next head, which is put into `head`; none at the connection's end. It is large, and not
+    /// to be moved about.
     pub(super) fn poll_head<I: AsyncRead + Unpin>(
         &mut self,
         stream: &mut I,
+        head: &mut Option<Head>,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Result<Option<Head>, Unreadable>>> {
+    ) -> Poll<io::Result<Result<(), Unreadable>>> {
         loop {
             let blank = empty_lines(&self.bytes);
             self.bytes.advance(blank);
-            match self.reader.read_head(&self.bytes, head::request) {
+            match read_head(&mut self.reader, &self.bytes, head) {
                 Ok(None) => {}
-                Ok(Some((length, head))) => {
+                Ok(Some(length)) => {
                     self.bytes.advance(length);
                     self.release();
-                    return Poll::Ready(Ok(head.map(Some)));
+                    return Poll::Ready(Ok(Ok(())));
                 }
-                Err(error) => return Poll::Ready(Ok(Err(error.into()))),
+                Err(error) => return Poll::Ready(Ok(Err(error))),
             }
             let mut room = [MaybeUninit::uninit(); ROOM];
             let mut room = ReadBuf::uninit(&mut room);
             ready!(Pin::new(&mut *stream).poll_read(cx, &mut room))?;
             let fresh = room.filled();
             if fresh.is_empty() {
-                return Poll::Ready(Ok(Ok(None)));
+                return Poll::Ready(Ok(Ok(())));
             }
             // Most heads come whole and alone: they need no buffer.
             if self.bytes.is_empty() && !matches!(fresh, [b'\r' | b'\n', ..]) {
-                match self.reader.read_head(fresh, head::request) {
-                    Ok(Some((length, head))) => {
+                match read_head(&mut self.reader, fresh, head) {
+                    Ok(Some(length)) => {
                         let rest = fresh.get(length..).unwrap_or_default();
                         self.bytes.extend_from_slice(rest);
-                        return Poll::Ready(Ok(head.map(Some)));
+                        return Poll::Ready(Ok(Ok(())));
                     }
                     Ok(None) => {}
-                    Err(error) => return Poll::Ready(Ok(Err(error.into()))),
+                    Err(error) => return Poll::Ready(Ok(Err(error))),
                 }
             }
             self.bytes.extend_from_slice(fresh);
@@ -153,6 +155,19 @@ impl Input {
         if self.bytes.is_empty() {
             self.bytes = BytesMut::new();
         }
+    }
+}
+
+/// Puts the head that `bytes` begin with into `head`, once it is whole; its length then.
+fn read_head(
+    reader: &mut RequestReader,
+    bytes: &[u8],
+    head: &mut Option<Head>,
+) -> Result<Option<usize>, Unreadable> {
+    let read = reader.read_head(bytes, |parsed| head::request(parsed, head))?;
+    match read {
+        None => Ok(None),
+        Some((length, taken)) => taken.map(|()| Some(length)),
     }
 }
 

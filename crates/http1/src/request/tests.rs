@@ -43,6 +43,7 @@ fn a_head_is_read_as_it_came_and_what_follows_it_left() {
         body: BodyLength::Nothing,
         is_persistent: true,
         expects_continue: false,
+        wants_trailers: false,
         is_upgrade: false,
     };
     assert_eq!(framing, expected);
