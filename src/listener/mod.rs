@@ -9,6 +9,7 @@
 //! `connection.rs` shows the way of one connection, from top to bottom.
 
 mod accept;
+mod address;
 mod certificates;
 mod clients;
 mod header_read_timer;
@@ -29,6 +30,7 @@ mod shared;
 mod tls_error;
 
 pub use self::accept::{Inherited, Listener, bind};
+pub use self::address::is_v6_only;
 pub use self::certificates::Certificates;
 pub use self::client_hello::fuzz as fuzz_hello;
 pub use self::h1::fuzz as fuzz_head;
