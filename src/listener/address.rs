@@ -1,7 +1,7 @@
 //! Addresses of sockets, of both families of IP.
 //!
-//! Guarantees: a client of IPv4 has an IPv4 address, whatever socket it came over; a socket for both
-//! families leaves IPv4 to another one that listens at the same port.
+//! Guarantees: a client of IPv4 has an IPv4 address, whatever socket it came over; a socket for
+//! both families leaves IPv4 to another one that listens at the same port.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -1,4 +1,4 @@
-//! The fields that say to an instance who asks, and by what way: the gateway's word, not a client's.
+//! The fields that say to an instance who asks, and by what way: the gateway's word alone.
 //!
 //! Guarantees: a client cannot say in another spelling what it may not say by the name itself. CGI,
 //! and with it WSGI, PHP and Rack, hands `X_Forwarded_For` and `X-Forwarded-For` to an application

@@ -1,8 +1,8 @@
 //! Trailers as they pass through.
 //!
-//! Guarantees: no trailer that would change a message's framing, routing or meaning is forwarded, in
-//! either direction, and none that is the gateway's or the route's word: servers that put trailers
-//! among the fields (RFC 9110 §6.5.1 lets them) would take a client's for the gateway's.
+//! Guarantees: no trailer that would change a message's framing, routing or meaning is forwarded,
+//! in either direction, and none that is the gateway's or the route's word: servers that put
+//! trailers among the fields (RFC 9110 §6.5.1 lets them) would take a client's for the gateway's.
 
 use std::sync::Arc;
 
