@@ -37,7 +37,21 @@ fn check(headers: &HeaderMap) {
     ] {
         assert!(!headers.contains_key(gone), "{gone}");
     }
-    assert_eq!(headers.contains_key("connection"), is_upgrade(headers));
+    // RFC 9110 §7.6.1, §10.1.4.
+    let options = is_upgrade(headers) || headers.contains_key("te");
+    assert_eq!(headers.contains_key("connection"), options);
+    // CGI knows these by the same name (RFC 3875 §4.1.18).
+    for name in headers.keys() {
+        let variable = name
+            .as_str()
+            .replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        let guarded = matches!(
+            &*variable,
+            "x_forwarded_for" | "x_forwarded_proto" | "client_cert"
+        );
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        assert!(!guarded || name.as_str().chars().all(is_plain), "{name}");
+    }
     for value in headers.values() {
         assert!(
             !value
@@ -58,6 +72,7 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, In
             trusted: false,
             request_id: &id,
             certificate: None,
+            via: None,
         };
         let fields = Fields::of(&parts.headers);
         if let Some(stamp) = prepare_request(&mut parts.headers, fields, &from) {

@@ -20,8 +20,10 @@ mod view;
 mod watchers;
 
 use axum::Router;
-use axum::http::header::CONTENT_TYPE;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::response::Response;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
@@ -34,6 +36,13 @@ pub use self::view::{
     PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView,
 };
 pub use self::watchers::Watchers;
+
+/// An answer is what its type says, whatever a browser would make of it.
+async fn as_declared(mut response: Response) -> Response {
+    let field = response.headers_mut().entry(X_CONTENT_TYPE_OPTIONS);
+    field.or_insert(HeaderValue::from_static("nosniff"));
+    response
+}
 
 // === impl Admin ===
 
@@ -60,6 +69,6 @@ impl Admin {
             true => all.merge(dashboard::routes()),
             false => all,
         };
-        all.with_state(self)
+        all.layer(map_response(as_declared)).with_state(self)
     }
 }

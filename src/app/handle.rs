@@ -236,8 +236,9 @@ impl AppHandle {
 // === impl Running ===
 
 impl Running {
-    /// Tells the engine where the gateway itself listens.
+    /// Tells the engine where the gateway itself listens, and redirects where it does so with TLS.
     pub(super) fn note_own_listeners(&self) {
+        self.gateway.set_tls_listeners(self.sockets.https());
         let mut addresses = self.sockets.addresses();
         addresses.push(self.admin);
         let wakes = &self.gateway.parts().wakes;

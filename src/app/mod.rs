@@ -73,10 +73,11 @@ impl App {
         mut inherited: Inherited,
     ) -> Result<Self, AppError> {
         let reuse_port = config.server.reuse_port;
+        let all = || config.listener.iter().map(|listener| listener.address);
         let bound = config
             .listener
             .iter()
-            .map(|listener| sockets::bind(listener, &mut inherited, reuse_port));
+            .map(|listener| sockets::bind(listener, &mut inherited, reuse_port, all()));
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let (admin, admin_address) = bind_admin(&config, &mut inherited).await?;
         for address in inherited.left() {
@@ -300,7 +301,7 @@ async fn bind_admin(
             socket.set_nonblocking(true).map_err(failed)?;
             TcpListener::from_std(socket).map_err(failed)?
         }
-        None if config.server.reuse_port => listener::bind(address, true).map_err(failed)?,
+        None if config.server.reuse_port => listener::bind(address, true, false).map_err(failed)?,
         None => TcpListener::bind(address).await.map_err(failed)?,
     };
     let address = admin.local_addr().map_err(failed)?;

@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::error::AppError;
-use crate::config::ListenerConfig;
+use crate::config::{ListenerConfig, ListenerMode};
 use crate::listener::{
     Certificates, Inherited, Listener, ListenerSettings, Service, SettingsHandle, Shared,
+    is_v6_only,
 };
 
 /// All sockets for clients.
@@ -31,6 +32,8 @@ struct Open {
     config: ListenerConfig,
     settings: Arc<SettingsHandle>,
     close: CancellationToken,
+    /// Whether IPv4 has its port by another socket, or had when it was opened.
+    v6_only: bool,
 }
 
 /// A socket that is bound and not served yet.
@@ -38,17 +41,20 @@ struct Open {
 pub(super) struct Bound {
     config: ListenerConfig,
     listener: Listener,
+    v6_only: bool,
 }
 
-/// Binds one socket, or takes an inherited one.
+/// Binds one socket, or takes an inherited one; `all` are the addresses of all of them.
 pub(super) fn bind(
     config: &ListenerConfig,
     inherited: &mut Inherited,
     reuse_port: bool,
+    all: impl IntoIterator<Item = SocketAddr>,
 ) -> Result<Bound, AppError> {
     let address = config.address;
     let settings = ListenerSettings::new(config)?;
-    let listener = Listener::bind(address, settings, inherited.take(address), reuse_port);
+    let (inherited, v6_only) = (inherited.take(address), is_v6_only(address, all));
+    let listener = Listener::bind(address, settings, inherited, reuse_port, v6_only);
     let listener = listener.map_err(|source| AppError::Bind {
         address,
         flag: "--listen",
@@ -56,7 +62,11 @@ pub(super) fn bind(
         source,
     })?;
     let config = config.clone();
-    Ok(Bound { config, listener })
+    Ok(Bound {
+        config,
+        listener,
+        v6_only,
+    })
 }
 
 // === impl Bound ===
@@ -81,7 +91,11 @@ impl Sockets {
 
     /// Serves a socket from now on.
     pub(super) fn serve<S: Service>(&self, bound: Bound, service: S) {
-        let Bound { config, listener } = bound;
+        let Bound {
+            config,
+            listener,
+            v6_only,
+        } = bound;
         let settings = Arc::clone(listener.settings());
         let close = CancellationToken::new();
         let address = listener.address();
@@ -93,6 +107,7 @@ impl Sockets {
             config,
             settings,
             close,
+            v6_only,
         });
     }
 
@@ -111,6 +126,15 @@ impl Sockets {
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.iter().map(|one| one.address).collect()
+    }
+
+    /// Those of them that speak HTTP over TLS.
+    pub(super) fn https(&self) -> Vec<SocketAddr> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let secure = open
+            .iter()
+            .filter(|one| one.config.tls.is_some() && one.config.mode == ListenerMode::Http);
+        secure.map(|one| one.address).collect()
     }
 
     /// Whether a socket is open for each of these.
@@ -133,6 +157,7 @@ impl Sockets {
             let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
             open.clone()
         };
+        let all = || configured.iter().chain(more).map(|config| config.address);
         let (mut fresh, mut kept, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         let sources = configured.iter().map(|config| (config, true));
         for (config, needed) in sources.chain(more.iter().map(|config| (config, false))) {
@@ -147,7 +172,7 @@ impl Sockets {
                 Some(one) => ListenerSettings::new(config)
                     .map(|settings| kept.push((one, config, Some(settings))))
                     .map_err(AppError::from),
-                None => bind(config, &mut Inherited::default(), reuse_port)
+                None => bind(config, &mut Inherited::default(), reuse_port, all())
                     .map(|bound| fresh.push(bound)),
             };
             match done {
@@ -161,6 +186,14 @@ impl Sockets {
         for (one, config, changed) in kept {
             if let Some(changed) = changed {
                 one.settings.replace(changed);
+            }
+            if one.v6_only && !is_v6_only(one.address, all()) {
+                // The kernel does not let an open socket change its mind.
+                tracing::warn!(
+                    address = %one.address,
+                    help = "restart the gateway, or name an IPv4 address, too",
+                    "serves IPv6 alone, as it was opened beside a listener of IPv4"
+                );
             }
             let config = config.clone();
             now.push(Open {

@@ -29,9 +29,11 @@ const CODES: &[Code] = &[
     code(
         "redirect_to_https",
         301,
-        "The route has redirect_http, and the request came without TLS.",
+        "The route has redirect_http, and the request came without TLS. Other methods than GET and HEAD get \
+         308, which keeps them.",
         "Nothing: the client is told where to go. Behind a proxy that terminates TLS, name it in \
-         server.trusted_proxies, so that its X-Forwarded-Proto is believed.",
+         server.trusted_proxies, so that its X-Forwarded-Proto is believed. If clients are sent to a port \
+         that they cannot reach, set server.https_port.",
     ),
     code(
         "bad_host",
@@ -323,6 +325,14 @@ const CODES: &[Code] = &[
         504,
         "The instance had the request for upstream.response_timeout without beginning a response.",
         "Raise upstream.response_timeout for slow work, or look at the application.",
+    ),
+    code(
+        "forward_loop",
+        508,
+        "The request has passed this gateway before, on its way to the same instance: its Via says so. The \
+         instance is not woken for it.",
+        "Look where the instance sends requests on to: most likely a proxy in it has the gateway's own address \
+         or the instance's public name as its backend. server.via = \"off\" switches Via off, and the check with it.",
     ),
     code(
         "admin_token",

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{Config, InstanceTemplate, RouteConfig, TlsSource};
+use super::{Config, InstanceTemplate, ListenerMode, RouteConfig, TlsSource};
 
 /// One thing to think about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +124,15 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
         .listener
         .iter()
         .any(|listener| listener.tls.is_none() && !is_near(listener.address.ip()));
+    if let Some(port) = unusual_redirect(config) {
+        say(
+            "server.https_port",
+            format!(
+                "is not set, so redirect_http leads to port {port}, which clients may know by another number"
+            ),
+            "set it to the port at which clients reach TLS",
+        );
+    }
     for (index, route) in config.route.iter().enumerate() {
         let secret = route.forwarding.auth.is_some() && !route.forwarding.redirect_http;
         if secret && public && config.server.trusted_proxies.is_empty() {
@@ -150,6 +159,21 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
         }
     }
     all
+}
+
+/// The port that clients are redirected to, if it is not the usual one and nobody has said so.
+fn unusual_redirect(config: &Config) -> Option<u16> {
+    let redirects = config
+        .route
+        .iter()
+        .any(|route| route.forwarding.redirect_http);
+    let secure = config
+        .listener
+        .iter()
+        .filter(|listener| listener.tls.is_some() && listener.mode == ListenerMode::Http);
+    let ports: Vec<u16> = secure.map(|listener| listener.address.port()).collect();
+    let is_open = redirects && config.server.https_port.is_none() && !ports.contains(&443);
+    ports.first().copied().filter(|_| is_open)
 }
 
 fn of_route(index: usize, route: &RouteConfig, say: &mut impl FnMut(&str, String, &'static str)) {
@@ -280,6 +304,13 @@ mod tests {
             (
                 format!("{risky}wake = {{ start_stopped = true }}"),
                 "route[0].wake.start_stopped",
+            ),
+            (
+                format!(
+                    "{risky}redirect_http = true\n[[listener]]\naddress = \"127.0.0.1:8443\"\n\
+                     tls = \"internal\""
+                ),
+                "server.https_port",
             ),
             (
                 format!("{risky}limits = {{ max_inflight = 0 }}"),

@@ -175,6 +175,13 @@ impl HeaderEdits {
             && self.set.is_empty()
             && self.add.is_empty()
     }
+
+    /// The names of which no field passes with the value that it came with.
+    pub fn replaced(&self) -> impl Iterator<Item = &HeaderName> {
+        let renamed = self.rename.iter().map(|rename| &rename.from);
+        let set = self.set.iter().map(|field| &field.name);
+        renamed.chain(&self.remove).chain(set)
+    }
 }
 
 // === impl Rename ===

@@ -22,7 +22,7 @@ use super::pattern::{HostPattern, InstanceTemplate};
 use super::problem::{ConfigError, Problem};
 use super::reader::Section;
 use super::route::RouteConfig;
-use super::server::ServerConfig;
+use super::server::{ServerConfig, ViaConfig};
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::values::{ByteSize, Rate};
 use super::wake::WakeConfig;
@@ -264,6 +264,17 @@ fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
         &mut server.trusted_proxies,
         s.list("trusted_proxies", parse_network),
     );
+    let via = s.parsed("via", |text| match text {
+        "requests" => Ok(ViaConfig::Requests),
+        "both" => Ok(ViaConfig::Both),
+        "off" => Ok(ViaConfig::Off),
+        _ => Err(format!("`{text}` is not \"requests\", \"both\" or \"off\"")),
+    });
+    set(&mut server.via, via);
+    server.https_port = s.number("https_port");
+    if server.https_port == Some(0) {
+        s.problem("https_port", "must be 1 to 65535");
+    }
 }
 
 fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {

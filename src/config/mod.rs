@@ -48,7 +48,7 @@ pub use route::{
 };
 pub use schema::schema;
 pub use secret::Secret;
-pub use server::{Http2Config, ServerConfig};
+pub use server::{Http2Config, ServerConfig, ViaConfig};
 pub use telemetry::{
     AccessField, AccessFormat, AccessLog, FilterError, LogConfig, LogFormat, MetricsConfig,
     SecretHeaders, TracingConfig, parse_filter,

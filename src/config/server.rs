@@ -50,6 +50,25 @@ pub struct ServerConfig {
     /// Peers whose forwarding headers are believed and extended; others' are replaced.
     #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub trusted_proxies: Vec<IpNet>,
+    /// Which messages name the gateway in `Via`. A request that names it already goes in a circle.
+    pub via: ViaConfig,
+    /// The port that `redirect_http` sends clients to, where they do not reach TLS at a listener's
+    /// own: a container's ports, say, have other numbers outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https_port: Option<u16>,
+}
+
+/// Which messages name the gateway in `Via` (RFC 9110 §7.6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum ViaConfig {
+    /// Requests, as the RFC wants of a gateway.
+    Requests,
+    /// Requests and responses.
+    Both,
+    /// None. Requests that go in a circle are not recognized then.
+    Off,
 }
 
 /// Limits on clients' HTTP/2 connections.
@@ -95,6 +114,8 @@ impl Default for ServerConfig {
             drain_timeout: Duration::from_secs(30),
             drain_idle_timeout: Duration::from_secs(1),
             trusted_proxies: Vec::new(),
+            via: ViaConfig::Requests,
+            https_port: None,
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Sockets, and the connections that they accept.
 //!
 //! Guarantees: a socket that was handed over (by systemd, say) is used as it is; a drain takes what
-//! is already in the kernel's queue before it closes one.
+//! is already in the kernel's queue before it closes one; an IPv4 client is one from here on, also
+//! where it came over a socket of both families.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::address::canonical;
 use super::connection;
 use super::service::Service;
 use super::settings::{ListenerSettings, SettingsHandle};
@@ -72,12 +74,17 @@ impl Inherited {
     }
 }
 
-/// A socket that listens at `address`.
-pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+/// A socket that listens at `address`. One at `[::]` is for both families, whatever the system's
+/// default is (`net.ipv6.bindv6only`), unless it is `v6_only`.
+pub fn bind(address: SocketAddr, reuse_port: bool, v6_only: bool) -> io::Result<TcpListener> {
+    let address = canonical(address);
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
+    if address.is_ipv6() {
+        SockRef::from(&socket).set_only_v6(v6_only)?;
+    }
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(reuse_port)?;
     socket.bind(address)?;
@@ -93,13 +100,14 @@ impl Listener {
         settings: ListenerSettings,
         inherited: Option<std::net::TcpListener>,
         reuse_port: bool,
+        v6_only: bool,
     ) -> io::Result<Self> {
         let socket = match inherited {
             Some(socket) => {
                 socket.set_nonblocking(true)?;
                 TcpListener::from_std(socket)?
             }
-            None => bind(address, reuse_port)?,
+            None => bind(address, reuse_port, v6_only)?,
         };
         // Accepted connections inherit both (tcp(7)); a socket that cannot do it still works. Small
         // responses must not wait for more.
@@ -197,6 +205,7 @@ fn spawn<S: Service>(
     let counted = counts.accepted();
     let (settings, service) = (settings.load(), service.clone());
     let (tracker, shared) = (shared.drain.served(), Arc::clone(shared));
+    let peer = canonical(peer);
     let connection = async move {
         shared.metrics.downstream_connections.increment(1.0);
         connection::serve(stream, peer, at, &settings, service, &shared).await;
@@ -219,7 +228,7 @@ mod tests {
             ..ListenerConfig::default()
         };
         let settings = ListenerSettings::new(&config).unwrap();
-        let listener = Listener::bind(config.address, settings, None, false).unwrap();
+        let listener = Listener::bind(config.address, settings, None, false, false).unwrap();
         let client = TcpStream::connect(listener.address()).await.unwrap();
         (listener.socket.accept().await.unwrap().0, client)
     }

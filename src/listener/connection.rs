@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::address::canonical;
 use super::peek::PeekStream;
 use super::proxy_protocol::{self, Addresses};
 use super::service::{Downstream, RawConnection, Service, TlsSession};
@@ -83,7 +84,7 @@ pub(super) async fn serve<S: Service>(
     let opened = {
         let opening = pin!(async {
             let local = match at.ip().is_unspecified() {
-                true => stream.local_addr()?,
+                true => canonical(stream.local_addr()?),
                 false => at,
             };
             let mut addresses = Addresses {

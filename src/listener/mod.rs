@@ -9,6 +9,7 @@
 //! `connection.rs` shows the way of one connection, from top to bottom.
 
 mod accept;
+mod address;
 mod certificates;
 mod clients;
 #[macro_use]
@@ -28,6 +29,7 @@ mod shared;
 mod tls_error;
 
 pub use self::accept::{Inherited, Listener, bind};
+pub use self::address::is_v6_only;
 pub use self::certificates::Certificates;
 pub use self::client_hello::fuzz as fuzz_hello;
 pub use self::peek::PeekStream;

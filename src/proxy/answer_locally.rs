@@ -110,7 +110,7 @@ impl<P> Gateway<P> {
         if instance.is_certainly_awake() {
             return None;
         }
-        let answer = self.preflights.recall(preflight)?;
+        let answer = self.preflights.recall(instance.id(), preflight)?;
         Some(answer.map(|()| Content::Own(Full::default())))
     }
 }

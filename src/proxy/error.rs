@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use http::Uri;
-
 use super::denied::WakeDenied;
+use super::https_redirect::HttpsRedirect;
 use crate::hold::AdmitError;
 use crate::router::{AuthorityError, RouteError};
 use crate::upstream::ForwardError;
@@ -30,7 +29,10 @@ pub enum ProxyError {
     Target,
     /// It must come over TLS; its client is redirected.
     #[error("the request is redirected to https")]
-    Redirect(Box<Uri>),
+    Redirect(Box<HttpsRedirect>),
+    /// It has passed this gateway on its way to the same instance.
+    #[error("the request has been here already")]
+    ForwardLoop,
     /// It lacks the field that its route asks for.
     #[error("the request lacks its route's authentication")]
     Unauthenticated,

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::header::{
     ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER,
 };
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
 use serde_json::json;
 
 pub use self::descriptions::{Description, describe};
@@ -98,15 +98,22 @@ pub fn answer(
     audience: Audience,
     request_id: &RequestId,
 ) -> Response<Bytes> {
-    let mut response = match (error, audience) {
+    match (error, audience) {
         (_, Audience::Grpc) => grpc(description),
         (ProxyError::Asleep(denied), _) => asleep(denied, description, request_id),
+        (ProxyError::Redirect(to), _) => redirect(&to.location, description, request_id),
         (_, Audience::Person) => page(description, request_id),
         (_, Audience::Program) => response(description, request_id),
-    };
-    if let ProxyError::Redirect(to) = error
-        && let Ok(location) = HeaderValue::try_from(to.to_string())
-    {
+    }
+}
+
+/// A short note with a link, whoever asks (RFC 9110 §15.4.2).
+fn redirect(to: &Uri, description: Description, request_id: &RequestId) -> Response<Bytes> {
+    let location = to.to_string();
+    let link = escape(&location);
+    let more = format!("<p><a href=\"{link}\">{link}</a></p>");
+    let mut response = html(description, &more, request_id);
+    if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(LOCATION, location);
     }
     response
@@ -173,11 +180,16 @@ fn response(description: Description, request_id: &RequestId) -> Response<Bytes>
 
 /// The response for a person.
 fn page(description: Description, request_id: &RequestId) -> Response<Bytes> {
+    html(description, "", request_id)
+}
+
+/// A page of HTML, with `more` of it behind the sentence.
+fn html(description: Description, more: &str, request_id: &RequestId) -> Response<Bytes> {
     let mut response = response(description, request_id);
     let title = description.status.canonical_reason().unwrap_or("Error");
     let html = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport \
-         content=\"width=device-width\"><title>{0} {title}</title><h1>{title}</h1><p>{1}</p>\
+         content=\"width=device-width\"><title>{0} {title}</title><h1>{title}</h1><p>{1}</p>{more}\
          <p><small>{2}, request {3}</small></p></html>\n",
         description.status.as_u16(),
         escape(description.detail),
@@ -260,6 +272,7 @@ mod tests {
         for (error, status, code, retry_after) in [
             (AuthorityError::Missing.into(), 400, "bad_host", None),
             (ProxyError::Misdirected, 421, "misdirected", None),
+            (ProxyError::ForwardLoop, 508, "forward_loop", None),
             (ProxyError::Connect, 405, "method_not_allowed", None),
             (ProxyError::TransferCoding, 501, "transfer_coding", None),
             (RouteError::NoRoute.into(), 404, "no_route", None),

@@ -4,16 +4,19 @@
 //! and routes is bounded by [`Gateway::upkeep`].
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
 use super::active_routes::ActiveRoutes;
 use super::context::GatewayParts;
+use super::https_redirect::TlsListeners;
 use super::preflight::Preflights;
 use super::unknown_names::UnknownNames;
 use crate::config::{Rate, RouteConfig};
 use crate::keep_warm::WarmPlan;
+use crate::upstream::Pseudonyms;
 use hypeman::ControlPlane;
 
 /// The gateway, as every connection sees it.
@@ -21,6 +24,8 @@ pub struct Gateway<P> {
     pub(super) active_routes: ArcSwap<ActiveRoutes>,
     pub(super) unknown: UnknownNames,
     pub(super) preflights: Preflights,
+    pub(super) pseudonyms: Pseudonyms,
+    pub(super) tls_listeners: TlsListeners,
     pub(super) parts: GatewayParts<P>,
 }
 
@@ -34,6 +39,8 @@ impl<P: ControlPlane> Gateway<P> {
             active_routes: ArcSwap::from_pointee(ActiveRoutes::new(routes, None, &parts.metrics)),
             unknown: UnknownNames::new(unknown),
             preflights: Preflights::default(),
+            pseudonyms: Pseudonyms::default(),
+            tls_listeners: TlsListeners::default(),
             parts,
         })
     }
@@ -43,6 +50,11 @@ impl<P: ControlPlane> Gateway<P> {
         let before = self.active_routes.load();
         let active_routes = ActiveRoutes::new(routes, Some(&before), &self.parts.metrics);
         self.active_routes.store(Arc::new(active_routes));
+    }
+
+    /// Clients that have to come over TLS are sent to one of these addresses.
+    pub fn set_tls_listeners(&self, addresses: Vec<SocketAddr>) {
+        self.tls_listeners.set(addresses);
     }
 
     /// The instances that are to be kept awake, with their windows of time.
@@ -70,6 +82,7 @@ impl<P: ControlPlane> Gateway<P> {
     pub fn upkeep(&self) {
         self.active_routes.load().upkeep();
         self.unknown.upkeep();
+        self.preflights.upkeep();
         self.parts.wakes.upkeep();
     }
 }

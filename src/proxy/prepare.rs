@@ -4,7 +4,10 @@
 //! gateway's word; the route's own rules come last; the target is in origin form. A small body is
 //! read beforehand where that makes the request repeatable.
 
-use http::{Request, Version};
+use std::sync::Arc;
+
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request, Version};
 
 use super::context::{Arrival, RequestContext};
 use super::error::ProxyError;
@@ -12,7 +15,11 @@ use super::request_body::{buffered, gains_from_buffer};
 use super::request_log::RequestLog;
 use super::request_target::{adopt_authority, to_origin_form};
 use super::route::Target;
-use crate::upstream::{ForwardedFor, Outgoing, RequestBody, edit, prepare_request};
+use crate::config::{RouteConfig, ViaConfig};
+use crate::upstream::{
+    ForwardedFor, InterimSink, Outgoing, RequestBody, TrailerRules, edit, prepare_request,
+    remove_aliases,
+};
 
 /// Makes the instance's request of the client's.
 pub(super) async fn prepare(
@@ -29,11 +36,17 @@ pub(super) async fn prepare(
         trusted: target.is_trusted,
         request_id: &context.request_id,
         certificate: arrival.certificate,
+        via: (target.via != ViaConfig::Off).then(|| target.pseudonym.element(request.version())),
     };
     adopt_authority(&mut request);
     let mut forwarded = prepare_request(request.headers_mut(), target.fields, &source);
     if let Some(trace) = &log.trace {
         trace.inject(request.headers_mut());
+    }
+    if !forwarding.request_headers.is_empty() || forwarding.auth.is_some() {
+        let auth = forwarding.auth.iter().map(|auth| &auth.header);
+        let replaced: Vec<_> = forwarding.request_headers.replaced().chain(auth).collect();
+        remove_aliases(request.headers_mut(), &replaced);
     }
     if !forwarding.request_headers.is_empty() {
         // The rules are for the forwarding fields, too.
@@ -47,17 +60,43 @@ pub(super) async fn prepare(
     let interim = arrival
         .interim
         .filter(|_| request.version() != Version::HTTP_10);
+    let interim = interim.map(|sink| obeying(sink, config));
     to_origin_form(&mut request, prefix);
+    say_that_there_is_no_body(&mut request);
+    request.body_mut().obey(TrailerRules::of_request(config));
     let buffer = config.retry.buffer.0;
     if buffer > 0 && gains_from_buffer(&request) {
         let deadline = target.destination.deadline;
         request = Box::pin(buffered(request, buffer, deadline)).await?;
     }
     let is_upgrade = target.switch.is_some();
-    Ok(Outgoing::new(
-        request,
-        forwarded,
-        is_upgrade,
-        interim.cloned(),
-    ))
+    Ok(Outgoing::new(request, forwarded, is_upgrade, interim))
+}
+
+/// The sink for interim responses, which the route's rules are for as far as they take fields away.
+fn obeying(sink: &InterimSink, route: &Arc<RouteConfig>) -> InterimSink {
+    let rules = &route.forwarding.response_headers;
+    if rules.replaced().next().is_none() {
+        return Arc::clone(sink);
+    }
+    let (sink, route) = (Arc::clone(sink), Arc::clone(route));
+    Arc::new(move |status, fields| {
+        let mut fields = fields.clone();
+        for name in route.forwarding.response_headers.replaced() {
+            fields.remove(name);
+        }
+        sink(status, &fields);
+    })
+}
+
+/// Without a length some servers answer 411 to methods that usually have a body (RFC 9110 §8.6).
+fn say_that_there_is_no_body(request: &mut Request<RequestBody>) {
+    let usually_has_one = matches!(
+        *request.method(),
+        Method::POST | Method::PUT | Method::PATCH
+    );
+    if usually_has_one && request.body().is_nothing() {
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
 }

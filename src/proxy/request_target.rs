@@ -8,7 +8,6 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Uri, Version};
 
 use super::error::ProxyError;
-use crate::names::Hostname;
 
 /// The path that a route is found by. `*` is of OPTIONS alone and means the whole server (RFC 9110
 /// §9.3.7); an authority alone is of CONNECT (RFC 9112 §3.2.3), which has been dealt with.
@@ -22,17 +21,6 @@ pub(super) fn routed_path<B>(request: &Request<B>) -> Result<&str, ProxyError> {
         "*" => Err(ProxyError::Target),
         path => Ok(path),
     }
-}
-
-/// The same target over TLS, at its usual port.
-pub(super) fn to_https(host: &Hostname, uri: &Uri) -> Uri {
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let uri = Uri::builder()
-        .scheme("https")
-        .authority(host.as_str())
-        .path_and_query(target);
-    // A host that has a route and a target that was parsed make a URI.
-    uri.build().unwrap_or_default()
 }
 
 /// HTTP/2's authority is HTTP/1.1's Host, its port included; an absolute-form target's is, too (RFC

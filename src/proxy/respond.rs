@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode, Version};
 use tokio::time::Instant;
 
 use super::dispatch::Sent;
@@ -17,8 +17,11 @@ use super::response_body::{Content, X_WAKEGATE_WAKE};
 use super::route::Target;
 use super::switching::Switch;
 use super::transaction::ExtraFields;
+use crate::config::{Protocol, ViaConfig};
 use crate::hold::Slot;
-use crate::upstream::{Field, Fields, UpstreamBody, X_REQUEST_ID, edit, prepare_response, tunnel};
+use crate::upstream::{
+    Field, Fields, TrailerRules, UpstreamBody, X_REQUEST_ID, edit, prepare_response, tunnel,
+};
 use crate::wake::{Endpoint, Instance};
 use hypeman::{ControlPlane, GoDuration};
 
@@ -47,15 +50,26 @@ impl<P: ControlPlane> Gateway<P> {
             instance.keep_awake(until);
         }
         if let Some(preflight) = target.preflight {
-            self.preflights.remember(*preflight, &response);
+            self.preflights
+                .remember(instance.id(), &preflight, &response);
         }
         let slot = self.switch(target.switch, &mut response, endpoint, slot)?;
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
 
-        let forwarding = &target.destination.route.config().forwarding;
+        let config = target.destination.route.config();
+        let forwarding = &config.forwarding;
+        response.body_mut().obey(TrailerRules::of_response(config));
         let headers = response.headers_mut();
         prepare_response(headers, fields, is_switching);
         edit(headers, &forwarding.response_headers);
+        if target.via == ViaConfig::Both {
+            // Over HTTP/1.1 goes all but h2c, and there all but an upgrade.
+            let received = match (forwarding.protocol, is_switching) {
+                (Protocol::H2c, false) => Version::HTTP_2,
+                (Protocol::H2c, true) | (Protocol::H1, _) => Version::HTTP_11,
+            };
+            target.pseudonym.element(received).append_to(headers);
+        }
         if let Some(age) = forwarding.hsts.filter(|_| target.is_secure) {
             headers.insert(STRICT_TRANSPORT_SECURITY, max_age(age));
         }

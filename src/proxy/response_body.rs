@@ -43,6 +43,15 @@ pub struct GatewayBody {
     transaction: Box<Transaction>,
 }
 
+// === impl Content ===
+
+impl Content {
+    /// Whether the gateway has made it.
+    pub(super) fn is_own(&self) -> bool {
+        !matches!(self, Self::Upstream { .. })
+    }
+}
+
 // === impl GatewayBody ===
 
 impl GatewayBody {

@@ -20,16 +20,18 @@ use super::context::{Arrival, RequestContext};
 use super::error::ProxyError;
 use super::framing::check_framing;
 use super::gateway::Gateway;
+use super::https_redirect::HttpsRedirect;
 use super::preflight::Preflight;
 use super::request_body::min_body_rate;
 use super::request_deadline::client_timeout;
 use super::request_log::RequestLog;
-use super::request_target::{routed_path, to_https};
+use super::request_target::routed_path;
 use super::switching::Switch;
 use crate::client::ClientBody;
+use crate::config::ViaConfig;
 use crate::names::Hostname;
 use crate::router::{AuthorityError, Match, Route, RouteError};
-use crate::upstream::{Field, Fields, RequestBody};
+use crate::upstream::{Field, Fields, Pseudonym, RequestBody};
 use hypeman::{ControlPlane, InstanceRef};
 
 /// The instance that a request, or a connection, goes to, by its route.
@@ -62,6 +64,9 @@ pub(super) struct Target {
     pub(super) switch: Option<Switch>,
     /// The CORS preflight that the request is, where the gateway remembers those.
     pub(super) preflight: Option<Box<Preflight>>,
+    /// The gateway's name in `Via`, and in which messages it is.
+    pub(super) pseudonym: Pseudonym,
+    pub(super) via: ViaConfig,
 }
 
 // === impl Gateway ===
@@ -98,16 +103,25 @@ impl<P: ControlPlane> Gateway<P> {
 
         let config = route.config();
         let forwarding = &config.forwarding;
+        let has_forwarding = |field| fields.has(field) || fields.has(Field::Forwarded);
         let is_secure = arrival.secure
-            || is_trusted && fields.has(Field::XForwardedProto) && came_over_tls(request.headers());
+            || is_trusted
+                && has_forwarding(Field::XForwardedProto)
+                && came_over_tls(request.headers());
         if forwarding.redirect_http && !is_secure {
-            let location = to_https(&host.host, request.uri());
-            return Err(ProxyError::Redirect(Box::new(location)));
+            let own = (!is_trusted).then(|| self.tls_listeners.port(arrival.local));
+            let port = server.https_port.or(own.flatten());
+            let redirect = HttpsRedirect::new(request.method(), &host.host, port, request.uri());
+            return Err(ProxyError::Redirect(Box::new(redirect)));
+        }
+        let pseudonym = self.pseudonyms.of(config.plane, &instance);
+        if fields.has(Field::Via) && pseudonym.is_in(request.headers()) {
+            return Err(ProxyError::ForwardLoop);
         }
         if let Some(auth) = &forwarding.auth {
             authenticate(auth, request.headers_mut())?;
         }
-        let client = match is_trusted && fields.has(Field::XForwardedFor) {
+        let client = match is_trusted && has_forwarding(Field::XForwardedFor) {
             true => named_client(peer, request.headers(), |address| server.trusts(address)),
             false => peer,
         };
@@ -131,6 +145,8 @@ impl<P: ControlPlane> Gateway<P> {
             is_secure,
             switch,
             preflight,
+            pseudonym,
+            via: server.via,
         };
         Ok((target, request))
     }

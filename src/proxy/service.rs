@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::USER_AGENT;
-use http::{Request, Response};
+use http::header::{USER_AGENT, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Request, Response};
 use http_body_util::Full;
 
 use super::admit::Admittance;
@@ -17,6 +17,7 @@ use super::dispatch::dispatch;
 use super::error::ProxyError;
 use super::error_response::{self, Accept, Audience};
 use super::gateway::Gateway;
+use super::max_forwards::answer_last;
 use super::prepare::prepare;
 use super::request_log::Kind;
 use super::response_body::{Content, GatewayBody};
@@ -41,10 +42,14 @@ impl<P: ControlPlane> Gateway<P> {
         let mut transaction = Box::new(self.begin(&request, fields, arrival.client.ip()));
         let accept = Accept::of(request.headers(), fields);
         let result = self.handle_inner(request, fields, arrival, &mut transaction);
-        let response = match result.await {
+        let mut response = match result.await {
             Ok(response) => response,
             Err(error) => refuse(&error, &accept, &mut transaction),
         };
+        if response.body().is_own() {
+            let field = response.headers_mut().entry(X_CONTENT_TYPE_OPTIONS);
+            field.or_insert(HeaderValue::from_static("nosniff"));
+        }
         transaction.log.status = response.status().as_u16();
         response.map(|content| GatewayBody::new(content, transaction))
     }
@@ -64,6 +69,9 @@ impl<P: ControlPlane> Gateway<P> {
             log,
         } = transaction;
         let (target, mut request) = self.route(request, fields, arrival, context, log)?;
+        if let Some(answer) = answer_last(&mut request, target.fields) {
+            return Ok(answer);
+        }
         let resolving = self.resolve(&target.destination, arrival.cache, log);
         let resolved = match is_health_check(&target, &request) {
             false => resolving.await?,

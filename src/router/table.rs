@@ -223,7 +223,7 @@ impl RouteTable {
 
 impl Route {
     /// What the configuration says.
-    pub fn config(&self) -> &RouteConfig {
+    pub fn config(&self) -> &Arc<RouteConfig> {
         &self.config
     }
 

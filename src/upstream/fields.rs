@@ -6,6 +6,8 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::guarded::{is_alias, is_foreign_forwarding};
+
 /// The set of fields that a message has, and the length of its head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fields {
@@ -18,13 +20,18 @@ pub struct Fields {
 #[allow(missing_docs, reason = "each is the field of its name")]
 pub enum Field {
     Accept,
+    /// Any other spelling of a name that clients may not use.
+    Alias,
     ClientCert,
     Connection,
     ContentType,
     Cookie,
     Expect,
+    /// A forwarding field that the gateway has no value for.
+    ForeignForwarding,
     Forwarded,
     GrpcTimeout,
+    MaxForwards,
     /// Any other field that ends with this hop.
     OfThisHop,
     Prefer,
@@ -33,6 +40,7 @@ pub enum Field {
     TransferEncoding,
     Upgrade,
     UserAgent,
+    Via,
     XForwardedFor,
     XForwardedHost,
     XForwardedProto,
@@ -87,6 +95,15 @@ pub(super) fn tokens<'h>(
         .map(str::trim)
 }
 
+/// Adds one element to a list field; a list in several fields is one list (RFC 9110 §5.3).
+pub(super) fn append(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
+    let lines = headers.get_all(&name).iter().map(HeaderValue::as_bytes);
+    let lines = lines.filter(|line| !line.is_empty());
+    let list = lines.chain([element.as_bytes()]).collect::<Vec<_>>();
+    let list = HeaderValue::from_bytes(&list.join(&b", "[..]));
+    headers.insert(name, list.unwrap_or_else(|_| element.clone()));
+}
+
 // === impl Field ===
 
 impl Field {
@@ -98,6 +115,7 @@ impl Field {
         // By length first: most names end here.
         Some(match (name.len(), name) {
             (2, "te") => Self::Te,
+            (3, "via") => Self::Via,
             (6, "accept") => Self::Accept,
             (6, "cookie") => Self::Cookie,
             (6, "expect") => Self::Expect,
@@ -109,12 +127,14 @@ impl Field {
             | (14, "http2-settings")
             | (16, "proxy-connection")
             | (18, "proxy-authenticate")
-            | (19, "proxy-authorization") => Self::OfThisHop,
+            | (19, "proxy-authorization")
+            | (25, "proxy-authentication-info") => Self::OfThisHop,
             (10, "user-agent") => Self::UserAgent,
             (11, "client-cert") | (17, "client-cert-chain") => Self::ClientCert,
             (11, "traceparent") => Self::TraceParent,
             (12, "content-type") => Self::ContentType,
             (12, "grpc-timeout") => Self::GrpcTimeout,
+            (12, "max-forwards") => Self::MaxForwards,
             (12, "x-request-id") => Self::XRequestId,
             (15, "x-wakegate-hold") => Self::XWakegateHold,
             (15, "x-wakegate-wake") => Self::XWakegateWake,
@@ -122,14 +142,49 @@ impl Field {
             (16, "x-forwarded-host") => Self::XForwardedHost,
             (17, "transfer-encoding") => Self::TransferEncoding,
             (17, "x-forwarded-proto") => Self::XForwardedProto,
-            _ => return None,
+            _ => return Self::guarded(name),
         })
+    }
+
+    /// A field that only the guard of names is interested in. Few names begin with these letters.
+    fn guarded(name: &str) -> Option<Self> {
+        match name.as_bytes().first()? {
+            b'x' if is_foreign_forwarding(name) => Some(Self::ForeignForwarding),
+            b'c' | b'h' | b'k' | b'm' | b'p' | b't' | b'x' if is_alias(name) => Some(Self::Alias),
+            _ => None,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header::FORWARDED;
+
     use super::*;
+
+    #[test]
+    fn a_list_goes_on_from_what_is_there() {
+        let mut headers = HeaderMap::new();
+        let element = HeaderValue::from_static("for=10.0.0.9");
+        for (sent, expected) in [
+            (None, "for=10.0.0.9"),
+            (
+                Some("for=\"a,b\""),
+                "for=10.0.0.9, for=\"a,b\", for=10.0.0.9",
+            ),
+            (
+                Some(""),
+                "for=10.0.0.9, for=\"a,b\", for=10.0.0.9, for=10.0.0.9",
+            ),
+        ] {
+            if let Some(sent) = sent {
+                headers.append(FORWARDED, HeaderValue::from_static(sent));
+            }
+            append(&mut headers, FORWARDED, &element);
+            assert_eq!(headers[FORWARDED], expected);
+            assert_eq!(headers.len(), 1);
+        }
+    }
 
     #[test]
     fn each_field_is_found_by_its_name_and_no_other_is() {
@@ -160,6 +215,18 @@ mod tests {
             ("x-forwarded-proto", Field::XForwardedProto),
             ("proxy-authenticate", Field::OfThisHop),
             ("proxy-authorization", Field::OfThisHop),
+            ("proxy-authentication-info", Field::OfThisHop),
+            ("via", Field::Via),
+            ("max-forwards", Field::MaxForwards),
+            ("x-forwarded-port", Field::ForeignForwarding),
+            ("x-real-ip", Field::ForeignForwarding),
+            ("x_forwarded_for", Field::Alias),
+            ("client_cert", Field::Alias),
+            ("http2_settings", Field::Alias),
+            ("keep_alive", Field::Alias),
+            ("max_forwards", Field::Alias),
+            ("proxy_connection", Field::Alias),
+            ("transfer_encoding", Field::Alias),
         ] {
             let name: HeaderName = name.parse().unwrap();
             let length = name.as_str().len();

@@ -1,8 +1,8 @@
-//! The forwarding fields: `Forwarded`, `X-Forwarded-*` and the request's id.
+//! The forwarding fields: `Forwarded`, `X-Forwarded-*`, `Via` and the request's id.
 //!
 //! Guarantees: an instance is sent the same fields, whether they were put among the others or
-//! written behind them. All but the request's id are the same for a connection's requests, and
-//! written once.
+//! written behind them. All but the last two are the same for a connection's requests, and written
+//! once. `Via` goes on from what the request brings (RFC 9110 §7.6.3), whoever sent it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use std::sync::Arc;
 use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName, HeaderValue};
 
-use super::fields::tokens;
+use super::fields::append;
+use super::via::ViaElement;
 use crate::names::{Hostname, RequestId};
 use http1::line;
 
@@ -39,6 +40,7 @@ pub struct ForwardedElement {
 pub struct ForwardedHeaders {
     element: Arc<ForwardedElement>,
     request_id: RequestId,
+    via: Option<ViaElement>,
 }
 
 // === impl ForwardedElement ===
@@ -114,22 +116,31 @@ fn address_text(address: IpAddr) -> String {
 // === impl ForwardedHeaders ===
 
 impl ForwardedHeaders {
-    pub(super) fn new(element: &Arc<ForwardedElement>, request_id: &RequestId) -> Self {
+    pub(super) fn new(
+        element: &Arc<ForwardedElement>,
+        request_id: &RequestId,
+        via: Option<ViaElement>,
+    ) -> Self {
         Self {
             element: Arc::clone(element),
             request_id: request_id.clone(),
+            via,
         }
     }
 
     /// Writes the fields as lines of a head of HTTP/1.1.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.element.lines);
+        if let Some(via) = &self.via {
+            line(out, ViaElement::FIELD.as_str(), via.as_bytes());
+        }
         line(out, X_REQUEST_ID.as_str(), self.request_id.as_bytes());
     }
 
     /// Puts the fields among the others, in place of those of the same names.
     pub fn insert(&self, headers: &mut HeaderMap) {
         let shared = &self.element;
+        self.extend_via(headers);
         for (name, value) in [
             (X_FORWARDED_HOST, &shared.named),
             (X_FORWARDED_FOR, &shared.client),
@@ -153,21 +164,24 @@ impl ForwardedHeaders {
         if_absent(X_FORWARDED_PROTO, &HeaderValue::from_static(shared.scheme));
         append(headers, X_FORWARDED_FOR, &shared.client);
         append(headers, FORWARDED, &shared.element);
+        self.extend_via(headers);
         headers.insert(X_REQUEST_ID, self.request_id.header().clone());
     }
-}
 
-/// Adds one element to a list field.
-fn append(headers: &mut HeaderMap, name: HeaderName, element: &HeaderValue) {
-    let elements = tokens(headers, &name).chain(element.to_str());
-    let list = elements.collect::<Vec<_>>().join(", ");
-    let list = HeaderValue::try_from(list).unwrap_or_else(|_| element.clone());
-    headers.insert(name, list);
+    fn extend_via(&self, headers: &mut HeaderMap) {
+        if let Some(via) = &self.via {
+            via.append_to(headers);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::names::PlaneIndex;
+    use crate::upstream::via::Pseudonyms;
 
     #[test]
     fn addresses_are_written_as_usual() {
@@ -191,7 +205,9 @@ mod tests {
                 HeaderValue::from_static("A.b:8"),
             );
             let element = Arc::new(ForwardedElement::of(client, secure, &host, Some(named)));
-            let forwarded = ForwardedHeaders::new(&element, &RequestId::generate());
+            let name = Pseudonyms::default().of(PlaneIndex(0), &"app".parse().unwrap());
+            let via = name.element(http::Version::HTTP_11);
+            let forwarded = ForwardedHeaders::new(&element, &RequestId::generate(), Some(via));
             let (mut written, mut headers) = (Vec::new(), HeaderMap::new());
             forwarded.write(&mut written);
             forwarded.insert(&mut headers);
@@ -199,8 +215,12 @@ mod tests {
             for (name, value) in &headers {
                 line(&mut expected, name.as_str(), value.as_bytes());
             }
-            assert_eq!(written, expected);
-            assert_eq!(headers.len(), 5);
+            let lines = |text: &[u8]| {
+                let text = String::from_utf8(text.to_vec()).unwrap();
+                text.lines().map(str::to_owned).collect::<BTreeSet<_>>()
+            };
+            assert_eq!(lines(&written), lines(&expected));
+            assert_eq!(headers.len(), 6);
             assert_eq!(headers["x-forwarded-host"], "A.b:8");
         }
     }

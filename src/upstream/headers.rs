@@ -2,27 +2,33 @@
 //!
 //! Guarantees: hop-by-hop fields, and those that `Connection` names, end here (RFC 9110 §7.6.1),
 //! but for a requested upgrade; `Transfer-Encoding` is never forwarded (hyper frames anew), and
-//! with it goes `Content-Length`; forwarding fields from a peer that is not trusted are replaced,
-//! not extended.
+//! with it goes `Content-Length`; forwarding fields from a peer that is not trusted are replaced or
+//! taken away, not extended; a guarded name in another spelling ends here, whoever sent it.
 
 use std::sync::Arc;
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use super::fields::{Field, Fields, tokens};
-use super::forwarded::{ForwardedElement, ForwardedHeaders};
+use super::forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
+use super::guarded::{is_alias, is_alias_of, is_foreign_forwarding};
+use super::via::ViaElement;
 use crate::config::{HeaderEdits, Rename};
 use crate::names::RequestId;
 
-const HOP_BY_HOP: [(Field, HeaderName); 8] = [
+const HOP_BY_HOP: [(Field, HeaderName); 9] = [
     (Field::Connection, CONNECTION),
     (Field::OfThisHop, HeaderName::from_static("keep-alive")),
     (
         Field::OfThisHop,
         HeaderName::from_static("proxy-authenticate"),
+    ),
+    (
+        Field::OfThisHop,
+        HeaderName::from_static("proxy-authentication-info"),
     ),
     (
         Field::OfThisHop,
@@ -52,6 +58,8 @@ pub struct ForwardedFor<'a> {
     pub request_id: &'a RequestId,
     /// The client's certificate, if it has shown one.
     pub certificate: Option<&'a HeaderValue>,
+    /// What the gateway adds to `Via`, if it does.
+    pub via: Option<ViaElement>,
 }
 
 /// The protocol that a request wants to switch to, if the gateway forwards it. It does not forward
@@ -110,6 +118,35 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// Takes away what clients may not say: guarded names in another spelling, and, from those who are
+/// not trusted, forwarding fields that the gateway has no value for.
+fn strip_guarded(headers: &mut HeaderMap, trusted: bool) {
+    remove_where(headers, |name| {
+        is_alias(name) || !trusted && is_foreign_forwarding(name)
+    });
+}
+
+fn remove_where(headers: &mut HeaderMap, is_unwanted: impl Fn(&str) -> bool) {
+    let unwanted: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_unwanted(name.as_str()))
+        .cloned()
+        .collect();
+    for name in unwanted {
+        headers.remove(name);
+    }
+}
+
+/// Takes away other spellings of the names that a route's rules replace: an application that reads
+/// both under one name would find the client's value there.
+pub fn remove_aliases(headers: &mut HeaderMap, replaced: &[&HeaderName]) {
+    remove_where(headers, |name| {
+        replaced
+            .iter()
+            .any(|replaced| is_alias_of(name, replaced.as_str()))
+    });
+}
+
 /// Makes a request's fields those that an instance is sent. `fields` are those of `headers`.
 /// Forwarding fields are returned, and not inserted, where the request has none of its own that
 /// they would replace or extend.
@@ -130,12 +167,27 @@ pub fn prepare_request(
         // The gateway answers 100 itself, when the instance is ready and the body is first read.
         headers.remove(EXPECT);
     }
-    if let Some(token) = upgrade.flatten() {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, token);
+    // `TE` is for one hop, and says so (RFC 9110 §10.1.4).
+    let options = match (upgrade.flatten(), wants_trailers) {
+        (Some(token), _) => {
+            headers.insert(UPGRADE, token);
+            Some(if wants_trailers {
+                "upgrade, TE"
+            } else {
+                "upgrade"
+            })
+        }
+        (None, true) => Some("TE"),
+        (None, false) => None,
+    };
+    if let Some(options) = options {
+        headers.insert(CONNECTION, HeaderValue::from_static(options));
     }
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    if fields.has(Field::Alias) || fields.has(Field::ForeignForwarding) && !from.trusted {
+        strip_guarded(headers, from.trusted);
     }
     // RFC 9440 §2.4: nobody else may say who a client is.
     if fields.has(Field::ClientCert) && (!from.trusted || from.certificate.is_some()) {
@@ -148,13 +200,14 @@ pub fn prepare_request(
     if !headers.contains_key(HOST) {
         headers.insert(HOST, from.forwarded.named.clone());
     }
-    let forwarded = ForwardedHeaders::new(from.forwarded, from.request_id);
+    let forwarded = ForwardedHeaders::new(from.forwarded, from.request_id, from.via);
     let forwarding = [
         Field::Forwarded,
         Field::XForwardedFor,
         Field::XForwardedHost,
         Field::XForwardedProto,
         Field::XRequestId,
+        Field::Via,
     ];
     if !forwarding.into_iter().any(|field| fields.has(field)) {
         return Some(forwarded);
@@ -201,6 +254,18 @@ pub fn prepare_response(headers: &mut HeaderMap, fields: Fields, switching: bool
     }
 }
 
+/// Makes an interim response's fields those that a client is sent. It has no content, so nothing
+/// frames it (RFC 9110 §8.6, RFC 9112 §6.1); what the gateway says of a request, it says in the
+/// final response.
+pub fn prepare_interim(headers: &mut HeaderMap) {
+    let fields = Fields::of(headers);
+    strip_hop_by_hop(headers, fields);
+    for name in [CONTENT_LENGTH, TRAILER, X_REQUEST_ID] {
+        headers.remove(name);
+    }
+    remove_where(headers, |name| name.starts_with("x-wakegate-"));
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
@@ -229,6 +294,7 @@ mod tests {
             trusted,
             request_id: &request_id,
             certificate: None,
+            via: None,
         };
         if let Some(forwarded) = prepare_request(&mut headers, fields, &from) {
             forwarded.insert(&mut headers);
@@ -254,8 +320,8 @@ mod tests {
             ],
             false,
         );
+        assert_eq!(out["connection"], "TE");
         for gone in [
-            "connection",
             "x-secret",
             "keep-alive",
             "proxy-authorization",
@@ -319,6 +385,75 @@ mod tests {
         let out = prepared(&sent, true);
         assert_eq!(out["x-forwarded-for"], "6.6.6.6, 10.0.0.9");
         assert_eq!(out["x-forwarded-proto"], "https");
+    }
+
+    #[test]
+    fn a_wish_for_trailers_goes_beside_an_upgrade() {
+        let out = prepared(
+            &[
+                ("host", "a.b"),
+                ("connection", "Upgrade, TE"),
+                ("upgrade", "websocket"),
+                ("te", "trailers"),
+            ],
+            false,
+        );
+        assert_eq!(out["connection"], "upgrade, TE");
+        assert_eq!(
+            (&out["te"], &out["upgrade"]),
+            (&"trailers".parse().unwrap(), &"websocket".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn what_clients_may_not_say_they_say_in_no_spelling() {
+        let sent = [
+            ("host", "a.b"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-forwarded_for", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.7"),
+            ("client_cert", ":6:"),
+            ("x-forwarded-port", "6"),
+            ("x-real-ip", "6.6.6.6"),
+            ("x_own", "1"),
+        ];
+        for trusted in [false, true] {
+            let out = prepared(&sent, trusted);
+            for gone in ["x_forwarded_for", "x-forwarded_for", "client_cert"] {
+                assert!(!out.contains_key(gone), "{gone}");
+            }
+            for foreign in ["x-forwarded-port", "x-real-ip"] {
+                assert_eq!(out.contains_key(foreign), trusted, "{foreign}");
+            }
+            assert!(out.contains_key("x_own"));
+        }
+    }
+
+    #[test]
+    fn another_spelling_of_what_a_rule_replaces_is_taken_away() {
+        let mut out = headers(&[("x_tenant", "red"), ("x-tenant", "blue"), ("x_own", "1")]);
+        let replaced = HeaderName::from_static("x-tenant");
+        remove_aliases(&mut out, &[&replaced]);
+        assert_eq!(out, headers(&[("x-tenant", "blue"), ("x_own", "1")]));
+    }
+
+    #[test]
+    fn an_interim_response_keeps_nothing_of_framing_of_the_hop_or_of_the_gateway() {
+        let mut out = headers(&[
+            ("link", "</a.css>; rel=preload"),
+            ("content-length", "5"),
+            ("transfer-encoding", "chunked"),
+            ("trailer", "x-sum"),
+            ("connection", "x-hop, close"),
+            ("x-hop", "1"),
+            ("keep-alive", "timeout=5"),
+            ("upgrade", "websocket"),
+            ("x-request-id", "1"),
+            ("x-wakegate-hold", "10m"),
+            ("x-wakegate-wake", "warm"),
+        ]);
+        prepare_interim(&mut out);
+        assert_eq!(out, headers(&[("link", "</a.css>; rel=preload")]));
     }
 
     #[test]

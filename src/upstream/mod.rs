@@ -11,6 +11,7 @@ mod epoch_tasks;
 mod fields;
 mod forward;
 mod forwarded;
+mod guarded;
 mod h1;
 mod h1_body;
 mod h2_pool;
@@ -26,6 +27,7 @@ mod response_body;
 mod return_to;
 mod trailers;
 mod tunnel;
+mod via;
 
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
@@ -33,7 +35,8 @@ pub use forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
 pub use h1::ChunkError;
 pub use h1_body::BrokenBody;
 pub use headers::{
-    ForwardedFor, edit, is_upgrade, prepare_request, prepare_response, upgrade_token,
+    ForwardedFor, edit, is_upgrade, prepare_interim, prepare_request, prepare_response,
+    remove_aliases, upgrade_token,
 };
 pub use hop::Hop;
 pub use http1::InterimSink;
@@ -42,4 +45,6 @@ pub use outgoing::Outgoing;
 pub use proxy_protocol::ProxyHeader;
 pub use request_body::{BodyError, BodyFailure, BodyStats, RequestBody};
 pub use response_body::{ResponseError, UpstreamBody};
+pub use trailers::TrailerRules;
 pub use tunnel::tunnel;
+pub use via::{Pseudonym, Pseudonyms, ViaElement};

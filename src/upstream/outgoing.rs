@@ -10,9 +10,8 @@ use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode};
 use http1::InterimSink;
 
-use super::fields::Fields;
 use super::forwarded::ForwardedHeaders;
-use super::headers::prepare_response;
+use super::headers::prepare_interim;
 use super::request_body::RequestBody;
 
 /// A request as an instance is to get it.
@@ -98,8 +97,7 @@ impl Outgoing {
 fn pass(sink: &InterimSink, status: StatusCode, fields: &HeaderMap) {
     if !matches!(status.as_u16(), 100 | 101) {
         let mut fields = fields.clone();
-        let there = Fields::of(&fields);
-        prepare_response(&mut fields, there, false);
+        prepare_interim(&mut fields);
         sink(status, &fields);
     }
 }

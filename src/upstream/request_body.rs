@@ -14,8 +14,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::min_rate::MinRate;
-use super::trailers::without_unsafe_trailers;
 use crate::client::{ClientBody, ClientBodyError};
+use super::trailers::{TrailerRules, without_unsafe_trailers};
 
 /// The statistics of a request's body, for whoever handles the request.
 #[derive(Debug, Default)]
@@ -60,6 +60,7 @@ struct Streaming {
     first: Option<Result<Frame<Bytes>, BodyError>>,
     min_rate: MinRate,
     body_stats: Arc<BodyStats>,
+    trailer_rules: TrailerRules,
 }
 
 #[derive(Debug)]
@@ -109,6 +110,13 @@ impl RequestBody {
         let streaming =
             inner.map(|inner| Streaming::new(Source::Client(inner), Arc::default(), min_rate));
         Self(streaming.map(Box::new))
+    }
+
+    /// Its trailers are to obey these rules.
+    pub fn obey(&mut self, rules: TrailerRules) {
+        if let Some(streaming) = &mut self.0 {
+            streaming.trailer_rules = rules;
+        }
     }
 
     /// Whether there is none.
@@ -189,6 +197,7 @@ impl Streaming {
             first: None,
             min_rate: MinRate::new(min_rate),
             body_stats,
+            trailer_rules: TrailerRules::default(),
         }
     }
 
@@ -239,7 +248,7 @@ impl Streaming {
                 Ok(frame) => {
                     let length = frame.data_ref().map_or(0, Bytes::len) as u64;
                     self.body_stats.bytes.fetch_add(length, Ordering::Relaxed);
-                    Ok(without_unsafe_trailers(frame))
+                    Ok(without_unsafe_trailers(frame, &self.trailer_rules))
                 }
                 Err(error) => {
                     let failure = match error {

@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::h1_body::{BrokenBody, H1Body};
 use super::return_to::ReturnTo;
-use super::trailers::without_unsafe_trailers;
+use super::trailers::{TrailerRules, without_unsafe_trailers};
 
 /// An instance's response body on its way to a client.
 #[derive(Debug)]
-pub struct UpstreamBody(Inner);
+pub struct UpstreamBody(Inner, TrailerRules);
 
 #[derive(Debug)]
 enum Inner {
@@ -53,16 +53,22 @@ pub enum ResponseError {
 
 impl UpstreamBody {
     pub(super) fn new(inner: Incoming, return_to: ReturnTo, cut: CancellationToken) -> Self {
-        Self(Inner::Hyper(PooledBody {
+        let body = PooledBody {
             has_ended: inner.is_end_stream(),
             inner,
             return_to: Some(return_to),
             cut,
-        }))
+        };
+        Self(Inner::Hyper(body), TrailerRules::default())
+    }
+
+    /// Its trailers are to obey these rules.
+    pub fn obey(&mut self, rules: TrailerRules) {
+        self.1 = rules;
     }
 
     pub(super) fn of_h1(body: H1Body) -> Self {
-        Self(Inner::H1(body))
+        Self(Inner::H1(body), TrailerRules::default())
     }
 }
 
@@ -80,7 +86,8 @@ impl Body for UpstreamBody {
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(ResponseError::H1))),
         };
-        polled.map(|frame| frame.map(|frame| frame.map(without_unsafe_trailers)))
+        let clean = |frame| without_unsafe_trailers(frame, &self.1);
+        polled.map(|frame| frame.map(|frame| frame.map(clean)))
     }
 
     fn is_end_stream(&self) -> bool {

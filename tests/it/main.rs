@@ -28,6 +28,7 @@ mod names {
     pub(crate) use wakegate::names::ClientNetwork;
 }
 
+mod addresses;
 mod admin;
 mod admission;
 mod architecture;
@@ -44,6 +45,7 @@ mod engine_faults;
 mod epochs;
 mod evidence;
 mod fair_shares;
+mod fields;
 mod framing;
 mod grpc;
 mod h2;

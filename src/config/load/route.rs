@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::{IpNet, Ipv4Net};
+
 use super::forwarding::read_forwarding;
 use super::parse::{parse_path, set};
 use crate::config::client_share::ClientShare;
@@ -44,11 +46,26 @@ fn parse_method(text: &str) -> Result<String, String> {
     Ok(method.as_str().to_owned())
 }
 
-pub(super) fn parse_network(text: &str) -> Result<ipnet::IpNet, String> {
+pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
     let network = text
         .parse()
         .or_else(|_| text.parse::<std::net::IpAddr>().map(Into::into));
-    network.map_err(|_| format!("`{text}` is not a network like \"10.0.0.0/8\""))
+    let network = network.map_err(|_| format!("`{text}` is not a network like \"10.0.0.0/8\""))?;
+    Ok(canonical(network))
+}
+
+/// A network of IPv4 addresses that are written as IPv6 (`::ffff:10.0.0.0/104`) as one of IPv4:
+/// clients are compared by their canonical addresses.
+fn canonical(network: IpNet) -> IpNet {
+    let IpNet::V6(v6) = network else {
+        return network;
+    };
+    let v4 = v6
+        .addr()
+        .to_ipv4_mapped()
+        .zip(v6.prefix_len().checked_sub(96));
+    let v4 = v4.and_then(|(address, bits)| Ipv4Net::new(address, bits).ok());
+    v4.map_or(network, IpNet::V4)
 }
 
 /// The target of a request that the gateway makes itself.

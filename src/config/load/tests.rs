@@ -316,12 +316,42 @@ fn a_route_takes_its_wake_rules_from_the_general_ones() {
 fn the_effective_configuration_loads_back_to_itself() {
     let text = format!(
         "[[hypeman]]\nname = \"b\"\nurl = \"https://h\"\napi_key_file = \"/k\"\n\
-         [server]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]\n{ROUTE}path = \"/v1/\"\nhypeman = \"b\"\n"
+         [server]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]\nvia = \"both\"\nhttps_port = 8443\n{ROUTE}path = \"/v1/\"\nhypeman = \"b\"\n"
     );
     let config = load("w.toml", &text, &none()).unwrap();
     let printed = toml::to_string(&config).unwrap();
     assert_eq!(load("printed", &printed, &none()).unwrap(), config);
     assert_eq!(config.route[0].path, "/v1");
+}
+
+#[test]
+fn a_network_of_mapped_addresses_is_one_of_ipv4() {
+    let text = format!(
+        "[server]\ntrusted_proxies = [\"::ffff:10.0.0.0/104\", \"::ffff:192.0.2.1\", \"::ffff:0:0/96\", \
+         \"::/0\", \"2001:db8::/32\"]\n{ROUTE}"
+    );
+    let config = load("w.toml", &text, &none()).unwrap();
+    let networks = config.server.trusted_proxies.iter();
+    let networks: Vec<String> = networks.map(ToString::to_string).collect();
+    let expected = [
+        "10.0.0.0/8",
+        "192.0.2.1/32",
+        "0.0.0.0/0",
+        "::/0",
+        "2001:db8::/32",
+    ];
+    assert_eq!(networks, expected);
+}
+
+#[test]
+fn what_via_and_the_redirects_port_cannot_be_is_a_problem() {
+    for (key, problem) in [
+        ("via = \"on\"", "is not \"requests\", \"both\" or \"off\""),
+        ("https_port = 0", "must be 1 to 65535"),
+    ] {
+        let found = problems(&format!("[server]\n{key}\n{ROUTE}"));
+        assert!(found.len() == 1 && found[0].contains(problem), "{found:?}");
+    }
 }
 
 /// Every key that a route has.

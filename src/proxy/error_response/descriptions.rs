@@ -62,10 +62,19 @@ pub fn describe(error: &ProxyError) -> Description {
             "The request's target is not valid for its method.",
             None,
         ),
-        ProxyError::Redirect(_) => (
-            StatusCode::MOVED_PERMANENTLY,
+        ProxyError::Redirect(redirect) => (
+            match redirect.keeps_method {
+                true => StatusCode::PERMANENT_REDIRECT,
+                false => StatusCode::MOVED_PERMANENTLY,
+            },
             "redirect_to_https",
             "This host is served over https.",
+            None,
+        ),
+        ProxyError::ForwardLoop => (
+            StatusCode::LOOP_DETECTED,
+            "forward_loop",
+            "The request has passed this gateway already, on its way to the same instance.",
             None,
         ),
         ProxyError::Unauthenticated => (

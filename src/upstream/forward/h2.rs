@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::header::HOST;
+use http::header::{CONNECTION, HOST};
 use http::{HeaderValue, Request, Response, Uri, Version, uri};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
@@ -150,8 +150,10 @@ fn of_pool(stream: Stream, pool: &Arc<Pool>) -> Taken {
     (stream.sender, token)
 }
 
-/// HTTP/2 names the host in the target, and has no Host (RFC 9113 §8.3.1).
+/// HTTP/2 names the host in the target, and has no Host (RFC 9113 §8.3.1); it has no options of a
+/// connection either, and `TE` needs none (RFC 9113 §8.2.2).
 fn to_h2(mut request: Request<RequestBody>) -> Request<RequestBody> {
+    request.headers_mut().remove(CONNECTION);
     let host = request.headers_mut().remove(HOST);
     let authority = host
         .as_ref()

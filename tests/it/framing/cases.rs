@@ -484,15 +484,14 @@ fn fields() -> Vec<Case> {
             Passed(&["forwarded: for=127.0.0.1;"], &["6.6.6.6"]),
         ),
         field(
-            "underscores are not dashes",
+            "RFC 3875 §4.1.18: underscores and dashes are one variable",
             "X_Forwarded_For: 6.6.6.6",
-            Passed(
-                &[
-                    "x_forwarded_for: 6.6.6.6\r\n",
-                    "x-forwarded-for: 127.0.0.1\r\n",
-                ],
-                &[],
-            ),
+            Passed(&["x-forwarded-for: 127.0.0.1\r\n"], &["6.6.6.6"]),
+        ),
+        field(
+            "RFC 9110 §5.1: an underscore may be in a name",
+            "X_Own: 1",
+            Passed(&["x_own: 1\r\n"], &[]),
         ),
         get(
             "RFC 6585 §5: too many fields",

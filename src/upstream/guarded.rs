@@ -1,0 +1,124 @@
+//! The fields that say to an instance who asks, and by what way: the gateway's word alone.
+//!
+//! Guarantees: a client cannot say in another spelling what it may not say by the name itself. CGI,
+//! and with it WSGI, PHP and Rack, hands `X_Forwarded_For` and `X-Forwarded-For` to an application
+//! as one variable: every character that is neither letter nor digit becomes an underscore (RFC
+//! 3875 §4.1.18).
+
+/// Names that the gateway sets or takes away, besides those that begin with [`FORWARDED`].
+const GUARDED: [&str; 16] = [
+    "client-cert",
+    "client-cert-chain",
+    "content-length",
+    "forwarded",
+    "http2-settings",
+    "keep-alive",
+    "max-forwards",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "transfer-encoding",
+    "via",
+    X_REAL_IP,
+    "x-request-id",
+    "x-wakegate-hold",
+];
+const X_REAL_IP: &str = "x-real-ip";
+/// Proxies have made many names of it, and applications believe most of them: `-Port`, `-Prefix`,
+/// `-Server`, `-Ssl`.
+const FORWARDED: &str = "x-forwarded-";
+
+/// Whether the gateway alone may send a field of this name, which is in small letters.
+pub(super) fn is_guarded(name: &str) -> bool {
+    name.starts_with(FORWARDED) || GUARDED.contains(&name)
+}
+
+/// Whether it is a forwarding field of which the gateway has no value of its own: an untrusted
+/// client's is taken away, a trusted proxy's passes.
+pub(super) fn is_foreign_forwarding(name: &str) -> bool {
+    name.starts_with(FORWARDED) || name == X_REAL_IP
+}
+
+/// Whether it is another spelling of a guarded name.
+pub(super) fn is_alias(name: &str) -> bool {
+    if name.bytes().all(is_plain) {
+        return false;
+    }
+    let prefix = name.get(..FORWARDED.len());
+    prefix.is_some_and(|prefix| is_spelling(prefix, FORWARDED))
+        || GUARDED.iter().any(|guarded| is_spelling(name, guarded))
+}
+
+/// Whether it is another spelling of `of`, and not the same name.
+pub(super) fn is_alias_of(name: &str, of: &str) -> bool {
+    name != of && is_spelling(name, of)
+}
+
+/// Whether a CGI application finds both under one name.
+fn is_spelling(name: &str, of: &str) -> bool {
+    let same = |(one, other): (u8, u8)| {
+        one == other || !(one.is_ascii_alphanumeric() || other.is_ascii_alphanumeric())
+    };
+    name.len() == of.len() && name.bytes().zip(of.bytes()).all(same)
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-'
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_another_spelling_where_cgi_makes_one_variable_of_both() {
+        for alias in [
+            "x_forwarded_for",
+            "x-forwarded_for",
+            "x_forwarded-",
+            "x.forwarded~proto",
+            "x_forwarded_anything-else",
+            "client_cert",
+            "client_cert-chain",
+            "transfer_encoding",
+            "content.length",
+            "x_request_id",
+            "x_real_ip",
+        ] {
+            assert!(is_alias(alias), "{alias}");
+        }
+        for other in [
+            "x-forwarded-for",
+            "client-cert",
+            "x_own",
+            "forwarded",
+            "x_forwarded",
+            "xx_forwarded_for",
+            "client_certs",
+            "",
+        ] {
+            assert!(!is_alias(other), "{other}");
+        }
+        assert!(is_alias_of("x_tenant", "x-tenant") && is_alias_of("x-tenant", "x_tenant"));
+        assert!(!is_alias_of("x-tenant", "x-tenant") && !is_alias_of("x-tenants", "x-tenant"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_spelling_of_a_guarded_name_is_found(
+            name in prop::sample::select(GUARDED.to_vec()),
+            marks in prop::collection::vec(prop::sample::select(vec!['-', '_', '.', '~', '!']), 4),
+        ) {
+            let mut marks = marks.into_iter();
+            let spelling: String = name
+                .chars()
+                .map(|c| if c == '-' { marks.next().unwrap() } else { c })
+                .collect();
+            prop_assert_eq!(is_alias(&spelling), spelling != name);
+            prop_assert!(is_guarded(name) && (spelling == name || !is_guarded(&spelling)));
+        }
+    }
+}
