@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod cli;
 pub mod config;
 pub mod deadline;
+pub mod descriptors;
 pub mod drain;
 pub mod hold;
 pub mod keep_warm;

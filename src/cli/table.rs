@@ -1,6 +1,9 @@
 //! Columns for people.
 //!
-//! Guarantees: a cell of a server's cannot move the cursor or colour the terminal.
+//! Guarantees: a cell of a server's cannot move the cursor, colour the terminal or turn the
+//! direction of what follows.
+
+use crate::telemetry::is_invisible;
 
 /// How wide each column is, for lines that come one after the other.
 pub(in crate::cli) struct Columns<const N: usize>([usize; N]);
@@ -32,7 +35,7 @@ impl<const N: usize> Columns<N> {
     /// One row as a line.
     pub(in crate::cli) fn line(&self, row: &[String; N]) -> String {
         let cells = self.0.iter().zip(row).map(|(width, cell)| {
-            let cell: String = cell.chars().filter(|c| !c.is_control()).collect();
+            let cell: String = cell.chars().filter(|c| !is_invisible(*c)).collect();
             format!("{cell:<width$}  ")
         });
         let line: String = cells.collect();
@@ -64,7 +67,7 @@ mod tests {
     fn columns_are_as_wide_as_they_must_be_and_no_cell_moves_the_cursor() {
         let rows = [
             ["a".to_owned(), "Running".to_owned()],
-            ["longer\u{1b}[31m".to_owned(), "Standby".to_owned()],
+            ["longer\u{1b}[31m\u{202e}".to_owned(), "Standby".to_owned()],
         ];
         assert_eq!(
             table(["NAME", "STATE"], &rows),

@@ -9,6 +9,8 @@
 //! `connection.rs` shows the way of one connection, from top to bottom.
 
 mod accept;
+mod certificate_facts;
+mod certificate_files;
 mod certificates;
 mod clients;
 mod header_read_timer;
@@ -23,6 +25,7 @@ mod informational;
 mod internal;
 mod peek;
 pub mod proxy_protocol;
+mod seldom;
 mod service;
 mod settings;
 mod shared;

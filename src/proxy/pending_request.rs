@@ -255,11 +255,7 @@ impl<S: Send> PendingRequest<'_, S> {
     }
 
     /// The instance when it is ready. Whether the request may wake it is judged once.
-    async fn ready(
-        &self,
-        judged: &mut bool,
-        wake: &mut WakeInfo,
-    ) -> Result<Ready<S>, ProxyError> {
+    async fn ready(&self, judged: &mut bool, wake: &mut WakeInfo) -> Result<Ready<S>, ProxyError> {
         let now = Instant::now();
         if let Some(endpoint) = self.resolved.instance.warm_at(self.readiness(), now) {
             return Ok(warm(endpoint, now));

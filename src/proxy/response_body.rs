@@ -27,10 +27,7 @@ const NOT_HELD: HeaderValue = HeaderValue::from_static("wake;dur=0.0");
 /// A response's body, whoever made it.
 pub(super) enum Content {
     /// The instance's; the request is at the instance for as long as it lives.
-    Upstream {
-        body: UpstreamBody,
-        _slot: Slot,
-    },
+    Upstream { body: UpstreamBody, _slot: Slot },
     /// The instance's, which has switched protocols: the transaction is the tunnel's when this
     /// ends.
     Switching {
@@ -96,7 +93,10 @@ impl Drop for GatewayBody {
         };
         let nothing = Content::Own(Full::default());
         match std::mem::replace(&mut self.content, nothing) {
-            Content::Switching { transaction: tunnel, .. } => {
+            Content::Switching {
+                transaction: tunnel,
+                ..
+            } => {
                 transaction.count();
                 // Without a tunnel it ends here.
                 let _ended = tunnel.send(transaction);

@@ -45,7 +45,8 @@ pub struct Carried {
 struct Side<'a, S> {
     stream: S,
     carried: &'a Carried,
-    side: EndedBy,
+    /// What it is called when it ends first.
+    name: EndedBy,
 }
 
 /// Records that the gateway ended the carrying, unless something else did.
@@ -106,9 +107,7 @@ impl Carried {
     /// This side has ended; the first one counts.
     pub(super) fn end(&self, side: EndedBy) {
         let (before, now) = (Ordering::Relaxed, Ordering::Relaxed);
-        let _later = self
-            .ended_by
-            .compare_exchange(0, side as u8, before, now);
+        let _later = self.ended_by.compare_exchange(0, side as u8, before, now);
     }
 
     /// What goes on is cut, whatever side had ended.
@@ -146,9 +145,16 @@ pub async fn carry(
     stop: &CancellationToken,
 ) {
     let mut cut = Cut(Some(carried));
-    let side = |side| (carried, side);
-    let mut client = Side::new(client, side(EndedBy::Client));
-    let mut instance = Side::new(instance, side(EndedBy::Instance));
+    let mut client = Side {
+        stream: client,
+        carried,
+        name: EndedBy::Client,
+    };
+    let mut instance = Side {
+        stream: instance,
+        carried,
+        name: EndedBy::Instance,
+    };
     tokio::select! {
         copied = copy_bidirectional_with_sizes(&mut client, &mut instance, room, room) => {
             cut.0 = None;
@@ -167,23 +173,15 @@ pub async fn carry(
 
 // === impl Side ===
 
-impl<'a, S> Side<'a, S> {
-    fn new(stream: S, (carried, side): (&'a Carried, EndedBy)) -> Self {
-        Self {
-            stream,
-            carried,
-            side,
-        }
-    }
-
+impl<S> Side<'_, S> {
     fn is_client(&self) -> bool {
-        self.side == EndedBy::Client
+        self.name == EndedBy::Client
     }
 
     /// Takes note of an error of this side's.
     fn checked<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if matches!(polled, Poll::Ready(Err(_))) {
-            self.carried.end(self.side);
+            self.carried.end(self.name);
         }
         polled
     }
@@ -199,7 +197,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Side<'_, S> {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if matches!(polled, Poll::Ready(Ok(()))) {
             match buffer.filled().len() - before {
-                0 if had_room => self.carried.end(self.side),
+                0 if had_room => self.carried.end(self.name),
                 count if self.is_client() => self.carried.count_from_client(count as u64),
                 _ => {}
             }

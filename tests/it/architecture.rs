@@ -13,13 +13,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("backoff", &[]),
     ("deadline", &[]),
     ("drain", &[]),
-    ("config", &[]),
+    ("descriptors", &[]),
+    ("config", &["descriptors"]),
     ("telemetry", &["config"]),
-    ("wake", &["backoff", "config", "telemetry"]),
+    ("wake", &["backoff", "config", "descriptors", "telemetry"]),
     ("keep_warm", &["config", "wake"]),
     ("hold", &["config", "telemetry"]),
     ("router", &["config"]),
-    ("upstream", &["config", "deadline", "telemetry", "wake"]),
+    (
+        "upstream",
+        &["config", "deadline", "descriptors", "telemetry", "wake"],
+    ),
     (
         "proxy",
         &[
@@ -33,7 +37,10 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wake",
         ],
     ),
-    ("listener", &["config", "deadline", "drain", "telemetry"]),
+    (
+        "listener",
+        &["config", "deadline", "descriptors", "drain", "telemetry"],
+    ),
     ("admin", &["config", "drain", "telemetry", "wake"]),
 ];
 const COMPOSITION: [&str; 2] = ["app", "cli"];

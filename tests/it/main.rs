@@ -28,6 +28,7 @@ mod names {
     pub(crate) use wakegate::names::ClientNetwork;
 }
 
+mod accounts;
 mod admin;
 mod admission;
 mod architecture;
@@ -39,6 +40,7 @@ mod clients;
 mod contract;
 mod dashboard;
 mod deploy;
+mod descriptors;
 mod engine;
 mod engine_faults;
 mod epochs;
