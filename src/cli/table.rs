@@ -17,6 +17,11 @@ pub(in crate::cli) fn table<const N: usize>(titles: [&str; N], rows: &[[String; 
     cells().map(|row| columns.line(row)).collect()
 }
 
+/// The characters of a cell that are shown.
+fn visible(cell: &str) -> impl Iterator<Item = char> {
+    cell.chars().filter(|c| !is_invisible(*c))
+}
+
 // === impl Columns ===
 
 impl<const N: usize> Columns<N> {
@@ -28,14 +33,14 @@ impl<const N: usize> Columns<N> {
     /// Makes room for a row.
     pub(in crate::cli) fn fit(&mut self, row: &[String; N]) {
         for (width, cell) in self.0.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
+            *width = visible(cell).count().max(*width);
         }
     }
 
     /// One row as a line.
     pub(in crate::cli) fn line(&self, row: &[String; N]) -> String {
         let cells = self.0.iter().zip(row).map(|(width, cell)| {
-            let cell: String = cell.chars().filter(|c| !is_invisible(*c)).collect();
+            let cell: String = visible(cell).collect();
             format!("{cell:<width$}  ")
         });
         let line: String = cells.collect();
@@ -71,7 +76,7 @@ mod tests {
         ];
         assert_eq!(
             table(["NAME", "STATE"], &rows),
-            "NAME         STATE\na            Running\nlonger[31m   Standby\n"
+            "NAME        STATE\na           Running\nlonger[31m  Standby\n"
         );
     }
 
