@@ -11,6 +11,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod deadline;
+pub mod descriptors;
 pub mod drain;
 pub mod hold;
 pub mod keep_warm;

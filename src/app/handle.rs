@@ -109,7 +109,7 @@ impl AppHandle {
                 metrics.set_certificate_expiry(address, not_after);
             }
             match certificates.refresh() {
-                Ok(true) => tracing::info!(?certificates, "new certificates"),
+                Ok(true) => tracing::info!(%address, ?certificates, "new certificates"),
                 Ok(false) => {}
                 Err(error) => tracing::error!(%error, "the old certificates stay"),
             }

@@ -195,7 +195,7 @@ fn end(running: &Running, report: &WakeReport) {
         running.timeline.note_wake(WakeNews {
             id: report.instance.to_string(),
             at,
-            ms: report.took.as_secs_f64() * 1e3,
+            ms: (report.took.as_secs_f64() * 1e6).round() / 1e3,
             outcome: report.outcome.as_str(),
             code: failure.map(|failure| failure.code),
             phase: failure.map(|failure| failure.stage.as_str()),

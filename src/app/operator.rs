@@ -267,7 +267,7 @@ impl Operator for AppHandle {
         StatusView {
             version: env!("CARGO_PKG_VERSION"),
             started: running.started.0,
-            uptime_seconds: running.started.1.elapsed().as_secs_f64(),
+            uptime_seconds: ms(running.started.1.elapsed()).round() / 1e3,
             draining: running.drain.draining().is_cancelled(),
             listeners: addresses.iter().map(ToString::to_string).collect(),
             routes: config.route.len() + self.declared_routes().len(),

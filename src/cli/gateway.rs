@@ -14,6 +14,7 @@ use super::args::{GatewayArguments, RoutesArguments, WhichArguments};
 use super::output::{Failure, Output};
 use super::table::table;
 use crate::config::{AdminConfig, Secret, Variables, load_admin};
+use crate::telemetry::is_invisible;
 
 /// Longer than any wake is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -202,6 +203,12 @@ fn ago(ms: f64) -> String {
     format!("{} ago", hypeman::GoDuration::from(whole))
 }
 
+/// A number of things that have a regular plural.
+fn counted(number: &Value, thing: &str) -> String {
+    let plural = if number.as_u64() == Some(1) { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
 /// What is wrong with an instance, for a line below the table: why its last wake failed, and when
 /// the next is tried.
 fn trouble(one: &Value) -> Option<String> {
@@ -215,7 +222,7 @@ fn trouble(one: &Value) -> Option<String> {
     });
     let (ago, next) = (ago(ms), next.unwrap_or_default());
     let line = format!("{name}: {reason} ({ago}{next})");
-    Some(line.chars().filter(|c| !c.is_control()).collect())
+    Some(line.chars().filter(|c| !is_invisible(*c)).collect())
 }
 
 pub(super) async fn status(arguments: GatewayArguments, output: Output) -> Result<(), Failure> {
@@ -247,12 +254,12 @@ pub(super) async fn status(arguments: GatewayArguments, output: Output) -> Resul
     );
     output.print(&format!(
         "wakegate {} {state} at {}, up {}\n\
-         {} routes; {} requests answered, {} held, {} at instances\n",
+         {}; {} answered, {} held, {} at instances\n",
         text(at(&status, "version")),
         listeners.join(", "),
         hypeman::GoDuration::from(Duration::from_secs(up.as_secs())),
-        at(&status, "routes"),
-        at(&status, "served"),
+        counted(at(&status, "routes"), "route"),
+        counted(at(&status, "served"), "request"),
         at(&status, "held"),
         at(&status, "inflight"),
     ));

@@ -1,6 +1,9 @@
 //! Columns for people.
 //!
-//! Guarantees: a cell of a server's cannot move the cursor or colour the terminal.
+//! Guarantees: a cell of a server's cannot move the cursor, colour the terminal or turn the
+//! direction of what follows.
+
+use crate::telemetry::is_invisible;
 
 /// How wide each column is, for lines that come one after the other.
 pub(in crate::cli) struct Columns<const N: usize>([usize; N]);
@@ -14,6 +17,11 @@ pub(in crate::cli) fn table<const N: usize>(titles: [&str; N], rows: &[[String; 
     cells().map(|row| columns.line(row)).collect()
 }
 
+/// The characters of a cell that are shown.
+fn visible(cell: &str) -> impl Iterator<Item = char> {
+    cell.chars().filter(|c| !is_invisible(*c))
+}
+
 // === impl Columns ===
 
 impl<const N: usize> Columns<N> {
@@ -25,14 +33,14 @@ impl<const N: usize> Columns<N> {
     /// Makes room for a row.
     pub(in crate::cli) fn fit(&mut self, row: &[String; N]) {
         for (width, cell) in self.0.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
+            *width = visible(cell).count().max(*width);
         }
     }
 
     /// One row as a line.
     pub(in crate::cli) fn line(&self, row: &[String; N]) -> String {
         let cells = self.0.iter().zip(row).map(|(width, cell)| {
-            let cell: String = cell.chars().filter(|c| !c.is_control()).collect();
+            let cell: String = visible(cell).collect();
             format!("{cell:<width$}  ")
         });
         let line: String = cells.collect();
@@ -64,11 +72,11 @@ mod tests {
     fn columns_are_as_wide_as_they_must_be_and_no_cell_moves_the_cursor() {
         let rows = [
             ["a".to_owned(), "Running".to_owned()],
-            ["longer\u{1b}[31m".to_owned(), "Standby".to_owned()],
+            ["longer\u{1b}[31m\u{202e}".to_owned(), "Standby".to_owned()],
         ];
         assert_eq!(
             table(["NAME", "STATE"], &rows),
-            "NAME         STATE\na            Running\nlonger[31m   Standby\n"
+            "NAME        STATE\na           Running\nlonger[31m  Standby\n"
         );
     }
 

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{Config, InstanceTemplate, ListenerMode, RouteConfig, TlsSource};
+use crate::descriptors::for_clients;
 
 /// One thing to think about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,13 +64,13 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
         }
     }
     let most = config.server.max_connections as u64;
-    if let Some(descriptors) = descriptors.filter(|descriptors| *descriptors < 2 * most) {
+    let room = descriptors.map(|limit| (limit, for_clients(limit) as u64));
+    if let Some((descriptors, room)) = room.filter(|(_, room)| *room < most) {
         say(
             "server.max_connections",
             format!(
-                "{most} clients and their instances' connections need {} open files, and the process may have \
-                 {descriptors}",
-                2 * most
+                "the process may have {descriptors} open files, which are enough for {room} clients and their \
+                 instances' connections, not for {most}: further clients wait"
             ),
             "raise the limit (ulimit -n, LimitNOFILE=), or lower the number",
         );

@@ -134,8 +134,10 @@ access_fields! {
     RequestId = "request_id",
     /// The W3C trace that the request belongs to.
     TraceId = "trace_id",
-    /// The client's address, without its port.
+    /// The client's address, without its port: the one that a trusted proxy names, else the peer.
     Client = "client",
+    /// The address that the connection came from, or that a trusted PROXY header names.
+    Peer = "peer",
     /// The method, or the kind of a connection that is passed on as it is.
     Method = "method",
     /// The host that was asked for, if it was valid.
@@ -144,24 +146,28 @@ access_fields! {
     Path = "path",
     /// The route, as configured.
     Route = "route",
-    /// The status that was sent; 499 when the client left before one was.
+    /// The status that was sent, 101 or 200 for a tunnel; 499 when the client left before one was.
     Status = "status",
-    /// Body bytes from the client.
+    /// Body bytes from the client, or all bytes of a tunnel or raw connection.
     BytesIn = "bytes_in",
-    /// Body bytes to the client.
+    /// Body bytes to the client, or all bytes of a tunnel or raw connection.
     BytesOut = "bytes_out",
-    /// From the request's head to the response's last byte.
+    /// From the request's head to the response's last byte, or a tunnel's or connection's end.
     DurationMs = "duration_ms",
-    /// `warm`, `cold`, `joined` or `none`.
+    /// The wake that the request met or waited for: `warm`, `cold`, `joined` or `none`.
     Wake = "wake",
-    /// How long the request was held.
+    /// How long the request was held, however the wait ended.
     HeldMs = "held_ms",
     /// The instance's id, once known.
     Instance = "instance",
+    /// The instance's name, once known.
+    InstanceName = "instance_name",
     /// The error's stable code when the gateway answered by itself.
     Error = "error",
     /// Whether the response broke off before its end.
     Aborted = "aborted",
+    /// Who ended a tunnel or raw connection: `client`, `instance`, `sleep` or `gateway`.
+    EndedBy = "ended_by",
     /// The client's user agent, at most 200 characters.
     UserAgent = "user_agent",
 }
@@ -183,7 +189,8 @@ pub struct TracingConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// How many of the traces that begin here are recorded, from 0 to 1. A request that already
-    /// belongs to a trace is recorded when its `traceparent` says so.
+    /// belongs to a trace is recorded when its `traceparent` says so and comes from a trusted
+    /// proxy; of other clients' so many are, and none that their `traceparent` leaves out.
     #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
     pub sample: f64,
     /// What the gateway is called in traces.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,7 @@ use crate::telemetry::ListenerMetrics;
 const BACKLOG: u32 = 4096;
 /// The pause after an accept error, which is most likely a lack of descriptors: other connections
 /// need time to end.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A client that vanishes without a word (a tunnel's, above all) is detected after two minutes of
 /// silence, so that it keeps no instance awake for ever; each byte from it starts them again.
@@ -137,7 +137,7 @@ impl Listener {
         let counts = shared.metrics.listener(self.address);
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&self.socket, &shared.permits) => accepted,
+                accepted = accept(&self.socket, &shared) => accepted,
                 () = shared.drain.draining().cancelled() => break,
                 () = close.cancelled() => break,
             };
@@ -151,7 +151,7 @@ impl Listener {
                     &counts,
                 ),
                 Err(error) => {
-                    tracing::warn!(%error, address = %self.address, "cannot accept");
+                    shared.note_not_accepted(&error, self.address);
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
@@ -185,11 +185,8 @@ impl Listener {
 
 type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
 
-async fn accept(socket: &TcpListener, permits: &Arc<Semaphore>) -> io::Result<Accepted> {
-    let permit = Arc::clone(permits)
-        .acquire_owned()
-        .await
-        .map_err(io::Error::other)?;
+async fn accept(socket: &TcpListener, shared: &Shared) -> io::Result<Accepted> {
+    let permit = shared.permit().await?;
     let (stream, peer) = socket.accept().await?;
     Ok((stream, peer, permit))
 }

@@ -2,46 +2,37 @@
 //!
 //! Guarantees: a listener has at least one certificate before it accepts anything; the certificate
 //! is the one whose names fit the client's SNI (exact, then wildcard), else the first; a reload
-//! that fails leaves the old ones in force and says why; no key is in any message.
+//! that fails leaves the old ones in force and says why; files that stand as they did are not read
+//! again; no key is in any message.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use jiff::{SignedDuration, Timestamp};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
     DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
 };
-use yasna::Tag;
-use yasna::models::{GeneralizedTime, UTCTime};
-use yasna::tags::TAG_UTCTIME;
 
+use super::certificate_files::{Look, Pair, read};
 use super::internal::InternalCa;
 use super::tls_error::TlsError;
 use crate::config::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 
-/// Two files as they were read.
-#[derive(Clone, PartialEq, Eq)]
-struct Pair {
-    cert: PathBuf,
-    chain: Vec<u8>,
-    key_path: PathBuf,
-    key: Vec<u8>,
-    /// The OCSP response that is stapled.
-    ocsp: Option<Vec<u8>>,
-}
-
 /// The certificates that are in force.
 struct Loaded {
-    pairs: Vec<Pair>,
+    /// How the files stood before they were read.
+    look: Look,
+    pairs: Vec<Arc<Pair>>,
     /// The CAs of clients' certificates, as they were read.
     client_ca: Vec<u8>,
     verifier: Arc<dyn ClientCertVerifier>,
@@ -57,84 +48,76 @@ pub struct Certificates {
     config: TlsConfig,
     loaded: ArcSwap<Loaded>,
     internal: Option<InternalCa>,
+    /// How the files stood, and when, when they could not be used.
+    failed: Mutex<Option<(Look, Timestamp)>>,
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::Read {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-// === impl Pair ===
-
-impl Pair {
-    fn read(cert: PathBuf, key_path: PathBuf, ocsp: Option<&Path>) -> Result<Self, TlsError> {
-        let (chain, key) = (read(&cert)?, read(&key_path)?);
-        Ok(Self {
-            cert,
-            chain,
-            key_path,
-            key,
-            ocsp: ocsp.map(read).transpose()?,
-        })
-    }
-
-    fn certified(&self) -> Result<CertifiedKey, TlsError> {
-        let wrong = |path: &Path, what: String| TlsError::Content {
-            path: path.to_owned(),
-            what,
-        };
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&self.chain)
-            .collect::<Result<_, _>>()
-            .map_err(|error| wrong(&self.cert, format!("is no PEM certificate: {error:?}")))?;
-        if chain.is_empty() {
-            return Err(wrong(&self.cert, "has no certificate in it".to_owned()));
-        }
-        // The error says what is wrong with a key without its bytes.
-        let key = PrivateKeyDer::from_pem_slice(&self.key)
-            .map_err(|_| wrong(&self.key_path, "is no PEM private key".to_owned()))?;
-        let provider = aws_lc_rs::default_provider();
-        let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
-            let what = format!("does not fit {}: {error}", self.cert.display());
-            wrong(&self.key_path, what)
-        });
-        Ok(CertifiedKey {
-            ocsp: self.ocsp.clone(),
-            ..certified?
-        })
-    }
-}
+/// How long files that cannot be used, and stand as they did, are left alone.
+const TRY_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 
 // === impl Certificates ===
 
 impl Certificates {
     /// Loads the certificates.
     pub fn load(config: TlsConfig) -> Result<Arc<Self>, TlsError> {
+        Self::load_at(config, Timestamp::now())
+    }
+
+    fn load_at(config: TlsConfig, now: Timestamp) -> Result<Arc<Self>, TlsError> {
         let internal = match &config.source {
             TlsSource::Internal { internal } => Some(InternalCa::open(internal)?),
             TlsSource::Files { .. } | TlsSource::Directory { .. } => None,
         };
-        let loaded = ArcSwap::from_pointee(Loaded::read(&config, internal.as_ref())?);
+        let look = Look::at(&config, now)?;
+        let loaded = Loaded::read(&config, internal.as_ref(), look, None)?;
         Ok(Arc::new(Self {
             config,
-            loaded,
+            loaded: ArcSwap::from_pointee(loaded),
             internal,
+            failed: Mutex::default(),
         }))
     }
 
-    /// Reads the files again; returns whether they had changed.
+    /// Reads what has changed of the files; returns whether the certificates are others now. Files
+    /// that cannot be used are a failure once, and again after a while.
     pub fn refresh(&self) -> Result<bool, TlsError> {
+        self.refresh_at(Timestamp::now())
+    }
+
+    fn refresh_at(&self, now: Timestamp) -> Result<bool, TlsError> {
         let before = self.loaded.load();
         if self.internal.is_some() && self.config.clients.is_none() {
             return Ok(false);
         }
-        let fresh = Loaded::read(&self.config, self.internal.as_ref())?;
-        let same = fresh.pairs == before.pairs && fresh.client_ca == before.client_ca;
-        if !same {
-            self.loaded.store(Arc::new(fresh));
+        let look = Look::at(&self.config, now)?;
+        if look.is_as(&before.look) {
+            return Ok(false);
         }
-        Ok(!same)
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((earlier, since)) = &*failed
+            && look.is_as(earlier)
+            && now.duration_since(*since) < TRY_AGAIN
+        {
+            return Ok(false);
+        }
+        let fresh = Loaded::read(
+            &self.config,
+            self.internal.as_ref(),
+            look.clone(),
+            Some(&before),
+        );
+        match fresh {
+            Ok(fresh) => {
+                *failed = None;
+                let same = fresh.is_as(&before);
+                self.loaded.store(Arc::new(fresh));
+                Ok(!same)
+            }
+            Err(error) => {
+                *failed = Some((look, now));
+                Err(error)
+            }
+        }
     }
 
     /// The time when the first of them expires, in seconds since 1970; `None` for certificates that
@@ -288,30 +271,35 @@ impl ResolvesServerCert for Certificates {
 
 impl fmt::Debug for Certificates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Certificates({} names)", self.loaded.load().names.len())
+        write!(f, "Certificates(names: {})", self.loaded.load().names.len())
     }
 }
 
 // === impl Loaded ===
 
 impl Loaded {
-    fn read(config: &TlsConfig, internal: Option<&InternalCa>) -> Result<Self, TlsError> {
+    fn read(
+        config: &TlsConfig,
+        internal: Option<&InternalCa>,
+        look: Look,
+        before: Option<&Self>,
+    ) -> Result<Self, TlsError> {
         let (verifier, client_ca) = verifier(config.clients.as_ref())?;
-        let pairs = pairs(&config.source)?;
+        let pairs = look.pairs(before.map_or(&[], |before| &before.pairs))?;
         let (mut names, mut first) = (BTreeMap::new(), internal.map(InternalCa::unnamed));
         let mut not_after: Option<i64> = None;
         for pair in &pairs {
-            let certified = Arc::new(pair.certified()?);
-            let expiry = expiry_of(&certified);
-            not_after = not_after.into_iter().chain(expiry).min();
-            for name in names_of(&certified, pair)? {
+            not_after = not_after.into_iter().chain(pair.not_after).min();
+            for name in &pair.names {
                 // The first that claims a name keeps it.
-                names.entry(name).or_insert_with(|| Arc::clone(&certified));
+                let certified = || Arc::clone(&pair.certified);
+                names.entry(name.clone()).or_insert_with(certified);
             }
-            first.get_or_insert(certified);
+            first.get_or_insert_with(|| Arc::clone(&pair.certified));
         }
         let first = first.ok_or_else(|| TlsError::Empty(PathBuf::new()))?;
         Ok(Self {
+            look,
             pairs,
             client_ca,
             verifier,
@@ -320,106 +308,90 @@ impl Loaded {
             not_after,
         })
     }
-}
 
-/// When the first certificate of a chain expires, in seconds since 1970.
-fn expiry_of(certified: &CertifiedKey) -> Option<i64> {
-    let chain = certified.cert.iter();
-    chain.filter_map(|certificate| not_after(certificate)).min()
-}
-
-/// When a certificate expires, in seconds since 1970 (RFC 5280 §4.1).
-fn not_after(certificate: &[u8]) -> Option<i64> {
-    let read = yasna::parse_der(certificate, |reader| {
-        reader.read_sequence(|parts| {
-            let not_after = parts.next().read_sequence(|parts| {
-                parts.read_optional(|version| {
-                    version.read_tagged(Tag::context(0), |version| version.read_u8().map(drop))
-                })?;
-                for _serial_algorithm_issuer in 0..3 {
-                    parts.next().read_der()?;
-                }
-                let not_after = parts.next().read_sequence(|validity| {
-                    validity.next().read_der()?;
-                    validity.next().read_tagged_der()
-                })?;
-                while parts
-                    .read_optional(|part| part.read_der().map(drop))?
-                    .is_some()
-                {}
-                Ok(not_after)
-            })?;
-            for _algorithm_signature in 0..2 {
-                parts.next().read_der()?;
-            }
-            Ok(not_after)
-        })
-    });
-    let time = read.ok()?;
-    let seconds = match time.tag() {
-        TAG_UTCTIME => UTCTime::parse(time.value())?.datetime().unix_timestamp(),
-        _ => GeneralizedTime::parse(time.value())?
-            .datetime()
-            .unix_timestamp(),
-    };
-    Some(seconds)
-}
-
-/// The DNS names of its subject alternative names; a wildcard without its star.
-fn names_of(certified: &CertifiedKey, pair: &Pair) -> Result<Vec<String>, TlsError> {
-    let wrong = |what: String| TlsError::Content {
-        path: pair.cert.clone(),
-        what,
-    };
-    let leaf = certified.cert.first();
-    let leaf = leaf.ok_or_else(|| wrong("has no certificate in it".to_owned()))?;
-    let parsed = webpki::EndEntityCert::try_from(leaf)
-        .map_err(|error| wrong(format!("is no X.509 v3 certificate: {error}")))?;
-    let names = parsed.valid_dns_names().map(str::to_ascii_lowercase);
-    Ok(names
-        .map(|name| name.strip_prefix('*').map_or(name.clone(), str::to_owned))
-        .collect())
-}
-
-fn pairs(source: &TlsSource) -> Result<Vec<Pair>, TlsError> {
-    let dir = match source {
-        TlsSource::Files { cert, key, ocsp } => {
-            let pair = Pair::read(cert.clone(), key.clone(), ocsp.as_deref())?;
-            return Ok(vec![pair]);
-        }
-        TlsSource::Internal { .. } => return Ok(Vec::new()),
-        TlsSource::Directory { dir } => dir,
-    };
-    let failed = |source| TlsError::Read {
-        path: dir.clone(),
-        source,
-    };
-    let mut entries = std::fs::read_dir(dir)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(failed)?;
-    // The order of names decides which is first.
-    entries.sort_by_key(std::fs::DirEntry::file_name);
-    let mut found = Vec::new();
-    for path in entries.into_iter().map(|entry| entry.path()) {
-        let candidates = match path.is_dir() {
-            true => vec![
-                (path.join("fullchain.pem"), path.join("privkey.pem")),
-                (path.join("tls.crt"), path.join("tls.key")),
-            ],
-            false if path.extension().is_some_and(|e| e == "crt" || e == "pem") => {
-                vec![(path.clone(), path.with_extension("key"))]
-            }
-            false => Vec::new(),
-        };
-        for (cert, key) in candidates {
-            if cert.is_file() && key.is_file() {
-                let ocsp = Some(cert.with_extension("ocsp")).filter(|path| path.is_file());
-                found.push(Pair::read(cert, key, ocsp.as_deref())?);
-            }
-        }
+    /// Whether these are the same certificates.
+    fn is_as(&self, other: &Self) -> bool {
+        let mut pairs = self.pairs.iter().zip(&other.pairs);
+        self.pairs.len() == other.pairs.len()
+            && pairs.all(|(one, other)| one.is_as(other))
+            && self.client_ca == other.client_ca
     }
-    if found.is_empty() {
-        return Err(TlsError::Empty(dir.clone()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn write(dir: &Path, name: &str) {
+        let made = rcgen::generate_simple_self_signed([format!("{name}.test")]).unwrap();
+        std::fs::write(dir.join(name).with_extension("crt"), made.cert.pem()).unwrap();
+        let key = made.signing_key.serialize_pem();
+        std::fs::write(dir.join(name).with_extension("key"), key).unwrap();
     }
-    Ok(found)
+
+    fn folder() -> (tempfile::TempDir, TlsConfig) {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "a");
+        write(dir.path(), "b");
+        let text = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n[listener.tls]\ndir = {:?}\n\
+             [[route]]\nhost = \"a.test\"\ninstance = \"a\"\n",
+            dir.path()
+        );
+        let config = crate::config::load("t", &text, &crate::config::Variables::default());
+        let tls = config.unwrap().listener.remove(0).tls;
+        (dir, tls.unwrap())
+    }
+
+    fn in_seconds(seconds: i64) -> Timestamp {
+        Timestamp::now() + SignedDuration::from_secs(seconds)
+    }
+
+    #[test]
+    fn files_that_stand_as_they_did_are_not_read_again() {
+        let (dir, config) = folder();
+        let certificates = Certificates::load_at(config, in_seconds(60)).unwrap();
+        let before = certificates.loaded.load_full();
+        assert!(!certificates.refresh_at(in_seconds(65)).unwrap());
+        assert!(Arc::ptr_eq(&before, &certificates.loaded.load_full()));
+        // One of them is renewed: the other one's files are left alone.
+        write(dir.path(), "b");
+        assert!(certificates.refresh_at(in_seconds(70)).unwrap());
+        let after = certificates.loaded.load_full();
+        assert!(Arc::ptr_eq(&before.pairs[0], &after.pairs[0]));
+        assert!(!after.pairs[1].is_as(&before.pairs[1]));
+        // One that goes is seen, too.
+        std::fs::remove_file(dir.path().join("b.key")).unwrap();
+        assert!(certificates.refresh_at(in_seconds(75)).unwrap());
+        assert_eq!(certificates.loaded.load().pairs.len(), 1);
+    }
+
+    #[test]
+    fn files_that_have_just_been_written_are_read_once_more() {
+        let (_dir, config) = folder();
+        let certificates = Certificates::load(config).unwrap();
+        let before = certificates.loaded.load_full();
+        assert!(!certificates.refresh().unwrap(), "the same certificates");
+        let after = certificates.loaded.load_full();
+        assert!(!Arc::ptr_eq(&before, &after));
+        assert!(!Arc::ptr_eq(&before.pairs[0], &after.pairs[0]));
+        // What was read again and is the same was not parsed again.
+        assert!(after.pairs[0].is_as(&before.pairs[0]));
+    }
+
+    #[test]
+    fn files_that_cannot_be_used_are_a_failure_once_and_again_after_a_while() {
+        let (dir, config) = folder();
+        let certificates = Certificates::load_at(config, in_seconds(60)).unwrap();
+        let good = std::fs::read(dir.path().join("b.crt")).unwrap();
+        std::fs::write(dir.path().join("b.crt"), "nonsense").unwrap();
+        assert!(certificates.refresh_at(in_seconds(65)).is_err());
+        assert!(!certificates.refresh_at(in_seconds(70)).unwrap());
+        assert!(certificates.refresh_at(in_seconds(130)).is_err());
+        assert!(certificates.find(Some("b.test")).cert.len() == 1);
+        std::fs::write(dir.path().join("b.crt"), good).unwrap();
+        assert!(!certificates.refresh_at(in_seconds(135)).unwrap());
+    }
 }

@@ -5,7 +5,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 
@@ -26,19 +25,6 @@ enum Client {
 pub(super) struct Share {
     clients: Clients,
     client: Client,
-}
-
-/// The number of connections that a limit has turned away.
-#[derive(Debug, Default)]
-pub(super) struct Refused(AtomicUsize);
-
-// === impl Refused ===
-
-impl Refused {
-    /// Whether this one is worth a line of the log: the first is, and each thousandth.
-    pub(super) fn is_worth_logging(&self) -> bool {
-        self.0.fetch_add(1, Ordering::Relaxed).is_multiple_of(1000)
-    }
 }
 
 // === impl Clients ===

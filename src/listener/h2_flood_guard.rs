@@ -1,13 +1,15 @@
 //! Watches what an HTTP/2 client sends besides requests.
 //!
-//! Guarantees: a client that sends control frames (PING, SETTINGS, PRIORITY, `RST_STREAM`) or empty
-//! DATA faster than [`PER_SECOND`] for long, beyond a burst of [`BURST`], is cut: each of them
-//! costs work and none asks for anything (CVE-2019-9512, -9515, -9518, CVE-2023-44487 and their
-//! kin; those that cost memory are bounded by hyper and h2 themselves).
+//! Guarantees: each frame that carries no part of a request counts, whatever its type, those that
+//! nobody knows included; a client that sends them faster than [`PER_SECOND`] for long, beyond a
+//! burst of [`BURST`], is cut: each of them costs work and none asks for anything (CVE-2019-9511
+//! to -9518, CVE-2023-44487, CVE-2024-27316 and their kin; those that cost memory are bounded by
+//! hyper and h2 themselves). Frames that honest clients send with each request, or for what they
+//! receive, are free as long as there are requests and responses for them.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,27 +22,83 @@ const BURST: f64 = 2000.0;
 /// Such frames that each HEADERS allows besides: a busy client may cancel some of its many
 /// requests.
 const PER_REQUEST: f64 = 0.1;
+/// Companions (see [`Cost::Companion`]) that each HEADERS allows: Firefox sends a `WINDOW_UPDATE`
+/// and a priority with each request.
+const COMPANIONS_PER_REQUEST: f64 = 3.0;
+/// Companions that each byte for the client allows. A client may answer each small DATA frame with
+/// a `WINDOW_UPDATE` for its stream and one for the connection, and measure with a PING; a PING
+/// that is answered must not allow the next, and such an answer has 17 bytes.
+const COMPANIONS_PER_BYTE: f64 = 1.0 / 32.0;
+/// Companions that may be saved up: a client may empty its whole window at once.
+const MOST_COMPANIONS: f64 = 65_536.0;
+/// The least that a CONTINUATION carries which does not end its head, in bytes: a client splits
+/// a head because it is large.
+const SPLIT: usize = 1024;
 /// The client's first bytes (RFC 9113 §3.4).
 const PREFACE: usize = 24;
 /// Bytes of a frame's header.
 const HEAD: usize = 9;
 
-/// A connection whose reads are watched.
+/// The types of frames (RFC 9113 §6, RFC 9218 §7.1).
+const DATA: u8 = 0x0;
+const HEADERS: u8 = 0x1;
+const PRIORITY: u8 = 0x2;
+const PING: u8 = 0x6;
+const WINDOW_UPDATE: u8 = 0x8;
+const CONTINUATION: u8 = 0x9;
+const PRIORITY_UPDATE: u8 = 0x10;
+/// Their flags.
+const END_STREAM: u8 = 0x1;
+const ACK: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+
+/// A connection whose frames are watched.
 #[derive(Debug)]
 pub(super) struct FloodGuard<S> {
     stream: S,
     frames: Frames,
 }
 
-/// The position in the sequence of frames, and what is left of the allowance.
+/// What a frame takes of the allowances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cost {
+    /// It begins a request, or trailers.
+    Request,
+    /// It carries a part of a request.
+    Nothing,
+    /// It goes with requests or answers what the client receives.
+    Companion,
+    /// It does neither.
+    Idle,
+}
+
+/// The position in the sequence of frames, and what is left of the allowances.
 #[derive(Debug)]
 struct Frames {
     /// Bytes to skip before the next frame's head.
     skip: usize,
     head: [u8; HEAD],
     filled: usize,
+    /// Whether the next byte is the length of a DATA frame's padding.
+    has_padding: bool,
     left: f64,
+    companions: f64,
     since: Instant,
+}
+
+/// What a frame takes, by its head. A DATA frame with padding is judged by its padding's length.
+fn cost(kind: u8, flags: u8, length: usize) -> Cost {
+    match kind {
+        HEADERS => Cost::Request,
+        // An empty one may end a request.
+        DATA if length > 0 || flags & END_STREAM != 0 => Cost::Nothing,
+        CONTINUATION if length >= SPLIT || length > 0 && flags & END_HEADERS != 0 => Cost::Nothing,
+        // The gateway's own PINGs are few.
+        PING if flags & ACK == 0 => Cost::Companion,
+        WINDOW_UPDATE | PRIORITY | PRIORITY_UPDATE => Cost::Companion,
+        _ => Cost::Idle,
+    }
 }
 
 // === impl Frames ===
@@ -51,8 +109,29 @@ impl Frames {
             skip: PREFACE,
             head: [0; HEAD],
             filled: 0,
+            has_padding: false,
             left: BURST,
+            companions: 0.0,
             since: Instant::now(),
+        }
+    }
+
+    /// So many bytes have gone to the client.
+    fn sent(&mut self, bytes: usize) {
+        let allowed = bytes as f64 * COMPANIONS_PER_BYTE;
+        self.companions = (self.companions + allowed).min(MOST_COMPANIONS);
+    }
+
+    fn take(&mut self, cost: Cost) {
+        match cost {
+            Cost::Request => {
+                self.left = (self.left + PER_REQUEST).min(BURST);
+                let companions = self.companions + COMPANIONS_PER_REQUEST;
+                self.companions = companions.min(MOST_COMPANIONS);
+            }
+            Cost::Nothing => {}
+            Cost::Companion if self.companions >= 1.0 => self.companions -= 1.0,
+            Cost::Companion | Cost::Idle => self.left -= 1.0,
         }
     }
 
@@ -61,8 +140,11 @@ impl Frames {
         let elapsed: Duration = now - self.since;
         self.since = now;
         self.left = (self.left + elapsed.as_secs_f64() * PER_SECOND).min(BURST);
-        while !bytes.is_empty() {
+        while let Some(first) = bytes.first() {
             if self.skip > 0 {
+                if std::mem::take(&mut self.has_padding) && usize::from(*first) + 1 >= self.skip {
+                    self.take(Cost::Idle);
+                }
                 let count = self.skip.min(bytes.len());
                 self.skip -= count;
                 bytes = bytes.get(count..).unwrap_or_default();
@@ -78,24 +160,15 @@ impl Frames {
                 self.filled = 0;
                 let [a, b, c, kind, flags, ..] = self.head;
                 self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-                // Acknowledgements answer us, and an empty DATA may end a request.
-                let idle = match kind {
-                    0x0 => self.skip == 0 && flags & 1 == 0,
-                    0x2 | 0x3 => true,
-                    0x4 | 0x6 => flags & 1 == 0,
-                    _ => false,
-                };
-                match (idle, kind) {
-                    (true, _) => self.left -= 1.0,
-                    (false, 0x1) => self.left = (self.left + PER_REQUEST).min(BURST),
-                    (false, _) => {}
-                }
-                if self.left < 0.0 {
-                    return false;
-                }
+                // An empty DATA that ends its request does so with padding, too.
+                self.has_padding = kind == DATA && flags & (PADDED | END_STREAM) == PADDED;
+                self.take(cost(kind, flags, self.skip));
+            }
+            if self.left < 0.0 {
+                return false;
             }
         }
-        true
+        self.left >= 0.0
     }
 }
 
@@ -119,7 +192,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FloodGuard<S> {
         if matches!(polled, Poll::Ready(Ok(()))) {
             let read = buffer.filled().get(before..).unwrap_or_default();
             if !self.frames.pass(read, Instant::now()) {
-                let why = "the client floods the connection with control frames";
+                let why = "the client floods the connection with frames that carry no request";
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, why)));
             }
         }
@@ -128,10 +201,36 @@ impl<S: AsyncRead + Unpin> AsyncRead for FloodGuard<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for FloodGuard<S> {
-    forward_writes!();
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
+        self.frames.sent(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?;
+        self.frames.sent(count);
+        Poll::Ready(Ok(count))
+    }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 
@@ -150,18 +249,26 @@ mod tests {
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn requests_data_and_acknowledgements_are_free() {
+    fn opened() -> (Frames, Instant) {
         let mut frames = Frames::new();
         let now = Instant::now();
         assert!(frames.pass(&preface(), now));
+        (frames, now)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_and_their_parts_are_free_and_so_is_what_goes_with_them() {
+        let (mut frames, now) = opened();
         let useful = [
-            frame(1, 5, b"headers"),
-            frame(0, 0, b"data"),
-            frame(0, 1, b""),
-            frame(6, 1, &[0; 8]),
-            frame(4, 1, b""),
-            frame(8, 0, &[0; 4]),
+            frame(HEADERS, 4, b"headers"),
+            frame(WINDOW_UPDATE, 0, &[0; 4]),
+            frame(PRIORITY_UPDATE, 0, &[0; 8]),
+            frame(DATA, 0, b"data"),
+            frame(DATA, PADDED, &[2, 1, 0, 0]),
+            frame(DATA, END_STREAM, b""),
+            frame(HEADERS, 1, &[0; 1200]),
+            frame(CONTINUATION, 0, &[0; SPLIT]),
+            frame(CONTINUATION, END_HEADERS, b"x"),
         ];
         for _ in 0..10_000 {
             assert!(frames.pass(&useful.concat(), now));
@@ -169,29 +276,77 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_is_cut_and_a_steady_ping_is_not() {
-        for (kind, payload) in [
-            (6, &[0; 8][..]),
-            (4, &[]),
-            (2, &[0; 5]),
-            (3, &[0; 4]),
-            (0, &[]),
+    async fn who_receives_may_open_windows_and_measure() {
+        // Events of a hundred bytes, each of which is acknowledged twice and measured once.
+        let (mut frames, now) = opened();
+        let answers = [
+            frame(WINDOW_UPDATE, 0, &[0; 4]),
+            frame(WINDOW_UPDATE, 0, &[0; 4]),
+            frame(PING, 0, &[0; 8]),
+        ];
+        for _ in 0..100_000 {
+            frames.sent(HEAD + 100);
+            assert!(frames.pass(&answers.concat(), now));
+        }
+        // A whole window of 16 MiB, in DATA frames of 16 KiB that are acknowledged at the end.
+        let (mut frames, now) = opened();
+        for _ in 0..1024 {
+            frames.sent(HEAD + 16 * 1024);
+        }
+        let updates = frame(WINDOW_UPDATE, 0, &[0; 4]).repeat(2048);
+        assert!(frames.pass(&updates, now));
+        assert!(frames.left > BURST - 1.0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_any_frame_without_a_request_is_cut() {
+        for (kind, flags, payload) in [
+            (DATA, 0, &[][..]),
+            (DATA, PADDED, &[0]),
+            (DATA, PADDED, &[7; 8]),
+            (PRIORITY, 0, &[0; 5]),
+            (0x3, 0, &[0; 4]),
+            (0x4, 0, &[]),
+            (0x4, ACK, &[]),
+            (0x5, 0, &[0; 4]),
+            (PING, 0, &[0; 8]),
+            (PING, ACK, &[0; 8]),
+            (0x7, 0, &[0; 8]),
+            (WINDOW_UPDATE, 0, &[0; 4]),
+            (CONTINUATION, 0, &[]),
+            (CONTINUATION, 0, b"x"),
+            (CONTINUATION, END_HEADERS, &[]),
+            (PRIORITY_UPDATE, 0, &[0; 8]),
+            (0x0b, 0, &[]),
+            (0xff, 0xff, &[0; 100]),
         ] {
-            let mut frames = Frames::new();
-            let now = Instant::now();
-            assert!(frames.pass(&preface(), now));
-            let flood = frame(kind, 0, payload).repeat(1000);
+            let (mut frames, now) = opened();
+            let flood = frame(kind, flags, payload).repeat(1000);
             assert!(
                 frames.pass(&flood, now) && frames.pass(&flood, now),
-                "{kind}"
+                "{kind} {flags}"
             );
-            assert!(!frames.pass(&flood, now), "{kind}");
+            assert!(!frames.pass(&flood, now), "{kind} {flags}");
         }
-        let mut frames = Frames::new();
-        let start = Instant::now();
-        assert!(frames.pass(&preface(), start));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_answers_to_pings_do_not_pay_for_pings() {
+        let (mut frames, now) = opened();
+        let ping = frame(PING, 0, &[0; 8]);
+        let mut count = 0;
+        while frames.pass(&ping, now) {
+            frames.sent(HEAD + 8);
+            count += 1;
+            assert!(count < 10_000);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_steady_ping_is_not_cut() {
+        let (mut frames, start) = opened();
         for second in 0..1000 {
-            let pings = frame(6, 0, &[0; 8]).repeat(90);
+            let pings = frame(PING, 0, &[0; 8]).repeat(90);
             assert!(frames.pass(&pings, start + Duration::from_secs(second)));
         }
     }
@@ -199,12 +354,12 @@ mod tests {
     proptest! {
         #[test]
         fn it_does_not_matter_how_the_bytes_are_cut(
-            kinds in proptest::collection::vec((0_u8..10, 0_usize..40), 1..200),
+            kinds in proptest::collection::vec((0_u8..20, 0_usize..40), 1..200),
             cuts in proptest::collection::vec(1_usize..50, 1..50),
         ) {
             let frames: Vec<Vec<u8>> = kinds
                 .iter()
-                .map(|(kind, length)| frame(*kind, 0, &vec![0; *length]))
+                .map(|(kind, length)| frame(*kind, *kind << 3, &vec![*kind; *length]))
                 .collect();
             let bytes = [preface(), frames.concat()].concat();
             let now = Instant::now();

@@ -10,6 +10,8 @@
 
 mod accept;
 mod address;
+mod certificate_facts;
+mod certificate_files;
 mod certificates;
 mod clients;
 #[macro_use]
@@ -23,6 +25,7 @@ mod informational;
 mod internal;
 mod peek;
 pub mod proxy_protocol;
+mod seldom;
 mod service;
 mod settings;
 mod shared;

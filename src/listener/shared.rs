@@ -1,17 +1,20 @@
 //! The state that the connections of all sockets share.
 //!
 //! Guarantees: there are never more connections than the limit, but for those that were there
-//! before it was lowered.
+//! before it was lowered, nor more than the process has descriptors for; what goes wrong very often
+//! is said once, and then at intervals.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::clients::{Clients, Refused, Share};
+use super::clients::{Clients, Share};
+use super::seldom::Seldom;
 use crate::config::ServerConfig;
+use crate::descriptors;
 use crate::drain::Drain;
 use crate::telemetry::Metrics;
 
@@ -27,7 +30,15 @@ pub struct Shared {
     /// The drain that ends the connections.
     pub drain: Drain,
     clients: Clients,
-    refused: Arc<Refused>,
+    refused: Arc<Seldom>,
+    full: Arc<Seldom>,
+    not_accepted: Arc<Seldom>,
+}
+
+/// The most connections that there may be, of so many that are allowed.
+fn bounded(allowed: usize) -> usize {
+    let room = descriptors::limit().map_or(usize::MAX, descriptors::for_clients);
+    allowed.min(room).min(Semaphore::MAX_PERMITS)
 }
 
 // === impl Shared ===
@@ -35,7 +46,7 @@ pub struct Shared {
 impl Shared {
     /// The state before anybody has connected.
     pub fn new(config: Arc<ArcSwap<ServerConfig>>, metrics: Arc<Metrics>, drain: Drain) -> Self {
-        let most = config.load().max_connections.min(Semaphore::MAX_PERMITS);
+        let most = bounded(config.load().max_connections);
         Self {
             config,
             permits: Arc::new(Semaphore::new(most)),
@@ -43,12 +54,14 @@ impl Shared {
             drain,
             clients: Clients::default(),
             refused: Arc::default(),
+            full: Arc::default(),
+            not_accepted: Arc::default(),
         }
     }
 
     /// Allows `most` connections from now on; those that are too many end by themselves.
     pub fn resize(&self, most: usize) {
-        let before = self.config.load().max_connections;
+        let (before, most) = (bounded(self.config.load().max_connections), bounded(most));
         if most > before {
             let room = Semaphore::MAX_PERMITS - self.permits.available_permits();
             self.permits.add_permits((most - before).min(room));
@@ -70,12 +83,36 @@ impl Shared {
         }
     }
 
+    /// The permit of one more connection, when it may be there.
+    pub(super) async fn permit(&self) -> io::Result<OwnedSemaphorePermit> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
+        }
+        if self.full.note().is_some() {
+            let most = bounded(self.config.load().max_connections);
+            tracing::warn!(
+                most,
+                "as many clients are connected as may be; others wait until one leaves"
+            );
+        }
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        permit.map_err(io::Error::other)
+    }
+
+    /// A connection could not be accepted.
+    pub(super) fn note_not_accepted(&self, error: &io::Error, address: SocketAddr) {
+        if let Some(failures) = self.not_accepted.note() {
+            tracing::warn!(%error, %address, failures, "cannot accept; it is tried again and again");
+        }
+    }
+
     /// Counts one more connection of this client, if it may have it.
     pub(super) fn share(&self, client: IpAddr, limit: usize) -> io::Result<Share> {
         self.clients.enter(client, limit).ok_or_else(|| {
             self.metrics.refused_connections.increment(1);
-            if self.refused.is_worth_logging() {
-                tracing::warn!(%client, limit, "a client has as many connections as it may have");
+            if let Some(refused) = self.refused.note() {
+                tracing::warn!(%client, limit, refused,
+                    "a client has as many connections as it may have");
             }
             io::Error::other("the client has as many connections as it may have")
         })

@@ -86,6 +86,9 @@ pub(super) struct RequestContext {
     pub(super) started: Instant,
     /// The peer's address, or the one that a trusted peer's PROXY header names.
     pub(super) peer: IpAddr,
+    /// The client that limits, logs and the ledger are about: the one that a trusted proxy names,
+    /// else the peer.
+    pub(super) client: IpAddr,
     /// The client's `User-Agent`.
     pub(super) user_agent: Option<HeaderValue>,
 }

@@ -94,12 +94,8 @@ where
     let since = log.trace.is_some().then(Instant::now);
     let hop = arrival.hop(pending.route.config());
     let mut dispatch = Dispatch { pending, hop };
-    // A client that leaves meanwhile leaves what was recorded before.
-    let mut latest = *wake;
-    let sent = dispatch.send(transport, admitted, request, &mut latest);
-    let sent = sent.await;
+    let sent = dispatch.send(transport, admitted, request, wake).await;
     log.trace_upstream(since);
-    *wake = latest;
     sent
 }
 

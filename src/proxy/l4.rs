@@ -2,24 +2,26 @@
 //!
 //! Guarantees: such a connection wakes, waits and is refused like a request, by the same limits;
 //! its first bytes stay unread by the instance until it is ready; each side's end is passed on to
-//! the other; it ends with its instance's epoch or with the gateway.
+//! the other; it ends with its instance's epoch or with the gateway; its one line says what was
+//! carried, and who ended it.
 
 use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::context::{Arrival, RawKind};
+use super::context::{Arrival, RawKind, RequestContext};
 use super::dispatch::{Sent, Transport, dispatch};
 use super::error::ProxyError;
 use super::error_response;
 use super::gateway::Gateway;
 use super::request_log::{Kind, RequestLog};
 use super::transaction::Transaction;
+use super::wake_info::WakeInfo;
 use crate::names::RequestId;
-use crate::upstream::{ForwardError, Hop, LeasedStream, Upstream};
+use crate::upstream::{Carried, ForwardError, Hop, LeasedStream, Upstream, carry};
 use crate::wake::{Endpoint, OpenConnection};
 use hypeman::ControlPlane;
 
@@ -73,7 +75,7 @@ impl<P: ControlPlane> Gateway<P> {
         let mut transaction = Transaction::new(
             &self.parts,
             Kind::Connection(kind),
-            arrival.client.ip(),
+            (arrival.client.ip(), arrival.client.ip()),
             RequestId::generate(),
             None,
         );
@@ -116,7 +118,7 @@ impl<P: ControlPlane> Gateway<P> {
         let admitted = pending.admit(wake).await?;
         let opener = Opener(Arc::clone(&self.parts.upstream));
         let sent = dispatch(&opener, &mut pending, arrival, admitted, (), wake, log).await?;
-        self.pass_on(client, sent, log).await;
+        self.pass_on(client, sent, context, *wake, log).await;
         Ok(())
     }
 
@@ -126,6 +128,8 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
         sent: Sent<LeasedStream>,
+        context: &RequestContext,
+        wake: WakeInfo,
         log: &mut RequestLog,
     ) {
         let Sent {
@@ -134,16 +138,12 @@ impl<P: ControlPlane> Gateway<P> {
             slot,
         } = sent;
         log.status = 200;
-        let mut instance = TokioIo::new(response);
-        let copied = copy_bidirectional_with_sizes(client, &mut instance, BUFFER, BUFFER);
-        let copied = tokio::select! {
-            copied = copied => copied.ok(),
-            () = endpoint.cut().cancelled() => None,
-            () = self.parts.cut.cancelled() => None,
-        };
+        log.count(context, wake);
+        let carried = Arc::new(Carried::new(Arc::clone(&self.parts.metrics)));
+        // Whoever drops this future leaves the account to the log.
+        log.carried = Some(Arc::clone(&carried));
+        let (instance, stop) = (TokioIo::new(response), &self.parts.cut);
+        carry(client, instance, BUFFER, &carried, &endpoint, stop).await;
         drop(slot);
-        if let Some((_, bytes_out)) = copied {
-            (log.bytes_out, log.complete) = (bytes_out, true);
-        }
     }
 }

@@ -19,7 +19,7 @@ use super::context::readiness_of;
 use super::denied::Denied;
 use super::error::ProxyError;
 use super::wake_info::WakeInfo;
-use crate::hold::{AdmitError, Gate, HeldRequest, Hold, InstanceQueues, Permit, Slot};
+use crate::hold::{AdmitError, Gate, HeldRequest, Hold, InstanceQueues, Permit, Slot, Ticket};
 use crate::names::ClientNetwork;
 use crate::router::Route;
 use crate::telemetry::{
@@ -147,9 +147,12 @@ impl<S: Send> PendingRequest<'_, S> {
             if !is_warm {
                 self.check_may_wake()?;
             }
-            let mut found = *wake;
-            let result = self.held(wake, self.wait(!is_warm, &mut found)).await;
-            wake.record(found.wake);
+            let ticket = self.take_place()?;
+            let result = {
+                let mut holding = wake.hold(ticket.since());
+                self.wait(!is_warm, &mut holding).await
+            };
+            release(ticket, &result);
             if !matches!(result, Err(ProxyError::Wake(WakeError::Gone))) {
                 return result;
             }
@@ -168,12 +171,8 @@ impl<S: Send> PendingRequest<'_, S> {
         Ok(())
     }
 
-    /// Waits in a place of the hold queue, and records for how long.
-    async fn held<T>(
-        &self,
-        wake: &mut WakeInfo,
-        waiting: impl Future<Output = Result<T, ProxyError>>,
-    ) -> Result<T, ProxyError> {
+    /// Takes a place in the hold queue.
+    fn take_place(&self) -> Result<Ticket, ProxyError> {
         let config = self.route.config();
         let request = HeldRequest {
             route: self.route.label(),
@@ -183,15 +182,7 @@ impl<S: Send> PendingRequest<'_, S> {
             bytes: self.head_bytes,
         };
         let queues = queues_of(self.hold, &self.resolved.instance);
-        let ticket = self.hold.admit(&queues, &request)?;
-        let since = ticket.since();
-        let result = waiting.await;
-        wake.held += since.elapsed();
-        ticket.release(match &result {
-            Ok(_) => ReleaseReason::Ready,
-            Err(_) => ReleaseReason::Refused,
-        });
-        result
+        Ok(self.hold.admit(&queues, &request)?)
     }
 
     /// Waits for a ready instance first, then for the request's turn, and again while the instance
@@ -202,7 +193,7 @@ impl<S: Send> PendingRequest<'_, S> {
         let mut permit: Option<Permit> = Some(gate.join(self.network()));
         let mut slot: Option<Slot> = None;
         loop {
-            let mut ready = self.ready(&mut judged).await?;
+            let mut ready = self.ready(&mut judged, wake).await?;
             if !self.look_up.means(&self.resolved.instance) {
                 // Its own answer says that it is called otherwise now.
                 return Err(WakeError::Gone.into());
@@ -264,7 +255,7 @@ impl<S: Send> PendingRequest<'_, S> {
     }
 
     /// The instance when it is ready. Whether the request may wake it is judged once.
-    async fn ready(&self, judged: &mut bool) -> Result<Ready<S>, ProxyError> {
+    async fn ready(&self, judged: &mut bool, wake: &mut WakeInfo) -> Result<Ready<S>, ProxyError> {
         let now = Instant::now();
         if let Some(endpoint) = self.resolved.instance.warm_at(self.readiness(), now) {
             return Ok(warm(endpoint, now));
@@ -275,8 +266,21 @@ impl<S: Send> PendingRequest<'_, S> {
         let left = self.deadline.saturating_duration_since(now);
         let rules = &self.route.config().wake;
         let instance = &self.resolved.instance;
+        wake.wait_for(self.kind_of_next_wake());
         let ready = instance.ready(self.readiness(), rules, left, self.requester());
-        Ok(ready.await?)
+        let ready = ready.await;
+        if ready.as_ref().is_err_and(was_no_wake) {
+            wake.dismiss();
+        }
+        Ok(ready?)
+    }
+
+    /// The kind of the wake that the request would wait for, as far as can be seen from here.
+    fn kind_of_next_wake(&self) -> WakeKind {
+        match self.resolved.instance.is_asked_for() {
+            true => WakeKind::Joined,
+            false => WakeKind::Cold,
+        }
     }
 
     /// Waits once more, after a connection has failed: for what the control plane says about the
@@ -291,15 +295,39 @@ impl<S: Send> PendingRequest<'_, S> {
         }
         let left = self.deadline.saturating_duration_since(Instant::now());
         let rules = &self.route.config().wake;
-        let waiting = async {
+        let ticket = self.take_place()?;
+        let result = {
+            let mut holding = wake.hold(ticket.since());
+            holding.wait_for(self.kind_of_next_wake());
             let instance = &self.resolved.instance;
             let ready = instance.ready_again(self.readiness(), rules, left, self.requester());
-            Ok(ready.await?)
+            let ready = ready.await;
+            match &ready {
+                Ok(ready) => holding.record(ready.kind),
+                Err(error) if was_no_wake(error) => holding.dismiss(),
+                Err(_) => {}
+            }
+            ready
         };
-        let ready = self.held(wake, waiting).await?;
-        wake.record(ready.kind);
-        Ok(ready)
+        release(ticket, &result);
+        Ok(result?)
     }
+}
+
+/// Gives a place in the hold queue back.
+fn release<T, E>(ticket: Ticket, result: &Result<T, E>) {
+    ticket.release(match result {
+        Ok(_) => ReleaseReason::Ready,
+        Err(_) => ReleaseReason::Refused,
+    });
+}
+
+/// Whether nothing was tried for the request, so that it waited for no wake.
+fn was_no_wake(error: &WakeError) -> bool {
+    matches!(
+        error,
+        WakeError::NotFound | WakeError::Gone | WakeError::BreakerOpen(_) | WakeError::Draining
+    )
 }
 
 /// The queues before an instance, which are the instance's own.

@@ -17,8 +17,8 @@ use crate::router::Route;
 use crate::telemetry::{
     AccessLine, AccessSink, Attribute, Metrics, RouteMetrics, Trace, agent_text,
 };
-use crate::upstream::BodyStats;
-use hypeman::InstanceId;
+use crate::upstream::{BodyStats, Carried};
+use crate::wake::Instance;
 
 /// nginx's status for a client that left before its response.
 const CLIENT_LEFT: u16 = 499;
@@ -42,12 +42,18 @@ pub(super) struct RequestLog {
     route: Option<(Arc<Route>, Arc<RouteMetrics>)>,
     pub(super) trace: Option<Trace>,
     pub(super) trace_id: Option<String>,
-    pub(super) instance: Option<InstanceId>,
+    pub(super) instance: Option<Arc<Instance>>,
     pub(super) status: u16,
     pub(super) error: Option<&'static str>,
     pub(super) body_stats: Option<Arc<BodyStats>>,
     pub(super) bytes_out: u64,
     pub(super) complete: bool,
+    /// What a tunnel, or a connection that is passed on as it is, carries.
+    pub(super) carried: Option<Arc<Carried>>,
+    /// Whether it is counted already.
+    is_counted: bool,
+    /// Whether the time in which it was held has its span.
+    has_hold_span: bool,
 }
 
 // === impl RequestLog ===
@@ -74,6 +80,9 @@ impl RequestLog {
             body_stats: None,
             bytes_out: 0,
             complete: false,
+            carried: None,
+            is_counted: false,
+            has_hold_span: false,
         }
     }
 
@@ -88,7 +97,10 @@ impl RequestLog {
     }
 
     /// Adds the span of the wait for the instance, if there was one, which ends now.
-    pub(super) fn trace_hold(&self, held: Duration) {
+    pub(super) fn trace_hold(&mut self, held: Duration) {
+        if std::mem::replace(&mut self.has_hold_span, true) {
+            return;
+        }
         if let Some(trace) = self.trace.as_ref().filter(|_| !held.is_zero()) {
             let now = Instant::now();
             let from = now.checked_sub(held).unwrap_or(now);
@@ -105,11 +117,16 @@ impl RequestLog {
 
     /// Ends the span with the attributes of OpenTelemetry's "Semantic conventions for HTTP spans".
     fn end_trace(&mut self, context: &RequestContext, wake: WakeInfo) {
+        // Who left while held has not been to the end of the wait.
+        self.trace_hold(wake.held);
         let Some(mut trace) = self.trace.take().filter(Trace::is_recording) else {
             return;
         };
         let route = self.route.as_ref().map_or("", |(route, _)| route.label());
-        let client = context.peer.to_string();
+        let client = context.client.to_string();
+        let peer = context.peer.to_string();
+        let instance = self.instance.as_ref();
+        let instance = instance.map(|instance| (instance.id().as_str(), instance.name()));
         let mut attributes = vec![
             ("http.request.method", Attribute::Text(self.method.as_str())),
             (
@@ -119,6 +136,7 @@ impl RequestLog {
             ("http.route", Attribute::Text(route)),
             ("url.path", Attribute::Text(self.path())),
             ("client.address", Attribute::Text(&client)),
+            ("network.peer.address", Attribute::Text(&peer)),
             (
                 "wakegate.request_id",
                 Attribute::Text(context.request_id.as_str()),
@@ -126,7 +144,7 @@ impl RequestLog {
             ("wakegate.wake", Attribute::Text(wake.wake.as_str())),
             (
                 "wakegate.held_seconds",
-                Attribute::Fraction(wake.held.as_secs_f64()),
+                Attribute::Fraction((wake.held.as_secs_f64() * 1e6).round() / 1e6),
             ),
         ];
         let host = self.host.as_ref().map(Hostname::as_str);
@@ -134,8 +152,12 @@ impl RequestLog {
         let agent = context.user_agent.as_ref().map(agent_text);
         let agent = agent.as_deref();
         attributes.extend(agent.map(|agent| ("user_agent.original", Attribute::Text(agent))));
-        let instance = self.instance.as_ref().map(InstanceId::as_str);
-        attributes.extend(instance.map(|id| ("wakegate.instance", Attribute::Text(id))));
+        if let Some((id, name)) = &instance {
+            attributes.extend([
+                ("wakegate.instance", Attribute::Text(id)),
+                ("wakegate.instance.name", Attribute::Text(name)),
+            ]);
+        }
         let error = self.error;
         attributes.extend(error.map(|code| ("error.type", Attribute::Text(code))));
         trace.describe(format!("{} {route}", self.method), &attributes);
@@ -144,15 +166,14 @@ impl RequestLog {
         }
     }
 
-    /// Writes the access line, counts, and ends the span: the request is over.
-    pub(super) fn write(&mut self, context: &RequestContext, wake: WakeInfo) {
-        let took = context.started.elapsed();
-        let bytes_in = self
-            .body_stats
-            .as_ref()
-            .map_or(0, |body_stats| body_stats.bytes());
-        let method = match self.kind {
+    /// Counts the request, or connection, unless it has been.
+    pub(super) fn count(&mut self, context: &RequestContext, wake: WakeInfo) {
+        if std::mem::replace(&mut self.is_counted, true) {
+            return;
+        }
+        match self.kind {
             Kind::Request => {
+                let took = context.started.elapsed();
                 self.metrics.count_request(self.status, wake.wake, took);
                 if let Some((_, route)) = &self.route {
                     route.count(self.status, took);
@@ -160,37 +181,64 @@ impl RequestLog {
                 if let Some(code) = self.error {
                     self.metrics.count_error(code);
                 }
-                self.metrics.count_bytes(bytes_in, self.bytes_out);
-                self.method.as_str()
             }
             Kind::Connection(kind) => {
                 let outcome = self.error.unwrap_or("passed_on");
                 self.metrics.count_raw_connection(kind.as_str(), outcome);
-                kind.as_str()
             }
-        };
+        }
+    }
+
+    /// The bytes from the client and to it. What a tunnel carries is counted meanwhile.
+    fn bytes(&self) -> (u64, u64) {
+        if let Some(carried) = &self.carried {
+            return (carried.from_client(), carried.to_client());
+        }
+        let body_stats = self.body_stats.as_ref();
+        let bytes = (
+            body_stats.map_or(0, |body_stats| body_stats.bytes()),
+            self.bytes_out,
+        );
+        self.metrics.count_bytes(bytes.0, bytes.1);
+        bytes
+    }
+
+    /// Writes the access line, counts, and ends the span: the request is over.
+    pub(super) fn write(&mut self, context: &RequestContext, wake: WakeInfo) {
+        self.count(context, wake);
+        let (bytes_in, bytes_out) = self.bytes();
         if !self.access.is_on() {
             return self.end_trace(context, wake);
         }
+        let took = context.started.elapsed();
         let agent = context.user_agent.as_ref().map(agent_text);
+        let instance = self.instance.as_deref();
+        let name = instance.map(Instance::name);
+        let carried = self.carried.as_deref();
         self.access.write(&AccessLine {
             time: jiff::Timestamp::now() - took,
             request_id: context.request_id.as_str(),
             trace_id: self.trace_id.as_deref(),
-            client: context.peer,
-            method,
+            client: context.client,
+            peer: context.peer,
+            method: match self.kind {
+                Kind::Request => self.method.as_str(),
+                Kind::Connection(kind) => kind.as_str(),
+            },
             host: self.host.as_ref().map(Hostname::as_str),
             path: self.path(),
             route: self.route.as_ref().map(|(route, _)| &**route.label()),
             status: self.status,
             bytes_in,
-            bytes_out: self.bytes_out,
+            bytes_out,
             duration_ms: took.as_secs_f64() * 1e3,
             wake: wake.wake,
             held_ms: wake.held.as_secs_f64() * 1e3,
-            instance: self.instance.as_ref().map(InstanceId::as_str),
+            instance: instance.map(|instance| instance.id().as_str()),
+            instance_name: name.as_deref(),
             error: self.error,
-            aborted: !self.complete,
+            aborted: !carried.map_or(self.complete, Carried::is_complete),
+            ended_by: carried.map(|carried| carried.ended_by().as_str()),
             user_agent: agent.as_deref(),
         });
         self.end_trace(context, wake);

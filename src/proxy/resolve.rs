@@ -48,7 +48,7 @@ impl<P: ControlPlane> Gateway<P> {
                 cache.remember(config, name, instance, gate)
             }
         };
-        log.instance = Some(resolved.instance.id().clone());
+        log.instance = Some(Arc::clone(&resolved.instance));
         Ok(resolved)
     }
 

@@ -4,10 +4,12 @@
 //! slot at the instance; the application's wish to stay awake is capped; fields of this hop end
 //! here, and the gateway's own fields are there once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, Response, StatusCode, Version};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::dispatch::Sent;
@@ -16,16 +18,25 @@ use super::gateway::Gateway;
 use super::response_body::{Content, X_WAKEGATE_WAKE};
 use super::route::Target;
 use super::switching::Switch;
-use super::transaction::ExtraFields;
+use super::transaction::{ExtraFields, Transaction};
 use crate::config::{Protocol, ViaConfig};
 use crate::hold::Slot;
 use crate::upstream::{
-    Field, Fields, TrailerRules, UpstreamBody, X_REQUEST_ID, edit, prepare_response, tunnel,
+    Carried, Field, Fields, TrailerRules, UpstreamBody, X_REQUEST_ID, edit, prepare_response,
+    tunnel,
 };
 use crate::wake::{Endpoint, Instance};
 use hypeman::{ControlPlane, GoDuration};
 
 const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
+
+/// Who has the request's slot at the instance, and its transaction, from here on.
+enum HandOver {
+    /// The response, until its body has ended.
+    Response(Slot),
+    /// The tunnel, which is sent the transaction when the head has been written.
+    Tunnel(oneshot::Sender<Box<Transaction>>),
+}
 
 // === impl Gateway ===
 
@@ -53,7 +64,7 @@ impl<P: ControlPlane> Gateway<P> {
             self.preflights
                 .remember(instance.id(), &preflight, &response);
         }
-        let slot = self.switch(target.switch, &mut response, endpoint, slot)?;
+        let hand_over = self.switch(target.switch, &mut response, endpoint, slot)?;
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
 
         let config = target.destination.route.config();
@@ -84,7 +95,10 @@ impl<P: ControlPlane> Gateway<P> {
         if fields.has(Field::XWakegateWake) && config.wake_header {
             headers.remove(X_WAKEGATE_WAKE);
         }
-        Ok(response.map(|body| Content::Upstream { body, _slot: slot }))
+        Ok(response.map(|body| match hand_over {
+            HandOver::Response(slot) => Content::Upstream { body, _slot: slot },
+            HandOver::Tunnel(transaction) => Content::Switching { body, transaction },
+        }))
     }
 
     /// Joins client and instance in a tunnel, if both agree to switch; the slot is the tunnel's
@@ -95,23 +109,29 @@ impl<P: ControlPlane> Gateway<P> {
         response: &mut Response<UpstreamBody>,
         endpoint: Endpoint,
         slot: Slot,
-    ) -> Result<Option<Slot>, ProxyError> {
+    ) -> Result<HandOver, ProxyError> {
         let Some(switch) = switch else {
             return match response.status() {
                 StatusCode::SWITCHING_PROTOCOLS => Err(ProxyError::UnexpectedUpgrade),
-                _ => Ok(Some(slot)),
+                _ => Ok(HandOver::Response(slot)),
             };
         };
         let upstream = hyper::upgrade::on(&mut *response);
         if !switch.agreed(response)? {
-            return Ok(Some(slot));
+            return Ok(HandOver::Response(slot));
         }
         let (cut, downstream) = (self.parts.cut.clone(), switch.into_downstream());
+        let carried = Arc::new(Carried::new(Arc::clone(&self.parts.metrics)));
+        let (transaction, handed_over) = oneshot::channel::<Box<Transaction>>();
         self.parts.tunnels.spawn(async move {
-            tunnel(downstream, upstream, endpoint, cut).await;
+            tunnel(downstream, upstream, &carried, &endpoint, &cut).await;
             drop(slot);
+            // It comes when the head has been written, or cannot be.
+            if let Ok(mut transaction) = handed_over.await {
+                transaction.log.carried = Some(carried);
+            }
         });
-        Ok(None)
+        Ok(HandOver::Tunnel(transaction))
     }
 
     /// The time until which the application wants to stay awake, by its `x-wakegate-hold`.

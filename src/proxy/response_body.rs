@@ -2,7 +2,7 @@
 //!
 //! Guarantees: exactly one access line and one count for each request: at the end of its response's
 //! body, or when its client leaves, whichever comes first; the request keeps its slot at the
-//! instance until then.
+//! instance until then. A tunnel has its line at its own end.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 
 use super::transaction::Transaction;
 use super::waiting::StatusStream;
@@ -26,9 +27,12 @@ const NOT_HELD: HeaderValue = HeaderValue::from_static("wake;dur=0.0");
 /// A response's body, whoever made it.
 pub(super) enum Content {
     /// The instance's; the request is at the instance for as long as it lives.
-    Upstream {
+    Upstream { body: UpstreamBody, _slot: Slot },
+    /// The instance's, which has switched protocols: the transaction is the tunnel's when this
+    /// ends.
+    Switching {
         body: UpstreamBody,
-        _slot: Option<Slot>,
+        transaction: oneshot::Sender<Box<Transaction>>,
     },
     /// The gateway's own.
     Own(Full<Bytes>),
@@ -39,8 +43,8 @@ pub(super) enum Content {
 /// A response's body with the transaction that it ends.
 pub struct GatewayBody {
     content: Content,
-    /// In a box: a response is moved several times on its way.
-    transaction: Box<Transaction>,
+    /// In a box: a response is moved several times on its way. It is there until the end.
+    transaction: Option<Box<Transaction>>,
 }
 
 // === impl Content ===
@@ -58,19 +62,22 @@ impl GatewayBody {
     pub(super) fn new(content: Content, transaction: Box<Transaction>) -> Self {
         Self {
             content,
-            transaction,
+            transaction: Some(transaction),
         }
     }
 
     /// The fields of the response besides those of its head: how it met a wake, and the request's
     /// id.
     pub fn extra_headers(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {
+        let Some(transaction) = &self.transaction else {
+            return;
+        };
         let Transaction {
             context,
             wake,
             extra,
             ..
-        } = &*self.transaction;
+        } = &**transaction;
         if extra.wake {
             let kind = HeaderValue::from_static(wake.wake.as_str());
             say(&X_WAKEGATE_WAKE, &kind);
@@ -89,7 +96,24 @@ impl GatewayBody {
 impl Drop for GatewayBody {
     fn drop(&mut self) {
         // hyper does not read a body that has nothing (more) in it.
-        self.transaction.log.complete |= self.is_end_stream();
+        let is_complete = self.is_end_stream();
+        let Some(mut transaction) = self.transaction.take() else {
+            return;
+        };
+        let nothing = Content::Own(Full::default());
+        match std::mem::replace(&mut self.content, nothing) {
+            Content::Switching {
+                transaction: tunnel,
+                ..
+            } => {
+                transaction.count();
+                // Without a tunnel it ends here.
+                let _ended = tunnel.send(transaction);
+            }
+            Content::Upstream { .. } | Content::Own(_) | Content::Status(_) => {
+                transaction.log.complete |= is_complete;
+            }
+        }
     }
 }
 
@@ -102,7 +126,9 @@ impl Body for GatewayBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let polled = match &mut self.content {
-            Content::Upstream { body, .. } => Pin::new(body).poll_frame(cx),
+            Content::Upstream { body, .. } | Content::Switching { body, .. } => {
+                Pin::new(body).poll_frame(cx)
+            }
             Content::Status(stream) => stream
                 .poll_event(cx)
                 .map(|event| event.map(|event| Ok(Frame::data(event)))),
@@ -110,19 +136,24 @@ impl Body for GatewayBody {
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(|e| match e {}))),
         };
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => {
-                self.transaction.log.bytes_out += frame.data_ref().map_or(0, Bytes::len) as u64;
+        if let Some(transaction) = &mut self.transaction {
+            let log = &mut transaction.log;
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => {
+                    log.bytes_out += frame.data_ref().map_or(0, Bytes::len) as u64;
+                }
+                Poll::Ready(None) => log.complete = true,
+                Poll::Ready(Some(Err(_))) | Poll::Pending => {}
             }
-            Poll::Ready(None) => self.transaction.log.complete = true,
-            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Upstream { body, .. } => body.is_end_stream(),
+            Content::Upstream { body, .. } | Content::Switching { body, .. } => {
+                body.is_end_stream()
+            }
             Content::Status(_) => false,
             Content::Own(body) => body.is_end_stream(),
         }
@@ -130,7 +161,7 @@ impl Body for GatewayBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Upstream { body, .. } => body.size_hint(),
+            Content::Upstream { body, .. } | Content::Switching { body, .. } => body.size_hint(),
             Content::Status(_) => SizeHint::default(),
             Content::Own(body) => body.size_hint(),
         }
@@ -139,6 +170,8 @@ impl Body for GatewayBody {
 
 impl fmt::Debug for GatewayBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GatewayBody({})", self.transaction.context.request_id)
+        let transaction = self.transaction.as_ref();
+        let id = transaction.map_or("", |one| one.context.request_id.as_str());
+        write!(f, "GatewayBody({id})")
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::admission::Admission;
 use super::auth::authenticate;
-use super::client_address::{came_over_tls, named_client};
+use super::client_address::came_over_tls;
 use super::connection_cache::CachedHost;
 use super::context::{Arrival, RequestContext};
 use super::error::ProxyError;
@@ -121,10 +121,6 @@ impl<P: ControlPlane> Gateway<P> {
         if let Some(auth) = &forwarding.auth {
             authenticate(auth, request.headers_mut())?;
         }
-        let client = match is_trusted && has_forwarding(Field::XForwardedFor) {
-            true => named_client(peer, request.headers(), |address| server.trusts(address)),
-            false => peer,
-        };
         let timeout = client_timeout(config.wake.timeout, request.headers(), fields);
         let preflight = match config.admission.preset {
             Some(_) => Preflight::of(&host.host, &request).map(Box::new),
@@ -135,7 +131,7 @@ impl<P: ControlPlane> Gateway<P> {
                 route,
                 instance,
                 admission,
-                client,
+                client: context.client,
                 timeout,
                 deadline: context.started + timeout,
             },
@@ -171,7 +167,7 @@ impl<P: ControlPlane> Gateway<P> {
             route,
             instance,
             admission,
-            client: context.peer,
+            client: context.client,
             timeout,
             deadline: context.started + timeout,
         })

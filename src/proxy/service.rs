@@ -12,6 +12,7 @@ use http_body_util::Full;
 
 use super::admit::Admittance;
 use super::answer_locally::{is_health_check, resolved_in_time, unresolved_health};
+use super::client_address::named_client;
 use super::context::Arrival;
 use super::dispatch::dispatch;
 use super::error::ProxyError;
@@ -106,7 +107,7 @@ impl<P: ControlPlane> Gateway<P> {
         );
         let sent = sending.await;
         if pending.renewals > 0 {
-            log.instance = Some(pending.resolved.instance.id().clone());
+            log.instance = Some(Arc::clone(&pending.resolved.instance));
         }
         let instance = pending.resolved.instance;
         self.respond(sent?, target, &instance, extra)
@@ -120,15 +121,26 @@ impl<P: ControlPlane> Gateway<P> {
         peer: IpAddr,
     ) -> Transaction {
         let headers = request.headers();
+        let (client, is_trusted) = {
+            let server = self.parts.server.load();
+            let is_trusted = server.trusts(peer);
+            let is_named = fields.has(Field::XForwardedFor) || fields.has(Field::Forwarded);
+            let client = match is_trusted && is_named {
+                true => named_client(peer, headers, |address| server.trusts(address)),
+                false => peer,
+            };
+            (client, is_trusted)
+        };
         let one = |field, name| fields.has(field).then(|| headers.get(name)).flatten();
         let request_id = RequestId::adopt_or_generate(one(Field::XRequestId, X_REQUEST_ID));
         let user_agent = one(Field::UserAgent, USER_AGENT).cloned();
+        let from = (peer, client);
         let mut transaction =
-            Transaction::new(&self.parts, Kind::Request, peer, request_id, user_agent);
+            Transaction::new(&self.parts, Kind::Request, from, request_id, user_agent);
         let log = &mut transaction.log;
         log.method = request.method().clone();
         log.target = request.uri().path_and_query().cloned();
-        log.trace = self.parts.tracer.begin(headers);
+        log.trace = self.parts.tracer.begin(headers, is_trusted);
         log.trace_id = match &log.trace {
             Some(trace) => Some(trace.trace_id()),
             None if fields.has(Field::TraceParent) => trace_id_of(headers),

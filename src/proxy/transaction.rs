@@ -39,11 +39,11 @@ pub(super) struct ExtraFields {
 // === impl Transaction ===
 
 impl Transaction {
-    /// A transaction that begins now.
+    /// A transaction that begins now, of `client` by `peer`.
     pub(super) fn new<P>(
         parts: &GatewayParts<P>,
         kind: Kind,
-        peer: IpAddr,
+        (peer, client): (IpAddr, IpAddr),
         request_id: RequestId,
         user_agent: Option<HeaderValue>,
     ) -> Self {
@@ -52,12 +52,18 @@ impl Transaction {
                 request_id,
                 started: Instant::now(),
                 peer,
+                client,
                 user_agent,
             },
             wake: WakeInfo::default(),
             extra: ExtraFields::default(),
             log: RequestLog::new(parts, kind),
         }
+    }
+
+    /// Counts the request as answered: what follows is a tunnel, which is written down at its end.
+    pub(super) fn count(&mut self) {
+        self.log.count(&self.context, self.wake);
     }
 }
 

@@ -1,7 +1,7 @@
 //! One line a request, written when its response has ended.
 //!
 //! Guarantees: the path is logged without its query (people put secrets there), no header but the
-//! user agent is, and writing never blocks: lines that a slow reader leaves no room for are dropped
+//! user agent is, what strangers wrote is visible and stays in its place, and writing never blocks: lines that a slow reader leaves no room for are dropped
 //! and counted; what went wrong, or met a wake, is never left out by sampling.
 
 use std::io::Write;
@@ -9,6 +9,7 @@ use std::io::Write;
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 use super::diagnostics::QUEUED_LINES;
+use super::escape::{is_invisible, write_visible};
 use super::metrics::WakeKind;
 use crate::config::{AccessField, AccessFormat, AccessLog, LogConfig};
 
@@ -20,6 +21,7 @@ pub struct AccessLine<'a> {
     pub request_id: &'a str,
     pub trace_id: Option<&'a str>,
     pub client: std::net::IpAddr,
+    pub peer: std::net::IpAddr,
     pub method: &'a str,
     pub host: Option<&'a str>,
     pub path: &'a str,
@@ -31,8 +33,10 @@ pub struct AccessLine<'a> {
     pub wake: WakeKind,
     pub held_ms: f64,
     pub instance: Option<&'a str>,
+    pub instance_name: Option<&'a str>,
     pub error: Option<&'a str>,
     pub aborted: bool,
+    pub ended_by: Option<&'static str>,
     pub user_agent: Option<&'a str>,
 }
 
@@ -75,6 +79,7 @@ impl AccessLine<'_> {
             AccessField::RequestId => Value::Text(self.request_id),
             AccessField::TraceId => text(self.trace_id),
             AccessField::Client => Value::Word(self.client.to_string()),
+            AccessField::Peer => Value::Word(self.peer.to_string()),
             AccessField::Method => Value::Text(self.method),
             AccessField::Host => text(self.host),
             AccessField::Path => Value::Text(self.path),
@@ -86,8 +91,10 @@ impl AccessLine<'_> {
             AccessField::Wake => Value::Text(self.wake.as_str()),
             AccessField::HeldMs => Value::Fraction(self.held_ms),
             AccessField::Instance => text(self.instance),
+            AccessField::InstanceName => text(self.instance_name),
             AccessField::Error => text(self.error),
             AccessField::Aborted => Value::Flag(self.aborted),
+            AccessField::EndedBy => text(self.ended_by),
             AccessField::UserAgent => text(self.user_agent),
         }
     }
@@ -157,6 +164,12 @@ impl Value<'_> {
 
 /// As JSON writes a text; logfmt's readers understand it, too.
 fn quote(line: &mut Vec<u8>, text: &str) {
+    if text.contains(is_invisible) {
+        // serde_json escapes what JSON demands, which is ASCII's first 32 characters.
+        let quoted = serde_json::to_string(text).unwrap_or_default();
+        write_visible(line, &quoted);
+        return;
+    }
     // A text can always be written to a Vec.
     let _written = serde_json::to_writer(line, text);
 }
@@ -240,6 +253,7 @@ mod tests {
             request_id: "r-1",
             trace_id: None,
             client: [192, 0, 2, 1].into(),
+            peer: [10, 0, 0, 1].into(),
             method: "GET",
             host: Some("a.test"),
             path: "/a b\"c",
@@ -251,8 +265,10 @@ mod tests {
             wake: WakeKind::Warm,
             held_ms: 0.0,
             instance: Some("i1"),
+            instance_name: Some("app"),
             error: None,
             aborted: false,
+            ended_by: None,
             user_agent: Some("x=\n"),
         }
     }
@@ -280,10 +296,30 @@ mod tests {
         let text = String::from_utf8(line.to_logfmt(AccessField::ALL)).unwrap();
         assert_eq!(
             text,
-            "time=1970-01-01T00:00:00Z request_id=r-1 client=192.0.2.1 method=GET host=a.test \
+            "time=1970-01-01T00:00:00Z request_id=r-1 client=192.0.2.1 peer=10.0.0.1 method=GET host=a.test \
              path=\"/a b\\\"c\" route={app}.test/ status=200 bytes_in=0 bytes_out=12 duration_ms=1.235 \
-             wake=warm held_ms=0.000 instance=i1 aborted=false user_agent=\"x=\\n\"\n"
+             wake=warm held_ms=0.000 instance=i1 instance_name=app aborted=false user_agent=\"x=\\n\"\n"
         );
+    }
+
+    #[test]
+    fn what_strangers_write_is_visible_in_both_formats() {
+        let agent = "a\u{9b}2J\u{85}\u{202e}\u{2028}\u{7f}\u{1b}é";
+        let line = AccessLine {
+            user_agent: Some(agent),
+            ..line()
+        };
+        let escaped = "\"a\\u009b2J\\u0085\\u202e\\u2028\\u007f\\u001bé\"";
+        for text in [
+            line.to_json(AccessField::ALL),
+            line.to_logfmt(AccessField::ALL),
+        ] {
+            let text = String::from_utf8(text).unwrap();
+            assert!(text.contains(escaped), "{text}");
+        }
+        let json: serde_json::Value =
+            serde_json::from_slice(&line.to_json(AccessField::ALL)).unwrap();
+        assert_eq!(json["user_agent"], agent);
     }
 
     /// A reader that reads nothing until it is released.

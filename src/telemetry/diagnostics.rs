@@ -2,7 +2,7 @@
 //!
 //! Guarantees: installed at most once in a process; colour only on a terminal; writing never waits
 //! for a slow reader: lines without room are dropped and counted; what was said before the guard is
-//! dropped is written.
+//! dropped is written; what strangers wrote is visible and forges no line.
 
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;
@@ -13,6 +13,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::escape::Visible;
 use crate::config::{FilterError, LogConfig, LogFormat, parse_filter};
 
 /// Diagnostics could not be installed.
@@ -55,7 +56,9 @@ pub fn init_diagnostics(config: &LogConfig) -> Result<Diagnostics, DiagnosticsEr
         .thread_name("diagnostics");
     let (writer, worker) = builder.finish(std::io::stderr());
     let counter = writer.error_counter();
-    let plain = layer().with_ansi(std::io::stderr().is_terminal());
+    let has_colour = std::io::stderr().is_terminal();
+    let writer = move || Visible::new(writer.clone(), has_colour);
+    let plain = layer().with_ansi(has_colour);
     match config.format {
         LogFormat::Text => {
             let text = plain.with_writer(writer).compact();

@@ -7,12 +7,14 @@
 
 mod access_log;
 mod diagnostics;
+mod escape;
 mod metrics;
 mod traces;
 mod user_agent;
 
 pub use access_log::{AccessLine, AccessSink};
 pub use diagnostics::{Diagnostics, DiagnosticsError, init_diagnostics};
+pub use escape::is_invisible;
 pub use metrics::{
     ConnectOutcome, Counted, HandshakeOutcome, InstanceCondition, LeaseCheck, ListenerMetrics,
     Metrics, Readings, ReleaseReason, ReloadOutcome, RouteMetrics, ShedReason, UpstreamUse,

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: without `tracing.endpoint` nothing is made and requests' own `traceparent` goes on
 //! as it came; with it each request has a span that continues its client's trace, or begins one,
-//! and its instance hears of that span; a collector that does not answer costs spans, never a
+//! and its instance hears of that span; a client that is not trusted decides nothing about how much
+//! is recorded; a collector that does not answer costs spans, never a
 //! request: they wait in a bounded queue, and what does not get out is counted.
 
 use std::collections::HashMap;
@@ -59,6 +60,8 @@ struct Inner {
     provider: SdkTracerProvider,
     tracer: SdkTracer,
     propagator: TraceContextPropagator,
+    /// The share of the traces that are recorded where nobody who is trusted says so.
+    sample: f64,
 }
 
 /// A span that is going on; it ends when it is dropped.
@@ -165,16 +168,22 @@ impl Tracer {
             tracer: provider.tracer("wakegate"),
             provider,
             propagator: TraceContextPropagator::new(),
+            sample: config.sample,
         };
         Ok(Self(Some(Arc::new(inner))))
     }
 
-    /// A request's span. `None` when nothing is traced.
-    pub fn begin(&self, headers: &HeaderMap) -> Option<Trace> {
+    /// A request's span; `is_trusted` says whether its client may decide what is recorded. `None`
+    /// when nothing is traced.
+    pub fn begin(&self, headers: &HeaderMap, is_trusted: bool) -> Option<Trace> {
         let tracer = self.0.as_ref()?;
-        let parent = tracer
+        let mut parent = tracer
             .propagator
             .extract_with_context(&Context::new(), &HeaderExtractor(headers));
+        // A stranger chooses the trace's id, too, so that the choice must not depend on it.
+        if !is_trusted && parent.span().span_context().is_sampled() && !tracer.is_chosen() {
+            parent = unsampled(&parent);
+        }
         let began = Moment::now();
         let builder = tracer.tracer.span_builder("request");
         let builder = builder.with_kind(SpanKind::Server);
@@ -197,6 +206,28 @@ impl Tracer {
             tracing::warn!(%error, "the last spans were not sent");
         }
     }
+}
+
+impl Inner {
+    /// Whether one more trace is recorded.
+    fn is_chosen(&self) -> bool {
+        fastrand::f64() < self.sample
+    }
+}
+
+/// The same trace, not recorded.
+fn unsampled(parent: &Context) -> Context {
+    let span = parent.span();
+    let of = span.span_context();
+    let flags = of.trace_flags().with_sampled(false);
+    let state = of.trace_state().clone();
+    parent.with_remote_span_context(SpanContext::new(
+        of.trace_id(),
+        of.span_id(),
+        flags,
+        true,
+        state,
+    ))
 }
 
 /// Without another path in it, OTLP's own (OTLP specification, "OTLP/HTTP Request").

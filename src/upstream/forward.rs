@@ -33,6 +33,7 @@ use super::request_body::{BodyFailure, RequestBody};
 use super::response_body::UpstreamBody;
 use super::return_to::ReturnTo;
 use crate::config::{Protocol, UpstreamConfig};
+use crate::descriptors;
 use crate::telemetry::{ConnectOutcome, Metrics, UpstreamUse};
 use crate::wake::{Endpoint, OpenConnection};
 
@@ -356,6 +357,7 @@ impl Upstream {
                 let connect = TcpStream::connect(endpoint.address(hop.port));
                 let stream = timeout(self.config.load().connect_timeout, connect).await;
                 let stream = stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                let stream = stream.and_then(descriptors::unless_last);
                 self.metrics.count_connect(match &stream {
                     Ok(_) => ConnectOutcome::Ok,
                     Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {

@@ -6,6 +6,7 @@
 //! never keeps an instance awake; bodies stream both ways and are never buffered; a failed
 //! request comes back when it was certainly not sent.
 
+mod carry;
 mod epoch_stream;
 mod epoch_tasks;
 mod fields;
@@ -29,6 +30,7 @@ mod trailers;
 mod tunnel;
 mod via;
 
+pub use carry::{Carried, EndedBy, carry};
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
 pub use forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};

@@ -14,8 +14,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::min_rate::MinRate;
-use crate::client::{ClientBody, ClientBodyError};
 use super::trailers::{TrailerRules, without_unsafe_trailers};
+use crate::client::{ClientBody, ClientBodyError};
 
 /// The statistics of a request's body, for whoever handles the request.
 #[derive(Debug, Default)]

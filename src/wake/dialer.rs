@@ -12,6 +12,8 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::descriptors;
+
 /// Connections to instances.
 pub trait Dialer: Send + Sync + 'static {
     /// What a connection is.
@@ -39,11 +41,11 @@ impl Dialer for Tcp {
     type Stream = TcpStream;
 
     async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        TcpStream::connect(address).await
+        descriptors::unless_last(TcpStream::connect(address).await?)
     }
 
     async fn get(&self, address: SocketAddr, target: &str) -> io::Result<u16> {
-        let stream = TcpStream::connect(address).await?;
+        let stream = descriptors::unless_last(TcpStream::connect(address).await?)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;

@@ -166,6 +166,11 @@ impl<S> Instance<S> {
         endpoint.is_some_and(|endpoint| endpoint.is_heard_within(Instant::now(), CERTAINLY))
     }
 
+    /// Whether a wake is under way, or somebody's request for one is on its way to the task.
+    pub fn is_asked_for(&self) -> bool {
+        self.progress.load().is_some() || self.commands.capacity() < self.commands.max_capacity()
+    }
+
     /// What keeps the next wake from being tried; `None` when nothing does.
     pub fn breaker(&self) -> Option<Breaker> {
         let breaker = self.breaker.load().as_deref().copied();

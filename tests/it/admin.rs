@@ -69,7 +69,7 @@ async fn an_operator_sees_wakes_puts_to_sleep_and_drains_from_the_command_line()
     assert_eq!(code, 0, "{said}");
     for part in [
         "serving at",
-        "1 routes; 0 requests answered",
+        "1 route; 0 requests answered",
         "instances: 1 awake",
         "one   awake",
         "answers",

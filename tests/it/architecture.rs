@@ -14,15 +14,23 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("deadline", &[]),
     ("drain", &[]),
     ("client", &[]),
-    ("config", &[]),
+    ("descriptors", &[]),
+    ("config", &["descriptors"]),
     ("telemetry", &["config"]),
-    ("wake", &["backoff", "config", "telemetry"]),
+    ("wake", &["backoff", "config", "descriptors", "telemetry"]),
     ("keep_warm", &["config", "wake"]),
     ("hold", &["config", "telemetry"]),
     ("router", &["config"]),
     (
         "upstream",
-        &["client", "config", "deadline", "telemetry", "wake"],
+        &[
+            "client",
+            "config",
+            "deadline",
+            "descriptors",
+            "telemetry",
+            "wake",
+        ],
     ),
     (
         "proxy",
@@ -40,7 +48,14 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     (
         "listener",
-        &["client", "config", "deadline", "drain", "telemetry"],
+        &[
+            "client",
+            "config",
+            "deadline",
+            "descriptors",
+            "drain",
+            "telemetry",
+        ],
     ),
     ("admin", &["config", "drain", "telemetry", "wake"]),
 ];

@@ -623,6 +623,14 @@ async fn floods_are_cut_and_neighbours_do_not_notice() {
     let crumbs = frame(CONTINUATION, 0, 1, &literal("x", "y")).repeat(100);
     assert!(is_cut(&gateway, |_| settings.clone()).await, "SETTINGS");
     assert!(is_cut(&gateway, |_| pings.clone()).await, "PING");
+    for (kind, what) in [
+        (WINDOW_UPDATE, "WINDOW_UPDATE"),
+        (0x0b, "a frame that nobody knows"),
+        (0x10, "PRIORITY_UPDATE (RFC 9218)"),
+    ] {
+        let flood = frame(kind, 0, 0, &[0, 0, 0, 1]).repeat(1000);
+        assert!(is_cut(&gateway, |_| flood.clone()).await, "{what}");
+    }
     let empty = |round| match round {
         0 => unfinished(),
         _ => empties.clone(),

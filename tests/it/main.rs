@@ -28,6 +28,7 @@ mod names {
     pub(crate) use wakegate::names::ClientNetwork;
 }
 
+mod accounts;
 mod addresses;
 mod admin;
 mod admission;
@@ -40,6 +41,7 @@ mod clients;
 mod contract;
 mod dashboard;
 mod deploy;
+mod descriptors;
 mod engine;
 mod engine_faults;
 mod epochs;

@@ -19,7 +19,7 @@ use wakegate::config::{AccessField, AccessFormat, LogConfig};
 use wakegate::telemetry::AccessSink;
 
 #[derive(Clone, Default)]
-struct MetricsFile(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct MetricsFile(Arc<Mutex<Vec<u8>>>);
 
 impl Write for MetricsFile {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -33,7 +33,11 @@ impl Write for MetricsFile {
 }
 
 impl MetricsFile {
-    fn lines(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub(crate) fn lines(&self) -> Vec<serde_json::Value> {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -104,7 +108,7 @@ async fn each_request_leaves_one_line_and_one_count_and_no_query() {
         (&499.into(), &true.into())
     );
     assert!(!String::from_utf8_lossy(&paper.0.lock().unwrap()).contains("hunter2"));
-    for (code, wake) in [("200", "cold"), ("404", "none"), ("499", "none")] {
+    for (code, wake) in [("200", "cold"), ("404", "none"), ("499", "cold")] {
         let name = format!("wakegate_requests_total{{code=\"{code}\",wake=\"{wake}\"}}");
         assert_eq!(gateway.metric(&name).await, 1.0, "{name}");
     }
@@ -335,7 +339,7 @@ async fn a_cold_request_is_one_trace_from_its_client_to_its_instance() {
     std::fs::write(&headers, "x-collector-key: hunter2\n").unwrap();
     let extra = format!(
         "[tracing]\nendpoint = \"http://{}\"\nsample = 0.0\nservice_name = \"edge\"\n\
-         headers_file = {headers:?}\n",
+         headers_file = {headers:?}\n[server]\ntrusted_proxies = [\"127.0.0.0/8\"]\n",
         collector.address
     );
     let paper = MetricsFile::default();
@@ -400,7 +404,9 @@ async fn a_cold_request_is_one_trace_from_its_client_to_its_instance() {
     }
     let text = format!("{spans:?}");
     assert!(
-        text.contains("wakegate.wake") && text.contains("cold"),
+        text.contains("wakegate.wake")
+            && text.contains("cold")
+            && text.matches("wakegate.instance.name").count() == 2,
         "{text}"
     );
     assert!(!text.contains("hunter2"), "{text}");
@@ -412,6 +418,41 @@ async fn a_cold_request_is_one_trace_from_its_client_to_its_instance() {
     // The second request was not sampled.
     assert_eq!(collector.spans.lock().unwrap().len(), spans.len());
     assert_eq!(paper.lines()[0]["trace_id"], trace);
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strangers_wish_to_be_recorded_is_not_believed() {
+    let plane = Plane::start().await;
+    plane.asleep(Wanted::hello("wished")).await;
+    let collector = Collector::start().await;
+    let extra = format!(
+        "[tracing]\nendpoint = \"http://{}\"\nsample = 0.0\n",
+        collector.address
+    );
+    let gateway = Gateway::start(&plane, &extra).await;
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let client = gateway.client();
+    let request = client.request("GET", "wished", "/headers");
+    let request = request.header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"));
+    let echoed = request.send().await.unwrap().text().await.unwrap();
+    // The trace goes on, and nobody records it.
+    let at = echoed.find(&format!("00-{trace}-")).unwrap();
+    assert!(
+        echoed.get(at..at + 55).unwrap().ends_with("-00"),
+        "{echoed}"
+    );
+    gateway.stop().await;
+    assert!(collector.spans.lock().unwrap().is_empty());
+
+    // Where all is recorded, so is the stranger's.
+    let extra = extra.replace("0.0\n", "1.0\n");
+    let gateway = Gateway::start(&plane, &extra).await;
+    let request = gateway.client().request("GET", "wished", "/headers");
+    let request = request.header("traceparent", format!("00-{trace}-b7ad6b7169203331-01"));
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    gateway.stop().await;
+    assert!(!collector.trace(trace, 1).await.is_empty());
     plane.stop().await;
 }
 

@@ -86,7 +86,7 @@ async fn a_client_that_leaves_does_not_cancel_the_wake() {
     drop(first);
     eventually("the one who left is not held", async || {
         gateway
-            .metric("wakegate_requests_total{code=\"499\",wake=\"none\"}")
+            .metric("wakegate_requests_total{code=\"499\",wake=\"cold\"}")
             .await
             == 1.0
     })

@@ -17,7 +17,7 @@ pub struct GatewayProcess {
     pub admin: SocketAddr,
     program: Program,
     _reserved: [Reserved; 2],
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 /// Where the program is.
@@ -31,6 +31,11 @@ impl GatewayProcess {
     /// Starts it and waits until it serves. `config` is what follows the listener and `[admin]`,
     /// of which `admin` is more.
     pub async fn start(admin: &str, config: &str) -> Self {
+        Self::start_under(None, admin, config).await
+    }
+
+    /// The same, with so many file descriptors at most; what it says is then kept.
+    pub async fn start_under(descriptors: Option<u64>, admin: &str, config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let reserved = [(); 2].map(|()| Reserved::new());
         let [listen, admin_address] = reserved.each_ref().map(|one| one.address);
@@ -40,7 +45,17 @@ impl GatewayProcess {
              [[listener]]\naddress = \"{listen}\"\n{config}"
         );
         std::fs::write(&path, text).unwrap();
-        let mut command = without_settings(Command::new(binary()));
+        let mut command = match descriptors {
+            None => without_settings(Command::new(binary())),
+            Some(limit) => {
+                let mut shell = without_settings(Command::new("sh"));
+                let under = "ulimit -n \"$0\" && exec \"$@\"";
+                shell.args(["-c", under, &limit.to_string()]).arg(binary());
+                let said = std::fs::File::create(dir.path().join("said")).unwrap();
+                shell.stderr(said);
+                shell
+            }
+        };
         command.arg("serve").arg("-c").arg(&path);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let program = Program(command.spawn().unwrap());
@@ -49,7 +64,7 @@ impl GatewayProcess {
             admin: admin_address,
             program,
             _reserved: reserved,
-            _dir: dir,
+            dir,
         };
         eventually("the gateway serves", async || {
             let ended = gateway.program.0.try_wait().unwrap();
@@ -60,6 +75,11 @@ impl GatewayProcess {
         })
         .await;
         gateway
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("said")).unwrap()
     }
 
     /// Bytes that it has in memory.

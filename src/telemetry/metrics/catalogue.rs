@@ -84,9 +84,13 @@ const ALL: &[(&str, Kind, &str)] = &[
     (
         RECEIVED_BYTES,
         Counter,
-        "Bytes of request bodies from clients",
+        "Bytes from clients: bodies, tunnels and raw connections",
     ),
-    (SENT_BYTES, Counter, "Bytes of response bodies to clients"),
+    (
+        SENT_BYTES,
+        Counter,
+        "Bytes to clients: bodies, tunnels and raw connections",
+    ),
     (
         ERRORS,
         Counter,

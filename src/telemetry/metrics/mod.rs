@@ -1,10 +1,11 @@
 //! Every metric, by name, with its help text and labels.
 //!
 //! Guarantees: a [`Metrics`] is its own registry (two gateways in one process do not mix), every
-//! series is bounded by the enums of `labels`, by the gateway's error codes, or by
+//! series is bounded by the enums of `labels`, by the words of `codes`, or by
 //! [`Metrics::with_max_routes`]; counting on the warm path is a few atomic additions.
 
 mod catalogue;
+mod codes;
 mod handles;
 mod labels;
 mod process;
@@ -147,6 +148,7 @@ impl Metrics {
         let (counter, gauge) = (|name| r.counter(name, vec![]), |name| r.gauge(name, vec![]));
         let version = Label::new("version", env!("CARGO_PKG_VERSION"));
         r.gauge(name::BUILD_INFO, vec![version]).set(1.0);
+        codes::register(r);
         Self {
             requests: std::array::from_fn(|_| (0..500).map(|_| OnceLock::new()).collect()),
             served: AtomicU64::new(0),

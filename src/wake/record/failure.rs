@@ -11,6 +11,7 @@ use serde::Serialize;
 #[cfg(test)]
 use utoipa::ToSchema;
 
+use crate::telemetry::is_invisible;
 use crate::wake::error::{WakeError, WakeStage};
 use hypeman::Error as ControlPlaneError;
 use hypeman::wire::InstanceState;
@@ -68,13 +69,6 @@ pub struct PlaneAnswer {
     /// The answer's message, at most 300 characters.
     #[cfg_attr(test, schema(value_type = String))]
     pub message: Box<str>,
-}
-
-/// Text that nobody sees: control characters, and those that turn the direction of what follows.
-fn is_invisible(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// A character of a token, as RFC 7235 has it, without the padding.

@@ -119,7 +119,7 @@ impl WakeStart {
 
     fn trace(
         &self,
-        id: &InstanceId,
+        (id, name): (&InstanceId, &str),
         outcome: WakeOutcome,
         failure: Option<&WakeFailure>,
         waiting: usize,
@@ -131,6 +131,7 @@ impl WakeStart {
         let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
         let mut attributes = vec![
             ("wakegate.instance", Attribute::Text(id.as_str())),
+            ("wakegate.instance.name", Attribute::Text(name)),
             ("wakegate.wake.outcome", Attribute::Text(outcome.as_str())),
             ("wakegate.wake.waiting", Attribute::Number(waiting)),
         ];
@@ -225,7 +226,7 @@ impl Reporter {
                 self.log.metrics.count_wake_phase(stage.phase(), time);
             }
         }
-        start.trace(id, outcome, failure, waiting, now);
+        start.trace((id, name), outcome, failure, waiting, now);
         let ended = Ended {
             instance: id,
             name,
@@ -247,12 +248,12 @@ impl Reporter {
             failure: failure.cloned(),
         });
         if outcome == WakeOutcome::Woken {
-            self.note_thrash(now);
+            self.note_thrash(name, now);
         }
         Some(took)
     }
 
-    fn note_thrash(&mut self, now: Instant) {
+    fn note_thrash(&mut self, name: &str, now: Instant) {
         while self.woken.front().is_some_and(|at| now - *at >= MINUTE) {
             self.woken.pop_front();
         }
@@ -262,7 +263,7 @@ impl Reporter {
         if wakes >= self.log.thrash_per_minute as usize && !announced {
             self.thrash_warned_at = Some(now);
             self.log.metrics.thrash.increment(1);
-            tracing::warn!(instance = %self.id, wakes,
+            tracing::warn!(instance = %self.id, name, wakes,
                 "the instance falls asleep and is woken again and again; a longer idle_timeout, or \
                  stricter admission rules, would spare its users the wait");
         }
