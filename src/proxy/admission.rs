@@ -94,8 +94,8 @@ impl Admission {
         }
     }
 
-    /// The same as [`Self::check`] for a connection of which nothing but its client is known. Where a request would
-    /// have to show something, it cannot.
+    /// The same as [`Self::check`] for a connection of which nothing but its client is known. Where
+    /// a request would have to show something, it cannot; its requests may have any path.
     pub fn check_raw(&self, client: IpAddr) -> Result<(), Denied> {
         let rules = &self.config.admission;
         match () {

@@ -10,9 +10,12 @@ use super::waiting;
 use crate::config::{Preset, RouteConfig};
 use crate::router::{AmbiguousPath, PathReadings, PathRule, Reading, SpecialPaths};
 
-/// The rules of a route that are about paths.
+/// The rules of a route that are about paths, if it has any.
 #[derive(Debug)]
-pub struct PathRules {
+pub struct PathRules(Option<Box<Rules>>);
+
+#[derive(Debug)]
+struct Rules {
     /// Only below these, if there are any.
     allowed: Vec<PathRule>,
     denied: Vec<PathRule>,
@@ -23,7 +26,6 @@ pub struct PathRules {
     prewarm: Vec<Vec<PathRule>>,
     preset: Option<Preset>,
     special: SpecialPaths,
-    has_rules: bool,
 }
 
 /// The verdict of a route's rules about a path.
@@ -63,13 +65,14 @@ impl PathRules {
         let robots = robots.map(|_| special.rule("/robots.txt"));
         let has_page = config.waiting_page.enabled;
         let wake_status = has_page.then(|| special.rule(waiting::STATUS_PATH));
-        let lists = [&allowed, &denied, &health];
-        Self {
-            has_rules: lists.iter().any(|list| !list.is_empty())
-                || !prewarm.is_empty()
-                || robots.is_some()
-                || has_page
-                || admission.preset.is_some(),
+        let has_rules = [&allowed, &denied, &health]
+            .iter()
+            .any(|all| !all.is_empty())
+            || !prewarm.is_empty()
+            || robots.is_some()
+            || has_page
+            || admission.preset.is_some();
+        let rules = Rules {
             allowed,
             denied,
             robots,
@@ -78,18 +81,24 @@ impl PathRules {
             prewarm,
             preset: admission.preset,
             special,
-        }
+        };
+        // Most routes have none, and there may be many routes.
+        Self(has_rules.then(|| Box::new(rules)))
     }
 
     /// The verdict about a path, if all its readings have the same.
     pub fn judge(&self, path: &PathReadings<'_>) -> Result<PathVerdict, AmbiguousPath> {
-        match self.has_rules {
-            true => path.agree(&self.special, |reading| self.judge_reading(reading)),
-            false => Ok(PathVerdict::default()),
+        match &self.0 {
+            Some(rules) => path.agree(&rules.special, |reading| rules.judge(reading)),
+            None => Ok(PathVerdict::default()),
         }
     }
+}
 
-    fn judge_reading(&self, reading: &Reading<'_>) -> PathVerdict {
+// === impl Rules ===
+
+impl Rules {
+    fn judge(&self, reading: &Reading<'_>) -> PathVerdict {
         let is_below = |rules: &[PathRule]| rules.iter().any(|rule| reading.is_below(rule));
         let is = |rule: &Option<PathRule>| rule.as_ref().is_some_and(|rule| reading.is(rule));
         let prewarm = self.prewarm.iter().enumerate();

@@ -17,8 +17,8 @@ use super::path_steps::{STAGES, Step, is_plain, next_octet, normal, segments};
 
 /// How many readings of one path are judged, and how many bytes all of them may have. A path of a
 /// real application has two or three, one that is full of tricks has thousands.
-const MOST_READINGS: usize = 512;
-const MOST_BYTES: usize = 128 * 1024;
+const MOST_READINGS: usize = 256;
+const MOST_BYTES: usize = 64 * 1024;
 
 /// Servers may read the path in different ways, and the rules differ for these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -175,31 +175,35 @@ fn readings<'a>(path: &'a [u8], special: &'a [Box<str>]) -> Option<Vec<Texts<'a>
     let texts = [path].into_iter().chain(rules).map(Cow::Borrowed);
     let mut all: Vec<Texts<'a>> = vec![texts.collect()];
     for steps in STAGES {
-        let mut next = Vec::with_capacity(all.len());
-        let mut bytes = 0;
-        for texts in all {
+        let (mut more, mut bytes) = (Vec::new(), 0);
+        all.retain(|texts| {
             let mut stays = false;
             for step in steps {
-                let Some(changed) = changed(&texts, *step) else {
-                    stays = true;
+                if bytes > MOST_BYTES || !texts.iter().any(|text| step.is_needed(text)) {
                     continue;
-                };
-                bytes += changed.iter().map(|text| text.len()).sum::<usize>();
-                next.push(changed);
-                if bytes > MOST_BYTES {
-                    return None;
+                }
+                match changed(texts, *step) {
+                    Some(changed) => {
+                        bytes += changed.iter().map(|text| text.len()).sum::<usize>();
+                        more.push(changed);
+                    }
+                    None => stays = true,
                 }
             }
-            if stays {
-                next.push(texts);
-            }
-        }
-        next.sort_unstable();
-        next.dedup();
-        if next.len() > MOST_READINGS {
+            stays
+        });
+        if bytes > MOST_BYTES {
             return None;
         }
-        all = next;
+        if more.is_empty() {
+            continue;
+        }
+        all.append(&mut more);
+        all.sort_unstable();
+        all.dedup();
+        if all.len() > MOST_READINGS {
+            return None;
+        }
     }
     Some(all)
 }

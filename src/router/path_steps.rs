@@ -97,7 +97,11 @@ const SPECIAL: [bool; 256] = {
     let mut special = [false; 256];
     let mut byte = 0;
     while byte < 256 {
-        #[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+        #[expect(
+            clippy::indexing_slicing,
+            clippy::cast_possible_truncation,
+            reason = "below 256"
+        )]
         {
             special[byte] = byte <= 0x20
                 || byte >= 0x7f
@@ -125,12 +129,32 @@ pub(super) fn is_plain(path: &[u8]) -> bool {
 // === impl Step ===
 
 impl Step {
+    /// Whether the step may lead to another reading than those before it in its stage.
+    pub(super) fn is_needed(self, path: &[u8]) -> bool {
+        let Self::Decode(times, octets) = self else {
+            return true;
+        };
+        let (mut rest, mut found) = (path, Encodings::default());
+        while let Some((octet, after)) = next_octet(rest) {
+            found.note(octet);
+            rest = after;
+        }
+        let once = match octets {
+            Octets::All => true,
+            Octets::AllButSlashes => found.has_slash,
+            Octets::Lenient | Octets::Valid => found.is_strange,
+        };
+        // What is strange may hide another `%`.
+        let is_nested = found.has_percent || octets == Octets::Lenient && found.is_strange;
+        once && (times == Times::Once || is_nested)
+    }
+
     /// The path after this step; `None` where the step certainly changes nothing.
     pub(super) fn of(self, path: &[u8]) -> Option<Vec<u8>> {
         let has = |byte: u8| path.contains(&byte);
         match self {
             Self::Keep => None,
-            Self::CutParameters => has(b';').then(|| each_segment(path, without_parameters)),
+            Self::CutParameters => changed_segments(path, without_parameters),
             Self::Normalize => has(b'%').then(|| normalized(path)),
             Self::Decode(times, octets) => has(b'%').then(|| {
                 let once = decoded(path, octets);
@@ -148,12 +172,10 @@ impl Step {
                 });
                 turned.collect()
             }),
-            Self::TrimSpaces => (has(b' ') || has(b'.'))
-                .then(|| each_segment(path, |segment| without_end(segment, |byte| byte == b' '))),
-            Self::TrimSegments => {
-                let may_matter = path.iter().any(|byte| is_blank(*byte) || *byte == b'.');
-                may_matter.then(|| each_segment(path, trimmed))
+            Self::TrimSpaces => {
+                changed_segments(path, |segment| without_end(segment, |byte| byte == b' '))
             }
+            Self::TrimSegments => changed_segments(path, trimmed),
             Self::DropControls => path.iter().any(u8::is_ascii_control).then(|| {
                 let kept = path.iter().copied().filter(|byte| !byte.is_ascii_control());
                 each_segment(&kept.collect::<Vec<_>>(), trimmed)
@@ -183,6 +205,30 @@ pub(super) enum Octet {
     Encoded(u8),
 }
 
+/// What kinds of encodings a path has.
+#[derive(Debug, Default)]
+struct Encodings {
+    has_slash: bool,
+    /// A `%`, encoded or alone.
+    has_percent: bool,
+    /// What is no ASCII, or what is no encoding.
+    is_strange: bool,
+}
+
+impl Encodings {
+    fn note(&mut self, octet: Octet) {
+        match octet {
+            Octet::Encoded(b'/' | b'\\') => self.has_slash = true,
+            // The next round may find anything.
+            Octet::Raw(b'%') | Octet::Encoded(b'%') => {
+                (self.has_percent, self.is_strange) = (true, true);
+            }
+            Octet::Raw(0x80..) | Octet::Encoded(0x80..) => self.is_strange = true,
+            Octet::Raw(_) | Octet::Encoded(_) => {}
+        }
+    }
+}
+
 /// Takes the next octet off a path.
 pub(super) fn next_octet(path: &[u8]) -> Option<(Octet, &[u8])> {
     let (&first, tail) = path.split_first()?;
@@ -199,7 +245,7 @@ pub(super) fn next_octet(path: &[u8]) -> Option<(Octet, &[u8])> {
 pub(super) fn normal(octet: Octet) -> Octet {
     match octet {
         Octet::Encoded(byte) if is_unreserved(byte) => Octet::Raw(byte),
-        other => other,
+        Octet::Raw(_) | Octet::Encoded(_) => octet,
     }
 }
 
@@ -244,14 +290,13 @@ fn decoded(path: &[u8], octets: Octets) -> Vec<u8> {
             Octet::Encoded(b'/' | b'\\') if octets == Octets::AllButSlashes => {
                 push(&mut text, octet);
             }
-            Octet::Encoded(byte) => text.push(byte),
             Octet::Raw(b'%') if is_lenient => {
                 if let Some((character, after)) = wide(rest) {
                     text.extend(character.encode_utf8(&mut [0; 4]).bytes());
                     rest = after;
                 }
             }
-            Octet::Raw(byte) => text.push(byte),
+            Octet::Raw(byte) | Octet::Encoded(byte) => text.push(byte),
         }
     }
     match octets {
@@ -386,6 +431,14 @@ fn joined<'a>(segments: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
 
 fn each_segment(path: &[u8], change: impl Fn(&[u8]) -> &[u8]) -> Vec<u8> {
     joined(segments(path).map(change))
+}
+
+/// The same, `None` where nothing changes.
+fn changed_segments(path: &[u8], change: impl Fn(&[u8]) -> &[u8]) -> Option<Vec<u8>> {
+    let changes = |segment: &[u8]| change(segment).len() != segment.len();
+    segments(path)
+        .any(changes)
+        .then(|| each_segment(path, change))
 }
 
 /// Without empty segments; a slash at the end stays. `None` where there is none.
