@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::admission::Admission;
-use super::path_rules::{PathRules, PathVerdict};
+use super::path_rules::PathRules;
+use super::path_verdict::PathVerdict;
 use crate::config::RouteConfig;
 use crate::router::{PathReadings, Route, RouteError, RouteTable};
 use crate::telemetry::{Metrics, RouteMetrics};

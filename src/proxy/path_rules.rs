@@ -5,6 +5,7 @@
 //! [`PathReadings`]), so no spelling of a path passes a rule that is about it; a route without such
 //! rules looks at no path.
 
+use super::path_verdict::PathVerdict;
 use super::preset;
 use super::waiting;
 use crate::config::{Preset, RouteConfig};
@@ -26,25 +27,6 @@ struct Rules {
     prewarm: Vec<Vec<PathRule>>,
     preset: Option<Preset>,
     special: SpecialPaths,
-}
-
-/// The verdict of a route's rules about a path.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PathVerdict {
-    /// Requests for it may not wake: it is not below an allowed path, or it is below a denied one.
-    pub(super) is_denied: bool,
-    /// It is that of the robots file that the gateway knows.
-    pub(super) is_robots: bool,
-    /// It is one for health checks.
-    pub(super) is_health: bool,
-    /// It is that of the waiting page's events.
-    pub(super) is_wake_status: bool,
-    /// The preset knows that it is a scanner's guess.
-    pub(super) is_guess: bool,
-    /// The preset knows that it is an icon's.
-    pub(super) is_icon: bool,
-    /// The positions of the prewarm rules that it meets.
-    pub(super) prewarm: Vec<usize>,
 }
 
 // === impl PathRules ===
@@ -153,6 +135,8 @@ mod tests {
         ];
         for path in paths {
             let (_, name) = path.split_at(1);
+            let (first, rest) = name.split_at(1);
+            let first = first.as_bytes()[0];
             let verdict = plain(path);
             assert_ne!(verdict, PathVerdict::default(), "{path}");
             for other in [
@@ -164,8 +148,8 @@ mod tests {
                 format!("/{name};x"),
                 format!("/{name}%00"),
                 format!("/%20{name}"),
-                format!("/%25{:02x}{}", name.as_bytes()[0], &name[1..]),
-                format!("/%{:02X}{}", name.as_bytes()[0], &name[1..]),
+                format!("/%25{first:02x}{rest}"),
+                format!("/%{first:02X}{rest}"),
                 path.to_ascii_uppercase(),
             ] {
                 let judged = rules.judge(&PathReadings::of(&other));

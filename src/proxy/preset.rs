@@ -156,7 +156,7 @@ pub(super) fn is_icon(path: &[u8]) -> bool {
 mod tests {
     use http::{HeaderMap, HeaderValue};
 
-    use super::super::path_rules::PathVerdict;
+    use super::super::path_verdict::PathVerdict;
     use super::*;
 
     #[track_caller]

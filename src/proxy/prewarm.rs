@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::context::readiness_of;
 use super::gateway::Gateway;
-use super::path_rules::PathVerdict;
+use super::path_verdict::PathVerdict;
 use crate::names::Hostname;
 use crate::router::{Match, PathReadings, Route};
 use crate::wake::{Instance, Requester};

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::path_rules::PathVerdict;
+use super::path_verdict::PathVerdict;
 
 /// A request's head, as far as it decides.
 #[derive(Debug, Clone, Copy)]

@@ -21,7 +21,7 @@ use super::context::{Arrival, RequestContext};
 use super::error::ProxyError;
 use super::framing::check_framing;
 use super::gateway::Gateway;
-use super::path_rules::PathVerdict;
+use super::path_verdict::PathVerdict;
 use super::preflight::Preflight;
 use super::request_body::min_body_rate;
 use super::request_deadline::client_timeout;

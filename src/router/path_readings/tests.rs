@@ -6,11 +6,7 @@ use proptest::sample::Index;
 use super::*;
 
 #[path = "servers.rs"]
-#[expect(
-    clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
-    reason = "tests"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "tests")]
 mod servers;
 
 /// What readings of a path meet: the first of these rules.
