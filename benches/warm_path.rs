@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue};
 use hypeman::GoDuration;
 use wakegate::config::{Variables, load};
 use wakegate::names::Hostname;
-use wakegate::router::RouteTable;
+use wakegate::router::{PathReadings, RouteTable};
 use wakegate::telemetry::{LeaseCheck, Metrics, UpstreamUse, WakeKind, trace_id_of};
 
 fn main() {
@@ -42,7 +42,11 @@ fn exact_host(bencher: Bencher<'_, '_>, hosts: usize) {
     let (table, host) = (table(hosts), Hostname::parse("app0.example.com").unwrap());
     bencher.bench(|| {
         table
-            .find(black_box(&host), black_box("/v1/things"), black_box(80))
+            .find(
+                black_box(&host),
+                &PathReadings::of(black_box("/v1/things")),
+                black_box(80),
+            )
             .unwrap()
     });
 }
@@ -52,7 +56,11 @@ fn captured_host(bencher: Bencher<'_, '_>, hosts: usize) {
     let (table, host) = (table(hosts), Hostname::parse("blue.example.org").unwrap());
     bencher.bench(|| {
         table
-            .find(black_box(&host), black_box("/"), black_box(80))
+            .find(
+                black_box(&host),
+                &PathReadings::of(black_box("/")),
+                black_box(80),
+            )
             .unwrap()
     });
 }
@@ -62,7 +70,11 @@ fn unknown_host(bencher: Bencher<'_, '_>) {
     let (table, host) = (table(1_000), Hostname::parse("nobody.example.net").unwrap());
     bencher.bench(|| {
         table
-            .find(black_box(&host), black_box("/"), black_box(80))
+            .find(
+                black_box(&host),
+                &PathReadings::of(black_box("/")),
+                black_box(80),
+            )
             .unwrap_err()
     });
 }
@@ -78,7 +90,11 @@ fn pattern_among_a_hundred_thousand(bencher: Bencher<'_, '_>) {
     let host = Hostname::parse("blue.t99999.example.org").unwrap();
     bencher.bench(|| {
         table
-            .find(black_box(&host), black_box("/"), black_box(80))
+            .find(
+                black_box(&host),
+                &PathReadings::of(black_box("/")),
+                black_box(80),
+            )
             .unwrap()
     });
 }

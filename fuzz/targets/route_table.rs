@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use wakegate::config::{Config, HostPattern, RouteConfig, Variables, load};
 use wakegate::names::Hostname;
-use wakegate::router::{RouteError, RouteTable, is_below};
+use wakegate::router::{PathReadings, RouteError, RouteTable};
 
 const HOSTS: [&str; 9] = [
     "*",
@@ -33,6 +33,11 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
 });
 static TABLE: LazyLock<RouteTable> = LazyLock::new(|| RouteTable::new(&CONFIG.route));
 
+fn is_below(path: &str, prefix: &str) -> bool {
+    let rest = path.strip_prefix(prefix.trim_end_matches('/'));
+    prefix == "/" || rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 /// Exact before pattern before wildcard before any; fewer captures first; the longer suffix first.
 fn rank(host: &HostPattern) -> (u8, usize) {
     match host {
@@ -58,12 +63,12 @@ libfuzzer_sys::fuzz_target!(|input: (&str, &str)| {
     let Ok(host) = Hostname::parse(host) else {
         return;
     };
-    match TABLE.find(&host, path, 80) {
+    match TABLE.find(&host, &PathReadings::of(path), 80) {
         Ok(found) => {
             let route = expected(host.as_str(), path).expect("no route fits");
             assert_eq!(found.route.config(), route);
         }
-        Err(RouteError::AmbiguousPath) => {}
+        Err(RouteError::AmbiguousPath(_)) => {}
         Err(error) => assert!(expected(host.as_str(), path).is_none(), "{error}"),
     }
 });

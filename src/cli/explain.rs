@@ -51,9 +51,11 @@ const CODES: &[Code] = &[
     code(
         "ambiguous_path",
         400,
-        "The path has dot segments, empty segments or encoded slashes, and the host's routes differ by \
-         path, so that the gateway and the application could read it differently.",
-        "Let the client send a plain path; or give the host one route for every path.",
+        "Servers read the path in different ways (because of encodings, dot or empty segments, \
+         backslashes, parameters after `;`, blanks or letter case), and these would meet different \
+         routes, or different rules of the route such as `admission.deny_paths` or `prewarm`.",
+        "Let the client send the path as the configuration spells it; or let the routes and rules in \
+         question say the same.",
     ),
     code(
         "body_broke",

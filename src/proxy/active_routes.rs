@@ -8,8 +8,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::admission::Admission;
+use super::path_rules::PathRules;
+use super::path_verdict::PathVerdict;
 use crate::config::RouteConfig;
-use crate::router::{Route, RouteTable};
+use crate::router::{PathReadings, Route, RouteError, RouteTable};
 use crate::telemetry::{Metrics, RouteMetrics};
 
 /// All routes of one configuration.
@@ -19,6 +21,7 @@ pub(super) struct ActiveRoutes {
     pub(super) table: RouteTable,
     /// The rules, by the routes' positions.
     admissions: Vec<Arc<Admission>>,
+    path_rules: Vec<PathRules>,
     metrics: Vec<Arc<RouteMetrics>>,
 }
 
@@ -61,6 +64,7 @@ impl ActiveRoutes {
         let metrics = labels.into_iter().map(|(_, label)| metrics.route(label));
         Self {
             admissions,
+            path_rules: routes.iter().map(|route| PathRules::new(route)).collect(),
             metrics: metrics.collect(),
             table,
         }
@@ -74,6 +78,16 @@ impl ActiveRoutes {
     /// A route's rules.
     pub(super) fn admission(&self, route: &Route) -> Option<&Arc<Admission>> {
         self.admissions.get(route.index)
+    }
+
+    /// What a route's rules say about a path.
+    pub(super) fn judge(
+        &self,
+        route: &Route,
+        path: &PathReadings<'_>,
+    ) -> Result<PathVerdict, RouteError> {
+        let rules = self.path_rules.get(route.index);
+        Ok(rules.ok_or(RouteError::NoRoute)?.judge(path)?)
     }
 
     /// Forgets what is too old to matter.

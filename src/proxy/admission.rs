@@ -9,14 +9,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::Method;
-
 use super::denied::{Denied, WakeDenied};
 use super::preset;
 use super::rates::{ClientRate, TotalRate};
 use super::request_head::RequestHead;
 use crate::config::{AdmissionConfig, RouteConfig};
-use crate::router::is_below;
 
 /// A route's rules, with what they remember.
 pub struct Admission {
@@ -59,18 +56,17 @@ impl Admission {
             headers,
             client,
         } = *head;
-        if head.is_read() && path == "/robots.txt" && self.config.asleep.robots.is_some() {
+        if head.is_read() && path.is_robots {
             return Err(Denied::Robots);
         }
-        let below = |prefixes: &[String]| prefixes.iter().any(|prefix| is_below(path, prefix));
-        if self.is_health_check(method, path) {
+        if head.is_read() && path.is_health {
             return Err(Denied::Health);
         }
         let rules = &self.config.admission;
         if !rules.methods.is_empty() && !rules.methods.iter().any(|m| m == method.as_str()) {
             return Err(Denied::Method);
         }
-        if !rules.paths.is_empty() && !below(&rules.paths) || below(&rules.deny_paths) {
+        if path.is_denied {
             return Err(Denied::Path);
         }
         if let Some(rule) = &rules.header {
@@ -98,21 +94,13 @@ impl Admission {
         }
     }
 
-    /// Whether the request asks at one of the route's paths for health checks.
-    pub(super) fn is_health_check(&self, method: &Method, path: &str) -> bool {
-        let paths = &self.config.asleep.health_paths;
-        !paths.is_empty()
-            && matches!(*method, Method::GET | Method::HEAD)
-            && paths.iter().any(|health_path| health_path == path)
-    }
-
-    /// The same as [`Self::check`] for a connection of which nothing but its client is known. Where a request would
-    /// have to show something, it cannot.
+    /// The same as [`Self::check`] for a connection of which nothing but its client is known. Where
+    /// a request would have to show something, it cannot; its requests may have any path.
     pub fn check_raw(&self, client: IpAddr) -> Result<(), Denied> {
         let rules = &self.config.admission;
         match () {
             () if !rules.methods.is_empty() => Err(Denied::Method),
-            () if !rules.paths.is_empty() => Err(Denied::Path),
+            () if !rules.paths.is_empty() || !rules.deny_paths.is_empty() => Err(Denied::Path),
             () if rules.header.is_some() => Err(Denied::Header),
             () if !self.knows_client(client) => Err(Denied::Client),
             () => Ok(()),
@@ -159,8 +147,10 @@ mod tests {
 
     use http::{HeaderMap, HeaderValue};
 
+    use super::super::path_rules::PathRules;
     use super::*;
     use crate::config::{Variables, load};
+    use crate::router::PathReadings;
 
     fn admission(toml: &str) -> Admission {
         let text = format!("[[route]]\nhost = \"a.b\"\ninstance = \"a\"\n{toml}");
@@ -178,9 +168,10 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }
+        let rules = PathRules::new(&admission.config);
         let head = RequestHead {
             method: &request.0.parse().unwrap(),
-            path: request.1,
+            path: &rules.judge(&PathReadings::of(request.1)).unwrap(),
             headers: &headers,
             client: [10, 1, 2, 3].into(),
         };

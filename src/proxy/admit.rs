@@ -53,7 +53,7 @@ impl<P: ControlPlane> Gateway<P> {
         let destination = &target.destination;
         let may_wake = destination.admission.check(&RequestHead {
             method: request.method(),
-            path: request.uri().path(),
+            path: &target.path,
             headers: request.headers(),
             client: destination.client,
         });
@@ -117,8 +117,8 @@ impl<P: ControlPlane> Gateway<P> {
         let config = pending.route.config();
         if pending.may_wake.is_ok() {
             let requester = || pending.requester();
-            let path = request.uri().path();
-            self.prewarm(pending.route, &pending.resolved.instance, path, requester);
+            let instance = &pending.resolved.instance;
+            self.prewarm(pending.route, instance, &target.path, requester);
         }
         let page = &config.waiting_page;
         let has_page = page.enabled && waiting::is_navigation(request.method(), request.headers());

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::Full;
 use tokio::time::{Instant, timeout};
 
@@ -60,8 +60,7 @@ fn health(state: &'static str) -> Response<Content> {
 
 /// Whether the gateway answers a request for its instance's health.
 pub(super) fn is_health_check(target: &Target, request: &Request<RequestBody>) -> bool {
-    let admission = &target.destination.admission;
-    admission.is_health_check(request.method(), request.uri().path())
+    target.path.is_health && matches!(*request.method(), Method::GET | Method::HEAD)
 }
 
 /// The answer to a health check of an instance about which nothing is known yet.
@@ -93,8 +92,7 @@ impl<P> Gateway<P> {
         request: &Request<RequestBody>,
     ) -> Option<Response<Content>> {
         let (route, instance) = (&target.destination.route, &resolved.instance);
-        let has_page = route.config().waiting_page.enabled;
-        if has_page && request.uri().path() == waiting::STATUS_PATH {
+        if target.path.is_wake_status {
             let stream = StatusStream::new(Arc::clone(instance), readiness_of(route));
             return Some(waiting::status_head(Content::Status(stream)));
         }

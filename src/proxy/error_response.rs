@@ -262,7 +262,7 @@ fn asleep(
 mod tests {
     use super::*;
     use crate::hold::AdmitError;
-    use crate::router::{AuthorityError, RouteError};
+    use crate::router::{AmbiguousPath, AuthorityError, RouteError};
     use crate::upstream::ForwardError;
     use crate::wake::{WakeError, WakeStage};
 
@@ -277,7 +277,7 @@ mod tests {
             (ProxyError::TransferCoding, 501, "transfer_coding", None),
             (RouteError::NoRoute.into(), 404, "no_route", None),
             (
-                RouteError::AmbiguousPath.into(),
+                RouteError::from(AmbiguousPath).into(),
                 400,
                 "ambiguous_path",
                 None,

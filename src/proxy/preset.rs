@@ -101,11 +101,10 @@ const ICONS: &[&str] = &[
 ];
 
 pub(super) fn check(Preset::BrowserAbuse: Preset, head: &RequestHead<'_>) -> Result<(), Denied> {
-    let path = head.path;
-    if SCANNED.iter().any(|guess| is_guess(path, guess)) {
+    if head.path.is_guess {
         return Err(Denied::Scanner);
     }
-    if matches!(*head.method, Method::GET | Method::HEAD) && ICONS.contains(&path) {
+    if matches!(*head.method, Method::GET | Method::HEAD) && head.path.is_icon {
         return Err(Denied::Icon);
     }
     let says_prefetch = |name: &str| {
@@ -135,19 +134,29 @@ pub(super) fn check(Preset::BrowserAbuse: Preset, head: &RequestHead<'_>) -> Res
     Ok(())
 }
 
-fn is_guess(path: &str, guess: &str) -> bool {
-    let rest = match path.get(..guess.len()) {
-        Some(start) if start.eq_ignore_ascii_case(guess) => path.get(guess.len()..).unwrap_or(""),
-        _ => return false,
-    };
-    // `/.env.production` is as much of a guess as `/.env`.
-    rest.is_empty() || rest.starts_with(['/', '.'])
+/// Whether scanners guess this path.
+pub(super) fn is_guess(path: &[u8]) -> bool {
+    SCANNED.iter().any(|guess| {
+        path.split_at_checked(guess.len())
+            .is_some_and(|(start, rest)| {
+                // `/.env.production` is as much of a guess as `/.env`.
+                start.eq_ignore_ascii_case(guess.as_bytes())
+                    && matches!(rest.first(), None | Some(b'/' | b'.'))
+            })
+    })
+}
+
+/// Whether browsers ask for this path by themselves.
+pub(super) fn is_icon(path: &[u8]) -> bool {
+    let is = |icon: &&str| icon.as_bytes().eq_ignore_ascii_case(path);
+    ICONS.iter().any(is)
 }
 
 #[cfg(test)]
 mod tests {
     use http::{HeaderMap, HeaderValue};
 
+    use super::super::path_verdict::PathVerdict;
     use super::*;
 
     #[track_caller]
@@ -158,7 +167,11 @@ mod tests {
         }
         let head = RequestHead {
             method: &Method::GET,
-            path,
+            path: &PathVerdict {
+                is_guess: is_guess(path.as_bytes()),
+                is_icon: is_icon(path.as_bytes()),
+                ..PathVerdict::default()
+            },
             headers: &headers,
             client: [10, 0, 0, 1].into(),
         };

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::context::readiness_of;
 use super::gateway::Gateway;
+use super::path_verdict::PathVerdict;
 use crate::names::Hostname;
-use crate::router::{Match, Route, is_below};
+use crate::router::{Match, PathReadings, Route};
 use crate::wake::{Instance, Requester};
 use hypeman::ControlPlane;
 
@@ -22,14 +23,13 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         route: &Route,
         instance: &Instance,
-        path: &str,
+        path: &PathVerdict,
         requester: impl Fn() -> Requester,
     ) {
         let (config, wakes) = (route.config(), &self.parts.wakes);
-        for rule in &config.prewarm {
-            if rule.paths.iter().any(|below| is_below(path, below)) {
-                wakes.prewarm(config.plane, &rule.instances, &config.wake, &requester());
-            }
+        let rules = path.prewarm.iter();
+        for rule in rules.filter_map(|position| config.prewarm.get(*position)) {
+            wakes.prewarm(config.plane, &rule.instances, &config.wake, &requester());
         }
         let may_sleep = || !instance.is_certainly_awake() && instance.progress().is_none();
         if !config.wake.also.is_empty() && may_sleep() {
@@ -41,9 +41,10 @@ impl<P: ControlPlane> Gateway<P> {
     /// the route says so and the client's network and the rates allow it.
     pub fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16) {
         let active_routes = self.active_routes.load();
+        let path = PathReadings::of("/");
         let found = Hostname::parse(sni)
             .ok()
-            .and_then(|host| active_routes.table.find(&host, "/", port).ok());
+            .and_then(|host| active_routes.table.find(&host, &path, port).ok());
         let Some(Match { route, instance }) = found else {
             return;
         };

@@ -7,13 +7,15 @@ use std::net::IpAddr;
 use http::header::USER_AGENT;
 use http::{HeaderMap, HeaderValue, Method};
 
+use super::path_verdict::PathVerdict;
+
 /// A request's head, as far as it decides.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestHead<'a> {
     /// The request's method.
     pub method: &'a Method,
-    /// The target's path.
-    pub path: &'a str,
+    /// What the route's rules say about the target's path.
+    pub path: &'a PathVerdict,
     /// The header fields.
     pub headers: &'a HeaderMap,
     /// The client's address.

@@ -8,6 +8,7 @@ use http::uri::{Authority, PathAndQuery};
 use http::{Method, Request, Uri, Version};
 
 use super::error::ProxyError;
+use crate::router::after_prefix;
 
 /// The path that a route is found by. `*` is of OPTIONS alone and means the whole server (RFC 9110
 /// §9.3.7); an authority alone is of CONNECT (RFC 9112 §3.2.3), which has been dealt with.
@@ -19,7 +20,8 @@ pub(super) fn routed_path<B>(request: &Request<B>) -> Result<&str, ProxyError> {
     match uri.path() {
         "*" if request.method() == Method::OPTIONS => Ok("/"),
         "*" => Err(ProxyError::Target),
-        path => Ok(path),
+        path if path.starts_with('/') => Ok(path),
+        _ => Err(ProxyError::Target),
     }
 }
 
@@ -52,7 +54,7 @@ pub(super) fn to_origin_form<B>(request: &mut Request<B>, prefix: Option<&str>) 
 }
 
 fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
-    let rest = target.as_str().strip_prefix(prefix)?;
+    let rest = after_prefix(target.as_str(), prefix)?;
     match rest.starts_with('/') {
         true => rest.parse().ok(),
         false => format!("/{rest}").parse().ok(),
@@ -73,5 +75,7 @@ mod tests {
         assert_eq!(strip("/v1", "/v1").as_deref(), Some("/"));
         assert_eq!(strip("/v1?b=/v1", "/v1").as_deref(), Some("/?b=/v1"));
         assert_eq!(strip("/other", "/v1"), None);
+        assert_eq!(strip("/%761/a%2fb", "/v1").as_deref(), Some("/a%2fb"));
+        assert_eq!(strip("/a%2fb/c", "/a%2Fb").as_deref(), Some("/c"));
     }
 }

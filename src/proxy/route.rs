@@ -21,6 +21,7 @@ use super::error::ProxyError;
 use super::framing::check_framing;
 use super::gateway::Gateway;
 use super::https_redirect::HttpsRedirect;
+use super::path_verdict::PathVerdict;
 use super::preflight::Preflight;
 use super::request_body::min_body_rate;
 use super::request_deadline::client_timeout;
@@ -30,7 +31,7 @@ use super::switching::Switch;
 use crate::client::ClientBody;
 use crate::config::ViaConfig;
 use crate::names::Hostname;
-use crate::router::{AuthorityError, Match, Route, RouteError};
+use crate::router::{AuthorityError, Match, PathReadings, Route, RouteError};
 use crate::upstream::{Field, Fields, Pseudonym, RequestBody};
 use hypeman::{ControlPlane, InstanceRef};
 
@@ -54,6 +55,8 @@ pub(super) struct Target {
     pub(super) destination: Destination,
     /// The host, with the forwarding fields of requests for it.
     pub(super) host: Arc<CachedHost>,
+    /// What the route's rules say about the path.
+    pub(super) path: PathVerdict,
     /// The fields that the request has.
     pub(super) fields: Fields,
     /// Whether the peer's own forwarding fields are believed.
@@ -97,9 +100,9 @@ impl<P: ControlPlane> Gateway<P> {
         let rate = min_body_rate(request.headers(), fields, &server);
         let mut request = request.map(|body| RequestBody::new(body, rate));
         log.body_stats = request.body().body_stats();
-        let path = routed_path(&request)?;
-        let (Match { route, instance }, admission) =
-            self.find_route(&host.host, path, arrival, log)?;
+        let path = PathReadings::of(routed_path(&request)?);
+        let found = self.find_route(&host.host, &path, arrival, log)?;
+        let (Match { route, instance }, admission, path) = found;
 
         let config = route.config();
         let forwarding = &config.forwarding;
@@ -136,6 +139,7 @@ impl<P: ControlPlane> Gateway<P> {
                 deadline: context.started + timeout,
             },
             host,
+            path,
             fields,
             is_trusted,
             is_secure,
@@ -157,9 +161,12 @@ impl<P: ControlPlane> Gateway<P> {
     ) -> Result<Destination, ProxyError> {
         let host = Hostname::parse(host).map_err(AuthorityError::from)?;
         log.host = Some(host.clone());
-        let (Match { route, instance }, admission) = self.find_route(&host, "/", arrival, log)?;
+        let path = PathReadings::of("/");
+        let (Match { route, instance }, admission, _) =
+            self.find_route(&host, &path, arrival, log)?;
         let config = route.config();
-        if config.forwarding.auth.is_some() {
+        let table = &self.active_routes.load().table;
+        if table.asks_for_auth(&host, arrival.local.port()) {
             return Err(ProxyError::Unauthenticated);
         }
         let timeout = config.wake.timeout;
@@ -176,15 +183,16 @@ impl<P: ControlPlane> Gateway<P> {
     fn find_route(
         &self,
         host: &Hostname,
-        path: &str,
+        path: &PathReadings<'_>,
         arrival: &Arrival<'_>,
         log: &mut RequestLog,
-    ) -> Result<(Match, Arc<Admission>), ProxyError> {
+    ) -> Result<(Match, Arc<Admission>, PathVerdict), ProxyError> {
         let active_routes = self.active_routes.load();
         let found = active_routes.table.find(host, path, arrival.local.port())?;
         log.on_route(&active_routes, &found.route);
         let admission = active_routes.admission(&found.route);
         let admission = admission.ok_or(RouteError::NoRoute)?;
-        Ok((found, Arc::clone(admission)))
+        let path = active_routes.judge(&found.route, path)?;
+        Ok((found, Arc::clone(admission), path))
     }
 }

@@ -127,7 +127,7 @@ impl Declared {
 mod tests {
     use super::*;
     use crate::names::Hostname;
-    use crate::router::RouteTable;
+    use crate::router::{PathReadings, RouteTable};
 
     fn ingress(id: &str, rules: &serde_json::Value) -> Ingress {
         let json = serde_json::json!({
@@ -158,7 +158,11 @@ mod tests {
         let table = RouteTable::new(&declared.routes);
         let find = |host: &str, port| {
             let found = table
-                .find(&Hostname::parse(host).unwrap(), "/", port)
+                .find(
+                    &Hostname::parse(host).unwrap(),
+                    &PathReadings::of("/"),
+                    port,
+                )
                 .ok()?;
             let forwarding = &found.route.config().forwarding;
             let (redirects, guarded) = (forwarding.redirect_http, forwarding.auth.is_some());

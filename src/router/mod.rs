@@ -2,12 +2,18 @@
 //!
 //! Guarantees: a request has exactly one host, validated; a table is immutable, so a request sees
 //! one version of it; the more exact host wins (literal, pattern, wildcard), then the longest path
-//! prefix on segment borders; a path that could be read in two ways is refused instead of guessed.
+//! prefix on segment borders; a path whose readings would meet different routes or rules is refused
+//! instead of guessed.
 
 mod authority;
 mod ingress;
+mod path_readings;
+mod path_steps;
 mod table;
 
 pub use authority::{AuthorityError, host_of};
 pub use ingress::Declared;
-pub use table::{Match, Route, RouteError, RouteTable, is_below};
+pub use path_readings::{
+    AmbiguousPath, PathReadings, PathRule, Reading, SpecialPaths, after_prefix,
+};
+pub use table::{Match, Route, RouteError, RouteTable};

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::path_readings::{AmbiguousPath, PathReadings, PathRule, Reading, SpecialPaths};
 use crate::config::{HostPattern, InstanceTemplate, PatternLabel, RouteConfig};
 use crate::names::Hostname;
 use hypeman::InstanceRef;
@@ -32,13 +33,17 @@ pub enum RouteError {
     /// For this host and path.
     #[error("no route for this host and path")]
     NoRoute,
-    /// The path has dot segments or empty ones, and routes of this host differ by path.
-    #[error("the path can be read in more than one way")]
-    AmbiguousPath,
+    /// Servers read the path in different ways, which would meet different routes or rules.
+    #[error(transparent)]
+    AmbiguousPath(#[from] AmbiguousPath),
 }
 
 /// Routes of one host, the longest path first.
-type Paths = Vec<Arc<Route>>;
+#[derive(Debug, Default)]
+struct Paths {
+    routes: Vec<(PathRule, Arc<Route>)>,
+    special: SpecialPaths,
+}
 
 /// All routes, immutable.
 #[derive(Debug, Default)]
@@ -88,6 +93,48 @@ impl Shape {
     }
 }
 
+// === impl Paths ===
+
+impl Paths {
+    fn add(&mut self, route: Arc<Route>) {
+        let rule = self.special.rule(&route.config.path);
+        let length = rule.as_str().len();
+        let is_before = |(other, _): &(PathRule, _)| other.as_str().len() >= length;
+        let at = self.routes.partition_point(is_before);
+        self.routes.insert(at, (rule, route));
+    }
+
+    /// The route that all readings of a path meet.
+    fn find(&self, path: &PathReadings<'_>) -> Result<&Arc<Route>, RouteError> {
+        // Most hosts have one route, for every path.
+        let is_for_all = |(rule, _): &(PathRule, _)| rule.as_str() == "/";
+        let position = match self.routes.iter().all(is_for_all) {
+            true => Some(0),
+            false => path.agree(&self.special, |reading| self.position(reading))?,
+        };
+        let found = position.and_then(|position| self.routes.get(position));
+        let (rule, route) = found.ok_or(RouteError::NoRoute)?;
+        let is_stripped = route.config.forwarding.strip_path && rule.as_str() != "/";
+        if is_stripped && path.leave(rule) {
+            // The instance, which does not see the prefix, would read another path below it.
+            return Err(AmbiguousPath.into());
+        }
+        Ok(route)
+    }
+
+    fn position(&self, reading: &Reading<'_>) -> Option<usize> {
+        let mut fitting = (self.routes.iter().enumerate())
+            .filter(|(_, (rule, _))| reading.is_below(rule))
+            .peekable();
+        let (position, (first, _)) = fitting.peek()?;
+        let (first, position) = (first.as_str(), *position);
+        // Where routes differ by letter case alone, it means something.
+        let mut alike = fitting.take_while(|(_, (rule, _))| rule.as_str().len() == first.len());
+        let exact = alike.find(|(_, (rule, _))| reading.exact().is_below(rule));
+        Some(exact.map_or(position, |(position, _)| position))
+    }
+}
+
 // === impl Hosts ===
 
 impl Hosts {
@@ -120,9 +167,7 @@ impl Hosts {
                 hosts.entry(key).or_default()
             }
         };
-        let length = route.config.path.len();
-        let at = paths.partition_point(|other| other.config.path.len() >= length);
-        paths.insert(at, route);
+        paths.add(route);
     }
 
     fn pattern(&self, host: &str) -> Option<&Paths> {
@@ -147,13 +192,14 @@ impl Hosts {
     }
 
     fn rest(&self) -> Option<&Paths> {
-        Some(&self.rest).filter(|paths| !paths.is_empty())
+        Some(&self.rest).filter(|paths| !paths.routes.is_empty())
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
         let patterns = self.patterns.iter().flat_map(|(_, hosts)| hosts.values());
         let lists = self.exact.values().chain(self.wildcards.values());
-        lists.chain(patterns).flatten().chain(&self.rest)
+        let lists = lists.chain(patterns).chain([&self.rest]);
+        lists.flat_map(|paths| paths.routes.iter().map(|(_, route)| route))
     }
 }
 
@@ -192,30 +238,40 @@ impl RouteTable {
     /// The route of a request that came to a port. The host decides first (a literal one before a
     /// pattern, that before a wildcard; among equals one of every port before one of this port
     /// alone), then the path among that host's routes.
-    pub fn find(&self, host: &Hostname, path: &str, port: u16) -> Result<Match, RouteError> {
-        let (name, here) = (host.as_str(), self.ports.get(&port));
-        let paths = (self.any.exact.get(name))
+    pub fn find(
+        &self,
+        host: &Hostname,
+        path: &PathReadings<'_>,
+        port: u16,
+    ) -> Result<Match, RouteError> {
+        let name = host.as_str();
+        let route = self.paths(name, port).ok_or(RouteError::NoRoute)?;
+        let route = route.find(path)?;
+        let instance = route.instance_for(name).ok_or(RouteError::NoRoute)?;
+        Ok(Match {
+            route: Arc::clone(route),
+            instance,
+        })
+    }
+
+    /// Whether a route of the host asks for authentication. The paths of a connection that is passed
+    /// on unread may be below any of them.
+    pub fn asks_for_auth(&self, host: &Hostname, port: u16) -> bool {
+        let routes = self.paths(host.as_str(), port).map(|paths| &paths.routes);
+        let mut routes = routes.into_iter().flatten();
+        routes.any(|(_, route)| route.config.forwarding.auth.is_some())
+    }
+
+    fn paths(&self, name: &str, port: u16) -> Option<&Paths> {
+        let here = self.ports.get(&port);
+        (self.any.exact.get(name))
             .or_else(|| here?.exact.get(name))
             .or_else(|| self.any.pattern(name))
             .or_else(|| here?.pattern(name))
             .or_else(|| self.any.wildcard(name))
             .or_else(|| here?.wildcard(name))
             .or_else(|| self.any.rest())
-            .or_else(|| here?.rest());
-        let paths = paths.ok_or(RouteError::NoRoute)?;
-        let by_path = paths.iter().any(|route| route.config.path != "/");
-        if by_path && is_ambiguous(path) {
-            return Err(RouteError::AmbiguousPath);
-        }
-        let route = paths
-            .iter()
-            .find(|route| is_below(path, &route.config.path))
-            .ok_or(RouteError::NoRoute)?;
-        let instance = route.instance_for(name).ok_or(RouteError::NoRoute)?;
-        Ok(Match {
-            route: Arc::clone(route),
-            instance,
-        })
+            .or_else(|| here?.rest())
     }
 }
 
@@ -252,26 +308,6 @@ impl Route {
     }
 }
 
-/// Whether `path` is `prefix` or below it, on a segment border.
-pub fn is_below(path: &str, prefix: &str) -> bool {
-    prefix == "/"
-        || path
-            .strip_prefix(prefix)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// Whether another server could read the path as a different one: dot segments, empty segments, or
-/// an encoded slash or backslash.
-fn is_ambiguous(path: &str) -> bool {
-    let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
-    decoded.contains("//")
-        || decoded.contains('\\')
-        || decoded.matches('/').count() != path.matches('/').count()
-        || decoded
-            .split('/')
-            .any(|segment| matches!(segment, "." | ".."))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,7 +328,8 @@ mod tests {
 
     #[track_caller]
     fn check(table: &RouteTable, host: &str, path: &str, expected: Result<&str, RouteError>) {
-        let found = table.find(&Hostname::parse(host).unwrap(), path, 80);
+        let path_readings = PathReadings::of(path);
+        let found = table.find(&Hostname::parse(host).unwrap(), &path_readings, 80);
         let found = found.map(|found| found.instance.as_str().to_owned());
         assert_eq!(
             found.as_deref(),
@@ -335,22 +372,64 @@ mod tests {
     }
 
     #[test]
-    fn a_path_with_two_readings_is_refused_where_the_path_matters() {
+    fn a_path_is_refused_where_its_readings_meet_different_routes_alone() {
+        let ambiguous = Err(RouteError::AmbiguousPath(AmbiguousPath));
         let table = table(&[
             ("a.b", "/v1", "one"),
             ("a.b", "/", "rest"),
             ("c.d", "/", "all"),
+            ("e.f", "/v1", "one"),
         ]);
         for path in [
             "/v1/../admin",
             "/v1/%2e%2e/x",
             "//v1",
             "/v1%2fx",
-            "/v1/./x",
+            "/./v1",
             "/v1\\x",
+            "/V1",
+            "/v1%00",
+            "/v1;x",
         ] {
-            check(&table, "a.b", path, Err(RouteError::AmbiguousPath));
+            check(&table, "a.b", path, ambiguous);
             check(&table, "c.d", path, Ok("all"));
+            check(&table, "e.f", path, ambiguous);
         }
+        for path in ["/v1/a%2Fb", "/v1/a//b", "/v1/x/../y", "/%76%31", "/v1/A;b"] {
+            check(&table, "a.b", path, Ok("one"));
+        }
+        for path in ["/@scope%2fpkg", "/o/a%2Fb", "/a//b", "/x/../y", "/A%20b"] {
+            check(&table, "a.b", path, Ok("rest"));
+        }
+    }
+
+    #[test]
+    fn routes_may_differ_by_letter_case_or_by_an_encoding() {
+        let table = table(&[
+            ("a.b", "/Foo", "large"),
+            ("a.b", "/foo", "small"),
+            ("a.b", "/@s%2fp", "encoded"),
+            ("a.b", "/", "rest"),
+        ]);
+        check(&table, "a.b", "/Foo/x", Ok("large"));
+        check(&table, "a.b", "/foo/x", Ok("small"));
+        let ambiguous = Err(RouteError::AmbiguousPath(AmbiguousPath));
+        check(&table, "a.b", "/FOO/x", ambiguous);
+        check(&table, "a.b", "/@s%2fp/x", Ok("encoded"));
+        check(&table, "a.b", "/@s%2Fp/x", Ok("encoded"));
+        check(&table, "a.b", "/@s/p/x", ambiguous);
+        check(&table, "a.b", "/x", Ok("rest"));
+    }
+
+    #[test]
+    fn dot_segments_do_not_lead_out_of_a_prefix_that_is_taken_off() {
+        let text = "[[route]]\nhost = \"a.b\"\npath = \"/v1\"\ninstance = \"one\"\n\
+                    strip_path = true\n[[route]]\nhost = \"a.b\"\ninstance = \"rest\"\n";
+        let table = RouteTable::new(&load("test", text, &Variables::default()).unwrap().route);
+        let ambiguous = Err(RouteError::AmbiguousPath(AmbiguousPath));
+        check(&table, "a.b", "/v1/../v1/secret", ambiguous);
+        check(&table, "a.b", "/v1/x/%252e%252e/..%2f../v1/y", ambiguous);
+        check(&table, "a.b", "/v1/x/../y", Ok("one"));
+        check(&table, "a.b", "/x/../y", Ok("rest"));
     }
 }

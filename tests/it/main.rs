@@ -55,6 +55,7 @@ mod ingress;
 mod interleavings;
 mod lifecycle;
 mod observability;
+mod paths;
 mod programs;
 mod protocols;
 mod raw;

@@ -95,10 +95,10 @@ pub fn describe(error: &ProxyError) -> Description {
             "Nothing is served at this host and path.",
             None,
         ),
-        ProxyError::Route(RouteError::AmbiguousPath) => (
+        ProxyError::Route(RouteError::AmbiguousPath(_)) => (
             StatusCode::BAD_REQUEST,
             "ambiguous_path",
-            "The path has dot segments, empty segments or encoded slashes.",
+            "Servers read this path in different ways, and the rules differ for these.",
             None,
         ),
         ProxyError::Admit(AdmitError::Closed) => (

@@ -21,9 +21,10 @@ use wakegate::hold::Hold;
 use wakegate::names::{Hostname, PlaneIndex};
 use wakegate::proxy::dispatch::Dispatch;
 use wakegate::proxy::{
-    Admission, LookUp, PendingRequest, ProxyError, RequestHead, Resolved, WakeInfo, queues_of,
+    Admission, LookUp, PathRules, PendingRequest, ProxyError, RequestHead, Resolved, WakeInfo,
+    queues_of,
 };
-use wakegate::router::RouteTable;
+use wakegate::router::{PathReadings, RouteTable};
 use wakegate::telemetry::Metrics;
 use wakegate::upstream::Hop;
 use wakegate::wake::{Endpoint, Instance, Listing, WakeReport, Wakes};
@@ -69,7 +70,7 @@ impl Routes {
         let table = RouteTable::new(&routes);
         let admissions = routes.iter().zip(HOSTS).map(|(route, host)| {
             let host = host.replace("{i}", "x");
-            let found = table.find(&Hostname::parse(&host).unwrap(), "/", 80);
+            let found = table.find(&Hostname::parse(&host).unwrap(), &PathReadings::of("/"), 80);
             let label = Arc::clone(found.unwrap().route.label());
             (label, Admission::new(route))
         });
@@ -188,7 +189,8 @@ impl Gateway {
         let host = HOSTS[request.host].replace("{i}", name);
         let host = Hostname::parse(&host).unwrap();
         let path = if request.forbidden { "/no" } else { "/" };
-        let found = routes.table.find(&host, path, 80)?;
+        let path = PathReadings::of(path);
+        let found = routes.table.find(&host, &path, 80)?;
         let admission = &routes.admissions[found.route.label()];
         let patience = Duration::from_millis(request.patience_ms);
         let deadline = began + patience.min(found.route.config().wake.timeout);
@@ -208,7 +210,7 @@ impl Gateway {
         };
         let may_wake = admission.check(&RequestHead {
             method: &method,
-            path,
+            path: &PathRules::new(found.route.config()).judge(&path).unwrap(),
             headers: &HeaderMap::new(),
             client,
         });
