@@ -66,7 +66,7 @@ libfuzzer_sys::fuzz_target!(|input: (&str, &str)| {
     match TABLE.find(&host, &PathReadings::of(path), 80) {
         Ok(found) => {
             let route = expected(host.as_str(), path).expect("no route fits");
-            assert_eq!(found.route.config(), route);
+            assert_eq!(**found.route.config(), *route);
         }
         Err(RouteError::AmbiguousPath(_)) => {}
         Err(error) => assert!(expected(host.as_str(), path).is_none(), "{error}"),
