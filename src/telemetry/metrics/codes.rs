@@ -41,6 +41,7 @@ const OTHERS: &[&str] = &[
     "body_timeout",
     "connect_failed",
     "forbidden",
+    "forward_loop",
     "hold_queue_full",
     "hold_queue_share",
     "instance_busy",
