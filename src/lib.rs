@@ -11,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod deadline;
 pub mod drain;
+pub mod flow;
 pub mod hold;
 pub mod keep_warm;
 pub mod listener;

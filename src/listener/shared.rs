@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::clients::{Clients, Refused, Share};
 use crate::config::ServerConfig;
 use crate::drain::Drain;
+use crate::flow::BufferBudget;
 use crate::telemetry::Metrics;
 
 /// The state that the connections of all sockets share. Cheap to clone.
@@ -26,6 +27,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The drain that ends the connections.
     pub drain: Drain,
+    /// The budget of bytes of bodies in memory.
+    pub buffers: BufferBudget,
     clients: Clients,
     refused: Arc<Refused>,
 }
@@ -35,12 +38,14 @@ pub struct Shared {
 impl Shared {
     /// The state before anybody has connected.
     pub fn new(config: Arc<ArcSwap<ServerConfig>>, metrics: Arc<Metrics>, drain: Drain) -> Self {
+        let buffers = BufferBudget::new(config.load().max_buffered_bytes.0);
         let most = config.load().max_connections.min(Semaphore::MAX_PERMITS);
         Self {
             config,
             permits: Arc::new(Semaphore::new(most)),
             metrics,
             drain,
+            buffers,
             clients: Clients::default(),
             refused: Arc::default(),
         }

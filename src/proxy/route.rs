@@ -89,14 +89,14 @@ impl<P: ControlPlane> Gateway<P> {
         }
         let server = self.parts.server.load();
         let is_trusted = server.trusts(peer);
-        let rate = min_body_rate(request.headers(), fields, &server);
-        let mut request = request.map(|body| RequestBody::new(body, rate));
-        log.body_stats = request.body().body_stats();
         let path = routed_path(&request)?;
         let (Match { route, instance }, admission) =
             self.find_route(&host.host, path, arrival, log)?;
 
         let config = route.config();
+        let rate = min_body_rate(request.headers(), fields, &server, &config.limits);
+        let mut request = request.map(|body| RequestBody::new(body, rate));
+        log.body_stats = request.body().body_stats();
         let forwarding = &config.forwarding;
         let is_secure = arrival.secure
             || is_trusted && fields.has(Field::XForwardedProto) && came_over_tls(request.headers());

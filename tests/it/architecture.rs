@@ -14,12 +14,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("deadline", &[]),
     ("drain", &[]),
     ("config", &[]),
+    ("flow", &["config", "deadline"]),
     ("telemetry", &["config"]),
     ("wake", &["backoff", "config", "telemetry"]),
     ("keep_warm", &["config", "wake"]),
     ("hold", &["config", "telemetry"]),
     ("router", &["config"]),
-    ("upstream", &["config", "deadline", "telemetry", "wake"]),
+    (
+        "upstream",
+        &["config", "deadline", "flow", "telemetry", "wake"],
+    ),
     (
         "proxy",
         &[
@@ -33,8 +37,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "wake",
         ],
     ),
-    ("listener", &["config", "deadline", "drain", "telemetry"]),
-    ("admin", &["config", "drain", "telemetry", "wake"]),
+    (
+        "listener",
+        &["config", "deadline", "drain", "flow", "telemetry"],
+    ),
+    ("admin", &["config", "drain", "flow", "telemetry", "wake"]),
 ];
 const COMPOSITION: [&str; 2] = ["app", "cli"];
 const CRATES: [&str; 4] = [

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use ::http::header::{CONTENT_LENGTH, ETAG};
-use ::http::{HeaderName, Method};
+use ::http::{HeaderName, Method, Response};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Collected, Empty, Full, StreamBody};
@@ -13,6 +15,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::*;
+use crate::listener::service::ExtraHeaders;
 
 /// Ends every head and body, so that what was written can be cut into them.
 const END: &str = "\r\n\r\n";
