@@ -93,8 +93,9 @@ impl<P: ControlPlane> Gateway<P> {
             return Ok(Some(slot));
         }
         let (cut, downstream) = (self.parts.cut.clone(), switch.into_downstream());
+        let send_timeout = self.parts.server.load().send_timeout;
         self.parts.tunnels.spawn(async move {
-            tunnel(downstream, upstream, endpoint, cut).await;
+            tunnel(downstream, upstream, endpoint, cut, send_timeout).await;
             drop(slot);
         });
         Ok(None)
