@@ -50,6 +50,7 @@ mod h2;
 mod ingress;
 mod interleavings;
 mod lifecycle;
+mod limits;
 mod observability;
 mod programs;
 mod protocols;
