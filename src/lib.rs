@@ -13,6 +13,7 @@ pub mod config;
 pub mod deadline;
 pub mod descriptors;
 pub mod drain;
+pub mod flow;
 pub mod hold;
 pub mod keep_warm;
 pub mod listener;

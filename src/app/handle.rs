@@ -147,6 +147,8 @@ impl AppHandle {
         sockets.change(&config.listener, &more, reuse_port, &service)?;
         self.refresh_certificates();
         sockets.shared.resize(config.server.max_connections);
+        let buffers = config.server.max_buffered_bytes.0;
+        sockets.shared.buffers.set_limit(buffers);
         running.server.store(Arc::new(config.server.clone()));
         let parts = running.gateway.parts();
         parts.upstream.change(&config.upstream);

@@ -102,7 +102,7 @@ const CODES: &[Code] = &[
         408,
         "The request's body came more slowly than server.min_body_rate, or was not there in time to be \
          kept for a second try.",
-        "Lower server.min_body_rate if clients really are that slow.",
+        "Lower server.min_body_rate, or limits.min_body_rate of the route, if clients really are that slow.",
     ),
     code(
         "misdirected",

@@ -92,6 +92,13 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
             );
         }
     }
+    if config.server.http2.idle_timeout.is_some() {
+        say(
+            "server.http2.idle_timeout",
+            "is called server.idle_timeout now; the old name still holds for HTTP/2, and the next version will not know it".to_owned(),
+            "set `server.idle_timeout`, which is for HTTP/1 and HTTP/2",
+        );
+    }
     let longest = config.route.iter().map(|route| route.wake.timeout).max();
     if longest.is_some_and(|longest| longest > config.server.drain_timeout) {
         say(

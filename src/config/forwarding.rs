@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, header};
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-use super::duration_text::go_text;
+use super::duration_text::optional_go_text;
 use super::secret::Secret;
 #[cfg(test)]
 use super::shape::{GoText, text_schema};
@@ -53,7 +53,7 @@ pub struct ForwardingConfig {
     pub redirect_http: bool,
     /// `Strict-Transport-Security` for so long on answers over TLS.
     #[serde(
-        serialize_with = "optional_text",
+        serialize_with = "optional_go_text",
         skip_serializing_if = "Option::is_none"
     )]
     #[cfg_attr(test, schemars(with = "Option<GoText>"))]
@@ -118,14 +118,6 @@ pub struct HeaderAuth {
 
 #[cfg(test)]
 text_schema!(Rename, "Rename", "x-old: x-new");
-
-#[allow(clippy::ref_option, reason = "serde hands it over so")]
-fn optional_text<S: Serializer>(value: &Option<Duration>, to: S) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => go_text(value, to),
-        None => to.serialize_none(),
-    }
-}
 
 fn display<S: Serializer>(name: &HeaderName, to: S) -> Result<S::Ok, S::Error> {
     to.collect_str(name)

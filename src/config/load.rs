@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use toml::de::DeTable;
 
@@ -225,9 +226,14 @@ fn add_sidecar(config: &mut Config) {
     config.route.push(Arc::new(route));
 }
 
+/// With less, a handful of clients would get nothing through.
+const MIN_BUFFERED_BYTES: usize = 1 << 20;
+
 fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
     set(&mut server.max_connections, positive(s, "max_connections"));
     s.duration("header_timeout", &mut server.header_timeout);
+    s.duration("idle_timeout", &mut server.idle_timeout);
+    s.duration("send_timeout", &mut server.send_timeout);
     // hyper's parser needs at least this much room to work in.
     if let Some(bytes) = s.number::<usize>("max_header_bytes") {
         if bytes < 8192 {
@@ -239,8 +245,14 @@ fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
     if let Some(limit) = positive(s, "max_connections_per_client") {
         server.max_connections_per_client = limit;
     }
-    let rate = s.parsed("min_body_rate", ByteSize::parse);
+    let rate = s.word_or_number("min_body_rate", ByteSize::parse);
     set(&mut server.min_body_rate, rate);
+    if let Some(bytes) = s.parsed("max_buffered_bytes", ByteSize::parse) {
+        if bytes.0 < MIN_BUFFERED_BYTES {
+            s.problem("max_buffered_bytes", "must be at least 1MiB");
+        }
+        server.max_buffered_bytes = bytes;
+    }
     s.section("http2", |s| {
         let http2 = &mut server.http2;
         if let Some(streams) = s.number("max_streams") {
@@ -254,7 +266,9 @@ fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
             positive(s, "max_pending_resets"),
         );
         set(&mut http2.max_error_resets, positive(s, "max_error_resets"));
-        s.duration("idle_timeout", &mut http2.idle_timeout);
+        let mut renamed = Duration::ZERO;
+        s.duration("idle_timeout", &mut renamed);
+        http2.idle_timeout = (!renamed.is_zero()).then_some(renamed);
     });
     s.flag("reuse_port", &mut server.reuse_port);
     s.flag("watch", &mut server.watch);
@@ -327,6 +341,9 @@ fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
     }
     s.duration("connect_timeout", &mut upstream.connect_timeout);
     s.duration("response_timeout", &mut upstream.response_timeout);
+    let mut read_timeout = Duration::ZERO;
+    s.duration("read_timeout", &mut read_timeout);
+    upstream.read_timeout = (!read_timeout.is_zero()).then_some(read_timeout);
     s.duration("idle_timeout", &mut upstream.idle_timeout);
     set(&mut upstream.max_idle, s.number("max_idle"));
 }

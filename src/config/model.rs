@@ -12,7 +12,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
-use super::duration_text::go_text;
+use super::duration_text::{go_text, optional_go_text};
 use super::route::RouteConfig;
 use super::secret::Secret;
 use super::server::ServerConfig;
@@ -150,10 +150,18 @@ pub struct UpstreamConfig {
     #[serde(serialize_with = "go_text")]
     #[cfg_attr(test, schemars(with = "GoText"))]
     pub connect_timeout: Duration,
-    /// Longest time from the request's end to the response's head.
+    /// Longest time from the request's last byte to the response's head; each 1xx response begins
+    /// it anew. While a body is sent, longest time that the instance takes none of it.
     #[serde(serialize_with = "go_text")]
     #[cfg_attr(test, schemars(with = "GoText"))]
     pub response_timeout: Duration,
+    /// Longest silence inside a response's body; none when nothing is said.
+    #[serde(
+        serialize_with = "optional_go_text",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(test, schemars(with = "Option<GoText>"))]
+    pub read_timeout: Option<Duration>,
     /// An idle connection is closed after this, or a quarter of the instance's own idle timeout.
     #[serde(serialize_with = "go_text")]
     #[cfg_attr(test, schemars(with = "GoText"))]
@@ -280,6 +288,7 @@ impl Default for UpstreamConfig {
             port: 8080,
             connect_timeout: Duration::from_millis(250),
             response_timeout: Duration::from_secs(300),
+            read_timeout: None,
             idle_timeout: Duration::from_secs(4),
             max_idle: 256,
         }

@@ -83,6 +83,10 @@ pub struct LimitsConfig {
     /// One client's share of those who wait: of the instance's and of the route's places in the
     /// hold queue. Of the gateway's it is half in any case.
     pub max_held_per_client: ClientShare,
+    /// Bytes a second that a request's body must come with, instead of `server.min_body_rate`; 0
+    /// asks nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_body_rate: Option<ByteSize>,
 }
 
 /// Wake rules that a route may set for itself; most defaults come from `[wake]`.
@@ -263,6 +267,7 @@ impl Default for LimitsConfig {
             soft_wait: Duration::from_millis(100),
             max_inflight_per_client: ClientShare::Half,
             max_held_per_client: ClientShare::Half,
+            min_body_rate: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::duration_text::go_text;
+use super::duration_text::{go_text, optional_go_text};
 #[cfg(test)]
 use super::shape::GoText;
 use super::values::ByteSize;
@@ -21,10 +21,21 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// Of these, one client's (an IPv4 address or IPv6 /56); trusted proxies have no such limit.
     pub max_connections_per_client: usize,
-    /// Longest time for a request's head, and longest idle time between requests.
+    /// Longest time from the first byte of a head to its last: of a request's, of a PROXY header,
+    /// of a TLS handshake, of HTTP/2's preface.
     #[serde(serialize_with = "go_text")]
     #[cfg_attr(test, schemars(with = "GoText"))]
     pub header_timeout: Duration,
+    /// Longest time from the end of a connection's last exchange to the next head's first byte.
+    /// Connections from trusted proxies have 620 seconds at least: a balancer must be the first to
+    /// close one.
+    #[serde(serialize_with = "go_text")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
+    pub idle_timeout: Duration,
+    /// Longest time that a client takes nothing of what is ready for it.
+    #[serde(serialize_with = "go_text")]
+    #[cfg_attr(test, schemars(with = "GoText"))]
+    pub send_timeout: Duration,
     /// Bytes of a request's head.
     pub max_header_bytes: usize,
     /// Header fields of a request.
@@ -32,6 +43,9 @@ pub struct ServerConfig {
     /// Bytes a second that a request's body must come with, after its first five seconds and until
     /// its response begins; 0 asks nothing. gRPC streams may be silent.
     pub min_body_rate: ByteSize,
+    /// Bytes of bodies in the gateway's memory, in both directions and of all protocols; beyond
+    /// them nothing more is read. A client network has half of what is left once half is taken.
+    pub max_buffered_bytes: ByteSize,
     /// HTTP/2 from clients.
     pub http2: Http2Config,
     /// Whether another gateway may listen at the same addresses, to take over.
@@ -81,15 +95,37 @@ pub struct Http2Config {
     pub max_pending_resets: usize,
     /// Requests that were refused for a client's mistakes; more end the connection.
     pub max_error_resets: usize,
-    /// A connection without a request for this long gets a GOAWAY frame.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub idle_timeout: Duration,
+    /// The old name of `server.idle_timeout`, which holds for HTTP/2 while it is given.
+    #[serde(
+        serialize_with = "optional_go_text",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[cfg_attr(test, schemars(with = "Option<GoText>"))]
+    pub idle_timeout: Option<Duration>,
 }
+
+/// How long an idle connection of a trusted proxy is kept at least. Balancers close idle
+/// connections after 60 s (AWS) to 600 s (Google); a request that crosses with our close would be
+/// lost.
+const PROXY_IDLE_TIMEOUT: Duration = Duration::from_secs(620);
 
 // === impl ServerConfig ===
 
 impl ServerConfig {
+    /// How long a connection of HTTP/1 from `peer` may be idle.
+    pub fn idle_timeout_of(&self, peer: IpAddr) -> Duration {
+        match self.trusts(peer) {
+            true => self.idle_timeout.max(PROXY_IDLE_TIMEOUT),
+            false => self.idle_timeout,
+        }
+    }
+
+    /// How long a connection of HTTP/2 from `peer` may be idle.
+    pub fn h2_idle_timeout_of(&self, peer: IpAddr) -> Duration {
+        let own = self.http2.idle_timeout;
+        own.unwrap_or_else(|| self.idle_timeout_of(peer))
+    }
+
     /// Whether a peer's word about its client is believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
@@ -104,10 +140,13 @@ impl Default for ServerConfig {
         Self {
             max_connections: 16_384,
             max_connections_per_client: 4096,
-            header_timeout: Duration::from_secs(60),
+            header_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            send_timeout: Duration::from_secs(60),
             max_header_bytes: 64 * 1024,
             max_headers: 100,
             min_body_rate: ByteSize(240),
+            max_buffered_bytes: ByteSize(256 << 20),
             http2: Http2Config::default(),
             reuse_port: false,
             watch: true,
@@ -126,7 +165,28 @@ impl Default for Http2Config {
             max_streams: 128,
             max_pending_resets: 20,
             max_error_resets: 256,
-            idle_timeout: Duration::from_secs(180),
+            idle_timeout: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trusted_proxys_connections_outlive_what_balancers_keep() {
+        let mut server = ServerConfig {
+            trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            ..ServerConfig::default()
+        };
+        let [proxy, client] = [[10, 1, 2, 3], [192, 0, 2, 1]].map(IpAddr::from);
+        assert_eq!(server.idle_timeout_of(client), Duration::from_secs(75));
+        assert_eq!(server.idle_timeout_of(proxy), Duration::from_secs(620));
+        assert_eq!(server.h2_idle_timeout_of(proxy), Duration::from_secs(620));
+        server.idle_timeout = Duration::from_secs(3600);
+        assert_eq!(server.idle_timeout_of(proxy), Duration::from_secs(3600));
+        server.http2.idle_timeout = Some(Duration::from_secs(9));
+        assert_eq!(server.h2_idle_timeout_of(client), Duration::from_secs(9));
     }
 }

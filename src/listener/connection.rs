@@ -24,19 +24,23 @@ use super::address::canonical;
 use super::peek::PeekStream;
 use super::proxy_protocol::{self, Addresses};
 use super::service::{Downstream, RawConnection, Service, TlsSession};
-use super::settings::{ListenerSettings, Tls};
+use super::settings::{ConnectionLimits, ListenerSettings, Tls};
 use super::shared::Shared;
-use super::{client_hello, http};
+use super::{client_hello, h2, http};
 use crate::config::ListenerMode;
+use crate::flow::SendTimeout;
 use crate::telemetry::{HandshakeOutcome, Metrics};
 
 /// HTTP/2's first bytes (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// A client's socket, whose first bytes may have been looked at.
+type Socket = PeekStream<SendTimeout<TcpStream>>;
+
 /// The kind that a connection turned out to be.
 enum Opened {
-    Clear(PeekStream<TcpStream>, Downstream, bool),
-    Secure(Box<TlsStream<PeekStream<TcpStream>>>, Downstream),
+    Clear(Socket, Downstream, bool),
+    Secure(Box<TlsStream<Socket>>, Downstream),
     Raw(RawConnection),
 }
 
@@ -91,6 +95,7 @@ pub(super) async fn serve<S: Service>(
                 client: peer,
                 local,
             };
+            let stream = SendTimeout::new(stream, config.send_timeout);
             let mut stream = PeekStream::new(stream);
             if settings.proxy_protocol && trusted {
                 let header = proxy_protocol::read(&mut stream).await?;
@@ -123,17 +128,31 @@ pub(super) async fn serve<S: Service>(
         }
         Err(_) => return,
     };
+    let own_limits = |from: &Downstream, idle_timeout| ConnectionLimits {
+        idle_timeout,
+        buffers: shared.buffers.of(from.client.ip()),
+    };
+    let (idle, h2_idle) = (
+        config.idle_timeout_of(peer.ip()),
+        config.h2_idle_timeout_of(peer.ip()),
+    );
     let result = match opened {
         Opened::Clear(stream, from, true) => {
-            Box::pin(http::serve_h2(stream, from, service, &config, drain)).await
+            let own = own_limits(&from, h2_idle);
+            Box::pin(h2::serve(stream, from, service, &config, own, drain)).await
         }
         Opened::Clear(stream, from, false) => {
-            http::serve_h1(stream, from, service, &config, drain).await
+            let own = own_limits(&from, idle);
+            http::serve_h1(stream, from, service, &config, own, drain).await
         }
         Opened::Secure(stream, from) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
-            Box::pin(http::serve_h2(stream, from, service, &config, drain)).await
+            let own = own_limits(&from, h2_idle);
+            Box::pin(h2::serve(stream, from, service, &config, own, drain)).await
         }
-        Opened::Secure(stream, from) => http::serve_h1(stream, from, service, &config, drain).await,
+        Opened::Secure(stream, from) => {
+            let own = own_limits(&from, idle);
+            http::serve_h1(stream, from, service, &config, own, drain).await
+        }
         Opened::Raw(raw) => {
             tokio::select! {
                 () = Box::pin(service.proxy_tcp(raw)) => {}
@@ -150,7 +169,7 @@ pub(super) async fn serve<S: Service>(
 
 /// Reads as much as it takes to know the kind of a connection.
 async fn open<S: Service>(
-    mut stream: PeekStream<TcpStream>,
+    mut stream: Socket,
     Addresses { client, local }: Addresses,
     settings: &ListenerSettings,
     service: &S,
@@ -198,11 +217,11 @@ async fn open<S: Service>(
 
 /// Agrees on TLS; calls `on_client_hello` with the host that the client names.
 async fn handshake(
-    stream: PeekStream<TcpStream>,
+    stream: Socket,
     tls: &Tls,
     on_client_hello: impl FnOnce(&str),
     metrics: &Metrics,
-) -> io::Result<(Box<TlsStream<PeekStream<TcpStream>>>, TlsSession)> {
+) -> io::Result<(Box<TlsStream<Socket>>, TlsSession)> {
     let mut handshake = Handshake::new(metrics);
     let client_hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let sni: Option<Arc<str>> = client_hello.client_hello().server_name().map(Arc::from);
@@ -234,7 +253,7 @@ fn client_certificate(leaf: &CertificateDer<'_>) -> Option<HeaderValue> {
 }
 
 /// Whether the client begins with HTTP/2's preface ("prior knowledge", RFC 9113 §3.3).
-async fn speaks_h2(stream: &mut PeekStream<TcpStream>) -> io::Result<bool> {
+async fn speaks_h2(stream: &mut Socket) -> io::Result<bool> {
     loop {
         let peeked = stream.peeked();
         let start = peeked.get(..PREFACE.len()).unwrap_or(peeked);

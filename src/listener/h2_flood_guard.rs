@@ -85,6 +85,14 @@ struct Frames {
     left: f64,
     companions: f64,
     since: Instant,
+    /// Whether a frame's head has come after the preface.
+    has_begun: bool,
+    /// The time when a block of header fields began that has not ended.
+    head_since: Option<Instant>,
+    /// Whether the frame is the last of its block.
+    is_last_of_head: bool,
+    /// Bytes of DATA frames.
+    data: usize,
 }
 
 /// What a frame takes, by its head. A DATA frame with padding is judged by its padding's length.
@@ -113,6 +121,10 @@ impl Frames {
             left: BURST,
             companions: 0.0,
             since: Instant::now(),
+            has_begun: false,
+            head_since: None,
+            is_last_of_head: false,
+            data: 0,
         }
     }
 
@@ -147,6 +159,7 @@ impl Frames {
                 }
                 let count = self.skip.min(bytes.len());
                 self.skip -= count;
+                self.end_head();
                 bytes = bytes.get(count..).unwrap_or_default();
                 continue;
             }
@@ -157,9 +170,18 @@ impl Frames {
             }
             (self.filled, bytes) = (start + count, rest);
             if self.filled == HEAD {
-                self.filled = 0;
+                (self.filled, self.has_begun) = (0, true);
                 let [a, b, c, kind, flags, ..] = self.head;
                 self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                match kind {
+                    DATA => self.data += self.skip,
+                    HEADERS | CONTINUATION => {
+                        self.head_since.get_or_insert(now);
+                        self.is_last_of_head = flags & END_HEADERS != 0;
+                        self.end_head();
+                    }
+                    _ => {}
+                }
                 // An empty DATA that ends its request does so with padding, too.
                 self.has_padding = kind == DATA && flags & (PADDED | END_STREAM) == PADDED;
                 self.take(cost(kind, flags, self.skip));
@@ -170,6 +192,13 @@ impl Frames {
         }
         self.left >= 0.0
     }
+
+    /// The block of header fields is over, if its last frame is.
+    fn end_head(&mut self) {
+        if self.skip == 0 && self.is_last_of_head {
+            (self.head_since, self.is_last_of_head) = (None, false);
+        }
+    }
 }
 
 // === impl FloodGuard ===
@@ -178,6 +207,21 @@ impl<S> FloodGuard<S> {
     pub(super) fn new(stream: S) -> Self {
         let frames = Frames::new();
         Self { stream, frames }
+    }
+
+    /// Whether the client has sent its preface and the head of a frame.
+    pub(super) fn has_begun(&self) -> bool {
+        self.frames.has_begun
+    }
+
+    /// The time when a block of header fields began of which something is still to come.
+    pub(super) fn head_since(&self) -> Option<Instant> {
+        self.frames.head_since
+    }
+
+    /// The bytes of DATA that were announced since the last call.
+    pub(super) fn take_data(&mut self) -> usize {
+        std::mem::take(&mut self.frames.data)
     }
 }
 
@@ -349,6 +393,25 @@ mod tests {
             let pings = frame(PING, 0, &[0; 8]).repeat(90);
             assert!(frames.pass(&pings, start + Duration::from_secs(second)));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_block_of_fields_is_open_from_its_first_frame_to_the_end_of_its_last() {
+        let mut frames = Frames::new();
+        let now = Instant::now();
+        assert!(frames.pass(&preface(), now) && !frames.has_begun);
+        let (first, last) = (frame(1, 1, b"a"), frame(9, 4, b"bcd"));
+        assert!(frames.pass(&first, now) && frames.has_begun);
+        assert_eq!(frames.head_since, Some(now));
+        let (most, end) = last.split_at(last.len() - 1);
+        assert!(frames.pass(most, now + Duration::from_secs(1)));
+        assert_eq!(frames.head_since, Some(now));
+        assert!(frames.pass(end, now));
+        assert_eq!(frames.head_since, None);
+        for whole in [frame(1, 5, b""), frame(1, 4, b"abc"), frame(0, 0, b"data")] {
+            assert!(frames.pass(&whole, now) && frames.head_since.is_none());
+        }
+        assert_eq!(frames.data, 4);
     }
 
     proptest! {

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use super::certificates::Certificates;
 use super::peek::PeekStream;
 use crate::client::ClientBody;
+use crate::flow::SendTimeout;
 
 /// The client's side of a request's connection.
 pub struct Downstream {
@@ -41,7 +42,7 @@ pub struct TlsSession {
 #[derive(Debug)]
 pub struct RawConnection {
     /// The connection's bytes, from the first.
-    pub stream: PeekStream<TcpStream>,
+    pub stream: PeekStream<SendTimeout<TcpStream>>,
     /// The host it is for: the client's SNI, or the listener's own.
     pub host: Arc<str>,
     /// Whether it is TLS.

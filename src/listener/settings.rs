@@ -5,12 +5,14 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::certificates::Certificates;
 use super::tls_error::TlsError;
 use crate::config::{ListenerConfig, ListenerMode, TlsConfig};
+use crate::flow::ClientBuffers;
 
 /// The settings of a listener's connections.
 #[derive(Debug, Clone)]
@@ -18,6 +20,15 @@ pub struct ListenerSettings {
     pub(super) mode: ListenerMode,
     pub(super) proxy_protocol: bool,
     pub(super) tls: Option<Tls>,
+}
+
+/// The limits of one connection that depend on whose it is.
+#[derive(Debug, Clone)]
+pub(super) struct ConnectionLimits {
+    /// How long it may be idle.
+    pub(super) idle_timeout: Duration,
+    /// Its client's side of the budget of bytes in memory.
+    pub(super) buffers: ClientBuffers,
 }
 
 /// The certificates of a listener that speaks TLS, and what rustls makes of them.

@@ -16,6 +16,7 @@ use super::seldom::Seldom;
 use crate::config::ServerConfig;
 use crate::descriptors;
 use crate::drain::Drain;
+use crate::flow::BufferBudget;
 use crate::telemetry::Metrics;
 
 /// The state that the connections of all sockets share. Cheap to clone.
@@ -29,6 +30,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The drain that ends the connections.
     pub drain: Drain,
+    /// The budget of bytes of bodies in memory.
+    pub buffers: BufferBudget,
     clients: Clients,
     refused: Arc<Seldom>,
     full: Arc<Seldom>,
@@ -46,12 +49,14 @@ fn bounded(allowed: usize) -> usize {
 impl Shared {
     /// The state before anybody has connected.
     pub fn new(config: Arc<ArcSwap<ServerConfig>>, metrics: Arc<Metrics>, drain: Drain) -> Self {
+        let buffers = BufferBudget::new(config.load().max_buffered_bytes.0);
         let most = bounded(config.load().max_connections);
         Self {
             config,
             permits: Arc::new(Semaphore::new(most)),
             metrics,
             drain,
+            buffers,
             clients: Clients::default(),
             refused: Arc::default(),
             full: Arc::default(),

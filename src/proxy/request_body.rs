@@ -8,16 +8,24 @@ use http::{HeaderMap, Request};
 use tokio::time::{Instant, timeout_at};
 
 use super::error::ProxyError;
-use crate::config::ServerConfig;
+use crate::config::{LimitsConfig, ServerConfig};
 use crate::upstream::{BodyError, Field, Fields, RequestBody};
 
-/// The slowest rate at which a body may come, in bytes a second. Streams of gRPC may be silent for
-/// long.
-pub(super) fn min_body_rate(headers: &HeaderMap, fields: Fields, config: &ServerConfig) -> usize {
+/// The slowest rate at which a body may come, in bytes a second: the route's, or else the server's.
+/// Streams of gRPC may be silent for long, where their route says nothing.
+pub(super) fn min_body_rate(
+    headers: &HeaderMap,
+    fields: Fields,
+    server: &ServerConfig,
+    route: &LimitsConfig,
+) -> usize {
+    if let Some(rate) = route.min_body_rate {
+        return rate.0;
+    }
     let is_grpc = |kind: &HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
     match fields.has(Field::ContentType) && headers.get(CONTENT_TYPE).is_some_and(is_grpc) {
         true => 0,
-        false => config.min_body_rate.0,
+        false => server.min_body_rate.0,
     }
 }
 

@@ -121,10 +121,12 @@ impl<P: ControlPlane> Gateway<P> {
             return Ok(HandOver::Response(slot));
         }
         let (cut, downstream) = (self.parts.cut.clone(), switch.into_downstream());
+        let send_timeout = self.parts.server.load().send_timeout;
         let carried = Arc::new(Carried::new(Arc::clone(&self.parts.metrics)));
         let (transaction, handed_over) = oneshot::channel::<Box<Transaction>>();
         self.parts.tunnels.spawn(async move {
-            tunnel(downstream, upstream, &carried, &endpoint, &cut).await;
+            let limits = (&cut, send_timeout);
+            tunnel(downstream, upstream, &carried, &endpoint, limits).await;
             drop(slot);
             // It comes when the head has been written, or cannot be.
             if let Ok(mut transaction) = handed_over.await {

@@ -97,14 +97,14 @@ impl<P: ControlPlane> Gateway<P> {
         }
         let server = self.parts.server.load();
         let is_trusted = server.trusts(peer);
-        let rate = min_body_rate(request.headers(), fields, &server);
-        let mut request = request.map(|body| RequestBody::new(body, rate));
-        log.body_stats = request.body().body_stats();
         let path = PathReadings::of(routed_path(&request)?);
         let found = self.find_route(&host.host, &path, arrival, log)?;
         let (Match { route, instance }, admission, path) = found;
 
         let config = route.config();
+        let rate = min_body_rate(request.headers(), fields, &server, &config.limits);
+        let mut request = request.map(|body| RequestBody::new(body, rate));
+        log.body_stats = request.body().body_stats();
         let forwarding = &config.forwarding;
         let has_forwarding = |field| fields.has(field) || fields.has(Field::Forwarded);
         let is_secure = arrival.secure

@@ -31,9 +31,12 @@ use super::outgoing::Outgoing;
 use super::pool::{Pool, PoolLimits, Pools, Sender};
 use super::request_body::{BodyFailure, RequestBody};
 use super::response_body::UpstreamBody;
+use super::response_clock::ResponseClock;
 use super::return_to::ReturnTo;
+use super::timed_body::TimedBody;
 use crate::config::{Protocol, UpstreamConfig};
 use crate::descriptors;
+use crate::flow::ClientBuffers;
 use crate::telemetry::{ConnectOutcome, Metrics, UpstreamUse};
 use crate::wake::{Endpoint, OpenConnection};
 
@@ -181,7 +184,10 @@ impl Upstream {
         // A connection that names its client is that client's.
         let pooled = hop.proxy_header.is_none();
         let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
-        let response_timeout = self.config.load().response_timeout;
+        let (response_timeout, read_timeout) = {
+            let config = self.config.load();
+            (config.response_timeout, config.read_timeout)
+        };
         loop {
             let taken = match &given {
                 None if pooled => pool.take_connection(now),
@@ -209,7 +215,8 @@ impl Upstream {
                 Ok(head) => {
                     let return_to = (head.keep_alive && pooled).then(|| Arc::clone(pool));
                     let body = H1Body::new(head.body, connection, return_to);
-                    return Ok(head.response.map(|()| UpstreamBody::of_h1(body)));
+                    let body = UpstreamBody::of_h1(body).with_read_timeout(read_timeout);
+                    return Ok(head.response.map(|()| body));
                 }
                 Err(failure) => {
                     let error = ForwardError::from(failure);
@@ -297,20 +304,39 @@ impl Upstream {
         return_to: impl FnOnce(S) -> ReturnTo,
     ) -> Result<Response<UpstreamBody>, Unanswered> {
         let body_stats = request.body().body_stats();
-        let response_timeout = self.config.load().response_timeout;
-        let error = match timeout(response_timeout, sender.exchange(request)).await {
-            Err(_) => ForwardError::TimedOut,
-            Ok(Ok(mut response)) => {
+        let (response_timeout, read_timeout) = {
+            let config = self.config.load();
+            (config.response_timeout, config.read_timeout)
+        };
+        let clock = request.extensions().get::<ResponseClock>();
+        let clock = clock.cloned().unwrap_or_else(ResponseClock::new);
+        clock.restart();
+        let buffers = request.extensions().get::<ClientBuffers>().cloned();
+        let request = request.map(|body| TimedBody::new(body, &clock, buffers));
+        let answered = tokio::select! {
+            biased;
+            answered = sender.exchange(request) => Some(answered),
+            () = clock.over(response_timeout) => None,
+        };
+        let error = match answered {
+            None => ForwardError::TimedOut,
+            Some(Ok(mut response)) => {
                 if let Some(body_stats) = body_stats {
                     body_stats.answered();
                 }
                 // The client's side writes its own version.
                 *response.version_mut() = Version::HTTP_11;
                 let cut = endpoint.cut().clone();
-                return Ok(response.map(|body| UpstreamBody::new(body, return_to(sender), cut)));
+                return Ok(response.map(|body| {
+                    let body = UpstreamBody::new(body, return_to(sender), cut);
+                    body.with_read_timeout(read_timeout)
+                }));
             }
-            Ok(Err(mut error)) => match error.take_message() {
-                Some(request) => return Err(Unanswered::unsent(ForwardError::Unsent, request)),
+            Some(Err(mut error)) => match error.take_message() {
+                Some(request) => {
+                    let request = request.map(TimedBody::into_inner);
+                    return Err(Unanswered::unsent(ForwardError::Unsent, request));
+                }
                 None => {
                     let error = error.into_error();
                     match body_stats.and_then(|body_stats| body_stats.failure()) {
@@ -428,15 +454,15 @@ fn distrusting(
 trait Exchange: Send {
     fn exchange(
         &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send;
+        request: Request<TimedBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<TimedBody>>>> + Send;
 }
 
 impl Exchange for Sender {
     fn exchange(
         &mut self,
-        request: Request<RequestBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send
+        request: Request<TimedBody>,
+    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<TimedBody>>>> + Send
     {
         self.try_send_request(request)
     }

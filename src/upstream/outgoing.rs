@@ -13,6 +13,7 @@ use http1::InterimSink;
 use super::forwarded::ForwardedHeaders;
 use super::headers::prepare_interim;
 use super::request_body::RequestBody;
+use super::response_clock::ResponseClock;
 
 /// A request as an instance is to get it.
 pub struct Outgoing {
@@ -80,11 +81,14 @@ impl Outgoing {
         if let Some(forwarded) = &self.forwarded {
             forwarded.insert(request.headers_mut());
         }
-        if let Some(sink) = self.interim.clone() {
-            hyper::ext::on_informational(&mut request, move |interim| {
-                pass(&sink, interim.status(), interim.headers());
-            });
-        }
+        let (clock, sink) = (ResponseClock::new(), self.interim.clone());
+        request.extensions_mut().insert(clock.clone());
+        hyper::ext::on_informational(&mut request, move |interim| {
+            clock.restart();
+            if let Some(sink) = &sink {
+                pass(sink, interim.status(), interim.headers());
+            }
+        });
         request
     }
 

@@ -19,14 +19,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::h1::Connection;
+use super::h2_peer::PeerLimits;
 use super::h2_pool::{ConnectionId, H2Connections, Stream};
-use super::request_body::RequestBody;
+use super::response_clock::ResponseClock;
+use super::timed_body::TimedBody;
 
 /// A connection that has been idle for this long may have been cut off by a nap of its instance
 /// that nobody has noticed.
 const STALE: Duration = Duration::from_secs(1);
 
-pub(super) type Sender = http1::SendRequest<RequestBody>;
+pub(super) type Sender = http1::SendRequest<TimedBody>;
 
 /// An idle connection that was taken, and how long it was idle.
 type Taken<T> = Option<(T, Duration)>;
@@ -137,9 +139,15 @@ impl Pool {
         })
     }
 
-    /// A stream of an HTTP/2 connection that can take a request `now`.
-    pub(super) fn take_stream(&self, now: Instant) -> Option<Stream> {
-        self.change(|idle| idle.h2.take(now, self.limits.idle_timeout))
+    /// A stream of an HTTP/2 connection that can take a request `now`, with a body of this clock or
+    /// without one.
+    pub(super) fn take_stream(&self, now: Instant, body: Option<&ResponseClock>) -> Option<Stream> {
+        self.change(|idle| idle.h2.take(now, self.limits.idle_timeout, body))
+    }
+
+    /// The limits of an HTTP/2 connection whose instance has not said them yet.
+    pub(super) fn unsettled(&self) -> Option<PeerLimits> {
+        self.lock().h2.unsettled()
     }
 
     /// Keeps a connection for the next request, if there is room and it may be used again.
@@ -165,8 +173,12 @@ impl Pool {
     }
 
     /// Keeps a new HTTP/2 connection, and takes a stream of it.
-    pub(super) fn add_h2(&self, sender: http2::SendRequest<RequestBody>) -> Stream {
-        self.change(|idle| idle.h2.add(sender, Instant::now()))
+    pub(super) fn add_h2(
+        &self,
+        made: (http2::SendRequest<TimedBody>, PeerLimits),
+        body: Option<&ResponseClock>,
+    ) -> Stream {
+        self.change(|idle| idle.h2.add(made, Instant::now(), body))
     }
 
     /// A stream of an HTTP/2 connection has ended.

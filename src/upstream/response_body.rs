@@ -1,10 +1,11 @@
 //! An instance's response body on its way to a client.
 //!
 //! Guarantees: a response's connection goes back to its pool only after a clean end; a body whose
-//! epoch is cut ends with an error that says so.
+//! epoch is cut, or whose instance falls silent for too long, ends with an error that says so.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -12,12 +13,18 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio_util::sync::CancellationToken;
 
 use super::h1_body::{BrokenBody, H1Body};
+use super::read_timeout::ReadTimeout;
 use super::return_to::ReturnTo;
 use super::trailers::{TrailerRules, without_unsafe_trailers};
 
 /// An instance's response body on its way to a client.
 #[derive(Debug)]
-pub struct UpstreamBody(Inner, TrailerRules);
+pub struct UpstreamBody {
+    inner: Inner,
+    trailer_rules: TrailerRules,
+    /// The longest silence that it may have.
+    silence: Option<Box<ReadTimeout>>,
+}
 
 #[derive(Debug)]
 enum Inner {
@@ -47,28 +54,45 @@ pub enum ResponseError {
     /// The instance's epoch has ended.
     #[error("the instance went to sleep before its response's end")]
     Severed,
+    /// Nothing more came for `upstream.read_timeout`.
+    #[error("the instance fell silent before its response's end")]
+    Silent,
 }
 
 // === impl UpstreamBody ===
 
 impl UpstreamBody {
     pub(super) fn new(inner: Incoming, return_to: ReturnTo, cut: CancellationToken) -> Self {
-        let body = PooledBody {
+        Self::of(Inner::Hyper(PooledBody {
             has_ended: inner.is_end_stream(),
             inner,
             return_to: Some(return_to),
             cut,
-        };
-        Self(Inner::Hyper(body), TrailerRules::default())
+        }))
     }
 
     /// Its trailers are to obey these rules.
     pub fn obey(&mut self, rules: TrailerRules) {
-        self.1 = rules;
+        self.trailer_rules = rules;
     }
 
     pub(super) fn of_h1(body: H1Body) -> Self {
-        Self(Inner::H1(body), TrailerRules::default())
+        Self::of(Inner::H1(body))
+    }
+
+    fn of(inner: Inner) -> Self {
+        Self {
+            inner,
+            trailer_rules: TrailerRules::default(),
+            silence: None,
+        }
+    }
+
+    /// The same, which breaks off after a silence of `limit`, if there is a limit.
+    pub(super) fn with_read_timeout(mut self, limit: Option<Duration>) -> Self {
+        let limit = limit.filter(|_| !self.is_end_stream());
+        self.silence = limit.map(|limit| Box::new(ReadTimeout::new(limit)));
+        self
     }
 }
 
@@ -80,25 +104,34 @@ impl Body for UpstreamBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
-        let polled = match &mut self.0 {
+        let me = &mut *self;
+        let polled = match &mut me.inner {
             Inner::Hyper(pooled) => pooled.poll_frame(cx),
             Inner::H1(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(ResponseError::H1))),
         };
-        let clean = |frame| without_unsafe_trailers(frame, &self.1);
+        if let Some(silence) = &mut me.silence {
+            if polled.is_pending() {
+                ready!(silence.poll_over(cx));
+                return Poll::Ready(Some(Err(ResponseError::Silent)));
+            }
+            silence.data_came();
+        }
+        let rules = &me.trailer_rules;
+        let clean = |frame| without_unsafe_trailers(frame, rules);
         polled.map(|frame| frame.map(|frame| frame.map(clean)))
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.inner {
             Inner::Hyper(pooled) => pooled.inner.is_end_stream(),
             Inner::H1(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.inner {
             Inner::Hyper(pooled) => pooled.inner.size_hint(),
             Inner::H1(body) => body.size_hint(),
         }

@@ -1,9 +1,11 @@
 //! Upgraded connections: bytes both ways until either side ends.
 //!
 //! Guarantees: a tunnel ends with its instance's epoch or with the gateway, even before both sides
-//! have switched; it closes the instance's side whenever the client's is gone, so that a vanished
-//! client keeps nobody awake; a half-closed side stays half-closed; its account is right whatever
-//! ended it.
+//! have switched; it closes the instance's side whenever the client's is gone, or takes nothing for
+//! `send_timeout`, so that a vanished client keeps nobody awake; a half-closed side stays
+//! half-closed; its account is right whatever ended it.
+
+use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -11,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::carry::{Carried, EndedBy, carry};
 use crate::client::ClientUpgrade;
+use crate::flow::SendTimeout;
 use crate::wake::Endpoint;
 
 /// The bytes that are on their way at most, in each direction.
@@ -22,7 +25,7 @@ pub async fn tunnel(
     upstream: OnUpgrade,
     carried: &Carried,
     endpoint: &Endpoint,
-    stop: &CancellationToken,
+    (stop, send_timeout): (&CancellationToken, Duration),
 ) {
     let switching = async {
         let failed = |side: EndedBy, error: &dyn std::error::Error| {
@@ -50,6 +53,7 @@ pub async fn tunnel(
         () = stop.cancelled() => return,
     };
     if let Ok((client, instance)) = switched {
+        let client = SendTimeout::new(client, send_timeout);
         let instance = TokioIo::new(instance);
         carry(client, instance, ROOM, carried, endpoint, stop).await;
     }

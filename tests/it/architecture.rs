@@ -16,6 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("descriptors", &[]),
     ("config", &["descriptors"]),
+    ("flow", &["config", "deadline"]),
     ("telemetry", &["config"]),
     ("wake", &["backoff", "config", "descriptors", "telemetry"]),
     ("keep_warm", &["config", "wake"]),
@@ -28,6 +29,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "deadline",
             "descriptors",
+            "flow",
             "telemetry",
             "wake",
         ],
@@ -54,10 +56,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "deadline",
             "descriptors",
             "drain",
+            "flow",
             "telemetry",
         ],
     ),
-    ("admin", &["config", "drain", "telemetry", "wake"]),
+    ("admin", &["config", "drain", "flow", "telemetry", "wake"]),
 ];
 const COMPOSITION: [&str; 2] = ["app", "cli"];
 const CRATES: [&str; 4] = [

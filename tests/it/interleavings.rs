@@ -46,6 +46,7 @@ const fn limits(max_inflight: usize) -> LimitsConfig {
         soft_wait: Duration::from_secs(1),
         max_inflight_per_client: ClientShare::Half,
         max_held_per_client: ClientShare::Half,
+        min_body_rate: None,
     }
 }
 

@@ -54,6 +54,7 @@ mod h2;
 mod ingress;
 mod interleavings;
 mod lifecycle;
+mod limits;
 mod observability;
 mod paths;
 mod programs;

@@ -223,6 +223,7 @@ fn read_limits(s: &mut Section<'_, '_>) -> LimitsConfig {
             &mut limits.max_held_per_client,
             s.word_or_number("max_held_per_client", ClientShare::parse),
         );
+        limits.min_body_rate = s.word_or_number("min_body_rate", ByteSize::parse);
     });
     limits
 }

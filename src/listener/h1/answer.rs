@@ -17,6 +17,7 @@ use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite;
 
 use super::date;
+use crate::flow::{Buffered, ClientBuffers, Place};
 use crate::listener::service::ExtraHeaders;
 use http1::{Audience, BodyEncoder, Final, line, write_response};
 
@@ -51,6 +52,10 @@ pub(super) struct Answer<B> {
     body: B,
     /// Read from it, and not taken yet.
     ahead: VecDeque<Bytes>,
+    /// The client's side of the budget, once something had to be read ahead.
+    held: Option<Buffered>,
+    place: Place,
+    buffers: ClientBuffers,
     /// What followed the last part of it.
     trailers: Option<HeaderMap>,
     /// The client takes them (RFC 9110 §6.5.1).
@@ -77,7 +82,12 @@ pub(super) struct Answer<B> {
 
 impl<B: AnswerBody> Answer<B> {
     /// A response to a request with this audience.
-    pub(super) fn new(response: Response<B>, audience: Audience, wants_trailers: bool) -> Self {
+    pub(super) fn new(
+        response: Response<B>,
+        audience: Audience,
+        wants_trailers: bool,
+        buffers: &ClientBuffers,
+    ) -> Self {
         let (head, body) = response.into_parts();
         let length = match body.is_end_stream() {
             true => Some(0),
@@ -99,6 +109,9 @@ impl<B: AnswerBody> Answer<B> {
         Self {
             body,
             ahead: VecDeque::new(),
+            held: None,
+            place: Place::default(),
+            buffers: buffers.clone(),
             trailers: None,
             wants_trailers,
             failure: None,
@@ -168,7 +181,10 @@ impl<B: AnswerBody> Answer<B> {
         let behind = |this: &Self| !(this.data.is_empty() && this.tail.is_empty());
         while !self.over && !behind(self) && self.out.len() < FULL {
             let data = match self.ahead.pop_front() {
-                Some(data) => Some(data),
+                Some(data) => {
+                    self.let_go(data.len());
+                    Some(data)
+                }
                 None if self.ended => None,
                 None => match self.poll_data(cx) {
                     Poll::Pending => return Ok(Poll::Pending),
@@ -190,13 +206,35 @@ impl<B: AnswerBody> Answer<B> {
         Ok(Poll::Ready(()))
     }
 
+    /// Reads what there is beyond what is being written, as far as the budget of bytes in memory
+    /// lets this client. What is being written does not count: everybody moves a little.
     fn read_ahead(&mut self, cx: &mut Context<'_>) {
-        let ahead = |this: &Self| this.ahead.iter().map(Bytes::len).sum::<usize>();
-        while !self.over && !self.ended && ahead(self) < AHEAD {
-            match self.poll_data(cx) {
-                Poll::Pending => break,
-                Poll::Ready(data) => self.ahead.extend(data),
+        while !self.over && !self.ended && self.held_bytes() < AHEAD {
+            if self.buffers.poll_room(&mut self.place, cx).is_pending() {
+                break;
             }
+            let Poll::Ready(data) = self.poll_data(cx) else {
+                break;
+            };
+            let Some(data) = data else {
+                continue;
+            };
+            match &mut self.held {
+                Some(held) => held.grow(data.len()),
+                None => self.held = Some(self.buffers.hold(data.len())),
+            }
+            self.ahead.push_back(data);
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.held.as_ref().map_or(0, Buffered::bytes)
+    }
+
+    /// So many bytes that were read ahead are being written, or have been.
+    fn let_go(&mut self, bytes: usize) {
+        if let Some(held) = &mut self.held {
+            held.shrink(bytes);
         }
     }
 
@@ -297,6 +335,7 @@ impl<B: AnswerBody> Answer<B> {
         let of_tail = count.min(self.tail.len());
         self.tail = self.tail.get(of_tail..).unwrap_or_default();
         count -= of_tail;
+        self.let_go(count);
         while count > 0
             && let Some(next) = self.ahead.front_mut()
         {

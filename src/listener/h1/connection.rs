@@ -1,9 +1,10 @@
 //! One connection, from one request to the next.
 //!
-//! Guarantees: a head has its deadline, which an idle connection has, too; a client that leaves is
-//! noticed while its request is answered, and what answers it dropped; requests that come before
-//! their predecessor's answer wait, in a bounded buffer; a drain lets an idle connection ask once
-//! more; a connection that ends after an answer does not take the answer with it.
+//! Guarantees: an idle connection has a deadline, and a head has its own, from its first byte to its
+//! last; a client that leaves is noticed while its request is answered, and what answers it dropped;
+//! requests that come before their predecessor's answer wait, in a bounded buffer; a drain lets an
+//! idle connection ask once more; a connection that ends after an answer does not take the answer
+//! with it.
 
 use std::future::poll_fn;
 use std::io;
@@ -26,6 +27,7 @@ use crate::drain::Drain;
 use crate::listener::informational::Interim;
 use crate::listener::peek::PeekStream;
 use crate::listener::service::{Downstream, Service};
+use crate::listener::settings::ConnectionLimits;
 use http1::Audience;
 
 /// How long the rest of a body is waited for once its request has been answered, and how long a
@@ -43,14 +45,17 @@ struct Connection<I> {
     /// The deadline of the next head; made when a head is first waited for.
     deadline: Option<Deadline>,
     waiting: Waiting,
+    own: ConnectionLimits,
 }
 
 /// How a head is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waiting {
     Not,
-    /// Until `header_timeout` after the wait began; no byte of the head resets it.
-    Usually,
+    /// Until the idle timeout after the wait began.
+    Idle,
+    /// A head has begun: until `header_timeout` after its first byte; no other resets it.
+    Head,
     /// A drain has begun: until `drain_idle_timeout` after it was noticed, or `header_timeout` if
     /// that is shorter.
     DrainGrace,
@@ -62,6 +67,7 @@ pub(in crate::listener) async fn serve<S: Service, I>(
     from: Downstream,
     service: S,
     config: &ServerConfig,
+    own: ConnectionLimits,
     drain: &Drain,
 ) -> io::Result<()>
 where
@@ -79,6 +85,7 @@ where
         interim,
         deadline: None,
         waiting: Waiting::Not,
+        own,
     };
     loop {
         let mut head = None;
@@ -91,6 +98,11 @@ where
             return Ok(());
         };
         let mut exchange = Exchange::begin(&mut head, &connection.input);
+        if head.request.body().is_some() {
+            // Whoever sends the body on counts what it keeps of it.
+            let buffers = connection.own.buffers.clone();
+            head.request.extensions_mut().insert(buffers);
+        }
         let (is_head, version) = (
             *head.request.method() == Method::HEAD,
             head.request.version(),
@@ -124,7 +136,12 @@ where
             is_head,
             is_last: exchange.answer(&connection.input) || drain.has_begun() && !is_switch,
         };
-        let mut answer = Answer::new(response, audience, exchange.wants_trailers);
+        let mut answer = Answer::new(
+            response,
+            audience,
+            exchange.wants_trailers,
+            &connection.own.buffers,
+        );
         poll_fn(|cx| connection.poll_answer(&mut answer, &mut exchange, cx)).await?;
         if is_switch {
             connection.hand_over(exchange);
@@ -162,12 +179,16 @@ impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<I> {
         drain: &Drain,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
+        let has_begun = !self.input.is_empty();
         let (waiting, time_limit) = match (drain.has_begun(), self.waiting) {
-            (true, Waiting::Not | Waiting::Usually) => {
+            (true, Waiting::Not | Waiting::Idle | Waiting::Head) => {
                 let time_limit = config.drain_idle_timeout.min(config.header_timeout);
                 (Waiting::DrainGrace, Some(time_limit))
             }
-            (false, Waiting::Not) => (Waiting::Usually, Some(config.header_timeout)),
+            (false, Waiting::Not | Waiting::Idle) if has_begun => {
+                (Waiting::Head, Some(config.header_timeout))
+            }
+            (false, Waiting::Not) => (Waiting::Idle, Some(self.own.idle_timeout)),
             (_, waiting) => (waiting, None),
         };
         self.waiting = waiting;
@@ -182,8 +203,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<I> {
             ready!(deadline.poll_over(cx));
         }
         Poll::Ready(match waiting {
-            Waiting::DrainGrace => Ok(()),
-            Waiting::Not | Waiting::Usually => Err(io::ErrorKind::TimedOut.into()),
+            Waiting::DrainGrace | Waiting::Idle => Ok(()),
+            Waiting::Not | Waiting::Head => Err(io::ErrorKind::TimedOut.into()),
         })
     }
 

@@ -1,19 +1,29 @@
 //! Our own side of HTTP/1.1 beside hyper's.
 
 use std::collections::VecDeque;
-use std::sync::Mutex;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use ::http::header::{CONNECTION, CONTENT_LENGTH, ETAG};
-use ::http::{HeaderName, HeaderValue, Method, StatusCode};
+use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Collected, Empty, Full, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
+use super::super::h2::{unless_empty, with_extra_headers};
+use super::super::settings::ConnectionLimits;
 use super::*;
+use crate::client::ClientBody;
+use crate::flow::BufferBudget;
+use crate::listener::service::ExtraHeaders;
 
 /// Ends every head and body, so that what was written can be cut into them.
 const END: &str = "\r\n\r\n";
@@ -140,6 +150,15 @@ impl Service for Scripted {
     async fn proxy_tcp(&self, _connection: super::super::RawConnection) {}
 }
 
+/// The limits of a connection that has a whole budget to itself.
+fn limits() -> ConnectionLimits {
+    let client = std::net::Ipv4Addr::LOCALHOST.into();
+    ConnectionLimits {
+        idle_timeout: ServerConfig::default().idle_timeout,
+        buffers: BufferBudget::new(1024 * 1024 * 1024).of(client),
+    }
+}
+
 fn from() -> Downstream {
     Downstream {
         client: ([127, 0, 0, 1], 1).into(),
@@ -188,7 +207,7 @@ async fn served(
     let serving = async {
         // How it ends is seen by the client.
         match own {
-            true => drop(serve_h1(far, from, service.clone(), &config, &drain).await),
+            true => drop(serve_h1(far, from, service.clone(), &config, limits(), &drain).await),
             false => drop(serve_by_hyper(far, from, service.clone()).await),
         }
     };
@@ -318,18 +337,18 @@ async fn a_body_that_is_not_as_long_as_its_head_says_ends_the_connection() {
 
 #[tokio::test(start_paused = true)]
 async fn a_head_that_does_not_come_ends_the_connection_at_its_deadline() {
-    for begun in [
-        &b""[..],
-        b"GET / HTTP/1.1\r\nhost",
-        b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+    let config = ServerConfig::default();
+    let (head, idle) = (config.header_timeout, config.idle_timeout);
+    for (begun, limit) in [
+        (&b""[..], idle),
+        (b"GET / HTTP/1.1\r\nhost", head),
+        (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", idle),
+        (b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET", head),
     ] {
         let began = tokio::time::Instant::now();
         let (received, requests) = served(&[begun], &[], 100_000, true).await;
         assert_eq!(received.is_empty(), requests.is_empty(), "{received}");
-        let (limit, slack) = (
-            ServerConfig::default().header_timeout,
-            Duration::from_millis(10),
-        );
+        let slack = Duration::from_millis(10);
         let took = began.elapsed();
         assert!((limit..limit + slack).contains(&took), "{took:?}");
     }
@@ -344,7 +363,7 @@ async fn a_client_that_does_not_read_is_read_ahead_of_to_the_limit() {
     let (config, drain) = (ServerConfig::default(), Drain::default());
     let request = b"GET / HTTP/1.1\r\nhost: a.b\r\n\r\n";
     near.write_all(request).await.unwrap();
-    let serving = serve_h1(far, from(), service, &config, &drain);
+    let serving = serve_h1(far, from(), service, &config, limits(), &drain);
     let served = tokio::time::timeout(Duration::from_secs(1), serving).await;
     assert!(served.is_err(), "it waits for its client");
     let read = count.load(Ordering::Relaxed) * length;

@@ -1,0 +1,349 @@
+//! What an HTTP/2 connection has in memory, and whether it moves.
+//!
+//! Guarantees: no more than [`PIECE`] bytes of a response are handed to the library at once, and
+//! the end of a response only when no more than that waits; a stream of which nothing goes for the
+//! whole limit, although others get their turns, is known to be stalled; every byte is in the
+//! gateway's budget until it has been written.
+
+use std::fmt;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use ::http::HeaderMap;
+use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use crate::deadline::Deadline;
+use crate::flow::{Buffered, ClientBuffers, Place};
+
+/// The most of a response that is handed to the library at once: the largest frame that every
+/// client takes (RFC 9113 §4.2).
+const PIECE: usize = 16 * 1024;
+/// What a connection may have in memory even while its client has its share: so that each moves.
+const FREE: usize = 16 * 1024;
+
+/// The state of one connection that its streams share.
+#[derive(Debug)]
+pub(super) struct ConnectionFlow {
+    began: Instant,
+    send_timeout: Duration,
+    buffers: ClientBuffers,
+    /// Bytes of responses that wait to be written.
+    waiting: AtomicUsize,
+    /// Bytes of responses that were written so far.
+    sent: AtomicU64,
+    /// Streams of which something waits.
+    busy: AtomicUsize,
+    /// The last time when the socket took nothing, in nanoseconds after `began`.
+    blocked: AtomicU64,
+}
+
+/// The state of one response.
+#[derive(Debug)]
+pub(super) struct StreamFlow {
+    connection: Arc<ConnectionFlow>,
+    /// Bytes that wait to be written.
+    waiting: AtomicUsize,
+    /// The last time when something of it was written, or began to wait.
+    moved: AtomicU64,
+    /// What the connection had sent by then.
+    sent_then: AtomicU64,
+    /// The task that reads the body, while it waits for bytes to go.
+    reader: AtomicWaker,
+}
+
+/// Some bytes of a response on their way to the socket.
+pub(super) struct Piece {
+    bytes: Bytes,
+    held: Buffered,
+    stream: Arc<StreamFlow>,
+}
+
+/// A response's body that is read only as fast as its client takes it.
+pub(super) struct PacedBody<B, G> {
+    inner: B,
+    stream: Arc<StreamFlow>,
+    /// What was read and not handed out, with its part of the budget.
+    rest: Option<(Bytes, Buffered)>,
+    trailers: Option<HeaderMap>,
+    has_ended: bool,
+    place: Place,
+    /// The request counts as one of its connection's for as long as its body lives.
+    _request: G,
+}
+
+// === impl ConnectionFlow ===
+
+impl ConnectionFlow {
+    pub(super) fn new(send_timeout: Duration, buffers: ClientBuffers) -> Self {
+        Self {
+            began: Instant::now(),
+            send_timeout,
+            buffers,
+            waiting: AtomicUsize::new(0),
+            sent: AtomicU64::new(0),
+            busy: AtomicUsize::new(0),
+            blocked: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn buffers(&self) -> &ClientBuffers {
+        &self.buffers
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// The socket takes nothing at the moment.
+    pub(super) fn note_blocked(&self) {
+        self.blocked.store(self.now(), Ordering::Relaxed);
+    }
+}
+
+// === impl StreamFlow ===
+
+impl StreamFlow {
+    pub(super) fn new(connection: &Arc<ConnectionFlow>) -> Self {
+        Self {
+            connection: Arc::clone(connection),
+            waiting: AtomicUsize::new(0),
+            moved: AtomicU64::new(0),
+            sent_then: AtomicU64::new(0),
+            reader: AtomicWaker::new(),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    fn note_moved(&self) {
+        let connection = &self.connection;
+        self.moved.store(connection.now(), Ordering::Relaxed);
+        let sent = connection.sent.load(Ordering::Relaxed);
+        self.sent_then.store(sent, Ordering::Relaxed);
+    }
+
+    fn begin_to_wait(&self, bytes: usize) {
+        if self.waiting() == 0 {
+            self.note_moved();
+        }
+        if bytes > 0 && self.waiting.fetch_add(bytes, Ordering::AcqRel) == 0 {
+            self.connection.busy.fetch_add(1, Ordering::Relaxed);
+        }
+        self.connection.waiting.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn wait_no_longer(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.connection.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        let before = self.waiting.fetch_sub(bytes, Ordering::AcqRel);
+        if before == bytes {
+            self.connection.busy.fetch_sub(1, Ordering::Relaxed);
+        }
+        if before - bytes <= PIECE {
+            self.reader.wake();
+        }
+    }
+
+    fn note_sent(&self, bytes: usize) {
+        let sent = &self.connection.sent;
+        sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.note_moved();
+        self.wait_no_longer(bytes);
+    }
+
+    /// The time when it is stalled unless something of it goes; `None` while nothing waits.
+    fn due(&self) -> Option<Instant> {
+        let connection = &self.connection;
+        let moved = Duration::from_nanos(self.moved.load(Ordering::Relaxed));
+        (self.waiting() > 0).then(|| connection.began + moved + connection.send_timeout)
+    }
+
+    /// Whether it is the client that keeps it from moving. A stream that moves slowly because the
+    /// socket is slow has to wait for its turn among the others; it has missed its turn when they
+    /// have had two each.
+    fn is_held_back(&self) -> bool {
+        let connection = &self.connection;
+        let was_blocked =
+            connection.blocked.load(Ordering::Relaxed) > self.moved.load(Ordering::Relaxed);
+        let sent = connection.sent.load(Ordering::Relaxed);
+        let since = sent.saturating_sub(self.sent_then.load(Ordering::Relaxed));
+        let turns = 2 * (PIECE * connection.busy.load(Ordering::Relaxed).max(1)) as u64;
+        !was_blocked || since >= turns
+    }
+
+    /// Runs the task that answers the request; drops it when its response is stalled, which resets
+    /// the stream.
+    pub(super) async fn watch<F: Future>(self: Arc<Self>, task: F) -> Option<F::Output> {
+        let (mut task, mut deadline) = (pin!(task), None::<Deadline>);
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(output) = task.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            loop {
+                let Some(due) = self.due() else {
+                    return Poll::Pending;
+                };
+                let deadline = deadline.get_or_insert_with(|| Deadline::new(due));
+                deadline.set(due);
+                ready!(deadline.poll_over(cx));
+                if self.is_held_back() {
+                    tracing::debug!("a client takes nothing of a response");
+                    return Poll::Ready(None);
+                }
+                // Its turn has still to come.
+                let moved = &self.moved;
+                moved.store(self.connection.now(), Ordering::Relaxed);
+            }
+        })
+        .await
+    }
+}
+
+// === impl Piece ===
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        self.stream.note_sent(count);
+        self.held.shrink(count);
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.stream.wait_no_longer(self.bytes.len());
+    }
+}
+
+impl fmt::Debug for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Piece({} bytes)", self.bytes.len())
+    }
+}
+
+// === impl PacedBody ===
+
+impl<B: Body<Data = Bytes> + Unpin, G> PacedBody<B, G> {
+    /// A body of a stream; `request` lives as long as it.
+    pub(super) fn new(inner: B, stream: Arc<StreamFlow>, request: G) -> Self {
+        Self {
+            has_ended: inner.is_end_stream(),
+            inner,
+            stream,
+            rest: None,
+            trailers: None,
+            place: Place::default(),
+            _request: request,
+        }
+    }
+
+    fn next_piece(&mut self) -> Option<Piece> {
+        let (bytes, held) = self.rest.as_mut()?;
+        let count = bytes.len().min(PIECE);
+        let piece = Piece {
+            bytes: bytes.split_to(count),
+            held: held.split(count),
+            stream: Arc::clone(&self.stream),
+        };
+        if bytes.is_empty() {
+            self.rest = None;
+        }
+        self.stream.begin_to_wait(count);
+        Some(piece)
+    }
+
+    /// Waits until no more than a piece waits to be written.
+    fn poll_nearly_sent(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.stream.waiting() <= PIECE {
+            return Poll::Ready(());
+        }
+        self.stream.reader.register(cx.waker());
+        match self.stream.waiting() <= PIECE {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin, G: Unpin> Body for PacedBody<B, G> {
+    type Data = Piece;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
+        let me = &mut *self;
+        loop {
+            if let Some(piece) = me.next_piece() {
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            if me.has_ended || me.trailers.is_some() {
+                ready!(me.poll_nearly_sent(cx));
+                let trailers = me.trailers.take().map(Frame::trailers);
+                return Poll::Ready(trailers.map(Ok));
+            }
+            let connection = &me.stream.connection;
+            if connection.waiting.load(Ordering::Relaxed) >= FREE {
+                ready!(connection.buffers.poll_room(&mut me.place, cx));
+            }
+            let Some(frame) = ready!(Pin::new(&mut me.inner).poll_frame(cx)).transpose()? else {
+                me.has_ended = true;
+                continue;
+            };
+            match frame.into_data() {
+                Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) => {
+                    let held = me.stream.connection.buffers.hold(bytes.len());
+                    me.rest = Some((bytes, held));
+                    me.has_ended = me.inner.is_end_stream();
+                }
+                Err(frame) => {
+                    me.trailers = frame.into_trailers().ok();
+                    me.has_ended = true;
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let is_read = self.has_ended && self.rest.is_none() && self.trailers.is_none();
+        is_read && self.stream.waiting() <= PIECE
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.as_ref().map_or(0, |(bytes, _)| bytes.len()) as u64;
+        let inner = self.inner.size_hint();
+        match inner.exact() {
+            Some(exact) => SizeHint::with_exact(exact + rest),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+impl<B, G> fmt::Debug for PacedBody<B, G> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PacedBody({:?})", self.stream)
+    }
+}
+
+#[cfg(test)]
+mod tests;

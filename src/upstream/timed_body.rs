@@ -1,0 +1,199 @@
+//! A request's body in the hands of the library that sends it.
+//!
+//! Guarantees: it keeps its exchange's clock; each byte of it is in its client's budget until it has
+//! been written, and beyond the client's share nothing more is taken from it.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use hyper::body::{Body, Frame, SizeHint};
+
+use super::request_body::{BodyError, RequestBody};
+use super::response_clock::ResponseClock;
+use crate::flow::{Buffered, ClientBuffers, Place};
+
+/// What may wait of each body in any case, so that each moves.
+const FREE: usize = 16 * 1024;
+
+/// A request's body that keeps its exchange's clock.
+#[derive(Debug)]
+pub(super) struct TimedBody {
+    inner: RequestBody,
+    /// `None` of a request without a body.
+    kept: Option<Box<Kept>>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    clock: ResponseClock,
+    buffers: Option<ClientBuffers>,
+    place: Place,
+    /// Bytes that the library has.
+    waiting: Arc<AtomicUsize>,
+}
+
+/// A part of a body that waits to be written.
+pub(super) struct Part {
+    bytes: Bytes,
+    held: Option<(Buffered, Arc<AtomicUsize>)>,
+}
+
+// === impl TimedBody ===
+
+impl TimedBody {
+    /// A body that keeps this clock, and counts to its client's budget where the client has one.
+    pub(super) fn new(
+        inner: RequestBody,
+        clock: &ResponseClock,
+        buffers: Option<ClientBuffers>,
+    ) -> Self {
+        let kept = (!inner.is_nothing()).then(|| {
+            Box::new(Kept {
+                clock: clock.clone(),
+                buffers,
+                place: Place::default(),
+                waiting: Arc::default(),
+            })
+        });
+        Self { inner, kept }
+    }
+
+    pub(super) fn into_inner(self) -> RequestBody {
+        self.inner
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &self.buffers {
+            Some(buffers) if self.waiting.load(Ordering::Acquire) >= FREE => {
+                buffers.poll_room(&mut self.place, cx)
+            }
+            Some(_) | None => Poll::Ready(()),
+        }
+    }
+
+    fn part(&self, bytes: Bytes) -> Part {
+        let held = self.buffers.as_ref().map(|buffers| {
+            self.waiting.fetch_add(bytes.len(), Ordering::AcqRel);
+            (buffers.hold(bytes.len()), Arc::clone(&self.waiting))
+        });
+        Part { bytes, held }
+    }
+}
+
+impl Body for TimedBody {
+    type Data = Part;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Part>, BodyError>>> {
+        let me = &mut *self;
+        let Some(kept) = &mut me.kept else {
+            return Poll::Ready(None);
+        };
+        if kept.poll_room(cx).is_pending() {
+            kept.clock.stop();
+            return Poll::Pending;
+        }
+        let polled = Pin::new(&mut me.inner).poll_frame(cx);
+        let is_part = matches!(polled, Poll::Ready(Some(Ok(_))));
+        kept.clock.set_sending(is_part && !me.inner.is_end_stream());
+        match polled.is_pending() {
+            true => kept.clock.stop(),
+            false => kept.clock.restart(),
+        }
+        polled.map_ok(|frame| frame.map_data(|bytes| kept.part(bytes)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    fn note_gone(&mut self, count: usize) {
+        if let Some((held, waiting)) = &mut self.held {
+            held.shrink(count);
+            waiting.fetch_sub(count, Ordering::AcqRel);
+        }
+    }
+}
+
+impl Buf for Part {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        self.note_gone(count);
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.note_gone(self.bytes.len());
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Part({} bytes)", self.bytes.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::flow::BufferBudget;
+
+    #[tokio::test]
+    async fn each_part_is_counted_until_it_is_written_and_beyond_the_share_nothing_more_is_taken() {
+        let budget = BufferBudget::new(1 << 20);
+        let buffers = budget.of(Ipv4Addr::LOCALHOST.into());
+        let mut kept = Kept {
+            clock: ResponseClock::new(),
+            buffers: Some(buffers.clone()),
+            place: Place::default(),
+            waiting: Arc::default(),
+        };
+        let others = buffers.hold(1 << 20);
+        // A little goes in any case.
+        let mut part = kept.part(Bytes::from(vec![0; FREE]));
+        assert_eq!(budget.used(), (1 << 20) + FREE);
+        let polled = poll_fn(|cx| Poll::Ready(kept.poll_room(cx))).await;
+        assert!(polled.is_pending());
+        part.advance(FREE - 1);
+        assert_eq!(budget.used(), (1 << 20) + 1);
+        assert!(
+            poll_fn(|cx| Poll::Ready(kept.poll_room(cx)))
+                .await
+                .is_ready()
+        );
+        drop((others, part));
+        assert_eq!(budget.used(), 0);
+        assert_eq!(kept.waiting.load(Ordering::Relaxed), 0);
+    }
+}
