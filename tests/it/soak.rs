@@ -133,7 +133,13 @@ async fn soak(plan: &Plan) {
     }
 
     forgets_all(&gateway).await;
-    let load = gateway.load(plan.line.max(Duration::from_secs(2))).await;
+    // What was freed goes back to the system for some seconds, which takes its time.
+    let end = Instant::now() + PATIENCE;
+    let mut load = f64::MAX;
+    while load > plan.idle_load && Instant::now() < end {
+        load = gateway.load(plan.line.max(Duration::from_secs(2))).await;
+        println!("idle: {:.3} %", load * 100.0);
+    }
     let last = town.line(began, gateway.resident(), load, 0);
     println!("{last}  after all was quiet");
 
