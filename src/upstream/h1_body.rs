@@ -12,8 +12,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::h1::{BodyDecoder, ChunkError, Connection, Step};
+use super::h1::Connection;
 use super::pool::Pool;
+use http1::{BodyDecoder, BodyLength, BodyPart, ChunkError};
 
 /// A response's body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -45,16 +46,16 @@ pub(super) struct H1Body {
 
 impl H1Body {
     pub(super) fn new(
-        decoder: BodyDecoder,
+        length: BodyLength,
         connection: Box<Connection>,
         pool: Option<Arc<Pool>>,
     ) -> Self {
         let mut body = Self {
-            decoder,
+            decoder: BodyDecoder::new(length),
             connection: Some(connection),
             pool,
         };
-        if decoder == BodyDecoder::Nothing {
+        if body.decoder.is_over() {
             body.finish();
         }
         body
@@ -76,24 +77,26 @@ impl H1Body {
             let Some(connection) = &mut self.connection else {
                 return Poll::Ready(None);
             };
-            match self.decoder.take(connection.input())? {
-                Step::Frame(frame) => {
-                    if self.decoder == BodyDecoder::Nothing {
-                        self.finish();
-                    }
-                    return Poll::Ready(Some(Ok(frame)));
-                }
-                Step::Over => {
+            let frame = match self.decoder.take(connection.input())? {
+                BodyPart::Data(data) => Some(Frame::data(data)),
+                BodyPart::Trailers(fields) => Some(Frame::trailers(fields)),
+                BodyPart::End => {
                     self.finish();
                     return Poll::Ready(None);
                 }
-                Step::More => {}
+                BodyPart::More => None,
+            };
+            if let Some(frame) = frame {
+                if self.decoder.is_over() {
+                    self.finish();
+                }
+                return Poll::Ready(Some(Ok(frame)));
             }
             let Some(more) = ready!(connection.poll_more(self.decoder.useful(), cx)) else {
                 return Poll::Ready(Some(Err(BrokenBody::Severed)));
             };
             match more? {
-                0 if self.decoder == BodyDecoder::UntilClose => {
+                0 if self.decoder.ends_with_connection() => {
                     self.connection = None;
                     return Poll::Ready(None);
                 }
@@ -120,15 +123,12 @@ impl Body for H1Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.decoder == BodyDecoder::Nothing
+        self.decoder.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match self.decoder {
-            BodyDecoder::Nothing => SizeHint::with_exact(0),
-            BodyDecoder::Length(left) => SizeHint::with_exact(left),
-            BodyDecoder::Chunked(_) | BodyDecoder::UntilClose => SizeHint::default(),
-        }
+        let exact = self.decoder.exact();
+        exact.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 

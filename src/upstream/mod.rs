@@ -38,14 +38,13 @@ pub use carry::{Carried, EndedBy, carry};
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
 pub use forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
-pub use h1::ChunkError;
 pub use h1_body::BrokenBody;
 pub use headers::{
     ForwardedFor, edit, is_upgrade, prepare_interim, prepare_request, prepare_response,
     remove_aliases, upgrade_token,
 };
 pub use hop::Hop;
-pub use http1::InterimSink;
+pub use http1::{ChunkError, InterimSink};
 pub use leased_stream::LeasedStream;
 pub use outgoing::Outgoing;
 pub use proxy_protocol::ProxyHeader;

@@ -14,10 +14,9 @@ use http::request::Parts;
 use http::{Method, Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 
-use super::framing::BodyDecoder;
 use crate::upstream::fields::{Field, Fields, tokens};
 use crate::upstream::forwarded::ForwardedHeaders;
-use http1::{Copied, digits, line};
+use http1::{BodyLength, Copied, digits, line};
 
 /// Fields of a response, and bytes of its head.
 const MOST_FIELDS: usize = 100;
@@ -49,7 +48,7 @@ pub(in crate::upstream) enum HeadError {
 #[derive(Debug)]
 pub(in crate::upstream) struct Head {
     pub(in crate::upstream) response: Response<()>,
-    pub(in crate::upstream) body: BodyDecoder,
+    pub(in crate::upstream) body: BodyLength,
     /// Whether the connection takes another request afterwards.
     pub(in crate::upstream) keep_alive: bool,
 }
@@ -124,7 +123,7 @@ pub(in crate::upstream) fn read(
     let body = body_of(method, status, version, &headers, fields)?;
     let keep_alive = keeps_alive(version, &headers, fields)
         && status != StatusCode::SWITCHING_PROTOCOLS
-        && body != BodyDecoder::UntilClose;
+        && body != BodyLength::UntilClose;
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -158,11 +157,11 @@ fn body_of(
     version: Version,
     headers: &HeaderMap,
     fields: Fields,
-) -> Result<BodyDecoder, HeadError> {
+) -> Result<BodyLength, HeadError> {
     let without = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if without || *method == Method::HEAD {
-        return Ok(BodyDecoder::Nothing);
+        return Ok(BodyLength::Nothing);
     }
     if fields.has(Field::TransferEncoding)
         && let Some(last) = headers.get_all(TRANSFER_ENCODING).iter().next_back()
@@ -171,8 +170,8 @@ fn body_of(
         let chunked = last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"));
         return match (version, chunked) {
             (Version::HTTP_10, _) => Err(HeadError::Coding),
-            (_, true) => Ok(BodyDecoder::chunked()),
-            (_, false) => Ok(BodyDecoder::UntilClose),
+            (_, true) => Ok(BodyLength::Chunked),
+            (_, false) => Ok(BodyLength::UntilClose),
         };
     }
     let mut length = None;
@@ -185,9 +184,9 @@ fn body_of(
         }
     }
     Ok(match length {
-        Some(0) => BodyDecoder::Nothing,
-        Some(length) => BodyDecoder::Length(length),
-        None => BodyDecoder::UntilClose,
+        Some(0) => BodyLength::Nothing,
+        Some(length) => BodyLength::Length(length),
+        None => BodyLength::UntilClose,
     })
 }
 
@@ -229,7 +228,7 @@ mod tests {
         assert_eq!(out, b"POST / HTTP/1.1\r\ncontent-length: 0\r\n\r\n");
     }
 
-    fn reading(text: &str, method: &Method) -> Result<Option<(u16, BodyDecoder, bool)>, HeadError> {
+    fn reading(text: &str, method: &Method) -> Result<Option<(u16, BodyLength, bool)>, HeadError> {
         let mut input = BytesMut::from(text);
         let head = read(&mut input, method)?;
         Ok(head.map(|head| (head.response.status().as_u16(), head.body, head.keep_alive)))
@@ -237,19 +236,19 @@ mod tests {
 
     #[test]
     fn a_body_is_as_long_as_its_head_says_and_in_one_way_only() {
-        let chunked = BodyDecoder::chunked;
+        let chunked = || BodyLength::Chunked;
         for (text, expected) in [
             (
                 "200 OK\r\ncontent-length: 5",
-                Ok((BodyDecoder::Length(5), true)),
+                Ok((BodyLength::Length(5), true)),
             ),
             (
                 "200 OK\r\ncontent-length: 5, 5\r\ncontent-length: 5",
-                Ok((BodyDecoder::Length(5), true)),
+                Ok((BodyLength::Length(5), true)),
             ),
             (
                 "200 OK\r\ncontent-length: 0",
-                Ok((BodyDecoder::Nothing, true)),
+                Ok((BodyLength::Nothing, true)),
             ),
             (
                 "200 OK\r\ntransfer-encoding: chunked",
@@ -261,7 +260,7 @@ mod tests {
             ),
             (
                 "200 OK\r\ntransfer-encoding: chunked, gzip",
-                Ok((BodyDecoder::UntilClose, false)),
+                Ok((BodyLength::UntilClose, false)),
             ),
             (
                 "200 OK\r\ntransfer-encoding: chunked\r\ncontent-length: 5",
@@ -269,24 +268,24 @@ mod tests {
             ),
             (
                 "200 OK\r\nconnection: close\r\ncontent-length: 5",
-                Ok((BodyDecoder::Length(5), false)),
+                Ok((BodyLength::Length(5), false)),
             ),
             (
                 "200 OK\r\nconnection: x, Close\r\ncontent-length: 5",
-                Ok((BodyDecoder::Length(5), false)),
+                Ok((BodyLength::Length(5), false)),
             ),
-            ("200 OK", Ok((BodyDecoder::UntilClose, false))),
+            ("200 OK", Ok((BodyLength::UntilClose, false))),
             (
                 "204 No Content\r\ncontent-length: 5",
-                Ok((BodyDecoder::Nothing, true)),
+                Ok((BodyLength::Nothing, true)),
             ),
             (
                 "304 Not Modified\r\ncontent-length: 5",
-                Ok((BodyDecoder::Nothing, true)),
+                Ok((BodyLength::Nothing, true)),
             ),
             (
                 "101 Switching Protocols\r\nupgrade: x",
-                Ok((BodyDecoder::Nothing, false)),
+                Ok((BodyLength::Nothing, false)),
             ),
             (
                 "200 OK\r\ncontent-length: 5\r\ncontent-length: 6",
@@ -307,10 +306,10 @@ mod tests {
         let one = |fields| reading(&format!("HTTP/1.0 200 OK\r\n{fields}\r\n"), &Method::GET);
         assert_eq!(
             one("content-length: 1\r\n"),
-            Ok(Some((200, BodyDecoder::Length(1), false)))
+            Ok(Some((200, BodyLength::Length(1), false)))
         );
         let kept = one("content-length: 1\r\nconnection: keep-alive\r\n");
-        assert_eq!(kept, Ok(Some((200, BodyDecoder::Length(1), true))));
+        assert_eq!(kept, Ok(Some((200, BodyLength::Length(1), true))));
         assert_eq!(
             one("transfer-encoding: chunked\r\n"),
             Err(HeadError::Coding)
@@ -319,7 +318,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n",
             &Method::HEAD,
         );
-        assert_eq!(head, Ok(Some((200, BodyDecoder::Nothing, true))));
+        assert_eq!(head, Ok(Some((200, BodyLength::Nothing, true))));
     }
 
     #[test]

@@ -7,9 +7,6 @@
 //! (docs/performance.md). An idle connection says at once that the instance has closed it.
 
 mod connection;
-mod framing;
 mod head;
 
 pub(super) use self::connection::{Connection, Failure};
-pub use self::framing::ChunkError;
-pub(super) use self::framing::{BodyDecoder, Step};
