@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Request, Response};
+use http1::InterimSink;
 
 use crate::client::ClientBody;
 use crate::listener::{Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
@@ -34,6 +35,7 @@ impl Service for GatewayService {
         &self,
         request: Request<Option<ClientBody>>,
         (from, cache): &(Downstream, ConnectionCache),
+        interim: &InterimSink,
     ) -> Response<GatewayBody> {
         let covers = |host: &str| from.tls.as_ref().is_none_or(|tls| tls.covers(host));
         let arrival = Arrival {
@@ -42,7 +44,7 @@ impl Service for GatewayService {
             secure: from.tls.is_some(),
             covers: &covers,
             certificate: from.tls.as_ref().and_then(TlsSession::client_certificate),
-            interim: from.interim.as_ref(),
+            interim: Some(interim),
             cache,
         };
         Arc::clone(&self.0).handle(request, &arrival).await

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
 /// The rest of a client's body cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -21,18 +21,21 @@ pub enum ClientBodyError {
     #[error(transparent)]
     Malformed(#[from] http1::ChunkError),
     /// An HTTP/2 stream broke.
-    #[error(transparent)]
-    Http2(#[from] hyper::Error),
+    #[error("the stream broke: {0}")]
+    Http2(#[source] h2::Error),
+    /// Its trailers are larger than a head may be.
+    #[error("the trailers are too large")]
+    LargeTrailers,
 }
 
 /// The body of a client's request.
 #[derive(Debug)]
 pub struct ClientBody(Source);
 
-#[derive(Debug)]
 enum Source {
     Fed(FedBody),
-    Http2(Incoming),
+    /// One that a connection lets others read: an HTTP/2 stream's.
+    Read(Pin<Box<dyn Body<Data = Bytes, Error = ClientBodyError> + Send + Sync>>),
 }
 
 /// The reader's end.
@@ -163,9 +166,12 @@ impl fmt::Debug for FedBody {
 // === impl ClientBody ===
 
 impl ClientBody {
-    /// The body of an HTTP/2 stream.
-    pub fn http2(body: Incoming) -> Self {
-        Self(Source::Http2(body))
+    /// A body that is read where it comes from: an HTTP/2 stream's.
+    pub fn of<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes, Error = ClientBodyError> + Send + Sync + 'static,
+    {
+        Self(Source::Read(Box::pin(body)))
     }
 }
 
@@ -179,10 +185,7 @@ impl Body for ClientBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
         match &mut self.0 {
             Source::Fed(body) => body.poll_frame(cx),
-            Source::Http2(body) => {
-                let polled = Pin::new(body).poll_frame(cx);
-                polled.map(|frame| frame.map(|frame| frame.map_err(ClientBodyError::Http2)))
-            }
+            Source::Read(body) => body.as_mut().poll_frame(cx),
         }
     }
 
@@ -192,7 +195,7 @@ impl Body for ClientBody {
                 let shared = lock(&body.0);
                 shared.is_over && shared.part.is_none()
             }
-            Source::Http2(body) => body.is_end_stream(),
+            Source::Read(body) => body.is_end_stream(),
         }
     }
 
@@ -201,8 +204,17 @@ impl Body for ClientBody {
             Source::Fed(body) => lock(&body.0)
                 .left
                 .map_or_else(SizeHint::new, SizeHint::with_exact),
-            Source::Http2(body) => body.size_hint(),
+            Source::Read(body) => body.size_hint(),
         }
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fed(_) => "Fed",
+            Self::Read(_) => "Read",
+        })
     }
 }
 

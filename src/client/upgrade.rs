@@ -1,4 +1,4 @@
-//! A client's connection that leaves HTTP.
+//! A client's connection, or stream of HTTP/2, that leaves HTTP.
 //!
 //! Guarantees: the connection is handed over after the response that agrees has been written, with
 //! every byte that the client has sent since its request.
@@ -9,8 +9,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use http::Request;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -27,23 +25,14 @@ pub enum UpgradeError {
     /// It ended, or its response was another.
     #[error("the client's connection did not switch")]
     NotSwitched,
-    /// An HTTP/2 stream did not.
-    #[error(transparent)]
-    Http2(#[from] hyper::Error),
 }
 
-/// What a connection offers to a request that may leave HTTP: an extension of the request.
+/// What a connection, or a stream of HTTP/2, offers to a request that may leave HTTP: an extension of the request.
 #[derive(Clone)]
 pub struct UpgradeOffer(Arc<Mutex<Option<ClientUpgrade>>>);
 
 /// The client's connection, once it has switched.
-#[derive(Debug)]
-pub struct ClientUpgrade(Pending);
-
-enum Pending {
-    Http1(oneshot::Receiver<UpgradedClient>),
-    Http2(OnUpgrade),
-}
+pub struct ClientUpgrade(Option<oneshot::Receiver<UpgradedClient>>);
 
 // === impl UpgradeOffer ===
 
@@ -51,7 +40,7 @@ impl UpgradeOffer {
     /// An offer, and where the connection goes if it is taken up.
     pub fn new() -> (Self, oneshot::Sender<UpgradedClient>) {
         let (sender, receiver) = oneshot::channel();
-        let upgrade = ClientUpgrade(Pending::Http1(receiver));
+        let upgrade = ClientUpgrade(Some(receiver));
         let shared = Arc::new(Mutex::new(Some(upgrade)));
         (Self(shared), sender)
     }
@@ -67,7 +56,7 @@ impl ClientUpgrade {
             let mut offer = offer.0.lock();
             offer.as_mut().ok()?.take()
         });
-        own.unwrap_or_else(|| Self(Pending::Http2(hyper::upgrade::on(request))))
+        own.unwrap_or(Self(None))
     }
 }
 
@@ -75,16 +64,11 @@ impl Future for ClientUpgrade {
     type Output = Result<UpgradedClient, UpgradeError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut self.0 {
-            Pending::Http1(receiver) => {
-                let polled = Pin::new(receiver).poll(cx);
-                polled.map(|stream| stream.map_err(|_| UpgradeError::NotSwitched))
-            }
-            Pending::Http2(upgrade) => {
-                let polled = Pin::new(upgrade).poll(cx)?;
-                polled.map(|stream| Ok(Box::pin(TokioIo::new(stream)) as UpgradedClient))
-            }
-        }
+        let Some(receiver) = &mut self.0 else {
+            return Poll::Ready(Err(UpgradeError::NotSwitched));
+        };
+        let polled = Pin::new(receiver).poll(cx);
+        polled.map(|stream| stream.map_err(|_| UpgradeError::NotSwitched))
     }
 }
 
@@ -94,11 +78,8 @@ impl fmt::Debug for UpgradeOffer {
     }
 }
 
-impl fmt::Debug for Pending {
+impl fmt::Debug for ClientUpgrade {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Http1(_) => "Http1",
-            Self::Http2(_) => "Http2",
-        })
+        f.debug_struct("ClientUpgrade").finish_non_exhaustive()
     }
 }

@@ -175,12 +175,7 @@ async fn open<S: Service>(
     service: &S,
     metrics: &Metrics,
 ) -> io::Result<Opened> {
-    let from = |tls| Downstream {
-        client,
-        local,
-        tls,
-        interim: None,
-    };
+    let from = |tls| Downstream { client, local, tls };
     match (&settings.mode, &settings.tls) {
         (ListenerMode::Tcp { host }, _) => Ok(Opened::Raw(RawConnection {
             stream,

@@ -25,8 +25,6 @@ pub struct Downstream {
     pub local: SocketAddr,
     /// The result of its TLS handshake; `None` in clear.
     pub tls: Option<TlsSession>,
-    /// Takes 1xx responses, where the connection can carry some.
-    pub interim: Option<InterimSink>,
 }
 
 /// The result of a TLS handshake.
@@ -73,11 +71,12 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// Learns which host a TLS client wants, before its handshake is over.
     fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16);
 
-    /// Answers one request, which may be a head alone.
+    /// Answers one request, which may be a head alone. `interim` takes 1xx responses to it.
     fn call(
         &self,
         request: Request<Option<ClientBody>>,
         from: &(Downstream, Self::ConnectionCache),
+        interim: &InterimSink,
     ) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// Passes a connection on, until it ends.

@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 use crate::support::{PATIENCE, eventually, reference, spawn};
 use hypeman::wire::{AutoStandbyStatus, Instance as Answer, InstanceState, WaitOutcome};
 use hypeman::{ControlPlane, Error as ControlPlaneError, InstanceId, InstanceRef};
-use wakegate::client::ClientBody;
+use wakegate::client::{ClientBody, ClientBodyError, UpgradeOffer};
 use wakegate::config::{Config, Protocol, Variables, load};
 use wakegate::hold::Hold;
 use wakegate::names::PlaneIndex;
@@ -361,9 +361,20 @@ impl Stage {
                     .proxy_tcp(stream, "h1.test", RawKind::Tcp, &arrival())
                     .await;
             }
-            let service = service_fn(async |request: Request<Incoming>| {
+            let service = service_fn(async |mut request: Request<Incoming>| {
                 let has_body = !hyper::body::Body::is_end_stream(request.body());
-                let request = request.map(|body| has_body.then(|| ClientBody::http2(body)));
+                let (offer, switched) = UpgradeOffer::new();
+                let upgrade = hyper::upgrade::on(&mut request);
+                request.extensions_mut().insert(offer);
+                spawn(async move {
+                    if let Ok(stream) = upgrade.await {
+                        let _unwanted = switched.send(Box::pin(TokioIo::new(stream)));
+                    }
+                });
+                let request = request.map(|body| {
+                    let body = body.map_err(|_| ClientBodyError::Ended);
+                    has_body.then(|| ClientBody::of(body))
+                });
                 let gateway = Arc::clone(&gateway);
                 Ok::<_, Infallible>(gateway.handle(request, &arrival()).await)
             });

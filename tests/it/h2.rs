@@ -2,6 +2,8 @@
 //! does not, and floods are cut. The cases are those of h2spec's generic and http2 sections that
 //! concern a server of this kind.
 
+mod interim;
+
 use std::time::Duration;
 
 use crate::support::{Gateway, Plane, Wanted};
@@ -168,6 +170,26 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Want)> {
     let empty_path = then(no_path.clone(), literal(":path", ""));
     let ended = || then(headers(1, &get()), ping());
     let too_big = vec![0; 16_385];
+    let sum = literal("x-sum", "1");
+    // A table entry of 1,000 bytes, and it again and again.
+    let mut large_trailers = [&[0x40, 1, b'x', 0x7f, 0xe9, 0x06][..], &[b'a'; 1000]].concat();
+    large_trailers.extend([0xbe; 80]);
+    let connect = |more: &[(&str, &str)]| {
+        let fields = more.iter().map(|(name, value)| literal(name, value));
+        headers(
+            1,
+            &then(
+                literal(":method", "CONNECT"),
+                fields.collect::<Vec<_>>().concat(),
+            ),
+        )
+    };
+    let (host, web, path) = (
+        (":authority", "edge.test"),
+        (":protocol", "websocket"),
+        (":path", "/"),
+    );
+    let without_authority = get()[..3].to_vec();
     vec![
         (
             "4.1: an unknown frame is ignored",
@@ -485,11 +507,57 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Want)> {
             headers(1, &get_with(&[("x-test", "ok"), (":path", "/")])),
             Refused,
         ),
-        // h2 drops it instead of refusing the request; nothing of it goes on.
         (
             "8.1: a pseudo-field in trailers",
             then(unfinished(), headers(1, &literal(":method", "GET"))),
+            Refused,
+        ),
+        (
+            "8.1: a pseudo-field of a table in trailers after a body",
+            then(
+                then(unfinished(), frame(DATA, 0, 1, b"test")),
+                headers(1, &[0x82]),
+            ),
+            Refused,
+        ),
+        (
+            "8.1: a pseudo-field in padded trailers",
+            then(
+                unfinished(),
+                frame(
+                    HEADERS,
+                    END_STREAM | END_HEADERS | PADDED,
+                    1,
+                    &[2, 0x84, 0, 0],
+                ),
+            ),
+            Refused,
+        ),
+        (
+            "8.1: a pseudo-field in the second frame of trailers",
+            then(
+                then(unfinished(), frame(HEADERS, END_STREAM, 1, &[])),
+                frame(CONTINUATION, END_HEADERS, 1, &[0x84]),
+            ),
+            Refused,
+        ),
+        (
+            "8.1: trailers in two frames",
+            then(
+                then(unfinished(), frame(HEADERS, END_STREAM, 1, &sum[..4])),
+                frame(CONTINUATION, END_HEADERS, 1, &sum[4..]),
+            ),
             Answered(2),
+        ),
+        (
+            "8.1: trailers after an update of the table's size",
+            then(unfinished(), headers(1, &then(vec![0x20], sum.clone()))),
+            Answered(2),
+        ),
+        (
+            "8.1: trailers that are larger than a head may be",
+            then(unfinished(), headers(1, &large_trailers)),
+            Refused,
         ),
         (
             "8.1: trailers that do not end the stream",
@@ -527,6 +595,144 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Want)> {
             ),
             Refused,
         ),
+        (
+            "8.1.1: less than the length, and trailers",
+            then(
+                open(1, &then(post(), literal("content-length", "9"))),
+                then(frame(DATA, 0, 1, b"test"), headers(1, &sum)),
+            ),
+            Refused,
+        ),
+        (
+            "8.1.1: a length and no body",
+            headers(1, &then(post(), literal("content-length", "9"))),
+            Refused,
+        ),
+        (
+            "8.1.1: a length that is no number",
+            headers(1, &get_with(&[("content-length", "+0")])),
+            Refused,
+        ),
+        (
+            "8.1.1: an empty length",
+            headers(1, &get_with(&[("content-length", "")])),
+            Refused,
+        ),
+        (
+            "8.1.1: two lengths",
+            headers(
+                1,
+                &get_with(&[("content-length", "0"), ("content-length", "1")]),
+            ),
+            Refused,
+        ),
+        (
+            "8.2.1: a value that begins with a space",
+            headers(1, &get_with(&[("x-test", " a")])),
+            Refused,
+        ),
+        (
+            "8.2.1: a value that ends with a tab",
+            headers(1, &get_with(&[("x-test", "a\t")])),
+            Refused,
+        ),
+        (
+            "8.2.2: Keep-Alive",
+            headers(1, &get_with(&[("keep-alive", "timeout=5")])),
+            Refused,
+        ),
+        (
+            "8.2.2: Proxy-Connection",
+            headers(1, &get_with(&[("proxy-connection", "keep-alive")])),
+            Refused,
+        ),
+        (
+            "8.2.2: Upgrade",
+            headers(1, &get_with(&[("upgrade", "h2c")])),
+            Refused,
+        ),
+        (
+            "8.2.2: a field of the connection in trailers",
+            then(unfinished(), headers(1, &literal("connection", "close"))),
+            Refused,
+        ),
+        (
+            "8.3.1: a path that does not begin with a slash",
+            headers(1, &then(no_path.clone(), literal(":path", "index"))),
+            Refused,
+        ),
+        (
+            "8.3.1: a whole URL for a path",
+            headers(
+                1,
+                &then(no_path.clone(), literal(":path", "http://edge.test/")),
+            ),
+            Refused,
+        ),
+        (
+            "8.3.1: an asterisk for GET",
+            headers(1, &then(no_path.clone(), literal(":path", "*"))),
+            Refused,
+        ),
+        (
+            "8.3.1: user information",
+            headers(
+                1,
+                &then(
+                    without_authority.clone(),
+                    literal(":authority", "me@edge.test"),
+                ),
+            ),
+            Answered(4),
+        ),
+        (
+            "8.3.1: two hosts in Host",
+            headers(
+                1,
+                &get_with(&[("host", "edge.test"), ("host", "edge.test")]),
+            ),
+            Answered(4),
+        ),
+        (
+            "8.3.1: no host at all",
+            headers(1, &without_authority),
+            Answered(4),
+        ),
+        ("8.5: CONNECT with a path", connect(&[host, path]), Refused),
+        (
+            "8.5: CONNECT with a scheme",
+            connect(&[host, (":scheme", "http")]),
+            Refused,
+        ),
+        ("8.5: CONNECT to nowhere", connect(&[]), Refused),
+        (
+            "8.5: CONNECT, which is not for a gateway",
+            connect(&[host]),
+            Answered(4),
+        ),
+        (
+            "RFC 8441 §4: a protocol without CONNECT",
+            headers(1, &then(literal(":protocol", "websocket"), get())),
+            Refused,
+        ),
+        (
+            "RFC 8441 §4: no path",
+            connect(&[host, web, (":scheme", "http")]),
+            Refused,
+        ),
+        (
+            "RFC 8441 §4: no scheme",
+            connect(&[host, web, path]),
+            Refused,
+        ),
+        (
+            "6.9.2: a setting that makes a stream's window too large",
+            then(
+                then(unfinished(), frame(WINDOW_UPDATE, 0, 1, &[0x7f, 255, 0, 0])),
+                setting(4, 0x7fff_ffff),
+            ),
+            Refused,
+        ),
         ("8: a GET", ended(), Alive),
         (
             "8: a POST",
@@ -561,8 +767,7 @@ async fn what_the_rfc_forbids_is_refused_and_what_it_allows_is_not() {
         let verdict = verdict(stream, bytes).await;
         let fine = match want {
             Refused => matches!(verdict, "closed" | "goaway" | "reset" | "4xx"),
-            Answered(2) => verdict == "2xx",
-            Answered(_) => verdict == "4xx",
+            Answered(class) => verdict == format!("{class}xx"),
             Alive => matches!(verdict, "pong" | "2xx"),
         };
         if !fine {

@@ -109,6 +109,37 @@ async fn a_websocket_over_http_2_wakes_its_instance() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_over_http_2_may_be_silent_for_longer_than_its_connection_may_be_idle() {
+    let plane = Plane::start().await;
+    plane.listening(Wanted::hello("silent")).await;
+    let limits = "[server]\nidle_timeout = \"1s\"\nheader_timeout = \"1s\"\n";
+    let gateway = Gateway::start(&plane, limits).await;
+    let (mut sender, _connection) = http_2::<Empty<Bytes>>(&gateway).await;
+    let first = http::Request::get("http://silent.test/")
+        .version(http::Version::HTTP_2)
+        .body(Empty::new())
+        .unwrap();
+    assert_eq!(sender.send_request(first).await.unwrap().status(), 200);
+    let connect = http::Request::connect("http://silent.test/ws")
+        .version(http::Version::HTTP_2)
+        .extension(Protocol::from_static("websocket"))
+        .header("sec-websocket-version", "13")
+        .body(Empty::new())
+        .unwrap();
+    let answer = sender.send_request(connect).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let upgraded = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    let mut socket = WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    socket.send("still here".into()).await.unwrap();
+    let echo = socket.next().await.unwrap().unwrap();
+    assert_eq!(echo.into_text().unwrap(), "still here");
+    assert!(!sender.is_closed(), "it takes requests, too");
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn header_rules_and_a_stripped_prefix_reach_the_instance_and_the_client() {
     let plane = Plane::start().await;
     plane.listening(Wanted::hello("rules")).await;

@@ -16,8 +16,8 @@ use hyper::body::Body;
 use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite;
 
-use super::date;
 use crate::flow::{Buffered, ClientBuffers, Place};
+use crate::listener::date;
 use crate::listener::service::ExtraHeaders;
 use http1::{Audience, BodyEncoder, Final, line, write_response};
 

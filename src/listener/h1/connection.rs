@@ -74,10 +74,7 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let interim = Interim::default();
-    let from = Downstream {
-        interim: Some(interim.sink()),
-        ..from
-    };
+    let sink = interim.sink();
     let from = (from, S::ConnectionCache::default());
     let mut connection = Connection {
         stream,
@@ -109,7 +106,7 @@ where
         );
         // In a box, which is written to at once: it is large, and an idle connection is to be
         // small.
-        let answering = Box::write(Box::new_uninit(), service.call(head.request, &from));
+        let answering = Box::write(Box::new_uninit(), service.call(head.request, &from, &sink));
         let mut answering = pin!(Box::into_pin(answering));
         let response = poll_fn(|cx| {
             loop {

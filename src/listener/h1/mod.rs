@@ -8,7 +8,6 @@
 
 mod answer;
 mod connection;
-mod date;
 mod exchange;
 mod head;
 mod input;

@@ -6,8 +6,8 @@
 use http::{HeaderMap, StatusCode, Version};
 use http1::{Audience, Final, FramingError, HeadError, write_response};
 
-use super::date;
 use super::head::Unreadable;
+use crate::listener::date;
 
 /// The status for a head that cannot be taken.
 fn status(error: Unreadable) -> StatusCode {

@@ -8,20 +8,20 @@ use std::time::Duration;
 
 use ::http::header::{CONNECTION, CONTENT_LENGTH, ETAG};
 use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use ::http1::InterimSink;
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Collected, Empty, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body as _, Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
-use super::super::h2::{unless_empty, with_extra_headers};
 use super::super::settings::ConnectionLimits;
 use super::*;
-use crate::client::ClientBody;
+use crate::client::{ClientBody, ClientBodyError};
 use crate::flow::BufferBudget;
 use crate::listener::service::ExtraHeaders;
 
@@ -131,7 +131,12 @@ impl Service for Scripted {
 
     fn on_client_hello(&self, _sni: &str, _client: std::net::IpAddr, _port: u16) {}
 
-    async fn call(&self, request: Request<Option<ClientBody>>, _from: &(Downstream, ())) -> Answer {
+    async fn call(
+        &self,
+        request: Request<Option<ClientBody>>,
+        _from: &(Downstream, ()),
+        _interim: &InterimSink,
+    ) -> Answer {
         let (head, body) = request.into_parts();
         let body = match body {
             Some(_) if head.uri.path() == "/unread" => None,
@@ -164,7 +169,6 @@ fn from() -> Downstream {
         client: ([127, 0, 0, 1], 1).into(),
         local: ([127, 0, 0, 1], 2).into(),
         tls: None,
-        interim: None,
     }
 }
 
@@ -179,8 +183,16 @@ async fn serve_by_hyper(
         let shared = Arc::clone(&shared);
         async move {
             let (service, from) = &*shared;
-            let response = service.call(request.map(unless_empty), from).await;
-            Ok::<_, Infallible>(with_extra_headers(response))
+            let request = request.map(|body| {
+                let body = Some(body).filter(|body| !body.is_end_stream());
+                body.map(|body| ClientBody::of(body.map_err(|_| ClientBodyError::Ended)))
+            });
+            let interim: InterimSink = Arc::new(|_, _| {});
+            let (mut head, body) = service.call(request, from, &interim).await.into_parts();
+            body.extra_headers(|name, value| {
+                head.headers.append(name.clone(), value.clone());
+            });
+            Ok::<_, Infallible>(Response::from_parts(head, body))
         }
     });
     let mut builder = http1::Builder::new();

@@ -4,7 +4,7 @@
 //! nobody knows included; a client that sends them faster than [`PER_SECOND`] for long, beyond a
 //! burst of [`BURST`], is cut: each of them costs work and none asks for anything (CVE-2019-9511
 //! to -9518, CVE-2023-44487, CVE-2024-27316 and their kin; those that cost memory are bounded by
-//! hyper and h2 themselves). Frames that honest clients send with each request, or for what they
+//! h2 itself). Frames that honest clients send with each request, or for what they
 //! receive, are free as long as there are requests and responses for them.
 
 use std::io::{self, IoSlice};
@@ -82,6 +82,8 @@ struct Frames {
     filled: usize,
     /// Whether the next byte is the length of a DATA frame's padding.
     has_padding: bool,
+    /// Whether that frame is the last of its request.
+    is_last_data: bool,
     left: f64,
     companions: f64,
     since: Instant,
@@ -91,7 +93,7 @@ struct Frames {
     head_since: Option<Instant>,
     /// Whether the frame is the last of its block.
     is_last_of_head: bool,
-    /// Bytes of DATA frames.
+    /// Bytes of DATA frames, without their padding.
     data: usize,
 }
 
@@ -118,6 +120,7 @@ impl Frames {
             head: [0; HEAD],
             filled: 0,
             has_padding: false,
+            is_last_data: false,
             left: BURST,
             companions: 0.0,
             since: Instant::now(),
@@ -154,8 +157,13 @@ impl Frames {
         self.left = (self.left + elapsed.as_secs_f64() * PER_SECOND).min(BURST);
         while let Some(first) = bytes.first() {
             if self.skip > 0 {
-                if std::mem::take(&mut self.has_padding) && usize::from(*first) + 1 >= self.skip {
-                    self.take(Cost::Idle);
+                if std::mem::take(&mut self.has_padding) {
+                    let padding = usize::from(*first) + 1;
+                    // An empty DATA that ends its request does so with padding, too.
+                    if padding >= self.skip && !self.is_last_data {
+                        self.take(Cost::Idle);
+                    }
+                    self.data = self.data.saturating_sub(padding);
                 }
                 let count = self.skip.min(bytes.len());
                 self.skip -= count;
@@ -182,8 +190,8 @@ impl Frames {
                     }
                     _ => {}
                 }
-                // An empty DATA that ends its request does so with padding, too.
-                self.has_padding = kind == DATA && flags & (PADDED | END_STREAM) == PADDED;
+                self.has_padding = kind == DATA && flags & PADDED != 0;
+                self.is_last_data = flags & END_STREAM != 0;
                 self.take(cost(kind, flags, self.skip));
             }
             if self.left < 0.0 {

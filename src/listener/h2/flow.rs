@@ -8,7 +8,7 @@
 use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,12 +18,14 @@ use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::interim::{InterimBytes, InterimQueue};
+use super::received::Received;
 use crate::deadline::Deadline;
 use crate::flow::{Buffered, ClientBuffers, Place};
 
 /// The most of a response that is handed to the library at once: the largest frame that every
 /// client takes (RFC 9113 §4.2).
-const PIECE: usize = 16 * 1024;
+pub(super) const PIECE: usize = 16 * 1024;
 /// What a connection may have in memory even while its client has its share: so that each moves.
 const FREE: usize = 16 * 1024;
 
@@ -33,6 +35,10 @@ pub(super) struct ConnectionFlow {
     began: Instant,
     send_timeout: Duration,
     buffers: ClientBuffers,
+    /// What came of requests' bodies.
+    pub(super) received: Received,
+    /// The 1xx responses that may not have been written.
+    pub(super) interim: InterimBytes,
     /// Bytes of responses that wait to be written.
     waiting: AtomicUsize,
     /// Bytes of responses that were written so far.
@@ -41,6 +47,12 @@ pub(super) struct ConnectionFlow {
     busy: AtomicUsize,
     /// The last time when the socket took nothing, in nanoseconds after `began`.
     blocked: AtomicU64,
+    /// Whether it takes nothing now.
+    is_blocked: AtomicBool,
+    /// The last time when the client sent something, in nanoseconds after `began`.
+    read: AtomicU64,
+    /// Whether the client is not read from, because of what it has in memory.
+    is_held: AtomicBool,
 }
 
 /// The state of one response.
@@ -55,6 +67,8 @@ pub(super) struct StreamFlow {
     sent_then: AtomicU64,
     /// The task that reads the body, while it waits for bytes to go.
     reader: AtomicWaker,
+    /// The 1xx responses that come before it.
+    pub(super) interim: InterimQueue,
 }
 
 /// Some bytes of a response on their way to the socket.
@@ -84,11 +98,16 @@ impl ConnectionFlow {
         Self {
             began: Instant::now(),
             send_timeout,
+            received: Received::new(&buffers),
+            interim: InterimBytes::default(),
             buffers,
             waiting: AtomicUsize::new(0),
             sent: AtomicU64::new(0),
             busy: AtomicUsize::new(0),
             blocked: AtomicU64::new(0),
+            is_blocked: AtomicBool::new(false),
+            read: AtomicU64::new(0),
+            is_held: AtomicBool::new(false),
         }
     }
 
@@ -103,6 +122,37 @@ impl ConnectionFlow {
     /// The socket takes nothing at the moment.
     pub(super) fn note_blocked(&self) {
         self.blocked.store(self.now(), Ordering::Relaxed);
+        self.is_blocked.store(true, Ordering::Relaxed);
+    }
+
+    /// The socket has taken something.
+    pub(super) fn note_written(&self) {
+        self.is_blocked.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the socket took nothing when it was last asked to.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Ordering::Relaxed)
+    }
+
+    /// The client has sent something.
+    pub(super) fn note_read(&self) {
+        self.read.store(self.now(), Ordering::Relaxed);
+    }
+
+    /// The last time when it did; the connection's beginning, if it has not.
+    pub(super) fn last_read(&self) -> Instant {
+        self.began + Duration::from_nanos(self.read.load(Ordering::Relaxed))
+    }
+
+    /// Whether nothing is read from the client at the moment.
+    pub(super) fn note_held(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
+    }
+
+    /// Whether the gateway has stopped to read from the client.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed)
     }
 }
 
@@ -116,7 +166,12 @@ impl StreamFlow {
             moved: AtomicU64::new(0),
             sent_then: AtomicU64::new(0),
             reader: AtomicWaker::new(),
+            interim: InterimQueue::default(),
         }
+    }
+
+    pub(super) fn connection(&self) -> &ConnectionFlow {
+        &self.connection
     }
 
     fn waiting(&self) -> usize {
@@ -183,7 +238,7 @@ impl StreamFlow {
 
     /// Runs the task that answers the request; drops it when its response is stalled, which resets
     /// the stream.
-    pub(super) async fn watch<F: Future>(self: Arc<Self>, task: F) -> Option<F::Output> {
+    pub(super) async fn watch<F: Future>(&self, task: F) -> Option<F::Output> {
         let (mut task, mut deadline) = (pin!(task), None::<Deadline>);
         std::future::poll_fn(|cx| {
             if let Poll::Ready(output) = task.as_mut().poll(cx) {
@@ -210,6 +265,24 @@ impl StreamFlow {
 }
 
 // === impl Piece ===
+
+impl Piece {
+    /// Bytes that wait to be written from now on.
+    pub(super) fn new(stream: &Arc<StreamFlow>, bytes: Bytes, held: Buffered) -> Self {
+        stream.begin_to_wait(bytes.len());
+        Self {
+            bytes,
+            held,
+            stream: Arc::clone(stream),
+        }
+    }
+
+    /// Nothing: it ends a stream.
+    pub(super) fn end(stream: &Arc<StreamFlow>) -> Self {
+        let held = stream.connection.buffers.hold(0);
+        Self::new(stream, Bytes::new(), held)
+    }
+}
 
 impl Buf for Piece {
     fn remaining(&self) -> usize {
@@ -258,16 +331,11 @@ impl<B: Body<Data = Bytes> + Unpin, G> PacedBody<B, G> {
     fn next_piece(&mut self) -> Option<Piece> {
         let (bytes, held) = self.rest.as_mut()?;
         let count = bytes.len().min(PIECE);
-        let piece = Piece {
-            bytes: bytes.split_to(count),
-            held: held.split(count),
-            stream: Arc::clone(&self.stream),
-        };
+        let (part, held) = (bytes.split_to(count), held.split(count));
         if bytes.is_empty() {
             self.rest = None;
         }
-        self.stream.begin_to_wait(count);
-        Some(piece)
+        Some(Piece::new(&self.stream, part, held))
     }
 
     /// Waits until no more than a piece waits to be written.

@@ -13,29 +13,25 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::h2_flood_guard::FloodGuard;
-use super::h2_flow::ConnectionFlow;
+use super::activity::Activity;
+use super::body::FREE;
+use super::flood_guard::FloodGuard;
+use super::flow::ConnectionFlow;
+use super::trailer_marks::TrailerMarks;
 use crate::deadline::Deadline;
-use crate::flow::{Buffered, Place};
-
-/// What a connection may have of requests' bodies in memory even while its client has its share:
-/// so that each moves.
-const FREE: usize = 64 * 1024;
+use crate::flow::Place;
 
 /// A connection between the socket and the library.
 #[derive(Debug)]
-pub(super) struct Gate<S, R> {
-    stream: FloodGuard<S>,
+pub(super) struct Gate<S> {
+    stream: TrailerMarks<FloodGuard<S>>,
     flow: Arc<ConnectionFlow>,
-    /// How many requests the connection has.
-    requests: R,
+    activity: Arc<Activity>,
     header_timeout: Duration,
     deadline: Option<Deadline>,
     began: Instant,
     /// At most so many bytes of bodies can be in the library's hands: the connection's window.
     window: usize,
-    /// The bytes of bodies that came since the connection last had no request.
-    received: Buffered,
     /// Whether nothing has come since the last look.
     is_quiet: bool,
     place: Place,
@@ -43,20 +39,19 @@ pub(super) struct Gate<S, R> {
 
 // === impl Gate ===
 
-impl<S, R: Fn() -> usize> Gate<S, R> {
+impl<S> Gate<S> {
     /// A connection whose preface is to be there `header_timeout` from now on.
     pub(super) fn new(
         stream: S,
         flow: Arc<ConnectionFlow>,
-        requests: R,
+        activity: Arc<Activity>,
         header_timeout: Duration,
         window: u32,
     ) -> Self {
         Self {
-            stream: FloodGuard::new(stream),
-            received: flow.buffers().hold(0),
+            stream: TrailerMarks::new(FloodGuard::new(stream)),
             flow,
-            requests,
+            activity,
             header_timeout,
             deadline: None,
             began: Instant::now(),
@@ -68,9 +63,10 @@ impl<S, R: Fn() -> usize> Gate<S, R> {
 
     /// Whether a head that has begun is late.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let since = match self.stream.has_begun() {
+        let frames = self.stream.get_ref();
+        let since = match frames.has_begun() {
             false => self.began,
-            true => match self.stream.head_since() {
+            true => match frames.head_since() {
                 Some(since) => since,
                 None => return Poll::Pending,
             },
@@ -84,34 +80,43 @@ impl<S, R: Fn() -> usize> Gate<S, R> {
     /// Nothing more has come.
     fn look_for_quiet(&mut self) {
         // A request that came with the last bytes may not be known yet; at the second look it is.
-        if self.is_quiet && self.received.bytes() > 0 && (self.requests)() == 0 {
-            self.received.shrink(self.received.bytes());
+        let received = &self.flow.received;
+        if self.is_quiet && received.bytes() > 0 && self.activity.requests() == 0 {
+            received.clear();
         }
         self.is_quiet = true;
     }
+
+    /// Waits until the client may have more in memory.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.flow.received.bytes() < FREE {
+            return Poll::Ready(());
+        }
+        if self.activity.requests() == 0 {
+            self.look_for_quiet();
+        }
+        let polled = self.flow.buffers().poll_room(&mut self.place, cx);
+        self.flow.note_held(polled.is_pending());
+        polled
+    }
 }
 
-impl<S: AsyncRead + Unpin, R: Fn() -> usize + Unpin> AsyncRead for Gate<S, R> {
+impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let me = &mut *self;
-        if me.received.bytes() >= FREE {
-            if (me.requests)() == 0 {
-                me.look_for_quiet();
-            }
-            ready!(me.flow.buffers().poll_room(&mut me.place, cx));
-        }
+        ready!(me.poll_room(cx));
         let polled = Pin::new(&mut me.stream).poll_read(cx, buffer);
-        let data = me.stream.take_data();
+        let data = me.stream.get_mut().take_data();
         if data > 0 {
-            let room = me.window.saturating_sub(me.received.bytes());
-            me.received.grow(data.min(room));
+            me.flow.received.come(data, me.window);
         }
         if polled.is_ready() {
             me.is_quiet = false;
+            me.flow.note_read();
             return polled;
         }
         me.look_for_quiet();
@@ -121,16 +126,17 @@ impl<S: AsyncRead + Unpin, R: Fn() -> usize + Unpin> AsyncRead for Gate<S, R> {
     }
 }
 
-impl<S: AsyncWrite + Unpin, R: Unpin> Gate<S, R> {
+impl<S> Gate<S> {
     fn noted<T>(&self, polled: Poll<T>) -> Poll<T> {
-        if polled.is_pending() {
-            self.flow.note_blocked();
+        match polled.is_pending() {
+            true => self.flow.note_blocked(),
+            false => self.flow.note_written(),
         }
         polled
     }
 }
 
-impl<S: AsyncWrite + Unpin, R: Unpin> AsyncWrite for Gate<S, R> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,0 +1,183 @@
+//! The requests of a connection of HTTP/2, in one task.
+//!
+//! Guarantees: a frame that comes and a response that goes on cost a turn of this one task and
+//! nothing else; a drain, or a connection that has no request for long, is a GOAWAY, after which
+//! requests that were under way are still answered.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use ::http::Request;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::activity::{Activity, Busy};
+use super::alarm::Alarm;
+use super::exchange::Exchange;
+use super::flow::{ConnectionFlow, Piece, StreamFlow};
+use super::gate::Gate;
+use super::keep_alive::KeepAlive;
+use crate::config::ServerConfig;
+use crate::drain::Drain;
+use crate::listener::service::{Downstream, Service};
+use crate::listener::settings::ConnectionLimits;
+
+/// The window of a stream, in bytes: what one held upload has in memory at most.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// The window of a connection, in bytes: what all of its uploads have in memory at most.
+const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Bytes of a response that the library keeps.
+const SEND_BUFFER: usize = 64 * 1024;
+
+/// A connection after its preface, and the streams that answer its requests.
+struct Serving<I, B, F> {
+    connection: Connection<Gate<I>, Piece>,
+    /// Begins to answer a request.
+    begin: B,
+    streams: FuturesUnordered<F>,
+    alarm: Alarm,
+    keep_alive: Option<KeepAlive>,
+    flow: Arc<ConnectionFlow>,
+}
+
+/// Serves a connection's requests until it ends.
+pub(in crate::listener) async fn serve<S: Service, I>(
+    stream: I,
+    from: Downstream,
+    service: S,
+    config: &ServerConfig,
+    own: ConnectionLimits,
+    drain: &Drain,
+) -> io::Result<()>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let activity = Arc::new(Activity::new());
+    let flow = Arc::new(ConnectionFlow::new(config.send_timeout, own.buffers));
+    let gate = Gate::new(
+        stream,
+        Arc::clone(&flow),
+        Arc::clone(&activity),
+        config.header_timeout,
+        CONNECTION_WINDOW,
+    );
+    let handshake = builder(config).handshake(gate);
+    let connection = tokio::select! {
+        biased;
+        connection = handshake => connection.map_err(io::Error::other)?,
+        () = drain.cut().cancelled() => return Ok(()),
+    };
+    let from = (from, S::ConnectionCache::default());
+    let begin = |request: Request<RecvStream>, respond: SendResponse<Piece>| {
+        let (busy, stream) = (Busy::new(&activity), StreamFlow::new(&flow));
+        let (exchange, request) = Exchange::begin(request, respond, stream, busy)?;
+        Some(exchange.answer(request, &service, &from))
+    };
+    let mut serving = Serving::new(connection, begin, Arc::clone(&flow));
+    tokio::select! {
+        biased;
+        served = std::future::poll_fn(|cx| serving.poll(cx)) => return served,
+        () = drain.begin() => {}
+        () = activity.none_for(own.idle_timeout) => {}
+    }
+    serving.let_finish();
+    tokio::select! {
+        served = std::future::poll_fn(|cx| serving.poll(cx)) => served,
+        // A client that does not take its GOAWAY has its time.
+        () = activity.none_for(config.header_timeout) => Ok(()),
+        () = drain.cut().cancelled() => Ok(()),
+    }
+}
+
+/// The library's settings.
+fn builder(config: &ServerConfig) -> Builder {
+    let limits = &config.http2;
+    let mut builder = Builder::new();
+    builder
+        .enable_connect_protocol()
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(u32::try_from(config.max_header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(limits.max_pending_resets)
+        .max_local_error_reset_streams(Some(limits.max_error_resets))
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER);
+    builder
+}
+
+// === impl Serving ===
+
+impl<I, B, F> Serving<I, B, F>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    B: FnMut(Request<RecvStream>, SendResponse<Piece>) -> Option<F>,
+    F: Future<Output = ()>,
+{
+    fn new(
+        mut connection: Connection<Gate<I>, Piece>,
+        begin: B,
+        flow: Arc<ConnectionFlow>,
+    ) -> Self {
+        Self {
+            keep_alive: connection.ping_pong().map(KeepAlive::new),
+            connection,
+            begin,
+            streams: FuturesUnordered::new(),
+            alarm: Alarm::new(),
+            flow,
+        }
+    }
+
+    /// Sends a GOAWAY; the connection ends when the requests that it has are answered.
+    fn let_finish(&mut self) {
+        self.connection.graceful_shutdown();
+        self.alarm.connection().wake_by_ref();
+    }
+
+    /// Serves the connection; ready when it has ended.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let keep_alive = self.keep_alive.as_mut();
+        if keep_alive.is_some_and(|client| client.poll_gone(&self.flow, cx).is_ready()) {
+            tracing::debug!("a client does not answer a PING");
+            self.keep_alive = None;
+            self.connection.abrupt_shutdown(Reason::NO_ERROR);
+            self.alarm.connection().wake_by_ref();
+        }
+        let Self {
+            connection,
+            begin,
+            streams,
+            alarm,
+            flow,
+            ..
+        } = self;
+        alarm.poll(cx, |woken| {
+            let mut has_new = false;
+            if woken.connection {
+                let cx = &mut Context::from_waker(alarm.connection());
+                while let Poll::Ready(accepted) = connection.poll_accept(cx) {
+                    let Some(accepted) = accepted.transpose().map_err(io::Error::other)? else {
+                        return Poll::Ready(Ok(()));
+                    };
+                    if let Some(answering) = begin(accepted.0, accepted.1) {
+                        streams.push(answering);
+                        has_new = true;
+                    }
+                }
+                if !flow.is_blocked() {
+                    // All heads that there were have gone.
+                    flow.interim.clear();
+                }
+            }
+            if woken.streams || has_new {
+                let cx = &mut Context::from_waker(alarm.streams());
+                while let Poll::Ready(Some(())) = streams.poll_next_unpin(cx) {}
+            }
+            Poll::Pending
+        })
+    }
+}

@@ -1,0 +1,252 @@
+//! One request and its response.
+//!
+//! Guarantees: whatever answers a request is dropped when its client resets the stream, or takes
+//! nothing of the response for `send_timeout`; interim responses go before the final one; a body
+//! that breaks resets the stream, so that the client does not take it for whole.
+
+use std::error::Error;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use ::http::header::{CONTENT_LENGTH, EXPECT, HeaderValue};
+use ::http::{HeaderMap, Method, Request, Response};
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http1::InterimSink;
+use hyper::body::Body;
+use tokio::sync::oneshot;
+
+use super::activity::Busy;
+use super::body::StreamBody;
+use super::flow::{PacedBody, Piece, StreamFlow};
+use super::tunnel::Tunnel;
+use super::{request, response};
+use crate::client::{ClientBody, UpgradeOffer, UpgradedClient};
+use crate::listener::service::{Downstream, ExtraHeaders, Service};
+
+/// A request that is being answered.
+pub(super) struct Exchange {
+    respond: SendResponse<Piece>,
+    flow: Arc<StreamFlow>,
+    busy: Busy,
+    is_head: bool,
+    /// The rest of a CONNECT, and whoever gets its stream.
+    switch: Option<(RecvStream, oneshot::Sender<UpgradedClient>)>,
+}
+
+/// A stream ended before its response had.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("the client has reset the stream: {0}")]
+    Reset(Reason),
+    #[error(transparent)]
+    Stream(#[from] h2::Error),
+    #[error("the response's body broke: {0}")]
+    Body(Box<dyn Error + Send + Sync>),
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    /// Of a request that has just come; `None` if it is none, which its client is told.
+    pub(super) fn begin(
+        request: Request<RecvStream>,
+        mut respond: SendResponse<Piece>,
+        flow: StreamFlow,
+        busy: Busy,
+    ) -> Option<(Self, Request<Option<ClientBody>>)> {
+        let (mut head, stream) = request.into_parts();
+        if let Some(what) = request::malformed(&head) {
+            tracing::debug!(what, "a malformed request");
+            respond.send_reset(Reason::PROTOCOL_ERROR);
+            return None;
+        }
+        let flow = Arc::new(flow);
+        let (mut body, mut switch) = (None, None);
+        if head.method == Method::CONNECT {
+            let (offer, switched) = UpgradeOffer::new();
+            head.extensions.insert(offer);
+            switch = Some((stream, switched));
+        } else if !stream.is_end_stream() {
+            // Whoever sends the body on counts what it keeps of it.
+            let buffers = flow.connection().buffers().clone();
+            head.extensions.insert(buffers);
+            let (length, expects) = (length(&head.headers), expects_continue(&head.headers));
+            let whole = StreamBody::new(stream, Arc::clone(&flow), length, expects);
+            body = Some(ClientBody::of(whole));
+        }
+        let exchange = Self {
+            respond,
+            flow,
+            busy,
+            is_head: head.method == Method::HEAD,
+            switch,
+        };
+        Some((exchange, Request::from_parts(head, body)))
+    }
+
+    /// Answers the request; ends when the response has been handed to the library, or cannot be.
+    pub(super) async fn answer<S: Service>(
+        self,
+        request: Request<Option<ClientBody>>,
+        service: &S,
+        from: &(Downstream, S::ConnectionCache),
+    ) {
+        let flow = Arc::clone(&self.flow);
+        let answering = flow.watch(self.answer_in_time(request, service, from));
+        if let Some(Err(error)) = answering.await {
+            tracing::debug!(%error, "a stream ended");
+        }
+    }
+
+    async fn answer_in_time<S: Service>(
+        mut self,
+        request: Request<Option<ClientBody>>,
+        service: &S,
+        from: &(Downstream, S::ConnectionCache),
+    ) -> Result<(), Broken> {
+        let response = {
+            let sink = interim_sink(&self.flow);
+            // In a box, which is written to at once: it is large.
+            let answering = Box::write(Box::new_uninit(), service.call(request, from, &sink));
+            let mut answering = pin!(Box::into_pin(answering));
+            poll_fn(|cx| self.poll_response(answering.as_mut(), cx)).await?
+        };
+        self.send(response).await
+    }
+
+    /// Waits for the final response, and sends the interim ones before it.
+    fn poll_response<B>(
+        &mut self,
+        answering: Pin<&mut impl Future<Output = Response<B>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<B>, Broken>> {
+        let answered = answering.poll(cx);
+        for interim in self.flow.interim.take(cx.waker()) {
+            self.respond.send_informational(interim)?;
+        }
+        if let Poll::Ready(response) = answered {
+            return Poll::Ready(Ok(response));
+        }
+        let reason = ready!(self.respond.poll_reset(cx))?;
+        Poll::Ready(Err(Broken::Reset(reason)))
+    }
+
+    async fn send<B>(mut self, response: Response<B>) -> Result<(), Broken>
+    where
+        B: ExtraHeaders + Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
+    {
+        let (mut head, body) = response.into_parts();
+        let has_content = response::complete(&mut head, &body, self.is_head);
+        let switch = self.switch.take().filter(|_| head.status.is_success());
+        if switch.is_some() {
+            head.headers.remove(CONTENT_LENGTH);
+        }
+        let is_last = !has_content && switch.is_none();
+        let head = Response::from_parts(head, ());
+        let mut stream = self.respond.send_response(head, is_last).inspect_err(|_| {
+            self.respond.send_reset(Reason::INTERNAL_ERROR);
+        })?;
+        if let Some((receive, switched)) = switch {
+            let tunnel = Tunnel::new(stream, receive, self.flow, self.busy);
+            // Nobody wants it: it is closed.
+            let _unwanted = switched.send(Box::pin(tunnel));
+        } else if has_content {
+            let body = PacedBody::new(body, Arc::clone(&self.flow), self.busy);
+            let sent = send_body(&mut stream, body, &self.flow).await;
+            if let Err(Broken::Body(error)) = &sent {
+                stream.send_reset(reason_of(&**error));
+            }
+            sent?;
+        }
+        Ok(())
+    }
+}
+
+/// Hands a body to the library as fast as its client takes it.
+async fn send_body<B>(
+    stream: &mut SendStream<Piece>,
+    mut body: PacedBody<B, Busy>,
+    flow: &Arc<StreamFlow>,
+) -> Result<(), Broken>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
+{
+    let (mut next, mut is_first) = (None, true);
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(reason) = stream.poll_reset(cx)? {
+                return Poll::Ready(Err(Broken::Reset(reason)));
+            }
+            if next.is_some() {
+                // The first piece needs not wait: the library keeps it until it can go.
+                while !is_first && stream.capacity() == 0 {
+                    let capacity = ready!(stream.poll_capacity(cx));
+                    capacity.unwrap_or_else(|| Err(Reason::STREAM_CLOSED.into()))?;
+                }
+                is_first = false;
+            }
+            if let Some((piece, is_last)) = next.take() {
+                stream.send_data(piece, is_last)?;
+                if is_last {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            let Some(frame) = ready!(Pin::new(&mut body).poll_frame(cx)) else {
+                stream.send_data(Piece::end(flow), true)?;
+                return Poll::Ready(Ok(()));
+            };
+            match frame
+                .map_err(|error| Broken::Body(error.into()))?
+                .into_data()
+            {
+                Ok(piece) => {
+                    if !is_first {
+                        stream.reserve_capacity(1);
+                    }
+                    next = Some((piece, body.is_end_stream()));
+                }
+                Err(frame) => {
+                    stream.reserve_capacity(0);
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    return Poll::Ready(stream.send_trailers(trailers).map_err(Broken::Stream));
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// The sink of a request's interim responses.
+fn interim_sink(flow: &Arc<StreamFlow>) -> InterimSink {
+    let flow = Arc::clone(flow);
+    Arc::new(move |status, fields| {
+        let kept = &flow.connection().interim;
+        flow.interim.send(status, fields, kept);
+    })
+}
+
+/// A length, of which the library has made sure that it is a number and that all agree.
+fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn expects_continue(headers: &HeaderMap) -> bool {
+    let is_continue = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    headers.get(EXPECT).is_some_and(is_continue)
+}
+
+/// The reason why a response's body broke: the instance's, if that speaks HTTP/2.
+fn reason_of(error: &(dyn Error + Send + Sync + 'static)) -> Reason {
+    let mut error: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(cause) = error {
+        if let Some(cause) = cause.downcast_ref::<h2::Error>() {
+            return cause.reason().unwrap_or(Reason::INTERNAL_ERROR);
+        }
+        error = cause.source();
+    }
+    Reason::INTERNAL_ERROR
+}

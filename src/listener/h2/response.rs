@@ -1,0 +1,175 @@
+//! The head of a response as HTTP/2 has it (RFC 9113 §8.2.2, §8.3.2).
+//!
+//! Guarantees: it has no field of the connection, all that its body adds, the time, and its
+//! length where that is certain; a response without content ends with its head.
+
+use ::http::header::{
+    CONNECTION, CONTENT_LENGTH, DATE, Entry, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
+};
+use ::http::response::Parts;
+use ::http::{HeaderMap, HeaderValue, StatusCode};
+use hyper::body::Body;
+
+use crate::listener::date;
+use crate::listener::service::ExtraHeaders;
+
+/// Completes a head; returns whether its response has content.
+pub(super) fn complete<B: Body + ExtraHeaders>(head: &mut Parts, body: &B, is_head: bool) -> bool {
+    let headers = &mut head.headers;
+    if headers.keys().any(is_of_connection) {
+        remove_connections(headers);
+    }
+    body.extra_headers(|name, value| {
+        headers.append(name.clone(), value.clone());
+    });
+    if let Entry::Vacant(entry) = headers.entry(DATE)
+        && let Some(now) = date::value()
+    {
+        entry.insert(now);
+    }
+    let is_without = matches!(
+        head.status,
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    let is_nothing = is_without || body.is_end_stream();
+    if !is_nothing && let Some(length) = body.size_hint().exact() {
+        let length = || HeaderValue::from(length);
+        headers.entry(CONTENT_LENGTH).or_insert_with(length);
+    }
+    !is_nothing && !is_head
+}
+
+fn is_of_connection(name: &HeaderName) -> bool {
+    match name.as_str().len() {
+        2 => *name == TE,
+        7 => *name == UPGRADE,
+        10 => *name == CONNECTION || name == "keep-alive",
+        16 => name == "proxy-connection",
+        17 => *name == TRANSFER_ENCODING,
+        _ => false,
+    }
+}
+
+/// Removes the fields of the connection, and those that `Connection` names (RFC 9110 §7.6.1).
+fn remove_connections(headers: &mut HeaderMap) {
+    let options: Vec<_> = headers.get_all(CONNECTION).iter().cloned().collect();
+    for option in options
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+    {
+        if let Ok(name) = HeaderName::from_bytes(option.trim_ascii()) {
+            headers.remove(name);
+        }
+    }
+    let names: Vec<_> = headers
+        .keys()
+        .filter(|name| is_of_connection(name))
+        .cloned()
+        .collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::http::Response;
+    use bytes::Bytes;
+    use http_body_util::Full;
+
+    use super::*;
+
+    struct Extra(Full<Bytes>);
+
+    impl Body for Extra {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _cx: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+            std::task::Poll::Pending
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.0.is_end_stream()
+        }
+
+        fn size_hint(&self) -> hyper::body::SizeHint {
+            self.0.size_hint()
+        }
+    }
+
+    impl ExtraHeaders for Extra {
+        fn extra_headers(&self, mut add: impl FnMut(&HeaderName, &HeaderValue)) {
+            add(
+                &HeaderName::from_static("x-extra"),
+                &HeaderValue::from_static("1"),
+            );
+        }
+    }
+
+    fn completed(
+        status: u16,
+        fields: &[(&str, &str)],
+        body: &'static str,
+        is_head: bool,
+    ) -> (HeaderMap, bool) {
+        let mut response = Response::builder().status(status);
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        let (mut head, ()) = response.body(()).unwrap().into_parts();
+        let has_content = complete(&mut head, &Extra(Full::from(body)), is_head);
+        (head.headers, has_content)
+    }
+
+    #[test]
+    fn nothing_of_a_connection_goes_on() {
+        let (headers, _) = completed(
+            200,
+            &[
+                ("connection", "x-hop, close"),
+                ("connection", "x-other"),
+                ("x-hop", "1"),
+                ("x-other", "1"),
+                ("keep-alive", "timeout=5"),
+                ("proxy-connection", "close"),
+                ("transfer-encoding", "chunked"),
+                ("upgrade", "h2c"),
+                ("te", "gzip"),
+                ("x-kept", "1"),
+            ],
+            "",
+            false,
+        );
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["date", "x-extra", "x-kept"]);
+    }
+
+    #[test]
+    fn a_response_has_its_length_and_the_time_and_keeps_its_own() {
+        let (headers, has_content) = completed(200, &[], "abc", false);
+        assert!(has_content && headers[CONTENT_LENGTH] == "3" && headers.contains_key(DATE));
+        let own = [("date", "then"), ("content-length", "9")];
+        let (headers, _) = completed(200, &own, "abc", false);
+        assert!(headers[CONTENT_LENGTH] == "9" && headers[DATE] == "then");
+    }
+
+    #[test]
+    fn what_has_no_content_ends_with_its_head() {
+        let (headers, has_content) = completed(200, &[], "abc", true);
+        assert!(!has_content && headers[CONTENT_LENGTH] == "3");
+        for status in [204, 304] {
+            let (headers, has_content) = completed(status, &[], "abc", false);
+            assert!(
+                !has_content && !headers.contains_key(CONTENT_LENGTH),
+                "{status}"
+            );
+        }
+        let (headers, has_content) = completed(200, &[], "", false);
+        assert!(!has_content && !headers.contains_key(CONTENT_LENGTH));
+    }
+}

@@ -1,0 +1,144 @@
+//! A stream that carries another protocol (extended CONNECT, RFC 8441 §5).
+//!
+//! Guarantees: bytes are taken from either side only as the other takes them; a stream that its
+//! client resets is an error and not an end; what waits to be written is in the gateway's budget; a
+//! connection with a tunnel is not idle.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use h2::{RecvStream, SendStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::activity::Busy;
+use super::flow::{PIECE, Piece, StreamFlow};
+
+/// Both directions of a stream.
+pub(super) struct Tunnel {
+    send: SendStream<Piece>,
+    receive: RecvStream,
+    flow: Arc<StreamFlow>,
+    /// What was received and not read.
+    rest: Bytes,
+    /// Our side has ended.
+    is_shut: bool,
+    _busy: Busy,
+}
+
+fn failed(error: h2::Error) -> io::Error {
+    match error.is_io() {
+        true => error.into_io().unwrap_or(io::ErrorKind::BrokenPipe.into()),
+        false => io::Error::new(io::ErrorKind::ConnectionReset, error),
+    }
+}
+
+// === impl Tunnel ===
+
+impl Tunnel {
+    /// `busy` keeps the connection from being idle for as long as the tunnel lives.
+    pub(super) fn new(
+        send: SendStream<Piece>,
+        receive: RecvStream,
+        flow: Arc<StreamFlow>,
+        busy: Busy,
+    ) -> Self {
+        Self {
+            send,
+            receive,
+            flow,
+            rest: Bytes::new(),
+            is_shut: false,
+            _busy: busy,
+        }
+    }
+
+    /// Waits until something can be sent; how much that is.
+    fn poll_capacity(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(reset) = self.send.poll_reset(cx) {
+            let error = reset.map_or_else(failed, |reason| failed(reason.into()));
+            return Poll::Ready(Err(error));
+        }
+        self.send.reserve_capacity(most);
+        while self.send.capacity() == 0 {
+            match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Poll::Ready(Err(failed(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            }
+        }
+        Poll::Ready(Ok(self.send.capacity().min(most)))
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let me = &mut *self;
+        while me.rest.is_empty() {
+            match ready!(me.receive.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    me.flow.connection().received.go(data.len());
+                    me.rest = data;
+                }
+                Some(Err(error)) => return Poll::Ready(Err(failed(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let count = me.rest.len().min(buffer.remaining());
+        buffer.put_slice(&me.rest.split_to(count));
+        // A stream that is over needs no window.
+        let _over = me.receive.flow_control().release_capacity(count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let me = &mut *self;
+        if bytes.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let count = ready!(me.poll_capacity(bytes.len().min(PIECE), cx))?;
+        let data = Bytes::copy_from_slice(bytes.get(..count).unwrap_or(bytes));
+        let held = me.flow.connection().buffers().hold(data.len());
+        let piece = Piece::new(&me.flow, data, held);
+        let sent = me.send.send_data(piece, false);
+        Poll::Ready(sent.map(|()| count).map_err(failed))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let me = &mut *self;
+        if std::mem::replace(&mut me.is_shut, true) {
+            return Poll::Ready(Ok(()));
+        }
+        let sent = me.send.send_data(Piece::end(&me.flow), true);
+        Poll::Ready(sent.map_err(failed))
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let rest = self.rest.remaining();
+        let unread = self.receive.flow_control().used_capacity();
+        self.flow
+            .connection()
+            .received
+            .go(unread.saturating_sub(rest));
+        // A stream that is over needs no window.
+        let _over = self.receive.flow_control().release_capacity(rest);
+    }
+}
