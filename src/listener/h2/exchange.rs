@@ -108,6 +108,11 @@ impl Exchange {
         service: &S,
         from: &(Downstream, S::ConnectionCache),
     ) -> Result<(), Broken> {
+        // Many have been reset already when a client abuses resets (CVE-2023-44487).
+        let reset = poll_fn(|cx| Poll::Ready(self.respond.poll_reset(cx))).await;
+        if let Poll::Ready(reason) = reset {
+            return Err(Broken::Reset(reason?));
+        }
         let response = {
             let sink = interim_sink(&self.flow);
             // In a box, which is written to at once: it is large.
@@ -126,7 +131,10 @@ impl Exchange {
     ) -> Poll<Result<Response<B>, Broken>> {
         let answered = answering.poll(cx);
         for interim in self.flow.interim.take(cx.waker()) {
-            self.respond.send_informational(interim)?;
+            // A stream that is over shows below.
+            if let Err(error) = self.respond.send_informational(interim) {
+                tracing::debug!(%error, "an interim response is not sent");
+            }
         }
         if let Poll::Ready(response) = answered {
             return Poll::Ready(Ok(response));

@@ -6,12 +6,13 @@
 
 use ::http::header::CONTENT_LENGTH;
 use ::http::request::Parts;
+use ::http::uri::PathAndQuery;
 use ::http::{HeaderValue, Method};
 use h2::ext::Protocol;
 
 /// What is wrong with a head.
 pub(super) fn malformed(head: &Parts) -> Option<&'static str> {
-    let target = head.uri.path_and_query().map(|target| target.as_str());
+    let target = head.uri.path_and_query().map(PathAndQuery::as_str);
     let is_tunnel = head.method == Method::CONNECT && head.extensions.get::<Protocol>().is_none();
     if head.method == Method::CONNECT && head.uri.authority().is_none() {
         return Some("CONNECT without an authority");

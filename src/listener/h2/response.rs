@@ -79,34 +79,10 @@ mod tests {
 
     use super::*;
 
-    struct Extra(Full<Bytes>);
-
-    impl Body for Extra {
-        type Data = Bytes;
-        type Error = std::convert::Infallible;
-
-        fn poll_frame(
-            self: std::pin::Pin<&mut Self>,
-            _cx: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
-            std::task::Poll::Pending
-        }
-
-        fn is_end_stream(&self) -> bool {
-            self.0.is_end_stream()
-        }
-
-        fn size_hint(&self) -> hyper::body::SizeHint {
-            self.0.size_hint()
-        }
-    }
-
-    impl ExtraHeaders for Extra {
+    impl ExtraHeaders for Full<Bytes> {
         fn extra_headers(&self, mut add: impl FnMut(&HeaderName, &HeaderValue)) {
-            add(
-                &HeaderName::from_static("x-extra"),
-                &HeaderValue::from_static("1"),
-            );
+            let (name, value) = ("x-extra", HeaderValue::from_static("1"));
+            add(&HeaderName::from_static(name), &value);
         }
     }
 
@@ -121,7 +97,7 @@ mod tests {
             response = response.header(*name, *value);
         }
         let (mut head, ()) = response.body(()).unwrap().into_parts();
-        let has_content = complete(&mut head, &Extra(Full::from(body)), is_head);
+        let has_content = complete(&mut head, &Full::<Bytes>::from(body), is_head);
         (head.headers, has_content)
     }
 

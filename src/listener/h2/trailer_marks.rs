@@ -95,12 +95,12 @@ struct Head {
 
 impl Head {
     fn read(bytes: &[u8; HEAD]) -> Self {
-        let [a, b, c, kind, flags, s, t, u, v] = *bytes;
+        let [a, b, c, kind, flags, stream @ ..] = *bytes;
         Self {
             length: usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c),
             kind,
             flags,
-            stream: u32::from_be_bytes([s, t, u, v]) & 0x7fff_ffff,
+            stream: u32::from_be_bytes(stream) & 0x7fff_ffff,
         }
     }
 
@@ -305,7 +305,7 @@ impl Marker {
     fn begin_trailers(&mut self, head: Head, bytes: &mut &[u8], out: &mut BytesMut) -> bool {
         loop {
             let is_whole = self.start.len() == head.length;
-            if let Some(begun) = beginning(head, &self.start, is_whole) {
+            if let Poll::Ready(begun) = beginning(head, &self.start, is_whole) {
                 match begun {
                     Some(begun) => self.mark(head, begun, out),
                     None => {
@@ -364,29 +364,30 @@ struct Begun {
     padding: usize,
 }
 
-/// Reads the beginning of a payload; `None` while it is too short to tell, and nothing if it is no
-/// beginning.
-fn beginning(head: Head, start: &[u8], is_whole: bool) -> Option<Option<Begun>> {
+/// Reads the beginning of a payload; `Pending` while it is too short to tell, and nothing if it is
+/// no beginning.
+fn beginning(head: Head, start: &[u8], is_whole: bool) -> Poll<Option<Begun>> {
     let padding = match (head.has(PADDED), start.first()) {
         (false, _) => 0,
         (true, Some(length)) => usize::from(*length),
-        (true, None) => return is_whole.then_some(None),
+        (true, None) if is_whole => return Poll::Ready(None),
+        (true, None) => return Poll::Pending,
     };
     let from = usize::from(head.has(PADDED)) + if head.has(PRIORITY) { 5 } else { 0 };
     if from + padding > head.length {
-        return Some(None);
+        return Poll::Ready(None);
     }
-    if start.len() < from {
-        return None;
+    let (Some(block), fields) = (start.get(from..), head.length - from - padding) else {
+        return Poll::Pending;
+    };
+    match table_updates(block, block.len() >= fields) {
+        Some(updates) => Poll::Ready(Some(Begun {
+            from,
+            updates,
+            padding,
+        })),
+        None => Poll::Pending,
     }
-    let fields = head.length - from - padding;
-    let block = start.get(from..).unwrap_or_default();
-    let updates = table_updates(block, block.len() >= fields)?;
-    Some(Some(Begun {
-        from,
-        updates,
-        padding,
-    }))
 }
 
 fn split<'a>(bytes: &mut &'a [u8], most: usize) -> &'a [u8] {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::{Door, Gateway, PATIENCE, Plane, Wanted, eventually, route, spawn};
+use crate::support::{Door, Gateway, PATIENCE, Plane, eventually, route, spawn};
 
 async fn client(gateway: &Gateway) -> SendRequest<Bytes> {
     let socket = TcpStream::connect(gateway.address).await.unwrap();
@@ -131,7 +131,7 @@ async fn send_all(body: &mut SendStream<Bytes>, most: usize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_s_window_grows_only_for_what_the_instance_takes() {
+async fn the_window_of_a_stream_grows_only_for_what_the_instance_takes() {
     let plane = Plane::start().await;
     let (instance, origin) = plane.own_origin("slow").await;
     let gateway = Gateway::start(&plane, "").await;
