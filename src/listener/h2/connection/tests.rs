@@ -14,6 +14,7 @@ use http1::InterimSink;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::client::ClientBody;
@@ -97,9 +98,10 @@ async fn served(stream: DuplexStream, service: Answers, idle_timeout: Duration) 
 /// A client, whose connection is served meanwhile.
 async fn client(service: &Answers) -> SendRequest<Bytes> {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    tokio::spawn(served(far, service.clone(), HOUR));
+    let tasks = TaskTracker::new();
+    tasks.spawn(served(far, service.clone(), HOUR));
     let (client, connection) = h2::client::handshake(near).await.unwrap();
-    tokio::spawn(async move { drop(connection.await) });
+    tasks.spawn(async move { drop(connection.await) });
     client.ready().await.unwrap()
 }
 
