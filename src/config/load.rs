@@ -229,19 +229,23 @@ fn add_sidecar(config: &mut Config) {
 /// With less, a handful of clients would get nothing through.
 const MIN_BUFFERED_BYTES: usize = 1 << 20;
 
+/// The limits of messages' heads, of requests as of responses.
+fn read_head_limits(s: &mut Section<'_, '_>, bytes: &mut usize, fields: &mut usize) {
+    if let Some(limit) = s.number::<usize>("max_header_bytes") {
+        if limit < 8192 {
+            s.problem("max_header_bytes", "must be at least 8192");
+        }
+        *bytes = limit;
+    }
+    set(fields, positive(s, "max_headers"));
+}
+
 fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
     set(&mut server.max_connections, positive(s, "max_connections"));
     s.duration("header_timeout", &mut server.header_timeout);
     s.duration("idle_timeout", &mut server.idle_timeout);
     s.duration("send_timeout", &mut server.send_timeout);
-    // hyper's parser needs at least this much room to work in.
-    if let Some(bytes) = s.number::<usize>("max_header_bytes") {
-        if bytes < 8192 {
-            s.problem("max_header_bytes", "must be at least 8192");
-        }
-        server.max_header_bytes = bytes;
-    }
-    set(&mut server.max_headers, positive(s, "max_headers"));
+    read_head_limits(s, &mut server.max_header_bytes, &mut server.max_headers);
     if let Some(limit) = positive(s, "max_connections_per_client") {
         server.max_connections_per_client = limit;
     }
@@ -346,6 +350,7 @@ fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
     upstream.read_timeout = (!read_timeout.is_zero()).then_some(read_timeout);
     s.duration("idle_timeout", &mut upstream.idle_timeout);
     set(&mut upstream.max_idle, s.number("max_idle"));
+    read_head_limits(s, &mut upstream.max_header_bytes, &mut upstream.max_headers);
 }
 
 mod forwarding;

@@ -17,8 +17,8 @@ use super::request_target::{adopt_authority, to_origin_form};
 use super::route::Target;
 use crate::config::{RouteConfig, ViaConfig};
 use crate::upstream::{
-    ForwardedFor, InterimSink, Outgoing, RequestBody, TrailerRules, edit, prepare_request,
-    remove_aliases,
+    Field, ForwardedFor, InterimSink, Outgoing, RequestBody, TrailerRules, edit,
+    has_bound_credentials, prepare_request, remove_aliases,
 };
 
 /// Makes the instance's request of the client's.
@@ -70,7 +70,10 @@ pub(super) async fn prepare(
         request = Box::pin(buffered(request, buffer, deadline)).await?;
     }
     let is_upgrade = target.switch.is_some();
-    Ok(Outgoing::new(request, forwarded, is_upgrade, interim))
+    let is_bound = target.fields.has(Field::Authorization);
+    let is_bound = is_bound && has_bound_credentials(request.headers());
+    let outgoing = Outgoing::new(request, forwarded, is_upgrade, interim);
+    Ok(outgoing.of_client(arrival.cache.client(), is_bound))
 }
 
 /// The sink for interim responses, which the route's rules are for as far as they take fields away.

@@ -6,6 +6,7 @@
 //! never keeps an instance awake; bodies stream both ways and are never buffered; a failed
 //! request comes back when it was certainly not sent.
 
+mod bound_auth;
 mod carry;
 mod epoch_stream;
 mod epoch_tasks;
@@ -14,9 +15,9 @@ mod forward;
 mod forwarded;
 mod guarded;
 mod h1;
-mod h1_body;
 mod h2_peer;
 mod h2_pool;
+mod h2_stream;
 mod headers;
 mod hop;
 mod leased_stream;
@@ -28,17 +29,17 @@ mod read_timeout;
 mod request_body;
 mod response_body;
 mod response_clock;
-mod return_to;
 mod timed_body;
 mod trailers;
 mod tunnel;
 mod via;
 
+pub use bound_auth::{ClientConnection, has_bound_credentials};
 pub use carry::{Carried, EndedBy, carry};
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
 pub use forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
-pub use h1_body::BrokenBody;
+pub use h1::BrokenBody;
 pub use headers::{
     ForwardedFor, edit, is_upgrade, prepare_interim, prepare_request, prepare_response,
     remove_aliases, upgrade_token,

@@ -6,14 +6,20 @@
 use std::fmt;
 use std::mem::{replace, take};
 
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, StatusCode};
-use http1::InterimSink;
+use http1::{BodyLength, InterimSink, write_request};
+use hyper::body::Body as _;
 
+use super::bound_auth::ClientConnection;
 use super::forwarded::ForwardedHeaders;
+use super::h1::Sending;
 use super::headers::prepare_interim;
 use super::request_body::RequestBody;
 use super::response_clock::ResponseClock;
+use crate::flow::ClientBuffers;
 
 /// A request as an instance is to get it.
 pub struct Outgoing {
@@ -22,9 +28,13 @@ pub struct Outgoing {
     pub(super) forwarded: Option<ForwardedHeaders>,
     pub(super) body: RequestBody,
     interim: Option<InterimSink>,
+    client: Option<ClientConnection>,
+    has_bound_credentials: bool,
     upgrade: bool,
     /// Whether it is idempotent, and its body, if any, can be sent twice.
     repeatable: bool,
+    /// The request as HTTP/1.1 writes it, with its body, when it was made and not sent.
+    unsent: Option<Box<Sending>>,
 }
 
 // === impl Outgoing ===
@@ -46,13 +56,34 @@ impl Outgoing {
             forwarded,
             body,
             interim,
+            client: None,
+            has_bound_credentials: false,
             upgrade,
+            unsent: None,
         }
     }
 
     /// Whether it may arrive twice.
     pub fn may_repeat(&self) -> bool {
         self.repeatable
+    }
+
+    /// The same, which has come over `client`, and may have brought credentials that are for a
+    /// whole connection.
+    pub fn of_client(mut self, client: ClientConnection, has_bound_credentials: bool) -> Self {
+        self.client = Some(client);
+        self.has_bound_credentials = has_bound_credentials;
+        self
+    }
+
+    /// The connection of its client.
+    pub(super) fn client(&self) -> Option<ClientConnection> {
+        self.client
+    }
+
+    /// Whether it brings credentials that are for a whole connection.
+    pub(super) fn has_bound_credentials(&self) -> bool {
+        self.has_bound_credentials
     }
 
     /// Whether it wants to leave HTTP.
@@ -66,6 +97,56 @@ impl Outgoing {
         if let Some(sink) = &self.interim {
             pass(sink, status, fields);
         }
+    }
+
+    /// The request as HTTP/1.1 writes it, into `room`. A request that may arrive twice stays here,
+    /// too.
+    pub(super) fn to_sending(&mut self, mut room: Vec<u8>) -> Sending {
+        if let Some(sending) = self.unsent.take() {
+            return *sending;
+        }
+        let again = self.repeatable.then(|| self.body.again()).flatten();
+        let body = again.unwrap_or_else(|| take(&mut self.body));
+        let Parts {
+            method,
+            uri,
+            headers,
+            extensions,
+            ..
+        } = &self.head;
+        let length = match body.size_hint().exact() {
+            // Where nothing is said, there is nothing (RFC 9112 §6.3, rule 7).
+            Some(0) if body.is_nothing() && !headers.contains_key(CONTENT_LENGTH) => {
+                BodyLength::Nothing
+            }
+            Some(length) => BodyLength::Length(length),
+            None => BodyLength::Chunked,
+        };
+        room.clear();
+        let length = write_request(
+            &mut room,
+            method.as_str(),
+            uri.path_and_query().map_or("/", PathAndQuery::as_str),
+            headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_bytes())),
+            length,
+            |out| {
+                if let Some(forwarded) = &self.forwarded {
+                    forwarded.write(out);
+                }
+            },
+        );
+        let buffers = match body.is_nothing() {
+            true => None,
+            false => extensions.get::<ClientBuffers>().cloned(),
+        };
+        Sending::new(room, length, body, buffers)
+    }
+
+    /// Nothing of it was sent.
+    pub(super) fn keep_unsent(&mut self, sending: Sending) {
+        self.unsent = Some(Box::new(sending));
     }
 
     /// The request in the form that hyper takes. A request that may arrive twice stays here, too.

@@ -70,5 +70,6 @@ mod service_links;
 mod simulation;
 mod soak;
 mod streams;
+mod uploads;
 mod vm;
 mod wake;

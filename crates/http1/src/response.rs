@@ -31,6 +31,10 @@ pub struct ResponseHead<'t, 'b> {
     pub bytes: &'b [u8],
 }
 
+/// A response's reason phrase that is not the usual one: an extension of a response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason(Box<str>);
+
 /// What a response's head says about the message and its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResponseFraming {
@@ -48,6 +52,20 @@ pub struct ResponseReader {
     limits: HeadLimits,
     progress: Progress,
     body: BodyDecoder,
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// That of a response that was read.
+    pub fn new(reason: &str) -> Self {
+        Self(reason.into())
+    }
+
+    /// Its octets.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 // === impl ResponseReader ===

@@ -13,13 +13,12 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, Response};
 use hyper::body::Body;
-use hyper::ext::ReasonPhrase;
 use tokio::io::AsyncWrite;
 
 use super::date;
 use crate::flow::{Buffered, ClientBuffers, Place};
 use crate::listener::service::ExtraHeaders;
-use http1::{Audience, BodyEncoder, Final, line, write_response};
+use http1::{Audience, BodyEncoder, Final, Reason, line, write_response};
 
 /// Bytes of a head, most of the time.
 const ROOM: usize = 512;
@@ -93,10 +92,10 @@ impl<B: AnswerBody> Answer<B> {
             true => Some(0),
             false => body.size_hint().exact(),
         };
-        let reason = head.extensions.get::<ReasonPhrase>();
+        let reason = head.extensions.get::<Reason>();
         let response = Final {
             status: head.status,
-            reason: reason.map(ReasonPhrase::as_bytes),
+            reason: reason.map(Reason::as_bytes),
             headers: &head.headers,
             length,
         };
