@@ -5,7 +5,9 @@
 //! that its connection cannot deliver ends in an error and never in an end.
 
 mod body;
+mod original_names;
 mod upgrade;
 
 pub use self::body::{BodyFeed, ClientBody, ClientBodyError};
+pub use self::original_names::OriginalNames;
 pub use self::upgrade::{ClientIo, ClientUpgrade, UpgradeError, UpgradeOffer, UpgradedClient};

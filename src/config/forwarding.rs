@@ -38,6 +38,20 @@ pub enum ProxyProtocol {
     V2,
 }
 
+/// The letters in which an instance is sent the names of a request's fields over HTTP/1.1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum FieldNames {
+    /// Small letters, as HTTP/2 has them.
+    #[default]
+    Lower,
+    /// A capital letter at the beginning of each word.
+    Title,
+    /// Those that the client has used; of other names as `title`.
+    Original,
+}
+
 /// How a route's requests are passed on.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
@@ -47,6 +61,8 @@ pub struct ForwardingConfig {
     /// Which PROXY header the instance gets; its connections then are of one client each.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// The letters of the names of fields, for instances that know only some.
+    pub field_names: FieldNames,
     /// Whether the route's path prefix is taken off.
     pub strip_path: bool,
     /// Whether a request without TLS is redirected to `https`, without a wake.
@@ -132,6 +148,7 @@ impl Default for ForwardingConfig {
         Self {
             protocol: Protocol::H1,
             proxy_protocol: None,
+            field_names: FieldNames::default(),
             strip_path: false,
             redirect_http: false,
             hsts: None,

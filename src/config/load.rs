@@ -16,6 +16,7 @@ use self::planes::Planes;
 use self::route::{parse_instance, parse_network, parse_ready, read_route};
 use self::telemetry::{read_admin, read_log, read_metrics, read_tracing};
 use super::diagnostics::{Diagnostics, PREFIX};
+use super::forwarding::FieldNames;
 use super::model::{
     AdminConfig, Config, IngressConfig, ListenerConfig, ResponseConfig, UpstreamConfig,
 };
@@ -194,6 +195,9 @@ fn read<T>(
             diagnostics.problem("hypeman", problem);
         }
         add_sidecar(&mut config);
+        let mut routes = config.route.iter();
+        config.server.keeps_field_names =
+            routes.any(|route| route.forwarding.field_names == FieldNames::Original);
     }
     check_tcp_hosts(&mut diagnostics, &config);
     if config.listener.is_empty() {

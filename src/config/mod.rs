@@ -33,7 +33,9 @@ mod wake;
 
 pub use advice::{Advice, advice};
 pub use client_share::ClientShare;
-pub use forwarding::{ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename};
+pub use forwarding::{
+    FieldNames, ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename,
+};
 pub use load::{Variables, load, load_admin, load_file};
 pub use model::{
     AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ListenerMode,

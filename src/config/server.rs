@@ -46,6 +46,9 @@ pub struct ServerConfig {
     /// Bytes of bodies in the gateway's memory, in both directions and of all protocols; beyond
     /// them nothing more is read. A client network has half of what is left once half is taken.
     pub max_buffered_bytes: ByteSize,
+    /// Whether a route wants to know the letters of names as they came.
+    #[serde(skip)]
+    pub keeps_field_names: bool,
     /// HTTP/2 from clients.
     pub http2: Http2Config,
     /// Whether another gateway may listen at the same addresses, to take over.
@@ -147,6 +150,7 @@ impl Default for ServerConfig {
             max_headers: 100,
             min_body_rate: ByteSize(240),
             max_buffered_bytes: ByteSize(256 << 20),
+            keeps_field_names: false,
             http2: Http2Config::default(),
             reuse_port: false,
             watch: true,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::parse::set;
 use crate::config::forwarding::{
-    ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename, check_auth_value,
-    parse_auth_name, parse_field, parse_name,
+    FieldNames, ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename,
+    check_auth_value, parse_auth_name, parse_field, parse_name,
 };
 use crate::config::reader::Section;
 use crate::config::secret::Secret;
@@ -25,6 +25,15 @@ pub(super) fn read_forwarding(s: &mut Section<'_, '_>) -> ForwardingConfig {
         "v2" => Ok(ProxyProtocol::V2),
         _ => Err(format!("`{text}` is not \"v1\" or \"v2\"")),
     });
+    let names = s.parsed("field_names", |text| match text {
+        "lower" => Ok(FieldNames::Lower),
+        "title" => Ok(FieldNames::Title),
+        "original" => Ok(FieldNames::Original),
+        _ => Err(format!(
+            "`{text}` is not \"lower\", \"title\" or \"original\""
+        )),
+    });
+    set(&mut forwarding.field_names, names);
     s.flag("strip_path", &mut forwarding.strip_path);
     s.flag("redirect_http", &mut forwarding.redirect_http);
     let mut hsts = Duration::ZERO;

@@ -26,6 +26,7 @@ const PART: u64 = 128 * 1024;
 pub(super) struct Input {
     bytes: BytesMut,
     reader: RequestReader,
+    keeps_names: bool,
 }
 
 // === impl Input ===
@@ -39,6 +40,7 @@ impl Input {
         Self {
             bytes: BytesMut::new(),
             reader: RequestReader::new(limits),
+            keeps_names: config.keeps_field_names,
         }
     }
 
@@ -73,7 +75,7 @@ impl Input {
         loop {
             let blank = empty_lines(&self.bytes);
             self.bytes.advance(blank);
-            match read_head(&mut self.reader, &self.bytes, head) {
+            match read_head(&mut self.reader, &self.bytes, head, self.keeps_names) {
                 Ok(None) => {}
                 Ok(Some(length)) => {
                     self.bytes.advance(length);
@@ -91,7 +93,7 @@ impl Input {
             }
             // Most heads come whole and alone: they need no buffer.
             if self.bytes.is_empty() && !matches!(fresh, [b'\r' | b'\n', ..]) {
-                match read_head(&mut self.reader, fresh, head) {
+                match read_head(&mut self.reader, fresh, head, self.keeps_names) {
                     Ok(Some(length)) => {
                         let rest = fresh.get(length..).unwrap_or_default();
                         self.bytes.extend_from_slice(rest);
@@ -163,8 +165,9 @@ fn read_head(
     reader: &mut RequestReader,
     bytes: &[u8],
     head: &mut Option<Head>,
+    keeps_names: bool,
 ) -> Result<Option<usize>, Unreadable> {
-    let read = reader.read_head(bytes, |parsed| head::request(parsed, head))?;
+    let read = reader.read_head(bytes, |parsed| head::request(parsed, head, keeps_names))?;
     match read {
         None => Ok(None),
         Some((length, taken)) => taken.map(|()| Some(length)),
