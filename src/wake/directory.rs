@@ -412,8 +412,10 @@ fn note_listed<S>(
         return !is_at_rest;
     };
     instance.set_name(&listed.name, listing.asked_at);
-    let endpoint = instance.endpoint();
-    if let Some(endpoint) = endpoint.filter(|e| listed.runs_at == Some(e.ip())) {
+    // Of thousands that sleep there is no more to say.
+    if let Some(ip) = listed.runs_at
+        && let Some(endpoint) = instance.endpoint().filter(|e| e.ip() == ip)
+    {
         endpoint.confirm(listing.asked_at);
     }
     true

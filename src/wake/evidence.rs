@@ -145,7 +145,12 @@ impl Evidence {
 
 /// The address of an instance, or why none can be used.
 pub(super) fn address_of(described: &wire::Instance) -> Result<IpAddr, Doubt> {
-    match described.address() {
+    usable(described.address())
+}
+
+/// The address, or why it cannot be used.
+pub(super) fn usable(address: Address) -> Result<IpAddr, Doubt> {
+    match address {
         Address::Off => Err(Doubt::NoNetwork),
         Address::Missing | Address::Unreadable => Err(Doubt::NoAddress { running: true }),
         Address::At(ip) if is_refused(ip) => Err(Doubt::AddressRefused),
