@@ -186,9 +186,9 @@ impl From<&ControlPlaneError> for Evidence {
     /// What the failure of a call about an instance says about the instance.
     fn from(error: &ControlPlaneError) -> Self {
         let doubt = match (error.status(), error.code()) {
-            (Some(401 | 403), _) => Doubt::Unauthorized,
-            // Somebody else's words are about nothing.
+            // Somebody else's words are about nothing, not about the gateway's key either.
             (Some(_), _) if !error.is_from_api() => Doubt::Failed,
+            (Some(401 | 403), _) => Doubt::Unauthorized,
             (Some(404), _) if error.is_not_found() => return Self::Gone,
             (Some(409), "instance_in_standby") => return Self::Asleep(Rest::Standby),
             (Some(409), "insufficient_resources") => Doubt::NoCapacity,

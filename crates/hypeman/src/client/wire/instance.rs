@@ -272,11 +272,11 @@ impl InstanceNetwork {
 
     /// Where the instance is.
     pub fn address(&self) -> Address {
-        match Self::place(self.enabled, self.ip.as_deref()) {
-            Address::Missing if self.ip.is_none() && self.other.has_unreadable("ip") => {
-                Address::Unreadable
-            }
-            address => address,
+        let place = Self::place(self.enabled, self.ip.as_deref());
+        let is_odd = self.ip.is_none() && self.other.has_unreadable("ip");
+        match place == Address::Missing && is_odd {
+            true => Address::Unreadable,
+            false => place,
         }
     }
 
