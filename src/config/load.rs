@@ -232,6 +232,9 @@ fn add_sidecar(config: &mut Config) {
 
 /// With less, a handful of clients would get nothing through.
 const MIN_BUFFERED_BYTES: usize = 1 << 20;
+/// The shortest `wake.verify_interval`: the control plane is asked that often about each instance in
+/// use, and has to have answered by then.
+const SHORTEST_VERIFY: Duration = Duration::from_millis(50);
 
 /// The limits of messages' heads, of requests as of responses.
 fn read_head_limits(s: &mut Section<'_, '_>, bytes: &mut usize, fields: &mut usize) {
@@ -311,6 +314,9 @@ fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
     set(&mut wake.max_held_bytes, s.number("max_held_bytes"));
     s.flag("start_stopped", &mut wake.start_stopped);
     s.duration("verify_interval", &mut wake.verify_interval);
+    if wake.verify_interval < SHORTEST_VERIFY {
+        s.problem("verify_interval", "must be at least 50ms");
+    }
     if let Some(failures) = s.number("breaker_failures") {
         wake.breaker_failures = failures;
         if failures == 0 {
