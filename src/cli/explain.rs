@@ -67,8 +67,11 @@ const CODES: &[Code] = &[
     code(
         "forbidden",
         403,
-        "The route has [route.auth], and the request lacks the field or has a wrong value.",
-        "Compare the client's field with auth.value_file; the file is read when the configuration is.",
+        "The route has [route.auth], and the request lacks the field or has a wrong value, or its connection \
+         has shown no certificate that the listener has verified.",
+        "Compare the client's field with auth.value_file; the file is read when the configuration is. For \
+         auth.any with client_certificate, the connection must come to a listener with client_ca, and show a \
+         certificate of that CA; Client-Cert fields of proxies in front do not count.",
     ),
     code(
         "no_route",

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use self::auth::check_certificates;
 use self::listener::{check_tcp_hosts, read_ingress, read_listener};
 use self::parse::{positive, set};
 use self::planes::Planes;
@@ -196,6 +197,7 @@ fn read<T>(
         add_sidecar(&mut config);
     }
     check_tcp_hosts(&mut diagnostics, &config);
+    check_certificates(&mut diagnostics, &config);
     if config.listener.is_empty() {
         config.listener.push(ListenerConfig::default());
     }
@@ -348,6 +350,7 @@ fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
     set(&mut upstream.max_idle, s.number("max_idle"));
 }
 
+mod auth;
 mod forwarding;
 mod listener;
 mod parse;

@@ -26,7 +26,7 @@ mod made {
         ("route", &["host", "instance"]),
         ("keep_warm", &["cron", "for"]),
         ("prewarm", &["paths", "instances"]),
-        ("auth", &["header"]),
+        ("any", &["client_certificate"]),
     ];
 
     /// The schema, made of the types.

@@ -14,12 +14,12 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 
 /// A CA and a certificate that it has issued, with its key, in PEM.
-struct Issued {
-    ca: String,
-    leaf: String,
+pub struct Issued {
+    pub ca: String,
+    pub leaf: String,
 }
 
-fn issued(name: &str) -> Issued {
+pub fn issued(name: &str) -> Issued {
     let ca_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -34,14 +34,14 @@ fn issued(name: &str) -> Issued {
     }
 }
 
-fn server_certificate(dir: &Path, name: &str) -> String {
+pub fn server_certificate(dir: &Path, name: &str) -> String {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     std::fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
     std::fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
     made.cert.pem()
 }
 
-fn client(address: SocketAddr, root: &str, name: &str) -> reqwest::ClientBuilder {
+pub fn client(address: SocketAddr, root: &str, name: &str) -> reqwest::ClientBuilder {
     let root = reqwest::Certificate::from_pem(root.as_bytes()).unwrap();
     reqwest::Client::builder()
         .no_proxy()

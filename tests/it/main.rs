@@ -37,6 +37,7 @@ mod browser;
 mod certificates;
 mod chaos;
 mod cli;
+mod client_certificates;
 mod clients;
 mod contract;
 mod dashboard;
