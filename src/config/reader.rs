@@ -154,9 +154,13 @@ impl<'b, 'a> Section<'b, 'a> {
     /// Reports a problem with a key's value after it was read.
     pub(super) fn problem(&mut self, key: &'static str, message: impl Display) {
         self.keys.push(key);
-        let (at, place) = match (self.variable(key), self.in_file(key)) {
+        let in_file = self.in_file(key).map(|value| (value, value.get_ref()));
+        // Of a table or a list no variable is the value.
+        let is_plain = in_file.is_none_or(|(_, kind)| !kind.is_table() && !kind.is_array());
+        let variable = is_plain.then(|| self.variable(key)).flatten();
+        let (at, place) = match (variable, in_file) {
             (Some((name, _)), _) => (usize::MAX, name),
-            (None, Some(value)) => {
+            (None, Some((value, _))) => {
                 let at = value.span().start;
                 (at, self.diagnostics.place(at))
             }
