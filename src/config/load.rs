@@ -24,7 +24,7 @@ use super::pattern::{HostPattern, InstanceTemplate};
 use super::problem::{ConfigError, Problem};
 use super::reader::Section;
 use super::route::RouteConfig;
-use super::server::{ServerConfig, ViaConfig};
+use super::server::{HalfClose, ServerConfig, ViaConfig};
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::values::{ByteSize, Rate};
 use super::wake::WakeConfig;
@@ -236,6 +236,12 @@ fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
     s.duration("header_timeout", &mut server.header_timeout);
     s.duration("idle_timeout", &mut server.idle_timeout);
     s.duration("send_timeout", &mut server.send_timeout);
+    let half_close = s.parsed("half_close", |text| match text {
+        "abort" => Ok(HalfClose::Abort),
+        "answer" => Ok(HalfClose::Answer),
+        _ => Err(format!("`{text}` is not \"abort\" or \"answer\"")),
+    });
+    set(&mut server.half_close, half_close);
     // hyper's parser needs at least this much room to work in.
     if let Some(bytes) = s.number::<usize>("max_header_bytes") {
         if bytes < 8192 {

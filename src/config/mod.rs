@@ -51,7 +51,7 @@ pub use route::{
 };
 pub use schema::schema;
 pub use secret::Secret;
-pub use server::{Http2Config, ServerConfig, ViaConfig};
+pub use server::{HalfClose, Http2Config, ServerConfig, ViaConfig};
 pub use telemetry::{
     AccessField, AccessFormat, AccessLog, FilterError, LogConfig, LogFormat, MetricsConfig,
     SecretHeaders, TracingConfig, parse_filter,
