@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use self::auth::check_certificates;
 use self::listener::{check_tcp_hosts, read_ingress, read_listener};
 use self::parse::{positive, set};
 use self::planes::Planes;
@@ -24,7 +25,7 @@ use super::pattern::{HostPattern, InstanceTemplate};
 use super::problem::{ConfigError, Problem};
 use super::reader::Section;
 use super::route::RouteConfig;
-use super::server::{ServerConfig, ViaConfig};
+use super::server::{HalfClose, ServerConfig, ViaConfig};
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::values::{ByteSize, Rate};
 use super::wake::WakeConfig;
@@ -200,6 +201,7 @@ fn read<T>(
             routes.any(|route| route.forwarding.field_names == FieldNames::Original);
     }
     check_tcp_hosts(&mut diagnostics, &config);
+    check_certificates(&mut diagnostics, &config);
     if config.listener.is_empty() {
         config.listener.push(ListenerConfig::default());
     }
@@ -252,6 +254,12 @@ fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
     s.duration("header_timeout", &mut server.header_timeout);
     s.duration("idle_timeout", &mut server.idle_timeout);
     s.duration("send_timeout", &mut server.send_timeout);
+    let half_close = s.parsed("half_close", |text| match text {
+        "abort" => Ok(HalfClose::Abort),
+        "answer" => Ok(HalfClose::Answer),
+        _ => Err(format!("`{text}` is not \"abort\" or \"answer\"")),
+    });
+    set(&mut server.half_close, half_close);
     read_head_limits(s, &mut server.max_header_bytes, &mut server.max_headers);
     if let Some(limit) = positive(s, "max_connections_per_client") {
         server.max_connections_per_client = limit;
@@ -363,6 +371,7 @@ fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
     read_head_limits(s, &mut upstream.max_header_bytes, &mut upstream.max_headers);
 }
 
+mod auth;
 mod forwarding;
 mod listener;
 mod parse;

@@ -15,7 +15,7 @@ use super::request_body::{buffered, gains_from_buffer};
 use super::request_log::RequestLog;
 use super::request_target::{adopt_authority, to_origin_form};
 use super::route::Target;
-use crate::config::{FieldNames, RouteConfig, ViaConfig};
+use crate::config::{AuthConfig, FieldNames, RouteConfig, ViaConfig};
 use crate::upstream::{
     Field, ForwardedFor, InterimSink, Outgoing, RequestBody, TrailerRules, edit,
     has_bound_credentials, prepare_request, remove_aliases,
@@ -44,7 +44,7 @@ pub(super) async fn prepare(
         trace.inject(request.headers_mut());
     }
     if !forwarding.request_headers.is_empty() || forwarding.auth.is_some() {
-        let auth = forwarding.auth.iter().map(|auth| &auth.header);
+        let auth = forwarding.auth.iter().flat_map(AuthConfig::fields);
         let replaced: Vec<_> = forwarding.request_headers.replaced().chain(auth).collect();
         remove_aliases(request.headers_mut(), &replaced);
     }

@@ -44,7 +44,9 @@ pub(super) fn request(
     keeps_names: bool,
 ) -> Result<(), Unreadable> {
     let copied = Copied::of(head.bytes);
-    let mut headers = HeaderMap::with_capacity(head.fields.len() + ADDED);
+    let count = head.fields.len();
+    let headers = HeaderMap::try_with_capacity(count + ADDED);
+    let mut headers = headers.map_err(|_| HeadError::TooManyFields(count))?;
     for field in head.fields.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let value = HeaderValue::from_maybe_shared(copied.part(field.value));
@@ -61,7 +63,9 @@ pub(super) fn request(
             }
             continue;
         }
-        headers.append(name, value);
+        if headers.try_append(name, value).is_err() {
+            return Err(HeadError::TooManyFields(count).into());
+        }
     }
     let uri = uri(head.target, &copied)?;
     let request = &mut into
