@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test nightly fuzz chaos soak lint fmt doc deny notices deb image bare bare-quick bench bench-peers bench-scale \
+.PHONY: test nightly fuzz chaos soak hostile lint fmt doc deny notices deb image bare bare-quick bench bench-peers bench-scale \
 	trained instructions demo clean
 
 # What is shipped is built with the profile `dist`. `make test` packs the same programs from `release`, which has no
@@ -24,6 +24,7 @@ test: packages-test packages-fuzz
 nightly:
 	$(MAKE) test HISTORIES=100000 FUZZ_SECONDS=600
 	$(MAKE) deny
+	$(MAKE) hostile
 	$(MAKE) soak SOAK_SECONDS=120
 	$(MAKE) bare image-test PROFILE=dist
 
@@ -44,6 +45,11 @@ SOAK_SLEEPING ?= 10000
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_IDS=$(SOAK_IDS) SOAK_SLEEPING=$(SOAK_SLEEPING) \
 		cargo test --release --locked --test it soak:: -- --ignored --nocapture --test-threads 1
+
+# Minutes in which 200 hostile connections of each kind stand beside an honest client, whose gateway must stay below 256 MiB;
+# prints a line for each kind. The gateway is a process of its own, as for `soak`.
+hostile:
+	cargo test --release --locked --test it hostile_memory:: -- --ignored --nocapture --test-threads 1
 
 lint: packages-fuzz
 	cargo fmt --check

@@ -51,6 +51,7 @@ mod fields;
 mod framing;
 mod grpc;
 mod h2;
+mod hostile_memory;
 mod ingress;
 mod interleavings;
 mod lifecycle;
