@@ -53,6 +53,7 @@ mod framing;
 mod grpc;
 mod h2;
 mod half_close;
+mod hostile_memory;
 mod ingress;
 mod interleavings;
 mod lifecycle;
