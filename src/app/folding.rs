@@ -36,6 +36,7 @@ pub(super) async fn fold(metrics: Arc<Metrics>) {
 #[cfg(test)]
 mod tests {
     use tokio::time::Instant;
+    use tokio_util::task::TaskTracker;
 
     use super::*;
     use crate::telemetry::WakeOutcome;
@@ -53,7 +54,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn samples_are_folded_soon_while_they_come_and_within_seconds_after_a_pause() {
         let metrics = Arc::new(Metrics::new());
-        let folding = tokio::spawn(fold(Arc::clone(&metrics)));
+        let tasks = TaskTracker::new();
+        let folding = tasks.spawn(fold(Arc::clone(&metrics)));
         let soon = Duration::from_millis(300);
         assert!(wait(&metrics).await <= soon);
         assert!(wait(&metrics).await <= soon);

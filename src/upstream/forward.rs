@@ -202,7 +202,7 @@ impl Upstream {
                 // It was dialled meanwhile.
                 now = Instant::now();
             }
-            let mut sending = request.to_sending(connection.take_spare());
+            let mut sending = request.begin_sending(connection.take_spare());
             connection.begin(now, response_timeout);
             let answered = {
                 let method = &request.head.method;

@@ -112,7 +112,7 @@ impl Outgoing {
 
     /// The request as HTTP/1.1 writes it, into `room`. A request that may arrive twice stays here,
     /// too.
-    pub(super) fn to_sending(&mut self, mut room: Vec<u8>) -> Sending {
+    pub(super) fn begin_sending(&mut self, mut room: Vec<u8>) -> Sending {
         if let Some(sending) = self.unsent.take() {
             return *sending;
         }
@@ -145,7 +145,7 @@ impl Outgoing {
         };
         let length = match self.field_names {
             FieldNames::Lower => write_request(&mut room, method, target, fields, length, add),
-            rule => {
+            rule @ (FieldNames::Title | FieldNames::Original) => {
                 let original = extensions.get::<OriginalNames>();
                 let fields = fields.map(|(name, value)| (spelled(name, rule, original), value));
                 let fields: Vec<_> = fields.collect();

@@ -147,7 +147,8 @@ mod tests {
             let mut spare = Spare(0);
             assert_eq!(spare.take(length, size), Ok(()));
             assert_eq!(Spare(0).take(length + 1, size), Err(ChunkError::TooLarge));
-            assert_eq!(Spare::ALL.take(length + waste, size), Ok(()));
+            let mut spare = Spare::ALL;
+            assert_eq!(spare.take(length + waste, size), Ok(()));
         }
         // A size of eight digits before each short event, for ever.
         let mut spare = Spare::ALL;

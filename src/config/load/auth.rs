@@ -125,7 +125,7 @@ mod tests {
     fn problems(text: &str, variables: &[(&str, &str)]) -> Vec<String> {
         let pairs = variables.iter();
         let pairs = pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        match load("w.toml", text, &Variables::from_iter(pairs)) {
+        match load("w.toml", text, &pairs.collect::<Variables>()) {
             Ok(_) => Vec::new(),
             Err(error) => error.problems.iter().map(ToString::to_string).collect(),
         }

@@ -200,7 +200,7 @@ fn read_head(
         Ok(Some((length, taken))) => taken.map(|()| Some(length)),
         Err(error) => Err(Unreadable::from(error)),
     };
-    length.map_err(|error| refusal(error, bytes))
+    length.map_err(|error| Box::new(refusal(error, bytes)))
 }
 
 fn poll_read_into<I: AsyncRead + Unpin>(

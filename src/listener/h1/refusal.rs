@@ -14,13 +14,13 @@ use crate::client::{Refusal, RefusalReason};
 const MOST_METHOD: usize = 32;
 
 /// The refusal of a head that `bytes` begin with.
-pub(super) fn refusal(error: Unreadable, bytes: &[u8]) -> Box<Refusal> {
+pub(super) fn refusal(error: Unreadable, bytes: &[u8]) -> Refusal {
     let (method, target) = start_line(bytes);
-    Box::new(Refusal {
+    Refusal {
         reason: reason(error),
         method,
         target,
-    })
+    }
 }
 
 fn reason(error: Unreadable) -> RefusalReason {

@@ -19,9 +19,10 @@ fn http1() -> Vec<Attack> {
     use Over::{Admin, Clear};
     let x = |count: usize| "x".repeat(count);
     let lines = many_fields().into_iter();
-    let lines: String = lines
+    let lines: Vec<_> = lines
         .map(|(name, value)| format!("{name}: {value}\r\n"))
         .collect();
+    let lines = lines.concat();
     let slow_head = head("GET", "open", "/", "X-Slow: ") + &x(60_000);
     let chunked = |path| head("POST", "open", path, "Transfer-Encoding: chunked\r\n\r\n");
     let long = |host, path| head("POST", host, path, "Content-Length: 100000000\r\n\r\n");
@@ -250,7 +251,7 @@ fn http2() -> Vec<Attack> {
     let large = many_fields();
     let large: Vec<_> = large
         .iter()
-        .map(|(name, value)| (&name[..], &value[..]))
+        .map(|(name, value)| (name.as_str(), value.as_str()))
         .collect();
     let block = frames::fields("GET", "open.test", "/", &[]);
     let unended = [hello(), frame(frames::HEADERS, END_STREAM, 1, &block)].concat();

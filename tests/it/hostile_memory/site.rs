@@ -75,10 +75,11 @@ async fn flood(mut stream: TcpStream, agreed: Arc<AtomicUsize>) {
         })
     };
     let mut answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n".to_owned();
-    answer += &format!("Upgrade: {}\r\n", value("upgrade").unwrap_or("x"));
+    let protocol = value("upgrade").unwrap_or("x");
+    answer += &["Upgrade: ", protocol, "\r\n"].concat();
     if let Some(key) = value("sec-websocket-key") {
         let accept = derive_accept_key(key.as_bytes());
-        answer += &format!("Sec-WebSocket-Accept: {accept}\r\n");
+        answer += &["Sec-WebSocket-Accept: ", &accept, "\r\n"].concat();
     }
     answer += "\r\n";
     let mut sent = stream.write_all(answer.as_bytes()).await;
