@@ -168,6 +168,10 @@ pub struct UpstreamConfig {
     pub idle_timeout: Duration,
     /// Idle connections kept per instance and port.
     pub max_idle: usize,
+    /// Bytes of a response's head over HTTP/1.1.
+    pub max_header_bytes: usize,
+    /// Header fields of a response over HTTP/1.1.
+    pub max_headers: usize,
 }
 
 /// What the gateway adds to proxied responses.
@@ -291,6 +295,8 @@ impl Default for UpstreamConfig {
             read_timeout: None,
             idle_timeout: Duration::from_secs(4),
             max_idle: 256,
+            max_header_bytes: 256 * 1024,
+            max_headers: 256,
         }
     }
 }

@@ -16,13 +16,14 @@ use crate::config::RouteConfig;
 use crate::hold::Gate;
 use crate::names::{Hostname, PlaneIndex};
 use crate::router::{AuthorityError, host_of};
-use crate::upstream::ForwardedElement;
+use crate::upstream::{ClientConnection, ForwardedElement};
 use crate::wake::Instance;
 use hypeman::InstanceRef;
 
 /// The host and the instance of one connection's first request.
 #[derive(Debug, Default)]
 pub struct ConnectionCache {
+    client: ClientConnection,
     host: OnceLock<Arc<CachedHost>>,
     target: OnceLock<Arc<CachedTarget>>,
 }
@@ -49,6 +50,11 @@ pub(super) struct CachedHost {
 // === impl ConnectionCache ===
 
 impl ConnectionCache {
+    /// The name of the connection.
+    pub(super) fn client(&self) -> ClientConnection {
+        self.client
+    }
+
     /// The host that a request is for.
     pub(super) fn host<B>(
         &self,

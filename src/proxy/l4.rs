@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -142,8 +141,8 @@ impl<P: ControlPlane> Gateway<P> {
         let carried = Arc::new(Carried::new(Arc::clone(&self.parts.metrics)));
         // Whoever drops this future leaves the account to the log.
         log.carried = Some(Arc::clone(&carried));
-        let (instance, stop) = (TokioIo::new(response), &self.parts.cut);
-        carry(client, instance, BUFFER, &carried, &endpoint, stop).await;
+        let stop = &self.parts.cut;
+        carry(client, response, BUFFER, &carried, &endpoint, stop).await;
         drop(slot);
     }
 }

@@ -22,8 +22,8 @@ use super::transaction::{ExtraFields, Transaction};
 use crate::config::{Protocol, ViaConfig};
 use crate::hold::Slot;
 use crate::upstream::{
-    Carried, Field, Fields, TrailerRules, UpstreamBody, X_REQUEST_ID, edit, prepare_response,
-    tunnel,
+    Carried, Field, Fields, ForwardError, TrailerRules, UpstreamBody, X_REQUEST_ID, edit,
+    prepare_response, tunnel,
 };
 use crate::wake::{Endpoint, Instance};
 use hypeman::{ControlPlane, GoDuration};
@@ -116,17 +116,20 @@ impl<P: ControlPlane> Gateway<P> {
                 _ => Ok(HandOver::Response(slot)),
             };
         };
-        let upstream = hyper::upgrade::on(&mut *response);
         if !switch.agreed(response)? {
             return Ok(HandOver::Response(slot));
         }
+        // Without a stream the instance's epoch has been cut meanwhile.
+        let Some(instance) = response.body_mut().take_stream() else {
+            return Err(ProxyError::Forward(ForwardError::Severed));
+        };
         let (cut, downstream) = (self.parts.cut.clone(), switch.into_downstream());
         let send_timeout = self.parts.server.load().send_timeout;
         let carried = Arc::new(Carried::new(Arc::clone(&self.parts.metrics)));
         let (transaction, handed_over) = oneshot::channel::<Box<Transaction>>();
         self.parts.tunnels.spawn(async move {
             let limits = (&cut, send_timeout);
-            tunnel(downstream, upstream, &carried, &endpoint, limits).await;
+            tunnel(downstream, instance, &carried, &endpoint, limits).await;
             drop(slot);
             // It comes when the head has been written, or cannot be.
             if let Ok(mut transaction) = handed_over.await {

@@ -25,9 +25,14 @@ pub(super) struct EpochStream {
 #[derive(Default)]
 struct Shared {
     stream: Mutex<Option<LeasedStream>>,
-    /// Whoever reads or writes the stream.
+    /// Whoever reads the stream, and writes it if nobody else does.
     user: AtomicWaker,
+    /// Whoever writes it at the same time.
+    sender: AtomicWaker,
 }
+
+/// A second way to a stream, for whoever writes it while it is read. It does not keep it open.
+pub(super) struct SendingHalf(Arc<Shared>);
 
 // === impl EpochStream ===
 
@@ -36,7 +41,7 @@ impl EpochStream {
     pub(super) fn new(stream: LeasedStream, cut: &CancellationToken) -> Self {
         let shared = Arc::new(Shared {
             stream: Mutex::new(Some(stream)),
-            user: AtomicWaker::new(),
+            ..Shared::default()
         });
         let mut place = Box::pin(cut.clone().cancelled_owned());
         let told = Waker::from(Arc::clone(&shared));
@@ -61,6 +66,49 @@ impl EpochStream {
     /// The task is woken when the epoch is cut. To be called before [`Self::lock`].
     pub(super) fn register(&self, cx: &Context<'_>) {
         self.shared.user.register(cx.waker());
+    }
+
+    /// A second way to it.
+    pub(super) fn sending_half(&self) -> SendingHalf {
+        SendingHalf(Arc::clone(&self.shared))
+    }
+
+    /// The stream, which the epoch cannot take away any more; `None` once it has.
+    pub(super) fn take(&self) -> Option<LeasedStream> {
+        self.lock().take()
+    }
+}
+
+impl Drop for EpochStream {
+    fn drop(&mut self) {
+        self.shared.close();
+        self.shared.sender.wake();
+    }
+}
+
+// === impl SendingHalf ===
+
+impl SendingHalf {
+    /// The stream; `None` once it is closed.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<LeasedStream>> {
+        self.0.lock()
+    }
+
+    /// The task is woken when the stream is closed. To be called before [`Self::lock`].
+    pub(super) fn register(&self, cx: &Context<'_>) {
+        self.0.sender.register(cx.waker());
+    }
+
+    /// Closes the stream for whoever reads it, too.
+    pub(super) fn close(&self) {
+        self.0.close();
+        self.0.user.wake();
+    }
+}
+
+impl fmt::Debug for SendingHalf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SendingHalf({:?})", self.lock())
     }
 }
 
@@ -88,5 +136,6 @@ impl Wake for Shared {
     fn wake(self: Arc<Self>) {
         self.close();
         self.user.wake();
+        self.sender.wake();
     }
 }

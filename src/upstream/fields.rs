@@ -22,6 +22,7 @@ pub enum Field {
     Accept,
     /// Any other spelling of a name that clients may not use.
     Alias,
+    Authorization,
     ClientCert,
     Connection,
     ContentType,
@@ -136,6 +137,7 @@ impl Field {
             (12, "grpc-timeout") => Self::GrpcTimeout,
             (12, "max-forwards") => Self::MaxForwards,
             (12, "x-request-id") => Self::XRequestId,
+            (13, "authorization") => Self::Authorization,
             (15, "x-wakegate-hold") => Self::XWakegateHold,
             (15, "x-wakegate-wake") => Self::XWakegateWake,
             (15, "x-forwarded-for") => Self::XForwardedFor,
@@ -193,6 +195,7 @@ mod tests {
             ("Accept", Field::Accept),
             ("cookie", Field::Cookie),
             ("expect", Field::Expect),
+            ("authorization", Field::Authorization),
             ("prefer", Field::Prefer),
             ("upgrade", Field::Upgrade),
             ("forwarded", Field::Forwarded),

@@ -13,30 +13,26 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Request, Response, Version};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1};
+use http::{HeaderMap, Request, Response};
+use http1::HeadLimits;
 use hyper::rt::Executor as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::bound_auth::is_bound_challenge;
 use super::epoch_tasks::EpochTasks;
-use super::h1::{Connection, Failure};
+use super::h1::{Connection, Failure, Head, Sending};
 use super::h1_body::H1Body;
 use super::hop::Hop;
 use super::leased_stream::LeasedStream;
 use super::outgoing::Outgoing;
-use super::pool::{Pool, PoolLimits, Pools, Sender};
+use super::pool::{Pool, PoolLimits, Pools};
 use super::request_body::{BodyFailure, RequestBody};
 use super::response_body::UpstreamBody;
-use super::response_clock::ResponseClock;
-use super::return_to::ReturnTo;
-use super::timed_body::TimedBody;
 use crate::config::{Protocol, UpstreamConfig};
 use crate::descriptors;
-use crate::flow::ClientBuffers;
 use crate::telemetry::{ConnectOutcome, Metrics, UpstreamUse};
 use crate::wake::{Endpoint, OpenConnection};
 
@@ -92,7 +88,8 @@ impl From<Failure> for ForwardError {
         match failure {
             Failure::Unsent => Self::Unsent,
             Failure::Closed | Failure::Broke(_) => Self::Broken(failure.into()),
-            Failure::Malformed(_) => Self::Malformed(failure.into()),
+            Failure::Malformed(_) | Failure::EarlySwitch => Self::Malformed(failure.into()),
+            Failure::Client(failure) => Self::Client(failure),
             Failure::TimedOut => Self::TimedOut,
             Failure::Severed => Self::Severed,
         }
@@ -151,18 +148,14 @@ impl Upstream {
     ) -> Result<Response<UpstreamBody>, ForwardError> {
         let pool = self.pool(endpoint, hop.port);
         // Servers that speak HTTP/2 without TLS take HTTP/1.1's upgrades at the same port.
-        let h2 = hop.protocol == Protocol::H2c && !request.is_upgrade();
-        if !h2 && request.body.is_nothing() && !request.is_upgrade() {
+        if hop.protocol != Protocol::H2c || request.is_upgrade() {
             return self
-                .send_alone(endpoint, hop, given, &pool, request, now)
+                .send_h1(endpoint, hop, given, &pool, request, now)
                 .await;
         }
         let whole = request.give();
-        // In boxes, as what is for new connections alone: most requests need none of it.
-        let sent = match h2 {
-            true => Box::pin(self.send_h2(endpoint, hop, given, &pool, whole)).await,
-            false => Box::pin(self.send_h1(endpoint, hop, given, &pool, whole)).await,
-        };
+        // In a box: most requests need none of it.
+        let sent = Box::pin(self.send_h2(endpoint, hop, given, &pool, whole)).await;
         sent.map_err(|Unanswered(error, unsent)| {
             if let Some(unsent) = unsent {
                 request.give_back(*unsent);
@@ -171,26 +164,25 @@ impl Upstream {
         })
     }
 
-    /// A request that is a head alone, over HTTP/1.1.
-    async fn send_alone(
+    /// A request over HTTP/1.1.
+    async fn send_h1(
         &self,
         endpoint: &Endpoint,
         hop: &Hop,
         mut given: Option<(TcpStream, OpenConnection)>,
         pool: &Arc<Pool>,
-        request: &Outgoing,
+        request: &mut Outgoing,
         mut now: Instant,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
         // A connection that names its client is that client's.
         let pooled = hop.proxy_header.is_none();
-        let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
         let (response_timeout, read_timeout) = {
             let config = self.config.load();
             (config.response_timeout, config.read_timeout)
         };
         loop {
             let taken = match &given {
-                None if pooled => pool.take_connection(now),
+                None if pooled => pool.take_connection(now, request.client()),
                 None | Some(_) => None,
             };
             let used = match (&taken, &given) {
@@ -210,16 +202,28 @@ impl Upstream {
                 // It was dialled meanwhile.
                 now = Instant::now();
             }
-            connection.begin(request, now, response_timeout);
-            match poll_fn(|cx| connection.poll_head(&request.head, &interim, cx)).await {
+            let mut sending = request.begin_sending(connection.take_spare());
+            connection.begin(now, response_timeout);
+            let answered = {
+                let method = &request.head.method;
+                let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
+                poll_fn(|cx| connection.poll_head(&mut sending, method, &interim, cx)).await
+            };
+            match answered {
                 Ok(head) => {
-                    let return_to = (head.keep_alive && pooled).then(|| Arc::clone(pool));
-                    let body = H1Body::new(head.body, connection, return_to);
-                    let body = UpstreamBody::of_h1(body).with_read_timeout(read_timeout);
-                    return Ok(head.response.map(|()| body));
+                    let (status, fields) = (head.response.status(), head.response.headers());
+                    if request.has_bound_credentials() || is_bound_challenge(status, fields) {
+                        connection.owner = request.client();
+                    }
+                    let body =
+                        self.begun(endpoint, connection, sending, &head, pooled.then_some(pool));
+                    return Ok(head.response.map(|()| body.with_read_timeout(read_timeout)));
                 }
                 Err(failure) => {
                     let error = ForwardError::from(failure);
+                    if matches!(error, ForwardError::Unsent) {
+                        request.keep_unsent(sending);
+                    }
                     if error.is_of_a_dead_connection() {
                         pool.distrust(idle_for);
                     }
@@ -233,6 +237,33 @@ impl Upstream {
         }
     }
 
+    /// The body of a response whose head has come, whether or not the request is over.
+    fn begun(
+        &self,
+        endpoint: &Endpoint,
+        mut connection: Box<Connection>,
+        sending: Sending,
+        head: &Head,
+        pool: Option<&Arc<Pool>>,
+    ) -> UpstreamBody {
+        if head.is_switch() {
+            return UpstreamBody::of_h1(H1Body::of_switch(connection));
+        }
+        let rest = match sending.into_room() {
+            Ok(room) => {
+                connection.keep_spare(room);
+                None
+            }
+            Err(sending) => Some(connection.rest_of(sending)),
+        };
+        let pool = pool.filter(|_| head.framing.is_persistent).cloned();
+        let body = H1Body::new(connection, rest.as_ref(), pool);
+        if let Some(rest) = rest {
+            self.tasks_of(endpoint).execute(rest);
+        }
+        UpstreamBody::of_h1(body)
+    }
+
     async fn dial(
         &self,
         endpoint: &Endpoint,
@@ -240,116 +271,14 @@ impl Upstream {
         given: Option<(TcpStream, OpenConnection)>,
     ) -> io::Result<Box<Connection>> {
         let stream = self.connect(endpoint, hop, given).await?;
-        Ok(Box::new(Connection::new(stream, endpoint.cut())))
-    }
-
-    /// Any other request over HTTP/1.1.
-    async fn send_h1(
-        &self,
-        endpoint: &Endpoint,
-        hop: &Hop,
-        given: Option<(TcpStream, OpenConnection)>,
-        pool: &Arc<Pool>,
-        mut request: Request<RequestBody>,
-    ) -> Result<Response<UpstreamBody>, Unanswered> {
-        let probed = given.is_some();
-        // A connection that names its client is that client's.
-        let pooled = hop.proxy_header.is_none();
-        if given.is_none() && pooled {
-            // A pooled connection that the instance has closed meanwhile costs nothing but a look
-            // at the next one.
-            while let Some((sender, idle_for)) = pool.take(Instant::now()) {
-                let return_to = |sender| self.return_to(sender, pool, pooled);
-                self.metrics.count_upstream_use(UpstreamUse::Pooled);
-                let result = self.exchange(endpoint, sender, request, return_to).await;
-                match distrusting(pool, idle_for, result) {
-                    Err(Unanswered(ForwardError::Unsent, Some(unsent))) => request = *unsent,
-                    result => return result,
-                }
-            }
-        }
-        let dialled = async {
-            let connection = self.connect(endpoint, hop, given).await?;
-            let (sender, task) = http1::handshake(connection)
-                .await
-                .map_err(io::Error::other)?;
-            self.tasks_of(endpoint).execute(task.with_upgrades());
-            Ok(sender)
-        };
-        match dialled.await {
-            Ok(sender) => {
-                let return_to = |sender| self.return_to(sender, pool, pooled);
-                self.metrics.count_upstream_use(match probed {
-                    true => UpstreamUse::Probe,
-                    false => UpstreamUse::New,
-                });
-                self.exchange(endpoint, sender, request, return_to).await
-            }
-            Err(error) => Err(Unanswered::unsent(ForwardError::Connect(error), request)),
-        }
-    }
-
-    fn return_to(&self, sender: Sender, pool: &Arc<Pool>, pooled: bool) -> ReturnTo {
-        match pooled {
-            true => ReturnTo::Pool(sender, Arc::clone(pool), self.pools.tasks.clone()),
-            false => ReturnTo::Nowhere(sender),
-        }
-    }
-
-    async fn exchange<S: Exchange>(
-        &self,
-        endpoint: &Endpoint,
-        mut sender: S,
-        request: Request<RequestBody>,
-        return_to: impl FnOnce(S) -> ReturnTo,
-    ) -> Result<Response<UpstreamBody>, Unanswered> {
-        let body_stats = request.body().body_stats();
-        let (response_timeout, read_timeout) = {
+        let limits = {
             let config = self.config.load();
-            (config.response_timeout, config.read_timeout)
-        };
-        let clock = request.extensions().get::<ResponseClock>();
-        let clock = clock.cloned().unwrap_or_else(ResponseClock::new);
-        clock.restart();
-        let buffers = request.extensions().get::<ClientBuffers>().cloned();
-        let request = request.map(|body| TimedBody::new(body, &clock, buffers));
-        let answered = tokio::select! {
-            biased;
-            answered = sender.exchange(request) => Some(answered),
-            () = clock.over(response_timeout) => None,
-        };
-        let error = match answered {
-            None => ForwardError::TimedOut,
-            Some(Ok(mut response)) => {
-                if let Some(body_stats) = body_stats {
-                    body_stats.answered();
-                }
-                // The client's side writes its own version.
-                *response.version_mut() = Version::HTTP_11;
-                let cut = endpoint.cut().clone();
-                return Ok(response.map(|body| {
-                    let body = UpstreamBody::new(body, return_to(sender), cut);
-                    body.with_read_timeout(read_timeout)
-                }));
+            HeadLimits {
+                bytes: config.max_header_bytes,
+                fields: config.max_headers,
             }
-            Some(Err(mut error)) => match error.take_message() {
-                Some(request) => {
-                    let request = request.map(TimedBody::into_inner);
-                    return Err(Unanswered::unsent(ForwardError::Unsent, request));
-                }
-                None => {
-                    let error = error.into_error();
-                    match body_stats.and_then(|body_stats| body_stats.failure()) {
-                        // A connection that is cut is dropped, which is how its requests end.
-                        _ if endpoint.cut().is_cancelled() => ForwardError::Severed,
-                        Some(failure) => ForwardError::Client(failure),
-                        None if error.is_parse() => ForwardError::Malformed(error.into()),
-                        None => ForwardError::Broken(error.into()),
-                    }
-                }
-            },
         };
-        Err(Unanswered(error, None))
+        Ok(Box::new(Connection::new(stream, endpoint.cut(), limits)))
     }
 
     /// A connection of its own, for bytes of any kind; it begins with the PROXY header of the hop,
@@ -432,39 +361,6 @@ impl Upstream {
     /// Ends every idle connection, and all that is left of others: nothing more will be sent.
     pub fn close(&self) {
         self.pools.stop.cancel();
-    }
-}
-
-/// The result of an exchange on a connection that had been idle for `idle_for`, once the pool knows
-/// what it says about the others.
-fn distrusting(
-    pool: &Pool,
-    idle_for: Duration,
-    result: Result<Response<UpstreamBody>, Unanswered>,
-) -> Result<Response<UpstreamBody>, Unanswered> {
-    if let Err(Unanswered(error, _)) = &result
-        && error.is_of_a_dead_connection()
-    {
-        pool.distrust(idle_for);
-    }
-    result
-}
-
-/// A connection's way to a response, in either version of HTTP.
-trait Exchange: Send {
-    fn exchange(
-        &mut self,
-        request: Request<TimedBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<TimedBody>>>> + Send;
-}
-
-impl Exchange for Sender {
-    fn exchange(
-        &mut self,
-        request: Request<TimedBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<TimedBody>>>> + Send
-    {
-        self.try_send_request(request)
     }
 }
 

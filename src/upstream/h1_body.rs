@@ -12,9 +12,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::h1::Connection;
+use super::h1::{Connection, Rest, RestProgress};
+use super::leased_stream::LeasedStream;
 use super::pool::Pool;
-use http1::{BodyDecoder, BodyLength, BodyPart, ChunkError};
+use http1::{BodyDecoder, BodyPart, ChunkError};
 
 /// A response's body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -31,11 +32,16 @@ pub enum BrokenBody {
     /// The instance's epoch has ended.
     #[error("the instance went to sleep before its response's end")]
     Severed,
+    /// The client broke the rest of the request off.
+    #[error("the client broke the request off before its end")]
+    Request,
 }
 
 /// The part of a response's body that has not been read yet.
 pub(super) struct H1Body {
     decoder: BodyDecoder,
+    /// Of a response that has begun before its request was over.
+    rest: Option<RestProgress>,
     /// The connection, until the body's end.
     connection: Option<Box<Connection>>,
     /// The pool that the connection goes back to, if it may be used again.
@@ -45,13 +51,16 @@ pub(super) struct H1Body {
 // === impl H1Body ===
 
 impl H1Body {
+    /// The body of the response whose head `connection` has read last. `rest` is what was left of
+    /// the request then. The connection goes back to `pool` if it may be used again.
     pub(super) fn new(
-        length: BodyLength,
         connection: Box<Connection>,
+        rest: Option<&Rest>,
         pool: Option<Arc<Pool>>,
     ) -> Self {
         let mut body = Self {
-            decoder: BodyDecoder::new(length),
+            decoder: connection.body(),
+            rest: rest.map(Rest::progress),
             connection: Some(connection),
             pool,
         };
@@ -61,8 +70,26 @@ impl H1Body {
         body
     }
 
+    /// That of a response that switches protocols, which keeps the connection.
+    pub(super) fn of_switch(connection: Box<Connection>) -> Self {
+        Self {
+            decoder: connection.body(),
+            rest: None,
+            connection: Some(connection),
+            pool: None,
+        }
+    }
+
+    /// The stream, for the protocol that the response has switched to.
+    pub(super) fn take_stream(&mut self) -> Option<LeasedStream> {
+        let connection = self.connection.take();
+        connection.and_then(|connection| connection.into_stream())
+    }
+
     fn finish(&mut self) {
+        let is_sent = self.rest.as_ref().is_none_or(RestProgress::is_sent);
         if let (Some(connection), Some(pool)) = (self.connection.take(), self.pool.take())
+            && is_sent
             && connection.is_clean()
         {
             pool.put_connection(connection);
@@ -93,7 +120,11 @@ impl H1Body {
                 return Poll::Ready(Some(Ok(frame)));
             }
             let Some(more) = ready!(connection.poll_more(self.decoder.useful(), cx)) else {
-                return Poll::Ready(Some(Err(BrokenBody::Severed)));
+                let is_broken = self.rest.as_ref().is_some_and(RestProgress::is_broken);
+                return Poll::Ready(Some(Err(match is_broken {
+                    true => BrokenBody::Request,
+                    false => BrokenBody::Severed,
+                })));
             };
             match more? {
                 0 if self.decoder.ends_with_connection() => {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
@@ -38,7 +39,7 @@ struct State {
 /// The connection below the library, which tells the asking task that something has come.
 #[derive(Debug)]
 pub(super) struct Heard {
-    stream: LeasedStream,
+    stream: TokioIo<LeasedStream>,
     limits: PeerLimits,
 }
 
@@ -94,6 +95,7 @@ impl PeerLimits {
 
 impl Heard {
     pub(super) fn new(stream: LeasedStream, limits: PeerLimits) -> Self {
+        let stream = TokioIo::new(stream);
         Self { stream, limits }
     }
 }

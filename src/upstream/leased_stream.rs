@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWrite as _;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
@@ -21,7 +19,9 @@ use crate::wake::OpenConnection;
 
 /// A stream that holds its instance's lease; also after an upgrade has taken it over.
 pub struct LeasedStream {
-    io: TokioIo<TcpStream>,
+    io: TcpStream,
+    /// What was read before somebody else took the stream over.
+    unread: BytesMut,
     open: OpenConnection,
     last_heard: Instant,
     metrics: Arc<Metrics>,
@@ -36,7 +36,8 @@ impl LeasedStream {
         open.established();
         metrics.upstream_connections.increment(1.0);
         Self {
-            io: TokioIo::new(stream),
+            io: stream,
+            unread: BytesMut::new(),
             open,
             last_heard: Instant::now(),
             metrics,
@@ -46,6 +47,17 @@ impl LeasedStream {
     /// A request is sent from `now` on.
     pub(super) fn request_sent(&self, now: Instant) {
         self.open.sent(now);
+    }
+
+    /// Something was written just now.
+    pub(super) fn note_sent(&self) {
+        self.open.sent(Instant::now());
+    }
+
+    /// The same, which reads these bytes before all others.
+    pub(super) fn with_unread(mut self, unread: BytesMut) -> Self {
+        self.unread = unread;
+        self
     }
 
     /// The time when something last came, its end included.
@@ -59,7 +71,16 @@ impl LeasedStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(self.io.inner_mut()).poll_write(cx, bytes)
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    /// Writes some of `slices`.
+    pub(super) fn poll_send_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
     }
 
     /// Reads as much as there is room for; 0 at the end.
@@ -68,7 +89,7 @@ impl LeasedStream {
         cx: &mut Context<'_>,
         into: &mut BytesMut,
     ) -> Poll<io::Result<usize>> {
-        let polled = poll_read_buf(Pin::new(self.io.inner_mut()), cx, into);
+        let polled = poll_read_buf(Pin::new(&mut self.io), cx, into);
         if matches!(polled, Poll::Ready(Ok(_))) {
             self.last_heard = Instant::now();
             self.open.heard(self.last_heard);
@@ -78,7 +99,7 @@ impl LeasedStream {
 
     /// Whether there is something to read, as far as is known without asking the system.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.inner().poll_read_ready(cx).map(|_| ())
+        self.io.poll_read_ready(cx).map(|_| ())
     }
 }
 
@@ -94,13 +115,18 @@ impl fmt::Debug for LeasedStream {
     }
 }
 
-impl Read for LeasedStream {
+impl AsyncRead for LeasedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_read(cx, buffer);
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(into.remaining());
+            into.put_slice(&self.unread.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
+        let polled = Pin::new(&mut self.io).poll_read(cx, into);
         if matches!(polled, Poll::Ready(Ok(()))) {
             self.open.heard(Instant::now());
         }
@@ -108,7 +134,7 @@ impl Read for LeasedStream {
     }
 }
 
-impl Write for LeasedStream {
+impl AsyncWrite for LeasedStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -116,7 +142,7 @@ impl Write for LeasedStream {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, bytes);
         if polled.is_ready() {
-            self.open.sent(Instant::now());
+            self.note_sent();
         }
         polled
     }
@@ -140,7 +166,7 @@ impl Write for LeasedStream {
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
         if polled.is_ready() {
-            self.open.sent(Instant::now());
+            self.note_sent();
         }
         polled
     }

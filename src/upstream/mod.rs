@@ -6,9 +6,11 @@
 //! never keeps an instance awake; bodies stream both ways and are never buffered; a failed
 //! request comes back when it was certainly not sent.
 
+mod bound_auth;
 mod carry;
 mod epoch_stream;
 mod epoch_tasks;
+mod field_names;
 mod fields;
 mod forward;
 mod forwarded;
@@ -17,6 +19,7 @@ mod h1;
 mod h1_body;
 mod h2_peer;
 mod h2_pool;
+mod h2_stream;
 mod headers;
 mod hop;
 mod leased_stream;
@@ -28,12 +31,12 @@ mod read_timeout;
 mod request_body;
 mod response_body;
 mod response_clock;
-mod return_to;
 mod timed_body;
 mod trailers;
 mod tunnel;
 mod via;
 
+pub use bound_auth::{ClientConnection, has_bound_credentials};
 pub use carry::{Carried, EndedBy, carry};
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};

@@ -6,14 +6,23 @@
 use std::fmt;
 use std::mem::{replace, take};
 
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, StatusCode};
-use http1::InterimSink;
+use http1::{BodyLength, InterimSink, write_request};
+use hyper::body::Body as _;
 
+use super::bound_auth::ClientConnection;
+use super::field_names::spelled;
 use super::forwarded::ForwardedHeaders;
+use super::h1::Sending;
 use super::headers::prepare_interim;
 use super::request_body::RequestBody;
 use super::response_clock::ResponseClock;
+use crate::client::OriginalNames;
+use crate::config::FieldNames;
+use crate::flow::ClientBuffers;
 
 /// A request as an instance is to get it.
 pub struct Outgoing {
@@ -22,9 +31,14 @@ pub struct Outgoing {
     pub(super) forwarded: Option<ForwardedHeaders>,
     pub(super) body: RequestBody,
     interim: Option<InterimSink>,
+    client: Option<ClientConnection>,
+    has_bound_credentials: bool,
+    field_names: FieldNames,
     upgrade: bool,
     /// Whether it is idempotent, and its body, if any, can be sent twice.
     repeatable: bool,
+    /// The request as HTTP/1.1 writes it, with its body, when it was made and not sent.
+    unsent: Option<Box<Sending>>,
 }
 
 // === impl Outgoing ===
@@ -46,13 +60,41 @@ impl Outgoing {
             forwarded,
             body,
             interim,
+            client: None,
+            has_bound_credentials: false,
+            field_names: FieldNames::default(),
             upgrade,
+            unsent: None,
         }
     }
 
     /// Whether it may arrive twice.
     pub fn may_repeat(&self) -> bool {
         self.repeatable
+    }
+
+    /// The same, which has come over `client`, and may have brought credentials that are for a
+    /// whole connection.
+    pub fn of_client(mut self, client: ClientConnection, has_bound_credentials: bool) -> Self {
+        self.client = Some(client);
+        self.has_bound_credentials = has_bound_credentials;
+        self
+    }
+
+    /// The same, the names of whose fields are spelled by this rule.
+    pub fn spelled(mut self, field_names: FieldNames) -> Self {
+        self.field_names = field_names;
+        self
+    }
+
+    /// The connection of its client.
+    pub(super) fn client(&self) -> Option<ClientConnection> {
+        self.client
+    }
+
+    /// Whether it brings credentials that are for a whole connection.
+    pub(super) fn has_bound_credentials(&self) -> bool {
+        self.has_bound_credentials
     }
 
     /// Whether it wants to leave HTTP.
@@ -66,6 +108,61 @@ impl Outgoing {
         if let Some(sink) = &self.interim {
             pass(sink, status, fields);
         }
+    }
+
+    /// The request as HTTP/1.1 writes it, into `room`. A request that may arrive twice stays here,
+    /// too.
+    pub(super) fn begin_sending(&mut self, mut room: Vec<u8>) -> Sending {
+        if let Some(sending) = self.unsent.take() {
+            return *sending;
+        }
+        let again = self.repeatable.then(|| self.body.again()).flatten();
+        let body = again.unwrap_or_else(|| take(&mut self.body));
+        let Parts {
+            method,
+            uri,
+            headers,
+            extensions,
+            ..
+        } = &self.head;
+        let length = match body.size_hint().exact() {
+            // Where nothing is said, there is nothing (RFC 9112 §6.3, rule 7).
+            Some(0) if body.is_nothing() && !headers.contains_key(CONTENT_LENGTH) => {
+                BodyLength::Nothing
+            }
+            Some(length) => BodyLength::Length(length),
+            None => BodyLength::Chunked,
+        };
+        room.clear();
+        let (method, target) = (method.as_str(), uri.path_and_query());
+        let target = target.map_or("/", PathAndQuery::as_str);
+        let fields = headers.iter();
+        let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let add = |out: &mut Vec<u8>| {
+            if let Some(forwarded) = &self.forwarded {
+                forwarded.write(out);
+            }
+        };
+        let length = match self.field_names {
+            FieldNames::Lower => write_request(&mut room, method, target, fields, length, add),
+            rule @ (FieldNames::Title | FieldNames::Original) => {
+                let original = extensions.get::<OriginalNames>();
+                let fields = fields.map(|(name, value)| (spelled(name, rule, original), value));
+                let fields: Vec<_> = fields.collect();
+                let fields = fields.iter().map(|(name, value)| (&**name, *value));
+                write_request(&mut room, method, target, fields, length, add)
+            }
+        };
+        let buffers = match body.is_nothing() {
+            true => None,
+            false => extensions.get::<ClientBuffers>().cloned(),
+        };
+        Sending::new(room, length, body, buffers)
+    }
+
+    /// Nothing of it was sent.
+    pub(super) fn keep_unsent(&mut self, sending: Sending) {
+        self.unsent = Some(Box::new(sending));
     }
 
     /// The request in the form that hyper takes. A request that may arrive twice stays here, too.

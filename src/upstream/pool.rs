@@ -11,13 +11,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex as TurnMutex, Notify};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::bound_auth::ClientConnection;
 use super::h1::Connection;
 use super::h2_peer::PeerLimits;
 use super::h2_pool::{ConnectionId, H2Connections, Stream};
@@ -27,11 +28,6 @@ use super::timed_body::TimedBody;
 /// A connection that has been idle for this long may have been cut off by a nap of its instance
 /// that nobody has noticed.
 const STALE: Duration = Duration::from_secs(1);
-
-pub(super) type Sender = http1::SendRequest<TimedBody>;
-
-/// An idle connection that was taken, and how long it was idle.
-type Taken<T> = Option<(T, Duration)>;
 
 /// What the pools of all epochs share.
 #[derive(Debug, Default)]
@@ -69,9 +65,9 @@ pub(super) struct Pool {
 /// Idle connections of each kind, the longest idle first.
 #[derive(Debug, Default)]
 struct Idle {
-    /// Those of hyper, each in a task of its own that notices its end.
-    senders: Vec<(Sender, Instant)>,
     connections: Vec<(Box<Connection>, Instant)>,
+    /// Those on which a client has authenticated itself: nobody else gets them.
+    owned: Vec<(Box<Connection>, Instant)>,
     /// Those of HTTP/2, busy ones included.
     h2: H2Connections,
     /// Whether the sweeper runs. It is started and ends under the lock.
@@ -110,26 +106,16 @@ impl Pool {
         }
     }
 
-    /// One of hyper's connections that can take a request `now`.
-    pub(super) fn take(&self, now: Instant) -> Taken<Sender> {
-        let limit = self.limits.idle_timeout;
-        self.change(|idle| {
-            while let Some((sender, since)) = idle.senders.pop() {
-                let idle_for = now.saturating_duration_since(since);
-                if sender.is_ready() && idle_for < limit {
-                    return Some((sender, idle_for));
-                }
-            }
-            None
-        })
-    }
-
-    /// One of our own connections that can take a request `now`.
-    pub(super) fn take_connection(&self, now: Instant) -> Taken<Box<Connection>> {
+    /// An HTTP/1.1 connection that can take a request of `client` `now`.
+    pub(super) fn take_connection(
+        &self,
+        now: Instant,
+        client: Option<ClientConnection>,
+    ) -> Option<(Box<Connection>, Duration)> {
         let mut no_wake = Context::from_waker(Waker::noop());
         let limit = self.limits.idle_timeout;
         self.change(|idle| {
-            while let Some((mut connection, since)) = idle.connections.pop() {
+            while let Some((mut connection, since)) = idle.pop(client) {
                 let idle_for = now.saturating_duration_since(since);
                 if connection.reusable_since(&mut no_wake).is_some() && idle_for < limit {
                     return Some((connection, idle_for));
@@ -150,16 +136,8 @@ impl Pool {
         self.lock().h2.unsettled()
     }
 
-    /// Keeps a connection for the next request, if there is room and it may be used again.
-    pub(super) fn put(self: &Arc<Self>, sender: Sender) {
-        self.keep(|idle| {
-            if idle.has_room(self.limits) && !sender.is_closed() && !self.is_over() {
-                idle.senders.push((sender, Instant::now()));
-            }
-        });
-    }
-
-    /// The same for one of our own connections, which has been idle since its last byte came.
+    /// Keeps an HTTP/1.1 connection for the next request, if there is room and it may be used
+    /// again. It has been idle since its last byte came.
     pub(super) fn put_connection(self: &Arc<Self>, mut connection: Box<Connection>) {
         let mut idle_waker = Context::from_waker(&self.idle_waker);
         // Under the lock, so that the sweeper finds it here when an idle event comes from now on.
@@ -167,7 +145,13 @@ impl Pool {
             if idle.has_room(self.limits)
                 && let Some(since) = connection.reusable_since(&mut idle_waker)
             {
-                idle.connections.push((connection, since));
+                let is_owned = connection.owner.is_some();
+                let list = if is_owned {
+                    &mut idle.owned
+                } else {
+                    &mut idle.connections
+                };
+                list.push((connection, since));
             }
         });
     }
@@ -252,9 +236,9 @@ impl Pool {
             true => idle.clear(),
             false => {
                 idle.retain_fresh(Instant::now(), self.limits.idle_timeout);
-                idle.senders.retain(|(sender, _)| !sender.is_closed());
-                idle.connections
-                    .retain_mut(|(one, _)| one.reusable_since(&mut idle_waker).is_some());
+                for list in [&mut idle.connections, &mut idle.owned] {
+                    list.retain_mut(|(one, _)| one.reusable_since(&mut idle_waker).is_some());
+                }
             }
         });
         idle.is_swept = idle.count() > 0;
@@ -276,18 +260,28 @@ impl Drop for Pool {
 
 impl Idle {
     fn count(&self) -> usize {
-        self.senders.len() + self.connections.len() + self.h2.idle()
+        self.connections.len() + self.owned.len() + self.h2.idle()
+    }
+
+    /// The connection that was used last of those that are the client's alone, or else of those that
+    /// are nobody's.
+    fn pop(&mut self, client: Option<ClientConnection>) -> Option<(Box<Connection>, Instant)> {
+        let is_its = |(one, _): &(Box<Connection>, Instant)| one.owner == client;
+        match self.owned.iter().rposition(is_its) {
+            Some(place) => Some(self.owned.remove(place)),
+            None => self.connections.pop(),
+        }
     }
 
     fn has_room(&self, limits: PoolLimits) -> bool {
-        self.senders.len() + self.connections.len() < limits.max_idle
+        self.connections.len() + self.owned.len() < limits.max_idle
     }
 
     /// Closes what has been idle for `limit`.
     fn retain_fresh(&mut self, now: Instant, limit: Duration) {
         let is_fresh = |since: Instant| now < since + limit;
-        self.senders.retain(|(_, since)| is_fresh(*since));
         self.connections.retain(|(_, since)| is_fresh(*since));
+        self.owned.retain(|(_, since)| is_fresh(*since));
         self.h2.retain_fresh(now, limit);
     }
 

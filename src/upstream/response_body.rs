@@ -1,6 +1,7 @@
 //! An instance's response body on its way to a client.
 //!
-//! Guarantees: a response's connection goes back to its pool only after a clean end; a body whose
+//! Guarantees: a stream of a shared connection stops counting when its response has ended, however
+//! it ends; a body whose
 //! epoch is cut, or whose instance falls silent for too long, ends with an error that says so.
 
 use std::pin::Pin;
@@ -13,8 +14,9 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio_util::sync::CancellationToken;
 
 use super::h1_body::{BrokenBody, H1Body};
+use super::h2_stream::StreamToken;
+use super::leased_stream::LeasedStream;
 use super::read_timeout::ReadTimeout;
-use super::return_to::ReturnTo;
 use super::trailers::{TrailerRules, without_unsafe_trailers};
 
 /// An instance's response body on its way to a client.
@@ -28,16 +30,16 @@ pub struct UpstreamBody {
 
 #[derive(Debug)]
 enum Inner {
-    Hyper(PooledBody),
+    H2(H2Body),
     H1(H1Body),
 }
 
-/// A body that comes over one of hyper's connections.
+/// A body that comes over HTTP/2.
 #[derive(Debug)]
-struct PooledBody {
+struct H2Body {
     inner: Incoming,
-    has_ended: bool,
-    return_to: Option<ReturnTo>,
+    /// The stream is taken for as long as this lives.
+    _stream: StreamToken,
     /// Cancelled when the instance's epoch has ended, which ends the connection.
     cut: CancellationToken,
 }
@@ -45,10 +47,10 @@ struct PooledBody {
 /// The rest of a response's body cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ResponseError {
-    /// One of hyper's connections failed.
+    /// An HTTP/2 connection failed.
     #[error(transparent)]
-    Hyper(#[from] hyper::Error),
-    /// One of our own HTTP/1.1 connections failed.
+    H2(#[from] hyper::Error),
+    /// An HTTP/1.1 connection failed.
     #[error(transparent)]
     H1(#[from] BrokenBody),
     /// The instance's epoch has ended.
@@ -62,11 +64,10 @@ pub enum ResponseError {
 // === impl UpstreamBody ===
 
 impl UpstreamBody {
-    pub(super) fn new(inner: Incoming, return_to: ReturnTo, cut: CancellationToken) -> Self {
-        Self::of(Inner::Hyper(PooledBody {
-            has_ended: inner.is_end_stream(),
+    pub(super) fn of_h2(inner: Incoming, stream: StreamToken, cut: CancellationToken) -> Self {
+        Self::of(Inner::H2(H2Body {
             inner,
-            return_to: Some(return_to),
+            _stream: stream,
             cut,
         }))
     }
@@ -78,6 +79,15 @@ impl UpstreamBody {
 
     pub(super) fn of_h1(body: H1Body) -> Self {
         Self::of(Inner::H1(body))
+    }
+
+    /// The stream of a response that has switched protocols; `None` of any other, and once the
+    /// instance's epoch has been cut.
+    pub fn take_stream(&mut self) -> Option<LeasedStream> {
+        match &mut self.inner {
+            Inner::H1(body) => body.take_stream(),
+            Inner::H2(_) => None,
+        }
     }
 
     fn of(inner: Inner) -> Self {
@@ -106,7 +116,7 @@ impl Body for UpstreamBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let me = &mut *self;
         let polled = match &mut me.inner {
-            Inner::Hyper(pooled) => pooled.poll_frame(cx),
+            Inner::H2(body) => body.poll_frame(cx),
             Inner::H1(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(ResponseError::H1))),
@@ -125,46 +135,30 @@ impl Body for UpstreamBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Inner::Hyper(pooled) => pooled.inner.is_end_stream(),
+            Inner::H2(body) => body.inner.is_end_stream(),
             Inner::H1(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
-            Inner::Hyper(pooled) => pooled.inner.size_hint(),
+            Inner::H2(body) => body.inner.size_hint(),
             Inner::H1(body) => body.size_hint(),
         }
     }
 }
 
-// === impl PooledBody ===
+// === impl H2Body ===
 
-impl PooledBody {
+impl H2Body {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
-        Pin::new(&mut self.inner).poll_frame(cx).map(|frame| {
-            self.has_ended = match &frame {
-                None => true,
-                Some(Ok(frame)) => frame.is_trailers() || self.inner.is_end_stream(),
-                Some(Err(_)) => false,
-            };
-            frame.map(|frame| {
-                frame.map_err(|error| match self.cut.is_cancelled() {
-                    true => ResponseError::Severed,
-                    false => ResponseError::Hyper(error),
-                })
-            })
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        polled.map_err(|error| match self.cut.is_cancelled() {
+            true => ResponseError::Severed,
+            false => ResponseError::H2(error),
         })
-    }
-}
-
-impl Drop for PooledBody {
-    fn drop(&mut self) {
-        if let Some(return_to) = self.return_to.take() {
-            return_to.finish(self.has_ended);
-        }
     }
 }

@@ -5,14 +5,21 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 
-use bytes::Bytes;
+use bytes::{Buf as _, BytesMut};
+use http::Method;
 use http::header::{CONNECTION, HOST, USER_AGENT};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::uri::PathAndQuery;
+use http1::{BodyLength, HeadLimits, ResponseReader, write_request};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::descriptors;
+
+/// What a health check reads of its answer.
+const LIMITS: HeadLimits = HeadLimits {
+    bytes: 64 * 1024,
+    fields: 256,
+};
 
 /// Connections to instances.
 pub trait Dialer: Send + Sync + 'static {
@@ -45,27 +52,30 @@ impl Dialer for Tcp {
     }
 
     async fn get(&self, address: SocketAddr, target: &str) -> io::Result<u16> {
-        let stream = descriptors::unless_last(TcpStream::connect(address).await?)?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        let request = http::Request::get(target)
-            .header(HOST, address.to_string())
-            .header(USER_AGENT, "wakegate")
-            .header(CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
-            .map_err(io::Error::other)?;
-        let answered = sender.send_request(request);
-        // The connection is driven for as long as the answer's head takes, and no longer.
-        tokio::pin!(answered, connection);
-        tokio::select! {
-            biased;
-            response = &mut answered => {
-                response.map(|response| response.status().as_u16()).map_err(io::Error::other)
-            }
-            ended = &mut connection => {
-                ended.map_err(io::Error::other)?;
-                answered.await.map(|response| response.status().as_u16()).map_err(io::Error::other)
+        let mut stream = self.connect(address).await?;
+        let target: PathAndQuery = target.parse().map_err(io::Error::other)?;
+        let host = address.to_string();
+        let fields = [
+            (HOST.as_str(), host.as_bytes()),
+            (USER_AGENT.as_str(), b"wakegate"),
+            (CONNECTION.as_str(), b"close"),
+        ];
+        let mut request = Vec::new();
+        let none = BodyLength::Nothing;
+        write_request(&mut request, "GET", target.as_str(), fields, none, |_| {});
+        stream.write_all(&request).await?;
+        let (mut reader, mut input) = (ResponseReader::new(LIMITS), BytesMut::new());
+        loop {
+            let read = reader.read_head(&input, &Method::GET, |head| {
+                (head.status.as_u16(), head.framing.is_interim)
+            });
+            match read.map_err(io::Error::other)? {
+                Some((length, (_, true))) => input.advance(length),
+                Some((_, (status, false))) => return Ok(status),
+                None if stream.read_buf(&mut input).await? == 0 => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                None => {}
             }
         }
     }

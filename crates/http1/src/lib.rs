@@ -17,6 +17,7 @@ mod encoder;
 mod fields;
 mod framing;
 mod head;
+mod reader;
 mod request;
 mod response;
 mod write;
@@ -32,7 +33,7 @@ pub use self::fields::{Field, Fields, digits, has_option, options};
 pub use self::framing::{BodyLength, FramingError};
 pub use self::head::{Copied, HeadError, HeadLimits};
 pub use self::request::{RequestFraming, RequestHead, RequestReader, empty_lines};
-pub use self::response::{ResponseFraming, ResponseHead, ResponseReader};
+pub use self::response::{Reason, ResponseFraming, ResponseHead, ResponseReader};
 pub use self::write::{
     Audience, Final, Outcome, line, write_interim, write_request, write_response,
 };

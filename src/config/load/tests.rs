@@ -26,6 +26,19 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_the_gateway_knows_may_not_be_outdated_before_it_is_there() {
+    let with = |text| format!("{ROUTE}\n[wake]\nverify_interval = \"{text}\"\n");
+    for (text, problem) in [
+        ("0s", "`0s` must be longer than zero"),
+        ("49ms", "must be at least 50ms"),
+    ] {
+        let expected = format!("w.toml:6:19: `wake.verify_interval`: {problem}");
+        assert_eq!(problems(&with(text)), [expected]);
+    }
+    assert!(load("w.toml", &with("50ms"), &none()).is_ok());
+}
+
+#[test]
 fn a_wrong_key_is_named_with_its_line_and_the_nearest_valid_key() {
     let got = problems(&format!("{ROUTE}\n[wake]\ntimout = \"3s\"\n"));
     assert_eq!(

@@ -12,23 +12,23 @@ use std::time::Duration;
 
 use http::header::{CONNECTION, HOST};
 use http::{HeaderValue, Request, Response, Uri, Version, uri};
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http2};
+use hyper::client::conn::http2;
 use hyper::rt::Executor as _;
 use hyper_util::rt::TokioTimer;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{Exchange, ForwardError, Unanswered, Upstream, distrusting};
+use super::{ForwardError, Unanswered, Upstream};
+use crate::flow::ClientBuffers;
 use crate::telemetry::UpstreamUse;
 use crate::upstream::h2_peer::{Heard, PeerLimits, UNKNOWN};
 use crate::upstream::h2_pool::{MAX_STREAMS, Stream};
+use crate::upstream::h2_stream::StreamToken;
 use crate::upstream::hop::Hop;
 use crate::upstream::pool::Pool;
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::response_body::UpstreamBody;
 use crate::upstream::response_clock::ResponseClock;
-use crate::upstream::return_to::{ReturnTo, StreamToken};
 use crate::upstream::timed_body::TimedBody;
 use crate::wake::{Endpoint, OpenConnection};
 
@@ -86,8 +86,7 @@ impl Upstream {
                     return Err(Unanswered::unsent(ForwardError::Connect(error), request));
                 }
             };
-            let return_to = |_| ReturnTo::Shared(token);
-            let result = self.exchange(endpoint, sender, request, return_to).await;
+            let result = self.exchange(endpoint, (sender, token), request).await;
             match distrusting(pool, idle_for, result) {
                 // Closed between the look and the sending; the next is looked at, or dialled.
                 Err(Unanswered(ForwardError::Unsent, Some(unsent))) if is_pooled => {
@@ -135,6 +134,61 @@ impl Upstream {
         Ok((of_pool(pool.add_h2(made, body), pool), false))
     }
 
+    /// An exchange over HTTP/2.
+    async fn exchange(
+        &self,
+        endpoint: &Endpoint,
+        (mut sender, stream): Taken,
+        request: Request<RequestBody>,
+    ) -> Result<Response<UpstreamBody>, Unanswered> {
+        let body_stats = request.body().body_stats();
+        let (response_timeout, read_timeout) = {
+            let config = self.config.load();
+            (config.response_timeout, config.read_timeout)
+        };
+        let clock = request.extensions().get::<ResponseClock>();
+        let clock = clock.cloned().unwrap_or_else(ResponseClock::new);
+        clock.restart();
+        let buffers = request.extensions().get::<ClientBuffers>().cloned();
+        let request = request.map(|body| TimedBody::new(body, &clock, buffers));
+        let answered = tokio::select! {
+            biased;
+            answered = sender.try_send_request(request) => Some(answered),
+            () = clock.over(response_timeout) => None,
+        };
+        let error = match answered {
+            None => ForwardError::TimedOut,
+            Some(Ok(mut response)) => {
+                if let Some(body_stats) = body_stats {
+                    body_stats.answered();
+                }
+                // The client's side writes its own version.
+                *response.version_mut() = Version::HTTP_11;
+                let cut = endpoint.cut().clone();
+                return Ok(response.map(|body| {
+                    UpstreamBody::of_h2(body, stream, cut).with_read_timeout(read_timeout)
+                }));
+            }
+            Some(Err(mut error)) => match error.take_message() {
+                Some(request) => {
+                    let request = request.map(TimedBody::into_inner);
+                    return Err(Unanswered::unsent(ForwardError::Unsent, request));
+                }
+                None => {
+                    let error = error.into_error();
+                    match body_stats.and_then(|body_stats| body_stats.failure()) {
+                        // A connection that is cut is dropped, which is how its requests end.
+                        _ if endpoint.cut().is_cancelled() => ForwardError::Severed,
+                        Some(failure) => ForwardError::Client(failure),
+                        None if error.is_parse() => ForwardError::Malformed(error.into()),
+                        None => ForwardError::Broken(error.into()),
+                    }
+                }
+            },
+        };
+        Err(Unanswered(error, None))
+    }
+
     async fn handshake_h2(
         &self,
         endpoint: &Endpoint,
@@ -165,14 +219,19 @@ impl Upstream {
     }
 }
 
-impl Exchange for http2::SendRequest<TimedBody> {
-    fn exchange(
-        &mut self,
-        request: Request<TimedBody>,
-    ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<TimedBody>>>> + Send
+/// The result of an exchange on a connection that had been idle for `idle_for`, once the pool knows
+/// what it says about the others.
+fn distrusting(
+    pool: &Pool,
+    idle_for: Duration,
+    result: Result<Response<UpstreamBody>, Unanswered>,
+) -> Result<Response<UpstreamBody>, Unanswered> {
+    if let Err(Unanswered(error, _)) = &result
+        && error.is_of_a_dead_connection()
     {
-        self.try_send_request(request)
+        pool.distrust(idle_for);
     }
+    result
 }
 
 /// A stream of a connection that its pool shares.

@@ -1,24 +1,28 @@
 //! One connection, and one exchange on it at a time.
 //!
-//! Guarantees: a response's head comes before its deadline, or the exchange fails; when its epoch
-//! is cut, the connection is closed and its exchange fails at once.
+//! Guarantees: a response's head comes before its deadline, or the exchange fails; the time in which
+//! the client owes a part of the request's body does not count; when its epoch is cut, the
+//! connection is closed and its exchange fails at once.
 
 use std::fmt;
 use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
-use http::request::Parts;
-use http::{HeaderMap, StatusCode};
+use bytes::{Buf as _, BytesMut};
+use http::{HeaderMap, Method, StatusCode};
+use http1::{BodyDecoder, HeadError, HeadLimits, ResponseReader};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::head::{self, Head, HeadError, MOST_BYTES};
+use super::head::Head;
+use super::rest::Rest;
+use super::sending::{SendFailure, Sending};
 use crate::deadline::Deadline;
+use crate::upstream::bound_auth::ClientConnection;
 use crate::upstream::epoch_stream::EpochStream;
 use crate::upstream::leased_stream::LeasedStream;
-use crate::upstream::outgoing::Outgoing;
+use crate::upstream::request_body::BodyFailure;
 
 /// Room that a head is read into; most responses fit whole.
 const ROOM: usize = 8 * 1024;
@@ -40,9 +44,15 @@ pub(in crate::upstream) enum Failure {
     /// It is not HTTP.
     #[error(transparent)]
     Malformed(#[from] HeadError),
+    /// It switches protocols in the middle of the request (RFC 9110 §7.8).
+    #[error("it switches protocols before the request's end")]
+    EarlySwitch,
     /// It did not come in time.
     #[error("no response in time")]
     TimedOut,
+    /// The client did not send the request's body as it should.
+    #[error("the request's body did not come as it should")]
+    Client(BodyFailure),
     /// The instance's epoch has ended.
     #[error("the instance went to sleep")]
     Severed,
@@ -52,50 +62,60 @@ pub(in crate::upstream) enum Failure {
 pub(in crate::upstream) struct Connection {
     stream: EpochStream,
     input: BytesMut,
-    /// How many bytes of a head were examined and have no end in them.
-    examined: usize,
-    output: Vec<u8>,
-    written: usize,
-    /// The deadline of the response's head.
+    reader: ResponseReader,
+    /// The client whose connection this is alone, since it has authenticated itself on it.
+    pub(in crate::upstream) owner: Option<ClientConnection>,
+    /// Room for the next request's head.
+    spare: Vec<u8>,
+    patience: Patience,
+}
+
+/// How long the instance may owe something: to take the next part of the request, or to respond.
+struct Patience {
+    limit: Duration,
     deadline: Deadline,
+    /// It is the client's turn, and the deadline does not count.
+    is_stopped: bool,
 }
 
 // === impl Connection ===
 
 impl Connection {
-    /// On a stream that has carried nothing, of the epoch that is cut by `cut`.
-    pub(in crate::upstream) fn new(stream: LeasedStream, cut: &CancellationToken) -> Self {
+    /// On a stream that has carried nothing, of the epoch that is cut by `cut`. Heads of responses
+    /// are read up to these limits.
+    pub(in crate::upstream) fn new(
+        stream: LeasedStream,
+        cut: &CancellationToken,
+        limits: HeadLimits,
+    ) -> Self {
         Self {
             stream: EpochStream::new(stream, cut),
             input: BytesMut::new(),
-            examined: 0,
-            output: Vec::new(),
-            written: 0,
-            deadline: Deadline::new(Instant::now()),
+            reader: ResponseReader::new(limits),
+            owner: None,
+            spare: Vec::new(),
+            patience: Patience {
+                limit: Duration::ZERO,
+                deadline: Deadline::new(Instant::now()),
+                is_stopped: false,
+            },
         }
     }
 
-    /// Prepares a request to be sent `now`. Its response's head has to come within
-    /// `response_timeout`, which runs from `now` on and which nothing resets.
-    pub(in crate::upstream) fn begin(
-        &mut self,
-        request: &Outgoing,
-        now: Instant,
-        response_timeout: Duration,
-    ) {
-        self.output.clear();
-        (self.written, self.examined) = (0, 0);
-        head::write(&request.head, request.forwarded.as_ref(), &mut self.output);
+    /// A request is sent from `now` on. The instance may owe something for `response_timeout`.
+    pub(in crate::upstream) fn begin(&mut self, now: Instant, response_timeout: Duration) {
         if let Some(stream) = &*self.stream.lock() {
             stream.request_sent(now);
         }
-        self.deadline.set(now + response_timeout);
+        self.patience.limit = response_timeout;
+        self.patience.restart(now);
     }
 
     /// Sends the request and reads its response's head; `interim` gets each 1xx before it.
     pub(in crate::upstream) fn poll_head(
         &mut self,
-        request: &Parts,
+        sending: &mut Sending,
+        method: &Method,
         interim: &dyn Fn(StatusCode, &HeaderMap),
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, Failure>> {
@@ -104,34 +124,22 @@ impl Connection {
         let Some(stream) = &mut *stream else {
             return Poll::Ready(Err(Failure::Severed));
         };
-        while let Some(rest) = self
-            .output
-            .get(self.written..)
-            .filter(|rest| !rest.is_empty())
-        {
-            match stream.poll_send(cx, rest) {
-                Poll::Pending => break,
-                Poll::Ready(Ok(count @ 1..)) => self.written += count,
-                // What the instance has sent before it closed is read below.
-                Poll::Ready(_) if self.written > 0 => break,
-                Poll::Ready(_) => return Poll::Ready(Err(Failure::Unsent)),
-            }
+        if !sending.is_over() {
+            send(stream, sending, &mut self.patience, cx)?;
         }
         loop {
-            // A head that comes byte by byte is read at its beginning and once for each line.
-            let fresh = self.input.get(self.examined..).unwrap_or_default();
-            let worth = match self.examined {
-                0 => !fresh.is_empty(),
-                _ => fresh.contains(&b'\n') || self.input.len() >= MOST_BYTES,
-            };
-            self.examined = self.input.len();
-            if worth && let Some(head) = head::read(&mut self.input, &request.method)? {
-                self.examined = 0;
-                let status = head.response.status();
-                if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
-                    return Poll::Ready(Ok(head));
+            let read = self.reader.read_head(&self.input, method, Head::of)?;
+            if let Some((length, head)) = read {
+                self.input.advance(length);
+                let head = head?;
+                if !head.framing.is_interim {
+                    return Poll::Ready(match head.is_switch() && !sending.is_over() {
+                        true => Err(Failure::EarlySwitch),
+                        false => Ok(head),
+                    });
                 }
-                interim(status, head.response.headers());
+                interim(head.response.status(), head.response.headers());
+                self.patience.restart(Instant::now());
                 continue;
             }
             match receive(stream, &mut self.input, None, cx) {
@@ -141,7 +149,17 @@ impl Connection {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::Broke(error))),
             }
         }
-        self.deadline.poll_over(cx).map(|()| Err(Failure::TimedOut))
+        self.patience.poll_over(cx).map(|()| Err(Failure::TimedOut))
+    }
+
+    /// The decoder of the body of the response whose head was read last.
+    pub(in crate::upstream) fn body(&self) -> BodyDecoder {
+        self.reader.body()
+    }
+
+    /// What is left of a request whose response has begun.
+    pub(in crate::upstream) fn rest_of(&self, sending: Sending) -> Rest {
+        Rest::new(self.stream.sending_half(), sending)
     }
 
     /// Reads some more, of which `useful` bytes are of use: 0 at the connection's end, and `None`
@@ -165,7 +183,24 @@ impl Connection {
 
     /// Whether there is nothing left of the last exchange.
     pub(in crate::upstream) fn is_clean(&self) -> bool {
-        self.input.is_empty() && self.written == self.output.len()
+        self.input.is_empty()
+    }
+
+    /// Room for the head of a request.
+    pub(in crate::upstream) fn take_spare(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.spare)
+    }
+
+    /// Room that was used.
+    pub(in crate::upstream) fn keep_spare(&mut self, room: Vec<u8>) {
+        self.spare = room;
+    }
+
+    /// The stream with what was read of it, for another protocol; `None` once the epoch has been
+    /// cut.
+    pub(in crate::upstream) fn into_stream(mut self) -> Option<LeasedStream> {
+        let unread = self.input.split();
+        self.stream.take().map(|stream| stream.with_unread(unread))
     }
 
     /// The time when its last byte came, if nothing has come, nor the connection's end, since the
@@ -181,6 +216,33 @@ impl Connection {
         };
         is_quiet.then_some(since)
     }
+}
+
+/// Writes what can be written of a request.
+fn send(
+    stream: &mut LeasedStream,
+    sending: &mut Sending,
+    patience: &mut Patience,
+    cx: &mut Context<'_>,
+) -> Result<(), Failure> {
+    let (had_begun, mut progress) = (sending.has_begun(), false);
+    match sending.poll_write(stream, &mut progress, cx) {
+        Poll::Pending | Poll::Ready(Ok(())) => {}
+        Poll::Ready(Err(SendFailure::Client(failure))) => return Err(Failure::Client(failure)),
+        // What the instance has sent before it closed is read all the same.
+        Poll::Ready(Err(SendFailure::Connection)) if sending.has_begun() => sending.give_up(),
+        Poll::Ready(Err(SendFailure::Connection)) => return Err(Failure::Unsent),
+    }
+    if sending.waits_for_client() {
+        patience.is_stopped = true;
+    }
+    if progress && had_begun {
+        stream.note_sent();
+    }
+    if (progress && had_begun || patience.is_stopped) && !sending.waits_for_client() {
+        patience.restart(Instant::now());
+    }
+    Ok(())
 }
 
 /// Reads some more into `input`, of which `useful` bytes are of use; 0 at the stream's end.
@@ -201,5 +263,22 @@ fn receive(
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Connection({:?})", self.stream)
+    }
+}
+
+// === impl Patience ===
+
+impl Patience {
+    /// The instance has its whole time from `now` on.
+    fn restart(&mut self, now: Instant) {
+        self.is_stopped = false;
+        self.deadline.set(now + self.limit);
+    }
+
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.is_stopped {
+            true => Poll::Pending,
+            false => self.deadline.poll_over(cx),
+        }
     }
 }

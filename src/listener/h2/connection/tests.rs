@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::client::ClientBody;
+use crate::client::{ClientBody, Refusal};
 use crate::flow::BufferBudget;
 use crate::listener::service::RawConnection;
 
@@ -75,6 +75,10 @@ impl Service for Answers {
             None => Bytes::from_static(b"nothing"),
         };
         Response::new(Full::from(read))
+    }
+
+    fn refuse(&self, _refusal: Refusal, _from: &Downstream) -> Response<Full<Bytes>> {
+        unreachable!("no head of HTTP/1.1 comes here")
     }
 
     async fn proxy_tcp(&self, _connection: RawConnection) {}
