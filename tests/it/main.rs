@@ -73,3 +73,4 @@ mod streams;
 mod uploads;
 mod vm;
 mod wake;
+mod workers;
