@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use wakegate::telemetry::AccessSink;
@@ -14,6 +15,10 @@ use crate::support::scripted_plane::{Scripted, ScriptedPlane};
 use crate::support::{Gateway, config, eventually, spawn};
 
 const FOUR: &str = "[server]\nworkers = 4\n";
+/// No connection to an instance is idle for so long, and no lease ends, on a busy machine either.
+const PATIENT: &str = "[upstream]\nidle_timeout = \"10m\"\n[wake]\nverify_interval = \"10m\"\n";
+/// Where an instance has its idle timeout.
+const IDLE: &str = "/auto_standby/idle_timeout";
 
 /// A client's connection that blocks its thread, so that it needs no runtime.
 struct Blocking(TcpStream);
@@ -79,12 +84,12 @@ fn a_warm_request_needs_its_worker_alone() {
     let (app, plane) = others.block_on(async {
         let app = Application::start("warm").await;
         let plane = ScriptedPlane::start().await;
-        plane.add(Scripted::asleep("warm", app.ip));
+        plane.add(Scripted::asleep("warm", app.ip).with(IDLE, json!("1h")));
         (app, plane)
     });
     let main = Builder::new_current_thread().enable_all().build().unwrap();
     let gateway = main.block_on(async {
-        let gateway = gateway(&plane, "[server]\nworkers = 2\n").await;
+        let gateway = gateway(&plane, &format!("{PATIENT}[server]\nworkers = 2\n")).await;
         assert_eq!(gateway.client().get("warm", "/").await.status(), 200);
         gateway
     });
@@ -109,10 +114,12 @@ async fn connections_are_spread_over_the_workers_and_each_has_its_own_to_the_ins
         Application::start("warm").await,
         ScriptedPlane::start().await,
     );
-    plane.add(Scripted::running("warm", app.ip));
+    plane.add(Scripted::running("warm", app.ip).with(IDLE, json!("1h")));
     // Each worker may keep one of the three: its part is rounded up.
-    let extra = "[server]\nworkers = 4\n[upstream]\nmax_idle = 3\nidle_timeout = \"1m\"\n";
-    let gateway = gateway(&plane, extra).await;
+    let extra = format!(
+        "{FOUR}[wake]\nverify_interval = \"10m\"\n[upstream]\nmax_idle = 3\nidle_timeout = \"10m\"\n"
+    );
+    let gateway = gateway(&plane, &extra).await;
     let address = gateway.address;
     let clients = tokio::task::spawn_blocking(move || {
         let mut clients: Vec<_> = (0..16).map(|_| Blocking::connect(address)).collect();
@@ -151,7 +158,7 @@ async fn a_storm_of_wakes_is_answered_beside_warm_requests() {
         Application::start("warm").await,
         ScriptedPlane::start().await,
     );
-    plane.add(Scripted::running("warm", app.ip));
+    plane.add(Scripted::running("warm", app.ip).with(IDLE, json!("1h")));
     let mut sleepers = Vec::new();
     for number in 0..40 {
         let name = format!("asleep{number}");
@@ -190,7 +197,7 @@ async fn a_drain_lets_every_workers_requests_finish() {
         Application::start("warm").await,
         ScriptedPlane::start().await,
     );
-    plane.add(Scripted::running("warm", app.ip));
+    plane.add(Scripted::running("warm", app.ip).with(IDLE, json!("1h")));
     let mut gateway = gateway(&plane, FOUR).await;
     let address = gateway.address;
     let clients = tokio::task::spawn_blocking(move || {
@@ -223,7 +230,7 @@ async fn a_drain_cuts_what_every_worker_has_left() {
         Application::start("warm").await,
         ScriptedPlane::start().await,
     );
-    plane.add(Scripted::running("warm", app.ip));
+    plane.add(Scripted::running("warm", app.ip).with(IDLE, json!("1h")));
     let extra = format!("{FOUR}drain_timeout = \"200ms\"\n");
     let gateway = gateway(&plane, &extra).await;
     let address = gateway.address;
@@ -255,7 +262,7 @@ async fn workers_that_only_wait_take_no_part_of_the_connections_that_may_be() {
         Application::start("warm").await,
         ScriptedPlane::start().await,
     );
-    plane.add(Scripted::running("warm", app.ip));
+    plane.add(Scripted::running("warm", app.ip).with(IDLE, json!("1h")));
     let extra = format!("{FOUR}max_connections = 2\n");
     let gateway = gateway(&plane, &extra).await;
     let address = gateway.address;
