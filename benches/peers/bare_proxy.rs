@@ -2,7 +2,7 @@
 //! be.
 //!
 //! `origin ADDRESS` answers `/small`, `/size/BYTES` and whatever is posted to `/sink`, and echoes
-//! WebSocket messages. `messages ADDRESS SECONDS CONNECTIONS` sends such messages and prints how
+//! WebSocket messages. `calls ADDRESS` answers unary gRPC calls, by HTTP/2 without TLS. `messages ADDRESS SECONDS CONNECTIONS` sends such messages and prints how
 //! many came back, and the median and the 99th percentile of how long that took, in microseconds.
 //! `plane ADDRESS` is a control plane with as many instances as are asked for, quick enough for ten
 //! thousand; those called `sleepy…` fall asleep and never wake. `proxy ADDRESS ORIGIN` passes
@@ -26,19 +26,21 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Uri, header};
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Either, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1::SendRequest;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-type Body = Either<Incoming, Full<Bytes>>;
+type Passed = Either<Incoming, Full<Bytes>>;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -49,6 +51,7 @@ fn main() {
         .unwrap();
     match words.get(1..) {
         Some(["origin", address]) => runtime.block_on(origin(address.parse().unwrap())),
+        Some(["calls", address]) => runtime.block_on(calls(address.parse().unwrap())),
         Some(["plane", address]) => runtime.block_on(serve(address.parse().unwrap(), tell)),
         Some(["proxy", address, to]) => {
             runtime.block_on(proxy(address.parse().unwrap(), to.parse().unwrap()));
@@ -58,7 +61,8 @@ fn main() {
             runtime.block_on(messages(address.parse().unwrap(), seconds, connections));
         }
         _ => panic!(
-            "origin ADDRESS | plane ADDRESS | proxy ADDRESS ORIGIN | messages ADDRESS SECONDS CONNECTIONS"
+            "origin ADDRESS | calls ADDRESS | plane ADDRESS | proxy ADDRESS ORIGIN | \
+             messages ADDRESS SECONDS CONNECTIONS"
         ),
     }
 }
@@ -68,9 +72,7 @@ async fn serve<A, F, B>(address: SocketAddr, answer: A)
 where
     A: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Response<B>, Infallible>> + Send,
-    B: hyper::body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + Send
-        + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
     let listener = TcpListener::bind(address).await.unwrap();
     loop {
@@ -112,6 +114,38 @@ async fn answer(
         while let Some(Ok(_)) = request.body_mut().frame().await {}
     }
     Ok(Response::new(Full::new(body)))
+}
+
+async fn calls(address: SocketAddr) {
+    let listener = TcpListener::bind(address).await.unwrap();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        tokio::spawn(async move {
+            let mut http = http2::Builder::new(TokioExecutor::new());
+            http.max_concurrent_streams(1000);
+            let connection = http.serve_connection(TokioIo::new(stream), service_fn(reply));
+            // Whoever leaves has had enough.
+            let _left = connection.await;
+        });
+    }
+}
+
+/// A message of sixteen bytes, and trailers.
+async fn reply(
+    mut request: Request<Incoming>,
+) -> Result<Response<BoxBody<Bytes, Infallible>>, Infallible> {
+    while let Some(Ok(_)) = request.body_mut().frame().await {}
+    let message = Bytes::from_static(b"\0\0\0\0\x10sixteen bytes ..");
+    let trailers = HeaderMap::from_iter([(
+        HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("0"),
+    )]);
+    let body = Full::new(message).with_trailers(std::future::ready(Some(Ok(trailers))));
+    let mut response = Response::new(body.boxed());
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+    Ok(response)
 }
 
 /// Bytes come back as they are; the client's frames are masked, and a load generator does not mind.
@@ -165,7 +199,7 @@ async fn tell(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infal
     };
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
-    let json = header::HeaderValue::from_static("application/json");
+    let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     Ok(response)
 }
@@ -228,7 +262,7 @@ async fn pass(
     mut request: Request<Incoming>,
     pool: Pool,
     origin: SocketAddr,
-) -> Result<Response<Body>, Infallible> {
+) -> Result<Response<Passed>, Infallible> {
     let target = request.uri().path_and_query().cloned().unwrap();
     *request.uri_mut() = Uri::from(target);
     let idle = pool.lock().unwrap().pop();

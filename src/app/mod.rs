@@ -5,6 +5,7 @@
 //! after which a wake that is under way has its answer, and no worker is left.
 
 mod error;
+mod folding;
 mod handle;
 mod ingress;
 mod observer;
@@ -45,8 +46,6 @@ use crate::wake::{Tcp, WakeReport, Wakes};
 use crate::workers::{self, WorkerThreads};
 
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Samples of a busy quarter of a second are folded in a millisecond or two.
-const FOLDING: Duration = Duration::from_millis(250);
 
 /// A gateway that has its sockets.
 #[derive(Debug)]
@@ -243,20 +242,9 @@ impl App {
         });
         let (metrics, stop) = (Arc::clone(&parts.metrics), self.stop.clone());
         self.background.spawn(async move {
-            let folding = async {
-                loop {
-                    tokio::time::sleep(FOLDING).await;
-                    if !metrics.has_samples() {
-                        continue;
-                    }
-                    let metrics = Arc::clone(&metrics);
-                    // Beside the requests, not between two of them.
-                    if spawn_blocking(move || metrics.upkeep()).await.is_err() {
-                        return;
-                    }
-                }
-            };
-            stop.run_until_cancelled(folding).await.unwrap_or(());
+            stop.run_until_cancelled(folding::fold(metrics))
+                .await
+                .unwrap_or(());
         });
         let (wakes, draining) = (Arc::clone(&parts.wakes), self.drain.draining().clone());
         let plans = running.plans.subscribe();

@@ -82,7 +82,8 @@ async fn look_at(
     trouble: &mut Trouble,
 ) {
     let asked_at = Instant::now();
-    let answer = plane.client.list_instances(&ListInstances::default()).await;
+    let all = ListInstances::default();
+    let answer = plane.client.list_instance_summaries(&all).await;
     let metrics = &running.gateway.parts().metrics;
     metrics.set_controlplane_up(&plane.name, answer.is_ok());
     let is_news = trouble.update(answer.as_ref().err());
@@ -121,25 +122,22 @@ async fn take(running: &Running, plane: &ObservedPlane, listing: Arc<Listing>) {
     let sent_at = ms_ago(listing.asked_at());
     let (wakes, timeline) = (&running.gateway.parts().wakes, &running.timeline);
     for (number, (id, seen)) in (1_usize..).zip(listing.instances()) {
-        // While the engine wakes it, a list says what was before.
-        let is_waking = wakes
-            .by_id(id)
-            .is_some_and(|instance| instance.progress().is_some());
-        let last_change = timeline.last_change(id.as_str());
-        if !is_waking && last_change.is_none_or(|(at, _)| at <= sent_at) {
-            let (id, condition) = (id.as_str(), condition_of(&seen.state));
-            timeline.note(id, &seen.name, &plane.name, condition, sent_at);
+        let (text, condition) = (id.as_str(), condition_of(&seen.state));
+        // Of thousands that sleep, a look is all that it costs.
+        if timeline.is_news(text, &seen.name, condition, sent_at) {
+            let instance = wakes.by_id(id);
+            // While the engine wakes it, a list says what was before.
+            if instance.is_none_or(|instance| instance.progress().is_none()) {
+                timeline.note(text, &seen.name, &plane.name, condition, sent_at);
+            }
         }
         if number.is_multiple_of(AT_ONCE) {
             yield_now().await;
         }
     }
-    let stays = |id: &str| {
-        InstanceId::parse(id).is_ok_and(|id| {
-            listing.instances().contains_key(&id)
-                || !listing.is_complete() && wakes.by_id(&id).is_some()
-        })
-    };
+    let has = |id: &str| InstanceId::parse(id).is_ok_and(|id| wakes.by_id(&id).is_some());
+    let stays =
+        |id: &str| listing.instances().contains_key(id) || !listing.is_complete() && has(id);
     timeline.keep_only(&plane.name, stays);
     plane.last.store(Arc::new(LastAnswer {
         up: Some(true),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Request, Response};
 
-use crate::client::ClientBody;
+use crate::client::{ClientBody, Refusal};
 use crate::listener::{Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
 use crate::proxy::{Arrival, ConnectionCache, Gateway, GatewayBody, RawKind};
 
@@ -46,6 +46,10 @@ impl Service for GatewayService {
             cache,
         };
         Arc::clone(&self.0).handle(request, &arrival).await
+    }
+
+    fn refuse(&self, refusal: Refusal, from: &Downstream) -> Response<GatewayBody> {
+        self.0.refuse(refusal, from.client.ip())
     }
 
     async fn proxy_tcp(&self, connection: RawConnection) {

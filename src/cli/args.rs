@@ -196,7 +196,8 @@ pub struct GatewayArguments {
     /// `http://127.0.0.1:9900`].
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// A file with the admin token [default: `admin.token_file`, else `WAKEGATE_ADMIN_TOKEN`].
+    /// A file with the admin token [default: `admin.token_file`, which is for `admin.address`
+    /// alone, else `WAKEGATE_ADMIN_TOKEN`].
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Print JSON.

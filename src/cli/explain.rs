@@ -36,6 +36,14 @@ const CODES: &[Code] = &[
          that they cannot reach, set server.https_port.",
     ),
     code(
+        "bad_request",
+        400,
+        "What the client sent is no request of HTTP/1.0 or HTTP/1.1, or could be read in two ways. The access line \
+         has the method and path as far as they could be read, and else `-`.",
+        "Look at the client, or at a proxy in front: it may speak TLS, HTTP/2 or something else to a listener \
+         in clear, or be attacking. The connection is closed after the answer.",
+    ),
+    code(
         "bad_host",
         400,
         "The request has no Host, two of them, or one that is no host name.",
@@ -67,8 +75,11 @@ const CODES: &[Code] = &[
     code(
         "forbidden",
         403,
-        "The route has [route.auth], and the request lacks the field or has a wrong value.",
-        "Compare the client's field with auth.value_file; the file is read when the configuration is.",
+        "The route has [route.auth], and the request lacks the field or has a wrong value, or its connection \
+         has shown no certificate that the listener has verified.",
+        "Compare the client's field with auth.value_file; the file is read when the configuration is. For \
+         auth.any with client_certificate, the connection must come to a listener with client_ca, and show a \
+         certificate of that CA; Client-Cert fields of proxies in front do not count.",
     ),
     code(
         "no_route",
@@ -109,6 +120,19 @@ const CODES: &[Code] = &[
         421,
         "An HTTP/2 client used a connection for a host that the connection's certificate does not cover.",
         "Nothing: browsers open another connection. If clients do not, give each host its own certificate.",
+    ),
+    code(
+        "target_too_long",
+        414,
+        "The request's target has more than 65,534 bytes.",
+        "Look at the client; what is this long belongs into a body.",
+    ),
+    code(
+        "head_too_large",
+        431,
+        "The request's head is larger than server.max_header_bytes, or has more fields than \
+         server.max_headers.",
+        "If the client is in the right, raise the limit; cookies that pile up are the usual reason.",
     ),
     code(
         "wake_rate",

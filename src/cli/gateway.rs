@@ -2,7 +2,8 @@
 //! gateway's admin API, which `wakes` uses, too.
 //!
 //! Guarantees: they find the gateway by the same configuration that it was started with, and say
-//! what it said when it refuses; a token is never printed.
+//! what it said when it refuses; a token is never printed, and that of a file's configuration goes
+//! nowhere but to the address that the configuration has.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::telemetry::is_invisible;
 
 /// Longer than any wake is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Who sets it for a command means the gateway that the command is for.
+const TOKEN_VARIABLE: &str = "WAKEGATE_ADMIN_TOKEN";
 
 /// A call to a gateway failed.
 pub(super) enum CallError {
@@ -41,6 +44,25 @@ pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
         IpAddr::V4(_) => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
         IpAddr::V6(_) => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
     }
+}
+
+/// Whether a URL leads to this listener of this machine and nowhere else.
+fn is_at(url: &str, listener: SocketAddr) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else {
+        return false;
+    };
+    let host = url.host_str().unwrap_or_default();
+    let ip = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
+    let is_here = match ip {
+        Ok(ip) => {
+            ip == reachable(listener).ip() || listener.ip().is_unspecified() && ip.is_loopback()
+        }
+        Err(_) => host == "localhost" && reachable(listener).ip().is_loopback(),
+    };
+    is_here && url.port_or_known_default() == Some(listener.port())
 }
 
 /// `[admin]` of the configuration, which need not be complete otherwise.
@@ -76,7 +98,12 @@ impl Gateway {
                 })?;
                 Some(Secret::new(&text))
             }
-            None => admin.token,
+            None => {
+                let goes_there = arguments.url.as_ref().is_none_or(|url| {
+                    std::env::var_os(TOKEN_VARIABLE).is_some() || is_at(url, admin.address)
+                });
+                admin.token.filter(|_| goes_there)
+            }
         };
         let base = match &arguments.url {
             Some(url) => url.trim_end_matches('/').to_owned(),
@@ -117,7 +144,9 @@ impl Gateway {
         }
         let detail = at(&body, "detail").as_str().unwrap_or("it gave no reason");
         let hint = match status {
-            StatusCode::UNAUTHORIZED => " (give `--token-file`, or the gateway's `-c FILE`)",
+            StatusCode::UNAUTHORIZED => {
+                " (give `--token-file`, or the gateway's `-c FILE` without `--url`)"
+            }
             StatusCode::NOT_FOUND if body.is_null() => {
                 " (this is not a gateway's admin listener, or the gateway is older than this program)"
             }
@@ -411,5 +440,33 @@ pub(super) async fn healthcheck(
             "{url}: {}",
             error.without_url()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_a_listener_of_this_machine_or_anothers() {
+        for (url, listener, expected) in [
+            ("http://127.0.0.1:9900", "127.0.0.1:9900", true),
+            ("http://127.0.0.1:9900/", "0.0.0.0:9900", true),
+            ("http://[::1]:9900", "[::]:9900", true),
+            ("http://localhost:9900", "127.0.0.1:9900", true),
+            ("http://10.0.0.7:9900", "10.0.0.7:9900", true),
+            ("http://127.0.0.1", "127.0.0.1:80", true),
+            ("http://127.0.0.1:9901", "127.0.0.1:9900", false),
+            ("http://10.0.0.8:9900", "10.0.0.7:9900", false),
+            ("http://10.0.0.8:9900", "0.0.0.0:9900", false),
+            ("http://localhost:9900", "10.0.0.7:9900", false),
+            ("http://gateway.example:9900", "127.0.0.1:9900", false),
+            ("http://127.0.0.1.example:9900", "127.0.0.1:9900", false),
+            ("http://127.0.0.1:9900@example:80", "127.0.0.1:9900", false),
+            ("127.0.0.1:9900", "127.0.0.1:9900", false),
+        ] {
+            let listener = listener.parse().unwrap();
+            assert_eq!(is_at(url, listener), expected, "{url} {listener}");
+        }
     }
 }

@@ -1,11 +1,15 @@
 //! What a client's connection lends to a request: its body, and the connection itself when the
-//! request leaves HTTP.
+//! request leaves HTTP; and what it says of bytes that are no request.
 //!
 //! Guarantees: nobody who forwards a request knows which version of HTTP its client speaks; a body
 //! that its connection cannot deliver ends in an error and never in an end.
 
 mod body;
+mod original_names;
+mod refusal;
 mod upgrade;
 
 pub use self::body::{BodyFeed, ClientBody, ClientBodyError};
+pub use self::original_names::OriginalNames;
+pub use self::refusal::{Refusal, RefusalReason};
 pub use self::upgrade::{ClientIo, ClientUpgrade, UpgradeError, UpgradeOffer, UpgradedClient};

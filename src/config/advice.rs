@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use super::auth_advice::of_auth;
 use super::{Config, InstanceTemplate, ListenerMode, RouteConfig, TlsSource};
 use crate::descriptors::for_clients;
 
@@ -142,7 +143,9 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
         );
     }
     for (index, route) in config.route.iter().enumerate() {
-        let secret = route.forwarding.auth.is_some() && !route.forwarding.redirect_http;
+        let auth = route.forwarding.auth.as_ref();
+        let has_field = auth.is_some_and(|auth| auth.header.is_some());
+        let secret = has_field && !route.forwarding.redirect_http;
         if secret && public && config.server.trusted_proxies.is_empty() {
             say(
                 &format!("route[{index}].auth"),
@@ -153,6 +156,7 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
         }
         of_route(index, route, &mut say);
     }
+    of_auth(config, &mut say);
     for (key, path) in secrets(config) {
         let mode = std::fs::metadata(&path).map(|found| found.permissions().mode());
         if mode.is_ok_and(|mode| mode & 0o004 != 0) {
@@ -231,7 +235,10 @@ fn secrets(config: &Config) -> Vec<(String, PathBuf)> {
     for (index, route) in config.route.iter().enumerate() {
         let auth = route.forwarding.auth.as_ref();
         let key = format!("route[{index}].auth.value_file");
-        add(key, auth.and_then(|auth| auth.value_file.as_deref()));
+        add(
+            key,
+            auth.and_then(|auth| auth.header.as_ref()?.value_file.as_deref()),
+        );
     }
     for (index, listener) in config.listener.iter().enumerate() {
         if let Some(TlsSource::Files { key, .. }) = listener.tls.as_ref().map(|tls| &tls.source) {

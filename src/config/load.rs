@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use self::auth::check_certificates;
 use self::listener::{check_tcp_hosts, read_ingress, read_listener};
 use self::parse::{positive, set};
 use self::planes::Planes;
 use self::route::{parse_instance, parse_network, parse_ready, read_route};
 use self::telemetry::{read_admin, read_log, read_metrics, read_tracing};
 use super::diagnostics::{Diagnostics, PREFIX};
+use super::forwarding::FieldNames;
 use super::model::{
     AdminConfig, Config, IngressConfig, ListenerConfig, ResponseConfig, UpstreamConfig,
 };
@@ -24,7 +26,7 @@ use super::pattern::{HostPattern, InstanceTemplate};
 use super::problem::{ConfigError, Problem};
 use super::reader::Section;
 use super::route::RouteConfig;
-use super::server::{ServerConfig, ViaConfig};
+use super::server::{HalfClose, ServerConfig, ViaConfig};
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::values::{ByteSize, Rate};
 use super::wake::WakeConfig;
@@ -195,8 +197,12 @@ fn read<T>(
             diagnostics.problem("hypeman", problem);
         }
         add_sidecar(&mut config);
+        let mut routes = config.route.iter();
+        config.server.keeps_field_names =
+            routes.any(|route| route.forwarding.field_names == FieldNames::Original);
     }
     check_tcp_hosts(&mut diagnostics, &config);
+    check_certificates(&mut diagnostics, &config);
     if config.listener.is_empty() {
         config.listener.push(ListenerConfig::default());
     }
@@ -231,6 +237,9 @@ fn add_sidecar(config: &mut Config) {
 const MAX_WORKERS: usize = 1024;
 /// With less, a handful of clients would get nothing through.
 const MIN_BUFFERED_BYTES: usize = 1 << 20;
+/// The shortest `wake.verify_interval`: the control plane is asked that often about each instance in
+/// use, and has to have answered by then.
+const SHORTEST_VERIFY: Duration = Duration::from_millis(50);
 
 /// The limits of messages' heads, of requests as of responses.
 fn read_head_limits(s: &mut Section<'_, '_>, bytes: &mut usize, fields: &mut usize) {
@@ -254,6 +263,12 @@ fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
     s.duration("header_timeout", &mut server.header_timeout);
     s.duration("idle_timeout", &mut server.idle_timeout);
     s.duration("send_timeout", &mut server.send_timeout);
+    let half_close = s.parsed("half_close", |text| match text {
+        "abort" => Ok(HalfClose::Abort),
+        "answer" => Ok(HalfClose::Answer),
+        _ => Err(format!("`{text}` is not \"abort\" or \"answer\"")),
+    });
+    set(&mut server.half_close, half_close);
     read_head_limits(s, &mut server.max_header_bytes, &mut server.max_headers);
     if let Some(limit) = positive(s, "max_connections_per_client") {
         server.max_connections_per_client = limit;
@@ -316,6 +331,9 @@ fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
     set(&mut wake.max_held_bytes, s.number("max_held_bytes"));
     s.flag("start_stopped", &mut wake.start_stopped);
     s.duration("verify_interval", &mut wake.verify_interval);
+    if wake.verify_interval < SHORTEST_VERIFY {
+        s.problem("verify_interval", "must be at least 50ms");
+    }
     if let Some(failures) = s.number("breaker_failures") {
         wake.breaker_failures = failures;
         if failures == 0 {
@@ -362,6 +380,7 @@ fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
     read_head_limits(s, &mut upstream.max_header_bytes, &mut upstream.max_headers);
 }
 
+mod auth;
 mod forwarding;
 mod listener;
 mod parse;

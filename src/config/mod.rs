@@ -9,6 +9,8 @@
 //! (defaults, cross checks) -> [`Config`].
 
 mod advice;
+mod auth;
+mod auth_advice;
 mod client_share;
 mod diagnostics;
 mod duration_text;
@@ -32,8 +34,9 @@ mod values;
 mod wake;
 
 pub use advice::{Advice, advice};
+pub use auth::{AuthConfig, HeaderAuth, Proof};
 pub use client_share::ClientShare;
-pub use forwarding::{ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename};
+pub use forwarding::{FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, Rename};
 pub use load::{Variables, load, load_admin, load_file};
 pub use model::{
     AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ListenerMode,
@@ -48,7 +51,7 @@ pub use route::{
 };
 pub use schema::schema;
 pub use secret::Secret;
-pub use server::{Http2Config, ServerConfig, ViaConfig};
+pub use server::{HalfClose, Http2Config, ServerConfig, ViaConfig};
 pub use telemetry::{
     AccessField, AccessFormat, AccessLog, FilterError, LogConfig, LogFormat, MetricsConfig,
     SecretHeaders, TracingConfig, parse_filter,

@@ -89,6 +89,16 @@ impl<'b, 'a> Section<'b, 'a> {
         self.table.is_some()
     }
 
+    /// Whether the file has this key, which may be a table's.
+    pub(super) fn has_in_file(&self, key: &str) -> bool {
+        self.in_file(key).is_some()
+    }
+
+    /// Whether the file or the environment has a plain value of this key.
+    pub(super) fn has(&mut self, key: &str) -> bool {
+        self.has_variable(key) || self.has_in_file(key)
+    }
+
     fn in_file(&self, key: &str) -> Option<&'b Spanned<DeValue<'a>>> {
         self.table.and_then(|table| table.get(key))
     }
@@ -143,10 +153,18 @@ impl<'b, 'a> Section<'b, 'a> {
 
     /// Reports a problem with a key's value after it was read.
     pub(super) fn problem(&mut self, key: &'static str, message: impl Display) {
-        let found = self.plain(key);
-        let (at, place) = match found {
-            Some(found) => (found.at, found.place),
-            None => (usize::MAX, self.diagnostics.file.to_owned()),
+        self.keys.push(key);
+        let in_file = self.in_file(key).map(|value| (value, value.get_ref()));
+        // Of a table or a list no variable is the value.
+        let is_plain = in_file.is_none_or(|(_, kind)| !kind.is_table() && !kind.is_array());
+        let variable = is_plain.then(|| self.variable(key)).flatten();
+        let (at, place) = match (variable, in_file) {
+            (Some((name, _)), _) => (usize::MAX, name),
+            (None, Some((value, _))) => {
+                let at = value.span().start;
+                (at, self.diagnostics.place(at))
+            }
+            (None, None) => (usize::MAX, self.diagnostics.file.to_owned()),
         };
         let path = self.key_path(key);
         self.diagnostics

@@ -42,6 +42,9 @@ pub struct ServerConfig {
     #[serde(serialize_with = "go_text")]
     #[cfg_attr(test, schemars(with = "GoText"))]
     pub send_timeout: Duration,
+    /// What becomes of a request whose client closes its side of the connection (a FIN) before it is
+    /// answered. HTTP/1 alone.
+    pub half_close: HalfClose,
     /// Bytes of a request's head.
     pub max_header_bytes: usize,
     /// Header fields of a request.
@@ -52,6 +55,9 @@ pub struct ServerConfig {
     /// Bytes of bodies in the gateway's memory, in both directions and of all protocols; beyond
     /// them nothing more is read. A client network has half of what is left once half is taken.
     pub max_buffered_bytes: ByteSize,
+    /// Whether a route wants to know the letters of names as they came.
+    #[serde(skip)]
+    pub keeps_field_names: bool,
     /// HTTP/2 from clients.
     pub http2: Http2Config,
     /// Whether another gateway may listen at the same addresses, to take over.
@@ -89,6 +95,17 @@ pub enum ViaConfig {
     Both,
     /// None. Requests that go in a circle are not recognized then.
     Off,
+}
+
+/// What it means that a client closes its side of a connection before its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum HalfClose {
+    /// It has left: nothing is woken for it, and nothing kept awake.
+    Abort,
+    /// It has said its last and waits for its answer, unless its connection was reset.
+    Answer,
 }
 
 /// Limits on clients' HTTP/2 connections.
@@ -150,10 +167,12 @@ impl Default for ServerConfig {
             header_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
             send_timeout: Duration::from_secs(60),
+            half_close: HalfClose::Abort,
             max_header_bytes: 64 * 1024,
             max_headers: 100,
             min_body_rate: ByteSize(240),
             max_buffered_bytes: ByteSize(256 << 20),
+            keeps_field_names: false,
             http2: Http2Config::default(),
             reuse_port: false,
             watch: true,

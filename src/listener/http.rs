@@ -4,9 +4,9 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 
+use super::client_stream::ClientStream;
 use super::h1;
 use super::service::{Downstream, Service};
 use super::settings::ConnectionLimits;
@@ -23,7 +23,7 @@ pub(super) async fn serve_h1<S: Service, I>(
     drain: &Drain,
 ) -> io::Result<()>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: ClientStream,
 {
     let serving = h1::serve(stream, from, service, config, own, drain);
     tokio::select! {

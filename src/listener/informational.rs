@@ -59,6 +59,14 @@ impl Interim {
         self.send(StatusCode::CONTINUE, &HeaderMap::new());
     }
 
+    /// Drops those that came too late: what waits is of a request that has been answered.
+    pub(super) fn forget(&self) {
+        if self.has_some() {
+            self.waiting().clear();
+            self.0.any.store(false, Ordering::Release);
+        }
+    }
+
     /// The sink that others send them with.
     pub(super) fn sink(&self) -> InterimSink {
         let interim = self.clone();

@@ -17,6 +17,7 @@ mod clients;
 #[macro_use]
 mod forward_writes;
 mod client_hello;
+mod client_stream;
 mod connection;
 mod h1;
 mod h2;

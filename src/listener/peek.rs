@@ -33,6 +33,11 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
         Self { stream, peeked }
     }
 
+    /// The stream itself.
+    pub(super) fn get_ref(&self) -> &S {
+        &self.stream
+    }
+
     /// The bytes that were read and not consumed.
     pub(super) fn peeked(&self) -> &[u8] {
         &self.peeked

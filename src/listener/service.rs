@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 
 use super::certificates::Certificates;
 use super::peek::PeekStream;
-use crate::client::ClientBody;
+use crate::client::{ClientBody, Refusal};
 use crate::flow::SendTimeout;
 
 /// The client's side of a request's connection.
@@ -79,6 +79,9 @@ pub trait Service: Clone + Send + Sync + 'static {
         request: Request<Option<ClientBody>>,
         from: &(Downstream, Self::ConnectionCache),
     ) -> impl Future<Output = Response<Self::Body>> + Send;
+
+    /// Answers what is no request; the connection ends with the answer.
+    fn refuse(&self, refusal: Refusal, from: &Downstream) -> Response<Self::Body>;
 
     /// Passes a connection on, until it ends.
     fn proxy_tcp(&self, connection: RawConnection) -> impl Future<Output = ()> + Send;

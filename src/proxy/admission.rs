@@ -124,6 +124,15 @@ impl Admission {
         Ok(())
     }
 
+    /// Takes one wake off the rate of a client that could not show what the route asks for: whoever
+    /// guesses has fewer wakes left for what it may do.
+    pub fn charge_refused(&self, client: IpAddr) {
+        if let Some(rate) = &self.per_client {
+            // It is refused in any case.
+            let _used_up = rate.take(client.into());
+        }
+    }
+
     /// Forgets the clients that have been quiet for long.
     pub fn upkeep(&self) {
         self.per_client.iter().for_each(ClientRate::upkeep);

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection_cache::ConnectionCache;
+use crate::config::ReadyWhen;
 use crate::config::{ResponseConfig, RouteConfig, ServerConfig};
 use crate::hold::Hold;
 use crate::names::RequestId;
@@ -134,5 +135,7 @@ pub(super) fn readiness_of(route: &Route) -> wake::Target {
     wake::Target {
         port: config.port,
         when: config.wake.ready,
+        health: (config.wake.ready == ReadyWhen::Health)
+            .then(|| Arc::clone(&config.wake.health_path)),
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::denied::WakeDenied;
 use super::https_redirect::HttpsRedirect;
+use crate::client::RefusalReason;
 use crate::hold::AdmitError;
 use crate::router::{AuthorityError, RouteError};
 use crate::upstream::ForwardError;
@@ -12,6 +13,9 @@ use crate::wake::WakeError;
 /// A request cannot be answered by its instance.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
+    /// It is none.
+    #[error(transparent)]
+    Unreadable(#[from] RefusalReason),
     /// It names no host, or not exactly one.
     #[error(transparent)]
     Authority(#[from] AuthorityError),

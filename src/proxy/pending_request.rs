@@ -121,7 +121,7 @@ impl<S: Send> PendingRequest<'_, S> {
         }
         let at = Instant::now();
         let Resolved { instance, gate } = &self.resolved;
-        let is_warm = if let Some(endpoint) = instance.warm_at(self.readiness(), at) {
+        let is_warm = if let Some(endpoint) = instance.warm_at(&self.readiness(), at) {
             self.metrics.count_lease(LeaseCheck::Hit);
             if let Some(slot) = gate.try_enter(self.network(), &config.limits) {
                 wake.record(WakeKind::Warm);
@@ -157,7 +157,7 @@ impl<S: Send> PendingRequest<'_, S> {
                 return result;
             }
             self.renew().await?;
-            is_warm = self.resolved.instance.warm(self.readiness()).is_some();
+            is_warm = self.resolved.instance.warm(&self.readiness()).is_some();
         }
     }
 
@@ -257,7 +257,7 @@ impl<S: Send> PendingRequest<'_, S> {
     /// The instance when it is ready. Whether the request may wake it is judged once.
     async fn ready(&self, judged: &mut bool, wake: &mut WakeInfo) -> Result<Ready<S>, ProxyError> {
         let now = Instant::now();
-        if let Some(endpoint) = self.resolved.instance.warm_at(self.readiness(), now) {
+        if let Some(endpoint) = self.resolved.instance.warm_at(&self.readiness(), now) {
             return Ok(warm(endpoint, now));
         }
         if !std::mem::replace(judged, true) {
@@ -287,7 +287,7 @@ impl<S: Send> PendingRequest<'_, S> {
     /// instance, and for a wake if need be. The request keeps its slot at the instance.
     pub(super) async fn ready_again(&self, wake: &mut WakeInfo) -> Result<Ready<S>, ProxyError> {
         let now = Instant::now();
-        match self.resolved.instance.warm_at(self.readiness(), now) {
+        match self.resolved.instance.warm_at(&self.readiness(), now) {
             // The question that the others wait for might end in a wake.
             Some(endpoint) if self.may_wake.is_err() => return Ok(warm(endpoint, now)),
             Some(_) => {}

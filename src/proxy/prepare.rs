@@ -15,7 +15,7 @@ use super::request_body::{buffered, gains_from_buffer};
 use super::request_log::RequestLog;
 use super::request_target::{adopt_authority, to_origin_form};
 use super::route::Target;
-use crate::config::{RouteConfig, ViaConfig};
+use crate::config::{AuthConfig, FieldNames, RouteConfig, ViaConfig};
 use crate::upstream::{
     Field, ForwardedFor, InterimSink, Outgoing, RequestBody, TrailerRules, edit,
     has_bound_credentials, prepare_request, remove_aliases,
@@ -44,11 +44,12 @@ pub(super) async fn prepare(
         trace.inject(request.headers_mut());
     }
     if !forwarding.request_headers.is_empty() || forwarding.auth.is_some() {
-        let auth = forwarding.auth.iter().map(|auth| &auth.header);
+        let auth = forwarding.auth.iter().flat_map(AuthConfig::fields);
         let replaced: Vec<_> = forwarding.request_headers.replaced().chain(auth).collect();
         remove_aliases(request.headers_mut(), &replaced);
     }
-    if !forwarding.request_headers.is_empty() {
+    let is_spelled = forwarding.field_names != FieldNames::Lower;
+    if !forwarding.request_headers.is_empty() || is_spelled {
         // The rules are for the forwarding fields, too.
         if let Some(forwarded) = forwarded.take() {
             forwarded.insert(request.headers_mut());
@@ -73,7 +74,8 @@ pub(super) async fn prepare(
     let is_bound = target.fields.has(Field::Authorization);
     let is_bound = is_bound && has_bound_credentials(request.headers());
     let outgoing = Outgoing::new(request, forwarded, is_upgrade, interim);
-    Ok(outgoing.of_client(arrival.cache.client(), is_bound))
+    let outgoing = outgoing.of_client(arrival.cache.client(), is_bound);
+    Ok(outgoing.spelled(forwarding.field_names))
 }
 
 /// The sink for interim responses, which the route's rules are for as far as they take fields away.

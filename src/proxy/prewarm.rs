@@ -2,7 +2,7 @@
 //! the instances that another one needs.
 //!
 //! Guarantees: whoever may not wake an instance with a request cannot do so this way either, and
-//! pays the same rates.
+//! pays the same rates; where a request has to show who sends it, a `ClientHello` wakes nothing.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,21 +42,22 @@ impl<P: ControlPlane> Gateway<P> {
     pub fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16) {
         let active_routes = self.active_routes.load();
         let path = PathReadings::of("/");
-        let found = Hostname::parse(sni)
-            .ok()
-            .and_then(|host| active_routes.table.find(&host, &path, port).ok());
-        let Some(Match { route, instance }) = found else {
+        let Ok(host) = Hostname::parse(sni) else {
+            return;
+        };
+        let table = &active_routes.table;
+        let Ok(Match { route, instance }) = table.find(&host, &path, port) else {
             return;
         };
         let (config, wakes) = (route.config(), &self.parts.wakes);
         let Some(admission) = active_routes
             .admission(&route)
-            .filter(|_| config.wake.on_tls_hello)
+            .filter(|_| config.wake.on_tls_hello && !table.asks_for_auth(&host, port))
         else {
             return;
         };
         let is_awake = |instance: Arc<Instance>| {
-            instance.warm(readiness_of(&route)).is_some() || instance.progress().is_some()
+            instance.warm(&readiness_of(&route)).is_some() || instance.progress().is_some()
         };
         if wakes.cached(config.plane, &instance).is_some_and(is_awake)
             || !admission.knows_client(client)

@@ -38,6 +38,8 @@ pub(super) struct RequestLog {
     kind: Kind,
     pub(super) method: http::Method,
     pub(super) target: Option<PathAndQuery>,
+    /// The path where there is no target.
+    pub(super) no_path: &'static str,
     pub(super) host: Option<Hostname>,
     route: Option<(Arc<Route>, Arc<RouteMetrics>)>,
     pub(super) trace: Option<Trace>,
@@ -70,6 +72,7 @@ impl RequestLog {
             kind,
             method: http::Method::default(),
             target: None,
+            no_path: "",
             host: None,
             route: None,
             trace: None,
@@ -87,7 +90,9 @@ impl RequestLog {
     }
 
     fn path(&self) -> &str {
-        self.target.as_ref().map_or("", PathAndQuery::path)
+        self.target
+            .as_ref()
+            .map_or(self.no_path, PathAndQuery::path)
     }
 
     /// Records the route that was found.

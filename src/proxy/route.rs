@@ -122,7 +122,11 @@ impl<P: ControlPlane> Gateway<P> {
             return Err(ProxyError::ForwardLoop);
         }
         if let Some(auth) = &forwarding.auth {
-            authenticate(auth, request.headers_mut())?;
+            let shown = authenticate(auth, request.headers_mut(), arrival.certificate);
+            if shown.is_err() {
+                admission.charge_refused(context.client);
+            }
+            shown?;
         }
         let timeout = client_timeout(config.wake.timeout, request.headers(), fields);
         let preflight = match config.admission.preset {

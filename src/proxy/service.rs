@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{USER_AGENT, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::Full;
 
 use super::admit::Admittance;
@@ -23,11 +23,14 @@ use super::prepare::prepare;
 use super::request_log::Kind;
 use super::response_body::{Content, GatewayBody};
 use super::transaction::Transaction;
-use crate::client::ClientBody;
+use crate::client::{ClientBody, Refusal};
 use crate::names::RequestId;
 use crate::telemetry::trace_id_of;
 use crate::upstream::{Field, Fields, X_REQUEST_ID};
 use hypeman::ControlPlane;
+
+/// What an access line has where a request's method or path could not be read.
+const UNKNOWN: &str = "-";
 
 // === impl Gateway ===
 
@@ -43,16 +46,25 @@ impl<P: ControlPlane> Gateway<P> {
         let mut transaction = Box::new(self.begin(&request, fields, arrival.client.ip()));
         let accept = Accept::of(request.headers(), fields);
         let result = self.handle_inner(request, fields, arrival, &mut transaction);
-        let mut response = match result.await {
+        let response = match result.await {
             Ok(response) => response,
             Err(error) => refuse(&error, &accept, &mut transaction),
         };
-        if response.body().is_own() {
-            let field = response.headers_mut().entry(X_CONTENT_TYPE_OPTIONS);
-            field.or_insert(HeaderValue::from_static("nosniff"));
-        }
-        transaction.log.status = response.status().as_u16();
-        response.map(|content| GatewayBody::new(content, transaction))
+        answer(response, transaction)
+    }
+
+    /// Answers what is no request, of which no more is known than its connection says. `peer` is the
+    /// client: whom a proxy may have named cannot be read.
+    pub fn refuse(&self, refusal: Refusal, peer: IpAddr) -> Response<GatewayBody> {
+        let mut request = Request::new(None);
+        *request.method_mut() = refusal.method.unwrap_or_else(unknown_method);
+        let fields = Fields::of(request.headers());
+        let mut transaction = Box::new(self.begin(&request, fields, peer));
+        transaction.log.target = refusal.target;
+        transaction.log.no_path = UNKNOWN;
+        let accept = Accept::of(request.headers(), fields);
+        let response = refuse(&refusal.reason.into(), &accept, &mut transaction);
+        answer(response, transaction)
     }
 
     /// The phases, in their order.
@@ -148,6 +160,23 @@ impl<P: ControlPlane> Gateway<P> {
         };
         transaction
     }
+}
+
+fn unknown_method() -> Method {
+    Method::from_bytes(UNKNOWN.as_bytes()).unwrap_or_default()
+}
+
+/// The response with the transaction that it ends.
+fn answer(
+    mut response: Response<Content>,
+    mut transaction: Box<Transaction>,
+) -> Response<GatewayBody> {
+    if response.body().is_own() {
+        let field = response.headers_mut().entry(X_CONTENT_TYPE_OPTIONS);
+        field.or_insert(HeaderValue::from_static("nosniff"));
+    }
+    transaction.log.status = response.status().as_u16();
+    response.map(|content| GatewayBody::new(content, transaction))
 }
 
 /// The response for an error, which is logged.

@@ -192,7 +192,7 @@ impl<S> StatusStream<S> {
             return Poll::Ready(None);
         }
         let now = std::task::ready!(Pin::new(&mut self.tick).poll_tick(cx));
-        if self.instance.warm(self.target).is_some() {
+        if self.instance.warm(&self.target).is_some() {
             self.ended = true;
             return Poll::Ready(Some(Bytes::from_static(b"event: ready\ndata: {}\n\n")));
         }

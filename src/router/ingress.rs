@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use crate::config::{HeaderAuth, HostPattern, InstanceTemplate, RouteConfig, WakeConfig};
+use crate::config::{
+    AuthConfig, HeaderAuth, HostPattern, InstanceTemplate, RouteConfig, WakeConfig,
+};
 use crate::names::PlaneIndex;
 use hypeman::wire::{Ingress, IngressRule};
 
@@ -104,7 +106,7 @@ impl Declared {
         let mut route = RouteConfig::new(host, instance, rule.target.port, plane, wake);
         let auth = rule.request_header_auth.as_ref();
         let auth = auth.map(|auth| HeaderAuth::new(&auth.header, &auth.value.0));
-        route.forwarding.auth = auth.transpose()?;
+        route.forwarding.auth = auth.transpose()?.map(AuthConfig::from);
         route.listen_port = Some(port);
         self.ports.insert(port, rule.tls);
         if rule.redirect_http && rule.tls && port != HTTP {

@@ -62,7 +62,7 @@ fn has_scheme(headers: &HeaderMap, name: &HeaderName) -> bool {
 mod tests {
     use super::*;
 
-    fn fields(name: HeaderName, values: &[&str]) -> HeaderMap {
+    fn fields(name: &HeaderName, values: &[&str]) -> HeaderMap {
         let values = values.iter();
         values
             .map(|value| (name.clone(), value.parse().unwrap()))
@@ -77,17 +77,20 @@ mod tests {
             &["Basic realm=\"a\", negotiate"],
             &["Basic realm=\"a\"", "Ntlm"],
         ] {
-            let headers = fields(WWW_AUTHENTICATE, values);
+            let headers = fields(&WWW_AUTHENTICATE, values);
             assert!(
                 is_bound_challenge(StatusCode::UNAUTHORIZED, &headers),
                 "{values:?}"
             );
             assert!(!is_bound_challenge(StatusCode::OK, &headers), "{values:?}");
         }
-        assert!(has_bound_credentials(&fields(AUTHORIZATION, &["NTLM abc"])));
+        assert!(has_bound_credentials(&fields(
+            &AUTHORIZATION,
+            &["NTLM abc"]
+        )));
         for value in ["Bearer ntlm", "Basic bnRsbQ==", "Digest a=\"b\"", ""] {
             assert!(
-                !has_bound_credentials(&fields(AUTHORIZATION, &[value])),
+                !has_bound_credentials(&fields(&AUTHORIZATION, &[value])),
                 "{value}"
             );
         }

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, Response};
+use http::{HeaderMap, Request, Response};
 use http1::HeadLimits;
 use hyper::rt::Executor as _;
 use tokio::io::AsyncWriteExt as _;
@@ -23,12 +23,18 @@ use tokio_util::task::TaskTracker;
 
 use super::bound_auth::is_bound_challenge;
 use super::epoch_tasks::EpochTasks;
-use super::h1::{Connection, Failure, H1Body, Head, Sending};
+use super::h1::{Connection, Failure, Head, Sending};
+use super::h1_body::H1Body;
 use super::hop::Hop;
 use super::leased_stream::LeasedStream;
 use super::outgoing::Outgoing;
+<<<<<<< HEAD
 use super::pool::{Pool, PoolLimits, Pools, PortPools};
 use super::request_body::BodyFailure;
+=======
+use super::pool::{Pool, PoolLimits, Pools};
+use super::request_body::{BodyFailure, RequestBody};
+>>>>>>> main
 use super::response_body::UpstreamBody;
 use crate::config::{Protocol, UpstreamConfig};
 use crate::descriptors;
@@ -37,8 +43,6 @@ use crate::wake::{Endpoint, OpenConnection};
 use crate::workers;
 
 mod h2;
-
-use self::h2::Unanswered;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -68,6 +72,9 @@ pub enum ForwardError {
     Severed,
 }
 
+/// Why a request that hyper was given got no response, and the request, if nothing of it was sent.
+struct Unanswered(ForwardError, Option<Box<Request<RequestBody>>>);
+
 // === impl ForwardError ===
 
 impl ForwardError {
@@ -92,6 +99,14 @@ impl From<Failure> for ForwardError {
             Failure::TimedOut => Self::TimedOut,
             Failure::Severed => Self::Severed,
         }
+    }
+}
+
+// === impl Unanswered ===
+
+impl Unanswered {
+    fn unsent(error: ForwardError, request: Request<RequestBody>) -> Self {
+        Self(error, Some(Box::new(request)))
     }
 }
 
@@ -193,7 +208,7 @@ impl Upstream {
                 // It was dialled meanwhile.
                 now = Instant::now();
             }
-            let mut sending = request.to_sending(connection.take_spare());
+            let mut sending = request.begin_sending(connection.take_spare());
             connection.begin(now, response_timeout);
             let answered = {
                 let method = &request.head.method;

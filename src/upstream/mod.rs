@@ -10,11 +10,13 @@ mod bound_auth;
 mod carry;
 mod epoch_stream;
 mod epoch_tasks;
+mod field_names;
 mod fields;
 mod forward;
 mod forwarded;
 mod guarded;
 mod h1;
+mod h1_body;
 mod h2_peer;
 mod h2_pool;
 mod h2_stream;
@@ -39,7 +41,7 @@ pub use carry::{Carried, EndedBy, carry};
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
 pub use forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
-pub use h1::BrokenBody;
+pub use h1_body::BrokenBody;
 pub use headers::{
     ForwardedFor, edit, is_upgrade, prepare_interim, prepare_request, prepare_response,
     remove_aliases, upgrade_token,

@@ -14,11 +14,14 @@ use http1::{BodyLength, InterimSink, write_request};
 use hyper::body::Body as _;
 
 use super::bound_auth::ClientConnection;
+use super::field_names::spelled;
 use super::forwarded::ForwardedHeaders;
 use super::h1::Sending;
 use super::headers::prepare_interim;
 use super::request_body::RequestBody;
 use super::response_clock::ResponseClock;
+use crate::client::OriginalNames;
+use crate::config::FieldNames;
 use crate::flow::ClientBuffers;
 
 /// A request as an instance is to get it.
@@ -30,6 +33,7 @@ pub struct Outgoing {
     interim: Option<InterimSink>,
     client: Option<ClientConnection>,
     has_bound_credentials: bool,
+    field_names: FieldNames,
     upgrade: bool,
     /// Whether it is idempotent, and its body, if any, can be sent twice.
     repeatable: bool,
@@ -58,6 +62,7 @@ impl Outgoing {
             interim,
             client: None,
             has_bound_credentials: false,
+            field_names: FieldNames::default(),
             upgrade,
             unsent: None,
         }
@@ -73,6 +78,12 @@ impl Outgoing {
     pub fn of_client(mut self, client: ClientConnection, has_bound_credentials: bool) -> Self {
         self.client = Some(client);
         self.has_bound_credentials = has_bound_credentials;
+        self
+    }
+
+    /// The same, the names of whose fields are spelled by this rule.
+    pub fn spelled(mut self, field_names: FieldNames) -> Self {
+        self.field_names = field_names;
         self
     }
 
@@ -101,7 +112,7 @@ impl Outgoing {
 
     /// The request as HTTP/1.1 writes it, into `room`. A request that may arrive twice stays here,
     /// too.
-    pub(super) fn to_sending(&mut self, mut room: Vec<u8>) -> Sending {
+    pub(super) fn begin_sending(&mut self, mut room: Vec<u8>) -> Sending {
         if let Some(sending) = self.unsent.take() {
             return *sending;
         }
@@ -123,20 +134,25 @@ impl Outgoing {
             None => BodyLength::Chunked,
         };
         room.clear();
-        let length = write_request(
-            &mut room,
-            method.as_str(),
-            uri.path_and_query().map_or("/", PathAndQuery::as_str),
-            headers
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_bytes())),
-            length,
-            |out| {
-                if let Some(forwarded) = &self.forwarded {
-                    forwarded.write(out);
-                }
-            },
-        );
+        let (method, target) = (method.as_str(), uri.path_and_query());
+        let target = target.map_or("/", PathAndQuery::as_str);
+        let fields = headers.iter();
+        let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let add = |out: &mut Vec<u8>| {
+            if let Some(forwarded) = &self.forwarded {
+                forwarded.write(out);
+            }
+        };
+        let length = match self.field_names {
+            FieldNames::Lower => write_request(&mut room, method, target, fields, length, add),
+            rule @ (FieldNames::Title | FieldNames::Original) => {
+                let original = extensions.get::<OriginalNames>();
+                let fields = fields.map(|(name, value)| (spelled(name, rule, original), value));
+                let fields: Vec<_> = fields.collect();
+                let fields = fields.iter().map(|(name, value)| (&**name, *value));
+                write_request(&mut room, method, target, fields, length, add)
+            }
+        };
         let buffers = match body.is_nothing() {
             true => None,
             false => extensions.get::<ClientBuffers>().cloned(),

@@ -13,7 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use tokio_util::sync::CancellationToken;
 
-use super::h1::{BrokenBody, H1Body};
+use super::h1_body::{BrokenBody, H1Body};
 use super::h2_stream::StreamToken;
 use super::leased_stream::LeasedStream;
 use super::read_timeout::ReadTimeout;

@@ -80,7 +80,7 @@ impl TrailerRules {
                     || forwarding
                         .auth
                         .as_ref()
-                        .is_some_and(|auth| is_ruled(&auth.header))
+                        .is_some_and(|auth| auth.fields().any(is_ruled))
             }
             Direction::Response => forwarding.response_headers.replaced().any(is_ruled),
         }

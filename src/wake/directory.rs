@@ -28,7 +28,6 @@ use super::listing::Listing;
 use super::lookup::{Found, LookUp, Names, Told, wait_for};
 use super::plane_handle::PlaneHandle;
 use super::record::{Ledger, Requester, WakeBegan, WakeLog, WakeReport};
-use super::slots::Claim;
 use super::target::Target;
 use crate::config::{RouteWakeConfig, WakeConfig};
 use crate::names::PlaneIndex;
@@ -213,12 +212,13 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         let now = Instant::now();
         let (key, deadline) = ((plane, name.clone()), now + patience);
         let is_guess = !client.is_unspecified() && !self.is_listed(plane, name);
-        let guesser = is_guess.then(|| client.into());
         let mut turns = 0;
         while turns < MAX_TURNS {
-            let (told, look_up) = self.names.ask(&key, self.instances.len(), guesser);
+            let (told, look_up) =
+                self.names
+                    .ask(&key, self.instances.len(), client.into(), is_guess);
             if let Some(look_up) = look_up {
-                self.spawn_look_up(look_up, client);
+                self.spawn_look_up(look_up);
             }
             let found = match told {
                 Told::Found(found) => Some(found),
@@ -242,23 +242,16 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         Err(WakeError::NotFound)
     }
 
-    fn spawn_look_up(self: &Arc<Self>, look_up: LookUp, client: IpAddr) {
+    fn spawn_look_up(self: &Arc<Self>, look_up: LookUp) {
         let wakes = Arc::clone(self);
         let looking = async move {
             let index = look_up.name.0;
             let Some(plane) = wakes.plane(index) else {
                 return;
             };
-            let claim = Claim {
-                route: "".into(),
-                client: client.into(),
-                since: Instant::now(),
-            };
             let admit =
                 |described: &Description, asked_at| wakes.admit(index, plane, described, asked_at);
-            let looking = wakes
-                .names
-                .carry_out(look_up, &plane.common.plane, claim, admit);
+            let looking = wakes.names.carry_out(look_up, &plane.common.plane, admit);
             let _stopped = plane.common.stop.run_until_cancelled(looking).await;
         };
         self.tasks.spawn_on(looking, &self.runtime);
@@ -309,7 +302,7 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
                 let finding = wakes.find(plane, &name, rules.timeout, requester.client);
                 match finding.await {
                     Ok(instance) => {
-                        if instance.warm(Target::AWAKE).is_none() {
+                        if instance.warm(&Target::AWAKE).is_none() {
                             instance.prewarm(Target::AWAKE, &rules, requester);
                         }
                     }
@@ -418,8 +411,10 @@ fn note_listed<S>(
         return !is_at_rest;
     };
     instance.set_name(&listed.name, listing.asked_at);
-    let endpoint = instance.endpoint();
-    if let Some(endpoint) = endpoint.filter(|e| listed.runs_at == Some(e.ip())) {
+    // Of thousands that sleep there is no more to say.
+    if let Some(ip) = listed.runs_at
+        && let Some(endpoint) = instance.endpoint().filter(|e| e.ip() == ip)
+    {
         endpoint.confirm(listing.asked_at);
     }
     true

@@ -29,7 +29,6 @@ use super::evidence::{Evidence, Observation, Rest, Seen, address_of};
 use super::instance::{Command, Instance, Ready, Suspicion, WakeRequest};
 use super::lease::{Endpoint, EpochInit};
 use super::machine::{Effect, Event, Machine, WakeLimits};
-use super::probe::ReadinessCheck;
 use super::record::Reporter;
 use super::target::Target;
 use super::waiters::Waiters;
@@ -70,9 +69,10 @@ pub(super) fn instance<P: ControlPlane, R: Dialer>(
         operations: FuturesUnordered::new(),
         endpoint: None,
         found: None,
-        check: ReadinessCheck::default(),
+        warmup: None,
         deadline: now,
-        urgent: None,
+        claims: Vec::new(),
+        claimants: None,
         verb: None,
         calling: false,
         rests: 0,
@@ -185,13 +185,13 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         if request.reply.as_ref().is_some_and(left) {
             return;
         }
-        if let Some(ready) = self.ready_already(target, now, request.kind) {
+        if let Some(ready) = self.ready_already(&target, now, request.kind) {
             if let Some(reply) = request.reply {
                 let _left = reply.send(Ok(ready));
             }
             return;
         }
-        if self.is_refused(target) {
+        if self.is_refused(target.port) {
             if let Some(reply) = request.reply {
                 let _left = reply.send(Err(WakeError::AddressRefused));
             }
@@ -202,25 +202,19 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         self.reporter.begin(request.requester.clone(), now);
         if first {
             (self.trouble, self.deadline) = (None, request.deadline);
+            self.claims.clear();
         }
         self.deadline = self.deadline.max(request.deadline);
-        if let Some(urgent) = self.urgent.take() {
-            // A question that is under way already needs no more place.
-            let _under_way = urgent.send((self.claim(), self.deadline));
-        }
-        if self.verb.is_some() {
-            // Its own turn may come sooner than that of whoever began the wake.
-            self.claim_for(&request.requester, self.deadline);
-        }
+        self.join(&request.requester);
         if let Some(reply) = request.reply {
-            self.waiters.push(target, reply, request.requester, first);
+            self.waiters
+                .push(target.clone(), reply, request.requester, first);
         }
         if first {
-            self.check = ReadinessCheck::default();
+            self.warmup = None;
         }
-        self.check.health = Some(request.rules.health_path);
         // Of all that wait, the first that wants one.
-        self.check.warmup = self.check.warmup.take().or(request.rules.warmup);
+        self.warmup = self.warmup.take().or(request.rules.warmup);
         let leased = self.endpoint.as_ref().is_some_and(|e| e.is_leased(now));
         self.step(Event::WakeRequested {
             target,
@@ -233,7 +227,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
     /// Another request's wake ended between this one's look and its command.
     fn ready_already(
         &self,
-        target: Target,
+        target: &Target,
         now: Instant,
         kind: WakeKind,
     ) -> Option<Ready<R::Stream>> {
@@ -248,11 +242,11 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         })
     }
 
-    /// Whether the target is a listener of this gateway.
-    fn is_refused(&self, target: Target) -> bool {
+    /// Whether the instance's port is a listener of this gateway.
+    fn is_refused(&self, port: u16) -> bool {
         self.ip.is_some_and(|ip| {
-            let address = SocketAddr::new(ip, target.port);
-            target.port != 0 && self.common.own.include(address)
+            let address = SocketAddr::new(ip, port);
+            port != 0 && self.common.own.include(address)
         })
     }
 
@@ -302,7 +296,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             Evidence::Unsure(_) => self.doubts.saturating_add(1),
             Evidence::Awake(_) | Evidence::Asleep(_) | Evidence::Gone => 0,
         };
-        self.urgent = None;
+        self.claimants = None;
         let retry_after = seen.retry_after;
         self.step(Event::Answered {
             evidence: seen.evidence,
@@ -338,11 +332,11 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 target,
                 http,
                 until,
-            } => self.probe(target, http, until),
+            } => self.probe(&target, http, until),
             Effect::Pause(pause) => self.pause(pause),
             Effect::Hold => self.hold_soon(),
             Effect::Publish { seen, fresh } => self.publish(&seen, fresh),
-            Effect::Grant { target, woken } => self.grant(target, woken),
+            Effect::Grant { target, woken } => self.grant(&target, woken),
             Effect::Cut => self.cut(),
             Effect::Refuse(error) => self.refuse(&error),
             Effect::Forget => {
@@ -402,7 +396,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         }
     }
 
-    fn grant(&mut self, target: Target, woken: bool) {
+    fn grant(&mut self, target: &Target, woken: bool) {
         let Some(endpoint) = self.endpoint.clone() else {
             return;
         };

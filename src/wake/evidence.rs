@@ -145,7 +145,12 @@ impl Evidence {
 
 /// The address of an instance, or why none can be used.
 pub(super) fn address_of(described: &wire::Instance) -> Result<IpAddr, Doubt> {
-    match described.address() {
+    usable(described.address())
+}
+
+/// The address, or why it cannot be used.
+pub(super) fn usable(address: Address) -> Result<IpAddr, Doubt> {
+    match address {
         Address::Off => Err(Doubt::NoNetwork),
         Address::Missing | Address::Unreadable => Err(Doubt::NoAddress { running: true }),
         Address::At(ip) if is_refused(ip) => Err(Doubt::AddressRefused),
@@ -181,9 +186,9 @@ impl From<&ControlPlaneError> for Evidence {
     /// What the failure of a call about an instance says about the instance.
     fn from(error: &ControlPlaneError) -> Self {
         let doubt = match (error.status(), error.code()) {
-            (Some(401 | 403), _) => Doubt::Unauthorized,
-            // Somebody else's words are about nothing.
+            // Somebody else's words are about nothing, not about the gateway's key either.
             (Some(_), _) if !error.is_from_api() => Doubt::Failed,
+            (Some(401 | 403), _) => Doubt::Unauthorized,
             (Some(404), _) if error.is_not_found() => return Self::Gone,
             (Some(409), "instance_in_standby") => return Self::Asleep(Rest::Standby),
             (Some(409), "insufficient_resources") => Doubt::NoCapacity,

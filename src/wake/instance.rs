@@ -266,12 +266,12 @@ impl<S> Instance<S> {
 
     /// The warm path: the endpoint, if the lease is in force and the target has answered. No call,
     /// no lock.
-    pub fn warm(&self, target: Target) -> Option<Endpoint> {
+    pub fn warm(&self, target: &Target) -> Option<Endpoint> {
         self.warm_at(target, Instant::now())
     }
 
     /// The same, at the time that it is `now`.
-    pub fn warm_at(&self, target: Target, now: Instant) -> Option<Endpoint> {
+    pub fn warm_at(&self, target: &Target, now: Instant) -> Option<Endpoint> {
         let endpoint = self.awake.load();
         let endpoint: &Endpoint = endpoint.as_ref()?;
         if !endpoint.is_ready(target) || !endpoint.is_leased(now) {

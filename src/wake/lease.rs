@@ -362,14 +362,14 @@ impl Endpoint {
     }
 
     /// Whether `target` has answered in this epoch.
-    pub fn is_ready(&self, target: Target) -> bool {
-        self.0.ready.load().contains(&target)
+    pub fn is_ready(&self, target: &Target) -> bool {
+        self.0.ready.load().contains(target)
     }
 
-    pub(super) fn mark_ready(&self, target: Target) {
+    pub(super) fn mark_ready(&self, target: &Target) {
         if !self.is_ready(target) {
             let mut ready = self.0.ready.load().to_vec();
-            ready.push(target);
+            ready.push(target.clone());
             self.0.ready.store(Arc::new(ready));
         }
     }

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::evidence::address_of;
-use hypeman::wire::{Instance as Description, InstanceState};
-use hypeman::{InstanceId, InstanceRef};
+use super::evidence::usable;
+use hypeman::wire::InstanceState;
+use hypeman::{InstanceId, InstanceRef, InstanceSummary};
 
 /// What a list said.
 pub struct Listing {
@@ -41,27 +41,30 @@ pub struct Listed {
 impl Default for Listing {
     /// Nothing was listed, which proves nothing.
     fn default() -> Self {
-        Self::new(Vec::new(), false, Instant::now())
+        Self::new(Vec::<InstanceSummary>::new(), false, Instant::now())
     }
 }
 
 impl Listing {
     /// The listing of these instances, which was asked for at `asked_at`; `is_complete` says
     /// whether every element of the list could be read.
-    pub fn new(described: Vec<Description>, is_complete: bool, asked_at: Instant) -> Self {
+    pub fn new<T>(described: Vec<T>, is_complete: bool, asked_at: Instant) -> Self
+    where
+        T: Into<InstanceSummary>,
+    {
         let mut listing = Self {
             asked_at,
             is_complete,
             instances: HashMap::with_capacity(described.len()),
             names: HashSet::with_capacity(described.len()),
         };
-        for one in described {
+        for one in described.into_iter().map(Into::into) {
             let Ok(id) = InstanceId::parse(&one.id) else {
                 listing.is_complete = false;
                 continue;
             };
             let runs = one.state == InstanceState::Running;
-            let runs_at = runs.then(|| address_of(&one).ok()).flatten();
+            let runs_at = runs.then(|| usable(one.address).ok()).flatten();
             let listed = Listed {
                 runs_at,
                 name: one.name.into(),
@@ -85,8 +88,7 @@ impl Listing {
 
     /// Whether there is an instance of this exact name or id.
     pub fn has(&self, name: &InstanceRef) -> bool {
-        self.names.contains(name.as_str())
-            || InstanceId::parse(name.as_str()).is_ok_and(|id| self.instances.contains_key(&id))
+        self.names.contains(name.as_str()) || self.instances.contains_key(name.as_str())
     }
 
     /// The instances, by their ids.
@@ -104,6 +106,7 @@ impl fmt::Debug for Listing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hypeman::wire::Instance as Description;
 
     fn described(id: &str, name: &str) -> Description {
         let described = serde_json::json!({ "id": id, "name": name, "state": "Standby" });

@@ -16,9 +16,10 @@ use dashmap::mapref::entry::Entry;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::claims::{Claimants, Claims};
 use super::error::{WakeError, WakeStage};
 use super::evidence::{Doubt, Evidence, address_of};
-use super::plane_handle::{Asker, PlaneHandle};
+use super::plane_handle::PlaneHandle;
 use super::slots::Claim;
 use crate::backoff::Backoff;
 use crate::names::{ClientNetwork, PlaneIndex};
@@ -47,8 +48,8 @@ enum Meaning {
     Instance(InstanceId),
     /// It leads nowhere for a while.
     Nowhere { error: WakeError, until: Instant },
-    /// It is being looked up, and whoever wants to know subscribes.
-    Asking(watch::Sender<Progress>),
+    /// It is being looked up, and whoever wants to know subscribes, and claims a place for it.
+    Asking(watch::Sender<Progress>, Claimants),
 }
 
 /// What somebody who asks is told about a name.
@@ -81,6 +82,7 @@ pub(super) struct Names {
 pub(super) struct LookUp {
     pub(super) name: Name,
     progress: watch::Sender<Progress>,
+    claims: Claims,
     _asking: Asking,
     _guess: Option<Guess>,
 }
@@ -145,17 +147,19 @@ impl Names {
     pub(super) fn instance(&self, name: &Name) -> Option<InstanceId> {
         match self.meanings.get(name)?.value() {
             Meaning::Instance(id) => Some(id.clone()),
-            Meaning::Nowhere { .. } | Meaning::Asking(_) => None,
+            Meaning::Nowhere { .. } | Meaning::Asking(..) => None,
         }
     }
 
     /// What is known about a name. If nothing is, it is being looked up from now on, by whoever
-    /// called. `instances` is how many there are; `guesser` is who asks, if it may be a guess.
+    /// called. `instances` is how many there are; `client` is who asks, `is_guess` whether it may
+    /// be a guess.
     pub(super) fn ask(
         &self,
         name: &Name,
         instances: usize,
-        guesser: Option<ClientNetwork>,
+        client: ClientNetwork,
+        is_guess: bool,
     ) -> (Told, Option<LookUp>) {
         let now = Instant::now();
         if self.meanings.len() >= instances.saturating_mul(2) + self.max_unknown + MAX_ASKING {
@@ -165,22 +169,25 @@ impl Names {
         let mut entry = match self.meanings.entry(name.clone()) {
             Entry::Occupied(entry) => entry,
             Entry::Vacant(entry) => {
-                let Some((progress, watched, look_up)) = self.begin(name, guesser) else {
+                let Some((meaning, watched, look_up)) = self.begin(name, client, is_guess) else {
                     return (Told::Found(Err(WakeError::NoSlot)), None);
                 };
-                entry.insert(Meaning::Asking(progress));
+                entry.insert(meaning);
                 return (Told::Asking(watched), Some(look_up));
             }
         };
-        let told = match entry.get() {
+        let told = match entry.get_mut() {
             Meaning::Instance(id) => Told::Found(Ok(id.clone())),
-            Meaning::Asking(progress) => Told::Asking(progress.subscribe()),
+            Meaning::Asking(progress, claimants) => {
+                claimants.join(claim_of(client, now), now + LONGEST);
+                Told::Asking(progress.subscribe())
+            }
             Meaning::Nowhere { error, until } if *until > now => Told::Found(Err(error.clone())),
             Meaning::Nowhere { error, .. } => {
-                let Some((progress, watched, look_up)) = self.begin(name, guesser) else {
+                let Some((meaning, watched, look_up)) = self.begin(name, client, is_guess) else {
                     return (Told::Found(Err(error.clone())), None);
                 };
-                entry.insert(Meaning::Asking(progress));
+                entry.insert(meaning);
                 return (Told::Asking(watched), Some(look_up));
             }
         };
@@ -192,17 +199,20 @@ impl Names {
     fn begin(
         &self,
         name: &Name,
-        guesser: Option<ClientNetwork>,
-    ) -> Option<(watch::Sender<Progress>, watch::Receiver<Progress>, LookUp)> {
+        client: ClientNetwork,
+        is_guess: bool,
+    ) -> Option<(Meaning, watch::Receiver<Progress>, LookUp)> {
         let more = |asking: usize| (asking < MAX_ASKING).then_some(asking + 1);
         self.asking
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
             .ok()?;
         let asking = Asking(Arc::clone(&self.asking));
-        let guess = match guesser {
-            Some(client) => Some(Guess::begin(&self.guesses, client)?),
-            None => None,
+        let guess = match is_guess {
+            true => Some(Guess::begin(&self.guesses, client)?),
+            false => None,
         };
+        let now = Instant::now();
+        let (claimants, claims) = Claims::of(&[claim_of(client, now)], now + LONGEST);
         let (progress, watched) = watch::channel(Progress {
             trouble: None,
             found: None,
@@ -210,10 +220,11 @@ impl Names {
         let look_up = LookUp {
             name: name.clone(),
             progress: progress.clone(),
+            claims,
             _asking: asking,
             _guess: guess,
         };
-        Some((progress, watched, look_up))
+        Some((Meaning::Asking(progress, claimants), watched, look_up))
     }
 
     /// Forgets that a name means this instance.
@@ -231,7 +242,7 @@ impl Names {
             Meaning::Instance(id) => is_there(*plane, id),
             Meaning::Nowhere { until, .. } => *until > now,
             // Its task ends it.
-            Meaning::Asking(_) => true,
+            Meaning::Asking(..) => true,
         });
         if self.meanings.capacity() > 4 * self.meanings.len() + 1024 {
             self.meanings.shrink_to_fit();
@@ -240,7 +251,7 @@ impl Names {
 
     /// Whether nobody waits for a look-up any more, which is forgotten then.
     fn is_abandoned(&self, name: &Name) -> bool {
-        let nobody = |meaning: &Meaning| matches!(meaning, Meaning::Asking(progress) if progress.receiver_count() == 0);
+        let nobody = |meaning: &Meaning| matches!(meaning, Meaning::Asking(progress, _) if progress.receiver_count() == 0);
         let removed = self.meanings.remove_if(name, |_, meaning| nobody(meaning));
         removed.is_some()
     }
@@ -272,13 +283,13 @@ impl Names {
     /// Carries a look-up out; `admit` makes the instance that it finds known and returns its id.
     pub(super) async fn carry_out<P: ControlPlane>(
         &self,
-        look_up: LookUp,
+        mut look_up: LookUp,
         plane: &PlaneHandle<P>,
-        claim: Claim,
         admit: impl FnOnce(&Description, Instant) -> Found,
     ) {
         let until = Instant::now() + LONGEST;
-        let asking = ask(plane, &look_up, claim, until);
+        let claims = std::mem::replace(&mut look_up.claims, Claims::none());
+        let asking = ask(plane, &look_up, claims);
         tokio::pin!(asking);
         let answer = loop {
             tokio::select! {
@@ -297,12 +308,21 @@ impl Names {
             Err(_late) => {
                 // Whoever still waits begins another.
                 self.meanings.remove_if(&look_up.name, |_, meaning| {
-                    matches!(meaning, Meaning::Asking(_))
+                    matches!(meaning, Meaning::Asking(..))
                 });
                 return;
             }
         };
         self.end(&look_up, &found);
+    }
+}
+
+/// The claim of a client who waits for a name's meaning.
+fn claim_of(client: ClientNetwork, since: Instant) -> Claim {
+    Claim {
+        route: "".into(),
+        client,
+        since,
     }
 }
 
@@ -331,15 +351,14 @@ pub(super) async fn wait_for(
 async fn ask<P: ControlPlane>(
     plane: &PlaneHandle<P>,
     look_up: &LookUp,
-    claim: Claim,
-    until: Instant,
+    mut claims: Claims,
 ) -> Result<(Box<Description>, Instant), WakeError> {
     let (_, name) = &look_up.name;
     let mut pauses = PAUSES.pauses();
     loop {
-        let asker = Asker::Request(claim.clone(), until);
         let asked_at = Instant::now();
-        let Some(answer) = plane.question(asker, plane.get_surely(name)).await else {
+        let answer = plane.question(&mut claims, plane.get_surely(name));
+        let Some(answer) = answer.await else {
             return Err(WakeError::NoSlot);
         };
         let error = match answer {
@@ -358,7 +377,9 @@ async fn ask<P: ControlPlane>(
             Evidence::Unsure(_) | Evidence::Awake(_) | Evidence::Asleep(_) => WakeError::Failed,
         };
         let is_others = error.status().is_some() && !error.is_from_api();
-        if !error.is_retryable() && (!is_others || refusal == WakeError::Unauthorized) {
+        // A conflict is about a state, which passes.
+        let may_pass = error.is_retryable() || is_others || error.status() == Some(409);
+        if !may_pass {
             tracing::warn!(%name, %error, "cannot look an instance up");
             return Err(refusal);
         }
@@ -387,5 +408,32 @@ fn check(name: &InstanceRef, described: &Description) -> Result<(), WakeError> {
 impl fmt::Debug for Names {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Names({})", self.meanings.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_joins_a_look_up_claims_a_place_for_it_too() {
+        let names = Names::new(10, Duration::from_secs(1));
+        let name = (PlaneIndex(0), InstanceRef::parse("shop").unwrap());
+        let [first, second] = [1, 2].map(|net| ClientNetwork::from(IpAddr::from([10, net, 0, 1])));
+        let (_, look_up) = names.ask(&name, 0, first, false);
+        let mut claims = look_up.unwrap().claims;
+        let (claim, _) = claims.next().now_or_never().expect("whoever began it");
+        assert_eq!(claim.client, first);
+        for client in [first, second, second] {
+            let (told, again) = names.ask(&name, 0, client, false);
+            assert!(matches!(told, Told::Asking(_)) && again.is_none());
+        }
+        let (claim, _) = claims.next().now_or_never().expect("somebody has joined");
+        assert_eq!(claim.client, second);
+        assert!(claims.next().now_or_never().is_none(), "each once");
     }
 }

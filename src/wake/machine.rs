@@ -143,7 +143,7 @@ impl Machine {
         if let Some(until) = self.broken_until.filter(|until| *until > now) {
             return vec![Effect::Refuse(WakeError::BreakerOpen(until - now))];
         }
-        let mut attempt = Attempt::new(now, deadline, vec![target], start_stopped);
+        let mut attempt = Attempt::new(now, deadline, vec![target.clone()], start_stopped);
         let is_far_enough = match target.when {
             ReadyWhen::Running => self.running,
             ReadyWhen::Port => true,
@@ -151,13 +151,13 @@ impl Machine {
         };
         if self.epoch.is_some() && leased && !self.doubted && is_far_enough {
             // Awake, and only this port has not been tried yet.
-            attempt.step = Step::Probing(target);
-            let look = look_at(target, None, now, deadline);
+            let is_open = target.port == 0;
+            attempt.step = Step::Probing(target.clone());
             self.attempt = Some(attempt);
-            if target.port == 0 {
+            if is_open {
                 return self.probed(now, true);
             }
-            return vec![look];
+            return vec![look_at(target, None, now, deadline)];
         }
         if let Some((until, trouble)) = self.left_alone.filter(|(until, _)| *until > now) {
             attempt.trouble = Some(trouble);
@@ -342,7 +342,7 @@ impl Machine {
             }
             return self.settle(now);
         };
-        attempt.step = Step::Probing(target);
+        attempt.step = Step::Probing(target.clone());
         if target.port == 0 {
             return self.probed(now, true);
         }
@@ -361,14 +361,16 @@ impl Machine {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
-        let Step::Probing(target) = attempt.step else {
+        let Step::Probing(target) = &attempt.step else {
             return Vec::new();
         };
+        let target = target.clone();
         // An address that was another's business for so long may be another's by now.
         let seen_at = attempt.seen.as_ref().map(|seen| seen.asked_at);
         let outdated = seen_at.is_some_and(|at| now >= at + self.limits.verify_interval);
         if self.epoch.is_none() || !open || outdated {
             let stage = attempt.stage();
+            attempt.put_last(&target);
             attempt.step = Step::Asking;
             return self.unless_late_at(now, stage, Effect::Ask);
         }

@@ -14,6 +14,7 @@
 
 mod addresses;
 mod belongings;
+mod claims;
 mod dialer;
 mod directory;
 mod driver;

@@ -11,9 +11,9 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::claims::Claims;
 use super::evidence::{Doubt, Evidence, Rest, Seen};
-use super::plane_handle::{Asker, PlaneHandle};
-use super::slots::Claim;
+use super::plane_handle::PlaneHandle;
 use hypeman::wire::{AutoStandbyStatus, InstanceState};
 use hypeman::{ControlPlane, Error as ControlPlaneError, InstanceId};
 
@@ -32,9 +32,9 @@ const SETTLE_LOOK: Duration = Duration::from_millis(150);
 pub(super) async fn ask<P: ControlPlane>(
     plane: &PlaneHandle<P>,
     id: &InstanceId,
-    asker: Asker,
+    mut claims: Claims,
 ) -> Seen {
-    let seen = plane.question(asker, hold_and_get(plane, id)).await;
+    let seen = plane.question(&mut claims, hold_and_get(plane, id)).await;
     seen.unwrap_or_else(|| Evidence::Unsure(Doubt::NoSlot).into())
 }
 
@@ -130,7 +130,8 @@ async fn overtake<P: ControlPlane>(
     loop {
         sleep(OVERTAKE_LOOK).await;
         let asked_at = Instant::now();
-        let asking = plane.question(Asker::nobody(), plane.get(&reference));
+        let mut nobody = Claims::none();
+        let asking = plane.question(&mut nobody, plane.get(&reference));
         let Some(Ok(answer)) = asking.await else {
             continue;
         };
@@ -159,7 +160,7 @@ pub(super) fn proves_hold(status: &AutoStandbyStatus) -> bool {
 pub(super) async fn settle<P: ControlPlane>(
     plane: &PlaneHandle<P>,
     id: &InstanceId,
-    claim: &Claim,
+    mut claims: Claims,
     until: Instant,
 ) -> Seen {
     let reference = id.to_ref();
@@ -181,10 +182,7 @@ pub(super) async fn settle<P: ControlPlane>(
             () = sleep(SETTLE_LOOK) => {}
         }
         let asked_at = Instant::now();
-        let asking = plane.question(
-            Asker::Request(claim.clone(), until),
-            plane.get_surely(&reference),
-        );
+        let asking = plane.question(&mut claims, plane.get_surely(&reference));
         let Some(answer) = asking.await else {
             return Evidence::Unsure(Doubt::NoSlot).into();
         };

@@ -13,9 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
+use super::claims::Claims;
 use super::slots::{Claim, FairSlot, FairSlots};
 use crate::config::WakeConfig;
 use hypeman::wire::{self, AutoStandbyStatus, InstanceState, WaitOutcome};
@@ -48,24 +50,6 @@ pub(super) struct PlaneHandle<P> {
     no_hold_until: AtomicU64,
     /// Until when the server is taken to answer Gets while it restores the instance.
     no_waiting_until: AtomicU64,
-}
-
-/// For whom a question is asked.
-#[derive(Debug)]
-pub(super) enum Asker {
-    /// Requests wait for the answer until then.
-    Request(Claim, Instant),
-    /// Nobody waits, until somebody does.
-    Background(oneshot::Receiver<(Claim, Instant)>),
-}
-
-// === impl Asker ===
-
-impl Asker {
-    /// Nobody waits, and nobody will.
-    pub(super) fn nobody() -> Self {
-        Self::Background(oneshot::channel().1)
-    }
 }
 
 // === impl PlaneHandle ===
@@ -126,23 +110,33 @@ impl<P: ControlPlane> PlaneHandle<P> {
         result
     }
 
-    /// Asks a question when there is room for it; `None` when there was none in time.
+    /// Asks a question when there is room for it; `None` when there was none in time. One that
+    /// nobody waits for takes its place from those that are for such, until somebody does.
     pub(super) async fn question<T>(
         &self,
-        asker: Asker,
+        claims: &mut Claims,
         calls: impl Future<Output = T>,
     ) -> Option<T> {
-        let (claim, until) = match asker {
-            Asker::Request(claim, until) => (claim, until),
-            Asker::Background(mut urgent) => tokio::select! {
+        let take = |(claim, until): (Claim, Instant)| self.questions.take(claim, until);
+        let mut turns = FuturesUnordered::new();
+        claims.begin();
+        let slot = loop {
+            let is_wanted = !turns.is_empty();
+            tokio::select! {
                 biased;
-                Ok(request) = &mut urgent => request,
-                permit = self.background.acquire() => {
+                claim = claims.next() => turns.push(take(claim)),
+                Some(slot) = turns.next() => match slot {
+                    Some(slot) => break slot,
+                    None if turns.is_empty() => return None,
+                    None => {}
+                },
+                permit = self.background.acquire(), if !is_wanted => {
                     return Some(self.unless_slow(permit.ok(), calls).await);
                 }
-            },
+            }
         };
-        let slot = self.questions.take(claim, until).await?;
+        // The others' turns go to others.
+        drop(turns);
         Some(self.unless_slow(slot, calls).await)
     }
 
@@ -242,5 +236,81 @@ impl<P: ControlPlane> PlaneHandle<P> {
 impl<P> fmt::Debug for PlaneHandle<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PlaneHandle({:?})", self.restores)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+    use std::net::IpAddr;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn handle(max_questions: usize) -> PlaneHandle<hypeman::Client> {
+        let client = hypeman::Client::builder("http://localhost:9").build();
+        let config = WakeConfig {
+            max_questions,
+            ..WakeConfig::default()
+        };
+        PlaneHandle::new(client.unwrap(), &config)
+    }
+
+    fn claim(client: u8) -> Claim {
+        Claim {
+            route: "shop.test/".into(),
+            client: IpAddr::from([10, client, 0, 1]).into(),
+            since: Instant::now(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_has_its_place_as_soon_as_anyone_who_waits_for_it_would_have_one() {
+        let (plane, now) = (handle(8), Instant::now());
+        let until = now + Duration::from_millis(900);
+        // One client has all that it may have, and none of its questions is answered.
+        let hanging = (0..8).map(|_| async {
+            let mut claims = Claims::of(&[claim(1)], until).1;
+            plane.question(&mut claims, pending::<()>()).await
+        });
+        let mut hanging: FuturesUnordered<_> = hanging.collect();
+        assert!(hanging.next().now_or_never().is_none());
+
+        let (claimants, mut claims) = Claims::of(&[claim(1)], until);
+        let mut question = Box::pin(plane.question(&mut claims, async { "answered" }));
+        assert!(
+            question.as_mut().now_or_never().is_none(),
+            "it has its share"
+        );
+        claimants.join(claim(1), until);
+        assert!(question.as_mut().now_or_never().is_none(), "it still has");
+        claimants.join(claim(2), until);
+        assert_eq!(question.now_or_never(), Some(Some("answered")));
+
+        // Whoever joined is known to the next question, too.
+        let again = plane.question(&mut claims, async { "again" });
+        assert_eq!(again.now_or_never(), Some(Some("again")));
+        let mut alone = Claims::of(&[claim(1)], until).1;
+        let question = plane.question(&mut alone, async { "late" });
+        assert_eq!(question.await, None, "nobody else waited");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_nobody_waited_for_is_hurried_by_who_joins() {
+        let (plane, now) = (handle(1), Instant::now());
+        let mut first = Claims::none();
+        let hanging = plane.question(&mut first, pending::<()>());
+        tokio::pin!(hanging);
+        assert!(hanging.as_mut().now_or_never().is_none());
+
+        let (claimants, mut claims) = Claims::to_come();
+        let mut question = Box::pin(plane.question(&mut claims, async { "answered" }));
+        assert!(
+            question.as_mut().now_or_never().is_none(),
+            "there is no room"
+        );
+        claimants.join(claim(1), now + Duration::from_secs(1));
+        assert_eq!(question.now_or_never(), Some(Some("answered")));
     }
 }

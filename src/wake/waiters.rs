@@ -81,14 +81,14 @@ impl<S> Waiters<S> {
     /// afterwards what nobody took.
     pub(super) fn grant(
         &mut self,
-        target: Target,
+        target: &Target,
         woken: bool,
         endpoint: &Endpoint,
         found: &mut Option<(S, OpenConnection)>,
     ) {
         let confirmed_at = Instant::now();
         for waiter in std::mem::take(&mut self.waiting) {
-            if waiter.target != target {
+            if waiter.target != *target {
                 self.waiting.push_back(waiter);
                 continue;
             }

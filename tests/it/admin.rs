@@ -222,6 +222,50 @@ async fn with_a_token_only_who_shows_it_is_told_anything_and_it_is_never_told() 
     plane.stop().await;
 }
 
+/// A stranger at this address answers every request, and says what it was sent.
+async fn stranger() -> (String, tokio::sync::mpsc::Receiver<String>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (heard, requests) = tokio::sync::mpsc::channel(64);
+    spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+            }
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n[]";
+            stream.write_all(answer).await.unwrap();
+            let request = String::from_utf8(request).unwrap().to_ascii_lowercase();
+            let _over = heard.try_send(request);
+        }
+    });
+    (url, requests)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configurations_token_goes_to_no_other_address() {
+    let plane = Plane::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, format!("{TOKEN}\n")).unwrap();
+    let file = ConfigFile::new(&plane, &format!("token_file = {token:?}"), "");
+    let (url, mut requests) = stranger().await;
+    let (config, token) = (file.path.to_str().unwrap(), token.to_str().unwrap());
+    for command in ["wakes", "status"] {
+        let arguments = [command, "--url", &url, "-c", config, "--json"];
+        assert_eq!(run(&arguments).await.0, 0);
+        let request = requests.recv().await.unwrap();
+        assert!(!request.contains("authorization"), "{request}");
+        while requests.try_recv().is_ok() {}
+    }
+    // What is given with the command is for that address.
+    let arguments = ["status", "--url", &url, "--token-file", token, "--json"];
+    assert_eq!(run(&arguments).await.0, 0);
+    let request = requests.recv().await.unwrap();
+    assert!(request.contains("authorization: bearer"), "{request}");
+    plane.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_of_others_change_nothing_and_read_nothing() {
     let plane = Plane::start().await;

@@ -14,12 +14,12 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 
 /// A CA and a certificate that it has issued, with its key, in PEM.
-struct Issued {
-    ca: String,
-    leaf: String,
+pub struct Issued {
+    pub ca: String,
+    pub leaf: String,
 }
 
-fn issued(name: &str) -> Issued {
+pub fn issued(name: &str) -> Issued {
     let ca_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -34,14 +34,15 @@ fn issued(name: &str) -> Issued {
     }
 }
 
-fn server_certificate(dir: &Path, name: &str) -> String {
-    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+pub fn server_certificate(dir: &Path, names: &[&str]) -> String {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
     std::fs::write(dir.join("cert.pem"), made.cert.pem()).unwrap();
     std::fs::write(dir.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
     made.cert.pem()
 }
 
-fn client(address: SocketAddr, root: &str, name: &str) -> reqwest::ClientBuilder {
+pub fn client(address: SocketAddr, root: &str, name: &str) -> reqwest::ClientBuilder {
     let root = reqwest::Certificate::from_pem(root.as_bytes()).unwrap();
     reqwest::Client::builder()
         .no_proxy()
@@ -53,7 +54,7 @@ fn client(address: SocketAddr, root: &str, name: &str) -> reqwest::ClientBuilder
 async fn a_client_shows_a_certificate_of_the_right_ca_and_the_instance_is_told_which() {
     let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
     let instance = plane.asleep(Wanted::hello("members")).await;
-    let root = server_certificate(dir.path(), "members.test");
+    let root = server_certificate(dir.path(), &["members.test"]);
     let (known, stranger) = (issued("member"), issued("stranger"));
     std::fs::write(dir.path().join("ca.pem"), &known.ca).unwrap();
     let path = dir.path().display();
@@ -186,7 +187,7 @@ impl ServerCertVerifier for Stapled {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ocsp_answer_is_stapled_and_an_old_version_refused() {
     let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
-    server_certificate(dir.path(), "stapled.test");
+    server_certificate(dir.path(), &["stapled.test"]);
     let path = dir.path().display();
     std::fs::write(dir.path().join("ocsp.der"), b"the CA's word").unwrap();
     let listener = format!(

@@ -224,7 +224,8 @@ impl Stage {
 
 fn target(port: u16) -> Target {
     let when = ReadyWhen::Running;
-    Target { port, when }
+    let health = None;
+    Target { port, when, health }
 }
 
 fn requester() -> Requester {
@@ -322,7 +323,7 @@ async fn an_address_that_belongs_to_another_instance_now_receives_nothing() {
     let stage = Stage::set(WakeConfig::default()).await;
     let instance = stage.find().await.unwrap();
     let ready = get_ready(&instance, stage.port, 1000).await.unwrap();
-    assert!(instance.warm(target(stage.port)).is_some());
+    assert!(instance.warm(&target(stage.port)).is_some());
     // The same name, state and address, and another id.
     stage
         .actor
@@ -336,7 +337,7 @@ async fn an_address_that_belongs_to_another_instance_now_receives_nothing() {
         ready.endpoint.cut().is_cancelled(),
         "its connections are cut"
     );
-    assert!(instance.warm(target(stage.port)).is_none());
+    assert!(instance.warm(&target(stage.port)).is_none());
     assert_eq!(stage.find().await.unwrap().id().as_str(), "another");
     stage.end().await;
 }
@@ -486,6 +487,7 @@ async fn a_port_that_answers_while_the_instance_is_initializing_is_enough_for_a_
     let port = Target {
         port: stage.port,
         when: ReadyWhen::Port,
+        health: None,
     };
     let patience = Duration::from_secs(2);
     let early = instance.ready(port, &rules, patience, requester()).await;
@@ -506,8 +508,10 @@ async fn a_route_that_wants_health_takes_the_servers_word_for_it() {
     let healthy = Target {
         port: stage.port,
         when: ReadyWhen::Health,
+        health: Some("/".into()),
     };
-    let refused = instance.ready(healthy, &rules, patience, requester()).await;
+    let refused = instance.ready(healthy.clone(), &rules, patience, requester());
+    let refused = refused.await;
     assert_eq!(
         refused.unwrap_err(),
         WakeError::TimedOut(WakeStage::Unhealthy)

@@ -178,10 +178,8 @@ async fn only_the_control_planes_own_definite_word_is_asleep_or_gone() {
             Unsure(Doubt::Failed),
         ),
         (http("502 Bad Gateway", HTML, html), Unsure(Doubt::Failed)),
-        (
-            http("403 Forbidden", HTML, html),
-            Unsure(Doubt::Unauthorized),
-        ),
+        (http("403 Forbidden", HTML, html), Unsure(Doubt::Failed)),
+        (http("401 Unauthorized", HTML, html), Unsure(Doubt::Failed)),
         (
             Answer::Bytes(
                 "HTTP/1.1 302 Found\r\nlocation: http://192.0.2.1/\r\ncontent-length: 0\r\n\

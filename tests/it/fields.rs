@@ -538,3 +538,60 @@ async fn every_answer_of_the_gateways_own_is_what_its_type_says() {
     gateway.stop().await;
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_may_keep_the_letters_of_names_or_capitalise_them() {
+    for (rule, expected) in [
+        (
+            "lower",
+            [
+                "host: ",
+                "soapaction: ",
+                "x-forwarded-for: ",
+                "content-length: ",
+            ],
+        ),
+        (
+            "title",
+            [
+                "Host: ",
+                "Soapaction: ",
+                "X-Forwarded-For: ",
+                "Content-Length: ",
+            ],
+        ),
+        (
+            "original",
+            [
+                "HOST: ",
+                "SOAPAction: ",
+                "X-Forwarded-For: ",
+                "Content-length: ",
+            ],
+        ),
+    ] {
+        let answer = "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+        let keys = format!("port = 8080\nfield_names = \"{rule}\"");
+        let (plane, gateway, mut app) = recorded(&route("app", &keys), answer).await;
+        let request = "POST / HTTP/1.1\r\nHOST: app.test\r\nSOAPAction: a\r\nContent-length: 0\r\n\
+            Connection: close\r\n\r\n";
+        let heard = raw(gateway.address, request).await;
+        assert!(heard.starts_with("HTTP/1.1 204 "), "{rule}: {heard}");
+        let request = app.request().await;
+        for name in expected {
+            assert!(
+                request.contains(&format!("\r\n{name}")),
+                "{rule}: {request}"
+            );
+        }
+        assert_eq!(
+            request
+                .to_lowercase()
+                .matches("\r\nx-forwarded-for: ")
+                .count(),
+            1
+        );
+        gateway.stop().await;
+        drop(plane);
+    }
+}

@@ -1,7 +1,7 @@
 //! Every limit says what it limits: clients that say nothing, take nothing or are slow, instances
 //! that are, and how much of all that is in memory.
 
-mod app;
+pub(crate) mod app;
 mod memory;
 
 use std::path::Path;

@@ -36,6 +36,16 @@ impl GatewayProcess {
 
     /// The same, with so many file descriptors at most; what it says is then kept.
     pub async fn start_under(descriptors: Option<u64>, admin: &str, config: &str) -> Self {
+        Self::start_in(&[], descriptors, admin, config).await
+    }
+
+    /// The same, with more variables in its environment.
+    pub async fn start_in(
+        environment: &[(&str, &str)],
+        descriptors: Option<u64>,
+        admin: &str,
+        config: &str,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let reserved = [(); 2].map(|()| Reserved::new());
         let [listen, admin_address] = reserved.each_ref().map(|one| one.address);
@@ -56,6 +66,7 @@ impl GatewayProcess {
                 shell
             }
         };
+        command.envs(environment.iter().copied());
         command.arg("serve").arg("-c").arg(&path);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let program = Program(command.spawn().unwrap());

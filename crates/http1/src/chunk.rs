@@ -1,7 +1,8 @@
 //! The lines between the chunks of a body (RFC 9112 §7.1).
 //!
 //! Guarantees: lines end with CR LF and nothing else; an extension cannot hide a line's end; no
-//! more is kept of a size line than [`MOST_LINE`] bytes, nor of the trailers.
+//! more is kept of a size line than [`MOST_LINE`] bytes, nor of the trailers; and all size lines of a
+//! body together waste no more than [`MOST_WASTE`] bytes beyond the data's own.
 
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
@@ -9,6 +10,9 @@ use http::header::{HeaderName, HeaderValue};
 /// Bytes of a size line with its extensions, and of all trailers.
 pub(crate) const MOST_LINE: usize = 16 * 1024;
 const MOST_TRAILERS: usize = 64;
+/// Bytes of extensions, blanks and leading zeros in all size lines of a body, beyond one for each byte
+/// of data. Servers that pad each size are within it; who sends little else than extensions is not.
+const MOST_WASTE: u64 = 16 * 1024;
 
 /// A chunked body is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -16,12 +20,32 @@ pub enum ChunkError {
     /// A size, or what stands after a chunk.
     #[error("a chunk is not valid")]
     Chunk,
-    /// A size line or the trailers.
-    #[error("a chunk's extensions or the trailers are larger than {MOST_LINE} bytes")]
+    /// A size line, all size lines together, or the trailers.
+    #[error("the chunks' extensions or the trailers are larger than {MOST_LINE} bytes")]
     TooLarge,
     /// What follows the last chunk.
     #[error("the trailers are not valid")]
     Trailers,
+}
+
+/// The bytes that a body's size lines may still waste.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spare(u64);
+
+// === impl Spare ===
+
+impl Spare {
+    /// At the beginning of a body.
+    pub(crate) const ALL: Self = Self(MOST_WASTE);
+
+    /// Takes what a line of `length` bytes wastes to say `size`, and gives the chunk's own share.
+    pub(crate) fn take(&mut self, length: usize, size: u64) -> Result<(), ChunkError> {
+        let needed = size.checked_ilog2().map_or(1, |bits| bits / 4 + 1) + 2;
+        let wasted = (length as u64).saturating_sub(needed.into());
+        let left = self.0.checked_sub(wasted).ok_or(ChunkError::TooLarge)?;
+        self.0 = left.saturating_add(size);
+        Ok(())
+    }
 }
 
 /// The size line that `input` begins with, once it is there as a whole: its length and the chunk's
@@ -115,6 +139,25 @@ fn has_lone_line_feed(lines: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_size_lines_waste_is_bounded_beyond_the_datas_own_share() {
+        let waste = usize::try_from(MOST_WASTE).unwrap();
+        for (length, size) in [(3, 0), (3, 15), (4, 16), (5, 0xfff), (18, u64::MAX)] {
+            let mut spare = Spare(0);
+            assert_eq!(spare.take(length, size), Ok(()));
+            assert_eq!(Spare(0).take(length + 1, size), Err(ChunkError::TooLarge));
+            let mut spare = Spare::ALL;
+            assert_eq!(spare.take(length + waste, size), Ok(()));
+        }
+        // A size of eight digits before each short event, for ever.
+        let mut spare = Spare::ALL;
+        assert!((0..100_000).all(|_| spare.take(10, 9).is_ok()));
+        // A long extension for each byte.
+        let mut spare = Spare::ALL;
+        let taken = (0..100_000).take_while(|_| spare.take(1003, 1).is_ok());
+        assert_eq!(taken.count(), 16);
+    }
 
     #[test]
     fn a_size_line_is_hexadecimal_digits_perhaps_extensions_and_crlf() {

@@ -1,17 +1,21 @@
 //! The decoder of a body.
 //!
 //! Guarantees: a body ends where its head said, or where its chunks do, and nowhere else (RFC 9112
-//! §6.3, §7.1); an end of the connection before that is an error of whoever reads.
+//! §6.3, §7.1); an end of the connection before that is an error of whoever reads; what stands between
+//! chunks costs a bounded part of what the body is.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::HeaderMap;
 
-use crate::chunk::{ChunkError, size_line, trailers};
+use crate::chunk::{ChunkError, Spare, size_line, trailers};
 use crate::framing::BodyLength;
 
 /// The part of a body that is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BodyDecoder(Rest);
+pub struct BodyDecoder {
+    rest: Rest,
+    spare: Spare,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Rest {
@@ -47,27 +51,31 @@ pub enum BodyPart {
 impl BodyDecoder {
     /// The decoder of a body of this length.
     pub fn new(length: BodyLength) -> Self {
-        Self(match length {
+        let rest = match length {
             BodyLength::Nothing | BodyLength::Length(0) => Rest::Nothing,
             BodyLength::Length(length) => Rest::Length(length),
             BodyLength::Chunked => Rest::Size,
             BodyLength::UntilClose => Rest::UntilClose,
-        })
+        };
+        Self {
+            rest,
+            spare: Spare::ALL,
+        }
     }
 
     /// Whether all of it was taken.
     pub fn is_over(self) -> bool {
-        self.0 == Rest::Nothing
+        self.rest == Rest::Nothing
     }
 
     /// Whether the connection's end is the body's end.
     pub fn ends_with_connection(self) -> bool {
-        self.0 == Rest::UntilClose
+        self.rest == Rest::UntilClose
     }
 
     /// How many bytes are left, where that is known beforehand.
     pub fn exact(self) -> Option<u64> {
-        match self.0 {
+        match self.rest {
             Rest::Nothing => Some(0),
             Rest::Length(left) => Some(left),
             Rest::Size | Rest::Chunk(_) | Rest::ChunkEnd | Rest::Trailers | Rest::UntilClose => {
@@ -78,7 +86,7 @@ impl BodyDecoder {
 
     /// How many bytes are worth reading at once, if that is known.
     pub fn useful(self) -> Option<u64> {
-        match self.0 {
+        match self.rest {
             Rest::Length(left) | Rest::Chunk(left) => Some(left),
             Rest::Nothing | Rest::Size | Rest::ChunkEnd | Rest::Trailers | Rest::UntilClose => None,
         }
@@ -87,13 +95,13 @@ impl BodyDecoder {
     /// Takes the next part of the body off the beginning of `input`.
     pub fn take(&mut self, input: &mut BytesMut) -> Result<BodyPart, ChunkError> {
         loop {
-            self.0 = match self.0 {
+            self.rest = match self.rest {
                 Rest::Nothing => return Ok(BodyPart::End),
                 _ if input.is_empty() => return Ok(BodyPart::More),
                 Rest::UntilClose => return Ok(BodyPart::Data(input.split().freeze())),
                 Rest::Length(left) => {
                     let (data, left) = part(input, left);
-                    self.0 = match left {
+                    self.rest = match left {
                         0 => Rest::Nothing,
                         left => Rest::Length(left),
                     };
@@ -103,6 +111,7 @@ impl BodyDecoder {
                     let Some((length, size)) = size_line(input)? else {
                         return Ok(BodyPart::More);
                     };
+                    self.spare.take(length, size)?;
                     input.advance(length);
                     match size {
                         0 => Rest::Trailers,
@@ -111,7 +120,7 @@ impl BodyDecoder {
                 }
                 Rest::Chunk(left) => {
                     let (data, left) = part(input, left);
-                    self.0 = match left {
+                    self.rest = match left {
                         0 => Rest::ChunkEnd,
                         left => Rest::Chunk(left),
                     };
@@ -131,7 +140,7 @@ impl BodyDecoder {
                         return Ok(BodyPart::More);
                     };
                     input.advance(length);
-                    self.0 = Rest::Nothing;
+                    self.rest = Rest::Nothing;
                     match trailers.is_empty() {
                         true => return Ok(BodyPart::End),
                         false => return Ok(BodyPart::Trailers(trailers)),

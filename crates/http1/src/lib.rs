@@ -17,6 +17,7 @@ mod encoder;
 mod fields;
 mod framing;
 mod head;
+mod reader;
 mod request;
 mod response;
 mod write;

@@ -12,7 +12,8 @@ use crate::chunk::ChunkError;
 use crate::decoder::{BodyDecoder, BodyPart};
 use crate::fields::Fields;
 use crate::framing::{BodyLength, Said};
-use crate::head::{HeadError, HeadLimits, Progress, with_table};
+use crate::head::{HeadError, HeadLimits};
+use crate::reader::{MessageReader, Parsed};
 
 /// A request's head, which borrows its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -48,22 +49,14 @@ pub struct RequestFraming {
 
 /// Reads requests off a connection, one after the other.
 #[derive(Debug)]
-pub struct RequestReader {
-    limits: HeadLimits,
-    progress: Progress,
-    body: BodyDecoder,
-}
+pub struct RequestReader(MessageReader);
 
 // === impl RequestReader ===
 
 impl RequestReader {
     /// A reader at the beginning of a connection.
     pub fn new(limits: HeadLimits) -> Self {
-        Self {
-            limits,
-            progress: Progress::default(),
-            body: BodyDecoder::new(BodyLength::Nothing),
-        }
+        Self(MessageReader::new(limits))
     }
 
     /// Hands the head that `input` begins with to `take`, once it is whole; returns its length and
@@ -74,35 +67,21 @@ impl RequestReader {
         input: &[u8],
         take: impl FnOnce(RequestHead<'_, '_>) -> R,
     ) -> Result<Option<(usize, R)>, HeadError> {
-        let limits = self.limits;
-        if !self.progress.is_worth_parsing(input, limits.bytes) {
-            return Ok(None);
-        }
-        let mut take = Some(take);
-        let read = with_table(limits, |table| parse(input, table, limits, &mut take))?;
-        let Some((framing, length, taken)) = read? else {
-            return match input.len() > limits.bytes {
-                true => Err(HeadError::TooLarge(limits.bytes)),
-                false => Ok(None),
-            };
-        };
-        self.progress.restart();
-        self.body = BodyDecoder::new(framing.body);
-        Ok(Some((length, taken)))
+        let (limits, mut take) = (self.0.limits(), Some(take));
+        self.0
+            .read_head(input, |table| parse(input, table, limits, &mut take))
     }
 
     /// The body of the request whose head was read last.
     pub fn body(&self) -> BodyDecoder {
-        self.body
+        self.0.body()
     }
 
     /// Takes the next part of that body off the beginning of `input`.
     pub fn read_body(&mut self, input: &mut BytesMut) -> Result<BodyPart, ChunkError> {
-        self.body.take(input)
+        self.0.read_body(input)
     }
 }
-
-type Parsed<R> = Result<Option<(RequestFraming, usize, R)>, HeadError>;
 
 fn parse<'b, R, F: FnOnce(RequestHead<'_, 'b>) -> R>(
     input: &'b [u8],
@@ -140,7 +119,7 @@ fn parse<'b, R, F: FnOnce(RequestHead<'_, 'b>) -> R>(
         bytes: input.get(..length).unwrap_or_default(),
     };
     let taken = take.take().map(|take| take(head));
-    Ok(Ok(taken.map(|taken| (framing, length, taken))))
+    Ok(Ok(taken.map(|taken| (framing.body, length, taken))))
 }
 
 fn framing(fields: Fields<'_, '_>, version: Version) -> Result<RequestFraming, HeadError> {

@@ -12,7 +12,8 @@ use crate::chunk::ChunkError;
 use crate::decoder::{BodyDecoder, BodyPart};
 use crate::fields::Fields;
 use crate::framing::{BodyLength, Said};
-use crate::head::{HeadError, HeadLimits, Progress, with_table};
+use crate::head::{HeadError, HeadLimits};
+use crate::reader::{MessageReader, Parsed};
 
 /// A response's head, which borrows its bytes.
 #[derive(Debug, Clone, Copy)]
@@ -48,11 +49,7 @@ pub struct ResponseFraming {
 
 /// Reads responses off a connection, one after the other.
 #[derive(Debug)]
-pub struct ResponseReader {
-    limits: HeadLimits,
-    progress: Progress,
-    body: BodyDecoder,
-}
+pub struct ResponseReader(MessageReader);
 
 // === impl Reason ===
 
@@ -73,11 +70,7 @@ impl Reason {
 impl ResponseReader {
     /// A reader at the beginning of a connection.
     pub fn new(limits: HeadLimits) -> Self {
-        Self {
-            limits,
-            progress: Progress::default(),
-            body: BodyDecoder::new(BodyLength::Nothing),
-        }
+        Self(MessageReader::new(limits))
     }
 
     /// Hands the head that `input` begins with to `take`, once it is whole; returns its length and
@@ -89,37 +82,21 @@ impl ResponseReader {
         asked: &Method,
         take: impl FnOnce(ResponseHead<'_, '_>) -> R,
     ) -> Result<Option<(usize, R)>, HeadError> {
-        let limits = self.limits;
-        if !self.progress.is_worth_parsing(input, limits.bytes) {
-            return Ok(None);
-        }
-        let mut take = Some(take);
-        let read = with_table(limits, |table| {
-            parse(input, table, limits, asked, &mut take)
-        })?;
-        let Some((framing, length, taken)) = read? else {
-            return match input.len() > limits.bytes {
-                true => Err(HeadError::TooLarge(limits.bytes)),
-                false => Ok(None),
-            };
-        };
-        self.progress.restart();
-        self.body = BodyDecoder::new(framing.body);
-        Ok(Some((length, taken)))
+        let (limits, mut take) = (self.0.limits(), Some(take));
+        self.0
+            .read_head(input, |table| parse(input, table, limits, asked, &mut take))
     }
 
     /// The body of the response whose head was read last.
     pub fn body(&self) -> BodyDecoder {
-        self.body
+        self.0.body()
     }
 
     /// Takes the next part of that body off the beginning of `input`.
     pub fn read_body(&mut self, input: &mut BytesMut) -> Result<BodyPart, ChunkError> {
-        self.body.take(input)
+        self.0.read_body(input)
     }
 }
-
-type Parsed<R> = Result<Option<(ResponseFraming, usize, R)>, HeadError>;
 
 fn parse<'b, R, F: FnOnce(ResponseHead<'_, 'b>) -> R>(
     input: &'b [u8],
@@ -159,7 +136,7 @@ fn parse<'b, R, F: FnOnce(ResponseHead<'_, 'b>) -> R>(
         bytes: input.get(..length).unwrap_or_default(),
     };
     let taken = take.take().map(|take| take(head));
-    Ok(Ok(taken.map(|taken| (framing, length, taken))))
+    Ok(Ok(taken.map(|taken| (framing.body, length, taken))))
 }
 
 /// Whether a response to this has no body, whatever its fields say (RFC 9110 §6.4.1).

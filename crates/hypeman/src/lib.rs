@@ -28,6 +28,10 @@
 )]
 #![cfg_attr(
     feature = "client",
+    doc = "[`Client::list_instance_summaries`]: crate::Client::list_instance_summaries"
+)]
+#![cfg_attr(
+    feature = "client",
     doc = "[`ClientBuilder::change_timeout`]: crate::ClientBuilder::change_timeout"
 )]
 #![cfg_attr(
@@ -69,6 +73,6 @@ pub use duration::{GoDuration, GoDurationError};
 #[cfg(feature = "client")]
 pub use client::{
     ApiKey, Attempt, BuildError, Client, ClientBuilder, Config, ControlPlane, Error, InstanceId,
-    InstanceIdError, InstanceRef, Listed, LogLines, LogQuery, LogSource, Observer, OddElement,
-    Outcome, ResourceRef, wire,
+    InstanceIdError, InstanceRef, InstanceSummary, Listed, LogLines, LogQuery, LogSource, Observer,
+    OddElement, Outcome, ResourceRef, wire,
 };

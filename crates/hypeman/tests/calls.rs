@@ -742,6 +742,10 @@ async fn each_operation_has_its_route_and_body() {
             sent!(|c| c.list_instances(&ListInstances::default())),
             "GET /instances",
         ),
+        (
+            sent!(|c| c.list_instance_summaries(&list)),
+            "GET /instances?state=Standby&tags%5Bteam%5D=core+%26+co",
+        ),
         (sent!(|c| c.get_instance(id)), "GET /instances/web"),
         (
             sent!(|c| c.update_instance(id, &update)),

@@ -1,16 +1,16 @@
 //! Reads how a `[[route]]` passes its requests on.
 //!
-//! Guarantees: a rule that would break a message's framing is refused; a secret is in no problem.
+//! Guarantees: a rule that would break a message's framing is refused.
 
 use std::time::Duration;
 
+use super::auth::read_auth;
 use super::parse::set;
 use crate::config::forwarding::{
-    ForwardingConfig, HeaderAuth, HeaderEdits, Protocol, ProxyProtocol, Rename, check_auth_value,
-    parse_auth_name, parse_field, parse_name,
+    FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, Rename, parse_field,
 };
 use crate::config::reader::Section;
-use crate::config::secret::Secret;
+use crate::config::values::parse_field_name;
 
 pub(super) fn read_forwarding(s: &mut Section<'_, '_>) -> ForwardingConfig {
     let mut forwarding = ForwardingConfig::default();
@@ -25,6 +25,15 @@ pub(super) fn read_forwarding(s: &mut Section<'_, '_>) -> ForwardingConfig {
         "v2" => Ok(ProxyProtocol::V2),
         _ => Err(format!("`{text}` is not \"v1\" or \"v2\"")),
     });
+    let names = s.parsed("field_names", |text| match text {
+        "lower" => Ok(FieldNames::Lower),
+        "title" => Ok(FieldNames::Title),
+        "original" => Ok(FieldNames::Original),
+        _ => Err(format!(
+            "`{text}` is not \"lower\", \"title\" or \"original\""
+        )),
+    });
+    set(&mut forwarding.field_names, names);
     s.flag("strip_path", &mut forwarding.strip_path);
     s.flag("redirect_http", &mut forwarding.redirect_http);
     let mut hsts = Duration::ZERO;
@@ -44,51 +53,8 @@ pub(super) fn read_forwarding(s: &mut Section<'_, '_>) -> ForwardingConfig {
 fn read_edits(s: &mut Section<'_, '_>) -> HeaderEdits {
     HeaderEdits {
         rename: s.list("rename", Rename::parse).unwrap_or_default(),
-        remove: s.list("remove", parse_name).unwrap_or_default(),
+        remove: s.list("remove", parse_field_name).unwrap_or_default(),
         set: s.list("set", parse_field).unwrap_or_default(),
         add: s.list("add", parse_field).unwrap_or_default(),
     }
-}
-
-fn read_auth(s: &mut Section<'_, '_>) -> Option<HeaderAuth> {
-    let header = s.parsed("header", parse_auth_name);
-    let (file, text) = (s.text("value_file"), s.text("value"));
-    let value = match (&file, text) {
-        (Some(_), Some(_)) => {
-            s.problem("value", "is given twice: here and in `value_file`");
-            return None;
-        }
-        (Some(path), None) => match std::fs::read_to_string(path) {
-            Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
-            Err(error) => {
-                s.problem("value_file", format_args!("cannot read {path}: {error}"));
-                return None;
-            }
-        },
-        (None, Some(text)) => text,
-        (None, None) => {
-            if header.is_some() {
-                s.problem("value", "is missing; better give `value_file`");
-            }
-            return None;
-        }
-    };
-    let key = if file.is_some() {
-        "value_file"
-    } else {
-        "value"
-    };
-    if let Err(message) = check_auth_value(&value) {
-        s.problem(key, message);
-        return None;
-    }
-    let Some(header) = header else {
-        s.problem("header", "is missing: which field must a request have?");
-        return None;
-    };
-    Some(HeaderAuth {
-        header,
-        value: Secret::new(&value),
-        value_file: file.map(Into::into),
-    })
 }

@@ -26,6 +26,20 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_the_gateway_knows_may_not_be_outdated_before_it_is_there() {
+    for (text, is_fine) in [("0s", false), ("49ms", false), ("50ms", true)] {
+        let text = format!("{ROUTE}\n[wake]\nverify_interval = \"{text}\"\n");
+        match is_fine {
+            true => assert!(load("w.toml", &text, &none()).is_ok(), "{text}"),
+            false => assert_eq!(
+                problems(&text),
+                ["w.toml:6:19: `wake.verify_interval`: must be at least 50ms"]
+            ),
+        }
+    }
+}
+
+#[test]
 fn a_wrong_key_is_named_with_its_line_and_the_nearest_valid_key() {
     let got = problems(&format!("{ROUTE}\n[wake]\ntimout = \"3s\"\n"));
     assert_eq!(

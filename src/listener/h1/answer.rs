@@ -3,7 +3,8 @@
 //! Guarantees: a body is framed by its length where that is known, by chunks otherwise, and never
 //! differs from what its head has said: one that ends early or late ends its connection (RFC 9112
 //! §6.3), after what has come of it; while a client is slow to take what there is, no more than
-//! [`AHEAD`] bytes and a part are read ahead, and the instance holds the rest.
+//! [`AHEAD`] bytes, in [`AHEAD_PARTS`] parts, and a part are read ahead, and the instance holds the
+//! rest.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -29,6 +30,8 @@ const FULL: usize = 16 * 1024;
 /// Bytes that are read while others are being written: an instance that waits for each writes more
 /// slowly.
 const AHEAD: usize = 256 * 1024;
+/// Parts that are read ahead: each costs more than its bytes.
+const AHEAD_PARTS: usize = 1024;
 /// Parts that are written at once.
 const PARTS: usize = 8;
 
@@ -54,7 +57,6 @@ pub(super) struct Answer<B> {
     /// The client's side of the budget, once something had to be read ahead.
     held: Option<Buffered>,
     place: Place,
-    buffers: ClientBuffers,
     /// What followed the last part of it.
     trailers: Option<HeaderMap>,
     /// The client takes them (RFC 9110 §6.5.1).
@@ -81,12 +83,7 @@ pub(super) struct Answer<B> {
 
 impl<B: AnswerBody> Answer<B> {
     /// A response to a request with this audience.
-    pub(super) fn new(
-        response: Response<B>,
-        audience: Audience,
-        wants_trailers: bool,
-        buffers: &ClientBuffers,
-    ) -> Self {
+    pub(super) fn new(response: Response<B>, audience: Audience, wants_trailers: bool) -> Self {
         let (head, body) = response.into_parts();
         let length = match body.is_end_stream() {
             true => Some(0),
@@ -110,7 +107,6 @@ impl<B: AnswerBody> Answer<B> {
             ahead: VecDeque::new(),
             held: None,
             place: Place::default(),
-            buffers: buffers.clone(),
             trailers: None,
             wants_trailers,
             failure: None,
@@ -126,23 +122,24 @@ impl<B: AnswerBody> Answer<B> {
     }
 
     /// Writes as much as can be; `Ready` when all is written. When it waits for the body, and not
-    /// for the client, it is [`Self::is_idle`].
+    /// for the client, it is [`Self::is_idle`]. What is read ahead counts in `buffers`.
     pub(super) fn poll_write<W: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut W,
+        buffers: &ClientBuffers,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
             let waits = self.fill(cx)?.is_pending();
             if !self.data.is_empty() {
                 // Large parts are written some at a time.
-                self.read_ahead(cx);
+                self.read_ahead(buffers, cx);
             }
             while !self.is_idle() {
                 match self.poll_some(stream, cx)? {
                     Poll::Ready(count) => self.advance(count)?,
                     Poll::Pending => {
-                        self.read_ahead(cx);
+                        self.read_ahead(buffers, cx);
                         return Poll::Pending;
                     }
                 }
@@ -207,20 +204,24 @@ impl<B: AnswerBody> Answer<B> {
 
     /// Reads what there is beyond what is being written, as far as the budget of bytes in memory
     /// lets this client. What is being written does not count: everybody moves a little.
-    fn read_ahead(&mut self, cx: &mut Context<'_>) {
-        while !self.over && !self.ended && self.held_bytes() < AHEAD {
-            if self.buffers.poll_room(&mut self.place, cx).is_pending() {
+    fn read_ahead(&mut self, buffers: &ClientBuffers, cx: &mut Context<'_>) {
+        while !self.over
+            && !self.ended
+            && self.held_bytes() < AHEAD
+            && self.ahead.len() < AHEAD_PARTS
+        {
+            if buffers.poll_room(&mut self.place, cx).is_pending() {
                 break;
             }
             let Poll::Ready(data) = self.poll_data(cx) else {
                 break;
             };
-            let Some(data) = data else {
+            let Some(data) = data.filter(|data| !data.is_empty()) else {
                 continue;
             };
             match &mut self.held {
                 Some(held) => held.grow(data.len()),
-                None => self.held = Some(self.buffers.hold(data.len())),
+                None => self.held = Some(buffers.hold(data.len())),
             }
             self.ahead.push_back(data);
         }

@@ -12,18 +12,19 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Method, StatusCode};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use http::{Method, Response, StatusCode, Version};
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout};
 
-use super::answer::Answer;
+use super::answer::{Answer, AnswerBody};
 use super::exchange::Exchange;
-use super::head::{Head, Unreadable};
+use super::head::Head;
 use super::input::Input;
-use super::refusal::refusal;
+use crate::client::Refusal;
 use crate::config::ServerConfig;
 use crate::deadline::Deadline;
 use crate::drain::Drain;
+use crate::listener::client_stream::ClientStream;
 use crate::listener::informational::Interim;
 use crate::listener::peek::PeekStream;
 use crate::listener::service::{Downstream, Service};
@@ -71,7 +72,7 @@ pub(in crate::listener) async fn serve<S: Service, I>(
     drain: &Drain,
 ) -> io::Result<()>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: ClientStream,
 {
     let interim = Interim::default();
     let from = Downstream {
@@ -90,13 +91,16 @@ where
     loop {
         let mut head = None;
         let read = poll_fn(|cx| connection.poll_head(&mut head, config, drain, cx)).await?;
-        if let Err(error) = read {
-            connection.stream.write_all(&refusal(error)).await?;
-            return connection.end().await;
+        if let Err(refusal) = read {
+            let is_head = refusal.method == Some(Method::HEAD);
+            let response = service.refuse(*refusal, &from.0);
+            // In a box, as what is seldom needed.
+            return Box::pin(connection.refuse(response, is_head)).await;
         }
         let Some(mut head) = head else {
             return Ok(());
         };
+        connection.interim.forget();
         let mut exchange = Exchange::begin(&mut head, &connection.input);
         if head.request.body().is_some() {
             // Whoever sends the body on counts what it keeps of it.
@@ -136,12 +140,7 @@ where
             is_head,
             is_last: exchange.answer(&connection.input) || drain.has_begun() && !is_switch,
         };
-        let mut answer = Answer::new(
-            response,
-            audience,
-            exchange.wants_trailers,
-            &connection.own.buffers,
-        );
+        let mut answer = Answer::new(response, audience, exchange.wants_trailers);
         poll_fn(|cx| connection.poll_answer(&mut answer, &mut exchange, cx)).await?;
         if is_switch {
             connection.hand_over(exchange);
@@ -150,21 +149,22 @@ where
         let is_over = connection.input.is_body_over();
         let goes_on = is_over || !exchange.is_cut_short() && connection.skip_body().await;
         if answer.is_last || !goes_on {
-            return connection.end().await;
+            let may_send = exchange.may_go_on();
+            return connection.end(may_send).await;
         }
     }
 }
 
 // === impl Connection ===
 
-impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<I> {
+impl<I: ClientStream> Connection<I> {
     fn poll_head(
         &mut self,
         head: &mut Option<Head>,
         config: &ServerConfig,
         drain: &Drain,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Result<(), Unreadable>>> {
+    ) -> Poll<io::Result<Result<(), Box<Refusal>>>> {
         if let Poll::Ready(read) = self.input.poll_head(&mut self.stream, head, cx) {
             self.waiting = Waiting::Not;
             return Poll::Ready(read);
@@ -219,13 +219,13 @@ impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<I> {
         exchange.poll_client(stream, input, interim, cx)
     }
 
-    fn poll_answer<B: super::answer::AnswerBody>(
+    fn poll_answer<B: AnswerBody>(
         &mut self,
         answer: &mut Answer<B>,
         exchange: &mut Exchange,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let polled = answer.poll_write(&mut self.stream, cx);
+        let polled = answer.poll_write(&mut self.stream, &self.own.buffers, cx);
         let is_waiting = answer.is_idle();
         if polled.is_pending() && (is_waiting || exchange.has_reader()) {
             let has_left = self.poll_client(exchange, cx).is_ready();
@@ -251,11 +251,30 @@ impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> Connection<I> {
         timeout(LINGER, skipping).await.unwrap_or(false)
     }
 
+    /// Answers what is no request, whose client may be in the middle of it.
+    async fn refuse<B: AnswerBody>(
+        mut self,
+        response: Response<B>,
+        is_head: bool,
+    ) -> io::Result<()> {
+        let audience = Audience {
+            version: Version::HTTP_11,
+            is_head,
+            is_last: true,
+        };
+        let mut answer = Answer::new(response, audience, false);
+        poll_fn(|cx| answer.poll_write(&mut self.stream, &self.own.buffers, cx)).await?;
+        drop(answer);
+        self.end(true).await
+    }
+
     /// Ends the connection after its last answer. Were it closed while the client still sends, the
-    /// client's system would throw the answer away (RFC 9112 §9.6).
-    async fn end(mut self) -> io::Result<()> {
+    /// client's system would throw the answer away (RFC 9112 §9.6); `may_send` says that it may, also
+    /// if nothing of that has been read.
+    async fn end(mut self, may_send: bool) -> io::Result<()> {
         self.stream.shutdown().await?;
-        if self.input.is_empty() && self.input.is_body_over() {
+        let has_unread = !(self.input.is_empty() && self.input.is_body_over());
+        if !self.input.may_come() || !(may_send || has_unread) {
             return Ok(());
         }
         let mut room = Box::new([0; 8 * 1024]);

@@ -7,12 +7,12 @@ use std::task::{Context, Poll};
 
 use http::{Extensions, Method};
 use hyper::body::Frame;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
 use super::head::Head;
 use super::input::Input;
 use crate::client::{BodyFeed, ClientBodyError, UpgradeOffer, UpgradedClient};
+use crate::listener::client_stream::ClientStream;
 use crate::listener::informational::Interim;
 use http1::{BodyPart, RequestFraming};
 
@@ -73,12 +73,19 @@ impl Exchange {
     /// The final response begins; whether it is the connection's last.
     pub(super) fn answer(&mut self, input: &Input) -> bool {
         self.is_answered = true;
-        let is_unread = self.feed.as_ref().is_some_and(BodyFeed::is_abandoned);
+        // One without a feed was abandoned earlier.
+        let is_abandoned = self.feed.as_ref().is_none_or(BodyFeed::is_abandoned);
+        let is_unread = is_abandoned && !input.is_body_over();
         let is_long = input.body_length().is_none_or(|left| left > WORTH_READING);
         !self.framing.is_persistent
             || self.is_broken
             || self.is_connect
             || is_unread && (self.awaits_continue || is_long)
+    }
+
+    /// Whether the client may have sent more requests already, or be about to.
+    pub(super) fn may_go_on(&self) -> bool {
+        self.framing.is_persistent
     }
 
     /// Whether the connection cannot go on although the response did not say so.
@@ -93,7 +100,7 @@ impl Exchange {
 
     /// Serves the client meanwhile: writes interim responses, feeds the body. Ready when the client
     /// has left.
-    pub(super) fn poll_client<I: AsyncRead + AsyncWrite + Unpin>(
+    pub(super) fn poll_client<I: ClientStream>(
         &mut self,
         stream: &mut I,
         input: &mut Input,
@@ -133,8 +140,11 @@ impl Exchange {
                 Ok(Ok(Some(BodyPart::Trailers(fields)))) => {
                     (Some(Ok(Frame::trailers(fields))), true)
                 }
-                Ok(Ok(Some(BodyPart::End | BodyPart::More))) => (None, true),
-                Ok(Ok(None)) | Err(_) => (Some(Err(ClientBodyError::Ended)), true),
+                Ok(Ok(Some(BodyPart::End))) => (None, true),
+                // There is more, and it will not come.
+                Ok(Ok(Some(BodyPart::More) | None)) | Err(_) => {
+                    (Some(Err(ClientBodyError::Ended)), true)
+                }
                 Ok(Err(error)) => (Some(Err(error.into())), true),
             };
             self.is_broken |= matches!(part, Some(Err(_)));

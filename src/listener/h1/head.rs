@@ -1,6 +1,7 @@
 //! A request's head in the form in which the service takes it.
 //!
-//! Guarantees: nothing is lost of a head that the codec has accepted but the letter case of names;
+//! Guarantees: nothing is lost of a head that the codec has accepted but the letter case of names,
+//! which is kept where a route wants it;
 //! characters of a target that only RFC 3986 forbids are percent-encoded, as browsers do.
 
 use std::fmt::Write as _;
@@ -9,7 +10,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Uri};
 
-use crate::client::ClientBody;
+use crate::client::{ClientBody, OriginalNames};
 use http1::{BodyLength, Copied, HeadError, RequestFraming, RequestHead, digits};
 
 /// Bytes of a target, at most: as many as `http::Uri` takes.
@@ -35,13 +36,17 @@ pub(super) enum Unreadable {
     Target,
 }
 
-/// Puts the request, without its body, into `into`.
+/// Puts the request, without its body, into `into`; `keeps_names` says whether the letters of its
+/// names are kept.
 pub(super) fn request(
     head: RequestHead<'_, '_>,
     into: &mut Option<Head>,
+    keeps_names: bool,
 ) -> Result<(), Unreadable> {
     let copied = Copied::of(head.bytes);
-    let mut headers = HeaderMap::with_capacity(head.fields.len() + ADDED);
+    let count = head.fields.len();
+    let headers = HeaderMap::try_with_capacity(count + ADDED);
+    let mut headers = headers.map_err(|_| HeadError::TooManyFields(count))?;
     for field in head.fields.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let value = HeaderValue::from_maybe_shared(copied.part(field.value));
@@ -58,7 +63,9 @@ pub(super) fn request(
             }
             continue;
         }
-        headers.append(name, value);
+        if headers.try_append(name, value).is_err() {
+            return Err(HeadError::TooManyFields(count).into());
+        }
     }
     let uri = uri(head.target, &copied)?;
     let request = &mut into
@@ -72,6 +79,10 @@ pub(super) fn request(
     *request.uri_mut() = uri;
     *request.version_mut() = head.version;
     *request.headers_mut() = headers;
+    if keeps_names {
+        let names = OriginalNames::new(copied.part(head.bytes));
+        request.extensions_mut().insert(names);
+    }
     Ok(())
 }
 
@@ -112,7 +123,7 @@ mod tests {
             fields: 10,
         };
         let mut head = None;
-        let take = |parsed: RequestHead<'_, '_>| request(parsed, &mut head);
+        let take = |parsed: RequestHead<'_, '_>| request(parsed, &mut head, false);
         let read = RequestReader::new(limits).read_head(text.as_bytes(), take)?;
         read.unwrap().1?;
         Ok(head.unwrap())

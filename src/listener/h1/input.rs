@@ -2,7 +2,8 @@
 //!
 //! Guarantees: no more is read than [`ROOM`] bytes ahead of what is wanted, or than a body's part; a
 //! connection that waits has no buffer; a head that comes whole and alone is parsed where it was
-//! read to.
+//! read to; a client that has said its last has left, unless it may wait for its answer
+//! (`server.half_close`).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -13,7 +14,10 @@ use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
 
 use super::head::{self, Head, Unreadable};
-use crate::config::ServerConfig;
+use super::refusal::refusal;
+use crate::client::Refusal;
+use crate::config::{HalfClose, ServerConfig};
+use crate::listener::client_stream::{ClientStream, ResetWatch};
 use http1::{BodyPart, ChunkError, HeadLimits, RequestReader, empty_lines};
 
 /// The most that is read at once of what is not a body.
@@ -26,6 +30,10 @@ const PART: u64 = 128 * 1024;
 pub(super) struct Input {
     bytes: BytesMut,
     reader: RequestReader,
+    keeps_names: bool,
+    half_close: HalfClose,
+    /// The client has said its last, and may wait for its answer.
+    ended: Option<ResetWatch>,
 }
 
 // === impl Input ===
@@ -39,12 +47,20 @@ impl Input {
         Self {
             bytes: BytesMut::new(),
             reader: RequestReader::new(limits),
+            keeps_names: config.keeps_field_names,
+            half_close: config.half_close,
+            ended: None,
         }
     }
 
     /// Whether the first bytes of something are there.
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// Whether the client may still send something.
+    pub(super) fn may_come(&self) -> bool {
+        self.ended.is_none()
     }
 
     /// All of it, for whoever takes the connection over.
@@ -69,11 +85,11 @@ impl Input {
         stream: &mut I,
         head: &mut Option<Head>,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Result<(), Unreadable>>> {
+    ) -> Poll<io::Result<Result<(), Box<Refusal>>>> {
         loop {
             let blank = empty_lines(&self.bytes);
             self.bytes.advance(blank);
-            match read_head(&mut self.reader, &self.bytes, head) {
+            match read_head(&mut self.reader, &self.bytes, head, self.keeps_names) {
                 Ok(None) => {}
                 Ok(Some(length)) => {
                     self.bytes.advance(length);
@@ -91,7 +107,7 @@ impl Input {
             }
             // Most heads come whole and alone: they need no buffer.
             if self.bytes.is_empty() && !matches!(fresh, [b'\r' | b'\n', ..]) {
-                match read_head(&mut self.reader, fresh, head) {
+                match read_head(&mut self.reader, fresh, head, self.keeps_names) {
                     Ok(Some(length)) => {
                         let rest = fresh.get(length..).unwrap_or_default();
                         self.bytes.extend_from_slice(rest);
@@ -131,11 +147,14 @@ impl Input {
     }
 
     /// Reads a little ahead, to learn whether the client has left; ready when it has.
-    pub(super) fn poll_end<I: AsyncRead + Unpin>(
+    pub(super) fn poll_end<I: ClientStream>(
         &mut self,
         stream: &mut I,
         cx: &mut Context<'_>,
     ) -> Poll<()> {
+        if let Some(watch) = &mut self.ended {
+            return watch.poll_reset(cx);
+        }
         while self.bytes.len() < ROOM {
             let room = ROOM - self.bytes.len();
             let mut fresh = [MaybeUninit::uninit(); ROOM];
@@ -144,10 +163,20 @@ impl Input {
                 Ok(()) if !fresh.filled().is_empty() => {
                     self.bytes.extend_from_slice(fresh.filled());
                 }
+                Ok(()) if self.is_answered_when_half_closed() => {
+                    return self.ended.insert(ResetWatch::of(stream)).poll_reset(cx);
+                }
                 Ok(()) | Err(_) => return Poll::Ready(()),
             }
         }
         Poll::Pending
+    }
+
+    /// Whether a client that has closed its side may wait for its answer: not if the rest of its body
+    /// can never come.
+    fn is_answered_when_half_closed(&self) -> bool {
+        let left = self.body_length().unwrap_or(0);
+        self.half_close == HalfClose::Answer && left <= self.bytes.len() as u64
     }
 
     /// An empty buffer is none.
@@ -163,12 +192,15 @@ fn read_head(
     reader: &mut RequestReader,
     bytes: &[u8],
     head: &mut Option<Head>,
-) -> Result<Option<usize>, Unreadable> {
-    let read = reader.read_head(bytes, |parsed| head::request(parsed, head))?;
-    match read {
-        None => Ok(None),
-        Some((length, taken)) => taken.map(|()| Some(length)),
-    }
+    keeps_names: bool,
+) -> Result<Option<usize>, Box<Refusal>> {
+    let read = reader.read_head(bytes, |parsed| head::request(parsed, head, keeps_names));
+    let length = match read {
+        Ok(None) => Ok(None),
+        Ok(Some((length, taken))) => taken.map(|()| Some(length)),
+        Err(error) => Err(Unreadable::from(error)),
+    };
+    length.map_err(|error| Box::new(refusal(error, bytes)))
 }
 
 fn poll_read_into<I: AsyncRead + Unpin>(

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::http::header::{CONNECTION, CONTENT_LENGTH, ETAG};
-use ::http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Collected, Empty, Full, StreamBody};
@@ -21,7 +21,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use super::super::h2::{unless_empty, with_extra_headers};
 use super::super::settings::ConnectionLimits;
 use super::*;
-use crate::client::ClientBody;
+use crate::client::{ClientBody, Refusal};
+use crate::config::HalfClose;
 use crate::flow::BufferBudget;
 use crate::listener::service::ExtraHeaders;
 
@@ -48,6 +49,8 @@ enum Says {
     Breaks(usize),
     /// A body of a hundred such parts, which are counted as they are read.
     Counted(usize, Arc<AtomicUsize>),
+    /// A body of a long part and very many of a byte, which are counted as they are read.
+    Tiny(Arc<AtomicUsize>),
 }
 
 /// Answers as its script says, and keeps the requests that it got.
@@ -113,6 +116,15 @@ fn response(says: Says) -> Answer {
             let parts = futures_util::stream::iter(parts);
             *response.body_mut() = BoxBody::new(StreamBody::new(parts));
         }
+        Says::Tiny(count) => {
+            let parts = (0..100_000).map(move |number| {
+                count.fetch_add(1, Ordering::Relaxed);
+                let length = if number == 0 { 50_000 } else { 1 };
+                Ok(Frame::data(Bytes::from(vec![b'x'; length])))
+            });
+            let parts = futures_util::stream::iter(parts);
+            *response.body_mut() = BoxBody::new(StreamBody::new(parts));
+        }
         Says::Breaks(length) => {
             let parts = vec![Ok(text(length)), Err(io::ErrorKind::BrokenPipe.into())];
             *response.body_mut() = stream(parts);
@@ -134,10 +146,15 @@ impl Service for Scripted {
 
     fn on_client_hello(&self, _sni: &str, _client: std::net::IpAddr, _port: u16) {}
 
-    async fn call(&self, request: Request<Option<ClientBody>>, _from: &(Downstream, ())) -> Answer {
+    async fn call(&self, request: Request<Option<ClientBody>>, from: &(Downstream, ())) -> Answer {
         let (head, body) = request.into_parts();
         let body = match body {
             Some(_) if head.uri.path() == "/unread" => None,
+            Some(body) if head.uri.path() == "/dropped" => {
+                drop(body);
+                None
+            }
+            _ if head.uri.path() == "/never" => std::future::pending().await,
             Some(body) => body.collect().await.map(Collected::to_bytes).ok(),
             None => Some(Bytes::new()),
         };
@@ -147,7 +164,25 @@ impl Service for Scripted {
         let says = script.0.pop_front().unwrap_or(Says::Nothing);
         let request = format!("{} {} {:?} {body:?}", head.method, head.uri, head.headers);
         script.1.push(request);
-        response(says)
+        let mut response = response(says);
+        if head.uri.path() == "/late" {
+            // Read when the response's head has been written.
+            let sink = from.0.interim.clone().unwrap();
+            let part = futures_util::stream::once(async move {
+                sink(StatusCode::EARLY_HINTS, &HeaderMap::new());
+                Ok(Frame::data(text(3)))
+            });
+            *response.body_mut() = BoxBody::new(StreamBody::new(part));
+        }
+        response
+    }
+
+    fn refuse(&self, refusal: Refusal, _from: &Downstream) -> Answer {
+        let known = format!("refused {:?} {:?}", refusal.method, refusal.target);
+        self.0.lock().unwrap().1.push(known);
+        let mut response = response(Says::Known(3));
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response
     }
 
     async fn proxy_tcp(&self, _connection: super::super::RawConnection) {}
@@ -291,7 +326,6 @@ fn unusual() -> impl Strategy<Value = String> {
         "POST /c HTTP/1.1\r\nhost: a.b\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
         "POST /c HTTP/1.1\r\nhost: a.b\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\nabc",
         "GET /c HTTP/1.1\r\nhost: a.b\r\nte: trailers\r\n\r\n",
-        "GET /c HTTP/1.1\r\nhost: a.b\r\na b: c\r\n\r\n",
         "GET /c HTTP/1.1\r\nhost: a.b\r\nconnection: x, close\r\n\r\n",
     ])
     .prop_map(str::to_owned)
@@ -374,6 +408,32 @@ async fn a_client_that_does_not_read_is_read_ahead_of_to_the_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn parts_that_are_read_ahead_are_bounded_in_number_however_short_they_are() {
+    let (mut near, far) = tokio::io::duplex(1000);
+    let count = Arc::<AtomicUsize>::default();
+    let script = VecDeque::from([Says::Tiny(Arc::clone(&count))]);
+    let service = Scripted(Arc::new(Mutex::new((script, Vec::new()))));
+    let (config, drain) = (ServerConfig::default(), Drain::default());
+    let request = b"GET / HTTP/1.1\r\nhost: a.b\r\n\r\n";
+    near.write_all(request).await.unwrap();
+    let serving = serve_h1(far, from(), service, &config, limits(), &drain);
+    let served = tokio::time::timeout(Duration::from_secs(1), serving).await;
+    assert!(served.is_err(), "it waits for its client");
+    let read = count.load(Ordering::Relaxed);
+    assert!((1000..1100).contains(&read), "{read}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interim_response_that_comes_too_late_is_not_the_next_requests() {
+    let late: &[u8] = b"GET /late HTTP/1.1\r\nhost: a.b\r\n\r\n";
+    let last: &[u8] = b"GET / HTTP/1.1\r\nhost: a.b\r\nconnection: close\r\n\r\n";
+    let (received, requests) = served(&[late, last], &[], 100_000, true).await;
+    assert_eq!(requests.len(), 2);
+    assert_eq!(received.matches(" 200 OK").count(), 2, "{received}");
+    assert!(!received.contains(" 103 "), "{received}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_of_http_1_0_is_answered_in_a_way_that_it_understands() {
     let asks = |options: &str| format!("GET / HTTP/1.0\r\n{options}\r\n");
     let (once, again) = (asks(""), asks("connection: keep-alive\r\n"));
@@ -430,4 +490,100 @@ async fn a_body_that_nobody_reads_is_read_over_if_it_is_short_and_ends_the_conne
             "{received}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_says_that_its_connection_ends_when_a_body_was_dropped_long_before() {
+    for (fields, length) in [("", 1_000_000), ("expect: 100-continue\r\n", 10)] {
+        let head = format!(
+            "POST /dropped HTTP/1.1\r\nhost: a.b\r\n{fields}content-length: {length}\r\n\r\n"
+        );
+        let (received, _) = served(&[head.as_bytes()], &[], 10_000, true).await;
+        assert!(received.contains("connection: close\r\n"), "{received}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_request_is_refused_once_and_read_on_so_that_the_answer_arrives() {
+    let (mut near, far) = tokio::io::duplex(1000);
+    let service = Scripted(Arc::default());
+    let (config, drain) = (ServerConfig::default(), Drain::default());
+    let serving = serve_h1(far, from(), service.clone(), &config, limits(), &drain);
+    let talking = async {
+        let wrong = b"POST /a HTTP/1.1\r\nhost: a.b\r\ncontent-length: x\r\n\r\n";
+        near.write_all(wrong).await.unwrap();
+        // The client is in the middle of it.
+        for _ in 0..100 {
+            near.write_all(&[b'\n'; 1000]).await.unwrap();
+        }
+        near.shutdown().await.unwrap();
+        let mut received = String::new();
+        near.read_to_string(&mut received).await.unwrap();
+        received
+    };
+    let (served, received) = tokio::join!(serving, talking);
+    served.unwrap();
+    assert_eq!(received.matches("HTTP/1.1 400").count(), 1, "{received}");
+    assert!(received.contains("connection: close\r\n"), "{received}");
+    assert!(received.ends_with("\r\n\r\nxxx\r\n\r\n"), "{received}");
+    let known = service.0.lock().unwrap().1.clone();
+    assert_eq!(known, ["refused Some(POST) Some(/a)"]);
+}
+
+/// Sends `bytes` and closes the sending side; what is read until the connection ends, or nothing if
+/// it does not within a minute.
+async fn half_closed(bytes: &[u8], how: HalfClose) -> Option<String> {
+    let (mut near, far) = tokio::io::duplex(100_000);
+    let (service, drain) = (Scripted(Arc::default()), Drain::default());
+    let config = ServerConfig {
+        half_close: how,
+        ..ServerConfig::default()
+    };
+    let serving = serve_h1(far, from(), service, &config, limits(), &drain);
+    let talking = async {
+        near.write_all(bytes).await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut received = String::new();
+        near.read_to_string(&mut received).await.unwrap();
+        received
+    };
+    let both = async { tokio::join!(serving, talking).1 };
+    tokio::time::timeout(Duration::from_secs(60), both)
+        .await
+        .ok()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_its_side_after_its_request_is_answered_where_that_is_set() {
+    let all = [
+        "GET / HTTP/1.1\r\nhost: a.b\r\n\r\n",
+        "GET / HTTP/1.0\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: a.b\r\ncontent-length: 3\r\n\r\nabc",
+        "POST / HTTP/1.1\r\nhost: a.b\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: a.b\r\n\r\nGET / HTTP/1.1\r\nhost: a.b\r\n\r\n",
+    ];
+    for text in all {
+        let asked = text.matches("HTTP/1").count();
+        let answered = half_closed(text.as_bytes(), HalfClose::Answer).await;
+        let answered = answered.unwrap();
+        assert_eq!(
+            answered.matches(" 200 OK").count(),
+            asked,
+            "{text}{answered}"
+        );
+        let aborted = half_closed(text.as_bytes(), HalfClose::Abort).await;
+        assert_eq!(aborted.unwrap(), "", "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_closes_its_side_in_the_middle_of_its_body_has_left_in_any_case() {
+    let text = b"POST /never HTTP/1.1\r\nhost: a.b\r\ncontent-length: 30\r\n\r\nabc";
+    for how in [HalfClose::Answer, HalfClose::Abort] {
+        assert_eq!(half_closed(text, how).await.unwrap(), "", "{how:?}");
+    }
+    // One that has said all waits for as long as its answer takes.
+    let text = b"GET /never HTTP/1.1\r\nhost: a.b\r\n\r\n";
+    assert_eq!(half_closed(text, HalfClose::Answer).await, None);
+    assert_eq!(half_closed(text, HalfClose::Abort).await.unwrap(), "");
 }

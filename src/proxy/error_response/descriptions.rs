@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::client::RefusalReason;
 use crate::hold::AdmitError;
 use crate::proxy::denied::Denied;
 use crate::proxy::error::ProxyError;
@@ -32,6 +33,7 @@ const SOON: Option<Duration> = Some(Duration::from_secs(1));
 /// Chooses the words for an error.
 pub fn describe(error: &ProxyError) -> Description {
     let (status, code, detail, retry_after) = match error {
+        ProxyError::Unreadable(reason) => unreadable(*reason),
         ProxyError::Authority(_) => (
             StatusCode::BAD_REQUEST,
             "bad_host",
@@ -83,12 +85,7 @@ pub fn describe(error: &ProxyError) -> Description {
             "The request does not have what this route asks for.",
             None,
         ),
-        ProxyError::TransferCoding => (
-            StatusCode::NOT_IMPLEMENTED,
-            "transfer_coding",
-            "The request's transfer coding is not supported.",
-            None,
-        ),
+        ProxyError::TransferCoding => unreadable(RefusalReason::TransferCoding),
         ProxyError::Route(RouteError::NoRoute) => (
             StatusCode::NOT_FOUND,
             "no_route",
@@ -173,6 +170,35 @@ pub fn describe(error: &ProxyError) -> Description {
 }
 
 type Response = (StatusCode, &'static str, &'static str, Option<Duration>);
+
+fn unreadable(reason: RefusalReason) -> Response {
+    match reason {
+        RefusalReason::Malformed => (
+            StatusCode::BAD_REQUEST,
+            "bad_request",
+            "What was sent is no valid request of HTTP/1.0 or HTTP/1.1.",
+            None,
+        ),
+        RefusalReason::LongTarget => (
+            StatusCode::URI_TOO_LONG,
+            "target_too_long",
+            "The request's target is too long.",
+            None,
+        ),
+        RefusalReason::LargeHead => (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "head_too_large",
+            "The request's fields are too large or too many.",
+            None,
+        ),
+        RefusalReason::TransferCoding => (
+            StatusCode::NOT_IMPLEMENTED,
+            "transfer_coding",
+            "The request's transfer coding is not supported.",
+            None,
+        ),
+    }
+}
 
 fn asleep(reason: Denied) -> Response {
     match reason {

@@ -18,7 +18,7 @@ use hyper_util::rt::TokioTimer;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{ForwardError, Upstream};
+use super::{ForwardError, Unanswered, Upstream};
 use crate::flow::ClientBuffers;
 use crate::telemetry::UpstreamUse;
 use crate::upstream::h2_peer::{Heard, PeerLimits, UNKNOWN};
@@ -44,20 +44,6 @@ const MAX_HEADER_LIST: u32 = 128 * 1024;
 
 /// A connection's side that sends, with the stream that is taken on it.
 type Taken = (http2::SendRequest<TimedBody>, StreamToken);
-
-/// Why a request that hyper was given got no response, and the request, if nothing of it was sent.
-pub(super) struct Unanswered(
-    pub(super) ForwardError,
-    pub(super) Option<Box<Request<RequestBody>>>,
-);
-
-// === impl Unanswered ===
-
-impl Unanswered {
-    fn unsent(error: ForwardError, request: Request<RequestBody>) -> Self {
-        Self(error, Some(Box::new(request)))
-    }
-}
 
 // === impl Upstream ===
 

@@ -153,7 +153,7 @@ impl Connection {
     }
 
     /// The decoder of the body of the response whose head was read last.
-    pub(super) fn body(&self) -> BodyDecoder {
+    pub(in crate::upstream) fn body(&self) -> BodyDecoder {
         self.reader.body()
     }
 
@@ -164,7 +164,7 @@ impl Connection {
 
     /// Reads some more, of which `useful` bytes are of use: 0 at the connection's end, and `None`
     /// once its epoch has been cut.
-    pub(super) fn poll_more(
+    pub(in crate::upstream) fn poll_more(
         &mut self,
         useful: Option<u64>,
         cx: &mut Context<'_>,
@@ -177,12 +177,12 @@ impl Connection {
     }
 
     /// What was read and not used yet.
-    pub(super) fn input(&mut self) -> &mut BytesMut {
+    pub(in crate::upstream) fn input(&mut self) -> &mut BytesMut {
         &mut self.input
     }
 
     /// Whether there is nothing left of the last exchange.
-    pub(super) fn is_clean(&self) -> bool {
+    pub(in crate::upstream) fn is_clean(&self) -> bool {
         self.input.is_empty()
     }
 
@@ -198,7 +198,7 @@ impl Connection {
 
     /// The stream with what was read of it, for another protocol; `None` once the epoch has been
     /// cut.
-    pub(super) fn into_stream(mut self) -> Option<LeasedStream> {
+    pub(in crate::upstream) fn into_stream(mut self) -> Option<LeasedStream> {
         let unread = self.input.split();
         self.stream.take().map(|stream| stream.with_unread(unread))
     }

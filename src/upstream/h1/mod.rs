@@ -5,14 +5,12 @@
 //! body included, whatever of it was read. An idle connection says at once that the instance has
 //! closed it.
 
-mod body;
 mod connection;
 mod head;
 mod rest;
 mod sending;
 
-pub use self::body::BrokenBody;
-pub(super) use self::body::H1Body;
 pub(super) use self::connection::{Connection, Failure};
 pub(super) use self::head::Head;
+pub(super) use self::rest::{Rest, RestProgress};
 pub(super) use self::sending::Sending;

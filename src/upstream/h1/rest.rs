@@ -26,7 +26,7 @@ pub(in crate::upstream) struct Rest {
 
 /// What has become of the rest of a request. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct RestProgress(Arc<AtomicU8>);
+pub(in crate::upstream) struct RestProgress(Arc<AtomicU8>);
 
 // === impl Rest ===
 
@@ -40,7 +40,7 @@ impl Rest {
         }
     }
 
-    pub(super) fn progress(&self) -> RestProgress {
+    pub(in crate::upstream) fn progress(&self) -> RestProgress {
         self.progress.clone()
     }
 }
@@ -84,12 +84,12 @@ impl RestProgress {
     }
 
     /// Whether all of the request has been written.
-    pub(super) fn is_sent(&self) -> bool {
+    pub(in crate::upstream) fn is_sent(&self) -> bool {
         self.0.load(Ordering::Acquire) == SENT
     }
 
     /// Whether the client has broken it off.
-    pub(super) fn is_broken(&self) -> bool {
+    pub(in crate::upstream) fn is_broken(&self) -> bool {
         self.0.load(Ordering::Acquire) == BROKEN
     }
 }

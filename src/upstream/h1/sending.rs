@@ -296,12 +296,7 @@ mod tests {
                 let frame = frames.next();
                 feed.give(frame.map(Ok::<_, ClientBodyError>), frames.peek().is_none());
             }
-            let mut now = [
-                sending.out.get(sending.written..).unwrap(),
-                &sending.part,
-                sending.tail,
-            ]
-            .concat();
+            let mut now = [&sending.out[sending.written..], &sending.part, sending.tail].concat();
             now.truncate(step);
             sending.advance(now.len());
             out.extend(now);

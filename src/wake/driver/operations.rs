@@ -3,23 +3,20 @@
 //! Guarantees: an operation ends in exactly one [`Done`]; a restore or start that has begun runs to
 //! its answer, unless it is certainly lost.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use super::state::{Claimed, Done, Driver, Verb};
-use crate::config::ReadyWhen;
 use crate::names::ClientNetwork;
+use crate::wake::claims::{Claims, MAX_CLAIMS};
 use crate::wake::dialer::Dialer;
 use crate::wake::evidence::{Doubt, Evidence, Seen};
 use crate::wake::machine::{Event, PAUSES};
 use crate::wake::plane_calls::{ask, restore, settle};
-use crate::wake::plane_handle::Asker;
-use crate::wake::probe::probe;
+use crate::wake::probe::{ReadinessCheck, probe};
 use crate::wake::record::Requester;
 use crate::wake::slots::{Claim, FairSlot};
 use crate::wake::target::Target;
@@ -27,9 +24,6 @@ use hypeman::ControlPlane;
 
 /// The longest pause of the engine's own.
 const OWN_PAUSE: Duration = Duration::from_millis(500);
-/// Networks that claim a slot for the same wake, at most.
-const MAX_CLAIMS: usize = 8;
-
 /// What a request has to say for itself when budgets are shared out.
 fn claim_of(requester: &Requester) -> Claim {
     Claim {
@@ -40,36 +34,39 @@ fn claim_of(requester: &Requester) -> Claim {
 }
 
 impl<P: ControlPlane, R: Dialer> Driver<P, R> {
-    /// The claim of the request that the attempt is for, when budgets are shared out.
-    pub(super) fn claim(&self) -> Claim {
-        self.reporter.requester().map_or_else(
-            || Claim {
-                route: "".into(),
-                client: ClientNetwork::from(IpAddr::from(Ipv4Addr::UNSPECIFIED)),
-                since: Instant::now(),
-            },
-            claim_of,
-        )
+    /// One more waits for what the attempt is for: the claims are those of all who wait, since the
+    /// turn of any of them will do.
+    pub(super) fn join(&mut self, requester: &Requester) {
+        let claim = claim_of(requester);
+        let has_claim = |other: &Claim| other.client == claim.client;
+        if self.claims.len() >= MAX_CLAIMS || self.claims.iter().any(has_claim) {
+            return;
+        }
+        self.claims.push(claim.clone());
+        if let Some(claimants) = &self.claimants {
+            claimants.join(claim.clone(), self.deadline);
+        }
+        if self.verb.is_some() {
+            self.push_claim(claim, self.deadline);
+        }
     }
 
     pub(super) fn ask(&mut self) {
-        let asker = match self.reporter.requester() {
-            Some(_) => Asker::Request(self.claim(), self.deadline),
-            None => {
-                let (urgent, hurried) = oneshot::channel();
-                self.urgent = Some(urgent);
-                Asker::Background(hurried)
-            }
+        let (claimants, claims) = match self.reporter.requester() {
+            Some(_) => Claims::of(&self.claims, self.deadline),
+            None => Claims::to_come(),
         };
+        self.claimants = Some(claimants);
         let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
-        let asking = async move { Done::Seen(ask(&plane, &id, asker).await) };
+        let asking = async move { Done::Seen(ask(&plane, &id, claims).await) };
         self.operations.push(asking.boxed());
     }
 
     pub(super) fn settle(&mut self, until: Instant) {
         let (plane, id) = (Arc::clone(&self.common.plane), self.instance.id().clone());
-        let claim = self.claim();
-        let settling = async move { Done::Seen(settle(&plane, &id, &claim, until).await) };
+        let (claimants, claims) = Claims::of(&self.claims, until);
+        self.claimants = Some(claimants);
+        let settling = async move { Done::Seen(settle(&plane, &id, claims, until).await) };
         self.operations.push(settling.boxed());
     }
 
@@ -86,17 +83,10 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
 
     /// Waits for the control plane's turn for this instance.
     pub(super) fn queue(&mut self, verb: Verb, until: Instant) {
-        let claim = self.claim();
         self.verb = Some(verb);
         self.queues += 1;
         self.claimed.clear();
-        self.push_claim(claim, until);
-    }
-
-    /// Another request waits for the same: its claim may be granted first.
-    pub(super) fn claim_for(&mut self, requester: &Requester, until: Instant) {
-        let claim = claim_of(requester);
-        if self.claimed.len() < MAX_CLAIMS && !self.claimed.contains(&claim.client) {
+        for claim in self.claims.clone() {
             self.push_claim(claim, until);
         }
     }
@@ -168,21 +158,22 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         self.operations.push(rest.map(|()| Done::Rest).boxed());
     }
 
-    pub(super) fn probe(&mut self, target: Target, http: bool, until: Instant) {
+    pub(super) fn probe(&mut self, target: &Target, http: bool, until: Instant) {
         let Some(endpoint) = self.endpoint.clone() else {
             self.operations.push(async { Done::Probed(None) }.boxed());
             return;
         };
-        if self.common.own.include(endpoint.address(target.port)) && target.port != 0 {
+        let address = endpoint.address(target.port);
+        if self.common.own.include(address) && target.port != 0 {
             let refused = Evidence::Unsure(Doubt::AddressRefused);
             self.operations
                 .push(async { Done::Seen(refused.into()) }.boxed());
             return;
         }
-        let mut check = self.check.clone();
-        if !http || target.when != ReadyWhen::Health {
-            check.health = None;
-        }
+        let mut check = ReadinessCheck {
+            health: target.health.clone().filter(|_| http),
+            warmup: self.warmup.clone(),
+        };
         if endpoint.woken_since(Instant::now()).is_none() || endpoint.is_warmed_up() {
             check.warmup = None;
         }
@@ -192,7 +183,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             async move {
                 // Counted from before the handshake, which the server counts, too.
                 let open = endpoint.open_connection();
-                let found = probe(&*dialer, endpoint.address(target.port), &check, until).await;
+                let found = probe(&*dialer, address, &check, until).await;
                 Done::Probed(found.map(|stream| (stream, open)))
             }
             .boxed(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +16,7 @@ use crate::config::WakeConfig;
 use crate::names::ClientNetwork;
 use crate::names::PlaneIndex;
 use crate::wake::addresses::OwnListeners;
+use crate::wake::claims::Claimants;
 use crate::wake::dialer::Dialer;
 use crate::wake::error::WakeStage;
 use crate::wake::evidence::Seen;
@@ -24,7 +25,6 @@ use crate::wake::instance::Instance;
 use crate::wake::lease::{Endpoint, OpenConnection};
 use crate::wake::machine::{Event, Machine};
 use crate::wake::plane_handle::PlaneHandle;
-use crate::wake::probe::ReadinessCheck;
 use crate::wake::record::{PlaneAnswer, Reporter, WakeLog};
 use crate::wake::slots::{Claim, FairSlot};
 use crate::wake::waiters::Waiters;
@@ -52,12 +52,14 @@ pub(super) struct Driver<P, R: Dialer> {
     pub(super) operations: FuturesUnordered<BoxFuture<'static, Done<R::Stream>>>,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) found: Option<(R::Stream, OpenConnection)>,
-    /// What the last request asks of the probe.
-    pub(super) check: ReadinessCheck,
+    /// What goes once before the first request, as the first of all that wait wants it.
+    pub(super) warmup: Option<Arc<str>>,
     /// The end of the longest wait.
     pub(super) deadline: Instant,
-    /// Tells a question that was asked for nobody that somebody waits for it now.
-    pub(super) urgent: Option<oneshot::Sender<(Claim, Instant)>>,
+    /// Those for whom the attempt is, one of each network.
+    pub(super) claims: Vec<Claim>,
+    /// Those who join the question under way claim its place, too.
+    pub(super) claimants: Option<Claimants>,
     /// A restore or start is in flight.
     pub(super) calling: bool,
     /// Calls that were overtaken by their success and have not ended.

@@ -11,12 +11,12 @@ use futures_util::future::FutureExt as _;
 use tokio::time::Instant;
 
 use super::state::{Done, Driver, Upkeep};
+use crate::wake::claims::Claims;
 use crate::wake::dialer::Dialer;
 use crate::wake::evidence::{Doubt, Evidence, Seen};
 use crate::wake::lease::Endpoint;
 use crate::wake::machine::Event;
 use crate::wake::plane_calls::proves_hold;
-use crate::wake::plane_handle::Asker;
 use hypeman::ControlPlane;
 
 /// How long after a wake its hold is placed.
@@ -109,7 +109,8 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         (self.upkeep.in_flight, self.upkeep.held_at) = (true, Some(now));
         self.operations.push(
             async move {
-                let holding = plane.question(Asker::nobody(), plane.hold(&id));
+                let mut nobody = Claims::none();
+                let holding = plane.question(&mut nobody, plane.hold(&id));
                 let seen = match holding.await.flatten() {
                     Some(Ok(status)) if proves_hold(&status) => {
                         return Done::Held(epoch, now, None);

@@ -116,6 +116,8 @@ async fn only_the_control_planes_own_words_are_a_no() {
         (api(500, "internal_error"), unsure(Doubt::Failed)),
         (api(503, "unavailable"), unsure(Doubt::Failed)),
         (other(301), unsure(Doubt::Failed)),
+        (other(401), unsure(Doubt::Failed)),
+        (other(403), unsure(Doubt::Failed)),
         (other(404), unsure(Doubt::Failed)),
         (other(409), unsure(Doubt::Failed)),
         (other(502), unsure(Doubt::Failed)),

@@ -45,7 +45,7 @@ pub(super) enum Trouble {
     Transition,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
     Asking,
     Restoring,
@@ -116,17 +116,25 @@ impl Attempt {
     }
 
     pub(super) fn may_begin_early(&self) -> bool {
-        self.targets.iter().any(|target| is_early(*target))
+        self.targets.iter().any(is_early)
     }
 
     /// What the next of those who wait needs, in the state that was seen last.
     pub(super) fn next_target(&self) -> Option<Target> {
         let initializing = self.seen.as_ref().is_some_and(|seen| seen.initializing);
         let next = match initializing {
-            true => self.targets.iter().find(|target| is_early(**target)),
+            true => self.targets.iter().find(|target| is_early(target)),
             false => self.targets.first(),
         };
-        next.copied()
+        next.cloned()
+    }
+
+    /// A target did not answer for a while: the others have their turn before it.
+    pub(super) fn put_last(&mut self, target: &Target) {
+        if let Some(place) = self.targets.iter().position(|other| other == target) {
+            let target = self.targets.remove(place);
+            self.targets.push(target);
+        }
     }
 
     /// How far it is.
@@ -180,7 +188,7 @@ impl Attempt {
 }
 
 /// Whether a target may be ready while its instance is Initializing.
-fn is_early(target: Target) -> bool {
+fn is_early(target: &Target) -> bool {
     target.when == ReadyWhen::Port && target.port != 0
 }
 

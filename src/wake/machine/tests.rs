@@ -8,6 +8,7 @@ use crate::wake::lease::LeaseTerms;
 const PORT: Target = Target {
     port: 80,
     when: ReadyWhen::Port,
+    health: None,
 };
 
 const LIMITS: WakeLimits = WakeLimits {
@@ -422,6 +423,46 @@ async fn a_port_that_never_opens_is_asked_about_until_the_deadline() {
 }
 
 #[tokio::test]
+async fn what_never_answers_keeps_nobody_from_something_else() {
+    let now = Instant::now();
+    let healthy = |path: &str| Target {
+        when: ReadyWhen::Health,
+        health: Some(path.into()),
+        ..PORT
+    };
+    let (ill, well) = (healthy("/ill"), healthy("/well"));
+    let request = |target: &Target| Event::WakeRequested {
+        target: target.clone(),
+        deadline: now + Duration::from_secs(5),
+        start_stopped: false,
+        leased: false,
+    };
+    let probed = |effects: &[Effect]| {
+        let probed = effects.iter().find_map(|effect| {
+            let Effect::Probe { target, http, .. } = effect else {
+                return None;
+            };
+            Some((target.clone(), *http))
+        });
+        probed.unwrap_or_else(|| panic!("{effects:?}"))
+    };
+    let mut machine = Machine::new(LIMITS, None);
+    machine.on(now, request(&ill));
+    machine.on(now, request(&well));
+    assert_eq!(probed(&machine.on(now, awake(now))), (ill.clone(), true));
+    machine.published(1);
+    machine.on(now, Event::Probed { open: false });
+    assert_eq!(probed(&machine.on(now, awake(now))), (well.clone(), true));
+    let effects = machine.on(now, Event::Probed { open: true });
+    let granted = Effect::Grant {
+        target: well,
+        woken: false,
+    };
+    assert_eq!(effects.first(), Some(&granted));
+    assert_eq!(probed(&effects), (ill, true), "which has not been answered");
+}
+
+#[tokio::test]
 async fn the_breaker_refuses_for_a_growing_time_and_then_lets_one_attempt_through() {
     let mut now = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
@@ -515,8 +556,12 @@ fn any_event(now: Instant) -> impl Strategy<Value = Event> {
         Evidence::Unsure(Doubt::NoSlot),
     ]);
     let when = prop::sample::select(vec![ReadyWhen::Running, ReadyWhen::Port, ReadyWhen::Health]);
-    let targets = (prop::sample::select(vec![0_u16, 80, 81]), when)
-        .prop_map(|(port, when)| Target { port, when });
+    let targets =
+        (prop::sample::select(vec![0_u16, 80, 81]), when).prop_map(|(port, when)| Target {
+            port,
+            when,
+            health: None,
+        });
     prop_oneof![
         (targets, any::<bool>(), any::<bool>()).prop_map(move |(target, start_stopped, leased)| {
             let deadline = now + Duration::from_secs(5);

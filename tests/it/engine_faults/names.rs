@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use super::Stage;
 use crate::support::eventually;
 use crate::support::scripted_app::Application;
-use crate::support::scripted_plane::{Operation, Scripted};
+use crate::support::scripted_plane::{Answer, Operation, Scripted};
 
 /// Forgets quickly that there is nothing of a name.
 const SHORT_MEMORY: &str = "[wake]\nunknown_ttl = \"50ms\"\n";
@@ -189,7 +189,7 @@ async fn a_redeploy_that_nobody_saw_asleep_fails_nobody() {
     let stage = Stage::set("[wake]\ntimeout = \"2s\"\nunknown_ttl = \"10s\"\n").await;
     let (before, after) = tokio::join!(Application::start("before"), Application::start("after"));
     let first = stage.plane.add(Scripted::asleep("shop", before.ip));
-    let conflict = crate::support::scripted_plane::Answer::error(409, "insufficient_resources");
+    let conflict = Answer::error(409, "insufficient_resources");
     stage.plane.on(Operation::Restore, &first, conflict);
     let reply = stage.get("shop").await;
     assert_eq!(reply.status, 503, "{reply:?}");
@@ -282,4 +282,42 @@ async fn a_name_that_another_instance_takes_moves_at_once() {
     })
     .await;
     assert_eq!(stage.get("was").await.body, "blue");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_that_meets_a_conflict_is_made_again() {
+    for code in ["invalid_state", "insufficient_resources"] {
+        let stage = Stage::set(SHORT_MEMORY).await;
+        let app = Application::start("app").await;
+        stage.plane.add(Scripted::running("shop", app.ip));
+        stage
+            .plane
+            .on(Operation::Get, "shop", Answer::error(409, code));
+        let passes = async {
+            eventually("it has been asked twice", async || {
+                stage.plane.calls(Operation::Get, "shop") >= 2
+            })
+            .await;
+            stage.plane.heal(Operation::Get, "shop");
+        };
+        let (reply, ()) = tokio::join!(stage.get("shop"), passes);
+        assert_eq!((reply.status, reply.body.as_str()), (200, "app"), "{code}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_refuses_everybody_for_a_moment_is_no_word_about_the_key() {
+    let stage = Stage::set(SHORT_MEMORY).await;
+    let app = Application::start("app").await;
+    stage.plane.add(Scripted::running("shop", app.ip));
+    stage.plane.on(Operation::Get, "shop", Answer::html(403));
+    let passes = async {
+        eventually("it has been asked twice", async || {
+            stage.plane.calls(Operation::Get, "shop") >= 2
+        })
+        .await;
+        stage.plane.heal(Operation::Get, "shop");
+    };
+    let (reply, ()) = tokio::join!(stage.get("shop"), passes);
+    assert_eq!((reply.status, reply.body.as_str()), (200, "app"));
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{LIMIT, Stage, ask};
+use super::{LIMIT, Reply, Stage, ask};
 use crate::support::eventually;
 use crate::support::scripted_app::Application;
 use crate::support::scripted_plane::{ALL, Answer, Operation, Reaction, Scripted};
@@ -294,4 +294,48 @@ async fn a_health_check_is_answered_soon_while_the_control_plane_does_not_answer
         "{checked:?}"
     );
     assert_eq!(app.all_requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmation_serves_all_who_waited() {
+    let stage = Stage::set("[wake]\ntimeout = \"10s\"\n").await;
+    let app = Application::start("app").await;
+    // A lease of which nothing speaks: our connections do not count, and there are no holds.
+    let part = Scripted::asleep("shop", app.ip).restore_takes(Duration::from_millis(500));
+    let ignored = json!(["127.0.0.0/8"]);
+    let part = part.with("/auto_standby/ignore_source_cidrs", ignored);
+    let id = stage.plane.add(part);
+    let missing = Answer::text(404, "text/plain", "404 page not found");
+    stage.plane.on(Operation::Hold, ALL, missing);
+
+    let replies = stage.crowd(50, "GET", "shop", "/").await;
+    let is_served = |reply: &Reply| (reply.status, reply.body.as_str()) == (200, "app");
+    assert!(replies.iter().all(is_served), "{replies:?}");
+    assert_eq!(app.requests("/"), 50);
+    assert_eq!(stage.plane.calls(Operation::Restore, &id), 1);
+    let calls = stage.plane.calls(Operation::Get, &id) + stage.plane.calls(Operation::Get, "shop");
+    assert!(calls <= 10, "{calls} questions for 50 requests");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_route_waits_for_its_own_health_path() {
+    let route = |host: &str, path: &str| {
+        format!(
+            "[[route]]\nhost = \"{host}.test\"\ninstance = \"shop\"\nport = 8080\n\
+             wake = {{ ready = \"health\", health_path = \"{path}\", timeout = \"4s\" }}\n"
+        )
+    };
+    // The application breaks off whoever asks for the one.
+    let routes = [route("ill", "/reset"), route("well", "/health")].concat();
+    let stage = Stage::set(&routes).await;
+    let app = Application::start("app").await;
+    stage.plane.add(Scripted::asleep("shop", app.ip));
+    let well = async {
+        eventually("the other one waits", async || app.requests("/reset") > 0).await;
+        stage.get("well").await
+    };
+    let (ill, well) = tokio::join!(stage.get("ill"), well);
+    assert_eq!((well.status, well.body.as_str()), (200, "app"), "{well:?}");
+    assert!(ill.is(504, "app_not_listening"), "{ill:?}");
+    assert!(app.requests("/health") > 0);
 }

@@ -74,6 +74,18 @@ fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Clients without connections.
+fn clients(listen: SocketAddr) -> [reqwest::Client; 2] {
+    let client = || {
+        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
+        client.dns_resolver(Arc::new(Here(listen.ip())))
+    };
+    [
+        client().build().unwrap(),
+        client().http2_prior_knowledge().build().unwrap(),
+    ]
+}
+
 impl Resolve for Here {
     fn resolve(&self, _: Name) -> Resolving {
         let addresses: Addrs = Box::new(std::iter::once(SocketAddr::new(self.0, 0)));
@@ -149,22 +161,21 @@ impl Neighbourhood {
         for app in &free {
             app.power.send_replace(false);
         }
-        let client = || {
-            let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
-            client.dns_resolver(Arc::new(Here(listen.ip())))
-        };
         Arc::new(Self {
             plane,
             listen,
             free: Mutex::new(free),
             names: Mutex::default(),
-            clients: [
-                client().build().unwrap(),
-                client().http2_prior_knowledge().build().unwrap(),
-            ],
+            clients: clients(listen),
             pace,
             tally: Tally::default(),
         })
+    }
+
+    /// The clients close what they have open: as long as a connection of HTTP/2 is, the gateway and
+    /// its client ask each other whether they are there.
+    pub(super) fn dismiss_clients(&mut self) {
+        self.clients = clients(self.listen);
     }
 
     /// One instance, from its birth to its end.

@@ -62,7 +62,58 @@ fn what_is_no_chunk_is_refused() {
     }
 }
 
+#[test]
+fn extensions_are_bounded_over_the_whole_body_and_padded_sizes_are_not_refused() {
+    let body = |line: &str, data: &str, count: usize| {
+        let chunk = format!("{line}\r\n{data}\r\n");
+        chunk.repeat(count) + "0\r\n\r\n"
+    };
+    let extension = format!("1;{}", "x".repeat(1000));
+    let many = body(&extension, "a", 100);
+    let refused = decoded(BodyLength::Chunked, &[many.as_bytes()]);
+    assert_eq!(refused, Err(ChunkError::TooLarge));
+    let zeros = body(&format!("{}1", "0".repeat(1000)), "a", 100);
+    let refused = decoded(BodyLength::Chunked, &[zeros.as_bytes()]);
+    assert_eq!(refused, Err(ChunkError::TooLarge));
+    for (line, data) in [
+        (extension.as_str(), "a"),
+        ("000003e8", &"x".repeat(1000)),
+        ("3e8;signature=0123456789abcdef", &"x".repeat(1000)),
+    ] {
+        let count = if data == "a" { 16 } else { 10_000 };
+        let text = body(line, data, count);
+        let (read, _, is_over, _) = decoded(BodyLength::Chunked, &[text.as_bytes()]).unwrap();
+        assert_eq!((read.len(), is_over), (data.len() * count, true), "{line}");
+    }
+}
+
 proptest! {
+    #[test]
+    fn what_is_not_data_is_bounded_however_it_comes(
+        lines in prop::collection::vec((0_usize..3000, 0_usize..20, 1_usize..40), 1..60),
+        cuts in prop::collection::vec(1_usize..5000, 1..20),
+    ) {
+        let (mut text, mut waste, mut data, mut is_bounded) = (Vec::new(), 0, 0, true);
+        for (extension, zeros, size) in &lines {
+            let extra = "0".repeat(*zeros);
+            let extension = ";".repeat(*extension);
+            text.extend(format!("{extra}{size:x}{extension}\r\n").into_bytes());
+            text.extend(vec![b'd'; *size]);
+            text.extend(b"\r\n");
+            waste += extension.len() + zeros;
+            is_bounded &= waste <= 16 * 1024 + data;
+            data += size;
+        }
+        text.extend(b"0\r\n\r\n");
+        let (mut parts, mut rest, mut cuts) = (Vec::new(), &text[..], cuts.iter().cycle());
+        while !rest.is_empty() {
+            let (part, left) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
+            (parts, rest) = ([parts, vec![part]].concat(), left);
+        }
+        let read = decoded(BodyLength::Chunked, &parts);
+        prop_assert_eq!(read.is_ok(), is_bounded, "{:?}", read);
+    }
+
     #[test]
     fn where_a_body_is_cut_does_not_matter(
         chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..20), 0..8),

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::decode::decode;
+use super::decode::{Decode, decode};
 use super::elements::Elements;
 use super::error::Error;
 use super::listed::Listed;
@@ -72,7 +72,7 @@ impl<T: DeserializeOwned> Answer for Json<T> {
     }
 }
 
-impl<T: DeserializeOwned> Answer for Listed<T> {
+impl<T: Decode> Answer for Listed<T> {
     async fn read(terms: &Terms, mut response: Response) -> Result<Self, Error> {
         let (mut listed, mut length) = (Self::default(), 0);
         let mut elements = Elements::new(terms.object_bytes);
@@ -81,7 +81,7 @@ impl<T: DeserializeOwned> Answer for Listed<T> {
         while let Some(chunk) = terms.chunk(&mut response).await? {
             length += chunk.len();
             terms.check(length, terms.list_bytes)?;
-            let pushed = elements.push(&chunk, |element| listed.add(element));
+            let pushed = elements.push(&chunk, T::decode_first, |element| listed.add(element));
             pushed.map_err(no_list)?;
         }
         elements.end().map_err(no_list)?;

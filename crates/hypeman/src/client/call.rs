@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Answer, Json, Nothing, Stream, Terms};
+use super::decode::Decode;
 use super::error::Error;
 use super::handle::Client;
 use super::listed::Listed;
@@ -146,7 +147,7 @@ impl Call<'_> {
     }
 
     /// Makes the call and reads its answer as a list, element by element.
-    pub(super) async fn list<T: DeserializeOwned>(self) -> Result<Listed<T>, Error> {
+    pub(super) async fn list<T: Decode>(self) -> Result<Listed<T>, Error> {
         self.boxed().await
     }
 

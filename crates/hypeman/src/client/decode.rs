@@ -7,8 +7,26 @@ use std::borrow::Cow;
 
 use serde::de::DeserializeOwned;
 
+/// What can be read from an element of a list.
+pub(super) trait Decode: Sized {
+    /// Reads JSON, if need be after mending it.
+    fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error>;
+
+    /// Reads the object that these bytes begin with, if that can be done at once, and its length in
+    /// bytes.
+    fn decode_first(_: &[u8]) -> Option<(Self, usize)> {
+        None
+    }
+}
+
 /// The text of the largest number.
 const LARGEST: &str = "1.7976931348623157e308";
+
+impl<T: DeserializeOwned> Decode for T {
+    fn decode(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        decode(bytes)
+    }
+}
 
 /// Reads JSON, if need be after mending it.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, serde_json::Error> {

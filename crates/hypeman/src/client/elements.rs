@@ -1,7 +1,10 @@
 //! A list that is read while it arrives, one element after the other.
 //!
 //! Guarantees: no more than one element is held, and of one that is too long nothing; an element
-//! that is broken leaves those after it as they are, as long as its quotes and brackets are closed.
+//! that is broken leaves those after it as they are, as long as its quotes and brackets are closed;
+//! whether an element is cut out or read in its place makes no difference but the time.
+
+use std::mem;
 
 /// The elements of a JSON list, cut out of chunks that may end anywhere.
 #[derive(Debug)]
@@ -14,11 +17,15 @@ pub(super) struct Elements {
     element: Vec<u8>,
     length: usize,
     longest: usize,
+    /// The element was read in its place, and its end comes next.
+    is_read: bool,
 }
 
 /// An element of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Element<'a> {
+pub(super) enum Element<'a, T> {
+    /// It was read in its place.
+    Read(T),
     /// Its text.
     Whole(&'a [u8]),
     /// It is longer than the bound.
@@ -49,16 +56,31 @@ impl Elements {
             element: Vec::new(),
             length: 0,
             longest,
+            is_read: false,
         }
     }
 
-    /// Takes the next chunk, and hands over each element that ends in it.
-    pub(super) fn push(
+    /// Takes the next chunk, and hands over each element that ends in it. Where an object begins,
+    /// `read` may read it in its place, and says how long it is.
+    pub(super) fn push<T>(
         &mut self,
         chunk: &[u8],
-        mut found: impl FnMut(Element<'_>),
+        read: impl Fn(&[u8]) -> Option<(T, usize)>,
+        mut found: impl FnMut(Element<'_, T>),
     ) -> Result<(), NotAList> {
-        for &byte in chunk {
+        let mut rest = chunk;
+        while let Some((&byte, after)) = rest.split_first() {
+            if self.place == Place::Inside && self.length == 0 && byte == b'{' {
+                let element = read(rest).filter(|(_, length)| *length <= self.longest);
+                if let Some((element, end)) = element.and_then(|(it, length)| {
+                    Some((it, rest.get(length..).filter(|rest| is_end(rest))?))
+                }) {
+                    found(Element::Read(element));
+                    self.is_read = true;
+                    rest = end;
+                    continue;
+                }
+            }
             match self.place {
                 Place::Inside => self.step(byte, &mut found),
                 Place::Before | Place::After if byte.is_ascii_whitespace() => {}
@@ -74,6 +96,7 @@ impl Elements {
                 }
                 Place::After => return Err(NotAList),
             }
+            rest = after;
         }
         Ok(())
     }
@@ -88,7 +111,7 @@ impl Elements {
     }
 
     /// One byte within the list.
-    fn step(&mut self, byte: u8, found: &mut impl FnMut(Element<'_>)) {
+    fn step<T>(&mut self, byte: u8, found: &mut impl FnMut(Element<'_, T>)) {
         if self.in_text {
             match byte {
                 _ if self.is_escaped => self.is_escaped = false,
@@ -116,8 +139,10 @@ impl Elements {
         }
     }
 
-    fn close(&mut self, is_last: bool, found: &mut impl FnMut(Element<'_>)) {
-        if self.length > self.longest {
+    fn close<T>(&mut self, is_last: bool, found: &mut impl FnMut(Element<'_, T>)) {
+        if mem::take(&mut self.is_read) {
+            // It was handed over.
+        } else if self.length > self.longest {
             found(Element::TooLong);
         } else if self.length > 0 || !is_last {
             found(Element::Whole(&self.element));
@@ -130,24 +155,50 @@ impl Elements {
     }
 }
 
+/// Whether an element ends here.
+fn is_end(rest: &[u8]) -> bool {
+    let next = rest.iter().find(|byte| !byte.is_ascii_whitespace());
+    matches!(next, Some(b',' | b']'))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde::de::IgnoredAny;
     use serde_json::Value;
 
     use super::*;
 
     fn cut(chunks: &[&[u8]], longest: usize) -> Result<Vec<String>, NotAList> {
+        let cut = cut_or_read(chunks, longest, |_| None);
+        assert_eq!(cut_or_read(chunks, longest, read), cut, "{chunks:?}");
+        cut
+    }
+
+    fn cut_or_read(
+        chunks: &[&[u8]],
+        longest: usize,
+        read: impl Fn(&[u8]) -> Option<(String, usize)>,
+    ) -> Result<Vec<String>, NotAList> {
         let (mut elements, mut all) = (Elements::new(longest), Vec::new());
         for chunk in chunks {
-            elements.push(chunk, |element| {
+            elements.push(chunk, &read, |element| {
                 all.push(match element {
-                    Element::Whole(text) => String::from_utf8_lossy(text).into_owned(),
+                    Element::Read(text) => text,
+                    Element::Whole(text) => String::from_utf8_lossy(text).trim_end().to_owned(),
                     Element::TooLong => "too long".to_owned(),
                 });
             })?;
         }
         elements.end().map(|()| all)
+    }
+
+    fn read(text: &[u8]) -> Option<(String, usize)> {
+        let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
+        values.next()?.ok()?;
+        let length = values.byte_offset();
+        let text = String::from_utf8_lossy(&text[..length]);
+        Some((text.into_owned(), length))
     }
 
     #[test]
@@ -158,8 +209,13 @@ mod tests {
             ("null", &[]),
             (
                 r#"[{"a":"],[\"{"}, [1,[2]] ,"x"]"#,
-                &[r#"{"a":"],[\"{"}"#, "[1,[2]] ", r#""x""#],
+                &[r#"{"a":"],[\"{"}"#, "[1,[2]]", r#""x""#],
             ),
+            (
+                "[{\"a\":1} ,{}x,{},\n{\"b\":{}}\t]",
+                &[r#"{"a":1}"#, "{}x", "{}", r#"{"b":{}}"#],
+            ),
+            (r#"[{"a":12345},{}]"#, &["too long", "{}"]),
             ("[1,,2]", &["1", "", "2"]),
             ("[tru,}]", &["tru", "}"]),
             (r#"["123456789",1]"#, &["too long", "1"]),

@@ -14,6 +14,7 @@ use super::handle::Client;
 use super::listed::Listed;
 use super::name::{InstanceId, InstanceRef, ResourceRef};
 use super::plane::ControlPlane;
+use super::summary::InstanceSummary;
 use super::wire::{
     AttachVolume, AutoStandbyStatus, CreateInstance, DeleteInstance, ForkInstance, Instance,
     InstanceState, InstanceStats, ListInstances, PathInfo, StandbyRequest, StartRequest,
@@ -50,9 +51,21 @@ impl Client {
     /// # Errors
     /// 400 `Bad Request`: the server does not know the filter's state.
     pub async fn list_instances(&self, filter: &ListInstances) -> Result<Listed<Instance>, Error> {
-        let call = self.read("list", ["instances"]);
-        let call = call.query_opt("state", filter.state.as_ref());
-        call.tags(&filter.tags).list().await
+        self.listing(filter).list().await
+    }
+
+    /// The same list, of which no more is read than a summary has: several times faster, for those
+    /// who look again and again at thousands of instances.
+    ///
+    /// `GET /instances` (seed: `Instances.List`), operation `list`.
+    ///
+    /// # Errors
+    /// 400 `Bad Request`: the server does not know the filter's state.
+    pub async fn list_instance_summaries(
+        &self,
+        filter: &ListInstances,
+    ) -> Result<Listed<InstanceSummary>, Error> {
+        self.listing(filter).list().await
     }
 
     /// Reads an instance by its id, its name, or a prefix of its id that no other id has. The
@@ -318,6 +331,12 @@ impl Client {
         let path = ["instances", id.as_str(), "volumes", volume.as_str()];
         let call = self.change("volume_detach", Method::DELETE, path);
         call.json().await
+    }
+
+    fn listing(&self, filter: &ListInstances) -> Call<'_> {
+        let call = self.read("list", ["instances"]);
+        let call = call.query_opt("state", filter.state.as_ref());
+        call.tags(&filter.tags)
     }
 
     fn waiting(&self, id: &str, state: &InstanceState, timeout: Duration) -> Call<'_> {

@@ -8,10 +8,9 @@ use std::fmt;
 use std::ops::Deref;
 use std::vec;
 
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::decode::decode;
+use super::decode::{Decode, decode};
 use super::elements::Element;
 
 /// How many elements that cannot be read are described.
@@ -65,13 +64,15 @@ impl<T> Listed<T> {
         let may_be = |odd: &OddElement| odd.id.as_ref().is_none_or(|other| other == id);
         self.more_odd > 0 || self.odd.iter().any(may_be)
     }
-}
 
-impl<T: DeserializeOwned> Listed<T> {
-    /// Reads the next element.
-    pub(super) fn add(&mut self, element: Element<'_>) {
+    /// Takes the next element.
+    pub(super) fn add(&mut self, element: Element<'_, T>)
+    where
+        T: Decode,
+    {
         let odd = match element {
-            Element::Whole(text) => match decode(text) {
+            Element::Read(item) => return self.items.push(item),
+            Element::Whole(text) => match T::decode(text) {
                 Ok(item) => return self.items.push(item),
                 Err(error) => OddElement::of(text, &error),
             },

@@ -23,6 +23,7 @@ mod observer;
 mod plane;
 mod server;
 mod snapshots;
+mod summary;
 pub mod wire;
 
 pub use builder::ClientBuilder;
@@ -34,3 +35,4 @@ pub use logs::{LogLines, LogQuery, LogSource};
 pub use name::{InstanceId, InstanceIdError, InstanceRef, ResourceRef};
 pub use observer::{Attempt, Observer, Outcome};
 pub use plane::ControlPlane;
+pub use summary::InstanceSummary;

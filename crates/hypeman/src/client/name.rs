@@ -5,6 +5,7 @@
 //! came from a server's answer, and is the key of whatever must never be confused between two
 //! instances.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -92,6 +93,13 @@ impl FromStr for InstanceId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::parse(text)
+    }
+}
+
+/// Maps whose keys are ids can be asked by text.
+impl Borrow<str> for InstanceId {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -272,12 +272,20 @@ impl InstanceNetwork {
 
     /// Where the instance is.
     pub fn address(&self) -> Address {
-        match &self.ip {
-            _ if self.enabled == Some(false) => Address::Off,
-            Some(ip) if ip.is_empty() => Address::Missing,
+        let place = Self::place(self.enabled, self.ip.as_deref());
+        let is_odd = self.ip.is_none() && self.other.has_unreadable("ip");
+        match place == Address::Missing && is_odd {
+            true => Address::Unreadable,
+            false => place,
+        }
+    }
+
+    /// Where the instance is of whose network these two members can be read.
+    pub(in crate::client) fn place(enabled: Option<bool>, ip: Option<&str>) -> Address {
+        match ip {
+            _ if enabled == Some(false) => Address::Off,
+            None | Some("") => Address::Missing,
             Some(ip) => ip.parse().map_or(Address::Unreadable, Address::At),
-            None if self.other.has_unreadable("ip") => Address::Unreadable,
-            None => Address::Missing,
         }
     }
 }

@@ -12,10 +12,9 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-use super::connection::Connection;
-use super::rest::{Rest, RestProgress};
-use crate::upstream::leased_stream::LeasedStream;
-use crate::upstream::pool::Pool;
+use super::h1::{Connection, Rest, RestProgress};
+use super::leased_stream::LeasedStream;
+use super::pool::Pool;
 use http1::{BodyDecoder, BodyPart, ChunkError};
 
 /// A response's body broke off.
@@ -39,7 +38,7 @@ pub enum BrokenBody {
 }
 
 /// The part of a response's body that has not been read yet.
-pub(in crate::upstream) struct H1Body {
+pub(super) struct H1Body {
     decoder: BodyDecoder,
     /// Of a response that has begun before its request was over.
     rest: Option<RestProgress>,
@@ -54,7 +53,7 @@ pub(in crate::upstream) struct H1Body {
 impl H1Body {
     /// The body of the response whose head `connection` has read last. `rest` is what was left of
     /// the request then. The connection goes back to `pool` if it may be used again.
-    pub(in crate::upstream) fn new(
+    pub(super) fn new(
         connection: Box<Connection>,
         rest: Option<&Rest>,
         pool: Option<Arc<Pool>>,
@@ -72,7 +71,7 @@ impl H1Body {
     }
 
     /// That of a response that switches protocols, which keeps the connection.
-    pub(in crate::upstream) fn of_switch(connection: Box<Connection>) -> Self {
+    pub(super) fn of_switch(connection: Box<Connection>) -> Self {
         Self {
             decoder: connection.body(),
             rest: None,
@@ -82,7 +81,7 @@ impl H1Body {
     }
 
     /// The stream, for the protocol that the response has switched to.
-    pub(in crate::upstream) fn take_stream(&mut self) -> Option<LeasedStream> {
+    pub(super) fn take_stream(&mut self) -> Option<LeasedStream> {
         let connection = self.connection.take();
         connection.and_then(|connection| connection.into_stream())
     }
