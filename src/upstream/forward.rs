@@ -28,13 +28,8 @@ use super::h1_body::H1Body;
 use super::hop::Hop;
 use super::leased_stream::LeasedStream;
 use super::outgoing::Outgoing;
-<<<<<<< HEAD
 use super::pool::{Pool, PoolLimits, Pools, PortPools};
-use super::request_body::BodyFailure;
-=======
-use super::pool::{Pool, PoolLimits, Pools};
 use super::request_body::{BodyFailure, RequestBody};
->>>>>>> main
 use super::response_body::UpstreamBody;
 use crate::config::{Protocol, UpstreamConfig};
 use crate::descriptors;
