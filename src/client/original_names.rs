@@ -20,7 +20,10 @@ impl OriginalNames {
     /// A name, which is in small letters, as it came first.
     pub fn find(&self, name: &str) -> Option<&str> {
         let lines = self.0.split(|byte| *byte == b'\n').skip(1);
-        let mut names = lines.filter_map(|line| line.split(|byte| *byte == b':').next());
+        let mut names = lines.filter_map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':')?;
+            line.get(..colon)
+        });
         let original = names.find(|one| one.eq_ignore_ascii_case(name.as_bytes()))?;
         std::str::from_utf8(original).ok()
     }

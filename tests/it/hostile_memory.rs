@@ -156,6 +156,7 @@ async fn each_kind(site: Site, count: usize, most: impl Fn(u64) -> u64, worst: D
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "it takes minutes: `make hostile` runs it"]
 async fn twenty_hostile_connections_of_any_kind_have_a_tenth_of_what_two_hundred_may_have() {
     let site = Site::start(QUICK).await;
     let share = |before: u64| before + COMMON + (MOST - before.min(MOST)) / 10;
