@@ -23,3 +23,4 @@ pub mod router;
 pub mod telemetry;
 pub mod upstream;
 pub mod wake;
+pub mod workers;

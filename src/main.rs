@@ -14,6 +14,9 @@ use wakegate::cli::{Arguments, Command, FAILED, Failure, OK, Output, run, run_al
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// The threads of the runtime that serves no clients.
+const THREADS: usize = 2;
+
 /// The reader of standard output has gone.
 static CLOSED: AtomicBool = AtomicBool::new(false);
 
@@ -30,14 +33,14 @@ fn main() -> ExitCode {
 }
 
 fn with_runtime(command: Command) -> Result<(), Failure> {
-    // With one processor (a sidecar's share, most often) there is nobody to give work to, and a
-    // twentieth is saved by not being ready to.
+    // Clients are served elsewhere, on the workers' runtimes. This one is for the engine, operators
+    // and what comes by the clock; where there is one processor, it has nobody to give work to.
     let alone = available_parallelism().is_ok_and(|processors| processors.get() == 1);
     let mut builder = match alone {
         true => Builder::new_current_thread(),
         false => Builder::new_multi_thread(),
     };
-    let runtime = builder.enable_all().build();
+    let runtime = builder.worker_threads(THREADS).enable_all().build();
     let runtime = runtime.map_err(|error| Failure {
         message: format!("no runtime: {error}"),
         code: FAILED,

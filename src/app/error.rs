@@ -1,6 +1,7 @@
 //! The reasons for which a gateway cannot start or go on.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 
 use crate::listener::TlsError;
 use crate::telemetry::TracerError;
@@ -35,6 +36,9 @@ pub enum AppError {
     /// The sockets that another process left to this one cannot be used.
     #[error("the sockets of LISTEN_FDS cannot be used: {0}")]
     Inherited(std::io::Error),
+    /// The workers' threads cannot be started.
+    #[error("cannot start {0} workers: {1}; choose fewer with `server.workers`")]
+    Workers(NonZeroUsize, #[source] std::io::Error),
     /// Spans cannot be exported.
     #[error(transparent)]
     Tracer(#[from] TracerError),

@@ -132,6 +132,10 @@ impl AppHandle {
             ("metrics", current.metrics == config.metrics),
             ("tracing", current.tracing == config.tracing),
             ("ingress", current.ingress == config.ingress),
+            (
+                "server.workers",
+                current.server.workers == config.server.workers,
+            ),
         ];
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
             return Err(AppError::NeedsRestart(key));

@@ -1,7 +1,8 @@
 //! The composition root: from a configuration to a running gateway.
 //!
-//! Guarantees: every socket is bound before anything is started; tasks are on a tracker; the end is
-//! a drain, after which a wake that is under way has its answer.
+//! Guarantees: every socket is bound before anything is started; clients are served on the workers'
+//! threads, and all else runs on the caller's runtime; tasks are on a tracker; the end is a drain,
+//! after which a wake that is under way has its answer, and no worker is left.
 
 mod error;
 mod folding;
@@ -42,6 +43,7 @@ use crate::proxy::{Gateway, GatewayParts};
 use crate::telemetry::{AccessSink, Metrics, Tracer};
 use crate::upstream::Upstream;
 use crate::wake::{Tcp, WakeReport, Wakes};
+use crate::workers::{self, WorkerThreads};
 
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -55,6 +57,7 @@ pub struct App {
     drain: Drain,
     background: TaskTracker,
     stop: CancellationToken,
+    threads: WorkerThreads,
 }
 
 // === impl App ===
@@ -83,6 +86,10 @@ impl App {
             tracing::warn!(%address, "no `listener.address` is that of this socket of LISTEN_FDS");
         }
 
+        let count = config.server.workers;
+        let count = count.unwrap_or_else(workers::default_count);
+        let threads = WorkerThreads::start(count);
+        let threads = threads.map_err(|source| AppError::Workers(count, source))?;
         let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
         metrics.set_loaded(jiff::Timestamp::now());
         let tracer = Tracer::new(&config.tracing, &metrics)?;
@@ -137,7 +144,7 @@ impl App {
         let gateway = Gateway::new(&config.route, unknown, parts);
         let running = Running {
             plans: watch::Sender::new(gateway.warm_plans()),
-            sockets: Sockets::new(shared, background.clone()),
+            sockets: Sockets::new(shared, threads.workers().clone()),
             admin: admin_address,
             config: Mutex::new(config),
             declared: Mutex::default(),
@@ -158,6 +165,7 @@ impl App {
             drain,
             background,
             stop,
+            threads,
         })
     }
 
@@ -190,7 +198,7 @@ impl App {
         let parts = running.gateway.parts();
         for bound in self.bound {
             let service = GatewayService(Arc::clone(&running.gateway));
-            running.sockets.serve(bound, service);
+            running.sockets.serve(bound, &service);
         }
         running.note_own_listeners();
         let config = self.running.config();
@@ -265,8 +273,13 @@ impl App {
         parts.upstream.close();
         self.background.close();
         self.background.wait().await;
-        let tracer = parts.tracer.clone();
-        if let Err(error) = spawn_blocking(move || tracer.shut_down()).await {
+        let (threads, tracer) = (self.threads, parts.tracer.clone());
+        let ending = spawn_blocking(move || {
+            // Of what was being served nothing is left, but for the ends of connections.
+            drop(threads);
+            tracer.shut_down();
+        });
+        if let Err(error) = ending.await {
             tracing::warn!(%error, "the last spans were not sent");
         }
         clean

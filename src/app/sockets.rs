@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::error::AppError;
 use crate::config::{ListenerConfig, ListenerMode};
@@ -16,13 +15,14 @@ use crate::listener::{
     Certificates, Inherited, Listener, ListenerSettings, Service, SettingsHandle, Shared,
     is_v6_only,
 };
+use crate::workers::Workers;
 
 /// All sockets for clients.
 #[derive(Debug)]
 pub(super) struct Sockets {
     open: Mutex<Vec<Open>>,
     pub(super) shared: Shared,
-    tasks: TaskTracker,
+    workers: Workers,
 }
 
 #[derive(Debug, Clone)]
@@ -80,17 +80,17 @@ impl Bound {
 // === impl Sockets ===
 
 impl Sockets {
-    pub(super) fn new(shared: Shared, tasks: TaskTracker) -> Self {
+    pub(super) fn new(shared: Shared, workers: Workers) -> Self {
         let open = Mutex::default();
         Self {
             open,
             shared,
-            tasks,
+            workers,
         }
     }
 
     /// Serves a socket from now on.
-    pub(super) fn serve<S: Service>(&self, bound: Bound, service: S) {
+    pub(super) fn serve<S: Service>(&self, bound: Bound, service: &S) {
         let Bound {
             config,
             listener,
@@ -99,8 +99,7 @@ impl Sockets {
         let settings = Arc::clone(listener.settings());
         let close = CancellationToken::new();
         let address = listener.address();
-        let serve = listener.serve(service, self.shared.clone(), close.clone());
-        self.tasks.spawn(serve);
+        listener.serve(service, &self.shared, &close, &self.workers);
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.push(Open {
             address,
@@ -213,7 +212,7 @@ impl Sockets {
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = now;
         for bound in fresh {
             tracing::info!(address = %bound.listener.address(), "serving");
-            self.serve(bound, service.clone());
+            self.serve(bound, service);
         }
         Ok(problems)
     }

@@ -4,6 +4,7 @@
 //! problems are reported together. Reads no file but the configuration's own.
 
 use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -232,6 +233,8 @@ fn add_sidecar(config: &mut Config) {
     config.route.push(Arc::new(route));
 }
 
+/// More threads than any machine has processors for.
+const MAX_WORKERS: usize = 1024;
 /// With less, a handful of clients would get nothing through.
 const MIN_BUFFERED_BYTES: usize = 1 << 20;
 /// The shortest `wake.verify_interval`: the control plane is asked that often about each instance in
@@ -250,6 +253,12 @@ fn read_head_limits(s: &mut Section<'_, '_>, bytes: &mut usize, fields: &mut usi
 }
 
 fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
+    if let Some(workers) = s.number("workers") {
+        server.workers = NonZeroUsize::new(workers).filter(|count| count.get() <= MAX_WORKERS);
+        if server.workers.is_none() {
+            s.problem("workers", format_args!("must be 1 to {MAX_WORKERS}"));
+        }
+    }
     set(&mut server.max_connections, positive(s, "max_connections"));
     s.duration("header_timeout", &mut server.header_timeout);
     s.duration("idle_timeout", &mut server.idle_timeout);

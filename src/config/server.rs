@@ -1,6 +1,7 @@
 //! The limits on clients' connections, typed.
 
 use std::net::IpAddr;
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -17,6 +18,11 @@ use super::values::ByteSize;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub struct ServerConfig {
+    /// Threads that serve clients, each with its connections and its pools of connections to
+    /// instances; all else has threads of its own. By default as many as there are processors. A
+    /// change needs a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<NonZeroUsize>,
     /// Open connections in all; more wait in the kernel's queue.
     pub max_connections: usize,
     /// Of these, one client's (an IPv4 address or IPv6 /56); trusted proxies have no such limit.
@@ -155,6 +161,7 @@ impl ServerConfig {
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
+            workers: None,
             max_connections: 16_384,
             max_connections_per_client: 4096,
             header_timeout: Duration::from_secs(30),

@@ -1,12 +1,15 @@
 //! Sockets, and the connections that they accept.
 //!
-//! Guarantees: a socket that was handed over (by systemd, say) is used as it is; a drain takes what
-//! is already in the kernel's queue before it closes one; an IPv4 client is one from here on, also
-//! where it came over a socket of both families.
+//! Guarantees: a socket that was handed over (by systemd, say) is used as it is; whichever worker
+//! has time accepts, and none has clearly more connections than another; a drain takes what is
+//! already in the kernel's queue before it closes a socket; an IPv4 client is one from here on,
+//! also where it came over a socket of both families.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -21,6 +24,7 @@ use super::service::Service;
 use super::settings::{ListenerSettings, SettingsHandle};
 use super::shared::Shared;
 use crate::telemetry::ListenerMetrics;
+use crate::workers::{Worker, Workers};
 
 /// Connections that may wait in the kernel's queue.
 const BACKLOG: u32 = 4096;
@@ -43,7 +47,7 @@ const NOT_SENT: u32 = 128 * 1024;
 /// A bound socket.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
+    socket: Arc<std::net::TcpListener>,
     address: SocketAddr,
     settings: Arc<SettingsHandle>,
 }
@@ -110,9 +114,9 @@ impl Listener {
         let socket = match inherited {
             Some(socket) => {
                 socket.set_nonblocking(true)?;
-                TcpListener::from_std(socket)?
+                socket
             }
-            None => bind(address, reuse_port, v6_only)?,
+            None => bind(address, reuse_port, v6_only)?.into_std()?,
         };
         // Accepted connections inherit both (tcp(7)); a socket that cannot do it still works. Small
         // responses must not wait for more.
@@ -122,7 +126,7 @@ impl Listener {
         let _more = SockRef::from(&socket).set_tcp_notsent_lowat(NOT_SENT);
         let address = socket.local_addr()?;
         Ok(Self {
-            socket,
+            socket: Arc::new(socket),
             address,
             settings: Arc::new(SettingsHandle::new(settings)),
         })
@@ -138,86 +142,165 @@ impl Listener {
         self.address
     }
 
-    /// Accepts and serves until the drain begins or `close`.
-    pub async fn serve<S: Service>(self, service: S, shared: Shared, close: CancellationToken) {
-        let (settings, shared) = (self.settings, Arc::new(shared));
-        let counts = shared.metrics.listener(self.address);
-        loop {
-            let accepted = tokio::select! {
-                accepted = accept(&self.socket, &shared) => accepted,
-                () = shared.drain.draining().cancelled() => break,
-                () = close.cancelled() => break,
+    /// Accepts and serves on each of the workers until the drain begins or `close`.
+    ///
+    /// All of them accept from this one socket. Sockets of their own at the same address
+    /// (`SO_REUSEPORT`) would hide that another program has it, and what is in the queue of one
+    /// whose worker is busy, or ends, would be nobody else's.
+    pub fn serve<S: Service>(
+        self,
+        service: &S,
+        shared: &Shared,
+        close: &CancellationToken,
+        workers: &Workers,
+    ) {
+        let shared = Arc::new(shared.clone());
+        for worker in workers.iter() {
+            let acceptor = Acceptor {
+                socket: Arc::clone(&self.socket),
+                address: self.address,
+                settings: Arc::clone(&self.settings),
+                service: service.clone(),
+                counts: shared.metrics.listener(self.address),
+                shared: Arc::clone(&shared),
+                here: worker.clone(),
+                workers: workers.clone(),
             };
-            match accepted {
-                Ok(accepted) => spawn(
-                    accepted,
-                    self.address,
-                    &settings,
-                    &service,
-                    &shared,
-                    &counts,
-                ),
-                Err(error) => {
-                    shared.note_not_accepted(&error, self.address);
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
+            // A drain waits for it, and so for what it finds in the queue.
+            let accepting = acceptor.run(close.clone());
+            let tracker = shared.drain.served();
+            tracker.spawn_on(accepting, worker.runtime());
+        }
+    }
+}
+
+/// One worker's part in accepting a socket's connections.
+struct Acceptor<S> {
+    socket: Arc<std::net::TcpListener>,
+    address: SocketAddr,
+    settings: Arc<SettingsHandle>,
+    service: S,
+    shared: Arc<Shared>,
+    counts: ListenerMetrics,
+    here: Worker,
+    workers: Workers,
+}
+
+/// A stream and the worker that it is for.
+enum Placed {
+    Here(TcpStream),
+    Elsewhere(std::net::TcpStream),
+}
+
+// === impl Acceptor ===
+
+impl<S: Service> Acceptor<S> {
+    async fn run(self, close: CancellationToken) {
+        tokio::select! {
+            () = self.accept_all() => {}
+            () = self.shared.drain.draining().cancelled() => {}
+            () = close.cancelled() => {}
         }
         // A client that the kernel has let in is not turned away: another process may have the
-        // address already, and then nobody else will find these.
-        let Ok(socket) = self.socket.into_std() else {
-            return;
-        };
-        while let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() {
-            let Ok((stream, peer)) = socket.accept() else {
+        // address already, and then nobody else will find these. The worker that ends last finds
+        // the last ones.
+        while let Ok(permit) = Arc::clone(&self.shared.permits).try_acquire_owned() {
+            let Ok((stream, peer)) = self.socket.accept() else {
                 return;
             };
             let stream = stream
                 .set_nonblocking(true)
                 .and_then(|()| TcpStream::from_std(stream));
             if let Ok(stream) = stream {
-                let accepted = (stream, peer, permit);
-                spawn(
-                    accepted,
-                    self.address,
-                    &settings,
-                    &service,
-                    &shared,
-                    &counts,
-                );
+                // What cannot be moved is closed.
+                let _moved = self.spawn(stream, peer, permit);
             }
         }
     }
+
+    async fn accept_all(&self) {
+        loop {
+            let socket = self.socket.try_clone().and_then(TcpListener::from_std);
+            let failed = match socket {
+                Ok(socket) => self.accept_from(&socket).await.err(),
+                Err(error) => Some(error),
+            };
+            if let Some(error) = failed {
+                self.shared.note_not_accepted(&error, self.address);
+            }
+            sleep(ACCEPT_PAUSE).await;
+        }
+    }
+
+    /// Accepts until that fails.
+    async fn accept_from(&self, socket: &TcpListener) -> io::Result<()> {
+        loop {
+            let mut permit = Some(self.shared.permit().await?);
+            let accepted = poll_fn(|cx| {
+                if permit.is_none() {
+                    // Somebody has come.
+                    return Poll::Ready(None);
+                }
+                let polled = socket.poll_accept(cx);
+                if polled.is_pending() {
+                    // Whoever only waits leaves the permit to the other workers.
+                    permit = None;
+                }
+                polled.map(Some)
+            });
+            if let (Some(accepted), Some(permit)) = (accepted.await, permit) {
+                let (stream, peer) = accepted?;
+                self.spawn(stream, peer, permit)?;
+            }
+        }
+    }
+
+    /// Serves a connection, here or where there are fewer.
+    fn spawn(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) -> io::Result<()> {
+        let worker = self.workers.place(&self.here);
+        let stream = match worker.is(&self.here) {
+            true => Placed::Here(stream),
+            false => Placed::Elsewhere(stream.into_std()?),
+        };
+        let (counted, seat) = (self.counts.accepted(), worker.seat());
+        let (settings, service) = (self.settings.load(), self.service.clone());
+        let (at, shared) = (self.address, Arc::clone(&self.shared));
+        let peer = canonical(peer);
+        let connection = async move {
+            match stream.adopt() {
+                Ok(stream) => {
+                    shared.metrics.downstream_connections.increment(1.0);
+                    connection::serve(stream, peer, at, &settings, service, &shared).await;
+                    shared.metrics.downstream_connections.decrement(1.0);
+                }
+                Err(error) => tracing::debug!(%peer, %error, "a connection did not begin"),
+            }
+            drop((permit, counted, seat));
+        };
+        let tracker = self.shared.drain.served();
+        // In a box, which is written to at once: a task is moved several times, and this one is
+        // large.
+        let connection = Box::into_pin(Box::write(Box::new_uninit(), connection));
+        tracker.spawn_on(connection, worker.runtime());
+        Ok(())
+    }
 }
 
-type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+// === impl Placed ===
 
-async fn accept(socket: &TcpListener, shared: &Shared) -> io::Result<Accepted> {
-    let permit = shared.permit().await?;
-    let (stream, peer) = socket.accept().await?;
-    Ok((stream, peer, permit))
-}
-
-fn spawn<S: Service>(
-    (stream, peer, permit): Accepted,
-    at: SocketAddr,
-    settings: &SettingsHandle,
-    service: &S,
-    shared: &Arc<Shared>,
-    counts: &ListenerMetrics,
-) {
-    let counted = counts.accepted();
-    let (settings, service) = (settings.load(), service.clone());
-    let (tracker, shared) = (shared.drain.served(), Arc::clone(shared));
-    let peer = canonical(peer);
-    let connection = async move {
-        shared.metrics.downstream_connections.increment(1.0);
-        connection::serve(stream, peer, at, &settings, service, &shared).await;
-        shared.metrics.downstream_connections.decrement(1.0);
-        drop((permit, counted));
-    };
-    // In a box, which is written to at once: a task is moved several times, and this one is large.
-    tracker.spawn(Box::into_pin(Box::write(Box::new_uninit(), connection)));
+impl Placed {
+    /// The stream as one of this runtime's, which has its events from here on.
+    fn adopt(self) -> io::Result<TcpStream> {
+        match self {
+            Self::Here(stream) => Ok(stream),
+            Self::Elsewhere(stream) => TcpStream::from_std(stream),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -234,7 +317,9 @@ mod tests {
         let settings = ListenerSettings::new(&config).unwrap();
         let listener = Listener::bind(config.address, settings, None, false, false).unwrap();
         let client = TcpStream::connect(listener.address()).await.unwrap();
-        (listener.socket.accept().await.unwrap().0, client)
+        let listener = listener.socket.try_clone().unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
+        (listener.accept().await.unwrap().0, client)
     }
 
     #[tokio::test]

@@ -7,9 +7,11 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::clients::{Clients, Share};
 use super::seldom::Seldom;
@@ -18,6 +20,9 @@ use crate::descriptors;
 use crate::drain::Drain;
 use crate::flow::BufferBudget;
 use crate::telemetry::Metrics;
+
+/// A lack of permits that lasts longer is one.
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// The state that the connections of all sockets share. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -93,6 +98,12 @@ impl Shared {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
             return Ok(permit);
         }
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        tokio::pin!(permit);
+        // Another worker holds one for as long as it takes to see that nobody has come.
+        if let Ok(permit) = timeout(MOMENT, permit.as_mut()).await {
+            return permit.map_err(io::Error::other);
+        }
         if self.full.note().is_some() {
             let most = bounded(self.config.load().max_connections);
             tracing::warn!(
@@ -100,8 +111,7 @@ impl Shared {
                 "as many clients are connected as may be; others wait until one leaves"
             );
         }
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
-        permit.map_err(io::Error::other)
+        permit.await.map_err(io::Error::other)
     }
 
     /// A connection could not be accepted.

@@ -28,13 +28,14 @@ use super::h1_body::H1Body;
 use super::hop::Hop;
 use super::leased_stream::LeasedStream;
 use super::outgoing::Outgoing;
-use super::pool::{Pool, PoolLimits, Pools};
+use super::pool::{Pool, PoolLimits, Pools, PortPools};
 use super::request_body::{BodyFailure, RequestBody};
 use super::response_body::UpstreamBody;
 use crate::config::{Protocol, UpstreamConfig};
 use crate::descriptors;
 use crate::telemetry::{ConnectOutcome, Metrics, UpstreamUse};
 use crate::wake::{Endpoint, OpenConnection};
+use crate::workers;
 
 mod h2;
 
@@ -305,7 +306,7 @@ impl Upstream {
         given: Option<(TcpStream, OpenConnection)>,
     ) -> io::Result<LeasedStream> {
         let (mut stream, open) = match given {
-            Some(given) => given,
+            Some((stream, open)) => (adopt(stream)?, open),
             None => {
                 // Counted from before the handshake, which the server counts, too.
                 let open = endpoint.open_connection();
@@ -342,14 +343,18 @@ impl Upstream {
     }
 
     /// The epoch's pool for one of its ports. Its limits are those of the time when it is made.
+    /// Each worker has its own.
     fn pool(&self, endpoint: &Endpoint, port: u16) -> Arc<Pool> {
-        endpoint.belongings().get_or_insert(port, || {
+        let pools = endpoint
+            .belongings()
+            .get_or_insert(port, PortPools::default);
+        pools.here(|workers| {
             let config = self.config.load();
             // A quarter of the instance's own timeout: then three quarters are left to fall asleep
             // in.
             let quarter = endpoint.idle_timeout().map(|idle| idle / 4);
             let limits = PoolLimits {
-                max_idle: config.max_idle,
+                max_idle: config.max_idle.div_ceil(workers),
                 idle_timeout: quarter.map_or(config.idle_timeout, |quarter| {
                     config.idle_timeout.min(quarter)
                 }),
@@ -361,6 +366,15 @@ impl Upstream {
     /// Ends every idle connection, and all that is left of others: nothing more will be sent.
     pub fn close(&self) {
         self.pools.stop.cancel();
+    }
+}
+
+/// A connection that another runtime's task has made, as one of this runtime's: nothing else has to
+/// run for it.
+fn adopt(stream: TcpStream) -> io::Result<TcpStream> {
+    match workers::here() {
+        Some(_) => TcpStream::from_std(stream.into_std()?),
+        None => Ok(stream),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Idle connections of one epoch and port.
+//! Idle connections of one epoch and port, and of one worker.
 //!
 //! Guarantees: a pool belongs to its epoch and does not keep it alive; the most recently used
 //! connection is used first, so that the others grow old; one that is idle for too long, or that
@@ -7,7 +7,7 @@
 
 use std::mem::take;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ use super::h2_peer::PeerLimits;
 use super::h2_pool::{ConnectionId, H2Connections, Stream};
 use super::response_clock::ResponseClock;
 use super::timed_body::TimedBody;
+use crate::workers;
 
 /// A connection that has been idle for this long may have been cut off by a nap of its instance
 /// that nobody has noticed.
@@ -38,6 +39,10 @@ pub(super) struct Pools {
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
+
+/// The pools of an epoch's port, one for each worker: a connection's events and timers are its
+/// worker's runtime's.
+pub(super) struct PortPools(Box<[OnceLock<Arc<Pool>>]>);
 
 /// How many connections a pool keeps, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +90,27 @@ impl Wake for IdleEvents {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.0.notify_one();
+    }
+}
+
+// === impl PortPools ===
+
+impl PortPools {
+    /// This worker's pool, which `make` makes of the number of workers if there is none. Whoever is
+    /// no worker shares the first one's.
+    pub(super) fn here(&self, make: impl FnOnce(usize) -> Pool) -> Arc<Pool> {
+        let number = workers::here().unwrap_or_default();
+        let make = || Arc::new(make(self.0.len()));
+        match self.0.get(number).or_else(|| self.0.first()) {
+            Some(place) => Arc::clone(place.get_or_init(make)),
+            None => make(),
+        }
+    }
+}
+
+impl Default for PortPools {
+    fn default() -> Self {
+        Self((0..workers::count()).map(|_| OnceLock::new()).collect())
     }
 }
 

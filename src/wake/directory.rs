@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use dashmap::DashMap;
+use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +57,8 @@ pub struct Wakes<P, R: Dialer = Tcp> {
     names: Names,
     instances: DashMap<(PlaneIndex, InstanceId), Arc<Instance<R::Stream>>>,
     tasks: TaskTracker,
+    /// Where all tasks run, whoever asks.
+    runtime: Handle,
     expiry: Arc<Expiry>,
     walk: Mutex<Walk>,
 }
@@ -77,7 +80,7 @@ struct Plane<P, R> {
 // === impl Wakes ===
 
 impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
-    /// Tasks go on `tasks` and end after `stop`.
+    /// Tasks go on `tasks`, run on the caller's runtime and end after `stop`.
     pub fn new(
         planes: Vec<P>,
         dialer: R,
@@ -124,6 +127,7 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
             own,
             instances: DashMap::new(),
             tasks,
+            runtime: Handle::current(),
             expiry,
             walk: Mutex::new(walk),
         })
@@ -240,7 +244,7 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
 
     fn spawn_look_up(self: &Arc<Self>, look_up: LookUp) {
         let wakes = Arc::clone(self);
-        self.tasks.spawn(async move {
+        let looking = async move {
             let index = look_up.name.0;
             let Some(plane) = wakes.plane(index) else {
                 return;
@@ -249,7 +253,8 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
                 |described: &Description, asked_at| wakes.admit(index, plane, described, asked_at);
             let looking = wakes.names.carry_out(look_up, &plane.common.plane, admit);
             let _stopped = plane.common.stop.run_until_cancelled(looking).await;
-        });
+        };
+        self.tasks.spawn_on(looking, &self.runtime);
     }
 
     /// The handle of an instance, which is made if there is none.
@@ -263,7 +268,7 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         let id = InstanceId::parse(&described.id).map_err(|_| WakeError::Unreadable)?;
         let make = || {
             let (instance, task) = instance(described, id.clone(), plane.common.clone());
-            self.tasks.spawn(task);
+            self.tasks.spawn_on(task, &self.runtime);
             let at = Instant::now() + self.config.forget_after;
             self.expiry.look_at((index, id.clone()), at);
             instance
@@ -293,7 +298,7 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         for name in names {
             let (wakes, name) = (Arc::clone(self), name.clone());
             let (rules, requester) = (rules.clone(), requester.clone());
-            self.tasks.spawn(async move {
+            let waking = async move {
                 let finding = wakes.find(plane, &name, rules.timeout, requester.client);
                 match finding.await {
                     Ok(instance) => {
@@ -303,7 +308,8 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
                     }
                     Err(error) => tracing::warn!(instance = %name, %error, "cannot wake it, too"),
                 }
-            });
+            };
+            self.tasks.spawn_on(waking, &self.runtime);
         }
     }
 

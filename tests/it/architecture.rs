@@ -15,6 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("drain", &[]),
     ("client", &[]),
     ("descriptors", &[]),
+    ("workers", &[]),
     ("config", &["descriptors"]),
     ("flow", &["config", "deadline"]),
     ("telemetry", &["config"]),
@@ -32,6 +33,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "flow",
             "telemetry",
             "wake",
+            "workers",
         ],
     ),
     (
@@ -46,6 +48,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "telemetry",
             "upstream",
             "wake",
+            "workers",
         ],
     ),
     (
@@ -58,6 +61,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "drain",
             "flow",
             "telemetry",
+            "workers",
         ],
     ),
     ("admin", &["config", "drain", "flow", "telemetry", "wake"]),

@@ -77,3 +77,4 @@ mod unreadable;
 mod uploads;
 mod vm;
 mod wake;
+mod workers;

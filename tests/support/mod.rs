@@ -15,6 +15,7 @@ pub mod tools;
 use std::collections::BTreeMap;
 use std::io::BufRead as _;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -560,6 +561,9 @@ pub fn config(address: SocketAddr, token: &str, extra: &str) -> Config {
     );
     let mut config = load("test", &text, &Variables::default()).unwrap();
     config.hypeman[0].api_key = Some(Secret::new(token));
+    // Of several, each has its own connections to instances, and which one gets a client's next
+    // connection depends on what else it has to do.
+    config.server.workers = config.server.workers.or(Some(NonZeroUsize::MIN));
     config
 }
 

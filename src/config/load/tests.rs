@@ -329,7 +329,7 @@ fn a_route_takes_its_wake_rules_from_the_general_ones() {
 fn the_effective_configuration_loads_back_to_itself() {
     let text = format!(
         "[[hypeman]]\nname = \"b\"\nurl = \"https://h\"\napi_key_file = \"/k\"\n\
-         [server]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]\nvia = \"both\"\nhttps_port = 8443\n{ROUTE}path = \"/v1/\"\nhypeman = \"b\"\n"
+         [server]\ntrusted_proxies = [\"10.0.0.0/8\", \"::1\"]\nvia = \"both\"\nhttps_port = 8443\nworkers = 1024\n{ROUTE}path = \"/v1/\"\nhypeman = \"b\"\n"
     );
     let config = load("w.toml", &text, &none()).unwrap();
     let printed = toml::to_string(&config).unwrap();
@@ -357,10 +357,13 @@ fn a_network_of_mapped_addresses_is_one_of_ipv4() {
 }
 
 #[test]
-fn what_via_and_the_redirects_port_cannot_be_is_a_problem() {
+fn what_via_the_redirects_port_and_the_workers_cannot_be_is_a_problem() {
     for (key, problem) in [
         ("via = \"on\"", "is not \"requests\", \"both\" or \"off\""),
         ("https_port = 0", "must be 1 to 65535"),
+        ("workers = 0", "must be 1 to 1024"),
+        ("workers = 1025", "must be 1 to 1024"),
+        ("workers = \"2\"", "is not a whole number in range"),
     ] {
         let found = problems(&format!("[server]\n{key}\n{ROUTE}"));
         assert!(found.len() == 1 && found[0].contains(problem), "{found:?}");
