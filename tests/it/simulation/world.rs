@@ -407,6 +407,13 @@ impl World {
         self.lock().tell(line);
     }
 
+    /// From now on nothing fails.
+    pub fn calm_down(&self) {
+        let mut inner = self.lock();
+        inner.tell("calm");
+        inner.troubles = Troubles::default();
+    }
+
     pub fn wrong(&self, what: String) {
         self.lock().wrong(what);
     }

@@ -84,7 +84,8 @@ impl From<&ControlPlaneError> for Word {
             (Some(409), "instance_in_standby") => Self::Standby,
             (Some(409), "insufficient_resources") => Self::NoRoom,
             (Some(409), _) => Self::Conflict,
-            (Some(401 | 403), _) => Self::Unauthorized,
+            // Somebody else's word is not about the key.
+            (Some(401 | 403), _) if error.is_from_api() => Self::Unauthorized,
             (Some(_), _) => Self::Failed,
             (None, _) if matches!(error, ControlPlaneError::Decode { .. }) => Self::Unreadable,
             (None, _) => Self::Unreachable,
