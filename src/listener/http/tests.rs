@@ -85,7 +85,6 @@ fn response(says: Says) -> Answer {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         Says::Reason => {
-            // Each side has its own way to say it.
             let reason = hyper::ext::ReasonPhrase::from_static(b"Fine So Far");
             response.extensions_mut().insert(reason);
             let reason = ::http1::Reason::new("Fine So Far");
