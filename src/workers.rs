@@ -2,7 +2,7 @@
 //!
 //! Guarantees: what a task of a worker spawns stays on its worker; a connection goes to the worker
 //! that accepted it unless another one has fewer; no thread outlives its [`WorkerThreads`], unless
-//! something blocks it for longer than [`END_LIMIT`].
+//! something blocks it for longer than the limit of their end.
 
 use std::cell::OnceCell;
 use std::convert::Infallible;

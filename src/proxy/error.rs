@@ -40,9 +40,6 @@ pub enum ProxyError {
     /// It lacks the field that its route asks for.
     #[error("the request lacks its route's authentication")]
     Unauthenticated,
-    /// A transfer coding other than one `chunked` (RFC 9112 §6.1).
-    #[error("the request's transfer coding is not supported")]
-    TransferCoding,
     /// It has no route.
     #[error(transparent)]
     Route(#[from] RouteError),

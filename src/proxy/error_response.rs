@@ -274,7 +274,6 @@ mod tests {
             (ProxyError::Misdirected, 421, "misdirected", None),
             (ProxyError::ForwardLoop, 508, "forward_loop", None),
             (ProxyError::Connect, 405, "method_not_allowed", None),
-            (ProxyError::TransferCoding, 501, "transfer_coding", None),
             (RouteError::NoRoute.into(), 404, "no_route", None),
             (
                 RouteError::from(AmbiguousPath).into(),

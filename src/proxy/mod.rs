@@ -20,7 +20,6 @@ mod denied;
 pub mod dispatch;
 mod error;
 pub mod error_response;
-mod framing;
 mod gateway;
 mod https_redirect;
 mod l4;

@@ -18,7 +18,6 @@ use super::client_address::came_over_tls;
 use super::connection_cache::CachedHost;
 use super::context::{Arrival, RequestContext};
 use super::error::ProxyError;
-use super::framing::check_framing;
 use super::gateway::Gateway;
 use super::https_redirect::HttpsRedirect;
 use super::path_verdict::PathVerdict;
@@ -90,7 +89,6 @@ impl<P: ControlPlane> Gateway<P> {
         if !(arrival.covers)(host.host.as_str()) {
             return Err(ProxyError::Misdirected);
         }
-        check_framing(request.headers(), fields)?;
         let switch = Switch::of(&mut request, fields)?;
         if switch.is_some() {
             fields = Fields::of(request.headers());

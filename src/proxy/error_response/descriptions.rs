@@ -85,7 +85,6 @@ pub fn describe(error: &ProxyError) -> Description {
             "The request does not have what this route asks for.",
             None,
         ),
-        ProxyError::TransferCoding => unreadable(RefusalReason::TransferCoding),
         ProxyError::Route(RouteError::NoRoute) => (
             StatusCode::NOT_FOUND,
             "no_route",
