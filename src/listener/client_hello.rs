@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustls::server::Acceptor;
 use tokio::io::AsyncRead;
 
-use super::peek::PeekStream;
+use crate::flow::PeekStream;
 
 /// A hello with post-quantum key shares has about 1.8 KB.
 const LONGEST: usize = 16 * 1024;

@@ -13,8 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::peek::PeekStream;
-use crate::flow::SendTimeout;
+use crate::flow::{PeekStream, SendTimeout};
 
 /// A client's connection.
 pub(super) trait ClientStream: AsyncRead + AsyncWrite + Unpin + Send + 'static {

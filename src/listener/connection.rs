@@ -21,14 +21,13 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::address::canonical;
-use super::peek::PeekStream;
 use super::proxy_protocol::{self, Addresses};
 use super::service::{Downstream, RawConnection, Service, TlsSession};
 use super::settings::{ConnectionLimits, ListenerSettings, Tls};
 use super::shared::Shared;
 use super::{client_hello, h2, http};
 use crate::config::ListenerMode;
-use crate::flow::SendTimeout;
+use crate::flow::{PeekStream, SendTimeout};
 use crate::telemetry::{HandshakeOutcome, Metrics};
 
 /// HTTP/2's first bytes (RFC 9113 §3.4).

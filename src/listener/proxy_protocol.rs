@@ -10,8 +10,9 @@ use std::net::SocketAddr;
 use ppp::{v1, v2};
 use tokio::io::AsyncRead;
 
+use crate::flow::PeekStream;
+
 use super::address::canonical;
-use super::peek::PeekStream;
 
 /// What version 1 begins with, and the most bytes of its line, the line's end included.
 const V1: &[u8] = b"PROXY ";

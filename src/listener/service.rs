@@ -13,9 +13,8 @@ use hyper::body::Body;
 use tokio::net::TcpStream;
 
 use super::certificates::Certificates;
-use super::peek::PeekStream;
 use crate::client::{ClientBody, Refusal};
-use crate::flow::SendTimeout;
+use crate::flow::{PeekStream, SendTimeout};
 
 /// The client's side of a request's connection.
 pub struct Downstream {

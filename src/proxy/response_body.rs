@@ -95,7 +95,7 @@ impl GatewayBody {
 
 impl Drop for GatewayBody {
     fn drop(&mut self) {
-        // hyper does not read a body that has nothing (more) in it.
+        // A connection does not read a body that has nothing (more) in it.
         let is_complete = self.is_end_stream();
         let Some(mut transaction) = self.transaction.take() else {
             return;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, StatusCode};
+use http1::options;
 
 /// Schemes that authenticate a connection.
 const SCHEMES: [&str; 2] = ["negotiate", "ntlm"];
@@ -46,11 +47,8 @@ pub(super) fn is_bound_challenge(status: StatusCode, headers: &HeaderMap) -> boo
 /// and nothing else.
 fn has_scheme(headers: &HeaderMap, name: &HeaderName) -> bool {
     let values = headers.get_all(name).iter();
-    let elements = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    let mut words = elements.filter_map(|element| {
-        let element = element.trim_ascii();
-        element.split(u8::is_ascii_whitespace).next()
-    });
+    let elements = values.flat_map(|value| options(value.as_bytes()));
+    let mut words = elements.filter_map(|element| element.split(u8::is_ascii_whitespace).next());
     words.any(|word| {
         SCHEMES
             .iter()

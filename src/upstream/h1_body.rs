@@ -15,6 +15,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use super::h1::{Connection, Rest, RestProgress};
 use super::leased_stream::LeasedStream;
 use super::pool::Pool;
+use crate::flow::PeekStream;
 use http1::{BodyDecoder, BodyPart, ChunkError};
 
 /// A response's body broke off.
@@ -81,7 +82,7 @@ impl H1Body {
     }
 
     /// The stream, for the protocol that the response has switched to.
-    pub(super) fn take_stream(&mut self) -> Option<LeasedStream> {
+    pub(super) fn take_stream(&mut self) -> Option<PeekStream<LeasedStream>> {
         let connection = self.connection.take();
         connection.and_then(|connection| connection.into_stream())
     }

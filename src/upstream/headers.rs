@@ -1,7 +1,7 @@
 //! Which header fields cross the gateway.
 //!
 //! Guarantees: hop-by-hop fields, and those that `Connection` names, end here (RFC 9110 §7.6.1),
-//! but for a requested upgrade; `Transfer-Encoding` is never forwarded (hyper frames anew), and
+//! but for a requested upgrade; `Transfer-Encoding` is never forwarded (the codec frames anew), and
 //! with it goes `Content-Length`; forwarding fields from a peer that is not trusted are replaced or
 //! taken away, not extended; a guarded name in another spelling ends here, whoever sent it.
 

@@ -20,8 +20,6 @@ use crate::wake::OpenConnection;
 /// A stream that holds its instance's lease; also after an upgrade has taken it over.
 pub struct LeasedStream {
     io: TcpStream,
-    /// What was read before somebody else took the stream over.
-    unread: BytesMut,
     open: OpenConnection,
     last_heard: Instant,
     metrics: Arc<Metrics>,
@@ -37,7 +35,6 @@ impl LeasedStream {
         metrics.upstream_connections.increment(1.0);
         Self {
             io: stream,
-            unread: BytesMut::new(),
             open,
             last_heard: Instant::now(),
             metrics,
@@ -52,12 +49,6 @@ impl LeasedStream {
     /// Something was written just now.
     pub(super) fn note_sent(&self) {
         self.open.sent(Instant::now());
-    }
-
-    /// The same, which reads these bytes before all others.
-    pub(super) fn with_unread(mut self, unread: BytesMut) -> Self {
-        self.unread = unread;
-        self
     }
 
     /// The time when something last came, its end included.
@@ -121,11 +112,6 @@ impl AsyncRead for LeasedStream {
         cx: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.unread.is_empty() {
-            let count = self.unread.len().min(into.remaining());
-            into.put_slice(&self.unread.split_to(count));
-            return Poll::Ready(Ok(()));
-        }
         let polled = Pin::new(&mut self.io).poll_read(cx, into);
         if matches!(polled, Poll::Ready(Ok(()))) {
             self.open.heard(Instant::now());

@@ -18,6 +18,7 @@ use super::h2_stream::StreamToken;
 use super::leased_stream::LeasedStream;
 use super::read_timeout::ReadTimeout;
 use super::trailers::{TrailerRules, without_unsafe_trailers};
+use crate::flow::PeekStream;
 
 /// An instance's response body on its way to a client.
 #[derive(Debug)]
@@ -83,7 +84,7 @@ impl UpstreamBody {
 
     /// The stream of a response that has switched protocols; `None` of any other, and once the
     /// instance's epoch has been cut.
-    pub fn take_stream(&mut self) -> Option<LeasedStream> {
+    pub fn take_stream(&mut self) -> Option<PeekStream<LeasedStream>> {
         match &mut self.inner {
             Inner::H1(body) => body.take_stream(),
             Inner::H2(_) => None,

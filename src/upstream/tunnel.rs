@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::carry::{Carried, EndedBy, carry};
 use super::leased_stream::LeasedStream;
 use crate::client::ClientUpgrade;
-use crate::flow::SendTimeout;
+use crate::flow::{PeekStream, SendTimeout};
 use crate::wake::Endpoint;
 
 /// The bytes that are on their way at most, in each direction.
@@ -21,7 +21,7 @@ const ROOM: usize = 8 * 1024;
 /// Carries bytes between the instance's side, which has switched, and the client's once it has.
 pub async fn tunnel(
     downstream: ClientUpgrade,
-    instance: LeasedStream,
+    instance: PeekStream<LeasedStream>,
     carried: &Carried,
     endpoint: &Endpoint,
     (stop, send_timeout): (&CancellationToken, Duration),

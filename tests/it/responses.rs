@@ -1,5 +1,5 @@
-//! What an instance may answer, and what a client is told of it: the same over both kinds of
-//! connection, those that carry requests without a body and those that carry the others.
+//! What an instance may answer, and what a client is told of it: the same whether its request had a
+//! body or none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -8,6 +8,7 @@ use ::http::header::{
 };
 use ::http::response::Parts;
 use ::http::{HeaderMap, HeaderValue, StatusCode};
+use http1::options;
 use hyper::body::Body;
 
 use crate::listener::date;
@@ -52,12 +53,9 @@ fn is_of_connection(name: &HeaderName) -> bool {
 
 /// Removes the fields of the connection, and those that `Connection` names (RFC 9110 §7.6.1).
 fn remove_connections(headers: &mut HeaderMap) {
-    let options: Vec<_> = headers.get_all(CONNECTION).iter().cloned().collect();
-    for option in options
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-    {
-        if let Ok(name) = HeaderName::from_bytes(option.trim_ascii()) {
+    let fields: Vec<_> = headers.get_all(CONNECTION).iter().cloned().collect();
+    for option in fields.iter().flat_map(|value| options(value.as_bytes())) {
+        if let Ok(name) = HeaderName::from_bytes(option) {
             headers.remove(name);
         }
     }

@@ -19,6 +19,8 @@ use ::http::{HeaderMap, HeaderName};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::flow::forward_writes;
+
 /// The name of our field, which no client has a use for; it is taken out again.
 const NAME: &str = "~";
 /// It, without a value, as a literal that goes into no table.
@@ -464,10 +466,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for TrailerMarks<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for TrailerMarks<S> {
     forward_writes!();
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
 }
 
 #[cfg(test)]

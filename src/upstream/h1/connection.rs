@@ -19,6 +19,7 @@ use super::head::Head;
 use super::rest::Rest;
 use super::sending::{SendFailure, Sending};
 use crate::deadline::Deadline;
+use crate::flow::PeekStream;
 use crate::upstream::bound_auth::ClientConnection;
 use crate::upstream::epoch_stream::EpochStream;
 use crate::upstream::leased_stream::LeasedStream;
@@ -198,9 +199,9 @@ impl Connection {
 
     /// The stream with what was read of it, for another protocol; `None` once the epoch has been
     /// cut.
-    pub(in crate::upstream) fn into_stream(mut self) -> Option<LeasedStream> {
-        let unread = self.input.split();
-        self.stream.take().map(|stream| stream.with_unread(unread))
+    pub(in crate::upstream) fn into_stream(self) -> Option<PeekStream<LeasedStream>> {
+        let stream = self.stream.take()?;
+        Some(PeekStream::of(stream, self.input))
     }
 
     /// The time when its last byte came, if nothing has come, nor the connection's end, since the

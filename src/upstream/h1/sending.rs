@@ -6,7 +6,6 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
@@ -15,7 +14,7 @@ use hyper::body::Body as _;
 
 use crate::flow::{Buffered, ClientBuffers};
 use crate::upstream::leased_stream::LeasedStream;
-use crate::upstream::request_body::{BodyFailure, BodyStats, RequestBody};
+use crate::upstream::request_body::{BodyFailure, RequestBody};
 
 /// A part of a body that is no longer is copied behind the head, so that both are written at once.
 const COPIED: usize = 4 * 1024;
@@ -50,7 +49,6 @@ pub(in crate::upstream) struct Sending {
 #[derive(Debug)]
 struct Upload {
     body: RequestBody,
-    stats: Option<Arc<BodyStats>>,
     encoder: BodyEncoder,
     buffers: Option<ClientBuffers>,
     held: Option<Buffered>,
@@ -68,7 +66,6 @@ impl Sending {
     ) -> Self {
         let upload = (!body.is_nothing()).then(|| {
             Box::new(Upload {
-                stats: body.body_stats(),
                 body,
                 encoder: BodyEncoder::new(length),
                 buffers,
@@ -114,11 +111,8 @@ impl Sending {
 
     /// Its response has begun: the least rate of its body does not count any more.
     fn note_response(&self) {
-        let stats = self
-            .upload
-            .as_ref()
-            .and_then(|upload| upload.stats.as_ref());
-        if let Some(stats) = stats {
+        let upload = self.upload.as_ref();
+        if let Some(stats) = upload.and_then(|upload| upload.body.body_stats()) {
             stats.answered();
         }
     }
@@ -249,7 +243,7 @@ impl Sending {
 impl Upload {
     /// How the body failed: a length that is not true is the client's fault, too.
     fn failure(&self) -> BodyFailure {
-        let stats = self.stats.as_ref();
+        let stats = self.body.body_stats();
         stats
             .and_then(|stats| stats.failure())
             .unwrap_or(BodyFailure::Broke)

@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::forward_writes::forward_writes;
+
 /// The most that is read at once.
 const AT_ONCE: usize = 4096;
 
@@ -24,27 +26,27 @@ pub struct PeekStream<S> {
 // === impl PeekStream ===
 
 impl<S: AsyncRead + Unpin> PeekStream<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S) -> Self {
         Self::of(stream, BytesMut::new())
     }
 
     /// A stream with the bytes that were read of it already.
-    pub(super) fn of(stream: S, peeked: BytesMut) -> Self {
+    pub(crate) fn of(stream: S, peeked: BytesMut) -> Self {
         Self { stream, peeked }
     }
 
     /// The stream itself.
-    pub(super) fn get_ref(&self) -> &S {
+    pub(crate) fn get_ref(&self) -> &S {
         &self.stream
     }
 
     /// The bytes that were read and not consumed.
-    pub(super) fn peeked(&self) -> &[u8] {
+    pub(crate) fn peeked(&self) -> &[u8] {
         &self.peeked
     }
 
     /// Reads some more, at most to `limit` bytes in all; an end or a full buffer is an error.
-    pub(super) async fn peek_more(&mut self, limit: usize) -> io::Result<()> {
+    pub(crate) async fn peek_more(&mut self, limit: usize) -> io::Result<()> {
         let room = limit.saturating_sub(self.peeked.len()).min(AT_ONCE);
         if room == 0 {
             return Err(io::Error::new(
@@ -67,7 +69,7 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
     }
 
     /// Takes `count` bytes off the beginning.
-    pub(super) fn consume(&mut self, count: usize) {
+    pub(crate) fn consume(&mut self, count: usize) {
         self.peeked.advance(count.min(self.peeked.len()));
     }
 }
@@ -93,10 +95,6 @@ impl<S: AsyncRead + Unpin> AsyncRead for PeekStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for PeekStream<S> {
     forward_writes!();
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
 }
 
 #[cfg(test)]

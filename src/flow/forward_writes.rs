@@ -1,9 +1,8 @@
 //! Writing through a wrapper.
 //!
-//! Guarantees: everything but a flush goes to the wrapped `stream` as it is, vectored where that
-//! can be.
+//! Guarantees: everything goes to the wrapped `stream` as it is, vectored where that can be.
 
-/// All of `AsyncWrite` but `poll_flush`, for a wrapper of a `stream`.
+/// All of `AsyncWrite`, or of hyper's `Write`, for a wrapper of a `stream`.
 macro_rules! forward_writes {
     () => {
         fn poll_write(
@@ -12,6 +11,10 @@ macro_rules! forward_writes {
             bytes: &[u8],
         ) -> Poll<io::Result<usize>> {
             Pin::new(&mut self.stream).poll_write(cx, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.stream).poll_flush(cx)
         }
 
         fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -31,3 +34,5 @@ macro_rules! forward_writes {
         }
     };
 }
+
+pub(crate) use forward_writes;
