@@ -50,6 +50,23 @@ fn final_of(seen: &Seen<Response>) -> Option<&Response> {
     messages.find(|message| !message.head.framing.is_interim)
 }
 
+/// Whether the lengths that it has are numbers, and the same (RFC 9110 §8.6).
+fn has_one_length(response: &Response) -> bool {
+    let mut lengths = Vec::new();
+    for (name, value) in &response.fields {
+        if name.eq_ignore_ascii_case("content-length") {
+            lengths.extend(value.split(|byte| *byte == b',').map(|text| {
+                let text = text.trim_ascii();
+                let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+                let text = std::str::from_utf8(text).ok().filter(|_| is_number)?;
+                text.parse::<u64>().ok()
+            }));
+        }
+    }
+    lengths.dedup();
+    lengths.len() <= 1 && !lengths.contains(&None)
+}
+
 pub(crate) fn compare(
     bytes: &[u8],
     sizes: &[usize],
@@ -95,7 +112,12 @@ pub(crate) fn compare(
     let mut connection = ours.fields.iter();
     let is_read =
         !connection.any(|field| field.0.eq_ignore_ascii_case("connection") && !field.1.is_ascii());
-    let is_persistent = match is_alone && is_read && !is_switch {
+    // Ours ends the connection after a length that is none, even where no body can follow it.
+    let is_odd = ours.head.framing.body == BodyLength::Nothing && !has_one_length(ours);
+    if is_odd && ours.head.framing.is_persistent {
+        return Err(difference("kept open"));
+    }
+    let is_persistent = match is_alone && is_read && !is_switch && !is_odd {
         true => ours.head.framing.is_persistent,
         false => theirs.is_persistent,
     };
