@@ -67,11 +67,6 @@ pub fn count() -> usize {
     HERE.with(|here| here.get().map_or(1, |(_, count)| *count))
 }
 
-/// A seat at this thread's worker, if it is one.
-pub fn seat() -> Option<Seat> {
-    HERE.with(|here| here.get().map(|(worker, _)| worker.seat()))
-}
-
 /// As many workers as there are processors for this process.
 pub fn default_count() -> NonZeroUsize {
     available_parallelism().unwrap_or(NonZeroUsize::MIN)
@@ -244,7 +239,6 @@ mod tests {
             assert_eq!(seen_by(worker).await, [expected.clone(), expected]);
         }
         assert_eq!((here(), count()), (None, 1));
-        assert!(seat().is_none());
     }
 
     #[tokio::test]

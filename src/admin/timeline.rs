@@ -181,13 +181,19 @@ impl Timeline {
     /// Forgets the instances of a control plane that it no longer has.
     pub fn keep_only(&self, hypeman: &str, has: impl Fn(&str) -> bool) {
         let mut gone = Vec::new();
-        self.lock().retain(|id, kept| {
+        let mut instances = self.lock();
+        instances.retain(|id, kept| {
             let stays = kept.hypeman != hypeman || has(id);
             if !stays {
                 gone.push(id.clone());
             }
             stays
         });
+        // The room for thousands that have gone goes with them.
+        if instances.capacity() > 4 * instances.len() + 1024 {
+            instances.shrink_to_fit();
+        }
+        drop(instances);
         for id in gone {
             let _unheard = self.news.send(News::Gone { id });
         }

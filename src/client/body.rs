@@ -32,11 +32,20 @@ pub enum ClientBodyError {
 #[derive(Debug)]
 pub struct ClientBody(Source);
 
+/// A body that a connection lets others read: an HTTP/2 stream's.
+pub trait ClientBodySource: Body<Data = Bytes, Error = ClientBodyError> {
+    /// Whether it is the gateway that keeps the client from sending more, so that the time is not
+    /// the client's.
+    fn is_held_back(&self) -> bool;
+}
+
 enum Source {
     Fed(FedBody),
-    /// One that a connection lets others read: an HTTP/2 stream's.
-    Read(Pin<Box<dyn Body<Data = Bytes, Error = ClientBodyError> + Send + Sync>>),
+    Read(Pin<Box<dyn ClientBodySource + Send + Sync>>),
 }
+
+/// A body of which as much comes as its client sends.
+struct Unhindered<B>(Pin<Box<B>>);
 
 /// The reader's end.
 struct FedBody(Arc<Mutex<Shared>>);
@@ -163,15 +172,59 @@ impl fmt::Debug for FedBody {
     }
 }
 
+// === impl Unhindered ===
+
+impl<B: Body<Data = Bytes, Error = ClientBodyError>> Body for Unhindered<B> {
+    type Data = Bytes;
+    type Error = ClientBodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
+        self.0.as_mut().poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = ClientBodyError>> ClientBodySource for Unhindered<B> {
+    fn is_held_back(&self) -> bool {
+        false
+    }
+}
+
 // === impl ClientBody ===
 
 impl ClientBody {
-    /// A body that is read where it comes from: an HTTP/2 stream's.
+    /// A body whose client is never held back.
     pub fn of<B>(body: B) -> Self
     where
         B: Body<Data = Bytes, Error = ClientBodyError> + Send + Sync + 'static,
     {
+        Self::of_source(Unhindered(Box::pin(body)))
+    }
+
+    /// A body that is read where it comes from.
+    pub fn of_source<B>(body: B) -> Self
+    where
+        B: ClientBodySource + Send + Sync + 'static,
+    {
         Self(Source::Read(Box::pin(body)))
+    }
+
+    /// Whether it is the gateway that keeps the client from sending more.
+    pub fn is_held_back(&self) -> bool {
+        match &self.0 {
+            Source::Fed(_) => false,
+            Source::Read(body) => body.is_held_back(),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ mod original_names;
 mod refusal;
 mod upgrade;
 
-pub use self::body::{BodyFeed, ClientBody, ClientBodyError};
+pub use self::body::{BodyFeed, ClientBody, ClientBodyError, ClientBodySource};
 pub use self::original_names::OriginalNames;
 pub use self::refusal::{Refusal, RefusalReason};
 pub use self::upgrade::{ClientIo, ClientUpgrade, UpgradeError, UpgradeOffer, UpgradedClient};

@@ -8,10 +8,12 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
@@ -196,8 +198,18 @@ enum Placed {
 
 impl<S: Service> Acceptor<S> {
     async fn run(self, close: CancellationToken) {
+        // A fault while it accepts is no reason to accept nobody any more.
+        let accepting = async {
+            while AssertUnwindSafe(self.accept_all())
+                .catch_unwind()
+                .await
+                .is_err()
+            {
+                sleep(ACCEPT_PAUSE).await;
+            }
+        };
         tokio::select! {
-            () = self.accept_all() => {}
+            () = accepting => {}
             () = self.shared.drain.draining().cancelled() => {}
             () = close.cancelled() => {}
         }
@@ -274,9 +286,8 @@ impl<S: Service> Acceptor<S> {
         let connection = async move {
             match stream.adopt() {
                 Ok(stream) => {
-                    shared.metrics.downstream_connections.increment(1.0);
+                    let _open = shared.metrics.downstream();
                     connection::serve(stream, peer, at, &settings, service, &shared).await;
-                    shared.metrics.downstream_connections.decrement(1.0);
                 }
                 Err(error) => tracing::debug!(%peer, %error, "a connection did not begin"),
             }

@@ -81,6 +81,7 @@ pub(super) async fn serve<S: Service>(
     service: S,
     shared: &Shared,
 ) {
+    let accepted = Instant::now();
     let config = shared.config.load_full();
     let trusted = config.trusts(peer.ip());
     let drain = &shared.drain;
@@ -138,7 +139,15 @@ pub(super) async fn serve<S: Service>(
     let result = match opened {
         Opened::Clear(stream, from, true) => {
             let own = own_limits(&from, h2_idle);
-            Box::pin(h2::serve(stream, from, service, &config, own, drain)).await
+            Box::pin(h2::serve(
+                (stream, accepted),
+                from,
+                service,
+                &config,
+                own,
+                drain,
+            ))
+            .await
         }
         Opened::Clear(stream, from, false) => {
             let own = own_limits(&from, idle);
@@ -146,7 +155,15 @@ pub(super) async fn serve<S: Service>(
         }
         Opened::Secure(stream, from) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
             let own = own_limits(&from, h2_idle);
-            Box::pin(h2::serve(stream, from, service, &config, own, drain)).await
+            Box::pin(h2::serve(
+                (stream, accepted),
+                from,
+                service,
+                &config,
+                own,
+                drain,
+            ))
+            .await
         }
         Opened::Secure(stream, from) => {
             let own = own_limits(&from, idle);

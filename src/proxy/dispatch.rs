@@ -155,6 +155,7 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
                 ForwardError::TimedOut
                 | ForwardError::Malformed(_)
                 | ForwardError::Client(_)
+                | ForwardError::Refused
                 | ForwardError::Severed => None,
             };
             if let Some(suspicion) = suspicion {
@@ -166,7 +167,7 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
                 return Err(error.into());
             }
             self.pending.metrics.upstream_retries.increment(1);
-            if matches!(error, ForwardError::Unsent) {
+            if matches!(error, ForwardError::Unsent | ForwardError::Refused) {
                 // A port that takes connections and closes them at once is not tried in a hurry.
                 sleep(pauses.advance(|| 0.0)).await;
             }
@@ -226,6 +227,7 @@ fn error_text(error: &ForwardError) -> &'static str {
     match error {
         ForwardError::Connect(_) => "cannot connect",
         ForwardError::Unsent => "closed before the request",
+        ForwardError::Refused => "refused by its HTTP/2",
         ForwardError::Broken(_) => "broke before the response",
         ForwardError::Malformed(_) => "not HTTP",
         ForwardError::Client(_) => "its client failed it",

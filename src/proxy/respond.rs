@@ -26,7 +26,6 @@ use crate::upstream::{
     prepare_response, tunnel,
 };
 use crate::wake::{Endpoint, Instance};
-use crate::workers;
 use hypeman::{ControlPlane, GoDuration};
 
 const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
@@ -128,12 +127,10 @@ impl<P: ControlPlane> Gateway<P> {
         let send_timeout = self.parts.server.load().send_timeout;
         let carried = Arc::new(Carried::new(Arc::clone(&self.parts.metrics)));
         let (transaction, handed_over) = oneshot::channel::<Box<Transaction>>();
-        // It is no longer its HTTP connection, and counts all the same.
-        let seat = workers::seat();
         self.parts.tunnels.spawn(async move {
             let limits = (&cut, send_timeout);
             tunnel(downstream, instance, &carried, &endpoint, limits).await;
-            drop((slot, seat));
+            drop(slot);
             // It comes when the head has been written, or cannot be.
             if let Ok(mut transaction) = handed_over.await {
                 transaction.log.carried = Some(carried);

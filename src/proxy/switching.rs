@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use h2::ext::Protocol;
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use super::error::ProxyError;
 use crate::client::ClientUpgrade;
@@ -49,6 +49,11 @@ impl Switch {
     ) -> Result<Option<Self>, ProxyError> {
         if request.method() != Method::CONNECT {
             if !fields.has(Field::Upgrade) {
+                return Ok(None);
+            }
+            if request.version() == Version::HTTP_10 {
+                // It knows no upgrade (RFC 9110 §7.8).
+                request.headers_mut().remove(UPGRADE);
                 return Ok(None);
             }
             return Ok(upgrade_token(request.headers()).map(|protocol| Self {

@@ -14,6 +14,7 @@ use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::escape::Visible;
+use super::panics;
 use crate::config::{FilterError, LogConfig, LogFormat, parse_filter};
 
 /// Diagnostics could not be installed.
@@ -75,5 +76,6 @@ pub fn init_diagnostics(config: &LogConfig) -> Result<Diagnostics, DiagnosticsEr
     }
     // Nobody else can have come here, since installing succeeds once.
     DROPPED.get_or_init(|| counter);
+    panics::watch();
     Ok(Diagnostics { _worker: worker })
 }

@@ -9,6 +9,7 @@ mod access_log;
 mod diagnostics;
 mod escape;
 mod metrics;
+mod panics;
 mod traces;
 mod user_agent;
 

@@ -2,19 +2,27 @@
 //!
 //! Guarantees: each byte is counted when it is carried, so that the account is right whenever and
 //! however the carrying ends; the account says which side ended it; a half-closed side stays
-//! half-closed; nothing is carried beyond the instance's epoch or the gateway's end.
+//! half-closed, for as long as the other says something; nothing is carried beyond the instance's
+//! epoch or the gateway's end.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::sync::Notify;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Metrics;
 use crate::wake::Endpoint;
+
+/// How long nothing may be carried once one side has ended: whoever waits for the other side's
+/// last word cannot be told from whoever has vanished, since nothing is read of it any more.
+const HALF_CLOSED: Duration = Duration::from_secs(600);
 
 /// Who ended a tunnel or a raw connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +46,7 @@ pub struct Carried {
     to_client: AtomicU64,
     /// The side that ended first, as its [`EndedBy`]; 0 before that.
     ended_by: AtomicU8,
+    half_closed: Notify,
     complete: AtomicBool,
 }
 
@@ -76,6 +85,7 @@ impl Carried {
             from_client: AtomicU64::new(0),
             to_client: AtomicU64::new(0),
             ended_by: AtomicU8::new(0),
+            half_closed: Notify::new(),
             complete: AtomicBool::new(false),
         }
     }
@@ -108,6 +118,20 @@ impl Carried {
     pub(super) fn end(&self, side: EndedBy) {
         let (before, now) = (Ordering::Relaxed, Ordering::Relaxed);
         let _later = self.ended_by.compare_exchange(0, side as u8, before, now);
+        self.half_closed.notify_one();
+    }
+
+    /// Ends when one side has ended and nothing has been carried for [`HALF_CLOSED`] since.
+    async fn is_forsaken(&self) {
+        self.half_closed.notified().await;
+        let mut carried = None;
+        loop {
+            let now = (self.from_client(), self.to_client());
+            if carried.replace(now) == Some(now) {
+                return;
+            }
+            sleep(HALF_CLOSED).await;
+        }
     }
 
     /// What goes on is cut, whatever side had ended.
@@ -166,6 +190,10 @@ pub async fn carry(
         () = endpoint.cut().cancelled() => {
             cut.0 = None;
             carried.cut(EndedBy::Sleep);
+        }
+        () = carried.is_forsaken() => {
+            cut.0 = None;
+            tracing::debug!("one side has ended and the other is silent");
         }
         () = stop.cancelled() => {}
     }
@@ -229,5 +257,36 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Side<'_, S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
         self.checked(polled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_half_closed_tunnel_is_forsaken_after_a_long_silence_and_not_before() {
+        let carried = Carried::new(Arc::new(Metrics::new()));
+        let day = Duration::from_secs(86_400);
+        assert!(
+            timeout(day, carried.is_forsaken()).await.is_err(),
+            "both sides are open"
+        );
+        carried.end(EndedBy::Client);
+        let began = Instant::now();
+        let talking = async {
+            for _ in 0..10 {
+                sleep(HALF_CLOSED / 2).await;
+                carried.count_to_client(1);
+            }
+        };
+        let ((), ()) = tokio::join!(talking, carried.is_forsaken());
+        let took = began.elapsed();
+        assert!(
+            took >= HALF_CLOSED * 6 && took <= HALF_CLOSED * 7,
+            "{took:?}"
+        );
     }
 }

@@ -50,6 +50,9 @@ pub enum ForwardError {
     /// The connection was closed before it took the request.
     #[error("the connection to the instance was closed before the request")]
     Unsent,
+    /// The instance has said that it did nothing with the request (RFC 9113 §6.8, §8.7).
+    #[error("the instance has refused the request before it did anything with it")]
+    Refused,
     /// The connection broke after it had taken some of the request, and before a response.
     #[error("the connection to the instance broke before its response: {0}")]
     Broken(#[source] Cause),
@@ -73,9 +76,9 @@ struct Unanswered(ForwardError, Option<Box<Request<RequestBody>>>);
 // === impl ForwardError ===
 
 impl ForwardError {
-    /// Whether certainly nothing was sent.
+    /// Whether the instance has certainly done nothing with the request.
     pub fn is_unsent(&self) -> bool {
-        matches!(self, Self::Connect(_) | Self::Unsent)
+        matches!(self, Self::Connect(_) | Self::Unsent | Self::Refused)
     }
 
     /// Whether the connection failed as one does whose other end is no longer there.

@@ -36,8 +36,8 @@ impl MinRate {
         }
     }
 
-    /// Some of the body has come, or its end.
-    pub(super) fn data_came(&mut self) {
+    /// Nobody waits for the client: something has come, or it may not send more at the moment.
+    pub(super) fn stand_still(&mut self) {
         if let Some(since) = self.since.take() {
             self.waited += since.elapsed();
         }
@@ -75,7 +75,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_came_fast_may_pause_and_time_that_nobody_waited_is_free() {
         let mut min_rate = MinRate::new(100);
-        min_rate.data_came();
+        min_rate.stand_still();
         // Nobody reads on: the instance is busy.
         sleep(Duration::from_secs(3600)).await;
         let start = Instant::now();

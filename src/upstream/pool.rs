@@ -93,6 +93,16 @@ impl Wake for IdleEvents {
     }
 }
 
+// === impl PoolLimits ===
+
+impl PoolLimits {
+    /// How many of the connections that are one client's alone are kept: they are no use to
+    /// anybody else, and have no part of the room of those that are.
+    const fn max_owned(self) -> usize {
+        self.max_idle.div_ceil(4)
+    }
+}
+
 // === impl PortPools ===
 
 impl PortPools {
@@ -168,16 +178,20 @@ impl Pool {
         let mut idle_waker = Context::from_waker(&self.idle_waker);
         // Under the lock, so that the sweeper finds it here when an idle event comes from now on.
         self.keep(|idle| {
-            if idle.has_room(self.limits)
+            let (list, most) = match connection.owner {
+                None => (&mut idle.connections, self.limits.max_idle),
+                Some(_) => (&mut idle.owned, self.limits.max_owned()),
+            };
+            if most > 0
                 && let Some(since) = connection.reusable_since(&mut idle_waker)
             {
-                let is_owned = connection.owner.is_some();
-                let list = if is_owned {
-                    &mut idle.owned
-                } else {
-                    &mut idle.connections
-                };
-                list.push((connection, since));
+                if list.len() < most {
+                    list.push((connection, since));
+                } else if connection.owner.is_some() {
+                    // Its client may have gone; nobody else can use the one that is idle longest.
+                    list.remove(0);
+                    list.push((connection, since));
+                }
             }
         });
     }
@@ -297,10 +311,6 @@ impl Idle {
             Some(place) => Some(self.owned.remove(place)),
             None => self.connections.pop(),
         }
-    }
-
-    fn has_room(&self, limits: PoolLimits) -> bool {
-        self.connections.len() + self.owned.len() < limits.max_idle
     }
 
     /// Closes what has been idle for `limit`.

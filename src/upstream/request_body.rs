@@ -228,6 +228,10 @@ impl Streaming {
         let polled = self.poll_source(cx);
         self.body_stats.touched.store(true, Ordering::Release);
         let polled = match polled {
+            Poll::Pending if self.is_held_back() => {
+                self.min_rate.stand_still();
+                Poll::Pending
+            }
             Poll::Pending if !self.body_stats.answered.load(Ordering::Acquire) => {
                 let bytes = self.body_stats.bytes();
                 match self.min_rate.poll_too_slow(bytes, cx) {
@@ -239,7 +243,7 @@ impl Streaming {
                 }
             }
             polled @ (Poll::Ready(_) | Poll::Pending) => {
-                self.min_rate.data_came();
+                self.min_rate.stand_still();
                 polled
             }
         };
@@ -262,6 +266,14 @@ impl Streaming {
                 }
             })
         })
+    }
+
+    /// Whether the client could not send more if it wanted to.
+    fn is_held_back(&self) -> bool {
+        match &self.source {
+            Source::Client(body) => body.is_held_back(),
+            Source::Buffer { .. } => false,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -312,5 +324,49 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         let hint = self.0.as_ref().map(|streaming| streaming.size_hint());
         hint.unwrap_or_else(|| SizeHint::with_exact(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::client::ClientBodySource;
+
+    /// A body of which nothing comes.
+    struct Nothing {
+        is_held_back: bool,
+    }
+
+    impl Body for Nothing {
+        type Data = Bytes;
+        type Error = ClientBodyError;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, ClientBodyError>>> {
+            Poll::Pending
+        }
+    }
+
+    impl ClientBodySource for Nothing {
+        fn is_held_back(&self) -> bool {
+            self.is_held_back
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_may_not_send_is_not_too_slow_and_one_that_may_is() {
+        for is_held_back in [true, false] {
+            let body = ClientBody::of_source(Nothing { is_held_back });
+            let mut body = RequestBody::new(Some(body), 1000);
+            let frame = timeout(Duration::from_secs(3600), body.frame()).await;
+            let is_too_slow = matches!(frame, Ok(Some(Err(BodyError::TooSlow))));
+            assert_eq!(is_too_slow, !is_held_back);
+        }
     }
 }

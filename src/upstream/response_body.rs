@@ -1,8 +1,8 @@
 //! An instance's response body on its way to a client.
 //!
 //! Guarantees: a stream of a shared connection stops counting when its response has ended, however
-//! it ends; a body whose
-//! epoch is cut, or whose instance falls silent for too long, ends with an error that says so.
+//! it ends, and what is left of its request is not sent then; a body whose epoch is cut, or whose
+//! instance falls silent for too long, ends with an error that says so.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,6 +17,7 @@ use super::h1_body::{BrokenBody, H1Body};
 use super::h2_stream::StreamToken;
 use super::leased_stream::LeasedStream;
 use super::read_timeout::ReadTimeout;
+use super::timed_body::UploadGuard;
 use super::trailers::{TrailerRules, without_unsafe_trailers};
 use crate::flow::PeekStream;
 
@@ -41,6 +42,8 @@ struct H2Body {
     inner: Incoming,
     /// The stream is taken for as long as this lives.
     _stream: StreamToken,
+    /// The request's body is not sent on when this has gone.
+    _upload: Option<UploadGuard>,
     /// Cancelled when the instance's epoch has ended, which ends the connection.
     cut: CancellationToken,
 }
@@ -65,10 +68,15 @@ pub enum ResponseError {
 // === impl UpstreamBody ===
 
 impl UpstreamBody {
-    pub(super) fn of_h2(inner: Incoming, stream: StreamToken, cut: CancellationToken) -> Self {
+    pub(super) fn of_h2(
+        inner: Incoming,
+        (stream, upload): (StreamToken, Option<UploadGuard>),
+        cut: CancellationToken,
+    ) -> Self {
         Self::of(Inner::H2(H2Body {
             inner,
             _stream: stream,
+            _upload: upload,
             cut,
         }))
     }

@@ -1,15 +1,17 @@
 //! A request's body in the hands of the library that sends it.
 //!
 //! Guarantees: it keeps its exchange's clock; each byte of it is in its client's budget until it has
-//! been written, and beyond the client's share nothing more is taken from it.
+//! been written, and beyond the client's share nothing more is taken from it; when its response has
+//! ended it ends, too, with an error.
 
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::request_body::{BodyError, RequestBody};
@@ -18,6 +20,28 @@ use crate::flow::{Buffered, ClientBuffers, Place};
 
 /// What may wait of each body in any case, so that each moves.
 const FREE: usize = 16 * 1024;
+
+/// The rest of a request's body is not sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UploadError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Body(#[from] BodyError),
+    /// The response has ended, or is not wanted any more.
+    #[error("the response has ended before the request")]
+    Answered(#[source] h2::Error),
+}
+
+/// Lets a request's body be sent for as long as this lives.
+#[derive(Debug)]
+pub(super) struct UploadGuard(Arc<Upload>);
+
+/// What a body and its response share.
+#[derive(Debug, Default)]
+struct Upload {
+    is_over: AtomicBool,
+    sender: AtomicWaker,
+}
 
 /// A request's body that keeps its exchange's clock.
 #[derive(Debug)]
@@ -34,6 +58,7 @@ struct Kept {
     place: Place,
     /// Bytes that the library has.
     waiting: Arc<AtomicUsize>,
+    upload: Arc<Upload>,
 }
 
 /// A part of a body that waits to be written.
@@ -45,21 +70,26 @@ pub(super) struct Part {
 // === impl TimedBody ===
 
 impl TimedBody {
-    /// A body that keeps this clock, and counts to its client's budget where the client has one.
+    /// A body that keeps this clock, and counts to its client's budget where the client has one;
+    /// with a guard, if there is a body.
     pub(super) fn new(
         inner: RequestBody,
         clock: &ResponseClock,
         buffers: Option<ClientBuffers>,
-    ) -> Self {
+    ) -> (Self, Option<UploadGuard>) {
         let kept = (!inner.is_nothing()).then(|| {
             Box::new(Kept {
                 clock: clock.clone(),
                 buffers,
                 place: Place::default(),
                 waiting: Arc::default(),
+                upload: Arc::default(),
             })
         });
-        Self { inner, kept }
+        let guard = kept
+            .as_ref()
+            .map(|kept| UploadGuard(Arc::clone(&kept.upload)));
+        (Self { inner, kept }, guard)
     }
 
     pub(super) fn into_inner(self) -> RequestBody {
@@ -90,16 +120,21 @@ impl Kept {
 
 impl Body for TimedBody {
     type Data = Part;
-    type Error = BodyError;
+    type Error = UploadError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Part>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Part>, UploadError>>> {
         let me = &mut *self;
         let Some(kept) = &mut me.kept else {
             return Poll::Ready(None);
         };
+        kept.upload.sender.register(cx.waker());
+        if kept.upload.is_over.load(Ordering::Acquire) {
+            let error = UploadError::Answered(h2::Reason::CANCEL.into());
+            return Poll::Ready(Some(Err(error)));
+        }
         if kept.poll_room(cx).is_pending() {
             kept.clock.stop();
             return Poll::Pending;
@@ -111,7 +146,8 @@ impl Body for TimedBody {
             true => kept.clock.stop(),
             false => kept.clock.restart(),
         }
-        polled.map_ok(|frame| frame.map_data(|bytes| kept.part(bytes)))
+        let polled = polled.map_ok(|frame| frame.map_data(|bytes| kept.part(bytes)));
+        polled.map_err(UploadError::Body)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -120,6 +156,13 @@ impl Body for TimedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+impl Drop for UploadGuard {
+    fn drop(&mut self) {
+        self.0.is_over.store(true, Ordering::Release);
+        self.0.sender.wake();
     }
 }
 
@@ -178,6 +221,7 @@ mod tests {
             buffers: Some(buffers.clone()),
             place: Place::default(),
             waiting: Arc::default(),
+            upload: Arc::default(),
         };
         let others = buffers.hold(1 << 20);
         // A little goes in any case.

@@ -35,7 +35,7 @@ pub use self::head::{Copied, HeadError, HeadLimits};
 pub use self::request::{RequestFraming, RequestHead, RequestReader, empty_lines};
 pub use self::response::{Reason, ResponseFraming, ResponseHead, ResponseReader};
 pub use self::write::{
-    Audience, Final, Outcome, line, write_interim, write_request, write_response,
+    Audience, Final, Outcome, line, only_length, write_interim, write_request, write_response,
 };
 
 /// Takes interim responses (1xx, RFC 9110 §15.2) for a client: the upstream side has them, and the

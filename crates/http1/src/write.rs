@@ -223,8 +223,9 @@ fn status_line(out: &mut Vec<u8>, version: Version, status: StatusCode, reason: 
     }
 }
 
-/// The length that a head gives a body which does not know its own.
-fn only_length(headers: &HeaderMap) -> Option<u64> {
+/// The length that a head gives a body which does not know its own: the one that is there, if it is
+/// a number and nothing overrules it (RFC 9112 §6.3).
+pub fn only_length(headers: &HeaderMap) -> Option<u64> {
     // A coding overrules it (RFC 9112 §6.3, rule 3).
     if headers.contains_key(TRANSFER_ENCODING) {
         return None;

@@ -19,7 +19,7 @@ use tokio::io::AsyncWrite;
 use crate::flow::{Buffered, ClientBuffers, Place};
 use crate::listener::date;
 use crate::listener::service::ExtraHeaders;
-use http1::{Audience, BodyEncoder, Final, Reason, line, write_response};
+use http1::{Audience, BodyEncoder, BodyLength, Final, Reason, line, write_response};
 
 /// Bytes of a head, most of the time.
 const ROOM: usize = 512;
@@ -77,6 +77,7 @@ pub(super) struct Answer<B> {
     tail: &'static [u8],
     /// Whether the connection ends with it.
     pub(super) is_last: bool,
+    ends_with_connection: bool,
 }
 
 // === impl Answer ===
@@ -118,6 +119,7 @@ impl<B: AnswerBody> Answer<B> {
             data: Bytes::new(),
             tail: b"",
             is_last: outcome.is_last,
+            ends_with_connection: outcome.body == BodyLength::UntilClose,
         }
     }
 
@@ -146,13 +148,14 @@ impl<B: AnswerBody> Answer<B> {
             }
             self.out.clear();
             self.written = 0;
-            if self.ended
-                && self.ahead.is_empty()
-                && let Some(failure) = self.failure.take()
-            {
-                // What has come of it has gone.
+            if self.is_broken() {
+                // What has come of it goes first. TLS may have kept some of it, and the failure
+                // stays until that has gone, too.
                 ready!(Pin::new(&mut *stream).poll_flush(cx))?;
-                return Poll::Ready(Err(failure));
+                let failure = self.failure.take();
+                return Poll::Ready(Err(
+                    failure.unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+                ));
             }
             if waits || self.over {
                 // TLS may have kept some of it.
@@ -169,6 +172,17 @@ impl<B: AnswerBody> Answer<B> {
     /// Whether there is nothing to be written now.
     pub(super) fn is_idle(&self) -> bool {
         self.written == self.out.len() && self.data.is_empty() && self.tail.is_empty()
+    }
+
+    /// Whether the body broke after all of it that was to be written.
+    fn is_broken(&self) -> bool {
+        self.failure.is_some() && self.ended && self.ahead.is_empty()
+    }
+
+    /// Whether nothing but the end of the connection says where the body ends (RFC 9112 §6.3, rule
+    /// 8), so that a client takes an early end for a whole body unless it is a reset.
+    pub(super) fn ends_with_connection(&self) -> bool {
+        self.ends_with_connection
     }
 
     /// Takes what there is of the body; `Pending` when there is room for more of it.
@@ -353,3 +367,6 @@ impl<B: AnswerBody> Answer<B> {
 fn invalid(error: http1::EncodeError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,16 +8,18 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http::{Method, Response, StatusCode, Version};
+use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, timeout};
 
 use super::answer::{Answer, AnswerBody};
 use super::exchange::Exchange;
+use super::handed_over::HandedOver;
 use super::head::Head;
 use super::input::Input;
 use crate::client::Refusal;
@@ -85,7 +87,7 @@ where
         waiting: Waiting::Not,
         own,
     };
-    loop {
+    let exchange = loop {
         let mut head = None;
         let read = poll_fn(|cx| connection.poll_head(&mut head, config, drain, cx)).await?;
         if let Err(refusal) = read {
@@ -138,10 +140,13 @@ where
             is_last: exchange.answer(&connection.input) || drain.has_begun() && !is_switch,
         };
         let mut answer = Answer::new(response, audience, exchange.wants_trailers);
-        poll_fn(|cx| connection.poll_answer(&mut answer, &mut exchange, cx)).await?;
+        let written = poll_fn(|cx| connection.poll_answer(&mut answer, &mut exchange, cx)).await;
+        if written.is_err() && answer.ends_with_connection() {
+            connection.reset_at_end();
+        }
+        written?;
         if is_switch {
-            connection.hand_over(exchange);
-            return Ok(());
+            break exchange;
         }
         let is_over = connection.input.is_body_over();
         let goes_on = is_over || !exchange.is_cut_short() && connection.skip_body().await;
@@ -149,7 +154,11 @@ where
             let may_send = exchange.may_go_on();
             return connection.end(may_send).await;
         }
-    }
+    };
+    drop(from);
+    // It is one of its client's connections until the other protocol ends.
+    connection.hand_over(exchange).await;
+    Ok(())
 }
 
 // === impl Connection ===
@@ -290,12 +299,23 @@ impl<I: ClientStream> Connection<I> {
         Ok(())
     }
 
-    /// Gives the connection to whoever speaks the other protocol.
-    fn hand_over(self, exchange: Exchange) {
+    /// Lets the connection end in a reset: a client would take any other end for the end of a
+    /// body that has no length.
+    fn reset_at_end(&self) {
+        if let Some(socket) = self.stream.socket() {
+            // A socket that cannot be told ends as it would have.
+            let _plain = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// Gives the connection to whoever speaks the other protocol, and waits until that has ended.
+    async fn hand_over(self, exchange: Exchange) {
         if let Some(upgrade) = exchange.upgrade {
             let stream = PeekStream::of(self.stream, self.input.into_bytes());
+            let (stream, ended) = HandedOver::new(stream);
             // Nobody wants it: it is closed.
-            let _unwanted = upgrade.send(Pin::from(Box::new(stream)));
+            let _unwanted = upgrade.send(Box::pin(stream));
+            ended.await;
         }
     }
 }

@@ -9,6 +9,7 @@
 mod answer;
 mod connection;
 mod exchange;
+mod handed_over;
 mod head;
 mod input;
 mod refusal;

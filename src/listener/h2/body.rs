@@ -15,7 +15,7 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use super::flow::StreamFlow;
 use super::trailer_marks;
-use crate::client::ClientBodyError;
+use crate::client::{ClientBodyError, ClientBodySource};
 use crate::flow::Place;
 
 /// What a connection may have of requests' bodies in memory even while its client has its share:
@@ -137,12 +137,25 @@ impl Body for StreamBody {
     }
 }
 
+impl ClientBodySource for StreamBody {
+    /// While the window, the stream's or the connection's, or the socket is kept shut because of
+    /// what the client has in memory already.
+    fn is_held_back(&self) -> bool {
+        let connection = self.flow.connection();
+        self.unreleased > 0 || connection.is_held() || connection.received.fill_window(FREE)
+    }
+}
+
 impl Drop for StreamBody {
     fn drop(&mut self) {
         let in_flight = self.stream.flow_control().used_capacity();
         // What nobody has read is thrown away with the stream.
         let unread = in_flight.saturating_sub(self.unreleased);
-        self.flow.connection().received.go(unread);
+        let connection = self.flow.connection();
+        if !self.is_over {
+            connection.abandoned.add(self.stream.stream_id());
+        }
+        connection.received.go(unread);
         self.let_go();
     }
 }

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use ::http::Request;
 use futures_util::StreamExt as _;
@@ -14,7 +15,9 @@ use futures_util::stream::FuturesUnordered;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 
+use super::abandoned;
 use super::activity::{Activity, Busy};
 use super::alarm::Alarm;
 use super::exchange::Exchange;
@@ -32,6 +35,15 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes of a response that the library keeps.
 const SEND_BUFFER: usize = 64 * 1024;
+/// Streams that the gateway has reset of which the library remembers that what still comes of them
+/// is to be ignored (RFC 9113 §5.1), and how long: a client may have an upload of the whole
+/// window's size under way on each. Frames of one that is forgotten end the connection.
+const RESET_STREAMS: usize = abandoned::MOST;
+const RESET_REMEMBERED: Duration = Duration::from_secs(30);
+/// What small DATA frames that nobody has read may cost: for each, what it lacks of 256 bytes. Held
+/// requests of one connection may have sent ten thousand small messages; they are bounded by the
+/// connection's window, too.
+const SMALL_FRAMES: usize = 4 * 1024 * 1024;
 
 /// A connection after its preface, and the streams that answer its requests.
 struct Serving<I, B, F> {
@@ -44,9 +56,9 @@ struct Serving<I, B, F> {
     flow: Arc<ConnectionFlow>,
 }
 
-/// Serves a connection's requests until it ends.
+/// Serves the requests of a connection, which was accepted at `accepted`, until it ends.
 pub(in crate::listener) async fn serve<S: Service, I>(
-    stream: I,
+    (stream, accepted): (I, Instant),
     from: Downstream,
     service: S,
     config: &ServerConfig,
@@ -57,13 +69,16 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::new());
-    let flow = Arc::new(ConnectionFlow::new(config.send_timeout, own.buffers));
+    let flow = Arc::new(ConnectionFlow::new(
+        config.send_timeout,
+        own.buffers,
+        CONNECTION_WINDOW,
+    ));
     let gate = Gate::new(
-        stream,
+        (stream, accepted),
         Arc::clone(&flow),
         Arc::clone(&activity),
         config.header_timeout,
-        CONNECTION_WINDOW,
     );
     let handshake = builder(config).handshake(gate);
     let connection = tokio::select! {
@@ -74,8 +89,9 @@ where
     let from = (from, S::ConnectionCache::default());
     let begin = |request: Request<RecvStream>, respond: SendResponse<Piece>| {
         let (busy, stream) = (Busy::new(&activity), StreamFlow::new(&flow));
-        let (exchange, request) = Exchange::begin(request, respond, stream, busy)?;
-        Some(exchange.answer(request, &service, &from))
+        let (exchange, request) =
+            Exchange::begin(request, respond, stream, busy, config.max_headers);
+        exchange.answer(request, &service, &from)
     };
     let mut serving = Serving::new(connection, begin, Arc::clone(&flow));
     tokio::select! {
@@ -105,6 +121,9 @@ fn builder(config: &ServerConfig) -> Builder {
         .max_local_error_reset_streams(Some(limits.max_error_resets))
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_reset_streams(RESET_STREAMS)
+        .reset_stream_duration(RESET_REMEMBERED)
+        .data_frame_budget(SMALL_FRAMES)
         .max_send_buffer_size(SEND_BUFFER);
     builder
 }
@@ -114,7 +133,7 @@ fn builder(config: &ServerConfig) -> Builder {
 impl<I, B, F> Serving<I, B, F>
 where
     I: AsyncRead + AsyncWrite + Unpin,
-    B: FnMut(Request<RecvStream>, SendResponse<Piece>) -> Option<F>,
+    B: FnMut(Request<RecvStream>, SendResponse<Piece>) -> F,
     F: Future<Output = ()>,
 {
     fn new(
@@ -163,10 +182,8 @@ where
                     let Some(accepted) = accepted.transpose().map_err(io::Error::other)? else {
                         return Poll::Ready(Ok(()));
                     };
-                    if let Some(answering) = begin(accepted.0, accepted.1) {
-                        streams.push(answering);
-                        has_new = true;
-                    }
+                    streams.push(begin(accepted.0, accepted.1));
+                    has_new = true;
                 }
                 if !flow.is_blocked() {
                     // All heads that there were have gone.

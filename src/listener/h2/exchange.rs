@@ -1,8 +1,9 @@
 //! One request and its response.
 //!
 //! Guarantees: whatever answers a request is dropped when its client resets the stream, or takes
-//! nothing of the response for `send_timeout`; interim responses go before the final one; a body
-//! that breaks resets the stream, so that the client does not take it for whole.
+//! nothing of the response for `send_timeout`, its last bytes included; interim responses go before
+//! the final one; a body that breaks resets the stream after what has come of it, so that the client
+//! does not take it for whole; what is no request is logged and counted, too.
 
 use std::error::Error;
 use std::future::poll_fn;
@@ -18,14 +19,18 @@ use h2::{Reason, RecvStream, SendStream};
 use http1::InterimSink;
 use hyper::body::Body;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 
 use super::activity::Busy;
 use super::body::StreamBody;
 use super::flow::{PacedBody, Piece, StreamFlow};
 use super::tunnel::Tunnel;
 use super::{request, response};
-use crate::client::{ClientBody, UpgradeOffer, UpgradedClient};
+use crate::client::{ClientBody, Refusal, RefusalReason, UpgradeOffer, UpgradedClient};
 use crate::listener::service::{Downstream, ExtraHeaders, Service};
+
+/// A request, or what came instead of one.
+pub(super) type Asked = Result<Request<Option<ClientBody>>, Box<Refusal>>;
 
 /// A request that is being answered.
 pub(super) struct Exchange {
@@ -48,50 +53,58 @@ enum Broken {
     Body(Box<dyn Error + Send + Sync>),
 }
 
+/// A stream of which something waits to be written. The library would keep it for as long as the
+/// connection lives, were the stream dropped: it has been ended already.
+struct Waiting<'a> {
+    stream: &'a mut SendStream<Piece>,
+    flow: &'a StreamFlow,
+}
+
 // === impl Exchange ===
 
 impl Exchange {
-    /// Of a request that has just come; `None` if it is none, which its client is told.
+    /// Of a head that has just come, with the request that it is, which may have `max_fields`
+    /// fields; or why it is none.
     pub(super) fn begin(
         request: Request<RecvStream>,
-        mut respond: SendResponse<Piece>,
+        respond: SendResponse<Piece>,
         flow: StreamFlow,
         busy: Busy,
-    ) -> Option<(Self, Request<Option<ClientBody>>)> {
+        max_fields: usize,
+    ) -> (Self, Asked) {
         let (mut head, stream) = request.into_parts();
-        if let Some(what) = request::malformed(&head) {
-            tracing::debug!(what, "a malformed request");
-            respond.send_reset(Reason::PROTOCOL_ERROR);
-            return None;
-        }
         let flow = Arc::new(flow);
-        let (mut body, mut switch) = (None, None);
+        let mut exchange = Self {
+            respond,
+            flow: Arc::clone(&flow),
+            busy,
+            is_head: head.method == Method::HEAD,
+            switch: None,
+        };
+        if let Some(refusal) = request::refusal(&head, max_fields) {
+            flow.connection().abandoned.add(stream.stream_id());
+            return (exchange, Err(Box::new(refusal)));
+        }
+        let mut body = None;
         if head.method == Method::CONNECT {
             let (offer, switched) = UpgradeOffer::new();
             head.extensions.insert(offer);
-            switch = Some((stream, switched));
+            exchange.switch = Some((stream, switched));
         } else if !stream.is_end_stream() {
             // Whoever sends the body on counts what it keeps of it.
             let buffers = flow.connection().buffers().clone();
             head.extensions.insert(buffers);
             let (length, expects) = (length(&head.headers), expects_continue(&head.headers));
             let whole = StreamBody::new(stream, Arc::clone(&flow), length, expects);
-            body = Some(ClientBody::of(whole));
+            body = Some(ClientBody::of_source(whole));
         }
-        let exchange = Self {
-            respond,
-            flow,
-            busy,
-            is_head: head.method == Method::HEAD,
-            switch,
-        };
-        Some((exchange, Request::from_parts(head, body)))
+        (exchange, Ok(Request::from_parts(head, body)))
     }
 
-    /// Answers the request; ends when the response has been handed to the library, or cannot be.
+    /// Answers the request; ends when the response has been written to the socket, or cannot be.
     pub(super) async fn answer<S: Service>(
         self,
-        request: Request<Option<ClientBody>>,
+        request: Asked,
         service: &S,
         from: &(Downstream, S::ConnectionCache),
     ) {
@@ -104,10 +117,23 @@ impl Exchange {
 
     async fn answer_in_time<S: Service>(
         mut self,
-        request: Request<Option<ClientBody>>,
+        request: Asked,
         service: &S,
         from: &(Downstream, S::ConnectionCache),
     ) -> Result<(), Broken> {
+        let request = match request {
+            Ok(request) => request,
+            Err(refusal) => {
+                let is_malformed = refusal.reason == RefusalReason::Malformed;
+                let response = service.refuse(*refusal, &from.0);
+                if is_malformed {
+                    // It is counted and logged, and its client gets no response (RFC 9113 §8.1.1).
+                    self.respond.send_reset(Reason::PROTOCOL_ERROR);
+                    return Ok(());
+                }
+                return self.send(response).await;
+            }
+        };
         // Many have been reset already when a client abuses resets (CVE-2023-44487).
         let reset = poll_fn(|cx| Poll::Ready(self.respond.poll_reset(cx))).await;
         if let Poll::Ready(reason) = reset {
@@ -163,21 +189,49 @@ impl Exchange {
             // Nobody wants it: it is closed.
             let _unwanted = switched.send(Box::pin(tunnel));
         } else if has_content {
-            let body = PacedBody::new(body, Arc::clone(&self.flow), self.busy);
-            let sent = send_body(&mut stream, body, &self.flow).await;
-            if let Err(Broken::Body(error)) = &sent {
-                stream.send_reset(reason_of(&**error));
-            }
-            sent?;
+            // It lives until it has been written: it counts as a request of its connection, and of
+            // its instance, for so long.
+            let mut body = PacedBody::new(body, Arc::clone(&self.flow), self.busy);
+            let sent = send_body(&mut stream, &mut body, &self.flow).await;
+            let Err(Broken::Body(error)) = sent else {
+                sent?;
+                return written(&mut stream, &self.flow).await;
+            };
+            // A reset would take with it what waits: the head, above all.
+            yield_now().await;
+            written(&mut stream, &self.flow).await?;
+            stream.send_reset(reason_of(&*error));
+            return Err(Broken::Body(error));
         }
         Ok(())
+    }
+}
+
+/// Waits until what was handed to the library of a stream has been written.
+async fn written(stream: &mut SendStream<Piece>, flow: &StreamFlow) -> Result<(), Broken> {
+    let mut waiting = Waiting { stream, flow };
+    poll_fn(|cx| {
+        if flow.poll_written(cx).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        let reason = ready!(waiting.stream.poll_reset(cx))?;
+        Poll::Ready(Err(Broken::Reset(reason)))
+    })
+    .await
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.flow.has_unwritten() {
+            self.stream.send_reset(Reason::CANCEL);
+        }
     }
 }
 
 /// Hands a body to the library as fast as its client takes it.
 async fn send_body<B>(
     stream: &mut SendStream<Piece>,
-    mut body: PacedBody<B, Busy>,
+    body: &mut PacedBody<B, Busy>,
     flow: &Arc<StreamFlow>,
 ) -> Result<(), Broken>
 where
@@ -203,7 +257,7 @@ where
                     return Poll::Ready(Ok(()));
                 }
             }
-            let Some(frame) = ready!(Pin::new(&mut body).poll_frame(cx)) else {
+            let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)) else {
                 stream.send_data(Piece::end(flow), true)?;
                 return Poll::Ready(Ok(()));
             };

@@ -9,11 +9,14 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
+
+use super::abandoned::Abandoned;
 
 /// Frames without a request in them that a client may send in a second, for ever.
 const PER_SECOND: f64 = 100.0;
@@ -93,8 +96,11 @@ struct Frames {
     head_since: Option<Instant>,
     /// Whether the frame is the last of its block.
     is_last_of_head: bool,
-    /// Bytes of DATA frames, without their padding.
+    /// Bytes of DATA frames that somebody reads, without their padding.
     data: usize,
+    /// Whether the frame is one of those.
+    is_read: bool,
+    abandoned: Arc<Abandoned>,
 }
 
 /// What a frame takes, by its head. A DATA frame with padding is judged by its padding's length.
@@ -114,7 +120,7 @@ fn cost(kind: u8, flags: u8, length: usize) -> Cost {
 // === impl Frames ===
 
 impl Frames {
-    fn new() -> Self {
+    fn new(abandoned: Arc<Abandoned>) -> Self {
         Self {
             skip: PREFACE,
             head: [0; HEAD],
@@ -128,6 +134,8 @@ impl Frames {
             head_since: None,
             is_last_of_head: false,
             data: 0,
+            is_read: false,
+            abandoned,
         }
     }
 
@@ -163,7 +171,9 @@ impl Frames {
                     if padding >= self.skip && !self.is_last_data {
                         self.take(Cost::Idle);
                     }
-                    self.data = self.data.saturating_sub(padding);
+                    if self.is_read {
+                        self.data = self.data.saturating_sub(padding);
+                    }
                 }
                 let count = self.skip.min(bytes.len());
                 self.skip -= count;
@@ -179,10 +189,12 @@ impl Frames {
             (self.filled, bytes) = (start + count, rest);
             if self.filled == HEAD {
                 (self.filled, self.has_begun) = (0, true);
-                let [a, b, c, kind, flags, ..] = self.head;
+                let [a, b, c, kind, flags, stream @ ..] = self.head;
                 self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+                self.is_read =
+                    kind == DATA && !self.abandoned.has(u32::from_be_bytes(stream) & 0x7fff_ffff);
                 match kind {
-                    DATA => self.data += self.skip,
+                    DATA if self.is_read => self.data += self.skip,
                     HEADERS | CONTINUATION => {
                         self.head_since.get_or_insert(now);
                         self.is_last_of_head = flags & END_HEADERS != 0;
@@ -212,8 +224,9 @@ impl Frames {
 // === impl FloodGuard ===
 
 impl<S> FloodGuard<S> {
-    pub(super) fn new(stream: S) -> Self {
-        let frames = Frames::new();
+    /// Data of the streams that are `abandoned` is not counted.
+    pub(super) fn new(stream: S, abandoned: Arc<Abandoned>) -> Self {
+        let frames = Frames::new(abandoned);
         Self { stream, frames }
     }
 
@@ -302,7 +315,7 @@ mod tests {
     }
 
     fn opened() -> (Frames, Instant) {
-        let mut frames = Frames::new();
+        let mut frames = Frames::new(Arc::default());
         let now = Instant::now();
         assert!(frames.pass(&preface(), now));
         (frames, now)
@@ -405,7 +418,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_block_of_fields_is_open_from_its_first_frame_to_the_end_of_its_last() {
-        let mut frames = Frames::new();
+        let mut frames = Frames::new(Arc::default());
         let now = Instant::now();
         assert!(frames.pass(&preface(), now) && !frames.has_begun);
         let (first, last) = (frame(1, 1, b"a"), frame(9, 4, b"bcd"));
@@ -434,7 +447,7 @@ mod tests {
                 .collect();
             let bytes = [preface(), frames.concat()].concat();
             let now = Instant::now();
-            let (mut whole, mut parts) = (Frames::new(), Frames::new());
+            let (mut whole, mut parts) = (Frames::new(Arc::default()), Frames::new(Arc::default()));
             parts.since = whole.since;
             whole.pass(&bytes, now);
             let (mut rest, mut cuts) = (bytes.as_slice(), cuts.iter().cycle());

@@ -18,6 +18,7 @@ use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use super::abandoned::Abandoned;
 use super::interim::{InterimBytes, InterimQueue};
 use super::received::Received;
 use crate::deadline::Deadline;
@@ -37,6 +38,8 @@ pub(super) struct ConnectionFlow {
     buffers: ClientBuffers,
     /// What came of requests' bodies.
     pub(super) received: Received,
+    /// The streams whose requests' bodies nobody reads.
+    pub(super) abandoned: Arc<Abandoned>,
     /// The 1xx responses that may not have been written.
     pub(super) interim: InterimBytes,
     /// Bytes of responses that wait to be written.
@@ -94,11 +97,13 @@ pub(super) struct PacedBody<B, G> {
 // === impl ConnectionFlow ===
 
 impl ConnectionFlow {
-    pub(super) fn new(send_timeout: Duration, buffers: ClientBuffers) -> Self {
+    /// The state of a new connection whose client may send so many bytes of bodies ahead.
+    pub(super) fn new(send_timeout: Duration, buffers: ClientBuffers, window: u32) -> Self {
         Self {
             began: Instant::now(),
             send_timeout,
-            received: Received::new(&buffers),
+            received: Received::new(&buffers, window as usize),
+            abandoned: Arc::default(),
             interim: InterimBytes::default(),
             buffers,
             waiting: AtomicUsize::new(0),
@@ -176,6 +181,23 @@ impl StreamFlow {
 
     fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
+    }
+
+    /// Ready when nothing of it waits to be written.
+    pub(super) fn poll_written(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.waiting() == 0 {
+            return Poll::Ready(());
+        }
+        self.reader.register(cx.waker());
+        match self.waiting() {
+            0 => Poll::Ready(()),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Whether something of it waits to be written.
+    pub(super) fn has_unwritten(&self) -> bool {
+        self.waiting() > 0
     }
 
     fn note_moved(&self) {

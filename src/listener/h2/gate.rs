@@ -2,7 +2,8 @@
 //!
 //! Guarantees: the preface, with the first frame's head, and each block of header fields have
 //! `header_timeout` from their first byte to their last; while the bodies that wait in memory are
-//! too many for the client, nothing more is read.
+//! too many for the client, nothing more is read; a connection that ends well is closed when its
+//! client has closed it, or a moment later.
 
 use std::io;
 use std::pin::Pin;
@@ -21,6 +22,10 @@ use super::trailer_marks::TrailerMarks;
 use crate::deadline::Deadline;
 use crate::flow::Place;
 
+/// How long, and for how many bytes, a client may go on sending after our side has ended.
+const LINGER: Duration = Duration::from_secs(1);
+const MOST_LINGERING: usize = 1024 * 1024;
+
 /// A connection between the socket and the library.
 #[derive(Debug)]
 pub(super) struct Gate<S> {
@@ -30,34 +35,42 @@ pub(super) struct Gate<S> {
     header_timeout: Duration,
     deadline: Option<Deadline>,
     began: Instant,
-    /// At most so many bytes of bodies can be in the library's hands: the connection's window.
-    window: usize,
     /// Whether nothing has come since the last look.
     is_quiet: bool,
     place: Place,
+    /// Set once our side has ended.
+    lingering: Option<Lingering>,
+}
+
+/// The end of a connection of which the client may not have read all yet. Were it closed at once,
+/// whatever the client still sends would make its system throw away what has not been read.
+#[derive(Debug)]
+struct Lingering {
+    deadline: Deadline,
+    left: usize,
 }
 
 // === impl Gate ===
 
 impl<S> Gate<S> {
-    /// A connection whose preface is to be there `header_timeout` from now on.
+    /// A connection that was accepted at `began`, whose preface is to be there `header_timeout` later.
     pub(super) fn new(
-        stream: S,
+        (stream, began): (S, Instant),
         flow: Arc<ConnectionFlow>,
         activity: Arc<Activity>,
         header_timeout: Duration,
-        window: u32,
     ) -> Self {
+        let abandoned = Arc::clone(&flow.abandoned);
         Self {
-            stream: TrailerMarks::new(FloodGuard::new(stream)),
+            stream: TrailerMarks::new(FloodGuard::new(stream, abandoned)),
             flow,
             activity,
             header_timeout,
             deadline: None,
-            began: Instant::now(),
-            window: window as usize,
+            began,
             is_quiet: false,
             place: Place::default(),
+            lingering: None,
         }
     }
 
@@ -89,7 +102,8 @@ impl<S> Gate<S> {
 
     /// Waits until the client may have more in memory.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.flow.received.bytes() < FREE {
+        if self.flow.received.poll_below(FREE, cx).is_ready() {
+            self.flow.note_held(false);
             return Poll::Ready(());
         }
         if self.activity.requests() == 0 {
@@ -112,7 +126,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
         let polled = Pin::new(&mut me.stream).poll_read(cx, buffer);
         let data = me.stream.get_mut().take_data();
         if data > 0 {
-            me.flow.received.come(data, me.window);
+            me.flow.received.come(data);
         }
         if polled.is_ready() {
             me.is_quiet = false;
@@ -136,7 +150,7 @@ impl<S> Gate<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -152,7 +166,29 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let me = &mut *self;
+        if me.lingering.is_none() {
+            ready!(Pin::new(&mut me.stream).poll_shutdown(cx))?;
+        }
+        let lingering = me.lingering.get_or_insert_with(|| Lingering {
+            deadline: Deadline::new(Instant::now() + LINGER),
+            left: MOST_LINGERING,
+        });
+        let mut room = [0; 4096];
+        while lingering.left > 0 {
+            let mut part = ReadBuf::new(&mut room);
+            match Pin::new(&mut me.stream).poll_read(cx, &mut part) {
+                Poll::Ready(Ok(())) if !part.filled().is_empty() => {
+                    lingering.left = lingering.left.saturating_sub(part.filled().len());
+                }
+                Poll::Ready(_) => return Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    ready!(lingering.deadline.poll_over(cx));
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,8 +1,9 @@
 //! Whether the client is still there.
 //!
 //! Guarantees: a client from which nothing has come for [`PING_EVERY`] is sent a PING (RFC 9113
-//! §6.7), and one that does not answer it within [`PING_TIMEOUT`] is given up; the time in which the
-//! gateway itself does not read does not count.
+//! §6.7), and one from which nothing comes within [`PING_TIMEOUT`] either is given up. The time in
+//! which the gateway itself does not read does not count, nor that in which the client is slow to
+//! take what comes before the PING, for which `send_timeout` is there.
 
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -43,9 +44,11 @@ impl KeepAlive {
             if self.sent.is_some() && self.pings.poll_pong(cx).is_ready() {
                 self.sent = None;
             }
+            // Whatever comes says that the client is there: the answer may be behind much else.
+            let heard = flow.last_read();
             self.deadline.set(match self.sent {
-                Some(sent) => sent + PING_TIMEOUT,
-                None => flow.last_read() + PING_EVERY,
+                Some(sent) => sent.max(heard) + PING_TIMEOUT,
+                None => heard + PING_EVERY,
             });
             ready!(self.deadline.poll_over(cx));
             let now = Instant::now();
@@ -54,7 +57,7 @@ impl KeepAlive {
                     // The connection is about to end by itself.
                     return Poll::Pending;
                 }
-            } else if !flow.is_held() {
+            } else if !flow.is_held() && !flow.is_blocked() {
                 return Poll::Ready(());
             }
             self.sent = Some(now);

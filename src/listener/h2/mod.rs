@@ -10,6 +10,7 @@
 //! `connection.rs` has the loop, `exchange.rs` one request's way through it, `gate.rs` the socket's
 //! side.
 
+mod abandoned;
 mod activity;
 mod alarm;
 mod body;

@@ -6,24 +6,34 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use futures_util::task::AtomicWaker;
 
 use crate::flow::{Buffered, ClientBuffers};
 
 /// The bytes, and their part of the budget.
 #[derive(Debug)]
 pub(super) struct Received {
+    /// The connection's window.
+    window: usize,
     held: Mutex<Buffered>,
     /// The same number as `held`'s, to be looked at without the lock.
     bytes: AtomicUsize,
+    /// The task that reads from the client, while it waits until there are fewer.
+    reader: AtomicWaker,
 }
 
 // === impl Received ===
 
 impl Received {
-    pub(super) fn new(buffers: &ClientBuffers) -> Self {
+    /// None yet; no more than `window` can be in the library's hands.
+    pub(super) fn new(buffers: &ClientBuffers, window: usize) -> Self {
         Self {
+            window,
             held: Mutex::new(buffers.hold(0)),
             bytes: AtomicUsize::new(0),
+            reader: AtomicWaker::new(),
         }
     }
 
@@ -31,10 +41,27 @@ impl Received {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// So many have come, of which `most` can be in memory.
-    pub(super) fn come(&self, bytes: usize, most: usize) {
+    /// Ready when there are fewer than `limit`; else the task is woken whenever some go.
+    pub(super) fn poll_below(&self, limit: usize, cx: &Context<'_>) -> Poll<()> {
+        if self.bytes() < limit {
+            return Poll::Ready(());
+        }
+        self.reader.register(cx.waker());
+        match self.bytes() < limit {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Whether there are so many that the client may not be able to send more of any body.
+    pub(super) fn fill_window(&self, of_stream: usize) -> bool {
+        self.bytes() + of_stream > self.window
+    }
+
+    /// So many have come.
+    pub(super) fn come(&self, bytes: usize) {
         let mut held = self.lock();
-        let room = most.saturating_sub(held.bytes());
+        let room = self.window.saturating_sub(held.bytes());
         held.grow(bytes.min(room));
         self.note(&held);
     }
@@ -45,6 +72,7 @@ impl Received {
             let mut held = self.lock();
             held.shrink(bytes);
             self.note(&held);
+            self.reader.wake();
         }
     }
 
@@ -72,16 +100,16 @@ mod tests {
     #[test]
     fn what_has_come_is_in_the_budget_until_it_is_taken_and_never_more_than_the_window() {
         let budget = BufferBudget::new(1 << 20);
-        let received = Received::new(&budget.of(Ipv4Addr::LOCALHOST.into()));
-        received.come(700, 1000);
-        received.come(700, 1000);
+        let received = Received::new(&budget.of(Ipv4Addr::LOCALHOST.into()), 1000);
+        received.come(700);
+        received.come(700);
         assert_eq!((received.bytes(), budget.used()), (1000, 1000));
         received.go(400);
         assert_eq!((received.bytes(), budget.used()), (600, 600));
         // Bytes that were not counted beyond the window are taken, too.
         received.go(900);
         assert_eq!((received.bytes(), budget.used()), (0, 0));
-        received.come(5, 1000);
+        received.come(5);
         received.clear();
         assert_eq!(budget.used(), 0);
     }

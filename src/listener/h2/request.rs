@@ -10,8 +10,27 @@ use ::http::uri::PathAndQuery;
 use ::http::{HeaderValue, Method};
 use h2::ext::Protocol;
 
+use crate::client::{Refusal, RefusalReason};
+
+/// Why a head is no request that can be answered; a request may have `max_fields` fields.
+pub(super) fn refusal(head: &Parts, max_fields: usize) -> Option<Refusal> {
+    let reason = if let Some(what) = malformed(head) {
+        tracing::debug!(what, "a malformed request");
+        RefusalReason::Malformed
+    } else if head.headers.len() > max_fields {
+        RefusalReason::LargeHead
+    } else {
+        return None;
+    };
+    Some(Refusal {
+        reason,
+        method: Some(head.method.clone()),
+        target: head.uri.path_and_query().cloned(),
+    })
+}
+
 /// What is wrong with a head.
-pub(super) fn malformed(head: &Parts) -> Option<&'static str> {
+fn malformed(head: &Parts) -> Option<&'static str> {
     let target = head.uri.path_and_query().map(PathAndQuery::as_str);
     let is_tunnel = head.method == Method::CONNECT && head.extensions.get::<Protocol>().is_none();
     if head.method == Method::CONNECT && head.uri.authority().is_none() {

@@ -7,8 +7,8 @@ use ::http::header::{
     CONNECTION, CONTENT_LENGTH, DATE, Entry, HeaderName, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use ::http::response::Parts;
-use ::http::{HeaderMap, HeaderValue, StatusCode};
-use http1::options;
+use ::http::{HeaderMap, StatusCode};
+use http1::{only_length, options};
 use hyper::body::Body;
 
 use crate::listener::date;
@@ -33,9 +33,14 @@ pub(super) fn complete<B: Body + ExtraHeaders>(head: &mut Parts, body: &B, is_he
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
     );
     let is_nothing = is_without || body.is_end_stream();
-    if !is_nothing && let Some(length) = body.size_hint().exact() {
-        let length = || HeaderValue::from(length);
-        headers.entry(CONTENT_LENGTH).or_insert_with(length);
+    let exact = body.size_hint().exact().filter(|_| !is_nothing);
+    if headers.contains_key(CONTENT_LENGTH) || exact.is_some() {
+        // As over HTTP/1: one length, or none (RFC 9110 §8.6).
+        let length = exact.or_else(|| only_length(headers));
+        match length.filter(|_| !is_without) {
+            Some(length) => drop(headers.insert(CONTENT_LENGTH, length.into())),
+            None => drop(headers.remove(CONTENT_LENGTH)),
+        }
     }
     !is_nothing && !is_head
 }
@@ -71,7 +76,7 @@ fn remove_connections(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use ::http::Response;
+    use ::http::{HeaderValue, Response};
     use bytes::Bytes;
     use http_body_util::Full;
 
@@ -127,9 +132,29 @@ mod tests {
     fn a_response_has_its_length_and_the_time_and_keeps_its_own() {
         let (headers, has_content) = completed(200, &[], "abc", false);
         assert!(has_content && headers[CONTENT_LENGTH] == "3" && headers.contains_key(DATE));
-        let own = [("date", "then"), ("content-length", "9")];
-        let (headers, _) = completed(200, &own, "abc", false);
-        assert!(headers[CONTENT_LENGTH] == "9" && headers[DATE] == "then");
+        let (headers, _) = completed(200, &[("date", "then")], "abc", false);
+        assert_eq!(headers[DATE], "then");
+    }
+
+    #[test]
+    fn a_response_has_one_length_that_is_true_or_none() {
+        for (status, lengths, body, expected) in [
+            (200, &["3", "3"][..], "abc", Some("3")),
+            (200, &["3, 3"], "abc", Some("3")),
+            // What answers HEAD, or 304, has no body that could contradict it.
+            (200, &["9"], "", Some("9")),
+            (200, &["abc"], "", None),
+            (200, &["5", "6"], "", None),
+            (204, &["5"], "", None),
+            (304, &["5"], "", None),
+            (304, &["x"], "", None),
+        ] {
+            let fields: Vec<_> = lengths.iter().map(|one| ("content-length", *one)).collect();
+            let (headers, _) = completed(status, &fields, body, body.is_empty());
+            let found: Vec<_> = headers.get_all(CONTENT_LENGTH).iter().collect();
+            let expected: Vec<_> = expected.into_iter().collect();
+            assert_eq!(found, expected, "{status} {lengths:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! Guarantees: trailers with a pseudo-field are malformed (RFC 9113 §8.1) and reset their stream;
 //! trailers that are larger than a head may be are known to be cut; everything but trailers passes
-//! as it is, and without a copy.
+//! as it is, and without a copy; the work for a frame is proportional to its bytes, and no more of
+//! it is kept than its first few.
 //!
 //! h2 drops pseudo-fields of trailers, but it refuses one that comes after a field, and it drops
 //! the fields that are beyond its limit. So a block of trailers is given a field of ours at its
@@ -31,6 +32,11 @@ const PREFACE: usize = 24;
 const HEAD: usize = 9;
 /// Bytes that are read at once while a block of trailers is under way.
 const PART: usize = 1024;
+/// The largest frame that a client may send, which is what the library says (RFC 9113 §4.2).
+const MAX_FRAME: usize = 16 * 1024;
+/// Bytes of updates of the table's size at the beginning of a block: two are allowed (RFC 7541
+/// §4.2), and each needs no more than five.
+const MAX_UPDATES: usize = 16;
 
 const HEADERS: u8 = 0x1;
 const CONTINUATION: u8 = 0x9;
@@ -287,7 +293,8 @@ impl Marker {
 
     fn begin(&mut self, head: [u8; HEAD], out: &mut BytesMut) {
         let read = Head::read(&head);
-        if self.passes(read) {
+        // One that is too long ends the connection.
+        if read.length > MAX_FRAME || self.passes(read) {
             out.extend_from_slice(&head);
             self.place = Place::Passing(read.length);
         } else if read.kind == HEADERS {
@@ -383,12 +390,13 @@ fn beginning(head: Head, start: &[u8], is_whole: bool) -> Poll<Option<Begun>> {
         return Poll::Pending;
     };
     match table_updates(block, block.len() >= fields) {
-        Some(updates) => Poll::Ready(Some(Begun {
+        Some(updates) if updates <= MAX_UPDATES => Poll::Ready(Some(Begun {
             from,
             updates,
             padding,
         })),
-        None => Poll::Pending,
+        None if block.len() < MAX_UPDATES => Poll::Pending,
+        Some(_) | None => Poll::Ready(None),
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use h2::{RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Busy;
@@ -120,24 +120,34 @@ impl AsyncWrite for Tunnel {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ends our side, and waits until all of it has been written.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let me = &mut *self;
-        if std::mem::replace(&mut me.is_shut, true) {
-            return Poll::Ready(Ok(()));
+        if !std::mem::replace(&mut me.is_shut, true) {
+            let sent = me.send.send_data(Piece::end(&me.flow), true);
+            sent.map_err(failed)?;
         }
-        let sent = me.send.send_data(Piece::end(&me.flow), true);
-        Poll::Ready(sent.map_err(failed))
+        if let Poll::Ready(reset) = me.send.poll_reset(cx) {
+            let error = reset.map_or_else(failed, |reason| failed(reason.into()));
+            return Poll::Ready(Err(error));
+        }
+        me.flow.poll_written(cx).map(Ok)
     }
 }
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
+        if self.is_shut && self.flow.has_unwritten() {
+            // The library would keep it for as long as the connection lives.
+            self.send.send_reset(Reason::CANCEL);
+        }
         let rest = self.rest.remaining();
         let unread = self.receive.flow_control().used_capacity();
-        self.flow
-            .connection()
-            .received
-            .go(unread.saturating_sub(rest));
+        let connection = self.flow.connection();
+        if !self.receive.is_end_stream() {
+            connection.abandoned.add(self.receive.stream_id());
+        }
+        connection.received.go(unread.saturating_sub(rest));
         // A stream that is over needs no window.
         let _over = self.receive.flow_control().release_capacity(rest);
     }

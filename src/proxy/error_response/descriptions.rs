@@ -363,7 +363,10 @@ fn forward(error: &ForwardError) -> Response {
             "The instance does not accept connections.",
             SOON,
         ),
-        ForwardError::Unsent | ForwardError::Broken(_) | ForwardError::Severed => (
+        ForwardError::Unsent
+        | ForwardError::Refused
+        | ForwardError::Broken(_)
+        | ForwardError::Severed => (
             StatusCode::BAD_GATEWAY,
             "upstream_broke",
             "The instance broke the connection off before its response.",

@@ -53,6 +53,7 @@ pub(super) const BUILD_INFO: &str = "wakegate_build_info";
 pub(super) const SPANS: &str = "wakegate_spans_exported_total";
 pub(super) const ACCESS_LINES_DROPPED: &str = "wakegate_access_lines_dropped_total";
 pub(super) const LOG_LINES_DROPPED: &str = "wakegate_log_lines_dropped_total";
+pub(super) const PANICS: &str = "wakegate_panics_total";
 
 /// Seconds, from a warm loopback request to a cold boot.
 const BUCKETS: &[f64] = &[
@@ -277,6 +278,11 @@ const ALL: &[(&str, Kind, &str)] = &[
         LOG_LINES_DROPPED,
         Counter,
         "Diagnostic lines lost because their reader was too slow",
+    ),
+    (
+        PANICS,
+        Counter,
+        "Tasks that a fault of the gateway has ended",
     ),
 ];
 

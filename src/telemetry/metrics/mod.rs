@@ -93,13 +93,14 @@ pub struct Metrics {
     /// Requests sent to an instance a second time.
     pub upstream_retries: Counter,
     /// Open connections from clients.
-    pub downstream_connections: Gauge,
+    downstream_connections: Gauge,
     /// Connections from clients that had as many as they may have.
     pub refused_connections: Counter,
     /// Instances woken too often in a minute.
     pub thrash: Counter,
     access_lines_dropped: Counter,
     log_lines_dropped: Counter,
+    panics: Counter,
 }
 
 /// Counts the calls of control planes' clients.
@@ -187,6 +188,7 @@ impl Metrics {
             thrash: counter(name::THRASH),
             access_lines_dropped: counter(name::ACCESS_LINES_DROPPED),
             log_lines_dropped: counter(name::LOG_LINES_DROPPED),
+            panics: counter(name::PANICS),
             handle: registry.0.handle(),
             registry,
         }
@@ -291,6 +293,11 @@ impl Metrics {
         self.count_sample();
     }
 
+    /// A client's connection is open.
+    pub fn downstream(&self) -> Counted {
+        Counted::new(&self.downstream_connections)
+    }
+
     /// A restore or start is with its control plane.
     pub fn restoring(&self) -> Counted {
         Counted::new(&self.restores_in_flight)
@@ -392,6 +399,7 @@ impl Metrics {
         self.access_lines_dropped.absolute(lost);
         self.log_lines_dropped
             .absolute(super::diagnostics::dropped());
+        self.panics.absolute(super::panics::count());
         self.handle.render() + &process::render()
     }
 

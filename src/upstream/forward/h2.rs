@@ -3,6 +3,7 @@
 //! Guarantees: as [`super`]'s; besides, a connection is dialled by one request at a time, and what
 //! comes of it, a failure too, is shared by those that wait for it.
 
+use std::error::Error as _;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -150,7 +151,12 @@ impl Upstream {
         let clock = clock.cloned().unwrap_or_else(ResponseClock::new);
         clock.restart();
         let buffers = request.extensions().get::<ClientBuffers>().cloned();
-        let request = request.map(|body| TimedBody::new(body, &clock, buffers));
+        let spare = spare(&request);
+        let (request, upload) = {
+            let (head, body) = request.into_parts();
+            let (body, upload) = TimedBody::new(body, &clock, buffers);
+            (Request::from_parts(head, body), upload)
+        };
         let answered = tokio::select! {
             biased;
             answered = sender.try_send_request(request) => Some(answered),
@@ -166,7 +172,8 @@ impl Upstream {
                 *response.version_mut() = Version::HTTP_11;
                 let cut = endpoint.cut().clone();
                 return Ok(response.map(|body| {
-                    UpstreamBody::of_h2(body, stream, cut).with_read_timeout(read_timeout)
+                    let body = UpstreamBody::of_h2(body, (stream, upload), cut);
+                    body.with_read_timeout(read_timeout)
                 }));
             }
             Some(Err(mut error)) => match error.take_message() {
@@ -176,6 +183,9 @@ impl Upstream {
                 }
                 None => {
                     let error = error.into_error();
+                    if is_unprocessed(&error) {
+                        return Err(Unanswered(ForwardError::Refused, spare.map(Box::new)));
+                    }
                     match body_stats.and_then(|body_stats| body_stats.failure()) {
                         // A connection that is cut is dropped, which is how its requests end.
                         _ if endpoint.cut().is_cancelled() => ForwardError::Severed,
@@ -217,6 +227,35 @@ impl Upstream {
         }));
         Ok((sender, limits))
     }
+}
+
+/// The request once more, if it has no body and is not one that is kept whole until it is answered
+/// anyway.
+fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    if !request.body().is_nothing() || request.method().is_idempotent() {
+        return None;
+    }
+    let mut spare = Request::new(RequestBody::default());
+    *spare.method_mut() = request.method().clone();
+    *spare.uri_mut() = request.uri().clone();
+    *spare.version_mut() = request.version();
+    *spare.headers_mut() = request.headers().clone();
+    *spare.extensions_mut() = request.extensions().clone();
+    Some(spare)
+}
+
+/// Whether the instance says that it has done nothing with the request: it refused the stream, or
+/// its GOAWAY leaves it out (RFC 9113 §6.8, §8.7).
+fn is_unprocessed(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return error.is_remote() && (is_refused || error.is_go_away());
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// The result of an exchange on a connection that had been idle for `idle_for`, once the pool knows

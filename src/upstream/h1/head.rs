@@ -22,12 +22,14 @@ impl Head {
     /// Of what was read. A name or value that `http` does not take is an error.
     pub(super) fn of(parsed: ResponseHead<'_, '_>) -> Result<Self, HeadError> {
         let copied = Copied::of(parsed.bytes);
-        let mut headers = HeaderMap::with_capacity(parsed.fields.len() + ADDED);
+        let count = parsed.fields.len();
+        let too_many = |_| HeadError::TooManyFields(count);
+        let mut headers = HeaderMap::try_with_capacity(count + ADDED).map_err(too_many)?;
         for field in parsed.fields.iter() {
             let name = HeaderName::from_bytes(field.name.as_bytes());
             let value = HeaderValue::from_maybe_shared(copied.part(field.value));
             match (name, value) {
-                (Ok(name), Ok(value)) => headers.append(name, value),
+                (Ok(name), Ok(value)) => headers.try_append(name, value).map_err(too_many)?,
                 _ => return Err(HeadError::Value),
             };
         }

@@ -28,7 +28,7 @@ impl Stage {
         let buffers = budget.of(Ipv4Addr::LOCALHOST.into());
         Self {
             budget,
-            connection: Arc::new(ConnectionFlow::new(LIMIT, buffers)),
+            connection: Arc::new(ConnectionFlow::new(LIMIT, buffers, 1 << 20)),
         }
     }
 
@@ -179,7 +179,11 @@ async fn no_more_is_read_than_the_budget_allows_and_each_connection_moves() {
     let mut taken = all_of(&mut greedy);
     assert!(stage.budget.used() <= MIB, "{:?}", stage.budget);
     // Another connection of the same client still gets something through.
-    let other = Arc::new(ConnectionFlow::new(LIMIT, stage.connection.buffers.clone()));
+    let other = Arc::new(ConnectionFlow::new(
+        LIMIT,
+        stage.connection.buffers.clone(),
+        1 << 20,
+    ));
     let mut modest = PacedBody::new(endless(), Arc::new(StreamFlow::new(&other)), ());
     for _ in 0..10 {
         let mut one = piece(&mut modest).await;

@@ -183,3 +183,30 @@ proptest! {
         prop_assert_eq!(marked(&bytes, part, room), marked(&bytes, 10_000, 10_000));
     }
 }
+
+#[test]
+fn no_block_of_fields_costs_more_than_its_bytes() {
+    // A block that would begin with nothing but updates of the table's size, or with one that does
+    // not end, in a frame of any length.
+    for (length, byte) in [
+        (0x0010_0000_usize, 0x20),
+        (16_000, 0x20),
+        (16_000, 0x3f),
+        (16_000, 0xff),
+    ] {
+        let head = frame(HEADERS, END_STREAM | END_HEADERS, 1, b"x");
+        let [.., a, b, c] = length.to_be_bytes();
+        let mut trailers = vec![a, b, c, HEADERS, END_STREAM | END_HEADERS, 0, 0, 0, 1];
+        trailers.extend(std::iter::repeat_n(byte, length.min(20_000)));
+        let bytes = opened(&[head, trailers]);
+        let mut marker = TrailerMarks::new(Parts(Vec::new(), 1)).marker;
+        let (mut out, mut rest) = (BytesMut::new(), &bytes[..]);
+        while let Some((first, more)) = rest.split_first() {
+            marker.take(&[*first], &mut out);
+            assert!(marker.start.len() <= 32, "{length} {byte}");
+            rest = more;
+        }
+        // The library sees all of it.
+        assert!(out.len() >= bytes.len(), "{length} {byte}");
+    }
+}
