@@ -923,3 +923,45 @@ async fn two_thousand_slow_connections_take_nothing_from_the_others() {
     gateway.stop().await;
     plane.stop().await;
 }
+
+/// Reads until so many streams have ended.
+async fn ends(stream: &mut TcpStream, mut count: usize) {
+    let reading = async {
+        while count > 0 {
+            let answer = next(stream).await.expect("the connection has ended");
+            assert_ne!(answer.kind, GOAWAY, "{:?}", answer.payload);
+            let is_reset = answer.kind == RST_STREAM;
+            count -= usize::from(is_reset);
+        }
+    };
+    timeout(crate::support::PATIENCE, reading).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_still_sends_to_uploads_that_were_refused_harms_no_other_request() {
+    let plane = Plane::start().await;
+    let gateway = Gateway::start(&plane, "").await;
+    let mut stream = connect(&gateway).await;
+    // Names that are no host's, in two rounds of as many as may be open at once.
+    let mut block = post();
+    block.truncate(3);
+    block.extend(literal(":authority", "nobody"));
+    for round in 0..3 {
+        let streams: Vec<u32> = (0..100)
+            .map(|number| 1 + 2 * (100 * round + number))
+            .collect();
+        let heads: Vec<_> = streams.iter().flat_map(|id| open(*id, &block)).collect();
+        stream.write_all(&heads).await.unwrap();
+        ends(&mut stream, streams.len()).await;
+        // Their bodies were under way.
+        for id in &streams {
+            stream
+                .write_all(&frame(DATA, END_STREAM, *id, &[0; 100]))
+                .await
+                .unwrap();
+        }
+    }
+    assert_eq!(verdict(stream, &ping()).await, "pong");
+    gateway.stop().await;
+    plane.stop().await;
+}

@@ -43,6 +43,7 @@ mod contract;
 mod dashboard;
 mod deploy;
 mod descriptors;
+mod ends;
 mod engine;
 mod engine_faults;
 mod epochs;
