@@ -209,7 +209,7 @@ impl Exchange {
 
 /// Waits until what was handed to the library of a stream has been written.
 async fn written(stream: &mut SendStream<Piece>, flow: &StreamFlow) -> Result<(), Broken> {
-    let mut waiting = Waiting { stream, flow };
+    let waiting = Waiting { stream, flow };
     poll_fn(|cx| {
         if flow.poll_written(cx).is_ready() {
             return Poll::Ready(Ok(()));
