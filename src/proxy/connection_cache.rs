@@ -16,7 +16,7 @@ use crate::config::RouteConfig;
 use crate::hold::Gate;
 use crate::names::{Hostname, PlaneIndex};
 use crate::router::{AuthorityError, host_of};
-use crate::upstream::{ClientConnection, ForwardedElement};
+use crate::upstream::{ClientConnection, ForwardedElement, Pseudonym};
 use crate::wake::Instance;
 use hypeman::InstanceRef;
 
@@ -34,6 +34,7 @@ pub(super) struct CachedTarget {
     plane: PlaneIndex,
     name: InstanceRef,
     port: u16,
+    pseudonym: Pseudonym,
     pub(super) instance: Arc<Instance<TcpStream>>,
     /// The gate of the instance's port.
     pub(super) gate: Arc<Gate>,
@@ -98,11 +99,18 @@ impl ConnectionCache {
         is_same.then(|| Arc::clone(first))
     }
 
+    /// The gateway's name in `Via` where this destination is concerned, if the first request went
+    /// there.
+    pub(super) fn pseudonym(&self, plane: PlaneIndex, name: &InstanceRef) -> Option<Pseudonym> {
+        let first = self.target.get()?;
+        (first.plane == plane && first.name == *name).then_some(first.pseudonym)
+    }
+
     /// Caches the first request's instance: the next one most likely goes there, too.
     pub(super) fn remember(
         &self,
         route: &RouteConfig,
-        name: &InstanceRef,
+        (name, pseudonym): (&InstanceRef, Pseudonym),
         instance: Arc<Instance<TcpStream>>,
         gate: Arc<Gate>,
     ) -> Arc<CachedTarget> {
@@ -110,6 +118,7 @@ impl ConnectionCache {
             plane: route.plane,
             name: name.clone(),
             port: route.port,
+            pseudonym,
             instance,
             gate,
         });

@@ -45,7 +45,8 @@ impl<P: ControlPlane> Gateway<P> {
             None => {
                 let instance = self.find(destination, destination.timeout).await?;
                 let gate = self.gate(&instance, config.port);
-                cache.remember(config, name, instance, gate)
+                let pseudonym = self.pseudonyms.of(config.plane, name);
+                cache.remember(config, (name, pseudonym), instance, gate)
             }
         };
         log.instance = Some(Arc::clone(&resolved.instance));

@@ -115,7 +115,8 @@ impl<P: ControlPlane> Gateway<P> {
             let redirect = HttpsRedirect::new(request.method(), &host.host, port, request.uri());
             return Err(ProxyError::Redirect(Box::new(redirect)));
         }
-        let pseudonym = self.pseudonyms.of(config.plane, &instance);
+        let pseudonym = arrival.cache.pseudonym(config.plane, &instance);
+        let pseudonym = pseudonym.unwrap_or_else(|| self.pseudonyms.of(config.plane, &instance));
         if fields.has(Field::Via) && pseudonym.is_in(request.headers()) {
             return Err(ProxyError::ForwardLoop);
         }

@@ -30,6 +30,20 @@ pub struct Pseudonym(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ViaElement([u8; LENGTH]);
 
+/// The eight digits of four bytes, all at once: every request has two of them.
+fn hexadecimal(bytes: [u8; 4]) -> [u8; 8] {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    // A digit in each byte,
+    let spread = u64::from(u32::from_be_bytes(bytes));
+    let spread = (spread << 16 | spread) & 0x0000_ffff_0000_ffff;
+    let spread = (spread << 8 | spread) & 0x00ff_00ff_00ff_00ff;
+    let digits = (spread << 4 | spread) & (0x0f * ONES);
+    // and 1 in those that are letters.
+    let letters = (digits + 6 * ONES) >> 4 & ONES;
+    let text = digits + u64::from(b'0') * ONES + letters * u64::from(b'a' - b'0' - 10);
+    text.to_be_bytes()
+}
+
 // === impl Pseudonyms ===
 
 impl Pseudonyms {
@@ -43,17 +57,13 @@ impl Pseudonyms {
 
 impl Pseudonym {
     fn text(self) -> [u8; NAME.len() + 16] {
-        let mut text = [b'0'; NAME.len() + 16];
-        for (slot, byte) in text.iter_mut().zip(NAME.bytes()) {
-            *slot = byte;
-        }
-        let mut rest = self.0;
-        for slot in text.iter_mut().rev().take(16) {
-            // Less than 16, so that a letter is made of it.
-            let digit = (rest & 15) as u8;
-            *slot = if digit < 10 { b'0' } else { b'a' - 10 } + digit;
-            rest >>= 4;
-        }
+        let mut text = [0; NAME.len() + 16];
+        let (name, digits) = text.split_at_mut(NAME.len());
+        name.copy_from_slice(NAME.as_bytes());
+        let (high, low) = digits.split_at_mut(8);
+        let [a, b, c, d, e, f, g, h] = self.0.to_be_bytes();
+        high.copy_from_slice(&hexadecimal([a, b, c, d]));
+        low.copy_from_slice(&hexadecimal([e, f, g, h]));
         text
     }
 
@@ -75,11 +85,10 @@ impl Pseudonym {
             Version::HTTP_3 => b"3.0 ",
             _ => b"1.1 ",
         };
-        let mut element = [b' '; LENGTH];
-        let text = self.text();
-        for (slot, byte) in element.iter_mut().zip(version.iter().chain(&text)) {
-            *slot = *byte;
-        }
+        let mut element = [0; LENGTH];
+        let (start, name) = element.split_at_mut(version.len());
+        start.copy_from_slice(version);
+        name.copy_from_slice(&self.text());
         ViaElement(element)
     }
 }
