@@ -1,7 +1,8 @@
 //! One request and its response.
 //!
 //! Guarantees: whatever answers a request is dropped when its client resets the stream, or takes
-//! nothing of the response for `send_timeout`; interim responses go before the final one; a body
+//! nothing of the response for `send_timeout`; a stream that its client may have no memory for is
+//! refused before anything is done for it; interim responses go before the final one; a body
 //! that breaks resets the stream, so that the client does not take it for whole.
 
 use std::error::Error;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use ::http::header::{CONTENT_LENGTH, EXPECT, HeaderValue};
-use ::http::{HeaderMap, Method, Request, Response};
+use ::http::{HeaderMap, Method, Request, Response, Uri};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
@@ -25,7 +26,17 @@ use super::flow::{PacedBody, Piece, StreamFlow};
 use super::tunnel::Tunnel;
 use super::{request, response};
 use crate::client::{ClientBody, UpgradeOffer, UpgradedClient};
-use crate::listener::service::{Downstream, ExtraHeaders, Service};
+use crate::listener::service::{Backlog, Downstream, ExtraHeaders, Service};
+
+/// What a stream takes besides its head, in bytes: the tasks that serve it, its connection to its
+/// instance with what that is read into.
+const STREAM: usize = 8 * 1024;
+/// What a tunnel takes besides: the room that each direction is copied through.
+const TUNNEL: usize = 16 * 1024;
+/// What a field takes besides its name and its value.
+const FIELD: usize = 64;
+/// A response's head that is larger is not kept for a client that reads nothing and has its share.
+const LARGE_HEAD: usize = 16 * 1024;
 
 /// A request that is being answered.
 pub(super) struct Exchange {
@@ -42,6 +53,8 @@ pub(super) struct Exchange {
 enum Broken {
     #[error("the client has reset the stream: {0}")]
     Reset(Reason),
+    #[error("the client has as much in memory as it may have")]
+    NoRoom,
     #[error(transparent)]
     Stream(#[from] h2::Error),
     #[error("the response's body broke: {0}")]
@@ -64,9 +77,17 @@ impl Exchange {
             respond.send_reset(Reason::PROTOCOL_ERROR);
             return None;
         }
+        let is_tunnel = head.method == Method::CONNECT;
+        let own = STREAM + if is_tunnel { TUNNEL } else { 0 };
+        if !flow.try_keep(own + bytes_of(&head.headers) + length_of(&head.uri)) {
+            // Nothing has been done for it: it can be sent again (RFC 9113 §8.7).
+            tracing::debug!("a request is refused: its client has its share of memory");
+            respond.send_reset(Reason::REFUSED_STREAM);
+            return None;
+        }
         let flow = Arc::new(flow);
         let (mut body, mut switch) = (None, None);
-        if head.method == Method::CONNECT {
+        if is_tunnel {
             let (offer, switched) = UpgradeOffer::new();
             head.extensions.insert(offer);
             switch = Some((stream, switched));
@@ -145,7 +166,10 @@ impl Exchange {
 
     async fn send<B>(mut self, response: Response<B>) -> Result<(), Broken>
     where
-        B: ExtraHeaders + Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
+        B: ExtraHeaders
+            + Backlog
+            + Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
+            + Unpin,
     {
         let (mut head, body) = response.into_parts();
         let has_content = response::complete(&mut head, &body, self.is_head);
@@ -154,6 +178,16 @@ impl Exchange {
             head.headers.remove(CONTENT_LENGTH);
         }
         let is_last = !has_content && switch.is_none();
+        let size = bytes_of(&head.headers);
+        if size <= LARGE_HEAD {
+            self.flow.keep(size);
+        } else if !self.flow.try_keep(size) {
+            self.respond.send_reset(Reason::ENHANCE_YOUR_CALM);
+            return Err(Broken::NoRoom);
+        }
+        if is_last {
+            self.flow.keep_unwritten(size);
+        }
         let head = Response::from_parts(head, ());
         let mut stream = self.respond.send_response(head, is_last).inspect_err(|_| {
             self.respond.send_reset(Reason::INTERNAL_ERROR);
@@ -181,7 +215,7 @@ async fn send_body<B>(
     flow: &Arc<StreamFlow>,
 ) -> Result<(), Broken>
 where
-    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
+    B: Backlog + Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
 {
     let (mut next, mut is_first) = (None, true);
     poll_fn(|cx| {
@@ -192,7 +226,10 @@ where
             if next.is_some() {
                 // The first piece needs not wait: the library keeps it until it can go.
                 while !is_first && stream.capacity() == 0 {
-                    let capacity = ready!(stream.poll_capacity(cx));
+                    let Poll::Ready(capacity) = stream.poll_capacity(cx) else {
+                        body.note_stalled();
+                        return Poll::Pending;
+                    };
                     capacity.unwrap_or_else(|| Err(Reason::STREAM_CLOSED.into()))?;
                 }
                 is_first = false;
@@ -226,6 +263,19 @@ where
         }
     })
     .await
+}
+
+/// About as many bytes as these fields have in memory.
+fn bytes_of(fields: &HeaderMap) -> usize {
+    let lengths = fields
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD);
+    lengths.sum()
+}
+
+fn length_of(uri: &Uri) -> usize {
+    uri.path_and_query()
+        .map_or(0, |target| target.as_str().len())
 }
 
 /// The sink of a request's interim responses.
