@@ -333,6 +333,8 @@ impl Operator for AppHandle {
             instances: self.0.counts().by_condition(),
             inflight: parts.hold.inside(),
             upstream_idle: parts.upstream.idle(),
+            buffered: self.0.sockets.shared.buffers.used(),
+            memory_refusals: self.0.sockets.shared.buffers.refused(),
             draining: self.0.drain.draining().is_cancelled(),
             access_lines_dropped: parts.access.dropped(),
         }

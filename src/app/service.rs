@@ -10,7 +10,7 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use http1::InterimSink;
 
 use crate::client::{ClientBody, Refusal};
-use crate::listener::{Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
+use crate::listener::{Backlog, Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
 use crate::proxy::{Arrival, ConnectionCache, Gateway, GatewayBody, RawKind};
 
 /// Hands requests and connections to the gateway.
@@ -20,6 +20,16 @@ pub(super) struct GatewayService(pub(super) Arc<Gateway<hypeman::Client>>);
 impl ExtraHeaders for GatewayBody {
     fn extra_headers(&self, say: impl FnMut(&HeaderName, &HeaderValue)) {
         self.extra_headers(say);
+    }
+}
+
+impl Backlog for GatewayBody {
+    fn backlog(&self) -> usize {
+        self.backlog()
+    }
+
+    fn read_at_once(&mut self, bytes: usize) {
+        self.read_at_once(bytes);
     }
 }
 

@@ -135,6 +135,14 @@ const CODES: &[Code] = &[
         "If the client is in the right, raise the limit; cookies that pile up are the usual reason.",
     ),
     code(
+        "memory_share",
+        503,
+        "The client's requests and responses take as much of server.max_buffered_bytes together as one client \
+         network may have.",
+        "Look at what is stuck: responses that the client does not read, or uploads for instances that sleep. \
+         If many people come from that network, raise the limit.",
+    ),
+    code(
         "wake_rate",
         429,
         "The instance is asleep, and the client or the route has woken it as often as admission.rate_per_client \

@@ -31,4 +31,7 @@ pub enum RefusalReason {
     /// A transfer coding other than one `chunked` (RFC 9112 §6.1).
     #[error("the request's transfer coding is not supported")]
     TransferCoding,
+    /// The head is large, and the client has as much in the gateway's memory as it may have.
+    #[error("the client's requests take too much memory together")]
+    NoRoom,
 }

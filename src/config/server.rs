@@ -52,8 +52,9 @@ pub struct ServerConfig {
     /// Bytes a second that a request's body must come with, after its first five seconds and until
     /// its response begins; 0 asks nothing. gRPC streams may be silent.
     pub min_body_rate: ByteSize,
-    /// Bytes of bodies in the gateway's memory, in both directions and of all protocols; beyond
-    /// them nothing more is read. A client network has half of what is left once half is taken.
+    /// Bytes of heads and bodies in the gateway's memory, in both directions and of all protocols;
+    /// beyond them nothing more is read, and requests whose heads are large, or that are many on a
+    /// connection, are refused. A client network has half of what is left once half is taken.
     pub max_buffered_bytes: ByteSize,
     /// Whether a route wants to know the letters of names as they came.
     #[serde(skip)]
@@ -171,7 +172,7 @@ impl Default for ServerConfig {
             max_header_bytes: 64 * 1024,
             max_headers: 100,
             min_body_rate: ByteSize(240),
-            max_buffered_bytes: ByteSize(256 << 20),
+            max_buffered_bytes: ByteSize(128 << 20),
             keeps_field_names: false,
             http2: Http2Config::default(),
             reuse_port: false,

@@ -120,7 +120,7 @@ impl Default for WakeConfig {
             max_held_per_instance: 10_000,
             max_held_per_route: 50_000,
             max_held: 100_000,
-            max_held_bytes: 256 * 1024 * 1024,
+            max_held_bytes: 64 * 1024 * 1024,
             start_stopped: false,
             verify_interval: Duration::from_secs(30),
             breaker_failures: 3,

@@ -1,9 +1,12 @@
-//! One budget for all bytes of bodies that wait in the gateway's memory.
+//! One budget for all bytes of heads and bodies that wait in the gateway's memory.
 //!
 //! Guarantees: while the budget is used up, or a client network has its share of it (half of what
 //! is left once half is taken), whoever asks for room waits; what is given back lets those go on
 //! who may, each network in its turn; nobody is remembered to whom nothing is counted. While less
-//! than half is used, taking and giving back are one atomic step each.
+//! than three eighths are used, taking and giving back are one atomic step each.
+//!
+//! Bodies wait, and have three quarters of the budget. Heads cannot wait and are refused: the last
+//! quarter is theirs, so that bodies that nobody reads do not keep new requests out.
 //!
 //! What has come is counted whatever there is left, so the budget is passed by what comes at once:
 //! whoever reads asks for room first.
@@ -12,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -28,9 +31,11 @@ const AT_ONCE: usize = 64;
 #[derive(Clone)]
 pub struct BufferBudget(Arc<Shared>);
 
-/// One client's side of the budget. Cheap to clone.
+/// One client's side of the budget. Cheap to clone, and then no count changes that others share.
 #[derive(Clone)]
-pub struct ClientBuffers {
+pub struct ClientBuffers(Arc<Side>);
+
+struct Side {
     shared: Arc<Shared>,
     client: ClientNetwork,
 }
@@ -47,11 +52,20 @@ pub struct Buffered {
 #[derive(Default)]
 pub struct Place(Option<(ClientBuffers, u64)>);
 
+/// What room is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    Bodies,
+    Heads,
+}
+
 struct Shared {
     limit: AtomicUsize,
     used: AtomicUsize,
     /// Whether anybody waits.
     crowded: AtomicBool,
+    /// What was refused for want of room.
+    refused: AtomicU64,
     counts: Mutex<Counts>,
 }
 
@@ -75,6 +89,7 @@ impl BufferBudget {
             limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
             crowded: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
             counts: Mutex::default(),
         }))
     }
@@ -90,12 +105,17 @@ impl BufferBudget {
         self.0.used.load(Ordering::SeqCst)
     }
 
+    /// How often something was refused for want of room.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::Relaxed)
+    }
+
     /// The side of the client at this address.
     pub fn of(&self, client: IpAddr) -> ClientBuffers {
-        ClientBuffers {
+        ClientBuffers(Arc::new(Side {
             shared: Arc::clone(&self.0),
             client: client.into(),
-        }
+        }))
     }
 }
 
@@ -113,19 +133,43 @@ impl ClientBuffers {
         held
     }
 
+    /// Whether the client may have so many more bytes of bodies in memory now.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.may_have(bytes, For::Bodies)
+    }
+
+    /// Whether the client may have a head of so many bytes in memory now.
+    pub fn has_room_for_head(&self, bytes: usize) -> bool {
+        self.may_have(bytes, For::Heads)
+    }
+
+    fn may_have(&self, bytes: usize, what: For) -> bool {
+        let shared = &self.0.shared;
+        let used = shared.used.load(Ordering::SeqCst);
+        if used.saturating_add(bytes) <= shared.for_all(0) {
+            return true;
+        }
+        shared.allows(&shared.lock(), self.0.client, bytes, what)
+    }
+
+    /// Something is refused, since the client may have no more in memory.
+    pub fn note_refused(&self) {
+        self.0.shared.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Whether the client may have more in memory; if not, the task is woken when it may.
     pub fn poll_room(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
-        let shared = &self.shared;
+        let shared = &self.0.shared;
         if place.0.is_none() && shared.used.load(Ordering::SeqCst) < shared.for_all(0) {
             return Poll::Ready(());
         }
         let mut counts = shared.lock();
         // Whoever gives back afterwards sees that somebody waits.
         shared.crowded.store(true, Ordering::SeqCst);
-        if shared.allows(&counts, self.client) {
+        if shared.allows(&counts, self.0.client, UNIT, For::Bodies) {
             counts.leave(place);
             // There may be room for the next, too.
-            shared.let_one_go_on(&mut counts, self.client);
+            shared.let_one_go_on(&mut counts, self.0.client);
             shared.note_crowd(&counts);
             return Poll::Ready(());
         }
@@ -133,7 +177,7 @@ impl ClientBuffers {
             counts.tickets += 1;
             (self.clone(), counts.tickets)
         });
-        let (ticket, queue) = (*ticket, counts.waiting.entry(self.client).or_default());
+        let (ticket, queue) = (*ticket, counts.waiting.entry(self.0.client).or_default());
         match queue.iter_mut().find(|(other, _)| *other == ticket) {
             Some((_, waker)) => waker.clone_from(cx.waker()),
             None => queue.push_back((ticket, cx.waker().clone())),
@@ -152,7 +196,10 @@ impl Buffered {
 
     /// So many more are in memory.
     pub fn grow(&mut self, bytes: usize) {
-        let shared = &self.owner.shared;
+        if bytes == 0 {
+            return;
+        }
+        let shared = &self.owner.0.shared;
         self.bytes += bytes;
         let used = shared.used.fetch_add(bytes, Ordering::SeqCst) + bytes;
         if used <= shared.for_all(0) {
@@ -160,7 +207,7 @@ impl Buffered {
         }
         let mut counts = shared.lock();
         if used > shared.for_all(counts.in_all) {
-            *counts.of.entry(self.owner.client).or_default() += bytes;
+            *counts.of.entry(self.owner.0.client).or_default() += bytes;
             counts.in_all += bytes;
             self.counted += bytes;
         }
@@ -169,16 +216,19 @@ impl Buffered {
     /// So many are in memory no longer.
     pub fn shrink(&mut self, bytes: usize) {
         let bytes = bytes.min(self.bytes);
+        if bytes == 0 {
+            return;
+        }
         self.bytes -= bytes;
         let counted = bytes.min(self.counted);
         self.counted -= counted;
-        let shared = &self.owner.shared;
+        let shared = &self.owner.0.shared;
         shared.used.fetch_sub(bytes, Ordering::SeqCst);
         if counted == 0 && !shared.crowded.load(Ordering::SeqCst) {
             return;
         }
         let mut counts = shared.lock();
-        counts.subtract(self.owner.client, counted);
+        counts.subtract(self.owner.0.client, counted);
         shared.let_go_on(&mut counts);
     }
 
@@ -209,11 +259,11 @@ impl Drop for Buffered {
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some((owner, _)) = self.0.clone() {
-            let shared = &owner.shared;
+            let Side { shared, client } = &*owner.0;
             let mut counts = shared.lock();
             counts.leave(self);
             // It may have been let go on and gone instead.
-            shared.let_one_go_on(&mut counts, owner.client);
+            shared.let_one_go_on(&mut counts, *client);
             shared.note_crowd(&counts);
         }
     }
@@ -226,26 +276,38 @@ impl Shared {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Up to so many bytes are free for all, when `counted` are counted to clients.
-    fn for_all(&self, counted: usize) -> usize {
+    /// The bytes that there may be, of all or of what room is asked for.
+    fn most(&self, what: For) -> usize {
         let limit = self.limit.load(Ordering::SeqCst);
-        ClientShare::Half.free_for_all(limit, counted).min(limit)
+        match what {
+            For::Bodies => limit - limit / 4,
+            For::Heads => limit,
+        }
     }
 
-    /// Whether a client may have more.
-    fn allows(&self, counts: &Counts, client: ClientNetwork) -> bool {
+    /// Up to so many bytes are free for all, when `counted` are counted to clients.
+    fn for_all(&self, counted: usize) -> usize {
+        let most = self.most(For::Bodies);
+        ClientShare::Half.free_for_all(most, counted).min(most)
+    }
+
+    /// Whether a client may have `amount` more.
+    fn allows(&self, counts: &Counts, client: ClientNetwork, amount: usize, what: For) -> bool {
         let used = self.used.load(Ordering::SeqCst);
         if used < self.for_all(counts.in_all) {
             return true;
         }
-        let limit = self.limit.load(Ordering::SeqCst);
+        let most = self.most(what);
+        // What is not free for all is shared by halves.
+        let shared = 2 * (most - self.for_all(0));
         let of_client = counts.of.get(&client).copied().unwrap_or_default();
-        used < limit && ClientShare::Half.allows(limit, of_client, counts.in_all, UNIT)
+        used < most && ClientShare::Half.allows(shared, of_client, counts.in_all, amount)
     }
 
     /// Lets the first who waits of this network go on, if it may.
     fn let_one_go_on(&self, counts: &mut Counts, client: ClientNetwork) -> bool {
-        if !counts.waiting.contains_key(&client) || !self.allows(counts, client) {
+        if !counts.waiting.contains_key(&client) || !self.allows(counts, client, UNIT, For::Bodies)
+        {
             return false;
         }
         let queue = counts.waiting.get_mut(&client);
@@ -262,7 +324,7 @@ impl Shared {
 
     /// Lets one of each network go on that may.
     fn let_go_on(&self, counts: &mut Counts) {
-        let full = self.limit.load(Ordering::SeqCst);
+        let full = self.most(For::Bodies);
         if !counts.waiting.is_empty() && self.used.load(Ordering::SeqCst) < full {
             let after = counts.last.map_or(Bound::Unbounded, Bound::Excluded);
             let others = counts.waiting.range((after, Bound::Unbounded));
@@ -300,10 +362,10 @@ impl Counts {
         let Some((owner, ticket)) = place.0.take() else {
             return;
         };
-        if let Some(queue) = self.waiting.get_mut(&owner.client) {
+        if let Some(queue) = self.waiting.get_mut(&owner.0.client) {
             queue.retain(|(other, _)| *other != ticket);
             if queue.is_empty() {
-                self.waiting.remove(&owner.client);
+                self.waiting.remove(&owner.0.client);
             }
         }
     }
@@ -317,7 +379,7 @@ impl fmt::Debug for BufferBudget {
 
 impl fmt::Debug for ClientBuffers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ClientBuffers({})", self.client)
+        write!(f, "ClientBuffers({})", self.0.client)
     }
 }
 
@@ -334,119 +396,4 @@ impl fmt::Debug for Place {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::future::poll_fn;
-
-    use futures_util::FutureExt as _;
-
-    use super::*;
-
-    const MIB: usize = 1 << 20;
-
-    fn client(budget: &BufferBudget, last: u8) -> ClientBuffers {
-        budget.of(IpAddr::from([192, 0, last, 1]))
-    }
-
-    fn has_room(client: &ClientBuffers) -> bool {
-        let mut place = Place::default();
-        poll_fn(|cx| client.poll_room(&mut place, cx))
-            .now_or_never()
-            .is_some()
-    }
-
-    /// What a client can take that reads as long as there is room.
-    fn fill(client: &ClientBuffers) -> Vec<Buffered> {
-        let mut taken = Vec::new();
-        while has_room(client) {
-            taken.push(client.hold(UNIT));
-        }
-        taken
-    }
-
-    fn bytes(all: &[Buffered]) -> usize {
-        all.iter().map(Buffered::bytes).sum()
-    }
-
-    fn is_as_new(budget: &BufferBudget) -> bool {
-        let counts = budget.0.lock();
-        let nobody = counts.of.is_empty() && counts.waiting.is_empty() && counts.in_all == 0;
-        nobody && budget.used() == 0 && !budget.0.crowded.load(Ordering::SeqCst)
-    }
-
-    #[test]
-    fn one_client_leaves_a_quarter_of_the_budget_to_others_and_all_of_them_stay_within_it() {
-        let budget = BufferBudget::new(16 * MIB);
-        let greedy = fill(&client(&budget, 1));
-        assert!((11 * MIB..=12 * MIB).contains(&bytes(&greedy)));
-        let second = fill(&client(&budget, 2));
-        assert!(bytes(&second) >= MIB, "{}", bytes(&second));
-        let others: Vec<_> = (3..200).map(|last| fill(&client(&budget, last))).collect();
-        assert!(budget.used() <= 16 * MIB, "{budget:?}");
-        drop((greedy, second, others));
-        assert!(is_as_new(&budget));
-    }
-
-    #[tokio::test]
-    async fn whoever_waits_goes_on_when_there_is_room_and_the_next_after_it() {
-        let budget = BufferBudget::new(MIB);
-        let one = client(&budget, 1);
-        let mut taken = fill(&one);
-        let (mut first, mut second) = (Place::default(), Place::default());
-        let waiting = async {
-            poll_fn(|cx| one.poll_room(&mut first, cx)).await;
-            one.hold(UNIT)
-        };
-        let behind = async {
-            poll_fn(|cx| one.poll_room(&mut second, cx)).await;
-            one.hold(UNIT)
-        };
-        let giving = async {
-            tokio::task::yield_now().await;
-            taken.truncate(taken.len() / 2);
-        };
-        let (a, b, ()) = tokio::join!(waiting, behind, giving);
-        drop((a, b, taken));
-        assert!(is_as_new(&budget));
-    }
-
-    #[tokio::test]
-    async fn whoever_leaves_instead_of_going_on_makes_way_for_the_next() {
-        let budget = BufferBudget::new(MIB);
-        let one = client(&budget, 1);
-        let mut taken = fill(&one);
-        let mut places = [Place::default(), Place::default()];
-        for place in &mut places {
-            let polled = poll_fn(|cx| Poll::Ready(one.poll_room(place, cx))).await;
-            assert!(polled.is_pending());
-        }
-        let [leaves, mut stays] = places;
-        taken.pop();
-        // It has been let go on, and does not come back.
-        drop(leaves);
-        poll_fn(|cx| one.poll_room(&mut stays, cx)).await;
-        drop((taken, stays));
-        assert!(is_as_new(&budget));
-    }
-
-    #[test]
-    fn parts_are_given_back_one_by_one() {
-        let budget = BufferBudget::new(MIB);
-        let one = client(&budget, 1);
-        let mut held = one.hold(MIB);
-        let part = held.split(MIB / 4);
-        assert_eq!((held.bytes(), part.bytes()), (MIB * 3 / 4, MIB / 4));
-        drop(held);
-        assert_eq!(budget.used(), MIB / 4);
-        drop(part);
-        assert!(is_as_new(&budget));
-    }
-
-    #[test]
-    fn a_changed_limit_holds_from_now_on() {
-        let budget = BufferBudget::new(MIB);
-        let one = client(&budget, 1);
-        let _taken = fill(&one);
-        budget.set_limit(4 * MIB);
-        assert!(has_room(&one));
-    }
-}
+mod tests;

@@ -1,13 +1,15 @@
 //! What bytes go through on their way: how fast they go, and how many of them wait.
 //!
-//! Guarantees: whoever waits for another side to take something has a deadline; all bytes of bodies
-//! that wait in the gateway's memory are within one budget.
+//! Guarantees: whoever waits for another side to take something has a deadline; all bytes of heads and
+//! bodies that wait in the gateway's memory are within one budget.
 
+mod account;
 mod buffers;
 mod forward_writes;
 mod peek;
 mod send_timeout;
 
+pub use self::account::Account;
 pub use self::buffers::{BufferBudget, Buffered, ClientBuffers, Place};
 pub(crate) use self::forward_writes::forward_writes;
 pub use self::peek::PeekStream;

@@ -55,6 +55,17 @@ pub trait ExtraHeaders {
     fn extra_headers(&self, add: impl FnMut(&HeaderName, &HeaderValue));
 }
 
+/// What a response's body has in memory that it has not handed out.
+pub trait Backlog {
+    /// Bytes that may wait behind what it has handed out, while its reader waits for the client.
+    fn backlog(&self) -> usize {
+        0
+    }
+
+    /// From now on it is not to read more at once than so many bytes.
+    fn read_at_once(&mut self, _bytes: usize) {}
+}
+
 /// Something that answers requests.
 pub trait Service: Clone + Send + Sync + 'static {
     /// The state that it keeps of a connection from one request to the next.
@@ -63,6 +74,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// The body of its responses.
     type Body: Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + ExtraHeaders
+        + Backlog
         + Unpin
         + Send
         + 'static;

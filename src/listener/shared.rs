@@ -35,7 +35,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The drain that ends the connections.
     pub drain: Drain,
-    /// The budget of bytes of bodies in memory.
+    /// The budget of bytes of heads and bodies in memory.
     pub buffers: BufferBudget,
     clients: Clients,
     refused: Arc<Seldom>,

@@ -25,7 +25,7 @@ use crate::wake::{Endpoint, OpenConnection};
 use hypeman::ControlPlane;
 
 /// The bytes that are on their way at most, in each direction.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 16 * 1024;
 /// What a client of TLS is sent instead of a handshake (RFC 8446 §6): a fatal alert, "internal
 /// error" or "unrecognized name".
 const INTERNAL_ERROR: u8 = 80;

@@ -1,7 +1,8 @@
 //! A request's body, as far as the gateway has rules for it: its slowest rate, and the small body
 //! that is read beforehand so that the request can be sent again.
 //!
-//! Guarantees: no more than the route's buffer is read, and not beyond the request's deadline.
+//! Guarantees: no more than the route's buffer is read, nor than its client may have in memory, and
+//! not beyond the request's deadline.
 
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Request};
@@ -41,7 +42,7 @@ pub(super) async fn buffered(
     deadline: Instant,
 ) -> Result<Request<RequestBody>, ProxyError> {
     let (parts, body) = request.into_parts();
-    match timeout_at(deadline, body.buffer(limit)).await {
+    match timeout_at(deadline, body.buffer(limit, &parts.extensions)).await {
         Ok(Ok(body)) => Ok(Request::from_parts(parts, body)),
         Ok(Err(BodyError::Client(_))) => Err(ProxyError::BodyBroke),
         Ok(Err(BodyError::TooSlow)) | Err(_) => Err(ProxyError::BodyTooSlow),

@@ -66,6 +66,21 @@ impl GatewayBody {
         }
     }
 
+    /// Bytes that may wait in memory behind what has been read of it.
+    pub fn backlog(&self) -> usize {
+        match &self.content {
+            Content::Upstream { body, .. } => body.backlog(),
+            Content::Switching { .. } | Content::Own(_) | Content::Status(_) => 0,
+        }
+    }
+
+    /// From now on no more than so many bytes are read of it at once.
+    pub fn read_at_once(&mut self, bytes: usize) {
+        if let Content::Upstream { body, .. } = &mut self.content {
+            body.read_at_once(bytes);
+        }
+    }
+
     /// The fields of the response besides those of its head: how it met a wake, and the request's
     /// id.
     pub fn extra_headers(&self, mut say: impl FnMut(&HeaderName, &HeaderValue)) {

@@ -47,6 +47,8 @@ pub(super) struct H1Body {
     connection: Option<Box<Connection>>,
     /// The pool that the connection goes back to, if it may be used again.
     pool: Option<Arc<Pool>>,
+    /// The most that is read at once.
+    at_once: u64,
 }
 
 // === impl H1Body ===
@@ -64,6 +66,7 @@ impl H1Body {
             rest: rest.map(Rest::progress),
             connection: Some(connection),
             pool,
+            at_once: u64::MAX,
         };
         if body.decoder.is_over() {
             body.finish();
@@ -78,6 +81,7 @@ impl H1Body {
             rest: None,
             connection: Some(connection),
             pool: None,
+            at_once: u64::MAX,
         }
     }
 
@@ -85,6 +89,11 @@ impl H1Body {
     pub(super) fn take_stream(&mut self) -> Option<PeekStream<LeasedStream>> {
         let connection = self.connection.take();
         connection.and_then(|connection| connection.into_stream())
+    }
+
+    /// From now on no more than so many bytes are read at once.
+    pub(super) fn read_at_once(&mut self, bytes: usize) {
+        self.at_once = bytes as u64;
     }
 
     fn finish(&mut self) {
@@ -120,7 +129,8 @@ impl H1Body {
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
-            let Some(more) = ready!(connection.poll_more(self.decoder.useful(), cx)) else {
+            let useful = self.decoder.useful().map(|useful| useful.min(self.at_once));
+            let Some(more) = ready!(connection.poll_more(useful, cx)) else {
                 let is_broken = self.rest.as_ref().is_some_and(RestProgress::is_broken);
                 return Poll::Ready(Some(Err(match is_broken {
                     true => BrokenBody::Request,

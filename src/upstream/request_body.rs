@@ -1,7 +1,8 @@
 //! A request's body on its way to an instance.
 //!
 //! Guarantees: a body is not touched before it is forwarded, and its statistics say afterwards
-//! whether it was; a client that sends it more slowly than it may gets an error.
+//! whether it was; one that was read beforehand is in its client's budget for as long as any of it
+//! is kept; a client that sends it more slowly than it may gets an error.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -10,12 +11,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Extensions;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::min_rate::MinRate;
 use super::trailers::{TrailerRules, without_unsafe_trailers};
 use crate::client::{ClientBody, ClientBodyError};
+use crate::flow::{Buffered, ClientBuffers};
 
 /// The statistics of a request's body, for whoever handles the request.
 #[derive(Debug, Default)]
@@ -61,6 +64,12 @@ struct Streaming {
     min_rate: MinRate,
     body_stats: Arc<BodyStats>,
     trailer_rules: TrailerRules,
+}
+
+/// A body that was read as a whole, with its part of its client's budget.
+struct Counted {
+    whole: Bytes,
+    _held: Buffered,
 }
 
 #[derive(Debug)]
@@ -149,13 +158,25 @@ impl RequestBody {
         Self(Some(Box::new(Streaming::new(source, body_stats, 0))))
     }
 
-    /// Reads it whole when its length is known and at most `limit`; otherwise leaves it as it is.
-    pub async fn buffer(self, limit: usize) -> Result<Self, BodyError> {
+    /// Reads it whole when its length is known and at most `limit`, and its client may have so much
+    /// in memory, whose part of the budget is among the request's extensions; otherwise leaves it as
+    /// it is.
+    pub async fn buffer(self, limit: usize, extensions: &Extensions) -> Result<Self, BodyError> {
+        let buffers = extensions.get::<ClientBuffers>();
         let exact = self.size_hint().exact();
-        let fits = exact.is_some_and(|length| length <= limit as u64);
-        match self.body_stats() {
-            Some(body_stats) if fits && !self.is_repeatable() => {
+        let length = exact.and_then(|length| usize::try_from(length).ok());
+        let fits = |length: &usize| {
+            let has_room = buffers.is_none_or(|buffers| buffers.has_room(*length));
+            *length <= limit && has_room
+        };
+        match (self.body_stats(), length.filter(fits)) {
+            (Some(body_stats), Some(length)) if !self.is_repeatable() => {
+                let held = buffers.map(|buffers| buffers.hold(length));
                 let whole = self.collect().await?.to_bytes();
+                let whole = match held {
+                    Some(held) => Bytes::from_owner(Counted { whole, _held: held }),
+                    None => whole,
+                };
                 Ok(Self::of_buffer(whole, body_stats))
             }
             _ => Ok(self),
@@ -185,6 +206,12 @@ impl RequestBody {
         self.0
             .as_ref()
             .map(|streaming| Arc::clone(&streaming.body_stats))
+    }
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.whole
     }
 }
 

@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio_util::sync::CancellationToken;
 
 use super::h1_body::{BrokenBody, H1Body};
-use super::h2_stream::StreamToken;
+use super::h2_stream::{STREAM_WINDOW, StreamToken};
 use super::leased_stream::LeasedStream;
 use super::read_timeout::ReadTimeout;
 use super::timed_body::UploadGuard;
@@ -88,6 +88,22 @@ impl UpstreamBody {
 
     pub(super) fn of_h1(body: H1Body) -> Self {
         Self::of(Inner::H1(body))
+    }
+
+    /// Bytes that may wait in memory behind what has been read of it: a stream's window.
+    pub fn backlog(&self) -> usize {
+        match &self.inner {
+            Inner::H2(body) if !body.inner.is_end_stream() => STREAM_WINDOW as usize,
+            Inner::H2(_) | Inner::H1(_) => 0,
+        }
+    }
+
+    /// From now on no more than so many bytes are read of it at once. Over HTTP/2 a frame's are
+    /// few.
+    pub fn read_at_once(&mut self, bytes: usize) {
+        if let Inner::H1(body) = &mut self.inner {
+            body.read_at_once(bytes);
+        }
     }
 
     /// The stream of a response that has switched protocols; `None` of any other, and once the

@@ -1,8 +1,8 @@
-//! What hostile clients cost a gateway that is a process of its own, kind by kind: it stays small,
-//! an honest client beside them is served, and the memory comes back.
+//! What hostile clients cost a gateway that is a process of its own: it stays small, an honest
+//! client beside them is served, and the memory comes back.
 //!
-//! Every test run has 20 connections of each kind, `make nightly` has 200, whose gateway must stay
-//! below 256 MiB. By hand, with the built program or the one that `WAKEGATE_BIN` names:
+//! Every test run has 200 connections of all kinds together, `make nightly` has 200 of each kind by
+//! itself; their gateway must stay below 256 MiB. By hand, with the built program or the one that `WAKEGATE_BIN` names:
 //! `cargo test --release --test it hostile_memory:: -- --ignored --nocapture`. `HOSTILE_ONLY` is a
 //! part of the names of the kinds to try, `HOSTILE_NETWORKS` how many client networks they come
 //! from.
@@ -34,7 +34,9 @@ const LEFT: u64 = 2 * COMMON;
 /// Freed memory goes back to the system in a tenth of a second and not in ten, so that few
 /// connections of many kinds can be tried one after another.
 const QUICK: &[(&str, &str)] = &[("_RJEM_MALLOC_CONF", "dirty_decay_ms:100,muzzy_decay_ms:0")];
-/// How long a request of an honest client may take on a busy machine; the goal is a tenth of it.
+/// How long most requests of an honest client may take.
+const PROMPT: Duration = Duration::from_millis(100);
+/// How long each may take on a busy machine.
 const PATIENT: Duration = Duration::from_secs(1);
 /// Requests of an honest client beside each kind.
 const REQUESTS: usize = 20;
@@ -148,7 +150,7 @@ async fn each_kind(site: Site, count: usize, most: impl Fn(u64) -> u64, worst: D
             let (peak, bound) = (cost.peak / MIB, bound / MIB);
             failed.push(format!("{}: {peak} MiB, of {bound}", attack.name));
         }
-        if cost.median() > PATIENT || cost.worst() > worst {
+        if cost.median() > PROMPT || cost.worst() > worst {
             failed.push(format!("{}: waits {:.1?}", attack.name, cost.waits));
         }
     }
@@ -172,9 +174,8 @@ async fn two_hundred_hostile_connections_of_any_kind_stay_below_256_mib() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "minutes; `make nightly` runs it on an optimised program"]
 async fn two_hundred_hostile_connections_of_all_kinds_together_stay_below_256_mib() {
-    let site = Arc::new(Site::start(&[]).await);
+    let site = Arc::new(Site::start(QUICK).await);
     site.honest_request().await;
     let start = site.gateway.resident();
     let attacks: Vec<_> = attacks().into_iter().map(Arc::new).collect();
@@ -191,6 +192,7 @@ async fn two_hundred_hostile_connections_of_all_kinds_together_stay_below_256_mi
         let mut clients = Vec::new();
         while let Some(client) = beginning.join_next().await {
             clients.push(client.unwrap());
+            peak = peak.max(site.gateway.resident());
         }
         clients
     };
@@ -216,5 +218,7 @@ async fn two_hundred_hostile_connections_of_all_kinds_together_stay_below_256_mi
         waits[waits.len() - 1],
     );
     assert!(peak < MOST, "{} MiB", peak / MIB);
-    assert!(waits[waits.len() - 1] < PATIENT, "{waits:?}");
+    // The program of a usual run is not optimised, and shares the machine with other tests.
+    let is_served = waits[waits.len() / 2] < PATIENT && waits[waits.len() - 1] < LONG;
+    assert!(is_served, "{waits:?}");
 }

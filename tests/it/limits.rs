@@ -3,6 +3,7 @@
 
 pub(crate) mod app;
 mod memory;
+mod share;
 
 use std::path::Path;
 use std::sync::Arc;

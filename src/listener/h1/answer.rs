@@ -4,7 +4,8 @@
 //! differs from what its head has said: one that ends early or late ends its connection (RFC 9112
 //! §6.3), after what has come of it; while a client is slow to take what there is, no more than
 //! [`AHEAD`] bytes, in [`AHEAD_PARTS`] parts, and a part are read ahead, and the instance holds the
-//! rest.
+//! rest; what a client does not take is in its budget, and one that has its share is read little
+//! for.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -18,7 +19,7 @@ use tokio::io::AsyncWrite;
 
 use crate::flow::{Buffered, ClientBuffers, Place};
 use crate::listener::date;
-use crate::listener::service::ExtraHeaders;
+use crate::listener::service::{Backlog, ExtraHeaders};
 use http1::{Audience, BodyEncoder, BodyLength, Final, Reason, line, write_response};
 
 /// Bytes of a head, most of the time.
@@ -34,16 +35,23 @@ const AHEAD: usize = 256 * 1024;
 const AHEAD_PARTS: usize = 1024;
 /// Parts that are written at once.
 const PARTS: usize = 8;
+/// The most that is read at once for a client that has its share of memory, and what waits to be
+/// written in any case.
+const LITTLE: usize = 16 * 1024;
 
 /// The body of a response.
 pub(super) trait AnswerBody:
-    Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + ExtraHeaders + Unpin
+    Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+    + ExtraHeaders
+    + Backlog
+    + Unpin
 {
 }
 
 impl<B> AnswerBody for B where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
         + ExtraHeaders
+        + Backlog
         + Unpin
 {
 }
@@ -56,6 +64,10 @@ pub(super) struct Answer<B> {
     ahead: VecDeque<Bytes>,
     /// The client's side of the budget, once something had to be read ahead.
     held: Option<Buffered>,
+    /// The same for what is being written, once the client has not taken it at once.
+    stalled: Option<Buffered>,
+    /// The body may have more than [`LITTLE`] bytes.
+    is_large: bool,
     place: Place,
     /// What followed the last part of it.
     trailers: Option<HeaderMap>,
@@ -97,6 +109,7 @@ impl<B: AnswerBody> Answer<B> {
             headers: &head.headers,
             length,
         };
+        let is_large = length.is_none_or(|length| length > LITTLE as u64);
         let mut out = Vec::with_capacity(ROOM);
         let add = |out: &mut Vec<u8>| {
             body.extra_headers(|name, value| line(out, name.as_str(), value.as_bytes()));
@@ -107,6 +120,8 @@ impl<B: AnswerBody> Answer<B> {
             body,
             ahead: VecDeque::new(),
             held: None,
+            stalled: None,
+            is_large,
             place: Place::default(),
             trailers: None,
             wants_trailers,
@@ -132,6 +147,11 @@ impl<B: AnswerBody> Answer<B> {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
+            if self.is_large {
+                let has_room = buffers.has_room(LITTLE);
+                let at_once = if has_room { usize::MAX } else { LITTLE };
+                self.body.read_at_once(at_once);
+            }
             let waits = self.fill(cx)?.is_pending();
             if !self.data.is_empty() {
                 // Large parts are written some at a time.
@@ -142,10 +162,12 @@ impl<B: AnswerBody> Answer<B> {
                     Poll::Ready(count) => self.advance(count)?,
                     Poll::Pending => {
                         self.read_ahead(buffers, cx);
+                        self.count_stalled(buffers);
                         return Poll::Pending;
                     }
                 }
             }
+            self.stalled = None;
             self.out.clear();
             self.written = 0;
             if self.is_broken() {
@@ -217,7 +239,7 @@ impl<B: AnswerBody> Answer<B> {
     }
 
     /// Reads what there is beyond what is being written, as far as the budget of bytes in memory
-    /// lets this client. What is being written does not count: everybody moves a little.
+    /// lets this client. What is being written is read in any case: everybody moves a little.
     fn read_ahead(&mut self, buffers: &ClientBuffers, cx: &mut Context<'_>) {
         while !self.over
             && !self.ended
@@ -238,6 +260,21 @@ impl<B: AnswerBody> Answer<B> {
                 None => self.held = Some(buffers.hold(data.len())),
             }
             self.ahead.push_back(data);
+        }
+    }
+
+    /// Counts what the client does not take, and what may wait behind it.
+    fn count_stalled(&mut self, buffers: &ClientBuffers) {
+        let own = self.out.len() - self.written + self.data.len();
+        let bytes = own + self.body.backlog();
+        match &mut self.stalled {
+            None if bytes <= LITTLE => {}
+            None => self.stalled = Some(buffers.hold(bytes)),
+            Some(stalled) => {
+                let before = stalled.bytes();
+                stalled.grow(bytes.saturating_sub(before));
+                stalled.shrink(before.saturating_sub(bytes));
+            }
         }
     }
 

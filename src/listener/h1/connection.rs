@@ -81,7 +81,7 @@ where
     let from = (from, S::ConnectionCache::default());
     let mut connection = Connection {
         stream,
-        input: Input::new(config),
+        input: Input::new(config, own.buffers.clone()),
         interim,
         deadline: None,
         waiting: Waiting::Not,
@@ -154,6 +154,7 @@ where
             let may_send = exchange.may_go_on();
             return connection.end(may_send).await;
         }
+        connection.input.let_head_go();
     };
     drop(from);
     // It is one of its client's connections until the other protocol ends.

@@ -34,6 +34,8 @@ pub(super) enum Unreadable {
     LongTarget,
     #[error("the target is none")]
     Target,
+    #[error("the client has as much in memory as it may have")]
+    NoRoom,
 }
 
 /// Puts the request, without its body, into `into`; `keeps_names` says whether the letters of its

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: no more is read than [`ROOM`] bytes ahead of what is wanted, or than a body's part; a
 //! connection that waits has no buffer; a head that comes whole and alone is parsed where it was
-//! read to; a client that has said its last has left, unless it may wait for its answer
+//! read to; a head that is large is in the gateway's budget from its first bytes until
+//! [`Input::let_head_go`], and is refused where its client has no room; a client that has said its last has left, unless it may wait for its answer
 //! (`server.half_close`).
 
 use std::io;
@@ -17,13 +18,18 @@ use super::head::{self, Head, Unreadable};
 use super::refusal::refusal;
 use crate::client::Refusal;
 use crate::config::{HalfClose, ServerConfig};
+use crate::flow::{Buffered, ClientBuffers};
 use crate::listener::client_stream::{ClientStream, ResetWatch};
 use http1::{BodyPart, ChunkError, HeadLimits, RequestReader, empty_lines};
 
 /// The most that is read at once of what is not a body.
 const ROOM: usize = 8 * 1024;
-/// The most that is read at once of a body.
+/// The most that is read at once of a body,
 const PART: u64 = 128 * 1024;
+/// and that of a client that has its share of memory.
+const LITTLE: u64 = 16 * 1024;
+/// A head that is no longer does not count. Most are much shorter.
+const FREE: usize = 16 * 1024;
 
 /// The bytes of a connection that were read and not used, and the codec.
 #[derive(Debug)]
@@ -32,6 +38,9 @@ pub(super) struct Input {
     reader: RequestReader,
     keeps_names: bool,
     half_close: HalfClose,
+    buffers: ClientBuffers,
+    /// The part of a large head in its client's budget.
+    head: Option<Buffered>,
     /// The client has said its last, and may wait for its answer.
     ended: Option<ResetWatch>,
 }
@@ -39,7 +48,7 @@ pub(super) struct Input {
 // === impl Input ===
 
 impl Input {
-    pub(super) fn new(config: &ServerConfig) -> Self {
+    pub(super) fn new(config: &ServerConfig, buffers: ClientBuffers) -> Self {
         let limits = HeadLimits {
             bytes: config.max_header_bytes,
             fields: config.max_headers,
@@ -49,6 +58,8 @@ impl Input {
             reader: RequestReader::new(limits),
             keeps_names: config.keeps_field_names,
             half_close: config.half_close,
+            buffers,
+            head: None,
             ended: None,
         }
     }
@@ -66,6 +77,11 @@ impl Input {
     /// All of it, for whoever takes the connection over.
     pub(super) fn into_bytes(self) -> BytesMut {
         self.bytes
+    }
+
+    /// The last head is needed no longer.
+    pub(super) fn let_head_go(&mut self) {
+        self.head = None;
     }
 
     /// Whether the body of the last request was read to its end.
@@ -94,6 +110,7 @@ impl Input {
                 Ok(Some(length)) => {
                     self.bytes.advance(length);
                     self.release();
+                    self.note_head(length);
                     return Poll::Ready(Ok(Ok(())));
                 }
                 Err(error) => return Poll::Ready(Ok(Err(error))),
@@ -118,6 +135,36 @@ impl Input {
                 }
             }
             self.bytes.extend_from_slice(fresh);
+            if self.bytes.len() > FREE && !self.count_head(self.bytes.len()) {
+                let refusal = refusal(Unreadable::NoRoom, &self.bytes);
+                return Poll::Ready(Ok(Err(Box::new(refusal))));
+            }
+        }
+    }
+
+    /// Counts a head of which so many bytes have come, unless its client may have no more in
+    /// memory; whether it may.
+    fn count_head(&mut self, bytes: usize) -> bool {
+        let counted = self.head.as_ref().map_or(0, Buffered::bytes);
+        let more = bytes.saturating_sub(counted);
+        let may = self.buffers.has_room_for_head(more);
+        match &mut self.head {
+            _ if !may => self.buffers.note_refused(),
+            Some(head) => head.grow(more),
+            None => self.head = Some(self.buffers.hold(bytes)),
+        }
+        may
+    }
+
+    /// A head of so many bytes is whole. It is there twice: as it came, and as its instance gets
+    /// it.
+    fn note_head(&mut self, length: usize) {
+        match &mut self.head {
+            Some(head) if length > FREE => {
+                head.grow((2 * length).saturating_sub(head.bytes()));
+            }
+            // What came with it is what follows it.
+            head => *head = None,
         }
     }
 
@@ -137,6 +184,8 @@ impl Input {
                 Err(error) => return Poll::Ready(Ok(Err(error))),
             }
             let useful = self.reader.body().useful().unwrap_or(0).min(PART);
+            let is_little = useful > LITTLE && !self.buffers.has_room(ROOM);
+            let useful = if is_little { LITTLE } else { useful };
             let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
             self.bytes.reserve(room);
             let count = ready!(poll_read_into(stream, &mut self.bytes, room, cx))?;

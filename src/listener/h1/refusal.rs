@@ -26,6 +26,7 @@ pub(super) fn refusal(error: Unreadable, bytes: &[u8]) -> Refusal {
 fn reason(error: Unreadable) -> RefusalReason {
     match error {
         Unreadable::LongTarget => RefusalReason::LongTarget,
+        Unreadable::NoRoom => RefusalReason::NoRoom,
         Unreadable::Head(HeadError::TooLarge(_) | HeadError::TooManyFields(_)) => {
             RefusalReason::LargeHead
         }
@@ -80,6 +81,7 @@ mod tests {
             (HeadError::Version.into(), RefusalReason::Malformed),
             (Unreadable::LongTarget, RefusalReason::LongTarget),
             (Unreadable::Target, RefusalReason::Malformed),
+            (Unreadable::NoRoom, RefusalReason::NoRoom),
         ] {
             assert_eq!(refusal(error, b"").reason, expected, "{error}");
         }

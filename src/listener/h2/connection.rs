@@ -186,8 +186,7 @@ where
                     has_new = true;
                 }
                 if !flow.is_blocked() {
-                    // All heads that there were have gone.
-                    flow.interim.clear();
+                    flow.note_all_written();
                 }
             }
             if woken.streams || has_new {

@@ -1,8 +1,9 @@
 //! One request and its response.
 //!
 //! Guarantees: whatever answers a request is dropped when its client resets the stream, or takes
-//! nothing of the response for `send_timeout`, its last bytes included; interim responses go before
-//! the final one; a body that breaks resets the stream after what has come of it, so that the client
+//! nothing of the response for `send_timeout`, its last bytes included; a stream that its client may
+//! have no memory for is refused before anything is done for it; interim responses go before the
+//! final one; a body that breaks resets the stream after what has come of it, so that the client
 //! does not take it for whole; what is no request is logged and counted, too.
 
 use std::error::Error;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use ::http::header::{CONTENT_LENGTH, EXPECT, HeaderValue};
-use ::http::{HeaderMap, Method, Request, Response};
+use ::http::{HeaderMap, Method, Request, Response, Uri};
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
@@ -27,10 +28,29 @@ use super::flow::{PacedBody, Piece, StreamFlow};
 use super::tunnel::Tunnel;
 use super::{request, response};
 use crate::client::{ClientBody, Refusal, RefusalReason, UpgradeOffer, UpgradedClient};
-use crate::listener::service::{Downstream, ExtraHeaders, Service};
+use crate::listener::service::{Backlog, Downstream, ExtraHeaders, Service};
 
-/// A request, or what came instead of one.
-pub(super) type Asked = Result<Request<Option<ClientBody>>, Box<Refusal>>;
+/// What a stream takes besides its head, in bytes: the tasks that serve it, its connection to its
+/// instance with what that is read into.
+const STREAM: usize = 8 * 1024;
+/// What a tunnel takes besides: the room that each direction is copied through.
+const TUNNEL: usize = 16 * 1024;
+/// What a field takes besides its name and its value.
+const FIELD: usize = 64;
+/// A response's head that is larger is not kept for a client that reads nothing and has its share.
+const LARGE_HEAD: usize = 16 * 1024;
+
+/// A request, or why it is not answered as one.
+pub(super) type Asked = Result<Request<Option<ClientBody>>, Unasked>;
+
+/// Why a head is not answered as a request.
+#[derive(Debug)]
+pub(super) enum Unasked {
+    /// It is none, or one that nobody may send.
+    Refused(Box<Refusal>),
+    /// Its client has its share of memory.
+    NoRoom,
+}
 
 /// A request that is being answered.
 pub(super) struct Exchange {
@@ -47,6 +67,8 @@ pub(super) struct Exchange {
 enum Broken {
     #[error("the client has reset the stream: {0}")]
     Reset(Reason),
+    #[error("the client has as much in memory as it may have")]
+    NoRoom,
     #[error(transparent)]
     Stream(#[from] h2::Error),
     #[error("the response's body broke: {0}")]
@@ -83,10 +105,16 @@ impl Exchange {
         };
         if let Some(refusal) = request::refusal(&head, max_fields) {
             flow.connection().abandoned.add(stream.stream_id());
-            return (exchange, Err(Box::new(refusal)));
+            return (exchange, Err(Unasked::Refused(Box::new(refusal))));
+        }
+        let is_tunnel = head.method == Method::CONNECT;
+        let own = STREAM + if is_tunnel { TUNNEL } else { 0 };
+        if !flow.try_keep(own + bytes_of(&head.headers) + length_of(&head.uri)) {
+            flow.connection().abandoned.add(stream.stream_id());
+            return (exchange, Err(Unasked::NoRoom));
         }
         let mut body = None;
-        if head.method == Method::CONNECT {
+        if is_tunnel {
             let (offer, switched) = UpgradeOffer::new();
             head.extensions.insert(offer);
             exchange.switch = Some((stream, switched));
@@ -123,7 +151,13 @@ impl Exchange {
     ) -> Result<(), Broken> {
         let request = match request {
             Ok(request) => request,
-            Err(refusal) => {
+            Err(Unasked::NoRoom) => {
+                // Nothing has been done for it: it can be sent again (RFC 9113 §8.7).
+                tracing::debug!("a request is refused: its client has its share of memory");
+                self.respond.send_reset(Reason::REFUSED_STREAM);
+                return Ok(());
+            }
+            Err(Unasked::Refused(refusal)) => {
                 let is_malformed = refusal.reason == RefusalReason::Malformed;
                 let response = service.refuse(*refusal, &from.0);
                 if is_malformed {
@@ -171,7 +205,10 @@ impl Exchange {
 
     async fn send<B>(mut self, response: Response<B>) -> Result<(), Broken>
     where
-        B: ExtraHeaders + Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
+        B: ExtraHeaders
+            + Backlog
+            + Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>>
+            + Unpin,
     {
         let (mut head, body) = response.into_parts();
         let has_content = response::complete(&mut head, &body, self.is_head);
@@ -180,6 +217,16 @@ impl Exchange {
             head.headers.remove(CONTENT_LENGTH);
         }
         let is_last = !has_content && switch.is_none();
+        let size = bytes_of(&head.headers);
+        if size <= LARGE_HEAD {
+            self.flow.keep(size);
+        } else if !self.flow.try_keep(size) {
+            self.respond.send_reset(Reason::ENHANCE_YOUR_CALM);
+            return Err(Broken::NoRoom);
+        }
+        if is_last {
+            self.flow.keep_unwritten(size);
+        }
         let head = Response::from_parts(head, ());
         let mut stream = self.respond.send_response(head, is_last).inspect_err(|_| {
             self.respond.send_reset(Reason::INTERNAL_ERROR);
@@ -235,7 +282,7 @@ async fn send_body<B>(
     flow: &Arc<StreamFlow>,
 ) -> Result<(), Broken>
 where
-    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
+    B: Backlog + Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin,
 {
     let (mut next, mut is_first) = (None, true);
     poll_fn(|cx| {
@@ -246,7 +293,10 @@ where
             if next.is_some() {
                 // The first piece needs not wait: the library keeps it until it can go.
                 while !is_first && stream.capacity() == 0 {
-                    let capacity = ready!(stream.poll_capacity(cx));
+                    let Poll::Ready(capacity) = stream.poll_capacity(cx) else {
+                        body.note_stalled();
+                        return Poll::Pending;
+                    };
                     capacity.unwrap_or_else(|| Err(Reason::STREAM_CLOSED.into()))?;
                 }
                 is_first = false;
@@ -280,6 +330,19 @@ where
         }
     })
     .await
+}
+
+/// About as many bytes as these fields have in memory.
+fn bytes_of(fields: &HeaderMap) -> usize {
+    let lengths = fields
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD);
+    lengths.sum()
+}
+
+fn length_of(uri: &Uri) -> usize {
+    uri.path_and_query()
+        .map_or(0, |target| target.as_str().len())
 }
 
 /// The sink of a request's interim responses.

@@ -2,8 +2,9 @@
 //!
 //! Guarantees: no more than [`PIECE`] bytes of a response are handed to the library at once, and
 //! the end of a response only when no more than that waits; a stream of which nothing goes for the
-//! whole limit, although others get their turns, is known to be stalled; every byte is in the
-//! gateway's budget until it has been written.
+//! whole limit, although others get their turns, is known to be stalled; every byte beyond a few is
+//! in the gateway's budget until it has been written, and every head until its stream is over and
+//! nothing of it is left.
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -22,13 +23,18 @@ use super::abandoned::Abandoned;
 use super::interim::{InterimBytes, InterimQueue};
 use super::received::Received;
 use crate::deadline::Deadline;
-use crate::flow::{Buffered, ClientBuffers, Place};
+use crate::flow::{Account, Buffered, ClientBuffers, Place};
+use crate::listener::service::Backlog;
 
 /// The most of a response that is handed to the library at once: the largest frame that every
 /// client takes (RFC 9113 §4.2).
 pub(super) const PIECE: usize = 16 * 1024;
 /// What a connection may have in memory even while its client has its share: so that each moves.
 const FREE: usize = 16 * 1024;
+/// What a connection may have of heads and streams in memory in any case.
+const FREE_HEADS: usize = 64 * 1024;
+/// The most that is read at once for a client that has its share.
+const LITTLE: usize = 16 * 1024;
 
 /// The state of one connection that its streams share.
 #[derive(Debug)]
@@ -36,6 +42,10 @@ pub(super) struct ConnectionFlow {
     began: Instant,
     send_timeout: Duration,
     buffers: ClientBuffers,
+    /// The heads of requests and responses, and the streams themselves.
+    heads: Account,
+    /// Of these, what belongs to streams that are over and may not have been written.
+    unwritten: AtomicUsize,
     /// What came of requests' bodies.
     pub(super) received: Received,
     /// The streams whose requests' bodies nobody reads.
@@ -62,6 +72,8 @@ pub(super) struct ConnectionFlow {
 #[derive(Debug)]
 pub(super) struct StreamFlow {
     connection: Arc<ConnectionFlow>,
+    /// Its part of the connection's heads.
+    heads: AtomicUsize,
     /// Bytes that wait to be written.
     waiting: AtomicUsize,
     /// The last time when something of it was written, or began to wait.
@@ -89,6 +101,10 @@ pub(super) struct PacedBody<B, G> {
     rest: Option<(Bytes, Buffered)>,
     trailers: Option<HeaderMap>,
     has_ended: bool,
+    /// It may have more than what is read at once for a client that has its share.
+    is_large: bool,
+    /// Its client was waited for: what may wait behind it counts.
+    is_stalled: bool,
     place: Place,
     /// The request counts as one of its connection's for as long as its body lives.
     _request: G,
@@ -102,6 +118,8 @@ impl ConnectionFlow {
         Self {
             began: Instant::now(),
             send_timeout,
+            heads: Account::new(&buffers, FREE_HEADS),
+            unwritten: AtomicUsize::new(0),
             received: Received::new(&buffers, window as usize),
             abandoned: Arc::default(),
             interim: InterimBytes::default(),
@@ -118,6 +136,33 @@ impl ConnectionFlow {
 
     pub(super) fn buffers(&self) -> &ClientBuffers {
         &self.buffers
+    }
+
+    /// Bytes of a response, which wait to be written.
+    fn hold(&self, bytes: usize) -> Buffered {
+        let before = self.waiting.load(Ordering::Relaxed);
+        // The few of most responses change no count that connections share.
+        self.buffers.hold(match before + bytes <= FREE {
+            true => 0,
+            false => bytes,
+        })
+    }
+
+    /// Waits until the client may have more of responses in memory.
+    pub(super) fn poll_room(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
+        match self.waiting.load(Ordering::Relaxed) >= FREE {
+            true => self.buffers.poll_room(place, cx),
+            false => Poll::Ready(()),
+        }
+    }
+
+    /// All that there was to be written has been.
+    pub(super) fn note_all_written(&self) {
+        self.interim.clear();
+        if self.unwritten.load(Ordering::Relaxed) > 0 {
+            self.heads
+                .subtract(self.unwritten.swap(0, Ordering::AcqRel));
+        }
     }
 
     fn now(&self) -> u64 {
@@ -167,6 +212,7 @@ impl StreamFlow {
     pub(super) fn new(connection: &Arc<ConnectionFlow>) -> Self {
         Self {
             connection: Arc::clone(connection),
+            heads: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             moved: AtomicU64::new(0),
             sent_then: AtomicU64::new(0),
@@ -198,6 +244,42 @@ impl StreamFlow {
     /// Whether something of it waits to be written.
     pub(super) fn has_unwritten(&self) -> bool {
         self.waiting() > 0
+    }
+
+    /// Counts so many bytes until the stream is over, unless its client may not have them in
+    /// memory; whether it may.
+    pub(super) fn try_keep(&self, bytes: usize) -> bool {
+        let may = self.connection.heads.try_add(bytes);
+        if may {
+            self.heads.fetch_add(bytes, Ordering::AcqRel);
+        }
+        may
+    }
+
+    /// Counts so many bytes, which are in memory now, until the stream is over.
+    pub(super) fn keep(&self, bytes: usize) {
+        self.connection.heads.add(bytes);
+        self.heads.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    /// The stream is over, and its response a head that may wait to be written.
+    pub(super) fn keep_unwritten(&self, head: usize) {
+        if self.connection.is_blocked() {
+            self.connection.heads.add(head);
+            self.connection.unwritten.fetch_add(head, Ordering::AcqRel);
+        }
+    }
+
+    /// Waits until no more than a piece waits to be written.
+    pub(super) fn poll_nearly_sent(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.waiting() <= PIECE {
+            return Poll::Ready(());
+        }
+        self.reader.register(cx.waker());
+        match self.waiting() <= PIECE {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
     }
 
     fn note_moved(&self) {
@@ -286,11 +368,25 @@ impl StreamFlow {
     }
 }
 
+impl Drop for StreamFlow {
+    fn drop(&mut self) {
+        let heads = *self.heads.get_mut();
+        if heads > 0 {
+            self.connection.heads.subtract(heads);
+        }
+    }
+}
+
 // === impl Piece ===
 
 impl Piece {
     /// Bytes that wait to be written from now on.
-    pub(super) fn new(stream: &Arc<StreamFlow>, bytes: Bytes, held: Buffered) -> Self {
+    pub(super) fn of(stream: &Arc<StreamFlow>, bytes: Bytes) -> Self {
+        let held = stream.connection.hold(bytes.len());
+        Self::new(stream, bytes, held)
+    }
+
+    fn new(stream: &Arc<StreamFlow>, bytes: Bytes, held: Buffered) -> Self {
         stream.begin_to_wait(bytes.len());
         Self {
             bytes,
@@ -301,8 +397,7 @@ impl Piece {
 
     /// Nothing: it ends a stream.
     pub(super) fn end(stream: &Arc<StreamFlow>) -> Self {
-        let held = stream.connection.buffers.hold(0);
-        Self::new(stream, Bytes::new(), held)
+        Self::of(stream, Bytes::new())
     }
 }
 
@@ -336,17 +431,29 @@ impl fmt::Debug for Piece {
 
 // === impl PacedBody ===
 
-impl<B: Body<Data = Bytes> + Unpin, G> PacedBody<B, G> {
+impl<B: Body<Data = Bytes> + Backlog + Unpin, G> PacedBody<B, G> {
     /// A body of a stream; `request` lives as long as it.
     pub(super) fn new(inner: B, stream: Arc<StreamFlow>, request: G) -> Self {
         Self {
             has_ended: inner.is_end_stream(),
+            is_large: inner
+                .size_hint()
+                .exact()
+                .is_none_or(|exact| exact > LITTLE as u64),
+            is_stalled: false,
             inner,
             stream,
             rest: None,
             trailers: None,
             place: Place::default(),
             _request: request,
+        }
+    }
+
+    /// The client takes nothing at the moment.
+    pub(super) fn note_stalled(&mut self) {
+        if !std::mem::replace(&mut self.is_stalled, true) {
+            self.stream.keep(self.inner.backlog());
         }
     }
 
@@ -359,21 +466,9 @@ impl<B: Body<Data = Bytes> + Unpin, G> PacedBody<B, G> {
         }
         Some(Piece::new(&self.stream, part, held))
     }
-
-    /// Waits until no more than a piece waits to be written.
-    fn poll_nearly_sent(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.stream.waiting() <= PIECE {
-            return Poll::Ready(());
-        }
-        self.stream.reader.register(cx.waker());
-        match self.stream.waiting() <= PIECE {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    }
 }
 
-impl<B: Body<Data = Bytes> + Unpin, G: Unpin> Body for PacedBody<B, G> {
+impl<B: Body<Data = Bytes> + Backlog + Unpin, G: Unpin> Body for PacedBody<B, G> {
     type Data = Piece;
     type Error = B::Error;
 
@@ -387,13 +482,19 @@ impl<B: Body<Data = Bytes> + Unpin, G: Unpin> Body for PacedBody<B, G> {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             if me.has_ended || me.trailers.is_some() {
-                ready!(me.poll_nearly_sent(cx));
+                ready!(me.stream.poll_nearly_sent(cx));
                 let trailers = me.trailers.take().map(Frame::trailers);
                 return Poll::Ready(trailers.map(Ok));
             }
             let connection = &me.stream.connection;
-            if connection.waiting.load(Ordering::Relaxed) >= FREE {
-                ready!(connection.buffers.poll_room(&mut me.place, cx));
+            if connection.poll_room(&mut me.place, cx).is_pending() {
+                me.note_stalled();
+                return Poll::Pending;
+            }
+            if me.is_large {
+                let has_room = connection.buffers.has_room(LITTLE);
+                me.inner
+                    .read_at_once(if has_room { usize::MAX } else { LITTLE });
             }
             let Some(frame) = ready!(Pin::new(&mut me.inner).poll_frame(cx)).transpose()? else {
                 me.has_ended = true;
@@ -402,7 +503,7 @@ impl<B: Body<Data = Bytes> + Unpin, G: Unpin> Body for PacedBody<B, G> {
             match frame.into_data() {
                 Ok(bytes) if bytes.is_empty() => {}
                 Ok(bytes) => {
-                    let held = me.stream.connection.buffers.hold(bytes.len());
+                    let held = me.stream.connection.hold(bytes.len());
                     me.rest = Some((bytes, held));
                     me.has_ended = me.inner.is_end_stream();
                 }

@@ -1,7 +1,7 @@
 //! The bytes of requests' bodies that have come and that nobody has taken yet.
 //!
-//! Guarantees: they are in the gateway's budget from the head of their frame on until whoever reads
-//! the body takes them; there are no more than the connection's window; those of bodies that nobody
+//! Guarantees: beyond a few, they are in the gateway's budget from the head of their frame on until
+//! whoever reads the body takes them; there are no more than the connection's window; those of bodies that nobody
 //! reads any more count until the connection has no request.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,13 +12,17 @@ use futures_util::task::AtomicWaker;
 
 use crate::flow::{Buffered, ClientBuffers};
 
+/// What a connection may have in memory without being counted, in bytes: a small body changes no
+/// count that connections share.
+const FREE: usize = 16 * 1024;
+
 /// The bytes, and their part of the budget.
 #[derive(Debug)]
 pub(super) struct Received {
     /// The connection's window.
     window: usize,
     held: Mutex<Buffered>,
-    /// The same number as `held`'s, to be looked at without the lock.
+    /// To be looked at without the lock; changed by its holder.
     bytes: AtomicUsize,
     /// The task that reads from the client, while it waits until there are fewer.
     reader: AtomicWaker,
@@ -61,17 +65,15 @@ impl Received {
     /// So many have come.
     pub(super) fn come(&self, bytes: usize) {
         let mut held = self.lock();
-        let room = self.window.saturating_sub(held.bytes());
-        held.grow(bytes.min(room));
-        self.note(&held);
+        let before = self.bytes();
+        self.set(&mut held, before.max(self.window.min(before + bytes)));
     }
 
     /// So many were taken, or thrown away.
     pub(super) fn go(&self, bytes: usize) {
         if bytes > 0 {
             let mut held = self.lock();
-            held.shrink(bytes);
-            self.note(&held);
+            self.set(&mut held, self.bytes().saturating_sub(bytes));
             self.reader.wake();
         }
     }
@@ -85,8 +87,13 @@ impl Received {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, held: &Buffered) {
-        self.bytes.store(held.bytes(), Ordering::Relaxed);
+    fn set(&self, held: &mut Buffered, bytes: usize) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+        let due = if bytes > FREE { bytes } else { 0 };
+        match due.checked_sub(held.bytes()) {
+            Some(more) => held.grow(more),
+            None => held.shrink(held.bytes() - due),
+        }
     }
 }
 
@@ -100,16 +107,20 @@ mod tests {
     #[test]
     fn what_has_come_is_in_the_budget_until_it_is_taken_and_never_more_than_the_window() {
         let budget = BufferBudget::new(1 << 20);
-        let received = Received::new(&budget.of(Ipv4Addr::LOCALHOST.into()), 1000);
-        received.come(700);
-        received.come(700);
-        assert_eq!((received.bytes(), budget.used()), (1000, 1000));
-        received.go(400);
-        assert_eq!((received.bytes(), budget.used()), (600, 600));
+        let window = 4 * FREE;
+        let received = Received::new(&budget.of(Ipv4Addr::LOCALHOST.into()), window);
+        received.come(3 * FREE);
+        received.come(3 * FREE);
+        assert_eq!((received.bytes(), budget.used()), (window, window));
+        received.go(FREE);
+        assert_eq!((received.bytes(), budget.used()), (3 * FREE, 3 * FREE));
+        // The few of a small body are no client's.
+        received.go(2 * FREE);
+        assert_eq!((received.bytes(), budget.used()), (FREE, 0));
         // Bytes that were not counted beyond the window are taken, too.
-        received.go(900);
+        received.go(5 * FREE);
         assert_eq!((received.bytes(), budget.used()), (0, 0));
-        received.come(5);
+        received.come(2 * FREE);
         received.clear();
         assert_eq!(budget.used(), 0);
     }

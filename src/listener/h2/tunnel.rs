@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Busy;
 use super::flow::{PIECE, Piece, StreamFlow};
+use crate::flow::Place;
 
 /// Both directions of a stream.
 pub(super) struct Tunnel {
@@ -23,6 +24,7 @@ pub(super) struct Tunnel {
     flow: Arc<StreamFlow>,
     /// What was received and not read.
     rest: Bytes,
+    place: Place,
     /// Our side has ended.
     is_shut: bool,
     _busy: Busy,
@@ -50,6 +52,7 @@ impl Tunnel {
             receive,
             flow,
             rest: Bytes::new(),
+            place: Place::default(),
             is_shut: false,
             _busy: busy,
         }
@@ -61,6 +64,10 @@ impl Tunnel {
             let error = reset.map_or_else(failed, |reason| failed(reason.into()));
             return Poll::Ready(Err(error));
         }
+        // As of any response: a piece is being written, and another waits.
+        ready!(self.flow.poll_nearly_sent(cx));
+        let connection = self.flow.connection();
+        ready!(connection.poll_room(&mut self.place, cx));
         self.send.reserve_capacity(most);
         while self.send.capacity() == 0 {
             match ready!(self.send.poll_capacity(cx)) {
@@ -110,8 +117,7 @@ impl AsyncWrite for Tunnel {
         }
         let count = ready!(me.poll_capacity(bytes.len().min(PIECE), cx))?;
         let data = Bytes::copy_from_slice(bytes.get(..count).unwrap_or(bytes));
-        let held = me.flow.connection().buffers().hold(data.len());
-        let piece = Piece::new(&me.flow, data, held);
+        let piece = Piece::of(&me.flow, data);
         let sent = me.send.send_data(piece, false);
         Poll::Ready(sent.map(|()| count).map_err(failed))
     }

@@ -196,6 +196,12 @@ fn unreadable(reason: RefusalReason) -> Response {
             "The request's transfer coding is not supported.",
             None,
         ),
+        RefusalReason::NoRoom => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "memory_share",
+            "Your requests and responses take too much of the gateway's memory together.",
+            SOON,
+        ),
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) const DOWNSTREAM_CONNECTIONS: &str = "wakegate_downstream_connections
 pub(super) const LISTENER_CONNECTIONS: &str = "wakegate_listener_connections";
 pub(super) const LISTENER_ACCEPTED: &str = "wakegate_listener_accepted_total";
 pub(super) const REFUSED_CONNECTIONS: &str = "wakegate_refused_connections_total";
+pub(super) const BUFFERED_BYTES: &str = "wakegate_buffered_bytes";
+pub(super) const MEMORY_REFUSALS: &str = "wakegate_memory_refusals_total";
 pub(super) const RAW_CONNECTIONS: &str = "wakegate_raw_connections_total";
 pub(super) const TLS_HANDSHAKES: &str = "wakegate_tls_handshakes_total";
 pub(super) const TLS_HANDSHAKE_DURATION: &str = "wakegate_tls_handshake_duration_seconds";
@@ -216,6 +218,16 @@ const ALL: &[(&str, Kind, &str)] = &[
         REFUSED_CONNECTIONS,
         Counter,
         "Connections from clients that had as many as they may have",
+    ),
+    (
+        BUFFERED_BYTES,
+        Gauge,
+        "Bytes of heads and bodies in memory that count towards server.max_buffered_bytes",
+    ),
+    (
+        MEMORY_REFUSALS,
+        Counter,
+        "Requests and streams refused because of what their client had in memory",
     ),
     (
         RAW_CONNECTIONS,

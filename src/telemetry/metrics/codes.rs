@@ -48,6 +48,7 @@ const OTHERS: &[&str] = &[
     "hold_queue_share",
     "instance_busy",
     "instance_share",
+    "memory_share",
     "method_not_allowed",
     "misdirected",
     "no_route",

@@ -42,6 +42,10 @@ pub struct Readings {
     pub inflight: usize,
     /// Idle connections to instances.
     pub upstream_idle: usize,
+    /// Bytes of heads and bodies in memory, as far as they count.
+    pub buffered: usize,
+    /// What was refused so far because of what its client had in memory.
+    pub memory_refusals: u64,
     /// Whether the gateway is draining.
     pub draining: bool,
     /// Access lines lost so far.
@@ -81,6 +85,8 @@ pub struct Metrics {
     breakers_open: Gauge,
     inflight_requests: Gauge,
     upstream_idle: Gauge,
+    buffered_bytes: Gauge,
+    memory_refusals: Counter,
     draining: Gauge,
     /// Requests waiting for a wake.
     pub held_requests: Gauge,
@@ -177,6 +183,8 @@ impl Metrics {
             breakers_open: gauge(name::BREAKERS_OPEN),
             inflight_requests: gauge(name::INFLIGHT_REQUESTS),
             upstream_idle: gauge(name::UPSTREAM_IDLE),
+            buffered_bytes: gauge(name::BUFFERED_BYTES),
+            memory_refusals: counter(name::MEMORY_REFUSALS),
             draining: gauge(name::DRAINING),
             held_requests: gauge(name::HELD_REQUESTS),
             restore_calls: counter(name::RESTORE_CALLS),
@@ -394,6 +402,8 @@ impl Metrics {
         }
         self.inflight_requests.set(readings.inflight as f64);
         self.upstream_idle.set(readings.upstream_idle as f64);
+        self.buffered_bytes.set(readings.buffered as f64);
+        self.memory_refusals.absolute(readings.memory_refusals);
         self.draining.set(f64::from(u8::from(readings.draining)));
         let lost = readings.access_lines_dropped;
         self.access_lines_dropped.absolute(lost);
@@ -460,6 +470,8 @@ mod tests {
         one.attempt_ended(attempt, success, Duration::from_millis(3));
         let readings = Readings {
             access_lines_dropped: 2,
+            buffered: 70_000,
+            memory_refusals: 3,
             ..Readings::default()
         };
         let text = one.render(&readings);
@@ -471,6 +483,8 @@ mod tests {
             "wakegate_upstream_connections 0",
             "wakegate_controlplane_requests_total{op=\"restore\",code=\"200\"} 1",
             "wakegate_access_lines_dropped_total 2",
+            "wakegate_buffered_bytes 70000",
+            "wakegate_memory_refusals_total 3",
             "wakegate_request_duration_seconds_bucket{le=\"0.005\"} 1",
             "wakegate_wake_duration_seconds_count{outcome=\"woken\"} 1",
             "wakegate_hold_duration_seconds_count{outcome=\"ready\"} 1",

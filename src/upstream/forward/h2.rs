@@ -24,7 +24,7 @@ use crate::flow::ClientBuffers;
 use crate::telemetry::UpstreamUse;
 use crate::upstream::h2_peer::{Heard, PeerLimits, UNKNOWN};
 use crate::upstream::h2_pool::{MAX_STREAMS, Stream};
-use crate::upstream::h2_stream::StreamToken;
+use crate::upstream::h2_stream::{STREAM_WINDOW, StreamToken};
 use crate::upstream::hop::Hop;
 use crate::upstream::pool::Pool;
 use crate::upstream::request_body::RequestBody;
@@ -33,8 +33,6 @@ use crate::upstream::response_clock::ResponseClock;
 use crate::upstream::timed_body::TimedBody;
 use crate::wake::{Endpoint, OpenConnection};
 
-/// The window of a stream, in bytes.
-const STREAM_WINDOW: u32 = 64 * 1024;
 /// That of a connection. All of its streams together cannot use it up: responses that their clients
 /// do not take hold up no others.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_STREAMS + 1);

@@ -21,6 +21,9 @@ const COPIED: usize = 4 * 1024;
 /// Bytes that are put together before they are written.
 const FULL: usize = 16 * 1024;
 
+/// Room that is kept for the next bytes, at most.
+const MOST_ROOM: usize = 3 * FULL;
+
 /// Why a request cannot be sent further.
 #[derive(Debug)]
 pub(super) enum SendFailure {
@@ -94,9 +97,12 @@ impl Sending {
     }
 
     /// The room that was used, or itself if it is not over.
-    pub(in crate::upstream) fn into_room(self) -> Result<Vec<u8>, Self> {
+    pub(in crate::upstream) fn into_room(mut self) -> Result<Vec<u8>, Self> {
         match self.is_over() {
-            true => Ok(self.out),
+            true => {
+                self.clear_out();
+                Ok(self.out)
+            }
             false => {
                 self.note_response();
                 Err(self)
@@ -107,6 +113,16 @@ impl Sending {
     /// Whether it is the client's turn: what has come of the body has been written.
     pub(super) fn waits_for_client(&self) -> bool {
         self.waits_for_client
+    }
+
+    /// All of `out` has been written. Its room is used again, unless it is large: connections are
+    /// kept for long, and few heads need so much.
+    fn clear_out(&mut self) {
+        self.out.clear();
+        if self.out.capacity() > MOST_ROOM {
+            self.out.shrink_to(FULL);
+        }
+        self.written = 0;
     }
 
     /// Its response has begun: the least rate of its body does not count any more.
@@ -144,8 +160,7 @@ impl Sending {
                     Ok(0) | Err(_) => return Poll::Ready(Err(SendFailure::Connection)),
                 }
             }
-            self.out.clear();
-            self.written = 0;
+            self.clear_out();
             if self.upload.is_none() {
                 return Poll::Ready(Ok(()));
             }

@@ -138,7 +138,8 @@ async fn converse(stream: TcpStream, speaks: Speaks, counts: Arc<Counts>) {
 }
 
 /// `/endless` does not end, `/drip` falls silent, `/deaf` reads nothing and does not answer,
-/// `/swallow` answers how much it has read, `/empty` has no body; anything else is short.
+/// `/swallow` answers how much it has read, `/empty` has no body, `/fields` has large fields; anything
+/// else is short.
 async fn respond(
     mut request: Request<Incoming>,
     counts: Arc<Counts>,
@@ -170,6 +171,15 @@ async fn respond(
             short(length.to_string())
         }
         "/empty" => short(String::new()),
+        "/fields" => {
+            let mut response = Response::new(short(String::new()));
+            for index in 0..40 {
+                let name = http::HeaderName::try_from(format!("x-large-{index}")).unwrap();
+                let value = http::HeaderValue::try_from("v".repeat(1000)).unwrap();
+                response.headers_mut().insert(name, value);
+            }
+            return Ok(response);
+        }
         _ => short("short".to_owned()),
     };
     Ok(Response::new(body))

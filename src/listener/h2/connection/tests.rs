@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use super::*;
 use crate::client::{ClientBody, Refusal, RefusalReason};
 use crate::flow::BufferBudget;
-use crate::listener::service::RawConnection;
+use crate::listener::service::{Backlog, RawConnection};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -50,6 +50,8 @@ impl Drop for Hanging {
         self.0.dropped.notify_one();
     }
 }
+
+impl Backlog for Full<Bytes> {}
 
 impl Service for Answers {
     type ConnectionCache = ();

@@ -22,6 +22,8 @@ struct Stage {
 
 type Paced = PacedBody<BoxBody<Bytes, Infallible>, ()>;
 
+impl<E> Backlog for BoxBody<Bytes, E> {}
+
 impl Stage {
     fn new() -> Self {
         let budget = BufferBudget::new(MIB);
