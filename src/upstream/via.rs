@@ -60,10 +60,10 @@ impl Pseudonym {
         let mut text = [0; NAME.len() + 16];
         let (name, digits) = text.split_at_mut(NAME.len());
         name.copy_from_slice(NAME.as_bytes());
-        let (high, low) = digits.split_at_mut(8);
-        let [a, b, c, d, e, f, g, h] = self.0.to_be_bytes();
-        high.copy_from_slice(&hexadecimal([a, b, c, d]));
-        low.copy_from_slice(&hexadecimal([e, f, g, h]));
+        let bytes = self.0.to_be_bytes();
+        for (digits, bytes) in digits.as_chunks_mut().0.iter_mut().zip(bytes.as_chunks().0) {
+            *digits = hexadecimal(*bytes);
+        }
         text
     }
 
