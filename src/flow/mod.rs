@@ -1,7 +1,7 @@
 //! What bytes go through on their way: how fast they go, and how many of them wait.
 //!
-//! Guarantees: whoever waits for another side to take something has a deadline; all bytes of heads and
-//! bodies that wait in the gateway's memory are within one budget.
+//! Guarantees: whoever waits for another side to take something has a deadline; all bytes of heads
+//! and bodies that wait in the gateway's memory are within one budget.
 
 mod account;
 mod buffers;

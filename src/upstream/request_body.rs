@@ -159,8 +159,8 @@ impl RequestBody {
     }
 
     /// Reads it whole when its length is known and at most `limit`, and its client may have so much
-    /// in memory, whose part of the budget is among the request's extensions; otherwise leaves it as
-    /// it is.
+    /// in memory, whose part of the budget is among the request's extensions; otherwise leaves it
+    /// as it is.
     pub async fn buffer(self, limit: usize, extensions: &Extensions) -> Result<Self, BodyError> {
         let buffers = extensions.get::<ClientBuffers>();
         let exact = self.size_hint().exact();

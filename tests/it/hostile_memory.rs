@@ -1,11 +1,11 @@
 //! What hostile clients cost a gateway that is a process of its own: it stays small, an honest
 //! client beside them is served, and the memory comes back.
 //!
-//! Every test run has 200 connections of all kinds together, `make nightly` has 200 of each kind by
-//! itself; their gateway must stay below 256 MiB. By hand, with the built program or the one that `WAKEGATE_BIN` names:
-//! `cargo test --release --test it hostile_memory:: -- --ignored --nocapture`. `HOSTILE_ONLY` is a
-//! part of the names of the kinds to try, `HOSTILE_NETWORKS` how many client networks they come
-//! from.
+//! Every test run has 200 connections of all kinds together, `make nightly` has 200 of each kind
+//! by itself; their gateway must stay below 256 MiB. By hand, with the built program or the one
+//! that `WAKEGATE_BIN` names: `cargo test --release --test it hostile_memory:: -- --ignored
+//! --nocapture`. `HOSTILE_ONLY` is a part of the names of the kinds to try, `HOSTILE_NETWORKS` how
+//! many client networks they come from.
 
 mod attacks;
 mod frames;

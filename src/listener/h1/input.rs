@@ -2,9 +2,9 @@
 //!
 //! Guarantees: no more is read than [`ROOM`] bytes ahead of what is wanted, or than a body's part; a
 //! connection that waits has no buffer; a head that comes whole and alone is parsed where it was
-//! read to; a head that is large is in the gateway's budget from its first bytes until
-//! [`Input::let_head_go`], and is refused where its client has no room; a client that has said its last has left, unless it may wait for its answer
-//! (`server.half_close`).
+//! read to; a head that is large is in the gateway's budget from its first bytes until its exchange
+//! is over, and is refused where its client has no room; a client that has said its last has left,
+//! unless it may wait for its answer (`server.half_close`).
 
 use std::io;
 use std::mem::MaybeUninit;

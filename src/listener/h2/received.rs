@@ -1,8 +1,8 @@
 //! The bytes of requests' bodies that have come and that nobody has taken yet.
 //!
-//! Guarantees: beyond a few, they are in the gateway's budget from the head of their frame on until
-//! whoever reads the body takes them; there are no more than the connection's window; those of bodies that nobody
-//! reads any more count until the connection has no request.
+//! Guarantees: beyond a few, they are in the gateway's budget from the head of their frame on
+//! until whoever reads the body takes them; there are no more than the connection's window; those
+//! of bodies that nobody reads any more count until the connection has no request.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -138,8 +138,8 @@ async fn converse(stream: TcpStream, speaks: Speaks, counts: Arc<Counts>) {
 }
 
 /// `/endless` does not end, `/drip` falls silent, `/deaf` reads nothing and does not answer,
-/// `/swallow` answers how much it has read, `/empty` has no body, `/fields` has large fields; anything
-/// else is short.
+/// `/swallow` answers how much it has read, `/empty` has no body, `/fields` has large fields;
+/// anything else is short.
 async fn respond(
     mut request: Request<Incoming>,
     counts: Arc<Counts>,
