@@ -76,5 +76,6 @@ mod streams;
 mod unreadable;
 mod uploads;
 mod vm;
+mod vm_breaks;
 mod wake;
 mod workers;
