@@ -116,7 +116,7 @@ mod tests {
     /// Starts a process with this mark whose parent ends at once.
     fn leave(mark: &str) -> i32 {
         let mut shell = Command::new("sh");
-        shell.args(["-c", "sleep 600 >/dev/null & echo $!"]);
+        shell.args(["-c", "sleep 600 >/dev/null 2>&1 & echo $!"]);
         let output = shell.env(MARK, mark).output().unwrap();
         String::from_utf8(output.stdout)
             .unwrap()
