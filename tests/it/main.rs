@@ -77,5 +77,6 @@ mod streams;
 mod unreadable;
 mod uploads;
 mod vm;
+mod vm_breaks;
 mod wake;
 mod workers;

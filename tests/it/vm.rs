@@ -18,14 +18,14 @@ use hypeman::wire::{
 };
 use wakegate_local::{DriverChoice, QemuOptions};
 
-const BOOT: Duration = Duration::from_secs(120);
+pub(super) const BOOT: Duration = Duration::from_secs(120);
 
-fn vms() -> DriverChoice {
+pub(super) fn vms() -> DriverChoice {
     DriverChoice::Qemu(QemuOptions::default())
 }
 
 /// An instance whose VM has our own demo server; one built for tests needs some room.
-fn wanted(name: &str) -> Wanted {
+pub(super) fn wanted(name: &str) -> Wanted {
     let mut wanted = Wanted::hello(name);
     wanted.request.size = Some("256MB".to_owned());
     wanted.request.vcpus = Some(1);
@@ -33,7 +33,7 @@ fn wanted(name: &str) -> Wanted {
 }
 
 /// Waits until it runs and its server listens.
-async fn listens(client: &hypeman::Client, id: &str) -> String {
+pub(super) async fn listens(client: &hypeman::Client, id: &str) -> String {
     let id = reference(id);
     let running = InstanceState::Running;
     let up = client.wait_instance(&id, &running, BOOT).await.unwrap();
@@ -63,16 +63,16 @@ async fn get(url: &str) -> reqwest::Response {
 }
 
 /// How many requests the server's memory has counted; this one is not.
-async fn count(url: &str) -> u64 {
+pub(super) async fn count(url: &str) -> u64 {
     let answer = get(&format!("{url}/count")).await;
     answer.text().await.unwrap().parse().unwrap()
 }
 
-async fn visit(url: &str) {
+pub(super) async fn visit(url: &str) {
     assert_eq!(get(url).await.status(), 200);
 }
 
-fn signal(pid: i32, name: &str) {
+pub(super) fn signal(pid: i32, name: &str) {
     let mut kill = std::process::Command::new("kill");
     let status = kill.args([format!("-{name}"), pid.to_string()]).status();
     assert!(status.unwrap().success());

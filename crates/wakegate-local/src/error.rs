@@ -31,9 +31,21 @@ pub(crate) enum Error {
     /// The driver cannot do this.
     #[error("{0}")]
     NotSupported(String),
+    /// There is no room on the disk for it.
+    #[error("{0}")]
+    NoRoom(String),
     /// The control plane could not do what it should.
     #[error("{0}")]
     Internal(String),
+}
+
+/// Whether an operation failed for want of room on the disk.
+pub(crate) fn is_no_room(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
 }
 
 // === impl Error ===
@@ -61,6 +73,14 @@ impl Error {
         Self::Internal(message.into())
     }
 
+    /// What the disk refused; the caller learns when that is for want of room.
+    pub(crate) fn disk(operation: &str, error: &std::io::Error) -> Self {
+        match is_no_room(error) {
+            true => Self::NoRoom(format!("{operation}: no space left on the device")),
+            false => Self::internal(operation),
+        }
+    }
+
     /// The contract's word for it.
     pub(crate) fn code(&self) -> &'static str {
         match self {
@@ -68,6 +88,7 @@ impl Error {
             Self::NotFound(_) => "not_found",
             Self::Ambiguous => "ambiguous",
             Self::NotSupported(_) => "not_supported",
+            Self::NoRoom(_) => "insufficient_storage",
             Self::Internal(_) => "internal_error",
         }
     }

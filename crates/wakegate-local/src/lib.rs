@@ -10,6 +10,7 @@
 //! It is a development tool: processes are not isolated from the host or from each other.
 
 mod api;
+mod atomic;
 pub mod cli;
 mod clock;
 mod driver;

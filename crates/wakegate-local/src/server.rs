@@ -1,11 +1,12 @@
 //! The local control plane as a whole: its directory, its socket, its end.
 //!
-//! Guarantees: nothing is started before the socket and the directory are ours; its end leaves
-//! instances running or stops them, as asked, and saves what it knows.
+//! Guarantees: nothing is started before the socket and the directory are ours; its end finishes
+//! the verbs that run, leaves instances running or stops them, as asked, and saves what it knows.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use tokio::net::TcpListener;
@@ -24,6 +25,9 @@ use crate::faults::FaultBox;
 use crate::fleet::{Fleet, FleetEvents};
 use crate::image::{Image, ImageError, ImageSource};
 use crate::store::{Kind, Store, StoreError};
+
+/// The longest that the end waits for answers to be sent when all verbs have ended.
+const ANSWERS: Duration = Duration::from_millis(250);
 
 /// What becomes of instances when their control plane ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -220,23 +224,27 @@ impl LocalServer {
 
     /// Serves until `shutdown`; then ends as configured.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), LocalError> {
-        let served = axum::serve(self.listener, self.router).into_future();
-        // Waits and followed logs may go on for ever, so the end does not wait for them; verbs are
-        // on the fleet's tracker and are not cut.
+        let served = axum::serve(self.listener, self.router)
+            .with_graceful_shutdown(self.stop.clone().cancelled_owned())
+            .into_future();
+        let mut served = std::pin::pin!(served);
         let result = tokio::select! {
-            result = served => result.map_err(LocalError::Serve),
-            () = shutdown => Ok(()),
+            result = &mut served => Some(result.map_err(LocalError::Serve)),
+            () = shutdown => None,
         };
         self.stop.cancel();
+        // Whoever asked for something hears what became of it.
+        self.fleet.finish_verbs().await;
+        // Waits and followed logs may go on for ever, so the end does not wait for them for long.
+        if result.is_none() {
+            let _cut = tokio::time::timeout(ANSWERS, served).await;
+        }
         self.fleet.driver.end().await;
         if self.on_exit == OnExit::Stop {
             self.fleet.stop_all().await;
         }
-        for instance in self.fleet.all() {
-            let _verb = instance.lock.write().await;
-            self.fleet.save_or_warn(&instance);
-        }
-        result
+        self.fleet.save_all().await;
+        result.unwrap_or(Ok(()))
     }
 }
 

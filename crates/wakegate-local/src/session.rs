@@ -1,12 +1,14 @@
 //! `wakegate session`: starts an instance's program in a session of its own.
 //!
 //! Guarantees: the program replaces this process, so its id, output and end are the instance's; it
-//! is not in its control plane's session, so the kernel does not hang it up when that dies.
+//! is not in its control plane's session, so the kernel does not hang it up when that dies; a
+//! program that waits for a word never begins without it.
 
 use std::ffi::OsString;
+use std::io::Read as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Why a program could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +24,9 @@ pub enum SessionError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Whoever started us has gone, or has given up, before our program was to begin.
+    #[error("the program was not begun: its control plane gave it up")]
+    GivenUp,
     /// Nothing to start.
     #[error("no program to start")]
     NoProgram,
@@ -36,7 +41,14 @@ pub enum SessionError {
 }
 
 /// Becomes the program, in `group` if there is one; returns only when that fails.
-pub fn run_in_own_session(mut words: Vec<OsString>, group: Option<&Path>) -> SessionError {
+///
+/// With `wait`, it begins only when it is told to by a byte on its standard input: whoever started
+/// it must have written down first that it is there, and one that dies before has started nothing.
+pub fn run_in_own_session(
+    mut words: Vec<OsString>,
+    group: Option<&Path>,
+    wait: bool,
+) -> SessionError {
     if words.is_empty() {
         return SessionError::NoProgram;
     }
@@ -51,6 +63,14 @@ pub fn run_in_own_session(mut words: Vec<OsString>, group: Option<&Path>) -> Ses
     if let Err(error) = rustix::process::setsid() {
         return SessionError::Session(error.into());
     }
-    let source = Command::new(&program).args(words).exec();
+    let mut command = Command::new(&program);
+    command.args(words);
+    if wait {
+        if !matches!(std::io::stdin().read(&mut [0]), Ok(1)) {
+            return SessionError::GivenUp;
+        }
+        command.stdin(Stdio::null());
+    }
+    let source = command.exec();
     SessionError::Exec { program, source }
 }

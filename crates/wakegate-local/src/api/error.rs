@@ -93,6 +93,7 @@ impl From<Error> for ApiError {
             Error::NotFound(_) => StatusCode::NOT_FOUND,
             Error::Ambiguous | Error::Conflict { .. } => StatusCode::CONFLICT,
             Error::NotSupported(_) => StatusCode::NOT_IMPLEMENTED,
+            Error::NoRoom(_) => StatusCode::INSUFFICIENT_STORAGE,
             Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.code(), error.to_string())

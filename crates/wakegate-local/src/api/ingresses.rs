@@ -168,8 +168,8 @@ pub(super) async fn create(
         }
         hostnames.push(key(rule));
     }
-    let saved = fleet.store.save(Kind::Ingress, &record.id, &record);
-    saved.map_err(|_| ApiError::internal("failed to save ingress"))?;
+    let saved = fleet.store.create(Kind::Ingress, &record.id, &record);
+    saved.map_err(|error| Error::disk("failed to save ingress", &error))?;
     all.insert(record.id.clone(), record.clone());
     Ok((StatusCode::CREATED, Json(record)))
 }

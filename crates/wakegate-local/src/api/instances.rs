@@ -219,26 +219,9 @@ pub(super) async fn create(
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let spec = accept(required(&body)?, &fleet.driver, fleet.clock.now())?;
-    let instance = fleet.create(spec).await?;
-    let booting = Arc::clone(&fleet);
-    let guarded = Arc::clone(&instance);
-    fleet
-        .detached(async move {
-            let _guard = guarded.lock.write().await;
-            booting.boot(&guarded).await
-        })
-        .await
-        .or_else(|error| match instance.state() {
-            // The instance is there and says why it is Stopped; that is the better answer.
-            State::Stopped => Ok(()),
-            State::Created
-            | State::Initializing
-            | State::Running
-            | State::Paused
-            | State::Shutdown
-            | State::Standby
-            | State::Unknown => Err(error),
-        })?;
+    let owner = Arc::clone(&fleet);
+    let created = fleet.detached(async move { owner.create(spec).await });
+    let instance = created.await?;
     Ok((StatusCode::CREATED, view(&fleet, &instance)))
 }
 
@@ -297,7 +280,7 @@ pub(super) async fn update(
 ) -> Result<Json<Value>, ApiError> {
     let request: UpdateRequest = required(&body)?;
     let instance = fleet.resolve(&id).await?;
-    let _guard = instance.lock.write().await;
+    let _guard = instance.lock_living().await?;
     let now = fleet.clock.now();
     let UpdateRequest {
         env,
@@ -330,32 +313,31 @@ pub(super) async fn update(
         .map(|policy| Policy::accept(&policy))
         .transpose()?;
     let expires = expiry(ttl.as_ref(), expires_at.as_ref(), now)?;
-    {
-        let mut record = instance.record();
-        if record.spec.expires_at.is_some_and(|at| at <= now) {
-            return Err(ApiError::conflict(
-                "instance_expired",
-                "instance has expired",
-            ));
-        }
+    let expired_at = instance.record().spec.expires_at;
+    if expired_at.is_some_and(|at| at <= now) {
+        return Err(ApiError::conflict(
+            "instance_expired",
+            "instance has expired",
+        ));
+    }
+    fleet.update(&instance, |record| {
         if let Some(expires) = expires {
             record.spec.expires_at = expires;
         }
-        if let Some(check) = health_check {
-            record.spec.health_check = check;
+        if let Some(check) = &health_check {
+            record.spec.health_check.clone_from(check);
             record.health.restart(now);
         }
-        if let Some(policy) = restart_policy {
-            record.spec.restart_policy = policy;
+        if let Some(policy) = &restart_policy {
+            record.spec.restart_policy.clone_from(policy);
             record.restarts.forget();
         }
-        if let Some(policy) = policy {
-            if let Some(traffic) = fleet.driver.traffic(&record.spec.id) {
-                traffic.policy.store(Some(Arc::new(policy.clone())));
-            }
-            record.spec.policy = Some(policy);
+        if policy.is_some() {
+            record.spec.policy.clone_from(&policy);
         }
+    })?;
+    if let (Some(policy), Some(traffic)) = (policy, fleet.driver.traffic(&instance.id)) {
+        traffic.policy.store(Some(Arc::new(policy)));
     }
-    fleet.save(&instance)?;
     Ok(view(&fleet, &instance))
 }

@@ -45,9 +45,7 @@ pub(super) async fn logs(
     };
     let instance = fleet.resolve(&id).await?;
     let folder = fleet.store.folder(Kind::Instance, &instance.id);
-    let path = folder
-        .map_err(|_| ApiError::internal("failed to read logs"))?
-        .join(file);
+    let path = folder.join(file);
     let lines = Lines::open(&path, tail, follow, instance).await?;
     let body = Body::from_stream(stream::unfold(lines, async |mut lines| {
         let event = lines.next().await?;

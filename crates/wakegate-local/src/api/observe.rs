@@ -138,7 +138,7 @@ pub(super) async fn auto_standby_hold(
 ) -> Result<Json<StatusView>, ApiError> {
     let instance = fleet.resolve(&id).await?;
     // Behind the lock, so that a standby that executes is over before we look.
-    let _guard = instance.lock.read().await;
+    let _guard = instance.read_living().await?;
     {
         let mut record = instance.record();
         if record.state == State::Standby {

@@ -190,7 +190,10 @@ pub(super) async fn delete(
     Shared(fleet): Shared<Arc<Fleet>>,
     Path(snapshot): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    fleet.delete_snapshot(&fleet.find_snapshot(&snapshot)?.id)?;
+    let snapshot = fleet.find_snapshot(&snapshot)?;
+    let owner = Arc::clone(&fleet);
+    let deleted = fleet.detached(async move { owner.delete_snapshot(&snapshot).await });
+    deleted.await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -262,10 +265,10 @@ pub(super) async fn set_schedule(
     let next_run_at = now
         .checked_add(step)
         .map_err(|_| invalid("interval is too long"))?;
-    let answer = {
-        let mut record = instance.record();
-        let before = record.spec.schedule.take();
-        let schedule = Schedule {
+    let _guard = instance.lock_living().await?;
+    let schedule = {
+        let before = instance.record().spec.schedule.clone();
+        Schedule {
             interval,
             retention: without_nulls(json!({ "max_count": count, "max_age": age })),
             name_prefix: request.name_prefix,
@@ -278,13 +281,12 @@ pub(super) async fn set_schedule(
                 .as_ref()
                 .and_then(|schedule| schedule.last_snapshot_id.clone()),
             last_error: before.and_then(|schedule| schedule.last_error),
-        };
-        let answer = show(&instance.id, &schedule);
-        record.spec.schedule = Some(schedule);
-        answer
+        }
     };
-    fleet.save(&instance)?;
-    Ok(answer)
+    fleet.update(&instance, |record| {
+        record.spec.schedule = Some(schedule.clone());
+    })?;
+    Ok(show(&instance.id, &schedule))
 }
 
 pub(super) async fn delete_schedule(
@@ -292,11 +294,11 @@ pub(super) async fn delete_schedule(
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let instance = fleet.resolve(&id).await?;
-    let removed = instance.record().spec.schedule.take();
-    if removed.is_none() {
+    let _guard = instance.lock_living().await?;
+    if instance.record().spec.schedule.is_none() {
         return Err(ApiError::not_found("snapshot schedule not found"));
     }
-    fleet.save(&instance)?;
+    fleet.update(&instance, |record| record.spec.schedule = None)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -65,6 +65,12 @@ impl Groups {
             .is_ok_and(|list| list.split_whitespace().any(|word| word == controller))
     }
 
+    /// The instance's group, if there is one.
+    pub(super) fn existing(&self, id: &str) -> Option<Group> {
+        let path = self.0.join(id);
+        (!id.is_empty() && path.is_dir()).then_some(Group(path))
+    }
+
     /// Makes a group for the instance.
     pub(super) fn make(&self, id: &str) -> io::Result<Group> {
         let path = self.0.join(id);

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::State;
+
 /// A program to run, and how.
 pub(crate) struct Boot {
     pub(crate) id: String,
@@ -29,10 +31,24 @@ pub(crate) struct Boot {
 /// The result of a start.
 #[derive(Debug)]
 pub(crate) struct Started {
-    pub(crate) handle: Handle,
     /// What of the request could not be honoured, for the instance's log of operations.
     pub(crate) remarks: Vec<String>,
 }
+
+/// What became of an instance while no control plane was there.
+#[derive(Debug)]
+pub(crate) enum Adoption {
+    /// It is in this state, and is this driver's again.
+    Found(State),
+    /// It has gone, for this reason.
+    Gone(String),
+    /// It is there and does not answer, for this reason; it may be asked again.
+    Unsure(String),
+}
+
+/// Writes down where an instance runs, before its program begins: it must not begin when that
+/// fails.
+pub(crate) type Commit<'a> = &'a (dyn Fn(&Handle) -> std::io::Result<()> + Sync);
 
 /// What finds a running instance again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

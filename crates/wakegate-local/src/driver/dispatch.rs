@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use super::address_proxy::Traffic;
 use super::connections::ConnectionTable;
-use super::contract::{Boot, CommandEnd, Handle, Started, Usage};
+use super::contract::{Adoption, Boot, CommandEnd, Commit, Handle, Started, Usage};
 use super::error::DriverError;
 use super::process::ProcessDriver;
 use super::qemu::QemuDriver;
 use crate::path_info::PathInfo;
-use crate::state::State;
 
 /// The driver that runs all instances.
 #[derive(Debug)]
@@ -61,15 +60,47 @@ impl Driver {
         }
     }
 
-    /// Starts an instance's program, or what its program will run in.
-    pub(crate) async fn start(&self, boot: &Boot) -> Result<Started, DriverError> {
+    /// Starts an instance's program, or what its program will run in; only once `commit` has
+    /// written down what would find it again. A start that fails leaves nothing.
+    pub(crate) async fn start(
+        &self,
+        boot: &Boot,
+        commit: Commit<'_>,
+    ) -> Result<Started, DriverError> {
         match self {
-            Self::Process(driver) => driver.start(boot).await,
-            Self::Qemu(driver) => driver.start(boot).await,
+            Self::Process(driver) => driver.start(boot, commit).await,
+            Self::Qemu(driver) => driver.start(boot, commit).await,
         }
     }
 
-    /// Asks the program to end, and ends it after `grace`. This is no event.
+    /// Tells an adopted instance that is coming up what its program is, once more.
+    pub(crate) fn order(&self, boot: &Boot) {
+        match self {
+            // It was started with it.
+            Self::Process(_) => {}
+            Self::Qemu(driver) => driver.order(boot),
+        }
+    }
+
+    /// Ends what an earlier control plane has left below the state directory `root`, but what was
+    /// adopted.
+    pub(crate) async fn end_remnants(&self, root: &Path) {
+        match self {
+            Self::Process(driver) => driver.end_remnants(root).await,
+            Self::Qemu(driver) => driver.end_remnants(root).await,
+        }
+    }
+
+    /// Whether the instance has a process that has not ended.
+    pub(crate) fn is_alive(&self, id: &str) -> bool {
+        match self {
+            Self::Process(driver) => driver.is_alive(id),
+            Self::Qemu(driver) => driver.is_alive(id),
+        }
+    }
+
+    /// Asks the program to end, and ends it after `grace`; also what was not adopted. This is no
+    /// event.
     pub(crate) async fn stop(&self, id: &str, grace: Duration) {
         match self {
             Self::Process(driver) => driver.stop(id, grace).await,
@@ -93,16 +124,15 @@ impl Driver {
         }
     }
 
-    /// Takes over what an earlier control plane left; `None` when it is gone.
-    pub(crate) async fn adopt(&self, id: &str, handle: &Handle) -> Option<State> {
+    /// Takes over what an earlier control plane left.
+    pub(crate) async fn adopt(&self, id: &str, handle: &Handle) -> Adoption {
         match self {
             Self::Process(driver) => driver.adopt(id, handle),
             Self::Qemu(driver) => driver.adopt(id).await,
         }
     }
 
-    /// Whether memory can be kept apart from its instance, by [`Self::export`] and
-    /// [`Self::import`].
+    /// Whether memory can be kept apart from its instance, by [`Self::export`].
     pub(crate) fn keeps_memory(&self) -> bool {
         match self {
             Self::Process(_) => false,
@@ -118,18 +148,42 @@ impl Driver {
         }
     }
 
-    /// Makes `id` a sleeping instance with the memory in `from`, and with an address of its own or
-    /// that of its `former` handle.
-    pub(crate) async fn import(
+    /// Copies a memory that was exported into the folder `into`, which does not exist.
+    pub(crate) async fn copy(&self, memory: &Path, into: &Path) -> Result<(), DriverError> {
+        match self {
+            Self::Process(_) => Err(DriverError::Unsupported(self.name())),
+            Self::Qemu(driver) => driver.copy(memory, into).await,
+        }
+    }
+
+    /// Prepares an exported memory for an instance, with an address of its own or that of its
+    /// `former` handle; the handle is to be in the instance's record when the memory is in place.
+    pub(crate) fn prepare(
         &self,
-        id: &str,
-        from: &Path,
+        memory: &Path,
         former: Option<&Handle>,
         port: u16,
     ) -> Result<Handle, DriverError> {
         match self {
             Self::Process(_) => Err(DriverError::Unsupported(self.name())),
-            Self::Qemu(driver) => driver.import(id, from, former, port).await,
+            Self::Qemu(driver) => driver.prepare(memory, former, port),
+        }
+    }
+
+    /// Lets go of a sleeping instance whose memory is about to be replaced; nobody reads or writes
+    /// that any more.
+    pub(crate) async fn release(&self, id: &str) {
+        match self {
+            Self::Process(_) => {}
+            Self::Qemu(driver) => driver.release(id).await,
+        }
+    }
+
+    /// Makes `id`, whose memory is in its place, a sleeping instance of this driver's.
+    pub(crate) fn put_asleep(&self, id: &str) -> Result<(), DriverError> {
+        match self {
+            Self::Process(_) => Err(DriverError::Unsupported(self.name())),
+            Self::Qemu(driver) => driver.put_asleep(id),
         }
     }
 

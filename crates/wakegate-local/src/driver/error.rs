@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use crate::error::is_no_room;
+
 /// A driver could not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DriverError {
@@ -14,6 +16,8 @@ pub(crate) enum DriverError {
     },
     #[error("cannot prepare the instance's files: {0}")]
     Files(std::io::Error),
+    #[error("there is no room for the VM's memory on the disk: it needs {needed} bytes")]
+    NoRoom { needed: u64 },
     #[error("no free address in 127.77.0.0/16")]
     NoAddress,
     #[error("the instance's process is gone")]
@@ -24,9 +28,9 @@ pub(crate) enum DriverError {
     Signal(std::io::Error),
     #[error("the VM's state could not be saved")]
     NotSaved,
-    #[error("the VM broke while it fell asleep, and sleeps as it did before")]
+    #[error("the VM broke, and sleeps as it did before")]
     FellBack,
-    #[error("the VM broke while it fell asleep the first time")]
+    #[error("the VM broke, and there is no sleep that it could go back to")]
     Broke,
     #[error("the VM's state could not be loaded; see its vmm log")]
     NotLoaded,
@@ -38,6 +42,16 @@ pub(crate) enum DriverError {
     Qmp(#[from] QmpError),
     #[error("the {0} driver cannot do that")]
     Unsupported(&'static str),
+}
+
+// === impl DriverError ===
+
+impl DriverError {
+    /// Whether it is for want of room on the disk.
+    pub(crate) fn is_no_room(&self) -> bool {
+        matches!(self, Self::NoRoom { .. })
+            || matches!(self, Self::Files(error) if is_no_room(error))
+    }
 }
 
 /// QEMU could not be told something.

@@ -12,9 +12,10 @@ mod error;
 mod process;
 mod procfs;
 mod qemu;
+mod remnants;
 
 pub(crate) use connections::{Connection, ConnectionTable};
-pub(crate) use contract::{Boot, DriverEvent, Exit, Handle, Started};
+pub(crate) use contract::{Adoption, Boot, DriverEvent, Exit, Handle, Started};
 pub(crate) use dispatch::Driver;
 pub(crate) use error::DriverError;
 pub(crate) use process::ProcessDriver;

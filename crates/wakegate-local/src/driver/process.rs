@@ -8,7 +8,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -23,9 +24,12 @@ use tokio_util::task::TaskTracker;
 
 use super::address_proxy::{AddressProxy, Traffic};
 use super::cgroup::{Group, Groups};
-use super::contract::{Boot, CommandEnd, DriverEvent, Exit, Handle, Started, Usage};
+use super::contract::{
+    Adoption, Boot, CommandEnd, Commit, DriverEvent, Exit, Handle, Started, Usage,
+};
 use super::error::DriverError;
 use super::procfs::{ProcessStat, boot_id, environment};
+use super::remnants::{self, COMMAND, MARK};
 use crate::clock::Clock;
 use crate::path_info::PathInfo;
 use crate::state::State;
@@ -146,7 +150,11 @@ impl ProcessDriver {
         });
     }
 
-    pub(super) async fn start(&self, boot: &Boot) -> Result<Started, DriverError> {
+    pub(super) async fn start(
+        &self,
+        boot: &Boot,
+        commit: Commit<'_>,
+    ) -> Result<Started, DriverError> {
         let address = match boot.network_enabled {
             true => Some(Arc::new(self.free_address(boot.port)?)),
             false => None,
@@ -167,11 +175,11 @@ impl ProcessDriver {
         // Through our own small launcher, which gives it a session of its own: were it in ours, the
         // kernel would wake it and hang it up when we die (setpgid(2), orphaned process groups).
         let mut launch = Command::new(&self.launcher);
-        launch.arg("session");
+        launch.args(["session", "--wait"]);
         if let Some(group) = &group {
             launch.arg("--group").arg(group.path());
         }
-        let child = launch
+        let spawned = launch
             .arg("--")
             .arg(program)
             .args(first)
@@ -185,8 +193,9 @@ impl ProcessDriver {
             .env("HOST", private.unwrap_or_default())
             .envs(boot.environment.iter().map(|(name, value)| (name, value)))
             .env("PORT", boot.port.to_string())
+            .env(MARK, &boot.folder)
             .current_dir(&boot.folder)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(log)
             .stderr(errors)
             .kill_on_drop(false)
@@ -194,20 +203,34 @@ impl ProcessDriver {
             .map_err(|source| DriverError::Spawn {
                 program: program.clone(),
                 source,
-            })?;
-        let pid = child
-            .id()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .and_then(Pid::from_raw);
-        let pid = pid.ok_or(DriverError::Gone)?;
-        let stat = own_session(pid).await.ok_or(DriverError::Gone)?;
-        let handle = Handle {
-            pid: pid.as_raw_nonzero().get(),
-            start_ticks: stat.start_ticks,
-            boot_id: self.boot_id.clone(),
-            address: address.as_ref().map(|address| address.public),
-            port: boot.port,
-            group: group.as_ref().map(|group| group.path().to_owned()),
+            });
+        let begun = async {
+            let mut child = spawned?;
+            let handle = Handle {
+                pid: 0,
+                start_ticks: 0,
+                boot_id: self.boot_id.clone(),
+                address: address.as_ref().map(|address| address.public),
+                port: boot.port,
+                group: group.as_ref().map(|group| group.path().to_owned()),
+            };
+            match begin(&mut child, handle, commit).await {
+                Ok(pid) => Ok((child, pid)),
+                Err(error) => {
+                    // The launcher ends without its word; one that hangs is not waited for.
+                    let _ended = child.kill().await;
+                    Err(error)
+                }
+            }
+        };
+        let (child, pid) = match begun.await {
+            Ok(begun) => begun,
+            Err(error) => {
+                if let Some(group) = &group {
+                    group.remove().await;
+                }
+                return Err(error);
+            }
         };
         let process = Arc::new(Process {
             pid,
@@ -221,7 +244,7 @@ impl ProcessDriver {
         }
         self.watch(&boot.id, &process, wait_for_child(child));
         self.processes.insert(boot.id.clone(), process);
-        Ok(Started { handle, remarks })
+        Ok(Started { remarks })
     }
 
     pub(super) async fn stop(&self, id: &str, grace: Duration) {
@@ -295,13 +318,20 @@ impl ProcessDriver {
         Ok(())
     }
 
-    pub(super) fn adopt(&self, id: &str, handle: &Handle) -> Option<State> {
-        let pid = Pid::from_raw(handle.pid)?;
-        let stat = ProcessStat::read(handle.pid)?;
-        let same = stat.start_ticks == handle.start_ticks && self.boot_id == handle.boot_id;
-        if !same || stat.state == 'Z' {
-            return None;
-        }
+    pub(super) fn adopt(&self, id: &str, handle: &Handle) -> Adoption {
+        let gone = || {
+            let why = "its process was gone when the control plane came back";
+            Adoption::Gone(why.to_owned())
+        };
+        let same = |stat: &ProcessStat| {
+            stat.start_ticks == handle.start_ticks
+                && self.boot_id == handle.boot_id
+                && stat.state != 'Z'
+        };
+        let stat = ProcessStat::read(handle.pid).filter(same);
+        let (Some(pid), Some(stat)) = (Pid::from_raw(handle.pid), stat) else {
+            return gone();
+        };
         let address = handle.address.map(|public| {
             let [_, _, x, y] = public.octets();
             Arc::new(AddressProxy::new(self.clock.clone(), [x, y], handle.port))
@@ -330,15 +360,40 @@ impl ProcessDriver {
                 "the program ended; its exit code is not known, since it was adopted".to_owned(),
             )
         });
-        if let (false, Some(address)) = (asleep, &process.address) {
-            address.open();
+        if !asleep {
+            // A standby may have been under way, and would go on.
+            if let Some(group) = &process.group {
+                let _ended = group.thaw();
+            }
+            let _ended = kill_process_group(pid, Signal::CONT);
+            if let Some(address) = &process.address {
+                address.open();
+            }
         }
         self.processes.insert(id.to_owned(), process);
-        Some(if asleep {
+        Adoption::Found(if asleep {
             State::Standby
         } else {
             State::Running
         })
+    }
+
+    /// Ends what runs below the state directory `root` and is no instance's.
+    pub(super) async fn end_remnants(&self, root: &Path) {
+        let is_ours = |id: &str| self.processes.contains_key(id);
+        remnants::end(root, |remnant| remnant.instance().is_some_and(is_ours)).await;
+        let Some(groups) = &self.groups else { return };
+        for id in remnants::instances(root) {
+            if let Some(group) = groups.existing(&id).filter(|_| !is_ours(&id)) {
+                group.remove().await;
+            }
+        }
+    }
+
+    /// Whether the instance's process is there.
+    pub(super) fn is_alive(&self, id: &str) -> bool {
+        self.find(id)
+            .is_some_and(|process| !process.ended.is_cancelled())
     }
 
     pub(super) fn features(&self) -> Vec<&'static str> {
@@ -422,6 +477,22 @@ async fn own_session(pid: Pid) -> Option<ProcessStat> {
     None
 }
 
+/// Lets a program begin that its launcher holds back, when its handle is written down.
+async fn begin(child: &mut Child, handle: Handle, commit: Commit<'_>) -> Result<Pid, DriverError> {
+    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let pid = pid.and_then(Pid::from_raw).ok_or(DriverError::Gone)?;
+    let stat = own_session(pid).await.ok_or(DriverError::Gone)?;
+    let handle = Handle {
+        pid: pid.as_raw_nonzero().get(),
+        start_ticks: stat.start_ticks,
+        ..handle
+    };
+    commit(&handle).map_err(DriverError::Files)?;
+    let mut word = child.stdin.take().ok_or(DriverError::Gone)?;
+    word.write_all(b"\n").await.map_err(DriverError::Files)?;
+    Ok(pid)
+}
+
 async fn wait_for_child(mut child: Child) -> (Option<i32>, String) {
     match child.wait().await {
         Ok(status) => (exit_code(status), status.to_string()),
@@ -452,12 +523,16 @@ async fn run_beside(
     };
     let pid = process.pid.as_raw_nonzero();
     let folder = folder.map_or_else(|| format!("/proc/{pid}/cwd").into(), PathBuf::from);
+    let environment = environment(pid.get());
+    let mark = environment.iter().find(|(name, _)| name == MARK);
+    let mark = mark.map(|(_, folder)| Path::new(folder).with_file_name(COMMAND));
     let mut command = Command::new(program);
     command
         .args(arguments)
         .current_dir(folder)
         .env_clear()
-        .envs(environment(pid.get()))
+        .envs(environment)
+        .envs(mark.map(|mark| (MARK, mark)))
         .stdin(Stdio::null())
         .kill_on_drop(true);
     match tokio::time::timeout(patience, command.output()).await {

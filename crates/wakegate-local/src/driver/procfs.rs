@@ -14,6 +14,7 @@ pub(super) struct ProcessStat {
     /// `R`, `S`, `T` (stopped), `Z` (ended), …
     pub(super) state: char,
     pub(super) start_ticks: u64,
+    pub(super) parent: u64,
     pub(super) group: u64,
     cpu_ticks: u64,
     vms_bytes: u64,
@@ -36,6 +37,7 @@ impl ProcessStat {
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
         Some(Self {
             state: fields.first()?.chars().next()?,
+            parent: number(4)?,
             group: number(5)?,
             cpu_ticks: number(14)? + number(15)?,
             start_ticks: number(22)?,

@@ -62,7 +62,9 @@ impl Fleet {
     /// Ends a countdown: looks again under the instance's lock, and cannot be called back
     /// once it has the instance's lock.
     pub(crate) async fn standby_if_still_idle(&self, instance: &Instance) {
-        let _guard = instance.lock.write().await;
+        let Ok(_guard) = instance.lock_living().await else {
+            return;
+        };
         let idle = {
             let mut record = instance.record();
             let now = self.clock.now();
@@ -86,7 +88,7 @@ impl Fleet {
             }
             due && quiet
         };
-        if idle && !instance.is_deleted() && self.put_to_sleep(instance, "idle").await.is_err() {
+        if idle && self.put_to_sleep(instance, "idle").await.is_err() {
             instance.record().countdown.restart(self.clock.now());
         }
     }

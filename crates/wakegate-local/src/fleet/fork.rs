@@ -1,17 +1,29 @@
 //! Copies of instances.
 //!
-//! Guarantees: a copy has its own id, name and address; its source goes on as it was.
+//! Guarantees: a copy has its own id, name and address; its source goes on as it was; a copy that
+//! could not be made, or not be brought to the state that was asked for, is not there.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::lifecycle::{gone, invalid_state};
+use super::lifecycle::{invalid_state, port, refusal};
+use super::memory::sleeps;
+use super::names::TakenName;
 use super::registry::Fleet;
 use crate::driver::DriverError;
 use crate::error::Error;
 use crate::id::new_id;
 use crate::state::State;
-use crate::store::{Instance, Kind, Spec};
+use crate::store::{Instance, Kind, MEMORY, Record, Spec};
+
+const FAILED: &str = "failed to fork instance";
+
+/// What the memory of a copy is taken from.
+pub(super) enum Origin<'a> {
+    Instance(&'a Instance),
+    /// The folder of a snapshot's memory.
+    Memory(&'a Path),
+}
 
 impl Fleet {
     /// Makes a copy with its own id, name and address; with the source's memory, where the driver
@@ -23,8 +35,7 @@ impl Fleet {
         from_running: bool,
         target: Option<State>,
     ) -> Result<Arc<Instance>, Error> {
-        let guard = source.lock.write().await;
-        gone(source)?;
+        let guard = source.lock_living().await?;
         let state = source.state();
         match state {
             State::Running if from_running => {}
@@ -41,6 +52,8 @@ impl Fleet {
         }
         let target = target.unwrap_or(state);
         let with_memory = state != State::Stopped && target != State::Stopped;
+        let spec = self.spec_of_copy(&source.record().spec, name)?;
+        let name = self.take_copys_name(&spec)?;
         if with_memory && !self.driver.keeps_memory() {
             let text = "the process driver cannot copy memory: fork a Stopped instance, or set target_state to Stopped";
             return Err(Error::not_supported(text));
@@ -49,63 +62,101 @@ impl Fleet {
             let text = "a Stopped instance has no memory to be in Standby with";
             return Err(Error::invalid("invalid_request", text));
         }
-        let spec = source.record().spec.clone();
-        let copy = self.create_copy(&spec, name).await?;
-        let copy_guard = copy.lock.write().await;
-        self.enter(&copy, State::Stopped, "forked");
-        if with_memory {
-            let exported = self.export_memory(source, &copy).await;
-            drop(guard);
-            let memory = exported?;
-            let imported = self.import_memory(&copy, &memory, None).await;
-            // The copy has its own now.
-            let _left_behind = std::fs::remove_dir_all(&memory);
-            imported?;
-        }
-        self.reach(&copy, target).await?;
-        drop(copy_guard);
-        Ok(copy)
+        let origin = with_memory.then_some(Origin::Instance(source));
+        let copy = self.make_copy(spec, origin).await?;
+        name.keep();
+        drop(guard);
+        self.bring_copy(copy, target).await
     }
 
-    /// Copies the source's memory into the copy's folder.
-    async fn export_memory(&self, source: &Instance, copy: &Instance) -> Result<PathBuf, Error> {
-        let failed = |error: DriverError| {
-            self.note(source, &format!("fork failed: {error}"));
-            Error::internal("failed to fork instance")
-        };
-        let folder = self.store.folder(Kind::Instance, &copy.id);
-        let memory = folder
-            .map_err(DriverError::Files)
-            .map_err(failed)?
-            .join("fork");
-        self.driver
-            .export(&source.id, &memory)
-            .await
-            .map_err(failed)?;
-        Ok(memory)
-    }
-
-    /// Makes a new instance with the specification of another; a copy does not expire (contract
-    /// B.1).
-    pub(crate) async fn create_copy(
-        &self,
-        spec: &Spec,
-        name: String,
-    ) -> Result<Arc<Instance>, Error> {
-        let id = new_id()?;
-        let spec = Spec {
-            id,
+    /// The specification of a copy; a copy does not expire (contract B.1).
+    pub(super) fn spec_of_copy(&self, spec: &Spec, name: String) -> Result<Spec, Error> {
+        Ok(Spec {
+            id: new_id()?,
             name,
             created_at: self.clock.now(),
             expires_at: None,
             schedule: None,
             ..spec.clone()
-        };
-        let created = self.create(spec).await;
-        created.map_err(|error| match error.code() {
-            // A fork's conflict is a 409, a creation's a 400 (contract A.11).
-            "name_conflict" => Error::conflict("name_conflict", "instance name already in use"),
-            _ => error,
         })
+    }
+
+    /// A fork's conflict is a 409, a creation's a 400 (contract A.11).
+    pub(super) fn take_copys_name(&self, spec: &Spec) -> Result<TakenName<'_>, Error> {
+        let taken = self.names.take(&spec.name, &spec.id);
+        taken.ok_or_else(|| Error::conflict("name_conflict", "instance name already in use"))
+    }
+
+    /// Makes the files of a copy, which nobody sees until they are whole.
+    pub(super) async fn make_copy(
+        &self,
+        spec: Spec,
+        origin: Option<Origin<'_>>,
+    ) -> Result<Arc<Instance>, Error> {
+        let id = spec.id.clone();
+        let failed = |error: std::io::Error| {
+            tracing::error!(instance = id, %error, "cannot make a copy");
+            Error::disk(FAILED, &error)
+        };
+        let draft = self.store.draft(Kind::Instance, &id).map_err(failed)?;
+        let memory = draft.folder().join(MEMORY);
+        let now = self.clock.now();
+        let mut record = Record::new(spec, now);
+        record.enter(State::Stopped, now);
+        let copied = match &origin {
+            None => Ok(()),
+            Some(Origin::Instance(source)) => self.driver.export(&source.id, &memory).await,
+            Some(Origin::Memory(from)) => self.driver.copy(from, &memory).await,
+        };
+        if let (Err(error), Some(Origin::Instance(source))) = (&copied, &origin) {
+            self.note(source, &format!("fork failed: {error}"));
+            self.fails(source, source.state(), error, "broke while it was copied");
+        }
+        let refused = |error: DriverError| {
+            tracing::error!(instance = id, %error, "cannot copy a memory");
+            refusal(FAILED, &error)
+        };
+        copied.map_err(refused)?;
+        if origin.is_some() {
+            let prepared = self.driver.prepare(&memory, None, port(&record.spec));
+            sleeps(&mut record, &prepared.map_err(refused)?);
+            record.enter(State::Standby, now);
+        }
+        draft.publish(&record).map_err(failed)?;
+        Ok(Arc::new(Instance::new(record)))
+    }
+
+    /// Makes a copy known and brings it to its target.
+    pub(super) async fn bring_copy(
+        self: &Arc<Self>,
+        copy: Arc<Instance>,
+        target: State,
+    ) -> Result<Arc<Instance>, Error> {
+        let brought = {
+            // Nobody else has it yet.
+            let _guard = copy.lock_living().await?;
+            self.admit(&copy);
+            self.note(&copy, "forked");
+            self.tell(&copy, "forked");
+            let asleep = match copy.state() == State::Standby {
+                true => self.put_asleep(&copy, FAILED),
+                false => Ok(()),
+            };
+            match asleep {
+                Ok(()) => self.reach(&copy, target).await,
+                Err(error) => Err(error),
+            }
+        };
+        match brought {
+            Ok(()) => Ok(copy),
+            Err(error) => {
+                // Nobody asked for half of it.
+                self.delete_instance(&copy, false).await?;
+                match matches!(error, Error::NoRoom(_)) {
+                    true => Err(error),
+                    false => Err(Error::internal(FAILED)),
+                }
+            }
+        }
     }
 }

@@ -122,16 +122,15 @@ impl Fleet {
 
     /// Stops an instance whose checks fail, to be started again; if its policy says so.
     async fn restart_unhealthy(&self, instance: &Instance, since: Timestamp) {
-        let _guard = instance.lock.write().await;
+        let Ok(_guard) = instance.lock_living().await else {
+            return;
+        };
         {
             let record = instance.record();
             let has_policy = record.spec.restart_policy.is_some();
             if !has_policy || record.state != State::Running || record.phase_since != since {
                 return;
             }
-        }
-        if instance.is_deleted() {
-            return;
         }
         self.end_program(instance, "unhealthy").await;
         {
@@ -141,6 +140,6 @@ impl Fleet {
                 record.restarts.unhealthy(&policy, self.clock.now());
             }
         }
-        self.save_or_warn(instance);
+        self.save(instance);
     }
 }

@@ -1,21 +1,26 @@
 //! The verbs: create, start, stop, standby, restore, delete.
 //!
 //! Guarantees: the verb x state table of the contract (B.1), its no-ops and its 409 texts; one verb
-//! at a time on an instance; a verb that fails leaves the instance in the state that is true.
+//! at a time on an instance; what a verb is about to do is on disk before it does it, so that a kill
+//! leaves nothing that nobody knows; a verb that fails leaves the instance in the state that is
+//! true, and one that makes an instance leaves none.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::sleep;
 
 use super::registry::Fleet;
-use crate::driver::{Boot, DriverError, Started};
+use crate::driver::{Boot, DriverError, Handle, Started};
 use crate::error::Error;
 use crate::state::State;
 use crate::store::{Instance, Kind, Record, Spec};
 
-const STOP_GRACE: Duration = Duration::from_secs(5);
+pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
 const DELETE_GRACE: Duration = Duration::from_secs(2);
+/// The longest that the end of the control plane waits for verbs.
+const VERBS: Duration = Duration::from_secs(30);
 /// The port of an instance whose `PORT` does not say one.
 const DEFAULT_PORT: u16 = 8080;
 /// The image of our own small server.
@@ -35,60 +40,95 @@ impl Fleet {
         F: Future<Output = Result<T, Error>> + Send + 'static,
         T: Send + 'static,
     {
-        let task = self.tasks.spawn(verb);
+        let task = self.verbs.spawn(verb);
         task.await
             .unwrap_or_else(|_| Err(Error::internal("the operation broke off")))
     }
 
-    /// Records a new instance; its program is started by [`Fleet::boot`].
-    pub(crate) async fn create(&self, spec: Spec) -> Result<Arc<Instance>, Error> {
-        let _naming = self.naming.lock().await;
-        if self
-            .all()
-            .iter()
-            .any(|instance| instance.name() == spec.name)
-        {
-            let message = format!("instance name already in use: {}", spec.name);
-            return Err(Error::invalid("name_conflict", message));
-        }
-        let instance = Arc::new(Instance::new(Record::new(spec, self.clock.now())));
-        self.save(&instance)?;
+    /// Makes an instance known, whose name is taken and which is in its folder.
+    pub(super) fn admit(&self, instance: &Arc<Instance>) {
         self.instances
-            .insert(instance.id.clone(), Arc::clone(&instance));
-        self.note(&instance, "created");
-        Ok(instance)
+            .insert(instance.id.clone(), Arc::clone(instance));
+    }
+
+    /// Makes an instance and starts its program. One whose program does not start is there, and
+    /// says why it is Stopped; where there is no room for one, nothing is left of it.
+    pub(crate) async fn create(&self, spec: Spec) -> Result<Arc<Instance>, Error> {
+        let (name, id) = (spec.name.clone(), spec.id.clone());
+        let taken = self.names.take(&name, &id).ok_or_else(|| {
+            let message = format!("instance name already in use: {name}");
+            Error::invalid("name_conflict", message)
+        })?;
+        let record = Record::new(spec, self.clock.now());
+        let created = self.store.create(Kind::Instance, &id, &record);
+        created.map_err(|error| {
+            tracing::error!(instance = id, %error, "cannot make the instance");
+            Error::disk("failed to create instance", &error)
+        })?;
+        taken.keep();
+        let instance = Arc::new(Instance::new(record));
+        let booted = {
+            // Nobody else has it yet.
+            let _guard = instance.lock_living().await?;
+            self.admit(&instance);
+            self.note(&instance, "created");
+            self.boot(&instance).await
+        };
+        match booted {
+            Err(error)
+                if matches!(error, Error::NoRoom(_)) || instance.state() != State::Stopped =>
+            {
+                self.delete_instance(&instance, false).await?;
+                Err(error)
+            }
+            // The instance is there and says why it is Stopped; that is the better answer.
+            Ok(()) | Err(_) => Ok(instance),
+        }
     }
 
     /// Starts the program. The caller holds the instance's write lock.
     pub(crate) async fn boot(&self, instance: &Instance) -> Result<(), Error> {
-        self.enter(instance, State::Initializing, "starting");
+        self.boot_with(instance, |_| {}).await
+    }
+
+    /// Changes the record and starts the program; when the record cannot be saved, neither happens.
+    async fn boot_with(
+        &self,
+        instance: &Instance,
+        change: impl Fn(&mut Record),
+    ) -> Result<(), Error> {
+        self.update(instance, |record| {
+            change(record);
+            record.enter(State::Initializing, self.clock.now());
+        })?;
+        self.tell(instance, "starting");
         let spec = instance.record().spec.clone();
-        let started = match self.plan(&spec) {
-            Ok(boot) => self.driver.start(&boot).await,
-            Err(error) => Err(error),
-        };
-        let now = self.clock.now();
-        match started {
-            Ok(Started { handle, remarks }) => {
-                if let Some(traffic) = self.driver.traffic(&spec.id) {
-                    traffic.policy.store(spec.policy.map(Arc::new));
-                }
-                let mut record = instance.record();
+        let commit = |handle: &Handle| {
+            let now = self.clock.now();
+            self.change(instance, |record| {
                 record.ip = handle.address;
-                record.handle = Some(handle);
+                record.handle = Some(handle.clone());
                 record.started_at = Some(now);
                 record.stopped_at = None;
                 record.exit_code = None;
                 record.exit_message = None;
                 record.begins(now);
-                drop(record);
+            })
+        };
+        let started = match self.plan(&spec) {
+            Ok(boot) => self.driver.start(&boot, &commit).await,
+            Err(error) => Err(error),
+        };
+        match started {
+            Ok(Started { remarks }) => {
+                if let Some(traffic) = self.driver.traffic(&spec.id) {
+                    traffic.policy.store(spec.policy.map(Arc::new));
+                }
                 self.note(instance, "started");
                 for remark in remarks {
                     self.note(instance, &remark);
                 }
-                if self.driver.starts_later() {
-                    self.save_or_warn(instance);
-                } else {
+                if !self.driver.starts_later() {
                     self.enter(instance, State::Running, "started");
                 }
                 Ok(())
@@ -97,21 +137,21 @@ impl Fleet {
                 self.note(instance, &format!("could not start: {error}"));
                 let mut record = instance.record();
                 record.exit_message = Some(error.to_string());
-                record.ends(now);
+                record.ends(self.clock.now());
                 drop(record);
                 self.enter(instance, State::Stopped, "could not start");
-                Err(Error::internal("failed to start instance"))
+                Err(refusal("failed to start instance", &error))
             }
         }
     }
 
-    fn plan(&self, spec: &Spec) -> Result<Boot, DriverError> {
-        let folder = self
-            .store
-            .folder(Kind::Instance, &spec.id)
-            .map_err(DriverError::Files)?;
+    pub(super) fn plan(&self, spec: &Spec) -> Result<Boot, DriverError> {
+        let folder = self.store.folder(Kind::Instance, &spec.id);
         let work = folder.join("work");
-        std::fs::create_dir_all(&work).map_err(DriverError::Files)?;
+        match std::fs::create_dir(&work) {
+            Err(error) if !work.is_dir() => return Err(DriverError::Files(error)),
+            _ => {}
+        }
         let words = spec.entrypoint.iter().chain(&spec.cmd).flatten();
         let mut arguments: Vec<String> = words.cloned().collect();
         let is_hello = spec.image == HELLO_IMAGE;
@@ -149,19 +189,18 @@ impl Fleet {
         entrypoint: Option<Vec<String>>,
         cmd: Option<Vec<String>>,
     ) -> Result<(), Error> {
-        let _guard = instance.lock.write().await;
-        gone(instance)?;
+        let _guard = instance.lock_living().await?;
         let overridden = entrypoint.is_some() || cmd.is_some();
         match instance.state() {
             State::Running | State::Initializing if !overridden => Ok(()),
             State::Stopped => {
-                {
-                    let spec = &mut instance.record().spec;
-                    spec.entrypoint = entrypoint.or(spec.entrypoint.take());
-                    spec.cmd = cmd.or(spec.cmd.take());
-                }
-                instance.record().restarts.forget();
-                self.boot(instance).await
+                let change = |record: &mut Record| {
+                    let spec = &mut record.spec;
+                    spec.entrypoint = entrypoint.clone().or(spec.entrypoint.take());
+                    spec.cmd = cmd.clone().or(spec.cmd.take());
+                    record.restarts.forget();
+                };
+                self.boot_with(instance, change).await
             }
             state @ (State::Created
             | State::Initializing
@@ -174,13 +213,11 @@ impl Fleet {
     }
 
     pub(crate) async fn stop(&self, instance: &Instance) -> Result<(), Error> {
-        let _guard = instance.lock.write().await;
-        gone(instance)?;
+        let _guard = instance.lock_living().await?;
         match instance.state() {
             State::Stopped => {
                 // It may be waiting to be started again.
-                instance.record().restarts.stopped_by_hand();
-                self.save(instance)
+                self.update(instance, |record| record.restarts.stopped_by_hand())
             }
             State::Running | State::Initializing => {
                 instance.record().restarts.stopped_by_hand();
@@ -214,8 +251,7 @@ impl Fleet {
         instance: &Instance,
         with_options: bool,
     ) -> Result<(), Error> {
-        let _guard = instance.lock.write().await;
-        gone(instance)?;
+        let _guard = instance.lock_living().await?;
         match instance.state() {
             State::Standby if !with_options => Ok(()),
             State::Running => self.put_to_sleep(instance, "asked to sleep").await,
@@ -244,27 +280,41 @@ impl Fleet {
             }
             Err(error) => {
                 self.note(instance, &format!("standby failed: {error}"));
-                let state = if matches!(error, DriverError::FellBack) {
-                    State::Standby
-                } else if matches!(error, DriverError::Broke) {
-                    State::Stopped
-                } else {
-                    State::Running
-                };
-                if state == State::Stopped {
-                    let mut record = instance.record();
-                    record.exit_message = Some(error.to_string());
-                    record.ends(self.clock.now());
-                }
-                self.enter(instance, state, "standby failed");
-                Err(Error::internal("failed to standby instance"))
+                self.fails(instance, State::Running, &error, "standby failed");
+                Err(refusal("failed to standby instance", &error))
             }
         }
     }
 
+    /// Enters the state that is true after a driver has failed: the one before, unless the instance
+    /// has broken.
+    pub(super) fn fails(
+        &self,
+        instance: &Instance,
+        before: State,
+        error: &DriverError,
+        reason: &'static str,
+    ) {
+        let state = if matches!(error, DriverError::FellBack) {
+            instance.record().countdown.clear();
+            State::Standby
+        } else if matches!(error, DriverError::Broke) {
+            let (now, mut record) = (self.clock.now(), instance.record());
+            record.exit_message = Some(error.to_string());
+            record.ends(now);
+            let policy = record.spec.restart_policy.clone();
+            record.restarts.ended(policy.as_ref(), None, now);
+            State::Stopped
+        } else {
+            before
+        };
+        if instance.state() != state {
+            self.enter(instance, state, reason);
+        }
+    }
+
     pub(crate) async fn restore(&self, instance: &Instance) -> Result<(), Error> {
-        let _guard = instance.lock.write().await;
-        gone(instance)?;
+        let _guard = instance.lock_living().await?;
         match instance.state() {
             State::Running | State::Initializing => {
                 self.note(instance, "restore: no-op");
@@ -293,8 +343,8 @@ impl Fleet {
             }
             Err(error) => {
                 self.note(instance, &format!("restore failed: {error}"));
-                self.enter(instance, State::Standby, "restore failed");
-                Err(Error::internal("failed to restore instance"))
+                self.fails(instance, State::Standby, &error, "restore failed");
+                Err(refusal("failed to restore instance", &error))
             }
         }
     }
@@ -306,8 +356,8 @@ impl Fleet {
             self.enter(&instance, State::Initializing, "a fault");
             self.tasks.spawn(async move {
                 sleep(time).await;
-                let _verb = instance.lock.write().await;
-                if instance.state() == State::Initializing {
+                let verb = instance.lock_living().await;
+                if verb.is_ok() && instance.state() == State::Initializing {
                     fleet.enter(&instance, State::Running, "the fault is over");
                 }
             });
@@ -319,39 +369,87 @@ impl Fleet {
         }
     }
 
-    /// Deletes an instance. A graceful end asks the program to end first.
+    /// Deletes an instance. A graceful end asks the program to end first. It is in nobody's list
+    /// only when nothing of it is left to be found.
     pub(crate) async fn delete_instance(
         &self,
         instance: &Instance,
         graceful: bool,
     ) -> Result<(), Error> {
-        let _guard = instance.lock.write().await;
-        gone(instance)?;
-        instance.mark_deleted();
-        self.instances.remove(&instance.id);
-        let grace = if graceful {
-            DELETE_GRACE
-        } else {
-            Duration::ZERO
+        let _guard = instance.lock_living().await?;
+        let id = &instance.id;
+        let failed = |error: std::io::Error| {
+            tracing::error!(instance = id, %error, "cannot delete the instance");
+            Error::disk("failed to delete instance", &error)
         };
-        self.driver.stop(&instance.id, grace).await;
-        self.store.remove(Kind::Instance, &instance.id).map_err(|error| {
-            tracing::error!(instance = %instance.id, %error, "cannot remove the instance's files");
-            Error::internal("failed to delete instance")
-        })
+        // From here on a kill does not bring it back.
+        let begun = self.store.begin_removal(Kind::Instance, id);
+        begun.map_err(failed)?;
+        // Not saved: its record says already that it goes.
+        instance.change(|record| record.enter(State::Shutdown, self.clock.now()));
+        self.tell(instance, "being deleted");
+        let grace = match graceful {
+            true => DELETE_GRACE,
+            false => Duration::ZERO,
+        };
+        self.driver.stop(id, grace).await;
+        if let Err(error) = self.store.remove(Kind::Instance, id) {
+            instance.record().ends(self.clock.now());
+            if let Err(error) = self.store.cancel_removal(Kind::Instance, id) {
+                tracing::error!(instance = id, %error, "a restart will delete the instance");
+            }
+            self.enter(instance, State::Stopped, "could not be deleted");
+            return Err(failed(error));
+        }
+        instance.mark_deleted();
+        self.instances.remove(id);
+        self.names.free(&instance.name());
+        Ok(())
+    }
+
+    /// Waits for every verb that runs; a verb has its own bounds.
+    pub(crate) async fn finish_verbs(&self) {
+        self.verbs.close();
+        if tokio::time::timeout(VERBS, self.verbs.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("verbs do not end; a restart undoes or finishes them");
+        }
     }
 
     /// Ends every instance's program; what is asleep keeps no memory.
     pub(crate) async fn stop_all(&self) {
-        for instance in self.all() {
-            let _guard = instance.lock.write().await;
+        let all = self.all();
+        let stops = all.iter().map(|instance| async move {
+            let Ok(_guard) = instance.lock_living().await else {
+                return;
+            };
             if instance.record().handle.is_none() {
-                continue;
+                return;
             }
             self.driver.stop(&instance.id, DELETE_GRACE).await;
             instance.record().ends(self.clock.now());
-            self.enter(&instance, State::Stopped, "the control plane stopped it");
+            self.enter(instance, State::Stopped, "the control plane stopped it");
+        });
+        join_all(stops).await;
+    }
+
+    /// Saves every record at the end, for what is not worth a save by itself.
+    pub(crate) async fn save_all(&self) {
+        for instance in self.all() {
+            if let Ok(_guard) = instance.lock_living().await {
+                self.save(&instance);
+            }
         }
+    }
+}
+
+/// What a caller hears of a driver's failure.
+pub(super) fn refusal(operation: &str, error: &DriverError) -> Error {
+    match error.is_no_room() {
+        true => Error::NoRoom(format!("{operation}: {error}")),
+        false => Error::internal(operation),
     }
 }
 
@@ -359,12 +457,4 @@ impl Fleet {
 pub(crate) fn port(spec: &Spec) -> u16 {
     let port = spec.env.get("PORT").and_then(|port| port.parse().ok());
     port.unwrap_or(DEFAULT_PORT)
-}
-
-pub(crate) fn gone(instance: &Instance) -> Result<(), Error> {
-    if instance.is_deleted() {
-        Err(Error::not_found())
-    } else {
-        Ok(())
-    }
 }

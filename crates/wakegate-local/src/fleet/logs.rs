@@ -1,6 +1,7 @@
-//! Logs that do not fill the disk.
+//! The files of instances, looked at now and then.
 //!
-//! Guarantees: a log that is too long is cut within some seconds; a failure to cut one is logged.
+//! Guarantees: a log that is too long is cut within some seconds; a record that could not be saved
+//! is, within some seconds of when it can be; a failure to cut a log is logged.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +12,19 @@ use crate::store::{Kind, rotation};
 const LOGS: [&str; 3] = ["app.log", "vmm.log", "hypeman.log"];
 const LOOK_AT_LOGS: Duration = Duration::from_secs(5);
 
-/// Cuts every log that is too long, for ever.
+/// Cuts every log that is too long, and saves what is not saved, for ever.
 pub(super) async fn run(fleet: &Arc<Fleet>) {
     loop {
         tokio::time::sleep(LOOK_AT_LOGS).await;
-        let instances = fleet.all().into_iter();
-        let folders = instances.filter_map(|i| fleet.store.folder(Kind::Instance, &i.id).ok());
+        let instances = fleet.all();
+        for instance in instances.iter().filter(|instance| instance.is_unsaved()) {
+            // One that is busy is saved by whoever is busy with it.
+            if let Some(_guard) = instance.try_lock() {
+                fleet.save(instance);
+            }
+        }
+        let folders = instances.iter();
+        let folders = folders.map(|i| fleet.store.folder(Kind::Instance, &i.id));
         let folders: Vec<_> = folders.collect();
         let cut = fleet.tasks.spawn_blocking(move || {
             for path in folders.iter().flat_map(|f| LOGS.map(|log| f.join(log))) {

@@ -4,60 +4,58 @@
 //! Guarantees: the caller holds the instance's lock; an instance whose memory is in place is
 //! asleep.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use super::lifecycle::port;
+use super::lifecycle::refusal;
 use super::registry::Fleet;
-use crate::driver::{DriverError, Handle};
+use crate::driver::Handle;
 use crate::error::Error;
 use crate::state::State;
-use crate::store::Instance;
+use crate::store::{Instance, Record};
+
+/// Changes a record to that of an instance which sleeps with a memory of this handle.
+pub(super) fn sleeps(record: &mut Record, handle: &Handle) {
+    record.ip = handle.address;
+    record.handle = Some(handle.clone());
+    record.stopped_at = None;
+    record.exit_code = None;
+    record.exit_message = None;
+    record.countdown.clear();
+}
 
 impl Fleet {
-    /// Makes a Stopped instance one that sleeps with this memory, at its own address or that of its
-    /// `former` handle.
-    pub(crate) async fn import_memory(
-        &self,
-        instance: &Instance,
-        memory: &Path,
-        former: Option<&Handle>,
-    ) -> Result<(), Error> {
-        let guest_port = port(&instance.record().spec);
-        let imported = self
-            .driver
-            .import(&instance.id, memory, former, guest_port)
-            .await;
-        let handle = imported.map_err(|error: DriverError| {
-            self.note(
-                instance,
-                &format!("its memory could not be put in place: {error}"),
-            );
-            Error::internal("failed to restore snapshot")
-        })?;
-        if let Some(traffic) = self.driver.traffic(&instance.id) {
-            traffic
-                .policy
-                .store(instance.record().spec.policy.clone().map(Arc::new));
-        }
-        {
+    /// Makes an instance one of the driver's that sleeps with the memory in its folder.
+    pub(super) fn put_asleep(&self, instance: &Instance, operation: &str) -> Result<(), Error> {
+        if let Err(error) = self.driver.put_asleep(&instance.id) {
+            self.note(instance, &format!("{operation}: {error}"));
             let mut record = instance.record();
-            record.ip = handle.address;
-            record.handle = Some(handle);
-            record.stopped_at = None;
-            record.exit_code = None;
-            record.exit_message = None;
+            record.exit_message = Some(error.to_string());
+            record.ends(self.clock.now());
+            drop(record);
+            self.enter(instance, State::Stopped, "its memory cannot be used");
+            return Err(refusal(operation, &error));
         }
-        self.enter(instance, State::Standby, "its memory is in place");
+        if let Some(traffic) = self.driver.traffic(&instance.id) {
+            let policy = instance.record().spec.policy.clone();
+            traffic.policy.store(policy.map(Arc::new));
+        }
         Ok(())
     }
 
     /// Brings an instance from Standby or Stopped to its target. The caller holds its lock.
-    pub(crate) async fn reach(&self, instance: &Instance, target: State) -> Result<(), Error> {
+    pub(super) async fn reach(&self, instance: &Instance, target: State) -> Result<(), Error> {
         match (instance.state(), target) {
             (State::Standby, State::Running) => self.wake_up(instance).await,
             (State::Stopped, State::Running) => self.boot(instance).await,
-            _ => Ok(()),
+            (State::Standby, State::Standby) | (State::Stopped, State::Stopped) => Ok(()),
+            (State::Standby, State::Stopped) => {
+                self.end_program(instance, "its memory is dropped").await;
+                Ok(())
+            }
+            (state, target) => {
+                let text = format!("cannot go from {state} to {target}");
+                Err(Error::conflict("invalid_state", text))
+            }
         }
     }
 }

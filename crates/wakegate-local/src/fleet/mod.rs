@@ -2,7 +2,8 @@
 //! nobody calls.
 //!
 //! Guarantees: the API decides nothing and the drivers remember nothing: whatever changes an
-//! instance's state is in this room and holds the instance's lock.
+//! instance's state is in this room and holds the instance's lock, which nobody gets of an instance
+//! that is gone.
 
 mod auto_standby;
 mod fork;
@@ -10,6 +11,7 @@ mod health;
 mod lifecycle;
 mod logs;
 mod memory;
+mod names;
 mod reconciler;
 mod registry;
 mod snapshots;

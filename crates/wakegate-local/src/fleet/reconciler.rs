@@ -50,7 +50,7 @@ impl Fleet {
             if due {
                 instance.record().countdown.requested = true;
                 let (fleet, standbys) = (Arc::clone(self), Arc::clone(&self.standbys));
-                self.tasks.spawn(async move {
+                self.verbs.spawn(async move {
                     let _permit = standbys.acquire_owned().await;
                     fleet.standby_if_still_idle(&instance).await;
                 });
@@ -61,30 +61,24 @@ impl Fleet {
 
     /// Deletes what has expired, starts again what has ended, makes the snapshots that are due.
     fn run_due(self: &Arc<Self>, instance: &Arc<Instance>, now: Timestamp) {
-        let mut record = instance.record();
-        let expired = record.spec.expires_at.is_some_and(|at| at <= now);
-        let restart = record.state == State::Stopped && record.restarts.is_due(now);
-        let schedule = record.spec.schedule.as_mut();
-        let schedule = schedule.filter(|schedule| schedule.next_run_at <= now);
-        let scheduled = schedule.is_some();
-        if let Some(schedule) = schedule {
-            schedule.last_run_at = Some(now);
-            let step = jiff::SignedDuration::from_nanos(schedule.interval.nanos());
-            schedule.next_run_at = now.checked_add(step).unwrap_or(now);
-        }
-        if restart {
-            record.restarts.attempt(now);
-        }
-        let (since, state) = (record.phase_since, record.state);
-        if let (State::Running, Some(policy)) = (state, record.spec.restart_policy.clone()) {
-            record.restarts.settle(&policy, since, now);
-        }
-        drop(record);
-        if !(expired || restart || scheduled) {
+        let (expired, restart, scheduled) = {
+            let mut record = instance.record();
+            let (since, state) = (record.phase_since, record.state);
+            if let (State::Running, Some(policy)) = (state, record.spec.restart_policy.clone()) {
+                record.restarts.settle(&policy, since, now);
+            }
+            let schedule = record.spec.schedule.as_ref();
+            (
+                record.spec.expires_at.is_some_and(|at| at <= now),
+                state == State::Stopped && record.restarts.is_due(now),
+                schedule.is_some_and(|schedule| schedule.next_run_at <= now),
+            )
+        };
+        if !(expired || restart || scheduled) || !instance.attend() {
             return;
         }
         let (fleet, instance) = (Arc::clone(self), Arc::clone(instance));
-        self.tasks.spawn(async move {
+        self.verbs.spawn(async move {
             if expired {
                 // Nobody waits for it.
                 let _told_in_its_log = fleet.delete_instance(&instance, true).await;
@@ -96,21 +90,31 @@ impl Fleet {
                     fleet.run_schedule(&instance).await;
                 }
             }
+            instance.attended();
         });
     }
 
     async fn start_again(&self, instance: &Instance) {
-        let _guard = instance.lock.write().await;
-        if instance.is_deleted() || instance.state() != State::Stopped {
+        let Ok(_guard) = instance.lock_living().await else {
             return;
+        };
+        let now = self.clock.now();
+        {
+            let mut record = instance.record();
+            if record.state != State::Stopped || !record.restarts.is_due(now) {
+                return;
+            }
+            record.restarts.attempt(now);
         }
         self.note(instance, "starting again, as its restart policy says");
         if self.boot(instance).await.is_err() {
-            let mut record = instance.record();
-            let policy = record.spec.restart_policy.clone();
-            record
-                .restarts
-                .ended(policy.as_ref(), None, self.clock.now());
+            {
+                let mut record = instance.record();
+                let policy = record.spec.restart_policy.clone();
+                let now = self.clock.now();
+                record.restarts.ended(policy.as_ref(), None, now);
+            }
+            self.save(instance);
         }
     }
 }

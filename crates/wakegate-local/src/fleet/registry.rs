@@ -2,22 +2,24 @@
 //! them.
 //!
 //! Guarantees: `{id}` resolves as the contract says (id, then name, then unambiguous prefix) and
-//! waits behind a running verb; an operation goes on when its caller leaves.
+//! waits behind a running verb; an operation goes on when its caller leaves, and the end of the
+//! control plane waits for it; a change that somebody asked for is on disk before it is in force.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use tokio::sync::{Mutex, Semaphore, broadcast};
+use tokio::sync::{Semaphore, broadcast};
 use tokio_util::task::TaskTracker;
 
+use super::names::Names;
 use crate::clock::Clock;
 use crate::driver::Driver;
 use crate::error::Error;
 use crate::faults::FaultBox;
 use crate::id::resolve;
 use crate::state::State;
-use crate::store::{IngressRecord, Instance, Kind, Snapshot, Store};
+use crate::store::{IngressRecord, Instance, Kind, Record, Snapshot, Store};
 
 /// A change of an instance's state, for whoever shows it to a person.
 #[derive(Debug, Clone)]
@@ -41,11 +43,13 @@ pub(crate) struct Fleet {
     pub(crate) driver: Driver,
     pub(crate) faults: FaultBox,
     pub(crate) instances: DashMap<String, Arc<Instance>>,
-    /// A lock that is held while a name is checked and taken.
-    pub(crate) naming: Mutex<()>,
+    /// The ids of instances by their names, also of those that are being made or deleted.
+    pub(crate) names: Names,
     pub(crate) ingresses: std::sync::RwLock<BTreeMap<String, IngressRecord>>,
     pub(crate) snapshots: std::sync::RwLock<BTreeMap<String, Snapshot>>,
     pub(crate) tasks: TaskTracker,
+    /// The verbs that run, which the end waits for.
+    pub(crate) verbs: TaskTracker,
     pub(crate) events: broadcast::Sender<FleetEvent>,
     pub(crate) standbys: Arc<Semaphore>,
     pub(crate) restores: Semaphore,
@@ -64,22 +68,24 @@ impl Fleet {
     /// Resolves `{id}`, behind whatever verb is running on the instance.
     pub(crate) async fn resolve(&self, text: &str) -> Result<Arc<Instance>, Error> {
         let instance = self.find(text)?;
-        let guard = instance.lock.read().await;
-        let deleted = instance.is_deleted();
-        drop(guard);
-        if deleted {
-            Err(Error::not_found())
-        } else {
-            Ok(instance)
-        }
+        let _no_verb = instance.read_living().await?;
+        Ok(Arc::clone(&instance))
     }
 
     fn find(&self, text: &str) -> Result<Arc<Instance>, Error> {
-        if let Some(instance) = self.instances.get(text) {
-            return Ok(Arc::clone(instance.value()));
+        if let Some(instance) = self.get(text) {
+            return Ok(instance);
+        }
+        let named = self.names.id(text);
+        if let Some(instance) = named.and_then(|id| self.get(&id)) {
+            return Ok(instance);
         }
         let all = self.all();
-        resolve(&all, text, |i| i.id.clone(), |i| Some(i.name())).cloned()
+        resolve(&all, text, |i| i.id.clone(), |_| None).cloned()
+    }
+
+    pub(super) fn get(&self, id: &str) -> Option<Arc<Instance>> {
+        self.instances.get(id).map(|i| Arc::clone(i.value()))
     }
 
     /// Every instance, the oldest first.
@@ -89,53 +95,79 @@ impl Fleet {
             .iter()
             .map(|instance| Arc::clone(instance.value()))
             .collect();
-        all.sort_by_key(|instance| (instance.record().spec.created_at, instance.id.clone()));
+        all.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
         all
     }
 
-    pub(crate) fn save(&self, instance: &Instance) -> Result<(), Error> {
+    /// Changes what is in the record, on disk first: when that fails, nothing has changed. The
+    /// caller holds the instance's lock.
+    pub(crate) fn change(
+        &self,
+        instance: &Instance,
+        change: impl Fn(&mut Record),
+    ) -> std::io::Result<()> {
+        let mut record = instance.record().clone();
+        change(&mut record);
+        self.store.save(Kind::Instance, &instance.id, &record)?;
+        instance.set_unsaved(false);
+        // Not replaced by what is on disk: its connections were counted meanwhile.
+        instance.change(change);
+        Ok(())
+    }
+
+    /// Does what [`Self::change`] does, for a caller of the API.
+    pub(crate) fn update(
+        &self,
+        instance: &Instance,
+        change: impl Fn(&mut Record),
+    ) -> Result<(), Error> {
+        self.change(instance, change).map_err(|error| {
+            tracing::error!(instance = %instance.id, %error, "cannot save the instance");
+            Error::disk("cannot save the instance", &error)
+        })
+    }
+
+    /// Saves what has happened; when that cannot be saved, it is tried again. The caller holds the
+    /// instance's lock.
+    pub(crate) fn save(&self, instance: &Instance) {
         let record = instance.record().clone();
-        self.store
-            .save(Kind::Instance, &record.spec.id, &record)
-            .map_err(|error| {
-                tracing::error!(instance = %record.spec.id, %error, "cannot save the instance");
-                Error::internal("cannot save the instance")
-            })
-    }
-
-    /// Saves where no caller can be told; the record is saved again at the next change.
-    pub(crate) fn save_or_warn(&self, instance: &Instance) {
-        if self.save(instance).is_err() {
-            tracing::warn!(instance = %instance.id, "a later restart may find an old state");
+        let saved = self.store.save(Kind::Instance, &instance.id, &record);
+        if let Err(error) = &saved {
+            let id = &instance.id;
+            tracing::warn!(instance = %id, %error, "cannot save the instance; trying again");
         }
+        instance.set_unsaved(saved.is_err());
     }
 
-    /// Changes the state, saves it, and tells those who watch.
+    /// Changes the state to what is true by now, saves it, and tells those who watch.
     pub(crate) fn enter(&self, instance: &Instance, state: State, reason: &'static str) {
-        instance.enter(state, self.clock.now());
-        self.save_or_warn(instance);
+        instance.change(|record| record.enter(state, self.clock.now()));
+        self.save(instance);
+        self.tell(instance, reason);
+    }
+
+    /// Tells those who watch what state it is in.
+    pub(super) fn tell(&self, instance: &Instance, reason: &'static str) {
         // Without a listener there is nobody to tell.
         let _unheard = self.events.send(FleetEvent {
             name: instance.name(),
-            state,
+            state: instance.state(),
             reason,
         });
     }
 
     /// One line in the instance's own log of operations.
     pub(crate) fn note(&self, instance: &Instance, line: &str) {
-        let written = self
-            .store
-            .folder(Kind::Instance, &instance.id)
-            .and_then(|folder| {
-                use std::io::Write as _;
-                let mut options = std::fs::OpenOptions::new();
-                let mut file = options
-                    .create(true)
-                    .append(true)
-                    .open(folder.join("hypeman.log"))?;
-                writeln!(file, "{} {line}", self.clock.now())
-            });
+        let folder = self.store.folder(Kind::Instance, &instance.id);
+        let mut options = std::fs::OpenOptions::new();
+        let log = options
+            .create(true)
+            .append(true)
+            .open(folder.join("hypeman.log"));
+        let written = log.and_then(|mut file| {
+            use std::io::Write as _;
+            writeln!(file, "{} {line}", self.clock.now())
+        });
         if let Err(error) = written {
             tracing::warn!(instance = %instance.id, %error, "cannot write the instance's log");
         }

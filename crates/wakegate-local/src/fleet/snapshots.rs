@@ -1,11 +1,12 @@
 //! Snapshots: instances' memory, kept apart from them.
 //!
-//! Guarantees: a snapshot that is listed is whole; one is made without its instance's connections
-//! being cut, and used without being changed; a schedule deletes only what it has made itself.
+//! Guarantees: a snapshot that is listed is whole, also after a loss of power; one is made without
+//! its instance's connections being cut, used without being changed, and not deleted meanwhile; a
+//! schedule deletes only what it has made itself.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -13,13 +14,18 @@ use serde_json::Value;
 
 use hypeman::GoDuration;
 
-use super::lifecycle::gone;
+use super::fork::Origin;
+use super::lifecycle::{port, refusal};
+use super::memory::sleeps;
 use super::registry::Fleet;
-use crate::driver::Handle;
+use crate::driver::{DriverError, Handle};
 use crate::error::Error;
 use crate::id::{new_id, resolve};
 use crate::state::State;
-use crate::store::{Instance, Kind, Schedule, Snapshot, SnapshotKind};
+use crate::store::{Instance, Kind, MEMORY, Record, Schedule, Snapshot, SnapshotKind, Spec};
+
+const FAILED: &str = "failed to create snapshot";
+const RESTORE_FAILED: &str = "failed to restore snapshot";
 
 /// What a caller, or a schedule, asks for.
 #[derive(Debug, Clone)]
@@ -57,21 +63,22 @@ impl Fleet {
         resolve(&all, text, |s| s.id.clone(), |s| s.name.clone()).cloned()
     }
 
-    /// The folder of a snapshot's memory.
-    fn memory_of(&self, id: &str) -> Result<PathBuf, Error> {
-        let folder = self.store.folder(Kind::Snapshot, id);
-        let folder = folder.map_err(|_| Error::internal("cannot use the snapshot's folder"))?;
-        Ok(folder.join("vm"))
-    }
-
     /// Makes a snapshot.
     pub(crate) async fn snapshot(
         &self,
         instance: &Instance,
         request: SnapshotRequest,
     ) -> Result<Snapshot, Error> {
-        let _guard = instance.lock.write().await;
-        gone(instance)?;
+        let _guard = instance.lock_living().await?;
+        self.make_snapshot(instance, request).await
+    }
+
+    /// Makes a snapshot. The caller holds the instance's lock.
+    async fn make_snapshot(
+        &self,
+        instance: &Instance,
+        request: SnapshotRequest,
+    ) -> Result<Snapshot, Error> {
         let conflict = |text: &str| Err(Error::conflict("conflict", text));
         let SnapshotRequest {
             kind,
@@ -93,14 +100,18 @@ impl Fleet {
             return conflict("snapshot name already in use");
         }
         let id = new_id()?;
-        let memory = self.memory_of(&id)?;
+        let failed = |error: std::io::Error| {
+            self.note(instance, &format!("snapshot failed: {error}"));
+            Error::disk(FAILED, &error)
+        };
+        let draft = self.store.draft(Kind::Snapshot, &id).map_err(failed)?;
+        let memory = draft.folder().join(MEMORY);
         if kind == SnapshotKind::Standby
             && let Err(error) = self.driver.export(&instance.id, &memory).await
         {
             self.note(instance, &format!("snapshot failed: {error}"));
-            // Nobody will look for what there is of it.
-            let _left_behind = self.store.remove(Kind::Snapshot, &id);
-            return Err(Error::internal("failed to create snapshot"));
+            self.fails(instance, instance.state(), &error, "broke in a snapshot");
+            return Err(refusal(FAILED, &error));
         }
         let snapshot = Snapshot {
             id: id.clone(),
@@ -111,9 +122,16 @@ impl Fleet {
             size_bytes: size_of(&memory),
             scheduled,
             spec: instance.record().spec.clone(),
+            in_use: Arc::default(),
         };
-        let saved = self.store.save(Kind::Snapshot, &id, &snapshot);
-        saved.map_err(|_| Error::internal("failed to save snapshot"))?;
+        let publish = {
+            let snapshot = snapshot.clone();
+            // It waits for the disk.
+            self.tasks
+                .spawn_blocking(move || draft.publish_for_good(&snapshot))
+        };
+        let published = publish.await.unwrap_or_else(|panic| Err(panic.into()));
+        published.map_err(failed)?;
         let mut all = self
             .snapshots
             .write()
@@ -124,50 +142,121 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    pub(crate) fn delete_snapshot(&self, id: &str) -> Result<(), Error> {
+    /// Whether the snapshot is still there; who has its `in_use` lock can rely on that.
+    fn is_there(&self, id: &str) -> bool {
+        let all = self.snapshots.read();
+        all.unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
+    /// Deletes a snapshot, when nobody copies it any more.
+    pub(crate) async fn delete_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let id = &snapshot.id;
+        let _nobody_uses_it = snapshot.in_use.write().await;
+        if !self.is_there(id) {
+            return Err(Error::not_found());
+        }
+        self.store.remove(Kind::Snapshot, id).map_err(|error| {
+            tracing::error!(snapshot = id, %error, "cannot delete the snapshot");
+            Error::disk("failed to delete snapshot", &error)
+        })?;
         let mut all = self
             .snapshots
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        if all.remove(id).is_none() {
-            return Err(Error::not_found());
-        }
-        drop(all);
-        let removed = self.store.remove(Kind::Snapshot, id);
-        removed.map_err(|_| Error::internal("failed to delete snapshot"))
+        all.remove(id);
+        Ok(())
     }
 
-    /// Brings an instance back to one of its own snapshots.
+    /// Brings an instance back to one of its own snapshots: its memory, and what it was asked to
+    /// be; it keeps its id, its name, its expiry and its schedule.
     pub(crate) async fn restore_snapshot(
         self: &Arc<Self>,
         instance: &Instance,
         snapshot: &Snapshot,
         target: State,
     ) -> Result<(), Error> {
-        let _guard = instance.lock.write().await;
-        gone(instance)?;
+        let _guard = instance.lock_living().await?;
+        let _in_use = snapshot.in_use.read().await;
+        if !self.is_there(&snapshot.id) {
+            return Err(Error::NotFound("instance or snapshot not found".to_owned()));
+        }
         let state = instance.state();
-        if !matches!(state, State::Stopped | State::Standby) {
-            let text =
-                format!("cannot restore a snapshot in state {state}, must be Stopped or Standby");
+        if state == State::Running {
+            let text = format!("cannot restore a snapshot in state {state}");
             return Err(Error::conflict("invalid_state", text));
         }
         possible(snapshot, target)?;
-        let former = instance.record().handle.clone();
-        self.driver
-            .stop(&instance.id, std::time::Duration::ZERO)
-            .await;
-        {
-            let mut record = instance.record();
-            record.ends(self.clock.now());
-            record.restarts.forget();
+        let with_memory = snapshot.kind == SnapshotKind::Standby && target != State::Stopped;
+        let handle = match with_memory {
+            true => Some(self.copy_back(instance, snapshot).await?),
+            false => None,
+        };
+        if !matches!(state, State::Standby | State::Stopped) {
+            self.end_program(instance, "going back to a snapshot").await;
         }
-        self.enter(instance, State::Stopped, "going back to a snapshot");
-        if snapshot.kind == SnapshotKind::Standby {
-            self.use_memory(instance, snapshot, former.as_ref()).await?;
+        let change = |record: &mut Record| {
+            let now = self.clock.now();
+            record.spec = spec_of(snapshot, &record.spec);
+            record.restarts.forget();
+            match &handle {
+                Some(handle) => {
+                    sleeps(record, handle);
+                    record.enter(State::Standby, now);
+                }
+                None => {
+                    record.ends(now);
+                    record.enter(State::Stopped, now);
+                }
+            }
+        };
+        if with_memory {
+            let mut record = instance.record().clone();
+            change(&mut record);
+            self.driver.release(&instance.id).await;
+            let replaced = self.store.replace_memory(&instance.id, &record);
+            if let Err(error) = replaced {
+                self.note(instance, &format!("{RESTORE_FAILED}: {error}"));
+                if state == State::Standby {
+                    // As it was.
+                    self.put_asleep(instance, RESTORE_FAILED)?;
+                }
+                return Err(Error::disk(RESTORE_FAILED, &error));
+            }
+            instance.change(change);
+            self.put_asleep(instance, RESTORE_FAILED)?;
+        } else {
+            self.update(instance, change)?;
+            // What slept is dropped.
+            self.driver
+                .stop(&instance.id, std::time::Duration::ZERO)
+                .await;
         }
         self.note(instance, &format!("back to snapshot {}", snapshot.id));
+        self.tell(instance, "back to a snapshot");
         self.reach(instance, target).await
+    }
+
+    /// Copies a snapshot's memory to where it can replace that of its instance, which is not
+    /// touched yet.
+    async fn copy_back(&self, instance: &Instance, snapshot: &Snapshot) -> Result<Handle, Error> {
+        let copied = async {
+            let draft = self.store.draft_memory(&instance.id);
+            let draft = draft.map_err(DriverError::Files)?;
+            let memory = self.store.memory(Kind::Snapshot, &snapshot.id);
+            let copied = self.driver.copy(&memory, &draft).await;
+            // At its own address, if it has had one.
+            let former = instance.record().handle.clone();
+            copied.and_then(|()| {
+                let guest_port = port(&snapshot.spec);
+                self.driver.prepare(&draft, former.as_ref(), guest_port)
+            })
+        };
+        copied.await.map_err(|error: DriverError| {
+            self.note(instance, &format!("{RESTORE_FAILED}: {error}"));
+            // What there is of it goes.
+            let _left_behind = self.store.draft_memory(&instance.id);
+            refusal(RESTORE_FAILED, &error)
+        })
     }
 
     /// Makes a new instance of a snapshot.
@@ -177,47 +266,58 @@ impl Fleet {
         name: String,
         target: State,
     ) -> Result<Arc<Instance>, Error> {
-        possible(snapshot, target)?;
-        let copy = self.create_copy(&snapshot.spec, name).await?;
-        let guard = copy.lock.write().await;
-        self.enter(&copy, State::Stopped, "forked");
-        if snapshot.kind == SnapshotKind::Standby {
-            self.use_memory(&copy, snapshot, None).await?;
+        let in_use = snapshot.in_use.read().await;
+        if !self.is_there(&snapshot.id) {
+            return Err(Error::not_found());
         }
-        self.reach(&copy, target).await?;
-        drop(guard);
-        Ok(copy)
+        possible(snapshot, target)?;
+        let spec = self.spec_of_copy(&snapshot.spec, name)?;
+        let name = self.take_copys_name(&spec)?;
+        let memory = self.store.memory(Kind::Snapshot, &snapshot.id);
+        let with_memory = snapshot.kind == SnapshotKind::Standby && target != State::Stopped;
+        let origin = with_memory.then_some(Origin::Memory(&memory));
+        let copy = self.make_copy(spec, origin).await?;
+        name.keep();
+        drop(in_use);
+        self.bring_copy(copy, target).await
     }
 
-    /// Makes a Stopped instance one that sleeps with the snapshot's memory.
-    async fn use_memory(
-        &self,
-        instance: &Instance,
-        snapshot: &Snapshot,
-        former: Option<&Handle>,
-    ) -> Result<(), Error> {
-        let memory = self.memory_of(&snapshot.id)?;
-        self.import_memory(instance, &memory, former).await
-    }
-
-    /// Makes the snapshot that a schedule asks for, and deletes those that it need not keep.
+    /// Makes the snapshot that a schedule asks for, if it is due, and deletes those that it need not
+    /// keep. The next run is on disk before this one: a kill does not repeat it.
     pub(crate) async fn run_schedule(&self, instance: &Instance) {
-        let Some(schedule) = instance.record().spec.schedule.clone() else {
+        let Ok(_guard) = instance.lock_living().await else {
             return;
         };
         let now = self.clock.now();
+        let schedule = instance.record().spec.schedule.clone();
+        let Some(schedule) = schedule.filter(|schedule| schedule.next_run_at <= now) else {
+            return;
+        };
+        let noted = self.update(instance, |record| {
+            if let Some(schedule) = &mut record.spec.schedule {
+                schedule.last_run_at = Some(now);
+                schedule.next_run_at = schedule.next_after(now);
+            }
+        });
+        if let Err(error) = noted {
+            // Due again, but not at once.
+            if let Some(schedule) = &mut instance.record().spec.schedule {
+                schedule.last_error = Some(error.to_string());
+                schedule.next_run_at = schedule.next_after(now);
+            }
+            return;
+        }
         let prefix = schedule.name_prefix.as_deref().unwrap_or("scheduled");
         let request = SnapshotRequest {
-            kind: if instance.state() == State::Stopped {
-                SnapshotKind::Stopped
-            } else {
-                SnapshotKind::Standby
+            kind: match instance.state() == State::Stopped {
+                true => SnapshotKind::Stopped,
+                false => SnapshotKind::Standby,
             },
             name: Some(format!("{prefix}-{}", now.as_millisecond())),
             tags: schedule.metadata.clone(),
             scheduled: true,
         };
-        let result = self.snapshot(instance, request).await;
+        let result = self.make_snapshot(instance, request).await;
         if let Some(schedule) = &mut instance.record().spec.schedule {
             match &result {
                 Ok(snapshot) => {
@@ -227,23 +327,36 @@ impl Fleet {
                 Err(error) => schedule.last_error = Some(error.to_string()),
             }
         }
+        self.save(instance);
         let mine = |snapshot: &Snapshot| snapshot.scheduled && snapshot.source() == instance.id;
         let snapshots: Vec<Snapshot> = self.all_snapshots().into_iter().filter(mine).collect();
-        for id in superfluous(&schedule, &snapshots, now) {
-            if let Err(error) = self.delete_snapshot(&id) {
-                tracing::warn!(
-                    snapshot = id,
-                    %error,
-                    "a schedule's snapshot stays"
-                );
+        for snapshot in superfluous(&schedule, &snapshots, now) {
+            if let Err(error) = self.delete_snapshot(snapshot).await {
+                let id = &snapshot.id;
+                tracing::warn!(snapshot = id, %error, "a schedule's snapshot stays");
             }
         }
-        self.save_or_warn(instance);
+    }
+}
+
+/// What an instance is asked to be after it has gone back to a snapshot.
+fn spec_of(snapshot: &Snapshot, now: &Spec) -> Spec {
+    Spec {
+        id: now.id.clone(),
+        name: now.name.clone(),
+        created_at: now.created_at,
+        expires_at: now.expires_at,
+        schedule: now.schedule.clone(),
+        ..snapshot.spec.clone()
     }
 }
 
 /// The snapshots that a schedule need not keep, of its own from the oldest to the newest.
-fn superfluous(schedule: &Schedule, snapshots: &[Snapshot], now: Timestamp) -> Vec<String> {
+fn superfluous<'a>(
+    schedule: &Schedule,
+    snapshots: &'a [Snapshot],
+    now: Timestamp,
+) -> Vec<&'a Snapshot> {
     let number = schedule.retention.get("max_count").and_then(Value::as_u64);
     let number = number.filter(|number| *number > 0);
     let age = schedule.retention.get("max_age").and_then(Value::as_str);
@@ -257,7 +370,7 @@ fn superfluous(schedule: &Schedule, snapshots: &[Snapshot], now: Timestamp) -> V
     (0..)
         .zip(snapshots)
         .filter(goes)
-        .map(|(_, snapshot)| snapshot.id.clone())
+        .map(|(_, snapshot)| snapshot)
         .collect()
 }
 
@@ -277,7 +390,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::store::Spec;
 
     fn at(minutes: i64) -> Timestamp {
         Timestamp::from_second(1_000_000 + minutes * 60).unwrap()
@@ -313,8 +425,18 @@ mod tests {
             size_bytes: 0,
             scheduled: true,
             spec: spec.clone(),
+            in_use: Arc::default(),
         };
         (0..5).map(snapshot).collect()
+    }
+
+    #[test]
+    fn a_schedule_keeps_its_cadence_over_a_gap() {
+        let schedule = schedule(json!({ "max_count": 1 }));
+        let half = at(3).checked_add(SignedDuration::from_secs(30)).unwrap();
+        for (now, next) in [(at(0), at(1)), (at(3), at(4)), (half, at(4))] {
+            assert_eq!(schedule.next_after(now), next, "{now}");
+        }
     }
 
     #[test]
@@ -330,11 +452,10 @@ mod tests {
             (json!({ "max_count": 0, "max_age": "1h0m0s" }), vec![]),
         ] {
             let text = retention.to_string();
-            assert_eq!(
-                superfluous(&schedule(retention), &snapshots(), at(4)),
-                gone,
-                "{text}"
-            );
+            let all = snapshots();
+            let superfluous = superfluous(&schedule(retention), &all, at(4));
+            let ids: Vec<&str> = superfluous.iter().map(|s| s.id.as_str()).collect();
+            assert_eq!(ids, gone, "{text}");
         }
     }
 }

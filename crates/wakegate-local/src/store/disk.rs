@@ -1,19 +1,33 @@
 //! The state directory: what the control plane must not forget, on disk.
 //!
-//! Guarantees: a file is written beside its place and renamed into it, so that a kill at any moment
-//! leaves the old or the new one, never half of one; files are readable by their owner only, since
-//! they hold environment values; a file that cannot be read is put aside and named, not deleted;
-//! one directory has one control plane at a time.
+//! Guarantees: a kill at any moment leaves a record old or new, never half of one, and a thing
+//! whole or not there; a save never brings back what was removed; files are readable by their owner
+//! only, since they hold environment values; a record that cannot be read is put aside with its
+//! folder and named, not deleted; one directory has one control plane at a time.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::draft::{Draft, RECORD};
+use crate::atomic::{
+    DISCARDED, FORMER, UNFINISHED, absent_is_fine, beside, exchange, has_prefix, make_folder,
+    remove_folder, remove_unfinished, replace,
+};
 use crate::id::new_token;
+
+/// The record of a thing that is being removed: whoever finds it finishes that.
+const DELETED: &str = "record.deleted";
+/// The beginning of the names of folders whose record cannot be read.
+const ASIDE: &str = ".broken-";
+/// The folder of a memory, in that of its instance or snapshot.
+pub(crate) const MEMORY: &str = "vm";
+/// A record that takes its place together with the memory in whose folder it is.
+const NEXT: &str = "record.next";
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +58,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 3] = [Self::Instance, Self::Ingress, Self::Snapshot];
+
     const fn folder(self) -> &'static str {
         match self {
             Self::Instance => "instances",
@@ -62,56 +78,166 @@ impl Store {
             path: root.to_owned(),
             source,
         };
-        for kind in [Kind::Instance, Kind::Ingress, Kind::Snapshot] {
-            make_dir(&root.join(kind.folder())).map_err(failed)?;
+        for kind in Kind::ALL {
+            make_folder(&root.join(kind.folder())).map_err(failed)?;
         }
         let root = root.canonicalize().map_err(failed)?;
+        warn_of_others(&root).map_err(failed)?;
+        let nofollow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(0o600)
+            .custom_flags(nofollow)
             .open(root.join("lock"))
             .map_err(failed)?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| StoreError::Locked(root.clone()))?;
-        Ok(Self { root, _lock: lock })
+        let store = Self { root, _lock: lock };
+        store.recover().map_err(failed)?;
+        Ok(store)
     }
 
-    /// A folder of the thing's own, made when it is not there.
-    pub(crate) fn folder(&self, kind: Kind, id: &str) -> io::Result<PathBuf> {
-        let folder = self.root.join(kind.folder()).join(id);
-        make_dir(&folder)?;
-        Ok(folder)
-    }
-
-    pub(crate) fn save<T: Serialize>(&self, kind: Kind, id: &str, value: &T) -> io::Result<()> {
-        let folder = self.folder(kind, id)?;
-        replace(
-            &folder.join("record.json"),
-            &serde_json::to_vec_pretty(value)?,
-        )
-    }
-
-    /// Forgets the thing and its folder.
-    pub(crate) fn remove(&self, kind: Kind, id: &str) -> io::Result<()> {
-        match fs::remove_dir_all(self.root.join(kind.folder()).join(id)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+    /// Undoes or finishes what a killed control plane has begun, but for what has processes.
+    fn recover(&self) -> io::Result<()> {
+        remove_unfinished(&self.root)?;
+        for kind in Kind::ALL {
+            let all = self.all(kind);
+            remove_unfinished(&all)?;
+            for folder in folders(&all)? {
+                settle_memory(&folder)?;
+                remove_unfinished(&folder)?;
+                let memory = folder.join(MEMORY);
+                if memory.is_dir() {
+                    remove_unfinished(&memory)?;
+                }
+            }
         }
+        Ok(())
     }
 
-    /// Reads every record of a kind that can be read.
+    /// The folder of a thing; it is there if the thing is.
+    pub(crate) fn folder(&self, kind: Kind, id: &str) -> PathBuf {
+        self.root.join(kind.folder()).join(id)
+    }
+
+    /// Begins a thing that nobody sees yet.
+    pub(crate) fn draft(&self, kind: Kind, id: &str) -> io::Result<Draft> {
+        let place = self.folder(kind, id);
+        Draft::new(beside(&place, UNFINISHED), place)
+    }
+
+    /// Makes a thing that is nothing but its record.
+    pub(crate) fn create<T: Serialize>(&self, kind: Kind, id: &str, value: &T) -> io::Result<()> {
+        self.draft(kind, id)?.publish(value)
+    }
+
+    /// Replaces the record of a thing that is there.
+    pub(crate) fn save<T: Serialize>(&self, kind: Kind, id: &str, value: &T) -> io::Result<()> {
+        let path = self.folder(kind, id).join(RECORD);
+        replace(&path, &serde_json::to_vec_pretty(value)?)
+    }
+
+    /// The place of a memory that is to replace that of an instance; it is empty.
+    pub(crate) fn draft_memory(&self, id: &str) -> io::Result<PathBuf> {
+        let draft = beside(&self.memory(Kind::Instance, id), UNFINISHED);
+        remove_folder(&draft)?;
+        Ok(draft)
+    }
+
+    /// The folder of the memory of an instance or a snapshot.
+    pub(crate) fn memory(&self, kind: Kind, id: &str) -> PathBuf {
+        self.folder(kind, id).join(MEMORY)
+    }
+
+    /// Replaces an instance's memory by its draft, together with the record: both or neither,
+    /// whenever this process is killed.
+    pub(crate) fn replace_memory<T: Serialize>(&self, id: &str, value: &T) -> io::Result<()> {
+        let (folder, memory) = (
+            self.folder(Kind::Instance, id),
+            self.memory(Kind::Instance, id),
+        );
+        let draft = beside(&memory, UNFINISHED);
+        // It moves with the folder, and from there to its own place.
+        replace(&draft.join(NEXT), &serde_json::to_vec_pretty(value)?)?;
+        exchange(&draft, &memory)?;
+        if let Err(error) = fs::rename(memory.join(NEXT), folder.join(RECORD)) {
+            exchange(&memory, &draft)?;
+            return Err(error);
+        }
+        for old in [draft, beside(&memory, FORMER)] {
+            if let Err(error) = remove_folder(&old) {
+                tracing::warn!(folder = %old.display(), %error, "cannot remove an old memory");
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that the thing is to be removed: after a kill, that is done at the next start.
+    pub(crate) fn begin_removal(&self, kind: Kind, id: &str) -> io::Result<()> {
+        let folder = self.folder(kind, id);
+        fs::rename(folder.join(RECORD), folder.join(DELETED))
+    }
+
+    /// Takes back [`Self::begin_removal`].
+    pub(crate) fn cancel_removal(&self, kind: Kind, id: &str) -> io::Result<()> {
+        let folder = self.folder(kind, id);
+        fs::rename(folder.join(DELETED), folder.join(RECORD))
+    }
+
+    /// Forgets the thing, at once and as a whole, and removes its folder.
+    pub(crate) fn remove(&self, kind: Kind, id: &str) -> io::Result<()> {
+        let folder = self.folder(kind, id);
+        let discarded = beside(&folder, DISCARDED);
+        absent_is_fine(fs::rename(&folder, &discarded))?;
+        if let Err(error) = remove_folder(&discarded) {
+            // It is in nobody's list, and goes at the next start.
+            tracing::warn!(folder = %discarded.display(), %error, "cannot remove a folder");
+        }
+        Ok(())
+    }
+
+    /// Removes the folders of things that were being removed when their control plane was killed,
+    /// and those without a record. Whatever ran in them has ended.
+    pub(crate) fn remove_discarded(&self, kind: Kind) -> io::Result<()> {
+        for folder in folders(&self.all(kind))? {
+            let is_aside = has_prefix(&folder, ASIDE);
+            if has_prefix(&folder, DISCARDED) {
+                remove_folder(&folder)?;
+            } else if !is_aside && !folder.join(RECORD).exists() {
+                let discarded = beside(&folder, DISCARDED);
+                fs::rename(&folder, &discarded)?;
+                remove_folder(&discarded)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads every record of a kind; those that cannot be read are put aside with their folders.
     pub(crate) fn load<T: DeserializeOwned>(&self, kind: Kind) -> io::Result<Vec<T>> {
         let mut all = Vec::new();
-        for entry in fs::read_dir(self.root.join(kind.folder()))? {
-            let path = entry?.path().join("record.json");
-            let Ok(bytes) = fs::read(&path) else { continue };
-            match serde_json::from_slice(&bytes) {
+        for folder in folders(&self.all(kind))? {
+            if [ASIDE, DISCARDED]
+                .iter()
+                .any(|prefix| has_prefix(&folder, prefix))
+            {
+                continue;
+            }
+            let read = match fs::read(folder.join(RECORD)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => Err(error),
+                Ok(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::from),
+            };
+            match read {
                 Ok(value) => all.push(value),
                 Err(error) => {
-                    tracing::warn!(file = %path.display(), %error, "put aside a record that cannot be read");
-                    fs::rename(&path, path.with_extension("broken"))?;
+                    let aside = beside(&folder, ASIDE);
+                    tracing::warn!(
+                        record = %folder.join(RECORD).display(), %error, aside = %aside.display(),
+                        "a record cannot be read: its folder is put aside, and what runs there ends"
+                    );
+                    fs::rename(&folder, &aside)?;
                 }
             }
         }
@@ -137,6 +263,11 @@ impl Store {
         self.root.join(kind.folder())
     }
 
+    /// The state directory itself.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// A file or folder of the control plane's own.
     pub(crate) fn own(&self, name: &str) -> PathBuf {
         self.root.join(name)
@@ -148,30 +279,55 @@ impl Store {
     }
 }
 
-fn make_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
+/// Says so when others than its owner can put files into the directory.
+fn warn_of_others(root: &Path) -> io::Result<()> {
+    let info = fs::metadata(root)?;
+    let is_ours = info.uid() == rustix::process::geteuid().as_raw();
+    if info.mode() & 0o022 != 0 || !is_ours {
+        tracing::warn!(
+            directory = %root.display(), mode = format!("{:o}", info.mode() & 0o777),
+            "others can change the state directory; `chmod go-w` it, or take another one"
+        );
+    }
+    Ok(())
 }
 
-/// Writes beside and renames. No fsync: instances are processes, so a crash of the machine ends
-/// them anyway, and a crash of ours does not lose what the kernel already has.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .mode(0o600)
-        .open(&beside)?;
-    file.write_all(bytes)?;
-    fs::rename(&beside, path)
+/// The folders in a folder.
+fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            all.push(entry.path());
+        }
+    }
+    Ok(all)
+}
+
+/// Finishes or undoes [`Store::replace_memory`] in an instance's folder.
+fn settle_memory(folder: &Path) -> io::Result<()> {
+    let memory = folder.join(MEMORY);
+    let former = beside(&memory, FORMER);
+    if former.exists() {
+        match memory.exists() {
+            true => remove_folder(&former)?,
+            false => fs::rename(&former, &memory)?,
+        }
+    }
+    absent_is_fine(fs::rename(memory.join(NEXT), folder.join(RECORD)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.collect();
+        names.sort();
+        names
+    }
 
     #[test]
     fn a_directory_has_one_control_plane_at_a_time() {
@@ -186,14 +342,128 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_record_is_put_aside_and_the_others_are_read() {
+    fn a_record_that_cannot_be_read_is_put_aside_with_its_folder_and_the_others_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        store.save(Kind::Instance, "good", &"fine").unwrap();
-        let broken = store.folder(Kind::Instance, "bad").unwrap();
-        fs::write(broken.join("record.json"), b"{\"half\":").unwrap();
-        assert_eq!(store.load::<String>(Kind::Instance).unwrap(), ["fine"]);
-        assert!(broken.join("record.broken").exists());
+        for id in ["good", "half", "folder"] {
+            store.create(Kind::Instance, id, &"fine").unwrap();
+        }
+        let all = store.all(Kind::Instance);
+        fs::write(all.join("half").join(RECORD), b"{\"half\":").unwrap();
+        fs::remove_file(all.join("folder").join(RECORD)).unwrap();
+        fs::create_dir(all.join("folder").join(RECORD)).unwrap();
+        for _ in 0..2 {
+            assert_eq!(store.load::<String>(Kind::Instance).unwrap(), ["fine"]);
+            store.remove_discarded(Kind::Instance).unwrap();
+            assert_eq!(names(&all), [".broken-folder", ".broken-half", "good"]);
+        }
+        assert!(all.join(".broken-half").join(RECORD).exists());
+    }
+
+    #[test]
+    fn a_save_does_not_bring_back_what_was_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.create(Kind::Instance, "a", &1).unwrap();
+        store.save(Kind::Instance, "a", &2).unwrap();
+        store.remove(Kind::Instance, "a").unwrap();
+        store.remove(Kind::Instance, "a").unwrap();
+        store.save(Kind::Instance, "a", &3).unwrap_err();
+        assert!(names(&store.all(Kind::Instance)).is_empty());
+    }
+
+    #[test]
+    fn what_was_begun_and_not_finished_is_gone_after_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let draft = store.draft(Kind::Snapshot, "half").unwrap();
+        fs::write(draft.folder().join("memory"), b"half").unwrap();
+        std::mem::forget(draft);
+        drop(store.draft(Kind::Snapshot, "given up").unwrap());
+        for id in ["whole", "dying", "dead"] {
+            store.create(Kind::Snapshot, id, &id).unwrap();
+        }
+        store.begin_removal(Kind::Snapshot, "dying").unwrap();
+        let all = store.all(Kind::Snapshot);
+        fs::rename(all.join("dead"), all.join(".trash-dead")).unwrap();
+        fs::write(all.join("whole").join(".tmp-record.json"), b"half").unwrap();
+        fs::write(dir.path().join(".tmp-token"), b"half").unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.load::<String>(Kind::Snapshot).unwrap(), ["whole"]);
+        store.remove_discarded(Kind::Snapshot).unwrap();
+        assert_eq!(names(&all), ["whole"]);
+        assert_eq!(names(&all.join("whole")), [RECORD]);
+        assert!(!dir.path().join(".tmp-token").exists());
+    }
+
+    #[test]
+    fn a_removal_can_be_taken_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.create(Kind::Instance, "a", &"a").unwrap();
+        store.begin_removal(Kind::Instance, "a").unwrap();
+        assert!(store.load::<String>(Kind::Instance).unwrap().is_empty());
+        store.cancel_removal(Kind::Instance, "a").unwrap();
+        assert_eq!(store.load::<String>(Kind::Instance).unwrap(), ["a"]);
+    }
+
+    /// A store whose instance has this memory and record, and a draft of others.
+    fn with_drafted_memory(root: &Path) -> Store {
+        let store = Store::open(root).unwrap();
+        store.create(Kind::Instance, "a", &"old").unwrap();
+        for (content, folder) in [
+            ("old", store.memory(Kind::Instance, "a")),
+            ("new", store.draft_memory("a").unwrap()),
+        ] {
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("ram"), content).unwrap();
+        }
+        store
+    }
+
+    /// The record and the memory of the instance, which is all that there is.
+    fn instance(store: &Store) -> (String, String) {
+        let folder = store.folder(Kind::Instance, "a");
+        assert_eq!(names(&folder), [RECORD, MEMORY]);
+        let memory = folder.join(MEMORY);
+        assert_eq!(names(&memory), ["ram"]);
+        let record = store.load::<String>(Kind::Instance).unwrap().remove(0);
+        (record, fs::read_to_string(memory.join("ram")).unwrap())
+    }
+
+    #[test]
+    fn a_memory_and_its_record_are_replaced_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = with_drafted_memory(dir.path());
+        store.replace_memory("a", &"new").unwrap();
+        assert_eq!(instance(&store), ("new".to_owned(), "new".to_owned()));
+    }
+
+    #[test]
+    fn a_kill_between_the_steps_leaves_the_old_memory_and_record_or_the_new_ones() {
+        type Steps = fn(&Path, &Path);
+        let (before, between, after): (Steps, Steps, Steps) = (
+            |draft, _| fs::write(draft.join(NEXT), b"\"new\"").unwrap(),
+            |_, memory| fs::rename(memory, beside(memory, FORMER)).unwrap(),
+            |draft, memory| exchange(draft, memory).unwrap(),
+        );
+        for (steps, result) in [
+            ([before].as_slice(), "old"),
+            (&[before, between], "old"),
+            (&[before, after], "new"),
+            (&[before, between, after], "new"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = with_drafted_memory(dir.path());
+            let memory = store.memory(Kind::Instance, "a");
+            for step in steps {
+                step(&beside(&memory, UNFINISHED), &memory);
+            }
+            drop(store);
+            let store = Store::open(dir.path()).unwrap();
+            assert_eq!(instance(&store), (result.to_owned(), result.to_owned()));
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! One instance: what was asked for, what became of it, and how the API shows it.
 //!
-//! Guarantees: the record is what is on disk; a change of state goes through [`Instance::enter`],
-//! which keeps the phase clock and tells those who wait. Environment values do not show in `Debug`.
+//! Guarantees: the record is what is on disk; a change of state keeps the phase clock and tells
+//! those who wait; who has an instance's lock has an instance that is still there. Environment
+//! values do not show in `Debug`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,12 +10,13 @@ use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{RwLock, watch};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, watch};
 
 use crate::driver::Handle;
+use crate::error::Error;
 use crate::policy::auto_standby::Policy;
 use crate::policy::countdown::{Circumstances, Countdown};
 use crate::policy::health_check::{Health, HealthCheck};
@@ -94,11 +96,16 @@ pub(crate) struct Record {
 #[derive(Debug)]
 pub(crate) struct Instance {
     pub(crate) id: String,
+    pub(crate) created_at: Timestamp,
     /// A lock that verbs write, and that calls with the instance in their path read (contract B.2).
-    pub(crate) lock: RwLock<()>,
+    lock: RwLock<()>,
     record: Mutex<Record>,
     state: watch::Sender<State>,
     deleted: AtomicBool,
+    /// Whether the record on disk is older than this one, since it could not be saved.
+    unsaved: AtomicBool,
+    /// Whether something that is due is being done.
+    attended: AtomicBool,
 }
 
 impl fmt::Debug for Spec {
@@ -113,6 +120,22 @@ impl fmt::Debug for Spec {
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Record({:?} {})", self.spec, self.state)
+    }
+}
+
+// === impl Schedule ===
+
+impl Schedule {
+    /// The first run after `now` in the schedule's cadence, which a gap does not move.
+    pub(crate) fn next_after(&self, now: Timestamp) -> Timestamp {
+        let step = self.interval.nanos().max(1);
+        let late = now.duration_since(self.next_run_at).as_nanos().max(0);
+        let steps = late / i128::from(step) + 1;
+        let ahead = steps.saturating_mul(i128::from(step));
+        let ahead = i64::try_from(ahead).map_or(SignedDuration::MAX, SignedDuration::from_nanos);
+        self.next_run_at
+            .checked_add(ahead)
+            .unwrap_or(Timestamp::MAX)
     }
 }
 
@@ -143,7 +166,7 @@ impl Record {
             .max(0)
     }
 
-    fn enter(&mut self, state: State, now: Timestamp) {
+    pub(crate) fn enter(&mut self, state: State, now: Timestamp) {
         let elapsed = self.phase_elapsed_ms(now);
         *self
             .phases_ms
@@ -253,10 +276,37 @@ impl Instance {
     pub(crate) fn new(record: Record) -> Self {
         Self {
             id: record.spec.id.clone(),
+            created_at: record.spec.created_at,
             lock: RwLock::new(()),
             state: watch::Sender::new(record.state),
             record: Mutex::new(record),
             deleted: AtomicBool::new(false),
+            unsaved: AtomicBool::new(false),
+            attended: AtomicBool::new(false),
+        }
+    }
+
+    /// Waits for its turn to change the instance; a 404 when that has gone meanwhile.
+    pub(crate) async fn lock_living(&self) -> Result<RwLockWriteGuard<'_, ()>, Error> {
+        let guard = self.lock.write().await;
+        match self.is_deleted() {
+            true => Err(Error::not_found()),
+            false => Ok(guard),
+        }
+    }
+
+    /// Its turn to change the instance, if nobody else has that and it is there.
+    pub(crate) fn try_lock(&self) -> Option<RwLockWriteGuard<'_, ()>> {
+        let guard = self.lock.try_write().ok();
+        guard.filter(|_| !self.is_deleted())
+    }
+
+    /// Waits until nobody changes the instance; a 404 when that has gone meanwhile.
+    pub(crate) async fn read_living(&self) -> Result<RwLockReadGuard<'_, ()>, Error> {
+        let guard = self.lock.read().await;
+        match self.is_deleted() {
+            true => Err(Error::not_found()),
+            false => Ok(guard),
         }
     }
 
@@ -274,11 +324,32 @@ impl Instance {
         self.record().state
     }
 
-    /// Changes the state and tells those who wait for it.
-    pub(crate) fn enter(&self, state: State, now: Timestamp) {
+    /// Changes the record, and tells those who wait for its state.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
         let mut record = self.record();
-        record.enter(state, now);
-        self.state.send_replace(state);
+        let before = record.state;
+        let result = change(&mut record);
+        if record.state != before {
+            self.state.send_replace(record.state);
+        }
+        result
+    }
+
+    /// Whether nobody does what is due yet; whoever hears so does it, and calls [`Self::attended`].
+    pub(crate) fn attend(&self) -> bool {
+        !self.attended.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn attended(&self) {
+        self.attended.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.unsaved.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_unsaved(&self, unsaved: bool) {
+        self.unsaved.store(unsaved, Ordering::Release);
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<State> {

@@ -4,12 +4,13 @@
 //! later versions.
 
 mod disk;
+mod draft;
 mod ingress;
 mod instance;
 pub(crate) mod rotation;
 mod snapshot;
 
-pub(crate) use disk::{Kind, Store, StoreError};
+pub(crate) use disk::{Kind, MEMORY, Store, StoreError};
 pub(crate) use ingress::{IngressRecord, Rule};
 pub(crate) use instance::{Instance, Record, Schedule, Spec, without_nulls};
 pub(crate) use snapshot::{Snapshot, SnapshotKind};

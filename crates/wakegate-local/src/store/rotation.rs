@@ -5,10 +5,12 @@
 //! what is written during the copy may be. Writers must append (`O_APPEND`), and all of ours do.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
+
+use crate::atomic::{UNFINISHED, beside};
 
 /// The length at which a log is cut.
 const LONGEST: u64 = 16 * 1024 * 1024;
@@ -34,19 +36,18 @@ fn rotate_beyond(path: &Path, longest: u64) -> io::Result<()> {
     }
     let mut log = File::options().read(true).write(true).open(path)?;
     let head = (length / 2 / BLOCK).max(1) * BLOCK;
-    let beside = older(path).with_extension("new");
-    let mut copy = File::create(&beside)?;
+    let new = beside(&older(path), UNFINISHED);
+    let mut copy = File::create(&new)?;
     io::copy(&mut io::Read::take(&log, head), &mut copy)?;
-    let cut = fallocate(&log, FallocateFlags::COLLAPSE_RANGE, 0, head);
-    if cut.is_err() {
+    // In its place before it goes from here: a kill between the two leaves it twice.
+    fs::rename(&new, older(path))?;
+    if fallocate(&log, FallocateFlags::COLLAPSE_RANGE, 0, head).is_err() {
         // All of it goes to the older file.
         log.seek(SeekFrom::Start(head))?;
-        let mut rest = Vec::new();
-        log.read_to_end(&mut rest)?;
-        io::Write::write_all(&mut copy, &rest)?;
+        io::copy(&mut log, &mut copy)?;
         log.set_len(0)?;
     }
-    fs::rename(beside, older(path))
+    Ok(())
 }
 
 #[cfg(test)]

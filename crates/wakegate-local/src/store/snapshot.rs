@@ -3,10 +3,12 @@
 //! Guarantees: the record is what is on disk.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::RwLock;
 
 use super::instance::{Spec, without_nulls};
 use crate::state::State;
@@ -24,6 +26,9 @@ pub(crate) struct Snapshot {
     pub(crate) scheduled: bool,
     /// The instance as it was.
     pub(crate) spec: Spec,
+    /// A lock that those who copy its memory read, and who deletes it writes.
+    #[serde(skip)]
+    pub(crate) in_use: Arc<RwLock<()>>,
 }
 
 /// What a snapshot keeps.

@@ -64,7 +64,7 @@ pub(crate) async fn detect(mut config: QemuConfig, memory: &Path) -> Accelerator
 }
 
 async fn comes_up(config: &QemuConfig) -> bool {
-    let folder = config.instances.join("..").join("probe");
+    let folder = config.instances.with_file_name(".tmp-probe");
     let files = VmFiles::new(folder.join("vm"));
     let shape = Shape {
         memory_bytes: MEMORY,
@@ -77,6 +77,7 @@ async fn comes_up(config: &QemuConfig) -> bool {
         shape,
         ports: Ports::new(),
         moved: false,
+        boot_id: boot_id(),
     };
     let vm = Vm::new(files, record, None, TaskTracker::new());
     if vm.files.begin().is_err() {
@@ -87,7 +88,7 @@ async fn comes_up(config: &QemuConfig) -> bool {
             image: &config.image,
             tsc_khz: None,
         };
-        let process = vm.spawn(config, &boot).await.ok()?;
+        let process = vm.spawn(config, &boot, &|_| Ok(())).await.ok()?;
         let mut status = process.agent.status();
         let spoke = timeout(PATIENCE, status.changed()).await;
         vm.end(&process).await;

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
-use super::socket::connect;
+use super::socket::{connect, next_line};
 use crate::guest::{AgentMessage, Answer, Order, Question, Status};
 
 /// An agent takes orders at once; so many wait only while its VM stands still.
@@ -56,9 +56,9 @@ impl AgentConnection {
         });
         let unanswered = Arc::clone(&pending);
         tasks.spawn(async move {
-            let mut lines = BufReader::new(reader).lines();
-            while let Ok(Some(text)) = lines.next_line().await {
-                match serde_json::from_str::<AgentMessage>(&text) {
+            let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
+            while let Ok(true) = next_line(&mut reader, &mut line).await {
+                match serde_json::from_slice::<AgentMessage>(&line) {
                     Ok(AgentMessage::Status(status)) => drop(publisher.send_replace(status)),
                     Ok(AgentMessage::Answer { number, answer }) => {
                         let mut pending = unanswered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -107,6 +107,7 @@ impl AgentConnection {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncBufReadExt as _;
     use tokio::net::UnixListener;
 
     use super::*;

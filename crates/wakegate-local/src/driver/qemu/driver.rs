@@ -18,35 +18,36 @@ use super::config::QemuConfig;
 use super::files::{Ports, VmFiles, VmRecord};
 use super::network::{self, VmAddress};
 use super::pool::Pool;
-use super::process::{QemuProcess, alive_in, kill_in};
+use super::process::{QemuProcess, kill_in};
 use super::tsc;
 use super::vm::{self, Vm};
 use crate::clock::Clock;
 use crate::driver::address_proxy::{AddressProxy, Traffic};
 use crate::driver::connections::ConnectionTable;
-use crate::driver::contract::{Boot, CommandEnd, DriverEvent, Handle, Started, Usage};
+use crate::driver::contract::{Boot, CommandEnd, Commit, DriverEvent, Handle, Started, Usage};
 use crate::driver::error::DriverError;
 use crate::driver::procfs::ProcessStat;
 use crate::guest::{Answer, Order, Program, Question};
 use crate::path_info::PathInfo;
-use crate::state::State;
 
 /// The silence after which a VM is asked how it is.
 const ASK_LATER: Duration = Duration::from_secs(1);
 /// The silence after which a VM counts as one that has not come up.
 const SILENT: Duration = Duration::from_secs(60);
 /// The time that an agent may take to look at a path, and more than a command was given.
-const ANSWER: Duration = Duration::from_secs(5);
+pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
 /// Runs instances as VMs.
 #[derive(Debug)]
 pub(crate) struct QemuDriver {
-    vms: DashMap<String, Arc<Vm>>,
-    clock: Clock,
+    pub(super) vms: DashMap<String, Arc<Vm>>,
+    /// The processes of VMs that do not answer.
+    pub(super) unsure: DashMap<String, i32>,
+    pub(super) clock: Clock,
     events: mpsc::Sender<DriverEvent>,
-    tasks: TaskTracker,
-    config: QemuConfig,
-    pool: Arc<Pool>,
+    pub(super) tasks: TaskTracker,
+    pub(super) config: QemuConfig,
+    pub(super) pool: Arc<Pool>,
     /// The rate of the processor's counter, in kHz.
     tsc_khz: Option<u64>,
 }
@@ -60,10 +61,11 @@ impl QemuDriver {
         tasks: TaskTracker,
         config: QemuConfig,
     ) -> Self {
-        let folder = config.instances.join("..").join("pool");
+        let folder = config.instances.with_file_name("pool");
         let pool = Pool::new(config.prestart, folder, tasks.clone());
         let driver = Self {
             vms: DashMap::new(),
+            unsure: DashMap::new(),
             clock,
             events,
             tasks,
@@ -87,7 +89,7 @@ impl QemuDriver {
         self.vms.get(id).map(|vm| Arc::clone(vm.value()))
     }
 
-    fn files(&self, id: &str) -> VmFiles {
+    pub(super) fn files(&self, id: &str) -> VmFiles {
         VmFiles::new(self.config.instances.join(id).join("vm"))
     }
 
@@ -111,7 +113,7 @@ impl QemuDriver {
     }
 
     /// The VM that a record describes.
-    fn vm(&self, files: VmFiles, record: VmRecord) -> Arc<Vm> {
+    pub(super) fn vm(&self, files: VmFiles, record: VmRecord) -> Arc<Vm> {
         let address = match &record.shape.network {
             VmNetwork::None => None,
             VmNetwork::User { address, .. } => {
@@ -128,7 +130,11 @@ impl QemuDriver {
         Arc::new(Vm::new(files, record, address, tasks))
     }
 
-    pub(in crate::driver) async fn start(&self, boot: &Boot) -> Result<Started, DriverError> {
+    pub(in crate::driver) async fn start(
+        &self,
+        boot: &Boot,
+        commit: Commit<'_>,
+    ) -> Result<Started, DriverError> {
         let network = match boot.network_enabled {
             true => self.place(boot.port)?,
             false => VmNetwork::None,
@@ -146,41 +152,53 @@ impl QemuDriver {
             shape,
             ports: Ports::new(),
             moved: false,
+            boot_id: String::new(),
         };
         let vm = self.vm(files, record);
+        let begun = self.begin(&vm, commit).await;
+        let process = match begun {
+            Ok(process) => process,
+            Err(error) => {
+                if let Err(error) = vm.forget().await {
+                    tracing::warn!(instance = boot.id, %error, "cannot remove a VM's files");
+                }
+                return Err(error);
+            }
+        };
+        give_orders(&process, &vm, boot);
+        vm.set_process(Some(Arc::clone(&process)));
+        if let Some(address) = &vm.address {
+            address.open();
+        }
+        self.watch(&boot.id, &vm, process, true);
+        self.vms.insert(boot.id.clone(), vm);
+        let remarks = Vec::new();
+        Ok(Started { remarks })
+    }
+
+    /// Starts the QEMU of a VM that is to boot.
+    async fn begin(&self, vm: &Vm, commit: Commit<'_>) -> Result<Arc<QemuProcess>, DriverError> {
+        vm.files.reserve(vm.shape.memory_bytes)?;
         vm.remember().map_err(DriverError::Files)?;
         let source = BootSource::Boot {
             image: &self.config.image,
             tsc_khz: self.tsc_khz,
         };
-        let process = vm.spawn(&self.config, &source).await?;
-        let mut words = boot.arguments.clone();
-        if !boot.is_hello {
-            words.insert(0, boot.program.display().to_string());
+        vm.spawn(&self.config, &source, &|pid| commit(&handle(vm, pid)))
+            .await
+    }
+
+    pub(in crate::driver) fn order(&self, boot: &Boot) {
+        let Some(vm) = self.find(&boot.id) else {
+            return;
+        };
+        if let Some(process) = vm.process() {
+            give_orders(&process, &vm, boot);
         }
-        let mut environment = boot.environment.clone();
-        environment.push(("PORT".to_owned(), boot.port.to_string()));
-        if let Some(network) = network::inside(&vm.shape.network) {
-            process.agent.order(Order::Network(network));
-        }
-        process.agent.order(Order::Run(Program {
-            words,
-            is_hello: boot.is_hello,
-            environment,
-        }));
-        vm.set_process(Some(Arc::clone(&process)));
-        if let Some(address) = &vm.address {
-            address.open();
-        }
-        let handle = handle(&vm, Some(&process));
-        self.watch(&boot.id, &vm, process, true);
-        self.vms.insert(boot.id.clone(), vm);
-        let remarks = Vec::new();
-        Ok(Started { handle, remarks })
     }
 
     /// Follows what the VM's agent says until the VM's end. `boots`: it has yet to come up.
-    fn watch(&self, id: &str, vm: &Arc<Vm>, process: Arc<QemuProcess>, boots: bool) {
+    pub(super) fn watch(&self, id: &str, vm: &Arc<Vm>, process: Arc<QemuProcess>, boots: bool) {
         let (events, vm, id) = (self.events.clone(), Arc::clone(vm), id.to_owned());
         self.tasks.spawn(async move {
             let mut status = process.agent.status();
@@ -221,8 +239,20 @@ impl QemuDriver {
     }
 
     pub(in crate::driver) async fn stop(&self, id: &str, grace: Duration) {
-        let Some((_, vm)) = self.vms.remove(id) else {
-            return;
+        self.unsure.remove(id);
+        let vm = match self.vms.remove(id) {
+            Some((_, vm)) => vm,
+            None => {
+                let files = self.files(id);
+                kill_in(&files.place()).await;
+                let Some(record) = files.record() else {
+                    if let Err(error) = files.remove() {
+                        tracing::warn!(instance = id, %error, "cannot remove a VM's files");
+                    }
+                    return;
+                };
+                self.vm(files, record)
+            }
         };
         if let Some(address) = &vm.address {
             address.close().await;
@@ -233,6 +263,8 @@ impl QemuDriver {
             // The VM ends when its program has.
             let _late = tokio::time::timeout(grace, process.ended.cancelled()).await;
             vm.end(&process).await;
+        } else if let Some(address) = &vm.address {
+            address.leave().await;
         }
         if let Err(error) = vm.forget().await {
             tracing::warn!(instance = id, %error, "cannot remove a VM's files");
@@ -241,82 +273,51 @@ impl QemuDriver {
 
     pub(in crate::driver) async fn restore(&self, id: &str) -> Result<(), DriverError> {
         let vm = self.find(id).ok_or(DriverError::Gone)?;
-        let process = vm.wake(&self.config, &self.pool, &self.clock).await?;
+        let woken = vm.wake(&self.config, &self.pool, &self.clock).await;
+        if woken.is_err() {
+            // It may sleep again, or still.
+            vm.keep();
+        }
+        let process = woken?;
         self.watch(id, &vm, process, false);
         self.pool.fill(&self.config, &vm.shape);
         Ok(())
     }
 
     /// Puts the VM that sleeps in these files among those of this driver.
-    fn sleeper(&self, id: &str, files: VmFiles) -> Option<Handle> {
-        let record = files.record().filter(|_| files.is_asleep())?;
-        let vm = self.vm(files, record);
-        let handle = handle(&vm, None);
-        vm.keep_last();
+    pub(super) fn sleeper(&self, id: &str, files: VmFiles) -> Result<(), DriverError> {
+        let record = files.record().filter(|_| files.is_asleep());
+        let vm = self.vm(files, record.ok_or(DriverError::NotLoaded)?);
+        vm.keep();
         self.pool.fill(&self.config, &vm.shape);
         self.vms.insert(id.to_owned(), vm);
-        Some(handle)
+        Ok(())
     }
 
-    pub(in crate::driver) async fn adopt(&self, id: &str) -> Option<State> {
-        let files = self.files(id);
-        let place = files.place();
-        if files.is_asleep() {
-            // Whatever process there is was about to end, or had not begun.
-            kill_in(&place).await;
-            self.sleeper(id, files)?;
-            return Some(State::Standby);
-        }
-        let Some(pid) = alive_in(&place) else {
-            if !files.restore_last().ok()? {
-                return None;
-            }
-            tracing::warn!(
-                instance = id,
-                "its VM broke while it fell asleep: it is back in the sleep before"
-            );
-            self.sleeper(id, files)?;
-            return Some(State::Standby);
-        };
-        let record = files.record()?;
-        let vm = self.vm(files, record);
-        let process = QemuProcess::find(pid, &place, &self.tasks).await.ok()?;
-        // In the middle of falling asleep: as soon as its state is written, it can go on; what was
-        // written is then old, and goes.
-        if process.qmp.status().await.ok()? != "running" {
-            // Nobody reads it any more, so it fails.
-            let _failed = process.settled().await;
-            process.resume().await.ok()?;
-        }
-        vm.files.clear_suspend().ok()?;
-        process.agent.order(Order::Tell);
-        vm.set_process(Some(Arc::clone(&process)));
-        if let Some(address) = &vm.address {
-            address.open();
-        }
-        let mut status = process.agent.status();
-        let first = tokio::time::timeout(ANSWER, status.changed()).await;
-        let up = matches!(first, Ok(Ok(()))) && status.borrow().started;
-        self.watch(id, &vm, process, false);
-        self.vms.insert(id.to_owned(), vm);
-        Some(if up {
-            State::Running
-        } else {
-            State::Initializing
-        })
+    pub(in crate::driver) fn is_alive(&self, id: &str) -> bool {
+        let process = self.find(id).and_then(|vm| vm.process());
+        process.is_some_and(|process| !process.ended.is_cancelled())
     }
 
-    /// Copies a VM's files to where they belong to `id`, which then sleeps with that memory.
-    pub(in crate::driver) async fn import(
+    pub(in crate::driver) async fn copy(
         &self,
-        id: &str,
-        from: &Path,
+        memory: &Path,
+        into: &Path,
+    ) -> Result<(), DriverError> {
+        let (from, into) = (
+            VmFiles::new(memory.to_owned()),
+            VmFiles::new(into.to_owned()),
+        );
+        vm::blocking(&self.tasks, move || from.copy_to(&into)).await
+    }
+
+    pub(in crate::driver) fn prepare(
+        &self,
+        memory: &Path,
         former: Option<&Handle>,
         port: u16,
     ) -> Result<Handle, DriverError> {
-        let (original, files) = (VmFiles::new(from.to_owned()), self.files(id));
-        let target = files.clone();
-        vm::blocking(&self.tasks, move || original.copy_to(&target)).await?;
+        let files = VmFiles::new(memory.to_owned());
         let mut record = files.record().ok_or(DriverError::NotLoaded)?;
         let former = former.and_then(|handle| handle.address);
         let new = match (&record.shape.network, former) {
@@ -335,9 +336,21 @@ impl QemuDriver {
             // Inside, the user network looks the same for all.
             record.moved |= matches!(new, VmNetwork::Tap { .. }) && record.shape.network != new;
             record.shape.network = new;
-            files.write_record(&record).map_err(DriverError::Files)?;
         }
-        self.sleeper(id, files).ok_or(DriverError::NotLoaded)
+        files
+            .write_record(record.clone())
+            .map_err(DriverError::Files)?;
+        Ok(handle(&self.vm(files, record), 0))
+    }
+
+    pub(in crate::driver) async fn release(&self, id: &str) {
+        if let Some((_, vm)) = self.vms.remove(id) {
+            vm.release().await;
+        }
+    }
+
+    pub(in crate::driver) fn put_asleep(&self, id: &str) -> Result<(), DriverError> {
+        self.sleeper(id, self.files(id))
     }
 
     async fn ask(
@@ -357,18 +370,30 @@ impl QemuDriver {
 
     pub(in crate::driver) async fn standby(&self, id: &str) -> Result<(), DriverError> {
         let vm = self.find(id).ok_or(DriverError::Gone)?;
-        vm.suspend().await?;
+        let suspended = vm.suspend().await;
+        // One that has broken may sleep as it did before.
+        vm.keep();
+        suspended?;
         self.pool.fill(&self.config, &vm.shape);
         Ok(())
     }
 
     pub(in crate::driver) async fn end(&self) {
         self.pool.end().await;
+        let vms: Vec<Arc<Vm>> = self.vms.iter().map(|vm| Arc::clone(vm.value())).collect();
+        for vm in vms {
+            vm.sync_now().await;
+        }
     }
 
     pub(in crate::driver) async fn export(&self, id: &str, into: &Path) -> Result<(), DriverError> {
         let vm = self.find(id).ok_or(DriverError::Gone)?;
-        vm.copy_to(VmFiles::new(into.to_owned())).await
+        let copied = vm.copy_to(VmFiles::new(into.to_owned())).await;
+        if copied.is_err() {
+            // One that has broken may sleep as it did before.
+            vm.keep();
+        }
+        copied
     }
 
     pub(in crate::driver) async fn look(
@@ -447,11 +472,28 @@ impl QemuDriver {
     }
 }
 
-fn handle(vm: &Vm, process: Option<&QemuProcess>) -> Handle {
+fn handle(vm: &Vm, pid: i32) -> Handle {
     let public = vm.address.as_ref().map(VmAddress::public);
     let mut handle = Handle::of_files(public, vm.shape.port);
-    if let Some(process) = process {
-        handle.pid = process.pid.as_raw_nonzero().get();
-    }
+    handle.pid = pid;
     handle
+}
+
+/// Tells a VM's agent what its network and its program are; the first program that it hears of
+/// counts.
+fn give_orders(process: &QemuProcess, vm: &Vm, boot: &Boot) {
+    let mut words = boot.arguments.clone();
+    if !boot.is_hello {
+        words.insert(0, boot.program.display().to_string());
+    }
+    let mut environment = boot.environment.clone();
+    environment.push(("PORT".to_owned(), boot.port.to_string()));
+    if let Some(network) = network::inside(&vm.shape.network) {
+        process.agent.order(Order::Network(network));
+    }
+    process.agent.order(Order::Run(Program {
+        words,
+        is_hello: boot.is_hello,
+        environment,
+    }));
 }

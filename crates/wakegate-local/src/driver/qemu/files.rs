@@ -1,22 +1,27 @@
 //! The files of a VM.
 //!
 //! Guarantees: `state` is there exactly while the VM sleeps: it appears whole, by a rename, when
-//! everything is saved, and goes before the VM's memory changes again. A kill of anybody at any
-//! moment leaves a VM that sleeps, one that runs, or (when its own process was killed while it ran)
-//! none, and never a half-written one. A VM that is killed while it falls asleep sleeps as it did
-//! the last time: the memory of that sleep is kept in `last` until the next one is whole. Copies
-//! share blocks where the file system can.
+//! everything is saved, and becomes `waking` before the VM's memory changes again, which goes when
+//! the VM runs. A kill of anybody at any moment leaves a VM that sleeps, one that runs, or (when its
+//! own process was killed while it ran) none, and never a half-written one. A VM that is killed
+//! while it falls asleep or wakes sleeps as it did the last time: the memory of that sleep is kept
+//! in `last` until the next one is whole. A sleep that was not on the disk when the machine went
+//! down is not believed: `synced` is there only while it is. Copies share blocks where the file
+//! system can.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Seek as _};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use serde::{Deserialize, Serialize};
 
 use super::command::Shape;
+use super::room;
+use crate::atomic::{absent_is_fine, make_folder, remove_folder, replace, sync};
+use crate::driver::error::DriverError;
+use crate::driver::procfs::boot_id;
 
 const STATE: &str = "state";
 const NEW_STATE: &str = "state.new";
@@ -24,6 +29,10 @@ const RAM: &str = "ram";
 const RECORD: &str = "vm.json";
 /// A file that is there while the VM is being suspended.
 const SUSPENDING: &str = "falling";
+/// The state of a sleep that is being left.
+const WAKING: &str = "waking";
+/// A file that is there while this sleep is on the disk.
+const SYNCED: &str = "synced";
 const LAST: &str = "last";
 /// A file that is there while the VM's process runs elsewhere, and names that folder.
 const PLACE: &str = "place";
@@ -44,6 +53,9 @@ pub(super) struct VmRecord {
     /// Whether its address is another than its memory has.
     #[serde(default)]
     pub(super) moved: bool,
+    /// The boot of the machine in which it was written; an older control plane wrote none.
+    #[serde(default)]
+    pub(super) boot_id: String,
 }
 
 // === impl VmFiles ===
@@ -60,19 +72,23 @@ impl VmFiles {
     /// Makes the folder empty, whatever was there.
     pub(super) fn begin(&self) -> io::Result<()> {
         self.remove()?;
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(&self.0)
+        make_folder(&self.0)
     }
 
     /// Forgets the VM.
     pub(super) fn remove(&self) -> io::Result<()> {
-        gone(fs::remove_dir_all(&self.0))
+        remove_folder(&self.0)
     }
 
-    pub(super) fn write_record(&self, record: &VmRecord) -> io::Result<()> {
-        let beside = self.0.join("vm.json.new");
-        fs::write(&beside, serde_json::to_vec(record)?)?;
-        fs::rename(beside, self.0.join(RECORD))
+    /// Has room on the disk for all of the memory, which becomes this long.
+    pub(super) fn reserve(&self, bytes: u64) -> Result<(), DriverError> {
+        room::reserve(&self.0.join(RAM), bytes)
+    }
+
+    /// Writes the record, as one of this boot of the machine.
+    pub(super) fn write_record(&self, mut record: VmRecord) -> io::Result<()> {
+        record.boot_id = boot_id();
+        replace(&self.0.join(RECORD), &serde_json::to_vec(&record)?)
     }
 
     pub(super) fn record(&self) -> Option<VmRecord> {
@@ -96,30 +112,86 @@ impl VmFiles {
 
     /// Notes that the VM is about to be saved.
     pub(super) fn begin_suspend(&self) -> io::Result<()> {
+        self.finish_wake()?;
+        absent_is_fine(fs::remove_file(self.0.join(SYNCED)))?;
         fs::write(self.0.join(SUSPENDING), b"")
     }
 
     /// Makes the state that was written a sleep's.
     pub(super) fn finish_suspend(&self) -> io::Result<()> {
         fs::rename(self.0.join(NEW_STATE), self.0.join(STATE))?;
-        self.clear_suspend()
+        // It sleeps; the note that it was about to says nothing any more.
+        let _left_behind = self.clear_suspend();
+        Ok(())
     }
 
     /// Notes that the VM is no longer being saved, and removes what was begun.
     pub(super) fn clear_suspend(&self) -> io::Result<()> {
-        gone(fs::remove_file(self.0.join(NEW_STATE)))?;
-        gone(fs::remove_file(self.0.join(SUSPENDING)))
+        absent_is_fine(fs::remove_file(self.0.join(NEW_STATE)))?;
+        absent_is_fine(fs::remove_file(self.0.join(SUSPENDING)))
     }
 
     /// Ends the sleep: the VM's memory is about to change.
-    pub(super) fn wake(&self) -> io::Result<()> {
-        fs::remove_file(self.0.join(STATE))
+    pub(super) fn begin_wake(&self) -> io::Result<()> {
+        fs::rename(self.0.join(STATE), self.0.join(WAKING))
+    }
+
+    /// Notes that the VM runs.
+    pub(super) fn finish_wake(&self) -> io::Result<()> {
+        absent_is_fine(fs::remove_file(self.0.join(WAKING)))
+    }
+
+    /// Takes back [`Self::begin_wake`]: the memory has not changed.
+    pub(super) fn cancel_wake(&self) -> io::Result<()> {
+        fs::rename(self.0.join(WAKING), self.0.join(STATE))
+    }
+
+    /// Whether the VM is between its sleep and running.
+    pub(super) fn is_waking(&self) -> bool {
+        self.0.join(WAKING).is_file()
+    }
+
+    /// Waits until this sleep is on the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        for name in [RAM, STATE, RECORD] {
+            sync(&self.0.join(name))?;
+        }
+        sync(&self.0)
+    }
+
+    /// Notes that this sleep, which is still the same, is on the disk.
+    pub(super) fn mark_synced(&self) -> io::Result<()> {
+        File::create(self.0.join(SYNCED))?;
+        sync(&self.0)
+    }
+
+    pub(super) fn is_synced(&self) -> bool {
+        self.0.join(SYNCED).exists()
+    }
+
+    /// Notes, on the disk, that the memory there will no longer be this sleep's.
+    pub(super) fn clear_synced(&self) -> io::Result<()> {
+        match fs::remove_file(self.0.join(SYNCED)) {
+            Ok(()) => sync(&self.0),
+            absent => absent_is_fine(absent),
+        }
+    }
+
+    /// Whether its files were written since the machine was started.
+    pub(super) fn is_of_this_boot(&self) -> bool {
+        let boot = self.record().map(|record| record.boot_id);
+        boot.is_some_and(|boot| boot.is_empty() || boot == boot_id())
+    }
+
+    /// Whether they are as they were written: no loss of power came between.
+    pub(super) fn is_believable(&self) -> bool {
+        self.is_synced() || self.is_of_this_boot()
     }
 
     /// Keeps this sleep until the next one is whole.
     pub(super) fn keep_last(&self) -> io::Result<()> {
         let last = self.last();
-        if last.is_asleep() && last.same_sleep(self) {
+        if !self.is_asleep() || (last.is_asleep() && last.same_sleep(self)) {
             return Ok(());
         }
         self.copy_to(&last)
@@ -135,10 +207,12 @@ impl VmFiles {
         matches!((changed(self), changed(original)), (Ok(copy), Ok(of)) if copy >= of)
     }
 
-    /// Goes back to the last sleep when the VM has broken while it fell asleep. Whether it could.
+    /// Goes back to the last sleep when the VM has broken while it fell asleep or woke. Whether it
+    /// could.
     pub(super) fn restore_last(&self) -> io::Result<bool> {
         let last = self.last();
-        if !self.0.join(SUSPENDING).exists() || !last.is_asleep() {
+        let is_between = self.0.join(SUSPENDING).exists() || self.is_waking();
+        if !is_between || !last.is_asleep() {
             return Ok(false);
         }
         if last.0.join(RAM).exists() {
@@ -147,7 +221,8 @@ impl VmFiles {
         }
         // Last, since it is what makes these files a VM; a kill before this goes on from here.
         fs::rename(last.0.join(STATE), self.0.join(STATE))?;
-        self.clear_suspend()?;
+        // It sleeps, whatever the notes say.
+        let _left_behind = self.clear_suspend().and(self.finish_wake());
         Ok(true)
     }
 
@@ -160,8 +235,8 @@ impl VmFiles {
     /// Notes that its process runs elsewhere from now on, or here again.
     pub(super) fn set_place(&self, place: Option<&Path>) -> io::Result<()> {
         match place {
-            Some(place) => fs::write(self.0.join(PLACE), place.as_os_str().as_encoded_bytes()),
-            None => gone(fs::remove_file(self.0.join(PLACE))),
+            Some(place) => replace(&self.0.join(PLACE), place.as_os_str().as_encoded_bytes()),
+            None => absent_is_fine(fs::remove_file(self.0.join(PLACE))),
         }
     }
 
@@ -176,6 +251,15 @@ impl VmFiles {
     }
 
     fn copy_with(&self, state: &str, other: &Self) -> io::Result<()> {
+        let copied = self.try_copy_with(state, other);
+        if copied.is_err() {
+            // Half of it is of no use, and may have taken the last of the room.
+            let _left_behind = other.remove();
+        }
+        copied
+    }
+
+    fn try_copy_with(&self, state: &str, other: &Self) -> io::Result<()> {
         other.begin()?;
         for name in [RECORD, RAM] {
             copy(&self.0.join(name), &other.0.join(name))?;
@@ -183,14 +267,6 @@ impl VmFiles {
         // Last, since it is what makes the copy a VM.
         copy(&self.0.join(state), &other.0.join(NEW_STATE))?;
         other.finish_suspend()
-    }
-}
-
-/// What was not there need not be removed.
-fn gone(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 
@@ -264,12 +340,70 @@ mod tests {
         files
     }
 
+    fn wake(files: &VmFiles) {
+        files.begin_wake().unwrap();
+        files.finish_wake().unwrap();
+    }
+
+    #[test]
+    fn a_vm_that_breaks_while_it_wakes_sleeps_as_it_did_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = sleeper(dir.path(), b"one");
+        files.begin_wake().unwrap();
+        assert!(!files.restore_last().unwrap(), "there is no other sleep");
+        files.cancel_wake().unwrap();
+        files.keep_last().unwrap();
+        files.begin_wake().unwrap();
+        fs::write(files.folder().join(RAM), b"changed").unwrap();
+        assert!(files.restore_last().unwrap());
+        assert!(files.is_asleep() && !files.is_waking());
+        assert_eq!(fs::read(files.folder().join(RAM)).unwrap(), b"one");
+    }
+
+    #[test]
+    fn a_sleep_of_another_boot_is_believed_only_when_it_was_on_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = sleeper(dir.path(), b"one");
+        let write = |boot: &str| {
+            let record = format!(
+                "{{\"shape\":{{\"memory_bytes\":1,\"vcpus\":1,\"accelerator\":\"tcg\",\
+                 \"network\":\"none\",\"port\":1}},\"ports\":[],\"boot_id\":\"{boot}\"}}"
+            );
+            fs::write(files.folder().join(RECORD), record).unwrap();
+        };
+        for boot in [boot_id(), String::new()] {
+            write(&boot);
+            assert!(files.is_believable(), "{boot}");
+        }
+        write("another");
+        assert!(!files.is_believable());
+        files.sync().unwrap();
+        files.mark_synced().unwrap();
+        assert!(files.is_believable());
+        let copy = VmFiles::new(dir.path().join("copy"));
+        files.copy_to(&copy).unwrap();
+        assert!(!copy.is_synced(), "it is not on the disk yet");
+        files.clear_synced().unwrap();
+        files.clear_synced().unwrap();
+        assert!(!files.is_believable());
+    }
+
+    #[test]
+    fn a_copy_that_fails_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = sleeper(dir.path(), b"one");
+        fs::remove_file(files.state()).unwrap();
+        let copy = VmFiles::new(dir.path().join("copy"));
+        files.copy_to(&copy).unwrap_err();
+        assert!(!copy.folder().exists());
+    }
+
     #[test]
     fn a_vm_that_breaks_while_it_falls_asleep_sleeps_as_it_did_before() {
         let dir = tempfile::tempdir().unwrap();
         let files = sleeper(dir.path(), b"one");
         files.keep_last().unwrap();
-        files.wake().unwrap();
+        wake(&files);
         let ram = files.folder().join(RAM);
         fs::write(&ram, b"changed").unwrap();
         assert!(
@@ -289,7 +423,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = sleeper(dir.path(), b"one");
         files.keep_last().unwrap();
-        files.wake().unwrap();
+        wake(&files);
         files.begin_suspend().unwrap();
         for name in [RECORD, RAM] {
             fs::rename(files.last().0.join(name), files.folder().join(name)).unwrap();
@@ -307,7 +441,7 @@ mod tests {
         fs::write(&copy, b"the same file").unwrap();
         files.keep_last().unwrap();
         assert_eq!(fs::read(&copy).unwrap(), b"the same file");
-        files.wake().unwrap();
+        wake(&files);
         fs::write(files.folder().join(NEW_STATE), b"two").unwrap();
         files.finish_suspend().unwrap();
         // No real sleep is over within a tick of the file system's clock.
@@ -333,8 +467,10 @@ mod tests {
         assert!(!files.is_asleep());
         files.finish_suspend().unwrap();
         assert!(files.is_asleep());
-        files.wake().unwrap();
-        assert!(!files.is_asleep());
-        assert!(files.wake().is_err(), "nobody wakes it twice");
+        files.begin_wake().unwrap();
+        assert!(!files.is_asleep() && files.is_waking());
+        assert!(files.begin_wake().is_err(), "nobody wakes it twice");
+        files.cancel_wake().unwrap();
+        assert!(files.is_asleep() && !files.is_waking());
     }
 }

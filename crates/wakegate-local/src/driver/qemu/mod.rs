@@ -4,6 +4,7 @@
 //! outlives the control plane, asleep or awake, and is found again by its folder.
 
 mod accelerator;
+mod adoption;
 mod agent;
 mod bridge;
 mod command;
@@ -14,6 +15,7 @@ mod network;
 mod pool;
 mod process;
 mod qmp;
+mod room;
 mod socket;
 mod tsc;
 mod vm;

@@ -5,6 +5,7 @@
 //! ended. Without a pool, no process exists for what sleeps.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::json;
@@ -22,6 +23,8 @@ pub(super) struct Pool {
     size: usize,
     folder: PathBuf,
     ready: Mutex<Vec<(WarmPoolKey, Arc<QemuProcess>)>>,
+    /// Whether none is wanted any more.
+    has_ended: AtomicBool,
     tasks: TaskTracker,
 }
 
@@ -57,6 +60,7 @@ impl Pool {
             size,
             folder,
             ready: Mutex::default(),
+            has_ended: AtomicBool::new(false),
             tasks,
         })
     }
@@ -87,11 +91,15 @@ impl Pool {
             let started = async {
                 folder_result?;
                 let (arguments, log) = (waiting_arguments(&shape), folder.join("vmm.log"));
-                QemuProcess::spawn(&config, &folder, &log, arguments, &pool.tasks).await
+                let noted = |_| Ok(());
+                QemuProcess::spawn(&config, &folder, &log, arguments, &noted, &pool.tasks).await
             };
             match started.await {
                 Ok(process) => pool.put(key, process).await,
-                Err(error) => tracing::warn!(%error, "cannot start a QEMU beforehand"),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot start a QEMU beforehand");
+                    let _left_behind = std::fs::remove_dir_all(&folder);
+                }
             }
         });
     }
@@ -112,7 +120,17 @@ impl Pool {
     }
 
     fn is_full(&self, ready: &[(WarmPoolKey, Arc<QemuProcess>)], key: &WarmPoolKey) -> bool {
-        ready.iter().filter(|(other, _)| other == key).count() >= self.size
+        self.has_ended.load(Ordering::Acquire)
+            || ready.iter().filter(|(other, _)| other == key).count() >= self.size
+    }
+
+    /// The processes of those that wait.
+    pub(super) fn processes(&self) -> Vec<i32> {
+        let ready = self.ready();
+        let pids = ready
+            .iter()
+            .map(|(_, process)| process.pid.as_raw_nonzero().get());
+        pids.collect()
     }
 
     /// Takes a QEMU that can become a VM of this shape.
@@ -128,7 +146,12 @@ impl Pool {
 
     /// Ends all QEMUs that wait.
     pub(super) async fn end(&self) {
-        let all = std::mem::take(&mut *self.ready());
+        let all = {
+            let mut ready = self.ready();
+            // One that is being started is discarded when it is there.
+            self.has_ended.store(true, Ordering::Release);
+            std::mem::take(&mut *ready)
+        };
         for (_, process) in all {
             discard(&process).await;
         }

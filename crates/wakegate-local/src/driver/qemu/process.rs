@@ -15,6 +15,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use tokio::fs::File;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ use super::config::QemuConfig;
 use super::qmp::Qmp;
 use super::socket::{connect, listen};
 use crate::driver::error::{DriverError, QmpError};
+use crate::driver::remnants::MARK;
 
 /// The pause between two looks at a migration; most take a few milliseconds.
 const LOOK: Duration = Duration::from_micros(500);
@@ -33,8 +35,13 @@ const MIGRATION: Duration = Duration::from_secs(20);
 /// How long a QEMU may take to end when it is asked to.
 const END: Duration = Duration::from_secs(5);
 const LOOK_AT_ADOPTED: Duration = Duration::from_millis(20);
+/// The file that has the process id; QEMU writes the same there.
+const PID_FILE: &str = "qemu.pid";
 const OUTGOING: &str = "outgoing.sock";
 const INCOMING: &str = "incoming.sock";
+
+/// Writes down the id of a process before it begins.
+pub(super) type Register<'a> = &'a (dyn Fn(i32) -> std::io::Result<()> + Sync);
 
 /// A QEMU that runs.
 #[derive(Debug)]
@@ -51,7 +58,7 @@ pub(super) struct QemuProcess {
 
 /// The process that runs in a folder, if it is alive: its id, and that it was started there.
 pub(super) fn alive_in(folder: &Path) -> Option<i32> {
-    let text = std::fs::read_to_string(folder.join("qemu.pid")).ok()?;
+    let text = std::fs::read_to_string(folder.join(PID_FILE)).ok()?;
     let pid: i32 = text.trim().parse().ok()?;
     let place = std::fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
     (place == folder.canonicalize().ok()?).then_some(pid)
@@ -60,12 +67,14 @@ pub(super) fn alive_in(folder: &Path) -> Option<i32> {
 // === impl QemuProcess ===
 
 impl QemuProcess {
-    /// Starts a QEMU in `folder` and connects to it.
+    /// Starts a QEMU in `folder` and connects to it. It begins when its process id is written
+    /// down, there and by `commit`: an earlier death of ours starts nothing.
     pub(super) async fn spawn(
         config: &QemuConfig,
         folder: &Path,
         log: &Path,
         arguments: Vec<String>,
+        commit: Register<'_>,
         tasks: &TaskTracker,
     ) -> Result<Arc<Self>, DriverError> {
         let mut options = OpenOptions::new();
@@ -74,11 +83,12 @@ impl QemuProcess {
         let output = errors.try_clone().map_err(DriverError::Files)?;
         // Through our launcher, which gives it a session of its own: it outlives us.
         let child = Command::new(&config.launcher)
-            .args(["session", "--"])
+            .args(["session", "--wait", "--"])
             .arg(&config.qemu)
             .args(arguments)
             .current_dir(folder)
-            .stdin(Stdio::null())
+            .env(MARK, folder)
+            .stdin(Stdio::piped())
             .stdout(output)
             .stderr(errors)
             .kill_on_drop(false)
@@ -89,6 +99,19 @@ impl QemuProcess {
         })?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         let pid = pid.and_then(Pid::from_raw).ok_or(DriverError::Gone)?;
+        let begun = async {
+            let number = pid.as_raw_nonzero().get();
+            std::fs::write(folder.join(PID_FILE), number.to_string())?;
+            commit(number)?;
+            let word = child.stdin.take();
+            let mut word = word.ok_or(std::io::ErrorKind::BrokenPipe)?;
+            word.write_all(b"\n").await
+        };
+        if let Err(error) = begun.await {
+            // Its launcher ends without a word; one that hangs is not waited for.
+            let _ended = child.kill().await;
+            return Err(DriverError::Files(error));
+        }
         let ended = CancellationToken::new();
         let ends = ended.clone().drop_guard();
         tasks.spawn(async move {
@@ -96,7 +119,8 @@ impl QemuProcess {
             // Whatever it was, it is over.
             let _how = child.wait().await;
         });
-        let connected = Self::connect(pid, folder, ended.clone(), tasks).await;
+        let alive = || !ended.is_cancelled();
+        let connected = Self::connect(pid, folder, &ended, &alive, tasks).await;
         if connected.is_err() {
             kill(pid, &ended).await;
         }
@@ -109,25 +133,32 @@ impl QemuProcess {
         folder: &Path,
         tasks: &TaskTracker,
     ) -> Result<Arc<Self>, DriverError> {
+        let place = folder.to_owned();
+        let here = pid;
         let pid = Pid::from_raw(pid).ok_or(DriverError::Gone)?;
-        let (place, ended) = (folder.to_owned(), CancellationToken::new());
-        let ends = ended.clone().drop_guard();
+        let ended = CancellationToken::new();
+        let alive = || alive_in(folder) == Some(here);
+        let process = Self::connect(pid, folder, &ended, &alive, tasks).await?;
+        let mut status = process.agent.status();
+        let ends = ended.drop_guard();
         tasks.spawn(async move {
             let _ends = ends;
-            while alive_in(&place).is_some() {
+            // It hangs up when it ends, and has gone a moment later.
+            while status.changed().await.is_ok() {}
+            while alive_in(&place) == Some(here) {
                 sleep(LOOK_AT_ADOPTED).await;
             }
         });
-        Self::connect(pid, folder, ended, tasks).await
+        Ok(process)
     }
 
     async fn connect(
         pid: Pid,
         folder: &Path,
-        ended: CancellationToken,
+        ended: &CancellationToken,
+        alive: &(impl Fn() -> bool + Sync),
         tasks: &TaskTracker,
     ) -> Result<Arc<Self>, DriverError> {
-        let alive = || !ended.is_cancelled();
         let qmp = Qmp::connect(folder, alive, tasks).await?;
         let agent = AgentConnection::connect(folder, alive, tasks).await;
         let agent = agent.map_err(QmpError::Connect)?;
@@ -137,7 +168,7 @@ impl QemuProcess {
             qmp,
             agent,
             expected: AtomicBool::new(false),
-            ended,
+            ended: ended.clone(),
         }))
     }
 

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncWriteExt as _, BufReader};
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::socket::connect;
+use super::socket::{connect, next_line};
 use crate::driver::error::QmpError;
 
 /// The longest that a command may take; all are answered at once by a QEMU that is well.
@@ -47,9 +47,9 @@ impl Qmp {
         let (reader, writer) = stream.map_err(QmpError::Connect)?.into_split();
         let (sender, answers) = mpsc::channel(16);
         tasks.spawn(async move {
-            let mut lines = BufReader::new(reader).lines();
-            while let Ok(Some(text)) = lines.next_line().await {
-                let Ok(message) = serde_json::from_str::<Value>(&text) else {
+            let (mut reader, mut line) = (BufReader::new(reader), Vec::new());
+            while let Ok(true) = next_line(&mut reader, &mut line).await {
+                let Ok(message) = serde_json::from_slice::<Value>(&line) else {
                     continue;
                 };
                 // The greeting and events are nobody's answer.

@@ -4,9 +4,11 @@
 //! beside it; a sleep or a wake that fails leaves the VM as it was, or as it last slept when its
 //! process broke.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
 use super::command::{BootSource, Shape, VmNetwork, arguments, forward};
@@ -14,11 +16,14 @@ use super::config::QemuConfig;
 use super::files::{Ports, VmFiles, VmRecord};
 use super::network::{self, VmAddress};
 use super::pool::{Pool, become_vm, move_console};
-use super::process::QemuProcess;
+use super::process::{QemuProcess, Register};
 use crate::clock::Clock;
 use crate::driver::contract::Exit;
-use crate::driver::error::DriverError;
+use crate::driver::error::{DriverError, QmpError};
 use crate::guest::{Order, Status};
+
+/// How long a VM sleeps before its sleep is written to the disk.
+const SYNC_AFTER: Duration = Duration::from_secs(5);
 
 /// One VM.
 #[derive(Debug)]
@@ -33,6 +38,8 @@ pub(super) struct Vm {
     tasks: TaskTracker,
     /// A lock that is held while its files are copied.
     copying: Arc<tokio::sync::Mutex<()>>,
+    /// The number of sleeps that have begun or ended.
+    sleeps: AtomicU64,
 }
 
 // === impl Vm ===
@@ -48,6 +55,7 @@ impl Vm {
             shape,
             ports,
             moved,
+            boot_id: _,
         } = record;
         if let Some(address) = &address {
             address.expect(&ports);
@@ -61,6 +69,7 @@ impl Vm {
             process: Mutex::default(),
             tasks,
             copying: Arc::default(),
+            sleeps: AtomicU64::new(0),
         }
     }
 
@@ -80,26 +89,61 @@ impl Vm {
 
     /// Writes down what is needed to run the VM again.
     pub(super) fn remember(&self) -> std::io::Result<()> {
-        self.files.write_record(&VmRecord {
+        self.files.write_record(VmRecord {
             shape: self.shape.clone(),
             ports: self.ports(),
             moved: self.moved.load(Ordering::Acquire),
+            boot_id: String::new(),
         })
     }
 
-    /// Keeps a sleep beside, in the background, for the case that the next one breaks.
-    pub(super) fn keep_last(self: &Arc<Self>) {
+    /// Keeps a sleep for later, in the background: beside, for the case that the next one breaks,
+    /// and on the disk, for the case that the machine does.
+    pub(super) fn keep(self: &Arc<Self>) {
         let Ok(copying) = Arc::clone(&self.copying).try_lock_owned() else {
             return;
         };
-        let files = self.files.clone();
-        self.tasks.spawn_blocking(move || {
-            let _copying = copying;
-            if let Err(error) = files.keep_last() {
-                let folder = files.folder().display();
+        let (vm, sleeps) = (Arc::clone(self), self.sleeps.load(Ordering::Acquire));
+        self.tasks.spawn(async move {
+            let files = vm.files.clone();
+            let kept = blocking(&vm.tasks, move || files.keep_last()).await;
+            drop(copying);
+            if let Err(error) = kept {
+                let folder = vm.files.folder().display();
                 tracing::warn!(%folder, %error, "a VM's sleep could not be kept beside");
             }
+            // One that sleeps for a moment only is not worth the disk's time.
+            sleep(SYNC_AFTER).await;
+            vm.sync(sleeps).await;
         });
+    }
+
+    /// Waits until the sleep of this number is on the disk; for nothing when it is over.
+    async fn sync(&self, sleeps: u64) {
+        let is_over = || self.sleeps.load(Ordering::Acquire) != sleeps || !self.files.is_asleep();
+        if is_over() || self.files.is_synced() {
+            return;
+        }
+        let files = self.files.clone();
+        let mut synced = blocking(&self.tasks, move || files.sync()).await;
+        // Nobody wakes it in the middle of this.
+        let _copying = self.copying.lock().await;
+        if is_over() {
+            return;
+        }
+        if synced.is_ok() {
+            let files = self.files.clone();
+            synced = blocking(&self.tasks, move || files.mark_synced()).await;
+        }
+        if let Err(error) = synced {
+            let folder = self.files.folder().display();
+            tracing::warn!(%folder, %error, "a VM's sleep would not outlive a loss of power");
+        }
+    }
+
+    /// Waits until its sleep is on the disk, if it sleeps.
+    pub(super) async fn sync_now(&self) {
+        self.sync(self.sleeps.load(Ordering::Acquire)).await;
     }
 
     /// Starts a QEMU for it and connects to it.
@@ -107,6 +151,7 @@ impl Vm {
         &self,
         config: &QemuConfig,
         source: &BootSource<'_>,
+        commit: Register<'_>,
     ) -> Result<Arc<QemuProcess>, DriverError> {
         let folder = self.files.folder();
         self.files.set_place(None).map_err(DriverError::Files)?;
@@ -115,7 +160,8 @@ impl Vm {
         }
         let arguments = arguments(&self.shape, source, &self.ports());
         let log = folder.join("../vmm.log");
-        let process = QemuProcess::spawn(config, folder, &log, arguments, &self.tasks).await;
+        let process = QemuProcess::spawn(config, folder, &log, arguments, commit, &self.tasks);
+        let process = process.await;
         if let (Err(_), Some(address)) = (&process, &self.address) {
             address.leave().await;
         }
@@ -142,7 +188,7 @@ impl Vm {
     }
 
     /// Saves the VM's state and ends its process.
-    pub(super) async fn suspend(self: &Arc<Self>) -> Result<(), DriverError> {
+    pub(super) async fn suspend(&self) -> Result<(), DriverError> {
         let process = self.process().ok_or(DriverError::Gone)?;
         // From here on its end is ours to judge.
         process.expected.store(true, Ordering::Release);
@@ -154,28 +200,62 @@ impl Vm {
             }
             self.remember().map_err(DriverError::Files)?;
             process.save(&self.files.new_state()).await?;
+            self.sleeps.fetch_add(1, Ordering::AcqRel);
             self.files.finish_suspend().map_err(DriverError::Files)
         };
-        let Err(error) = saved.await else {
-            self.end(&process).await;
-            self.keep_last();
-            return Ok(());
-        };
-        // As it was: it runs.
-        if process.resume().await.is_ok() {
-            self.files.clear_suspend().map_err(DriverError::Files)?;
-            process.expected.store(false, Ordering::Release);
-            if let Some(address) = &self.address {
-                address.open();
+        match saved.await {
+            Ok(()) => {
+                self.end(&process).await;
+                Ok(())
             }
-            return Err(error);
+            Err(error) => {
+                self.go_on(&process).await?;
+                Err(error)
+            }
         }
-        // It does not even answer.
+    }
+
+    /// Lets a VM run on that stands still, or breaks it: one that does not even answer may run or
+    /// not, and its memory is of no use.
+    async fn go_on(&self, process: &QemuProcess) -> Result<(), DriverError> {
+        if process.resume().await.is_err() {
+            return Err(self.fall_back(process).await);
+        }
+        if let Err(error) = self.files.clear_suspend() {
+            let folder = self.files.folder().display();
+            tracing::warn!(%folder, %error, "a VM's files say that it falls asleep");
+        }
+        process.expected.store(false, Ordering::Release);
+        if let Some(address) = &self.address {
+            address.open();
+        }
+        Ok(())
+    }
+
+    /// Ends a process that has broken between running and sleep, and goes back to the last sleep,
+    /// if there is one.
+    async fn fall_back(&self, process: &QemuProcess) -> DriverError {
         process.kill().await;
-        self.gone(&process).await;
-        match self.files.restore_last().map_err(DriverError::Files)? {
-            true => Err(DriverError::FellBack),
-            false => Err(DriverError::Broke),
+        self.gone(process).await;
+        self.sleep_as_before()
+    }
+
+    /// Goes back to the last sleep, if there is one.
+    fn sleep_as_before(&self) -> DriverError {
+        match self.files.restore_last() {
+            Ok(true) => {
+                if let Some(record) = self.files.record() {
+                    *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = record.ports;
+                    self.moved.store(record.moved, Ordering::Release);
+                }
+                DriverError::FellBack
+            }
+            Ok(false) => DriverError::Broke,
+            Err(error) => {
+                let folder = self.files.folder().display();
+                tracing::warn!(%folder, %error, "cannot go back to a VM's last sleep");
+                DriverError::Broke
+            }
         }
     }
 
@@ -187,20 +267,28 @@ impl Vm {
             return blocking(&self.tasks, move || files.copy_to(&other)).await;
         };
         self.remember().map_err(DriverError::Files)?;
-        process.pause().await?;
+        process.expected.store(true, Ordering::Release);
         let copied = async {
+            self.files.begin_suspend().map_err(DriverError::Files)?;
+            process.pause().await?;
             process.save(&self.files.new_state()).await?;
             blocking(&self.tasks, move || files.copy_paused_to(&other)).await
         };
         let copied = copied.await;
-        process.resume().await?;
-        self.files.clear_suspend().map_err(DriverError::Files)?;
+        self.go_on(&process).await?;
         copied
+    }
+
+    /// Waits until nobody copies its files any more, which are about to be another VM's.
+    pub(super) async fn release(&self) {
+        let _copying = self.copying.lock().await;
+        self.sleeps.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Removes the VM's files, when nobody copies them any more.
     pub(super) async fn forget(&self) -> Result<(), DriverError> {
         let _copying = self.copying.lock().await;
+        self.sleeps.fetch_add(1, Ordering::AcqRel);
         let files = self.files.clone();
         blocking(&self.tasks, move || files.remove()).await
     }
@@ -250,34 +338,60 @@ impl Vm {
         clock: &Clock,
     ) -> Result<Arc<QemuProcess>, DriverError> {
         if !self.files.is_asleep() {
-            return Err(DriverError::Gone);
+            return Err(self.sleep_as_before());
         }
         // Its memory is about to change.
         drop(self.copying.lock().await);
-        let process = match self.adopt(pool).await {
-            Some(process) => process,
-            None => self.spawn(config, &BootSource::Restore).await?,
+        self.sleeps.fetch_add(1, Ordering::AcqRel);
+        self.files.reserve(self.shape.memory_bytes)?;
+        let files = self.files.clone();
+        // Beside the start of QEMU, since it waits for the disk.
+        let unsynced = blocking(&self.tasks, move || files.clear_synced());
+        let started = async {
+            match self.adopt(pool).await {
+                Some(process) => Ok(process),
+                None => self.spawn(config, &BootSource::Restore, &|_| Ok(())).await,
+            }
         };
+        let (unsynced, started) = tokio::join!(unsynced, started);
+        let process = started?;
         let loaded = async {
+            unsynced?;
             process.load(&self.files.state()).await?;
             // From here on the memory changes, so the state is worth nothing.
-            self.files.wake().map_err(DriverError::Files)
+            self.files.begin_wake().map_err(DriverError::Files)
         };
         if let Err(error) = loaded.await {
             process.kill().await;
             self.gone(&process).await;
             return Err(error);
         }
-        process.resume().await?;
+        match process.resume().await {
+            Ok(()) => {}
+            Err(error @ QmpError::Refused { .. }) => {
+                // It has not run.
+                process.kill().await;
+                self.gone(&process).await;
+                self.files.cancel_wake().map_err(DriverError::Files)?;
+                return Err(error.into());
+            }
+            // It may have run, or not.
+            Err(_) => return Err(self.fall_back(&process).await),
+        }
+        self.set_process(Some(Arc::clone(&process)));
         // Only now: the guest would be late by all that came before.
         let now = i64::try_from(clock.now().as_nanosecond()).unwrap_or(i64::MAX);
         process.agent.order(Order::Clock(now));
+        let mut noted = self.files.finish_wake();
         let moved = self.moved.swap(false, Ordering::AcqRel);
         if let (true, Some(network)) = (moved, network::inside(&self.shape.network)) {
             process.agent.order(Order::Network(network));
-            self.remember().map_err(DriverError::Files)?;
+            noted = noted.and_then(|()| self.remember());
         }
-        self.set_process(Some(Arc::clone(&process)));
+        if let Err(error) = noted {
+            let folder = self.files.folder().display();
+            tracing::warn!(%folder, %error, "a VM's files do not say that it has woken");
+        }
         if let Some(address) = &self.address {
             address.open();
         }
