@@ -3,6 +3,7 @@
 //! Guarantees: a sleeping instance is files, and no process; it needs no privilege; an instance
 //! outlives the control plane, asleep or awake, and is found again by its folder.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,6 +28,7 @@ use crate::driver::connections::ConnectionTable;
 use crate::driver::contract::{Boot, CommandEnd, DriverEvent, Handle, Started, Usage};
 use crate::driver::error::DriverError;
 use crate::driver::procfs::ProcessStat;
+use crate::faults::FaultBox;
 use crate::guest::{Answer, Order, Program, Question};
 use crate::path_info::PathInfo;
 use crate::state::State;
@@ -38,6 +40,9 @@ const SILENT: Duration = Duration::from_secs(60);
 /// The time that an agent may take to look at a path, and more than a command was given.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// An address of the user network that no VM has.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 99);
+
 /// Runs instances as VMs.
 #[derive(Debug)]
 pub(crate) struct QemuDriver {
@@ -45,6 +50,7 @@ pub(crate) struct QemuDriver {
     clock: Clock,
     events: mpsc::Sender<DriverEvent>,
     tasks: TaskTracker,
+    faults: FaultBox,
     config: QemuConfig,
     pool: Arc<Pool>,
     /// The rate of the processor's counter, in kHz.
@@ -58,6 +64,7 @@ impl QemuDriver {
         clock: Clock,
         events: mpsc::Sender<DriverEvent>,
         tasks: TaskTracker,
+        faults: FaultBox,
         config: QemuConfig,
     ) -> Self {
         let folder = config.instances.join("..").join("pool");
@@ -67,6 +74,7 @@ impl QemuDriver {
             clock,
             events,
             tasks,
+            faults,
             pool,
             tsc_khz: tsc::measure().await,
             config,
@@ -107,6 +115,7 @@ impl QemuDriver {
         Ok(VmNetwork::User {
             address: address.private,
             egress: self.config.egress,
+            elsewhere: None,
         })
     }
 
@@ -328,12 +337,18 @@ impl QemuDriver {
                 Some(VmNetwork::User {
                     address: AddressProxy::new(self.clock.clone(), [x, y], port).private,
                     egress: self.config.egress,
+                    elsewhere: None,
                 })
             }
         };
-        if let Some(new) = new {
-            // Inside, the user network looks the same for all.
-            record.moved |= matches!(new, VmNetwork::Tap { .. }) && record.shape.network != new;
+        if let Some(mut new) = new {
+            let stale = former.is_none() && self.faults.keeps_address();
+            if let VmNetwork::User { elsewhere, .. } = &mut new {
+                // Inside, the user network looks the same for all.
+                *elsewhere = stale.then_some(NOBODY);
+            } else {
+                record.moved = !stale && (record.moved || record.shape.network != new);
+            }
             record.shape.network = new;
             files.write_record(&record).map_err(DriverError::Files)?;
         }
