@@ -42,8 +42,10 @@ impl Fleet {
             if table.is_none() {
                 table = self.driver.connections().ok();
             }
-            // A table that cannot be read counts as busy.
-            let Some(table) = &table else { continue };
+            let Some(table) = &table else {
+                instance.record().countdown.lose_sight();
+                continue;
+            };
             let due = self.observe(&instance, table, now);
             let idle = policy.idle_timeout.and_then(GoDuration::to_std);
             shortest = shortest.into_iter().chain(idle).min();
@@ -65,12 +67,10 @@ impl Fleet {
         let expired = record.spec.expires_at.is_some_and(|at| at <= now);
         let restart = record.state == State::Stopped && record.restarts.is_due(now);
         let schedule = record.spec.schedule.as_mut();
-        let schedule = schedule.filter(|schedule| schedule.next_run_at <= now);
+        let schedule = schedule.filter(|schedule| schedule.is_due(now));
         let scheduled = schedule.is_some();
         if let Some(schedule) = schedule {
-            schedule.last_run_at = Some(now);
-            let step = jiff::SignedDuration::from_nanos(schedule.interval.nanos());
-            schedule.next_run_at = now.checked_add(step).unwrap_or(now);
+            schedule.begin_run(now);
         }
         if restart {
             record.restarts.attempt(now);

@@ -206,15 +206,14 @@ impl Fleet {
             return;
         };
         let now = self.clock.now();
-        let prefix = schedule.name_prefix.as_deref().unwrap_or("scheduled");
         let request = SnapshotRequest {
             kind: if instance.state() == State::Stopped {
                 SnapshotKind::Stopped
             } else {
                 SnapshotKind::Standby
             },
-            name: Some(format!("{prefix}-{}", now.as_millisecond())),
-            tags: schedule.metadata.clone(),
+            name: Some(schedule.snapshot_name(now)),
+            tags: schedule.snapshot_tags(&instance.id),
             scheduled: true,
         };
         let result = self.snapshot(instance, request).await;
