@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test nightly fuzz chaos soak hostile lint fmt doc deny notices deb image bare bare-quick bench bench-peers bench-scale \
+.PHONY: test nightly fuzz contract chaos soak hostile lint fmt doc deny notices deb image bare bare-quick bench bench-peers bench-scale \
 	trained instructions demo clean
 
 # What is shipped is built with the profile `dist`. `make test` packs the same programs from `release`, which has no
@@ -24,6 +24,7 @@ test: packages-test packages-fuzz
 nightly:
 	$(MAKE) test HISTORIES=100000 FUZZ_SECONDS=600
 	$(MAKE) deny
+	$(MAKE) contract
 	$(MAKE) hostile
 	$(MAKE) soak SOAK_SECONDS=120
 	$(MAKE) bare image-test PROFILE=dist
@@ -31,6 +32,12 @@ nightly:
 # Ten minutes of fuzzing for each target.
 fuzz: packages-fuzz
 	fuzz/run 600
+
+# Minutes of requests that schemathesis makes from the document of the local control plane's API, other ones each time: every
+# answer is judged by the document. `make test` has a few.
+CONTRACT_EXAMPLES ?= 500
+contract: packages-test
+	CONTRACT_EXAMPLES=$(CONTRACT_EXAMPLES) cargo test --locked --test it clients::a_fuzzer -- --nocapture
 
 # Minutes of everything at once over real sockets, with a killed control plane in the middle.
 chaos:

@@ -92,6 +92,17 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
     response_headers_conformance,response_schema_conformance,negative_data_rejection,\
     unsupported_method,ignored_auth,missing_required_header";
 
+/// The number of requests that are made for each operation, and the seed that they are made of:
+/// few and always the same, or as many as `make contract` asks for, and other ones each time.
+fn examples() -> [String; 4] {
+    let number = std::env::var("CONTRACT_EXAMPLES").ok();
+    let seed = number.as_ref().map_or(1, |_| fastrand::u32(..));
+    let number = number.unwrap_or_else(|| "20".to_owned());
+    println!("{number} examples of seed {seed}");
+    let flags = ["--max-examples", &number, "--seed", &seed.to_string()];
+    flags.map(str::to_owned)
+}
+
 /// Requests made from the document, good and bad, each judged by the document.
 async fn fuzz(plane: &Plane, name: &str, parameters: &str, more: &'static [&'static str]) {
     let url = format!("http://{}/openapi.json", plane.address);
@@ -107,7 +118,7 @@ async fn fuzz(plane: &Plane, name: &str, parameters: &str, more: &'static [&'sta
             .arg(config)
             .args(["run", &url, "-H", &auth]);
         command.args(["--checks", CHECKS, "--phases", "coverage,fuzzing"]);
-        command.args(["--max-examples", "20", "--seed", "1", "--no-color"]);
+        command.args(examples()).arg("--no-color");
         run(command.args(more))
     });
     let said = said.await.unwrap();

@@ -438,7 +438,7 @@ async fn errors_speak_the_contracts_two_dialects() {
             "POST",
             "/instances/taken/start",
             Some(&token),
-            "",
+            "[]",
             400,
             "Bad Request",
         ),
@@ -551,7 +551,7 @@ async fn an_answer_that_does_not_depend_on_the_body_costs_no_connection() {
     connection.set_nodelay(true).unwrap();
     let token = &plane.token;
     let head = format!(
-        "POST /instances/{id}/volumes/v1 HTTP/1.1\r\nhost: plane\r\nauthorization: Bearer {token}\r\n\
+        "DELETE /instances/{id}/volumes/v1 HTTP/1.1\r\nhost: plane\r\nauthorization: Bearer {token}\r\n\
          content-type: application/json\r\ncontent-length: 22\r\n\r\n"
     );
     connection.write_all(head.as_bytes()).await.unwrap();

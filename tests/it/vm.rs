@@ -587,3 +587,48 @@ async fn a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_trackin
     plane.stop().await;
     assert_eq!(device(), 0);
 }
+
+/// On a Hypeman server a copy of a running VM has its original's address in memory, which is not
+/// the one that its answer names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_gives_copies_the_address_of_their_original_until_they_start_anew() {
+    if !can_run_vms() {
+        return;
+    }
+    let plane = Plane::start_with(vms()).await;
+    let client = &plane.client;
+    let created = client.create_instance(&wanted("original").request).await;
+    let id = reference(&created.unwrap().id);
+    let url = listens(client, id.as_str()).await;
+    let copy = async |name: &str| {
+        let fork = ForkInstance {
+            name: name.to_owned(),
+            from_running: true,
+            target_state: Some(InstanceState::Running),
+        };
+        let copy = client.fork_instance(&id, &fork).await.unwrap();
+        (reference(&copy.id), copy.network.unwrap().ip.unwrap())
+    };
+    plane.faults(r#"{"stale_address_percent":100}"#).await;
+    let (stale, ip) = copy("stale").await;
+    let question = reqwest::Client::new().get(format!("http://{ip}:8080/count"));
+    let answer = question.timeout(Duration::from_secs(5)).send().await;
+    assert!(answer.is_err(), "nothing answers at {ip}: {answer:?}");
+    assert_eq!(plane.state(stale.as_str()).await, InstanceState::Running);
+    visit(&url).await;
+    // It goes on so through a sleep, until it boots.
+    client.standby_instance(&stale, None).await.unwrap();
+    client.restore_instance(&stale).await.unwrap();
+    let question = reqwest::Client::new().get(format!("http://{ip}:8080/count"));
+    let answer = question.timeout(Duration::from_secs(5)).send().await;
+    assert!(answer.is_err(), "{answer:?}");
+    client.stop_instance(&stale).await.unwrap();
+    let start = hypeman::wire::StartRequest::default();
+    client.start_instance(&stale, &start).await.unwrap();
+    listens(client, stale.as_str()).await;
+    // Without the fault a copy answers at once.
+    plane.faults("{}").await;
+    let (_, ip) = copy("fresh").await;
+    visit(&format!("http://{ip}:8080")).await;
+    plane.stop().await;
+}

@@ -57,6 +57,8 @@ await refused(409, "invalid_state", () => instances.start(one.id, {}));
 await refused(409, "invalid_state", () => instances.stat(one.id, { path: "/" }));
 assert.equal((await instances.restore(one.id)).state, "Running");
 assert.equal((await instances.start(one.id, {})).state, "Running");
+// As its own documentation has it, without a body.
+assert.equal((await instances.start(one.id)).state, "Running");
 const lines = [];
 for await (const line of await instances.logs(one.id, { source: "hypeman", tail: 50 })) lines.push(line);
 assert.ok(lines.some((line) => line.includes("standby")), lines.join("\n"));

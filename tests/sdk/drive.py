@@ -48,6 +48,12 @@ for status, code, change in (
     (400, "invalid_hotplug_size", {"hotplug_size": "1GiB"}),
     (400, "invalid_overlay_size", {"overlay_size": "1Gb"}),
     (400, "invalid_disk_io_bps", {"disk_io_bps": "fast"}),
+    (400, "invalid_bandwidth_download", {"network": {"bandwidth_download": "very fast"}}),
+    (400, "invalid_request", {"network": {"bandwidth_upload": "1Gbps"}}),
+    (400, "invalid_request", {"network": {"egress": {"enabled": True}}}),
+    (400, "invalid_request", {"hypervisor": "firecracker"}),
+    (400, "invalid_platform", {"platform": "windows/amd64"}),
+    (400, "invalid_snapshot_policy", {"snapshot_policy": {"compression": {"enabled": True, "level": 99}}}),
     (400, "name_conflict", {"name": "sdk-one"}),
     (400, "invalid_request", {"name": "Not A Name"}),
     (404, "not_found", {"image": "docker.io/acme/agent:1.4"}),
@@ -147,8 +153,12 @@ if with_memory:
     assert back.state == "Standby", back
     assert instances.snapshots.restore(kept.id, id=one.id).state == "Running"
     refused(409, "name_conflict", lambda: snapshots.fork(kept.id, name="sdk-one"))
+    # Memory is the instance's own, and its hypervisor's.
+    refused(400, "invalid_request", lambda: instances.snapshots.restore(kept.id, id=one.id, target_hypervisor="qemu-microvm"))
+    refused(400, "invalid_request", lambda: snapshots.fork(kept.id, name="sdk-made", target_hypervisor="qemu-microvm"))
     made = snapshots.fork(kept.id, name="sdk-made", target_state="Standby")
     assert made.state == "Standby" and made.network.ip != address, made
+    refused(400, "invalid_request", lambda: instances.snapshots.restore(kept.id, id=made.id))
     assert instances.restore(made.id).state == "Running"
     instances.delete(made.id)
     snapshots.delete(kept.id)
@@ -161,9 +171,17 @@ refused(404, "not_found", lambda: schedule.get(one.id))
 refused(404, "not_found", lambda: schedule.delete(one.id))
 refused(400, "invalid_request", lambda: schedule.update(one.id, interval="10s", retention={"max_count": 1}))
 refused(400, "invalid_request", lambda: schedule.update(one.id, interval="1h", retention={}))
+refused(400, "invalid_request", lambda: schedule.update(one.id, interval="1h", retention={"max_count": 0}))
+refused(400, "invalid_request", lambda: schedule.update(one.id, interval="1h", retention={"max_age": "-1h"}))
+refused(
+    400, "invalid_request", lambda: schedule.update(one.id, interval="1h", retention={"max_count": 1}, name_prefix="Bad_!")
+)
 wanted = {"interval": "1h", "retention": {"max_count": 7, "max_age": "168h"}, "name_prefix": "nightly"}
 assert schedule.update(one.id, **wanted).interval == "1h0m0s"
 assert schedule.get(one.id).retention.max_age == "168h0m0s"
+planned = schedule.get(one.id).next_run_at
+again = schedule.update(one.id, interval="60m", retention={"max_count": 1})
+assert again.next_run_at == planned, "the same interval keeps its cadence"
 schedule.delete(one.id)
 
 # === Volumes, as upstream ===

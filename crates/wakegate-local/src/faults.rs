@@ -30,6 +30,9 @@ pub struct Faults {
     pub initializing_ms: u64,
     /// The percentage of restored instances that go back to standby at once.
     pub flap_percent: u8,
+    /// The percentage of copies with memory that keep their original's address inside, so that
+    /// nothing answers at their own until they are started anew.
+    pub stale_address_percent: u8,
 }
 
 /// The faults in force.
@@ -57,6 +60,11 @@ impl FaultBox {
         let longest = faults.initializing_ms.max(1);
         chance(faults.initializing_percent)
             .then(|| Duration::from_millis(fastrand::u64(0..longest)))
+    }
+
+    /// Whether this copy goes on with its original's address.
+    pub(crate) fn keeps_address(&self) -> bool {
+        chance(self.get().stale_address_percent)
     }
 
     /// Whether this restored instance goes back to standby at once.

@@ -5,6 +5,9 @@
 
 use std::collections::BTreeMap;
 
+/// What a name must be, for those who are refused.
+pub(crate) const NAME_RULE: &str = "name must be lowercase letters, digits and hyphens, at most 63";
+
 /// Whether a text is a name: `^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`, at most 63 characters.
 pub(crate) fn is_name(text: &str) -> bool {
     let edge = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
@@ -28,6 +31,17 @@ pub(crate) fn are_tags(tags: &BTreeMap<String, String>) -> bool {
         && tags.iter().all(|(key, value)| {
             (1..=128).contains(&key.len()) && value.len() <= 256 && fine(key) && fine(value)
         })
+}
+
+/// Whether a program can be given these words.
+pub(crate) fn are_words<'a>(mut words: impl Iterator<Item = &'a String>) -> bool {
+    words.all(|word| !word.contains('\0'))
+}
+
+/// Whether a program can be given this environment, each variable as it is written.
+pub(crate) fn is_environment(variables: &BTreeMap<String, String>) -> bool {
+    let is_name = |name: &String| !name.is_empty() && !name.contains('=');
+    variables.keys().all(is_name) && are_words(variables.iter().flat_map(|(k, v)| [k, v]))
 }
 
 /// Whether all of the `required` tags are among `tags`.
@@ -61,6 +75,31 @@ pub(crate) fn parse_size(text: &str) -> Option<u64> {
     };
     let scale = 1024_u64.checked_pow(u32::try_from(power).ok()?)?;
     number.parse::<u64>().ok()?.checked_mul(scale)
+}
+
+/// The bytes per second of a rate such as `100MB/s`, `100MBps` or `100MB`.
+pub(crate) fn parse_rate(text: &str) -> Option<u64> {
+    let size = text.strip_suffix("/s").or_else(|| text.strip_suffix("ps"));
+    parse_size(size.unwrap_or(text))
+}
+
+/// The bytes per second of a bandwidth: bits such as `1Gbps`, in powers of 1000, or bytes such as
+/// `125MB/s`.
+pub(crate) fn parse_bandwidth(text: &str) -> Option<u64> {
+    let Some(bits) = text.strip_suffix("bps") else {
+        return parse_rate(text);
+    };
+    let digits = bits.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = bits.split_at(digits);
+    let scale: u64 = match unit.trim_start_matches(' ') {
+        "" => 1,
+        "k" | "K" => 1_000,
+        "m" | "M" => 1_000_000,
+        "g" | "G" => 1_000_000_000,
+        "t" | "T" => 1_000_000_000_000,
+        _ => return None,
+    };
+    Some(number.parse::<u64>().ok()?.checked_mul(scale)? / 8)
 }
 
 /// A size with one decimal, its unit chosen by a strict `>`: 1 GiB is `1024.0 MB`.
@@ -119,6 +158,41 @@ mod tests {
             "1é",
         ] {
             assert_eq!(parse_size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_no_program_can_be_given_is_no_environment() {
+        let environment = |name: &str, value: &str| {
+            is_environment(&BTreeMap::from([(name.to_owned(), value.to_owned())]))
+        };
+        assert!(environment("A", "b=c") && environment("a.b c", ""));
+        for (name, value) in [("", "b"), ("A=B", "c"), ("A\0", "b"), ("A", "\0")] {
+            assert!(!environment(name, value), "{name:?} {value:?}");
+        }
+        let words = ["a".to_owned(), "b\0".to_owned()];
+        assert!(are_words(words[..1].iter()) && !are_words(words.iter()));
+    }
+
+    #[test]
+    fn rates_are_bytes_and_bandwidths_also_bits() {
+        let mib = 1024 * 1024;
+        for text in ["100MB", "100MB/s", "100MBps"] {
+            assert_eq!(parse_rate(text), Some(100 * mib), "{text}");
+        }
+        for text in ["fast", "100MB/s/s", "100MBpsps", "1.5MB/s", "", "/s"] {
+            assert_eq!(parse_rate(text), None, "{text}");
+        }
+        for (text, bytes) in [
+            ("1Gbps", 125_000_000),
+            ("100Mbps", 12_500_000),
+            ("800bps", 100),
+            ("125MB/s", 125 * mib),
+        ] {
+            assert_eq!(parse_bandwidth(text), Some(bytes), "{text}");
+        }
+        for text in ["very fast", "1Xbps", "bps", "-1Gbps", "99999999999Tbps"] {
+            assert_eq!(parse_bandwidth(text), None, "{text}");
         }
     }
 

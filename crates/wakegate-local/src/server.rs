@@ -175,7 +175,16 @@ impl LocalServer {
         let faults = FaultBox::default();
         let (sender, events) = mpsc::channel(64);
         let tasks = TaskTracker::new();
-        let driver = driver(&clock, config.driver, config.hello, &store, sender, &tasks).await?;
+        let driver = driver(
+            &clock,
+            config.driver,
+            config.hello,
+            &store,
+            sender,
+            &tasks,
+            &faults,
+        )
+        .await?;
         let fleet = Fleet::load(
             clock,
             store,
@@ -256,6 +265,7 @@ async fn driver(
     store: &Store,
     events: mpsc::Sender<DriverEvent>,
     tasks: &TaskTracker,
+    faults: &FaultBox,
 ) -> Result<Driver, LocalError> {
     let DriverChoice::Qemu(options) = choice else {
         let driver = ProcessDriver::new(clock.clone(), events, tasks.clone(), launcher);
@@ -295,6 +305,6 @@ async fn driver(
         Some(accelerator) => accelerator,
         None => detect_accelerator(config.clone(), &store.own("accelerator.json")).await,
     };
-    let driver = QemuDriver::new(clock.clone(), events, tasks.clone(), config);
+    let driver = QemuDriver::new(clock.clone(), events, tasks.clone(), faults.clone(), config);
     Ok(Driver::Qemu(driver.await))
 }

@@ -5,87 +5,12 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
-use wakegate_local::{Clock, DriverChoice, LocalConfig, LocalServer, OnExit};
+use tokio::time::sleep;
+
+mod plane;
+use plane::Plane;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// A control plane whose clock the test sets.
-struct Plane {
-    clock: Clock,
-    url: String,
-    http: reqwest::Client,
-    stop: CancellationToken,
-    tasks: TaskTracker,
-    _state: tempfile::TempDir,
-}
-
-impl Plane {
-    async fn start() -> Self {
-        let (clock, state) = (Clock::adjustable(), tempfile::tempdir().unwrap());
-        let config = LocalConfig {
-            address: ([127, 0, 0, 1], 0).into(),
-            state_dir: state.path().to_owned(),
-            auth: false,
-            hello: env!("CARGO_BIN_EXE_wakegate-local").into(),
-            on_exit: OnExit::Stop,
-            allow_faults: false,
-            driver: DriverChoice::Process,
-        };
-        let server = LocalServer::bind_with(config, clock.clone()).await.unwrap();
-        let url = format!("http://{}", server.address());
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let end = stop.clone().cancelled_owned();
-        tasks.spawn(async move { server.run(end).await.unwrap() });
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self {
-            clock,
-            url,
-            http,
-            stop,
-            tasks,
-            _state: state,
-        }
-    }
-
-    async fn create(&self, instance: Value) {
-        let call = self.http.post(format!("{}/instances", self.url));
-        let answer = call.json(&instance).send().await.unwrap();
-        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
-    }
-
-    /// The instance; null when there is none.
-    async fn get(&self, name: &str) -> Value {
-        let call = self.http.get(format!("{}/instances/{name}", self.url));
-        let answer = call.send().await.unwrap();
-        match answer.status().as_u16() {
-            200 => answer.json().await.unwrap(),
-            404 => Value::Null,
-            status => panic!("{status}"),
-        }
-    }
-
-    /// Waits a few seconds at most until the instance is as it should be.
-    async fn until(&self, name: &str, is_so: impl Fn(&Value) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            let instance = self.get(name).await;
-            if is_so(&instance) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{instance}");
-            sleep(Duration::from_millis(10)).await;
-        }
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_falls_asleep_after_an_hour_and_not_before() {
@@ -142,5 +67,57 @@ async fn an_instance_is_deleted_when_its_time_to_live_is_over() {
     plane.until("brief", |i| i["state"] == "Running").await;
     plane.clock.advance(61 * MINUTE);
     plane.until("brief", Value::is_null).await;
+    plane.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_runs_on_its_grid_however_often_it_is_set_and_however_late_it_is() {
+    let plane = Plane::start().await;
+    plane
+        .create(json!({
+            "name": "kept", "image": "local/exec", "cmd": ["/bin/sleep", "1000"],
+            "network": { "enabled": false },
+        }))
+        .await;
+    let path = "/instances/kept/snapshot-schedule";
+    let set = async |interval: &str, count: i64| {
+        let schedule = json!({ "interval": interval, "retention": { "max_count": count } });
+        let (status, schedule) = plane.call("PUT", path, Some(schedule)).await;
+        assert_eq!(status, 200, "{schedule}");
+        schedule
+    };
+    let time = |schedule: &Value, field: &str| -> jiff::Timestamp {
+        schedule[field].as_str().unwrap().parse().unwrap()
+    };
+    let planned = time(&set("10m", 3).await, "next_run_at");
+    // Whoever reconciles more often than the interval gets its snapshots all the same.
+    for count in 1..=4 {
+        plane.clock.advance(2 * MINUTE);
+        let again = set("10m0s", count).await;
+        assert_eq!(time(&again, "next_run_at"), planned, "{again}");
+        assert_eq!(again["last_run_at"], Value::Null, "{again}");
+    }
+    // Late by three and a half intervals: one run, and the next one on the grid.
+    plane.clock.advance(38 * MINUTE);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let ran = loop {
+        let (_, schedule) = plane.call("GET", path, None).await;
+        // Processes have no snapshots, and the schedule says so.
+        if schedule["last_error"].is_string() {
+            break schedule;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{schedule}");
+        sleep(Duration::from_millis(10)).await;
+    };
+    let (ran_at, next) = (time(&ran, "last_run_at"), time(&ran, "next_run_at"));
+    let interval = 600_000;
+    let off = next.duration_since(planned).as_millis();
+    assert_eq!(off % interval, 0, "{planned} {ran}");
+    let left = next.duration_since(ran_at).as_millis();
+    assert!((1..=interval).contains(&left), "{ran}");
+    // Another interval begins another grid.
+    let other = set("1h", 1).await;
+    assert!(time(&other, "next_run_at") > next, "{other}");
+    assert_eq!(other["last_run_at"], ran["last_run_at"], "{other}");
     plane.end().await;
 }

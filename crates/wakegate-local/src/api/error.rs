@@ -1,14 +1,19 @@
 //! Errors as the API answers them.
 //!
 //! Guarantees: the contract's two dialects (A.2): handlers use a `snake_case` code, the validator
-//! and the router the status' reason phrase; the body is always valid JSON.
+//! and the router the status' reason phrase; the body is always valid JSON, whoever has found the
+//! error.
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::body::to_bytes;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::error::Error;
+
+/// The longest text of the framework's that becomes a message.
+const LONGEST_TEXT: usize = 4096;
 
 /// An error as the API answers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +43,11 @@ impl ApiError {
         )
     }
 
+    #[cfg(test)]
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(super) fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
         Error::invalid(code, message).into()
     }
@@ -52,6 +62,15 @@ impl ApiError {
         Self::validator(StatusCode::UNAUTHORIZED, message)
     }
 
+    /// The error of a caller who may not do this, whatever it shows.
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::validator(StatusCode::FORBIDDEN, message)
+    }
+
+    pub(super) fn unsupported_media_type(message: impl Into<String>) -> Self {
+        Self::validator(StatusCode::UNSUPPORTED_MEDIA_TYPE, message)
+    }
+
     pub(super) fn no_operation() -> Self {
         Self::validator(StatusCode::NOT_FOUND, "no matching operation was found")
     }
@@ -62,6 +81,11 @@ impl ApiError {
 
     pub(super) fn not_found(message: &str) -> Self {
         Error::NotFound(message.to_owned()).into()
+    }
+
+    pub(super) fn platform_not_available(platform: &str) -> Self {
+        let message = format!("the image is not available for platform {platform}");
+        Self::new(StatusCode::NOT_FOUND, "platform_not_available", message)
     }
 
     pub(super) fn log_not_found() -> Self {
@@ -102,10 +126,41 @@ impl From<Error> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (
-            self.status,
-            Json(json!({ "code": self.code, "message": self.message })),
-        )
-            .into_response()
+        let body = Json(json!({ "code": self.code, "message": self.message }));
+        let mut response = (self.status, body).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            // RFC 9110 §11.6.1 wants it in every 401.
+            let scheme = HeaderValue::from_static("Bearer");
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
     }
+}
+
+/// Gives an error that the framework has found (a body that is too long, a path that is no text)
+/// the API's form.
+pub(super) async fn speak_the_dialect(response: Response) -> Response {
+    let status = response.status();
+    let is_json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if is_json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (mut head, body) = response.into_parts();
+    let text = to_bytes(body, LONGEST_TEXT).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let message = match text.trim() {
+        "" => status.canonical_reason().unwrap_or_default(),
+        text => text,
+    };
+    let mut response = ApiError::validator(status, message).into_response();
+    // What else was said goes on, such as `Allow`.
+    head.headers.remove(header::CONTENT_TYPE);
+    head.headers.remove(header::CONTENT_LENGTH);
+    response.headers_mut().extend(head.headers);
+    response
 }

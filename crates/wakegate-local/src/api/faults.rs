@@ -14,6 +14,8 @@ use futures_util::stream;
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::error::ApiError;
+use super::extract::required;
 use crate::faults::{FaultBox, Faults, chance};
 
 /// Longer than any client waits.
@@ -25,10 +27,11 @@ pub(super) async fn show(State(faults): State<FaultBox>) -> Json<Faults> {
 
 pub(super) async fn change(
     State(faults): State<FaultBox>,
-    Json(requested): Json<Faults>,
-) -> Json<Faults> {
+    body: Bytes,
+) -> Result<Json<Faults>, ApiError> {
+    let requested: Faults = required(&body)?;
     faults.set(requested);
-    Json(requested)
+    Ok(Json(requested))
 }
 
 /// Puts the faults between a call and its handler.

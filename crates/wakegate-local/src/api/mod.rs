@@ -1,11 +1,14 @@
 //! The HTTP face of the local control plane.
 //!
 //! Guarantees: a request fails in the contract's order (A.2): route, method, token, parameters,
-//! `{id}`, handler; handlers only translate, the fleet decides.
+//! `{id}`, handler; handlers only translate, the fleet decides; every error has the API's form;
+//! without a token no web page is answered.
 
+mod create;
 mod error;
 mod extract;
 mod faults;
+mod guard;
 mod ingresses;
 mod instances;
 mod logs;
@@ -18,7 +21,7 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State, State as Shared};
 use axum::http::header;
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -29,9 +32,10 @@ use crate::faults::FaultBox;
 use crate::fleet::Fleet;
 use error::ApiError;
 
-/// Every route. Without a `token` everybody is let in.
+/// Every route. Without a `token` every program is let in, and no web page.
 pub(crate) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<FaultBox>) -> Router {
     let token: Option<Arc<str>> = token.map(Into::into);
+    let is_open = token.is_none();
     let router = Router::new()
         .route("/instances", get(instances::list).post(instances::create))
         .route(
@@ -96,14 +100,19 @@ pub(crate) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<Fa
             )
             .route_layer(from_fn_with_state(faults, faults::disturb)),
     };
-    router
+    let router = router
         .route_layer(from_fn_with_state(token, authenticate))
         .route("/health", get(async || Json(json!({ "status": "ok" }))))
         .route("/openapi.json", get(openapi))
         .route("/spec.json", get(openapi))
         .fallback(async || ApiError::no_operation())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
-        .layer(from_fn(rest::read_rest))
+        .layer(map_response(error::speak_the_dialect));
+    let router = match is_open {
+        true => router.layer(from_fn(guard::keep_pages_out)),
+        false => router,
+    };
+    router.layer(from_fn(rest::read_rest))
 }
 
 async fn authenticate(
@@ -144,10 +153,7 @@ async fn capabilities(Shared(fleet): Shared<Arc<Fleet>>) -> Json<Value> {
     if let (Some(gateway), Value::Object(fields)) = (gateway, &mut network) {
         fields.insert("gateway".to_owned(), json!(gateway));
     }
-    let platform = match std::env::consts::ARCH {
-        "aarch64" => "linux/arm64",
-        _ => "linux/amd64",
-    };
+    let platform = create::own_platform();
     Json(json!({
         "server": { "version": env!("CARGO_PKG_VERSION"), "api_version": "0.3.0" },
         "host": { "os": std::env::consts::OS, "arch": platform.trim_start_matches("linux/") },

@@ -39,6 +39,7 @@ pub(super) async fn wait(
     let invalid = |text: &str| ApiError::bad_request("invalid_timeout", text);
     let timeout: GoDuration = query
         .text("timeout")
+        .filter(|text| !text.is_empty())
         .unwrap_or("60s")
         .parse()
         .map_err(|_| invalid("timeout is not a duration"))?;
@@ -83,6 +84,10 @@ pub(super) async fn stat(
         let text = format!("instance must be running (current state: {state})");
         return Err(ApiError::conflict("invalid_state", text));
     }
+    if instance.record().spec.skip_guest_agent {
+        let text = "instance has no guest agent (skip_guest_agent)";
+        return Err(ApiError::conflict("invalid_state", text));
+    }
     let found = fleet.driver.look(&instance.id, path, follow).await;
     let found = found.map_err(|error| {
         tracing::warn!(instance = %instance.id, %error, "cannot look at a path");
@@ -99,7 +104,8 @@ pub(super) async fn stats(
     let usage = fleet.driver.usage(&instance.id);
     let traffic = fleet.driver.traffic(&instance.id);
     let record = instance.record();
-    let allocated = record.spec.size + record.spec.hotplug_size.unwrap_or(0);
+    let allocated = record.spec.size;
+    let allocated = allocated.saturating_add(record.spec.hotplug_size.unwrap_or(0));
     let ratio = (allocated > 0).then(|| usage.memory_rss_bytes as f64 / allocated as f64);
     Ok(Json(without_nulls(json!({
         "instance_id": record.spec.id,

@@ -19,7 +19,8 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Frame, SizeHint};
 use tokio::time::timeout;
 
-const MOST: usize = 1024 * 1024;
+/// More than a body that is taken, so that one which is too long hears so (413).
+const MOST: usize = 4 * 1024 * 1024;
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// A body of which somebody else may read the rest.

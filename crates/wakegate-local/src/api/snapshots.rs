@@ -11,29 +11,29 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::StatusCode;
-use jiff::SignedDuration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::extract::{Query, required};
-use super::instances::{NAME_RULE, view};
-use super::verbs::{Compression, target_state, to_its_end};
+use super::extract::{Query, optional, required};
+use super::instances::{amend, lock, view};
+use super::verbs::{target_state, to_its_end};
 use crate::fleet::{Fleet, SnapshotRequest};
-use crate::scalars::{are_tags, have_tags, is_name};
+use crate::policy::compression::{Compression, CompressionRequest};
+use crate::policy::schedule::ScheduleRequest;
+use crate::scalars::{NAME_RULE, are_tags, have_tags, is_name};
 use crate::state::State;
 use crate::store::{Schedule, Snapshot, SnapshotKind, without_nulls};
-use hypeman::GoDuration;
 
 #[derive(Deserialize)]
 struct CreateRequest {
     kind: String,
     name: Option<String>,
     tags: Option<BTreeMap<String, String>>,
-    compression: Option<Compression>,
+    compression: Option<CompressionRequest>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct RestoreRequest {
     target_state: Option<String>,
     target_hypervisor: Option<String>,
@@ -46,18 +46,13 @@ struct ForkRequest {
     target_hypervisor: Option<String>,
 }
 
+/// A volume to attach, which upstream's schema looks at before its server refuses it.
 #[derive(Deserialize)]
-struct ScheduleRequest {
-    interval: String,
-    retention: Retention,
-    name_prefix: Option<String>,
-    metadata: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize)]
-struct Retention {
-    max_count: Option<i64>,
-    max_age: Option<String>,
+struct AttachRequest {
+    #[serde(rename = "mount_path")]
+    _mount_path: String,
+    #[serde(rename = "readonly")]
+    _readonly: Option<bool>,
 }
 
 fn invalid(message: &str) -> ApiError {
@@ -85,7 +80,10 @@ pub(super) async fn create(
         return Err(invalid("tags are not valid"));
     }
     if let Some(compression) = &request.compression {
-        compression.check()?;
+        let compression = Compression::accept(compression, "invalid_snapshot_compression")?;
+        if compression.enabled && kind == SnapshotKind::Stopped {
+            return Err(invalid("compression is for Standby snapshots alone"));
+        }
     }
     let request = SnapshotRequest {
         kind,
@@ -107,16 +105,23 @@ fn target(snapshot: &Snapshot, requested: Option<&String>) -> Result<State, ApiE
     }
 }
 
-/// A snapshot of a VM fits no other hypervisor.
-fn check_hypervisor(fleet: &Fleet, requested: Option<&String>) -> Result<(), ApiError> {
+/// Memory fits the hypervisor alone that has written it, so that it may not even be named for a
+/// Standby snapshot; a Stopped one has no memory, and starts with the hypervisor that there is.
+fn check_hypervisor(
+    fleet: &Fleet,
+    snapshot: &Snapshot,
+    requested: Option<&String>,
+) -> Result<(), ApiError> {
     let requested = requested
         .map(String::as_str)
         .filter(|text| !text.is_empty());
-    match requested {
-        Some(name) if Some(name) != fleet.driver.hypervisor() => {
-            Err(invalid("target_hypervisor: there is no other here"))
-        }
-        _ => Ok(()),
+    let Some(name) = requested else {
+        return Ok(());
+    };
+    match snapshot.kind {
+        SnapshotKind::Standby => Err(invalid("target_hypervisor is for Stopped snapshots alone")),
+        SnapshotKind::Stopped if Some(name) == fleet.driver.hypervisor() => Ok(()),
+        SnapshotKind::Stopped => Err(invalid("target_hypervisor: there is no such here")),
     }
 }
 
@@ -125,14 +130,14 @@ pub(super) async fn restore(
     Path((id, snapshot)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    let request: RestoreRequest = required(&body)?;
+    let request: RestoreRequest = optional(&body)?;
     let instance = fleet.resolve(&id).await?;
     let missing = |_| ApiError::not_found("instance or snapshot not found");
     let snapshot = fleet.find_snapshot(&snapshot).map_err(missing)?;
     if snapshot.source() != instance.id {
-        return Err(ApiError::not_found("instance or snapshot not found"));
+        return Err(invalid("the snapshot is of another instance"));
     }
-    check_hypervisor(&fleet, request.target_hypervisor.as_ref())?;
+    check_hypervisor(&fleet, &snapshot, request.target_hypervisor.as_ref())?;
     let target = target(&snapshot, request.target_state.as_ref())?;
     to_its_end(&fleet, &instance, |owner, instance| async move {
         owner.restore_snapshot(&instance, &snapshot, target).await
@@ -150,7 +155,7 @@ pub(super) async fn fork(
     if !is_name(&request.name) {
         return Err(invalid(NAME_RULE));
     }
-    check_hypervisor(&fleet, request.target_hypervisor.as_ref())?;
+    check_hypervisor(&fleet, &snapshot, request.target_hypervisor.as_ref())?;
     let target = target(&snapshot, request.target_state.as_ref())?;
     let (owner, name) = (Arc::clone(&fleet), request.name);
     let forked = fleet.detached(async move { owner.fork_snapshot(&snapshot, name, target).await });
@@ -231,58 +236,9 @@ pub(super) async fn set_schedule(
 ) -> Result<Json<Value>, ApiError> {
     let request: ScheduleRequest = required(&body)?;
     let instance = fleet.resolve(&id).await?;
-    let interval: GoDuration = request
-        .interval
-        .parse()
-        .map_err(|_| invalid("interval is not a duration"))?;
-    if interval.nanos() < 60_000_000_000 {
-        return Err(invalid("interval must be at least 1m"));
-    }
-    let age = request
-        .retention
-        .max_age
-        .as_deref()
-        .map(str::parse::<GoDuration>)
-        .transpose();
-    let age = age.map_err(|_| invalid("retention.max_age is not a duration"))?;
-    let count = request.retention.max_count;
-    if (age.is_none() && count.is_none()) || count.is_some_and(|count| count < 0) {
-        return Err(invalid("retention needs max_count or max_age"));
-    }
-    if request
-        .name_prefix
-        .as_ref()
-        .is_some_and(|prefix| prefix.len() > 47)
-    {
-        return Err(invalid("name_prefix must be at most 47 characters"));
-    }
-    let metadata = request.metadata.unwrap_or_default();
-    if !are_tags(&metadata) {
-        return Err(invalid("metadata is not valid"));
-    }
-    let now = fleet.clock.now();
-    let step = SignedDuration::from_nanos(interval.nanos());
-    let next_run_at = now
-        .checked_add(step)
-        .map_err(|_| invalid("interval is too long"))?;
     let _guard = instance.lock_living().await?;
-    let schedule = {
-        let before = instance.record().spec.schedule.clone();
-        Schedule {
-            interval,
-            retention: without_nulls(json!({ "max_count": count, "max_age": age })),
-            name_prefix: request.name_prefix,
-            metadata,
-            next_run_at,
-            created_at: before.as_ref().map_or(now, |schedule| schedule.created_at),
-            updated_at: now,
-            last_run_at: before.as_ref().and_then(|schedule| schedule.last_run_at),
-            last_snapshot_id: before
-                .as_ref()
-                .and_then(|schedule| schedule.last_snapshot_id.clone()),
-            last_error: before.and_then(|schedule| schedule.last_error),
-        }
-    };
+    let before = instance.record().spec.schedule.clone();
+    let schedule = Schedule::accept(request, &instance.id, before.as_ref(), fleet.clock.now())?;
     fleet.update(&instance, |record| {
         record.spec.schedule = Some(schedule.clone());
     })?;
@@ -305,7 +261,9 @@ pub(super) async fn delete_schedule(
 pub(super) async fn attach_volume(
     Shared(fleet): Shared<Arc<Fleet>>,
     Path((id, _volume)): Path<(String, String)>,
+    body: Bytes,
 ) -> Result<StatusCode, ApiError> {
+    let _request: AttachRequest = required(&body)?;
     fleet.resolve(&id).await?;
     Err(ApiError::not_implemented(
         "volume attachment not yet implemented",

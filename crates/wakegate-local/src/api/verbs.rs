@@ -11,29 +11,21 @@ use serde_json::Value;
 
 use super::error::ApiError;
 use super::extract::{optional, required};
-use super::instances::{NAME_RULE, view};
+use super::instances::view;
 use crate::error::Error;
-use crate::fleet::Fleet;
-use crate::scalars::is_name;
+use crate::fleet::{EXEC_IMAGE, Fleet};
+use crate::policy::compression::{Compression, CompressionRequest, accept_delay};
+use crate::scalars::{NAME_RULE, are_words, is_name};
 use crate::state::State;
 use crate::store::Instance;
-use hypeman::GoDuration;
 
 #[derive(Default, Deserialize)]
 struct StandbyRequest {
-    compression: Option<Compression>,
+    compression: Option<CompressionRequest>,
     compression_delay: Option<String>,
 }
 
-/// The compression of memory that a caller asks for.
-#[derive(Deserialize)]
-pub(super) struct Compression {
-    enabled: bool,
-    algorithm: Option<String>,
-    level: Option<i64>,
-}
-
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct StartRequest {
     entrypoint: Option<Vec<String>>,
     cmd: Option<Vec<String>>,
@@ -46,43 +38,16 @@ struct ForkRequest {
     target_state: Option<String>,
 }
 
-// === impl Compression ===
-
-impl Compression {
-    /// Checks algorithm and level, which are ignored when it is off (contract A.6).
-    pub(super) fn check(&self) -> Result<(), ApiError> {
-        let bad = |text: &str| Err(ApiError::bad_request("invalid_snapshot_compression", text));
-        let level = self.level;
-        match self.algorithm.as_deref().unwrap_or("zstd") {
-            _ if !self.enabled => Ok(()),
-            "zstd" if level.is_some_and(|level| !(1..=19).contains(&level)) => {
-                bad("zstd level must be between 1 and 19")
-            }
-            "lz4" if level.is_some_and(|level| !(0..=9).contains(&level)) => {
-                bad("lz4 level must be between 0 and 9")
-            }
-            "zstd" | "lz4" => Ok(()),
-            _ => bad("algorithm must be zstd or lz4"),
-        }
-    }
-}
-
 // === impl StandbyRequest ===
 
 impl StandbyRequest {
-    fn check(&self) -> Result<(), ApiError> {
+    fn check(&self) -> Result<(), Error> {
         if let Some(compression) = &self.compression {
-            compression.check()?;
+            Compression::accept(compression, "invalid_snapshot_compression")?;
         }
-        let delay = self
-            .compression_delay
-            .as_deref()
-            .map(str::parse::<GoDuration>);
-        if delay.is_some_and(|delay| !delay.is_ok_and(|delay| delay.nanos() >= 0)) {
-            return Err(ApiError::bad_request(
-                "invalid_compression_delay",
-                "invalid duration",
-            ));
+        let delay = self.compression_delay.as_deref();
+        if let Some(delay) = delay.filter(|text| !text.is_empty()) {
+            accept_delay(delay, "invalid_compression_delay")?;
         }
         Ok(())
     }
@@ -142,13 +107,39 @@ pub(super) async fn restore(
     .await
 }
 
+/// Checks that an instance which is to be started has a program then.
+fn check_program(
+    instance: &Instance,
+    entrypoint: Option<&Vec<String>>,
+    cmd: Option<&Vec<String>>,
+) -> Result<(), ApiError> {
+    let invalid = |text: &str| Err(ApiError::bad_request("invalid_request", text));
+    let record = instance.record();
+    let spec = &record.spec;
+    let entrypoint = entrypoint.or(spec.entrypoint.as_ref());
+    let words = || {
+        entrypoint
+            .into_iter()
+            .chain(cmd.or(spec.cmd.as_ref()))
+            .flatten()
+    };
+    if !are_words(words()) {
+        return invalid("entrypoint and cmd must not contain a NUL");
+    }
+    if record.state == State::Stopped && spec.image == EXEC_IMAGE && words().next().is_none() {
+        return invalid("local/exec needs entrypoint or cmd");
+    }
+    Ok(())
+}
+
 pub(super) async fn start(
     Shared(fleet): Shared<Arc<Fleet>>,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    let StartRequest { entrypoint, cmd } = required(&body)?;
+    let StartRequest { entrypoint, cmd } = optional(&body)?;
     let instance = fleet.resolve(&id).await?;
+    check_program(&instance, entrypoint.as_ref(), cmd.as_ref())?;
     to_its_end(&fleet, &instance, |owner, target| async move {
         owner.start(&target, entrypoint, cmd).await
     })

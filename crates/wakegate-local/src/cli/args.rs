@@ -98,7 +98,7 @@ pub struct LocalArguments {
     /// `~/.local/state/wakegate`].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// Let everybody in who can connect, without a token.
+    /// Let every program in that can connect, without a token, and no web page.
     #[arg(long)]
     pub no_auth: bool,
     /// Let `/_test/faults` switch faults on, for tests.

@@ -42,8 +42,10 @@ impl Fleet {
             if table.is_none() {
                 table = self.driver.connections().ok();
             }
-            // A table that cannot be read counts as busy.
-            let Some(table) = &table else { continue };
+            let Some(table) = &table else {
+                instance.record().countdown.lose_sight();
+                continue;
+            };
             let due = self.observe(&instance, table, now);
             let idle = policy.idle_timeout.and_then(GoDuration::to_std);
             shortest = shortest.into_iter().chain(idle).min();
@@ -71,7 +73,7 @@ impl Fleet {
             (
                 record.spec.expires_at.is_some_and(|at| at <= now),
                 state == State::Stopped && record.restarts.is_due(now),
-                schedule.is_some_and(|schedule| schedule.next_run_at <= now),
+                schedule.is_some_and(|schedule| schedule.is_due(now)),
             )
         };
         if !(expired || restart || scheduled) || !instance.attend() {

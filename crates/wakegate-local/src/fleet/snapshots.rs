@@ -290,31 +290,29 @@ impl Fleet {
         };
         let now = self.clock.now();
         let schedule = instance.record().spec.schedule.clone();
-        let Some(schedule) = schedule.filter(|schedule| schedule.next_run_at <= now) else {
+        let Some(schedule) = schedule.filter(|schedule| schedule.is_due(now)) else {
             return;
         };
         let noted = self.update(instance, |record| {
             if let Some(schedule) = &mut record.spec.schedule {
-                schedule.last_run_at = Some(now);
-                schedule.next_run_at = schedule.next_after(now);
+                schedule.begin_run(now);
             }
         });
         if let Err(error) = noted {
             // Due again, but not at once.
             if let Some(schedule) = &mut instance.record().spec.schedule {
+                schedule.begin_run(now);
                 schedule.last_error = Some(error.to_string());
-                schedule.next_run_at = schedule.next_after(now);
             }
             return;
         }
-        let prefix = schedule.name_prefix.as_deref().unwrap_or("scheduled");
         let request = SnapshotRequest {
             kind: match instance.state() == State::Stopped {
                 true => SnapshotKind::Stopped,
                 false => SnapshotKind::Standby,
             },
-            name: Some(format!("{prefix}-{}", now.as_millisecond())),
-            tags: schedule.metadata.clone(),
+            name: Some(schedule.snapshot_name(now)),
+            tags: schedule.snapshot_tags(&instance.id),
             scheduled: true,
         };
         let result = self.make_snapshot(instance, request).await;
@@ -428,15 +426,6 @@ mod tests {
             in_use: Arc::default(),
         };
         (0..5).map(snapshot).collect()
-    }
-
-    #[test]
-    fn a_schedule_keeps_its_cadence_over_a_gap() {
-        let schedule = schedule(json!({ "max_count": 1 }));
-        let half = at(3).checked_add(SignedDuration::from_secs(30)).unwrap();
-        for (now, next) in [(at(0), at(1)), (at(3), at(4)), (half, at(4))] {
-            assert_eq!(schedule.next_after(now), next, "{now}");
-        }
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! The parts of an image, and where this machine keeps them.
 //!
 //! Guarantees: the kernel's modules are those of the kernel's own version; a part that is not there
-//! is named together with the package that has it.
+//! is named together with the package that has it; every file that an image is made of is in its
+//! fingerprint.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -37,6 +40,18 @@ pub struct ImageSource {
     pub initrd: Option<PathBuf>,
 }
 
+/// The files that an image is made of.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) kernel: PathBuf,
+    pub(super) initrd: Option<PathBuf>,
+    /// Names in the image, and files.
+    pub(super) modules: Vec<(String, PathBuf)>,
+    pub(super) busybox: PathBuf,
+    pub(super) program: PathBuf,
+    pub(super) libraries: Vec<(String, PathBuf)>,
+}
+
 /// The bytes that an image is made of.
 pub(super) struct Parts {
     pub(super) kernel: Vec<u8>,
@@ -48,40 +63,92 @@ pub(super) struct Parts {
     pub(super) libraries: Vec<(String, Vec<u8>)>,
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
-    fs::read(path).map_err(|source| ImageError::Read {
+fn cannot_read(path: &Path, source: io::Error) -> ImageError {
+    ImageError::Read {
         path: path.to_owned(),
         source,
-    })
+    }
 }
 
-pub(super) fn find(source: &ImageSource) -> Result<Parts, ImageError> {
-    let kernel = match &source.kernel {
-        Some(path) => path.clone(),
-        None => newest_kernel(Path::new("/boot"))?,
-    };
-    let modules = source.modules.clone().or_else(|| modules_of(&kernel));
-    let busybox = busybox()?;
-    let commands = Command::new(&busybox)
-        .arg("--list")
-        .output()
-        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
-        .map_err(|error| ImageError::Read {
-            path: busybox.clone(),
-            source: error,
-        })?;
-    Ok(Parts {
-        kernel: read(&kernel)?,
-        initrd: source.initrd.as_deref().map(read).transpose()?,
-        modules: match &modules {
-            Some(dir) => read_modules(dir)?,
-            None => Vec::new(),
-        },
-        busybox: read(&busybox)?,
-        commands: commands.lines().map(str::to_owned).collect(),
-        program: without_debug_information(read(&source.program)?),
-        libraries: libraries(&source.program)?,
-    })
+fn read(path: &Path) -> Result<Vec<u8>, ImageError> {
+    fs::read(path).map_err(|source| cannot_read(path, source))
+}
+
+// === impl Places ===
+
+impl Places {
+    /// Finds the parts, of which those that the user names must be there.
+    pub(super) fn find(source: &ImageSource) -> Result<Self, ImageError> {
+        let kernel = match &source.kernel {
+            Some(path) => path.clone(),
+            None => newest_kernel(Path::new("/boot"))?,
+        };
+        let modules = match &source.modules {
+            Some(dir) => {
+                fs::read_dir(dir).map_err(|error| cannot_read(dir, error))?;
+                find_modules(dir)
+            }
+            None => modules_of(&kernel).map_or_else(Vec::new, |dir| find_modules(&dir)),
+        };
+        Ok(Self {
+            kernel,
+            initrd: source.initrd.clone(),
+            modules,
+            busybox: busybox()?,
+            program: source.program.clone(),
+            libraries: libraries(&source.program)?,
+        })
+    }
+
+    /// A line for each file: its path, its length in bytes and the time of its last change in
+    /// nanoseconds. Another image has another fingerprint.
+    pub(super) fn fingerprint(&self) -> Result<String, ImageError> {
+        let Self {
+            kernel,
+            initrd,
+            modules,
+            busybox,
+            program,
+            libraries,
+        } = self;
+        let named = modules.iter().chain(libraries);
+        let named = named.map(|(name, path)| (name.as_str(), path));
+        let single = [
+            ("kernel", kernel),
+            ("busybox", busybox),
+            ("program", program),
+        ];
+        let initrd = initrd.iter().map(|path| ("initrd", path));
+        let mut text = String::new();
+        for (name, path) in single.into_iter().chain(initrd).chain(named) {
+            let info = path.metadata().map_err(|error| cannot_read(path, error))?;
+            let (seconds, nanos, length) = (info.mtime(), info.mtime_nsec(), info.len());
+            let path = path.display();
+            let line = format!("{name} {path} {length} {seconds}.{nanos:09}\n");
+            text.push_str(&line);
+        }
+        Ok(text)
+    }
+
+    /// Reads the parts.
+    pub(super) fn read(&self) -> Result<Parts, ImageError> {
+        let commands = Command::new(&self.busybox).arg("--list").output();
+        let commands = commands.map_err(|error| cannot_read(&self.busybox, error))?;
+        let commands = String::from_utf8_lossy(&commands.stdout).into_owned();
+        let unpack = |(name, path): &(String, PathBuf)| Ok((name.clone(), unpacked(path)?));
+        let load = |(name, path): &(String, PathBuf)| Ok((name.clone(), read(path)?));
+        let modules: Result<_, ImageError> = self.modules.iter().map(unpack).collect();
+        let libraries: Result<_, ImageError> = self.libraries.iter().map(load).collect();
+        Ok(Parts {
+            kernel: read(&self.kernel)?,
+            initrd: self.initrd.as_deref().map(read).transpose()?,
+            modules: modules?,
+            busybox: read(&self.busybox)?,
+            commands: commands.lines().map(str::to_owned).collect(),
+            program: without_debug_information(read(&self.program)?),
+            libraries: libraries?,
+        })
+    }
 }
 
 /// The newest kernel that has modules; one that is made for VMs comes before the others.
@@ -116,22 +183,22 @@ fn busybox() -> Result<PathBuf, ImageError> {
     found.ok_or(missing)
 }
 
-fn read_modules(dir: &Path) -> Result<Vec<(String, Vec<u8>)>, ImageError> {
+fn find_modules(dir: &Path) -> Vec<(String, PathBuf)> {
     let mut files = Vec::new();
     collect(&dir.join("kernel"), &mut files);
     let mut modules = Vec::new();
     for module in MODULES {
-        let matches = |path: &&PathBuf| {
+        let matches = |path: &PathBuf| {
             let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
             name.split('.')
                 .next()
                 .is_some_and(|stem| stem.replace('-', "_") == module)
         };
-        if let Some(path) = files.iter().find(matches) {
-            modules.push((format!("{module}.ko"), unpacked(path)?));
+        if let Some(index) = files.iter().position(matches) {
+            modules.push((format!("{module}.ko"), files.swap_remove(index)));
         }
     }
-    Ok(modules)
+    modules
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
@@ -171,12 +238,9 @@ fn unpacked(path: &Path) -> Result<Vec<u8>, ImageError> {
 
 /// The shared libraries that `program` is loaded with, by the loader's own word; the loader itself
 /// is `ld.so`. None of a static program.
-fn libraries(program: &Path) -> Result<Vec<(String, Vec<u8>)>, ImageError> {
+fn libraries(program: &Path) -> Result<Vec<(String, PathBuf)>, ImageError> {
     let output = Command::new("ldd").arg(program).output();
-    let output = output.map_err(|source| ImageError::Read {
-        path: "ldd".into(),
-        source,
-    })?;
+    let output = output.map_err(|source| cannot_read(Path::new("ldd"), source))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let paths: BTreeSet<&str> = text
         .split_ascii_whitespace()
@@ -189,7 +253,7 @@ fn libraries(program: &Path) -> Result<Vec<(String, Vec<u8>)>, ImageError> {
             true => "ld.so".to_owned(),
             false => name.into_owned(),
         };
-        found.push((name, read(path)?));
+        found.push((name, path.to_owned()));
     }
     Ok(found)
 }

@@ -28,6 +28,9 @@ pub(crate) struct Countdown {
     /// The number of connections that counted at the last look.
     #[serde(skip)]
     pub(crate) active: u64,
+    /// Whether its connections could not be counted at the last look.
+    #[serde(skip)]
+    unseen: bool,
 }
 
 /// What decides whether the policy applies.
@@ -111,6 +114,7 @@ impl Countdown {
     /// which may have happened between two looks.
     pub(crate) fn observe(&mut self, now: Timestamp, active: u64, last_event: Option<Timestamp>) {
         self.active = active;
+        self.unseen = false;
         if active > 0 {
             self.idle_since = None;
             self.requested = false;
@@ -125,6 +129,15 @@ impl Countdown {
         } else if self.idle_since.is_none() {
             self.idle_since = Some(now);
         }
+    }
+
+    /// Notes that connections cannot be counted: the instance counts as busy, and its countdown
+    /// begins anew when they can (contract B.5).
+    pub(crate) fn lose_sight(&mut self) {
+        self.active = 0;
+        self.unseen = true;
+        self.idle_since = None;
+        self.requested = false;
     }
 
     /// The end of the countdown, if there is one.
@@ -154,6 +167,7 @@ impl Countdown {
             (Some(_), None, _) => ("disabled", "policy_disabled"),
             (_, _, Some(reason)) => ("ineligible", reason),
             _ if self.requested => ("standby_requested", "ready_for_standby"),
+            _ if self.unseen => ("error", "observer_error"),
             _ if self.active > 0 => ("active", "active_inbound_connections"),
             _ if deadline.is_some_and(|at| at <= now) => ("ready_for_standby", "ready_for_standby"),
             _ => ("idle_countdown", "idle_timeout_not_elapsed"),
@@ -248,6 +262,18 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_seen_counts_as_busy_and_the_countdown_begins_anew() {
+        let mut countdown = Countdown::default();
+        countdown.restart(at(0));
+        countdown.lose_sight();
+        assert_eq!(countdown.deadline(&policy()), None);
+        countdown.observe(at(30), 0, None);
+        assert_eq!(countdown.deadline(&policy()), Some(at(40)));
+        let status = countdown.status(Some(&policy()), RUNNING, at(31));
+        assert_eq!(status.status, "idle_countdown");
+    }
+
+    #[test]
     fn the_status_follows_the_contracts_precedence() {
         let off = Policy::default();
         let stopped = Circumstances {
@@ -272,6 +298,9 @@ mod tests {
             requested: true,
             ..idle.clone()
         };
+        let mut blind = Countdown::default();
+        blind.restart(at(0));
+        blind.lose_sight();
         let on = policy();
         for (countdown, policy, circumstances, now, expected) in [
             (&idle, None, RUNNING, at(1), ("disabled", "policy_missing")),
@@ -303,6 +332,13 @@ mod tests {
                 RUNNING,
                 at(1),
                 ("standby_requested", "ready_for_standby"),
+            ),
+            (
+                &blind,
+                Some(&on),
+                RUNNING,
+                at(11),
+                ("error", "observer_error"),
             ),
             (
                 &busy,

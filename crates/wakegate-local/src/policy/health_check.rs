@@ -123,6 +123,15 @@ enum Verdict {
     Unhealthy,
 }
 
+/// The ways into an instance.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Access {
+    /// Whether it has a network.
+    pub(crate) network: bool,
+    /// Whether commands can be run beside its program.
+    pub(crate) agent: bool,
+}
+
 fn nanos(name: &str, text: Option<&String>, default: i64) -> Result<i64, Error> {
     let bad = || invalid(&format!("{name} is not a duration"));
     let Some(text) = text.filter(|text| !text.is_empty()) else {
@@ -148,7 +157,7 @@ impl HealthCheck {
     /// `None` is "no check", which `type: none` asks for.
     pub(crate) fn accept(
         request: HealthCheckRequest,
-        network_enabled: bool,
+        access: Access,
     ) -> Result<Option<Self>, Error> {
         let HealthCheckRequest {
             r#type,
@@ -200,8 +209,12 @@ impl HealthCheck {
             }
             _ => return Err(invalid("type must be none, http, tcp or exec")),
         };
-        if !network_enabled && !matches!(probe, Probe::Exec(_)) {
-            return Err(invalid(&format!("type {kind} needs a network")));
+        let (way, is_there) = match &probe {
+            Probe::Http(_) | Probe::Tcp(_) => ("a network", access.network),
+            Probe::Exec(_) => ("the guest agent, which is skipped", access.agent),
+        };
+        if !is_there {
+            return Err(invalid(&format!("type {kind} needs {way}")));
         }
         let interval = nanos("interval", interval.as_ref(), 10 * SECOND)?;
         let timeout = nanos("timeout", timeout.as_ref(), 2 * SECOND)?;
@@ -332,7 +345,11 @@ mod tests {
     use super::*;
 
     fn accept(check: Value) -> Result<Option<HealthCheck>, Error> {
-        HealthCheck::accept(serde_json::from_value(check).unwrap(), true)
+        let everything = Access {
+            network: true,
+            agent: true,
+        };
+        HealthCheck::accept(serde_json::from_value(check).unwrap(), everything)
     }
 
     fn at(seconds: i64) -> Timestamp {
@@ -372,11 +389,20 @@ mod tests {
         ] {
             assert!(accept(bad.clone()).is_err(), "{bad}");
         }
-        let tcp = serde_json::from_value(json!({ "tcp": { "port": 80 } })).unwrap();
-        assert!(
-            HealthCheck::accept(tcp, false).is_err(),
-            "without a network"
-        );
+        let (tcp, exec) = (json!({ "port": 80 }), json!({ "command": ["true"] }));
+        for (check, network, agent) in [
+            (json!({ "tcp": tcp }), false, true),
+            (json!({ "http": tcp }), false, true),
+            (json!({ "exec": exec }), true, false),
+        ] {
+            let request = serde_json::from_value(check.clone()).unwrap();
+            let refused = HealthCheck::accept(request, Access { network, agent });
+            assert_eq!(
+                refused.unwrap_err().code(),
+                "invalid_health_check",
+                "{check}"
+            );
+        }
     }
 
     #[test]

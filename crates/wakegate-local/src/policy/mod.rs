@@ -4,6 +4,8 @@
 //! reads the same from the API and from the disk.
 
 pub(crate) mod auto_standby;
+pub(crate) mod compression;
 pub(crate) mod countdown;
 pub(crate) mod health_check;
 pub(crate) mod restart;
+pub(crate) mod schedule;

@@ -21,6 +21,7 @@ use crate::policy::auto_standby::Policy;
 use crate::policy::countdown::{Circumstances, Countdown};
 use crate::policy::health_check::{Health, HealthCheck};
 use crate::policy::restart::{RestartPolicy, Restarts};
+pub(crate) use crate::policy::schedule::Schedule;
 use crate::scalars::print_size;
 use crate::state::State;
 
@@ -47,27 +48,14 @@ pub(crate) struct Spec {
     pub(crate) health_check: Option<HealthCheck>,
     #[serde(default)]
     pub(crate) restart_policy: Option<RestartPolicy>,
+    /// Whether nobody is to look into it: no `stat`, no health check by a command.
+    #[serde(default)]
+    pub(crate) skip_guest_agent: bool,
     /// The hypervisor that runs it, as the API names it.
     #[serde(default)]
     pub(crate) hypervisor: Option<String>,
     pub(crate) expires_at: Option<Timestamp>,
     pub(crate) schedule: Option<Schedule>,
-}
-
-/// A snapshot schedule (contract A.8).
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Schedule {
-    pub(crate) interval: hypeman::GoDuration,
-    pub(crate) retention: Value,
-    pub(crate) name_prefix: Option<String>,
-    pub(crate) metadata: BTreeMap<String, String>,
-    pub(crate) next_run_at: Timestamp,
-    pub(crate) created_at: Timestamp,
-    pub(crate) updated_at: Timestamp,
-    pub(crate) last_run_at: Option<Timestamp>,
-    #[serde(default)]
-    pub(crate) last_snapshot_id: Option<String>,
-    pub(crate) last_error: Option<String>,
 }
 
 /// An instance's specification and what became of it, in the form on disk.
@@ -120,22 +108,6 @@ impl fmt::Debug for Spec {
 impl fmt::Debug for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Record({:?} {})", self.spec, self.state)
-    }
-}
-
-// === impl Schedule ===
-
-impl Schedule {
-    /// The first run after `now` in the schedule's cadence, which a gap does not move.
-    pub(crate) fn next_after(&self, now: Timestamp) -> Timestamp {
-        let step = self.interval.nanos().max(1);
-        let late = now.duration_since(self.next_run_at).as_nanos().max(0);
-        let steps = late / i128::from(step) + 1;
-        let ahead = steps.saturating_mul(i128::from(step));
-        let ahead = i64::try_from(ahead).map_or(SignedDuration::MAX, SignedDuration::from_nanos);
-        self.next_run_at
-            .checked_add(ahead)
-            .unwrap_or(Timestamp::MAX)
     }
 }
 
@@ -231,7 +203,7 @@ impl Record {
             "created_at": spec.created_at,
             "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
             "size": print_size(spec.size),
-            "hotplug_size": spec.hotplug_size.map(print_size),
+            "hotplug_size": print_size(spec.hotplug_size.unwrap_or(0)),
             "overlay_size": print_size(spec.overlay_size),
             "disk_io_bps": spec.disk_io_bps.map(|rate| format!("{}/s", print_size(rate))),
             "vcpus": spec.vcpus,

@@ -44,6 +44,10 @@ pub(super) enum VmNetwork {
         address: Ipv4Addr,
         /// Whether the VM may reach out.
         egress: bool,
+        /// The address inside that ports are forwarded to, when it is not the one that every VM
+        /// has: a fault, by which nothing answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        elsewhere: Option<Ipv4Addr>,
     },
     /// It is reached through a device on the host's bridge.
     Tap {
@@ -182,9 +186,13 @@ impl Words {
     }
 
     fn network(&mut self, network: &VmNetwork, ports: &BTreeSet<u16>) {
-        let (address, egress) = match network {
+        let (address, egress, elsewhere) = match network {
             VmNetwork::None => return,
-            VmNetwork::User { address, egress } => (address, egress),
+            VmNetwork::User {
+                address,
+                egress,
+                elsewhere,
+            } => (address, egress, elsewhere),
             VmNetwork::Tap { address } => {
                 let (name, scripts) = (device(*address), "script=no,downscript=no");
                 self.add("-netdev", format!("tap,id=network,ifname={name},{scripts}"));
@@ -197,7 +205,7 @@ impl Words {
         let mut user = format!("user,id=network,ipv6=off,restrict={restrict}");
         for port in ports {
             user.push_str(",hostfwd=");
-            user.push_str(&forward(*address, *port));
+            user.push_str(&forward(*address, *port, *elsewhere));
         }
         self.add("-netdev", user);
         self.card();
@@ -219,9 +227,11 @@ impl Words {
     }
 }
 
-/// A forwarded port, in the form of `-netdev user` and `hostfwd_add`.
-pub(super) fn forward(address: Ipv4Addr, port: u16) -> String {
-    format!("tcp:{address}:{port}-:{port}")
+/// A forwarded port, in the form of `-netdev user` and `hostfwd_add`; to the VM's address, unless
+/// that is thought to be `elsewhere`.
+pub(super) fn forward(address: Ipv4Addr, port: u16, elsewhere: Option<Ipv4Addr>) -> String {
+    let guest = elsewhere.map(|guest| guest.to_string()).unwrap_or_default();
+    format!("tcp:{address}:{port}-{guest}:{port}")
 }
 
 #[cfg(test)]
@@ -254,6 +264,7 @@ mod tests {
         let shape = shape(VmNetwork::User {
             address: Ipv4Addr::new(127, 78, 1, 2),
             egress: false,
+            elsewhere: None,
         });
         let boot = BootSource::Boot {
             image: &image,

@@ -3,6 +3,7 @@
 //! Guarantees: a sleeping instance is files, and no process; it needs no privilege; an instance
 //! outlives the control plane, asleep or awake, and is found again by its folder.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,6 +28,7 @@ use crate::driver::connections::ConnectionTable;
 use crate::driver::contract::{Boot, CommandEnd, Commit, DriverEvent, Handle, Started, Usage};
 use crate::driver::error::DriverError;
 use crate::driver::procfs::ProcessStat;
+use crate::faults::FaultBox;
 use crate::guest::{Answer, Order, Program, Question};
 use crate::path_info::PathInfo;
 
@@ -37,6 +39,9 @@ const SILENT: Duration = Duration::from_secs(60);
 /// The time that an agent may take to look at a path, and more than a command was given.
 pub(super) const ANSWER: Duration = Duration::from_secs(5);
 
+/// An address of the user network that no VM has.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 99);
+
 /// Runs instances as VMs.
 #[derive(Debug)]
 pub(crate) struct QemuDriver {
@@ -46,6 +51,7 @@ pub(crate) struct QemuDriver {
     pub(super) clock: Clock,
     events: mpsc::Sender<DriverEvent>,
     pub(super) tasks: TaskTracker,
+    faults: FaultBox,
     pub(super) config: QemuConfig,
     pub(super) pool: Arc<Pool>,
     /// The rate of the processor's counter, in kHz.
@@ -59,6 +65,7 @@ impl QemuDriver {
         clock: Clock,
         events: mpsc::Sender<DriverEvent>,
         tasks: TaskTracker,
+        faults: FaultBox,
         config: QemuConfig,
     ) -> Self {
         let folder = config.instances.with_file_name("pool");
@@ -69,6 +76,7 @@ impl QemuDriver {
             clock,
             events,
             tasks,
+            faults,
             pool,
             tsc_khz: tsc::measure().await,
             config,
@@ -109,6 +117,7 @@ impl QemuDriver {
         Ok(VmNetwork::User {
             address: address.private,
             egress: self.config.egress,
+            elsewhere: None,
         })
     }
 
@@ -329,12 +338,18 @@ impl QemuDriver {
                 Some(VmNetwork::User {
                     address: AddressProxy::new(self.clock.clone(), [x, y], port).private,
                     egress: self.config.egress,
+                    elsewhere: None,
                 })
             }
         };
-        if let Some(new) = new {
-            // Inside, the user network looks the same for all.
-            record.moved |= matches!(new, VmNetwork::Tap { .. }) && record.shape.network != new;
+        if let Some(mut new) = new {
+            let stale = former.is_none() && self.faults.keeps_address();
+            if let VmNetwork::User { elsewhere, .. } = &mut new {
+                // Inside, the user network looks the same for all.
+                *elsewhere = stale.then_some(NOBODY);
+            } else {
+                record.moved = !stale && (record.moved || record.shape.network != new);
+            }
             record.shape.network = new;
         }
         files

@@ -188,11 +188,14 @@ pub(super) async fn become_vm(
     });
     qmp.execute("qom-set", backend).await?;
     qmp.execute("x-exit-preconfig", json!(null)).await?;
-    let VmNetwork::User { address, .. } = shape.network else {
+    let VmNetwork::User {
+        address, elsewhere, ..
+    } = shape.network
+    else {
         return Ok(());
     };
     for port in ports {
-        let line = format!("hostfwd_add network {}", forward(address, *port));
+        let line = format!("hostfwd_add network {}", forward(address, *port, elsewhere));
         qmp.monitor(&line).await?;
     }
     Ok(())

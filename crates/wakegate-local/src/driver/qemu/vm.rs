@@ -400,13 +400,16 @@ impl Vm {
 
     /// Opens and closes ports as the VM's program does.
     pub(super) async fn follow_ports(&self, process: &QemuProcess, status: &Status) {
-        let VmNetwork::User { address, .. } = self.shape.network else {
+        let VmNetwork::User {
+            address, elsewhere, ..
+        } = self.shape.network
+        else {
             return;
         };
         let before = self.ports();
         let mut open = before.clone();
         for port in status.ports.difference(&before) {
-            let line = format!("hostfwd_add network {}", forward(address, *port));
+            let line = format!("hostfwd_add network {}", forward(address, *port, elsewhere));
             match process.qmp.monitor(&line).await {
                 Ok(()) => drop(open.insert(*port)),
                 Err(error) => tracing::warn!(%address, port, %error, "cannot open a VM's port"),
