@@ -1,5 +1,6 @@
 # The entry points; CI runs `make test`.
-.PHONY: test nightly fuzz contract chaos soak hostile lint fmt doc deny notices deb image bare bare-quick bench bench-peers bench-scale \
+.PHONY: test nightly fuzz contract chaos soak hostile crash-points lint fmt doc deny notices deb image bare bare-quick bench \
+	bench-peers bench-scale \
 	trained instructions demo clean
 
 # What is shipped is built with the profile `dist`. `make test` packs the same programs from `release`, which has no
@@ -26,6 +27,7 @@ nightly:
 	$(MAKE) deny
 	$(MAKE) contract
 	$(MAKE) hostile
+	$(MAKE) crash-points
 	$(MAKE) soak SOAK_SECONDS=120
 	$(MAKE) bare image-test PROFILE=dist
 
@@ -57,6 +59,12 @@ soak:
 # prints a line for each kind. The gateway is a process of its own, as for `soak`.
 hostile:
 	cargo test --release --locked --test it hostile_memory:: -- --ignored --nocapture --test-threads 1
+
+# The local control plane is killed at each of its system calls that changes something, one run for each, with both drivers;
+# full disks and killed VMs likewise. `make test` tries a few of these points. Prints how many there are of each verb.
+CRASH_POINTS ?= all
+crash-points:
+	CRASH_POINTS=$(CRASH_POINTS) cargo test --locked --test it crash_points:: -- --nocapture
 
 lint: packages-fuzz
 	cargo fmt --check

@@ -40,6 +40,7 @@ mod cli;
 mod client_certificates;
 mod clients;
 mod contract;
+mod crash_points;
 mod dashboard;
 mod deploy;
 mod descriptors;

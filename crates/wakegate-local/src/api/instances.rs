@@ -9,19 +9,17 @@ use axum::extract::{Path, RawQuery, State as Shared};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::RwLockWriteGuard;
 
 use super::create::{accept, expiry};
 use super::error::ApiError;
 use super::extract::{Query, required};
-use crate::error::Error;
 use crate::fleet::Fleet;
 use crate::policy::auto_standby::{Policy, PolicyRequest};
 use crate::policy::health_check::{Access, HealthCheck, HealthCheckRequest};
 use crate::policy::restart::{RestartPolicy, RestartRequest};
 use crate::scalars::have_tags;
 use crate::state::State;
-use crate::store::{Instance, Record};
+use crate::store::Instance;
 
 #[derive(Deserialize)]
 struct UpdateRequest {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::extract::{Query, optional, required};
-use super::instances::{amend, lock, view};
+use super::instances::view;
 use super::verbs::{target_state, to_its_end};
 use crate::fleet::{Fleet, SnapshotRequest};
 use crate::policy::compression::{Compression, CompressionRequest};
