@@ -92,6 +92,19 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
     response_headers_conformance,response_schema_conformance,negative_data_rejection,\
     unsupported_method,ignored_auth,missing_required_header";
 
+/// The operations that may answer with a 5xx by contract: no driver attaches volumes, and the
+/// process driver copies no memory.
+const MAY_FAIL: &str = r#"
+[[operations]]
+include-path = [
+    "/instances/{id}/fork",
+    "/instances/{id}/snapshots",
+    "/instances/{id}/volumes/{volumeId}",
+]
+[operations.checks]
+not_a_server_error.enabled = false
+"#;
+
 /// The number of requests that are made for each operation, and the seed that they are made of:
 /// few and always the same, or as many as `make contract` asks for, and other ones each time.
 fn examples() -> [String; 4] {
@@ -108,7 +121,7 @@ async fn fuzz(plane: &Plane, name: &str, parameters: &str, more: &'static [&'sta
     let url = format!("http://{}/openapi.json", plane.address);
     let auth = format!("Authorization: Bearer {}", plane.token);
     let config = scratch(&format!("{name}.toml"));
-    std::fs::write(&config, parameters).unwrap();
+    std::fs::write(&config, format!("{parameters}{MAY_FAIL}")).unwrap();
     let said = tokio::task::spawn_blocking(move || {
         let schemathesis = python(&["schemathesis==4.32.5"]).join("schemathesis");
         let mut command = Command::new(schemathesis);

@@ -78,6 +78,5 @@ mod streams;
 mod unreadable;
 mod uploads;
 mod vm;
-mod vm_breaks;
 mod wake;
 mod workers;

@@ -1,6 +1,11 @@
 //! What the API takes it does, what it does not do it refuses, and who may ask.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests"
+)]
 
 use serde_json::{Value, json};
 
@@ -456,6 +461,13 @@ async fn without_a_token_no_web_page_runs_or_reads_anything() {
     }
     let (_, all) = plane.call("GET", "/instances", None).await;
     assert_eq!(all, json!([]), "nothing ran");
+
+    let (_, document) = plane.call("GET", "/openapi.json", None).await;
+    assert_eq!(
+        document["security"],
+        json!([]),
+        "none is needed, says the document"
+    );
 
     // A program of this machine.
     assert_eq!(

@@ -19,6 +19,7 @@ mod verbs;
 
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Request, State, State as Shared};
 use axum::http::header;
 use axum::middleware::{Next, from_fn, from_fn_with_state, map_response};
@@ -36,6 +37,7 @@ use error::ApiError;
 pub(crate) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<FaultBox>) -> Router {
     let token: Option<Arc<str>> = token.map(Into::into);
     let is_open = token.is_none();
+    let document = document(is_open);
     let router = Router::new()
         .route("/instances", get(instances::list).post(instances::create))
         .route(
@@ -103,8 +105,8 @@ pub(crate) fn routes(fleet: Arc<Fleet>, token: Option<String>, faults: Option<Fa
     let router = router
         .route_layer(from_fn_with_state(token, authenticate))
         .route("/health", get(async || Json(json!({ "status": "ok" }))))
-        .route("/openapi.json", get(openapi))
-        .route("/spec.json", get(openapi))
+        .route("/openapi.json", get(openapi).with_state(document.clone()))
+        .route("/spec.json", get(openapi).with_state(document))
         .fallback(async || ApiError::no_operation())
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .layer(map_response(error::speak_the_dialect));
@@ -140,10 +142,20 @@ async fn authenticate(
     }
 }
 
+/// The description of the API; of one that is open it says that no token is needed.
+fn document(is_open: bool) -> Bytes {
+    const DOCUMENT: &str = include_str!("openapi.json");
+    const SECURITY: &str = "\"security\": [{\"bearer\": []}],";
+    match is_open {
+        true => DOCUMENT.replacen(SECURITY, "\"security\": [],", 1).into(),
+        false => Bytes::from_static(DOCUMENT.as_bytes()),
+    }
+}
+
 /// The description of the API, which is as public as upstream's.
-async fn openapi() -> impl IntoResponse {
+async fn openapi(State(document): State<Bytes>) -> impl IntoResponse {
     let kind = [(header::CONTENT_TYPE, "application/json")];
-    (kind, include_str!("openapi.json"))
+    (kind, document)
 }
 
 async fn capabilities(Shared(fleet): Shared<Arc<Fleet>>) -> Json<Value> {
