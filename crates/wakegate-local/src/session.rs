@@ -4,9 +4,12 @@
 //! is not in its control plane's session, so the kernel does not hang it up when that dies.
 
 use std::ffi::OsString;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// Why a program could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +38,34 @@ pub enum SessionError {
     },
 }
 
-/// Becomes the program, in `group` if there is one; returns only when that fails.
-pub fn run_in_own_session(mut words: Vec<OsString>, group: Option<&Path>) -> SessionError {
+/// Becomes the program, in `group` if there is one; returns only when that fails. With `reports`,
+/// standard input is a pipe: it ends when the program runs, and else says why it does not, by the
+/// system's number for that where there is one. The program's own input is nothing.
+pub fn run_in_own_session(
+    words: Vec<OsString>,
+    group: Option<&Path>,
+    reports: bool,
+) -> SessionError {
+    if !reports {
+        return become_program(words, group, false);
+    }
+    // This one is closed when the program replaces us, as those that the standard library makes.
+    let report = match std::io::stdin().as_fd().try_clone_to_owned() {
+        Ok(report) => report,
+        Err(error) => return SessionError::Session(error),
+    };
+    let error = become_program(words, group, true);
+    let text = match &error {
+        SessionError::Exec { source, .. } => source.raw_os_error().map(|code| code.to_string()),
+        SessionError::Session(_) | SessionError::Group { .. } | SessionError::NoProgram => None,
+    };
+    let text = text.unwrap_or_else(|| error.to_string());
+    // Whoever would read it may have gone.
+    let _unheard = File::from(report).write_all(text.as_bytes());
+    error
+}
+
+fn become_program(mut words: Vec<OsString>, group: Option<&Path>, alone: bool) -> SessionError {
     if words.is_empty() {
         return SessionError::NoProgram;
     }
@@ -51,6 +80,10 @@ pub fn run_in_own_session(mut words: Vec<OsString>, group: Option<&Path>) -> Ses
     if let Err(error) = rustix::process::setsid() {
         return SessionError::Session(error.into());
     }
-    let source = Command::new(&program).args(words).exec();
+    let mut command = Command::new(&program);
+    if alone {
+        command.stdin(Stdio::null());
+    }
+    let source = command.args(words).exec();
     SessionError::Exec { program, source }
 }

@@ -128,6 +128,9 @@ pub enum InternalCommand {
         /// A control group to join first.
         #[arg(long)]
         group: Option<PathBuf>,
+        /// Standard input is a pipe to report at.
+        #[arg(long)]
+        report: bool,
         /// The program and its arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<std::ffi::OsString>,

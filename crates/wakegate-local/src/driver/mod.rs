@@ -4,14 +4,22 @@
 //! record, or another instance's owner.
 
 mod address_proxy;
+mod beside;
 mod cgroup;
 mod connections;
 mod contract;
 mod dispatch;
+mod end_of_process;
 mod error;
+mod launch;
+mod listeners;
+mod own_port;
+mod place;
+mod port_watch;
 mod process;
 mod procfs;
 mod qemu;
+mod traffic;
 
 pub(crate) use connections::{Connection, ConnectionTable};
 pub(crate) use contract::{Boot, DriverEvent, Exit, Handle, Started};
@@ -20,3 +28,4 @@ pub(crate) use error::DriverError;
 pub(crate) use process::ProcessDriver;
 pub use qemu::Accelerator;
 pub(crate) use qemu::{QemuConfig, QemuDriver, detect_accelerator, set_up_bridge};
+pub(crate) use traffic::Traffic;

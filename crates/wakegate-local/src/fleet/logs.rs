@@ -1,11 +1,12 @@
 //! Logs that do not fill the disk.
 //!
-//! Guarantees: a log that is too long is cut within some seconds; a failure to cut one is logged.
+//! Guarantees: a log that is too long is cut within some seconds while its instance is awake; a failure to cut one is logged.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::registry::Fleet;
+use crate::state::State;
 use crate::store::{Kind, rotation};
 
 const LOGS: [&str; 3] = ["app.log", "vmm.log", "hypeman.log"];
@@ -16,6 +17,8 @@ pub(super) async fn run(fleet: &Arc<Fleet>) {
     loop {
         tokio::time::sleep(LOOK_AT_LOGS).await;
         let instances = fleet.all().into_iter();
+        // One that sleeps writes nothing.
+        let instances = instances.filter(|instance| instance.state() != State::Standby);
         let folders = instances.filter_map(|i| fleet.store.folder(Kind::Instance, &i.id).ok());
         let folders: Vec<_> = folders.collect();
         let cut = fleet.tasks.spawn_blocking(move || {

@@ -134,15 +134,22 @@ impl Fleet {
     /// Handles the driver's events, one after the other.
     async fn handle_events(self: Arc<Self>, mut events: mpsc::Receiver<DriverEvent>) {
         while let Some(event) = events.recv().await {
-            let (DriverEvent::Started(id) | DriverEvent::Ended(Exit { id, .. })) = &event;
+            let (DriverEvent::Started(id)
+            | DriverEvent::Ended(Exit { id, .. })
+            | DriverEvent::Remark(id, _)) = &event;
             let Some(instance) = self.instances.get(id).map(|i| Arc::clone(i.value())) else {
                 continue;
             };
+            if let DriverEvent::Remark(_, text) = &event {
+                self.note(&instance, &format!("note: {text}"));
+                continue;
+            }
             let _guard = instance.lock.write().await;
             if instance.is_deleted() {
                 continue;
             }
             match event {
+                DriverEvent::Remark(..) => {}
                 DriverEvent::Started(_) => {
                     if instance.state() == State::Initializing {
                         instance.record().begins(self.clock.now());

@@ -22,11 +22,12 @@ use super::process::{QemuProcess, alive_in, kill_in};
 use super::tsc;
 use super::vm::{self, Vm};
 use crate::clock::Clock;
-use crate::driver::address_proxy::{AddressProxy, Traffic};
+use crate::driver::address_proxy::AddressProxy;
 use crate::driver::connections::ConnectionTable;
 use crate::driver::contract::{Boot, CommandEnd, DriverEvent, Handle, Started, Usage};
 use crate::driver::error::DriverError;
 use crate::driver::procfs::ProcessStat;
+use crate::driver::traffic::Traffic;
 use crate::guest::{Answer, Order, Program, Question};
 use crate::path_info::PathInfo;
 use crate::state::State;
@@ -100,10 +101,11 @@ impl QemuDriver {
             })
         };
         if self.config.bridged {
-            let address = Tap::free(used).ok_or(DriverError::NoAddress)?.address;
+            let address = Tap::free(used).ok_or(DriverError::NoAddress(port))?.address;
             return Ok(VmNetwork::Tap { address });
         }
-        let address = AddressProxy::free(&self.clock, port, used).ok_or(DriverError::NoAddress)?;
+        let address =
+            AddressProxy::free(&self.clock, port, used).ok_or(DriverError::NoAddress(port))?;
         Ok(VmNetwork::User {
             address: address.private,
             egress: self.config.egress,
@@ -431,7 +433,7 @@ impl QemuDriver {
     pub(in crate::driver) fn connections(&self) -> std::io::Result<ConnectionTable> {
         match self.config.bridged {
             true => ConnectionTable::read_tracked(),
-            false => ConnectionTable::read(),
+            false => Ok(ConnectionTable::default()),
         }
     }
 
