@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 use super::instances::InstancesArguments;
 #[cfg(feature = "local")]
+use super::instances::pair;
+#[cfg(feature = "local")]
 use wakegate_local::cli::{DriverArguments, ImageCommand, InternalCommand, LocalArguments};
 
 #[cfg(feature = "local")]
@@ -58,11 +60,11 @@ pub enum Command {
     /// SIGTERM and SIGINT drain: no new connections, requests under way finish, then it ends.
     /// SIGHUP reads the file again and takes its routes; a file with problems changes nothing.
     Serve(ServeArguments),
-    /// Run only the local, Hypeman-compatible control plane.
+    /// Run only the local, Hypeman-compatible control plane; or a program of yours in one that runs.
     ///
     /// Its instances are processes, or virtual machines with `--driver qemu`.
     #[cfg(feature = "local")]
-    Local(Box<LocalArguments>),
+    Local(Box<LocalCommand>),
     /// List, make, wake and look at the instances of a Hypeman server.
     Instances(InstancesArguments),
     /// What virtual machines of the qemu driver boot.
@@ -139,6 +141,13 @@ pub enum Command {
     #[cfg(feature = "local")]
     #[command(flatten)]
     Internal(InternalCommand),
+    /// Looks after a demo's folder.
+    #[cfg(feature = "local")]
+    #[command(hide = true)]
+    DemoGuard {
+        /// The folder.
+        folder: PathBuf,
+    },
 }
 
 /// Which configuration.
@@ -259,6 +268,65 @@ pub struct ServeArguments {
     /// Where /healthz, /readyz and /metrics are, instead of the configuration's admin.address.
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<SocketAddr>,
+}
+
+/// Arguments of `local`: without a command, it runs the control plane.
+#[cfg(feature = "local")]
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct LocalCommand {
+    /// The control plane's arguments.
+    #[command(flatten)]
+    pub serve: LocalArguments,
+    /// What to do with a control plane that runs.
+    #[command(subcommand)]
+    pub command: Option<LocalVerb>,
+}
+
+/// What to do with a local control plane that runs.
+#[cfg(feature = "local")]
+#[derive(Debug, Subcommand)]
+pub enum LocalVerb {
+    /// Run a program of yours as an instance, wait until it answers at its port, and print its URL.
+    ///
+    /// The instance is made, or woken when it is there already and is the same; another one of this
+    /// name is replaced. The program runs in this folder with your PATH, HOME and language, and
+    /// learns from PORT where to listen; its instance is reached at `--port`. When it ends, or
+    /// does not come to its port, you are told why, and the exit code is 1.
+    Run(Box<RunArguments>),
+}
+
+/// Arguments of `local run`.
+#[cfg(feature = "local")]
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// The instance's name.
+    pub name: String,
+    /// The port that the instance is reached at.
+    #[arg(long, default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// The folder that the program runs in.
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub workdir: PathBuf,
+    /// An environment variable.
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = pair)]
+    pub env: Vec<(String, String)>,
+    /// Fall asleep after so long without a connection [default: never].
+    #[arg(long, value_name = "DURATION")]
+    pub idle_timeout: Option<hypeman::GoDuration>,
+    /// Keep connections open while the instance sleeps: they hear nothing until it wakes.
+    #[arg(long)]
+    pub keep_flows: bool,
+    /// The longest that the program may take until it answers.
+    #[arg(long, value_name = "DURATION", default_value = "1m")]
+    pub timeout: hypeman::GoDuration,
+    /// The state directory of the control plane [default: `$XDG_STATE_HOME/wakegate`, else
+    /// `~/.local/state/wakegate`].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// The program and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
 }
 
 /// Arguments of `demo`.

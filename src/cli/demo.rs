@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::sync::broadcast::error::RecvError;
@@ -13,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::args::DemoArguments;
+use super::demo_files::Scratch;
 use super::output::Failure;
 use super::signals::end_signal;
 use crate::app::App;
@@ -27,28 +27,6 @@ use wakegate_local::{FleetEvent, FleetEvents, LocalConfig, LocalServer, OnExit, 
 const NAMES: [&str; 2] = ["hello", "counter"];
 /// Virtual machines boot a kernel each.
 const COMING_UP: Duration = Duration::from_secs(60);
-
-/// A directory that goes away with its owner.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> std::io::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("wakegate-demo-{:016x}", fastrand::u64(..)));
-        std::fs::create_dir(&dir)?;
-        Ok(Self(dir))
-    }
-
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        // Nothing to be done about what cannot be removed from a temporary directory.
-        let _left_behind = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// Colours, on a terminal, and the time since the beginning.
 #[derive(Clone, Copy)]

@@ -6,10 +6,14 @@
 mod args;
 #[cfg(feature = "local")]
 mod demo;
+#[cfg(feature = "local")]
+mod demo_files;
 mod explain;
 mod gateway;
 mod init;
 mod instances;
+#[cfg(feature = "local")]
+mod local;
 mod output;
 mod serve;
 mod signals;
@@ -19,12 +23,12 @@ mod watched;
 
 use clap::CommandFactory as _;
 
-#[cfg(feature = "local")]
-pub use args::DemoArguments;
 pub use args::{
     Arguments, CheckArguments, Command, ConfigArguments, GatewayArguments, InitArguments,
     RoutesArguments, ServeArguments, WakesArguments, WhichArguments,
 };
+#[cfg(feature = "local")]
+pub use args::{DemoArguments, LocalCommand, LocalVerb, RunArguments};
 
 #[cfg(feature = "local")]
 use self::signals::end_signal;
@@ -56,9 +60,12 @@ pub async fn run(command: Command, output: Output) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::run(arguments).await,
         #[cfg(feature = "local")]
         Command::Local(arguments) => {
+            if let Some(LocalVerb::Run(arguments)) = arguments.command {
+                return local::run(*arguments, output).await;
+            }
             let diagnostics = init_diagnostics(&LogConfig::default());
             let _diagnostics = diagnostics.map_err(Failure::failed)?;
-            let served = wakegate_local::cli::serve(*arguments, end_signal(), output.out);
+            let served = wakegate_local::cli::serve(arguments.serve, end_signal(), output.out);
             Ok(served.await?)
         }
         #[cfg(feature = "local")]
@@ -102,6 +109,12 @@ pub async fn run(command: Command, output: Output) -> Result<(), Failure> {
         )),
         #[cfg(feature = "local")]
         Command::Internal(internal) => Ok(wakegate_local::cli::run_internal(internal).await?),
+        #[cfg(feature = "local")]
+        Command::DemoGuard { folder } => {
+            // It waits for the end of its input, and nothing else runs here.
+            demo_files::guard(&folder);
+            Ok(())
+        }
     }
 }
 

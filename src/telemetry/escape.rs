@@ -15,6 +15,13 @@ pub fn is_invisible(c: char) -> bool {
             | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
+/// The text with each invisible character but tabs escaped.
+pub fn visible(text: &str) -> String {
+    let mut line = Vec::with_capacity(text.len());
+    write_escaped(&mut line, text, |c| c != '\t' && is_invisible(c));
+    String::from_utf8_lossy(&line).into_owned()
+}
+
 /// Writes text with each invisible character as JSON's escape of it (RFC 8259 §7), which logfmt's
 /// readers understand, too.
 pub(super) fn write_visible(line: &mut Vec<u8>, text: &str) {

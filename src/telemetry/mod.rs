@@ -15,7 +15,7 @@ mod user_agent;
 
 pub use access_log::{AccessLine, AccessSink};
 pub use diagnostics::{Diagnostics, DiagnosticsError, init_diagnostics};
-pub use escape::is_invisible;
+pub use escape::{is_invisible, visible};
 pub use metrics::{
     ConnectOutcome, Counted, HandshakeOutcome, InstanceCondition, LeaseCheck, ListenerMetrics,
     Metrics, Readings, ReleaseReason, ReloadOutcome, RouteMetrics, ShedReason, UpstreamUse,

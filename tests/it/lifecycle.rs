@@ -309,3 +309,18 @@ async fn the_demo_wakes_a_sleeping_instance_and_leaves_nothing_behind() {
         assert!(refused.is_err(), "somebody listens at {address}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_that_is_killed_leaves_nothing_behind() {
+    let temporary = Home::new();
+    let mut demo = Demo::start("10m", temporary.path());
+    let mut lines = Lines::of(demo.program.0.stdout.take().unwrap());
+    lines.say("counter  asleep", 1).await;
+    assert_eq!(processes(temporary.path()).len(), 2);
+    demo.program.kill();
+    eventually("nothing is left", async || {
+        let folders = std::fs::read_dir(temporary.path()).unwrap().count();
+        (folders, processes(temporary.path())) == (0, Vec::new())
+    })
+    .await;
+}

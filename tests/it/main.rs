@@ -32,6 +32,7 @@ mod accounts;
 mod addresses;
 mod admin;
 mod admission;
+mod applications;
 mod architecture;
 mod browser;
 mod certificates;

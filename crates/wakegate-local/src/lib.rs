@@ -28,6 +28,7 @@ mod server;
 mod session;
 mod state;
 mod store;
+mod tail;
 
 pub use clock::Clock;
 pub use driver::Accelerator;

@@ -5,7 +5,9 @@
 //! program that waits for a word never begins without it.
 
 use std::ffi::OsString;
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -44,10 +46,42 @@ pub enum SessionError {
 ///
 /// With `wait`, it begins only when it is told to by a byte on its standard input: whoever started
 /// it must have written down first that it is there, and one that dies before has started nothing.
+/// With `reports`, standard input is a socket: it ends when the program runs, and else says why it
+/// does not, by the system's number for that where there is one. With either, the program's own
+/// input is nothing.
 pub fn run_in_own_session(
+    words: Vec<OsString>,
+    group: Option<&Path>,
+    wait: bool,
+    reports: bool,
+) -> SessionError {
+    if !reports {
+        return become_program(words, group, wait, wait);
+    }
+    // This one is closed when the program replaces us, as those that the standard library makes.
+    let report = match std::io::stdin().as_fd().try_clone_to_owned() {
+        Ok(report) => report,
+        Err(error) => return SessionError::Session(error),
+    };
+    let error = become_program(words, group, wait, true);
+    let text = match &error {
+        SessionError::Exec { source, .. } => source.raw_os_error().map(|code| code.to_string()),
+        SessionError::Session(_)
+        | SessionError::Group { .. }
+        | SessionError::GivenUp
+        | SessionError::NoProgram => None,
+    };
+    let text = text.unwrap_or_else(|| error.to_string());
+    // Whoever would read it may have gone.
+    let _unheard = File::from(report).write_all(text.as_bytes());
+    error
+}
+
+fn become_program(
     mut words: Vec<OsString>,
     group: Option<&Path>,
     wait: bool,
+    alone: bool,
 ) -> SessionError {
     if words.is_empty() {
         return SessionError::NoProgram;
@@ -64,13 +98,12 @@ pub fn run_in_own_session(
         return SessionError::Session(error.into());
     }
     let mut command = Command::new(&program);
-    command.args(words);
-    if wait {
-        if !matches!(std::io::stdin().read(&mut [0]), Ok(1)) {
-            return SessionError::GivenUp;
-        }
+    if wait && !matches!(std::io::stdin().read(&mut [0]), Ok(1)) {
+        return SessionError::GivenUp;
+    }
+    if alone {
         command.stdin(Stdio::null());
     }
-    let source = command.exec();
+    let source = command.args(words).exec();
     SessionError::Exec { program, source }
 }

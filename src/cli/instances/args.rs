@@ -9,7 +9,8 @@ use hypeman::{GoDuration, InstanceRef};
 /// Arguments of `instances`.
 #[derive(Debug, Args)]
 pub struct InstancesArguments {
-    /// The control plane [default: `$HYPEMAN_BASE_URL`, else `http://localhost:4973`].
+    /// The control plane [default: `$HYPEMAN_BASE_URL`, else the local one that runs here, else
+    /// `http://localhost:4973`].
     #[arg(long, global = true, value_name = "URL")]
     pub url: Option<String>,
     /// A file with the API key [default: the key in `$HYPEMAN_API_KEY`, which is sent to
@@ -36,9 +37,11 @@ pub enum InstancesCommand {
         #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = pair)]
         tags: Vec<(String, String)>,
     },
-    /// Show one.
+    /// Show one: its state, why it stopped, its command and its settings.
     Show(One),
-    /// Create one, and wait until it runs.
+    /// Create one, and wait until it runs and answers at its `--port`.
+    ///
+    /// It fails, with the exit code and the last lines of the program, when that ends before.
     Create(Box<CreateArguments>),
     /// Delete.
     Rm(Many),
@@ -78,6 +81,9 @@ pub enum InstancesCommand {
         /// The log to read.
         #[arg(long, default_value = "app")]
         source: Source,
+        /// Print lines as they are, also what moves the cursor and colours the terminal.
+        #[arg(long)]
+        raw: bool,
     },
     /// Show what it uses.
     Stats(One),
@@ -116,7 +122,8 @@ pub struct Many {
 pub struct CreateArguments {
     /// Its name.
     pub name: String,
-    /// What it runs.
+    /// What it runs; on a local control plane `wakegate/hello`, a small demo server, or
+    /// `local/exec`, any program: the COMMAND.
     pub image: String,
     /// Memory, such as 512MB.
     #[arg(long)]
@@ -124,6 +131,12 @@ pub struct CreateArguments {
     /// Processors.
     #[arg(long)]
     pub vcpus: Option<u32>,
+    /// The port that it is reached at: sets PORT, and waits until it answers there.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: Option<u16>,
+    /// The folder that its program runs in, on a local control plane: sets PWD.
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<PathBuf>,
     /// An environment variable.
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = pair)]
     pub env: Vec<(String, String)>,
@@ -152,7 +165,7 @@ pub enum Source {
     Hypeman,
 }
 
-fn pair(text: &str) -> Result<(String, String), String> {
+pub(in crate::cli) fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("it needs a `=`")?;
     Ok((key.to_owned(), value.to_owned()))
 }

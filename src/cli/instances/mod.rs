@@ -5,18 +5,26 @@
 //! does not keep the others from their turn.
 
 mod args;
+mod coming_up;
+mod details;
 mod server;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
 
+#[cfg(feature = "local")]
+pub(super) use args::pair;
 pub use args::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
+#[cfg(feature = "local")]
+pub(super) use details::words;
 
 use super::output::{Failure, Output};
 use super::table::{bytes, table};
+use crate::telemetry::visible;
 use hypeman::wire::{
     AutoStandbyPolicy, CreateInstance, ForkInstance, Idle, Instance, InstanceState, ListInstances,
     RedactedMap, StartRequest,
@@ -30,14 +38,14 @@ const COMING_UP: Duration = Duration::from_secs(120);
 /// How often a person is shown how long something takes.
 const TICK: Duration = Duration::from_millis(200);
 
-struct Session {
-    client: hypeman::Client,
-    json: bool,
-    output: Output,
+pub(super) struct Session {
+    pub(super) client: hypeman::Client,
+    pub(super) json: bool,
+    pub(super) output: Output,
 }
 
 fn client(arguments: &InstancesArguments, output: &Output) -> Result<hypeman::Client, Failure> {
-    let environment = hypeman::Config::from_env();
+    let environment = environment(arguments);
     let (config, withheld) = server::choose(environment, arguments.url.as_deref());
     if withheld && arguments.api_key_file.is_none() {
         output.note(
@@ -53,6 +61,32 @@ fn client(arguments: &InstancesArguments, output: &Output) -> Result<hypeman::Cl
     hypeman::Client::new(&config).map_err(Failure::failed)
 }
 
+/// What the environment says; where nobody says anything, the local control plane of the same
+/// person, if one runs here.
+#[cfg(feature = "local")]
+fn environment(arguments: &InstancesArguments) -> hypeman::Config {
+    let environment = hypeman::Config::from_env();
+    let is_named = arguments.url.is_some()
+        || arguments.api_key_file.is_some()
+        || environment.api_key.is_some()
+        || std::env::var_os("HYPEMAN_BASE_URL").is_some_and(|url| !url.is_empty());
+    // Without a home there is no usual place, and nobody asked for one.
+    let here = || wakegate_local::cli::running_plane(None).ok().flatten();
+    let Some(plane) = (!is_named).then(here).flatten() else {
+        return environment;
+    };
+    hypeman::Config {
+        url: plane.url,
+        api_key: plane.token.map(Into::into),
+        ..environment
+    }
+}
+
+#[cfg(not(feature = "local"))]
+fn environment(_: &InstancesArguments) -> hypeman::Config {
+    hypeman::Config::from_env()
+}
+
 pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result<(), Failure> {
     let session = Session {
         client: client(&arguments, &output)?,
@@ -64,7 +98,11 @@ pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result
         InstancesCommand::Ls { state, tags } => session.list(state, tags).await,
         InstancesCommand::Show(One { instance }) => {
             let instance = client.get_instance(&instance).await.map_err(failed)?;
-            session.show(&instance)
+            match session.json {
+                true => session.print(&instance)?,
+                false => session.output.print(&details::details(&instance)),
+            }
+            Ok(())
         }
         InstancesCommand::Create(arguments) => session.create(*arguments).await,
         InstancesCommand::Rm(many) => session.delete(many).await,
@@ -105,6 +143,7 @@ pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result
             follow,
             tail,
             source,
+            raw,
         } => {
             let query = LogQuery {
                 tail: Some(tail),
@@ -115,7 +154,7 @@ pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result
                     Source::Hypeman => LogSource::Hypeman,
                 },
             };
-            session.logs(&instance, query).await
+            session.logs(&instance, query, raw).await
         }
         InstancesCommand::Stats(One { instance }) => session.stats(&instance).await,
         InstancesCommand::Wake {
@@ -127,6 +166,9 @@ pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result
             let began = Instant::now();
             let waking = session.wake(&instance, start, patience);
             let awake = session.with_progress("wake", &instance, waking).await?;
+            if awake.state != InstanceState::Running {
+                return Err(session.why_not(&awake).await);
+            }
             let took = began.elapsed().as_secs_f64() * 1e3;
             session
                 .output
@@ -138,13 +180,39 @@ pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result
 
 /// The server's words, with help where a person can put it right.
 #[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
-fn failed(error: ControlPlaneError) -> Failure {
+pub(super) fn failed(error: ControlPlaneError) -> Failure {
     let help = match error.status() {
         Some(401 | 403) => "; is HYPEMAN_API_KEY right?",
         _ if error.is_unreachable() => "; give another with `--url`",
         _ => "",
     };
     Failure::failed(format_args!("{error}{help}"))
+}
+
+/// As the verbs return it.
+impl From<ControlPlaneError> for Failure {
+    fn from(error: ControlPlaneError) -> Self {
+        failed(error)
+    }
+}
+
+/// The policy of an instance that falls asleep after so long without a connection.
+pub(super) fn sleeps_after(idle: GoDuration) -> AutoStandbyPolicy {
+    AutoStandbyPolicy {
+        enabled: true,
+        idle_timeout: Some(idle),
+        ..AutoStandbyPolicy::default()
+    }
+}
+
+/// A folder of this machine, as a program elsewhere can find it.
+pub(super) fn absolute(folder: &Path) -> Result<String, Failure> {
+    let place = folder.canonicalize().ok().filter(|place| place.is_dir());
+    let place = place.ok_or_else(|| {
+        Failure::failed(format_args!("{} is not a folder here", folder.display()))
+    })?;
+    let text = place.into_os_string().into_string();
+    text.map_err(|_| Failure::failed("the folder's name is not Unicode"))
 }
 
 // === impl Session ===
@@ -213,19 +281,23 @@ impl Session {
     }
 
     async fn create(&self, arguments: CreateArguments) -> Result<(), Failure> {
-        let auto_standby = arguments.idle_timeout.map(|idle| AutoStandbyPolicy {
-            enabled: true,
-            idle_timeout: Some(idle),
-            ..AutoStandbyPolicy::default()
-        });
+        let mut env: BTreeMap<_, _> = arguments.env.into_iter().collect();
+        env.extend(
+            arguments
+                .port
+                .map(|port| ("PORT".to_owned(), port.to_string())),
+        );
+        if let Some(folder) = &arguments.workdir {
+            env.insert("PWD".to_owned(), absolute(folder)?);
+        }
         let request = CreateInstance {
             name: arguments.name,
             image: arguments.image,
             size: arguments.size,
             vcpus: arguments.vcpus,
-            env: RedactedMap(arguments.env.into_iter().collect::<BTreeMap<_, _>>()),
+            env: RedactedMap(env),
             tags: arguments.tags.into_iter().collect(),
-            auto_standby,
+            auto_standby: arguments.idle_timeout.map(sleeps_after),
             cmd: (!arguments.command.is_empty()).then_some(arguments.command),
             ..CreateInstance::default()
         };
@@ -238,7 +310,16 @@ impl Session {
             return self.show(&created);
         }
         let id = InstanceRef::parse(&created.id).map_err(Failure::failed)?;
-        let coming = self.come_up(&id, COMING_UP);
+        let coming = async {
+            let up = self.come_up(&id, COMING_UP).await.map_err(failed)?;
+            match (&up.state, arguments.port) {
+                (InstanceState::Running, Some(port)) => {
+                    self.answers(&id, port, COMING_UP).await.map(|(up, _)| up)
+                }
+                (InstanceState::Running | InstanceState::Standby, _) => Ok(up),
+                _ => Err(self.why_not(&up).await),
+            }
+        };
         let up = self.with_progress("create", &id, coming).await?;
         self.show(&up)
     }
@@ -277,11 +358,11 @@ impl Session {
     }
 
     /// Waits, and shows a person on a terminal how long it has been.
-    async fn with_progress<T>(
+    pub(super) async fn with_progress<T, E: Into<Failure>>(
         &self,
         verb: &str,
         id: &InstanceRef,
-        work: impl Future<Output = Result<T, ControlPlaneError>>,
+        work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Failure> {
         let began = Instant::now();
         tokio::pin!(work);
@@ -301,7 +382,7 @@ impl Session {
             // What is written next begins a line of its own.
             self.output.note("\r\u{1b}[K");
         }
-        result.map_err(failed)
+        result.map_err(Into::into)
     }
 
     /// Waits until it runs, or has come to where it stays.
@@ -348,12 +429,13 @@ impl Session {
         self.come_up(id, patience).await
     }
 
-    async fn logs(&self, id: &InstanceRef, query: LogQuery) -> Result<(), Failure> {
+    async fn logs(&self, id: &InstanceRef, query: LogQuery, raw: bool) -> Result<(), Failure> {
         let mut lines = self.client.logs(id, query).await.map_err(failed)?;
         while let Some(line) = lines.next().await.map_err(failed)? {
             match self.json {
                 true => self.print(&line)?,
-                false => self.output.print(&format!("{line}\n")),
+                false if raw => self.output.print(&format!("{line}\n")),
+                false => self.output.print(&format!("{}\n", visible(&line))),
             }
         }
         Ok(())

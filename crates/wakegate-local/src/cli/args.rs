@@ -131,6 +131,9 @@ pub enum InternalCommand {
         /// Begin the program only at a byte on the standard input, and never when that ends.
         #[arg(long)]
         wait: bool,
+        /// Standard input is a pipe to report at.
+        #[arg(long)]
+        report: bool,
         /// The program and its arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<std::ffi::OsString>,

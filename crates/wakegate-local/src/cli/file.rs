@@ -1,4 +1,4 @@
-//! `local.toml`.
+//! `local.toml`, and the state directory that goes without saying.
 //!
 //! Guarantees: a key that it does not have is an error that names the file.
 
@@ -54,4 +54,18 @@ pub(super) fn read_file(arguments: &LocalArguments) -> Result<LocalFile, Failure
     };
     let text = std::fs::read_to_string(path).map_err(|error| problem(&error))?;
     toml::from_str(&text).map_err(|error| problem(&error))
+}
+
+/// The directory that keeps instances and their state unless another is named.
+pub(super) fn default_state_dir() -> Result<PathBuf, Failure> {
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let state = variable("XDG_STATE_HOME")
+        .or_else(|| variable("HOME").map(|home| home.join(".local").join("state")));
+    let missing =
+        || Failure::bad_config("neither XDG_STATE_HOME nor HOME is set; give `--state-dir`");
+    Ok(state.ok_or_else(missing)?.join("wakegate"))
 }

@@ -13,8 +13,13 @@ use crate::session::run_in_own_session;
 pub fn run_alone(command: InternalCommand) -> Result<InternalCommand, Failure> {
     match command {
         InternalCommand::Guest => Err(Failure::failed(run_guest())),
-        InternalCommand::Session { group, wait, words } => {
-            let failure = run_in_own_session(words, group.as_deref(), wait);
+        InternalCommand::Session {
+            group,
+            wait,
+            report,
+            words,
+        } => {
+            let failure = run_in_own_session(words, group.as_deref(), wait, report);
             Err(Failure::failed(failure))
         }
         InternalCommand::Hello => Ok(InternalCommand::Hello),

@@ -8,6 +8,7 @@ mod driver;
 mod failure;
 mod file;
 mod internal;
+mod running;
 mod serve;
 
 pub use args::{
@@ -18,4 +19,5 @@ pub use driver::{build_image, choose_driver};
 pub use failure::{BAD_CONFIG, FAILED, Failure};
 pub use file::LocalFile;
 pub use internal::{run_alone, run_internal};
+pub use running::{RunningPlane, running_plane};
 pub use serve::serve;

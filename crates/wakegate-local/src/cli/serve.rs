@@ -2,26 +2,14 @@
 //!
 //! Guarantees: flags win over `local.toml`, and that over the defaults.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use super::args::LocalArguments;
 use super::driver::choose_driver;
 use super::failure::Failure;
-use super::file::read_file;
+use super::file::{default_state_dir, read_file};
+use super::running::Announcement;
 use crate::server::{LocalConfig, LocalServer, OnExit};
-
-fn default_state_dir() -> Result<PathBuf, Failure> {
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let state = variable("XDG_STATE_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".local").join("state")));
-    let missing =
-        || Failure::bad_config("neither XDG_STATE_HOME nor HOME is set; give `--state-dir`");
-    Ok(state.ok_or_else(missing)?.join("wakegate"))
-}
 
 /// Runs the control plane until `shutdown`; what a person needs to use it goes to `out`.
 pub async fn serve(
@@ -55,6 +43,10 @@ pub async fn serve(
         driver: choose_driver(arguments.driver, file)?,
     };
     let server = LocalServer::bind(config).await.map_err(Failure::failed)?;
+    // Beside the token, for commands of the same person.
+    let dir = server.token_path().parent().unwrap_or(Path::new("."));
+    let _announcement = Announcement::write(dir, server.address())
+        .map_err(|error| Failure::failed(format_args!("cannot use {}: {error}", dir.display())))?;
     out(&format!(
         "local control plane at http://{}\n",
         server.address()

@@ -1,60 +1,58 @@
 //! An instance's own network address, which can be opened and closed.
 //!
-//! Guarantees: while open, each port that the program listens at on its private address
-//! (127.78.x.y) is reachable at its public one (127.77.x.y) within a few milliseconds, and a port
-//! that it does not listen at is refused; closing cuts every connection and refuses new ones at
-//! once, as a removed TAP would; half-closed connections stay half-closed.
+//! Guarantees: while open, each port that it was told of leads from the public address (127.77.x.y)
+//! to where the program listens, and every other port is refused; closing cuts every connection and
+//! refuses new ones at once, as a removed TAP would, or keeps those that are open and lets them
+//! hear nothing until the address opens again; half-closed connections stay half-closed. Nothing of
+//! it runs while nobody connects.
 //!
 //! A frozen process' own sockets would go on accepting into their backlog, which would hide every
 //! race that matters; hence this proxy in front of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
-use jiff::Timestamp;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
 use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connections::ConnectionTable;
+use super::traffic::{CountedConnection, Traffic};
 use crate::clock::Clock;
-use crate::policy::auto_standby::Policy;
 
-/// The pauses between two looks for the program's listeners: while it comes up, and later.
-const LOOK_COMING_UP: Duration = Duration::from_millis(2);
-const LOOK_LATER: Duration = Duration::from_millis(100);
-const COMING_UP: Duration = Duration::from_secs(10);
-
-/// The bytes and the events of an address.
-#[derive(Debug, Default)]
-pub(crate) struct Traffic {
-    received: AtomicU64,
-    sent: AtomicU64,
-    /// The time when a connection that counts was last opened or closed, in µs; 0 is never.
-    last_event: AtomicI64,
-    /// The policy that says which connections count.
-    pub(crate) policy: ArcSwapOption<Policy>,
-}
+/// Where each public port leads.
+pub(super) type Targets = BTreeMap<u16, SocketAddr>;
 
 /// An instance's address, which is closed at first.
 #[derive(Debug)]
 pub(super) struct AddressProxy {
     pub(super) public: Ipv4Addr,
     pub(super) private: Ipv4Addr,
-    port: u16,
+    /// The port at which clients expect the program.
+    pub(super) port: u16,
     clock: Clock,
     pub(super) traffic: Arc<Traffic>,
-    /// Nothing while it is closed.
-    open: Mutex<Option<OpenAddress>>,
-    /// The ports that were open when the address was last closed.
-    ports: Mutex<BTreeSet<u16>>,
+    /// Whether connections outlive the time in which the address is closed.
+    keeps_flows: AtomicBool,
+    /// Whether connections that were kept may go on; ended by [`AddressProxy::cut`].
+    awake: watch::Sender<bool>,
+    /// Somebody has connected and the program has refused: what is known of its ports is old.
+    pub(super) refused: Arc<Notify>,
+    state: Mutex<Ports>,
+}
+
+#[derive(Debug, Default)]
+struct Ports {
+    /// Nothing while the address is closed.
+    open: Option<OpenAddress>,
+    targets: Targets,
 }
 
 /// What runs while an address is open.
@@ -62,49 +60,20 @@ pub(super) struct AddressProxy {
 struct OpenAddress {
     closed: CancellationToken,
     tasks: TaskTracker,
+    listeners: BTreeMap<u16, OpenPort>,
 }
 
-// === impl Traffic ===
-
-impl Traffic {
-    pub(crate) fn received(&self) -> u64 {
-        self.received.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn last_event(&self) -> Option<Timestamp> {
-        match self.last_event.load(Ordering::Relaxed) {
-            0 => None,
-            micros => Timestamp::from_microsecond(micros).ok(),
-        }
-    }
-
-    /// Takes over what another counter has counted.
-    pub(in crate::driver) fn replace(&self, received: u64, sent: u64) {
-        self.received.store(received, Ordering::Relaxed);
-        self.sent.store(sent, Ordering::Relaxed);
-    }
-
-    fn note(&self, source: Ipv4Addr, port: u16, now: Timestamp) {
-        let counts = self
-            .policy
-            .load()
-            .as_ref()
-            .is_none_or(|policy| policy.counts(source, port));
-        if counts {
-            self.last_event
-                .store(now.as_microsecond(), Ordering::Relaxed);
-        }
-    }
+/// What accepts at one port.
+#[derive(Debug)]
+struct OpenPort {
+    closed: CancellationToken,
+    target: SocketAddr,
 }
 
 // === impl AddressProxy ===
 
 impl AddressProxy {
-    /// The address `127.77.x.y`, in front of a program at `127.78.x.y`.
+    /// The address `127.77.x.y`, in front of a program that has `127.78.x.y`.
     pub(super) fn new(clock: Clock, low: [u8; 2], port: u16) -> Self {
         let [x, y] = low;
         Self {
@@ -113,8 +82,10 @@ impl AddressProxy {
             port,
             clock,
             traffic: Arc::default(),
-            open: Mutex::default(),
-            ports: Mutex::default(),
+            keeps_flows: AtomicBool::new(false),
+            awake: watch::Sender::new(false),
+            refused: Arc::default(),
+            state: Mutex::default(),
         }
     }
 
@@ -133,123 +104,122 @@ impl AddressProxy {
             .find(|new| !used(new.public) && free(new.public) && free(new.private))
     }
 
-    /// Names the ports that are to be open when the address is opened the first time.
-    pub(super) fn expect(&self, ports: &BTreeSet<u16>) {
-        ports.clone_into(&mut self.ports.lock().unwrap_or_else(PoisonError::into_inner));
+    fn state(&self) -> MutexGuard<'_, Ports> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the address. Ports that were open before are open again when this returns.
+    /// From now on a close keeps connections, and lets them hear nothing.
+    pub(super) fn keep_flows(&self) {
+        self.keeps_flows.store(true, Ordering::Release);
+    }
+
+    /// Where each port leads, also while the address is closed.
+    pub(super) fn targets(&self) -> Targets {
+        self.state().targets.clone()
+    }
+
+    /// Opens and closes ports that lead to the same ports of the private address, at once or when
+    /// the address opens.
+    pub(super) fn expect(self: &Arc<Self>, ports: &BTreeSet<u16>) {
+        let target = |port: &u16| (*port, SocketAddrV4::new(self.private, *port).into());
+        self.warn(&self.follow(ports.iter().map(target).collect()));
+    }
+
+    fn warn(&self, failed: &[(u16, io::Error)]) {
+        for (port, error) in failed {
+            tracing::warn!(address = %self.public, port, %error, "cannot open the instance's port");
+        }
+    }
+
+    /// Opens and closes ports as the program does, at once or when the address opens. Returns those
+    /// that cannot be opened, which are tried again the next time.
+    pub(super) fn follow(self: &Arc<Self>, targets: Targets) -> Vec<(u16, io::Error)> {
+        let mut state = self.state();
+        state.targets = targets;
+        self.settle(&mut state)
+    }
+
+    /// Opens the address and the ports that are known.
     pub(super) fn open(self: &Arc<Self>) {
-        let open = OpenAddress {
+        let mut state = self.state();
+        let replaced = state.open.replace(OpenAddress {
             closed: CancellationToken::new(),
             tasks: TaskTracker::new(),
-        };
-        let mut listeners = BTreeMap::new();
-        let before = self
-            .ports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        for port in before {
-            self.open_port(port, &open, &mut listeners);
-        }
-        let watcher = Arc::clone(self).watch(open.closed.clone(), open.tasks.clone(), listeners);
-        open.tasks.spawn(watcher);
-        let replaced = self
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(open);
+            listeners: BTreeMap::new(),
+        });
         if let Some(replaced) = replaced {
             replaced.closed.cancel();
         }
+        self.warn(&self.settle(&mut state));
+        self.awake.send_replace(true);
     }
 
-    /// Closes the address; when this returns, every connection is cut.
+    /// Makes the open ports those that lead somewhere.
+    fn settle(self: &Arc<Self>, state: &mut Ports) -> Vec<(u16, io::Error)> {
+        let Ports { open, targets } = state;
+        let Some(open) = open else { return Vec::new() };
+        open.listeners.retain(|port, listener| {
+            let stays = targets.get(port) == Some(&listener.target);
+            if !stays {
+                listener.closed.cancel();
+            }
+            stays
+        });
+        let mut failed = Vec::new();
+        for (port, target) in &*targets {
+            if open.listeners.contains_key(port) {
+                continue;
+            }
+            match listen(SocketAddrV4::new(self.public, *port)) {
+                Ok(listener) => {
+                    let closed = open.closed.child_token();
+                    let serve = Arc::clone(self).serve(
+                        listener,
+                        (*port, *target),
+                        closed.clone(),
+                        open.closed.clone(),
+                        open.tasks.clone(),
+                    );
+                    open.tasks.spawn(serve);
+                    let target = *target;
+                    open.listeners.insert(*port, OpenPort { closed, target });
+                }
+                Err(error) => failed.push((*port, error)),
+            }
+        }
+        failed
+    }
+
+    /// Closes the address for a sleep. When this returns, new connections are refused and those
+    /// that were open are cut, or hear nothing where they are kept.
     pub(super) async fn close(&self) {
-        let open = self
-            .open
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.awake.send_replace(false);
+        let open = self.state().open.take();
         let Some(open) = open else { return };
+        if self.keeps_flows.load(Ordering::Acquire) {
+            for listener in open.listeners.values() {
+                listener.closed.cancel();
+            }
+            return;
+        }
         open.closed.cancel();
         open.tasks.close();
         open.tasks.wait().await;
     }
 
-    /// Opens and closes ports as the program does.
-    async fn watch(
-        self: Arc<Self>,
-        closed: CancellationToken,
-        tasks: TaskTracker,
-        mut listeners: BTreeMap<u16, CancellationToken>,
-    ) {
-        let open = OpenAddress { closed, tasks };
-        let opened = Instant::now();
-        loop {
-            // A table that cannot be read now is read again at the next look.
-            if let Ok(table) = ConnectionTable::read() {
-                let listening: BTreeSet<u16> = table.listening(self.private).collect();
-                listeners.retain(|port, token| {
-                    let stays = listening.contains(port);
-                    if !stays {
-                        token.cancel();
-                    }
-                    stays
-                });
-                for port in listening {
-                    self.open_port(port, &open, &mut listeners);
-                }
-                let open = listeners.keys().copied().collect();
-                *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = open;
-            }
-            let coming_up = !listeners.contains_key(&self.port) && opened.elapsed() < COMING_UP;
-            let pause = if coming_up {
-                LOOK_COMING_UP
-            } else {
-                LOOK_LATER
-            };
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = open.closed.cancelled() => return,
-            }
-        }
-    }
-
-    fn open_port(
-        self: &Arc<Self>,
-        port: u16,
-        open: &OpenAddress,
-        listeners: &mut BTreeMap<u16, CancellationToken>,
-    ) {
-        if listeners.contains_key(&port) {
-            return;
-        }
-        let listener = match listen(SocketAddrV4::new(self.public, port)) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::warn!(address = %self.public, port, %error, "cannot open the instance's port");
-                return;
-            }
-        };
-        let token = open.closed.child_token();
-        listeners.insert(port, token.clone());
-        let serve = Arc::clone(self).serve(
-            listener,
-            port,
-            token,
-            open.closed.clone(),
-            open.tasks.clone(),
-        );
-        open.tasks.spawn(serve);
+    /// Closes the address for good, and cuts what was kept.
+    pub(super) async fn cut(&self) {
+        self.keeps_flows.store(false, Ordering::Release);
+        self.close().await;
+        // Wakes those that wait to go on; they see that nothing is kept any more.
+        self.awake.send_replace(false);
     }
 
     /// Accepts until the port closes; connections go on until the address does.
     async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
-        port: u16,
+        (port, target): (u16, SocketAddr),
         port_closed: CancellationToken,
         closed: CancellationToken,
         tasks: TaskTracker,
@@ -262,10 +232,12 @@ impl AddressProxy {
             match accepted {
                 Ok((client, peer)) => {
                     let source = match peer.ip() {
-                        std::net::IpAddr::V4(source) => source,
-                        std::net::IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
+                        IpAddr::V4(source) => source,
+                        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
                     };
-                    tasks.spawn(Arc::clone(&self).proxy(client, source, port, closed.clone()));
+                    let counted = CountedConnection::new(&self.traffic, &self.clock, source, port);
+                    let proxy = Arc::clone(&self).proxy(client, target, counted, closed.clone());
+                    tasks.spawn(proxy);
                 }
                 // Out of descriptors, most likely: others will be freed.
                 Err(_) => sleep(Duration::from_millis(10)).await,
@@ -277,23 +249,26 @@ impl AddressProxy {
     async fn proxy(
         self: Arc<Self>,
         client: TcpStream,
-        source: Ipv4Addr,
-        port: u16,
+        target: SocketAddr,
+        counted: CountedConnection,
         closed: CancellationToken,
     ) {
-        self.traffic.note(source, port, self.clock.now());
-        let target = SocketAddrV4::new(self.private, port);
-        let mut client = counted(client, &self.traffic.received);
-        let copied = async {
-            let server = TcpStream::connect(target).await?;
-            // Small answers must not wait for more; a socket that cannot do this still works.
-            let _slower = (client.get_ref().set_nodelay(true), server.set_nodelay(true));
-            let mut server = counted(server, &self.traffic.sent);
-            tokio::io::copy_bidirectional(&mut client, &mut server).await
-        };
-        let result = tokio::select! {
-            result = copied => result.map(drop),
-            () = closed.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
+        let mut client = inspected(client, &self.traffic.received);
+        let result = {
+            let mut copied = pin!(self.copy(&mut client, target));
+            let mut awake = self.awake.subscribe();
+            loop {
+                tokio::select! {
+                    biased;
+                    () = closed.cancelled() => break Err(io::ErrorKind::ConnectionAborted.into()),
+                    () = self.falls_asleep(&mut awake) => {
+                        if !self.hears_nothing(&mut awake, &closed).await {
+                            break Err(io::ErrorKind::ConnectionAborted.into());
+                        }
+                    }
+                    result = &mut copied => break result,
+                }
+            }
         };
         if result.is_err() {
             // A reset, since there was no orderly end. Without it the cut is only less abrupt.
@@ -301,7 +276,45 @@ impl AddressProxy {
                 socket2::SockRef::from(client.get_ref()).set_linger(Some(Duration::ZERO));
         }
         drop(client);
-        self.traffic.note(source, port, self.clock.now());
+        drop(counted);
+    }
+
+    /// Ends when the address closes and keeps its connections.
+    async fn falls_asleep(&self, awake: &mut watch::Receiver<bool>) {
+        if !self.keeps_flows.load(Ordering::Acquire)
+            || awake.wait_for(|awake| !awake).await.is_err()
+        {
+            std::future::pending().await
+        }
+    }
+
+    /// Waits until the address opens again; whether the connection is still kept.
+    async fn hears_nothing(
+        &self,
+        awake: &mut watch::Receiver<bool>,
+        closed: &CancellationToken,
+    ) -> bool {
+        let kept = || self.keeps_flows.load(Ordering::Acquire);
+        let wakes = awake.wait_for(|awake| *awake || !kept());
+        tokio::select! {
+            woken = wakes => woken.is_ok_and(|awake| *awake),
+            () = closed.cancelled() => false,
+        }
+    }
+
+    /// Copies both ways until both are over.
+    async fn copy(
+        &self,
+        client: &mut InspectReader<TcpStream, impl FnMut(&[u8])>,
+        target: SocketAddr,
+    ) -> io::Result<()> {
+        let server = TcpStream::connect(target).await;
+        let server = server.inspect_err(|_| self.refused.notify_one())?;
+        // Small answers must not wait for more; a socket that cannot do this still works.
+        let _slower = (client.get_ref().set_nodelay(true), server.set_nodelay(true));
+        let mut server = inspected(server, &self.traffic.sent);
+        let copied = tokio::io::copy_bidirectional(client, &mut server).await;
+        copied.map(drop)
     }
 }
 
@@ -313,8 +326,102 @@ fn listen(address: SocketAddrV4) -> io::Result<TcpListener> {
 }
 
 /// The stream, with a count of the bytes that are read from it.
-fn counted(stream: TcpStream, count: &AtomicU64) -> InspectReader<TcpStream, impl FnMut(&[u8])> {
+fn inspected(stream: TcpStream, count: &AtomicU64) -> InspectReader<TcpStream, impl FnMut(&[u8])> {
     InspectReader::new(stream, |bytes| {
         count.fetch_add(bytes.len() as u64, Ordering::Relaxed);
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// An address before an application of the test's own.
+    async fn address() -> (Arc<AddressProxy>, TcpListener) {
+        let clock = Clock::system();
+        let proxy = AddressProxy::free(&clock, 8080, |_| false).unwrap();
+        let application = TcpListener::bind((proxy.private, 0)).await.unwrap();
+        let proxy = Arc::new(proxy);
+        let target = application.local_addr().unwrap();
+        assert!(proxy.follow(Targets::from([(8080, target)])).is_empty());
+        (proxy, application)
+    }
+
+    /// A connection through the address, and its other end.
+    async fn connect(proxy: &AddressProxy, application: &TcpListener) -> (TcpStream, TcpStream) {
+        let client = TcpStream::connect((proxy.public, 8080)).await.unwrap();
+        let (server, _) = application.accept().await.unwrap();
+        (client, server)
+    }
+
+    async fn refuses(proxy: &AddressProxy) -> bool {
+        let connected = TcpStream::connect((proxy.public, 8080)).await;
+        connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    }
+
+    #[tokio::test]
+    async fn a_closed_address_refuses_and_cuts_and_an_open_one_leads_where_it_was_told() {
+        let (proxy, application) = address().await;
+        assert!(refuses(&proxy).await, "closed at first");
+        proxy.open();
+        let (mut client, mut server) = connect(&proxy, &application).await;
+        client.write_all(b"there").await.unwrap();
+        let mut read = [0; 5];
+        server.read_exact(&mut read).await.unwrap();
+        server.write_all(b"back!").await.unwrap();
+        client.read_exact(&mut read).await.unwrap();
+        let traffic = Arc::clone(&proxy.traffic);
+        assert_eq!((traffic.received(), traffic.sent()), (5, 5));
+        assert_eq!(traffic.active(|_, port| port == 8080), 1);
+        proxy.close().await;
+        assert!(client.read(&mut read).await.is_err(), "it is cut");
+        assert_eq!(traffic.active(|_, _| true), 0);
+        assert!(refuses(&proxy).await);
+        proxy.open();
+        connect(&proxy, &application).await;
+        proxy.follow(Targets::new());
+        assert!(refuses(&proxy).await, "it leads nowhere");
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_hears_nothing_while_the_address_is_closed_and_goes_on_in_order() {
+        let (proxy, application) = address().await;
+        proxy.keep_flows();
+        proxy.open();
+        let (mut client, mut server) = connect(&proxy, &application).await;
+        let mut read = [0; 3];
+        client.write_all(b"one").await.unwrap();
+        server.read_exact(&mut read).await.unwrap();
+        proxy.close().await;
+        assert!(refuses(&proxy).await, "new ones are refused");
+        client.write_all(b"two").await.unwrap();
+        server.write_all(b"own").await.unwrap();
+        let silent = Duration::from_millis(100);
+        let heard = tokio::time::timeout(silent, client.read(&mut read)).await;
+        assert!(heard.is_err(), "{heard:?}");
+        let heard = tokio::time::timeout(silent, server.read(&mut read)).await;
+        assert!(heard.is_err(), "{heard:?}");
+        assert_eq!(proxy.traffic.active(|_, _| true), 1, "it is open");
+        proxy.open();
+        server.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"two");
+        client.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"own");
+        // For good: nothing is kept.
+        proxy.close().await;
+        proxy.cut().await;
+        assert!(client.read(&mut read).await.is_err(), "it is cut");
+    }
+
+    #[tokio::test]
+    async fn whoever_connects_to_a_program_that_has_closed_its_port_makes_it_known() {
+        let (proxy, application) = address().await;
+        proxy.open();
+        drop(application);
+        let mut client = TcpStream::connect((proxy.public, 8080)).await.unwrap();
+        proxy.refused.notified().await;
+        assert!(client.read(&mut [0]).await.is_err());
+    }
 }

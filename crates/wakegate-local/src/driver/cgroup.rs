@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::contract::Boot;
+
 /// A group freezes within milliseconds, unless a process of it is in the middle of slow input.
 const FREEZING: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_micros(200);
@@ -77,6 +79,30 @@ impl Groups {
         make(&path)?;
         Ok(Group(path))
     }
+}
+
+/// A control group with the limits that were asked for, and what of them is not to be had.
+pub(super) fn make_group(groups: Option<&Groups>, boot: &Boot) -> (Option<Group>, Vec<String>) {
+    let Some(groups) = groups else {
+        let why = "no limits on memory and processors: no control group (v2) can be made here";
+        return (None, vec![why.to_owned()]);
+    };
+    let group = match groups.make(&boot.id) {
+        Ok(group) => group,
+        Err(error) => return (None, vec![format!("no control group: {error}")]),
+    };
+    let set = |what: &str, done: io::Result<()>| match done {
+        Ok(()) => None,
+        Err(_) if !groups.limits(what) => Some(format!(
+            "no limit on {what}: its controller is not given to our control group"
+        )),
+        Err(error) => Some(format!("no limit on {what}: {error}")),
+    };
+    let remarks = [
+        set("memory", group.limit_memory(boot.memory_bytes)),
+        set("cpu", group.limit_cpus(boot.vcpus)),
+    ];
+    (Some(group), remarks.into_iter().flatten().collect())
 }
 
 fn make(path: &Path) -> io::Result<()> {

@@ -17,10 +17,12 @@ pub(crate) struct Boot {
     /// Whether `program` is our own demo server, wherever the driver keeps that.
     pub(crate) is_hello: bool,
     pub(crate) environment: Vec<(String, String)>,
-    /// The guest port that is looked for first.
+    /// The port at which the instance's address is to lead to the program.
     pub(crate) port: u16,
     pub(crate) network_enabled: bool,
-    /// The program's working directory.
+    /// Whether connections outlive a sleep and hear nothing meanwhile, where the driver can do so.
+    pub(crate) keeps_flows: bool,
+    /// The program's working directory, unless its environment names another as `PWD`.
     pub(crate) folder: PathBuf,
     /// The file that the program's output goes to.
     pub(crate) log: PathBuf,
@@ -61,6 +63,11 @@ pub(crate) struct Handle {
     /// The address at which it is reached, which is closed while it sleeps.
     pub(crate) address: Option<Ipv4Addr>,
     pub(super) port: u16,
+    /// The port that the program learns as `PORT`, where that is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) own_port: Option<u16>,
+    #[serde(default)]
+    pub(super) keeps_flows: bool,
     /// The process' control group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) group: Option<PathBuf>,
@@ -90,6 +97,8 @@ pub(crate) enum DriverEvent {
     Started(String),
     /// The program of this instance has ended.
     Ended(Exit),
+    /// Something that the owner of this instance should know, for its log of operations.
+    Remark(String, String),
 }
 
 /// The result of a command in an instance.
@@ -112,6 +121,8 @@ impl Handle {
             boot_id: String::new(),
             address,
             port,
+            own_port: None,
+            keeps_flows: false,
             group: None,
         }
     }

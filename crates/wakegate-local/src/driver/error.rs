@@ -18,8 +18,17 @@ pub(crate) enum DriverError {
     Files(std::io::Error),
     #[error("there is no room for the VM's memory on the disk: it needs {needed} bytes")]
     NoRoom { needed: u64 },
-    #[error("no free address in 127.77.0.0/16")]
-    NoAddress,
+    #[error("cannot prepare to run the program: {0}")]
+    Launcher(String),
+    #[error("the working directory {} does not exist", .0.display())]
+    NoFolder(PathBuf),
+    #[error(
+        "no address of 127.77.0.0/16 has a free port {0}; does something on this machine listen at \
+         port {0} of every address?"
+    )]
+    NoAddress(u16),
+    #[error("this machine has no free port for the program")]
+    NoPort,
     #[error("the instance's process is gone")]
     Gone,
     #[error("the instance's process did not freeze within a second")]
@@ -68,4 +77,17 @@ pub(crate) enum QmpError {
         command: &'static str,
         reason: String,
     },
+}
+
+// === impl DriverError ===
+
+impl DriverError {
+    /// What a shell would say of a program that it could not run.
+    pub(crate) fn exit_code(&self) -> Option<i32> {
+        let Self::Spawn { source, .. } = self else {
+            return None;
+        };
+        let is_missing = source.kind() == std::io::ErrorKind::NotFound;
+        Some(if is_missing { 127 } else { 126 })
+    }
 }

@@ -4,15 +4,23 @@
 //! record, or another instance's owner.
 
 mod address_proxy;
+mod beside;
 mod cgroup;
 mod connections;
 mod contract;
 mod dispatch;
+mod end_of_process;
 mod error;
+mod launch;
+mod listeners;
+mod own_port;
+mod place;
+mod port_watch;
 mod process;
 mod procfs;
 mod qemu;
 mod remnants;
+mod traffic;
 
 pub(crate) use connections::{Connection, ConnectionTable};
 pub(crate) use contract::{Adoption, Boot, DriverEvent, Exit, Handle, Started};
@@ -21,3 +29,4 @@ pub(crate) use error::DriverError;
 pub(crate) use process::ProcessDriver;
 pub use qemu::Accelerator;
 pub(crate) use qemu::{QemuConfig, QemuDriver, detect_accelerator, set_up_bridge};
+pub(crate) use traffic::Traffic;

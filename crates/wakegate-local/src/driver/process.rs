@@ -6,37 +6,36 @@
 //! by process id, start time and boot id. Limits are set where control groups can, and said to be
 //! missing where they cannot.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use super::address_proxy::{AddressProxy, Traffic};
-use super::cgroup::{Group, Groups};
+use super::address_proxy::AddressProxy;
+use super::beside::run_beside;
+use super::cgroup::{Group, Groups, make_group};
 use super::contract::{
     Adoption, Boot, CommandEnd, Commit, DriverEvent, Exit, Handle, Started, Usage,
 };
+use super::end_of_process::RunningProcess;
 use super::error::DriverError;
-use super::procfs::{ProcessStat, boot_id, environment};
-use super::remnants::{self, COMMAND, MARK};
+use super::launch::{Launch, Launched, environment, folder, launch, wait_for_child};
+use super::place::{Place, Places};
+use super::port_watch::{PortWatch, Watched};
+use super::procfs::{Members, ProcessStat, boot_id};
+use super::remnants;
+use super::traffic::Traffic;
 use crate::clock::Clock;
 use crate::path_info::PathInfo;
 use crate::state::State;
-
-const LOOK_AT_ADOPTED: Duration = Duration::from_millis(100);
-/// The most bytes of a command's output that are kept, from its end.
-const OUTPUT: usize = 4096;
 
 /// Runs instances as process groups.
 #[derive(Debug)]
@@ -49,12 +48,18 @@ pub(crate) struct ProcessDriver {
     /// This program, for its `session` subcommand.
     launcher: PathBuf,
     groups: Option<Groups>,
+    ports: Arc<PortWatch>,
+    _ports_end: DropGuard,
+    places: Places,
 }
 
 #[derive(Debug)]
 struct Process {
     pid: Pid,
     address: Option<Arc<AddressProxy>>,
+    /// What finds out where it listens; it has an address.
+    watched: Option<Arc<Watched>>,
+    own_port: u16,
     group: Option<Group>,
     /// Whether we are ending it, so that its end is no [`Exit`].
     expected: AtomicBool,
@@ -71,6 +76,11 @@ impl ProcessDriver {
         tasks: TaskTracker,
         launcher: PathBuf,
     ) -> Self {
+        let ports = Arc::new(PortWatch::new(events.clone()));
+        let end = CancellationToken::new();
+        let (watch, looks, ending) = (Arc::clone(&ports), tasks.clone(), end.clone());
+        let watching = async move { ending.run_until_cancelled(watch.run(looks)).await };
+        tasks.spawn(watching);
         Self {
             processes: DashMap::new(),
             clock,
@@ -79,6 +89,9 @@ impl ProcessDriver {
             boot_id: boot_id(),
             launcher,
             groups: Groups::find(),
+            ports,
+            _ports_end: end.drop_guard(),
+            places: Places::default(),
         }
     }
 
@@ -88,38 +101,14 @@ impl ProcessDriver {
             .map(|process| Arc::clone(process.value()))
     }
 
-    fn free_address(&self, port: u16) -> Result<AddressProxy, DriverError> {
-        let used = |candidate| {
-            self.processes.iter().any(|process| {
-                let address = process.address.as_ref();
-                address.is_some_and(|address| address.public == candidate)
-            })
-        };
-        AddressProxy::free(&self.clock, port, used).ok_or(DriverError::NoAddress)
-    }
-
-    /// A control group with the limits that were asked for, and what of them is not to be had.
-    fn group(&self, boot: &Boot) -> (Option<Group>, Vec<String>) {
-        let Some(groups) = &self.groups else {
-            let why = "no limits on memory and processors: no control group (v2) can be made here";
-            return (None, vec![why.to_owned()]);
-        };
-        let group = match groups.make(&boot.id) {
-            Ok(group) => group,
-            Err(error) => return (None, vec![format!("no control group: {error}")]),
-        };
-        let set = |what: &str, done: std::io::Result<()>| match done {
-            Ok(()) => None,
-            Err(_) if !groups.limits(what) => Some(format!(
-                "no limit on {what}: its controller is not given to our control group"
-            )),
-            Err(error) => Some(format!("no limit on {what}: {error}")),
-        };
-        let remarks = [
-            set("memory", group.limit_memory(boot.memory_bytes)),
-            set("cpu", group.limit_cpus(boot.vcpus)),
-        ];
-        (Some(group), remarks.into_iter().flatten().collect())
+    /// An address and a port for one program alone.
+    fn place(&self, port: u16) -> Result<Place, DriverError> {
+        let running = self.processes.iter().map(|process| {
+            let address = process.address.as_ref().map(|address| address.public);
+            (address, process.own_port)
+        });
+        self.places
+            .choose(&self.clock, port, self.ports.news(), running)
     }
 
     /// Watches the process until its end.
@@ -128,6 +117,7 @@ impl ProcessDriver {
         F: Future<Output = (Option<i32>, String)> + Send + 'static,
     {
         let (events, process, id) = (self.events.clone(), Arc::clone(process), id.to_owned());
+        let ports = Arc::clone(&self.ports);
         self.tasks.spawn(async move {
             let (code, mut message) = end.await;
             if process
@@ -137,8 +127,11 @@ impl ProcessDriver {
             {
                 message.push_str("; it had used more memory than its size");
             }
+            if !process.expected.load(Ordering::Acquire) {
+                ports.remove(&id);
+            }
             if let Some(address) = &process.address {
-                address.close().await;
+                address.cut().await;
             }
             process.ended.cancel();
             if !process.expected.load(Ordering::Acquire) {
@@ -150,101 +143,108 @@ impl ProcessDriver {
         });
     }
 
+    /// What finds out where a process listens.
+    fn watched(
+        &self,
+        id: &str,
+        pid: Pid,
+        group: Option<&Group>,
+        (address, own_port): (&Arc<AddressProxy>, u16),
+    ) -> Arc<Watched> {
+        let members = Members {
+            leader: pid.as_raw_nonzero().get(),
+            group: group.map(|group| group.path().to_owned()),
+        };
+        let address = Arc::clone(address);
+        Arc::new(Watched::new(id.to_owned(), address, own_port, members))
+    }
+
     pub(super) async fn start(
         &self,
         boot: &Boot,
         commit: Commit<'_>,
     ) -> Result<Started, DriverError> {
-        let address = match boot.network_enabled {
-            true => Some(Arc::new(self.free_address(boot.port)?)),
+        let place = match boot.network_enabled {
+            true => Some(self.place(boot.port)?),
             false => None,
         };
-        let log = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&boot.log)
-            .map_err(DriverError::Files)?;
+        // Until the process is among the others, its place is kept here.
+        let address = place.as_ref().map(|place| Arc::clone(&place.address));
+        let own_port = place.as_ref().map_or(boot.port, |place| place.own_port);
+        let log = open_log(&boot.log)?;
         let errors = log.try_clone().map_err(DriverError::Files)?;
-        let private = address.as_ref().map(|address| address.private.to_string());
-        let (group, remarks) = self.group(boot);
+        let (group, mut remarks) = make_group(self.groups.as_ref(), boot);
         let (program, first) = match boot.is_hello {
             true => (&self.launcher, Some("hello")),
             false => (&boot.program, None),
         };
-        // Through our own small launcher, which gives it a session of its own: were it in ours, the
-        // kernel would wake it and hang it up when we die (setpgid(2), orphaned process groups).
-        let mut launch = Command::new(&self.launcher);
-        launch.args(["session", "--wait"]);
-        if let Some(group) = &group {
-            launch.arg("--group").arg(group.path());
+        let handle = Handle {
+            pid: 0,
+            start_ticks: 0,
+            boot_id: self.boot_id.clone(),
+            address: address.as_ref().map(|address| address.public),
+            port: boot.port,
+            own_port: Some(own_port),
+            keeps_flows: boot.keeps_flows,
+            group: group.as_ref().map(|group| group.path().to_owned()),
+        };
+        let launched = launch(Launch {
+            launcher: &self.launcher,
+            handle,
+            commit,
+            program,
+            arguments: first
+                .into_iter()
+                .chain(boot.arguments.iter().map(String::as_str))
+                .map(AsRef::as_ref)
+                .collect(),
+            environment: environment(
+                boot,
+                address.as_ref().map(|address| address.private),
+                own_port,
+            ),
+            folder: folder(boot),
+            output: [log.into(), errors.into()],
+        });
+        let launched = launched.await;
+        if let (Err(_), Some(group)) = (&launched, &group) {
+            group.remove().await;
         }
-        let spawned = launch
-            .arg("--")
-            .arg(program)
-            .args(first)
-            .args(&boot.arguments)
-            .env_clear()
-            .env(
-                "PATH",
-                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            )
-            .env("HOME", &boot.folder)
-            .env("HOST", private.unwrap_or_default())
-            .envs(boot.environment.iter().map(|(name, value)| (name, value)))
-            .env("PORT", boot.port.to_string())
-            .env(MARK, &boot.folder)
-            .current_dir(&boot.folder)
-            .stdin(Stdio::piped())
-            .stdout(log)
-            .stderr(errors)
-            .kill_on_drop(false)
-            .spawn()
-            .map_err(|source| DriverError::Spawn {
-                program: program.clone(),
-                source,
-            });
-        let begun = async {
-            let mut child = spawned?;
-            let handle = Handle {
-                pid: 0,
-                start_ticks: 0,
-                boot_id: self.boot_id.clone(),
-                address: address.as_ref().map(|address| address.public),
-                port: boot.port,
-                group: group.as_ref().map(|group| group.path().to_owned()),
-            };
-            match begin(&mut child, handle, commit).await {
-                Ok(pid) => Ok((child, pid)),
-                Err(error) => {
-                    // The launcher ends without its word; one that hangs is not waited for.
-                    let _ended = child.kill().await;
-                    Err(error)
-                }
+        let Launched { child, pid } = launched?;
+        if let Some(address) = &address {
+            let (public, port) = (address.public, address.port);
+            remarks.push(format!(
+                "{public}:{port} leads to $PORT, which is {own_port}"
+            ));
+            if boot.keeps_flows {
+                address.keep_flows();
             }
-        };
-        let (child, pid) = match begun.await {
-            Ok(begun) => begun,
-            Err(error) => {
-                if let Some(group) = &group {
-                    group.remove().await;
-                }
-                return Err(error);
-            }
-        };
+        }
+        let watched = address
+            .as_ref()
+            .map(|address| self.watched(&boot.id, pid, group.as_ref(), (address, own_port)));
         let process = Arc::new(Process {
             pid,
             address,
+            watched,
+            own_port,
             group,
             expected: AtomicBool::new(false),
             ended: CancellationToken::new(),
         });
-        if let Some(address) = &process.address {
-            address.open();
-        }
+        self.open(&process);
         self.watch(&boot.id, &process, wait_for_child(child));
         self.processes.insert(boot.id.clone(), process);
+        drop(place);
         Ok(Started { remarks })
+    }
+
+    /// Opens the address of a process that is awake.
+    fn open(&self, process: &Process) {
+        if let (Some(address), Some(watched)) = (&process.address, &process.watched) {
+            address.open();
+            self.ports.add(watched);
+        }
     }
 
     pub(super) async fn stop(&self, id: &str, grace: Duration) {
@@ -252,8 +252,9 @@ impl ProcessDriver {
             return;
         };
         process.expected.store(true, Ordering::Release);
+        self.ports.remove(id);
         if let Some(address) = &process.address {
-            address.close().await;
+            address.cut().await;
         }
         // A stopped process takes SIGTERM only once it is continued. A failure to signal means that
         // it has ended already.
@@ -299,6 +300,7 @@ impl ProcessDriver {
                 }
             }
         }
+        self.ports.remove(id);
         if let Some(address) = &process.address {
             address.close().await;
         }
@@ -312,53 +314,53 @@ impl ProcessDriver {
         }
         // Thawed by its group, a program learns from this signal that it has slept.
         signal(&process, Signal::CONT)?;
-        if let Some(address) = &process.address {
-            address.open();
-        }
+        self.open(&process);
         Ok(())
     }
 
     pub(super) fn adopt(&self, id: &str, handle: &Handle) -> Adoption {
-        let gone = || {
-            let why = "its process was gone when the control plane came back";
-            Adoption::Gone(why.to_owned())
-        };
-        let same = |stat: &ProcessStat| {
-            stat.start_ticks == handle.start_ticks
-                && self.boot_id == handle.boot_id
-                && stat.state != 'Z'
-        };
-        let stat = ProcessStat::read(handle.pid).filter(same);
-        let (Some(pid), Some(stat)) = (Pid::from_raw(handle.pid), stat) else {
-            return gone();
-        };
-        let address = handle.address.map(|public| {
-            let [_, _, x, y] = public.octets();
-            Arc::new(AddressProxy::new(self.clock.clone(), [x, y], handle.port))
+        let same_boot = self.boot_id == handle.boot_id;
+        let pid = Pid::from_raw(handle.pid).filter(|_| same_boot);
+        let found = pid.and_then(|pid| {
+            let (running, stat) = RunningProcess::find(pid, handle.start_ticks)?;
+            Some((pid, running, stat))
         });
+        let Some((pid, running, stat)) = found else {
+            let why = "its process was gone when the control plane came back";
+            return Adoption::Gone(why.to_owned());
+        };
         let group = handle.group.clone().map(Group::at);
         let asleep = stat.state == 'T' || group.as_ref().is_some_and(Group::is_frozen);
+        let own_port = handle.own_port.unwrap_or(handle.port);
+        let address = handle.address.map(|public| {
+            let [_, _, x, y] = public.octets();
+            let mut address = AddressProxy::new(self.clock.clone(), [x, y], handle.port);
+            address.refused = self.ports.news();
+            if handle.keeps_flows {
+                address.keep_flows();
+            }
+            Arc::new(address)
+        });
+        let watched = address.as_ref().map(|address| {
+            let watched = self.watched(id, pid, group.as_ref(), (address, own_port));
+            // Its ports are open already, also those of one that sleeps.
+            self.ports.look_at(&watched);
+            watched
+        });
         let process = Arc::new(Process {
             pid,
             address,
+            watched,
+            own_port,
             group,
             expected: AtomicBool::new(false),
             ended: CancellationToken::new(),
         });
-        let start_ticks = handle.start_ticks;
+        // Not our child, so nobody tells us more of its end.
         self.watch(id, &process, async move {
-            // Not our child, so nobody tells us of its end.
-            let alive = |stat: &ProcessStat| stat.start_ticks == start_ticks && stat.state != 'Z';
-            while ProcessStat::read(pid.as_raw_nonzero().get())
-                .as_ref()
-                .is_some_and(alive)
-            {
-                tokio::time::sleep(LOOK_AT_ADOPTED).await;
-            }
-            (
-                None,
-                "the program ended; its exit code is not known, since it was adopted".to_owned(),
-            )
+            running.ended().await;
+            let message = "the program ended; its exit code is not known, since it was adopted";
+            (None, message.to_owned())
         });
         if !asleep {
             // A standby may have been under way, and would go on.
@@ -366,9 +368,7 @@ impl ProcessDriver {
                 let _ended = group.thaw();
             }
             let _ended = kill_process_group(pid, Signal::CONT);
-            if let Some(address) = &process.address {
-                address.open();
-            }
+            self.open(&process);
         }
         self.processes.insert(id.to_owned(), process);
         Adoption::Found(if asleep {
@@ -422,7 +422,7 @@ impl ProcessDriver {
         patience: Duration,
     ) -> Result<CommandEnd, DriverError> {
         let process = self.find(id).ok_or(DriverError::Gone)?;
-        run_beside(&process, words, folder, patience).await
+        run_beside(process.pid, words, folder, patience).await
     }
 
     pub(super) fn usage(&self, id: &str) -> Usage {
@@ -464,94 +464,8 @@ async fn frozen(pid: Pid) -> bool {
     false
 }
 
-/// Waits until the launcher has made the process the leader of its session, a second at most.
-async fn own_session(pid: Pid) -> Option<ProcessStat> {
-    let number = pid.as_raw_nonzero().get();
-    for _ in 0..1000 {
-        let stat = ProcessStat::read(number)?;
-        if stat.group == u64::try_from(number).ok()? {
-            return Some(stat);
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    None
-}
-
-/// Lets a program begin that its launcher holds back, when its handle is written down.
-async fn begin(child: &mut Child, handle: Handle, commit: Commit<'_>) -> Result<Pid, DriverError> {
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    let pid = pid.and_then(Pid::from_raw).ok_or(DriverError::Gone)?;
-    let stat = own_session(pid).await.ok_or(DriverError::Gone)?;
-    let handle = Handle {
-        pid: pid.as_raw_nonzero().get(),
-        start_ticks: stat.start_ticks,
-        ..handle
-    };
-    commit(&handle).map_err(DriverError::Files)?;
-    let mut word = child.stdin.take().ok_or(DriverError::Gone)?;
-    word.write_all(b"\n").await.map_err(DriverError::Files)?;
-    Ok(pid)
-}
-
-async fn wait_for_child(mut child: Child) -> (Option<i32>, String) {
-    match child.wait().await {
-        Ok(status) => (exit_code(status), status.to_string()),
-        Err(error) => (
-            None,
-            format!("the program's end could not be read: {error}"),
-        ),
-    }
-}
-
-/// A signal counts as 128 and its number, as in a shell.
-fn exit_code(status: ExitStatus) -> Option<i32> {
-    use std::os::unix::process::ExitStatusExt as _;
-    status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal))
-}
-
-/// Runs a command beside the instance's program, with that one's folder and environment.
-async fn run_beside(
-    process: &Process,
-    words: &[String],
-    folder: Option<&str>,
-    patience: Duration,
-) -> Result<CommandEnd, DriverError> {
-    let Some((program, arguments)) = words.split_first() else {
-        return Err(DriverError::Unsupported("process"));
-    };
-    let pid = process.pid.as_raw_nonzero();
-    let folder = folder.map_or_else(|| format!("/proc/{pid}/cwd").into(), PathBuf::from);
-    let environment = environment(pid.get());
-    let mark = environment.iter().find(|(name, _)| name == MARK);
-    let mark = mark.map(|(_, folder)| Path::new(folder).with_file_name(COMMAND));
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .current_dir(folder)
-        .env_clear()
-        .envs(environment)
-        .envs(mark.map(|mark| (MARK, mark)))
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    match tokio::time::timeout(patience, command.output()).await {
-        Err(_) => Ok(CommandEnd {
-            code: None,
-            output: String::new(),
-        }),
-        Ok(Err(error)) => Ok(CommandEnd {
-            // As a shell has it.
-            code: Some(127),
-            output: error.to_string(),
-        }),
-        Ok(Ok(output)) => {
-            let text = [output.stdout, output.stderr].concat();
-            let start = text.len().saturating_sub(OUTPUT);
-            Ok(CommandEnd {
-                code: exit_code(output.status),
-                output: String::from_utf8_lossy(text.get(start..).unwrap_or_default()).into_owned(),
-            })
-        }
-    }
+fn open_log(path: &PathBuf) -> Result<File, DriverError> {
+    let mut options = OpenOptions::new();
+    let log = options.create(true).append(true).mode(0o600).open(path);
+    log.map_err(DriverError::Files)
 }

@@ -2,9 +2,11 @@
 //!
 //! Guarantees: a process that is gone is `None`, never an error.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 
 use super::contract::Usage;
 
@@ -16,6 +18,7 @@ pub(super) struct ProcessStat {
     pub(super) start_ticks: u64,
     pub(super) parent: u64,
     pub(super) group: u64,
+    session: u64,
     cpu_ticks: u64,
     vms_bytes: u64,
     rss_pages: u64,
@@ -39,6 +42,7 @@ impl ProcessStat {
             state: fields.first()?.chars().next()?,
             parent: number(4)?,
             group: number(5)?,
+            session: number(6)?,
             cpu_ticks: number(14)? + number(15)?,
             start_ticks: number(22)?,
             vms_bytes: number(23)?,
@@ -53,6 +57,46 @@ impl ProcessStat {
             memory_vms_bytes: self.vms_bytes,
         }
     }
+}
+
+/// The processes of an instance.
+#[derive(Debug, Clone)]
+pub(super) struct Members {
+    /// The leader of their session.
+    pub(super) leader: i32,
+    /// Their control group, which also has those that began a session of their own.
+    pub(super) group: Option<PathBuf>,
+}
+
+impl Members {
+    fn pids(&self) -> Vec<i32> {
+        let in_group = self.group.as_ref();
+        let in_group = in_group.and_then(|at| fs::read_to_string(at.join("cgroup.procs")).ok());
+        if let Some(text) = in_group {
+            return text.lines().filter_map(|line| line.parse().ok()).collect();
+        }
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let session = u64::try_from(self.leader).ok();
+        let is_member = |pid: &i32| ProcessStat::read(*pid).map(|stat| stat.session) == session;
+        all.filter(is_member).collect()
+    }
+}
+
+/// The numbers of the sockets that an instance's processes have open.
+pub(super) fn sockets_of(members: &Members) -> HashSet<u64> {
+    let socket = |link: PathBuf| {
+        let text = link.to_str()?.strip_prefix("socket:[")?;
+        text.strip_suffix(']')?.parse().ok()
+    };
+    let open = |pid: i32| {
+        fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten()
+    };
+    let files = members.pids().into_iter().flat_map(open).flatten();
+    let links = files.filter_map(|file| fs::read_link(file.path()).ok());
+    links.filter_map(socket).collect()
 }
 
 /// The environment that a process was started with.
@@ -85,6 +129,22 @@ mod tests {
             ('S', 9001, 300)
         );
         assert_eq!((stat.vms_bytes, stat.rss_pages), (4_096_000, 25));
+    }
+
+    #[test]
+    fn a_listener_of_our_own_is_among_our_sockets() {
+        use std::os::fd::AsRawFd as _;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = fs::read_link(format!("/proc/self/fd/{}", listener.as_raw_fd())).unwrap();
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let leader = i32::try_from(ProcessStat::read(pid).unwrap().session).unwrap();
+        let members = Members {
+            leader,
+            group: None,
+        };
+        assert!(members.pids().contains(&pid));
+        let name = |inode: &u64| link.to_str() == Some(&format!("socket:[{inode}]"));
+        assert!(sockets_of(&members).iter().any(name));
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! Guarantees: a standby that is due is looked at again under the instance's own lock, and cannot
 //! be called back from there on.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::registry::{Fleet, FleetEvent};
-use crate::driver::{Connection, ConnectionTable};
+use crate::driver::{Connection, ConnectionTable, Traffic};
 use crate::policy::auto_standby::Policy;
 use crate::policy::countdown::is_eligible;
 use crate::state::State;
@@ -21,23 +23,26 @@ impl Fleet {
             .flatten()
     }
 
-    /// Counts the instance's connections; whether a standby is due and not yet requested.
+    /// Counts the instance's connections, those through an address of our own and those that the
+    /// machine counts; whether a standby is due and not yet requested.
     pub(super) fn observe(
         &self,
         instance: &Instance,
         table: &ConnectionTable,
         now: Timestamp,
     ) -> bool {
-        let last_event = self
-            .driver
-            .traffic(&instance.id)
-            .and_then(|traffic| traffic.last_event());
+        let traffic = self.driver.traffic(&instance.id);
         let mut record = instance.record();
         let (Some(ip), Some(policy)) = (record.ip, record.spec.policy.clone()) else {
             return false;
         };
         let counts = |c: &Connection| policy.counts(c.remote.0, c.local.1);
-        let active = table.inbound(ip).filter(|c| counts(c)).count() as u64;
+        let through_us =
+            |traffic: &Arc<Traffic>| traffic.active(|from, to| policy.counts(from, to));
+        let active = traffic.as_ref().map_or(0, through_us)
+            + table.inbound(ip).filter(|c| counts(c)).count() as u64;
+        // Looked at after the count: what ended meanwhile is an event.
+        let last_event = traffic.and_then(|traffic| traffic.last_event());
         let ended = table.last_ended(ip, counts);
         let ended = ended.and_then(|ago| now.checked_sub(ago).ok());
         let last_event = last_event.max(ended);
@@ -78,9 +83,12 @@ impl Fleet {
                             .is_some_and(|at| at <= now)
                 });
             let quiet = match (self.driver.connections(), record.ip, &policy) {
-                (Ok(table), Some(ip), Some(policy)) => !table
-                    .inbound(ip)
-                    .any(|c| policy.counts(c.remote.0, c.local.1)),
+                (Ok(table), Some(ip), Some(policy)) => {
+                    let traffic = self.driver.traffic(&instance.id);
+                    let through_us = |t: Arc<Traffic>| t.active(|from, to| policy.counts(from, to));
+                    let counts = |c: &Connection| policy.counts(c.remote.0, c.local.1);
+                    traffic.map_or(0, through_us) == 0 && !table.inbound(ip).any(counts)
+                }
                 _ => false,
             };
             if !(due && quiet) {

@@ -28,6 +28,9 @@ pub(crate) const HELLO_IMAGE: &str = "wakegate/hello";
 /// The image that stands for any program of the host.
 pub(crate) const EXEC_IMAGE: &str = "local/exec";
 
+/// The tag of an instance whose connections are to outlive its sleep when its value is `keep`.
+const FLOWS: &str = "wakegate.flows";
+
 pub(crate) fn invalid_state(verb: &str, state: State, must_be: &str) -> Error {
     let text = format!("invalid state transition: cannot {verb} from state {state}{must_be}");
     Error::conflict("invalid_state", text)
@@ -136,6 +139,7 @@ impl Fleet {
             Err(error) => {
                 self.note(instance, &format!("could not start: {error}"));
                 let mut record = instance.record();
+                record.exit_code = error.exit_code();
                 record.exit_message = Some(error.to_string());
                 record.ends(self.clock.now());
                 drop(record);
@@ -176,6 +180,7 @@ impl Fleet {
             environment,
             port: port(spec),
             network_enabled: spec.network_enabled,
+            keeps_flows: spec.tags.get(FLOWS).is_some_and(|flows| flows == "keep"),
             folder: work,
             log: folder.join("app.log"),
             memory_bytes: spec.size + spec.hotplug_size.unwrap_or(0),

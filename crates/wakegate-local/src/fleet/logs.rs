@@ -1,12 +1,14 @@
 //! The files of instances, looked at now and then.
 //!
-//! Guarantees: a log that is too long is cut within some seconds; a record that could not be saved
-//! is, within some seconds of when it can be; a failure to cut a log is logged.
+//! Guarantees: a log that is too long is cut within some seconds while its instance is awake; a
+//! record that could not be saved is, within some seconds of when it can be; a failure to cut a log
+//! is logged.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::registry::Fleet;
+use crate::state::State;
 use crate::store::{Kind, rotation};
 
 const LOGS: [&str; 3] = ["app.log", "vmm.log", "hypeman.log"];
@@ -23,8 +25,11 @@ pub(super) async fn run(fleet: &Arc<Fleet>) {
                 fleet.save(instance);
             }
         }
-        let folders = instances.iter();
-        let folders = folders.map(|i| fleet.store.folder(Kind::Instance, &i.id));
+        // One that sleeps writes nothing.
+        let awake = instances
+            .iter()
+            .filter(|instance| instance.state() != State::Standby);
+        let folders = awake.map(|i| fleet.store.folder(Kind::Instance, &i.id));
         let folders: Vec<_> = folders.collect();
         let cut = fleet.tasks.spawn_blocking(move || {
             for path in folders.iter().flat_map(|f| LOGS.map(|log| f.join(log))) {

@@ -217,10 +217,16 @@ impl Fleet {
     async fn handle_events(self: Arc<Self>, mut events: mpsc::Receiver<DriverEvent>) {
         let waiting = WaitingEvents::default();
         while let Some(event) = events.recv().await {
-            let (DriverEvent::Started(id) | DriverEvent::Ended(Exit { id, .. })) = &event;
+            let (DriverEvent::Started(id)
+            | DriverEvent::Ended(Exit { id, .. })
+            | DriverEvent::Remark(id, _)) = &event;
             let Some(instance) = self.get(id) else {
                 continue;
             };
+            if let DriverEvent::Remark(_, text) = &event {
+                self.note(&instance, &format!("note: {text}"));
+                continue;
+            }
             if !waiting.add(&instance.id, event) {
                 continue;
             }
@@ -239,6 +245,8 @@ impl Fleet {
     /// Handles an event. The caller holds the instance's lock.
     async fn handle(&self, instance: &Instance, event: DriverEvent) {
         match event {
+            // It is noted as it comes.
+            DriverEvent::Remark(..) => {}
             DriverEvent::Started(_) => {
                 if instance.state() == State::Initializing {
                     instance.record().begins(self.clock.now());

@@ -6,7 +6,7 @@
 //! the VM ends when its program does. It never returns in a VM.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -29,6 +29,9 @@ use crate::path_info::PathInfo;
 const NOBODY_THERE: Duration = Duration::from_millis(20);
 /// The most bytes of a command's output that an answer has, from its end.
 const OUTPUT: usize = 4096;
+
+/// The most bytes of an order, which holds at most a program's words and environment.
+const LONGEST_ORDER: u64 = 8 << 20;
 
 /// The state that all threads of the agent share.
 struct Agent {
@@ -114,7 +117,10 @@ impl Agent {
         let mut reader = BufReader::new(port);
         let mut text = Vec::new();
         loop {
-            match reader.read_until(b'\n', &mut text) {
+            match (&mut reader)
+                .take(LONGEST_ORDER)
+                .read_until(b'\n', &mut text)
+            {
                 // An end in the middle of a line: whoever sent it has gone.
                 Ok(0) | Err(_) => {
                     text.clear();
@@ -122,6 +128,10 @@ impl Agent {
                     continue;
                 }
                 Ok(_) => {}
+            }
+            if text.len() as u64 >= LONGEST_ORDER {
+                // No order of ours: what is left of it ends at the next line's end and is none.
+                text.clear();
             }
             if text.ends_with(b"\n") {
                 if let Ok(order) = serde_json::from_slice(&text) {

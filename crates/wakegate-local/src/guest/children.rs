@@ -1,7 +1,8 @@
 //! The agent's children: as the first process it inherits every orphan of the VM, too.
 //!
 //! Guarantees: one place waits for all of them, so that none stays a zombie and each end is heard
-//! by who started it; a command that is late is killed with all of its group.
+//! by who started it; a command that is late is killed with all of its group; of what it writes, the
+//! end alone is kept.
 
 use std::collections::HashMap;
 use std::io::{PipeReader, Read as _, pipe};
@@ -13,6 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process_group, wait};
+
+use crate::tail::Tail;
 
 /// The pause between two looks at a VM without children.
 const NONE: Duration = Duration::from_millis(2);
@@ -83,18 +86,18 @@ impl Children {
             Err(error) => return (Some(127), error.to_string()),
         };
         let reading = thread::spawn(move || {
-            let mut text = Vec::new();
+            let mut tail = Tail::new(most);
+            let mut buffer = [0; 4096];
             // What cannot be read is left out.
-            let _all = ours.read_to_end(&mut text);
-            text
+            while let Ok(length @ 1..) = ours.read(&mut buffer) {
+                tail.push(buffer.get(..length).unwrap_or_default());
+            }
+            tail.into_text()
         });
         let code = end.recv_timeout(patience).ok().map(|end| end.code);
         // Also what it left behind, which would keep its output open.
         let _ended = kill_process_group(pid, Signal::KILL);
-        let text = reading.join().unwrap_or_default();
-        let from = text.len().saturating_sub(most);
-        let text = text.get(from..).unwrap_or_default();
-        (code, String::from_utf8_lossy(text).into_owned())
+        (code, reading.join().unwrap_or_default())
     }
 
     /// Waits for children, for ever.

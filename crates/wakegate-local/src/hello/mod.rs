@@ -80,7 +80,11 @@ pub async fn run(variable: impl Fn(&'static str) -> Option<String>) -> Result<()
         }
     }
     let failed = |error| HelloError::Bind(address, error);
-    let socket = TcpSocket::new_v4().map_err(failed)?;
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    };
+    let socket = socket.map_err(failed)?;
     socket.set_reuseaddr(true).map_err(failed)?;
     socket.bind(address).map_err(failed)?;
     let listener = socket.listen(4096).map_err(failed)?;

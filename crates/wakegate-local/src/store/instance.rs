@@ -209,6 +209,9 @@ impl Record {
             "vcpus": spec.vcpus,
             "env": (!spec.env.is_empty()).then_some(&spec.env),
             "tags": (!spec.tags.is_empty()).then_some(&spec.tags),
+            // Not in the contract's answers, under the names of its requests.
+            "entrypoint": spec.entrypoint,
+            "cmd": spec.cmd,
             "network": without_nulls(network),
             "started_at": self.started_at,
             "stopped_at": self.stopped_at,

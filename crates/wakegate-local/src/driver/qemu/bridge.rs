@@ -13,8 +13,8 @@ use std::sync::Arc;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use crate::driver::address_proxy::Traffic;
 use crate::driver::error::DriverError;
+use crate::driver::traffic::Traffic;
 
 const BRIDGE: &str = "wakegate0";
 /// The first two bytes of every address; the host is `.0.1`.

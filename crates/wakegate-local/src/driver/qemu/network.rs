@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use super::bridge::{self, Tap};
 use super::command::VmNetwork;
-use crate::driver::address_proxy::{AddressProxy, Traffic};
+use crate::driver::address_proxy::AddressProxy;
 use crate::driver::error::DriverError;
+use crate::driver::traffic::Traffic;
 use crate::guest::GuestNetwork;
 
 /// QEMU's own names for its user network (its documentation, "Using the user mode network stack").
@@ -35,7 +36,7 @@ impl VmAddress {
         }
     }
 
-    /// Names the ports that are to be open when it is opened the first time.
+    /// Names the ports that are to be open, at once or when the address opens.
     pub(super) fn expect(&self, ports: &BTreeSet<u16>) {
         match self {
             Self::User(address) => address.expect(ports),

@@ -421,6 +421,9 @@ impl Vm {
                 open.remove(port);
             }
         }
+        if let Some(address) = &self.address {
+            address.expect(&open);
+        }
         if open != before {
             *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = open;
             if let Err(error) = self.remember() {
