@@ -28,19 +28,7 @@ pub async fn fill_the_disk_at_each_point(kind: Kind, verb: Verb) {
         return;
     }
     let course = Course::learn(kind, verb).await;
-    let takes_room = |(_, change): &(usize, &super::tracer::Change)| change.takes_room;
-    let all: Vec<usize> = (0..)
-        .zip(&course.changes)
-        .filter(takes_room)
-        .map(|(point, _)| point)
-        .collect();
-    let tried: Vec<usize> = match std::env::var_os("CRASH_POINT") {
-        Some(_) => chosen(kind, all.len()),
-        None => chosen(kind, all.len())
-            .into_iter()
-            .map(|index| all[index])
-            .collect(),
-    };
+    let tried = chosen(&course, true);
     let mut failures = Vec::new();
     for point in &tried {
         let site = site(kind).await;
@@ -91,7 +79,9 @@ pub async fn kill_the_vm_at_each_point(verb: Verb) {
         return;
     }
     let course = Course::learn(kind, verb).await;
-    let tried = chosen(kind, course.changes.len());
+    let mut tried = chosen(&course, false);
+    // After the last change there is nothing to be disturbed.
+    tried.retain(|point| *point < course.changes.len());
     // The memory of a sleep before this one is another.
     let visits = u64::from(verb == Verb::Standby);
     let order = |change: &super::tracer::Change| change.target.starts_with('{');

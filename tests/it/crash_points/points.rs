@@ -256,27 +256,45 @@ impl Course {
     }
 }
 
-/// The points of `all` that are tried: `number` of them, evenly spread.
-fn spread(all: usize, number: usize) -> Vec<usize> {
-    if number >= all {
-        return (0..all).collect();
+/// The points that differ: of one change after the other to the same file (a copy of a memory is
+/// hundreds) the first, the one in the middle and the last. After all of them is a point as well.
+fn distinct(changes: &[Change]) -> Vec<usize> {
+    let mut all = Vec::new();
+    let mut first = 0;
+    for run in changes.chunk_by(|one, next| one == next) {
+        let last = first + run.len() - 1;
+        all.extend([first, usize::midpoint(first, last), last]);
+        first = last + 1;
     }
-    (0..number)
-        .map(|i| (2 * i + 1) * all / (2 * number))
-        .collect()
+    all.push(changes.len());
+    all.dedup();
+    all
 }
 
-/// The points that are tried of so many.
-pub fn chosen(kind: Kind, all: usize) -> Vec<usize> {
+/// So many of these, evenly spread.
+fn spread(all: &[usize], number: usize) -> Vec<usize> {
+    if number >= all.len() {
+        return all.to_vec();
+    }
+    let index = |i: usize| (2 * i + 1) * all.len() / (2 * number);
+    (0..number).map(|i| all[index(i)]).collect()
+}
+
+/// The points that are tried of those that there are.
+pub fn chosen(course: &Course, takes_room: bool) -> Vec<usize> {
     let variable = |name| std::env::var(name).ok();
     let number = |text: String| text.parse::<usize>().unwrap();
     if let Some(one) = variable("CRASH_POINT") {
         return vec![number(one)];
     }
+    let mut all = distinct(&course.changes);
+    if takes_room {
+        all.retain(|point| course.changes.get(*point).is_some_and(|one| one.takes_room));
+    }
     match variable("CRASH_POINTS") {
-        Some(text) if text == "all" => (0..all).collect(),
-        Some(text) => spread(all, number(text)),
-        None => spread(all, POINTS[usize::from(kind == Kind::Vm)]),
+        Some(text) if text == "all" => all,
+        Some(text) => spread(&all, number(text)),
+        None => spread(&all, POINTS[usize::from(course.kind == Kind::Vm)]),
     }
 }
 
@@ -303,8 +321,11 @@ pub fn describe(
 /// Prints how many points there are, and fails when one leaks.
 pub fn report(course: &Course, what: &str, tried: usize, failures: &[String]) {
     let (kind, verb, all) = (course.kind, course.verb, course.changes.len() + 1);
-    let leaks = failures.len();
-    println!("POINTS {kind:?} {verb:?}, {what}: {all} there are, {tried} tried, {leaks} leak");
+    let (different, leaks) = (distinct(&course.changes).len(), failures.len());
+    println!(
+        "POINTS {kind:?} {verb:?}, {what}: {all} there are, {different} differ, {tried} tried, \
+         {leaks} leak"
+    );
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
 }
 
@@ -315,8 +336,7 @@ pub async fn kill_at_each_point(kind: Kind, verb: Verb) {
     }
     let course = Course::learn(kind, verb).await;
     let between = course.between();
-    // The last one is after everything.
-    let points = chosen(kind, course.changes.len() + 1);
+    let points = chosen(&course, false);
     let mut failures = Vec::new();
     for point in &points {
         let site = site(kind).await;
