@@ -18,7 +18,7 @@ pub(crate) enum DriverError {
     NoAddress,
     #[error("the instance's process is gone")]
     Gone,
-    #[error("the instance's process did not freeze within a second")]
+    #[error("the instance's process did not freeze within five seconds")]
     NotFrozen,
     #[error("cannot signal the instance's process: {0}")]
     Signal(std::io::Error),
