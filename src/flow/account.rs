@@ -76,14 +76,7 @@ impl Account {
     fn settle(&self) {
         let mut held = self.lock();
         let beyond = self.bytes().saturating_sub(self.free);
-        let due = beyond.next_multiple_of(STEP);
-        match due.checked_sub(held.bytes()) {
-            Some(more) => held.grow(more),
-            None => {
-                let less = held.bytes() - due;
-                held.shrink(less);
-            }
-        }
+        held.set(beyond.next_multiple_of(STEP));
         self.covered
             .store(self.free + held.bytes(), Ordering::Release);
     }

@@ -232,6 +232,14 @@ impl Buffered {
         shared.let_go_on(&mut counts);
     }
 
+    /// So many are in memory now.
+    pub fn set(&mut self, bytes: usize) {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.grow(more),
+            None => self.shrink(self.bytes - bytes),
+        }
+    }
+
     /// Makes so many of them another's.
     pub fn split(&mut self, bytes: usize) -> Self {
         let bytes = bytes.min(self.bytes);

@@ -23,6 +23,7 @@ mod h2;
 mod http;
 mod informational;
 mod internal;
+mod lingering;
 pub mod proxy_protocol;
 mod seldom;
 mod service;

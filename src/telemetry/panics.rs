@@ -4,27 +4,23 @@
 //! since it may have a part of a request in it.
 
 use std::panic;
-use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static COUNT: AtomicU64 = AtomicU64::new(0);
-static WATCH: Once = Once::new();
 
-/// Panics of this process since [`watch`] was first called.
+/// Panics of this process since [`watch`] was called.
 pub(super) fn count() -> u64 {
     COUNT.load(Ordering::Relaxed)
 }
 
-/// Counts and logs panics from here on; to be called once diagnostics are written.
+/// Counts and logs panics from here on; to be called once, when diagnostics are written.
 pub(super) fn watch() {
-    WATCH.call_once(|| {
-        panic::set_hook(Box::new(|panic| {
-            COUNT.fetch_add(1, Ordering::Relaxed);
-            let place = panic.location().map(ToString::to_string);
-            tracing::error!(
-                place = place.as_deref().unwrap_or("unknown"),
-                "a fault in wakegate has ended a task; please report it"
-            );
-        }));
-    });
+    panic::set_hook(Box::new(|panic| {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(
+            place = place.as_deref().unwrap_or("unknown"),
+            "a fault in wakegate has ended a task; please report it"
+        );
+    }));
 }

@@ -270,11 +270,7 @@ impl<B: AnswerBody> Answer<B> {
         match &mut self.stalled {
             None if bytes <= LITTLE => {}
             None => self.stalled = Some(buffers.hold(bytes)),
-            Some(stalled) => {
-                let before = stalled.bytes();
-                stalled.grow(bytes.saturating_sub(before));
-                stalled.shrink(before.saturating_sub(bytes));
-            }
+            Some(stalled) => stalled.set(bytes),
         }
     }
 

@@ -29,6 +29,7 @@ use crate::drain::Drain;
 use crate::flow::PeekStream;
 use crate::listener::client_stream::ClientStream;
 use crate::listener::informational::Interim;
+use crate::listener::lingering::Lingering;
 use crate::listener::service::{Downstream, Service};
 use crate::listener::settings::ConnectionLimits;
 use http1::Audience;
@@ -36,8 +37,6 @@ use http1::Audience;
 /// How long the rest of a body is waited for once its request has been answered, and how long a
 /// client may go on sending after the last answer of its connection (RFC 9112 §9.6).
 const LINGER: Duration = Duration::from_secs(2);
-/// Bytes that a client may send meanwhile.
-const MOST_LINGERING: usize = 1024 * 1024;
 
 /// A connection, and what was read from it and not answered yet.
 #[derive(Debug)]
@@ -284,19 +283,8 @@ impl<I: ClientStream> Connection<I> {
         if !self.input.may_come() || !(may_send || has_unread) {
             return Ok(());
         }
-        let mut room = Box::new([0; 8 * 1024]);
-        let mut left = MOST_LINGERING;
-        let lingering = async {
-            while let Ok(count @ 1..) =
-                tokio::io::AsyncReadExt::read(&mut self.stream, &mut room[..]).await
-            {
-                left = left.saturating_sub(count);
-                if left == 0 {
-                    break;
-                }
-            }
-        };
-        let _late = timeout(LINGER, lingering).await;
+        let mut lingering = Lingering::new(LINGER);
+        poll_fn(|cx| lingering.poll_over(&mut self.stream, cx)).await;
         Ok(())
     }
 

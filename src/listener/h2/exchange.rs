@@ -41,16 +41,7 @@ const FIELD: usize = 64;
 const LARGE_HEAD: usize = 16 * 1024;
 
 /// A request, or why it is not answered as one.
-pub(super) type Asked = Result<Request<Option<ClientBody>>, Unasked>;
-
-/// Why a head is not answered as a request.
-#[derive(Debug)]
-pub(super) enum Unasked {
-    /// It is none, or one that nobody may send.
-    Refused(Box<Refusal>),
-    /// Its client has its share of memory.
-    NoRoom,
-}
+pub(super) type Asked = Result<Request<Option<ClientBody>>, Box<Refusal>>;
 
 /// A request that is being answered.
 pub(super) struct Exchange {
@@ -103,15 +94,18 @@ impl Exchange {
             is_head: head.method == Method::HEAD,
             switch: None,
         };
-        if let Some(refusal) = request::refusal(&head, max_fields) {
-            flow.connection().abandoned.add(stream.stream_id());
-            return (exchange, Err(Unasked::Refused(Box::new(refusal))));
-        }
         let is_tunnel = head.method == Method::CONNECT;
         let own = STREAM + if is_tunnel { TUNNEL } else { 0 };
-        if !flow.try_keep(own + bytes_of(&head.headers) + length_of(&head.uri)) {
+        let has_room = || flow.try_keep(own + bytes_of(&head.headers) + length_of(&head.uri));
+        let reason = request::refusal(&head, max_fields);
+        if let Some(reason) = reason.or_else(|| (!has_room()).then_some(RefusalReason::NoRoom)) {
             flow.connection().abandoned.add(stream.stream_id());
-            return (exchange, Err(Unasked::NoRoom));
+            let refusal = Refusal {
+                reason,
+                method: Some(head.method),
+                target: head.uri.path_and_query().cloned(),
+            };
+            return (exchange, Err(Box::new(refusal)));
         }
         let mut body = None;
         if is_tunnel {
@@ -151,22 +145,8 @@ impl Exchange {
     ) -> Result<(), Broken> {
         let request = match request {
             Ok(request) => request,
-            Err(Unasked::NoRoom) => {
-                // Nothing has been done for it: it can be sent again (RFC 9113 §8.7).
-                tracing::debug!("a request is refused: its client has its share of memory");
-                self.respond.send_reset(Reason::REFUSED_STREAM);
-                return Ok(());
-            }
-            Err(Unasked::Refused(refusal)) => {
-                let is_malformed = refusal.reason == RefusalReason::Malformed;
-                let response = service.refuse(*refusal, &from.0);
-                if is_malformed {
-                    // It is counted and logged, and its client gets no response (RFC 9113 §8.1.1).
-                    self.respond.send_reset(Reason::PROTOCOL_ERROR);
-                    return Ok(());
-                }
-                return self.send(response).await;
-            }
+            // In a box, as what is seldom needed.
+            Err(refusal) => return Box::pin(self.refuse(*refusal, service, from)).await,
         };
         // Many have been reset already when a client abuses resets (CVE-2023-44487).
         let reset = poll_fn(|cx| Poll::Ready(self.respond.poll_reset(cx))).await;
@@ -180,6 +160,28 @@ impl Exchange {
             let mut answering = pin!(Box::into_pin(answering));
             poll_fn(|cx| self.poll_response(answering.as_mut(), cx)).await?
         };
+        self.send(response).await
+    }
+
+    async fn refuse<S: Service>(
+        mut self,
+        refusal: Refusal,
+        service: &S,
+        from: &(Downstream, S::ConnectionCache),
+    ) -> Result<(), Broken> {
+        let reason = refusal.reason;
+        if reason == RefusalReason::NoRoom {
+            // Nothing has been done for it: it can be sent again (RFC 9113 §8.7).
+            tracing::debug!("a request is refused: its client has its share of memory");
+            self.respond.send_reset(Reason::REFUSED_STREAM);
+            return Ok(());
+        }
+        let response = service.refuse(refusal, &from.0);
+        if reason == RefusalReason::Malformed {
+            // It is counted and logged, and its client gets no response (RFC 9113 §8.1.1).
+            self.respond.send_reset(Reason::PROTOCOL_ERROR);
+            return Ok(());
+        }
         self.send(response).await
     }
 

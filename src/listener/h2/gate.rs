@@ -21,10 +21,10 @@ use super::flow::ConnectionFlow;
 use super::trailer_marks::TrailerMarks;
 use crate::deadline::Deadline;
 use crate::flow::Place;
+use crate::listener::lingering::Lingering;
 
-/// How long, and for how many bytes, a client may go on sending after our side has ended.
+/// How long a client may go on sending after our side has ended.
 const LINGER: Duration = Duration::from_secs(1);
-const MOST_LINGERING: usize = 1024 * 1024;
 
 /// A connection between the socket and the library.
 #[derive(Debug)]
@@ -40,14 +40,6 @@ pub(super) struct Gate<S> {
     place: Place,
     /// Set once our side has ended.
     lingering: Option<Lingering>,
-}
-
-/// The end of a connection of which the client may not have read all yet. Were it closed at once,
-/// whatever the client still sends would make its system throw away what has not been read.
-#[derive(Debug)]
-struct Lingering {
-    deadline: Deadline,
-    left: usize,
 }
 
 // === impl Gate ===
@@ -170,25 +162,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<S> {
         if me.lingering.is_none() {
             ready!(Pin::new(&mut me.stream).poll_shutdown(cx))?;
         }
-        let lingering = me.lingering.get_or_insert_with(|| Lingering {
-            deadline: Deadline::new(Instant::now() + LINGER),
-            left: MOST_LINGERING,
-        });
-        let mut room = [0; 4096];
-        while lingering.left > 0 {
-            let mut part = ReadBuf::new(&mut room);
-            match Pin::new(&mut me.stream).poll_read(cx, &mut part) {
-                Poll::Ready(Ok(())) if !part.filled().is_empty() => {
-                    lingering.left = lingering.left.saturating_sub(part.filled().len());
-                }
-                Poll::Ready(_) => return Poll::Ready(Ok(())),
-                Poll::Pending => {
-                    ready!(lingering.deadline.poll_over(cx));
-                    return Poll::Ready(Ok(()));
-                }
-            }
-        }
-        Poll::Ready(Ok(()))
+        let lingering = me.lingering.get_or_insert_with(|| Lingering::new(LINGER));
+        lingering.poll_over(&mut me.stream, cx).map(Ok)
     }
 
     fn is_write_vectored(&self) -> bool {

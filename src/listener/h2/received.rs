@@ -89,11 +89,7 @@ impl Received {
 
     fn set(&self, held: &mut Buffered, bytes: usize) {
         self.bytes.store(bytes, Ordering::Relaxed);
-        let due = if bytes > FREE { bytes } else { 0 };
-        match due.checked_sub(held.bytes()) {
-            Some(more) => held.grow(more),
-            None => held.shrink(held.bytes() - due),
-        }
+        held.set(if bytes > FREE { bytes } else { 0 });
     }
 }
 

@@ -10,23 +10,15 @@ use ::http::uri::PathAndQuery;
 use ::http::{HeaderValue, Method};
 use h2::ext::Protocol;
 
-use crate::client::{Refusal, RefusalReason};
+use crate::client::RefusalReason;
 
 /// Why a head is no request that can be answered; a request may have `max_fields` fields.
-pub(super) fn refusal(head: &Parts, max_fields: usize) -> Option<Refusal> {
-    let reason = if let Some(what) = malformed(head) {
+pub(super) fn refusal(head: &Parts, max_fields: usize) -> Option<RefusalReason> {
+    if let Some(what) = malformed(head) {
         tracing::debug!(what, "a malformed request");
-        RefusalReason::Malformed
-    } else if head.headers.len() > max_fields {
-        RefusalReason::LargeHead
-    } else {
-        return None;
-    };
-    Some(Refusal {
-        reason,
-        method: Some(head.method.clone()),
-        target: head.uri.path_and_query().cloned(),
-    })
+        return Some(RefusalReason::Malformed);
+    }
+    (head.headers.len() > max_fields).then_some(RefusalReason::LargeHead)
 }
 
 /// What is wrong with a head.

@@ -149,12 +149,12 @@ impl Upstream {
         let clock = clock.cloned().unwrap_or_else(ResponseClock::new);
         clock.restart();
         let buffers = request.extensions().get::<ClientBuffers>().cloned();
-        let spare = spare(&request);
-        let (request, upload) = {
-            let (head, body) = request.into_parts();
-            let (body, upload) = TimedBody::new(body, &clock, buffers);
-            (Request::from_parts(head, body), upload)
-        };
+        let (head, body) = request.into_parts();
+        // Others are kept whole until they are answered, or cannot be sent twice.
+        let is_spared = body.is_nothing() && !head.method.is_idempotent();
+        let spare = is_spared.then(|| head.clone());
+        let (body, upload) = TimedBody::new(body, &clock, buffers);
+        let request = Request::from_parts(head, body);
         let answered = tokio::select! {
             biased;
             answered = sender.try_send_request(request) => Some(answered),
@@ -182,7 +182,9 @@ impl Upstream {
                 None => {
                     let error = error.into_error();
                     if is_unprocessed(&error) {
-                        return Err(Unanswered(ForwardError::Refused, spare.map(Box::new)));
+                        let again =
+                            spare.map(|head| Request::from_parts(head, RequestBody::default()));
+                        return Err(Unanswered(ForwardError::Refused, again.map(Box::new)));
                     }
                     match body_stats.and_then(|body_stats| body_stats.failure()) {
                         // A connection that is cut is dropped, which is how its requests end.
@@ -225,21 +227,6 @@ impl Upstream {
         }));
         Ok((sender, limits))
     }
-}
-
-/// The request once more, if it has no body and is not one that is kept whole until it is answered
-/// anyway.
-fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    if !request.body().is_nothing() || request.method().is_idempotent() {
-        return None;
-    }
-    let mut spare = Request::new(RequestBody::default());
-    *spare.method_mut() = request.method().clone();
-    *spare.uri_mut() = request.uri().clone();
-    *spare.version_mut() = request.version();
-    *spare.headers_mut() = request.headers().clone();
-    *spare.extensions_mut() = request.extensions().clone();
-    Some(spare)
 }
 
 /// Whether the instance says that it has done nothing with the request: it refused the stream, or

@@ -97,12 +97,9 @@ impl Sending {
     }
 
     /// The room that was used, or itself if it is not over.
-    pub(in crate::upstream) fn into_room(mut self) -> Result<Vec<u8>, Self> {
+    pub(in crate::upstream) fn into_room(self) -> Result<Vec<u8>, Self> {
         match self.is_over() {
-            true => {
-                self.clear_out();
-                Ok(self.out)
-            }
+            true => Ok(self.out),
             false => {
                 self.note_response();
                 Err(self)

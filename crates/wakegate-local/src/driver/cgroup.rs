@@ -13,8 +13,9 @@ use tokio::time::sleep;
 
 use super::contract::Boot;
 
-/// A group freezes within milliseconds, unless a process of it is in the middle of slow input.
-const FREEZING: Duration = Duration::from_secs(1);
+/// A group freezes within milliseconds, unless a process of it is in the middle of slow input or
+/// the machine is so busy that it does not come to its signal.
+const FREEZING: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_micros(200);
 const CPU_PERIOD_MICROS: u64 = 100_000;
 
@@ -137,7 +138,7 @@ impl Group {
         )
     }
 
-    /// Stops every process in it; `false` when that did not happen within a second.
+    /// Stops every process in it; `false` when that did not happen within five seconds.
     pub(super) async fn freeze(&self) -> io::Result<bool> {
         fs::write(self.0.join("cgroup.freeze"), "1")?;
         let frozen = async {

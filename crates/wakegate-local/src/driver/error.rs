@@ -31,7 +31,7 @@ pub(crate) enum DriverError {
     NoPort,
     #[error("the instance's process is gone")]
     Gone,
-    #[error("the instance's process did not freeze within a second")]
+    #[error("the instance's process did not freeze within five seconds")]
     NotFrozen,
     #[error("cannot signal the instance's process: {0}")]
     Signal(std::io::Error),

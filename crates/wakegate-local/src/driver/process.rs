@@ -452,9 +452,9 @@ fn signal(process: &Process, signal: Signal) -> Result<(), DriverError> {
     kill_process_group(process.pid, signal).map_err(|error| DriverError::Signal(error.into()))
 }
 
-/// Waits until the leader is stopped, a second at most.
+/// Waits until the leader is stopped, five seconds at most.
 async fn frozen(pid: Pid) -> bool {
-    for _ in 0..1000 {
+    for _ in 0..5000 {
         match ProcessStat::read(pid.as_raw_nonzero().get()) {
             Some(stat) if stat.state == 'T' => return true,
             Some(_) => tokio::time::sleep(Duration::from_millis(1)).await,
