@@ -260,7 +260,8 @@ impl Upstream {
             }
             Err(sending) => Some(connection.rest_of(sending)),
         };
-        let pool = pool.filter(|_| head.framing.is_persistent).cloned();
+        let is_reusable = head.framing.is_persistent && !head.is_early;
+        let pool = pool.filter(|_| is_reusable).cloned();
         let body = H1Body::new(connection, rest.as_ref(), pool);
         if let Some(rest) = rest {
             self.tasks_of(endpoint).execute(rest);

@@ -1,7 +1,8 @@
 //! A response's body, as it is read from its connection.
 //!
 //! Guarantees: the connection goes back to its pool with the last byte, when it may be used again
-//! and has nothing left on it; otherwise it is closed.
+//! and has nothing left on it; otherwise it is closed. One whose response came before its request
+//! was over is not used again.
 
 use std::fmt;
 use std::io;
@@ -97,9 +98,7 @@ impl H1Body {
     }
 
     fn finish(&mut self) {
-        let is_sent = self.rest.as_ref().is_none_or(RestProgress::is_sent);
         if let (Some(connection), Some(pool)) = (self.connection.take(), self.pool.take())
-            && is_sent
             && connection.is_clean()
         {
             pool.put_connection(connection);

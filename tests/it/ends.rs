@@ -64,6 +64,37 @@ async fn a_body_that_breaks_is_a_reset_for_a_client_that_knows_its_end_by_the_co
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_whose_response_came_before_its_request_was_over_is_not_used_again() {
+    let plane = Plane::start().await;
+    let (_, origin) = plane.own_origin("hasty").await;
+    let gateway = Gateway::start(&plane, "").await;
+    let head = "POST / HTTP/1.1\r\nhost: hasty.test\r\ncontent-length: 4\r\n\r\n";
+    let mut client = sent(&gateway, head).await;
+    let (mut instance, _) = first_request(&origin).await;
+    let begin = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nha";
+    instance.write_all(begin.as_bytes()).await.unwrap();
+    read_until(&mut client, "ha").await;
+    client.write_all(b"body").await.unwrap();
+    read_until(&mut instance, "body").await;
+    instance.write_all(b"ha").await.unwrap();
+    read_until(&mut client, "ha").await;
+    // Many servers close such a connection, though they did not say so; a request that is on its
+    // way by then is lost.
+    let next = head.replace("content-length: 4", "content-length: 0");
+    client.write_all(next.as_bytes()).await.unwrap();
+    let (mut other, _) = timeout(PATIENCE, first_request(&origin)).await.unwrap();
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone";
+    other.write_all(answer.as_bytes()).await.unwrap();
+    read_until(&mut client, "done").await;
+    let end = timeout(PATIENCE, instance.read(&mut [0; 16]))
+        .await
+        .unwrap();
+    assert_eq!(end.unwrap_or(0), 0, "the first one is closed");
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upgraded_connection_is_one_of_its_clients_until_it_ends() {
     let plane = Plane::start().await;
     plane.listening(Wanted::hello("shared")).await;

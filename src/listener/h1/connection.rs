@@ -99,7 +99,7 @@ where
             return Ok(());
         };
         connection.interim.forget();
-        let mut exchange = Exchange::begin(&mut head, &connection.input);
+        let mut exchange = Exchange::begin(&mut head, &mut connection.input);
         if head.request.body().is_some() {
             // Whoever sends the body on counts what it keeps of it.
             let buffers = connection.own.buffers.clone();

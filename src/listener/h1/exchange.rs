@@ -1,8 +1,10 @@
 //! One request and its response, as far as the connection has to do with them.
 //!
-//! Guarantees: a body is read when whoever reads it asks for more, and `100 Continue` is said then
-//! and only then; a broken body is an error for its reader, and the connection's last.
+//! Guarantees: what has come of a body with its head is there at once; more of it is read when
+//! whoever reads it asks for more, and `100 Continue` is said then and only then; a broken body is
+//! an error for its reader, and the connection's last.
 
+use std::io;
 use std::task::{Context, Poll};
 
 use http::{Extensions, Method};
@@ -14,7 +16,7 @@ use super::input::Input;
 use crate::client::{BodyFeed, ClientBodyError, UpgradeOffer, UpgradedClient};
 use crate::listener::client_stream::ClientStream;
 use crate::listener::informational::Interim;
-use http1::{BodyPart, RequestFraming};
+use http1::{BodyPart, ChunkError, RequestFraming};
 
 /// An unread rest of a body is read to its end, so that the connection can go on, if it is no
 /// longer than this.
@@ -42,15 +44,16 @@ pub(super) struct Exchange {
 // === impl Exchange ===
 
 impl Exchange {
-    /// Of a head that was just read; gives the request its body.
-    pub(super) fn begin(head: &mut Head, input: &Input) -> Self {
+    /// Of a head that was just read; gives the request its body, and what has come of that with the
+    /// head, so that both can go on in one write.
+    pub(super) fn begin(head: &mut Head, input: &mut Input) -> Self {
         let framing = head.framing;
         let feed = (!input.is_body_over()).then(|| {
             let (feed, body) = BodyFeed::new(input.body_length());
             *head.request.body_mut() = Some(body);
             feed
         });
-        Self {
+        let mut exchange = Self {
             wants_trailers: framing.wants_trailers,
             awaits_continue: framing.expects_continue && feed.is_some(),
             feed,
@@ -62,6 +65,35 @@ impl Exchange {
             upgrade: framing
                 .is_upgrade
                 .then(|| offer(head.request.extensions_mut())),
+        };
+        if exchange.feed.is_some()
+            && !exchange.awaits_continue
+            && let Some(part) = input.next_part()
+        {
+            exchange.give(Ok(part.map(Some)), input.is_body_over());
+        }
+        exchange
+    }
+
+    /// Hands over what was read of the body; `is_over` says that it was read to its end.
+    fn give(&mut self, read: io::Result<Result<Option<BodyPart>, ChunkError>>, is_over: bool) {
+        let (part, is_last) = match read {
+            Ok(Ok(Some(BodyPart::Data(data)))) => (Some(Ok(Frame::data(data))), is_over),
+            Ok(Ok(Some(BodyPart::Trailers(fields)))) => (Some(Ok(Frame::trailers(fields))), true),
+            Ok(Ok(Some(BodyPart::End))) => (None, true),
+            // There is more, and it will not come.
+            Ok(Ok(Some(BodyPart::More) | None)) | Err(_) => {
+                (Some(Err(ClientBodyError::Ended)), true)
+            }
+            Ok(Err(error)) => (Some(Err(error.into())), true),
+        };
+        self.is_broken |= matches!(part, Some(Err(_)));
+        self.has_fed = true;
+        if let Some(feed) = &self.feed {
+            feed.give(part, is_last);
+        }
+        if is_last {
+            self.feed = None;
         }
     }
 
@@ -133,26 +165,7 @@ impl Exchange {
             let Poll::Ready(read) = input.poll_body(stream, cx) else {
                 return Poll::Pending;
             };
-            let (part, is_over) = match read {
-                Ok(Ok(Some(BodyPart::Data(data)))) => {
-                    (Some(Ok(Frame::data(data))), input.is_body_over())
-                }
-                Ok(Ok(Some(BodyPart::Trailers(fields)))) => {
-                    (Some(Ok(Frame::trailers(fields))), true)
-                }
-                Ok(Ok(Some(BodyPart::End))) => (None, true),
-                // There is more, and it will not come.
-                Ok(Ok(Some(BodyPart::More) | None)) | Err(_) => {
-                    (Some(Err(ClientBodyError::Ended)), true)
-                }
-                Ok(Err(error)) => (Some(Err(error.into())), true),
-            };
-            self.is_broken |= matches!(part, Some(Err(_)));
-            self.has_fed = true;
-            feed.give(part, is_over);
-            if is_over {
-                self.feed = None;
-            }
+            self.give(read, input.is_body_over());
         }
         match self.is_broken {
             true => Poll::Pending,
@@ -165,4 +178,55 @@ fn offer(extensions: &mut Extensions) -> oneshot::Sender<UpgradedClient> {
     let (offer, connection) = UpgradeOffer::new();
     extensions.insert(offer);
     connection
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::Pin;
+    use std::task::Waker;
+
+    use hyper::body::Body as _;
+
+    use super::*;
+    use crate::config::ServerConfig;
+    use crate::flow::BufferBudget;
+
+    /// What whoever reads the body gets at once, when these bytes have come from the client.
+    async fn at_once(bytes: &str) -> Poll<Option<String>> {
+        let buffers = BufferBudget::new(1 << 20).of([127, 0, 0, 1].into());
+        let mut input = Input::new(&ServerConfig::default(), buffers);
+        let (mut stream, mut head) = (bytes.as_bytes(), None);
+        let read = poll_fn(|cx| input.poll_head(&mut stream, &mut head, cx)).await;
+        assert!(read.is_ok_and(|head| head.is_ok()));
+        let mut head = head.expect("it is whole");
+        let _exchange = Exchange::begin(&mut head, &mut input);
+        let body = head.request.body_mut().as_mut().expect("it has a body");
+        let polled = Pin::new(body).poll_frame(&mut Context::from_waker(Waker::noop()));
+        polled.map(|frame| {
+            let data = frame?.ok()?.into_data().ok()?;
+            String::from_utf8(data.to_vec()).ok()
+        })
+    }
+
+    #[tokio::test]
+    async fn what_comes_of_a_body_with_its_head_is_there_at_once() {
+        let post = "POST / HTTP/1.1\r\nhost: x\r\n";
+        let nothing = at_once(&format!("{post}content-length: 4\r\n\r\n")).await;
+        assert_eq!(nothing, Poll::Pending);
+        let whole = at_once(&format!("{post}content-length: 4\r\n\r\nbody")).await;
+        assert_eq!(whole, Poll::Ready(Some("body".to_owned())));
+        let part = at_once(&format!("{post}content-length: 4\r\n\r\nbo")).await;
+        assert_eq!(part, Poll::Ready(Some("bo".to_owned())));
+        let chunks = "transfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n";
+        let chunk = at_once(&format!("{post}{chunks}")).await;
+        assert_eq!(chunk, Poll::Ready(Some("body".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_waits_to_be_asked_for_its_body_is_asked_first() {
+        let post = "POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n";
+        let whole = at_once(&format!("{post}content-length: 4\r\n\r\nbody")).await;
+        assert_eq!(whole, Poll::Pending);
+    }
 }

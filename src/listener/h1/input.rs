@@ -168,6 +168,17 @@ impl Input {
         }
     }
 
+    /// The next part of the body, if it was read already.
+    pub(super) fn next_part(&mut self) -> Option<Result<BodyPart, ChunkError>> {
+        match self.reader.read_body(&mut self.bytes) {
+            Ok(BodyPart::More) => None,
+            part => {
+                self.release();
+                Some(part)
+            }
+        }
+    }
+
     /// The next part of the body; `None` when the connection ends before the body does.
     pub(super) fn poll_body<I: AsyncRead + Unpin>(
         &mut self,
@@ -175,13 +186,8 @@ impl Input {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Result<Option<BodyPart>, ChunkError>>> {
         loop {
-            match self.reader.read_body(&mut self.bytes) {
-                Ok(BodyPart::More) => {}
-                Ok(part) => {
-                    self.release();
-                    return Poll::Ready(Ok(Ok(Some(part))));
-                }
-                Err(error) => return Poll::Ready(Ok(Err(error))),
+            if let Some(part) = self.next_part() {
+                return Poll::Ready(Ok(part.map(Some)));
             }
             let useful = self.reader.body().useful().unwrap_or(0).min(PART);
             let is_little = useful > LITTLE && !self.buffers.has_room(ROOM);

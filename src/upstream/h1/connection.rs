@@ -125,15 +125,18 @@ impl Connection {
         let Some(stream) = &mut *stream else {
             return Poll::Ready(Err(Failure::Severed));
         };
-        if !sending.is_over() {
+        let (was_over, had_begun) = (sending.is_over(), sending.has_begun());
+        if !was_over {
             send(stream, sending, &mut self.patience, cx)?;
         }
         loop {
             let read = self.reader.read_head(&self.input, method, Head::of)?;
             if let Some((length, head)) = read {
                 self.input.advance(length);
-                let head = head?;
+                let mut head = head?;
                 if !head.framing.is_interim {
+                    // Of a request whose last part was sent just now, the response lay there before.
+                    head.is_early = !was_over && (had_begun || !sending.is_over());
                     return Poll::Ready(match head.is_switch() && !sending.is_over() {
                         true => Err(Failure::EarlySwitch),
                         false => Ok(head),

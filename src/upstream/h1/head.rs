@@ -14,6 +14,9 @@ const ADDED: usize = 4;
 pub(in crate::upstream) struct Head {
     pub(in crate::upstream) response: Response<()>,
     pub(in crate::upstream) framing: ResponseFraming,
+    /// It came before the request's end had been sent. A server that does so may not read that end,
+    /// and close the connection behind its response, also where it says that it stays open.
+    pub(in crate::upstream) is_early: bool,
 }
 
 // === impl Head ===
@@ -43,6 +46,7 @@ impl Head {
         Ok(Self {
             response,
             framing: parsed.framing,
+            is_early: false,
         })
     }
 

@@ -1,20 +1,16 @@
 //! The rest of a request whose response has begun.
 //!
-//! Guarantees: it is written while the response is read, and by whoever reads it or not; its
-//! connection is not used again before all of it has been written; when the client breaks off, the
-//! connection is closed, so that the instance does not take a part for the whole.
+//! Guarantees: it is written while the response is read, and by whoever reads it or not; when the
+//! client breaks off, the connection is closed, so that the instance does not take a part for the
+//! whole.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use super::sending::{SendFailure, Sending};
 use crate::upstream::epoch_stream::SendingHalf;
-
-/// All but these: it is being written, or never will be.
-const SENT: u8 = 1;
-const BROKEN: u8 = 2;
 
 /// Writes the rest of a request; a future for a task of its own.
 #[derive(Debug)]
@@ -24,9 +20,9 @@ pub(in crate::upstream) struct Rest {
     progress: RestProgress,
 }
 
-/// What has become of the rest of a request. Cheap to clone.
+/// Whether the client has broken off the rest of a request. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(in crate::upstream) struct RestProgress(Arc<AtomicU8>);
+pub(in crate::upstream) struct RestProgress(Arc<AtomicBool>);
 
 // === impl Rest ===
 
@@ -64,11 +60,10 @@ impl Future for Rest {
         };
         match polled {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(())) => me.progress.set(SENT),
             // An instance that wants no more of it may still respond.
-            Poll::Ready(Err(SendFailure::Connection)) => {}
+            Poll::Ready(Ok(()) | Err(SendFailure::Connection)) => {}
             Poll::Ready(Err(SendFailure::Client(_))) => {
-                me.progress.set(BROKEN);
+                me.progress.0.store(true, Ordering::Release);
                 me.stream.close();
             }
         }
@@ -79,17 +74,8 @@ impl Future for Rest {
 // === impl RestProgress ===
 
 impl RestProgress {
-    fn set(&self, state: u8) {
-        self.0.store(state, Ordering::Release);
-    }
-
-    /// Whether all of the request has been written.
-    pub(in crate::upstream) fn is_sent(&self) -> bool {
-        self.0.load(Ordering::Acquire) == SENT
-    }
-
     /// Whether the client has broken it off.
     pub(in crate::upstream) fn is_broken(&self) -> bool {
-        self.0.load(Ordering::Acquire) == BROKEN
+        self.0.load(Ordering::Acquire)
     }
 }

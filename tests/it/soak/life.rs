@@ -238,7 +238,8 @@ impl Neighbourhood {
         app.has_gone().await;
         let request = self.request(resident, "GET", "/");
         let answer = request.send().await.unwrap();
-        assert_eq!(answer.status(), 404, "{} is gone", resident.name);
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert_eq!(status, 404, "{} is gone: {text}", resident.name);
         count(&self.tally.not_found);
         if resident.number.is_multiple_of(5) {
             self.plane.add(old);

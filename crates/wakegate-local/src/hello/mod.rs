@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::ws::{WebSocket, WebSocketUpgrade};
-use axum::extract::{RawQuery, Request, State};
+use axum::extract::{FromRequest, RawQuery, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -55,6 +55,12 @@ struct Memory {
     /// The time when the process driver last woke it.
     woken: Mutex<Instant>,
 }
+
+/// A request's body, read to its end and let go.
+///
+/// A server that answers without having read what is under way closes the connection afterwards,
+/// also where its answer says that it stays open (RFC 9112 §9.6): the next request meets the close.
+struct ReadBody;
 
 /// Serves until the process ends. `variable` reads the environment.
 pub async fn run(variable: impl Fn(&'static str) -> Option<String>) -> Result<(), HelloError> {
@@ -116,7 +122,17 @@ pub async fn run(variable: impl Fn(&'static str) -> Option<String>) -> Result<()
     }
 }
 
-// === impl Memory ===
+// === impl ReadBody, Memory ===
+
+impl<S: Send + Sync> FromRequest<S> for ReadBody {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Infallible> {
+        let mut body = request.into_body();
+        while let Some(Ok(_)) = body.frame().await {}
+        Ok(Self)
+    }
+}
 
 impl Memory {
     /// How long the instance has been awake.
@@ -162,7 +178,7 @@ fn value(query: Option<&str>, name: &str) -> Option<String> {
         .map(|(_, value)| value.into_owned())
 }
 
-async fn hello(State(memory): State<Arc<Memory>>) -> String {
+async fn hello(State(memory): State<Arc<Memory>>, _body: ReadBody) -> String {
     let count = memory.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let up = GoDuration::from(Duration::from_millis(
         u64::try_from(memory.born.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -178,7 +194,7 @@ async fn count(State(memory): State<Arc<Memory>>) -> String {
     memory.requests.load(Ordering::Relaxed).to_string()
 }
 
-async fn headers(headers: HeaderMap) -> Json<Vec<(String, String)>> {
+async fn headers(headers: HeaderMap, _body: ReadBody) -> Json<Vec<(String, String)>> {
     let text = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     Json(
         headers
@@ -252,7 +268,11 @@ async fn events(RawQuery(query): RawQuery) -> Response {
 }
 
 /// Answers after `?delay=`.
-async fn slow(State(memory): State<Arc<Memory>>, RawQuery(query): RawQuery) -> String {
+async fn slow(
+    State(memory): State<Arc<Memory>>,
+    RawQuery(query): RawQuery,
+    _body: ReadBody,
+) -> String {
     memory.requests.fetch_add(1, Ordering::Relaxed);
     let delay = duration(query.as_deref(), "delay", Duration::from_secs(2));
     sleep(delay).await;
@@ -355,7 +375,46 @@ async fn websocket(upgrade: WebSocketUpgrade) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_stays_open_when_the_body_comes_behind_the_head() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let memory = Memory {
+            name: "test".to_owned(),
+            born: Instant::now(),
+            requests: AtomicU64::new(0),
+            deliveries: Mutex::default(),
+            woken: Mutex::new(Instant::now()),
+        };
+        let server = axum::serve(listener, routes(Arc::new(memory)));
+        tokio::select! {
+            served = server => panic!("it ends: {served:?}"),
+            () = post_twice(address) => {}
+        }
+    }
+
+    async fn post_twice(address: SocketAddr) {
+        let mut client = TcpStream::connect(address).await.unwrap();
+        for number in 1..=2 {
+            let head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n";
+            client.write_all(head).await.unwrap();
+            // It must not answer yet.
+            let early = tokio::time::timeout(Duration::from_millis(20), client.readable()).await;
+            assert!(early.is_err(), "it waits for the body");
+            client.write_all(b"x").await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"ago\n") {
+                assert_ne!(client.read_buf(&mut answer).await.unwrap(), 0);
+            }
+            let text = String::from_utf8(answer).unwrap();
+            assert!(text.contains(&format!("request {number} ")), "{text}");
+        }
+    }
 
     #[test]
     fn query_values_are_read_or_defaulted() {
