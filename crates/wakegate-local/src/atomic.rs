@@ -74,7 +74,8 @@ pub(crate) fn absent_is_fine(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes the files and folders in a folder that never became whole.
+/// Removes the files and folders in a folder that never became whole. Those that cannot be removed
+/// are said to be there, and are nobody's.
 pub(crate) fn remove_unfinished(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -82,9 +83,13 @@ pub(crate) fn remove_unfinished(folder: &Path) -> io::Result<()> {
         if !has_prefix(&path, UNFINISHED) {
             continue;
         }
-        match entry.file_type()?.is_dir() {
-            true => remove_folder(&path)?,
-            false => absent_is_fine(fs::remove_file(&path))?,
+        let removed = match entry.file_type()?.is_dir() {
+            true => remove_folder(&path),
+            false => absent_is_fine(fs::remove_file(&path)),
+        };
+        if let Err(error) = removed {
+            let path = path.display();
+            tracing::warn!(%path, %error, "cannot remove what never became whole");
         }
     }
     Ok(())

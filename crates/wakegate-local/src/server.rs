@@ -268,7 +268,8 @@ async fn driver(
     faults: &FaultBox,
 ) -> Result<Driver, LocalError> {
     let DriverChoice::Qemu(options) = choice else {
-        let driver = ProcessDriver::new(clock.clone(), events, tasks.clone(), launcher);
+        let (clock, tasks, root) = (clock.clone(), tasks.clone(), store.root().to_owned());
+        let driver = ProcessDriver::new(clock, events, tasks, launcher, root);
         return Ok(Driver::Process(driver));
     };
     let qemu = options.qemu.unwrap_or_else(|| "qemu-system-x86_64".into());
@@ -307,4 +308,34 @@ async fn driver(
     };
     let driver = QemuDriver::new(clock.clone(), events, tasks.clone(), faults.clone(), config);
     Ok(Driver::Qemu(driver.await))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_state_directory_is_free_again_when_its_control_plane_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = LocalConfig {
+            address: ([127, 0, 0, 1], 0).into(),
+            state_dir: dir.path().to_owned(),
+            auth: false,
+            hello: "/nonexistent".into(),
+            on_exit: OnExit::Keep,
+            allow_faults: false,
+            driver: DriverChoice::Process,
+        };
+        let server = LocalServer::bind(config.clone()).await.unwrap();
+        let taken = LocalServer::bind(config.clone()).await.unwrap_err();
+        assert!(matches!(taken, LocalError::State(_)), "{taken}");
+        server.run(async {}).await.unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Err(error) = LocalServer::bind(config.clone()).await {
+            assert!(Instant::now() < deadline, "{error}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
 }

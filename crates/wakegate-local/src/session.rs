@@ -98,7 +98,7 @@ fn become_program(
         return SessionError::Session(error.into());
     }
     let mut command = Command::new(&program);
-    if wait && !matches!(std::io::stdin().read(&mut [0]), Ok(1)) {
+    if wait && std::io::stdin().read_exact(&mut [0]).is_err() {
         return SessionError::GivenUp;
     }
     if alone {

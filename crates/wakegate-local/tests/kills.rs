@@ -11,6 +11,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::TaskTracker;
 
@@ -346,6 +348,132 @@ async fn a_killed_deletion_and_a_killed_stop_are_finished_by_the_next_control_pl
     );
     agrees(&plane, &state).await;
     plane.kill();
+}
+
+/// A control plane that can make no control groups; `None` where that cannot be had.
+async fn without_groups(state: &Path) -> Option<Plane> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let mut inside = Command::new("unshare");
+    let hide = "mount -t tmpfs none /sys/fs/cgroup && exec \"$0\" \"$@\"";
+    inside.args(["--mount", "sh", "-c", hide]).arg(BINARY);
+    Some(Plane::start_by(inside, state, &[]).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_a_programs_own_goes_with_its_stop_and_its_deletion() {
+    let script = "setsid sleep 600 & exec sleep 600";
+    for hidden in [false, true] {
+        let (_dir, state) = state_folder();
+        let plane = match hidden {
+            true => without_groups(&state).await,
+            false => Some(Plane::start(&state, &[]).await),
+        };
+        let Some(plane) = plane else {
+            println!("SKIPPED: control groups are hidden by root alone");
+            return;
+        };
+        let created = plane.create("parent", &["/bin/sh", "-c", script]).await;
+        let path = format!("/instances/{}", id_of(&created.unwrap().1));
+        let both = async || processes(&state).len() == 2;
+        eventually("both run", both).await;
+        let post = async |verb: &str| {
+            let path = format!("{path}/{verb}");
+            plane.call(reqwest::Method::POST, &path, None).await
+        };
+        assert_eq!(post("stop").await.unwrap().0, 200);
+        let left = processes(&state);
+        assert!(left.is_empty(), "{left:?}, groups are hidden: {hidden}");
+        assert_eq!(post("start").await.unwrap().0, 200);
+        eventually("both run again", both).await;
+        let gone = plane.call(reqwest::Method::DELETE, &path, None).await;
+        assert_eq!(gone.unwrap().0, 204);
+        let left = processes(&state);
+        assert!(left.is_empty(), "{left:?}, groups are hidden: {hidden}");
+        plane.kill();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_was_to_be_started_again_is_after_a_kill_in_the_middle() {
+    let (_dir, state) = state_folder();
+    let plane = Plane::start(&state, &[]).await;
+    // It takes its time to end, and is killed with it.
+    let script = "trap '' TERM; while :; do sleep 0.1; done";
+    let instance = json!({
+        "name": "unhealthy", "image": "local/exec", "cmd": ["/bin/sh", "-c", script],
+        "network": { "enabled": false },
+        "health_check": {
+            "type": "exec", "interval": "1s", "timeout": "1s", "failure_threshold": 1,
+            "exec": { "command": ["/bin/false"] },
+        },
+        "restart_policy": { "policy": "always", "backoff": "0s" },
+    });
+    let created = plane.call(reqwest::Method::POST, "/instances", Some(instance));
+    let (status, body) = created.await.unwrap();
+    assert_eq!(status, 201, "{body}");
+    let record = state
+        .join("instances")
+        .join(id_of(&body))
+        .join("record.json");
+    eventually("it is being stopped", async || {
+        let text = fs::read_to_string(&record).unwrap();
+        text.contains("\"state\": \"Shutdown\"")
+    })
+    .await;
+    plane.kill();
+    let plane = Plane::start(&state, &[]).await;
+    eventually("it is started again", async || {
+        let list = plane.list().await;
+        list[0]["restart_status"]["attempts"].as_u64() >= Some(1)
+    })
+    .await;
+    let path = format!("/instances/{}?graceful_shutdown=false", id_of(&body));
+    let gone = plane.call(reqwest::Method::DELETE, &path, None).await;
+    assert_eq!(gone.unwrap().0, 204);
+    plane.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_when_the_end_has_begun_is_refused_and_leaves_nothing() {
+    let (_dir, state) = state_folder();
+    let plane = Plane::start(&state, &["--on-exit", "stop"]).await;
+    let script = "trap '' TERM; while :; do sleep 0.1; done";
+    let created = plane.create("stubborn", &["/bin/sh", "-c", script]).await;
+    let id = id_of(&created.unwrap().1);
+    let record = state.join("instances").join(&id).join("record.json");
+    let stop = format!("/instances/{id}/stop");
+    let start_and_end = async {
+        eventually("it is being stopped", async || {
+            let text = fs::read_to_string(&record).unwrap();
+            text.contains("\"state\": \"Shutdown\"")
+        })
+        .await;
+        let address = plane.url.strip_prefix("http://").unwrap();
+        let mut start = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "POST /instances/{id}/start HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: 2\r\nexpect: 100-continue\r\n\r\n"
+        );
+        start.write_all(head.as_bytes()).await.unwrap();
+        let mut word = [0; 12];
+        // Said when the call has begun; it then waits behind the stop.
+        start.read_exact(&mut word).await.unwrap();
+        assert_eq!(&word, b"HTTP/1.1 100");
+        start.write_all(b"{}").await.unwrap();
+        plane.signal("-TERM");
+        let mut answer = String::new();
+        start.read_to_string(&mut answer).await.unwrap();
+        answer
+    };
+    let stop = plane.call(reqwest::Method::POST, &stop, None);
+    let (stopped, started) = tokio::join!(stop, start_and_end);
+    assert_eq!(stopped.unwrap().0, 200, "it had begun");
+    assert!(started.contains("HTTP/1.1 500"), "{started}");
+    assert!(started.contains("the control plane is ending"), "{started}");
+    plane.wait();
+    assert!(processes(&state).is_empty());
 }
 
 /// A control plane whose state directory is a file system of this size, and that directory.

@@ -101,7 +101,7 @@ pub(super) async fn restore(
     let instance = fleet.resolve(&id).await?;
     to_its_end(&fleet, &instance, |owner, target| async move {
         owner.restore(&target).await?;
-        owner.disturb_restored(&target);
+        owner.disturb_restored(&target).await;
         Ok(())
     })
     .await

@@ -1,22 +1,24 @@
 //! An instance's own network address, which can be opened and closed.
 //!
 //! Guarantees: while open, each port that it was told of leads from the public address (127.77.x.y)
-//! to where the program listens, and every other port is refused; closing cuts every connection and
-//! refuses new ones at once, as a removed TAP would, or keeps those that are open and lets them
-//! hear nothing until the address opens again; half-closed connections stay half-closed. Nothing of
-//! it runs while nobody connects.
+//! to where the program listens, and every other port is refused; a port that leads elsewhere from
+//! now on is not closed for that. When a close returns, new connections are refused, as with a
+//! removed TAP, and those that were open are cut, or are kept and hear nothing until the address
+//! opens again; after the close for good none is left. Half-closed connections stay half-closed.
+//! Nothing of it runs while nobody connects.
 //!
 //! A frozen process' own sockets would go on accepting into their backlog, which would hide every
 //! race that matters; hence this proxy in front of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
@@ -24,6 +26,7 @@ use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::address_range::{HeldAddress, Low, public_and_private};
 use super::traffic::{CountedConnection, Traffic};
 use crate::clock::Clock;
 
@@ -45,7 +48,12 @@ pub(super) struct AddressProxy {
     awake: watch::Sender<bool>,
     /// Somebody has connected and the program has refused: what is known of its ports is old.
     pub(super) refused: Arc<Notify>,
+    /// Ended by [`AddressProxy::cut`].
+    gone: CancellationToken,
+    /// Every connection, also those that were kept.
+    connections: TaskTracker,
     state: Mutex<Ports>,
+    _held: HeldAddress,
 }
 
 #[derive(Debug, Default)]
@@ -58,8 +66,9 @@ struct Ports {
 /// What runs while an address is open.
 #[derive(Debug)]
 struct OpenAddress {
+    /// Ends its connections.
     closed: CancellationToken,
-    tasks: TaskTracker,
+    accepting: TaskTracker,
     listeners: BTreeMap<u16, OpenPort>,
 }
 
@@ -67,41 +76,58 @@ struct OpenAddress {
 #[derive(Debug)]
 struct OpenPort {
     closed: CancellationToken,
-    target: SocketAddr,
+    listener: Arc<TcpListener>,
+}
+
+// === impl OpenPort ===
+
+impl OpenPort {
+    /// Refuses new connections from now on.
+    fn close(&self) {
+        self.closed.cancel();
+        // At once, and not when its task comes to it; a failure means that it is closed.
+        let _closed = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
+    }
 }
 
 // === impl AddressProxy ===
 
 impl AddressProxy {
     /// The address `127.77.x.y`, in front of a program that has `127.78.x.y`.
-    pub(super) fn new(clock: Clock, low: [u8; 2], port: u16) -> Self {
-        let [x, y] = low;
+    pub(super) fn new(clock: Clock, low: Low, port: u16) -> Self {
+        Self::at(clock, HeldAddress::former(low), port)
+    }
+
+    fn at(clock: Clock, held: HeldAddress, port: u16) -> Self {
+        let (public, private) = public_and_private(held.low());
+        let connections = TaskTracker::new();
+        // So that it can be waited for at any time; more may come afterwards.
+        connections.close();
         Self {
-            public: Ipv4Addr::new(127, 77, x, y),
-            private: Ipv4Addr::new(127, 78, x, y),
+            public,
+            private,
             port,
             clock,
             traffic: Arc::default(),
             keeps_flows: AtomicBool::new(false),
             awake: watch::Sender::new(false),
             refused: Arc::default(),
+            gone: CancellationToken::new(),
+            connections,
             state: Mutex::default(),
+            _held: held,
         }
     }
 
-    /// A random address at whose `port` nobody listens, neither we (`used`) nor another control
-    /// plane.
+    /// A random address that is nobody's and at whose `port` nobody listens, neither we (`used`) nor
+    /// another control plane.
     pub(super) fn free(clock: &Clock, port: u16, used: impl Fn(Ipv4Addr) -> bool) -> Option<Self> {
         let free = |ip| std::net::TcpListener::bind((ip, port)).is_ok();
-        (0..1000)
-            .map(|_| {
-                Self::new(
-                    clock.clone(),
-                    [fastrand::u8(..), fastrand::u8(1..=254)],
-                    port,
-                )
-            })
-            .find(|new| !used(new.public) && free(new.public) && free(new.private))
+        let held = HeldAddress::free(|low| {
+            let (public, private) = public_and_private(low);
+            !used(public) && free(public) && free(private)
+        });
+        Some(Self::at(clock.clone(), held?, port))
     }
 
     fn state(&self) -> MutexGuard<'_, Ports> {
@@ -139,12 +165,15 @@ impl AddressProxy {
         self.settle(&mut state)
     }
 
-    /// Opens the address and the ports that are known.
+    /// Opens the address and the ports that are known, unless it was closed for good.
     pub(super) fn open(self: &Arc<Self>) {
+        if self.gone.is_cancelled() {
+            return;
+        }
         let mut state = self.state();
         let replaced = state.open.replace(OpenAddress {
-            closed: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            closed: self.gone.child_token(),
+            accepting: TaskTracker::new(),
             listeners: BTreeMap::new(),
         });
         if let Some(replaced) = replaced {
@@ -159,30 +188,28 @@ impl AddressProxy {
         let Ports { open, targets } = state;
         let Some(open) = open else { return Vec::new() };
         open.listeners.retain(|port, listener| {
-            let stays = targets.get(port) == Some(&listener.target);
+            let stays = targets.contains_key(port);
             if !stays {
-                listener.closed.cancel();
+                listener.close();
             }
             stays
         });
         let mut failed = Vec::new();
-        for (port, target) in &*targets {
+        for port in targets.keys() {
             if open.listeners.contains_key(port) {
                 continue;
             }
             match listen(SocketAddrV4::new(self.public, *port)) {
                 Ok(listener) => {
-                    let closed = open.closed.child_token();
-                    let serve = Arc::clone(self).serve(
-                        listener,
-                        (*port, *target),
-                        closed.clone(),
-                        open.closed.clone(),
-                        open.tasks.clone(),
-                    );
-                    open.tasks.spawn(serve);
-                    let target = *target;
-                    open.listeners.insert(*port, OpenPort { closed, target });
+                    let listener = Arc::new(listener);
+                    let open_port = OpenPort {
+                        closed: open.closed.child_token(),
+                        listener: Arc::clone(&listener),
+                    };
+                    let (all_closed, port_closed) = (open.closed.clone(), open_port.closed.clone());
+                    let serve = Arc::clone(self).serve(listener, *port, port_closed, all_closed);
+                    open.accepting.spawn(serve);
+                    open.listeners.insert(*port, open_port);
                 }
                 Err(error) => failed.push((*port, error)),
             }
@@ -196,49 +223,57 @@ impl AddressProxy {
         self.awake.send_replace(false);
         let open = self.state().open.take();
         let Some(open) = open else { return };
-        if self.keeps_flows.load(Ordering::Acquire) {
-            for listener in open.listeners.values() {
-                listener.closed.cancel();
-            }
-            return;
+        for listener in open.listeners.values() {
+            listener.close();
         }
-        open.closed.cancel();
-        open.tasks.close();
-        open.tasks.wait().await;
+        let keeps = self.keeps_flows.load(Ordering::Acquire);
+        if !keeps {
+            open.closed.cancel();
+        }
+        // Nobody takes up what was accepted any more afterwards.
+        open.accepting.close();
+        open.accepting.wait().await;
+        if !keeps {
+            self.connections.wait().await;
+        }
     }
 
     /// Closes the address for good, and cuts what was kept.
     pub(super) async fn cut(&self) {
         self.keeps_flows.store(false, Ordering::Release);
+        self.gone.cancel();
         self.close().await;
-        // Wakes those that wait to go on; they see that nothing is kept any more.
-        self.awake.send_replace(false);
+        self.connections.wait().await;
     }
 
     /// Accepts until the port closes; connections go on until the address does.
     async fn serve(
         self: Arc<Self>,
-        listener: TcpListener,
-        (port, target): (u16, SocketAddr),
+        listener: Arc<TcpListener>,
+        port: u16,
         port_closed: CancellationToken,
         closed: CancellationToken,
-        tasks: TaskTracker,
     ) {
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                biased;
                 () = port_closed.cancelled() => return,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((client, peer)) => {
+                    let target = self.state().targets.get(&port).copied();
+                    // It has just come to lead nowhere.
+                    let Some(target) = target else { continue };
                     let source = match peer.ip() {
                         IpAddr::V4(source) => source,
                         IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
                     };
                     let counted = CountedConnection::new(&self.traffic, &self.clock, source, port);
                     let proxy = Arc::clone(&self).proxy(client, target, counted, closed.clone());
-                    tasks.spawn(proxy);
+                    self.connections.spawn(proxy);
                 }
+                Err(_) if port_closed.is_cancelled() => return,
                 // Out of descriptors, most likely: others will be freed.
                 Err(_) => sleep(Duration::from_millis(10)).await,
             }
@@ -272,8 +307,7 @@ impl AddressProxy {
         };
         if result.is_err() {
             // A reset, since there was no orderly end. Without it the cut is only less abrupt.
-            let _gentler =
-                socket2::SockRef::from(client.get_ref()).set_linger(Some(Duration::ZERO));
+            let _gentler = SockRef::from(client.get_ref()).set_linger(Some(Duration::ZERO));
         }
         drop(client);
         drop(counted);
@@ -413,6 +447,50 @@ mod tests {
         proxy.close().await;
         proxy.cut().await;
         assert!(client.read(&mut read).await.is_err(), "it is cut");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_close_that_keeps_connections_accepts_no_other_one_after_it_has_returned() {
+        let (proxy, _application) = address().await;
+        proxy.keep_flows();
+        for round in 0..200 {
+            proxy.open();
+            proxy.close().await;
+            assert!(refuses(&proxy).await, "round {round}");
+        }
+        assert_eq!(proxy.traffic.active(|_, _| true), 0);
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_of_an_earlier_wake_is_cut_for_good_as_well() {
+        let (proxy, application) = address().await;
+        proxy.keep_flows();
+        proxy.open();
+        let (mut client, _server) = connect(&proxy, &application).await;
+        proxy.close().await;
+        proxy.open();
+        proxy.cut().await;
+        assert_eq!(proxy.traffic.active(|_, _| true), 0, "none is left");
+        assert!(client.read(&mut [0]).await.is_err(), "it is cut");
+        proxy.open();
+        assert!(refuses(&proxy).await, "it was closed for good");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_leads_elsewhere_from_now_on_stays_open() {
+        let (proxy, application) = address().await;
+        proxy.open();
+        connect(&proxy, &application).await;
+        let other = TcpListener::bind((proxy.private, 0)).await.unwrap();
+        let target = other.local_addr().unwrap();
+        let failed = proxy.follow(Targets::from([(8080, target)]));
+        assert!(failed.is_empty(), "{failed:?}");
+        connect(&proxy, &other).await;
+        // One that is closed and opened again is open.
+        proxy.follow(Targets::new());
+        let failed = proxy.follow(Targets::from([(8080, target)]));
+        assert!(failed.is_empty(), "{failed:?}");
+        connect(&proxy, &other).await;
     }
 
     #[tokio::test]

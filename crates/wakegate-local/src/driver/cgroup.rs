@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::sleep;
 
 use super::contract::Boot;
@@ -78,7 +79,10 @@ impl Groups {
     pub(super) fn make(&self, id: &str) -> io::Result<Group> {
         let path = self.0.join(id);
         make(&path)?;
-        Ok(Group(path))
+        let group = Group(path);
+        // One that an earlier run has left may be frozen; a new one is not.
+        let _not_frozen = group.thaw();
+        Ok(group)
     }
 }
 
@@ -182,21 +186,53 @@ impl Group {
 
     /// Kills what is left in it and removes it.
     pub(super) async fn remove(&self) {
-        let _gone = fs::write(self.0.join("cgroup.kill"), "1");
+        // Kernels before 5.14 cannot.
+        let killed = fs::write(self.0.join("cgroup.kill"), "1").is_ok();
         for _ in 0..1000 {
             match fs::remove_dir(&self.0) {
                 // A killed process is in it until its parent has heard of its end.
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => sleep(LOOK).await,
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    if !killed {
+                        self.kill_each();
+                    }
+                    sleep(LOOK).await;
+                }
                 _ => return,
             }
         }
         tracing::warn!(group = %self.0.display(), "a control group could not be removed");
+    }
+
+    /// Kills the processes in it one by one; those that they start meanwhile are in it as well.
+    fn kill_each(&self) {
+        let list = fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        let pids = list
+            .lines()
+            .filter_map(|line| Pid::from_raw(line.parse().ok()?));
+        for pid in pids {
+            // It may have ended by itself.
+            let _gone = kill_process(pid, Signal::KILL);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_process_of_a_group_is_killed_where_the_kernel_cannot_kill_a_group() {
+        let group = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("600")
+            .spawn()
+            .unwrap();
+        let list = format!("0\nx\n{}\n", child.id());
+        fs::write(group.path().join("cgroup.procs"), list).unwrap();
+        Group::at(group.path().to_owned()).kill_each();
+        let status = child.wait().unwrap();
+        assert_eq!(super::super::launch::exit_code(status), Some(137));
+    }
 
     #[test]
     fn our_group_is_found_also_beside_the_old_hierarchies_and_in_a_container() {

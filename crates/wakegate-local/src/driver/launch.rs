@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
@@ -128,7 +128,8 @@ pub(super) async fn launch(what: Launch<'_>) -> Result<Launched, DriverError> {
         Err(_) => Some(DriverError::Launcher("it took too long".to_owned())),
     };
     if let Some(failure) = failure {
-        // It may have ended by itself.
+        // It may have ended by itself, or be the program already, with processes of its own.
+        let _none = kill_process_group(pid, Signal::KILL);
         let _ended = child.kill().await;
         return Err(failure);
     }
@@ -161,6 +162,18 @@ pub(super) async fn wait_for_child(mut child: Child) -> (Option<i32>, String) {
         ),
     }
 }
+
+/// What `/bin/sh` as the launcher finds as `session` in the program's folder: our own launcher is
+/// not built yet when the tests of this crate's rooms are.
+#[cfg(test)]
+pub(crate) const SESSION_OF_TESTS: &str = "\
+while [ \"$1\" != -- ]; do
+  if [ \"$1\" = --group ]; then echo 0 > \"$2/cgroup.procs\"; fi
+  shift
+done
+shift
+read _word && exec setsid \"$@\" < /dev/null
+";
 
 /// A signal counts as 128 and its number, as in a shell.
 pub(super) fn exit_code(status: ExitStatus) -> Option<i32> {

@@ -4,6 +4,7 @@
 //! record, or another instance's owner.
 
 mod address_proxy;
+mod address_range;
 mod beside;
 mod cgroup;
 mod connections;
@@ -26,6 +27,8 @@ pub(crate) use connections::{Connection, ConnectionTable};
 pub(crate) use contract::{Adoption, Boot, DriverEvent, Exit, Handle, Started};
 pub(crate) use dispatch::Driver;
 pub(crate) use error::DriverError;
+#[cfg(test)]
+pub(crate) use launch::SESSION_OF_TESTS;
 pub(crate) use process::ProcessDriver;
 pub use qemu::Accelerator;
 pub(crate) use qemu::{QemuConfig, QemuDriver, detect_accelerator, set_up_bridge};

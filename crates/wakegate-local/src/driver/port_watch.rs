@@ -3,8 +3,9 @@
 //! Guarantees: one look is for all instances; looks are milliseconds apart only while an awake
 //! program has yet to listen at its port, later a second apart, and there is none while nobody is
 //! awake. A listener counts by its address (the instance's private one, also mapped into IPv6), or
-//! by its port (the instance's own) when it is a socket of the instance's processes. One that is
-//! elsewhere is named in the instance's log.
+//! by its port (the instance's own) when it is a socket of the instance's processes. A port closes
+//! when two looks in a row have not shown its listener, since one may miss a socket while others
+//! come and go. A listener that is elsewhere is named in the instance's log.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -19,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use super::address_proxy::{AddressProxy, Targets};
 use super::contract::DriverEvent;
 use super::listeners::{self, Listener};
-use super::procfs::{Members, sockets_of};
+use super::procfs::{Members, sockets_of, sockets_of_marked};
 
 /// The pauses between two looks: the shortest and the longest while a program comes up, and later.
 const SHORTEST: Duration = Duration::from_millis(2);
@@ -29,6 +30,8 @@ const LATER: Duration = Duration::from_secs(1);
 const COMING_UP: Duration = Duration::from_secs(10);
 /// The time after which a program without its port is asked where else it listens.
 const ELSEWHERE: Duration = Duration::from_secs(2);
+/// The most lines that an instance's log gets of one start.
+const NOTES: usize = 20;
 /// Looks take at most one part in so many of a processor, also where the kernel is slow to answer.
 const SHARE: u32 = 20;
 
@@ -58,6 +61,8 @@ struct Search {
     /// Whether the program listens at its port, and since when it is so.
     found: bool,
     since: Instant,
+    /// The ports that the last look has not shown; they are open until the next one.
+    missing: BTreeSet<u16>,
     /// The sockets that were looked at, and whether they are the program's.
     examined: HashMap<u64, bool>,
     /// What the instance's log has already.
@@ -87,6 +92,7 @@ impl PortWatch {
             let mut search = watched.search();
             search.found = watched.is_found(&watched.address.targets());
             search.since = Instant::now();
+            search.missing.clear();
         }
         self.watched.insert(watched.id.clone(), Arc::clone(watched));
         self.news.notify_one();
@@ -144,7 +150,8 @@ impl PortWatch {
 
     fn take_in(&self, watched: &Watched, listeners: &[Listener]) {
         let mut search = watched.search();
-        let (targets, mut notes) = watched.targets(listeners, &mut search);
+        let (mut targets, mut notes) = watched.targets(listeners, &mut search);
+        watched.keep_missing(&mut targets, &mut search);
         let found = watched.is_found(&targets);
         if search.found != found {
             (search.found, search.since) = (found, Instant::now());
@@ -157,10 +164,12 @@ impl PortWatch {
             ));
         }
         for text in notes {
-            let (id, noted) = (watched.id.clone(), search.noted.contains(&text));
-            let remark = DriverEvent::Remark(id, text.clone());
+            if search.noted.len() >= NOTES || search.noted.contains(&text) {
+                continue;
+            }
+            let remark = DriverEvent::Remark(watched.id.clone(), text.clone());
             // With no room for it now, the next look says it.
-            if !noted && self.events.try_send(remark).is_ok() {
+            if self.events.try_send(remark).is_ok() {
                 search.noted.insert(text);
             }
         }
@@ -179,6 +188,7 @@ impl Watched {
         let search = Search {
             found: false,
             since: Instant::now(),
+            missing: BTreeSet::new(),
             examined: HashMap::new(),
             noted: BTreeSet::new(),
         };
@@ -201,6 +211,9 @@ impl Watched {
 
     fn pause(&self) -> Duration {
         let search = self.search();
+        if !search.missing.is_empty() {
+            return SHORTEST;
+        }
         let passed = search.since.elapsed();
         match search.found || passed >= COMING_UP {
             true => LATER,
@@ -226,13 +239,23 @@ impl Watched {
         if self.is_found(&targets) && own.iter().any(|l| l.port == self.own_port) {
             return (targets, Vec::new());
         }
-        let mut sockets = None;
+        let (mut sockets, mut marked) = (None, None);
         let mut is_ours = |listener: &Listener| {
-            *search.examined.entry(listener.inode).or_insert_with(|| {
+            let known = search.examined.get(&listener.inode).copied();
+            // Whose a socket is may change until a program has come up; only where it matters, and
+            // where there is hardly one, it is worth another look.
+            if let Some(known) = known.filter(|ours| *ours || listener.port != self.own_port) {
+                return known;
+            }
+            let sockets: &HashSet<u64> = sockets.get_or_insert_with(|| sockets_of(&self.members));
+            let mut is_marked = || {
                 let sockets: &HashSet<u64> =
-                    sockets.get_or_insert_with(|| sockets_of(&self.members));
+                    marked.get_or_insert_with(|| sockets_of_marked(&self.members));
                 sockets.contains(&listener.inode)
-            })
+            };
+            let ours = sockets.contains(&listener.inode) || is_marked();
+            search.examined.insert(listener.inode, ours);
+            ours
         };
         let at_own_port = |l: &&&Listener| l.port == self.own_port;
         if let Some(listener) = others.iter().filter(at_own_port).find(|l| is_ours(l)) {
@@ -248,6 +271,14 @@ impl Watched {
         let alive: HashSet<u64> = listeners.iter().map(|listener| listener.inode).collect();
         search.examined.retain(|inode, _| alive.contains(inode));
         (targets, notes)
+    }
+
+    /// Adds the ports that are open and that this look is the first not to show.
+    fn keep_missing(&self, targets: &mut Targets, search: &mut Search) {
+        let mut missing = self.address.targets();
+        missing.retain(|port, _| !targets.contains_key(port) && !search.missing.contains(port));
+        search.missing = missing.keys().copied().collect();
+        targets.extend(missing);
     }
 
     /// How a listener at the own port is reached.
@@ -276,4 +307,85 @@ impl Watched {
 /// Whether an address is one that this or another control plane gives to an instance.
 fn is_of_instances(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(address) if matches!(address.octets(), [127, 77 | 78, ..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::clock::Clock;
+
+    /// An open address before a listener of the test's own, and that as a look has it.
+    async fn watched() -> (Arc<Watched>, TcpListener, Listener) {
+        let address = AddressProxy::free(&Clock::system(), 8080, |_| false).unwrap();
+        let address = Arc::new(address);
+        address.open();
+        let application = TcpListener::bind((address.private, 0)).await.unwrap();
+        let listener = Listener {
+            address: address.private.into(),
+            port: application.local_addr().unwrap().port(),
+            only_ipv6: false,
+            inode: 1,
+        };
+        let members = Members {
+            leader: i32::MAX,
+            group: None,
+            mark: String::new(),
+        };
+        let watched = Watched::new("one".to_owned(), address, listener.port, members);
+        (Arc::new(watched), application, listener)
+    }
+
+    async fn is_open(watched: &Watched) -> bool {
+        let address = &watched.address;
+        TcpStream::connect((address.public, address.port))
+            .await
+            .is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_port_closes_when_two_looks_in_a_row_have_not_shown_it_and_not_before() {
+        let watch = PortWatch::new(mpsc::channel(1).0);
+        let (watched, _application, there) = watched().await;
+        watch.take_in(&watched, &[]);
+        assert!(!is_open(&watched).await, "nobody has seen it yet");
+        watch.take_in(&watched, &[there]);
+        for round in 0..3 {
+            assert!(is_open(&watched).await, "round {round}");
+            watch.take_in(&watched, &[]);
+            assert!(
+                is_open(&watched).await,
+                "round {round}: one look has missed it"
+            );
+            assert_eq!(watched.pause(), SHORTEST, "it is looked for again at once");
+            watch.take_in(&watched, &[there]);
+        }
+        assert_eq!(watched.pause(), LATER);
+        watch.take_in(&watched, &[]);
+        watch.take_in(&watched, &[]);
+        assert!(!is_open(&watched).await);
+        watch.take_in(&watched, &[there]);
+        assert!(is_open(&watched).await, "it has come back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_said_of_a_program_that_listens_here_and_there_has_an_end() {
+        let (events, mut heard) = mpsc::channel(1000);
+        let watch = PortWatch::new(events);
+        let (watched, _application, mut listener) = watched().await;
+        tokio::time::advance(ELSEWHERE).await;
+        for number in 0..500 {
+            listener.inode = 1000 + u64::from(number);
+            listener.port = 20000 + number;
+            listener.address = Ipv6Addr::LOCALHOST.into();
+            watched.search().examined.insert(listener.inode, true);
+            watch.take_in(&watched, &[listener]);
+        }
+        let mut lines = 0;
+        while heard.try_recv().is_ok() {
+            lines += 1;
+        }
+        assert_eq!(lines, NOTES);
+    }
 }

@@ -3,8 +3,9 @@
 //! Guarantees: standby stops every process of the group (by its control group's freezer where there
 //! is one, else by SIGSTOP; memory is kept) and then closes the address; restore continues them and
 //! opens it, in the reverse order of harm; the group outlives the control plane and is found again
-//! by process id, start time and boot id. Limits are set where control groups can, and said to be
-//! missing where they cannot.
+//! by process id, start time and boot id. What a program has started ends with it, also in sessions
+//! of its own (found by its control group, else by its environment, unless it clears that). Limits
+//! are set where control groups can, and said to be missing where they cannot.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -47,6 +48,8 @@ pub(crate) struct ProcessDriver {
     boot_id: String,
     /// This program, for its `session` subcommand.
     launcher: PathBuf,
+    /// The state directory.
+    root: PathBuf,
     groups: Option<Groups>,
     ports: Arc<PortWatch>,
     _ports_end: DropGuard,
@@ -69,12 +72,13 @@ struct Process {
 // === impl ProcessDriver ===
 
 impl ProcessDriver {
-    /// `events` hears of programs that end by themselves.
+    /// `events` hears of programs that end by themselves; `root` is the state directory.
     pub(crate) fn new(
         clock: Clock,
         events: mpsc::Sender<DriverEvent>,
         tasks: TaskTracker,
         launcher: PathBuf,
+        root: PathBuf,
     ) -> Self {
         let ports = Arc::new(PortWatch::new(events.clone()));
         let end = CancellationToken::new();
@@ -88,6 +92,7 @@ impl ProcessDriver {
             tasks,
             boot_id: boot_id(),
             launcher,
+            root,
             groups: Groups::find(),
             ports,
             _ports_end: end.drop_guard(),
@@ -120,6 +125,9 @@ impl ProcessDriver {
         let ports = Arc::clone(&self.ports);
         self.tasks.spawn(async move {
             let (code, mut message) = end.await;
+            // What it has left behind in its group; at once, while the group's number is surely
+            // nobody else's.
+            let _none = kill_process_group(process.pid, Signal::KILL);
             if process
                 .group
                 .as_ref()
@@ -151,9 +159,11 @@ impl ProcessDriver {
         group: Option<&Group>,
         (address, own_port): (&Arc<AddressProxy>, u16),
     ) -> Arc<Watched> {
+        let folder = self.root.join("instances").join(id).join("work");
         let members = Members {
             leader: pid.as_raw_nonzero().get(),
             group: group.map(|group| group.path().to_owned()),
+            mark: remnants::mark_of(&folder),
         };
         let address = Arc::clone(address);
         Arc::new(Watched::new(id.to_owned(), address, own_port, members))
@@ -258,22 +268,22 @@ impl ProcessDriver {
         }
         // A stopped process takes SIGTERM only once it is continued. A failure to signal means that
         // it has ended already.
-        let _ended = kill_process_group(process.pid, Signal::TERM);
+        let _ended = signal(&process, Signal::TERM);
         if let Some(group) = &process.group {
             let _ended = group.thaw();
         }
-        let _ended = kill_process_group(process.pid, Signal::CONT);
+        let _ended = signal(&process, Signal::CONT);
         if tokio::time::timeout(grace, process.ended.cancelled())
             .await
             .is_err()
         {
-            let _ended = kill_process_group(process.pid, Signal::KILL);
+            let _ended = signal(&process, Signal::KILL);
             process.ended.cancelled().await;
         }
-        // What the leader left behind in its group.
-        let _none = kill_process_group(process.pid, Signal::KILL);
-        if let Some(group) = &process.group {
-            group.remove().await;
+        // What has left its session, and with it the group of processes that has ended.
+        match &process.group {
+            Some(group) => group.remove().await,
+            None => remnants::end_of_instance(&self.tasks, &self.root, id).await,
         }
     }
 
@@ -468,4 +478,57 @@ fn open_log(path: &PathBuf) -> Result<File, DriverError> {
     let mut options = OpenOptions::new();
     let log = options.create(true).append(true).mode(0o600).open(path);
     log.map_err(DriverError::Files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::launch::SESSION_OF_TESTS;
+    use super::*;
+
+    fn is_alive(pid: i32) -> bool {
+        ProcessStat::read(pid).is_some_and(|stat| stat.state != 'Z')
+    }
+
+    #[tokio::test]
+    async fn without_control_groups_a_session_of_a_programs_own_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let folder = root.join("instances/one/work");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("session"), SESSION_OF_TESTS).unwrap();
+        let (events, _heard) = mpsc::channel(8);
+        let (clock, tasks) = (Clock::system(), TaskTracker::new());
+        let mut driver = ProcessDriver::new(clock, events, tasks, "/bin/sh".into(), root.clone());
+        driver.groups = None;
+        let daemon = folder.join("daemon");
+        let script = "setsid sh -c 'echo $$ > new; mv new daemon; sleep 600' & exec sleep 600";
+        let boot = Boot {
+            id: "one".to_owned(),
+            program: "/bin/sh".into(),
+            arguments: ["-c", script].map(str::to_owned).to_vec(),
+            is_hello: false,
+            environment: Vec::new(),
+            port: 8080,
+            network_enabled: false,
+            keeps_flows: false,
+            folder,
+            log: root.join("app.log"),
+            memory_bytes: 1 << 20,
+            vcpus: 1,
+        };
+        driver.start(&boot, &|_| Ok(())).await.unwrap();
+        let begun = async {
+            while !daemon.exists() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), begun)
+            .await
+            .unwrap();
+        let pid = std::fs::read_to_string(&daemon).unwrap();
+        let pid: i32 = pid.trim().parse().unwrap();
+        assert!(is_alive(pid));
+        driver.stop("one", Duration::from_secs(5)).await;
+        assert!(!is_alive(pid), "it has outlived its instance");
+    }
 }

@@ -66,6 +66,8 @@ pub(super) struct Members {
     pub(super) leader: i32,
     /// Their control group, which also has those that began a session of their own.
     pub(super) group: Option<PathBuf>,
+    /// What each has in its environment, by which those are found where there is no group.
+    pub(super) mark: String,
 }
 
 impl Members {
@@ -75,16 +77,42 @@ impl Members {
         if let Some(text) = in_group {
             return text.lines().filter_map(|line| line.parse().ok()).collect();
         }
-        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let session = u64::try_from(self.leader).ok();
         let is_member = |pid: &i32| ProcessStat::read(*pid).map(|stat| stat.session) == session;
-        all.filter(is_member).collect()
+        all_pids().filter(is_member).collect()
     }
+
+    /// Those with the mark; none where a group has them all.
+    fn marked_pids(&self) -> Vec<i32> {
+        if self.group.is_some() {
+            return Vec::new();
+        }
+        let is_marked = |pid: &i32| {
+            let bytes = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            let mut entries = bytes.split(|b| *b == 0);
+            entries.any(|entry| entry == self.mark.as_bytes())
+        };
+        all_pids().filter(is_marked).collect()
+    }
+}
+
+fn all_pids() -> impl Iterator<Item = i32> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// The numbers of the sockets that an instance's processes have open.
 pub(super) fn sockets_of(members: &Members) -> HashSet<u64> {
+    sockets(members.pids())
+}
+
+/// The numbers of the sockets that those of an instance's processes have open which are found by
+/// their mark alone. This looks at every process of the machine.
+pub(super) fn sockets_of_marked(members: &Members) -> HashSet<u64> {
+    sockets(members.marked_pids())
+}
+
+fn sockets(pids: Vec<i32>) -> HashSet<u64> {
     let socket = |link: PathBuf| {
         let text = link.to_str()?.strip_prefix("socket:[")?;
         text.strip_suffix(']')?.parse().ok()
@@ -94,7 +122,7 @@ pub(super) fn sockets_of(members: &Members) -> HashSet<u64> {
             .into_iter()
             .flatten()
     };
-    let files = members.pids().into_iter().flat_map(open).flatten();
+    let files = pids.into_iter().flat_map(open).flatten();
     let links = files.filter_map(|file| fs::read_link(file.path()).ok());
     links.filter_map(socket).collect()
 }
@@ -141,10 +169,33 @@ mod tests {
         let members = Members {
             leader,
             group: None,
+            mark: String::new(),
         };
         assert!(members.pids().contains(&pid));
         let name = |inode: &u64| link.to_str() == Some(&format!("socket:[{inode}]"));
         assert!(sockets_of(&members).iter().any(name));
+    }
+
+    #[test]
+    fn who_began_a_session_of_its_own_is_found_by_its_mark_where_there_is_no_group() {
+        let mark = format!("MARK_OF_A_TEST={}", std::process::id());
+        let (name, value) = mark.split_once('=').unwrap();
+        let mut daemon = std::process::Command::new("setsid")
+            .args(["sleep", "600"])
+            .env(name, value)
+            .spawn()
+            .unwrap();
+        let pid = i32::try_from(daemon.id()).unwrap();
+        let members = |group: Option<&str>| Members {
+            leader: i32::MAX,
+            group: group.map(PathBuf::from),
+            mark: mark.clone(),
+        };
+        assert!(members(None).pids().is_empty());
+        assert_eq!(members(None).marked_pids(), [pid]);
+        assert!(members(Some("/nonexistent")).marked_pids().is_empty());
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
     }
 
     #[test]

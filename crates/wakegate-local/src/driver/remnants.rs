@@ -1,8 +1,9 @@
-//! Processes that an earlier control plane has left, found by a mark in their environment.
+//! Processes that an earlier control plane, or an instance's program, has left, found by a mark in
+//! their environment.
 //!
 //! Guarantees: only what was started for this state directory is ended, and nothing that this
-//! process has started; a process that clears its environment is found by its instance's handle or
-//! control group only.
+//! process has started but the program of an instance that ends; a process that clears its
+//! environment is found by its instance's handle or control group only.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
 
 use super::procfs::{ProcessStat, environment};
 
@@ -57,37 +59,66 @@ impl Remnant {
     }
 }
 
+/// The mark of an instance's program and of what it starts, by its folder.
+pub(super) fn mark_of(folder: &Path) -> String {
+    format!("{MARK}={}", folder.display())
+}
+
 /// Every process that was started for a folder of this state directory.
-fn find(root: &Path) -> Vec<Remnant> {
+fn find(root: &Path) -> Vec<(Remnant, ProcessStat)> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let own = u64::from(std::process::id());
     let marked = numbers.filter_map(|pid: i32| {
-        let left = |stat: &ProcessStat| {
-            stat.state != 'Z' && stat.parent != own && u64::try_from(pid) != Ok(own)
-        };
-        let stat = ProcessStat::read(pid).filter(left)?;
+        let runs = |stat: &ProcessStat| stat.state != 'Z' && u64::try_from(pid) != Ok(own);
+        let stat = ProcessStat::read(pid).filter(runs)?;
         let (_, folder) = environment(pid)
             .into_iter()
             .find(|(name, _)| name == MARK)?;
-        Some(Remnant {
+        let remnant = Remnant {
             pid,
             folder: Path::new(&folder).strip_prefix(root).ok()?.to_owned(),
             start_ticks: stat.start_ticks,
-        })
+        };
+        Some((remnant, stat))
     });
     marked.collect()
 }
 
+/// Ends what an instance's program has started outside its session and its group, when the program
+/// itself has ended. `root` is the state directory.
+pub(super) async fn end_of_instance(tasks: &TaskTracker, root: &Path, id: &str) {
+    for _ in 0..ROUNDS {
+        let (root, id) = (root.to_owned(), id.to_owned());
+        // It looks at every process of this machine.
+        let round = tasks.spawn_blocking(move || {
+            let mut left = find(&root);
+            left.retain(|(remnant, _)| remnant.instance() == Some(&id));
+            left.iter().for_each(|(remnant, _)| remnant.end());
+            left.len()
+        });
+        // A panic in it is in the log already.
+        if round.await.unwrap_or(0) == 0 {
+            return;
+        }
+        sleep(PAUSE).await;
+    }
+    tracing::warn!(
+        instance = id,
+        "processes of an instance that has ended do not end"
+    );
+}
+
 /// Ends every process of this state directory that is not in use, and waits until it has gone.
 pub(super) async fn end(root: &Path, is_in_use: impl Fn(&Remnant) -> bool) {
+    let own = u64::from(std::process::id());
     for _ in 0..ROUNDS {
         let mut remnants = find(root);
-        remnants.retain(|remnant| !is_in_use(remnant));
+        remnants.retain(|(remnant, stat)| stat.parent != own && !is_in_use(remnant));
         if remnants.is_empty() {
             return;
         }
-        for remnant in &remnants {
+        for (remnant, _) in &remnants {
             let (pid, folder) = (remnant.pid, remnant.folder.display());
             tracing::info!(pid, %folder, "ending what an earlier control plane has left");
             remnant.end();
@@ -127,6 +158,20 @@ mod tests {
 
     fn is_alive(pid: i32) -> bool {
         ProcessStat::read(pid).is_some_and(|stat| stat.state != 'Z')
+    }
+
+    #[tokio::test]
+    async fn what_a_program_has_left_goes_with_its_instance_and_nobody_elses_does() {
+        let root = Path::new("/no/such/other/state");
+        let folder = |id: &str| root.join("instances").join(id).join("work");
+        let (ends, stays) = (folder("ends"), folder("stays"));
+        let of = |folder: &Path| leave(folder.to_str().unwrap());
+        let (gone, alive) = (of(&ends), of(&stays));
+        let command = of(&ends.with_file_name(COMMAND));
+        end_of_instance(&TaskTracker::new(), root, "ends").await;
+        assert_eq!([gone, alive, command].map(is_alive), [false, true, true]);
+        end(root, |_| false).await;
+        assert_eq!([alive, command].map(is_alive), [false, false]);
     }
 
     #[tokio::test]

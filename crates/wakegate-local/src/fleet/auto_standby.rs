@@ -11,7 +11,6 @@ use super::registry::{Fleet, FleetEvent};
 use crate::driver::{Connection, ConnectionTable, Traffic};
 use crate::policy::auto_standby::Policy;
 use crate::policy::countdown::is_eligible;
-use crate::state::State;
 use crate::store::Instance;
 
 impl Fleet {
@@ -64,40 +63,120 @@ impl Fleet {
         due && !record.countdown.requested
     }
 
+    /// Whether a standby that was requested is still due, by a look at what has happened meanwhile.
+    fn is_still_idle(&self, instance: &Instance) -> bool {
+        let policy = Self::eligible_policy(instance);
+        let (Some(policy), Ok(table)) = (policy, self.driver.connections()) else {
+            return false;
+        };
+        let now = self.clock.now();
+        self.observe(instance, &table, now);
+        let record = instance.record();
+        let deadline = record.countdown.deadline(&policy);
+        record.countdown.requested && deadline.is_some_and(|deadline| deadline <= now)
+    }
+
     /// Ends a countdown: looks again under the instance's lock, and cannot be called back
     /// once it has the instance's lock.
     pub(crate) async fn standby_if_still_idle(&self, instance: &Instance) {
         let Ok(_guard) = instance.lock_living().await else {
             return;
         };
-        let idle = {
-            let mut record = instance.record();
-            let now = self.clock.now();
-            let policy = record.spec.policy.clone().filter(|policy| policy.enabled);
-            let due = record.state == State::Running
-                && policy.as_ref().is_some_and(|policy| {
-                    record.countdown.requested
-                        && record
-                            .countdown
-                            .deadline(policy)
-                            .is_some_and(|at| at <= now)
-                });
-            let quiet = match (self.driver.connections(), record.ip, &policy) {
-                (Ok(table), Some(ip), Some(policy)) => {
-                    let traffic = self.driver.traffic(&instance.id);
-                    let through_us = |t: Arc<Traffic>| t.active(|from, to| policy.counts(from, to));
-                    let counts = |c: &Connection| policy.counts(c.remote.0, c.local.1);
-                    traffic.map_or(0, through_us) == 0 && !table.inbound(ip).any(counts)
-                }
-                _ => false,
-            };
-            if !(due && quiet) {
-                record.countdown.requested = false;
-            }
-            due && quiet
-        };
+        let idle = self.is_still_idle(instance);
+        instance.record().countdown.requested = idle;
         if idle && self.put_to_sleep(instance, "idle").await.is_err() {
             instance.record().countdown.restart(self.clock.now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use serde_json::json;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::mpsc;
+    use tokio::time::{sleep, timeout};
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::driver::{Driver, ProcessDriver, SESSION_OF_TESTS};
+    use crate::faults::FaultBox;
+    use crate::state::State;
+    use crate::store::{Spec, Store};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const PATIENCE: Duration = Duration::from_secs(30);
+    const LOOK: Duration = Duration::from_millis(5);
+
+    /// A fleet that nobody looks after, so that the test alone says when.
+    async fn fleet(clock: &Clock, store: Store) -> Arc<Fleet> {
+        let (events, heard) = mpsc::channel(64);
+        let (tasks, root) = (TaskTracker::new(), store.root().to_owned());
+        let launcher = "/bin/sh".into();
+        let driver = ProcessDriver::new(clock.clone(), events, tasks.clone(), launcher, root);
+        let stopped = CancellationToken::new();
+        stopped.cancel();
+        let (driver, faults) = (Driver::Process(driver), FaultBox::default());
+        Fleet::load(clock.clone(), store, driver, heard, tasks, faults, stopped)
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_connection_that_came_and_went_while_a_standby_waited_begins_the_countdown_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("session"), SESSION_OF_TESTS).unwrap();
+        let clock = Clock::adjustable();
+        let store = Store::open(&dir.path().join("state")).unwrap();
+        let fleet = fleet(&clock, store).await;
+        let spec: Spec = serde_json::from_value(json!({
+            "id": "one", "name": "one", "image": "local/exec", "created_at": clock.now(),
+            "env": { "PWD": dir.path() }, "tags": {}, "cmd": ["sleep", "600"],
+            "size": 1 << 28, "overlay_size": 1, "vcpus": 1, "network_enabled": true,
+            "policy": { "enabled": true, "idle_timeout": "10s" },
+        }))
+        .unwrap();
+        let instance = fleet.create(spec).await.unwrap();
+        assert_eq!(instance.state(), State::Running);
+        let public = instance.record().ip.unwrap();
+        let [_, _, x, y] = public.octets();
+        let program = TcpListener::bind((Ipv4Addr::new(127, 78, x, y), 0))
+            .await
+            .unwrap();
+        let port = program.local_addr().unwrap().port();
+
+        let late = || {
+            clock.advance(HOUR);
+            instance.record().countdown.requested = true;
+        };
+        late();
+        let traffic = fleet.driver.traffic("one").unwrap();
+        let come_and_go = async {
+            while TcpStream::connect((public, port)).await.is_err() {
+                sleep(LOOK).await;
+            }
+            drop(program.accept().await.unwrap());
+            while traffic.last_event().is_none() || traffic.active(|_, _| true) > 0 {
+                sleep(LOOK).await;
+            }
+        };
+        timeout(PATIENCE, come_and_go).await.unwrap();
+        fleet.standby_if_still_idle(&instance).await;
+        assert_eq!(
+            instance.state(),
+            State::Running,
+            "somebody has just been there"
+        );
+        assert!(!instance.record().countdown.requested);
+
+        late();
+        fleet.standby_if_still_idle(&instance).await;
+        assert_eq!(instance.state(), State::Standby);
+        fleet.delete_instance(&instance, false).await.unwrap();
     }
 }

@@ -10,8 +10,9 @@ use jiff::Timestamp;
 
 use super::registry::Fleet;
 use crate::policy::health_check::{HealthCheck, HttpCheck, Probe};
+use crate::policy::restart::RestartPolicy;
 use crate::state::State;
-use crate::store::Instance;
+use crate::store::{Instance, Record};
 
 /// A client that keeps no connection open, follows nothing and believes every certificate: it looks
 /// at what runs on this machine.
@@ -125,21 +126,25 @@ impl Fleet {
         let Ok(_guard) = instance.lock_living().await else {
             return;
         };
-        {
-            let record = instance.record();
-            let has_policy = record.spec.restart_policy.is_some();
-            if !has_policy || record.state != State::Running || record.phase_since != since {
+        let plan = |record: &mut Record, policy: &RestartPolicy| {
+            record.exit_message = Some("its health checks failed".to_owned());
+            record.restarts.unhealthy(policy, self.clock.now());
+        };
+        let policy = {
+            let mut record = instance.record();
+            let Some(policy) = record.spec.restart_policy.clone() else {
+                return;
+            };
+            if record.state != State::Running || record.phase_since != since {
                 return;
             }
-        }
+            // On disk with the first step of the end: after a kill it is still to be started again.
+            plan(&mut record, &policy);
+            policy
+        };
         self.end_program(instance, "unhealthy").await;
-        {
-            let mut record = instance.record();
-            record.exit_message = Some("its health checks failed".to_owned());
-            if let Some(policy) = record.spec.restart_policy.clone() {
-                record.restarts.unhealthy(&policy, self.clock.now());
-            }
-        }
+        // Its backoff begins with its end.
+        plan(&mut instance.record(), &policy);
         self.save(instance);
     }
 }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::sleep;
+use tokio::sync::RwLockWriteGuard;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 use super::registry::Fleet;
 use crate::driver::{Boot, DriverError, Handle, Started};
@@ -19,8 +21,10 @@ use crate::store::{Instance, Kind, Record, Spec};
 
 pub(super) const STOP_GRACE: Duration = Duration::from_secs(5);
 const DELETE_GRACE: Duration = Duration::from_secs(2);
-/// The longest that the end of the control plane waits for verbs.
+/// The longest that the end of the control plane waits for verbs, and then for an instance whose
+/// verb has not ended.
 const VERBS: Duration = Duration::from_secs(30);
+const BUSY: Duration = Duration::from_secs(2);
 /// The port of an instance whose `PORT` does not say one.
 const DEFAULT_PORT: u16 = 8080;
 /// The image of our own small server.
@@ -43,9 +47,23 @@ impl Fleet {
         F: Future<Output = Result<T, Error>> + Send + 'static,
         T: Send + 'static,
     {
-        let task = self.verbs.spawn(verb);
+        let Some(task) = self.begin_verb(verb) else {
+            return Err(Error::internal("the control plane is ending"));
+        };
         task.await
             .unwrap_or_else(|_| Err(Error::internal("the operation broke off")))
+    }
+
+    /// Begins what the end of the control plane waits for; nothing begins any more when that has
+    /// come.
+    pub(super) fn begin_verb<F>(&self, verb: F) -> Option<JoinHandle<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        // Held before the look: the end waits for this one, or is seen here.
+        let _held = self.verbs.token();
+        (!self.verbs.is_closed()).then(|| self.verbs.spawn(verb))
     }
 
     /// Makes an instance known, whose name is taken and which is in its folder.
@@ -355,10 +373,16 @@ impl Fleet {
     }
 
     /// Lets the faults in force disturb an instance that has just been restored.
-    pub(crate) fn disturb_restored(self: &Arc<Self>, instance: &Arc<Instance>) {
+    pub(crate) async fn disturb_restored(self: &Arc<Self>, instance: &Arc<Instance>) {
         let (fleet, instance) = (Arc::clone(self), Arc::clone(instance));
         if let Some(time) = self.faults.initializing() {
-            self.enter(&instance, State::Initializing, "a fault");
+            {
+                let verb = instance.lock_living().await;
+                if verb.is_err() || instance.state() != State::Running {
+                    return;
+                }
+                self.enter(&instance, State::Initializing, "a fault");
+            }
             self.tasks.spawn(async move {
                 sleep(time).await;
                 let verb = instance.lock_living().await;
@@ -408,17 +432,14 @@ impl Fleet {
         }
         instance.mark_deleted();
         self.instances.remove(id);
-        self.names.free(&instance.name());
+        self.names.free(&instance.name(), id);
         Ok(())
     }
 
     /// Waits for every verb that runs; a verb has its own bounds.
     pub(crate) async fn finish_verbs(&self) {
         self.verbs.close();
-        if tokio::time::timeout(VERBS, self.verbs.wait())
-            .await
-            .is_err()
-        {
+        if timeout(VERBS, self.verbs.wait()).await.is_err() {
             tracing::warn!("verbs do not end; a restart undoes or finishes them");
         }
     }
@@ -427,7 +448,7 @@ impl Fleet {
     pub(crate) async fn stop_all(&self) {
         let all = self.all();
         let stops = all.iter().map(|instance| async move {
-            let Ok(_guard) = instance.lock_living().await else {
+            let Some(_guard) = last_turn(instance).await else {
                 return;
             };
             if instance.record().handle.is_none() {
@@ -442,12 +463,23 @@ impl Fleet {
 
     /// Saves every record at the end, for what is not worth a save by itself.
     pub(crate) async fn save_all(&self) {
-        for instance in self.all() {
-            if let Ok(_guard) = instance.lock_living().await {
-                self.save(&instance);
+        let all = self.all();
+        let saves = all.iter().map(|instance| async move {
+            if let Some(_guard) = last_turn(instance).await {
+                self.save(instance);
             }
-        }
+        });
+        join_all(saves).await;
     }
+}
+
+/// The turn to change an instance at the end of the control plane, which waits for nobody for ever.
+async fn last_turn(instance: &Instance) -> Option<RwLockWriteGuard<'_, ()>> {
+    let Ok(turn) = timeout(BUSY, instance.lock_living()).await else {
+        tracing::warn!(instance = instance.id, "it is busy, and left as it is");
+        return None;
+    };
+    turn.ok()
 }
 
 /// What a caller hears of a driver's failure.
@@ -462,4 +494,31 @@ pub(super) fn refusal(operation: &str, error: &DriverError) -> Error {
 pub(crate) fn port(spec: &Spec) -> u16 {
     let port = spec.env.get("PORT").and_then(|port| port.parse().ok());
     port.unwrap_or(DEFAULT_PORT)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_waits_for_an_instance_that_is_busy_and_not_for_ever() {
+        let spec = serde_json::from_value(json!({
+            "id": "one", "name": "one", "image": "i", "created_at": Timestamp::UNIX_EPOCH,
+            "env": {}, "tags": {}, "size": 1, "overlay_size": 1, "vcpus": 1,
+            "network_enabled": false,
+        }));
+        let record = Record::new(spec.unwrap(), Timestamp::UNIX_EPOCH);
+        let instance = Instance::new(record);
+        let verb = instance.lock_living().await.unwrap();
+        assert!(last_turn(&instance).await.is_none());
+        let freed = async {
+            sleep(BUSY / 2).await;
+            drop(verb);
+        };
+        let (turn, ()) = tokio::join!(last_turn(&instance), freed);
+        assert!(turn.is_some());
+    }
 }

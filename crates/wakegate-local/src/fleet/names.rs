@@ -13,7 +13,8 @@ pub(crate) struct Names(DashMap<String, String>);
 #[derive(Debug)]
 pub(super) struct TakenName<'a> {
     names: &'a Names,
-    name: Option<String>,
+    /// The name and its instance; nothing when that keeps it.
+    owned: Option<(String, String)>,
 }
 
 // === impl Names ===
@@ -24,8 +25,8 @@ impl Names {
         match self.0.entry(name.to_owned()) {
             Entry::Vacant(vacant) => {
                 vacant.insert(id.to_owned());
-                let name = Some(name.to_owned());
-                Some(TakenName { names: self, name })
+                let owned = Some((name.to_owned(), id.to_owned()));
+                Some(TakenName { names: self, owned })
             }
             Entry::Occupied(_) => None,
         }
@@ -36,8 +37,9 @@ impl Names {
         self.0.get(name).map(|id| id.value().clone())
     }
 
-    pub(super) fn free(&self, name: &str) {
-        self.0.remove(name);
+    /// Frees the name of an instance of which nothing is left.
+    pub(super) fn free(&self, name: &str, id: &str) {
+        self.0.remove_if(name, |_, owner| owner == id);
     }
 }
 
@@ -46,14 +48,14 @@ impl Names {
 impl TakenName<'_> {
     /// Leaves the name to its instance, which is there.
     pub(super) fn keep(mut self) {
-        self.name = None;
+        self.owned = None;
     }
 }
 
 impl Drop for TakenName<'_> {
     fn drop(&mut self) {
-        if let Some(name) = &self.name {
-            self.names.free(name);
+        if let Some((name, id)) = &self.owned {
+            self.names.free(name, id);
         }
     }
 }
@@ -71,7 +73,9 @@ mod tests {
         names.take("a", "3").unwrap().keep();
         assert_eq!(names.id("a").as_deref(), Some("3"));
         assert!(names.take("a", "4").is_none());
-        names.free("a");
+        names.free("a", "4");
+        assert_eq!(names.id("a").as_deref(), Some("3"), "it was not its own");
+        names.free("a", "3");
         assert!(names.id("a").is_none());
     }
 }

@@ -55,7 +55,7 @@ impl Fleet {
             if due {
                 instance.record().countdown.requested = true;
                 let (fleet, standbys) = (Arc::clone(self), Arc::clone(&self.standbys));
-                self.verbs.spawn(async move {
+                self.begin_verb(async move {
                     let _permit = standbys.acquire_owned().await;
                     fleet.standby_if_still_idle(&instance).await;
                 });
@@ -83,7 +83,7 @@ impl Fleet {
             return;
         }
         let (fleet, instance) = (Arc::clone(self), Arc::clone(instance));
-        self.verbs.spawn(async move {
+        self.begin_verb(async move {
             if expired {
                 // Nobody waits for it.
                 let _told_in_its_log = fleet.delete_instance(&instance, true).await;

@@ -216,6 +216,8 @@ impl Fleet {
             let replaced = self.store.replace_memory(&instance.id, &record);
             if let Err(error) = replaced {
                 self.note(instance, &format!("{RESTORE_FAILED}: {error}"));
+                // What there is of the other one goes.
+                let _left_behind = self.store.draft_memory(&instance.id);
                 if state == State::Standby {
                     // As it was.
                     self.put_asleep(instance, RESTORE_FAILED)?;

@@ -6,7 +6,7 @@
 //! the driver's is handled behind the verb that runs on its instance, and behind no other's.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -97,10 +97,9 @@ impl Fleet {
                 });
             }
         }
-        let keeper = Arc::clone(&fleet);
-        fleet
-            .tasks
-            .spawn(async move { keeper.handle_events(events).await });
+        // It does not keep what has ended.
+        let keeper = Arc::downgrade(&fleet);
+        fleet.tasks.spawn(Self::handle_events(keeper, events));
         let (keeper, ending) = (Arc::clone(&fleet), stop.clone());
         let reconcile = async move { ending.run_until_cancelled(reconciler::run(&keeper)).await };
         fleet.tasks.spawn(reconcile);
@@ -214,24 +213,27 @@ impl Fleet {
 
     /// Handles the driver's events: those of one instance one after the other, behind the verb that
     /// runs on it, and nobody else's behind them.
-    async fn handle_events(self: Arc<Self>, mut events: mpsc::Receiver<DriverEvent>) {
+    async fn handle_events(keeper: Weak<Self>, mut events: mpsc::Receiver<DriverEvent>) {
         let waiting = WaitingEvents::default();
         while let Some(event) = events.recv().await {
+            let Some(fleet) = keeper.upgrade() else {
+                return;
+            };
             let (DriverEvent::Started(id)
             | DriverEvent::Ended(Exit { id, .. })
             | DriverEvent::Remark(id, _)) = &event;
-            let Some(instance) = self.get(id) else {
+            let Some(instance) = fleet.get(id) else {
                 continue;
             };
             if let DriverEvent::Remark(_, text) = &event {
-                self.note(&instance, &format!("note: {text}"));
+                fleet.note(&instance, &format!("note: {text}"));
                 continue;
             }
             if !waiting.add(&instance.id, event) {
                 continue;
             }
-            let (fleet, waiting) = (Arc::clone(&self), waiting.clone());
-            self.tasks.spawn(async move {
+            let (tasks, waiting) = (fleet.tasks.clone(), waiting.clone());
+            tasks.spawn(async move {
                 while let Some(event) = waiting.next(&instance.id) {
                     // Of what is gone, nobody wants to hear.
                     if let Ok(_guard) = instance.lock_living().await {

@@ -163,7 +163,7 @@ impl Store {
         replace(&draft.join(NEXT), &serde_json::to_vec_pretty(value)?)?;
         exchange(&draft, &memory)?;
         if let Err(error) = fs::rename(memory.join(NEXT), folder.join(RECORD)) {
-            exchange(&memory, &draft)?;
+            put_back(&memory, &draft)?;
             return Err(error);
         }
         for old in [draft, beside(&memory, FORMER)] {
@@ -199,16 +199,22 @@ impl Store {
     }
 
     /// Removes the folders of things that were being removed when their control plane was killed,
-    /// and those without a record. Whatever ran in them has ended.
+    /// and those without a record. Whatever ran in them has ended. What cannot be removed is
+    /// nobody's, and said to be there.
     pub(crate) fn remove_discarded(&self, kind: Kind) -> io::Result<()> {
         for folder in folders(&self.all(kind))? {
             let is_aside = has_prefix(&folder, ASIDE);
-            if has_prefix(&folder, DISCARDED) {
-                remove_folder(&folder)?;
-            } else if !is_aside && !folder.join(RECORD).exists() {
+            let removed = if has_prefix(&folder, DISCARDED) || has_prefix(&folder, UNFINISHED) {
+                remove_folder(&folder)
+            } else if !is_aside && !may_be_there(&folder.join(RECORD)) {
                 let discarded = beside(&folder, DISCARDED);
-                fs::rename(&folder, &discarded)?;
-                remove_folder(&discarded)?;
+                fs::rename(&folder, &discarded).and_then(|()| remove_folder(&discarded))
+            } else {
+                continue;
+            };
+            if let Err(error) = removed {
+                let folder = folder.display();
+                tracing::warn!(%folder, %error, "cannot remove what an earlier control plane left");
             }
         }
         Ok(())
@@ -218,7 +224,7 @@ impl Store {
     pub(crate) fn load<T: DeserializeOwned>(&self, kind: Kind) -> io::Result<Vec<T>> {
         let mut all = Vec::new();
         for folder in folders(&self.all(kind))? {
-            if [ASIDE, DISCARDED]
+            if [ASIDE, DISCARDED, UNFINISHED]
                 .iter()
                 .any(|prefix| has_prefix(&folder, prefix))
             {
@@ -237,7 +243,10 @@ impl Store {
                         record = %folder.join(RECORD).display(), %error, aside = %aside.display(),
                         "a record cannot be read: its folder is put aside, and what runs there ends"
                     );
-                    fs::rename(&folder, &aside)?;
+                    // Where it cannot be put aside, it stays, and is nobody's all the same.
+                    if let Err(error) = fs::rename(&folder, &aside) {
+                        tracing::error!(folder = %folder.display(), %error, "it stays in its place");
+                    }
                 }
             }
         }
@@ -290,6 +299,22 @@ fn warn_of_others(root: &Path) -> io::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Whether a file is there, or cannot be seen.
+fn may_be_there(path: &Path) -> bool {
+    let missing = |error: io::Error| error.kind() == io::ErrorKind::NotFound;
+    !fs::symlink_metadata(path).is_err_and(missing)
+}
+
+/// Undoes an exchange: `memory` is the new one, and the old one is at `draft`, or still on its way
+/// there where the file system cannot exchange, or there was none.
+fn put_back(memory: &Path, draft: &Path) -> io::Result<()> {
+    let former = beside(memory, FORMER);
+    match former.exists() {
+        true => fs::rename(memory, draft).and_then(|()| fs::rename(&former, memory)),
+        false => exchange(memory, draft),
+    }
 }
 
 /// The folders in a folder.
@@ -438,6 +463,75 @@ mod tests {
         let store = with_drafted_memory(dir.path());
         store.replace_memory("a", &"new").unwrap();
         assert_eq!(instance(&store), ("new".to_owned(), "new".to_owned()));
+    }
+
+    #[test]
+    fn a_memory_whose_record_cannot_be_replaced_is_the_old_one_again() {
+        type Steps = fn(&Path, &Path);
+        let (at_once, in_two_steps): (Steps, Steps) = (
+            |draft, memory| exchange(draft, memory).unwrap(),
+            |draft, memory| {
+                fs::rename(memory, beside(memory, FORMER)).unwrap();
+                fs::rename(draft, memory).unwrap();
+            },
+        );
+        for steps in [at_once, in_two_steps] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = with_drafted_memory(dir.path());
+            let memory = store.memory(Kind::Instance, "a");
+            let draft = beside(&memory, UNFINISHED);
+            steps(&draft, &memory);
+            put_back(&memory, &draft).unwrap();
+            assert_eq!(fs::read_to_string(memory.join("ram")).unwrap(), "old");
+            assert!(draft.join("ram").exists());
+            store.draft_memory("a").unwrap();
+            assert_eq!(instance(&store), ("old".to_owned(), "old".to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_put_aside_keeps_nobody_from_starting_and_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        for id in ["good", "half"] {
+            store.create(Kind::Instance, id, &"fine").unwrap();
+        }
+        let all = store.all(Kind::Instance);
+        fs::write(all.join("half").join(RECORD), b"{\"half\":").unwrap();
+        // From an earlier time.
+        fs::create_dir_all(all.join(".broken-half").join("work")).unwrap();
+        assert_eq!(store.load::<String>(Kind::Instance).unwrap(), ["fine"]);
+        store.remove_discarded(Kind::Instance).unwrap();
+        assert_eq!(names(&all), [".broken-half", "good", "half"]);
+    }
+
+    #[test]
+    fn what_cannot_be_removed_keeps_nobody_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.create(Kind::Instance, "good", &"fine").unwrap();
+        let trash = store.all(Kind::Instance).join(".trash-owned-by-another");
+        let draft = store.all(Kind::Instance).join(".tmp-owned-by-another");
+        let stays = |flag: &str| {
+            let mut attribute = std::process::Command::new("chattr");
+            let done = attribute.arg(flag).args([&trash, &draft]).output();
+            done.is_ok_and(|output| output.status.success())
+        };
+        for folder in [&trash, &draft] {
+            fs::create_dir(folder).unwrap();
+            fs::write(folder.join(RECORD), b"\"half\"").unwrap();
+        }
+        if !stays("+i") {
+            println!("SKIPPED: nothing here stays although it is removed");
+            return;
+        }
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        let listed = store.load::<String>(Kind::Instance);
+        let removed = store.remove_discarded(Kind::Instance);
+        assert!(stays("-i"), "so that the test's folder can be removed");
+        removed.unwrap();
+        assert_eq!(listed.unwrap(), ["fine"]);
     }
 
     #[test]

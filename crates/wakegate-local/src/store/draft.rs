@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::atomic::{make_folder, remove_folder, replace, sync, sync_all};
+use crate::atomic::{DISCARDED, beside, make_folder, remove_folder, replace, sync, sync_all};
 
 /// The file that has a thing's record.
 pub(super) const RECORD: &str = "record.json";
@@ -58,8 +58,11 @@ impl Draft {
         let parent = place.parent().unwrap_or(&place);
         let on_disk = sync(&place.join(RECORD)).and_then(|()| sync(&place).and(sync(parent)));
         if let Err(error) = on_disk {
-            // It is there, and may be half after a loss of power.
-            remove_folder(&place)?;
+            // It is there, and may be half after a loss of power. As a whole: a kill in the middle
+            // leaves no record without its memory.
+            let discarded = beside(&place, DISCARDED);
+            fs::rename(&place, &discarded)?;
+            remove_folder(&discarded)?;
             return Err(error);
         }
         Ok(())

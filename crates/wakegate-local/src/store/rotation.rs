@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Seek as _, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate};
@@ -37,10 +38,17 @@ fn rotate_beyond(path: &Path, longest: u64) -> io::Result<()> {
     let mut log = File::options().read(true).write(true).open(path)?;
     let head = (length / 2 / BLOCK).max(1) * BLOCK;
     let new = beside(&older(path), UNFINISHED);
-    let mut copy = File::create(&new)?;
-    io::copy(&mut io::Read::take(&log, head), &mut copy)?;
+    let mut options = File::options();
+    let options = options.create(true).truncate(true).write(true).mode(0o600);
+    let mut copy = options.open(&new)?;
     // In its place before it goes from here: a kill between the two leaves it twice.
-    fs::rename(&new, older(path))?;
+    let copied = io::copy(&mut io::Read::take(&log, head), &mut copy)
+        .and_then(|_| fs::rename(&new, older(path)));
+    if copied.is_err() {
+        // There may be no room for half of it, either; what cannot be removed goes at a start.
+        let _left_behind = fs::remove_file(&new);
+    }
+    copied?;
     if fallocate(&log, FallocateFlags::COLLAPSE_RANGE, 0, head).is_err() {
         // All of it goes to the older file.
         log.seek(SeekFrom::Start(head))?;
@@ -55,6 +63,17 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+
+    #[test]
+    fn a_log_that_cannot_be_cut_stays_whole_and_leaves_nothing_beside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.log");
+        fs::write(&path, vec![b'x'; 3 << 20]).unwrap();
+        fs::create_dir_all(older(&path).join("in the way")).unwrap();
+        rotate_beyond(&path, 1 << 20).unwrap_err();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 3 << 20);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
 
     #[test]
     fn a_long_logs_older_half_moves_and_its_writer_goes_on() {
