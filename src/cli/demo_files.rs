@@ -1,9 +1,12 @@
 //! The demo's folder, and who looks after it.
 //!
-//! Guarantees: the folder and every process below it end with their owner, also when that is killed:
-//! a guard of the same program waits for the end of a pipe that only the owner holds.
+//! Guarantees: the folder and every process that was started for it end with their owner, also when
+//! that is killed: a guard of the same program waits for the end of a pipe that only the owner
+//! holds. Who merely looks around in the folder is left alone.
 
+use std::ffi::OsStr;
 use std::io::Read as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,6 +14,8 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PREFIX: &str = "wakegate-demo-";
+/// The variable by which the control plane marks what it starts (docs/LOCAL.md).
+const MARK: &[u8] = b"WAKEGATE_LOCAL_FOLDER=";
 /// A killed process is gone within milliseconds; what is not after so many looks stays.
 const LOOKS: usize = 1000;
 
@@ -65,7 +70,7 @@ pub(super) fn guard(folder: &Path) {
     // Nobody writes; an error is an end, too.
     let _end = std::io::stdin().read_to_end(&mut Vec::new());
     for _ in 0..LOOKS {
-        let running = running_in(folder);
+        let running = started_for(folder);
         if running.is_empty() {
             break;
         }
@@ -79,18 +84,53 @@ pub(super) fn guard(folder: &Path) {
     let _left_behind = std::fs::remove_dir_all(folder);
 }
 
-/// The processes whose working directory is the folder or below it.
-fn running_in(folder: &Path) -> Vec<Pid> {
+/// The processes that were started for the folder or for one below it.
+fn started_for(folder: &Path) -> Vec<Pid> {
     let Ok(folder) = folder.canonicalize() else {
         return Vec::new();
     };
     let all = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let is_there = |pid: &i32| {
-        let place = std::fs::read_link(format!("/proc/{pid}/cwd"));
-        place.is_ok_and(|place| place.starts_with(&folder))
+    let is_marked = |pid: &i32| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let mut variables = environment.split(|byte| *byte == 0);
+        let mark = variables.find_map(|variable| variable.strip_prefix(MARK));
+        mark.is_some_and(|place| Path::new(OsStr::from_bytes(place)).starts_with(&folder))
     };
     all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(is_there)
+        .filter(is_marked)
         .filter_map(Pid::from_raw)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_looks_around_in_the_folder_is_not_what_was_started_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().canonicalize().unwrap();
+        let start = |mark: Option<&Path>| {
+            let mut command = Command::new("sleep");
+            command.arg("600").current_dir(&folder);
+            command.envs(mark.map(|mark| ("WAKEGATE_LOCAL_FOLDER", mark)));
+            command.spawn().unwrap()
+        };
+        let below = folder.join("instances/a/work");
+        let mut children = [
+            start(Some(&below)),
+            start(None),
+            start(Some("/other".as_ref())),
+        ];
+        let pids = children
+            .each_ref()
+            .map(|child| i32::try_from(child.id()).unwrap());
+        let found = started_for(&folder);
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(found, [Pid::from_raw(pids[0]).unwrap()]);
+        assert!(started_for(&folder).is_empty());
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: its URL is printed when it answers and not before; one that does not run, ends or
 //! listens elsewhere is said to, with its exit code and its last lines; an instance that is the
-//! same already is woken and not made anew.
+//! same already is woken and not made anew, and sleeps as this command says; one that is no program
+//! of this kind is left alone.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,8 +14,10 @@ use tokio::time::{Instant, sleep};
 use super::args::RunArguments;
 use super::instances::{Session, absolute, failed, sleeps_after, words};
 use super::output::{Failure, Output};
+use crate::telemetry::visible;
 use hypeman::wire::{
-    CreateInstance, Instance, InstanceState, RedactedMap, StartRequest, UpdateInstance,
+    AutoStandbyPolicy, CreateInstance, Idle, Instance, InstanceState, RedactedMap, StartRequest,
+    UpdateInstance,
 };
 use hypeman::{Config, InstanceRef};
 use wakegate_local::cli::{RunningPlane, running_plane};
@@ -44,7 +47,7 @@ pub(super) async fn run(arguments: RunArguments, output: Output) -> Result<(), F
         json: false,
         output,
     };
-    let instance = session.provide(&request).await?;
+    let instance = session.provide(&request, &arguments.env).await?;
     let id = InstanceRef::parse(&instance.id).map_err(Failure::failed)?;
     let patience = arguments.timeout.to_std().unwrap_or_default();
     let answers = session.answers(&id, arguments.port, patience);
@@ -94,25 +97,32 @@ fn request(arguments: &RunArguments) -> Result<CreateInstance, Failure> {
     })
 }
 
-/// Whether an instance runs what is asked for, whoever asks.
-fn is_same(instance: &Instance, request: &CreateInstance) -> bool {
+/// Whether an instance runs what is asked for, whoever asks; `named` is what was asked for of the
+/// environment by name.
+fn is_same(instance: &Instance, request: &CreateInstance, named: &[(String, String)]) -> bool {
     let runs = words(instance, "cmd");
+    let is_inherited = |name: &str| {
+        INHERITED.contains(&name) && !named.iter().any(|(own_name, _)| own_name == name)
+    };
     let own = |env: &RedactedMap| {
-        let own = env.0.iter();
-        let own = own.filter(|(name, _)| !INHERITED.contains(&name.as_str()));
+        let own = env.0.iter().filter(|(name, _)| !is_inherited(name));
         own.map(|(name, value)| (name.clone(), value.clone()))
             .collect::<Vec<_>>()
     };
-    instance.image == request.image
-        && Some(&runs) == request.cmd.as_ref()
+    let flows = |tags: &BTreeMap<String, String>| tags.get(KEEP_FLOWS.0).cloned();
+    Some(&runs) == request.cmd.as_ref()
         && words(instance, "entrypoint").is_empty()
         && own(&instance.env) == own(&request.env)
-        && instance.tags == request.tags
+        && flows(&instance.tags) == flows(&request.tags)
 }
 
 impl Session {
     /// Makes the instance, or brings the one that is there to where it runs.
-    async fn provide(&self, request: &CreateInstance) -> Result<Instance, Failure> {
+    async fn provide(
+        &self,
+        request: &CreateInstance,
+        named: &[(String, String)],
+    ) -> Result<Instance, Failure> {
         let id = InstanceRef::parse(&request.name).map_err(Failure::failed)?;
         let found = match self.client.get_instance(&id).await {
             // An id that begins so is another one's.
@@ -124,15 +134,28 @@ impl Session {
         let Some(instance) = found else {
             return self.make(request).await;
         };
-        if !is_same(&instance, request) {
+        if instance.image != IMAGE {
+            return Err(Failure::failed(format_args!(
+                "{id} is there already and is no program of yours, but {}: take another name, or \
+                 remove it with `wakegate instances rm {id}`",
+                visible(&instance.image)
+            )));
+        }
+        if !is_same(&instance, request, named) {
             self.output
                 .note(&format!("{id} ran something else and is replaced\n"));
             self.client.delete_instance(&id).await.map_err(failed)?;
             return self.make(request).await;
         }
-        if request.auto_standby.is_some() {
+        let policy = match &request.auto_standby {
+            None if instance.idle() == Idle::Never => None,
+            // It was asked to sleep before, and is not any more.
+            None => Some(AutoStandbyPolicy::default()),
+            policy => policy.clone(),
+        };
+        if policy.is_some() {
             let change = UpdateInstance {
-                auto_standby: request.auto_standby.clone(),
+                auto_standby: policy,
                 ..UpdateInstance::default()
             };
             let updated = self.client.update_instance(&id, &change).await;

@@ -335,9 +335,36 @@ async fn a_program_is_run_found_woken_and_replaced_by_one_command() {
     ] {
         assert!(lines.contains(&line), "{line}: {shown}");
     }
+    // A variable of one's own that is inherited otherwise; and no sleep where none is asked for.
+    let words = "web --port 3000 --env GREETING=hello --env TZ=Asia/Tokyo -- wakegate hello";
+    let there = here.run(words);
+    assert!(text(&there.stderr).contains("is replaced"), "{there:?}");
+    let sleepy = format!("web --idle-timeout 5m {}", &words["web ".len()..]);
+    assert_eq!(url(&here.run(&sleepy)), url(&there));
+    assert!(text(&here.run_instances("show web").stdout).contains("sleeps after"));
+    assert_eq!(url(&here.run(words)), url(&there));
+    let shown = text(&here.run_instances("show web").stdout);
+    assert!(!shown.contains("sleeps after"), "{shown}");
     let other = here.run("web --port 3000 -- sh -c 'exec wakegate hello'");
     assert!(text(&other.stderr).contains("is replaced"), "{other:?}");
     assert!(get(&url(&other)).await.contains("request 1 "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_of_another_kind_is_not_replaced_by_a_program_of_its_name() {
+    let home = Home::new();
+    let here = Here::start(&home).await;
+    let created = here.run_instances("create web wakegate/hello --port 8080");
+    assert!(created.status.success(), "{created:?}");
+    let refused = here.run("web -- wakegate hello");
+    let said = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("web is there already") && said.contains("instances rm web"),
+        "{said}"
+    );
+    let shown = text(&here.run_instances("show web").stdout);
+    assert!(shown.contains("wakegate/hello"), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -494,4 +521,55 @@ async fn the_examples_work_as_they_are_written() {
         let removed = here.run_instances(&format!("rm {name}"));
         assert!(removed.status.success(), "{removed:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateway_of_the_examples_wakes_what_sleeps() {
+    let home = Home::new();
+    let here = Here::start(&home).await;
+    let awake = url(&here.run("node -- wakegate hello"));
+    assert!(get(&awake).await.contains("request 1 "));
+    let slept = here.run_instances("standby node");
+    assert!(slept.status.success(), "{slept:?}");
+
+    let readme = include_str!("../../examples/README.md");
+    let (_, file) = readme.split_once("> wakegate.toml <<END\n").unwrap();
+    let (file, _) = file.split_once("\nEND\n").unwrap();
+    // At this test's own places.
+    let api = std::fs::read_to_string(home.path().join("wakegate/api")).unwrap();
+    let state = home.path().display().to_string();
+    let mut file = file.to_owned();
+    for (usual, own) in [
+        ("http://127.0.0.1:4973", api.lines().next().unwrap()),
+        ("$HOME/.local/state", state.as_str()),
+    ] {
+        assert!(file.contains(usual), "{usual}: {file}");
+        file = file.replace(usual, own);
+    }
+    let path = home.path().join("wakegate.toml");
+    std::fs::write(&path, file).unwrap();
+    let [listen, admin] = [(); 2].map(|()| Reserved::new());
+    let mut command = wakegate();
+    command
+        .args(["serve", "--listen", &listen.address.to_string()])
+        .args(["--admin-listen", &admin.address.to_string(), "-c"])
+        .arg(&path);
+    let _gateway = Program::spawn(&mut command);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = async || {
+        let asked = client.get(format!("http://{}/", listen.address));
+        let answer = asked.header("host", "node.localhost").send().await.ok()?;
+        answer.text().await.ok()
+    };
+    let mut answer = None;
+    eventually("the gateway serves", async || {
+        answer = ask().await;
+        answer.is_some()
+    })
+    .await;
+    let answer = answer.unwrap();
+    assert!(
+        answer.contains("request 2 "),
+        "its memory is kept: {answer}"
+    );
 }

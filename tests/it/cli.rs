@@ -1,5 +1,6 @@
 //! `wakegate instances`, as a person uses it.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::Output;
 
@@ -8,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::support::reserved::Reserved;
-use crate::support::{Plane, spawn, wakegate};
+use crate::support::{Plane, Program, Wanted, eventually, spawn, wakegate};
 
 /// Runs `wakegate instances` against the plane.
 async fn instances(plane: &Plane, words: &str) -> (bool, String, String) {
@@ -76,6 +77,8 @@ async fn a_person_makes_wakes_reads_and_removes_instances() {
             .starts_with("one")
     );
     assert!(run("stop one").await.0.contains("Stopped"));
+    let (fine, _, err) = instances(&plane, "wake one").await;
+    assert!(!fine && err.contains("`--start` boots it"), "{err}");
     assert!(run("fork one two").await.0.contains("two"));
     assert!(run("start one two").await.0.lines().count() == 3);
 
@@ -100,6 +103,10 @@ async fn a_person_makes_wakes_reads_and_removes_instances() {
 
 /// Answers one request with this list, and gives the head of the request.
 async fn list_once(body: &'static str) -> (SocketAddr, JoinHandle<String>) {
+    answer_once("200 OK", body).await
+}
+
+async fn answer_once(status: &'static str, body: &'static str) -> (SocketAddr, JoinHandle<String>) {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = server.local_addr().unwrap();
     let served = spawn(async move {
@@ -108,7 +115,7 @@ async fn list_once(body: &'static str) -> (SocketAddr, JoinHandle<String>) {
         while !head.ends_with(b"\r\n\r\n") {
             assert_ne!(stream.read_buf(&mut head).await.unwrap(), 0);
         }
-        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}");
         stream.write_all(answer.as_bytes()).await.unwrap();
         String::from_utf8(head).unwrap().to_ascii_lowercase()
     });
@@ -185,5 +192,53 @@ async fn a_wrong_key_is_told_without_telling_the_key() {
     assert!(!fine && out.is_empty());
     assert!(err.contains("is HYPEMAN_API_KEY right?"), "{err}");
     assert!(!err.contains("a-wrong-secret"), "{err}");
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_words_of_a_server_move_the_cursor_or_colour_the_terminal() {
+    let refused = r#"{"code":"not_found","message":"\u001b[2Jgone\u202e"}"#;
+    let stopped = r#"{"id":"i1","name":"w\u001b[31meb","state":"Stopped","image":"\u001b[32m",
+        "created_at":"2026-01-02T03:04:05Z","exit_message":"\u009b31m"}"#;
+    let odd = r#"[{"id":"\u001b[33m","name":"\u001b[34m","state":7}]"#;
+    for (status, body, words) in [
+        ("404 Not Found", refused, "show web"),
+        ("500 Internal Server Error", refused, "stop web"),
+        ("200 OK", stopped, "show web"),
+        ("200 OK", stopped, "fork web other"),
+        ("200 OK", odd, "ls"),
+    ] {
+        let (address, served) = answer_once(status, body).await;
+        let output = with_key(format!("http://{address}"), words.to_owned()).await;
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        let is_hidden = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(
+            !said.is_empty() && !said.contains(is_hidden),
+            "{words}: {said:?}"
+        );
+        served.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_is_followed_until_nobody_reads_it() {
+    let plane = Plane::start().await;
+    let mut request = Wanted::hello("talker").request;
+    request.image = "local/exec".to_owned();
+    let script = "while :; do echo line; sleep 0.02; done";
+    request.cmd = Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec());
+    plane.client.create_instance(&request).await.unwrap();
+    let mut command = wakegate();
+    command
+        .args(["instances", "logs", "talker", "-f"])
+        .env("HYPEMAN_BASE_URL", format!("http://{}", plane.address))
+        .env("HYPEMAN_API_KEY", &plane.token);
+    let mut program = Program::spawn(&mut command);
+    let mut reader = BufReader::new(program.0.stdout.take().unwrap());
+    let mut line = String::new();
+    reader.read_line(&mut line).unwrap();
+    assert_eq!(line, "line\n");
+    drop(reader);
+    eventually("it ends", async || program.0.try_wait().unwrap().is_some()).await;
     plane.stop().await;
 }

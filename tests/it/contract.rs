@@ -370,6 +370,16 @@ async fn errors_speak_the_contracts_two_dialects() {
             "Bad Request",
         ),
         ("GET", "/instances/taken", None, "", 401, "Unauthorized"),
+        // Which operation that is, is looked at before who asks.
+        ("GET", "/nowhere", None, "", 404, "Not Found"),
+        (
+            "PUT",
+            "/instances/taken",
+            None,
+            "",
+            405,
+            "Method Not Allowed",
+        ),
         (
             "GET",
             "/instances/taken",

@@ -43,6 +43,37 @@ pub(crate) fn chance(percent: u8) -> bool {
     fastrand::u8(0..100) < percent
 }
 
+// === impl Faults ===
+
+impl Faults {
+    /// Whether each percentage is one.
+    pub(crate) fn are_percentages(&self) -> bool {
+        let Self {
+            slow_percent,
+            slow_ms: _,
+            error_percent,
+            conflict_percent,
+            hang_percent,
+            drop_percent,
+            initializing_percent,
+            initializing_ms: _,
+            flap_percent,
+            stale_address_percent,
+        } = *self;
+        let all = [
+            slow_percent,
+            error_percent,
+            conflict_percent,
+            hang_percent,
+            drop_percent,
+            initializing_percent,
+            flap_percent,
+            stale_address_percent,
+        ];
+        all.iter().all(|percent| *percent <= 100)
+    }
+}
+
 // === impl FaultBox ===
 
 impl FaultBox {

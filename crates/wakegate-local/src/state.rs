@@ -41,12 +41,23 @@ impl State {
         ("Unknown", Self::Unknown),
     ];
 
+    /// Every wire text, for people.
+    pub(crate) fn names() -> String {
+        Self::NAMES.map(|(name, _)| name).join(", ")
+    }
+
     /// Reads the wire text; case matters.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::NAMES
             .iter()
             .find(|(name, _)| *name == text)
             .map(|(_, state)| *state)
+    }
+
+    /// The reason why nobody knows what it really is, where that is so.
+    pub(crate) fn error(self) -> Option<&'static str> {
+        let text = "it is there and does not answer; it is asked again until it does";
+        (self == Self::Unknown).then_some(text)
     }
 
     /// The wire text.
@@ -61,5 +72,20 @@ impl State {
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_read_as_it_is_written_and_the_unknown_one_says_why() {
+        for (name, state) in State::NAMES {
+            assert_eq!(State::parse(name), Some(state));
+            assert_eq!(state.as_str(), name);
+            assert_eq!(state.error().is_some(), state == State::Unknown, "{name}");
+        }
+        assert_eq!(State::parse("running"), None);
     }
 }

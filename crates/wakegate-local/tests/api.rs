@@ -487,3 +487,218 @@ async fn without_a_token_no_web_page_runs_or_reads_anything() {
     );
     plane.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_names_every_operation_that_may_find_no_room_on_the_disk() {
+    let plane = Plane::start().await;
+    let (_, document) = plane.call("GET", "/openapi.json", None).await;
+    let one = "/instances/{id}";
+    for (path, method) in [
+        ("/instances".to_owned(), "post"),
+        (one.to_owned(), "patch"),
+        (one.to_owned(), "delete"),
+        (format!("{one}/standby"), "post"),
+        (format!("{one}/restore"), "post"),
+        (format!("{one}/start"), "post"),
+        (format!("{one}/stop"), "post"),
+        (format!("{one}/fork"), "post"),
+        (format!("{one}/snapshots"), "post"),
+        (format!("{one}/snapshots/{{snapshotId}}/restore"), "post"),
+        (format!("{one}/snapshot-schedule"), "put"),
+        (format!("{one}/snapshot-schedule"), "delete"),
+        ("/snapshots/{snapshotId}".to_owned(), "delete"),
+        ("/snapshots/{snapshotId}/fork".to_owned(), "post"),
+        ("/ingresses".to_owned(), "post"),
+    ] {
+        let answer = &document["paths"][&path][method]["responses"]["507"]["$ref"];
+        let place = answer.as_str().and_then(|place| place.strip_prefix('#'));
+        let answer = place.and_then(|place| document.pointer(place));
+        assert!(answer.is_some(), "{method} {path}");
+    }
+    plane.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_without_an_end_comes_in_parts_and_the_log_ends_where_it_did() {
+    let plane = Plane::start().await;
+    // A letter, 200,000 of two bytes, the end of the line, and a line that has none.
+    let script = "printf x; head -c 200000 /dev/zero | tr '\\0' e | sed 's/e/\u{e9}/g'; \
+                  printf '\\nhalf'; exec sleep 1000";
+    let cmd = json!({ "cmd": ["/bin/sh", "-c", script], "env": { "LC_ALL": "C" } });
+    plane.create(wanted("wordy", &cmd)).await;
+    let id = plane.get("wordy").await["id"].as_str().unwrap().to_owned();
+    let url = format!("{}/instances/{id}/logs", plane.url);
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    let lines: Vec<String> = loop {
+        let text = plane.http.get(&url).send().await.unwrap();
+        let text = text.text().await.unwrap();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("data: "));
+        let lines: Vec<String> = lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        if lines.last().is_some_and(|last| last == "half") {
+            break lines;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{}", lines.len());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    };
+    let (_, long) = lines.split_last().unwrap();
+    assert_eq!(long.len(), 7, "400,001 bytes, 64 KiB at most at once");
+    assert!(long.iter().all(|part| part.len() <= 64 * 1024));
+    assert_eq!(long.concat(), format!("x{}", "\u{e9}".repeat(200_000)));
+    plane.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_meant_is_refused_with_the_rule_that_it_breaks() {
+    let plane = Plane::start().await;
+    plane.create(wanted("plain", &json!({}))).await;
+    let rule = |instance: &str| {
+        json!({
+            "name": "web",
+            "rules": [{
+                "match": { "hostname": "a.example.com" },
+                "target": { "instance": instance, "port": 80 },
+            }],
+        })
+    };
+    let pwd = |folder: &str| wanted("there", &json!({ "env": { "PWD": folder } }));
+    for (method, path, body, code, says) in [
+        // It begins every id.
+        (
+            "POST",
+            "/ingresses",
+            Some(rule("")),
+            "bad_request",
+            "missing in rule 0",
+        ),
+        (
+            "PUT",
+            "/_test/faults",
+            Some(json!({ "error_percent": 101 })),
+            "Bad Request",
+            "at most 100",
+        ),
+        (
+            "POST",
+            "/instances",
+            Some(pwd("app")),
+            "invalid_request",
+            "absolute",
+        ),
+        (
+            "POST",
+            "/instances",
+            Some(pwd("")),
+            "invalid_request",
+            "absolute",
+        ),
+        (
+            "GET",
+            "/instances?state=asleep",
+            None,
+            "Bad Request",
+            "Standby, Unknown",
+        ),
+        (
+            "GET",
+            "/instances/plain/wait?state=running",
+            None,
+            "Bad Request",
+            "Running",
+        ),
+        (
+            "GET",
+            "/instances/plain/wait",
+            None,
+            "Bad Request",
+            "required",
+        ),
+        (
+            "GET",
+            "/instances/plain/logs?tail=-1",
+            None,
+            "Bad Request",
+            "number",
+        ),
+        (
+            "GET",
+            "/instances/plain/logs?follow=yes",
+            None,
+            "Bad Request",
+            "true or false",
+        ),
+        (
+            "GET",
+            "/instances/plain/logs?source=stderr",
+            None,
+            "Bad Request",
+            "hypeman",
+        ),
+        (
+            "GET",
+            "/snapshots?kind=Running",
+            None,
+            "Bad Request",
+            "Standby or Stopped",
+        ),
+    ] {
+        let (status, answer) = plane.call(method, path, body).await;
+        assert_eq!(
+            (status, &answer["code"]),
+            (400, &json!(code)),
+            "{method} {path}: {answer}"
+        );
+        let message = answer["message"].as_str().unwrap();
+        assert!(message.contains(says), "{method} {path}: {message}");
+    }
+    let (_, ingresses) = plane.call("GET", "/ingresses", None).await;
+    assert_eq!(ingresses, json!([]));
+    plane.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_is_looked_at_from_the_root_of_the_instance() {
+    let plane = Plane::start().await;
+    plane.create(wanted("plain", &json!({}))).await;
+    plane.until("plain", |i| i["state"] == "Running").await;
+    for path in ["/bin/sh", "bin/sh", "//bin/sh"] {
+        let query = format!("/instances/plain/stat?path={path}&follow_links=true");
+        let (status, answer) = plane.call("GET", &query, None).await;
+        assert_eq!(
+            (status, &answer["is_file"]),
+            (200, &json!(true)),
+            "{path}: {answer}"
+        );
+    }
+    // It is where this test runs.
+    let (_, answer) = plane
+        .call("GET", "/instances/plain/stat?path=Cargo.toml", None)
+        .await;
+    assert_eq!(answer, json!({ "exists": false }));
+    plane.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_looks_at_the_name_before_it_looks_at_what_the_driver_can_do() {
+    let plane = Plane::start().await;
+    for name in ["source", "taken"] {
+        plane.create(wanted(name, &json!({}))).await;
+        plane.until(name, |i| i["state"] == "Running").await;
+    }
+    for (name, status, code) in [
+        ("taken", 409, "name_conflict"),
+        ("source", 409, "name_conflict"),
+        ("free", 501, "not_supported"),
+        // A refusal takes no name.
+        ("free", 501, "not_supported"),
+    ] {
+        let copy = json!({ "name": name, "from_running": true });
+        let (got, answer) = plane
+            .call("POST", "/instances/source/fork", Some(copy))
+            .await;
+        assert_eq!((got, &answer["code"]), (status, &json!(code)), "{answer}");
+    }
+    plane.create(wanted("free", &json!({}))).await;
+    plane.end().await;
+}

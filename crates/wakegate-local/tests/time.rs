@@ -34,6 +34,38 @@ async fn an_instance_falls_asleep_after_an_hour_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_comes_late_gives_its_instance_a_whole_idle_timeout() {
+    let plane = Plane::start().await;
+    plane
+        .create(json!({ "name": "late", "image": "wakegate/hello" }))
+        .await;
+    plane.until("late", |i| i["state"] == "Running").await;
+    let set = async |policy: Value| {
+        let change = json!({ "auto_standby": policy });
+        let (status, answer) = plane.call("PATCH", "/instances/late", Some(change)).await;
+        assert_eq!(status, 200, "{answer}");
+    };
+    let (on, off) = (
+        json!({ "enabled": true, "idle_timeout": "30m" }),
+        json!({ "enabled": false }),
+    );
+    for _ in 0..2 {
+        // Nobody counted what it did meanwhile.
+        plane.clock.advance(60 * MINUTE);
+        set(on.clone()).await;
+        plane.clock.advance(20 * MINUTE);
+        // Longer than the reconciler's pause.
+        sleep(Duration::from_millis(600)).await;
+        assert_eq!(plane.get("late").await["state"], "Running");
+        set(off.clone()).await;
+    }
+    set(on).await;
+    plane.clock.advance(31 * MINUTE);
+    plane.until("late", |i| i["state"] == "Standby").await;
+    plane.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_ended_program_is_started_again_when_its_backoff_is_over() {
     let plane = Plane::start().await;
     plane

@@ -54,10 +54,8 @@ impl Session {
                     }
                 }
                 (InstanceState::Running, Address::Off) => {
-                    let text = format!(
-                        "{} has no network, so that nobody reaches it",
-                        instance.name
-                    );
+                    let name = visible(&instance.name);
+                    let text = format!("{name} has no network, so that nobody reaches it");
                     return Err(Failure::failed(text));
                 }
                 (
@@ -83,7 +81,7 @@ impl Session {
             }
             if now >= end {
                 let last = self.last_lines(id).await;
-                let name = &instance.name;
+                let name = visible(&instance.name);
                 let text = format!("{name} runs and does not answer at port {port}{last}");
                 return Err(Failure::failed(text));
             }
@@ -150,7 +148,8 @@ impl Session {
             Err(_) => String::new(),
         };
         let why = why(instance).map(|why| format!(": {why}"));
-        let (name, state) = (&instance.name, &instance.state);
+        let name = visible(&instance.name);
+        let state = visible(&instance.state.to_string());
         let why = why.unwrap_or_default();
         Failure::failed(format!("{name} is {state}{why}{last}"))
     }

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: results go to standard output and progress goes to standard error, so
 //! that the former can be piped; several instances are worked on in their order, and one that fails
-//! does not keep the others from their turn.
+//! does not keep the others from their turn; but for `--json` and `--raw`, nothing of a server's
+//! reaches a terminal unescaped.
 
 mod args;
 mod coming_up;
@@ -170,9 +171,10 @@ pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result
                 return Err(session.why_not(&awake).await);
             }
             let took = began.elapsed().as_secs_f64() * 1e3;
+            let name = visible(&awake.name);
             session
                 .output
-                .note(&format!("{} is awake after {took:.0} ms\n", awake.name));
+                .note(&format!("{name} is awake after {took:.0} ms\n"));
             session.show(&awake)
         }
     }
@@ -182,10 +184,12 @@ pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result
 #[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
 pub(super) fn failed(error: ControlPlaneError) -> Failure {
     let help = match error.status() {
-        Some(401 | 403) => "; is HYPEMAN_API_KEY right?",
+        Some(401) => "; is HYPEMAN_API_KEY right?",
         _ if error.is_unreachable() => "; give another with `--url`",
         _ => "",
     };
+    // A part of it are the server's own words.
+    let error = visible(&error.to_string());
     Failure::failed(format_args!("{error}{help}"))
 }
 
@@ -270,6 +274,7 @@ impl Session {
             self.rows(&all);
         }
         for odd in &all.odd {
+            let odd = visible(&odd.to_string());
             self.output.note(&format!("{odd}\n"));
         }
         if all.more_odd > 0 {
@@ -417,16 +422,25 @@ impl Session {
         id: &InstanceRef,
         start: bool,
         patience: Duration,
-    ) -> Result<Instance, ControlPlaneError> {
+    ) -> Result<Instance, Failure> {
         let instance = self.client.get_instance(id).await?;
-        if instance.state == InstanceState::Stopped && start {
+        let is_stopped = instance.state == InstanceState::Stopped;
+        if is_stopped && start {
             let request = StartRequest::default();
             self.client.start_instance(id, &request).await?;
         } else {
             // From wherever it is; where that is not possible, the server says best why not.
-            self.client.restore_instance(id).await?;
+            let restored = self.client.restore_instance(id).await;
+            restored.map_err(|error| {
+                let mut failure = failed(error);
+                if is_stopped {
+                    let help = "; `--start` boots it, without the memory that it had";
+                    failure.message.push_str(help);
+                }
+                failure
+            })?;
         }
-        self.come_up(id, patience).await
+        Ok(self.come_up(id, patience).await?)
     }
 
     async fn logs(&self, id: &InstanceRef, query: LogQuery, raw: bool) -> Result<(), Failure> {
@@ -436,6 +450,9 @@ impl Session {
                 true => self.print(&line)?,
                 false if raw => self.output.print(&format!("{line}\n")),
                 false => self.output.print(&format!("{}\n", visible(&line))),
+            }
+            if (self.output.is_closed)() {
+                break;
             }
         }
         Ok(())

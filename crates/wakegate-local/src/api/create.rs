@@ -303,6 +303,12 @@ pub(super) fn accept(
     {
         return Err(invalid("env.PORT must be 1 to 65535"));
     }
+    if env
+        .get("PWD")
+        .is_some_and(|folder| !folder.starts_with('/'))
+    {
+        return Err(invalid("env.PWD must be an absolute path"));
+    }
     let vcpus = request.vcpus.unwrap_or(2);
     let vcpus = u32::try_from(vcpus).ok().filter(|vcpus| *vcpus >= 1);
     let network_enabled = request

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::error::ApiError;
 use crate::scalars::are_tags;
+use crate::state::State;
 
 /// Query parameters; the last of a name wins.
 #[derive(Debug, Default)]
@@ -32,12 +33,29 @@ impl Query {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Reads a value that must parse when it is there.
-    pub(super) fn parsed<T: FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
-        let bad = |_| ApiError::malformed(format!("parameter {name} in query has an error"));
-        self.text(name)
-            .map(|text| text.parse().map_err(bad))
-            .transpose()
+    /// Reads a number that must be one when it is there.
+    pub(super) fn number(&self, name: &str) -> Result<Option<usize>, ApiError> {
+        self.parsed(name, "it must be a number that is not negative")
+    }
+
+    /// Reads a flag that must be one when it is there.
+    pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
+        self.parsed(name, "it must be true or false")
+    }
+
+    fn parsed<T: FromStr>(&self, name: &str, rule: &str) -> Result<Option<T>, ApiError> {
+        let parsed = self.text(name).map(str::parse).transpose();
+        parsed.map_err(|_| malformed_parameter(name, rule))
+    }
+
+    /// Reads the state of an instance.
+    pub(super) fn state(&self) -> Result<Option<State>, ApiError> {
+        let Some(text) = self.text("state") else {
+            return Ok(None);
+        };
+        let state = State::parse(text);
+        let bad = || malformed_parameter("state", &format!("it must be one of {}", State::names()));
+        Ok(Some(state.ok_or_else(bad)?))
     }
 
     /// Tags that must all be there: `tags[key]=value`, the form that OpenAPI calls deepObject.
@@ -45,7 +63,7 @@ impl Query {
         let tags = self.deep_object("tags");
         match are_tags(&tags) {
             true => Ok(tags),
-            false => Err(ApiError::malformed("parameter tags in query has an error")),
+            false => Err(malformed_parameter("tags", "these are no valid tags")),
         }
     }
 
@@ -64,12 +82,20 @@ impl Query {
     }
 }
 
+/// The error of a query's parameter, with the rule that it breaks.
+pub(super) fn malformed_parameter(name: &str, rule: &str) -> ApiError {
+    ApiError::malformed(format!("parameter {name} in query has an error: {rule}"))
+}
+
 /// A body that must be there, and be an object: serde would take an array's elements for the
 /// fields.
 pub(super) fn required<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
     let bad = |why: &dyn std::fmt::Display| {
         ApiError::malformed(format!("request body has an error: {why}"))
     };
+    if body.is_empty() {
+        return Err(bad(&"it is missing"));
+    }
     let object: Map<String, Value> = serde_json::from_slice(body).map_err(|error| bad(&error))?;
     if let Some(name) = null_in(&object) {
         return Err(bad(&format_args!("{name} is null")));

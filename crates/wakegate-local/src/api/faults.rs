@@ -30,6 +30,11 @@ pub(super) async fn change(
     body: Bytes,
 ) -> Result<Json<Faults>, ApiError> {
     let requested: Faults = required(&body)?;
+    if !requested.are_percentages() {
+        return Err(ApiError::malformed(
+            "request body has an error: a percentage is at most 100",
+        ));
+    }
     faults.set(requested);
     Ok(Json(requested))
 }

@@ -48,24 +48,24 @@ fn is_own_name(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
-/// Whether a page of the same origin has sent this, or none at all. A browser sets both fields
+/// Whether a page of the same origin has sent this, or none at all. A browser sets these fields
 /// itself; no page can.
 fn is_own_origin(method: &Method, headers: &HeaderMap, hosts: &[String]) -> bool {
-    let field = |name| headers.get(name).map(HeaderValue::as_bytes);
-    let site = field("sec-fetch-site");
-    let is_read = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-    // A link that is followed from elsewhere shows the page to the person only.
-    if !is_read && !matches!(site, None | Some(b"same-origin" | b"none")) {
+    let fields = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    let is_own_site = fields("sec-fetch-site").all(|site| matches!(site, b"same-origin" | b"none"));
+    // A link that is followed from elsewhere shows the answer to the person only; a script or an
+    // image of a page tells the page whether there was a good one.
+    let is_link = *method == Method::GET && fields("sec-fetch-mode").eq([b"navigate".as_slice()]);
+    if !is_own_site && !is_link {
         return false;
     }
-    let Some(origin) = field("origin") else {
-        return true;
-    };
-    let origin = Uri::try_from(origin).ok();
-    let origin = origin.as_ref().and_then(Uri::authority);
-    origin.is_some_and(|origin| {
-        let mut hosts = hosts.iter();
-        hosts.any(|host| host.eq_ignore_ascii_case(origin.as_str()))
+    fields("origin").all(|origin| {
+        let origin = Uri::try_from(origin).ok();
+        let origin = origin.as_ref().and_then(Uri::authority);
+        origin.is_some_and(|origin| {
+            let mut hosts = hosts.iter();
+            hosts.any(|host| host.eq_ignore_ascii_case(origin.as_str()))
+        })
     })
 }
 
@@ -132,6 +132,8 @@ mod tests {
             "[::1]:4973",
             "[::1]",
             "192.168.1.7",
+            "localhost:",
+            "[2001:db8::7]:80",
         ] {
             assert_eq!(
                 status(&Method::GET, &[("host", host)], false),
@@ -146,6 +148,12 @@ mod tests {
             "127.0.0.1.evil.example:4973",
             "",
             "[::1].evil.example",
+            "[::1",
+            "localhost:4973.evil.example",
+            "localhost:49 73",
+            "localhost..",
+            ".localhost",
+            "127.0.0.1, evil.example",
         ] {
             assert_eq!(
                 status(&Method::GET, &[("host", host)], false),
@@ -182,6 +190,49 @@ mod tests {
             ("none", 200),
         ] {
             assert_eq!(post(("sec-fetch-site", site)), expected, "{site}");
+        }
+        let two = [
+            host,
+            ("origin", "http://localhost:4973"),
+            ("origin", "http://evil.example"),
+        ];
+        assert_eq!(status(&Method::POST, &two, false), 403, "one of two");
+    }
+
+    #[test]
+    fn a_page_elsewhere_may_link_here_and_learns_nothing_from_what_it_loads() {
+        let site = ("sec-fetch-site", "cross-site");
+        for (method, mode, expected) in [
+            (Method::GET, Some("navigate"), 200),
+            (Method::POST, Some("navigate"), 403),
+            (Method::GET, Some("no-cors"), 403),
+            (Method::GET, Some("cors"), 403),
+            (Method::HEAD, Some("no-cors"), 403),
+            (Method::GET, None, 403),
+        ] {
+            let mode = mode.map(|mode| ("sec-fetch-mode", mode));
+            let fields = [("host", "localhost:4973"), site];
+            let fields: Vec<_> = fields.into_iter().chain(mode).collect();
+            let got = status(&method, &fields, false);
+            assert_eq!(got, expected, "{method} {mode:?}");
+        }
+    }
+
+    #[test]
+    fn the_name_in_an_absolute_target_counts_too() {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", "localhost:4973".parse().unwrap());
+        for (target, is_fine) in [
+            ("http://localhost:4973/instances", true),
+            ("http://[::1]:4973/instances", true),
+            ("http://evil.example:4973/instances", false),
+            ("http://localhost@evil.example/instances", false),
+            ("http://evil@localhost:4973/instances", false),
+        ] {
+            let target: Uri = target.parse().unwrap();
+            let hosts = hosts(&headers, target.authority());
+            let judged = judge(&Method::GET, &headers, &hosts, false);
+            assert_eq!(judged.is_ok(), is_fine, "{target}");
         }
     }
 

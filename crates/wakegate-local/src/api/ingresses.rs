@@ -104,6 +104,9 @@ async fn check(fleet: &Fleet, rules: &[Rule]) -> Result<(), ApiError> {
             }
         }
         let target = rule.target.instance.as_str();
+        if target.is_empty() {
+            return Err(bad(format_args!("target instance missing in rule {index}")));
+        }
         match target
             .strip_prefix('{')
             .and_then(|rest| rest.strip_suffix('}'))

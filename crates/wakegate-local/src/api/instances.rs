@@ -18,7 +18,6 @@ use crate::policy::auto_standby::{Policy, PolicyRequest};
 use crate::policy::health_check::{Access, HealthCheck, HealthCheckRequest};
 use crate::policy::restart::{RestartPolicy, RestartRequest};
 use crate::scalars::have_tags;
-use crate::state::State;
 use crate::store::Instance;
 
 #[derive(Deserialize)]
@@ -55,14 +54,7 @@ pub(super) async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Vec<Value>>, ApiError> {
     let query = Query::parse(query.as_deref());
-    let state = match query.text("state") {
-        None => None,
-        Some(text) => Some(
-            State::parse(text)
-                .ok_or_else(|| ApiError::malformed("parameter state in query has an error"))?,
-        ),
-    };
-    let tags = query.tags()?;
+    let (state, tags) = (query.state()?, query.tags()?);
     let now = fleet.clock.now();
     let all = fleet.all();
     let records = all.iter().map(|instance| instance.record());
@@ -85,7 +77,7 @@ pub(super) async fn delete(
     RawQuery(query): RawQuery,
 ) -> Result<StatusCode, ApiError> {
     let query = Query::parse(query.as_deref());
-    let graceful = query.parsed::<bool>("graceful_shutdown")?.unwrap_or(true);
+    let graceful = query.flag("graceful_shutdown")?.unwrap_or(true);
     let instance = fleet.resolve(&id).await?;
     let owner = Arc::clone(&fleet);
     fleet
@@ -159,8 +151,9 @@ pub(super) async fn update(
             record.spec.restart_policy.clone_from(policy);
             record.restarts.forget();
         }
-        if policy.is_some() {
-            record.spec.policy.clone_from(&policy);
+        if let Some(policy) = &policy {
+            let before = record.spec.policy.replace(policy.clone());
+            record.countdown.adopt(before.as_ref(), policy, now);
         }
     })?;
     if let (Some(policy), Some(traffic)) = (policy, fleet.driver.traffic(&instance.id)) {

@@ -29,6 +29,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 
+use crate::driver::Driver;
 use crate::faults::FaultBox;
 use crate::fleet::Fleet;
 use error::ApiError;
@@ -161,7 +162,9 @@ async fn openapi(State(document): State<Bytes>) -> impl IntoResponse {
 async fn capabilities(Shared(fleet): Shared<Arc<Fleet>>) -> Json<Value> {
     let (name, features) = (fleet.driver.name(), fleet.driver.features());
     let (model, gateway, subnet) = fleet.driver.network();
-    let mut network = json!({ "model": model, "subnet": subnet, "guest_to_guest": true });
+    // QEMU's user network leads a VM to nobody else's.
+    let is_apart = model == "nat" && matches!(fleet.driver, Driver::Qemu(_));
+    let mut network = json!({ "model": model, "subnet": subnet, "guest_to_guest": !is_apart });
     if let (Some(gateway), Value::Object(fields)) = (gateway, &mut network) {
         fields.insert("gateway".to_owned(), json!(gateway));
     }

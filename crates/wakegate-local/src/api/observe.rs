@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::error::ApiError;
-use super::extract::Query;
+use super::extract::{Query, malformed_parameter};
 use crate::fleet::Fleet;
 use crate::path_info::PathInfo;
 use crate::policy::countdown::{StatusView, is_eligible};
@@ -27,8 +27,8 @@ pub(super) async fn wait(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Value>, ApiError> {
     let query = Query::parse(query.as_deref());
-    let bad = || ApiError::malformed("parameter state in query has an error");
-    let target = query.text("state").and_then(State::parse).ok_or_else(bad)?;
+    let target = query.state()?;
+    let target = target.ok_or_else(|| malformed_parameter("state", "it is required"))?;
     let instance = fleet.resolve(&id).await?;
     if target == State::Unknown {
         return Err(ApiError::bad_request(
@@ -58,15 +58,20 @@ pub(super) async fn wait(
             State::Stopped | State::Standby | State::Shutdown | State::Paused | State::Unknown
         );
         if state == target || settled {
-            return Ok(Json(json!({ "state": state, "timed_out": false })));
+            return Ok(waited(state, false));
         }
         let changed = tokio::time::timeout_at(deadline, states.changed()).await;
         if changed.is_err() {
-            return Ok(Json(
-                json!({ "state": instance.state(), "timed_out": true }),
-            ));
+            return Ok(waited(instance.state(), true));
         }
     }
+}
+
+fn waited(state: State, timed_out: bool) -> Json<Value> {
+    let (error, state) = (state.error(), state.as_str());
+    Json(without_nulls(
+        json!({ "state": state, "timed_out": timed_out, "state_error": error }),
+    ))
 }
 
 pub(super) async fn stat(
@@ -76,8 +81,10 @@ pub(super) async fn stat(
 ) -> Result<Json<PathInfo>, ApiError> {
     let query = Query::parse(query.as_deref());
     let path = query.text("path").filter(|path| !path.is_empty());
-    let path = path.ok_or_else(|| ApiError::malformed("parameter path in query has an error"))?;
-    let follow = query.parsed::<bool>("follow_links")?.unwrap_or(false);
+    let path = path.ok_or_else(|| malformed_parameter("path", "it is required"))?;
+    // The agent of an instance stands at its root, and not where this server was started.
+    let path = format!("/{}", path.trim_start_matches('/'));
+    let follow = query.flag("follow_links")?.unwrap_or(false);
     let instance = fleet.resolve(&id).await?;
     let state = instance.state();
     if state != State::Running {
@@ -88,7 +95,7 @@ pub(super) async fn stat(
         let text = "instance has no guest agent (skip_guest_agent)";
         return Err(ApiError::conflict("invalid_state", text));
     }
-    let found = fleet.driver.look(&instance.id, path, follow).await;
+    let found = fleet.driver.look(&instance.id, &path, follow).await;
     let found = found.map_err(|error| {
         tracing::warn!(instance = %instance.id, %error, "cannot look at a path");
         ApiError::internal("failed to stat path")

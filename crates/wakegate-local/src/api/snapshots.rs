@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::extract::{Query, optional, required};
+use super::extract::{Query, malformed_parameter, optional, required};
 use super::instances::view;
 use super::verbs::{target_state, to_its_end};
 use crate::fleet::{Fleet, SnapshotRequest};
@@ -171,7 +171,10 @@ pub(super) async fn list(
         None => None,
         Some("Standby") => Some(SnapshotKind::Standby),
         Some("Stopped") => Some(SnapshotKind::Stopped),
-        Some(_) => return Err(ApiError::malformed("parameter kind in query has an error")),
+        Some(_) => {
+            let rule = "it must be Standby or Stopped";
+            return Err(malformed_parameter("kind", rule));
+        }
     };
     let (source, name) = (query.text("source_instance_id"), query.text("name"));
     let tags = query.tags()?;

@@ -6,6 +6,8 @@ use std::fmt::Display;
 
 /// Something failed while running.
 pub const FAILED: u8 = 1;
+/// The command line cannot be used; clap's code.
+pub(crate) const USAGE: u8 = 2;
 /// The configuration cannot be used (`EX_CONFIG`).
 pub const BAD_CONFIG: u8 = 78;
 
@@ -26,6 +28,13 @@ impl Failure {
         Self {
             message: message.to_string(),
             code: FAILED,
+        }
+    }
+
+    pub(crate) fn usage(message: impl Display) -> Self {
+        Self {
+            message: message.to_string(),
+            code: USAGE,
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Guarantees: a key that it does not have is an error that names the file.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -58,14 +59,44 @@ pub(super) fn read_file(arguments: &LocalArguments) -> Result<LocalFile, Failure
 
 /// The directory that keeps instances and their state unless another is named.
 pub(super) fn default_state_dir() -> Result<PathBuf, Failure> {
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let state = variable("XDG_STATE_HOME")
-        .or_else(|| variable("HOME").map(|home| home.join(".local").join("state")));
     let missing =
         || Failure::bad_config("neither XDG_STATE_HOME nor HOME is set; give `--state-dir`");
-    Ok(state.ok_or_else(missing)?.join("wakegate"))
+    usual_state_dir(|name| std::env::var_os(name)).ok_or_else(missing)
+}
+
+fn usual_state_dir(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
+    let folder = |name| {
+        let value = variable(name).filter(|value| !value.is_empty());
+        value.map(PathBuf::from)
+    };
+    // A relative path in it is to be ignored (XDG Base Directory Specification, "Basics").
+    let state = folder("XDG_STATE_HOME").filter(|state| state.is_absolute());
+    let state = state.or_else(|| folder("HOME").map(|home| home.join(".local").join("state")));
+    Some(state?.join("wakegate"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_usual_directory_follows_the_environment_and_no_relative_path_of_it() {
+        for (state, home, dir) in [
+            ("/s", "/h", Some("/s/wakegate")),
+            ("", "/h", Some("/h/.local/state/wakegate")),
+            ("s", "/h", Some("/h/.local/state/wakegate")),
+            ("s", "", None),
+            ("", "", None),
+        ] {
+            let variable = |name: &str| match name {
+                "XDG_STATE_HOME" => Some(state.into()),
+                "HOME" => Some(home.into()),
+                _ => None,
+            };
+            let found = usual_state_dir(variable);
+            assert_eq!(found.as_deref(), dir.map(Path::new), "{state} {home}");
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The control plane that runs with a state directory, for commands of the same person.
 //!
-//! Guarantees: its token goes to nobody but the process that keeps the directory: what was left by
-//! one that has ended is not used.
+//! Guarantees: its token goes to nobody but the process that keeps the directory, and holds its
+//! lock: what was left by one that has ended is not used, whoever has its number by now.
 
 use std::fs;
 use std::io;
@@ -79,9 +79,10 @@ pub fn running_plane(state_dir: Option<&Path>) -> Result<Option<RunningPlane>, F
     let (Some(url), Some(pid)) = (lines.next(), lines.next()) else {
         return Ok(None);
     };
-    let owner = |path: PathBuf| fs::metadata(path).map(|file| file.uid());
-    let keeper = owner(Path::new("/proc").join(pid));
-    if keeper.ok() != owner(dir.join(FILE)).ok() {
+    let Ok(pid) = pid.parse() else {
+        return Ok(None);
+    };
+    if !keeps(pid, &dir) {
         return Ok(None);
     }
     let token = match fs::read_to_string(dir.join("token")) {
@@ -97,9 +98,63 @@ pub fn running_plane(state_dir: Option<&Path>) -> Result<Option<RunningPlane>, F
     Ok(Some(RunningPlane { url, token }))
 }
 
+/// Whether this process, of the directory's owner, holds the directory's lock.
+fn keeps(pid: u32, dir: &Path) -> bool {
+    let info = |path: &Path| fs::metadata(path).ok();
+    let process = info(&Path::new("/proc").join(pid.to_string()));
+    let (Some(process), Some(lock)) = (process, info(&dir.join("lock"))) else {
+        return false;
+    };
+    let Ok(locks) = fs::read_to_string("/proc/locks") else {
+        // Some sandboxes have no such table.
+        return process.uid() == lock.uid();
+    };
+    process.uid() == lock.uid() && locks.lines().any(|line| is_lock_of(line, pid, lock.ino()))
+}
+
+/// Whether a line of `/proc/locks` (proc(5)) is the lock of a whole file by this process. The
+/// file's device is not compared: some file systems have another one there.
+fn is_lock_of(line: &str, pid: u32, inode: u64) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [_, "FLOCK", _, "WRITE", owner, file, ..] = words.as_slice() else {
+        return false;
+    };
+    let file = file.rsplit(':').next();
+    owner.parse::<u32>().is_ok_and(|owner| owner == pid)
+        && file.is_some_and(|file| file.parse::<u64>().is_ok_and(|file| file == inode))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_is_told_by_its_process_and_its_file() {
+        let line = "1: FLOCK  ADVISORY  WRITE 19167 fe:00:10224898 0 EOF";
+        assert!(is_lock_of(line, 19167, 10_224_898));
+        for (line, pid, inode) in [
+            (line, 1916, 10_224_898),
+            (line, 19167, 224_898),
+            (
+                "2: FLOCK  ADVISORY  READ 19167 fe:00:10224898 0 EOF",
+                19167,
+                10_224_898,
+            ),
+            (
+                "2: -> FLOCK  ADVISORY  WRITE 19167 fe:00:10224898 0 EOF",
+                19167,
+                10_224_898,
+            ),
+            (
+                "3: POSIX  ADVISORY  WRITE 19167 fe:00:10224898 0 EOF",
+                19167,
+                10_224_898,
+            ),
+            ("", 0, 0),
+        ] {
+            assert!(!is_lock_of(line, pid, inode), "{line}");
+        }
+    }
 
     #[test]
     fn a_control_plane_is_found_while_it_runs_and_what_it_left_is_not_used() {
@@ -109,6 +164,9 @@ mod tests {
         fs::write(dir.path().join("token"), "secret\n").unwrap();
         let address = ([127, 0, 0, 1], 4973).into();
         let announcement = Announcement::write(dir.path(), address).unwrap();
+        assert!(find().is_none(), "nobody keeps the directory");
+        let lock = fs::File::create(dir.path().join("lock")).unwrap();
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
         let found = find().unwrap();
         assert_eq!(found.url, "http://127.0.0.1:4973");
         assert_eq!(found.token.as_deref(), Some("secret"));

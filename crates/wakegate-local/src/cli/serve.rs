@@ -2,6 +2,7 @@
 //!
 //! Guarantees: flags win over `local.toml`, and that over the defaults.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use super::args::LocalArguments;
@@ -56,7 +57,37 @@ pub async fn serve(
             let path = server.token_path().display();
             out(&format!("HYPEMAN_API_KEY={token}\n(kept in {path})\n"));
         }
-        None => out("no token is needed\n"),
+        None => out(&who_gets_in(server.address())),
     }
     server.run(shutdown).await.map_err(Failure::failed)
+}
+
+/// What is said of a server that asks for no token.
+fn who_gets_in(address: SocketAddr) -> String {
+    match address.ip().is_loopback() {
+        true => "no token is needed\n".to_owned(),
+        false => format!(
+            "no token is needed: whoever reaches {address} from anywhere runs programs as you\n"
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_lets_the_whole_network_in_is_told() {
+        for (address, is_open) in [
+            ("127.0.0.1:4973", false),
+            ("127.1.2.3:4973", false),
+            ("[::1]:4973", false),
+            ("0.0.0.0:4973", true),
+            ("[::]:4973", true),
+            ("192.0.2.7:4973", true),
+        ] {
+            let said = who_gets_in(address.parse().unwrap());
+            assert_eq!(said.contains("from anywhere"), is_open, "{said}");
+        }
+    }
 }

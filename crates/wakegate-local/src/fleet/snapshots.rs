@@ -181,7 +181,8 @@ impl Fleet {
             return Err(Error::NotFound("instance or snapshot not found".to_owned()));
         }
         let state = instance.state();
-        if state == State::Running {
+        // Of an Unknown one nobody can say that it has ended.
+        if matches!(state, State::Running | State::Unknown) {
             let text = format!("cannot restore a snapshot in state {state}");
             return Err(Error::conflict("invalid_state", text));
         }

@@ -1,8 +1,9 @@
 //! The countdown until an idle instance is put to sleep (contract B.5), as a value without IO.
 //!
-//! Guarantees: time is an argument; a connection stops the countdown, its end begins it anew; a
-//! hold moves the deadline and cancels a standby that has not begun. The status' words and their
-//! order of precedence are the contract's.
+//! Guarantees: time is an argument; a connection stops the countdown, its end begins it anew; time
+//! in which the policy did not apply, or nobody could count, is not idle time; a hold moves the
+//! deadline and cancels a standby that has not begun. The status' words and their order of
+//! precedence are the contract's.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -110,9 +111,20 @@ impl Countdown {
         };
     }
 
+    /// Takes another policy: the countdown of one that was off begins now.
+    pub(crate) fn adopt(&mut self, before: Option<&Policy>, policy: &Policy, now: Timestamp) {
+        let was_on = before.is_some_and(|before| before.enabled);
+        match (was_on, policy.enabled) {
+            (_, false) => self.clear(),
+            (false, true) => self.restart(now),
+            (true, true) => {}
+        }
+    }
+
     /// Takes a look at the connections in. `last_event` is when one was last opened or closed,
     /// which may have happened between two looks.
     pub(crate) fn observe(&mut self, now: Timestamp, active: u64, last_event: Option<Timestamp>) {
+        let was_busy = self.active > 0;
         self.active = active;
         self.unseen = false;
         if active > 0 {
@@ -121,8 +133,13 @@ impl Countdown {
             self.last_activity = Some(now);
             return;
         }
-        let event = last_event.filter(|event| self.idle_since.is_none_or(|since| *event > since));
-        if let Some(event) = event {
+        // Before a look that saw nobody there may have been anybody; only what has ended since
+        // the last one says when it became idle.
+        let is_news = |event: &Timestamp| match self.idle_since {
+            Some(since) => *event > since,
+            None => was_busy,
+        };
+        if let Some(event) = last_event.filter(is_news) {
             self.idle_since = Some(event.min(now));
             self.last_activity = Some(event.min(now));
             self.requested = false;
@@ -187,7 +204,9 @@ impl Countdown {
             active_inbound_connections: self.active,
             tracking_mode: "conntrack_events_v4_tcp",
             idle_timeout: enabled.and_then(|policy| policy.idle_timeout),
-            idle_since: self.idle_since.filter(|_| counting),
+            idle_since: self
+                .idle_since
+                .filter(|_| counting || status == "standby_requested"),
             last_inbound_activity_at: self.last_activity,
             next_standby_at: deadline.filter(|_| counting),
             countdown_remaining: remaining
@@ -271,6 +290,39 @@ mod tests {
         assert_eq!(countdown.deadline(&policy()), Some(at(40)));
         let status = countdown.status(Some(&policy()), RUNNING, at(31));
         assert_eq!(status.status, "idle_countdown");
+    }
+
+    #[test]
+    fn what_ended_before_nobody_could_count_is_not_when_it_became_idle() {
+        let mut countdown = Countdown::default();
+        countdown.restart(at(0));
+        countdown.lose_sight();
+        countdown.observe(at(30), 0, Some(at(2)));
+        assert_eq!(countdown.deadline(&policy()), Some(at(40)));
+        countdown.observe(at(31), 1, None);
+        countdown.observe(at(33), 0, Some(at(32)));
+        assert_eq!(countdown.deadline(&policy()), Some(at(42)));
+    }
+
+    #[test]
+    fn the_countdown_of_a_policy_that_was_off_begins_when_it_is_put_on() {
+        let (on, off) = (policy(), Policy::default());
+        for before in [None, Some(&off)] {
+            let mut countdown = Countdown::default();
+            countdown.restart(at(0));
+            countdown.adopt(before, &on, at(100));
+            countdown.observe(at(101), 0, Some(at(50)));
+            assert_eq!(countdown.deadline(&on), Some(at(110)), "{before:?}");
+        }
+        let mut countdown = Countdown::default();
+        countdown.restart(at(0));
+        countdown.hold(at(1), &on);
+        countdown.adopt(Some(&on), &off, at(2));
+        assert_eq!(countdown, Countdown::default());
+        let mut countdown = Countdown::default();
+        countdown.restart(at(0));
+        countdown.adopt(Some(&on), &on, at(5));
+        assert_eq!(countdown.deadline(&on), Some(at(10)), "it goes on");
     }
 
     #[test]
@@ -364,6 +416,14 @@ mod tests {
         ] {
             let status = countdown.status(policy, circumstances, now);
             assert_eq!((status.status, status.reason), expected);
+            let is_idle = !matches!(expected.0, "disabled" | "ineligible" | "error" | "active");
+            assert_eq!(status.idle_since.is_some(), is_idle, "{expected:?}");
+            let is_counting = is_idle && expected.0 != "standby_requested";
+            assert_eq!(
+                status.next_standby_at.is_some(),
+                is_counting,
+                "{expected:?}"
+            );
         }
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use hypeman::GoDuration;
 
 use crate::error::Error;
+use crate::scalars::are_words;
 use crate::state::State;
 
 const SECOND: i64 = 1_000_000_000;
@@ -202,6 +203,10 @@ impl HealthCheck {
                 if exec.command.first().is_none_or(String::is_empty) {
                     return Err(invalid("exec.command is required"));
                 }
+                if !are_words(exec.command.iter().chain(&exec.working_dir)) {
+                    let text = "exec.command and exec.working_dir must not contain a NUL";
+                    return Err(invalid(text));
+                }
                 Probe::Exec(exec)
             }
             ("http" | "tcp" | "exec", ..) => {
@@ -385,6 +390,8 @@ mod tests {
             json!({ "tcp": { "port": 80 }, "interval": "0s" }),
             json!({ "tcp": { "port": 80 }, "failure_threshold": 0 }),
             json!({ "exec": { "command": [] } }),
+            json!({ "exec": { "command": ["true\0"] } }),
+            json!({ "exec": { "command": ["true"], "working_dir": "/\0" } }),
             json!({ "http": { "port": 80, "scheme": "gopher" } }),
         ] {
             assert!(accept(bad.clone()).is_err(), "{bad}");

@@ -90,7 +90,7 @@ impl RestartPolicy {
             Ok(Some(Self {
                 policy,
                 backoff: duration("backoff", &request.backoff, 5 * SECOND)?,
-                max_attempts: most.map_err(|_| invalid("max_attempts must not be negative"))?,
+                max_attempts: most.map_err(|_| invalid("max_attempts must be 0 to 4294967295"))?,
                 stable_after: duration("stable_after", &request.stable_after, 600 * SECOND)?,
             }))
         };

@@ -200,6 +200,7 @@ impl Record {
             "name": spec.name,
             "image": spec.image,
             "state": state,
+            "state_error": state.error(),
             "created_at": spec.created_at,
             "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
             "size": print_size(spec.size),
