@@ -454,11 +454,50 @@ async fn a_program_of_ones_own_ends_with_its_code_and_its_words_are_logged() {
     assert_eq!(left, 0, "who waited has gone with the control plane");
 }
 
+/// A server in the VM comes and goes, as one does that somebody starts anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_a_vms_program_closes_and_opens_again_is_reached_again() {
+    if !can_run_vms() {
+        return;
+    }
+    let plane = Plane::start_with(vms()).await;
+    let script = "while :; do httpd -f -p 8080 -h /proc & sleep 4; kill $!; wait; sleep 4; done";
+    let mut request = wanted("restless").request;
+    request.image = "local/exec".to_owned();
+    request.cmd = Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec());
+    let id = plane.client.create_instance(&request).await.unwrap().id;
+    let id = reference(&id);
+    let running = InstanceState::Running;
+    let up = plane.client.wait_instance(&id, &running, BOOT).await;
+    assert_eq!(up.unwrap().state, running);
+    let instance = plane.client.get_instance(&id).await.unwrap();
+    let url = format!(
+        "http://{}:8080/uptime",
+        instance.network.unwrap().ip.unwrap()
+    );
+    for _ in 0..2 {
+        eventually("it is reached", async || {
+            reqwest::get(&url)
+                .await
+                .is_ok_and(|answer| answer.status() == 200)
+        })
+        .await;
+        eventually("its port is closed", async || {
+            reqwest::get(&url)
+                .await
+                .is_err_and(|error| error.is_connect())
+        })
+        .await;
+    }
+    plane.stop().await;
+}
+
 /// Set in a network of the test's own.
 const INSIDE: &str = "WAKEGATE_TEST_INSIDE";
 
 /// Runs this very test again in a network namespace of its own; whether that is where we are.
-fn in_a_network_of_its_own(name: &str) -> bool {
+/// `name` is its whole name.
+pub(super) fn in_a_network_of_its_own(name: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
@@ -469,7 +508,7 @@ fn in_a_network_of_its_own(name: &str) -> bool {
         .args(["--net", "--mount", "sh", "-c", begin])
         .arg(own);
     let output = unshare
-        .args(["--exact", &format!("vm::{name}"), "--nocapture"])
+        .args(["--exact", name, "--nocapture"])
         .env(INSIDE, "1")
         .output();
     let output = output.unwrap();
@@ -482,7 +521,7 @@ fn in_a_network_of_its_own(name: &str) -> bool {
 }
 
 /// Whether this machine has what a bridge needs.
-fn can_bridge() -> bool {
+pub(super) fn can_bridge() -> bool {
     let there = |program: &str| {
         let mut which = std::process::Command::new("sh");
         let found = which
@@ -505,7 +544,7 @@ fn can_bridge() -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_tracking() {
-    let name = "a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_tracking";
+    let name = "vm::a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_tracking";
     if !can_run_vms() || !can_bridge() {
         return;
     }

@@ -8,7 +8,9 @@ use crate::support::skips::{Lacking, skip};
 use crate::support::{
     Home, Plane, Program, can_run_vms, client_of, eventually, processes, reference, spawn, wakegate,
 };
-use crate::vm::{BOOT, count, listens, signal, visit, vms, wanted};
+use crate::vm::{
+    BOOT, can_bridge, count, in_a_network_of_its_own, listens, signal, visit, vms, wanted,
+};
 use hypeman::wire::{
     CreateInstance, CreateSnapshot, ForkInstance, InstanceState, RedactedMap, RestoreSnapshot,
     SnapshotKind, UpdateInstance,
@@ -21,6 +23,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 struct OneVm {
     home: Home,
     reserved: Reserved,
+    /// What its control plane is started with, besides.
+    options: &'static [&'static str],
     plane: Program,
     client: Client,
     id: InstanceRef,
@@ -36,9 +40,9 @@ fn request(name: &str) -> CreateInstance {
 // === impl OneVm ===
 
 impl OneVm {
-    fn spawn(home: &Home, reserved: &Reserved) -> Program {
+    fn spawn(home: &Home, reserved: &Reserved, options: &[&str]) -> Program {
         let (address, state) = (reserved.address.to_string(), home.path().to_str().unwrap());
-        Program::start(&[
+        let arguments = [
             "local",
             "--driver",
             "qemu",
@@ -47,13 +51,14 @@ impl OneVm {
             "--state-dir",
             state,
             "--no-auth",
-        ])
+        ];
+        Program::start(&[&arguments[..], options].concat())
     }
 
     /// Starts a control plane, and a VM whose creation is not waited for.
-    async fn create() -> (Self, tokio::task::JoinHandle<()>) {
+    async fn create(options: &'static [&'static str]) -> (Self, tokio::task::JoinHandle<()>) {
         let (home, reserved) = (Home::new(), Reserved::new());
-        let plane = Self::spawn(&home, &reserved);
+        let plane = Self::spawn(&home, &reserved, options);
         let client = client_of(reserved.address, "unused");
         eventually("it serves", async || client.health().await.is_ok()).await;
         let asking = client.clone();
@@ -70,6 +75,7 @@ impl OneVm {
         let one = Self {
             home,
             reserved,
+            options,
             plane,
             client,
             id,
@@ -79,7 +85,11 @@ impl OneVm {
 
     /// Starts both and waits until the VM's server listens. Returns its URL, too.
     async fn start() -> (Self, String) {
-        let (one, creation) = Self::create().await;
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(options: &'static [&'static str]) -> (Self, String) {
+        let (one, creation) = Self::create(options).await;
         creation.await.unwrap();
         let url = listens(&one.client, one.id.as_str()).await;
         (one, url)
@@ -100,7 +110,7 @@ impl OneVm {
 
     async fn again(&mut self) {
         self.plane.kill();
-        self.plane = Self::spawn(&self.home, &self.reserved);
+        self.plane = Self::spawn(&self.home, &self.reserved, self.options);
         eventually("it serves", async || self.client.health().await.is_ok()).await;
     }
 
@@ -191,12 +201,14 @@ async fn a_vm_whose_qemu_breaks_while_it_wakes_loses_no_good_sleep() {
     one.client.delete_instance(&one.id).await.unwrap();
 }
 
+/// Whether a moment of its creation has come.
+type Moment = fn(&OneVm) -> bool;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_control_plane_that_is_killed_while_a_vm_boots_leaves_no_qemu_behind() {
     if !can_run_vms() {
         return;
     }
-    type Moment = fn(&OneVm) -> bool;
     let moments: [Moment; 4] = [
         |one| one.file("ram").exists(),
         |one| one.file("qemu.pid").exists(),
@@ -207,7 +219,7 @@ async fn a_control_plane_that_is_killed_while_a_vm_boots_leaves_no_qemu_behind()
         },
     ];
     for (number, has_come) in moments.into_iter().enumerate() {
-        let (mut one, creation) = OneVm::create().await;
+        let (mut one, creation) = OneVm::create(&[]).await;
         eventually("the moment has come", async || has_come(&one)).await;
         one.plane.kill();
         creation.await.unwrap();
@@ -259,12 +271,64 @@ async fn a_vm_that_does_not_answer_is_not_taken_for_gone() {
     assert_eq!(processes(&one.folder()), [qemu]);
     assert_eq!(count(&url).await, 1);
 
+    // What it did for an earlier control plane that could not write it down is no hindrance.
+    one.plane.kill();
+    let record = one.file("vm.json");
+    let mut forgetful: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    assert_eq!(forgetful["ports"], serde_json::json!([8080]));
+    forgetful["ports"] = serde_json::json!([]);
+    std::fs::write(&record, forgetful.to_string()).unwrap();
+    one.again().await;
+    assert_eq!(count(&url).await, 1);
+
     // One that never answers can be deleted.
     signal(qemu, "STOP");
     one.again().await;
     assert_eq!(one.state().await, InstanceState::Unknown);
     one.client.delete_instance(&one.id).await.unwrap();
     assert!(!Path::new(&format!("/proc/{qemu}")).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_of_a_vm_that_a_killed_control_plane_has_left_on_the_bridge_goes() {
+    let name =
+        "vm_breaks::a_device_of_a_vm_that_a_killed_control_plane_has_left_on_the_bridge_goes";
+    if !can_run_vms() || !can_bridge() {
+        return;
+    }
+    let inside = tokio::task::spawn_blocking(|| in_a_network_of_its_own(name));
+    if !inside.await.unwrap() {
+        return;
+    }
+    let (mut one, url) = OneVm::start_with(&["--bridged"]).await;
+    visit(&url).await;
+    let devices = || {
+        let all = std::fs::read_dir("/sys/class/net").unwrap().flatten();
+        let names = all.map(|entry| entry.file_name().into_string().unwrap());
+        names
+            .filter(|name| name.starts_with("wg-"))
+            .collect::<Vec<_>>()
+    };
+    let [device] = &devices()[..] else {
+        panic!("{:?}", devices());
+    };
+    one.sleep().await;
+    assert!(devices().is_empty());
+    // As if it had been killed when the sleep was whole and QEMU had not ended.
+    one.plane.kill();
+    let mut ip = std::process::Command::new("ip");
+    let made = ip
+        .args(["tuntap", "add", "dev", device, "mode", "tap"])
+        .status();
+    assert!(made.unwrap().success());
+    one.again().await;
+    assert_eq!(one.state().await, InstanceState::Standby);
+    assert!(devices().is_empty(), "{:?}", devices());
+    one.client.restore_instance(&one.id).await.unwrap();
+    assert_eq!(count(&url).await, 1);
+    one.client.delete_instance(&one.id).await.unwrap();
+    assert!(devices().is_empty(), "{:?}", devices());
 }
 
 /// Fills a file system. The file that fills it.

@@ -248,10 +248,11 @@ impl LocalServer {
         if result.is_none() {
             let _cut = tokio::time::timeout(ANSWERS, served).await;
         }
-        self.fleet.driver.end().await;
         if self.on_exit == OnExit::Stop {
             self.fleet.stop_all().await;
         }
+        // Afterwards, so that no sleep is written to the disk that nobody wants.
+        self.fleet.driver.end().await;
         self.fleet.save_all().await;
         result.unwrap_or(Ok(()))
     }

@@ -165,20 +165,18 @@ impl AddressProxy {
         self.settle(&mut state)
     }
 
-    /// Opens the address and the ports that are known, unless it was closed for good.
+    /// Opens the address and the ports that are known, unless it was closed for good. Of one that
+    /// is open already, no connection and no port hears of it.
     pub(super) fn open(self: &Arc<Self>) {
         if self.gone.is_cancelled() {
             return;
         }
         let mut state = self.state();
-        let replaced = state.open.replace(OpenAddress {
+        state.open.get_or_insert_with(|| OpenAddress {
             closed: self.gone.child_token(),
             accepting: TaskTracker::new(),
             listeners: BTreeMap::new(),
         });
-        if let Some(replaced) = replaced {
-            replaced.closed.cancel();
-        }
         self.warn(&self.settle(&mut state));
         self.awake.send_replace(true);
     }
@@ -417,6 +415,21 @@ mod tests {
         connect(&proxy, &application).await;
         proxy.follow(Targets::new());
         assert!(refuses(&proxy).await, "it leads nowhere");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_open_already_can_be_opened_and_cuts_nothing() {
+        let (proxy, application) = address().await;
+        proxy.open();
+        let (mut client, mut server) = connect(&proxy, &application).await;
+        proxy.open();
+        client.write_all(b"there").await.unwrap();
+        let mut read = [0; 5];
+        server.read_exact(&mut read).await.unwrap();
+        connect(&proxy, &application).await;
+        proxy.close().await;
+        assert!(client.read(&mut read).await.is_err(), "it is cut");
+        assert!(refuses(&proxy).await);
     }
 
     #[tokio::test]

@@ -1,15 +1,15 @@
 //! The agent's children: as the first process it inherits every orphan of the VM, too.
 //!
 //! Guarantees: one place waits for all of them, so that none stays a zombie and each end is heard
-//! by who started it; a command that is late is killed with all of its group; of what it writes, the
-//! end alone is kept.
+//! by who started it; a command that is late is killed with all of its group, and who has left that
+//! and holds its output is not waited for; of what it writes, the end alone is kept.
 
 use std::collections::HashMap;
 use std::io::{PipeReader, Read as _, pipe};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +19,8 @@ use crate::tail::Tail;
 
 /// The pause between two looks at a VM without children.
 const NONE: Duration = Duration::from_millis(2);
+/// Who has left a command's group may hold its output open; nobody waits longer for it.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// The children, and who waits for the end of each.
 #[derive(Default)]
@@ -85,19 +87,25 @@ impl Children {
             Ok(started) => started,
             Err(error) => return (Some(127), error.to_string()),
         };
-        let reading = thread::spawn(move || {
-            let mut tail = Tail::new(most);
+        let tail = Arc::new(Mutex::new(Tail::new(most)));
+        let (written, (at_end, all)) = (Arc::clone(&tail), channel());
+        thread::spawn(move || {
             let mut buffer = [0; 4096];
             // What cannot be read is left out.
             while let Ok(length @ 1..) = ours.read(&mut buffer) {
+                let mut tail = written.lock().unwrap_or_else(PoisonError::into_inner);
                 tail.push(buffer.get(..length).unwrap_or_default());
             }
-            tail.into_text()
+            // Whoever waited may have left.
+            let _late = at_end.send(());
         });
         let code = end.recv_timeout(patience).ok().map(|end| end.code);
         // Also what it left behind, which would keep its output open.
         let _ended = kill_process_group(pid, Signal::KILL);
-        (code, reading.join().unwrap_or_default())
+        let _more_may_come = all.recv_timeout(LAST_WORDS);
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = std::mem::replace(&mut *tail, Tail::new(0)).into_text();
+        (code, text)
     }
 
     /// Waits for children, for ever.
@@ -114,5 +122,25 @@ impl Children {
                 Ok(None) | Err(_) => thread::sleep(NONE),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_command_whose_output_somebody_else_holds_open_is_not_waited_for() {
+        let children = Children::default();
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo before; exec setsid -w sleep 20"]);
+        let began = Instant::now();
+        // Nobody reaps in a test, where others have children, too: it is late.
+        let patience = Duration::from_secs(1);
+        let (code, output) = children.run(&mut command, patience, 100);
+        assert_eq!((code, output.as_str()), (None, "before\n"));
+        assert!(began.elapsed() < Duration::from_secs(15));
     }
 }

@@ -35,11 +35,14 @@ fn listening(table: &str) -> BTreeSet<u16> {
         let mut words = line.split_ascii_whitespace().skip(1);
         let (address, port) = words.next()?.split_once(':')?;
         let listens = words.nth(1)? == "0A";
-        // 127.x.x.x in the order of this machine's bytes; ::1.
+        // 127.x.x.x in the order of this machine's bytes, also as ::ffff:127.x.x.x; ::1.
+        let four = address
+            .strip_prefix("0000000000000000FFFF0000")
+            .unwrap_or(address);
         let ends = if cfg!(target_endian = "little") {
-            address.ends_with("7F") && address.len() == 8
+            four.ends_with("7F") && four.len() == 8
         } else {
-            address.starts_with("7F") && address.len() == 8
+            four.starts_with("7F") && four.len() == 8
         };
         let loopback = ends || address == "00000000000000000000000001000000";
         let port = u16::from_str_radix(port, 16).ok()?;
@@ -62,7 +65,9 @@ mod tests {
         assert_eq!(listening(table), BTreeSet::from([0x1f90, 0x1f92]));
         let six = "  sl\n\
             0: 00000000000000000000000000000000:0050 0:0 0A 0\n\
-            1: 00000000000000000000000001000000:0051 0:0 0A 0\n";
-        assert_eq!(listening(six), BTreeSet::from([0x50]));
+            1: 00000000000000000000000001000000:0051 0:0 0A 0\n\
+            2: 0000000000000000FFFF00000100007F:0052 0:0 0A 0\n\
+            3: 0000000000000000FFFF00000F02000A:0053 0:0 0A 0\n";
+        assert_eq!(listening(six), BTreeSet::from([0x50, 0x53]));
     }
 }

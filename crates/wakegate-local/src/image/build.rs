@@ -1,10 +1,11 @@
 //! `wakegate image build`: what a VM of the qemu driver boots.
 //!
-//! Guarantees: an image is whole or not there (it is built beside its place and renamed); one that
-//! was built is used again only for the same files (path, length, time of the last change), so that
-//! another kernel, initrd, library or program makes another image; it is made of this machine's own
-//! kernel and busybox, or of a kernel and an initrd that the user names, with our agent and its
-//! libraries beside them under `/.wakegate`; building needs no privilege but to read the kernel.
+//! Guarantees: an image is whole or not there, also after a loss of power (it is built beside its
+//! place, and on the disk when it is renamed); one that was built is used again only for the same
+//! files (path, length, time of the last change), so that another kernel, initrd, library or program
+//! makes another image; it is made of this machine's own kernel and busybox, or of a kernel and an
+//! initrd that the user names, with our agent and its libraries beside them under `/.wakegate`;
+//! building needs no privilege but to read the kernel.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::cpio::Archive;
 use super::error::ImageError;
 use super::parts::{ImageSource, Parts, Places};
+use crate::atomic::sync;
 use crate::guest::HOME;
 
 /// A kernel and its first file system, in a directory.
@@ -39,6 +41,11 @@ impl Image {
     pub fn at(dir: &Path) -> Option<Self> {
         let (kernel, initrd) = (dir.join("kernel"), dir.join("initrd"));
         (kernel.is_file() && initrd.is_file()).then_some(Self { kernel, initrd })
+    }
+
+    /// What it was made of; nothing when nobody knows.
+    pub(crate) fn fingerprint(&self) -> String {
+        fs::read_to_string(self.kernel.with_file_name(MADE_OF)).unwrap_or_default()
     }
 
     /// Builds an image into `dir`, unless one is there that was made of the same files.
@@ -75,6 +82,9 @@ impl Image {
         fs::write(&new_kernel, &parts.kernel).map_err(failed)?;
         write(&new_initrd, &parts).map_err(failed)?;
         fs::write(&new_made_of, fingerprint).map_err(failed)?;
+        for new in [&new_kernel, &new_initrd, &new_made_of] {
+            sync(new).map_err(failed)?;
+        }
         // It goes first and comes last, so that it stands beside the image alone that it is of.
         match fs::remove_file(&made_of) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),

@@ -1,10 +1,10 @@
 //! The test whether this machine can run VMs on its own processors.
 //!
 //! Guarantees: found out by booting one, since on some hosts `/dev/kvm` is there and guests hang;
-//! asked once for each boot of the machine.
+//! asked once for each boot of the machine, and again when QEMU or the image is another.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -21,11 +21,36 @@ use crate::driver::procfs::boot_id;
 const PATIENCE: Duration = Duration::from_secs(10);
 const MEMORY: u64 = 256 << 20;
 
-/// The answer, for this boot of the machine.
+/// The answer, for this boot of the machine, this QEMU and this image.
 #[derive(Serialize, Deserialize, PartialEq)]
 struct Detection {
     boot_id: String,
+    #[serde(default)]
+    qemu: PathBuf,
+    /// What the image was made of.
+    #[serde(default)]
+    image: String,
     accelerator: Accelerator,
+}
+
+// === impl Detection ===
+
+impl Detection {
+    fn new(config: &QemuConfig, accelerator: Accelerator) -> Self {
+        Self {
+            boot_id: boot_id(),
+            qemu: config.qemu.clone(),
+            image: config.image.fingerprint(),
+            accelerator,
+        }
+    }
+
+    /// The one that was kept, unless it is another's.
+    fn kept(memory: &Path, config: &QemuConfig) -> Option<Self> {
+        let bytes = fs::read(memory).ok()?;
+        let kept = serde_json::from_slice::<Self>(&bytes).ok()?;
+        (kept == Self::new(config, kept.accelerator)).then_some(kept)
+    }
 }
 
 /// Boots a VM with the host's processors and says whether it came up. `memory`: where the answer is
@@ -39,10 +64,8 @@ pub(crate) async fn detect(mut config: QemuConfig, memory: &Path) -> Accelerator
     {
         return Accelerator::Tcg;
     }
-    let bytes = fs::read(memory).ok();
-    let cached = bytes.and_then(|bytes| serde_json::from_slice::<Detection>(&bytes).ok());
-    if let Some(cached) = cached.filter(|cached| cached.boot_id == boot_id()) {
-        return cached.accelerator;
+    if let Some(kept) = Detection::kept(memory, &config) {
+        return kept.accelerator;
     }
     config.accelerator = Accelerator::Kvm;
     let accelerator = match comes_up(&config).await {
@@ -52,10 +75,7 @@ pub(crate) async fn detect(mut config: QemuConfig, memory: &Path) -> Accelerator
             Accelerator::Tcg
         }
     };
-    let detection = Detection {
-        boot_id: boot_id(),
-        accelerator,
-    };
+    let detection = Detection::new(&config, accelerator);
     let saved = serde_json::to_vec(&detection).map(|bytes| fs::write(memory, bytes));
     if !matches!(saved, Ok(Ok(()))) {
         tracing::warn!(path = %memory.display(), "cannot remember whether KVM works");
@@ -98,4 +118,48 @@ async fn comes_up(config: &QemuConfig) -> bool {
     // What is left is only disk space.
     let _left_behind = fs::remove_dir_all(&folder);
     came_up
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Image;
+
+    #[test]
+    fn what_was_found_out_is_used_again_for_the_same_qemu_and_image_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (memory, made_of) = (dir.path().join("memory"), dir.path().join("made-of"));
+        let mut config = QemuConfig {
+            qemu: PathBuf::from("qemu"),
+            image: Image {
+                kernel: dir.path().join("kernel"),
+                initrd: dir.path().join("initrd"),
+            },
+            accelerator: Accelerator::Tcg,
+            egress: false,
+            bridged: false,
+            launcher: PathBuf::new(),
+            instances: PathBuf::new(),
+            prestart: 0,
+        };
+        fs::write(&made_of, "one").unwrap();
+        let detection = Detection::new(&config, Accelerator::Kvm);
+        let kept = |config: &QemuConfig| Detection::kept(&memory, config).is_some();
+        assert!(!kept(&config));
+        fs::write(&memory, serde_json::to_vec(&detection).unwrap()).unwrap();
+        assert!(kept(&config));
+        fs::write(&made_of, "another").unwrap();
+        assert!(!kept(&config), "another image may work");
+        fs::write(&made_of, "one").unwrap();
+        config.qemu = PathBuf::from("another");
+        assert!(!kept(&config), "another QEMU may work");
+        config.qemu = PathBuf::from("qemu");
+        let boot_id = "another".to_owned();
+        let old = Detection {
+            boot_id,
+            ..detection
+        };
+        fs::write(&memory, serde_json::to_vec(&old).unwrap()).unwrap();
+        assert!(!kept(&config), "of another boot of the machine");
+    }
 }

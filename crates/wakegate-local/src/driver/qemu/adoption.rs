@@ -15,6 +15,9 @@ use crate::driver::remnants;
 use crate::guest::Order;
 use crate::state::State;
 
+/// The states of a QEMU that was given a saved VM and has not let it run.
+const HAS_NOT_RUN: [&str; 3] = ["inmigrate", "paused", "prelaunch"];
+
 // === impl QemuDriver ===
 
 impl QemuDriver {
@@ -25,43 +28,47 @@ impl QemuDriver {
         if files.is_asleep() {
             // Whatever process there is was about to end, or had not begun.
             kill_in(&place).await;
-            return self.adopt_sleeper(id, files);
+            return self.adopt_sleeper(id, files).await;
         }
         let Some(pid) = alive_in(&place) else {
-            return self.adopt_broken(id, files);
+            return self.adopt_broken(id, files).await;
         };
         let error = match self.adopt_running(id, &files, pid).await {
             Ok(state) => return Adoption::Found(state),
             Err(error) => error,
         };
         if alive_in(&place).is_none() {
-            return self.adopt_broken(id, files);
+            return self.adopt_broken(id, files).await;
         }
         if matches!(error, DriverError::Qmp(QmpError::Refused { .. })) {
             tracing::warn!(instance = id, %error, "its VM cannot go on");
             kill_in(&place).await;
-            return self.adopt_broken(id, files);
+            return self.adopt_broken(id, files).await;
         }
         self.unsure.insert(id.to_owned(), pid);
         Adoption::Unsure(error.to_string())
     }
 
     /// Takes over a VM that sleeps, unless its memory may be another than it was.
-    fn adopt_sleeper(&self, id: &str, files: VmFiles) -> Adoption {
-        leave_place(&files);
+    async fn adopt_sleeper(&self, id: &str, files: VmFiles) -> Adoption {
+        files.leave_place();
         if !files.is_believable() {
             let why = "its sleep was not on the disk yet when the machine went down";
             return Adoption::Gone(why.to_owned());
         }
-        match self.sleeper(id, files) {
-            Ok(()) => Adoption::Found(State::Standby),
-            Err(error) => Adoption::Gone(error.to_string()),
+        if let Err(error) = self.sleeper(id, files) {
+            return Adoption::Gone(error.to_string());
         }
+        // A process that was killed did not take its device with it.
+        if let Some(address) = self.find(id).and_then(|vm| vm.address.clone()) {
+            address.leave().await;
+        }
+        Adoption::Found(State::Standby)
     }
 
     /// Takes over a VM that neither sleeps nor runs.
-    fn adopt_broken(&self, id: &str, files: VmFiles) -> Adoption {
-        leave_place(&files);
+    async fn adopt_broken(&self, id: &str, files: VmFiles) -> Adoption {
+        files.leave_place();
         if !files.is_of_this_boot() {
             return Adoption::Gone("it went down with the machine".to_owned());
         }
@@ -75,7 +82,7 @@ impl QemuDriver {
         }
         let text = "its VM broke while it fell asleep or woke: it is back in the sleep before";
         tracing::warn!(instance = id, text);
-        self.adopt_sleeper(id, files)
+        self.adopt_sleeper(id, files).await
     }
 
     /// Takes over a VM that has a process.
@@ -89,26 +96,30 @@ impl QemuDriver {
         let record = files.record().ok_or(DriverError::NotLoaded)?;
         let process = QemuProcess::find(pid, &place, &self.tasks).await?;
         let status = process.qmp.status().await?;
-        if files.is_waking() && status != "running" {
-            // It has never run, so that its sleep is as it was.
+        if files.is_waking() && HAS_NOT_RUN.contains(&status.as_str()) {
+            // Its sleep is as it was.
             process.kill().await;
             files.cancel_wake().map_err(DriverError::Files)?;
-            leave_place(files);
-            self.sleeper(id, files.clone())?;
-            return Ok(State::Standby);
+            return match self.adopt_sleeper(id, files.clone()).await {
+                Adoption::Found(state) => Ok(state),
+                Adoption::Gone(_) | Adoption::Unsure(_) => Err(DriverError::NotLoaded),
+            };
         }
         let vm = self.vm(files.clone(), record);
         // In the middle of falling asleep: as soon as its state is written, it can go on; what was
         // written is then old, and goes.
         if status != "running" {
             // Nobody reads it any more, so it fails.
-            let _failed = process.settled().await;
+            process.settled_anyhow().await;
             process.resume().await?;
+        }
+        if status != "running" || files.is_waking() {
+            // It stood still, or was not told the time when it woke.
             let now = i64::try_from(self.clock.now().as_nanosecond()).unwrap_or(i64::MAX);
             process.agent.order(Order::Clock(now));
         }
         let noted = files.clear_suspend().and_then(|()| files.finish_wake());
-        if let Err(error) = noted {
+        if let Err(error) = noted.and(vm.introduce(&process)) {
             tracing::warn!(instance = id, %error, "a VM's files do not say that it runs");
         }
         process.agent.order(Order::Tell);
@@ -135,17 +146,5 @@ impl QemuDriver {
         used.extend(self.unsure.iter().map(|pid| *pid.value()));
         used.extend(self.pool.processes());
         remnants::end(root, |remnant| used.contains(&remnant.pid)).await;
-    }
-}
-
-/// Clears the folder where the process of a VM that has none any more had waited for it.
-fn leave_place(files: &VmFiles) {
-    let place = files.place();
-    if place == files.folder() {
-        return;
-    }
-    let left = std::fs::remove_dir_all(&place);
-    if let Err(error) = left.and_then(|()| files.set_place(None)) {
-        tracing::warn!(place = %place.display(), %error, "cannot clear a VM's former place");
     }
 }

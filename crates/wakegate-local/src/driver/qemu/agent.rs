@@ -99,6 +99,13 @@ impl AgentConnection {
         answer.ok()?.ok()
     }
 
+    /// The last status of a VM that has ended, when everything was heard.
+    pub(super) async fn last_words(&self) -> Status {
+        let mut status = self.status();
+        while status.changed().await.is_ok() {}
+        status.borrow().clone()
+    }
+
     /// The agent's status; its sender goes when the VM has ended and everything was heard.
     pub(super) fn status(&self) -> watch::Receiver<Status> {
         self.status.clone()

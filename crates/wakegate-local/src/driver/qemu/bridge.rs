@@ -1,7 +1,9 @@
 //! VMs on a bridge of the host's, as a Hypeman server has them.
 //!
 //! Guarantees: a VM's device is there only while the VM is awake, so that its address vanishes with
-//! it and open connections hear nothing; connections are counted by the kernel's own tracking.
+//! it and open connections hear nothing; the host's end of them keeps its place meanwhile, so that
+//! either end may speak first when the VM is awake again; connections are counted by the kernel's
+//! own tracking.
 //! Needs root, `ip` and `nft`; the bridge and the rule that makes the kernel track stay, for others
 //! may use them.
 
@@ -49,6 +51,12 @@ pub(super) fn device(address: Ipv4Addr) -> String {
     format!("wg-{c:02x}{d:02x}")
 }
 
+/// A network card's address, which follows from the one that it is reached at.
+pub(super) fn mac(address: Ipv4Addr) -> String {
+    let [_, b, c, d] = address.octets();
+    format!("02:00:00:{b:02x}:{c:02x}:{d:02x}")
+}
+
 fn failed(what: &str, why: &dyn std::fmt::Display) -> DriverError {
     DriverError::Network(format!("{what}: {why}"))
 }
@@ -78,15 +86,21 @@ async fn feed(program: &str, arguments: &[&str], text: &str) -> Result<(), Drive
     }
 }
 
-/// Makes the bridge, when there is none, and lets the kernel track connections.
+/// Makes the bridge what it should be, and lets the kernel track connections.
 pub(crate) async fn set_up() -> Result<(), DriverError> {
-    if !Path::new("/sys/class/net").join(BRIDGE).exists() {
-        let commands = format!(
-            "link add {BRIDGE} type bridge\naddr add {} dev {BRIDGE}\nlink set {BRIDGE} up\n",
-            with_prefix(router())
-        );
-        feed("ip", &["-batch", "-"], &commands).await?;
-    }
+    let make = match exists(BRIDGE) {
+        true => String::new(),
+        false => format!("link add {BRIDGE} type bridge\n"),
+    };
+    // Each time, since whoever made it may have been killed in the middle of it. Without a card's
+    // address of its own it would take that of a device, and another when that goes: a VM would
+    // wake and speak to nobody.
+    let (card, address) = (mac(router()), with_prefix(router()));
+    let commands = format!(
+        "{make}link set {BRIDGE} address {card}\naddr replace {address} dev {BRIDGE}\n\
+         link set {BRIDGE} up\n"
+    );
+    feed("ip", &["-batch", "-"], &commands).await?;
     feed("nft", &["-f", "-"], TRACKING).await
 }
 

@@ -94,7 +94,7 @@ impl QemuDriver {
         driver
     }
 
-    fn find(&self, id: &str) -> Option<Arc<Vm>> {
+    pub(super) fn find(&self, id: &str) -> Option<Arc<Vm>> {
         self.vms.get(id).map(|vm| Arc::clone(vm.value()))
     }
 
@@ -189,7 +189,8 @@ impl QemuDriver {
 
     /// Starts the QEMU of a VM that is to boot.
     async fn begin(&self, vm: &Vm, commit: Commit<'_>) -> Result<Arc<QemuProcess>, DriverError> {
-        vm.files.reserve(vm.shape.memory_bytes)?;
+        let (files, bytes) = (vm.files.clone(), vm.shape.memory_bytes);
+        vm::blocking(&self.tasks, move || files.reserve(bytes)).await?;
         vm.remember().map_err(DriverError::Files)?;
         let source = BootSource::Boot {
             image: &self.config.image,
@@ -240,7 +241,10 @@ impl QemuDriver {
                 vm.follow_ports(&process, &now).await;
             }
             process.ended.cancelled().await;
-            if process.expected.load(Ordering::Acquire) {
+            // A program that says how it ended has ended, whatever else was going on.
+            let has_said = status.borrow().exit.is_some();
+            let is_ours = process.expected.load(Ordering::Acquire) && !has_said;
+            if is_ours || !process.tell_end() {
                 return;
             }
             vm.gone(&process).await;
@@ -256,6 +260,7 @@ impl QemuDriver {
             None => {
                 let files = self.files(id);
                 kill_in(&files.place()).await;
+                files.leave_place();
                 let Some(record) = files.record() else {
                     if let Err(error) = files.remove() {
                         tracing::warn!(instance = id, %error, "cannot remove a VM's files");
@@ -270,6 +275,8 @@ impl QemuDriver {
         }
         if let Some(process) = vm.process() {
             process.expected.store(true, Ordering::Release);
+            // Nobody waits to hear that.
+            process.tell_end();
             process.agent.order(Order::Stop);
             // The VM ends when its program has.
             let _late = tokio::time::timeout(grace, process.ended.cancelled()).await;
@@ -319,7 +326,7 @@ impl QemuDriver {
             VmFiles::new(memory.to_owned()),
             VmFiles::new(into.to_owned()),
         );
-        vm::blocking(&self.tasks, move || from.copy_to(&into)).await
+        vm::on_disk(&self.tasks, move || from.copy_to(&into)).await
     }
 
     pub(in crate::driver) fn prepare(
@@ -331,26 +338,32 @@ impl QemuDriver {
         let files = VmFiles::new(memory.to_owned());
         let mut record = files.record().ok_or(DriverError::NotLoaded)?;
         let former = former.and_then(|handle| handle.address);
-        let new = match (&record.shape.network, former) {
+        let before = record.shape.network.clone();
+        let new = match (&before, former) {
             (VmNetwork::None, _) => None,
             (_, None) => Some(self.place(port)?),
             (_, Some(address)) if self.config.bridged => Some(VmNetwork::Tap { address }),
-            (_, Some(address)) => {
+            (before, Some(address)) => {
                 let [_, _, x, y] = address.octets();
                 Some(VmNetwork::User {
                     address: AddressProxy::new(self.clock.clone(), [x, y], port).private,
                     egress: self.config.egress,
-                    elsewhere: None,
+                    // Its memory is what it was.
+                    elsewhere: match before {
+                        VmNetwork::User { elsewhere, .. } => *elsewhere,
+                        VmNetwork::None | VmNetwork::Tap { .. } => None,
+                    },
                 })
             }
         };
         if let Some(mut new) = new {
             let stale = former.is_none() && self.faults.keeps_address();
-            if let VmNetwork::User { elsewhere, .. } = &mut new {
+            record.moved |= network::is_another_inside(&before, &new);
+            match &mut new {
                 // Inside, the user network looks the same for all.
-                *elsewhere = stale.then_some(NOBODY);
-            } else {
-                record.moved = !stale && (record.moved || record.shape.network != new);
+                VmNetwork::User { elsewhere, .. } if stale => *elsewhere = Some(NOBODY),
+                VmNetwork::Tap { .. } if stale => record.moved = false,
+                VmNetwork::User { .. } | VmNetwork::Tap { .. } | VmNetwork::None => {}
             }
             record.shape.network = new;
         }

@@ -6,8 +6,8 @@
 //! own process was killed while it ran) none, and never a half-written one. A VM that is killed
 //! while it falls asleep or wakes sleeps as it did the last time: the memory of that sleep is kept
 //! in `last` until the next one is whole. A sleep that was not on the disk when the machine went
-//! down is not believed: `synced` is there only while it is. Copies share blocks where the file
-//! system can.
+//! down is not believed, in its own place or in `last`: `synced` is there only while it is. Copies
+//! share blocks where the file system can.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -56,6 +56,14 @@ pub(super) struct VmRecord {
     /// The boot of the machine in which it was written; an older control plane wrote none.
     #[serde(default)]
     pub(super) boot_id: String,
+}
+
+// === impl VmRecord ===
+
+impl VmRecord {
+    fn is_of_this_boot(&self) -> bool {
+        self.boot_id.is_empty() || self.boot_id == boot_id()
+    }
 }
 
 // === impl VmFiles ===
@@ -133,6 +141,8 @@ impl VmFiles {
 
     /// Ends the sleep: the VM's memory is about to change.
     pub(super) fn begin_wake(&self) -> io::Result<()> {
+        // A note that it falls asleep, left over by a kill, would be untrue once it runs.
+        self.clear_suspend()?;
         fs::rename(self.0.join(STATE), self.0.join(WAKING))
     }
 
@@ -169,18 +179,24 @@ impl VmFiles {
         self.0.join(SYNCED).exists()
     }
 
-    /// Notes, on the disk, that the memory there will no longer be this sleep's.
+    /// Notes, on the disk, that the memory there will no longer be this sleep's. What becomes of it
+    /// is of this boot of the machine, also when the sleep is of an earlier one.
     pub(super) fn clear_synced(&self) -> io::Result<()> {
-        match fs::remove_file(self.0.join(SYNCED)) {
-            Ok(()) => sync(&self.0),
-            absent => absent_is_fine(absent),
+        if !self.is_synced() {
+            return Ok(());
         }
+        if let Some(record) = self.record().filter(|record| !record.is_of_this_boot()) {
+            // First, so that a kill between the two leaves a sleep that is believed.
+            self.write_record(record)?;
+            sync(&self.0.join(RECORD))?;
+        }
+        absent_is_fine(fs::remove_file(self.0.join(SYNCED)))?;
+        sync(&self.0)
     }
 
     /// Whether its files were written since the machine was started.
     pub(super) fn is_of_this_boot(&self) -> bool {
-        let boot = self.record().map(|record| record.boot_id);
-        boot.is_some_and(|boot| boot.is_empty() || boot == boot_id())
+        self.record().is_some_and(|record| record.is_of_this_boot())
     }
 
     /// Whether they are as they were written: no loss of power came between.
@@ -191,7 +207,8 @@ impl VmFiles {
     /// Keeps this sleep until the next one is whole.
     pub(super) fn keep_last(&self) -> io::Result<()> {
         let last = self.last();
-        if !self.is_asleep() || (last.is_asleep() && last.same_sleep(self)) {
+        let is_kept = last.is_asleep() && last.same_sleep(self) && last.is_of_this_boot();
+        if !self.is_asleep() || is_kept {
             return Ok(());
         }
         self.copy_to(&last)
@@ -215,11 +232,15 @@ impl VmFiles {
         if !is_between || !last.is_asleep() {
             return Ok(false);
         }
-        if last.0.join(RAM).exists() {
-            fs::rename(last.0.join(RECORD), self.0.join(RECORD))?;
-            fs::rename(last.0.join(RAM), self.0.join(RAM))?;
+        // A kill after any of these steps goes on from there.
+        let record = last.record().or_else(|| self.record());
+        if !record.is_some_and(|record| record.is_of_this_boot()) {
+            return Ok(false);
         }
-        // Last, since it is what makes these files a VM; a kill before this goes on from here.
+        for name in [RECORD, RAM] {
+            absent_is_fine(fs::rename(last.0.join(name), self.0.join(name)))?;
+        }
+        // Last, since it is what makes these files a VM.
         fs::rename(last.0.join(STATE), self.0.join(STATE))?;
         // It sleeps, whatever the notes say.
         let _left_behind = self.clear_suspend().and(self.finish_wake());
@@ -237,6 +258,17 @@ impl VmFiles {
         match place {
             Some(place) => replace(&self.0.join(PLACE), place.as_os_str().as_encoded_bytes()),
             None => absent_is_fine(fs::remove_file(self.0.join(PLACE))),
+        }
+    }
+
+    /// Clears the folder where a process that has gone had waited for this VM.
+    pub(super) fn leave_place(&self) {
+        let place = self.place();
+        if place == self.0 {
+            return;
+        }
+        if let Err(error) = remove_folder(&place).and_then(|()| self.set_place(None)) {
+            tracing::warn!(place = %place.display(), %error, "cannot clear a VM's former place");
         }
     }
 
@@ -261,9 +293,10 @@ impl VmFiles {
 
     fn try_copy_with(&self, state: &str, other: &Self) -> io::Result<()> {
         other.begin()?;
-        for name in [RECORD, RAM] {
-            copy(&self.0.join(name), &other.0.join(name))?;
-        }
+        let record = self.record().ok_or(io::ErrorKind::NotFound)?;
+        // Anew, since these files are of this boot of the machine, whatever they are copied from.
+        other.write_record(record)?;
+        copy(&self.0.join(RAM), &other.0.join(RAM))?;
         // Last, since it is what makes the copy a VM.
         copy(&self.0.join(state), &other.0.join(NEW_STATE))?;
         other.finish_suspend()
@@ -333,11 +366,21 @@ mod tests {
     fn sleeper(folder: &Path, memory: &[u8]) -> VmFiles {
         let files = VmFiles::new(folder.join("vm"));
         files.begin().unwrap();
-        for name in [RECORD, RAM, NEW_STATE] {
+        for name in [RAM, NEW_STATE] {
             fs::write(files.folder().join(name), memory).unwrap();
         }
+        date(&files, &boot_id());
         files.finish_suspend().unwrap();
         files
+    }
+
+    /// Gives the VM a record that was written in this boot of the machine.
+    fn date(files: &VmFiles, boot: &str) {
+        let record = format!(
+            "{{\"shape\":{{\"memory_bytes\":1,\"vcpus\":1,\"accelerator\":\"tcg\",\
+             \"network\":\"none\",\"port\":1}},\"ports\":[],\"boot_id\":\"{boot}\"}}"
+        );
+        fs::write(files.folder().join(RECORD), record).unwrap();
     }
 
     fn wake(files: &VmFiles) {
@@ -364,28 +407,65 @@ mod tests {
     fn a_sleep_of_another_boot_is_believed_only_when_it_was_on_the_disk() {
         let dir = tempfile::tempdir().unwrap();
         let files = sleeper(dir.path(), b"one");
-        let write = |boot: &str| {
-            let record = format!(
-                "{{\"shape\":{{\"memory_bytes\":1,\"vcpus\":1,\"accelerator\":\"tcg\",\
-                 \"network\":\"none\",\"port\":1}},\"ports\":[],\"boot_id\":\"{boot}\"}}"
-            );
-            fs::write(files.folder().join(RECORD), record).unwrap();
-        };
         for boot in [boot_id(), String::new()] {
-            write(&boot);
+            date(&files, &boot);
             assert!(files.is_believable(), "{boot}");
         }
-        write("another");
+        date(&files, "another");
         assert!(!files.is_believable());
+        files.clear_synced().unwrap();
+        assert!(!files.is_believable(), "nothing makes it so");
         files.sync().unwrap();
         files.mark_synced().unwrap();
         assert!(files.is_believable());
         let copy = VmFiles::new(dir.path().join("copy"));
         files.copy_to(&copy).unwrap();
         assert!(!copy.is_synced(), "it is not on the disk yet");
-        files.clear_synced().unwrap();
-        files.clear_synced().unwrap();
+        for _ in 0..2 {
+            files.clear_synced().unwrap();
+            assert!(!files.is_synced());
+            assert!(files.is_believable(), "it changes in this boot");
+        }
+        date(&files, "another");
         assert!(!files.is_believable());
+    }
+
+    #[test]
+    fn a_vm_that_breaks_as_it_wakes_after_the_machine_was_started_anew_sleeps_as_it_did_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = sleeper(dir.path(), b"one");
+        files.keep_last().unwrap();
+        files.sync().unwrap();
+        files.mark_synced().unwrap();
+        // The machine goes down: what was kept may be another than it was.
+        for files in [&files, &files.last()] {
+            date(files, "another");
+        }
+        fs::write(files.last().0.join(RAM), b"broken").unwrap();
+        assert!(files.is_believable());
+        fs::write(files.0.join(SUSPENDING), b"").unwrap();
+        assert!(!files.restore_last().unwrap(), "that is not believed");
+        files.keep_last().unwrap();
+        files.clear_synced().unwrap();
+        files.begin_wake().unwrap();
+        assert!(files.is_of_this_boot());
+        fs::write(files.0.join(RAM), b"changed").unwrap();
+        assert!(files.restore_last().unwrap());
+        assert!(files.is_asleep() && files.is_believable());
+        assert_eq!(fs::read(files.0.join(RAM)).unwrap(), b"one");
+    }
+
+    #[test]
+    fn a_vm_that_runs_does_not_fall_back_for_a_note_that_a_kill_has_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = sleeper(dir.path(), b"one");
+        files.keep_last().unwrap();
+        wake(&files);
+        files.begin_suspend().unwrap();
+        // Killed when the state was in its place, and before the note was removed.
+        fs::write(files.state(), b"two").unwrap();
+        wake(&files);
+        assert!(!files.restore_last().unwrap());
     }
 
     #[test]
@@ -420,16 +500,20 @@ mod tests {
 
     #[test]
     fn falling_back_goes_on_where_a_kill_stopped_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let files = sleeper(dir.path(), b"one");
-        files.keep_last().unwrap();
-        wake(&files);
-        files.begin_suspend().unwrap();
-        for name in [RECORD, RAM] {
-            fs::rename(files.last().0.join(name), files.folder().join(name)).unwrap();
+        for steps in 0..=3 {
+            let dir = tempfile::tempdir().unwrap();
+            let files = sleeper(dir.path(), b"one");
+            files.keep_last().unwrap();
+            wake(&files);
+            files.begin_suspend().unwrap();
+            for name in [RECORD, RAM, STATE].into_iter().take(steps) {
+                fs::rename(files.last().0.join(name), files.folder().join(name)).unwrap();
+            }
+            let is_through = files.is_asleep();
+            assert_eq!(files.restore_last().unwrap(), !is_through, "{steps} steps");
+            assert!(files.is_asleep(), "{steps} steps");
+            assert_eq!(fs::read(files.folder().join(RAM)).unwrap(), b"one");
         }
-        assert!(files.restore_last().unwrap());
-        assert!(files.is_asleep());
     }
 
     #[test]

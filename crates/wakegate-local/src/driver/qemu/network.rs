@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use super::bridge::{self, Tap};
+use super::bridge::{self, Tap, mac};
 use super::command::VmNetwork;
 use crate::driver::address_proxy::AddressProxy;
 use crate::driver::error::DriverError;
@@ -86,12 +86,6 @@ impl VmAddress {
     }
 }
 
-/// The network card's address, which follows from the VM's.
-fn mac(address: Ipv4Addr) -> String {
-    let [_, b, c, d] = address.octets();
-    format!("02:00:00:{b:02x}:{c:02x}:{d:02x}")
-}
-
 /// What the agent needs to know of the VM's network.
 pub(super) fn inside(network: &VmNetwork) -> Option<GuestNetwork> {
     match network {
@@ -106,5 +100,34 @@ pub(super) fn inside(network: &VmNetwork) -> Option<GuestNetwork> {
             router: bridge::router().to_string(),
             mac: mac(*address),
         }),
+    }
+}
+
+/// Whether a VM that has learnt one of these networks has to learn the other. Its card's address
+/// alone makes no difference to anybody.
+pub(super) fn is_another_inside(one: &VmNetwork, other: &VmNetwork) -> bool {
+    let place = |network| inside(network).map(|inside| (inside.address, inside.router));
+    place(one) != place(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_learns_its_network_anew_when_it_is_another_from_inside() {
+        let user = |last| VmNetwork::User {
+            address: Ipv4Addr::new(127, 78, 1, last),
+            egress: false,
+            elsewhere: None,
+        };
+        let tap = |last| VmNetwork::Tap {
+            address: Ipv4Addr::new(10, 177, 1, last),
+        };
+        assert!(!is_another_inside(&user(1), &user(2)));
+        assert!(!is_another_inside(&tap(1), &tap(1)));
+        assert!(is_another_inside(&tap(1), &tap(2)));
+        assert!(is_another_inside(&user(1), &tap(1)));
+        assert!(is_another_inside(&tap(1), &user(1)));
     }
 }

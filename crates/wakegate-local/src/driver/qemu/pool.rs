@@ -28,27 +28,17 @@ pub(super) struct Pool {
     tasks: TaskTracker,
 }
 
-/// What a VM and a QEMU that waits for it have in common: what is fixed when a QEMU starts.
+/// What a VM and a QEMU that waits for it have in common: all that is fixed when a QEMU starts.
 #[derive(Debug, Clone, PartialEq)]
-struct WarmPoolKey {
-    memory_bytes: u64,
-    vcpus: u32,
-    has_network: bool,
-}
+struct WarmPoolKey(Vec<String>);
 
 impl WarmPoolKey {
     /// There is none for a VM on a bridge: its QEMU would have to know its device when it starts.
     fn of(shape: &Shape) -> Option<Self> {
-        let has_network = match shape.network {
-            VmNetwork::None => false,
-            VmNetwork::User { .. } => true,
-            VmNetwork::Tap { .. } => return None,
-        };
-        Some(Self {
-            memory_bytes: shape.memory_bytes,
-            vcpus: shape.vcpus,
-            has_network,
-        })
+        match shape.network {
+            VmNetwork::None | VmNetwork::User { .. } => Some(Self(waiting_arguments(shape))),
+            VmNetwork::Tap { .. } => None,
+        }
     }
 }
 
@@ -80,17 +70,18 @@ impl Pool {
 
     /// Starts one for VMs of this shape, unless enough of them wait.
     pub(super) fn fill(self: &Arc<Self>, config: &QemuConfig, shape: &Shape) {
+        self.forget_ended();
         let Some(key) = WarmPoolKey::of(shape).filter(|key| !self.is_full(&self.ready(), key))
         else {
             return;
         };
-        let (pool, config, shape) = (Arc::clone(self), config.clone(), shape.clone());
+        let (pool, config) = (Arc::clone(self), config.clone());
         self.tasks.spawn(async move {
             let folder = pool.folder.join(format!("{:016x}", fastrand::u64(..)));
             let folder_result = std::fs::create_dir_all(&folder).map_err(DriverError::Files);
             let started = async {
                 folder_result?;
-                let (arguments, log) = (waiting_arguments(&shape), folder.join("vmm.log"));
+                let (arguments, log) = (key.0.clone(), folder.join("vmm.log"));
                 let noted = |_| Ok(());
                 QemuProcess::spawn(&config, &folder, &log, arguments, &noted, &pool.tasks).await
             };
@@ -102,6 +93,17 @@ impl Pool {
                 }
             }
         });
+    }
+
+    /// Forgets those that did not wait until they were needed.
+    fn forget_ended(&self) {
+        let ended =
+            |(_, process): &mut (WarmPoolKey, Arc<QemuProcess>)| process.ended.is_cancelled();
+        let ended: Vec<_> = self.ready().extract_if(.., ended).collect();
+        for (_, process) in ended {
+            tracing::warn!(folder = %process.folder.display(), "a QEMU that waited has ended");
+            let _left_behind = std::fs::remove_dir_all(&process.folder);
+        }
     }
 
     /// Puts a QEMU among those that wait; two may have been started for the last place.
@@ -195,8 +197,7 @@ pub(super) async fn become_vm(
         return Ok(());
     };
     for port in ports {
-        let line = format!("hostfwd_add network {}", forward(address, *port, elsewhere));
-        qmp.monitor(&line).await?;
+        qmp.forward(&forward(address, *port, elsewhere)).await?;
     }
     Ok(())
 }
@@ -211,4 +212,57 @@ pub(super) async fn move_console(process: &QemuProcess, folder: &Path) -> Result
         .execute("chardev-change", change)
         .await
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::super::command::Accelerator;
+    use super::*;
+
+    #[test]
+    fn a_qemu_that_waits_is_for_vms_alone_that_would_start_it_in_the_same_way() {
+        let shape = |last, egress, accelerator| Shape {
+            memory_bytes: 256 << 20,
+            vcpus: 1,
+            accelerator,
+            network: VmNetwork::User {
+                address: Ipv4Addr::new(127, 78, 1, last),
+                egress,
+                elsewhere: None,
+            },
+            port: 8080,
+        };
+        let one = shape(1, false, Accelerator::Tcg);
+        let key = WarmPoolKey::of(&one).unwrap();
+        let same = shape(2, false, Accelerator::Tcg);
+        assert_eq!(WarmPoolKey::of(&same), Some(key.clone()));
+        for other in [
+            shape(1, true, Accelerator::Tcg),
+            shape(1, false, Accelerator::Kvm),
+            Shape {
+                vcpus: 2,
+                ..one.clone()
+            },
+            Shape {
+                memory_bytes: 512 << 20,
+                ..one.clone()
+            },
+            Shape {
+                network: VmNetwork::None,
+                ..one.clone()
+            },
+        ] {
+            assert_ne!(WarmPoolKey::of(&other), Some(key.clone()), "{other:?}");
+        }
+        let bridged = VmNetwork::Tap {
+            address: Ipv4Addr::new(10, 177, 1, 1),
+        };
+        let bridged = Shape {
+            network: bridged,
+            ..one
+        };
+        assert_eq!(WarmPoolKey::of(&bridged), None);
+    }
 }

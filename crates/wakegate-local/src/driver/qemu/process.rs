@@ -1,8 +1,9 @@
 //! One QEMU: its process and the connections to it.
 //!
 //! Guarantees: it outlives the control plane, in a session of its own; whoever waits for its end
-//! hears of it, also when it was started by an earlier control plane; a state is moved in and out
-//! of it through sockets, so that no shell reads a path.
+//! hears of it, also when it was started by an earlier control plane, and waits at no cost; one that
+//! does not answer is not waited for without end; a state is moved in and out of it through sockets,
+//! so that no shell reads a path.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -17,7 +18,7 @@ use serde_json::json;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,7 +26,9 @@ use super::agent::AgentConnection;
 use super::config::QemuConfig;
 use super::qmp::Qmp;
 use super::socket::{connect, listen};
+use crate::driver::end_of_process::RunningProcess;
 use crate::driver::error::{DriverError, QmpError};
+use crate::driver::procfs::ProcessStat;
 use crate::driver::remnants::MARK;
 
 /// The pause between two looks at a migration; most take a few milliseconds.
@@ -34,7 +37,10 @@ const LOOK: Duration = Duration::from_micros(500);
 const MIGRATION: Duration = Duration::from_secs(20);
 /// How long a QEMU may take to end when it is asked to.
 const END: Duration = Duration::from_secs(5);
-const LOOK_AT_ADOPTED: Duration = Duration::from_millis(20);
+/// The longest that a new QEMU may take until it answers.
+const BEGINNING: Duration = Duration::from_secs(60);
+/// The same of one that is there already.
+const TAKING_OVER: Duration = Duration::from_secs(10);
 /// The file that has the process id; QEMU writes the same there.
 const PID_FILE: &str = "qemu.pid";
 const OUTGOING: &str = "outgoing.sock";
@@ -51,8 +57,10 @@ pub(super) struct QemuProcess {
     pub(super) folder: PathBuf,
     pub(super) qmp: Arc<Qmp>,
     pub(super) agent: AgentConnection,
-    /// Whether we are ending it.
+    /// Whether its end is ours to judge: we end it, or look whether it has broken.
     pub(super) expected: AtomicBool,
+    /// Whether somebody tells of its end.
+    is_told: AtomicBool,
     pub(super) ended: CancellationToken,
 }
 
@@ -120,7 +128,7 @@ impl QemuProcess {
             let _how = child.wait().await;
         });
         let alive = || !ended.is_cancelled();
-        let connected = Self::connect(pid, folder, &ended, &alive, tasks).await;
+        let connected = Self::connect(pid, folder, &ended, (&alive, BEGINNING), tasks).await;
         if connected.is_err() {
             kill(pid, &ended).await;
         }
@@ -129,55 +137,77 @@ impl QemuProcess {
 
     /// Connects to the QEMU that an earlier control plane has started in `folder`.
     pub(super) async fn find(
-        pid: i32,
+        number: i32,
         folder: &Path,
         tasks: &TaskTracker,
     ) -> Result<Arc<Self>, DriverError> {
-        let place = folder.to_owned();
-        let here = pid;
-        let pid = Pid::from_raw(pid).ok_or(DriverError::Gone)?;
+        let pid = Pid::from_raw(number).ok_or(DriverError::Gone)?;
+        let stat = ProcessStat::read(number).ok_or(DriverError::Gone)?;
+        let running = RunningProcess::find(pid, stat.start_ticks);
+        let (running, _) = running.ok_or(DriverError::Gone)?;
         let ended = CancellationToken::new();
-        let alive = || alive_in(folder) == Some(here);
-        let process = Self::connect(pid, folder, &ended, &alive, tasks).await?;
-        let mut status = process.agent.status();
+        // Looked at again now that its number cannot be a later process'.
+        let alive = || alive_in(folder) == Some(number);
+        if !alive() {
+            return Err(DriverError::Gone);
+        }
+        let process = Self::connect(pid, folder, &ended, (&alive, TAKING_OVER), tasks).await?;
         let ends = ended.drop_guard();
         tasks.spawn(async move {
             let _ends = ends;
-            // It hangs up when it ends, and has gone a moment later.
-            while status.changed().await.is_ok() {}
-            while alive_in(&place) == Some(here) {
-                sleep(LOOK_AT_ADOPTED).await;
-            }
+            running.ended().await;
         });
         Ok(process)
     }
 
+    /// Connects to a QEMU, for as long as it is `alive`, and no longer than its patience.
     async fn connect(
         pid: Pid,
         folder: &Path,
         ended: &CancellationToken,
-        alive: &(impl Fn() -> bool + Sync),
+        (alive, patience): (&(impl Fn() -> bool + Sync), Duration),
         tasks: &TaskTracker,
     ) -> Result<Arc<Self>, DriverError> {
-        let qmp = Qmp::connect(folder, alive, tasks).await?;
-        let agent = AgentConnection::connect(folder, alive, tasks).await;
-        let agent = agent.map_err(QmpError::Connect)?;
+        let connected = async {
+            let qmp = Qmp::connect(folder, alive, tasks).await?;
+            let agent = AgentConnection::connect(folder, alive, tasks).await;
+            Ok::<_, QmpError>((qmp, agent.map_err(QmpError::Connect)?))
+        };
+        let connected = timeout(patience, connected).await;
+        let (qmp, agent) = connected.unwrap_or(Err(QmpError::TimedOut("connect")))?;
         Ok(Arc::new(Self {
             pid,
             folder: folder.to_owned(),
             qmp,
             agent,
             expected: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
             ended: ended.clone(),
         }))
+    }
+
+    /// Whether nobody tells of its end yet; whoever hears so does.
+    pub(super) fn tell_end(&self) -> bool {
+        !self.is_told.swap(true, Ordering::AcqRel)
     }
 
     pub(super) async fn pause(&self) -> Result<(), QmpError> {
         self.qmp.execute("stop", json!(null)).await.map(drop)
     }
 
+    /// Lets a VM that stands still go on. QEMU refuses that while it is not through with saving it,
+    /// also for a moment after it has said how that ended; this is waited for.
     pub(super) async fn resume(&self) -> Result<(), QmpError> {
-        self.qmp.execute("cont", json!(null)).await.map(drop)
+        let end = Instant::now() + MIGRATION;
+        loop {
+            let resumed = self.qmp.execute("cont", json!(null)).await;
+            let is_refused = matches!(resumed, Err(QmpError::Refused { .. }));
+            if !is_refused || Instant::now() >= end || self.qmp.status().await? != "finish-migrate"
+            {
+                return resumed.map(drop);
+            }
+            sleep(LOOK).await;
+        }
     }
 
     /// Memory is in its file already, so it is not moved; on both sides, or the sides do not
@@ -193,7 +223,8 @@ impl QemuProcess {
     pub(super) async fn save(&self, into: &Path) -> Result<(), DriverError> {
         self.leave_memory().await?;
         let listener = listen(&self.folder, OUTGOING).map_err(DriverError::Files)?;
-        let moved = async {
+        // Both ends of it are closed when this has ended, so that QEMU's saving ends, too.
+        let moved = async move {
             let target = json!({ "uri": format!("unix:{OUTGOING}") });
             self.qmp.execute("migrate", target).await?;
             let (mut state, _) = listener.accept().await.map_err(DriverError::Files)?;
@@ -203,11 +234,21 @@ impl QemuProcess {
             self.settled().await
         };
         let saved = timeout(MIGRATION, moved).await;
-        saved.unwrap_or(Err(DriverError::NotSaved))
+        let saved = saved.unwrap_or(Err(DriverError::NotSaved));
+        if saved.is_err() {
+            // One that goes on before that would be stopped again, and nobody would hear of it.
+            self.settled_anyhow().await;
+        }
+        saved
     }
 
-    /// Waits until a migration that goes out has ended.
-    pub(super) async fn settled(&self) -> Result<(), DriverError> {
+    /// Waits until a migration that goes out has ended, whatever becomes of it.
+    pub(super) async fn settled_anyhow(&self) {
+        let _failed = timeout(MIGRATION, self.settled()).await;
+    }
+
+    /// Waits until a migration that goes out has ended well.
+    async fn settled(&self) -> Result<(), DriverError> {
         loop {
             match self.qmp.migration().await?.as_str() {
                 "completed" => return Ok(()),
@@ -280,5 +321,115 @@ pub(super) async fn kill_in(folder: &Path) {
             let _gone = kill_process(pid, Signal::KILL);
         }
         sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command as StdCommand};
+
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// A process that is taken for a QEMU of an earlier control plane.
+    struct Stranger {
+        folder: tempfile::TempDir,
+        child: Child,
+        tasks: TaskTracker,
+    }
+
+    impl Stranger {
+        fn start() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let mut sleep = StdCommand::new("sleep");
+            let child = sleep.arg("600").current_dir(folder.path()).spawn().unwrap();
+            std::fs::write(folder.path().join(PID_FILE), child.id().to_string()).unwrap();
+            let tasks = TaskTracker::new();
+            Self {
+                folder,
+                child,
+                tasks,
+            }
+        }
+
+        /// Answers each command with the next of these, and with nothing special after them.
+        fn answer(&self, mut answers: std::vec::IntoIter<&'static str>) {
+            let listen = |name: &str| UnixListener::bind(self.folder.path().join(name)).unwrap();
+            let (control, agent) = (listen("qmp.sock"), listen("agent.sock"));
+            self.tasks.spawn(async move {
+                let (stream, _) = control.accept().await.unwrap();
+                let _agent = agent.accept().await.unwrap();
+                let (reader, mut writer) = stream.into_split();
+                let mut lines = BufReader::new(reader).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let command: serde_json::Value = serde_json::from_str(&line).unwrap();
+                    let id = &command["id"];
+                    let answer = match command["execute"].as_str().unwrap() {
+                        "qmp_capabilities" => "\"return\": {}",
+                        _ => answers.next().unwrap_or("\"return\": {}"),
+                    };
+                    let text = format!("{{{answer}, \"id\": {id}}}\n");
+                    writer.write_all(text.as_bytes()).await.unwrap();
+                }
+            });
+        }
+
+        async fn find(&self) -> Result<Arc<QemuProcess>, DriverError> {
+            let number = i32::try_from(self.child.id()).unwrap();
+            QemuProcess::find(number, self.folder.path(), &self.tasks).await
+        }
+    }
+
+    impl Drop for Stranger {
+        fn drop(&mut self) {
+            self.child.kill().unwrap();
+            self.child.wait().unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_there_and_does_not_listen_is_not_waited_for_without_end() {
+        let stranger = Stranger::start();
+        let found = stranger.find().await;
+        assert!(
+            matches!(found, Err(DriverError::Qmp(QmpError::TimedOut(_)))),
+            "{found:?}"
+        );
+        let mut elsewhere = Stranger::start();
+        elsewhere.folder = tempfile::tempdir().unwrap();
+        let found = elsewhere.find().await;
+        assert!(matches!(found, Err(DriverError::Gone)), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_one_that_was_taken_over_is_heard() {
+        let mut stranger = Stranger::start();
+        stranger.answer(Vec::new().into_iter());
+        let process = stranger.find().await.unwrap();
+        assert!(!process.ended.is_cancelled());
+        stranger.child.kill().unwrap();
+        // Also before anybody has reaped it.
+        process.ended.cancelled().await;
+        assert!(matches!(stranger.find().await, Err(DriverError::Gone)));
+    }
+
+    #[tokio::test]
+    async fn a_vm_whose_saving_is_not_over_yet_is_let_go_on_when_it_is() {
+        let early = "\"error\": {\"desc\": \"Migration is not finalized yet\"}";
+        let saving = "\"return\": {\"status\": \"finish-migrate\"}";
+        let stranger = Stranger::start();
+        stranger.answer(vec![early, saving, early, saving].into_iter());
+        let process = stranger.find().await.unwrap();
+        process.resume().await.unwrap();
+
+        // One that cannot go on for another reason is not asked for ever.
+        let broken = "\"return\": {\"status\": \"internal-error\"}";
+        let stranger = Stranger::start();
+        stranger.answer(vec![early, broken].into_iter());
+        let process = stranger.find().await.unwrap();
+        let refused = process.resume().await;
+        assert!(matches!(refused, Err(QmpError::Refused { .. })));
     }
 }

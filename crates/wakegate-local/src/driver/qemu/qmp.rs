@@ -3,6 +3,7 @@
 //! Guarantees: one command at a time, each answered or failed; an answer never goes to another
 //! command, also when whoever asked has left.
 
+use std::net::SocketAddrV4;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,8 @@ use crate::driver::error::QmpError;
 
 /// The longest that a command may take; all are answered at once by a QEMU that is well.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+const MONITOR: &str = "human-monitor-command";
 
 /// The control of one QEMU.
 #[derive(Debug)]
@@ -109,16 +112,33 @@ impl Qmp {
             .unwrap_or(Err(QmpError::TimedOut(command)))
     }
 
-    /// Runs one command of the human monitor, whose only answer is a complaint.
-    pub(super) async fn monitor(&self, line: &str) -> Result<(), QmpError> {
-        let command = "human-monitor-command";
-        let answer = self.execute(command, json!({ "command-line": line }));
-        match answer.await?.as_str().map(str::trim) {
-            None | Some("") => Ok(()),
-            Some(complaint) => Err(QmpError::Refused {
-                command,
-                reason: complaint.to_owned(),
-            }),
+    /// Runs one command of the human monitor, and returns what it says.
+    pub(super) async fn monitor(&self, line: &str) -> Result<String, QmpError> {
+        let command = json!({ "command-line": line });
+        let answer = self.execute(MONITOR, command).await?;
+        Ok(answer.as_str().unwrap_or_default().trim().to_owned())
+    }
+
+    /// Forwards a port, as a rule of the user network says.
+    pub(super) async fn forward(&self, rule: &str) -> Result<(), QmpError> {
+        // Its only answer is a complaint.
+        match self
+            .monitor(&format!("hostfwd_add network {rule}"))
+            .await?
+            .as_str()
+        {
+            "" => Ok(()),
+            complaint => Err(refused(complaint)),
+        }
+    }
+
+    /// Forwards a port of this address no more, if it ever did.
+    pub(super) async fn forward_no_more(&self, from: SocketAddrV4) -> Result<(), QmpError> {
+        // It always says something.
+        let line = format!("hostfwd_remove network tcp:{from}");
+        match self.monitor(&line).await? {
+            done if done.ends_with("removed") || done.ends_with("not found") => Ok(()),
+            complaint => Err(refused(&complaint)),
         }
     }
 
@@ -132,6 +152,13 @@ impl Qmp {
     pub(super) async fn migration(&self) -> Result<String, QmpError> {
         let answer = self.execute("query-migrate", Value::Null).await?;
         Ok(word(&answer, "status"))
+    }
+}
+
+fn refused(complaint: &str) -> QmpError {
+    QmpError::Refused {
+        command: MONITOR,
+        reason: complaint.to_owned(),
     }
 }
 
@@ -185,6 +212,32 @@ mod tests {
         );
         assert_eq!(qmp.status().await.unwrap(), "running");
         assert!(matches!(qmp.status().await, Err(QmpError::Gone)));
+    }
+
+    #[tokio::test]
+    async fn a_ports_forwarding_ends_when_the_monitor_says_that_it_is_removed_or_was_not_there() {
+        let (folder, tasks) = (tempfile::tempdir().unwrap(), TaskTracker::new());
+        let said = |text: &str| format!("{{\"return\": \"{text}\\r\\n\", \"id\": $id}}\n");
+        let rule = "host forwarding rule for tcp:127.78.1.2:80";
+        let answers = [
+            "{\"return\": {}, \"id\": $id}\n".to_owned(),
+            said("Could not set up host forwarding rule 'tcp:127.78.1.2:80-:80'"),
+            said(&format!("{rule} removed")),
+            said(""),
+            said(&format!("{rule} not found")),
+            said("unknown command"),
+        ];
+        let answers: &[&str] = answers.map(|answer| &*answer.leak()).to_vec().leak();
+        pretend(folder.path(), &tasks, answers);
+        let qmp = Qmp::connect(folder.path(), || true, &tasks).await.unwrap();
+        let from = "127.78.1.2:80".parse().unwrap();
+        let busy = qmp.forward("tcp:127.78.1.2:80-:80").await;
+        assert!(matches!(busy, Err(QmpError::Refused { .. })));
+        qmp.forward_no_more(from).await.unwrap();
+        qmp.forward("tcp:127.78.1.2:80-:80").await.unwrap();
+        qmp.forward_no_more(from).await.unwrap();
+        let strange = qmp.forward_no_more(from).await;
+        assert!(matches!(strange, Err(QmpError::Refused { .. })));
     }
 
     #[tokio::test]

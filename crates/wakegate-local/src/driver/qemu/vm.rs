@@ -4,6 +4,7 @@
 //! beside it; a sleep or a wake that fails leaves the VM as it was, or as it last slept when its
 //! process broke.
 
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub(super) struct Vm {
     tasks: TaskTracker,
     /// A lock that is held while its files are copied.
     copying: Arc<tokio::sync::Mutex<()>>,
+    /// A lock that is held while its record is written.
+    writing: Mutex<()>,
     /// The number of sleeps that have begun or ended.
     sleeps: AtomicU64,
 }
@@ -69,6 +72,7 @@ impl Vm {
             process: Mutex::default(),
             tasks,
             copying: Arc::default(),
+            writing: Mutex::default(),
             sleeps: AtomicU64::new(0),
         }
     }
@@ -89,6 +93,7 @@ impl Vm {
 
     /// Writes down what is needed to run the VM again.
     pub(super) fn remember(&self) -> std::io::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.files.write_record(VmRecord {
             shape: self.shape.clone(),
             ports: self.ports(),
@@ -100,13 +105,19 @@ impl Vm {
     /// Keeps a sleep for later, in the background: beside, for the case that the next one breaks,
     /// and on the disk, for the case that the machine does.
     pub(super) fn keep(self: &Arc<Self>) {
-        let Ok(copying) = Arc::clone(&self.copying).try_lock_owned() else {
-            return;
-        };
+        // At once, where that can be, so that whoever wakes it waits for the copy.
+        let copying = Arc::clone(&self.copying).try_lock_owned();
         let (vm, sleeps) = (Arc::clone(self), self.sleeps.load(Ordering::Acquire));
         self.tasks.spawn(async move {
+            let copying = match copying {
+                Ok(copying) => copying,
+                Err(_) => Arc::clone(&vm.copying).lock_owned().await,
+            };
+            if vm.sleeps.load(Ordering::Acquire) != sleeps {
+                return;
+            }
             let files = vm.files.clone();
-            let kept = blocking(&vm.tasks, move || files.keep_last()).await;
+            let kept = on_disk(&vm.tasks, move || files.keep_last()).await;
             drop(copying);
             if let Err(error) = kept {
                 let folder = vm.files.folder().display();
@@ -125,7 +136,7 @@ impl Vm {
             return;
         }
         let files = self.files.clone();
-        let mut synced = blocking(&self.tasks, move || files.sync()).await;
+        let mut synced = on_disk(&self.tasks, move || files.sync()).await;
         // Nobody wakes it in the middle of this.
         let _copying = self.copying.lock().await;
         if is_over() {
@@ -133,7 +144,7 @@ impl Vm {
         }
         if synced.is_ok() {
             let files = self.files.clone();
-            synced = blocking(&self.tasks, move || files.mark_synced()).await;
+            synced = on_disk(&self.tasks, move || files.mark_synced()).await;
         }
         if let Err(error) = synced {
             let folder = self.files.folder().display();
@@ -155,13 +166,15 @@ impl Vm {
     ) -> Result<Arc<QemuProcess>, DriverError> {
         let folder = self.files.folder();
         self.files.set_place(None).map_err(DriverError::Files)?;
-        if let Some(address) = &self.address {
-            address.prepare().await?;
-        }
-        let arguments = arguments(&self.shape, source, &self.ports());
-        let log = folder.join("../vmm.log");
-        let process = QemuProcess::spawn(config, folder, &log, arguments, commit, &self.tasks);
-        let process = process.await;
+        let started = async {
+            if let Some(address) = &self.address {
+                address.prepare().await?;
+            }
+            let arguments = arguments(&self.shape, source, &self.ports());
+            let log = folder.join("../vmm.log");
+            QemuProcess::spawn(config, folder, &log, arguments, commit, &self.tasks).await
+        };
+        let process = started.await;
         if let (Err(_), Some(address)) = (&process, &self.address) {
             address.leave().await;
         }
@@ -187,11 +200,30 @@ impl Vm {
         Some(process)
     }
 
+    /// The process of a VM that runs, whose end is ours to judge from here on: whether it broke
+    /// between running and sleep. One that has ended already did so while it ran.
+    fn claim(&self) -> Result<Arc<QemuProcess>, DriverError> {
+        let process = self.process();
+        let process = process.filter(|process| !process.ended.is_cancelled());
+        let process = process.ok_or(DriverError::Gone)?;
+        process.expected.store(true, Ordering::Release);
+        Ok(process)
+    }
+
+    /// Takes [`Self::claim`] back: whoever watches the process tells of its end again. An error when
+    /// it has ended meanwhile and its watcher had looked away.
+    async fn give_back(&self, process: &QemuProcess) -> Result<(), DriverError> {
+        process.expected.store(false, Ordering::Release);
+        if process.ended.is_cancelled() && process.tell_end() {
+            self.gone(process).await;
+            return Err(DriverError::Broke);
+        }
+        Ok(())
+    }
+
     /// Saves the VM's state and ends its process.
     pub(super) async fn suspend(&self) -> Result<(), DriverError> {
-        let process = self.process().ok_or(DriverError::Gone)?;
-        // From here on its end is ours to judge.
-        process.expected.store(true, Ordering::Release);
+        let process = self.claim()?;
         let saved = async {
             self.files.begin_suspend().map_err(DriverError::Files)?;
             process.pause().await?;
@@ -219,13 +251,18 @@ impl Vm {
     /// not, and its memory is of no use.
     async fn go_on(&self, process: &QemuProcess) -> Result<(), DriverError> {
         if process.resume().await.is_err() {
-            return Err(self.fall_back(process).await);
+            process.kill().await;
+            // A VM whose program has ended did not break; its watcher tells that.
+            return Err(match process.agent.last_words().await.exit {
+                Some(_) => DriverError::Gone,
+                None => self.fall_back(process).await,
+            });
         }
         if let Err(error) = self.files.clear_suspend() {
             let folder = self.files.folder().display();
             tracing::warn!(%folder, %error, "a VM's files say that it falls asleep");
         }
-        process.expected.store(false, Ordering::Release);
+        self.give_back(process).await?;
         if let Some(address) = &self.address {
             address.open();
         }
@@ -263,16 +300,16 @@ impl Vm {
     pub(super) async fn copy_to(&self, other: VmFiles) -> Result<(), DriverError> {
         let _copying = self.copying.lock().await;
         let files = self.files.clone();
-        let Some(process) = self.process() else {
-            return blocking(&self.tasks, move || files.copy_to(&other)).await;
-        };
+        if self.process().is_none() {
+            return on_disk(&self.tasks, move || files.copy_to(&other)).await;
+        }
         self.remember().map_err(DriverError::Files)?;
-        process.expected.store(true, Ordering::Release);
+        let process = self.claim()?;
         let copied = async {
             self.files.begin_suspend().map_err(DriverError::Files)?;
             process.pause().await?;
             process.save(&self.files.new_state()).await?;
-            blocking(&self.tasks, move || files.copy_paused_to(&other)).await
+            on_disk(&self.tasks, move || files.copy_paused_to(&other)).await
         };
         let copied = copied.await;
         self.go_on(&process).await?;
@@ -290,7 +327,7 @@ impl Vm {
         let _copying = self.copying.lock().await;
         self.sleeps.fetch_add(1, Ordering::AcqRel);
         let files = self.files.clone();
-        blocking(&self.tasks, move || files.remove()).await
+        on_disk(&self.tasks, move || files.remove()).await
     }
 
     /// Ends the process of a VM whose state is saved or not wanted.
@@ -328,6 +365,7 @@ impl Vm {
         }
         // What cannot be removed is only a little disk space.
         let _left_behind = std::fs::remove_dir_all(&process.folder);
+        let _left_behind = self.files.set_place(None);
     }
 
     /// Runs the VM again from its saved state.
@@ -340,23 +378,27 @@ impl Vm {
         if !self.files.is_asleep() {
             return Err(self.sleep_as_before());
         }
-        // Its memory is about to change.
-        drop(self.copying.lock().await);
-        self.sleeps.fetch_add(1, Ordering::AcqRel);
-        self.files.reserve(self.shape.memory_bytes)?;
-        let files = self.files.clone();
+        {
+            // Its memory is about to change.
+            let _copying = self.copying.lock().await;
+            self.sleeps.fetch_add(1, Ordering::AcqRel);
+        }
+        let (files, bytes) = (self.files.clone(), self.shape.memory_bytes);
         // Beside the start of QEMU, since it waits for the disk.
-        let unsynced = blocking(&self.tasks, move || files.clear_synced());
+        let ready = blocking(&self.tasks, move || {
+            files.reserve(bytes)?;
+            files.clear_synced().map_err(DriverError::Files)
+        });
         let started = async {
             match self.adopt(pool).await {
                 Some(process) => Ok(process),
                 None => self.spawn(config, &BootSource::Restore, &|_| Ok(())).await,
             }
         };
-        let (unsynced, started) = tokio::join!(unsynced, started);
+        let (ready, started) = tokio::join!(ready, started);
         let process = started?;
         let loaded = async {
-            unsynced?;
+            ready?;
             process.load(&self.files.state()).await?;
             // From here on the memory changes, so the state is worth nothing.
             self.files.begin_wake().map_err(DriverError::Files)
@@ -382,13 +424,8 @@ impl Vm {
         // Only now: the guest would be late by all that came before.
         let now = i64::try_from(clock.now().as_nanosecond()).unwrap_or(i64::MAX);
         process.agent.order(Order::Clock(now));
-        let mut noted = self.files.finish_wake();
-        let moved = self.moved.swap(false, Ordering::AcqRel);
-        if let (true, Some(network)) = (moved, network::inside(&self.shape.network)) {
-            process.agent.order(Order::Network(network));
-            noted = noted.and_then(|()| self.remember());
-        }
-        if let Err(error) = noted {
+        let noted = self.files.finish_wake();
+        if let Err(error) = noted.and(self.introduce(&process)) {
             let folder = self.files.folder().display();
             tracing::warn!(%folder, %error, "a VM's files do not say that it has woken");
         }
@@ -396,6 +433,18 @@ impl Vm {
             address.open();
         }
         Ok(process)
+    }
+
+    /// Tells a VM that has moved where it is.
+    pub(super) fn introduce(&self, process: &QemuProcess) -> std::io::Result<()> {
+        let moved = self.moved.swap(false, Ordering::AcqRel);
+        match network::inside(&self.shape.network).filter(|_| moved) {
+            Some(network) => {
+                process.agent.order(Order::Network(network));
+                self.remember()
+            }
+            None => Ok(()),
+        }
     }
 
     /// Opens and closes ports as the VM's program does.
@@ -409,16 +458,16 @@ impl Vm {
         let before = self.ports();
         let mut open = before.clone();
         for port in status.ports.difference(&before) {
-            let line = format!("hostfwd_add network {}", forward(address, *port, elsewhere));
-            match process.qmp.monitor(&line).await {
+            match open_port(process, (address, *port), elsewhere).await {
                 Ok(()) => drop(open.insert(*port)),
                 Err(error) => tracing::warn!(%address, port, %error, "cannot open a VM's port"),
             }
         }
         for port in before.difference(&status.ports) {
-            let line = format!("hostfwd_remove network tcp:{address}:{port}");
-            if process.qmp.monitor(&line).await.is_ok() {
-                open.remove(port);
+            let from = SocketAddrV4::new(address, *port);
+            match process.qmp.forward_no_more(from).await {
+                Ok(()) => drop(open.remove(port)),
+                Err(error) => tracing::debug!(%from, %error, "cannot close a VM's port"),
             }
         }
         if let Some(address) = &self.address {
@@ -433,14 +482,39 @@ impl Vm {
     }
 }
 
+/// Lets QEMU listen for a port of its VM.
+async fn open_port(
+    process: &QemuProcess,
+    (address, port): (Ipv4Addr, u16),
+    elsewhere: Option<Ipv4Addr>,
+) -> Result<(), QmpError> {
+    let rule = forward(address, port, elsewhere);
+    match process.qmp.forward(&rule).await {
+        Err(QmpError::Refused { .. }) => {
+            // A control plane that was killed may have opened it and not written that down.
+            let from = SocketAddrV4::new(address, port);
+            process.qmp.forward_no_more(from).await?;
+            process.qmp.forward(&rule).await
+        }
+        result => result,
+    }
+}
+
 /// Runs what blocks beside the workers.
 pub(super) async fn blocking<F>(tasks: &TaskTracker, work: F) -> Result<(), DriverError>
 where
-    F: FnOnce() -> std::io::Result<()> + Send + 'static,
+    F: FnOnce() -> Result<(), DriverError> + Send + 'static,
 {
     let done = tasks.spawn_blocking(work).await;
     done.map_err(|_| DriverError::Gone)?
-        .map_err(DriverError::Files)
+}
+
+/// The same for what is done to files.
+pub(super) async fn on_disk<F>(tasks: &TaskTracker, work: F) -> Result<(), DriverError>
+where
+    F: FnOnce() -> std::io::Result<()> + Send + 'static,
+{
+    blocking(tasks, || work().map_err(DriverError::Files)).await
 }
 
 /// The event of a VM that ended by itself.
