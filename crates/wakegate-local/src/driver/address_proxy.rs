@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
@@ -29,6 +30,9 @@ use tokio_util::task::TaskTracker;
 use super::address_range::{HeldAddress, Low, public_and_private};
 use super::traffic::{CountedConnection, Traffic};
 use crate::clock::Clock;
+
+/// The most that is copied at once.
+const PART: usize = 8 * 1024;
 
 /// Where each public port leads.
 pub(super) type Targets = BTreeMap<u16, SocketAddr>;
@@ -344,9 +348,56 @@ impl AddressProxy {
         let server = server.inspect_err(|_| self.refused.notify_one())?;
         // Small answers must not wait for more; a socket that cannot do this still works.
         let _slower = (client.get_ref().set_nodelay(true), server.set_nodelay(true));
-        let mut server = inspected(server, &self.traffic.sent);
-        let copied = tokio::io::copy_bidirectional(client, &mut server).await;
-        copied.map(drop)
+        let server = inspected(server, &self.traffic.sent);
+        let (from_client, to_client) = tokio::io::split(client);
+        let (from_server, to_server) = tokio::io::split(server);
+        let mut sending = pin!(pass(from_client, to_server));
+        let mut answering = pin!(pass(from_server, to_client));
+        tokio::select! {
+            answered = &mut answering => {
+                answered?;
+                Ok(sending.await?)
+            }
+            sent = &mut sending => match sent {
+                Ok(()) => Ok(answering.await?),
+                Err(Broken::From(error)) => Err(error),
+                Err(Broken::To(error)) => {
+                    // What the program has said before it closed is heard all the same.
+                    answering.await?;
+                    Err(error)
+                }
+            },
+        }
+    }
+}
+
+/// Which end of a direction broke.
+enum Broken {
+    From(io::Error),
+    To(io::Error),
+}
+
+impl From<Broken> for io::Error {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::From(error) | Broken::To(error) => error,
+        }
+    }
+}
+
+/// Copies one way until its end, which it hands on, too.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+) -> Result<(), Broken> {
+    let mut room = vec![0; PART];
+    loop {
+        let count = from.read(&mut room).await.map_err(Broken::From)?;
+        if count == 0 {
+            return to.shutdown().await.map_err(Broken::To);
+        }
+        let part = room.get(..count).unwrap_or_default();
+        to.write_all(part).await.map_err(Broken::To)?;
     }
 }
 
@@ -366,8 +417,6 @@ fn inspected(stream: TcpStream, count: &AtomicU64) -> InspectReader<TcpStream, i
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
     use super::*;
 
     /// An address before an application of the test's own.
@@ -415,6 +464,23 @@ mod tests {
         connect(&proxy, &application).await;
         proxy.follow(Targets::new());
         assert!(refuses(&proxy).await, "it leads nowhere");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_says_before_it_closes_is_heard_by_whoever_still_sends() {
+        let (proxy, application) = address().await;
+        proxy.open();
+        let (mut client, mut server) = connect(&proxy, &application).await;
+        client.write_all(b"one").await.unwrap();
+        server.readable().await.unwrap();
+        // It has not read everything, so that its close is a reset.
+        server.write_all(b"no more").await.unwrap();
+        drop(server);
+        client.write_all(b"two").await.unwrap();
+        let mut read = [0; 7];
+        client.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"no more");
+        assert!(client.read(&mut read).await.is_err(), "and then the reset");
     }
 
     #[tokio::test]
