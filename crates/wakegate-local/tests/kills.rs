@@ -22,6 +22,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_wakegate-local");
 /// A control plane that is a process of its own.
 struct Plane {
     process: Child,
+    state: PathBuf,
     url: String,
     http: reqwest::Client,
 }
@@ -61,7 +62,13 @@ impl Plane {
             .unwrap();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let url = format!("http://{address}");
-        let plane = Self { process, url, http };
+        let state = state.to_owned();
+        let plane = Self {
+            process,
+            state,
+            url,
+            http,
+        };
         eventually("it serves", async || {
             plane.try_get("/health").await.is_some()
         })
@@ -126,6 +133,20 @@ impl Plane {
 
     fn wait(mut self) {
         assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        // It may have ended; and a test that fails leaves nothing, either.
+        let _ended = self.process.kill();
+        let _reaped = self.process.wait();
+        if std::thread::panicking() {
+            for (pid, _) in processes(&self.state) {
+                let pid = pid.to_string();
+                let _gone = Command::new("kill").args(["-KILL", &pid]).status();
+            }
+        }
     }
 }
 
@@ -399,14 +420,15 @@ async fn a_session_of_a_programs_own_goes_with_its_stop_and_its_deletion() {
 async fn an_instance_that_was_to_be_started_again_is_after_a_kill_in_the_middle() {
     let (_dir, state) = state_folder();
     let plane = Plane::start(&state, &[]).await;
-    // It takes its time to end, and is killed with it.
-    let script = "trap '' TERM; while :; do sleep 0.1; done";
+    // It takes its time to end, and is unhealthy when it is ready for that.
+    let script = "trap '' TERM; touch ready; while :; do sleep 0.1; done";
     let instance = json!({
         "name": "unhealthy", "image": "local/exec", "cmd": ["/bin/sh", "-c", script],
         "network": { "enabled": false },
         "health_check": {
-            "type": "exec", "interval": "1s", "timeout": "1s", "failure_threshold": 1,
-            "exec": { "command": ["/bin/false"] },
+            "type": "exec", "interval": "1s", "timeout": "1s", "start_period": "0s",
+            "failure_threshold": 1,
+            "exec": { "command": ["/bin/sh", "-c", "test ! -e ready"] },
         },
         "restart_policy": { "policy": "always", "backoff": "0s" },
     });
