@@ -205,7 +205,7 @@ async fn no_words_of_a_server_move_the_cursor_or_colour_the_terminal() {
         ("404 Not Found", refused, "show web"),
         ("500 Internal Server Error", refused, "stop web"),
         ("200 OK", stopped, "show web"),
-        ("200 OK", stopped, "fork web other"),
+        ("200 OK", stopped, "restore web"),
         ("200 OK", odd, "ls"),
     ] {
         let (address, served) = answer_once(status, body).await;

@@ -207,7 +207,7 @@ mod tests {
             (b"line\n", false, Some((5, b"line"))),
             (b"line\r\n", false, Some((6, b"line"))),
             (b"\n", false, Some((1, b""))),
-            (b"a\rb\r\r\n", false, Some((7, b"a\rb\r"))),
+            (b"a\rb\r\r\n", false, Some((6, b"a\rb\r"))),
         ] {
             assert_eq!(next_event(pending, is_last), event, "{pending:?}");
         }
