@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -66,8 +66,20 @@ struct OpenAddress {
 /// What accepts at one port.
 #[derive(Debug)]
 struct OpenPort {
+    listener: Arc<TcpListener>,
     closed: CancellationToken,
     target: SocketAddr,
+}
+
+// === impl OpenPort ===
+
+impl OpenPort {
+    /// From now on, and not only when its task has heard so, new connections are refused.
+    fn close(&self) {
+        // One that cannot be shut down is closed by its task, a moment later.
+        let _later = socket2::SockRef::from(&*self.listener).shutdown(Shutdown::Both);
+        self.closed.cancel();
+    }
 }
 
 // === impl AddressProxy ===
@@ -159,7 +171,7 @@ impl AddressProxy {
         open.listeners.retain(|port, listener| {
             let stays = targets.get(port) == Some(&listener.target);
             if !stays {
-                listener.closed.cancel();
+                listener.close();
             }
             stays
         });
@@ -170,9 +182,9 @@ impl AddressProxy {
             }
             match listen(SocketAddrV4::new(self.public, *port)) {
                 Ok(listener) => {
-                    let closed = open.closed.child_token();
+                    let (listener, closed) = (Arc::new(listener), open.closed.child_token());
                     let serve = Arc::clone(self).serve(
-                        listener,
+                        Arc::clone(&listener),
                         (*port, *target),
                         closed.clone(),
                         open.closed.clone(),
@@ -180,7 +192,12 @@ impl AddressProxy {
                     );
                     open.tasks.spawn(serve);
                     let target = *target;
-                    open.listeners.insert(*port, OpenPort { closed, target });
+                    let open_port = OpenPort {
+                        listener,
+                        closed,
+                        target,
+                    };
+                    open.listeners.insert(*port, open_port);
                 }
                 Err(error) => failed.push((*port, error)),
             }
@@ -195,12 +212,12 @@ impl AddressProxy {
         let open = self.state().open.take();
         let Some(open) = open else { return };
         if self.keeps_flows.load(Ordering::Acquire) {
-            for listener in open.listeners.values() {
-                listener.closed.cancel();
-            }
+            open.listeners.values().for_each(OpenPort::close);
             return;
         }
         open.closed.cancel();
+        // They have the ports, too.
+        drop(open.listeners);
         open.tasks.close();
         open.tasks.wait().await;
     }
@@ -216,7 +233,7 @@ impl AddressProxy {
     /// Accepts until the port closes; connections go on until the address does.
     async fn serve(
         self: Arc<Self>,
-        listener: TcpListener,
+        listener: Arc<TcpListener>,
         (port, target): (u16, SocketAddr),
         port_closed: CancellationToken,
         closed: CancellationToken,
