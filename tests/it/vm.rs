@@ -461,7 +461,8 @@ async fn a_port_that_a_vms_program_closes_and_opens_again_is_reached_again() {
         return;
     }
     let plane = Plane::start_with(vms()).await;
-    let script = "while :; do httpd -f -p 8080 -h /proc & sleep 4; kill $!; wait; sleep 4; done";
+    let script =
+        "while :; do httpd -f -p 8080 -h /.wakegate & sleep 4; kill $!; wait; sleep 4; done";
     let mut request = wanted("restless").request;
     request.image = "local/exec".to_owned();
     request.cmd = Some(["/bin/sh", "-c", script].map(str::to_owned).to_vec());
@@ -472,7 +473,7 @@ async fn a_port_that_a_vms_program_closes_and_opens_again_is_reached_again() {
     assert_eq!(up.unwrap().state, running);
     let instance = plane.client.get_instance(&id).await.unwrap();
     let url = format!(
-        "http://{}:8080/uptime",
+        "http://{}:8080/agent",
         instance.network.unwrap().ip.unwrap()
     );
     for _ in 0..2 {

@@ -310,8 +310,9 @@ async fn a_device_of_a_vm_that_a_killed_control_plane_has_left_on_the_bridge_goe
             .filter(|name| name.starts_with("wg-"))
             .collect::<Vec<_>>()
     };
-    let [device] = &devices()[..] else {
-        panic!("{:?}", devices());
+    let awake = devices();
+    let [device] = &awake[..] else {
+        panic!("{awake:?}");
     };
     one.sleep().await;
     assert!(devices().is_empty());
@@ -319,7 +320,7 @@ async fn a_device_of_a_vm_that_a_killed_control_plane_has_left_on_the_bridge_goe
     one.plane.kill();
     let mut ip = std::process::Command::new("ip");
     let made = ip
-        .args(["tuntap", "add", "dev", device, "mode", "tap"])
+        .args(["tuntap", "add", "dev", device.as_str(), "mode", "tap"])
         .status();
     assert!(made.unwrap().success());
     one.again().await;

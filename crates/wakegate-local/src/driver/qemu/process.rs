@@ -359,8 +359,11 @@ mod tests {
             let listen = |name: &str| UnixListener::bind(self.folder.path().join(name)).unwrap();
             let (control, agent) = (listen("qmp.sock"), listen("agent.sock"));
             self.tasks.spawn(async move {
-                let (stream, _) = control.accept().await.unwrap();
                 let _agent = agent.accept().await.unwrap();
+                std::future::pending::<()>().await;
+            });
+            self.tasks.spawn(async move {
+                let (stream, _) = control.accept().await.unwrap();
                 let (reader, mut writer) = stream.into_split();
                 let mut lines = BufReader::new(reader).lines();
                 while let Ok(Some(line)) = lines.next_line().await {
