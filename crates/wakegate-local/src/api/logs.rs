@@ -119,12 +119,12 @@ impl Lines {
         follow: bool,
         instance: Arc<Instance>,
     ) -> Result<Self, ApiError> {
-        let failed = |error: std::io::Error| match error.kind() {
-            ErrorKind::NotFound => ApiError::log_not_found(),
-            _ => {
-                tracing::warn!(log = %path.display(), %error, "cannot read a log");
-                ApiError::internal("failed to read the log")
+        let failed = |error: std::io::Error| {
+            if error.kind() == ErrorKind::NotFound {
+                return ApiError::log_not_found();
             }
+            tracing::warn!(log = %path.display(), %error, "cannot read a log");
+            ApiError::internal("failed to read the log")
         };
         let file = File::open(path).await.map_err(failed)?;
         let length = file.metadata().await.map_err(failed)?.len();

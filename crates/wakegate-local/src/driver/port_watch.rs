@@ -283,10 +283,11 @@ impl Watched {
 
     /// How a listener at the own port is reached.
     fn target(&self, listener: &Listener) -> SocketAddr {
-        let address = match listener.address {
-            any if !any.is_unspecified() => any,
-            _ if listener.only_ipv6 => Ipv6Addr::LOCALHOST.into(),
-            _ => self.address.private.into(),
+        let is_everywhere = listener.address.is_unspecified();
+        let address = match (is_everywhere, listener.only_ipv6) {
+            (false, _) => listener.address,
+            (true, true) => Ipv6Addr::LOCALHOST.into(),
+            (true, false) => self.address.private.into(),
         };
         SocketAddr::new(address, listener.port)
     }
