@@ -223,7 +223,7 @@ async fn instances_that_run_and_have_nobody_cost_their_control_plane_next_to_not
     }
     let (began, before) = (Instant::now(), processor_time(here.program.0.id()));
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let used = processor_time(here.program.0.id()) - before;
+    let used = processor_time(here.program.0.id()).saturating_sub(before);
     // One kernel table's reading ten times a second for each took more than a whole processor.
     let most = began.elapsed() / 20;
     assert!(used < most, "{used:?} of {:?}", began.elapsed());
@@ -336,10 +336,11 @@ async fn a_program_is_run_found_woken_and_replaced_by_one_command() {
         assert!(lines.contains(&line), "{line}: {shown}");
     }
     // A variable of one's own that is inherited otherwise; and no sleep where none is asked for.
-    let words = "web --port 3000 --env GREETING=hello --env TZ=Asia/Tokyo -- wakegate hello";
+    let more = "--port 3000 --env GREETING=hello --env TZ=Asia/Tokyo -- wakegate hello";
+    let words = &format!("web {more}");
     let there = here.run(words);
     assert!(text(&there.stderr).contains("is replaced"), "{there:?}");
-    let sleepy = format!("web --idle-timeout 5m {}", &words["web ".len()..]);
+    let sleepy = format!("web --idle-timeout 5m {more}");
     assert_eq!(url(&here.run(&sleepy)), url(&there));
     assert!(text(&here.run_instances("show web").stdout).contains("sleeps after"));
     assert_eq!(url(&here.run(words)), url(&there));

@@ -108,7 +108,8 @@ not_a_server_error.enabled = false
 /// The number of requests that are made for each operation, and the seed that they are made of:
 /// few and always the same, or as many as `make contract` asks for, and other ones each time.
 fn examples() -> [String; 4] {
-    let number = std::env::var("CONTRACT_EXAMPLES").ok();
+    let number = std::env::var_os("CONTRACT_EXAMPLES");
+    let number = number.and_then(|number| number.into_string().ok());
     let seed = number.as_ref().map_or(1, |_| fastrand::u32(..));
     let number = number.unwrap_or_else(|| "20".to_owned());
     println!("{number} examples of seed {seed}");

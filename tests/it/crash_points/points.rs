@@ -282,7 +282,7 @@ fn spread(all: &[usize], number: usize) -> Vec<usize> {
 
 /// The points that are tried of those that there are.
 pub fn chosen(course: &Course, takes_room: bool) -> Vec<usize> {
-    let variable = |name| std::env::var(name).ok();
+    let variable = |name| std::env::var_os(name)?.into_string().ok();
     let number = |text: String| text.parse::<usize>().unwrap();
     if let Some(one) = variable("CRASH_POINT") {
         return vec![number(one)];

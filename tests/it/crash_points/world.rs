@@ -89,6 +89,10 @@ fn groups_of(ids: &BTreeSet<String>) -> Vec<PathBuf> {
 }
 
 /// Removes what is left of instances' control groups, whose processes have been killed.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test's end, where nothing else waits"
+)]
 pub fn forget_groups(ids: &BTreeSet<String>) {
     for _ in 0..200 {
         let groups = groups_of(ids);
@@ -263,7 +267,7 @@ impl Listing {
                 "Standby" => {
                     let path = format!("/instances/{id}/restore");
                     let answer = plane.call(&Call::new(Method::POST, path)).await;
-                    if !answer.as_ref().is_ok_and(|answer| answer.is_good()) {
+                    if !answer.as_ref().is_ok_and(super::plane::Answer::is_good) {
                         untrue.push(format!("{name} is Standby and is not restored: {answer:?}"));
                         continue;
                     }
