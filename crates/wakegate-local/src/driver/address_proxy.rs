@@ -318,7 +318,7 @@ impl AddressProxy {
         if !self.keeps_flows.load(Ordering::Acquire)
             || awake.wait_for(|awake| !awake).await.is_err()
         {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! The end of a process that is no child of ours.
 //!
-//! Guarantees: waiting for it costs nothing (pidfd_open(2)), and the number of a process that has
+//! Guarantees: waiting for it costs nothing (`pidfd_open(2)`), and the number of a process that has
 //! ended is never taken for another's; where the kernel has no such thing, a look a second.
 
 use std::os::fd::OwnedFd;

@@ -190,11 +190,11 @@ pub(super) fn folder(boot: &Boot) -> PathBuf {
 }
 
 /// What a program finds in its environment: `host` and `own_port` are where it is to listen.
-pub(super) fn environment<'a>(
-    boot: &'a Boot,
+pub(super) fn environment(
+    boot: &Boot,
     host: Option<Ipv4Addr>,
     own_port: u16,
-) -> Vec<(&'a str, String)> {
+) -> Vec<(&str, String)> {
     let path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     let host = host.map(|host| host.to_string());
     let mut all = vec![

@@ -1,8 +1,8 @@
 //! The sockets of this machine that listen for TCP.
 //!
-//! Guarantees: one look asks the kernel for listeners alone (sock_diag(7)), so that it costs what
+//! Guarantees: one look asks the kernel for listeners alone (`sock_diag(7)`), so that it costs what
 //! they cost and not what connections or the kernel's tables do; both families are in it. Where the
-//! kernel has no sock_diag, its tables of text are read.
+//! kernel has no `sock_diag`, its tables of text are read.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

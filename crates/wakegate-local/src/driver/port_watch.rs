@@ -283,10 +283,10 @@ impl Watched {
 
     /// How a listener at the own port is reached.
     fn target(&self, listener: &Listener) -> SocketAddr {
-        let address = match listener.address {
-            any if !any.is_unspecified() => any,
-            _ if listener.only_ipv6 => Ipv6Addr::LOCALHOST.into(),
-            _ => self.address.private.into(),
+        let address = match listener.address.is_unspecified() {
+            false => listener.address,
+            true if listener.only_ipv6 => Ipv6Addr::LOCALHOST.into(),
+            true => self.address.private.into(),
         };
         SocketAddr::new(address, listener.port)
     }

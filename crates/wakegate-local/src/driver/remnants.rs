@@ -94,7 +94,9 @@ pub(super) async fn end_of_instance(tasks: &TaskTracker, root: &Path, id: &str) 
         let round = tasks.spawn_blocking(move || {
             let mut left = find(&root);
             left.retain(|(remnant, _)| remnant.instance() == Some(&id));
-            left.iter().for_each(|(remnant, _)| remnant.end());
+            for (remnant, _) in &left {
+                remnant.end();
+            }
             left.len()
         });
         // A panic in it is in the log already.
