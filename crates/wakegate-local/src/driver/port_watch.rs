@@ -283,11 +283,10 @@ impl Watched {
 
     /// How a listener at the own port is reached.
     fn target(&self, listener: &Listener) -> SocketAddr {
-        let is_everywhere = listener.address.is_unspecified();
-        let address = match (is_everywhere, listener.only_ipv6) {
-            (false, _) => listener.address,
-            (true, true) => Ipv6Addr::LOCALHOST.into(),
-            (true, false) => self.address.private.into(),
+        let address = match listener.address.is_unspecified() {
+            false => listener.address,
+            true if listener.only_ipv6 => Ipv6Addr::LOCALHOST.into(),
+            true => self.address.private.into(),
         };
         SocketAddr::new(address, listener.port)
     }
