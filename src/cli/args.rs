@@ -289,11 +289,11 @@ pub struct LocalCommand {
 pub enum LocalVerb {
     /// Run a program of yours as an instance, wait until it answers at its port, and print its URL.
     ///
-    /// The instance is made, or woken when it is there already and is the same; one of this name that
-    /// ran another command, or with another environment, is replaced. The program runs in this folder
-    /// with your PATH, HOME and language, and learns from PORT where to listen; its instance is
-    /// reached at `--port`. When it ends, or does not come to its port, you are told why, and the
-    /// exit code is 1.
+    /// The instance is made, or woken when it is there already and is the same; one of this name
+    /// that ran another command, or with another environment, is replaced. The program runs in
+    /// this folder with your PATH, HOME and language, and learns from PORT where to listen; its
+    /// instance is reached at `--port`. When it ends, or does not come to its port, you are told
+    /// why, and the exit code is 1.
     Run(Box<RunArguments>),
 }
 
