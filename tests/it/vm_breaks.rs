@@ -144,6 +144,8 @@ impl OneVm {
                 pid
             });
             let qemu = stopped.await.unwrap();
+            // It may have said that it runs before it stopped; that is soon written down.
+            tokio::time::sleep(Duration::from_millis(50)).await;
             if waking.exists() {
                 return (qemu, call);
             }
