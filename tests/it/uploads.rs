@@ -108,23 +108,15 @@ async fn what_a_client_sends_after_the_response_has_begun_reaches_the_instance()
             assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
         }
         stream.write_all(b"5\r\nended\r\n0\r\n\r\n").await.unwrap();
-        // The connection is whole, and serves the next.
-        seen.clear();
-        while !seen.ends_with(b"\r\n\r\n") {
-            assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
-        }
-        stream
-            .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
-            .await
-            .unwrap();
+        // It is not known whether an instance that responds so early reads on: the connection serves
+        // nobody else.
+        assert_eq!(stream.read_buf(&mut seen).await.unwrap_or(0), 0);
     });
     let mut stream = client(&gateway, "POST / HTTP/1.1\r\ntransfer-encoding: chunked").await;
     until(&mut stream, "begun!").await;
     stream.write_all(b"4\r\nlate\r\n").await.unwrap();
     stream.write_all(b"0\r\n\r\n").await.unwrap();
     until(&mut stream, "ended").await;
-    let mut stream = client(&gateway, "GET / HTTP/1.1").await;
-    until(&mut stream, "204").await;
     timeout(PATIENCE, instance).await.unwrap().unwrap();
     gateway.stop().await;
     plane.stop().await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Session, failed};
+use super::session::{Session, failed};
 use crate::cli::output::Failure;
 use crate::telemetry::visible;
 use hypeman::wire::{Address, Instance, InstanceState};

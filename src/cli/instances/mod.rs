@@ -9,6 +9,7 @@ mod args;
 mod coming_up;
 mod details;
 mod server;
+mod session;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,6 +23,8 @@ pub(super) use args::pair;
 pub use args::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
 #[cfg(feature = "local")]
 pub(super) use details::words;
+
+pub(super) use session::{Session, failed};
 
 use super::output::{Failure, Output};
 use super::table::{bytes, table};
@@ -38,12 +41,6 @@ const LOOK: Duration = Duration::from_millis(100);
 const COMING_UP: Duration = Duration::from_secs(120);
 /// How often a person is shown how long something takes.
 const TICK: Duration = Duration::from_millis(200);
-
-pub(super) struct Session {
-    pub(super) client: hypeman::Client,
-    pub(super) json: bool,
-    pub(super) output: Output,
-}
 
 fn client(arguments: &InstancesArguments, output: &Output) -> Result<hypeman::Client, Failure> {
     let environment = environment(arguments);
@@ -177,26 +174,6 @@ pub(super) async fn run(arguments: InstancesArguments, output: Output) -> Result
                 .note(&format!("{name} is awake after {took:.0} ms\n"));
             session.show(&awake)
         }
-    }
-}
-
-/// The server's words, with help where a person can put it right.
-#[expect(clippy::needless_pass_by_value, reason = "as `map_err` hands it over")]
-pub(super) fn failed(error: ControlPlaneError) -> Failure {
-    let help = match error.status() {
-        Some(401) => "; is HYPEMAN_API_KEY right?",
-        _ if error.is_unreachable() => "; give another with `--url`",
-        _ => "",
-    };
-    // A part of it are the server's own words.
-    let error = visible(&error.to_string());
-    Failure::failed(format_args!("{error}{help}"))
-}
-
-/// As the verbs return it.
-impl From<ControlPlaneError> for Failure {
-    fn from(error: ControlPlaneError) -> Self {
-        failed(error)
     }
 }
 
