@@ -64,7 +64,7 @@ hostile:
 # full disks and killed VMs likewise. `make test` tries a few of these points. Prints how many there are of each verb.
 CRASH_POINTS ?= all
 crash-points:
-	CRASH_POINTS=$(CRASH_POINTS) cargo test --locked --test it crash_points:: -- --nocapture
+	CRASH_POINTS=$(CRASH_POINTS) cargo test --locked --test it crash_points:: -- --include-ignored --nocapture
 
 lint: packages-fuzz
 	cargo fmt --check

@@ -122,6 +122,11 @@ pub async fn kill_the_vm_at_each_point(verb: Verb) {
         if ran {
             possible.push(("ended", &ended));
         }
+        let started = changes.iter().position(|one| one.target == "a process");
+        if verb != Verb::Standby && started.is_none_or(|start| *point <= start) {
+            // There was nothing to be killed yet.
+            possible.push(("awake", &course.after.view));
+        }
         let wrong = course.inspect(&site, plane, &known, &possible).await;
         if !wrong.is_empty() {
             let what = "a killed VM";

@@ -394,10 +394,10 @@ pub async fn agree(
 }
 
 /// Whether a file may be there or not, whatever has happened: logs, sockets, copies of sleeps that
-/// are made in the background and the note that a sleep is on the disk, and the folder that an
-/// instance has from its first start.
+/// are made in the background and the note that a sleep is on the disk, a sleep where the list says
+/// that there is one, and the folder that an instance has from its first start.
 fn passes(path: &str) -> bool {
-    let ends = [".log", ".sock", ".pid", "/vm/synced", "/work"];
+    let ends = [".log", ".sock", ".pid", "/vm/state", "/vm/synced", "/work"];
     ends.iter().any(|end| path.ends_with(end)) || path.contains("/vm/last")
 }
 
