@@ -17,7 +17,9 @@ use super::plane::ObservedPlane;
 use super::service::GatewayService;
 use super::sockets::Sockets;
 use crate::admin::Timeline;
-use crate::config::{Config, ListenerConfig, RouteConfig, ServerConfig};
+use crate::config::{
+    Config, ConfigError, ListenerConfig, RouteConfig, ServerConfig, address_problems,
+};
 use crate::drain::Drain;
 use crate::keep_warm::WarmPlan;
 use crate::proxy::Gateway;
@@ -139,6 +141,10 @@ impl AppHandle {
         ];
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
             return Err(AppError::NeedsRestart(key));
+        }
+        let problems = address_problems(config);
+        if !problems.is_empty() {
+            return Err(ConfigError { problems }.into());
         }
         let declared = running
             .declared

@@ -180,7 +180,7 @@ impl Serialize for Rename {
 pub(super) fn parse_field(text: &str) -> Result<HeaderRule, String> {
     let field = HeaderRule::parse(text)?;
     if field.value.is_none() {
-        return Err(format!("`{text}` has no value"));
+        return Err("has no value: write \"name: value\"".to_owned());
     }
     parse_field_name(field.name.as_str())?;
     Ok(field)

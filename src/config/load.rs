@@ -1,9 +1,9 @@
 //! From a file's text and the environment to a [`Config`].
 //!
 //! Guarantees: a missing key gets its default, a later check sees only values in range, and all
-//! problems are reported together. Reads no file but the configuration's own.
+//! problems are reported together.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,70 +14,62 @@ use toml::de::DeTable;
 use self::auth::check_certificates;
 use self::listener::{check_tcp_hosts, read_ingress, read_listener};
 use self::parse::{positive, set};
-use self::planes::Planes;
+use self::planes::{Planes, unused};
 use self::route::{parse_instance, parse_network, parse_ready, read_route};
 use self::telemetry::{read_admin, read_log, read_metrics, read_tracing};
-use super::diagnostics::{Diagnostics, PREFIX};
+use super::diagnostics::Diagnostics;
 use super::forwarding::FieldNames;
 use super::model::{
     AdminConfig, Config, IngressConfig, ListenerConfig, ResponseConfig, UpstreamConfig,
 };
+use super::origin::Origin;
 use super::pattern::{HostPattern, InstanceTemplate};
+use super::place::{ENVIRONMENT, Place};
 use super::problem::{ConfigError, Problem};
 use super::reader::Section;
 use super::route::RouteConfig;
 use super::server::{HalfClose, ServerConfig, ViaConfig};
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::values::{ByteSize, Rate};
+use super::variables::Variables;
 use super::wake::WakeConfig;
 use crate::names::PlaneIndex;
 
-/// The environment, as the loader sees it; a test passes its own.
-#[derive(Debug, Clone, Default)]
-pub struct Variables(BTreeMap<String, String>);
-
-// === impl Variables ===
-
-impl Variables {
-    /// The process's own `WAKEGATE_…` and `HYPEMAN_…` variables.
-    pub fn from_process() -> Self {
-        std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect()
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
-    }
-}
-
-impl FromIterator<(String, String)> for Variables {
-    fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
-        let ours = |name: &str| name.starts_with(PREFIX) || name.starts_with("HYPEMAN_");
-        Self(pairs.into_iter().filter(|(name, _)| ours(name)).collect())
-    }
+/// A configuration, and where its keys were written.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Where its keys were written.
+    pub origin: Origin,
 }
 
 /// Loads a file, or the environment alone when there is no file.
-pub fn load_file(file: Option<&Path>, variables: &Variables) -> Result<Config, ConfigError> {
-    let Some(path) = file else {
-        return load("environment", "", variables);
-    };
-    load(&path.display().to_string(), &read_text(path)?, variables)
+pub fn load_file(file: Option<&Path>, variables: &Variables) -> Result<Loaded, ConfigError> {
+    let (name, text) = read_text(file)?;
+    Ok(Loaded {
+        config: load(&name, &text, variables)?,
+        origin: Origin::new(&name, &text, variables),
+    })
 }
 
-fn read_text(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|error| ConfigError {
-        problems: vec![Problem {
-            place: path.display().to_string(),
-            key: String::new(),
-            message: format!("cannot read the file: {error}"),
-            help: Some("give its path with `-c`".to_owned()),
-        }],
-    })
+/// The name and text of a file, or of the environment, which has no text.
+fn read_text(file: Option<&Path>) -> Result<(String, String), ConfigError> {
+    let Some(path) = file else {
+        return Ok((ENVIRONMENT.to_owned(), String::new()));
+    };
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok((name, text)),
+        Err(error) => {
+            let message = format!("cannot read the file: {error}");
+            let problem = Problem::of("unreadable_file", "", message);
+            let problem = problem.with_mend("give its path with `-c`");
+            let place = Place::file(name);
+            let problems = vec![Problem { place, ..problem }];
+            Err(ConfigError { problems })
+        }
+    }
 }
 
 /// Loads a configuration's text; `name` is what problems call it.
@@ -96,14 +88,12 @@ pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, Con
 /// Only `[admin]`, for a client of the gateway: what else is wrong with the configuration, or
 /// cannot be read by this user, does not matter to it.
 pub fn load_admin(file: Option<&Path>, variables: &Variables) -> Result<AdminConfig, ConfigError> {
-    let (name, text) = match file {
-        None => ("environment".to_owned(), String::new()),
-        Some(path) => (path.display().to_string(), read_text(path)?),
-    };
+    let (name, text) = read_text(file)?;
     let (config, mut problems) = read(&name, &text, variables, problems_of);
-    problems.retain(|problem| match problem.key.as_str() {
-        "" => !problem.place.starts_with(PREFIX),
-        key => key.starts_with("admin."),
+    problems.retain(|problem| match (problem.key.as_str(), &problem.place) {
+        ("", Place::Named(_)) => false,
+        ("", Place::File { .. }) => true,
+        (key, _) => key.starts_with("admin."),
     });
     match problems.is_empty() {
         true => Ok(config.admin),
@@ -114,7 +104,7 @@ pub fn load_admin(file: Option<&Path>, variables: &Variables) -> Result<AdminCon
 /// Every variable that a configuration of this shape has.
 #[cfg(test)]
 pub(super) fn known_variables(text: &str) -> Vec<String> {
-    let some = Variables::from_iter([("WAKEGATE_X".to_owned(), String::new())]);
+    let some = Variables::from_iter([("WAKEGATE_X".to_owned(), "x".to_owned())]);
     read("test", text, &some, |diagnostics| {
         diagnostics.known().cloned().collect()
     })
@@ -126,16 +116,13 @@ fn problems_of(diagnostics: Diagnostics<'_>) -> Vec<Problem> {
 }
 
 fn no_route(name: &str) -> Problem {
-    Problem {
-        place: name.to_owned(),
-        key: "route".to_owned(),
-        message: "there is no route, so every request would be answered 404".to_owned(),
-        help: Some(
-            "add `[[route]]` with host, instance and port; or, in front of one instance, set \
-             WAKEGATE_UPSTREAM_INSTANCE and WAKEGATE_UPSTREAM_PORT"
-                .to_owned(),
-        ),
-    }
+    let message = "there is no route, so every request would be answered 404";
+    let problem = Problem::of("missing", "route", message).with_mend(
+        "add `[[route]]` with host, instance and port; or, in front of one instance, set \
+         WAKEGATE_UPSTREAM_INSTANCE and WAKEGATE_UPSTREAM_PORT",
+    );
+    let place = Place::file(name);
+    Problem { place, ..problem }
 }
 
 /// Reads everything; `finish` says what is made of the diagnostics.
@@ -145,7 +132,7 @@ fn read<T>(
     variables: &Variables,
     finish: impl for<'b> FnOnce(Diagnostics<'b>) -> T,
 ) -> (Config, T) {
-    let mut diagnostics = Diagnostics::new(name, text, &variables.0);
+    let mut diagnostics = Diagnostics::new(name, text, variables);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         diagnostics.syntax(error.span(), error.message());
@@ -164,6 +151,7 @@ fn read<T>(
         route: Vec::new(),
         ingress: IngressConfig::default(),
         ignored_variables: Vec::new(),
+        unused_variables: Vec::new(),
     };
     if errors.is_empty() {
         let mut root = Section::root(&mut diagnostics, table.get_ref());
@@ -196,6 +184,7 @@ fn read<T>(
         for problem in problems {
             diagnostics.problem("hypeman", problem);
         }
+        config.unused_variables = unused(&config.hypeman, variables);
         add_sidecar(&mut config);
         let mut routes = config.route.iter();
         config.server.keeps_field_names =
@@ -313,10 +302,7 @@ fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
         _ => Err(format!("`{text}` is not \"requests\", \"both\" or \"off\"")),
     });
     set(&mut server.via, via);
-    server.https_port = s.number("https_port");
-    if server.https_port == Some(0) {
-        s.problem("https_port", "must be 1 to 65535");
-    }
+    server.https_port = s.port("https_port");
 }
 
 fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
@@ -361,11 +347,8 @@ fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
 fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
     let instance = s.parsed("instance", parse_instance);
     upstream.instance = instance.map(|instance| instance.as_str().to_owned());
-    if let Some(port) = s.number::<u16>("port") {
+    if let Some(port) = s.port("port") {
         upstream.port = port;
-        if port == 0 {
-            s.problem("port", "must be 1 to 65535");
-        }
         if upstream.instance.is_none() {
             s.problem("port", "needs `upstream.instance`: whose port is it?");
         }
@@ -383,6 +366,8 @@ fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
 mod auth;
 mod forwarding;
 mod listener;
+#[cfg(test)]
+mod mistake_tests;
 mod parse;
 mod planes;
 mod route;

@@ -56,6 +56,10 @@ pub struct Config {
     /// there.
     #[serde(skip)]
     pub ignored_variables: Vec<String>,
+    /// Variables of Hypeman's that look as if they were meant for the gateway and are of no use to
+    /// it, and why not.
+    #[serde(skip)]
+    pub unused_variables: Vec<(String, String)>,
 }
 
 /// One control plane.

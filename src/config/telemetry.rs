@@ -18,31 +18,39 @@ use super::shape::GoText;
 
 /// A part of `log.level` that says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a level such as `info`, nor a target and its level such as `hyper=debug`")]
+#[error(
+    "`{0}` is not a level (error, warn, info, debug, trace or off), nor a target and its level \
+     such as `hyper=debug`"
+)]
 pub struct FilterError(String);
 
-/// What `log.level` says: a level, or levels of targets, such as `info,hyper=debug`. A target alone
-/// is logged whole.
+/// What `log.level` says: a level, or levels of targets, such as `info,hyper=debug`. Where there
+/// are targets alone, everything else has the level `info`.
 pub fn parse_filter(text: &str) -> Result<Targets, FilterError> {
     let parts: Vec<_> = text.split(',').map(str::trim).collect();
     let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     if parts.is_empty() {
-        return Ok(Targets::new().with_default(LevelFilter::ERROR));
+        return Err(FilterError(text.to_owned()));
     }
-    let mut filter = Targets::new();
+    let mut filter = Targets::new().with_default(LevelFilter::INFO);
     for part in parts {
-        let (target, level) = part.split_once('=').unwrap_or((part, "trace"));
-        // The empty text would be a level.
-        let level = Some(level).filter(|level| !level.is_empty());
-        let level = level.and_then(|level| level.parse::<LevelFilter>().ok());
+        let wrong = || FilterError(part.to_owned());
+        let level = |text: &str| {
+            // The empty text and numbers would be levels.
+            let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic());
+            let level = Some(text).filter(|_| is_word);
+            level.and_then(|level| level.parse::<LevelFilter>().ok())
+        };
         let is_target = |text: &str| {
             let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"_:-".contains(&byte);
             !text.is_empty() && text.bytes().all(is_fine)
         };
-        filter = match (part.parse::<LevelFilter>(), level) {
-            (Ok(level), _) => filter.with_default(level),
-            (Err(_), Some(level)) if is_target(target) => filter.with_target(target, level),
-            (Err(_), _) => return Err(FilterError(part.to_owned())),
+        filter = match part.split_once('=') {
+            None => filter.with_default(level(part).ok_or_else(wrong)?),
+            Some((target, text)) if is_target(target) => {
+                filter.with_target(target, level(text).ok_or_else(wrong)?)
+            }
+            Some(_) => return Err(wrong()),
         };
     }
     Ok(filter)
@@ -293,8 +301,15 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_would_match_nothing_is_refused() {
+    fn a_filter_that_would_silence_what_nobody_meant_is_refused() {
         for text in [
+            "",
+            ",",
+            "loud",
+            "2",
+            "INFOS",
+            "tower",
+            "info,verbose",
             "info,[request]=debug",
             "info,*=debug",
             "=debug",
@@ -310,20 +325,19 @@ mod tests {
 
     #[test]
     fn a_filter_is_a_level_and_levels_of_targets() {
-        let filter = parse_filter("info, hyper=debug,h2=off,tower").unwrap();
+        let filter = parse_filter("WARN, hyper=debug,h2=off").unwrap();
         for (target, level, expected) in [
-            ("wakegate::app", tracing::Level::INFO, true),
-            ("wakegate::app", tracing::Level::DEBUG, false),
+            ("wakegate::app", tracing::Level::WARN, true),
+            ("wakegate::app", tracing::Level::INFO, false),
             ("hyper::proto", tracing::Level::DEBUG, true),
             ("h2", tracing::Level::ERROR, false),
-            ("tower", tracing::Level::TRACE, true),
         ] {
             assert_eq!(filter.would_enable(target, &level), expected, "{target}");
         }
-        assert!(
-            parse_filter("")
-                .unwrap()
-                .would_enable("a", &tracing::Level::ERROR)
-        );
+        let targets = parse_filter("hyper=debug").unwrap();
+        assert!(targets.would_enable("wakegate::app", &tracing::Level::INFO));
+        assert!(!targets.would_enable("wakegate::app", &tracing::Level::DEBUG));
+        let off = parse_filter("off").unwrap();
+        assert!(!off.would_enable("wakegate::app", &tracing::Level::ERROR));
     }
 }

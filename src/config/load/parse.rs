@@ -25,18 +25,30 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// A base URL. A message never has it in it as a whole: whoever writes a password into it has not
+/// meant to publish it.
 pub(super) fn parse_url(text: &str) -> Result<String, String> {
-    let url = reqwest::Url::parse(text).map_err(|error| format!("`{text}` is no URL: {error}"))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-        return Err(format!("`{text}` is not an http:// or https:// URL"));
+    let url = reqwest::Url::parse(text);
+    let is_ours = |url: &reqwest::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    let url = url.ok().filter(is_ours);
+    let has_user = |url: &reqwest::Url| !url.username().is_empty() || url.password().is_some();
+    if text.contains('@') && url.as_ref().is_none_or(has_user) {
+        return Err(
+            "has a user name or password in it; a secret belongs in a file of its own \
+             (`api_key_file`, `headers_file`)"
+                .to_owned(),
+        );
     }
+    let url = url.ok_or_else(|| match text.split_once("://") {
+        Some((scheme, _)) if !matches!(scheme, "http" | "https") => {
+            format!("is a URL of the scheme `{scheme}`; write http:// or https://")
+        }
+        Some(_) => format!("`{text}` is not a URL"),
+        // `localhost:4973` would be a URL whose scheme is `localhost`.
+        None => format!("`{text}` is not a URL; write `http://{text}`"),
+    })?;
     if url.query().is_some() || url.fragment().is_some() {
-        return Err(format!(
-            "`{text}` has a query or a fragment, which a base URL cannot have"
-        ));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err("has a user name or password in it; use api_key_file instead".to_owned());
+        return Err("has a query or a fragment, which a base URL cannot have".to_owned());
     }
     Ok(text.trim_end_matches('/').to_owned())
 }

@@ -12,8 +12,10 @@ use ipnet::{IpNet, Ipv4Net};
 use super::forwarding::read_forwarding;
 use super::parse::{parse_path, set};
 use crate::config::client_share::ClientShare;
+use crate::config::forwarding::parse_field;
 use crate::config::model::HypemanConfig;
 use crate::config::pattern::{HostPattern, InstanceTemplate};
+use crate::config::problem::Complaint;
 use crate::config::reader::Section;
 use crate::config::route::{
     AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig, RouteConfig,
@@ -39,11 +41,43 @@ pub(super) fn parse_instance(text: &str) -> Result<InstanceRef, String> {
     InstanceRef::parse(text).map_err(|error| error.to_string())
 }
 
+/// Methods that are written in capitals (IANA: "HTTP Method Registry"; PURGE is that of caches).
+const METHODS: &str = "GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH ACL BIND COPY LABEL \
+                       LINK LOCK MERGE MKACTIVITY MKCALENDAR MKCOL MOVE ORDERPATCH PROPFIND \
+                       PROPPATCH PURGE QUERY REBIND REPORT SEARCH UNBIND UNCHECKOUT UNLINK UNLOCK \
+                       UPDATE CHECKIN CHECKOUT";
+
 fn parse_method(text: &str) -> Result<String, String> {
     let method: http::Method = text
         .parse()
-        .map_err(|_| format!("`{text}` is no HTTP method"))?;
+        .map_err(|_| format!("`{text}` is not an HTTP method"))?;
+    // The case of methods counts (RFC 9110 §9.1), so that no request would have this one.
+    let upper = text.to_ascii_uppercase();
+    if text != upper && METHODS.split(' ').any(|method| method == upper) {
+        return Err(format!(
+            "`{text}` is no method that clients send; write `{upper}`"
+        ));
+    }
     Ok(method.as_str().to_owned())
+}
+
+/// A host pattern. What people copy out of a browser has more in it.
+fn parse_host(text: &str) -> Result<HostPattern, Complaint> {
+    HostPattern::parse(text).map_err(|error| {
+        let host = text.split_once("://").map_or(text, |(_, rest)| rest);
+        let host = host.split('/').next().unwrap_or_default();
+        let host = match host.rsplit_once(':') {
+            Some((before, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => before,
+            _ => host,
+        };
+        match host != text && HostPattern::parse(host).is_ok() {
+            true => Complaint::new(
+                "is a host alone, without scheme, port and path",
+                format!("write \"{host}\""),
+            ),
+            false => error.to_string().into(),
+        }
+    })
 }
 
 pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
@@ -93,10 +127,8 @@ pub(super) fn read_route(
     defaults: &WakeConfig,
     planes: &[HypemanConfig],
 ) {
-    let host = s.parsed("host", |text| {
-        HostPattern::parse(text).map_err(|e| e.to_string())
-    });
-    if host.is_none() && s.text("host").is_none() {
+    let host = s.parsed("host", parse_host);
+    if host.is_none() && !s.has("host") {
         s.problem(
             "host",
             "is missing: which host name does the route answer for?",
@@ -105,10 +137,7 @@ pub(super) fn read_route(
     let path = s
         .parsed("path", parse_path)
         .unwrap_or_else(|| "/".to_owned());
-    let port = s.number::<u16>("port").unwrap_or(8080);
-    if port == 0 {
-        s.problem("port", "must be 1 to 65535");
-    }
+    let port = s.port("port").unwrap_or(8080);
     let wake = read_wake(s, defaults);
     let limits = read_limits(s);
     let admission = read_admission(s);
@@ -140,7 +169,7 @@ pub(super) fn read_route(
     };
     let parse = |text: &str| InstanceTemplate::parse(text, &host).map_err(|e| e.to_string());
     let Some(instance) = s.parsed("instance", parse) else {
-        if s.text("instance").is_none() {
+        if !s.has("instance") {
             s.problem(
                 "instance",
                 "is missing: which instance does the route wake?",
@@ -246,7 +275,9 @@ fn read_admission(s: &mut Section<'_, '_>) -> AdmissionConfig {
         admission.rate = s.parsed("rate", Rate::parse);
         admission.preset = s.parsed("preset", |text| match text {
             "browser-abuse" => Ok(Preset::BrowserAbuse),
-            _ => Err(format!("`{text}` is no preset; there is \"browser-abuse\"")),
+            _ => Err(format!(
+                "`{text}` is not a preset; there is \"browser-abuse\""
+            )),
         });
     });
     admission
@@ -261,18 +292,7 @@ fn read_asleep(s: &mut Section<'_, '_>) -> AsleepConfig {
                 s.problem("status", "must be 200 to 599");
             }
         }
-        let field = |text: &str| match HeaderRule::parse(text)? {
-            HeaderRule { value: None, .. } => Err(format!("`{text}` has no value")),
-            HeaderRule { name, .. }
-                if name == http::header::CONTENT_LENGTH
-                    || name == http::header::TRANSFER_ENCODING
-                    || name == http::header::CONNECTION =>
-            {
-                Err(format!("`{text}` is the gateway's own"))
-            }
-            field => Ok(field),
-        };
-        set(&mut asleep.headers, s.list("headers", field));
+        set(&mut asleep.headers, s.list("headers", parse_field));
         asleep.body_file = s.parsed("body_file", TextFile::read);
         asleep.robots = s.parsed("robots", TextFile::read);
         set(&mut asleep.health_paths, s.list("health_paths", parse_path));
@@ -306,20 +326,33 @@ fn read_waiting_page(s: &mut Section<'_, '_>) -> WaitingPageConfig {
     page
 }
 
+/// An IANA time zone.
+fn parse_zone(text: &str) -> Result<String, String> {
+    match jiff::tz::TimeZone::get(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!(
+            "`{text}` is not a time zone like \"Europe/Berlin\" or \"UTC\""
+        )),
+    }
+}
+
 fn read_keep_warm(s: &mut Section<'_, '_>) -> Vec<KeepWarm> {
     let mut windows = Vec::new();
     s.tables("keep_warm", |s| {
-        let cron = s.text("cron");
-        if cron.is_none() {
+        let (cron, zone) = (s.text("cron"), s.parsed("zone", parse_zone));
+        if cron.is_none() && !s.has("cron") {
             s.problem("cron", "is missing: when does the window begin?");
         }
-        let zone = s.text("zone").unwrap_or_else(|| "UTC".to_owned());
+        let has_zone = zone.is_some() || !s.has("zone");
         let mut length = Duration::ZERO;
         s.duration("for", &mut length);
-        if length.is_zero() {
+        if length.is_zero() && !s.has("for") {
             s.problem("for", "is missing: how long does the window last?");
         }
-        match KeepWarm::new(cron.unwrap_or_default(), zone, length) {
+        let (Some(cron), true) = (cron, has_zone) else {
+            return;
+        };
+        match KeepWarm::new(cron, zone.unwrap_or_else(|| "UTC".to_owned()), length) {
             Ok(window) => windows.push(window),
             Err(message) => s.problem("cron", message),
         }

@@ -12,7 +12,7 @@ use crate::config::telemetry::{
 pub(super) fn read_log(s: &mut Section<'_, '_>, log: &mut LogConfig) {
     let parse_level = |text: &str| match parse_filter(text) {
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("`{text}` is no log level or filter: {error}")),
+        Err(error) => Err(error.to_string()),
     };
     set(&mut log.level, s.parsed("level", parse_level));
     let parse_format = |text: &str| match text {
@@ -73,6 +73,8 @@ const TOKEN_LENGTH: usize = 16;
 
 pub(super) fn read_admin(s: &mut Section<'_, '_>, admin: &mut AdminConfig) {
     set(&mut admin.address, s.parsed("address", parse_address));
+    s.flag("dashboard", &mut admin.dashboard);
+    s.flag("observe", &mut admin.observe);
     let (file, text) = (s.text("token_file"), s.text("token"));
     let (key, text) = match (&file, text) {
         (Some(_), Some(_)) => {
@@ -100,6 +102,4 @@ pub(super) fn read_admin(s: &mut Section<'_, '_>, admin: &mut AdminConfig) {
             );
         }
     }
-    s.flag("dashboard", &mut admin.dashboard);
-    s.flag("observe", &mut admin.observe);
 }
