@@ -22,6 +22,7 @@ use crate::config::{
 };
 use crate::drain::Drain;
 use crate::keep_warm::WarmPlan;
+use crate::names::PlaneIndex;
 use crate::proxy::Gateway;
 use crate::router::Declared;
 use crate::telemetry::ReloadOutcome;
@@ -255,6 +256,13 @@ impl Running {
         addresses.push(self.admin);
         let wakes = &self.gateway.parts().wakes;
         wakes.own_listeners().set(addresses);
+    }
+
+    /// Whether there is an API key for a control plane.
+    pub(super) fn has_key(&self, plane: PlaneIndex) -> bool {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let plane = config.hypeman.get(usize::from(plane.0));
+        plane.is_some_and(|plane| plane.api_key.is_some() || plane.api_key_file.is_some())
     }
 
     fn use_routes(&self, config: &Config, declared: &Declared) {

@@ -5,6 +5,7 @@
 //! after which a wake that is under way has its answer, and no worker is left.
 
 mod error;
+mod first_answer;
 mod folding;
 mod handle;
 mod ingress;
@@ -234,6 +235,12 @@ impl App {
             self.background.spawn(async move {
                 let observing = observer::observe(handle, watchers);
                 draining.run_until_cancelled(observing).await.unwrap_or(());
+            });
+        } else {
+            let (handle, draining) = (self.running.clone(), self.drain.draining().clone());
+            self.background.spawn(async move {
+                let asking = first_answer::ask_once(handle);
+                draining.run_until_cancelled(asking).await.unwrap_or(());
             });
         }
         let (handle, stop) = (self.running.clone(), self.stop.clone());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::wakegate;
+use crate::support::{Lines, Plane, Program, Wanted, wakegate};
 
 /// Longer than a program takes to read its configuration on a machine that is busy with much else.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -601,4 +601,55 @@ fn a_file_that_lies_unread_is_named() {
         said.ends_with("the environment is good, with 2 warnings\n"),
         "{said}"
     );
+}
+
+/// Starts a gateway in front of this control plane, with this key, until it has said so much.
+async fn start_says(url: &str, key: Option<&str>, more: &str, expected: &[&str]) {
+    let folder = Folder::new();
+    let file = folder.path("wakegate.toml");
+    let text =
+        format!("{NOWHERE}{more}{LISTENER}{ROUTE}[[hypeman]]\nname = \"eu\"\nurl = \"{url}\"\n");
+    std::fs::write(&file, text).unwrap();
+    let mut command = wakegate();
+    command.args(["serve", "-c"]).arg(&file);
+    command.envs(key.map(|key| ("HYPEMAN_API_KEY", key)));
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut program = Program(command.spawn().unwrap());
+    let mut lines = Lines::of(program.0.stderr.take().unwrap());
+    for part in expected {
+        lines.say(part, 1).await;
+    }
+    let words = [
+        "the control plane answers",
+        "the control plane does not answer",
+    ];
+    let told = |line: &&String| words.iter().any(|words| line.contains(words));
+    assert_eq!(
+        lines.story.iter().filter(told).count(),
+        1,
+        "{:?}",
+        lines.story
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_start_says_which_control_planes_answer_or_why_not() {
+    let plane = Plane::start().await;
+    plane.asleep(Wanted::hello("one")).await;
+    let url = format!("http://{}", plane.address);
+    for more in ["", "observe = false\n"] {
+        let answers = ["the control plane answers", "hypeman=eu", "instances=1"];
+        start_says(&url, Some(&plane.token), more, &answers).await;
+        let none = [
+            "does not answer as it should",
+            "there is none: set `api_key_file`",
+        ];
+        start_says(&url, None, more, &none).await;
+        let wrong = ["does not answer as it should", "is the API key right"];
+        start_says(&url, Some("wrong"), more, &wrong).await;
+    }
+    let nobody = crate::support::reserved::Reserved::new();
+    let url = format!("http://{}", nobody.address);
+    start_says(&url, Some("k"), "", &["does it run, and is `url` right?"]).await;
+    plane.stop().await;
 }
