@@ -4,35 +4,27 @@
 //! problems are reported together.
 
 use std::collections::HashSet;
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use toml::de::DeTable;
 
 use self::auth::check_certificates;
 use self::listener::{check_tcp_hosts, read_ingress, read_listener};
-use self::parse::{positive, set};
 use self::planes::{Planes, unused};
-use self::route::{parse_instance, parse_network, parse_ready, read_route};
-use self::telemetry::{read_admin, read_log, read_metrics, read_tracing};
+use self::route::read_route;
+use self::telemetry::{read_admin, read_tracing};
 use super::diagnostics::Diagnostics;
 use super::forwarding::FieldNames;
-use super::model::{
-    AdminConfig, Config, IngressConfig, ListenerConfig, ResponseConfig, UpstreamConfig,
-};
+use super::model::{AdminConfig, Config, ListenerConfig, UpstreamConfig};
 use super::origin::Origin;
 use super::pattern::{HostPattern, InstanceTemplate};
 use super::place::{ENVIRONMENT, Place};
 use super::problem::{ConfigError, Problem};
 use super::reader::Section;
 use super::route::RouteConfig;
-use super::server::{HalfClose, ServerConfig, ViaConfig};
-use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
-use super::values::{ByteSize, Rate};
+use super::settings::Settings as _;
 use super::variables::Variables;
-use super::wake::WakeConfig;
 use crate::names::PlaneIndex;
 
 /// A configuration, and where its keys were written.
@@ -137,33 +129,11 @@ fn read<T>(
     for error in &errors {
         diagnostics.syntax(error.span(), error.message());
     }
-    let mut config = Config {
-        server: ServerConfig::default(),
-        wake: WakeConfig::default(),
-        upstream: UpstreamConfig::default(),
-        response: ResponseConfig::default(),
-        log: LogConfig::default(),
-        metrics: MetricsConfig::default(),
-        tracing: TracingConfig::default(),
-        admin: AdminConfig::default(),
-        hypeman: Vec::new(),
-        listener: Vec::new(),
-        route: Vec::new(),
-        ingress: IngressConfig::default(),
-        ignored_variables: Vec::new(),
-        unused_variables: Vec::new(),
-    };
+    let mut config = Config::default();
     if errors.is_empty() {
         let mut root = Section::root(&mut diagnostics, table.get_ref());
-        root.section("server", |s| read_server(s, &mut config.server));
-        root.section("wake", |s| read_wake(s, &mut config.wake));
+        config.read(&mut root);
         root.section("upstream", |s| read_upstream(s, &mut config.upstream));
-        root.section("response", |s| {
-            s.flag("server_timing", &mut config.response.server_timing);
-            s.flag("wake_header", &mut config.response.wake_header);
-        });
-        root.section("log", |s| read_log(s, &mut config.log));
-        root.section("metrics", |s| read_metrics(s, &mut config.metrics));
         root.section("tracing", |s| read_tracing(s, &mut config.tracing));
         root.section("admin", |s| read_admin(s, &mut config.admin));
         root.section("ingress", |s| read_ingress(s, &mut config.ingress));
@@ -222,145 +192,11 @@ fn add_sidecar(config: &mut Config) {
     config.route.push(Arc::new(route));
 }
 
-/// More threads than any machine has processors for.
-const MAX_WORKERS: usize = 1024;
-/// With less, a handful of clients would get nothing through.
-const MIN_BUFFERED_BYTES: usize = 1 << 20;
-/// The shortest `wake.verify_interval`: the control plane is asked that often about each instance in
-/// use, and has to have answered by then.
-const SHORTEST_VERIFY: Duration = Duration::from_millis(50);
-
-/// The limits of messages' heads, of requests as of responses.
-fn read_head_limits(s: &mut Section<'_, '_>, bytes: &mut usize, fields: &mut usize) {
-    if let Some(limit) = s.number::<usize>("max_header_bytes") {
-        if limit < 8192 {
-            s.problem("max_header_bytes", "must be at least 8192");
-        }
-        *bytes = limit;
-    }
-    set(fields, positive(s, "max_headers"));
-}
-
-fn read_server(s: &mut Section<'_, '_>, server: &mut ServerConfig) {
-    if let Some(workers) = s.number("workers") {
-        server.workers = NonZeroUsize::new(workers).filter(|count| count.get() <= MAX_WORKERS);
-        if server.workers.is_none() {
-            s.problem("workers", format_args!("must be 1 to {MAX_WORKERS}"));
-        }
-    }
-    set(&mut server.max_connections, positive(s, "max_connections"));
-    s.duration("header_timeout", &mut server.header_timeout);
-    s.duration("idle_timeout", &mut server.idle_timeout);
-    s.duration("send_timeout", &mut server.send_timeout);
-    let half_close = s.parsed("half_close", |text| match text {
-        "abort" => Ok(HalfClose::Abort),
-        "answer" => Ok(HalfClose::Answer),
-        _ => Err(format!("`{text}` is not \"abort\" or \"answer\"")),
-    });
-    set(&mut server.half_close, half_close);
-    read_head_limits(s, &mut server.max_header_bytes, &mut server.max_headers);
-    if let Some(limit) = positive(s, "max_connections_per_client") {
-        server.max_connections_per_client = limit;
-    }
-    let rate = s.word_or_number("min_body_rate", ByteSize::parse);
-    set(&mut server.min_body_rate, rate);
-    if let Some(bytes) = s.parsed("max_buffered_bytes", ByteSize::parse) {
-        if bytes.0 < MIN_BUFFERED_BYTES {
-            s.problem("max_buffered_bytes", "must be at least 1MiB");
-        }
-        server.max_buffered_bytes = bytes;
-    }
-    s.section("http2", |s| {
-        let http2 = &mut server.http2;
-        if let Some(streams) = s.number("max_streams") {
-            if streams == 0 {
-                s.problem("max_streams", "must be at least 1");
-            }
-            http2.max_streams = streams;
-        }
-        set(
-            &mut http2.max_pending_resets,
-            positive(s, "max_pending_resets"),
-        );
-        set(&mut http2.max_error_resets, positive(s, "max_error_resets"));
-        let mut renamed = Duration::ZERO;
-        s.duration("idle_timeout", &mut renamed);
-        http2.idle_timeout = (!renamed.is_zero()).then_some(renamed);
-    });
-    s.flag("reuse_port", &mut server.reuse_port);
-    s.flag("watch", &mut server.watch);
-    s.duration("drain_timeout", &mut server.drain_timeout);
-    s.duration("drain_idle_timeout", &mut server.drain_idle_timeout);
-    set(
-        &mut server.trusted_proxies,
-        s.list("trusted_proxies", parse_network),
-    );
-    let via = s.parsed("via", |text| match text {
-        "requests" => Ok(ViaConfig::Requests),
-        "both" => Ok(ViaConfig::Both),
-        "off" => Ok(ViaConfig::Off),
-        _ => Err(format!("`{text}` is not \"requests\", \"both\" or \"off\"")),
-    });
-    set(&mut server.via, via);
-    server.https_port = s.port("https_port");
-}
-
-fn read_wake(s: &mut Section<'_, '_>, wake: &mut WakeConfig) {
-    s.duration("timeout", &mut wake.timeout);
-    // Zero sheds everything (it is never "unlimited"), so it is a fair value here.
-    set(
-        &mut wake.max_held_per_instance,
-        s.number("max_held_per_instance"),
-    );
-    set(&mut wake.max_held_per_route, s.number("max_held_per_route"));
-    set(&mut wake.max_held, s.number("max_held"));
-    set(&mut wake.max_held_bytes, s.number("max_held_bytes"));
-    s.flag("start_stopped", &mut wake.start_stopped);
-    s.duration("verify_interval", &mut wake.verify_interval);
-    if wake.verify_interval < SHORTEST_VERIFY {
-        s.problem("verify_interval", "must be at least 50ms");
-    }
-    if let Some(failures) = s.number("breaker_failures") {
-        wake.breaker_failures = failures;
-        if failures == 0 {
-            s.problem("breaker_failures", "must be at least 1");
-        }
-    }
-    s.duration("breaker_max_delay", &mut wake.breaker_max_delay);
-    s.duration("unknown_ttl", &mut wake.unknown_ttl);
-    s.duration("forget_after", &mut wake.forget_after);
-    set(&mut wake.max_unknown, s.number("max_unknown"));
-    set(
-        &mut wake.unknown_per_client,
-        s.parsed("unknown_per_client", Rate::parse),
-    );
-    set(&mut wake.ready, s.parsed("ready", parse_ready));
-    set(&mut wake.max_concurrent, positive(s, "max_concurrent"));
-    set(&mut wake.max_questions, positive(s, "max_questions"));
-    s.duration("stall_timeout", &mut wake.stall_timeout);
-    s.duration("max_hold", &mut wake.max_hold);
-    set(&mut wake.thrash_per_minute, s.number("thrash_per_minute"));
-    set(&mut wake.ledger, s.number("ledger"));
-    s.duration("ramp_step", &mut wake.ramp_step);
-}
-
 fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
-    let instance = s.parsed("instance", parse_instance);
-    upstream.instance = instance.map(|instance| instance.as_str().to_owned());
-    if let Some(port) = s.port("port") {
-        upstream.port = port;
-        if upstream.instance.is_none() {
-            s.problem("port", "needs `upstream.instance`: whose port is it?");
-        }
+    upstream.read(s);
+    if upstream.instance.is_none() && s.has("port") {
+        s.problem("port", "needs `upstream.instance`: whose port is it?");
     }
-    s.duration("connect_timeout", &mut upstream.connect_timeout);
-    s.duration("response_timeout", &mut upstream.response_timeout);
-    let mut read_timeout = Duration::ZERO;
-    s.duration("read_timeout", &mut read_timeout);
-    upstream.read_timeout = (!read_timeout.is_zero()).then_some(read_timeout);
-    s.duration("idle_timeout", &mut upstream.idle_timeout);
-    set(&mut upstream.max_idle, s.number("max_idle"));
-    read_head_limits(s, &mut upstream.max_header_bytes, &mut upstream.max_headers);
 }
 
 mod auth;
@@ -368,7 +204,6 @@ mod forwarding;
 mod listener;
 #[cfg(test)]
 mod mistake_tests;
-mod parse;
 mod planes;
 mod route;
 mod telemetry;

@@ -5,8 +5,8 @@
 //! the place it was written, its key and what to do. Secrets are held in [`Secret`], which prints
 //! nothing.
 //!
-//! The way: text or environment -> `reader` (which key, where, of what type) -> `load`
-//! (defaults, cross checks) -> [`Config`], beside which an [`Origin`] keeps the places of its keys
+//! The way: text or environment -> `reader` (which key, where, of what type) -> the sections, whose
+//! keys are declared once (`settings!`) -> `load` (cross checks) -> [`Config`], beside which an [`Origin`] keeps the places of its keys
 //! for whatever is found out later.
 
 mod addresses;
@@ -32,9 +32,11 @@ mod schema;
 mod secret;
 mod server;
 mod service_link;
+mod settings;
 #[cfg(test)]
 mod shape;
 mod telemetry;
+mod texts;
 mod tls;
 mod values;
 mod variables;

@@ -227,8 +227,8 @@ impl<'b, 'a> Section<'b, 'a> {
     }
 
     /// A Go duration above zero.
-    pub(super) fn duration(&mut self, key: &'static str, slot: &mut Duration) {
-        let Some(found) = self.plain(key) else { return };
+    pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        let found = self.plain(key)?;
         if !matches!(found.kind, "string" | "variable") {
             let message = format!("is {}, not a duration", with_article(found.kind));
             let mend = match found.kind {
@@ -236,7 +236,7 @@ impl<'b, 'a> Section<'b, 'a> {
                 _ => "write it with its unit, in quotes: \"30s\", \"250ms\"".to_owned(),
             };
             self.refuse("wrong_type", key, &found, Complaint::new(message, mend));
-            return;
+            return None;
         }
         let text = &found.text;
         let value = match text.parse::<GoDuration>() {
@@ -246,10 +246,9 @@ impl<'b, 'a> Section<'b, 'a> {
                 .ok_or_else(|| format!("`{text}` must be longer than zero")),
             Err(error) => Err(error.to_string()),
         };
-        match value {
-            Ok(value) => *slot = value,
-            Err(message) => self.refuse("bad_value", key, &found, message.into()),
-        }
+        value
+            .map_err(|message| self.refuse("bad_value", key, &found, message.into()))
+            .ok()
     }
 
     /// A whole number.
@@ -313,14 +312,15 @@ impl<'b, 'a> Section<'b, 'a> {
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&mut self, key: &'static str, slot: &mut bool) {
-        let Some(found) = self.plain(key) else { return };
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let found = self.plain(key)?;
         match (found.kind, found.text.as_str()) {
-            ("boolean" | "variable", "true") => *slot = true,
-            ("boolean" | "variable", "false") => *slot = false,
+            ("boolean" | "variable", "true") => Some(true),
+            ("boolean" | "variable", "false") => Some(false),
             _ => {
                 let message = format!("`{}` is not true or false", found.text);
                 self.refuse("bad_value", key, &found, message.into());
+                None
             }
         }
     }
@@ -445,7 +445,7 @@ impl<'b, 'a> Section<'b, 'a> {
             .in_file(key)
             .is_some_and(|value| !value.get_ref().is_table());
         if plain || self.has_variable(key) {
-            self.flag(key, slot);
+            *slot = self.flag(key).unwrap_or(*slot);
         }
         if plain {
             return;

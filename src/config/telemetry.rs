@@ -8,13 +8,15 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 #[cfg(test)]
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
 use super::duration_text::go_text;
+use super::settings::{elsewhere, list, optional_text, settings, share, text, word, word_settings};
 #[cfg(test)]
 use super::shape::GoText;
+use super::texts::parse_url;
 
 /// A part of `log.level` that says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,28 +58,38 @@ pub fn parse_filter(text: &str) -> Result<Targets, FilterError> {
     Ok(filter)
 }
 
-/// Logs: diagnostics on standard error, accesses on standard output.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct LogConfig {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or levels of targets such as `info,hyper=debug`.
-    pub level: String,
-    /// How diagnostics look.
-    pub format: LogFormat,
-    /// Where access lines go.
-    pub access: AccessLog,
-    /// How access lines look.
-    pub access_format: AccessFormat,
-    /// How much of the usual traffic has access lines, from 0 to 1. Errors (400 and above),
-    /// requests that met a wake, and those that broke off always have one.
-    #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
-    pub access_sample: f64,
-    /// Which fields access lines have, in this order; all of them when the list is empty.
-    pub access_fields: Vec<AccessField>,
+settings! {
+    /// Logs: diagnostics on standard error, accesses on standard output.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct LogConfig {
+        /// `error`, `warn`, `info`, `debug`, `trace`, or levels of targets such as
+        /// `info,hyper=debug`.
+        pub level: String = "info".to_owned(), by text(parse_level);
+        /// How diagnostics look.
+        pub format: LogFormat = LogFormat::Text;
+        /// Where access lines go.
+        pub access: AccessLog = AccessLog::Stdout;
+        /// How access lines look.
+        pub access_format: AccessFormat = AccessFormat::Json;
+        /// How much of the usual traffic has access lines, from 0 to 1. Errors (400 and above),
+        /// requests that met a wake, and those that broke off always have one.
+        #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
+        pub access_sample: f64 = 1.0, by share;
+        /// Which fields access lines have, in this order; all of them when the list is empty.
+        pub access_fields: Vec<AccessField> = Vec::new(), by list(word::<AccessField>);
+    }
 }
 
+fn parse_level(text: &str) -> Result<String, String> {
+    let parsed = parse_filter(text).map(|_| text.to_owned());
+    parsed.map_err(|error| error.to_string())
+}
+
+word_settings!(LogFormat, AccessLog, AccessFormat);
+
 /// How diagnostics look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -90,7 +102,7 @@ pub enum LogFormat {
 }
 
 /// Where access lines go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AccessLog {
@@ -101,7 +113,7 @@ pub enum AccessLog {
 }
 
 /// How access lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AccessFormat {
@@ -114,7 +126,7 @@ pub enum AccessFormat {
 macro_rules! access_fields {
     ($($(#[$doc:meta])* $field:ident = $name:literal,)*) => {
         /// A field of access lines.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
         #[cfg_attr(test, derive(JsonSchema))]
         #[serde(rename_all = "snake_case")]
         pub enum AccessField {
@@ -180,40 +192,44 @@ access_fields! {
     UserAgent = "user_agent",
 }
 
-/// Metrics.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct MetricsConfig {
-    /// How many routes have series of their own; the others share the route `other`.
-    pub max_routes: usize,
+settings! {
+    /// Metrics.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct MetricsConfig {
+        /// How many routes have series of their own; the others share the route `other`.
+        pub max_routes: usize = 100;
+    }
 }
 
-/// Traces, in OpenTelemetry's form.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct TracingConfig {
-    /// Where spans are sent with OTLP over HTTP, such as `http://127.0.0.1:4318`; without it there
-    /// are none, and requests' own `traceparent` is passed on as it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    /// How many of the traces that begin here are recorded, from 0 to 1. A request that already
-    /// belongs to a trace is recorded when its `traceparent` says so and comes from a trusted
-    /// proxy; of other clients' so many are, and none that their `traceparent` leaves out.
-    #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
-    pub sample: f64,
-    /// What the gateway is called in traces.
-    pub service_name: String,
-    /// The longest that sending a batch of spans may take.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub timeout: Duration,
-    /// A file with header fields for the endpoint, one `name: value` a line; its values are
-    /// secrets.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub headers_file: Option<PathBuf>,
-    /// The same, as read.
-    #[serde(skip)]
-    pub headers: SecretHeaders,
+settings! {
+    /// Traces, in OpenTelemetry's form.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct TracingConfig {
+        /// Where spans are sent with OTLP over HTTP, such as `http://127.0.0.1:4318`; without it
+        /// there are none, and requests' own `traceparent` is passed on as it is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub endpoint: Option<String> = None, by optional_text(parse_url);
+        /// How many of the traces that begin here are recorded, from 0 to 1. A request that already
+        /// belongs to a trace is recorded when its `traceparent` says so and comes from a trusted
+        /// proxy; of other clients' so many are, and none that their `traceparent` leaves out.
+        #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
+        pub sample: f64 = 0.01, by share;
+        /// What the gateway is called in traces.
+        pub service_name: String = "wakegate".to_owned();
+        /// The longest that sending a batch of spans may take.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub timeout: Duration = Duration::from_secs(10);
+        /// A file with header fields for the endpoint, one `name: value` a line; its values are
+        /// secrets.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub headers_file: Option<PathBuf> = None;
+        /// The same, as read.
+        #[serde(skip)]
+        pub headers: SecretHeaders = SecretHeaders::default(), by elsewhere;
+    }
 }
 
 /// Header fields whose values are never printed.
@@ -244,38 +260,6 @@ impl SecretHeaders {
 impl std::fmt::Debug for SecretHeaders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} secret header fields", self.0.len())
-    }
-}
-
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self {
-            level: "info".to_owned(),
-            format: LogFormat::Text,
-            access: AccessLog::Stdout,
-            access_format: AccessFormat::Json,
-            access_sample: 1.0,
-            access_fields: Vec::new(),
-        }
-    }
-}
-
-impl Default for MetricsConfig {
-    fn default() -> Self {
-        Self { max_routes: 100 }
-    }
-}
-
-impl Default for TracingConfig {
-    fn default() -> Self {
-        Self {
-            endpoint: None,
-            sample: 0.01,
-            service_name: "wakegate".to_owned(),
-            timeout: Duration::from_secs(10),
-            headers_file: None,
-            headers: SecretHeaders::default(),
-        }
     }
 }
 

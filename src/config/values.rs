@@ -19,7 +19,7 @@ use super::duration_text::go_text;
 use super::shape::{GoText, text_schema};
 
 /// Bytes: `"512"`, `"64KiB"`, `"1MiB"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub usize);
 
 /// So many per second, minute or hour: `"10/m"`.

@@ -168,7 +168,7 @@ fn of_the_text() -> Vec<Wrong> {
         wrong("[log]\naccess_sample = 1.5\n", "from 0 to 1"),
         wrong(
             "[log]\naccess_fields = [\"colour\"]\n",
-            "`colour` is not a field",
+            "`colour` is not one of `time`",
         ),
         wrong(
             "[tracing]\nendpoint = \"collector:4318\"\n",
@@ -179,7 +179,7 @@ fn of_the_text() -> Vec<Wrong> {
         wrong("hypeman = \"nowhere\"\n", "no [[hypeman]] has this name"),
         wrong("path = \"a//b\"\n", "is not a path prefix"),
         wrong("admission = { methods = [\"get\"] }\n", "write `GET`"),
-        wrong("admission = { preset = \"x\" }\n", "is not a preset"),
+        wrong("admission = { preset = \"x\" }\n", "`x` is not `browser-abuse`"),
         wrong(
             "limits = { max_inflight = 1, soft_inflight = 2 }\n",
             "must not be more",

@@ -4,13 +4,12 @@
 //! is for the only one, at `HYPEMAN_BASE_URL` if that is set; where there are several, each has a
 //! variable of its own. What is ambiguous is a problem, and no key is used.
 
-use std::path::PathBuf;
-
-use super::parse::{parse_url, set};
 use crate::config::diagnostics::nearest;
 use crate::config::model::HypemanConfig;
 use crate::config::reader::Section;
 use crate::config::secret::Secret;
+use crate::config::settings::Settings as _;
+use crate::config::texts::parse_url;
 use crate::config::variables::Variables;
 
 /// Looks up a variable; an empty one counts as unset.
@@ -38,20 +37,14 @@ impl Planes {
     /// Reads the next `[[hypeman]]`.
     pub(super) fn read(&mut self, s: &mut Section<'_, '_>) {
         let mut plane = HypemanConfig::default();
-        set(&mut plane.name, s.text("name"));
+        plane.read(s);
         if self.all.iter().any(|other| other.name == plane.name) {
             s.problem(
                 "name",
                 format_args!("`{}` is the name of an earlier [[hypeman]]", plane.name),
             );
         }
-        let url = s.parsed("url", parse_url);
-        self.has_url.push(url.is_some());
-        set(&mut plane.url, url);
-        plane.api_key_file = s.text("api_key_file").map(PathBuf::from);
-        s.duration("connect_timeout", &mut plane.connect_timeout);
-        s.duration("request_timeout", &mut plane.request_timeout);
-        s.duration("restore_timeout", &mut plane.restore_timeout);
+        self.has_url.push(s.has("url"));
         self.all.push(plane);
     }
 
@@ -282,7 +275,7 @@ mod tests {
             (
                 TWO,
                 "HYPEMAN_BASE_URL",
-                "https://b",
+                "https://c",
                 "is not used where there are several",
             ),
         ] {

@@ -360,7 +360,10 @@ fn a_network_of_mapped_addresses_is_one_of_ipv4() {
 #[test]
 fn what_via_the_redirects_port_and_the_workers_cannot_be_is_a_problem() {
     for (key, problem) in [
-        ("via = \"on\"", "is not \"requests\", \"both\" or \"off\""),
+        (
+            "via = \"on\"",
+            "`on` is not one of `requests`, `both`, `off`",
+        ),
         ("https_port = 0", "a port is 1 to 65535"),
         ("https_port = 80800", "too large: at most 65535"),
         ("workers = 0", "must be 1 to 1024"),
@@ -483,7 +486,7 @@ fn a_route_that_contradicts_itself_is_refused() {
         ),
         (
             "wake = { ready = \"soon\" }",
-            "\"running\", \"port\" or \"health\"",
+            "`soon` is not one of `running`, `port`, `health`",
         ),
         ("admission = { preset = \"x\" }", "browser-abuse"),
         ("admission = { rate = \"often\" }", "is not a rate"),
