@@ -36,6 +36,8 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
         let help = one.mend.as_deref().unwrap_or_default();
         tracing::warn!(rule = one.rule, key = %one.key, place = %one.place, help, "{}", one.message);
     }
+    // Its text may be large, and nobody asks for a place from here on.
+    drop(origin);
     tell_room(&config);
     let inherited = Inherited::from_process().map_err(AppError::Inherited);
     let inherited = inherited.map_err(Failure::failed)?;

@@ -4,6 +4,7 @@
 //! and a variable before the file; nothing is looked for until somebody asks.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -13,12 +14,19 @@ use super::problem::Problem;
 use super::variables::{PREFIX, Variables};
 
 /// What a configuration was loaded from; it finds where a key was written.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Origin {
     name: String,
     text: String,
     variables: Variables,
     flags: BTreeMap<String, &'static str>,
+}
+
+/// The file, read once more.
+struct Parsed<'o> {
+    origin: &'o Origin,
+    table: Spanned<DeTable<'o>>,
+    lines: Lines,
 }
 
 // === impl Origin ===
@@ -41,29 +49,18 @@ impl Origin {
     /// Where a key's value was written, such as `listener[0].tls.cert`; else the table that it
     /// would be in, else the file.
     pub fn place_of(&self, key: &str) -> Place {
-        if let Some(flag) = self.flags.get(key) {
-            return Place::Named((*flag).to_owned());
-        }
-        if self.variables.has(key) {
-            return Place::Named(key.to_owned());
-        }
-        let steps = steps(key);
-        let variables = variables_of(&steps);
-        if let Some(name) = variables.into_iter().find(|name| self.variables.has(name)) {
-            return Place::Named(name);
-        }
-        let (table, _) = DeTable::parse_recoverable(&self.text);
-        let at = find(table.get_ref(), &steps);
-        Place::File {
-            name: self.name.clone(),
-            at: at.map(|at| Lines::of(&self.text).at(&self.text, at)),
-        }
+        self.parsed().place_of(key)
     }
 
     /// The same problems with the places that their keys were written at, in the order of the file.
     pub fn locate(&self, problems: Vec<Problem>) -> Vec<Problem> {
+        if problems.is_empty() {
+            return problems;
+        }
+        // Once for all of them: the file may be large.
+        let parsed = self.parsed();
         let located = problems.into_iter().map(|problem| Problem {
-            place: self.place_of(&problem.key),
+            place: parsed.place_of(&problem.key),
             ..problem
         });
         let mut located: Vec<Problem> = located.collect();
@@ -72,6 +69,44 @@ impl Origin {
             Place::Named(_) => (usize::MAX, 1),
         });
         located
+    }
+
+    fn parsed(&self) -> Parsed<'_> {
+        let (table, _) = DeTable::parse_recoverable(&self.text);
+        Parsed {
+            origin: self,
+            table,
+            lines: Lines::of(&self.text),
+        }
+    }
+}
+
+impl Parsed<'_> {
+    fn place_of(&self, key: &str) -> Place {
+        let origin = self.origin;
+        if let Some(flag) = origin.flags.get(key) {
+            return Place::Named((*flag).to_owned());
+        }
+        if origin.variables.has(key) {
+            return Place::Named(key.to_owned());
+        }
+        let steps = steps(key);
+        let mut variables = variables_of(&steps).into_iter();
+        if let Some(name) = variables.find(|name| origin.variables.has(name)) {
+            return Place::Named(name);
+        }
+        let at = find(self.table.get_ref(), &steps);
+        Place::File {
+            name: origin.name.clone(),
+            at: at.map(|at| self.lines.at(&origin.text, at)),
+        }
+    }
+}
+
+impl fmt::Debug for Origin {
+    /// Its name: a secret may be in the text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Origin({})", self.name)
     }
 }
 

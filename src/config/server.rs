@@ -103,6 +103,10 @@ settings! {
     }
 }
 
+#[allow(
+    clippy::option_option,
+    reason = "one for whether there is a value, the other of the key's own type"
+)]
 fn workers(s: &mut Section<'_, '_>, key: &'static str) -> Option<Option<NonZeroUsize>> {
     within(1..=MOST_WORKERS)(s, key).map(NonZeroUsize::new)
 }

@@ -78,6 +78,7 @@ pub(super) use settings;
 // === Rules ===
 
 /// A table below.
+#[allow(clippy::unnecessary_wraps, reason = "rules may find nothing")]
 pub(super) fn section<T: Settings>(s: &mut Section<'_, '_>, key: &'static str) -> Option<T> {
     let mut found = T::default();
     s.section(key, |s| found.read(s));
@@ -97,6 +98,10 @@ pub(super) fn text<T, E: Into<Complaint>>(
 }
 
 /// The same for a key that need not be there.
+#[allow(
+    clippy::option_option,
+    reason = "one for whether there is a value, the other of the key's own type"
+)]
 pub(super) fn optional_text<T, E: Into<Complaint>>(
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> impl Fn(&mut Section<'_, '_>, &'static str) -> Option<Option<T>> {
@@ -173,6 +178,10 @@ pub(super) fn port(s: &mut Section<'_, '_>, key: &'static str) -> Option<u16> {
 }
 
 /// The same for a key that need not be there.
+#[allow(
+    clippy::option_option,
+    reason = "one for whether there is a value, the other of the key's own type"
+)]
 pub(super) fn optional_port(s: &mut Section<'_, '_>, key: &'static str) -> Option<Option<u16>> {
     s.port(key).map(Some)
 }

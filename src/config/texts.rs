@@ -78,7 +78,7 @@ pub(super) fn parse_method(text: &str) -> Result<String, String> {
     let upper = text.to_ascii_uppercase();
     if text != upper && METHODS.split(' ').any(|method| method == upper) {
         return Err(format!(
-            "`{text}` is no method that clients send; write `{upper}`"
+            "methods are in capitals: write `{upper}` for `{text}`"
         ));
     }
     Ok(method.as_str().to_owned())

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 
 /// The prefix of our own variables.
 pub(super) const PREFIX: &str = "WAKEGATE_";
@@ -12,7 +13,7 @@ pub(super) const PREFIX: &str = "WAKEGATE_";
 const HYPEMAN: &str = "HYPEMAN_";
 
 /// The environment; a test passes its own.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Variables {
     readable: BTreeMap<String, String>,
     /// The names of variables that are not UTF-8.
@@ -74,6 +75,13 @@ impl Variables {
     }
 }
 
+impl fmt::Debug for Variables {
+    /// Their names: a value may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.readable.keys()).finish()
+    }
+}
+
 impl FromIterator<(String, String)> for Variables {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
         let pairs = pairs.into_iter();
@@ -101,6 +109,8 @@ mod tests {
         let pairs: Vec<_> = variables.iter().collect();
         assert_eq!(pairs, [("HYPEMAN_D", "d"), ("WAKEGATE_A", "a")]);
         assert!(!variables.has("WAKEGATE_B"));
+        let printed = format!("{variables:?}");
+        assert_eq!(printed, r#"{"HYPEMAN_D", "WAKEGATE_A"}"#);
         assert_eq!(variables.unreadable(), ["WAKEGATE_C"]);
     }
 }

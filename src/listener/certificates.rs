@@ -259,9 +259,9 @@ fn verifier(
     let (text, mut roots) = (read(client_ca)?, RootCertStore::empty());
     for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate =
-            certificate.map_err(|error| wrong(format!("is no PEM certificate: {error:?}")))?;
+            certificate.map_err(|error| wrong(format!("is not a PEM certificate: {error:?}")))?;
         let added = roots.add(certificate);
-        added.map_err(|error| wrong(format!("has a certificate that is no CA: {error}")))?;
+        added.map_err(|error| wrong(format!("has a certificate that is not a CA: {error}")))?;
     }
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);

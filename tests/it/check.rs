@@ -1,14 +1,14 @@
 //! `wakegate check` beside `wakegate serve`: what one refuses, the other refuses, in the same words.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::support::{Lines, Plane, Program, Wanted, wakegate};
+use crate::support::reserved::Reserved;
+use crate::support::{BINARY, Lines, Plane, Program, Wanted, wakegate, without_settings};
 
-/// Longer than a program takes to read its configuration on a machine that is busy with much else.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Seconds, more than a program takes to read its configuration on a machine that is busy with much
+/// else.
+const PATIENCE: &str = "60";
 
 const ROUTE: &str = "[[route]]\nhost = \"a.example.com\"\ninstance = \"a\"\n";
 
@@ -36,7 +36,6 @@ impl Folder {
         folder.write("pair/a.key", "nothing of use\n");
         std::fs::create_dir(folder.path("ca")).unwrap();
         folder.write("ca/ca.key", "nothing of use\n");
-        folder.write("binary", "x");
         std::fs::write(folder.path("binary"), b"\xff\xfe").unwrap();
         folder
     }
@@ -50,53 +49,24 @@ impl Folder {
     }
 }
 
-/// Runs a program that ends by itself, soon; one that serves is ended, and is a failure.
-fn end_of(mut command: Command) -> Output {
-    let mut program = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // What it writes must not fill a pipe that nobody reads.
-    let mut out = program.stdout.take().unwrap();
-    let reader = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        out.read_to_end(&mut text).unwrap();
-        text
-    });
-    let mut err = program.stderr.take().unwrap();
-    let errors = std::thread::spawn(move || {
-        let mut text = Vec::new();
-        err.read_to_end(&mut text).unwrap();
-        text
-    });
-    let end = Instant::now() + PATIENCE;
-    while program.try_wait().unwrap().is_none() {
-        if Instant::now() > end {
-            program.kill().unwrap();
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Output {
-        status: program.wait().unwrap(),
-        stdout: reader.join().unwrap(),
-        stderr: errors.join().unwrap(),
-    }
+/// The program, which is ended with the exit code 124 when it serves instead of leaving.
+fn leaving() -> Command {
+    let mut command = without_settings(Command::new("timeout"));
+    command.args([PATIENCE, BINARY]);
+    command
 }
 
 /// The exit code and the last words of a program, which are its reason.
 fn verdict(output: &Output) -> (Option<i32>, String) {
     let said = String::from_utf8(output.stderr.clone()).unwrap();
-    let reason = said.rfind("wakegate: ").map(|at| said[at..].to_owned());
-    (output.status.code(), reason.unwrap_or_default())
+    let reason = said.rfind("wakegate: ").and_then(|at| said.get(at..));
+    (output.status.code(), reason.unwrap_or_default().to_owned())
 }
 
 fn run(word: &str, arguments: &[&str], file: &Path, variables: &[(&str, &str)]) -> Output {
-    let mut command = wakegate();
+    let mut command = leaving();
     command.arg(word).arg("-c").arg(file).args(arguments);
-    command.envs(variables.iter().copied());
-    end_of(command)
+    command.envs(variables.iter().copied()).output().unwrap()
 }
 
 /// A wrong configuration, and words that must be in the reason.
@@ -179,7 +149,10 @@ fn of_the_text() -> Vec<Wrong> {
         wrong("hypeman = \"nowhere\"\n", "no [[hypeman]] has this name"),
         wrong("path = \"a//b\"\n", "is not a path prefix"),
         wrong("admission = { methods = [\"get\"] }\n", "write `GET`"),
-        wrong("admission = { preset = \"x\" }\n", "`x` is not `browser-abuse`"),
+        wrong(
+            "admission = { preset = \"x\" }\n",
+            "`x` is not `browser-abuse`",
+        ),
         wrong(
             "limits = { max_inflight = 1, soft_inflight = 2 }\n",
             "must not be more",
@@ -330,7 +303,7 @@ fn of_its_files(folder: &Folder) -> Vec<Wrong> {
         tls(&pair("nothing", "one.key"), "tls.cert`: cannot read"),
         tls(&pair("one.crt", "nothing"), "tls.key`: cannot read"),
         tls(&pair("junk", "one.key"), "has no certificate in it"),
-        tls(&pair("one.crt", "junk"), "is no PEM private key"),
+        tls(&pair("one.crt", "junk"), "is not a PEM private key"),
         tls(&pair("one.crt", "two.key"), "does not fit"),
         tls(&own("dir", "nothing"), "tls.dir`: cannot read"),
         tls(&own("dir", "none"), "has no certificate"),
@@ -571,10 +544,9 @@ fn a_file_that_lies_unread_is_named() {
     let folder = Folder::new();
     folder.write("wakegate.toml", &format!("{NOWHERE}{ROUTE}"));
     let run = |word: &str, variables: &[(&str, &str)]| {
-        let mut command = wakegate();
+        let mut command = leaving();
         command.arg(word).current_dir(folder.path(""));
-        command.envs(variables.iter().copied());
-        end_of(command)
+        command.envs(variables.iter().copied()).output().unwrap()
     };
     for word in ["check", "serve"] {
         let (code, reason) = verdict(&run(word, &[]));
@@ -648,7 +620,7 @@ async fn the_start_says_which_control_planes_answer_or_why_not() {
         let wrong = ["does not answer as it should", "is the API key right"];
         start_says(&url, Some("wrong"), more, &wrong).await;
     }
-    let nobody = crate::support::reserved::Reserved::new();
+    let nobody = Reserved::new();
     let url = format!("http://{}", nobody.address);
     start_says(&url, Some("k"), "", &["does it run, and is `url` right?"]).await;
     plane.stop().await;
