@@ -68,12 +68,15 @@ mod tests {
     const ROUTE: &str = "[[route]]\nhost = \"a.example.com\"\ninstance = \"a\"\n";
 
     fn keys(listeners: &[&str], admin: &str, reuse_port: bool) -> Vec<String> {
-        let mut text =
-            format!("[server]\nreuse_port = {reuse_port}\n[admin]\naddress = \"{admin}\"\n");
-        for address in listeners {
-            text += &format!("[[listener]]\naddress = \"{address}\"\n");
-        }
-        let config = load("w.toml", &(text + ROUTE), &Variables::default()).unwrap();
+        let listeners = listeners.iter();
+        let listeners: Vec<String> = listeners
+            .map(|address| format!("[[listener]]\naddress = \"{address}\"\n"))
+            .collect();
+        let text = format!(
+            "[server]\nreuse_port = {reuse_port}\n[admin]\naddress = \"{admin}\"\n{}{ROUTE}",
+            listeners.concat()
+        );
+        let config = load("w.toml", &text, &Variables::default()).unwrap();
         let problems = address_problems(&config).into_iter();
         problems.map(|problem| problem.key).collect()
     }

@@ -300,7 +300,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("a.example.com");
         std::fs::create_dir(&folder).unwrap();
-        let text = format!("[[listener]]\ntls = {{ dir = {:?} }}\n", dir.path());
+        let here = dir.path().display();
+        let text = format!("[[listener]]\ntls = {{ dir = \"{here}\" }}\n");
         for (file, is_told) in [
             (dir.path().join("a.crt"), false),
             (dir.path().join("a.key"), true),

@@ -228,11 +228,12 @@ fn of_the_text() -> Vec<Wrong> {
 /// What only shows when one listener is beside another, or variables beside the file.
 fn of_the_whole() -> Vec<Wrong> {
     let with = |admin: &str, listeners: &[&str], more: &str| {
-        let mut text = format!("{more}[admin]\naddress = \"{admin}\"\n");
-        for address in listeners {
-            text += &format!("[[listener]]\naddress = \"{address}\"\n");
-        }
-        text + ROUTE
+        let listeners = listeners.iter();
+        let listeners: Vec<String> = listeners
+            .map(|address| format!("[[listener]]\naddress = \"{address}\"\n"))
+            .collect();
+        let listeners = listeners.concat();
+        format!("{more}[admin]\naddress = \"{admin}\"\n{listeners}{ROUTE}")
     };
     let one = "127.0.0.1:1";
     let nowhere = "127.0.0.1:0";
@@ -290,7 +291,7 @@ fn of_the_whole() -> Vec<Wrong> {
 
 /// What only the files show that it names.
 fn of_its_files(folder: &Folder) -> Vec<Wrong> {
-    let quoted = |name: &str| format!("{:?}", folder.path(name));
+    let quoted = |name: &str| format!("\"{}\"", folder.path(name).display());
     let pair =
         |cert: &str, key: &str| format!("{{ cert = {}, key = {} }}", quoted(cert), quoted(key));
     let own = |key: &str, name: &str| format!("{{ {key} = {} }}", quoted(name));
