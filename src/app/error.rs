@@ -3,9 +3,8 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
+use crate::config::ConfigError;
 use crate::listener::TlsError;
-use crate::telemetry::TracerError;
-use hypeman::BuildError;
 
 /// The gateway cannot start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -25,23 +24,15 @@ pub enum AppError {
     /// A listener's certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// A control plane's client cannot be made.
-    #[error("[[hypeman]] `{name}`: {source}")]
-    Client {
-        /// The control plane's configured name.
-        name: String,
-        /// The fault of its configuration.
-        source: BuildError,
-    },
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The sockets that another process left to this one cannot be used.
     #[error("the sockets of LISTEN_FDS cannot be used: {0}")]
     Inherited(std::io::Error),
     /// The workers' threads cannot be started.
     #[error("cannot start {0} workers: {1}; choose fewer with `server.workers`")]
     Workers(NonZeroUsize, #[source] std::io::Error),
-    /// Spans cannot be exported.
-    #[error(transparent)]
-    Tracer(#[from] TracerError),
     /// A reload would change what needs a restart.
     #[error("`{0}` can only change with a restart, so nothing was changed")]
     NeedsRestart(&'static str),

@@ -17,9 +17,12 @@ use super::plane::ObservedPlane;
 use super::service::GatewayService;
 use super::sockets::Sockets;
 use crate::admin::Timeline;
-use crate::config::{Config, ListenerConfig, RouteConfig, ServerConfig};
+use crate::config::{
+    Config, ConfigError, ListenerConfig, RouteConfig, ServerConfig, address_problems,
+};
 use crate::drain::Drain;
 use crate::keep_warm::WarmPlan;
+use crate::names::PlaneIndex;
 use crate::proxy::Gateway;
 use crate::router::Declared;
 use crate::telemetry::ReloadOutcome;
@@ -140,6 +143,10 @@ impl AppHandle {
         if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
             return Err(AppError::NeedsRestart(key));
         }
+        let problems = address_problems(config);
+        if !problems.is_empty() {
+            return Err(ConfigError { problems }.into());
+        }
         let declared = running
             .declared
             .lock()
@@ -249,6 +256,13 @@ impl Running {
         addresses.push(self.admin);
         let wakes = &self.gateway.parts().wakes;
         wakes.own_listeners().set(addresses);
+    }
+
+    /// Whether there is an API key for a control plane.
+    pub(super) fn has_key(&self, plane: PlaneIndex) -> bool {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let plane = config.hypeman.get(usize::from(plane.0));
+        plane.is_some_and(|plane| plane.api_key.is_some() || plane.api_key_file.is_some())
     }
 
     fn use_routes(&self, config: &Config, declared: &Declared) {

@@ -5,12 +5,14 @@
 //! after which a wake that is under way has its answer, and no worker is left.
 
 mod error;
+mod first_answer;
 mod folding;
 mod handle;
 mod ingress;
 mod observer;
 mod operator;
 mod plane;
+mod prepared;
 mod problems;
 mod service;
 mod sockets;
@@ -31,6 +33,7 @@ pub use self::error::AppError;
 pub use self::handle::AppHandle;
 use self::handle::Running;
 use self::plane::ObservedPlane;
+pub use self::prepared::{IN_USE, Prepared};
 use self::service::GatewayService;
 use self::sockets::{Bound, Sockets};
 use crate::admin::Admin;
@@ -40,7 +43,7 @@ use crate::hold::Hold;
 use crate::keep_warm::keep_warm;
 use crate::listener::{self, Inherited, Shared};
 use crate::proxy::{Gateway, GatewayParts};
-use crate::telemetry::{AccessSink, Metrics, Tracer};
+use crate::telemetry::AccessSink;
 use crate::upstream::Upstream;
 use crate::wake::{Tcp, WakeReport, Wakes};
 use crate::workers::{self, WorkerThreads};
@@ -72,14 +75,32 @@ impl App {
     pub async fn bind_with(
         config: Config,
         access: AccessSink,
+        inherited: Inherited,
+    ) -> Result<Self, AppError> {
+        let prepared = Prepared::new(&config)?;
+        Self::bind_prepared(config, prepared, access, inherited).await
+    }
+
+    /// The same, of what this configuration was prepared to.
+    pub async fn bind_prepared(
+        config: Config,
+        prepared: Prepared,
+        access: AccessSink,
         mut inherited: Inherited,
     ) -> Result<Self, AppError> {
+        let Prepared {
+            listeners,
+            clients,
+            metrics,
+            tracer,
+            ..
+        } = prepared;
         let reuse_port = config.server.reuse_port;
         let all = || config.listener.iter().map(|listener| listener.address);
-        let bound = config
-            .listener
-            .iter()
-            .map(|listener| sockets::bind(listener, &mut inherited, reuse_port, all()));
+        let bound = config.listener.iter().zip(listeners);
+        let bound = bound.map(|(listener, settings)| {
+            sockets::bind(listener, settings, &mut inherited, reuse_port, all())
+        });
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let (admin, admin_address) = bind_admin(&config, &mut inherited).await?;
         for address in inherited.left() {
@@ -90,24 +111,15 @@ impl App {
         let count = count.unwrap_or_else(workers::default_count);
         let threads = WorkerThreads::start(count);
         let threads = threads.map_err(|source| AppError::Workers(count, source))?;
-        let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
         metrics.set_loaded(jiff::Timestamp::now());
-        let tracer = Tracer::new(&config.tracing, &metrics)?;
-        let planes = config.hypeman.iter().map(|plane| {
-            let observer = Arc::clone(&metrics);
-            let client = hypeman::ClientBuilder::from(plane.to_client_config());
-            let client = client.observer(observer).build();
-            Ok::<_, AppError>(ObservedPlane {
-                name: plane.name.clone(),
-                url: plane.url.clone(),
-                client: client.map_err(|source| AppError::Client {
-                    name: plane.name.clone(),
-                    source,
-                })?,
-                last: ArcSwap::default(),
-            })
+        let planes = config.hypeman.iter().zip(clients);
+        let planes = planes.map(|(plane, client)| ObservedPlane {
+            name: plane.name.clone(),
+            url: plane.url.clone(),
+            client,
+            last: ArcSwap::default(),
         });
-        let planes = planes.collect::<Result<Vec<_>, _>>()?;
+        let planes: Vec<ObservedPlane> = planes.collect();
         let (drain, background, stop) = (
             Drain::default(),
             TaskTracker::new(),
@@ -223,6 +235,12 @@ impl App {
             self.background.spawn(async move {
                 let observing = observer::observe(handle, watchers);
                 draining.run_until_cancelled(observing).await.unwrap_or(());
+            });
+        } else {
+            let (handle, draining) = (self.running.clone(), self.drain.draining().clone());
+            self.background.spawn(async move {
+                let asking = first_answer::ask_once(handle);
+                draining.run_until_cancelled(asking).await.unwrap_or(());
             });
         }
         let (handle, stop) = (self.running.clone(), self.stop.clone());

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::yield_now;
 use tokio::time::{Instant, interval, sleep};
 
+use super::first_answer;
 use super::handle::{AppHandle, Running};
 use super::plane::{LastAnswer, ObservedPlane, condition_of};
 use super::problems::Trouble;
@@ -63,7 +64,7 @@ async fn look_again(
     watchers: &Watchers,
     mut came: watch::Receiver<()>,
 ) {
-    let mut trouble = Trouble::default();
+    let mut trouble = None;
     loop {
         look_at(running, plane, &mut trouble).await;
         match watchers.any() {
@@ -79,14 +80,20 @@ async fn look_again(
 async fn look_at(
     running: &Running,
     (index, plane): (PlaneIndex, &ObservedPlane),
-    trouble: &mut Trouble,
+    trouble: &mut Option<Trouble>,
 ) {
     let asked_at = Instant::now();
     let all = ListInstances::default();
     let answer = plane.client.list_instance_summaries(&all).await;
     let metrics = &running.gateway.parts().metrics;
     metrics.set_controlplane_up(&plane.name, answer.is_ok());
-    let is_news = trouble.update(answer.as_ref().err());
+    let is_first = trouble.is_none();
+    let trouble = trouble.get_or_insert_default();
+    let is_news = trouble.update(answer.as_ref().err()) && !is_first;
+    if is_first {
+        let count = answer.as_ref().map(|listed| listed.items.len());
+        first_answer::tell(running, (index, plane), count);
+    }
     match answer {
         Ok(listed) => {
             if is_news {

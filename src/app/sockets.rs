@@ -47,12 +47,12 @@ pub(super) struct Bound {
 /// Binds one socket, or takes an inherited one; `all` are the addresses of all of them.
 pub(super) fn bind(
     config: &ListenerConfig,
+    settings: ListenerSettings,
     inherited: &mut Inherited,
     reuse_port: bool,
     all: impl IntoIterator<Item = SocketAddr>,
 ) -> Result<Bound, AppError> {
     let address = config.address;
-    let settings = ListenerSettings::new(config)?;
     let (inherited, v6_only) = (inherited.take(address), is_v6_only(address, all));
     let listener = Listener::bind(address, settings, inherited, reuse_port, v6_only);
     let listener = listener.map_err(|source| AppError::Bind {
@@ -171,7 +171,12 @@ impl Sockets {
                 Some(one) => ListenerSettings::new(config)
                     .map(|settings| kept.push((one, config, Some(settings))))
                     .map_err(AppError::from),
-                None => bind(config, &mut Inherited::default(), reuse_port, all())
+                None => ListenerSettings::new(config)
+                    .map_err(AppError::from)
+                    .and_then(|settings| {
+                        let none = &mut Inherited::default();
+                        bind(config, settings, none, reuse_port, all())
+                    })
                     .map(|bound| fresh.push(bound)),
             };
             match done {

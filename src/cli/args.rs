@@ -73,8 +73,10 @@ pub enum Command {
     Image(ImageCommand),
     /// Write an annotated configuration to begin with, and its JSON Schema for editors.
     Init(InitArguments),
-    /// Check a configuration and print the effective one as TOML.
+    /// Check a configuration and print the effective one as TOML, without its secrets.
     ///
+    /// What `serve` would refuse is refused, in the same words and with the same exit code:
+    /// certificates, keys and other files are read, addresses are compared. Nothing is changed.
     /// Warnings about what is allowed and risky go to standard error.
     Check(CheckArguments),
     /// Print the configuration's JSON Schema.
@@ -161,12 +163,18 @@ pub struct ConfigArguments {
 /// Arguments of `check`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckArguments {
-    /// Which configuration.
+    /// What `serve` would be told.
     #[command(flatten)]
-    pub config: ConfigArguments,
+    pub serve: ServeArguments,
     /// Fail, too, when something is risky.
     #[arg(long)]
     pub strict: bool,
+    /// Say only what is wrong or risky.
+    #[arg(short, long, conflicts_with = "json")]
+    pub quiet: bool,
+    /// Print what is wrong or risky as JSON: rule, file, line, column, key, message and mend.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `init`.

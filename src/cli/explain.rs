@@ -422,10 +422,12 @@ pub(super) fn run(word: Option<&str>, output: Output) -> Result<(), Failure> {
         }
         return Ok(());
     };
-    let Some(one) = CODES.iter().find(|one| one.word == word) else {
+    // Whoever copies it from a log or a constant may have other letters.
+    let small = word.trim().to_ascii_lowercase().replace('-', "_");
+    let Some(one) = CODES.iter().find(|one| one.word == small) else {
         let near = CODES
             .iter()
-            .map(|one| (strsim::damerau_levenshtein(word, one.word), one.word))
+            .map(|one| (strsim::damerau_levenshtein(&small, one.word), one.word))
             .min()
             .filter(|(distance, _)| *distance <= 4);
         let hint = near.map_or_else(String::new, |(_, code)| format!("; did you mean `{code}`?"));

@@ -4,6 +4,8 @@
 //! exits.
 
 mod args;
+mod check;
+mod configuration;
 #[cfg(feature = "local")]
 mod demo;
 #[cfg(feature = "local")]
@@ -73,7 +75,7 @@ pub async fn run(command: Command, output: Output) -> Result<(), Failure> {
             Ok(wakegate_local::cli::build_image(&dir, image, output.out)?)
         }
         Command::Init(arguments) => init::run(&arguments, output),
-        Command::Check(arguments) => serve::check(&arguments, output),
+        Command::Check(arguments) => check::run(&arguments, output),
         Command::Schema => {
             init::print_schema(output);
             Ok(())

@@ -1,4 +1,7 @@
-//! `wakegate serve` and `wakegate check`.
+//! `wakegate serve`.
+//!
+//! Guarantees: what is wrong with the configuration ends it with `EX_CONFIG`, and is never tried
+//! again by whoever looks after it; what the machine refuses just now ends it with another code.
 
 use std::pin::pin;
 
@@ -6,43 +9,39 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 
-use super::args::{CheckArguments, ServeArguments};
-use super::output::{Failure, Output};
+use super::args::ServeArguments;
+use super::configuration::{descriptors, load, warnings};
+use super::output::Failure;
 use super::signals::end_signal;
 use super::watched::Watched;
-use crate::app::{App, AppError};
-use crate::config::{Config, ListenerConfig, Variables, advice, load_file};
+use crate::app::{App, AppError, Prepared};
+use crate::config::{Config, ConfigError, Loaded};
+use crate::descriptors::for_clients;
 use crate::listener::Inherited;
 use crate::telemetry::{AccessSink, init_diagnostics};
-
-fn load(arguments: &ServeArguments) -> Result<Config, Failure> {
-    let file = arguments.config.config.as_deref();
-    let mut config = load_file(file, &Variables::from_process()).map_err(Failure::bad_config)?;
-    if let Some(address) = arguments.listen {
-        // The flag moves the first listener; all else about it stays.
-        let first = config.listener.into_iter().next().unwrap_or_default();
-        config.listener = vec![ListenerConfig { address, ..first }];
-    }
-    if let Some(address) = arguments.admin_listen {
-        config.admin.address = address;
-    }
-    Ok(config)
-}
 
 pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     // Before anything is heard of this process: whoever has heard of it may signal it.
     let (hangups, end) = (signal(SignalKind::hangup()), end_signal());
-    let config = load(&arguments)?;
+    let Loaded { config, origin } = load(&arguments).map_err(Failure::bad_config)?;
     let _diagnostics = init_diagnostics(&config.log).map_err(Failure::failed)?;
     let access = AccessSink::new(&config.log);
     let watch = config.server.watch;
     raise_descriptors();
-    for one in advice(&config, descriptors()) {
-        tracing::warn!(key = %one.key, help = one.help, "{}", one.risk);
+    let prepared = Prepared::new(&config).map_err(|error| {
+        let problems = origin.locate(error.problems);
+        Failure::bad_config(ConfigError { problems })
+    })?;
+    for one in warnings(&arguments, &config, &origin, prepared.warnings()) {
+        let help = one.mend.as_deref().unwrap_or_default();
+        tracing::warn!(rule = one.rule, key = %one.key, place = %one.place, help, "{}", one.message);
     }
+    // Its text may be large, and nobody asks for a place from here on.
+    drop(origin);
+    tell_room(&config);
     let inherited = Inherited::from_process().map_err(AppError::Inherited);
     let inherited = inherited.map_err(Failure::failed)?;
-    let app = App::bind_with(config, access, inherited).await;
+    let app = App::bind_prepared(config, prepared, access, inherited).await;
     let app = app.map_err(Failure::failed)?;
     for address in app.addresses() {
         tracing::info!(%address, "serving");
@@ -50,7 +49,10 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     tracing::info!(address = %app.admin_address(), "admin");
     let handle = app.handle();
     let source = arguments.clone();
-    handle.set_source(move || load(&source).map_err(|failure| failure.message));
+    handle.set_source(move || match load(&source) {
+        Ok(loaded) => Ok(loaded.config),
+        Err(error) => Err(error.to_line()),
+    });
     let reloads = async {
         let Ok(mut hangups) = hangups else {
             return;
@@ -86,33 +88,21 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn check(arguments: &CheckArguments, output: Output) -> Result<(), Failure> {
-    let file = arguments.config.config.as_deref();
-    let loaded = load_file(file, &Variables::from_process());
-    // `check` answers 0 or 1; `serve` leaves with 78 on the same problems.
-    let config = loaded.map_err(Failure::failed)?;
-    output.print(&toml::to_string(&config).map_err(Failure::failed)?);
-    let advice = advice(&config, descriptors());
-    for one in &advice {
-        output.note(&format!("warning: {one}\n"));
-    }
-    match arguments.strict && !advice.is_empty() {
-        true => Err(Failure::failed(
-            "the configuration is valid and has risks (--strict)",
-        )),
-        false => Ok(()),
-    }
-}
-
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!(%error, "cannot tell the service manager");
     }
 }
 
-/// How many files this process may have open, once it has raised its own limit.
-fn descriptors() -> Option<u64> {
-    rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum
+/// Says how many clients there is room for, where that is fewer than may come.
+fn tell_room(config: &Config) {
+    let room = descriptors().map(for_clients);
+    if let Some(clients) = room.filter(|room| *room < config.server.max_connections) {
+        tracing::info!(
+            clients,
+            "as many as the limit of open files (ulimit -n) has room for"
+        );
+    }
 }
 
 /// As many open files as the system lets this process have: shells and service managers give few to

@@ -1,51 +1,51 @@
 //! Settings that are allowed and that a careful operator would think about once more.
 //!
-//! Guarantees: advice never keeps a gateway from starting; it names a key and what to do; it never
-//! shows a secret.
+//! Guarantees: advice never keeps a gateway from starting; it has a rule, a key and what to do; it
+//! never shows a secret.
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::auth_advice::of_auth;
-use super::{Config, InstanceTemplate, ListenerMode, RouteConfig, TlsSource};
+use super::effect_advice::of_effects;
+use super::say::Say;
+use super::{Config, InstanceTemplate, Problem, RouteConfig, ServerConfig, TlsSource};
 use crate::descriptors::for_clients;
-
-/// One thing to think about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Advice {
-    /// The key's path.
-    pub key: String,
-    /// What may happen.
-    pub risk: String,
-    /// What to do instead.
-    pub help: &'static str,
-}
-
-impl std::fmt::Display for Advice {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "`{}`: {}\n    {}", self.key, self.risk, self.help)
-    }
-}
 
 /// Everything that is worth a thought; `descriptors` is how many files the process may have open,
 /// if the system says so.
-pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
+pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Problem> {
     let mut all = Vec::new();
-    let mut say = |key: &str, risk: String, help| {
-        let key = key.to_owned();
-        all.push(Advice { key, risk, help });
+    let mut say = |rule: &'static str, key: &str, risk: String, help: &'static str| {
+        all.push(Problem::of(rule, key, risk).with_mend(help));
     };
-    for name in &config.ignored_variables {
-        say(
-            name,
-            "looks like a variable that Kubernetes sets for a Service of that name, so it is ignored"
-                .to_owned(),
-            "set `enableServiceLinks: false` for the pod, or give the Service another name",
-        );
+    of_effects(config, &mut say);
+    of_exposure(config, &mut say);
+    of_limits(config, descriptors, &mut say);
+    of_auth(config, &mut say);
+    for (key, path) in secrets(config) {
+        let mode = std::fs::metadata(&path).map(|found| found.permissions().mode());
+        if mode.is_ok_and(|mode| mode & 0o004 != 0) {
+            say(
+                "readable_secret",
+                &key,
+                format!(
+                    "{} can be read by every user of this machine",
+                    path.display()
+                ),
+                "chmod o-r, and let the user that the gateway runs as own it",
+            );
+        }
     }
+    all
+}
+
+/// What others may see or do.
+fn of_exposure(config: &Config, say: &mut impl Say) {
     if !is_near(config.admin.address.ip()) && config.admin.token.is_none() {
         say(
+            "open_admin",
             "admin.address",
             "is not this machine's own, so the API and the dashboard are closed, while /metrics is open to \
              whoever can connect"
@@ -56,6 +56,7 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
     for network in &config.server.trusted_proxies {
         if network.prefix_len() == 0 {
             say(
+                "trusts_everybody",
                 "server.trusted_proxies",
                 format!(
                     "{network} is everybody: any client can say who it is and that it came over TLS"
@@ -64,10 +65,70 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
             );
         }
     }
-    let most = config.server.max_connections as u64;
-    let room = descriptors.map(|limit| (limit, for_clients(limit) as u64));
-    if let Some((descriptors, room)) = room.filter(|(_, room)| *room < most) {
+    for (index, plane) in config.hypeman.iter().enumerate() {
+        let has_key = plane.api_key.is_some() || plane.api_key_file.is_some();
+        if !has_key {
+            say(
+                "no_api_key",
+                &format!("hypeman[{index}].api_key_file"),
+                format!(
+                    "is missing, and no variable has an API key for `{}`: Hypeman refuses every \
+                     call without one",
+                    plane.name
+                ),
+                "set it, or HYPEMAN_API_KEY, or leave it so if the control plane asks for none",
+            );
+        }
+        if has_key && is_in_clear(&plane.url) {
+            say(
+                "key_in_clear",
+                &format!("hypeman[{index}].url"),
+                "sends the API key over the network in clear".to_owned(),
+                "use https, or an address of a private network",
+            );
+        }
+    }
+    if let Some(endpoint) = &config.tracing.endpoint
+        && config.tracing.headers_file.is_some()
+        && is_in_clear(endpoint)
+    {
         say(
+            "key_in_clear",
+            "tracing.endpoint",
+            "sends the fields of headers_file over the network in clear".to_owned(),
+            "use https, or an address of a private network",
+        );
+    }
+    let public = config
+        .listener
+        .iter()
+        .any(|listener| listener.tls.is_none() && !is_near(listener.address.ip()));
+    for (index, route) in config.route.iter().enumerate() {
+        let auth = route.forwarding.auth.as_ref();
+        let has_field = auth.is_some_and(|auth| auth.header.is_some());
+        let secret = has_field && !route.forwarding.redirect_http;
+        if secret && public && config.server.trusted_proxies.is_empty() {
+            say(
+                "key_in_clear",
+                &format!("route[{index}].auth"),
+                "its field comes in clear, since a listener for other machines has no TLS"
+                    .to_owned(),
+                "give the listener `tls`, or put a proxy with TLS in front and name it in server.trusted_proxies",
+            );
+        }
+        of_route(index, route, say);
+    }
+}
+
+/// Limits that are not what somebody may take them for.
+fn of_limits(config: &Config, descriptors: Option<u64>, say: &mut impl Say) {
+    let most = config.server.max_connections;
+    let room = descriptors.map(|limit| (limit, for_clients(limit)));
+    // Of the default nobody has asked for so many: what there is room for is as good.
+    let is_chosen = most != ServerConfig::default().max_connections;
+    if let Some((descriptors, room)) = room.filter(|(_, room)| is_chosen && *room < most) {
+        say(
+            "few_descriptors",
             "server.max_connections",
             format!(
                 "the process may have {descriptors} open files, which are enough for {room} clients and their \
@@ -87,113 +148,32 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Advice> {
     ] {
         if limit == 0 {
             say(
+                "sheds_everything",
                 key,
                 "is 0, so no request waits for a wake: each that meets a sleeping instance is refused".to_owned(),
                 "leave it out, unless that is what you want",
             );
         }
     }
-    if config.server.http2.idle_timeout.is_some() {
-        say(
-            "server.http2.idle_timeout",
-            "is called server.idle_timeout now; the old name still holds for HTTP/2, and the next version will not know it".to_owned(),
-            "set `server.idle_timeout`, which is for HTTP/1 and HTTP/2",
-        );
-    }
     let longest = config.route.iter().map(|route| route.wake.timeout).max();
     if longest.is_some_and(|longest| longest > config.server.drain_timeout) {
         say(
+            "short_drain",
             "server.drain_timeout",
             "is shorter than a route's wake.timeout, so a restart may cut requests that are held"
                 .to_owned(),
             "make it at least as long",
         );
     }
-    for (index, plane) in config.hypeman.iter().enumerate() {
-        let has_key = plane.api_key.is_some() || plane.api_key_file.is_some();
-        if has_key && is_in_clear(&plane.url) {
-            say(
-                &format!("hypeman[{index}].url"),
-                "sends the API key over the network in clear".to_owned(),
-                "use https, or an address of a private network",
-            );
-        }
-    }
-    if let Some(endpoint) = &config.tracing.endpoint
-        && config.tracing.headers_file.is_some()
-        && is_in_clear(endpoint)
-    {
-        say(
-            "tracing.endpoint",
-            "sends the fields of headers_file over the network in clear".to_owned(),
-            "use https, or an address of a private network",
-        );
-    }
-    let public = config
-        .listener
-        .iter()
-        .any(|listener| listener.tls.is_none() && !is_near(listener.address.ip()));
-    if let Some(port) = unusual_redirect(config) {
-        say(
-            "server.https_port",
-            format!(
-                "is not set, so redirect_http leads to port {port}, which clients may know by another number"
-            ),
-            "set it to the port at which clients reach TLS",
-        );
-    }
-    for (index, route) in config.route.iter().enumerate() {
-        let auth = route.forwarding.auth.as_ref();
-        let has_field = auth.is_some_and(|auth| auth.header.is_some());
-        let secret = has_field && !route.forwarding.redirect_http;
-        if secret && public && config.server.trusted_proxies.is_empty() {
-            say(
-                &format!("route[{index}].auth"),
-                "its field comes in clear, since a listener for other machines has no TLS"
-                    .to_owned(),
-                "give the listener `tls`, or put a proxy with TLS in front and name it in server.trusted_proxies",
-            );
-        }
-        of_route(index, route, &mut say);
-    }
-    of_auth(config, &mut say);
-    for (key, path) in secrets(config) {
-        let mode = std::fs::metadata(&path).map(|found| found.permissions().mode());
-        if mode.is_ok_and(|mode| mode & 0o004 != 0) {
-            say(
-                &key,
-                format!(
-                    "{} can be read by every user of this machine",
-                    path.display()
-                ),
-                "chmod o-r",
-            );
-        }
-    }
-    all
 }
 
-/// The port that clients are redirected to, if it is not the usual one and nobody has said so.
-fn unusual_redirect(config: &Config) -> Option<u16> {
-    let redirects = config
-        .route
-        .iter()
-        .any(|route| route.forwarding.redirect_http);
-    let secure = config
-        .listener
-        .iter()
-        .filter(|listener| listener.tls.is_some() && listener.mode == ListenerMode::Http);
-    let ports: Vec<u16> = secure.map(|listener| listener.address.port()).collect();
-    let is_open = redirects && config.server.https_port.is_none() && !ports.contains(&443);
-    ports.first().copied().filter(|_| is_open)
-}
-
-fn of_route(index: usize, route: &RouteConfig, say: &mut impl FnMut(&str, String, &'static str)) {
+fn of_route(index: usize, route: &RouteConfig, say: &mut impl Say) {
     let rules = &route.admission;
     let limited = rules.rate.is_some() || rules.rate_per_client.is_some();
     let closed = rules.header.is_some() || !rules.clients.is_empty();
     if route.wake.on_tls_hello && !limited && rules.clients.is_empty() {
         say(
+            "open_wake",
             &format!("route[{index}].wake.on_tls_hello"),
             "lets whoever can connect wake the instance, as often as they like".to_owned(),
             "set admission.rate_per_client or admission.clients",
@@ -202,6 +182,7 @@ fn of_route(index: usize, route: &RouteConfig, say: &mut impl FnMut(&str, String
     let guessable = matches!(route.instance, InstanceTemplate::Capture(_));
     if route.wake.start_stopped && guessable && !limited && !closed {
         say(
+            "open_wake",
             &format!("route[{index}].wake.start_stopped"),
             "lets whoever guesses a name boot that instance, also one that somebody stopped on purpose".to_owned(),
             "set admission.rate, admission.clients or [route.auth], or give such instances routes of their own",
@@ -209,6 +190,7 @@ fn of_route(index: usize, route: &RouteConfig, say: &mut impl FnMut(&str, String
     }
     if route.wake.max_held == 0 || route.limits.max_inflight == 0 {
         say(
+            "sheds_everything",
             &format!("route[{index}]"),
             "has a limit of 0, which sheds everything".to_owned(),
             "leave it out, unless that is what you want",
@@ -241,11 +223,33 @@ fn secrets(config: &Config) -> Vec<(String, PathBuf)> {
         );
     }
     for (index, listener) in config.listener.iter().enumerate() {
-        if let Some(TlsSource::Files { key, .. }) = listener.tls.as_ref().map(|tls| &tls.source) {
-            add(format!("listener[{index}].tls.key"), Some(key));
+        match listener.tls.as_ref().map(|tls| &tls.source) {
+            Some(TlsSource::Files { key, .. }) => {
+                add(format!("listener[{index}].tls.key"), Some(key));
+            }
+            Some(TlsSource::Directory { dir }) => {
+                for path in keys_in(dir) {
+                    add(format!("listener[{index}].tls.dir"), Some(&path));
+                }
+            }
+            Some(TlsSource::Internal { .. }) | None => {}
         }
     }
     files
+}
+
+/// The private keys in a directory of certificates, and in the folders in it.
+fn keys_in(dir: &Path) -> Vec<PathBuf> {
+    let entries = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect()
+    };
+    let is_key = |path: &PathBuf| {
+        path.extension().is_some_and(|end| end == "key") || path.ends_with("privkey.pem")
+    };
+    let (folders, files): (Vec<_>, Vec<_>) = entries(dir).into_iter().partition(|p| p.is_dir());
+    let below = folders.iter().flat_map(|folder| entries(folder));
+    files.into_iter().chain(below).filter(is_key).collect()
 }
 
 fn is_near(ip: IpAddr) -> bool {
@@ -274,7 +278,8 @@ mod tests {
 
     fn keys(text: &str) -> Vec<String> {
         let text = format!("{text}\n[[route]]\nhost = \"a.example.com\"\ninstance = \"a\"\n");
-        let config = load("w.toml", &text, &Variables::default()).unwrap();
+        let key = [("HYPEMAN_API_KEY".to_owned(), "k".to_owned())];
+        let config = load("w.toml", &text, &key.into_iter().collect()).unwrap();
         advice(&config, None)
             .into_iter()
             .map(|one| one.key)
@@ -287,6 +292,40 @@ mod tests {
         assert_eq!(
             keys("[[hypeman]]\nurl = \"http://10.0.0.1:8080\"\napi_key_file = \"x\""),
             Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn a_key_of_a_directory_that_everybody_can_read_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a.example.com");
+        std::fs::create_dir(&folder).unwrap();
+        let here = dir.path().display();
+        let text = format!("[[listener]]\ntls = {{ dir = \"{here}\" }}\n");
+        for (file, is_told) in [
+            (dir.path().join("a.crt"), false),
+            (dir.path().join("a.key"), true),
+            (folder.join("fullchain.pem"), false),
+            (folder.join("privkey.pem"), true),
+            (folder.join("tls.key"), true),
+        ] {
+            std::fs::write(&file, "x").unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+            let told = keys(&text).contains(&"listener[0].tls.dir".to_owned());
+            assert_eq!(told, is_told, "{file:?}");
+            std::fs::remove_file(&file).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_control_plane_without_a_key_is_told_of() {
+        let text = "[[route]]\nhost = \"a.b\"\ninstance = \"a\"\n";
+        let config = load("w.toml", text, &Variables::default()).unwrap();
+        let advice = advice(&config, None);
+        assert_eq!(advice.len(), 1, "{advice:?}");
+        assert_eq!(
+            (advice[0].rule, &*advice[0].key),
+            ("no_api_key", "hypeman[0].api_key_file")
         );
     }
 
@@ -344,12 +383,18 @@ mod tests {
         let text = format!(
             "[admin]\ntoken_file = {file:?}\n[[route]]\nhost = \"a.b\"\ninstance = \"a\"\n"
         );
-        let config = load("w.toml", &text, &Variables::default()).unwrap();
+        let key = [("HYPEMAN_API_KEY".to_owned(), "k".to_owned())];
+        let mut config = load("w.toml", &text, &key.into_iter().collect()).unwrap();
         for (mode, count) in [(0o644, 1), (0o640, 0)] {
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
             let advice = advice(&config, None);
             assert_eq!(advice.len(), count, "{advice:?}");
         }
+        assert!(
+            advice(&config, Some(1024)).is_empty(),
+            "nobody asked for so many"
+        );
+        config.server.max_connections += 1;
         let few = advice(&config, Some(1024));
         assert_eq!(few[0].key, "server.max_connections");
         assert!(advice(&config, Some(65_536)).is_empty());

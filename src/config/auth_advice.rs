@@ -5,9 +5,10 @@
 use super::model::{Config, ListenerConfig, ListenerMode};
 use super::pattern::HostPattern;
 use super::route::RouteConfig;
+use super::say::Say;
 
-/// Calls `say` with a key, a risk and some help for each thing.
-pub(super) fn of_auth(config: &Config, say: &mut impl FnMut(&str, String, &'static str)) {
+/// Calls `say` for each thing.
+pub(super) fn of_auth(config: &Config, say: &mut impl Say) {
     for (index, route) in config.route.iter().enumerate() {
         let Some(auth) = &route.forwarding.auth else {
             continue;
@@ -17,6 +18,7 @@ pub(super) fn of_auth(config: &Config, say: &mut impl FnMut(&str, String, &'stat
             let unasked = without_question(config, route);
             if !unasked.is_empty() {
                 say(
+                    "closed_listener",
                     &key,
                     format!(
                         "needs a client's certificate, for which clients are not asked at {}: there the route \
@@ -35,6 +37,7 @@ pub(super) fn of_auth(config: &Config, say: &mut impl FnMut(&str, String, &'stat
             .collect();
         if !unread.is_empty() {
             say(
+                "closed_listener",
                 &key,
                 format!(
                     "cannot be asked for at {}, where connections are passed on unread: those for `{}` are \
@@ -47,6 +50,7 @@ pub(super) fn of_auth(config: &Config, say: &mut impl FnMut(&str, String, &'stat
         }
         if route.wake.on_tls_hello {
             say(
+                "no_effect",
                 &format!("route[{index}].wake.on_tls_hello"),
                 "has no effect, since the route has `auth`: the first bytes of TLS do not show who comes"
                     .to_owned(),
@@ -122,9 +126,10 @@ mod tests {
 
     /// The keys and risks of a configuration, and the addresses that they name.
     fn risks(parts: &[&str]) -> Vec<(String, String)> {
-        let config = load("w.toml", &parts.concat(), &Variables::default()).unwrap();
+        let key = [("HYPEMAN_API_KEY".to_owned(), "k".to_owned())];
+        let config = load("w.toml", &parts.concat(), &Variables::from_iter(key)).unwrap();
         let advice = advice(&config, None).into_iter();
-        advice.map(|one| (one.key, one.risk)).collect()
+        advice.map(|one| (one.key, one.message)).collect()
     }
 
     #[test]

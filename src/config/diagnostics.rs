@@ -7,17 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use super::problem::Problem;
+use super::place::{Lines, Place};
+use super::problem::{Complaint, Problem};
 use super::service_link::{has_service, is_service_link};
-
-pub(super) const PREFIX: &str = "WAKEGATE_";
+use super::variables::{PREFIX, Variables};
 
 /// One load: the text, the variables, and the problems so far.
 pub(super) struct Diagnostics<'a> {
     pub(super) file: &'a str,
     text: &'a str,
-    /// Where each line begins.
-    lines: Vec<usize>,
+    lines: Lines,
     pub(super) variables: BTreeMap<&'a str, &'a str>,
     /// Variables that are links to Services.
     links: BTreeMap<&'a str, &'a str>,
@@ -31,22 +30,20 @@ pub(super) struct Diagnostics<'a> {
 // === impl Diagnostics ===
 
 impl<'a> Diagnostics<'a> {
-    pub(super) fn new(
-        file: &'a str,
-        text: &'a str,
-        variables: &'a BTreeMap<String, String>,
-    ) -> Self {
+    pub(super) fn new(file: &'a str, text: &'a str, all: &'a Variables) -> Self {
         let (used, known) = (BTreeSet::new(), BTreeSet::new());
-        let pairs = variables.iter();
-        let (links, variables): (BTreeMap<_, _>, BTreeMap<_, _>) = pairs
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        let (links, variables): (BTreeMap<_, _>, BTreeMap<_, _>) = all
+            .iter()
             .partition(|(name, value)| is_service_link(name, value));
+        let unreadable = all.unreadable().iter().map(|name| {
+            let place = Place::Named(name.clone());
+            let problem = Problem::of("bad_value", "", "is not UTF-8");
+            (usize::MAX, Problem { place, ..problem })
+        });
         Self {
             file,
             text,
-            lines: std::iter::once(0)
-                .chain(text.match_indices('\n').map(|(at, _)| at + 1))
-                .collect(),
+            lines: Lines::of(text),
             has_variables: [&variables, &links]
                 .iter()
                 .any(|names| names.keys().any(|name| name.starts_with(PREFIX))),
@@ -54,53 +51,48 @@ impl<'a> Diagnostics<'a> {
             links,
             used,
             known,
-            problems: Vec::new(),
+            problems: unreadable.collect(),
         }
     }
 
-    /// `file:line:column` of a byte offset.
-    pub(super) fn place(&self, at: usize) -> String {
-        let line = self.lines.partition_point(|start| *start <= at);
-        let start = self.lines.get(line.saturating_sub(1)).copied();
-        let tail = start.and_then(|start| self.text.get(start..at));
-        let column = tail.map_or(0, |tail| tail.chars().count()) + 1;
-        format!("{}:{line}:{column}", self.file)
+    /// The place of a byte offset of the file.
+    pub(super) fn place(&self, at: usize) -> Place {
+        Place::File {
+            name: self.file.to_owned(),
+            at: Some(self.lines.at(self.text, at)),
+        }
     }
 
     pub(super) fn syntax(&mut self, span: Option<Range<usize>>, message: &str) {
         let at = span.map_or(0, |span| span.start);
-        let problem = Problem {
-            place: self.place(at),
-            key: String::new(),
-            message: message.trim().replace('\n', ", "),
-            help: None,
-        };
-        self.problems.push((at, problem));
+        let message = message.trim().replace('\n', ", ");
+        let place = self.place(at);
+        let problem = Problem::of("syntax", "", message);
+        self.problems.push((at, Problem { place, ..problem }));
     }
 
     pub(super) fn report(
         &mut self,
-        at: usize,
-        place: String,
+        rule: &'static str,
+        (at, place): (usize, Place),
         key: String,
-        message: String,
-        help: Option<String>,
+        complaint: Complaint,
     ) {
-        self.problems.push((
-            at,
-            Problem {
-                place,
-                key,
-                message,
-                help,
-            },
-        ));
+        let Complaint { message, mend } = complaint;
+        let problem = Problem {
+            rule,
+            place,
+            key,
+            message,
+            mend,
+        };
+        self.problems.push((at, problem));
     }
 
     /// A problem of several keys together.
     pub(super) fn problem(&mut self, key: &str, message: String) {
-        let place = self.file.to_owned();
-        self.report(usize::MAX, place, key.to_owned(), message, None);
+        let place = (usize::MAX, Place::file(self.file));
+        self.report("conflict", place, key.to_owned(), message.into());
     }
 
     /// Links to Services that a person should hear of: those with the name of a setting, and those
@@ -128,13 +120,14 @@ impl<'a> Diagnostics<'a> {
             .filter(|name| name.starts_with(PREFIX) && !self.used.contains(*name))
             .collect();
         for name in strays {
-            let help = nearest(name, self.known.iter().map(String::as_str))
+            let mend = nearest(name, self.known.iter().map(String::as_str))
                 .map(|known| format!("did you mean `{known}`?"));
             let problem = Problem {
-                place: name.to_owned(),
+                rule: "unknown_variable",
+                place: Place::Named(name.to_owned()),
                 key: String::new(),
                 message: "no setting has this environment variable".to_owned(),
-                help,
+                mend,
             };
             self.problems.push((usize::MAX, problem));
         }

@@ -7,16 +7,19 @@ use std::time::Duration;
 use http::HeaderName;
 #[cfg(test)]
 use schemars::JsonSchema;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::auth::AuthConfig;
 use super::duration_text::optional_go_text;
+use super::settings::{elsewhere, list, section, settings, word_settings};
 #[cfg(test)]
 use super::shape::{GoText, text_schema};
 use super::values::{HeaderRule, parse_field_name};
 
+word_settings!(Protocol, ProxyProtocol, FieldNames);
+
 /// What is spoken with an instance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
@@ -27,7 +30,7 @@ pub enum Protocol {
 }
 
 /// Which PROXY header begins a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ProxyProtocol {
@@ -38,7 +41,7 @@ pub enum ProxyProtocol {
 }
 
 /// The letters in which an instance is sent the names of a request's fields over HTTP/1.1.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum FieldNames {
@@ -51,58 +54,62 @@ pub enum FieldNames {
     Original,
 }
 
-/// How a route's requests are passed on.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct ForwardingConfig {
-    /// What is spoken with the instance.
-    pub protocol: Protocol,
-    /// Which PROXY header the instance gets; its connections then are of one client each.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub proxy_protocol: Option<ProxyProtocol>,
-    /// The letters of the names of fields, for instances that know only some.
-    pub field_names: FieldNames,
-    /// Whether the route's path prefix is taken off.
-    pub strip_path: bool,
-    /// Whether a request without TLS is redirected to `https`, without a wake.
-    pub redirect_http: bool,
-    /// `Strict-Transport-Security` for so long on answers over TLS.
-    #[serde(
-        serialize_with = "optional_go_text",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[cfg_attr(test, schemars(with = "Option<GoText>"))]
-    pub hsts: Option<Duration>,
-    /// Whether a body is asked for (`100 Continue`) before the instance is ready.
-    pub early_continue: bool,
-    /// Fields of requests.
-    #[serde(skip_serializing_if = "HeaderEdits::is_empty")]
-    pub request_headers: HeaderEdits,
-    /// Fields of responses.
-    #[serde(skip_serializing_if = "HeaderEdits::is_empty")]
-    pub response_headers: HeaderEdits,
-    /// What a request must show.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub auth: Option<AuthConfig>,
+settings! {
+    /// How a route's requests are passed on.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct ForwardingConfig {
+        /// What is spoken with the instance.
+        pub protocol: Protocol = Protocol::H1;
+        /// Which PROXY header the instance gets; its connections then are of one client each.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub proxy_protocol: Option<ProxyProtocol> = None;
+        /// The letters of the names of fields, for instances that know only some.
+        pub field_names: FieldNames = FieldNames::default();
+        /// Whether the route's path prefix is taken off.
+        pub strip_path: bool = false;
+        /// Whether a request without TLS is redirected to `https`, without a wake.
+        pub redirect_http: bool = false;
+        /// `Strict-Transport-Security` for so long on answers over TLS.
+        #[serde(
+            serialize_with = "optional_go_text",
+            skip_serializing_if = "Option::is_none"
+        )]
+        #[cfg_attr(test, schemars(with = "Option<GoText>"))]
+        pub hsts: Option<Duration> = None;
+        /// Whether a body is asked for (`100 Continue`) before the instance is ready.
+        pub early_continue: bool = false;
+        /// Fields of requests.
+        #[serde(skip_serializing_if = "HeaderEdits::is_empty")]
+        pub request_headers: HeaderEdits = HeaderEdits::default(), by section;
+        /// Fields of responses.
+        #[serde(skip_serializing_if = "HeaderEdits::is_empty")]
+        pub response_headers: HeaderEdits = HeaderEdits::default(), by section;
+        /// What a request must show.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub auth: Option<AuthConfig> = None, by elsewhere;
+    }
 }
 
-/// What is done to a message's fields, in this order.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct HeaderEdits {
-    /// New names for fields.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rename: Vec<Rename>,
-    /// Fields that are taken away.
-    #[serde(serialize_with = "names", skip_serializing_if = "Vec::is_empty")]
-    #[cfg_attr(test, schemars(with = "Vec<String>"))]
-    pub remove: Vec<HeaderName>,
-    /// Fields that get this value alone.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub set: Vec<HeaderRule>,
-    /// Fields that get this value besides others.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub add: Vec<HeaderRule>,
+settings! {
+    /// What is done to a message's fields, in this order.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct HeaderEdits {
+        /// New names for fields.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub rename: Vec<Rename> = Vec::new(), by list(Rename::parse);
+        /// Fields that are taken away.
+        #[serde(serialize_with = "names", skip_serializing_if = "Vec::is_empty")]
+        #[cfg_attr(test, schemars(with = "Vec<String>"))]
+        pub remove: Vec<HeaderName> = Vec::new(), by list(parse_field_name);
+        /// Fields that get this value alone.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub set: Vec<HeaderRule> = Vec::new(), by list(parse_field);
+        /// Fields that get this value besides others.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        pub add: Vec<HeaderRule> = Vec::new(), by list(parse_field);
+    }
 }
 
 /// `"old: new"`.
@@ -119,23 +126,6 @@ text_schema!(Rename, "Rename", "x-old: x-new");
 
 fn names<S: Serializer>(names: &[HeaderName], to: S) -> Result<S::Ok, S::Error> {
     to.collect_seq(names.iter().map(HeaderName::as_str))
-}
-
-impl Default for ForwardingConfig {
-    fn default() -> Self {
-        Self {
-            protocol: Protocol::H1,
-            proxy_protocol: None,
-            field_names: FieldNames::default(),
-            strip_path: false,
-            redirect_http: false,
-            hsts: None,
-            early_continue: false,
-            request_headers: HeaderEdits::default(),
-            response_headers: HeaderEdits::default(),
-            auth: None,
-        }
-    }
 }
 
 // === impl HeaderEdits ===
@@ -180,7 +170,7 @@ impl Serialize for Rename {
 pub(super) fn parse_field(text: &str) -> Result<HeaderRule, String> {
     let field = HeaderRule::parse(text)?;
     if field.value.is_none() {
-        return Err(format!("`{text}` has no value"));
+        return Err("has no value: write \"name: value\"".to_owned());
     }
     parse_field_name(field.name.as_str())?;
     Ok(field)

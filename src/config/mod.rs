@@ -2,49 +2,62 @@
 //!
 //! Guarantees: a [`Config`] is complete and consistent (no `Option` that means "default", every
 //! cross-reference resolved), and when it cannot be, *all* problems come back together, each with
-//! the place it was written, its key and help. Secrets are held in [`Secret`], which prints
+//! the place it was written, its key and what to do. Secrets are held in [`Secret`], which prints
 //! nothing.
 //!
-//! The way: text or environment -> `reader` (which key, where, of what type) -> `load`
-//! (defaults, cross checks) -> [`Config`].
+//! The way: text or environment -> `reader` (which key, where, of what type) -> the sections, whose
+//! keys are declared once (`settings!`) -> `load` (cross checks) -> [`Config`], beside which an [`Origin`] keeps the places of its keys
+//! for whatever is found out later.
 
+mod addresses;
 mod advice;
 mod auth;
 mod auth_advice;
 mod client_share;
 mod diagnostics;
 mod duration_text;
+mod effect_advice;
 mod forwarding;
 mod load;
 mod model;
+mod origin;
 mod pattern;
+mod place;
 mod problem;
 mod reader;
 mod redact;
 mod route;
+mod say;
 mod schema;
 mod secret;
 mod server;
 mod service_link;
+mod settings;
 #[cfg(test)]
 mod shape;
 mod telemetry;
+mod texts;
 mod tls;
 mod values;
+mod variables;
 mod wake;
+mod whole;
 
-pub use advice::{Advice, advice};
+pub use addresses::address_problems;
+pub use advice::advice;
 pub use auth::{AuthConfig, HeaderAuth, Proof};
 pub use client_share::ClientShare;
 pub use forwarding::{FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, Rename};
-pub use load::{Variables, load, load_admin, load_file};
+pub use load::{Loaded, load, load_admin, load_file};
 pub use model::{
     AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ListenerMode,
     ResponseConfig, UpstreamConfig,
 };
+pub use origin::Origin;
 pub use pattern::{HostPattern, InstanceTemplate, PatternError, PatternLabel};
+pub use place::Place;
 pub use problem::{ConfigError, Problem};
-pub use redact::redacted;
+pub use redact::{masked, redacted};
 pub use route::{
     AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig, RouteConfig,
     RouteWakeConfig, WaitingPageConfig,
@@ -58,4 +71,5 @@ pub use telemetry::{
 };
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
+pub use variables::Variables;
 pub use wake::{ReadyWhen, WakeConfig};

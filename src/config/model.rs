@@ -15,76 +15,86 @@ use serde::Serialize;
 use super::duration_text::{go_text, optional_go_text};
 use super::route::RouteConfig;
 use super::secret::Secret;
-use super::server::ServerConfig;
+use super::server::{LEAST_HEADER_BYTES, ServerConfig};
+use super::settings::{at_least, elsewhere, optional_text, port, section, settings, text};
 #[cfg(test)]
 use super::shape::GoText;
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
+use super::texts::{parse_instance, parse_url};
 use super::tls::TlsConfig;
 use super::wake::WakeConfig;
 
-/// The whole configuration of a gateway.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct Config {
-    /// What each connection from a client may do.
-    pub server: ServerConfig,
-    /// The wake engine and its hold queue.
-    pub wake: WakeConfig,
-    /// Connections to instances.
-    pub upstream: UpstreamConfig,
-    /// What the gateway adds to responses.
-    pub response: ResponseConfig,
-    /// Logs.
-    pub log: LogConfig,
-    /// Metrics.
-    pub metrics: MetricsConfig,
-    /// Traces.
-    pub tracing: TracingConfig,
-    /// The operator's listener.
-    pub admin: AdminConfig,
-    /// Routes that the control planes declare.
-    pub ingress: IngressConfig,
-    /// The control planes, at least one.
-    pub hypeman: Vec<HypemanConfig>,
-    /// The sockets, at least one.
-    pub listener: Vec<ListenerConfig>,
-    /// The routes, at least one.
-    // Shared with all that follow them: there may be a hundred thousand.
-    #[cfg_attr(test, schemars(with = "Vec<RouteConfig>"))]
-    pub route: Vec<Arc<RouteConfig>>,
-    /// Variables with a setting's name that were not read, since Kubernetes had put a Service
-    /// there.
-    #[serde(skip)]
-    pub ignored_variables: Vec<String>,
+settings! {
+    /// The whole configuration of a gateway.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct Config {
+        /// What each connection from a client may do.
+        pub server: ServerConfig = ServerConfig::default(), by section;
+        /// The wake engine and its hold queue.
+        pub wake: WakeConfig = WakeConfig::default(), by section;
+        /// Connections to instances.
+        pub upstream: UpstreamConfig = UpstreamConfig::default(), by elsewhere;
+        /// What the gateway adds to responses.
+        pub response: ResponseConfig = ResponseConfig::default(), by section;
+        /// Logs.
+        pub log: LogConfig = LogConfig::default(), by section;
+        /// Metrics.
+        pub metrics: MetricsConfig = MetricsConfig::default(), by section;
+        /// Traces.
+        pub tracing: TracingConfig = TracingConfig::default(), by elsewhere;
+        /// The operator's listener.
+        pub admin: AdminConfig = AdminConfig::default(), by elsewhere;
+        /// Routes that the control planes declare.
+        pub ingress: IngressConfig = IngressConfig::default(), by elsewhere;
+        /// The control planes, at least one.
+        pub hypeman: Vec<HypemanConfig> = Vec::new(), by elsewhere;
+        /// The sockets, at least one.
+        pub listener: Vec<ListenerConfig> = Vec::new(), by elsewhere;
+        /// The routes, at least one.
+        // Shared with all that follow them: there may be a hundred thousand.
+        #[cfg_attr(test, schemars(with = "Vec<RouteConfig>"))]
+        pub route: Vec<Arc<RouteConfig>> = Vec::new(), by elsewhere;
+        /// Variables with a setting's name that were not read, since Kubernetes had put a Service
+        /// there.
+        #[serde(skip)]
+        pub ignored_variables: Vec<String> = Vec::new(), by elsewhere;
+        /// Variables of Hypeman's that look as if they were meant for the gateway and are of no use
+        /// to it, and why not.
+        #[serde(skip)]
+        pub unused_variables: Vec<(String, String)> = Vec::new(), by elsewhere;
+    }
 }
 
-/// One control plane.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct HypemanConfig {
-    /// What routes call it.
-    pub name: String,
-    /// Base URL, `http` or `https`, without a trailing slash.
-    pub url: String,
-    /// Where its API key is read from, again after each 401.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub api_key_file: Option<PathBuf>,
-    /// The key itself, from the environment: `HYPEMAN_API_KEY_` and the name in capitals, or
-    /// `HYPEMAN_API_KEY` where there is no other control plane.
-    #[serde(skip)]
-    pub api_key: Option<Secret>,
-    /// Longest time to open a connection to it.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub connect_timeout: Duration,
-    /// Longest time for a call that should be quick.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub request_timeout: Duration,
-    /// Longest time for one restore or start; the server itself gives up at 60 s.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub restore_timeout: Duration,
+settings! {
+    /// One control plane.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct HypemanConfig {
+        /// What routes call it.
+        pub name: String = "default".to_owned();
+        /// Base URL, `http` or `https`, without a trailing slash.
+        pub url: String = "http://127.0.0.1:4973".to_owned(), by text(parse_url);
+        /// Where its API key is read from, again after each 401.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub api_key_file: Option<PathBuf> = None;
+        /// The key itself, from the environment: `HYPEMAN_API_KEY_` and the name in capitals, or
+        /// `HYPEMAN_API_KEY` where there is no other control plane.
+        #[serde(skip)]
+        pub api_key: Option<Secret> = None, by elsewhere;
+        /// Longest time to open a connection to it.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub connect_timeout: Duration = Duration::from_secs(2);
+        /// Longest time for a call that should be quick.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub request_timeout: Duration = Duration::from_secs(10);
+        /// Longest time for one restore or start; the server itself gives up at 60 s.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub restore_timeout: Duration = Duration::from_secs(58);
+    }
 }
 
 /// One socket for clients.
@@ -119,90 +129,103 @@ pub enum ListenerMode {
     },
 }
 
-/// The control planes' own ingress resources.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct IngressConfig {
-    /// Whether they are served.
-    pub watch: bool,
-    /// How often they are looked at.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub interval: Duration,
-    /// Where the ports that they ask for are opened.
-    pub address: IpAddr,
-    /// Certificates for rules that ask for TLS.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls: Option<TlsConfig>,
+settings! {
+    /// The control planes' own ingress resources.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct IngressConfig {
+        /// Whether they are served.
+        pub watch: bool = false;
+        /// How often they are looked at.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub interval: Duration = Duration::from_secs(2);
+        /// Where the ports that they ask for are opened.
+        pub address: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        /// Certificates for rules that ask for TLS.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub tls: Option<TlsConfig> = None, by elsewhere;
+    }
 }
 
-/// Connections to instances.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct UpstreamConfig {
-    /// The one instance behind a sidecar: what no `[[route]]` takes goes there.
-    #[serde(skip_serializing)]
-    pub instance: Option<String>,
-    /// Its port.
-    #[serde(skip_serializing)]
-    pub port: u16,
-    /// Longest time to open a connection to an instance believed awake.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub connect_timeout: Duration,
-    /// Longest time from the request's last byte to the response's head; each 1xx response begins
-    /// it anew. While a body is sent, longest time that the instance takes none of it.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub response_timeout: Duration,
-    /// Longest silence inside a response's body; none when nothing is said.
-    #[serde(
-        serialize_with = "optional_go_text",
-        skip_serializing_if = "Option::is_none"
-    )]
-    #[cfg_attr(test, schemars(with = "Option<GoText>"))]
-    pub read_timeout: Option<Duration>,
-    /// An idle connection is closed after this, or a quarter of the instance's own idle timeout.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub idle_timeout: Duration,
-    /// Idle connections kept per instance and port.
-    pub max_idle: usize,
-    /// Bytes of a response's head over HTTP/1.1.
-    pub max_header_bytes: usize,
-    /// Header fields of a response over HTTP/1.1.
-    pub max_headers: usize,
+settings! {
+    /// Connections to instances.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct UpstreamConfig {
+        /// The one instance behind a sidecar: what no `[[route]]` takes goes there.
+        #[serde(skip_serializing)]
+        pub instance: Option<String> = None, by optional_text(parse_fixed_instance);
+        /// Its port.
+        #[serde(skip_serializing)]
+        pub port: u16 = 8080, by port;
+        /// Longest time to open a connection to an instance believed awake.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub connect_timeout: Duration = Duration::from_millis(250);
+        /// Longest time from the request's last byte to the response's head; each 1xx response
+        /// begins it anew. While a body is sent, longest time that the instance takes none of it.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub response_timeout: Duration = Duration::from_secs(300);
+        /// Longest silence inside a response's body; none when nothing is said.
+        #[serde(
+            serialize_with = "optional_go_text",
+            skip_serializing_if = "Option::is_none"
+        )]
+        #[cfg_attr(test, schemars(with = "Option<GoText>"))]
+        pub read_timeout: Option<Duration> = None;
+        /// An idle connection is closed after this, or a quarter of the instance's own idle
+        /// timeout.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub idle_timeout: Duration = Duration::from_secs(4);
+        /// Idle connections kept per instance and port.
+        pub max_idle: usize = 256;
+        /// Bytes of a response's head over HTTP/1.1.
+        pub max_header_bytes: usize = 256 * 1024, by at_least(LEAST_HEADER_BYTES);
+        /// Header fields of a response over HTTP/1.1.
+        pub max_headers: usize = 256, by at_least(1);
+    }
 }
 
-/// What the gateway adds to proxied responses.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct ResponseConfig {
-    /// `Server-Timing: wake;dur=…`.
-    pub server_timing: bool,
-    /// `x-wakegate-wake: warm|cold|joined`.
-    pub wake_header: bool,
+settings! {
+    /// What the gateway adds to proxied responses.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct ResponseConfig {
+        /// `Server-Timing: wake;dur=…`.
+        pub server_timing: bool = true;
+        /// `x-wakegate-wake: warm|cold|joined`.
+        pub wake_header: bool = true;
+    }
 }
 
-/// The operator's listener.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct AdminConfig {
-    /// IP address and port; port 0 takes a free one.
-    pub address: SocketAddr,
-    /// A file with the token that `/api` asks for. Needed where `address` is not this machine's own
-    /// (loopback).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_file: Option<PathBuf>,
-    /// The token itself; better give `token_file`.
-    #[serde(skip_serializing)]
-    #[cfg_attr(test, schemars(with = "Option<String>"))]
-    pub token: Option<Secret>,
-    /// Whether `/` is the dashboard.
-    pub dashboard: bool,
-    /// Whether the control planes are asked now and then which instances they have, for the
-    /// dashboard and the metrics; requests never wait for it.
-    pub observe: bool,
+settings! {
+    /// The operator's listener.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct AdminConfig {
+        /// IP address and port; port 0 takes a free one.
+        pub address: SocketAddr = loopback(9900);
+        /// A file with the token that `/api` asks for. Needed where `address` is not this machine's
+        /// own (loopback).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub token_file: Option<PathBuf> = None;
+        /// The token itself; better give `token_file`.
+        #[serde(skip_serializing)]
+        #[cfg_attr(test, schemars(with = "Option<String>"))]
+        pub token: Option<Secret> = None;
+        /// Whether `/` is the dashboard.
+        pub dashboard: bool = true;
+        /// Whether the control planes are asked now and then which instances they have, for the
+        /// dashboard and the metrics; requests never wait for it.
+        pub observe: bool = true;
+    }
+}
+
+fn parse_fixed_instance(text: &str) -> Result<String, String> {
+    parse_instance(text).map(|instance| instance.as_str().to_owned())
 }
 
 const fn loopback(port: u16) -> SocketAddr {
@@ -249,20 +272,6 @@ impl HypemanConfig {
     }
 }
 
-impl Default for HypemanConfig {
-    fn default() -> Self {
-        Self {
-            name: "default".to_owned(),
-            url: "http://127.0.0.1:4973".to_owned(),
-            api_key_file: None,
-            api_key: None,
-            connect_timeout: Duration::from_secs(2),
-            request_timeout: Duration::from_secs(10),
-            restore_timeout: Duration::from_secs(58),
-        }
-    }
-}
-
 impl Default for ListenerConfig {
     fn default() -> Self {
         Self {
@@ -270,54 +279,6 @@ impl Default for ListenerConfig {
             mode: ListenerMode::Http,
             proxy_protocol: false,
             tls: None,
-        }
-    }
-}
-
-impl Default for IngressConfig {
-    fn default() -> Self {
-        Self {
-            watch: false,
-            interval: Duration::from_secs(2),
-            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            tls: None,
-        }
-    }
-}
-
-impl Default for UpstreamConfig {
-    fn default() -> Self {
-        Self {
-            instance: None,
-            port: 8080,
-            connect_timeout: Duration::from_millis(250),
-            response_timeout: Duration::from_secs(300),
-            read_timeout: None,
-            idle_timeout: Duration::from_secs(4),
-            max_idle: 256,
-            max_header_bytes: 256 * 1024,
-            max_headers: 256,
-        }
-    }
-}
-
-impl Default for ResponseConfig {
-    fn default() -> Self {
-        Self {
-            server_timing: true,
-            wake_header: true,
-        }
-    }
-}
-
-impl Default for AdminConfig {
-    fn default() -> Self {
-        Self {
-            address: loopback(9900),
-            token_file: None,
-            token: None,
-            dashboard: true,
-            observe: true,
         }
     }
 }

@@ -57,7 +57,7 @@ pub enum PatternError {
     #[error("the capture `{{{0}}}` appears twice")]
     DuplicateCapture(String),
     /// `{1x}`.
-    #[error("`{0}` is no capture name: use a letter or `_`, then letters, digits or `_`")]
+    #[error("`{0}` is not a capture name: use a letter or `_`, then letters, digits or `_`")]
     CaptureName(String),
     /// `{x}` alone.
     #[error("a pattern needs at least two labels")]

@@ -9,19 +9,24 @@
 //! says of Services in such names (`service_link`) is not read.
 
 use std::fmt::Display;
-use std::str::FromStr;
 use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnostics::{Diagnostics, PREFIX, nearest};
+use super::diagnostics::{Diagnostics, nearest};
+use super::place::Place;
+use super::problem::Complaint;
+use super::variables::PREFIX;
+use super::whole::{Whole, to_whole};
 use hypeman::GoDuration;
 
 /// One table of the configuration, in the file, in the environment, or in both.
 pub(super) struct Section<'b, 'a> {
     diagnostics: &'b mut Diagnostics<'a>,
     table: Option<&'b DeTable<'a>>,
+    /// Where the table begins in the file.
+    start: Option<usize>,
     path: String,
     /// Upper-case variable prefixes, each ending in `_`.
     prefixes: Vec<String>,
@@ -33,8 +38,17 @@ pub(super) struct Section<'b, 'a> {
 struct PlainValue {
     text: String,
     kind: &'static str,
-    place: String,
-    at: usize,
+    place: (usize, Place),
+}
+
+/// What each kind of value is called in a sentence.
+fn with_article(kind: &str) -> String {
+    let article = if kind.starts_with(['a', 'i']) {
+        "an"
+    } else {
+        "a"
+    };
+    format!("{article} {kind}")
 }
 
 // === impl Section ===
@@ -45,6 +59,7 @@ impl<'b, 'a> Section<'b, 'a> {
         Self {
             diagnostics,
             table: Some(table),
+            start: None,
             path: String::new(),
             prefixes,
             keys: Vec::new(),
@@ -68,15 +83,38 @@ impl<'b, 'a> Section<'b, 'a> {
             .iter()
             .map(|p| format!("{p}{}", key.to_ascii_uppercase()))
             .collect();
-        let mut found = None;
+        let mut found: Option<(String, String)> = None;
         for name in names {
-            if let Some(value) = self.diagnostics.variables.get(name.as_str()) {
-                self.diagnostics.used.insert(name.clone());
-                found.get_or_insert((name.clone(), (*value).to_owned()));
+            if let Some(value) = self.diagnostics.variables.get(name.as_str()).copied() {
+                let is_new = self.diagnostics.used.insert(name.clone());
+                match &found {
+                    Some((other, earlier)) if is_new && earlier != value => {
+                        let place = (usize::MAX, Place::Named(name.clone()));
+                        let complaint = Complaint::new(
+                            format!("is the same setting as {other}, with another value"),
+                            "unset one of them",
+                        );
+                        let path = self.key_path(key);
+                        self.diagnostics.report("conflict", place, path, complaint);
+                    }
+                    Some(_) => {}
+                    None => found = Some((name.clone(), value.to_owned())),
+                }
             }
             self.diagnostics.known.insert(name);
         }
         found
+    }
+
+    /// The place of a byte offset of the file.
+    fn place(&self, at: usize) -> (usize, Place) {
+        (at, self.diagnostics.place(at))
+    }
+
+    /// Reports what is wrong with a key's value in the file.
+    fn report(&mut self, rule: &'static str, at: usize, key: &str, complaint: Complaint) {
+        let (place, path) = (self.place(at), self.key_path(key));
+        self.diagnostics.report(rule, place, path, complaint);
     }
 
     /// Whether the environment has a value for a key that may be a table in the file.
@@ -109,132 +147,137 @@ impl<'b, 'a> Section<'b, 'a> {
             return Some(PlainValue {
                 text,
                 kind: "variable",
-                place: name,
-                at: usize::MAX,
+                place: (usize::MAX, Place::Named(name)),
             });
         }
         let value = self.in_file(key)?;
         let (at, kind) = (value.span().start, value.get_ref().type_str());
         let text = match value.get_ref() {
             DeValue::String(text) => text.to_string(),
-            DeValue::Integer(number) => number.to_string(),
+            DeValue::Integer(number) => {
+                let text = number.to_string();
+                to_whole(&text).map_or(text, |number| number.to_string())
+            }
             DeValue::Boolean(flag) => flag.to_string(),
             DeValue::Float(number) => number.to_string(),
             DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => {
-                let (place, path) = (self.diagnostics.place(at), self.key_path(key));
-                self.diagnostics.report(
-                    at,
-                    place,
-                    path,
-                    format!("is {kind}, not a plain value"),
-                    None,
-                );
+                let message = format!("is {}, not a single value", with_article(kind));
+                self.report("wrong_type", at, key, message.into());
                 return None;
             }
         };
-        Some(PlainValue {
-            text,
-            kind,
-            place: self.diagnostics.place(at),
-            at,
-        })
+        let place = self.place(at);
+        Some(PlainValue { text, kind, place })
     }
 
-    fn refuse(&mut self, key: &str, found: &PlainValue, message: impl Display) {
+    fn refuse(&mut self, rule: &'static str, key: &str, found: &PlainValue, complaint: Complaint) {
         let path = self.key_path(key);
-        self.diagnostics.report(
-            found.at,
-            found.place.clone(),
-            path,
-            message.to_string(),
-            None,
-        );
+        self.diagnostics
+            .report(rule, found.place.clone(), path, complaint);
     }
 
-    /// Reports a problem with a key's value after it was read.
+    /// Reports a problem with a key's value after it was read, or with its absence.
     pub(super) fn problem(&mut self, key: &'static str, message: impl Display) {
         self.keys.push(key);
         let in_file = self.in_file(key).map(|value| (value, value.get_ref()));
         // Of a table or a list no variable is the value.
         let is_plain = in_file.is_none_or(|(_, kind)| !kind.is_table() && !kind.is_array());
         let variable = is_plain.then(|| self.variable(key)).flatten();
-        let (at, place) = match (variable, in_file) {
-            (Some((name, _)), _) => (usize::MAX, name),
-            (None, Some((value, _))) => {
-                let at = value.span().start;
-                (at, self.diagnostics.place(at))
-            }
-            (None, None) => (usize::MAX, self.diagnostics.file.to_owned()),
+        let (rule, place) = match (variable, in_file) {
+            (Some((name, _)), _) => ("bad_value", (usize::MAX, Place::Named(name))),
+            (None, Some((value, _))) => ("bad_value", self.place(value.span().start)),
+            // The table that it is missing from.
+            (None, None) => match self.start {
+                Some(start) => ("missing", self.place(start)),
+                None => ("missing", (usize::MAX, Place::file(self.diagnostics.file))),
+            },
         };
         let path = self.key_path(key);
-        self.diagnostics
-            .report(at, place, path, message.to_string(), None);
+        let complaint = message.to_string().into();
+        self.diagnostics.report(rule, place, path, complaint);
+    }
+
+    /// A value that is written in quotes, as it stands there.
+    fn quoted(&mut self, key: &'static str) -> Option<PlainValue> {
+        let found = self.plain(key)?;
+        if matches!(found.kind, "string" | "variable") {
+            return Some(found);
+        }
+        let message = format!("is {}, not a text", with_article(found.kind));
+        let complaint = Complaint::new(message, format!("write \"{}\", in quotes", found.text));
+        self.refuse("wrong_type", key, &found, complaint);
+        None
     }
 
     /// A text.
     pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
-        let found = self.plain(key)?;
-        if matches!(found.kind, "string" | "variable") {
-            return Some(found.text);
-        }
-        self.refuse(
-            key,
-            &found,
-            format_args!("is {}, write it in quotes", found.kind),
-        );
-        None
+        self.quoted(key).map(|found| found.text)
     }
 
-    /// A text that `T` can read.
-    pub(super) fn parsed<T>(
+    /// A text that `parse` can read.
+    pub(super) fn parsed<T, E: Into<Complaint>>(
         &mut self,
         key: &'static str,
-        parse: impl FnOnce(&str) -> Result<T, String>,
+        parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
-        let found = self.plain(key)?;
-        if !matches!(found.kind, "string" | "variable") {
-            self.refuse(
-                key,
-                &found,
-                format_args!("is {}, write it in quotes", found.kind),
-            );
-            return None;
-        }
-        match parse(&found.text) {
-            Ok(value) => Some(value),
-            Err(message) => {
-                self.refuse(key, &found, message);
-                None
-            }
-        }
+        let found = self.quoted(key)?;
+        parse(&found.text)
+            .map_err(|error| self.refuse("bad_value", key, &found, error.into()))
+            .ok()
     }
 
     /// A Go duration above zero.
-    pub(super) fn duration(&mut self, key: &'static str, slot: &mut Duration) {
-        let parse = |text: &str| match text.parse::<GoDuration>() {
+    pub(super) fn duration(&mut self, key: &'static str) -> Option<Duration> {
+        let found = self.plain(key)?;
+        if !matches!(found.kind, "string" | "variable") {
+            let message = format!("is {}, not a duration", with_article(found.kind));
+            let mend = match found.kind {
+                "integer" => format!("write it with its unit, in quotes: \"{}s\"", found.text),
+                _ => "write it with its unit, in quotes: \"30s\", \"250ms\"".to_owned(),
+            };
+            self.refuse("wrong_type", key, &found, Complaint::new(message, mend));
+            return None;
+        }
+        let text = &found.text;
+        let value = match text.parse::<GoDuration>() {
             Ok(value) => value
                 .to_std()
                 .filter(|d| !d.is_zero())
                 .ok_or_else(|| format!("`{text}` must be longer than zero")),
             Err(error) => Err(error.to_string()),
         };
-        if let Some(value) = self.parsed(key, parse) {
-            *slot = value;
-        }
+        value
+            .map_err(|message| self.refuse("bad_value", key, &found, message.into()))
+            .ok()
     }
 
     /// A whole number.
-    pub(super) fn number<T: FromStr>(&mut self, key: &'static str) -> Option<T> {
+    pub(super) fn number<T: Whole>(&mut self, key: &'static str) -> Option<T> {
         let found = self.plain(key)?;
-        let fitting = matches!(found.kind, "integer" | "variable");
-        match found.text.replace('_', "").parse() {
-            Ok(value) if fitting => Some(value),
-            _ => {
-                let message = format_args!("`{}` is not a whole number in range", found.text);
-                self.refuse(key, &found, message);
-                None
-            }
+        if !matches!(found.kind, "integer" | "variable") {
+            let message = format!("is {}, not a whole number", with_article(found.kind));
+            let complaint = match (found.kind, to_whole(&found.text)) {
+                ("string", Some(number)) => {
+                    Complaint::new(message, format!("write {number}, without quotes"))
+                }
+                _ => message.into(),
+            };
+            self.refuse("wrong_type", key, &found, complaint);
+            return None;
         }
+        T::read(&found.text)
+            .map_err(|message| self.refuse("bad_value", key, &found, message.into()))
+            .ok()
+    }
+
+    /// A port that something can be reached at.
+    pub(super) fn port(&mut self, key: &'static str) -> Option<u16> {
+        let port = self.number::<u16>(key)?;
+        if port == 0 {
+            self.problem(key, "is 0, and a port is 1 to 65535");
+            return None;
+        }
+        Some(port)
     }
 
     /// A word in quotes or a whole number, that `T` can read.
@@ -250,7 +293,7 @@ impl<'b, 'a> Section<'b, 'a> {
             false => Err(format!("is {}, not a word or a number", found.kind)),
         };
         value
-            .map_err(|message| self.refuse(key, &found, message))
+            .map_err(|message| self.refuse("bad_value", key, &found, message.into()))
             .ok()
     }
 
@@ -261,32 +304,32 @@ impl<'b, 'a> Section<'b, 'a> {
         match found.text.parse() {
             Ok(share) if fitting && (0.0..=1.0).contains(&share) => Some(share),
             _ => {
-                let message = format_args!("`{}` is not a number from 0 to 1", found.text);
-                self.refuse(key, &found, message);
+                let message = format!("`{}` is not a number from 0 to 1", found.text);
+                self.refuse("bad_value", key, &found, message.into());
                 None
             }
         }
     }
 
     /// `true` or `false`.
-    pub(super) fn flag(&mut self, key: &'static str, slot: &mut bool) {
-        let Some(found) = self.plain(key) else { return };
+    pub(super) fn flag(&mut self, key: &'static str) -> Option<bool> {
+        let found = self.plain(key)?;
         match (found.kind, found.text.as_str()) {
-            ("boolean" | "variable", "true") => *slot = true,
-            ("boolean" | "variable", "false") => *slot = false,
-            _ => self.refuse(
-                key,
-                &found,
-                format_args!("`{}` is not true or false", found.text),
-            ),
+            ("boolean" | "variable", "true") => Some(true),
+            ("boolean" | "variable", "false") => Some(false),
+            _ => {
+                let message = format!("`{}` is not true or false", found.text);
+                self.refuse("bad_value", key, &found, message.into());
+                None
+            }
         }
     }
 
-    /// A list of texts that `T` can read.
-    pub(super) fn list<T>(
+    /// A list of texts that `parse` can read.
+    pub(super) fn list<T, E: Into<Complaint>>(
         &mut self,
         key: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
+        parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<Vec<T>> {
         self.keys.push(key);
         let mut found = Vec::new();
@@ -295,14 +338,19 @@ impl<'b, 'a> Section<'b, 'a> {
                 .split(',')
                 .map(str::trim)
                 .filter(|item| !item.is_empty());
-            found.extend(items.map(|item| (usize::MAX, name.clone(), item.to_owned())));
+            let place = (usize::MAX, Place::Named(name));
+            found.extend(items.map(|item| (place.clone(), item.to_owned())));
         } else {
             let value = self.in_file(key)?;
-            let at = value.span().start;
             let DeValue::Array(items) = value.get_ref() else {
-                let (place, path) = (self.diagnostics.place(at), self.key_path(key));
-                self.diagnostics
-                    .report(at, place, path, "is not a list".to_owned(), None);
+                let complaint = Complaint::new(
+                    format!(
+                        "is {}, not a list",
+                        with_article(value.get_ref().type_str())
+                    ),
+                    "write it in square brackets, also if it is the only one",
+                );
+                self.report("wrong_type", value.span().start, key, complaint);
                 return None;
             };
             for item in items {
@@ -310,22 +358,28 @@ impl<'b, 'a> Section<'b, 'a> {
                 let text = match item.get_ref() {
                     DeValue::String(text) => text.to_string(),
                     DeValue::Integer(number) => number.to_string(),
-                    DeValue::Boolean(_)
+                    other @ (DeValue::Boolean(_)
                     | DeValue::Float(_)
                     | DeValue::Datetime(_)
                     | DeValue::Array(_)
-                    | DeValue::Table(_) => String::new(),
+                    | DeValue::Table(_)) => {
+                        let message = format!("has {} in it", with_article(other.type_str()));
+                        let complaint = Complaint::new(message, "write each item in quotes");
+                        self.report("wrong_type", at, key, complaint);
+                        continue;
+                    }
                 };
-                found.push((at, self.diagnostics.place(at), text));
+                found.push((self.place(at), text));
             }
         }
         let mut values = Vec::new();
-        for (at, place, text) in found {
+        for (place, text) in found {
             match parse(&text) {
                 Ok(value) => values.push(value),
-                Err(message) => {
+                Err(error) => {
                     let path = self.key_path(key);
-                    self.diagnostics.report(at, place, path, message, None);
+                    self.diagnostics
+                        .report("bad_value", place, path, error.into());
                 }
             }
         }
@@ -335,14 +389,16 @@ impl<'b, 'a> Section<'b, 'a> {
     /// Reads one table below this one, and reports what of it nobody asked for.
     fn below(
         &mut self,
-        table: Option<&'b DeTable<'a>>,
+        table: Option<(usize, &'b DeTable<'a>)>,
         path: String,
         prefixes: Vec<String>,
         read: impl FnOnce(&mut Section<'_, 'a>),
     ) {
+        let (start, table) = table.unzip();
         let mut below = Section {
             diagnostics: self.diagnostics,
             table,
+            start: start.or(self.start),
             path,
             prefixes,
             keys: Vec::new(),
@@ -357,14 +413,14 @@ impl<'b, 'a> Section<'b, 'a> {
         let table = match self.in_file(key) {
             None => None,
             Some(value) => {
+                let at = value.span().start;
                 if let DeValue::Table(table) = value.get_ref() {
-                    Some(table)
+                    Some((at, table))
                 } else {
-                    let at = value.span().start;
-                    let (place, path) = (self.diagnostics.place(at), self.key_path(key));
-                    let message = format!("is {}, not a table", value.get_ref().type_str());
-                    let help = Some(format!("write `[{path}]` above its keys"));
-                    self.diagnostics.report(at, place, path, message, help);
+                    let kind = with_article(value.get_ref().type_str());
+                    let mend = format!("write `[{}]` above its keys", self.key_path(key));
+                    let complaint = Complaint::new(format!("is {kind}, not a table"), mend);
+                    self.report("wrong_type", at, key, complaint);
                     None
                 }
             }
@@ -389,7 +445,7 @@ impl<'b, 'a> Section<'b, 'a> {
             .in_file(key)
             .is_some_and(|value| !value.get_ref().is_table());
         if plain || self.has_variable(key) {
-            self.flag(key, slot);
+            *slot = self.flag(key).unwrap_or(*slot);
         }
         if plain {
             return;
@@ -421,22 +477,15 @@ impl<'b, 'a> Section<'b, 'a> {
             let as_tables = items.and_then(|items| {
                 items
                     .into_iter()
-                    .map(|item| item.get_ref().as_table())
+                    .map(|item| Some((item.span().start, item.get_ref().as_table()?)))
                     .collect::<Option<Vec<_>>>()
             });
             if let Some(as_tables) = as_tables {
                 tables = as_tables;
             } else {
-                let at = value.span().start;
-                let (place, path) = (self.diagnostics.place(at), self.key_path(key));
-                let help = Some(format!("write `[[{path}]]` above each one's keys"));
-                self.diagnostics.report(
-                    at,
-                    place,
-                    path,
-                    "is not a list of tables".to_owned(),
-                    help,
-                );
+                let mend = format!("write `[[{}]]` above each one's keys", self.key_path(key));
+                let complaint = Complaint::new("is not a list of tables", mend);
+                self.report("wrong_type", value.span().start, key, complaint);
             }
         }
         let stems: Vec<String> = self
@@ -474,19 +523,15 @@ impl<'b, 'a> Section<'b, 'a> {
             if self.keys.contains(&name) {
                 continue;
             }
-            let at = key.span().start;
-            let help = match nearest(name, self.keys.iter().copied()) {
+            let mend = match nearest(name, self.keys.iter().copied()) {
                 Some(key) => format!("did you mean `{key}`?"),
                 None => format!("the keys here are: {}", self.keys.join(", ")),
             };
-            let (place, path) = (self.diagnostics.place(at), self.key_path(name));
-            self.diagnostics.report(
-                at,
-                place,
-                path,
-                "there is no such key".to_owned(),
-                Some(help),
-            );
+            let (at, name) = (key.span().start, name.to_owned());
+            let (place, path) = ((at, self.diagnostics.place(at)), self.key_path(&name));
+            let complaint = Complaint::new("there is no such key", mend);
+            self.diagnostics
+                .report("unknown_key", place, path, complaint);
         }
     }
 }

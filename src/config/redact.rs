@@ -3,11 +3,14 @@
 //! Guarantees: no secret that the typed configuration knows as one ([`super::Secret`], which never
 //! serialises), and no value of a header field whose name says that it is one.
 
+use std::sync::Arc;
+
+use http::HeaderValue;
 use serde_json::Value;
 
-use super::Config;
+use super::values::HeaderRule;
+use super::{Config, RouteConfig};
 
-const MASK: &str = "***";
 /// Parts of names whose values nobody should read.
 const TELLING: &[&str] = &[
     "auth",
@@ -21,42 +24,56 @@ const TELLING: &[&str] = &[
 
 /// The effective configuration as JSON, without secrets.
 pub fn redacted(config: &Config) -> Value {
-    let mut value = serde_json::to_value(config).unwrap_or(Value::Null);
-    let routes = value.get_mut("route").and_then(Value::as_array_mut);
-    for route in routes.into_iter().flatten() {
-        // Who knows it may wake the instance.
-        if let Some(rule) = route.pointer_mut("/admission/header") {
-            mask_rule(rule, |_| true);
-        }
-        for list in [
-            "/request_headers/set",
-            "/request_headers/add",
-            "/response_headers/set",
-            "/response_headers/add",
-            "/asleep/headers",
-        ] {
-            let rules = route.pointer_mut(list).and_then(Value::as_array_mut);
-            for rule in rules.into_iter().flatten() {
-                mask_rule(rule, is_telling);
-            }
-        }
-    }
-    value
+    serde_json::to_value(masked(config)).unwrap_or(Value::Null)
 }
 
-fn is_telling(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
+/// The effective configuration without secrets; it still says which fields there are.
+pub fn masked(config: &Config) -> Config {
+    let mut config = config.clone();
+    for route in &mut config.route {
+        if let Some(masked) = masked_route(route) {
+            *route = Arc::new(masked);
+        }
+    }
+    config
+}
+
+/// The route without secrets; `None` when there are none in it.
+fn masked_route(route: &RouteConfig) -> Option<RouteConfig> {
+    let mut masked = route.clone();
+    // Who knows it may wake the instance.
+    let admission = masked.admission.header.iter_mut();
+    let mut count = admission.map(|rule| mask(rule, true)).sum::<usize>();
+    let (requests, responses) = (
+        &mut masked.forwarding.request_headers,
+        &mut masked.forwarding.response_headers,
+    );
+    let lists = [
+        &mut requests.set,
+        &mut requests.add,
+        &mut responses.set,
+        &mut responses.add,
+        &mut masked.asleep.headers,
+    ];
+    let rules = lists.into_iter().flatten();
+    count += rules
+        .map(|rule| mask(rule, is_telling(rule)))
+        .sum::<usize>();
+    (count > 0).then_some(masked)
+}
+
+fn is_telling(rule: &HeaderRule) -> bool {
+    let name = rule.name.as_str();
     TELLING.iter().any(|part| name.contains(part))
 }
 
-/// `"name: value"` becomes `"name: ***"`.
-fn mask_rule(rule: &mut Value, is_secret: impl Fn(&str) -> bool) {
-    if let Value::String(text) = rule
-        && let Some((name, _)) = text.split_once(':')
-        && is_secret(name)
-    {
-        *text = format!("{name}: {MASK}");
-    }
+/// `"name: value"` becomes `"name: ***"`. Returns how many values that were.
+fn mask(rule: &mut HeaderRule, is_secret: bool) -> usize {
+    let value = rule.value.as_mut().filter(|_| is_secret);
+    value.map_or(0, |value| {
+        *value = HeaderValue::from_static("***");
+        1
+    })
 }
 
 #[cfg(test)]
@@ -74,15 +91,17 @@ mod tests {
             [route.asleep]\nheaders = [\"x-api-token: hunter2\", \"x-state: asleep\"]\n";
         let variables = [("HYPEMAN_API_KEY".to_owned(), "hunter2".to_owned())];
         let config = load("w.toml", text, &Variables::from_iter(variables)).unwrap();
-        let text = redacted(&config).to_string();
-        assert!(!text.contains("hunter2"), "{text}");
-        for kept in [
-            "x-tenant: blue",
-            "x-state: asleep",
-            "authorization: ***",
-            "x-wake: ***",
-        ] {
-            assert!(text.contains(kept), "{kept} is not in {text}");
+        let printed = toml::to_string(&masked(&config)).unwrap();
+        for text in [redacted(&config).to_string(), printed] {
+            assert!(!text.contains("hunter2"), "{text}");
+            for kept in [
+                "x-tenant: blue",
+                "x-state: asleep",
+                "authorization: ***",
+                "x-wake: ***",
+            ] {
+                assert!(text.contains(kept), "{kept} is not in {text}");
+            }
         }
     }
 }

@@ -9,14 +9,19 @@ use std::time::Duration;
 use ipnet::IpNet;
 #[cfg(test)]
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::client_share::ClientShare;
 use super::duration_text::go_text;
-use super::forwarding::ForwardingConfig;
+use super::forwarding::{ForwardingConfig, parse_field};
 use super::pattern::{HostPattern, InstanceTemplate};
+use super::settings::{list, optional_text, settings, size_within, text, within, word_settings};
 #[cfg(test)]
 use super::shape::{GoText, or_flag};
+use super::texts::{
+    parse_agent, parse_error_status, parse_instance, parse_method, parse_network, parse_path,
+    parse_target,
+};
 use super::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 use super::wake::{ReadyWhen, WakeConfig};
 use crate::names::PlaneIndex;
@@ -65,89 +70,100 @@ pub struct RouteConfig {
     pub prewarm: Vec<PrewarmConfig>,
 }
 
-/// Requests at an instance at once, counted until their responses end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct LimitsConfig {
-    /// Never more than so many; the next waits its turn within its deadline. 0 sheds all.
-    pub max_inflight: usize,
-    /// Beyond so many a request waits `soft_wait` for its turn first.
-    pub soft_inflight: usize,
-    /// How long it then waits at most.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub soft_wait: Duration,
-    /// One client's share of the instance's places; a client is an IPv4 /24 or IPv6 /56. A request
-    /// beyond it waits its turn.
-    pub max_inflight_per_client: ClientShare,
-    /// One client's share of those who wait: of the instance's and of the route's places in the
-    /// hold queue. Of the gateway's it is half in any case.
-    pub max_held_per_client: ClientShare,
-    /// Bytes a second that a request's body must come with, instead of `server.min_body_rate`; 0
-    /// asks nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_body_rate: Option<ByteSize>,
+settings! {
+    /// Requests at an instance at once, counted until their responses end.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct LimitsConfig {
+        /// Never more than so many; the next waits its turn within its deadline. 0 sheds all.
+        pub max_inflight: usize = 1000;
+        /// Beyond so many a request waits `soft_wait` for its turn first.
+        pub soft_inflight: usize = 1000;
+        /// How long it then waits at most.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub soft_wait: Duration = Duration::from_millis(100);
+        /// One client's share of the instance's places; a client is an IPv4 /24 or IPv6 /56. A
+        /// request beyond it waits its turn.
+        pub max_inflight_per_client: ClientShare = ClientShare::Half;
+        /// One client's share of those who wait: of the instance's and of the route's places in the
+        /// hold queue. Of the gateway's it is half in any case.
+        pub max_held_per_client: ClientShare = ClientShare::Half;
+        /// Bytes a second that a request's body must come with, instead of `server.min_body_rate`;
+        /// 0 asks nothing.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub min_body_rate: Option<ByteSize> = None;
+    }
 }
 
-/// Wake rules that a route may set for itself; most defaults come from `[wake]`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct RouteWakeConfig {
-    /// How long a request is held at most.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub timeout: Duration,
-    /// Whether a Stopped instance is started (a cold boot) instead of refused.
-    pub start_stopped: bool,
-    /// What a held request waits for.
-    pub ready: ReadyWhen,
-    /// What `ready = "health"` asks the application.
-    pub health_path: Arc<str>,
-    /// Whether a TLS `ClientHello` for the route's host wakes it already, so that the restore
-    /// overlaps the handshake. Whoever can connect can then wake.
-    pub on_tls_hello: bool,
-    /// A GET of this path, whose answer does not matter, goes first after a wake.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub warmup: Option<Arc<str>>,
-    /// Requests of this route held at once; 0 sheds all.
-    pub max_held: usize,
-    /// Instances that are restored with this one.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    #[cfg_attr(test, schemars(with = "Vec<String>"))]
-    pub also: Arc<[InstanceRef]>,
+settings! {
+    /// Wake rules that a route may set for itself; most defaults come from `[wake]`.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct RouteWakeConfig {
+        /// How long a request is held at most.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub timeout: Duration = Duration::from_secs(30);
+        /// Whether a Stopped instance is started (a cold boot) instead of refused.
+        pub start_stopped: bool = false;
+        /// What a held request waits for.
+        pub ready: ReadyWhen = ReadyWhen::Port;
+        /// What `ready = "health"` asks the application.
+        pub health_path: Arc<str> = "/".into(), by text(parse_target);
+        /// Whether a TLS `ClientHello` for the route's host wakes it already, so that the restore
+        /// overlaps the handshake. Whoever can connect can then wake.
+        pub on_tls_hello: bool = false;
+        /// A GET of this path, whose answer does not matter, goes first after a wake.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub warmup: Option<Arc<str>> = None, by optional_text(parse_target);
+        /// Requests of this route held at once; 0 sheds all.
+        pub max_held: usize = 50_000;
+        /// Instances that are restored with this one.
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        #[cfg_attr(test, schemars(with = "Vec<String>"))]
+        pub also: Arc<[InstanceRef]> = [].into(), by list(parse_instance);
+    }
 }
 
-/// Which requests may wake the instance. All conditions must hold.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct AdmissionConfig {
-    /// Only these methods.
-    pub methods: Vec<String>,
-    /// Only below these path prefixes.
-    pub paths: Vec<String>,
-    /// And never below these.
-    pub deny_paths: Vec<String>,
-    /// Only with this header field.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub header: Option<HeaderRule>,
-    /// Only from these networks.
-    #[cfg_attr(test, schemars(with = "Vec<String>"))]
-    pub clients: Vec<IpNet>,
-    /// Not with a user agent that contains one of these, in lower case.
-    pub deny_user_agents: Vec<String>,
-    /// Wakes that one client (an IPv4 /24 or IPv6 /56) may cause.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate_per_client: Option<Rate>,
-    /// Wakes that the route may cause in all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rate: Option<Rate>,
-    /// Rules for the usual abusers.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub preset: Option<Preset>,
+settings! {
+    /// Which requests may wake the instance. All conditions must hold.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct AdmissionConfig {
+        /// Only these methods.
+        pub methods: Vec<String> = Vec::new(), by list(parse_method);
+        /// Only below these path prefixes.
+        pub paths: Vec<String> = Vec::new(), by list(parse_path);
+        /// And never below these.
+        pub deny_paths: Vec<String> = Vec::new(), by list(parse_path);
+        /// Only with this header field.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub header: Option<HeaderRule> = None;
+        /// Only from these networks.
+        #[cfg_attr(test, schemars(with = "Vec<String>"))]
+        pub clients: Vec<IpNet> = Vec::new(), by list(parse_network);
+        /// Not with a user agent that contains one of these, in lower case.
+        pub deny_user_agents: Vec<String> = Vec::new(), by list(parse_agent);
+        /// Wakes that one client (an IPv4 /24 or IPv6 /56) may cause.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub rate_per_client: Option<Rate> = None;
+        /// Wakes that the route may cause in all.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub rate: Option<Rate> = None;
+        /// Rules for the usual abusers.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub preset: Option<Preset> = None;
+    }
 }
+
+/// A route's requests are read into memory at once up to this size at most.
+const LARGEST_BUFFER: ByteSize = ByteSize(16 << 20);
+
+word_settings!(Preset);
 
 /// A named set of admission rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
@@ -155,54 +171,60 @@ pub enum Preset {
     BrowserAbuse,
 }
 
-/// What is answered instead of waking.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct AsleepConfig {
-    /// Its status; 503 has a Retry-After.
-    pub status: u16,
-    /// Its further header fields.
-    pub headers: Vec<HeaderRule>,
-    /// Its body instead of problem JSON.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub body_file: Option<TextFile>,
-    /// What `/robots.txt` says while the instance sleeps.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub robots: Option<TextFile>,
-    /// Paths that the gateway answers itself, 200 with the instance's state, asleep or awake: a
-    /// health check never keeps an instance awake.
-    pub health_paths: Vec<String>,
+settings! {
+    /// What is answered instead of waking.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct AsleepConfig {
+        /// Its status; 503 has a Retry-After.
+        pub status: u16 = 503, by within(200..=599);
+        /// Its further header fields.
+        pub headers: Vec<HeaderRule> = Vec::new(), by list(parse_field);
+        /// Its body instead of problem JSON.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub body_file: Option<TextFile> = None;
+        /// What `/robots.txt` says while the instance sleeps.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub robots: Option<TextFile> = None;
+        /// Paths that the gateway answers itself, 200 with the instance's state, asleep or awake: a
+        /// health check never keeps an instance awake.
+        pub health_paths: Vec<String> = Vec::new(), by list(parse_path);
+    }
 }
 
-/// When a request is sent again although a response began to come, or its body had been read.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct RetryConfig {
-    /// Bodies of idempotent requests up to this size are read before they are sent, so that they
-    /// can be sent again. 0 reads none.
-    pub buffer: ByteSize,
-    /// Responses right after a wake that count as "not ready yet", for repeatable requests.
-    pub on_wake: Vec<u16>,
-    /// How long after a wake.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub on_wake_for: Duration,
+settings! {
+    /// When a request is sent again although a response began to come, or its body had been read.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct RetryConfig {
+        /// Bodies of idempotent requests up to this size are read before they are sent, so that
+        /// they can be sent again. 0 reads none.
+        pub buffer: ByteSize = ByteSize(0), by size_within(ByteSize(0)..=LARGEST_BUFFER);
+        /// Responses right after a wake that count as "not ready yet", for repeatable requests.
+        pub on_wake: Vec<u16> = Vec::new(), by list(parse_error_status);
+        /// How long after a wake.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub on_wake_for: Duration = Duration::from_secs(10);
+    }
 }
 
-/// The page that a browser sees while an instance wakes.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-#[cfg_attr(test, schemars(transform = or_flag))]
-pub struct WaitingPageConfig {
-    /// Whether there is one.
-    pub enabled: bool,
-    /// How long a browser is held before it sees the page.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub after: Duration,
-    /// HTML instead of the built-in page's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub template: Option<TextFile>,
+settings! {
+    /// The page that a browser sees while an instance wakes.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    #[cfg_attr(test, schemars(transform = or_flag))]
+    pub struct WaitingPageConfig {
+        /// Whether there is one.
+        pub enabled: bool = false;
+        /// How long a browser is held before it sees the page.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub after: Duration = Duration::from_millis(400);
+        /// HTML instead of the built-in page's.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub template: Option<TextFile> = None;
+    }
 }
 
 /// Requests that wake other instances beforehand.
@@ -255,66 +277,6 @@ impl RouteWakeConfig {
             ready: wake.ready,
             max_held: wake.max_held_per_route,
             ..Self::default()
-        }
-    }
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        Self {
-            max_inflight: 1000,
-            soft_inflight: 1000,
-            soft_wait: Duration::from_millis(100),
-            max_inflight_per_client: ClientShare::Half,
-            max_held_per_client: ClientShare::Half,
-            min_body_rate: None,
-        }
-    }
-}
-
-impl Default for RouteWakeConfig {
-    fn default() -> Self {
-        Self {
-            timeout: Duration::from_secs(30),
-            start_stopped: false,
-            ready: ReadyWhen::Port,
-            health_path: "/".into(),
-            on_tls_hello: false,
-            warmup: None,
-            max_held: 50_000,
-            also: [].into(),
-        }
-    }
-}
-
-impl Default for AsleepConfig {
-    fn default() -> Self {
-        Self {
-            status: 503,
-            headers: Vec::new(),
-            body_file: None,
-            robots: None,
-            health_paths: Vec::new(),
-        }
-    }
-}
-
-impl Default for RetryConfig {
-    fn default() -> Self {
-        Self {
-            buffer: ByteSize(0),
-            on_wake: Vec::new(),
-            on_wake_for: Duration::from_secs(10),
-        }
-    }
-}
-
-impl Default for WaitingPageConfig {
-    fn default() -> Self {
-        Self {
-            enabled: false,
-            after: Duration::from_millis(400),
-            template: None,
         }
     }
 }

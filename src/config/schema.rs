@@ -18,7 +18,7 @@ mod made {
     use crate::config::model::{Config, HypemanConfig, ListenerConfig};
     use crate::config::pattern::{HostPattern, InstanceTemplate};
     use crate::config::route::RouteConfig;
-    use crate::config::{WakeConfig, load};
+    use crate::config::{Variables, WakeConfig, load};
     use crate::names::PlaneIndex;
 
     /// A table's keys that have no default.
@@ -125,7 +125,7 @@ mod made {
             route.insert("wake".to_owned(), json!({ "health_path": "/" }));
         }
         let text = "[[route]]\nhost = \"*\"\ninstance = \"x\"\n";
-        let loaded = load("defaults", text, &load::Variables::default());
+        let loaded = load("defaults", text, &Variables::default());
         let mut config = match loaded {
             Ok(config) => plain(serde_json::to_value(config)),
             Err(_) => Value::Object(Map::new()),

@@ -8,68 +8,88 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 #[cfg(test)]
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
 use super::duration_text::go_text;
+use super::settings::{elsewhere, list, optional_text, settings, share, text, word, word_settings};
 #[cfg(test)]
 use super::shape::GoText;
+use super::texts::parse_url;
 
 /// A part of `log.level` that says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a level such as `info`, nor a target and its level such as `hyper=debug`")]
+#[error(
+    "`{0}` is not a level (error, warn, info, debug, trace or off), nor a target and its level \
+     such as `hyper=debug`"
+)]
 pub struct FilterError(String);
 
-/// What `log.level` says: a level, or levels of targets, such as `info,hyper=debug`. A target alone
-/// is logged whole.
+/// What `log.level` says: a level, or levels of targets, such as `info,hyper=debug`. Where there
+/// are targets alone, everything else has the level `info`.
 pub fn parse_filter(text: &str) -> Result<Targets, FilterError> {
     let parts: Vec<_> = text.split(',').map(str::trim).collect();
     let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     if parts.is_empty() {
-        return Ok(Targets::new().with_default(LevelFilter::ERROR));
+        return Err(FilterError(text.to_owned()));
     }
-    let mut filter = Targets::new();
+    let mut filter = Targets::new().with_default(LevelFilter::INFO);
     for part in parts {
-        let (target, level) = part.split_once('=').unwrap_or((part, "trace"));
-        // The empty text would be a level.
-        let level = Some(level).filter(|level| !level.is_empty());
-        let level = level.and_then(|level| level.parse::<LevelFilter>().ok());
+        let wrong = || FilterError(part.to_owned());
+        let level = |text: &str| {
+            // The empty text and numbers would be levels.
+            let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic());
+            let level = Some(text).filter(|_| is_word);
+            level.and_then(|level| level.parse::<LevelFilter>().ok())
+        };
         let is_target = |text: &str| {
             let is_fine = |byte: u8| byte.is_ascii_alphanumeric() || b"_:-".contains(&byte);
             !text.is_empty() && text.bytes().all(is_fine)
         };
-        filter = match (part.parse::<LevelFilter>(), level) {
-            (Ok(level), _) => filter.with_default(level),
-            (Err(_), Some(level)) if is_target(target) => filter.with_target(target, level),
-            (Err(_), _) => return Err(FilterError(part.to_owned())),
+        filter = match part.split_once('=') {
+            None => filter.with_default(level(part).ok_or_else(wrong)?),
+            Some((target, text)) if is_target(target) => {
+                filter.with_target(target, level(text).ok_or_else(wrong)?)
+            }
+            Some(_) => return Err(wrong()),
         };
     }
     Ok(filter)
 }
 
-/// Logs: diagnostics on standard error, accesses on standard output.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct LogConfig {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or levels of targets such as `info,hyper=debug`.
-    pub level: String,
-    /// How diagnostics look.
-    pub format: LogFormat,
-    /// Where access lines go.
-    pub access: AccessLog,
-    /// How access lines look.
-    pub access_format: AccessFormat,
-    /// How much of the usual traffic has access lines, from 0 to 1. Errors (400 and above),
-    /// requests that met a wake, and those that broke off always have one.
-    #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
-    pub access_sample: f64,
-    /// Which fields access lines have, in this order; all of them when the list is empty.
-    pub access_fields: Vec<AccessField>,
+settings! {
+    /// Logs: diagnostics on standard error, accesses on standard output.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct LogConfig {
+        /// `error`, `warn`, `info`, `debug`, `trace`, or levels of targets such as
+        /// `info,hyper=debug`.
+        pub level: String = "info".to_owned(), by text(parse_level);
+        /// How diagnostics look.
+        pub format: LogFormat = LogFormat::Text;
+        /// Where access lines go.
+        pub access: AccessLog = AccessLog::Stdout;
+        /// How access lines look.
+        pub access_format: AccessFormat = AccessFormat::Json;
+        /// How much of the usual traffic has access lines, from 0 to 1. Errors (400 and above),
+        /// requests that met a wake, and those that broke off always have one.
+        #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
+        pub access_sample: f64 = 1.0, by share;
+        /// Which fields access lines have, in this order; all of them when the list is empty.
+        pub access_fields: Vec<AccessField> = Vec::new(), by list(word::<AccessField>);
+    }
 }
 
+fn parse_level(text: &str) -> Result<String, String> {
+    let parsed = parse_filter(text).map(|_| text.to_owned());
+    parsed.map_err(|error| error.to_string())
+}
+
+word_settings!(LogFormat, AccessLog, AccessFormat);
+
 /// How diagnostics look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -82,7 +102,7 @@ pub enum LogFormat {
 }
 
 /// Where access lines go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AccessLog {
@@ -93,7 +113,7 @@ pub enum AccessLog {
 }
 
 /// How access lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum AccessFormat {
@@ -106,7 +126,7 @@ pub enum AccessFormat {
 macro_rules! access_fields {
     ($($(#[$doc:meta])* $field:ident = $name:literal,)*) => {
         /// A field of access lines.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
         #[cfg_attr(test, derive(JsonSchema))]
         #[serde(rename_all = "snake_case")]
         pub enum AccessField {
@@ -172,40 +192,44 @@ access_fields! {
     UserAgent = "user_agent",
 }
 
-/// Metrics.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct MetricsConfig {
-    /// How many routes have series of their own; the others share the route `other`.
-    pub max_routes: usize,
+settings! {
+    /// Metrics.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct MetricsConfig {
+        /// How many routes have series of their own; the others share the route `other`.
+        pub max_routes: usize = 100;
+    }
 }
 
-/// Traces, in OpenTelemetry's form.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[cfg_attr(test, derive(JsonSchema))]
-pub struct TracingConfig {
-    /// Where spans are sent with OTLP over HTTP, such as `http://127.0.0.1:4318`; without it there
-    /// are none, and requests' own `traceparent` is passed on as it is.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    /// How many of the traces that begin here are recorded, from 0 to 1. A request that already
-    /// belongs to a trace is recorded when its `traceparent` says so and comes from a trusted
-    /// proxy; of other clients' so many are, and none that their `traceparent` leaves out.
-    #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
-    pub sample: f64,
-    /// What the gateway is called in traces.
-    pub service_name: String,
-    /// The longest that sending a batch of spans may take.
-    #[serde(serialize_with = "go_text")]
-    #[cfg_attr(test, schemars(with = "GoText"))]
-    pub timeout: Duration,
-    /// A file with header fields for the endpoint, one `name: value` a line; its values are
-    /// secrets.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub headers_file: Option<PathBuf>,
-    /// The same, as read.
-    #[serde(skip)]
-    pub headers: SecretHeaders,
+settings! {
+    /// Traces, in OpenTelemetry's form.
+    #[derive(Debug, Clone, PartialEq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct TracingConfig {
+        /// Where spans are sent with OTLP over HTTP, such as `http://127.0.0.1:4318`; without it
+        /// there are none, and requests' own `traceparent` is passed on as it is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub endpoint: Option<String> = None, by optional_text(parse_url);
+        /// How many of the traces that begin here are recorded, from 0 to 1. A request that already
+        /// belongs to a trace is recorded when its `traceparent` says so and comes from a trusted
+        /// proxy; of other clients' so many are, and none that their `traceparent` leaves out.
+        #[cfg_attr(test, schemars(range(min = 0.0, max = 1.0)))]
+        pub sample: f64 = 0.01, by share;
+        /// What the gateway is called in traces.
+        pub service_name: String = "wakegate".to_owned();
+        /// The longest that sending a batch of spans may take.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub timeout: Duration = Duration::from_secs(10);
+        /// A file with header fields for the endpoint, one `name: value` a line; its values are
+        /// secrets.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub headers_file: Option<PathBuf> = None;
+        /// The same, as read.
+        #[serde(skip)]
+        pub headers: SecretHeaders = SecretHeaders::default(), by elsewhere;
+    }
 }
 
 /// Header fields whose values are never printed.
@@ -239,38 +263,6 @@ impl std::fmt::Debug for SecretHeaders {
     }
 }
 
-impl Default for LogConfig {
-    fn default() -> Self {
-        Self {
-            level: "info".to_owned(),
-            format: LogFormat::Text,
-            access: AccessLog::Stdout,
-            access_format: AccessFormat::Json,
-            access_sample: 1.0,
-            access_fields: Vec::new(),
-        }
-    }
-}
-
-impl Default for MetricsConfig {
-    fn default() -> Self {
-        Self { max_routes: 100 }
-    }
-}
-
-impl Default for TracingConfig {
-    fn default() -> Self {
-        Self {
-            endpoint: None,
-            sample: 0.01,
-            service_name: "wakegate".to_owned(),
-            timeout: Duration::from_secs(10),
-            headers_file: None,
-            headers: SecretHeaders::default(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,8 +285,15 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_would_match_nothing_is_refused() {
+    fn a_filter_that_would_silence_what_nobody_meant_is_refused() {
         for text in [
+            "",
+            ",",
+            "loud",
+            "2",
+            "INFOS",
+            "tower",
+            "info,verbose",
             "info,[request]=debug",
             "info,*=debug",
             "=debug",
@@ -310,20 +309,19 @@ mod tests {
 
     #[test]
     fn a_filter_is_a_level_and_levels_of_targets() {
-        let filter = parse_filter("info, hyper=debug,h2=off,tower").unwrap();
+        let filter = parse_filter("WARN, hyper=debug,h2=off").unwrap();
         for (target, level, expected) in [
-            ("wakegate::app", tracing::Level::INFO, true),
-            ("wakegate::app", tracing::Level::DEBUG, false),
+            ("wakegate::app", tracing::Level::WARN, true),
+            ("wakegate::app", tracing::Level::INFO, false),
             ("hyper::proto", tracing::Level::DEBUG, true),
             ("h2", tracing::Level::ERROR, false),
-            ("tower", tracing::Level::TRACE, true),
         ] {
             assert_eq!(filter.would_enable(target, &level), expected, "{target}");
         }
-        assert!(
-            parse_filter("")
-                .unwrap()
-                .would_enable("a", &tracing::Level::ERROR)
-        );
+        let targets = parse_filter("hyper=debug").unwrap();
+        assert!(targets.would_enable("wakegate::app", &tracing::Level::INFO));
+        assert!(!targets.would_enable("wakegate::app", &tracing::Level::DEBUG));
+        let off = parse_filter("off").unwrap();
+        assert!(!off.would_enable("wakegate::app", &tracing::Level::ERROR));
     }
 }

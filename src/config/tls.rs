@@ -6,8 +6,9 @@ use std::path::PathBuf;
 
 #[cfg(test)]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::settings::word_settings;
 #[cfg(test)]
 use super::shape::or_internal;
 
@@ -52,8 +53,10 @@ pub enum TlsSource {
     },
 }
 
+word_settings!(TlsVersion, ClientAuth);
+
 /// A version of TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub enum TlsVersion {
     /// RFC 5246.
@@ -75,7 +78,7 @@ pub struct ClientCertificates {
 }
 
 /// Whether a client must show a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ClientAuth {

@@ -19,7 +19,7 @@ use super::duration_text::go_text;
 use super::shape::{GoText, text_schema};
 
 /// Bytes: `"512"`, `"64KiB"`, `"1MiB"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub usize);
 
 /// So many per second, minute or hour: `"10/m"`.
@@ -162,16 +162,18 @@ pub(super) fn parse_field_name(text: &str) -> Result<HeaderName, String> {
 // === impl HeaderRule ===
 
 impl HeaderRule {
+    /// A message has the name in it and never the value, which may be a secret.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}` is not a header field like \"x-wake: yes\"");
         let (name, value) = match text.split_once(':') {
-            Some((name, value)) => (name, Some(value.trim())),
-            None => (text, None),
+            Some((name, value)) => (name.trim(), Some(value.trim())),
+            None => (text.trim(), None),
         };
-        Ok(Self {
-            name: name.trim().parse().map_err(|_| wrong())?,
-            value: value.map(str::parse).transpose().map_err(|_| wrong())?,
-        })
+        let name: HeaderName = name
+            .parse()
+            .map_err(|_| "is not a header field like \"x-wake: yes\"".to_owned())?;
+        let value = value.map(str::parse).transpose();
+        let value = value.map_err(|_| format!("`{name}` has a value that no field can have"))?;
+        Ok(Self { name, value })
     }
 }
 
@@ -229,8 +231,13 @@ impl Serialize for TextFile {
 
 impl KeepWarm {
     pub(super) fn new(cron: String, zone: String, length: Duration) -> Result<Self, String> {
-        let parsed = cronexpr::parse_crontab(&format!("{cron} {zone}"))
-            .map_err(|error| format!("`{cron}` with zone `{zone}`: {error}"))?;
+        let parsed = cronexpr::parse_crontab(&format!("{cron} {zone}"));
+        let parsed = parsed.map_err(|_| {
+            format!(
+                "`{cron}` is not five cron fields (minute, hour, day of the month, month, day of \
+                 the week) like \"0 8 * * 1-5\""
+            )
+        })?;
         Ok(Self {
             cron,
             zone,

@@ -88,6 +88,16 @@ impl Inherited {
 /// A socket that listens at `address`. One at `[::]` is for both families, whatever the system's
 /// default is (`net.ipv6.bindv6only`), unless it is `v6_only`.
 pub fn bind(address: SocketAddr, reuse_port: bool, v6_only: bool) -> io::Result<TcpListener> {
+    bound(address, reuse_port, v6_only)?.listen(BACKLOG)
+}
+
+/// Whether such a socket could be had just now. Nobody can connect to it, and another process can
+/// still open the address meanwhile.
+pub fn probe(address: SocketAddr, reuse_port: bool, v6_only: bool) -> io::Result<()> {
+    bound(address, reuse_port, v6_only).map(drop)
+}
+
+fn bound(address: SocketAddr, reuse_port: bool, v6_only: bool) -> io::Result<TcpSocket> {
     let address = canonical(address);
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -99,7 +109,7 @@ pub fn bind(address: SocketAddr, reuse_port: bool, v6_only: bool) -> io::Result<
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(reuse_port)?;
     socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(socket)
 }
 
 // === impl Listener ===

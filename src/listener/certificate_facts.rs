@@ -63,7 +63,7 @@ pub(super) fn names_of(certified: &CertifiedKey, path: &Path) -> Result<Vec<Stri
     let leaf = certified.cert.first();
     let leaf = leaf.ok_or_else(|| wrong("has no certificate in it".to_owned()))?;
     let parsed = webpki::EndEntityCert::try_from(leaf)
-        .map_err(|error| wrong(format!("is no X.509 v3 certificate: {error}")))?;
+        .map_err(|error| wrong(format!("is not an X.509 v3 certificate: {error}")))?;
     let names = parsed.valid_dns_names().map(str::to_ascii_lowercase);
     Ok(names
         .map(|name| name.strip_prefix('*').map_or(name.clone(), str::to_owned))

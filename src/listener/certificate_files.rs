@@ -126,13 +126,13 @@ impl PairFiles {
         };
         let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
-            .map_err(|error| wrong(&self.cert, format!("is no PEM certificate: {error:?}")))?;
+            .map_err(|error| wrong(&self.cert, format!("is not a PEM certificate: {error:?}")))?;
         if chain.is_empty() {
             return Err(wrong(&self.cert, "has no certificate in it".to_owned()));
         }
         // The error says what is wrong with a key without its bytes.
         let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|_| wrong(&self.key, "is no PEM private key".to_owned()))?;
+            .map_err(|_| wrong(&self.key, "is not a PEM private key".to_owned()))?;
         let provider = aws_lc_rs::default_provider();
         let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
             let what = format!("does not fit {}: {error}", self.cert.display());

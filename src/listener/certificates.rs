@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -60,12 +60,22 @@ const TRY_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 impl Certificates {
     /// Loads the certificates.
     pub fn load(config: TlsConfig) -> Result<Arc<Self>, TlsError> {
-        Self::load_at(config, Timestamp::now())
+        Self::open_at(config, Timestamp::now(), InternalCa::open)
     }
 
-    fn load_at(config: TlsConfig, now: Timestamp) -> Result<Arc<Self>, TlsError> {
+    /// The same without a trace: a CA that is not there yet is made for this once, if it could be
+    /// kept.
+    pub fn rehearse(config: TlsConfig) -> Result<Arc<Self>, TlsError> {
+        Self::open_at(config, Timestamp::now(), InternalCa::rehearse)
+    }
+
+    fn open_at(
+        config: TlsConfig,
+        now: Timestamp,
+        open: impl Fn(&Path) -> Result<InternalCa, TlsError>,
+    ) -> Result<Arc<Self>, TlsError> {
         let internal = match &config.source {
-            TlsSource::Internal { internal } => Some(InternalCa::open(internal)?),
+            TlsSource::Internal { internal } => Some(open(internal)?),
             TlsSource::Files { .. } | TlsSource::Directory { .. } => None,
         };
         let look = Look::at(&config, now)?;
@@ -249,9 +259,9 @@ fn verifier(
     let (text, mut roots) = (read(client_ca)?, RootCertStore::empty());
     for certificate in CertificateDer::pem_slice_iter(&text) {
         let certificate =
-            certificate.map_err(|error| wrong(format!("is no PEM certificate: {error:?}")))?;
+            certificate.map_err(|error| wrong(format!("is not a PEM certificate: {error:?}")))?;
         let added = roots.add(certificate);
-        added.map_err(|error| wrong(format!("has a certificate that is no CA: {error}")))?;
+        added.map_err(|error| wrong(format!("has a certificate that is not a CA: {error}")))?;
     }
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -320,8 +330,6 @@ impl Loaded {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn write(dir: &Path, name: &str) {
@@ -352,7 +360,7 @@ mod tests {
     #[test]
     fn files_that_stand_as_they_did_are_not_read_again() {
         let (dir, config) = folder();
-        let certificates = Certificates::load_at(config, in_seconds(60)).unwrap();
+        let certificates = Certificates::open_at(config, in_seconds(60), InternalCa::open).unwrap();
         let before = certificates.loaded.load_full();
         assert!(!certificates.refresh_at(in_seconds(65)).unwrap());
         assert!(Arc::ptr_eq(&before, &certificates.loaded.load_full()));
@@ -384,7 +392,7 @@ mod tests {
     #[test]
     fn files_that_cannot_be_used_are_a_failure_once_and_again_after_a_while() {
         let (dir, config) = folder();
-        let certificates = Certificates::load_at(config, in_seconds(60)).unwrap();
+        let certificates = Certificates::open_at(config, in_seconds(60), InternalCa::open).unwrap();
         let good = std::fs::read(dir.path().join("b.crt")).unwrap();
         std::fs::write(dir.path().join("b.crt"), "nonsense").unwrap();
         assert!(certificates.refresh_at(in_seconds(65)).is_err());

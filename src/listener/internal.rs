@@ -16,6 +16,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -43,6 +45,28 @@ fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(text.as_bytes())
+}
+
+/// Whether files can be created in a directory, which may itself have to be created.
+fn can_create(dir: &Path) -> std::io::Result<()> {
+    for (depth, folder) in dir.ancestors().enumerate() {
+        let folder = match folder.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => folder,
+        };
+        match fs::metadata(folder) {
+            Ok(found) if found.is_dir() => {
+                let access = Access::WRITE_OK | Access::EXEC_OK;
+                // As the user who would do it, not as the one who started the program.
+                return Ok(accessat(CWD, folder, access, AtFlags::EACCESS)?);
+            }
+            Ok(_) if depth == 0 => return Err(Errno::EXIST.into()),
+            Ok(_) => return Err(Errno::NOTDIR.into()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::NOENT.into())
 }
 
 /// Sets the validity: `days` from now, and from yesterday on for clocks that disagree.
@@ -91,6 +115,21 @@ impl InternalCa {
         })
     }
 
+    /// Opens it without a trace. Where there is none yet, this one is forgotten; an error says what
+    /// would keep it from being founded.
+    pub(super) fn rehearse(dir: &Path) -> Result<Self, TlsError> {
+        let wrong = |error: &dyn fmt::Display| TlsError::Internal {
+            dir: dir.to_owned(),
+            what: error.to_string(),
+        };
+        if dir.join(KEY_FILE).exists() {
+            return Self::open(dir);
+        }
+        can_create(dir).map_err(|error| wrong(&error))?;
+        let key = KeyPair::generate().map_err(|error| wrong(&error))?;
+        Self::with(key).map_err(|error| wrong(&error))
+    }
+
     fn open_in(dir: &Path) -> Result<Self, Box<dyn std::error::Error>> {
         fs::DirBuilder::new()
             .recursive(true)
@@ -109,8 +148,7 @@ impl InternalCa {
             tracing::info!(ca = %ca.display(), "a development CA; clients that trust it trust us");
         }
         let key = KeyPair::from_pem(&fs::read_to_string(&key_path)?)?;
-        let params = ca_params()?;
-        let own = params.self_signed(&key)?;
+        let own = ca_params()?.self_signed(&key)?;
         let kept = CertificateDer::from_pem_file(&ca)?;
         let (own, kept) = (
             webpki::anchor_from_trusted_cert(own.der())?,
@@ -124,7 +162,11 @@ impl InternalCa {
             )
             .into());
         }
-        let issuer = Issuer::new(params, key);
+        Self::with(key)
+    }
+
+    fn with(key: KeyPair) -> Result<Self, Box<dyn std::error::Error>> {
+        let issuer = Issuer::new(ca_params()?, key);
         let unnamed = sign(
             &issuer,
             vec!["localhost".to_owned(), "127.0.0.1".to_owned()],

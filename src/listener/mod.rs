@@ -31,7 +31,7 @@ mod settings;
 mod shared;
 mod tls_error;
 
-pub use self::accept::{Inherited, Listener, bind};
+pub use self::accept::{Inherited, Listener, bind, probe};
 pub use self::address::is_v6_only;
 pub use self::certificates::Certificates;
 pub use self::client_hello::fuzz as fuzz_hello;

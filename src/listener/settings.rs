@@ -45,10 +45,23 @@ pub struct SettingsHandle(ArcSwap<ListenerSettings>);
 // === impl ListenerSettings ===
 
 impl ListenerSettings {
-    /// The settings of a configuration; reads the certificates.
+    /// The settings of a configuration; reads the certificates, and founds the internal CA.
     pub fn new(config: &ListenerConfig) -> Result<Self, TlsError> {
+        Self::with(config, Certificates::load)
+    }
+
+    /// The same without a trace: nothing is founded, and what stands in the way of it is an error
+    /// as well.
+    pub fn rehearse(config: &ListenerConfig) -> Result<Self, TlsError> {
+        Self::with(config, Certificates::rehearse)
+    }
+
+    fn with(
+        config: &ListenerConfig,
+        load: impl Fn(TlsConfig) -> Result<Arc<Certificates>, TlsError>,
+    ) -> Result<Self, TlsError> {
         let secure = |tls: &TlsConfig| {
-            let certificates = Certificates::load(tls.clone())?;
+            let certificates = load(tls.clone())?;
             let config = certificates.server_config()?;
             Ok::<_, TlsError>(Tls {
                 certificates,
@@ -60,6 +73,16 @@ impl ListenerSettings {
             proxy_protocol: config.proxy_protocol,
             tls: config.tls.as_ref().map(secure).transpose()?,
         })
+    }
+}
+
+impl ListenerSettings {
+    /// The time when the first of its certificates expires, in seconds since 1970; `None` where it
+    /// has none, or makes them itself.
+    pub fn not_after(&self) -> Option<i64> {
+        self.tls
+            .as_ref()
+            .and_then(|tls| tls.certificates.not_after())
     }
 }
 

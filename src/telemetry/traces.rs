@@ -44,10 +44,10 @@ const GOODBYE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum TracerError {
     /// The exporter refuses the endpoint or its fields.
-    #[error("`tracing.endpoint`: {0}")]
+    #[error("cannot be sent to: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
     /// The HTTP client cannot be made.
-    #[error("`tracing.endpoint`: no HTTP client: {0}")]
+    #[error("cannot be sent to: no HTTP client: {0}")]
     Client(String),
 }
 

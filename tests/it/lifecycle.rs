@@ -247,8 +247,14 @@ fn exit_codes_tell_usage_configuration_and_success_apart() {
     for (arguments, code, says) in [
         (vec!["nonsense"], 2, "nonsense"),
         (vec!["serve", "-c", bad], 78, "did you mean `timeout`?"),
-        (vec!["check", "-c", bad], 1, "bad.toml:2:1: `wake.timout`"),
+        (vec!["check", "-c", bad], 78, "bad.toml:2:1: `wake.timout`"),
         (vec!["check", "-c", good], 0, "[[route]]"),
+        (vec!["explain", "WAKE_TIMEOUT"], 0, "wake_timeout (504)"),
+        (
+            vec!["explain", "wake_timout"],
+            1,
+            "did you mean `wake_timeout`?",
+        ),
         (vec!["--help"], 0, "demo"),
     ] {
         let output = wakegate().args(&arguments).output().unwrap();

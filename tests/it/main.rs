@@ -37,6 +37,7 @@ mod architecture;
 mod browser;
 mod certificates;
 mod chaos;
+mod check;
 mod cli;
 mod client_certificates;
 mod clients;

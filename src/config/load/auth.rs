@@ -37,8 +37,7 @@ pub(super) fn read_auth(s: &mut Section<'_, '_>) -> Option<AuthConfig> {
 }
 
 fn read_proof(s: &mut Section<'_, '_>) -> Option<Proof> {
-    let mut is_certificate = false;
-    s.flag("client_certificate", &mut is_certificate);
+    let is_certificate = s.flag("client_certificate").unwrap_or_default();
     if !is_certificate && s.has("client_certificate") {
         s.problem("client_certificate", "can only be `true`");
     }

@@ -2,13 +2,14 @@
 //!
 //! Guarantees: a listener's keys fit its mode; what a `tcp` listener is for has a route.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::parse::{parse_address, set};
 use crate::config::diagnostics::Diagnostics;
 use crate::config::model::{Config, IngressConfig, ListenerConfig, ListenerMode};
 use crate::config::reader::Section;
+use crate::config::settings::{Setting as _, Settings as _};
 use crate::config::tls::{
     ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion, default_ca_dir,
 };
@@ -20,9 +21,11 @@ pub(super) fn read_listener(
     trusting: bool,
 ) {
     let mut listener = ListenerConfig::default();
-    set(&mut listener.address, s.parsed("address", parse_address));
+    if let Some(address) = SocketAddr::take(s, "address") {
+        listener.address = address;
+    }
     listener.tls = read_tls(s);
-    s.flag("proxy_protocol", &mut listener.proxy_protocol);
+    listener.proxy_protocol = s.flag("proxy_protocol").unwrap_or_default();
     if listener.proxy_protocol && !trusting {
         s.problem(
             "proxy_protocol",
@@ -65,13 +68,7 @@ pub(super) fn read_listener(
 }
 
 pub(super) fn read_ingress(s: &mut Section<'_, '_>, ingress: &mut IngressConfig) {
-    s.flag("watch", &mut ingress.watch);
-    s.duration("interval", &mut ingress.interval);
-    let address = s.parsed("address", |text| {
-        text.parse()
-            .map_err(|_| format!("`{text}` is not an IP address like \"0.0.0.0\""))
-    });
-    set(&mut ingress.address, address);
+    ingress.read(s);
     ingress.tls = read_tls(s);
 }
 
@@ -106,21 +103,13 @@ fn read_tls(s: &mut Section<'_, '_>) -> Option<TlsConfig> {
                 None
             }
         };
-        let version = s.parsed("min_version", |text| match text {
-            "1.2" => Ok(TlsVersion::V1_2),
-            "1.3" => Ok(TlsVersion::V1_3),
-            _ => Err(format!("`{text}` is not \"1.2\" or \"1.3\"")),
-        });
-        let auth = s.parsed("client_auth", |text| match text {
-            "required" => Ok(ClientAuth::Required),
-            "optional" => Ok(ClientAuth::Optional),
-            _ => Err(format!("`{text}` is not \"required\" or \"optional\"")),
-        });
+        let version = TlsVersion::take(s, "min_version");
+        let auth = ClientAuth::take(s, "client_auth");
         if auth.is_some() && client_ca.is_none() {
             s.problem("client_auth", "needs `client_ca`, the CA that issues them");
         }
         tls = source.map(TlsConfig::of).map(|mut tls| {
-            set(&mut tls.min_version, version);
+            tls.min_version = version.unwrap_or(tls.min_version);
             tls.clients = client_ca.map(|client_ca| ClientCertificates {
                 client_ca,
                 client_auth: auth.unwrap_or(ClientAuth::Required),

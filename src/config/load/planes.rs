@@ -4,12 +4,13 @@
 //! is for the only one, at `HYPEMAN_BASE_URL` if that is set; where there are several, each has a
 //! variable of its own. What is ambiguous is a problem, and no key is used.
 
-use std::path::PathBuf;
-
-use super::parse::{parse_url, set};
+use crate::config::diagnostics::nearest;
 use crate::config::model::HypemanConfig;
 use crate::config::reader::Section;
 use crate::config::secret::Secret;
+use crate::config::settings::Settings as _;
+use crate::config::texts::parse_url;
+use crate::config::variables::Variables;
 
 /// Looks up a variable; an empty one counts as unset.
 pub(super) type Lookup<'a> = dyn Fn(&str) -> Option<&'a str> + 'a;
@@ -36,20 +37,14 @@ impl Planes {
     /// Reads the next `[[hypeman]]`.
     pub(super) fn read(&mut self, s: &mut Section<'_, '_>) {
         let mut plane = HypemanConfig::default();
-        set(&mut plane.name, s.text("name"));
+        plane.read(s);
         if self.all.iter().any(|other| other.name == plane.name) {
             s.problem(
                 "name",
                 format_args!("`{}` is the name of an earlier [[hypeman]]", plane.name),
             );
         }
-        let url = s.parsed("url", parse_url);
-        self.has_url.push(url.is_some());
-        set(&mut plane.url, url);
-        plane.api_key_file = s.text("api_key_file").map(PathBuf::from);
-        s.duration("connect_timeout", &mut plane.connect_timeout);
-        s.duration("request_timeout", &mut plane.request_timeout);
-        s.duration("restore_timeout", &mut plane.restore_timeout);
+        self.has_url.push(s.has("url"));
         self.all.push(plane);
     }
 
@@ -103,7 +98,7 @@ fn only(plane: &mut HypemanConfig, has_url: bool, variable: &Lookup<'_>) -> Resu
     let takes_key = key.is_some() && plane.api_key_file.is_none() && plane.api_key.is_none();
     let base = variable(URL).filter(|_| takes_key || !has_url);
     if let Some(base) = base {
-        let base = parse_url(base).map_err(|problem| format!("{URL}: {problem}"))?;
+        let base = parse_url(base).map_err(|problem| format!("{URL} {problem}"))?;
         if has_url && base != plane.url {
             let own = own_variable(&plane.name);
             return Err(format!(
@@ -119,9 +114,43 @@ fn only(plane: &mut HypemanConfig, has_url: bool, variable: &Lookup<'_>) -> Resu
     Ok(())
 }
 
+/// The variables that look as if they were meant for these control planes, and are not used.
+pub(super) fn unused(planes: &[HypemanConfig], variables: &Variables) -> Vec<(String, String)> {
+    let own: Vec<String> = planes
+        .iter()
+        .map(|plane| own_variable(&plane.name))
+        .collect();
+    let why = |name: &str, value: &str| match name {
+        KEY => None,
+        URL => {
+            let base = parse_url(value);
+            let is_used = planes.iter().any(|plane| base.as_ref() == Ok(&plane.url));
+            (!is_used).then(|| match planes {
+                [_] => "is not used, since the file has a `url` of its own".to_owned(),
+                _ => "is not used where there are several control planes".to_owned(),
+            })
+        }
+        name if own.iter().any(|own| own == name) => None,
+        name if name.starts_with(KEY) => Some(format!(
+            "is the key of no control plane here; those have {}",
+            own.join(" and ")
+        )),
+        name => {
+            let close = |known: &str| strsim::damerau_levenshtein(name, known) <= 2;
+            let known = nearest(name, [KEY, URL].into_iter()).filter(|known| close(known));
+            known.map(|known| format!("is nothing that is read here; did you mean `{known}`?"))
+        }
+    };
+    let unused = variables.iter();
+    unused
+        .filter(|(name, _)| name.starts_with("HYPEMAN_"))
+        .filter_map(|(name, value)| Some((name.to_owned(), why(name, value)?)))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use crate::config::load::{Variables, load};
+    use crate::config::{Variables, load};
 
     const ROUTE: &str = "[[route]]\nhost = \"h.example.com\"\ninstance = \"i\"\nport = 1\n";
 
@@ -214,5 +243,56 @@ mod tests {
                      [[hypeman]]\nname = \"a.b\"\nurl = \"https://b\"\n";
         let error = planes(alike, &[("HYPEMAN_API_KEY_A_B", "x")]).unwrap_err();
         assert!(error.contains("several control planes"), "{error}");
+    }
+
+    #[test]
+    fn a_variable_that_is_of_no_use_is_named_with_the_reason() {
+        let unused = |sections: &str, name: &str, value: &str| {
+            let variables = [(name.to_owned(), value.to_owned())].into_iter().collect();
+            let config = load("w.toml", &format!("{sections}{ROUTE}"), &variables).unwrap();
+            let mut unused = config.unused_variables.into_iter();
+            unused.next().map(|(found, why)| {
+                assert_eq!(found, name);
+                why
+            })
+        };
+        let file = format!("{ONE}api_key_file = \"/k\"\n");
+        for (sections, name, value, said) in [
+            (
+                "",
+                "HYPEMAN_BASEURL",
+                "https://b",
+                "did you mean `HYPEMAN_BASE_URL`?",
+            ),
+            ("", "HYPEMAN_APIKEY", "k", "did you mean `HYPEMAN_API_KEY`?"),
+            (
+                "",
+                "HYPEMAN_API_KEY_EU",
+                "k",
+                "those have HYPEMAN_API_KEY_DEFAULT",
+            ),
+            (&file, "HYPEMAN_BASE_URL", "https://b", "a `url` of its own"),
+            (
+                TWO,
+                "HYPEMAN_BASE_URL",
+                "https://c",
+                "is not used where there are several",
+            ),
+        ] {
+            let found = unused(sections, name, value);
+            assert!(
+                found.as_ref().is_some_and(|why| why.contains(said)),
+                "{name}: {found:?}"
+            );
+        }
+        for (sections, name, value) in [
+            ("", "HYPEMAN_BASE_URL", "https://b"),
+            ("", "HYPEMAN_API_KEY", "k"),
+            ("", "HYPEMAN_API_KEY_DEFAULT", "k"),
+            (&file, "HYPEMAN_BASE_URL", "https://a/"),
+            ("", "HYPEMAN_DATA_DIR", "/data"),
+        ] {
+            assert_eq!(unused(sections, name, value), None, "{name}");
+        }
     }
 }

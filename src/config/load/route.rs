@@ -5,86 +5,19 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
-
-use ipnet::{IpNet, Ipv4Net};
 
 use super::forwarding::read_forwarding;
-use super::parse::{parse_path, set};
-use crate::config::client_share::ClientShare;
 use crate::config::model::HypemanConfig;
 use crate::config::pattern::{HostPattern, InstanceTemplate};
 use crate::config::reader::Section;
 use crate::config::route::{
-    AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig, RouteConfig,
-    RouteWakeConfig, WaitingPageConfig,
+    LimitsConfig, PrewarmConfig, RouteConfig, RouteWakeConfig, WaitingPageConfig,
 };
-use crate::config::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
-use crate::config::wake::{ReadyWhen, WakeConfig};
+use crate::config::settings::{Settings as _, section};
+use crate::config::texts::{parse_host, parse_instance, parse_path, parse_zone};
+use crate::config::values::KeepWarm;
+use crate::config::wake::WakeConfig;
 use crate::names::PlaneIndex;
-use hypeman::InstanceRef;
-
-pub(super) fn parse_ready(text: &str) -> Result<ReadyWhen, String> {
-    match text {
-        "running" => Ok(ReadyWhen::Running),
-        "port" => Ok(ReadyWhen::Port),
-        "health" => Ok(ReadyWhen::Health),
-        _ => Err(format!(
-            "`{text}` is not \"running\", \"port\" or \"health\""
-        )),
-    }
-}
-
-pub(super) fn parse_instance(text: &str) -> Result<InstanceRef, String> {
-    InstanceRef::parse(text).map_err(|error| error.to_string())
-}
-
-fn parse_method(text: &str) -> Result<String, String> {
-    let method: http::Method = text
-        .parse()
-        .map_err(|_| format!("`{text}` is no HTTP method"))?;
-    Ok(method.as_str().to_owned())
-}
-
-pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
-    let network = text
-        .parse()
-        .or_else(|_| text.parse::<std::net::IpAddr>().map(Into::into));
-    let network = network.map_err(|_| format!("`{text}` is not a network like \"10.0.0.0/8\""))?;
-    Ok(canonical(network))
-}
-
-/// A network of IPv4 addresses that are written as IPv6 (`::ffff:10.0.0.0/104`) as one of IPv4:
-/// clients are compared by their canonical addresses.
-fn canonical(network: IpNet) -> IpNet {
-    let IpNet::V6(v6) = network else {
-        return network;
-    };
-    let v4 = v6
-        .addr()
-        .to_ipv4_mapped()
-        .zip(v6.prefix_len().checked_sub(96));
-    let v4 = v4.and_then(|(address, bits)| Ipv4Net::new(address, bits).ok());
-    v4.map_or(network, IpNet::V4)
-}
-
-/// The target of a request that the gateway makes itself.
-fn parse_target(text: &str) -> Result<Arc<str>, String> {
-    let uri: http::Uri = text
-        .parse()
-        .map_err(|_| format!("`{text}` is not a path like \"/health\""))?;
-    if !text.starts_with('/') || uri.authority().is_some() {
-        return Err(format!("`{text}` is not a path like \"/health\""));
-    }
-    Ok(text.into())
-}
-
-fn parse_error_status(text: &str) -> Result<u16, String> {
-    text.parse()
-        .ok()
-        .filter(|status| (400..600).contains(status))
-        .ok_or_else(|| format!("`{text}` is not a status from 400 to 599"))
-}
 
 pub(super) fn read_route(
     s: &mut Section<'_, '_>,
@@ -93,10 +26,8 @@ pub(super) fn read_route(
     defaults: &WakeConfig,
     planes: &[HypemanConfig],
 ) {
-    let host = s.parsed("host", |text| {
-        HostPattern::parse(text).map_err(|e| e.to_string())
-    });
-    if host.is_none() && s.text("host").is_none() {
+    let host = s.parsed("host", parse_host);
+    if host.is_none() && !s.has("host") {
         s.problem(
             "host",
             "is missing: which host name does the route answer for?",
@@ -105,15 +36,13 @@ pub(super) fn read_route(
     let path = s
         .parsed("path", parse_path)
         .unwrap_or_else(|| "/".to_owned());
-    let port = s.number::<u16>("port").unwrap_or(8080);
-    if port == 0 {
-        s.problem("port", "must be 1 to 65535");
-    }
-    let wake = read_wake(s, defaults);
+    let port = s.port("port").unwrap_or(8080);
+    let mut wake = RouteWakeConfig::of(defaults);
+    s.section("wake", |s| wake.read(s));
     let limits = read_limits(s);
-    let admission = read_admission(s);
-    let asleep = read_asleep(s);
-    let retry = read_retry(s);
+    let admission = section(s, "admission").unwrap_or_default();
+    let asleep = section(s, "asleep").unwrap_or_default();
+    let retry = section(s, "retry").unwrap_or_default();
     let waiting_page = read_waiting_page(s);
     let keep_warm = read_keep_warm(s);
     let prewarm = read_prewarm(s);
@@ -140,7 +69,7 @@ pub(super) fn read_route(
     };
     let parse = |text: &str| InstanceTemplate::parse(text, &host).map_err(|e| e.to_string());
     let Some(instance) = s.parsed("instance", parse) else {
-        if s.text("instance").is_none() {
+        if !s.has("instance") {
             s.problem(
                 "instance",
                 "is missing: which instance does the route wake?",
@@ -187,120 +116,28 @@ pub(super) fn read_route(
     }));
 }
 
-fn read_wake(s: &mut Section<'_, '_>, defaults: &WakeConfig) -> RouteWakeConfig {
-    let mut wake = RouteWakeConfig::of(defaults);
-    s.section("wake", |s| {
-        s.duration("timeout", &mut wake.timeout);
-        s.flag("start_stopped", &mut wake.start_stopped);
-        set(&mut wake.ready, s.parsed("ready", parse_ready));
-        set(&mut wake.health_path, s.parsed("health_path", parse_target));
-        s.flag("on_tls_hello", &mut wake.on_tls_hello);
-        wake.warmup = s.parsed("warmup", parse_target);
-        set(&mut wake.max_held, s.number("max_held"));
-        let also = s.list("also", parse_instance);
-        set(&mut wake.also, also.map(Into::into));
-    });
-    wake
-}
-
+/// What a route says of requests at its instance at once.
 fn read_limits(s: &mut Section<'_, '_>) -> LimitsConfig {
     let mut limits = LimitsConfig::default();
     s.section("limits", |s| {
-        if let Some(most) = s.number("max_inflight") {
-            limits.max_inflight = most;
-            limits.soft_inflight = most;
+        limits.read(s);
+        if !s.has("soft_inflight") {
+            limits.soft_inflight = limits.max_inflight;
         }
-        set(&mut limits.soft_inflight, s.number("soft_inflight"));
         if limits.soft_inflight > limits.max_inflight {
             s.problem("soft_inflight", "must not be more than `max_inflight`");
         }
-        s.duration("soft_wait", &mut limits.soft_wait);
-        set(
-            &mut limits.max_inflight_per_client,
-            s.word_or_number("max_inflight_per_client", ClientShare::parse),
-        );
-        set(
-            &mut limits.max_held_per_client,
-            s.word_or_number("max_held_per_client", ClientShare::parse),
-        );
-        limits.min_body_rate = s.word_or_number("min_body_rate", ByteSize::parse);
     });
     limits
-}
-
-fn read_admission(s: &mut Section<'_, '_>) -> AdmissionConfig {
-    let mut admission = AdmissionConfig::default();
-    s.section("admission", |s| {
-        set(&mut admission.methods, s.list("methods", parse_method));
-        set(&mut admission.paths, s.list("paths", parse_path));
-        set(&mut admission.deny_paths, s.list("deny_paths", parse_path));
-        admission.header = s.parsed("header", HeaderRule::parse);
-        set(&mut admission.clients, s.list("clients", parse_network));
-        let lower = |text: &str| match text.is_empty() {
-            true => Err("an empty text is in every user agent".to_owned()),
-            false => Ok(text.to_lowercase()),
-        };
-        let agents = s.list("deny_user_agents", lower);
-        set(&mut admission.deny_user_agents, agents);
-        admission.rate_per_client = s.parsed("rate_per_client", Rate::parse);
-        admission.rate = s.parsed("rate", Rate::parse);
-        admission.preset = s.parsed("preset", |text| match text {
-            "browser-abuse" => Ok(Preset::BrowserAbuse),
-            _ => Err(format!("`{text}` is no preset; there is \"browser-abuse\"")),
-        });
-    });
-    admission
-}
-
-fn read_asleep(s: &mut Section<'_, '_>) -> AsleepConfig {
-    let mut asleep = AsleepConfig::default();
-    s.section("asleep", |s| {
-        if let Some(status) = s.number::<u16>("status") {
-            asleep.status = status;
-            if !(200..600).contains(&status) {
-                s.problem("status", "must be 200 to 599");
-            }
-        }
-        let field = |text: &str| match HeaderRule::parse(text)? {
-            HeaderRule { value: None, .. } => Err(format!("`{text}` has no value")),
-            HeaderRule { name, .. }
-                if name == http::header::CONTENT_LENGTH
-                    || name == http::header::TRANSFER_ENCODING
-                    || name == http::header::CONNECTION =>
-            {
-                Err(format!("`{text}` is the gateway's own"))
-            }
-            field => Ok(field),
-        };
-        set(&mut asleep.headers, s.list("headers", field));
-        asleep.body_file = s.parsed("body_file", TextFile::read);
-        asleep.robots = s.parsed("robots", TextFile::read);
-        set(&mut asleep.health_paths, s.list("health_paths", parse_path));
-    });
-    asleep
-}
-
-fn read_retry(s: &mut Section<'_, '_>) -> RetryConfig {
-    let mut retry = RetryConfig::default();
-    s.section("retry", |s| {
-        set(&mut retry.buffer, s.parsed("buffer", ByteSize::parse));
-        if retry.buffer.0 > 16 << 20 {
-            s.problem("buffer", "must be at most 16MiB");
-        }
-        set(&mut retry.on_wake, s.list("on_wake", parse_error_status));
-        s.duration("on_wake_for", &mut retry.on_wake_for);
-    });
-    retry
 }
 
 fn read_waiting_page(s: &mut Section<'_, '_>) -> WaitingPageConfig {
     let mut page = WaitingPageConfig::default();
     let mut enabled = page.enabled;
     s.section_or_flag("waiting_page", &mut enabled, |s, enabled| {
-        *enabled |= s.is_in_file();
-        s.flag("enabled", enabled);
-        s.duration("after", &mut page.after);
-        page.template = s.parsed("template", TextFile::read);
+        page.enabled = *enabled || s.is_in_file();
+        page.read(s);
+        *enabled = page.enabled;
     });
     page.enabled = enabled;
     page
@@ -309,17 +146,19 @@ fn read_waiting_page(s: &mut Section<'_, '_>) -> WaitingPageConfig {
 fn read_keep_warm(s: &mut Section<'_, '_>) -> Vec<KeepWarm> {
     let mut windows = Vec::new();
     s.tables("keep_warm", |s| {
-        let cron = s.text("cron");
-        if cron.is_none() {
+        let (cron, zone) = (s.text("cron"), s.parsed("zone", parse_zone));
+        if cron.is_none() && !s.has("cron") {
             s.problem("cron", "is missing: when does the window begin?");
         }
-        let zone = s.text("zone").unwrap_or_else(|| "UTC".to_owned());
-        let mut length = Duration::ZERO;
-        s.duration("for", &mut length);
-        if length.is_zero() {
+        let has_zone = zone.is_some() || !s.has("zone");
+        let length = s.duration("for").unwrap_or_default();
+        if length.is_zero() && !s.has("for") {
             s.problem("for", "is missing: how long does the window last?");
         }
-        match KeepWarm::new(cron.unwrap_or_default(), zone, length) {
+        let (Some(cron), true) = (cron, has_zone) else {
+            return;
+        };
+        match KeepWarm::new(cron, zone.unwrap_or_else(|| "UTC".to_owned()), length) {
             Ok(window) => windows.push(window),
             Err(message) => s.problem("cron", message),
         }

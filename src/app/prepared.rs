@@ -1,0 +1,280 @@
+//! What a gateway makes of its configuration before it opens a socket.
+//!
+//! Guarantees: `wakegate serve` and `wakegate check` both come through here, so that what one
+//! refuses, the other refuses in the same words; every fault is reported, each with its key; a
+//! rehearsal reads the same files, and writes and founds nothing.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use crate::config::{
+    Config, ConfigError, HypemanConfig, ListenerConfig, Problem, TlsConfig, TlsSource,
+    address_problems,
+};
+use crate::listener::{ListenerSettings, TlsError, is_v6_only, probe};
+use crate::telemetry::{Metrics, Tracer};
+use hypeman::BuildError;
+
+/// All of a gateway that needs neither a socket nor a thread of its own.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The settings of `config.listener`, in its order.
+    pub(super) listeners: Vec<ListenerSettings>,
+    /// The clients of `config.hypeman`, in its order.
+    pub(super) clients: Vec<hypeman::Client>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tracer: Tracer,
+    warnings: Vec<Problem>,
+}
+
+/// The rule of an address that somebody has open, this gateway perhaps.
+pub const IN_USE: &str = "address_in_use";
+
+/// Reads a listener's certificates.
+type Load = fn(&ListenerConfig) -> Result<ListenerSettings, TlsError>;
+
+// === impl Prepared ===
+
+impl Prepared {
+    /// Prepares a gateway that is to be run: an internal CA that is not there yet is founded.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        Self::with(config, ListenerSettings::new)
+    }
+
+    /// Prepares one that is not, without a trace. To be heard and not to be served, it also warns
+    /// of addresses that cannot be opened just now.
+    pub fn rehearse(config: &Config) -> Result<Self, ConfigError> {
+        let mut prepared = Self::with(config, ListenerSettings::rehearse)?;
+        prepared.warnings.extend(closed_addresses(config));
+        Ok(prepared)
+    }
+
+    fn with(config: &Config, load: Load) -> Result<Self, ConfigError> {
+        let mut problems = address_problems(config);
+        let mut warnings = Vec::new();
+        let mut open = |key: String, listener: &ListenerConfig| match load(listener) {
+            Ok(settings) => {
+                warnings.extend(expired(&key, &settings));
+                Some(settings)
+            }
+            Err(error) => {
+                let key = listener.tls.as_ref().map(|tls| tls_key(&key, tls, &error));
+                problems.push(Problem::of(
+                    "certificate",
+                    key.unwrap_or_default(),
+                    error.to_string(),
+                ));
+                None
+            }
+        };
+        let listeners = config.listener.iter().enumerate();
+        let listeners: Vec<_> = listeners
+            .filter_map(|(index, listener)| open(format!("listener[{index}].tls"), listener))
+            .collect();
+        if config.ingress.watch {
+            let listener = ListenerConfig {
+                tls: config.ingress.tls.clone(),
+                ..ListenerConfig::default()
+            };
+            open("ingress.tls".to_owned(), &listener);
+        }
+        let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
+        let mut clients = Vec::new();
+        for (index, plane) in config.hypeman.iter().enumerate() {
+            let client = hypeman::ClientBuilder::from(plane.to_client_config());
+            let observer = Arc::clone(&metrics);
+            match client.observer(observer).build() {
+                Ok(client) => clients.push(client),
+                Err(error) => problems.push(client_problem(index, plane, &error)),
+            }
+        }
+        let tracer = match Tracer::new(&config.tracing, &metrics) {
+            Ok(tracer) => tracer,
+            Err(error) => {
+                problems.push(Problem::of(
+                    "tracing",
+                    "tracing.endpoint",
+                    error.to_string(),
+                ));
+                Tracer::default()
+            }
+        };
+        match problems.is_empty() {
+            true => Ok(Self {
+                listeners,
+                clients,
+                metrics,
+                tracer,
+                warnings,
+            }),
+            false => Err(ConfigError { problems }),
+        }
+    }
+
+    /// What does not keep the gateway from starting and is most likely not meant.
+    pub fn warnings(&self) -> &[Problem] {
+        &self.warnings
+    }
+}
+
+/// The key whose file is at fault.
+fn tls_key(key: &str, tls: &TlsConfig, error: &TlsError) -> String {
+    let path = match error {
+        TlsError::Read { path, .. } | TlsError::Content { path, .. } | TlsError::Empty(path) => {
+            path
+        }
+        TlsError::Internal { dir, .. } => dir,
+        TlsError::Setup(_) => return key.to_owned(),
+    };
+    let is_at = |other: &Path| path.starts_with(other);
+    let clients = tls.clients.as_ref();
+    let name = match &tls.source {
+        _ if clients.is_some_and(|clients| is_at(&clients.client_ca)) => "client_ca",
+        TlsSource::Files { cert, .. } if is_at(cert) => "cert",
+        TlsSource::Files { key, .. } if is_at(key) => "key",
+        TlsSource::Files { .. } => "ocsp",
+        TlsSource::Directory { .. } => "dir",
+        TlsSource::Internal { .. } => "internal",
+    };
+    format!("{key}.{name}")
+}
+
+fn client_problem(index: usize, plane: &HypemanConfig, error: &BuildError) -> Problem {
+    let (rule, key) = if matches!(error, BuildError::KeyFile { .. }) {
+        ("unreadable_file", "api_key_file")
+    } else if matches!(error, BuildError::Key) {
+        ("bad_value", "api_key_file")
+    } else {
+        ("control_plane", "url")
+    };
+    let key = format!("hypeman[{index}].{key}");
+    Problem::of(rule, key, format!("`{}`: {error}", plane.name))
+}
+
+/// A warning of certificates that clients refuse.
+fn expired(key: &str, settings: &ListenerSettings) -> Option<Problem> {
+    let end = Timestamp::from_second(settings.not_after()?).ok()?;
+    (end < Timestamp::now()).then(|| {
+        let message = format!("has a certificate that expired at {end}: clients refuse it");
+        Problem::of("certificate_expired", key, message).with_mend("renew it")
+    })
+}
+
+/// Warnings of the addresses that the system would not open just now. Whether they can be opened
+/// later, or by somebody else (systemd, say), nobody knows.
+fn closed_addresses(config: &Config) -> Vec<Problem> {
+    let reuse_port = config.server.reuse_port;
+    let all = || config.listener.iter().map(|listener| listener.address);
+    let listeners = config.listener.iter().enumerate();
+    let listeners = listeners.map(|(index, one)| {
+        let v6_only = is_v6_only(one.address, all());
+        (format!("listener[{index}].address"), one.address, v6_only)
+    });
+    let admin = ("admin.address".to_owned(), config.admin.address, false);
+    let closed = listeners
+        .chain([admin])
+        .filter_map(|(key, address, v6_only)| {
+            let error = probe(address, reuse_port, v6_only).err()?;
+            let (rule, mend) = if error.kind() == ErrorKind::AddrInUse {
+                let mend = "nothing to do if it is this gateway that runs there";
+                (IN_USE, mend)
+            } else if error.kind() == ErrorKind::PermissionDenied {
+                let mend =
+                    "let the gateway's user do it (CAP_NET_BIND_SERVICE), or let systemd open it";
+                ("address_closed", mend)
+            } else {
+                ("address_closed", "give an address that this machine has")
+            };
+            let message = format!("cannot be opened now: {address}: {error}");
+            Some(Problem::of(rule, key, message).with_mend(mend))
+        });
+    closed.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Variables, load};
+
+    fn config(text: &str) -> Config {
+        let text = format!("{text}[[route]]\nhost = \"a.b\"\ninstance = \"a\"\n");
+        load("w.toml", &text, &Variables::default()).unwrap()
+    }
+
+    fn keys(config: &Config) -> Vec<String> {
+        let both = [Prepared::new(config), Prepared::rehearse(config)];
+        let [real, rehearsed] = both.map(|prepared| prepared.map(drop).unwrap_err());
+        assert_eq!(real, rehearsed);
+        let problems = real.problems.into_iter();
+        problems.map(|problem| problem.key).collect()
+    }
+
+    #[test]
+    fn every_fault_is_found_at_once_and_a_rehearsal_finds_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        let ca = file.join("ca");
+        let config = config(&format!(
+            "[admin]\naddress = \"127.0.0.1:81\"\n\
+             [ingress]\nwatch = true\ntls = {{ dir = \"/nowhere\" }}\n\
+             [[listener]]\naddress = \"127.0.0.1:80\"\ntls = {{ internal = {ca:?} }}\n\
+             [[listener]]\naddress = \"127.0.0.1:81\"\ntls = {{ cert = {file:?}, key = \"/no\" }}\n\
+             [[hypeman]]\napi_key_file = \"/nowhere\"\n"
+        ));
+        assert_eq!(
+            keys(&config),
+            [
+                "admin.address",
+                "listener[0].tls.internal",
+                "listener[1].tls.key",
+                "ingress.tls.dir",
+                "hypeman[0].api_key_file",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_rehearsal_founds_no_ca_and_says_what_would_keep_it_from_being_founded() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("a/b/ca");
+        let text =
+            format!("[[listener]]\naddress = \"127.0.0.1:0\"\ntls = {{ internal = {ca:?} }}\n");
+        Prepared::rehearse(&config(&text)).unwrap();
+        assert!(!dir.path().join("a").exists());
+        std::fs::write(dir.path().join("a"), "x").unwrap();
+        assert_eq!(keys(&config(&text)), ["listener[0].tls.internal"]);
+        std::fs::remove_file(dir.path().join("a")).unwrap();
+        Prepared::new(&config(&text)).unwrap();
+        assert!(ca.join("ca.key").exists());
+        std::fs::write(ca.join("ca.crt"), "x").unwrap();
+        assert_eq!(keys(&config(&text)), ["listener[0].tls.internal"]);
+    }
+
+    #[test]
+    fn a_rehearsal_warns_of_what_is_open_already_and_leaves_it_open() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let text =
+            format!("[admin]\naddress = \"127.0.0.1:0\"\n[[listener]]\naddress = \"{address}\"\n");
+        let prepared = Prepared::rehearse(&config(&text)).unwrap();
+        let [warning] = prepared.warnings() else {
+            panic!("{:?}", prepared.warnings());
+        };
+        assert_eq!(
+            (warning.rule, &*warning.key),
+            ("address_in_use", "listener[0].address")
+        );
+        assert!(std::net::TcpStream::connect(address).is_ok());
+        drop(taken);
+        let prepared = Prepared::rehearse(&config(&text)).unwrap();
+        assert_eq!(prepared.warnings(), []);
+        assert!(
+            std::net::TcpListener::bind(address).is_ok(),
+            "nothing is held"
+        );
+    }
+}
