@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 use wakegate::cli::{Arguments, Command, FAILED, Failure, OK, Output, run, run_alone};
 
 /// What has been freed goes back to the system within seconds, however small the pieces were
-/// (docs/performance.md).
+/// (docs/explanation/performance.md).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -180,7 +180,7 @@ fn every_test_that_the_edge_cases_name_exists() {
     let files = ["src", "crates", "tests"].map(|place| sources(&root().join(place)));
     let texts = files.iter().flatten().map(std::fs::read_to_string);
     let texts: Vec<String> = texts.collect::<Result<_, _>>().unwrap();
-    let table = include_str!("../../docs/EDGE_CASES.md");
+    let table = include_str!("../../docs/explanation/edge-cases.md");
     let cells = table
         .lines()
         .filter_map(|line| line.strip_suffix(" |")?.rsplit(" | ").next());
