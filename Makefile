@@ -78,6 +78,13 @@ fmt:
 doc:
 	cargo doc --no-deps --open
 
+# The book, in target/book.
+MDBOOK = 0.5.4
+.PHONY: book
+book: packages-build
+	@mdbook --version 2>/dev/null | grep -qx 'mdbook v$(MDBOOK)' || cargo install --locked mdbook --version $(MDBOOK)
+	mdbook build
+
 # --- licences ---
 
 # Licences, bans and sources of every dependency; then what is known of their weaknesses, where the list can be had.
