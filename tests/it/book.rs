@@ -202,6 +202,21 @@ fn every_setting_in_the_environment_is_one() {
 }
 
 #[test]
+fn every_metric_that_is_named_exists() {
+    let list = std::fs::read_to_string(root().join("docs/reference/metrics.md")).unwrap();
+    let mut wrong = Vec::new();
+    for page in all() {
+        for (index, line) in page.text.lines().enumerate() {
+            let words = line.split(|c: char| !(c.is_ascii_lowercase() || c == '_'));
+            let names = words.filter(|word| word.starts_with("wakegate_"));
+            let unknown = names.filter(|name| !list.contains(&format!("`{name}`")));
+            wrong.extend(unknown.map(|name| format!("{}:{}: {name}", page.name(), index + 1)));
+        }
+    }
+    nothing_wrong(&wrong);
+}
+
+#[test]
 fn every_key_has_an_example_that_is_not_its_default() {
     let names: BTreeSet<String> = reference::key_names().into_iter().collect();
     let examples = reference::examples();
