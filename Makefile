@@ -30,6 +30,7 @@ nightly:
 	$(MAKE) crash-points
 	$(MAKE) soak SOAK_SECONDS=120
 	$(MAKE) bare image-test PROFILE=dist
+	$(MAKE) book
 
 # Ten minutes of fuzzing for each target.
 fuzz: packages-fuzz
