@@ -95,7 +95,15 @@ fn the_table_of_contents_has_every_page_once() {
 #[test]
 fn every_file_of_the_source_that_is_named_exists() {
     let folders = [
-        "src/", "crates/", "tests/", "deploy/", "config/", "benches/", "examples/", "fuzz/", "docs/",
+        "src/",
+        "crates/",
+        "tests/",
+        "deploy/",
+        "config/",
+        "benches/",
+        "examples/",
+        "fuzz/",
+        "docs/",
     ];
     let mut wrong = Vec::new();
     let mut count = 0;
@@ -125,7 +133,9 @@ fn every_configuration_passes_check() {
         for block in page.blocks().iter().filter(|block| block.is("toml")) {
             let place = &block.place;
             if !block.is("wakegate") {
-                wrong.push(format!("{place}: is it a configuration? mark it `toml,wakegate`"));
+                wrong.push(format!(
+                    "{place}: is it a configuration? mark it `toml,wakegate`"
+                ));
                 continue;
             }
             count += 1;
@@ -162,7 +172,11 @@ fn every_command_is_one() {
                 }
                 mentioned += 1;
                 if let Some(problem) = commands::mentioned_problem(code) {
-                    wrong.push(format!("{}:{}: {code}: {problem}", page.name(), line.number));
+                    wrong.push(format!(
+                        "{}:{}: {code}: {problem}",
+                        page.name(),
+                        line.number
+                    ));
                 }
             }
         }
@@ -192,7 +206,8 @@ fn every_setting_in_the_environment_is_one() {
     let mut wrong = Vec::new();
     for page in all() {
         for (index, line) in page.text.lines().enumerate() {
-            let words = line.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
+            let words =
+                line.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
             let names = words.filter(|word| word.starts_with("WAKEGATE_") && word.len() > 9);
             let unknown = names.filter(|name| !is_known(name));
             wrong.extend(unknown.map(|name| format!("{}:{}: {name}", page.name(), index + 1)));

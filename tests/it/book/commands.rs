@@ -43,7 +43,7 @@ fn simple_commands(line: &str) -> Vec<Vec<String>> {
                 is_word = true;
             }
             ('(', None) => {
-                depth += 1;
+                (depth, is_word) = (depth + 1, true);
                 word.push(letter);
             }
             (')', None) => {

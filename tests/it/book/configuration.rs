@@ -29,10 +29,7 @@ pub fn with_files(text: &str, folder: &Path) -> String {
         if FOLDERS.iter().any(|place| named.starts_with(place)) {
             let path = folder.join(named.trim_start_matches('/'));
             make(&path);
-            whole = whole.replace(
-                &format!("\"{named}\""),
-                &format!("\"{}\"", path.display()),
-            );
+            whole = whole.replace(&format!("\"{named}\""), &format!("\"{}\"", path.display()));
         }
     }
     whole

@@ -94,7 +94,8 @@ impl Page {
         let mut blocks = Vec::new();
         let mut open: Option<Block> = None;
         for (index, line) in self.text.lines().enumerate() {
-            match (line.trim_start().strip_prefix("```"), &mut open) {
+            let fence = line.trim_start().strip_prefix("```");
+            match (fence, open.take()) {
                 (Some(info), None) => {
                     let words = info.split([',', ' ']).filter(|word| !word.is_empty());
                     open = Some(Block {
@@ -103,10 +104,11 @@ impl Page {
                         text: String::new(),
                     });
                 }
-                (Some(_), Some(_)) => blocks.extend(open.take()),
-                (None, Some(block)) => {
+                (Some(_), Some(block)) => blocks.push(block),
+                (None, Some(mut block)) => {
                     block.text.push_str(line);
                     block.text.push('\n');
+                    open = Some(block);
                 }
                 (None, None) => {}
             }
@@ -160,7 +162,9 @@ impl Block {
 
     /// The file's name, where its reader is to save it.
     pub fn file(&self) -> Option<&str> {
-        self.words.iter().find_map(|word| word.strip_prefix("file="))
+        self.words
+            .iter()
+            .find_map(|word| word.strip_prefix("file="))
     }
 }
 

@@ -24,15 +24,30 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("server.workers", "the number of processors"),
     ("ingress.tls.min_version", "`\"1.2\"`"),
     ("ingress.tls.client_auth", "`\"required\"`"),
-    ("hypeman.api_key_file", "none; see [Configuration](../configuration.md#environment-variables)"),
+    (
+        "hypeman.api_key_file",
+        "none; see [Configuration](../configuration.md#environment-variables)",
+    ),
     ("listener.tls.min_version", "`\"1.2\"`"),
     ("listener.tls.client_auth", "`\"required\"`"),
     ("route.hypeman", "the first `[[hypeman]]`"),
-    ("route.wake.timeout", "that of [`wake.timeout`](wake.md#waketimeout)"),
-    ("route.wake.start_stopped", "that of [`wake.start_stopped`](wake.md#wakestart_stopped)"),
-    ("route.wake.ready", "that of [`wake.ready`](wake.md#wakeready)"),
+    (
+        "route.wake.timeout",
+        "that of [`wake.timeout`](wake.md#waketimeout)",
+    ),
+    (
+        "route.wake.start_stopped",
+        "that of [`wake.start_stopped`](wake.md#wakestart_stopped)",
+    ),
+    (
+        "route.wake.ready",
+        "that of [`wake.ready`](wake.md#wakeready)",
+    ),
     ("route.wake.on_tls_hello", "`false`"),
-    ("route.wake.max_held", "that of [`wake.max_held_per_route`](wake.md#wakemax_held_per_route)"),
+    (
+        "route.wake.max_held",
+        "that of [`wake.max_held_per_route`](wake.md#wakemax_held_per_route)",
+    ),
     ("route.keep_warm.zone", "`\"UTC\"`"),
     ("route.waiting_page", "`false`"),
 ];
@@ -108,7 +123,10 @@ fn alternatives(schema: &Value) -> Vec<&Value> {
 }
 
 fn description(schema: &Value) -> String {
-    schema["description"].as_str().unwrap_or_default().to_owned()
+    schema["description"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn collect(schema: &Value, path: &str, is_required: bool, keys: &mut Vec<Key>) {
@@ -152,7 +170,7 @@ fn collect(schema: &Value, path: &str, is_required: bool, keys: &mut Vec<Key>) {
 
 /// What a plain value is, in words; nothing where it is `null`.
 fn kind(schema: &Value) -> Option<String> {
-    let names = match &schema["type"] {
+    let names: Vec<&str> = match &schema["type"] {
         Value::Array(names) => names.iter().filter_map(Value::as_str).collect(),
         one => vec![one.as_str().unwrap_or_default()],
     };
@@ -162,9 +180,15 @@ fn kind(schema: &Value) -> Option<String> {
     let text = match name {
         "boolean" => "`true` or `false`".to_owned(),
         "integer" | "number" => {
-            let noun = if name == "integer" { "whole number" } else { "number" };
+            let noun = if name == "integer" {
+                "whole number"
+            } else {
+                "number"
+            };
             match (least, most) {
-                (Some(0.0), Some(most)) if name == "integer" => format!("{noun}, {most} at most"),
+                (Some(least), Some(most)) if least <= 0.0 && name == "integer" => {
+                    format!("{noun}, {most} at most")
+                }
                 (Some(least), Some(most)) => format!("{noun} from {least} to {most}"),
                 (Some(least), None) if least > 0.0 => format!("{noun}, at least {least}"),
                 _ => noun.to_owned(),
@@ -194,7 +218,9 @@ fn kind(schema: &Value) -> Option<String> {
             Some("{instance}.example.com") => {
                 "host: a name, a pattern with `{captures}`, `*.suffix`, or `*`".to_owned()
             }
-            Some("{instance}") => "instance: a name, an id, or a `{capture}` of the host".to_owned(),
+            Some("{instance}") => {
+                "instance: a name, an id, or a `{capture}` of the host".to_owned()
+            }
             _ => "text".to_owned(),
         },
     };
@@ -297,7 +323,7 @@ fn section_page(name: &str, section: &Value, examples: &BTreeMap<String, String>
         if meanings.len() > 1 || (meanings.len() == 1 && !key.kinds.is_empty()) {
             write!(page, "\n{}", meanings.concat()).unwrap();
         }
-        write!(page, "\n```toml,wakegate\n{}```\n", example).unwrap();
+        write!(page, "\n```toml,wakegate\n{example}```\n").unwrap();
     }
     page
 }
@@ -336,7 +362,9 @@ fn errors_page() -> String {
     statuses.dedup();
     for status in &statuses {
         let own = codes.iter().filter(|(other, _)| other == status);
-        let own: Vec<String> = own.map(|(_, code)| format!("[`{code}`](#{code})")).collect();
+        let own: Vec<String> = own
+            .map(|(_, code)| format!("[`{code}`](#{code})"))
+            .collect();
         writeln!(page, "| {status} | {} |", own.join(", ")).unwrap();
     }
     for (status, code) in codes {
@@ -436,11 +464,20 @@ fn schema_members(schema: &Value, text: &mut String) {
 /// What a call answers when all is well.
 fn answer_of(call: &Value) -> String {
     let answers = call["responses"].as_object().unwrap();
-    let (status, answer) = answers.iter().find(|(code, _)| code.starts_with('2')).unwrap();
-    let content = answer["content"].as_object().and_then(|content| content.iter().next());
+    let (status, answer) = answers
+        .iter()
+        .find(|(code, _)| code.starts_with('2'))
+        .unwrap();
+    let content = answer["content"]
+        .as_object()
+        .and_then(|content| content.iter().next());
     match content {
         Some((kind, _)) if kind == "text/event-stream" => format!("{status}, server-sent events"),
-        Some((_, content)) if content["schema"].as_object().is_some_and(|all| !all.is_empty()) => {
+        Some((_, content))
+            if content["schema"]
+                .as_object()
+                .is_some_and(|all| !all.is_empty()) =>
+        {
             format!("{status}, {}", member_kind(&content["schema"]))
         }
         Some(_) => format!("{status}, JSON"),

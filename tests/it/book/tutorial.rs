@@ -108,7 +108,10 @@ impl Reader {
     /// Starts what goes on, and waits until it prints what is shown and answers.
     async fn start(&mut self, block: &Block) {
         for command in commands::of(block) {
-            let file = self.home.path().join(format!("out-{}", self.background.len()));
+            let file = self
+                .home
+                .path()
+                .join(format!("out-{}", self.background.len()));
             let out = File::create(&file).unwrap();
             let mut shell = self.shell(&command);
             shell.stderr(out.try_clone().unwrap()).stdout(out);
