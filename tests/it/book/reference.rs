@@ -52,6 +52,37 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("route.waiting_page", "`false`"),
 ];
 
+/// What a text means, by the end of its key: the longest that fits.
+const TEXTS: &[(&str, &str)] = &[
+    ("_file", "path of a file"),
+    (".cert", "path of a file"),
+    (".key", "path of a file"),
+    (".ocsp", "path of a file"),
+    (".client_ca", "path of a file"),
+    (".dir", "path of a folder"),
+    (".internal", "path of a folder"),
+    (
+        ".address",
+        "IP address and port, such as `\"0.0.0.0:8080\"`",
+    ),
+    ("ingress.address", "IP address"),
+    (".url", "URL"),
+    (".endpoint", "URL"),
+    (".cron", "five fields of cron"),
+    (".zone", "time zone, as IANA names it"),
+    ("route.path", "path"),
+    (".health_path", "path"),
+    (".warmup", "path"),
+    ("listener.host", "host"),
+    (".trusted_proxies", "networks"),
+    (".clients", "networks"),
+    (".methods", "methods"),
+    ("paths", "paths"),
+    (".also", "instances"),
+    (".instances", "instances"),
+    ("_headers.remove", "names of fields"),
+];
+
 /// One key of the configuration.
 #[derive(Debug)]
 struct Key {
@@ -186,9 +217,8 @@ fn kind(schema: &Value) -> Option<String> {
                 "number"
             };
             match (least, most) {
-                (Some(least), Some(most)) if least <= 0.0 && name == "integer" => {
-                    format!("{noun}, {most} at most")
-                }
+                // As many as its type holds, which is no limit of the key's.
+                (Some(least), Some(_)) if least <= 0.0 && name == "integer" => noun.to_owned(),
                 (Some(least), Some(most)) => format!("{noun} from {least} to {most}"),
                 (Some(least), None) if least > 0.0 => format!("{noun}, at least {least}"),
                 _ => noun.to_owned(),
@@ -204,7 +234,7 @@ fn kind(schema: &Value) -> Option<String> {
                 }
             }
             match words.is_empty() {
-                true => format!("list of: {}", kinds.join(" or ")),
+                true => format!("list of {}", plural(&kinds.join(" or "))),
                 false => format!("list of any of {}", words.join(", ")),
             }
         }
@@ -225,6 +255,23 @@ fn kind(schema: &Value) -> Option<String> {
         },
     };
     Some(text)
+}
+
+fn plural(kind: &str) -> String {
+    let (noun, rest) = kind.split_once(',').unwrap_or((kind, ""));
+    let comma = if rest.is_empty() { "" } else { "," };
+    match noun.strip_prefix("two names of fields") {
+        Some(_) => format!("pairs of names of fields{comma}{rest}"),
+        None => format!("{noun}s{comma}{rest}"),
+    }
+}
+
+/// `a, b or c`.
+fn alternatives_of(all: &[String]) -> String {
+    match all {
+        [but_one @ .., last] if !but_one.is_empty() => format!("{} or {last}", but_one.join(", ")),
+        _ => all.concat(),
+    }
 }
 
 /// A value as TOML writes it.
@@ -252,9 +299,20 @@ impl Key {
     }
 
     fn kind(&self) -> String {
+        let name = self.name();
+        let fits = TEXTS.iter().filter(|(end, _)| name.ends_with(end));
+        let special = fits.max_by_key(|(end, _)| end.len());
+        let own = self
+            .kinds
+            .iter()
+            .map(|kind| match (kind.as_str(), special) {
+                ("text", Some((_, text))) => (*text).to_owned(),
+                ("list of texts", Some((_, text))) => format!("list of {text}"),
+                ("whole number", _) if name.ends_with("port") => "port, 1 to 65535".to_owned(),
+                _ => kind.clone(),
+            });
         let words = self.words.iter().map(|(word, _)| format!("`{word}`"));
-        let all: Vec<String> = words.chain(self.kinds.iter().cloned()).collect();
-        all.join(" or ")
+        alternatives_of(&words.chain(own).collect::<Vec<_>>())
     }
 
     fn default(&self) -> String {
@@ -303,13 +361,15 @@ fn section_page(name: &str, section: &Value, examples: &BTreeMap<String, String>
         let example = examples.get(&name);
         let example = example.unwrap_or_else(|| panic!("examples.toml has none of {name}"));
         let restart = needs_restart(&loaded(""), &loaded(example));
+        // An example may need other keys beside its own.
+        let restart = restart.filter(|key| name.starts_with(key));
         let change = match restart {
             Some(_) => "needs a restart",
-            None => "is taken while the gateway runs",
+            None => "while the gateway runs",
         };
         write!(
             page,
-            "\n## `{name}`\n\n{}\n\n- Type: {}\n- Default: {}\n- Variable: `{}`\n- A change {change}\n",
+            "\n## `{name}`\n\n{}\n\n- Type: {}\n- Default: {}\n- Variable: `{}`\n- Change: {change}\n",
             key.description,
             key.kind(),
             key.default(),
