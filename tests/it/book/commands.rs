@@ -86,13 +86,12 @@ fn arguments(words: &[String]) -> Option<Vec<String>> {
     let (program, rest) = words.split_first()?;
     let name = program.rsplit('/').next()?;
     match (name, rest.first().map(String::as_str)) {
-        ("wakegate" | "wakegate-new", _) => Some(rest.to_vec()),
         // The other program has the same arguments under other names.
         ("wakegate-local", Some("serve")) => {
             let rest = rest.iter().skip(1).cloned();
             Some(std::iter::once("local".to_owned()).chain(rest).collect())
         }
-        ("wakegate-local", _) => Some(rest.to_vec()),
+        ("wakegate" | "wakegate-new" | "wakegate-local", _) => Some(rest.to_vec()),
         ("cargo", Some("run")) => {
             let own = rest.iter().skip_while(|word| *word != "--").skip(1);
             Some(own.cloned().collect())

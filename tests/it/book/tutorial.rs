@@ -4,7 +4,7 @@
 //! what they print is what the page shows. Only the ports are others, since many tests run at once.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::commands;
@@ -75,9 +75,10 @@ impl Reader {
             "wakegate local" => format!("{command} --api-listen {}", api.address),
             command => self.own(command),
         };
-        let programs = PathBuf::from(BINARY);
-        let path = std::env::var("PATH").unwrap_or_default();
-        let path = format!("{}:{path}", programs.parent().unwrap().display());
+        let own = Path::new(BINARY).parent().unwrap().to_owned();
+        let others = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::iter::once(own).chain(std::env::split_paths(&others));
+        let path = std::env::join_paths(folders).unwrap();
         let mut shell = without_settings(Command::new("bash"));
         shell
             .args(["-c", &command])
