@@ -397,6 +397,16 @@ fn explained(code: Option<&str>) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// A text in which no `<` begins a tag, but where it is code.
+fn without_tags(text: &str) -> String {
+    let parts = text.split('`').enumerate();
+    let parts = parts.map(|(index, part)| match index % 2 {
+        0 => part.replace('<', "\\<"),
+        _ => part.to_owned(),
+    });
+    parts.collect::<Vec<_>>().join("`")
+}
+
 fn errors_page() -> String {
     let mut page = format!(
         "# Errors\n\n{NOTE}\
@@ -429,6 +439,7 @@ fn errors_page() -> String {
     }
     for (status, code) in codes {
         let text = explained(Some(code));
+        let text = without_tags(&text);
         let (_, rest) = text.split_once("\n\n").unwrap();
         let (meaning, help) = rest.split_once("\n\nWhat to do: ").unwrap();
         write!(
