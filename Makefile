@@ -30,6 +30,7 @@ nightly:
 	$(MAKE) crash-points
 	$(MAKE) soak SOAK_SECONDS=120
 	$(MAKE) bare image-test PROFILE=dist
+	$(MAKE) book
 
 # Ten minutes of fuzzing for each target.
 fuzz: packages-fuzz
@@ -77,6 +78,13 @@ fmt:
 
 doc:
 	cargo doc --no-deps --open
+
+# The book, in target/book.
+MDBOOK = 0.5.4
+.PHONY: book
+book: packages-build
+	@mdbook --version 2>/dev/null | grep -qx 'mdbook v$(MDBOOK)' || cargo install --locked mdbook --version $(MDBOOK)
+	mdbook build
 
 # --- licences ---
 

@@ -1,8 +1,8 @@
 //! wakegate: an HTTP edge gateway that wakes sleeping Hypeman instances.
 //!
-//! The map is `docs/ARCHITECTURE.md`. To follow a request, begin at [`proxy::Gateway::handle`]; to
-//! follow a wake, at [`wake::Instance::ready`] and [`wake::machine`]; to see how the parts come
-//! together, at [`app::App::bind`].
+//! The map is `docs/ARCHITECTURE.md`. To follow a request, begin at
+//! [`proxy::Gateway::handle`]; to follow a wake, at [`wake::Instance::ready`] and
+//! [`wake::machine`]; to see how the parts come together, at [`app::App::bind`].
 
 pub mod admin;
 pub mod app;

@@ -73,6 +73,25 @@ impl fmt::Debug for Source {
     }
 }
 
+/// The key whose change a gateway that runs with `current` cannot take over from `config`.
+pub fn needs_restart(current: &Config, config: &Config) -> Option<&'static str> {
+    let same = [
+        ("hypeman", current.hypeman == config.hypeman),
+        ("admin", current.admin == config.admin),
+        ("wake", current.wake.is_like(&config.wake)),
+        ("log", current.log == config.log),
+        ("metrics", current.metrics == config.metrics),
+        ("tracing", current.tracing == config.tracing),
+        ("ingress", current.ingress == config.ingress),
+        (
+            "server.workers",
+            current.server.workers == config.server.workers,
+        ),
+        ("server.watch", current.server.watch == config.server.watch),
+    ];
+    same.iter().find(|(_, same)| !same).map(|(key, _)| *key)
+}
+
 /// The sockets that `declared` needs besides those of `config`.
 fn declared_listeners(declared: &Declared, config: &Config) -> Vec<ListenerConfig> {
     let configured = |port: u16| {
@@ -127,20 +146,7 @@ impl AppHandle {
             .config
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let same = [
-            ("hypeman", current.hypeman == config.hypeman),
-            ("admin", current.admin == config.admin),
-            ("wake", current.wake.is_like(&config.wake)),
-            ("log", current.log == config.log),
-            ("metrics", current.metrics == config.metrics),
-            ("tracing", current.tracing == config.tracing),
-            ("ingress", current.ingress == config.ingress),
-            (
-                "server.workers",
-                current.server.workers == config.server.workers,
-            ),
-        ];
-        if let Some((key, _)) = same.iter().find(|(_, same)| !same) {
+        if let Some(key) = needs_restart(&current, config) {
             return Err(AppError::NeedsRestart(key));
         }
         let problems = address_problems(config);

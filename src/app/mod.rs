@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::AppError;
-pub use self::handle::AppHandle;
+pub use self::handle::{AppHandle, needs_restart};
 use self::handle::Running;
 use self::plane::ObservedPlane;
 pub use self::prepared::{IN_USE, Prepared};

@@ -65,7 +65,7 @@ pub enum Command {
     /// Its instances are processes, or virtual machines with `--driver qemu`.
     #[cfg(feature = "local")]
     Local(Box<LocalCommand>),
-    /// List, make, wake and look at the instances of a Hypeman server.
+    /// List, create, wake and inspect the instances of a Hypeman server.
     Instances(InstancesArguments),
     /// What virtual machines of the qemu driver boot.
     #[cfg(feature = "local")]

@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 const PREFIX: &str = "wakegate-demo-";
-/// The variable by which the control plane marks what it starts (docs/LOCAL.md).
+/// The variable by which the control plane marks what it starts (docs/reference/local.md).
 const MARK: &[u8] = b"WAKEGATE_LOCAL_FOLDER=";
 /// A killed process is gone within milliseconds; what is not after so many looks stays.
 const LOOKS: usize = 1000;

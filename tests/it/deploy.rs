@@ -37,7 +37,7 @@ fn metrics(text: &str) -> Vec<String> {
 }
 
 fn check_metrics(text: &str, of: &str) {
-    let documented = include_str!("../../docs/METRICS.md");
+    let documented = include_str!("../../docs/reference/metrics.md");
     for name in metrics(text) {
         assert!(
             documented.contains(&format!("`{name}`")),
@@ -103,7 +103,7 @@ fn the_grafana_dashboard_asks_only_for_metrics_that_exist_in_words_that_promethe
         .map(Into::into),
     );
     shown.push("process_virtual_memory_bytes".to_owned());
-    for name in metrics(include_str!("../../docs/METRICS.md")) {
+    for name in metrics(include_str!("../../docs/reference/metrics.md")) {
         assert!(shown.contains(&name), "{name} is in no panel");
     }
 }

@@ -104,6 +104,11 @@ async fn a_reload_that_would_need_a_restart_changes_nothing() {
             .to_string()
             .contains("`wake` can only change with a restart")
     );
+    // It is read once, when the gateway starts.
+    let mut unwatched = config(plane.address, &plane.token, extra);
+    unwatched.server.watch = false;
+    let refusal = gateway.handle.reload(&unwatched).unwrap_err().to_string();
+    assert!(refusal.contains("`server.watch` can only"), "{refusal}");
     gateway.stop().await;
     plane.stop().await;
 }

@@ -34,6 +34,7 @@ mod admin;
 mod admission;
 mod applications;
 mod architecture;
+mod book;
 mod browser;
 mod certificates;
 mod chaos;

@@ -182,7 +182,7 @@ async fn every_documented_metric_exists_and_every_metric_is_documented() {
         eventually(name, async || gateway.metric(name).await > 0.5).await;
     }
     let page = page(gateway.admin).await;
-    let documented = include_str!("../../docs/METRICS.md");
+    let documented = include_str!("../../docs/reference/metrics.md");
     let names = |text: &'static str| {
         let words = text.split(['`', ' ', '"', '(', ')', '{']);
         words.filter(|word| word.starts_with("wakegate_") || word.starts_with("process_"))
@@ -190,7 +190,7 @@ async fn every_documented_metric_exists_and_every_metric_is_documented() {
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
     for name in types.map(|line| line.split(' ').next().unwrap()) {
         let known = documented.contains(&format!("`{name}`"));
-        assert!(known, "{name} is not in docs/METRICS.md");
+        assert!(known, "{name} is not in docs/reference/metrics.md");
         let help = page.contains(&format!("# HELP {name} "));
         assert!(help, "{name} has no help");
     }

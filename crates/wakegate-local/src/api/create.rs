@@ -1,8 +1,8 @@
 //! What a new instance is asked to be: read, checked, completed (contract A.6).
 //!
 //! Guarantees: every field that the contract knows is done, or refused with the contract's code;
-//! none is taken and forgotten, but those of docs/LOCAL.md ("Not as upstream"). Sums of sizes do
-//! not overflow.
+//! none is taken and forgotten, but those of docs/reference/local.md ("Not as upstream"). Sums of
+//! sizes do not overflow.
 
 use std::collections::BTreeMap;
 

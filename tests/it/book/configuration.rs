@@ -1,0 +1,93 @@
+//! Configurations of the book, made whole so that the program can judge them.
+//!
+//! Guarantees: what a block does not show of a configuration is the least that makes it one; every
+//! file that it names exists, and is what its name says.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use crate::support::wakegate;
+
+const ROUTE: &str = "\n[[route]]\nhost = \"*\"\ninstance = \"app\"\n";
+/// Where the files of the book's configurations are.
+const FOLDERS: [&str; 3] = ["/etc/", "/run/", "/var/"];
+
+/// A whole configuration.
+pub fn completed(text: &str) -> String {
+    let has = |part: &str| text.lines().any(|line| line.trim_start().starts_with(part));
+    let serves = has("[[route]]") || has("[upstream]") && has("instance =") || has("watch = true");
+    match serves {
+        true => text.to_owned(),
+        false => format!("{text}{ROUTE}"),
+    }
+}
+
+/// The same with every file that it names below `folder`.
+pub fn with_files(text: &str, folder: &Path) -> String {
+    let mut whole = text.to_owned();
+    for named in text.split('"').skip(1).step_by(2) {
+        if FOLDERS.iter().any(|place| named.starts_with(place)) {
+            let path = folder.join(named.trim_start_matches('/'));
+            make(&path);
+            whole = whole.replace(&format!("\"{named}\""), &format!("\"{}\"", path.display()));
+        }
+    }
+    whole
+}
+
+fn make(path: &Path) {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    match (name, extension) {
+        ("certs", _) => {
+            std::fs::create_dir_all(path).unwrap();
+            write_pair(&path.join("example.com.pem"), &path.join("example.com.key"));
+        }
+        ("ca", _) => std::fs::create_dir_all(path).unwrap(),
+        (_, Some("pem")) => write_pair(path, &path.with_extension("key")),
+        // With its certificate.
+        (_, Some("key")) => write_pair(&path.with_extension("pem"), path),
+        (_, Some("ocsp")) => std::fs::write(path, [0x30, 0x03, 0x0a, 0x01, 0x01]).unwrap(),
+        (_, Some("html" | "txt")) => std::fs::write(path, "asleep\n").unwrap(),
+        ("collector-fields", _) => write_secret(path, "authorization: Bearer 0123456789abcdef\n"),
+        (_, None) => write_secret(path, "0123456789abcdef0123456789abcdef\n"),
+        _ => panic!("what is {}?", path.display()),
+    }
+}
+
+fn write_pair(cert: &Path, key: &Path) {
+    if cert.exists() && key.exists() {
+        return;
+    }
+    let made = rcgen::generate_simple_self_signed(vec!["example.com".to_owned()]).unwrap();
+    std::fs::write(cert, made.cert.pem()).unwrap();
+    write_secret(key, &made.signing_key.serialize_pem());
+}
+
+fn write_secret(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// What `wakegate check` says of a block that it refuses.
+pub fn refusal(text: &str) -> Option<String> {
+    let folder = tempfile::tempdir().unwrap();
+    let text = with_files(&completed(text), folder.path());
+    let file = folder.path().join("wakegate.toml");
+    std::fs::write(&file, text).unwrap();
+    let mut check = wakegate();
+    let check = check.args(["check", "-c"]).arg(&file);
+    let output = check.env("HOME", folder.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (!output.status.success()).then_some(said)
+}
+
+#[test]
+fn a_configuration_that_is_wrong_is_refused_and_a_part_of_one_is_not() {
+    assert_eq!(refusal("[server]\nworkers = 2\n"), None);
+    let files = "[[listener]]\ntls = { dir = \"/etc/wakegate/certs\" }\n";
+    assert_eq!(refusal(files), None);
+    let wrong = refusal("[server]\nwokers = 2\n").unwrap();
+    assert!(wrong.contains("workers"), "{wrong}");
+}
