@@ -68,7 +68,7 @@ impl Exchange {
         };
         if exchange.feed.is_some()
             && !exchange.awaits_continue
-            && let Some(part) = input.next_part()
+            && let Some(part) = input.first_part()
         {
             exchange.give(Ok(part.map(Some)), input.is_body_over());
         }

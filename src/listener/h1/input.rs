@@ -41,6 +41,8 @@ pub(super) struct Input {
     buffers: ClientBuffers,
     /// The part of a large head in its client's budget.
     head: Option<Buffered>,
+    /// Bytes of the body that were handed over before anybody asked for them.
+    ahead: usize,
     /// The client has said its last, and may wait for its answer.
     ended: Option<ResetWatch>,
 }
@@ -60,6 +62,7 @@ impl Input {
             half_close: config.half_close,
             buffers,
             head: None,
+            ahead: 0,
             ended: None,
         }
     }
@@ -79,9 +82,10 @@ impl Input {
         self.bytes
     }
 
-    /// The last head is needed no longer.
+    /// The last exchange is over: its head is needed no longer.
     pub(super) fn let_head_go(&mut self) {
         self.head = None;
+        self.ahead = 0;
     }
 
     /// Whether the body of the last request was read to its end.
@@ -168,8 +172,18 @@ impl Input {
         }
     }
 
+    /// The first part of the body, if it came with the head. It counts as read ahead until more is
+    /// asked for.
+    pub(super) fn first_part(&mut self) -> Option<Result<BodyPart, ChunkError>> {
+        let part = self.next_part()?;
+        if let Ok(BodyPart::Data(data)) = &part {
+            self.ahead = data.len();
+        }
+        Some(part)
+    }
+
     /// The next part of the body, if it was read already.
-    pub(super) fn next_part(&mut self) -> Option<Result<BodyPart, ChunkError>> {
+    fn next_part(&mut self) -> Option<Result<BodyPart, ChunkError>> {
         match self.reader.read_body(&mut self.bytes) {
             Ok(BodyPart::More) => None,
             part => {
@@ -185,6 +199,7 @@ impl Input {
         stream: &mut I,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Result<Option<BodyPart>, ChunkError>>> {
+        self.ahead = 0;
         loop {
             if let Some(part) = self.next_part() {
                 return Poll::Ready(Ok(part.map(Some)));
@@ -210,8 +225,8 @@ impl Input {
         if let Some(watch) = &mut self.ended {
             return watch.poll_reset(cx);
         }
-        while self.bytes.len() < ROOM {
-            let room = ROOM - self.bytes.len();
+        while self.bytes.len() + self.ahead < ROOM {
+            let room = ROOM - self.ahead - self.bytes.len();
             let mut fresh = [MaybeUninit::uninit(); ROOM];
             let mut fresh = ReadBuf::uninit(fresh.get_mut(..room).unwrap_or_default());
             match ready!(Pin::new(&mut *stream).poll_read(cx, &mut fresh)) {
