@@ -120,6 +120,63 @@ fn the_service_is_confined() {
     assert!(exposure.parse::<f64>().unwrap() < 1.5, "{said}");
 }
 
+/// The lines of the unit that begin with this key, without it.
+fn unit_lines(key: &str) -> Vec<String> {
+    let unit = std::fs::read_to_string(deploy("systemd/wakegate.service")).unwrap();
+    let lines = unit.lines().filter_map(|line| line.strip_prefix(key));
+    lines.map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn a_reload_of_the_service_fails_with_a_bad_file_and_says_what_is_bad() {
+    let steps = unit_lines("ExecReload=");
+    let [check, signal] = steps.as_slice() else {
+        panic!("a check, then the signal: {steps:?}");
+    };
+    assert!(signal.contains("kill -HUP $MAINPID"), "{signal}");
+    // Outside of the sandbox, where systemd shows the credentials to a reload.
+    let check = check.strip_prefix('+').unwrap();
+    let words: Vec<&str> = check.split(' ').collect();
+    let (file, words) = words.split_last().unwrap();
+    let [start] = unit_lines("ExecStart=").try_into().unwrap();
+    assert!(start.ends_with(file), "{start} and {check}");
+    assert_eq!(words.first(), Some(&"/usr/bin/wakegate"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("wakegate.toml");
+    let reload = |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let mut command = wakegate();
+        let command = command.args(&words[1..]).arg(&file);
+        command.output().unwrap()
+    };
+    let starter = include_str!("../../config/starter.toml");
+    let good = reload(starter);
+    assert!(good.status.success(), "{good:?}");
+    let bad = reload(&format!("{starter}\nnonsense = true\n"));
+    assert_eq!(bad.status.code(), Some(78), "{bad:?}");
+    let said = String::from_utf8(bad.stderr).unwrap();
+    assert!(said.contains("nonsense"), "{said}");
+}
+
+#[test]
+fn the_development_ca_has_a_place_that_the_service_may_write_to() {
+    // The CA is in `wakegate/ca` below the state directory; systemd makes `%S/wakegate`.
+    assert_eq!(unit_lines("StateDirectory="), ["wakegate"]);
+    assert!(unit_lines("Environment=").contains(&"XDG_STATE_HOME=%S".to_owned()));
+    let postrm = std::fs::read_to_string(deploy("debian/postrm")).unwrap();
+    assert!(postrm.contains("/var/lib/private/wakegate"), "{postrm}");
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("wakegate.toml");
+    let text = "[[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"internal\"\n\
+                [[route]]\nhost = \"app.localhost\"\ninstance = \"app\"\n";
+    std::fs::write(&file, text).unwrap();
+    let mut check = wakegate();
+    let check = check.args(["check", "-c"]).arg(&file);
+    let said = run(check.env("XDG_STATE_HOME", state.path()));
+    let place = state.path().join("wakegate/ca");
+    assert!(said.contains(place.to_str().unwrap()), "{said}");
+}
+
 #[test]
 fn the_manifests_and_the_chart_are_valid_and_so_are_their_configurations() {
     let dir = tempfile::tempdir().unwrap();
