@@ -1,7 +1,10 @@
 //! What is shipped beside the program: that each thing is what its own tool takes it for, and says
 //! what the program says.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -187,15 +190,21 @@ fn the_manifests_and_the_chart_are_valid_and_so_are_their_configurations() {
     ];
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/deploy/kubernetes.py");
     let mut check = Command::new(python(&wanted).join("python"));
-    let said = run(check.arg(script).arg(deploy("")).arg(dir.path()));
+    let check = check.arg(script).arg(deploy("")).arg(dir.path());
+    let said = run(check.arg(env!("CARGO_PKG_VERSION")));
     assert!(said.contains("every manifest is valid"), "{said}");
     let secrets = dir.path().join("secrets");
     std::fs::create_dir(&secrets).unwrap();
     for name in ["hypeman", "admin-token"] {
-        std::fs::write(secrets.join(name), "0123456789abcdef").unwrap();
+        let path = secrets.join(name);
+        std::fs::write(&path, "0123456789abcdef").unwrap();
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
     }
     let mut configurations = vec![deploy("compose/wakegate.toml")];
-    for name in ["default", "everything", "one", "gateway"] {
+    for name in ["default", "everything", "one", "host", "watched-host"] {
+        configurations.push(dir.path().join(format!("{name}.toml")));
+    }
+    for name in ["manifest-gateway", "manifest-host"] {
         configurations.push(dir.path().join(format!("{name}.toml")));
     }
     for path in configurations {
@@ -206,7 +215,62 @@ fn the_manifests_and_the_chart_are_valid_and_so_are_their_configurations() {
             .replace("/run/secrets", here);
         let config = load(path.to_str().unwrap(), &text, &Variables::default()).unwrap();
         assert!(config.admin.token.is_some(), "{}", path.display());
+        std::fs::write(dir.path().join(path.file_name().unwrap()), text).unwrap();
     }
+    the_services_of_releases_are_no_settings(dir.path());
+}
+
+/// Pods of others in the namespace may have the variables of a release's Service; so may a release
+/// whose pod template is somebody else's.
+fn the_services_of_releases_are_no_settings(rendered: &Path) {
+    let check = |links: &[(String, Value)]| {
+        let mut check = wakegate();
+        check
+            .args(["check", "-c"])
+            .arg(rendered.join("default.toml"));
+        for (name, value) in links {
+            check.env(name, value.as_str().unwrap());
+        }
+        let output = check.output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{links:?}: {said}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let alone = check(&[]);
+    assert!(alone.contains("0.0.0.0:8080"), "{alone}");
+    let links = std::fs::read_to_string(rendered.join("links.json")).unwrap();
+    let links: BTreeMap<String, BTreeMap<String, Value>> = serde_json::from_str(&links).unwrap();
+    let releases = links.values();
+    let like_settings = releases.filter(|one| one.keys().any(|key| key.starts_with("WAKEGATE_")));
+    assert!(like_settings.count() >= 3, "{links:?}");
+    for links in links.into_values() {
+        let links: Vec<(String, Value)> = links.into_iter().collect();
+        assert_eq!(check(&links), alone, "{links:?}");
+    }
+}
+
+/// What is deployed is this version, everywhere that one is named.
+#[test]
+fn every_file_that_names_the_image_names_this_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![deploy("compose/compose.yaml")];
+    for folder in ["deploy/kubernetes", "docs/how-to"] {
+        let folder = std::fs::read_dir(root.join(folder)).unwrap();
+        files.extend(folder.map(|entry| entry.unwrap().path()));
+    }
+    let mut count = 0;
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for line in text.lines().filter(|line| line.contains("image: ")) {
+            let Some((_, tag)) = line.split_once("wakegate:") else {
+                continue;
+            };
+            count += 1;
+            assert_eq!(tag.trim(), version, "{}: {line}", file.display());
+        }
+    }
+    assert!(count >= 5, "the images were found: {count}");
 }
 
 #[test]
