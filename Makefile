@@ -1,14 +1,16 @@
 # The entry points; CI runs `make test`.
-.PHONY: test nightly fuzz contract chaos soak hostile crash-points lint fmt doc deny notices deb image bare bare-quick bench \
+.PHONY: test nightly fuzz contract chaos soak hostile crash-points lint fmt doc deny notices deb image release bare bare-quick bench \
 	bench-peers bench-scale \
 	trained instructions demo clean
 
 # What is shipped is built with the profile `dist`. `make test` packs the same programs from `release`, which has no
 # link-time optimisation and is built in a fraction of the time; `make nightly` also packs those of `dist`.
 PROFILE ?= dist
+# The counts that programs are optimised by, if any: target/trained/wakegate.profdata, after `make trained`.
+TRAINED ?=
 HISTORIES ?= 20000
 FUZZ_SECONDS ?= 5
-export PROFILE
+export PROFILE TRAINED
 
 # Every test, once. Needs cargo, and the crates.io, PyPI, npm and Debian registries.
 test: packages-test packages-fuzz
@@ -30,6 +32,7 @@ nightly:
 	$(MAKE) crash-points
 	$(MAKE) soak SOAK_SECONDS=120
 	$(MAKE) bare image-test PROFILE=dist
+	$(MAKE) release
 	$(MAKE) book
 
 # Ten minutes of fuzzing for each target.
@@ -111,13 +114,14 @@ notices-check:
 # development.
 CARGO_DEB = 3.8.0
 # What is only tried is packed quickly, and is not where one looks for what is shipped.
+SHIP = target/ship/$(if $(TRAINED),trained,$(PROFILE))
 PACKAGES = $(if $(filter dist,$(PROFILE)),target/debian,target/ship/$(PROFILE)/debian)
 PACK = --locked --no-build --no-strip --output $(PACKAGES)/ $(if $(filter dist,$(PROFILE)),,--fast)
 deb: packages-deb
 	@cargo deb --version 2>/dev/null | grep -qx 'cargo-deb $(CARGO_DEB)' || cargo install --locked cargo-deb --version $(CARGO_DEB)
 	deploy/build gateway local
 	rm -rf target/package $(PACKAGES)/wakegate*.deb && mkdir -p target/package/man $(PACKAGES)
-	cp target/ship/$(PROFILE)/wakegate target/ship/$(PROFILE)/wakegate-local target/package
+	cp $(SHIP)/wakegate $(SHIP)/wakegate-local target/package
 	target/package/wakegate man target/package/man
 	target/package/wakegate completions bash > target/package/wakegate.bash
 	target/package/wakegate completions zsh > target/package/_wakegate
@@ -128,6 +132,14 @@ deb: packages-deb
 # An OCI image in target/wakegate-image.tar, without a container engine.
 image: packages-image
 	deploy/image target/wakegate-image.tar
+
+# What is published, in target/publish: programs, packages, image and chart, what they are made of, and checksums. The
+# programs are optimised by what they do under load, which takes half an hour.
+COUNTS = target/trained/wakegate.profdata
+release: packages-deb packages-image packages-peers packages-trained
+	deploy/train counts
+	$(MAKE) deb image TRAINED=$(COUNTS)
+	TRAINED=$(COUNTS) deploy/release
 
 .PHONY: image-test
 image-test: packages-image-test
@@ -190,7 +202,7 @@ packages-deb: packages-build
 
 .PHONY: packages-image
 packages-image: packages-build
-	@(command -v umoci && ls /etc/ssl/certs/ca-certificates.crt) >/dev/null 2>&1 || deploy/packages umoci ca-certificates
+	@(command -v umoci && command -v python3 && ls /etc/ssl/certs/ca-certificates.crt) >/dev/null 2>&1 || deploy/packages umoci ca-certificates python3
 
 .PHONY: packages-image-test
 packages-image-test: packages-image

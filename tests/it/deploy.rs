@@ -1,7 +1,7 @@
 //! What is shipped beside the program: that each thing is what its own tool takes it for, and says
 //! what the program says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -271,6 +271,54 @@ fn every_file_that_names_the_image_names_this_version() {
         }
     }
     assert!(count >= 5, "the images were found: {count}");
+}
+
+#[test]
+fn the_bills_of_materials_list_what_is_linked_and_the_notices_know_it() {
+    let notices = include_str!("../../THIRD-PARTY-NOTICES");
+    let bill = |program: &str| {
+        let mut sbom = Command::new(deploy("sbom"));
+        let output = sbom.arg(program).env("SOURCE_DATE_EPOCH", "0").output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let bill: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(bill["bomFormat"], "CycloneDX");
+        assert_eq!(bill["metadata"]["timestamp"], "1970-01-01T00:00:00Z");
+        bill
+    };
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    for (program, least) in [("wakegate", 100), ("wakegate-local", 50)] {
+        let bill = bill(program);
+        assert_eq!(bill["metadata"]["component"]["name"], program);
+        let components = bill["components"].as_array().unwrap();
+        assert!(components.len() > least, "{program}: {}", components.len());
+        let references: BTreeSet<String> = components
+            .iter()
+            .chain([&bill["metadata"]["component"]])
+            .map(|one| text(&one["bom-ref"]))
+            .collect();
+        for component in components {
+            let (name, version) = (text(&component["name"]), text(&component["version"]));
+            // Whoever holds a part responsible can tell it from another of its name.
+            assert_eq!(
+                component["purl"],
+                format!("pkg:cargo/{name}@{version}").as_str()
+            );
+            let is_ours = component.get("hashes").is_none();
+            let row = format!("\n{name} {version} ");
+            assert!(is_ours || notices.contains(&row), "{program}: {name}");
+            assert!(
+                program != "wakegate" || name != "wakegate-local",
+                "the gateway has a control plane in it"
+            );
+        }
+        for dependency in bill["dependencies"].as_array().unwrap() {
+            assert!(references.contains(&text(&dependency["ref"])));
+            for on in dependency["dependsOn"].as_array().unwrap() {
+                assert!(references.contains(&text(on)), "{on}");
+            }
+        }
+    }
 }
 
 #[test]
