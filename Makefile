@@ -123,6 +123,7 @@ deb: packages-deb
 	rm -rf target/package $(PACKAGES)/wakegate*.deb && mkdir -p target/package/man $(PACKAGES)
 	cp $(SHIP)/wakegate $(SHIP)/wakegate-local target/package
 	target/package/wakegate man target/package/man
+	deploy/manual > target/package/man/wakegate.toml.5
 	target/package/wakegate completions bash > target/package/wakegate.bash
 	target/package/wakegate completions zsh > target/package/_wakegate
 	target/package/wakegate completions fish > target/package/wakegate.fish

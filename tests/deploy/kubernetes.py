@@ -241,6 +241,10 @@ def check_chart(chart):
     (output / "links.json").write_text(json.dumps(made))
     renamed = render(chart, "edge", {"fullnameOverride": "front"})
     assert {document["metadata"]["name"] for document in renamed} == {"front"}, renamed
+    for name, workload in (("default", "deployment/edge-wakegate"), ("host", "daemonset/edge-wakegate")):
+        rendered = chart.render(values=VALUES[name], name="edge").items()
+        notes = [text for path, text in rendered if path.endswith("NOTES.txt")]
+        assert all(f"rollout status {workload}" in text for text in notes), notes
     for wrong in WRONG:
         try:
             chart.render(values=wrong, name="edge")

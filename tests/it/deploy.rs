@@ -381,6 +381,19 @@ async fn a_sidecar_needs_no_file_and_takes_every_host() {
 }
 
 #[test]
+fn the_manual_of_the_configuration_has_every_line_of_the_example() {
+    let page = run(&mut Command::new(deploy("manual")));
+    let example = include_str!("../../config/wakegate.toml");
+    let (_, shown) = page.split_once(".EX\n").unwrap();
+    let (shown, _) = shown.split_once(".EE\n").unwrap();
+    let shown = shown
+        .replace("\\-", "-")
+        .replace("\\&", "")
+        .replace("\\e", "\\");
+    assert_eq!(shown, example);
+}
+
+#[test]
 fn completions_and_manual_pages_tell_of_every_command() {
     let dir = scratch("man");
     std::fs::create_dir_all(&dir).unwrap();
