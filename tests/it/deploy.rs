@@ -141,8 +141,8 @@ fn a_reload_of_the_service_fails_with_a_bad_file_and_says_what_is_bad() {
     let check = check.strip_prefix('+').unwrap();
     let words: Vec<&str> = check.split(' ').collect();
     let (file, words) = words.split_last().unwrap();
-    let [start] = unit_lines("ExecStart=").try_into().unwrap();
-    assert!(start.ends_with(file), "{start} and {check}");
+    let [start]: [String; 1] = unit_lines("ExecStart=").try_into().unwrap();
+    assert!(start.ends_with(*file), "{start} and {check}");
     assert_eq!(words.first(), Some(&"/usr/bin/wakegate"));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("wakegate.toml");
