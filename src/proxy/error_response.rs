@@ -9,7 +9,9 @@ mod descriptions;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
 use serde_json::json;
 
@@ -124,15 +126,22 @@ fn plain(description: Description, audience: Audience, request_id: &RequestId) -
     }
 }
 
-/// A short note with a link, whoever asks (RFC 9110 §15.4.2).
+/// A short note with a link, whoever asks (RFC 9110 §15.4.2). Hardly anybody sees it, so it has no
+/// style.
 fn redirect(to: &Uri, description: Description, request_id: &RequestId) -> Response<Bytes> {
     let location = to.to_string();
-    let link = escape(&location);
-    let way = format!("<p><a href=\"{link}\">{link}</a></p>");
-    let advice = "It has moved to this address:";
-    let mut response = html(description, advice, &way, request_id);
+    let (detail, link) = (escape(description.detail), escape(&location));
+    let note = format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Moved</title><p>{detail} \
+         <a href=\"{link}\">{link}</a></p></html>\n"
+    );
+    let kind = HeaderValue::from_static("text/html; charset=utf-8");
+    let mut response = with_body(response(description, request_id), note.into(), kind);
+    let headers = response.headers_mut();
+    let policy = HeaderValue::from_static("default-src 'none'");
+    headers.insert(CONTENT_SECURITY_POLICY, policy);
     if let Ok(location) = HeaderValue::try_from(location) {
-        response.headers_mut().insert(LOCATION, location);
+        headers.insert(LOCATION, location);
     }
     response
 }
@@ -465,7 +474,7 @@ mod tests {
         let (response, html) = page_of(&RouteError::NoRoute.into());
         assert!(html.contains(page::STYLE) && html.contains("prefers-color-scheme: dark"));
         assert!(!html.contains("{{"), "{html}");
-        let policy = response.headers()[http::header::CONTENT_SECURITY_POLICY].to_str();
+        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str();
         let nonce = policy.unwrap().split("'nonce-").nth(1).unwrap();
         let nonce = nonce.split('\'').next().unwrap();
         assert!(html.contains(&format!("<style nonce=\"{nonce}\">")), "{html}");

@@ -361,7 +361,7 @@ async fn what_a_control_plane_says_is_text_for_operators_and_nothing_for_clients
     })
     .await;
     browser
-        .run("document.querySelector('.row').dispatchEvent(new MouseEvent('dblclick', { bubbles: true }))")
+        .run("document.querySelector('.row').click()")
         .await;
     eventually("and in the details", async || {
         let shown = "return document.getElementById('details-rows').textContent \
