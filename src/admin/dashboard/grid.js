@@ -177,6 +177,7 @@ export class Grid {
     const isButton = /^(BUTTON|A)$/.test(event.target.tagName);
     if (isHere && event.key in steps) this.choose(this.chosen + steps[event.key]);
     else if (/^Arrow(Up|Down)$/.test(event.key)) this.choose(this.chosen);
+    else if (event.repeat) return;
     else if (isHere && event.key === "w") this.act.wake(one);
     else if (isHere && event.key === "s") this.act.standby(one);
     else if (isHere && event.key === "Enter" && !isButton) this.act.details(one);

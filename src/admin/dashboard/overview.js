@@ -55,12 +55,13 @@ export class Overview {
 
   /** Shows the routes with the present states of their instances. */
   show() {
+    if (!this.list) return;
     const byName = new Map();
     for (const one of this.known.values()) {
       byName.set(`${one.hypeman} ${one.name}`, one);
       byName.set(`${one.hypeman} ${one.id}`, one);
     }
-    const rows = (this.list ?? []).map((route) => {
+    const rows = this.list.map((route) => {
       const named = !route.instance.includes("{");
       const one = named ? byName.get(`${route.hypeman} ${route.instance}`) : undefined;
       return { ...route, state: one?.state ?? (named ? "unknown" : "by host"), id: one?.id };
