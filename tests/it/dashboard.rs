@@ -484,7 +484,7 @@ async fn control_planes_and_routes_are_shown_with_their_states() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shares_of_wakes_are_right_for_even_counts_and_nothing_needs_the_browsers_storage() {
+async fn shares_of_wakes_are_right_and_neither_storage_nor_an_honest_network_is_needed() {
     let plane = Plane::start().await;
     let gateway = Gateway::start(&plane, "").await;
     let browser = watch(gateway.admin).await;
@@ -499,6 +499,18 @@ async fn shares_of_wakes_are_right_for_even_counts_and_nothing_needs_the_browser
         assert_eq!(number(share), number(right), "{shares}");
     }
     assert_eq!(shares.as_array().unwrap().len(), 6);
+    // A stream that is open and says nothing: only the page itself can notice.
+    let silent = "const open = ({ signal }) => new ReadableStream({ start(stream) {\
+                      signal.addEventListener('abort', () => stream.error(signal.reason)); } });\
+                  const before = window.fetch;\
+                  window.fetch = (_, fields) => Promise.resolve(new Response(open(fields)));\
+                  return new Promise((go) => {\
+                      const states = [];\
+                      const state = (state) => states.push(state) === 2 && go(states);\
+                      import('/stream.js').then(({ follow }) =>\
+                          follow('/api/events', () => ({}), { event() {}, state }, 50)); })\
+                      .finally(() => { window.fetch = before; })";
+    assert_eq!(browser.run(silent).await, json!(["live", "lost"]));
     let kept = "for (const name of ['localStorage', 'sessionStorage'])\
                     Object.defineProperty(window, name, { get() { throw new Error('blocked'); } });\
                 return import('/api.js?blocked').then(({ preferences, signIn, signOut, token }) => {\

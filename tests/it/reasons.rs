@@ -330,6 +330,9 @@ async fn what_a_control_plane_says_is_text_for_operators_and_nothing_for_clients
         again.contains("The last try failed. It could not be woken. (wake_failed)"),
         "{again}"
     );
+    // Without a script it loads again, but later after a failure.
+    let refresh = |seconds: u8| format!("http-equiv=\"refresh\" content=\"{seconds}\"");
+    assert!(page.contains(&refresh(1)) && again.contains(&refresh(4)));
     for public in [page, events, again] {
         assert!(
             !public.contains("such") && !public.contains("internal_error"),

@@ -137,8 +137,8 @@ impl Browser {
         self.ask("goog/cdp/execute", &command).await;
     }
 
-    /// Looks at the page on a narrow and on a wide screen, in both themes: nothing is cut off at its
-    /// side, and the themes differ. Leaves pictures that begin with `name`.
+    /// Looks at the page on a narrow and on a wide screen, in both themes: nothing is cut off at
+    /// its side, and the themes differ. Leaves pictures that begin with `name`.
     pub async fn look_at_all_sides(&self, name: &str) {
         for width in [390, 1280] {
             self.width(width).await;

@@ -6,12 +6,12 @@ import { problem } from "/api.js";
 const SILENCE = 10_000;
 
 /** Reads `url` for ever; calls `on.event(name, data)`, and `on.state(word, why)` when the link changes. */
-export async function follow(url, headers, on) {
+export async function follow(url, headers, on, silence = SILENCE) {
   for (let wait = 500; ; wait = Math.min(wait * 2, 10_000)) {
     const cut = new AbortController();
     let why;
     try {
-      const answer = await alive(cut, fetch(url, { headers: headers(), cache: "no-store", signal: cut.signal }));
+      const answer = await alive(cut, silence, fetch(url, { headers: headers(), cache: "no-store", signal: cut.signal }));
       if (answer.status === 401 || answer.status === 403) {
         await on.refused(answer.status, await problem(answer));
         continue;
@@ -19,7 +19,7 @@ export async function follow(url, headers, on) {
       if (answer.ok) {
         on.state("live");
         wait = 500;
-        await read(answer.body, cut, on.event);
+        await read(answer.body, cut, silence, on.event);
       } else {
         why = await problem(answer);
       }
@@ -33,8 +33,8 @@ export async function follow(url, headers, on) {
 }
 
 /** What is waited for, or a cut stream after a long silence. */
-async function alive(cut, promise) {
-  const timer = setTimeout(() => cut.abort(), SILENCE);
+async function alive(cut, silence, promise) {
+  const timer = setTimeout(() => cut.abort(), silence);
   try {
     return await promise;
   } finally {
@@ -42,11 +42,11 @@ async function alive(cut, promise) {
   }
 }
 
-async function read(body, cut, tell) {
+async function read(body, cut, silence, tell) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await alive(cut, reader.read());
+    const { value, done } = await alive(cut, silence, reader.read());
     if (done) return;
     const events = (rest + value).split("\n\n");
     rest = events.pop();
