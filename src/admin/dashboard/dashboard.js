@@ -52,21 +52,25 @@ function tell(text, failed = false) {
   forgetting = setTimeout(() => { notice.hidden = true; }, failed ? 20_000 : 6000);
 }
 
+/** Does something with an instance; what was in the way, or nothing. */
 async function perform(one, verb, doing, done) {
   tell(doing);
   try {
     tell(done(await call("POST", pathOf(one, verb))));
   } catch (error) {
     tell(`${one.name}: ${error.message}`, true);
+    return error.message;
   }
+  return undefined;
 }
 
 const act = {
   wake: (one) => perform(one, "wake", `waking ${one.name}`, ({ took_ms: ms }) => `${one.name} is awake after ${duration(ms)}`),
   standby(one) {
-    const busy = one.held + one.inside;
+    const { held, inside } = instances.get(one.id) ?? one;
+    const busy = held + inside;
     const question = `${one.name} has ${busy} ${busy === 1 ? "request" : "requests"}, which may break. Put it to sleep?`;
-    if (busy && !confirm(question)) return Promise.resolve();
+    if (busy && !confirm(question)) return undefined;
     return perform(one, "standby", `putting ${one.name} to sleep`, () => `${one.name} is asleep`);
   },
   reset: (one) => perform(one, "reset-breaker", `forgetting that ${one.name} failed`, () => `the next request may wake ${one.name}`),
@@ -94,6 +98,7 @@ const told = {
   snapshot(all) {
     instances.clear();
     windowMs = grid.windowMs = all.window_ms;
+    overview.isCut = all.is_cut;
     grid.skew = all.now - Date.now();
     for (const track of all.instances) {
       const one = place(track);

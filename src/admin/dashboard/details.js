@@ -7,14 +7,15 @@ const MOST = 20;
 const HEADS = ["ended", "outcome", "took", "phases", "route", "client", "why"];
 
 export class Details {
-  /** `act` has `wake`, `standby` and `reset`, which take an instance. */
+  /** `act` has `wake`, `standby` and `reset`, which take an instance and say what was in the way. */
   constructor(dialog, act) {
     this.dialog = dialog;
     this.find = (name) => dialog.querySelector(`#details-${name}`);
     for (const name of ["wake", "standby", "reset"]) {
       this.find(name).addEventListener("click", async () => {
         const one = this.one;
-        await act[name](one);
+        const refusal = await act[name](one);
+        if (this.one === one) this.refusal = refusal;
         await this.load(one);
       });
     }
@@ -22,7 +23,7 @@ export class Details {
 
   async open(one) {
     this.one = one;
-    this.told = undefined;
+    this.told = this.refusal = undefined;
     put(this.find("title"), one.name || one.id);
     for (const name of ["failure", "problem", "none"]) put(this.find(name), "");
     for (const name of ["facts", "rows"]) this.find(name).replaceChildren();
@@ -55,7 +56,7 @@ export class Details {
     }
     // A person may have opened another meanwhile.
     if (this.one !== one) return;
-    put(this.find("problem"), trouble);
+    put(this.find("problem"), trouble || this.refusal || "");
     if (detail) this.fill(detail);
   }
 

@@ -32,8 +32,9 @@ export class Overview {
     this.replace("planes", planes, plane);
     const total = Object.values(instances).reduce((sum, count) => sum + count, 0);
     const more = total - this.known.size;
-    // The timelines' memory is bounded, and what begins between two calls is no reason for a word.
-    put(this.find("more"), more > Math.max(total / 100, 5) ? `${more.toLocaleString()} more are not shown here; /api/instances has all of them.` : "");
+    // The timelines' memory is bounded. What begins between two calls is no reason for a word.
+    const isCut = this.isCut ?? more > Math.max(total / 100, 5);
+    put(this.find("more"), isCut && more > 0 ? `${more.toLocaleString()} more are not shown here; /api/instances has all of them.` : "");
   }
 
   /** Asks for the routes that fit the filter. */
