@@ -127,7 +127,7 @@ async fn looking_at_the_status_wakes_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wake_that_takes_longer_than_usual_is_said_to() {
+async fn a_person_hears_when_a_wake_takes_longer_than_usual() {
     let plane = Plane::start().await;
     plane.asleep(Wanted::hello("late")).await;
     // Nobody listens there.
@@ -161,7 +161,7 @@ async fn a_wake_that_takes_longer_than_usual_is_said_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wake_that_fails_is_said_to_and_tried_again_and_the_second_time_there_is_a_button() {
+async fn a_person_hears_that_a_wake_failed_and_gets_a_button_the_second_time() {
     let plane = Plane::start().await;
     plane
         .running(Wanted::hello("mute").env("HELLO_LISTEN_DELAY", "never"))
