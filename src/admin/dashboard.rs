@@ -16,7 +16,7 @@ use super::state::Admin;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 11] = [
     (
         "/",
         "text/html; charset=utf-8",
@@ -28,14 +28,39 @@ const FILES: [(&str, &str, &str); 6] = [
         include_str!("dashboard/dashboard.js"),
     ),
     (
+        "/api.js",
+        "text/javascript; charset=utf-8",
+        include_str!("dashboard/api.js"),
+    ),
+    (
+        "/details.js",
+        "text/javascript; charset=utf-8",
+        include_str!("dashboard/details.js"),
+    ),
+    (
         "/grid.js",
         "text/javascript; charset=utf-8",
         include_str!("dashboard/grid.js"),
     ),
     (
+        "/histogram.js",
+        "text/javascript; charset=utf-8",
+        include_str!("dashboard/histogram.js"),
+    ),
+    (
+        "/overview.js",
+        "text/javascript; charset=utf-8",
+        include_str!("dashboard/overview.js"),
+    ),
+    (
         "/stream.js",
         "text/javascript; charset=utf-8",
         include_str!("dashboard/stream.js"),
+    ),
+    (
+        "/words.js",
+        "text/javascript; charset=utf-8",
+        include_str!("dashboard/words.js"),
     ),
     (
         "/dashboard.css",

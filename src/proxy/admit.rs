@@ -134,7 +134,7 @@ impl<P: ControlPlane> Gateway<P> {
                 Err(_) => {
                     log.error = Some("waiting_page");
                     let (host, id) = (target.host.host.as_str(), &context.request_id);
-                    let html = waiting::page(page, host, &pending.resolved.instance, id);
+                    let html = waiting::response(page, host, &pending.resolved.instance, id);
                     return Ok(Admittance::WaitingPage(html));
                 }
             },

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: the body is RFC 9457 problem JSON with a stable `code` and the request id, or the
 //! same for a person or for gRPC, and says nothing about addresses, ids or the control plane; what
-//! is worth trying again has a Retry-After.
+//! is worth trying again has a Retry-After; a person's page says what to do next.
 
 mod descriptions;
 
@@ -18,9 +18,14 @@ use serde_json::json;
 pub use self::descriptions::{Description, describe};
 use super::denied::{Denied, WakeDenied};
 use super::error::ProxyError;
-use super::waiting::{accepts_html, escape};
+use super::page::{self, escape};
+use super::waiting::accepts_html;
 use crate::names::RequestId;
 use crate::upstream::{Field, Fields};
+
+const PAGE: &str = include_str!("error_response/page.html");
+/// The way on from what is worth trying again: the same address once more.
+const TRY_AGAIN: &str = "<p><a class=\"way\" href=\"\">Try again</a></p>";
 
 /// Says, to a health checker for example, that the answer is the gateway's, and the instance's
 /// state.
@@ -100,23 +105,67 @@ pub fn answer(
 ) -> Response<Bytes> {
     match (error, audience) {
         (_, Audience::Grpc) => grpc(description),
-        (ProxyError::Asleep(denied), _) => asleep(denied, description, request_id),
+        (ProxyError::Asleep(denied), _) => asleep(denied, description, audience, request_id),
         (ProxyError::Redirect(to), _) => redirect(&to.location, description, request_id),
-        (_, Audience::Person) => page(description, request_id),
-        (_, Audience::Program) => response(description, request_id),
+        (_, _) => plain(description, audience, request_id),
     }
 }
 
-/// A short note with a link, whoever asks (RFC 9110 §15.4.2).
+/// The response for a person or a program.
+fn plain(description: Description, audience: Audience, request_id: &RequestId) -> Response<Bytes> {
+    match audience {
+        Audience::Person => {
+            let may_pass = description.status.is_server_error();
+            let way = match may_pass || description.retry_after.is_some() {
+                true => TRY_AGAIN,
+                false => "",
+            };
+            html(description, &advice(description), way, request_id)
+        }
+        Audience::Program | Audience::Grpc => response(description, request_id),
+    }
+}
+
+/// A short note with a link, whoever asks (RFC 9110 §15.4.2). Hardly anybody sees it, so it has no
+/// style.
 fn redirect(to: &Uri, description: Description, request_id: &RequestId) -> Response<Bytes> {
     let location = to.to_string();
-    let link = escape(&location);
-    let more = format!("<p><a href=\"{link}\">{link}</a></p>");
-    let mut response = html(description, &more, request_id);
+    let (detail, link) = (escape(description.detail), escape(&location));
+    let note = format!(
+        "<!doctype html><html lang=en><meta charset=utf-8><title>Moved</title><p>{detail} \
+         <a href=\"{link}\">{link}</a></p></html>\n"
+    );
+    let kind = HeaderValue::from_static("text/html; charset=utf-8");
+    let mut response = with_body(response(description, request_id), note.into(), kind);
+    let headers = response.headers_mut();
+    let policy = HeaderValue::from_static("default-src 'none'");
+    headers.insert(CONTENT_SECURITY_POLICY, policy);
     if let Ok(location) = HeaderValue::try_from(location) {
-        response.headers_mut().insert(LOCATION, location);
+        headers.insert(LOCATION, location);
     }
     response
+}
+
+/// What a person who reads this can do about it.
+fn advice(description: Description) -> String {
+    let owner = "tell the owner of this site the number below.";
+    match (description.status.as_u16(), description.retry_after) {
+        (_, Some(delay)) if delay < Duration::from_secs(10) => {
+            format!("Try again in a moment. If it stays like this, {owner}")
+        }
+        (_, Some(delay)) if delay < Duration::from_secs(100) => {
+            let seconds = whole_seconds(delay);
+            format!("Try again in {seconds} seconds. If it stays like this, {owner}")
+        }
+        (_, Some(delay)) => {
+            let minutes = whole_seconds(delay).div_ceil(60);
+            format!("Try again in {minutes} minutes. If it stays like this, {owner}")
+        }
+        (404, None) => format!("Check the address for a mistake. If a link led you here, {owner}"),
+        (401 | 403, None) => format!("If you should be let in, {owner}"),
+        (500.., None) => format!("Try again later. If it stays like this, {owner}"),
+        (_, None) => format!("Go back and try another way. If that does not help, {owner}"),
+    }
 }
 
 /// The response for a gRPC client. Statuses are those that gRPC gives to HTTP's ("HTTP to gRPC
@@ -142,11 +191,16 @@ fn grpc(description: Description) -> Response<Bytes> {
     response
 }
 
-/// Whole seconds, rounded up (RFC 9110 §10.2.3).
+/// Rounded up, and at least one.
+fn whole_seconds(delay: Duration) -> u64 {
+    let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+    seconds.max(1)
+}
+
+/// Whole seconds (RFC 9110 §10.2.3).
 fn add_retry_after(headers: &mut HeaderMap, delay: Option<Duration>) {
     if let Some(delay) = delay {
-        let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(delay)));
     }
 }
 
@@ -178,34 +232,32 @@ fn response(description: Description, request_id: &RequestId) -> Response<Bytes>
     response
 }
 
-/// The response for a person.
-fn page(description: Description, request_id: &RequestId) -> Response<Bytes> {
-    html(description, "", request_id)
-}
-
-/// A page of HTML, with `more` of it behind the sentence.
-fn html(description: Description, more: &str, request_id: &RequestId) -> Response<Bytes> {
+/// A page of HTML with this advice, which is text, and `way`, which is HTML, below the sentence.
+fn html(
+    description: Description,
+    advice: &str,
+    way: &str,
+    request_id: &RequestId,
+) -> Response<Bytes> {
     let mut response = response(description, request_id);
     let title = description.status.canonical_reason().unwrap_or("Error");
-    let html = format!(
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport \
-         content=\"width=device-width\"><title>{0} {title}</title><h1>{title}</h1><p>{1}</p>{more}\
-         <p><small>{2}, request {3}</small></p></html>\n",
-        description.status.as_u16(),
-        escape(description.detail),
-        description.code,
-        escape(request_id.as_str()),
+    let nonce = RequestId::generate();
+    let html = page::fill(
+        PAGE,
+        &[
+            ("status", description.status.as_str()),
+            ("title", title),
+            ("detail", escape(description.detail).as_str()),
+            ("advice", escape(advice).as_str()),
+            ("way", way),
+            ("code", description.code),
+            ("request_id", escape(request_id.as_str()).as_str()),
+            ("nonce", nonce.as_str()),
+            ("style", page::STYLE),
+        ],
     );
     *response.body_mut() = Bytes::from(html);
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
-    headers.insert(
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'"),
-    );
+    page::declare(response.headers_mut(), nonce.as_str(), false);
     response
 }
 
@@ -213,48 +265,65 @@ fn html(description: Description, more: &str, request_id: &RequestId) -> Respons
 fn asleep(
     denied: &WakeDenied,
     description: Description,
+    audience: Audience,
     request_id: &RequestId,
 ) -> Response<Bytes> {
     let (reason, config) = (denied.reason(), denied.asleep());
-    let mut response = response(description, request_id);
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
-    match (reason, &config.robots, &config.body_file) {
+    let mut response = match (reason, &config.robots, &config.body_file) {
         (Denied::Robots, Some(robots), _) => {
-            *response.body_mut() = Bytes::from(robots.text().to_owned());
-            response.headers_mut().insert(CONTENT_TYPE, text);
+            let robots = Bytes::from(robots.text().to_owned());
+            with_body(response(description, request_id), robots, text)
         }
         (Denied::Health, ..) => {
-            *response.body_mut() = Bytes::from_static(b"asleep\n");
-            response.headers_mut().insert(CONTENT_TYPE, text);
+            let body = Bytes::from_static(b"asleep\n");
+            with_body(response(description, request_id), body, text)
         }
         // These have their own status, whatever the route says about sleeping.
-        (Denied::Scanner | Denied::ClientRate(_) | Denied::RouteRate(_), ..) => return response,
+        (Denied::Scanner | Denied::ClientRate(_) | Denied::RouteRate(_), ..) => {
+            return plain(description, audience, request_id);
+        }
         (_, _, body) => {
             let status = StatusCode::from_u16(config.status);
-            *response.status_mut() = status.unwrap_or(description.status);
-            if *response.status_mut() != StatusCode::SERVICE_UNAVAILABLE {
-                response.headers_mut().remove(RETRY_AFTER);
-            }
-            if let Some(file) = body {
-                let kind = match file.path().extension().and_then(|e| e.to_str()) {
-                    Some("html" | "htm") => "text/html; charset=utf-8",
-                    Some("json") => "application/json",
-                    _ => "text/plain; charset=utf-8",
-                };
-                *response.body_mut() = Bytes::from(file.text().to_owned());
-                let kind = HeaderValue::from_static(kind);
-                response.headers_mut().insert(CONTENT_TYPE, kind);
-            }
+            let status = status.unwrap_or(description.status);
+            let description = Description {
+                status,
+                // Only of what is temporary is it said when it is over.
+                retry_after: description
+                    .retry_after
+                    .filter(|_| status == StatusCode::SERVICE_UNAVAILABLE),
+                ..description
+            };
+            let mut response = match body {
+                Some(file) => {
+                    let kind = match file.path().extension().and_then(|e| e.to_str()) {
+                        Some("html" | "htm") => "text/html; charset=utf-8",
+                        Some("json") => "application/json",
+                        _ => "text/plain; charset=utf-8",
+                    };
+                    let body = Bytes::from(file.text().to_owned());
+                    let kind = HeaderValue::from_static(kind);
+                    with_body(response(description, request_id), body, kind)
+                }
+                None => plain(description, audience, request_id),
+            };
             for field in &config.headers {
                 if let Some(value) = &field.value {
                     response.headers_mut().insert(&field.name, value.clone());
                 }
             }
+            response
         }
-    }
+    };
     response
         .headers_mut()
         .insert(X_WAKEGATE_STATE, HeaderValue::from_static("asleep"));
+    response
+}
+
+fn with_body(mut response: Response<Bytes>, body: Bytes, kind: HeaderValue) -> Response<Bytes> {
+    *response.body_mut() = body;
+    response.headers_mut().insert(CONTENT_TYPE, kind);
     response
 }
 
@@ -371,5 +440,43 @@ mod tests {
                 (&code.into(), &id.as_str().into())
             );
         }
+    }
+
+    fn page_of(error: &ProxyError) -> (Response<Bytes>, String) {
+        let id = RequestId::generate();
+        let response = answer(error, describe(error), Audience::Person, &id);
+        let html = String::from_utf8(response.body().to_vec()).unwrap();
+        assert!(html.contains(id.as_str()), "{html}");
+        (response, html)
+    }
+
+    #[test]
+    fn a_person_reads_what_to_do_next() {
+        let minutes = WakeError::BreakerOpen(Duration::from_secs(150));
+        let half_a_minute = WakeError::BreakerOpen(Duration::from_millis(29_400));
+        for (error, advice, has_way) in [
+            (WakeError::NoCapacity.into(), "Try again in a moment.", true),
+            (half_a_minute.into(), "Try again in 30 seconds.", true),
+            (minutes.into(), "Try again in 3 minutes.", true),
+            (RouteError::NoRoute.into(), "Check the address", false),
+            (ProxyError::Unauthenticated, "If you should be let in", false),
+            (ForwardError::Severed.into(), "Try again later.", true),
+            (AuthorityError::Missing.into(), "Go back", false),
+        ] {
+            let (_, html) = page_of(&error);
+            assert!(html.contains(advice), "{error}: {html}");
+            assert_eq!(html.contains(TRY_AGAIN), has_way, "{error}: {html}");
+        }
+    }
+
+    #[test]
+    fn an_error_page_has_the_style_of_the_waiting_page_and_no_placeholder_left() {
+        let (response, html) = page_of(&RouteError::NoRoute.into());
+        assert!(html.contains(page::STYLE) && html.contains("prefers-color-scheme: dark"));
+        assert!(!html.contains("{{"), "{html}");
+        let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str();
+        let nonce = policy.unwrap().split("'nonce-").nth(1).unwrap();
+        let nonce = nonce.split('\'').next().unwrap();
+        assert!(html.contains(&format!("<style nonce=\"{nonce}\">")), "{html}");
     }
 }

@@ -24,6 +24,7 @@ mod gateway;
 mod https_redirect;
 mod l4;
 mod max_forwards;
+mod page;
 mod path_rules;
 mod path_verdict;
 mod pending_request;

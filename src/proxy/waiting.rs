@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue,
-    RETRY_AFTER, VARY,
+    ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, VARY,
 };
 use http::{Method, Response, StatusCode};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 
+use super::page;
 use crate::config::WaitingPageConfig;
 use crate::names::RequestId;
 use crate::wake::{Instance, Target, WakeFailure};
@@ -57,21 +57,6 @@ pub(super) fn accepts_html(accept: &HeaderValue) -> bool {
     })
 }
 
-/// Text that stays text in HTML.
-pub(super) fn escape(text: &str) -> String {
-    text.chars().fold(String::new(), |mut out, c| {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            c => out.push(c),
-        }
-        out
-    })
-}
-
 /// A wake that failed a moment ago, since when none has succeeded.
 fn recent_failure<S>(instance: &Instance<S>) -> Option<Arc<WakeFailure>> {
     let now = jiff::Timestamp::now().as_second();
@@ -99,7 +84,7 @@ fn plain_words(code: &str) -> &'static str {
 }
 
 /// The page for one request.
-pub(super) fn page<S>(
+pub(super) fn response<S>(
     config: &WaitingPageConfig,
     host: &str,
     instance: &Instance<S>,
@@ -114,39 +99,34 @@ pub(super) fn page<S>(
         let (words, code) = (plain_words(failure.code), failure.code);
         format!("The last try failed. {words} ({code})")
     });
+    // Without a script a failing wake is not asked for again every second.
+    let retry_seconds = if failure.is_empty() { "1" } else { "4" };
+    let usual_ms = usual.map_or(0, |usual| usual.as_millis()).to_string();
     let nonce = RequestId::generate();
-    let html = template
-        .replace("{{host}}", &escape(host))
-        .replace("{{status_path}}", STATUS_PATH)
-        .replace("{{request_id}}", &escape(request_id.as_str()))
-        .replace("{{nonce}}", nonce.as_str())
-        .replace("{{failure}}", &escape(&failure))
-        .replace(
-            "{{usual_ms}}",
-            &usual.map_or(0, |usual| usual.as_millis()).to_string(),
-        );
-    let policy = format!(
-        "default-src 'none'; style-src 'nonce-{0}'; script-src 'nonce-{0}'; connect-src 'self'; \
-         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-        nonce.as_str()
+    let html = page::fill(
+        template,
+        &[
+            ("host", page::escape(host).as_str()),
+            ("status_path", STATUS_PATH),
+            ("request_id", page::escape(request_id.as_str()).as_str()),
+            ("nonce", nonce.as_str()),
+            ("style", page::STYLE),
+            ("failure", page::escape(&failure).as_str()),
+            ("retry_seconds", retry_seconds),
+            ("usual_ms", usual_ms.as_str()),
+        ],
     );
     let mut response = Response::new(Bytes::from(html));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/html; charset=utf-8"),
-    );
+    page::declare(headers, nonce.as_str(), true);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(
         VARY,
         HeaderValue::from_static("accept, sec-fetch-mode, sec-fetch-dest"),
     );
-    headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    headers.insert(RETRY_AFTER, HeaderValue::from_static(retry_seconds));
     headers.insert("x-robots-tag", HeaderValue::from_static("noindex"));
-    if let Ok(policy) = HeaderValue::try_from(policy) {
-        headers.insert(CONTENT_SECURITY_POLICY, policy);
-    }
     response
 }
 
@@ -270,13 +250,5 @@ mod tests {
             ("sec-fetch-dest", "iframe"),
         ];
         check(&Method::GET, &frame, false);
-    }
-
-    #[test]
-    fn text_stays_text() {
-        assert_eq!(
-            escape("<a href='x'>&\"</a>"),
-            "&lt;a href=&#39;x&#39;&gt;&amp;&quot;&lt;/a&gt;"
-        );
     }
 }

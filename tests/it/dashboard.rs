@@ -11,6 +11,7 @@ use wakegate::telemetry::AccessSink;
 
 const ARROW_DOWN: &str = "\u{e015}";
 const END: &str = "\u{e010}";
+const ARROW_UP: &str = "\u{e013}";
 const ENTER: &str = "\u{e007}";
 const ESCAPE: &str = "\u{e00c}";
 
@@ -220,7 +221,15 @@ async fn the_page_asks_for_the_token_and_loads_nothing_from_elsewhere() {
         None,
         "nothing is told before"
     );
+    let words = text(&browser, "login").await;
+    assert!(words.contains("Sign in") && !words.contains("Bearer"), "{words}");
+    assert_eq!(text(&browser, "login-why").await, "", "nobody was wrong yet");
+    browser.look_at_all_sides("sign-in").await;
     enter("0123456789abcdee").await;
+    eventually("it says that this is not the token", async || {
+        text(&browser, "login-why").await.contains("is not valid")
+    })
+    .await;
     enter("0123456789abcdef").await;
     comes_to_be(&browser, "kept", "asleep").await;
     let loaded = browser
@@ -286,6 +295,229 @@ async fn it_is_light_or_dark_as_the_person_likes_and_shows_a_busy_gateway() {
         browser.run(background).await == light
     })
     .await;
+    browser.end().await;
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+/// Waits until a script in the page says yes.
+async fn says_yes(browser: &Browser, what: &str, script: &str) {
+    eventually(what, async || browser.run(script).await == true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_click_opens_an_instance_with_its_wakes_and_what_can_be_done_with_it() {
+    let plane = Plane::start().await;
+    let idle = Duration::from_secs(60);
+    plane.asleep(Wanted::hello("web").idle(idle)).await;
+    let gateway = Gateway::start(&plane, "").await;
+    assert_eq!(gateway.client().get("web", "/").await.status(), 200);
+    let browser = watch(gateway.admin).await;
+    comes_to_be(&browser, "web", "awake").await;
+    browser
+        .run("document.querySelector('.row[data-name=web] .name').click()")
+        .await;
+    says_yes(
+        &browser,
+        "its wake is shown with its phases",
+        "const rows = document.getElementById('details-rows');\
+         return document.getElementById('details').open && rows.rows.length === 1\
+             && /restoring [0-9.]+ m?s/.test(rows.textContent)\
+             && rows.querySelectorAll('.phases [data-phase]').length > 0",
+    )
+    .await;
+    let facts = text(&browser, "details-facts").await;
+    assert!(facts.contains("in force, 127."), "{facts}");
+    browser.look_at_all_sides("details").await;
+    browser
+        .run("document.getElementById('details-standby').click()")
+        .await;
+    comes_to_be(&browser, "web", "asleep").await;
+    says_yes(
+        &browser,
+        "it can be woken again",
+        "return !document.getElementById('details-wake').hidden\
+             && document.getElementById('details-standby').hidden",
+    )
+    .await;
+    browser.press(ESCAPE).await;
+    // The row's own button does the same.
+    let button = "document.querySelector('.row[data-name=web] button.";
+    browser.run(&format!("{button}wake').click()")).await;
+    comes_to_be(&browser, "web", "awake").await;
+    says_yes(
+        &browser,
+        "the button is ready",
+        &format!("return !{button}standby').disabled"),
+    )
+    .await;
+    browser.run(&format!("{button}standby').click()")).await;
+    comes_to_be(&browser, "web", "asleep").await;
+    says_yes(
+        &browser,
+        "what came of it is said",
+        "return document.getElementById('notice').textContent === 'web is asleep'",
+    )
+    .await;
+    browser.end().await;
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_narrow_screen_has_everything_and_the_timeline_a_line_of_its_own() {
+    let plane = Plane::start().await;
+    for name in ["web", "an-application-whose-name-goes-on-for-quite-a-while"] {
+        plane.asleep(Wanted::hello(name)).await;
+    }
+    let gateway = Gateway::start(&plane, "").await;
+    assert_eq!(gateway.client().get("web", "/").await.status(), 200);
+    let browser = watch(gateway.admin).await;
+    says_yes(
+        &browser,
+        "a wake was taken note of",
+        "return document.querySelector('.row[data-name=web] .number[data-label=took]')\
+             ?.textContent.length > 0",
+    )
+    .await;
+    browser.look_at_all_sides("dashboard").await;
+    browser.width(390).await;
+    let places = "const row = document.querySelector('.row[data-name=web]');\
+                  const place = (it) => row.querySelector(it).getBoundingClientRect();\
+                  const [all, name, time] = [row.getBoundingClientRect(), place('.name'), place('canvas')];\
+                  const [took, wake, standby] = ['[data-label=took]', '.wake', '.standby'].map(place);\
+                  return [time.width > 300, time.top >= name.bottom, took.top >= time.bottom,\
+                      [name, time, took, wake, standby].every((it) => it.width > 0 && it.left >= 0\
+                          && it.right <= innerWidth && it.top >= all.top && it.bottom <= all.bottom),\
+                      getComputedStyle(document.querySelector('.keys')).display === 'none']";
+    eventually("each row has three lines", async || {
+        browser.run(places).await == json!([true, true, true, true, true])
+    })
+    .await;
+    browser.end().await;
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keyboard_works_from_the_start() {
+    let plane = Plane::start().await;
+    for name in ["first", "second"] {
+        plane.asleep(Wanted::hello(name)).await;
+    }
+    let gateway = Gateway::start(&plane, "").await;
+    let browser = watch(gateway.admin).await;
+    comes_to_be(&browser, "second", "asleep").await;
+    let focused = "return document.activeElement.dataset.name ?? ''";
+    assert_eq!(browser.run(focused).await, "");
+    browser.press(ARROW_DOWN).await;
+    assert_eq!(browser.run(focused).await, "first");
+    browser.press(ARROW_DOWN).await;
+    assert_eq!(browser.run(focused).await, "second");
+    browser.press(ARROW_UP).await;
+    assert_eq!(browser.run(focused).await, "first");
+    browser.press("w").await;
+    comes_to_be(&browser, "first", "awake").await;
+    says_yes(
+        &browser,
+        "nothing is at it",
+        "const row = document.querySelector('.row[data-name=first]');\
+         return [...row.querySelectorAll('[data-label]:not([data-label=took])')]\
+             .every((it) => !it.textContent)",
+    )
+    .await;
+    browser.press("s").await;
+    comes_to_be(&browser, "first", "asleep").await;
+    browser.end().await;
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_planes_and_routes_are_shown_with_their_states() {
+    let plane = Plane::start().await;
+    plane.asleep(Wanted::hello("shop")).await;
+    let nobody = crate::support::reserved::Reserved::new();
+    let extra = format!(
+        "[[hypeman]]\nname = \"other\"\nurl = \"http://{}\"\n\
+         [[route]]\nhost = \"www.shop.test\"\ninstance = \"shop\"\nhypeman = \"default\"\n",
+        nobody.address
+    );
+    let gateway = Gateway::start(&plane, &extra).await;
+    let browser = watch(gateway.admin).await;
+    eventually("the control planes' states are shown", async || {
+        let planes = text(&browser, "planes").await;
+        planes.contains("default answers") && planes.contains("other does not answer")
+    })
+    .await;
+    says_yes(
+        &browser,
+        "each route has its instance's state",
+        "const rows = [...document.getElementById('routes').rows].map((row) => row.textContent);\
+         return rows.some((row) => row.includes('www.shop.test') && row.includes('asleep'))\
+             && rows.some((row) => row.includes('{instance}.test') && row.includes('by host'))",
+    )
+    .await;
+    let about = text(&browser, "about").await;
+    assert!(about.contains(env!("CARGO_PKG_VERSION")), "{about}");
+    // The filter is the gateway's own.
+    browser
+        .run("document.getElementById('route-filter').focus()")
+        .await;
+    browser.press("www").await;
+    says_yes(
+        &browser,
+        "only one route fits",
+        "return document.getElementById('routes').rows.length === 1",
+    )
+    .await;
+    browser
+        .run("document.querySelector('#routes button').click()")
+        .await;
+    eventually("a route leads to its instance", async || {
+        text(&browser, "details-title").await == "shop"
+    })
+    .await;
+    browser.end().await;
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shares_of_wakes_are_right_and_neither_storage_nor_an_honest_network_is_needed() {
+    let plane = Plane::start().await;
+    let gateway = Gateway::start(&plane, "").await;
+    let browser = watch(gateway.admin).await;
+    let shares = "return import('/words.js').then(({ quantile }) => [\
+                      quantile([17, 3000], 0.5), quantile([4.3, 16.5, 34.8, 35], 0.5),\
+                      quantile([1, 2, 3], 0.5), quantile([7], 0.5), quantile([1, 2], 1),\
+                      quantile(Array.from({ length: 100 }, (_, at) => at + 1), 0.95)])";
+    let shares = browser.run(shares).await;
+    let expected = json!([17.0, 16.5, 2.0, 7.0, 2.0, 95.0]);
+    let number = |value: &Value| value.as_f64().unwrap();
+    for (share, right) in shares.as_array().unwrap().iter().zip(expected.as_array().unwrap()) {
+        assert_eq!(number(share), number(right), "{shares}");
+    }
+    assert_eq!(shares.as_array().unwrap().len(), 6);
+    // A stream that is open and says nothing: only the page itself can notice.
+    let silent = "const open = ({ signal }) => new ReadableStream({ start(stream) {\
+                      signal.addEventListener('abort', () => stream.error(signal.reason)); } });\
+                  const before = window.fetch;\
+                  window.fetch = (_, fields) => Promise.resolve(new Response(open(fields)));\
+                  return new Promise((go) => {\
+                      const states = [];\
+                      const state = (state) => states.push(state) === 2 && go(states);\
+                      import('/stream.js').then(({ follow }) =>\
+                          follow('/api/events', () => ({}), { event() {}, state }, 50)); })\
+                      .finally(() => { window.fetch = before; })";
+    assert_eq!(browser.run(silent).await, json!(["live", "lost"]));
+    let kept = "for (const name of ['localStorage', 'sessionStorage'])\
+                    Object.defineProperty(window, name, { get() { throw new Error('blocked'); } });\
+                return import('/api.js?blocked').then(({ preferences, signIn, signOut, token }) => {\
+                    preferences.set('theme', 'dark'); signIn(' secret ');\
+                    const kept = [preferences.get('theme'), token()]; signOut();\
+                    return [...kept, token() === undefined]; })";
+    assert_eq!(browser.run(kept).await, json!(["dark", "secret", true]));
     browser.end().await;
     gateway.stop().await;
     plane.stop().await;

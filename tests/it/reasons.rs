@@ -330,6 +330,9 @@ async fn what_a_control_plane_says_is_text_for_operators_and_nothing_for_clients
         again.contains("The last try failed. It could not be woken. (wake_failed)"),
         "{again}"
     );
+    // Without a script it loads again, but later after a failure.
+    let refresh = |seconds: u8| format!("http-equiv=\"refresh\" content=\"{seconds}\"");
+    assert!(page.contains(&refresh(1)) && again.contains(&refresh(4)));
     for public in [page, events, again] {
         assert!(
             !public.contains("such") && !public.contains("internal_error"),
@@ -361,7 +364,7 @@ async fn what_a_control_plane_says_is_text_for_operators_and_nothing_for_clients
     })
     .await;
     browser
-        .run("document.querySelector('.row').dispatchEvent(new MouseEvent('dblclick', { bubbles: true }))")
+        .run("document.querySelector('.row').click()")
         .await;
     eventually("and in the details", async || {
         let shown = "return document.getElementById('details-rows').textContent \

@@ -128,6 +128,35 @@ impl Browser {
         self.ask("goog/cdp/execute", &command).await;
     }
 
+    /// As if the person's screen were so wide.
+    pub async fn width(&self, width: u32) {
+        let command = json!({
+            "cmd": "Emulation.setDeviceMetricsOverride",
+            "params": { "width": width, "height": 860, "deviceScaleFactor": 1, "mobile": false },
+        });
+        self.ask("goog/cdp/execute", &command).await;
+    }
+
+    /// Looks at the page on a narrow and on a wide screen, in both themes: nothing is cut off at
+    /// its side, and the themes differ. Leaves pictures that begin with `name`.
+    pub async fn look_at_all_sides(&self, name: &str) {
+        for width in [390, 1280] {
+            self.width(width).await;
+            let mut seen = Vec::new();
+            for theme in ["light", "dark"] {
+                self.prefer(theme).await;
+                let look = "return [document.documentElement.scrollWidth <= innerWidth, innerWidth, \
+                            getComputedStyle(document.body).backgroundColor]";
+                let look = self.run(look).await;
+                assert_eq!(look[0], true, "{name} at {width}: {look}");
+                assert_eq!(look[1], width, "{name}");
+                seen.push(look[2].clone());
+                self.picture(&format!("{name}-{width}-{theme}.png")).await;
+            }
+            assert_ne!(seen[0], seen[1], "{name}");
+        }
+    }
+
     /// What the page looks like, as PNG; only where somebody wants to have it.
     pub async fn picture(&self, name: &str) {
         let Some(dir) = std::env::var_os("SCREENSHOTS") else {

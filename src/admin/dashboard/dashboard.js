@@ -1,79 +1,84 @@
 // The page: what the gateway tells becomes rows, totals and a histogram; what a person does goes back.
 
-import { Grid, duration, reason } from "/grid.js";
-import { follow, problem } from "/stream.js";
+import { call, headers, pathOf, preferences, signIn, signOut, token } from "/api.js";
+import { Details } from "/details.js";
+import { Grid } from "/grid.js";
+import { draw, sentence } from "/histogram.js";
+import { Overview } from "/overview.js";
+import { follow } from "/stream.js";
+import { ago, duration, put, reason } from "/words.js";
 
 const find = (id) => document.getElementById(id);
 const instances = new Map();
 let wakes = [];
 let windowMs = 15 * 60_000;
+let ticks = 0;
 
 // --- who asks ---
 
-const token = () => sessionStorage.getItem("wakegate-token");
-const headers = () => (token() ? { authorization: `Bearer ${token()}` } : {});
-
-/** Asks a person for the token. */
-function login(why) {
+/** Asks a person for the token; whether it was right, the next call tells. */
+function login() {
   const dialog = find("login");
-  find("login-why").textContent = why;
+  put(find("login-why"), token() ? "This token is not valid. Is all of it there?" : "");
+  signOut();
   if (!dialog.open) dialog.showModal();
+  find("token").focus();
   return new Promise((go) => {
     find("login-form").onsubmit = () => {
-      sessionStorage.setItem("wakegate-token", find("token").value);
+      signIn(find("token").value);
       find("token").value = "";
-      go();
     };
+    // Whoever goes away without it is asked again.
+    dialog.onclose = go;
   });
-}
-
-async function call(method, path) {
-  const answer = await fetch(path, { method, headers: headers() });
-  if (!answer.ok) throw new Error(await problem(answer));
-  return answer.status === 204 ? undefined : answer.json();
-}
-
-function say(text) {
-  find("news").textContent = text;
 }
 
 // --- what a person does ---
 
-async function wake(one) {
-  say(`waking ${one.name}`);
-  try {
-    const done = await call("POST", `/api/instances/${encodeURIComponent(one.id)}/wake`);
-    say(`${one.name} is awake after ${duration(done.took_ms)}`);
-  } catch (error) {
-    say(`${one.name}: ${error.message}`);
-    find("link").textContent = `${one.name}: ${error.message}`;
-  }
+/** Says it to those who do not see the page. */
+function say(text) {
+  find("news").textContent = text;
 }
 
-async function details(one) {
-  const dialog = find("details");
-  find("details-title").textContent = one.name;
-  let last = [];
-  let failure;
-  try {
-    const detail = await call("GET", `/api/instances/${encodeURIComponent(one.id)}`);
-    [last, failure] = [detail.wakes, detail.last_failure];
-  } catch (error) {
-    find("details-title").textContent = `${one.name}: ${error.message}`;
-  }
-  const row = (wake) => {
-    const tr = document.createElement("tr");
-    const phases = Object.entries(wake.phases_ms).map(([phase, ms]) => `${phase} ${duration(ms)}`);
-    const cells = [new Date(wake.time).toLocaleTimeString(), wake.outcome, duration(wake.took_ms), phases.join(", "), wake.route, wake.client, reason(wake)];
-    for (const text of cells) tr.insertCell().textContent = text;
-    return tr;
-  };
-  find("details-failure").textContent = failure ? `The last wake failed ${ago(failure.ago_ms)}: ${reason(failure)}` : "";
-  find("details-rows").replaceChildren(...last.slice(0, 20).map(row));
-  dialog.showModal();
+let forgetting;
+/** Says to everybody what came of an action. */
+function tell(text, failed = false) {
+  say(text);
+  const notice = find("notice");
+  notice.textContent = text;
+  notice.dataset.failed = String(failed);
+  notice.hidden = false;
+  clearTimeout(forgetting);
+  forgetting = setTimeout(() => { notice.hidden = true; }, failed ? 20_000 : 6000);
 }
 
-const grid = new Grid(find("view"), find("rows"), { wake, details });
+/** Does something with an instance; what was in the way, or nothing. */
+async function perform(one, verb, doing, done) {
+  tell(doing);
+  try {
+    tell(done(await call("POST", pathOf(one, verb))));
+  } catch (error) {
+    tell(`${one.name}: ${error.message}`, true);
+    return error.message;
+  }
+  return undefined;
+}
+
+const act = {
+  wake: (one) => perform(one, "wake", `waking ${one.name}`, ({ took_ms: ms }) => `${one.name} is awake after ${duration(ms)}`),
+  standby(one) {
+    const { held, inside } = instances.get(one.id) ?? one;
+    const busy = held + inside;
+    const question = `${one.name} has ${busy} ${busy === 1 ? "request" : "requests"}, which may break. Put it to sleep?`;
+    if (busy && !confirm(question)) return undefined;
+    return perform(one, "standby", `putting ${one.name} to sleep`, () => `${one.name} is asleep`);
+  },
+  reset: (one) => perform(one, "reset-breaker", `forgetting that ${one.name} failed`, () => `the next request may wake ${one.name}`),
+  details: (one) => details.open(one),
+};
+const details = new Details(find("details"), act);
+const grid = new Grid(find("view"), find("rows"), act);
+const overview = new Overview(find, instances, act.details);
 
 // --- what the gateway tells ---
 
@@ -93,6 +98,7 @@ const told = {
   snapshot(all) {
     instances.clear();
     windowMs = grid.windowMs = all.window_ms;
+    overview.isCut = all.is_cut;
     grid.skew = all.now - Date.now();
     for (const track of all.instances) {
       const one = place(track);
@@ -101,6 +107,7 @@ const told = {
     }
     wakes = all.wakes.map((wake) => ({ id: wake.instance, at: Date.parse(wake.time), ms: wake.took_ms, outcome: wake.outcome, code: wake.code, phase: wake.phase, control_plane: wake.control_plane }));
     for (const wake of wakes.toReversed()) note(wake);
+    ticks = 0;
     refresh();
   },
   news(news) {
@@ -117,13 +124,14 @@ const told = {
       note(news);
       if (news.code) say(`${instances.get(news.id)?.name ?? news.id} was not woken: ${reason(news)}`);
     }
+    details.hear(news.id);
     soon();
   },
   tick(tick) {
     grid.skew = tick.now - Date.now();
-    find("rps").textContent = tick.rps < 10 ? tick.rps.toFixed(1) : Math.round(tick.rps).toLocaleString();
-    find("held").textContent = tick.held.toLocaleString();
-    find("inflight").textContent = tick.inflight.toLocaleString();
+    put(find("rps"), tick.rps < 10 ? tick.rps.toFixed(1) : Math.round(tick.rps).toLocaleString());
+    put(find("held"), tick.held.toLocaleString());
+    put(find("inflight"), tick.inflight.toLocaleString());
     if (tick.draining) link("lost", "draining");
     const [busy, failing] = [new Map(tick.busy.map(([id, ...counts]) => [id, counts])), new Set(tick.failing)];
     for (const one of instances.values()) {
@@ -131,6 +139,12 @@ const told = {
       one.failing = failing.has(one.id);
       judge(one);
     }
+    if (ticks % 2 === 0) details.look();
+    // Control planes and routes change seldom.
+    if (ticks % 5 === 0) overview.status();
+    if (ticks % 15 === 0) overview.routes();
+    else overview.show();
+    ticks += 1;
     refresh();
   },
 };
@@ -144,15 +158,9 @@ function note(wake) {
   one.failure = wake.code && wake.at >= awake ? wake : undefined;
 }
 
-function ago(ms) {
-  const seconds = Math.max(Math.round(ms / 1000), 0);
-  if (seconds < 90) return `${seconds} s ago`;
-  return seconds < 5400 ? `${Math.round(seconds / 60)} min ago` : `${Math.round(seconds / 3600)} h ago`;
-}
-
 function link(state, text) {
   find("link").dataset.state = state;
-  find("link").textContent = text;
+  put(find("link"), text);
 }
 
 // --- how it looks ---
@@ -164,6 +172,8 @@ function soon() {
   planned = true;
   requestAnimationFrame(refresh);
 }
+
+const { compare } = new Intl.Collator(undefined, { numeric: true });
 
 function refresh() {
   planned = false;
@@ -177,50 +187,41 @@ function refresh() {
     const fits = !text || one.name.toLowerCase().includes(text) || one.id.startsWith(text);
     if (fits && (!state || one.state === state)) shown.push(one);
   }
-  shown.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
-  for (const name of ["awake", "waking", "asleep"]) find(`n-${name}`).textContent = counts[name].toLocaleString();
-  find("n-other").textContent = (counts.failing + counts.stopped).toLocaleString();
+  shown.sort((a, b) => compare(a.name, b.name));
+  for (const name of ["awake", "waking", "asleep"]) put(find(`n-${name}`), counts[name].toLocaleString());
+  put(find("n-other"), (counts.failing + counts.stopped).toLocaleString());
   find("empty").hidden = shown.length > 0;
+  put(find("empty"), instances.size ? "no instance fits" : "The gateway knows of no instance yet.");
   grid.show(shown);
   wakes = wakes.filter((wake) => wake.at >= start);
-  histogram(wakes);
-}
-
-const LIMITS = [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, Infinity];
-const LABELS = ["≤ 5 ms", "10", "25", "50", "100", "250", "500", "≤ 1 s", "2.5", "5", "10", "more"];
-
-function histogram(all) {
-  const woken = all.filter((wake) => wake.outcome === "woken").map((wake) => wake.ms).sort((a, b) => a - b);
-  const failed = all.length - woken.length;
-  const at = (share) => duration(woken[Math.min(Math.floor(woken.length * share), woken.length - 1)]);
-  find("wakes-text").textContent = woken.length
-    ? `${woken.length} woken: half within ${at(0.5)}, 95 % within ${at(0.95)}, the slowest ${at(1)}` + (failed ? `; ${failed} failed` : "")
-    : failed ? `${failed} failed` : "none yet";
-  const newest = all.reduce((last, wake) => (wake.code && !(last?.at > wake.at) ? wake : last), undefined);
-  const why = newest
+  put(find("wakes-text"), sentence(wakes));
+  draw(find("histogram"), wakes);
+  const newest = wakes.reduce((last, wake) => (wake.code && !(last?.at > wake.at) ? wake : last), undefined);
+  put(find("wakes-failure"), newest
     ? `${instances.get(newest.id)?.name ?? newest.id}, ${ago(Date.now() + grid.skew - newest.at)}: ${reason(newest)}`
-    : "";
-  if (find("wakes-failure").textContent !== why) find("wakes-failure").textContent = why;
-  const counts = LIMITS.map(() => 0);
-  for (const ms of woken) counts[LIMITS.findIndex((limit) => ms <= limit)] += 1;
-  const most = Math.max(...counts, 1);
-  const width = 600 / LIMITS.length;
-  const shape = (name, fields, text) => {
-    const it = document.createElementNS("http://www.w3.org/2000/svg", name);
-    for (const [key, value] of Object.entries(fields)) it.setAttribute(key, value);
-    if (text !== undefined) it.textContent = text;
-    return it;
-  };
-  const bars = counts.flatMap((count, index) => {
-    const [tall, x] = [(count / most) * 78, index * width];
-    return [
-      shape("rect", { x: x + 3, y: 98 - tall, width: width - 6, height: tall }),
-      shape("text", { x: x + width / 2, y: 92 - tall }, count || ""),
-      shape("text", { x: x + width / 2, y: 114 }, LABELS[index]),
-    ];
-  });
-  find("histogram").replaceChildren(shape("line", { x1: 0, x2: 600, y1: 98.5, y2: 98.5 }), ...bars);
+    : "");
 }
+
+// --- links ---
+
+/** Whoever signed in has a token that a plain link would not send. */
+for (const anchor of document.querySelectorAll("a[data-json]")) {
+  anchor.addEventListener("click", async (event) => {
+    if (!token()) return;
+    event.preventDefault();
+    try {
+      find("text-body").textContent = JSON.stringify(await call("GET", anchor.getAttribute("href")), undefined, 2);
+    } catch (error) {
+      find("text-body").textContent = error.message;
+    }
+    put(find("text-title"), anchor.textContent);
+    find("text").showModal();
+  });
+}
+find("sign-out").addEventListener("click", () => {
+  signOut();
+  location.reload();
+});
 
 // --- themes and keys ---
 
@@ -228,8 +229,8 @@ const THEMES = ["system", "light", "dark"];
 
 function theme(name) {
   document.documentElement.dataset.theme = name;
-  find("theme").textContent = `theme: ${name}`;
-  localStorage.setItem("wakegate-theme", name);
+  put(find("theme"), `theme: ${name}`);
+  preferences.set("wakegate-theme", name);
   grid.recolour();
 }
 
@@ -241,20 +242,35 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => grid
 find("filter").addEventListener("input", refresh);
 find("state").addEventListener("change", refresh);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "/" && !/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) {
+  const { target, key } = event;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  if (target === find("filter")) {
+    if (key === "ArrowDown" || key === "Enter") grid.choose(0);
+    else if (key === "Escape" && target.value) {
+      target.value = "";
+      refresh();
+    } else return;
+    event.preventDefault();
+  } else if (/^(INPUT|SELECT|TEXTAREA)$/.test(target.tagName)) {
+    return;
+  } else if (key === "/") {
     find("filter").focus();
     event.preventDefault();
+  } else {
+    grid.key(event);
   }
-  if (event.target === find("filter") && (event.key === "ArrowDown" || event.key === "Enter")) grid.choose(0);
 });
 
-theme(localStorage.getItem("wakegate-theme") ?? "system");
+theme(preferences.get("wakegate-theme") ?? "system");
 follow("/api/events", headers, {
   event: (name, data) => told[name]?.(data),
-  state: (state) => link(state, state === "live" ? "live" : "connection lost, trying again"),
+  state: (state, why) => {
+    link(state, state === "live" ? "live" : `connection lost${why ? ` (${why})` : ""}, trying again`);
+    find("sign-out").hidden = !token();
+  },
   refused: (status, why) => {
-    link("lost", why);
+    link("lost", status === 401 ? "signed out" : why);
     // 403: no token would help.
-    return status === 401 ? login(why) : new Promise((go) => setTimeout(go, 5000));
+    return status === 401 ? login() : new Promise((go) => setTimeout(go, 5000));
   },
 });

@@ -1,7 +1,8 @@
 // The instances as rows with their timelines. Only the rows in sight exist, so a thousand cost what
 // thirty do.
 
-const HEIGHT = 34;
+import { duration, put, reason } from "/words.js";
+
 const BEYOND = 4;
 
 /** What each state looks like besides its colour: how much of the row's height it fills. */
@@ -18,9 +19,18 @@ export class Grid {
     this.pool = new Map();
     this.windowMs = 15 * 60_000;
     this.skew = 0;
+    this.measure();
     view.addEventListener("scroll", () => this.draw());
-    new ResizeObserver(() => this.draw()).observe(view);
-    view.addEventListener("keydown", (event) => this.key(event));
+    new ResizeObserver(() => {
+      this.measure();
+      this.draw();
+    }).observe(view);
+  }
+
+  /** The style sheet says how tall a row is: on a narrow screen it has several lines. */
+  measure() {
+    this.height = parseFloat(getComputedStyle(this.rows).getPropertyValue("--row")) || 34;
+    this.rows.style.height = `${this.list.length * this.height}px`;
   }
 
   /** Shows these instances, in this order. */
@@ -29,14 +39,14 @@ export class Grid {
     this.list = list;
     const at = list.findIndex((one) => one.id === kept);
     this.chosen = at >= 0 ? at : Math.min(this.chosen, Math.max(list.length - 1, 0));
-    this.rows.style.height = `${list.length * HEIGHT}px`;
+    this.rows.style.height = `${list.length * this.height}px`;
     this.view.parentElement.setAttribute("aria-rowcount", list.length + 1);
     this.draw();
   }
 
   draw() {
-    const first = Math.max(Math.floor(this.view.scrollTop / HEIGHT) - BEYOND, 0);
-    const last = Math.min(Math.ceil((this.view.scrollTop + this.view.clientHeight) / HEIGHT) + BEYOND, this.list.length);
+    const first = Math.max(Math.floor(this.view.scrollTop / this.height) - BEYOND, 0);
+    const last = Math.min(Math.ceil((this.view.scrollTop + this.view.clientHeight) / this.height) + BEYOND, this.list.length);
     const seen = new Set();
     for (let index = first; index < last; index++) {
       const one = this.list[index];
@@ -68,31 +78,42 @@ export class Grid {
     };
     row.parts = {
       name: cell("name"), state: cell("condition"), canvas: cell("line", "canvas"), held: cell("number"),
-      inside: cell("number"), took: cell("number"), button: cell("wake", "button"),
+      inside: cell("number"), took: cell("number"), actions: cell("actions"),
     };
-    row.parts.button.textContent = "wake";
-    row.parts.button.type = "button";
-    row.parts.button.addEventListener("click", () => this.act.wake(row.one));
+    const { held, inside, took, canvas, actions } = row.parts;
+    canvas.parentElement.className = "time";
+    // A narrow screen has no titles above the numbers.
+    for (const [part, label] of [[held, "held"], [inside, "in flight"], [took, "took"]]) part.dataset.label = label;
+    for (const verb of ["wake", "standby"]) {
+      const button = document.createElement("button");
+      button.textContent = button.className = verb;
+      button.type = "button";
+      button.addEventListener("click", () => this.act[verb](row.one));
+      actions.append(button);
+      row.parts[verb] = button;
+    }
     row.addEventListener("focusin", () => { this.chosen = Number(row.dataset.index); });
-    row.addEventListener("dblclick", () => this.act.details(row.one));
+    row.addEventListener("click", (event) => {
+      // Who marks a name to copy it wants nothing else.
+      if (!event.target.closest("button") && getSelection().isCollapsed) this.act.details(row.one);
+    });
     this.rows.append(row);
     this.pool.set(id, row);
     return row;
   }
 
   fill(row, one, index) {
-    const { name, state, canvas, held, inside, took, button } = row.parts;
+    const { name, state, canvas, held, inside, took, wake, standby } = row.parts;
     row.one = one;
     for (const [key, value] of Object.entries({ id: one.id, name: one.name, state: one.state, index: String(index) })) {
       if (row.dataset[key] !== value) row.dataset[key] = value;
     }
-    row.style.top = `${index * HEIGHT}px`;
-    row.tabIndex = index === this.chosen ? 0 : -1;
+    row.style.top = `${index * this.height}px`;
+    for (const part of [row, wake, standby]) part.tabIndex = index === this.chosen ? 0 : -1;
     row.setAttribute("aria-rowindex", index + 2);
-    const put = (cell, text) => { if (cell.textContent !== text) cell.textContent = text; };
     put(name, one.name);
     name.title = `${one.id} on ${one.hypeman}`;
-    put(state, one.state);
+    put(state, one.failure ? `${one.state}: ${one.failure.code}` : one.state);
     const why = one.failure ? reason(one.failure) : "";
     if (state.title !== why) state.title = why;
     put(held, one.held ? String(one.held) : "");
@@ -100,15 +121,17 @@ export class Grid {
     const last = one.lastWake === undefined ? "" : duration(one.lastWake);
     put(took, one.failure ? "failed" : last);
     if (took.title !== why) took.title = why;
-    button.disabled = one.state === "awake" || one.state === "waking";
-    button.setAttribute("aria-label", `wake ${one.name}`);
+    wake.disabled = one.state === "awake" || one.state === "waking";
+    standby.disabled = one.state !== "awake";
+    wake.setAttribute("aria-label", `wake ${one.name}`);
+    standby.setAttribute("aria-label", `put ${one.name} into standby`);
     row.setAttribute("aria-label", `${one.name}: ${one.state}${why ? `, the last wake failed: ${why}` : ""}`);
     this.paint(canvas, one.changes);
   }
 
   paint(canvas, changes) {
     const scale = window.devicePixelRatio || 1;
-    const [width, height] = [canvas.clientWidth * scale, canvas.clientHeight * scale];
+    const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((size) => Math.round(size * scale));
     if (canvas.width !== width) canvas.width = width;
     if (canvas.height !== height) canvas.height = height;
     const pen = canvas.getContext("2d");
@@ -144,43 +167,35 @@ export class Grid {
     this.draw();
   }
 
+  /** Arrows work from wherever the focus is; what acts on a row, only in the row. */
   key(event) {
-    const page = Math.floor(this.view.clientHeight / HEIGHT);
+    const page = Math.max(Math.floor(this.view.clientHeight / this.height) - 1, 1);
     const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -this.list.length, End: this.list.length };
     const one = this.list[this.chosen];
-    if (event.ctrlKey || event.metaKey || event.altKey || !one) return;
-    if (event.key in steps) this.choose(this.chosen + steps[event.key]);
-    else if (event.key === "w") this.act.wake(one);
-    else if (event.key === "Enter" && event.target.tagName !== "BUTTON") this.act.details(one);
+    if (!one) return;
+    const isHere = this.rows.contains(event.target);
+    const isButton = /^(BUTTON|A)$/.test(event.target.tagName);
+    if (isHere && event.key in steps) this.choose(this.chosen + steps[event.key]);
+    else if (/^Arrow(Up|Down)$/.test(event.key)) this.choose(this.chosen);
+    else if (event.repeat) return;
+    else if (isHere && event.key === "w") this.act.wake(one);
+    else if (isHere && event.key === "s") this.act.standby(one);
+    else if (isHere && event.key === "Enter" && !isButton) this.act.details(one);
     else return;
     event.preventDefault();
   }
 
   choose(index) {
     this.chosen = Math.max(0, Math.min(index, this.list.length - 1));
-    const top = this.chosen * HEIGHT;
+    const top = this.chosen * this.height;
     if (top < this.view.scrollTop) this.view.scrollTop = top;
     else {
       // The titles stay where they are, above the rows.
       const room = this.view.clientHeight - this.head.offsetHeight;
-      if (top + HEIGHT > this.view.scrollTop + room) this.view.scrollTop = top + HEIGHT - room;
+      if (top + this.height > this.view.scrollTop + room) this.view.scrollTop = top + this.height - room;
     }
     this.draw();
     this.pool.get(this.list[this.chosen]?.id)?.focus({ preventScroll: true });
     this.draw();
   }
-}
-
-/** Why a wake failed: the code, the phase and the control plane's words; as text, never as HTML. */
-export function reason({ code, phase, control_plane: said }) {
-  if (!code) return "";
-  if (!said) return `${code} in phase ${phase}`;
-  const status = said.status ? ` answered ${[said.status, said.code].filter(Boolean).join(" ")}` : "";
-  return `${code} in phase ${phase}; ${said.operation}${status}: ${said.message}`;
-}
-
-/** Milliseconds, for people. */
-export function duration(ms) {
-  if (ms < 10) return `${ms.toFixed(1)} ms`;
-  return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
