@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::support::{Gateway, Plane, Wanted};
+use crate::support::{Gateway, Plane, Wanted, config, eventually};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
@@ -108,6 +108,45 @@ async fn a_client_shows_a_certificate_of_the_right_ca_and_the_instance_is_told_w
         !heard.iter().any(|(name, _)| name == "client-cert"),
         "{heard:?}"
     );
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_a_reload_removes_takes_its_series_along() {
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    server_certificate(dir.path(), &["one.test"]);
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let secure = format!(
+        "[[listener]]\naddress = \"127.0.0.2:0\"\ntls = {{ cert = {cert:?}, key = {key:?} }}\n"
+    );
+    let gateway = Gateway::start(&plane, &secure).await;
+    let series = async |address: SocketAddr| {
+        let text = reqwest::get(format!("http://{}/metrics", gateway.admin));
+        let text = text.await.unwrap().text().await.unwrap();
+        let of = format!("{{listener=\"{address}\"}}");
+        let lines = text.lines().filter(|line| line.contains(&of));
+        lines
+            .map(|line| line.split('{').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let (clear, removed) = (gateway.addresses[0], gateway.addresses[1]);
+    let of_each = [
+        "wakegate_listener_connections",
+        "wakegate_listener_accepted_total",
+    ];
+    eventually("its certificate's expiry is there", async || {
+        series(removed).await.len() == 3
+    })
+    .await;
+    assert_eq!(series(clear).await, of_each);
+    let without = config(plane.address, &plane.token, "");
+    gateway.handle.reload(&without).unwrap();
+    eventually("the listener's series are gone", async || {
+        series(removed).await.is_empty()
+    })
+    .await;
+    assert_eq!(series(clear).await, of_each);
     gateway.stop().await;
     plane.stop().await;
 }
