@@ -102,6 +102,15 @@ fn which(name: String, place: Where, client: &Client) -> Which {
     }
 }
 
+/// The answer where there is nothing.
+pub(super) async fn unknown() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no_such_path",
+        "There is nothing at this path; /api/openapi.json lists what there is.",
+    )
+}
+
 /// The gateway as a whole.
 #[cfg_attr(test, utoipa::path(get, path = "/api/status", responses((status = 200, body = StatusView))))]
 async fn status(State(admin): State<Admin>) -> Json<StatusView> {
