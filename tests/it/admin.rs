@@ -403,6 +403,24 @@ async fn a_watcher_is_told_everything_first_and_then_each_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_instance_is_meant_by_its_whole_name_or_id_and_by_no_part_of_them() {
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("one")).await;
+    let gateway = Gateway::start(&plane, "").await;
+    let status = async |name: &str| {
+        let asked = reqwest::get(format!("http://{}/api/instances/{name}", gateway.admin));
+        asked.await.unwrap().status().as_u16()
+    };
+    eventually("it is listed", async || status("one").await == 200).await;
+    assert_eq!(status(&instance.id).await, 200);
+    for part in ["on", &instance.id[..8]] {
+        assert_eq!(status(part).await, 404, "{part}");
+    }
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_keep_no_probe_out_and_those_that_go_make_room() {
     let plane = Plane::start().await;
     let gateway = Gateway::start(&plane, "").await;
