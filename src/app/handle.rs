@@ -131,7 +131,7 @@ impl AppHandle {
             match certificates.refresh() {
                 Ok(true) => tracing::info!(%address, ?certificates, "new certificates"),
                 Ok(false) => {}
-                Err(error) => tracing::error!(%error, "the old certificates stay"),
+                Err(error) => tracing::error!(%address, %error, "the old certificates stay"),
             }
             let not_after = certificates.not_after();
             expiries.extend(not_after.map(|not_after| (address, not_after)));
