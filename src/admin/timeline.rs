@@ -7,7 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::broadcast;
@@ -96,6 +96,8 @@ pub struct Timeline {
     instances: Mutex<HashMap<String, Kept>>,
     /// Instances are left out, since there are too many.
     is_full: AtomicBool,
+    /// So much was said in the log.
+    said: Once,
     news: broadcast::Sender<News>,
 }
 
@@ -134,13 +136,14 @@ impl Timeline {
     pub fn note(&self, id: &str, name: &str, hypeman: &str, condition: InstanceCondition, at: i64) {
         let mut instances = self.lock();
         if !instances.contains_key(id) && instances.len() >= MOST_INSTANCES {
-            if !self.is_full.swap(true, Ordering::Relaxed) {
+            self.is_full.store(true, Ordering::Relaxed);
+            self.said.call_once(|| {
                 tracing::warn!(
                     most = MOST_INSTANCES,
                     "the dashboard shows no more instances than these; the API and the metrics \
                      have all of them"
                 );
-            }
+            });
             return;
         }
         let kept = instances.entry(id.to_owned()).or_insert_with(|| Kept {
@@ -224,6 +227,7 @@ impl Default for Timeline {
         Self {
             instances: Mutex::default(),
             is_full: AtomicBool::new(false),
+            said: Once::new(),
             news: broadcast::channel(BEHIND).0,
         }
     }
