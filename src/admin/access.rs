@@ -2,9 +2,9 @@
 //!
 //! Guarantees: with a token, only who shows it (compared in constant time); without one, only on an
 //! address of this machine's own (loopback), and only by names of it, so that a page whose host
-//! name was pointed here (DNS rebinding) reads nothing, what needs no token included (but for
-//! `/healthz` and `/readyz`, which say nothing that a page could use); what changes something is
-//! refused to pages of other origins (by `Sec-Fetch-Site` and `Origin`), whoever is logged in.
+//! name was pointed here (DNS rebinding) reads nothing, `/metrics` included, which needs no token;
+//! what changes something is refused to pages of other origins (by `Sec-Fetch-Site` and `Origin`),
+//! whoever is logged in. The other paths have nothing in them that a page could use.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

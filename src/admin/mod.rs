@@ -62,18 +62,19 @@ impl Admin {
     }
 
     fn routes(self) -> Router {
-        let open = Router::new().route("/metrics", get(health::metrics));
-        let open = match self.dashboard {
-            true => open.merge(dashboard::routes()),
-            false => open,
-        };
-        let open = open.layer(from_fn_with_state(self.clone(), guard::open));
+        let metrics = Router::new()
+            .route("/metrics", get(health::metrics))
+            .layer(from_fn_with_state(self.clone(), guard::open));
         let document = async || ([(CONTENT_TYPE, "application/json")], api::DOCUMENT);
         let api = api::routes()
             .route("/api/openapi.json", get(document))
             .layer(from_fn(access::own_origin))
             .layer(from_fn_with_state(self.clone(), guard::guard));
-        let all = health::routes().merge(open).merge(api);
+        let all = health::routes().merge(metrics).merge(api);
+        let all = match self.dashboard {
+            true => all.merge(dashboard::routes()),
+            false => all,
+        };
         all.fallback(api::unknown).layer(map_response(as_declared)).with_state(self)
     }
 }
