@@ -75,6 +75,8 @@ impl Admin {
             true => all.merge(dashboard::routes()),
             false => all,
         };
-        all.fallback(api::unknown).layer(map_response(as_declared)).with_state(self)
+        all.fallback(api::unknown)
+            .layer(map_response(as_declared))
+            .with_state(self)
     }
 }

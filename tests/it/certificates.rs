@@ -165,7 +165,11 @@ async fn a_machines_own_ca_makes_a_certificate_for_each_name_and_stays_the_same(
         let status = reqwest::get(format!("http://{}/api/status", gateway.admin));
         let status: serde_json::Value = status.await.unwrap().json().await.unwrap();
         let file = status["ca"][0].as_str().unwrap();
-        assert_eq!(Path::new(file), own.join("ca.crt"), "status says where it is");
+        assert_eq!(
+            Path::new(file),
+            own.join("ca.crt"),
+            "status says where it is"
+        );
         let root = std::fs::read_to_string(file).unwrap();
         for name in ["one.test", "two.test"] {
             let client = client(gateway.address, &root, name).build().unwrap();
