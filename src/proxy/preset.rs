@@ -50,8 +50,9 @@ const AGENTS: &[&str] = &[
 /// (`Amazon-Route53-Health-Check-Service`), CloudWatch (`CloudWatchSynthetics/arn:…`), Google Cloud
 /// (`GoogleHC/1.0`, `GoogleStackdriverMonitoring-UptimeChecks`), Azure's Load Balancer (`Load
 /// Balancer Agent`), Front Door (`Edge Health Probe`), Traffic Manager, App Service
-/// (`HealthCheck/1.0`, `AlwaysOn`) and Application Insights (`…; AppInsights)`), Envoy (`Envoy/HC`),
-/// Consul, Cloudflare (`Cloudflare-Healthchecks`, `Cloudflare-Traffic-Manager`) and Fastly.
+/// (`HealthCheck/1.0`, `AlwaysOn`) and Application Insights (`…; AppInsights)`), Envoy
+/// (`Envoy/HC`), Consul, Cloudflare (`Cloudflare-Healthchecks`, `Cloudflare-Traffic-Manager`) and
+/// Fastly.
 const HEALTH_CHECKERS: &[&str] = &[
     "healthcheck",
     "health check",

@@ -2,8 +2,8 @@
 //!
 //! Guarantees: installed at most once in a process; colour only on a terminal; writing never waits
 //! for a slow reader: lines without room are dropped and counted; what was said before the guard is
-//! dropped is written; what strangers wrote is visible and forges no line; in systemd's journal each
-//! event is one entry, with its priority.
+//! dropped is written; what strangers wrote is visible and forges no line; in systemd's journal
+//! each event is one entry, with its priority.
 
 use std::io::IsTerminal as _;
 use std::path::Path;
