@@ -19,7 +19,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +40,8 @@ const BODY: Duration = Duration::from_secs(30);
 const SEND: Duration = Duration::from_secs(60);
 const MOST_BODY_BYTES: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How often the log says that nobody can be accepted.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
 
 /// The places for connections.
 #[derive(Debug, Default)]
@@ -74,11 +76,16 @@ pub(super) async fn serve(
         (StatusCode::SERVICE_UNAVAILABLE, text)
     });
     let (places, mut brief) = (Arc::new(Places::default()), VecDeque::new());
+    let mut said: Option<Instant> = None;
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept an operator's connection");
+                let now = Instant::now();
+                if said.is_none_or(|at| now - at >= SAID_AGAIN) {
+                    said = Some(now);
+                    tracing::warn!(%error, "cannot accept operators' connections; tries go on");
+                }
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }

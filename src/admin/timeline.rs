@@ -1,8 +1,8 @@
 //! Which instance was in which state when, over the last quarter of an hour.
 //!
 //! Guarantees: bounded in time, in instances and in changes an instance, and says when there are
-//! more instances than it has room for; a state that is noted
-//! twice is one change; what is noted late does not overwrite what came after it.
+//! more instances than it has room for; a state that is noted twice is one change; what is noted
+//! late does not overwrite what came after it.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
