@@ -2,10 +2,11 @@
 //!
 //! Guarantees: with a token, only who shows it (compared in constant time); without one, only on an
 //! address of this machine's own (loopback), and only by names of it, so that a page whose host
-//! name was pointed here (DNS rebinding) reads nothing; what changes something is refused to pages
-//! of other origins (by `Sec-Fetch-Site` and `Origin`), whoever is logged in.
+//! name was pointed here (DNS rebinding) reads nothing, `/metrics` included, which needs no token;
+//! what changes something is refused to pages of other origins (by `Sec-Fetch-Site` and `Origin`),
+//! whoever is logged in. The other paths have nothing in them that a page could use.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use axum::extract::Request;
 use axum::http::uri::Authority;
@@ -20,8 +21,8 @@ use crate::config::Secret;
 /// What a client must show.
 #[derive(Debug, Clone)]
 pub(super) enum Gatekeeper {
-    /// The token.
-    Token(Secret),
+    /// The token. Whether the address is this machine's own (loopback) besides.
+    Token(Secret, bool),
     /// To be on this machine.
     Loopback,
     /// Nothing helps: the address is everybody's and there is no token.
@@ -32,9 +33,10 @@ pub(super) enum Gatekeeper {
 
 impl Gatekeeper {
     pub(super) fn new(address: IpAddr, token: Option<Secret>) -> Self {
+        let is_local = address.to_canonical().is_loopback();
         match token {
-            Some(token) => Self::Token(token),
-            None if address.to_canonical().is_loopback() => Self::Loopback,
+            Some(token) => Self::Token(token, is_local),
+            None if is_local => Self::Loopback,
             None => Self::Closed,
         }
     }
@@ -45,18 +47,14 @@ impl Gatekeeper {
         authority: Option<&str>,
     ) -> Result<(), Problem> {
         match self {
-            Self::Token(token) if shows(headers, token) => Ok(()),
-            Self::Token(_) => Err(Problem::new(
+            Self::Token(token, _) if shows(headers, token) => Ok(()),
+            Self::Token(..) => Err(Problem::new(
                 StatusCode::UNAUTHORIZED,
                 "admin_token",
                 "Give the token of admin.token_file as `Authorization: Bearer …`.",
             )),
             Self::Loopback if is_own_name(headers, authority) => Ok(()),
-            Self::Loopback => Err(Problem::new(
-                StatusCode::FORBIDDEN,
-                "admin_host",
-                "Without admin.token_file the API answers to localhost and IP addresses alone.",
-            )),
+            Self::Loopback => Err(foreign_name()),
             Self::Closed => Err(Problem::new(
                 StatusCode::FORBIDDEN,
                 "admin_closed",
@@ -64,6 +62,32 @@ impl Gatekeeper {
             )),
         }
     }
+
+    /// The same for what needs no token: who shows it may use any name.
+    pub(super) fn judge_open(
+        &self,
+        headers: &HeaderMap,
+        authority: Option<&str>,
+    ) -> Result<(), Problem> {
+        let may_have_any_name = match self {
+            Self::Token(token, true) => shows(headers, token),
+            Self::Loopback => false,
+            Self::Token(_, false) | Self::Closed => true,
+        };
+        match may_have_any_name || is_own_name(headers, authority) {
+            true => Ok(()),
+            false => Err(foreign_name()),
+        }
+    }
+}
+
+/// The refusal of a name that a page elsewhere may have.
+fn foreign_name() -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "admin_host",
+        "At a loopback address the gateway answers to localhost and IP addresses alone.",
+    )
 }
 
 fn shows(headers: &HeaderMap, token: &Secret) -> bool {
@@ -86,11 +110,19 @@ fn is_own_name(headers: &HeaderMap, authority: Option<&str>) -> bool {
     let Some(host) = authority.or(host) else {
         return false;
     };
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    let (is_own, port) = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) => (address.parse::<Ipv6Addr>().is_ok(), port),
+            None => return false,
+        },
+        None => {
+            let (name, port) = host.split_at(host.rfind(':').unwrap_or(host.len()));
+            let is_local = name.eq_ignore_ascii_case("localhost");
+            (is_local || name.parse::<Ipv4Addr>().is_ok(), port)
+        }
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    is_own && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 /// Whether a page of another origin may have sent this: by `Sec-Fetch-Site` (W3C, Fetch Metadata
@@ -181,14 +213,48 @@ mod tests {
             ("[::1]:9900", true),
             ("evil.example:9900", false),
             ("localhost.evil.example", false),
+            ("[::1].evil.example", false),
+            ("[::1]evil:9900", false),
+            ("[localhost]", false),
+            ("[::1", false),
+            ("::1", false),
+            ("127.0.0.1:evil", false),
             ("", false),
         ] {
             let got = keeper.judge(&headers(&[("host", host)]), None);
             assert_eq!(got.is_ok(), fine, "{host}");
         }
+        assert!(keeper.judge(&headers(&[]), Some("[::1]")).is_ok());
         let closed = Gatekeeper::new([0, 0, 0, 0].into(), None);
         let refused = closed.judge(&headers(&[("host", "localhost")]), None);
         assert_eq!(refused.unwrap_err().code, "admin_closed");
+    }
+
+    #[test]
+    fn what_needs_no_token_answers_at_loopback_to_own_names_or_to_the_token() {
+        let secret = || Some(Secret::new("0123456789abcdef"));
+        let evil = ("host", "evil.example:9900");
+        let shown = ("authorization", "Bearer 0123456789abcdef");
+        for (address, token, pairs, fine) in [
+            ([127, 0, 0, 1], None, &[("host", "localhost")][..], true),
+            ([127, 0, 0, 1], None, &[evil], false),
+            ([127, 0, 0, 1], None, &[], false),
+            (
+                [127, 0, 0, 1],
+                secret(),
+                &[("host", "127.0.0.1:9900")],
+                true,
+            ),
+            ([127, 0, 0, 1], secret(), &[evil], false),
+            ([127, 0, 0, 1], secret(), &[evil, shown], true),
+            // Its names are not known.
+            ([0, 0, 0, 0], None, &[("host", "gateway:9900")], true),
+            ([0, 0, 0, 0], secret(), &[("host", "gateway:9900")], true),
+        ] {
+            let keeper = Gatekeeper::new(address.into(), token);
+            let judged = keeper.judge_open(&headers(pairs), None);
+            assert_eq!(judged.is_ok(), fine, "{keeper:?} {pairs:?}");
+        }
     }
 
     #[test]

@@ -102,6 +102,15 @@ fn which(name: String, place: Where, client: &Client) -> Which {
     }
 }
 
+/// The answer where there is nothing.
+pub(super) async fn unknown() -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no_such_path",
+        "There is nothing at this path; /api/openapi.json lists what there is.",
+    )
+}
+
 /// The gateway as a whole.
 #[cfg_attr(test, utoipa::path(get, path = "/api/status", responses((status = 200, body = StatusView))))]
 async fn status(State(admin): State<Admin>) -> Json<StatusView> {
@@ -127,7 +136,7 @@ async fn instances(State(admin): State<Admin>) -> Json<Vec<InstanceView>> {
 #[cfg_attr(test, utoipa::path(
     get,
     path = "/api/instances/{name}",
-    params(("name" = String, Path, description = "Its name, id, or the beginning of its id"), Where),
+    params(("name" = String, Path, description = "Its name or its full id"), Where),
     responses((status = 200, body = InstanceDetail), (status = 404, body = Problem)),
 ))]
 async fn instance(
@@ -151,7 +160,7 @@ async fn instance(
 #[cfg_attr(test, utoipa::path(
     post,
     path = "/api/instances/{name}/wake",
-    params(("name" = String, Path, description = "Its name, id, or the beginning of its id"), Where),
+    params(("name" = String, Path, description = "Its name or its full id"), Where),
     responses((status = 200, body = Done), (status = "4XX", body = Problem), (status = "5XX", body = Problem)),
 ))]
 async fn wake(
@@ -168,7 +177,7 @@ async fn wake(
 #[cfg_attr(test, utoipa::path(
     post,
     path = "/api/instances/{name}/standby",
-    params(("name" = String, Path, description = "Its name, id, or the beginning of its id"), Where),
+    params(("name" = String, Path, description = "Its name or its full id"), Where),
     responses((status = 200, body = Done), (status = "4XX", body = Problem), (status = "5XX", body = Problem)),
 ))]
 async fn standby(
@@ -185,7 +194,7 @@ async fn standby(
 #[cfg_attr(test, utoipa::path(
     post,
     path = "/api/instances/{name}/reset-breaker",
-    params(("name" = String, Path, description = "Its name, id, or the beginning of its id"), Where),
+    params(("name" = String, Path, description = "Its name or its full id"), Where),
     responses((status = 200, body = Done), (status = "4XX", body = Problem)),
 ))]
 async fn reset_breaker(

@@ -30,6 +30,8 @@ struct Snapshot {
     now: i64,
     window_ms: i64,
     instances: Vec<Track>,
+    /// There are more instances than these.
+    is_cut: bool,
     wakes: Vec<LedgerEntry>,
 }
 
@@ -79,6 +81,7 @@ impl Watch {
             now,
             window_ms: WINDOW_MS,
             instances,
+            is_cut: self.admin.timeline.is_full(),
             wakes,
         };
         event("snapshot", &snapshot)

@@ -1,4 +1,4 @@
-//! The middleware before the operator's API.
+//! The middleware before the operator's API, and before what needs no token.
 
 use axum::extract::{Request, State};
 use axum::http::header;
@@ -23,5 +23,14 @@ pub(super) async fn guard(State(admin): State<Admin>, request: Request, next: Ne
             }
             response
         }
+    }
+}
+
+/// Lets through to what needs no token.
+pub(super) async fn open(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    match admin.gatekeeper.judge_open(request.headers(), authority) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     }
 }

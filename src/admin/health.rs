@@ -1,13 +1,22 @@
 //! What orchestrators and Prometheus ask; open to whoever can connect, and says nothing that is
 //! worth hiding.
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
+use axum::routing::get;
 
 use super::state::Admin;
 
-pub(super) async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
+/// `/healthz` and `/readyz`.
+pub(super) fn routes() -> Router<Admin> {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+}
+
+async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     match admin.drain.draining().is_cancelled() {
         false => (StatusCode::OK, "ready\n"),
         true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),

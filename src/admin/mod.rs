@@ -1,8 +1,9 @@
 //! The operator's listener: health, metrics, the API and the dashboard.
 //!
 //! Guarantees: it has its own socket, so it answers while the data plane is full; `/readyz` fails
-//! from the first moment of a drain; `/healthz` succeeds as long as the process can answer at all;
-//! these and `/metrics` are open to whoever can connect, the API is not (see `access`).
+//! from the first moment of a drain; `/healthz` succeeds as long as the process can answer at all,
+//! however many connections others have; these and `/metrics` need no token, the API does (see
+//! `access`).
 //!
 //! What the gateway is and does comes through [`Operator`]; this room knows no engine.
 
@@ -50,25 +51,32 @@ impl Admin {
     /// Serves until the drain has cut everything, so that it can be watched.
     pub async fn serve(self, listener: TcpListener, tasks: TaskTracker) {
         let cut = self.drain.cut().clone();
-        let serving = serve::serve(listener, self.routes(), tasks, cut.clone());
+        let (health, routes) = (self.clone().health(), self.routes());
+        let serving = serve::serve(listener, routes, health, tasks, cut.clone());
         cut.run_until_cancelled(serving).await.unwrap_or(());
     }
 
+    /// What is answered in any case.
+    fn health(self) -> Router {
+        health::routes().with_state(self)
+    }
+
     fn routes(self) -> Router {
-        let open = Router::new()
-            .route("/healthz", get(async || "ok\n"))
-            .route("/readyz", get(health::ready))
-            .route("/metrics", get(health::metrics));
+        let metrics = Router::new()
+            .route("/metrics", get(health::metrics))
+            .layer(from_fn_with_state(self.clone(), guard::open));
         let document = async || ([(CONTENT_TYPE, "application/json")], api::DOCUMENT);
         let api = api::routes()
             .route("/api/openapi.json", get(document))
             .layer(from_fn(access::own_origin))
             .layer(from_fn_with_state(self.clone(), guard::guard));
-        let all = open.merge(api);
+        let all = health::routes().merge(metrics).merge(api);
         let all = match self.dashboard {
             true => all.merge(dashboard::routes()),
             false => all,
         };
-        all.layer(map_response(as_declared)).with_state(self)
+        all.fallback(api::unknown)
+            .layer(map_response(as_declared))
+            .with_state(self)
     }
 }

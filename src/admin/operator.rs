@@ -12,7 +12,7 @@ use crate::wake::LedgerEntry;
 /// Which instance an operator means.
 #[derive(Debug, Clone)]
 pub struct Which {
-    /// Its name, id, or the beginning of its id.
+    /// Its name or its full id.
     pub name: String,
     /// Its control plane; where several have the name, the first.
     pub hypeman: Option<String>,

@@ -1,10 +1,12 @@
 //! The operator's connections.
 //!
-//! Guarantees: their number is bounded; a request's head and body, and the client's taking of what
-//! is ready for it, have deadlines; all of them end with the gateway.
+//! Guarantees: their number is bounded, and a client network's is; whoever finds no place is still
+//! told what the health paths say, so that nobody keeps a probe out; a request's head and body, and
+//! the client's taking of what is ready for it, have deadlines; all of them end with the gateway.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,14 +19,20 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::flow::SendTimeout;
+use crate::names::ClientNetwork;
 
 const MOST_CONNECTIONS: usize = 256;
+/// Of one client network.
+const MOST_OF_ONE: usize = MOST_CONNECTIONS / 2;
+/// Connections beyond these, for one question about health each. The next one takes the place of
+/// the oldest, which has had the time for its question.
+const MOST_BRIEF: usize = 32;
+const BRIEF: Duration = Duration::from_secs(5);
 /// From the wait for a head to its last byte, and from there to the body's.
 const HEAD: Duration = Duration::from_secs(30);
 const BODY: Duration = Duration::from_secs(30);
@@ -32,39 +40,87 @@ const BODY: Duration = Duration::from_secs(30);
 const SEND: Duration = Duration::from_secs(60);
 const MOST_BODY_BYTES: usize = 64 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How often the log says that nobody can be accepted.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
 
-/// Serves for ever; its connections end with `cut`.
+/// The places for connections.
+#[derive(Debug, Default)]
+struct Places(Mutex<Taken>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    all: usize,
+    of: BTreeMap<ClientNetwork, usize>,
+}
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    places: Arc<Places>,
+    client: ClientNetwork,
+}
+
+/// Serves for ever, `health` also where there is no place left; its connections end with `cut`.
 pub(super) async fn serve(
     listener: TcpListener,
     routes: Router,
+    health: Router,
     tasks: TaskTracker,
     cut: CancellationToken,
 ) {
-    let (routes, permits) = (
-        routes
-            .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
-            .layer(from_fn(whole)),
-        Arc::new(Semaphore::new(MOST_CONNECTIONS)),
-    );
+    let routes = routes
+        .layer(DefaultBodyLimit::max(MOST_BODY_BYTES))
+        .layer(from_fn(whole));
+    let health = health.fallback(async || {
+        let text = "too many connections; /healthz and /readyz are answered\n";
+        (StatusCode::SERVICE_UNAVAILABLE, text)
+    });
+    let (places, mut brief) = (Arc::new(Places::default()), VecDeque::new());
+    let mut said: Option<Instant> = None;
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let (routes, cut) = (routes.clone(), cut.clone());
-                tasks.spawn(async move {
-                    let served = connection(stream, peer, routes);
-                    cut.run_until_cancelled(served).await.unwrap_or(());
-                    drop(permit);
-                });
-            }
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept an operator's connection");
+                let now = Instant::now();
+                if said.is_none_or(|at| now - at >= SAID_AGAIN) {
+                    said = Some(now);
+                    tracing::warn!(%error, "cannot accept operators' connections; tries go on");
+                }
                 sleep(ACCEPT_PAUSE).await;
+                continue;
             }
+        };
+        let cut = cut.clone();
+        if let Some(place) = places.take(peer.ip().into()) {
+            let served = connection(stream, peer, routes.clone(), true);
+            tasks.spawn(async move {
+                cut.run_until_cancelled(served).await.unwrap_or(());
+                drop(place);
+            });
+            continue;
         }
+        let end = begin_brief(&mut brief);
+        let served = timeout(BRIEF, connection(stream, peer, health.clone(), false));
+        tasks.spawn(async move {
+            let served = end.run_until_cancelled(served);
+            // It was answered, took too long, or made room for the next: it is over.
+            let _over = cut.run_until_cancelled(served).await;
+            end.cancel();
+        });
     }
+}
+
+/// The end of one more brief connection, for which the oldest makes room where there is none.
+fn begin_brief(brief: &mut VecDeque<CancellationToken>) -> CancellationToken {
+    brief.retain(|end| !end.is_cancelled());
+    if brief.len() >= MOST_BRIEF
+        && let Some(oldest) = brief.pop_front()
+    {
+        oldest.cancel();
+    }
+    let end = CancellationToken::new();
+    brief.push_back(end.clone());
+    end
 }
 
 /// Reads a request's body before anything is done about it.
@@ -80,16 +136,87 @@ async fn whole(request: Request, next: Next) -> Response {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, routes: Router) {
+async fn connection(stream: TcpStream, peer: SocketAddr, routes: Router, keep_alive: bool) {
     // Events must not wait for more; a socket that cannot do this still works.
     let _slower = stream.set_nodelay(true);
     let routes = routes.layer(axum::Extension(ConnectInfo(peer)));
     let service = TowerToHyperService::new(routes);
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(keep_alive)
         .header_read_timeout(HEAD)
         .serve_connection(TokioIo::new(SendTimeout::new(stream, SEND)), service);
     if let Err(error) = served.await {
         tracing::debug!(%peer, %error, "an operator's connection ended");
+    }
+}
+
+// === impl Places ===
+
+impl Places {
+    /// A place for a client, if there is one and the client's network has not had its share.
+    fn take(self: &Arc<Self>, client: ClientNetwork) -> Option<Place> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = taken.of.get(&client).copied().unwrap_or_default();
+        if taken.all >= MOST_CONNECTIONS || own >= MOST_OF_ONE {
+            return None;
+        }
+        taken.all += 1;
+        taken.of.insert(client, own + 1);
+        let places = Arc::clone(self);
+        Some(Place { places, client })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let taken = self.places.0.lock();
+        let mut taken = taken.unwrap_or_else(PoisonError::into_inner);
+        taken.all -= 1;
+        match taken.of.get_mut(&self.client) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => {
+                taken.of.remove(&self.client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn a_network_has_half_of_the_places_and_what_goes_makes_room() {
+        let places = Arc::new(Places::default());
+        let take = |address: [u8; 4]| places.take(IpAddr::from(address).into());
+        let mut one: Vec<Place> = (0..MOST_OF_ONE)
+            .map(|_| take([10, 0, 0, 1]).unwrap())
+            .collect();
+        assert!(take([10, 0, 0, 2]).is_none(), "its share is taken");
+        let other: Vec<Place> = (0..MOST_OF_ONE)
+            .map(|_| take([10, 0, 1, 1]).unwrap())
+            .collect();
+        assert!(take([10, 0, 2, 1]).is_none(), "all are taken");
+        one.pop();
+        assert!(take([10, 0, 2, 1]).is_some());
+        drop((one, other));
+        assert!(places.0.lock().unwrap().of.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_brief_connection_makes_room_for_the_next() {
+        let mut brief = VecDeque::new();
+        let ends: Vec<_> = (0..MOST_BRIEF).map(|_| begin_brief(&mut brief)).collect();
+        assert!(ends.iter().all(|end| !end.is_cancelled()));
+        // Whoever has gone needs no other to make room.
+        ends[3].cancel();
+        begin_brief(&mut brief);
+        assert!(!ends[0].is_cancelled());
+        begin_brief(&mut brief);
+        assert!(ends[0].is_cancelled() && !ends[1].is_cancelled());
+        assert_eq!(brief.len(), MOST_BRIEF);
     }
 }

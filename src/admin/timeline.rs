@@ -1,11 +1,13 @@
 //! Which instance was in which state when, over the last quarter of an hour.
 //!
-//! Guarantees: bounded in time, in instances and in changes an instance; a state that is noted
-//! twice is one change; what is noted late does not overwrite what came after it.
+//! Guarantees: bounded in time, in instances and in changes an instance, and says when there are
+//! more instances than it has room for; a state that is noted twice is one change; what is noted
+//! late does not overwrite what came after it.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 use serde::Serialize;
 use tokio::sync::broadcast;
@@ -92,6 +94,10 @@ struct Kept {
 /// The last quarter of an hour.
 pub struct Timeline {
     instances: Mutex<HashMap<String, Kept>>,
+    /// Instances are left out, since there are too many.
+    is_full: AtomicBool,
+    /// So much was said in the log.
+    said: Once,
     news: broadcast::Sender<News>,
 }
 
@@ -130,6 +136,14 @@ impl Timeline {
     pub fn note(&self, id: &str, name: &str, hypeman: &str, condition: InstanceCondition, at: i64) {
         let mut instances = self.lock();
         if !instances.contains_key(id) && instances.len() >= MOST_INSTANCES {
+            self.is_full.store(true, Ordering::Relaxed);
+            self.said.call_once(|| {
+                tracing::warn!(
+                    most = MOST_INSTANCES,
+                    "the dashboard shows no more instances than these; the API and the metrics \
+                     have all of them"
+                );
+            });
             return;
         }
         let kept = instances.entry(id.to_owned()).or_insert_with(|| Kept {
@@ -162,6 +176,11 @@ impl Timeline {
         }
     }
 
+    /// Whether there are more instances than it has room for.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+
     /// A wake has ended.
     pub fn note_wake(&self, wake: WakeNews) {
         let _unheard = self.news.send(News::Wake(wake));
@@ -189,6 +208,9 @@ impl Timeline {
             }
             stays
         });
+        if instances.len() < MOST_INSTANCES {
+            self.is_full.store(false, Ordering::Relaxed);
+        }
         // The room for thousands that have gone goes with them.
         if instances.capacity() > 4 * instances.len() + 1024 {
             instances.shrink_to_fit();
@@ -204,6 +226,8 @@ impl Default for Timeline {
     fn default() -> Self {
         Self {
             instances: Mutex::default(),
+            is_full: AtomicBool::new(false),
+            said: Once::new(),
             news: broadcast::channel(BEHIND).0,
         }
     }
@@ -303,5 +327,18 @@ mod tests {
         }
         let left = states(&timeline, 1000);
         assert_eq!((left.len(), left[0].0), (MOST_CHANGES, 1000 - 256));
+    }
+
+    #[test]
+    fn more_instances_than_there_is_room_for_are_said_to_be_left_out() {
+        let timeline = Timeline::default();
+        for number in 0..=MOST_INSTANCES {
+            assert!(!timeline.is_full(), "{number}");
+            let id = number.to_string();
+            timeline.note(&id, &id, "default", InstanceCondition::Asleep, 1);
+        }
+        assert!(timeline.is_full());
+        timeline.keep_only("default", |id| id != "0");
+        assert!(!timeline.is_full(), "one has gone");
     }
 }

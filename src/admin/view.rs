@@ -26,6 +26,8 @@ pub struct StatusView {
     pub draining: bool,
     /// Where clients connect.
     pub listeners: Vec<String>,
+    /// The files of the CAs that make certificates where `tls` is `internal`.
+    pub ca: Vec<String>,
     /// How many routes there are.
     pub routes: usize,
     /// Instances by state.

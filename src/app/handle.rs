@@ -3,6 +3,7 @@
 //! Guarantees: a reload is done whole or not at all; requests and connections under way stay as
 //! they are; what control planes declare is served as far as it can be.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -125,17 +126,19 @@ impl AppHandle {
     /// New connections get the certificates that are in the files now; an error is logged for those
     /// that cannot be used.
     pub fn refresh_certificates(&self) {
+        let mut expiries = BTreeMap::new();
         for (address, certificates) in self.0.sockets.certificates() {
-            if let Some(not_after) = certificates.not_after() {
-                let metrics = &self.0.gateway.parts().metrics;
-                metrics.set_certificate_expiry(address, not_after);
-            }
             match certificates.refresh() {
                 Ok(true) => tracing::info!(%address, ?certificates, "new certificates"),
                 Ok(false) => {}
-                Err(error) => tracing::error!(%error, "the old certificates stay"),
+                Err(error) => tracing::error!(%address, %error, "the old certificates stay"),
             }
+            let not_after = certificates.not_after();
+            expiries.extend(not_after.map(|not_after| (address, not_after)));
         }
+        // Of the listeners that there are now: those of before have no certificate to expire.
+        let metrics = &self.0.gateway.parts().metrics;
+        metrics.set_certificate_expiries(expiries);
     }
 
     /// The gateway does as `config` says from now on; requests and connections under way stay as

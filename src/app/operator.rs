@@ -20,7 +20,8 @@ use crate::admin::{
     BreakerView, Done, FailureView, InstanceCounts, InstanceDetail, InstanceView, LeaseView,
     Operator, PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView, Which,
 };
-use crate::config::{Protocol, RouteConfig, RouteWakeConfig, redacted};
+use crate::config::{Config, Protocol, RouteConfig, RouteWakeConfig, TlsSource, redacted};
+use crate::listener::ca_file;
 use crate::names::PlaneIndex;
 use crate::proxy::{ProxyError, error_response};
 use crate::telemetry::{InstanceCondition, Readings, WakeKind};
@@ -54,6 +55,21 @@ fn ms(time: Duration) -> f64 {
 fn ms_since(at: jiff::Timestamp) -> f64 {
     let now = jiff::Timestamp::now();
     (now.as_millisecond() - at.as_millisecond()).max(0) as f64
+}
+
+/// The files of the CAs that make certificates here, each once.
+fn own_cas(config: &Config) -> Vec<String> {
+    let of_listeners = config.listener.iter();
+    let of_listeners = of_listeners.filter_map(|listener| listener.tls.as_ref());
+    let mut files = Vec::new();
+    for tls in of_listeners.chain(&config.ingress.tls) {
+        if let TlsSource::Internal { internal } = &tls.source {
+            files.push(ca_file(internal).display().to_string());
+        }
+    }
+    files.sort_unstable();
+    files.dedup();
+    files
 }
 
 /// An engine's refusal, with the status and code that a request would get.
@@ -270,6 +286,7 @@ impl Operator for AppHandle {
             uptime_seconds: ms(running.started.1.elapsed()).round() / 1e3,
             draining: running.drain.draining().is_cancelled(),
             listeners: addresses.iter().map(ToString::to_string).collect(),
+            ca: own_cas(&config),
             routes: config.route.len() + self.declared_routes().len(),
             instances: running.counts(),
             held: parts.hold.held(),
@@ -304,11 +321,10 @@ impl Operator for AppHandle {
         };
         let mut all = self.0.census();
         all.retain(here);
-        // A whole name or id before the beginning of one.
-        let exact = all
+        // What is not whole would be another's as well.
+        let found = all
             .iter()
             .position(|one| one.id == name || one.name == name);
-        let found = exact.or_else(|| all.iter().position(|one| one.id.starts_with(name)));
         let instance = all.swap_remove(found?);
         let mut wakes = self.wakes(None);
         wakes.retain(|wake| wake.instance == instance.id);

@@ -411,9 +411,9 @@ const CODES: &[Code] = &[
     code(
         "admin_host",
         403,
-        "Without a token, the admin API answers only to localhost and IP addresses, so that no \
-         page on the web can reach it under a name of its own.",
-        "Use http://127.0.0.1:PORT, or set admin.token_file.",
+        "At a loopback address, the admin listener answers only to localhost and IP addresses, so \
+         that no page on the web can reach it under a name of its own.",
+        "Use http://127.0.0.1:PORT, or set admin.token_file and send the token.",
     ),
     code(
         "admin_closed",
@@ -428,6 +428,12 @@ const CODES: &[Code] = &[
         "A page of another origin tried to change something through the admin API.",
         "Nothing. Programs do not send Origin. A proxy in front of the admin listener must leave \
          Host as it is.",
+    ),
+    code(
+        "no_such_path",
+        404,
+        "The admin listener has nothing at this path.",
+        "GET /api/openapi.json lists what there is.",
     ),
     code(
         "not_reloaded",

@@ -292,6 +292,9 @@ pub(super) async fn status(arguments: GatewayArguments, output: Output) -> Resul
         at(&status, "held"),
         at(&status, "inflight"),
     ));
+    for ca in at(&status, "ca").as_array().into_iter().flatten() {
+        output.print(&format!("certificates are of the CA {}\n", text(ca)));
+    }
     for plane in at(&status, "hypeman").as_array().into_iter().flatten() {
         let word = match at(plane, "up").as_bool() {
             Some(true) => "answers",

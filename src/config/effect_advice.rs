@@ -126,6 +126,9 @@ fn of_route(index: usize, route: &RouteConfig, say: &mut impl Say) {
     if retry.on_wake.is_empty() && retry.on_wake_for != RetryConfig::default().on_wake_for {
         idle("retry.on_wake_for", "retry.on_wake");
     }
+    if route.asleep.health_forward && route.asleep.health_paths.is_empty() {
+        idle("asleep.health_forward", "asleep.health_paths");
+    }
     let page = &route.waiting_page;
     if !page.enabled && page.template.is_some() {
         idle("waiting_page.template", "waiting_page.enabled = true");
@@ -158,6 +161,10 @@ mod tests {
                 "route[0].retry.on_wake_for",
             ),
             (
+                "asleep = { health_forward = true }",
+                "route[0].asleep.health_forward",
+            ),
+            (
                 "waiting_page = { enabled = false, template = \"Cargo.toml\" }",
                 "route[0].waiting_page.template",
             ),
@@ -171,6 +178,7 @@ mod tests {
         for text in [
             "wake = { health_path = \"/up\", ready = \"health\" }",
             "retry = { on_wake_for = \"3s\", on_wake = [502] }",
+            "asleep = { health_forward = true, health_paths = [\"/up\"] }",
             "waiting_page = { template = \"Cargo.toml\" }",
             "[ingress]\ninterval = \"9s\"\nwatch = true",
             "redirect_http = true\n[server]\nhttps_port = 443",

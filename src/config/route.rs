@@ -189,6 +189,9 @@ settings! {
         /// Paths that the gateway answers itself, 200 with the instance's state, asleep or awake: a
         /// health check never keeps an instance awake.
         pub health_paths: Vec<String> = Vec::new(), by list(parse_path);
+        /// Whether requests for `health_paths` are passed on while the instance is awake. They
+        /// count as its traffic then, and can keep it awake.
+        pub health_forward: bool = false;
     }
 }
 

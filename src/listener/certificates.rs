@@ -49,7 +49,7 @@ pub struct Certificates {
     loaded: ArcSwap<Loaded>,
     internal: Option<InternalCa>,
     /// How the files stood, and when, when they could not be used.
-    failed: Mutex<Option<(Look, Timestamp)>>,
+    failed: Mutex<Option<(Option<Look>, Timestamp)>>,
 }
 
 /// How long files that cannot be used, and stand as they did, are left alone.
@@ -99,12 +99,24 @@ impl Certificates {
         if self.internal.is_some() && self.config.clients.is_none() {
             return Ok(false);
         }
-        let look = Look::at(&self.config, now)?;
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = match Look::at(&self.config, now) {
+            Ok(look) => look,
+            Err(error) => {
+                return match &*failed {
+                    Some((None, since)) if now.duration_since(*since) < TRY_AGAIN => Ok(false),
+                    _ => {
+                        *failed = Some((None, now));
+                        Err(error)
+                    }
+                };
+            }
+        };
         if look.is_as(&before.look) {
+            *failed = None;
             return Ok(false);
         }
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((earlier, since)) = &*failed
+        if let Some((Some(earlier), since)) = &*failed
             && look.is_as(earlier)
             && now.duration_since(*since) < TRY_AGAIN
         {
@@ -124,7 +136,7 @@ impl Certificates {
                 Ok(!same)
             }
             Err(error) => {
-                *failed = Some((look, now));
+                *failed = Some((Some(look), now));
                 Err(error)
             }
         }
@@ -401,5 +413,22 @@ mod tests {
         assert!(certificates.find(Some("b.test")).cert.len() == 1);
         std::fs::write(dir.path().join("b.crt"), good).unwrap();
         assert!(!certificates.refresh_at(in_seconds(135)).unwrap());
+    }
+
+    #[test]
+    fn files_that_are_gone_are_a_failure_once_and_again_after_a_while() {
+        let (dir, config) = folder();
+        let certificates = Certificates::open_at(config, in_seconds(60), InternalCa::open).unwrap();
+        let away = dir.path().with_extension("away");
+        std::fs::rename(dir.path(), &away).unwrap();
+        assert!(certificates.refresh_at(in_seconds(65)).is_err());
+        assert!(!certificates.refresh_at(in_seconds(70)).unwrap());
+        assert!(certificates.refresh_at(in_seconds(130)).is_err());
+        std::fs::rename(&away, dir.path()).unwrap();
+        assert!(!certificates.refresh_at(in_seconds(135)).unwrap());
+        std::fs::rename(dir.path(), &away).unwrap();
+        let again = certificates.refresh_at(in_seconds(140));
+        std::fs::rename(&away, dir.path()).unwrap();
+        assert!(again.is_err(), "they are gone once more");
     }
 }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,11 @@ pub(super) struct InternalCa {
     issuer: Issuer<'static, KeyPair>,
     leaves: DashMap<String, Arc<CertifiedKey>>,
     unnamed: Arc<CertifiedKey>,
+}
+
+/// The certificate of the CA that is kept in `dir`, for those who are to trust it.
+pub fn ca_file(dir: &Path) -> PathBuf {
+    dir.join(CA_FILE)
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
@@ -135,7 +140,7 @@ impl InternalCa {
             .recursive(true)
             .mode(0o700)
             .create(dir)?;
-        let (ca, key_path) = (dir.join(CA_FILE), dir.join(KEY_FILE));
+        let (ca, key_path) = (ca_file(dir), dir.join(KEY_FILE));
         if !key_path.exists() {
             let key = KeyPair::generate()?;
             let certificate = ca_params()?.self_signed(&key)?;

@@ -35,6 +35,7 @@ pub use self::accept::{Inherited, Listener, bind, probe};
 pub use self::address::is_v6_only;
 pub use self::certificates::Certificates;
 pub use self::client_hello::fuzz as fuzz_hello;
+pub use self::internal::ca_file;
 pub use self::service::{Backlog, Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
 pub use self::settings::{ListenerSettings, SettingsHandle};
 pub use self::shared::Shared;

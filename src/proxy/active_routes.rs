@@ -61,11 +61,11 @@ impl ActiveRoutes {
             .map(|route| (route.index, route.label()))
             .collect();
         labels.sort_unstable_by_key(|(index, _)| *index);
-        let metrics = labels.into_iter().map(|(_, label)| metrics.route(label));
+        let labels: Vec<_> = labels.into_iter().map(|(_, label)| label).collect();
         Self {
             admissions,
             path_rules: routes.iter().map(|route| PathRules::new(route)).collect(),
-            metrics: metrics.collect(),
+            metrics: metrics.set_routes(&labels),
             table,
         }
     }

@@ -1,7 +1,8 @@
 //! Phase 3, answer locally: what the gateway answers itself.
 //!
 //! Guarantees: such an answer never wakes the instance, keeps it awake or takes a place in the hold
-//! queue; it is about the instance's wake or health, as far as the gateway knows them without a
+//! queue (a health check that a route has forwarded is none, and goes on only to an instance that
+//! is awake); it is about the instance's wake or health, as far as the gateway knows them without a
 //! question of its own, or one that the application gave to the same CORS preflight and still
 //! stands by.
 
@@ -97,6 +98,11 @@ impl<P> Gateway<P> {
             return Some(waiting::status_head(Content::Status(stream)));
         }
         if is_health_check(target, request) {
+            let is_forwarded = route.config().asleep.health_forward;
+            if is_forwarded && instance.warm(&readiness_of(route)).is_some() {
+                // Should it fall asleep before it is reached, the route's rules keep it asleep.
+                return None;
+            }
             let state = state(instance);
             if state != "awake" {
                 let metrics = &self.parts.metrics;

@@ -46,10 +46,13 @@ const AGENTS: &[&str] = &[
 
 /// Parts of user agents, in lower case: health checkers of balancers and orchestrators, which send
 /// people elsewhere when they dislike the answer. Sources: Kubernetes (`kube-probe/1.31`), Elastic
-/// Load Balancing (`ELB-HealthChecker/2.0`), Route 53 (`Amazon-Route53-Health-Check-Service`),
-/// Google Cloud (`GoogleHC/1.0`), Azure's Load Balancer (`Load Balancer Agent`), Front Door
-/// (`Edge Health Probe`), Traffic Manager and App Service (`HealthCheck/1.0`), Envoy (`Envoy/HC`),
-/// Consul, Cloudflare (`Cloudflare-Healthchecks`, `Cloudflare-Traffic-Manager`) and Fastly.
+/// Load Balancing (`ELB-HealthChecker/2.0`), Route 53 and Global Accelerator
+/// (`Amazon-Route53-Health-Check-Service`), CloudWatch (`CloudWatchSynthetics/arn:…`), Google Cloud
+/// (`GoogleHC/1.0`, `GoogleStackdriverMonitoring-UptimeChecks`), Azure's Load Balancer (`Load
+/// Balancer Agent`), Front Door (`Edge Health Probe`), Traffic Manager, App Service
+/// (`HealthCheck/1.0`, `AlwaysOn`) and Application Insights (`…; AppInsights)`), Envoy
+/// (`Envoy/HC`), Consul, Cloudflare (`Cloudflare-Healthchecks`, `Cloudflare-Traffic-Manager`) and
+/// Fastly.
 const HEALTH_CHECKERS: &[&str] = &[
     "healthcheck",
     "health check",
@@ -57,7 +60,11 @@ const HEALTH_CHECKERS: &[&str] = &[
     "health probe",
     "kube-probe",
     "googlehc",
+    "googlestackdrivermonitoring",
+    "cloudwatchsynthetics",
     "load balancer agent",
+    "alwayson",
+    "appinsights",
     "azure traffic manager endpoint monitor",
     "envoy/hc",
     "cloudflare-traffic-manager",
@@ -223,8 +230,12 @@ mod tests {
             "kube-probe/1.31",
             "ELB-HealthChecker/2.0",
             "Amazon-Route53-Health-Check-Service (ref 5e1b; report http://amzn.to/1vsZADi)",
+            "CloudWatchSynthetics/arn:aws:synthetics:eu-west-1:123456789012:canary:shop",
             "GoogleHC/1.0",
+            "GoogleStackdriverMonitoring-UptimeChecks(https://cloud.google.com/monitoring)",
             "Load Balancer Agent",
+            "AlwaysOn",
+            "Mozilla/5.0 (compatible; MSIE 9.0; Windows NT 6.1; Trident/5.0; AppInsights)",
             "Edge Health Probe",
             "Azure Traffic Manager Endpoint Monitor",
             "HealthCheck/1.0",

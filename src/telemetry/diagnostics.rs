@@ -2,13 +2,17 @@
 //!
 //! Guarantees: installed at most once in a process; colour only on a terminal; writing never waits
 //! for a slow reader: lines without room are dropped and counted; what was said before the guard is
-//! dropped is written; what strangers wrote is visible and forges no line.
+//! dropped is written; what strangers wrote is visible and forges no line; in systemd's journal
+//! each event is one entry, with its priority.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::sync::OnceLock;
 
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::fmt::layer;
+use socket2::{SockAddr, SockRef};
+use tracing::{Level, Metadata};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::fmt::{MakeWriter, layer};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -41,6 +45,52 @@ pub(super) const QUEUED_LINES: usize = 16 * 1024;
 
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
+/// Where systemd's journal takes what services print (systemd-journald.service(8)).
+const JOURNAL: &str = "/run/systemd/journal/stdout";
+
+/// Writers of one event each.
+#[derive(Debug)]
+struct Events {
+    writer: NonBlocking,
+    has_colour: bool,
+    in_journal: bool,
+}
+
+/// Whether the journal reads standard error.
+fn is_journal() -> bool {
+    let reader = SockRef::from(&std::io::stderr()).peer_addr().ok();
+    let reader = reader.as_ref().and_then(SockAddr::as_pathname);
+    reader == Some(Path::new(JOURNAL))
+}
+
+/// A level as syslog numbers it (RFC 5424 §6.2.1).
+fn priority_of(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+// === impl Events ===
+
+impl<'a> MakeWriter<'a> for Events {
+    type Writer = Visible<NonBlocking>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Visible::new(self.writer.clone(), self.has_colour)
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Self::Writer {
+        let writer = self.make_writer();
+        match self.in_journal {
+            true => writer.with_priority(priority_of(*event.level())),
+            false => writer,
+        }
+    }
+}
+
 /// Lines lost so far because whoever reads standard error was too slow.
 pub(super) fn dropped() -> u64 {
     DROPPED
@@ -58,7 +108,11 @@ pub fn init_diagnostics(config: &LogConfig) -> Result<Diagnostics, DiagnosticsEr
     let (writer, worker) = builder.finish(std::io::stderr());
     let counter = writer.error_counter();
     let has_colour = std::io::stderr().is_terminal();
-    let writer = move || Visible::new(writer.clone(), has_colour);
+    let writer = Events {
+        writer,
+        has_colour,
+        in_journal: is_journal(),
+    };
     let plain = layer().with_ansi(has_colour);
     match config.format {
         LogFormat::Text => {
@@ -78,4 +132,17 @@ pub fn init_diagnostics(config: &LogConfig) -> Result<Diagnostics, DiagnosticsEr
     DROPPED.get_or_init(|| counter);
     panics::watch();
     Ok(Diagnostics { _worker: worker })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_journal_is_taken_for_it() {
+        // Cargo's own pipe or terminal, and syslog's numbers.
+        assert!(!is_journal());
+        let priorities = [Level::ERROR, Level::WARN, Level::INFO, Level::DEBUG].map(priority_of);
+        assert_eq!(priorities, [3, 4, 6, 7]);
+    }
 }

@@ -46,22 +46,40 @@ fn write_escaped(line: &mut Vec<u8>, text: &str, is_hidden: impl Fn(char) -> boo
 }
 
 /// A writer of whole events, each of which becomes one line. Lines after an event's first, as of
-/// an error that shows its place, are set in.
+/// an error that shows its place, are set in; for systemd's journal, to which each line is an entry
+/// of its own, they go on in the first.
 #[derive(Debug, Clone)]
 pub(super) struct Visible<W> {
     writer: W,
     /// Whether events are coloured. `tracing-subscriber` then escapes what is in them itself.
     has_colour: bool,
+    /// The event's priority, where the journal reads it.
+    priority: Option<u8>,
 }
 
 /// What an event's further lines begin with.
 const INDENT: &[u8] = b"\n    ";
+/// The same in the journal.
+const JOINT: &[u8] = b"; ";
 
 // === impl Visible ===
 
 impl<W> Visible<W> {
     pub(super) fn new(writer: W, has_colour: bool) -> Self {
-        Self { writer, has_colour }
+        Self {
+            writer,
+            has_colour,
+            priority: None,
+        }
+    }
+
+    /// The same for an event that the journal reads, with its priority (sd-daemon(3): 3 is an
+    /// error).
+    pub(super) fn with_priority(self, priority: u8) -> Self {
+        Self {
+            priority: Some(priority),
+            ..self
+        }
     }
 }
 
@@ -79,10 +97,23 @@ impl<W: Write> Write for Visible<W> {
             c => is_invisible(c),
         };
         let mut out = Vec::with_capacity(event.len() + 16);
+        if let Some(priority) = self.priority {
+            // A number can always be written to a Vec.
+            let _written = write!(out, "<{priority}>");
+        }
         let mut separator: &[u8] = b"";
         for line in lines.split('\n') {
             out.extend_from_slice(separator);
-            separator = INDENT;
+            let line = match self.priority {
+                None => {
+                    separator = INDENT;
+                    line
+                }
+                Some(_) => {
+                    separator = JOINT;
+                    line.trim_start()
+                }
+            };
             write_escaped(&mut out, line, is_hidden);
         }
         out.extend_from_slice(end);
@@ -123,6 +154,18 @@ mod tests {
         assert_eq!(
             text,
             "WARN a: error=no\n    2026 ERROR forged\\u000d\\u009b2J\\u001b[31m\n"
+        );
+    }
+
+    #[test]
+    fn an_event_is_one_entry_of_the_journal_with_its_priority() {
+        let mut writer = Visible::new(Vec::new(), false).with_priority(3);
+        let event = "ERROR not reloaded problem=w.toml:6:1: no such key\n    did you mean `a`?\n";
+        writer.write_all(event.as_bytes()).unwrap();
+        let text = String::from_utf8(writer.writer).unwrap();
+        assert_eq!(
+            text,
+            "<3>ERROR not reloaded problem=w.toml:6:1: no such key; did you mean `a`?\n"
         );
     }
 }

@@ -357,7 +357,8 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 old.cut().cancel();
             }
             if !seen.terms.counts {
-                tracing::warn!(instance = %self.instance.id(), "the auto-standby policy ignores the \
+                let (id, name) = (self.instance.id(), self.instance.name());
+                tracing::warn!(instance = %id, name = %name, "the auto-standby policy ignores the \
                     gateway's connections; renewing holds instead");
             }
             let init = EpochInit {

@@ -143,30 +143,22 @@ impl WakeError {
 // === impl WakeStage ===
 
 impl WakeStage {
-    /// One stable word.
+    /// One stable word, the same wherever a phase is named.
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Asking => "asking",
-            Self::Queued => "queued",
-            Self::Restoring => "restoring",
-            Self::Starting => "starting",
-            Self::Initializing => "initializing",
-            Self::NotListening => "not_listening",
-            Self::Unhealthy => "unhealthy",
-            Self::NoCapacity => "no_capacity",
-        }
+        self.phase().as_str()
     }
 
-    /// What the metrics and traces call it.
+    /// The phase of the wake that it is a stage of, for its count.
     pub const fn phase(self) -> WakePhase {
         match self {
-            Self::Asking => WakePhase::Ask,
-            Self::Queued => WakePhase::Queue,
-            Self::Restoring => WakePhase::Restore,
-            Self::Starting => WakePhase::Start,
-            Self::Initializing => WakePhase::Wait,
-            Self::NotListening | Self::Unhealthy => WakePhase::Probe,
-            Self::NoCapacity => WakePhase::Capacity,
+            Self::Asking => WakePhase::Asking,
+            Self::Queued => WakePhase::Queued,
+            Self::Restoring => WakePhase::Restoring,
+            Self::Starting => WakePhase::Starting,
+            Self::Initializing => WakePhase::Initializing,
+            Self::NotListening => WakePhase::NotListening,
+            Self::Unhealthy => WakePhase::Unhealthy,
+            Self::NoCapacity => WakePhase::NoCapacity,
         }
     }
 }

@@ -402,27 +402,77 @@ async fn a_watcher_is_told_everything_first_and_then_each_change() {
     plane.stop().await;
 }
 
-/// What is so today, and not what should be: whoever may connect can keep the probes and the
-/// scraper out for as long as a connection may be silent. Nobody relies on the first assertion.
 #[tokio::test(flavor = "multi_thread")]
-async fn silent_connections_can_take_every_place_and_one_that_goes_makes_room() {
+async fn an_instance_is_meant_by_its_whole_name_or_id_and_by_no_part_of_them() {
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("one")).await;
+    let gateway = Gateway::start(&plane, "").await;
+    let status = async |name: &str| {
+        let asked = reqwest::get(format!("http://{}/api/instances/{name}", gateway.admin));
+        asked.await.unwrap().status().as_u16()
+    };
+    eventually("it is listed", async || status("one").await == 200).await;
+    assert_eq!(status(&instance.id).await, 200);
+    for part in ["on", &instance.id[..8]] {
+        assert_eq!(status(part).await, 404, "{part}");
+    }
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_keep_no_probe_out_and_those_that_go_make_room() {
     let plane = Plane::start().await;
     let gateway = Gateway::start(&plane, "").await;
-    // As many connections as there may be, none of which says a word.
+    // More than one network may have, and more than there are brief ones; none says a word.
     let mut silent = Vec::new();
-    for _ in 0..256 {
+    for _ in 0..200 {
         silent.push(TcpStream::connect(gateway.admin).await.unwrap());
     }
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let asked = client.get(format!("http://{}/healthz", gateway.admin));
-    let early = asked
-        .timeout(std::time::Duration::from_millis(300))
-        .send()
-        .await;
-    assert!(early.unwrap_err().is_timeout(), "all places are taken");
-    drop(silent.pop());
-    let later = reqwest::get(format!("http://{}/healthz", gateway.admin));
-    assert_eq!(later.await.unwrap().status(), 200);
+    let status = async |path: &str| {
+        let asked = client.get(format!("http://{}{path}", gateway.admin));
+        asked.send().await.unwrap().status().as_u16()
+    };
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(status(path).await, 200, "{path}");
+    }
+    assert_eq!(status("/metrics").await, 503, "it has to wait for a place");
+    drop(silent);
+    eventually("there is room again", async || {
+        status("/metrics").await == 200
+    })
+    .await;
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_no_token_is_read_by_no_page_elsewhere_and_a_wrong_path_is_a_problem() {
+    let plane = Plane::start().await;
+    let gateway = Gateway::start(&plane, "").await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let get = async |path: &str, host: &str| {
+        let asked = client.get(format!("http://{}{path}", gateway.admin));
+        let answer = asked.header("host", host).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    for path in ["/metrics", "/api/status"] {
+        let (status, text) = get(path, "rebound.example").await;
+        assert!(
+            status == 403 && text.contains("admin_host"),
+            "{path}: {text}"
+        );
+        assert_eq!(get(path, "localhost").await.0, 200, "{path}");
+    }
+    for path in ["/healthz", "/readyz", "/"] {
+        assert_eq!(get(path, "rebound.example").await.0, 200, "{path}");
+    }
+    for path in ["/api/nope", "/api/", "/nope"] {
+        let (status, text) = get(path, "localhost").await;
+        let problem: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((status, &problem["code"]), (404, &"no_such_path".into()));
+    }
     gateway.stop().await;
     plane.stop().await;
 }

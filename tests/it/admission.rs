@@ -285,6 +285,36 @@ async fn a_health_check_is_answered_in_every_state_and_keeps_nothing_awake() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_forwarded_health_check_reaches_an_instance_that_is_awake_and_wakes_none() {
+    let plane = Plane::start().await;
+    let wanted = Wanted::hello("checked").idle(std::time::Duration::from_secs(3));
+    let instance = plane.asleep(wanted).await;
+    let keys = "asleep = { health_paths = [\"/healthz\"], health_forward = true }";
+    let gateway = Gateway::start(&plane, &route("checked", keys)).await;
+    let asleep = (200, "asleep".to_owned(), "asleep\n".to_owned());
+    assert_eq!(health(&gateway, "checked", "/healthz").await, asleep);
+    assert_eq!(plane.operations(&instance.id, "restore").await, 0);
+
+    let awake = gateway.client().get("checked", "/").await;
+    assert_eq!(awake.status(), 200);
+    let (status, state, text) = health(&gateway, "checked", "/healthz").await;
+    assert_eq!((status, state.as_str()), (200, ""), "the application's own");
+    assert!(text.contains("request "), "{text}");
+
+    eventually("it falls asleep when nobody asks", async || {
+        plane.state(&instance.id).await == InstanceState::Standby
+    })
+    .await;
+    eventually("its checks are answered for it", async || {
+        health(&gateway, "checked", "/healthz").await == asleep
+    })
+    .await;
+    assert_eq!(plane.operations(&instance.id, "restore").await, 1);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_preflight_wakes_nothing_that_was_put_to_sleep_by_hand() {
     let plane = Plane::start().await;
     let instance = plane.asleep(Wanted::hello("handmade")).await;

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::support::{Gateway, Plane, Wanted};
+use crate::support::{Gateway, Plane, Wanted, config, eventually};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs;
@@ -113,6 +113,45 @@ async fn a_client_shows_a_certificate_of_the_right_ca_and_the_instance_is_told_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_listener_that_a_reload_removes_takes_its_series_along() {
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    server_certificate(dir.path(), &["one.test"]);
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let secure = format!(
+        "[[listener]]\naddress = \"127.0.0.2:0\"\ntls = {{ cert = {cert:?}, key = {key:?} }}\n"
+    );
+    let gateway = Gateway::start(&plane, &secure).await;
+    let series = async |address: SocketAddr| {
+        let text = reqwest::get(format!("http://{}/metrics", gateway.admin));
+        let text = text.await.unwrap().text().await.unwrap();
+        let of = format!("{{listener=\"{address}\"}}");
+        let lines = text.lines().filter(|line| line.contains(&of));
+        lines
+            .map(|line| line.split('{').next().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let (clear, removed) = (gateway.addresses[0], gateway.addresses[1]);
+    let of_each = [
+        "wakegate_listener_connections",
+        "wakegate_listener_accepted_total",
+    ];
+    eventually("its certificate's expiry is there", async || {
+        series(removed).await.len() == 3
+    })
+    .await;
+    assert_eq!(series(clear).await, of_each);
+    let without = config(plane.address, &plane.token, "");
+    gateway.handle.reload(&without).unwrap();
+    eventually("the listener's series are gone", async || {
+        series(removed).await.is_empty()
+    })
+    .await;
+    assert_eq!(series(clear).await, of_each);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_machines_own_ca_makes_a_certificate_for_each_name_and_stays_the_same() {
     let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
     for name in ["one", "two"] {
@@ -123,7 +162,15 @@ async fn a_machines_own_ca_makes_a_certificate_for_each_name_and_stays_the_same(
     let mut roots = Vec::new();
     for _ in 0..2 {
         let gateway = Gateway::start(&plane, &listener).await;
-        let root = std::fs::read_to_string(own.join("ca.crt")).unwrap();
+        let status = reqwest::get(format!("http://{}/api/status", gateway.admin));
+        let status: serde_json::Value = status.await.unwrap().json().await.unwrap();
+        let file = status["ca"][0].as_str().unwrap();
+        assert_eq!(
+            Path::new(file),
+            own.join("ca.crt"),
+            "status says where it is"
+        );
+        let root = std::fs::read_to_string(file).unwrap();
         for name in ["one.test", "two.test"] {
             let client = client(gateway.address, &root, name).build().unwrap();
             let url = format!("https://{name}:{}/", gateway.address.port());

@@ -252,7 +252,7 @@ async fn a_real_prometheus_scrapes_it_and_counts_what_happened() {
         ("sum(wakegate_route_requests_total{class=\"2xx\"})", 3.0),
         ("wakegate_wakes_total{outcome=\"woken\"}", 1.0),
         (
-            "count(wakegate_wake_phase_duration_seconds_bucket{phase=\"restore\"}) > bool 0",
+            "count(wakegate_wake_phase_duration_seconds_bucket{phase=\"restoring\"}) > bool 0",
             1.0,
         ),
         ("process_start_time_seconds > bool 1700000000", 1.0),
@@ -396,7 +396,7 @@ async fn a_cold_request_is_one_trace_from_its_client_to_its_instance() {
     }
     assert!(request.start_time_unix_nano <= hold.start_time_unix_nano);
     assert!(upstream.end_time_unix_nano <= request.end_time_unix_nano);
-    for phase in ["restore", "probe"] {
+    for phase in ["restoring", "not_listening"] {
         let phase = named(phase);
         assert_eq!(phase.parent_span_id, wake.span_id);
         assert!(wake.start_time_unix_nano <= phase.start_time_unix_nano);

@@ -411,6 +411,7 @@ headers = ["x-state: asleep"]
 body_file = "Cargo.toml"
 robots = "Cargo.toml"
 health_paths = ["/healthz"]
+health_forward = true
 [route.retry]
 buffer = "64KiB"
 on_wake = [502, 503]

@@ -3,6 +3,8 @@
 //! Guarantees: what is not in [`ALL`] is not served; names follow Prometheus' conventions (a base
 //! unit, `_total` for counters), which `promtool check metrics` confirms in a test.
 
+use std::fmt::Write as _;
+
 use metrics::{KeyName, Recorder as _, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
@@ -58,7 +60,7 @@ pub(super) const LOG_LINES_DROPPED: &str = "wakegate_log_lines_dropped_total";
 pub(super) const PANICS: &str = "wakegate_panics_total";
 
 /// Seconds, from a warm loopback request to a cold boot.
-const BUCKETS: &[f64] = &[
+pub(super) const BUCKETS: [f64; 16] = [
     0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
     60.0,
 ];
@@ -298,12 +300,25 @@ const ALL: &[(&str, Kind, &str)] = &[
     ),
 ];
 
+/// Begins a metric that is written elsewhere than in the registry, with its help and its type.
+pub(super) fn heading(text: &mut String, name: &str) {
+    for (_, kind, help) in ALL.iter().filter(|(other, ..)| *other == name) {
+        let kind = match kind {
+            Counter => "counter",
+            Gauge => "gauge",
+            Histogram => "histogram",
+        };
+        // Writing to a String cannot fail.
+        let _written = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+}
+
 /// A registry in which everything is described.
 pub(super) fn recorder() -> PrometheusRecorder {
     let matcher = Matcher::Suffix("_seconds".to_owned());
     // The only error is an empty list of buckets.
     let builder = PrometheusBuilder::new()
-        .set_buckets_for_metric(matcher, BUCKETS)
+        .set_buckets_for_metric(matcher, &BUCKETS)
         .unwrap_or_else(|_| PrometheusBuilder::new());
     let recorder = builder.build_recorder();
     for (name, kind, help) in ALL {

@@ -66,22 +66,25 @@ labels! {
         TimedOut = "timed_out",
     }
 
-    /// A part of a wake, in their order.
+    /// A part of a wake, in their order. Metrics, traces, the ledger, the API and the log have the
+    /// same words.
     WakePhase: "phase" {
         /// The control plane is asked what the instance's state is.
-        Ask = "ask",
+        Asking = "asking",
         /// Other instances of its control plane are woken first.
-        Queue = "queue",
+        Queued = "queued",
         /// The restore call.
-        Restore = "restore",
+        Restoring = "restoring",
         /// The start call of an instance that was Stopped.
-        Start = "start",
+        Starting = "starting",
         /// The VM runs, its program is coming up.
-        Wait = "wait",
-        /// The port or the health check does not answer yet.
-        Probe = "probe",
+        Initializing = "initializing",
+        /// The port does not answer yet.
+        NotListening = "not_listening",
+        /// The health check does not pass yet.
+        Unhealthy = "unhealthy",
         /// The host has no room.
-        Capacity = "capacity",
+        NoCapacity = "no_capacity",
         /// A held request waits for its turn at the instance that is ready.
         Release = "release",
     }

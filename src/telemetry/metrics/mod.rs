@@ -8,29 +8,31 @@ mod catalogue;
 mod codes;
 mod handles;
 mod labels;
+mod owned;
 mod process;
 mod registry;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ::metrics::{Counter, Gauge, Histogram, Label};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use self::catalogue as name;
-pub use self::handles::{Counted, ListenerMetrics, RouteMetrics};
+pub use self::handles::Counted;
 use self::labels::Values as _;
 pub use self::labels::{
     ConnectOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, ReleaseReason, ReloadOutcome,
     ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
 };
+use self::owned::Owned;
+pub use self::owned::{ListenerMetrics, RouteMetrics};
 use self::registry::{Family, Registry};
 
-/// What routes beyond the bound are called together.
-const OTHER_ROUTES: &str = "other";
 const MAX_ROUTES: usize = 100;
 
 /// What is looked up when somebody asks for the metrics.
@@ -66,8 +68,7 @@ pub struct Metrics {
     request_duration: Histogram,
     received_bytes: Counter,
     sent_bytes: Counter,
-    max_routes: usize,
-    routes: Mutex<HashMap<Arc<str>, Arc<RouteMetrics>>>,
+    owned: Owned,
     leases: Family<LeaseCheck, Counter>,
     wakes: Family<WakeOutcome, Counter>,
     wake_duration: Family<WakeOutcome, Histogram>,
@@ -164,8 +165,7 @@ impl Metrics {
             request_duration: r.histogram(name::REQUEST_DURATION, vec![]),
             received_bytes: counter(name::RECEIVED_BYTES),
             sent_bytes: counter(name::SENT_BYTES),
-            max_routes,
-            routes: Mutex::default(),
+            owned: Owned::new(max_routes),
             leases: Family::counters(r, name::LEASE_CHECKS),
             wakes: Family::counters(r, name::WAKES),
             wake_duration: Family::histograms(r, name::WAKE_DURATION),
@@ -202,34 +202,20 @@ impl Metrics {
         }
     }
 
-    /// A route's metrics, by its label. Those that come after the bound share theirs.
-    pub fn route(&self, label: &Arc<str>) -> Arc<RouteMetrics> {
-        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(route) = routes.get(label) {
-            return Arc::clone(route);
-        }
-        let label: Arc<str> = match routes.len() < self.max_routes {
-            true => Arc::clone(label),
-            false => OTHER_ROUTES.into(),
-        };
-        let fresh = || Arc::new(RouteMetrics::new(&self.registry, &label));
-        Arc::clone(routes.entry(Arc::clone(&label)).or_insert_with(fresh))
+    /// Makes these the routes, by their labels; each one's metrics, in the same order. Those beyond
+    /// the bound share theirs. The series of routes that are no longer there go.
+    pub fn set_routes(&self, labels: &[&Arc<str>]) -> Vec<Arc<RouteMetrics>> {
+        self.owned.set_routes(labels)
     }
 
     /// A listener's metrics, by its address.
-    pub fn listener(&self, address: std::net::SocketAddr) -> ListenerMetrics {
-        let label = || vec![Label::new("listener", address.to_string())];
-        ListenerMetrics {
-            open: self.registry.gauge(name::LISTENER_CONNECTIONS, label()),
-            accepted: self.registry.counter(name::LISTENER_ACCEPTED, label()),
-        }
+    pub fn listener(&self, address: SocketAddr) -> ListenerMetrics {
+        self.owned.listener(address)
     }
 
-    /// When the first of a listener's certificates expires, in seconds since 1970.
-    pub fn set_certificate_expiry(&self, address: std::net::SocketAddr, not_after: i64) {
-        let label = vec![Label::new("listener", address.to_string())];
-        let gauge = self.registry.gauge(name::TLS_NOT_AFTER, label);
-        gauge.set(not_after as f64);
+    /// When the first certificate of each listener that has one expires, in seconds since 1970.
+    pub fn set_certificate_expiries(&self, expiries: BTreeMap<SocketAddr, i64>) {
+        self.owned.set_expiries(expiries);
     }
 
     /// Counts a response. `code` is the status sent, 499 when the client left before one was.
@@ -410,7 +396,9 @@ impl Metrics {
         self.log_lines_dropped
             .absolute(super::diagnostics::dropped());
         self.panics.absolute(super::panics::count());
-        self.handle.render() + &process::render()
+        let mut text = self.handle.render();
+        self.owned.render(&mut text);
+        text + &process::render()
     }
 
     /// Whether there is anything to fold.
@@ -495,22 +483,5 @@ mod tests {
             !two.render(&Readings::default())
                 .contains("wakegate_restore_calls_total 1")
         );
-    }
-
-    #[test]
-    fn routes_beyond_the_bound_share_their_series() {
-        let metrics = Metrics::with_max_routes(2);
-        for route in ["a.b/", "c.d/", "e.f/", "g.h/", "a.b/"] {
-            let took = Duration::from_millis(3);
-            metrics.route(&Arc::from(route)).count(200, took);
-        }
-        let text = metrics.render(&Readings::default());
-        for (route, count) in [("a.b/", 2), ("c.d/", 1), ("other", 2)] {
-            let line = format!(
-                "wakegate_route_requests_total{{route=\"{route}\",class=\"2xx\"}} {count}\n"
-            );
-            assert!(text.contains(&line), "{line} is not in\n{text}");
-        }
-        assert!(!text.contains("e.f/"));
     }
 }
