@@ -63,13 +63,14 @@ pub(super) async fn run(arguments: ServeArguments) -> Result<(), Failure> {
                 hangup = hangups.recv() => if hangup.is_none() { return },
                 () = watched.changed() => tracing::info!("the configuration's file has changed"),
             }
+            // First, so that a change while it is loaded is loaded next.
+            watched.look();
             // A large file takes a while; requests do not wait for it.
             let handle = handle.clone();
             let reloaded = spawn_blocking(move || handle.reload_from_source());
             if let Err(error) = reloaded.await {
                 tracing::error!(%error, "not reloaded; the old configuration stays");
             }
-            watched.look();
         }
     };
     // systemd's units of Type=notify wait for this word; elsewhere nobody hears it.

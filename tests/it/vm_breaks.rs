@@ -136,19 +136,26 @@ impl OneVm {
         for _ in 0..100 {
             let (asking, id) = (self.client.clone(), self.id.clone());
             let call = spawn(async move { asking.restore_instance(&id).await.is_ok() });
-            let (file, number) = (waking.clone(), pid.clone());
+            let (file, number, over) = (waking.clone(), pid.clone(), call.abort_handle());
             let stopped = tokio::task::spawn_blocking(move || {
-                // This is a matter of microseconds.
+                // This is a matter of microseconds, and may be missed.
                 while !file.exists() {
+                    if over.is_finished() {
+                        return None;
+                    }
                     std::hint::spin_loop();
                 }
-                let pid = std::fs::read_to_string(number).unwrap();
-                let pid = pid.trim().parse().unwrap();
-                let process = rustix::process::Pid::from_raw(pid).unwrap();
+                let pid = std::fs::read_to_string(number).ok()?;
+                let pid = pid.trim().parse().ok()?;
+                let process = rustix::process::Pid::from_raw(pid)?;
                 rustix::process::kill_process(process, rustix::process::Signal::STOP).unwrap();
-                pid
+                Some(pid)
             });
-            let qemu = stopped.await.unwrap();
+            let Some(qemu) = stopped.await.unwrap() else {
+                assert!(call.await.unwrap());
+                self.sleep().await;
+                continue;
+            };
             // It may have said that it runs before it stopped; that is soon written down.
             tokio::time::sleep(Duration::from_millis(50)).await;
             if waking.exists() {
