@@ -8,10 +8,9 @@ use hypeman::wire::InstanceState;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use wakegate_local::{DriverChoice, QemuOptions};
 
-use crate::support::{PATIENCE, Plane, Wanted, can_run_vms, reference};
-use crate::vm::{can_bridge, in_a_network_of_its_own, listens, wanted};
+use crate::support::{PATIENCE, Plane, Wanted, reference};
+use crate::vm::{bridged, listens, wanted};
 
 const SLEEPS: usize = 3;
 /// What is heard of an instance that has been silent for so long was on its way before it slept.
@@ -121,18 +120,9 @@ async fn outlive_sleeps(plane: &Plane, id: &InstanceRef, address: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_over_a_bridge_outlive_their_vms_sleep() {
     let name = "flows::connections_over_a_bridge_outlive_their_vms_sleep";
-    if !can_run_vms() || !can_bridge() {
+    let Some(plane) = bridged(name).await else {
         return;
-    }
-    let inside = tokio::task::spawn_blocking(|| in_a_network_of_its_own(name));
-    if !inside.await.unwrap() {
-        return;
-    }
-    let options = QemuOptions {
-        bridged: true,
-        ..QemuOptions::default()
     };
-    let plane = Plane::start_with(DriverChoice::Qemu(options)).await;
     let request = wanted("flow").request;
     let created = plane.client.create_instance(&request).await.unwrap();
     let url = listens(&plane.client, &created.id).await;

@@ -1,12 +1,11 @@
 //! Beginnings and ends: drain, kill -9, ports in use, exit codes.
 
-use std::process::Command;
-
 use crate::support::reserved::Reserved;
 use crate::support::{
     Demo, Door, Gateway, Home, Lines, Plane, Program, Wanted, client_of, config, eventually,
     processes, reference, route, wakegate,
 };
+use crate::vm::signal;
 use hypeman::wire::{CreateInstance, InstanceState};
 use tokio::net::TcpStream;
 
@@ -161,14 +160,8 @@ async fn instances_survive_a_killed_control_plane_with_their_memory() {
     )
     .unwrap();
     let pid: serde_json::Value = serde_json::from_str(&pid).unwrap();
-    let pid = pid["handle"]["pid"].to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-KILL", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    let pid = pid["handle"]["pid"].as_i64().unwrap();
+    signal(i32::try_from(pid).unwrap(), "KILL");
 
     let second = Program::start(&arguments);
     eventually("it serves again", async || client.health().await.is_ok()).await;

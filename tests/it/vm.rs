@@ -498,7 +498,7 @@ const INSIDE: &str = "WAKEGATE_TEST_INSIDE";
 
 /// Runs this very test again in a network namespace of its own; whether that is where we are.
 /// `name` is its whole name.
-pub(super) fn in_a_network_of_its_own(name: &str) -> bool {
+fn in_a_network_of_its_own(name: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
@@ -522,7 +522,7 @@ pub(super) fn in_a_network_of_its_own(name: &str) -> bool {
 }
 
 /// Whether this machine has what a bridge needs.
-pub(super) fn can_bridge() -> bool {
+fn can_bridge() -> bool {
     let there = |program: &str| {
         let mut which = std::process::Command::new("sh");
         let found = which
@@ -543,21 +543,34 @@ pub(super) fn can_bridge() -> bool {
     all
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_tracking() {
-    let name = "vm::a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_tracking";
+/// Whether the test with this whole name goes on in this process: it has a network of its own, in
+/// which VMs can be on a bridge.
+pub(super) async fn is_in_a_bridges_network(name: &'static str) -> bool {
     if !can_run_vms() || !can_bridge() {
-        return;
+        return false;
     }
     let inside = tokio::task::spawn_blocking(|| in_a_network_of_its_own(name));
-    if !inside.await.unwrap() {
-        return;
+    inside.await.unwrap()
+}
+
+/// A control plane whose VMs are on a bridge; nothing where the test does not go on here.
+pub(super) async fn bridged(name: &'static str) -> Option<Plane> {
+    if !is_in_a_bridges_network(name).await {
+        return None;
     }
     let options = QemuOptions {
         bridged: true,
         ..QemuOptions::default()
     };
-    let plane = Plane::start_with(DriverChoice::Qemu(options)).await;
+    Some(Plane::start_with(DriverChoice::Qemu(options)).await)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_tracking() {
+    let name = "vm::a_vm_on_a_bridge_vanishes_from_it_and_is_watched_by_the_kernels_tracking";
+    let Some(plane) = bridged(name).await else {
+        return;
+    };
     let idle = Duration::from_secs(6);
     let request = wanted("bridged").idle(idle).request;
     let id = plane.client.create_instance(&request).await.unwrap().id;

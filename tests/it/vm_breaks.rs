@@ -8,9 +8,7 @@ use crate::support::skips::{Lacking, skip};
 use crate::support::{
     Home, Plane, Program, can_run_vms, client_of, eventually, processes, reference, spawn, wakegate,
 };
-use crate::vm::{
-    BOOT, can_bridge, count, in_a_network_of_its_own, listens, signal, visit, vms, wanted,
-};
+use crate::vm::{BOOT, count, is_in_a_bridges_network, listens, signal, visit, vms, wanted};
 use hypeman::wire::{
     CreateInstance, CreateSnapshot, ForkInstance, InstanceState, RedactedMap, RestoreSnapshot,
     SnapshotKind, UpdateInstance,
@@ -308,11 +306,7 @@ async fn a_vm_that_does_not_answer_is_not_taken_for_gone() {
 async fn a_device_of_a_vm_that_a_killed_control_plane_has_left_on_the_bridge_goes() {
     let name =
         "vm_breaks::a_device_of_a_vm_that_a_killed_control_plane_has_left_on_the_bridge_goes";
-    if !can_run_vms() || !can_bridge() {
-        return;
-    }
-    let inside = tokio::task::spawn_blocking(|| in_a_network_of_its_own(name));
-    if !inside.await.unwrap() {
+    if !is_in_a_bridges_network(name).await {
         return;
     }
     let (mut one, url) = OneVm::start_with(&["--bridged"]).await;

@@ -123,22 +123,21 @@ pub(crate) fn sync_all(folder: &Path) -> io::Result<()> {
 /// Puts the folder `new` in the place of `old`, which may not be there, and removes that one.
 pub(crate) fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     match renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
-        Ok(()) => {}
-        Err(Errno::NOENT) => return fs::rename(new, old),
+        Ok(()) => Ok(()),
+        Err(Errno::NOENT) => fs::rename(new, old),
         // Not on this file system: in two steps, the first of which is undone at the next start
         // when there is no second.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
             let former = beside(old, FORMER);
             fs::rename(old, &former)?;
-            if let Err(error) = fs::rename(new, old) {
+            let placed = fs::rename(new, old);
+            if placed.is_err() {
                 fs::rename(&former, old)?;
-                return Err(error);
             }
-            return Ok(());
+            placed
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => Err(error.into()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -36,6 +36,12 @@ async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
     }
 }
 
+/// Sends a signal by its name, such as `-TERM`.
+fn signal(pid: &str, name: &str) {
+    let status = Command::new("kill").args([name, pid]).status().unwrap();
+    assert!(status.success());
+}
+
 /// A free port, which nobody else takes until the control plane does.
 fn free_address() -> SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -121,9 +127,7 @@ impl Plane {
     }
 
     fn signal(&self, name: &str) {
-        let pid = self.process.id().to_string();
-        let status = Command::new("kill").args([name, &pid]).status().unwrap();
-        assert!(status.success());
+        signal(&self.process.id().to_string(), name);
     }
 
     fn kill(mut self) {
@@ -258,13 +262,7 @@ async fn what_a_program_has_started_goes_with_it_when_its_leader_ended_unwatched
     let record: Value =
         serde_json::from_slice(&fs::read(record.join("record.json")).unwrap()).unwrap();
     let pid = record["handle"]["pid"].to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-KILL", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&pid, "-KILL");
     let plane = Plane::start(&state, &[]).await;
     let list = plane.list().await;
     assert_eq!(list[0]["state"], "Stopped", "{list:?}");

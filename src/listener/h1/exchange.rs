@@ -88,7 +88,6 @@ impl Exchange {
             Ok(Err(error)) => (Some(Err(error.into())), true),
         };
         self.is_broken |= matches!(part, Some(Err(_)));
-        self.has_fed = true;
         if let Some(feed) = &self.feed {
             feed.give(part, is_last);
         }
@@ -166,6 +165,7 @@ impl Exchange {
                 return Poll::Pending;
             };
             self.give(read, input.is_body_over());
+            self.has_fed = true;
         }
         match self.is_broken {
             true => Poll::Pending,

@@ -186,8 +186,9 @@ fn check_platform(text: &str) -> Result<(), ApiError> {
     }
 }
 
-/// Checks that the instance asks for what this driver can do.
-fn check_driver(request: &CreateRequest, driver: &Driver) -> Result<(), ApiError> {
+/// Checks that the instance asks for what this driver can do. Returns the limit of its disk, in
+/// bytes a second.
+fn check_driver(request: &CreateRequest, driver: &Driver) -> Result<Option<u64>, ApiError> {
     let name = driver.name();
     if let Some(hypervisor) = said(request.hypervisor.as_ref()) {
         if !HYPERVISORS.contains(&hypervisor) {
@@ -221,13 +222,10 @@ fn check_driver(request: &CreateRequest, driver: &Driver) -> Result<(), ApiError
         ));
     }
     let has_egress = egress.is_some_and(|egress| egress.enabled.unwrap_or(false));
-    let disk = quantity(
-        "invalid_disk_io_bps",
-        request.disk_io_bps.as_ref(),
-        parse_rate,
-    )?;
+    let disk = request.disk_io_bps.as_ref();
+    let disk = quantity("invalid_disk_io_bps", disk, parse_rate)?;
     // A VM of the qemu driver has no disk, so any limit holds; a process writes where it likes.
-    let disk = disk.filter(|_| matches!(driver, Driver::Process(_)));
+    let limits_disk = disk.is_some() && matches!(driver, Driver::Process(_));
     let agent = request.skip_guest_agent.unwrap_or(false);
     let agent = agent && matches!(driver, Driver::Qemu(_));
     let has = |list: Option<usize>| list.is_some_and(|length| length > 0);
@@ -242,14 +240,14 @@ fn check_driver(request: &CreateRequest, driver: &Driver) -> Result<(), ApiError
         ("network.bandwidth_download", download.is_some()),
         ("network.bandwidth_upload", upload.is_some()),
         ("network.egress", has_egress),
-        ("disk_io_bps", disk.is_some()),
+        ("disk_io_bps", limits_disk),
         ("skip_guest_agent", agent),
     ];
     match unsupported.iter().find(|(_, given)| *given) {
         Some((field, _)) => Err(invalid(format!(
             "{field}: not supported by the {name} driver"
         ))),
-        None => Ok(()),
+        None => Ok(disk),
     }
 }
 
@@ -286,7 +284,7 @@ pub(super) fn accept(
     let platform = said(request.platform.as_ref());
     platform.map(check_platform).transpose()?;
     check_image(&request)?;
-    check_driver(&request, driver)?;
+    let disk_io_bps = check_driver(&request, driver)?;
     let tags = request.tags.unwrap_or_default();
     if !are_tags(&tags) {
         return Err(invalid("tags are not valid"));
@@ -336,11 +334,6 @@ pub(super) fn accept(
     }
     let overlay = request.overlay_size.as_ref();
     let overlay_size = quantity("invalid_overlay_size", overlay, parse_size)?;
-    let disk_io_bps = quantity(
-        "invalid_disk_io_bps",
-        request.disk_io_bps.as_ref(),
-        parse_rate,
-    )?;
     Ok(Spec {
         id: crate::id::new_id().map_err(Error::from)?,
         name: request.name,

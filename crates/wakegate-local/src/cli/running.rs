@@ -6,11 +6,12 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::failure::Failure;
 use super::file::default_state_dir;
+use crate::atomic::{absent_is_fine, replace};
 
 /// The file that says where the API is, and whose it is.
 const FILE: &str = "api";
@@ -40,23 +41,10 @@ impl Announcement {
     /// Writes it into the state directory of this process' control plane.
     pub(super) fn write(dir: &Path, address: SocketAddr) -> io::Result<Self> {
         let path = dir.join(FILE);
-        let beside = dir.join(format!(".tmp-{FILE}"));
         // One that an earlier control plane left is no longer true.
-        for old in [&path, &beside] {
-            match fs::remove_file(old) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        let mut options = fs::OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&beside)?;
+        absent_is_fine(fs::remove_file(&path))?;
         let text = format!("http://{address}\n{}\n", std::process::id());
-        io::Write::write_all(&mut file, text.as_bytes())?;
-        fs::rename(&beside, &path)?;
+        replace(&path, text.as_bytes())?;
         Ok(Self(path))
     }
 }

@@ -330,10 +330,8 @@ impl AddressProxy {
         awake: &mut watch::Receiver<bool>,
         closed: &CancellationToken,
     ) -> bool {
-        let kept = || self.keeps_flows.load(Ordering::Acquire);
-        let wakes = awake.wait_for(|awake| *awake || !kept());
         tokio::select! {
-            woken = wakes => woken.is_ok_and(|awake| *awake),
+            woken = awake.wait_for(|awake| *awake) => woken.is_ok(),
             () = closed.cancelled() => false,
         }
     }

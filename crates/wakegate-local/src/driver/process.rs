@@ -483,11 +483,8 @@ fn open_log(path: &PathBuf) -> Result<File, DriverError> {
 #[cfg(test)]
 mod tests {
     use super::super::launch::SESSION_OF_TESTS;
+    use super::super::procfs::is_alive;
     use super::*;
-
-    fn is_alive(pid: i32) -> bool {
-        ProcessStat::read(pid).is_some_and(|stat| stat.state != 'Z')
-    }
 
     #[tokio::test]
     async fn without_control_groups_a_session_of_a_programs_own_ends_with_it() {

@@ -96,7 +96,8 @@ impl Members {
     }
 }
 
-fn all_pids() -> impl Iterator<Item = i32> {
+/// The numbers of all processes of this machine.
+pub(super) fn all_pids() -> impl Iterator<Item = i32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     all.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
@@ -142,6 +143,12 @@ pub(super) fn environment(pid: i32) -> Vec<(OsString, OsString)> {
 pub(super) fn boot_id() -> String {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     text.trim().to_owned()
+}
+
+/// Whether a process runs, for tests.
+#[cfg(test)]
+pub(super) fn is_alive(pid: i32) -> bool {
+    ProcessStat::read(pid).is_some_and(|stat| stat.state != 'Z')
 }
 
 #[cfg(test)]

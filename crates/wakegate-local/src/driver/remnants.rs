@@ -13,7 +13,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::procfs::{ProcessStat, environment};
+use super::procfs::{ProcessStat, all_pids, environment};
 
 /// The variable that names the folder for which a process was started.
 pub(super) const MARK: &str = "WAKEGATE_LOCAL_FOLDER";
@@ -66,10 +66,8 @@ pub(super) fn mark_of(folder: &Path) -> String {
 
 /// Every process that was started for a folder of this state directory.
 fn find(root: &Path) -> Vec<(Remnant, ProcessStat)> {
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let own = u64::from(std::process::id());
-    let marked = numbers.filter_map(|pid: i32| {
+    let marked = all_pids().filter_map(|pid| {
         let runs = |stat: &ProcessStat| stat.state != 'Z' && u64::try_from(pid) != Ok(own);
         let stat = ProcessStat::read(pid).filter(runs)?;
         let (_, folder) = environment(pid)
@@ -144,6 +142,7 @@ pub(super) fn instances(root: &Path) -> Vec<String> {
 mod tests {
     use std::process::Command;
 
+    use super::super::procfs::is_alive;
     use super::*;
 
     /// Starts a process with this mark whose parent ends at once.
@@ -156,10 +155,6 @@ mod tests {
             .trim()
             .parse()
             .unwrap()
-    }
-
-    fn is_alive(pid: i32) -> bool {
-        ProcessStat::read(pid).is_some_and(|stat| stat.state != 'Z')
     }
 
     #[tokio::test]
