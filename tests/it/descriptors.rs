@@ -1,9 +1,11 @@
 //! Few file descriptors: what clients may take, and what is kept back for others.
 
+use std::process::Stdio;
 use std::time::Duration;
 
-use crate::support::gateway_process::GatewayProcess;
-use crate::support::{Plane, Wanted, eventually};
+use crate::support::gateway_process::{GatewayProcess, binary};
+use crate::support::reserved::Reserved;
+use crate::support::{Home, Plane, Program, Wanted, eventually, without_settings};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -106,4 +108,40 @@ async fn who_opens_many_requests_at_once_leaves_descriptors_for_health() {
     assert!(open <= 112.0, "{open} of 128");
     crowd.abort_all();
     plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_control_plane_takes_all_it_may_and_its_programs_begin_with_what_it_began_with() {
+    let home = Home::new();
+    let reserved = Reserved::new();
+    let mut shell = without_settings(std::process::Command::new("sh"));
+    // What a login has to begin with, and more that it may take.
+    let under = "ulimit -Sn 300 && exec \"$@\"";
+    shell.args(["-c", under, "sh"]).arg(binary());
+    shell.args(["local", "--no-auth", "--api-listen"]);
+    shell.arg(reserved.address.to_string()).arg("--state-dir");
+    shell.arg(home.path().join("state")).stdout(Stdio::null());
+    let program = Program(shell.spawn().unwrap());
+    let url = format!("http://{}/instances", reserved.address);
+    eventually("it serves", async || reqwest::get(&url).await.is_ok()).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.0.id())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let words: Vec<&str> = files.unwrap().split_whitespace().collect();
+    assert_eq!(words[3], words[4], "{limits}");
+    assert_ne!(words[3], "300", "{limits}");
+
+    let told = home.path().join("told");
+    let script = format!("ulimit -Sn > {}; exec sleep 1000", told.display());
+    let body = serde_json::json!({
+        "name": "one", "image": "local/exec", "cmd": ["/bin/sh", "-c", script],
+    });
+    let created = reqwest::Client::new().post(&url).json(&body).send().await;
+    assert_eq!(created.unwrap().status(), 201);
+    eventually("the program has begun", async || {
+        std::fs::read_to_string(&told).is_ok_and(|text| text.ends_with('\n'))
+    })
+    .await;
+    assert_eq!(std::fs::read_to_string(&told).unwrap().trim(), "300");
 }

@@ -13,6 +13,7 @@ mod api;
 mod atomic;
 pub mod cli;
 mod clock;
+mod descriptors;
 mod driver;
 mod error;
 mod faults;

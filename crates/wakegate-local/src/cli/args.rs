@@ -134,6 +134,9 @@ pub enum InternalCommand {
         /// Standard input is a pipe to report at.
         #[arg(long)]
         report: bool,
+        /// How many files the program may have open to begin with.
+        #[arg(long)]
+        files: Option<u64>,
         /// The program and its arguments.
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<std::ffi::OsString>,

@@ -4,6 +4,7 @@
 
 use super::args::InternalCommand;
 use super::failure::Failure;
+use crate::descriptors;
 use crate::guest::run as run_guest;
 use crate::hello::run as run_hello;
 use crate::session::run_in_own_session;
@@ -17,8 +18,15 @@ pub fn run_alone(command: InternalCommand) -> Result<InternalCommand, Failure> {
             group,
             wait,
             report,
+            files,
             words,
         } => {
+            if files.is_some()
+                && let Err(error) = descriptors::set(files)
+            {
+                // It has more than it expects, which is seldom too many.
+                tracing::warn!(%error, "the limit of open files stays as it is");
+            }
             let failure = run_in_own_session(words, group.as_deref(), wait, report);
             Err(Failure::failed(failure))
         }

@@ -10,6 +10,7 @@ use super::driver::choose_driver;
 use super::failure::Failure;
 use super::file::{default_state_dir, read_file};
 use super::running::Announcement;
+use crate::descriptors;
 use crate::server::{LocalConfig, LocalServer, OnExit};
 
 /// Runs the control plane until `shutdown`; what a person needs to use it goes to `out`.
@@ -18,6 +19,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
     out: fn(&str),
 ) -> Result<(), Failure> {
+    descriptors::raise();
     let file = read_file(&arguments)?;
     let on_exit = match (arguments.on_exit, file.on_exit.as_deref()) {
         (Some(on_exit), _) => on_exit,

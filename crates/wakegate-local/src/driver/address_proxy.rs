@@ -27,7 +27,7 @@ use tokio_util::io::InspectReader;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::address_range::{HeldAddress, Low, public_and_private};
+use super::address_range::{HeldAddress, LOOPBACK, Low, public_and_private};
 use super::traffic::{CountedConnection, Traffic};
 use crate::clock::Clock;
 
@@ -99,7 +99,7 @@ impl OpenPort {
 impl AddressProxy {
     /// The address `127.77.x.y`, in front of a program that has `127.78.x.y`.
     pub(super) fn new(clock: Clock, low: Low, port: u16) -> Self {
-        Self::at(clock, HeldAddress::former(low), port)
+        Self::at(clock, LOOPBACK.former(low), port)
     }
 
     fn at(clock: Clock, held: HeldAddress, port: u16) -> Self {
@@ -127,7 +127,7 @@ impl AddressProxy {
     /// another control plane.
     pub(super) fn free(clock: &Clock, port: u16, used: impl Fn(Ipv4Addr) -> bool) -> Option<Self> {
         let free = |ip| std::net::TcpListener::bind((ip, port)).is_ok();
-        let held = HeldAddress::free(|low| {
+        let held = LOOPBACK.free(|low| {
             let (public, private) = public_and_private(low);
             !used(public) && free(public) && free(private)
         });

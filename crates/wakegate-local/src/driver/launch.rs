@@ -23,6 +23,7 @@ use super::contract::{Boot, Commit, Handle};
 use super::error::DriverError;
 use super::procfs::ProcessStat;
 use super::remnants::MARK;
+use crate::descriptors;
 
 /// The longest that our launcher may take to become the program.
 const LAUNCH: Duration = Duration::from_secs(30);
@@ -74,6 +75,9 @@ pub(super) async fn launch(what: Launch<'_>) -> Result<Launched, DriverError> {
     command.args(["session", "--wait", "--report"]);
     if let Some(group) = &handle.group {
         command.arg("--group").arg(group);
+    }
+    if let Some(files) = descriptors::given() {
+        command.arg("--files").arg(files.to_string());
     }
     let child = command
         .arg("--")

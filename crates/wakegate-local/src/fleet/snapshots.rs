@@ -210,33 +210,63 @@ impl Fleet {
                 }
             }
         };
-        if with_memory {
-            let mut record = instance.record().clone();
-            change(&mut record);
-            self.driver.release(&instance.id).await;
-            let replaced = self.store.replace_memory(&instance.id, &record);
-            if let Err(error) = replaced {
-                self.note(instance, &format!("{RESTORE_FAILED}: {error}"));
-                // What there is of the other one goes.
-                let _left_behind = self.store.draft_memory(&instance.id);
-                if state == State::Standby {
-                    // As it was.
-                    self.put_asleep(instance, RESTORE_FAILED)?;
-                }
-                return Err(Error::disk(RESTORE_FAILED, &error));
+        let before = instance.record().clone();
+        let mut record = before.clone();
+        change(&mut record);
+        let id = &instance.id;
+        self.driver.release(id).await;
+        let replaced = match with_memory {
+            true => self.store.replace_memory(id, &record),
+            false => self.store.set_memory_aside(id, &record),
+        };
+        if let Err(error) = replaced {
+            self.note(instance, &format!("{RESTORE_FAILED}: {error}"));
+            // What there is of the other one goes.
+            self.store.forget_replaced(id);
+            if state == State::Standby {
+                // As it was.
+                self.put_asleep(instance, RESTORE_FAILED)?;
             }
-            instance.change(change);
-            self.put_asleep(instance, RESTORE_FAILED)?;
-        } else {
-            self.update(instance, change)?;
-            // What slept is dropped.
-            self.driver
-                .stop(&instance.id, std::time::Duration::ZERO)
-                .await;
+            return Err(Error::disk(RESTORE_FAILED, &error));
         }
-        self.note(instance, &format!("back to snapshot {}", snapshot.id));
-        self.tell(instance, "back to a snapshot");
-        self.reach(instance, target).await
+        instance.change(change);
+        if !self.driver.keeps_memory() {
+            // What stood still is dropped.
+            self.driver.stop(id, std::time::Duration::ZERO).await;
+        }
+        let mut brought = match with_memory {
+            true => self.put_asleep(instance, RESTORE_FAILED),
+            false => Ok(()),
+        };
+        if brought.is_ok() {
+            self.note(instance, &format!("back to snapshot {}", snapshot.id));
+            self.tell(instance, "back to a snapshot");
+            brought = self.reach(instance, target).await;
+        }
+        match &brought {
+            Ok(()) => self.store.forget_replaced(id),
+            Err(_) => self.undo_replacement(instance, before).await,
+        }
+        brought
+    }
+
+    /// Makes an instance again what it was before it went back to a snapshot, since it could not be
+    /// brought to what was asked for. `before` was its record, of one that slept or had ended.
+    async fn undo_replacement(&self, instance: &Instance, before: Record) {
+        self.driver.release(&instance.id).await;
+        let undone = self.store.undo_replacement(&instance.id);
+        match undone {
+            Ok(()) => instance.change(|record| *record = before),
+            Err(error) => {
+                let id = &instance.id;
+                tracing::error!(instance = id, %error, "it cannot be what it was before a snapshot");
+            }
+        }
+        if instance.state() == State::Standby {
+            // One that cannot says so by itself.
+            let _refused = self.put_asleep(instance, RESTORE_FAILED);
+        }
+        self.tell(instance, "as before the snapshot");
     }
 
     /// Copies a snapshot's memory to where it can replace that of its instance, which is not

@@ -28,6 +28,8 @@ const ASIDE: &str = ".broken-";
 pub(crate) const MEMORY: &str = "vm";
 /// A record that takes its place together with the memory in whose folder it is.
 const NEXT: &str = "record.next";
+/// The record of before a memory was replaced, while that can be taken back.
+const REPLACED: &str = ".tmp-replaced-record.json";
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +154,7 @@ impl Store {
     }
 
     /// Replaces an instance's memory by its draft, together with the record: both or neither,
-    /// whenever this process is killed.
+    /// whenever this process is killed. What was stays on disk until [`Self::forget_replaced`].
     pub(crate) fn replace_memory<T: Serialize>(&self, id: &str, value: &T) -> io::Result<()> {
         let (folder, memory) = (
             self.folder(Kind::Instance, id),
@@ -161,17 +163,69 @@ impl Store {
         let draft = beside(&memory, UNFINISHED);
         // It moves with the folder, and from there to its own place.
         replace(&draft.join(NEXT), &serde_json::to_vec_pretty(value)?)?;
+        keep_record(&folder)?;
         exchange(&draft, &memory)?;
         if let Err(error) = fs::rename(memory.join(NEXT), folder.join(RECORD)) {
             put_back(&memory, &draft)?;
             return Err(error);
         }
-        for old in [draft, beside(&memory, FORMER)] {
-            if let Err(error) = remove_folder(&old) {
-                tracing::warn!(folder = %old.display(), %error, "cannot remove an old memory");
+        Ok(())
+    }
+
+    /// Takes an instance's memory, if it has one, out of its place, and saves the record of one that
+    /// has none. Whoever is killed between the two has the record. What was stays on disk until
+    /// [`Self::forget_replaced`].
+    pub(crate) fn set_memory_aside<T: Serialize>(&self, id: &str, value: &T) -> io::Result<()> {
+        let (folder, memory) = (
+            self.folder(Kind::Instance, id),
+            self.memory(Kind::Instance, id),
+        );
+        let draft = self.draft_memory(id)?;
+        keep_record(&folder)?;
+        self.save(Kind::Instance, id, value)?;
+        let aside = absent_is_fine(fs::rename(&memory, &draft));
+        if aside.is_err() {
+            fs::rename(folder.join(REPLACED), folder.join(RECORD))?;
+        }
+        aside
+    }
+
+    /// Takes [`Self::replace_memory`] or [`Self::set_memory_aside`] back, both memory and record or
+    /// neither, whenever this process is killed. It takes no room.
+    pub(crate) fn undo_replacement(&self, id: &str) -> io::Result<()> {
+        let (folder, memory) = (
+            self.folder(Kind::Instance, id),
+            self.memory(Kind::Instance, id),
+        );
+        let (draft, former) = (beside(&memory, UNFINISHED), beside(&memory, FORMER));
+        let replaced = folder.join(REPLACED);
+        match [&former, &draft].into_iter().find(|old| old.exists()) {
+            Some(old) => {
+                fs::rename(&replaced, old.join(NEXT))?;
+                put_back(&memory, &draft)?;
+                fs::rename(memory.join(NEXT), folder.join(RECORD))?;
+            }
+            // There was no memory.
+            None => {
+                fs::rename(&replaced, folder.join(RECORD))?;
+                absent_is_fine(fs::rename(&memory, &draft))?;
             }
         }
+        self.forget_replaced(id);
         Ok(())
+    }
+
+    /// Removes what an instance was before its memory was replaced.
+    pub(crate) fn forget_replaced(&self, id: &str) {
+        let memory = self.memory(Kind::Instance, id);
+        let record = self.folder(Kind::Instance, id).join(REPLACED);
+        let folders = [beside(&memory, UNFINISHED), beside(&memory, FORMER)];
+        let removed = folders.iter().map(|old| remove_folder(old));
+        let removed = removed.chain([absent_is_fine(fs::remove_file(record))]);
+        for error in removed.filter_map(Result::err) {
+            // It goes at the next start.
+            tracing::warn!(folder = %memory.display(), %error, "cannot remove an old memory");
+        }
     }
 
     /// Notes that the thing is to be removed: after a kill, that is done at the next start.
@@ -307,13 +361,23 @@ fn may_be_there(path: &Path) -> bool {
     !fs::symlink_metadata(path).is_err_and(missing)
 }
 
-/// Undoes an exchange: `memory` is the new one, and the old one is at `draft`, or still on its way
-/// there where the file system cannot exchange, or there was none.
+/// Keeps the record of before a memory is replaced.
+fn keep_record(folder: &Path) -> io::Result<()> {
+    let replaced = folder.join(REPLACED);
+    absent_is_fine(fs::remove_file(&replaced))?;
+    fs::hard_link(folder.join(RECORD), &replaced)
+}
+
+/// Undoes an exchange: `memory` is the new one, or has gone meanwhile, and the old one is at
+/// `draft`, or still on its way there where the file system cannot exchange, or there was none.
 fn put_back(memory: &Path, draft: &Path) -> io::Result<()> {
     let former = beside(memory, FORMER);
-    match former.exists() {
-        true => fs::rename(memory, draft).and_then(|()| fs::rename(&former, memory)),
-        false => exchange(memory, draft),
+    match (former.exists(), memory.exists()) {
+        (true, _) => {
+            absent_is_fine(fs::rename(memory, draft)).and_then(|()| fs::rename(&former, memory))
+        }
+        (false, true) => exchange(memory, draft),
+        (false, false) => fs::rename(draft, memory),
     }
 }
 
@@ -462,6 +526,64 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = with_drafted_memory(dir.path());
         store.replace_memory("a", &"new").unwrap();
+        store.forget_replaced("a");
+        assert_eq!(instance(&store), ("new".to_owned(), "new".to_owned()));
+    }
+
+    #[test]
+    fn a_replaced_memory_comes_back_with_its_record_until_it_is_forgotten() {
+        type Step = fn(&Store);
+        let nothing: Step = |_| {};
+        // Where the file system cannot exchange, the old one is in another place.
+        let in_two_steps: Step = |store| {
+            let memory = store.memory(Kind::Instance, "a");
+            fs::rename(beside(&memory, UNFINISHED), beside(&memory, FORMER)).unwrap();
+        };
+        let without_a_new_one: Step =
+            |store| fs::remove_dir_all(store.memory(Kind::Instance, "a")).unwrap();
+        for meanwhile in [nothing, in_two_steps, without_a_new_one] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = with_drafted_memory(dir.path());
+            store.replace_memory("a", &"new").unwrap();
+            store.save(Kind::Instance, "a", &"newer").unwrap();
+            meanwhile(&store);
+            store.undo_replacement("a").unwrap();
+            assert_eq!(instance(&store), ("old".to_owned(), "old".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_memory_that_was_set_aside_comes_back_with_its_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = with_drafted_memory(dir.path());
+        store.set_memory_aside("a", &"none").unwrap();
+        assert!(!store.memory(Kind::Instance, "a").exists());
+        assert_eq!(store.load::<String>(Kind::Instance).unwrap(), ["none"]);
+        store.undo_replacement("a").unwrap();
+        assert_eq!(instance(&store), ("old".to_owned(), "old".to_owned()));
+        store.set_memory_aside("a", &"none").unwrap();
+        store.forget_replaced("a");
+        assert_eq!(names(&store.folder(Kind::Instance, "a")), [RECORD]);
+    }
+
+    #[test]
+    fn an_instance_that_had_no_memory_has_none_when_its_replacement_is_undone() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = with_drafted_memory(dir.path());
+        fs::remove_dir_all(store.memory(Kind::Instance, "a")).unwrap();
+        store.replace_memory("a", &"new").unwrap();
+        store.undo_replacement("a").unwrap();
+        assert_eq!(names(&store.folder(Kind::Instance, "a")), [RECORD]);
+        assert_eq!(store.load::<String>(Kind::Instance).unwrap(), ["old"]);
+    }
+
+    #[test]
+    fn a_replacement_that_was_not_undone_before_a_kill_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = with_drafted_memory(dir.path());
+        store.replace_memory("a", &"new").unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
         assert_eq!(instance(&store), ("new".to_owned(), "new".to_owned()));
     }
 

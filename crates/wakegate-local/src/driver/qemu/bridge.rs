@@ -15,12 +15,13 @@ use std::sync::Arc;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
+use crate::driver::address_range::{BRIDGE_SUBNET, BRIDGED, HeldAddress};
 use crate::driver::error::DriverError;
 use crate::driver::traffic::Traffic;
 
 const BRIDGE: &str = "wakegate0";
-/// The first two bytes of every address; the host is `.0.1`.
-const SUBNET: [u8; 2] = [10, 177];
+/// The last two bytes of the host's own address.
+const ROUTER: [u8; 2] = [0, 1];
 const TRACKING: &str = "add table ip wakegate\n\
     add chain ip wakegate track { type filter hook output priority 0 ; }\n\
     flush chain ip wakegate track\n\
@@ -32,12 +33,17 @@ pub(super) struct Tap {
     pub(super) address: Ipv4Addr,
     name: String,
     traffic: Arc<Traffic>,
+    _held: HeldAddress,
 }
 
 /// The host's own address on the bridge.
 pub(super) fn router() -> Ipv4Addr {
-    let [a, b] = SUBNET;
-    Ipv4Addr::new(a, b, 0, 1)
+    address(ROUTER)
+}
+
+fn address([c, d]: [u8; 2]) -> Ipv4Addr {
+    let [a, b] = BRIDGE_SUBNET;
+    Ipv4Addr::new(a, b, c, d)
 }
 
 /// The VM's address with its prefix, as it is told it.
@@ -107,21 +113,29 @@ pub(crate) async fn set_up() -> Result<(), DriverError> {
 // === impl Tap ===
 
 impl Tap {
+    /// The device of a VM that has this address already.
     pub(super) fn new(address: Ipv4Addr) -> Self {
+        let [_, _, c, d] = address.octets();
+        Self::at(BRIDGED.former([c, d]))
+    }
+
+    fn at(held: HeldAddress) -> Self {
+        let address = address(held.low());
         Self {
             address,
             name: device(address),
             traffic: Arc::default(),
+            _held: held,
         }
     }
 
     /// One at a random address that neither we (`used`) nor another control plane uses.
     pub(super) fn free(used: impl Fn(Ipv4Addr) -> bool) -> Option<Self> {
-        let [a, b] = SUBNET;
-        (0..1000)
-            .map(|_| Ipv4Addr::new(a, b, fastrand::u8(1..=254), fastrand::u8(1..=254)))
-            .find(|new| !used(*new) && !exists(&device(*new)))
-            .map(Self::new)
+        let held = BRIDGED.free(|low| {
+            let new = address(low);
+            low != ROUTER && !used(new) && !exists(&device(new))
+        });
+        Some(Self::at(held?))
     }
 
     /// Makes the device; one that a broken VM has left is as good.
