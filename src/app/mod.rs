@@ -30,8 +30,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::AppError;
-pub use self::handle::{AppHandle, needs_restart};
 use self::handle::Running;
+pub use self::handle::{AppHandle, needs_restart};
 use self::plane::ObservedPlane;
 pub use self::prepared::{IN_USE, Prepared};
 use self::service::GatewayService;

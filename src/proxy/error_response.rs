@@ -459,7 +459,11 @@ mod tests {
             (half_a_minute.into(), "Try again in 30 seconds.", true),
             (minutes.into(), "Try again in 3 minutes.", true),
             (RouteError::NoRoute.into(), "Check the address", false),
-            (ProxyError::Unauthenticated, "If you should be let in", false),
+            (
+                ProxyError::Unauthenticated,
+                "If you should be let in",
+                false,
+            ),
             (ForwardError::Severed.into(), "Try again later.", true),
             (AuthorityError::Missing.into(), "Go back", false),
         ] {
@@ -477,6 +481,9 @@ mod tests {
         let policy = response.headers()[CONTENT_SECURITY_POLICY].to_str();
         let nonce = policy.unwrap().split("'nonce-").nth(1).unwrap();
         let nonce = nonce.split('\'').next().unwrap();
-        assert!(html.contains(&format!("<style nonce=\"{nonce}\">")), "{html}");
+        assert!(
+            html.contains(&format!("<style nonce=\"{nonce}\">")),
+            "{html}"
+        );
     }
 }

@@ -222,8 +222,15 @@ async fn the_page_asks_for_the_token_and_loads_nothing_from_elsewhere() {
         "nothing is told before"
     );
     let words = text(&browser, "login").await;
-    assert!(words.contains("Sign in") && !words.contains("Bearer"), "{words}");
-    assert_eq!(text(&browser, "login-why").await, "", "nobody was wrong yet");
+    assert!(
+        words.contains("Sign in") && !words.contains("Bearer"),
+        "{words}"
+    );
+    assert_eq!(
+        text(&browser, "login-why").await,
+        "",
+        "nobody was wrong yet"
+    );
     browser.look_at_all_sides("sign-in").await;
     enter("0123456789abcdee").await;
     eventually("it says that this is not the token", async || {
@@ -495,7 +502,12 @@ async fn shares_of_wakes_are_right_and_neither_storage_nor_an_honest_network_is_
     let shares = browser.run(shares).await;
     let expected = json!([17.0, 16.5, 2.0, 7.0, 2.0, 95.0]);
     let number = |value: &Value| value.as_f64().unwrap();
-    for (share, right) in shares.as_array().unwrap().iter().zip(expected.as_array().unwrap()) {
+    for (share, right) in shares
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(expected.as_array().unwrap())
+    {
         assert_eq!(number(share), number(right), "{shares}");
     }
     assert_eq!(shares.as_array().unwrap().len(), 6);

@@ -363,9 +363,7 @@ async fn what_a_control_plane_says_is_text_for_operators_and_nothing_for_clients
         browser.run(shown).await.as_str().unwrap().contains(begins)
     })
     .await;
-    browser
-        .run("document.querySelector('.row').click()")
-        .await;
+    browser.run("document.querySelector('.row').click()").await;
     eventually("and in the details", async || {
         let shown = "return document.getElementById('details-rows').textContent \
                      + document.getElementById('details-failure').textContent";
