@@ -23,7 +23,10 @@ mod table;
 mod wakes;
 mod watched;
 
+use std::thread::available_parallelism;
+
 use clap::CommandFactory as _;
+use tokio::runtime::Builder;
 
 pub use args::{
     Arguments, CheckArguments, Command, ConfigArguments, GatewayArguments, InitArguments,
@@ -40,6 +43,9 @@ use crate::{config::LogConfig, telemetry::init_diagnostics};
 pub use instances::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
 pub use output::{BAD_CONFIG, FAILED, Failure, OK, Output};
 
+/// The threads of the runtime that serves no clients.
+const THREADS: usize = 2;
+
 /// Runs what needs no runtime, since it becomes another program or is the first one of a VM; it
 /// returns only a failure. Gives back what needs one.
 pub fn run_alone(command: Command) -> Result<Command, Failure> {
@@ -53,8 +59,22 @@ pub fn run_alone(command: Command) -> Result<Command, Failure> {
     }
 }
 
-/// Runs a subcommand to its end.
-pub async fn run(command: Command, output: Output) -> Result<(), Failure> {
+/// Runs a subcommand to its end, on a runtime of its own.
+// Not `async`: what that comes to would be compiled once more, in the binary.
+pub fn run(command: Command, output: Output) -> Result<(), Failure> {
+    // Clients are served elsewhere, on the workers' runtimes. This one is for the engine, operators
+    // and what comes by the clock; where there is one processor, it has nobody to give work to.
+    let alone = available_parallelism().is_ok_and(|processors| processors.get() == 1);
+    let mut builder = match alone {
+        true => Builder::new_current_thread(),
+        false => Builder::new_multi_thread(),
+    };
+    let runtime = builder.worker_threads(THREADS).enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::failed(format_args!("no runtime: {error}")))?;
+    runtime.block_on(dispatch(command, output))
+}
+
+async fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Instances(arguments) => instances::run(arguments, output).await,
         #[cfg(feature = "local")]
