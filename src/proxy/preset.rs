@@ -47,7 +47,7 @@ const AGENTS: &[&str] = &[
 /// Parts of user agents, in lower case: health checkers of balancers and orchestrators, which send
 /// people elsewhere when they dislike the answer. Sources: Kubernetes (`kube-probe/1.31`), Elastic
 /// Load Balancing (`ELB-HealthChecker/2.0`), Route 53 and Global Accelerator
-/// (`Amazon-Route53-Health-Check-Service`), CloudWatch (`CloudWatchSynthetics/arn:…`), Google Cloud
+/// (`Amazon-Route53-Health-Check-Service`), `CloudWatch` (`CloudWatchSynthetics/arn:…`), Google Cloud
 /// (`GoogleHC/1.0`, `GoogleStackdriverMonitoring-UptimeChecks`), Azure's Load Balancer (`Load
 /// Balancer Agent`), Front Door (`Edge Health Probe`), Traffic Manager, App Service
 /// (`HealthCheck/1.0`, `AlwaysOn`) and Application Insights (`…; AppInsights)`), Envoy

@@ -232,7 +232,7 @@ mod tests {
         let mut range = Range::new(LOOPBACK.subnet);
         let others: Vec<(u8, UnixDatagram)> = (0..=u8::MAX)
             .filter(|block| block % 2 == 0)
-            .filter_map(|block| Some((block, take_block(self.subnet, block).ok()?)))
+            .filter_map(|block| Some((block, take_block(LOOPBACK.subnet, block).ok()?)))
             .collect();
         let first = range.block().unwrap();
         assert!(others.iter().all(|(block, _)| *block != first));
