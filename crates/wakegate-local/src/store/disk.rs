@@ -14,9 +14,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::draft::{Draft, RECORD};
+use super::replaced::{self, MEMORY, settle_memory};
 use crate::atomic::{
-    DISCARDED, FORMER, UNFINISHED, absent_is_fine, beside, exchange, has_prefix, make_folder,
-    remove_folder, remove_unfinished, replace,
+    DISCARDED, UNFINISHED, absent_is_fine, beside, has_prefix, make_folder, remove_folder,
+    remove_unfinished, replace,
 };
 use crate::id::new_token;
 
@@ -24,12 +25,6 @@ use crate::id::new_token;
 const DELETED: &str = "record.deleted";
 /// The beginning of the names of folders whose record cannot be read.
 const ASIDE: &str = ".broken-";
-/// The folder of a memory, in that of its instance or snapshot.
-pub(crate) const MEMORY: &str = "vm";
-/// A record that takes its place together with the memory in whose folder it is.
-const NEXT: &str = "record.next";
-/// The record of before a memory was replaced, while that can be taken back.
-const REPLACED: &str = ".tmp-replaced-record.json";
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -143,89 +138,34 @@ impl Store {
 
     /// The place of a memory that is to replace that of an instance; it is empty.
     pub(crate) fn draft_memory(&self, id: &str) -> io::Result<PathBuf> {
-        let draft = beside(&self.memory(Kind::Instance, id), UNFINISHED);
-        remove_folder(&draft)?;
-        Ok(draft)
+        replaced::draft_memory(&self.folder(Kind::Instance, id))
+    }
+
+    /// Replaces an instance's memory by its draft, together with the record: both or neither. What
+    /// was stays on disk until [`Self::forget_replaced`].
+    pub(crate) fn replace_memory<T: Serialize>(&self, id: &str, record: &T) -> io::Result<()> {
+        replaced::replace_memory(&self.folder(Kind::Instance, id), record)
+    }
+
+    /// Takes an instance's memory, if it has one, out of its place, and saves the record of one
+    /// that has none. What was stays on disk until [`Self::forget_replaced`].
+    pub(crate) fn set_memory_aside<T: Serialize>(&self, id: &str, record: &T) -> io::Result<()> {
+        replaced::set_memory_aside(&self.folder(Kind::Instance, id), record)
+    }
+
+    /// Takes either of them back. It takes no room.
+    pub(crate) fn undo_replacement(&self, id: &str) -> io::Result<()> {
+        replaced::undo_replacement(&self.folder(Kind::Instance, id))
+    }
+
+    /// Removes what an instance was before its memory was replaced.
+    pub(crate) fn forget_replaced(&self, id: &str) {
+        replaced::forget_replaced(&self.folder(Kind::Instance, id));
     }
 
     /// The folder of the memory of an instance or a snapshot.
     pub(crate) fn memory(&self, kind: Kind, id: &str) -> PathBuf {
         self.folder(kind, id).join(MEMORY)
-    }
-
-    /// Replaces an instance's memory by its draft, together with the record: both or neither,
-    /// whenever this process is killed. What was stays on disk until [`Self::forget_replaced`].
-    pub(crate) fn replace_memory<T: Serialize>(&self, id: &str, value: &T) -> io::Result<()> {
-        let (folder, memory) = (
-            self.folder(Kind::Instance, id),
-            self.memory(Kind::Instance, id),
-        );
-        let draft = beside(&memory, UNFINISHED);
-        // It moves with the folder, and from there to its own place.
-        replace(&draft.join(NEXT), &serde_json::to_vec_pretty(value)?)?;
-        keep_record(&folder)?;
-        exchange(&draft, &memory)?;
-        if let Err(error) = fs::rename(memory.join(NEXT), folder.join(RECORD)) {
-            put_back(&memory, &draft)?;
-            return Err(error);
-        }
-        Ok(())
-    }
-
-    /// Takes an instance's memory, if it has one, out of its place, and saves the record of one that
-    /// has none. Whoever is killed between the two has the record. What was stays on disk until
-    /// [`Self::forget_replaced`].
-    pub(crate) fn set_memory_aside<T: Serialize>(&self, id: &str, value: &T) -> io::Result<()> {
-        let (folder, memory) = (
-            self.folder(Kind::Instance, id),
-            self.memory(Kind::Instance, id),
-        );
-        let draft = self.draft_memory(id)?;
-        keep_record(&folder)?;
-        self.save(Kind::Instance, id, value)?;
-        let aside = absent_is_fine(fs::rename(&memory, &draft));
-        if aside.is_err() {
-            fs::rename(folder.join(REPLACED), folder.join(RECORD))?;
-        }
-        aside
-    }
-
-    /// Takes [`Self::replace_memory`] or [`Self::set_memory_aside`] back, both memory and record or
-    /// neither, whenever this process is killed. It takes no room.
-    pub(crate) fn undo_replacement(&self, id: &str) -> io::Result<()> {
-        let (folder, memory) = (
-            self.folder(Kind::Instance, id),
-            self.memory(Kind::Instance, id),
-        );
-        let (draft, former) = (beside(&memory, UNFINISHED), beside(&memory, FORMER));
-        let replaced = folder.join(REPLACED);
-        match [&former, &draft].into_iter().find(|old| old.exists()) {
-            Some(old) => {
-                fs::rename(&replaced, old.join(NEXT))?;
-                put_back(&memory, &draft)?;
-                fs::rename(memory.join(NEXT), folder.join(RECORD))?;
-            }
-            // There was no memory.
-            None => {
-                fs::rename(&replaced, folder.join(RECORD))?;
-                absent_is_fine(fs::rename(&memory, &draft))?;
-            }
-        }
-        self.forget_replaced(id);
-        Ok(())
-    }
-
-    /// Removes what an instance was before its memory was replaced.
-    pub(crate) fn forget_replaced(&self, id: &str) {
-        let memory = self.memory(Kind::Instance, id);
-        let record = self.folder(Kind::Instance, id).join(REPLACED);
-        let folders = [beside(&memory, UNFINISHED), beside(&memory, FORMER)];
-        let removed = folders.iter().map(|old| remove_folder(old));
-        let removed = removed.chain([absent_is_fine(fs::remove_file(record))]);
-        for error in removed.filter_map(Result::err) {
-            // It goes at the next start.
-            tracing::warn!(folder = %memory.display(), %error, "cannot remove an old memory");
-        }
     }
 
     /// Notes that the thing is to be removed: after a kill, that is done at the next start.
@@ -361,26 +301,6 @@ fn may_be_there(path: &Path) -> bool {
     !fs::symlink_metadata(path).is_err_and(missing)
 }
 
-/// Keeps the record of before a memory is replaced.
-fn keep_record(folder: &Path) -> io::Result<()> {
-    let replaced = folder.join(REPLACED);
-    absent_is_fine(fs::remove_file(&replaced))?;
-    fs::hard_link(folder.join(RECORD), &replaced)
-}
-
-/// Undoes an exchange: `memory` is the new one, or has gone meanwhile, and the old one is at
-/// `draft`, or still on its way there where the file system cannot exchange, or there was none.
-fn put_back(memory: &Path, draft: &Path) -> io::Result<()> {
-    let former = beside(memory, FORMER);
-    match (former.exists(), memory.exists()) {
-        (true, _) => {
-            absent_is_fine(fs::rename(memory, draft)).and_then(|()| fs::rename(&former, memory))
-        }
-        (false, true) => exchange(memory, draft),
-        (false, false) => fs::rename(draft, memory),
-    }
-}
-
 /// The folders in a folder.
 fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut all = Vec::new();
@@ -391,19 +311,6 @@ fn folders(path: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     Ok(all)
-}
-
-/// Finishes or undoes [`Store::replace_memory`] in an instance's folder.
-fn settle_memory(folder: &Path) -> io::Result<()> {
-    let memory = folder.join(MEMORY);
-    let former = beside(&memory, FORMER);
-    if former.exists() {
-        match memory.exists() {
-            true => remove_folder(&former)?,
-            false => fs::rename(&former, &memory)?,
-        }
-    }
-    absent_is_fine(fs::rename(memory.join(NEXT), folder.join(RECORD)))
 }
 
 #[cfg(test)]
@@ -497,120 +404,6 @@ mod tests {
         assert_eq!(store.load::<String>(Kind::Instance).unwrap(), ["a"]);
     }
 
-    /// A store whose instance has this memory and record, and a draft of others.
-    fn with_drafted_memory(root: &Path) -> Store {
-        let store = Store::open(root).unwrap();
-        store.create(Kind::Instance, "a", &"old").unwrap();
-        for (content, folder) in [
-            ("old", store.memory(Kind::Instance, "a")),
-            ("new", store.draft_memory("a").unwrap()),
-        ] {
-            fs::create_dir(&folder).unwrap();
-            fs::write(folder.join("ram"), content).unwrap();
-        }
-        store
-    }
-
-    /// The record and the memory of the instance, which is all that there is.
-    fn instance(store: &Store) -> (String, String) {
-        let folder = store.folder(Kind::Instance, "a");
-        assert_eq!(names(&folder), [RECORD, MEMORY]);
-        let memory = folder.join(MEMORY);
-        assert_eq!(names(&memory), ["ram"]);
-        let record = store.load::<String>(Kind::Instance).unwrap().remove(0);
-        (record, fs::read_to_string(memory.join("ram")).unwrap())
-    }
-
-    #[test]
-    fn a_memory_and_its_record_are_replaced_together() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = with_drafted_memory(dir.path());
-        store.replace_memory("a", &"new").unwrap();
-        store.forget_replaced("a");
-        assert_eq!(instance(&store), ("new".to_owned(), "new".to_owned()));
-    }
-
-    #[test]
-    fn a_replaced_memory_comes_back_with_its_record_until_it_is_forgotten() {
-        type Step = fn(&Store);
-        let nothing: Step = |_| {};
-        // Where the file system cannot exchange, the old one is in another place.
-        let in_two_steps: Step = |store| {
-            let memory = store.memory(Kind::Instance, "a");
-            fs::rename(beside(&memory, UNFINISHED), beside(&memory, FORMER)).unwrap();
-        };
-        let without_a_new_one: Step =
-            |store| fs::remove_dir_all(store.memory(Kind::Instance, "a")).unwrap();
-        for meanwhile in [nothing, in_two_steps, without_a_new_one] {
-            let dir = tempfile::tempdir().unwrap();
-            let store = with_drafted_memory(dir.path());
-            store.replace_memory("a", &"new").unwrap();
-            store.save(Kind::Instance, "a", &"newer").unwrap();
-            meanwhile(&store);
-            store.undo_replacement("a").unwrap();
-            assert_eq!(instance(&store), ("old".to_owned(), "old".to_owned()));
-        }
-    }
-
-    #[test]
-    fn a_memory_that_was_set_aside_comes_back_with_its_record() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = with_drafted_memory(dir.path());
-        store.set_memory_aside("a", &"none").unwrap();
-        assert!(!store.memory(Kind::Instance, "a").exists());
-        assert_eq!(store.load::<String>(Kind::Instance).unwrap(), ["none"]);
-        store.undo_replacement("a").unwrap();
-        assert_eq!(instance(&store), ("old".to_owned(), "old".to_owned()));
-        store.set_memory_aside("a", &"none").unwrap();
-        store.forget_replaced("a");
-        assert_eq!(names(&store.folder(Kind::Instance, "a")), [RECORD]);
-    }
-
-    #[test]
-    fn an_instance_that_had_no_memory_has_none_when_its_replacement_is_undone() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = with_drafted_memory(dir.path());
-        fs::remove_dir_all(store.memory(Kind::Instance, "a")).unwrap();
-        store.replace_memory("a", &"new").unwrap();
-        store.undo_replacement("a").unwrap();
-        assert_eq!(names(&store.folder(Kind::Instance, "a")), [RECORD]);
-        assert_eq!(store.load::<String>(Kind::Instance).unwrap(), ["old"]);
-    }
-
-    #[test]
-    fn a_replacement_that_was_not_undone_before_a_kill_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = with_drafted_memory(dir.path());
-        store.replace_memory("a", &"new").unwrap();
-        drop(store);
-        let store = Store::open(dir.path()).unwrap();
-        assert_eq!(instance(&store), ("new".to_owned(), "new".to_owned()));
-    }
-
-    #[test]
-    fn a_memory_whose_record_cannot_be_replaced_is_the_old_one_again() {
-        type Steps = fn(&Path, &Path);
-        let (at_once, in_two_steps): (Steps, Steps) = (
-            |draft, memory| exchange(draft, memory).unwrap(),
-            |draft, memory| {
-                fs::rename(memory, beside(memory, FORMER)).unwrap();
-                fs::rename(draft, memory).unwrap();
-            },
-        );
-        for steps in [at_once, in_two_steps] {
-            let dir = tempfile::tempdir().unwrap();
-            let store = with_drafted_memory(dir.path());
-            let memory = store.memory(Kind::Instance, "a");
-            let draft = beside(&memory, UNFINISHED);
-            steps(&draft, &memory);
-            put_back(&memory, &draft).unwrap();
-            assert_eq!(fs::read_to_string(memory.join("ram")).unwrap(), "old");
-            assert!(draft.join("ram").exists());
-            store.draft_memory("a").unwrap();
-            assert_eq!(instance(&store), ("old".to_owned(), "old".to_owned()));
-        }
-    }
-
     #[test]
     fn what_cannot_be_put_aside_keeps_nobody_from_starting_and_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
@@ -654,32 +447,6 @@ mod tests {
         assert!(stays("-i"), "so that the test's folder can be removed");
         removed.unwrap();
         assert_eq!(listed.unwrap(), ["fine"]);
-    }
-
-    #[test]
-    fn a_kill_between_the_steps_leaves_the_old_memory_and_record_or_the_new_ones() {
-        type Steps = fn(&Path, &Path);
-        let (before, between, after): (Steps, Steps, Steps) = (
-            |draft, _| fs::write(draft.join(NEXT), b"\"new\"").unwrap(),
-            |_, memory| fs::rename(memory, beside(memory, FORMER)).unwrap(),
-            |draft, memory| exchange(draft, memory).unwrap(),
-        );
-        for (steps, result) in [
-            ([before].as_slice(), "old"),
-            (&[before, between], "old"),
-            (&[before, after], "new"),
-            (&[before, between, after], "new"),
-        ] {
-            let dir = tempfile::tempdir().unwrap();
-            let store = with_drafted_memory(dir.path());
-            let memory = store.memory(Kind::Instance, "a");
-            for step in steps {
-                step(&beside(&memory, UNFINISHED), &memory);
-            }
-            drop(store);
-            let store = Store::open(dir.path()).unwrap();
-            assert_eq!(instance(&store), (result.to_owned(), result.to_owned()));
-        }
     }
 
     #[test]

@@ -7,10 +7,12 @@ mod disk;
 mod draft;
 mod ingress;
 mod instance;
+mod replaced;
 pub(crate) mod rotation;
 mod snapshot;
 
-pub(crate) use disk::{Kind, MEMORY, Store, StoreError};
+pub(crate) use disk::{Kind, Store, StoreError};
 pub(crate) use ingress::{IngressRecord, Rule};
 pub(crate) use instance::{Instance, Record, Schedule, Spec, without_nulls};
+pub(crate) use replaced::MEMORY;
 pub(crate) use snapshot::{Snapshot, SnapshotKind};
