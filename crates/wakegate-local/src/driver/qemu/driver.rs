@@ -305,7 +305,13 @@ impl QemuDriver {
     /// Puts the VM that sleeps in these files among those of this driver.
     pub(super) fn sleeper(&self, id: &str, files: VmFiles) -> Result<(), DriverError> {
         let record = files.record().filter(|_| files.is_asleep());
-        let vm = self.vm(files, record.ok_or(DriverError::NotLoaded)?);
+        let record = record.ok_or(DriverError::NotLoaded)?;
+        // A kill may have left the note that it falls asleep, which says nothing any more.
+        if let Err(error) = files.clear_suspend() {
+            let folder = files.folder().display();
+            tracing::warn!(%folder, %error, "a VM's files say that it falls asleep");
+        }
+        let vm = self.vm(files, record);
         vm.keep();
         self.pool.fill(&self.config, &vm.shape);
         self.vms.insert(id.to_owned(), vm);
