@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use hypeman::GoDuration;
 
 use super::registry::Fleet;
+use crate::policy::countdown::is_eligible;
 use crate::state::State;
-use crate::store::Instance;
+use crate::store::{Instance, Record};
 
 /// Reconciles every instance with its policies, for ever.
 pub(super) async fn run(fleet: &Arc<Fleet>) {
@@ -26,6 +27,16 @@ pub(super) async fn run(fleet: &Arc<Fleet>) {
     }
 }
 
+/// Whether a look at an instance can find something to do; for thousands that sleep it cannot.
+fn needs_a_look(record: &Record, now: Timestamp) -> bool {
+    let schedule = record.spec.schedule.as_ref();
+    record.state == State::Running
+        || is_eligible(record.spec.policy.as_ref(), record.circumstances())
+        || record.spec.expires_at.is_some_and(|at| at <= now)
+        || record.restarts.is_due(now)
+        || schedule.is_some_and(|schedule| schedule.is_due(now))
+}
+
 impl Fleet {
     /// Looks at each instance once. Returns the shortest idle timeout among the instances that
     /// count down.
@@ -35,7 +46,10 @@ impl Fleet {
         let mut shortest: Option<Duration> = None;
         // In no order: with thousands of them, an order costs more than the look.
         let all = self.instances.iter();
-        let all: Vec<_> = all.map(|instance| Arc::clone(instance.value())).collect();
+        let all: Vec<_> = all
+            .filter(|instance| needs_a_look(&instance.record(), now))
+            .map(|instance| Arc::clone(instance.value()))
+            .collect();
         for instance in all {
             self.run_due(&instance, now);
             self.check_health(&instance, now);
