@@ -96,19 +96,33 @@ impl Running {
         name.map(|plane| plane.name.clone()).unwrap_or_default()
     }
 
-    /// Everything that is known of every instance, by name.
-    fn census(&self) -> Vec<InstanceView> {
-        let parts = self.gateway.parts();
-        let (busy, now) = (parts.hold.census(), Instant::now());
+    /// Calls `visit` for every instance that a list or the engine knows, with its name, its control
+    /// plane, what the engine has of it, and its state in the list.
+    fn for_each_instance(
+        &self,
+        mut visit: impl FnMut(&InstanceId, &str, PlaneIndex, Option<&Instance>, Option<&InstanceState>),
+    ) {
+        let wakes = &self.gateway.parts().wakes;
         let mut engines: HashMap<InstanceId, _> = HashMap::new();
-        for (plane, instance) in parts.wakes.all() {
+        for (plane, instance) in wakes.all() {
             engines.insert(instance.id().clone(), (plane, instance));
         }
-        let view_of = |id: &InstanceId,
-                       name: &str,
-                       plane,
-                       engine: Option<&Instance>,
-                       observed: Option<&InstanceState>| {
+        for (plane, observer) in (0..).map(PlaneIndex).zip(&self.planes) {
+            for (id, seen) in observer.last.load().listing.instances() {
+                let engine = engines.remove(id).map(|(_, instance)| instance);
+                visit(id, &seen.name, plane, engine.as_deref(), Some(&seen.state));
+            }
+        }
+        for (id, (plane, instance)) in engines {
+            visit(&id, &instance.name(), plane, Some(&instance), None);
+        }
+    }
+
+    /// Everything that is known of every instance, by name.
+    fn census(&self) -> Vec<InstanceView> {
+        let (busy, now) = (self.gateway.parts().hold.census(), Instant::now());
+        let mut views = Vec::new();
+        self.for_each_instance(|id, name, plane, engine, observed| {
             let (held, inflight) = busy.get(id).copied().unwrap_or_default();
             let view = InstanceView {
                 id: id.to_string(),
@@ -124,26 +138,19 @@ impl Running {
                 breaker: None,
                 last_failure: None,
             };
-            with_engine(view, engine, now)
-        };
-        let mut views = Vec::with_capacity(engines.len());
-        for (plane, observer) in (0..).map(PlaneIndex).zip(&self.planes) {
-            for (id, seen) in observer.last.load().listing.instances() {
-                let engine = engines.remove(id).map(|(_, instance)| instance);
-                let state = Some(&seen.state);
-                views.push(view_of(id, &seen.name, plane, engine.as_deref(), state));
-            }
-        }
-        for (id, (plane, instance)) in engines {
-            views.push(view_of(&id, &instance.name(), plane, Some(&instance), None));
-        }
+            views.push(with_engine(view, engine, now));
+        });
         views.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         views
     }
 
+    /// How many instances are in which state: what each scrape asks for, and so without a view of
+    /// each.
     fn counts(&self) -> InstanceCounts {
-        let mut counts = InstanceCounts::default();
-        self.census().iter().for_each(|one| counts.add(one.state));
+        let (mut counts, now) = (InstanceCounts::default(), Instant::now());
+        self.for_each_instance(|_, _, _, engine, observed| {
+            counts.add(condition(engine, observed.map(condition_of), now));
+        });
         counts
     }
 
