@@ -123,7 +123,11 @@ impl Case<'_> {
             WakeError::ControlPlaneDown => {
                 unless(told(&[Word::Unreachable]), "the control plane answered")
             }
-            WakeError::Failed => unless(told(&[Word::Failed, Word::Conflict]), "nothing failed"),
+            // A call that was lost has failed as well.
+            WakeError::Failed => unless(
+                told(&[Word::Failed, Word::Conflict, Word::Hung]),
+                "nothing failed",
+            ),
             WakeError::Transitioning => unless(
                 told(&[Word::Conflict, Word::Passing, Word::Standby, Word::Stopped]),
                 "it was on its way nowhere",

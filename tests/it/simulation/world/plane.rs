@@ -269,6 +269,9 @@ impl View {
             Fate::Odd(_) => "is odd",
         };
         self.tell(&format!("{op} {name} {word}"));
+        if matches!(fate, Fate::Hang) && matches!(op, "restore" | "start") {
+            self.world.lock().say(self.gateway, name, Word::Hung);
+        }
         fate
     }
 

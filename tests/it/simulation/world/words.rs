@@ -44,6 +44,8 @@ pub enum Word {
     Unlisted,
     /// A restore or a start has begun.
     Begun,
+    /// A restore or a start hangs: its gateway may find out that it was lost.
+    Hung,
 }
 
 #[derive(Debug, Clone)]
