@@ -445,7 +445,8 @@ impl Machine {
         let Some(attempt) = &mut self.attempt else {
             return Vec::new();
         };
-        let (is_late, has_failed) = (now >= attempt.deadline, attempt.has_failed_by(now));
+        let is_late = now >= attempt.deadline;
+        let has_failed = !is_late && attempt.has_failed_by(now);
         if is_late || has_failed && self.count_failure(now) {
             return self.give_up(now, stage);
         }
@@ -471,7 +472,8 @@ impl Machine {
     /// Time has run out, for the reason that was last in the way.
     fn give_up(&mut self, now: Instant, stage: WakeStage) -> Vec<Effect> {
         let counted = self.broken_until.is_some_and(|until| until > now);
-        if !counted {
+        let attempt = self.attempt.as_ref();
+        if !counted && attempt.is_some_and(Attempt::ends_as_failed) {
             self.count_failure(now);
         }
         let refusal = self.attempt.take().and_then(|attempt| attempt.refusal());

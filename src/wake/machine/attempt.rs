@@ -115,6 +115,12 @@ impl Attempt {
         failed
     }
 
+    /// Whether its end counts as a failure: not when it was counted a while before, and those who
+    /// came later had less than a route's whole time since.
+    pub(super) fn ends_as_failed(&self) -> bool {
+        self.fails_at <= self.deadline
+    }
+
     pub(super) fn may_begin_early(&self) -> bool {
         self.targets.iter().any(is_early)
     }
