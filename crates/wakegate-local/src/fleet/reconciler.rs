@@ -17,12 +17,31 @@ use crate::policy::countdown::is_eligible;
 use crate::state::State;
 use crate::store::{Instance, Record};
 
+/// The pauses between two looks, while there is something to look at.
+const SHORTEST: Duration = Duration::from_millis(20);
+const LONGEST: Duration = Duration::from_millis(250);
+/// The pause while there is nothing.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// What a look at all instances has found.
+enum Found {
+    /// All of them sleep or have ended, and nothing is due soon.
+    Nothing,
+    /// Instances that are to be looked at again, and the shortest idle timeout among those that
+    /// count down.
+    Somebody { shortest: Option<Duration> },
+}
+
 /// Reconciles every instance with its policies, for ever.
 pub(super) async fn run(fleet: &Arc<Fleet>) {
     loop {
-        let shortest = fleet.reconcile();
-        let pause = shortest.map_or(Duration::from_millis(500), |idle| idle / 20);
-        let pause = pause.clamp(Duration::from_millis(20), Duration::from_millis(250));
+        let pause = match fleet.reconcile() {
+            Found::Nothing => IDLE,
+            Found::Somebody { shortest } => {
+                let pause = shortest.map_or(LONGEST, |idle| idle / 20);
+                pause.clamp(SHORTEST, LONGEST)
+            }
+        };
         tokio::time::sleep(pause).await;
     }
 }
@@ -33,14 +52,13 @@ fn needs_a_look(record: &Record, now: Timestamp) -> bool {
     record.state == State::Running
         || is_eligible(record.spec.policy.as_ref(), record.circumstances())
         || record.spec.expires_at.is_some_and(|at| at <= now)
-        || record.restarts.is_due(now)
+        || record.restarts.is_pending()
         || schedule.is_some_and(|schedule| schedule.is_due(now))
 }
 
 impl Fleet {
-    /// Looks at each instance once. Returns the shortest idle timeout among the instances that
-    /// count down.
-    fn reconcile(self: &Arc<Self>) -> Option<Duration> {
+    /// Looks at each instance once.
+    fn reconcile(self: &Arc<Self>) -> Found {
         let now = self.clock.now();
         let mut table = None;
         let mut shortest: Option<Duration> = None;
@@ -50,6 +68,9 @@ impl Fleet {
             .filter(|instance| needs_a_look(&instance.record(), now))
             .map(|instance| Arc::clone(instance.value()))
             .collect();
+        if all.is_empty() {
+            return Found::Nothing;
+        }
         for instance in all {
             self.run_due(&instance, now);
             self.check_health(&instance, now);
@@ -75,7 +96,7 @@ impl Fleet {
                 });
             }
         }
-        shortest
+        Found::Somebody { shortest }
     }
 
     /// Deletes what has expired, starts again what has ended, makes the snapshots that are due.

@@ -151,6 +151,11 @@ impl Restarts {
         *self = Self::default();
     }
 
+    /// Whether another attempt is to come, now or later.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.next_attempt_at.is_some()
+    }
+
     /// Whether the program is to be started now.
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
         self.next_attempt_at.is_some_and(|at| at <= now)
