@@ -502,17 +502,16 @@ async fn only_an_attempt_that_had_its_routes_whole_time_counts_as_failed() {
     assert_eq!(machine.breaker(), None, "one failure, not ten");
 }
 
-#[tokio::test]
-async fn an_attempt_that_others_prolong_a_little_is_one_failure() {
-    let began = Instant::now();
-    let mut machine = Machine::new(LIMITS, None);
-    machine.on(began, wake_request(began));
-    // They have the same patience as the first, from when they come.
-    let joined = began + Duration::from_secs(1);
-    machine.on(joined, wake_request(joined));
-    let mut event = unsure(Doubt::Failed);
-    let mut now = joined;
+/// Lets every question fail until those who wait are refused, `meanwhile` before each step. Returns
+/// when that was.
+fn fail_until_refused(
+    machine: &mut Machine,
+    began: Instant,
+    mut meanwhile: impl FnMut(&mut Machine, Instant),
+) -> Instant {
+    let (mut now, mut event) = (began, unsure(Doubt::Failed));
     let error = loop {
+        meanwhile(machine, now);
         event = match machine.on(now, event).as_slice() {
             [Effect::Pause(pause)] => {
                 now += *pause;
@@ -525,6 +524,18 @@ async fn an_attempt_that_others_prolong_a_little_is_one_failure() {
         assert!(now - began < Duration::from_secs(60), "it never ends");
     };
     assert_eq!(error, WakeError::Failed);
+    now
+}
+
+#[tokio::test]
+async fn an_attempt_that_others_prolong_a_little_is_one_failure() {
+    let began = Instant::now();
+    let mut machine = Machine::new(LIMITS, None);
+    machine.on(began, wake_request(began));
+    // They have the same patience as the first, from when they come.
+    let joined = began + Duration::from_secs(1);
+    machine.on(joined, wake_request(joined));
+    let now = fail_until_refused(&mut machine, joined, |_, _| {});
     assert_eq!(machine.breaker(), None, "one failure, not two");
     machine.on(now, wake_request(now));
     machine.on(now + Duration::from_secs(60), unsure(Doubt::Failed));
@@ -534,25 +545,12 @@ async fn an_attempt_that_others_prolong_a_little_is_one_failure() {
 
 #[tokio::test]
 async fn requests_that_keep_coming_do_not_keep_a_failing_instance_from_its_breaker() {
-    let mut now = Instant::now();
+    let began = Instant::now();
     let mut machine = Machine::new(LIMITS, None);
-    machine.on(now, wake_request(now));
-    let began = now;
-    let mut event = unsure(Doubt::Failed);
-    let error = loop {
+    machine.on(began, wake_request(began));
+    fail_until_refused(&mut machine, began, |machine, now| {
         machine.on(now, wake_request(now));
-        event = match machine.on(now, event).as_slice() {
-            [Effect::Pause(pause)] => {
-                now += *pause;
-                Event::PauseOver
-            }
-            [Effect::Ask] => unsure(Doubt::Failed),
-            [Effect::Refuse(error)] => break error.clone(),
-            other => panic!("{other:?}"),
-        };
-        assert!(now - began < Duration::from_secs(60), "it never ends");
-    };
-    assert_eq!(error, WakeError::Failed);
+    });
     let failures = machine.breaker().map(|(failures, _)| failures);
     assert_eq!(failures, Some(LIMITS.breaker_failures));
 }

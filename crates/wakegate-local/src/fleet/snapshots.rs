@@ -222,7 +222,7 @@ impl Fleet {
         if let Err(error) = replaced {
             self.note(instance, &format!("{RESTORE_FAILED}: {error}"));
             // What there is of the other one goes.
-            self.store.forget_replaced(id);
+            let _left_behind = self.store.draft_memory(id);
             if state == State::Standby {
                 // As it was.
                 self.put_asleep(instance, RESTORE_FAILED)?;

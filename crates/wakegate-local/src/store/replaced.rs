@@ -127,15 +127,8 @@ pub(super) fn settle_memory(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::disk::tests::names;
     use crate::store::disk::{Kind, Store};
-
-    fn names(folder: &Path) -> Vec<String> {
-        let entries = fs::read_dir(folder).unwrap();
-        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let mut names: Vec<String> = names.collect();
-        names.sort();
-        names
-    }
 
     /// A store whose instance has this memory and record, and a draft of others.
     fn with_drafted_memory(root: &Path) -> Store {
