@@ -200,20 +200,37 @@ impl Input {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Result<Option<BodyPart>, ChunkError>>> {
         self.ahead = 0;
+        let left = self.reader.body().useful().unwrap_or(0);
+        let is_little = !self.bytes.is_empty() && self.bytes.len() <= ROOM;
+        if is_little && left > (self.bytes.len() + ROOM) as u64 {
+            // Only a look whether the client is still there has read it. What has come since is one
+            // part with it; an end is there to be read again.
+            if let Poll::Ready(Err(error)) = self.poll_more(stream, cx) {
+                return Poll::Ready(Err(error));
+            }
+        }
         loop {
             if let Some(part) = self.next_part() {
                 return Poll::Ready(Ok(part.map(Some)));
             }
-            let useful = self.reader.body().useful().unwrap_or(0).min(PART);
-            let is_little = useful > LITTLE && !self.buffers.has_room(ROOM);
-            let useful = if is_little { LITTLE } else { useful };
-            let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
-            self.bytes.reserve(room);
-            let count = ready!(poll_read_into(stream, &mut self.bytes, room, cx))?;
-            if count == 0 {
+            if ready!(self.poll_more(stream, cx))? == 0 {
                 return Poll::Ready(Ok(Ok(None)));
             }
         }
+    }
+
+    /// Reads some more of the body, as much as is worth reading at once; 0 at the connection's end.
+    fn poll_more<I: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut I,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let useful = self.reader.body().useful().unwrap_or(0).min(PART);
+        let is_little = useful > LITTLE && !self.buffers.has_room(ROOM);
+        let useful = if is_little { LITTLE } else { useful };
+        let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
+        self.bytes.reserve(room);
+        poll_read_into(stream, &mut self.bytes, room, cx)
     }
 
     /// Reads a little ahead, to learn whether the client has left; ready when it has.
@@ -280,4 +297,28 @@ fn poll_read_into<I: AsyncRead + Unpin>(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
     tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut bytes::BufMut::limit(bytes, room))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use crate::flow::BufferBudget;
+
+    #[tokio::test]
+    async fn what_was_read_of_a_body_ahead_and_what_has_come_since_is_one_part() {
+        let body = vec![b'x'; 10 * ROOM];
+        let head = format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n", body.len());
+        let sent = [head.as_bytes(), &body].concat();
+        let buffers = BufferBudget::new(1 << 20).of([127, 0, 0, 1].into());
+        let mut input = Input::new(&ServerConfig::default(), buffers);
+        let (mut stream, mut head) = (&*sent, None);
+        let read = poll_fn(|cx| input.poll_head(&mut stream, &mut head, cx)).await;
+        assert!(read.is_ok_and(|head| head.is_ok()));
+        assert!(!input.bytes.is_empty(), "some of it came with the head");
+        let part = poll_fn(|cx| input.poll_body(&mut stream, cx)).await;
+        assert!(matches!(part, Ok(Ok(Some(BodyPart::Data(data)))) if data == body));
+        assert!(input.is_body_over());
+    }
 }
