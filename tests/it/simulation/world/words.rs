@@ -251,12 +251,10 @@ impl View {
     }
 
     /// An endpoint is of use from now on.
-    pub fn note_epoch(&self, endpoint: &Endpoint) -> bool {
+    pub fn note_epoch(&self, endpoint: &Endpoint) {
         let mut inner = self.world.lock();
         let key = (self.gateway, endpoint.epoch());
-        let is_new = !inner.epochs.contains_key(&key);
         inner.epochs.entry(key).or_insert_with(Instant::now);
-        is_new
     }
 
     /// Something open was cut: was it said to this gateway that the instance is not there?
