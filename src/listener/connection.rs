@@ -77,34 +77,37 @@ type Serving<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
 ///
 /// Each of its stages is in a box of its own, which is written to at once: an idle connection is to
 /// be as small as what it does then.
-pub(super) async fn serve<S: Service>(
+pub(super) fn serve<'a, S: Service>(
     stream: TcpStream,
     peer: SocketAddr,
     at: SocketAddr,
-    settings: &ListenerSettings,
+    settings: &'a ListenerSettings,
     service: S,
-    shared: &Shared,
-) {
+    shared: &'a Shared,
+) -> impl Future<Output = ()> + Send + use<'a, S> {
     let accepted = Instant::now();
     let config = shared.config.load_full();
-    let (served, _share) = {
-        let begun = begin(stream, peer, at, settings, &service, shared, &config);
-        let begun = Box::write(Box::new_uninit(), begun);
-        match Box::into_pin(begun).await {
-            Ok(Some((opened, share))) => {
-                let serving = serving(opened, accepted, peer, service, shared, &config);
-                (serving.await, share)
+    // What an async function is called with would be in its future twice.
+    async move {
+        let begun = {
+            let begun = begin(stream, peer, at, settings, &service, shared, &config);
+            let begun = Box::write(Box::new_uninit(), begun);
+            Box::into_pin(begun).await
+        };
+        let served = match begun {
+            Ok(Some((opened, _share))) => {
+                serving(*opened, accepted, peer, service, shared, &config).await
             }
             Ok(None) => return,
             Err(error) => {
                 tracing::debug!(%peer, %error, "a connection did not begin");
                 return;
             }
+        };
+        if let Err(error) = served {
+            // A client's mistake or departure.
+            tracing::debug!(%peer, %error, "connection ended");
         }
-    };
-    if let Err(error) = served {
-        // A client's mistake or departure.
-        tracing::debug!(%peer, %error, "connection ended");
     }
 }
 
@@ -117,7 +120,7 @@ async fn begin<S: Service>(
     service: &S,
     shared: &Shared,
     config: &ServerConfig,
-) -> io::Result<Option<(Opened, Option<Share>)>> {
+) -> io::Result<Option<(Box<Opened>, Option<Share>)>> {
     let trusted = config.trusts(peer.ip());
     let opening = pin!(async {
         let local = match at.ip().is_unspecified() {
@@ -140,7 +143,7 @@ async fn begin<S: Service>(
             false => Some(shared.share(addresses.client.ip(), config.max_connections_per_client)?),
         };
         let opened = open(stream, addresses, settings, service, &shared.metrics).await?;
-        Ok::<_, io::Error>((opened, share))
+        Ok::<_, io::Error>((Box::new(opened), share))
     });
     let drain_grace = async {
         shared.drain.draining().cancelled().await;

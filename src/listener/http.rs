@@ -36,7 +36,7 @@ where
                 drain.begin().await;
                 // It may have begun after the connection looked whether it had: once more.
                 yield_now().await;
-                drain.cut().cancelled().await;
+                Box::pin(drain.cut().cancelled()).await;
             } => Ok(()),
         }
     })
