@@ -25,9 +25,9 @@ use http1::{BodyPart, ChunkError, HeadLimits, RequestReader, empty_lines};
 /// The most that is read at once of what is not a body.
 const ROOM: usize = 8 * 1024;
 /// The most that is read at once of a body,
-const PART: u64 = 128 * 1024;
+const PART: usize = 128 * 1024;
 /// and that of a client that has its share of memory.
-const LITTLE: u64 = 16 * 1024;
+const LITTLE: usize = 16 * 1024;
 /// A head that is no longer does not count. Most are much shorter.
 const FREE: usize = 16 * 1024;
 
@@ -43,6 +43,8 @@ pub(super) struct Input {
     head: Option<Buffered>,
     /// Bytes of the body that were handed over before anybody asked for them.
     ahead: usize,
+    /// Bytes that are likely to have come when more of a body is read.
+    likely: usize,
     /// The client has said its last, and may wait for its answer.
     ended: Option<ResetWatch>,
 }
@@ -63,6 +65,7 @@ impl Input {
             buffers,
             head: None,
             ahead: 0,
+            likely: ROOM,
             ended: None,
         }
     }
@@ -202,7 +205,7 @@ impl Input {
         self.ahead = 0;
         let left = self.reader.body().useful().unwrap_or(0);
         let is_little = !self.bytes.is_empty() && self.bytes.len() <= ROOM;
-        if is_little && left > (self.bytes.len() + ROOM) as u64 {
+        if is_little && self.likely > ROOM && left > (self.bytes.len() + ROOM) as u64 {
             // Only a look whether the client is still there has read it. What has come since is one
             // part with it; an end is there to be read again.
             if let Poll::Ready(Err(error)) = self.poll_more(stream, cx) {
@@ -225,12 +228,27 @@ impl Input {
         stream: &mut I,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let useful = self.reader.body().useful().unwrap_or(0).min(PART);
+        let useful = self.reader.body().useful().unwrap_or(0);
+        let useful = usize::try_from(useful).unwrap_or(PART).min(self.likely);
         let is_little = useful > LITTLE && !self.buffers.has_room(ROOM);
-        let useful = if is_little { LITTLE } else { useful };
-        let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
+        let room = if is_little { LITTLE } else { useful.max(ROOM) };
         self.bytes.reserve(room);
-        poll_read_into(stream, &mut self.bytes, room, cx)
+        let read = poll_read_into(stream, &mut self.bytes, room, cx);
+        match &read {
+            Poll::Ready(Ok(count)) => self.note_read(*count, room),
+            Poll::Ready(Err(_)) | Poll::Pending => self.release(),
+        }
+        read
+    }
+
+    /// Where there was room for so many bytes, so many had come. A client that sends slowly gets
+    /// little room: what it does not fill is memory all the same.
+    fn note_read(&mut self, count: usize, room: usize) {
+        if count == room {
+            self.likely = (2 * self.likely.max(room)).min(PART);
+        } else if count < room / 4 {
+            self.likely = (self.likely / 2).max(ROOM);
+        }
     }
 
     /// Reads a little ahead, to learn whether the client has left; ready when it has.
@@ -249,6 +267,8 @@ impl Input {
             match ready!(Pin::new(&mut *stream).poll_read(cx, &mut fresh)) {
                 Ok(()) if !fresh.filled().is_empty() => {
                     self.bytes.extend_from_slice(fresh.filled());
+                    let count = fresh.filled().len();
+                    self.note_read(count, room);
                 }
                 Ok(()) if self.is_answered_when_half_closed() => {
                     return self.ended.insert(ResetWatch::of(stream)).poll_reset(cx);
@@ -303,22 +323,72 @@ fn poll_read_into<I: AsyncRead + Unpin>(
 mod tests {
     use std::future::poll_fn;
 
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
     use crate::flow::BufferBudget;
 
+    /// The input of a connection whose head of a request, with a body of this length, was read.
+    async fn input(length: usize, stream: &mut (impl AsyncRead + Unpin)) -> Input {
+        let buffers = BufferBudget::new(1 << 24).of([127, 0, 0, 1].into());
+        let (mut input, mut head) = (Input::new(&ServerConfig::default(), buffers), None);
+        let read = poll_fn(|cx| input.poll_head(stream, &mut head, cx)).await;
+        assert!(read.is_ok_and(|head| head.is_ok()));
+        assert_eq!(input.body_length(), Some(length as u64));
+        input
+    }
+
+    fn post(length: usize) -> Vec<u8> {
+        format!("POST / HTTP/1.1\r\ncontent-length: {length}\r\n\r\n").into()
+    }
+
+    /// The length of the next part of the body.
+    async fn part(input: &mut Input, stream: &mut (impl AsyncRead + Unpin)) -> usize {
+        let part = poll_fn(|cx| input.poll_body(stream, cx)).await;
+        let Ok(Ok(Some(BodyPart::Data(data)))) = part else {
+            panic!("no part: {part:?}");
+        };
+        data.len()
+    }
+
     #[tokio::test]
-    async fn what_was_read_of_a_body_ahead_and_what_has_come_since_is_one_part() {
-        let body = vec![b'x'; 10 * ROOM];
-        let head = format!("POST / HTTP/1.1\r\ncontent-length: {}\r\n\r\n", body.len());
-        let sent = [head.as_bytes(), &body].concat();
-        let buffers = BufferBudget::new(1 << 20).of([127, 0, 0, 1].into());
-        let mut input = Input::new(&ServerConfig::default(), buffers);
-        let (mut stream, mut head) = (&*sent, None);
+    async fn more_is_read_at_once_of_a_body_that_comes_fast() {
+        let length = 8 * PART;
+        let sent = [post(length), vec![b'x'; length]].concat();
+        let mut stream = &*sent;
+        let mut input = input(length, &mut stream).await;
+        let mut parts = Vec::new();
+        while !input.is_body_over() {
+            parts.push(part(&mut input, &mut stream).await);
+        }
+        assert_eq!(parts.iter().sum::<usize>(), length);
+        assert_eq!(parts.iter().max(), Some(&PART), "{parts:?}");
+        // What was read ahead and what has come since is one part.
+        input.likely = PART;
+        input.reader = RequestReader::new(HeadLimits {
+            bytes: 1000,
+            fields: 10,
+        });
+        let sent = [post(length), vec![b'x'; length]].concat();
+        let mut stream = &*sent;
+        let mut head = None;
         let read = poll_fn(|cx| input.poll_head(&mut stream, &mut head, cx)).await;
         assert!(read.is_ok_and(|head| head.is_ok()));
         assert!(!input.bytes.is_empty(), "some of it came with the head");
-        let part = poll_fn(|cx| input.poll_body(&mut stream, cx)).await;
-        assert!(matches!(part, Ok(Ok(Some(BodyPart::Data(data)))) if data == body));
-        assert!(input.is_body_over());
+        assert!(part(&mut input, &mut stream).await > PART);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_waits_for_more_of_a_body_has_no_buffer() {
+        let (mut client, mut stream) = tokio::io::duplex(PART);
+        client.write_all(&post(PART)).await.unwrap();
+        let mut input = input(PART, &mut stream).await;
+        for _ in 0..5 {
+            client.write_all(b"a few bytes").await.unwrap();
+            assert_eq!(part(&mut input, &mut stream).await, 11);
+            assert_eq!(input.likely, ROOM);
+            let more = poll_fn(|cx| Poll::Ready(input.poll_body(&mut stream, cx).is_ready())).await;
+            assert!(!more && input.bytes.capacity() == 0);
+        }
     }
 }
