@@ -1,4 +1,4 @@
-//! Phase 3, answer locally: what the gateway answers itself.
+//! Phase 4, answer locally: what the gateway answers itself.
 //!
 //! Guarantees: such an answer never wakes the instance, keeps it awake or takes a place in the hold
 //! queue (a health check that a route has forwarded is none, and goes on only to an instance that

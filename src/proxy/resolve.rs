@@ -1,4 +1,4 @@
-//! Phase 2, resolve: the instance that a name means.
+//! Phase 3, resolve: the instance that a name means.
 //!
 //! Guarantees: a name that is known costs no question; a client that has guessed too many names is
 //! refused before the control plane is asked about the next, unless the last list has that one;

@@ -293,10 +293,8 @@ impl Route {
         self.fixed.as_ref()
     }
 
-    fn instance_for(&self, host: &str) -> Option<InstanceRef> {
-        let InstanceTemplate::Capture(capture) = &self.config.instance else {
-            return self.fixed.clone();
-        };
+    /// What a capture has matched of a host.
+    pub fn capture<'h>(&self, host: &'h str, capture: &str) -> Option<&'h str> {
         let HostPattern::Labels(labels) = &self.config.host else {
             return None;
         };
@@ -304,7 +302,16 @@ impl Route {
             .iter()
             .zip(host.split('.'))
             .find(|(label, _)| matches!(label, PatternLabel::Capture(name) if name == capture));
-        captured.and_then(|(_, part)| InstanceRef::parse(part).ok())
+        captured.map(|(_, part)| part)
+    }
+
+    fn instance_for(&self, host: &str) -> Option<InstanceRef> {
+        match &self.config.instance {
+            InstanceTemplate::Fixed(_) => self.fixed.clone(),
+            InstanceTemplate::Capture(capture) => {
+                InstanceRef::parse(self.capture(host, capture)?).ok()
+            }
+        }
     }
 }
 

@@ -60,6 +60,7 @@ mod grpc;
 mod h2;
 mod half_close;
 mod hostile_memory;
+mod identity;
 mod ingress;
 mod interleavings;
 mod lifecycle;

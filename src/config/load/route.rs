@@ -47,6 +47,13 @@ pub(super) fn read_route(
     let keep_warm = read_keep_warm(s);
     let prewarm = read_prewarm(s);
     let forwarding = read_forwarding(s);
+    if forwarding.auth.is_some() && wake.on_tls_hello {
+        s.problem(
+            "auth",
+            "cannot be asked for where `wake.on_tls_hello` wakes: the first bytes of TLS do not show \
+             who comes. Leave one of both out",
+        );
+    }
     let plane_name = s.text("hypeman");
     let plane = match &plane_name {
         Some(name) => planes.iter().position(|plane| &plane.name == name),
@@ -77,6 +84,13 @@ pub(super) fn read_route(
         }
         return;
     };
+    let unknown = forwarding.auth.as_ref();
+    if let Some(name) = unknown.and_then(|auth| auth.unknown_capture(&host)) {
+        s.problem(
+            "auth",
+            format_args!("`{{{name}}}` is not a capture of this route's host, nor `{{instance}}`"),
+        );
+    }
     if !keep_warm.is_empty() && matches!(instance, InstanceTemplate::Capture(_)) {
         s.problem(
             "instance",
