@@ -302,10 +302,10 @@ async fn a_browsers_websocket_shows_a_token_as_a_subprotocol_and_is_answered_wit
         assert!(open(wrong).await.is_err(), "{wrong}");
     }
     assert_eq!(plane.operations(&instance.id, "restore").await, 0);
-    let (_socket, answer) = open(&format!("token.{token}, chat")).await.unwrap();
+    let (socket, answer) = open(&format!("token.{token}, chat")).await.unwrap();
     let picked = answer.headers()[SEC_WEBSOCKET_PROTOCOL].to_str().unwrap();
     assert_eq!(picked, format!("token.{token}"));
-    drop(_socket);
+    drop(socket);
     gateway.stop().await;
     plane.stop().await;
 }
@@ -397,7 +397,8 @@ fn sign(key: &Path, words: &[&str]) -> String {
     assert!(output.status.success(), "{said}");
     let url = String::from_utf8(output.stdout).unwrap();
     let (_, rest) = url.trim().split_once("://").unwrap();
-    rest[rest.find('/').unwrap()..].to_owned()
+    let (_, target) = rest.split_once('/').unwrap();
+    format!("/{target}")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -546,7 +547,7 @@ async fn keys_of_a_server_are_fetched_when_needed_and_rotated_at_once() {
     let keys = Arc::clone(&published);
     let server = Server::start(move |_| match keys.lock().unwrap().clone() {
         Some(keys) => Some(([("content-type", "application/json")], keys).into_response()),
-        None => answer(500, &[]),
+        None => Some(answer(500, &[])),
     })
     .await;
     let way = format!(
@@ -595,7 +596,7 @@ async fn another_server_judges_and_its_redirects_cookies_and_challenges_pass() {
             .headers
             .get("x-try")
             .map(|value| value.to_str().unwrap());
-        match field {
+        let answer = match field {
             None => answer(
                 302,
                 &[
@@ -609,7 +610,7 @@ async fn another_server_judges_and_its_redirects_cookies_and_challenges_pass() {
             ),
             Some("403") => answer(403, &[]),
             Some("500") => answer(500, &[]),
-            Some("hang") => None,
+            Some("hang") => return None,
             Some(_) => answer(
                 200,
                 &[
@@ -618,7 +619,8 @@ async fn another_server_judges_and_its_redirects_cookies_and_challenges_pass() {
                     ("x-secret", "no"),
                 ],
             ),
-        }
+        };
+        Some(answer)
     })
     .await;
     let field = format!("[[route.auth.any]]\nheader = \"x-api-key\"\nvalue = \"{SECRET}\"\n");

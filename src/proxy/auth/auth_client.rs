@@ -33,13 +33,24 @@ pub(super) enum NoAnswer {
     TooSlow,
     /// It cannot be reached, or broke off.
     #[error("{0}")]
-    Broken(#[from] reqwest::Error),
+    Broken(reqwest::Error),
     /// There is no client, since TLS cannot be set up.
     #[error("TLS cannot be set up")]
     NoClient,
     /// The body is too large.
     #[error("the answer is too large")]
     TooLarge,
+}
+
+/// A URL as logs have it: a query may have a secret in it.
+pub(super) fn without_query(url: &str) -> &str {
+    url.split_once('?').map_or(url, |(before, _)| before)
+}
+
+impl From<reqwest::Error> for NoAnswer {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Broken(error.without_url())
+    }
 }
 
 // === impl AuthClient ===

@@ -12,7 +12,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tokio::time::timeout;
 
-use super::auth_client::{AuthClient, NoAnswer};
+use super::auth_client::{AuthClient, NoAnswer, without_query};
 use super::refusal::Refusal;
 use crate::config::ForwardAuth;
 
@@ -73,7 +73,7 @@ pub(in crate::proxy) async fn judge(
     match answer.unwrap_or(Err(NoAnswer::TooSlow)) {
         Ok((status, fields)) => read(auth, status, &fields),
         Err(error) => {
-            tracing::warn!(url = %auth.url, %error, "the server that judges requests does not answer; they are refused");
+            tracing::warn!(url = without_query(&auth.url), %error, "the server that judges requests does not answer; they are refused");
             ForwardAnswer {
                 verdict: Some(Err(Refusal::Unavailable)),
                 ..ForwardAnswer::default()
@@ -139,7 +139,7 @@ fn read(auth: &ForwardAuth, status: StatusCode, fields: &HeaderMap) -> ForwardAn
         }
         (400..=499, _) => Err(Refusal::Other),
         _ => {
-            tracing::warn!(url = %auth.url, %status, "the server that judges requests fails; they are refused");
+            tracing::warn!(url = without_query(&auth.url), %status, "the server that judges requests fails; they are refused");
             Err(Refusal::Unavailable)
         }
     });

@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::auth_client::AuthClient;
+use super::auth_client::{AuthClient, without_query};
 use crate::identity::KeySet;
 
 /// The largest key set that is read.
@@ -119,7 +119,7 @@ impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => write!(f, "{}", path.display()),
-            Self::Url(url) => f.write_str(url),
+            Self::Url(url) => f.write_str(without_query(url)),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! A server of the test's own: a judge of requests, a publisher of keys, an application.
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -64,7 +65,7 @@ impl Server {
         Self::at(listener, |head| {
             let mut text = format!("{}\n", head.uri);
             for (name, value) in &head.headers {
-                text += &format!("{name}: {}\n", value.to_str().unwrap());
+                writeln!(text, "{name}: {}", value.to_str().unwrap()).unwrap();
             }
             Some(text.into_response())
         })
@@ -90,12 +91,12 @@ impl Drop for Server {
 }
 
 /// An answer with these fields.
-pub fn answer(status: u16, fields: &[(&str, &str)]) -> Option<Response<Body>> {
+pub fn answer(status: u16, fields: &[(&str, &str)]) -> Response<Body> {
     let mut response = Response::new(Body::from("said by the judge"));
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     for (name, value) in fields {
         let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
         response.headers_mut().append(name, value.parse().unwrap());
     }
-    Some(response)
+    response
 }
