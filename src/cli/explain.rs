@@ -114,6 +114,13 @@ const CODES: &[Code] = &[
          the diagnostics.",
     ),
     code(
+        "port_not_allowed",
+        404,
+        "The request chooses a port, by its host, a field or a subprotocol, that the route's `ports` \
+         do not have, or that is none.",
+        "Add the port to the route's `ports`, if it is to be reached from outside.",
+    ),
+    code(
         "instance_not_found",
         404,
         "The route leads to an instance that its control plane does not have.",

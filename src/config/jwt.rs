@@ -88,7 +88,7 @@ fn parse_cookie_name(text: &str) -> Result<String, String> {
 }
 
 /// What stands in a query or among subprotocols as it is.
-fn parse_word(text: &str) -> Result<String, String> {
+pub(super) fn parse_word(text: &str) -> Result<String, String> {
     match is_token(text) && !text.contains(['%', '&', '+', '#']) {
         true => Ok(text.to_owned()),
         false => Err(format!(

@@ -26,6 +26,7 @@ mod origin;
 mod other_ways;
 mod pattern;
 mod place;
+mod ports;
 mod problem;
 mod reader;
 mod redact;
@@ -60,8 +61,9 @@ pub use model::{
 };
 pub use origin::Origin;
 pub use other_ways::{ForwardAuth, KeyFile, SignedUrlAuth};
-pub use pattern::{HostPattern, InstanceTemplate, PatternError, PatternLabel};
+pub use pattern::{HostPattern, InstanceTemplate, PORT, PatternError, PatternLabel, split_port};
 pub use place::Place;
+pub use ports::{PortFrom, PortRanges, parse_port};
 pub use problem::{ConfigError, Problem};
 pub use redact::{masked, redacted};
 pub use route::{

@@ -138,6 +138,13 @@ impl<'b, 'a> Section<'b, 'a> {
         self.has_variable(key) || self.has_in_file(key)
     }
 
+    /// Whether the value of this key is this word.
+    pub(super) fn is_word(&mut self, key: &str, word: &str) -> bool {
+        let in_file = self.in_file(key).and_then(|value| value.get_ref().as_str());
+        let variable = self.variable(key).map(|(_, text)| text);
+        variable.as_deref().or(in_file) == Some(word)
+    }
+
     fn in_file(&self, key: &str) -> Option<&'b Spanned<DeValue<'a>>> {
         self.table.and_then(|table| table.get(key))
     }

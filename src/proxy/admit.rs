@@ -91,6 +91,7 @@ impl<P: ControlPlane> Gateway<P> {
             look_up,
             renewals: 0,
             route: &destination.route,
+            port: destination.port,
             admission: &destination.admission,
             may_wake,
             hold: &self.parts.hold,

@@ -92,7 +92,7 @@ where
     T: Transport<Stream = TcpStream>,
 {
     let since = log.trace.is_some().then(Instant::now);
-    let hop = arrival.hop(pending.route.config());
+    let hop = arrival.hop(pending.route.config(), pending.port);
     let mut dispatch = Dispatch { pending, hop };
     let sent = dispatch.send(transport, admitted, request, wake).await;
     log.trace_upstream(since);

@@ -53,6 +53,9 @@ pub enum ProxyError {
     /// Nobody can tell at the moment who sends it.
     #[error("it cannot be told at the moment who sends the request")]
     AuthUnavailable,
+    /// It is for a port that its route does not allow.
+    #[error("the route does not allow this port")]
+    PortNotAllowed,
     /// It has no route.
     #[error(transparent)]
     Route(#[from] RouteError),

@@ -29,6 +29,7 @@ mod page;
 mod path_rules;
 mod path_verdict;
 mod pending_request;
+mod ports;
 mod preflight;
 mod prepare;
 mod preset;

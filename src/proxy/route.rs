@@ -21,6 +21,7 @@ use super::error::ProxyError;
 use super::gateway::Gateway;
 use super::https_redirect::HttpsRedirect;
 use super::path_verdict::PathVerdict;
+use super::ports::{choose_port, port_of_host};
 use super::preflight::Preflight;
 use super::request_body::min_body_rate;
 use super::request_deadline::client_timeout;
@@ -39,6 +40,8 @@ pub(super) struct Destination {
     pub(super) route: Arc<Route>,
     /// The instance's name or id.
     pub(super) instance: InstanceRef,
+    /// The instance's port; 0 until a request has said which.
+    pub(super) port: u16,
     /// The route's rules for waking.
     pub(super) admission: Arc<Admission>,
     /// The client that all limits are about.
@@ -144,6 +147,7 @@ impl<P: ControlPlane> Gateway<P> {
         };
         let target = Target {
             destination: Destination {
+                port: config.port,
                 route,
                 instance,
                 admission,
@@ -189,6 +193,7 @@ impl<P: ControlPlane> Gateway<P> {
         }
         let timeout = config.wake.timeout;
         Ok(Destination {
+            port: port_of_host(&route, host.as_str())?,
             route,
             instance,
             admission,
@@ -217,5 +222,22 @@ impl<P: ControlPlane> Gateway<P> {
             matched: found,
             path,
         })
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Finds out which port the request is for, where its route lets it choose.
+    pub(super) fn choose_port<B>(&mut self, request: &mut Request<B>) -> Result<(), ProxyError> {
+        let Destination { route, port, .. } = &mut self.destination;
+        if route.config().ports.is_none() {
+            return Ok(());
+        }
+        let (host, may_switch) = (self.host.host.as_str(), self.switch.is_some());
+        let (chosen, subprotocol) = choose_port(route, host, may_switch, request)?;
+        *port = chosen;
+        self.identity.subprotocol = self.identity.subprotocol.take().or(subprotocol);
+        Ok(())
     }
 }

@@ -88,6 +88,7 @@ impl<P: ControlPlane> Gateway<P> {
             let judging = self.authenticate(&mut target, &mut request, arrival, context, cookies);
             Box::pin(judging).await?;
         }
+        target.choose_port(&mut request)?;
         if let Some(answer) = answer_last(&mut request, target.fields) {
             return Ok(answer);
         }

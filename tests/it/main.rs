@@ -67,6 +67,7 @@ mod lifecycle;
 mod limits;
 mod observability;
 mod paths;
+mod ports;
 mod programs;
 mod protocols;
 mod raw;

@@ -171,7 +171,10 @@ fn take_cookie(headers: &mut HeaderMap, name: &str) {
 }
 
 /// Returns the first that was offered with this beginning.
-fn take_subprotocol(headers: &mut HeaderMap, prefix: &str) -> Option<HeaderValue> {
+pub(in crate::proxy) fn take_subprotocol(
+    headers: &mut HeaderMap,
+    prefix: &str,
+) -> Option<HeaderValue> {
     let offered: Vec<String> = list(headers, &SEC_WEBSOCKET_PROTOCOL)
         .map(str::to_owned)
         .collect();

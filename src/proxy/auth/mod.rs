@@ -17,7 +17,7 @@ mod token;
 
 pub(super) use self::auth_client::AuthClient;
 pub(super) use self::certificate::judge as judge_certificate;
-pub(super) use self::credential::{take_all, tokens};
+pub(super) use self::credential::{take_all, take_subprotocol, tokens};
 pub(super) use self::field::judge as judge_field;
 pub(super) use self::forward::{ForwardAnswer, Question, judge as judge_forward};
 pub(super) use self::identity::Identity;

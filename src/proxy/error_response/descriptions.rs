@@ -106,6 +106,12 @@ pub fn describe(error: &ProxyError) -> Description {
             "It cannot be told at the moment who sends the request.",
             SOON,
         ),
+        ProxyError::PortNotAllowed => (
+            StatusCode::NOT_FOUND,
+            "port_not_allowed",
+            "Nothing is served at this port.",
+            None,
+        ),
         ProxyError::Route(RouteError::NoRoute) => (
             StatusCode::NOT_FOUND,
             "no_route",
