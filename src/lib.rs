@@ -15,6 +15,7 @@ pub mod descriptors;
 pub mod drain;
 pub mod flow;
 pub mod hold;
+pub mod identity;
 pub mod keep_warm;
 pub mod listener;
 pub mod names;

@@ -1,4 +1,4 @@
-//! Phase 3, answer locally: what the gateway answers itself.
+//! Phase 4, answer locally: what the gateway answers itself.
 //!
 //! Guarantees: such an answer never wakes the instance, keeps it awake or takes a place in the hold
 //! queue (a health check that a route has forwarded is none, and goes on only to an instance that
@@ -94,12 +94,19 @@ impl<P> Gateway<P> {
     ) -> Option<Response<Content>> {
         let (route, instance) = (&target.destination.route, &resolved.instance);
         if target.path.is_wake_status {
-            let stream = StatusStream::new(Arc::clone(instance), readiness_of(route));
+            let stream = StatusStream::new(
+                Arc::clone(instance),
+                readiness_of(route, target.destination.port),
+            );
             return Some(waiting::status_head(Content::Status(stream)));
         }
         if is_health_check(target, request) {
             let is_forwarded = route.config().asleep.health_forward;
-            if is_forwarded && instance.warm(&readiness_of(route)).is_some() {
+            if is_forwarded
+                && instance
+                    .warm(&readiness_of(route, target.destination.port))
+                    .is_some()
+            {
                 // Should it fall asleep before it is reached, the route's rules keep it asleep.
                 return None;
             }

@@ -110,9 +110,9 @@ impl RawKind {
 
 impl Arrival<'_> {
     /// The last hop of this request: from the gateway to its instance's port.
-    pub(super) fn hop(&self, config: &RouteConfig) -> Hop {
+    pub(super) fn hop(&self, config: &RouteConfig, port: u16) -> Hop {
         Hop {
-            port: config.port,
+            port,
             protocol: config.forwarding.protocol,
             proxy_header: config.forwarding.proxy_protocol.map(|version| ProxyHeader {
                 version,
@@ -129,11 +129,15 @@ impl fmt::Debug for Arrival<'_> {
     }
 }
 
-/// The port of an instance, and the kind of readiness, that a route's requests wait for.
-pub(super) fn readiness_of(route: &Route) -> wake::Target {
+/// The port of an instance, and the kind of readiness, that a route's requests for this port wait for.
+pub(super) fn readiness_of(route: &Route, port: u16) -> wake::Target {
     let config = route.config();
+    if port == 0 {
+        return wake::Target::AWAKE;
+    }
     wake::Target {
-        port: config.port,
+        port,
+        is_chosen: config.ports.is_some(),
         when: config.wake.ready,
         health: (config.wake.ready == ReadyWhen::Health)
             .then(|| Arc::clone(&config.wake.health_path)),

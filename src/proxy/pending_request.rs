@@ -61,6 +61,8 @@ pub struct PendingRequest<'a, S> {
     pub renewals: u32,
     /// The route.
     pub route: &'a Route,
+    /// The instance's port.
+    pub port: u16,
     /// The route's rules, with what they remember.
     pub admission: &'a Admission,
     /// Whether the request may wake at all.
@@ -93,7 +95,7 @@ pub struct Admitted<S> {
 
 impl<S: Send> PendingRequest<'_, S> {
     fn readiness(&self) -> wake::Target {
-        readiness_of(self.route)
+        readiness_of(self.route, self.port)
     }
 
     /// The client, as shares are counted.

@@ -57,7 +57,8 @@ impl<P: ControlPlane> Gateway<P> {
             return;
         };
         let is_awake = |instance: Arc<Instance>| {
-            instance.warm(&readiness_of(&route)).is_some() || instance.progress().is_some()
+            instance.warm(&readiness_of(&route, config.port)).is_some()
+                || instance.progress().is_some()
         };
         if wakes.cached(config.plane, &instance).is_some_and(is_awake)
             || !admission.knows_client(client)

@@ -157,7 +157,7 @@ impl Machine {
             if is_open {
                 return self.probed(now, true);
             }
-            return vec![look_at(target, None, now, deadline)];
+            return vec![look_at(target, None, now, (deadline, 1))];
         }
         if let Some((until, trouble)) = self.left_alone.filter(|(until, _)| *until > now) {
             attempt.trouble = Some(trouble);
@@ -353,8 +353,9 @@ impl Machine {
             };
             return self.unless_late_at(now, WakeStage::Unhealthy, Effect::Pause(HEALTH_LOOK));
         }
-        let deadline = attempt.deadline;
-        vec![look_at(target, attempt.seen.as_ref(), now, deadline)]
+        let others = u32::try_from(attempt.targets.len()).unwrap_or(u32::MAX);
+        let limits = (attempt.deadline, others);
+        vec![look_at(target, attempt.seen.as_ref(), now, limits)]
     }
 
     fn probed(&mut self, now: Instant, open: bool) -> Vec<Effect> {
@@ -458,6 +459,14 @@ impl Machine {
         let trouble = self.attempt.as_ref().and_then(|attempt| attempt.trouble);
         // That others were first is no failure of this instance.
         if trouble == Some(Trouble::Doubt(Doubt::NoSlot)) {
+            return false;
+        }
+        // It runs, and nothing listens where somebody has looked for something.
+        let is_idle_talk = self
+            .attempt
+            .as_ref()
+            .is_some_and(Attempt::waits_for_chosen_ports);
+        if self.epoch.is_some() && self.running && is_idle_talk {
             return false;
         }
         self.failures = self.failures.saturating_add(1);

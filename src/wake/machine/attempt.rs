@@ -121,6 +121,11 @@ impl Attempt {
         self.fails_at <= self.deadline
     }
 
+    /// Whether all that it still waits for are ports that requests have chosen.
+    pub(super) fn waits_for_chosen_ports(&self) -> bool {
+        !self.targets.is_empty() && self.targets.iter().all(|target| target.is_chosen)
+    }
+
     pub(super) fn may_begin_early(&self) -> bool {
         self.targets.iter().any(is_early)
     }
@@ -198,17 +203,18 @@ fn is_early(target: &Target) -> bool {
     target.when == ReadyWhen::Port && target.port != 0
 }
 
-/// Looks for a while, then asks again: the instance may have changed meanwhile.
+/// Looks for a while, then asks again: the instance may have changed meanwhile. The more ports there
+/// are to be looked at, the shorter it is.
 pub(super) fn look_at(
     target: Target,
     seen: Option<&Observation>,
     now: Instant,
-    deadline: Instant,
+    (deadline, others): (Instant, u32),
 ) -> Effect {
     let idle = seen.and_then(|seen| seen.terms.idle_timeout);
     let slice = match seen {
         Some(seen) if seen.initializing => INITIALIZING_LOOK,
-        _ => idle.map_or(LOOK, |idle| (idle / 3).min(LOOK)),
+        _ => idle.map_or(LOOK, |idle| (idle / 3).min(LOOK)) / others.max(1),
     };
     let http = target.when == ReadyWhen::Health && seen.is_none_or(|seen| seen.healthy.is_none());
     Effect::Probe {

@@ -8,6 +8,7 @@ mod properties;
 const PORT: Target = Target {
     port: 80,
     when: ReadyWhen::Port,
+    is_chosen: false,
     health: None,
 };
 
@@ -420,6 +421,27 @@ async fn a_port_that_never_opens_is_asked_about_until_the_deadline() {
     play(&mut machine, late, vec![awake(late)]);
     let refused = [Effect::Refuse(WakeError::TimedOut(WakeStage::NotListening))];
     assert_eq!(machine.on(late, Event::Probed { open: false }), refused);
+}
+
+#[tokio::test]
+async fn a_port_that_a_request_has_chosen_and_nobody_listens_at_opens_no_breaker() {
+    for is_chosen in [false, true] {
+        let now = Instant::now();
+        let mut machine = Machine::new(LIMITS, None);
+        for _ in 0..LIMITS.breaker_failures {
+            let request = Event::WakeRequested {
+                target: Target { is_chosen, ..PORT },
+                deadline: now,
+                start_stopped: false,
+                leased: false,
+            };
+            machine.on(now, request);
+            play(&mut machine, now, vec![awake(now)]);
+            let refused = [Effect::Refuse(WakeError::TimedOut(WakeStage::NotListening))];
+            assert_eq!(machine.on(now, Event::Probed { open: false }), refused);
+        }
+        assert_eq!(machine.breaker().is_none(), is_chosen);
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ use std::path::Path;
 use crate::support::wakegate;
 
 const ROUTE: &str = "\n[[route]]\nhost = \"*\"\ninstance = \"app\"\n";
+const JWKS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 /// Where the files of the book's configurations are.
 const FOLDERS: [&str; 3] = ["/etc/", "/run/", "/var/"];
 
@@ -44,6 +46,7 @@ fn make(path: &Path) {
             std::fs::create_dir_all(path).unwrap();
             write_pair(&path.join("example.com.pem"), &path.join("example.com.key"));
         }
+        ("jwks.json", _) => std::fs::write(path, JWKS).unwrap(),
         ("ca", _) => std::fs::create_dir_all(path).unwrap(),
         (_, Some("pem")) => write_pair(path, &path.with_extension("key")),
         // With its certificate.

@@ -210,6 +210,7 @@ fn kind(schema: &Value) -> Option<String> {
     let (least, most) = (schema["minimum"].as_f64(), schema["maximum"].as_f64());
     let text = match name {
         "boolean" => "`true` or `false`".to_owned(),
+        "object" => "table of texts".to_owned(),
         "integer" | "number" => {
             let noun = if name == "integer" {
                 "whole number"

@@ -225,6 +225,7 @@ impl Gateway {
             look_up: &look_up,
             renewals: 0,
             route: &found.route,
+            port: PORT,
             admission,
             may_wake,
             hold: &self.hold,
