@@ -56,8 +56,12 @@ impl<P: ControlPlane> Gateway<P> {
         else {
             return;
         };
+        let Ok(tls) = active_routes.tls(&route, &host) else {
+            return;
+        };
         let is_awake = |instance: Arc<Instance>| {
-            instance.warm(&readiness_of(&route)).is_some() || instance.progress().is_some()
+            instance.warm(&readiness_of(&route, tls.as_ref())).is_some()
+                || instance.progress().is_some()
         };
         if wakes.cached(config.plane, &instance).is_some_and(is_awake)
             || !admission.knows_client(client)

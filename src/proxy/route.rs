@@ -29,6 +29,7 @@ use super::request_target::routed_path;
 use super::switching::Switch;
 use crate::client::ClientBody;
 use crate::config::ViaConfig;
+use crate::instance_tls::TlsHop;
 use crate::names::Hostname;
 use crate::router::{AuthorityError, Match, PathReadings, Route, RouteError};
 use crate::upstream::{Field, Fields, Pseudonym, RequestBody};
@@ -41,6 +42,8 @@ pub(super) struct Destination {
     pub(super) instance: InstanceRef,
     /// The route's rules for waking.
     pub(super) admission: Arc<Admission>,
+    /// The TLS that it goes over to its instance.
+    pub(super) tls: Option<TlsHop>,
     /// The client that all limits are about.
     pub(super) client: IpAddr,
     /// The longest that route and client want to wait.
@@ -97,7 +100,7 @@ impl<P: ControlPlane> Gateway<P> {
         let is_trusted = server.trusts(peer);
         let path = PathReadings::of(routed_path(&request)?);
         let found = self.find_route(&host.host, &path, arrival, log)?;
-        let (Match { route, instance }, admission, path) = found;
+        let (Match { route, instance }, admission, path, tls) = found;
 
         let config = route.config();
         let rate = min_body_rate(request.headers(), fields, &server, &config.limits);
@@ -137,6 +140,7 @@ impl<P: ControlPlane> Gateway<P> {
                 route,
                 instance,
                 admission,
+                tls,
                 client: context.client,
                 timeout,
                 deadline: context.started + timeout,
@@ -165,7 +169,7 @@ impl<P: ControlPlane> Gateway<P> {
         let host = Hostname::parse(host).map_err(AuthorityError::from)?;
         log.host = Some(host.clone());
         let path = PathReadings::of("/");
-        let (Match { route, instance }, admission, _) =
+        let (Match { route, instance }, admission, ..) =
             self.find_route(&host, &path, arrival, log)?;
         let config = route.config();
         let table = &self.active_routes.load().table;
@@ -177,6 +181,8 @@ impl<P: ControlPlane> Gateway<P> {
             route,
             instance,
             admission,
+            // It is passed on as it is.
+            tls: None,
             client: context.client,
             timeout,
             deadline: context.started + timeout,
@@ -189,13 +195,14 @@ impl<P: ControlPlane> Gateway<P> {
         path: &PathReadings<'_>,
         arrival: &Arrival<'_>,
         log: &mut RequestLog,
-    ) -> Result<(Match, Arc<Admission>, PathVerdict), ProxyError> {
+    ) -> Result<(Match, Arc<Admission>, PathVerdict, Option<TlsHop>), ProxyError> {
         let active_routes = self.active_routes.load();
         let found = active_routes.table.find(host, path, arrival.local.port())?;
         log.on_route(&active_routes, &found.route);
         let admission = active_routes.admission(&found.route);
         let admission = admission.ok_or(RouteError::NoRoute)?;
         let path = active_routes.judge(&found.route, path)?;
-        Ok((found, Arc::clone(admission), path))
+        let tls = active_routes.tls(&found.route, host)?;
+        Ok((found, Arc::clone(admission), path, tls))
     }
 }

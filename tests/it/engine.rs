@@ -224,8 +224,12 @@ impl Stage {
 
 fn target(port: u16) -> Target {
     let when = ReadyWhen::Running;
-    let health = None;
-    Target { port, when, health }
+    Target {
+        port,
+        when,
+        health: None,
+        tls: None,
+    }
 }
 
 fn requester() -> Requester {
@@ -488,6 +492,7 @@ async fn a_port_that_answers_while_the_instance_is_initializing_is_enough_for_a_
         port: stage.port,
         when: ReadyWhen::Port,
         health: None,
+        tls: None,
     };
     let patience = Duration::from_secs(2);
     let early = instance.ready(port, &rules, patience, requester()).await;
@@ -509,6 +514,7 @@ async fn a_route_that_wants_health_takes_the_servers_word_for_it() {
         port: stage.port,
         when: ReadyWhen::Health,
         health: Some("/".into()),
+        tls: None,
     };
     let refused = instance.ready(healthy.clone(), &rules, patience, requester());
     let refused = refused.await;

@@ -61,6 +61,7 @@ mod h2;
 mod half_close;
 mod hostile_memory;
 mod ingress;
+mod instance_tls;
 mod interleavings;
 mod lifecycle;
 mod limits;

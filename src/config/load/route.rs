@@ -46,7 +46,7 @@ pub(super) fn read_route(
     let waiting_page = read_waiting_page(s);
     let keep_warm = read_keep_warm(s);
     let prewarm = read_prewarm(s);
-    let forwarding = read_forwarding(s);
+    let forwarding = read_forwarding(s, host.as_ref());
     let plane_name = s.text("hypeman");
     let plane = match &plane_name {
         Some(name) => planes.iter().position(|plane| &plane.name == name),

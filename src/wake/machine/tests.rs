@@ -9,6 +9,7 @@ const PORT: Target = Target {
     port: 80,
     when: ReadyWhen::Port,
     health: None,
+    tls: None,
 };
 
 const LIMITS: WakeLimits = WakeLimits {

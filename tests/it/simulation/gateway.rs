@@ -225,6 +225,7 @@ impl Gateway {
             may_wake,
             hold: &self.hold,
             metrics: &self.metrics,
+            tls: None,
             client,
             user_agent: None,
             head_bytes: 100,
@@ -247,6 +248,7 @@ impl Gateway {
                     Errand::Stream(_) => Protocol::H2c,
                     _ => Protocol::H1,
                 },
+                tls: None,
                 proxy_header: None,
             },
         };

@@ -40,6 +40,7 @@ fn any_event(now: Instant) -> impl Strategy<Value = Event> {
             port,
             when,
             health: None,
+            tls: None,
         });
     prop_oneof![
         (targets, any::<bool>(), any::<bool>()).prop_map(move |(target, start_stopped, leased)| {
