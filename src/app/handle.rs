@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::AppError;
 use super::plane::ObservedPlane;
+use super::prepared::tls_problem;
 use super::service::GatewayService;
 use super::sockets::Sockets;
 use crate::admin::Timeline;
@@ -136,6 +137,14 @@ impl AppHandle {
             let not_after = certificates.not_after();
             expiries.extend(not_after.map(|not_after| (address, not_after)));
         }
+        let (changed, errors) = self.0.gateway.parts().instance_tls.refresh();
+        if changed > 0 {
+            tracing::info!(changed, "new certificates for TLS to instances");
+        }
+        for error in errors {
+            let key = error.key;
+            tracing::error!(key, %error, "the old certificates for TLS to instances stay");
+        }
         // Of the listeners that there are now: those of before have no certificate to expire.
         let metrics = &self.0.gateway.parts().metrics;
         metrics.set_certificate_expiries(expiries);
@@ -152,7 +161,11 @@ impl AppHandle {
         if let Some(key) = needs_restart(&current, config) {
             return Err(AppError::NeedsRestart(key));
         }
-        let problems = address_problems(config);
+        let mut problems = address_problems(config);
+        let profiles = &running.gateway.parts().instance_tls;
+        if let Err(errors) = profiles.load(&config.route) {
+            problems.extend(errors.into_iter().map(tls_problem));
+        }
         if !problems.is_empty() {
             return Err(ConfigError { problems }.into());
         }

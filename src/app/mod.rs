@@ -91,6 +91,7 @@ impl App {
         let Prepared {
             listeners,
             clients,
+            instance_tls,
             metrics,
             tracer,
             ..
@@ -139,6 +140,7 @@ impl App {
         let parts = GatewayParts {
             wakes,
             hold: Hold::new(&config.wake, Arc::clone(&metrics)),
+            instance_tls: Arc::new(instance_tls),
             upstream: Upstream::new(
                 config.upstream.clone(),
                 TaskTracker::new(),

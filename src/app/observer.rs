@@ -205,6 +205,7 @@ fn end(running: &Running, report: &WakeReport) {
             code: failure.map(|failure| failure.code),
             phase: failure.map(|failure| failure.stage.as_str()),
             control_plane: failure.and_then(|failure| failure.answer.as_deref().cloned()),
+            reason: failure.and_then(|failure| Some(failure.reason.as_deref()?.to_owned())),
         });
     }
 }

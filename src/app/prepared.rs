@@ -14,6 +14,7 @@ use crate::config::{
     Config, ConfigError, HypemanConfig, ListenerConfig, Problem, TlsConfig, TlsSource,
     address_problems,
 };
+use crate::instance_tls::{TlsProfiles, TlsSetupError};
 use crate::listener::{ListenerSettings, TlsError, is_v6_only, probe};
 use crate::telemetry::{Metrics, Tracer};
 use hypeman::BuildError;
@@ -25,6 +26,8 @@ pub struct Prepared {
     pub(super) listeners: Vec<ListenerSettings>,
     /// The clients of `config.hypeman`, in its order.
     pub(super) clients: Vec<hypeman::Client>,
+    /// The TLS that `config.route` speaks with instances.
+    pub(super) instance_tls: TlsProfiles,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracer: Tracer,
     warnings: Vec<Problem>,
@@ -81,6 +84,10 @@ impl Prepared {
             };
             open("ingress.tls".to_owned(), &listener);
         }
+        let instance_tls = TlsProfiles::default();
+        if let Err(errors) = instance_tls.load(&config.route) {
+            problems.extend(errors.into_iter().map(tls_problem));
+        }
         let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
         let mut clients = Vec::new();
         for (index, plane) in config.hypeman.iter().enumerate() {
@@ -106,6 +113,7 @@ impl Prepared {
             true => Ok(Self {
                 listeners,
                 clients,
+                instance_tls,
                 metrics,
                 tracer,
                 warnings,
@@ -140,6 +148,15 @@ fn tls_key(key: &str, tls: &TlsConfig, error: &TlsError) -> String {
         TlsSource::Internal { .. } => "internal",
     };
     format!("{key}.{name}")
+}
+
+/// What is wrong with the TLS to instances of the route at this position.
+pub(super) fn tls_problem((index, error): (usize, TlsSetupError)) -> Problem {
+    let key = match error.key {
+        "protocol" => format!("route[{index}].protocol"),
+        key => format!("route[{index}].upstream_tls.{key}"),
+    };
+    Problem::of("certificate", key, error.message)
 }
 
 fn client_problem(index: usize, plane: &HypemanConfig, error: &BuildError) -> Problem {

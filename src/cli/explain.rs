@@ -229,6 +229,15 @@ const CODES: &[Code] = &[
          automatically; those with a body need retry.buffer.",
     ),
     code(
+        "upstream_tls",
+        502,
+        "TLS with the instance failed for good: the gateway does not accept the instance's \
+         certificate, or the instance not the gateway's, or it speaks no TLS at this port. Nothing \
+         of the request was sent.",
+        "`wakegate wakes` and the log say why. Mend the certificate, or the route's upstream_tls: \
+         `ca`, `server_name`, `client_cert`.",
+    ),
+    code(
         "upstream_invalid",
         502,
         "The instance's response is not valid HTTP, or is larger than upstream.max_header_bytes \

@@ -190,7 +190,7 @@ pub(super) fn instance_path(name: &str) -> String {
     format!("/api/instances/{encoded}")
 }
 
-/// A failed wake's code, phase and the control plane's words, in one line; empty when it has none.
+/// A failed wake's code, phase and the control plane's words or ours, in one line; empty when it has none.
 pub(super) fn reason(failure: &Value) -> String {
     let code = text(at(failure, "code"));
     if code.is_empty() {
@@ -213,6 +213,11 @@ pub(super) fn reason(failure: &Value) -> String {
         }
         line.push_str(": ");
         line.push_str(text(at(said, "message")));
+    }
+    let own = text(at(failure, "reason"));
+    if !own.is_empty() {
+        line.push_str("; ");
+        line.push_str(own);
     }
     line
 }

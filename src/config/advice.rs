@@ -192,6 +192,20 @@ fn of_route(index: usize, route: &RouteConfig, say: &mut impl Say) {
             "set admission.rate, admission.clients or [route.auth], or give such instances routes of their own",
         );
     }
+    if route
+        .forwarding
+        .upstream_tls
+        .as_ref()
+        .is_some_and(|tls| !tls.verify)
+    {
+        say(
+            "unverified_tls",
+            &format!("route[{index}].upstream_tls.verify"),
+            "is false: whoever is at the instance's address is believed, and gets the requests"
+                .to_owned(),
+            "name the CA of the instance's certificate in `upstream_tls.ca` instead",
+        );
+    }
     if route.wake.max_held == 0 || route.limits.max_inflight == 0 {
         say(
             "sheds_everything",
@@ -235,6 +249,11 @@ fn secrets(config: &Config) -> Vec<(String, PathBuf)> {
             let key = format!("route[{index}].auth.any[{position}].signed_url.key_file");
             add(key, key_file.map(KeyFile::path));
         }
+    }
+    for (index, route) in config.route.iter().enumerate() {
+        let tls = route.forwarding.upstream_tls.as_ref();
+        let key = tls.and_then(|tls| tls.client_key.as_deref());
+        add(format!("route[{index}].upstream_tls.client_key"), key);
     }
     for (index, listener) in config.listener.iter().enumerate() {
         match listener.tls.as_ref().map(|tls| &tls.source) {
@@ -379,6 +398,10 @@ mod tests {
                      tls = \"internal\""
                 ),
                 "server.https_port",
+            ),
+            (
+                format!("{risky}protocol = \"https\"\nupstream_tls = {{ verify = false }}"),
+                "route[0].upstream_tls.verify",
             ),
             (
                 format!("{risky}limits = {{ max_inflight = 0 }}"),

@@ -14,6 +14,7 @@ use super::duration_text::optional_go_text;
 use super::settings::{elsewhere, list, section, settings, word_settings};
 #[cfg(test)]
 use super::shape::{GoText, text_schema};
+use super::upstream_tls::UpstreamTlsConfig;
 use super::values::{HeaderRule, parse_field_name};
 
 word_settings!(Protocol, ProxyProtocol, FieldNames);
@@ -27,6 +28,10 @@ pub enum Protocol {
     H1,
     /// HTTP/2 without TLS, by prior knowledge; upgrades go as HTTP/1.1.
     H2c,
+    /// HTTP/1.1 over TLS.
+    Https,
+    /// HTTP/2 over TLS; upgrades go as HTTP/1.1, over TLS, too.
+    H2,
 }
 
 /// Which PROXY header begins a connection.
@@ -61,6 +66,9 @@ settings! {
     pub struct ForwardingConfig {
         /// What is spoken with the instance.
         pub protocol: Protocol = Protocol::H1;
+        /// Whom the gateway believes over TLS to the instance, and what it shows.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub upstream_tls: Option<UpstreamTlsConfig> = None, by elsewhere;
         /// Which PROXY header the instance gets; its connections then are of one client each.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub proxy_protocol: Option<ProxyProtocol> = None;
@@ -126,6 +134,20 @@ text_schema!(Rename, "Rename", "x-old: x-new");
 
 fn names<S: Serializer>(names: &[HeaderName], to: S) -> Result<S::Ok, S::Error> {
     to.collect_seq(names.iter().map(HeaderName::as_str))
+}
+
+// === impl Protocol ===
+
+impl Protocol {
+    /// Whether it is spoken over TLS.
+    pub const fn is_secure(self) -> bool {
+        matches!(self, Self::Https | Self::H2)
+    }
+
+    /// Whether requests that do not leave HTTP go over HTTP/2.
+    pub const fn is_h2(self) -> bool {
+        matches!(self, Self::H2c | Self::H2)
+    }
 }
 
 // === impl HeaderEdits ===

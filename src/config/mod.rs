@@ -42,6 +42,7 @@ mod shape;
 mod telemetry;
 mod texts;
 mod tls;
+mod upstream_tls;
 mod values;
 mod variables;
 mod wake;
@@ -78,6 +79,7 @@ pub use telemetry::{
     SecretHeaders, TracingConfig, parse_filter,
 };
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
+pub use upstream_tls::{NameTemplate, UpstreamTlsConfig};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 pub use variables::Variables;
 pub use wake::{ReadyWhen, WakeConfig};

@@ -239,6 +239,18 @@ impl HostPattern {
     }
 }
 
+impl HostPattern {
+    /// What this capture stands for in `host`, which the pattern answers for.
+    pub fn capture<'a>(&self, name: &str, host: &'a str) -> Option<&'a str> {
+        let Self::Labels(labels) = self else {
+            return None;
+        };
+        let mut pairs = labels.iter().zip(host.split('.'));
+        let found = pairs.find(|(label, _)| matches!(label, PatternLabel::Capture(n) if n == name));
+        found.map(|(_, part)| part)
+    }
+}
+
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -12,8 +12,11 @@ use super::auth::RouteKeys;
 use super::path_rules::PathRules;
 use super::path_verdict::PathVerdict;
 use crate::config::RouteConfig;
+use crate::instance_tls::{Alpn, TlsHop, TlsProfile, TlsProfiles};
+use crate::names::Hostname;
 use crate::router::{PathReadings, Route, RouteError, RouteTable};
 use crate::telemetry::{Metrics, RouteMetrics};
+use crate::upstream::ForwardError;
 
 /// All routes of one configuration.
 #[derive(Debug, Default)]
@@ -24,6 +27,7 @@ pub(super) struct ActiveRoutes {
     admissions: Vec<Arc<Admission>>,
     path_rules: Vec<PathRules>,
     keys: Vec<Option<Arc<RouteKeys>>>,
+    tls: Vec<Option<Arc<TlsProfile>>>,
     metrics: Vec<Arc<RouteMetrics>>,
 }
 
@@ -34,6 +38,7 @@ impl ActiveRoutes {
     pub(super) fn new(
         routes: &[Arc<RouteConfig>],
         before: Option<&Self>,
+        profiles: &TlsProfiles,
         metrics: &Metrics,
     ) -> Self {
         let earlier: HashMap<_, _> = before
@@ -75,6 +80,7 @@ impl ActiveRoutes {
             keys: keys.collect(),
             admissions,
             path_rules: routes.iter().map(|route| PathRules::new(route)).collect(),
+            tls: routes.iter().map(|route| profiles.of(route)).collect(),
             metrics: metrics.set_routes(&labels),
             table,
         }
@@ -93,6 +99,36 @@ impl ActiveRoutes {
     /// The keys that a route's tokens are signed with.
     pub(super) fn keys(&self, route: &Route) -> Option<&Arc<RouteKeys>> {
         self.keys.get(route.index)?.as_ref()
+    }
+
+    /// The TLS that requests for `host` go over to a route's instance; `None` where they go in
+    /// clear.
+    pub(super) fn tls(
+        &self,
+        route: &Route,
+        host: &Hostname,
+    ) -> Result<Option<TlsHop>, ForwardError> {
+        let forwarding = &route.config().forwarding;
+        if !forwarding.protocol.is_secure() {
+            return Ok(None);
+        }
+        let refused = |reason: &str| Err(ForwardError::Tls(reason.into()));
+        let Some(profile) = self.tls.get(route.index).cloned().flatten() else {
+            return refused("the route's TLS is not set up");
+        };
+        let template = forwarding.upstream_tls.as_ref();
+        let template = template.and_then(|tls| tls.server_name.as_ref());
+        let capture = |name: &str| route.config().host.capture(name, host.as_str());
+        let filled = template.map(|template| template.fill(capture).unwrap_or_default());
+        let name = filled.as_deref().unwrap_or_else(|| host.as_str());
+        let alpn = match forwarding.protocol.is_h2() {
+            true => Alpn::H2,
+            false => Alpn::Http1,
+        };
+        match TlsHop::new(profile, name, alpn) {
+            Some(tls) => Ok(Some(tls)),
+            None => refused("the request's host is no name that a certificate can have"),
+        }
     }
 
     /// What a route's rules say about a path.

@@ -93,20 +93,20 @@ impl<P> Gateway<P> {
         request: &Request<RequestBody>,
     ) -> Option<Response<Content>> {
         let (route, instance) = (&target.destination.route, &resolved.instance);
+        let readiness = || {
+            readiness_of(
+                route,
+                target.destination.port,
+                target.destination.tls.as_ref(),
+            )
+        };
         if target.path.is_wake_status {
-            let stream = StatusStream::new(
-                Arc::clone(instance),
-                readiness_of(route, target.destination.port),
-            );
+            let stream = StatusStream::new(Arc::clone(instance), readiness());
             return Some(waiting::status_head(Content::Status(stream)));
         }
         if is_health_check(target, request) {
             let is_forwarded = route.config().asleep.health_forward;
-            if is_forwarded
-                && instance
-                    .warm(&readiness_of(route, target.destination.port))
-                    .is_some()
-            {
+            if is_forwarded && instance.warm(&readiness()).is_some() {
                 // Should it fall asleep before it is reached, the route's rules keep it asleep.
                 return None;
             }

@@ -10,9 +10,9 @@ use std::sync::{Arc, OnceLock};
 use http::header::HOST;
 use http::uri::Authority;
 use http::{HeaderValue, Request, Version};
-use tokio::net::TcpStream;
 
 use crate::hold::Gate;
+use crate::instance_tls::InstanceStream;
 use crate::names::{Hostname, PlaneIndex};
 use crate::router::{AuthorityError, host_of};
 use crate::upstream::{ClientConnection, ForwardedElement, Pseudonym};
@@ -34,7 +34,7 @@ pub(super) struct CachedTarget {
     name: InstanceRef,
     port: u16,
     pseudonym: Pseudonym,
-    pub(super) instance: Arc<Instance<TcpStream>>,
+    pub(super) instance: Arc<Instance<InstanceStream>>,
     /// The gate of the instance's port.
     pub(super) gate: Arc<Gate>,
 }
@@ -110,7 +110,7 @@ impl ConnectionCache {
         &self,
         (plane, port): (PlaneIndex, u16),
         (name, pseudonym): (&InstanceRef, Pseudonym),
-        instance: Arc<Instance<TcpStream>>,
+        instance: Arc<Instance<InstanceStream>>,
         gate: Arc<Gate>,
     ) -> Arc<CachedTarget> {
         let target = Arc::new(CachedTarget {

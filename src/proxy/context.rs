@@ -18,11 +18,12 @@ use super::connection_cache::ConnectionCache;
 use crate::config::ReadyWhen;
 use crate::config::{ResponseConfig, RouteConfig, ServerConfig};
 use crate::hold::Hold;
+use crate::instance_tls::{TlsHop, TlsProfiles};
 use crate::names::RequestId;
 use crate::router::Route;
 use crate::telemetry::{AccessSink, Metrics, Tracer};
 use crate::upstream::{Hop, InterimSink, ProxyHeader, Upstream};
-use crate::wake::{self, Wakes};
+use crate::wake::{self, TargetTls, Wakes};
 
 /// The connection that a request came on.
 pub struct Arrival<'a> {
@@ -49,6 +50,8 @@ pub struct GatewayParts<P> {
     pub wakes: Arc<Wakes<P>>,
     /// The hold queue.
     pub hold: Arc<Hold>,
+    /// The TLS that routes speak with their instances.
+    pub instance_tls: Arc<TlsProfiles>,
     /// Connections to instances.
     pub upstream: Arc<Upstream>,
     /// Header fields that the gateway adds to responses.
@@ -110,10 +113,11 @@ impl RawKind {
 
 impl Arrival<'_> {
     /// The last hop of this request: from the gateway to its instance's port.
-    pub(super) fn hop(&self, config: &RouteConfig, port: u16) -> Hop {
+    pub(super) fn hop(&self, config: &RouteConfig, port: u16, tls: Option<TlsHop>) -> Hop {
         Hop {
             port,
             protocol: config.forwarding.protocol,
+            tls,
             proxy_header: config.forwarding.proxy_protocol.map(|version| ProxyHeader {
                 version,
                 client: self.client,
@@ -129,13 +133,17 @@ impl fmt::Debug for Arrival<'_> {
     }
 }
 
-/// The port of an instance, and the kind of readiness, that a route's requests for this port wait for.
-pub(super) fn readiness_of(route: &Route, port: u16) -> wake::Target {
+/// The port of an instance, and the kind of readiness, that a route's requests for this port wait for;
+/// `tls` is what they go over.
+pub(super) fn readiness_of(route: &Route, port: u16, tls: Option<&TlsHop>) -> wake::Target {
     let config = route.config();
     if port == 0 {
         return wake::Target::AWAKE;
     }
+    // An instance that wants to know the client first cannot be asked beforehand.
+    let tls = tls.filter(|_| config.forwarding.proxy_protocol.is_none());
     wake::Target {
+        tls: tls.cloned().map(TargetTls),
         port,
         is_chosen: config.ports.is_some(),
         when: config.wake.ready,

@@ -40,7 +40,12 @@ impl<P: ControlPlane> Gateway<P> {
     pub fn new(routes: &[Arc<RouteConfig>], unknown: Rate, parts: GatewayParts<P>) -> Arc<Self> {
         let auth_client = Arc::new(AuthClient::default());
         Arc::new(Self {
-            active_routes: ArcSwap::from_pointee(ActiveRoutes::new(routes, None, &parts.metrics)),
+            active_routes: ArcSwap::from_pointee(ActiveRoutes::new(
+                routes,
+                None,
+                &parts.instance_tls,
+                &parts.metrics,
+            )),
             unknown: UnknownNames::new(unknown),
             preflights: Preflights::default(),
             pseudonyms: Pseudonyms::default(),
@@ -54,8 +59,10 @@ impl<P: ControlPlane> Gateway<P> {
     /// New requests use these routes; those under way keep theirs.
     pub fn set_routes(&self, routes: &[Arc<RouteConfig>]) {
         let before = self.active_routes.load();
-        let active_routes = ActiveRoutes::new(routes, Some(&before), &self.parts.metrics);
+        let (profiles, metrics) = (&self.parts.instance_tls, &self.parts.metrics);
+        let active_routes = ActiveRoutes::new(routes, Some(&before), profiles, metrics);
         self.active_routes.store(Arc::new(active_routes));
+        profiles.retain(routes);
     }
 
     /// Clients that have to come over TLS are sent to one of these addresses.

@@ -20,6 +20,7 @@ use super::denied::Denied;
 use super::error::ProxyError;
 use super::wake_info::WakeInfo;
 use crate::hold::{AdmitError, Gate, HeldRequest, Hold, InstanceQueues, Permit, Slot, Ticket};
+use crate::instance_tls::TlsHop;
 use crate::names::ClientNetwork;
 use crate::router::Route;
 use crate::telemetry::{
@@ -71,6 +72,8 @@ pub struct PendingRequest<'a, S> {
     pub hold: &'a Arc<Hold>,
     /// Counters.
     pub metrics: &'a Metrics,
+    /// The TLS that it goes over to the instance.
+    pub tls: Option<TlsHop>,
     /// The client's address.
     pub client: IpAddr,
     /// The client's `User-Agent`.
@@ -95,7 +98,7 @@ pub struct Admitted<S> {
 
 impl<S: Send> PendingRequest<'_, S> {
     fn readiness(&self) -> wake::Target {
-        readiness_of(self.route, self.port)
+        readiness_of(self.route, self.port, self.tls.as_ref())
     }
 
     /// The client, as shares are counted.

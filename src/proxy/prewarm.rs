@@ -56,9 +56,12 @@ impl<P: ControlPlane> Gateway<P> {
         else {
             return;
         };
+        let Ok(tls) = active_routes.tls(&route, &host) else {
+            return;
+        };
         let is_awake = |instance: Arc<Instance>| {
-            instance.warm(&readiness_of(&route, config.port)).is_some()
-                || instance.progress().is_some()
+            let ready = readiness_of(&route, config.port, tls.as_ref());
+            instance.warm(&ready).is_some() || instance.progress().is_some()
         };
         if wakes.cached(config.plane, &instance).is_some_and(is_awake)
             || !admission.knows_client(client)

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::connection_cache::{CachedTarget, ConnectionCache};
@@ -20,6 +19,7 @@ use super::pending_request::{LookUp, Resolved, queues_of};
 use super::request_log::RequestLog;
 use super::route::Destination;
 use crate::hold::Gate;
+use crate::instance_tls::InstanceStream;
 use crate::wake::{Instance, WakeError};
 use hypeman::ControlPlane;
 
@@ -94,12 +94,12 @@ impl<P: ControlPlane> Gateway<P> {
 
 // === impl NameLookUp ===
 
-impl<P: ControlPlane> LookUp<TcpStream> for NameLookUp<'_, P> {
+impl<P: ControlPlane> LookUp<InstanceStream> for NameLookUp<'_, P> {
     fn means(&self, instance: &Instance) -> bool {
         instance.is_meant_by(&self.destination.instance)
     }
 
-    fn look_up(&self) -> BoxFuture<'_, Result<Resolved<TcpStream>, ProxyError>> {
+    fn look_up(&self) -> BoxFuture<'_, Result<Resolved<InstanceStream>, ProxyError>> {
         Box::pin(async {
             let Self {
                 gateway,

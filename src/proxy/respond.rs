@@ -19,7 +19,7 @@ use super::response_body::{Content, X_WAKEGATE_WAKE};
 use super::route::Target;
 use super::switching::Switch;
 use super::transaction::{ExtraFields, Transaction};
-use crate::config::{Protocol, ViaConfig};
+use crate::config::ViaConfig;
 use crate::hold::Slot;
 use crate::upstream::{
     Carried, Field, Fields, ForwardError, TrailerRules, UpstreamBody, X_REQUEST_ID, edit,
@@ -80,10 +80,10 @@ impl<P: ControlPlane> Gateway<P> {
             picked.or_insert(subprotocol);
         }
         if target.via == ViaConfig::Both {
-            // Over HTTP/1.1 goes all but h2c, and there all but an upgrade.
-            let received = match (forwarding.protocol, is_switching) {
-                (Protocol::H2c, false) => Version::HTTP_2,
-                (Protocol::H2c, true) | (Protocol::H1, _) => Version::HTTP_11,
+            // An upgrade goes over HTTP/1.1 in any case.
+            let received = match forwarding.protocol.is_h2() && !is_switching {
+                true => Version::HTTP_2,
+                false => Version::HTTP_11,
             };
             target.pseudonym.element(received).append_to(headers);
         }

@@ -30,6 +30,7 @@ use super::request_target::routed_path;
 use super::switching::Switch;
 use crate::client::ClientBody;
 use crate::config::ViaConfig;
+use crate::instance_tls::TlsHop;
 use crate::names::Hostname;
 use crate::router::{AuthorityError, Match, PathReadings, Route, RouteError};
 use crate::upstream::{Field, Fields, Pseudonym, RequestBody};
@@ -44,6 +45,8 @@ pub(super) struct Destination {
     pub(super) port: u16,
     /// The route's rules for waking.
     pub(super) admission: Arc<Admission>,
+    /// The TLS that it goes over to its instance.
+    pub(super) tls: Option<TlsHop>,
     /// The client that all limits are about.
     pub(super) client: IpAddr,
     /// The longest that route and client want to wait.
@@ -84,6 +87,7 @@ struct Found {
     admission: Arc<Admission>,
     keys: Option<Arc<RouteKeys>>,
     path: PathVerdict,
+    tls: Option<TlsHop>,
 }
 
 // === impl Gateway ===
@@ -117,6 +121,7 @@ impl<P: ControlPlane> Gateway<P> {
             admission,
             keys,
             path,
+            tls,
         } = found;
 
         let config = route.config();
@@ -151,6 +156,7 @@ impl<P: ControlPlane> Gateway<P> {
                 route,
                 instance,
                 admission,
+                tls,
                 client: context.client,
                 timeout,
                 deadline: context.started + timeout,
@@ -197,6 +203,8 @@ impl<P: ControlPlane> Gateway<P> {
             route,
             instance,
             admission,
+            // It is passed on as it is.
+            tls: None,
             client: context.client,
             timeout,
             deadline: context.started + timeout,
@@ -218,6 +226,7 @@ impl<P: ControlPlane> Gateway<P> {
         let path = active_routes.judge(&found.route, path)?;
         Ok(Found {
             keys: active_routes.keys(&found.route).cloned(),
+            tls: active_routes.tls(&found.route, host)?,
             admission: Arc::clone(admission),
             matched: found,
             path,

@@ -29,6 +29,7 @@ use super::evidence::{Evidence, Observation, Rest, Seen, address_of};
 use super::instance::{Command, Instance, Ready, Suspicion, WakeRequest};
 use super::lease::{Endpoint, EpochInit};
 use super::machine::{Effect, Event, Machine, WakeLimits};
+use super::probe::Probed;
 use super::record::Reporter;
 use super::target::Target;
 use super::waiters::Waiters;
@@ -69,6 +70,7 @@ pub(super) fn instance<P: ControlPlane, R: Dialer>(
         operations: FuturesUnordered::new(),
         endpoint: None,
         found: None,
+        refused: None,
         warmup: None,
         deadline: now,
         claims: Vec::new(),
@@ -263,12 +265,17 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 self.seen(seen);
             }
             Done::Rest => self.rests -= 1,
-            Done::Probed(connection) => {
-                let open = connection.is_some();
-                self.found = connection;
+            Done::Probed(target, probed) => {
+                // A port that refuses is open: whoever comes later finds out by itself.
+                let open = !matches!(probed, Probed::Closed);
+                match probed {
+                    Probed::Open(connection) => self.found = Some(connection),
+                    Probed::Refused(reason) => self.refused = Some((target, reason)),
+                    Probed::OtherProtocol | Probed::Closed => {}
+                }
                 self.step(Event::Probed { open });
                 // Nobody took it: its epoch ended, or its waiters left.
-                self.found = None;
+                (self.found, self.refused) = (None, None);
                 if self.machine.is_doubted() {
                     // A connection failed while nobody asked.
                     self.step(Event::Verify);
@@ -402,6 +409,14 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             return;
         };
         endpoint.mark_ready(target);
+        if let Some((target, reason)) = self.refused.take() {
+            self.warmed_up = false;
+            self.refuse_tls(&target, &reason);
+            if !self.waiters.want(&target) {
+                return;
+            }
+            // Others want it by other names, by which it may well be accepted.
+        }
         if std::mem::take(&mut self.warmed_up) {
             endpoint.mark_warmed_up();
         }
@@ -418,8 +433,12 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         self.instance.last_failure.store(None);
         self.waiters
             .grant(target, woken, &endpoint, &mut self.found);
+        self.begin_next();
+    }
+
+    /// Somebody waits for more, such as another port: that is a wake of its own.
+    pub(super) fn begin_next(&mut self) {
         if let Some(requester) = self.waiters.oldest().cloned() {
-            // Somebody waits for more, such as another port: that is a wake of its own.
             self.reporter.begin(requester, Instant::now());
         }
     }

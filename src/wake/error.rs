@@ -1,5 +1,6 @@
 //! Why an instance is not there for a request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::telemetry::{WakeOutcome, WakePhase};
@@ -77,6 +78,9 @@ pub enum WakeError {
     /// The control plane failed to wake it.
     #[error("the control plane could not wake the instance")]
     Failed,
+    /// TLS with the instance is refused, by the gateway or by the instance, for this reason.
+    #[error("{0}")]
+    Tls(Arc<str>),
     /// The gateway is going down.
     #[error("the gateway is shutting down")]
     Draining,
@@ -112,6 +116,7 @@ impl WakeError {
             Self::Unreadable => "control_plane_unreadable",
             Self::Unauthorized => "control_plane_refused",
             Self::Failed => "wake_failed",
+            Self::Tls(_) => "upstream_tls",
             Self::Draining => "draining",
         }
     }
@@ -135,6 +140,7 @@ impl WakeError {
             | Self::Unreadable
             | Self::Unauthorized
             | Self::Failed
+            | Self::Tls(_)
             | Self::Draining => WakeOutcome::Failed,
         }
     }

@@ -110,6 +110,23 @@ impl<S> Waiters<S> {
         }
     }
 
+    /// Whether somebody waits for this target, by whatever name.
+    pub(super) fn want(&self, target: &Target) -> bool {
+        self.waiting.iter().any(|waiter| waiter.target == *target)
+    }
+
+    /// Nobody gets this target by this name.
+    pub(super) fn refuse_one(&mut self, target: &Target, error: &WakeError) {
+        for waiter in std::mem::take(&mut self.waiting) {
+            match waiter.target == *target && waiter.target.tls() == target.tls() {
+                true => {
+                    let _left = waiter.reply.send(Err(error.clone()));
+                }
+                false => self.waiting.push_back(waiter),
+            }
+        }
+    }
+
     /// Nobody gets it.
     pub(super) fn refuse(&mut self, error: &WakeError) {
         for waiter in self.waiting.drain(..) {

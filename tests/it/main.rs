@@ -62,6 +62,7 @@ mod half_close;
 mod hostile_memory;
 mod identity;
 mod ingress;
+mod instance_tls;
 mod interleavings;
 mod lifecycle;
 mod limits;

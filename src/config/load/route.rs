@@ -47,7 +47,7 @@ pub(super) fn read_route(
     let waiting_page = read_waiting_page(s);
     let keep_warm = read_keep_warm(s);
     let prewarm = read_prewarm(s);
-    let forwarding = read_forwarding(s);
+    let forwarding = read_forwarding(s, host.as_ref());
     if forwarding.auth.is_some() && wake.on_tls_hello {
         s.problem(
             "auth",

@@ -379,6 +379,7 @@ fn wake(error: &WakeError) -> Response {
             "The instance could not be woken.",
             SOON,
         ),
+        WakeError::Tls(_) => upstream_tls(),
         WakeError::Draining => (
             StatusCode::SERVICE_UNAVAILABLE,
             error.code(),
@@ -386,6 +387,15 @@ fn wake(error: &WakeError) -> Response {
             SOON,
         ),
     }
+}
+
+const fn upstream_tls() -> Response {
+    (
+        StatusCode::BAD_GATEWAY,
+        "upstream_tls",
+        "The instance and the gateway do not agree on TLS.",
+        None,
+    )
 }
 
 fn forward(error: &ForwardError) -> Response {
@@ -396,6 +406,7 @@ fn forward(error: &ForwardError) -> Response {
             "The instance does not accept connections.",
             SOON,
         ),
+        ForwardError::Tls(_) => upstream_tls(),
         ForwardError::Unsent
         | ForwardError::Refused
         | ForwardError::Broken(_)

@@ -44,6 +44,7 @@ pub(super) const REFUSED_CONNECTIONS: &str = "wakegate_refused_connections_total
 pub(super) const BUFFERED_BYTES: &str = "wakegate_buffered_bytes";
 pub(super) const MEMORY_REFUSALS: &str = "wakegate_memory_refusals_total";
 pub(super) const RAW_CONNECTIONS: &str = "wakegate_raw_connections_total";
+pub(super) const UPSTREAM_TLS_HANDSHAKES: &str = "wakegate_upstream_tls_handshakes_total";
 pub(super) const TLS_HANDSHAKES: &str = "wakegate_tls_handshakes_total";
 pub(super) const TLS_HANDSHAKE_DURATION: &str = "wakegate_tls_handshake_duration_seconds";
 pub(super) const TLS_NOT_AFTER: &str = "wakegate_tls_certificate_not_after_timestamp_seconds";
@@ -235,6 +236,11 @@ const ALL: &[(&str, Kind, &str)] = &[
         RAW_CONNECTIONS,
         Counter,
         "Connections passed on as they are, by kind and by how they began",
+    ),
+    (
+        UPSTREAM_TLS_HANDSHAKES,
+        Counter,
+        "TLS handshakes with instances by outcome",
     ),
     (
         TLS_HANDSHAKES,

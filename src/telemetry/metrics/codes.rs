@@ -24,6 +24,7 @@ const OF_WAKES: &[&str] = &[
     "instance_transitioning",
     "instance_unusable",
     "no_capacity",
+    "upstream_tls",
     "wake_failed",
     "wake_failing",
     "wake_queue_full",
@@ -62,6 +63,7 @@ const OTHERS: &[&str] = &[
     "upstream_broke",
     "upstream_invalid",
     "upstream_timeout",
+    "upstream_tls",
     "waiting_page",
     "wake_rate",
 ];

@@ -145,13 +145,13 @@ labels! {
         Error = "error",
     }
 
-    /// How a TLS handshake with a client ended.
+    /// How a TLS handshake ended.
     HandshakeOutcome: "outcome" {
         /// Anew.
         Full = "full",
         /// With a session of before.
         Resumed = "resumed",
-        /// Not at all: bad bytes, no common version, a bad certificate, a client that left.
+        /// Not at all: bad bytes, no common version, a bad certificate, a peer that left.
         Failed = "failed",
     }
 

@@ -78,6 +78,7 @@ pub struct Metrics {
     upstream_uses: Family<UpstreamUse, Counter>,
     upstream_connects: Family<ConnectOutcome, Counter>,
     handshakes: Family<HandshakeOutcome, Counter>,
+    upstream_handshakes: Family<HandshakeOutcome, Counter>,
     handshake_duration: Histogram,
     reloads: Family<ReloadOutcome, Counter>,
     last_reload: Gauge,
@@ -175,6 +176,7 @@ impl Metrics {
             upstream_uses: Family::counters(r, name::UPSTREAM_REQUESTS),
             upstream_connects: Family::counters(r, name::UPSTREAM_CONNECTS),
             handshakes: Family::counters(r, name::TLS_HANDSHAKES),
+            upstream_handshakes: Family::counters(r, name::UPSTREAM_TLS_HANDSHAKES),
             handshake_duration: r.histogram(name::TLS_HANDSHAKE_DURATION, vec![]),
             reloads: Family::counters(r, name::RELOADS),
             last_reload: gauge(name::LAST_RELOAD),
@@ -342,6 +344,11 @@ impl Metrics {
         self.handshakes.count(outcome);
         self.handshake_duration.record(took.as_secs_f64());
         self.count_sample();
+    }
+
+    /// Counts a TLS handshake with an instance.
+    pub fn count_upstream_handshake(&self, outcome: HandshakeOutcome) {
+        self.upstream_handshakes.count(outcome);
     }
 
     /// Whether a control plane, by its configured name, answered when it was last looked at.

@@ -10,6 +10,7 @@ const PORT: Target = Target {
     when: ReadyWhen::Port,
     is_chosen: false,
     health: None,
+    tls: None,
 };
 
 const LIMITS: WakeLimits = WakeLimits {

@@ -96,8 +96,10 @@ fn say(ended: &Ended<'_>) {
     match ended.failure {
         Some(failure) => {
             let control_plane = failure.answer.as_deref().map(tracing::field::display);
+            let reason = failure.reason.as_deref();
             tracing::warn!(instance = %id, name, outcome, code = failure.code,
-                phase = failure.stage.as_str(), control_plane, waiting, ms, %route, %client, "wake");
+                phase = failure.stage.as_str(), control_plane, reason, waiting, ms, %route, %client,
+                "wake");
         }
         None => {
             tracing::info!(instance = %id, name, outcome, waiting, ms, %route, %client, "wake");

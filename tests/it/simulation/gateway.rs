@@ -230,6 +230,7 @@ impl Gateway {
             may_wake,
             hold: &self.hold,
             metrics: &self.metrics,
+            tls: None,
             client,
             user_agent: None,
             head_bytes: 100,
@@ -252,6 +253,7 @@ impl Gateway {
                     Errand::Stream(_) => Protocol::H2c,
                     _ => Protocol::H1,
                 },
+                tls: None,
                 proxy_header: None,
             },
         };

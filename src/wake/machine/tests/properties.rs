@@ -41,6 +41,7 @@ fn any_event(now: Instant) -> impl Strategy<Value = Event> {
             when,
             is_chosen: port == 81,
             health: None,
+            tls: None,
         });
     prop_oneof![
         (targets, any::<bool>(), any::<bool>()).prop_map(move |(target, start_stopped, leased)| {
