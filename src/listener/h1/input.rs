@@ -235,10 +235,21 @@ impl Input {
         self.bytes.reserve(room);
         let read = poll_read_into(stream, &mut self.bytes, room, cx);
         match &read {
-            Poll::Ready(Ok(count)) => self.note_read(*count, room),
+            Poll::Ready(Ok(count)) => {
+                self.note_read(*count, room);
+                self.fit();
+            }
             Poll::Ready(Err(_)) | Poll::Pending => self.release(),
         }
         read
+    }
+
+    /// Lets go of room that was not needed: what is counted as a part's memory is its bytes.
+    fn fit(&mut self) {
+        let room = self.bytes.capacity();
+        if room > 2 * ROOM && self.bytes.len() < room / 2 {
+            self.bytes = BytesMut::from(&*self.bytes);
+        }
     }
 
     /// Where there was room for so many bytes, so many had come. A client that sends slowly gets
@@ -389,6 +400,21 @@ mod tests {
             assert_eq!(input.likely, ROOM);
             let more = poll_fn(|cx| Poll::Ready(input.poll_body(&mut stream, cx).is_ready())).await;
             assert!(!more && input.bytes.capacity() == 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_has_little_more_memory_than_bytes() {
+        let (mut client, mut stream) = tokio::io::duplex(4 * PART);
+        client.write_all(&post(4 * PART)).await.unwrap();
+        let mut input = input(4 * PART, &mut stream).await;
+        for bytes in [PART / 3, PART / 2, PART] {
+            input.likely = PART;
+            client.write_all(&vec![b'x'; bytes]).await.unwrap();
+            let read = poll_fn(|cx| input.poll_more(&mut stream, cx)).await;
+            assert_eq!(read.unwrap(), bytes);
+            assert!(input.bytes.capacity() <= 2 * bytes + ROOM, "{bytes}");
+            input.bytes.clear();
         }
     }
 }
