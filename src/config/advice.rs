@@ -106,7 +106,7 @@ fn of_exposure(config: &Config, say: &mut impl Say) {
     for (index, route) in config.route.iter().enumerate() {
         let auth = route.forwarding.auth.as_ref();
         let has_field = auth.is_some_and(|auth| auth.header.is_some());
-        let secret = has_field && !route.forwarding.redirect_http;
+        let secret = has_field && !route.forwarding.redirect_http.enabled;
         if secret && public && config.server.trusted_proxies.is_empty() {
             say(
                 "key_in_clear",
@@ -236,6 +236,8 @@ fn secrets(config: &Config) -> Vec<(String, PathBuf)> {
             auth.and_then(|auth| auth.header.as_ref()?.value_file.as_deref()),
         );
     }
+    let ring = config.tickets.dir.as_ref().map(|dir| dir.join("ring"));
+    add("tickets.dir".to_owned(), ring.as_deref());
     for (index, route) in config.route.iter().enumerate() {
         let tls = route.forwarding.upstream_tls.as_ref();
         let key = tls.and_then(|tls| tls.client_key.as_deref());

@@ -37,6 +37,7 @@ mod settings;
 mod shape;
 mod telemetry;
 mod texts;
+mod tickets;
 mod tls;
 mod upstream_tls;
 mod values;
@@ -48,7 +49,9 @@ pub use addresses::address_problems;
 pub use advice::advice;
 pub use auth::{AuthConfig, HeaderAuth, Proof};
 pub use client_share::ClientShare;
-pub use forwarding::{FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, Rename};
+pub use forwarding::{
+    FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, RedirectConfig, Rename,
+};
 pub use load::{Loaded, load, load_admin, load_file};
 pub use model::{
     AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ListenerMode,
@@ -70,6 +73,7 @@ pub use telemetry::{
     AccessField, AccessFormat, AccessLog, FilterError, LogConfig, LogFormat, MetricsConfig,
     SecretHeaders, TracingConfig, parse_filter,
 };
+pub use tickets::TicketsConfig;
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 pub use upstream_tls::{NameTemplate, UpstreamTlsConfig};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
