@@ -83,6 +83,7 @@ pub fn needs_restart(current: &Config, config: &Config) -> Option<&'static str> 
         ("wake", current.wake.is_like(&config.wake)),
         ("log", current.log == config.log),
         ("metrics", current.metrics == config.metrics),
+        ("tickets", current.tickets == config.tickets),
         ("tracing", current.tracing == config.tracing),
         ("ingress", current.ingress == config.ingress),
         (
@@ -124,9 +125,12 @@ impl AppHandle {
         self.0.gateway.parts().wakes.reports()
     }
 
-    /// New connections get the certificates that are in the files now; an error is logged for those
-    /// that cannot be used.
+    /// New connections get the certificates, and the keys of tickets, that are in the files now; an
+    /// error is logged for those that cannot be used.
     pub fn refresh_certificates(&self) {
+        if let Some(tickets) = &self.0.sockets.tickets {
+            tickets.refresh();
+        }
         let mut expiries = BTreeMap::new();
         for (address, certificates) in self.0.sockets.certificates() {
             match certificates.refresh() {

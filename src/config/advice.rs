@@ -110,7 +110,7 @@ fn of_exposure(config: &Config, say: &mut impl Say) {
         let auth = route.forwarding.auth.as_ref();
         let is_sent = |proof: Proof<'_>| !matches!(proof, Proof::ClientCertificate(_));
         let has_secret = auth.is_some_and(|auth| auth.proofs().any(is_sent));
-        let secret = has_secret && !route.forwarding.redirect_http;
+        let secret = has_secret && !route.forwarding.redirect_http.enabled;
         if secret && public && config.server.trusted_proxies.is_empty() {
             say(
                 "key_in_clear",
@@ -250,6 +250,8 @@ fn secrets(config: &Config) -> Vec<(String, PathBuf)> {
             add(key, key_file.map(KeyFile::path));
         }
     }
+    let ring = config.tickets.dir.as_ref().map(|dir| dir.join("ring"));
+    add("tickets.dir".to_owned(), ring.as_deref());
     for (index, route) in config.route.iter().enumerate() {
         let tls = route.forwarding.upstream_tls.as_ref();
         let key = tls.and_then(|tls| tls.client_key.as_deref());

@@ -54,7 +54,7 @@ pub(super) fn of_auth(config: &Config, say: &mut impl Say) {
 /// Where a client cannot show a certificate although its request reaches the route.
 fn without_question(config: &Config, route: &RouteConfig) -> Vec<String> {
     // In clear it is redirected, to where it can.
-    let is_redirected = route.forwarding.redirect_http;
+    let is_redirected = route.forwarding.redirect_http.enabled;
     let of_file = config.listener.iter().filter(|listener| {
         let asks = |listener: &ListenerConfig| match &listener.tls {
             Some(tls) => tls.clients.is_some(),

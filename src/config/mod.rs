@@ -41,6 +41,7 @@ mod settings;
 mod shape;
 mod telemetry;
 mod texts;
+mod tickets;
 mod tls;
 mod upstream_tls;
 mod values;
@@ -53,7 +54,9 @@ pub use advice::advice;
 pub use auth::{AuthConfig, CertificateAuth, HeaderAuth, Proof, Way};
 pub use capture_text::{CaptureText, INSTANCE};
 pub use client_share::ClientShare;
-pub use forwarding::{FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, Rename};
+pub use forwarding::{
+    FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, RedirectConfig, Rename,
+};
 pub use jwt::{JwtAuth, TokenFrom};
 pub use load::{Loaded, load, load_admin, load_file};
 pub use model::{
@@ -78,6 +81,7 @@ pub use telemetry::{
     AccessField, AccessFormat, AccessLog, FilterError, LogConfig, LogFormat, MetricsConfig,
     SecretHeaders, TracingConfig, parse_filter,
 };
+pub use tickets::TicketsConfig;
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 pub use upstream_tls::{NameTemplate, UpstreamTlsConfig};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};

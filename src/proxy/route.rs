@@ -134,9 +134,10 @@ impl<P: ControlPlane> Gateway<P> {
             || is_trusted
                 && has_forwarding(Field::XForwardedProto)
                 && came_over_tls(request.headers());
-        if forwarding.redirect_http && !is_secure {
+        if forwarding.redirect_http.enabled && !is_secure {
             let own = (!is_trusted).then(|| self.tls_listeners.port(arrival.local));
-            let port = server.https_port.or(own.flatten());
+            let named = forwarding.redirect_http.port.or(server.https_port);
+            let port = named.or(own.flatten());
             let redirect = HttpsRedirect::new(request.method(), &host.host, port, request.uri());
             return Err(ProxyError::Redirect(Box::new(redirect)));
         }

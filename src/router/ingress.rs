@@ -112,7 +112,7 @@ impl Declared {
         if rule.redirect_http && rule.tls && port != HTTP {
             let mut redirect = route.clone();
             redirect.listen_port = Some(HTTP);
-            redirect.forwarding.redirect_http = true;
+            redirect.forwarding.redirect_http.enabled = true;
             redirect.forwarding.auth = None;
             let free = self.ports.get(&HTTP) != Some(&true);
             if free && taken.insert((redirect.host.to_string(), HTTP)) {
@@ -167,7 +167,8 @@ mod tests {
                 )
                 .ok()?;
             let forwarding = &found.route.config().forwarding;
-            let (redirects, guarded) = (forwarding.redirect_http, forwarding.auth.is_some());
+            let (redirects, guarded) =
+                (forwarding.redirect_http.enabled, forwarding.auth.is_some());
             Some((found.instance.to_string(), redirects, guarded))
         };
         assert_eq!(

@@ -82,6 +82,7 @@ mod service_links;
 mod simulation;
 mod soak;
 mod streams;
+mod tickets;
 mod unreadable;
 mod uploads;
 mod vm;

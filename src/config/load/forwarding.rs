@@ -4,7 +4,7 @@
 //! instances has a protocol that speaks it, and goes together.
 
 use super::auth::read_auth;
-use crate::config::forwarding::ForwardingConfig;
+use crate::config::forwarding::{ForwardingConfig, RedirectConfig};
 use crate::config::pattern::HostPattern;
 use crate::config::reader::Section;
 use crate::config::settings::Settings as _;
@@ -17,6 +17,7 @@ pub(super) fn read_forwarding(
     let mut forwarding = ForwardingConfig::default();
     forwarding.read(s);
     s.section("auth", |s| forwarding.auth = read_auth(s));
+    forwarding.redirect_http = read_redirect(s);
     s.section("upstream_tls", |s| {
         forwarding.upstream_tls = read_upstream_tls(s, host);
     });
@@ -27,6 +28,18 @@ pub(super) fn read_forwarding(
         );
     }
     forwarding
+}
+
+fn read_redirect(s: &mut Section<'_, '_>) -> RedirectConfig {
+    let mut redirect = RedirectConfig::default();
+    let mut enabled = redirect.enabled;
+    s.section_or_flag("redirect_http", &mut enabled, |s, enabled| {
+        redirect.enabled = *enabled || s.is_in_file();
+        redirect.read(s);
+        *enabled = redirect.enabled;
+    });
+    redirect.enabled = enabled;
+    redirect
 }
 
 fn read_upstream_tls(

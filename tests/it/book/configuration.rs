@@ -52,7 +52,7 @@ fn make(path: &Path) {
             write_pair(&path.join("example.com.pem"), &path.join("example.com.key"));
         }
         ("jwks.json", _) => std::fs::write(path, JWKS).unwrap(),
-        ("ca", _) => std::fs::create_dir_all(path).unwrap(),
+        ("ca" | "tickets", _) => std::fs::create_dir_all(path).unwrap(),
         (_, Some("pem")) => write_pair(path, &path.with_extension("key")),
         // With its certificate.
         (_, Some("key")) => write_pair(&path.with_extension("pem"), path),
