@@ -10,16 +10,19 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
 
 use super::head::{self, Head, Unreadable};
 use super::refusal::refusal;
 use crate::client::Refusal;
 use crate::config::{HalfClose, ServerConfig};
+use crate::deadline::Deadline;
 use crate::flow::{Buffered, ClientBuffers};
-use crate::listener::client_stream::{ClientStream, ResetWatch};
+use crate::listener::client_stream::{ClientStream, ResetWatch, has_left_owing};
 use http1::{BodyPart, ChunkError, HeadLimits, RequestReader, empty_lines};
 
 /// The most that is read at once of what is not a body.
@@ -28,6 +31,8 @@ const ROOM: usize = 8 * 1024;
 const PART: usize = 128 * 1024;
 /// and that of a client that has its share of memory.
 const LITTLE: usize = 16 * 1024;
+/// The pause between two looks at a client of which nothing can be read.
+const LOOK: Duration = Duration::from_secs(5);
 /// A head that is no longer does not count. Most are much shorter.
 const FREE: usize = 16 * 1024;
 
@@ -47,6 +52,8 @@ pub(super) struct Input {
     likely: usize,
     /// The client has said its last, and may wait for its answer.
     ended: Option<ResetWatch>,
+    /// The next look at a client of which nothing can be read, since nobody takes what has come.
+    look: Option<Box<Deadline>>,
 }
 
 // === impl Input ===
@@ -67,6 +74,7 @@ impl Input {
             ahead: 0,
             likely: ROOM,
             ended: None,
+            look: None,
         }
     }
 
@@ -287,7 +295,27 @@ impl Input {
                 Ok(()) | Err(_) => return Poll::Ready(()),
             }
         }
-        Poll::Pending
+        self.poll_left(stream, cx)
+    }
+
+    /// Looks from time to time whether a client can still send the rest of its body, although
+    /// nothing is read of it; ready when it cannot.
+    fn poll_left<I: ClientStream>(&mut self, stream: &I, cx: &mut Context<'_>) -> Poll<()> {
+        let read = self.bytes.len() as u64;
+        let Some(owed) = self.body_length().filter(|left| *left > read) else {
+            return Poll::Pending;
+        };
+        let look = || Instant::now() + LOOK;
+        let deadline = self
+            .look
+            .get_or_insert_with(|| Deadline::new(look()).into());
+        loop {
+            ready!(deadline.poll_over(cx));
+            if has_left_owing(stream, owed - read) {
+                return Poll::Ready(());
+            }
+            deadline.set(look());
+        }
     }
 
     /// Whether a client that has closed its side may wait for its answer: not if the rest of its body
