@@ -297,6 +297,13 @@ const CODES: &[Code] = &[
          are asked for again every second until there are some.",
     ),
     code(
+        "cold_boot_refused",
+        503,
+        "The route has wake.require_memory, and the instance could only be booted: it is Stopped, or \
+         in Standby without a snapshot. Nothing was started.",
+        "Start the instance yourself, or leave require_memory out of the route.",
+    ),
+    code(
         "waiting_page",
         503,
         "A person's browser sees the waiting page, which shows the progress of the wake and loads \

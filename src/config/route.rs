@@ -118,6 +118,9 @@ settings! {
         pub timeout: Duration = Duration::from_secs(30);
         /// Whether a Stopped instance is started (a cold boot) instead of refused.
         pub start_stopped: bool = false;
+        /// Whether an instance that would have to be booted, since it has no memory to be restored, is refused
+        /// instead: 503 `cold_boot_refused`.
+        pub require_memory: bool = false;
         /// What a held request waits for.
         pub ready: ReadyWhen = ReadyWhen::Port;
         /// What `ready = "health"` asks the application.
@@ -295,6 +298,7 @@ impl RouteWakeConfig {
         Self {
             timeout: wake.timeout,
             start_stopped: wake.start_stopped,
+            require_memory: wake.require_memory,
             ready: wake.ready,
             max_held: wake.max_held_per_route,
             ..Self::default()

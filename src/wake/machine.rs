@@ -115,8 +115,9 @@ impl Machine {
                 target,
                 deadline,
                 start_stopped,
+                may_boot,
                 leased,
-            } => self.wake_requested(now, target, deadline, start_stopped, leased),
+            } => self.wake_requested(now, target, deadline, (start_stopped, may_boot), leased),
             Event::Verify => self.verify(now),
             Event::Suspect { epoch } => self.suspect(now, epoch),
             Event::Answered {
@@ -133,17 +134,17 @@ impl Machine {
         now: Instant,
         target: Target,
         deadline: Instant,
-        start_stopped: bool,
+        rules: (bool, bool),
         leased: bool,
     ) -> Vec<Effect> {
         if let Some(attempt) = &mut self.attempt {
-            attempt.join(now, target, deadline, start_stopped);
+            attempt.join(now, target, deadline, rules);
             return Vec::new();
         }
         if let Some(until) = self.broken_until.filter(|until| *until > now) {
             return vec![Effect::Refuse(WakeError::BreakerOpen(until - now))];
         }
-        let mut attempt = Attempt::new(now, deadline, vec![target.clone()], start_stopped);
+        let mut attempt = Attempt::new(now, deadline, vec![target.clone()], rules);
         let is_far_enough = match target.when {
             ReadyWhen::Running => self.running,
             ReadyWhen::Port => true,
@@ -188,7 +189,12 @@ impl Machine {
         if self.attempt.is_some() || self.epoch.is_none() {
             return Vec::new();
         }
-        self.attempt = Some(Attempt::new(now, now + VERIFICATION, Vec::new(), false));
+        self.attempt = Some(Attempt::new(
+            now,
+            now + VERIFICATION,
+            Vec::new(),
+            (false, false),
+        ));
         vec![Effect::Ask]
     }
 
@@ -278,13 +284,17 @@ impl Machine {
         let (step, verb) = match rest {
             Rest::Stopped if !attempt.start_stopped => return self.refuse_lost(WakeError::Stopped),
             // After a verb this is a race with another operation: look again a little later.
-            Rest::Standby | Rest::Stopped if after_verb => {
+            Rest::Standby | Rest::WithoutMemory | Rest::Stopped if after_verb => {
                 return self.pause_lost(now, Trouble::Transition);
             }
-            Rest::Standby => (Step::Restoring, Effect::Restore { until }),
+            Rest::WithoutMemory | Rest::Stopped if !attempt.may_boot => {
+                return self.refuse_lost(WakeError::ColdBootRefused);
+            }
+            Rest::Standby | Rest::WithoutMemory => (Step::Restoring, Effect::Restore { until }),
             Rest::Stopped => (Step::Starting, Effect::Start { until }),
             Rest::Passing => return self.pause_lost(now, Trouble::Transition),
         };
+        attempt.booted = rest != Rest::Standby;
         (attempt.step, attempt.seen) = (step, None);
         let mut effects = self.lost();
         effects.extend(self.unless_late(now, verb));
@@ -376,9 +386,13 @@ impl Machine {
             return self.unless_late_at(now, stage, Effect::Ask);
         }
         attempt.targets.retain(|other| *other != target);
-        let woken = attempt.woken;
+        let (woken, booted) = (attempt.woken, attempt.woken && attempt.booted);
         self.reset_breaker();
-        let mut effects = vec![Effect::Grant { target, woken }];
+        let mut effects = vec![Effect::Grant {
+            target,
+            woken,
+            booted,
+        }];
         effects.extend(self.next_target(now));
         effects
     }

@@ -35,6 +35,7 @@ mod admission;
 mod applications;
 mod architecture;
 mod book;
+mod boots;
 mod browser;
 mod certificates;
 mod chaos;

@@ -277,6 +277,12 @@ fn wake(error: &WakeError) -> Response {
             "The instance is stopped and is not started by requests.",
             Some(Duration::from_secs(30)),
         ),
+        WakeError::ColdBootRefused => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            error.code(),
+            "The instance has lost its memory, and is not booted by a request.",
+            Some(Duration::from_secs(30)),
+        ),
         WakeError::Unusable => (
             StatusCode::SERVICE_UNAVAILABLE,
             error.code(),

@@ -13,6 +13,7 @@ const OF_WAKES: &[&str] = &[
     "address_refused",
     "app_not_listening",
     "app_unhealthy",
+    "cold_boot_refused",
     "control_plane_refused",
     "control_plane_unavailable",
     "control_plane_unreadable",

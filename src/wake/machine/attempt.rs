@@ -26,7 +26,9 @@ pub(super) struct Attempt {
     time: Duration,
     pub(super) targets: Vec<Target>,
     pub(super) start_stopped: bool,
+    pub(super) may_boot: bool,
     pub(super) woken: bool,
+    pub(super) booted: bool,
     pub(super) pauses: u32,
     pub(super) step: Step,
     /// The last passing trouble: the reason of the refusal when time runs out.
@@ -63,7 +65,7 @@ impl Attempt {
         now: Instant,
         deadline: Instant,
         targets: Vec<Target>,
-        start_stopped: bool,
+        (start_stopped, may_boot): (bool, bool),
     ) -> Self {
         Self {
             deadline,
@@ -71,7 +73,9 @@ impl Attempt {
             time: deadline.saturating_duration_since(now),
             targets,
             start_stopped,
+            may_boot,
             woken: false,
+            booted: false,
             pauses: 0,
             step: Step::Asking,
             trouble: None,
@@ -86,7 +90,7 @@ impl Attempt {
         now: Instant,
         target: Target,
         deadline: Instant,
-        start_stopped: bool,
+        (start_stopped, may_boot): (bool, bool),
     ) {
         if self.is_verification() {
             // Only now somebody waits for it.
@@ -95,6 +99,7 @@ impl Attempt {
         }
         self.deadline = self.deadline.max(deadline);
         self.start_stopped |= start_stopped;
+        self.may_boot |= may_boot;
         if !self.targets.contains(&target) {
             self.targets.push(target);
         }

@@ -36,6 +36,10 @@ const DEFAULTS: &[(&str, &str)] = &[
         "that of [`wake.timeout`](wake.md#waketimeout)",
     ),
     (
+        "route.wake.require_memory",
+        "that of [`wake.require_memory`](wake.md#wakerequire_memory)",
+    ),
+    (
         "route.wake.start_stopped",
         "that of [`wake.start_stopped`](wake.md#wakestart_stopped)",
     ),

@@ -50,6 +50,7 @@ fn any_event(now: Instant) -> impl Strategy<Value = Event> {
                 target,
                 deadline,
                 start_stopped,
+                may_boot: start_stopped,
                 leased,
             }
         }),
