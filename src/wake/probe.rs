@@ -6,12 +6,15 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
 use super::dialer::Dialer;
+use super::hooks::{Hook, call_hook};
 use crate::backoff::Backoff;
+use crate::telemetry::Metrics;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const PORT_PAUSE: Duration = Duration::from_millis(10);
@@ -25,9 +28,20 @@ const HEALTH_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, Default)]
 pub(super) struct ReadinessCheck {
     /// Must answer with a status from 200 to 399.
-    pub(super) health: Option<std::sync::Arc<str>>,
+    pub(super) health: Option<Arc<str>>,
     /// Goes once, before the first request; its answer does not matter.
-    pub(super) warmup: Option<std::sync::Arc<str>>,
+    pub(super) warmup: Option<Arc<str>>,
+    /// Goes once before that: the workload is told that it has slept.
+    pub(super) resumed: Option<Resumed>,
+}
+
+/// The call of a workload's hook after a wake.
+#[derive(Debug, Clone)]
+pub(super) struct Resumed {
+    pub(super) path: Arc<str>,
+    pub(super) slept: Option<Duration>,
+    pub(super) timeout: Duration,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// A connection as soon as the port accepts one and the health check passes; `None` when that has
@@ -47,6 +61,10 @@ pub(super) async fn probe<R: Dialer>(
         let connected = timeout(CONNECT, dialer.connect(address)).await;
         if let Ok(Ok(stream)) = connected {
             if is_healthy(dialer, address, check).await {
+                if let Some(resumed) = &check.resumed {
+                    let (place, hook) = ((address, &*resumed.path), Hook::Resumed(resumed.slept));
+                    call_hook(dialer, place, hook, resumed.timeout, &resumed.metrics).await;
+                }
                 warm_up(dialer, address, check).await;
                 return Some(stream);
             }
