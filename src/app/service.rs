@@ -56,6 +56,7 @@ impl Service for GatewayService {
             certificate: from.tls.as_ref().and_then(TlsSession::client_certificate),
             interim: Some(interim),
             cache,
+            is_asking: from.is_asking,
         };
         Arc::clone(&self.0).handle(request, &arrival).await
     }
@@ -80,6 +81,7 @@ impl Service for GatewayService {
             certificate: None,
             interim: None,
             cache: &ConnectionCache::default(),
+            is_asking: false,
         };
         self.0.proxy_tcp(stream, &host, kind, &arrival).await;
     }

@@ -210,7 +210,12 @@ async fn open<S: Service>(
     service: &S,
     metrics: &Metrics,
 ) -> io::Result<Opened> {
-    let from = |tls| Downstream { client, local, tls };
+    let from = |tls| Downstream {
+        client,
+        local,
+        tls,
+        is_asking: settings.mode == ListenerMode::Wake,
+    };
     match (&settings.mode, &settings.tls) {
         (ListenerMode::Tcp { host }, _) => Ok(Opened::Raw(RawConnection {
             stream,
@@ -231,11 +236,11 @@ async fn open<S: Service>(
                 from: from(None),
             }))
         }
-        (ListenerMode::Http, None) => {
+        (ListenerMode::Http | ListenerMode::Wake, None) => {
             let h2 = speaks_h2(&mut stream).await?;
             Ok(Opened::Clear(stream, from(None), h2))
         }
-        (ListenerMode::Http, Some(tls)) => {
+        (ListenerMode::Http | ListenerMode::Wake, Some(tls)) => {
             let on_client_hello =
                 |sni: &str| service.on_client_hello(sni, client.ip(), local.port());
             let (stream, session) =
