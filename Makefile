@@ -219,6 +219,7 @@ packages-test: packages-build
 	@(command -v curl && command -v systemd-analyze) >/dev/null || deploy/packages curl systemd
 	@(python3 -m venv --help && python3 -c 'import ensurepip') >/dev/null 2>&1 || deploy/packages python3 python3-venv
 	@command -v npm >/dev/null || deploy/packages nodejs npm
+	@(command -v pebble && command -v pebble-challtestsrv) >/dev/null || deploy/packages pebble
 	@(command -v qemu-system-x86_64 && command -v nft && command -v ip && ls /boot/vmlinuz-* /bin/busybox) >/dev/null 2>&1 \
 		|| deploy/packages qemu-system-x86 busybox-static linux-image-cloud-amd64 iproute2 nftables \
 		|| echo "No QEMU, busybox-static or kernel: tests of virtual machines will be skipped."

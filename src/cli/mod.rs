@@ -4,6 +4,7 @@
 //! exits.
 
 mod args;
+mod certificates;
 mod check;
 mod configuration;
 #[cfg(feature = "local")]
@@ -103,6 +104,7 @@ async fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
         Command::Explain { code } => explain::run(code.as_deref(), output),
         Command::Status(arguments) => gateway::status(arguments, output).await,
         Command::Wakes(arguments) => wakes::run(arguments, output).await,
+        Command::Certificates(arguments) => certificates::run(arguments, output).await,
         Command::Routes(arguments) => gateway::routes(arguments, output).await,
         Command::Wake(arguments) => gateway::act(arguments, "wake", output).await,
         Command::Standby(arguments) => gateway::act(arguments, "standby", output).await,

@@ -81,6 +81,9 @@ impl<P: ControlPlane> Gateway<P> {
             extra,
             log,
         } = transaction;
+        if let Some(answer) = self.answer_challenge(&request, arrival) {
+            return answer;
+        }
         let (target, mut request) = self.route(request, fields, arrival, context, log)?;
         if let Some(answer) = answer_last(&mut request, target.fields) {
             return Ok(answer);

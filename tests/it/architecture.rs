@@ -16,10 +16,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("descriptors", &[]),
     ("file_stamp", &[]),
+    ("validity", &[]),
     ("workers", &[]),
     ("config", &["descriptors"]),
     ("flow", &["config", "deadline"]),
     ("telemetry", &["config"]),
+    (
+        "acme",
+        &["backoff", "config", "file_stamp", "telemetry", "validity"],
+    ),
     ("instance_tls", &["config", "file_stamp"]),
     (
         "wake",
@@ -51,6 +56,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "proxy",
         &[
+            "acme",
             "backoff",
             "client",
             "config",
@@ -67,6 +73,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "listener",
         &[
+            "acme",
             "client",
             "config",
             "deadline",
@@ -75,6 +82,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "file_stamp",
             "flow",
             "telemetry",
+            "validity",
             "workers",
         ],
     ),
