@@ -17,6 +17,7 @@ pub mod drain;
 pub mod file_stamp;
 pub mod flow;
 pub mod hold;
+pub mod identity;
 pub mod instance_tls;
 pub mod keep_warm;
 pub mod listener;

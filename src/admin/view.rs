@@ -84,7 +84,7 @@ pub struct RouteView {
     pub path: String,
     /// The instance, or the capture that names it.
     pub instance: String,
-    /// The instance's port.
+    /// The instance's port; 0 where each request says which.
     pub port: u16,
     /// Its control plane.
     pub hypeman: String,

@@ -190,7 +190,7 @@ fn forget(running: &Running) {
 
 fn end(running: &Running, report: &WakeReport) {
     let condition = match report.outcome {
-        WakeOutcome::Woken | WakeOutcome::Renewed => InstanceCondition::Awake,
+        WakeOutcome::Woken | WakeOutcome::Booted | WakeOutcome::Renewed => InstanceCondition::Awake,
         WakeOutcome::Failed | WakeOutcome::TimedOut => InstanceCondition::Failing,
     };
     let at = now_ms();

@@ -406,7 +406,7 @@ impl Operator for AppHandle {
                     let ready =
                         instance.ready_again(Target::AWAKE, &rules, rules.timeout, requester);
                     match ready.await.map_err(refused)?.kind {
-                        WakeKind::Cold | WakeKind::Joined => "woken",
+                        WakeKind::Cold | WakeKind::Joined | WakeKind::Boot => "woken",
                         WakeKind::Warm | WakeKind::None => "awake",
                     }
                 }

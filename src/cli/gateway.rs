@@ -374,7 +374,11 @@ pub(super) async fn routes(arguments: RoutesArguments, output: Output) -> Result
             [
                 text(at(route, "host")).to_owned(),
                 text(at(route, "path")).to_owned(),
-                format!("{}:{}", text(at(route, "instance")), at(route, "port")),
+                format!(
+                    "{}:{}",
+                    text(at(route, "instance")),
+                    port_text(at(route, "port"))
+                ),
                 text(at(route, "protocol")).to_owned(),
                 text(at(route, "hypeman")).to_owned(),
                 text(at(route, "source")).to_owned(),
@@ -448,6 +452,14 @@ pub(super) async fn healthcheck(
             "{url}: {}",
             error.without_url()
         ))),
+    }
+}
+
+/// A route's port, as its configuration has it.
+fn port_text(port: &Value) -> String {
+    match port.as_u64() {
+        Some(0) => "{port}".to_owned(),
+        _ => port.to_string(),
     }
 }
 

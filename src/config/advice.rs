@@ -11,8 +11,8 @@ use super::auth_advice::of_auth;
 use super::effect_advice::of_effects;
 use super::say::Say;
 use super::{
-    AcmeChallenge, Config, InstanceTemplate, ListenerConfig, ListenerMode, Problem, RouteConfig,
-    ServerConfig, TlsSource,
+    AcmeChallenge, Config, HeaderAuth, InstanceTemplate, KeyFile, ListenerConfig, ListenerMode,
+    Problem, Proof, RouteConfig, ServerConfig, TlsSource,
 };
 use crate::descriptors::for_clients;
 
@@ -109,13 +109,14 @@ fn of_exposure(config: &Config, say: &mut impl Say) {
         .any(|listener| listener.tls.is_none() && !is_near(listener.address.ip()));
     for (index, route) in config.route.iter().enumerate() {
         let auth = route.forwarding.auth.as_ref();
-        let has_field = auth.is_some_and(|auth| auth.header.is_some());
-        let secret = has_field && !route.forwarding.redirect_http.enabled;
+        let is_sent = |proof: Proof<'_>| !matches!(proof, Proof::ClientCertificate(_));
+        let has_secret = auth.is_some_and(|auth| auth.proofs().any(is_sent));
+        let secret = has_secret && !route.forwarding.redirect_http.enabled;
         if secret && public && config.server.trusted_proxies.is_empty() {
             say(
                 "key_in_clear",
                 &format!("route[{index}].auth"),
-                "its field comes in clear, since a listener for other machines has no TLS"
+                "what it asks for comes in clear, since a listener for other machines has no TLS"
                     .to_owned(),
                 "give the listener `tls`, or put a proxy with TLS in front and name it in server.trusted_proxies",
             );
@@ -263,12 +264,22 @@ fn secrets(config: &Config) -> Vec<(String, PathBuf)> {
         add(key, plane.api_key_file.as_deref());
     }
     for (index, route) in config.route.iter().enumerate() {
-        let auth = route.forwarding.auth.as_ref();
-        let key = format!("route[{index}].auth.value_file");
-        add(
-            key,
-            auth.and_then(|auth| auth.header.as_ref()?.value_file.as_deref()),
-        );
+        let Some(auth) = &route.forwarding.auth else {
+            continue;
+        };
+        let file = |header: &Option<HeaderAuth>| header.as_ref()?.value_file.clone();
+        let key = format!("route[{index}].auth");
+        add(format!("{key}.value_file"), file(&auth.header).as_deref());
+        for (position, way) in auth.any.iter().enumerate() {
+            let key = format!("{key}.any[{position}].value_file");
+            add(key, file(&way.header).as_deref());
+            let key_file = way
+                .signed_url
+                .as_ref()
+                .and_then(|url| url.key_file.as_ref());
+            let key = format!("route[{index}].auth.any[{position}].signed_url.key_file");
+            add(key, key_file.map(KeyFile::path));
+        }
     }
     let eab = config.acme.eab.as_ref().map(|eab| eab.key_file.as_path());
     add("acme.eab.key_file".to_owned(), eab);

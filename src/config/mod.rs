@@ -14,16 +14,20 @@ mod addresses;
 mod advice;
 mod auth;
 mod auth_advice;
+mod capture_text;
 mod client_share;
 mod diagnostics;
 mod duration_text;
 mod effect_advice;
 mod forwarding;
+mod jwt;
 mod load;
 mod model;
 mod origin;
+mod other_ways;
 mod pattern;
 mod place;
+mod ports;
 mod problem;
 mod reader;
 mod redact;
@@ -49,19 +53,23 @@ mod whole;
 pub use acme::{AcmeChallenge, AcmeConfig, EabConfig};
 pub use addresses::address_problems;
 pub use advice::advice;
-pub use auth::{AuthConfig, HeaderAuth, Proof};
+pub use auth::{AuthConfig, CertificateAuth, HeaderAuth, Proof, Way};
+pub use capture_text::{CaptureText, INSTANCE};
 pub use client_share::ClientShare;
 pub use forwarding::{
     FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, RedirectConfig, Rename,
 };
+pub use jwt::{JwtAuth, TokenFrom};
 pub use load::{Loaded, load, load_admin, load_file};
 pub use model::{
     AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ListenerMode,
     ResponseConfig, UpstreamConfig,
 };
 pub use origin::Origin;
-pub use pattern::{HostPattern, InstanceTemplate, PatternError, PatternLabel};
+pub use other_ways::{ForwardAuth, KeyFile, SignedUrlAuth};
+pub use pattern::{HostPattern, InstanceTemplate, PORT, PatternError, PatternLabel, split_port};
 pub use place::Place;
+pub use ports::{PortFrom, PortRanges, parse_port};
 pub use problem::{ConfigError, Problem};
 pub use redact::{masked, redacted};
 pub use route::{

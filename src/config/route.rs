@@ -15,6 +15,9 @@ use super::client_share::ClientShare;
 use super::duration_text::go_text;
 use super::forwarding::{ForwardingConfig, parse_field};
 use super::pattern::{HostPattern, InstanceTemplate};
+#[cfg(test)]
+use super::ports::PortShape;
+use super::ports::{PortFrom, PortRanges, port_or_capture};
 use super::settings::{list, optional_text, settings, size_within, text, within, word_settings};
 #[cfg(test)]
 use super::shape::{GoText, or_flag};
@@ -41,7 +44,15 @@ pub struct RouteConfig {
     /// The instance that they go to.
     pub instance: InstanceTemplate,
     /// The instance's port.
+    #[serde(serialize_with = "port_or_capture")]
+    #[cfg_attr(test, schemars(with = "PortShape"))]
     pub port: u16,
+    /// The ports that requests may choose; others are answered 404, without a wake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<PortRanges>,
+    /// Where requests choose a port besides the host; without a choice it is `port`.
+    #[serde(skip_serializing_if = "PortFrom::is_empty")]
+    pub port_from: PortFrom,
     /// How its requests are passed on.
     #[serde(flatten)]
     pub forwarding: ForwardingConfig,
@@ -107,6 +118,9 @@ settings! {
         pub timeout: Duration = Duration::from_secs(30);
         /// Whether a Stopped instance is started (a cold boot) instead of refused.
         pub start_stopped: bool = false;
+        /// Whether an instance that would have to be booted, since it has no memory to be restored, is refused
+        /// instead: 503 `cold_boot_refused`.
+        pub require_memory: bool = false;
         /// What a held request waits for.
         pub ready: ReadyWhen = ReadyWhen::Port;
         /// What `ready = "health"` asks the application.
@@ -242,6 +256,11 @@ pub struct PrewarmConfig {
 }
 
 impl RouteConfig {
+    /// Whether each request says which port it is for, and there is none otherwise.
+    pub fn has_port_of_host(&self) -> bool {
+        self.port == 0
+    }
+
     /// A route for every path, with everything else by default.
     pub fn new(
         host: HostPattern,
@@ -256,6 +275,8 @@ impl RouteConfig {
             listen_port: None,
             instance,
             port,
+            ports: None,
+            port_from: PortFrom::default(),
             forwarding: ForwardingConfig::default(),
             hypeman: String::new(),
             plane,
@@ -288,6 +309,7 @@ impl RouteWakeConfig {
         Self {
             timeout: wake.timeout,
             start_stopped: wake.start_stopped,
+            require_memory: wake.require_memory,
             ready: wake.ready,
             max_held: wake.max_held_per_route,
             ..Self::default()

@@ -2,12 +2,13 @@
 //!
 //! Guarantees: the active routes are immutable but for what their rates have counted; when routes
 //! are reloaded, a route whose rules did not change keeps those counts, so that a reload forgives
-//! nobody.
+//! nobody and loses no key.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::admission::Admission;
+use super::auth::RouteKeys;
 use super::path_rules::PathRules;
 use super::path_verdict::PathVerdict;
 use crate::config::RouteConfig;
@@ -25,6 +26,7 @@ pub(super) struct ActiveRoutes {
     /// The rules, by the routes' positions.
     admissions: Vec<Arc<Admission>>,
     path_rules: Vec<PathRules>,
+    keys: Vec<Option<Arc<RouteKeys>>>,
     tls: Vec<Option<Arc<TlsProfile>>>,
     metrics: Vec<Arc<RouteMetrics>>,
 }
@@ -67,7 +69,15 @@ impl ActiveRoutes {
             .collect();
         labels.sort_unstable_by_key(|(index, _)| *index);
         let labels: Vec<_> = labels.into_iter().map(|(_, label)| label).collect();
+        let mut known: HashMap<_, _> = before
+            .into_iter()
+            .flat_map(|before| before.keys.iter().flatten())
+            .flat_map(|keys| keys.by_source())
+            .collect();
+        let keys = routes.iter();
+        let keys = keys.map(|route| RouteKeys::of_route(route, &mut known));
         Self {
+            keys: keys.collect(),
             admissions,
             path_rules: routes.iter().map(|route| PathRules::new(route)).collect(),
             tls: routes.iter().map(|route| profiles.of(route)).collect(),
@@ -84,6 +94,11 @@ impl ActiveRoutes {
     /// A route's rules.
     pub(super) fn admission(&self, route: &Route) -> Option<&Arc<Admission>> {
         self.admissions.get(route.index)
+    }
+
+    /// The keys that a route's tokens are signed with.
+    pub(super) fn keys(&self, route: &Route) -> Option<&Arc<RouteKeys>> {
+        self.keys.get(route.index)?.as_ref()
     }
 
     /// The TLS that requests for `host` go over to a route's instance; `None` where they go in

@@ -1,4 +1,4 @@
-//! Phase 4, admit: whether a request may wake its instance, and its wait until the instance is
+//! Phase 5, admit: whether a request may wake its instance, and its wait until the instance is
 //! ready and it is the request's turn.
 //!
 //! Guarantees: the route's rules judge a request before anything is done for it, and one that may
@@ -91,6 +91,7 @@ impl<P: ControlPlane> Gateway<P> {
             look_up,
             renewals: 0,
             route: &destination.route,
+            port: destination.port,
             admission: &destination.admission,
             may_wake,
             hold: &self.parts.hold,

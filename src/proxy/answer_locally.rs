@@ -1,4 +1,4 @@
-//! Phase 3, answer locally: what the gateway answers itself.
+//! Phase 4, answer locally: what the gateway answers itself.
 //!
 //! Guarantees: such an answer never wakes the instance, keeps it awake or takes a place in the hold
 //! queue (a health check that a route has forwarded is none, and goes on only to an instance that
@@ -117,7 +117,13 @@ impl<P> Gateway<P> {
         request: &Request<RequestBody>,
     ) -> Option<Response<Content>> {
         let (route, instance) = (&target.destination.route, &resolved.instance);
-        let readiness = || readiness_of(route, target.destination.tls.as_ref());
+        let readiness = || {
+            readiness_of(
+                route,
+                target.destination.port,
+                target.destination.tls.as_ref(),
+            )
+        };
         if target.path.is_wake_status {
             let stream = StatusStream::new(Arc::clone(instance), readiness());
             return Some(waiting::status_head(Content::Status(stream)));

@@ -116,9 +116,9 @@ impl RawKind {
 
 impl Arrival<'_> {
     /// The last hop of this request: from the gateway to its instance's port.
-    pub(super) fn hop(&self, config: &RouteConfig, tls: Option<TlsHop>) -> Hop {
+    pub(super) fn hop(&self, config: &RouteConfig, port: u16, tls: Option<TlsHop>) -> Hop {
         Hop {
-            port: config.port,
+            port,
             protocol: config.forwarding.protocol,
             tls,
             proxy_header: config.forwarding.proxy_protocol.map(|version| ProxyHeader {
@@ -136,15 +136,19 @@ impl fmt::Debug for Arrival<'_> {
     }
 }
 
-/// The port of an instance, and the kind of readiness, that a route's requests wait for; `tls` is
-/// what they go over.
-pub(super) fn readiness_of(route: &Route, tls: Option<&TlsHop>) -> wake::Target {
+/// The port of an instance, and the kind of readiness, that a route's requests for this port wait for;
+/// `tls` is what they go over.
+pub(super) fn readiness_of(route: &Route, port: u16, tls: Option<&TlsHop>) -> wake::Target {
     let config = route.config();
+    if port == 0 {
+        return wake::Target::AWAKE;
+    }
     // An instance that wants to know the client first cannot be asked beforehand.
     let tls = tls.filter(|_| config.forwarding.proxy_protocol.is_none());
     wake::Target {
         tls: tls.cloned().map(TargetTls),
-        port: config.port,
+        port,
+        is_chosen: config.ports.is_some(),
         when: config.wake.ready,
         health: (config.wake.ready == ReadyWhen::Health)
             .then(|| Arc::clone(&config.wake.health_path)),

@@ -1,4 +1,4 @@
-//! Phase 6, dispatch: a request is sent to its instance, and again when that is safe.
+//! Phase 7, dispatch: a request is sent to its instance, and again when that is safe.
 //!
 //! Guarantees: a request is sent again only when it was certainly not sent, or when it is
 //! repeatable (idempotent, RFC 9110 §9.2.2, with no body or one that was read beforehand) and no
@@ -110,7 +110,7 @@ where
     T: Transport<Stream = InstanceStream>,
 {
     let since = log.trace.is_some().then(Instant::now);
-    let hop = arrival.hop(pending.route.config(), pending.tls.clone());
+    let hop = arrival.hop(pending.route.config(), pending.port, pending.tls.clone());
     let mut dispatch = Dispatch { pending, hop };
     let sent = dispatch.send(transport, admitted, request, wake).await;
     log.trace_upstream(since);

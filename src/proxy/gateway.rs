@@ -10,6 +10,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::active_routes::ActiveRoutes;
+use super::auth::{AuthClient, KeyFetcher};
 use super::context::GatewayParts;
 use super::https_redirect::TlsListeners;
 use super::preflight::Preflights;
@@ -26,6 +27,8 @@ pub struct Gateway<P> {
     pub(super) preflights: Preflights,
     pub(super) pseudonyms: Pseudonyms,
     pub(super) tls_listeners: TlsListeners,
+    pub(super) auth_client: Arc<AuthClient>,
+    pub(super) key_fetcher: KeyFetcher,
     pub(super) parts: GatewayParts<P>,
 }
 
@@ -35,6 +38,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// A gateway for these routes; `unknown` limits how often a client may ask for names that do
     /// not exist.
     pub fn new(routes: &[Arc<RouteConfig>], unknown: Rate, parts: GatewayParts<P>) -> Arc<Self> {
+        let auth_client = Arc::new(AuthClient::default());
         Arc::new(Self {
             active_routes: ArcSwap::from_pointee(ActiveRoutes::new(
                 routes,
@@ -46,6 +50,8 @@ impl<P: ControlPlane> Gateway<P> {
             preflights: Preflights::default(),
             pseudonyms: Pseudonyms::default(),
             tls_listeners: TlsListeners::default(),
+            key_fetcher: KeyFetcher::new(&auth_client),
+            auth_client,
             parts,
         })
     }

@@ -62,6 +62,8 @@ pub struct PendingRequest<'a, S> {
     pub renewals: u32,
     /// The route.
     pub route: &'a Route,
+    /// The instance's port.
+    pub port: u16,
     /// The route's rules, with what they remember.
     pub admission: &'a Admission,
     /// Whether the request may wake at all.
@@ -96,7 +98,7 @@ pub struct Admitted<S> {
 
 impl<S: Send> PendingRequest<'_, S> {
     fn readiness(&self) -> wake::Target {
-        readiness_of(self.route, self.tls.as_ref())
+        readiness_of(self.route, self.port, self.tls.as_ref())
     }
 
     /// The client, as shares are counted.

@@ -60,8 +60,8 @@ impl<P: ControlPlane> Gateway<P> {
             return;
         };
         let is_awake = |instance: Arc<Instance>| {
-            instance.warm(&readiness_of(&route, tls.as_ref())).is_some()
-                || instance.progress().is_some()
+            let ready = readiness_of(&route, config.port, tls.as_ref());
+            instance.warm(&ready).is_some() || instance.progress().is_some()
         };
         if wakes.cached(config.plane, &instance).is_some_and(is_awake)
             || !admission.knows_client(client)

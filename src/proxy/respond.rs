@@ -1,4 +1,4 @@
-//! Phase 7, respond: what the client gets of the instance's response.
+//! Phase 8, respond: what the client gets of the instance's response.
 //!
 //! Guarantees: an upgrade is only to what the client asked for, and its tunnel keeps the request's
 //! slot at the instance; the application's wish to stay awake is capped; fields of this hop end
@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use http::header::{HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, Response, StatusCode, Version};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -60,6 +60,7 @@ impl<P: ControlPlane> Gateway<P> {
         {
             instance.keep_awake(until);
         }
+        let subprotocol = target.identity.subprotocol;
         if let Some(preflight) = target.preflight {
             self.preflights
                 .remember(instance.id(), &preflight, &response);
@@ -73,6 +74,11 @@ impl<P: ControlPlane> Gateway<P> {
         let headers = response.headers_mut();
         prepare_response(headers, fields, is_switching);
         edit(headers, &forwarding.response_headers);
+        if let (Some(subprotocol), HandOver::Tunnel(_)) = (subprotocol, &hand_over) {
+            // A browser that has offered some gives up where none is picked.
+            let picked = headers.entry(SEC_WEBSOCKET_PROTOCOL);
+            picked.or_insert(subprotocol);
+        }
         if target.via == ViaConfig::Both {
             // An upgrade goes over HTTP/1.1 in any case.
             let received = match forwarding.protocol.is_h2() && !is_switching {

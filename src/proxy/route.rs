@@ -2,7 +2,7 @@
 //!
 //! Guarantees: whatever is wrong with a request by itself is refused here, before its instance is
 //! looked up: its host, a connection that is not for this host, its framing, its target, a path
-//! that has no route, missing TLS or authentication. What later phases need to know of its head is
+//! that has no route, or missing TLS. What later phases need to know of its head is
 //! in the [`Target`], so that none of them asks again.
 
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use http::Request;
 use tokio::time::Instant;
 
 use super::admission::Admission;
-use super::auth::authenticate;
+use super::auth::{Identity, RouteKeys};
 use super::client_address::came_over_tls;
 use super::connection_cache::CachedHost;
 use super::context::{Arrival, RequestContext};
@@ -21,6 +21,7 @@ use super::error::ProxyError;
 use super::gateway::Gateway;
 use super::https_redirect::HttpsRedirect;
 use super::path_verdict::PathVerdict;
+use super::ports::{choose_port, port_of_host};
 use super::preflight::Preflight;
 use super::request_body::min_body_rate;
 use super::request_deadline::client_timeout;
@@ -40,6 +41,8 @@ pub(super) struct Destination {
     pub(super) route: Arc<Route>,
     /// The instance's name or id.
     pub(super) instance: InstanceRef,
+    /// The instance's port; 0 until a request has said which.
+    pub(super) port: u16,
     /// The route's rules for waking.
     pub(super) admission: Arc<Admission>,
     /// The TLS that it goes over to its instance.
@@ -57,6 +60,10 @@ pub(super) struct Target {
     pub(super) destination: Destination,
     /// The host, with the forwarding fields of requests for it.
     pub(super) host: Arc<CachedHost>,
+    /// The keys that its route's tokens are signed with, if it asks for some.
+    pub(super) keys: Option<Arc<RouteKeys>>,
+    /// Who has sent it, once that has been judged.
+    pub(super) identity: Identity,
     /// What the route's rules say about the path.
     pub(super) path: PathVerdict,
     /// The fields that the request has.
@@ -72,6 +79,15 @@ pub(super) struct Target {
     /// The gateway's name in `Via`, and in which messages it is.
     pub(super) pseudonym: Pseudonym,
     pub(super) via: ViaConfig,
+}
+
+/// A route, with what is remembered for it.
+struct Found {
+    matched: Match,
+    admission: Arc<Admission>,
+    keys: Option<Arc<RouteKeys>>,
+    path: PathVerdict,
+    tls: Option<TlsHop>,
 }
 
 // === impl Gateway ===
@@ -100,11 +116,17 @@ impl<P: ControlPlane> Gateway<P> {
         let is_trusted = server.trusts(peer);
         let path = PathReadings::of(routed_path(&request)?);
         let found = self.find_route(&host.host, &path, arrival, log)?;
-        let (Match { route, instance }, admission, path, tls) = found;
+        let Found {
+            matched: Match { route, instance },
+            admission,
+            keys,
+            path,
+            tls,
+        } = found;
 
         let config = route.config();
         let rate = min_body_rate(request.headers(), fields, &server, &config.limits);
-        let mut request = request.map(|body| RequestBody::new(body, rate));
+        let request = request.map(|body| RequestBody::new(body, rate));
         log.body_stats = request.body().body_stats();
         let forwarding = &config.forwarding;
         let has_forwarding = |field| fields.has(field) || fields.has(Field::Forwarded);
@@ -124,13 +146,6 @@ impl<P: ControlPlane> Gateway<P> {
         if fields.has(Field::Via) && pseudonym.is_in(request.headers()) {
             return Err(ProxyError::ForwardLoop);
         }
-        if let Some(auth) = &forwarding.auth {
-            let shown = authenticate(auth, request.headers_mut(), arrival.certificate);
-            if shown.is_err() {
-                admission.charge_refused(context.client);
-            }
-            shown?;
-        }
         let timeout = client_timeout(config.wake.timeout, request.headers(), fields);
         let preflight = match config.admission.preset {
             Some(_) => Preflight::of(&host.host, &request).map(Box::new),
@@ -138,6 +153,7 @@ impl<P: ControlPlane> Gateway<P> {
         };
         let target = Target {
             destination: Destination {
+                port: config.port,
                 route,
                 instance,
                 admission,
@@ -147,6 +163,8 @@ impl<P: ControlPlane> Gateway<P> {
                 deadline: context.started + timeout,
             },
             host,
+            keys,
+            identity: Identity::default(),
             path,
             fields,
             is_trusted,
@@ -170,15 +188,19 @@ impl<P: ControlPlane> Gateway<P> {
         let host = Hostname::parse(host).map_err(AuthorityError::from)?;
         log.host = Some(host.clone());
         let path = PathReadings::of("/");
-        let (Match { route, instance }, admission, ..) =
-            self.find_route(&host, &path, arrival, log)?;
+        let Found {
+            matched: Match { route, instance },
+            admission,
+            ..
+        } = self.find_route(&host, &path, arrival, log)?;
         let config = route.config();
         let table = &self.active_routes.load().table;
         if table.asks_for_auth(&host, arrival.local.port()) {
-            return Err(ProxyError::Unauthenticated);
+            return Err(ProxyError::Forbidden);
         }
         let timeout = config.wake.timeout;
         Ok(Destination {
+            port: port_of_host(&route, host.as_str())?,
             route,
             instance,
             admission,
@@ -196,14 +218,36 @@ impl<P: ControlPlane> Gateway<P> {
         path: &PathReadings<'_>,
         arrival: &Arrival<'_>,
         log: &mut RequestLog,
-    ) -> Result<(Match, Arc<Admission>, PathVerdict, Option<TlsHop>), ProxyError> {
+    ) -> Result<Found, ProxyError> {
         let active_routes = self.active_routes.load();
         let found = active_routes.table.find(host, path, arrival.local.port())?;
         log.on_route(&active_routes, &found.route);
         let admission = active_routes.admission(&found.route);
         let admission = admission.ok_or(RouteError::NoRoute)?;
         let path = active_routes.judge(&found.route, path)?;
-        let tls = active_routes.tls(&found.route, host)?;
-        Ok((found, Arc::clone(admission), path, tls))
+        Ok(Found {
+            keys: active_routes.keys(&found.route).cloned(),
+            tls: active_routes.tls(&found.route, host)?,
+            admission: Arc::clone(admission),
+            matched: found,
+            path,
+        })
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Finds out which port the request is for, where its route lets it choose.
+    pub(super) fn choose_port<B>(&mut self, request: &mut Request<B>) -> Result<(), ProxyError> {
+        let Destination { route, port, .. } = &mut self.destination;
+        if route.config().ports.is_none() {
+            return Ok(());
+        }
+        let (host, may_switch) = (self.host.host.as_str(), self.switch.is_some());
+        let (chosen, subprotocol) = choose_port(route, host, may_switch, request)?;
+        *port = chosen;
+        self.identity.subprotocol = self.identity.subprotocol.take().or(subprotocol);
+        Ok(())
     }
 }

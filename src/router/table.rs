@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::path_readings::{AmbiguousPath, PathReadings, PathRule, Reading, SpecialPaths};
-use crate::config::{HostPattern, InstanceTemplate, PatternLabel, RouteConfig};
+use crate::config::{HostPattern, InstanceTemplate, PatternLabel, RouteConfig, split_port};
 use crate::names::Hostname;
 use hypeman::InstanceRef;
 
@@ -65,28 +65,58 @@ struct Hosts {
     rest: Paths,
 }
 
-/// Which labels of a host a pattern captures, from the left.
+/// What a pattern captures of each label of a host, from the left.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Shape(Vec<bool>);
+struct Shape(Vec<Captured>);
+
+/// What a pattern captures of a label; the later, the less is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Captured {
+    /// Nothing: it is what it is.
+    Nothing,
+    /// A port and a name.
+    Port { is_first: bool },
+    /// All of it.
+    Label,
+}
 
 // === impl Shape ===
 
 impl Shape {
     fn of(labels: &[PatternLabel]) -> Self {
-        let captures = |label: &PatternLabel| matches!(label, PatternLabel::Capture(_));
-        Self(labels.iter().map(captures).collect())
+        let captured = |label: &PatternLabel| match label {
+            PatternLabel::Literal(_) => Captured::Nothing,
+            PatternLabel::WithPort { is_first, .. } => Captured::Port {
+                is_first: *is_first,
+            },
+            PatternLabel::Capture(_) => Captured::Label,
+        };
+        Self(labels.iter().map(captured).collect())
     }
 
+    /// How little is known of a host that has this shape.
     fn captures(&self) -> usize {
-        self.0.iter().filter(|captured| **captured).count()
+        let weights = self.0.iter().map(|captured| match captured {
+            Captured::Nothing => 0,
+            Captured::Port { .. } => 1,
+            Captured::Label => 2,
+        });
+        weights.sum()
     }
 
-    /// The host with `*` for what is captured, if it has as many labels.
+    /// The host with a mark for what is captured, if it has as many labels and fits.
     fn key(&self, host: &str) -> Option<String> {
         let (mut key, mut parts) = (String::with_capacity(host.len() + 8), host.split('.'));
         for captured in &self.0 {
             let part = parts.next()?;
-            key.push_str(if *captured { "*" } else { part });
+            key.push_str(match captured {
+                Captured::Nothing => part,
+                Captured::Port { is_first } => {
+                    split_port(part, *is_first)?;
+                    "*"
+                }
+                Captured::Label => "*",
+            });
             key.push('.');
         }
         parts.next().is_none().then_some(key)
@@ -150,7 +180,7 @@ impl Hosts {
                 let shape = Shape::of(labels);
                 let key = labels.iter().fold(String::new(), |key, label| match label {
                     PatternLabel::Literal(text) => key + text + ".",
-                    PatternLabel::Capture(_) => key + "*.",
+                    PatternLabel::Capture(_) | PatternLabel::WithPort { .. } => key + "*.",
                 });
                 let at = self.patterns.iter().position(|(other, _)| *other == shape);
                 let at = at.unwrap_or_else(|| {
@@ -293,18 +323,22 @@ impl Route {
         self.fixed.as_ref()
     }
 
-    fn instance_for(&self, host: &str) -> Option<InstanceRef> {
-        let InstanceTemplate::Capture(capture) = &self.config.instance else {
-            return self.fixed.clone();
-        };
+    /// What a capture has matched of a host.
+    pub fn capture<'h>(&self, host: &'h str, capture: &str) -> Option<&'h str> {
         let HostPattern::Labels(labels) = &self.config.host else {
             return None;
         };
-        let captured = labels
-            .iter()
-            .zip(host.split('.'))
-            .find(|(label, _)| matches!(label, PatternLabel::Capture(name) if name == capture));
-        captured.and_then(|(_, part)| InstanceRef::parse(part).ok())
+        let mut parts = labels.iter().zip(host.split('.'));
+        parts.find_map(|(label, part)| label.capture(part, capture))
+    }
+
+    fn instance_for(&self, host: &str) -> Option<InstanceRef> {
+        match &self.config.instance {
+            InstanceTemplate::Fixed(_) => self.fixed.clone(),
+            InstanceTemplate::Capture(capture) => {
+                InstanceRef::parse(self.capture(host, capture)?).ok()
+            }
+        }
     }
 }
 
@@ -317,8 +351,12 @@ mod tests {
         let text = routes
             .iter()
             .map(|(host, path, instance)| {
+                let ports = match host.contains("{port}") {
+                    true => "ports = \"3000-9000\"\n",
+                    false => "",
+                };
                 format!(
-                    "[[route]]\nhost = \"{host}\"\npath = \"{path}\"\ninstance = \"{instance}\"\n"
+                    "[[route]]\nhost = \"{host}\"\npath = \"{path}\"\ninstance = \"{instance}\"\n{ports}"
                 )
             })
             .collect::<Vec<_>>()
@@ -355,6 +393,21 @@ mod tests {
         check(&table, "x.y.z.example.com", "/", Ok("wild"));
         check(&table, "example.com", "/", Ok("rest"));
         check(&table, "127.0.0.1", "/", Ok("rest"));
+    }
+
+    #[test]
+    fn a_host_with_a_port_in_it_wins_over_one_whose_label_is_a_name() {
+        let table = table(&[
+            ("{app}.example.com", "/", "{app}"),
+            ("{port}-{app}.example.com", "/", "{app}"),
+            ("{app}-{port}.example.org", "/", "{app}"),
+            ("{port}.{app}.example.net", "/", "{app}"),
+        ]);
+        check(&table, "3000-my-app.example.com", "/", Ok("my-app"));
+        check(&table, "my-app.example.com", "/", Ok("my-app"));
+        check(&table, "my-app-3000.example.org", "/", Ok("my-app"));
+        check(&table, "3000.my-app.example.net", "/", Ok("my-app"));
+        check(&table, "my-app.example.org", "/", Err(RouteError::NoRoute));
     }
 
     #[test]

@@ -209,8 +209,12 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         self.deadline = self.deadline.max(request.deadline);
         self.join(&request.requester);
         if let Some(reply) = request.reply {
-            self.waiters
-                .push(target.clone(), reply, request.requester, first);
+            self.waiters.push(
+                target.clone(),
+                reply,
+                request.requester,
+                (first, !request.rules.require_memory),
+            );
         }
         if first {
             self.warmup = None;
@@ -222,6 +226,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             target,
             deadline: request.deadline,
             start_stopped: request.rules.start_stopped,
+            may_boot: !request.rules.require_memory,
             leased,
         });
     }
@@ -293,7 +298,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         match &seen.evidence {
             Evidence::Awake(_) => self.trouble = None,
             // However often it is asleep meanwhile.
-            Evidence::Asleep(Rest::Standby) => {}
+            Evidence::Asleep(Rest::Standby | Rest::WithoutMemory) => {}
             Evidence::Asleep(_) | Evidence::Gone | Evidence::Unsure(_) => {
                 let stage = self.machine.stage().unwrap_or(self.stage);
                 self.trouble = Some((stage, seen.answer));
@@ -343,7 +348,11 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             Effect::Pause(pause) => self.pause(pause),
             Effect::Hold => self.hold_soon(),
             Effect::Publish { seen, fresh } => self.publish(&seen, fresh),
-            Effect::Grant { target, woken } => self.grant(&target, woken),
+            Effect::Grant {
+                target,
+                woken,
+                booted,
+            } => self.grant(&target, woken, booted),
             Effect::Cut => self.cut(),
             Effect::Refuse(error) => self.refuse(&error),
             Effect::Forget => {
@@ -404,7 +413,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         }
     }
 
-    fn grant(&mut self, target: &Target, woken: bool) {
+    fn grant(&mut self, target: &Target, woken: bool, booted: bool) {
         let Some(endpoint) = self.endpoint.clone() else {
             return;
         };
@@ -422,17 +431,23 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         }
         // What others wait for beyond it is no second wake.
         let is_wake = woken && !std::mem::replace(&mut self.counted, true);
-        let outcome = match is_wake {
-            true => WakeOutcome::Woken,
-            false => WakeOutcome::Renewed,
+        let outcome = match (is_wake, booted) {
+            (true, true) => WakeOutcome::Booted,
+            (true, false) => WakeOutcome::Woken,
+            (false, _) => WakeOutcome::Renewed,
         };
-        if let (Some(took), true) = (self.finish(outcome, None), is_wake) {
+        let took = self.finish(outcome, None);
+        if outcome == WakeOutcome::Booted {
+            self.common.wake_log.metrics.boots.increment(1);
+        }
+        // What a boot takes says nothing of a restore.
+        if let (Some(took), WakeOutcome::Woken) = (took, outcome) {
             let times = self.instance.times.load().with(took);
             self.instance.times.store(Arc::new(times));
         }
         self.instance.last_failure.store(None);
         self.waiters
-            .grant(target, woken, &endpoint, &mut self.found);
+            .grant(target, (woken, booted), &endpoint, &mut self.found);
         self.begin_next();
     }
 

@@ -39,6 +39,11 @@ pub enum WakeError {
     /// It is Stopped and the route may not start it.
     #[error("the instance is stopped; start it, or set `wake.start_stopped` on its route")]
     Stopped,
+    /// It would have to be booted, and its route wants it with its memory.
+    #[error(
+        "the instance has no memory to be restored; start it yourself, or leave out `wake.require_memory`"
+    )]
+    ColdBootRefused,
     /// Nothing can reach it: it has no network, or runs without an address.
     #[error("the instance has no network; give it one")]
     Unusable,
@@ -94,6 +99,7 @@ impl WakeError {
         match self {
             Self::NotFound | Self::Gone => "instance_not_found",
             Self::Stopped => "instance_stopped",
+            Self::ColdBootRefused => "cold_boot_refused",
             Self::Unusable => "instance_unusable",
             Self::AddressRefused => "address_refused",
             Self::StateUnknown => "instance_state_unknown",
@@ -128,6 +134,7 @@ impl WakeError {
             Self::NotFound
             | Self::Gone
             | Self::Stopped
+            | Self::ColdBootRefused
             | Self::Unusable
             | Self::AddressRefused
             | Self::StateUnknown

@@ -13,6 +13,9 @@ pub struct Target {
     pub port: u16,
     /// The sign that it is ready.
     pub when: ReadyWhen,
+    /// Whether a request has chosen the port: that nothing listens there says nothing about the
+    /// instance.
+    pub is_chosen: bool,
     /// The request target that must be answered with success where the sign is health and the
     /// server has no check of its own. Two of them at one port are two checks.
     pub health: Option<Arc<str>>,
@@ -32,6 +35,7 @@ impl Target {
     pub const AWAKE: Self = Self {
         port: 0,
         when: ReadyWhen::Running,
+        is_chosen: false,
         health: None,
         tls: None,
     };

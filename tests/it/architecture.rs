@@ -18,7 +18,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("file_stamp", &[]),
     ("validity", &[]),
     ("workers", &[]),
-    ("config", &["descriptors"]),
+    ("identity", &[]),
+    ("config", &["descriptors", "identity"]),
     ("flow", &["config", "deadline"]),
     ("telemetry", &["config"]),
     (
@@ -61,6 +62,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "client",
             "config",
             "hold",
+            "identity",
             "instance_tls",
             "keep_warm",
             "router",

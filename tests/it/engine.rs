@@ -224,11 +224,13 @@ impl Stage {
 
 fn target(port: u16) -> Target {
     let when = ReadyWhen::Running;
+    let (health, tls) = (None, None);
     Target {
         port,
         when,
-        health: None,
-        tls: None,
+        is_chosen: false,
+        health,
+        tls,
     }
 }
 
@@ -491,6 +493,7 @@ async fn a_port_that_answers_while_the_instance_is_initializing_is_enough_for_a_
     let port = Target {
         port: stage.port,
         when: ReadyWhen::Port,
+        is_chosen: false,
         health: None,
         tls: None,
     };
@@ -513,6 +516,7 @@ async fn a_route_that_wants_health_takes_the_servers_word_for_it() {
     let healthy = Target {
         port: stage.port,
         when: ReadyWhen::Health,
+        is_chosen: false,
         health: Some("/".into()),
         tls: None,
     };

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use super::forwarding::read_forwarding;
 use crate::config::model::HypemanConfig;
-use crate::config::pattern::{HostPattern, InstanceTemplate};
+use crate::config::pattern::{HostPattern, InstanceTemplate, PORT};
+use crate::config::ports::{PortFrom, PortRanges};
 use crate::config::reader::Section;
 use crate::config::route::{
     LimitsConfig, PrewarmConfig, RouteConfig, RouteWakeConfig, WaitingPageConfig,
 };
-use crate::config::settings::{Settings as _, section};
+use crate::config::settings::{Setting as _, Settings as _, section};
 use crate::config::texts::{parse_host, parse_instance, parse_path, parse_zone};
 use crate::config::values::KeepWarm;
 use crate::config::wake::WakeConfig;
@@ -36,7 +37,7 @@ pub(super) fn read_route(
     let path = s
         .parsed("path", parse_path)
         .unwrap_or_else(|| "/".to_owned());
-    let port = s.port("port").unwrap_or(8080);
+    let (port, ports, port_from) = read_ports(s, host.as_ref());
     let mut wake = RouteWakeConfig::of(defaults);
     s.section("wake", |s| wake.read(s));
     let limits = read_limits(s);
@@ -47,6 +48,13 @@ pub(super) fn read_route(
     let keep_warm = read_keep_warm(s);
     let prewarm = read_prewarm(s);
     let forwarding = read_forwarding(s, host.as_ref());
+    if forwarding.auth.is_some() && wake.on_tls_hello {
+        s.problem(
+            "auth",
+            "cannot be asked for where `wake.on_tls_hello` wakes: the first bytes of TLS do not show \
+             who comes. Leave one of both out",
+        );
+    }
     let plane_name = s.text("hypeman");
     let plane = match &plane_name {
         Some(name) => planes.iter().position(|plane| &plane.name == name),
@@ -77,6 +85,13 @@ pub(super) fn read_route(
         }
         return;
     };
+    let unknown = forwarding.auth.as_ref();
+    if let Some(name) = unknown.and_then(|auth| auth.unknown_capture(&host)) {
+        s.problem(
+            "auth",
+            format_args!("`{{{name}}}` is not a capture of this route's host, nor `{{instance}}`"),
+        );
+    }
     if !keep_warm.is_empty() && matches!(instance, InstanceTemplate::Capture(_)) {
         s.problem(
             "instance",
@@ -102,6 +117,8 @@ pub(super) fn read_route(
         listen_port: None,
         instance,
         port,
+        ports,
+        port_from,
         forwarding,
         hypeman: hypeman.unwrap_or_default(),
         plane: PlaneIndex(index),
@@ -114,6 +131,38 @@ pub(super) fn read_route(
         keep_warm,
         prewarm,
     }));
+}
+
+/// A route's port, 0 where the host says which; the ports that may be chosen, and where else.
+fn read_ports(
+    s: &mut Section<'_, '_>,
+    host: Option<&HostPattern>,
+) -> (u16, Option<PortRanges>, PortFrom) {
+    let of_host = host.is_some_and(|host| host.captures(PORT));
+    let port = match s.is_word("port", "{port}") {
+        true => s.text("port").map(|_| 0),
+        false => s.port("port"),
+    };
+    let port = port.unwrap_or(if of_host { 0 } else { 8080 });
+    let ports = PortRanges::take(s, "ports");
+    let port_from = section::<PortFrom>(s, "port_from").unwrap_or_default();
+    if port == 0 && !of_host && host.is_some() {
+        s.problem("port", "is `{port}`, and the host has no such capture");
+    }
+    let is_chosen = port == 0 || !port_from.is_empty();
+    if is_chosen && ports.is_none() && !s.has("ports") {
+        s.problem(
+            "ports",
+            "is missing: which ports may requests choose? Write \"3000-9000, 22\"",
+        );
+    }
+    if !is_chosen && ports.is_some() {
+        s.problem(
+            "ports",
+            "has no effect, since nothing chooses a port: write port = \"{port}\", or `port_from`",
+        );
+    }
+    (port, ports, port_from)
 }
 
 /// What a route says of requests at its instance at once.

@@ -79,10 +79,37 @@ pub fn describe(error: &ProxyError) -> Description {
             "The request has passed this gateway already, on its way to the same instance.",
             None,
         ),
-        ProxyError::Unauthenticated => (
+        ProxyError::Unauthenticated(_) => (
+            StatusCode::UNAUTHORIZED,
+            "unauthenticated",
+            "The request does not show who sends it.",
+            None,
+        ),
+        ProxyError::AuthRedirect(to) => {
+            (to.status, "auth_redirect", "Say first who you are.", None)
+        }
+        ProxyError::Forbidden => (
             StatusCode::FORBIDDEN,
             "forbidden",
             "The request does not have what this route asks for.",
+            None,
+        ),
+        ProxyError::TooManyRefused(wait) => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_refused",
+            "Too many of your requests did not have what this route asks for.",
+            Some(*wait),
+        ),
+        ProxyError::AuthUnavailable => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "auth_unavailable",
+            "It cannot be told at the moment who sends the request.",
+            SOON,
+        ),
+        ProxyError::PortNotAllowed => (
+            StatusCode::NOT_FOUND,
+            "port_not_allowed",
+            "Nothing is served at this port.",
             None,
         ),
         ProxyError::Route(RouteError::NoRoute) => (
@@ -248,6 +275,12 @@ fn wake(error: &WakeError) -> Response {
             StatusCode::SERVICE_UNAVAILABLE,
             error.code(),
             "The instance is stopped and is not started by requests.",
+            Some(Duration::from_secs(30)),
+        ),
+        WakeError::ColdBootRefused => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            error.code(),
+            "The instance has lost its memory, and is not booted by a request.",
             Some(Duration::from_secs(30)),
         ),
         WakeError::Unusable => (

@@ -23,6 +23,7 @@ pub(super) const WAKE_PHASE: &str = "wakegate_wake_phase_duration_seconds";
 pub(super) const RESTORE_CALLS: &str = "wakegate_restore_calls_total";
 pub(super) const RESTORES_IN_FLIGHT: &str = "wakegate_restores_in_flight";
 pub(super) const RESTORES_QUEUED: &str = "wakegate_restores_queued";
+pub(super) const BOOTS: &str = "wakegate_boots_total";
 pub(super) const BREAKER_OPENINGS: &str = "wakegate_breaker_openings_total";
 pub(super) const BREAKERS_OPEN: &str = "wakegate_breakers_open";
 pub(super) const INSTANCES: &str = "wakegate_instances";
@@ -148,6 +149,11 @@ const ALL: &[(&str, Kind, &str)] = &[
         RESTORES_QUEUED,
         Gauge,
         "Restores and starts that wait for their control plane's turn",
+    ),
+    (
+        BOOTS,
+        Counter,
+        "Wakes that booted an instance instead of restoring its memory",
     ),
     (
         BREAKER_OPENINGS,

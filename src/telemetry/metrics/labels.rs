@@ -52,12 +52,16 @@ labels! {
         Cold = "cold",
         /// Another request had begun it.
         Joined = "joined",
+        /// The instance was booted for it: it has nothing of before in its memory.
+        Boot = "boot",
     }
 
     /// How a wake ended.
     WakeOutcome: "outcome" {
         /// The instance had to be restored or started, and answers.
         Woken = "woken",
+        /// The same, and it was booted: it has nothing of before in its memory.
+        Booted = "booted",
         /// It turned out to be awake: the lease was renewed.
         Renewed = "renewed",
         /// It could not be woken.

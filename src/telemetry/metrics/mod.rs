@@ -95,6 +95,8 @@ pub struct Metrics {
     pub held_requests: Gauge,
     /// Restore calls made to control planes.
     pub restore_calls: Counter,
+    /// Wakes that booted an instance instead of restoring its memory.
+    pub boots: Counter,
     /// Failed wakes that left an instance's breaker open.
     pub breaker_openings: Counter,
     /// Open connections to instances.
@@ -192,6 +194,7 @@ impl Metrics {
             draining: gauge(name::DRAINING),
             held_requests: gauge(name::HELD_REQUESTS),
             restore_calls: counter(name::RESTORE_CALLS),
+            boots: counter(name::BOOTS),
             breaker_openings: counter(name::BREAKER_OPENINGS),
             upstream_connections: gauge(name::UPSTREAM_CONNECTIONS),
             upstream_retries: counter(name::UPSTREAM_RETRIES),

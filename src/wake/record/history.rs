@@ -46,7 +46,7 @@ pub struct LedgerEntry {
     /// The user agent that the client named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
-    /// `woken`, `renewed`, `failed` or `timed_out`.
+    /// `woken`, `booted`, `renewed`, `failed` or `timed_out`.
     pub outcome: &'static str,
     /// Milliseconds from its first request on.
     pub took_ms: f64,

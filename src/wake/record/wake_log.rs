@@ -223,7 +223,7 @@ impl Reporter {
         if let Some(failure) = failure {
             self.log.metrics.count_wake_failure(failure.code);
         }
-        if outcome == WakeOutcome::Woken {
+        if matches!(outcome, WakeOutcome::Woken | WakeOutcome::Booted) {
             for (stage, time) in start.phases.iter() {
                 self.log.metrics.count_wake_phase(stage.phase(), time);
             }
@@ -249,7 +249,7 @@ impl Reporter {
             phases: start.phases,
             failure: failure.cloned(),
         });
-        if outcome == WakeOutcome::Woken {
+        if matches!(outcome, WakeOutcome::Woken | WakeOutcome::Booted) {
             self.note_thrash(name, now);
         }
         Some(took)

@@ -14,6 +14,8 @@ use rcgen::{
 use crate::support::wakegate;
 
 const ROUTE: &str = "\n[[route]]\nhost = \"*\"\ninstance = \"app\"\n";
+const JWKS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 /// Where the files of the book's configurations are.
 const FOLDERS: [&str; 3] = ["/etc/", "/run/", "/var/"];
 
@@ -50,6 +52,7 @@ fn make(path: &Path) {
             write_pair(&path.join("example.com.pem"), &path.join("example.com.key"));
         }
         ("ca" | "tickets" | "acme" | "certificates", _) => std::fs::create_dir_all(path).unwrap(),
+        ("jwks.json", _) => std::fs::write(path, JWKS).unwrap(),
         (_, Some("pem")) => write_pair(path, &path.with_extension("key")),
         // With its certificate.
         (_, Some("key")) => write_pair(&path.with_extension("pem"), path),

@@ -287,6 +287,8 @@ impl Transport for View {
         parcel: &mut Parcel,
         _now: Instant,
     ) -> Result<Answered, ForwardError> {
+        // A request that is sent again may be the first to be sent there.
+        self.note_epoch(endpoint);
         let (stale, breaks, before, takes) = {
             let mut inner = self.world.lock();
             let troubles = inner.troubles;
