@@ -8,11 +8,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use instant_acme::Account;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Mutex as TurnMutex, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::account::{OrderError, account, order};
 use super::http_client::RetryAfter;
@@ -23,6 +24,10 @@ use crate::telemetry::{Metrics, OrderOutcome};
 
 /// Between two looks at the clock.
 const LOOK: Duration = Duration::from_secs(60);
+/// The same where something is due at once.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// Between two looks for what dead gateways have left in the directory.
+const SWEEP: Duration = Duration::from_secs(3600);
 /// The longest that an order takes.
 const ORDER: Duration = Duration::from_secs(600);
 /// Orders at once.
@@ -125,31 +130,47 @@ impl Acme {
         failure.map_or(renewal, |failure| failure.next.max(renewal))
     }
 
-    /// Orders what is due, for ever.
+    /// Orders what is due, for ever. An order that takes long keeps no other name waiting.
     pub async fn run(self: Arc<Self>) {
         let mut names = self.names.subscribe();
+        let mut orders = FuturesUnordered::new();
+        let mut busy = BTreeSet::new();
+        let mut swept: Option<Instant> = None;
         loop {
             let wanted = names.borrow_and_update().clone();
             self.store.refresh(&wanted);
             self.failures().retain(|name, _| wanted.contains(name));
-            let now = Timestamp::now();
+            if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+                self.store.sweep();
+                swept = Some(Instant::now());
+            }
+            let idle = wanted.iter().filter(|name| !busy.contains(*name));
             let due_at = |name: &String| self.due_at(name, self.failures().get(name));
-            let due: Vec<String> = wanted
-                .iter()
-                .filter(|name| due_at(name) <= now)
-                .cloned()
-                .collect();
-            let orders = stream::iter(due).for_each_concurrent(AT_ONCE, async |name| {
-                self.attempt(&name).await;
-            });
-            orders.await;
-            self.store.refresh(&wanted);
+            let mut idle: Vec<_> = idle.map(|name| (due_at(name), name.clone())).collect();
+            idle.sort();
             let now = Timestamp::now();
-            let next = wanted.iter().map(due_at).min();
-            let left = next.and_then(|next| Duration::try_from(next.duration_since(now)).ok());
-            let wait = left.unwrap_or(if next.is_some() { Duration::ZERO } else { LOOK });
+            let mut wait = LOOK;
+            for (due, name) in idle {
+                if busy.len() >= AT_ONCE {
+                    break;
+                }
+                if due > now {
+                    let left = Duration::try_from(due.duration_since(now)).unwrap_or_default();
+                    wait = left.clamp(SHORTEST, LOOK);
+                    break;
+                }
+                busy.insert(name.clone());
+                let acme = &self;
+                orders.push(async move {
+                    acme.attempt(&name).await;
+                    name
+                });
+            }
             tokio::select! {
-                () = sleep(wait.clamp(Duration::from_secs(1), LOOK)) => {}
+                () = sleep(wait) => {}
+                Some(name) = orders.next() => {
+                    busy.remove(&name);
+                }
                 changed = names.changed() => if changed.is_err() { return },
             }
         }
@@ -174,10 +195,15 @@ impl Acme {
         };
         match timeout(ORDER, ordering).await {
             Ok(Ok(())) => {
+                self.retry_after.take();
+                self.refresh();
+                if self.due_at(name, None) <= Timestamp::now() {
+                    let told = "the certificate that the CA has issued cannot be used, or is about to expire";
+                    return self.fail(name, &OrderError::Refused(told.to_owned()));
+                }
                 self.failures().remove(name);
                 self.metrics.count_order(OrderOutcome::Ok);
                 tracing::info!(name, "a new certificate");
-                self.refresh();
             }
             Ok(Err(error)) => self.fail(name, &error),
             Err(_) => self.fail(

@@ -9,7 +9,8 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
@@ -28,6 +29,10 @@ pub const ACME_TLS: &[u8] = b"acme-tls/1";
 const CERTIFICATES: &str = "certificates";
 pub(super) const CHALLENGES: &str = "challenges";
 const LOCKS: &str = "locks";
+/// The ending of files that are being written.
+const DRAFT: &str = "new";
+/// What is older than this is nobody's order any more.
+const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 
 /// Certificates cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +46,8 @@ pub struct AcmeError {
 pub struct AcmeStore {
     pub(super) dir: PathBuf,
     certificates: ArcSwap<BTreeMap<String, Arc<Stored>>>,
+    /// One reads at a time, so that what is read last stays.
+    reading: Mutex<()>,
 }
 
 /// A certificate as its file had it.
@@ -98,6 +105,7 @@ impl AcmeStore {
         Self {
             dir: dir.to_owned(),
             certificates: ArcSwap::default(),
+            reading: Mutex::default(),
         }
     }
 
@@ -124,6 +132,7 @@ impl AcmeStore {
     /// Reads the certificates of these names, as far as they have changed, and lets go of all
     /// others.
     pub(super) fn refresh<'a>(&self, names: impl IntoIterator<Item = &'a String>) {
+        let _turn = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.certificates.load();
         let now = Timestamp::now();
         let found = names.into_iter().filter_map(|name| {
@@ -153,6 +162,31 @@ impl AcmeStore {
             &self.certificate_path(name),
             format!("{key}{chain}").as_bytes(),
         )
+    }
+
+    /// Takes away what a gateway that died in the middle of an order has left: challenges, and drafts
+    /// of files.
+    pub(super) fn sweep(&self) {
+        let now = SystemTime::now();
+        let is_old = |entry: &fs::DirEntry| {
+            let modified = entry.metadata().and_then(|found| found.modified());
+            modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > LEFT_BEHIND))
+        };
+        for folder in [
+            self.dir.clone(),
+            self.dir.join(CERTIFICATES),
+            self.dir.join(CHALLENGES),
+        ] {
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let is_draft = path.extension().is_some_and(|ending| ending == DRAFT);
+                let may_go = is_draft || folder.ends_with(CHALLENGES);
+                if may_go && path.is_file() && is_old(&entry) {
+                    // Another gateway may have been quicker.
+                    let _gone = fs::remove_file(path);
+                }
+            }
+        }
     }
 
     /// The credentials of the account at a CA.
@@ -218,7 +252,8 @@ fn private_dir(dir: &Path) -> io::Result<()> {
     }
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
-    builder.create(dir)
+    builder.create(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
 }
 
 fn can_write(dir: &Path) -> io::Result<()> {
@@ -241,7 +276,7 @@ fn private_file(path: &Path, is_new: bool) -> io::Result<fs::File> {
 
 /// Writes a file whole, or not at all. Of two that write the same one at once, one wins.
 pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension(format!("{:x}.new", fastrand::u64(..)));
+    let draft = path.with_extension(format!("{:x}.{DRAFT}", fastrand::u64(..)));
     let written = (|| {
         let mut file = private_file(&draft, true)?;
         file.write_all(bytes)?;
@@ -287,6 +322,34 @@ mod tests {
         fs::write(one.certificate_path("a.test"), &chain).unwrap();
         other.refresh(&names);
         assert!(other.find("a.test").is_none());
+    }
+
+    #[test]
+    fn what_a_dead_gateway_has_left_is_taken_away_and_what_is_new_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = AcmeStore::open(dir.path()).unwrap();
+        let challenges = dir.path().join(CHALLENGES);
+        let certificates = dir.path().join(CERTIFICATES);
+        let old = [
+            challenges.join("token-old"),
+            certificates.join("a.test.1.new"),
+        ];
+        let stay = [
+            challenges.join("token-new"),
+            certificates.join("b.test.2.new"),
+        ];
+        let kept = certificates.join("a.test.pem");
+        for path in old.iter().chain(&stay).chain([&kept]) {
+            write(path, b"x").unwrap();
+        }
+        let long_ago = SystemTime::now() - LEFT_BEHIND - Duration::from_secs(1);
+        for path in old.iter().chain([&kept]) {
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(long_ago).unwrap();
+        }
+        store.sweep();
+        assert!(old.iter().all(|path| !path.exists()));
+        assert!(stay.iter().chain([&kept]).all(|path| path.exists()));
     }
 
     #[test]

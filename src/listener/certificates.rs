@@ -446,7 +446,7 @@ mod tests {
         assert!(certificates.refresh_at(in_seconds(65)).is_err());
         assert!(!certificates.refresh_at(in_seconds(70)).unwrap());
         assert!(certificates.refresh_at(in_seconds(130)).is_err());
-        assert!(certificates.find(Some("b.test")).cert.len() == 1);
+        assert!(certificates.find(Some("b.test")).unwrap().cert.len() == 1);
         std::fs::write(dir.path().join("b.crt"), good).unwrap();
         assert!(!certificates.refresh_at(in_seconds(135)).unwrap());
     }
