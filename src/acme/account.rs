@@ -66,7 +66,7 @@ pub(super) async fn account(
         match serde_json::from_slice::<AccountCredentials>(&text) {
             Ok(credentials) => return Ok(builder()?.from_credentials(credentials).await?),
             Err(error) => {
-                tracing::warn!(%error, "the ACME account cannot be read; another is made")
+                tracing::warn!(%error, "the ACME account cannot be read; another is made");
             }
         }
     }

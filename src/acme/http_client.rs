@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::RETRY_AFTER;
 use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Collected, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error};
 
 /// One call.
@@ -74,7 +74,7 @@ impl instant_acme::HttpClient for HttpClient {
         Box::pin(async move {
             let failed = |error: reqwest::Error| Error::Other(Box::new(error));
             let (parts, body) = request.into_parts();
-            let body = body.collect().await.map(|body| body.to_bytes());
+            let body = body.collect().await.map(Collected::to_bytes);
             let asked = client
                 .request(parts.method, parts.uri.to_string())
                 .headers(parts.headers)

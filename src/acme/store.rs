@@ -10,10 +10,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
@@ -32,7 +31,7 @@ const LOCKS: &str = "locks";
 /// The ending of files that are being written.
 const DRAFT: &str = "new";
 /// What is older than this is nobody's order any more.
-const LEFT_BEHIND: Duration = Duration::from_secs(3600);
+const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(1);
 
 /// Certificates cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -167,10 +166,11 @@ impl AcmeStore {
     /// Takes away what a gateway that died in the middle of an order has left: challenges, and drafts
     /// of files.
     pub(super) fn sweep(&self) {
-        let now = SystemTime::now();
+        let now = Timestamp::now();
         let is_old = |entry: &fs::DirEntry| {
             let modified = entry.metadata().and_then(|found| found.modified());
-            modified.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > LEFT_BEHIND))
+            let modified = modified.ok().and_then(|at| Timestamp::try_from(at).ok());
+            modified.is_some_and(|at| now.duration_since(at) > LEFT_BEHIND)
         };
         for folder in [
             self.dir.clone(),
@@ -342,10 +342,10 @@ mod tests {
         for path in old.iter().chain(&stay).chain([&kept]) {
             write(path, b"x").unwrap();
         }
-        let long_ago = SystemTime::now() - LEFT_BEHIND - Duration::from_secs(1);
+        let long_ago = Timestamp::now() - LEFT_BEHIND - SignedDuration::from_secs(1);
         for path in old.iter().chain([&kept]) {
             let file = fs::File::options().write(true).open(path).unwrap();
-            file.set_modified(long_ago).unwrap();
+            file.set_modified(long_ago.into()).unwrap();
         }
         store.sweep();
         assert!(old.iter().all(|path| !path.exists()));

@@ -65,6 +65,7 @@ pub struct EabConfig {
 
 #[allow(
     clippy::option_option,
+    clippy::unnecessary_wraps,
     reason = "one for whether there is a value, the other of the key's own type"
 )]
 fn read_eab(s: &mut Section<'_, '_>, key: &'static str) -> Option<Option<EabConfig>> {

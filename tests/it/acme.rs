@@ -1,13 +1,15 @@
 //! Certificates by ACME, against Debian's pebble, which looks at names as a real CA does.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -15,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::support::reserved::Reserved;
 use crate::support::skips::{Lacking, skip};
-use crate::support::{Gateway, Plane, Wanted, eventually_within, route};
+use crate::support::{Gateway, Plane, Wanted, config, eventually_within, route, wakegate};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -116,8 +118,9 @@ impl Pebble {
     /// `[acme]`, which keeps all in `dir`.
     fn acme(&self, dir: &Path, more: &str) -> String {
         let (directory, ca) = (&self.directory, self.dir.path().join("ca.pem"));
+        let (ca, dir) = (ca.display(), dir.display());
         format!(
-            "[acme]\ndirectory = \"{directory}\"\nca = {ca:?}\ndir = {dir:?}\n\
+            "[acme]\ndirectory = \"{directory}\"\nca = \"{ca}\"\ndir = \"{dir}\"\n\
              contact = [\"mailto:ops@wakegate.test\"]\n{more}\n"
         )
     }
@@ -148,9 +151,8 @@ impl Pebble {
             .await
             .unwrap();
         let mut roots = RootCertStore::empty();
-        use rustls::pki_types::pem::PemObject as _;
         roots
-            .add(rustls::pki_types::CertificateDer::from_pem_slice(&root).unwrap())
+            .add(CertificateDer::from_pem_slice(&root).unwrap())
             .unwrap();
         Arc::new(roots)
     }
@@ -307,6 +309,66 @@ async fn a_ca_that_is_not_there_is_told_of_and_a_stranger_s_challenge_has_no_ans
         .unwrap_err();
     assert!(error.to_string().contains("alert"), "{error}");
     assert_eq!(plane.operations(&instance.id, "restore").await, 0);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_a_reload_adds_is_ordered_and_the_ca_is_not_asked_for_a_client_certificate() {
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    let ca = rcgen::generate_simple_self_signed(vec!["clients".to_owned()]).unwrap();
+    let client_ca = dir.path().join("clients.pem");
+    std::fs::write(&client_ca, ca.cert.pem()).unwrap();
+    let acme = dir.path().join("acme");
+    let tls = format!("{{ acme = true, client_ca = {client_ca:?}, client_auth = \"required\" }}");
+    let extra = |routes: &str| [routes, &pebble.acme(&acme, ""), &pebble.listeners(&tls)].concat();
+    let gateway = Gateway::start(&plane, &extra("")).await;
+    assert_eq!(certificates(&gateway).await, Vec::<Value>::new());
+    let fresh = config(plane.address, &plane.token, &extra(&route("shop", "")));
+    gateway.handle.reload(&fresh).unwrap();
+    eventually_within(PATIENCE, "the new name has a certificate", async || {
+        let all = certificates(&gateway).await;
+        all.len() == 1 && all[0]["not_after"].is_string()
+    })
+    .await;
+
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mut folders = vec![acme];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        assert_eq!(mode(&folder), 0o700, "{folder:?}");
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                assert_eq!(mode(&path), 0o600, "{path:?}");
+                files += 1;
+            }
+        }
+    }
+    assert!(files >= 2, "an account and a certificate");
+
+    let url = format!("http://{}", gateway.admin);
+    let shown = async |words: &[&str]| {
+        let mut command = wakegate();
+        command.args(["certificates", "--url", &url]).args(words);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let output = output.await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let told: Value = serde_json::from_str(&shown(&["--json"]).await).unwrap();
+    assert_eq!(told, Value::from(certificates(&gateway).await));
+    let table = shown(&[]).await;
+    let expires = told[0]["not_after"].as_str().unwrap();
+    assert!(
+        table.starts_with("NAME") && table.contains(expires),
+        "{table}"
+    );
     gateway.stop().await;
     plane.stop().await;
 }
