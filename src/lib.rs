@@ -4,6 +4,7 @@
 //! [`proxy::Gateway::handle`]; to follow a wake, at [`wake::Instance::ready`] and
 //! [`wake::machine`]; to see how the parts come together, at [`app::App::bind`].
 
+pub mod acme;
 pub mod admin;
 pub mod app;
 pub mod backoff;
@@ -25,5 +26,6 @@ pub mod proxy;
 pub mod router;
 pub mod telemetry;
 pub mod upstream;
+pub mod validity;
 pub mod wake;
 pub mod workers;

@@ -25,7 +25,9 @@ use utoipa::IntoParams;
 use super::events;
 use super::operator::Which;
 use super::state::Admin;
-use super::view::{Done, InstanceDetail, InstanceView, Problem, RouteView, StatusView};
+use super::view::{
+    CertificateView, Done, InstanceDetail, InstanceView, Problem, RouteView, StatusView,
+};
 use crate::wake::LedgerEntry;
 
 /// Routes in one answer, unless it is asked for fewer or more.
@@ -57,6 +59,7 @@ routes! {
     post "/api/instances/{name}/standby" standby;
     post "/api/instances/{name}/reset-breaker" reset_breaker;
     get "/api/wakes" wakes;
+    get "/api/certificates" certificates;
     get "/api/config" config;
     post "/api/reload" reload;
     post "/api/drain" drain;
@@ -231,6 +234,13 @@ async fn wakes(
     Json(wakes)
 }
 
+/// The certificates that come by ACME: when they expire, when the next is ordered, and why the last
+/// order failed.
+#[cfg_attr(test, utoipa::path(get, path = "/api/certificates", responses((status = 200, body = [CertificateView]))))]
+async fn certificates(State(admin): State<Admin>) -> Json<Vec<CertificateView>> {
+    Json(admin.operator.certificates())
+}
+
 /// The configuration in force, secrets left out.
 #[cfg_attr(test, utoipa::path(get, path = "/api/config", responses((status = 200, body = Value))))]
 async fn config(State(admin): State<Admin>) -> Json<Value> {
@@ -271,6 +281,7 @@ mod tests {
         wake,
         standby,
         reset_breaker,
+        certificates,
         wakes,
         config,
         reload,

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use super::view::{Done, InstanceDetail, InstanceView, Problem, RouteView, StatusView};
+use super::view::{
+    CertificateView, Done, InstanceDetail, InstanceView, Problem, RouteView, StatusView,
+};
 use crate::telemetry::Readings;
 use crate::wake::LedgerEntry;
 
@@ -37,6 +39,9 @@ pub trait Operator: Send + Sync + 'static {
     /// The last wakes, the newest first; only those after the wake with this id, if there is one
     /// with it.
     fn wakes(&self, after: Option<&str>) -> Vec<LedgerEntry>;
+
+    /// The certificates that come by ACME, by name.
+    fn certificates(&self) -> Vec<CertificateView>;
 
     /// Requests answered so far.
     fn served(&self) -> u64;

@@ -205,6 +205,24 @@ pub struct FailureView {
     pub reason: Option<String>,
 }
 
+/// A name's certificate that comes by ACME.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
+pub struct CertificateView {
+    /// The name.
+    pub name: String,
+    /// When it expires; absent when there is none yet.
+    #[cfg_attr(test, schema(value_type = Option<String>, format = DateTime))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<jiff::Timestamp>,
+    /// When the next is ordered.
+    #[cfg_attr(test, schema(value_type = String, format = DateTime))]
+    pub next_attempt: jiff::Timestamp,
+    /// Why the last order failed, in the CA's words, if none has succeeded since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// An instance with its last wakes.
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(test, derive(ToSchema))]

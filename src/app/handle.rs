@@ -18,6 +18,7 @@ use super::plane::ObservedPlane;
 use super::prepared::tls_problem;
 use super::service::GatewayService;
 use super::sockets::Sockets;
+use crate::acme::Acme;
 use crate::admin::Timeline;
 use crate::config::{
     Config, ConfigError, ListenerConfig, RouteConfig, ServerConfig, address_problems,
@@ -42,6 +43,8 @@ pub(super) struct Running {
     pub(super) declared: Mutex<Declared>,
     pub(super) gateway: Arc<Gateway<hypeman::Client>>,
     pub(super) plans: watch::Sender<Vec<WarmPlan>>,
+    /// Orders certificates, where listeners want them by ACME.
+    pub(super) acme: Option<Arc<Acme>>,
     pub(super) sockets: Sockets,
     /// The address at which operators reach it.
     pub(super) admin: SocketAddr,
@@ -84,6 +87,8 @@ pub fn needs_restart(current: &Config, config: &Config) -> Option<&'static str> 
         ("log", current.log == config.log),
         ("metrics", current.metrics == config.metrics),
         ("tickets", current.tickets == config.tickets),
+        ("acme", current.acme == config.acme),
+        ("acme", current.uses_acme() == config.uses_acme()),
         ("tracing", current.tracing == config.tracing),
         ("ingress", current.ingress == config.ingress),
         (
@@ -128,8 +133,11 @@ impl AppHandle {
     /// New connections get the certificates, and the keys of tickets, that are in the files now; an
     /// error is logged for those that cannot be used.
     pub fn refresh_certificates(&self) {
-        if let Some(tickets) = &self.0.sockets.tickets {
+        if let Some(tickets) = &self.0.sockets.tls.tickets {
             tickets.refresh();
+        }
+        if let Some(acme) = &self.0.acme {
+            acme.refresh();
         }
         let mut expiries = BTreeMap::new();
         for (address, certificates) in self.0.sockets.certificates() {
@@ -291,10 +299,19 @@ impl Running {
         plane.is_some_and(|plane| plane.api_key.is_some() || plane.api_key_file.is_some())
     }
 
+    /// Certificates are for these routes' names from now on.
+    pub(super) fn set_acme_names(&self, config: &Config, declared: &[Arc<RouteConfig>]) {
+        let Some(acme) = &self.acme else { return };
+        let routes = config.route.iter().chain(declared);
+        let names = routes.filter_map(|route| route.acme_name().map(str::to_owned));
+        acme.set_names(names.collect());
+    }
+
     fn use_routes(&self, config: &Config, declared: &Declared) {
         let routes = config.route.iter().chain(&declared.routes);
         let routes: Vec<Arc<RouteConfig>> = routes.cloned().collect();
         self.gateway.set_routes(&routes);
+        self.set_acme_names(config, &declared.routes);
         self.plans.send_replace(self.gateway.warm_plans());
         self.note_own_listeners();
     }

@@ -36,6 +36,7 @@ use self::plane::ObservedPlane;
 pub use self::prepared::{IN_USE, Prepared};
 use self::service::GatewayService;
 use self::sockets::{Bound, Sockets};
+use crate::acme::Acme;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::drain::Drain;
@@ -92,7 +93,7 @@ impl App {
             listeners,
             clients,
             instance_tls,
-            tickets,
+            tls,
             metrics,
             tracer,
             ..
@@ -138,10 +139,16 @@ impl App {
             &stop,
         );
         let unknown = config.wake.unknown_per_client;
+        let challenges = tls.acme.clone();
+        let acme = challenges.clone().map(|store| {
+            let metrics = Arc::clone(&metrics);
+            Acme::new(config.acme.clone(), store, metrics)
+        });
         let parts = GatewayParts {
             wakes,
             hold: Hold::new(&config.wake, Arc::clone(&metrics)),
             instance_tls: Arc::new(instance_tls),
+            challenges,
             upstream: Upstream::new(
                 config.upstream.clone(),
                 TaskTracker::new(),
@@ -159,7 +166,8 @@ impl App {
         let gateway = Gateway::new(&config.route, unknown, parts);
         let running = Running {
             plans: watch::Sender::new(gateway.warm_plans()),
-            sockets: Sockets::new(shared, tickets, threads.workers().clone()),
+            acme,
+            sockets: Sockets::new(shared, tls, threads.workers().clone()),
             admin: admin_address,
             config: Mutex::new(config),
             declared: Mutex::default(),
@@ -285,6 +293,13 @@ impl App {
             });
         }
 
+        if let Some(acme) = &running.acme {
+            running.set_acme_names(&config, &[]);
+            let (orders, draining) = (Arc::clone(acme).run(), self.drain.draining().clone());
+            self.background.spawn(async move {
+                draining.run_until_cancelled(orders).await.unwrap_or(());
+            });
+        }
         self.running.refresh_certificates();
         tokio::select! {
             () = shutdown => {}

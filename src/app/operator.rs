@@ -17,8 +17,9 @@ use tokio::time::{Instant, timeout};
 use super::handle::{AppHandle, Running};
 use super::plane::condition_of;
 use crate::admin::{
-    BreakerView, Done, FailureView, InstanceCounts, InstanceDetail, InstanceView, LeaseView,
-    Operator, PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView, Which,
+    BreakerView, CertificateView, Done, FailureView, InstanceCounts, InstanceDetail, InstanceView,
+    LeaseView, Operator, PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView,
+    Which,
 };
 use crate::config::{Config, Protocol, RouteConfig, RouteWakeConfig, TlsSource, redacted};
 use crate::listener::ca_file;
@@ -379,6 +380,17 @@ impl Operator for AppHandle {
         let mut wakes = self.wakes(None);
         wakes.retain(|wake| wake.instance == instance.id);
         Some(InstanceDetail { instance, wakes })
+    }
+
+    fn certificates(&self) -> Vec<CertificateView> {
+        let states = self.0.acme.iter().flat_map(|acme| acme.states());
+        let views = states.map(|state| CertificateView {
+            name: state.name,
+            not_after: state.not_after,
+            next_attempt: state.next_attempt,
+            error: state.error,
+        });
+        views.collect()
     }
 
     fn wakes(&self, after: Option<&str>) -> Vec<LedgerEntry> {

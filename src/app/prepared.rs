@@ -10,12 +10,15 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use crate::acme::{AcmeError, AcmeStore};
 use crate::config::{
     Config, ConfigError, HypemanConfig, ListenerConfig, Problem, TlsConfig, TlsSource,
     address_problems,
 };
 use crate::instance_tls::{TlsProfiles, TlsSetupError};
-use crate::listener::{ListenerSettings, TicketRing, TicketRingError, TlsError, is_v6_only, probe};
+use crate::listener::{
+    ListenerSettings, TicketRing, TicketRingError, TlsError, TlsParts, is_v6_only, probe,
+};
 use crate::telemetry::{Metrics, Tracer};
 use hypeman::BuildError;
 
@@ -28,8 +31,8 @@ pub struct Prepared {
     pub(super) clients: Vec<hypeman::Client>,
     /// The TLS that `config.route` speaks with instances.
     pub(super) instance_tls: TlsProfiles,
-    /// The keys of session tickets, where they are kept.
-    pub(super) tickets: Option<Arc<TicketRing>>,
+    /// What the listeners' TLS shares.
+    pub(super) tls: TlsParts,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracer: Tracer,
     warnings: Vec<Problem>,
@@ -46,27 +49,38 @@ type Load<'a> = &'a dyn Fn(&ListenerConfig) -> Result<ListenerSettings, TlsError
 impl Prepared {
     /// Prepares a gateway that is to be run: an internal CA that is not there yet is founded.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
-        let tickets = TicketRing::open(&config.tickets);
-        let (tickets, problem) = match tickets {
-            Ok(tickets) => (tickets, None),
-            Err(error) => (None, Some(ticket_problem(&error))),
-        };
-        let load = |listener: &ListenerConfig| ListenerSettings::new(listener, tickets.as_ref());
-        let prepared = Self::with(config, problem, &load);
-        prepared.map(|prepared| Self {
-            tickets,
-            ..prepared
-        })
+        let (mut tls, mut problems) = (TlsParts::default(), Vec::new());
+        match TicketRing::open(&config.tickets) {
+            Ok(tickets) => tls.tickets = tickets,
+            Err(error) => problems.push(ticket_problem(&error)),
+        }
+        if config.uses_acme() {
+            match AcmeStore::open(&config.acme.dir) {
+                Ok(store) => tls.acme = Some(store),
+                Err(error) => problems.push(acme_problem(&error)),
+            }
+        }
+        let load = |listener: &ListenerConfig| ListenerSettings::new(listener, &tls);
+        let prepared = Self::with(config, problems, &load);
+        prepared.map(|prepared| Self { tls, ..prepared })
     }
 
     /// Prepares one that is not, without a trace. To be heard and not to be served, it also warns
     /// of addresses that cannot be opened just now.
     pub fn rehearse(config: &Config) -> Result<Self, ConfigError> {
-        let (warning, problem) = match TicketRing::rehearse(&config.tickets) {
-            Ok(warning) => (warning, None),
-            Err(error) => (None, Some(ticket_problem(&error))),
-        };
-        let mut prepared = Self::with(config, problem, &ListenerSettings::rehearse)?;
+        let (mut tls, mut warning, mut problems) = (TlsParts::default(), None, Vec::new());
+        match TicketRing::rehearse(&config.tickets) {
+            Ok(found) => warning = found,
+            Err(error) => problems.push(ticket_problem(&error)),
+        }
+        if config.uses_acme() {
+            match AcmeStore::rehearse(&config.acme.dir) {
+                Ok(store) => tls.acme = Some(store),
+                Err(error) => problems.push(acme_problem(&error)),
+            }
+        }
+        let load = |listener: &ListenerConfig| ListenerSettings::rehearse(listener, &tls);
+        let mut prepared = Self::with(config, problems, &load)?;
         prepared.warnings.extend(warning.map(|message| {
             let help = "nothing to do: the clients of before have full handshakes once";
             Problem::of("damaged_tickets", "tickets.dir", message).with_mend(help)
@@ -75,13 +89,12 @@ impl Prepared {
         Ok(prepared)
     }
 
-    fn with(
-        config: &Config,
-        problem: Option<Problem>,
-        load: Load<'_>,
-    ) -> Result<Self, ConfigError> {
+    fn with(config: &Config, found: Vec<Problem>, load: Load<'_>) -> Result<Self, ConfigError> {
         let mut problems = address_problems(config);
-        problems.extend(problem);
+        problems.extend(found);
+        if config.uses_acme() {
+            problems.extend(acme_file_problems(config));
+        }
         let mut warnings = Vec::new();
         let mut open = |key: String, listener: &ListenerConfig| match load(listener) {
             Ok(settings) => {
@@ -139,7 +152,7 @@ impl Prepared {
                 listeners,
                 clients,
                 instance_tls,
-                tickets: None,
+                tls: TlsParts::default(),
                 metrics,
                 tracer,
                 warnings,
@@ -172,8 +185,29 @@ fn tls_key(key: &str, tls: &TlsConfig, error: &TlsError) -> String {
         TlsSource::Files { .. } => "ocsp",
         TlsSource::Directory { .. } => "dir",
         TlsSource::Internal { .. } => "internal",
+        TlsSource::Acme { .. } => "acme",
     };
     format!("{key}.{name}")
+}
+
+fn acme_problem(error: &AcmeError) -> Problem {
+    Problem::of("acme", "acme.dir", error.to_string())
+}
+
+/// Files of `[acme]` that cannot be read.
+fn acme_file_problems(config: &Config) -> Vec<Problem> {
+    let eab = config.acme.eab.as_ref().map(|eab| &eab.key_file);
+    let files = [
+        ("acme.ca", config.acme.ca.as_ref()),
+        ("acme.eab.key_file", eab),
+    ];
+    let problems = files.into_iter().filter_map(|(key, path)| {
+        let path = path?;
+        let error = std::fs::read(path).err()?;
+        let message = format!("cannot read {}: {error}", path.display());
+        Some(Problem::of("unreadable_file", key, message))
+    });
+    problems.collect()
 }
 
 fn ticket_problem(error: &TicketRingError) -> Problem {

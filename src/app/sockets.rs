@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::error::AppError;
 use crate::config::{ListenerConfig, ListenerMode};
 use crate::listener::{
-    Certificates, Inherited, Listener, ListenerSettings, Service, SettingsHandle, Shared,
-    TicketRing, is_v6_only,
+    Certificates, Inherited, Listener, ListenerSettings, Service, SettingsHandle, Shared, TlsParts,
+    is_v6_only,
 };
 use crate::workers::Workers;
 
@@ -22,8 +22,8 @@ use crate::workers::Workers;
 pub(super) struct Sockets {
     open: Mutex<Vec<Open>>,
     pub(super) shared: Shared,
-    /// The keys of tickets, where they are kept.
-    pub(super) tickets: Option<Arc<TicketRing>>,
+    /// What the listeners' TLS shares.
+    pub(super) tls: TlsParts,
     workers: Workers,
 }
 
@@ -88,12 +88,12 @@ impl Bound {
 // === impl Sockets ===
 
 impl Sockets {
-    pub(super) fn new(shared: Shared, tickets: Option<Arc<TicketRing>>, workers: Workers) -> Self {
+    pub(super) fn new(shared: Shared, tls: TlsParts, workers: Workers) -> Self {
         let open = Mutex::default();
         Self {
             open,
             shared,
-            tickets,
+            tls,
             workers,
         }
     }
@@ -166,7 +166,7 @@ impl Sockets {
             open.clone()
         };
         let all = || configured.iter().chain(more).map(|config| config.address);
-        let load = |config| ListenerSettings::new(config, self.tickets.as_ref());
+        let load = |config| ListenerSettings::new(config, &self.tls);
         let (mut fresh, mut kept, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         let sources = configured.iter().map(|config| (config, true));
         for (config, needed) in sources.chain(more.iter().map(|config| (config, false))) {

@@ -101,6 +101,9 @@ pub enum Command {
     Wakes(WakesArguments),
     /// Show a running gateway's routes.
     Routes(RoutesArguments),
+    /// Show the certificates that a running gateway has by ACME: when they expire, when the next is
+    /// ordered, and why the last order failed.
+    Certificates(GatewayArguments),
     /// Wake instances through a running gateway.
     Wake(WhichArguments),
     /// Put instances to sleep through a running gateway.

@@ -4,6 +4,7 @@
 //! exits.
 
 mod args;
+mod certificates;
 mod check;
 mod configuration;
 #[cfg(feature = "local")]
@@ -107,6 +108,7 @@ async fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
         Command::SignUrl(arguments) => sign_url::run(&arguments, output),
         Command::Status(arguments) => gateway::status(arguments, output).await,
         Command::Wakes(arguments) => wakes::run(arguments, output).await,
+        Command::Certificates(arguments) => certificates::run(arguments, output).await,
         Command::Routes(arguments) => gateway::routes(arguments, output).await,
         Command::Wake(arguments) => gateway::act(arguments, "wake", false, output).await,
         Command::Standby(arguments) => {

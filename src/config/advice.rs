@@ -11,8 +11,8 @@ use super::auth_advice::of_auth;
 use super::effect_advice::of_effects;
 use super::say::Say;
 use super::{
-    Config, HeaderAuth, InstanceTemplate, KeyFile, Problem, Proof, RouteConfig, ServerConfig,
-    TlsSource,
+    AcmeChallenge, Config, HeaderAuth, InstanceTemplate, KeyFile, ListenerConfig, ListenerMode,
+    Problem, Proof, RouteConfig, ServerConfig, TlsSource,
 };
 use crate::descriptors::for_clients;
 
@@ -27,6 +27,7 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Problem> {
     of_exposure(config, &mut say);
     of_limits(config, descriptors, &mut say);
     of_auth(config, &mut say);
+    of_acme(config, &mut say);
     for (key, path) in secrets(config) {
         let mode = std::fs::metadata(&path).map(|found| found.permissions().mode());
         if mode.is_ok_and(|mode| mode & 0o004 != 0) {
@@ -121,6 +122,36 @@ fn of_exposure(config: &Config, say: &mut impl Say) {
             );
         }
         of_route(index, route, say);
+    }
+}
+
+/// Names that get no certificate, and CAs that are not answered.
+fn of_acme(config: &Config, say: &mut impl Say) {
+    if !config.uses_acme() {
+        return;
+    }
+    let is_clear = |one: &ListenerConfig| one.tls.is_none() && one.mode == ListenerMode::Http;
+    if config.acme.challenge == AcmeChallenge::Http01 && !config.listener.iter().any(is_clear) {
+        say(
+            "unanswered_challenge",
+            "acme.challenge",
+            "is http-01, and no listener takes requests without TLS".to_owned(),
+            "add a [[listener]] without `tls` that the CA reaches at port 80, or use tls-alpn-01",
+        );
+    }
+    for (index, route) in config.route.iter().enumerate() {
+        if route.acme_name().is_none() {
+            say(
+                "no_certificate",
+                &format!("route[{index}].host"),
+                format!(
+                    "`{}` is not one name that a CA can look at, so no certificate is ordered for it: \
+                     a wildcard needs a challenge over DNS",
+                    route.host
+                ),
+                "give its names routes of their own, or a listener with `tls = { dir = … }` a wildcard certificate",
+            );
+        }
     }
 }
 
@@ -250,6 +281,8 @@ fn secrets(config: &Config) -> Vec<(String, PathBuf)> {
             add(key, key_file.map(KeyFile::path));
         }
     }
+    let eab = config.acme.eab.as_ref().map(|eab| eab.key_file.as_path());
+    add("acme.eab.key_file".to_owned(), eab);
     let ring = config.tickets.dir.as_ref().map(|dir| dir.join("ring"));
     add("tickets.dir".to_owned(), ring.as_deref());
     for (index, route) in config.route.iter().enumerate() {
@@ -267,7 +300,7 @@ fn secrets(config: &Config) -> Vec<(String, PathBuf)> {
                     add(format!("listener[{index}].tls.dir"), Some(&path));
                 }
             }
-            Some(TlsSource::Internal { .. }) | None => {}
+            Some(TlsSource::Internal { .. } | TlsSource::Acme { .. }) | None => {}
         }
     }
     files

@@ -9,6 +9,7 @@
 //! keys are declared once (`settings!`) -> `load` (cross checks) -> [`Config`], beside which an [`Origin`] keeps the places of its keys
 //! for whatever is found out later.
 
+mod acme;
 mod addresses;
 mod advice;
 mod auth;
@@ -49,6 +50,7 @@ mod variables;
 mod wake;
 mod whole;
 
+pub use acme::{AcmeChallenge, AcmeConfig, EabConfig};
 pub use addresses::address_problems;
 pub use advice::advice;
 pub use auth::{AuthConfig, CertificateAuth, HeaderAuth, Proof, Way};

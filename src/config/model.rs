@@ -12,6 +12,7 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Serialize;
 
+use super::acme::AcmeConfig;
 use super::duration_text::{go_text, optional_go_text};
 use super::route::RouteConfig;
 use super::secret::Secret;
@@ -22,7 +23,7 @@ use super::shape::GoText;
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::texts::{parse_instance, parse_url};
 use super::tickets::TicketsConfig;
-use super::tls::TlsConfig;
+use super::tls::{TlsConfig, TlsSource};
 use super::wake::WakeConfig;
 
 settings! {
@@ -42,6 +43,8 @@ settings! {
         pub log: LogConfig = LogConfig::default(), by section;
         /// Metrics.
         pub metrics: MetricsConfig = MetricsConfig::default(), by section;
+        /// Certificates by ACME.
+        pub acme: AcmeConfig = AcmeConfig::default(), by section;
         /// Keys of TLS session tickets.
         pub tickets: TicketsConfig = TicketsConfig::default(), by section;
         /// Traces.
@@ -255,6 +258,15 @@ impl JsonSchema for ListenerMode {
                 "description": "With `mode = \"tcp\"`: whose route takes its connections.",
             },
         }})
+    }
+}
+
+impl Config {
+    /// Whether a listener's certificates come by ACME.
+    pub fn uses_acme(&self) -> bool {
+        let of_listeners = self.listener.iter().filter_map(|one| one.tls.as_ref());
+        let mut all = of_listeners.chain(&self.ingress.tls);
+        all.any(|tls| matches!(tls.source, TlsSource::Acme { .. }))
     }
 }
 

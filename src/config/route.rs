@@ -315,6 +315,17 @@ impl RouteConfig {
             prewarm: Vec::new(),
         }
     }
+
+    /// The name for which a certificate can be ordered: the route's host, if that is one public
+    /// name.
+    pub fn acme_name(&self) -> Option<&str> {
+        let HostPattern::Exact(host) = &self.host else {
+            return None;
+        };
+        let last = host.as_str().rsplit_once('.')?.1;
+        let is_name = last.bytes().any(|b| b.is_ascii_alphabetic()) && !host.as_str().contains('_');
+        (is_name && last != "localhost").then(|| host.as_str())
+    }
 }
 
 fn parse_hook(text: &str) -> Result<Arc<str>, String> {

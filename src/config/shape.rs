@@ -39,12 +39,13 @@ macro_rules! text_schema {
 }
 pub(super) use text_schema;
 
-/// `tls = "internal"` in the place of a table.
+/// `tls = "internal"` or `tls = "acme"` in the place of a table.
 pub(super) fn or_internal(schema: &mut Schema) {
     let table = std::mem::take(schema);
     let word =
         json!({ "const": "internal", "description": "A development CA of this machine's own" });
-    *schema = json_schema!({ "anyOf": [word, table] });
+    let acme = json!({ "const": "acme", "description": "Certificates by ACME, as `[acme]` says" });
+    *schema = json_schema!({ "anyOf": [word, acme, table] });
 }
 
 /// `true` or `false` in the place of a table.

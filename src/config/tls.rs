@@ -46,6 +46,11 @@ pub enum TlsSource {
         /// The directory of the certificates.
         dir: PathBuf,
     },
+    /// Ordered by ACME, as `[acme]` says.
+    Acme {
+        /// Always set.
+        acme: bool,
+    },
     /// Made as they are asked for, by a CA of this machine's own: for development.
     Internal {
         /// Where the CA is kept.
@@ -102,6 +107,7 @@ impl JsonSchema for TlsSource {
             "key": path("The leaf's private key, PEM."),
             "ocsp": path("An OCSP response for it, DER, which is stapled."),
             "dir": path("A directory of certificates, chosen by the client's SNI."),
+            "acme": { "const": true, "description": "Certificates are ordered by ACME, as `[acme]` says." },
             "internal": path("Where a development CA of this machine's own is kept."),
         }})
     }

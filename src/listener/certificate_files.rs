@@ -166,7 +166,7 @@ fn look(source: &TlsSource) -> Result<Vec<PairFiles>, TlsError> {
             let pair = PairFiles::of(cert.clone(), key.clone(), ocsp.clone())?;
             return Ok(vec![pair]);
         }
-        TlsSource::Internal { .. } => return Ok(Vec::new()),
+        TlsSource::Internal { .. } | TlsSource::Acme { .. } => return Ok(Vec::new()),
         TlsSource::Directory { dir } => dir,
     };
     let mut entries = std::fs::read_dir(dir)

@@ -27,6 +27,7 @@ use super::certificate_files::{Look, Pair, read};
 use super::internal::InternalCa;
 use super::ticket_ring::TicketRing;
 use super::tls_error::TlsError;
+use crate::acme::AcmeStore;
 use crate::config::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 
 /// The certificates that are in force.
@@ -37,7 +38,8 @@ struct Loaded {
     /// The CAs of clients' certificates, as they were read.
     client_ca: Vec<u8>,
     verifier: Arc<dyn ClientCertVerifier>,
-    first: Arc<CertifiedKey>,
+    /// What is shown to who asks for a name that none has; with ACME, nothing.
+    first: Option<Arc<CertifiedKey>>,
     /// The certificates by name, in lower case; a wildcard by its suffix with the dot.
     names: BTreeMap<String, Arc<CertifiedKey>>,
     /// The time when the first of them expires, in seconds since 1970.
@@ -49,6 +51,7 @@ pub struct Certificates {
     config: TlsConfig,
     loaded: ArcSwap<Loaded>,
     internal: Option<InternalCa>,
+    acme: Option<Arc<AcmeStore>>,
     /// How the files stood, and when, when they could not be used.
     failed: Mutex<Option<(Option<Look>, Timestamp)>>,
 }
@@ -60,24 +63,34 @@ const TRY_AGAIN: SignedDuration = SignedDuration::from_mins(1);
 
 impl Certificates {
     /// Loads the certificates.
-    pub fn load(config: TlsConfig) -> Result<Arc<Self>, TlsError> {
-        Self::open_at(config, Timestamp::now(), InternalCa::open)
+    pub fn load(config: TlsConfig, acme: Option<&Arc<AcmeStore>>) -> Result<Arc<Self>, TlsError> {
+        Self::open_at(config, acme, Timestamp::now(), InternalCa::open)
     }
 
     /// The same without a trace: a CA that is not there yet is made for this once, if it could be
     /// kept.
-    pub fn rehearse(config: TlsConfig) -> Result<Arc<Self>, TlsError> {
-        Self::open_at(config, Timestamp::now(), InternalCa::rehearse)
+    pub fn rehearse(
+        config: TlsConfig,
+        acme: Option<&Arc<AcmeStore>>,
+    ) -> Result<Arc<Self>, TlsError> {
+        Self::open_at(config, acme, Timestamp::now(), InternalCa::rehearse)
     }
 
     fn open_at(
         config: TlsConfig,
+        acme: Option<&Arc<AcmeStore>>,
         now: Timestamp,
         open: impl Fn(&Path) -> Result<InternalCa, TlsError>,
     ) -> Result<Arc<Self>, TlsError> {
         let internal = match &config.source {
             TlsSource::Internal { internal } => Some(open(internal)?),
-            TlsSource::Files { .. } | TlsSource::Directory { .. } => None,
+            TlsSource::Files { .. } | TlsSource::Directory { .. } | TlsSource::Acme { .. } => None,
+        };
+        let acme = match &config.source {
+            TlsSource::Acme { .. } => acme.cloned(),
+            TlsSource::Files { .. } | TlsSource::Directory { .. } | TlsSource::Internal { .. } => {
+                None
+            }
         };
         let look = Look::at(&config, now)?;
         let loaded = Loaded::read(&config, internal.as_ref(), look, None)?;
@@ -85,6 +98,7 @@ impl Certificates {
             config,
             loaded: ArcSwap::from_pointee(loaded),
             internal,
+            acme,
             failed: Mutex::default(),
         }))
     }
@@ -97,7 +111,8 @@ impl Certificates {
 
     fn refresh_at(&self, now: Timestamp) -> Result<bool, TlsError> {
         let before = self.loaded.load();
-        if self.internal.is_some() && self.config.clients.is_none() {
+        let has_files = self.internal.is_none() && self.acme.is_none();
+        if !has_files && self.config.clients.is_none() {
             return Ok(false);
         }
         let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -146,15 +161,21 @@ impl Certificates {
     /// The time when the first of them expires, in seconds since 1970; `None` for certificates that
     /// are made on demand.
     pub fn not_after(&self) -> Option<i64> {
-        self.loaded.load().not_after
+        match &self.acme {
+            Some(acme) => acme.not_after(),
+            None => self.loaded.load().not_after,
+        }
     }
 
     /// The certificate for a name.
-    fn find(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+    fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let loaded = self.loaded.load();
         let name = name.map(str::to_ascii_lowercase);
+        if let Some(acme) = &self.acme {
+            return acme.find(&name?);
+        }
         if let (Some(ca), Some(name)) = (&self.internal, &name) {
-            return ca.leaf(name).unwrap_or_else(|| Arc::clone(&loaded.first));
+            return ca.leaf(name).or_else(|| loaded.first.clone());
         }
         let found = name.and_then(|name| {
             let exact = loaded.names.get(&name);
@@ -163,14 +184,14 @@ impl Certificates {
                 loaded.names.get(&format!(".{suffix}")).cloned()
             })
         });
-        found.unwrap_or_else(|| Arc::clone(&loaded.first))
+        found.or_else(|| loaded.first.clone())
     }
 
     /// Whether a connection made for `sni` may carry requests for `host`: the same certificate
     /// answers for both (RFC 9110 §15.5.20, RFC 9113 §9.1.1).
     pub fn covers(&self, sni: Option<&str>, host: &str) -> bool {
         sni.is_some_and(|sni| sni.eq_ignore_ascii_case(host))
-            || Arc::ptr_eq(&self.find(sni), &self.find(Some(host)))
+            || matches!((self.find(sni), self.find(Some(host))), (Some(one), Some(other)) if Arc::ptr_eq(&one, &other))
     }
 
     /// The configuration for rustls; HTTP/2 is offered first. Tickets are sealed with the keys of
@@ -298,7 +319,7 @@ fn verifier(
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.find(hello.server_name()))
+        self.find(hello.server_name())
     }
 }
 
@@ -330,7 +351,9 @@ impl Loaded {
             }
             first.get_or_insert_with(|| Arc::clone(&pair.certified));
         }
-        let first = first.ok_or_else(|| TlsError::Empty(PathBuf::new()))?;
+        if first.is_none() && !matches!(config.source, TlsSource::Acme { .. }) {
+            return Err(TlsError::Empty(PathBuf::new()));
+        }
         Ok(Self {
             look,
             pairs,
@@ -383,7 +406,8 @@ mod tests {
     #[test]
     fn files_that_stand_as_they_did_are_not_read_again() {
         let (dir, config) = folder();
-        let certificates = Certificates::open_at(config, in_seconds(60), InternalCa::open).unwrap();
+        let certificates =
+            Certificates::open_at(config, None, in_seconds(60), InternalCa::open).unwrap();
         let before = certificates.loaded.load_full();
         assert!(!certificates.refresh_at(in_seconds(65)).unwrap());
         assert!(Arc::ptr_eq(&before, &certificates.loaded.load_full()));
@@ -402,7 +426,7 @@ mod tests {
     #[test]
     fn files_that_have_just_been_written_are_read_once_more() {
         let (_dir, config) = folder();
-        let certificates = Certificates::load(config).unwrap();
+        let certificates = Certificates::load(config, None).unwrap();
         let before = certificates.loaded.load_full();
         assert!(!certificates.refresh().unwrap(), "the same certificates");
         let after = certificates.loaded.load_full();
@@ -415,13 +439,14 @@ mod tests {
     #[test]
     fn files_that_cannot_be_used_are_a_failure_once_and_again_after_a_while() {
         let (dir, config) = folder();
-        let certificates = Certificates::open_at(config, in_seconds(60), InternalCa::open).unwrap();
+        let certificates =
+            Certificates::open_at(config, None, in_seconds(60), InternalCa::open).unwrap();
         let good = std::fs::read(dir.path().join("b.crt")).unwrap();
         std::fs::write(dir.path().join("b.crt"), "nonsense").unwrap();
         assert!(certificates.refresh_at(in_seconds(65)).is_err());
         assert!(!certificates.refresh_at(in_seconds(70)).unwrap());
         assert!(certificates.refresh_at(in_seconds(130)).is_err());
-        assert!(certificates.find(Some("b.test")).cert.len() == 1);
+        assert!(certificates.find(Some("b.test")).unwrap().cert.len() == 1);
         std::fs::write(dir.path().join("b.crt"), good).unwrap();
         assert!(!certificates.refresh_at(in_seconds(135)).unwrap());
     }
@@ -429,7 +454,8 @@ mod tests {
     #[test]
     fn files_that_are_gone_are_a_failure_once_and_again_after_a_while() {
         let (dir, config) = folder();
-        let certificates = Certificates::open_at(config, in_seconds(60), InternalCa::open).unwrap();
+        let certificates =
+            Certificates::open_at(config, None, in_seconds(60), InternalCa::open).unwrap();
         let away = dir.path().with_extension("away");
         std::fs::rename(dir.path(), &away).unwrap();
         assert!(certificates.refresh_at(in_seconds(65)).is_err());

@@ -15,12 +15,14 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::address::canonical;
+use super::challenge::is_challenge;
 use super::clients::Share;
 use super::proxy_protocol::{self, Addresses};
 use super::service::{Downstream, RawConnection, Service, TlsSession};
@@ -260,6 +262,14 @@ async fn handshake(
     let mut handshake = Handshake::new(metrics);
     let client_hello = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
     let sni: Option<Arc<str>> = client_hello.client_hello().server_name().map(Arc::from);
+    if is_challenge(&client_hello.client_hello()) {
+        // Where there are none, the handshake finds no protocol in common.
+        let config = tls.challenges.as_ref().unwrap_or(&tls.config);
+        let mut stream = client_hello.into_stream(Arc::clone(config)).await?;
+        handshake.outcome = HandshakeOutcome::Full;
+        stream.shutdown().await?;
+        return Err(io::Error::other("a challenge was answered"));
+    }
     if let Some(sni) = &sni {
         on_client_hello(sni);
     }

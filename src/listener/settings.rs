@@ -10,8 +10,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::certificates::Certificates;
+use super::challenge::challenge_config;
 use super::ticket_ring::TicketRing;
 use super::tls_error::TlsError;
+use crate::acme::AcmeStore;
 use crate::config::{ListenerConfig, ListenerMode, TlsConfig};
 use crate::flow::ClientBuffers;
 
@@ -37,6 +39,17 @@ pub(super) struct ConnectionLimits {
 pub(super) struct Tls {
     pub(super) certificates: Arc<Certificates>,
     pub(super) config: Arc<rustls::ServerConfig>,
+    /// The same for a CA's challenges, where certificates come by ACME.
+    pub(super) challenges: Option<Arc<rustls::ServerConfig>>,
+}
+
+/// What all listeners' TLS has in common.
+#[derive(Debug, Clone, Default)]
+pub struct TlsParts {
+    /// The keys of session tickets, where they are kept.
+    pub tickets: Option<Arc<TicketRing>>,
+    /// The certificates that come by ACME.
+    pub acme: Option<Arc<AcmeStore>>,
 }
 
 /// The settings of an open socket, which can be replaced.
@@ -46,32 +59,30 @@ pub struct SettingsHandle(ArcSwap<ListenerSettings>);
 // === impl ListenerSettings ===
 
 impl ListenerSettings {
-    /// The settings of a configuration; reads the certificates, and founds the internal CA. Tickets
-    /// are sealed with the keys of `tickets`, or with the listener's own.
-    pub fn new(
-        config: &ListenerConfig,
-        tickets: Option<&Arc<TicketRing>>,
-    ) -> Result<Self, TlsError> {
-        Self::with(config, tickets, Certificates::load)
+    /// The settings of a configuration; reads the certificates, and founds the internal CA. `parts` is
+    /// what it shares with others.
+    pub fn new(config: &ListenerConfig, parts: &TlsParts) -> Result<Self, TlsError> {
+        Self::with(config, parts, Certificates::load)
     }
 
     /// The same without a trace: nothing is founded, and what stands in the way of it is an error
     /// as well.
-    pub fn rehearse(config: &ListenerConfig) -> Result<Self, TlsError> {
-        Self::with(config, None, Certificates::rehearse)
+    pub fn rehearse(config: &ListenerConfig, parts: &TlsParts) -> Result<Self, TlsError> {
+        Self::with(config, parts, Certificates::rehearse)
     }
 
     fn with(
         config: &ListenerConfig,
-        tickets: Option<&Arc<TicketRing>>,
-        load: impl Fn(TlsConfig) -> Result<Arc<Certificates>, TlsError>,
+        parts: &TlsParts,
+        load: impl Fn(TlsConfig, Option<&Arc<AcmeStore>>) -> Result<Arc<Certificates>, TlsError>,
     ) -> Result<Self, TlsError> {
         let secure = |tls: &TlsConfig| {
-            let certificates = load(tls.clone())?;
-            let config = certificates.server_config(tickets)?;
+            let certificates = load(tls.clone(), parts.acme.as_ref())?;
+            let config = certificates.server_config(parts.tickets.as_ref())?;
             Ok::<_, TlsError>(Tls {
                 certificates,
                 config,
+                challenges: parts.acme.as_ref().map(challenge_config).transpose()?,
             })
         };
         Ok(Self {

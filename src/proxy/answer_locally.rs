@@ -16,6 +16,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, timeout};
 
 use super::connection_cache::CachedTarget;
+use super::context::Arrival;
 use super::context::readiness_of;
 use super::denied::Denied;
 use super::error::ProxyError;
@@ -24,6 +25,8 @@ use super::gateway::Gateway;
 use super::response_body::Content;
 use super::route::Target;
 use super::waiting::{self, StatusStream};
+use crate::acme::{is_challenge_path, token_of};
+use crate::router::RouteError;
 use crate::upstream::RequestBody;
 use crate::wake::{Instance, WakeError, WakeStage};
 
@@ -83,6 +86,27 @@ pub(super) async fn resolved_in_time(
 }
 
 // === impl Gateway ===
+
+impl<P> Gateway<P> {
+    /// The answer to a CA that looks at a name over HTTP (RFC 8555 §8.3), whatever routes say: where
+    /// certificates come by ACME, no such request reaches an instance.
+    pub(super) fn answer_challenge<B>(
+        &self,
+        request: &Request<B>,
+        arrival: &Arrival<'_>,
+    ) -> Option<Result<Response<Content>, ProxyError>> {
+        let challenges = self.parts.challenges.as_ref().filter(|_| !arrival.secure)?;
+        let path = request.uri().path();
+        if !is_challenge_path(path) {
+            return None;
+        }
+        let answer = token_of(path).and_then(|token| challenges.answer(token));
+        Some(match answer {
+            Some(text) => Ok(Response::new(Content::Own(Full::from(text)))),
+            None => Err(RouteError::NoRoute.into()),
+        })
+    }
+}
 
 impl<P> Gateway<P> {
     /// The gateway's own answer, if it has one.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection_cache::ConnectionCache;
+use crate::acme::AcmeStore;
 use crate::config::ReadyWhen;
 use crate::config::{ResponseConfig, RouteConfig, ServerConfig};
 use crate::hold::Hold;
@@ -54,6 +55,8 @@ pub struct GatewayParts<P> {
     pub hold: Arc<Hold>,
     /// The TLS that routes speak with their instances.
     pub instance_tls: Arc<TlsProfiles>,
+    /// The challenges of CAs, where certificates come by ACME.
+    pub challenges: Option<Arc<AcmeStore>>,
     /// Connections to instances.
     pub upstream: Arc<Upstream>,
     /// Header fields that the gateway adds to responses.

@@ -93,6 +93,9 @@ impl<P: ControlPlane> Gateway<P> {
             cookies,
             log,
         } = transaction;
+        if let Some(answer) = self.answer_challenge(&request, arrival) {
+            return answer;
+        }
         let (mut target, mut request) = self.route(request, fields, arrival, context, log)?;
         if target.destination.route.config().forwarding.auth.is_some() {
             // In a box: most routes ask for nothing.

@@ -16,11 +16,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("descriptors", &[]),
     ("file_stamp", &[]),
+    ("validity", &[]),
     ("workers", &[]),
     ("identity", &[]),
     ("config", &["descriptors", "identity"]),
     ("flow", &["config", "deadline"]),
     ("telemetry", &["config"]),
+    (
+        "acme",
+        &["backoff", "config", "file_stamp", "telemetry", "validity"],
+    ),
     ("instance_tls", &["config", "file_stamp"]),
     (
         "wake",
@@ -52,6 +57,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "proxy",
         &[
+            "acme",
             "backoff",
             "client",
             "config",
@@ -69,6 +75,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "listener",
         &[
+            "acme",
             "client",
             "config",
             "deadline",
@@ -77,6 +84,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "file_stamp",
             "flow",
             "telemetry",
+            "validity",
             "workers",
         ],
     ),

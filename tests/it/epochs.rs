@@ -256,6 +256,7 @@ impl Stage {
             wakes,
             hold: Hold::new(&config.wake, Arc::clone(&metrics)),
             instance_tls: Arc::default(),
+            challenges: None,
             upstream: Upstream::new(
                 config.upstream.clone(),
                 upstream_tasks.clone(),

@@ -29,6 +29,7 @@ mod names {
 }
 
 mod accounts;
+mod acme;
 mod addresses;
 mod admin;
 mod admission;

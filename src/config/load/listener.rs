@@ -77,10 +77,15 @@ pub(super) fn read_ingress(s: &mut Section<'_, '_>, ingress: &mut IngressConfig)
 fn read_tls(s: &mut Section<'_, '_>) -> Option<TlsConfig> {
     let word = s.text_or_section("tls");
     if let Some(word) = word {
+        if word == "acme" {
+            return Some(TlsConfig::of(TlsSource::Acme { acme: true }));
+        }
         if word != "internal" {
             s.problem(
                 "tls",
-                format_args!("`{word}` is not \"internal\" or a table with `cert` and `key`"),
+                format_args!(
+                    "`{word}` is not \"acme\", \"internal\" or a table with `cert` and `key`"
+                ),
             );
         }
         return Some(TlsConfig::of(TlsSource::Internal {
@@ -92,15 +97,19 @@ fn read_tls(s: &mut Section<'_, '_>) -> Option<TlsConfig> {
         let [cert, key, ocsp, dir, internal, client_ca] =
             ["cert", "key", "ocsp", "dir", "internal", "client_ca"]
                 .map(|key| s.text(key).map(PathBuf::from));
-        let source = match (cert, key, dir, internal) {
-            (None, None, None, None) => None,
-            (Some(cert), Some(key), None, None) => Some(TlsSource::Files { cert, key, ocsp }),
-            (None, None, Some(dir), None) => Some(TlsSource::Directory { dir }),
-            (None, None, None, Some(dir)) => Some(TlsSource::Internal { internal: dir }),
+        let acme = s.flag("acme").unwrap_or_default();
+        let source = match (cert, key, dir, internal, acme) {
+            (None, None, None, None, false) => None,
+            (Some(cert), Some(key), None, None, false) => {
+                Some(TlsSource::Files { cert, key, ocsp })
+            }
+            (None, None, Some(dir), None, false) => Some(TlsSource::Directory { dir }),
+            (None, None, None, Some(dir), false) => Some(TlsSource::Internal { internal: dir }),
+            (None, None, None, None, true) => Some(TlsSource::Acme { acme }),
             _ => {
                 s.problem(
                     "cert",
-                    "TLS needs both `cert` and `key`, or `dir` alone, or `internal` alone",
+                    "TLS needs both `cert` and `key`, or one of `dir`, `acme` and `internal` alone",
                 );
                 None
             }

@@ -47,6 +47,7 @@ pub(super) const MEMORY_REFUSALS: &str = "wakegate_memory_refusals_total";
 pub(super) const HOOKS: &str = "wakegate_hooks_total";
 pub(super) const RAW_CONNECTIONS: &str = "wakegate_raw_connections_total";
 pub(super) const UPSTREAM_TLS_HANDSHAKES: &str = "wakegate_upstream_tls_handshakes_total";
+pub(super) const ACME_ORDERS: &str = "wakegate_acme_orders_total";
 pub(super) const TLS_HANDSHAKES: &str = "wakegate_tls_handshakes_total";
 pub(super) const TLS_HANDSHAKE_DURATION: &str = "wakegate_tls_handshake_duration_seconds";
 pub(super) const TLS_NOT_AFTER: &str = "wakegate_tls_certificate_not_after_timestamp_seconds";
@@ -253,6 +254,11 @@ const ALL: &[(&str, Kind, &str)] = &[
         UPSTREAM_TLS_HANDSHAKES,
         Counter,
         "TLS handshakes with instances by outcome",
+    ),
+    (
+        ACME_ORDERS,
+        Counter,
+        "Orders of certificates by ACME, by outcome",
     ),
     (
         TLS_HANDSHAKES,

@@ -159,6 +159,14 @@ labels! {
         Failed = "failed",
     }
 
+    /// How an order of a certificate ended.
+    OrderOutcome: "outcome" {
+        /// With a certificate.
+        Ok = "ok",
+        /// Without one.
+        Failed = "failed",
+    }
+
     /// How an attempt to load the configuration again ended.
     ReloadOutcome: "outcome" {
         /// It is in force.

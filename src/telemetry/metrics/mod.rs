@@ -26,8 +26,8 @@ use self::catalogue as name;
 pub use self::handles::Counted;
 use self::labels::Values as _;
 pub use self::labels::{
-    ConnectOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, ReleaseReason, ReloadOutcome,
-    ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
+    ConnectOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome, ReleaseReason,
+    ReloadOutcome, ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
 };
 use self::owned::Owned;
 pub use self::owned::{ListenerMetrics, RouteMetrics};
@@ -79,6 +79,7 @@ pub struct Metrics {
     upstream_connects: Family<ConnectOutcome, Counter>,
     handshakes: Family<HandshakeOutcome, Counter>,
     upstream_handshakes: Family<HandshakeOutcome, Counter>,
+    orders: Family<OrderOutcome, Counter>,
     handshake_duration: Histogram,
     reloads: Family<ReloadOutcome, Counter>,
     last_reload: Gauge,
@@ -179,6 +180,7 @@ impl Metrics {
             upstream_connects: Family::counters(r, name::UPSTREAM_CONNECTS),
             handshakes: Family::counters(r, name::TLS_HANDSHAKES),
             upstream_handshakes: Family::counters(r, name::UPSTREAM_TLS_HANDSHAKES),
+            orders: Family::counters(r, name::ACME_ORDERS),
             handshake_duration: r.histogram(name::TLS_HANDSHAKE_DURATION, vec![]),
             reloads: Family::counters(r, name::RELOADS),
             last_reload: gauge(name::LAST_RELOAD),
@@ -353,6 +355,11 @@ impl Metrics {
         self.handshakes.count(outcome);
         self.handshake_duration.record(took.as_secs_f64());
         self.count_sample();
+    }
+
+    /// Counts an order of a certificate.
+    pub fn count_order(&self, outcome: OrderOutcome) {
+        self.orders.count(outcome);
     }
 
     /// Counts a TLS handshake with an instance.

@@ -51,8 +51,8 @@ fn make(path: &Path) {
             std::fs::create_dir_all(path).unwrap();
             write_pair(&path.join("example.com.pem"), &path.join("example.com.key"));
         }
+        ("ca" | "tickets" | "acme" | "certificates", _) => std::fs::create_dir_all(path).unwrap(),
         ("jwks.json", _) => std::fs::write(path, JWKS).unwrap(),
-        ("ca" | "tickets", _) => std::fs::create_dir_all(path).unwrap(),
         (_, Some("pem")) => write_pair(path, &path.with_extension("key")),
         // With its certificate.
         (_, Some("key")) => write_pair(&path.with_extension("pem"), path),

@@ -1,0 +1,266 @@
+//! Orders certificates for the names that routes have, and renews them.
+//!
+//! Guarantees: the clock is looked at once a minute, since a host may sleep; each name has its own
+//! pauses; an order that does not end is given up; what another gateway has ordered is taken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use instant_acme::Account;
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::{Mutex as TurnMutex, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::account::{OrderError, account, order};
+use super::http_client::RetryAfter;
+use super::schedule::{pause, renew_at};
+use super::store::AcmeStore;
+use crate::config::AcmeConfig;
+use crate::telemetry::{Metrics, OrderOutcome};
+
+/// Between two looks at the clock.
+const LOOK: Duration = Duration::from_secs(60);
+/// The same where something is due at once.
+const SHORTEST: Duration = Duration::from_secs(1);
+/// Between two looks for what dead gateways have left in the directory.
+const SWEEP: Duration = Duration::from_secs(3600);
+/// The longest that an order takes.
+const ORDER: Duration = Duration::from_secs(600);
+/// Orders at once.
+const AT_ONCE: usize = 8;
+/// While another gateway orders a name, it is looked at again after this.
+const ELSEWHERE: Duration = Duration::from_secs(5);
+/// The longest text of a failure that is kept, in characters.
+const TEXT: usize = 500;
+
+/// Orders certificates.
+pub struct Acme {
+    config: AcmeConfig,
+    store: Arc<AcmeStore>,
+    metrics: Arc<Metrics>,
+    names: watch::Sender<BTreeSet<String>>,
+    failures: Mutex<BTreeMap<String, Failure>>,
+    account: TurnMutex<Option<Account>>,
+    retry_after: RetryAfter,
+}
+
+/// What is known of a name's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateState {
+    /// The name.
+    pub name: String,
+    /// When the certificate expires; `None` when there is none yet.
+    pub not_after: Option<Timestamp>,
+    /// When the next is ordered.
+    pub next_attempt: Timestamp,
+    /// Why the last order failed, if none has succeeded since.
+    pub error: Option<String>,
+}
+
+/// Why a name has no new certificate.
+#[derive(Debug, Clone)]
+struct Failure {
+    count: u32,
+    next: Timestamp,
+    error: Option<String>,
+}
+
+// === impl Acme ===
+
+impl Acme {
+    /// One that keeps its certificates in `store` and orders nothing before it runs.
+    pub fn new(config: AcmeConfig, store: Arc<AcmeStore>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            store,
+            metrics,
+            names: watch::Sender::default(),
+            failures: Mutex::default(),
+            account: TurnMutex::default(),
+            retry_after: RetryAfter::default(),
+        })
+    }
+
+    /// Certificates are for these names from now on.
+    pub fn set_names(&self, names: BTreeSet<String>) {
+        self.store.refresh(&names);
+        self.names.send_if_modified(|before| {
+            let differs = *before != names;
+            *before = names;
+            differs
+        });
+    }
+
+    /// Takes what other gateways have ordered meanwhile.
+    pub fn refresh(&self) {
+        let names = self.names.borrow().clone();
+        self.store.refresh(&names);
+    }
+
+    /// What is known of each name.
+    pub fn states(&self) -> Vec<CertificateState> {
+        let (names, failures) = (self.names.borrow().clone(), self.failures().clone());
+        let states = names.into_iter().map(|name| {
+            let not_after = self.store.stored(&name).map(|stored| stored.not_after);
+            let failure = failures.get(&name);
+            CertificateState {
+                not_after: not_after.and_then(|second| Timestamp::from_second(second).ok()),
+                next_attempt: self.due_at(&name, failure),
+                error: failure.and_then(|failure| failure.error.clone()),
+                name,
+            }
+        });
+        states.collect()
+    }
+
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<String, Failure>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When a name is ordered next.
+    fn due_at(&self, name: &str, failure: Option<&Failure>) -> Timestamp {
+        let stored = self.store.stored(name);
+        let renewal = stored.map(|one| renew_at(name, one.not_before, one.not_after));
+        let renewal = renewal.and_then(|second| Timestamp::from_second(second).ok());
+        let renewal = renewal.unwrap_or(Timestamp::UNIX_EPOCH);
+        failure.map_or(renewal, |failure| failure.next.max(renewal))
+    }
+
+    /// Orders what is due, for ever. An order that takes long keeps no other name waiting.
+    pub async fn run(self: Arc<Self>) {
+        let mut names = self.names.subscribe();
+        let mut orders = FuturesUnordered::new();
+        let mut busy = BTreeSet::new();
+        let mut swept: Option<Instant> = None;
+        loop {
+            let wanted = names.borrow_and_update().clone();
+            self.store.refresh(&wanted);
+            self.failures().retain(|name, _| wanted.contains(name));
+            if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+                self.store.sweep();
+                swept = Some(Instant::now());
+            }
+            let idle = wanted.iter().filter(|name| !busy.contains(*name));
+            let due_at = |name: &String| self.due_at(name, self.failures().get(name));
+            let mut idle: Vec<_> = idle.map(|name| (due_at(name), name.clone())).collect();
+            idle.sort();
+            let now = Timestamp::now();
+            let mut wait = LOOK;
+            for (due, name) in idle {
+                if busy.len() >= AT_ONCE {
+                    break;
+                }
+                if due > now {
+                    let left = Duration::try_from(due.duration_since(now)).unwrap_or_default();
+                    wait = left.clamp(SHORTEST, LOOK);
+                    break;
+                }
+                busy.insert(name.clone());
+                let acme = &self;
+                orders.push(async move {
+                    acme.attempt(&name).await;
+                    name
+                });
+            }
+            tokio::select! {
+                () = sleep(wait) => {}
+                Some(name) = orders.next() => {
+                    busy.remove(&name);
+                }
+                changed = names.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Orders a name, unless another gateway does.
+    async fn attempt(&self, name: &str) {
+        let lock = match self.store.try_lock(name) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => return self.note(name, None, ELSEWHERE),
+            Err(error) => return self.fail(name, &error.into()),
+        };
+        // Another gateway may have had the lock until a moment ago.
+        self.refresh();
+        let failure = self.failures().get(name).cloned();
+        if self.due_at(name, failure.as_ref()) > Timestamp::now() {
+            return;
+        }
+        let ordering = async {
+            let account = self.account().await?;
+            order(&self.config, &self.store, &account, name).await
+        };
+        match timeout(ORDER, ordering).await {
+            Ok(Ok(())) => {
+                self.retry_after.take();
+                self.refresh();
+                if self.due_at(name, None) <= Timestamp::now() {
+                    let told = "the certificate that the CA has issued cannot be used, or is about to expire";
+                    return self.fail(name, &OrderError::Refused(told.to_owned()));
+                }
+                self.failures().remove(name);
+                self.metrics.count_order(OrderOutcome::Ok);
+                tracing::info!(name, "a new certificate");
+            }
+            Ok(Err(error)) => self.fail(name, &error),
+            Err(_) => self.fail(
+                name,
+                &OrderError::Refused("the order took too long".to_owned()),
+            ),
+        }
+        drop(lock);
+    }
+
+    async fn account(&self) -> Result<Account, OrderError> {
+        let mut kept = self.account.lock().await;
+        if let Some(account) = &*kept {
+            return Ok(account.clone());
+        }
+        let account = account(&self.config, &self.store, &self.retry_after).await?;
+        *kept = Some(account.clone());
+        Ok(account)
+    }
+
+    fn fail(&self, name: &str, error: &OrderError) {
+        self.metrics.count_order(OrderOutcome::Failed);
+        let count = self.failures().get(name).map_or(0, |failure| failure.count) + 1;
+        let pause = pause(count, self.retry_after.take());
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(deeper) = cause {
+            let more = deeper.to_string();
+            if !text.contains(&more) {
+                text = format!("{text}: {more}");
+            }
+            cause = deeper.source();
+        }
+        let text: String = text.chars().take(TEXT).collect();
+        let again = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
+        tracing::warn!(name, error = %text, again_in = %again, "no certificate was issued");
+        self.note(name, Some((count, text)), pause);
+    }
+
+    /// The next try is after `pause`.
+    fn note(&self, name: &str, failed: Option<(u32, String)>, pause: Duration) {
+        let next = Timestamp::now() + SignedDuration::try_from(pause).unwrap_or_default();
+        let mut failures = self.failures();
+        let kept = failures.entry(name.to_owned()).or_insert(Failure {
+            count: 0,
+            next,
+            error: None,
+        });
+        kept.next = next;
+        if let Some((count, error)) = failed {
+            (kept.count, kept.error) = (count, Some(error));
+        }
+    }
+}
+
+impl fmt::Debug for Acme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Acme({:?})", self.store)
+    }
+}

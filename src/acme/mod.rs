@@ -1,0 +1,18 @@
+//! Certificates by ACME (RFC 8555): kept in a directory, ordered, renewed, and the challenges
+//! answered.
+//!
+//! Guarantees: of gateways on one directory one orders a name at a time, and all answer for it; a
+//! challenge is answered by its token or name alone, before anything else is looked at; a failure
+//! leaves the certificate of before in force, and is tried again more and more seldom; whatever
+//! holds a key is its owner's alone, and written whole; no key is in any message.
+
+mod account;
+mod challenges;
+mod http_client;
+mod manager;
+mod schedule;
+mod store;
+
+pub use challenges::{is_challenge_path, token_of};
+pub use manager::{Acme, CertificateState};
+pub use store::{ACME_TLS, AcmeError, AcmeStore};

@@ -1,0 +1,368 @@
+//! What is kept in the directory: certificates with their keys, accounts, and open challenges.
+//!
+//! Guarantees: a file is there whole or not at all; directories are 0700 and files 0600, whatever
+//! the umask; the lock of a name ends with the process that has it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use jiff::{SignedDuration, Timestamp};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use crate::file_stamp::FileStamp;
+use crate::validity::validity;
+
+/// The protocol of a handshake that is a challenge (RFC 8737 §3).
+pub const ACME_TLS: &[u8] = b"acme-tls/1";
+
+const CERTIFICATES: &str = "certificates";
+pub(super) const CHALLENGES: &str = "challenges";
+const LOCKS: &str = "locks";
+/// The ending of files that are being written.
+const DRAFT: &str = "new";
+/// What is older than this is nobody's order any more.
+const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(1);
+
+/// Certificates cannot be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("certificates cannot be kept in {dir}: {source}")]
+pub struct AcmeError {
+    dir: PathBuf,
+    source: io::Error,
+}
+
+/// The directory, and the certificates that were read from it.
+pub struct AcmeStore {
+    pub(super) dir: PathBuf,
+    certificates: ArcSwap<BTreeMap<String, Arc<Stored>>>,
+    /// One reads at a time, so that what is read last stays.
+    reading: Mutex<()>,
+}
+
+/// A certificate as its file had it.
+pub(super) struct Stored {
+    pub(super) certified: Arc<CertifiedKey>,
+    /// Seconds since 1970.
+    pub(super) not_before: i64,
+    pub(super) not_after: i64,
+    stamp: FileStamp,
+    at: Timestamp,
+}
+
+/// A name that this process alone orders. The lock is let go of when it is dropped, or the process
+/// ends.
+#[derive(Debug)]
+pub(super) struct NameLock(#[allow(dead_code, reason = "it is held")] fs::File);
+
+// === impl AcmeStore ===
+
+impl AcmeStore {
+    /// Opens the directory, which is made if there is none.
+    pub fn open(dir: &Path) -> Result<Arc<Self>, AcmeError> {
+        let store = Self::at(dir);
+        let made = [
+            dir.to_owned(),
+            dir.join(CERTIFICATES),
+            dir.join(CHALLENGES),
+            dir.join(LOCKS),
+        ]
+        .iter()
+        .try_for_each(|dir| private_dir(dir));
+        made.and_then(|()| can_write(dir))
+            .map_err(|source| AcmeError {
+                dir: dir.to_owned(),
+                source,
+            })?;
+        Ok(Arc::new(store))
+    }
+
+    /// The same without a trace: what would keep it from being made is an error, too.
+    pub fn rehearse(dir: &Path) -> Result<Arc<Self>, AcmeError> {
+        let there = dir.ancestors().find(|place| place.exists());
+        let checked = match there {
+            Some(place) if place.is_dir() => can_write(place),
+            Some(_) | None => Err(io::ErrorKind::NotADirectory.into()),
+        };
+        checked.map_err(|source| AcmeError {
+            dir: dir.to_owned(),
+            source,
+        })?;
+        Ok(Arc::new(Self::at(dir)))
+    }
+
+    fn at(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            certificates: ArcSwap::default(),
+            reading: Mutex::default(),
+        }
+    }
+
+    /// The certificate for a name in small letters, if there is one.
+    pub fn find(&self, name: &str) -> Option<Arc<CertifiedKey>> {
+        let certificates = self.certificates.load();
+        Some(Arc::clone(&certificates.get(name)?.certified))
+    }
+
+    pub(super) fn stored(&self, name: &str) -> Option<Arc<Stored>> {
+        self.certificates.load().get(name).cloned()
+    }
+
+    /// When the first of them expires, in seconds since 1970.
+    pub fn not_after(&self) -> Option<i64> {
+        let certificates = self.certificates.load();
+        certificates.values().map(|stored| stored.not_after).min()
+    }
+
+    fn certificate_path(&self, name: &str) -> PathBuf {
+        self.dir.join(CERTIFICATES).join(format!("{name}.pem"))
+    }
+
+    /// Reads the certificates of these names, as far as they have changed, and lets go of all
+    /// others.
+    pub(super) fn refresh<'a>(&self, names: impl IntoIterator<Item = &'a String>) {
+        let _turn = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.certificates.load();
+        let now = Timestamp::now();
+        let found = names.into_iter().filter_map(|name| {
+            let path = self.certificate_path(name);
+            let stamp = FileStamp::of(&path).ok()?;
+            if let Some(stored) = before.get(name)
+                && stored.stamp == stamp
+                && stamp.is_settled(stored.at)
+            {
+                return Some((name.clone(), Arc::clone(stored)));
+            }
+            match read(&path, stamp, now) {
+                Ok(stored) => Some((name.clone(), Arc::new(stored))),
+                Err(error) => {
+                    tracing::warn!(name = %name, %error, "a certificate cannot be read, and is ordered anew");
+                    None
+                }
+            }
+        });
+        let found: BTreeMap<_, _> = found.collect();
+        self.certificates.store(Arc::new(found));
+    }
+
+    /// Keeps a certificate with its key.
+    pub(super) fn save(&self, name: &str, key: &str, chain: &str) -> io::Result<()> {
+        write(
+            &self.certificate_path(name),
+            format!("{key}{chain}").as_bytes(),
+        )
+    }
+
+    /// Takes away what a gateway that died in the middle of an order has left: challenges, and drafts
+    /// of files.
+    pub(super) fn sweep(&self) {
+        let now = Timestamp::now();
+        let is_old = |entry: &fs::DirEntry| {
+            let modified = entry.metadata().and_then(|found| found.modified());
+            let modified = modified.ok().and_then(|at| Timestamp::try_from(at).ok());
+            modified.is_some_and(|at| now.duration_since(at) > LEFT_BEHIND)
+        };
+        for folder in [
+            self.dir.clone(),
+            self.dir.join(CERTIFICATES),
+            self.dir.join(CHALLENGES),
+        ] {
+            for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let is_draft = path.extension().is_some_and(|ending| ending == DRAFT);
+                let may_go = is_draft || folder.ends_with(CHALLENGES);
+                if may_go && path.is_file() && is_old(&entry) {
+                    // Another gateway may have been quicker.
+                    let _gone = fs::remove_file(path);
+                }
+            }
+        }
+    }
+
+    /// The credentials of the account at a CA.
+    pub(super) fn account(&self, directory: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.account_path(directory)) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn save_account(&self, directory: &str, text: &[u8]) -> io::Result<()> {
+        write(&self.account_path(directory), text)
+    }
+
+    fn account_path(&self, directory: &str) -> PathBuf {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+        let name: String = directory.chars().map(plain).collect();
+        self.dir.join(format!("account-{name}.json"))
+    }
+
+    /// The name's lock, unless another process or task has it.
+    pub(super) fn try_lock(&self, name: &str) -> io::Result<Option<NameLock>> {
+        let file = private_file(&self.dir.join(LOCKS).join(name), false)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(NameLock(file))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl fmt::Debug for AcmeStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AcmeStore({})", self.certificates.load().len())
+    }
+}
+
+fn read(path: &Path, stamp: FileStamp, at: Timestamp) -> io::Result<Stored> {
+    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let text = fs::read(path)?;
+    let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
+    let chain = chain.map_err(|_| wrong("it is not PEM"))?;
+    // The error says what is wrong with a key without its bytes.
+    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| wrong("it has no private key"))?;
+    let times = chain.first().and_then(|leaf| validity(leaf));
+    let (not_before, not_after) = times.ok_or_else(|| wrong("it has no certificate"))?;
+    let provider = aws_lc_rs::default_provider();
+    let certified = CertifiedKey::from_der(chain, key, &provider);
+    let certified = certified.map_err(|_| wrong("its key does not fit"))?;
+    Ok(Stored {
+        certified: Arc::new(certified),
+        not_before,
+        not_after,
+        stamp,
+        at,
+    })
+}
+
+fn private_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+}
+
+fn can_write(dir: &Path) -> io::Result<()> {
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    // As the user who would do it, not as the one who started the program.
+    Ok(accessat(CWD, dir, access, AtFlags::EACCESS)?)
+}
+
+fn private_file(path: &Path, is_new: bool) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    let options = options
+        .write(true)
+        .create(true)
+        .truncate(is_new)
+        .mode(0o600);
+    let file = options.open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Writes a file whole, or not at all. Of two that write the same one at once, one wins.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension(format!("{:x}.{DRAFT}", fastrand::u64(..)));
+    let written = (|| {
+        let mut file = private_file(&draft, true)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    })();
+    if written.is_err() {
+        // It may not even have been made.
+        let _gone = fs::remove_file(&draft);
+    }
+    written
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_certificate_is_found_by_every_gateway_on_the_directory_and_its_file_is_its_owner_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("acme");
+        AcmeStore::rehearse(&place).unwrap();
+        assert!(!place.exists());
+        let (one, other) = (
+            AcmeStore::open(&place).unwrap(),
+            AcmeStore::open(&place).unwrap(),
+        );
+        let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
+        let (key, chain) = (made.signing_key.serialize_pem(), made.cert.pem());
+        one.save("a.test", &key, &chain).unwrap();
+        let names = ["a.test".to_owned(), "b.test".to_owned()];
+        other.refresh(&names);
+        assert!(other.find("a.test").is_some() && other.find("b.test").is_none());
+        assert_eq!(mode(&one.certificate_path("a.test")), 0o600);
+        for folder in [&place, &place.join(CERTIFICATES)] {
+            assert_eq!(mode(folder), 0o700);
+        }
+        // What is broken is as if it were not there.
+        fs::write(one.certificate_path("a.test"), &chain).unwrap();
+        other.refresh(&names);
+        assert!(other.find("a.test").is_none());
+    }
+
+    #[test]
+    fn what_a_dead_gateway_has_left_is_taken_away_and_what_is_new_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = AcmeStore::open(dir.path()).unwrap();
+        let challenges = dir.path().join(CHALLENGES);
+        let certificates = dir.path().join(CERTIFICATES);
+        let old = [
+            challenges.join("token-old"),
+            certificates.join("a.test.1.new"),
+        ];
+        let stay = [
+            challenges.join("token-new"),
+            certificates.join("b.test.2.new"),
+        ];
+        let kept = certificates.join("a.test.pem");
+        for path in old.iter().chain(&stay).chain([&kept]) {
+            write(path, b"x").unwrap();
+        }
+        let long_ago = Timestamp::now() - LEFT_BEHIND - SignedDuration::from_secs(1);
+        for path in old.iter().chain([&kept]) {
+            let file = fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(long_ago.into()).unwrap();
+        }
+        store.sweep();
+        assert!(old.iter().all(|path| !path.exists()));
+        assert!(stay.iter().chain([&kept]).all(|path| path.exists()));
+    }
+
+    #[test]
+    fn a_name_s_lock_is_one_holder_s_and_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (
+            AcmeStore::open(dir.path()).unwrap(),
+            AcmeStore::open(dir.path()).unwrap(),
+        );
+        let held = one.try_lock("a.test").unwrap().unwrap();
+        assert!(other.try_lock("a.test").unwrap().is_none());
+        assert!(other.try_lock("b.test").unwrap().is_some());
+        drop(held);
+        assert!(other.try_lock("a.test").unwrap().is_some());
+    }
+}
