@@ -25,7 +25,7 @@ use crate::drain::Drain;
 use crate::keep_warm::WarmPlan;
 use crate::names::PlaneIndex;
 use crate::proxy::Gateway;
-use crate::router::Declared;
+use crate::router::{Declared, RouteChange};
 use crate::telemetry::ReloadOutcome;
 use crate::wake::WakeReport;
 
@@ -237,6 +237,7 @@ impl AppHandle {
         if !is_new && running.sockets.has_all(&more) {
             return Declaration::default();
         }
+        let change = RouteChange::between(&declared.routes, &requested.routes);
         *declared = requested;
         let service = GatewayService(Arc::clone(&running.gateway));
         let reuse_port = config.server.reuse_port;
@@ -244,8 +245,11 @@ impl AppHandle {
             .sockets
             .change(&config.listener, &more, reuse_port, &service);
         running.note_own_listeners();
-        if is_new {
-            running.use_routes(&config, &declared);
+        match change {
+            // No resource says when an instance is kept awake, so there is nothing else to tell.
+            Some(change) if is_new => running.gateway.change_routes(&change),
+            None if is_new => running.use_routes(&config, &declared),
+            Some(_) | None => {}
         }
         let problems = match changed {
             Ok(problems) => problems.iter().map(ToString::to_string).collect(),

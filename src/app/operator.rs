@@ -258,8 +258,8 @@ fn condition(
 
 fn route_view(route: &RouteConfig, source: RouteSource) -> RouteView {
     RouteView {
-        host: route.host.to_string(),
-        path: route.path.clone(),
+        host: route.host().to_owned(),
+        path: route.path().to_owned(),
         instance: route.instance.to_string(),
         port: route.port,
         hypeman: route.hypeman.clone(),

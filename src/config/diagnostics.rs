@@ -89,6 +89,11 @@ impl<'a> Diagnostics<'a> {
         self.problems.push((at, problem));
     }
 
+    /// How many problems there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.problems.len()
+    }
+
     /// A problem of several keys together.
     pub(super) fn problem(&mut self, key: &str, message: String) {
         let place = (usize::MAX, Place::file(self.file));

@@ -3,7 +3,6 @@
 //! Guarantees: a missing key gets its default, a later check sees only values in range, and all
 //! problems are reported together.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +11,7 @@ use toml::de::DeTable;
 use self::auth::check_certificates;
 use self::listener::{check_tcp_hosts, read_ingress, read_listener};
 use self::planes::{Planes, unused};
-use self::route::read_route;
+use self::route::{Routes, read_route};
 use self::telemetry::{read_admin, read_tracing};
 use super::diagnostics::Diagnostics;
 use super::forwarding::FieldNames;
@@ -22,7 +21,7 @@ use super::pattern::{HostPattern, InstanceTemplate};
 use super::place::{ENVIRONMENT, Place};
 use super::problem::{ConfigError, Problem};
 use super::reader::Section;
-use super::route::RouteConfig;
+use super::route::{RouteConfig, RoutePolicy};
 use super::settings::Settings as _;
 use super::variables::Variables;
 use crate::names::PlaneIndex;
@@ -146,9 +145,9 @@ fn read<T>(
             read_listener(s, &mut config.listener, trusting);
         });
         let (wake, planes) = (config.wake.clone(), config.hypeman.clone());
-        let mut seen = HashSet::new();
+        let mut earlier = Routes::default();
         root.tables("route", |s| {
-            read_route(s, &mut config.route, &mut seen, &wake, &planes);
+            read_route(s, &mut config.route, &mut earlier, &wake, &planes);
         });
         root.finish();
         for problem in problems {
@@ -174,22 +173,16 @@ fn add_sidecar(config: &mut Config) {
     let Some(instance) = config.upstream.instance.clone() else {
         return;
     };
-    let (host, instance) = (HostPattern::Any, InstanceTemplate::Fixed(instance));
-    if config
-        .route
-        .iter()
-        .any(|route| route.host == host && route.path == "/")
-    {
-        return;
+    let first = config.hypeman.first();
+    let policy = RoutePolicy {
+        hypeman: first.map(|plane| plane.name.clone()).unwrap_or_default(),
+        ..RoutePolicy::new(PlaneIndex(0), &config.wake)
+    };
+    let (instance, port) = (InstanceTemplate::Fixed(instance), config.upstream.port);
+    let route = RouteConfig::new(&HostPattern::Any, instance, port, policy.into());
+    if config.route.iter().all(|other| other.name != route.name) {
+        config.route.push(Arc::new(route));
     }
-    let port = config.upstream.port;
-    let mut route = RouteConfig::new(host, instance, port, PlaneIndex(0), &config.wake);
-    route.hypeman = config
-        .hypeman
-        .first()
-        .map(|plane| plane.name.clone())
-        .unwrap_or_default();
-    config.route.push(Arc::new(route));
 }
 
 fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {

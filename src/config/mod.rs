@@ -18,6 +18,7 @@ mod diagnostics;
 mod duration_text;
 mod effect_advice;
 mod forwarding;
+mod likeness;
 mod load;
 mod model;
 mod origin;
@@ -27,6 +28,7 @@ mod problem;
 mod reader;
 mod redact;
 mod route;
+mod route_name;
 mod say;
 mod schema;
 mod secret;
@@ -60,8 +62,9 @@ pub use problem::{ConfigError, Problem};
 pub use redact::{masked, redacted};
 pub use route::{
     AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig, RouteConfig,
-    RouteWakeConfig, WaitingPageConfig,
+    RoutePolicy, RouteWakeConfig, WaitingPageConfig,
 };
+pub use route_name::{HostKind, RouteName};
 pub use schema::schema;
 pub use secret::Secret;
 pub use server::{HalfClose, Http2Config, ServerConfig, ViaConfig};

@@ -6,12 +6,14 @@
 //! only to captures that its pattern has.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
 #[cfg(test)]
 use super::shape::text_schema;
 use crate::names::Hostname;
+use hypeman::InstanceRef;
 
 /// One label of a host pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,9 +41,9 @@ pub enum HostPattern {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InstanceTemplate {
     /// Always this one.
-    Fixed(String),
+    Fixed(InstanceRef),
     /// Whatever this capture matched.
-    Capture(String),
+    Capture(Arc<str>),
 }
 
 /// Why a host pattern or instance template is refused.
@@ -204,12 +206,9 @@ impl InstanceTemplate {
     /// Reads a fixed name or one `{capture}` of `host`.
     pub fn parse(text: &str, host: &HostPattern) -> Result<Self, PatternError> {
         match capture_name(text)? {
-            Some(name) if host.captures(name) => Ok(Self::Capture(name.to_owned())),
+            Some(name) if host.captures(name) => Ok(Self::Capture(name.into())),
             Some(name) => Err(PatternError::UnknownCapture(name.to_owned())),
-            None => {
-                hypeman::InstanceRef::parse(text)?;
-                Ok(Self::Fixed(text.to_owned()))
-            }
+            None => Ok(Self::Fixed(InstanceRef::parse(text)?)),
         }
     }
 }
@@ -217,7 +216,7 @@ impl InstanceTemplate {
 impl fmt::Display for InstanceTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fixed(text) => f.write_str(text),
+            Self::Fixed(instance) => f.write_str(instance.as_str()),
             Self::Capture(name) => write!(f, "{{{name}}}"),
         }
     }
@@ -269,7 +268,7 @@ mod tests {
         let host = HostPattern::parse("{app}.example.com").unwrap();
         assert_eq!(
             InstanceTemplate::parse("{app}", &host),
-            Ok(InstanceTemplate::Capture("app".to_owned()))
+            Ok(InstanceTemplate::Capture("app".into()))
         );
         assert_eq!(
             InstanceTemplate::parse("{other}", &host),

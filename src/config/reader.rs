@@ -8,13 +8,16 @@
 //! the number may be left out. Lists of plain values are separated by commas. What Kubernetes
 //! says of Services in such names (`service_link`) is not read.
 
+use std::collections::HashMap;
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostics, nearest};
+use super::likeness::likeness;
 use super::place::Place;
 use super::problem::Complaint;
 use super::variables::PREFIX;
@@ -32,13 +35,22 @@ pub(super) struct Section<'b, 'a> {
     prefixes: Vec<String>,
     /// The keys that were read.
     keys: Vec<&'static str>,
+    /// Whether its other keys were read in a table that says the same.
+    is_read: bool,
 }
 
 /// A plain value and where it came from.
 struct PlainValue {
     text: String,
     kind: &'static str,
-    place: (usize, Place),
+    source: Source,
+}
+
+/// Where a value came from. Its place is found out only if it is a problem.
+enum Source {
+    Variable(String),
+    /// The file, at this byte.
+    File(usize),
 }
 
 /// What each kind of value is called in a sentence.
@@ -63,6 +75,7 @@ impl<'b, 'a> Section<'b, 'a> {
             path: String::new(),
             prefixes,
             keys: Vec::new(),
+            is_read: false,
         }
     }
 
@@ -122,6 +135,39 @@ impl<'b, 'a> Section<'b, 'a> {
         self.variable(key).is_some()
     }
 
+    /// What `read` makes of all keys but those in `own`. Tables that say the same of them are read
+    /// once, and share it.
+    pub(super) fn shared<T>(
+        &mut self,
+        own: &[&str],
+        earlier: &mut HashMap<String, Arc<T>>,
+        read: impl FnOnce(&mut Self) -> T,
+    ) -> Arc<T> {
+        // Where there are variables, the table is not all that is said.
+        let table = self.table.filter(|_| !self.diagnostics.has_variables);
+        let Some(likeness) = table.map(|table| likeness(table, own)) else {
+            return Arc::new(read(self));
+        };
+        if let Some(shared) = earlier.get(&likeness) {
+            self.is_read = true;
+            return Arc::clone(shared);
+        }
+        let problems = self.diagnostics.count();
+        let fresh = Arc::new(read(self));
+        // What is wrong with one table is wrong with each that says the same.
+        if self.diagnostics.count() == problems && !self.has_strays(own) {
+            earlier.insert(likeness, Arc::clone(&fresh));
+        }
+        fresh
+    }
+
+    /// Whether the file has keys here that nobody has asked for, those in `own` apart.
+    fn has_strays(&self, own: &[&str]) -> bool {
+        let names = self.table.into_iter().flat_map(|table| table.iter());
+        let mut names = names.map(|(key, _)| &**key.get_ref());
+        names.any(|name| !own.contains(&name) && !self.keys.contains(&name))
+    }
+
     /// Whether the file has this table.
     pub(super) fn is_in_file(&self) -> bool {
         self.table.is_some()
@@ -147,7 +193,7 @@ impl<'b, 'a> Section<'b, 'a> {
             return Some(PlainValue {
                 text,
                 kind: "variable",
-                place: (usize::MAX, Place::Named(name)),
+                source: Source::Variable(name),
             });
         }
         let value = self.in_file(key)?;
@@ -166,14 +212,17 @@ impl<'b, 'a> Section<'b, 'a> {
                 return None;
             }
         };
-        let place = self.place(at);
-        Some(PlainValue { text, kind, place })
+        let source = Source::File(at);
+        Some(PlainValue { text, kind, source })
     }
 
     fn refuse(&mut self, rule: &'static str, key: &str, found: &PlainValue, complaint: Complaint) {
         let path = self.key_path(key);
-        self.diagnostics
-            .report(rule, found.place.clone(), path, complaint);
+        let place = match &found.source {
+            Source::Variable(name) => (usize::MAX, Place::Named(name.clone())),
+            Source::File(at) => self.place(*at),
+        };
+        self.diagnostics.report(rule, place, path, complaint);
     }
 
     /// Reports a problem with a key's value after it was read, or with its absence.
@@ -402,6 +451,7 @@ impl<'b, 'a> Section<'b, 'a> {
             path,
             prefixes,
             keys: Vec::new(),
+            is_read: false,
         };
         read(&mut below);
         below.finish();
@@ -517,7 +567,9 @@ impl<'b, 'a> Section<'b, 'a> {
 
     /// Reports every key of the file that nobody asked for.
     pub(super) fn finish(self) {
-        let Some(table) = self.table else { return };
+        let Some(table) = self.table.filter(|_| !self.is_read) else {
+            return;
+        };
         for (key, _) in table {
             let name: &str = key.get_ref();
             if self.keys.contains(&name) {

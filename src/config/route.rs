@@ -1,8 +1,10 @@
 //! What a route may say, typed.
 //!
 //! Guarantees: every list that is empty means "no restriction", every rate that is `None` means "no
-//! rate", and a limit of 0 sheds everything: it is never "unlimited".
+//! rate", and a limit of 0 sheds everything: it is never "unlimited". Routes that say the same share
+//! it, since there may be a million of them.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use super::client_share::ClientShare;
 use super::duration_text::go_text;
 use super::forwarding::{ForwardingConfig, parse_field};
 use super::pattern::{HostPattern, InstanceTemplate};
+use super::route_name::RouteName;
 use super::settings::{list, optional_text, settings, size_within, text, within, word_settings};
 #[cfg(test)]
 use super::shape::{GoText, or_flag};
@@ -28,13 +31,13 @@ use crate::names::PlaneIndex;
 use hypeman::InstanceRef;
 
 /// One route.
+// Small, since there may be a million: what many of them say alike they share.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub struct RouteConfig {
-    /// The hosts of its requests.
-    pub host: HostPattern,
-    /// Path prefix on segment borders; `/` is all.
-    pub path: String,
+    /// Its hosts and its path.
+    #[serde(flatten)]
+    pub name: RouteName,
     /// Only for requests that came to this port of ours; a file's routes are for every listener.
     #[serde(skip)]
     pub listen_port: Option<u16>,
@@ -42,6 +45,15 @@ pub struct RouteConfig {
     pub instance: InstanceTemplate,
     /// The instance's port.
     pub port: u16,
+    /// Everything else, which routes that say the same have only one of.
+    #[serde(flatten)]
+    pub policy: Arc<RoutePolicy>,
+}
+
+/// What a route says besides its name and its instance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+pub struct RoutePolicy {
     /// How its requests are passed on.
     #[serde(flatten)]
     pub forwarding: ForwardingConfig,
@@ -241,21 +253,56 @@ pub struct PrewarmConfig {
     pub instances: Vec<InstanceRef>,
 }
 
+// === impl RouteConfig ===
+
 impl RouteConfig {
-    /// A route for every path, with everything else by default.
+    /// A route for every path and every listener.
     pub fn new(
-        host: HostPattern,
+        host: &HostPattern,
         instance: InstanceTemplate,
         port: u16,
-        plane: PlaneIndex,
-        wake: &WakeConfig,
+        policy: Arc<RoutePolicy>,
     ) -> Self {
         Self {
-            host,
-            path: "/".to_owned(),
+            name: RouteName::new(host, "/"),
             listen_port: None,
             instance,
             port,
+            policy,
+        }
+    }
+
+    /// Its hosts and its path: a name with few values, for logs and fairness.
+    pub fn label(&self) -> &Arc<str> {
+        self.name.label()
+    }
+
+    /// Its hosts, as they are written.
+    pub fn host(&self) -> &str {
+        self.name.host()
+    }
+
+    /// Its path: a prefix on segment borders; `/` is all.
+    pub fn path(&self) -> &str {
+        self.name.path()
+    }
+}
+
+/// Whoever has a route reads its settings as if they were its own.
+impl Deref for RouteConfig {
+    type Target = RoutePolicy;
+
+    fn deref(&self) -> &RoutePolicy {
+        &self.policy
+    }
+}
+
+// === impl RoutePolicy ===
+
+impl RoutePolicy {
+    /// Everything by default, and for instances of this control plane.
+    pub fn new(plane: PlaneIndex, wake: &WakeConfig) -> Self {
+        Self {
             forwarding: ForwardingConfig::default(),
             hypeman: String::new(),
             plane,
@@ -270,6 +317,8 @@ impl RouteConfig {
         }
     }
 }
+
+// === impl RouteWakeConfig ===
 
 impl RouteWakeConfig {
     /// As `[wake]` has it.

@@ -51,7 +51,7 @@ impl<P: ControlPlane> Gateway<P> {
         log: &RequestLog,
     ) -> PendingRequest<'a, TcpStream> {
         let destination = &target.destination;
-        let may_wake = destination.admission.check(&RequestHead {
+        let may_wake = destination.admission().check(&RequestHead {
             method: request.method(),
             path: &target.path,
             headers: request.headers(),
@@ -72,7 +72,7 @@ impl<P: ControlPlane> Gateway<P> {
         resolved: &CachedTarget,
         look_up: &'a dyn LookUp<TcpStream>,
     ) -> PendingRequest<'a, TcpStream> {
-        let may_wake = destination.admission.check_raw(destination.client);
+        let may_wake = destination.admission().check_raw(destination.client);
         self.pending(destination, resolved, look_up, may_wake)
     }
 
@@ -90,8 +90,8 @@ impl<P: ControlPlane> Gateway<P> {
             },
             look_up,
             renewals: 0,
-            route: &destination.route,
-            admission: &destination.admission,
+            route: destination.route.config(),
+            admission: destination.admission(),
             may_wake,
             hold: &self.parts.hold,
             metrics: &self.parts.metrics,
@@ -114,7 +114,7 @@ impl<P: ControlPlane> Gateway<P> {
         wake: &mut WakeInfo,
         log: &mut RequestLog,
     ) -> Result<Admittance, ProxyError> {
-        let config = pending.route.config();
+        let config = pending.route;
         if pending.may_wake.is_ok() {
             let requester = || pending.requester();
             let instance = &pending.resolved.instance;

@@ -92,13 +92,13 @@ impl<P> Gateway<P> {
         resolved: &CachedTarget,
         request: &Request<RequestBody>,
     ) -> Option<Response<Content>> {
-        let (route, instance) = (&target.destination.route, &resolved.instance);
+        let (route, instance) = (target.destination.route.config(), &resolved.instance);
         if target.path.is_wake_status {
             let stream = StatusStream::new(Arc::clone(instance), readiness_of(route));
             return Some(waiting::status_head(Content::Status(stream)));
         }
         if is_health_check(target, request) {
-            let is_forwarded = route.config().asleep.health_forward;
+            let is_forwarded = route.asleep.health_forward;
             if is_forwarded && instance.warm(&readiness_of(route)).is_some() {
                 // Should it fall asleep before it is reached, the route's rules keep it asleep.
                 return None;

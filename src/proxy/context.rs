@@ -19,7 +19,6 @@ use crate::config::ReadyWhen;
 use crate::config::{ResponseConfig, RouteConfig, ServerConfig};
 use crate::hold::Hold;
 use crate::names::RequestId;
-use crate::router::Route;
 use crate::telemetry::{AccessSink, Metrics, Tracer};
 use crate::upstream::{Hop, InterimSink, ProxyHeader, Upstream};
 use crate::wake::{self, Wakes};
@@ -130,12 +129,11 @@ impl fmt::Debug for Arrival<'_> {
 }
 
 /// The port of an instance, and the kind of readiness, that a route's requests wait for.
-pub(super) fn readiness_of(route: &Route) -> wake::Target {
-    let config = route.config();
+pub(super) fn readiness_of(route: &RouteConfig) -> wake::Target {
     wake::Target {
-        port: config.port,
-        when: config.wake.ready,
-        health: (config.wake.ready == ReadyWhen::Health)
-            .then(|| Arc::clone(&config.wake.health_path)),
+        port: route.port,
+        when: route.wake.ready,
+        health: (route.wake.ready == ReadyWhen::Health)
+            .then(|| Arc::clone(&route.wake.health_path)),
     }
 }

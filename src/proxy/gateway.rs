@@ -5,23 +5,27 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::active_routes::ActiveRoutes;
+use super::active_routes::{ActiveRoutes, RouteStates};
 use super::context::GatewayParts;
 use super::https_redirect::TlsListeners;
 use super::preflight::Preflights;
 use super::unknown_names::UnknownNames;
 use crate::config::{Rate, RouteConfig};
 use crate::keep_warm::WarmPlan;
+use crate::router::RouteChange;
+use crate::telemetry::Metrics;
 use crate::upstream::Pseudonyms;
 use hypeman::ControlPlane;
 
 /// The gateway, as every connection sees it.
 pub struct Gateway<P> {
     pub(super) active_routes: ArcSwap<ActiveRoutes>,
+    /// Who has it changes the routes.
+    states: Mutex<RouteStates>,
     pub(super) unknown: UnknownNames,
     pub(super) preflights: Preflights,
     pub(super) pseudonyms: Pseudonyms,
@@ -35,8 +39,11 @@ impl<P: ControlPlane> Gateway<P> {
     /// A gateway for these routes; `unknown` limits how often a client may ask for names that do
     /// not exist.
     pub fn new(routes: &[Arc<RouteConfig>], unknown: Rate, parts: GatewayParts<P>) -> Arc<Self> {
+        let mut states = RouteStates::default();
+        let active_routes = states.all(routes, &ActiveRoutes::default(), &parts.metrics);
         Arc::new(Self {
-            active_routes: ArcSwap::from_pointee(ActiveRoutes::new(routes, None, &parts.metrics)),
+            active_routes: ArcSwap::from_pointee(active_routes),
+            states: Mutex::new(states),
             unknown: UnknownNames::new(unknown),
             preflights: Preflights::default(),
             pseudonyms: Pseudonyms::default(),
@@ -47,8 +54,22 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// New requests use these routes; those under way keep theirs.
     pub fn set_routes(&self, routes: &[Arc<RouteConfig>]) {
-        let before = self.active_routes.load();
-        let active_routes = ActiveRoutes::new(routes, Some(&before), &self.parts.metrics);
+        self.replace_routes(|states, before, metrics| states.all(routes, before, metrics));
+    }
+
+    /// New requests use the routes with this change; those under way keep theirs. It costs what the
+    /// change costs, however many other routes there are.
+    pub fn change_routes(&self, change: &RouteChange) {
+        self.replace_routes(|states, before, metrics| states.changed(change, before, metrics));
+    }
+
+    fn replace_routes(
+        &self,
+        routes: impl FnOnce(&mut RouteStates, &ActiveRoutes, &Metrics) -> ActiveRoutes,
+    ) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.active_routes.load_full();
+        let active_routes = routes(&mut states, &before, &self.parts.metrics);
         self.active_routes.store(Arc::new(active_routes));
     }
 
@@ -60,17 +81,20 @@ impl<P: ControlPlane> Gateway<P> {
     /// The instances that are to be kept awake, with their windows of time.
     pub fn warm_plans(&self) -> Vec<WarmPlan> {
         let active_routes = self.active_routes.load();
-        let plans = active_routes.table.all().filter_map(|route| {
+        let mut plans = Vec::new();
+        active_routes.each(|route| {
             let config = route.config();
-            Some(WarmPlan {
+            let instance = route.fixed_instance();
+            let is_warm = !config.keep_warm.is_empty();
+            plans.extend(instance.filter(|_| is_warm).map(|instance| WarmPlan {
                 plane: config.plane,
-                instance: route.fixed_instance()?.clone(),
+                instance: instance.clone(),
                 route: Arc::clone(route.label()),
                 rules: config.wake.clone(),
                 windows: config.keep_warm.clone(),
-            })
+            }));
         });
-        plans.filter(|plan| !plan.windows.is_empty()).collect()
+        plans
     }
 
     /// The parts that the gateway is made of.
@@ -80,7 +104,10 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// Forgets what is too old to matter.
     pub fn upkeep(&self) {
-        self.active_routes.load().upkeep();
+        // Who changes the routes meanwhile keeps nobody waiting: this comes again.
+        let limited = self.states.try_lock().map(|mut states| states.limited());
+        let limited = limited.iter().flatten();
+        limited.for_each(|admission| admission.upkeep());
         self.unknown.upkeep();
         self.preflights.upkeep();
         self.parts.wakes.upkeep();

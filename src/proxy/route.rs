@@ -12,6 +12,7 @@ use std::time::Duration;
 use http::Request;
 use tokio::time::Instant;
 
+use super::active_routes::{ActiveRoute, RouteState};
 use super::admission::Admission;
 use super::auth::authenticate;
 use super::client_address::came_over_tls;
@@ -30,17 +31,15 @@ use super::switching::Switch;
 use crate::client::ClientBody;
 use crate::config::ViaConfig;
 use crate::names::Hostname;
-use crate::router::{AuthorityError, Match, PathReadings, Route, RouteError};
+use crate::router::{AuthorityError, Match, PathReadings, RouteError};
 use crate::upstream::{Field, Fields, Pseudonym, RequestBody};
 use hypeman::{ControlPlane, InstanceRef};
 
 /// The instance that a request, or a connection, goes to, by its route.
 pub(super) struct Destination {
-    pub(super) route: Arc<Route>,
+    pub(super) route: Arc<ActiveRoute>,
     /// The instance's name or id.
     pub(super) instance: InstanceRef,
-    /// The route's rules for waking.
-    pub(super) admission: Arc<Admission>,
     /// The client that all limits are about.
     pub(super) client: IpAddr,
     /// The longest that route and client want to wait.
@@ -71,6 +70,15 @@ pub(super) struct Target {
     pub(super) via: ViaConfig,
 }
 
+// === impl Destination ===
+
+impl Destination {
+    /// The route's rules for waking.
+    pub(super) fn admission(&self) -> &Admission {
+        &self.route.state().admission
+    }
+}
+
 // === impl Gateway ===
 
 impl<P: ControlPlane> Gateway<P> {
@@ -97,7 +105,7 @@ impl<P: ControlPlane> Gateway<P> {
         let is_trusted = server.trusts(peer);
         let path = PathReadings::of(routed_path(&request)?);
         let found = self.find_route(&host.host, &path, arrival, log)?;
-        let (Match { route, instance }, admission, path) = found;
+        let (Match { route, instance }, path) = found;
 
         let config = route.config();
         let rate = min_body_rate(request.headers(), fields, &server, &config.limits);
@@ -123,7 +131,7 @@ impl<P: ControlPlane> Gateway<P> {
         if let Some(auth) = &forwarding.auth {
             let shown = authenticate(auth, request.headers_mut(), arrival.certificate);
             if shown.is_err() {
-                admission.charge_refused(context.client);
+                route.state().admission.charge_refused(context.client);
             }
             shown?;
         }
@@ -136,7 +144,6 @@ impl<P: ControlPlane> Gateway<P> {
             destination: Destination {
                 route,
                 instance,
-                admission,
                 client: context.client,
                 timeout,
                 deadline: context.started + timeout,
@@ -165,10 +172,9 @@ impl<P: ControlPlane> Gateway<P> {
         let host = Hostname::parse(host).map_err(AuthorityError::from)?;
         log.host = Some(host.clone());
         let path = PathReadings::of("/");
-        let (Match { route, instance }, admission, _) =
-            self.find_route(&host, &path, arrival, log)?;
+        let (Match { route, instance }, _) = self.find_route(&host, &path, arrival, log)?;
         let config = route.config();
-        let table = &self.active_routes.load().table;
+        let table = self.active_routes.load();
         if table.asks_for_auth(&host, arrival.local.port()) {
             return Err(ProxyError::Unauthenticated);
         }
@@ -176,7 +182,6 @@ impl<P: ControlPlane> Gateway<P> {
         Ok(Destination {
             route,
             instance,
-            admission,
             client: context.client,
             timeout,
             deadline: context.started + timeout,
@@ -189,13 +194,11 @@ impl<P: ControlPlane> Gateway<P> {
         path: &PathReadings<'_>,
         arrival: &Arrival<'_>,
         log: &mut RequestLog,
-    ) -> Result<(Match, Arc<Admission>, PathVerdict), ProxyError> {
-        let active_routes = self.active_routes.load();
-        let found = active_routes.table.find(host, path, arrival.local.port())?;
-        log.on_route(&active_routes, &found.route);
-        let admission = active_routes.admission(&found.route);
-        let admission = admission.ok_or(RouteError::NoRoute)?;
-        let path = active_routes.judge(&found.route, path)?;
-        Ok((found, Arc::clone(admission), path))
+    ) -> Result<(Match<Arc<RouteState>>, PathVerdict), ProxyError> {
+        let table = self.active_routes.load();
+        let found = table.find(host, path, arrival.local.port())?;
+        log.route = Some(Arc::clone(&found.route));
+        let verdict = found.route.state().path_rules.judge(path);
+        Ok((found, verdict.map_err(RouteError::from)?))
     }
 }

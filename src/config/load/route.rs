@@ -1,28 +1,41 @@
 //! Reads one `[[route]]`.
 //!
 //! Guarantees: what a route does not say comes from `[wake]`; what it says of another instance or
-//! control plane can be resolved.
+//! control plane can be resolved; routes that say the same besides their names and instances share
+//! it, and it is read once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::forwarding::read_forwarding;
 use crate::config::model::HypemanConfig;
-use crate::config::pattern::{HostPattern, InstanceTemplate};
+use crate::config::pattern::InstanceTemplate;
 use crate::config::reader::Section;
 use crate::config::route::{
-    LimitsConfig, PrewarmConfig, RouteConfig, RouteWakeConfig, WaitingPageConfig,
+    LimitsConfig, PrewarmConfig, RouteConfig, RoutePolicy, RouteWakeConfig, WaitingPageConfig,
 };
+use crate::config::route_name::RouteName;
 use crate::config::settings::{Settings as _, section};
 use crate::config::texts::{parse_host, parse_instance, parse_path, parse_zone};
 use crate::config::values::KeepWarm;
 use crate::config::wake::WakeConfig;
 use crate::names::PlaneIndex;
 
+/// What a route says of itself; all else many routes may say alike.
+const OWN: [&str; 4] = ["host", "path", "port", "instance"];
+
+/// What the routes that were read have in common.
+#[derive(Default)]
+pub(super) struct Routes {
+    names: HashSet<RouteName>,
+    /// By what their tables say of it.
+    policies: HashMap<String, Arc<RoutePolicy>>,
+}
+
 pub(super) fn read_route(
     s: &mut Section<'_, '_>,
     all: &mut Vec<Arc<RouteConfig>>,
-    seen: &mut HashSet<(HostPattern, String)>,
+    earlier: &mut Routes,
     defaults: &WakeConfig,
     planes: &[HypemanConfig],
 ) {
@@ -37,6 +50,52 @@ pub(super) fn read_route(
         .parsed("path", parse_path)
         .unwrap_or_else(|| "/".to_owned());
     let port = s.port("port").unwrap_or(8080);
+    let policies = &mut earlier.policies;
+    let policy = s.shared(&OWN, policies, |s| read_policy(s, defaults, planes));
+    let Some(host) = host else {
+        // The instance's captures cannot be checked without a host.
+        s.text("instance");
+        return;
+    };
+    let parse = |text: &str| InstanceTemplate::parse(text, &host).map_err(|e| e.to_string());
+    let Some(instance) = s.parsed("instance", parse) else {
+        if !s.has("instance") {
+            s.problem(
+                "instance",
+                "is missing: which instance does the route wake?",
+            );
+        }
+        return;
+    };
+    if !policy.keep_warm.is_empty() && matches!(instance, InstanceTemplate::Capture(_)) {
+        s.problem(
+            "instance",
+            "is a capture, so `keep_warm` cannot know which instances to keep awake; give each its \
+             own route",
+        );
+    }
+    let name = RouteName::new(&host, &path);
+    if !earlier.names.insert(name.clone()) {
+        s.problem(
+            "host",
+            format_args!("`{host}` with path `{path}` is already an earlier route's"),
+        );
+    }
+    all.push(Arc::new(RouteConfig {
+        name,
+        listen_port: None,
+        instance,
+        port,
+        policy,
+    }));
+}
+
+/// All that a route says besides its name and its instance.
+fn read_policy(
+    s: &mut Section<'_, '_>,
+    defaults: &WakeConfig,
+    planes: &[HypemanConfig],
+) -> RoutePolicy {
     let mut wake = RouteWakeConfig::of(defaults);
     s.section("wake", |s| wake.read(s));
     let limits = read_limits(s);
@@ -62,46 +121,13 @@ pub(super) fn read_route(
             ),
         );
     }
-    let Some(host) = host else {
-        // The instance's captures cannot be checked without a host.
-        s.text("instance");
-        return;
-    };
-    let parse = |text: &str| InstanceTemplate::parse(text, &host).map_err(|e| e.to_string());
-    let Some(instance) = s.parsed("instance", parse) else {
-        if !s.has("instance") {
-            s.problem(
-                "instance",
-                "is missing: which instance does the route wake?",
-            );
-        }
-        return;
-    };
-    if !keep_warm.is_empty() && matches!(instance, InstanceTemplate::Capture(_)) {
-        s.problem(
-            "instance",
-            "is a capture, so `keep_warm` cannot know which instances to keep awake; give each its \
-             own route",
-        );
-    }
-    if !seen.insert((host.clone(), path.clone())) {
-        s.problem(
-            "host",
-            format_args!("`{host}` with path `{path}` is already an earlier route's"),
-        );
-    }
     let index = plane
         .and_then(|index| u16::try_from(index).ok())
         .unwrap_or(0);
     let hypeman = planes
         .get(usize::from(index))
         .map(|plane| plane.name.clone());
-    all.push(Arc::new(RouteConfig {
-        host,
-        path,
-        listen_port: None,
-        instance,
-        port,
+    RoutePolicy {
         forwarding,
         hypeman: hypeman.unwrap_or_default(),
         plane: PlaneIndex(index),
@@ -113,7 +139,7 @@ pub(super) fn read_route(
         waiting_page,
         keep_warm,
         prewarm,
-    }));
+    }
 }
 
 /// What a route says of requests at its instance at once.

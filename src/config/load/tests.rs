@@ -335,7 +335,7 @@ fn the_effective_configuration_loads_back_to_itself() {
     let config = load("w.toml", &text, &none()).unwrap();
     let printed = toml::to_string(&config).unwrap();
     assert_eq!(load("printed", &printed, &none()).unwrap(), config);
-    assert_eq!(config.route[0].path, "/v1");
+    assert_eq!(config.route[0].path(), "/v1");
 }
 
 #[test]

@@ -220,7 +220,7 @@ impl Gateway {
             resolved,
             look_up: &look_up,
             renewals: 0,
-            route: &found.route,
+            route: found.route.config(),
             admission,
             may_wake,
             hold: &self.hold,
