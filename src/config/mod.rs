@@ -22,6 +22,7 @@ mod likeness;
 mod load;
 mod model;
 mod origin;
+mod parts;
 mod pattern;
 mod place;
 mod problem;

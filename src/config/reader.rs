@@ -8,16 +8,13 @@
 //! the number may be left out. Lists of plain values are separated by commas. What Kubernetes
 //! says of Services in such names (`service_link`) is not read.
 
-use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::diagnostics::{Diagnostics, nearest};
-use super::likeness::likeness;
 use super::place::Place;
 use super::problem::Complaint;
 use super::variables::PREFIX;
@@ -133,39 +130,6 @@ impl<'b, 'a> Section<'b, 'a> {
     /// Whether the environment has a value for a key that may be a table in the file.
     fn has_variable(&mut self, key: &str) -> bool {
         self.variable(key).is_some()
-    }
-
-    /// What `read` makes of all keys but those in `own`. Tables that say the same of them are read
-    /// once, and share it.
-    pub(super) fn shared<T>(
-        &mut self,
-        own: &[&str],
-        earlier: &mut HashMap<String, Arc<T>>,
-        read: impl FnOnce(&mut Self) -> T,
-    ) -> Arc<T> {
-        // Where there are variables, the table is not all that is said.
-        let table = self.table.filter(|_| !self.diagnostics.has_variables);
-        let Some(likeness) = table.map(|table| likeness(table, own)) else {
-            return Arc::new(read(self));
-        };
-        if let Some(shared) = earlier.get(&likeness) {
-            self.is_read = true;
-            return Arc::clone(shared);
-        }
-        let problems = self.diagnostics.count();
-        let fresh = Arc::new(read(self));
-        // What is wrong with one table is wrong with each that says the same.
-        if self.diagnostics.count() == problems && !self.has_strays(own) {
-            earlier.insert(likeness, Arc::clone(&fresh));
-        }
-        fresh
-    }
-
-    /// Whether the file has keys here that nobody has asked for, those in `own` apart.
-    fn has_strays(&self, own: &[&str]) -> bool {
-        let names = self.table.into_iter().flat_map(|table| table.iter());
-        let mut names = names.map(|(key, _)| &**key.get_ref());
-        names.any(|name| !own.contains(&name) && !self.keys.contains(&name))
     }
 
     /// Whether the file has this table.
@@ -436,9 +400,9 @@ impl<'b, 'a> Section<'b, 'a> {
     }
 
     /// Reads one table below this one, and reports what of it nobody asked for.
-    fn below(
-        &mut self,
-        table: Option<(usize, &'b DeTable<'a>)>,
+    fn below<'s>(
+        &'s mut self,
+        table: Option<(usize, &'s DeTable<'a>)>,
         path: String,
         prefixes: Vec<String>,
         read: impl FnOnce(&mut Section<'_, 'a>),
@@ -514,57 +478,6 @@ impl<'b, 'a> Section<'b, 'a> {
         }
     }
 
-    /// A list of tables; one call of `read` for each, in the file or in the environment.
-    pub(super) fn tables(&mut self, key: &'static str, mut read: impl FnMut(&mut Section<'_, 'a>)) {
-        self.keys.push(key);
-        let upper = key.to_ascii_uppercase();
-        let mut tables = Vec::new();
-        if let Some(value) = self.in_file(key) {
-            let items = value
-                .get_ref()
-                .as_array()
-                .map(|items| items.iter().collect::<Vec<_>>());
-            let as_tables = items.and_then(|items| {
-                items
-                    .into_iter()
-                    .map(|item| Some((item.span().start, item.get_ref().as_table()?)))
-                    .collect::<Option<Vec<_>>>()
-            });
-            if let Some(as_tables) = as_tables {
-                tables = as_tables;
-            } else {
-                let mend = format!("write `[[{}]]` above each one's keys", self.key_path(key));
-                let complaint = Complaint::new("is not a list of tables", mend);
-                self.report("wrong_type", value.span().start, key, complaint);
-            }
-        }
-        let stems: Vec<String> = self
-            .prefixes
-            .iter()
-            .map(|prefix| format!("{prefix}{upper}_"))
-            .collect();
-        let in_environment = self
-            .diagnostics
-            .variables
-            .keys()
-            .filter_map(|name| stems.iter().find_map(|stem| name.strip_prefix(stem)))
-            .map(|rest| rest.split('_').next().and_then(|n| n.parse().ok()))
-            .map(|index| index.map_or(1, |index: usize| index.saturating_add(1)))
-            .filter(|count| *count <= 1024)
-            .max()
-            .unwrap_or(0);
-        for index in 0..tables.len().max(in_environment) {
-            let mut prefixes: Vec<String> =
-                stems.iter().map(|stem| format!("{stem}{index}_")).collect();
-            if index == 0 {
-                prefixes.extend(stems.iter().cloned());
-            }
-            let path = self.key_path(&format!("{key}[{index}]"));
-            let table = tables.get(index).copied();
-            self.below(table, path, prefixes, &mut read);
-        }
-    }
-
     /// Reports every key of the file that nobody asked for.
     pub(super) fn finish(self) {
         let Some(table) = self.table.filter(|_| !self.is_read) else {
@@ -587,3 +500,5 @@ impl<'b, 'a> Section<'b, 'a> {
         }
     }
 }
+
+mod tables;

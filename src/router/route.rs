@@ -1,7 +1,7 @@
 //! A route as the table has it.
 //!
-//! Guarantees: what a look-up reads of a route lies together, apart from its settings; texts are
-//! shared with the configuration.
+//! Guarantees: what a look-up reads of a route lies together, apart from its settings, since in a
+//! table of a million each place in memory costs more than all else.
 
 use std::sync::Arc;
 
@@ -11,10 +11,40 @@ use hypeman::InstanceRef;
 /// One route, with what its gateway knows about it besides.
 #[derive(Debug)]
 pub struct Route<S = ()> {
-    label: Arc<str>,
+    head: Head,
     fixed: Option<InstanceRef>,
     config: Arc<RouteConfig>,
     state: S,
+}
+
+/// As much of a host as most hosts have.
+const HEAD: usize = 31;
+
+/// The first bytes of a text, and how many it has in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Head {
+    len: u8,
+    bytes: [u8; HEAD],
+}
+
+// === impl Head ===
+
+impl Head {
+    fn of(text: &str) -> Self {
+        let mut bytes = [0; HEAD];
+        bytes
+            .iter_mut()
+            .zip(text.bytes())
+            .for_each(|(to, byte)| *to = byte);
+        // Longer ones are compared as a whole.
+        let len = u8::try_from(text.len()).unwrap_or(u8::MAX);
+        Self { len, bytes }
+    }
+
+    /// Whether this is all of the text.
+    fn is_all(self) -> bool {
+        usize::from(self.len) <= HEAD
+    }
 }
 
 // === impl Route ===
@@ -23,7 +53,7 @@ impl<S> Route<S> {
     /// A route of the configuration.
     pub fn new(config: Arc<RouteConfig>, state: S) -> Self {
         Self {
-            label: Arc::clone(config.name.label()),
+            head: Head::of(config.host()),
             fixed: match &config.instance {
                 InstanceTemplate::Fixed(instance) => Some(instance.clone()),
                 InstanceTemplate::Capture(_) => None,
@@ -40,7 +70,7 @@ impl<S> Route<S> {
 
     /// Its host and path as configured: a name with few values, for logs and fairness.
     pub fn label(&self) -> &Arc<str> {
-        &self.label
+        self.config.label()
     }
 
     /// The instance, when it is the same for every host.
@@ -60,9 +90,8 @@ impl<S> Route<S> {
 
     /// Whether its hosts are written so.
     pub(super) fn is_of(&self, host: &str) -> bool {
-        // A host has no slash in it, and every path begins with one.
-        let (label, host) = (self.label.as_bytes(), host.as_bytes());
-        label.get(host.len()) == Some(&b'/') && label.starts_with(host)
+        let head = Head::of(host);
+        head == self.head && (head.is_all() || host == self.host())
     }
 
     /// The instance that it names for a host that it answers for.
@@ -80,5 +109,38 @@ impl<S> Route<S> {
         let mut labels = self.host().split('.').zip(host.split('.'));
         let captured = labels.find(|(label, _)| is_capture(label));
         captured.and_then(|(_, part)| InstanceRef::parse(part).ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{HostPattern, RoutePolicy, WakeConfig};
+    use crate::names::PlaneIndex;
+
+    #[test]
+    fn hosts_that_differ_in_any_byte_are_told_apart_however_long_they_are() {
+        let policy = Arc::new(RoutePolicy::new(PlaneIndex(0), &WakeConfig::default()));
+        let route = |host: &str| {
+            let host = HostPattern::parse(host).unwrap();
+            let instance = InstanceTemplate::parse("x", &host).unwrap();
+            let config = RouteConfig::new(&host, instance, 80, Arc::clone(&policy));
+            Route::new(Arc::new(config), ())
+        };
+        let hosts: Vec<String> = (1..=62)
+            .flat_map(|length| {
+                let label = "a".repeat(length);
+                [
+                    label.clone(),
+                    format!("{label}b"),
+                    format!("{label}.{label}.{label}.x"),
+                ]
+            })
+            .collect();
+        for one in &hosts {
+            for other in &hosts {
+                assert_eq!(route(one).is_of(other), one == other, "{one} {other}");
+            }
+        }
     }
 }
