@@ -3,6 +3,7 @@
 //! million.
 
 #![allow(
+    clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::unwrap_used,
     missing_docs,
@@ -55,6 +56,10 @@ fn now() -> Duration {
     )
 }
 
+fn since(began: Duration) -> Duration {
+    now().saturating_sub(began)
+}
+
 fn host(number: usize) -> String {
     format!("app-{number:06}.example.com")
 }
@@ -75,8 +80,8 @@ fn measure(count: usize) {
     let routes: Vec<_> = (0..count).map(config).collect();
     let began = now();
     let mut table = RouteTable::new(&routes);
-    let built = now() - began;
-    let bytes = (resident() - before) / count;
+    let built = since(began);
+    let bytes = resident().saturating_sub(before) / count;
     println!("{count} routes: {bytes} bytes each, the table built in {built:.0?}");
 
     let mut random = fastrand::Rng::with_seed(7);
@@ -88,7 +93,7 @@ fn measure(count: usize) {
         for host in &hosts {
             black_box(table.find(black_box(host), &PathReadings::of("/v1/things"), 80)).unwrap();
         }
-        took += now() - began;
+        took += since(began);
     }
     println!("  a look-up of any: {:.0} ns", each(took, LOOK_UPS));
 
@@ -102,7 +107,7 @@ fn measure(count: usize) {
     }
     println!(
         "  a look-up of one in use: {:.0} ns",
-        each(now() - began, LOOK_UPS)
+        each(since(began), LOOK_UPS)
     );
 
     // As the gateway does it: whoever looks something up has the table of before.
@@ -114,7 +119,7 @@ fn measure(count: usize) {
         next.remove(config);
         next.insert(Route::new(Arc::clone(config), ()));
         table = next;
-        took += now() - began;
+        took += since(began);
     }
     println!("  a change: {:.1} µs", each(took, CHANGES) / 1e3);
 
@@ -129,11 +134,11 @@ fn measure(count: usize) {
     }
     let began = now();
     let read = load("bench", &text, &Variables::default()).unwrap();
-    let loaded = now() - began;
+    let loaded = since(began);
     let began = now();
     black_box(RouteTable::new(&read.route));
     println!(
         "  reading their file: {loaded:.0?}, the table of it: {:.0?}",
-        (now() - began)
+        since(began)
     );
 }

@@ -39,13 +39,13 @@ impl RouteChange {
             }
         }
         change.removed.extend(gone.into_values().map(Arc::clone));
-        let both = change.removed.iter().chain(&change.added);
+        let mut both = change.removed.iter().chain(&change.added);
         // Two patterns may capture alike and yet be written differently; and paths that are spelled
         // differently may be the same.
         let is_plain = |route: &Arc<RouteConfig>| {
             route.path() == "/" && !matches!(route.name.kind(), HostKind::Labels(_))
         };
-        both.into_iter().all(is_plain).then_some(change)
+        both.all(is_plain).then_some(change)
     }
 }
 

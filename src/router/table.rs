@@ -426,7 +426,7 @@ impl<S> RouteTable<S> {
             .or_else(|| here?.pattern(name))
             .or_else(|| self.any.wildcard(name))
             .or_else(|| here?.wildcard(name))
-            .or_else(|| self.any.rest.as_ref())
+            .or(self.any.rest.as_ref())
             .or_else(|| here?.rest.as_ref())
     }
 }

@@ -12,7 +12,7 @@ use super::Section;
 use crate::config::likeness::likeness;
 use crate::config::problem::Complaint;
 
-impl<'b, 'a> Section<'b, 'a> {
+impl<'a> Section<'_, 'a> {
     /// What `read` makes of all keys but those in `own`. Tables that say the same of them are read
     /// once, and share it.
     pub(in crate::config) fn shared<T>(

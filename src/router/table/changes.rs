@@ -51,7 +51,7 @@ fn route(host: usize, path: usize, port: usize, instance: u32) -> Arc<RouteConfi
     };
     let pattern = HostPattern::parse(&text).unwrap();
     let instance = match text.split('.').next() {
-        Some("{a}") if instance % 2 == 0 => "{a}".to_owned(),
+        Some("{a}") if instance < 2 => "{a}".to_owned(),
         _ => format!("i{instance}"),
     };
     Arc::new(RouteConfig {

@@ -103,7 +103,9 @@ impl Owned {
             .filter(|label| own.contains_key(*label))
             .collect();
         own.retain(|label, _| stay.contains(&**label));
-        own.values_mut().for_each(|series| series.routes = 0);
+        for series in own.values_mut() {
+            series.routes = 0;
+        }
         let mut before = others.take();
         let mut add = |label: &Arc<str>| routes.add(label, self.most_routes, &mut before);
         labels.iter().map(|label| add(label)).collect()
@@ -365,7 +367,9 @@ mod tests {
         let owned = Owned::new(2);
         let took = Duration::from_millis(3);
         let count = |routes: Vec<Arc<RouteMetrics>>| {
-            routes.iter().for_each(|route| route.count(200, took));
+            for route in routes {
+                route.count(200, took);
+            }
         };
         count(set(&owned, &["a.b/", "c.d/", "e.f/"]));
         // The same label at another port has the same series, which stay as long as either.
