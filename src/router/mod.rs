@@ -1,9 +1,9 @@
 //! From a request's authority and path to its route.
 //!
 //! Guarantees: a request has exactly one host, validated; a request sees one version of the table,
-//! which changes by being replaced; the more exact host wins (literal, pattern, wildcard), then the longest path
-//! prefix on segment borders; a path whose readings would meet different routes or rules is refused
-//! instead of guessed.
+//! which changes by being replaced; the more exact host wins (literal, pattern, wildcard), then the
+//! longest path prefix on segment borders; a path whose readings would meet different routes or
+//! rules is refused instead of guessed.
 
 mod authority;
 mod change;
