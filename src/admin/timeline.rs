@@ -82,6 +82,9 @@ pub struct WakeNews {
     /// What the control plane said last, when that was in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_plane: Option<PlaneAnswer>,
+    /// What is wrong at the instance itself, when that was in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 #[derive(Debug)]

@@ -84,11 +84,11 @@ pub struct RouteView {
     pub path: String,
     /// The instance, or the capture that names it.
     pub instance: String,
-    /// The instance's port.
+    /// The instance's port; 0 where each request says which.
     pub port: u16,
     /// Its control plane.
     pub hypeman: String,
-    /// `h1` or `h2c`.
+    /// `h1`, `h2c`, `https` or `h2`.
     pub protocol: &'static str,
     /// Whether the configuration's file has it, or an ingress resource.
     pub source: RouteSource,
@@ -200,6 +200,9 @@ pub struct FailureView {
     /// What the control plane said last, when that was in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_plane: Option<PlaneAnswer>,
+    /// What is wrong at the instance itself, when that was in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// An instance with its last wakes.

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::AppError;
 use super::plane::ObservedPlane;
+use super::prepared::tls_problem;
 use super::service::GatewayService;
 use super::sockets::Sockets;
 use crate::admin::Timeline;
@@ -82,6 +83,7 @@ pub fn needs_restart(current: &Config, config: &Config) -> Option<&'static str> 
         ("wake", current.wake.is_like(&config.wake)),
         ("log", current.log == config.log),
         ("metrics", current.metrics == config.metrics),
+        ("tickets", current.tickets == config.tickets),
         ("tracing", current.tracing == config.tracing),
         ("ingress", current.ingress == config.ingress),
         (
@@ -123,9 +125,12 @@ impl AppHandle {
         self.0.gateway.parts().wakes.reports()
     }
 
-    /// New connections get the certificates that are in the files now; an error is logged for those
-    /// that cannot be used.
+    /// New connections get the certificates, and the keys of tickets, that are in the files now; an
+    /// error is logged for those that cannot be used.
     pub fn refresh_certificates(&self) {
+        if let Some(tickets) = &self.0.sockets.tickets {
+            tickets.refresh();
+        }
         let mut expiries = BTreeMap::new();
         for (address, certificates) in self.0.sockets.certificates() {
             match certificates.refresh() {
@@ -135,6 +140,14 @@ impl AppHandle {
             }
             let not_after = certificates.not_after();
             expiries.extend(not_after.map(|not_after| (address, not_after)));
+        }
+        let (changed, errors) = self.0.gateway.parts().instance_tls.refresh();
+        if changed > 0 {
+            tracing::info!(changed, "new certificates for TLS to instances");
+        }
+        for error in errors {
+            let key = error.key;
+            tracing::error!(key, %error, "the old certificates for TLS to instances stay");
         }
         // Of the listeners that there are now: those of before have no certificate to expire.
         let metrics = &self.0.gateway.parts().metrics;
@@ -152,7 +165,11 @@ impl AppHandle {
         if let Some(key) = needs_restart(&current, config) {
             return Err(AppError::NeedsRestart(key));
         }
-        let problems = address_problems(config);
+        let mut problems = address_problems(config);
+        let profiles = &running.gateway.parts().instance_tls;
+        if let Err(errors) = profiles.load(&config.route) {
+            problems.extend(errors.into_iter().map(tls_problem));
+        }
         if !problems.is_empty() {
             return Err(ConfigError { problems }.into());
         }

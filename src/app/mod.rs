@@ -91,6 +91,8 @@ impl App {
         let Prepared {
             listeners,
             clients,
+            instance_tls,
+            tickets,
             metrics,
             tracer,
             ..
@@ -139,6 +141,7 @@ impl App {
         let parts = GatewayParts {
             wakes,
             hold: Hold::new(&config.wake, Arc::clone(&metrics)),
+            instance_tls: Arc::new(instance_tls),
             upstream: Upstream::new(
                 config.upstream.clone(),
                 TaskTracker::new(),
@@ -156,7 +159,7 @@ impl App {
         let gateway = Gateway::new(&config.route, unknown, parts);
         let running = Running {
             plans: watch::Sender::new(gateway.warm_plans()),
-            sockets: Sockets::new(shared, threads.workers().clone()),
+            sockets: Sockets::new(shared, tickets, threads.workers().clone()),
             admin: admin_address,
             config: Mutex::new(config),
             declared: Mutex::default(),
@@ -208,6 +211,9 @@ impl App {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> bool {
         let running = &self.running.0;
         let parts = running.gateway.parts();
+        // Before the first request, which may be one to redirect.
+        let https = self.bound.iter().filter_map(Bound::https).collect();
+        running.gateway.set_tls_listeners(https);
         for bound in self.bound {
             let service = GatewayService(Arc::clone(&running.gateway));
             running.sockets.serve(bound, &service);

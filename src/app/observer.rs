@@ -190,7 +190,7 @@ fn forget(running: &Running) {
 
 fn end(running: &Running, report: &WakeReport) {
     let condition = match report.outcome {
-        WakeOutcome::Woken | WakeOutcome::Renewed => InstanceCondition::Awake,
+        WakeOutcome::Woken | WakeOutcome::Booted | WakeOutcome::Renewed => InstanceCondition::Awake,
         WakeOutcome::Failed | WakeOutcome::TimedOut => InstanceCondition::Failing,
     };
     let at = now_ms();
@@ -205,6 +205,7 @@ fn end(running: &Running, report: &WakeReport) {
             code: failure.map(|failure| failure.code),
             phase: failure.map(|failure| failure.stage.as_str()),
             control_plane: failure.and_then(|failure| failure.answer.as_deref().cloned()),
+            reason: failure.and_then(|failure| Some(failure.reason.as_deref()?.to_owned())),
         });
     }
 }

@@ -223,6 +223,7 @@ fn with_engine(view: InstanceView, engine: Option<&Instance>, now: Instant) -> I
         code: failure.code,
         phase: failure.stage.as_str(),
         control_plane: failure.answer.as_deref().cloned(),
+        reason: failure.reason.as_deref().map(str::to_owned),
     });
     InstanceView {
         lease,
@@ -266,6 +267,8 @@ fn route_view(route: &RouteConfig, source: RouteSource) -> RouteView {
         protocol: match route.forwarding.protocol {
             Protocol::H1 => "h1",
             Protocol::H2c => "h2c",
+            Protocol::Https => "https",
+            Protocol::H2 => "h2",
         },
         source,
         listen_port: route.listen_port,
@@ -391,7 +394,7 @@ impl Operator for AppHandle {
                     let ready =
                         instance.ready_again(Target::AWAKE, &rules, rules.timeout, requester);
                     match ready.await.map_err(refused)?.kind {
-                        WakeKind::Cold | WakeKind::Joined => "woken",
+                        WakeKind::Cold | WakeKind::Joined | WakeKind::Boot => "woken",
                         WakeKind::Warm | WakeKind::None => "awake",
                     }
                 }

@@ -14,7 +14,8 @@ use crate::config::{
     Config, ConfigError, HypemanConfig, ListenerConfig, Problem, TlsConfig, TlsSource,
     address_problems,
 };
-use crate::listener::{ListenerSettings, TlsError, is_v6_only, probe};
+use crate::instance_tls::{TlsProfiles, TlsSetupError};
+use crate::listener::{ListenerSettings, TicketRing, TicketRingError, TlsError, is_v6_only, probe};
 use crate::telemetry::{Metrics, Tracer};
 use hypeman::BuildError;
 
@@ -25,6 +26,10 @@ pub struct Prepared {
     pub(super) listeners: Vec<ListenerSettings>,
     /// The clients of `config.hypeman`, in its order.
     pub(super) clients: Vec<hypeman::Client>,
+    /// The TLS that `config.route` speaks with instances.
+    pub(super) instance_tls: TlsProfiles,
+    /// The keys of session tickets, where they are kept.
+    pub(super) tickets: Option<Arc<TicketRing>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracer: Tracer,
     warnings: Vec<Problem>,
@@ -34,26 +39,49 @@ pub struct Prepared {
 pub const IN_USE: &str = "address_in_use";
 
 /// Reads a listener's certificates.
-type Load = fn(&ListenerConfig) -> Result<ListenerSettings, TlsError>;
+type Load<'a> = &'a dyn Fn(&ListenerConfig) -> Result<ListenerSettings, TlsError>;
 
 // === impl Prepared ===
 
 impl Prepared {
     /// Prepares a gateway that is to be run: an internal CA that is not there yet is founded.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
-        Self::with(config, ListenerSettings::new)
+        let tickets = TicketRing::open(&config.tickets);
+        let (tickets, problem) = match tickets {
+            Ok(tickets) => (tickets, None),
+            Err(error) => (None, Some(ticket_problem(&error))),
+        };
+        let load = |listener: &ListenerConfig| ListenerSettings::new(listener, tickets.as_ref());
+        let prepared = Self::with(config, problem, &load);
+        prepared.map(|prepared| Self {
+            tickets,
+            ..prepared
+        })
     }
 
     /// Prepares one that is not, without a trace. To be heard and not to be served, it also warns
     /// of addresses that cannot be opened just now.
     pub fn rehearse(config: &Config) -> Result<Self, ConfigError> {
-        let mut prepared = Self::with(config, ListenerSettings::rehearse)?;
+        let (warning, problem) = match TicketRing::rehearse(&config.tickets) {
+            Ok(warning) => (warning, None),
+            Err(error) => (None, Some(ticket_problem(&error))),
+        };
+        let mut prepared = Self::with(config, problem, &ListenerSettings::rehearse)?;
+        prepared.warnings.extend(warning.map(|message| {
+            let help = "nothing to do: the clients of before have full handshakes once";
+            Problem::of("damaged_tickets", "tickets.dir", message).with_mend(help)
+        }));
         prepared.warnings.extend(closed_addresses(config));
         Ok(prepared)
     }
 
-    fn with(config: &Config, load: Load) -> Result<Self, ConfigError> {
+    fn with(
+        config: &Config,
+        problem: Option<Problem>,
+        load: Load<'_>,
+    ) -> Result<Self, ConfigError> {
         let mut problems = address_problems(config);
+        problems.extend(problem);
         let mut warnings = Vec::new();
         let mut open = |key: String, listener: &ListenerConfig| match load(listener) {
             Ok(settings) => {
@@ -81,6 +109,10 @@ impl Prepared {
             };
             open("ingress.tls".to_owned(), &listener);
         }
+        let instance_tls = TlsProfiles::default();
+        if let Err(errors) = instance_tls.load(&config.route) {
+            problems.extend(errors.into_iter().map(tls_problem));
+        }
         let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
         let mut clients = Vec::new();
         for (index, plane) in config.hypeman.iter().enumerate() {
@@ -106,6 +138,8 @@ impl Prepared {
             true => Ok(Self {
                 listeners,
                 clients,
+                instance_tls,
+                tickets: None,
                 metrics,
                 tracer,
                 warnings,
@@ -140,6 +174,19 @@ fn tls_key(key: &str, tls: &TlsConfig, error: &TlsError) -> String {
         TlsSource::Internal { .. } => "internal",
     };
     format!("{key}.{name}")
+}
+
+fn ticket_problem(error: &TicketRingError) -> Problem {
+    Problem::of("tickets", "tickets.dir", error.to_string())
+}
+
+/// What is wrong with the TLS to instances of the route at this position.
+pub(super) fn tls_problem((index, error): (usize, TlsSetupError)) -> Problem {
+    let key = match error.key {
+        "protocol" => format!("route[{index}].protocol"),
+        key => format!("route[{index}].upstream_tls.{key}"),
+    };
+    Problem::of("certificate", key, error.message)
 }
 
 fn client_problem(index: usize, plane: &HypemanConfig, error: &BuildError) -> Problem {

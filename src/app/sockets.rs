@@ -13,7 +13,7 @@ use super::error::AppError;
 use crate::config::{ListenerConfig, ListenerMode};
 use crate::listener::{
     Certificates, Inherited, Listener, ListenerSettings, Service, SettingsHandle, Shared,
-    is_v6_only,
+    TicketRing, is_v6_only,
 };
 use crate::workers::Workers;
 
@@ -22,6 +22,8 @@ use crate::workers::Workers;
 pub(super) struct Sockets {
     open: Mutex<Vec<Open>>,
     pub(super) shared: Shared,
+    /// The keys of tickets, where they are kept.
+    pub(super) tickets: Option<Arc<TicketRing>>,
     workers: Workers,
 }
 
@@ -75,16 +77,23 @@ impl Bound {
     pub(super) fn listener(&self) -> &Listener {
         &self.listener
     }
+
+    /// The address where it speaks HTTP over TLS, if it does.
+    pub(super) fn https(&self) -> Option<SocketAddr> {
+        let is_https = self.config.tls.is_some() && self.config.mode == ListenerMode::Http;
+        is_https.then(|| self.listener.address())
+    }
 }
 
 // === impl Sockets ===
 
 impl Sockets {
-    pub(super) fn new(shared: Shared, workers: Workers) -> Self {
+    pub(super) fn new(shared: Shared, tickets: Option<Arc<TicketRing>>, workers: Workers) -> Self {
         let open = Mutex::default();
         Self {
             open,
             shared,
+            tickets,
             workers,
         }
     }
@@ -157,6 +166,7 @@ impl Sockets {
             open.clone()
         };
         let all = || configured.iter().chain(more).map(|config| config.address);
+        let load = |config| ListenerSettings::new(config, self.tickets.as_ref());
         let (mut fresh, mut kept, mut problems) = (Vec::new(), Vec::new(), Vec::new());
         let sources = configured.iter().map(|config| (config, true));
         for (config, needed) in sources.chain(more.iter().map(|config| (config, false))) {
@@ -168,10 +178,10 @@ impl Sockets {
                     kept.push((one, config, None));
                     Ok(())
                 }
-                Some(one) => ListenerSettings::new(config)
+                Some(one) => load(config)
                     .map(|settings| kept.push((one, config, Some(settings))))
                     .map_err(AppError::from),
-                None => ListenerSettings::new(config)
+                None => load(config)
                     .map_err(AppError::from)
                     .and_then(|settings| {
                         let none = &mut Inherited::default();

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use super::instances::InstancesArguments;
 #[cfg(feature = "local")]
 use super::instances::pair;
+use super::sign_url::SignUrlArguments;
 #[cfg(feature = "local")]
 use wakegate_local::cli::{DriverArguments, ImageCommand, InternalCommand, LocalArguments};
 
@@ -86,6 +87,11 @@ pub enum Command {
         /// The `code` of an answer, such as `wake_timeout`; without one, all are listed.
         code: Option<String>,
     },
+    /// Sign a URL, so that it lets in whoever has it until it expires.
+    ///
+    /// The URL is for a route with `signed_url`. Its host (without the port), path and whole query are
+    /// signed as they are printed, so that nothing can be changed in it.
+    SignUrl(SignUrlArguments),
     /// Show what a running gateway does: its instances, what they are doing, who waits.
     Status(GatewayArguments),
     /// Show the last wakes of a running gateway, the newest last: who woke what, how long it took,

@@ -261,7 +261,7 @@ async fn narrate(
                 let name = ids.get(report.instance.as_str()).map_or("?", String::as_str);
                 let ms = report.took.as_secs_f64() * 1e3;
                 match report.outcome {
-                    WakeOutcome::Woken => {
+                    WakeOutcome::Woken | WakeOutcome::Booted => {
                         say(name, &paint.with("1;32", &format!("ready in {ms:.1} ms")), paint, out);
                     }
                     WakeOutcome::Failed | WakeOutcome::TimedOut => {

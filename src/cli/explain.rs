@@ -36,6 +36,14 @@ const CODES: &[Code] = &[
          are sent to a port that they cannot reach, set server.https_port.",
     ),
     code(
+        "auth_redirect",
+        302,
+        "The route has [route.auth] with `forward`, and the server that judges requests sends the \
+         client somewhere else, usually to sign in. The status is that server's.",
+        "Nothing: the client is told where to go. If it goes in a circle, look at the cookies of the \
+         sign-in: they must be for the route's host.",
+    ),
+    code(
         "bad_request",
         400,
         "What the client sent is not a request of HTTP/1.0 or HTTP/1.1, or it could be read in \
@@ -76,15 +84,27 @@ const CODES: &[Code] = &[
          timeouts of a proxy in front of the gateway.",
     ),
     code(
+        "unauthenticated",
+        401,
+        "The route has [route.auth], and the request does not show who sends it: it has no token, \
+         or one that is expired, not valid yet, signed with an unknown key, from another issuer or \
+         for another audience.",
+        "Look at the token's claims, and compare them with the keys `issuer` and `audience` of \
+         [[route.auth.any]] jwt. A token that stands twice in one place counts as none. The clocks \
+         of the issuer and of the gateway may be 30 seconds apart.",
+    ),
+    code(
         "forbidden",
         403,
         "The route has [route.auth], and the request does not show what it asks for: the field is \
-         missing or has a wrong value, or the connection has shown no certificate that the \
-         listener has verified.",
+         missing or has a wrong value, the connection has shown no certificate that the listener \
+         has verified, or the token or certificate is for something else, such as another \
+         instance.",
         "Compare the client's field with auth.value_file, which is read together with the \
-         configuration. For auth.any with client_certificate, the connection must come to a \
-         listener with client_ca, and show a certificate of that CA. Client-Cert fields of \
-         proxies in front of the gateway do not count.",
+         configuration. For client_certificate, the connection must come to a listener with \
+         client_ca, and show a certificate of that CA, for the name `san`. Client-Cert fields of \
+         proxies in front of the gateway do not count. For a token, compare its claims with \
+         jwt.claims.",
     ),
     code(
         "no_route",
@@ -92,6 +112,13 @@ const CODES: &[Code] = &[
         "No route answers for this host and path.",
         "`wakegate routes` shows what is served. With [ingress] watch, look for \"not served\" in \
          the diagnostics.",
+    ),
+    code(
+        "port_not_allowed",
+        404,
+        "The request chooses a port, by its host, a field or a subprotocol, that the route's `ports` \
+         do not have, or that is none.",
+        "Add the port to the route's `ports`, if it is to be reached from outside.",
     ),
     code(
         "instance_not_found",
@@ -161,6 +188,14 @@ const CODES: &[Code] = &[
          what should not wake it.",
     ),
     code(
+        "too_many_refused",
+        429,
+        "The route has [route.auth], and the client's network has sent more requests without what it \
+         asks for than admission.rate_per_client allows.",
+        "Nothing, if somebody guesses. Requests with a valid credential are served meanwhile, also \
+         those of the same network.",
+    ),
+    code(
         "too_many_unknown_names",
         429,
         "The client has asked for more names that no instance has than wake.unknown_per_client \
@@ -192,6 +227,15 @@ const CODES: &[Code] = &[
          sent again, because it might already have run.",
         "Look at the application's log of that moment. Idempotent requests are sent again \
          automatically; those with a body need retry.buffer.",
+    ),
+    code(
+        "upstream_tls",
+        502,
+        "TLS with the instance failed for good: the gateway does not accept the instance's \
+         certificate, or the instance not the gateway's, or it speaks no TLS at this port. Nothing \
+         of the request was sent.",
+        "`wakegate wakes` and the log say why. Mend the certificate, or the route's upstream_tls: \
+         `ca`, `server_name`, `client_cert`.",
     ),
     code(
         "upstream_invalid",
@@ -242,6 +286,22 @@ const CODES: &[Code] = &[
         "The instance is asleep, and the route's [route.admission] does not let this kind of \
          request wake it. Health checks and robots.txt get this as 200.",
         "The metric wakegate_wake_refusals_total says which rule refuses how many requests.",
+    ),
+    code(
+        "auth_unavailable",
+        503,
+        "The route has [route.auth], and nobody can tell at the moment who sends the request: no key \
+         of tokens is known, or the server that judges requests (`forward`) fails or does not answer \
+         in time. Nobody is let in by that way.",
+        "Look at jwt.jwks_url or forward.url: the diagnostics say why it does not answer. The keys \
+         are asked for again every second until there are some.",
+    ),
+    code(
+        "cold_boot_refused",
+        503,
+        "The route has wake.require_memory, and the instance could only be booted: it is Stopped, or \
+         in Standby without a snapshot. Nothing was started.",
+        "Start the instance yourself, or leave require_memory out of the route.",
     ),
     code(
         "waiting_page",
@@ -497,7 +557,10 @@ mod tests {
         let quoted = source.split('"').skip(1).step_by(2);
         let is_code = |word: &&str| {
             word.contains('_')
-                || matches!(*word, "asleep" | "forbidden" | "draining" | "misdirected")
+                || matches!(
+                    *word,
+                    "asleep" | "forbidden" | "draining" | "misdirected" | "unauthenticated"
+                )
         };
         let plain = |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
         quoted

@@ -190,7 +190,7 @@ pub(super) fn instance_path(name: &str) -> String {
     format!("/api/instances/{encoded}")
 }
 
-/// A failed wake's code, phase and the control plane's words, in one line; empty when it has none.
+/// A failed wake's code, phase and the control plane's words or ours, in one line; empty when it has none.
 pub(super) fn reason(failure: &Value) -> String {
     let code = text(at(failure, "code"));
     if code.is_empty() {
@@ -213,6 +213,11 @@ pub(super) fn reason(failure: &Value) -> String {
         }
         line.push_str(": ");
         line.push_str(text(at(said, "message")));
+    }
+    let own = text(at(failure, "reason"));
+    if !own.is_empty() {
+        line.push_str("; ");
+        line.push_str(own);
     }
     line
 }
@@ -369,7 +374,11 @@ pub(super) async fn routes(arguments: RoutesArguments, output: Output) -> Result
             [
                 text(at(route, "host")).to_owned(),
                 text(at(route, "path")).to_owned(),
-                format!("{}:{}", text(at(route, "instance")), at(route, "port")),
+                format!(
+                    "{}:{}",
+                    text(at(route, "instance")),
+                    port_text(at(route, "port"))
+                ),
                 text(at(route, "protocol")).to_owned(),
                 text(at(route, "hypeman")).to_owned(),
                 text(at(route, "source")).to_owned(),
@@ -443,6 +452,14 @@ pub(super) async fn healthcheck(
             "{url}: {}",
             error.without_url()
         ))),
+    }
+}
+
+/// A route's port, as its configuration has it.
+fn port_text(port: &Value) -> String {
+    match port.as_u64() {
+        Some(0) => "{port}".to_owned(),
+        _ => port.to_string(),
     }
 }
 

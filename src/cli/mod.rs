@@ -18,6 +18,7 @@ mod instances;
 mod local;
 mod output;
 mod serve;
+mod sign_url;
 mod signals;
 mod table;
 mod wakes;
@@ -41,6 +42,8 @@ use self::signals::end_signal;
 use crate::{config::LogConfig, telemetry::init_diagnostics};
 
 pub use instances::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
+pub use sign_url::SignUrlArguments;
+
 pub use output::{BAD_CONFIG, FAILED, Failure, OK, Output};
 
 /// The threads of the runtime that serves no clients.
@@ -101,6 +104,7 @@ async fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
             Ok(())
         }
         Command::Explain { code } => explain::run(code.as_deref(), output),
+        Command::SignUrl(arguments) => sign_url::run(&arguments, output),
         Command::Status(arguments) => gateway::status(arguments, output).await,
         Command::Wakes(arguments) => wakes::run(arguments, output).await,
         Command::Routes(arguments) => gateway::routes(arguments, output).await,

@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 use super::auth_advice::of_auth;
 use super::effect_advice::of_effects;
 use super::say::Say;
-use super::{Config, InstanceTemplate, Problem, RouteConfig, ServerConfig, TlsSource};
+use super::{
+    Config, HeaderAuth, InstanceTemplate, KeyFile, Problem, Proof, RouteConfig, ServerConfig,
+    TlsSource,
+};
 use crate::descriptors::for_clients;
 
 /// Everything that is worth a thought; `descriptors` is how many files the process may have open,
@@ -105,13 +108,14 @@ fn of_exposure(config: &Config, say: &mut impl Say) {
         .any(|listener| listener.tls.is_none() && !is_near(listener.address.ip()));
     for (index, route) in config.route.iter().enumerate() {
         let auth = route.forwarding.auth.as_ref();
-        let has_field = auth.is_some_and(|auth| auth.header.is_some());
-        let secret = has_field && !route.forwarding.redirect_http;
+        let is_sent = |proof: Proof<'_>| !matches!(proof, Proof::ClientCertificate(_));
+        let has_secret = auth.is_some_and(|auth| auth.proofs().any(is_sent));
+        let secret = has_secret && !route.forwarding.redirect_http.enabled;
         if secret && public && config.server.trusted_proxies.is_empty() {
             say(
                 "key_in_clear",
                 &format!("route[{index}].auth"),
-                "its field comes in clear, since a listener for other machines has no TLS"
+                "what it asks for comes in clear, since a listener for other machines has no TLS"
                     .to_owned(),
                 "give the listener `tls`, or put a proxy with TLS in front and name it in server.trusted_proxies",
             );
@@ -188,6 +192,20 @@ fn of_route(index: usize, route: &RouteConfig, say: &mut impl Say) {
             "set admission.rate, admission.clients or [route.auth], or give such instances routes of their own",
         );
     }
+    if route
+        .forwarding
+        .upstream_tls
+        .as_ref()
+        .is_some_and(|tls| !tls.verify)
+    {
+        say(
+            "unverified_tls",
+            &format!("route[{index}].upstream_tls.verify"),
+            "is false: whoever is at the instance's address is believed, and gets the requests"
+                .to_owned(),
+            "name the CA of the instance's certificate in `upstream_tls.ca` instead",
+        );
+    }
     if route.wake.max_held == 0 || route.limits.max_inflight == 0 {
         say(
             "sheds_everything",
@@ -215,12 +233,29 @@ fn secrets(config: &Config) -> Vec<(String, PathBuf)> {
         add(key, plane.api_key_file.as_deref());
     }
     for (index, route) in config.route.iter().enumerate() {
-        let auth = route.forwarding.auth.as_ref();
-        let key = format!("route[{index}].auth.value_file");
-        add(
-            key,
-            auth.and_then(|auth| auth.header.as_ref()?.value_file.as_deref()),
-        );
+        let Some(auth) = &route.forwarding.auth else {
+            continue;
+        };
+        let file = |header: &Option<HeaderAuth>| header.as_ref()?.value_file.clone();
+        let key = format!("route[{index}].auth");
+        add(format!("{key}.value_file"), file(&auth.header).as_deref());
+        for (position, way) in auth.any.iter().enumerate() {
+            let key = format!("{key}.any[{position}].value_file");
+            add(key, file(&way.header).as_deref());
+            let key_file = way
+                .signed_url
+                .as_ref()
+                .and_then(|url| url.key_file.as_ref());
+            let key = format!("route[{index}].auth.any[{position}].signed_url.key_file");
+            add(key, key_file.map(KeyFile::path));
+        }
+    }
+    let ring = config.tickets.dir.as_ref().map(|dir| dir.join("ring"));
+    add("tickets.dir".to_owned(), ring.as_deref());
+    for (index, route) in config.route.iter().enumerate() {
+        let tls = route.forwarding.upstream_tls.as_ref();
+        let key = tls.and_then(|tls| tls.client_key.as_deref());
+        add(format!("route[{index}].upstream_tls.client_key"), key);
     }
     for (index, listener) in config.listener.iter().enumerate() {
         match listener.tls.as_ref().map(|tls| &tls.source) {
@@ -365,6 +400,10 @@ mod tests {
                      tls = \"internal\""
                 ),
                 "server.https_port",
+            ),
+            (
+                format!("{risky}protocol = \"https\"\nupstream_tls = {{ verify = false }}"),
+                "route[0].upstream_tls.verify",
             ),
             (
                 format!("{risky}limits = {{ max_inflight = 0 }}"),

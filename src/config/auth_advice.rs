@@ -48,22 +48,13 @@ pub(super) fn of_auth(config: &Config, say: &mut impl Say) {
                 "let the listener terminate TLS, or give such connections a host of their own",
             );
         }
-        if route.wake.on_tls_hello {
-            say(
-                "no_effect",
-                &format!("route[{index}].wake.on_tls_hello"),
-                "has no effect, since the route has `auth`: the first bytes of TLS do not show who comes"
-                    .to_owned(),
-                "leave it out",
-            );
-        }
     }
 }
 
 /// Where a client cannot show a certificate although its request reaches the route.
 fn without_question(config: &Config, route: &RouteConfig) -> Vec<String> {
     // In clear it is redirected, to where it can.
-    let is_redirected = route.forwarding.redirect_http;
+    let is_redirected = route.forwarding.redirect_http.enabled;
     let of_file = config.listener.iter().filter(|listener| {
         let asks = |listener: &ListenerConfig| match &listener.tls {
             Some(tls) => tls.clients.is_some(),
@@ -163,18 +154,5 @@ mod tests {
         // The port's connections are another route's.
         let other = "[[route]]\nhost = \"*.example.com\"\ninstance = \"b\"\n";
         assert_eq!(risks(&[ASKS, TCP, ROUTE, other, CERTIFICATE]), []);
-    }
-
-    #[test]
-    fn waking_on_the_first_bytes_of_tls_does_not_go_with_asking_who_comes() {
-        let wakes = format!("{ROUTE}wake = {{ on_tls_hello = true }}\n");
-        let named = risks(&[
-            ASKS,
-            &wakes,
-            "admission = { clients = [\"10.0.0.0/8\"] }\n",
-            FIELD,
-        ]);
-        assert_eq!(named.len(), 1, "{named:?}");
-        assert_eq!(named[0].0, "route[0].wake.on_tls_hello");
     }
 }

@@ -4,7 +4,8 @@
 
 use super::say::Say;
 use super::{
-    Config, IngressConfig, ListenerMode, ReadyWhen, RetryConfig, RouteConfig, RouteWakeConfig,
+    Config, IngressConfig, ListenerConfig, ListenerMode, ReadyWhen, RetryConfig, RouteConfig,
+    RouteWakeConfig, TicketsConfig,
 };
 
 const LEAVE_OUT: &str = "leave it out, or set what it needs";
@@ -27,6 +28,14 @@ pub(super) fn of_effects(config: &Config, say: &mut impl Say) {
             "ingress",
             "has no effect, since `ingress.watch` is not set".to_owned(),
             "set `ingress.watch = true`, or leave the section out",
+        );
+    }
+    if config.tickets.dir.is_none() && config.tickets != TicketsConfig::default() {
+        say(
+            "no_effect",
+            "tickets.rotate",
+            "has no effect without `tickets.dir`".to_owned(),
+            LEAVE_OUT,
         );
     }
     let tracing = &config.tracing;
@@ -73,15 +82,46 @@ fn is_set(ingress: &IngressConfig) -> bool {
         }
 }
 
+/// A browser that knows a host by HSTS goes to port 443 where it would have gone to port 80, whatever
+/// a redirect says (RFC 6797 §8.3).
+fn of_hsts(config: &Config, say: &mut impl Say) {
+    let hsts = config
+        .route
+        .iter()
+        .position(|r| r.forwarding.hsts.is_some());
+    let Some((index, route)) = hsts.and_then(|index| Some((index, config.route.get(index)?)))
+    else {
+        return;
+    };
+    let is_secure = |one: &&ListenerConfig| one.tls.is_some() && one.mode == ListenerMode::Http;
+    let mut own = config.listener.iter().filter(is_secure);
+    let named = route.forwarding.redirect_http.port;
+    let first = own.clone().next().map(|listener| listener.address.port());
+    let is_usual = own.any(|listener| listener.address.port() == 443);
+    if let Some(port) = named.or(config.server.https_port).or(first)
+        && port != 443
+        && (named.or(config.server.https_port).is_some() || !is_usual)
+    {
+        say(
+            "hsts_port",
+            &format!("route[{index}].hsts"),
+            format!("makes browsers go to port 443 instead of 80, and TLS is at port {port}"),
+            "serve TLS at port 443 or, if a mapping of ports makes 443 of it, say so with \
+             `redirect_http = { port = 443 }`",
+        );
+    }
+}
+
 /// Where `redirect_http` sends clients.
 fn of_redirects(config: &Config, say: &mut impl Say) {
-    let redirects = |route: &RouteConfig| route.forwarding.redirect_http;
+    of_hsts(config, say);
+    let redirects = |route: &RouteConfig| {
+        let redirect = route.forwarding.redirect_http;
+        redirect.enabled && redirect.port.or(config.server.https_port).is_none()
+    };
     let Some(index) = config.route.iter().position(|route| redirects(route)) else {
         return;
     };
-    if config.server.https_port.is_some() {
-        return;
-    }
     let secure = config
         .listener
         .iter()

@@ -7,13 +7,15 @@ use std::time::Duration;
 use http::HeaderName;
 #[cfg(test)]
 use schemars::JsonSchema;
+use serde::ser::SerializeStruct as _;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::auth::AuthConfig;
 use super::duration_text::optional_go_text;
-use super::settings::{elsewhere, list, section, settings, word_settings};
+use super::settings::{elsewhere, list, optional_port, section, settings, word_settings};
 #[cfg(test)]
-use super::shape::{GoText, text_schema};
+use super::shape::{GoText, or_flag, text_schema};
+use super::upstream_tls::UpstreamTlsConfig;
 use super::values::{HeaderRule, parse_field_name};
 
 word_settings!(Protocol, ProxyProtocol, FieldNames);
@@ -27,6 +29,10 @@ pub enum Protocol {
     H1,
     /// HTTP/2 without TLS, by prior knowledge; upgrades go as HTTP/1.1.
     H2c,
+    /// HTTP/1.1 over TLS.
+    Https,
+    /// HTTP/2 over TLS; upgrades go as HTTP/1.1, over TLS, too.
+    H2,
 }
 
 /// Which PROXY header begins a connection.
@@ -61,6 +67,9 @@ settings! {
     pub struct ForwardingConfig {
         /// What is spoken with the instance.
         pub protocol: Protocol = Protocol::H1;
+        /// Whom the gateway believes over TLS to the instance, and what it shows.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub upstream_tls: Option<UpstreamTlsConfig> = None, by elsewhere;
         /// Which PROXY header the instance gets; its connections then are of one client each.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub proxy_protocol: Option<ProxyProtocol> = None;
@@ -69,7 +78,7 @@ settings! {
         /// Whether the route's path prefix is taken off.
         pub strip_path: bool = false;
         /// Whether a request without TLS is redirected to `https`, without a wake.
-        pub redirect_http: bool = false;
+        pub redirect_http: RedirectConfig = RedirectConfig::default(), by elsewhere;
         /// `Strict-Transport-Security` for so long on answers over TLS.
         #[serde(
             serialize_with = "optional_go_text",
@@ -88,6 +97,20 @@ settings! {
         /// What a request must show.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub auth: Option<AuthConfig> = None, by elsewhere;
+    }
+}
+
+settings! {
+    /// The way of a request without TLS to `https`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    #[cfg_attr(test, schemars(transform = or_flag))]
+    pub struct RedirectConfig {
+        /// Whether such a request is redirected.
+        pub enabled: bool = false;
+        /// The port of the URL that it is sent to, where that is not a TLS listener's own: behind a
+        /// mapping of ports.
+        pub port: Option<u16> = None, by optional_port;
     }
 }
 
@@ -128,6 +151,20 @@ fn names<S: Serializer>(names: &[HeaderName], to: S) -> Result<S::Ok, S::Error> 
     to.collect_seq(names.iter().map(HeaderName::as_str))
 }
 
+// === impl Protocol ===
+
+impl Protocol {
+    /// Whether it is spoken over TLS.
+    pub const fn is_secure(self) -> bool {
+        matches!(self, Self::Https | Self::H2)
+    }
+
+    /// Whether requests that do not leave HTTP go over HTTP/2.
+    pub const fn is_h2(self) -> bool {
+        matches!(self, Self::H2c | Self::H2)
+    }
+}
+
 // === impl HeaderEdits ===
 
 impl HeaderEdits {
@@ -157,6 +194,19 @@ impl Rename {
             from: parse_field_name(from.trim())?,
             to: parse_field_name(to.trim())?,
         })
+    }
+}
+
+/// As it is written.
+impl Serialize for RedirectConfig {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Some(port) = self.port else {
+            return to.serialize_bool(self.enabled);
+        };
+        let mut table = to.serialize_struct("RedirectConfig", 2)?;
+        table.serialize_field("enabled", &self.enabled)?;
+        table.serialize_field("port", &port)?;
+        table.end()
     }
 }
 

@@ -13,18 +13,22 @@ mod addresses;
 mod advice;
 mod auth;
 mod auth_advice;
+mod capture_text;
 mod client_share;
 mod diagnostics;
 mod duration_text;
 mod effect_advice;
 mod forwarding;
+mod jwt;
 mod likeness;
 mod load;
 mod model;
 mod origin;
+mod other_ways;
 mod parts;
 mod pattern;
 mod place;
+mod ports;
 mod problem;
 mod reader;
 mod redact;
@@ -40,7 +44,9 @@ mod settings;
 mod shape;
 mod telemetry;
 mod texts;
+mod tickets;
 mod tls;
+mod upstream_tls;
 mod values;
 mod variables;
 mod wake;
@@ -48,17 +54,25 @@ mod whole;
 
 pub use addresses::address_problems;
 pub use advice::advice;
-pub use auth::{AuthConfig, HeaderAuth, Proof};
+pub use auth::{AuthConfig, CertificateAuth, HeaderAuth, Proof, Way};
+pub use capture_text::{CaptureText, INSTANCE};
 pub use client_share::ClientShare;
-pub use forwarding::{FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, Rename};
+pub use forwarding::{
+    FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, RedirectConfig, Rename,
+};
+pub use jwt::{JwtAuth, TokenFrom};
 pub use load::{Loaded, load, load_admin, load_file};
 pub use model::{
     AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ListenerMode,
     ResponseConfig, UpstreamConfig,
 };
 pub use origin::Origin;
-pub use pattern::{HostPattern, InstanceTemplate, PatternError, PatternLabel};
+pub use other_ways::{ForwardAuth, KeyFile, SignedUrlAuth};
+pub use pattern::{
+    Captured, HostPattern, InstanceTemplate, PORT, PatternError, PatternLabel, split_port,
+};
 pub use place::Place;
+pub use ports::{PortFrom, PortRanges, parse_port};
 pub use problem::{ConfigError, Problem};
 pub use redact::{masked, redacted};
 pub use route::{
@@ -73,7 +87,9 @@ pub use telemetry::{
     AccessField, AccessFormat, AccessLog, FilterError, LogConfig, LogFormat, MetricsConfig,
     SecretHeaders, TracingConfig, parse_filter,
 };
+pub use tickets::TicketsConfig;
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
+pub use upstream_tls::{NameTemplate, UpstreamTlsConfig};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 pub use variables::Variables;
 pub use wake::{ReadyWhen, WakeConfig};

@@ -21,6 +21,7 @@ use super::settings::{at_least, elsewhere, optional_text, port, section, setting
 use super::shape::GoText;
 use super::telemetry::{LogConfig, MetricsConfig, TracingConfig};
 use super::texts::{parse_instance, parse_url};
+use super::tickets::TicketsConfig;
 use super::tls::TlsConfig;
 use super::wake::WakeConfig;
 use hypeman::InstanceRef;
@@ -42,6 +43,8 @@ settings! {
         pub log: LogConfig = LogConfig::default(), by section;
         /// Metrics.
         pub metrics: MetricsConfig = MetricsConfig::default(), by section;
+        /// Keys of TLS session tickets.
+        pub tickets: TicketsConfig = TicketsConfig::default(), by section;
         /// Traces.
         pub tracing: TracingConfig = TracingConfig::default(), by elsewhere;
         /// The operator's listener.

@@ -15,6 +15,9 @@ use super::shape::text_schema;
 use crate::names::Hostname;
 use hypeman::InstanceRef;
 
+/// The capture that a request's port is chosen by.
+pub const PORT: &str = "port";
+
 /// One label of a host pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PatternLabel {
@@ -22,6 +25,14 @@ pub enum PatternLabel {
     Literal(String),
     /// Matches any one label and remembers it under this name.
     Capture(String),
+    /// `{port}-{name}` or `{name}-{port}`: a number and a name with a dash between them, the first
+    /// dash or the last.
+    WithPort {
+        /// What is not the number is remembered under this name.
+        name: String,
+        /// Whether the number comes first.
+        is_first: bool,
+    },
 }
 
 /// Which hosts a route answers for.
@@ -53,7 +64,9 @@ pub enum PatternError {
     #[error("{0}")]
     Hostname(#[from] crate::names::HostnameError),
     /// `api-{x}.example.com`.
-    #[error("a capture must be a whole label, like `{{name}}.example.com`; `{0}` is mixed")]
+    #[error(
+        "a capture must be a whole label, like `{{name}}.example.com`, or `{{port}}-{{name}}`; `{0}` is mixed"
+    )]
     MixedLabel(String),
     /// `{a}.{a}.example.com`.
     #[error("the capture `{{{0}}}` appears twice")]
@@ -97,10 +110,98 @@ fn capture_name(label: &str) -> Result<Option<&str>, PatternError> {
     }
 }
 
+/// The name beside the port, and whether the port comes first, if the label is such a pair.
+fn port_pair(label: &str) -> Result<Option<(&str, bool)>, PatternError> {
+    let first = label.strip_prefix("{port}-").map(|rest| (rest, true));
+    let pair = first.or_else(|| label.strip_suffix("-{port}").map(|rest| (rest, false)));
+    let Some((rest, is_first)) = pair else {
+        return Ok(None);
+    };
+    match capture_name(rest)? {
+        Some(name) => Ok(Some((name, is_first))),
+        None => Err(PatternError::MixedLabel(label.to_owned())),
+    }
+}
+
 #[cfg(test)]
 text_schema!(HostPattern, "HostPattern", "{instance}.example.com");
 #[cfg(test)]
 text_schema!(InstanceTemplate, "InstanceTemplate", "{instance}");
+
+/// The number and the name of a label that is made of both.
+pub fn split_port(label: &str, is_first: bool) -> Option<(&str, &str)> {
+    let (port, name) = match is_first {
+        true => label.split_once('-')?,
+        false => label.rsplit_once('-').map(|(name, port)| (port, name))?,
+    };
+    let is_number = (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
+    (is_number && !name.is_empty()).then_some((port, name))
+}
+
+/// What a label of a valid pattern captures, as it is written; the later, the less is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Captured<'a> {
+    /// Nothing: it is what it is.
+    Nothing,
+    /// A port, and what is under this name.
+    Port {
+        /// The name, in braces.
+        name: &'a str,
+        /// Whether the port comes first.
+        is_first: bool,
+    },
+    /// All of it.
+    Label(&'a str),
+}
+
+// === impl Captured ===
+
+impl<'a> Captured<'a> {
+    /// Of a label of a valid pattern.
+    pub fn of(label: &'a str) -> Self {
+        if !label.starts_with('{') {
+            return Self::Nothing;
+        }
+        let first = label.strip_prefix("{port}-").map(|name| (name, true));
+        let pair = first.or_else(|| label.strip_suffix("-{port}").map(|name| (name, false)));
+        match pair {
+            Some((name, is_first)) => Self::Port { name, is_first },
+            None => Self::Label(label),
+        }
+    }
+
+    /// What has been captured of a host's label under a name.
+    pub fn capture<'h>(self, part: &'h str, capture: &str) -> Option<&'h str> {
+        let is_it = |written: &str| {
+            let name = written.strip_prefix('{').and_then(|n| n.strip_suffix('}'));
+            name == Some(capture)
+        };
+        match self {
+            Self::Nothing => None,
+            Self::Label(name) => is_it(name).then_some(part),
+            Self::Port { name, is_first } => {
+                let (port, rest) = split_port(part, is_first)?;
+                match capture {
+                    PORT => Some(port),
+                    _ => is_it(name).then_some(rest),
+                }
+            }
+        }
+    }
+}
+
+// === impl PatternLabel ===
+
+impl PatternLabel {
+    /// The names of what it captures.
+    fn names(&self) -> Vec<&str> {
+        match self {
+            Self::Literal(_) => Vec::new(),
+            Self::Capture(name) => vec![name],
+            Self::WithPort { name, .. } => vec![name, PORT],
+        }
+    }
+}
 
 // === impl HostPattern ===
 
@@ -124,6 +225,11 @@ impl HostPattern {
         }
         let mut labels = Vec::new();
         for label in text.split('.') {
+            if let Some((name, is_first)) = port_pair(label)? {
+                let name = name.to_owned();
+                labels.push(PatternLabel::WithPort { name, is_first });
+                continue;
+            }
             labels.push(match capture_name(label)? {
                 Some(name) => PatternLabel::Capture(name.to_owned()),
                 None => PatternLabel::Literal(Hostname::parse(label)?.as_str().to_owned()),
@@ -132,11 +238,10 @@ impl HostPattern {
         if labels.len() < 2 {
             return Err(PatternError::OneLabel);
         }
-        for (index, label) in labels.iter().enumerate() {
-            if let PatternLabel::Capture(name) = label
-                && labels.iter().take(index).any(|before| before == label)
-            {
-                return Err(PatternError::DuplicateCapture(name.clone()));
+        let names: Vec<&str> = labels.iter().flat_map(PatternLabel::names).collect();
+        for (index, name) in names.iter().enumerate() {
+            if names.iter().take(index).any(|before| before == name) {
+                return Err(PatternError::DuplicateCapture((*name).to_owned()));
             }
         }
         Ok(Self::Labels(labels))
@@ -155,6 +260,9 @@ impl HostPattern {
                 labels.iter().all(|label| match (label, parts.next()) {
                     (PatternLabel::Literal(text), Some(part)) => text == part,
                     (PatternLabel::Capture(_), Some(_)) => true,
+                    (PatternLabel::WithPort { is_first, .. }, Some(part)) => {
+                        split_port(part, *is_first).is_some()
+                    }
                     (_, None) => false,
                 }) && parts.next().is_none()
             }
@@ -164,9 +272,7 @@ impl HostPattern {
     /// Whether the pattern has this capture.
     pub fn captures(&self, name: &str) -> bool {
         match self {
-            Self::Labels(labels) => labels
-                .iter()
-                .any(|l| matches!(l, PatternLabel::Capture(n) if n == name)),
+            Self::Labels(labels) => labels.iter().any(|label| label.names().contains(&name)),
             Self::Exact(_) | Self::Wildcard(_) | Self::Any => false,
         }
     }
@@ -186,6 +292,18 @@ impl fmt::Display for HostPattern {
                     match label {
                         PatternLabel::Literal(text) => f.write_str(text)?,
                         PatternLabel::Capture(name) => write!(f, "{{{name}}}")?,
+                        PatternLabel::WithPort {
+                            name,
+                            is_first: true,
+                        } => {
+                            write!(f, "{{port}}-{{{name}}}")?;
+                        }
+                        PatternLabel::WithPort {
+                            name,
+                            is_first: false,
+                        } => {
+                            write!(f, "{{{name}}}-{{port}}")?;
+                        }
                     }
                 }
                 Ok(())
@@ -236,6 +354,11 @@ mod tests {
     fn patterns_that_the_contract_refuses_are_refused() {
         for text in [
             "api-{x}.example.com",
+            "{a}-{b}.example.com",
+            "{port}-x.example.com",
+            "{port}-{port}.example.com",
+            "{port}-{a}.{port}.example.com",
+            "x{port}-{a}.example.com",
             "{a}.{a}.example.com",
             "{x}",
             "**",
@@ -256,10 +379,30 @@ mod tests {
         for text in [
             "api.example.com",
             "{app}.{env}.example.com",
+            "{port}-{app}.example.com",
+            "{app}-{port}.{env}.example.com",
             "*.example.com",
             "*",
         ] {
             assert_eq!(HostPattern::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_port_is_before_the_first_dash_or_behind_the_last() {
+        for (label, is_first, expected) in [
+            ("3000-my-app", true, Some(("3000", "my-app"))),
+            ("my-app-3000", false, Some(("3000", "my-app"))),
+            ("3000-my-app-4000", true, Some(("3000", "my-app-4000"))),
+            ("3000-my-app-4000", false, Some(("4000", "3000-my-app"))),
+            ("my-app", true, None),
+            ("my-app", false, None),
+            ("3000", true, None),
+            ("3000-", true, None),
+            ("-3000", false, None),
+            ("123456-app", true, None),
+        ] {
+            assert_eq!(split_port(label, is_first), expected, "{label}");
         }
     }
 

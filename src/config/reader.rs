@@ -8,6 +8,7 @@
 //! the number may be left out. Lists of plain values are separated by commas. What Kubernetes
 //! says of Services in such names (`service_link`) is not read.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -145,6 +146,13 @@ impl<'b, 'a> Section<'b, 'a> {
     /// Whether the file or the environment has a plain value of this key.
     pub(super) fn has(&mut self, key: &str) -> bool {
         self.has_variable(key) || self.has_in_file(key)
+    }
+
+    /// Whether the value of this key is this word.
+    pub(super) fn is_word(&mut self, key: &str, word: &str) -> bool {
+        let in_file = self.in_file(key).and_then(|value| value.get_ref().as_str());
+        let variable = self.variable(key).map(|(_, text)| text);
+        variable.as_deref().or(in_file) == Some(word)
     }
 
     fn in_file(&self, key: &str) -> Option<&'b Spanned<DeValue<'a>>> {
@@ -391,6 +399,59 @@ impl<'b, 'a> Section<'b, 'a> {
                 Ok(value) => values.push(value),
                 Err(error) => {
                     let path = self.key_path(key);
+                    self.diagnostics
+                        .report("bad_value", place, path, error.into());
+                }
+            }
+        }
+        Some(values)
+    }
+
+    /// A table of texts that `parse` can read. In the environment it is `name=text`, separated by
+    /// commas.
+    pub(super) fn map<T, E: Into<Complaint>>(
+        &mut self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<BTreeMap<String, T>> {
+        self.keys.push(key);
+        let mut found = Vec::new();
+        if let Some((variable, text)) = self.variable(key) {
+            let items = text.split(',').map(str::trim);
+            for item in items.filter(|item| !item.is_empty()) {
+                let (name, text) = item.split_once('=').unwrap_or((item, ""));
+                let place = (usize::MAX, Place::Named(variable.clone()));
+                found.push((place, name.trim().to_owned(), text.trim().to_owned()));
+            }
+        } else {
+            let value = self.in_file(key)?;
+            let DeValue::Table(table) = value.get_ref() else {
+                let kind = with_article(value.get_ref().type_str());
+                let mend = "write `{ name = \"text\" }`";
+                let complaint = Complaint::new(format!("is {kind}, not a table"), mend);
+                self.report("wrong_type", value.span().start, key, complaint);
+                return None;
+            };
+            for (name, value) in table {
+                let at = value.span().start;
+                let DeValue::String(text) = value.get_ref() else {
+                    let kind = with_article(value.get_ref().type_str());
+                    let complaint =
+                        Complaint::new(format!("has {kind} in it"), "write each text in quotes");
+                    self.report("wrong_type", at, key, complaint);
+                    continue;
+                };
+                found.push((self.place(at), name.get_ref().to_string(), text.to_string()));
+            }
+        }
+        let mut values = BTreeMap::new();
+        for (place, name, text) in found {
+            match parse(&text) {
+                Ok(value) => {
+                    values.insert(name, value);
+                }
+                Err(error) => {
+                    let path = self.key_path(&format!("{key}.{name}"));
                     self.diagnostics
                         .report("bad_value", place, path, error.into());
                 }

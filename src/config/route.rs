@@ -17,6 +17,9 @@ use super::client_share::ClientShare;
 use super::duration_text::go_text;
 use super::forwarding::{ForwardingConfig, parse_field};
 use super::pattern::{HostPattern, InstanceTemplate};
+#[cfg(test)]
+use super::ports::PortShape;
+use super::ports::{PortFrom, PortRanges, port_or_capture};
 use super::route_name::RouteName;
 use super::settings::{list, optional_text, settings, size_within, text, within, word_settings};
 #[cfg(test)]
@@ -44,6 +47,8 @@ pub struct RouteConfig {
     /// The instance that they go to.
     pub instance: InstanceTemplate,
     /// The instance's port.
+    #[serde(serialize_with = "port_or_capture")]
+    #[cfg_attr(test, schemars(with = "PortShape"))]
     pub port: u16,
     /// Everything else, which routes that say the same have only one of.
     #[serde(flatten)]
@@ -54,6 +59,12 @@ pub struct RouteConfig {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub struct RoutePolicy {
+    /// The ports that requests may choose; others are answered 404, without a wake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ports: Option<PortRanges>,
+    /// Where requests choose a port besides the host; without a choice it is `port`.
+    #[serde(skip_serializing_if = "PortFrom::is_empty")]
+    pub port_from: PortFrom,
     /// How its requests are passed on.
     #[serde(flatten)]
     pub forwarding: ForwardingConfig,
@@ -119,6 +130,9 @@ settings! {
         pub timeout: Duration = Duration::from_secs(30);
         /// Whether a Stopped instance is started (a cold boot) instead of refused.
         pub start_stopped: bool = false;
+        /// Whether an instance that would have to be booted, since it has no memory to be restored, is refused
+        /// instead: 503 `cold_boot_refused`.
+        pub require_memory: bool = false;
         /// What a held request waits for.
         pub ready: ReadyWhen = ReadyWhen::Port;
         /// What `ready = "health"` asks the application.
@@ -272,6 +286,11 @@ impl RouteConfig {
         }
     }
 
+    /// Whether each request says which port it is for, and there is none otherwise.
+    pub fn has_port_of_host(&self) -> bool {
+        self.port == 0
+    }
+
     /// Its hosts and its path: a name with few values, for logs and fairness.
     pub fn label(&self) -> &Arc<str> {
         self.name.label()
@@ -303,6 +322,8 @@ impl RoutePolicy {
     /// Everything by default, and for instances of this control plane.
     pub fn new(plane: PlaneIndex, wake: &WakeConfig) -> Self {
         Self {
+            ports: None,
+            port_from: PortFrom::default(),
             forwarding: ForwardingConfig::default(),
             hypeman: String::new(),
             plane,
@@ -326,6 +347,7 @@ impl RouteWakeConfig {
         Self {
             timeout: wake.timeout,
             start_stopped: wake.start_stopped,
+            require_memory: wake.require_memory,
             ready: wake.ready,
             max_held: wake.max_held_per_route,
             ..Self::default()

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::ser::SerializeStruct as _;
 use serde::{Serialize, Serializer};
 
-use super::pattern::HostPattern;
+use super::pattern::{Captured, HostPattern};
 
 /// A route's host and path: `api.example.com/v1`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -67,6 +67,15 @@ impl RouteName {
     pub fn pattern(&self) -> HostPattern {
         // It was one before; what is none would answer for nothing.
         HostPattern::parse(self.host()).unwrap_or(HostPattern::Labels(Vec::new()))
+    }
+
+    /// What a capture has matched of a host that the route answers for.
+    pub fn capture<'h>(&self, host: &'h str, capture: &str) -> Option<&'h str> {
+        let HostKind::Labels(pattern) = self.kind() else {
+            return None;
+        };
+        let mut labels = pattern.split('.').zip(host.split('.'));
+        labels.find_map(|(label, part)| Captured::of(label).capture(part, capture))
     }
 
     /// Whether the route answers for a host.
@@ -134,6 +143,7 @@ mod tests {
             ("[::1]", "/v1/x", HostKind::Exact("[::1]")),
             ("{a}.b", "/", HostKind::Labels("{a}.b")),
             ("*.a.b", "/@s%2fp", HostKind::Wildcard("a.b")),
+            ("{port}-{a}.b", "/", HostKind::Labels("{port}-{a}.b")),
             ("*", "/x", HostKind::Any),
         ] {
             let pattern = HostPattern::parse(host).unwrap();
@@ -145,11 +155,31 @@ mod tests {
     }
 
     #[test]
+    fn a_capture_is_what_stands_in_its_place_of_a_host() {
+        for (pattern, host, capture, expected) in [
+            ("a.b", "a.b", "a", None),
+            ("*.b", "a.b", "a", None),
+            ("{a}.b", "x.b", "b", None),
+            ("{a}.b", "x.b", "a", Some("x")),
+            ("{a}.x.{ab}", "1.x.2", "ab", Some("2")),
+            ("{port}.b", "80.b", "port", Some("80")),
+            ("{port}-{a}.b", "80-x-y.b", "port", Some("80")),
+            ("{port}-{a}.b", "80-x-y.b", "a", Some("x-y")),
+            ("{a}-{port}.{c}.b", "x-y-80.z.b", "a", Some("x-y")),
+            ("{a}-{port}.{c}.b", "x-y-80.z.b", "port", Some("80")),
+            ("{a}-{port}.{c}.b", "x-y-80.z.b", "c", Some("z")),
+        ] {
+            let name = RouteName::new(&HostPattern::parse(pattern).unwrap(), "/");
+            assert_eq!(name.capture(host, capture), expected, "{pattern} {host}");
+        }
+    }
+
+    #[test]
     fn a_name_fits_what_its_pattern_fits() {
-        for host in ["a.b", "{a}.b", "*.b", "*", "{a}.b.{c}"] {
+        for host in ["a.b", "{a}.b", "{port}-{a}.b", "*.b", "*", "{a}.b.{c}"] {
             let pattern = HostPattern::parse(host).unwrap();
             let name = RouteName::new(&pattern, "/");
-            for host in ["a.b", "b", "x.a.b", "a.b.c", "127.0.0.1"] {
+            for host in ["a.b", "1-a.b", "b", "x.a.b", "a.b.c", "127.0.0.1"] {
                 assert_eq!(name.fits(host), pattern.fits(host), "{name:?} {host}");
             }
         }

@@ -4,6 +4,7 @@
 //! `settings!`; from there it is read and checked, printed, and put in the schema. What a rule does
 //! not say, the type does ([`Setting`]).
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -113,6 +114,13 @@ pub(super) fn list<T, L: From<Vec<T>>, E: Into<Complaint>>(
     parse: impl Fn(&str) -> Result<T, E>,
 ) -> impl Fn(&mut Section<'_, '_>, &'static str) -> Option<L> {
     move |s, key| s.list(key, &parse).map(Into::into)
+}
+
+/// A table of texts that `parse` can read.
+pub(super) fn map<T, E: Into<Complaint>>(
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> impl Fn(&mut Section<'_, '_>, &'static str) -> Option<BTreeMap<String, T>> {
+    move |s, key| s.map(key, &parse)
 }
 
 /// A number of at least so much.

@@ -6,10 +6,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::{HeaderName, header};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::pattern::HostPattern;
 use super::problem::Complaint;
+use super::values::parse_field_name;
 use hypeman::InstanceRef;
 
 /// A base URL. A message never has it in it as a whole: whoever writes a password into it has not
@@ -38,6 +40,25 @@ pub(super) fn parse_url(text: &str) -> Result<String, String> {
         return Err("has a query or a fragment, which a base URL cannot have".to_owned());
     }
     Ok(text.trim_end_matches('/').to_owned())
+}
+
+/// The URL of a server that says who somebody is.
+pub(super) fn parse_auth_url(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text);
+    let is_ours = |url: &reqwest::Url| matches!(url.scheme(), "http" | "https") && url.has_host();
+    let url = url.ok().filter(is_ours);
+    let has_user = |url: &reqwest::Url| !url.username().is_empty() || url.password().is_some();
+    match url {
+        Some(url) if has_user(&url) => {
+            Err("has a user name or password in it, which would be in logs".to_owned())
+        }
+        Some(url) if url.fragment().is_some() => {
+            Err("has a fragment, which no server sees".to_owned())
+        }
+        Some(_) => Ok(text.to_owned()),
+        // It may have a secret in it.
+        None => Err("is not a URL like \"http://127.0.0.1:9000/check\"".to_owned()),
+    }
 }
 
 /// A path prefix, without a slash at its end.
@@ -101,6 +122,20 @@ pub(super) fn parse_host(text: &str) -> Result<HostPattern, Complaint> {
             false => error.to_string().into(),
         }
     })
+}
+
+/// The name of a field that can say who asks (seed: ingress, "Reserved auth headers").
+pub(super) fn parse_auth_name(text: &str) -> Result<HeaderName, String> {
+    let name = parse_field_name(text)?;
+    let reserved = [header::HOST, header::AUTHORIZATION, header::COOKIE].contains(&name)
+        || name.as_str().starts_with("proxy-")
+        || name.as_str().starts_with("sec-websocket-");
+    if reserved {
+        return Err(format!(
+            "`{name}` has a meaning of its own; use another name"
+        ));
+    }
+    Ok(name)
 }
 
 /// A network, or one address.

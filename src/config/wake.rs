@@ -34,6 +34,9 @@ settings! {
         pub max_held_bytes: usize = 64 * 1024 * 1024;
         /// Whether a Stopped instance is started, unless its route says otherwise.
         pub start_stopped: bool = false;
+        /// Whether an instance that would have to be booted, since it has no memory to be restored, is refused
+        /// instead, unless its route says otherwise.
+        pub require_memory: bool = false;
         /// A lease not confirmed for this long is read again while in use, and is void while not.
         #[serde(serialize_with = "go_text")]
         #[cfg_attr(test, schemars(with = "GoText"))]

@@ -335,7 +335,7 @@ mod tests {
             address: ([127, 0, 0, 1], 0).into(),
             ..ListenerConfig::default()
         };
-        let settings = ListenerSettings::new(&config).unwrap();
+        let settings = ListenerSettings::new(&config, None).unwrap();
         let listener = Listener::bind(config.address, settings, None, false, false).unwrap();
         let client = TcpStream::connect(listener.address()).await.unwrap();
         let listener = listener.socket.try_clone().unwrap();

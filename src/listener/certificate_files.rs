@@ -4,11 +4,10 @@
 //! none; two looks that are equal and settled are of the same contents; a pair whose files stand
 //! as before is not read again; no key is in any message.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -17,21 +16,7 @@ use rustls::sign::CertifiedKey;
 use super::certificate_facts::{expiry_of, names_of};
 use super::tls_error::TlsError;
 use crate::config::{TlsConfig, TlsSource};
-
-/// The age from which a file that changes again certainly has another time: file systems' clocks
-/// are coarse, some have whole seconds.
-const SETTLED: SignedDuration = SignedDuration::from_secs(3);
-
-/// How a file stands: what changes when its contents do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    /// Seconds and nanoseconds since 1970.
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
+use crate::file_stamp::FileStamp;
 
 /// The files of one certificate, and how they stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,14 +24,14 @@ struct PairFiles {
     cert: PathBuf,
     key: PathBuf,
     ocsp: Option<PathBuf>,
-    stamps: Vec<Stamp>,
+    stamps: Vec<FileStamp>,
 }
 
 /// How all files of a listener's certificates stand.
 #[derive(Debug, Clone)]
 pub(super) struct Look {
     pairs: Vec<PairFiles>,
-    client_ca: Option<Stamp>,
+    client_ca: Option<FileStamp>,
     at: Timestamp,
 }
 
@@ -75,25 +60,8 @@ fn failed(path: &Path, source: std::io::Error) -> TlsError {
     TlsError::Read { path, source }
 }
 
-// === impl Stamp ===
-
-impl Stamp {
-    fn of(path: &Path) -> Result<Self, TlsError> {
-        let metadata = std::fs::metadata(path).map_err(|source| failed(path, source))?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-
-    /// Whether the file is not so young that it could change once more without a trace.
-    fn is_settled(&self, now: Timestamp) -> bool {
-        let changed = self.changed.max(self.modified).0;
-        Timestamp::from_second(changed).is_ok_and(|changed| now.duration_since(changed) > SETTLED)
-    }
+fn stamp(path: &Path) -> Result<FileStamp, TlsError> {
+    FileStamp::of(path).map_err(|source| failed(path, source))
 }
 
 // === impl PairFiles ===
@@ -101,7 +69,7 @@ impl Stamp {
 impl PairFiles {
     fn of(cert: PathBuf, key: PathBuf, ocsp: Option<PathBuf>) -> Result<Self, TlsError> {
         let files = [Some(&cert), Some(&key), ocsp.as_ref()];
-        let stamps = files.into_iter().flatten().map(|path| Stamp::of(path));
+        let stamps = files.into_iter().flatten().map(|path| stamp(path));
         Ok(Self {
             stamps: stamps.collect::<Result<_, _>>()?,
             cert,
@@ -153,7 +121,7 @@ impl Look {
         let pairs = look(&config.source)?;
         let clients = config.clients.as_ref();
         let client_ca = clients
-            .map(|clients| Stamp::of(&clients.client_ca))
+            .map(|clients| stamp(&clients.client_ca))
             .transpose()?;
         Ok(Self {
             pairs,

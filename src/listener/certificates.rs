@@ -25,6 +25,7 @@ use rustls::{
 
 use super::certificate_files::{Look, Pair, read};
 use super::internal::InternalCa;
+use super::ticket_ring::TicketRing;
 use super::tls_error::TlsError;
 use crate::config::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 
@@ -172,8 +173,13 @@ impl Certificates {
             || Arc::ptr_eq(&self.find(sni), &self.find(Some(host)))
     }
 
-    /// The configuration for rustls; HTTP/2 is offered first.
-    pub fn server_config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
+    /// The configuration for rustls; HTTP/2 is offered first. Tickets are sealed with the keys of
+    /// `tickets`, or with keys of its own. They are given, and taken, only where no client shows a
+    /// certificate; rustls takes one only under the name that it was given under.
+    pub fn server_config(
+        self: &Arc<Self>,
+        tickets: Option<&Arc<TicketRing>>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let resolver: Arc<dyn ResolvesServerCert> = Arc::clone(self) as _;
         let versions: &[_] = match self.config.min_version {
@@ -190,7 +196,12 @@ impl Certificates {
             .with_cert_resolver(resolver);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         match self.config.clients {
-            None => config.ticketer = aws_lc_rs::Ticketer::new()?,
+            None => {
+                config.ticketer = match tickets {
+                    Some(ring) => Arc::clone(ring) as _,
+                    None => aws_lc_rs::Ticketer::new()?,
+                };
+            }
             // A resumed session would not look at the client's certificate again.
             Some(_) => {
                 config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use ::http::HeaderValue;
@@ -21,12 +21,13 @@ use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::address::canonical;
+use super::clients::Share;
 use super::proxy_protocol::{self, Addresses};
 use super::service::{Downstream, RawConnection, Service, TlsSession};
 use super::settings::{ConnectionLimits, ListenerSettings, Tls};
 use super::shared::Shared;
 use super::{client_hello, h2, http};
-use crate::config::ListenerMode;
+use crate::config::{ListenerMode, ServerConfig};
 use crate::flow::{PeekStream, SendTimeout};
 use crate::telemetry::{HandshakeOutcome, Metrics};
 
@@ -69,65 +70,101 @@ impl Drop for Handshake<'_> {
     }
 }
 
+/// A connection on which requests, or another protocol's bytes, are served.
+type Serving<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>;
+
 /// Serves a connection until it ends. `at` is the address where its socket listens.
 ///
-/// The futures that only some connections need, or need for a moment, are in boxes: an idle
-/// connection is to be small, and a new one is moved into its task.
-pub(super) async fn serve<S: Service>(
+/// Each of its stages is in a box of its own, which is written to at once: an idle connection is to
+/// be as small as what it does then.
+pub(super) fn serve<'a, S: Service>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    at: SocketAddr,
+    settings: &'a ListenerSettings,
+    service: S,
+    shared: &'a Shared,
+) -> impl Future<Output = ()> + Send + use<'a, S> {
+    let accepted = Instant::now();
+    let config = shared.config.load_full();
+    // What an async function is called with would be in its future twice.
+    async move {
+        let begun = {
+            let begun = begin(stream, peer, at, settings, &service, shared, &config);
+            let begun = Box::write(Box::new_uninit(), begun);
+            Box::into_pin(begun).await
+        };
+        let served = match begun {
+            Ok(Some((opened, _share))) => {
+                serving(*opened, accepted, peer, service, shared, &config).await
+            }
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "a connection did not begin");
+                return;
+            }
+        };
+        if let Err(error) = served {
+            // A client's mistake or departure.
+            tracing::debug!(%peer, %error, "connection ended");
+        }
+    }
+}
+
+/// All that comes before a request; `None` when it did not come in time.
+async fn begin<S: Service>(
     stream: TcpStream,
     peer: SocketAddr,
     at: SocketAddr,
     settings: &ListenerSettings,
-    service: S,
+    service: &S,
     shared: &Shared,
-) {
-    let accepted = Instant::now();
-    let config = shared.config.load_full();
+    config: &ServerConfig,
+) -> io::Result<Option<(Box<Opened>, Option<Share>)>> {
     let trusted = config.trusts(peer.ip());
-    let drain = &shared.drain;
-    let opened = {
-        let opening = pin!(async {
-            let local = match at.ip().is_unspecified() {
-                true => canonical(stream.local_addr()?),
-                false => at,
-            };
-            let mut addresses = Addresses {
-                client: peer,
-                local,
-            };
-            let stream = SendTimeout::new(stream, config.send_timeout);
-            let mut stream = PeekStream::new(stream);
-            if settings.proxy_protocol && trusted {
-                let header = proxy_protocol::read(&mut stream).await?;
-                addresses = header.unwrap_or(addresses);
-            }
-            // A trusted proxy's own connections are many clients'.
-            let share = match trusted && addresses.client == peer {
-                true => None,
-                false => {
-                    Some(shared.share(addresses.client.ip(), config.max_connections_per_client)?)
-                }
-            };
-            let opened = open(stream, addresses, settings, &service, &shared.metrics).await?;
-            Ok::<_, io::Error>((opened, share))
-        });
-        let drain_grace = async {
-            drain.draining().cancelled().await;
-            sleep(config.drain_idle_timeout).await;
+    let opening = pin!(async {
+        let local = match at.ip().is_unspecified() {
+            true => canonical(stream.local_addr()?),
+            false => at,
         };
-        tokio::select! {
-            opened = timeout(config.header_timeout, opening) => opened,
-            () = drain_grace => return,
+        let mut addresses = Addresses {
+            client: peer,
+            local,
+        };
+        let stream = SendTimeout::new(stream, config.send_timeout);
+        let mut stream = PeekStream::new(stream);
+        if settings.proxy_protocol && trusted {
+            let header = proxy_protocol::read(&mut stream).await?;
+            addresses = header.unwrap_or(addresses);
         }
+        // A trusted proxy's own connections are many clients'.
+        let share = match trusted && addresses.client == peer {
+            true => None,
+            false => Some(shared.share(addresses.client.ip(), config.max_connections_per_client)?),
+        };
+        let opened = open(stream, addresses, settings, service, &shared.metrics).await?;
+        Ok::<_, io::Error>((Box::new(opened), share))
+    });
+    let drain_grace = async {
+        shared.drain.draining().cancelled().await;
+        sleep(config.drain_idle_timeout).await;
     };
-    let (opened, _share) = match opened {
-        Ok(Ok(opened)) => opened,
-        Ok(Err(error)) => {
-            tracing::debug!(%peer, %error, "a connection did not begin");
-            return;
-        }
-        Err(_) => return,
-    };
+    tokio::select! {
+        opened = timeout(config.header_timeout, opening) => opened.ok().transpose(),
+        () = drain_grace => Ok(None),
+    }
+}
+
+/// Serves what a connection turned out to be.
+fn serving<'a, S: Service>(
+    opened: Opened,
+    accepted: Instant,
+    peer: SocketAddr,
+    service: S,
+    shared: &'a Shared,
+    config: &'a ServerConfig,
+) -> Serving<'a> {
+    let drain = &shared.drain;
     let own_limits = |from: &Downstream, idle_timeout| ConnectionLimits {
         idle_timeout,
         buffers: shared.buffers.of(from.client.ip()),
@@ -136,50 +173,32 @@ pub(super) async fn serve<S: Service>(
         config.idle_timeout_of(peer.ip()),
         config.h2_idle_timeout_of(peer.ip()),
     );
-    let result = match opened {
+    match opened {
         Opened::Clear(stream, from, true) => {
             let own = own_limits(&from, h2_idle);
-            Box::pin(h2::serve(
-                (stream, accepted),
-                from,
-                service,
-                &config,
-                own,
-                drain,
-            ))
-            .await
+            let stream = (stream, accepted);
+            Box::pin(h2::serve(stream, from, service, config, own, drain))
         }
         Opened::Clear(stream, from, false) => {
             let own = own_limits(&from, idle);
-            http::serve_h1(stream, from, service, &config, own, drain).await
+            http::serve_h1(stream, from, service, config, own, drain)
         }
         Opened::Secure(stream, from) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
             let own = own_limits(&from, h2_idle);
-            Box::pin(h2::serve(
-                (stream, accepted),
-                from,
-                service,
-                &config,
-                own,
-                drain,
-            ))
-            .await
+            let stream = (stream, accepted);
+            Box::pin(h2::serve(stream, from, service, config, own, drain))
         }
         Opened::Secure(stream, from) => {
             let own = own_limits(&from, idle);
-            http::serve_h1(stream, from, service, &config, own, drain).await
+            http::serve_h1(stream, from, service, config, own, drain)
         }
-        Opened::Raw(raw) => {
-            tokio::select! {
-                () = Box::pin(service.proxy_tcp(raw)) => {}
-                () = drain.cut().cancelled() => {}
-            }
-            return;
-        }
-    };
-    if let Err(error) = result {
-        // A client's mistake or departure.
-        tracing::debug!(%peer, %error, "connection ended");
+        Opened::Raw(raw) => Box::pin(async move {
+            drain
+                .cut()
+                .run_until_cancelled(service.proxy_tcp(raw))
+                .await;
+            Ok(())
+        }),
     }
 }
 

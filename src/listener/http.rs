@@ -3,6 +3,7 @@
 //! Guarantees: see [`super`].
 
 use std::io;
+use std::pin::Pin;
 
 use tokio::task::yield_now;
 
@@ -13,29 +14,32 @@ use super::settings::ConnectionLimits;
 use crate::config::ServerConfig;
 use crate::drain::Drain;
 
-/// HTTP/1.1 and HTTP/1.0.
-pub(super) async fn serve_h1<S: Service, I>(
+/// HTTP/1.1 and HTTP/1.0. In a box, which is written to at once.
+pub(super) fn serve_h1<'a, S: Service, I>(
     stream: I,
     from: Downstream,
     service: S,
-    config: &ServerConfig,
+    config: &'a ServerConfig,
     own: ConnectionLimits,
-    drain: &Drain,
-) -> io::Result<()>
+    drain: &'a Drain,
+) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send + 'a>>
 where
     I: ClientStream,
 {
     let serving = h1::serve(stream, from, service, config, own, drain);
-    tokio::select! {
-        biased;
-        served = serving => served,
-        () = async {
-            drain.begin().await;
-            // It may have begun after the connection looked whether it had: once more.
-            yield_now().await;
-            drain.cut().cancelled().await;
-        } => Ok(()),
-    }
+    let serving = Box::into_pin(Box::write(Box::new_uninit(), serving));
+    Box::pin(async move {
+        tokio::select! {
+            biased;
+            served = serving => served,
+            () = async {
+                drain.begin().await;
+                // It may have begun after the connection looked whether it had: once more.
+                yield_now().await;
+                Box::pin(drain.cut().cancelled()).await;
+            } => Ok(()),
+        }
+    })
 }
 
 #[cfg(test)]

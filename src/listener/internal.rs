@@ -53,7 +53,7 @@ fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
 }
 
 /// Whether files can be created in a directory, which may itself have to be created.
-fn can_create(dir: &Path) -> std::io::Result<()> {
+pub(super) fn can_create(dir: &Path) -> std::io::Result<()> {
     for (depth, folder) in dir.ancestors().enumerate() {
         let folder = match folder.as_os_str().is_empty() {
             true => Path::new("."),

@@ -29,6 +29,7 @@ mod seldom;
 mod service;
 mod settings;
 mod shared;
+mod ticket_ring;
 mod tls_error;
 
 pub use self::accept::{Inherited, Listener, bind, probe};
@@ -39,4 +40,5 @@ pub use self::internal::ca_file;
 pub use self::service::{Backlog, Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
 pub use self::settings::{ListenerSettings, SettingsHandle};
 pub use self::shared::Shared;
+pub use self::ticket_ring::{TicketRing, TicketRingError};
 pub use self::tls_error::TlsError;

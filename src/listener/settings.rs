@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::certificates::Certificates;
+use super::ticket_ring::TicketRing;
 use super::tls_error::TlsError;
 use crate::config::{ListenerConfig, ListenerMode, TlsConfig};
 use crate::flow::ClientBuffers;
@@ -45,24 +46,29 @@ pub struct SettingsHandle(ArcSwap<ListenerSettings>);
 // === impl ListenerSettings ===
 
 impl ListenerSettings {
-    /// The settings of a configuration; reads the certificates, and founds the internal CA.
-    pub fn new(config: &ListenerConfig) -> Result<Self, TlsError> {
-        Self::with(config, Certificates::load)
+    /// The settings of a configuration; reads the certificates, and founds the internal CA. Tickets
+    /// are sealed with the keys of `tickets`, or with the listener's own.
+    pub fn new(
+        config: &ListenerConfig,
+        tickets: Option<&Arc<TicketRing>>,
+    ) -> Result<Self, TlsError> {
+        Self::with(config, tickets, Certificates::load)
     }
 
     /// The same without a trace: nothing is founded, and what stands in the way of it is an error
     /// as well.
     pub fn rehearse(config: &ListenerConfig) -> Result<Self, TlsError> {
-        Self::with(config, Certificates::rehearse)
+        Self::with(config, None, Certificates::rehearse)
     }
 
     fn with(
         config: &ListenerConfig,
+        tickets: Option<&Arc<TicketRing>>,
         load: impl Fn(TlsConfig) -> Result<Arc<Certificates>, TlsError>,
     ) -> Result<Self, TlsError> {
         let secure = |tls: &TlsConfig| {
             let certificates = load(tls.clone())?;
-            let config = certificates.server_config()?;
+            let config = certificates.server_config(tickets)?;
             Ok::<_, TlsError>(Tls {
                 certificates,
                 config,

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::denied::{Denied, WakeDenied};
 use super::preset;
@@ -21,6 +22,8 @@ pub struct Admission {
     /// Every request may wake, its rate apart.
     is_open: bool,
     per_client: Option<ClientRate>,
+    /// Requests that did not show what the route asks for.
+    refused: Option<ClientRate>,
     route: Option<TotalRate>,
 }
 
@@ -40,6 +43,7 @@ impl Admission {
         Self {
             is_open,
             per_client: rules.rate_per_client.and_then(ClientRate::new),
+            refused: rules.rate_per_client.and_then(ClientRate::new),
             route: rules.rate.and_then(TotalRate::new),
             policy: Arc::clone(&route.policy),
         }
@@ -124,18 +128,18 @@ impl Admission {
         Ok(())
     }
 
-    /// Takes one wake off the rate of a client that could not show what the route asks for: whoever
-    /// guesses has fewer wakes left for what it may do.
-    pub fn charge_refused(&self, client: IpAddr) {
-        if let Some(rate) = &self.per_client {
-            // It is refused in any case.
-            let _used_up = rate.take(client.into());
-        }
+    /// Counts a request that did not show what the route asks for, or says how long its client has
+    /// to wait. As many as wakes are allowed, and in a count of their own: whoever has a credential
+    /// does not pay for its neighbours' forgeries.
+    pub fn charge_refused(&self, client: IpAddr) -> Result<(), Duration> {
+        let rate = self.refused.as_ref();
+        rate.map_or(Ok(()), |rate| rate.take(client.into()))
     }
 
     /// Forgets the clients that have been quiet for long.
     pub fn upkeep(&self) {
-        self.per_client.iter().for_each(ClientRate::upkeep);
+        let rates = self.per_client.iter().chain(&self.refused);
+        rates.for_each(ClientRate::upkeep);
     }
 
     /// The refusal of a request, for this reason.
@@ -152,8 +156,6 @@ impl fmt::Debug for Admission {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use http::{HeaderMap, HeaderValue};
 
     use super::super::path_rules::PathRules;

@@ -1,4 +1,4 @@
-//! Phase 4, admit: whether a request may wake its instance, and its wait until the instance is
+//! Phase 5, admit: whether a request may wake its instance, and its wait until the instance is
 //! ready and it is the request's turn.
 //!
 //! Guarantees: the route's rules judge a request before anything is done for it, and one that may
@@ -11,7 +11,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{Request, Response, Uri};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::connection_cache::CachedTarget;
@@ -25,6 +24,7 @@ use super::request_log::RequestLog;
 use super::route::{Destination, Target};
 use super::waiting;
 use super::wake_info::WakeInfo;
+use crate::instance_tls::InstanceStream;
 use crate::telemetry::Trace;
 use crate::upstream::{Fields, RequestBody};
 use hypeman::ControlPlane;
@@ -32,7 +32,7 @@ use hypeman::ControlPlane;
 /// The end of a request's wait.
 pub(super) enum Admittance {
     /// It goes to its instance.
-    Admitted(Admitted<TcpStream>),
+    Admitted(Admitted<InstanceStream>),
     /// Its client is shown the waiting page.
     WaitingPage(Response<Bytes>),
 }
@@ -45,11 +45,11 @@ impl<P: ControlPlane> Gateway<P> {
         &'a self,
         target: &'a Target,
         resolved: &CachedTarget,
-        look_up: &'a dyn LookUp<TcpStream>,
+        look_up: &'a dyn LookUp<InstanceStream>,
         request: &Request<RequestBody>,
         context: &'a RequestContext,
         log: &RequestLog,
-    ) -> PendingRequest<'a, TcpStream> {
+    ) -> PendingRequest<'a, InstanceStream> {
         let destination = &target.destination;
         let may_wake = destination.admission().check(&RequestHead {
             method: request.method(),
@@ -70,8 +70,8 @@ impl<P: ControlPlane> Gateway<P> {
         &'a self,
         destination: &'a Destination,
         resolved: &CachedTarget,
-        look_up: &'a dyn LookUp<TcpStream>,
-    ) -> PendingRequest<'a, TcpStream> {
+        look_up: &'a dyn LookUp<InstanceStream>,
+    ) -> PendingRequest<'a, InstanceStream> {
         let may_wake = destination.admission().check_raw(destination.client);
         self.pending(destination, resolved, look_up, may_wake)
     }
@@ -80,9 +80,9 @@ impl<P: ControlPlane> Gateway<P> {
         &'a self,
         destination: &'a Destination,
         resolved: &CachedTarget,
-        look_up: &'a dyn LookUp<TcpStream>,
+        look_up: &'a dyn LookUp<InstanceStream>,
         may_wake: Result<(), Denied>,
-    ) -> PendingRequest<'a, TcpStream> {
+    ) -> PendingRequest<'a, InstanceStream> {
         PendingRequest {
             resolved: Resolved {
                 instance: Arc::clone(&resolved.instance),
@@ -91,10 +91,12 @@ impl<P: ControlPlane> Gateway<P> {
             look_up,
             renewals: 0,
             route: destination.route.config(),
+            port: destination.port,
             admission: destination.admission(),
             may_wake,
             hold: &self.parts.hold,
             metrics: &self.parts.metrics,
+            tls: destination.tls.clone(),
             client: destination.client,
             user_agent: None,
             head_bytes: 0,
@@ -107,7 +109,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// page.
     pub(super) async fn admit(
         &self,
-        pending: &mut PendingRequest<'_, TcpStream>,
+        pending: &mut PendingRequest<'_, InstanceStream>,
         target: &Target,
         request: &mut Request<RequestBody>,
         context: &RequestContext,

@@ -1,4 +1,4 @@
-//! Phase 3, answer locally: what the gateway answers itself.
+//! Phase 4, answer locally: what the gateway answers itself.
 //!
 //! Guarantees: such an answer never wakes the instance, keeps it awake or takes a place in the hold
 //! queue (a health check that a route has forwarded is none, and goes on only to an instance that
@@ -22,7 +22,7 @@ use super::error::ProxyError;
 use super::error_response::X_WAKEGATE_STATE;
 use super::gateway::Gateway;
 use super::response_body::Content;
-use super::route::Target;
+use super::route::{Destination, Target};
 use super::waiting::{self, StatusStream};
 use crate::upstream::RequestBody;
 use crate::wake::{Instance, WakeError, WakeStage};
@@ -92,14 +92,18 @@ impl<P> Gateway<P> {
         resolved: &CachedTarget,
         request: &Request<RequestBody>,
     ) -> Option<Response<Content>> {
-        let (route, instance) = (target.destination.route.config(), &resolved.instance);
+        let Destination {
+            route, port, tls, ..
+        } = &target.destination;
+        let (route, instance) = (route.config(), &resolved.instance);
+        let readiness = || readiness_of(route, *port, tls.as_ref());
         if target.path.is_wake_status {
-            let stream = StatusStream::new(Arc::clone(instance), readiness_of(route));
+            let stream = StatusStream::new(Arc::clone(instance), readiness());
             return Some(waiting::status_head(Content::Status(stream)));
         }
         if is_health_check(target, request) {
             let is_forwarded = route.asleep.health_forward;
-            if is_forwarded && instance.warm(&readiness_of(route)).is_some() {
+            if is_forwarded && instance.warm(&readiness()).is_some() {
                 // Should it fall asleep before it is reached, the route's rules keep it asleep.
                 return None;
             }

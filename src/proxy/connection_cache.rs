@@ -10,10 +10,9 @@ use std::sync::{Arc, OnceLock};
 use http::header::HOST;
 use http::uri::Authority;
 use http::{HeaderValue, Request, Version};
-use tokio::net::TcpStream;
 
-use crate::config::RouteConfig;
 use crate::hold::Gate;
+use crate::instance_tls::InstanceStream;
 use crate::names::{Hostname, PlaneIndex};
 use crate::router::{AuthorityError, host_of};
 use crate::upstream::{ClientConnection, ForwardedElement, Pseudonym};
@@ -35,7 +34,7 @@ pub(super) struct CachedTarget {
     name: InstanceRef,
     port: u16,
     pseudonym: Pseudonym,
-    pub(super) instance: Arc<Instance<TcpStream>>,
+    pub(super) instance: Arc<Instance<InstanceStream>>,
     /// The gate of the instance's port.
     pub(super) gate: Arc<Gate>,
 }
@@ -85,15 +84,15 @@ impl ConnectionCache {
         Ok(fresh)
     }
 
-    /// The instance that `name` means for a route, if the first request asked for it by that name
+    /// The instance that `name` means, with the gate of its port, if the first request asked for it by that name
     /// and it still means it.
     pub(super) fn target(
         &self,
-        route: &RouteConfig,
+        (plane, port): (PlaneIndex, u16),
         name: &InstanceRef,
     ) -> Option<Arc<CachedTarget>> {
         let first = self.target.get()?;
-        let is_same = (first.plane, first.port) == (route.plane, route.port)
+        let is_same = (first.plane, first.port) == (plane, port)
             && first.name == *name
             && first.instance.is_meant_by(name);
         is_same.then(|| Arc::clone(first))
@@ -109,15 +108,15 @@ impl ConnectionCache {
     /// Caches the first request's instance: the next one most likely goes there, too.
     pub(super) fn remember(
         &self,
-        route: &RouteConfig,
+        (plane, port): (PlaneIndex, u16),
         (name, pseudonym): (&InstanceRef, Pseudonym),
-        instance: Arc<Instance<TcpStream>>,
+        instance: Arc<Instance<InstanceStream>>,
         gate: Arc<Gate>,
     ) -> Arc<CachedTarget> {
         let target = Arc::new(CachedTarget {
-            plane: route.plane,
+            plane,
             name: name.clone(),
-            port: route.port,
+            port,
             pseudonym,
             instance,
             gate,

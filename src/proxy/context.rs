@@ -18,10 +18,11 @@ use super::connection_cache::ConnectionCache;
 use crate::config::ReadyWhen;
 use crate::config::{ResponseConfig, RouteConfig, ServerConfig};
 use crate::hold::Hold;
+use crate::instance_tls::{TlsHop, TlsProfiles};
 use crate::names::RequestId;
 use crate::telemetry::{AccessSink, Metrics, Tracer};
 use crate::upstream::{Hop, InterimSink, ProxyHeader, Upstream};
-use crate::wake::{self, Wakes};
+use crate::wake::{self, TargetTls, Wakes};
 
 /// The connection that a request came on.
 pub struct Arrival<'a> {
@@ -48,6 +49,8 @@ pub struct GatewayParts<P> {
     pub wakes: Arc<Wakes<P>>,
     /// The hold queue.
     pub hold: Arc<Hold>,
+    /// The TLS that routes speak with their instances.
+    pub instance_tls: Arc<TlsProfiles>,
     /// Connections to instances.
     pub upstream: Arc<Upstream>,
     /// Header fields that the gateway adds to responses.
@@ -109,10 +112,11 @@ impl RawKind {
 
 impl Arrival<'_> {
     /// The last hop of this request: from the gateway to its instance's port.
-    pub(super) fn hop(&self, config: &RouteConfig) -> Hop {
+    pub(super) fn hop(&self, config: &RouteConfig, port: u16, tls: Option<TlsHop>) -> Hop {
         Hop {
-            port: config.port,
+            port,
             protocol: config.forwarding.protocol,
+            tls,
             proxy_header: config.forwarding.proxy_protocol.map(|version| ProxyHeader {
                 version,
                 client: self.client,
@@ -128,10 +132,18 @@ impl fmt::Debug for Arrival<'_> {
     }
 }
 
-/// The port of an instance, and the kind of readiness, that a route's requests wait for.
-pub(super) fn readiness_of(route: &RouteConfig) -> wake::Target {
+/// The port of an instance, and the kind of readiness, that a route's requests for this port wait for;
+/// `tls` is what they go over.
+pub(super) fn readiness_of(route: &RouteConfig, port: u16, tls: Option<&TlsHop>) -> wake::Target {
+    if port == 0 {
+        return wake::Target::AWAKE;
+    }
+    // An instance that wants to know the client first cannot be asked beforehand.
+    let tls = tls.filter(|_| route.forwarding.proxy_protocol.is_none());
     wake::Target {
-        port: route.port,
+        tls: tls.cloned().map(TargetTls),
+        port,
+        is_chosen: route.ports.is_some(),
         when: route.wake.ready,
         health: (route.wake.ready == ReadyWhen::Health)
             .then(|| Arc::clone(&route.wake.health_path)),

@@ -1,4 +1,4 @@
-//! Phase 6, dispatch: a request is sent to its instance, and again when that is safe.
+//! Phase 7, dispatch: a request is sent to its instance, and again when that is safe.
 //!
 //! Guarantees: a request is sent again only when it was certainly not sent, or when it is
 //! repeatable (idempotent, RFC 9110 §9.2.2, with no body or one that was read beforehand) and no
@@ -8,11 +8,10 @@
 //! What carries a request is a [`Transport`], so that a test can play the network.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::Response;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::context::Arrival;
@@ -22,6 +21,7 @@ use super::request_log::RequestLog;
 use super::wake_info::WakeInfo;
 use crate::backoff::Backoff;
 use crate::hold::Slot;
+use crate::instance_tls::InstanceStream;
 use crate::upstream::{ForwardError, Hop, Outgoing, Upstream, UpstreamBody};
 use crate::wake::{Endpoint, OpenConnection, Ready, Suspicion, WakeError};
 
@@ -30,6 +30,24 @@ use crate::wake::{Endpoint, OpenConnection, Ready, Suspicion, WakeError};
 const MAX_BREAKS: u32 = 3;
 /// Between two looks at an application that is not ready yet.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+
+/// Between two warnings that TLS with an instance is refused.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
+
+/// When it was last said that TLS with an instance's port is refused.
+#[derive(Debug, Default)]
+struct TlsWarning(Mutex<Option<Instant>>);
+
+impl TlsWarning {
+    fn is_due(&self, now: Instant) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = last.is_none_or(|last| now >= last + WARN_AGAIN);
+        if is_due {
+            *last = Some(now);
+        }
+        is_due
+    }
+}
 
 /// Carries requests to instances.
 pub trait Transport: Sync {
@@ -81,18 +99,18 @@ pub struct Sent<B> {
 /// Sends an admitted request by `transport`, and returns the response once its head is there.
 pub(super) async fn dispatch<T>(
     transport: &T,
-    pending: &mut PendingRequest<'_, TcpStream>,
+    pending: &mut PendingRequest<'_, InstanceStream>,
     arrival: &Arrival<'_>,
-    admitted: Admitted<TcpStream>,
+    admitted: Admitted<InstanceStream>,
     request: T::Request,
     wake: &mut WakeInfo,
     log: &RequestLog,
 ) -> Result<Sent<T::Response>, ProxyError>
 where
-    T: Transport<Stream = TcpStream>,
+    T: Transport<Stream = InstanceStream>,
 {
     let since = log.trace.is_some().then(Instant::now);
-    let hop = arrival.hop(pending.route);
+    let hop = arrival.hop(pending.route, pending.port, pending.tls.clone());
     let mut dispatch = Dispatch { pending, hop };
     let sent = dispatch.send(transport, admitted, request, wake).await;
     log.trace_upstream(since);
@@ -149,10 +167,14 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
             let instance = &self.pending.resolved.instance;
             let text = error_text(&error);
             tracing::debug!(instance = %instance.id(), breaks, error = %text, "not answered");
+            if let ForwardError::Tls(reason) = &error {
+                self.warn_of_tls(reason);
+            }
             let suspicion = match error {
                 ForwardError::Connect(_) => Some(Suspicion::NotConnected(self.hop.port)),
                 ForwardError::Unsent | ForwardError::Broken(_) => Some(Suspicion::Broken),
                 ForwardError::TimedOut
+                | ForwardError::Tls(_)
                 | ForwardError::Malformed(_)
                 | ForwardError::Client(_)
                 | ForwardError::Refused
@@ -186,6 +208,18 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
         }
     }
 
+    /// Says that TLS with the instance is refused, once in a while: the next request fails, too.
+    fn warn_of_tls(&self, reason: &str) {
+        let instance = &self.pending.resolved.instance;
+        let warned = instance.belongings();
+        let warned = warned.get_or_insert(self.hop.port, TlsWarning::default);
+        if warned.is_due(Instant::now()) {
+            tracing::warn!(instance = %instance.id(), name = %instance.name(),
+                route = %self.pending.route.label(), code = "upstream_tls", reason,
+                "a request was not sent");
+        }
+    }
+
     /// Whether the route takes such a response, so soon after a wake, for "not ready yet".
     fn is_not_ready_yet(&self, status: u16, ready: &Ready<S>) -> bool {
         let retry = &self.pending.route.retry;
@@ -199,7 +233,7 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
 }
 
 impl Transport for Arc<Upstream> {
-    type Stream = TcpStream;
+    type Stream = InstanceStream;
     type Request = Outgoing;
     type Response = Response<UpstreamBody>;
 
@@ -207,7 +241,7 @@ impl Transport for Arc<Upstream> {
         &self,
         endpoint: &Endpoint,
         hop: &Hop,
-        given: Option<(TcpStream, OpenConnection)>,
+        given: Option<(InstanceStream, OpenConnection)>,
         request: &mut Outgoing,
         now: Instant,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
@@ -226,6 +260,7 @@ impl Transport for Arc<Upstream> {
 fn error_text(error: &ForwardError) -> &'static str {
     match error {
         ForwardError::Connect(_) => "cannot connect",
+        ForwardError::Tls(_) => "TLS is refused",
         ForwardError::Unsent => "closed before the request",
         ForwardError::Refused => "refused by its HTTP/2",
         ForwardError::Broken(_) => "broke before the response",

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::auth::{AuthRedirect, Challenge};
 use super::denied::WakeDenied;
 use super::https_redirect::HttpsRedirect;
 use crate::client::RefusalReason;
@@ -37,9 +38,24 @@ pub enum ProxyError {
     /// It has passed this gateway on its way to the same instance.
     #[error("the request has been here already")]
     ForwardLoop,
-    /// It lacks the field that its route asks for.
-    #[error("the request lacks its route's authentication")]
-    Unauthenticated,
+    /// It shows nothing that its route knows its sender by.
+    #[error("the request does not show who sends it")]
+    Unauthenticated(Challenge),
+    /// The server that judges requests sends its client somewhere else.
+    #[error("the request is redirected by the server that judges it")]
+    AuthRedirect(Box<AuthRedirect>),
+    /// Whoever sends it may not, or cannot be asked to show more.
+    #[error("the sender of the request may not send it")]
+    Forbidden,
+    /// Its client has sent too many requests that were refused.
+    #[error("the client has sent too many requests that were refused")]
+    TooManyRefused(Duration),
+    /// Nobody can tell at the moment who sends it.
+    #[error("it cannot be told at the moment who sends the request")]
+    AuthUnavailable,
+    /// It is for a port that its route does not allow.
+    #[error("the route does not allow this port")]
+    PortNotAllowed,
     /// It has no route.
     #[error(transparent)]
     Route(#[from] RouteError),

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER,
+    ACCEPT, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, LOCATION,
+    RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
 use serde_json::json;
@@ -103,12 +104,23 @@ pub fn answer(
     audience: Audience,
     request_id: &RequestId,
 ) -> Response<Bytes> {
-    match (error, audience) {
+    let mut response = match (error, audience) {
         (_, Audience::Grpc) => grpc(description),
         (ProxyError::Asleep(denied), _) => asleep(denied, description, audience, request_id),
         (ProxyError::Redirect(to), _) => redirect(&to.location, description, request_id),
         (_, _) => plain(description, audience, request_id),
+    };
+    if let ProxyError::Unauthenticated(challenge) = error {
+        for value in challenge.values() {
+            let headers = response.headers_mut();
+            headers.append(WWW_AUTHENTICATE, value.clone());
+        }
     }
+    if let ProxyError::AuthRedirect(to) = error {
+        let headers = response.headers_mut();
+        headers.insert(LOCATION, to.location.clone());
+    }
+    response
 }
 
 /// The response for a person or a program.
@@ -459,11 +471,7 @@ mod tests {
             (half_a_minute.into(), "Try again in 30 seconds.", true),
             (minutes.into(), "Try again in 3 minutes.", true),
             (RouteError::NoRoute.into(), "Check the address", false),
-            (
-                ProxyError::Unauthenticated,
-                "If you should be let in",
-                false,
-            ),
+            (ProxyError::Forbidden, "If you should be let in", false),
             (ForwardError::Severed.into(), "Try again later.", true),
             (AuthorityError::Missing.into(), "Go back", false),
         ] {

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::active_routes::{ActiveRoutes, RouteStates};
+use super::active_routes::{ActiveRoutes, RouteSources, RouteStates};
+use super::auth::{AuthClient, KeyFetcher};
 use super::context::GatewayParts;
 use super::https_redirect::TlsListeners;
 use super::preflight::Preflights;
@@ -17,7 +18,6 @@ use super::unknown_names::UnknownNames;
 use crate::config::{Rate, RouteConfig};
 use crate::keep_warm::WarmPlan;
 use crate::router::RouteChange;
-use crate::telemetry::Metrics;
 use crate::upstream::Pseudonyms;
 use hypeman::ControlPlane;
 
@@ -30,6 +30,8 @@ pub struct Gateway<P> {
     pub(super) preflights: Preflights,
     pub(super) pseudonyms: Pseudonyms,
     pub(super) tls_listeners: TlsListeners,
+    pub(super) auth_client: Arc<AuthClient>,
+    pub(super) key_fetcher: KeyFetcher,
     pub(super) parts: GatewayParts<P>,
 }
 
@@ -40,7 +42,9 @@ impl<P: ControlPlane> Gateway<P> {
     /// not exist.
     pub fn new(routes: &[Arc<RouteConfig>], unknown: Rate, parts: GatewayParts<P>) -> Arc<Self> {
         let mut states = RouteStates::default();
-        let active_routes = states.all(routes, &ActiveRoutes::default(), &parts.metrics);
+        let sources = RouteSources::of(&parts);
+        let active_routes = states.all(routes, &ActiveRoutes::default(), sources);
+        let auth_client = Arc::new(AuthClient::default());
         Arc::new(Self {
             active_routes: ArcSwap::from_pointee(active_routes),
             states: Mutex::new(states),
@@ -48,28 +52,31 @@ impl<P: ControlPlane> Gateway<P> {
             preflights: Preflights::default(),
             pseudonyms: Pseudonyms::default(),
             tls_listeners: TlsListeners::default(),
+            key_fetcher: KeyFetcher::new(&auth_client),
+            auth_client,
             parts,
         })
     }
 
     /// New requests use these routes; those under way keep theirs.
     pub fn set_routes(&self, routes: &[Arc<RouteConfig>]) {
-        self.replace_routes(|states, before, metrics| states.all(routes, before, metrics));
+        self.replace_routes(|states, before, sources| states.all(routes, before, sources));
+        self.parts.instance_tls.retain(routes);
     }
 
     /// New requests use the routes with this change; those under way keep theirs. It costs what the
     /// change costs, however many other routes there are.
     pub fn change_routes(&self, change: &RouteChange) {
-        self.replace_routes(|states, before, metrics| states.changed(change, before, metrics));
+        self.replace_routes(|states, before, sources| states.changed(change, before, sources));
     }
 
     fn replace_routes(
         &self,
-        routes: impl FnOnce(&mut RouteStates, &ActiveRoutes, &Metrics) -> ActiveRoutes,
+        routes: impl FnOnce(&mut RouteStates, &ActiveRoutes, RouteSources<'_>) -> ActiveRoutes,
     ) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.active_routes.load_full();
-        let active_routes = routes(&mut states, &before, &self.parts.metrics);
+        let active_routes = routes(&mut states, &before, RouteSources::of(&self.parts));
         self.active_routes.store(Arc::new(active_routes));
     }
 
@@ -105,7 +112,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// Forgets what is too old to matter.
     pub fn upkeep(&self) {
         // Who changes the routes meanwhile keeps nobody waiting: this comes again.
-        let limited = self.states.try_lock().map(|mut states| states.limited());
+        let limited = self.states.try_lock().map(|mut states| states.upkeep());
         let limited = limited.iter().flatten();
         limited.for_each(|admission| admission.upkeep());
         self.unknown.upkeep();

@@ -8,7 +8,6 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::context::{Arrival, RawKind, RequestContext};
@@ -19,6 +18,7 @@ use super::gateway::Gateway;
 use super::request_log::{Kind, RequestLog};
 use super::transaction::Transaction;
 use super::wake_info::WakeInfo;
+use crate::instance_tls::InstanceStream;
 use crate::names::RequestId;
 use crate::upstream::{Carried, ForwardError, Hop, LeasedStream, Upstream, carry};
 use crate::wake::{Endpoint, OpenConnection};
@@ -35,7 +35,7 @@ const UNRECOGNIZED_NAME: u8 = 112;
 struct Opener(Arc<Upstream>);
 
 impl Transport for Opener {
-    type Stream = TcpStream;
+    type Stream = InstanceStream;
     type Request = ();
     type Response = LeasedStream;
 
@@ -43,7 +43,7 @@ impl Transport for Opener {
         &self,
         endpoint: &Endpoint,
         hop: &Hop,
-        given: Option<(TcpStream, OpenConnection)>,
+        given: Option<(InstanceStream, OpenConnection)>,
         (): &mut (),
         _now: Instant,
     ) -> Result<LeasedStream, ForwardError> {

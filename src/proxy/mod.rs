@@ -1,6 +1,6 @@
 //! A request's way, from its head to its response's last byte.
 //!
-//! `service` lists the phases: `route`, `resolve`, `answer_locally`, `admit`, `prepare`,
+//! `service` lists the phases: `route`, `authenticate`, `resolve`, `answer_locally`, `admit`, `prepare`,
 //! [`dispatch`], `respond`. Each has a file of its own, whose first lines say what it guarantees;
 //! the other files are what the phases use.
 //!
@@ -13,6 +13,7 @@ mod admission;
 mod admit;
 mod answer_locally;
 mod auth;
+mod authenticate;
 mod client_address;
 mod connection_cache;
 mod context;
@@ -28,6 +29,7 @@ mod page;
 mod path_rules;
 mod path_verdict;
 mod pending_request;
+mod ports;
 mod preflight;
 mod prepare;
 mod preset;
@@ -50,6 +52,7 @@ mod waiting;
 mod wake_info;
 
 pub use admission::Admission;
+pub use auth::{AuthRedirect, Challenge};
 pub use connection_cache::ConnectionCache;
 pub use context::{Arrival, GatewayParts, RawKind};
 pub use denied::{Denied, WakeDenied};

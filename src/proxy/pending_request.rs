@@ -21,6 +21,7 @@ use super::error::ProxyError;
 use super::wake_info::WakeInfo;
 use crate::config::RouteConfig;
 use crate::hold::{AdmitError, Gate, HeldRequest, Hold, InstanceQueues, Permit, Slot, Ticket};
+use crate::instance_tls::TlsHop;
 use crate::names::ClientNetwork;
 use crate::telemetry::{
     LeaseCheck, Metrics, ReleaseReason, TraceParent, WakeKind, WakePhase, agent_text,
@@ -61,6 +62,8 @@ pub struct PendingRequest<'a, S> {
     pub renewals: u32,
     /// The route.
     pub route: &'a RouteConfig,
+    /// The instance's port.
+    pub port: u16,
     /// The route's rules, with what they remember.
     pub admission: &'a Admission,
     /// Whether the request may wake at all.
@@ -69,6 +72,8 @@ pub struct PendingRequest<'a, S> {
     pub hold: &'a Arc<Hold>,
     /// Counters.
     pub metrics: &'a Metrics,
+    /// The TLS that it goes over to the instance.
+    pub tls: Option<TlsHop>,
     /// The client's address.
     pub client: IpAddr,
     /// The client's `User-Agent`.
@@ -93,7 +98,7 @@ pub struct Admitted<S> {
 
 impl<S: Send> PendingRequest<'_, S> {
     fn readiness(&self) -> wake::Target {
-        readiness_of(self.route)
+        readiness_of(self.route, self.port, self.tls.as_ref())
     }
 
     /// The client, as shares are counted.

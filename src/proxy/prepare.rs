@@ -1,4 +1,4 @@
-//! Phase 5, prepare: the request as its instance is to get it.
+//! Phase 6, prepare: the request as its instance is to get it.
 //!
 //! Guarantees: fields of the client's hop end here, and what the forwarding fields say is the
 //! gateway's word; the route's own rules come last; the target is in origin form. A small body is
@@ -47,6 +47,9 @@ pub(super) async fn prepare(
         let auth = forwarding.auth.iter().flat_map(AuthConfig::fields);
         let replaced: Vec<_> = forwarding.request_headers.replaced().chain(auth).collect();
         remove_aliases(request.headers_mut(), &replaced);
+    }
+    for (name, value) in &target.identity.fields {
+        request.headers_mut().insert(name, value.clone());
     }
     let is_spelled = forwarding.field_names != FieldNames::Lower;
     if !forwarding.request_headers.is_empty() || is_spelled {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::active_routes::tls_of;
 use super::context::readiness_of;
 use super::gateway::Gateway;
 use super::path_verdict::PathVerdict;
@@ -53,9 +54,13 @@ impl<P: ControlPlane> Gateway<P> {
         if !config.wake.on_tls_hello || table.asks_for_auth(&host, port) {
             return;
         }
+        let Ok(tls) = tls_of(&route, &host) else {
+            return;
+        };
         let admission = &route.state().admission;
         let is_awake = |instance: Arc<Instance>| {
-            instance.warm(&readiness_of(config)).is_some() || instance.progress().is_some()
+            let ready = readiness_of(config, config.port, tls.as_ref());
+            instance.warm(&ready).is_some() || instance.progress().is_some()
         };
         if wakes.cached(config.plane, &instance).is_some_and(is_awake)
             || !admission.knows_client(client)

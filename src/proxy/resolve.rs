@@ -1,4 +1,4 @@
-//! Phase 2, resolve: the instance that a name means.
+//! Phase 3, resolve: the instance that a name means.
 //!
 //! Guarantees: a name that is known costs no question; a client that has guessed too many names is
 //! refused before the control plane is asked about the next, unless the last list has that one;
@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::connection_cache::{CachedTarget, ConnectionCache};
@@ -20,6 +19,7 @@ use super::pending_request::{LookUp, Resolved, queues_of};
 use super::request_log::RequestLog;
 use super::route::Destination;
 use crate::hold::Gate;
+use crate::instance_tls::InstanceStream;
 use crate::wake::{Instance, WakeError};
 use hypeman::ControlPlane;
 
@@ -40,13 +40,14 @@ impl<P: ControlPlane> Gateway<P> {
         log: &mut RequestLog,
     ) -> Result<Arc<CachedTarget>, ProxyError> {
         let (config, name) = (destination.route.config(), &destination.instance);
-        let resolved = match cache.target(config, name) {
+        let place = (config.plane, destination.port);
+        let resolved = match cache.target(place, name) {
             Some(cached) => cached,
             None => {
                 let instance = self.find(destination, destination.timeout).await?;
-                let gate = self.gate(&instance, config.port);
+                let gate = self.gate(&instance, destination.port);
                 let pseudonym = self.pseudonyms.of(config.plane, name);
-                cache.remember(config, (name, pseudonym), instance, gate)
+                cache.remember(place, (name, pseudonym), instance, gate)
             }
         };
         log.instance = Some(Arc::clone(&resolved.instance));
@@ -93,12 +94,12 @@ impl<P: ControlPlane> Gateway<P> {
 
 // === impl NameLookUp ===
 
-impl<P: ControlPlane> LookUp<TcpStream> for NameLookUp<'_, P> {
+impl<P: ControlPlane> LookUp<InstanceStream> for NameLookUp<'_, P> {
     fn means(&self, instance: &Instance) -> bool {
         instance.is_meant_by(&self.destination.instance)
     }
 
-    fn look_up(&self) -> BoxFuture<'_, Result<Resolved<TcpStream>, ProxyError>> {
+    fn look_up(&self) -> BoxFuture<'_, Result<Resolved<InstanceStream>, ProxyError>> {
         Box::pin(async {
             let Self {
                 gateway,
@@ -106,7 +107,7 @@ impl<P: ControlPlane> LookUp<TcpStream> for NameLookUp<'_, P> {
             } = self;
             let left = destination.deadline - Instant::now();
             let instance = gateway.find(destination, left).await?;
-            let gate = gateway.gate(&instance, destination.route.config().port);
+            let gate = gateway.gate(&instance, destination.port);
             Ok(Resolved { instance, gate })
         })
     }

@@ -1,4 +1,4 @@
-//! Phase 7, respond: what the client gets of the instance's response.
+//! Phase 8, respond: what the client gets of the instance's response.
 //!
 //! Guarantees: an upgrade is only to what the client asked for, and its tunnel keeps the request's
 //! slot at the instance; the application's wish to stay awake is capped; fields of this hop end
@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue, STRICT_TRANSPORT_SECURITY};
+use http::header::{HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, Response, StatusCode, Version};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use super::response_body::{Content, X_WAKEGATE_WAKE};
 use super::route::Target;
 use super::switching::Switch;
 use super::transaction::{ExtraFields, Transaction};
-use crate::config::{Protocol, ViaConfig};
+use crate::config::ViaConfig;
 use crate::hold::Slot;
 use crate::upstream::{
     Carried, Field, Fields, ForwardError, TrailerRules, UpstreamBody, X_REQUEST_ID, edit,
@@ -60,6 +60,7 @@ impl<P: ControlPlane> Gateway<P> {
         {
             instance.keep_awake(until);
         }
+        let subprotocol = target.identity.subprotocol;
         if let Some(preflight) = target.preflight {
             self.preflights
                 .remember(instance.id(), &preflight, &response);
@@ -73,11 +74,16 @@ impl<P: ControlPlane> Gateway<P> {
         let headers = response.headers_mut();
         prepare_response(headers, fields, is_switching);
         edit(headers, &forwarding.response_headers);
+        if let (Some(subprotocol), HandOver::Tunnel(_)) = (subprotocol, &hand_over) {
+            // A browser that has offered some gives up where none is picked.
+            let picked = headers.entry(SEC_WEBSOCKET_PROTOCOL);
+            picked.or_insert(subprotocol);
+        }
         if target.via == ViaConfig::Both {
-            // Over HTTP/1.1 goes all but h2c, and there all but an upgrade.
-            let received = match (forwarding.protocol, is_switching) {
-                (Protocol::H2c, false) => Version::HTTP_2,
-                (Protocol::H2c, true) | (Protocol::H1, _) => Version::HTTP_11,
+            // An upgrade goes over HTTP/1.1 in any case.
+            let received = match forwarding.protocol.is_h2() && !is_switching {
+                true => Version::HTTP_2,
+                false => Version::HTTP_11,
             };
             target.pseudonym.element(received).append_to(headers);
         }

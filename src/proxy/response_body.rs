@@ -12,12 +12,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::transaction::Transaction;
 use super::waiting::StatusStream;
 use crate::hold::Slot;
+use crate::instance_tls::InstanceStream;
 use crate::upstream::{ResponseError, UpstreamBody, X_REQUEST_ID};
 
 pub(super) const X_WAKEGATE_WAKE: HeaderName = HeaderName::from_static("x-wakegate-wake");
@@ -37,7 +37,7 @@ pub(super) enum Content {
     /// The gateway's own.
     Own(Full<Bytes>),
     /// The events of a wake, for the waiting page.
-    Status(StatusStream<TcpStream>),
+    Status(StatusStream<InstanceStream>),
 }
 
 /// A response's body with the transaction that it ends.

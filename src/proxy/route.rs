@@ -2,7 +2,7 @@
 //!
 //! Guarantees: whatever is wrong with a request by itself is refused here, before its instance is
 //! looked up: its host, a connection that is not for this host, its framing, its target, a path
-//! that has no route, missing TLS or authentication. What later phases need to know of its head is
+//! that has no route, or missing TLS. What later phases need to know of its head is
 //! in the [`Target`], so that none of them asks again.
 
 use std::net::IpAddr;
@@ -12,9 +12,9 @@ use std::time::Duration;
 use http::Request;
 use tokio::time::Instant;
 
-use super::active_routes::{ActiveRoute, RouteState};
+use super::active_routes::{ActiveRoute, RouteState, tls_of};
 use super::admission::Admission;
-use super::auth::authenticate;
+use super::auth::Identity;
 use super::client_address::came_over_tls;
 use super::connection_cache::CachedHost;
 use super::context::{Arrival, RequestContext};
@@ -22,6 +22,7 @@ use super::error::ProxyError;
 use super::gateway::Gateway;
 use super::https_redirect::HttpsRedirect;
 use super::path_verdict::PathVerdict;
+use super::ports::{choose_port, port_of_host};
 use super::preflight::Preflight;
 use super::request_body::min_body_rate;
 use super::request_deadline::client_timeout;
@@ -30,6 +31,7 @@ use super::request_target::routed_path;
 use super::switching::Switch;
 use crate::client::ClientBody;
 use crate::config::ViaConfig;
+use crate::instance_tls::TlsHop;
 use crate::names::Hostname;
 use crate::router::{AuthorityError, Match, PathReadings, RouteError};
 use crate::upstream::{Field, Fields, Pseudonym, RequestBody};
@@ -40,6 +42,10 @@ pub(super) struct Destination {
     pub(super) route: Arc<ActiveRoute>,
     /// The instance's name or id.
     pub(super) instance: InstanceRef,
+    /// The instance's port; 0 until a request has said which.
+    pub(super) port: u16,
+    /// The TLS that it goes over to its instance.
+    pub(super) tls: Option<TlsHop>,
     /// The client that all limits are about.
     pub(super) client: IpAddr,
     /// The longest that route and client want to wait.
@@ -53,6 +59,8 @@ pub(super) struct Target {
     pub(super) destination: Destination,
     /// The host, with the forwarding fields of requests for it.
     pub(super) host: Arc<CachedHost>,
+    /// Who has sent it, once that has been judged.
+    pub(super) identity: Identity,
     /// What the route's rules say about the path.
     pub(super) path: PathVerdict,
     /// The fields that the request has.
@@ -106,10 +114,11 @@ impl<P: ControlPlane> Gateway<P> {
         let path = PathReadings::of(routed_path(&request)?);
         let found = self.find_route(&host.host, &path, arrival, log)?;
         let (Match { route, instance }, path) = found;
+        let tls = tls_of(&route, &host.host)?;
 
         let config = route.config();
         let rate = min_body_rate(request.headers(), fields, &server, &config.limits);
-        let mut request = request.map(|body| RequestBody::new(body, rate));
+        let request = request.map(|body| RequestBody::new(body, rate));
         log.body_stats = request.body().body_stats();
         let forwarding = &config.forwarding;
         let has_forwarding = |field| fields.has(field) || fields.has(Field::Forwarded);
@@ -117,9 +126,10 @@ impl<P: ControlPlane> Gateway<P> {
             || is_trusted
                 && has_forwarding(Field::XForwardedProto)
                 && came_over_tls(request.headers());
-        if forwarding.redirect_http && !is_secure {
+        if forwarding.redirect_http.enabled && !is_secure {
             let own = (!is_trusted).then(|| self.tls_listeners.port(arrival.local));
-            let port = server.https_port.or(own.flatten());
+            let named = forwarding.redirect_http.port.or(server.https_port);
+            let port = named.or(own.flatten());
             let redirect = HttpsRedirect::new(request.method(), &host.host, port, request.uri());
             return Err(ProxyError::Redirect(Box::new(redirect)));
         }
@@ -128,13 +138,6 @@ impl<P: ControlPlane> Gateway<P> {
         if fields.has(Field::Via) && pseudonym.is_in(request.headers()) {
             return Err(ProxyError::ForwardLoop);
         }
-        if let Some(auth) = &forwarding.auth {
-            let shown = authenticate(auth, request.headers_mut(), arrival.certificate);
-            if shown.is_err() {
-                route.state().admission.charge_refused(context.client);
-            }
-            shown?;
-        }
         let timeout = client_timeout(config.wake.timeout, request.headers(), fields);
         let preflight = match config.admission.preset {
             Some(_) => Preflight::of(&host.host, &request).map(Box::new),
@@ -142,13 +145,16 @@ impl<P: ControlPlane> Gateway<P> {
         };
         let target = Target {
             destination: Destination {
+                port: config.port,
                 route,
                 instance,
+                tls,
                 client: context.client,
                 timeout,
                 deadline: context.started + timeout,
             },
             host,
+            identity: Identity::default(),
             path,
             fields,
             is_trusted,
@@ -176,12 +182,15 @@ impl<P: ControlPlane> Gateway<P> {
         let config = route.config();
         let table = self.active_routes.load();
         if table.asks_for_auth(&host, arrival.local.port()) {
-            return Err(ProxyError::Unauthenticated);
+            return Err(ProxyError::Forbidden);
         }
         let timeout = config.wake.timeout;
         Ok(Destination {
+            port: port_of_host(&route, host.as_str())?,
             route,
             instance,
+            // It is passed on as it is.
+            tls: None,
             client: context.client,
             timeout,
             deadline: context.started + timeout,
@@ -198,7 +207,24 @@ impl<P: ControlPlane> Gateway<P> {
         let table = self.active_routes.load();
         let found = table.find(host, path, arrival.local.port())?;
         log.route = Some(Arc::clone(&found.route));
-        let verdict = found.route.state().path_rules.judge(path);
+        let verdict = found.route.state().policy.path_rules.judge(path);
         Ok((found, verdict.map_err(RouteError::from)?))
+    }
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Finds out which port the request is for, where its route lets it choose.
+    pub(super) fn choose_port<B>(&mut self, request: &mut Request<B>) -> Result<(), ProxyError> {
+        let Destination { route, port, .. } = &mut self.destination;
+        if route.config().ports.is_none() {
+            return Ok(());
+        }
+        let (host, may_switch) = (self.host.host.as_str(), self.switch.is_some());
+        let (chosen, subprotocol) = choose_port(route, host, may_switch, request)?;
+        *port = chosen;
+        self.identity.subprotocol = self.identity.subprotocol.take().or(subprotocol);
+        Ok(())
     }
 }

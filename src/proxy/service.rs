@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::header::{USER_AGENT, X_CONTENT_TYPE_OPTIONS};
+use http::header::{SET_COOKIE, USER_AGENT, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::Full;
 
@@ -79,9 +79,16 @@ impl<P: ControlPlane> Gateway<P> {
             context,
             wake,
             extra,
+            cookies,
             log,
         } = transaction;
-        let (target, mut request) = self.route(request, fields, arrival, context, log)?;
+        let (mut target, mut request) = self.route(request, fields, arrival, context, log)?;
+        if target.destination.route.config().forwarding.auth.is_some() {
+            // In a box: most routes ask for nothing.
+            let judging = self.authenticate(&mut target, &mut request, arrival, context, cookies);
+            Box::pin(judging).await?;
+        }
+        target.choose_port(&mut request)?;
         if let Some(answer) = answer_last(&mut request, target.fields) {
             return Ok(answer);
         }
@@ -174,6 +181,9 @@ fn answer(
     if response.body().is_own() {
         let field = response.headers_mut().entry(X_CONTENT_TYPE_OPTIONS);
         field.or_insert(HeaderValue::from_static("nosniff"));
+    }
+    for cookie in transaction.cookies.drain(..) {
+        response.headers_mut().append(SET_COOKIE, cookie);
     }
     transaction.log.status = response.status().as_u16();
     response.map(|content| GatewayBody::new(content, transaction))

@@ -23,6 +23,8 @@ pub(super) struct Transaction {
     pub(super) wake: WakeInfo,
     /// The fields that its response has besides those of its head.
     pub(super) extra: ExtraFields,
+    /// The cookies that the server which judges requests sets.
+    pub(super) cookies: Vec<HeaderValue>,
     /// The facts that are written down when it ends.
     pub(super) log: RequestLog,
 }
@@ -57,6 +59,7 @@ impl Transaction {
             },
             wake: WakeInfo::default(),
             extra: ExtraFields::default(),
+            cookies: Vec::new(),
             log: RequestLog::new(parts, kind),
         }
     }

@@ -44,7 +44,10 @@ impl WakeInfo {
     /// Records another wake; the one that the request waited for stays.
     pub(super) fn record(&mut self, kind: WakeKind) {
         self.awaited = None;
-        if !matches!(self.wake, WakeKind::Cold | WakeKind::Joined) {
+        if !matches!(
+            self.wake,
+            WakeKind::Cold | WakeKind::Joined | WakeKind::Boot
+        ) {
             self.wake = kind;
         }
     }

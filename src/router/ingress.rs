@@ -135,7 +135,7 @@ impl Declared {
             let mut redirect = route.clone();
             redirect.listen_port = Some(HTTP);
             let forwarding = &mut Arc::make_mut(&mut redirect.policy).forwarding;
-            forwarding.redirect_http = true;
+            forwarding.redirect_http.enabled = true;
             forwarding.auth = None;
             let free = self.ports.get(&HTTP) != Some(&true);
             if free && taken.insert((redirect.host().to_owned(), HTTP)) {
@@ -190,7 +190,8 @@ mod tests {
                 )
                 .ok()?;
             let forwarding = &found.route.config().forwarding;
-            let (redirects, guarded) = (forwarding.redirect_http, forwarding.auth.is_some());
+            let (redirects, guarded) =
+                (forwarding.redirect_http.enabled, forwarding.auth.is_some());
             Some((found.instance.to_string(), redirects, guarded))
         };
         assert_eq!(

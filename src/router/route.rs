@@ -78,6 +78,11 @@ impl<S> Route<S> {
         self.fixed.as_ref()
     }
 
+    /// What a capture has matched of a host that it answers for.
+    pub fn capture<'h>(&self, host: &'h str, capture: &str) -> Option<&'h str> {
+        self.config.name.capture(host, capture)
+    }
+
     /// What its gateway knows about it.
     pub fn state(&self) -> &S {
         &self.state
@@ -102,13 +107,7 @@ impl<S> Route<S> {
         let InstanceTemplate::Capture(capture) = &self.config.instance else {
             return None;
         };
-        let is_capture = |label: &str| {
-            let name = label.strip_prefix('{').and_then(|l| l.strip_suffix('}'));
-            name == Some(capture)
-        };
-        let mut labels = self.host().split('.').zip(host.split('.'));
-        let captured = labels.find(|(label, _)| is_capture(label));
-        captured.and_then(|(_, part)| InstanceRef::parse(part).ok())
+        InstanceRef::parse(self.capture(host, capture)?).ok()
     }
 }
 

@@ -11,7 +11,7 @@ use super::host_map::{HostMap, Keyed, hash_of, hash_of_parts};
 use super::path_readings::PathReadings;
 use super::paths::{Order, Paths, RouteError};
 use super::route::Route;
-use crate::config::{HostKind, RouteConfig};
+use crate::config::{Captured, HostKind, RouteConfig, split_port};
 use crate::names::Hostname;
 use hypeman::InstanceRef;
 
@@ -55,36 +55,70 @@ struct Patterns<S> {
     hosts: HostMap<S>,
 }
 
-/// Which labels of a host a pattern captures, from the left.
+/// What a pattern captures of each label of a host, from the left.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Shape(Arc<[bool]>);
+struct Shape(Arc<[Kind]>);
 
-fn is_capture(label: &str) -> bool {
-    label.starts_with('{')
+/// What a pattern captures of a label; the later, the less is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nothing: it is what it is.
+    Literal,
+    /// A port and a name.
+    WithPort { is_first: bool },
+    /// All of it.
+    Capture,
 }
 
-/// Whether a pattern's labels that are not captured are those of a host with as many, or those of
+/// Whether a pattern's labels that are not captured are those of a host of its shape, or those of
 /// another pattern of its shape.
 fn fits(pattern: &str, host: &str) -> bool {
     let mut labels = pattern.split('.').zip(host.split('.'));
-    labels.all(|(label, other)| is_capture(label) || label == other)
+    labels.all(|(label, other)| label == other || Captured::of(label) != Captured::Nothing)
 }
 
 // === impl Shape ===
 
 impl Shape {
     fn of(pattern: &str) -> Self {
-        Self(pattern.split('.').map(is_capture).collect())
+        let kind = |label| match Captured::of(label) {
+            Captured::Nothing => Kind::Literal,
+            Captured::Port { is_first, .. } => Kind::WithPort { is_first },
+            Captured::Label(_) => Kind::Capture,
+        };
+        Self(pattern.split('.').map(kind).collect())
     }
 
+    /// How little is known of a host that has this shape.
     fn captures(&self) -> usize {
-        self.0.iter().filter(|captured| **captured).count()
+        let weights = self.0.iter().map(|kind| match kind {
+            Kind::Literal => 0,
+            Kind::WithPort { .. } => 1,
+            Kind::Capture => 2,
+        });
+        weights.sum()
     }
 
-    /// The hash of what this shape does not capture of a host with as many labels.
+    /// Whether a host has as many labels, and a port wherever this shape has one.
+    fn fits(&self, host: &str) -> bool {
+        let mut labels = host.split('.');
+        let all = self.0.iter().all(|kind| {
+            labels.next().is_some_and(|label| match kind {
+                Kind::WithPort { is_first } => split_port(label, *is_first).is_some(),
+                Kind::Literal | Kind::Capture => true,
+            })
+        });
+        all && labels.next().is_none()
+    }
+
+    /// The hash of what this shape does not capture of a host that fits, or of a pattern of this
+    /// shape.
     fn hash_of(&self, host: &str) -> u32 {
         let labels = self.0.iter().zip(host.split('.'));
-        hash_of_parts(labels.map(|(captured, label)| if *captured { "*" } else { label }))
+        hash_of_parts(labels.map(|(kind, label)| match kind {
+            Kind::Literal => label,
+            Kind::WithPort { .. } | Kind::Capture => "*",
+        }))
     }
 }
 
@@ -265,10 +299,9 @@ impl<S> Hosts<S> {
         if self.patterns.is_empty() {
             return None;
         }
-        let labels = host.split('.').count();
         let mut fitting = self.patterns.iter();
         fitting.find_map(|Patterns { shape, hosts, .. }| {
-            if shape.0.len() != labels {
+            if !shape.fits(host) {
                 return None;
             }
             hosts.get(shape.hash_of(host), |route| fits(route.host(), host))
@@ -459,8 +492,12 @@ mod tests {
         let text = routes
             .iter()
             .map(|(host, path, instance)| {
+                let ports = match host.contains("{port}") {
+                    true => "ports = \"3000-9000\"\n",
+                    false => "",
+                };
                 format!(
-                    "[[route]]\nhost = \"{host}\"\npath = \"{path}\"\ninstance = \"{instance}\"\n"
+                    "[[route]]\nhost = \"{host}\"\npath = \"{path}\"\ninstance = \"{instance}\"\n{ports}"
                 )
             })
             .collect::<Vec<_>>()
@@ -497,6 +534,21 @@ mod tests {
         check(&table, "x.y.z.example.com", "/", Ok("wild"));
         check(&table, "example.com", "/", Ok("rest"));
         check(&table, "127.0.0.1", "/", Ok("rest"));
+    }
+
+    #[test]
+    fn a_host_with_a_port_in_it_wins_over_one_whose_label_is_a_name() {
+        let table = table(&[
+            ("{app}.example.com", "/", "{app}"),
+            ("{port}-{app}.example.com", "/", "{app}"),
+            ("{app}-{port}.example.org", "/", "{app}"),
+            ("{port}.{app}.example.net", "/", "{app}"),
+        ]);
+        check(&table, "3000-my-app.example.com", "/", Ok("my-app"));
+        check(&table, "my-app.example.com", "/", Ok("my-app"));
+        check(&table, "my-app-3000.example.org", "/", Ok("my-app"));
+        check(&table, "3000.my-app.example.net", "/", Ok("my-app"));
+        check(&table, "my-app.example.org", "/", Err(RouteError::NoRoute));
     }
 
     #[test]

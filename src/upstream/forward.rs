@@ -28,12 +28,15 @@ use super::h1_body::H1Body;
 use super::hop::Hop;
 use super::leased_stream::LeasedStream;
 use super::outgoing::Outgoing;
-use super::pool::{Pool, PoolLimits, Pools, PortPools};
+use super::pool::{Pool, PoolLimits, Pools, PortPools, SecurePools};
 use super::request_body::{BodyFailure, RequestBody};
 use super::response_body::UpstreamBody;
-use crate::config::{Protocol, UpstreamConfig};
+use crate::config::UpstreamConfig;
 use crate::descriptors;
-use crate::telemetry::{ConnectOutcome, Metrics, UpstreamUse};
+use crate::instance_tls::{
+    Alpn, InstanceStream, TlsHop, Verdict, refusal_of_client_certificate, verdict,
+};
+use crate::telemetry::{ConnectOutcome, HandshakeOutcome, Metrics, UpstreamUse};
 use crate::wake::{Endpoint, OpenConnection};
 use crate::workers;
 
@@ -41,12 +44,19 @@ mod h2;
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
+/// An instance that has taken a connection may take so long to agree on TLS.
+const TLS_HANDSHAKE: Duration = Duration::from_secs(5);
+
 /// The request got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
     /// No connection could be made; nothing was sent.
     #[error("cannot connect to the instance: {0}")]
     Connect(#[source] io::Error),
+    /// TLS with the instance is refused, by the gateway or by the instance, for this reason; nothing
+    /// was sent, or nothing that was accepted.
+    #[error("{0}")]
+    Tls(Arc<str>),
     /// The connection was closed before it took the request.
     #[error("the connection to the instance was closed before the request")]
     Unsent,
@@ -81,6 +91,24 @@ impl ForwardError {
         matches!(self, Self::Connect(_) | Self::Unsent | Self::Refused)
     }
 
+    /// A connection could not be made.
+    pub(super) fn of_connecting(error: io::Error) -> Self {
+        match verdict(&error) {
+            Some(Verdict::Refused(reason)) => Self::Tls(reason),
+            Some(Verdict::WrongProtocol) => Self::Malformed(error.into()),
+            None => Self::Connect(error),
+        }
+    }
+
+    /// A connection broke. With TLS 1.3 an instance may say only then that it does not take the
+    /// gateway's certificate.
+    fn of_breaking(error: Cause) -> Self {
+        match refusal_of_client_certificate(&*error) {
+            Some(reason) => Self::Tls(reason),
+            None => Self::Broken(error),
+        }
+    }
+
     /// Whether the connection failed as one does whose other end is no longer there.
     fn is_of_a_dead_connection(&self) -> bool {
         matches!(self, Self::Unsent | Self::Broken(_))
@@ -91,7 +119,8 @@ impl From<Failure> for ForwardError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Unsent => Self::Unsent,
-            Failure::Closed | Failure::Broke(_) => Self::Broken(failure.into()),
+            Failure::Closed => Self::Broken(failure.into()),
+            Failure::Broke(error) => Self::of_breaking(error.into()),
             Failure::Malformed(_) | Failure::EarlySwitch => Self::Malformed(failure.into()),
             Failure::Client(failure) => Self::Client(failure),
             Failure::TimedOut => Self::TimedOut,
@@ -105,6 +134,20 @@ impl From<Failure> for ForwardError {
 impl Unanswered {
     fn unsent(error: ForwardError, request: Request<RequestBody>) -> Self {
         Self(error, Some(Box::new(request)))
+    }
+}
+
+/// The last hop of one request.
+struct LastHop<'a> {
+    hop: &'a Hop,
+    /// The TLS with the protocol that the request is sent over.
+    tls: Option<TlsHop>,
+}
+
+impl LastHop<'_> {
+    /// Whether a connection is its client's alone, which it names.
+    fn is_personal(&self) -> bool {
+        self.hop.proxy_header.is_some()
     }
 }
 
@@ -146,13 +189,22 @@ impl Upstream {
         self: &Arc<Self>,
         endpoint: &Endpoint,
         hop: &Hop,
-        given: Option<(TcpStream, OpenConnection)>,
+        given: Option<(InstanceStream, OpenConnection)>,
         request: &mut Outgoing,
         now: Instant,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
-        let pool = self.pool(endpoint, hop.port);
-        // Servers that speak HTTP/2 without TLS take HTTP/1.1's upgrades at the same port.
-        if hop.protocol != Protocol::H2c || request.is_upgrade() {
+        // Servers that speak HTTP/2 take HTTP/1.1's upgrades at the same port.
+        let is_h2 = hop.protocol.is_h2() && !request.is_upgrade();
+        let tls = hop.tls.as_ref().map(|tls| match is_h2 {
+            true => tls.speaking(Alpn::H2),
+            false => tls.speaking(Alpn::Http1),
+        });
+        let pool = self.pool(endpoint, hop.port, tls.as_ref());
+        let alpn = tls.as_ref().map(TlsHop::alpn);
+        let fits = |stream: &InstanceStream| stream.alpn().is_none() || stream.alpn() == alpn;
+        let given = given.filter(|(stream, _)| fits(stream));
+        let hop = &LastHop { hop, tls };
+        if !is_h2 {
             return self
                 .send_h1(endpoint, hop, given, &pool, request, now)
                 .await;
@@ -172,14 +224,13 @@ impl Upstream {
     async fn send_h1(
         &self,
         endpoint: &Endpoint,
-        hop: &Hop,
-        mut given: Option<(TcpStream, OpenConnection)>,
+        hop: &LastHop<'_>,
+        mut given: Option<(InstanceStream, OpenConnection)>,
         pool: &Arc<Pool>,
         request: &mut Outgoing,
         mut now: Instant,
     ) -> Result<Response<UpstreamBody>, ForwardError> {
-        // A connection that names its client is that client's.
-        let pooled = hop.proxy_header.is_none();
+        let pooled = !hop.is_personal();
         let (response_timeout, read_timeout) = {
             let config = self.config.load();
             (config.response_timeout, config.read_timeout)
@@ -198,7 +249,8 @@ impl Upstream {
                 Some(taken) => taken,
                 None => {
                     let dialled = Box::pin(self.dial(endpoint, hop, given.take())).await;
-                    (dialled.map_err(ForwardError::Connect)?, Duration::ZERO)
+                    let dialled = dialled.map_err(ForwardError::of_connecting)?;
+                    (dialled, Duration::ZERO)
                 }
             };
             self.metrics.count_upstream_use(used);
@@ -272,10 +324,10 @@ impl Upstream {
     async fn dial(
         &self,
         endpoint: &Endpoint,
-        hop: &Hop,
-        given: Option<(TcpStream, OpenConnection)>,
+        hop: &LastHop<'_>,
+        given: Option<(InstanceStream, OpenConnection)>,
     ) -> io::Result<Box<Connection>> {
-        let stream = self.connect(endpoint, hop, given).await?;
+        let stream = self.connect_as(endpoint, hop, given).await?;
         let limits = {
             let config = self.config.load();
             HeadLimits {
@@ -286,14 +338,26 @@ impl Upstream {
         Ok(Box::new(Connection::new(stream, endpoint.cut(), limits)))
     }
 
-    /// A connection of its own, for bytes of any kind; it begins with the PROXY header of the hop,
-    /// if there is one. Whoever gets it drops it when the epoch is cut; one that is not made by
-    /// then is not made.
+    /// A connection of its own, for bytes of any kind, in clear; it begins with the PROXY header of
+    /// the hop, if there is one. Whoever gets it drops it when the epoch is cut; one that is not made
+    /// by then is not made.
     pub async fn connect(
         &self,
         endpoint: &Endpoint,
         hop: &Hop,
-        given: Option<(TcpStream, OpenConnection)>,
+        given: Option<(InstanceStream, OpenConnection)>,
+    ) -> io::Result<LeasedStream> {
+        let given = given.filter(|(stream, _)| stream.alpn().is_none());
+        let hop = LastHop { hop, tls: None };
+        self.connect_as(endpoint, &hop, given).await
+    }
+
+    /// The same, with the TLS of the hop.
+    async fn connect_as(
+        &self,
+        endpoint: &Endpoint,
+        hop: &LastHop<'_>,
+        given: Option<(InstanceStream, OpenConnection)>,
     ) -> io::Result<LeasedStream> {
         let connecting = self.connect_uncut(endpoint, hop, given);
         let connected = endpoint.cut().run_until_cancelled(connecting).await;
@@ -306,8 +370,8 @@ impl Upstream {
     async fn connect_uncut(
         &self,
         endpoint: &Endpoint,
-        hop: &Hop,
-        given: Option<(TcpStream, OpenConnection)>,
+        LastHop { hop, tls }: &LastHop<'_>,
+        given: Option<(InstanceStream, OpenConnection)>,
     ) -> io::Result<LeasedStream> {
         let (mut stream, open) = match given {
             Some((stream, open)) => (adopt(stream)?, open),
@@ -328,12 +392,29 @@ impl Upstream {
                     }
                     Err(_) => ConnectOutcome::Error,
                 });
-                (stream?, open)
+                (stream?.into(), open)
             }
         };
         if let Some(proxy_header) = &hop.proxy_header {
             // An empty socket buffer takes it whole.
             stream.write_all(&proxy_header.to_bytes()).await?;
+        }
+        if let Some(tls) = tls.as_ref().filter(|_| stream.alpn().is_none()) {
+            let secured = timeout(TLS_HANDSHAKE, tls.secure(stream)).await;
+            let secured = secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            stream = secured.inspect_err(|_| {
+                self.metrics
+                    .count_upstream_handshake(HandshakeOutcome::Failed);
+            })?;
+        }
+        match stream.is_resumed() {
+            Some(true) => self
+                .metrics
+                .count_upstream_handshake(HandshakeOutcome::Resumed),
+            Some(false) => self
+                .metrics
+                .count_upstream_handshake(HandshakeOutcome::Full),
+            None => {}
         }
         Ok(LeasedStream::new(stream, open, Arc::clone(&self.metrics)))
     }
@@ -348,11 +429,8 @@ impl Upstream {
 
     /// The epoch's pool for one of its ports. Its limits are those of the time when it is made.
     /// Each worker has its own.
-    fn pool(&self, endpoint: &Endpoint, port: u16) -> Arc<Pool> {
-        let pools = endpoint
-            .belongings()
-            .get_or_insert(port, PortPools::default);
-        pools.here(|workers| {
+    fn pool(&self, endpoint: &Endpoint, port: u16, tls: Option<&TlsHop>) -> Arc<Pool> {
+        let make = |workers: usize| {
             let config = self.config.load();
             // A quarter of the instance's own timeout: then three quarters are left to fall asleep
             // in.
@@ -364,7 +442,14 @@ impl Upstream {
                 }),
             };
             Pool::new(endpoint.cut().clone(), limits, Arc::clone(&self.pools))
-        })
+        };
+        let kept = endpoint.belongings();
+        match tls {
+            None => kept.get_or_insert(port, PortPools::default).here(make),
+            Some(tls) => kept
+                .get_or_insert(port, SecurePools::default)
+                .here(tls, make),
+        }
     }
 
     /// Ends every idle connection, and all that is left of others: nothing more will be sent.
@@ -375,9 +460,9 @@ impl Upstream {
 
 /// A connection that another runtime's task has made, as one of this runtime's: nothing else has to
 /// run for it.
-fn adopt(stream: TcpStream) -> io::Result<TcpStream> {
+fn adopt(stream: InstanceStream) -> io::Result<InstanceStream> {
     match workers::here() {
-        Some(_) => TcpStream::from_std(stream.into_std()?),
+        Some(_) => stream.adopt(),
         None => Ok(stream),
     }
 }

@@ -5,6 +5,7 @@
 
 use super::proxy_protocol::ProxyHeader;
 use crate::config::Protocol;
+use crate::instance_tls::TlsHop;
 
 /// How a request reaches its instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Hop {
     pub port: u16,
     /// The protocol that is spoken there.
     pub protocol: Protocol,
+    /// The TLS that it goes over, for the protocols that have it.
+    pub tls: Option<TlsHop>,
     /// The PROXY header that a connection begins with, if the route wants one.
     pub proxy_header: Option<ProxyHeader>,
 }

@@ -10,16 +10,16 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
+use crate::instance_tls::InstanceStream;
 use crate::telemetry::Metrics;
 use crate::wake::OpenConnection;
 
 /// A stream that holds its instance's lease; also after an upgrade has taken it over.
 pub struct LeasedStream {
-    io: TcpStream,
+    io: InstanceStream,
     open: OpenConnection,
     last_heard: Instant,
     metrics: Arc<Metrics>,
@@ -28,9 +28,12 @@ pub struct LeasedStream {
 // === impl LeasedStream ===
 
 impl LeasedStream {
-    pub(super) fn new(stream: TcpStream, mut open: OpenConnection, metrics: Arc<Metrics>) -> Self {
-        // Small requests must not wait for more; a socket that cannot do this still works.
-        let _slower = stream.set_nodelay(true);
+    pub(super) fn new(
+        stream: InstanceStream,
+        mut open: OpenConnection,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        stream.set_nodelay();
         open.established();
         metrics.upstream_connections.increment(1.0);
         Self {
@@ -74,6 +77,11 @@ impl LeasedStream {
         Pin::new(&mut self.io).poll_write_vectored(cx, slices)
     }
 
+    /// Ready when all that was taken has gone: TLS may keep some.
+    pub(super) fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_sent(cx)
+    }
+
     /// Reads as much as there is room for; 0 at the end.
     pub(super) fn poll_receive(
         &mut self,
@@ -90,7 +98,7 @@ impl LeasedStream {
 
     /// Whether there is something to read, as far as is known without asking the system.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.io.poll_read_ready(cx).map(|_| ())
+        self.io.poll_readable(cx)
     }
 }
 

@@ -24,6 +24,7 @@ use super::h2_peer::PeerLimits;
 use super::h2_pool::{ConnectionId, H2Connections, Stream};
 use super::response_clock::ResponseClock;
 use super::timed_body::TimedBody;
+use crate::instance_tls::TlsHop;
 use crate::workers;
 
 /// A connection that has been idle for this long may have been cut off by a nap of its instance
@@ -43,6 +44,15 @@ pub(super) struct Pools {
 /// The pools of an epoch's port, one for each worker: a connection's events and timers are its
 /// worker's runtime's.
 pub(super) struct PortPools(Box<[OnceLock<Arc<Pool>>]>);
+
+/// The same for connections over TLS, which are for one name each. Each worker has them by name,
+/// those that were used last at the end.
+pub(super) struct SecurePools(Box<[Mutex<NamedPools>]>);
+
+type NamedPools = Vec<(TlsHop, Arc<Pool>)>;
+
+/// Clients may choose the names: of so many, connections are kept.
+const MOST_NAMES: usize = 32;
 
 /// How many connections a pool keeps, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -121,6 +131,40 @@ impl PortPools {
 impl Default for PortPools {
     fn default() -> Self {
         Self((0..workers::count()).map(|_| OnceLock::new()).collect())
+    }
+}
+
+// === impl SecurePools ===
+
+impl SecurePools {
+    /// This worker's pool of connections for `hop`, which `make` makes of the number of workers if
+    /// there is none.
+    pub(super) fn here(&self, hop: &TlsHop, make: impl FnOnce(usize) -> Pool) -> Arc<Pool> {
+        let number = workers::here().unwrap_or_default();
+        let make = || Arc::new(make(self.0.len()));
+        let Some(place) = self.0.get(number).or_else(|| self.0.first()) else {
+            return make();
+        };
+        let mut pools = place.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut forgotten, mut found) = (None, None);
+        if let Some(place) = pools.iter().position(|(other, _)| other == hop) {
+            found = Some(pools.remove(place));
+        } else if pools.len() >= MOST_NAMES {
+            forgotten = Some(pools.remove(0));
+        }
+        let (hop, pool) = found.unwrap_or_else(|| (hop.clone(), make()));
+        pools.push((hop, Arc::clone(&pool)));
+        drop(pools);
+        // Its connections are closed, but for those that are in use.
+        drop(forgotten);
+        pool
+    }
+}
+
+impl Default for SecurePools {
+    fn default() -> Self {
+        let pools = (0..workers::count()).map(|_| Mutex::default());
+        Self(pools.collect())
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::descriptors;
+use crate::instance_tls::{Alpn, InstanceStream, TlsHop};
 
 /// What a health check reads of its answer.
 const LIMITS: HeadLimits = HeadLimits {
@@ -30,11 +31,21 @@ pub trait Dialer: Send + Sync + 'static {
     fn connect(&self, address: SocketAddr)
     -> impl Future<Output = io::Result<Self::Stream>> + Send;
 
-    /// Asks for `target` with GET on a connection of its own; the response's status.
+    /// Agrees on TLS over a connection. The caller keeps the time;
+    /// [`instance_tls::verdict`](crate::instance_tls::verdict) reads the error.
+    fn secure(
+        &self,
+        stream: Self::Stream,
+        tls: &TlsHop,
+    ) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Asks for `target` with GET on a connection of its own, over TLS or in clear; the response's
+    /// status.
     fn get(
         &self,
         address: SocketAddr,
         target: &str,
+        tls: Option<&TlsHop>,
     ) -> impl Future<Output = io::Result<u16>> + Send;
 }
 
@@ -45,14 +56,28 @@ pub struct Tcp;
 // === impl Tcp ===
 
 impl Dialer for Tcp {
-    type Stream = TcpStream;
+    type Stream = InstanceStream;
 
-    async fn connect(&self, address: SocketAddr) -> io::Result<TcpStream> {
-        descriptors::unless_last(TcpStream::connect(address).await?)
+    async fn connect(&self, address: SocketAddr) -> io::Result<InstanceStream> {
+        let stream = descriptors::unless_last(TcpStream::connect(address).await?)?;
+        Ok(stream.into())
     }
 
-    async fn get(&self, address: SocketAddr, target: &str) -> io::Result<u16> {
+    async fn secure(&self, stream: InstanceStream, tls: &TlsHop) -> io::Result<InstanceStream> {
+        tls.secure(stream).await
+    }
+
+    async fn get(
+        &self,
+        address: SocketAddr,
+        target: &str,
+        tls: Option<&TlsHop>,
+    ) -> io::Result<u16> {
         let mut stream = self.connect(address).await?;
+        if let Some(tls) = tls {
+            // A health check and a warm-up are HTTP/1.1, also where requests are not.
+            stream = tls.speaking(Alpn::Http1).secure(stream).await?;
+        }
         let target: PathAndQuery = target.parse().map_err(io::Error::other)?;
         let host = address.to_string();
         let fields = [
@@ -64,6 +89,7 @@ impl Dialer for Tcp {
         let none = BodyLength::Nothing;
         write_request(&mut request, "GET", target.as_str(), fields, none, |_| {});
         stream.write_all(&request).await?;
+        stream.flush().await?;
         let (mut reader, mut input) = (ResponseReader::new(LIMITS), BytesMut::new());
         loop {
             let read = reader.read_head(&input, &Method::GET, |head| {

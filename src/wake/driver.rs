@@ -29,6 +29,7 @@ use super::evidence::{Evidence, Observation, Rest, Seen, address_of};
 use super::instance::{Command, Instance, Ready, Suspicion, WakeRequest};
 use super::lease::{Endpoint, EpochInit};
 use super::machine::{Effect, Event, Machine, WakeLimits};
+use super::probe::Probed;
 use super::record::Reporter;
 use super::target::Target;
 use super::waiters::Waiters;
@@ -69,6 +70,7 @@ pub(super) fn instance<P: ControlPlane, R: Dialer>(
         operations: FuturesUnordered::new(),
         endpoint: None,
         found: None,
+        refused: None,
         warmup: None,
         deadline: now,
         claims: Vec::new(),
@@ -207,8 +209,12 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         self.deadline = self.deadline.max(request.deadline);
         self.join(&request.requester);
         if let Some(reply) = request.reply {
-            self.waiters
-                .push(target.clone(), reply, request.requester, first);
+            self.waiters.push(
+                target.clone(),
+                reply,
+                request.requester,
+                (first, !request.rules.require_memory),
+            );
         }
         if first {
             self.warmup = None;
@@ -220,6 +226,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             target,
             deadline: request.deadline,
             start_stopped: request.rules.start_stopped,
+            may_boot: !request.rules.require_memory,
             leased,
         });
     }
@@ -263,12 +270,17 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 self.seen(seen);
             }
             Done::Rest => self.rests -= 1,
-            Done::Probed(connection) => {
-                let open = connection.is_some();
-                self.found = connection;
+            Done::Probed(target, probed) => {
+                // A port that refuses is open: whoever comes later finds out by itself.
+                let open = !matches!(probed, Probed::Closed);
+                match probed {
+                    Probed::Open(connection) => self.found = Some(connection),
+                    Probed::Refused(reason) => self.refused = Some((target, reason)),
+                    Probed::OtherProtocol | Probed::Closed => {}
+                }
                 self.step(Event::Probed { open });
                 // Nobody took it: its epoch ended, or its waiters left.
-                self.found = None;
+                (self.found, self.refused) = (None, None);
                 if self.machine.is_doubted() {
                     // A connection failed while nobody asked.
                     self.step(Event::Verify);
@@ -286,7 +298,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         match &seen.evidence {
             Evidence::Awake(_) => self.trouble = None,
             // However often it is asleep meanwhile.
-            Evidence::Asleep(Rest::Standby) => {}
+            Evidence::Asleep(Rest::Standby | Rest::WithoutMemory) => {}
             Evidence::Asleep(_) | Evidence::Gone | Evidence::Unsure(_) => {
                 let stage = self.machine.stage().unwrap_or(self.stage);
                 self.trouble = Some((stage, seen.answer));
@@ -336,7 +348,11 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             Effect::Pause(pause) => self.pause(pause),
             Effect::Hold => self.hold_soon(),
             Effect::Publish { seen, fresh } => self.publish(&seen, fresh),
-            Effect::Grant { target, woken } => self.grant(&target, woken),
+            Effect::Grant {
+                target,
+                woken,
+                booted,
+            } => self.grant(&target, woken, booted),
             Effect::Cut => self.cut(),
             Effect::Refuse(error) => self.refuse(&error),
             Effect::Forget => {
@@ -397,29 +413,47 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         }
     }
 
-    fn grant(&mut self, target: &Target, woken: bool) {
+    fn grant(&mut self, target: &Target, woken: bool, booted: bool) {
         let Some(endpoint) = self.endpoint.clone() else {
             return;
         };
         endpoint.mark_ready(target);
+        if let Some((target, reason)) = self.refused.take() {
+            self.warmed_up = false;
+            self.refuse_tls(&target, &reason);
+            if !self.waiters.want(&target) {
+                return;
+            }
+            // Others want it by other names, by which it may well be accepted.
+        }
         if std::mem::take(&mut self.warmed_up) {
             endpoint.mark_warmed_up();
         }
         // What others wait for beyond it is no second wake.
         let is_wake = woken && !std::mem::replace(&mut self.counted, true);
-        let outcome = match is_wake {
-            true => WakeOutcome::Woken,
-            false => WakeOutcome::Renewed,
+        let outcome = match (is_wake, booted) {
+            (true, true) => WakeOutcome::Booted,
+            (true, false) => WakeOutcome::Woken,
+            (false, _) => WakeOutcome::Renewed,
         };
-        if let (Some(took), true) = (self.finish(outcome, None), is_wake) {
+        let took = self.finish(outcome, None);
+        if outcome == WakeOutcome::Booted {
+            self.common.wake_log.metrics.boots.increment(1);
+        }
+        // What a boot takes says nothing of a restore.
+        if let (Some(took), WakeOutcome::Woken) = (took, outcome) {
             let times = self.instance.times.load().with(took);
             self.instance.times.store(Arc::new(times));
         }
         self.instance.last_failure.store(None);
         self.waiters
-            .grant(target, woken, &endpoint, &mut self.found);
+            .grant(target, (woken, booted), &endpoint, &mut self.found);
+        self.begin_next();
+    }
+
+    /// Somebody waits for more, such as another port: that is a wake of its own.
+    pub(super) fn begin_next(&mut self) {
         if let Some(requester) = self.waiters.oldest().cloned() {
-            // Somebody waits for more, such as another port: that is a wake of its own.
             self.reporter.begin(requester, Instant::now());
         }
     }

@@ -1,5 +1,6 @@
 //! Why an instance is not there for a request.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::telemetry::{WakeOutcome, WakePhase};
@@ -38,6 +39,11 @@ pub enum WakeError {
     /// It is Stopped and the route may not start it.
     #[error("the instance is stopped; start it, or set `wake.start_stopped` on its route")]
     Stopped,
+    /// It would have to be booted, and its route wants it with its memory.
+    #[error(
+        "the instance has no memory to be restored; start it yourself, or leave out `wake.require_memory`"
+    )]
+    ColdBootRefused,
     /// Nothing can reach it: it has no network, or runs without an address.
     #[error("the instance has no network; give it one")]
     Unusable,
@@ -77,6 +83,9 @@ pub enum WakeError {
     /// The control plane failed to wake it.
     #[error("the control plane could not wake the instance")]
     Failed,
+    /// TLS with the instance is refused, by the gateway or by the instance, for this reason.
+    #[error("{0}")]
+    Tls(Arc<str>),
     /// The gateway is going down.
     #[error("the gateway is shutting down")]
     Draining,
@@ -90,6 +99,7 @@ impl WakeError {
         match self {
             Self::NotFound | Self::Gone => "instance_not_found",
             Self::Stopped => "instance_stopped",
+            Self::ColdBootRefused => "cold_boot_refused",
             Self::Unusable => "instance_unusable",
             Self::AddressRefused => "address_refused",
             Self::StateUnknown => "instance_state_unknown",
@@ -112,6 +122,7 @@ impl WakeError {
             Self::Unreadable => "control_plane_unreadable",
             Self::Unauthorized => "control_plane_refused",
             Self::Failed => "wake_failed",
+            Self::Tls(_) => "upstream_tls",
             Self::Draining => "draining",
         }
     }
@@ -123,6 +134,7 @@ impl WakeError {
             Self::NotFound
             | Self::Gone
             | Self::Stopped
+            | Self::ColdBootRefused
             | Self::Unusable
             | Self::AddressRefused
             | Self::StateUnknown
@@ -135,6 +147,7 @@ impl WakeError {
             | Self::Unreadable
             | Self::Unauthorized
             | Self::Failed
+            | Self::Tls(_)
             | Self::Draining => WakeOutcome::Failed,
         }
     }

@@ -55,6 +55,8 @@ pub struct Observation {
 pub enum Rest {
     /// A restore wakes it.
     Standby,
+    /// It has no snapshot: a restore boots it.
+    WithoutMemory,
     /// A start boots it.
     Stopped,
     /// It is on its way to another state: Created, Paused or Shutdown.
@@ -115,7 +117,12 @@ impl Evidence {
         let initializing = match &described.state {
             InstanceState::Running => false,
             InstanceState::Initializing => true,
-            InstanceState::Standby => return Self::Asleep(Rest::Standby),
+            InstanceState::Standby => {
+                return Self::Asleep(match described.has_snapshot {
+                    Some(false) => Rest::WithoutMemory,
+                    Some(true) | None => Rest::Standby,
+                });
+            }
             InstanceState::Stopped => return Self::Asleep(Rest::Stopped),
             InstanceState::Created | InstanceState::Paused | InstanceState::Shutdown => {
                 return Self::Asleep(Rest::Passing);

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use super::lease::{Endpoint, OpenConnection};
 use super::record::{Progress, Requester, WakeFailure, WakeTimes};
 use super::target::Target;
 use crate::config::RouteWakeConfig;
+use crate::instance_tls::InstanceStream;
 use crate::telemetry::WakeKind;
 use hypeman::{InstanceId, InstanceRef};
 
@@ -36,7 +36,7 @@ const PATIENT: f64 = 0.9;
 
 /// An instance is ready for a request.
 #[derive(Debug)]
-pub struct Ready<S = TcpStream> {
+pub struct Ready<S = InstanceStream> {
     /// The epoch that it is in.
     pub endpoint: Endpoint,
     /// The time at which it was awake for sure, or the lease says so.
@@ -58,7 +58,7 @@ pub struct Breaker {
 
 /// One instance, by id.
 #[derive(Debug)]
-pub struct Instance<S = TcpStream> {
+pub struct Instance<S = InstanceStream> {
     id: InstanceId,
     /// As the control plane last said.
     name: ArcSwap<Arc<str>>,

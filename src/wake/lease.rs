@@ -36,6 +36,9 @@ use hypeman::InstanceId;
 /// While a control plane cannot tell, a lease's confirmation is asked for this seldom.
 const ASK_AGAIN: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
+/// As many ports are remembered to have answered.
+const MOST_READY: usize = 64;
+
 /// What the instance's policy means for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseTerms {
@@ -369,6 +372,10 @@ impl Endpoint {
     pub(super) fn mark_ready(&self, target: &Target) {
         if !self.is_ready(target) {
             let mut ready = self.0.ready.load().to_vec();
+            if ready.len() >= MOST_READY {
+                // The next request for it looks again.
+                ready.remove(0);
+            }
             ready.push(target.clone());
             self.0.ready.store(Arc::new(ready));
         }

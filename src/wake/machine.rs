@@ -115,8 +115,9 @@ impl Machine {
                 target,
                 deadline,
                 start_stopped,
+                may_boot,
                 leased,
-            } => self.wake_requested(now, target, deadline, start_stopped, leased),
+            } => self.wake_requested(now, target, deadline, (start_stopped, may_boot), leased),
             Event::Verify => self.verify(now),
             Event::Suspect { epoch } => self.suspect(now, epoch),
             Event::Answered {
@@ -133,17 +134,17 @@ impl Machine {
         now: Instant,
         target: Target,
         deadline: Instant,
-        start_stopped: bool,
+        rules: (bool, bool),
         leased: bool,
     ) -> Vec<Effect> {
         if let Some(attempt) = &mut self.attempt {
-            attempt.join(now, target, deadline, start_stopped);
+            attempt.join(now, target, deadline, rules);
             return Vec::new();
         }
         if let Some(until) = self.broken_until.filter(|until| *until > now) {
             return vec![Effect::Refuse(WakeError::BreakerOpen(until - now))];
         }
-        let mut attempt = Attempt::new(now, deadline, vec![target.clone()], start_stopped);
+        let mut attempt = Attempt::new(now, deadline, vec![target.clone()], rules);
         let is_far_enough = match target.when {
             ReadyWhen::Running => self.running,
             ReadyWhen::Port => true,
@@ -157,7 +158,7 @@ impl Machine {
             if is_open {
                 return self.probed(now, true);
             }
-            return vec![look_at(target, None, now, deadline)];
+            return vec![look_at(target, None, now, (deadline, 1))];
         }
         if let Some((until, trouble)) = self.left_alone.filter(|(until, _)| *until > now) {
             attempt.trouble = Some(trouble);
@@ -188,7 +189,12 @@ impl Machine {
         if self.attempt.is_some() || self.epoch.is_none() {
             return Vec::new();
         }
-        self.attempt = Some(Attempt::new(now, now + VERIFICATION, Vec::new(), false));
+        self.attempt = Some(Attempt::new(
+            now,
+            now + VERIFICATION,
+            Vec::new(),
+            (false, false),
+        ));
         vec![Effect::Ask]
     }
 
@@ -278,13 +284,17 @@ impl Machine {
         let (step, verb) = match rest {
             Rest::Stopped if !attempt.start_stopped => return self.refuse_lost(WakeError::Stopped),
             // After a verb this is a race with another operation: look again a little later.
-            Rest::Standby | Rest::Stopped if after_verb => {
+            Rest::Standby | Rest::WithoutMemory | Rest::Stopped if after_verb => {
                 return self.pause_lost(now, Trouble::Transition);
             }
-            Rest::Standby => (Step::Restoring, Effect::Restore { until }),
+            Rest::WithoutMemory | Rest::Stopped if !attempt.may_boot => {
+                return self.refuse_lost(WakeError::ColdBootRefused);
+            }
+            Rest::Standby | Rest::WithoutMemory => (Step::Restoring, Effect::Restore { until }),
             Rest::Stopped => (Step::Starting, Effect::Start { until }),
             Rest::Passing => return self.pause_lost(now, Trouble::Transition),
         };
+        attempt.booted = rest != Rest::Standby;
         (attempt.step, attempt.seen) = (step, None);
         let mut effects = self.lost();
         effects.extend(self.unless_late(now, verb));
@@ -353,8 +363,9 @@ impl Machine {
             };
             return self.unless_late_at(now, WakeStage::Unhealthy, Effect::Pause(HEALTH_LOOK));
         }
-        let deadline = attempt.deadline;
-        vec![look_at(target, attempt.seen.as_ref(), now, deadline)]
+        let others = u32::try_from(attempt.targets.len()).unwrap_or(u32::MAX);
+        let limits = (attempt.deadline, others);
+        vec![look_at(target, attempt.seen.as_ref(), now, limits)]
     }
 
     fn probed(&mut self, now: Instant, open: bool) -> Vec<Effect> {
@@ -375,9 +386,13 @@ impl Machine {
             return self.unless_late_at(now, stage, Effect::Ask);
         }
         attempt.targets.retain(|other| *other != target);
-        let woken = attempt.woken;
+        let (woken, booted) = (attempt.woken, attempt.woken && attempt.booted);
         self.reset_breaker();
-        let mut effects = vec![Effect::Grant { target, woken }];
+        let mut effects = vec![Effect::Grant {
+            target,
+            woken,
+            booted,
+        }];
         effects.extend(self.next_target(now));
         effects
     }
@@ -458,6 +473,14 @@ impl Machine {
         let trouble = self.attempt.as_ref().and_then(|attempt| attempt.trouble);
         // That others were first is no failure of this instance.
         if trouble == Some(Trouble::Doubt(Doubt::NoSlot)) {
+            return false;
+        }
+        // It runs, and nothing listens where somebody has looked for something.
+        let is_idle_talk = self
+            .attempt
+            .as_ref()
+            .is_some_and(Attempt::waits_for_chosen_ports);
+        if self.epoch.is_some() && self.running && is_idle_talk {
             return false;
         }
         self.failures = self.failures.saturating_add(1);

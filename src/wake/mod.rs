@@ -47,4 +47,4 @@ pub use record::{
     Ledger, LedgerEntry, Phases, PlaneAnswer, Progress, Requester, WakeBegan, WakeFailure,
     WakeReport, WakeTimes,
 };
-pub use target::Target;
+pub use target::{Target, TargetTls};

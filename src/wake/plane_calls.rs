@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::claims::Claims;
 use super::evidence::{Doubt, Evidence, Rest, Seen};
 use super::plane_handle::PlaneHandle;
-use hypeman::wire::{AutoStandbyStatus, InstanceState};
+use hypeman::wire::{self, AutoStandbyStatus, InstanceState};
 use hypeman::{ControlPlane, Error as ControlPlaneError, InstanceId};
 
 /// How long an answer about the state waits for one about the hold.
@@ -48,6 +48,11 @@ async fn hold_and_get<P: ControlPlane>(plane: &PlaneHandle<P>, id: &InstanceId) 
     let (held, answer) = tokio::select! {
         biased;
         held = hold.as_mut() => match refusal(held.as_ref()) {
+            // Whether it has its memory, only the other knows.
+            Some(seen) if seen.evidence == Evidence::Asleep(Rest::Standby) => {
+                let answer = timeout(HOLD_PATIENCE, get).await.ok();
+                return standing_by(id, seen, answer.and_then(Result::ok).as_deref(), asked_at);
+            }
             Some(seen) => return seen,
             None => (held, get.await),
         },
@@ -70,6 +75,21 @@ async fn hold_and_get<P: ControlPlane>(plane: &PlaneHandle<P>, id: &InstanceId) 
         observation.held = proves_hold(status);
     }
     seen
+}
+
+/// What is known of an instance whose `hold` was refused since it stands by.
+fn standing_by(
+    id: &InstanceId,
+    refused: Seen,
+    described: Option<&wire::Instance>,
+    asked_at: Instant,
+) -> Seen {
+    let seen = described.map(|described| Seen::described(id, described, asked_at));
+    match seen {
+        Some(seen) if seen.evidence == Evidence::Asleep(Rest::WithoutMemory) => seen,
+        Some(Seen { name, .. }) => Seen { name, ..refused },
+        None => refused,
+    }
 }
 
 /// What the answer to a `hold` says for certain.
@@ -137,7 +157,7 @@ async fn overtake<P: ControlPlane>(
         };
         let seen = Seen::described(id, &answer, asked_at);
         match &seen.evidence {
-            Evidence::Asleep(Rest::Standby | Rest::Stopped) => {
+            Evidence::Asleep(Rest::Standby | Rest::WithoutMemory | Rest::Stopped) => {
                 stood_by.store(true, Ordering::Relaxed);
                 asleep += u32::from(asked_at >= believed);
             }

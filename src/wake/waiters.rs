@@ -25,6 +25,7 @@ struct Waiter<S> {
     reply: Reply<S>,
     requester: Requester,
     first: bool,
+    may_boot: bool,
 }
 
 /// Everybody who waits for one instance.
@@ -45,13 +46,13 @@ impl<S> Waiters<S> {
         }
     }
 
-    /// One more; `first` is who began the wake.
+    /// One more; `first` is who began the wake, and `may_boot` who takes an instance that was booted.
     pub(super) fn push(
         &mut self,
         target: Target,
         reply: Reply<S>,
         requester: Requester,
-        first: bool,
+        (first, may_boot): (bool, bool),
     ) {
         if self.waiting.len() >= self.sweep_at {
             self.waiting.retain(|waiter| !waiter.reply.is_closed());
@@ -62,6 +63,7 @@ impl<S> Waiters<S> {
             reply,
             requester,
             first,
+            may_boot,
         });
     }
 
@@ -82,7 +84,7 @@ impl<S> Waiters<S> {
     pub(super) fn grant(
         &mut self,
         target: &Target,
-        woken: bool,
+        (woken, booted): (bool, bool),
         endpoint: &Endpoint,
         found: &mut Option<(S, OpenConnection)>,
     ) {
@@ -92,8 +94,14 @@ impl<S> Waiters<S> {
                 self.waiting.push_back(waiter);
                 continue;
             }
+            if booted && !waiter.may_boot {
+                // Another route's request has booted it meanwhile.
+                let _left = waiter.reply.send(Err(WakeError::ColdBootRefused));
+                continue;
+            }
             let kind = match (woken, waiter.first) {
                 (false, _) => WakeKind::Warm,
+                (true, _) if booted => WakeKind::Boot,
                 (true, true) => WakeKind::Cold,
                 (true, false) => WakeKind::Joined,
             };
@@ -106,6 +114,23 @@ impl<S> Waiters<S> {
             // One who has left gives the connection back for the next.
             if let Err(Ok(unheard)) = waiter.reply.send(Ok(ready)) {
                 *found = unheard.connection;
+            }
+        }
+    }
+
+    /// Whether somebody waits for this target, by whatever name.
+    pub(super) fn want(&self, target: &Target) -> bool {
+        self.waiting.iter().any(|waiter| waiter.target == *target)
+    }
+
+    /// Nobody gets this target by this name.
+    pub(super) fn refuse_one(&mut self, target: &Target, error: &WakeError) {
+        for waiter in std::mem::take(&mut self.waiting) {
+            match waiter.target == *target && waiter.target.tls() == target.tls() {
+                true => {
+                    let _left = waiter.reply.send(Err(error.clone()));
+                }
+                false => self.waiting.push_back(waiter),
             }
         }
     }

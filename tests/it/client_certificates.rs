@@ -127,13 +127,40 @@ async fn a_certificate_belongs_to_its_connection_whichever_host_a_request_on_it_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_shows_nothing_wakes_nobody_by_the_first_bytes_of_tls_and_uses_its_wakes_up() {
+async fn a_certificate_must_be_for_the_instance_where_its_route_says_so() {
     let plane = Plane::start().await;
     let instance = plane.asleep(Wanted::hello("members")).await;
     let files = Certificates::new(&["members.test"]);
-    let keys = format!(
-        "wake = {{ on_tls_hello = true }}\nadmission = {{ rate_per_client = \"2/h\" }}\n{CERTIFICATE}"
-    );
+    let san =
+        |name: &str| format!("[[route.auth.any]]\nclient_certificate = {{ san = \"{name}\" }}\n");
+    // The certificate is for `member`.
+    for (name, expected) in [
+        ("{instance}.clients.test", 403),
+        ("{instance}", 403),
+        ("member", 200),
+    ] {
+        let extra = [route("members", &san(name)), files.asking("optional")];
+        let gateway = Gateway::start(&plane, &extra.concat()).await;
+        let at = gateway.addresses[1];
+        for (shows, expected) in [(false, 403), (true, expected)] {
+            let client = files.client(at, "members.test", shows).build().unwrap();
+            let url = format!("https://members.test:{}/", at.port());
+            let status = client.get(url).send().await.unwrap().status();
+            assert_eq!(status, expected, "{name}");
+        }
+        let restores = plane.operations(&instance.id, "restore").await;
+        assert_eq!(restores, usize::from(expected == 200));
+        gateway.stop().await;
+    }
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shows_nothing_wakes_nobody_and_uses_up_no_wake_of_others() {
+    let plane = Plane::start().await;
+    let instance = plane.asleep(Wanted::hello("members")).await;
+    let files = Certificates::new(&["members.test"]);
+    let keys = format!("admission = {{ rate_per_client = \"2/h\" }}\n{CERTIFICATE}");
     let extra = [route("members", &keys), files.asking("optional")];
     let gateway = Gateway::start(&plane, &extra.concat()).await;
     let at = gateway.addresses[1];
@@ -142,11 +169,11 @@ async fn who_shows_nothing_wakes_nobody_by_the_first_bytes_of_tls_and_uses_its_w
         let url = format!("https://members.test:{}/", at.port());
         client.get(url).send().await.unwrap().status().as_u16()
     };
-    for _ in 0..3 {
-        assert_eq!(ask(false).await, 403);
+    for expected in [403, 403, 429, 429] {
+        assert_eq!(ask(false).await, expected);
     }
-    assert_eq!(ask(true).await, 429);
     assert_eq!(plane.operations(&instance.id, "restore").await, 0);
+    assert_eq!(ask(true).await, 200);
     gateway.stop().await;
     plane.stop().await;
 }

@@ -224,8 +224,14 @@ impl Stage {
 
 fn target(port: u16) -> Target {
     let when = ReadyWhen::Running;
-    let health = None;
-    Target { port, when, health }
+    let (health, tls) = (None, None);
+    Target {
+        port,
+        when,
+        is_chosen: false,
+        health,
+        tls,
+    }
 }
 
 fn requester() -> Requester {
@@ -487,7 +493,9 @@ async fn a_port_that_answers_while_the_instance_is_initializing_is_enough_for_a_
     let port = Target {
         port: stage.port,
         when: ReadyWhen::Port,
+        is_chosen: false,
         health: None,
+        tls: None,
     };
     let patience = Duration::from_secs(2);
     let early = instance.ready(port, &rules, patience, requester()).await;
@@ -508,7 +516,9 @@ async fn a_route_that_wants_health_takes_the_servers_word_for_it() {
     let healthy = Target {
         port: stage.port,
         when: ReadyWhen::Health,
+        is_chosen: false,
         health: Some("/".into()),
+        tls: None,
     };
     let refused = instance.ready(healthy.clone(), &rules, patience, requester());
     let refused = refused.await;

@@ -255,6 +255,7 @@ impl Stage {
         let parts = GatewayParts {
             wakes,
             hold: Hold::new(&config.wake, Arc::clone(&metrics)),
+            instance_tls: Arc::default(),
             upstream: Upstream::new(
                 config.upstream.clone(),
                 upstream_tasks.clone(),
@@ -313,6 +314,7 @@ impl Stage {
         Hop {
             port: self.port,
             protocol,
+            tls: None,
             proxy_header: None,
         }
     }
@@ -513,8 +515,8 @@ async fn when_an_epoch_is_cut_nothing_of_it_stays_open() {
 async fn an_idle_pool_is_looked_after_while_something_is_in_it_and_no_longer() {
     for protocol in [Protocol::H1, Protocol::H2c] {
         let (port, _seen) = match protocol {
-            Protocol::H2c => application(h2).await,
-            Protocol::H1 => application(h1).await,
+            Protocol::H2c | Protocol::H2 => application(h2).await,
+            Protocol::H1 | Protocol::Https => application(h1).await,
         };
         let stage = Stage::set(port, "[upstream]\nidle_timeout = \"100ms\"");
         let endpoint = stage.awake().await;
@@ -596,8 +598,8 @@ async fn the_end_of_the_gateway_leaves_no_connection_that_a_peer_could_keep() {
         (Protocol::H2c, "/done"),
     ] {
         let (port, seen) = match protocol {
-            Protocol::H2c => application(h2).await,
-            Protocol::H1 => application(h1).await,
+            Protocol::H2c | Protocol::H2 => application(h2).await,
+            Protocol::H1 | Protocol::Https => application(h1).await,
         };
         let stage = Stage::set(port, "");
         let endpoint = stage.awake().await;
@@ -613,8 +615,8 @@ async fn the_end_of_the_gateway_leaves_no_connection_that_a_peer_could_keep() {
 async fn idle_connections_go_with_the_last_handle_of_their_epoch() {
     for protocol in [Protocol::H1, Protocol::H2c] {
         let (port, seen) = match protocol {
-            Protocol::H2c => application(h2).await,
-            Protocol::H1 => application(h1).await,
+            Protocol::H2c | Protocol::H2 => application(h2).await,
+            Protocol::H1 | Protocol::Https => application(h1).await,
         };
         let stage = Stage::set(port, "[upstream]\nidle_timeout = \"1h\"");
         let endpoint = stage.awake().await;

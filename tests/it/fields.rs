@@ -450,6 +450,13 @@ async fn a_redirect_to_https_keeps_the_method_and_names_the_port_where_tls_is_se
     let answer = ask(&gateway, "GET /a", "app.test", "").await;
     assert_eq!(values(&answer, "location"), ["https://app.test/a"]);
     gateway.stop().await;
+    // A route's word comes before that.
+    let keys = route("app", "redirect_http = { port = 8443 }");
+    let extra = format!("[server]\nhttps_port = 443\n{keys}{listener}");
+    let (_plane, gateway, _app) = recorded(&extra, ANSWER).await;
+    let answer = ask(&gateway, "GET /a", "app.test", "").await;
+    assert_eq!(values(&answer, "location"), ["https://app.test:8443/a"]);
+    gateway.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -468,7 +468,7 @@ async fn a_snapshot_brings_back_what_its_instance_was_and_ends_in_the_state_that
     let stopped = to(InstanceState::Stopped);
     let stopped = client.restore_snapshot(&id, &sid, &stopped).await.unwrap();
     assert_eq!(stopped.state, InstanceState::Stopped);
-    assert!(!stopped.has_snapshot);
+    assert_ne!(stopped.has_snapshot, Some(true));
     assert!(!plane.folder(id.as_str()).join("vm").exists());
     let fork = reqwest::Client::new()
         .post(format!(

@@ -189,7 +189,7 @@ impl Scripted {
             restore_takes: Duration::ZERO,
             calls_wait: true,
             members: json!({
-                "image": "scripted", "created_at": "2026-01-01T00:00:00Z", "has_snapshot": false,
+                "image": "scripted", "created_at": "2026-01-01T00:00:00Z",
                 "network": { "enabled": true, "name": "default", "ip": ip.to_string() },
                 "auto_standby": { "enabled": true, "idle_timeout": "1m0s" },
             }),

@@ -668,7 +668,7 @@ fn an_instance_needs_an_id_a_name_and_a_state_and_nothing_else() {
     let least = json!({"id": "a", "name": "web", "state": "Running"});
     assert_eq!(
         trip::<Instance>(&least).unwrap(),
-        json!({"id": "a", "name": "web", "state": "Running", "has_snapshot": false})
+        json!({"id": "a", "name": "web", "state": "Running"})
     );
     for name in ["id", "name", "state"] {
         for value in [

@@ -105,7 +105,7 @@ const told = {
       one.changes = track.changes;
       judge(one);
     }
-    wakes = all.wakes.map((wake) => ({ id: wake.instance, at: Date.parse(wake.time), ms: wake.took_ms, outcome: wake.outcome, code: wake.code, phase: wake.phase, control_plane: wake.control_plane }));
+    wakes = all.wakes.map((wake) => ({ id: wake.instance, at: Date.parse(wake.time), ms: wake.took_ms, outcome: wake.outcome, code: wake.code, phase: wake.phase, control_plane: wake.control_plane, reason: wake.reason }));
     for (const wake of wakes.toReversed()) note(wake);
     ticks = 0;
     refresh();

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 use super::forwarding::read_forwarding;
 use crate::config::model::HypemanConfig;
-use crate::config::pattern::InstanceTemplate;
+use crate::config::pattern::{HostPattern, InstanceTemplate, PORT};
+use crate::config::ports::{PortFrom, PortRanges};
 use crate::config::reader::Section;
 use crate::config::route::{
     LimitsConfig, PrewarmConfig, RouteConfig, RoutePolicy, RouteWakeConfig, WaitingPageConfig,
 };
 use crate::config::route_name::RouteName;
-use crate::config::settings::{Settings as _, section};
+use crate::config::settings::{Setting as _, Settings as _, section};
 use crate::config::texts::{parse_host, parse_instance, parse_path, parse_zone};
 use crate::config::values::KeepWarm;
 use crate::config::wake::WakeConfig;
@@ -49,14 +50,15 @@ pub(super) fn read_route(
     let path = s
         .parsed("path", parse_path)
         .unwrap_or_else(|| "/".to_owned());
-    let port = s.port("port").unwrap_or(8080);
     let policies = &mut earlier.policies;
     let policy = s.shared(&OWN, policies, |s| read_policy(s, defaults, planes));
+    let port = read_port(s, host.as_ref(), &policy);
     let Some(host) = host else {
         // The instance's captures cannot be checked without a host.
         s.text("instance");
         return;
     };
+    check_captures(s, &host, &policy);
     let parse = |text: &str| InstanceTemplate::parse(text, &host).map_err(|e| e.to_string());
     let Some(instance) = s.parsed("instance", parse) else {
         if !s.has("instance") {
@@ -90,12 +92,33 @@ pub(super) fn read_route(
     }));
 }
 
-/// All that a route says besides its name and its instance.
+/// Whether the policy, which routes of other hosts may have, too, names only captures of this host.
+fn check_captures(s: &mut Section<'_, '_>, host: &HostPattern, policy: &RoutePolicy) {
+    let auth = policy.forwarding.auth.as_ref();
+    if let Some(name) = auth.and_then(|auth| auth.unknown_capture(host)) {
+        s.problem(
+            "auth",
+            format_args!("`{{{name}}}` is not a capture of this route's host, nor `{{instance}}`"),
+        );
+    }
+    let tls = policy.forwarding.upstream_tls.as_ref();
+    let server_name = tls.and_then(|tls| tls.server_name.as_ref());
+    if let Some(name) = server_name.and_then(|server| server.unknown_capture(host)) {
+        s.section_again("upstream_tls", |s| {
+            let message = format_args!("`{{{name}}}` is not a capture of this route's host");
+            s.problem("server_name", message);
+        });
+    }
+}
+
+/// All that a route says besides its name, its port and its instance.
 fn read_policy(
     s: &mut Section<'_, '_>,
     defaults: &WakeConfig,
     planes: &[HypemanConfig],
 ) -> RoutePolicy {
+    let ports = PortRanges::take(s, "ports");
+    let port_from = section::<PortFrom>(s, "port_from").unwrap_or_default();
     let mut wake = RouteWakeConfig::of(defaults);
     s.section("wake", |s| wake.read(s));
     let limits = read_limits(s);
@@ -106,6 +129,13 @@ fn read_policy(
     let keep_warm = read_keep_warm(s);
     let prewarm = read_prewarm(s);
     let forwarding = read_forwarding(s);
+    if forwarding.auth.is_some() && wake.on_tls_hello {
+        s.problem(
+            "auth",
+            "cannot be asked for where `wake.on_tls_hello` wakes: the first bytes of TLS do not show \
+             who comes. Leave one of both out",
+        );
+    }
     let plane_name = s.text("hypeman");
     let plane = match &plane_name {
         Some(name) => planes.iter().position(|plane| &plane.name == name),
@@ -128,6 +158,8 @@ fn read_policy(
         .get(usize::from(index))
         .map(|plane| plane.name.clone());
     RoutePolicy {
+        ports,
+        port_from,
         forwarding,
         hypeman: hypeman.unwrap_or_default(),
         plane: PlaneIndex(index),
@@ -140,6 +172,33 @@ fn read_policy(
         keep_warm,
         prewarm,
     }
+}
+
+/// A route's port, 0 where the host says which.
+fn read_port(s: &mut Section<'_, '_>, host: Option<&HostPattern>, policy: &RoutePolicy) -> u16 {
+    let of_host = host.is_some_and(|host| host.captures(PORT));
+    let port = match s.is_word("port", "{port}") {
+        true => s.text("port").map(|_| 0),
+        false => s.port("port"),
+    };
+    let port = port.unwrap_or(if of_host { 0 } else { 8080 });
+    if port == 0 && !of_host && host.is_some() {
+        s.problem("port", "is `{port}`, and the host has no such capture");
+    }
+    let is_chosen = port == 0 || !policy.port_from.is_empty();
+    if is_chosen && policy.ports.is_none() && !s.has("ports") {
+        s.problem(
+            "ports",
+            "is missing: which ports may requests choose? Write \"3000-9000, 22\"",
+        );
+    }
+    if !is_chosen && policy.ports.is_some() {
+        s.problem(
+            "ports",
+            "has no effect, since nothing chooses a port: write port = \"{port}\", or `port_from`",
+        );
+    }
+    port
 }
 
 /// What a route says of requests at its instance at once.

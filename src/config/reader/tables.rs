@@ -46,6 +46,18 @@ impl<'a> Section<'_, 'a> {
         names.any(|name| !own.contains(&name) && !self.keys.contains(&name))
     }
 
+    /// A table that has been read, or one that says the same; for what is wrong with it here.
+    pub(in crate::config) fn section_again(
+        &mut self,
+        key: &'static str,
+        tell: impl FnOnce(&mut Section<'_, 'a>),
+    ) {
+        self.section(key, |s| {
+            s.is_read = true;
+            tell(s);
+        });
+    }
+
     /// A list of tables; one call of `read` for each, in the file or in the environment.
     pub(in crate::config) fn tables(
         &mut self,

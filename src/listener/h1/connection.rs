@@ -8,7 +8,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -32,7 +31,7 @@ use crate::listener::informational::Interim;
 use crate::listener::lingering::Lingering;
 use crate::listener::service::{Downstream, Service};
 use crate::listener::settings::ConnectionLimits;
-use http1::Audience;
+use http1::{Audience, InterimSink};
 
 /// How long the rest of a body is waited for once its request has been answered, and how long a
 /// client may go on sending after the last answer of its connection (RFC 9112 §9.6).
@@ -50,6 +49,18 @@ struct Connection<I> {
     own: ConnectionLimits,
 }
 
+/// What follows a request and its answer.
+enum Next {
+    /// Another request, if one comes.
+    Request,
+    /// Nothing: the client has left.
+    Nothing,
+    /// The end of the connection, in which the client may send something.
+    End { may_send: bool },
+    /// Another protocol.
+    HandOver(Box<Exchange>),
+}
+
 /// How a head is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waiting {
@@ -64,14 +75,14 @@ enum Waiting {
 }
 
 /// Answers requests until the connection ends.
-pub(in crate::listener) async fn serve<S: Service, I>(
+pub(in crate::listener) fn serve<'a, S: Service, I>(
     stream: I,
     from: Downstream,
     service: S,
-    config: &ServerConfig,
+    config: &'a ServerConfig,
     own: ConnectionLimits,
-    drain: &Drain,
-) -> io::Result<()>
+    drain: &'a Drain,
+) -> impl Future<Output = io::Result<()>> + Send + use<'a, S, I>
 where
     I: ClientStream,
 {
@@ -86,39 +97,73 @@ where
         waiting: Waiting::Not,
         own,
     };
-    let exchange = loop {
-        let mut head = None;
-        let read = poll_fn(|cx| connection.poll_head(&mut head, config, drain, cx)).await?;
-        if let Err(refusal) = read {
-            let is_head = refusal.method == Some(Method::HEAD);
-            let response = service.refuse(*refusal, &from.0);
-            // In a box, as what is seldom needed.
-            return Box::pin(connection.refuse(response, is_head)).await;
-        }
-        let Some(mut head) = head else {
-            return Ok(());
+    // What an async function is called with would be in its future twice.
+    async move {
+        let exchange = loop {
+            let mut head = None;
+            let read = poll_fn(|cx| connection.poll_head(&mut head, config, drain, cx)).await?;
+            if let Err(refusal) = read {
+                let is_head = refusal.method == Some(Method::HEAD);
+                let response = service.refuse(*refusal, &from.0);
+                // In a box, as what is seldom needed.
+                return Box::pin(connection.refuse(response, is_head)).await;
+            }
+            if head.is_none() {
+                return Ok(());
+            }
+            // In a box, which is written to at once: it is large, and an idle connection is to be
+            // small.
+            let answering = connection.answer(&mut head, &service, &from, &sink, drain);
+            let answering = Box::write(Box::new_uninit(), answering);
+            match Box::into_pin(answering).await? {
+                Next::Request => connection.input.let_head_go(),
+                Next::Nothing => return Ok(()),
+                Next::End { may_send } => return connection.end(may_send).await,
+                Next::HandOver(exchange) => break exchange,
+            }
         };
-        connection.interim.forget();
-        let mut exchange = Exchange::begin(&mut head, &mut connection.input);
+        drop(from);
+        // It is one of its client's connections until the other protocol ends.
+        Box::pin(connection.hand_over(*exchange)).await;
+        Ok(())
+    }
+}
+
+// === impl Connection ===
+
+impl<I: ClientStream> Connection<I> {
+    /// Answers the request whose head is there, to the last byte of the answer.
+    async fn answer<S: Service>(
+        &mut self,
+        head: &mut Option<Head>,
+        service: &S,
+        from: &(Downstream, S::ConnectionCache),
+        sink: &InterimSink,
+        drain: &Drain,
+    ) -> io::Result<Next> {
+        let Some(mut head) = head.take() else {
+            return Ok(Next::Nothing);
+        };
+        self.interim.forget();
+        let mut exchange = Exchange::begin(&mut head, &mut self.input);
         if head.request.body().is_some() {
             // Whoever sends the body on counts what it keeps of it.
-            let buffers = connection.own.buffers.clone();
+            let buffers = self.own.buffers.clone();
             head.request.extensions_mut().insert(buffers);
         }
         let (is_head, version) = (
             *head.request.method() == Method::HEAD,
             head.request.version(),
         );
-        // In a box, which is written to at once: it is large, and an idle connection is to be
-        // small.
-        let answering = Box::write(Box::new_uninit(), service.call(head.request, &from, &sink));
-        let mut answering = pin!(Box::into_pin(answering));
+        // In a box of its own, which is written to at once.
+        let answering = Box::write(Box::new_uninit(), service.call(head.request, from, sink));
+        let mut answering = Box::into_pin(answering);
         let response = poll_fn(|cx| {
             loop {
                 if let Poll::Ready(response) = answering.as_mut().poll(cx) {
                     return Poll::Ready(Some(response));
                 }
-                if connection.poll_client(&mut exchange, cx).is_ready() {
+                if self.poll_client(&mut exchange, cx).is_ready() {
                     return Poll::Ready(None);
                 }
                 if !exchange.take_fed() {
@@ -126,44 +171,39 @@ where
                 }
             }
         });
-        let Some(response) = response.await else {
-            return Ok(());
+        let response = response.await;
+        drop(answering);
+        let Some(response) = response else {
+            return Ok(Next::Nothing);
         };
-        if connection.interim.has_some() {
-            poll_fn(|cx| connection.interim.poll_write(&mut connection.stream, cx)).await?;
+        if self.interim.has_some() {
+            poll_fn(|cx| self.interim.poll_write(&mut self.stream, cx)).await?;
         }
         let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let audience = Audience {
             version,
             is_head,
-            is_last: exchange.answer(&connection.input) || drain.has_begun() && !is_switch,
+            is_last: exchange.answer(&self.input) || drain.has_begun() && !is_switch,
         };
         let mut answer = Answer::new(response, audience, exchange.wants_trailers);
-        let written = poll_fn(|cx| connection.poll_answer(&mut answer, &mut exchange, cx)).await;
+        let written = poll_fn(|cx| self.poll_answer(&mut answer, &mut exchange, cx)).await;
         if written.is_err() && answer.ends_with_connection() {
-            connection.reset_at_end();
+            self.reset_at_end();
         }
         written?;
         if is_switch {
-            break exchange;
+            return Ok(Next::HandOver(Box::new(exchange)));
         }
-        let is_over = connection.input.is_body_over();
-        let goes_on = is_over || !exchange.is_cut_short() && connection.skip_body().await;
-        if answer.is_last || !goes_on {
-            let may_send = exchange.may_go_on();
-            return connection.end(may_send).await;
-        }
-        connection.input.let_head_go();
-    };
-    drop(from);
-    // It is one of its client's connections until the other protocol ends.
-    connection.hand_over(exchange).await;
-    Ok(())
-}
+        let is_over = self.input.is_body_over();
+        let goes_on = is_over || !exchange.is_cut_short() && self.skip_body().await;
+        Ok(match answer.is_last || !goes_on {
+            true => Next::End {
+                may_send: exchange.may_go_on(),
+            },
+            false => Next::Request,
+        })
+    }
 
-// === impl Connection ===
-
-impl<I: ClientStream> Connection<I> {
     fn poll_head(
         &mut self,
         head: &mut Option<Head>,
@@ -277,7 +317,7 @@ impl<I: ClientStream> Connection<I> {
     /// Ends the connection after its last answer. Were it closed while the client still sends, the
     /// client's system would throw the answer away (RFC 9112 §9.6); `may_send` says that it may, also
     /// if nothing of that has been read.
-    async fn end(mut self, may_send: bool) -> io::Result<()> {
+    async fn end(&mut self, may_send: bool) -> io::Result<()> {
         self.stream.shutdown().await?;
         let has_unread = !(self.input.is_empty() && self.input.is_body_over());
         if !self.input.may_come() || !(may_send || has_unread) {

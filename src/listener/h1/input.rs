@@ -10,24 +10,29 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::Instant;
 
 use super::head::{self, Head, Unreadable};
 use super::refusal::refusal;
 use crate::client::Refusal;
 use crate::config::{HalfClose, ServerConfig};
+use crate::deadline::Deadline;
 use crate::flow::{Buffered, ClientBuffers};
-use crate::listener::client_stream::{ClientStream, ResetWatch};
+use crate::listener::client_stream::{ClientStream, ResetWatch, has_left_owing};
 use http1::{BodyPart, ChunkError, HeadLimits, RequestReader, empty_lines};
 
 /// The most that is read at once of what is not a body.
 const ROOM: usize = 8 * 1024;
 /// The most that is read at once of a body,
-const PART: u64 = 128 * 1024;
+const PART: usize = 128 * 1024;
 /// and that of a client that has its share of memory.
-const LITTLE: u64 = 16 * 1024;
+const LITTLE: usize = 16 * 1024;
+/// The pause between two looks at a client of which nothing can be read.
+const LOOK: Duration = Duration::from_secs(5);
 /// A head that is no longer does not count. Most are much shorter.
 const FREE: usize = 16 * 1024;
 
@@ -43,8 +48,12 @@ pub(super) struct Input {
     head: Option<Buffered>,
     /// Bytes of the body that were handed over before anybody asked for them.
     ahead: usize,
+    /// Bytes that are likely to have come when more of a body is read.
+    likely: usize,
     /// The client has said its last, and may wait for its answer.
     ended: Option<ResetWatch>,
+    /// The next look at a client of which nothing can be read, since nobody takes what has come.
+    look: Option<Box<Deadline>>,
 }
 
 // === impl Input ===
@@ -63,7 +72,9 @@ impl Input {
             buffers,
             head: None,
             ahead: 0,
+            likely: ROOM,
             ended: None,
+            look: None,
         }
     }
 
@@ -200,19 +211,62 @@ impl Input {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Result<Option<BodyPart>, ChunkError>>> {
         self.ahead = 0;
+        let left = self.reader.body().useful().unwrap_or(0);
+        let is_little = !self.bytes.is_empty() && self.bytes.len() <= ROOM;
+        if is_little && self.likely > ROOM && left > (self.bytes.len() + ROOM) as u64 {
+            // Only a look whether the client is still there has read it. What has come since is one
+            // part with it; an end is there to be read again.
+            if let Poll::Ready(Err(error)) = self.poll_more(stream, cx) {
+                return Poll::Ready(Err(error));
+            }
+        }
         loop {
             if let Some(part) = self.next_part() {
                 return Poll::Ready(Ok(part.map(Some)));
             }
-            let useful = self.reader.body().useful().unwrap_or(0).min(PART);
-            let is_little = useful > LITTLE && !self.buffers.has_room(ROOM);
-            let useful = if is_little { LITTLE } else { useful };
-            let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
-            self.bytes.reserve(room);
-            let count = ready!(poll_read_into(stream, &mut self.bytes, room, cx))?;
-            if count == 0 {
+            if ready!(self.poll_more(stream, cx))? == 0 {
                 return Poll::Ready(Ok(Ok(None)));
             }
+        }
+    }
+
+    /// Reads some more of the body, as much as is worth reading at once; 0 at the connection's end.
+    fn poll_more<I: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut I,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let useful = self.reader.body().useful().unwrap_or(0);
+        let useful = usize::try_from(useful).unwrap_or(PART).min(self.likely);
+        let is_little = useful > LITTLE && !self.buffers.has_room(ROOM);
+        let room = if is_little { LITTLE } else { useful.max(ROOM) };
+        self.bytes.reserve(room);
+        let read = poll_read_into(stream, &mut self.bytes, room, cx);
+        match &read {
+            Poll::Ready(Ok(count)) => {
+                self.note_read(*count, room);
+                self.fit();
+            }
+            Poll::Ready(Err(_)) | Poll::Pending => self.release(),
+        }
+        read
+    }
+
+    /// Lets go of room that was not needed: what is counted as a part's memory is its bytes.
+    fn fit(&mut self) {
+        let room = self.bytes.capacity();
+        if room > 2 * ROOM && self.bytes.len() < room / 2 {
+            self.bytes = BytesMut::from(&*self.bytes);
+        }
+    }
+
+    /// Where there was room for so many bytes, so many had come. A client that sends slowly gets
+    /// little room: what it does not fill is memory all the same.
+    fn note_read(&mut self, count: usize, room: usize) {
+        if count == room {
+            self.likely = (2 * self.likely.max(room)).min(PART);
+        } else if count < room / 4 {
+            self.likely = (self.likely / 2).max(ROOM);
         }
     }
 
@@ -232,6 +286,8 @@ impl Input {
             match ready!(Pin::new(&mut *stream).poll_read(cx, &mut fresh)) {
                 Ok(()) if !fresh.filled().is_empty() => {
                     self.bytes.extend_from_slice(fresh.filled());
+                    let count = fresh.filled().len();
+                    self.note_read(count, room);
                 }
                 Ok(()) if self.is_answered_when_half_closed() => {
                     return self.ended.insert(ResetWatch::of(stream)).poll_reset(cx);
@@ -239,7 +295,27 @@ impl Input {
                 Ok(()) | Err(_) => return Poll::Ready(()),
             }
         }
-        Poll::Pending
+        self.poll_left(stream, cx)
+    }
+
+    /// Looks from time to time whether a client can still send the rest of its body, although
+    /// nothing is read of it; ready when it cannot.
+    fn poll_left<I: ClientStream>(&mut self, stream: &I, cx: &mut Context<'_>) -> Poll<()> {
+        let read = self.bytes.len() as u64;
+        let Some(owed) = self.body_length().filter(|left| *left > read) else {
+            return Poll::Pending;
+        };
+        let look = || Instant::now() + LOOK;
+        let deadline = self
+            .look
+            .get_or_insert_with(|| Deadline::new(look()).into());
+        loop {
+            ready!(deadline.poll_over(cx));
+            if has_left_owing(stream, owed - read) {
+                return Poll::Ready(());
+            }
+            deadline.set(look());
+        }
     }
 
     /// Whether a client that has closed its side may wait for its answer: not if the rest of its body
@@ -280,4 +356,93 @@ fn poll_read_into<I: AsyncRead + Unpin>(
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
     tokio_util::io::poll_read_buf(Pin::new(stream), cx, &mut bytes::BufMut::limit(bytes, room))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::flow::BufferBudget;
+
+    /// The input of a connection whose head of a request, with a body of this length, was read.
+    async fn input(length: usize, stream: &mut (impl AsyncRead + Unpin)) -> Input {
+        let buffers = BufferBudget::new(1 << 24).of([127, 0, 0, 1].into());
+        let (mut input, mut head) = (Input::new(&ServerConfig::default(), buffers), None);
+        let read = poll_fn(|cx| input.poll_head(stream, &mut head, cx)).await;
+        assert!(read.is_ok_and(|head| head.is_ok()));
+        assert_eq!(input.body_length(), Some(length as u64));
+        input
+    }
+
+    fn post(length: usize) -> Vec<u8> {
+        format!("POST / HTTP/1.1\r\ncontent-length: {length}\r\n\r\n").into()
+    }
+
+    /// The length of the next part of the body.
+    async fn part(input: &mut Input, stream: &mut (impl AsyncRead + Unpin)) -> usize {
+        let part = poll_fn(|cx| input.poll_body(stream, cx)).await;
+        let Ok(Ok(Some(BodyPart::Data(data)))) = part else {
+            panic!("no part: {part:?}");
+        };
+        data.len()
+    }
+
+    #[tokio::test]
+    async fn more_is_read_at_once_of_a_body_that_comes_fast() {
+        let length = 8 * PART;
+        let sent = [post(length), vec![b'x'; length]].concat();
+        let mut stream = &*sent;
+        let mut input = input(length, &mut stream).await;
+        let mut parts = Vec::new();
+        while !input.is_body_over() {
+            parts.push(part(&mut input, &mut stream).await);
+        }
+        assert_eq!(parts.iter().sum::<usize>(), length);
+        assert_eq!(parts.iter().max(), Some(&PART), "{parts:?}");
+        // What was read ahead and what has come since is one part.
+        input.likely = PART;
+        input.reader = RequestReader::new(HeadLimits {
+            bytes: 1000,
+            fields: 10,
+        });
+        let sent = [post(length), vec![b'x'; length]].concat();
+        let mut stream = &*sent;
+        let mut head = None;
+        let read = poll_fn(|cx| input.poll_head(&mut stream, &mut head, cx)).await;
+        assert!(read.is_ok_and(|head| head.is_ok()));
+        assert!(!input.bytes.is_empty(), "some of it came with the head");
+        assert!(part(&mut input, &mut stream).await > PART);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_waits_for_more_of_a_body_has_no_buffer() {
+        let (mut client, mut stream) = tokio::io::duplex(PART);
+        client.write_all(&post(PART)).await.unwrap();
+        let mut input = input(PART, &mut stream).await;
+        for _ in 0..5 {
+            client.write_all(b"a few bytes").await.unwrap();
+            assert_eq!(part(&mut input, &mut stream).await, 11);
+            assert_eq!(input.likely, ROOM);
+            let more = poll_fn(|cx| Poll::Ready(input.poll_body(&mut stream, cx).is_ready())).await;
+            assert!(!more && input.bytes.capacity() == 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_has_little_more_memory_than_bytes() {
+        let (mut client, mut stream) = tokio::io::duplex(4 * PART);
+        client.write_all(&post(4 * PART)).await.unwrap();
+        let mut input = input(4 * PART, &mut stream).await;
+        for bytes in [PART / 3, PART / 2, PART] {
+            input.likely = PART;
+            client.write_all(&vec![b'x'; bytes]).await.unwrap();
+            let read = poll_fn(|cx| input.poll_more(&mut stream, cx)).await;
+            assert_eq!(read.unwrap(), bytes);
+            assert!(input.bytes.capacity() <= 2 * bytes + ROOM, "{bytes}");
+            input.bytes.clear();
+        }
+    }
 }

@@ -79,10 +79,37 @@ pub fn describe(error: &ProxyError) -> Description {
             "The request has passed this gateway already, on its way to the same instance.",
             None,
         ),
-        ProxyError::Unauthenticated => (
+        ProxyError::Unauthenticated(_) => (
+            StatusCode::UNAUTHORIZED,
+            "unauthenticated",
+            "The request does not show who sends it.",
+            None,
+        ),
+        ProxyError::AuthRedirect(to) => {
+            (to.status, "auth_redirect", "Say first who you are.", None)
+        }
+        ProxyError::Forbidden => (
             StatusCode::FORBIDDEN,
             "forbidden",
             "The request does not have what this route asks for.",
+            None,
+        ),
+        ProxyError::TooManyRefused(wait) => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "too_many_refused",
+            "Too many of your requests did not have what this route asks for.",
+            Some(*wait),
+        ),
+        ProxyError::AuthUnavailable => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "auth_unavailable",
+            "It cannot be told at the moment who sends the request.",
+            SOON,
+        ),
+        ProxyError::PortNotAllowed => (
+            StatusCode::NOT_FOUND,
+            "port_not_allowed",
+            "Nothing is served at this port.",
             None,
         ),
         ProxyError::Route(RouteError::NoRoute) => (
@@ -250,6 +277,12 @@ fn wake(error: &WakeError) -> Response {
             "The instance is stopped and is not started by requests.",
             Some(Duration::from_secs(30)),
         ),
+        WakeError::ColdBootRefused => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            error.code(),
+            "The instance has lost its memory, and is not booted by a request.",
+            Some(Duration::from_secs(30)),
+        ),
         WakeError::Unusable => (
             StatusCode::SERVICE_UNAVAILABLE,
             error.code(),
@@ -352,6 +385,7 @@ fn wake(error: &WakeError) -> Response {
             "The instance could not be woken.",
             SOON,
         ),
+        WakeError::Tls(_) => upstream_tls(),
         WakeError::Draining => (
             StatusCode::SERVICE_UNAVAILABLE,
             error.code(),
@@ -359,6 +393,15 @@ fn wake(error: &WakeError) -> Response {
             SOON,
         ),
     }
+}
+
+const fn upstream_tls() -> Response {
+    (
+        StatusCode::BAD_GATEWAY,
+        "upstream_tls",
+        "The instance and the gateway do not agree on TLS.",
+        None,
+    )
 }
 
 fn forward(error: &ForwardError) -> Response {
@@ -369,6 +412,7 @@ fn forward(error: &ForwardError) -> Response {
             "The instance does not accept connections.",
             SOON,
         ),
+        ForwardError::Tls(_) => upstream_tls(),
         ForwardError::Unsent
         | ForwardError::Refused
         | ForwardError::Broken(_)

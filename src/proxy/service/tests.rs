@@ -82,6 +82,7 @@ fn gateway(plane: &Empty) -> Arc<Gateway<Empty>> {
     let parts = GatewayParts {
         wakes,
         hold: Hold::new(&config.wake, Arc::clone(&metrics)),
+        instance_tls: Arc::default(),
         upstream: Upstream::new(config.upstream.clone(), tasks.clone(), Arc::clone(&metrics)),
         response: ArcSwap::from_pointee(config.response.clone()),
         server: Arc::new(ArcSwap::from_pointee(config.server.clone())),

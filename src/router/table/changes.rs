@@ -21,12 +21,15 @@ const HOSTS: &[&str] = &[
     "{a}.{b}.b",
     "api.{b}.b",
     "{a}.x.b",
+    "{port}-{a}.b",
+    "{a}-{port}.x.b",
     "*.b",
     "*.a.b",
     "*",
 ];
 const PROBES: &[&str] = &[
     "a.b", "c.b", "d.b", "x.a.b", "y.a.b", "api.x.b", "api.y.b", "z.x.b", "p.q.r.b", "b", "[::1]",
+    "80-c.b", "c-80.x.b", "80-c.x.b",
 ];
 const PATHS: &[&str] = &["/", "/v1", "/V1", "/v1/x", "/w2", "/@s%2fp", "/@s%2Fp"];
 const TARGETS: &[&str] = &[
@@ -51,7 +54,7 @@ fn route(host: usize, path: usize, port: usize, instance: u32) -> Arc<RouteConfi
     };
     let pattern = HostPattern::parse(&text).unwrap();
     let instance = match text.split('.').next() {
-        Some("{a}") if instance < 2 => "{a}".to_owned(),
+        Some("{a}" | "{port}-{a}" | "{a}-{port}") if instance < 2 => "{a}".to_owned(),
         _ => format!("i{instance}"),
     };
     Arc::new(RouteConfig {

@@ -23,6 +23,7 @@ pub(super) const WAKE_PHASE: &str = "wakegate_wake_phase_duration_seconds";
 pub(super) const RESTORE_CALLS: &str = "wakegate_restore_calls_total";
 pub(super) const RESTORES_IN_FLIGHT: &str = "wakegate_restores_in_flight";
 pub(super) const RESTORES_QUEUED: &str = "wakegate_restores_queued";
+pub(super) const BOOTS: &str = "wakegate_boots_total";
 pub(super) const BREAKER_OPENINGS: &str = "wakegate_breaker_openings_total";
 pub(super) const BREAKERS_OPEN: &str = "wakegate_breakers_open";
 pub(super) const INSTANCES: &str = "wakegate_instances";
@@ -44,6 +45,7 @@ pub(super) const REFUSED_CONNECTIONS: &str = "wakegate_refused_connections_total
 pub(super) const BUFFERED_BYTES: &str = "wakegate_buffered_bytes";
 pub(super) const MEMORY_REFUSALS: &str = "wakegate_memory_refusals_total";
 pub(super) const RAW_CONNECTIONS: &str = "wakegate_raw_connections_total";
+pub(super) const UPSTREAM_TLS_HANDSHAKES: &str = "wakegate_upstream_tls_handshakes_total";
 pub(super) const TLS_HANDSHAKES: &str = "wakegate_tls_handshakes_total";
 pub(super) const TLS_HANDSHAKE_DURATION: &str = "wakegate_tls_handshake_duration_seconds";
 pub(super) const TLS_NOT_AFTER: &str = "wakegate_tls_certificate_not_after_timestamp_seconds";
@@ -148,6 +150,11 @@ const ALL: &[(&str, Kind, &str)] = &[
         "Restores and starts that wait for their control plane's turn",
     ),
     (
+        BOOTS,
+        Counter,
+        "Wakes that booted an instance instead of restoring its memory",
+    ),
+    (
         BREAKER_OPENINGS,
         Counter,
         "Times that an instance's breaker opened or stayed open after a failed wake",
@@ -235,6 +242,11 @@ const ALL: &[(&str, Kind, &str)] = &[
         RAW_CONNECTIONS,
         Counter,
         "Connections passed on as they are, by kind and by how they began",
+    ),
+    (
+        UPSTREAM_TLS_HANDSHAKES,
+        Counter,
+        "TLS handshakes with instances by outcome",
     ),
     (
         TLS_HANDSHAKES,

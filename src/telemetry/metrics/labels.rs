@@ -52,12 +52,16 @@ labels! {
         Cold = "cold",
         /// Another request had begun it.
         Joined = "joined",
+        /// The instance was booted for it: it has nothing of before in its memory.
+        Boot = "boot",
     }
 
     /// How a wake ended.
     WakeOutcome: "outcome" {
         /// The instance had to be restored or started, and answers.
         Woken = "woken",
+        /// The same, and it was booted: it has nothing of before in its memory.
+        Booted = "booted",
         /// It turned out to be awake: the lease was renewed.
         Renewed = "renewed",
         /// It could not be woken.
@@ -145,13 +149,13 @@ labels! {
         Error = "error",
     }
 
-    /// How a TLS handshake with a client ended.
+    /// How a TLS handshake ended.
     HandshakeOutcome: "outcome" {
         /// Anew.
         Full = "full",
         /// With a session of before.
         Resumed = "resumed",
-        /// Not at all: bad bytes, no common version, a bad certificate, a client that left.
+        /// Not at all: bad bytes, no common version, a bad certificate, a peer that left.
         Failed = "failed",
     }
 

@@ -78,6 +78,7 @@ pub struct Metrics {
     upstream_uses: Family<UpstreamUse, Counter>,
     upstream_connects: Family<ConnectOutcome, Counter>,
     handshakes: Family<HandshakeOutcome, Counter>,
+    upstream_handshakes: Family<HandshakeOutcome, Counter>,
     handshake_duration: Histogram,
     reloads: Family<ReloadOutcome, Counter>,
     last_reload: Gauge,
@@ -93,6 +94,8 @@ pub struct Metrics {
     pub held_requests: Gauge,
     /// Restore calls made to control planes.
     pub restore_calls: Counter,
+    /// Wakes that booted an instance instead of restoring its memory.
+    pub boots: Counter,
     /// Failed wakes that left an instance's breaker open.
     pub breaker_openings: Counter,
     /// Open connections to instances.
@@ -175,6 +178,7 @@ impl Metrics {
             upstream_uses: Family::counters(r, name::UPSTREAM_REQUESTS),
             upstream_connects: Family::counters(r, name::UPSTREAM_CONNECTS),
             handshakes: Family::counters(r, name::TLS_HANDSHAKES),
+            upstream_handshakes: Family::counters(r, name::UPSTREAM_TLS_HANDSHAKES),
             handshake_duration: r.histogram(name::TLS_HANDSHAKE_DURATION, vec![]),
             reloads: Family::counters(r, name::RELOADS),
             last_reload: gauge(name::LAST_RELOAD),
@@ -188,6 +192,7 @@ impl Metrics {
             draining: gauge(name::DRAINING),
             held_requests: gauge(name::HELD_REQUESTS),
             restore_calls: counter(name::RESTORE_CALLS),
+            boots: counter(name::BOOTS),
             breaker_openings: counter(name::BREAKER_OPENINGS),
             upstream_connections: gauge(name::UPSTREAM_CONNECTIONS),
             upstream_retries: counter(name::UPSTREAM_RETRIES),
@@ -352,6 +357,11 @@ impl Metrics {
         self.handshakes.count(outcome);
         self.handshake_duration.record(took.as_secs_f64());
         self.count_sample();
+    }
+
+    /// Counts a TLS handshake with an instance.
+    pub fn count_upstream_handshake(&self, outcome: HandshakeOutcome) {
+        self.upstream_handshakes.count(outcome);
     }
 
     /// Whether a control plane, by its configured name, answered when it was last looked at.

@@ -16,16 +16,15 @@ use http::{HeaderValue, Request, Response, Uri, Version, uri};
 use hyper::client::conn::http2;
 use hyper::rt::Executor as _;
 use hyper_util::rt::TokioTimer;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::{ForwardError, Unanswered, Upstream};
+use super::{ForwardError, LastHop, Unanswered, Upstream};
 use crate::flow::ClientBuffers;
+use crate::instance_tls::InstanceStream;
 use crate::telemetry::UpstreamUse;
 use crate::upstream::h2_peer::{Heard, PeerLimits, UNKNOWN};
 use crate::upstream::h2_pool::{MAX_STREAMS, Stream};
 use crate::upstream::h2_stream::{STREAM_WINDOW, StreamToken};
-use crate::upstream::hop::Hop;
 use crate::upstream::pool::Pool;
 use crate::upstream::request_body::RequestBody;
 use crate::upstream::response_body::UpstreamBody;
@@ -51,18 +50,18 @@ impl Upstream {
     pub(super) async fn send_h2(
         &self,
         endpoint: &Endpoint,
-        hop: &Hop,
-        mut given: Option<(TcpStream, OpenConnection)>,
+        hop: &LastHop<'_>,
+        mut given: Option<(InstanceStream, OpenConnection)>,
         pool: &Arc<Pool>,
         request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, Unanswered> {
-        let mut request = to_h2(request);
+        let mut request = to_h2(request, hop.tls.is_some());
         let clock = request.extensions().get::<ResponseClock>().cloned();
         let body = clock.filter(|_| !request.body().is_nothing());
         loop {
-            let taken = match hop.proxy_header {
-                None => pool.take_stream(Instant::now(), body.as_ref()),
-                Some(_) => None,
+            let taken = match hop.is_personal() {
+                false => pool.take_stream(Instant::now(), body.as_ref()),
+                true => None,
             };
             self.metrics.count_upstream_use(match (&taken, &given) {
                 (Some(_), _) => UpstreamUse::Pooled,
@@ -82,7 +81,8 @@ impl Upstream {
             let ((sender, token), is_pooled) = match stream {
                 Ok(stream) => stream,
                 Err(error) => {
-                    return Err(Unanswered::unsent(ForwardError::Connect(error), request));
+                    let error = ForwardError::of_connecting(error);
+                    return Err(Unanswered::unsent(error, request));
                 }
             };
             let result = self.exchange(endpoint, (sender, token), request).await;
@@ -102,12 +102,12 @@ impl Upstream {
     async fn dial_h2(
         &self,
         endpoint: &Endpoint,
-        hop: &Hop,
-        given: Option<(TcpStream, OpenConnection)>,
+        hop: &LastHop<'_>,
+        given: Option<(InstanceStream, OpenConnection)>,
         pool: &Arc<Pool>,
         body: Option<&ResponseClock>,
     ) -> io::Result<(Taken, bool)> {
-        if hop.proxy_header.is_some() {
+        if hop.is_personal() {
             let (sender, _) = self.handshake_h2(endpoint, hop, given).await?;
             return Ok(((sender, StreamToken(None)), false));
         }
@@ -191,7 +191,7 @@ impl Upstream {
                         _ if endpoint.cut().is_cancelled() => ForwardError::Severed,
                         Some(failure) => ForwardError::Client(failure),
                         None if error.is_parse() => ForwardError::Malformed(error.into()),
-                        None => ForwardError::Broken(error.into()),
+                        None => ForwardError::of_breaking(error.into()),
                     }
                 }
             },
@@ -202,11 +202,11 @@ impl Upstream {
     async fn handshake_h2(
         &self,
         endpoint: &Endpoint,
-        hop: &Hop,
-        given: Option<(TcpStream, OpenConnection)>,
+        hop: &LastHop<'_>,
+        given: Option<(InstanceStream, OpenConnection)>,
     ) -> io::Result<(http2::SendRequest<TimedBody>, PeerLimits)> {
         let limits = PeerLimits::default();
-        let connection = self.connect(endpoint, hop, given).await?;
+        let connection = self.connect_as(endpoint, hop, given).await?;
         let connection = Heard::new(connection, limits.clone());
         let tasks = self.tasks_of(endpoint);
         let mut builder = http2::Builder::new(tasks.clone());
@@ -266,7 +266,7 @@ fn of_pool(stream: Stream, pool: &Arc<Pool>) -> Taken {
 
 /// HTTP/2 names the host in the target, and has no Host (RFC 9113 §8.3.1); it has no options of a
 /// connection either, and `TE` needs none (RFC 9113 §8.2.2).
-fn to_h2(mut request: Request<RequestBody>) -> Request<RequestBody> {
+fn to_h2(mut request: Request<RequestBody>, is_secure: bool) -> Request<RequestBody> {
     request.headers_mut().remove(CONNECTION);
     let host = request.headers_mut().remove(HOST);
     let authority = host
@@ -275,7 +275,10 @@ fn to_h2(mut request: Request<RequestBody>) -> Request<RequestBody> {
         .and_then(|host| uri::Authority::try_from(host).ok());
     let mut parts = uri::Parts::default();
     parts.path_and_query = request.uri().path_and_query().cloned();
-    parts.scheme = Some(uri::Scheme::HTTP);
+    parts.scheme = Some(match is_secure {
+        true => uri::Scheme::HTTPS,
+        false => uri::Scheme::HTTP,
+    });
     parts.authority = authority;
     if let Ok(uri) = Uri::from_parts(parts) {
         *request.uri_mut() = uri;

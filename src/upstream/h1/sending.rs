@@ -46,6 +46,8 @@ pub(in crate::upstream) struct Sending {
     upload: Option<Box<Upload>>,
     has_begun: bool,
     waits_for_client: bool,
+    /// All has been written, and some of it is still kept by TLS.
+    is_kept: bool,
 }
 
 /// The rest of a body.
@@ -83,6 +85,7 @@ impl Sending {
             upload,
             has_begun: false,
             waits_for_client: false,
+            is_kept: false,
         }
     }
 
@@ -93,7 +96,7 @@ impl Sending {
 
     /// Whether all of it has been written.
     pub(super) fn is_over(&self) -> bool {
-        self.upload.is_none() && self.is_idle()
+        self.upload.is_none() && self.is_idle() && !self.is_kept
     }
 
     /// The room that was used, or itself if it is not over.
@@ -134,7 +137,7 @@ impl Sending {
     pub(super) fn give_up(&mut self) {
         self.out = Vec::new();
         (self.written, self.part, self.tail) = (0, Bytes::new(), b"");
-        (self.upload, self.waits_for_client) = (None, false);
+        (self.upload, self.waits_for_client, self.is_kept) = (None, false, false);
     }
 
     /// Writes as much as can be; ready when all has been. The flag
@@ -158,6 +161,11 @@ impl Sending {
                 }
             }
             self.clear_out();
+            let sent = stream.poll_sent(cx);
+            self.is_kept = sent.is_pending();
+            if ready!(sent).is_err() {
+                return Poll::Ready(Err(SendFailure::Connection));
+            }
             if self.upload.is_none() {
                 return Poll::Ready(Ok(()));
             }

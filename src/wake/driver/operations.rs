@@ -16,7 +16,7 @@ use crate::wake::dialer::Dialer;
 use crate::wake::evidence::{Doubt, Evidence, Seen};
 use crate::wake::machine::{Event, PAUSES};
 use crate::wake::plane_calls::{ask, restore, settle};
-use crate::wake::probe::{ReadinessCheck, probe};
+use crate::wake::probe::{Probed, ReadinessCheck, probe};
 use crate::wake::record::Requester;
 use crate::wake::slots::{Claim, FairSlot};
 use crate::wake::target::Target;
@@ -160,7 +160,8 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
 
     pub(super) fn probe(&mut self, target: &Target, http: bool, until: Instant) {
         let Some(endpoint) = self.endpoint.clone() else {
-            self.operations.push(async { Done::Probed(None) }.boxed());
+            let closed = Done::Probed(target.clone(), Probed::Closed);
+            self.operations.push(async { closed }.boxed());
             return;
         };
         let address = endpoint.address(target.port);
@@ -173,18 +174,24 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         let mut check = ReadinessCheck {
             health: target.health.clone().filter(|_| http),
             warmup: self.warmup.clone(),
+            tls: target.tls().cloned(),
         };
         if endpoint.woken_since(Instant::now()).is_none() || endpoint.is_warmed_up() {
             check.warmup = None;
         }
         self.warmed_up = check.warmup.is_some();
-        let dialer = Arc::clone(&self.common.dialer);
+        let (dialer, target) = (Arc::clone(&self.common.dialer), target.clone());
         self.operations.push(
             async move {
                 // Counted from before the handshake, which the server counts, too.
                 let open = endpoint.open_connection();
-                let found = probe(&*dialer, address, &check, until).await;
-                Done::Probed(found.map(|stream| (stream, open)))
+                let found = match probe(&*dialer, address, &check, until).await {
+                    Probed::Open(stream) => Probed::Open((stream, open)),
+                    Probed::OtherProtocol => Probed::OtherProtocol,
+                    Probed::Refused(reason) => Probed::Refused(reason),
+                    Probed::Closed => Probed::Closed,
+                };
+                Done::Probed(target, found)
             }
             .boxed(),
         );

@@ -14,6 +14,7 @@ use crate::wake::dialer::Dialer;
 use crate::wake::error::{WakeError, WakeStage};
 use crate::wake::instance::Breaker;
 use crate::wake::record::WakeFailure;
+use crate::wake::target::Target;
 use hypeman::ControlPlane;
 
 impl<P: ControlPlane, R: Dialer> Driver<P, R> {
@@ -36,6 +37,17 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             }
         }
         self.waiters.refuse(error);
+    }
+
+    /// TLS with this target is refused for good: those who want it by the same name get nothing.
+    pub(super) fn refuse_tls(&mut self, target: &Target, reason: &Arc<str>) {
+        let error = WakeError::Tls(Arc::clone(reason));
+        let failure = WakeFailure::of_tls(&error, self.stage, reason);
+        if self.finish(error.outcome(), Some(&failure)).is_some() {
+            self.instance.last_failure.store(Some(Arc::new(failure)));
+        }
+        self.waiters.refuse_one(target, &error);
+        self.begin_next();
     }
 
     /// Accounts for the attempt that has just ended, if somebody had asked for it.

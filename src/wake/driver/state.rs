@@ -25,8 +25,10 @@ use crate::wake::instance::Instance;
 use crate::wake::lease::{Endpoint, OpenConnection};
 use crate::wake::machine::{Event, Machine};
 use crate::wake::plane_handle::PlaneHandle;
+use crate::wake::probe::Probed;
 use crate::wake::record::{PlaneAnswer, Reporter, WakeLog};
 use crate::wake::slots::{Claim, FairSlot};
+use crate::wake::target::Target;
 use crate::wake::waiters::Waiters;
 
 /// What every instance's task shares.
@@ -52,6 +54,8 @@ pub(super) struct Driver<P, R: Dialer> {
     pub(super) operations: FuturesUnordered<BoxFuture<'static, Done<R::Stream>>>,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) found: Option<(R::Stream, OpenConnection)>,
+    /// The target whose TLS the last probe found refused, and why.
+    pub(super) refused: Option<(Target, Arc<str>)>,
     /// What goes once before the first request, as the first of all that wait wants it.
     pub(super) warmup: Option<Arc<str>>,
     /// The end of the longest wait.
@@ -108,7 +112,8 @@ pub(super) enum Done<S> {
     /// A verb's answer, and what is left of a call that was overtaken by its success.
     Verb(Seen, Option<BoxFuture<'static, ()>>),
     Rest,
-    Probed(Option<(S, OpenConnection)>),
+    /// Of this target.
+    Probed(Target, Probed<(S, OpenConnection)>),
     Held(u64, Instant, Option<Seen>),
 }
 

@@ -26,7 +26,9 @@ pub(super) struct Attempt {
     time: Duration,
     pub(super) targets: Vec<Target>,
     pub(super) start_stopped: bool,
+    pub(super) may_boot: bool,
     pub(super) woken: bool,
+    pub(super) booted: bool,
     pub(super) pauses: u32,
     pub(super) step: Step,
     /// The last passing trouble: the reason of the refusal when time runs out.
@@ -63,7 +65,7 @@ impl Attempt {
         now: Instant,
         deadline: Instant,
         targets: Vec<Target>,
-        start_stopped: bool,
+        (start_stopped, may_boot): (bool, bool),
     ) -> Self {
         Self {
             deadline,
@@ -71,7 +73,9 @@ impl Attempt {
             time: deadline.saturating_duration_since(now),
             targets,
             start_stopped,
+            may_boot,
             woken: false,
+            booted: false,
             pauses: 0,
             step: Step::Asking,
             trouble: None,
@@ -86,7 +90,7 @@ impl Attempt {
         now: Instant,
         target: Target,
         deadline: Instant,
-        start_stopped: bool,
+        (start_stopped, may_boot): (bool, bool),
     ) {
         if self.is_verification() {
             // Only now somebody waits for it.
@@ -95,6 +99,7 @@ impl Attempt {
         }
         self.deadline = self.deadline.max(deadline);
         self.start_stopped |= start_stopped;
+        self.may_boot |= may_boot;
         if !self.targets.contains(&target) {
             self.targets.push(target);
         }
@@ -119,6 +124,11 @@ impl Attempt {
     /// came later had less than a route's whole time since.
     pub(super) fn ends_as_failed(&self) -> bool {
         self.fails_at <= self.deadline
+    }
+
+    /// Whether all that it still waits for are ports that requests have chosen.
+    pub(super) fn waits_for_chosen_ports(&self) -> bool {
+        !self.targets.is_empty() && self.targets.iter().all(|target| target.is_chosen)
     }
 
     pub(super) fn may_begin_early(&self) -> bool {
@@ -198,17 +208,18 @@ fn is_early(target: &Target) -> bool {
     target.when == ReadyWhen::Port && target.port != 0
 }
 
-/// Looks for a while, then asks again: the instance may have changed meanwhile.
+/// Looks for a while, then asks again: the instance may have changed meanwhile. The more ports there
+/// are to be looked at, the shorter it is.
 pub(super) fn look_at(
     target: Target,
     seen: Option<&Observation>,
     now: Instant,
-    deadline: Instant,
+    (deadline, others): (Instant, u32),
 ) -> Effect {
     let idle = seen.and_then(|seen| seen.terms.idle_timeout);
     let slice = match seen {
         Some(seen) if seen.initializing => INITIALIZING_LOOK,
-        _ => idle.map_or(LOOK, |idle| (idle / 3).min(LOOK)),
+        _ => idle.map_or(LOOK, |idle| (idle / 3).min(LOOK)) / others.max(1),
     };
     let http = target.when == ReadyWhen::Health && seen.is_none_or(|seen| seen.healthy.is_none());
     Effect::Probe {

@@ -8,7 +8,9 @@ mod properties;
 const PORT: Target = Target {
     port: 80,
     when: ReadyWhen::Port,
+    is_chosen: false,
     health: None,
+    tls: None,
 };
 
 const LIMITS: WakeLimits = WakeLimits {
@@ -53,6 +55,7 @@ fn wake_request(now: Instant) -> Event {
         target: PORT,
         deadline,
         start_stopped: false,
+        may_boot: true,
         leased: false,
     }
 }
@@ -107,7 +110,8 @@ async fn a_sleeping_instance_is_restored_probed_and_granted() {
         effects,
         [Effect::Grant {
             target: PORT,
-            woken: true
+            woken: true,
+            booted: false
         }]
     );
 }
@@ -177,6 +181,7 @@ async fn a_stopped_instance_is_refused_unless_the_route_may_start_it() {
         target: PORT,
         deadline,
         start_stopped: true,
+        may_boot: true,
         leased: false,
     };
     assert_eq!(
@@ -423,6 +428,28 @@ async fn a_port_that_never_opens_is_asked_about_until_the_deadline() {
 }
 
 #[tokio::test]
+async fn a_port_that_a_request_has_chosen_and_nobody_listens_at_opens_no_breaker() {
+    for is_chosen in [false, true] {
+        let now = Instant::now();
+        let mut machine = Machine::new(LIMITS, None);
+        for _ in 0..LIMITS.breaker_failures {
+            let request = Event::WakeRequested {
+                target: Target { is_chosen, ..PORT },
+                deadline: now,
+                start_stopped: false,
+                may_boot: true,
+                leased: false,
+            };
+            machine.on(now, request);
+            play(&mut machine, now, vec![awake(now)]);
+            let refused = [Effect::Refuse(WakeError::TimedOut(WakeStage::NotListening))];
+            assert_eq!(machine.on(now, Event::Probed { open: false }), refused);
+        }
+        assert_eq!(machine.breaker().is_none(), is_chosen);
+    }
+}
+
+#[tokio::test]
 async fn what_never_answers_keeps_nobody_from_something_else() {
     let now = Instant::now();
     let healthy = |path: &str| Target {
@@ -435,6 +462,7 @@ async fn what_never_answers_keeps_nobody_from_something_else() {
         target: target.clone(),
         deadline: now + Duration::from_secs(5),
         start_stopped: false,
+        may_boot: true,
         leased: false,
     };
     let probed = |effects: &[Effect]| {
@@ -457,6 +485,7 @@ async fn what_never_answers_keeps_nobody_from_something_else() {
     let granted = Effect::Grant {
         target: well,
         woken: false,
+        booted: false,
     };
     assert_eq!(effects.first(), Some(&granted));
     assert_eq!(probed(&effects), (ill, true), "which has not been answered");

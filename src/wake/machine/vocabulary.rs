@@ -20,6 +20,8 @@ pub enum Event {
         deadline: Instant,
         /// Whether a Stopped instance may be started.
         start_stopped: bool,
+        /// Whether it may be booted, so that it has nothing of before in its memory.
+        may_boot: bool,
         /// Whether the lease is in force.
         leased: bool,
     },
@@ -92,6 +94,8 @@ pub enum Effect {
         target: Target,
         /// Whether the instance had to be woken for it.
         woken: bool,
+        /// Whether it was booted then.
+        booted: bool,
     },
     /// The epoch is over: whatever is open on it is dead.
     Cut,

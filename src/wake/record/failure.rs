@@ -48,6 +48,8 @@ pub struct WakeFailure {
     pub stage: WakeStage,
     /// The last word of the control plane, where that was in the way.
     pub answer: Option<Arc<PlaneAnswer>>,
+    /// What is wrong at the instance itself, in one sentence, where that is the reason.
+    pub reason: Option<Arc<str>>,
     /// The time of the failure.
     pub at: jiff::Timestamp,
 }
@@ -148,7 +150,16 @@ impl WakeFailure {
             code: error.code(),
             stage,
             answer,
+            reason: None,
             at: jiff::Timestamp::now(),
+        }
+    }
+
+    /// The failure of a wake whose instance is awake, and TLS with it refused for this reason.
+    pub fn of_tls(error: &WakeError, stage: WakeStage, reason: &str) -> Self {
+        Self {
+            reason: Some(tidy(reason, MESSAGE).into()),
+            ..Self::new(error, stage, None)
         }
     }
 }

@@ -46,7 +46,7 @@ pub struct LedgerEntry {
     /// The user agent that the client named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
-    /// `woken`, `renewed`, `failed` or `timed_out`.
+    /// `woken`, `booted`, `renewed`, `failed` or `timed_out`.
     pub outcome: &'static str,
     /// Milliseconds from its first request on.
     pub took_ms: f64,
@@ -64,6 +64,9 @@ pub struct LedgerEntry {
     /// What the control plane said last, when that was in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_plane: Option<PlaneAnswer>,
+    /// What is wrong at the instance itself, when that was in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A wake that has ended, for the ledger.
@@ -154,6 +157,7 @@ impl Ledger {
             code: failure.map(|failure| failure.code),
             phase: failure.map(|failure| failure.stage.as_str()),
             control_plane: failure.and_then(|failure| failure.answer.as_deref().cloned()),
+            reason: failure.and_then(|failure| Some(failure.reason.as_deref()?.to_owned())),
         };
         if kept.entries.len() >= self.capacity {
             kept.entries.pop_front();

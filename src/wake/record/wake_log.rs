@@ -96,8 +96,10 @@ fn say(ended: &Ended<'_>) {
     match ended.failure {
         Some(failure) => {
             let control_plane = failure.answer.as_deref().map(tracing::field::display);
+            let reason = failure.reason.as_deref();
             tracing::warn!(instance = %id, name, outcome, code = failure.code,
-                phase = failure.stage.as_str(), control_plane, waiting, ms, %route, %client, "wake");
+                phase = failure.stage.as_str(), control_plane, reason, waiting, ms, %route, %client,
+                "wake");
         }
         None => {
             tracing::info!(instance = %id, name, outcome, waiting, ms, %route, %client, "wake");
@@ -221,7 +223,7 @@ impl Reporter {
         if let Some(failure) = failure {
             self.log.metrics.count_wake_failure(failure.code);
         }
-        if outcome == WakeOutcome::Woken {
+        if matches!(outcome, WakeOutcome::Woken | WakeOutcome::Booted) {
             for (stage, time) in start.phases.iter() {
                 self.log.metrics.count_wake_phase(stage.phase(), time);
             }
@@ -247,7 +249,7 @@ impl Reporter {
             phases: start.phases,
             failure: failure.cloned(),
         });
-        if outcome == WakeOutcome::Woken {
+        if matches!(outcome, WakeOutcome::Woken | WakeOutcome::Booted) {
             self.note_thrash(name, now);
         }
         Some(took)

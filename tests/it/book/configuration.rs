@@ -6,9 +6,16 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use rcgen::{
+    CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, SerialNumber,
+    date_time_ymd,
+};
+
 use crate::support::wakegate;
 
 const ROUTE: &str = "\n[[route]]\nhost = \"*\"\ninstance = \"app\"\n";
+const JWKS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 /// Where the files of the book's configurations are.
 const FOLDERS: [&str; 3] = ["/etc/", "/run/", "/var/"];
 
@@ -44,10 +51,12 @@ fn make(path: &Path) {
             std::fs::create_dir_all(path).unwrap();
             write_pair(&path.join("example.com.pem"), &path.join("example.com.key"));
         }
-        ("ca", _) => std::fs::create_dir_all(path).unwrap(),
+        ("jwks.json", _) => std::fs::write(path, JWKS).unwrap(),
+        ("ca" | "tickets", _) => std::fs::create_dir_all(path).unwrap(),
         (_, Some("pem")) => write_pair(path, &path.with_extension("key")),
         // With its certificate.
         (_, Some("key")) => write_pair(&path.with_extension("pem"), path),
+        (_, Some("crl")) => write_list(path),
         (_, Some("ocsp")) => std::fs::write(path, [0x30, 0x03, 0x0a, 0x01, 0x01]).unwrap(),
         (_, Some("html" | "txt")) => std::fs::write(path, "asleep\n").unwrap(),
         ("collector-fields", _) => write_secret(path, "authorization: Bearer 0123456789abcdef\n"),
@@ -63,6 +72,22 @@ fn write_pair(cert: &Path, key: &Path) {
     let made = rcgen::generate_simple_self_signed(vec!["example.com".to_owned()]).unwrap();
     std::fs::write(cert, made.cert.pem()).unwrap();
     write_secret(key, &made.signing_key.serialize_pem());
+}
+
+/// A list of revoked certificates without any.
+fn write_list(path: &Path) {
+    let key = KeyPair::generate().unwrap();
+    let issuer = Issuer::new(CertificateParams::default(), key);
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2025, 1, 1),
+        next_update: date_time_ymd(2099, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let list = list.signed_by(&issuer).unwrap();
+    std::fs::write(path, list.pem().unwrap()).unwrap();
 }
 
 fn write_secret(path: &Path, text: &str) {

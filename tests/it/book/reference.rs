@@ -36,6 +36,10 @@ const DEFAULTS: &[(&str, &str)] = &[
         "that of [`wake.timeout`](wake.md#waketimeout)",
     ),
     (
+        "route.wake.require_memory",
+        "that of [`wake.require_memory`](wake.md#wakerequire_memory)",
+    ),
+    (
         "route.wake.start_stopped",
         "that of [`wake.start_stopped`](wake.md#wakestart_stopped)",
     ),
@@ -210,6 +214,7 @@ fn kind(schema: &Value) -> Option<String> {
     let (least, most) = (schema["minimum"].as_f64(), schema["maximum"].as_f64());
     let text = match name {
         "boolean" => "`true` or `false`".to_owned(),
+        "object" => "table of texts".to_owned(),
         "integer" | "number" => {
             let noun = if name == "integer" {
                 "whole number"

@@ -3,7 +3,7 @@
 //! Guarantees: a request goes through what a request of HTTP goes through; upkeep and lists come as
 //! the application has them come, and more seldom only while nothing happens.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -53,6 +53,8 @@ pub struct Gateway {
     pub tasks: TaskTracker,
     /// The simulation's own, which watch epochs.
     watchers: TaskTracker,
+    /// The epochs that have a watcher.
+    watched: Mutex<BTreeSet<u64>>,
     routes: Mutex<Arc<Routes>>,
     metrics: Arc<Metrics>,
     reports: Mutex<(broadcast::Receiver<WakeReport>, Vec<WakeReport>)>,
@@ -103,6 +105,7 @@ impl Gateway {
             hold: Hold::new(&config.wake, Arc::clone(metrics)),
             tasks,
             watchers: TaskTracker::new(),
+            watched: Mutex::default(),
             routes: Mutex::new(Routes::new(&script.table)),
             metrics: Arc::clone(metrics),
             reports: Mutex::new((wakes.reports(), Vec::new())),
@@ -130,7 +133,8 @@ impl Gateway {
         let Some(endpoint) = endpoint else {
             return;
         };
-        if !self.view.note_epoch(&endpoint) {
+        self.view.note_epoch(&endpoint);
+        if !self.watched.lock().unwrap().insert(endpoint.epoch()) {
             return;
         }
         let view = self.view.clone();
@@ -221,10 +225,12 @@ impl Gateway {
             look_up: &look_up,
             renewals: 0,
             route: found.route.config(),
+            port: PORT,
             admission,
             may_wake,
             hold: &self.hold,
             metrics: &self.metrics,
+            tls: None,
             client,
             user_agent: None,
             head_bytes: 100,
@@ -247,6 +253,7 @@ impl Gateway {
                     Errand::Stream(_) => Protocol::H2c,
                     _ => Protocol::H1,
                 },
+                tls: None,
                 proxy_header: None,
             },
         };

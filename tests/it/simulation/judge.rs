@@ -146,7 +146,9 @@ impl Case<'_> {
                 self.failures() >= FAILURES,
                 "no three attempts had their whole time and failed",
             ),
-            WakeError::Draining => Some("nothing of the kind happens in this world"),
+            WakeError::Tls(_) | WakeError::ColdBootRefused | WakeError::Draining => {
+                Some("nothing of the kind happens in this world")
+            }
         }
     }
 
@@ -160,7 +162,7 @@ impl Case<'_> {
     fn was_slow(&self) -> bool {
         let patience = Duration::from_millis(self.request.patience_ms);
         self.gateway.reports().iter().any(|report| {
-            report.outcome == WakeOutcome::Woken
+            matches!(report.outcome, WakeOutcome::Woken | WakeOutcome::Booted)
                 && self.gateway.view.is_about(&report.instance, self.name)
                 && report.took + self.began.elapsed() >= self.patience().min(patience)
         })
@@ -180,7 +182,7 @@ impl Case<'_> {
             let mut failures = 0;
             for report in reports.iter().filter(|report| report.instance == *id) {
                 failures = match report.outcome {
-                    WakeOutcome::Woken | WakeOutcome::Renewed => 0,
+                    WakeOutcome::Woken | WakeOutcome::Booted | WakeOutcome::Renewed => 0,
                     WakeOutcome::Failed | WakeOutcome::TimedOut => {
                         let times = report.took.as_millis() / least.as_millis();
                         failures + u32::try_from(times).unwrap()

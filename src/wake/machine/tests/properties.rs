@@ -39,7 +39,9 @@ fn any_event(now: Instant) -> impl Strategy<Value = Event> {
         (prop::sample::select(vec![0_u16, 80, 81]), when).prop_map(|(port, when)| Target {
             port,
             when,
+            is_chosen: port == 81,
             health: None,
+            tls: None,
         });
     prop_oneof![
         (targets, any::<bool>(), any::<bool>()).prop_map(move |(target, start_stopped, leased)| {
@@ -48,6 +50,7 @@ fn any_event(now: Instant) -> impl Strategy<Value = Event> {
                 target,
                 deadline,
                 start_stopped,
+                may_boot: start_stopped,
                 leased,
             }
         }),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use wakegate::instance_tls::TlsHop;
 use wakegate::proxy::dispatch::Transport;
 use wakegate::upstream::{ForwardError, Hop};
 use wakegate::wake::{Dialer, Endpoint, OpenConnection};
@@ -255,7 +256,11 @@ impl Dialer for View {
         }
     }
 
-    async fn get(&self, address: SocketAddr, _: &str) -> io::Result<u16> {
+    async fn secure(&self, stream: Stream, _: &TlsHop) -> io::Result<Stream> {
+        Ok(stream)
+    }
+
+    async fn get(&self, address: SocketAddr, _: &str, _: Option<&TlsHop>) -> io::Result<u16> {
         let stream = self.connect(address).await?;
         let mut inner = self.world.lock();
         let vm = inner.by_id(&stream.id);
@@ -282,6 +287,8 @@ impl Transport for View {
         parcel: &mut Parcel,
         _now: Instant,
     ) -> Result<Answered, ForwardError> {
+        // A request that is sent again may be the first to be sent there.
+        self.note_epoch(endpoint);
         let (stale, breaks, before, takes) = {
             let mut inner = self.world.lock();
             let troubles = inner.troubles;

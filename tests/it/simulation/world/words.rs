@@ -202,6 +202,13 @@ impl Inner {
         }
     }
 
+    /// Whether what was asked about as `about` was called `name` at a time.
+    fn is_named(&self, about: &str, name: &str, at: Instant) -> bool {
+        let called = self.called.get(about).into_iter().flatten();
+        let last = called.take_while(|(_, since)| *since <= at).last();
+        last.map_or(about, |(last, _)| last) == name
+    }
+
     /// What a request for `name` can be about: the name and the ids that had it.
     fn keys(&self, name: &str) -> Vec<String> {
         let had = |called: &Vec<(String, Instant)>| called.iter().any(|(was, _)| was == name);
@@ -223,14 +230,16 @@ impl View {
         })
     }
 
-    /// The number of restores and starts of others since shortly before `began`.
+    /// The number of restores and starts of others since shortly before `began`. One that had
+    /// another name by then is another, whatever it was called before.
     pub fn others_began(&self, name: &str, began: Instant) -> usize {
         let inner = self.world.lock();
-        let keys = inner.keys(name);
         let recent = inner.said.iter().rev();
         let recent = recent.take_while(|said| said.at + MEMORY >= began);
         let others = recent.filter(|said| {
-            said.gateway == self.gateway && said.word == Word::Begun && !keys.contains(&said.about)
+            said.gateway == self.gateway
+                && said.word == Word::Begun
+                && !inner.is_named(&said.about, name, said.at)
         });
         others.count()
     }
@@ -242,12 +251,10 @@ impl View {
     }
 
     /// An endpoint is of use from now on.
-    pub fn note_epoch(&self, endpoint: &Endpoint) -> bool {
+    pub fn note_epoch(&self, endpoint: &Endpoint) {
         let mut inner = self.world.lock();
         let key = (self.gateway, endpoint.epoch());
-        let is_new = !inner.epochs.contains_key(&key);
         inner.epochs.entry(key).or_insert_with(Instant::now);
-        is_new
     }
 
     /// Something open was cut: was it said to this gateway that the instance is not there?

@@ -67,8 +67,8 @@ pub struct Instance {
     pub exit_code: Option<i32>,
     /// The end of the program, described for people.
     pub exit_message: Option<String>,
-    /// Whether there is a standby snapshot.
-    pub has_snapshot: bool,
+    /// Whether there is a standby snapshot, where the server says so.
+    pub has_snapshot: Option<bool>,
     /// The policy for standby snapshots.
     pub snapshot_policy: Option<SnapshotPolicy>,
     /// The policy that puts the idle instance to sleep; see [`Self::idle`].
@@ -93,8 +93,7 @@ pub struct Instance {
 
 object!(Instance {
     required id, name, state;
-    always has_snapshot;
-    optional image, created_at, expires_at, platform, hypervisor, state_error, size, hotplug_size,
+    optional has_snapshot, image, created_at, expires_at, platform, hypervisor, state_error, size, hotplug_size,
         overlay_size, disk_io_bps, vcpus, gpu, started_at, stopped_at, exit_code,
         exit_message, snapshot_policy, auto_standby, health_check, health_status, restart_policy,
         restart_status, current_phase, current_phase_since;

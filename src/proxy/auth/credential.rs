@@ -1,0 +1,343 @@
+//! Where a request has its credentials: fields, cookies, the query, subprotocols.
+//!
+//! Guarantees: a place that has two of one name has none that counts; what is taken away is gone in
+//! every spelling that an application could read, and the rest of the request stays as it is.
+
+use http::header::{AUTHORIZATION, COOKIE, REFERER, SEC_WEBSOCKET_PROTOCOL};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use percent_encoding::percent_decode_str;
+
+use crate::config::{AuthConfig, JwtAuth, Proof, TokenFrom};
+use crate::identity::SignedUrl;
+
+/// A place of a request has two tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) struct Ambiguous;
+
+// === Reading ===
+
+/// The tokens of a request, at most one of each place.
+pub(in crate::proxy) fn tokens<B>(
+    request: &Request<B>,
+    from: &TokenFrom,
+    may_switch: bool,
+) -> Result<Vec<String>, Ambiguous> {
+    let headers = request.headers();
+    let mut found = Vec::new();
+    let authorization = headers.get_all(AUTHORIZATION).iter();
+    found.extend(only(authorization.filter_map(bearer))?);
+    if let Some(name) = &from.query {
+        let query = request.uri().query().unwrap_or_default();
+        let values = parameters(query).filter(|(own, _)| own == name);
+        found.extend(only(values.map(|(_, value)| value))?);
+    }
+    if let Some(prefix) = from.subprotocol.as_deref().filter(|_| may_switch) {
+        let offered = list(headers, &SEC_WEBSOCKET_PROTOCOL);
+        found.extend(only(
+            offered.filter_map(|one| one.strip_prefix(prefix).map(str::to_owned)),
+        )?);
+    }
+    if let Some(name) = &from.cookie {
+        let values = cookies(headers).filter(|(own, _)| own == name);
+        found.extend(only(values.map(|(_, value)| value.to_owned()))?);
+    }
+    Ok(found)
+}
+
+fn only(mut values: impl Iterator<Item = String>) -> Result<Option<String>, Ambiguous> {
+    let first = values.next();
+    match values.next() {
+        Some(_) => Err(Ambiguous),
+        None => Ok(first),
+    }
+}
+
+/// The token of `Authorization: Bearer` (RFC 6750 §2.1). What cannot be read is a token that does
+/// not count.
+fn bearer(value: &HeaderValue) -> Option<String> {
+    let scheme = value.as_bytes().get(..6)?;
+    if !scheme.eq_ignore_ascii_case(b"bearer") {
+        return None;
+    }
+    match value.as_bytes().get(6..)? {
+        [b' ' | b'\t', rest @ ..] => Some(String::from_utf8_lossy(rest.trim_ascii()).into_owned()),
+        [] => Some(String::new()),
+        [..] => None,
+    }
+}
+
+/// The parameters of a query, by their decoded names.
+fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
+    query.split('&').map(|parameter| {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        (decoded(name), decoded(value))
+    })
+}
+
+fn decoded(text: &str) -> String {
+    let text = text.replace('+', " ");
+    percent_decode_str(&text).decode_utf8_lossy().into_owned()
+}
+
+/// The pairs of all cookies (RFC 6265 §5.4).
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
+    let fields = headers.get_all(COOKIE).iter();
+    let fields = fields.filter_map(|field| std::str::from_utf8(field.as_bytes()).ok());
+    fields.flat_map(|field| field.split(';')).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or(("", pair));
+        (name.trim(), unquoted(value.trim()))
+    })
+}
+
+fn unquoted(value: &str) -> &str {
+    let inner = value
+        .strip_prefix('"')
+        .and_then(|rest| rest.strip_suffix('"'));
+    inner.unwrap_or(value)
+}
+
+fn list<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> {
+    let fields = headers.get_all(name).iter();
+    let fields = fields.filter_map(|field| field.to_str().ok());
+    fields.flat_map(|field| field.split(',')).map(str::trim)
+}
+
+// === Taking away ===
+
+/// Takes away whatever the ways of a route could have been shown, unless the instance is to see it.
+/// Authorization and cookies stay if another server has accepted them: they are the instance's, too.
+/// Returns the subprotocol that was for the gateway.
+pub(in crate::proxy) fn take_all<B>(
+    auth: &AuthConfig,
+    is_judged_elsewhere: bool,
+    request: &mut Request<B>,
+) -> Option<HeaderValue> {
+    for name in auth.fields() {
+        request.headers_mut().remove(name);
+    }
+    let mut subprotocol = None;
+    for way in auth.any.iter().filter(|way| !way.keeps_credential()) {
+        match way.proof() {
+            Some(Proof::Jwt(JwtAuth { token_from, .. })) => {
+                let headers = request.headers_mut();
+                if !is_judged_elsewhere {
+                    take_bearer(headers);
+                    let cookie = token_from.cookie.iter();
+                    cookie.for_each(|name| take_cookie(headers, name));
+                }
+                if let Some(prefix) = &token_from.subprotocol {
+                    subprotocol = take_subprotocol(headers, prefix).or(subprotocol);
+                }
+                if let Some(name) = &token_from.query {
+                    take_from_targets(request, |own| own == name);
+                }
+            }
+            Some(Proof::SignedUrl(_)) => {
+                take_from_targets(request, |own| SignedUrl::PARAMETERS.contains(&own));
+            }
+            Some(Proof::Header(_) | Proof::ClientCertificate(_) | Proof::Forward(_)) | None => {}
+        }
+    }
+    subprotocol
+}
+
+fn take_bearer(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    if values.any(|value| bearer(value).is_some()) {
+        headers.remove(AUTHORIZATION);
+    }
+}
+
+fn take_cookie(headers: &mut HeaderMap, name: &str) {
+    if !cookies(headers).any(|(own, _)| own == name) {
+        return;
+    }
+    let is_own = |pair: &&str| {
+        pair.split_once('=')
+            .is_some_and(|(own, _)| own.trim() == name)
+    };
+    let fields = headers.get_all(COOKIE).iter();
+    let fields = fields.filter_map(|field| std::str::from_utf8(field.as_bytes()).ok());
+    let pairs = fields.flat_map(|field| field.split(';'));
+    let rest: Vec<&str> = pairs.filter(|pair| !is_own(pair)).map(str::trim).collect();
+    let rest = HeaderValue::from_bytes(rest.join("; ").as_bytes());
+    headers.remove(COOKIE);
+    if let Ok(rest) = rest
+        && !rest.is_empty()
+    {
+        headers.insert(COOKIE, rest);
+    }
+}
+
+/// Returns the first that was offered with this beginning.
+pub(in crate::proxy) fn take_subprotocol(
+    headers: &mut HeaderMap,
+    prefix: &str,
+) -> Option<HeaderValue> {
+    let offered: Vec<String> = list(headers, &SEC_WEBSOCKET_PROTOCOL)
+        .map(str::to_owned)
+        .collect();
+    let (own, rest): (Vec<_>, Vec<_>) =
+        offered.into_iter().partition(|one| one.starts_with(prefix));
+    let own = HeaderValue::from_str(own.first()?).ok()?;
+    headers.remove(SEC_WEBSOCKET_PROTOCOL);
+    if let Ok(rest) = HeaderValue::from_str(&rest.join(", "))
+        && !rest.is_empty()
+    {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, rest);
+    }
+    Some(own)
+}
+
+/// Takes parameters out of the request's query, and out of the address of the page that it came from.
+fn take_from_targets<B>(request: &mut Request<B>, is_own: impl Fn(&str) -> bool) {
+    take_parameters(request.uri_mut(), &is_own);
+    let referer = request.headers().get(REFERER);
+    let referer = referer.and_then(|value| Uri::try_from(value.as_bytes()).ok());
+    let Some(mut page) = referer.filter(|page| page.query().is_some()) else {
+        return;
+    };
+    take_parameters(&mut page, is_own);
+    if let Ok(value) = HeaderValue::try_from(page.to_string()) {
+        request.headers_mut().insert(REFERER, value);
+    }
+}
+
+/// Takes parameters of these decoded names out of the query.
+fn take_parameters(uri: &mut Uri, is_own: impl Fn(&str) -> bool) {
+    let Some(query) = uri.query() else {
+        return;
+    };
+    let name_of = |parameter: &str| {
+        decoded(
+            parameter
+                .split_once('=')
+                .map_or(parameter, |(name, _)| name),
+        )
+    };
+    let rest: Vec<&str> = query
+        .split('&')
+        .filter(|one| !is_own(&name_of(one)))
+        .collect();
+    if rest.len() == query.split('&').count() {
+        return;
+    }
+    let target = match rest.is_empty() {
+        true => uri.path().to_owned(),
+        false => format!("{}?{}", uri.path(), rest.join("&")),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = PathAndQuery::try_from(target).ok();
+    if let Ok(changed) = Uri::from_parts(parts) {
+        *uri = changed;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &str, fields: &[(&'static str, &str)]) -> Request<()> {
+        let mut request = Request::new(());
+        *request.uri_mut() = target.parse().unwrap();
+        for (name, value) in fields {
+            request.headers_mut().append(*name, value.parse().unwrap());
+        }
+        request
+    }
+
+    fn everywhere() -> TokenFrom {
+        TokenFrom {
+            cookie: Some("session".to_owned()),
+            query: Some("access_token".to_owned()),
+            subprotocol: Some("token.".to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_place_with_two_tokens_has_none_that_counts() {
+        for (target, fields) in [
+            (
+                "/",
+                &[("authorization", "Bearer a"), ("authorization", "bearer a")][..],
+            ),
+            ("/?access_token=a&access_token=a", &[]),
+            ("/?access_token=a&access%5Ftoken=b", &[]),
+            ("/", &[("cookie", "session=a; session=b")]),
+            (
+                "/",
+                &[("cookie", "session=a"), ("cookie", "x=y; session=b")],
+            ),
+            ("/", &[("sec-websocket-protocol", "token.a, token.b")]),
+        ] {
+            let found = tokens(&request(target, fields), &everywhere(), true);
+            assert_eq!(found, Err(Ambiguous), "{target} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_are_found_only_where_the_route_looks() {
+        let fields = [
+            ("authorization", "BEARER  a"),
+            ("cookie", "x=1; session=\"b\"; sessions=z"),
+            ("sec-websocket-protocol", "chat, token.c"),
+        ];
+        let full = request("/p?access_token=d&y=1", &fields);
+        assert_eq!(tokens(&full, &TokenFrom::default(), true).unwrap(), ["a"]);
+        assert_eq!(
+            tokens(&full, &everywhere(), true).unwrap(),
+            ["a", "d", "c", "b"]
+        );
+        assert_eq!(
+            tokens(&full, &everywhere(), false).unwrap(),
+            ["a", "d", "b"]
+        );
+        let none = request("/", &[("authorization", "Basic YTpi"), ("cookie", "a=b")]);
+        assert_eq!(tokens(&none, &everywhere(), true).unwrap(), [""; 0]);
+        let bare = request("/", &[("authorization", "Bearer")]);
+        assert_eq!(tokens(&bare, &everywhere(), true).unwrap(), [""]);
+    }
+
+    #[test]
+    fn what_is_taken_away_leaves_the_rest_as_it_is() {
+        for (target, expected) in [
+            ("/p?access_token=d", "/p"),
+            ("/p?access_token=d&y=%20&z", "/p?y=%20&z"),
+            ("/p?y=1&access%5ftoken=d&access_token", "/p?y=1"),
+            ("/p?&access_token=d", "/p?"),
+            ("/p?xaccess_token=d", "/p?xaccess_token=d"),
+            ("http://a.test/p?access_token=d", "http://a.test/p"),
+        ] {
+            let mut uri: Uri = target.parse().unwrap();
+            take_parameters(&mut uri, |name| name == "access_token");
+            assert_eq!(uri.to_string(), expected);
+        }
+        let mut headers = request(
+            "/",
+            &[
+                ("cookie", "a=\"1\"; session=x;b=2"),
+                ("cookie", "session=y"),
+            ],
+        )
+        .headers()
+        .clone();
+        take_cookie(&mut headers, "session");
+        assert_eq!(headers[COOKIE], "a=\"1\"; b=2");
+        take_cookie(&mut headers, "a");
+        take_cookie(&mut headers, "b");
+        assert!(!headers.contains_key(COOKIE));
+        let mut headers = request(
+            "/",
+            &[
+                ("sec-websocket-protocol", "chat,token.c"),
+                ("sec-websocket-protocol", "v2"),
+            ],
+        )
+        .headers()
+        .clone();
+        assert_eq!(take_subprotocol(&mut headers, "token.").unwrap(), "token.c");
+        assert_eq!(headers[SEC_WEBSOCKET_PROTOCOL], "chat, v2");
+        assert_eq!(take_subprotocol(&mut headers, "token."), None);
+    }
+}
