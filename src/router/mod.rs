@@ -13,6 +13,7 @@ mod path_readings;
 mod path_steps;
 mod paths;
 mod route;
+mod shape;
 mod table;
 
 pub use authority::{AuthorityError, host_of};

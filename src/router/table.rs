@@ -7,11 +7,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::host_map::{HostMap, Keyed, hash_of, hash_of_parts};
+use super::host_map::{HostMap, Keyed, hash_of};
 use super::path_readings::PathReadings;
 use super::paths::{Order, Paths, RouteError};
 use super::route::Route;
-use crate::config::{Captured, HostKind, RouteConfig, split_port};
+use super::shape::{Shape, fits};
+use crate::config::{HostKind, RouteConfig};
 use crate::names::Hostname;
 use hypeman::InstanceRef;
 
@@ -53,73 +54,6 @@ struct Patterns<S> {
     /// The order of the first of them, or of one that was there and went.
     first: Order,
     hosts: HostMap<S>,
-}
-
-/// What a pattern captures of each label of a host, from the left.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Shape(Arc<[Kind]>);
-
-/// What a pattern captures of a label; the later, the less is known of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// Nothing: it is what it is.
-    Literal,
-    /// A port and a name.
-    WithPort { is_first: bool },
-    /// All of it.
-    Capture,
-}
-
-/// Whether a pattern's labels that are not captured are those of a host of its shape, or those of
-/// another pattern of its shape.
-fn fits(pattern: &str, host: &str) -> bool {
-    let mut labels = pattern.split('.').zip(host.split('.'));
-    labels.all(|(label, other)| label == other || Captured::of(label) != Captured::Nothing)
-}
-
-// === impl Shape ===
-
-impl Shape {
-    fn of(pattern: &str) -> Self {
-        let kind = |label| match Captured::of(label) {
-            Captured::Nothing => Kind::Literal,
-            Captured::Port { is_first, .. } => Kind::WithPort { is_first },
-            Captured::Label(_) => Kind::Capture,
-        };
-        Self(pattern.split('.').map(kind).collect())
-    }
-
-    /// How little is known of a host that has this shape.
-    fn captures(&self) -> usize {
-        let weights = self.0.iter().map(|kind| match kind {
-            Kind::Literal => 0,
-            Kind::WithPort { .. } => 1,
-            Kind::Capture => 2,
-        });
-        weights.sum()
-    }
-
-    /// Whether a host has as many labels, and a port wherever this shape has one.
-    fn fits(&self, host: &str) -> bool {
-        let mut labels = host.split('.');
-        let all = self.0.iter().all(|kind| {
-            labels.next().is_some_and(|label| match kind {
-                Kind::WithPort { is_first } => split_port(label, *is_first).is_some(),
-                Kind::Literal | Kind::Capture => true,
-            })
-        });
-        all && labels.next().is_none()
-    }
-
-    /// The hash of what this shape does not capture of a host that fits, or of a pattern of this
-    /// shape.
-    fn hash_of(&self, host: &str) -> u32 {
-        let labels = self.0.iter().zip(host.split('.'));
-        hash_of_parts(labels.map(|(kind, label)| match kind {
-            Kind::Literal => label,
-            Kind::WithPort { .. } | Kind::Capture => "*",
-        }))
-    }
 }
 
 // === impl Patterns ===
