@@ -20,7 +20,8 @@ use super::service::GatewayService;
 use super::sockets::Sockets;
 use crate::admin::Timeline;
 use crate::config::{
-    Config, ConfigError, ListenerConfig, RouteConfig, ServerConfig, address_problems,
+    Config, ConfigError, InstanceTemplate, ListenerConfig, RouteConfig, ServerConfig,
+    address_problems,
 };
 use crate::drain::Drain;
 use crate::keep_warm::WarmPlan;
@@ -28,7 +29,7 @@ use crate::names::PlaneIndex;
 use crate::proxy::Gateway;
 use crate::router::{Declared, RouteChange};
 use crate::telemetry::ReloadOutcome;
-use crate::wake::WakeReport;
+use crate::wake::{Instance, WakeReport};
 
 /// Changes a running gateway.
 #[derive(Debug, Clone)]
@@ -293,6 +294,29 @@ impl Running {
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let plane = config.hypeman.get(usize::from(plane.0));
         plane.is_some_and(|plane| plane.api_key.is_some() || plane.api_key_file.is_some())
+    }
+
+    /// The route whose workload is told before its instance is put to sleep: one of this instance
+    /// alone before one of many.
+    pub(super) fn standby_hook<S>(
+        &self,
+        plane: PlaneIndex,
+        instance: &Instance<S>,
+    ) -> Option<Arc<RouteConfig>> {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let declared = self.declared.lock();
+        let declared = declared.unwrap_or_else(PoisonError::into_inner);
+        let routes = config.route.iter().chain(&declared.routes);
+        let routes = routes.filter(|route| {
+            let is_its = match &route.instance {
+                InstanceTemplate::Fixed(name) => instance.is_meant_by(name),
+                InstanceTemplate::Capture(_) => true,
+            };
+            route.plane == plane && route.wake.hooks.before_standby.is_some() && is_its
+        });
+        let first =
+            routes.min_by_key(|route| !matches!(route.instance, InstanceTemplate::Fixed(_)));
+        first.cloned()
     }
 
     fn use_routes(&self, config: &Config, declared: &Declared) {

@@ -76,8 +76,8 @@ pub use ports::{PortFrom, PortRanges, parse_port};
 pub use problem::{ConfigError, Problem};
 pub use redact::{masked, redacted};
 pub use route::{
-    AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig, RouteConfig,
-    RoutePolicy, RouteWakeConfig, WaitingPageConfig,
+    AdmissionConfig, AsleepConfig, HooksConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig,
+    RouteConfig, RoutePolicy, RouteWakeConfig, WaitingPageConfig,
 };
 pub use route_name::{HostKind, RouteName};
 pub use schema::schema;

@@ -116,6 +116,10 @@ impl<P: ControlPlane> Gateway<P> {
         let (Match { route, instance }, path) = found;
         let tls = tls_of(&route, &host.host)?;
 
+        if path.is_hook {
+            // The gateway alone calls it.
+            return Err(RouteError::NoRoute.into());
+        }
         let config = route.config();
         let rate = min_body_rate(request.headers(), fields, &server, &config.limits);
         let request = request.map(|body| RequestBody::new(body, rate));
