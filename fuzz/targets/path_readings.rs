@@ -41,7 +41,7 @@ libfuzzer_sys::fuzz_target!(|rest: &str| {
         Ok(found) => {
             for (name, read) in servers::SERVERS {
                 let reading = read(path.as_bytes());
-                let route = &found.route.config().path;
+                let route = found.route.config().path();
                 assert_eq!(route_of(&reading), route, "{name}: {path:?}");
             }
         }

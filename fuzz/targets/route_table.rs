@@ -49,12 +49,14 @@ fn rank(host: &HostPattern) -> (u8, usize) {
 }
 
 fn expected(host: &str, path: &str) -> Option<&'static RouteConfig> {
-    let fitting = || CONFIG.route.iter().filter(|route| route.host.fits(host));
-    let best = fitting().map(|route| rank(&route.host)).min()?;
-    let first = &fitting().find(|route| rank(&route.host) == best)?.host;
+    let fitting = || CONFIG.route.iter().filter(|route| route.name.fits(host));
+    let best = fitting().map(|route| rank(&route.name.pattern())).min()?;
+    let first = fitting()
+        .find(|route| rank(&route.name.pattern()) == best)?
+        .host();
     fitting()
-        .filter(|route| route.host == *first && is_below(path, &route.path))
-        .max_by_key(|route| route.path.len())
+        .filter(|route| route.host() == first && is_below(path, route.path()))
+        .max_by_key(|route| route.path().len())
         .map(|route| &**route)
 }
 

@@ -21,15 +21,16 @@ use super::sockets::Sockets;
 use crate::acme::Acme;
 use crate::admin::Timeline;
 use crate::config::{
-    Config, ConfigError, ListenerConfig, RouteConfig, ServerConfig, address_problems,
+    Config, ConfigError, InstanceTemplate, ListenerConfig, RouteConfig, ServerConfig,
+    address_problems,
 };
 use crate::drain::Drain;
 use crate::keep_warm::WarmPlan;
 use crate::names::PlaneIndex;
 use crate::proxy::Gateway;
-use crate::router::Declared;
+use crate::router::{Declared, RouteChange};
 use crate::telemetry::ReloadOutcome;
-use crate::wake::WakeReport;
+use crate::wake::{Instance, WakeReport};
 
 /// Changes a running gateway.
 #[derive(Debug, Clone)]
@@ -262,6 +263,7 @@ impl AppHandle {
         if !is_new && running.sockets.has_all(&more) {
             return Declaration::default();
         }
+        let change = RouteChange::between(&declared.routes, &requested.routes);
         *declared = requested;
         let service = GatewayService(Arc::clone(&running.gateway));
         let reuse_port = config.server.reuse_port;
@@ -269,8 +271,11 @@ impl AppHandle {
             .sockets
             .change(&config.listener, &more, reuse_port, &service);
         running.note_own_listeners();
-        if is_new {
-            running.use_routes(&config, &declared);
+        match change {
+            // No resource says when an instance is kept awake, so there is nothing else to tell.
+            Some(change) if is_new => running.gateway.change_routes(&change),
+            None if is_new => running.use_routes(&config, &declared),
+            Some(_) | None => {}
         }
         let problems = match changed {
             Ok(problems) => problems.iter().map(ToString::to_string).collect(),
@@ -305,6 +310,29 @@ impl Running {
         let routes = config.route.iter().chain(declared);
         let names = routes.filter_map(|route| route.acme_name().map(str::to_owned));
         acme.set_names(names.collect());
+    }
+
+    /// The route whose workload is told before its instance is put to sleep: one of this instance
+    /// alone before one of many.
+    pub(super) fn standby_hook<S>(
+        &self,
+        plane: PlaneIndex,
+        instance: &Instance<S>,
+    ) -> Option<Arc<RouteConfig>> {
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let declared = self.declared.lock();
+        let declared = declared.unwrap_or_else(PoisonError::into_inner);
+        let routes = config.route.iter().chain(&declared.routes);
+        let routes = routes.filter(|route| {
+            let is_its = match &route.instance {
+                InstanceTemplate::Fixed(name) => instance.is_meant_by(name),
+                InstanceTemplate::Capture(_) => true,
+            };
+            route.plane == plane && route.wake.hooks.before_standby.is_some() && is_its
+        });
+        let first =
+            routes.min_by_key(|route| !matches!(route.instance, InstanceTemplate::Fixed(_)));
+        first.cloned()
     }
 
     fn use_routes(&self, config: &Config, declared: &Declared) {

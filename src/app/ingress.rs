@@ -5,7 +5,6 @@
 //! and is tried again at each look; each problem is reported once, and once more when it is gone.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
@@ -52,10 +51,10 @@ fn together(seen: &[Vec<Ingress>], config: &Config) -> Declared {
             declared.problems.push(problem);
         }
     }
-    for route in &mut declared.routes {
-        let plane = config.hypeman.get(usize::from(route.plane.0));
-        Arc::make_mut(route).hypeman = plane.map(|plane| plane.name.clone()).unwrap_or_default();
-    }
+    declared.name_planes(|plane| {
+        let plane = config.hypeman.get(usize::from(plane.0));
+        plane.map(|plane| plane.name.clone()).unwrap_or_default()
+    });
     declared
 }
 

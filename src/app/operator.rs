@@ -107,7 +107,7 @@ fn wants_to_go_on(pause: Option<Duration>) -> Problem {
 impl Running {
     /// Tells the workload of an instance that is awake that it is about to be put to sleep.
     async fn before_standby(&self, plane: PlaneIndex, instance: &Instance) -> HookOutcome {
-        let route = self.gateway.standby_hook(plane, instance);
+        let route = self.standby_hook(plane, instance);
         let Some((route, endpoint)) = route.zip(instance.endpoint()) else {
             return HookOutcome::Ok;
         };
@@ -300,8 +300,8 @@ fn condition(
 
 fn route_view(route: &RouteConfig, source: RouteSource) -> RouteView {
     RouteView {
-        host: route.host.to_string(),
-        path: route.path.clone(),
+        host: route.host().to_owned(),
+        path: route.path().to_owned(),
         instance: route.instance.to_string(),
         port: route.port,
         hypeman: route.hypeman.clone(),

@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(loaded.hypeman[0].url, "http://10.0.0.1:8080");
         assert_eq!(loaded.listener[0].address.to_string(), "0.0.0.0:80");
         let route = &loaded.route[0];
-        assert_eq!((route.host.to_string(), route.port), ("*".to_owned(), 3000));
+        assert_eq!((route.host(), route.port), ("*", 3000));
         assert_eq!(route.instance.to_string(), "app");
     }
 }

@@ -147,7 +147,7 @@ fn of_acme(config: &Config, say: &mut impl Say) {
                 format!(
                     "`{}` is not one name that a CA can look at, so no certificate is ordered for it: \
                      a wildcard needs a challenge over DNS",
-                    route.host
+                    route.host()
                 ),
                 "give its names routes of their own, or a listener with `tls = { dir = … }` a wildcard certificate",
             );

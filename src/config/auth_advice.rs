@@ -3,8 +3,8 @@
 //! Guarantees: every listener at which such a route can be reached, and cannot be served, is named.
 
 use super::model::{Config, ListenerConfig, ListenerMode};
-use super::pattern::HostPattern;
 use super::route::RouteConfig;
+use super::route_name::HostKind;
 use super::say::Say;
 
 /// Calls `say` for each thing.
@@ -43,7 +43,7 @@ pub(super) fn of_auth(config: &Config, say: &mut impl Say) {
                     "cannot be asked for at {}, where connections are passed on unread: those for `{}` are \
                      refused there",
                     unread.join(", "),
-                    route.host
+                    route.host()
                 ),
                 "let the listener terminate TLS, or give such connections a host of their own",
             );
@@ -79,22 +79,22 @@ fn is_unread(config: &Config, listener: &ListenerConfig, route: &RouteConfig) ->
         ListenerMode::Http | ListenerMode::Wake => false,
         ListenerMode::TlsPassthrough => true,
         ListenerMode::Tcp { host } => {
-            let fitting = config.route.iter().map(|route| &route.host);
+            let fitting = config.route.iter().map(|route| &route.name);
             let best = fitting
-                .filter(|pattern| pattern.fits(host))
-                .min_by_key(|pattern| rank(pattern));
-            best.is_some_and(|best| *best == route.host)
+                .filter(|name| name.fits(host))
+                .min_by_key(|name| rank(name.kind()));
+            best.is_some_and(|best| best.host() == route.host())
         }
     }
 }
 
 /// The lower, the earlier a host is looked for among such patterns.
-fn rank(pattern: &HostPattern) -> (u8, usize) {
-    match pattern {
-        HostPattern::Exact(_) => (0, 0),
-        HostPattern::Labels(_) => (1, 0),
-        HostPattern::Wildcard(suffix) => (2, usize::MAX - suffix.as_str().len()),
-        HostPattern::Any => (3, 0),
+fn rank(kind: HostKind<'_>) -> (u8, usize) {
+    match kind {
+        HostKind::Exact(_) => (0, 0),
+        HostKind::Labels(_) => (1, 0),
+        HostKind::Wildcard(suffix) => (2, usize::MAX - suffix.len()),
+        HostKind::Any => (3, 0),
     }
 }
 

@@ -4,6 +4,7 @@
 //! asked for is a problem with the nearest known name; what Kubernetes says of Services in names
 //! like ours (`service_link`) is not.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
@@ -16,7 +17,8 @@ use super::variables::{PREFIX, Variables};
 pub(super) struct Diagnostics<'a> {
     pub(super) file: &'a str,
     text: &'a str,
-    lines: Lines,
+    /// Found out for the first place that is asked for.
+    lines: OnceCell<Lines>,
     pub(super) variables: BTreeMap<&'a str, &'a str>,
     /// Variables that are links to Services.
     links: BTreeMap<&'a str, &'a str>,
@@ -43,7 +45,7 @@ impl<'a> Diagnostics<'a> {
         Self {
             file,
             text,
-            lines: Lines::of(text),
+            lines: OnceCell::new(),
             has_variables: [&variables, &links]
                 .iter()
                 .any(|names| names.keys().any(|name| name.starts_with(PREFIX))),
@@ -57,9 +59,10 @@ impl<'a> Diagnostics<'a> {
 
     /// The place of a byte offset of the file.
     pub(super) fn place(&self, at: usize) -> Place {
+        let lines = self.lines.get_or_init(|| Lines::of(self.text));
         Place::File {
             name: self.file.to_owned(),
-            at: Some(self.lines.at(self.text, at)),
+            at: Some(lines.at(self.text, at)),
         }
     }
 
@@ -87,6 +90,11 @@ impl<'a> Diagnostics<'a> {
             mend,
         };
         self.problems.push((at, problem));
+    }
+
+    /// How many problems there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.problems.len()
     }
 
     /// A problem of several keys together.

@@ -3,7 +3,6 @@
 //! Guarantees: a missing key gets its default, a later check sees only values in range, and all
 //! problems are reported together.
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,17 +11,18 @@ use toml::de::DeTable;
 use self::auth::check_certificates;
 use self::listener::{check_tcp_hosts, read_ingress, read_listener};
 use self::planes::{Planes, unused};
-use self::route::read_route;
+use self::route::{Routes, read_route};
 use self::telemetry::{read_admin, read_tracing};
 use super::diagnostics::Diagnostics;
 use super::forwarding::FieldNames;
 use super::model::{AdminConfig, Config, ListenerConfig, UpstreamConfig};
 use super::origin::Origin;
+use super::parts::Parts;
 use super::pattern::{HostPattern, InstanceTemplate};
 use super::place::{ENVIRONMENT, Place};
 use super::problem::{ConfigError, Problem};
 use super::reader::Section;
-use super::route::RouteConfig;
+use super::route::{RouteConfig, RoutePolicy};
 use super::settings::Settings as _;
 use super::variables::Variables;
 use crate::names::PlaneIndex;
@@ -124,49 +124,86 @@ fn read<T>(
     variables: &Variables,
     finish: impl for<'b> FnOnce(Diagnostics<'b>) -> T,
 ) -> (Config, T) {
+    if let Some(parts) = Parts::of(text) {
+        let (table, errors) = DeTable::parse_recoverable(&parts.rest);
+        let is_plain = errors.is_empty() && !table.get_ref().contains_key("route");
+        let mut diagnostics = Diagnostics::new(name, text, variables);
+        let config = is_plain.then(|| {
+            let routes = Some(&*parts.routes);
+            read_config(&mut diagnostics, table.get_ref(), routes, variables)
+        });
+        // What is wrong is told by its place in the whole file.
+        if let Some(config) = config.flatten()
+            && diagnostics.count() == 0
+        {
+            return (config, finish(diagnostics));
+        }
+    }
     let mut diagnostics = Diagnostics::new(name, text, variables);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         diagnostics.syntax(error.span(), error.message());
     }
+    let config = match errors.is_empty() {
+        true => read_config(&mut diagnostics, table.get_ref(), None, variables),
+        false => Some(checked(&mut diagnostics, Config::default())),
+    };
+    (config.unwrap_or_default(), finish(diagnostics))
+}
+
+/// Reads a table, and the routes in texts of their own, if they are; `None` where something else is
+/// in those.
+fn read_config<'a>(
+    diagnostics: &mut Diagnostics<'a>,
+    table: &DeTable<'a>,
+    routes: Option<&[&'a str]>,
+    variables: &Variables,
+) -> Option<Config> {
     let mut config = Config::default();
-    if errors.is_empty() {
-        let mut root = Section::root(&mut diagnostics, table.get_ref());
-        config.read(&mut root);
-        root.section("upstream", |s| read_upstream(s, &mut config.upstream));
-        root.section("tracing", |s| read_tracing(s, &mut config.tracing));
-        root.section("admin", |s| read_admin(s, &mut config.admin));
-        root.section("ingress", |s| read_ingress(s, &mut config.ingress));
-        let mut planes = Planes::default();
-        root.tables("hypeman", |s| planes.read(s));
-        let problems;
-        (config.hypeman, problems) = planes.with(&|name| variables.get(name));
-        let trusting = !config.server.trusted_proxies.is_empty();
-        root.tables("listener", |s| {
-            read_listener(s, &mut config.listener, trusting);
-        });
-        let (wake, planes) = (config.wake.clone(), config.hypeman.clone());
-        let mut seen = HashSet::new();
-        root.tables("route", |s| {
-            read_route(s, &mut config.route, &mut seen, &wake, &planes);
-        });
-        root.finish();
-        for problem in problems {
-            diagnostics.problem("hypeman", problem);
-        }
-        config.unused_variables = unused(&config.hypeman, variables);
-        add_sidecar(&mut config);
-        let mut routes = config.route.iter();
-        config.server.keeps_field_names =
-            routes.any(|route| route.forwarding.field_names == FieldNames::Original);
+    let mut root = Section::root(diagnostics, table);
+    config.read(&mut root);
+    root.section("upstream", |s| read_upstream(s, &mut config.upstream));
+    root.section("tracing", |s| read_tracing(s, &mut config.tracing));
+    root.section("admin", |s| read_admin(s, &mut config.admin));
+    root.section("ingress", |s| read_ingress(s, &mut config.ingress));
+    let mut planes = Planes::default();
+    root.tables("hypeman", |s| planes.read(s));
+    let problems;
+    (config.hypeman, problems) = planes.with(&|name| variables.get(name));
+    let trusting = !config.server.trusted_proxies.is_empty();
+    root.tables("listener", |s| {
+        read_listener(s, &mut config.listener, trusting);
+    });
+    let (wake, planes) = (config.wake.clone(), config.hypeman.clone());
+    let mut earlier = Routes::default();
+    let one = |s: &mut Section<'_, '_>| {
+        read_route(s, &mut config.route, &mut earlier, &wake, &planes);
+    };
+    match routes {
+        Some(texts) => root.tables_of("route", texts, one).then_some(())?,
+        None => root.tables("route", one),
     }
-    check_tcp_hosts(&mut diagnostics, &config);
-    check_certificates(&mut diagnostics, &config);
+    root.finish();
+    for problem in problems {
+        diagnostics.problem("hypeman", problem);
+    }
+    config.unused_variables = unused(&config.hypeman, variables);
+    add_sidecar(&mut config);
+    let mut routes = config.route.iter();
+    config.server.keeps_field_names =
+        routes.any(|route| route.forwarding.field_names == FieldNames::Original);
+    Some(checked(diagnostics, config))
+}
+
+/// The configuration with what several keys say together.
+fn checked(diagnostics: &mut Diagnostics<'_>, mut config: Config) -> Config {
+    check_tcp_hosts(diagnostics, &config);
+    check_certificates(diagnostics, &config);
     if config.listener.is_empty() {
         config.listener.push(ListenerConfig::default());
     }
     config.ignored_variables = diagnostics.suspicious_links();
-    (config, finish(diagnostics))
+    config
 }
 
 /// A sidecar's one instance is the route of whatever no other route takes.
@@ -174,22 +211,16 @@ fn add_sidecar(config: &mut Config) {
     let Some(instance) = config.upstream.instance.clone() else {
         return;
     };
-    let (host, instance) = (HostPattern::Any, InstanceTemplate::Fixed(instance));
-    if config
-        .route
-        .iter()
-        .any(|route| route.host == host && route.path == "/")
-    {
-        return;
+    let first = config.hypeman.first();
+    let policy = RoutePolicy {
+        hypeman: first.map(|plane| plane.name.clone()).unwrap_or_default(),
+        ..RoutePolicy::new(PlaneIndex(0), &config.wake)
+    };
+    let (instance, port) = (InstanceTemplate::Fixed(instance), config.upstream.port);
+    let route = RouteConfig::new(&HostPattern::Any, instance, port, policy.into());
+    if config.route.iter().all(|other| other.name != route.name) {
+        config.route.push(Arc::new(route));
     }
-    let port = config.upstream.port;
-    let mut route = RouteConfig::new(host, instance, port, PlaneIndex(0), &config.wake);
-    route.hypeman = config
-        .hypeman
-        .first()
-        .map(|plane| plane.name.clone())
-        .unwrap_or_default();
-    config.route.push(Arc::new(route));
 }
 
 fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {

@@ -21,10 +21,12 @@ mod duration_text;
 mod effect_advice;
 mod forwarding;
 mod jwt;
+mod likeness;
 mod load;
 mod model;
 mod origin;
 mod other_ways;
+mod parts;
 mod pattern;
 mod place;
 mod ports;
@@ -32,6 +34,7 @@ mod problem;
 mod reader;
 mod redact;
 mod route;
+mod route_name;
 mod say;
 mod schema;
 mod secret;
@@ -67,15 +70,18 @@ pub use model::{
 };
 pub use origin::Origin;
 pub use other_ways::{ForwardAuth, KeyFile, SignedUrlAuth};
-pub use pattern::{HostPattern, InstanceTemplate, PORT, PatternError, PatternLabel, split_port};
+pub use pattern::{
+    Captured, HostPattern, InstanceTemplate, PORT, PatternError, PatternLabel, split_port,
+};
 pub use place::Place;
 pub use ports::{PortFrom, PortRanges, parse_port};
 pub use problem::{ConfigError, Problem};
 pub use redact::{masked, redacted};
 pub use route::{
     AdmissionConfig, AsleepConfig, HooksConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig,
-    RouteConfig, RouteWakeConfig, WaitingPageConfig,
+    RouteConfig, RoutePolicy, RouteWakeConfig, WaitingPageConfig,
 };
+pub use route_name::{HostKind, RouteName};
 pub use schema::schema;
 pub use secret::Secret;
 pub use server::{HalfClose, Http2Config, ServerConfig, ViaConfig};

@@ -25,6 +25,7 @@ use super::texts::{parse_instance, parse_url};
 use super::tickets::TicketsConfig;
 use super::tls::{TlsConfig, TlsSource};
 use super::wake::WakeConfig;
+use hypeman::InstanceRef;
 
 settings! {
     /// The whole configuration of a gateway.
@@ -163,7 +164,8 @@ settings! {
     pub struct UpstreamConfig {
         /// The one instance behind a sidecar: what no `[[route]]` takes goes there.
         #[serde(skip_serializing)]
-        pub instance: Option<String> = None, by optional_text(parse_fixed_instance);
+        #[cfg_attr(test, schemars(with = "Option<String>"))]
+        pub instance: Option<InstanceRef> = None, by optional_text(parse_instance);
         /// Its port.
         #[serde(skip_serializing)]
         pub port: u16 = 8080, by port;
@@ -230,10 +232,6 @@ settings! {
         /// dashboard and the metrics; requests never wait for it.
         pub observe: bool = true;
     }
-}
-
-fn parse_fixed_instance(text: &str) -> Result<String, String> {
-    parse_instance(text).map(|instance| instance.as_str().to_owned())
 }
 
 const fn loopback(port: u16) -> SocketAddr {

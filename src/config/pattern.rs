@@ -6,12 +6,14 @@
 //! only to captures that its pattern has.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
 #[cfg(test)]
 use super::shape::text_schema;
 use crate::names::Hostname;
+use hypeman::InstanceRef;
 
 /// The capture that a request's port is chosen by.
 pub const PORT: &str = "port";
@@ -50,9 +52,9 @@ pub enum HostPattern {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InstanceTemplate {
     /// Always this one.
-    Fixed(String),
+    Fixed(InstanceRef),
     /// Whatever this capture matched.
-    Capture(String),
+    Capture(Arc<str>),
 }
 
 /// Why a host pattern or instance template is refused.
@@ -136,6 +138,58 @@ pub fn split_port(label: &str, is_first: bool) -> Option<(&str, &str)> {
     (is_number && !name.is_empty()).then_some((port, name))
 }
 
+/// What a label of a valid pattern captures, as it is written; the later, the less is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Captured<'a> {
+    /// Nothing: it is what it is.
+    Nothing,
+    /// A port, and what is under this name.
+    Port {
+        /// The name, in braces.
+        name: &'a str,
+        /// Whether the port comes first.
+        is_first: bool,
+    },
+    /// All of it.
+    Label(&'a str),
+}
+
+// === impl Captured ===
+
+impl<'a> Captured<'a> {
+    /// Of a label of a valid pattern.
+    pub fn of(label: &'a str) -> Self {
+        if !label.starts_with('{') {
+            return Self::Nothing;
+        }
+        let first = label.strip_prefix("{port}-").map(|name| (name, true));
+        let pair = first.or_else(|| label.strip_suffix("-{port}").map(|name| (name, false)));
+        match pair {
+            Some((name, is_first)) => Self::Port { name, is_first },
+            None => Self::Label(label),
+        }
+    }
+
+    /// What has been captured of a host's label under a name.
+    pub fn capture<'h>(self, part: &'h str, capture: &str) -> Option<&'h str> {
+        let is_it = |written: &str| {
+            let name = written.strip_prefix('{').and_then(|n| n.strip_suffix('}'));
+            name == Some(capture)
+        };
+        match self {
+            Self::Nothing => None,
+            Self::Label(name) => is_it(name).then_some(part),
+            Self::Port { name, is_first } => {
+                let (port, rest) = split_port(part, is_first)?;
+                match capture {
+                    PORT => Some(port),
+                    _ => is_it(name).then_some(rest),
+                }
+            }
+        }
+    }
+}
+
 // === impl PatternLabel ===
 
 impl PatternLabel {
@@ -145,21 +199,6 @@ impl PatternLabel {
             Self::Literal(_) => Vec::new(),
             Self::Capture(name) => vec![name],
             Self::WithPort { name, .. } => vec![name, PORT],
-        }
-    }
-
-    /// What it has captured of a host's label under a name.
-    pub fn capture<'h>(&self, part: &'h str, capture: &str) -> Option<&'h str> {
-        match self {
-            Self::Capture(name) if name == capture => Some(part),
-            Self::WithPort { name, is_first } => {
-                let (port, rest) = split_port(part, *is_first)?;
-                match capture {
-                    PORT => Some(port),
-                    _ => (name == capture).then_some(rest),
-                }
-            }
-            Self::Capture(_) | Self::Literal(_) => None,
         }
     }
 }
@@ -239,18 +278,6 @@ impl HostPattern {
     }
 }
 
-impl HostPattern {
-    /// What this capture stands for in `host`, which the pattern answers for.
-    pub fn capture<'a>(&self, name: &str, host: &'a str) -> Option<&'a str> {
-        let Self::Labels(labels) = self else {
-            return None;
-        };
-        let mut pairs = labels.iter().zip(host.split('.'));
-        let found = pairs.find(|(label, _)| matches!(label, PatternLabel::Capture(n) if n == name));
-        found.map(|(_, part)| part)
-    }
-}
-
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -297,12 +324,9 @@ impl InstanceTemplate {
     /// Reads a fixed name or one `{capture}` of `host`.
     pub fn parse(text: &str, host: &HostPattern) -> Result<Self, PatternError> {
         match capture_name(text)? {
-            Some(name) if host.captures(name) => Ok(Self::Capture(name.to_owned())),
+            Some(name) if host.captures(name) => Ok(Self::Capture(name.into())),
             Some(name) => Err(PatternError::UnknownCapture(name.to_owned())),
-            None => {
-                hypeman::InstanceRef::parse(text)?;
-                Ok(Self::Fixed(text.to_owned()))
-            }
+            None => Ok(Self::Fixed(InstanceRef::parse(text)?)),
         }
     }
 }
@@ -310,7 +334,7 @@ impl InstanceTemplate {
 impl fmt::Display for InstanceTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Fixed(text) => f.write_str(text),
+            Self::Fixed(instance) => f.write_str(instance.as_str()),
             Self::Capture(name) => write!(f, "{{{name}}}"),
         }
     }
@@ -387,7 +411,7 @@ mod tests {
         let host = HostPattern::parse("{app}.example.com").unwrap();
         assert_eq!(
             InstanceTemplate::parse("{app}", &host),
-            Ok(InstanceTemplate::Capture("app".to_owned()))
+            Ok(InstanceTemplate::Capture("app".into()))
         );
         assert_eq!(
             InstanceTemplate::parse("{other}", &host),

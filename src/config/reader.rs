@@ -33,13 +33,22 @@ pub(super) struct Section<'b, 'a> {
     prefixes: Vec<String>,
     /// The keys that were read.
     keys: Vec<&'static str>,
+    /// Whether its other keys were read in a table that says the same.
+    is_read: bool,
 }
 
 /// A plain value and where it came from.
 struct PlainValue {
     text: String,
     kind: &'static str,
-    place: (usize, Place),
+    source: Source,
+}
+
+/// Where a value came from. Its place is found out only if it is a problem.
+enum Source {
+    Variable(String),
+    /// The file, at this byte.
+    File(usize),
 }
 
 /// What each kind of value is called in a sentence.
@@ -64,6 +73,7 @@ impl<'b, 'a> Section<'b, 'a> {
             path: String::new(),
             prefixes,
             keys: Vec::new(),
+            is_read: false,
         }
     }
 
@@ -155,7 +165,7 @@ impl<'b, 'a> Section<'b, 'a> {
             return Some(PlainValue {
                 text,
                 kind: "variable",
-                place: (usize::MAX, Place::Named(name)),
+                source: Source::Variable(name),
             });
         }
         let value = self.in_file(key)?;
@@ -174,14 +184,17 @@ impl<'b, 'a> Section<'b, 'a> {
                 return None;
             }
         };
-        let place = self.place(at);
-        Some(PlainValue { text, kind, place })
+        let source = Source::File(at);
+        Some(PlainValue { text, kind, source })
     }
 
     fn refuse(&mut self, rule: &'static str, key: &str, found: &PlainValue, complaint: Complaint) {
         let path = self.key_path(key);
-        self.diagnostics
-            .report(rule, found.place.clone(), path, complaint);
+        let place = match &found.source {
+            Source::Variable(name) => (usize::MAX, Place::Named(name.clone())),
+            Source::File(at) => self.place(*at),
+        };
+        self.diagnostics.report(rule, place, path, complaint);
     }
 
     /// Reports a problem with a key's value after it was read, or with its absence.
@@ -448,9 +461,9 @@ impl<'b, 'a> Section<'b, 'a> {
     }
 
     /// Reads one table below this one, and reports what of it nobody asked for.
-    fn below(
-        &mut self,
-        table: Option<(usize, &'b DeTable<'a>)>,
+    fn below<'s>(
+        &'s mut self,
+        table: Option<(usize, &'s DeTable<'a>)>,
         path: String,
         prefixes: Vec<String>,
         read: impl FnOnce(&mut Section<'_, 'a>),
@@ -463,6 +476,7 @@ impl<'b, 'a> Section<'b, 'a> {
             path,
             prefixes,
             keys: Vec::new(),
+            is_read: false,
         };
         read(&mut below);
         below.finish();
@@ -525,60 +539,11 @@ impl<'b, 'a> Section<'b, 'a> {
         }
     }
 
-    /// A list of tables; one call of `read` for each, in the file or in the environment.
-    pub(super) fn tables(&mut self, key: &'static str, mut read: impl FnMut(&mut Section<'_, 'a>)) {
-        self.keys.push(key);
-        let upper = key.to_ascii_uppercase();
-        let mut tables = Vec::new();
-        if let Some(value) = self.in_file(key) {
-            let items = value
-                .get_ref()
-                .as_array()
-                .map(|items| items.iter().collect::<Vec<_>>());
-            let as_tables = items.and_then(|items| {
-                items
-                    .into_iter()
-                    .map(|item| Some((item.span().start, item.get_ref().as_table()?)))
-                    .collect::<Option<Vec<_>>>()
-            });
-            if let Some(as_tables) = as_tables {
-                tables = as_tables;
-            } else {
-                let mend = format!("write `[[{}]]` above each one's keys", self.key_path(key));
-                let complaint = Complaint::new("is not a list of tables", mend);
-                self.report("wrong_type", value.span().start, key, complaint);
-            }
-        }
-        let stems: Vec<String> = self
-            .prefixes
-            .iter()
-            .map(|prefix| format!("{prefix}{upper}_"))
-            .collect();
-        let in_environment = self
-            .diagnostics
-            .variables
-            .keys()
-            .filter_map(|name| stems.iter().find_map(|stem| name.strip_prefix(stem)))
-            .map(|rest| rest.split('_').next().and_then(|n| n.parse().ok()))
-            .map(|index| index.map_or(1, |index: usize| index.saturating_add(1)))
-            .filter(|count| *count <= 1024)
-            .max()
-            .unwrap_or(0);
-        for index in 0..tables.len().max(in_environment) {
-            let mut prefixes: Vec<String> =
-                stems.iter().map(|stem| format!("{stem}{index}_")).collect();
-            if index == 0 {
-                prefixes.extend(stems.iter().cloned());
-            }
-            let path = self.key_path(&format!("{key}[{index}]"));
-            let table = tables.get(index).copied();
-            self.below(table, path, prefixes, &mut read);
-        }
-    }
-
     /// Reports every key of the file that nobody asked for.
     pub(super) fn finish(self) {
-        let Some(table) = self.table else { return };
+        let Some(table) = self.table.filter(|_| !self.is_read) else {
+            return;
+        };
         for (key, _) in table {
             let name: &str = key.get_ref();
             if self.keys.contains(&name) {
@@ -596,3 +561,5 @@ impl<'b, 'a> Section<'b, 'a> {
         }
     }
 }
+
+mod tables;

@@ -9,7 +9,7 @@ use http::HeaderValue;
 use serde_json::Value;
 
 use super::values::HeaderRule;
-use super::{Config, RouteConfig};
+use super::{Config, RouteConfig, RoutePolicy};
 
 /// Parts of names whose values nobody should read.
 const TELLING: &[&str] = &[
@@ -40,7 +40,7 @@ pub fn masked(config: &Config) -> Config {
 
 /// The route without secrets; `None` when there are none in it.
 fn masked_route(route: &RouteConfig) -> Option<RouteConfig> {
-    let mut masked = route.clone();
+    let mut masked = RoutePolicy::clone(&route.policy);
     // Who knows it may wake the instance.
     let admission = masked.admission.header.iter_mut();
     let mut count = admission.map(|rule| mask(rule, true)).sum::<usize>();
@@ -59,7 +59,10 @@ fn masked_route(route: &RouteConfig) -> Option<RouteConfig> {
     count += rules
         .map(|rule| mask(rule, is_telling(rule)))
         .sum::<usize>();
-    (count > 0).then_some(masked)
+    (count > 0).then(|| RouteConfig {
+        policy: masked.into(),
+        ..route.clone()
+    })
 }
 
 fn is_telling(rule: &HeaderRule) -> bool {

@@ -1,8 +1,10 @@
 //! What a route may say, typed.
 //!
 //! Guarantees: every list that is empty means "no restriction", every rate that is `None` means "no
-//! rate", and a limit of 0 sheds everything: it is never "unlimited".
+//! rate", and a limit of 0 sheds everything: it is never "unlimited". Routes that say the same share
+//! it, since there may be a million of them.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use super::pattern::{HostPattern, InstanceTemplate};
 #[cfg(test)]
 use super::ports::PortShape;
 use super::ports::{PortFrom, PortRanges, port_or_capture};
+use super::route_name::{HostKind, RouteName};
 use super::settings::{
     list, optional_text, section, settings, size_within, text, within, word_settings,
 };
@@ -33,13 +36,13 @@ use crate::names::PlaneIndex;
 use hypeman::InstanceRef;
 
 /// One route.
+// Small, since there may be a million: what many of them say alike they share.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(test, derive(JsonSchema))]
 pub struct RouteConfig {
-    /// The hosts of its requests.
-    pub host: HostPattern,
-    /// Path prefix on segment borders; `/` is all.
-    pub path: String,
+    /// Its hosts and its path.
+    #[serde(flatten)]
+    pub name: RouteName,
     /// Only for requests that came to this port of ours; a file's routes are for every listener.
     #[serde(skip)]
     pub listen_port: Option<u16>,
@@ -49,6 +52,15 @@ pub struct RouteConfig {
     #[serde(serialize_with = "port_or_capture")]
     #[cfg_attr(test, schemars(with = "PortShape"))]
     pub port: u16,
+    /// Everything else, which routes that say the same have only one of.
+    #[serde(flatten)]
+    pub policy: Arc<RoutePolicy>,
+}
+
+/// What a route says besides its name and its instance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(test, derive(JsonSchema))]
+pub struct RoutePolicy {
     /// The ports that requests may choose; others are answered 404, without a wake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<PortRanges>,
@@ -280,26 +292,72 @@ pub struct PrewarmConfig {
     pub instances: Vec<InstanceRef>,
 }
 
+// === impl RouteConfig ===
+
 impl RouteConfig {
+    /// A route for every path and every listener.
+    pub fn new(
+        host: &HostPattern,
+        instance: InstanceTemplate,
+        port: u16,
+        policy: Arc<RoutePolicy>,
+    ) -> Self {
+        Self {
+            name: RouteName::new(host, "/"),
+            listen_port: None,
+            instance,
+            port,
+            policy,
+        }
+    }
+
     /// Whether each request says which port it is for, and there is none otherwise.
     pub fn has_port_of_host(&self) -> bool {
         self.port == 0
     }
 
-    /// A route for every path, with everything else by default.
-    pub fn new(
-        host: HostPattern,
-        instance: InstanceTemplate,
-        port: u16,
-        plane: PlaneIndex,
-        wake: &WakeConfig,
-    ) -> Self {
+    /// Its hosts and its path: a name with few values, for logs and fairness.
+    pub fn label(&self) -> &Arc<str> {
+        self.name.label()
+    }
+
+    /// Its hosts, as they are written.
+    pub fn host(&self) -> &str {
+        self.name.host()
+    }
+
+    /// Its path: a prefix on segment borders; `/` is all.
+    pub fn path(&self) -> &str {
+        self.name.path()
+    }
+
+    /// The name for which a certificate can be ordered: the route's host, if that is one public
+    /// name.
+    pub fn acme_name(&self) -> Option<&str> {
+        let HostKind::Exact(host) = self.name.kind() else {
+            return None;
+        };
+        let last = host.rsplit_once('.')?.1;
+        let is_name = last.bytes().any(|b| b.is_ascii_alphabetic()) && !host.contains('_');
+        (is_name && last != "localhost").then_some(host)
+    }
+}
+
+/// Whoever has a route reads its settings as if they were its own.
+impl Deref for RouteConfig {
+    type Target = RoutePolicy;
+
+    fn deref(&self) -> &RoutePolicy {
+        &self.policy
+    }
+}
+
+// === impl RoutePolicy ===
+
+impl RoutePolicy {
+    /// Everything by default, and for instances of this control plane.
+    pub fn new(plane: PlaneIndex, wake: &WakeConfig) -> Self {
         Self {
-            host,
-            path: "/".to_owned(),
-            listen_port: None,
-            instance,
-            port,
             ports: None,
             port_from: PortFrom::default(),
             forwarding: ForwardingConfig::default(),
@@ -315,22 +373,13 @@ impl RouteConfig {
             prewarm: Vec::new(),
         }
     }
-
-    /// The name for which a certificate can be ordered: the route's host, if that is one public
-    /// name.
-    pub fn acme_name(&self) -> Option<&str> {
-        let HostPattern::Exact(host) = &self.host else {
-            return None;
-        };
-        let last = host.as_str().rsplit_once('.')?.1;
-        let is_name = last.bytes().any(|b| b.is_ascii_alphabetic()) && !host.as_str().contains('_');
-        (is_name && last != "localhost").then(|| host.as_str())
-    }
 }
 
 fn parse_hook(text: &str) -> Result<Arc<str>, String> {
     parse_path(text).map(Arc::from)
 }
+
+// === impl HooksConfig ===
 
 impl HooksConfig {
     /// Whether there are none.
@@ -338,6 +387,8 @@ impl HooksConfig {
         *self == Self::default()
     }
 }
+
+// === impl RouteWakeConfig ===
 
 impl RouteWakeConfig {
     /// As `[wake]` has it.

@@ -17,7 +17,7 @@ mod made {
 
     use crate::config::model::{Config, HypemanConfig, ListenerConfig};
     use crate::config::pattern::{HostPattern, InstanceTemplate};
-    use crate::config::route::RouteConfig;
+    use crate::config::route::{RouteConfig, RoutePolicy};
     use crate::config::{Variables, WakeConfig, load};
     use crate::names::PlaneIndex;
 
@@ -114,8 +114,11 @@ mod made {
     fn default_config() -> Value {
         let plain = |value: Result<Value, serde_json::Error>| value.unwrap_or(Value::Null);
         let wake = WakeConfig::default();
-        let instance = InstanceTemplate::Fixed(String::new());
-        let route = RouteConfig::new(HostPattern::Any, instance, 8080, PlaneIndex(0), &wake);
+        let Ok(instance) = InstanceTemplate::parse("x", &HostPattern::Any) else {
+            return Value::Null;
+        };
+        let policy = RoutePolicy::new(PlaneIndex(0), &wake);
+        let route = RouteConfig::new(&HostPattern::Any, instance, 8080, policy.into());
         let mut route = plain(serde_json::to_value(route));
         if let Value::Object(route) = &mut route {
             // These have none, or another table's.

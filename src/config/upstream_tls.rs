@@ -126,6 +126,7 @@ impl Serialize for NameTemplate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::route_name::RouteName;
 
     #[test]
     fn a_name_is_a_host_or_an_address_with_captures_of_its_route_s_host() {
@@ -136,7 +137,8 @@ mod tests {
             assert_eq!(name.unknown_capture(&host), None, "{text}");
         }
         let name = NameTemplate::parse("{app}-{env}.x").unwrap();
-        let filled = name.fill(|capture| host.capture(capture, "shop.eu.example.com"));
+        let route = RouteName::new(&host, "/");
+        let filled = name.fill(|capture| route.capture("shop.eu.example.com", capture));
         assert_eq!(filled.as_deref(), Some("shop-eu.x"));
         let other = NameTemplate::parse("{instance}.x").unwrap();
         assert_eq!(other.unknown_capture(&host), Some("instance"));

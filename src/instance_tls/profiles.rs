@@ -9,21 +9,33 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::TlsSetupError;
 use super::profile::TlsProfile;
-use crate::config::{RouteConfig, UpstreamTlsConfig};
+use crate::config::{RouteConfig, RoutePolicy, UpstreamTlsConfig};
 
 /// The profiles, by what routes say.
 #[derive(Default)]
 pub struct TlsProfiles(Mutex<HashMap<UpstreamTlsConfig, Arc<TlsProfile>>>);
 
 /// What a route says of TLS, if it speaks it: all but the name, which is each connection's own.
-fn key_of(route: &RouteConfig) -> Option<UpstreamTlsConfig> {
-    let forwarding = &route.forwarding;
+fn key_of(policy: &RoutePolicy) -> Option<UpstreamTlsConfig> {
+    let forwarding = &policy.forwarding;
+    if !forwarding.protocol.is_secure() {
+        return None;
+    }
     let tls = forwarding.upstream_tls.clone().unwrap_or_default();
-    let tls = UpstreamTlsConfig {
+    Some(UpstreamTlsConfig {
         server_name: None,
         ..tls
-    };
-    forwarding.protocol.is_secure().then_some(tls)
+    })
+}
+
+/// The policies of routes, each with the position of the first route that has it.
+fn policies<'a>(
+    routes: impl IntoIterator<Item = &'a Arc<RouteConfig>>,
+) -> impl Iterator<Item = (usize, &'a RoutePolicy)> {
+    let mut seen = HashSet::new();
+    let routes = routes.into_iter().enumerate();
+    let firsts = routes.filter(move |(_, route)| seen.insert(Arc::as_ptr(&route.policy)));
+    firsts.map(|(index, route)| (index, &*route.policy))
 }
 
 // === impl TlsProfiles ===
@@ -41,8 +53,8 @@ impl TlsProfiles {
     ) -> Result<(), Vec<(usize, TlsSetupError)>> {
         let mut errors = Vec::new();
         let (mut seen, mut made) = (HashSet::new(), HashMap::new());
-        for (index, route) in routes.into_iter().enumerate() {
-            let Some(key) = key_of(route) else { continue };
+        for (index, policy) in policies(routes) {
+            let Some(key) = key_of(policy) else { continue };
             if !seen.insert(key.clone()) {
                 continue;
             }
@@ -65,16 +77,14 @@ impl TlsProfiles {
 
     /// Lets go of what none of these routes has.
     pub fn retain<'a>(&self, routes: impl IntoIterator<Item = &'a Arc<RouteConfig>>) {
-        let keys: HashSet<_> = routes
-            .into_iter()
-            .filter_map(|route| key_of(route))
-            .collect();
+        let keys = policies(routes).filter_map(|(_, policy)| key_of(policy));
+        let keys: HashSet<_> = keys.collect();
         self.lock().retain(|key, _| keys.contains(key));
     }
 
-    /// A route's profile; `None` where it speaks no TLS.
-    pub fn of(&self, route: &RouteConfig) -> Option<Arc<TlsProfile>> {
-        self.lock().get(&key_of(route)?).cloned()
+    /// The profile of routes with this policy; `None` where they speak no TLS.
+    pub fn of(&self, policy: &RoutePolicy) -> Option<Arc<TlsProfile>> {
+        self.lock().get(&key_of(policy)?).cloned()
     }
 
     /// Reads the files that have changed; returns how many profiles are others now, and what could

@@ -14,11 +14,11 @@ use super::denied::{Denied, WakeDenied};
 use super::preset;
 use super::rates::{ClientRate, TotalRate};
 use super::request_head::RequestHead;
-use crate::config::{AdmissionConfig, RouteConfig};
+use crate::config::{AdmissionConfig, RouteConfig, RoutePolicy};
 
 /// A route's rules, with what they remember.
 pub struct Admission {
-    config: Arc<RouteConfig>,
+    policy: Arc<RoutePolicy>,
     /// Every request may wake, its rate apart.
     is_open: bool,
     per_client: Option<ClientRate>,
@@ -31,8 +31,8 @@ pub struct Admission {
 
 impl Admission {
     /// The rules of a route.
-    pub fn new(config: &Arc<RouteConfig>) -> Self {
-        let (rules, asleep) = (&config.admission, &config.asleep);
+    pub fn new(route: &RouteConfig) -> Self {
+        let (rules, asleep) = (&route.admission, &route.asleep);
         let unlimited = AdmissionConfig {
             rate: rules.rate,
             rate_per_client: rules.rate_per_client,
@@ -45,7 +45,7 @@ impl Admission {
             per_client: rules.rate_per_client.and_then(ClientRate::new),
             refused: rules.rate_per_client.and_then(ClientRate::new),
             route: rules.rate.and_then(TotalRate::new),
-            config: Arc::clone(config),
+            policy: Arc::clone(&route.policy),
         }
     }
 
@@ -66,7 +66,7 @@ impl Admission {
         if head.is_read() && path.is_health {
             return Err(Denied::Health);
         }
-        let rules = &self.config.admission;
+        let rules = &self.policy.admission;
         if !rules.methods.is_empty() && !rules.methods.iter().any(|m| m == method.as_str()) {
             return Err(Denied::Method);
         }
@@ -101,7 +101,7 @@ impl Admission {
     /// The same as [`Self::check`] for a connection of which nothing but its client is known. Where
     /// a request would have to show something, it cannot; its requests may have any path.
     pub fn check_raw(&self, client: IpAddr) -> Result<(), Denied> {
-        let rules = &self.config.admission;
+        let rules = &self.policy.admission;
         match () {
             () if !rules.methods.is_empty() => Err(Denied::Method),
             () if !rules.paths.is_empty() || !rules.deny_paths.is_empty() => Err(Denied::Path),
@@ -113,7 +113,7 @@ impl Admission {
 
     /// Whether the client's network may wake.
     pub fn knows_client(&self, client: IpAddr) -> bool {
-        let (client, networks) = (client.to_canonical(), &self.config.admission.clients);
+        let (client, networks) = (client.to_canonical(), &self.policy.admission.clients);
         networks.is_empty() || networks.iter().any(|network| network.contains(&client))
     }
 
@@ -144,7 +144,7 @@ impl Admission {
 
     /// The refusal of a request, for this reason.
     pub(super) fn denial(&self, reason: Denied) -> WakeDenied {
-        WakeDenied::new(reason, &self.config)
+        WakeDenied::new(reason, &self.policy)
     }
 }
 
@@ -179,7 +179,7 @@ mod tests {
         for (name, value) in fields {
             headers.append(*name, HeaderValue::from_static(value));
         }
-        let rules = PathRules::new(&admission.config);
+        let rules = PathRules::new(&admission.policy);
         let head = RequestHead {
             method: &request.0.parse().unwrap(),
             path: &rules.judge(&PathReadings::of(request.1)).unwrap(),

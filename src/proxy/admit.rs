@@ -51,7 +51,7 @@ impl<P: ControlPlane> Gateway<P> {
         log: &RequestLog,
     ) -> PendingRequest<'a, InstanceStream> {
         let destination = &target.destination;
-        let may_wake = destination.admission.check(&RequestHead {
+        let may_wake = destination.admission().check(&RequestHead {
             method: request.method(),
             path: &target.path,
             headers: request.headers(),
@@ -72,7 +72,7 @@ impl<P: ControlPlane> Gateway<P> {
         resolved: &CachedTarget,
         look_up: &'a dyn LookUp<InstanceStream>,
     ) -> PendingRequest<'a, InstanceStream> {
-        let may_wake = destination.admission.check_raw(destination.client);
+        let may_wake = destination.admission().check_raw(destination.client);
         self.pending(destination, resolved, look_up, may_wake)
     }
 
@@ -90,9 +90,9 @@ impl<P: ControlPlane> Gateway<P> {
             },
             look_up,
             renewals: 0,
-            route: &destination.route,
+            route: destination.route.config(),
             port: destination.port,
-            admission: &destination.admission,
+            admission: destination.admission(),
             may_wake,
             hold: &self.parts.hold,
             metrics: &self.parts.metrics,
@@ -116,7 +116,7 @@ impl<P: ControlPlane> Gateway<P> {
         wake: &mut WakeInfo,
         log: &mut RequestLog,
     ) -> Result<Admittance, ProxyError> {
-        let config = pending.route.config();
+        let config = pending.route;
         if pending.may_wake.is_ok() {
             let requester = || pending.requester();
             let instance = &pending.resolved.instance;

@@ -23,7 +23,7 @@ use super::error::ProxyError;
 use super::error_response::X_WAKEGATE_STATE;
 use super::gateway::Gateway;
 use super::response_body::Content;
-use super::route::Target;
+use super::route::{Destination, Target};
 use super::waiting::{self, StatusStream};
 use crate::acme::{is_challenge_path, token_of};
 use crate::router::RouteError;
@@ -116,20 +116,17 @@ impl<P> Gateway<P> {
         resolved: &CachedTarget,
         request: &Request<RequestBody>,
     ) -> Option<Response<Content>> {
-        let (route, instance) = (&target.destination.route, &resolved.instance);
-        let readiness = || {
-            readiness_of(
-                route,
-                target.destination.port,
-                target.destination.tls.as_ref(),
-            )
-        };
+        let Destination {
+            route, port, tls, ..
+        } = &target.destination;
+        let (route, instance) = (route.config(), &resolved.instance);
+        let readiness = || readiness_of(route, *port, tls.as_ref());
         if target.path.is_wake_status {
             let stream = StatusStream::new(Arc::clone(instance), readiness());
             return Some(waiting::status_head(Content::Status(stream)));
         }
         if is_health_check(target, request) {
-            let is_forwarded = route.config().asleep.health_forward;
+            let is_forwarded = route.asleep.health_forward;
             if is_forwarded && instance.warm(&readiness()).is_some() {
                 // Should it fall asleep before it is reached, the route's rules keep it asleep.
                 return None;

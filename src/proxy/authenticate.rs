@@ -50,7 +50,8 @@ impl<P: ControlPlane> Gateway<P> {
                     judge_certificate(rules, arrival.certificate, |text| target.filled(text))
                 }
                 Proof::Jwt(rules) => {
-                    let keys = target.keys.as_ref().and_then(|keys| keys.of(position));
+                    let keys = target.destination.route.state().policy.keys.as_ref();
+                    let keys = keys.and_then(|keys| keys.of(position));
                     let tokens = tokens(request, &rules.token_from, target.switch.is_some());
                     let filled = |text: &CaptureText| target.filled(text);
                     judge_tokens(rules, tokens, keys, &self.key_fetcher, filled).await
@@ -149,7 +150,11 @@ impl Refused {
         if self.refusal == Refusal::Unavailable {
             return ProxyError::AuthUnavailable;
         }
-        if let Err(wait) = target.destination.admission.charge_refused(context.client) {
+        if let Err(wait) = target
+            .destination
+            .admission()
+            .charge_refused(context.client)
+        {
             return ProxyError::TooManyRefused(wait);
         }
         if auth.proofs().any(|proof| matches!(proof, Proof::Jwt(_))) {

@@ -21,7 +21,6 @@ use crate::config::{ResponseConfig, RouteConfig, ServerConfig};
 use crate::hold::Hold;
 use crate::instance_tls::{TlsHop, TlsProfiles};
 use crate::names::RequestId;
-use crate::router::Route;
 use crate::telemetry::{AccessSink, Metrics, Tracer};
 use crate::upstream::{Hop, InterimSink, ProxyHeader, Upstream};
 use crate::wake::{self, TargetTls, Wakes};
@@ -140,19 +139,18 @@ impl fmt::Debug for Arrival<'_> {
 
 /// The port of an instance, and the kind of readiness, that a route's requests for this port wait for;
 /// `tls` is what they go over.
-pub(super) fn readiness_of(route: &Route, port: u16, tls: Option<&TlsHop>) -> wake::Target {
-    let config = route.config();
+pub(super) fn readiness_of(route: &RouteConfig, port: u16, tls: Option<&TlsHop>) -> wake::Target {
     if port == 0 {
         return wake::Target::AWAKE;
     }
     // An instance that wants to know the client first cannot be asked beforehand.
-    let tls = tls.filter(|_| config.forwarding.proxy_protocol.is_none());
+    let tls = tls.filter(|_| route.forwarding.proxy_protocol.is_none());
     wake::Target {
         tls: tls.cloned().map(TargetTls),
         port,
-        is_chosen: config.ports.is_some(),
-        when: config.wake.ready,
-        health: (config.wake.ready == ReadyWhen::Health)
-            .then(|| Arc::clone(&config.wake.health_path)),
+        is_chosen: route.ports.is_some(),
+        when: route.wake.ready,
+        health: (route.wake.ready == ReadyWhen::Health)
+            .then(|| Arc::clone(&route.wake.health_path)),
     }
 }

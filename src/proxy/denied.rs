@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{AsleepConfig, RouteConfig};
+use crate::config::{AsleepConfig, RoutePolicy};
 
 /// The reason why a request may not wake its instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub enum Denied {
 #[derive(Clone)]
 pub struct WakeDenied {
     reason: Denied,
-    route: Arc<RouteConfig>,
+    policy: Arc<RoutePolicy>,
 }
 
 // === impl Denied ===
@@ -73,10 +73,10 @@ impl Denied {
 // === impl WakeDenied ===
 
 impl WakeDenied {
-    pub(super) fn new(reason: Denied, route: &Arc<RouteConfig>) -> Self {
+    pub(super) fn new(reason: Denied, policy: &Arc<RoutePolicy>) -> Self {
         Self {
             reason,
-            route: Arc::clone(route),
+            policy: Arc::clone(policy),
         }
     }
 
@@ -87,7 +87,7 @@ impl WakeDenied {
 
     /// The route's answer while its instance sleeps.
     pub fn asleep(&self) -> &AsleepConfig {
-        &self.route.asleep
+        &self.policy.asleep
     }
 }
 

@@ -110,7 +110,7 @@ where
     T: Transport<Stream = InstanceStream>,
 {
     let since = log.trace.is_some().then(Instant::now);
-    let hop = arrival.hop(pending.route.config(), pending.port, pending.tls.clone());
+    let hop = arrival.hop(pending.route, pending.port, pending.tls.clone());
     let mut dispatch = Dispatch { pending, hop };
     let sent = dispatch.send(transport, admitted, request, wake).await;
     log.trace_upstream(since);
@@ -222,7 +222,7 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
 
     /// Whether the route takes such a response, so soon after a wake, for "not ready yet".
     fn is_not_ready_yet(&self, status: u16, ready: &Ready<S>) -> bool {
-        let retry = &self.pending.route.config().retry;
+        let retry = &self.pending.route.retry;
         if !retry.on_wake.contains(&status) {
             return false;
         }

@@ -5,11 +5,11 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
-use super::active_routes::ActiveRoutes;
+use super::active_routes::{ActiveRoutes, RouteSources, RouteStates};
 use super::auth::{AuthClient, KeyFetcher};
 use super::context::GatewayParts;
 use super::https_redirect::TlsListeners;
@@ -17,14 +17,15 @@ use super::preflight::Preflights;
 use super::unknown_names::UnknownNames;
 use crate::config::{Rate, RouteConfig};
 use crate::keep_warm::WarmPlan;
-use crate::names::PlaneIndex;
+use crate::router::RouteChange;
 use crate::upstream::Pseudonyms;
-use crate::wake::Instance;
 use hypeman::ControlPlane;
 
 /// The gateway, as every connection sees it.
 pub struct Gateway<P> {
     pub(super) active_routes: ArcSwap<ActiveRoutes>,
+    /// Who has it changes the routes.
+    states: Mutex<RouteStates>,
     pub(super) unknown: UnknownNames,
     pub(super) preflights: Preflights,
     pub(super) pseudonyms: Pseudonyms,
@@ -40,14 +41,13 @@ impl<P: ControlPlane> Gateway<P> {
     /// A gateway for these routes; `unknown` limits how often a client may ask for names that do
     /// not exist.
     pub fn new(routes: &[Arc<RouteConfig>], unknown: Rate, parts: GatewayParts<P>) -> Arc<Self> {
+        let mut states = RouteStates::default();
+        let sources = RouteSources::of(&parts);
+        let active_routes = states.all(routes, &ActiveRoutes::default(), sources);
         let auth_client = Arc::new(AuthClient::default());
         Arc::new(Self {
-            active_routes: ArcSwap::from_pointee(ActiveRoutes::new(
-                routes,
-                None,
-                &parts.instance_tls,
-                &parts.metrics,
-            )),
+            active_routes: ArcSwap::from_pointee(active_routes),
+            states: Mutex::new(states),
             unknown: UnknownNames::new(unknown),
             preflights: Preflights::default(),
             pseudonyms: Pseudonyms::default(),
@@ -60,11 +60,24 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// New requests use these routes; those under way keep theirs.
     pub fn set_routes(&self, routes: &[Arc<RouteConfig>]) {
-        let before = self.active_routes.load();
-        let (profiles, metrics) = (&self.parts.instance_tls, &self.parts.metrics);
-        let active_routes = ActiveRoutes::new(routes, Some(&before), profiles, metrics);
+        self.replace_routes(|states, before, sources| states.all(routes, before, sources));
+        self.parts.instance_tls.retain(routes);
+    }
+
+    /// New requests use the routes with this change; those under way keep theirs. It costs what the
+    /// change costs, however many other routes there are.
+    pub fn change_routes(&self, change: &RouteChange) {
+        self.replace_routes(|states, before, sources| states.changed(change, before, sources));
+    }
+
+    fn replace_routes(
+        &self,
+        routes: impl FnOnce(&mut RouteStates, &ActiveRoutes, RouteSources<'_>) -> ActiveRoutes,
+    ) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.active_routes.load_full();
+        let active_routes = routes(&mut states, &before, RouteSources::of(&self.parts));
         self.active_routes.store(Arc::new(active_routes));
-        profiles.retain(routes);
     }
 
     /// Clients that have to come over TLS are sent to one of these addresses.
@@ -75,36 +88,20 @@ impl<P: ControlPlane> Gateway<P> {
     /// The instances that are to be kept awake, with their windows of time.
     pub fn warm_plans(&self) -> Vec<WarmPlan> {
         let active_routes = self.active_routes.load();
-        let plans = active_routes.table.all().filter_map(|route| {
+        let mut plans = Vec::new();
+        active_routes.each(|route| {
             let config = route.config();
-            Some(WarmPlan {
+            let instance = route.fixed_instance();
+            let is_warm = !config.keep_warm.is_empty();
+            plans.extend(instance.filter(|_| is_warm).map(|instance| WarmPlan {
                 plane: config.plane,
-                instance: route.fixed_instance()?.clone(),
+                instance: instance.clone(),
                 route: Arc::clone(route.label()),
                 rules: config.wake.clone(),
                 windows: config.keep_warm.clone(),
-            })
+            }));
         });
-        plans.filter(|plan| !plan.windows.is_empty()).collect()
-    }
-
-    /// The route whose workload is told before its instance is put to sleep: one of this instance
-    /// alone before one of many.
-    pub fn standby_hook<S>(
-        &self,
-        plane: PlaneIndex,
-        instance: &Instance<S>,
-    ) -> Option<Arc<RouteConfig>> {
-        let active_routes = self.active_routes.load();
-        let routes = active_routes.table.all().filter(|route| {
-            let config = route.config();
-            let is_own = route
-                .fixed_instance()
-                .is_none_or(|name| instance.is_meant_by(name));
-            config.plane == plane && config.wake.hooks.before_standby.is_some() && is_own
-        });
-        let route = routes.min_by_key(|route| (route.fixed_instance().is_none(), route.index));
-        route.map(|route| Arc::clone(route.config()))
+        plans
     }
 
     /// The parts that the gateway is made of.
@@ -114,7 +111,10 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// Forgets what is too old to matter.
     pub fn upkeep(&self) {
-        self.active_routes.load().upkeep();
+        // Who changes the routes meanwhile keeps nobody waiting: this comes again.
+        let limited = self.states.try_lock().map(|mut states| states.upkeep());
+        let limited = limited.iter().flatten();
+        limited.for_each(|admission| admission.upkeep());
         self.unknown.upkeep();
         self.preflights.upkeep();
         self.parts.wakes.upkeep();

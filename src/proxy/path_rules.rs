@@ -8,7 +8,7 @@
 use super::path_verdict::PathVerdict;
 use super::preset;
 use super::waiting;
-use crate::config::{Preset, RouteConfig};
+use crate::config::{Preset, RoutePolicy};
 use crate::router::{AmbiguousPath, PathReadings, PathRule, Reading, SpecialPaths};
 
 /// The rules of a route that are about paths, if it has any.
@@ -34,25 +34,25 @@ struct Rules {
 
 impl PathRules {
     /// The rules of a route.
-    pub fn new(config: &RouteConfig) -> Self {
-        let (admission, asleep) = (&config.admission, &config.asleep);
+    pub fn new(policy: &RoutePolicy) -> Self {
+        let (admission, asleep) = (&policy.admission, &policy.asleep);
         let mut special = SpecialPaths::default();
         let mut rules = |paths: &[String]| -> Vec<PathRule> {
             paths.iter().map(|path| special.rule(path)).collect()
         };
-        let prewarm = config.prewarm.iter().map(|rule| rules(&rule.paths));
+        let prewarm = policy.prewarm.iter().map(|rule| rules(&rule.paths));
         let prewarm: Vec<_> = prewarm.collect();
         let [allowed, denied] = [&admission.paths, &admission.deny_paths].map(|all| rules(all));
         let health = rules(&asleep.health_paths);
         let hooks = [
-            &config.wake.hooks.resumed,
-            &config.wake.hooks.before_standby,
+            &policy.wake.hooks.resumed,
+            &policy.wake.hooks.before_standby,
         ];
         let hooks = hooks.into_iter().flatten();
         let hooks: Vec<_> = hooks.map(|path| special.rule(path)).collect();
         let robots = asleep.robots.as_ref();
         let robots = robots.map(|_| special.rule("/robots.txt"));
-        let has_page = config.waiting_page.enabled;
+        let has_page = policy.waiting_page.enabled;
         let wake_status = has_page.then(|| special.rule(waiting::STATUS_PATH));
         let has_rules = [&allowed, &denied, &health, &hooks]
             .iter()

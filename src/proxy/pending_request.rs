@@ -19,10 +19,10 @@ use super::context::readiness_of;
 use super::denied::Denied;
 use super::error::ProxyError;
 use super::wake_info::WakeInfo;
+use crate::config::RouteConfig;
 use crate::hold::{AdmitError, Gate, HeldRequest, Hold, InstanceQueues, Permit, Slot, Ticket};
 use crate::instance_tls::TlsHop;
 use crate::names::ClientNetwork;
-use crate::router::Route;
 use crate::telemetry::{
     LeaseCheck, Metrics, ReleaseReason, TraceParent, WakeKind, WakePhase, agent_text,
 };
@@ -61,7 +61,7 @@ pub struct PendingRequest<'a, S> {
     /// How often that was needed.
     pub renewals: u32,
     /// The route.
-    pub route: &'a Route,
+    pub route: &'a RouteConfig,
     /// The instance's port.
     pub port: u16,
     /// The route's rules, with what they remember.
@@ -120,7 +120,7 @@ impl<S: Send> PendingRequest<'_, S> {
     /// Takes the warm path, or a place in the queue and a wake. Dropping the future leaves the
     /// queue and cancels no wake.
     pub async fn admit(&mut self, wake: &mut WakeInfo) -> Result<Admitted<S>, ProxyError> {
-        let config = self.route.config();
+        let config = self.route;
         if config.limits.max_inflight == 0 {
             return Err(AdmitError::Closed.into());
         }
@@ -178,7 +178,7 @@ impl<S: Send> PendingRequest<'_, S> {
 
     /// Takes a place in the hold queue.
     fn take_place(&self) -> Result<Ticket, ProxyError> {
-        let config = self.route.config();
+        let config = self.route;
         let request = HeldRequest {
             route: self.route.label(),
             in_route: config.wake.max_held,
@@ -194,7 +194,7 @@ impl<S: Send> PendingRequest<'_, S> {
     /// is no longer ready then.
     async fn wait(&self, mut judged: bool, wake: &mut WakeInfo) -> Result<Admitted<S>, ProxyError> {
         let gate = &self.resolved.gate;
-        let limits = &self.route.config().limits;
+        let limits = &self.route.limits;
         let mut permit: Option<Permit> = Some(gate.join(self.network()));
         let mut slot: Option<Slot> = None;
         loop {
@@ -269,7 +269,7 @@ impl<S: Send> PendingRequest<'_, S> {
             self.check_may_wake()?;
         }
         let left = self.deadline.saturating_duration_since(now);
-        let rules = &self.route.config().wake;
+        let rules = &self.route.wake;
         let instance = &self.resolved.instance;
         wake.wait_for(self.kind_of_next_wake());
         let ready = instance.ready(self.readiness(), rules, left, self.requester());
@@ -299,7 +299,7 @@ impl<S: Send> PendingRequest<'_, S> {
             None => self.check_may_wake()?,
         }
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let rules = &self.route.config().wake;
+        let rules = &self.route.wake;
         let ticket = self.take_place()?;
         let result = {
             let mut holding = wake.hold(ticket.since());

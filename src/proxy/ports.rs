@@ -6,13 +6,13 @@
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
+use super::active_routes::ActiveRoute;
 use super::auth::take_subprotocol;
 use super::error::ProxyError;
 use crate::config::{PORT, parse_port};
-use crate::router::Route;
 
 /// The port of a request, or a connection, for this host, where nothing else says which.
-pub(super) fn port_of_host(route: &Route, host: &str) -> Result<u16, ProxyError> {
+pub(super) fn port_of_host(route: &ActiveRoute, host: &str) -> Result<u16, ProxyError> {
     let config = route.config();
     if !config.has_port_of_host() {
         return Ok(config.port);
@@ -24,7 +24,7 @@ pub(super) fn port_of_host(route: &Route, host: &str) -> Result<u16, ProxyError>
 /// Finds out which port of its instance a request for this host is for, and takes away what says
 /// so; returns the subprotocol that has said it, too.
 pub(super) fn choose_port<B>(
-    route: &Route,
+    route: &ActiveRoute,
     host: &str,
     may_switch: bool,
     request: &mut Request<B>,
@@ -49,7 +49,7 @@ pub(super) fn choose_port<B>(
     Ok((port, subprotocol))
 }
 
-fn allowed(route: &Route, port: Option<u16>) -> Result<u16, ProxyError> {
+fn allowed(route: &ActiveRoute, port: Option<u16>) -> Result<u16, ProxyError> {
     let ports = route.config().ports.as_ref();
     port.filter(|port| ports.is_some_and(|ports| ports.contain(*port)))
         .ok_or(ProxyError::PortNotAllowed)

@@ -59,7 +59,7 @@ pub(super) async fn prepare(
         }
         edit(request.headers_mut(), &forwarding.request_headers);
     }
-    let prefix = forwarding.strip_path.then_some(config.path.as_str());
+    let prefix = forwarding.strip_path.then(|| config.path());
     // HTTP/1.0 knows no 1xx (RFC 9110 §15.2).
     let interim = arrival
         .interim

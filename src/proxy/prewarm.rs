@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::active_routes::tls_of;
 use super::context::readiness_of;
 use super::gateway::Gateway;
 use super::path_verdict::PathVerdict;
+use crate::config::RouteConfig;
 use crate::names::Hostname;
-use crate::router::{Match, PathReadings, Route};
+use crate::router::{Match, PathReadings};
 use crate::wake::{Instance, Requester};
 use hypeman::ControlPlane;
 
@@ -21,12 +23,12 @@ impl<P: ControlPlane> Gateway<P> {
     /// Wakes what a request that may wake will need besides its own instance.
     pub(super) fn prewarm(
         &self,
-        route: &Route,
+        config: &RouteConfig,
         instance: &Instance,
         path: &PathVerdict,
         requester: impl Fn() -> Requester,
     ) {
-        let (config, wakes) = (route.config(), &self.parts.wakes);
+        let wakes = &self.parts.wakes;
         let rules = path.prewarm.iter();
         for rule in rules.filter_map(|position| config.prewarm.get(*position)) {
             wakes.prewarm(config.plane, &rule.instances, &config.wake, &requester());
@@ -40,27 +42,24 @@ impl<P: ControlPlane> Gateway<P> {
     /// Wakes the instance of the host that a TLS client names, while the handshake goes on, where
     /// the route says so and the client's network and the rates allow it.
     pub fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16) {
-        let active_routes = self.active_routes.load();
+        let table = self.active_routes.load();
         let path = PathReadings::of("/");
         let Ok(host) = Hostname::parse(sni) else {
             return;
         };
-        let table = &active_routes.table;
         let Ok(Match { route, instance }) = table.find(&host, &path, port) else {
             return;
         };
         let (config, wakes) = (route.config(), &self.parts.wakes);
-        let Some(admission) = active_routes
-            .admission(&route)
-            .filter(|_| config.wake.on_tls_hello && !table.asks_for_auth(&host, port))
-        else {
+        if !config.wake.on_tls_hello || table.asks_for_auth(&host, port) {
+            return;
+        }
+        let Ok(tls) = tls_of(&route, &host) else {
             return;
         };
-        let Ok(tls) = active_routes.tls(&route, &host) else {
-            return;
-        };
+        let admission = &route.state().admission;
         let is_awake = |instance: Arc<Instance>| {
-            let ready = readiness_of(&route, config.port, tls.as_ref());
+            let ready = readiness_of(config, config.port, tls.as_ref());
             instance.warm(&ready).is_some() || instance.progress().is_some()
         };
         if wakes.cached(config.plane, &instance).is_some_and(is_awake)

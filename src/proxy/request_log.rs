@@ -9,14 +9,11 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use tokio::time::Instant;
 
-use super::active_routes::ActiveRoutes;
+use super::active_routes::ActiveRoute;
 use super::context::{GatewayParts, RawKind, RequestContext};
 use super::wake_info::WakeInfo;
 use crate::names::Hostname;
-use crate::router::Route;
-use crate::telemetry::{
-    AccessLine, AccessSink, Attribute, Metrics, RouteMetrics, Trace, agent_text,
-};
+use crate::telemetry::{AccessLine, AccessSink, Attribute, Metrics, Trace, agent_text};
 use crate::upstream::{BodyStats, Carried};
 use crate::wake::Instance;
 
@@ -41,7 +38,7 @@ pub(super) struct RequestLog {
     /// The path where there is no target.
     pub(super) no_path: &'static str,
     pub(super) host: Option<Hostname>,
-    route: Option<(Arc<Route>, Arc<RouteMetrics>)>,
+    pub(super) route: Option<Arc<ActiveRoute>>,
     pub(super) trace: Option<Trace>,
     pub(super) trace_id: Option<String>,
     pub(super) instance: Option<Arc<Instance>>,
@@ -95,12 +92,6 @@ impl RequestLog {
             .map_or(self.no_path, PathAndQuery::path)
     }
 
-    /// Records the route that was found.
-    pub(super) fn on_route(&mut self, active_routes: &ActiveRoutes, route: &Arc<Route>) {
-        let metrics = active_routes.metrics(route).cloned();
-        self.route = metrics.map(|metrics| (Arc::clone(route), metrics));
-    }
-
     /// Adds the span of the wait for the instance, if there was one, which ends now.
     pub(super) fn trace_hold(&mut self, held: Duration) {
         if std::mem::replace(&mut self.has_hold_span, true) {
@@ -127,7 +118,7 @@ impl RequestLog {
         let Some(mut trace) = self.trace.take().filter(Trace::is_recording) else {
             return;
         };
-        let route = self.route.as_ref().map_or("", |(route, _)| route.label());
+        let route = self.route.as_ref().map_or("", |route| route.label());
         let client = context.client.to_string();
         let peer = context.peer.to_string();
         let instance = self.instance.as_ref();
@@ -180,8 +171,8 @@ impl RequestLog {
             Kind::Request => {
                 let took = context.started.elapsed();
                 self.metrics.count_request(self.status, wake.wake, took);
-                if let Some((_, route)) = &self.route {
-                    route.count(self.status, took);
+                if let Some(route) = &self.route {
+                    route.state().metrics.count(self.status, took);
                 }
                 if let Some(code) = self.error {
                     self.metrics.count_error(code);
@@ -232,7 +223,7 @@ impl RequestLog {
             },
             host: self.host.as_ref().map(Hostname::as_str),
             path: self.path(),
-            route: self.route.as_ref().map(|(route, _)| &**route.label()),
+            route: self.route.as_ref().map(|route| &**route.label()),
             status: self.status,
             bytes_in,
             bytes_out,

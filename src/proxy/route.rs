@@ -12,8 +12,9 @@ use std::time::Duration;
 use http::Request;
 use tokio::time::Instant;
 
+use super::active_routes::{ActiveRoute, RouteState, tls_of};
 use super::admission::Admission;
-use super::auth::{Identity, RouteKeys};
+use super::auth::Identity;
 use super::client_address::came_over_tls;
 use super::connection_cache::CachedHost;
 use super::context::{Arrival, RequestContext};
@@ -32,19 +33,17 @@ use crate::client::ClientBody;
 use crate::config::ViaConfig;
 use crate::instance_tls::TlsHop;
 use crate::names::Hostname;
-use crate::router::{AuthorityError, Match, PathReadings, Route, RouteError};
+use crate::router::{AuthorityError, Match, PathReadings, RouteError};
 use crate::upstream::{Field, Fields, Pseudonym, RequestBody};
 use hypeman::{ControlPlane, InstanceRef};
 
 /// The instance that a request, or a connection, goes to, by its route.
 pub(super) struct Destination {
-    pub(super) route: Arc<Route>,
+    pub(super) route: Arc<ActiveRoute>,
     /// The instance's name or id.
     pub(super) instance: InstanceRef,
     /// The instance's port; 0 until a request has said which.
     pub(super) port: u16,
-    /// The route's rules for waking.
-    pub(super) admission: Arc<Admission>,
     /// The TLS that it goes over to its instance.
     pub(super) tls: Option<TlsHop>,
     /// The client that all limits are about.
@@ -60,8 +59,6 @@ pub(super) struct Target {
     pub(super) destination: Destination,
     /// The host, with the forwarding fields of requests for it.
     pub(super) host: Arc<CachedHost>,
-    /// The keys that its route's tokens are signed with, if it asks for some.
-    pub(super) keys: Option<Arc<RouteKeys>>,
     /// Who has sent it, once that has been judged.
     pub(super) identity: Identity,
     /// What the route's rules say about the path.
@@ -81,13 +78,13 @@ pub(super) struct Target {
     pub(super) via: ViaConfig,
 }
 
-/// A route, with what is remembered for it.
-struct Found {
-    matched: Match,
-    admission: Arc<Admission>,
-    keys: Option<Arc<RouteKeys>>,
-    path: PathVerdict,
-    tls: Option<TlsHop>,
+// === impl Destination ===
+
+impl Destination {
+    /// The route's rules for waking.
+    pub(super) fn admission(&self) -> &Admission {
+        &self.route.state().admission
+    }
 }
 
 // === impl Gateway ===
@@ -116,13 +113,8 @@ impl<P: ControlPlane> Gateway<P> {
         let is_trusted = server.trusts(peer);
         let path = PathReadings::of(routed_path(&request)?);
         let found = self.find_route(&host.host, &path, arrival, log)?;
-        let Found {
-            matched: Match { route, instance },
-            admission,
-            keys,
-            path,
-            tls,
-        } = found;
+        let (Match { route, instance }, path) = found;
+        let tls = tls_of(&route, &host.host)?;
 
         if path.is_hook {
             // The gateway alone calls it.
@@ -160,14 +152,12 @@ impl<P: ControlPlane> Gateway<P> {
                 port: config.port,
                 route,
                 instance,
-                admission,
                 tls,
                 client: context.client,
                 timeout,
                 deadline: context.started + timeout,
             },
             host,
-            keys,
             identity: Identity::default(),
             path,
             fields,
@@ -192,13 +182,9 @@ impl<P: ControlPlane> Gateway<P> {
         let host = Hostname::parse(host).map_err(AuthorityError::from)?;
         log.host = Some(host.clone());
         let path = PathReadings::of("/");
-        let Found {
-            matched: Match { route, instance },
-            admission,
-            ..
-        } = self.find_route(&host, &path, arrival, log)?;
+        let (Match { route, instance }, _) = self.find_route(&host, &path, arrival, log)?;
         let config = route.config();
-        let table = &self.active_routes.load().table;
+        let table = self.active_routes.load();
         if table.asks_for_auth(&host, arrival.local.port()) {
             return Err(ProxyError::Forbidden);
         }
@@ -207,7 +193,6 @@ impl<P: ControlPlane> Gateway<P> {
             port: port_of_host(&route, host.as_str())?,
             route,
             instance,
-            admission,
             // It is passed on as it is.
             tls: None,
             client: context.client,
@@ -222,20 +207,12 @@ impl<P: ControlPlane> Gateway<P> {
         path: &PathReadings<'_>,
         arrival: &Arrival<'_>,
         log: &mut RequestLog,
-    ) -> Result<Found, ProxyError> {
-        let active_routes = self.active_routes.load();
-        let found = active_routes.table.find(host, path, arrival.local.port())?;
-        log.on_route(&active_routes, &found.route);
-        let admission = active_routes.admission(&found.route);
-        let admission = admission.ok_or(RouteError::NoRoute)?;
-        let path = active_routes.judge(&found.route, path)?;
-        Ok(Found {
-            keys: active_routes.keys(&found.route).cloned(),
-            tls: active_routes.tls(&found.route, host)?,
-            admission: Arc::clone(admission),
-            matched: found,
-            path,
-        })
+    ) -> Result<(Match<Arc<RouteState>>, PathVerdict), ProxyError> {
+        let table = self.active_routes.load();
+        let found = table.find(host, path, arrival.local.port())?;
+        log.route = Some(Arc::clone(&found.route));
+        let verdict = found.route.state().policy.path_rules.judge(path);
+        Ok((found, verdict.map_err(RouteError::from)?))
     }
 }
 

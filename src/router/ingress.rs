@@ -3,11 +3,11 @@
 //! Guarantees: what can be served is, in order of the resources' ids, so that every look gives the
 //! same; what cannot is a problem, without its secrets, and leaves the rest as it is.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::config::{
-    AuthConfig, HeaderAuth, HostPattern, InstanceTemplate, RouteConfig, WakeConfig,
+    AuthConfig, HeaderAuth, HostPattern, InstanceTemplate, RouteConfig, RoutePolicy, WakeConfig,
 };
 use crate::names::PlaneIndex;
 use hypeman::wire::{Ingress, IngressRule};
@@ -32,6 +32,7 @@ impl Declared {
     /// From the resources of a control plane.
     pub fn of(ingresses: &[Ingress], plane: PlaneIndex, wake: &WakeConfig) -> Self {
         let (mut declared, mut taken) = (Self::default(), BTreeSet::new());
+        let policy = Arc::new(RoutePolicy::new(plane, wake));
         let mut sorted: Vec<&Ingress> = ingresses.iter().collect();
         sorted.sort_by(|one, other| one.id.cmp(&other.id));
         for ingress in sorted {
@@ -41,7 +42,7 @@ impl Declared {
                 declared.problems.push(problem);
             }
             for rule in &ingress.rules {
-                if let Err(problem) = declared.add(rule, plane, wake, &mut taken) {
+                if let Err(problem) = declared.add(rule, &policy, &mut taken) {
                     let (name, host) = (&ingress.name, &rule.matches.hostname);
                     let problem = format!("ingress `{name}`, host `{host}`: {problem}");
                     declared.problems.push(problem);
@@ -53,7 +54,7 @@ impl Declared {
 
     /// Those of another control plane, too; ports and hosts that are taken stay whose they are.
     pub fn and(mut self, other: Self) -> Self {
-        let place = |route: &Arc<RouteConfig>| (route.host.clone(), route.listen_port);
+        let place = |route: &Arc<RouteConfig>| (route.name.clone(), route.listen_port);
         let taken: HashSet<_> = self.routes.iter().map(place).collect();
         let mut clashing = BTreeSet::new();
         for (port, tls) in other.ports {
@@ -62,7 +63,7 @@ impl Declared {
             }
         }
         for route in other.routes {
-            let host = &route.host;
+            let host = route.host();
             let clash = route.listen_port.filter(|port| clashing.contains(port));
             if let Some(port) = clash {
                 // What asks for TLS must not be served in clear.
@@ -82,11 +83,29 @@ impl Declared {
         self
     }
 
+    /// Says what each route's control plane is called.
+    pub fn name_planes(&mut self, name: impl Fn(PlaneIndex) -> String) {
+        // By the policies as they were, which many routes share.
+        let mut named = HashMap::new();
+        for route in &mut self.routes {
+            let before = Arc::clone(&route.policy);
+            let (_, policy) = named.entry(Arc::as_ptr(&before)).or_insert_with(|| {
+                let hypeman = name(before.plane);
+                let policy = RoutePolicy {
+                    hypeman,
+                    ..RoutePolicy::clone(&before)
+                };
+                // What it was is kept, so that nothing else is at its address meanwhile.
+                (before, Arc::new(policy))
+            });
+            Arc::make_mut(route).policy = Arc::clone(policy);
+        }
+    }
+
     fn add(
         &mut self,
         rule: &IngressRule,
-        plane: PlaneIndex,
-        wake: &WakeConfig,
+        policy: &Arc<RoutePolicy>,
         taken: &mut BTreeSet<(String, u16)>,
     ) -> Result<(), String> {
         let port = rule.matches.port.unwrap_or(HTTP);
@@ -103,19 +122,23 @@ impl Declared {
         if !taken.insert((host.to_string(), port)) {
             return Err(format!("another rule has this host at port {port}"));
         }
-        let mut route = RouteConfig::new(host, instance, rule.target.port, plane, wake);
+        let (target, policy) = (rule.target.port, Arc::clone(policy));
+        let mut route = RouteConfig::new(&host, instance, target, policy);
         let auth = rule.request_header_auth.as_ref();
         let auth = auth.map(|auth| HeaderAuth::new(&auth.header, &auth.value.0));
-        route.forwarding.auth = auth.transpose()?.map(AuthConfig::from);
+        if let Some(auth) = auth.transpose()? {
+            Arc::make_mut(&mut route.policy).forwarding.auth = Some(AuthConfig::from(auth));
+        }
         route.listen_port = Some(port);
         self.ports.insert(port, rule.tls);
         if rule.redirect_http && rule.tls && port != HTTP {
             let mut redirect = route.clone();
             redirect.listen_port = Some(HTTP);
-            redirect.forwarding.redirect_http.enabled = true;
-            redirect.forwarding.auth = None;
+            let forwarding = &mut Arc::make_mut(&mut redirect.policy).forwarding;
+            forwarding.redirect_http.enabled = true;
+            forwarding.auth = None;
             let free = self.ports.get(&HTTP) != Some(&true);
-            if free && taken.insert((redirect.host.to_string(), HTTP)) {
+            if free && taken.insert((redirect.host().to_owned(), HTTP)) {
                 self.ports.insert(HTTP, false);
                 self.routes.push(Arc::new(redirect));
             }
@@ -220,7 +243,7 @@ mod tests {
         let hosts: Vec<_> = both
             .routes
             .iter()
-            .map(|route| route.host.to_string())
+            .map(|route| route.host().to_owned())
             .collect();
         assert_eq!(hosts, ["clear.example.com"]);
         assert_eq!(both.problems.len(), 1, "{:?}", both.problems);

@@ -1,219 +1,254 @@
 //! The route table.
+//!
+//! Guarantees: a table answers by the routes that are in it, whether they were there from the start
+//! or came, or others went, one by one; a copy costs next to nothing and shares with its original
+//! all that no change has touched; nobody who looks something up waits for a change.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::path_readings::{AmbiguousPath, PathReadings, PathRule, Reading, SpecialPaths};
-use crate::config::{HostPattern, InstanceTemplate, PatternLabel, RouteConfig, split_port};
+use super::host_map::{HostMap, Keyed, hash_of};
+use super::path_readings::PathReadings;
+use super::paths::{Order, Paths, RouteError};
+use super::route::Route;
+use super::shape::{Shape, fits};
+use crate::config::{HostKind, RouteConfig};
 use crate::names::Hostname;
 use hypeman::InstanceRef;
 
-/// One route.
-#[derive(Debug)]
-pub struct Route {
-    config: Arc<RouteConfig>,
-    fixed: Option<InstanceRef>,
-    label: Arc<str>,
-    /// Its position in the configuration.
-    pub index: usize,
-}
-
 /// A route and the instance that it names for this request.
 #[derive(Debug, Clone)]
-pub struct Match {
+pub struct Match<S = ()> {
     /// The route.
-    pub route: Arc<Route>,
+    pub route: Arc<Route<S>>,
     /// The instance's name, id or prefix.
     pub instance: InstanceRef,
 }
 
-/// There is no route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum RouteError {
-    /// For this host and path.
-    #[error("no route for this host and path")]
-    NoRoute,
-    /// Servers read the path in different ways, which would meet different routes or rules.
-    #[error(transparent)]
-    AmbiguousPath(#[from] AmbiguousPath),
-}
-
-/// Routes of one host, the longest path first.
-#[derive(Debug, Default)]
-struct Paths {
-    routes: Vec<(PathRule, Arc<Route>)>,
-    special: SpecialPaths,
-}
-
-/// All routes, immutable.
-#[derive(Debug, Default)]
-pub struct RouteTable {
+/// All routes, each with what its gateway knows about it.
+#[derive(Debug)]
+pub struct RouteTable<S = ()> {
     /// Those of every listener.
-    any: Hosts,
+    any: Hosts<S>,
     /// Those of listeners at one port.
-    ports: HashMap<u16, Hosts>,
+    ports: HashMap<u16, Hosts<S>>,
 }
 
-/// Routes by host: look-ups cost the same for ten and for a hundred thousand.
-#[derive(Debug, Default)]
-struct Hosts {
-    exact: HashMap<String, Paths>,
-    /// Each shape of pattern, the one with the fewest captures first.
-    patterns: Vec<(Shape, HashMap<String, Paths>)>,
-    wildcards: HashMap<String, Paths>,
+/// Routes by host: look-ups cost the same for ten and for a million.
+#[derive(Debug)]
+struct Hosts<S> {
+    exact: HostMap<S>,
+    /// Those with the fewest captures first; among equals, whichever has the first route.
+    patterns: Vec<Patterns<S>>,
+    /// How many patterns have come.
+    order: Order,
+    wildcards: HostMap<S>,
     /// Of every host that nothing else takes.
-    rest: Paths,
+    rest: Option<Paths<S>>,
 }
 
-/// What a pattern captures of each label of a host, from the left.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Shape(Vec<Captured>);
-
-/// What a pattern captures of a label; the later, the less is known of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Captured {
-    /// Nothing: it is what it is.
-    Nothing,
-    /// A port and a name.
-    Port { is_first: bool },
-    /// All of it.
-    Label,
+/// The patterns of one shape.
+#[derive(Debug)]
+struct Patterns<S> {
+    shape: Shape,
+    /// The order of the first of them, or of one that was there and went.
+    first: Order,
+    hosts: HostMap<S>,
 }
 
-// === impl Shape ===
+// === impl Patterns ===
 
-impl Shape {
-    fn of(labels: &[PatternLabel]) -> Self {
-        let captured = |label: &PatternLabel| match label {
-            PatternLabel::Literal(_) => Captured::Nothing,
-            PatternLabel::WithPort { is_first, .. } => Captured::Port {
-                is_first: *is_first,
-            },
-            PatternLabel::Capture(_) => Captured::Label,
-        };
-        Self(labels.iter().map(captured).collect())
+impl<S> Patterns<S> {
+    fn rank(&self) -> (usize, Order) {
+        (self.shape.captures(), self.first)
     }
+}
 
-    /// How little is known of a host that has this shape.
-    fn captures(&self) -> usize {
-        let weights = self.0.iter().map(|captured| match captured {
-            Captured::Nothing => 0,
-            Captured::Port { .. } => 1,
-            Captured::Label => 2,
-        });
-        weights.sum()
-    }
-
-    /// The host with a mark for what is captured, if it has as many labels and fits.
-    fn key(&self, host: &str) -> Option<String> {
-        let (mut key, mut parts) = (String::with_capacity(host.len() + 8), host.split('.'));
-        for captured in &self.0 {
-            let part = parts.next()?;
-            key.push_str(match captured {
-                Captured::Nothing => part,
-                Captured::Port { is_first } => {
-                    split_port(part, *is_first)?;
-                    "*"
-                }
-                Captured::Label => "*",
-            });
-            key.push('.');
+impl<S> Clone for Patterns<S> {
+    fn clone(&self) -> Self {
+        Self {
+            shape: self.shape.clone(),
+            first: self.first,
+            hosts: self.hosts.clone(),
         }
-        parts.next().is_none().then_some(key)
-    }
-}
-
-// === impl Paths ===
-
-impl Paths {
-    fn add(&mut self, route: Arc<Route>) {
-        let rule = self.special.rule(&route.config.path);
-        let length = rule.as_str().len();
-        let is_before = |(other, _): &(PathRule, _)| other.as_str().len() >= length;
-        let at = self.routes.partition_point(is_before);
-        self.routes.insert(at, (rule, route));
-    }
-
-    /// The route that all readings of a path meet.
-    fn find(&self, path: &PathReadings<'_>) -> Result<&Arc<Route>, RouteError> {
-        // Most hosts have one route, for every path.
-        let is_for_all = |(rule, _): &(PathRule, _)| rule.as_str() == "/";
-        let position = match self.routes.iter().all(is_for_all) {
-            true => Some(0),
-            false => path.agree(&self.special, |reading| self.position(reading))?,
-        };
-        let found = position.and_then(|position| self.routes.get(position));
-        let (rule, route) = found.ok_or(RouteError::NoRoute)?;
-        let is_stripped = route.config.forwarding.strip_path && rule.as_str() != "/";
-        if is_stripped && path.leave(rule) {
-            // The instance, which does not see the prefix, would read another path below it.
-            return Err(AmbiguousPath.into());
-        }
-        Ok(route)
-    }
-
-    fn position(&self, reading: &Reading<'_>) -> Option<usize> {
-        let mut fitting = (self.routes.iter().enumerate())
-            .filter(|(_, (rule, _))| reading.is_below(rule))
-            .peekable();
-        let (position, (first, _)) = fitting.peek()?;
-        let (first, position) = (first.as_str(), *position);
-        // Where routes differ by letter case alone, it means something.
-        let mut alike = fitting.take_while(|(_, (rule, _))| rule.as_str().len() == first.len());
-        let exact = alike.find(|(_, (rule, _))| reading.exact().is_below(rule));
-        Some(exact.map_or(position, |(position, _)| position))
     }
 }
 
 // === impl Hosts ===
 
-impl Hosts {
-    fn add(&mut self, route: Arc<Route>) {
-        let paths = match &route.config.host {
-            HostPattern::Exact(host) => self.exact.entry(host.as_str().to_owned()).or_default(),
-            HostPattern::Wildcard(suffix) => {
-                let suffix = suffix.as_str().to_owned();
-                self.wildcards.entry(suffix).or_default()
+impl<S> Hosts<S> {
+    /// Of routes in the order of the configuration.
+    fn of(routes: impl Iterator<Item = Arc<Route<S>>>) -> Self {
+        let (mut exact, mut wildcards) = (Vec::new(), Vec::new());
+        let mut patterns: Vec<(Shape, Vec<Keyed<S>>)> = Vec::new();
+        let (mut order, mut rest) = (0, None);
+        for route in routes {
+            let name = route.config().name.clone();
+            let key = |hash, order| Keyed { hash, order, route };
+            match name.kind() {
+                HostKind::Exact(host) => exact.push(key(hash_of(host), 0)),
+                HostKind::Wildcard(suffix) => wildcards.push(key(hash_of(suffix), 0)),
+                HostKind::Labels(pattern) => {
+                    let shape = Shape::of(pattern);
+                    let keyed = key(shape.hash_of(pattern), order);
+                    order = order.saturating_add(1);
+                    match patterns.iter_mut().find(|(other, _)| *other == shape) {
+                        Some((_, routes)) => routes.push(keyed),
+                        None => patterns.push((shape, vec![keyed])),
+                    }
+                }
+                HostKind::Any => Self::add(&mut rest, key(0, 0).route),
             }
-            HostPattern::Any => &mut self.rest,
-            HostPattern::Labels(labels) => {
-                let shape = Shape::of(labels);
-                let key = labels.iter().fold(String::new(), |key, label| match label {
-                    PatternLabel::Literal(text) => key + text + ".",
-                    PatternLabel::Capture(_) | PatternLabel::WithPort { .. } => key + "*.",
-                });
-                let at = self.patterns.iter().position(|(other, _)| *other == shape);
-                let at = at.unwrap_or_else(|| {
-                    // More literal labels are more exact.
-                    let captures = shape.captures();
-                    let fewer = |(other, _): &(Shape, _)| other.captures() <= captures;
-                    let at = self.patterns.partition_point(fewer);
-                    self.patterns.insert(at, (shape, HashMap::new()));
-                    at
-                });
-                let Some((_, hosts)) = self.patterns.get_mut(at) else {
-                    return;
+        }
+        let is_same = |one: &Route<S>, other: &Route<S>| one.host() == other.host();
+        let is_alike = |one: &Route<S>, other: &Route<S>| fits(one.host(), other.host());
+        let patterns = patterns.into_iter().map(|(shape, routes)| Patterns {
+            shape,
+            first: routes.first().map_or(0, |keyed| keyed.order),
+            hosts: HostMap::of(routes, &is_alike),
+        });
+        let mut hosts = Self {
+            exact: HostMap::of(exact, &is_same),
+            patterns: patterns.collect(),
+            order,
+            wildcards: HostMap::of(wildcards, &is_same),
+            rest,
+        };
+        hosts.patterns.sort_by_key(Patterns::rank);
+        hosts
+    }
+
+    fn add(paths: &mut Option<Paths<S>>, route: Arc<Route<S>>) {
+        match paths {
+            Some(paths) => paths.add(0, route),
+            None => *paths = Some(Paths::of(0, route)),
+        }
+    }
+
+    fn insert(&mut self, route: Arc<Route<S>>) {
+        let name = route.config().name.clone();
+        let key = |hash, order| Keyed { hash, order, route };
+        match name.kind() {
+            HostKind::Exact(host) => {
+                let keyed = key(hash_of(host), 0);
+                self.exact.insert(keyed, |other| other.is_of(host));
+            }
+            HostKind::Wildcard(suffix) => {
+                let keyed = key(hash_of(suffix), 0);
+                let host = name.host();
+                self.wildcards.insert(keyed, |other| other.is_of(host));
+            }
+            HostKind::Labels(pattern) => {
+                let shape = Shape::of(pattern);
+                let keyed = key(shape.hash_of(pattern), self.order);
+                let is_its = |other: &Route<S>| fits(other.host(), pattern);
+                match self.patterns.iter_mut().find(|other| other.shape == shape) {
+                    Some(patterns) => patterns.hosts.insert(keyed, is_its),
+                    None => {
+                        let mut hosts = HostMap::default();
+                        hosts.insert(keyed, is_its);
+                        let first = self.order;
+                        self.patterns.push(Patterns {
+                            shape,
+                            first,
+                            hosts,
+                        });
+                        self.patterns.sort_by_key(Patterns::rank);
+                    }
+                }
+                self.order = self.order.saturating_add(1);
+            }
+            HostKind::Any => Self::add(&mut self.rest, key(0, 0).route),
+        }
+    }
+
+    fn remove(&mut self, config: &RouteConfig) -> bool {
+        let (name, label) = (&config.name, &**config.name.label());
+        match name.kind() {
+            HostKind::Exact(host) => {
+                let is_its = |other: &Route<S>| other.is_of(host);
+                self.exact.remove(hash_of(host), label, is_its)
+            }
+            HostKind::Wildcard(suffix) => {
+                let host = name.host();
+                let is_its = |other: &Route<S>| other.is_of(host);
+                self.wildcards.remove(hash_of(suffix), label, is_its)
+            }
+            HostKind::Labels(pattern) => {
+                let shape = Shape::of(pattern);
+                let captures = shape.captures();
+                let equals = self.patterns.iter();
+                let equals = equals.filter(|other| other.shape.captures() == captures);
+                let is_alone = equals.count() == 1;
+                let mut patterns = self.patterns.iter_mut();
+                let Some(patterns) = patterns.find(|other| other.shape == shape) else {
+                    return false;
                 };
-                hosts.entry(key).or_default()
+                let hash = shape.hash_of(pattern);
+                let is_its = |other: &Route<S>| fits(other.host(), pattern);
+                let is_removed = patterns.hosts.remove(hash, label, is_its);
+                if is_removed && !is_alone {
+                    // Which of several shapes goes first depends on the routes that there are.
+                    patterns.first = patterns.hosts.first();
+                    self.patterns.sort_by_key(Patterns::rank);
+                }
+                self.patterns.retain(|other| !other.hosts.is_empty());
+                is_removed
             }
-        };
-        paths.add(route);
+            HostKind::Any => {
+                let named = |route: &Arc<Route<S>>| &**route.label() == label;
+                let found = self.rest.as_ref();
+                let found = found.is_some_and(|paths| paths.routes().any(named));
+                if found {
+                    self.rest = self.rest.as_ref().and_then(|paths| paths.without(label));
+                }
+                found
+            }
+        }
     }
 
-    fn pattern(&self, host: &str) -> Option<&Paths> {
-        let found = |(shape, hosts): &'_ (Shape, HashMap<String, Paths>)| {
-            let key = shape.key(host)?;
-            hosts.contains_key(&key).then_some(key)
-        };
-        self.patterns
-            .iter()
-            .find_map(|one| found(one).and_then(|key| one.1.get(&key)))
+    /// The routes whose hosts are written in the same way, or alike.
+    fn written(&self, config: &RouteConfig) -> Option<&Paths<S>> {
+        match config.name.kind() {
+            HostKind::Exact(host) => self.exact(host),
+            HostKind::Wildcard(suffix) => self.wildcard_of(suffix),
+            HostKind::Labels(pattern) => {
+                let shape = Shape::of(pattern);
+                let found = self.patterns.iter().find(|other| other.shape == shape)?;
+                let is_its = |other: &Route<S>| fits(other.host(), pattern);
+                found.hosts.get(shape.hash_of(pattern), is_its)
+            }
+            HostKind::Any => self.rest.as_ref(),
+        }
     }
 
-    fn wildcard(&self, host: &str) -> Option<&Paths> {
+    fn exact(&self, host: &str) -> Option<&Paths<S>> {
+        if self.exact.is_empty() {
+            return None;
+        }
+        self.exact.get(hash_of(host), |route| route.is_of(host))
+    }
+
+    fn pattern(&self, host: &str) -> Option<&Paths<S>> {
+        if self.patterns.is_empty() {
+            return None;
+        }
+        let mut fitting = self.patterns.iter();
+        fitting.find_map(|Patterns { shape, hosts, .. }| {
+            if !shape.fits(host) {
+                return None;
+            }
+            hosts.get(shape.hash_of(host), |route| fits(route.host(), host))
+        })
+    }
+
+    fn wildcard(&self, host: &str) -> Option<&Paths<S>> {
+        if self.wildcards.is_empty() {
+            return None;
+        }
         let mut rest = host;
         while let Some((_, suffix)) = rest.split_once('.') {
-            if let Some(paths) = self.wildcards.get(suffix) {
+            if let Some(paths) = self.wildcard_of(suffix) {
                 return Some(paths);
             }
             rest = suffix;
@@ -221,15 +256,41 @@ impl Hosts {
         None
     }
 
-    fn rest(&self) -> Option<&Paths> {
-        Some(&self.rest).filter(|paths| !paths.routes.is_empty())
+    fn wildcard_of(&self, suffix: &str) -> Option<&Paths<S>> {
+        let is_its = |route: &Route<S>| route.host().strip_prefix("*.") == Some(suffix);
+        self.wildcards.get(hash_of(suffix), is_its)
     }
 
-    fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
-        let patterns = self.patterns.iter().flat_map(|(_, hosts)| hosts.values());
-        let lists = self.exact.values().chain(self.wildcards.values());
-        let lists = lists.chain(patterns).chain([&self.rest]);
-        lists.flat_map(|paths| paths.routes.iter().map(|(_, route)| route))
+    fn each<'a>(&'a self, show: &mut dyn FnMut(&'a Arc<Route<S>>)) {
+        self.exact.each(show);
+        let patterns = self.patterns.iter();
+        patterns.for_each(|patterns| patterns.hosts.each(show));
+        self.wildcards.each(show);
+        self.rest.iter().flat_map(Paths::routes).for_each(show);
+    }
+}
+
+impl<S> Default for Hosts<S> {
+    fn default() -> Self {
+        Self {
+            exact: HostMap::default(),
+            patterns: Vec::new(),
+            order: 0,
+            wildcards: HostMap::default(),
+            rest: None,
+        }
+    }
+}
+
+impl<S> Clone for Hosts<S> {
+    fn clone(&self) -> Self {
+        Self {
+            exact: self.exact.clone(),
+            patterns: self.patterns.clone(),
+            order: self.order,
+            wildcards: self.wildcards.clone(),
+            rest: self.rest.clone(),
+        }
     }
 }
 
@@ -238,31 +299,63 @@ impl Hosts {
 impl RouteTable {
     /// From the configuration, which is consistent already.
     pub fn new(routes: &[Arc<RouteConfig>]) -> Self {
-        let mut table = Self::default();
-        for (index, config) in routes.iter().enumerate() {
-            let fixed = match &config.instance {
-                InstanceTemplate::Fixed(name) => InstanceRef::parse(name).ok(),
-                InstanceTemplate::Capture(_) => None,
+        let routes = routes.iter().map(|config| (Arc::clone(config), ()));
+        Self::of(routes.map(|(config, state)| Route::new(config, state)))
+    }
+}
+
+impl<S> RouteTable<S> {
+    /// Of routes in the order of the configuration.
+    pub fn of(routes: impl IntoIterator<Item = Route<S>>) -> Self {
+        let (mut any, mut ports) = (Vec::new(), HashMap::<u16, Vec<_>>::new());
+        for route in routes {
+            let hosts = match route.config().listen_port {
+                None => &mut any,
+                Some(port) => ports.entry(port).or_default(),
             };
-            let route = Arc::new(Route {
-                config: Arc::clone(config),
-                fixed,
-                label: format!("{}{}", config.host, config.path).into(),
-                index,
-            });
-            let hosts = match config.listen_port {
-                None => &mut table.any,
-                Some(port) => table.ports.entry(port).or_default(),
-            };
-            hosts.add(route);
+            hosts.push(Arc::new(route));
         }
-        table
+        let ports = ports.into_iter();
+        Self {
+            any: Hosts::of(any.into_iter()),
+            ports: ports
+                .map(|(port, routes)| (port, Hosts::of(routes.into_iter())))
+                .collect(),
+        }
     }
 
-    /// All routes, in no order.
-    pub fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
-        let ports = self.ports.values().flat_map(Hosts::all);
-        self.any.all().chain(ports)
+    /// Adds a route, as if it came last in the configuration.
+    pub fn insert(&mut self, route: Route<S>) {
+        let hosts = match route.config().listen_port {
+            None => &mut self.any,
+            Some(port) => self.ports.entry(port).or_default(),
+        };
+        hosts.insert(Arc::new(route));
+    }
+
+    /// Takes out the route of this name and port; whether it was there.
+    pub fn remove(&mut self, config: &RouteConfig) -> bool {
+        match config.listen_port {
+            None => self.any.remove(config),
+            Some(port) => (self.ports.get_mut(&port)).is_some_and(|hosts| hosts.remove(config)),
+        }
+    }
+
+    /// The route of this name and port.
+    pub fn get(&self, config: &RouteConfig) -> Option<&Arc<Route<S>>> {
+        let hosts = match config.listen_port {
+            None => Some(&self.any),
+            Some(port) => self.ports.get(&port),
+        };
+        let label = config.name.label();
+        let paths = hosts.and_then(|hosts| hosts.written(config))?;
+        paths.routes().find(|route| route.label() == label)
+    }
+
+    /// Shows each route, in no order.
+    pub fn each<'a>(&'a self, mut show: impl FnMut(&'a Arc<Route<S>>)) {
+        self.any.each(&mut show);
+        self.ports.values().for_each(|hosts| hosts.each(&mut show));
     }
 
     /// The route of a request that came to a port. The host decides first (a literal one before a
@@ -273,10 +366,10 @@ impl RouteTable {
         host: &Hostname,
         path: &PathReadings<'_>,
         port: u16,
-    ) -> Result<Match, RouteError> {
+    ) -> Result<Match<S>, RouteError> {
         let name = host.as_str();
-        let route = self.paths(name, port).ok_or(RouteError::NoRoute)?;
-        let route = route.find(path)?;
+        let paths = self.paths(name, port).ok_or(RouteError::NoRoute)?;
+        let route = paths.find(path)?;
         let instance = route.instance_for(name).ok_or(RouteError::NoRoute)?;
         Ok(Match {
             route: Arc::clone(route),
@@ -287,63 +380,45 @@ impl RouteTable {
     /// Whether a route of the host asks for authentication. The paths of a connection that is passed
     /// on unread may be below any of them.
     pub fn asks_for_auth(&self, host: &Hostname, port: u16) -> bool {
-        let routes = self.paths(host.as_str(), port).map(|paths| &paths.routes);
-        let mut routes = routes.into_iter().flatten();
-        routes.any(|(_, route)| route.config.forwarding.auth.is_some())
+        let paths = self.paths(host.as_str(), port);
+        let mut routes = paths.into_iter().flat_map(Paths::routes);
+        routes.any(|route| route.config().forwarding.auth.is_some())
     }
 
-    fn paths(&self, name: &str, port: u16) -> Option<&Paths> {
+    fn paths(&self, name: &str, port: u16) -> Option<&Paths<S>> {
         let here = self.ports.get(&port);
-        (self.any.exact.get(name))
-            .or_else(|| here?.exact.get(name))
+        (self.any.exact(name))
+            .or_else(|| here?.exact(name))
             .or_else(|| self.any.pattern(name))
             .or_else(|| here?.pattern(name))
             .or_else(|| self.any.wildcard(name))
             .or_else(|| here?.wildcard(name))
-            .or_else(|| self.any.rest())
-            .or_else(|| here?.rest())
+            .or(self.any.rest.as_ref())
+            .or_else(|| here?.rest.as_ref())
     }
 }
 
-// === impl Route ===
-
-impl Route {
-    /// What the configuration says.
-    pub fn config(&self) -> &Arc<RouteConfig> {
-        &self.config
+impl<S> Default for RouteTable<S> {
+    fn default() -> Self {
+        Self {
+            any: Hosts::default(),
+            ports: HashMap::new(),
+        }
     }
+}
 
-    /// Its host and path as configured: a name with few values, for logs and fairness.
-    pub fn label(&self) -> &Arc<str> {
-        &self.label
-    }
-
-    /// The instance, when it is the same for every host.
-    pub fn fixed_instance(&self) -> Option<&InstanceRef> {
-        self.fixed.as_ref()
-    }
-
-    /// What a capture has matched of a host.
-    pub fn capture<'h>(&self, host: &'h str, capture: &str) -> Option<&'h str> {
-        let HostPattern::Labels(labels) = &self.config.host else {
-            return None;
-        };
-        let mut parts = labels.iter().zip(host.split('.'));
-        parts.find_map(|(label, part)| label.capture(part, capture))
-    }
-
-    fn instance_for(&self, host: &str) -> Option<InstanceRef> {
-        match &self.config.instance {
-            InstanceTemplate::Fixed(_) => self.fixed.clone(),
-            InstanceTemplate::Capture(capture) => {
-                InstanceRef::parse(self.capture(host, capture)?).ok()
-            }
+impl<S> Clone for RouteTable<S> {
+    fn clone(&self) -> Self {
+        Self {
+            any: self.any.clone(),
+            ports: self.ports.clone(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::path_readings::AmbiguousPath;
     use super::*;
     use crate::config::{Variables, load};
 
@@ -486,3 +561,6 @@ mod tests {
         check(&table, "a.b", "/x/../y", Ok("rest"));
     }
 }
+
+#[cfg(test)]
+mod changes;

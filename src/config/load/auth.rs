@@ -232,7 +232,7 @@ pub(super) fn check_certificates(diagnostics: &mut Diagnostics<'_>, config: &Con
                 format!(
                     "asks for a client's certificate, and no listener asks clients for one, so \
                      `{}` serves nobody; give a [[listener]] `tls` with `client_ca`",
-                    route.host
+                    route.host()
                 ),
             );
         }

@@ -5,21 +5,17 @@
 
 use super::auth::read_auth;
 use crate::config::forwarding::{ForwardingConfig, RedirectConfig};
-use crate::config::pattern::HostPattern;
 use crate::config::reader::Section;
 use crate::config::settings::Settings as _;
 use crate::config::upstream_tls::UpstreamTlsConfig;
 
-pub(super) fn read_forwarding(
-    s: &mut Section<'_, '_>,
-    host: Option<&HostPattern>,
-) -> ForwardingConfig {
+pub(super) fn read_forwarding(s: &mut Section<'_, '_>) -> ForwardingConfig {
     let mut forwarding = ForwardingConfig::default();
     forwarding.read(s);
     s.section("auth", |s| forwarding.auth = read_auth(s));
     forwarding.redirect_http = read_redirect(s);
     s.section("upstream_tls", |s| {
-        forwarding.upstream_tls = read_upstream_tls(s, host);
+        forwarding.upstream_tls = read_upstream_tls(s);
     });
     if forwarding.upstream_tls.is_some() && !forwarding.protocol.is_secure() {
         s.problem(
@@ -42,22 +38,13 @@ fn read_redirect(s: &mut Section<'_, '_>) -> RedirectConfig {
     redirect
 }
 
-fn read_upstream_tls(
-    s: &mut Section<'_, '_>,
-    host: Option<&HostPattern>,
-) -> Option<UpstreamTlsConfig> {
+fn read_upstream_tls(s: &mut Section<'_, '_>) -> Option<UpstreamTlsConfig> {
     let mut tls = UpstreamTlsConfig::default();
     tls.read(s);
     match (&tls.client_cert, &tls.client_key) {
         (Some(_), None) => s.problem("client_key", "is missing: the key of `client_cert`"),
         (None, Some(_)) => s.problem("client_cert", "is missing: the certificate of `client_key`"),
         (Some(_), Some(_)) | (None, None) => {}
-    }
-    if let (Some(name), Some(host)) = (&tls.server_name, host)
-        && let Some(capture) = name.unknown_capture(host)
-    {
-        let message = format!("`{{{capture}}}` is not a capture of this route's host");
-        s.problem("server_name", message);
     }
     if !tls.verify {
         for (key, path) in [("ca", &tls.ca), ("crl", &tls.crl)] {

@@ -135,7 +135,7 @@ fn read_tls(s: &mut Section<'_, '_>) -> Option<TlsConfig> {
 pub(super) fn check_tcp_hosts(diagnostics: &mut Diagnostics<'_>, config: &Config) {
     for listener in &config.listener {
         if let ListenerMode::Tcp { host } = &listener.mode
-            && !config.route.iter().any(|route| route.host.fits(host))
+            && !config.route.iter().any(|route| route.name.fits(host))
         {
             diagnostics.problem(
                 "listener.host",

@@ -1,9 +1,10 @@
 //! Reads one `[[route]]`.
 //!
 //! Guarantees: what a route does not say comes from `[wake]`; what it says of another instance or
-//! control plane can be resolved.
+//! control plane can be resolved; routes that say the same besides their names and instances share
+//! it, and it is read once.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::forwarding::read_forwarding;
@@ -12,18 +13,30 @@ use crate::config::pattern::{HostPattern, InstanceTemplate, PORT};
 use crate::config::ports::{PortFrom, PortRanges};
 use crate::config::reader::Section;
 use crate::config::route::{
-    LimitsConfig, PrewarmConfig, RouteConfig, RouteWakeConfig, WaitingPageConfig,
+    LimitsConfig, PrewarmConfig, RouteConfig, RoutePolicy, RouteWakeConfig, WaitingPageConfig,
 };
+use crate::config::route_name::RouteName;
 use crate::config::settings::{Setting as _, Settings as _, section};
 use crate::config::texts::{parse_host, parse_instance, parse_path, parse_zone};
 use crate::config::values::KeepWarm;
 use crate::config::wake::WakeConfig;
 use crate::names::PlaneIndex;
 
+/// What a route says of itself; all else many routes may say alike.
+const OWN: [&str; 4] = ["host", "path", "port", "instance"];
+
+/// What the routes that were read have in common.
+#[derive(Default)]
+pub(super) struct Routes {
+    names: HashSet<RouteName>,
+    /// By what their tables say of it.
+    policies: HashMap<String, Arc<RoutePolicy>>,
+}
+
 pub(super) fn read_route(
     s: &mut Section<'_, '_>,
     all: &mut Vec<Arc<RouteConfig>>,
-    seen: &mut HashSet<(HostPattern, String)>,
+    earlier: &mut Routes,
     defaults: &WakeConfig,
     planes: &[HypemanConfig],
 ) {
@@ -37,7 +50,75 @@ pub(super) fn read_route(
     let path = s
         .parsed("path", parse_path)
         .unwrap_or_else(|| "/".to_owned());
-    let (port, ports, port_from) = read_ports(s, host.as_ref());
+    let policies = &mut earlier.policies;
+    let policy = s.shared(&OWN, policies, |s| read_policy(s, defaults, planes));
+    let port = read_port(s, host.as_ref(), &policy);
+    let Some(host) = host else {
+        // The instance's captures cannot be checked without a host.
+        s.text("instance");
+        return;
+    };
+    check_captures(s, &host, &policy);
+    let parse = |text: &str| InstanceTemplate::parse(text, &host).map_err(|e| e.to_string());
+    let Some(instance) = s.parsed("instance", parse) else {
+        if !s.has("instance") {
+            s.problem(
+                "instance",
+                "is missing: which instance does the route wake?",
+            );
+        }
+        return;
+    };
+    if !policy.keep_warm.is_empty() && matches!(instance, InstanceTemplate::Capture(_)) {
+        s.problem(
+            "instance",
+            "is a capture, so `keep_warm` cannot know which instances to keep awake; give each its \
+             own route",
+        );
+    }
+    let name = RouteName::new(&host, &path);
+    if !earlier.names.insert(name.clone()) {
+        s.problem(
+            "host",
+            format_args!("`{host}` with path `{path}` is already an earlier route's"),
+        );
+    }
+    all.push(Arc::new(RouteConfig {
+        name,
+        listen_port: None,
+        instance,
+        port,
+        policy,
+    }));
+}
+
+/// Whether the policy, which routes of other hosts may have, too, names only captures of this host.
+fn check_captures(s: &mut Section<'_, '_>, host: &HostPattern, policy: &RoutePolicy) {
+    let auth = policy.forwarding.auth.as_ref();
+    if let Some(name) = auth.and_then(|auth| auth.unknown_capture(host)) {
+        s.problem(
+            "auth",
+            format_args!("`{{{name}}}` is not a capture of this route's host, nor `{{instance}}`"),
+        );
+    }
+    let tls = policy.forwarding.upstream_tls.as_ref();
+    let server_name = tls.and_then(|tls| tls.server_name.as_ref());
+    if let Some(name) = server_name.and_then(|server| server.unknown_capture(host)) {
+        s.section_again("upstream_tls", |s| {
+            let message = format_args!("`{{{name}}}` is not a capture of this route's host");
+            s.problem("server_name", message);
+        });
+    }
+}
+
+/// All that a route says besides its name, its port and its instance.
+fn read_policy(
+    s: &mut Section<'_, '_>,
+    defaults: &WakeConfig,
+    planes: &[HypemanConfig],
+) -> RoutePolicy {
+    let ports = PortRanges::take(s, "ports");
+    let port_from = section::<PortFrom>(s, "port_from").unwrap_or_default();
     let mut wake = RouteWakeConfig::of(defaults);
     s.section("wake", |s| wake.read(s));
     let limits = read_limits(s);
@@ -47,7 +128,7 @@ pub(super) fn read_route(
     let waiting_page = read_waiting_page(s);
     let keep_warm = read_keep_warm(s);
     let prewarm = read_prewarm(s);
-    let forwarding = read_forwarding(s, host.as_ref());
+    let forwarding = read_forwarding(s);
     if forwarding.auth.is_some() && wake.on_tls_hello {
         s.problem(
             "auth",
@@ -70,53 +151,13 @@ pub(super) fn read_route(
             ),
         );
     }
-    let Some(host) = host else {
-        // The instance's captures cannot be checked without a host.
-        s.text("instance");
-        return;
-    };
-    let parse = |text: &str| InstanceTemplate::parse(text, &host).map_err(|e| e.to_string());
-    let Some(instance) = s.parsed("instance", parse) else {
-        if !s.has("instance") {
-            s.problem(
-                "instance",
-                "is missing: which instance does the route wake?",
-            );
-        }
-        return;
-    };
-    let unknown = forwarding.auth.as_ref();
-    if let Some(name) = unknown.and_then(|auth| auth.unknown_capture(&host)) {
-        s.problem(
-            "auth",
-            format_args!("`{{{name}}}` is not a capture of this route's host, nor `{{instance}}`"),
-        );
-    }
-    if !keep_warm.is_empty() && matches!(instance, InstanceTemplate::Capture(_)) {
-        s.problem(
-            "instance",
-            "is a capture, so `keep_warm` cannot know which instances to keep awake; give each its \
-             own route",
-        );
-    }
-    if !seen.insert((host.clone(), path.clone())) {
-        s.problem(
-            "host",
-            format_args!("`{host}` with path `{path}` is already an earlier route's"),
-        );
-    }
     let index = plane
         .and_then(|index| u16::try_from(index).ok())
         .unwrap_or(0);
     let hypeman = planes
         .get(usize::from(index))
         .map(|plane| plane.name.clone());
-    all.push(Arc::new(RouteConfig {
-        host,
-        path,
-        listen_port: None,
-        instance,
-        port,
+    RoutePolicy {
         ports,
         port_from,
         forwarding,
@@ -130,39 +171,34 @@ pub(super) fn read_route(
         waiting_page,
         keep_warm,
         prewarm,
-    }));
+    }
 }
 
-/// A route's port, 0 where the host says which; the ports that may be chosen, and where else.
-fn read_ports(
-    s: &mut Section<'_, '_>,
-    host: Option<&HostPattern>,
-) -> (u16, Option<PortRanges>, PortFrom) {
+/// A route's port, 0 where the host says which.
+fn read_port(s: &mut Section<'_, '_>, host: Option<&HostPattern>, policy: &RoutePolicy) -> u16 {
     let of_host = host.is_some_and(|host| host.captures(PORT));
     let port = match s.is_word("port", "{port}") {
         true => s.text("port").map(|_| 0),
         false => s.port("port"),
     };
     let port = port.unwrap_or(if of_host { 0 } else { 8080 });
-    let ports = PortRanges::take(s, "ports");
-    let port_from = section::<PortFrom>(s, "port_from").unwrap_or_default();
     if port == 0 && !of_host && host.is_some() {
         s.problem("port", "is `{port}`, and the host has no such capture");
     }
-    let is_chosen = port == 0 || !port_from.is_empty();
-    if is_chosen && ports.is_none() && !s.has("ports") {
+    let is_chosen = port == 0 || !policy.port_from.is_empty();
+    if is_chosen && policy.ports.is_none() && !s.has("ports") {
         s.problem(
             "ports",
             "is missing: which ports may requests choose? Write \"3000-9000, 22\"",
         );
     }
-    if !is_chosen && ports.is_some() {
+    if !is_chosen && policy.ports.is_some() {
         s.problem(
             "ports",
             "has no effect, since nothing chooses a port: write port = \"{port}\", or `port_from`",
         );
     }
-    (port, ports, port_from)
+    port
 }
 
 /// What a route says of requests at its instance at once.

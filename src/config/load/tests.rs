@@ -335,7 +335,7 @@ fn the_effective_configuration_loads_back_to_itself() {
     let config = load("w.toml", &text, &none()).unwrap();
     let printed = toml::to_string(&config).unwrap();
     assert_eq!(load("printed", &printed, &none()).unwrap(), config);
-    assert_eq!(config.route[0].path, "/v1");
+    assert_eq!(config.route[0].path(), "/v1");
 }
 
 #[test]
@@ -521,4 +521,75 @@ proptest! {
     fn any_text_is_loaded_or_refused_without_a_panic(text in "(\\[|\\]|[a-z_]{1,8}|=|\"|\n|[0-9]|\\{|\\}|,|\\.| ){0,60}") {
         let _ = load("w.toml", &text, &none());
     }
+}
+
+#[test]
+fn a_file_that_is_read_in_parts_says_the_same_as_in_one_piece() {
+    let many = |keys: &str| {
+        let one = |number| {
+            format!(
+                "[[route]]\nhost = \"h{number}.x\"\npath = \"/p\"\ninstance = \"i{number}\"\n{keys}\n"
+            )
+        };
+        (0..600).map(one).collect::<String>()
+    };
+    let some = "[[hypeman]]\nname = \"b\"\n";
+    let texts = [
+        many(""),
+        many("port = 80\nwake = { timeout = \"9s\" }"),
+        many(
+            "[route.wake]\ntimeout = \"9s\"\n[[route.keep_warm]]\ncron = \"0 8 * * *\"\nfor = \"1h\"",
+        ),
+        format!("[wake]\ntimeout = \"7s\"\n{}{some}{}", many(""), ROUTE),
+        format!(
+            "{}[server]\nmax_headers = 50\n",
+            many("hypeman = \"b\"").replace("\n\n", "\n") + some
+        ),
+        format!(
+            "{ROUTE}wake = {{ timeout = \"9s\" }}\n{}",
+            ROUTE.replace("a.example", "b.example")
+        ),
+        // And what is wrong is told in the same words, and at the same place.
+        many("prot = 1"),
+        many("wake = { timeout = 9 }"),
+        many("[route.wake]\ntimout = \"9s\""),
+        format!("{ROUTE}{ROUTE}"),
+        format!("{ROUTE}[route]\nhost = \"b\"\n"),
+        format!("[route.wake]\ntimeout = \"9s\"\n{ROUTE}"),
+        format!("route = []\n{ROUTE}"),
+        format!(
+            "{ROUTE}[server]\n{}",
+            ROUTE.replace("a.example", "b.example")
+        ),
+        format!("{ROUTE}[server]\n[route.wake]\ntimeout = \"9s\"\n"),
+        format!("{ROUTE}host = \"b\"\n"),
+        format!("x = [\n{ROUTE}]\n"),
+        String::new(),
+    ];
+    let variable = ("WAKEGATE_ROUTE_1_WAKE_TIMEOUT", "3s");
+    for text in texts {
+        for variables in [none(), variables(&[variable])] {
+            // A text of several lines may be anywhere in a file with such quotes.
+            let whole = format!("{text}\n# \"\"\"\n");
+            assert!(Parts::of(&whole).is_none());
+            let read = |text: &str| load("w.toml", text, &variables);
+            assert_eq!(read(&text), read(&whole), "{text}");
+        }
+    }
+}
+
+#[test]
+fn routes_that_say_the_same_share_it() {
+    let route =
+        |host: &str, keys: &str| format!("[[route]]\nhost = \"{host}\"\ninstance = \"x\"\n{keys}");
+    let text = route("a.b", "wake = { timeout = \"9s\", ready = \"running\" }\n")
+        + &route(
+            "c.d",
+            "port = 80\n[route.wake]\nready = \"running\"\ntimeout = \"9s\"\n",
+        )
+        + &route("e.f", "");
+    let config = load("w.toml", &text, &none()).unwrap();
+    let [one, same, other] = [0, 1, 2].map(|at| &config.route[at].policy);
+    assert!(Arc::ptr_eq(one, same) && !Arc::ptr_eq(one, other));
+    assert_eq!(one.wake.timeout, Duration::from_secs(9));
 }

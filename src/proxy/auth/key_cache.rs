@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 
 use super::key_source::{KeyFetcher, KeySource};
 use super::refusal::Refusal;
-use crate::config::{JwtAuth, RouteConfig};
+use crate::config::{JwtAuth, RoutePolicy};
 use crate::identity::{Claims, KeySet, Token, TokenError};
 
 /// Keys as old as this are fetched again, while they are in use.
@@ -49,6 +49,10 @@ struct State {
 #[derive(Debug)]
 pub(in crate::proxy) struct RouteKeys(Vec<Option<Arc<KeyCache>>>);
 
+/// The caches of keys that are fetched, which routes share, by their sources.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct KeyCaches(HashMap<KeySource, Arc<KeyCache>>);
+
 /// Whether something was as long ago as this, or never.
 fn is_due(last: Option<Instant>, pause: Duration) -> bool {
     last.is_none_or(|last| last.elapsed() >= pause)
@@ -57,13 +61,13 @@ fn is_due(last: Option<Instant>, pause: Duration) -> bool {
 // === impl RouteKeys ===
 
 impl RouteKeys {
-    /// The caches of a route, if it needs any; `known` are those of other routes, and of the
-    /// configuration before.
-    pub(in crate::proxy) fn of_route(
-        route: &RouteConfig,
-        known: &mut HashMap<KeySource, Arc<KeyCache>>,
+    /// The caches of routes with this policy, if they need any; `known` are those of other routes,
+    /// and of the routes before.
+    pub(in crate::proxy) fn of_policy(
+        policy: &RoutePolicy,
+        known: &mut KeyCaches,
     ) -> Option<Arc<Self>> {
-        let auth = route.forwarding.auth.as_ref()?;
+        let auth = policy.forwarding.auth.as_ref()?;
         let header = auth.header.iter().map(|_| None);
         let ways = auth.any.iter().map(|way| way.jwt.as_deref());
         let caches: Vec<_> = header
@@ -78,13 +82,14 @@ impl RouteKeys {
     pub(in crate::proxy) fn of(&self, position: usize) -> Option<&Arc<KeyCache>> {
         self.0.get(position)?.as_ref()
     }
+}
 
-    /// All of them, by their sources.
-    pub(in crate::proxy) fn by_source(
-        &self,
-    ) -> impl Iterator<Item = (KeySource, Arc<KeyCache>)> + '_ {
-        let all = self.0.iter().flatten();
-        all.map(|cache| (cache.source.clone(), Arc::clone(cache)))
+// === impl KeyCaches ===
+
+impl KeyCaches {
+    /// Forgets what no route has any more.
+    pub(in crate::proxy) fn upkeep(&mut self) {
+        self.0.retain(|_, cache| Arc::strong_count(cache) > 1);
     }
 }
 
@@ -105,10 +110,10 @@ impl KeyCache {
         }
     }
 
-    fn of(jwt: &JwtAuth, known: &mut HashMap<KeySource, Arc<Self>>) -> Option<Arc<Self>> {
+    fn of(jwt: &JwtAuth, known: &mut KeyCaches) -> Option<Arc<Self>> {
         if let Some(url) = &jwt.jwks_url {
             let source = KeySource::Url(url.clone());
-            let cache = known.entry(source.clone());
+            let cache = known.0.entry(source.clone());
             let cache = cache.or_insert_with(|| Arc::new(Self::new(source, None)));
             return Some(Arc::clone(cache));
         }

@@ -21,7 +21,7 @@ pub(super) use self::credential::{take_all, take_subprotocol, tokens};
 pub(super) use self::field::judge as judge_field;
 pub(super) use self::forward::{ForwardAnswer, Question, judge as judge_forward};
 pub(super) use self::identity::Identity;
-pub(super) use self::key_cache::RouteKeys;
+pub(super) use self::key_cache::{KeyCaches, RouteKeys};
 pub(super) use self::key_source::KeyFetcher;
 pub use self::refusal::{AuthRedirect, Challenge};
 pub(super) use self::refusal::{Refusal, bearer_challenge};

@@ -215,6 +215,16 @@ impl Metrics {
         self.owned.set_routes(labels)
     }
 
+    /// The metrics of a route that has come; it has series of its own if a place is free.
+    pub fn add_route(&self, label: &Arc<str>) -> Arc<RouteMetrics> {
+        self.owned.add_route(label)
+    }
+
+    /// A route has gone: its series go with the last route of its label.
+    pub fn remove_route(&self, label: &str) {
+        self.owned.remove_route(label);
+    }
+
     /// A listener's metrics, by its address.
     pub fn listener(&self, address: SocketAddr) -> ListenerMetrics {
         self.owned.listener(address)

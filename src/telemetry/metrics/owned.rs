@@ -32,9 +32,17 @@ pub(super) struct Owned {
 /// The routes in force.
 #[derive(Debug, Default)]
 struct Routes {
-    own: BTreeMap<Arc<str>, Arc<RouteMetrics>>,
+    own: BTreeMap<Arc<str>, RouteSeries>,
     /// Those beyond the bound, if there are any.
-    others: Option<Arc<RouteMetrics>>,
+    others: Option<RouteSeries>,
+}
+
+/// The series of one route, or of several.
+#[derive(Debug, Default)]
+struct RouteSeries {
+    /// How many routes they are of: one label may be that of several ports.
+    routes: usize,
+    metrics: Arc<RouteMetrics>,
 }
 
 /// One route's metrics.
@@ -89,22 +97,40 @@ impl Owned {
     pub(super) fn set_routes(&self, labels: &[&Arc<str>]) -> Vec<Arc<RouteMetrics>> {
         let mut routes = lock(&self.routes);
         let Routes { own, others } = &mut *routes;
-        let stay: HashSet<&str> = labels.iter().map(|label| &***label).collect();
+        let stay: HashSet<&str> = labels
+            .iter()
+            .map(|label| &***label)
+            .filter(|label| own.contains_key(*label))
+            .collect();
         own.retain(|label, _| stay.contains(&**label));
-        let before = others.take();
-        let mut route = |label: &Arc<str>| {
-            if let Some(route) = own.get(label) {
-                return Arc::clone(route);
+        for series in own.values_mut() {
+            series.routes = 0;
+        }
+        let mut before = others.take();
+        let mut add = |label: &Arc<str>| routes.add(label, self.most_routes, &mut before);
+        labels.iter().map(|label| add(label)).collect()
+    }
+
+    /// The metrics of a route that has come.
+    pub(super) fn add_route(&self, label: &Arc<str>) -> Arc<RouteMetrics> {
+        lock(&self.routes).add(label, self.most_routes, &mut None)
+    }
+
+    /// A route of this label has gone.
+    pub(super) fn remove_route(&self, label: &str) {
+        let mut routes = lock(&self.routes);
+        let Routes { own, others } = &mut *routes;
+        if let Some(series) = own.get_mut(label) {
+            series.routes = series.routes.saturating_sub(1);
+            if series.routes == 0 {
+                own.remove(label);
             }
-            if own.len() >= self.most_routes {
-                let shared = || before.clone().unwrap_or_default();
-                return Arc::clone(others.get_or_insert_with(shared));
+        } else if let Some(series) = others {
+            series.routes = series.routes.saturating_sub(1);
+            if series.routes == 0 {
+                *others = None;
             }
-            let fresh = Arc::<RouteMetrics>::default();
-            own.insert(Arc::clone(label), Arc::clone(&fresh));
-            fresh
-        };
-        labels.iter().map(|label| route(label)).collect()
+        }
     }
 
     /// A listener's metrics. Its series go with the last of them and of its connections.
@@ -155,9 +181,9 @@ impl Owned {
     fn render_routes(&self, text: &mut String) {
         let routes = lock(&self.routes);
         let own = routes.own.iter();
-        let own = own.map(|(label, route)| (quoted(label), Arc::clone(route)));
+        let own = own.map(|(label, route)| (quoted(label), Arc::clone(&route.metrics)));
         let others = routes.others.iter();
-        let others = others.map(|route| (quoted(OTHER_ROUTES), Arc::clone(route)));
+        let others = others.map(|route| (quoted(OTHER_ROUTES), Arc::clone(&route.metrics)));
         let all: Vec<_> = own.chain(others).collect();
         drop(routes);
         if all.is_empty() {
@@ -192,6 +218,30 @@ fn write_listeners<V: std::fmt::Display>(
         let _written = writeln!(text, "{name}{{listener=\"{address}\"}} {value}");
     }
     text.push('\n');
+}
+
+// === impl Routes ===
+
+impl Routes {
+    /// The metrics of one route more. `others` are those that routes beyond the bound had before.
+    fn add(
+        &mut self,
+        label: &Arc<str>,
+        most: usize,
+        others: &mut Option<RouteSeries>,
+    ) -> Arc<RouteMetrics> {
+        let has_place = self.own.len() < most;
+        let series = match self.own.get_mut(label) {
+            Some(series) => series,
+            None if has_place => self.own.entry(Arc::clone(label)).or_default(),
+            None => self.others.get_or_insert_with(|| RouteSeries {
+                routes: 0,
+                ..others.take().unwrap_or_default()
+            }),
+        };
+        series.routes += 1;
+        Arc::clone(&series.metrics)
+    }
 }
 
 // === impl RouteMetrics ===
@@ -310,6 +360,33 @@ mod tests {
         expect(&owned, &[("c.d/", 2), ("g.h/", 1)]);
         set(&owned, &[]);
         assert_eq!(text(&owned), "");
+    }
+
+    #[test]
+    fn a_route_that_comes_or_goes_alone_leaves_the_others_as_they_are() {
+        let owned = Owned::new(2);
+        let took = Duration::from_millis(3);
+        let count = |routes: Vec<Arc<RouteMetrics>>| {
+            for route in routes {
+                route.count(200, took);
+            }
+        };
+        count(set(&owned, &["a.b/", "c.d/", "e.f/"]));
+        // The same label at another port has the same series, which stay as long as either.
+        count(vec![
+            owned.add_route(&"a.b/".into()),
+            owned.add_route(&"g.h/".into()),
+        ]);
+        expect(&owned, &[("a.b/", 2), ("c.d/", 1), ("other", 2)]);
+        owned.remove_route("a.b/");
+        owned.remove_route("c.d/");
+        expect(&owned, &[("a.b/", 2), ("other", 2)]);
+        count(vec![owned.add_route(&"i.j/".into())]);
+        expect(&owned, &[("a.b/", 2), ("i.j/", 1), ("other", 2)]);
+        for label in ["a.b/", "e.f/", "g.h/"] {
+            owned.remove_route(label);
+        }
+        expect(&owned, &[("i.j/", 1)]);
     }
 
     #[test]

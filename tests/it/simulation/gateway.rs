@@ -224,7 +224,7 @@ impl Gateway {
             resolved,
             look_up: &look_up,
             renewals: 0,
-            route: &found.route,
+            route: found.route.config(),
             port: PORT,
             admission,
             may_wake,

@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
+use smol_str::SmolStr;
 
 /// The full id that a server gave an instance. It is cheap to clone.
 ///
@@ -29,7 +30,7 @@ pub struct InstanceId(Arc<str>);
 /// # Ok::<(), hypeman::InstanceIdError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct InstanceRef(Arc<str>);
+pub struct InstanceRef(SmolStr);
 
 /// A volume's, snapshot's or ingress' name or id, which follows the same rules as an instance's.
 pub type ResourceRef = InstanceRef;
@@ -84,7 +85,7 @@ impl InstanceId {
 
     /// The same instance, as something to look up.
     pub fn to_ref(&self) -> InstanceRef {
-        InstanceRef(self.0.clone())
+        InstanceRef(Arc::clone(&self.0).into())
     }
 }
 
@@ -105,7 +106,7 @@ impl Borrow<str> for InstanceId {
 
 impl From<InstanceId> for InstanceRef {
     fn from(id: InstanceId) -> Self {
-        Self(id.0)
+        Self(id.0.into())
     }
 }
 
