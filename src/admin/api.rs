@@ -74,6 +74,15 @@ struct Where {
     hypeman: Option<String>,
 }
 
+/// Whether the workload is overridden.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(IntoParams))]
+struct Force {
+    /// Whether it is put to sleep although the workload, by its hook `before_standby`, wants to go on.
+    #[serde(default)]
+    force: bool,
+}
+
 /// Which routes.
 #[derive(Debug, Deserialize)]
 #[cfg_attr(test, derive(IntoParams))]
@@ -180,16 +189,20 @@ async fn wake(
 #[cfg_attr(test, utoipa::path(
     post,
     path = "/api/instances/{name}/standby",
-    params(("name" = String, Path, description = "Its name or its full id"), Where),
+    params(("name" = String, Path, description = "Its name or its full id"), Where, Force),
     responses((status = 200, body = Done), (status = "4XX", body = Problem), (status = "5XX", body = Problem)),
 ))]
 async fn standby(
     State(admin): State<Admin>,
     Path(name): Path<String>,
     Query(place): Query<Where>,
+    Query(Force { force }): Query<Force>,
     client: Client,
 ) -> Result<Json<Done>, Problem> {
-    let done = admin.operator.standby(which(name, place, &client)).await;
+    let done = admin
+        .operator
+        .standby(which(name, place, &client), force)
+        .await;
     done.map(Json)
 }
 

@@ -56,7 +56,7 @@ pub trait Operator: Send + Sync + 'static {
     fn wake(&self, which: Which) -> BoxFuture<'_, Result<Done, Problem>>;
 
     /// Puts an instance to sleep.
-    fn standby(&self, which: Which) -> BoxFuture<'_, Result<Done, Problem>>;
+    fn standby(&self, which: Which, force: bool) -> BoxFuture<'_, Result<Done, Problem>>;
 
     /// The next request may wake the instance, however often that failed.
     fn reset_breaker(&self, which: Which) -> BoxFuture<'_, Result<Done, Problem>>;

@@ -26,7 +26,10 @@ use crate::listener::ca_file;
 use crate::names::PlaneIndex;
 use crate::proxy::{ProxyError, error_response};
 use crate::telemetry::{InstanceCondition, Readings, WakeKind};
-use crate::wake::{Instance, LedgerEntry, Requester, Suspicion, Target, WakeError, WakeStage};
+use crate::wake::{
+    Hook, HookOutcome, Instance, LedgerEntry, Requester, Suspicion, Target, Tcp, WakeError,
+    WakeStage, call_hook,
+};
 use hypeman::Error as ControlPlaneError;
 use hypeman::wire::InstanceState;
 use hypeman::{GoDuration, InstanceId, InstanceRef};
@@ -89,9 +92,46 @@ fn failed(error: &ControlPlaneError) -> Problem {
     Problem::new(status, "control_plane", error.to_string())
 }
 
+/// The workload does not want to be put to sleep.
+fn wants_to_go_on(pause: Option<Duration>) -> Problem {
+    let until = pause.map_or_else(String::new, |pause| {
+        format!(" for {} more", GoDuration::from(pause))
+    });
+    let detail =
+        format!("The workload wants to go on{until}; `--force` puts it to sleep all the same.");
+    Problem::new(StatusCode::CONFLICT, "standby_refused", detail)
+}
+
 // === impl Running ===
 
 impl Running {
+    /// Tells the workload of an instance that is awake that it is about to be put to sleep.
+    async fn before_standby(&self, plane: PlaneIndex, instance: &Instance) -> HookOutcome {
+        let route = self.gateway.standby_hook(plane, instance);
+        let Some((route, endpoint)) = route.zip(instance.endpoint()) else {
+            return HookOutcome::Ok;
+        };
+        let hooks = &route.wake.hooks;
+        let port = Some(route.port).filter(|port| *port != 0);
+        let port = port.or_else(|| endpoint.first_ready_port());
+        let (Some(path), Some(port)) = (&hooks.before_standby, port) else {
+            return HookOutcome::Ok;
+        };
+        // Counted, so that it does not fall asleep in the middle of it.
+        let _open = endpoint.open_connection();
+        let tls = match route.forwarding.protocol.is_secure() {
+            false => None,
+            // As it was spoken when the instance was found to be ready.
+            true => match endpoint.tls_of(port) {
+                Some(tls) => Some(tls),
+                None => return HookOutcome::Failed,
+            },
+        };
+        let place = (endpoint.address(port), &**path, tls.as_ref());
+        let metrics = &self.gateway.parts().metrics;
+        call_hook(&Tcp, place, Hook::BeforeStandby, hooks.timeout, metrics).await
+    }
+
     fn plane_name(&self, plane: PlaneIndex) -> String {
         let name = self.planes.get(usize::from(plane.0));
         name.map(|plane| plane.name.clone()).unwrap_or_default()
@@ -416,10 +456,15 @@ impl Operator for AppHandle {
         .boxed()
     }
 
-    fn standby(&self, which: Which) -> BoxFuture<'_, Result<Done, Problem>> {
+    fn standby(&self, which: Which, force: bool) -> BoxFuture<'_, Result<Done, Problem>> {
         async move {
             let (plane, instance) = self.0.find(&which).await?;
             let began = Instant::now();
+            if let HookOutcome::Refused(pause) = self.0.before_standby(plane, &instance).await
+                && !force
+            {
+                return Err(wants_to_go_on(pause));
+            }
             let Some(plane) = self.0.planes.get(usize::from(plane.0)) else {
                 return Err(refused(WakeError::NotFound));
             };

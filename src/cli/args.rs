@@ -107,7 +107,9 @@ pub enum Command {
     /// Wake instances through a running gateway.
     Wake(WhichArguments),
     /// Put instances to sleep through a running gateway.
-    Standby(WhichArguments),
+    ///
+    /// A workload with a hook `before_standby` is told first, and may want to go on.
+    Standby(StandbyArguments),
     /// Let the next request wake instances whose wakes have failed.
     ResetBreaker(WhichArguments),
     /// Let a running gateway load its configuration again.
@@ -271,6 +273,17 @@ pub struct WhichArguments {
     /// Their control plane, by its configured name [default: the first that has them].
     #[arg(long, value_name = "NAME")]
     pub hypeman: Option<String>,
+}
+
+/// Arguments of `standby`.
+#[derive(Debug, Clone, Args)]
+pub struct StandbyArguments {
+    /// Which instances.
+    #[command(flatten)]
+    pub which: WhichArguments,
+    /// Also those whose workload, by its hook `before_standby`, wants to go on.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `serve`.

@@ -394,11 +394,14 @@ pub(super) async fn routes(arguments: RoutesArguments, output: Output) -> Result
 pub(super) async fn act(
     arguments: WhichArguments,
     action: &'static str,
+    force: bool,
     output: Output,
 ) -> Result<(), Failure> {
     let gateway = Gateway::of(&arguments.gateway)?;
     let hypeman = arguments.hypeman.as_deref();
-    let query: Vec<_> = hypeman.map(|name| ("hypeman", name)).into_iter().collect();
+    let hypeman = hypeman.map(|name| ("hypeman", name));
+    let force = force.then_some(("force", "true"));
+    let query: Vec<_> = hypeman.into_iter().chain(force).collect();
     let mut failed = Vec::new();
     for name in &arguments.names {
         let path = format!("{}/{action}", instance_path(name));

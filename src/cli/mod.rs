@@ -32,7 +32,7 @@ use tokio::runtime::Builder;
 
 pub use args::{
     Arguments, CheckArguments, Command, ConfigArguments, GatewayArguments, InitArguments,
-    RoutesArguments, ServeArguments, WakesArguments, WhichArguments,
+    RoutesArguments, ServeArguments, StandbyArguments, WakesArguments, WhichArguments,
 };
 #[cfg(feature = "local")]
 pub use args::{DemoArguments, LocalCommand, LocalVerb, RunArguments};
@@ -110,9 +110,13 @@ async fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
         Command::Wakes(arguments) => wakes::run(arguments, output).await,
         Command::Certificates(arguments) => certificates::run(arguments, output).await,
         Command::Routes(arguments) => gateway::routes(arguments, output).await,
-        Command::Wake(arguments) => gateway::act(arguments, "wake", output).await,
-        Command::Standby(arguments) => gateway::act(arguments, "standby", output).await,
-        Command::ResetBreaker(arguments) => gateway::act(arguments, "reset-breaker", output).await,
+        Command::Wake(arguments) => gateway::act(arguments, "wake", false, output).await,
+        Command::Standby(arguments) => {
+            gateway::act(arguments.which, "standby", arguments.force, output).await
+        }
+        Command::ResetBreaker(arguments) => {
+            gateway::act(arguments, "reset-breaker", false, output).await
+        }
         Command::Reload(arguments) => gateway::reload(arguments, output).await,
         Command::Drain(arguments) => gateway::drain(arguments, output).await,
         Command::Healthcheck { config, url } => {

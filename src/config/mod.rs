@@ -73,8 +73,8 @@ pub use ports::{PortFrom, PortRanges, parse_port};
 pub use problem::{ConfigError, Problem};
 pub use redact::{masked, redacted};
 pub use route::{
-    AdmissionConfig, AsleepConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig, RouteConfig,
-    RouteWakeConfig, WaitingPageConfig,
+    AdmissionConfig, AsleepConfig, HooksConfig, LimitsConfig, Preset, PrewarmConfig, RetryConfig,
+    RouteConfig, RouteWakeConfig, WaitingPageConfig,
 };
 pub use schema::schema;
 pub use secret::Secret;

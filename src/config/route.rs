@@ -18,7 +18,9 @@ use super::pattern::{HostPattern, InstanceTemplate};
 #[cfg(test)]
 use super::ports::PortShape;
 use super::ports::{PortFrom, PortRanges, port_or_capture};
-use super::settings::{list, optional_text, settings, size_within, text, within, word_settings};
+use super::settings::{
+    list, optional_text, section, settings, size_within, text, within, word_settings,
+};
 #[cfg(test)]
 use super::shape::{GoText, or_flag};
 use super::texts::{
@@ -131,12 +133,35 @@ settings! {
         /// A GET of this path, whose answer does not matter, goes first after a wake.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub warmup: Option<Arc<str>> = None, by optional_text(parse_target);
+        /// Requests that the gateway makes to the workload itself.
+        #[serde(skip_serializing_if = "HooksConfig::is_empty")]
+        pub hooks: HooksConfig = HooksConfig::default(), by section;
         /// Requests of this route held at once; 0 sheds all.
         pub max_held: usize = 50_000;
         /// Instances that are restored with this one.
         #[serde(skip_serializing_if = "<[_]>::is_empty")]
         #[cfg_attr(test, schemars(with = "Vec<String>"))]
         pub also: Arc<[InstanceRef]> = [].into(), by list(parse_instance);
+    }
+}
+
+settings! {
+    /// Requests that the gateway makes to the workload itself, at the route's port. What clients ask of
+    /// these paths is a 404.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+    #[cfg_attr(test, derive(JsonSchema))]
+    pub struct HooksConfig {
+        /// A POST to this path goes once after a wake, before the first request.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub resumed: Option<Arc<str>> = None, by optional_text(parse_hook);
+        /// A POST to this path goes before the gateway puts the instance to sleep; an answer 409 keeps it
+        /// awake.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub before_standby: Option<Arc<str>> = None, by optional_text(parse_hook);
+        /// How long an answer is waited for.
+        #[serde(serialize_with = "go_text")]
+        #[cfg_attr(test, schemars(with = "GoText"))]
+        pub timeout: Duration = Duration::from_secs(2);
     }
 }
 
@@ -300,6 +325,17 @@ impl RouteConfig {
         let last = host.as_str().rsplit_once('.')?.1;
         let is_name = last.bytes().any(|b| b.is_ascii_alphabetic()) && !host.as_str().contains('_');
         (is_name && last != "localhost").then(|| host.as_str())
+    }
+}
+
+fn parse_hook(text: &str) -> Result<Arc<str>, String> {
+    parse_path(text).map(Arc::from)
+}
+
+impl HooksConfig {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -17,7 +17,9 @@ use super::preflight::Preflights;
 use super::unknown_names::UnknownNames;
 use crate::config::{Rate, RouteConfig};
 use crate::keep_warm::WarmPlan;
+use crate::names::PlaneIndex;
 use crate::upstream::Pseudonyms;
+use crate::wake::Instance;
 use hypeman::ControlPlane;
 
 /// The gateway, as every connection sees it.
@@ -84,6 +86,25 @@ impl<P: ControlPlane> Gateway<P> {
             })
         });
         plans.filter(|plan| !plan.windows.is_empty()).collect()
+    }
+
+    /// The route whose workload is told before its instance is put to sleep: one of this instance
+    /// alone before one of many.
+    pub fn standby_hook<S>(
+        &self,
+        plane: PlaneIndex,
+        instance: &Instance<S>,
+    ) -> Option<Arc<RouteConfig>> {
+        let active_routes = self.active_routes.load();
+        let routes = active_routes.table.all().filter(|route| {
+            let config = route.config();
+            let is_own = route
+                .fixed_instance()
+                .is_none_or(|name| instance.is_meant_by(name));
+            config.plane == plane && config.wake.hooks.before_standby.is_some() && is_own
+        });
+        let route = routes.min_by_key(|route| (route.fixed_instance().is_none(), route.index));
+        route.map(|route| Arc::clone(route.config()))
     }
 
     /// The parts that the gateway is made of.

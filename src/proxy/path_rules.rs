@@ -24,6 +24,7 @@ struct Rules {
     health: Vec<PathRule>,
     /// The events of the waiting page.
     wake_status: Option<PathRule>,
+    hooks: Vec<PathRule>,
     prewarm: Vec<Vec<PathRule>>,
     preset: Option<Preset>,
     special: SpecialPaths,
@@ -43,11 +44,17 @@ impl PathRules {
         let prewarm: Vec<_> = prewarm.collect();
         let [allowed, denied] = [&admission.paths, &admission.deny_paths].map(|all| rules(all));
         let health = rules(&asleep.health_paths);
+        let hooks = [
+            &config.wake.hooks.resumed,
+            &config.wake.hooks.before_standby,
+        ];
+        let hooks = hooks.into_iter().flatten();
+        let hooks: Vec<_> = hooks.map(|path| special.rule(path)).collect();
         let robots = asleep.robots.as_ref();
         let robots = robots.map(|_| special.rule("/robots.txt"));
         let has_page = config.waiting_page.enabled;
         let wake_status = has_page.then(|| special.rule(waiting::STATUS_PATH));
-        let has_rules = [&allowed, &denied, &health]
+        let has_rules = [&allowed, &denied, &health, &hooks]
             .iter()
             .any(|all| !all.is_empty())
             || !prewarm.is_empty()
@@ -60,6 +67,7 @@ impl PathRules {
             robots,
             health,
             wake_status,
+            hooks,
             prewarm,
             preset: admission.preset,
             special,
@@ -92,6 +100,7 @@ impl Rules {
             is_robots: is(&self.robots),
             is_health: self.health.iter().any(|rule| reading.is(rule)),
             is_wake_status: is(&self.wake_status),
+            is_hook: self.hooks.iter().any(|rule| reading.is(rule)),
             is_guess: with_preset(preset::is_guess),
             is_icon: with_preset(preset::is_icon),
             prewarm: prewarm.map(|(position, _)| position).collect(),
@@ -114,7 +123,7 @@ mod tests {
         let rules = rules(
             "prewarm = [{ paths = [\"/login\"], instances = [\"b\"] }]\n\
              asleep = { robots = \"Cargo.toml\", health_paths = [\"/healthz\"] }\n\
-             waiting_page = true\n\
+             waiting_page = true\nwake = { hooks = { resumed = \"/_resumed\" } }\n\
              admission = { deny_paths = [\"/internal\"], preset = \"browser-abuse\" }",
         );
         let plain = |path: &str| rules.judge(&PathReadings::of(path)).unwrap();
@@ -124,7 +133,9 @@ mod tests {
         assert!(plain("/robots.txt").is_robots && plain("/.wakegate/wake").is_wake_status);
         assert!(plain("/.env").is_guess && plain("/favicon.ico").is_icon);
         assert_eq!(plain("/login/x").prewarm, [0]);
+        assert!(plain("/_resumed").is_hook);
         let paths = [
+            "/_resumed",
             "/internal",
             "/healthz",
             "/robots.txt",

@@ -13,6 +13,8 @@ pub struct PathVerdict {
     pub(super) is_health: bool,
     /// It is that of the waiting page's events.
     pub(super) is_wake_status: bool,
+    /// It is that of a hook, which the gateway alone calls.
+    pub(super) is_hook: bool,
     /// The preset knows that it is a scanner's guess.
     pub(super) is_guess: bool,
     /// The preset knows that it is an icon's.

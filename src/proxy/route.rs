@@ -124,6 +124,10 @@ impl<P: ControlPlane> Gateway<P> {
             tls,
         } = found;
 
+        if path.is_hook {
+            // The gateway alone calls it.
+            return Err(RouteError::NoRoute.into());
+        }
         let config = route.config();
         let rate = min_body_rate(request.headers(), fields, &server, &config.limits);
         let request = request.map(|body| RequestBody::new(body, rate));

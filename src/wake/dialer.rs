@@ -4,10 +4,11 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use http::Method;
-use http::header::{CONNECTION, HOST, USER_AGENT};
+use http::header::{CONNECTION, HOST, RETRY_AFTER, USER_AGENT};
 use http::uri::PathAndQuery;
 use http1::{BodyLength, HeadLimits, ResponseReader, write_request};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -47,6 +48,27 @@ pub trait Dialer: Send + Sync + 'static {
         target: &str,
         tls: Option<&TlsHop>,
     ) -> impl Future<Output = io::Result<u16>> + Send;
+
+    /// Sends a POST without a body, with these fields, on a connection of its own, over TLS or in
+    /// clear.
+    fn post(
+        &self,
+        _address: SocketAddr,
+        _target: &str,
+        _tls: Option<&TlsHop>,
+        _fields: &[(&'static str, String)],
+    ) -> impl Future<Output = io::Result<Answered>> + Send {
+        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+}
+
+/// What the answer to a POST says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answered {
+    /// Its status.
+    pub status: u16,
+    /// Its `Retry-After`, where that is in seconds.
+    pub retry_after: Option<Duration>,
 }
 
 /// Over TCP.
@@ -73,9 +95,36 @@ impl Dialer for Tcp {
         target: &str,
         tls: Option<&TlsHop>,
     ) -> io::Result<u16> {
+        let answered = self.exchange(address, Method::GET, target, tls, &[]).await;
+        answered.map(|answered| answered.status)
+    }
+
+    async fn post(
+        &self,
+        address: SocketAddr,
+        target: &str,
+        tls: Option<&TlsHop>,
+        fields: &[(&'static str, String)],
+    ) -> io::Result<Answered> {
+        self.exchange(address, Method::POST, target, tls, fields)
+            .await
+    }
+}
+
+// === impl Tcp ===
+
+impl Tcp {
+    async fn exchange(
+        self,
+        address: SocketAddr,
+        method: Method,
+        target: &str,
+        tls: Option<&TlsHop>,
+        more: &[(&'static str, String)],
+    ) -> io::Result<Answered> {
         let mut stream = self.connect(address).await?;
         if let Some(tls) = tls {
-            // A health check and a warm-up are HTTP/1.1, also where requests are not.
+            // Health checks, warm-ups and hooks are HTTP/1.1, also where requests are not.
             stream = tls.speaking(Alpn::Http1).secure(stream).await?;
         }
         let target: PathAndQuery = target.parse().map_err(io::Error::other)?;
@@ -85,19 +134,38 @@ impl Dialer for Tcp {
             (USER_AGENT.as_str(), b"wakegate"),
             (CONNECTION.as_str(), b"close"),
         ];
+        let more = more.iter().map(|(name, value)| (*name, value.as_bytes()));
+        let fields = fields.into_iter().chain(more);
         let mut request = Vec::new();
-        let none = BodyLength::Nothing;
-        write_request(&mut request, "GET", target.as_str(), fields, none, |_| {});
+        let none = match method == Method::POST {
+            // Without a length some servers answer 411 (RFC 9110 §8.6).
+            true => BodyLength::Length(0),
+            false => BodyLength::Nothing,
+        };
+        write_request(
+            &mut request,
+            method.as_str(),
+            target.as_str(),
+            fields,
+            none,
+            |_| {},
+        );
         stream.write_all(&request).await?;
         stream.flush().await?;
         let (mut reader, mut input) = (ResponseReader::new(LIMITS), BytesMut::new());
         loop {
-            let read = reader.read_head(&input, &Method::GET, |head| {
-                (head.status.as_u16(), head.framing.is_interim)
+            let read = reader.read_head(&input, &method, |head| {
+                let after = head.fields.all(RETRY_AFTER.as_str()).next();
+                let after = after.and_then(|text| std::str::from_utf8(text).ok()?.parse().ok());
+                let answered = Answered {
+                    status: head.status.as_u16(),
+                    retry_after: after.map(Duration::from_secs),
+                };
+                (answered, head.framing.is_interim)
             });
             match read.map_err(io::Error::other)? {
                 Some((length, (_, true))) => input.advance(length),
-                Some((_, (status, false))) => return Ok(status),
+                Some((_, (answered, false))) => return Ok(answered),
                 None if stream.read_buf(&mut input).await? == 0 => {
                     return Err(io::ErrorKind::UnexpectedEof.into());
                 }

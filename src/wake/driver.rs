@@ -25,7 +25,7 @@ pub(super) use self::state::Common;
 use self::state::{Done, Driver, Upkeep, Verb};
 use super::dialer::Dialer;
 use super::error::{WakeError, WakeStage};
-use super::evidence::{Evidence, Observation, Rest, Seen, address_of};
+use super::evidence::{Evidence, Observation, Rest, Seen, address_of, asleep_since};
 use super::instance::{Command, Instance, Ready, Suspicion, WakeRequest};
 use super::lease::{Endpoint, EpochInit};
 use super::machine::{Effect, Event, Machine, WakeLimits};
@@ -72,6 +72,10 @@ pub(super) fn instance<P: ControlPlane, R: Dialer>(
         found: None,
         refused: None,
         warmup: None,
+        resumed: None,
+        tells: false,
+        asleep_since: asleep_since(described),
+        slept: None,
         deadline: now,
         claims: Vec::new(),
         claimants: None,
@@ -218,9 +222,13 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         }
         if first {
             self.warmup = None;
+            self.resumed = None;
         }
         // Of all that wait, the first that wants one.
         self.warmup = self.warmup.take().or(request.rules.warmup);
+        let hooks = request.rules.hooks;
+        let resumed = hooks.resumed.map(|path| (path, hooks.timeout));
+        self.resumed = self.resumed.take().or(resumed);
         let leased = self.endpoint.as_ref().is_some_and(|e| e.is_leased(now));
         self.step(Event::WakeRequested {
             target,
@@ -295,6 +303,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         if let Some((name, asked_at)) = &seen.name {
             self.instance.set_name(name, *asked_at);
         }
+        self.asleep_since = seen.asleep_since.or(self.asleep_since);
         match &seen.evidence {
             Evidence::Awake(_) => self.trouble = None,
             // However often it is asleep meanwhile.
@@ -391,6 +400,9 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         });
         endpoint.verify(seen.asked_at, seen.terms);
         if fresh {
+            let since = self.asleep_since.take();
+            let slept = since.map(|since| jiff::Timestamp::now().duration_since(since));
+            self.slept = slept.and_then(|slept| slept.try_into().ok());
             // A restore gives its caller one whole idle timeout (contract B.5).
             endpoint.begin_term(seen.asked_at);
         }
@@ -428,6 +440,9 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         }
         if std::mem::take(&mut self.warmed_up) {
             endpoint.mark_warmed_up();
+        }
+        if std::mem::take(&mut self.tells) {
+            endpoint.mark_resumed();
         }
         // What others wait for beyond it is no second wake.
         let is_wake = woken && !std::mem::replace(&mut self.counted, true);

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::addresses::is_refused;
@@ -99,6 +100,8 @@ pub(super) struct Seen {
     pub(super) evidence: Evidence,
     /// The instance's name, which may have changed, and when it was asked for.
     pub(super) name: Option<(Arc<str>, Instant)>,
+    /// Since when it sleeps, where the control plane says so.
+    pub(super) asleep_since: Option<Timestamp>,
     /// What the control plane said, where it was no success.
     pub(super) answer: Option<Arc<PlaneAnswer>>,
     /// The time for which the control plane does not want to be asked again.
@@ -179,6 +182,21 @@ pub(super) fn terms_of(described: &wire::Instance) -> LeaseTerms {
     }
 }
 
+/// Since when an instance sleeps, where the control plane says so.
+pub(super) fn asleep_since(described: &wire::Instance) -> Option<Timestamp> {
+    match described.state {
+        InstanceState::Standby => described.current_phase_since,
+        InstanceState::Stopped => described.current_phase_since.or(described.stopped_at),
+        InstanceState::Running
+        | InstanceState::Initializing
+        | InstanceState::Created
+        | InstanceState::Paused
+        | InstanceState::Shutdown
+        | InstanceState::Unknown
+        | InstanceState::Other(_) => None,
+    }
+}
+
 fn health_of(described: &wire::Instance) -> Option<bool> {
     let health = described.health_status.as_ref()?;
     match health.status {
@@ -227,6 +245,7 @@ impl Seen {
         let answer = leads_nowhere.then(|| PlaneAnswer::of_state("get", &described.state));
         Self {
             name,
+            asleep_since: is_it.then(|| asleep_since(described)).flatten(),
             answer: answer.map(Arc::new),
             ..Self::from(evidence)
         }
@@ -250,6 +269,7 @@ impl From<Evidence> for Seen {
         Self {
             evidence,
             name: None,
+            asleep_since: None,
             answer: None,
             retry_after: None,
         }

@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use super::belongings::Belongings;
 use super::target::Target;
 use crate::backoff::Backoff;
+use crate::instance_tls::TlsHop;
 use hypeman::InstanceId;
 
 /// While a control plane cannot tell, a lease's confirmation is asked for this seldom.
@@ -82,6 +83,7 @@ struct Epoch {
     /// Whether it was restored or started by us when this epoch began.
     fresh: bool,
     warmed_up: AtomicBool,
+    resumed: AtomicBool,
     /// When a lease term began last: a close, a hold, a restore.
     idle_since: AtomicU64,
     /// Only a hold begins a term when our connections do not count.
@@ -159,6 +161,7 @@ impl Endpoint {
             held_losses,
             fresh: init.fresh,
             warmed_up: AtomicBool::new(false),
+            resumed: AtomicBool::new(false),
             idle_since: AtomicU64::new(0),
             held: AtomicU64::new(0),
             verified: AtomicU64::new(1),
@@ -218,6 +221,15 @@ impl Endpoint {
 
     pub(super) fn is_warmed_up(&self) -> bool {
         self.0.warmed_up.load(Ordering::Acquire)
+    }
+
+    /// Whether the workload has been told of the wake.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.0.resumed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn mark_resumed(&self) {
+        self.0.resumed.store(true, Ordering::Release);
     }
 
     pub(super) fn mark_warmed_up(&self) {
@@ -367,6 +379,22 @@ impl Endpoint {
     /// Whether `target` has answered in this epoch.
     pub fn is_ready(&self, target: &Target) -> bool {
         self.0.ready.load().contains(target)
+    }
+
+    /// The first of its ports that has answered in this epoch.
+    pub fn first_ready_port(&self) -> Option<u16> {
+        let ready = self.0.ready.load();
+        ready
+            .iter()
+            .map(|target| target.port)
+            .find(|port| *port != 0)
+    }
+
+    /// The TLS that one of its ports has answered in this epoch.
+    pub fn tls_of(&self, port: u16) -> Option<TlsHop> {
+        let ready = self.0.ready.load();
+        let mut of_port = ready.iter().filter(|target| target.port == port);
+        of_port.find_map(|target| target.tls().cloned())
     }
 
     pub(super) fn mark_ready(&self, target: &Target) {

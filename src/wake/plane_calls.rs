@@ -87,7 +87,13 @@ fn standing_by(
     let seen = described.map(|described| Seen::described(id, described, asked_at));
     match seen {
         Some(seen) if seen.evidence == Evidence::Asleep(Rest::WithoutMemory) => seen,
-        Some(Seen { name, .. }) => Seen { name, ..refused },
+        Some(Seen {
+            name, asleep_since, ..
+        }) => Seen {
+            name,
+            asleep_since,
+            ..refused
+        },
         None => refused,
     }
 }

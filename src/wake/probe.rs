@@ -13,8 +13,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::dialer::Dialer;
+use super::hooks::{Hook, call_hook};
 use crate::backoff::Backoff;
 use crate::instance_tls::{TlsHop, Verdict, verdict};
+use crate::telemetry::Metrics;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const PORT_PAUSE: Duration = Duration::from_millis(10);
@@ -33,6 +35,17 @@ pub(super) struct ReadinessCheck {
     pub(super) warmup: Option<Arc<str>>,
     /// Must be agreed on.
     pub(super) tls: Option<TlsHop>,
+    /// Goes once before that: the workload is told that it has slept.
+    pub(super) resumed: Option<Resumed>,
+}
+
+/// The call of a workload's hook after a wake.
+#[derive(Debug, Clone)]
+pub(super) struct Resumed {
+    pub(super) path: Arc<str>,
+    pub(super) slept: Option<Duration>,
+    pub(super) timeout: Duration,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// What a probe has found.
@@ -68,6 +81,7 @@ pub(super) async fn probe<R: Dialer>(
             match found {
                 Probed::Open(_) | Probed::OtherProtocol => {
                     if is_healthy(dialer, address, check).await {
+                        tell(dialer, address, check).await;
                         warm_up(dialer, address, check).await;
                         return found;
                     }
@@ -122,6 +136,15 @@ async fn is_healthy<R: Dialer>(dialer: &R, address: SocketAddr, check: &Readines
         return true;
     };
     matches!(ask(dialer, address, path, check).await, Ok(200..400))
+}
+
+/// Tells the workload that it has slept.
+async fn tell<R: Dialer>(dialer: &R, address: SocketAddr, check: &ReadinessCheck) {
+    if let Some(resumed) = &check.resumed {
+        let place = (address, &*resumed.path, check.tls.as_ref());
+        let hook = Hook::Resumed(resumed.slept);
+        call_hook(dialer, place, hook, resumed.timeout, &resumed.metrics).await;
+    }
 }
 
 async fn warm_up<R: Dialer>(dialer: &R, address: SocketAddr, check: &ReadinessCheck) {

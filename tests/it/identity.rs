@@ -1,7 +1,7 @@
 //! Who may wake: tokens, fields and signed URLs that are forged, stale or somebody else's, and those
 //! that are right.
 
-mod server;
+pub mod server;
 mod signer;
 
 use std::path::Path;

@@ -579,3 +579,23 @@ async fn a_client_that_names_no_host_of_a_certificate_gets_a_refusal_and_wakes_n
     gateway.stop().await;
     plane.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hooks_of_a_workload_go_over_tls_as_its_requests_do() {
+    let (plane, authority) = (Plane::start().await, Authority::new());
+    authority.issue("shop", &["shop.test"]);
+    plane.asleep(authority.secure("shop", "shop")).await;
+    let hooks = "[route.wake.hooks]\nresumed = \"/echo\"\nbefore_standby = \"/echo\"\n";
+    let route = route("shop", &authority.believed("https", "")) + hooks;
+    let gateway = Gateway::start(&plane, &route).await;
+    assert_eq!(gateway.client().get("shop", "/").await.status(), 200);
+    let standby = format!("http://{}/api/instances/shop/standby", gateway.admin);
+    let standby = reqwest::Client::new().post(standby).send().await.unwrap();
+    assert_eq!(standby.status(), 200);
+    for hook in ["resumed", "before_standby"] {
+        let ok = format!("wakegate_hooks_total{{hook=\"{hook}\",outcome=\"ok\"}}");
+        assert_eq!(gateway.metric(&ok).await, 1.0, "{hook}");
+    }
+    gateway.stop().await;
+    plane.stop().await;
+}

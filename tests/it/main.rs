@@ -61,6 +61,7 @@ mod framing;
 mod grpc;
 mod h2;
 mod half_close;
+mod hooks;
 mod hostile_memory;
 mod identity;
 mod ingress;

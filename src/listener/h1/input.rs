@@ -363,9 +363,11 @@ mod tests {
     use std::future::poll_fn;
 
     use tokio::io::AsyncWriteExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
 
     use super::*;
-    use crate::flow::BufferBudget;
+    use crate::flow::{BufferBudget, PeekStream, SendTimeout};
 
     /// The input of a connection whose head of a request, with a body of this length, was read.
     async fn input(length: usize, stream: &mut (impl AsyncRead + Unpin)) -> Input {
@@ -444,5 +446,23 @@ mod tests {
             assert!(input.bytes.capacity() <= 2 * bytes + ROOM, "{bytes}");
             input.bytes.clear();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_cannot_send_the_rest_of_its_body_is_noticed_though_nobody_takes_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let stream = SendTimeout::new(listener.accept().await.unwrap().0, LOOK);
+        let mut stream = PeekStream::new(stream);
+        client.write_all(&post(5 * ROOM)).await.unwrap();
+        client.write_all(&vec![b'x'; 3 * ROOM]).await.unwrap();
+        let mut input = input(5 * ROOM, &mut stream).await;
+        let end = timeout(LOOK * 10, poll_fn(|cx| input.poll_end(&mut stream, cx)));
+        assert!(end.await.is_err(), "it may send the rest");
+        client.shutdown().await.unwrap();
+        let began = Instant::now();
+        poll_fn(|cx| input.poll_end(&mut stream, cx)).await;
+        assert!(began.elapsed() <= LOOK * 2);
     }
 }

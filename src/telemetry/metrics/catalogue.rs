@@ -44,6 +44,7 @@ pub(super) const LISTENER_ACCEPTED: &str = "wakegate_listener_accepted_total";
 pub(super) const REFUSED_CONNECTIONS: &str = "wakegate_refused_connections_total";
 pub(super) const BUFFERED_BYTES: &str = "wakegate_buffered_bytes";
 pub(super) const MEMORY_REFUSALS: &str = "wakegate_memory_refusals_total";
+pub(super) const HOOKS: &str = "wakegate_hooks_total";
 pub(super) const RAW_CONNECTIONS: &str = "wakegate_raw_connections_total";
 pub(super) const UPSTREAM_TLS_HANDSHAKES: &str = "wakegate_upstream_tls_handshakes_total";
 pub(super) const ACME_ORDERS: &str = "wakegate_acme_orders_total";
@@ -238,6 +239,11 @@ const ALL: &[(&str, Kind, &str)] = &[
         MEMORY_REFUSALS,
         Counter,
         "Requests and streams refused because of what their client had in memory",
+    ),
+    (
+        HOOKS,
+        Counter,
+        "Calls of workloads' hooks, by hook and by how they ended",
     ),
     (
         RAW_CONNECTIONS,

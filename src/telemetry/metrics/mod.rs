@@ -316,6 +316,12 @@ impl Metrics {
         counter.increment(1);
     }
 
+    /// Counts a call of a workload's hook.
+    pub fn count_hook(&self, hook: &'static str, outcome: &'static str) {
+        let labels = vec![Label::new("hook", hook), Label::new("outcome", outcome)];
+        self.registry.counter(name::HOOKS, labels).increment(1);
+    }
+
     /// Counts a request that was refused instead of held.
     pub fn count_shed(&self, reason: ShedReason) {
         self.shed.count(reason);

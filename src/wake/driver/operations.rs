@@ -16,7 +16,7 @@ use crate::wake::dialer::Dialer;
 use crate::wake::evidence::{Doubt, Evidence, Seen};
 use crate::wake::machine::{Event, PAUSES};
 use crate::wake::plane_calls::{ask, restore, settle};
-use crate::wake::probe::{Probed, ReadinessCheck, probe};
+use crate::wake::probe::{Probed, ReadinessCheck, Resumed, probe};
 use crate::wake::record::Requester;
 use crate::wake::slots::{Claim, FairSlot};
 use crate::wake::target::Target;
@@ -175,11 +175,21 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             health: target.health.clone().filter(|_| http),
             warmup: self.warmup.clone(),
             tls: target.tls().cloned(),
+            resumed: self.resumed.clone().map(|(path, timeout)| Resumed {
+                path,
+                slept: self.slept,
+                timeout,
+                metrics: Arc::clone(&self.common.wake_log.metrics),
+            }),
         };
         if endpoint.woken_since(Instant::now()).is_none() || endpoint.is_warmed_up() {
             check.warmup = None;
         }
         self.warmed_up = check.warmup.is_some();
+        if endpoint.woken_since(Instant::now()).is_none() || endpoint.is_resumed() {
+            check.resumed = None;
+        }
+        self.tells = check.resumed.is_some();
         let (dialer, target) = (Arc::clone(&self.common.dialer), target.clone());
         self.operations.push(
             async move {

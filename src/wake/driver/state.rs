@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -58,6 +59,13 @@ pub(super) struct Driver<P, R: Dialer> {
     pub(super) refused: Option<(Target, Arc<str>)>,
     /// What goes once before the first request, as the first of all that wait wants it.
     pub(super) warmup: Option<Arc<str>>,
+    /// The hook that tells the workload of a wake, and how long it is waited for.
+    pub(super) resumed: Option<(Arc<str>, Duration)>,
+    /// The probe under way calls it.
+    pub(super) tells: bool,
+    /// Since when the instance sleeps, and how long it has slept before the last wake.
+    pub(super) asleep_since: Option<jiff::Timestamp>,
+    pub(super) slept: Option<Duration>,
     /// The end of the longest wait.
     pub(super) deadline: Instant,
     /// Those for whom the attempt is, one of each network.

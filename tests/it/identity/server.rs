@@ -76,6 +76,22 @@ impl Server {
         self.heads.lock().unwrap().len()
     }
 
+    /// The methods and paths of the requests so far.
+    pub fn lines(&self) -> Vec<String> {
+        let heads = self.heads.lock().unwrap();
+        let lines = heads
+            .iter()
+            .map(|head| format!("{} {}", head.method, head.uri));
+        lines.collect()
+    }
+
+    /// A field of the request at this position.
+    pub fn field(&self, position: usize, name: &str) -> Option<String> {
+        let heads = self.heads.lock().unwrap();
+        let value = heads.get(position)?.headers.get(name)?;
+        Some(value.to_str().unwrap().to_owned())
+    }
+
     /// A field of the last request.
     pub fn last(&self, name: &str) -> Option<String> {
         let heads = self.heads.lock().unwrap();
