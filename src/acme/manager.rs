@@ -1,7 +1,8 @@
 //! Orders certificates for the names that routes have, and renews them.
 //!
 //! Guarantees: the clock is looked at once a minute, since a host may sleep; each name has its own
-//! pauses; an order that does not end is given up; what another gateway has ordered is taken.
+//! pauses; an order that does not end is given up; what another gateway has ordered is taken; a name
+//! that is asked for on demand has its first order at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,9 +18,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::account::{OrderError, account, order};
 use super::http_client::RetryAfter;
+use super::on_demand::Demanded;
 use super::schedule::{pause, renew_at};
 use super::store::AcmeStore;
-use crate::config::AcmeConfig;
+use crate::config::{AcmeConfig, can_be_certified};
 use crate::telemetry::{Metrics, OrderOutcome};
 
 /// Between two looks at the clock.
@@ -43,7 +45,10 @@ pub struct Acme {
     store: Arc<AcmeStore>,
     metrics: Arc<Metrics>,
     names: watch::Sender<BTreeSet<String>>,
+    demanded: Mutex<Demanded>,
     failures: Mutex<BTreeMap<String, Failure>>,
+    /// Tells that an order has ended.
+    ended: watch::Sender<()>,
     account: TurnMutex<Option<Account>>,
     retry_after: RetryAfter,
 }
@@ -79,7 +84,9 @@ impl Acme {
             store,
             metrics,
             names: watch::Sender::default(),
+            demanded: Mutex::default(),
             failures: Mutex::default(),
+            ended: watch::Sender::default(),
             account: TurnMutex::default(),
             retry_after: RetryAfter::default(),
         })
@@ -87,23 +94,64 @@ impl Acme {
 
     /// Certificates are for these names from now on.
     pub fn set_names(&self, names: BTreeSet<String>) {
-        self.store.refresh(&names);
         self.names.send_if_modified(|before| {
             let differs = *before != names;
             *before = names;
             differs
         });
+        self.refresh();
+    }
+
+    /// Whether a client's name is one that may need an order on demand: whoever asks for it is to be
+    /// looked at.
+    pub fn wants(&self, name: &str) -> bool {
+        let is_known = || self.names.borrow().contains(name);
+        let is_fresh = || self.demanded().is_fresh(name, Timestamp::now()) && self.has(name);
+        self.config.on_demand && can_be_certified(name) && !is_known() && !is_fresh()
+    }
+
+    /// Whether a name has a certificate.
+    pub fn has(&self, name: &str) -> bool {
+        self.store.find(name).is_some()
+    }
+
+    /// Orders a certificate for a name whose instance exists, and waits for its end.
+    pub async fn demand(&self, name: &str) {
+        let mut ended = self.ended.subscribe();
+        let is_kept = self.store.keeps(name);
+        if !self.demanded().ask(name, is_kept, Timestamp::now()) {
+            tracing::debug!(name, "too many new names want certificates");
+            return;
+        }
+        if self.has(name) {
+            return;
+        }
+        // The names are looked at anew.
+        self.names.send_modify(|_| ());
+        let has_failed = || {
+            let failures = self.failures();
+            failures
+                .get(name)
+                .is_some_and(|failure| failure.error.is_some())
+        };
+        while !self.has(name) && !has_failed() && ended.changed().await.is_ok() {}
     }
 
     /// Takes what other gateways have ordered meanwhile.
     pub fn refresh(&self) {
-        let names = self.names.borrow().clone();
-        self.store.refresh(&names);
+        self.store.refresh(&self.all_names());
+    }
+
+    /// The names of routes, and those that were asked for.
+    fn all_names(&self) -> BTreeSet<String> {
+        let mut names = self.names.borrow().clone();
+        names.extend(self.demanded().names().cloned());
+        names
     }
 
     /// What is known of each name.
     pub fn states(&self) -> Vec<CertificateState> {
-        let (names, failures) = (self.names.borrow().clone(), self.failures().clone());
+        let (names, failures) = (self.all_names(), self.failures().clone());
         let states = names.into_iter().map(|name| {
             let not_after = self.store.stored(&name).map(|stored| stored.not_after);
             let failure = failures.get(&name);
@@ -115,6 +163,10 @@ impl Acme {
             }
         });
         states.collect()
+    }
+
+    fn demanded(&self) -> MutexGuard<'_, Demanded> {
+        self.demanded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn failures(&self) -> MutexGuard<'_, BTreeMap<String, Failure>> {
@@ -137,8 +189,12 @@ impl Acme {
         let mut busy = BTreeSet::new();
         let mut swept: Option<Instant> = None;
         loop {
-            let wanted = names.borrow_and_update().clone();
+            names.mark_unchanged();
+            self.demanded().forget_old(Timestamp::now());
+            let wanted = self.all_names();
             self.store.refresh(&wanted);
+            // One that waits for a name may find it now.
+            self.ended.send_replace(());
             self.failures().retain(|name, _| wanted.contains(name));
             if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
                 self.store.sweep();
@@ -170,6 +226,7 @@ impl Acme {
                 () = sleep(wait) => {}
                 Some(name) = orders.next() => {
                     busy.remove(&name);
+                    self.ended.send_replace(());
                 }
                 changed = names.changed() => if changed.is_err() { return },
             }

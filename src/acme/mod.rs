@@ -10,6 +10,7 @@ mod account;
 mod challenges;
 mod http_client;
 mod manager;
+mod on_demand;
 mod schedule;
 mod store;
 

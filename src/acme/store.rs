@@ -155,6 +155,11 @@ impl AcmeStore {
         self.certificates.store(Arc::new(found));
     }
 
+    /// Whether the directory has a certificate for a name, whatever it is.
+    pub(super) fn keeps(&self, name: &str) -> bool {
+        self.certificate_path(name).exists()
+    }
+
     /// Keeps a certificate with its key.
     pub(super) fn save(&self, name: &str, key: &str, chain: &str) -> io::Result<()> {
         write(

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::acme::can_be_certified;
 use super::client_share::ClientShare;
 use super::duration_text::go_text;
 use super::forwarding::{ForwardingConfig, parse_field};
@@ -322,9 +323,7 @@ impl RouteConfig {
         let HostPattern::Exact(host) = &self.host else {
             return None;
         };
-        let last = host.as_str().rsplit_once('.')?.1;
-        let is_name = last.bytes().any(|b| b.is_ascii_alphabetic()) && !host.as_str().contains('_');
-        (is_name && last != "localhost").then(|| host.as_str())
+        can_be_certified(host.as_str()).then(|| host.as_str())
     }
 }
 

@@ -284,6 +284,17 @@ impl RouteTable {
         })
     }
 
+    /// A route of the host that takes its instance from it, whatever the path.
+    pub fn captured(&self, host: &Hostname, port: u16) -> Option<Match> {
+        let routes = self.paths(host.as_str(), port).map(|paths| &paths.routes);
+        let mut routes = routes.into_iter().flatten().map(|(_, route)| route);
+        let route = routes.find(|route| route.fixed_instance().is_none())?;
+        Some(Match {
+            instance: route.instance_for(host.as_str())?,
+            route: Arc::clone(route),
+        })
+    }
+
     /// Whether a route of the host asks for authentication. The paths of a connection that is passed
     /// on unread may be below any of them.
     pub fn asks_for_auth(&self, host: &Hostname, port: u16) -> bool {
