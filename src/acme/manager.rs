@@ -19,8 +19,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::account::{OrderError, account, order};
 use super::http_client::RetryAfter;
 use super::on_demand::Demanded;
+use super::renewal_info::{self, Suggestion};
 use super::schedule::{pause, renew_at};
-use super::store::AcmeStore;
+use super::store::{AcmeStore, Stored};
 use crate::config::{AcmeConfig, can_be_certified};
 use crate::telemetry::{Metrics, OrderOutcome};
 
@@ -36,6 +37,10 @@ const ORDER: Duration = Duration::from_secs(600);
 const AT_ONCE: usize = 8;
 /// While another gateway orders a name, it is looked at again after this.
 const ELSEWHERE: Duration = Duration::from_secs(5);
+/// The longest that a CA takes to say when to renew, and how often it is asked.
+const ASK: Duration = Duration::from_secs(60);
+const ASK_AGAIN: SignedDuration = SignedDuration::from_hours(6);
+const ASK_SOONER: SignedDuration = SignedDuration::from_hours(1);
 /// The longest text of a failure that is kept, in characters.
 const TEXT: usize = 500;
 
@@ -47,6 +52,7 @@ pub struct Acme {
     names: watch::Sender<BTreeSet<String>>,
     demanded: Mutex<Demanded>,
     failures: Mutex<BTreeMap<String, Failure>>,
+    suggestions: Mutex<BTreeMap<String, Suggestion>>,
     /// Tells that an order has ended.
     ended: watch::Sender<()>,
     account: TurnMutex<Option<Account>>,
@@ -86,6 +92,7 @@ impl Acme {
             names: watch::Sender::default(),
             demanded: Mutex::default(),
             failures: Mutex::default(),
+            suggestions: Mutex::default(),
             ended: watch::Sender::default(),
             account: TurnMutex::default(),
             retry_after: RetryAfter::default(),
@@ -169,6 +176,56 @@ impl Acme {
         self.demanded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn suggestions(&self) -> MutexGuard<'_, BTreeMap<String, Suggestion>> {
+        self.suggestions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the CA has said of the certificate that a name has.
+    fn suggestion(&self, name: &str, stored: &Stored) -> Option<Suggestion> {
+        let of = stored.identifier.as_ref()?;
+        let suggestions = self.suggestions();
+        suggestions.get(name).filter(|one| one.of == *of).cloned()
+    }
+
+    /// Whether the CA is to be asked when a name's certificate is to be renewed.
+    fn is_to_be_asked(&self, name: &str, now: Timestamp) -> bool {
+        let stored = self.store.stored(name);
+        let stored = stored.filter(|stored| stored.identifier.is_some());
+        stored.is_some_and(|stored| {
+            let suggestion = self.suggestion(name, &stored);
+            suggestion.is_none_or(|suggestion| suggestion.ask_at <= now)
+        })
+    }
+
+    /// Asks when a name's certificate is to be renewed.
+    async fn ask(&self, name: &str) {
+        let Some(stored) = self.store.stored(name) else {
+            return;
+        };
+        let Some(of) = stored.identifier.clone() else {
+            return;
+        };
+        let asking = async {
+            let account = self.account().await?;
+            let at = renewal_info::ask(&account, &of, name, stored.not_before);
+            Ok::<_, OrderError>(at.await?)
+        };
+        let before = || self.suggestion(name, &stored).and_then(|before| before.at);
+        let (at, pause) = match timeout(ASK, asking).await {
+            Ok(Ok(at)) => (at, ASK_AGAIN),
+            Ok(Err(error)) => {
+                tracing::debug!(name, %error, "the CA does not say when to renew");
+                (before(), ASK_SOONER)
+            }
+            Err(_) => (before(), ASK_SOONER),
+        };
+        let ask_at = Timestamp::now() + pause;
+        let suggestion = Suggestion { of, at, ask_at };
+        self.suggestions().insert(name.to_owned(), suggestion);
+    }
+
     fn failures(&self) -> MutexGuard<'_, BTreeMap<String, Failure>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -176,8 +233,11 @@ impl Acme {
     /// When a name is ordered next.
     fn due_at(&self, name: &str, failure: Option<&Failure>) -> Timestamp {
         let stored = self.store.stored(name);
-        let renewal = stored.map(|one| renew_at(name, one.not_before, one.not_after));
-        let renewal = renewal.and_then(|second| Timestamp::from_second(second).ok());
+        let renewal = stored.and_then(|one| {
+            let suggested = self.suggestion(name, &one).and_then(|one| one.at);
+            let own = renew_at(name, one.not_before, one.not_after);
+            suggested.or_else(|| Timestamp::from_second(own).ok())
+        });
         let renewal = renewal.unwrap_or(Timestamp::UNIX_EPOCH);
         failure.map_or(renewal, |failure| failure.next.max(renewal))
     }
@@ -196,6 +256,7 @@ impl Acme {
             // One that waits for a name may find it now.
             self.ended.send_replace(());
             self.failures().retain(|name, _| wanted.contains(name));
+            self.suggestions().retain(|name, _| wanted.contains(name));
             if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
                 self.store.sweep();
                 swept = Some(Instant::now());
@@ -210,15 +271,21 @@ impl Acme {
                 if busy.len() >= AT_ONCE {
                     break;
                 }
-                if due > now {
+                let is_due = due <= now;
+                if !is_due {
                     let left = Duration::try_from(due.duration_since(now)).unwrap_or_default();
-                    wait = left.clamp(SHORTEST, LOOK);
-                    break;
+                    wait = wait.min(left.clamp(SHORTEST, LOOK));
+                    if !self.is_to_be_asked(&name, now) {
+                        continue;
+                    }
                 }
                 busy.insert(name.clone());
                 let acme = &self;
                 orders.push(async move {
-                    acme.attempt(&name).await;
+                    match is_due {
+                        true => acme.attempt(&name).await,
+                        false => acme.ask(&name).await,
+                    }
                     name
                 });
             }
@@ -248,7 +315,11 @@ impl Acme {
         }
         let ordering = async {
             let account = self.account().await?;
-            order(&self.config, &self.store, &account, name).await
+            let stored = self.store.stored(name);
+            let suggestion = stored.and_then(|stored| self.suggestion(name, &stored));
+            // Where the CA says when to renew, it also wants to know what is replaced.
+            let replaces = suggestion.filter(|one| one.at.is_some()).map(|one| one.of);
+            order(&self.config, &self.store, &account, name, replaces).await
         };
         match timeout(ORDER, ordering).await {
             Ok(Ok(())) => {

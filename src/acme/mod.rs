@@ -11,6 +11,7 @@ mod challenges;
 mod http_client;
 mod manager;
 mod on_demand;
+mod renewal_info;
 mod schedule;
 mod store;
 
