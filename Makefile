@@ -210,7 +210,7 @@ packages-image-test: packages-image
 	@(command -v crun && command -v curl && command -v python3) >/dev/null || deploy/packages crun curl python3
 
 # The SDK tests make a virtual environment, for which Debian has a package of its own, and use npm; the waiting page
-# is looked at in Chromium; Prometheus judges metrics, rules and panels. VMs need QEMU and a kernel, and their tests are left out,
+# is looked at in Chromium; Prometheus judges metrics, rules and panels; nginx asks the wake service. VMs need QEMU and a kernel, and their tests are left out,
 # with a word, where these cannot be installed.
 .PHONY: packages-test
 packages-test: packages-build
@@ -219,6 +219,7 @@ packages-test: packages-build
 	@(command -v curl && command -v systemd-analyze) >/dev/null || deploy/packages curl systemd
 	@(python3 -m venv --help && python3 -c 'import ensurepip') >/dev/null 2>&1 || deploy/packages python3 python3-venv
 	@command -v npm >/dev/null || deploy/packages nodejs npm
+	@command -v nginx >/dev/null || deploy/packages nginx
 	@(command -v pebble && command -v pebble-challtestsrv) >/dev/null || deploy/packages pebble
 	@(command -v qemu-system-x86_64 && command -v nft && command -v ip && ls /boot/vmlinuz-* /bin/busybox) >/dev/null 2>&1 \
 		|| deploy/packages qemu-system-x86 busybox-static linux-image-cloud-amd64 iproute2 nftables \

@@ -84,6 +84,7 @@ impl Service for GatewayService {
             certificate: from.tls.as_ref().and_then(TlsSession::client_certificate),
             interim: Some(interim),
             cache,
+            is_asking: from.is_asking,
         };
         Arc::clone(&self.gateway).handle(request, &arrival).await
     }
@@ -108,6 +109,7 @@ impl Service for GatewayService {
             certificate: None,
             interim: None,
             cache: &ConnectionCache::default(),
+            is_asking: false,
         };
         self.gateway.proxy_tcp(stream, &host, kind, &arrival).await;
     }

@@ -76,7 +76,7 @@ fn without_question(config: &Config, route: &RouteConfig) -> Vec<String> {
 /// Whether connections for the route's host are passed on unread by this listener.
 fn is_unread(config: &Config, listener: &ListenerConfig, route: &RouteConfig) -> bool {
     match &listener.mode {
-        ListenerMode::Http => false,
+        ListenerMode::Http | ListenerMode::Wake => false,
         ListenerMode::TlsPassthrough => true,
         ListenerMode::Tcp { host } => {
             let fitting = config.route.iter().map(|route| &route.host);

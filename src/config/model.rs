@@ -126,6 +126,8 @@ pub struct ListenerConfig {
 pub enum ListenerMode {
     /// HTTP, over TLS where the listener has certificates.
     Http,
+    /// Questions of other proxies: where a request's instance is, once it is awake.
+    Wake,
     /// TLS that the instance terminates: routed by the client's SNI.
     TlsPassthrough,
     /// Anything: every connection is for this host's route.
@@ -248,7 +250,7 @@ impl JsonSchema for ListenerMode {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "object", "properties": {
             "mode": {
-                "enum": ["http", "tls-passthrough", "tcp"],
+                "enum": ["http", "wake", "tls-passthrough", "tcp"],
                 "description": "What the listener's connections carry.",
             },
             "host": {

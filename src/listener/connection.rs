@@ -212,7 +212,12 @@ async fn open<S: Service>(
     service: &S,
     metrics: &Metrics,
 ) -> io::Result<Opened> {
-    let from = |tls| Downstream { client, local, tls };
+    let from = |tls| Downstream {
+        client,
+        local,
+        tls,
+        is_asking: settings.mode == ListenerMode::Wake,
+    };
     match (&settings.mode, &settings.tls) {
         (ListenerMode::Tcp { host }, _) => Ok(Opened::Raw(RawConnection {
             stream,
@@ -233,11 +238,11 @@ async fn open<S: Service>(
                 from: from(None),
             }))
         }
-        (ListenerMode::Http, None) => {
+        (ListenerMode::Http | ListenerMode::Wake, None) => {
             let h2 = speaks_h2(&mut stream).await?;
             Ok(Opened::Clear(stream, from(None), h2))
         }
-        (ListenerMode::Http, Some(tls)) => {
+        (ListenerMode::Http | ListenerMode::Wake, Some(tls)) => {
             let from_where = (client.ip(), local.port());
             let (stream, session) =
                 Box::pin(handshake(stream, tls, service, from_where, metrics)).await?;

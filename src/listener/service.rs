@@ -25,6 +25,8 @@ pub struct Downstream {
     pub local: SocketAddr,
     /// The result of its TLS handshake; `None` in clear.
     pub tls: Option<TlsSession>,
+    /// Whether it is another proxy that asks where instances are, and its requests go to none.
+    pub is_asking: bool,
 }
 
 /// The result of a TLS handshake.

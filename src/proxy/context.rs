@@ -38,6 +38,8 @@ pub struct Arrival<'a> {
     pub certificate: Option<&'a HeaderValue>,
     /// Takes 1xx answers for the client, if it can be sent some.
     pub interim: Option<&'a InterimSink>,
+    /// Whether another proxy only asks where the request's instance is.
+    pub is_asking: bool,
     /// The cache of what earlier requests of the connection have found out.
     pub cache: &'a ConnectionCache,
     /// Whether the connection may carry requests for a host.

@@ -51,6 +51,7 @@ mod transaction;
 mod unknown_names;
 mod waiting;
 mod wake_info;
+mod wake_service;
 
 pub use admission::Admission;
 pub use auth::{AuthRedirect, Challenge};

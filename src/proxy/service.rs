@@ -23,6 +23,7 @@ use super::prepare::prepare;
 use super::request_log::Kind;
 use super::response_body::{Content, GatewayBody};
 use super::transaction::Transaction;
+use super::wake_service;
 use crate::client::{ClientBody, Refusal};
 use crate::names::RequestId;
 use crate::telemetry::trace_id_of;
@@ -39,14 +40,24 @@ impl<P: ControlPlane> Gateway<P> {
     /// no wake.
     pub async fn handle(
         self: Arc<Self>,
-        request: Request<Option<ClientBody>>,
+        mut request: Request<Option<ClientBody>>,
         arrival: &Arrival<'_>,
     ) -> Response<GatewayBody> {
+        let asked_for = match arrival.is_asking {
+            true => wake_service::ask_for(&mut request),
+            false => Ok(()),
+        };
         let fields = Fields::of(request.headers());
         let mut transaction = Box::new(self.begin(&request, fields, arrival.client.ip()));
         let accept = Accept::of(request.headers(), fields);
-        let result = self.handle_inner(request, fields, arrival, &mut transaction);
-        let response = match result.await {
+        let result = match asked_for {
+            Ok(()) => {
+                let result = self.handle_inner(request, fields, arrival, &mut transaction);
+                result.await
+            }
+            Err(error) => Err(error),
+        };
+        let response = match result {
             Ok(response) => response,
             Err(error) => refuse(&error, &accept, &mut transaction),
         };
@@ -103,7 +114,9 @@ impl<P: ControlPlane> Gateway<P> {
                 None => return Ok(unresolved_health()),
             },
         };
-        if let Some(answer) = self.answer_locally(&target, &resolved, &request) {
+        if !arrival.is_asking
+            && let Some(answer) = self.answer_locally(&target, &resolved, &request)
+        {
             return Ok(answer);
         }
         let look_up = self.look_up_of(&target.destination);
@@ -116,6 +129,13 @@ impl<P: ControlPlane> Gateway<P> {
                 return Ok(page.map(|html| Content::Own(Full::new(html))));
             }
         };
+        if arrival.is_asking {
+            extra.wake = true;
+            let upstream = &self.parts.upstream;
+            // In a box: most requests need none of it.
+            let confirming = wake_service::confirm(upstream, &pending, admitted, wake);
+            return Ok(wake_service::answer(Box::pin(confirming).await?));
+        }
         let outgoing = prepare(request, &target, arrival, context, log).await?;
         let upstream = &self.parts.upstream;
         let sending = dispatch(

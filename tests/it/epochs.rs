@@ -358,6 +358,7 @@ impl Stage {
                 interim: None,
                 cache: &cache,
                 covers: &|_| true,
+                is_asking: false,
             };
             if is_raw {
                 return gateway

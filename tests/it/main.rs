@@ -91,4 +91,5 @@ mod uploads;
 mod vm;
 mod vm_breaks;
 mod wake;
+mod wake_service;
 mod workers;

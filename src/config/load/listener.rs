@@ -38,6 +38,7 @@ pub(super) fn read_listener(
     let mode = s.text("mode").unwrap_or_else(|| "http".to_owned());
     match (mode.as_str(), &host) {
         ("http", _) => {}
+        ("wake", _) => listener.mode = ListenerMode::Wake,
         ("tls-passthrough", _) => listener.mode = ListenerMode::TlsPassthrough,
         ("tcp", Some(host)) => {
             let host = Arc::from(host.as_str());
@@ -49,7 +50,7 @@ pub(super) fn read_listener(
         ),
         _ => s.problem(
             "mode",
-            format_args!("`{mode}` is not \"http\", \"tls-passthrough\" or \"tcp\""),
+            format_args!("`{mode}` is not \"http\", \"wake\", \"tls-passthrough\" or \"tcp\""),
         ),
     }
     if host.is_some() && mode != "tcp" {
@@ -58,7 +59,8 @@ pub(super) fn read_listener(
             "is for `mode = \"tcp\"`; other modes learn it from the client",
         );
     }
-    if listener.tls.is_some() && listener.mode != ListenerMode::Http {
+    let is_read = matches!(listener.mode, ListenerMode::Http | ListenerMode::Wake);
+    if listener.tls.is_some() && !is_read {
         s.problem(
             "mode",
             "passes TLS on, so the listener cannot have certificates",

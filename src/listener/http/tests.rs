@@ -206,6 +206,7 @@ fn from() -> Downstream {
         client: ([127, 0, 0, 1], 1).into(),
         local: ([127, 0, 0, 1], 2).into(),
         tls: None,
+        is_asking: false,
     }
 }
 

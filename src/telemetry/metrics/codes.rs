@@ -107,6 +107,12 @@ pub(super) fn register(registry: &Registry) {
     for outcome in ["ok", "failed"] {
         begin(name::SPANS, vec![Label::new("outcome", outcome)]);
     }
+    for hook in ["resumed", "before_standby"] {
+        for outcome in ["ok", "refused", "failed", "timeout"] {
+            let labels = vec![Label::new("hook", hook), Label::new("outcome", outcome)];
+            begin(name::HOOKS, labels);
+        }
+    }
     for kind in ["tls", "tcp"] {
         for outcome in codes().chain(["passed_on"]) {
             let labels = vec![Label::new("kind", kind), Label::new("outcome", outcome)];

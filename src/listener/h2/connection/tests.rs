@@ -112,6 +112,7 @@ async fn served(stream: DuplexStream, service: Answers, idle_timeout: Duration) 
         client: ([127, 0, 0, 1], 1).into(),
         local: ([127, 0, 0, 1], 2).into(),
         tls: None,
+        is_asking: false,
     };
     let buffers = BufferBudget::new(1 << 30).of(Ipv4Addr::LOCALHOST.into());
     let own = ConnectionLimits {
