@@ -9,8 +9,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use instant_acme::{
-    Account, AccountCredentials, AuthorizationStatus, ChallengeType, Error, ExternalAccountKey,
-    Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
+    Account, AccountCredentials, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error,
+    ExternalAccountKey, Identifier, NewAccount, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use tokio::time::sleep;
@@ -94,19 +94,34 @@ pub(super) async fn account(
     Ok(account)
 }
 
-/// Orders a certificate and keeps it.
+/// Orders a certificate and keeps it. `replaces` is the one of before, where the CA wants to know.
 pub(super) async fn order(
     config: &AcmeConfig,
     store: &AcmeStore,
     account: &Account,
     name: &str,
+    replaces: Option<CertificateIdentifier<'static>>,
 ) -> Result<(), OrderError> {
     let identifiers = [Identifier::Dns(name.to_owned())];
-    let mut new = NewOrder::new(&identifiers);
-    if let Some(profile) = &config.profile {
-        new = new.profile(profile);
-    }
-    let mut order = account.new_order(&new).await?;
+    let new = || {
+        let new = NewOrder::new(&identifiers);
+        match &config.profile {
+            Some(profile) => new.profile(profile),
+            None => new,
+        }
+    };
+    let is_replaced = replaces.is_some();
+    let made = match replaces {
+        Some(replaces) => account.new_order(&new().replaces(replaces)).await,
+        None => account.new_order(&new()).await,
+    };
+    let mut order = match made {
+        // It has been replaced by an order whose certificate was lost, or is another account's.
+        Err(Error::Api(problem)) if is_replaced && !is_rate_limit(&problem) => {
+            account.new_order(&new()).await?
+        }
+        made => made?,
+    };
     let kind = match config.challenge {
         AcmeChallenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
         AcmeChallenge::Http01 => ChallengeType::Http01,
@@ -142,6 +157,11 @@ pub(super) async fn order(
     let chain = order.poll_certificate(&POLLS).await?;
     store.save(name, &key.serialize_pem(), &chain)?;
     Ok(())
+}
+
+fn is_rate_limit(problem: &Problem) -> bool {
+    let kind = problem.r#type.as_deref().unwrap_or_default();
+    kind.ends_with(":rateLimited")
 }
 
 /// What the CA says of a challenge that failed.

@@ -1,7 +1,8 @@
 //! Orders certificates for the names that routes have, and renews them.
 //!
 //! Guarantees: the clock is looked at once a minute, since a host may sleep; each name has its own
-//! pauses; an order that does not end is given up; what another gateway has ordered is taken.
+//! pauses; an order that does not end is given up; what another gateway has ordered is taken; a name
+//! that is asked for on demand has its first order at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,9 +18,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::account::{OrderError, account, order};
 use super::http_client::RetryAfter;
+use super::on_demand::Demanded;
+use super::renewal_info::{self, Suggestion};
 use super::schedule::{pause, renew_at};
-use super::store::AcmeStore;
-use crate::config::AcmeConfig;
+use super::store::{AcmeStore, Stored};
+use crate::config::{AcmeConfig, can_be_certified};
 use crate::telemetry::{Metrics, OrderOutcome};
 
 /// Between two looks at the clock.
@@ -34,6 +37,10 @@ const ORDER: Duration = Duration::from_secs(600);
 const AT_ONCE: usize = 8;
 /// While another gateway orders a name, it is looked at again after this.
 const ELSEWHERE: Duration = Duration::from_secs(5);
+/// The longest that a CA takes to say when to renew, and how often it is asked.
+const ASK: Duration = Duration::from_secs(60);
+const ASK_AGAIN: SignedDuration = SignedDuration::from_hours(6);
+const ASK_SOONER: SignedDuration = SignedDuration::from_hours(1);
 /// The longest text of a failure that is kept, in characters.
 const TEXT: usize = 500;
 
@@ -43,7 +50,11 @@ pub struct Acme {
     store: Arc<AcmeStore>,
     metrics: Arc<Metrics>,
     names: watch::Sender<BTreeSet<String>>,
+    demanded: Mutex<Demanded>,
     failures: Mutex<BTreeMap<String, Failure>>,
+    suggestions: Mutex<BTreeMap<String, Suggestion>>,
+    /// Tells that an order has ended.
+    ended: watch::Sender<()>,
     account: TurnMutex<Option<Account>>,
     retry_after: RetryAfter,
 }
@@ -79,7 +90,10 @@ impl Acme {
             store,
             metrics,
             names: watch::Sender::default(),
+            demanded: Mutex::default(),
             failures: Mutex::default(),
+            suggestions: Mutex::default(),
+            ended: watch::Sender::default(),
             account: TurnMutex::default(),
             retry_after: RetryAfter::default(),
         })
@@ -87,23 +101,64 @@ impl Acme {
 
     /// Certificates are for these names from now on.
     pub fn set_names(&self, names: BTreeSet<String>) {
-        self.store.refresh(&names);
         self.names.send_if_modified(|before| {
             let differs = *before != names;
             *before = names;
             differs
         });
+        self.refresh();
+    }
+
+    /// Whether a client's name is one that may need an order on demand: whoever asks for it is to be
+    /// looked at.
+    pub fn wants(&self, name: &str) -> bool {
+        let is_known = || self.names.borrow().contains(name);
+        let is_fresh = || self.demanded().is_fresh(name, Timestamp::now()) && self.has(name);
+        self.config.on_demand && can_be_certified(name) && !is_known() && !is_fresh()
+    }
+
+    /// Whether a name has a certificate.
+    pub fn has(&self, name: &str) -> bool {
+        self.store.find(name).is_some()
+    }
+
+    /// Orders a certificate for a name whose instance exists, and waits for its end.
+    pub async fn demand(&self, name: &str) {
+        let mut ended = self.ended.subscribe();
+        let is_kept = self.store.keeps(name);
+        if !self.demanded().ask(name, is_kept, Timestamp::now()) {
+            tracing::debug!(name, "too many new names want certificates");
+            return;
+        }
+        if self.has(name) {
+            return;
+        }
+        // The names are looked at anew.
+        self.names.send_modify(|_| ());
+        let has_failed = || {
+            let failures = self.failures();
+            failures
+                .get(name)
+                .is_some_and(|failure| failure.error.is_some())
+        };
+        while !self.has(name) && !has_failed() && ended.changed().await.is_ok() {}
     }
 
     /// Takes what other gateways have ordered meanwhile.
     pub fn refresh(&self) {
-        let names = self.names.borrow().clone();
-        self.store.refresh(&names);
+        self.store.refresh(&self.all_names());
+    }
+
+    /// The names of routes, and those that were asked for.
+    fn all_names(&self) -> BTreeSet<String> {
+        let mut names = self.names.borrow().clone();
+        names.extend(self.demanded().names().cloned());
+        names
     }
 
     /// What is known of each name.
     pub fn states(&self) -> Vec<CertificateState> {
-        let (names, failures) = (self.names.borrow().clone(), self.failures().clone());
+        let (names, failures) = (self.all_names(), self.failures().clone());
         let states = names.into_iter().map(|name| {
             let not_after = self.store.stored(&name).map(|stored| stored.not_after);
             let failure = failures.get(&name);
@@ -117,6 +172,60 @@ impl Acme {
         states.collect()
     }
 
+    fn demanded(&self) -> MutexGuard<'_, Demanded> {
+        self.demanded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn suggestions(&self) -> MutexGuard<'_, BTreeMap<String, Suggestion>> {
+        self.suggestions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the CA has said of the certificate that a name has.
+    fn suggestion(&self, name: &str, stored: &Stored) -> Option<Suggestion> {
+        let of = stored.identifier.as_ref()?;
+        let suggestions = self.suggestions();
+        suggestions.get(name).filter(|one| one.of == *of).cloned()
+    }
+
+    /// Whether the CA is to be asked when a name's certificate is to be renewed.
+    fn is_to_be_asked(&self, name: &str, now: Timestamp) -> bool {
+        let stored = self.store.stored(name);
+        let stored = stored.filter(|stored| stored.identifier.is_some());
+        stored.is_some_and(|stored| {
+            let suggestion = self.suggestion(name, &stored);
+            suggestion.is_none_or(|suggestion| suggestion.ask_at <= now)
+        })
+    }
+
+    /// Asks when a name's certificate is to be renewed.
+    async fn ask(&self, name: &str) {
+        let Some(stored) = self.store.stored(name) else {
+            return;
+        };
+        let Some(of) = stored.identifier.clone() else {
+            return;
+        };
+        let asking = async {
+            let account = self.account().await?;
+            let at = renewal_info::ask(&account, &of, name, stored.not_before);
+            Ok::<_, OrderError>(at.await?)
+        };
+        let before = || self.suggestion(name, &stored).and_then(|before| before.at);
+        let (at, pause) = match timeout(ASK, asking).await {
+            Ok(Ok(at)) => (at, ASK_AGAIN),
+            Ok(Err(error)) => {
+                tracing::debug!(name, %error, "the CA does not say when to renew");
+                (before(), ASK_SOONER)
+            }
+            Err(_) => (before(), ASK_SOONER),
+        };
+        let ask_at = Timestamp::now() + pause;
+        let suggestion = Suggestion { of, at, ask_at };
+        self.suggestions().insert(name.to_owned(), suggestion);
+    }
+
     fn failures(&self) -> MutexGuard<'_, BTreeMap<String, Failure>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -124,8 +233,11 @@ impl Acme {
     /// When a name is ordered next.
     fn due_at(&self, name: &str, failure: Option<&Failure>) -> Timestamp {
         let stored = self.store.stored(name);
-        let renewal = stored.map(|one| renew_at(name, one.not_before, one.not_after));
-        let renewal = renewal.and_then(|second| Timestamp::from_second(second).ok());
+        let renewal = stored.and_then(|one| {
+            let suggested = self.suggestion(name, &one).and_then(|one| one.at);
+            let own = renew_at(name, one.not_before, one.not_after);
+            suggested.or_else(|| Timestamp::from_second(own).ok())
+        });
         let renewal = renewal.unwrap_or(Timestamp::UNIX_EPOCH);
         failure.map_or(renewal, |failure| failure.next.max(renewal))
     }
@@ -137,9 +249,14 @@ impl Acme {
         let mut busy = BTreeSet::new();
         let mut swept: Option<Instant> = None;
         loop {
-            let wanted = names.borrow_and_update().clone();
+            names.mark_unchanged();
+            self.demanded().forget_old(Timestamp::now());
+            let wanted = self.all_names();
             self.store.refresh(&wanted);
+            // One that waits for a name may find it now.
+            self.ended.send_replace(());
             self.failures().retain(|name, _| wanted.contains(name));
+            self.suggestions().retain(|name, _| wanted.contains(name));
             if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
                 self.store.sweep();
                 swept = Some(Instant::now());
@@ -154,15 +271,21 @@ impl Acme {
                 if busy.len() >= AT_ONCE {
                     break;
                 }
-                if due > now {
+                let is_due = due <= now;
+                if !is_due {
                     let left = Duration::try_from(due.duration_since(now)).unwrap_or_default();
-                    wait = left.clamp(SHORTEST, LOOK);
-                    break;
+                    wait = wait.min(left.clamp(SHORTEST, LOOK));
+                    if !self.is_to_be_asked(&name, now) {
+                        continue;
+                    }
                 }
                 busy.insert(name.clone());
                 let acme = &self;
                 orders.push(async move {
-                    acme.attempt(&name).await;
+                    match is_due {
+                        true => acme.attempt(&name).await,
+                        false => acme.ask(&name).await,
+                    }
                     name
                 });
             }
@@ -170,6 +293,7 @@ impl Acme {
                 () = sleep(wait) => {}
                 Some(name) = orders.next() => {
                     busy.remove(&name);
+                    self.ended.send_replace(());
                 }
                 changed = names.changed() => if changed.is_err() { return },
             }
@@ -191,7 +315,11 @@ impl Acme {
         }
         let ordering = async {
             let account = self.account().await?;
-            order(&self.config, &self.store, &account, name).await
+            let stored = self.store.stored(name);
+            let suggestion = stored.and_then(|stored| self.suggestion(name, &stored));
+            // Where the CA says when to renew, it also wants to know what is replaced.
+            let replaces = suggestion.filter(|one| one.at.is_some()).map(|one| one.of);
+            order(&self.config, &self.store, &account, name, replaces).await
         };
         match timeout(ORDER, ordering).await {
             Ok(Ok(())) => {

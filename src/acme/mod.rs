@@ -10,6 +10,8 @@ mod account;
 mod challenges;
 mod http_client;
 mod manager;
+mod on_demand;
+mod renewal_info;
 mod schedule;
 mod store;
 

@@ -18,10 +18,17 @@ const PAUSES: Backoff = Backoff::new(FIRST, LONGEST).with_jitter(0.1);
 /// thirtieth later, by its name, so that those of one day are not all renewed in one moment.
 pub(super) fn renew_at(name: &str, not_before: i64, not_after: i64) -> i64 {
     let life = not_after.saturating_sub(not_before).max(0);
+    let start = not_before.saturating_add(life / 3 * 2);
+    within(name, start, start.saturating_add(life / 30))
+}
+
+/// A name's own moment between two others, in seconds since 1970.
+pub(super) fn within(name: &str, start: i64, end: i64) -> i64 {
     let mut hasher = DefaultHasher::new();
     name.hash(&mut hasher);
     let share = i64::try_from(hasher.finish() % 1000).unwrap_or_default();
-    not_before + life / 3 * 2 + life / 30_000 * share
+    let length = end.saturating_sub(start).max(0);
+    start.saturating_add(length / 1000 * share)
 }
 
 /// How long after so many failures the next try is; `asked` is what the CA has asked for.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use instant_acme::CertificateIdentifier;
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock};
 use rustls::crypto::aws_lc_rs;
@@ -19,6 +20,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::renewal_info::identifier;
 use crate::file_stamp::FileStamp;
 use crate::validity::validity;
 
@@ -55,6 +57,8 @@ pub(super) struct Stored {
     /// Seconds since 1970.
     pub(super) not_before: i64,
     pub(super) not_after: i64,
+    /// What its CA calls it, if that can be told.
+    pub(super) identifier: Option<CertificateIdentifier<'static>>,
     stamp: FileStamp,
     at: Timestamp,
 }
@@ -155,6 +159,11 @@ impl AcmeStore {
         self.certificates.store(Arc::new(found));
     }
 
+    /// Whether the directory has a certificate for a name, whatever it is.
+    pub(super) fn keeps(&self, name: &str) -> bool {
+        self.certificate_path(name).exists()
+    }
+
     /// Keeps a certificate with its key.
     pub(super) fn save(&self, name: &str, key: &str, chain: &str) -> io::Result<()> {
         write(
@@ -235,12 +244,14 @@ fn read(path: &Path, stamp: FileStamp, at: Timestamp) -> io::Result<Stored> {
     let times = chain.first().and_then(|leaf| validity(leaf));
     let (not_before, not_after) = times.ok_or_else(|| wrong("it has no certificate"))?;
     let provider = aws_lc_rs::default_provider();
+    let identifier = chain.first().and_then(|leaf| identifier(leaf));
     let certified = CertifiedKey::from_der(chain, key, &provider);
     let certified = certified.map_err(|_| wrong("its key does not fit"))?;
     Ok(Stored {
         certified: Arc::new(certified),
         not_before,
         not_after,
+        identifier,
         stamp,
         at,
     })

@@ -186,7 +186,7 @@ impl AppHandle {
             .declared
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let service = GatewayService(Arc::clone(&running.gateway));
+        let service = running.service();
         let more = declared_listeners(&declared, config);
         let reuse_port = config.server.reuse_port;
         let sockets = &running.sockets;
@@ -265,7 +265,7 @@ impl AppHandle {
         }
         let change = RouteChange::between(&declared.routes, &requested.routes);
         *declared = requested;
-        let service = GatewayService(Arc::clone(&running.gateway));
+        let service = running.service();
         let reuse_port = config.server.reuse_port;
         let changed = running
             .sockets
@@ -302,6 +302,14 @@ impl Running {
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let plane = config.hypeman.get(usize::from(plane.0));
         plane.is_some_and(|plane| plane.api_key.is_some() || plane.api_key_file.is_some())
+    }
+
+    /// What answers the listeners' clients.
+    pub(super) fn service(&self) -> GatewayService {
+        GatewayService {
+            gateway: Arc::clone(&self.gateway),
+            acme: self.acme.clone(),
+        }
     }
 
     /// Certificates are for these routes' names from now on.

@@ -34,7 +34,6 @@ use self::handle::Running;
 pub use self::handle::{AppHandle, needs_restart};
 use self::plane::ObservedPlane;
 pub use self::prepared::{IN_USE, Prepared};
-use self::service::GatewayService;
 use self::sockets::{Bound, Sockets};
 use crate::acme::Acme;
 use crate::admin::Admin;
@@ -223,7 +222,7 @@ impl App {
         let https = self.bound.iter().filter_map(Bound::https).collect();
         running.gateway.set_tls_listeners(https);
         for bound in self.bound {
-            let service = GatewayService(Arc::clone(&running.gateway));
+            let service = running.service();
             running.sockets.serve(bound, &service);
         }
         running.note_own_listeners();

@@ -5,17 +5,27 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Request, Response};
 use http1::InterimSink;
 
+use crate::acme::Acme;
 use crate::client::{ClientBody, Refusal};
 use crate::listener::{Backlog, Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
+use crate::names::Hostname;
 use crate::proxy::{Arrival, ConnectionCache, Gateway, GatewayBody, RawKind};
 
 /// Hands requests and connections to the gateway.
 #[derive(Clone)]
-pub(super) struct GatewayService(pub(super) Arc<Gateway<hypeman::Client>>);
+pub(super) struct GatewayService {
+    pub(super) gateway: Arc<Gateway<hypeman::Client>>,
+    /// Orders certificates, where listeners want them by ACME.
+    pub(super) acme: Option<Arc<Acme>>,
+}
+
+/// How long a control plane is asked whether a name exists.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl ExtraHeaders for GatewayBody {
     fn extra_headers(&self, say: impl FnMut(&HeaderName, &HeaderValue)) {
@@ -38,7 +48,25 @@ impl Service for GatewayService {
     type Body = GatewayBody;
 
     fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16) {
-        self.0.on_client_hello(sni, client, port);
+        self.gateway.on_client_hello(sni, client, port);
+    }
+
+    async fn before_handshake(&self, sni: &str, client: IpAddr, port: u16) {
+        let (Some(acme), Ok(host)) = (&self.acme, Hostname::parse(sni)) else {
+            return;
+        };
+        if !acme.wants(host.as_str()) {
+            return;
+        }
+        // Who has a certificate is not kept waiting.
+        let patience = match acme.has(host.as_str()) {
+            true => Duration::ZERO,
+            false => PATIENCE,
+        };
+        let confirmed = self.gateway.confirms_name(&host, (client, port), patience);
+        if confirmed.await {
+            acme.demand(host.as_str()).await;
+        }
     }
 
     async fn call(
@@ -58,11 +86,11 @@ impl Service for GatewayService {
             cache,
             is_asking: from.is_asking,
         };
-        Arc::clone(&self.0).handle(request, &arrival).await
+        Arc::clone(&self.gateway).handle(request, &arrival).await
     }
 
     fn refuse(&self, refusal: Refusal, from: &Downstream) -> Response<GatewayBody> {
-        self.0.refuse(refusal, from.client.ip())
+        self.gateway.refuse(refusal, from.client.ip())
     }
 
     async fn proxy_tcp(&self, connection: RawConnection) {
@@ -83,6 +111,6 @@ impl Service for GatewayService {
             cache: &ConnectionCache::default(),
             is_asking: false,
         };
-        self.0.proxy_tcp(stream, &host, kind, &arrival).await;
+        self.gateway.proxy_tcp(stream, &host, kind, &arrival).await;
     }
 }

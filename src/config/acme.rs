@@ -39,6 +39,9 @@ settings! {
         pub contact: Vec<String> = Vec::new(), by list(parse_contact);
         /// How the CA makes sure of a name.
         pub challenge: AcmeChallenge = AcmeChallenge::TlsAlpn01;
+        /// Whether names that are captures of a route's host get certificates when a client asks for
+        /// them. Only those do whose instance exists by the control plane's word.
+        pub on_demand: bool = false;
         /// Where accounts and certificates are kept; gateways may share it.
         pub dir: PathBuf = "/var/lib/wakegate/acme".into();
         /// The roots of the CA's own server, PEM, in place of the system's.
@@ -80,6 +83,15 @@ fn read_eab(s: &mut Section<'_, '_>, key: &'static str) -> Option<Option<EabConf
         (None, None) => {}
     });
     Some(eab)
+}
+
+/// Whether a host in small letters can have a certificate of a public CA: it is a name with more
+/// than one label, of this world.
+pub fn can_be_certified(host: &str) -> bool {
+    let Some((_, last)) = host.rsplit_once('.') else {
+        return false;
+    };
+    last.bytes().any(|b| b.is_ascii_alphabetic()) && last != "localhost" && !host.contains('_')
 }
 
 fn parse_directory(text: &str) -> Result<String, String> {

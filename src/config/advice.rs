@@ -140,7 +140,8 @@ fn of_acme(config: &Config, say: &mut impl Say) {
         );
     }
     for (index, route) in config.route.iter().enumerate() {
-        if route.acme_name().is_none() {
+        let is_captured = matches!(route.instance, InstanceTemplate::Capture(_));
+        if route.acme_name().is_none() && !(config.acme.on_demand && is_captured) {
             say(
                 "no_certificate",
                 &format!("route[{index}].host"),
@@ -149,7 +150,7 @@ fn of_acme(config: &Config, say: &mut impl Say) {
                      a wildcard needs a challenge over DNS",
                     route.host()
                 ),
-                "give its names routes of their own, or a listener with `tls = { dir = … }` a wildcard certificate",
+                "set acme.on_demand = true if it is a pattern whose capture is the instance, give its names routes of their own, or a listener with `tls = { dir = … }` a wildcard certificate",
             );
         }
     }

@@ -53,7 +53,7 @@ mod variables;
 mod wake;
 mod whole;
 
-pub use acme::{AcmeChallenge, AcmeConfig, EabConfig};
+pub use acme::{AcmeChallenge, AcmeConfig, EabConfig, can_be_certified};
 pub use addresses::address_problems;
 pub use advice::advice;
 pub use auth::{AuthConfig, CertificateAuth, HeaderAuth, Proof, Way};

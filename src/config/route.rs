@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::acme::can_be_certified;
 use super::client_share::ClientShare;
 use super::duration_text::go_text;
 use super::forwarding::{ForwardingConfig, parse_field};
@@ -337,9 +338,7 @@ impl RouteConfig {
         let HostKind::Exact(host) = self.name.kind() else {
             return None;
         };
-        let last = host.rsplit_once('.')?.1;
-        let is_name = last.bytes().any(|b| b.is_ascii_alphabetic()) && !host.contains('_');
-        (is_name && last != "localhost").then_some(host)
+        can_be_certified(host).then_some(host)
     }
 }
 

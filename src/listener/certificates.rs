@@ -167,6 +167,11 @@ impl Certificates {
         }
     }
 
+    /// Whether they come by ACME.
+    pub(super) fn is_acme(&self) -> bool {
+        self.acme.is_some()
+    }
+
     /// The certificate for a name.
     fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
         let loaded = self.loaded.load();

@@ -5,7 +5,7 @@
 //! resets it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
@@ -243,20 +243,20 @@ async fn open<S: Service>(
             Ok(Opened::Clear(stream, from(None), h2))
         }
         (ListenerMode::Http | ListenerMode::Wake, Some(tls)) => {
-            let on_client_hello =
-                |sni: &str| service.on_client_hello(sni, client.ip(), local.port());
+            let from_where = (client.ip(), local.port());
             let (stream, session) =
-                Box::pin(handshake(stream, tls, on_client_hello, metrics)).await?;
+                Box::pin(handshake(stream, tls, service, from_where, metrics)).await?;
             Ok(Opened::Secure(stream, from(Some(session))))
         }
     }
 }
 
-/// Agrees on TLS; calls `on_client_hello` with the host that the client names.
-async fn handshake(
+/// Agrees on TLS; `service` is told of the host that the client names.
+async fn handshake<S: Service>(
     stream: Socket,
     tls: &Tls,
-    on_client_hello: impl FnOnce(&str),
+    service: &S,
+    (client, port): (IpAddr, u16),
     metrics: &Metrics,
 ) -> io::Result<(Box<TlsStream<Socket>>, TlsSession)> {
     let mut handshake = Handshake::new(metrics);
@@ -271,7 +271,10 @@ async fn handshake(
         return Err(io::Error::other("a challenge was answered"));
     }
     if let Some(sni) = &sni {
-        on_client_hello(sni);
+        service.on_client_hello(sni, client, port);
+        if tls.certificates.is_acme() {
+            service.before_handshake(sni, client, port).await;
+        }
     }
     let stream = client_hello.into_stream(Arc::clone(&tls.config)).await?;
     handshake.outcome = match stream.get_ref().1.handshake_kind() {

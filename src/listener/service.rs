@@ -4,6 +4,7 @@
 //! connection lives.
 
 use std::fmt;
+use std::future::{Future, ready};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -83,6 +84,17 @@ pub trait Service: Clone + Send + Sync + 'static {
 
     /// Learns which host a TLS client wants, before its handshake is over.
     fn on_client_hello(&self, sni: &str, client: IpAddr, port: u16);
+
+    /// Sees to it that there is a certificate for the host, where one may be ordered; the handshake
+    /// waits.
+    fn before_handshake(
+        &self,
+        _sni: &str,
+        _client: IpAddr,
+        _port: u16,
+    ) -> impl Future<Output = ()> + Send {
+        ready(())
+    }
 
     /// Answers one request, which may be a head alone. `interim` takes 1xx responses to it.
     fn call(

@@ -25,6 +25,7 @@ mod gateway;
 mod https_redirect;
 mod l4;
 mod max_forwards;
+mod on_demand;
 mod page;
 mod path_rules;
 mod path_verdict;

@@ -6,6 +6,7 @@
 //! name whose instance is gone is looked up again within the request's time.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +21,9 @@ use super::request_log::RequestLog;
 use super::route::Destination;
 use crate::hold::Gate;
 use crate::instance_tls::InstanceStream;
+use crate::names::PlaneIndex;
 use crate::wake::{Instance, WakeError};
-use hypeman::ControlPlane;
+use hypeman::{ControlPlane, InstanceRef};
 
 /// The look-up of a request's name, for when its instance turns out to be gone.
 pub(super) struct NameLookUp<'a, P> {
@@ -73,8 +75,20 @@ impl<P: ControlPlane> Gateway<P> {
         destination: &Destination,
         patience: Duration,
     ) -> Result<Arc<Instance>, ProxyError> {
-        let (wakes, client) = (&self.parts.wakes, destination.client);
-        let (plane, name) = (destination.route.config().plane, &destination.instance);
+        let plane = destination.route.config().plane;
+        let (name, client) = (&destination.instance, destination.client);
+        self.find_name(plane, name, patience, client).await
+    }
+
+    /// The same for a name of a control plane.
+    pub(super) async fn find_name(
+        &self,
+        plane: PlaneIndex,
+        name: &InstanceRef,
+        patience: Duration,
+        client: IpAddr,
+    ) -> Result<Arc<Instance>, ProxyError> {
+        let wakes = &self.parts.wakes;
         if let Some(instance) = wakes.cached(plane, name) {
             return Ok(instance);
         }

@@ -12,7 +12,7 @@ use super::path_readings::PathReadings;
 use super::paths::{Order, Paths, RouteError};
 use super::route::Route;
 use super::shape::{Shape, fits};
-use crate::config::{HostKind, RouteConfig};
+use crate::config::{HostKind, InstanceTemplate, RouteConfig};
 use crate::names::Hostname;
 use hypeman::InstanceRef;
 
@@ -374,6 +374,20 @@ impl<S> RouteTable<S> {
         Ok(Match {
             route: Arc::clone(route),
             instance,
+        })
+    }
+
+    /// A route of the host that takes its instance from it, whatever the path.
+    pub fn captured(&self, host: &Hostname, port: u16) -> Option<Match<S>> {
+        let paths = self.paths(host.as_str(), port);
+        let mut routes = paths.into_iter().flat_map(Paths::routes);
+        let route = routes.find(|route| {
+            let instance = &route.config().instance;
+            matches!(instance, InstanceTemplate::Capture(_))
+        })?;
+        Some(Match {
+            instance: route.instance_for(host.as_str())?,
+            route: Arc::clone(route),
         })
     }
 

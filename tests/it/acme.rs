@@ -13,18 +13,21 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use crate::support::reserved::Reserved;
 use crate::support::skips::{Lacking, skip};
-use crate::support::{Gateway, Plane, Wanted, config, eventually_within, route, wakegate};
+use crate::support::{
+    ConfigFile, Gateway, Plane, Program, Wanted, config, eventually_within, route, wakegate,
+};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A program that ends with its owner.
-struct Program(Child);
+struct Tool(Child);
 
-impl Drop for Program {
+impl Drop for Tool {
     fn drop(&mut self) {
         let _ended = self.0.kill();
         let _ended = self.0.wait();
@@ -39,7 +42,7 @@ struct Pebble {
     tls: Reserved,
     dir: tempfile::TempDir,
     _own: [Reserved; 4],
-    _programs: [Program; 2],
+    _programs: [Tool; 2],
 }
 
 fn has(program: &str) -> bool {
@@ -47,12 +50,14 @@ fn has(program: &str) -> bool {
     std::env::split_paths(&path).any(|dir| dir.join(program).exists())
 }
 
-fn run(program: &str, arguments: &[&str], dir: &Path) -> Program {
+fn run(program: &str, arguments: &[&str], dir: &Path, sleeps: bool) -> Tool {
     let mut command = Command::new(program);
-    let command = command.args(arguments).current_dir(dir);
-    // It does not wait for seconds before it looks, and refuses some nonces, as it always does.
-    let command = command.env("PEBBLE_VA_NOSLEEP", "1");
-    Program(
+    let mut command = command.args(arguments).current_dir(dir);
+    // It refuses some nonces, as it always does.
+    if !sleeps {
+        command = command.env("PEBBLE_VA_NOSLEEP", "1");
+    }
+    Tool(
         command
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -64,6 +69,12 @@ fn run(program: &str, arguments: &[&str], dir: &Path) -> Program {
 impl Pebble {
     /// Starts it, unless this machine has none: then the test is skipped.
     async fn start() -> Option<Self> {
+        Self::start_with(json!({}), false).await
+    }
+
+    /// The same with more of its configuration; `sleeps` says that it waits for seconds before it
+    /// looks at a name.
+    async fn start_with(more: Value, sleeps: bool) -> Option<Self> {
         if !has("pebble") || !has("pebble-challtestsrv") {
             skip(Lacking::Tool, "this package is not installed: pebble");
             return None;
@@ -75,7 +86,7 @@ impl Pebble {
         let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
         std::fs::write(dir.path().join("ca.pem"), made.cert.pem()).unwrap();
         std::fs::write(dir.path().join("key.pem"), made.signing_key.serialize_pem()).unwrap();
-        let config = json!({ "pebble": {
+        let mut config = json!({ "pebble": {
             "listenAddress": acme.to_string(),
             "managementListenAddress": management.to_string(),
             "certificate": "ca.pem",
@@ -85,6 +96,9 @@ impl Pebble {
             "ocspResponderURL": "",
             "externalAccountBindingRequired": false,
         }});
+        for (key, value) in more.as_object().unwrap() {
+            config["pebble"][key] = value.clone();
+        }
         std::fs::write(dir.path().join("pebble.json"), config.to_string()).unwrap();
         let (dns, dns_management) = (dns.to_string(), dns_management.to_string());
         let names = [
@@ -96,9 +110,9 @@ impl Pebble {
             ["-defaultIPv6", ""],
             ["-defaultIPv4", "127.0.0.1"],
         ];
-        let names = run("pebble-challtestsrv", &names.concat(), dir.path());
+        let names = run("pebble-challtestsrv", &names.concat(), dir.path(), sleeps);
         let ca = ["-strict", "-config", "pebble.json", "-dnsserver", &dns];
-        let ca = run("pebble", &ca, dir.path());
+        let ca = run("pebble", &ca, dir.path(), sleeps);
         let pebble = Self {
             directory: format!("https://{acme}/dir"),
             management,
@@ -159,7 +173,7 @@ impl Pebble {
 }
 
 /// Whether a handshake for a name succeeds with a certificate that the CA has issued.
-async fn is_trusted(at: SocketAddr, roots: &Arc<RootCertStore>, name: &'static str) -> bool {
+async fn is_trusted(at: SocketAddr, roots: &Arc<RootCertStore>, name: &str) -> bool {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -167,7 +181,7 @@ async fn is_trusted(at: SocketAddr, roots: &Arc<RootCertStore>, name: &'static s
         .with_root_certificates(Arc::clone(roots))
         .with_no_client_auth();
     let stream = TcpStream::connect(at).await.unwrap();
-    let name = ServerName::try_from(name).unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
@@ -369,6 +383,146 @@ async fn a_name_that_a_reload_adds_is_ordered_and_the_ca_is_not_asked_for_a_clie
         table.starts_with("NAME") && table.contains(expires),
         "{table}"
     );
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_demand_a_name_has_its_certificate_with_the_first_handshake_and_a_made_up_one_never() {
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    let instance = plane.asleep(Wanted::hello("shop")).await;
+    let acme = pebble.acme(&dir.path().join("acme"), "on_demand = true");
+    let extra = [acme, pebble.listeners("\"acme\"")].concat();
+    let gateway = Gateway::start(&plane, &extra).await;
+    let (roots, at) = (pebble.roots().await, pebble.tls.address);
+    let began = Instant::now();
+    for name in ["nobody.test", "a.shop.test", "shop.org"] {
+        assert!(!is_trusted(at, &roots, name).await, "{name}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(6));
+    assert_eq!(certificates(&gateway).await, Vec::<Value>::new());
+    // The first two wait for the same order.
+    let (one, other) = tokio::join!(
+        is_trusted(at, &roots, "shop.test"),
+        is_trusted(at, &roots, "SHOP.test")
+    );
+    assert!(one && other);
+    for number in 0..1000 {
+        let name = format!("made-up-{number}.test");
+        assert!(!is_trusted(at, &roots, &name).await, "{name}");
+    }
+    assert_eq!(certificates(&gateway).await.len(), 1);
+    assert_eq!(orders(&gateway, "ok").await, 1.0);
+    assert_eq!(orders(&gateway, "failed").await, 0.0);
+    gateway.stop().await;
+    // It is not ordered again.
+    let gateway = Gateway::start(&plane, &extra).await;
+    assert!(is_trusted(at, &roots, "shop.test").await);
+    assert_eq!(orders(&gateway, "ok").await, 0.0);
+    assert_eq!(plane.operations(&instance.id, "restore").await, 0);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_is_bound_where_the_ca_wants_it_and_certificates_are_renewed_before_they_end() {
+    let key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+    let more = json!({
+        "externalAccountBindingRequired": true,
+        "externalAccountMACKeys": { "kid-1": key },
+        "certificateValidityPeriod": 12,
+    });
+    let Some(pebble) = Pebble::start_with(more, false).await else {
+        return;
+    };
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    let extra = |more: &str| {
+        let acme = pebble.acme(&dir.path().join("acme"), more);
+        [route("shop", ""), acme, pebble.listeners("\"acme\"")].concat()
+    };
+    let gateway = Gateway::start(&plane, &extra("")).await;
+    eventually_within(PATIENCE, "the CA's words are told", async || {
+        let told = certificates(&gateway).await;
+        let told = told[0]["error"].as_str().unwrap_or_default();
+        told.contains("urn:ietf:params:acme:error:externalAccountRequired")
+    })
+    .await;
+    gateway.stop().await;
+
+    let key_file = dir.path().join("eab");
+    std::fs::write(&key_file, format!("{key}\n")).unwrap();
+    let eab = format!(
+        "eab = {{ kid = \"kid-1\", key_file = \"{}\" }}",
+        key_file.display()
+    );
+    let gateway = Gateway::start(&plane, &extra(&eab)).await;
+    let (roots, at) = (pebble.roots().await, pebble.tls.address);
+    for count in [1.0, 2.0, 3.0] {
+        eventually_within(PATIENCE, "a new certificate", async || {
+            orders(&gateway, "ok").await >= count
+        })
+        .await;
+        assert!(is_trusted(at, &roots, "shop.test").await, "{count}");
+    }
+    assert_eq!(orders(&gateway, "failed").await, 0.0);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_is_killed_in_the_middle_of_an_order_hinders_no_later_one() {
+    let Some(pebble) = Pebble::start_with(json!({}), true).await else {
+        return;
+    };
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    let acme = dir.path().join("acme");
+    let extra = [
+        route("shop", ""),
+        pebble.acme(&acme, ""),
+        pebble.listeners("\"acme\""),
+    ];
+    let file = ConfigFile::new(&plane, "", &extra.concat());
+    let serve = ["serve", "-c", file.path.to_str().unwrap()];
+    let mut program = Program::start(&serve);
+    eventually_within(PATIENCE, "a challenge is set", async || {
+        let set = std::fs::read_dir(acme.join("challenges"));
+        set.is_ok_and(|mut set| set.next().is_some())
+    })
+    .await;
+    program.kill();
+    let _second = Program::start(&serve);
+    let (roots, at) = (pebble.roots().await, pebble.tls.address);
+    eventually_within(PATIENCE, "the certificate is there", async || {
+        TcpStream::connect(at).await.is_ok() && is_trusted(at, &roots, "shop.test").await
+    })
+    .await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_names_have_their_certificates_and_a_reload_orders_none_again() {
+    let Some(pebble) = Pebble::start().await else {
+        return;
+    };
+    let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
+    let routes = (0..200)
+        .map(|number| format!("[[route]]\nhost = \"n{number}.test\"\ninstance = \"shop\"\n"));
+    let acme = pebble.acme(&dir.path().join("acme"), "");
+    let extra = [routes.collect(), acme, pebble.listeners("\"acme\"")].concat();
+    let gateway = Gateway::start(&plane, &extra).await;
+    eventually_within(PATIENCE, "all have one", async || {
+        let all = certificates(&gateway).await;
+        all.len() == 200 && all.iter().all(|one| one["not_after"].is_string())
+    })
+    .await;
+    let fresh = config(plane.address, &plane.token, &extra);
+    gateway.handle.reload(&fresh).unwrap();
+    let roots = pebble.roots().await;
+    assert!(is_trusted(pebble.tls.address, &roots, "n199.test").await);
+    assert_eq!(orders(&gateway, "ok").await, 200.0);
     gateway.stop().await;
     plane.stop().await;
 }
