@@ -173,7 +173,7 @@ async fn raced_by(program: &str, configure: impl Fn(&Path, SocketAddr, SocketAdd
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     if let Some(_front) = Front::start(program, &arguments, reserved.address).await {
         assert_eq!(get_by(reserved.address).await, "HTTP/1.1 200 OK");
-        let racing = race(&plane, &blue.id, reserved.address);
+        let racing = Box::pin(race(&plane, &blue.id, reserved.address));
         tokio::time::timeout(PATIENCE * 4, racing).await.unwrap();
     }
     gateway.stop().await;
@@ -182,7 +182,7 @@ async fn raced_by(program: &str, configure: impl Fn(&Path, SocketAddr, SocketAdd
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nginx_in_front_wakes_instances_by_auth_request() {
-    raced_by("nginx", |dir, listen, wake| {
+    let racing = raced_by("nginx", |dir, listen, wake| {
         let (file, shown) = (dir.join("nginx.conf"), dir.display());
         let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|what| format!("{what}_temp_path {shown}/{what};"))
@@ -201,6 +201,6 @@ async fn nginx_in_front_wakes_instances_by_auth_request() {
         );
         std::fs::write(&file, text).unwrap();
         vec!["-c".to_owned(), file.display().to_string()]
-    })
-    .await;
+    });
+    Box::pin(racing).await;
 }
