@@ -63,7 +63,7 @@ impl TlsHop {
         Arc::as_ptr(&self.profile).addr()
     }
 
-    /// Agrees on TLS over a connection. The caller keeps the time. [`super::verdict`] reads the
+    /// Agrees on TLS over a connection. The caller keeps the time. [`super::verdict()`] reads the
     /// error.
     pub async fn secure(&self, stream: InstanceStream) -> io::Result<InstanceStream> {
         let stream = stream.into_clear()?;
