@@ -22,6 +22,7 @@ pub mod instance_tls;
 pub mod keep_warm;
 pub mod listener;
 pub mod names;
+pub mod pem;
 pub mod proxy;
 pub mod router;
 pub mod telemetry;

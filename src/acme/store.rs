@@ -16,12 +16,11 @@ use instant_acme::CertificateIdentifier;
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::renewal_info::identifier;
 use crate::file_stamp::FileStamp;
+use crate::pem;
 use crate::validity::validity;
 
 /// The protocol of a handshake that is a challenge (RFC 8737 §3).
@@ -237,16 +236,14 @@ impl fmt::Debug for AcmeStore {
 fn read(path: &Path, stamp: FileStamp, at: Timestamp) -> io::Result<Stored> {
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let text = fs::read(path)?;
-    let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|_| wrong("it is not PEM"))?;
-    // The error says what is wrong with a key without its bytes.
-    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| wrong("it has no private key"))?;
+    let chain = pem::certificates(&text).map_err(|problem| wrong(&problem.to_string()))?;
+    let key = pem::key(&text).map_err(|problem| wrong(&problem.to_string()))?;
     let times = chain.first().and_then(|leaf| validity(leaf));
-    let (not_before, not_after) = times.ok_or_else(|| wrong("it has no certificate"))?;
+    let (not_before, not_after) = times.ok_or_else(|| wrong("has a certificate without times"))?;
     let provider = aws_lc_rs::default_provider();
     let identifier = chain.first().and_then(|leaf| identifier(leaf));
     let certified = CertifiedKey::from_der(chain, key, &provider);
-    let certified = certified.map_err(|_| wrong("its key does not fit"))?;
+    let certified = certified.map_err(|_| wrong("has a key that does not fit"))?;
     Ok(Stored {
         certified: Arc::new(certified),
         not_before,

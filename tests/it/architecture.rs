@@ -17,6 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("descriptors", &[]),
     ("file_stamp", &[]),
     ("validity", &[]),
+    ("pem", &[]),
     ("workers", &[]),
     ("identity", &[]),
     ("config", &["descriptors", "identity"]),
@@ -24,9 +25,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     (
         "acme",
-        &["backoff", "config", "file_stamp", "telemetry", "validity"],
+        &[
+            "backoff",
+            "config",
+            "file_stamp",
+            "pem",
+            "telemetry",
+            "validity",
+        ],
     ),
-    ("instance_tls", &["config", "file_stamp"]),
+    ("instance_tls", &["config", "file_stamp", "pem"]),
     (
         "wake",
         &[
@@ -83,6 +91,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "drain",
             "file_stamp",
             "flow",
+            "pem",
             "telemetry",
             "validity",
             "workers",
