@@ -25,6 +25,10 @@ use crate::support::number;
 use crate::support::reserved::Reserved;
 use crate::support::scripted_plane::{Scripted, ScriptedPlane};
 
+/// A client that leaves in the middle of a body that its instance does not take cannot be told from
+/// one that waits: its upload is there until this time is over.
+const UNANSWERED: &str = "30s";
+
 /// The gateway and what belongs to it.
 pub struct Site {
     pub gateway: GatewayProcess,
@@ -159,6 +163,7 @@ impl Site {
             "[[listener]]\naddress = \"{tls}\"\ntls = {{ cert = \"{}\", key = \"{}\" }}\n\
              [[listener]]\naddress = \"{raw}\"\nmode = \"tcp\"\nhost = \"flood.test\"\n\
              [log]\nlevel = \"error\"\naccess = \"off\"\n\
+             [upstream]\nresponse_timeout = \"{UNANSWERED}\"\n\
              [[hypeman]]\nurl = \"http://{}\"\nrestore_timeout = \"10m\"\n\
              [[route]]\nhost = \"{{i}}.test\"\ninstance = \"{{i}}\"\nport = 8080\n{keys}\
              [[route]]\nhost = \"shared.test\"\ninstance = \"shared\"\nport = 8080\n\
