@@ -16,6 +16,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("descriptors", &[]),
     ("file_stamp", &[]),
+    ("private_files", &[]),
+    ("problem", &[]),
     ("validity", &[]),
     ("workers", &[]),
     ("identity", &[]),
@@ -83,12 +85,27 @@ const ROOMS: &[(&str, &[&str])] = &[
             "drain",
             "file_stamp",
             "flow",
+            "private_files",
             "telemetry",
             "validity",
             "workers",
         ],
     ),
-    ("admin", &["config", "drain", "flow", "telemetry", "wake"]),
+    (
+        "admin",
+        &["config", "drain", "flow", "problem", "telemetry", "wake"],
+    ),
+    (
+        "workload",
+        &[
+            "config",
+            "file_stamp",
+            "flow",
+            "private_files",
+            "problem",
+            "telemetry",
+        ],
+    ),
 ];
 const COMPOSITION: [&str; 2] = ["app", "cli"];
 const CRATES: [&str; 4] = [
