@@ -86,7 +86,9 @@ mod tests {
                 answered.extend(found.into_iter().next());
             }
         }
-        let door = include_str!("../workload/refusal.rs").split("fn describe(").nth(1);
+        let door = include_str!("../workload/refusal.rs")
+            .split("fn describe(")
+            .nth(1);
         answered.extend(words(door.unwrap()));
         answered.insert("waiting_page".to_owned());
         let explained: BTreeSet<String> = all().map(|one| one.word.to_owned()).collect();

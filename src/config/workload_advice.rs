@@ -43,20 +43,23 @@ fn is_for_all(ip: IpAddr) -> bool {
             let is_shared = first == 100 && second & 0xc0 == 64;
             !(ip.is_loopback() || ip.is_private() || ip.is_link_local() || is_shared)
         }
-        IpAddr::V6(ip) => {
-            !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local())
-        }
+        IpAddr::V6(ip) => !(ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::{Problem, Variables, advice, load};
 
     #[test]
     fn a_door_that_the_outside_reaches_and_one_that_is_none_are_told_of() {
-        let near = ["127.0.0.1", "10.100.0.1", "192.168.1.1", "[fd00::1]", "[::ffff:10.0.0.1]"];
+        let near = [
+            "127.0.0.1",
+            "10.100.0.1",
+            "192.168.1.1",
+            "[fd00::1]",
+            "[::ffff:10.0.0.1]",
+        ];
         let near = near.map(|ip| (format!("address = \"{ip}:9911\""), None));
         let far = ["0.0.0.0", "[::]", "203.0.113.5", "[2001:db8::1]"];
         let far = far.map(|ip| (format!("address = \"{ip}:9911\""), Some("open_door")));

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use jiff::Timestamp;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,7 @@ const LOCK: &str = "lock";
 const ENDING: &str = "json";
 const VERSION: u32 = 1;
 /// A draft that is older than this is nobody's any more.
-const LEFT_BEHIND: Duration = Duration::from_secs(3600);
+const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(1);
 
 /// A directory of holds.
 #[derive(Debug)]
@@ -86,8 +87,7 @@ impl HoldDir {
 
     fn path(&self, owner: &Owner) -> PathBuf {
         let text = format!("{}\0{}", owner.hypeman, owner.id);
-        let digest = digest(&SHA256, text.as_bytes());
-        let name: String = digest.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        let name = BASE64.encode(digest(&SHA256, text.as_bytes()));
         self.dir.join(name).with_extension(ENDING)
     }
 
@@ -101,15 +101,15 @@ impl HoldDir {
 
     /// Takes away what a gateway that was killed has not finished.
     fn sweep(&self) {
+        let now = Timestamp::now();
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         for entry in entries {
             let path = entry.path();
             let modified = entry.metadata().and_then(|metadata| metadata.modified());
-            let age = modified
-                .ok()
-                .and_then(|at| SystemTime::now().duration_since(at).ok());
+            let modified = modified.ok().and_then(|at| Timestamp::try_from(at).ok());
+            let is_old = modified.is_some_and(|at| now.duration_since(at) > LEFT_BEHIND);
             let is_draft = path.extension().is_some_and(|end| end == DRAFT);
-            if is_draft && age.is_some_and(|age| age > LEFT_BEHIND) {
+            if is_draft && is_old {
                 // Whatever keeps it from going costs a little room.
                 let _gone = fs::remove_file(path);
             }

@@ -68,7 +68,7 @@ pub struct TaskHold {
 /// All holds.
 pub struct Holds {
     max_hold: Duration,
-    max_holds: usize,
+    most_of_one: usize,
     clock: Clock,
     /// Whoever changes something has it.
     dir: Mutex<Option<HoldDir>>,
@@ -145,7 +145,7 @@ impl Holds {
     ) -> Arc<Self> {
         Arc::new(Self {
             max_hold: config.max_hold,
-            max_holds: config.max_holds,
+            most_of_one: config.max_holds,
             clock,
             dir: Mutex::new(dir),
             owned: Mutex::default(),
@@ -187,8 +187,8 @@ impl Holds {
         }
         let placed = self.change(owner, name, |owned, now| {
             let is_new = !owned.tasks.contains_key(task);
-            if is_new && owned.tasks.len() >= self.max_holds {
-                return Err(HoldError::TooMany(self.max_holds));
+            if is_new && owned.tasks.len() >= self.most_of_one {
+                return Err(HoldError::TooMany(self.most_of_one));
             }
             if is_new && self.count() >= MOST {
                 return Err(HoldError::Full);
@@ -308,7 +308,7 @@ impl Holds {
         });
         Owned {
             name: stored.name.as_str().into(),
-            tasks: tasks.take(self.max_holds).collect(),
+            tasks: tasks.take(self.most_of_one).collect(),
         }
     }
 

@@ -408,11 +408,16 @@ async fn a_workload_that_is_done_is_asked_by_its_hook_and_may_go_on() {
     let caller = Caller::of(&instance, gateway.door.unwrap());
     assert_eq!(caller.ask("POST", "/idle", "").await.0, 202);
     eventually("it is asked", async || {
-        app.lines().last().is_some_and(|line| line == "POST /_going")
+        app.lines()
+            .last()
+            .is_some_and(|line| line == "POST /_going")
     })
     .await;
     let refused = "wakegate_hooks_total{hook=\"before_standby\",outcome=\"refused\"}";
-    eventually("it is counted", async || gateway.metric(refused).await >= 1.0).await;
+    eventually("it is counted", async || {
+        gateway.metric(refused).await >= 1.0
+    })
+    .await;
     assert_eq!(plane.state(id.as_str()).await, InstanceState::Running);
     // It is asked once for what it has said once.
     sleep(Duration::from_millis(300)).await;
