@@ -21,6 +21,9 @@ pub enum AppError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The workloads' door cannot be opened.
+    #[error("cannot listen at {0}: {1}; choose another with `workload.address`")]
+    Door(SocketAddr, #[source] std::io::Error),
     /// A listener's certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

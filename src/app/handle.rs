@@ -31,6 +31,7 @@ use crate::proxy::Gateway;
 use crate::router::{Declared, RouteChange};
 use crate::telemetry::ReloadOutcome;
 use crate::wake::{Instance, WakeReport};
+use crate::workload::Holds;
 
 /// Changes a running gateway.
 #[derive(Debug, Clone)]
@@ -49,6 +50,10 @@ pub(super) struct Running {
     pub(super) sockets: Sockets,
     /// The address at which operators reach it.
     pub(super) admin: SocketAddr,
+    /// The address at which workloads reach it, if they may.
+    pub(super) door: Option<SocketAddr>,
+    /// The holds by which workloads keep their instances awake.
+    pub(super) holds: Arc<Holds>,
     pub(super) server: Arc<ArcSwap<ServerConfig>>,
     pub(super) planes: Vec<ObservedPlane>,
     pub(super) timeline: Arc<Timeline>,
@@ -92,6 +97,7 @@ pub fn needs_restart(current: &Config, config: &Config) -> Option<&'static str> 
         ("acme", current.uses_acme() == config.uses_acme()),
         ("tracing", current.tracing == config.tracing),
         ("ingress", current.ingress == config.ingress),
+        ("workload", current.workload == config.workload),
         (
             "server.workers",
             current.server.workers == config.server.workers,
@@ -293,6 +299,7 @@ impl Running {
         self.gateway.set_tls_listeners(self.sockets.https());
         let mut addresses = self.sockets.addresses();
         addresses.push(self.admin);
+        addresses.extend(self.door);
         let wakes = &self.gateway.parts().wakes;
         wakes.own_listeners().set(addresses);
     }

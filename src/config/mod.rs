@@ -52,6 +52,8 @@ mod values;
 mod variables;
 mod wake;
 mod whole;
+mod workload;
+mod workload_advice;
 
 pub use acme::{AcmeChallenge, AcmeConfig, EabConfig, can_be_certified};
 pub use addresses::address_problems;
@@ -95,3 +97,4 @@ pub use upstream_tls::{NameTemplate, UpstreamTlsConfig};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 pub use variables::Variables;
 pub use wake::{ReadyWhen, WakeConfig};
+pub use workload::WorkloadConfig;

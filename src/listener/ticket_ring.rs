@@ -21,9 +21,9 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use rustls::server::ProducesTickets;
 
-use super::internal::can_create;
 use crate::config::TicketsConfig;
 use crate::file_stamp::FileStamp;
+use crate::private_files::can_create;
 
 const RING: &str = "ring";
 const LOCK: &str = "ring.lock";

@@ -16,6 +16,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("descriptors", &[]),
     ("file_stamp", &[]),
+    ("private_files", &[]),
+    ("problem", &[]),
     ("validity", &[]),
     ("pem", &[]),
     ("workers", &[]),
@@ -92,12 +94,27 @@ const ROOMS: &[(&str, &[&str])] = &[
             "file_stamp",
             "flow",
             "pem",
+            "private_files",
             "telemetry",
             "validity",
             "workers",
         ],
     ),
-    ("admin", &["config", "drain", "flow", "telemetry", "wake"]),
+    (
+        "admin",
+        &["config", "drain", "flow", "problem", "telemetry", "wake"],
+    ),
+    (
+        "workload",
+        &[
+            "config",
+            "file_stamp",
+            "flow",
+            "private_files",
+            "problem",
+            "telemetry",
+        ],
+    ),
 ];
 const COMPOSITION: [&str; 2] = ["app", "cli"];
 const CRATES: [&str; 4] = [

@@ -123,12 +123,7 @@ async fn withstand(site: &Arc<Site>, attack: &Arc<Attack>, count: usize, rest: u
 
 /// Each kind by itself, with `count` connections. `most` says what the gateway may have in memory
 /// beside them, by the kind and what it had before them; `worst` is how long an honest request may take.
-async fn each_kind(
-    site: Site,
-    count: usize,
-    most: impl Fn(&Attack, u64) -> u64,
-    worst: Duration,
-) {
+async fn each_kind(site: Site, count: usize, most: impl Fn(&Attack, u64) -> u64, worst: Duration) {
     let site = Arc::new(site);
     // What is there once, whatever comes after, is there before anything is measured.
     for _ in 0..20 {

@@ -93,3 +93,4 @@ mod vm_breaks;
 mod wake;
 mod wake_service;
 mod workers;
+mod workload_door;

@@ -13,7 +13,12 @@ pub(super) struct Code {
     pub(super) help: &'static str,
 }
 
-const fn code(word: &'static str, status: u16, meaning: &'static str, help: &'static str) -> Code {
+pub(super) const fn code(
+    word: &'static str,
+    status: u16,
+    meaning: &'static str,
+    help: &'static str,
+) -> Code {
     Code {
         word,
         status,

@@ -167,6 +167,22 @@ labels! {
         Failed = "failed",
     }
 
+    /// How a request at the workloads' door ended.
+    DoorOutcome: "outcome" {
+        /// It was done.
+        Ok = "ok",
+        /// It came from an address that is no instance's.
+        Stranger = "stranger",
+        /// It said nothing that could be done.
+        Invalid = "invalid",
+        /// It was about a hold that does not exist.
+        Unknown = "unknown",
+        /// Holds stand in its way, or there are too many.
+        Conflict = "conflict",
+        /// A control plane or the directory of the holds could not be reached.
+        Unavailable = "unavailable",
+    }
+
     /// How an attempt to load the configuration again ended.
     ReloadOutcome: "outcome" {
         /// It is in force.

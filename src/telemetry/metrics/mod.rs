@@ -26,8 +26,8 @@ use self::catalogue as name;
 pub use self::handles::Counted;
 use self::labels::Values as _;
 pub use self::labels::{
-    ConnectOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome, ReleaseReason,
-    ReloadOutcome, ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
+    ConnectOutcome, DoorOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome,
+    ReleaseReason, ReloadOutcome, ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
 };
 use self::owned::Owned;
 pub use self::owned::{ListenerMetrics, RouteMetrics};
@@ -80,6 +80,7 @@ pub struct Metrics {
     handshakes: Family<HandshakeOutcome, Counter>,
     upstream_handshakes: Family<HandshakeOutcome, Counter>,
     orders: Family<OrderOutcome, Counter>,
+    door: Family<DoorOutcome, Counter>,
     handshake_duration: Histogram,
     reloads: Family<ReloadOutcome, Counter>,
     last_reload: Gauge,
@@ -99,6 +100,8 @@ pub struct Metrics {
     pub boots: Counter,
     /// Failed wakes that left an instance's breaker open.
     pub breaker_openings: Counter,
+    /// Holds by which workloads keep their instances awake.
+    pub workload_holds: Gauge,
     /// Open connections to instances.
     pub upstream_connections: Gauge,
     /// Requests sent to an instance a second time.
@@ -181,6 +184,8 @@ impl Metrics {
             handshakes: Family::counters(r, name::TLS_HANDSHAKES),
             upstream_handshakes: Family::counters(r, name::UPSTREAM_TLS_HANDSHAKES),
             orders: Family::counters(r, name::ACME_ORDERS),
+            door: Family::counters(r, name::WORKLOAD_REQUESTS),
+            workload_holds: gauge(name::WORKLOAD_HOLDS),
             handshake_duration: r.histogram(name::TLS_HANDSHAKE_DURATION, vec![]),
             reloads: Family::counters(r, name::RELOADS),
             last_reload: gauge(name::LAST_RELOAD),
@@ -370,6 +375,11 @@ impl Metrics {
     /// Counts an order of a certificate.
     pub fn count_order(&self, outcome: OrderOutcome) {
         self.orders.count(outcome);
+    }
+
+    /// Counts a request at the workloads' door.
+    pub fn count_door(&self, outcome: DoorOutcome) {
+        self.door.count(outcome);
     }
 
     /// Counts a TLS handshake with an instance.
