@@ -28,6 +28,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("instance_tls", &["config", "file_stamp"]),
     (
+        "fleet",
+        &["backoff", "config", "file_stamp", "router", "telemetry"],
+    ),
+    (
         "wake",
         &[
             "backoff",
@@ -61,6 +65,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "backoff",
             "client",
             "config",
+            "fleet",
             "hold",
             "identity",
             "instance_tls",
