@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::AppError;
+use super::membership::Membership;
 use super::plane::ObservedPlane;
 use super::prepared::tls_problem;
 use super::service::GatewayService;
@@ -55,6 +56,8 @@ pub(super) struct Running {
     pub(super) started: (jiff::Timestamp, Instant),
     pub(super) drain: Drain,
     pub(super) asked_to_drain: CancellationToken,
+    /// Its place in a fleet, and where it listens for other members.
+    pub(super) membership: OnceLock<(Membership, Option<SocketAddr>)>,
     /// The source of the configuration, when it is to be loaded again.
     pub(super) source: OnceLock<Source>,
 }
@@ -139,6 +142,15 @@ impl AppHandle {
         }
         if let Some(acme) = &self.0.acme {
             acme.refresh();
+        }
+        let membership = self.0.membership.get();
+        if let Some(identity) = membership.and_then(|(membership, _)| membership.identity.as_ref())
+        {
+            match identity.refresh() {
+                Ok(true) => tracing::info!(?identity, "a new identity in the fleet"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "the old identity in the fleet stays"),
+            }
         }
         let mut expiries = BTreeMap::new();
         for (address, certificates) in self.0.sockets.certificates() {
@@ -293,6 +305,8 @@ impl Running {
         self.gateway.set_tls_listeners(self.sockets.https());
         let mut addresses = self.sockets.addresses();
         addresses.push(self.admin);
+        let members = self.membership.get();
+        addresses.extend(members.and_then(|(_, address)| *address));
         let wakes = &self.gateway.parts().wakes;
         wakes.own_listeners().set(addresses);
     }
