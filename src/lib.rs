@@ -15,6 +15,7 @@ pub mod deadline;
 pub mod descriptors;
 pub mod drain;
 pub mod file_stamp;
+pub mod fleet;
 pub mod flow;
 pub mod hold;
 pub mod identity;

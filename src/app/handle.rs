@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::AppError;
+use super::membership::Membership;
 use super::plane::ObservedPlane;
 use super::prepared::tls_problem;
 use super::service::GatewayService;
@@ -60,6 +61,8 @@ pub(super) struct Running {
     pub(super) started: (jiff::Timestamp, Instant),
     pub(super) drain: Drain,
     pub(super) asked_to_drain: CancellationToken,
+    /// Its place in a fleet, and where it listens for other members.
+    pub(super) membership: OnceLock<(Membership, Option<SocketAddr>)>,
     /// The source of the configuration, when it is to be loaded again.
     pub(super) source: OnceLock<Source>,
 }
@@ -145,6 +148,15 @@ impl AppHandle {
         }
         if let Some(acme) = &self.0.acme {
             acme.refresh();
+        }
+        let membership = self.0.membership.get();
+        if let Some(identity) = membership.and_then(|(membership, _)| membership.identity.as_ref())
+        {
+            match identity.refresh() {
+                Ok(true) => tracing::info!(?identity, "a new identity in the fleet"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "the old identity in the fleet stays"),
+            }
         }
         let mut expiries = BTreeMap::new();
         for (address, certificates) in self.0.sockets.certificates() {
@@ -300,6 +312,8 @@ impl Running {
         let mut addresses = self.sockets.addresses();
         addresses.push(self.admin);
         addresses.extend(self.door);
+        let members = self.membership.get();
+        addresses.extend(members.and_then(|(_, address)| *address));
         let wakes = &self.gateway.parts().wakes;
         wakes.own_listeners().set(addresses);
     }

@@ -9,6 +9,7 @@ mod first_answer;
 mod folding;
 mod handle;
 mod ingress;
+mod membership;
 mod observer;
 mod operator;
 mod plane;
@@ -33,6 +34,7 @@ use tokio_util::task::TaskTracker;
 pub use self::error::AppError;
 use self::handle::Running;
 pub use self::handle::{AppHandle, needs_restart};
+pub use self::membership::Membership;
 use self::plane::ObservedPlane;
 pub use self::prepared::{IN_USE, Prepared};
 use self::sockets::{Bound, Sockets};
@@ -42,7 +44,7 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::hold::Hold;
 use crate::keep_warm::keep_warm;
-use crate::listener::{self, Inherited, Shared};
+use crate::listener::{self, Inherited, Listener, Shared};
 use crate::proxy::{Gateway, GatewayParts};
 use crate::telemetry::AccessSink;
 use crate::upstream::Upstream;
@@ -65,6 +67,8 @@ pub struct App {
     background: TaskTracker,
     stop: CancellationToken,
     threads: WorkerThreads,
+    /// The socket for other members of the fleet.
+    members: Option<Listener>,
 }
 
 // === impl App ===
@@ -185,6 +189,7 @@ impl App {
             started: (jiff::Timestamp::now(), Instant::now()),
             drain: drain.clone(),
             asked_to_drain: CancellationToken::new(),
+            membership: OnceLock::new(),
             source: OnceLock::new(),
         };
         Ok(Self {
@@ -197,7 +202,25 @@ impl App {
             background,
             stop,
             threads,
+            members: None,
         })
+    }
+
+    /// Makes it a member of a fleet, with the socket for other members, before it serves anything;
+    /// returns where that listens.
+    pub fn join(
+        &mut self,
+        membership: Membership,
+        inherited: &mut Inherited,
+    ) -> Result<Option<SocketAddr>, AppError> {
+        let running = &self.running.0;
+        let config = self.running.config();
+        self.members = membership.bind(config.server.reuse_port, inherited)?;
+        running.gateway.join(membership.link(&config));
+        let address = self.members.as_ref().map(Listener::address);
+        // It is joined once.
+        let _first = running.membership.set((membership, address));
+        Ok(address)
     }
 
     /// The addresses at which clients reach it.
@@ -238,6 +261,9 @@ impl App {
         for bound in self.bound {
             let service = running.service();
             running.sockets.serve(bound, &service);
+        }
+        if let Some(members) = self.members {
+            running.sockets.serve_members(members, &running.service());
         }
         running.note_own_listeners();
         let config = self.running.config();

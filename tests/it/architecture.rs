@@ -38,6 +38,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("instance_tls", &["config", "file_stamp", "pem"]),
     (
+        "fleet",
+        &["backoff", "config", "file_stamp", "router", "telemetry"],
+    ),
+    (
         "wake",
         &[
             "backoff",
@@ -57,6 +61,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "deadline",
             "descriptors",
+            "fleet",
             "flow",
             "instance_tls",
             "telemetry",
@@ -71,6 +76,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "backoff",
             "client",
             "config",
+            "fleet",
             "hold",
             "identity",
             "instance_tls",
@@ -92,6 +98,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "descriptors",
             "drain",
             "file_stamp",
+            "fleet",
             "flow",
             "pem",
             "private_files",

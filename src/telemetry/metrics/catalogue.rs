@@ -37,6 +37,7 @@ pub(super) const UPSTREAM_CONNECTIONS: &str = "wakegate_upstream_connections";
 pub(super) const UPSTREAM_IDLE: &str = "wakegate_upstream_idle_connections";
 pub(super) const UPSTREAM_CONNECTS: &str = "wakegate_upstream_connects_total";
 pub(super) const UPSTREAM_REQUESTS: &str = "wakegate_upstream_requests_total";
+pub(super) const PEER_REQUESTS: &str = "wakegate_peer_requests_total";
 pub(super) const UPSTREAM_RETRIES: &str = "wakegate_upstream_retries_total";
 pub(super) const DOWNSTREAM_CONNECTIONS: &str = "wakegate_downstream_connections";
 pub(super) const LISTENER_CONNECTIONS: &str = "wakegate_listener_connections";
@@ -241,6 +242,11 @@ const ALL: &[(&str, Kind, &str)] = &[
         MEMORY_REFUSALS,
         Counter,
         "Requests and streams refused because of what their client had in memory",
+    ),
+    (
+        PEER_REQUESTS,
+        Counter,
+        "Requests sent to other members of the fleet by how they ended",
     ),
     (
         HOOKS,

@@ -23,11 +23,13 @@ use ::metrics::{Counter, Gauge, Histogram, Label};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use self::catalogue as name;
+pub use self::codes::known_code;
 pub use self::handles::Counted;
 use self::labels::Values as _;
 pub use self::labels::{
     ConnectOutcome, DoorOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome,
-    ReleaseReason, ReloadOutcome, ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
+    PeerOutcome, ReleaseReason, ReloadOutcome, ShedReason, UpstreamUse, WakeKind, WakeOutcome,
+    WakePhase,
 };
 use self::owned::Owned;
 pub use self::owned::{ListenerMetrics, RouteMetrics};
@@ -76,6 +78,7 @@ pub struct Metrics {
     shed: Family<ShedReason, Counter>,
     hold_duration: Family<ReleaseReason, Histogram>,
     upstream_uses: Family<UpstreamUse, Counter>,
+    peer_requests: Family<PeerOutcome, Counter>,
     upstream_connects: Family<ConnectOutcome, Counter>,
     handshakes: Family<HandshakeOutcome, Counter>,
     upstream_handshakes: Family<HandshakeOutcome, Counter>,
@@ -180,6 +183,7 @@ impl Metrics {
             shed: Family::counters(r, name::SHED),
             hold_duration: Family::histograms(r, name::HOLD_DURATION),
             upstream_uses: Family::counters(r, name::UPSTREAM_REQUESTS),
+            peer_requests: Family::counters(r, name::PEER_REQUESTS),
             upstream_connects: Family::counters(r, name::UPSTREAM_CONNECTS),
             handshakes: Family::counters(r, name::TLS_HANDSHAKES),
             upstream_handshakes: Family::counters(r, name::UPSTREAM_TLS_HANDSHAKES),
@@ -358,6 +362,11 @@ impl Metrics {
     /// Counts what took a request to its instance.
     pub fn count_upstream_use(&self, used: UpstreamUse) {
         self.upstream_uses.count(used);
+    }
+
+    /// Counts a request to another member of the fleet.
+    pub fn count_peer_request(&self, outcome: PeerOutcome) {
+        self.peer_requests.count(outcome);
     }
 
     /// Counts a connection dialled to an instance.
