@@ -32,6 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "file_stamp",
             "pem",
+            "private_files",
             "telemetry",
             "validity",
         ],
