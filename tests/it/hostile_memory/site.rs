@@ -158,7 +158,8 @@ impl Site {
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
         let reserved = [(); 2].map(|()| Reserved::new());
         let [tls, raw] = reserved.each_ref().map(|one| one.address);
-        let keys = "limits = { max_inflight = 100000, max_inflight_per_client = 100000 }\n";
+        // Twice what is usual, and all of it for one client.
+        let keys = "limits = { max_inflight = 2000, max_inflight_per_client = 2000 }\n";
         let config = format!(
             "[[listener]]\naddress = \"{tls}\"\ntls = {{ cert = \"{}\", key = \"{}\" }}\n\
              [[listener]]\naddress = \"{raw}\"\nmode = \"tcp\"\nhost = \"flood.test\"\n\
