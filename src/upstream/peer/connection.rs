@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::descriptors;
 use crate::fleet::{Member, PeerIdentity};
+use crate::flow::PeekStream;
 use crate::upstream::h2_peer::UNKNOWN;
 use crate::upstream::h2_stream::STREAM_WINDOW;
 use crate::upstream::timed_body::Part;
@@ -45,6 +46,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 const MAX_HEADER_LIST: u32 = 128 * 1024;
 /// Streams that responses are read of at once, as far as the connection's window is concerned.
 const STREAMS: u32 = 256;
+/// How long the other end's first word is waited for, and how much of it is looked at.
+const FIRST_WORD: Duration = Duration::from_millis(500);
+const FIRST_BYTES: usize = 1024;
 /// The name that TLS wants to have; members are known by others.
 const SERVER_NAME: &str = "member.wakegate.invalid";
 
@@ -82,8 +86,8 @@ pub(super) struct State {
     lost: Notify,
     /// Where its other end listens.
     endpoint: String,
-    /// Who has it looks whether the host is still there.
-    looking: tokio::sync::Mutex<()>,
+    /// Who has it looks whether the host is still there; when that was done last.
+    looking: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// A stream of a connection, which counts for as long as this lives.
@@ -92,7 +96,7 @@ pub(super) struct Seat(Arc<State>);
 
 /// The connection below the library.
 struct PeerIo {
-    stream: TlsStream<TcpStream>,
+    stream: PeekStream<TlsStream<TcpStream>>,
     state: Arc<State>,
 }
 
@@ -137,15 +141,19 @@ impl State {
     }
 
     /// Looks whether the host is still there, if nothing has come for `silence`; a host that cannot be
-    /// reached has its connection closed. One look at a time is enough.
+    /// reached has its connection closed. One look for all requests of the connection is enough.
     pub(super) async fn look(&self, silence: Duration) {
         let heard = self.began + Duration::from_millis(self.heard.load(Ordering::Relaxed));
         if heard.elapsed() < silence {
             return;
         }
-        let Ok(_mine) = self.looking.try_lock() else {
+        let Ok(mut looked) = self.looking.try_lock() else {
             return;
         };
+        if looked.is_some_and(|looked| looked.elapsed() < silence) {
+            return;
+        }
+        *looked = Some(Instant::now());
         let connecting = TcpStream::connect(self.endpoint.as_str());
         // Whether anybody accepts is the kernel's word, and no matter of how busy the member is.
         let failed = match timeout(STILL_THERE, connecting).await {
@@ -237,6 +245,17 @@ impl Connection {
             Some(reason) => DialError::Refused(reason),
             None => away(&error),
         })?;
+        // The other end judges our certificate now, and says what is wrong with it, or begins to speak.
+        // What is sent before that could make the system drop its last word.
+        let mut stream = PeekStream::new(stream);
+        let first_word = timeout(FIRST_WORD, stream.peek_more(FIRST_BYTES)).await;
+        // One that waits for us to speak first is no fault.
+        if let Ok(Err(error)) = first_word {
+            return Err(match refusal(&error) {
+                Some(reason) => DialError::Refused(reason),
+                None => away(&error),
+            });
+        }
         let state = Arc::new(State::new(endpoint));
         let stream = PeerIo {
             stream,
@@ -254,8 +273,7 @@ impl Connection {
             .handshake::<_, Part>(stream)
             .await
             .map_err(|error| away(&error))?;
-        // The other end judges our certificate now, and says either what is wrong with it or what it
-        // allows.
+        // What it allows comes first.
         let settling = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Err(ended.err())),
             Poll::Pending if sender.current_max_send_streams() != UNKNOWN => Poll::Ready(Ok(())),

@@ -25,8 +25,8 @@ async fn by_hand(world: &World, request: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_instance_sees_the_client_and_the_fronts_rules() {
     let rules = "[[route]]\nhost = \"app.test\"\npath = \"/v1\"\ninstance = \"app\"\nstrip_path = true\n\
-                 request_headers = { set = { x-front = \"1\", host = \"inside\" } }\n\
-                 response_headers = { set = { x-said = \"1\" } }\n";
+                 request_headers = { set = [\"x-front: 1\", \"host: inside\"] }\n\
+                 response_headers = { set = [\"x-said: 1\"] }\n";
     let world = World::with(rules, "").await;
     let instance = world.plane.listening(Wanted::hello("app")).await;
     world.claim(&instance);
@@ -74,13 +74,11 @@ async fn a_body_of_any_size_comes_through_and_a_held_one_waits_with_its_client()
     let client = world.front.client();
     let uploads: Vec<_> = (0..8)
         .map(|_| {
-            let request = client
-                .request("POST", "app", "/echo")
-                .body(body.clone());
+            let request = client.request("POST", "app", "/echo").body(body.clone());
             spawn(async move { request.send().await.unwrap().bytes().await.unwrap().len() })
         })
         .collect();
-    let held = "wakegate_hold_queue_requests";
+    let held = "wakegate_held_requests";
     eventually("they are held", async || {
         world.node.gateway.metric(held).await >= 8.0
     })
@@ -229,6 +227,7 @@ async fn a_websocket_wakes_its_instance_and_lives_as_long_as_it_wants() {
     }
     socket.close(None).await.unwrap();
     while let Some(Ok(_)) = socket.next().await {}
+    drop(socket);
     assert_eq!(world.plane.operations(&instance.id, "restore").await, 1);
     world.stop().await;
 }

@@ -29,7 +29,7 @@ async fn a_request_wakes_its_instance_at_its_host_once_for_all_fronts() {
             .to_str()
             .unwrap()
             .to_owned();
-        assert!(wake == "cold" || wake == "joined", "{wake}");
+        assert!(["cold", "joined", "warm"].contains(&&*wake), "{wake}");
         assert!(response.text().await.unwrap().starts_with("hello from app"));
     }
     assert_eq!(world.plane.operations(&instance.id, "restore").await, 1);
@@ -118,9 +118,9 @@ async fn an_instances_own_421_passes_and_is_never_sent_again() {
 async fn a_nodes_refusals_pass_as_they_are() {
     let node = "[[route]]\nhost = \"shut.test\"\ninstance = \"shut\"\n\
                 [route.admission]\nmethods = [\"POST\"]\n\
-                [route.asleep]\nstatus = 418\nheaders = { x-own = \"node\" }\n";
+                [route.asleep]\nstatus = 418\nheaders = [\"x-own: node\"]\n";
     let front = "[[route]]\nhost = \"shut.test\"\ninstance = \"shut\"\n\
-                 response_headers = { set = { x-front = \"1\" } }\n";
+                 response_headers = { set = [\"x-front: 1\"] }\n";
     let world = World::with(front, node).await;
     let instance = world.plane.asleep(Wanted::hello("shut")).await;
     world.claim(&instance);
