@@ -15,7 +15,9 @@ pub fn address_problems(config: &Config) -> Vec<Problem> {
     let listeners =
         listeners.map(|(index, one)| (format!("listener[{index}].address"), one.address));
     let admin = ("admin.address".to_owned(), config.admin.address);
-    let all: Vec<(String, SocketAddr)> = listeners.chain([admin]).collect();
+    let peers = config.fleet.as_ref().and_then(|fleet| fleet.listen);
+    let peers = peers.map(|address| ("fleet.listen".to_owned(), address));
+    let all: Vec<(String, SocketAddr)> = listeners.chain(peers).chain([admin]).collect();
     let mut problems = Vec::new();
     for (index, (key, address)) in all.iter().enumerate() {
         let is_admin = index + 1 == all.len();
