@@ -310,7 +310,6 @@ fn parse_published(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::config::{Config, Variables, load};
 
     const IDENTITY: &str = "identity = { cert = \"c\", key = \"k\", ca = \"a\" }\n";

@@ -33,7 +33,10 @@ use crate::wake::WakeError;
 use hypeman::ControlPlane;
 
 /// What became of a request that was to be passed on.
-#[allow(clippy::large_enum_variant, reason = "most are answered, and it is looked at at once")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most are answered, and it is looked at at once"
+)]
 pub(super) enum Passed {
     /// It was answered.
     Answered(Response<Content>),
