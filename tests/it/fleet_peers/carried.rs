@@ -334,7 +334,7 @@ async fn many_requests_at_once_share_few_connections() {
     world.claim(&instance);
     let client = world.front.client();
     let all = (0..300).map(|_| {
-        let request = client.request("GET", "app", "/slow?for=4s");
+        let request = client.request("GET", "app", "/slow?delay=4s");
         spawn(async move { request.send().await.unwrap().status().as_u16() })
     });
     let all: Vec<_> = all.collect();
