@@ -96,6 +96,7 @@ pub fn needs_restart(current: &Config, config: &Config) -> Option<&'static str> 
         ("log", current.log == config.log),
         ("metrics", current.metrics == config.metrics),
         ("tickets", current.tickets == config.tickets),
+        ("fleet", current.fleet == config.fleet),
         ("acme", current.acme == config.acme),
         ("acme", current.uses_acme() == config.uses_acme()),
         ("tracing", current.tracing == config.tracing),

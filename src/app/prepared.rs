@@ -5,7 +5,7 @@
 //! rehearsal reads the same files, and writes and founds nothing.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -121,6 +121,7 @@ impl Prepared {
         if config.uses_acme() {
             problems.extend(acme_file_problems(config));
         }
+        problems.extend(fleet_file_problems(config));
         let mut warnings = Vec::new();
         let mut open = |key: String, listener: &ListenerConfig| match load(listener) {
             Ok(settings) => {
@@ -227,6 +228,32 @@ fn acme_file_problems(config: &Config) -> Vec<Problem> {
         ("acme.ca", config.acme.ca.as_ref()),
         ("acme.eab.key_file", eab),
     ];
+    unreadable(files)
+}
+
+/// Files of `[fleet]` that cannot be read.
+fn fleet_file_problems(config: &Config) -> Vec<Problem> {
+    let Some(fleet) = &config.fleet else {
+        return Vec::new();
+    };
+    let (identity, tls) = (fleet.identity.as_ref(), fleet.tls.as_ref());
+    unreadable([
+        ("fleet.password_file", fleet.password_file.as_ref()),
+        ("fleet.tls.ca", tls.and_then(|tls| tls.ca.as_ref())),
+        ("fleet.tls.cert", tls.and_then(|tls| tls.cert.as_ref())),
+        ("fleet.tls.key", tls.and_then(|tls| tls.key.as_ref())),
+        (
+            "fleet.identity.cert",
+            identity.map(|identity| &identity.cert),
+        ),
+        ("fleet.identity.key", identity.map(|identity| &identity.key)),
+        ("fleet.identity.ca", identity.map(|identity| &identity.ca)),
+        ("fleet.key_file", fleet.key_file.as_ref()),
+    ])
+}
+
+/// Those of the files that cannot be read, by their keys.
+fn unreadable<const N: usize>(files: [(&str, Option<&PathBuf>); N]) -> Vec<Problem> {
     let problems = files.into_iter().filter_map(|(key, path)| {
         let path = path?;
         let error = std::fs::read(path).err()?;

@@ -17,7 +17,10 @@ pub fn address_problems(config: &Config) -> Vec<Problem> {
     let admin = ("admin.address".to_owned(), config.admin.address);
     let workload = config.workload.address;
     let workload = workload.map(|address| ("workload.address".to_owned(), address));
-    let all: Vec<(String, SocketAddr)> = listeners.chain([admin]).chain(workload).collect();
+    let peers = config.fleet.as_ref().and_then(|fleet| fleet.listen);
+    let peers = peers.map(|address| ("fleet.listen".to_owned(), address));
+    let own = [admin].into_iter().chain(workload).chain(peers);
+    let all: Vec<(String, SocketAddr)> = listeners.chain(own).collect();
     let mut problems = Vec::new();
     for (index, (key, address)) in all.iter().enumerate() {
         let is_own = index >= config.listener.len();

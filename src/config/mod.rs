@@ -19,6 +19,7 @@ mod client_share;
 mod diagnostics;
 mod duration_text;
 mod effect_advice;
+mod fleet;
 mod forwarding;
 mod jwt;
 mod likeness;
@@ -61,11 +62,12 @@ pub use advice::advice;
 pub use auth::{AuthConfig, CertificateAuth, HeaderAuth, Proof, Way};
 pub use capture_text::{CaptureText, INSTANCE};
 pub use client_share::ClientShare;
+pub use fleet::{FleetConfig, FleetEngine, FleetIdentity, FleetPublish, FleetRole, FleetTls};
 pub use forwarding::{
     FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, RedirectConfig, Rename,
 };
 pub use jwt::{JwtAuth, TokenFrom};
-pub use load::{Loaded, load, load_admin, load_file};
+pub use load::{Loaded, declared_policy, declared_route, load, load_admin, load_file};
 pub use model::{
     AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ListenerMode,
     ResponseConfig, UpstreamConfig,

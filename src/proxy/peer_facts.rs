@@ -325,7 +325,7 @@ mod tests {
         let more = format!("{line} more");
         for (name, value) in [
             ("x-wakegate-peer", "nonsense"),
-            ("x-wakegate-peer", &line[2..]),
+            ("x-wakegate-peer", line.strip_prefix("192").unwrap()),
             ("x-wakegate-peer", line.strip_suffix(" -").unwrap()),
             ("x-wakegate-peer", &more),
             ("x-wakegate-hops", "-1"),

@@ -54,10 +54,7 @@ impl<P: ControlPlane> Gateway<P> {
         let mut transaction = Box::new(self.begin(&request, fields, from));
         let accept = Accept::of(request.headers(), fields);
         let raw = arrival.facts().and_then(|facts| facts.raw);
-        let result = match self
-            .take_from_peer(arrival, &mut transaction)
-            .and(asked_for)
-        {
+        let result = match take_from_peer(arrival, &mut transaction).and(asked_for) {
             Ok(()) if raw.is_some() => {
                 // In a box: most requests are none of these.
                 Box::pin(self.carry_for_peer(request, arrival, &mut transaction)).await
@@ -80,22 +77,6 @@ impl<P: ControlPlane> Gateway<P> {
             response.headers_mut().insert(peer_facts::CODE, code);
         }
         answer(response, transaction)
-    }
-
-    /// Whether a request that another member of the fleet has sent is taken.
-    fn take_from_peer(
-        &self,
-        arrival: &Arrival<'_>,
-        transaction: &mut Transaction,
-    ) -> Result<(), ProxyError> {
-        let Some(from) = arrival.from_peer else {
-            return Ok(());
-        };
-        transaction.log.fleet_peer = Some(from.name.name.as_str().into());
-        from.check().map_err(|reason| match reason {
-            NotTaken::Loop => ProxyError::ForwardLoop,
-            NotTaken::Unreadable => RefusalReason::Malformed.into(),
-        })
     }
 
     /// Answers what is no request, of which no more is known than its connection says. `peer` is the
@@ -151,7 +132,7 @@ impl<P: ControlPlane> Gateway<P> {
             // In a box: most gateways have no peers.
             match Box::pin(passing).await? {
                 Passed::Answered(response) => return Ok(response),
-                Passed::Here(this, again) => (target, request) = (this, again),
+                Passed::Here(here) => (target, request) = *here,
             }
         }
         let resolving = self.resolve(&target.destination, arrival, log);
@@ -248,6 +229,18 @@ impl<P: ControlPlane> Gateway<P> {
 
 fn unknown_method() -> Method {
     Method::from_bytes(UNKNOWN.as_bytes()).unwrap_or_default()
+}
+
+/// Whether a request that another member of the fleet has sent is taken.
+fn take_from_peer(arrival: &Arrival<'_>, transaction: &mut Transaction) -> Result<(), ProxyError> {
+    let Some(from) = arrival.from_peer else {
+        return Ok(());
+    };
+    transaction.log.fleet_peer = Some(from.name.name.as_str().into());
+    from.check().map_err(|reason| match reason {
+        NotTaken::Loop => ProxyError::ForwardLoop,
+        NotTaken::Unreadable => RefusalReason::Malformed.into(),
+    })
 }
 
 /// The response with the transaction that it ends.

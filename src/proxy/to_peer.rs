@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderName, UPGRADE as UPGRADE_FIELD};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE as UPGRADE_FIELD};
 use http::uri::{Authority, Parts as UriParts, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 
@@ -15,7 +15,7 @@ use super::context::{Arrival, RequestContext};
 use super::error::ProxyError;
 use super::fleet_link::Fleet;
 use super::gateway::Gateway;
-use super::peer_facts::{self, PeerFacts};
+use super::peer_facts::{self, FromPeer, PeerFacts};
 use super::prepare::{fields_for_instance, obeying};
 use super::request_log::RequestLog;
 use super::request_target::adopt_authority;
@@ -26,17 +26,22 @@ use super::wake_info::WakeInfo;
 use crate::fleet::{Claim, Place};
 use crate::telemetry::{PeerOutcome, WakeKind, known_code};
 use crate::upstream::{
-    Fields, PeerError, PeerRequest, RequestBody, TrailerRules, UpstreamBody, prepare_response,
+    Fields, PeerError, PeerRequest, RequestBody, TrailerRules, UpstreamBody, X_REQUEST_ID,
+    X_WAKEGATE_MISPLACED, prepare_response,
 };
 use crate::wake::WakeError;
 use hypeman::ControlPlane;
 
 /// What became of a request that was to be passed on.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "most are answered, and it is looked at at once"
+)]
 pub(super) enum Passed {
     /// It was answered.
     Answered(Response<Content>),
     /// Its instance is here by now.
-    Here(Target, Request<RequestBody>),
+    Here(Box<(Target, Request<RequestBody>)>),
 }
 
 // === impl Gateway ===
@@ -96,7 +101,7 @@ impl<P: ControlPlane> Gateway<P> {
             let (member, claim) = found(place)?;
             log.fleet_peer = Some(member.name.as_str().into());
             facts.claimed(&claim, fleet.placement.revision());
-            let hops = arrival.from_peer.map_or(0, |from| from.hops()) + 1;
+            let hops = arrival.from_peer.map_or(0, FromPeer::hops) + 1;
             let written = facts.write(hops, request.head_mut().headers_mut());
             written.ok_or(ProxyError::Target)?;
             let Some(peers) = &fleet.peers else {
@@ -157,9 +162,10 @@ impl<P: ControlPlane> Gateway<P> {
         if let Some(code) = peer_facts::take_code(headers) {
             // The node's own answer: nothing is changed in it.
             log.error = code.to_str().ok().and_then(known_code);
-            let fields = Fields::of(headers);
+            let (fields, misplaced) = (Fields::of(headers), headers.remove(X_WAKEGATE_MISPLACED));
             prepare_response(headers, fields, false);
-            headers.remove(crate::upstream::X_REQUEST_ID);
+            headers.extend(misplaced.map(|value| (X_WAKEGATE_MISPLACED, value)));
+            headers.remove(X_REQUEST_ID);
             return Ok(response.map(|body| Content::Upstream { body, _slot: None }));
         }
         self.finish_response(response, target)
@@ -193,7 +199,7 @@ fn here(
 ) -> Result<Passed, ProxyError> {
     let again = spare.zip(sent.body_again());
     let (head, body) = again.ok_or(ProxyError::Misplaced)?;
-    Ok(Passed::Here(target, head.map(|()| body)))
+    Ok(Passed::Here(Box::new((target, head.map(|()| body)))))
 }
 
 /// The request as the node is to get it.
@@ -275,7 +281,7 @@ fn restore(response: &mut Response<UpstreamBody>) {
         let headers = response.headers_mut();
         let option = HeaderValue::from_static("upgrade");
         headers.insert(CONNECTION, option);
-        headers.insert(HeaderName::from(UPGRADE_FIELD), upgrade);
+        headers.insert(UPGRADE_FIELD, upgrade);
     }
 }
 

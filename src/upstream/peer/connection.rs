@@ -26,8 +26,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::descriptors;
 use crate::fleet::{Member, PeerIdentity};
+use crate::flow::PeekStream;
 use crate::upstream::h2_peer::UNKNOWN;
 use crate::upstream::h2_stream::STREAM_WINDOW;
+use crate::upstream::peer_body::Seat;
 use crate::upstream::timed_body::Part;
 
 /// How long a look at a member may take: whoever asks for an instance of a host that is away is told
@@ -45,6 +47,9 @@ const SEND_BUFFER: usize = 64 * 1024;
 const MAX_HEADER_LIST: u32 = 128 * 1024;
 /// Streams that responses are read of at once, as far as the connection's window is concerned.
 const STREAMS: u32 = 256;
+/// How long the other end's first word is waited for, and how much of it is looked at.
+const FIRST_WORD: Duration = Duration::from_millis(500);
+const FIRST_BYTES: usize = 1024;
 /// The name that TLS wants to have; members are known by others.
 const SERVER_NAME: &str = "member.wakegate.invalid";
 
@@ -75,24 +80,20 @@ pub(super) struct State {
     began: Instant,
     /// Milliseconds after `began` when something came last.
     heard: AtomicU64,
-    streams: AtomicUsize,
+    streams: Arc<AtomicUsize>,
     is_closed: AtomicBool,
     /// Why it was closed, where that is more than its end.
     why: Mutex<Option<DialError>>,
     lost: Notify,
     /// Where its other end listens.
     endpoint: String,
-    /// Who has it looks whether the host is still there.
-    looking: tokio::sync::Mutex<()>,
+    /// Who has it looks whether the host is still there; when that was done last.
+    looking: tokio::sync::Mutex<Option<Instant>>,
 }
-
-/// A stream of a connection, which counts for as long as this lives.
-#[derive(Debug)]
-pub(super) struct Seat(Arc<State>);
 
 /// The connection below the library.
 struct PeerIo {
-    stream: TlsStream<TcpStream>,
+    stream: PeekStream<TlsStream<TcpStream>>,
     state: Arc<State>,
 }
 
@@ -103,7 +104,7 @@ impl State {
         Self {
             began: Instant::now(),
             heard: AtomicU64::new(0),
-            streams: AtomicUsize::new(0),
+            streams: Arc::default(),
             is_closed: AtomicBool::new(false),
             why: Mutex::default(),
             lost: Notify::new(),
@@ -137,15 +138,19 @@ impl State {
     }
 
     /// Looks whether the host is still there, if nothing has come for `silence`; a host that cannot be
-    /// reached has its connection closed. One look at a time is enough.
+    /// reached has its connection closed. One look for all requests of the connection is enough.
     pub(super) async fn look(&self, silence: Duration) {
         let heard = self.began + Duration::from_millis(self.heard.load(Ordering::Relaxed));
         if heard.elapsed() < silence {
             return;
         }
-        let Ok(_mine) = self.looking.try_lock() else {
+        let Ok(mut looked) = self.looking.try_lock() else {
             return;
         };
+        if looked.is_some_and(|looked| looked.elapsed() < silence) {
+            return;
+        }
+        *looked = Some(Instant::now());
         let connecting = TcpStream::connect(self.endpoint.as_str());
         // Whether anybody accepts is the kernel's word, and no matter of how busy the member is.
         let failed = match timeout(STILL_THERE, connecting).await {
@@ -154,25 +159,6 @@ impl State {
             Err(_) => "it does not answer".to_owned(),
         };
         self.close_for(DialError::Away(failed.into()));
-    }
-}
-
-// === impl Seat ===
-
-impl Seat {
-    fn of(state: &Arc<State>) -> Self {
-        state.streams.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(state))
-    }
-
-    pub(super) fn state(&self) -> &Arc<State> {
-        &self.0
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -237,6 +223,17 @@ impl Connection {
             Some(reason) => DialError::Refused(reason),
             None => away(&error),
         })?;
+        // The other end judges our certificate now, and says what is wrong with it, or begins to speak.
+        // What is sent before that could make the system drop its last word.
+        let mut stream = PeekStream::new(stream);
+        let first_word = timeout(FIRST_WORD, stream.peek_more(FIRST_BYTES)).await;
+        // One that waits for us to speak first is no fault.
+        if let Ok(Err(error)) = first_word {
+            return Err(match refusal(&error) {
+                Some(reason) => DialError::Refused(reason),
+                None => away(&error),
+            });
+        }
         let state = Arc::new(State::new(endpoint));
         let stream = PeerIo {
             stream,
@@ -254,8 +251,7 @@ impl Connection {
             .handshake::<_, Part>(stream)
             .await
             .map_err(|error| away(&error))?;
-        // The other end judges our certificate now, and says either what is wrong with it or what it
-        // allows.
+        // What it allows comes first.
         let settling = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Err(ended.err())),
             Poll::Pending if sender.current_max_send_streams() != UNKNOWN => Poll::Ready(Ok(())),
@@ -312,7 +308,12 @@ impl Connection {
 
     /// A stream of it.
     pub(super) fn take(&self) -> (SendRequest<Part>, Seat) {
-        (self.sender.clone(), Seat::of(&self.state))
+        (self.sender.clone(), Seat::of(&self.state.streams))
+    }
+
+    /// What is known of it.
+    pub(super) fn state(&self) -> &State {
+        &self.state
     }
 }
 

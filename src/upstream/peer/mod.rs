@@ -6,8 +6,8 @@
 //! looked for once a second, and whoever asks meanwhile hears so at once; who is not believed gets
 //! nothing.
 
-mod body;
 mod connection;
+mod error;
 mod request;
 mod upload;
 
@@ -20,17 +20,13 @@ use http::Response;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-pub(super) use self::body::PeerBody;
-pub use self::body::PeerStream;
 use self::connection::{Connection, DialError};
+pub use self::error::PeerError;
 use self::request::Failed;
 pub use self::request::PeerRequest;
-use super::request_body::BodyFailure;
 use super::response_body::UpstreamBody;
 use crate::fleet::{Member, PeerIdentity};
 use crate::workers;
-
-type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Between two looks at a member that is away.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -44,26 +40,6 @@ const FULL_TENTHS: usize = 8;
 const SHARDS: usize = 64;
 /// How long a member to which nothing is open is remembered.
 const REMEMBERED: Duration = Duration::from_secs(60);
-
-/// A request to another member has no response.
-#[derive(Debug, thiserror::Error)]
-pub enum PeerError {
-    /// It does not answer.
-    #[error("the host of the instance cannot be reached")]
-    Unreachable,
-    /// One side does not believe the other; nothing was sent.
-    #[error("the host of the instance and this gateway do not believe each other: {0}")]
-    Refused(Arc<str>),
-    /// The connection broke after it had taken some of the request.
-    #[error("the connection to the host of the instance broke before its response: {0}")]
-    Broken(#[source] Cause),
-    /// It was not taken, as often as it was sent.
-    #[error("the host of the instance does not take the request")]
-    Untaken,
-    /// The client did not send its body as it should.
-    #[error("the request's body did not come as it should")]
-    Client(BodyFailure),
-}
 
 /// Connections to all members.
 pub struct Peers {

@@ -8,23 +8,24 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http1::InterimSink;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::PeerError;
-use super::body::{PeerBody, PeerStream};
 use super::connection::{Connection, DialError, State};
+use super::error::PeerError;
 use super::upload::{NotSent, Upload};
 use crate::flow::ClientBuffers;
 use crate::upstream::headers::prepare_interim;
+use crate::upstream::peer_body::{PeerBody, PeerStream};
 use crate::upstream::replay::Replay;
 use crate::upstream::request_body::{BodyFailure, RequestBody};
 use crate::upstream::response_body::UpstreamBody;
 use crate::upstream::response_clock::ResponseClock;
-use crate::upstream::timed_body::TimedBody;
+use crate::upstream::timed_body::{Part, TimedBody};
 
 /// How long a connection that a request waits on may be silent before it is asked whether its host is
 /// still there.
@@ -61,15 +62,9 @@ impl PeerRequest {
         *head.version_mut() = Version::HTTP_2;
         *head.headers_mut() = parts.headers;
         let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
-        head.extensions_mut().extend(
-            protocol
-                .map(|protocol| {
-                    let mut extensions = http::Extensions::new();
-                    extensions.insert(protocol);
-                    extensions
-                })
-                .unwrap_or_default(),
-        );
+        if let Some(protocol) = protocol {
+            head.extensions_mut().insert(protocol);
+        }
         Self {
             head,
             body,
@@ -111,15 +106,15 @@ impl PeerRequest {
         tasks: &TaskTracker,
     ) -> Result<Response<UpstreamBody>, Failed> {
         let (mut sender, seat) = connection.take();
-        let state = seat.state();
+        let state = connection.state();
         if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
-            return Err(self.unsent(state));
+            return Err(unsent(state));
         }
         let is_switch = self.head.method() == Method::CONNECT;
         let has_body = !body.is_nothing();
         let is_whole = !has_body && !is_switch;
         let Ok((mut answering, stream)) = sender.send_request(self.head.clone(), is_whole) else {
-            return Err(self.unsent(state));
+            return Err(unsent(state));
         };
         drop(sender);
         let (mut stream, mut upload, mut guard) = (Some(stream), None, None);
@@ -187,7 +182,7 @@ impl PeerRequest {
             }
             stream => {
                 if let Some(mut send) = stream.filter(|_| is_switch) {
-                    let end = crate::upstream::timed_body::Part::uncounted(bytes::Bytes::new());
+                    let end = Part::uncounted(Bytes::new());
                     // A stream that is over needs no end.
                     let _over = send.send_data(end, true);
                 }
@@ -209,14 +204,6 @@ impl PeerRequest {
         }
     }
 
-    /// The library has not taken it.
-    fn unsent(&self, state: &State) -> Failed {
-        match state.why() {
-            Some(DialError::Refused(reason)) => Failed::For(PeerError::Refused(reason)),
-            Some(DialError::Away(_)) | None => Failed::Unprocessed,
-        }
-    }
-
     fn failed(&self, error: h2::Error, state: &State) -> Failed {
         if is_unprocessed(&error) {
             return Failed::Unprocessed;
@@ -227,6 +214,14 @@ impl PeerRequest {
             (None, Some(failure)) => PeerError::Client(failure),
             (None, None) => PeerError::Broken(error.into()),
         })
+    }
+}
+
+/// The library has not taken a request.
+fn unsent(state: &State) -> Failed {
+    match state.why() {
+        Some(DialError::Refused(reason)) => Failed::For(PeerError::Refused(reason)),
+        Some(DialError::Away(_)) | None => Failed::Unprocessed,
     }
 }
 
