@@ -20,12 +20,12 @@ use super::transaction::Transaction;
 use super::wake_info::WakeInfo;
 use crate::instance_tls::InstanceStream;
 use crate::names::RequestId;
-use crate::upstream::{Carried, ForwardError, Hop, LeasedStream, Upstream, carry};
+use crate::upstream::{
+    Carried, ForwardError, Hop, LeasedStream, TunnelRules, Upstream, carry,
+};
 use crate::wake::{Endpoint, OpenConnection};
 use hypeman::ControlPlane;
 
-/// The bytes that are on their way at most, in each direction.
-const BUFFER: usize = 16 * 1024;
 /// What a client of TLS is sent instead of a handshake (RFC 8446 §6): a fatal alert, "internal
 /// error" or "unrecognized name".
 const INTERNAL_ERROR: u8 = 80;
@@ -111,24 +111,28 @@ impl<P: ControlPlane> Gateway<P> {
             context, wake, log, ..
         } = transaction;
         let destination = self.route_connection(host, arrival, context, log)?;
+        let config = Arc::clone(destination.route.config());
+        let _place = self.tunnel_places.take(&config, destination.client)?;
         let resolved = self.resolve(&destination, arrival.cache, log).await?;
         let look_up = self.look_up_of(&destination);
         let mut pending = self.pending_connection(&destination, &resolved, &look_up);
         let admitted = pending.admit(wake).await?;
         let opener = Opener(Arc::clone(&self.parts.upstream));
         let sent = dispatch(&opener, &mut pending, arrival, admitted, (), wake, log).await?;
-        self.pass_on(client, sent, context, *wake, log).await;
+        let rules = TunnelRules::of(&config.tunnel, false);
+        self.pass_on(client, sent, rules, (context, *wake), log)
+            .await;
         Ok(())
     }
 
-    /// Passes bytes on both ways, until both sides have ended or the instance's epoch or the
-    /// gateway ends.
+    /// Passes bytes on both ways, until both sides have ended, or the instance's epoch or the
+    /// gateway ends, or the route's rules say so.
     async fn pass_on(
         &self,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
         sent: Sent<LeasedStream>,
-        context: &RequestContext,
-        wake: WakeInfo,
+        rules: TunnelRules,
+        (context, wake): (&RequestContext, WakeInfo),
         log: &mut RequestLog,
     ) {
         let Sent {
@@ -142,7 +146,8 @@ impl<P: ControlPlane> Gateway<P> {
         // Whoever drops this future leaves the account to the log.
         log.carried = Some(Arc::clone(&carried));
         let stop = &self.parts.cut;
-        carry(client, response, BUFFER, &carried, &endpoint, stop).await;
+        let farewell = carry(client, response, rules, &carried, &endpoint, stop).await;
         drop(slot);
+        farewell.say(Some(&endpoint)).await;
     }
 }

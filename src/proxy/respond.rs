@@ -17,13 +17,14 @@ use super::error::ProxyError;
 use super::gateway::Gateway;
 use super::response_body::{Content, X_WAKEGATE_WAKE};
 use super::route::Target;
-use super::switching::Switch;
+use super::switching::{Switch, switches_to_websocket};
 use super::transaction::{ExtraFields, Transaction};
-use crate::config::ViaConfig;
+use super::tunnel_places::TunnelPlace;
+use crate::config::{TunnelConfig, ViaConfig};
 use crate::hold::Slot;
 use crate::upstream::{
-    Carried, Field, Fields, ForwardError, TrailerRules, UpstreamBody, X_REQUEST_ID, edit,
-    prepare_response, tunnel,
+    Carried, Field, Fields, ForwardError, TrailerRules, TunnelRules, UpstreamBody, X_REQUEST_ID,
+    edit, prepare_response, tunnel,
 };
 use crate::wake::{Endpoint, Instance};
 use hypeman::{ControlPlane, GoDuration};
@@ -65,7 +66,9 @@ impl<P: ControlPlane> Gateway<P> {
             self.preflights
                 .remember(instance.id(), &preflight, &response);
         }
-        let hand_over = self.switch(target.switch, &mut response, endpoint, slot)?;
+        let tunnel_config = &target.destination.route.config().tunnel;
+        let tunnel = (tunnel_config, target.tunnel_place);
+        let hand_over = self.switch(target.switch, &mut response, endpoint, slot, tunnel)?;
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
 
         let config = target.destination.route.config();
@@ -91,10 +94,7 @@ impl<P: ControlPlane> Gateway<P> {
             headers.insert(STRICT_TRANSPORT_SECURITY, max_age(age));
         }
         let config = self.parts.response.load();
-        *extra = ExtraFields {
-            wake: config.wake_header,
-            server_timing: config.server_timing,
-        };
+        *extra = ExtraFields::of(&config);
         if fields.has(Field::XRequestId) {
             headers.remove(X_REQUEST_ID);
         }
@@ -103,7 +103,7 @@ impl<P: ControlPlane> Gateway<P> {
         }
         Ok(response.map(|body| match hand_over {
             HandOver::Response(slot) => Content::Upstream { body, _slot: slot },
-            HandOver::Tunnel(transaction) => Content::Switching { body, transaction },
+            HandOver::Tunnel(transaction) => Content::Switching(transaction),
         }))
     }
 
@@ -115,6 +115,7 @@ impl<P: ControlPlane> Gateway<P> {
         response: &mut Response<UpstreamBody>,
         endpoint: Endpoint,
         slot: Slot,
+        (config, place): (&TunnelConfig, Option<TunnelPlace>),
     ) -> Result<HandOver, ProxyError> {
         let Some(switch) = switch else {
             return match response.status() {
@@ -122,21 +123,25 @@ impl<P: ControlPlane> Gateway<P> {
                 _ => Ok(HandOver::Response(slot)),
             };
         };
-        if !switch.agreed(response)? {
+        let (downstream, offer) = switch.into_parts();
+        let rules = TunnelRules::of(config, switches_to_websocket(response.headers()));
+        if !offer.agreed(response)? {
             return Ok(HandOver::Response(slot));
         }
         // Without a stream the instance's epoch has been cut meanwhile.
         let Some(instance) = response.body_mut().take_stream() else {
             return Err(ProxyError::Forward(ForwardError::Severed));
         };
-        let (cut, downstream) = (self.parts.cut.clone(), switch.into_downstream());
+        let cut = self.parts.cut.clone();
         let send_timeout = self.parts.server.load().send_timeout;
         let carried = Arc::new(Carried::new(Arc::clone(&self.parts.metrics)));
         let (transaction, handed_over) = oneshot::channel::<Box<Transaction>>();
         self.parts.tunnels.spawn(async move {
             let limits = (&cut, send_timeout);
-            tunnel(downstream, instance, &carried, &endpoint, limits).await;
+            let farewell = tunnel(downstream, instance, rules, &carried, &endpoint, limits).await;
             drop(slot);
+            farewell.say(Some(&endpoint)).await;
+            drop(place);
             // It comes when the head has been written, or cannot be.
             if let Ok(mut transaction) = handed_over.await {
                 transaction.log.carried = Some(carried);
@@ -146,7 +151,7 @@ impl<P: ControlPlane> Gateway<P> {
     }
 
     /// The time until which the application wants to stay awake, by its `x-wakegate-hold`.
-    fn hold_until(&self, headers: &mut HeaderMap) -> Option<Instant> {
+    pub(super) fn hold_until(&self, headers: &mut HeaderMap) -> Option<Instant> {
         let value = headers.remove(X_WAKEGATE_HOLD)?;
         let requested = value.to_str().ok()?.parse::<GoDuration>().ok()?.to_std()?;
         Some(Instant::now() + requested.min(self.parts.max_hold))
@@ -154,7 +159,7 @@ impl<P: ControlPlane> Gateway<P> {
 }
 
 /// The value of `Strict-Transport-Security` (RFC 6797 §6.1.1).
-fn max_age(age: Duration) -> HeaderValue {
+pub(super) fn max_age(age: Duration) -> HeaderValue {
     HeaderValue::try_from(format!("max-age={}", age.as_secs()))
         .unwrap_or(HeaderValue::from_static("max-age=0"))
 }

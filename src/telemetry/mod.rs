@@ -19,7 +19,7 @@ pub use escape::{is_invisible, visible};
 pub use metrics::{
     ConnectOutcome, Counted, HandshakeOutcome, InstanceCondition, LeaseCheck, ListenerMetrics,
     Metrics, OrderOutcome, Readings, ReleaseReason, ReloadOutcome, RouteMetrics, ShedReason,
-    UpstreamUse, WakeKind, WakeOutcome, WakePhase,
+    TunnelEnd, TunnelState, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
 };
 pub use traces::{Attribute, Trace, TraceParent, Tracer, TracerError, trace_id_of};
 pub use user_agent::agent_text;

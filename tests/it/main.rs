@@ -86,6 +86,7 @@ mod simulation;
 mod soak;
 mod streams;
 mod tickets;
+mod tunnels;
 mod unreadable;
 mod uploads;
 mod vm;
