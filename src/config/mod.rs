@@ -48,6 +48,7 @@ mod telemetry;
 mod texts;
 mod tickets;
 mod tls;
+mod tunnel;
 mod upstream_tls;
 mod values;
 mod variables;
@@ -95,6 +96,7 @@ pub use telemetry::{
 };
 pub use tickets::TicketsConfig;
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
+pub use tunnel::{TunnelConfig, TunnelWake};
 pub use upstream_tls::{NameTemplate, UpstreamTlsConfig};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 pub use variables::Variables;

@@ -19,7 +19,8 @@ pub use escape::{is_invisible, visible};
 pub use metrics::{
     ConnectOutcome, Counted, DoorOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck,
     ListenerMetrics, Metrics, OrderOutcome, PeerOutcome, Readings, ReleaseReason, ReloadOutcome,
-    RouteMetrics, ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase, known_code,
+    RouteMetrics, ShedReason, TunnelEnd, TunnelState, UpstreamUse, WakeKind, WakeOutcome,
+    WakePhase, known_code,
 };
 pub use traces::{Attribute, Trace, TraceParent, Tracer, TracerError, trace_id_of};
 pub use user_agent::agent_text;

@@ -87,6 +87,7 @@ mod simulation;
 mod soak;
 mod streams;
 mod tickets;
+mod tunnels;
 mod unreadable;
 mod uploads;
 mod vm;

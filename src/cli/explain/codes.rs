@@ -57,6 +57,13 @@ pub(super) const CODES: &[Code] = &[
          closed after the answer.",
     ),
     code(
+        "bad_handshake",
+        400,
+        "A request asks for a WebSocket at a route with tunnel.wake = \"first-frame\", and has no key of 16 \
+         bytes in Sec-WebSocket-Key, or another version than 13 (RFC 6455 §4.2.1).",
+        "Clients that are no browsers and build their handshakes themselves are usually the reason.",
+    ),
+    code(
         "bad_host",
         400,
         "The request has no Host, has two of them, or has one that is not a host name.",
@@ -188,6 +195,15 @@ pub(super) const CODES: &[Code] = &[
          server.max_buffered_bytes as one network may have.",
         "Look for what is stuck: responses that the client does not read, or uploads to instances \
          that sleep. If many people come from this network, raise the limit.",
+    ),
+    code(
+        "tunnel_limit",
+        429,
+        "The client has as many upgraded or raw connections open as the route's tunnel.max_per_client \
+         allows: by its IPv4 address, or its IPv6 /64.",
+        "Raise tunnel.max_per_client if many people come from one address; otherwise look for a client \
+         that opens connections and does not close them. If all clients have one address, name the proxy \
+         in front in server.trusted_proxies.",
     ),
     code(
         "wake_rate",

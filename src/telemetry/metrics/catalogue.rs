@@ -49,6 +49,8 @@ pub(super) const HOOKS: &str = "wakegate_hooks_total";
 pub(super) const WORKLOAD_HOLDS: &str = "wakegate_workload_holds";
 pub(super) const WORKLOAD_REQUESTS: &str = "wakegate_workload_requests_total";
 pub(super) const RAW_CONNECTIONS: &str = "wakegate_raw_connections_total";
+pub(super) const TUNNELS: &str = "wakegate_tunnels";
+pub(super) const TUNNELS_ENDED: &str = "wakegate_tunnels_ended_total";
 pub(super) const UPSTREAM_TLS_HANDSHAKES: &str = "wakegate_upstream_tls_handshakes_total";
 pub(super) const ACME_ORDERS: &str = "wakegate_acme_orders_total";
 pub(super) const TLS_HANDSHAKES: &str = "wakegate_tls_handshakes_total";
@@ -267,6 +269,12 @@ const ALL: &[(&str, Kind, &str)] = &[
         RAW_CONNECTIONS,
         Counter,
         "Connections passed on as they are, by kind and by how they began",
+    ),
+    (TUNNELS, Gauge, "Upgraded and raw connections by state"),
+    (
+        TUNNELS_ENDED,
+        Counter,
+        "Upgraded and raw connections that have ended, by who ended them",
     ),
     (
         UPSTREAM_TLS_HANDSHAKES,

@@ -28,8 +28,8 @@ pub use self::handles::Counted;
 use self::labels::Values as _;
 pub use self::labels::{
     ConnectOutcome, DoorOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome,
-    PeerOutcome, ReleaseReason, ReloadOutcome, ShedReason, UpstreamUse, WakeKind, WakeOutcome,
-    WakePhase,
+    PeerOutcome, ReleaseReason, ReloadOutcome, ShedReason, TunnelEnd, TunnelState, UpstreamUse,
+    WakeKind, WakeOutcome, WakePhase,
 };
 use self::owned::Owned;
 pub use self::owned::{ListenerMetrics, RouteMetrics};
@@ -84,6 +84,8 @@ pub struct Metrics {
     upstream_handshakes: Family<HandshakeOutcome, Counter>,
     orders: Family<OrderOutcome, Counter>,
     door: Family<DoorOutcome, Counter>,
+    tunnels: Family<TunnelState, Gauge>,
+    tunnel_ends: Family<TunnelEnd, Counter>,
     handshake_duration: Histogram,
     reloads: Family<ReloadOutcome, Counter>,
     last_reload: Gauge,
@@ -190,6 +192,8 @@ impl Metrics {
             orders: Family::counters(r, name::ACME_ORDERS),
             door: Family::counters(r, name::WORKLOAD_REQUESTS),
             workload_holds: gauge(name::WORKLOAD_HOLDS),
+            tunnels: Family::gauges(r, name::TUNNELS),
+            tunnel_ends: Family::counters(r, name::TUNNELS_ENDED),
             handshake_duration: r.histogram(name::TLS_HANDSHAKE_DURATION, vec![]),
             reloads: Family::counters(r, name::RELOADS),
             last_reload: gauge(name::LAST_RELOAD),
@@ -333,6 +337,17 @@ impl Metrics {
         let labels = vec![Label::new("kind", kind), Label::new("outcome", outcome)];
         let counter = self.registry.counter(name::RAW_CONNECTIONS, labels);
         counter.increment(1);
+    }
+
+    /// A tunnel, or raw connection, is in this state.
+    pub fn tunnel(&self, state: TunnelState) -> Counted {
+        let gauge = self.tunnels.of(state);
+        gauge.map_or_else(Counted::nowhere, Counted::new)
+    }
+
+    /// Counts the end of a tunnel or raw connection.
+    pub fn count_tunnel_end(&self, by: TunnelEnd) {
+        self.tunnel_ends.count(by);
     }
 
     /// Counts a call of a workload's hook.
