@@ -43,6 +43,13 @@ pub trait Operator: Send + Sync + 'static {
     /// The certificates that come by ACME, by name.
     fn certificates(&self) -> Vec<CertificateView>;
 
+    /// Whether it knows enough to serve: a member of a fleet that has never known its directory does
+    /// not.
+    fn is_ready(&self) -> bool;
+
+    /// The fleet's directory as it is known here, if there is a fleet.
+    fn fleet(&self) -> Option<Value>;
+
     /// Requests answered so far.
     fn served(&self) -> u64;
 

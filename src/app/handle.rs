@@ -14,6 +14,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::AppError;
+use super::fleet::{FleetParts, beside};
+use super::membership::Membership;
 use super::plane::ObservedPlane;
 use super::prepared::tls_problem;
 use super::service::GatewayService;
@@ -55,6 +57,10 @@ pub(super) struct Running {
     pub(super) started: (jiff::Timestamp, Instant),
     pub(super) drain: Drain,
     pub(super) asked_to_drain: CancellationToken,
+    /// Its place in a fleet, and where it listens for other members.
+    /// Its copy of the fleet's directory, if it is in a fleet.
+    pub(super) fleet: OnceLock<FleetParts>,
+    pub(super) membership: OnceLock<(Membership, Option<SocketAddr>)>,
     /// The source of the configuration, when it is to be loaded again.
     pub(super) source: OnceLock<Source>,
 }
@@ -141,6 +147,15 @@ impl AppHandle {
         if let Some(acme) = &self.0.acme {
             acme.refresh();
         }
+        let membership = self.0.membership.get();
+        if let Some(identity) = membership.and_then(|(membership, _)| membership.identity.as_ref())
+        {
+            match identity.refresh() {
+                Ok(true) => tracing::info!(?identity, "a new identity in the fleet"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "the old identity in the fleet stays"),
+            }
+        }
         let mut expiries = BTreeMap::new();
         for (address, certificates) in self.0.sockets.certificates() {
             match certificates.refresh() {
@@ -204,6 +219,20 @@ impl AppHandle {
         running.use_routes(config, &declared);
         *current = config.clone();
         Ok(())
+    }
+
+    /// What was known of the fleet last is in force.
+    pub(super) fn use_fleet_routes(&self) {
+        let running = &*self.0;
+        let config = running
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let declared = running
+            .declared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        running.use_routes(&config, &declared);
     }
 
     /// Sets the source of the configuration, for whoever asks for it to be loaded again.
@@ -294,6 +323,8 @@ impl Running {
         self.gateway.set_tls_listeners(self.sockets.https());
         let mut addresses = self.sockets.addresses();
         addresses.push(self.admin);
+        let members = self.membership.get();
+        addresses.extend(members.and_then(|(_, address)| *address));
         let wakes = &self.gateway.parts().wakes;
         wakes.own_listeners().set(addresses);
     }
@@ -344,11 +375,25 @@ impl Running {
         first.cloned()
     }
 
-    fn use_routes(&self, config: &Config, declared: &Declared) {
-        let routes = config.route.iter().chain(&declared.routes);
+    /// The directory's routes that no route of the file goes before.
+    fn fleet_routes(&self, config: &Config) -> Vec<Arc<RouteConfig>> {
+        let Some(fleet) = self.fleet.get() else {
+            return Vec::new();
+        };
+        let change = RouteChange {
+            added: fleet.directory.routes(),
+            ..RouteChange::default()
+        };
+        beside(change, config).added
+    }
+
+    pub(super) fn use_routes(&self, config: &Config, declared: &Declared) {
+        let of_fleet = self.fleet_routes(config);
+        let routes = config.route.iter().chain(&of_fleet).chain(&declared.routes);
         let routes: Vec<Arc<RouteConfig>> = routes.cloned().collect();
         self.gateway.set_routes(&routes);
-        self.set_acme_names(config, &declared.routes);
+        let named: Vec<_> = of_fleet.iter().chain(&declared.routes).cloned().collect();
+        self.set_acme_names(config, &named);
         self.plans.send_replace(self.gateway.warm_plans());
         self.note_own_listeners();
     }

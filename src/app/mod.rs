@@ -6,9 +6,12 @@
 
 mod error;
 mod first_answer;
+mod fleet;
+mod fleet_member;
 mod folding;
 mod handle;
 mod ingress;
+mod membership;
 mod observer;
 mod operator;
 mod plane;
@@ -30,8 +33,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::AppError;
+use self::fleet::FleetParts;
+pub use self::fleet::engine_of;
 use self::handle::Running;
 pub use self::handle::{AppHandle, needs_restart};
+pub use self::membership::Membership;
 use self::plane::ObservedPlane;
 pub use self::prepared::{IN_USE, Prepared};
 use self::sockets::{Bound, Sockets};
@@ -41,7 +47,7 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::hold::Hold;
 use crate::keep_warm::keep_warm;
-use crate::listener::{self, Inherited, Shared};
+use crate::listener::{self, Inherited, Listener, Shared};
 use crate::proxy::{Gateway, GatewayParts};
 use crate::telemetry::AccessSink;
 use crate::upstream::Upstream;
@@ -61,6 +67,8 @@ pub struct App {
     background: TaskTracker,
     stop: CancellationToken,
     threads: WorkerThreads,
+    /// The socket for other members of the fleet.
+    members: Option<Listener>,
 }
 
 // === impl App ===
@@ -105,10 +113,11 @@ impl App {
         });
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let (admin, admin_address) = bind_admin(&config, &mut inherited).await?;
-        for address in inherited.left() {
-            tracing::warn!(%address, "no `listener.address` is that of this socket of LISTEN_FDS");
-        }
-
+        let fleet = config.fleet.clone();
+        let parts_of_fleet = match &fleet {
+            Some(fleet) => Some(FleetParts::new(&config, fleet)?),
+            None => None,
+        };
         let count = config.server.workers;
         let count = count.unwrap_or_else(workers::default_count);
         let threads = WorkerThreads::start(count);
@@ -177,9 +186,11 @@ impl App {
             started: (jiff::Timestamp::now(), Instant::now()),
             drain: drain.clone(),
             asked_to_drain: CancellationToken::new(),
+            membership: OnceLock::new(),
+            fleet: OnceLock::new(),
             source: OnceLock::new(),
         };
-        Ok(Self {
+        let mut app = Self {
             running: AppHandle(Arc::new(running)),
             bound,
             admin,
@@ -188,7 +199,36 @@ impl App {
             background,
             stop,
             threads,
-        })
+            members: None,
+        };
+        if let Some((fleet, parts)) = fleet.zip(parts_of_fleet) {
+            app.join(parts.membership(&fleet), &mut inherited)?;
+            let running = &app.running.0;
+            // It is joined once.
+            let _first = running.fleet.set(parts);
+            app.running.use_fleet_routes();
+        }
+        for address in inherited.left() {
+            tracing::warn!(%address, "no `listener.address` is that of this socket of LISTEN_FDS");
+        }
+        Ok(app)
+    }
+
+    /// Makes it a member of a fleet, with the socket for other members, before it serves anything;
+    /// returns where that listens.
+    pub fn join(
+        &mut self,
+        membership: Membership,
+        inherited: &mut Inherited,
+    ) -> Result<Option<SocketAddr>, AppError> {
+        let running = &self.running.0;
+        let config = self.running.config();
+        self.members = membership.bind(config.server.reuse_port, inherited)?;
+        running.gateway.join(membership.link(&config));
+        let address = self.members.as_ref().map(Listener::address);
+        // It is joined once.
+        let _first = running.membership.set((membership, address));
+        Ok(address)
     }
 
     /// The addresses at which clients reach it.
@@ -224,6 +264,9 @@ impl App {
         for bound in self.bound {
             let service = running.service();
             running.sockets.serve(bound, &service);
+        }
+        if let Some(members) = self.members {
+            running.sockets.serve_members(members, &running.service());
         }
         running.note_own_listeners();
         let config = self.running.config();
@@ -290,6 +333,12 @@ impl App {
             self.background.spawn(async move {
                 draining.run_until_cancelled(watch).await.unwrap_or(());
             });
+        }
+
+        if let (Some(parts), Some(fleet)) = (running.fleet.get(), &config.fleet) {
+            let listening = running.membership.get().and_then(|(_, address)| *address);
+            let (background, draining) = (&self.background, self.drain.draining());
+            fleet_member::run(parts, &self.running, fleet, listening, background, draining);
         }
 
         if let Some(acme) = &running.acme {

@@ -30,7 +30,7 @@ pub struct Member {
     pub endpoints: Vec<String>,
     /// The zone that it stands in.
     pub zone: Option<String>,
-    /// SHA-256 of its certificate's public key (SubjectPublicKeyInfo), if the record says so.
+    /// SHA-256 of its certificate's public key (`SubjectPublicKeyInfo`), if the record says so.
     pub spki: Option<[u8; 32]>,
     /// Whether its record's lease lives.
     pub alive: bool,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::context::{Arrival, RawKind, RequestContext};
 use super::dispatch::{Sent, Transport, dispatch};
@@ -32,7 +33,13 @@ const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
 /// Opens a connection to the instance for a client's connection.
-struct Opener(Arc<Upstream>);
+pub(super) struct Opener(Arc<Upstream>);
+
+impl Opener {
+    pub(super) fn new(upstream: &Arc<Upstream>) -> Self {
+        Self(Arc::clone(upstream))
+    }
+}
 
 impl Transport for Opener {
     type Stream = InstanceStream;
@@ -78,7 +85,8 @@ impl<P: ControlPlane> Gateway<P> {
             RequestId::generate(),
             None,
         );
-        let result = self.proxy_tcp_inner(&mut client, host, arrival, &mut transaction);
+        let about = (host, kind);
+        let result = self.proxy_tcp_inner(&mut client, about, arrival, &mut transaction);
         let Err(error) = result.await else {
             return;
         };
@@ -103,7 +111,7 @@ impl<P: ControlPlane> Gateway<P> {
     async fn proxy_tcp_inner(
         &self,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
-        host: &str,
+        (host, kind): (&str, RawKind),
         arrival: &Arrival<'_>,
         transaction: &mut Transaction,
     ) -> Result<(), ProxyError> {
@@ -111,13 +119,33 @@ impl<P: ControlPlane> Gateway<P> {
             context, wake, log, ..
         } = transaction;
         let destination = self.route_connection(host, arrival, context, log)?;
-        let resolved = self.resolve(&destination, arrival.cache, log).await?;
-        let look_up = self.look_up_of(&destination);
+        if let Some(elsewhere) = self.connection_elsewhere(&destination) {
+            let connecting =
+                self.connect_by_peer(elsewhere, &destination, kind, arrival, context, log);
+            // In a box: most gateways have no peers.
+            if let Some(stream) = Box::pin(connecting).await? {
+                // What ends the instance's epoch ends the stream.
+                let never = CancellationToken::new();
+                self.pass_on(client, stream, &never, context, *wake, log)
+                    .await;
+                return Ok(());
+            }
+        }
+        let resolved = self.resolve(&destination, arrival, log).await?;
+        let look_up = self.look_up_of(&destination, arrival);
         let mut pending = self.pending_connection(&destination, &resolved, &look_up);
         let admitted = pending.admit(wake).await?;
-        let opener = Opener(Arc::clone(&self.parts.upstream));
+        let opener = Opener::new(&self.parts.upstream);
         let sent = dispatch(&opener, &mut pending, arrival, admitted, (), wake, log).await?;
-        self.pass_on(client, sent, context, *wake, log).await;
+        let Sent {
+            response,
+            endpoint,
+            slot,
+        } = sent;
+        let cut = endpoint.cut();
+        self.pass_on(client, response, cut, context, *wake, log)
+            .await;
+        drop(slot);
         Ok(())
     }
 
@@ -126,23 +154,18 @@ impl<P: ControlPlane> Gateway<P> {
     async fn pass_on(
         &self,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
-        sent: Sent<LeasedStream>,
+        instance: impl AsyncRead + AsyncWrite + Unpin + Send,
+        cut: &CancellationToken,
         context: &RequestContext,
         wake: WakeInfo,
         log: &mut RequestLog,
     ) {
-        let Sent {
-            response,
-            endpoint,
-            slot,
-        } = sent;
         log.status = 200;
         log.count(context, wake);
         let carried = Arc::new(Carried::new(Arc::clone(&self.parts.metrics)));
         // Whoever drops this future leaves the account to the log.
         log.carried = Some(Arc::clone(&carried));
         let stop = &self.parts.cut;
-        carry(client, response, BUFFER, &carried, &endpoint, stop).await;
-        drop(slot);
+        carry(client, instance, BUFFER, &carried, cut, stop).await;
     }
 }

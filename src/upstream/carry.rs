@@ -18,7 +18,6 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::Metrics;
-use crate::wake::Endpoint;
 
 /// How long nothing may be carried once one side has ended: whoever waits for the other side's
 /// last word cannot be told from whoever has vanished, since nothing is read of it any more.
@@ -158,17 +157,17 @@ impl Drop for Cut<'_> {
     }
 }
 
-/// Carries bytes both ways with so much room for each, until both sides have ended, the epoch of
-/// `endpoint` ends, or `stop`.
+/// Carries bytes both ways with so much room for each, until both sides have ended, the instance's
+/// epoch is `cut`, or `stop`.
 pub async fn carry(
     client: impl AsyncRead + AsyncWrite + Unpin,
     instance: impl AsyncRead + AsyncWrite + Unpin,
     room: usize,
     carried: &Carried,
-    endpoint: &Endpoint,
+    cut: &CancellationToken,
     stop: &CancellationToken,
 ) {
-    let mut cut = Cut(Some(carried));
+    let mut unless_said = Cut(Some(carried));
     let mut client = Side {
         stream: client,
         carried,
@@ -181,18 +180,18 @@ pub async fn carry(
     };
     tokio::select! {
         copied = copy_bidirectional_with_sizes(&mut client, &mut instance, room, room) => {
-            cut.0 = None;
+            unless_said.0 = None;
             match copied {
                 Ok(_) => carried.complete.store(true, Ordering::Relaxed),
                 Err(error) => tracing::debug!(%error, "a tunnel or connection broke"),
             }
         }
-        () = endpoint.cut().cancelled() => {
-            cut.0 = None;
+        () = cut.cancelled() => {
+            unless_said.0 = None;
             carried.cut(EndedBy::Sleep);
         }
         () = carried.is_forsaken() => {
-            cut.0 = None;
+            unless_said.0 = None;
             tracing::debug!("one side has ended and the other is silent");
         }
         () = stop.cancelled() => {}

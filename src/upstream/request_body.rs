@@ -16,6 +16,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::min_rate::MinRate;
+use super::replay::Reading;
 use super::trailers::{TrailerRules, without_unsafe_trailers};
 use crate::client::{ClientBody, ClientBodyError};
 use crate::flow::{Buffered, ClientBuffers};
@@ -80,6 +81,8 @@ enum Source {
         whole: Bytes,
         sent: bool,
     },
+    /// One reading of a client's body, which keeps its own account.
+    Reading(Reading),
 }
 
 // === impl BodyStats ===
@@ -136,7 +139,7 @@ impl RequestBody {
     /// Whether it can be sent more than once: there is none, or it was read beforehand.
     pub fn is_repeatable(&self) -> bool {
         let source = self.0.as_ref().map(|streaming| &streaming.source);
-        !matches!(source, Some(Source::Client(_)))
+        !matches!(source, Some(Source::Client(_) | Source::Reading(_)))
     }
 
     /// The same again, if it is repeatable.
@@ -149,8 +152,20 @@ impl RequestBody {
                 whole.clone(),
                 Arc::clone(&streaming.body_stats),
             )),
-            Source::Client(_) => None,
+            Source::Client(_) | Source::Reading(_) => None,
         }
+    }
+
+    /// A reading of a body with these statistics.
+    pub(super) fn of_reading(reading: Reading, body_stats: Arc<BodyStats>) -> Self {
+        let source = Source::Reading(reading);
+        Self(Some(Box::new(Streaming::new(source, body_stats, 0))))
+    }
+
+    /// Whether the client could not send more if it wanted to.
+    pub(super) fn is_held_back(&self) -> bool {
+        let streaming = self.0.as_ref();
+        streaming.is_some_and(|streaming| streaming.is_held_back())
     }
 
     fn of_buffer(whole: Bytes, body_stats: Arc<BodyStats>) -> Self {
@@ -245,6 +260,7 @@ impl Streaming {
                 *sent = true;
                 Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole.clone()))))
             }
+            Source::Reading(reading) => reading.poll_frame(cx),
         }
     }
 
@@ -253,6 +269,11 @@ impl Streaming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = self.poll_source(cx);
+        if matches!(self.source, Source::Reading(_)) {
+            let rules = &self.trailer_rules;
+            let clean = |frame| without_unsafe_trailers(frame, rules);
+            return polled.map(|frame| frame.map(|frame| frame.map(clean)));
+        }
         self.body_stats.touched.store(true, Ordering::Release);
         let polled = match polled {
             Poll::Pending if self.is_held_back() => {
@@ -300,6 +321,7 @@ impl Streaming {
         match &self.source {
             Source::Client(body) => body.is_held_back(),
             Source::Buffer { .. } => false,
+            Source::Reading(reading) => reading.is_held_back(),
         }
     }
 
@@ -308,6 +330,7 @@ impl Streaming {
             _ if self.first.is_some() => false,
             Source::Client(inner) => inner.is_end_stream(),
             Source::Buffer { whole, sent } => *sent || whole.is_empty(),
+            Source::Reading(reading) => reading.is_end_stream(),
         }
     }
 
@@ -324,6 +347,7 @@ impl Streaming {
                 hint
             }
             Source::Buffer { whole, .. } => SizeHint::with_exact(whole.len() as u64),
+            Source::Reading(reading) => reading.size_hint(),
         }
     }
 }

@@ -7,13 +7,12 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::carry::{Carried, EndedBy, carry};
-use super::leased_stream::LeasedStream;
 use crate::client::ClientUpgrade;
-use crate::flow::{PeekStream, SendTimeout};
-use crate::wake::Endpoint;
+use crate::flow::SendTimeout;
 
 /// The bytes that are on their way at most, in each direction.
 const ROOM: usize = 8 * 1024;
@@ -21,15 +20,15 @@ const ROOM: usize = 8 * 1024;
 /// Carries bytes between the instance's side, which has switched, and the client's once it has.
 pub async fn tunnel(
     downstream: ClientUpgrade,
-    instance: PeekStream<LeasedStream>,
+    instance: impl AsyncRead + AsyncWrite + Unpin,
     carried: &Carried,
-    endpoint: &Endpoint,
+    cut: &CancellationToken,
     (stop, send_timeout): (&CancellationToken, Duration),
 ) {
     // A side that agreed to switch may still never do so.
     let switched = tokio::select! {
         switched = downstream => switched,
-        () = endpoint.cut().cancelled() => {
+        () = cut.cancelled() => {
             carried.end(EndedBy::Sleep);
             return;
         }
@@ -38,7 +37,7 @@ pub async fn tunnel(
     match switched {
         Ok(client) => {
             let client = SendTimeout::new(client, send_timeout);
-            carry(client, instance, ROOM, carried, endpoint, stop).await;
+            carry(client, instance, ROOM, carried, cut, stop).await;
         }
         Err(error) => {
             carried.end(EndedBy::Client);

@@ -4,6 +4,7 @@
 //! directory is temporary, and what is started ends with its owner.
 
 pub mod browser;
+pub mod fleet;
 pub mod gateway_process;
 pub mod module_graph;
 pub mod reserved;

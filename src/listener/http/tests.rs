@@ -197,6 +197,7 @@ fn limits() -> ConnectionLimits {
     ConnectionLimits {
         idle_timeout: ServerConfig::default().idle_timeout,
         buffers: BufferBudget::new(1024 * 1024 * 1024).of([127, 0, 0, 1].into()),
+        is_of_member: false,
     }
 }
 
@@ -205,6 +206,7 @@ fn from() -> Downstream {
         client: ([127, 0, 0, 1], 1).into(),
         local: ([127, 0, 0, 1], 2).into(),
         tls: None,
+        peer: None,
         is_asking: false,
     }
 }

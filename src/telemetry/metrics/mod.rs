@@ -23,11 +23,12 @@ use ::metrics::{Counter, Gauge, Histogram, Label};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use self::catalogue as name;
+pub use self::codes::known_code;
 pub use self::handles::Counted;
 use self::labels::Values as _;
 pub use self::labels::{
-    ConnectOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome, ReleaseReason,
-    ReloadOutcome, ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
+    ConnectOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome, PeerOutcome,
+    ReleaseReason, ReloadOutcome, ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
 };
 use self::owned::Owned;
 pub use self::owned::{ListenerMetrics, RouteMetrics};
@@ -52,6 +53,19 @@ pub struct Readings {
     pub draining: bool,
     /// Access lines lost so far.
     pub access_lines_dropped: u64,
+    /// The fleet's directory, if there is a fleet.
+    pub fleet: Option<FleetReadings>,
+}
+
+/// What is known of a fleet's directory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FleetReadings {
+    /// The revision that is in force.
+    pub revision: i64,
+    /// For how long it has not answered; since the start, if it never has.
+    pub age: Duration,
+    /// Members whose records live.
+    pub members: usize,
 }
 
 /// All the gateway's metrics.
@@ -76,6 +90,7 @@ pub struct Metrics {
     shed: Family<ShedReason, Counter>,
     hold_duration: Family<ReleaseReason, Histogram>,
     upstream_uses: Family<UpstreamUse, Counter>,
+    peer_requests: Family<PeerOutcome, Counter>,
     upstream_connects: Family<ConnectOutcome, Counter>,
     handshakes: Family<HandshakeOutcome, Counter>,
     upstream_handshakes: Family<HandshakeOutcome, Counter>,
@@ -177,6 +192,7 @@ impl Metrics {
             shed: Family::counters(r, name::SHED),
             hold_duration: Family::histograms(r, name::HOLD_DURATION),
             upstream_uses: Family::counters(r, name::UPSTREAM_REQUESTS),
+            peer_requests: Family::counters(r, name::PEER_REQUESTS),
             upstream_connects: Family::counters(r, name::UPSTREAM_CONNECTS),
             handshakes: Family::counters(r, name::TLS_HANDSHAKES),
             upstream_handshakes: Family::counters(r, name::UPSTREAM_TLS_HANDSHAKES),
@@ -355,6 +371,11 @@ impl Metrics {
         self.upstream_uses.count(used);
     }
 
+    /// Counts a request to another member of the fleet.
+    pub fn count_peer_request(&self, outcome: PeerOutcome) {
+        self.peer_requests.count(outcome);
+    }
+
     /// Counts a connection dialled to an instance.
     pub fn count_connect(&self, outcome: ConnectOutcome) {
         self.upstream_connects.count(outcome);
@@ -424,6 +445,12 @@ impl Metrics {
         self.buffered_bytes.set(readings.buffered as f64);
         self.memory_refusals.absolute(readings.memory_refusals);
         self.draining.set(f64::from(u8::from(readings.draining)));
+        if let Some(fleet) = readings.fleet {
+            let gauge = |name| self.registry.gauge(name, Vec::new());
+            gauge(name::FLEET_REVISION).set(fleet.revision as f64);
+            gauge(name::FLEET_AGE).set(fleet.age.as_secs_f64());
+            gauge(name::FLEET_MEMBERS).set(fleet.members as f64);
+        }
         let lost = readings.access_lines_dropped;
         self.access_lines_dropped.absolute(lost);
         self.log_lines_dropped
