@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::fleet::FleetCommand;
 use super::instances::InstancesArguments;
 #[cfg(feature = "local")]
 use super::instances::pair;
@@ -104,6 +105,9 @@ pub enum Command {
     /// Show the certificates that a running gateway has by ACME: when they expire, when the next is
     /// ordered, and why the last order failed.
     Certificates(GatewayArguments),
+    /// Look into the directory of a fleet, and change it.
+    #[command(subcommand)]
+    Fleet(FleetCommand),
     /// Wake instances through a running gateway.
     Wake(WhichArguments),
     /// Put instances to sleep through a running gateway.
@@ -164,7 +168,7 @@ pub enum Command {
 }
 
 /// Which configuration.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct ConfigArguments {
     /// The configuration file. Without one, the WAKEGATE_… environment variables are all.
     #[arg(short, long, value_name = "FILE")]

@@ -12,6 +12,7 @@ mod demo;
 #[cfg(feature = "local")]
 mod demo_files;
 mod explain;
+mod fleet;
 mod gateway;
 mod init;
 mod instances;
@@ -42,6 +43,9 @@ use self::signals::end_signal;
 #[cfg(feature = "local")]
 use crate::{config::LogConfig, telemetry::init_diagnostics};
 
+pub use fleet::{
+    FleetCommand, ImportArguments, ListArguments, MoveArguments, NameArguments, PutArguments,
+};
 pub use instances::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
 pub use sign_url::SignUrlArguments;
 
@@ -109,6 +113,7 @@ async fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
         Command::Status(arguments) => gateway::status(arguments, output).await,
         Command::Wakes(arguments) => wakes::run(arguments, output).await,
         Command::Certificates(arguments) => certificates::run(arguments, output).await,
+        Command::Fleet(command) => fleet::run(command, output).await,
         Command::Routes(arguments) => gateway::routes(arguments, output).await,
         Command::Wake(arguments) => gateway::act(arguments, "wake", false, output).await,
         Command::Standby(arguments) => {
