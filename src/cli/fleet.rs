@@ -409,9 +409,11 @@ async fn export(config: &ConfigArguments, output: Output) -> Result<(), Failure>
     let (directory, entries) = opened.read().await?;
     let policies: BTreeMap<String, Map<String, Value>> = entries
         .iter()
-        .filter_map(|entry| match Key::parse(&entry.key)? {
-            Key::Policy(name) => Some((name, read(&entry.value).ok()?)),
-            _ => None,
+        .filter_map(|entry| {
+            let Some(Key::Policy(name)) = Key::parse(&entry.key) else {
+                return None;
+            };
+            Some((name, read(&entry.value).ok()?))
         })
         .collect();
     let routes = directory.lines().into_iter().map(|line| {
@@ -441,14 +443,12 @@ async fn export(config: &ConfigArguments, output: Output) -> Result<(), Failure>
 async fn relocate_name(arguments: &MoveArguments) -> Result<(), Failure> {
     let opened = Opened::of(arguments.config.config.as_deref())?;
     let (directory, entries) = opened.read().await?;
-    let claims = entries
-        .iter()
-        .filter_map(|entry| match Key::parse(&entry.key)? {
-            Key::Claim { host, name } if name == arguments.name => {
-                Some((entry.created, host, entry))
-            }
-            _ => None,
-        });
+    let claims = entries.iter().filter_map(|entry| {
+        let Some(Key::Claim { host, name }) = Key::parse(&entry.key) else {
+            return None;
+        };
+        (name == arguments.name).then_some((entry.created, host, entry))
+    });
     let Some((_, from, entry)) = claims.min_by_key(|(created, host, _)| (*created, host.clone()))
     else {
         return Err(Failure::failed(format_args!(

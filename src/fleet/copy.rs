@@ -177,9 +177,9 @@ impl State {
         let all = self.claims.get(self.names.get(name)?)?;
         all.iter().find(|claim| claim.id == name)
     }
+}
 
-    /// Whether so many routes may not go without being asked for.
-    pub(super) fn is_too_many(&self, gone: usize, known: usize, max_shrink: f64) -> bool {
-        gone >= FREELY && gone as f64 > known as f64 * max_shrink
-    }
+/// Whether so many routes may not go without being asked for.
+pub(super) fn is_too_many(gone: usize, known: usize, max_shrink: f64) -> bool {
+    gone >= FREELY && gone as f64 > known as f64 * max_shrink
 }

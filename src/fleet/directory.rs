@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::copy::State;
+use super::copy::{State, is_too_many};
 use super::engine::{Change, Engine, Entry, read_one};
 use super::placement::{Claim, Member, Place, Placement};
 use super::records::{ClaimRecord, Key, RemovedRecord, read, unknown_member, write};
@@ -228,7 +228,7 @@ impl Directory {
             .filter(|key| !there.contains(key))
             .collect();
         let by_itself = gone.len().saturating_sub(by_hand);
-        let hold = !is_accepted && state.is_too_many(by_itself, known, self.max_shrink);
+        let hold = !is_accepted && is_too_many(by_itself, known, self.max_shrink);
         if is_accepted {
             state.routes.release();
         }
@@ -312,7 +312,7 @@ impl Directory {
         let known = state.routes.len() + lately;
         let hold = by_itself > 0
             && !is_accepted
-            && state.is_too_many(by_itself + lately, known, self.max_shrink);
+            && is_too_many(by_itself + lately, known, self.max_shrink);
         if by_itself > 0 && !hold {
             state.lately.push_back((now, by_itself));
         }
