@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::fleet::{engine_of, identity_of, snapshot_folder};
+use super::fleet::{engine_of, identity_of, key_problem, snapshot_folder};
 use crate::acme::{AcmeError, AcmeStore};
 use crate::config::{
     Config, ConfigError, HypemanConfig, ListenerConfig, Problem, TlsConfig, TlsSource,
@@ -228,6 +228,8 @@ fn fleet_file_problems(config: &Config) -> Vec<Problem> {
     if problems.is_empty() {
         let identity = identity_of(fleet).err();
         problems.extend(identity.map(|e| Problem::of("certificate", "fleet.identity", e)));
+        let keys = key_problem(fleet);
+        problems.extend(keys.map(|error| Problem::of("bad_value", "fleet.key_file", error)));
         let engine = engine_of(fleet).err();
         problems.extend(engine.map(|error| Problem::of("fleet", "fleet.tls", error)));
     }

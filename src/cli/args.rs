@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::fleet::FleetCommand;
 use super::instances::InstancesArguments;
 #[cfg(feature = "local")]
 use super::instances::pair;
@@ -235,6 +234,101 @@ pub struct GatewayArguments {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What is done in a fleet's directory.
+#[derive(Debug, Clone, Subcommand)]
+pub enum FleetCommand {
+    /// Show the members, and how the directory stands.
+    Status(GatewayArguments),
+    /// Show the directory's routes.
+    Routes(ListArguments),
+    /// Write a route.
+    Put(PutArguments),
+    /// Take a route away.
+    Rm(NameArguments),
+    /// Write the routes of a configuration's file.
+    ///
+    /// What a route says besides its host, path, instance and port becomes a policy.
+    Import(ImportArguments),
+    /// Print the directory's routes as a configuration has them.
+    Export(ConfigArguments),
+    /// Move an instance's name to another host.
+    ///
+    /// The old host must have let go of the instance.
+    Move(MoveArguments),
+    /// Accept that many routes are gone at once.
+    Accept(ConfigArguments),
+    /// Look for what cannot be served, and names that several hosts claim.
+    Check(ListArguments),
+}
+
+/// A list.
+#[derive(Debug, Clone, Args)]
+pub struct ListArguments {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A route's name.
+#[derive(Debug, Clone, Args)]
+pub struct NameArguments {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// The host, as `[[route]]` has it.
+    #[arg(long)]
+    pub host: String,
+    /// The path.
+    #[arg(long, default_value = "/")]
+    pub path: String,
+}
+
+/// A route.
+#[derive(Debug, Clone, Args)]
+pub struct PutArguments {
+    /// Its name.
+    #[command(flatten)]
+    pub name: NameArguments,
+    /// Its instance, or a capture of the host.
+    #[arg(long)]
+    pub instance: String,
+    /// Its port; 0 where the host says which.
+    #[arg(long, default_value_t = 8080)]
+    pub port: u16,
+    /// What it says besides.
+    #[arg(long)]
+    pub policy: Option<String>,
+}
+
+/// A file.
+#[derive(Debug, Clone, Args)]
+pub struct ImportArguments {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// The file with routes.
+    pub file: PathBuf,
+}
+
+/// A move.
+#[derive(Debug, Clone, Args)]
+pub struct MoveArguments {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// The instance's name.
+    pub name: String,
+    /// The host that has it from now on.
+    #[arg(long)]
+    pub to: String,
+    /// Also if the old host is silent.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `routes`.

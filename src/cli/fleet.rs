@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use clap::{Args, Subcommand};
 use reqwest::Method;
 use serde_json::{Map, Value, json};
 
-use super::args::{ConfigArguments, GatewayArguments};
+use super::args::{
+    ConfigArguments, FleetCommand, GatewayArguments, ImportArguments, ListArguments, MoveArguments,
+    NameArguments, PutArguments,
+};
 use super::gateway::Gateway;
 use super::output::{Failure, Output};
 use super::table::table;
@@ -23,101 +25,6 @@ use crate::fleet::records::{
     ClaimRecord, Key, MemberRecord, OPERATOR, PREFIX, RouteRecord, read, write,
 };
 use crate::fleet::{Directory, Engine, FleetStatus, Own};
-
-/// What is done in a fleet's directory.
-#[derive(Debug, Clone, Subcommand)]
-pub enum FleetCommand {
-    /// Show the members, and how the directory stands.
-    Status(GatewayArguments),
-    /// Show the directory's routes.
-    Routes(ListArguments),
-    /// Write a route.
-    Put(PutArguments),
-    /// Take a route away.
-    Rm(NameArguments),
-    /// Write the routes of a configuration's file.
-    ///
-    /// What a route says besides its host, path, instance and port becomes a policy.
-    Import(ImportArguments),
-    /// Print the directory's routes as a configuration has them.
-    Export(ConfigArguments),
-    /// Move an instance's name to another host.
-    ///
-    /// The old host must have let go of the instance.
-    Move(MoveArguments),
-    /// Accept that many routes are gone at once.
-    Accept(ConfigArguments),
-    /// Look for what cannot be served, and names that several hosts claim.
-    Check(ListArguments),
-}
-
-/// A list.
-#[derive(Debug, Clone, Args)]
-pub struct ListArguments {
-    /// The configuration.
-    #[command(flatten)]
-    pub config: ConfigArguments,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// A route's name.
-#[derive(Debug, Clone, Args)]
-pub struct NameArguments {
-    /// The configuration.
-    #[command(flatten)]
-    pub config: ConfigArguments,
-    /// The host, as `[[route]]` has it.
-    #[arg(long)]
-    pub host: String,
-    /// The path.
-    #[arg(long, default_value = "/")]
-    pub path: String,
-}
-
-/// A route.
-#[derive(Debug, Clone, Args)]
-pub struct PutArguments {
-    /// Its name.
-    #[command(flatten)]
-    pub name: NameArguments,
-    /// Its instance, or a capture of the host.
-    #[arg(long)]
-    pub instance: String,
-    /// Its port; 0 where the host says which.
-    #[arg(long, default_value_t = 8080)]
-    pub port: u16,
-    /// What it says besides.
-    #[arg(long)]
-    pub policy: Option<String>,
-}
-
-/// A file.
-#[derive(Debug, Clone, Args)]
-pub struct ImportArguments {
-    /// The configuration.
-    #[command(flatten)]
-    pub config: ConfigArguments,
-    /// The file with routes.
-    pub file: std::path::PathBuf,
-}
-
-/// A move.
-#[derive(Debug, Clone, Args)]
-pub struct MoveArguments {
-    /// The configuration.
-    #[command(flatten)]
-    pub config: ConfigArguments,
-    /// The instance's name.
-    pub name: String,
-    /// The host that has it from now on.
-    #[arg(long)]
-    pub to: String,
-    /// Also if the old host is silent.
-    #[arg(long)]
-    pub force: bool,
-}
 
 /// The directory that a configuration names.
 struct Opened {

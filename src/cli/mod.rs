@@ -32,7 +32,8 @@ use clap::CommandFactory as _;
 use tokio::runtime::Builder;
 
 pub use args::{
-    Arguments, CheckArguments, Command, ConfigArguments, GatewayArguments, InitArguments,
+    Arguments, CheckArguments, Command, ConfigArguments, FleetCommand, GatewayArguments,
+    ImportArguments, InitArguments, ListArguments, MoveArguments, NameArguments, PutArguments,
     RoutesArguments, ServeArguments, StandbyArguments, WakesArguments, WhichArguments,
 };
 #[cfg(feature = "local")]
@@ -43,9 +44,6 @@ use self::signals::end_signal;
 #[cfg(feature = "local")]
 use crate::{config::LogConfig, telemetry::init_diagnostics};
 
-pub use fleet::{
-    FleetCommand, ImportArguments, ListArguments, MoveArguments, NameArguments, PutArguments,
-};
 pub use instances::{CreateArguments, InstancesArguments, InstancesCommand, Many, One, Source};
 pub use sign_url::SignUrlArguments;
 

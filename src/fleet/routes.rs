@@ -111,7 +111,11 @@ impl Routes {
 
     /// The routes that are in force, the oldest first.
     pub(super) fn in_force(&self) -> Vec<Arc<RouteConfig>> {
-        let mut all: Vec<_> = self.by_name.values().filter_map(|all| winner(all)).collect();
+        let mut all: Vec<_> = self
+            .by_name
+            .values()
+            .filter_map(|all| winner(all))
+            .collect();
         all.sort_by(|one, other| {
             let name = |it: &Candidate| it.route.as_ref().map(|route| Arc::clone(route.label()));
             (one.created, name(one)).cmp(&(other.created, name(other)))

@@ -23,7 +23,10 @@ use crate::support::{Program, eventually, spawn};
 fn has_etcd() -> bool {
     let found = ["etcd", "etcdctl"].iter().all(|program| {
         let mut command = Command::new(program);
-        command.arg("--help").stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg("--help")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         command.status().is_ok()
     });
     if !found {
@@ -53,14 +56,18 @@ impl Etcd {
             etcd.run(index);
         }
         let engine = etcd.engine();
-        eventually("etcd answers", async || read_all(&engine, PREFIX).await.is_ok()).await;
+        eventually("etcd answers", async || {
+            read_all(&engine, PREFIX).await.is_ok()
+        })
+        .await;
         etcd
     }
 
     fn cluster(&self) -> String {
         let members = self.peers.iter().enumerate();
-        let members: Vec<String> =
-            members.map(|(index, peer)| format!("m{index}=http://{}", peer.address)).collect();
+        let members: Vec<String> = members
+            .map(|(index, peer)| format!("m{index}=http://{}", peer.address))
+            .collect();
         members.join(",")
     }
 
@@ -72,8 +79,18 @@ impl Etcd {
             .args(["--name", &format!("m{index}")])
             .arg("--data-dir")
             .arg(self.dir.path().join(format!("m{index}")))
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
             .args(["--initial-cluster", &self.cluster()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -99,7 +116,9 @@ impl Etcd {
 
     fn config(&self) -> FleetConfig {
         FleetConfig {
-            endpoints: (0..self.clients.len()).map(|index| self.endpoint(index)).collect(),
+            endpoints: (0..self.clients.len())
+                .map(|index| self.endpoint(index))
+                .collect(),
             ..FleetConfig::default()
         }
     }
@@ -111,8 +130,14 @@ impl Etcd {
     /// etcd's own client.
     fn control(&self, arguments: &[&str]) {
         let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoint(0)]);
-        let output = command.args(arguments).current_dir(self.dir.path()).output().unwrap();
+        command
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.endpoint(0)]);
+        let output = command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .output()
+            .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {said}");
     }
@@ -161,7 +186,10 @@ async fn write(engine: &dyn Engine, host: &str) {
 }
 
 async fn is_served(copy: &Directory, host: &str) {
-    eventually(host, async || copy.lines().iter().any(|line| line.host == host)).await;
+    eventually(host, async || {
+        copy.lines().iter().any(|line| line.host == host)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -208,7 +236,12 @@ async fn a_copy_follows_while_members_are_killed_and_paused() {
     })
     .await;
     assert_eq!(copy.lines(), known);
-    assert!(engine.commit(Vec::new(), vec![put("x", "y")]).await.is_err());
+    assert!(
+        engine
+            .commit(Vec::new(), vec![put("x", "y")])
+            .await
+            .is_err()
+    );
     etcd.run(0);
     write(&engine, "again.x").await;
     is_served(&copy, "again.x").await;
@@ -232,7 +265,10 @@ async fn what_fell_behind_a_compaction_is_read_anew() {
         revision: 2,
     };
     let refused = engine.range(range).await;
-    assert!(matches!(refused, Err(EngineError::Compacted(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(EngineError::Compacted(_))),
+        "{refused:?}"
+    );
     let mut news = engine.watch(PREFIX.to_owned(), 2).await.unwrap();
     loop {
         match futures_util::StreamExt::next(&mut news).await.unwrap() {
@@ -306,7 +342,10 @@ async fn leases_end_and_take_their_keys_with_them() {
     assert!(!engine.keep_alive(lease).await.unwrap());
     assert_eq!(read_all(&engine, PREFIX).await.unwrap().0, []);
     let refused = engine.commit(Vec::new(), vec![put]).await;
-    assert!(matches!(refused, Err(EngineError::Refused(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(EngineError::Refused(_))),
+        "{refused:?}"
+    );
 }
 
 /// Everything that came of a history, as one who watched from the beginning and one who reads at the
@@ -315,9 +354,8 @@ async fn played(engine: &dyn Engine, seed: u64) -> (Vec<Change>, Vec<Entry>, Vec
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut done, mut modified) = (Vec::new(), BTreeMap::new());
     for _ in 0..120 {
-        let key = |random: &mut fastrand::Rng| {
-            format!("{PREFIX}p/k{}\u{e9}/{{x}}", random.u32(..9))
-        };
+        let key =
+            |random: &mut fastrand::Rng| format!("{PREFIX}p/k{}\u{e9}/{{x}}", random.u32(..9));
         let (first, second) = (key(&mut random), key(&mut random));
         let compares = match random.u32(..4) {
             0 => vec![Compare::Absent(first.clone())],
@@ -343,8 +381,15 @@ async fn played(engine: &dyn Engine, seed: u64) -> (Vec<Change>, Vec<Entry>, Vec
     let mut changes = Vec::new();
     let mut news = engine.watch(PREFIX.to_owned(), 2).await.unwrap();
     // The last revision changed something.
-    while changes.last().is_none_or(|change: &Change| change.revision() < revision) {
-        match futures_util::StreamExt::next(&mut news).await.unwrap().unwrap() {
+    while changes
+        .last()
+        .is_none_or(|change: &Change| change.revision() < revision)
+    {
+        match futures_util::StreamExt::next(&mut news)
+            .await
+            .unwrap()
+            .unwrap()
+        {
             News::Changes(some) => changes.extend(some),
             News::Alive(_) => {}
         }
