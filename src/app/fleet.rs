@@ -166,11 +166,19 @@ pub(super) fn key_problem(fleet: &FleetConfig) -> Option<String> {
         Ok(text) => text,
         Err(error) => return Some(format!("cannot read {}: {error}", path.display())),
     };
-    let mut keys = text.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
+    let mut keys = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .peekable();
     if keys.peek().is_none() {
         return Some(format!("{} has no key", path.display()));
     }
-    let is_key = |line: &str| BASE64_STANDARD.decode(line).is_ok_and(|key| key.len() == 32);
+    let is_key = |line: &str| {
+        BASE64_STANDARD
+            .decode(line)
+            .is_ok_and(|key| key.len() == 32)
+    };
     let wrong = keys.position(|line| !is_key(line))?;
     Some(format!(
         "key {} of {} is not base64 of 32 bytes: `openssl rand -base64 32` makes one",
@@ -203,7 +211,10 @@ mod tests {
         for (text, said) in [
             (String::new(), "has no key"),
             ("hunter2".to_owned(), "key 1 of"),
-            (format!("{key}\n{}\n", BASE64_STANDARD.encode([7; 31])), "key 2 of"),
+            (
+                format!("{key}\n{}\n", BASE64_STANDARD.encode([7; 31])),
+                "key 2 of",
+            ),
         ] {
             std::fs::write(&path, &text).unwrap();
             let problem = key_problem(&fleet).unwrap();

@@ -50,7 +50,12 @@ mod tests {
             word.contains('_')
                 || matches!(
                     *word,
-                    "asleep" | "forbidden" | "draining" | "misdirected" | "unauthenticated"
+                    "asleep"
+                        | "forbidden"
+                        | "draining"
+                        | "misdirected"
+                        | "misplaced"
+                        | "unauthenticated"
                 )
         };
         let plain = |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');

@@ -60,6 +60,20 @@ pub struct TlsParts {
 #[derive(Debug)]
 pub struct SettingsHandle(ArcSwap<ListenerSettings>);
 
+// === impl ConnectionLimits ===
+
+impl ConnectionLimits {
+    /// Those of a client's connection.
+    #[cfg(test)]
+    pub(super) fn of_client(idle_timeout: Duration, buffers: ClientBuffers) -> Self {
+        Self {
+            idle_timeout,
+            buffers,
+            is_of_member: false,
+        }
+    }
+}
+
 // === impl ListenerSettings ===
 
 impl ListenerSettings {

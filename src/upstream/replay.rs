@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body as _, Frame, SizeHint};
 
-use super::request_body::{BodyError, BodyStats, RequestBody};
+use super::request_body::{BodyError, BodyStats, Readable, RequestBody};
 use crate::client::ClientBodyError;
 use crate::flow::{Buffered, ClientBuffers};
 
@@ -43,7 +43,7 @@ enum Kept {
 }
 
 /// One reading of a body.
-pub(super) struct Reading {
+struct Reading {
     shared: Arc<Mutex<Shared>>,
     number: u32,
     /// How many of the parts that are kept it has had.
@@ -130,8 +130,8 @@ impl Shared {
 
 // === impl Reading ===
 
-impl Reading {
-    pub(super) fn poll_frame(
+impl Readable for Reading {
+    fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -154,12 +154,12 @@ impl Reading {
         polled
     }
 
-    pub(super) fn is_end_stream(&self) -> bool {
+    fn is_end_stream(&self) -> bool {
         let shared = lock(&self.shared);
         self.had >= shared.kept.len() && shared.body.is_end_stream()
     }
 
-    pub(super) fn size_hint(&self) -> SizeHint {
+    fn size_hint(&self) -> SizeHint {
         let shared = lock(&self.shared);
         let left = shared.kept.iter().skip(self.had).map(|kept| match kept {
             Kept::Data(data) => data.len() as u64,
@@ -170,7 +170,7 @@ impl Reading {
         exact.map_or_else(SizeHint::new, |exact| SizeHint::with_exact(exact + left))
     }
 
-    pub(super) fn is_held_back(&self) -> bool {
+    fn is_held_back(&self) -> bool {
         lock(&self.shared).body.is_held_back()
     }
 }

@@ -4,6 +4,7 @@
 //! whether it was; one that was read beforehand is in its client's budget for as long as any of it
 //! is kept; a client that sends it more slowly than it may gets an error.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -16,7 +17,6 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::min_rate::MinRate;
-use super::replay::Reading;
 use super::trailers::{TrailerRules, without_unsafe_trailers};
 use crate::client::{ClientBody, ClientBodyError};
 use crate::flow::{Buffered, ClientBuffers};
@@ -56,6 +56,22 @@ pub enum BodyError {
 #[derive(Debug, Default)]
 pub struct RequestBody(Option<Box<Streaming>>);
 
+/// A body that others read, and that keeps its own account.
+pub(super) trait Readable: fmt::Debug + Send + Sync {
+    /// The next part.
+    fn poll_frame(&mut self, cx: &mut Context<'_>)
+    -> Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
+    /// Whether nothing more comes.
+    fn is_end_stream(&self) -> bool;
+
+    /// How much comes.
+    fn size_hint(&self) -> SizeHint;
+
+    /// Whether its client could not send more if it wanted to.
+    fn is_held_back(&self) -> bool;
+}
+
 /// The body of a request that has one.
 #[derive(Debug)]
 struct Streaming {
@@ -82,7 +98,7 @@ enum Source {
         sent: bool,
     },
     /// One reading of a client's body, which keeps its own account.
-    Reading(Reading),
+    Reading(Box<dyn Readable>),
 }
 
 // === impl BodyStats ===
@@ -157,8 +173,8 @@ impl RequestBody {
     }
 
     /// A reading of a body with these statistics.
-    pub(super) fn of_reading(reading: Reading, body_stats: Arc<BodyStats>) -> Self {
-        let source = Source::Reading(reading);
+    pub(super) fn of_reading(reading: impl Readable + 'static, body_stats: Arc<BodyStats>) -> Self {
+        let source = Source::Reading(Box::new(reading));
         Self(Some(Box::new(Streaming::new(source, body_stats, 0))))
     }
 

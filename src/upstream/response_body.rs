@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::h1_body::{BrokenBody, H1Body};
 use super::h2_stream::{STREAM_WINDOW, StreamToken};
 use super::leased_stream::LeasedStream;
-use super::peer::{PeerBody, PeerStream};
+use super::peer_body::{PeerBody, PeerStream};
 use super::read_timeout::ReadTimeout;
 use super::timed_body::UploadGuard;
 use super::trailers::{TrailerRules, without_unsafe_trailers};

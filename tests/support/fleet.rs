@@ -99,6 +99,11 @@ impl Directory {
         self.now.lock().unwrap().insert(name.to_owned(), place);
     }
 
+    /// It says so once it was read anew.
+    pub fn truth(&self, name: &str, place: Place) {
+        self.truth.lock().unwrap().insert(name.to_owned(), place);
+    }
+
     pub fn know(&self, member: &Arc<Member>) {
         let mut members = self.members.lock().unwrap();
         members.insert(member.name.clone(), Arc::clone(member));

@@ -26,7 +26,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use webpki::EndEntityCert;
 
 pub use self::name::PeerName;
-use self::verifiers::{Called, Callers, OwnKey};
+use self::verifiers::{Called, Callers, InForce, OwnKey};
 use super::placement::{Member, Placement, Role};
 use crate::file_stamp::FileStamp;
 
@@ -253,11 +253,11 @@ impl PeerIdentity {
         members: Option<Arc<dyn Placement>>,
     ) -> Result<Arc<ServerConfig>, IdentityError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let callers = Arc::new(Callers::new(Arc::clone(self), members));
+        let callers = Arc::new(Callers::new(Arc::clone(self) as _, members));
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(callers)
-            .with_cert_resolver(Arc::new(OwnKey(Arc::clone(self))));
+            .with_cert_resolver(Arc::new(OwnKey(Arc::clone(self) as _)));
         config.alpn_protocols = vec![ALPN.to_vec()];
         // A resumed session would not look at the caller's certificate again.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
@@ -271,52 +271,16 @@ impl PeerIdentity {
         member: &Arc<Member>,
     ) -> Result<Arc<ClientConfig>, IdentityError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let called = Arc::new(Called::new(Arc::clone(self), Arc::clone(member)));
+        let called = Arc::new(Called::new(Arc::clone(self) as _, Arc::clone(member)));
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(called)
-            .with_client_cert_resolver(Arc::new(OwnKey(Arc::clone(self))));
+            .with_client_cert_resolver(Arc::new(OwnKey(Arc::clone(self) as _)));
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
         config.enable_sni = false;
         Ok(Arc::new(config))
-    }
-
-    /// Whether a member that calls may do so, by its certificate, whose chain has been judged.
-    fn judge_caller(
-        &self,
-        certificate: &CertificateDer<'_>,
-        members: Option<&dyn Placement>,
-    ) -> Result<PeerName, String> {
-        let name = self.name_of(certificate)?;
-        let own = self.loaded.load().own.role;
-        if own == Role::Front && name.role == Role::Front {
-            return Err(format!("`{name}` is a front, and this is one, too"));
-        }
-        let record = members.and_then(|members| members.member(&name.name));
-        // A member whose record is not known is judged by what its certificate says.
-        if let Some(record) = record {
-            judge_key(&name, certificate, &record)?;
-        }
-        Ok(name)
-    }
-
-    /// Whether the member that was called is the one that was meant.
-    fn judge_called(
-        &self,
-        certificate: &CertificateDer<'_>,
-        member: &Member,
-    ) -> Result<(), String> {
-        let name = self.name_of(certificate)?;
-        if name.role == Role::Front {
-            return Err(format!("`{name}` is a front, and has no instances"));
-        }
-        if name.name != member.name {
-            let wanted = &member.name;
-            return Err(format!("`{name}` answers where `{wanted}` is expected"));
-        }
-        judge_key(&name, certificate, member)
     }
 
     fn name_of(&self, certificate: &CertificateDer<'_>) -> Result<PeerName, String> {
@@ -338,6 +302,51 @@ fn judge_key(
             "`{name}` shows another key than its record in the directory says"
         )),
         Some(_) | None => Ok(()),
+    }
+}
+
+impl InForce for PeerIdentity {
+    fn certified(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.loaded.load().certified)
+    }
+
+    fn roots(&self) -> Arc<RootCertStore> {
+        Arc::clone(&self.loaded.load().roots)
+    }
+
+    fn callers(&self) -> Arc<dyn ClientCertVerifier> {
+        Arc::clone(&self.loaded.load().callers)
+    }
+
+    fn judge_caller(
+        &self,
+        certificate: &CertificateDer<'_>,
+        members: Option<&dyn Placement>,
+    ) -> Result<(), String> {
+        let name = self.name_of(certificate)?;
+        let own = self.loaded.load().own.role;
+        if own == Role::Front && name.role == Role::Front {
+            return Err(format!("`{name}` is a front, and this is one, too"));
+        }
+        let record = members.and_then(|members| members.member(&name.name));
+        // A member whose record is not known is judged by what its certificate says.
+        record.map_or(Ok(()), |record| judge_key(&name, certificate, &record))
+    }
+
+    fn judge_called(
+        &self,
+        certificate: &CertificateDer<'_>,
+        member: &Member,
+    ) -> Result<(), String> {
+        let name = self.name_of(certificate)?;
+        if name.role == Role::Front {
+            return Err(format!("`{name}` is a front, and has no instances"));
+        }
+        if name.name != member.name {
+            let wanted = &member.name;
+            return Err(format!("`{name}` answers where `{wanted}` is expected"));
+        }
+        judge_key(&name, certificate, member)
     }
 }
 

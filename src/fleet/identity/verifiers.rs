@@ -15,11 +15,34 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore,
+    SignatureScheme,
 };
 
-use super::PeerIdentity;
 use crate::fleet::placement::{Member, Placement};
+
+/// What is in force of an identity, and its judgement of others.
+pub(super) trait InForce: fmt::Debug + Send + Sync {
+    /// Its own key.
+    fn certified(&self) -> Arc<CertifiedKey>;
+
+    /// The CA of all members.
+    fn roots(&self) -> Arc<RootCertStore>;
+
+    /// The judge of callers' chains.
+    fn callers(&self) -> Arc<dyn ClientCertVerifier>;
+
+    /// Whether a member that calls may do so, by its certificate, whose chain has been judged.
+    fn judge_caller(
+        &self,
+        certificate: &CertificateDer<'_>,
+        members: Option<&dyn Placement>,
+    ) -> Result<(), String>;
+
+    /// Whether the member that was called is the one that was meant, likewise.
+    fn judge_called(&self, certificate: &CertificateDer<'_>, member: &Member)
+    -> Result<(), String>;
+}
 
 /// A certificate of the CA that is not the right one here.
 #[derive(Debug, thiserror::Error)]
@@ -33,25 +56,25 @@ fn unfit(what: String) -> rustls::Error {
 
 /// The key that is in force.
 #[derive(Debug)]
-pub(super) struct OwnKey(pub(super) Arc<PeerIdentity>);
+pub(super) struct OwnKey(pub(super) Arc<dyn InForce>);
 
 /// The judge of whoever calls.
 #[derive(Debug)]
 pub(super) struct Callers {
-    identity: Arc<PeerIdentity>,
+    identity: Arc<dyn InForce>,
     members: Option<Arc<dyn Placement>>,
 }
 
 /// The judge of the member that is called.
 pub(super) struct Called {
-    identity: Arc<PeerIdentity>,
+    identity: Arc<dyn InForce>,
     member: Arc<Member>,
     provider: CryptoProvider,
 }
 
 impl OwnKey {
     fn now(&self) -> Arc<CertifiedKey> {
-        Arc::clone(&self.0.loaded.load().certified)
+        self.0.certified()
     }
 }
 
@@ -74,12 +97,12 @@ impl ResolvesClientCert for OwnKey {
 // === impl Callers ===
 
 impl Callers {
-    pub(super) fn new(identity: Arc<PeerIdentity>, members: Option<Arc<dyn Placement>>) -> Self {
+    pub(super) fn new(identity: Arc<dyn InForce>, members: Option<Arc<dyn Placement>>) -> Self {
         Self { identity, members }
     }
 
     fn now(&self) -> Arc<dyn ClientCertVerifier> {
-        Arc::clone(&self.identity.loaded.load().callers)
+        self.identity.callers()
     }
 }
 
@@ -101,7 +124,7 @@ impl ClientCertVerifier for Callers {
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self.now().verify_client_cert(leaf, chain, now)?;
         match self.identity.judge_caller(leaf, self.members.as_deref()) {
-            Ok(_) => Ok(verified),
+            Ok(()) => Ok(verified),
             Err(what) => Err(unfit(what)),
         }
     }
@@ -132,7 +155,7 @@ impl ClientCertVerifier for Callers {
 // === impl Called ===
 
 impl Called {
-    pub(super) fn new(identity: Arc<PeerIdentity>, member: Arc<Member>) -> Self {
+    pub(super) fn new(identity: Arc<dyn InForce>, member: Arc<Member>) -> Self {
         Self {
             identity,
             member,
@@ -151,7 +174,7 @@ impl ServerCertVerifier for Called {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let roots = Arc::clone(&self.identity.loaded.load().roots);
+        let roots = self.identity.roots();
         let parsed = ParsedCertificate::try_from(leaf)?;
         let known = self.provider.signature_verification_algorithms.all;
         verify_server_cert_signed_by_trust_anchor(&parsed, &roots, chain, now, known)?;

@@ -29,6 +29,7 @@ use crate::fleet::{Member, PeerIdentity};
 use crate::flow::PeekStream;
 use crate::upstream::h2_peer::UNKNOWN;
 use crate::upstream::h2_stream::STREAM_WINDOW;
+use crate::upstream::peer_body::Seat;
 use crate::upstream::timed_body::Part;
 
 /// How long a look at a member may take: whoever asks for an instance of a host that is away is told
@@ -79,7 +80,7 @@ pub(super) struct State {
     began: Instant,
     /// Milliseconds after `began` when something came last.
     heard: AtomicU64,
-    streams: AtomicUsize,
+    streams: Arc<AtomicUsize>,
     is_closed: AtomicBool,
     /// Why it was closed, where that is more than its end.
     why: Mutex<Option<DialError>>,
@@ -89,10 +90,6 @@ pub(super) struct State {
     /// Who has it looks whether the host is still there; when that was done last.
     looking: tokio::sync::Mutex<Option<Instant>>,
 }
-
-/// A stream of a connection, which counts for as long as this lives.
-#[derive(Debug)]
-pub(super) struct Seat(Arc<State>);
 
 /// The connection below the library.
 struct PeerIo {
@@ -107,7 +104,7 @@ impl State {
         Self {
             began: Instant::now(),
             heard: AtomicU64::new(0),
-            streams: AtomicUsize::new(0),
+            streams: Arc::default(),
             is_closed: AtomicBool::new(false),
             why: Mutex::default(),
             lost: Notify::new(),
@@ -162,25 +159,6 @@ impl State {
             Err(_) => "it does not answer".to_owned(),
         };
         self.close_for(DialError::Away(failed.into()));
-    }
-}
-
-// === impl Seat ===
-
-impl Seat {
-    fn of(state: &Arc<State>) -> Self {
-        state.streams.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(state))
-    }
-
-    pub(super) fn state(&self) -> &Arc<State> {
-        &self.0
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -330,7 +308,12 @@ impl Connection {
 
     /// A stream of it.
     pub(super) fn take(&self) -> (SendRequest<Part>, Seat) {
-        (self.sender.clone(), Seat::of(&self.state))
+        (self.sender.clone(), Seat::of(&self.state.streams))
+    }
+
+    /// What is known of it.
+    pub(super) fn state(&self) -> &State {
+        &self.state
     }
 }
 

@@ -6,8 +6,8 @@
 //! looked for once a second, and whoever asks meanwhile hears so at once; who is not believed gets
 //! nothing.
 
-mod body;
 mod connection;
+mod error;
 mod request;
 mod upload;
 
@@ -20,17 +20,13 @@ use http::Response;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-pub(super) use self::body::PeerBody;
-pub use self::body::PeerStream;
 use self::connection::{Connection, DialError};
+pub use self::error::PeerError;
 use self::request::Failed;
 pub use self::request::PeerRequest;
-use super::request_body::BodyFailure;
 use super::response_body::UpstreamBody;
 use crate::fleet::{Member, PeerIdentity};
 use crate::workers;
-
-type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Between two looks at a member that is away.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -44,26 +40,6 @@ const FULL_TENTHS: usize = 8;
 const SHARDS: usize = 64;
 /// How long a member to which nothing is open is remembered.
 const REMEMBERED: Duration = Duration::from_secs(60);
-
-/// A request to another member has no response.
-#[derive(Debug, thiserror::Error)]
-pub enum PeerError {
-    /// It does not answer.
-    #[error("the host of the instance cannot be reached")]
-    Unreachable,
-    /// One side does not believe the other; nothing was sent.
-    #[error("the host of the instance and this gateway do not believe each other: {0}")]
-    Refused(Arc<str>),
-    /// The connection broke after it had taken some of the request.
-    #[error("the connection to the host of the instance broke before its response: {0}")]
-    Broken(#[source] Cause),
-    /// It was not taken, as often as it was sent.
-    #[error("the host of the instance does not take the request")]
-    Untaken,
-    /// The client did not send its body as it should.
-    #[error("the request's body did not come as it should")]
-    Client(BodyFailure),
-}
 
 /// Connections to all members.
 pub struct Peers {
@@ -178,35 +154,34 @@ impl Peers {
         pool
     }
 
-    /// A connection of the pool, or a new one. While one request dials the others wait for it, and its
-    /// failure is theirs.
+    /// A connection of the pool, or a new one. While one request dials, those that have no other
+    /// connection wait for it, and its failure is theirs.
     async fn connection(&self, pool: &Arc<Pool>) -> Result<Connection, PeerError> {
-        match pool.find() {
-            Some((connection, false)) => return Ok(connection),
-            Some((connection, true)) => {
-                // Another one is being made, or cannot be: this one has some room left.
-                if pool.failed_lately().is_some() {
+        loop {
+            let found = pool.find();
+            let failed = pool.failed_lately();
+            let found = match (found, failed) {
+                (Some((connection, false)), _) | (Some((connection, true)), Some(_)) => {
                     return Ok(connection);
                 }
-                let Ok(_mine) = pool.dialling.try_lock() else {
+                (None, Some(error)) => return Err(error.into()),
+                (Some((connection, true)), None) => Some(connection),
+                (None, None) => None,
+            };
+            let Ok(_mine) = pool.dialling.try_lock() else {
+                // Another one is being made: this one may have some room left.
+                if let Some(connection) = found.filter(|one| one.streams() < one.most()) {
                     return Ok(connection);
-                };
-                return Ok(self.dial(pool).await.unwrap_or(connection));
-            }
-            None => {}
+                }
+                drop(pool.dialling.lock().await);
+                continue;
+            };
+            // In a box: it is large, and seldom needed.
+            return match (Box::pin(self.dial(pool)).await, found) {
+                (Ok(connection), _) | (Err(_), Some(connection)) => Ok(connection),
+                (Err(error), None) => Err(error.into()),
+            };
         }
-        if let Some(error) = pool.failed_lately() {
-            return Err(error.into());
-        }
-        let _mine = pool.dialling.lock().await;
-        if let Some((connection, _)) = pool.find() {
-            return Ok(connection);
-        }
-        if let Some(error) = pool.failed_lately() {
-            return Err(error.into());
-        }
-        // In a box: it is large, and seldom needed.
-        Ok(Box::pin(self.dial(pool)).await?)
     }
 
     async fn dial(&self, pool: &Pool) -> Result<Connection, DialError> {

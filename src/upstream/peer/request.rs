@@ -15,12 +15,12 @@ use http1::InterimSink;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::PeerError;
-use super::body::{PeerBody, PeerStream};
 use super::connection::{Connection, DialError, State};
+use super::error::PeerError;
 use super::upload::{NotSent, Upload};
 use crate::flow::ClientBuffers;
 use crate::upstream::headers::prepare_interim;
+use crate::upstream::peer_body::{PeerBody, PeerStream};
 use crate::upstream::replay::Replay;
 use crate::upstream::request_body::{BodyFailure, RequestBody};
 use crate::upstream::response_body::UpstreamBody;
@@ -106,7 +106,7 @@ impl PeerRequest {
         tasks: &TaskTracker,
     ) -> Result<Response<UpstreamBody>, Failed> {
         let (mut sender, seat) = connection.take();
-        let state = seat.state();
+        let state = connection.state();
         if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
             return Err(unsent(state));
         }

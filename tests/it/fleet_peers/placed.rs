@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use wakegate::fleet::Role;
+use wakegate::app::Membership;
+use wakegate::fleet::{Place, Role};
+use wakegate::telemetry::AccessSink;
 
 use super::{World, answering};
 use crate::support::fleet::{Authority, Directory, Node, at, member};
-use crate::support::{Gateway, Plane, Wanted, eventually};
+use crate::support::{Gateway, Plane, Wanted, config, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_wakes_its_instance_at_its_host_once_for_all_fronts() {
@@ -189,4 +191,56 @@ async fn a_node_that_is_restarted_between_two_posts_gets_each_once() {
     front.stop().await;
     node.gateway.stop().await;
     plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_has_moved_here_is_served_here_and_the_line_names_the_member() {
+    let (authority, plane) = (Authority::new(), Plane::start().await);
+    let instance = plane.asleep(Wanted::hello("app")).await;
+    let elsewhere = Plane::start().await;
+    let other = elsewhere.asleep(Wanted::hello("other")).await;
+    let node = Node::start(&elsewhere, authority.identity("node", "h-1"), "").await;
+    let directory = Directory::new();
+    let membership = Membership {
+        placement: Arc::clone(&directory) as _,
+        identity: Some(authority.identity("both", "h-2")),
+        listen: None,
+        is_node: true,
+    };
+    let lines = tempfile::NamedTempFile::new().unwrap();
+    let config = config(plane.address, &plane.token, "");
+    let access = AccessSink::to(lines.reopen().unwrap(), &config.log);
+    let (gateway, _) = Gateway::start_member(config, membership, access).await;
+    // Once with a body that was sent on already.
+    directory.put_stale("app", at(&node.member, "long-gone"));
+    directory.truth("app", Place::Here);
+    let post = gateway
+        .client()
+        .request("POST", "app", "/echo")
+        .body("mine");
+    let response = post.send().await.unwrap();
+    assert_eq!(
+        (
+            response.status().as_u16(),
+            response.text().await.unwrap().ends_with("mine")
+        ),
+        (200, true)
+    );
+    assert_eq!(plane.operations(&instance.id, "restore").await, 1);
+    // What nobody has published is still this host's own.
+    let own = plane.asleep(Wanted::hello("own")).await;
+    assert_eq!(gateway.client().get("own", "/").await.status(), 200);
+    assert_eq!(plane.operations(&own.id, "restore").await, 1);
+    directory.put("other", at(&node.member, &other.id));
+    assert_eq!(gateway.client().get("other", "/").await.status(), 200);
+    eventually("the line names the member", async || {
+        let text = std::fs::read_to_string(lines.path()).unwrap_or_default();
+        text.lines()
+            .any(|line| line.contains("other.test") && line.contains("h-1"))
+    })
+    .await;
+    gateway.stop().await;
+    node.gateway.stop().await;
+    plane.stop().await;
+    elsewhere.stop().await;
 }

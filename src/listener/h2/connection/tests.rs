@@ -116,11 +116,7 @@ async fn served(stream: DuplexStream, service: Answers, idle_timeout: Duration) 
         is_asking: false,
     };
     let buffers = BufferBudget::new(1 << 30).of(Ipv4Addr::LOCALHOST.into());
-    let own = ConnectionLimits {
-        idle_timeout,
-        buffers,
-        is_of_member: false,
-    };
+    let own = ConnectionLimits::of_client(idle_timeout, buffers);
     let (config, drain) = (ServerConfig::default(), Drain::default());
     let accepted = Instant::now();
     serve((stream, accepted), from, service, &config, own, &drain).await

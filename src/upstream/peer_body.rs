@@ -6,6 +6,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -13,15 +15,18 @@ use h2::{RecvStream, SendStream};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::Seat;
-use crate::upstream::timed_body::{Part, UploadGuard};
+use super::timed_body::{Part, UploadGuard};
 
 /// The bytes that are handed to the library at once.
 const PIECE: usize = 16 * 1024;
 
+/// A stream of a connection, which counts among its streams for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Seat(Arc<AtomicUsize>);
+
 /// A response's body that comes from a member.
 #[derive(Debug)]
-pub(in crate::upstream) struct PeerBody {
+pub(super) struct PeerBody {
     /// `None` of a response that has switched.
     receive: Option<RecvStream>,
     switched: Option<Box<PeerStream>>,
@@ -39,6 +44,22 @@ pub struct PeerStream {
     rest: Bytes,
     is_shut: bool,
     _seat: Seat,
+}
+
+// === impl Seat ===
+
+impl Seat {
+    /// One more of these.
+    pub(super) fn of(streams: &Arc<AtomicUsize>) -> Self {
+        streams.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(streams))
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 // === impl PeerBody ===
@@ -72,7 +93,7 @@ impl PeerBody {
     }
 
     /// No body at all.
-    pub(in crate::upstream) fn nothing() -> Self {
+    pub(super) fn nothing() -> Self {
         Self {
             receive: None,
             switched: None,
@@ -83,11 +104,11 @@ impl PeerBody {
         }
     }
 
-    pub(in crate::upstream) fn take_stream(&mut self) -> Option<PeerStream> {
+    pub(super) fn take_stream(&mut self) -> Option<PeerStream> {
         self.switched.take().map(|stream| *stream)
     }
 
-    pub(in crate::upstream) fn poll_frame(
+    pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
@@ -118,11 +139,11 @@ impl PeerBody {
         }
     }
 
-    pub(in crate::upstream) fn is_end_stream(&self) -> bool {
+    pub(super) fn is_end_stream(&self) -> bool {
         self.is_over || self.receive.as_ref().is_none_or(RecvStream::is_end_stream)
     }
 
-    pub(in crate::upstream) fn size_hint(&self) -> SizeHint {
+    pub(super) fn size_hint(&self) -> SizeHint {
         match self.left {
             Some(left) => SizeHint::with_exact(left),
             None if self.is_end_stream() => SizeHint::with_exact(0),
