@@ -45,7 +45,7 @@ fn main() {
 /// Processor time of this process.
 fn processor() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
 }
 
 /// Requests one after the other on one connection: the median latency and the processor time of one.
@@ -62,7 +62,7 @@ async fn measure(address: SocketAddr) -> (Duration, Duration) {
         assert!(answer[..read].starts_with(b"HTTP/1.1 200"));
         times.push(began.elapsed());
     }
-    let used = (processor() - before) / u32::try_from(REQUESTS).unwrap();
+    let used = processor().saturating_sub(before) / u32::try_from(REQUESTS).unwrap();
     times.sort_unstable();
     (times[times.len() / 2], used)
 }

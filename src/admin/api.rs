@@ -61,6 +61,7 @@ routes! {
     get "/api/wakes" wakes;
     get "/api/certificates" certificates;
     get "/api/holds" holds;
+    get "/api/fleet" fleet;
     get "/api/config" config;
     post "/api/reload" reload;
     post "/api/drain" drain;
@@ -248,6 +249,20 @@ async fn holds(State(admin): State<Admin>) -> Json<Vec<HoldView>> {
     Json(admin.operator.holds())
 }
 
+/// The fleet's directory as it is known here: revision, age, members, claims, and routes that are gone
+/// and stay in force until that is accepted.
+#[cfg_attr(test, utoipa::path(get, path = "/api/fleet", responses((status = 200, body = Value), (status = 404, body = Problem))))]
+async fn fleet(State(admin): State<Admin>) -> Result<Json<Value>, Problem> {
+    let none = || {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "no_fleet",
+            "The gateway is in no fleet.",
+        )
+    };
+    admin.operator.fleet().map(Json).ok_or_else(none)
+}
+
 /// The configuration in force, secrets left out.
 #[cfg_attr(test, utoipa::path(get, path = "/api/config", responses((status = 200, body = Value))))]
 async fn config(State(admin): State<Admin>) -> Json<Value> {
@@ -290,6 +305,7 @@ mod tests {
         reset_breaker,
         certificates,
         holds,
+        fleet,
         wakes,
         config,
         reload,

@@ -18,6 +18,10 @@ pub(super) fn routes() -> Router<Admin> {
 
 async fn ready(State(admin): State<Admin>) -> (StatusCode, &'static str) {
     match admin.drain.draining().is_cancelled() {
+        false if !admin.operator.is_ready() => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "nothing is known of the fleet yet: its directory does not answer\n",
+        ),
         false => (StatusCode::OK, "ready\n"),
         true => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     }

@@ -46,6 +46,13 @@ pub trait Operator: Send + Sync + 'static {
     /// The holds by which workloads keep their instances awake, by instance and task.
     fn holds(&self) -> Vec<HoldView>;
 
+    /// Whether it knows enough to serve: a member of a fleet that has never known its directory does
+    /// not.
+    fn is_ready(&self) -> bool;
+
+    /// The fleet's directory as it is known here, if there is a fleet.
+    fn fleet(&self) -> Option<Value>;
+
     /// Requests answered so far.
     fn served(&self) -> u64;
 

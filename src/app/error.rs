@@ -31,6 +31,9 @@ pub enum AppError {
     /// What is to be shown to other members of the fleet cannot be used.
     #[error("the identity in the fleet cannot be used: {0}")]
     Identity(#[from] IdentityError),
+    /// The fleet cannot be joined.
+    #[error("`[fleet]` cannot be used: {0}")]
+    Fleet(String),
     /// A listener's certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::AppError;
+use super::fleet::{FleetParts, beside};
 use super::membership::Membership;
 use super::plane::ObservedPlane;
 use super::prepared::tls_problem;
@@ -62,6 +63,8 @@ pub(super) struct Running {
     pub(super) drain: Drain,
     pub(super) asked_to_drain: CancellationToken,
     /// Its place in a fleet, and where it listens for other members.
+    /// Its copy of the fleet's directory, if it is in a fleet.
+    pub(super) fleet: OnceLock<FleetParts>,
     pub(super) membership: OnceLock<(Membership, Option<SocketAddr>)>,
     /// The source of the configuration, when it is to be loaded again.
     pub(super) source: OnceLock<Source>,
@@ -224,6 +227,20 @@ impl AppHandle {
         Ok(())
     }
 
+    /// What was known of the fleet last is in force.
+    pub(super) fn use_fleet_routes(&self) {
+        let running = &*self.0;
+        let config = running
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let declared = running
+            .declared
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        running.use_routes(&config, &declared);
+    }
+
     /// Sets the source of the configuration, for whoever asks for it to be loaded again.
     pub fn set_source(&self, load: impl Fn() -> Result<Config, String> + Send + Sync + 'static) {
         // It is set once, when the gateway is started.
@@ -365,11 +382,25 @@ impl Running {
         first.cloned()
     }
 
-    fn use_routes(&self, config: &Config, declared: &Declared) {
-        let routes = config.route.iter().chain(&declared.routes);
+    /// The directory's routes that no route of the file goes before.
+    fn fleet_routes(&self, config: &Config) -> Vec<Arc<RouteConfig>> {
+        let Some(fleet) = self.fleet.get() else {
+            return Vec::new();
+        };
+        let change = RouteChange {
+            added: fleet.directory.routes(),
+            ..RouteChange::default()
+        };
+        beside(change, config).added
+    }
+
+    pub(super) fn use_routes(&self, config: &Config, declared: &Declared) {
+        let of_fleet = self.fleet_routes(config);
+        let routes = config.route.iter().chain(&of_fleet).chain(&declared.routes);
         let routes: Vec<Arc<RouteConfig>> = routes.cloned().collect();
         self.gateway.set_routes(&routes);
-        self.set_acme_names(config, &declared.routes);
+        let named: Vec<_> = of_fleet.iter().chain(&declared.routes).cloned().collect();
+        self.set_acme_names(config, &named);
         self.plans.send_replace(self.gateway.warm_plans());
         self.note_own_listeners();
     }

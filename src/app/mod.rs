@@ -6,6 +6,8 @@
 
 mod error;
 mod first_answer;
+mod fleet;
+mod fleet_member;
 mod folding;
 mod handle;
 mod ingress;
@@ -32,6 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::error::AppError;
+use self::fleet::FleetParts;
+pub use self::fleet::engine_of;
 use self::handle::Running;
 pub use self::handle::{AppHandle, needs_restart};
 pub use self::membership::Membership;
@@ -115,10 +119,11 @@ impl App {
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let (admin, admin_address) = bind_admin(&config, &mut inherited).await?;
         let door = bind_door(&config, &mut inherited)?;
-        for address in inherited.left() {
-            tracing::warn!(%address, "no `listener.address` is that of this socket of LISTEN_FDS");
-        }
-
+        let fleet = config.fleet.clone();
+        let parts_of_fleet = match &fleet {
+            Some(fleet) => Some(FleetParts::new(&config, fleet)?),
+            None => None,
+        };
         let count = config.server.workers;
         let count = count.unwrap_or_else(workers::default_count);
         let threads = WorkerThreads::start(count);
@@ -190,9 +195,10 @@ impl App {
             drain: drain.clone(),
             asked_to_drain: CancellationToken::new(),
             membership: OnceLock::new(),
+            fleet: OnceLock::new(),
             source: OnceLock::new(),
         };
-        Ok(Self {
+        let mut app = Self {
             running: AppHandle(Arc::new(running)),
             bound,
             admin,
@@ -203,7 +209,18 @@ impl App {
             stop,
             threads,
             members: None,
-        })
+        };
+        if let Some((fleet, parts)) = fleet.zip(parts_of_fleet) {
+            app.join(parts.membership(&fleet), &mut inherited)?;
+            let running = &app.running.0;
+            // It is joined once.
+            let _first = running.fleet.set(parts);
+            app.running.use_fleet_routes();
+        }
+        for address in inherited.left() {
+            tracing::warn!(%address, "no `listener.address` is that of this socket of LISTEN_FDS");
+        }
+        Ok(app)
     }
 
     /// Makes it a member of a fleet, with the socket for other members, before it serves anything;
@@ -341,6 +358,12 @@ impl App {
             self.background.spawn(async move {
                 draining.run_until_cancelled(watch).await.unwrap_or(());
             });
+        }
+
+        if let (Some(parts), Some(fleet)) = (running.fleet.get(), &config.fleet) {
+            let listening = running.membership.get().and_then(|(_, address)| *address);
+            let (background, draining) = (&self.background, self.drain.draining());
+            fleet_member::run(parts, &self.running, fleet, listening, background, draining);
         }
 
         if let Some(acme) = &running.acme {

@@ -25,7 +25,7 @@ use crate::config::{Config, Protocol, RouteConfig, RouteWakeConfig, TlsSource, r
 use crate::listener::ca_file;
 use crate::names::PlaneIndex;
 use crate::proxy::{ProxyError, error_response};
-use crate::telemetry::{InstanceCondition, Readings, WakeKind};
+use crate::telemetry::{FleetReadings, InstanceCondition, Readings, WakeKind};
 use crate::wake::{
     Hook, HookOutcome, Instance, LedgerEntry, Requester, Suspicion, Target, Tcp, WakeError,
     WakeStage, call_hook,
@@ -438,7 +438,25 @@ impl Operator for AppHandle {
             memory_refusals: self.0.sockets.shared.buffers.refused(),
             draining: self.0.drain.draining().is_cancelled(),
             access_lines_dropped: parts.access.dropped(),
+            fleet: self.0.fleet.get().map(|fleet| FleetReadings {
+                revision: fleet.directory.known(),
+                age: fleet
+                    .directory
+                    .age()
+                    .unwrap_or_else(|| self.0.started.1.elapsed()),
+                members: fleet.directory.alive(),
+            }),
         }
+    }
+
+    fn is_ready(&self) -> bool {
+        let fleet = self.0.fleet.get();
+        fleet.is_none_or(|fleet| fleet.directory.is_known())
+    }
+
+    fn fleet(&self) -> Option<Value> {
+        let fleet = self.0.fleet.get()?;
+        serde_json::to_value(fleet.directory.status()).ok()
     }
 
     fn config(&self) -> Value {

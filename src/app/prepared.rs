@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::fleet::{engine_of, identity_of, key_problem, snapshot_folder};
 use crate::acme::{AcmeError, AcmeStore};
 use crate::config::{
     Config, ConfigError, HypemanConfig, ListenerConfig, Problem, TlsConfig, TlsSource,
@@ -237,7 +238,7 @@ fn fleet_file_problems(config: &Config) -> Vec<Problem> {
         return Vec::new();
     };
     let (identity, tls) = (fleet.identity.as_ref(), fleet.tls.as_ref());
-    unreadable([
+    let mut problems = unreadable([
         ("fleet.password_file", fleet.password_file.as_ref()),
         ("fleet.tls.ca", tls.and_then(|tls| tls.ca.as_ref())),
         ("fleet.tls.cert", tls.and_then(|tls| tls.cert.as_ref())),
@@ -249,7 +250,20 @@ fn fleet_file_problems(config: &Config) -> Vec<Problem> {
         ("fleet.identity.key", identity.map(|identity| &identity.key)),
         ("fleet.identity.ca", identity.map(|identity| &identity.ca)),
         ("fleet.key_file", fleet.key_file.as_ref()),
-    ])
+    ]);
+    if problems.is_empty() {
+        let identity = identity_of(fleet).err();
+        problems.extend(identity.map(|e| Problem::of("certificate", "fleet.identity", e)));
+        let keys = key_problem(fleet);
+        problems.extend(keys.map(|error| Problem::of("bad_value", "fleet.key_file", error)));
+        let engine = engine_of(fleet).err();
+        problems.extend(engine.map(|error| Problem::of("fleet", "fleet.tls", error)));
+    }
+    if let Some(folder) = snapshot_folder(fleet) {
+        let message = format!("there is no folder {}", folder.display());
+        problems.push(Problem::of("fleet", "fleet.snapshot", message));
+    }
+    problems
 }
 
 /// Those of the files that cannot be read, by their keys.

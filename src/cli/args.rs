@@ -104,6 +104,9 @@ pub enum Command {
     /// Show the certificates that a running gateway has by ACME: when they expire, when the next is
     /// ordered, and why the last order failed.
     Certificates(GatewayArguments),
+    /// Look into the directory of a fleet, and change it.
+    #[command(subcommand)]
+    Fleet(FleetCommand),
     /// Wake instances through a running gateway.
     Wake(WhichArguments),
     /// Put instances to sleep through a running gateway.
@@ -164,7 +167,7 @@ pub enum Command {
 }
 
 /// Which configuration.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct ConfigArguments {
     /// The configuration file. Without one, the WAKEGATE_… environment variables are all.
     #[arg(short, long, value_name = "FILE")]
@@ -231,6 +234,101 @@ pub struct GatewayArguments {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// What is done in a fleet's directory.
+#[derive(Debug, Clone, Subcommand)]
+pub enum FleetCommand {
+    /// Show the members, and how the directory stands.
+    Status(GatewayArguments),
+    /// Show the directory's routes.
+    Routes(ListArguments),
+    /// Write a route.
+    Put(PutArguments),
+    /// Take a route away.
+    Rm(NameArguments),
+    /// Write the routes of a configuration's file.
+    ///
+    /// What a route says besides its host, path, instance and port becomes a policy.
+    Import(ImportArguments),
+    /// Print the directory's routes as a configuration has them.
+    Export(ConfigArguments),
+    /// Move an instance's name to another host.
+    ///
+    /// The old host must have let go of the instance.
+    Move(MoveArguments),
+    /// Accept that many routes are gone at once.
+    Accept(ConfigArguments),
+    /// Look for what cannot be served, and names that several hosts claim.
+    Check(ListArguments),
+}
+
+/// A list.
+#[derive(Debug, Clone, Args)]
+pub struct ListArguments {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A route's name.
+#[derive(Debug, Clone, Args)]
+pub struct NameArguments {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// The host, as `[[route]]` has it.
+    #[arg(long)]
+    pub host: String,
+    /// The path.
+    #[arg(long, default_value = "/")]
+    pub path: String,
+}
+
+/// A route.
+#[derive(Debug, Clone, Args)]
+pub struct PutArguments {
+    /// Its name.
+    #[command(flatten)]
+    pub name: NameArguments,
+    /// Its instance, or a capture of the host.
+    #[arg(long)]
+    pub instance: String,
+    /// Its port; 0 where the host says which.
+    #[arg(long, default_value_t = 8080)]
+    pub port: u16,
+    /// What it says besides.
+    #[arg(long)]
+    pub policy: Option<String>,
+}
+
+/// A file.
+#[derive(Debug, Clone, Args)]
+pub struct ImportArguments {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// The file with routes.
+    pub file: PathBuf,
+}
+
+/// A move.
+#[derive(Debug, Clone, Args)]
+pub struct MoveArguments {
+    /// The configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// The instance's name.
+    pub name: String,
+    /// The host that has it from now on.
+    #[arg(long)]
+    pub to: String,
+    /// Also if the old host is silent.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// Arguments of `routes`.

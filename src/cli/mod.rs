@@ -12,6 +12,7 @@ mod demo;
 #[cfg(feature = "local")]
 mod demo_files;
 mod explain;
+mod fleet;
 mod gateway;
 mod init;
 mod instances;
@@ -31,7 +32,8 @@ use clap::CommandFactory as _;
 use tokio::runtime::Builder;
 
 pub use args::{
-    Arguments, CheckArguments, Command, ConfigArguments, GatewayArguments, InitArguments,
+    Arguments, CheckArguments, Command, ConfigArguments, FleetCommand, GatewayArguments,
+    ImportArguments, InitArguments, ListArguments, MoveArguments, NameArguments, PutArguments,
     RoutesArguments, ServeArguments, StandbyArguments, WakesArguments, WhichArguments,
 };
 #[cfg(feature = "local")]
@@ -109,6 +111,7 @@ async fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
         Command::Status(arguments) => gateway::status(arguments, output).await,
         Command::Wakes(arguments) => wakes::run(arguments, output).await,
         Command::Certificates(arguments) => certificates::run(arguments, output).await,
+        Command::Fleet(command) => fleet::run(command, output).await,
         Command::Routes(arguments) => gateway::routes(arguments, output).await,
         Command::Wake(arguments) => gateway::act(arguments, "wake", false, output).await,
         Command::Standby(arguments) => {

@@ -163,7 +163,7 @@ fn of_acme(config: &Config, say: &mut impl Say) {
 fn of_fleet(config: &Config, say: &mut impl Say) {
     let Some(fleet) = &config.fleet else { return };
     let is_etcd = fleet.engine == FleetEngine::Etcd;
-    if is_etcd && fleet.endpoints.iter().any(|url| is_in_clear(url)) {
+    if is_etcd && fleet.endpoints.iter().any(|url| url.starts_with("http://")) {
         say(
             "directory_in_clear",
             "fleet.endpoints",

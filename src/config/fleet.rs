@@ -99,8 +99,8 @@ settings! {
         /// A file with the last copy of the directory, for a start while it does not answer.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub snapshot: Option<PathBuf> = None;
-        /// The share of routes that may go at once before an operator is asked; fewer than 20 always
-        /// may.
+        /// The share of routes that may go at once before an operator is asked
+        /// (`wakegate fleet accept`); fewer than 20 always may.
         pub max_shrink: f64 = 0.1, by share;
         /// Which of its Hypeman's instances a node publishes.
         pub publish: FleetPublish = FleetPublish::All;

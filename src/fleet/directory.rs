@@ -4,7 +4,7 @@
 //! claim of a name wins, at every member alike; many routes that go at once stay in force until an
 //! operator accepts it; a host that falls silent keeps its claims.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -13,48 +13,18 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::copy::{State, is_too_many};
 use super::engine::{Change, Engine, Entry, read_one};
 use super::placement::{Claim, Member, Place, Placement};
-use super::records::{
-    AcceptedRecord, ClaimRecord, Key, MemberRecord, RemovedRecord, read, unknown_member, write,
-};
-use super::routes::{RouteLine, Routes};
+use super::records::{ClaimRecord, Key, RemovedRecord, read, unknown_member, write};
+use super::routes::RouteLine;
 use crate::config::{FleetConfig, RouteConfig, WakeConfig};
 use crate::router::RouteChange;
 
-/// Fewer routes than these may always go at once.
-const FREELY: usize = 20;
 /// What goes within this goes at once.
 const AT_ONCE: Duration = Duration::from_secs(10);
 /// How long a request waits for the directory to be read anew.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// A host's claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct HostClaim {
-    host: Arc<str>,
-    id: String,
-    created: i64,
-}
-
-#[derive(Debug)]
-struct State {
-    revision: i64,
-    /// Whether anything was ever known.
-    is_known: bool,
-    routes: Routes,
-    claims: HashMap<Box<str>, Vec<HostClaim>>,
-    /// Names by ids.
-    names: HashMap<String, Box<str>>,
-    members: BTreeMap<String, Arc<Member>>,
-    records: BTreeMap<Key, Entry>,
-    problems: BTreeMap<String, String>,
-    removed: u64,
-    accepted: Option<Entry>,
-    /// Routes that went lately.
-    lately: VecDeque<(Instant, usize)>,
-    went_back: u64,
-}
 
 /// The copy of the directory.
 #[derive(Debug)]
@@ -146,128 +116,6 @@ pub struct Applied {
     pub went_back: bool,
 }
 
-// === impl State ===
-
-impl State {
-    fn put(&mut self, entry: &Entry) {
-        let Some(key) = Key::parse(&entry.key) else {
-            return;
-        };
-        let member = |name: &str, is_front| {
-            let record = read::<MemberRecord>(&entry.value);
-            record.map(|record| Arc::new(record.member(name, is_front)))
-        };
-        let problem = match &key {
-            Key::Route { source, name } => {
-                self.routes.put_route((source, name), entry);
-                None
-            }
-            Key::Policy(name) => {
-                self.routes.put_policy(name, entry);
-                None
-            }
-            Key::Claim { host, name } => match read::<ClaimRecord>(&entry.value) {
-                Ok(record) => {
-                    self.put_claim(host, name, record.id, entry.created);
-                    None
-                }
-                Err(problem) => Some(problem),
-            },
-            Key::Node(name) | Key::Front(name) => {
-                match member(name, matches!(key, Key::Front(_))) {
-                    Ok(member) => {
-                        self.members.insert(name.clone(), member);
-                        self.records.insert(key.clone(), entry.clone());
-                        None
-                    }
-                    Err(problem) => Some(problem),
-                }
-            }
-            Key::Removed => match read::<RemovedRecord>(&entry.value) {
-                Ok(record) => {
-                    self.removed = record.total;
-                    None
-                }
-                Err(problem) => Some(problem),
-            },
-            Key::Accepted => {
-                self.accepted = Some(entry.clone());
-                read::<AcceptedRecord>(&entry.value).err()
-            }
-        };
-        match problem {
-            Some(problem) => self.problems.insert(entry.key.clone(), problem),
-            None => self.problems.remove(&entry.key),
-        };
-    }
-
-    fn put_claim(&mut self, host: &str, name: &str, id: String, created: i64) {
-        let host: Arc<str> = match self.members.get_key_value(host) {
-            Some((name, _)) => name.as_str().into(),
-            None => host.into(),
-        };
-        self.names.insert(id.clone(), name.into());
-        let all = self.claims.entry(name.into()).or_default();
-        all.retain(|claim| claim.host != host);
-        all.push(HostClaim { host, id, created });
-        // The oldest has it; of one revision the first by its name.
-        all.sort_by(|one, other| (one.created, &one.host).cmp(&(other.created, &other.host)));
-    }
-
-    fn delete(&mut self, key: &Key, hold: bool) {
-        match key {
-            Key::Route { source, name } => self.routes.delete_route((source, name), hold),
-            Key::Policy(name) => self.routes.delete_policy(name),
-            Key::Claim { host, name } => self.delete_claim(host, name),
-            Key::Node(name) | Key::Front(name) => self.silence(name),
-            Key::Removed | Key::Accepted => {}
-        }
-        self.problems.remove(&key.text());
-    }
-
-    fn delete_claim(&mut self, host: &str, name: &str) {
-        let Some(all) = self.claims.get_mut(name) else {
-            return;
-        };
-        for gone in all.iter().filter(|claim| &*claim.host == host) {
-            if self
-                .names
-                .get(&gone.id)
-                .is_some_and(|named| &**named == name)
-            {
-                self.names.remove(&gone.id);
-            }
-        }
-        all.retain(|claim| &*claim.host != host);
-        if all.is_empty() {
-            self.claims.remove(name);
-        }
-    }
-
-    /// A member's record is gone. Where it was is not forgotten.
-    fn silence(&mut self, name: &str) {
-        if let Some(member) = self.members.get_mut(name) {
-            let mut silent = Member::clone(member);
-            silent.alive = false;
-            *member = Arc::new(silent);
-        }
-    }
-
-    /// The first claim of a name, or of an id.
-    fn claim(&self, name: &str) -> Option<&HostClaim> {
-        if let Some(all) = self.claims.get(name) {
-            return all.first();
-        }
-        let all = self.claims.get(self.names.get(name)?)?;
-        all.iter().find(|claim| claim.id == name)
-    }
-
-    /// Whether so many routes may not go without being asked for.
-    fn is_too_many(&self, gone: usize, known: usize, max_shrink: f64) -> bool {
-        gone >= FREELY && gone as f64 > known as f64 * max_shrink
-    }
-}
-
 // === impl Directory ===
 
 impl Directory {
@@ -279,20 +127,7 @@ impl Directory {
         hypeman: &str,
         engine: Arc<dyn Engine>,
     ) -> Result<Arc<Self>, String> {
-        let state = State {
-            revision: 0,
-            is_known: false,
-            routes: Routes::new(wake.clone(), hypeman.to_owned())?,
-            claims: HashMap::new(),
-            names: HashMap::new(),
-            members: BTreeMap::new(),
-            records: BTreeMap::new(),
-            problems: BTreeMap::new(),
-            removed: 0,
-            accepted: None,
-            lately: VecDeque::new(),
-            went_back: 0,
-        };
+        let state = State::new(wake, hypeman)?;
         Ok(Arc::new(Self {
             name: own.name,
             is_node: own.is_node,
@@ -393,7 +228,7 @@ impl Directory {
             .filter(|key| !there.contains(key))
             .collect();
         let by_itself = gone.len().saturating_sub(by_hand);
-        let hold = !is_accepted && state.is_too_many(by_itself, known, self.max_shrink);
+        let hold = !is_accepted && is_too_many(by_itself, known, self.max_shrink);
         if is_accepted {
             state.routes.release();
         }
@@ -477,7 +312,7 @@ impl Directory {
         let known = state.routes.len() + lately;
         let hold = by_itself > 0
             && !is_accepted
-            && state.is_too_many(by_itself + lately, known, self.max_shrink);
+            && is_too_many(by_itself + lately, known, self.max_shrink);
         if by_itself > 0 && !hold {
             state.lately.push_back((now, by_itself));
         }
@@ -675,3 +510,6 @@ impl Placement for Directory {
         self.state().revision
     }
 }
+
+#[cfg(test)]
+mod tests;

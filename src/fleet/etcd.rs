@@ -171,7 +171,7 @@ impl Client {
                     return Ok(answer);
                 }
                 Err(Refusal::Away(text)) => said = text,
-                Err(Refusal::Token) => said = "the user is not let in".to_owned(),
+                Err(Refusal::Token) => "the user is not let in".clone_into(&mut said),
                 Err(Refusal::Final(error)) => return Err(error),
             }
         }

@@ -3,6 +3,7 @@
 //! Guarantees: the host of an instance is the truth about it, and what is known here is a hint where to
 //! ask; nothing that a wake needs is here, so a directory that is away costs no wake.
 
+mod copy;
 pub mod directory;
 pub mod engine;
 pub mod etcd;

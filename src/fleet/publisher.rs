@@ -34,6 +34,9 @@ pub struct Inventory {
     pub is_whole: bool,
 }
 
+/// What this member's keys are: when that was read, and how often the engine had gone back.
+type Published = (BTreeMap<String, Vec<u8>>, Instant, u64);
+
 /// Whoever knows what a host has.
 pub trait Host: Send + Sync + 'static {
     /// Asks.
@@ -100,7 +103,7 @@ async fn put(
 
 /// Publishes what the host has; never ends.
 pub async fn publish(directory: Arc<Directory>, host: Arc<dyn Host>) {
-    let mut published: Option<(BTreeMap<String, Vec<u8>>, Instant, u64)> = None;
+    let mut published: Option<Published> = None;
     let mut trouble: Option<String> = None;
     loop {
         let outcome = look(&directory, &*host, &mut published).await;
@@ -124,7 +127,7 @@ pub async fn publish(directory: Arc<Directory>, host: Arc<dyn Host>) {
 async fn look(
     directory: &Directory,
     host: &dyn Host,
-    published: &mut Option<(BTreeMap<String, Vec<u8>>, Instant, u64)>,
+    published: &mut Option<Published>,
 ) -> Result<(), String> {
     let inventory = host.inventory().await?;
     let (engine, name) = (directory.engine(), directory.own_name());

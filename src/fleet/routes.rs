@@ -31,7 +31,7 @@ struct Candidate {
 /// A policy, and its value.
 #[derive(Debug)]
 struct Policy {
-    policy: Arc<RoutePolicy>,
+    read: Arc<RoutePolicy>,
     value: Vec<u8>,
     created: i64,
 }
@@ -43,7 +43,7 @@ pub(super) struct Routes {
     hypeman: String,
     plain: Arc<RoutePolicy>,
     policies: HashMap<Arc<str>, Policy>,
-    routes: HashMap<Arc<str>, Vec<Candidate>>,
+    by_name: HashMap<Arc<str>, Vec<Candidate>>,
     /// Keys that are not in force as they are, and why not.
     problems: BTreeMap<String, String>,
     /// What was in force before the change that is being made.
@@ -88,7 +88,7 @@ impl Routes {
             hypeman,
             plain,
             policies: HashMap::new(),
-            routes: HashMap::new(),
+            by_name: HashMap::new(),
             problems: BTreeMap::new(),
             before: HashMap::new(),
             held: 0,
@@ -97,7 +97,7 @@ impl Routes {
 
     /// How many names there are.
     pub(super) fn len(&self) -> usize {
-        self.routes.len()
+        self.by_name.len()
     }
 
     /// How many are kept from going.
@@ -111,7 +111,11 @@ impl Routes {
 
     /// The routes that are in force, the oldest first.
     pub(super) fn in_force(&self) -> Vec<Arc<RouteConfig>> {
-        let mut all: Vec<_> = self.routes.values().filter_map(|all| winner(all)).collect();
+        let mut all: Vec<_> = self
+            .by_name
+            .values()
+            .filter_map(|all| winner(all))
+            .collect();
         all.sort_by(|one, other| {
             let name = |it: &Candidate| it.route.as_ref().map(|route| Arc::clone(route.label()));
             (one.created, name(one)).cmp(&(other.created, name(other)))
@@ -122,7 +126,7 @@ impl Routes {
 
     /// The keys of routes that there are, those that are held apart.
     pub(super) fn keys(&self) -> HashSet<(Arc<str>, Arc<str>)> {
-        let all = self.routes.iter().flat_map(|(name, all)| {
+        let all = self.by_name.iter().flat_map(|(name, all)| {
             let there = all.iter().filter(|one| !one.is_held);
             there.map(|one| (Arc::clone(name), Arc::clone(&one.source)))
         });
@@ -134,7 +138,7 @@ impl Routes {
     }
 
     pub(super) fn has(&self, name: &str, source: &str) -> bool {
-        let all = self.routes.get(name);
+        let all = self.by_name.get(name);
         all.is_some_and(|all| all.iter().any(|one| &*one.source == source && !one.is_held))
     }
 
@@ -142,7 +146,7 @@ impl Routes {
         if self.before.contains_key(name) {
             return;
         }
-        let found = self.routes.get(name).and_then(|all| winner(all));
+        let found = self.by_name.get(name).and_then(|all| winner(all));
         let route = found.and_then(|one| one.route.clone());
         self.before.insert(name.into(), route);
     }
@@ -153,7 +157,7 @@ impl Routes {
         let mut before: Vec<_> = std::mem::take(&mut self.before).into_iter().collect();
         before.sort_by(|one, other| one.0.cmp(&other.0));
         for (name, old) in before {
-            let new = self.routes.get(&name).and_then(|all| winner(all));
+            let new = self.by_name.get(&name).and_then(|all| winner(all));
             let new = new.and_then(|one| one.route.clone());
             if old == new {
                 continue;
@@ -168,7 +172,7 @@ impl Routes {
         let made = read::<RouteRecord>(&entry.value).and_then(|record| {
             let policy = match record.policy.as_deref() {
                 None => Some(Arc::clone(&self.plain)),
-                Some(policy) => self.policies.get(policy).map(|one| Arc::clone(&one.policy)),
+                Some(policy) => self.policies.get(policy).map(|one| Arc::clone(&one.read)),
             };
             let Some(policy) = policy else {
                 return Ok((record, None));
@@ -177,7 +181,7 @@ impl Routes {
             Ok((record, Some(Arc::new(route))))
         });
         self.touch(name);
-        let all = self.routes.entry(name.into()).or_default();
+        let all = self.by_name.entry(name.into()).or_default();
         let known = all.iter_mut().find(|one| &*one.source == source);
         if let Some(known) = &known
             && known.is_held
@@ -243,7 +247,7 @@ impl Routes {
     /// Takes a route away, or keeps it from going.
     pub(super) fn delete_route(&mut self, (source, name): (&str, &str), hold: bool) {
         self.touch(name);
-        let Some(all) = self.routes.get_mut(name) else {
+        let Some(all) = self.by_name.get_mut(name) else {
             return;
         };
         if hold {
@@ -259,7 +263,7 @@ impl Routes {
         self.held -= held.count();
         all.retain(|one| &*one.source != source);
         if all.is_empty() {
-            self.routes.remove(name);
+            self.by_name.remove(name);
         }
         let (source, name) = (source.to_owned(), name.to_owned());
         self.problems.remove(&Key::Route { source, name }.text());
@@ -267,7 +271,7 @@ impl Routes {
 
     /// What was kept from going goes.
     pub(super) fn release(&mut self) {
-        let held = self.routes.iter().flat_map(|(name, all)| {
+        let held = self.by_name.iter().flat_map(|(name, all)| {
             let held = all.iter().filter(|one| one.is_held);
             held.map(|one| (Arc::clone(&one.source), Arc::clone(name)))
         });
@@ -293,17 +297,17 @@ impl Routes {
             return;
         }
         let stored = Policy {
-            policy: Arc::clone(&policy),
+            read: Arc::clone(&policy),
             value: entry.value.clone(),
             created: entry.created,
         };
         self.policies.insert(name.into(), stored);
         let uses = |one: &Candidate| one.policy.as_deref() == Some(name);
-        let concerned = self.routes.iter().filter(|(_, all)| all.iter().any(uses));
+        let concerned = self.by_name.iter().filter(|(_, all)| all.iter().any(uses));
         let concerned: Vec<Arc<str>> = concerned.map(|(name, _)| Arc::clone(name)).collect();
         for route_name in concerned {
             self.touch(&route_name);
-            let all = self.routes.get_mut(&route_name).into_iter().flatten();
+            let all = self.by_name.get_mut(&route_name).into_iter().flatten();
             for one in all.filter(|one| uses(one)) {
                 let key = || {
                     let (source, name) = (one.source.to_string(), route_name.to_string());
@@ -335,7 +339,7 @@ impl Routes {
     }
 
     pub(super) fn lines(&self) -> Vec<RouteLine> {
-        let winners = self.routes.values().filter_map(|all| winner(all));
+        let winners = self.by_name.values().filter_map(|all| winner(all));
         let lines = winners.filter_map(|one| {
             let route = one.route.as_ref()?;
             Some(RouteLine {
@@ -360,7 +364,7 @@ impl Routes {
             created: one.created,
             modified: one.created,
         });
-        let routes = self.routes.iter().flat_map(|(name, all)| {
+        let routes = self.by_name.iter().flat_map(|(name, all)| {
             all.iter().filter_map(|one| {
                 let value = match (&one.pending, &one.route) {
                     (Some(record), _) => write(record),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::task::spawn_blocking;
@@ -49,8 +49,12 @@ struct Head {
 
 const FORMAT: &str = "wakegate directory";
 
-fn digest_of(body: &[u8]) -> String {
-    to_hex(digest(&SHA256, body).as_ref())
+/// Of all that is in the file.
+fn digest_of(cell: &str, revision: i64, body: &[u8]) -> String {
+    let mut all = Context::new(&SHA256);
+    all.update(format!("{cell}\n{revision}\n").as_bytes());
+    all.update(body);
+    to_hex(all.finish().as_ref())
 }
 
 /// Writes a copy.
@@ -72,7 +76,7 @@ pub fn save(path: &Path, cell: &str, entries: &[Entry], revision: i64) -> io::Re
         version: VERSION,
         cell: cell.to_owned(),
         revision,
-        sha256: digest_of(&body),
+        sha256: digest_of(cell, revision, &body),
     };
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}.new", std::process::id()));
@@ -110,7 +114,7 @@ pub fn load(path: &Path, cell: &str) -> Result<Option<(Vec<Entry>, i64)>, Snapsh
     if head.format != FORMAT || head.version != VERSION {
         return Err(damaged("it is of another version"));
     }
-    if head.sha256 != digest_of(body) {
+    if head.sha256 != digest_of(&head.cell, head.revision, body) {
         return Err(damaged("its checksum"));
     }
     if head.cell != cell {

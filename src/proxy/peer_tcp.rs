@@ -22,9 +22,7 @@ use super::transaction::Transaction;
 use crate::client::{ClientBody, ClientUpgrade};
 use crate::fleet::Place;
 use crate::telemetry::known_code;
-use crate::upstream::{
-    PeerError, PeerRequest, PeerStream, RequestBody, TunnelRules, X_REQUEST_ID,
-};
+use crate::upstream::{PeerError, PeerRequest, PeerStream, RequestBody, TunnelRules, X_REQUEST_ID};
 use hypeman::ControlPlane;
 
 // === impl Gateway ===

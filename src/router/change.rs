@@ -39,13 +39,18 @@ impl RouteChange {
             }
         }
         change.removed.extend(gone.into_values().map(Arc::clone));
-        let mut both = change.removed.iter().chain(&change.added);
+        change.is_plain().then_some(change)
+    }
+
+    /// Whether the order of its routes makes no difference to a table.
+    pub fn is_plain(&self) -> bool {
+        let mut both = self.removed.iter().chain(&self.added);
         // Two patterns may capture alike and yet be written differently; and paths that are spelled
         // differently may be the same.
         let is_plain = |route: &Arc<RouteConfig>| {
             route.path() == "/" && !matches!(route.name.kind(), HostKind::Labels(_))
         };
-        both.all(is_plain).then_some(change)
+        both.all(is_plain)
     }
 }
 

@@ -56,6 +56,7 @@ mod epochs;
 mod evidence;
 mod fair_shares;
 mod fields;
+mod fleet_etcd;
 mod fleet_peers;
 mod flows;
 mod framing;

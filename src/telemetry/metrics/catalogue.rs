@@ -62,6 +62,9 @@ pub(super) const CONTROLPLANE_UP: &str = "wakegate_controlplane_up";
 pub(super) const RELOADS: &str = "wakegate_config_reloads_total";
 pub(super) const LAST_RELOAD: &str = "wakegate_config_last_reload_success_timestamp_seconds";
 pub(super) const DRAINING: &str = "wakegate_draining";
+pub(super) const FLEET_REVISION: &str = "wakegate_fleet_revision";
+pub(super) const FLEET_AGE: &str = "wakegate_fleet_age_seconds";
+pub(super) const FLEET_MEMBERS: &str = "wakegate_fleet_members";
 pub(super) const BUILD_INFO: &str = "wakegate_build_info";
 pub(super) const SPANS: &str = "wakegate_spans_exported_total";
 pub(super) const ACCESS_LINES_DROPPED: &str = "wakegate_access_lines_dropped_total";
@@ -327,6 +330,21 @@ const ALL: &[(&str, Kind, &str)] = &[
         "When the configuration in force was loaded",
     ),
     (DRAINING, Gauge, "Whether the gateway is draining"),
+    (
+        FLEET_REVISION,
+        Gauge,
+        "The revision of the fleet's directory that is in force",
+    ),
+    (
+        FLEET_AGE,
+        Gauge,
+        "For how long the fleet's directory has not answered",
+    ),
+    (
+        FLEET_MEMBERS,
+        Gauge,
+        "Members of the fleet whose records live",
+    ),
     (BUILD_INFO, Gauge, "Which version this is; always 1"),
     (
         SPANS,

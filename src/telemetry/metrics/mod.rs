@@ -54,6 +54,19 @@ pub struct Readings {
     pub draining: bool,
     /// Access lines lost so far.
     pub access_lines_dropped: u64,
+    /// The fleet's directory, if there is a fleet.
+    pub fleet: Option<FleetReadings>,
+}
+
+/// What is known of a fleet's directory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FleetReadings {
+    /// The revision that is in force.
+    pub revision: i64,
+    /// For how long it has not answered; since the start, if it never has.
+    pub age: Duration,
+    /// Members whose records live.
+    pub members: usize,
 }
 
 /// All the gateway's metrics.
@@ -458,6 +471,12 @@ impl Metrics {
         self.buffered_bytes.set(readings.buffered as f64);
         self.memory_refusals.absolute(readings.memory_refusals);
         self.draining.set(f64::from(u8::from(readings.draining)));
+        if let Some(fleet) = readings.fleet {
+            let gauge = |name| self.registry.gauge(name, Vec::new());
+            gauge(name::FLEET_REVISION).set(fleet.revision as f64);
+            gauge(name::FLEET_AGE).set(fleet.age.as_secs_f64());
+            gauge(name::FLEET_MEMBERS).set(fleet.members as f64);
+        }
         let lost = readings.access_lines_dropped;
         self.access_lines_dropped.absolute(lost);
         self.log_lines_dropped

@@ -154,35 +154,34 @@ impl Peers {
         pool
     }
 
-    /// A connection of the pool, or a new one. While one request dials the others wait for it, and its
-    /// failure is theirs.
+    /// A connection of the pool, or a new one. While one request dials, those that have no other
+    /// connection wait for it, and its failure is theirs.
     async fn connection(&self, pool: &Arc<Pool>) -> Result<Connection, PeerError> {
-        match pool.find() {
-            Some((connection, false)) => return Ok(connection),
-            Some((connection, true)) => {
-                // Another one is being made, or cannot be: this one has some room left.
-                if pool.failed_lately().is_some() {
+        loop {
+            let found = pool.find();
+            let failed = pool.failed_lately();
+            let found = match (found, failed) {
+                (Some((connection, false)), _) | (Some((connection, true)), Some(_)) => {
                     return Ok(connection);
                 }
-                let Ok(_mine) = pool.dialling.try_lock() else {
+                (None, Some(error)) => return Err(error.into()),
+                (Some((connection, true)), None) => Some(connection),
+                (None, None) => None,
+            };
+            let Ok(_mine) = pool.dialling.try_lock() else {
+                // Another one is being made: this one may have some room left.
+                if let Some(connection) = found.filter(|one| one.streams() < one.most()) {
                     return Ok(connection);
-                };
-                return Ok(self.dial(pool).await.unwrap_or(connection));
-            }
-            None => {}
+                }
+                drop(pool.dialling.lock().await);
+                continue;
+            };
+            // In a box: it is large, and seldom needed.
+            return match (Box::pin(self.dial(pool)).await, found) {
+                (Ok(connection), _) | (Err(_), Some(connection)) => Ok(connection),
+                (Err(error), None) => Err(error.into()),
+            };
         }
-        if let Some(error) = pool.failed_lately() {
-            return Err(error.into());
-        }
-        let _mine = pool.dialling.lock().await;
-        if let Some((connection, _)) = pool.find() {
-            return Ok(connection);
-        }
-        if let Some(error) = pool.failed_lately() {
-            return Err(error.into());
-        }
-        // In a box: it is large, and seldom needed.
-        Ok(Box::pin(self.dial(pool)).await?)
     }
 
     async fn dial(&self, pool: &Pool) -> Result<Connection, DialError> {

@@ -73,9 +73,19 @@ fn write_pair(cert: &Path, key: &Path) {
     if cert.exists() && key.exists() {
         return;
     }
-    let made = rcgen::generate_simple_self_signed(vec!["example.com".to_owned()]).unwrap();
-    std::fs::write(cert, made.cert.pem()).unwrap();
-    write_secret(key, &made.signing_key.serialize_pem());
+    // Those of a fleet's members say who they are.
+    let uri = match cert.file_stem().and_then(|stem| stem.to_str()) {
+        Some("node") => Some("wakegate://eu-1/node/h-0042"),
+        Some("front") => Some("wakegate://eu-1/front/f-1"),
+        Some("member") => Some("wakegate://eu-1/both/h-0042"),
+        _ => None,
+    };
+    let mut params = CertificateParams::new(vec!["example.com".to_owned()]).unwrap();
+    let uri = uri.map(|uri| rcgen::SanType::URI(uri.try_into().unwrap()));
+    params.subject_alt_names.extend(uri);
+    let own = KeyPair::generate().unwrap();
+    std::fs::write(cert, params.self_signed(&own).unwrap().pem()).unwrap();
+    write_secret(key, &own.serialize_pem());
 }
 
 /// A list of revoked certificates without any.

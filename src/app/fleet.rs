@@ -1,0 +1,228 @@
+//! The gateway's copy of its fleet's directory, and what it publishes there.
+//!
+//! Guarantees: routes of the configuration's file go before those of the directory; what was known of
+//! it last is in force until it answers; a certificate that says something else than the configuration
+//! is refused.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Map;
+
+use super::error::AppError;
+use super::membership::Membership;
+use crate::config::{Config, FleetConfig, FleetEngine, FleetRole, RouteConfig};
+use crate::fleet::records::{Key, MemberRecord, to_hex};
+use crate::fleet::{
+    Directory, Engine, EtcdEngine, IdentityFiles, MemoryEngine, Own, PeerIdentity, Placement, Role,
+    snapshot,
+};
+use crate::router::RouteChange;
+
+/// A member of a fleet, before it does anything.
+#[derive(Debug)]
+pub(super) struct FleetParts {
+    pub(super) directory: Arc<Directory>,
+    pub(super) identity: Option<Arc<PeerIdentity>>,
+    name: String,
+}
+
+/// The identity that the configuration names.
+pub(super) fn identity_of(fleet: &FleetConfig) -> Result<Option<Arc<PeerIdentity>>, String> {
+    let Some(files) = &fleet.identity else {
+        return Ok(None);
+    };
+    let files = IdentityFiles {
+        cert: files.cert.clone(),
+        key: files.key.clone(),
+        ca: files.ca.clone(),
+    };
+    let identity = PeerIdentity::load(files, &fleet.cell).map_err(|error| error.to_string())?;
+    let own = identity.own();
+    let role = match fleet.role {
+        FleetRole::Front => Role::Front,
+        FleetRole::Node => Role::Node,
+        FleetRole::Both => Role::Both,
+    };
+    if own.role != role {
+        return Err(format!(
+            "the certificate is of a {}, and `fleet.role` is {}",
+            own.role.word(),
+            role.word()
+        ));
+    }
+    if fleet.name.as_ref().is_some_and(|name| *name != own.name) {
+        return Err(format!(
+            "the certificate is of `{}`, which is not `fleet.name`",
+            own.name
+        ));
+    }
+    Ok(Some(identity))
+}
+
+/// What keeps the directory.
+pub fn engine_of(fleet: &FleetConfig) -> Result<Arc<dyn Engine>, String> {
+    Ok(match fleet.engine {
+        FleetEngine::Memory => Arc::new(MemoryEngine::new()),
+        FleetEngine::Etcd => Arc::new(EtcdEngine::new(fleet)?),
+    })
+}
+
+impl FleetParts {
+    /// What the configuration says, and what the last copy's file knows.
+    pub(super) fn new(config: &Config, fleet: &FleetConfig) -> Result<Self, AppError> {
+        let identity = identity_of(fleet).map_err(AppError::Fleet)?;
+        let name = identity.as_ref().map(|identity| identity.own().name);
+        let name = name.or_else(|| fleet.name.clone()).unwrap_or_default();
+        let engine = engine_of(fleet).map_err(AppError::Fleet)?;
+        let own = Own {
+            name: name.clone(),
+            is_node: fleet.is_node(),
+        };
+        let hypeman = config.hypeman.first().map(|plane| plane.name.as_str());
+        let hypeman = hypeman.unwrap_or_default();
+        let directory = Directory::new(own, fleet, &config.wake, hypeman, engine);
+        let directory = directory.map_err(AppError::Fleet)?;
+        if let Some(path) = &fleet.snapshot {
+            match snapshot::load(path, &fleet.cell) {
+                Ok(Some((entries, revision))) => {
+                    directory.replace(&entries, revision);
+                    tracing::info!(revision, "what was known of the fleet last is in force");
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "the directory's last copy"),
+            }
+        }
+        Ok(Self {
+            directory,
+            identity,
+            name,
+        })
+    }
+
+    /// How it is joined.
+    pub(super) fn membership(&self, fleet: &FleetConfig) -> Membership {
+        Membership {
+            placement: Arc::clone(&self.directory) as Arc<dyn Placement>,
+            identity: self.identity.clone(),
+            listen: fleet.listen,
+            is_node: fleet.is_node(),
+        }
+    }
+
+    /// Its record, once it is known where it listens.
+    pub(super) fn record(
+        &self,
+        fleet: &FleetConfig,
+        listening: Option<SocketAddr>,
+    ) -> (Key, MemberRecord) {
+        let endpoint = fleet.advertise.clone();
+        let endpoint = endpoint.or_else(|| listening.map(|address| address.to_string()));
+        let role = match fleet.role {
+            FleetRole::Front => Role::Front,
+            FleetRole::Node => Role::Node,
+            FleetRole::Both => Role::Both,
+        };
+        let record = MemberRecord {
+            role: Some(role.word().to_owned()),
+            endpoints: endpoint.into_iter().collect(),
+            zone: fleet.zone.clone(),
+            spki: self
+                .identity
+                .as_ref()
+                .map(|identity| to_hex(&identity.spki())),
+            boot: format!("{:016x}", fastrand::u64(..)),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            draining: false,
+            more: Map::new(),
+        };
+        let key = match fleet.role {
+            FleetRole::Front => Key::Front(self.name.clone()),
+            FleetRole::Node | FleetRole::Both => Key::Node(self.name.clone()),
+        };
+        (key, record)
+    }
+}
+
+/// The change without routes of the file, which go before.
+pub(super) fn beside(change: RouteChange, config: &Config) -> RouteChange {
+    let names: HashSet<_> = config.route.iter().map(|route| route.label()).collect();
+    let other = |route: &Arc<RouteConfig>| !names.contains(route.label());
+    RouteChange {
+        removed: change.removed.into_iter().filter(other).collect(),
+        added: change.added.into_iter().filter(other).collect(),
+    }
+}
+
+/// What is wrong with the file of keys. No key is in it.
+pub(super) fn key_problem(fleet: &FleetConfig) -> Option<String> {
+    let path = fleet.key_file.as_ref()?;
+    let text = std::fs::read_to_string(path);
+    let text = match text {
+        Ok(text) => text,
+        Err(error) => return Some(format!("cannot read {}: {error}", path.display())),
+    };
+    let mut keys = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .peekable();
+    if keys.peek().is_none() {
+        return Some(format!("{} has no key", path.display()));
+    }
+    let is_key = |line: &str| {
+        BASE64_STANDARD
+            .decode(line)
+            .is_ok_and(|key| key.len() == 32)
+    };
+    let wrong = keys.position(|line| !is_key(line))?;
+    Some(format!(
+        "key {} of {} is not base64 of 32 bytes: `openssl rand -base64 32` makes one",
+        wrong + 1,
+        path.display()
+    ))
+}
+
+/// Whether the snapshot's folder is there, so that the first copy can be written.
+pub(super) fn snapshot_folder(fleet: &FleetConfig) -> Option<PathBuf> {
+    let parent = fleet.snapshot.as_ref()?.parent()?;
+    let is_missing = !parent.as_os_str().is_empty() && !parent.is_dir();
+    is_missing.then(|| parent.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_keys_is_refused_without_telling_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        let fleet = FleetConfig {
+            key_file: Some(path.clone()),
+            ..FleetConfig::default()
+        };
+        let key = BASE64_STANDARD.encode([7; 32]);
+        assert!(key_problem(&fleet).unwrap().contains("cannot read"));
+        for (text, said) in [
+            (String::new(), "has no key"),
+            ("hunter2".to_owned(), "key 1 of"),
+            (
+                format!("{key}\n{}\n", BASE64_STANDARD.encode([7; 31])),
+                "key 2 of",
+            ),
+        ] {
+            std::fs::write(&path, &text).unwrap();
+            let problem = key_problem(&fleet).unwrap();
+            assert!(problem.contains(said), "{problem}");
+            assert!(!problem.contains("hunter2"), "{problem}");
+        }
+        std::fs::write(&path, format!("{key}\n\n{key}\n")).unwrap();
+        assert_eq!(key_problem(&fleet), None);
+        assert_eq!(key_problem(&FleetConfig::default()), None);
+    }
+}

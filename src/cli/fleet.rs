@@ -1,0 +1,449 @@
+//! `wakegate fleet`: what is in the directory of a fleet, and changes of it.
+//!
+//! Guarantees: what no member could serve is not written; what is taken away by hand is never taken for
+//! a loss; a status comes from the gateway of the configuration if it runs, else from the directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+
+use super::args::{
+    ConfigArguments, FleetCommand, GatewayArguments, ImportArguments, ListArguments, MoveArguments,
+    NameArguments, PutArguments,
+};
+use super::gateway::Gateway;
+use super::output::{Failure, Output};
+use super::table::table;
+use crate::app::engine_of;
+use crate::config::{Config, FleetEngine, Variables, declared_policy, declared_route, load_file};
+use crate::fleet::engine::{Entry, read_all, read_one};
+use crate::fleet::operator::{accept, put, relocate, remove};
+use crate::fleet::records::{
+    ClaimRecord, Key, MemberRecord, OPERATOR, PREFIX, RouteRecord, read, write,
+};
+use crate::fleet::{Directory, Engine, FleetStatus, Own};
+
+/// The directory that a configuration names.
+struct Opened {
+    config: Config,
+    engine: Arc<dyn Engine>,
+}
+
+impl Opened {
+    fn of(file: Option<&Path>) -> Result<Self, Failure> {
+        let loaded = load_file(file, &Variables::from_process()).map_err(Failure::bad_config)?;
+        let config = loaded.config;
+        let Some(fleet) = &config.fleet else {
+            return Err(Failure::bad_config("the configuration has no [fleet]"));
+        };
+        if fleet.engine == FleetEngine::Memory {
+            return Err(Failure::failed(
+                "`fleet.engine` is \"memory\", which no other program can look into",
+            ));
+        }
+        let engine = engine_of(fleet).map_err(Failure::bad_config)?;
+        Ok(Self { config, engine })
+    }
+
+    async fn read(&self) -> Result<(Arc<Directory>, Vec<Entry>), Failure> {
+        let Some(fleet) = &self.config.fleet else {
+            return Err(Failure::bad_config("the configuration has no [fleet]"));
+        };
+        let (entries, revision) = read_all(&*self.engine, PREFIX)
+            .await
+            .map_err(Failure::failed)?;
+        let own = Own {
+            name: String::new(),
+            is_node: false,
+        };
+        let wake = &self.config.wake;
+        let directory = Directory::new(own, fleet, wake, "", Arc::clone(&self.engine));
+        let directory = directory.map_err(Failure::failed)?;
+        directory.replace(&entries, revision);
+        directory.hear();
+        Ok((directory, entries))
+    }
+}
+
+/// Runs one.
+pub(super) async fn run(command: FleetCommand, output: Output) -> Result<(), Failure> {
+    match command {
+        FleetCommand::Status(arguments) => status(&arguments, output).await,
+        FleetCommand::Routes(arguments) => routes(&arguments, output).await,
+        FleetCommand::Put(arguments) => put_route(&arguments).await,
+        FleetCommand::Rm(arguments) => rm(&arguments).await,
+        FleetCommand::Import(arguments) => import(&arguments, output).await,
+        FleetCommand::Export(config) => export(&config, output).await,
+        FleetCommand::Move(arguments) => relocate_name(&arguments).await,
+        FleetCommand::Accept(config) => {
+            let opened = Opened::of(config.config.as_deref())?;
+            accept(&*opened.engine).await.map_err(Failure::failed)?;
+            Ok(())
+        }
+        FleetCommand::Check(arguments) => check(&arguments, output).await,
+    }
+}
+
+async fn status(arguments: &GatewayArguments, output: Output) -> Result<(), Failure> {
+    let gateway = Gateway::of(arguments)?;
+    let asked = gateway.call(Method::GET, "/api/fleet", &[]).await;
+    let status = match asked {
+        Ok(status) => status,
+        Err(error) if arguments.url.is_some() => return Err(error.into()),
+        // No gateway of this configuration runs here.
+        Err(_) => {
+            let opened = Opened::of(arguments.config.config.as_deref())?;
+            let (directory, _) = opened.read().await?;
+            serde_json::to_value(directory.status()).map_err(Failure::failed)?
+        }
+    };
+    if arguments.json {
+        output.print(&format!("{status:#}\n"));
+        return Ok(());
+    }
+    let text = |value: &Value, key: &str| match value.get(key) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => "-".to_owned(),
+        Some(other) => other.to_string(),
+    };
+    let age = status.get("age_seconds").and_then(Value::as_f64);
+    let heard = age.map_or("never heard".to_owned(), |age| {
+        format!("heard {age:.1} s ago")
+    });
+    output.print(&format!(
+        "revision {}, {heard}, {} routes, {} names\n",
+        text(&status, "revision"),
+        text(&status, "routes"),
+        text(&status, "claims"),
+    ));
+    if let Some(shrink) = status.get("shrink").filter(|shrink| !shrink.is_null()) {
+        output.print(&format!(
+            "{} of {} routes are gone from the directory and stay in force: `wakegate fleet accept`\n",
+            text(shrink, "routes"),
+            text(shrink, "of"),
+        ));
+    }
+    let members = status.get("members").and_then(Value::as_array);
+    let rows: Vec<[String; 4]> = members
+        .into_iter()
+        .flatten()
+        .map(|member| {
+            let alive = member.get("alive").and_then(Value::as_bool) == Some(true);
+            let alive = if alive { "alive" } else { "silent" };
+            [
+                text(member, "name"),
+                text(member, "role"),
+                text(member, "zone"),
+                alive.to_owned(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        output.print(&table(["NAME", "ROLE", "ZONE", "STATE"], &rows));
+    }
+    Ok(())
+}
+
+async fn routes(arguments: &ListArguments, output: Output) -> Result<(), Failure> {
+    let opened = Opened::of(arguments.config.config.as_deref())?;
+    let (directory, _) = opened.read().await?;
+    let lines = directory.lines();
+    if arguments.json {
+        let lines = serde_json::to_value(lines).map_err(Failure::failed)?;
+        output.print(&format!("{lines:#}\n"));
+        return Ok(());
+    }
+    let rows: Vec<[String; 5]> = lines
+        .into_iter()
+        .map(|line| {
+            let name = format!("{}{}", line.host, line.path);
+            let policy = line.policy.unwrap_or_else(|| "-".to_owned());
+            [
+                name,
+                line.instance,
+                line.port.to_string(),
+                policy,
+                line.source,
+            ]
+        })
+        .collect();
+    output.print(&table(
+        ["ROUTE", "INSTANCE", "PORT", "POLICY", "SOURCE"],
+        &rows,
+    ));
+    Ok(())
+}
+
+/// The name of a route, as the directory has it.
+fn route_name(arguments: &NameArguments) -> Result<String, Failure> {
+    if !arguments.path.starts_with('/') {
+        return Err(Failure::failed(format_args!(
+            "`{}` is not a path",
+            arguments.path
+        )));
+    }
+    let path = arguments.path.trim_end_matches('/');
+    let path = if path.is_empty() { "/" } else { path };
+    Ok(format!("{}{path}", arguments.host))
+}
+
+fn operators(name: &str) -> Key {
+    Key::Route {
+        source: OPERATOR.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+async fn put_route(arguments: &PutArguments) -> Result<(), Failure> {
+    let opened = Opened::of(arguments.name.config.config.as_deref())?;
+    let name = route_name(&arguments.name)?;
+    let mut keys = Map::new();
+    if let Some(policy) = &arguments.policy {
+        let key = Key::Policy(policy.clone()).text();
+        let (entry, _) = read_one(&*opened.engine, &key)
+            .await
+            .map_err(Failure::failed)?;
+        let missing = || Failure::failed(format_args!("there is no policy `{policy}`"));
+        keys = read(&entry.ok_or_else(missing)?.value).map_err(Failure::failed)?;
+    }
+    let policy = declared_policy(&keys, &opened.config.wake, "").map_err(Failure::failed)?;
+    declared_route(&name, &arguments.instance, arguments.port, &policy)
+        .map_err(|problem| Failure::failed(format_args!("`{name}`: {problem}")))?;
+    let record = RouteRecord {
+        instance: arguments.instance.clone(),
+        port: arguments.port,
+        policy: arguments.policy.clone(),
+        more: Map::new(),
+    };
+    let pairs = vec![(operators(&name), write(&record))];
+    put(&*opened.engine, pairs).await.map_err(Failure::failed)
+}
+
+async fn rm(arguments: &NameArguments) -> Result<(), Failure> {
+    let opened = Opened::of(arguments.config.config.as_deref())?;
+    let name = route_name(arguments)?;
+    let count = remove(&*opened.engine, &[operators(&name)]).await;
+    match count.map_err(Failure::failed)? {
+        0 => Err(Failure::failed(format_args!(
+            "the directory has no route `{name}` that an operator wrote"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A policy's name: the same for all routes that say the same.
+fn policy_name(keys: &Map<String, Value>) -> String {
+    let sorted: BTreeMap<&String, &Value> = keys.iter().collect();
+    let text = serde_json::to_vec(&sorted).unwrap_or_default();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &text);
+    let hex = crate::fleet::records::to_hex(digest.as_ref());
+    format!("import-{}", hex.chars().take(12).collect::<String>())
+}
+
+async fn import(arguments: &ImportArguments, output: Output) -> Result<(), Failure> {
+    let opened = Opened::of(arguments.config.config.as_deref())?;
+    let path = arguments.file.display();
+    let text = std::fs::read_to_string(&arguments.file)
+        .map_err(|error| Failure::failed(format_args!("cannot read {path}: {error}")))?;
+    let file: toml::Table =
+        toml::from_str(&text).map_err(|error| Failure::failed(format_args!("{path}: {error}")))?;
+    let file = serde_json::to_value(file).map_err(Failure::failed)?;
+    let (mut policies, mut routes) = (BTreeMap::new(), Vec::new());
+    for route in file
+        .get("route")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let mut keys = route.as_object().cloned().unwrap_or_default();
+        let mut take = |key: &str| keys.shift_remove(key);
+        let host = take("host").and_then(|host| host.as_str().map(str::to_owned));
+        let host = host.ok_or_else(|| Failure::failed("a route has no host"))?;
+        let path = take("path").and_then(|path| path.as_str().map(str::to_owned));
+        let instance = take("instance").and_then(|name| name.as_str().map(str::to_owned));
+        let port = match take("port") {
+            // `{port}`: the host says which.
+            Some(Value::String(_)) => 0,
+            Some(port) => port
+                .as_u64()
+                .and_then(|port| u16::try_from(port).ok())
+                .unwrap_or(0),
+            None if host.contains("{port}") => 0,
+            None => 8080,
+        };
+        take("hypeman");
+        let name = NameArguments {
+            config: ConfigArguments::default(),
+            host,
+            path: path.unwrap_or_else(|| "/".to_owned()),
+        };
+        let name = route_name(&name)?;
+        let wrong = |problem: String| Failure::failed(format_args!("`{name}`: {problem}"));
+        let policy = declared_policy(&keys, &opened.config.wake, "").map_err(wrong)?;
+        let instance = instance.unwrap_or_default();
+        declared_route(&name, &instance, port, &policy).map_err(wrong)?;
+        let policy = (!keys.is_empty()).then(|| policy_name(&keys));
+        if let Some(policy) = &policy {
+            policies.insert(policy.clone(), keys);
+        }
+        let record = RouteRecord {
+            instance,
+            port,
+            policy,
+            more: Map::new(),
+        };
+        routes.push((operators(&name), write(&record)));
+    }
+    let count = (routes.len(), policies.len());
+    let policies = policies.into_iter();
+    let mut pairs: Vec<_> = policies
+        .map(|(name, keys)| (Key::Policy(name), write(&keys)))
+        .collect();
+    pairs.extend(routes);
+    put(&*opened.engine, pairs).await.map_err(Failure::failed)?;
+    output.note(&format!(
+        "{} routes and {} policies are in the directory\n",
+        count.0, count.1
+    ));
+    Ok(())
+}
+
+async fn export(config: &ConfigArguments, output: Output) -> Result<(), Failure> {
+    let opened = Opened::of(config.config.as_deref())?;
+    let (directory, entries) = opened.read().await?;
+    let policies: BTreeMap<String, Map<String, Value>> = entries
+        .iter()
+        .filter_map(|entry| {
+            let Some(Key::Policy(name)) = Key::parse(&entry.key) else {
+                return None;
+            };
+            Some((name, read(&entry.value).ok()?))
+        })
+        .collect();
+    let routes = directory.lines().into_iter().map(|line| {
+        let mut keys = Map::new();
+        keys.insert("host".to_owned(), line.host.into());
+        if line.path != "/" {
+            keys.insert("path".to_owned(), line.path.into());
+        }
+        keys.insert("instance".to_owned(), line.instance.into());
+        let port = match line.port {
+            0 => "{port}".into(),
+            port => Value::from(port),
+        };
+        keys.insert("port".to_owned(), port);
+        let policy = line
+            .policy
+            .and_then(|policy| policies.get(&policy).cloned());
+        keys.extend(policy.unwrap_or_default());
+        Value::Object(keys)
+    });
+    let routes: Vec<Value> = routes.collect();
+    let text = toml::to_string(&json!({ "route": routes })).map_err(Failure::failed)?;
+    output.print(&text);
+    Ok(())
+}
+
+async fn relocate_name(arguments: &MoveArguments) -> Result<(), Failure> {
+    let opened = Opened::of(arguments.config.config.as_deref())?;
+    let (directory, entries) = opened.read().await?;
+    let claims = entries.iter().filter_map(|entry| {
+        let Some(Key::Claim { host, name }) = Key::parse(&entry.key) else {
+            return None;
+        };
+        (name == arguments.name).then_some((entry.created, host, entry))
+    });
+    let Some((_, from, entry)) = claims.min_by_key(|(created, host, _)| (*created, host.clone()))
+    else {
+        return Err(Failure::failed(format_args!(
+            "no host claims `{}`",
+            arguments.name
+        )));
+    };
+    if from == arguments.to {
+        return Err(Failure::failed(format_args!("`{from}` has it already")));
+    }
+    let is_alive = |host: &str| directory.is_alive(host);
+    if !is_alive(&arguments.to) && !arguments.force {
+        let to = &arguments.to;
+        return Err(Failure::failed(format_args!(
+            "no member `{to}` is alive; if it will be, `--force`"
+        )));
+    }
+    if !is_alive(&from) && !arguments.force {
+        return Err(Failure::failed(format_args!(
+            "`{from}` is silent, so nobody knows whether it has let go of the instance; if it is \
+             dead, `--force`"
+        )));
+    }
+    let record: ClaimRecord = read(&entry.value).map_err(Failure::failed)?;
+    let to = (arguments.to.as_str(), write(&record));
+    let done = relocate(&*opened.engine, &arguments.name, &from, to).await;
+    done.map_err(Failure::failed)
+}
+
+/// Everything that somebody should look at.
+fn findings(status: &FleetStatus, directory: &Directory, entries: &[Entry]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (key, problem) in &status.problems {
+        found.push(format!("{key}: {problem}"));
+    }
+    for twice in &status.claimed_twice {
+        let (name, hosts) = (&twice.name, twice.hosts.join(", "));
+        found.push(format!("`{name}` is claimed by {hosts}; the first has it"));
+    }
+    let mut claimed = BTreeSet::new();
+    let mut hosts: BTreeMap<String, usize> = BTreeMap::new();
+    for entry in entries {
+        match Key::parse(&entry.key) {
+            Some(Key::Claim { host, name }) => {
+                *hosts.entry(host).or_default() += 1;
+                claimed.insert(name);
+                let record = read::<ClaimRecord>(&entry.value);
+                claimed.extend(record.ok().map(|record| record.id));
+            }
+            Some(Key::Node(name)) => {
+                let record = read::<MemberRecord>(&entry.value);
+                if record.is_ok_and(|record| record.endpoints.is_empty()) {
+                    found.push(format!("{name}: says nowhere that others reach it"));
+                }
+            }
+            Some(
+                Key::Route { .. } | Key::Policy(_) | Key::Front(_) | Key::Removed | Key::Accepted,
+            )
+            | None => {}
+        }
+    }
+    for (host, count) in hosts {
+        if !directory.is_alive(&host) {
+            found.push(format!("`{host}` is silent and claims {count} names"));
+        }
+    }
+    for line in directory.lines() {
+        if !line.instance.starts_with('{') && !claimed.contains(&line.instance) {
+            let name = format!("{}{}", line.host, line.path);
+            found.push(format!("`{name}`: no host claims `{}`", line.instance));
+        }
+    }
+    found
+}
+
+async fn check(arguments: &ListArguments, output: Output) -> Result<(), Failure> {
+    let opened = Opened::of(arguments.config.config.as_deref())?;
+    let (directory, entries) = opened.read().await?;
+    let found = findings(&directory.status(), &directory, &entries);
+    if arguments.json {
+        output.print(&format!("{:#}\n", json!({ "findings": found })));
+    } else {
+        for one in &found {
+            output.print(&format!("{one}\n"));
+        }
+    }
+    match found.len() {
+        0 => Ok(()),
+        count => Err(Failure::failed(format_args!("{count} findings"))),
+    }
+}

@@ -1,0 +1,185 @@
+//! What is in a member's copy of the directory, key by key.
+//!
+//! Guarantees: the oldest claim of a name is the first; a value that cannot be read changes nothing; a
+//! member whose record is gone is remembered with where it was.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::engine::Entry;
+use super::placement::Member;
+use super::records::{AcceptedRecord, ClaimRecord, Key, MemberRecord, RemovedRecord, read};
+use super::routes::Routes;
+use crate::config::WakeConfig;
+
+/// Fewer routes than these may always go at once.
+const FREELY: usize = 20;
+
+/// A host's claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HostClaim {
+    pub(super) host: Arc<str>,
+    pub(super) id: String,
+    pub(super) created: i64,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) revision: i64,
+    /// Whether anything was ever known.
+    pub(super) is_known: bool,
+    pub(super) routes: Routes,
+    pub(super) claims: HashMap<Box<str>, Vec<HostClaim>>,
+    /// Names by ids.
+    pub(super) names: HashMap<String, Box<str>>,
+    pub(super) members: BTreeMap<String, Arc<Member>>,
+    pub(super) records: BTreeMap<Key, Entry>,
+    pub(super) problems: BTreeMap<String, String>,
+    pub(super) removed: u64,
+    pub(super) accepted: Option<Entry>,
+    /// Routes that went lately.
+    pub(super) lately: VecDeque<(Instant, usize)>,
+    pub(super) went_back: u64,
+}
+
+// === impl State ===
+
+impl State {
+    /// Nothing is known.
+    pub(super) fn new(wake: &WakeConfig, hypeman: &str) -> Result<Self, String> {
+        Ok(Self {
+            revision: 0,
+            is_known: false,
+            routes: Routes::new(wake.clone(), hypeman.to_owned())?,
+            claims: HashMap::new(),
+            names: HashMap::new(),
+            members: BTreeMap::new(),
+            records: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            removed: 0,
+            accepted: None,
+            lately: VecDeque::new(),
+            went_back: 0,
+        })
+    }
+
+    pub(super) fn put(&mut self, entry: &Entry) {
+        let Some(key) = Key::parse(&entry.key) else {
+            return;
+        };
+        let member = |name: &str, is_front| {
+            let record = read::<MemberRecord>(&entry.value);
+            record.map(|record| Arc::new(record.member(name, is_front)))
+        };
+        let problem = match &key {
+            Key::Route { source, name } => {
+                self.routes.put_route((source, name), entry);
+                None
+            }
+            Key::Policy(name) => {
+                self.routes.put_policy(name, entry);
+                None
+            }
+            Key::Claim { host, name } => match read::<ClaimRecord>(&entry.value) {
+                Ok(record) => {
+                    self.put_claim(host, name, record.id, entry.created);
+                    None
+                }
+                Err(problem) => Some(problem),
+            },
+            Key::Node(name) | Key::Front(name) => {
+                match member(name, matches!(key, Key::Front(_))) {
+                    Ok(member) => {
+                        self.members.insert(name.clone(), member);
+                        self.records.insert(key.clone(), entry.clone());
+                        None
+                    }
+                    Err(problem) => Some(problem),
+                }
+            }
+            Key::Removed => match read::<RemovedRecord>(&entry.value) {
+                Ok(record) => {
+                    self.removed = record.total;
+                    None
+                }
+                Err(problem) => Some(problem),
+            },
+            Key::Accepted => {
+                self.accepted = Some(entry.clone());
+                read::<AcceptedRecord>(&entry.value).err()
+            }
+        };
+        match problem {
+            Some(problem) => self.problems.insert(entry.key.clone(), problem),
+            None => self.problems.remove(&entry.key),
+        };
+    }
+
+    pub(super) fn put_claim(&mut self, host: &str, name: &str, id: String, created: i64) {
+        let host: Arc<str> = match self.members.get_key_value(host) {
+            Some((name, _)) => name.as_str().into(),
+            None => host.into(),
+        };
+        self.names.insert(id.clone(), name.into());
+        let all = self.claims.entry(name.into()).or_default();
+        all.retain(|claim| claim.host != host);
+        all.push(HostClaim { host, id, created });
+        // The oldest has it; of one revision the first by its name.
+        all.sort_by(|one, other| (one.created, &one.host).cmp(&(other.created, &other.host)));
+    }
+
+    pub(super) fn delete(&mut self, key: &Key, hold: bool) {
+        match key {
+            Key::Route { source, name } => self.routes.delete_route((source, name), hold),
+            Key::Policy(name) => self.routes.delete_policy(name),
+            Key::Claim { host, name } => self.delete_claim(host, name),
+            Key::Node(name) | Key::Front(name) => self.silence(name),
+            Key::Removed | Key::Accepted => {}
+        }
+        self.problems.remove(&key.text());
+    }
+
+    pub(super) fn delete_claim(&mut self, host: &str, name: &str) {
+        let Some(all) = self.claims.get_mut(name) else {
+            return;
+        };
+        for gone in all.iter().filter(|claim| &*claim.host == host) {
+            if self
+                .names
+                .get(&gone.id)
+                .is_some_and(|named| &**named == name)
+            {
+                self.names.remove(&gone.id);
+            }
+        }
+        all.retain(|claim| &*claim.host != host);
+        if all.is_empty() {
+            self.claims.remove(name);
+        }
+    }
+
+    /// A member's record is gone. Where it was is not forgotten.
+    pub(super) fn silence(&mut self, name: &str) {
+        if let Some(member) = self.members.get_mut(name) {
+            let mut silent = Member::clone(member);
+            silent.alive = false;
+            *member = Arc::new(silent);
+        }
+    }
+
+    /// The first claim of a name, or of an id.
+    pub(super) fn claim(&self, name: &str) -> Option<&HostClaim> {
+        if let Some(all) = self.claims.get(name) {
+            return all.first();
+        }
+        let all = self.claims.get(self.names.get(name)?)?;
+        all.iter().find(|claim| claim.id == name)
+    }
+}
+
+/// Whether so many routes may not go without being asked for.
+pub(super) fn is_too_many(gone: usize, known: usize, max_shrink: f64) -> bool {
+    gone >= FREELY && gone as f64 > known as f64 * max_shrink
+}
