@@ -78,6 +78,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "client",
             "config",
             "fleet",
+            "flow",
             "hold",
             "identity",
             "instance_tls",
