@@ -26,7 +26,7 @@ use super::events;
 use super::operator::Which;
 use super::state::Admin;
 use super::view::{
-    CertificateView, Done, InstanceDetail, InstanceView, Problem, RouteView, StatusView,
+    CertificateView, Done, HoldView, InstanceDetail, InstanceView, Problem, RouteView, StatusView,
 };
 use crate::wake::LedgerEntry;
 
@@ -61,6 +61,7 @@ routes! {
     get "/api/wakes" wakes;
     get "/api/certificates" certificates;
     get "/api/fleet" fleet;
+    get "/api/holds" holds;
     get "/api/config" config;
     post "/api/reload" reload;
     post "/api/drain" drain;
@@ -256,6 +257,12 @@ async fn fleet(State(admin): State<Admin>) -> Result<Json<Value>, Problem> {
     admin.operator.fleet().map(Json).ok_or_else(none)
 }
 
+/// The holds by which workloads keep their instances awake, by instance and task.
+#[cfg_attr(test, utoipa::path(get, path = "/api/holds", responses((status = 200, body = [HoldView]))))]
+async fn holds(State(admin): State<Admin>) -> Json<Vec<HoldView>> {
+    Json(admin.operator.holds())
+}
+
 /// The configuration in force, secrets left out.
 #[cfg_attr(test, utoipa::path(get, path = "/api/config", responses((status = 200, body = Value))))]
 async fn config(State(admin): State<Admin>) -> Json<Value> {
@@ -298,6 +305,7 @@ mod tests {
         reset_breaker,
         certificates,
         fleet,
+        holds,
         wakes,
         config,
         reload,

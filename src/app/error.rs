@@ -22,6 +22,9 @@ pub enum AppError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The workloads' door cannot be opened.
+    #[error("cannot listen at {0}: {1}; choose another with `workload.address`")]
+    Door(SocketAddr, #[source] std::io::Error),
     /// The socket for other members of the fleet cannot be bound.
     #[error("cannot listen at {0} for other members: {1}; choose another with `fleet.listen`")]
     Members(SocketAddr, #[source] std::io::Error),

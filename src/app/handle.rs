@@ -33,6 +33,7 @@ use crate::proxy::Gateway;
 use crate::router::{Declared, RouteChange};
 use crate::telemetry::ReloadOutcome;
 use crate::wake::{Instance, WakeReport};
+use crate::workload::Holds;
 
 /// Changes a running gateway.
 #[derive(Debug, Clone)]
@@ -51,6 +52,10 @@ pub(super) struct Running {
     pub(super) sockets: Sockets,
     /// The address at which operators reach it.
     pub(super) admin: SocketAddr,
+    /// The address at which workloads reach it, if they may.
+    pub(super) door: Option<SocketAddr>,
+    /// The holds by which workloads keep their instances awake.
+    pub(super) holds: Arc<Holds>,
     pub(super) server: Arc<ArcSwap<ServerConfig>>,
     pub(super) planes: Vec<ObservedPlane>,
     pub(super) timeline: Arc<Timeline>,
@@ -99,6 +104,7 @@ pub fn needs_restart(current: &Config, config: &Config) -> Option<&'static str> 
         ("acme", current.uses_acme() == config.uses_acme()),
         ("tracing", current.tracing == config.tracing),
         ("ingress", current.ingress == config.ingress),
+        ("workload", current.workload == config.workload),
         (
             "server.workers",
             current.server.workers == config.server.workers,
@@ -323,6 +329,7 @@ impl Running {
         self.gateway.set_tls_listeners(self.sockets.https());
         let mut addresses = self.sockets.addresses();
         addresses.push(self.admin);
+        addresses.extend(self.door);
         let members = self.membership.get();
         addresses.extend(members.and_then(|(_, address)| *address));
         let wakes = &self.gateway.parts().wakes;

@@ -19,6 +19,7 @@ mod prepared;
 mod problems;
 mod service;
 mod sockets;
+mod workload;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -53,6 +54,7 @@ use crate::telemetry::AccessSink;
 use crate::upstream::Upstream;
 use crate::wake::{Tcp, WakeReport, Wakes};
 use crate::workers::{self, WorkerThreads};
+use crate::workload::Door;
 
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -63,6 +65,8 @@ pub struct App {
     bound: Vec<Bound>,
     admin: TcpListener,
     admin_address: SocketAddr,
+    /// The socket of the workloads' door, if there is to be one.
+    door: Option<TcpListener>,
     drain: Drain,
     background: TaskTracker,
     stop: CancellationToken,
@@ -101,6 +105,7 @@ impl App {
             clients,
             instance_tls,
             tls,
+            holds,
             metrics,
             tracer,
             ..
@@ -113,6 +118,7 @@ impl App {
         });
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let (admin, admin_address) = bind_admin(&config, &mut inherited).await?;
+        let door = bind_door(&config, &mut inherited)?;
         let fleet = config.fleet.clone();
         let parts_of_fleet = match &fleet {
             Some(fleet) => Some(FleetParts::new(&config, fleet)?),
@@ -177,6 +183,8 @@ impl App {
             acme,
             sockets: Sockets::new(shared, tls, threads.workers().clone()),
             admin: admin_address,
+            door: door.as_ref().map(|(_, address)| *address),
+            holds,
             config: Mutex::new(config),
             declared: Mutex::default(),
             gateway,
@@ -195,6 +203,7 @@ impl App {
             bound,
             admin,
             admin_address,
+            door: door.map(|(listener, _)| listener),
             drain,
             background,
             stop,
@@ -244,6 +253,11 @@ impl App {
         self.admin_address
     }
 
+    /// The address at which workloads reach it, if they may.
+    pub fn door_address(&self) -> Option<SocketAddr> {
+        self.running.0.door
+    }
+
     /// Every wake that ends from now on.
     pub fn wake_reports(&self) -> broadcast::Receiver<WakeReport> {
         self.running.wake_reports()
@@ -281,6 +295,17 @@ impl App {
         let watchers = admin.watchers();
         let serving = admin.serve(self.admin, self.background.clone());
         self.background.spawn(serving);
+        if let Some(listener) = self.door {
+            let door = Door::new(
+                Arc::new(self.running.clone()),
+                Arc::clone(&running.holds),
+                Arc::clone(&parts.metrics),
+                self.background.clone(),
+                self.drain.cut().clone(),
+            );
+            self.background.spawn(door.clone().keep());
+            self.background.spawn(door.serve(listener));
+        }
         let (handle, draining) = (self.running.clone(), self.drain.draining().clone());
         self.background.spawn(async move {
             let following = observer::follow(handle);
@@ -394,4 +419,24 @@ async fn bind_admin(
     };
     let address = admin.local_addr().map_err(failed)?;
     Ok((admin, address))
+}
+
+/// The socket of the workloads' door, if there is to be one.
+fn bind_door(
+    config: &Config,
+    inherited: &mut Inherited,
+) -> Result<Option<(TcpListener, SocketAddr)>, AppError> {
+    let Some(address) = config.workload.address else {
+        return Ok(None);
+    };
+    let failed = |source| AppError::Door(address, source);
+    let door = match inherited.take(address) {
+        Some(socket) => {
+            socket.set_nonblocking(true).map_err(failed)?;
+            TcpListener::from_std(socket).map_err(failed)?
+        }
+        None => listener::bind(address, config.server.reuse_port, false).map_err(failed)?,
+    };
+    let address = door.local_addr().map_err(failed)?;
+    Ok(Some((door, address)))
 }

@@ -21,6 +21,7 @@ use crate::listener::{
     ListenerSettings, TicketRing, TicketRingError, TlsError, TlsParts, is_v6_only, probe,
 };
 use crate::telemetry::{Metrics, Tracer};
+use crate::workload::{HoldDirError, Holds};
 use hypeman::BuildError;
 
 /// All of a gateway that needs neither a socket nor a thread of its own.
@@ -36,6 +37,8 @@ pub struct Prepared {
     pub(super) tls: TlsParts,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracer: Tracer,
+    /// The holds by which workloads keep their instances awake.
+    pub(super) holds: Arc<Holds>,
     warnings: Vec<Problem>,
 }
 
@@ -61,8 +64,15 @@ impl Prepared {
                 Err(error) => problems.push(acme_problem(&error)),
             }
         }
+        let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
+        let clock = Arc::new(Timestamp::now);
+        let holds = Holds::open(&config.workload, Arc::clone(&metrics), clock);
+        let holds = holds.unwrap_or_else(|error| {
+            problems.push(hold_problem(&error));
+            Holds::none(Arc::clone(&metrics))
+        });
         let load = |listener: &ListenerConfig| ListenerSettings::new(listener, &tls);
-        let prepared = Self::with(config, problems, &load);
+        let prepared = Self::with(config, problems, (metrics, holds), &load);
         prepared.map(|prepared| Self { tls, ..prepared })
     }
 
@@ -80,8 +90,19 @@ impl Prepared {
                 Err(error) => problems.push(acme_problem(&error)),
             }
         }
+        let mut damaged = Vec::new();
+        match Holds::rehearse(&config.workload) {
+            Ok(found) => damaged = found,
+            Err(error) => problems.push(hold_problem(&error)),
+        }
+        let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
+        let holds = Holds::none(Arc::clone(&metrics));
         let load = |listener: &ListenerConfig| ListenerSettings::rehearse(listener, &tls);
-        let mut prepared = Self::with(config, problems, &load)?;
+        let mut prepared = Self::with(config, problems, (metrics, holds), &load)?;
+        prepared.warnings.extend(damaged.into_iter().map(|message| {
+            let help = "nothing to do: its instance sleeps by its policy again; delete the file";
+            Problem::of("damaged_holds", "workload.state_dir", message).with_mend(help)
+        }));
         prepared.warnings.extend(warning.map(|message| {
             let help = "nothing to do: the clients of before have full handshakes once";
             Problem::of("damaged_tickets", "tickets.dir", message).with_mend(help)
@@ -90,7 +111,12 @@ impl Prepared {
         Ok(prepared)
     }
 
-    fn with(config: &Config, found: Vec<Problem>, load: Load<'_>) -> Result<Self, ConfigError> {
+    fn with(
+        config: &Config,
+        found: Vec<Problem>,
+        (metrics, holds): (Arc<Metrics>, Arc<Holds>),
+        load: Load<'_>,
+    ) -> Result<Self, ConfigError> {
         let mut problems = address_problems(config);
         problems.extend(found);
         if config.uses_acme() {
@@ -128,7 +154,6 @@ impl Prepared {
         if let Err(errors) = instance_tls.load(&config.route) {
             problems.extend(errors.into_iter().map(tls_problem));
         }
-        let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
         let mut clients = Vec::new();
         for (index, plane) in config.hypeman.iter().enumerate() {
             let client = hypeman::ClientBuilder::from(plane.to_client_config());
@@ -157,6 +182,7 @@ impl Prepared {
                 tls: TlsParts::default(),
                 metrics,
                 tracer,
+                holds,
                 warnings,
             }),
             false => Err(ConfigError { problems }),
@@ -251,6 +277,10 @@ fn unreadable<const N: usize>(files: [(&str, Option<&PathBuf>); N]) -> Vec<Probl
     problems.collect()
 }
 
+fn hold_problem(error: &HoldDirError) -> Problem {
+    Problem::of("holds", "workload.state_dir", error.to_string())
+}
+
 fn ticket_problem(error: &TicketRingError) -> Problem {
     Problem::of("tickets", "tickets.dir", error.to_string())
 }
@@ -296,8 +326,11 @@ fn closed_addresses(config: &Config) -> Vec<Problem> {
         (format!("listener[{index}].address"), one.address, v6_only)
     });
     let admin = ("admin.address".to_owned(), config.admin.address, false);
+    let workload = config.workload.address;
+    let workload = workload.map(|address| ("workload.address".to_owned(), address, false));
     let closed = listeners
         .chain([admin])
+        .chain(workload)
         .filter_map(|(key, address, v6_only)| {
             let error = probe(address, reuse_port, v6_only).err()?;
             let (rule, mend) = if error.kind() == ErrorKind::AddrInUse {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use super::auth_advice::of_auth;
 use super::effect_advice::of_effects;
 use super::say::Say;
+use super::workload_advice::of_workload;
 use super::{
     AcmeChallenge, Config, FleetEngine, HeaderAuth, InstanceTemplate, KeyFile, ListenerConfig,
     ListenerMode, Problem, Proof, RouteConfig, ServerConfig, TlsSource,
@@ -28,6 +29,7 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Problem> {
     of_limits(config, descriptors, &mut say);
     of_auth(config, &mut say);
     of_acme(config, &mut say);
+    of_workload(config, &mut say);
     of_fleet(config, &mut say);
     for (key, path) in secrets(config) {
         let mode = std::fs::metadata(&path).map(|found| found.permissions().mode());

@@ -48,11 +48,14 @@ mod telemetry;
 mod texts;
 mod tickets;
 mod tls;
+mod tunnel;
 mod upstream_tls;
 mod values;
 mod variables;
 mod wake;
 mod whole;
+mod workload;
+mod workload_advice;
 
 pub use acme::{AcmeChallenge, AcmeConfig, EabConfig, can_be_certified};
 pub use addresses::address_problems;
@@ -93,7 +96,9 @@ pub use telemetry::{
 };
 pub use tickets::TicketsConfig;
 pub use tls::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
+pub use tunnel::{TunnelConfig, TunnelWake};
 pub use upstream_tls::{NameTemplate, UpstreamTlsConfig};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 pub use variables::Variables;
 pub use wake::{ReadyWhen, WakeConfig};
+pub use workload::WorkloadConfig;

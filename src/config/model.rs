@@ -26,6 +26,7 @@ use super::texts::{parse_instance, parse_url};
 use super::tickets::TicketsConfig;
 use super::tls::{TlsConfig, TlsSource};
 use super::wake::WakeConfig;
+use super::workload::WorkloadConfig;
 use hypeman::InstanceRef;
 
 settings! {
@@ -56,6 +57,8 @@ settings! {
         pub tracing: TracingConfig = TracingConfig::default(), by elsewhere;
         /// The operator's listener.
         pub admin: AdminConfig = AdminConfig::default(), by elsewhere;
+        /// The door at which instances say that they are busy, or done.
+        pub workload: WorkloadConfig = WorkloadConfig::default(), by section;
         /// Routes that the control planes declare.
         pub ingress: IngressConfig = IngressConfig::default(), by elsewhere;
         /// The control planes, at least one but at a front.

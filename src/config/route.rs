@@ -31,6 +31,7 @@ use super::texts::{
     parse_agent, parse_error_status, parse_instance, parse_method, parse_network, parse_path,
     parse_target,
 };
+use super::tunnel::TunnelConfig;
 use super::values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 use super::wake::{ReadyWhen, WakeConfig};
 use crate::names::PlaneIndex;
@@ -89,6 +90,8 @@ pub struct RoutePolicy {
     pub retry: RetryConfig,
     /// The page for browsers.
     pub waiting_page: WaitingPageConfig,
+    /// Rules for upgraded and raw connections.
+    pub tunnel: TunnelConfig,
     /// When it is kept awake.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keep_warm: Vec<KeepWarm>,
@@ -369,6 +372,7 @@ impl RoutePolicy {
             asleep: AsleepConfig::default(),
             retry: RetryConfig::default(),
             waiting_page: WaitingPageConfig::default(),
+            tunnel: TunnelConfig::default(),
             keep_warm: Vec::new(),
             prewarm: Vec::new(),
         }

@@ -76,7 +76,8 @@ impl<P: ControlPlane> Gateway<P> {
         self.pending(destination, resolved, look_up, may_wake)
     }
 
-    fn pending<'a>(
+    /// A request, or connection, with its instance; whether it may wake that has been judged.
+    pub(super) fn pending<'a>(
         &'a self,
         destination: &'a Destination,
         resolved: &CachedTarget,

@@ -58,6 +58,12 @@ pub enum ProxyError {
     /// It is for a port that its route does not allow.
     #[error("the route does not allow this port")]
     PortNotAllowed,
+    /// Its client has as many tunnels of its route as it may have.
+    #[error("the client has as many open tunnels as it may have")]
+    TunnelLimit,
+    /// It is no valid handshake of WebSocket, where the gateway is to answer it.
+    #[error("the request is no valid WebSocket handshake")]
+    Handshake,
     /// It has no route.
     #[error(transparent)]
     Route(#[from] RouteError),

@@ -15,6 +15,7 @@ use super::context::GatewayParts;
 use super::fleet_link::{Fleet, FleetLink};
 use super::https_redirect::TlsListeners;
 use super::preflight::Preflights;
+use super::tunnel_places::TunnelPlaces;
 use super::unknown_names::UnknownNames;
 use crate::config::{Rate, RouteConfig};
 use crate::keep_warm::WarmPlan;
@@ -29,6 +30,7 @@ pub struct Gateway<P> {
     states: Mutex<RouteStates>,
     pub(super) unknown: UnknownNames,
     pub(super) preflights: Preflights,
+    pub(super) tunnel_places: TunnelPlaces,
     pub(super) pseudonyms: Pseudonyms,
     pub(super) tls_listeners: TlsListeners,
     pub(super) auth_client: Arc<AuthClient>,
@@ -53,6 +55,7 @@ impl<P: ControlPlane> Gateway<P> {
             states: Mutex::new(states),
             unknown: UnknownNames::new(unknown),
             preflights: Preflights::default(),
+            tunnel_places: TunnelPlaces::default(),
             pseudonyms: Pseudonyms::default(),
             tls_listeners: TlsListeners::default(),
             key_fetcher: KeyFetcher::new(&auth_client),

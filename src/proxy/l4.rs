@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::context::{Arrival, RawKind, RequestContext};
 use super::dispatch::{Sent, Transport, dispatch};
@@ -19,14 +18,13 @@ use super::gateway::Gateway;
 use super::request_log::{Kind, RequestLog};
 use super::transaction::Transaction;
 use super::wake_info::WakeInfo;
+use crate::hold::Slot;
 use crate::instance_tls::InstanceStream;
 use crate::names::RequestId;
-use crate::upstream::{Carried, ForwardError, Hop, LeasedStream, Upstream, carry};
+use crate::upstream::{Carried, ForwardError, Hop, LeasedStream, TunnelRules, Upstream, carry};
 use crate::wake::{Endpoint, OpenConnection};
 use hypeman::ControlPlane;
 
-/// The bytes that are on their way at most, in each direction.
-const BUFFER: usize = 16 * 1024;
 /// What a client of TLS is sent instead of a handshake (RFC 8446 §6): a fatal alert, "internal
 /// error" or "unrecognized name".
 const INTERNAL_ERROR: u8 = 80;
@@ -119,20 +117,22 @@ impl<P: ControlPlane> Gateway<P> {
             context, wake, log, ..
         } = transaction;
         let destination = self.route_connection(host, arrival, context, log)?;
+        let config = Arc::clone(destination.route.config());
+        let _place = self.tunnel_places.take(&config, destination.client)?;
+        let rules = TunnelRules::of(&config.tunnel, false);
         if let Some(elsewhere) = self.connection_elsewhere(&destination) {
             let connecting =
                 self.connect_by_peer(elsewhere, &destination, kind, arrival, context, log);
             // In a box: most gateways have no peers.
             if let Some(stream) = Box::pin(connecting).await? {
                 // What ends the instance's epoch ends the stream.
-                let never = CancellationToken::new();
-                self.pass_on(client, stream, &never, context, *wake, log)
-                    .await;
+                let farewell = self.pass_on(client, stream, None, rules, (context, *wake), log);
+                farewell.await;
                 return Ok(());
             }
         }
         let resolved = self.resolve(&destination, arrival, log).await?;
-        let look_up = self.look_up_of(&destination, arrival);
+        let look_up = self.look_up_of(&destination, arrival.from_peer);
         let mut pending = self.pending_connection(&destination, &resolved, &look_up);
         let admitted = pending.admit(wake).await?;
         let opener = Opener::new(&self.parts.upstream);
@@ -142,22 +142,21 @@ impl<P: ControlPlane> Gateway<P> {
             endpoint,
             slot,
         } = sent;
-        let cut = endpoint.cut();
-        self.pass_on(client, response, cut, context, *wake, log)
+        let place = Some((&endpoint, slot));
+        self.pass_on(client, response, place, rules, (context, *wake), log)
             .await;
-        drop(slot);
         Ok(())
     }
 
-    /// Passes bytes on both ways, until both sides have ended or the instance's epoch or the
-    /// gateway ends.
+    /// Passes bytes on both ways, until both sides have ended, or the instance's epoch or the
+    /// gateway ends, or the route's rules say so.
     async fn pass_on(
         &self,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
         instance: impl AsyncRead + AsyncWrite + Unpin + Send,
-        cut: &CancellationToken,
-        context: &RequestContext,
-        wake: WakeInfo,
+        place: Option<(&Endpoint, Slot)>,
+        rules: TunnelRules,
+        (context, wake): (&RequestContext, WakeInfo),
         log: &mut RequestLog,
     ) {
         log.status = 200;
@@ -166,6 +165,9 @@ impl<P: ControlPlane> Gateway<P> {
         // Whoever drops this future leaves the account to the log.
         log.carried = Some(Arc::clone(&carried));
         let stop = &self.parts.cut;
-        carry(client, instance, BUFFER, &carried, cut, stop).await;
+        let endpoint = place.as_ref().map(|(endpoint, _)| *endpoint);
+        let farewell = carry(client, instance, rules, &carried, endpoint, stop).await;
+        drop(place);
+        farewell.say(endpoint).await;
     }
 }

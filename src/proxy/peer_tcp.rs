@@ -22,9 +22,7 @@ use super::transaction::Transaction;
 use crate::client::{ClientBody, ClientUpgrade};
 use crate::fleet::Place;
 use crate::telemetry::known_code;
-use crate::upstream::{
-    PeerError, PeerRequest, PeerStream, RequestBody, UpstreamBody, X_REQUEST_ID,
-};
+use crate::upstream::{PeerError, PeerRequest, PeerStream, RequestBody, TunnelRules, X_REQUEST_ID};
 use hypeman::ControlPlane;
 
 // === impl Gateway ===
@@ -125,16 +123,14 @@ impl<P: ControlPlane> Gateway<P> {
         let host = request.uri().host().unwrap_or_default();
         let destination = self.route_connection(host, arrival, context, log)?;
         let resolved = self.resolve(&destination, arrival, log).await?;
-        let look_up = self.look_up_of(&destination, arrival);
+        let look_up = self.look_up_of(&destination, arrival.from_peer);
         let mut pending = self.pending_connection(&destination, &resolved, &look_up);
         let admitted = pending.admit(wake).await?;
         let opener = Opener::new(&self.parts.upstream);
         let sent = dispatch(&opener, &mut pending, arrival, admitted, (), wake, log).await?;
-        let (cut, kept) = (sent.endpoint.cut().clone(), (sent.endpoint, sent.slot));
-        let transaction = self.begin_tunnel(downstream, sent.response, cut, kept);
-        Ok(Response::new(Content::Switching {
-            body: UpstreamBody::nothing(),
-            transaction,
-        }))
+        let rules = TunnelRules::of(&destination.route.config().tunnel, false);
+        let place = Some((sent.endpoint, sent.slot));
+        let transaction = self.begin_tunnel(downstream, sent.response, rules, place, ());
+        Ok(Response::new(Content::Switching(transaction)))
     }
 }

@@ -101,6 +101,11 @@ impl<S: Send> PendingRequest<'_, S> {
         readiness_of(self.route, self.port, self.tls.as_ref())
     }
 
+    /// Whether the instance is known to be awake and ready for it.
+    pub(super) fn is_warm(&self) -> bool {
+        self.resolved.instance.warm(&self.readiness()).is_some()
+    }
+
     /// The client, as shares are counted.
     fn network(&self) -> ClientNetwork {
         self.client.into()

@@ -17,6 +17,7 @@ use super::connection_cache::CachedTarget;
 use super::context::Arrival;
 use super::error::ProxyError;
 use super::gateway::Gateway;
+use super::peer_facts::FromPeer;
 use super::pending_request::{LookUp, Resolved, queues_of};
 use super::request_log::RequestLog;
 use super::route::Destination;
@@ -29,7 +30,7 @@ use hypeman::{ControlPlane, InstanceRef};
 /// The look-up of a request's name, for when its instance turns out to be gone.
 pub(super) struct NameLookUp<'a, P> {
     gateway: &'a Gateway<P>,
-    arrival: &'a Arrival<'a>,
+    from_peer: Option<&'a FromPeer>,
     destination: &'a Destination,
 }
 
@@ -49,7 +50,7 @@ impl<P: ControlPlane> Gateway<P> {
         let resolved = match cache.target(place, name) {
             Some(cached) => cached,
             None => {
-                let finding = self.find(destination, arrival, destination.timeout);
+                let finding = self.find(destination, arrival.from_peer, destination.timeout);
                 let instance = finding.await?;
                 let gate = self.gate(&instance, destination.port);
                 let pseudonym = self.pseudonyms.of(config.plane, name);
@@ -64,11 +65,11 @@ impl<P: ControlPlane> Gateway<P> {
     pub(super) fn look_up_of<'a>(
         &'a self,
         destination: &'a Destination,
-        arrival: &'a Arrival<'a>,
+        from_peer: Option<&'a FromPeer>,
     ) -> NameLookUp<'a, P> {
         NameLookUp {
             gateway: self,
-            arrival,
+            from_peer,
             destination,
         }
     }
@@ -82,12 +83,12 @@ impl<P: ControlPlane> Gateway<P> {
     async fn find(
         &self,
         destination: &Destination,
-        arrival: &Arrival<'_>,
+        from_peer: Option<&FromPeer>,
         patience: Duration,
     ) -> Result<Arc<Instance>, ProxyError> {
         let plane = destination.route.config().plane;
         let (name, client) = (&destination.instance, destination.client);
-        match arrival.from_peer {
+        match from_peer {
             None => self.find_name(plane, name, patience, client).await,
             Some(from) => {
                 let claimed = from.facts().and_then(|facts| facts.id.as_deref());
@@ -155,11 +156,11 @@ impl<P: ControlPlane> LookUp<InstanceStream> for NameLookUp<'_, P> {
         Box::pin(async {
             let Self {
                 gateway,
-                arrival,
+                from_peer,
                 destination,
             } = self;
             let left = destination.deadline - Instant::now();
-            let instance = gateway.find(destination, arrival, left).await?;
+            let instance = gateway.find(destination, *from_peer, left).await?;
             let gate = gateway.gate(&instance, destination.port);
             Ok(Resolved { instance, gate })
         })

@@ -14,7 +14,6 @@ use http::{HeaderMap, Response, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::context::Arrival;
 use super::dispatch::Sent;
@@ -22,14 +21,15 @@ use super::error::ProxyError;
 use super::gateway::Gateway;
 use super::response_body::{Content, X_WAKEGATE_WAKE};
 use super::route::Target;
-use super::switching::Switch;
+use super::switching::{Switch, switches_to_websocket};
 use super::transaction::{ExtraFields, Transaction};
+use super::tunnel_places::TunnelPlace;
 use crate::client::ClientUpgrade;
-use crate::config::ViaConfig;
+use crate::config::{TunnelConfig, ViaConfig};
 use crate::hold::Slot;
 use crate::upstream::{
-    Carried, Field, Fields, ForwardError, TrailerRules, UpstreamBody, X_REQUEST_ID, edit,
-    prepare_response, tunnel,
+    Carried, Field, Fields, ForwardError, TrailerRules, TunnelRules, UpstreamBody, X_REQUEST_ID,
+    edit, prepare_response, tunnel,
 };
 use crate::wake::{Endpoint, Instance};
 use hypeman::{ControlPlane, GoDuration};
@@ -94,7 +94,9 @@ impl<P: ControlPlane> Gateway<P> {
         let headers = response.headers_mut();
         prepare_response(headers, fields, is_switching);
         remove_own(headers, fields);
-        let hand_over = self.switch(target.switch.take(), &mut response, origin)?;
+        let tunnel_config = &target.destination.route.config().tunnel;
+        let tunnel = (tunnel_config, target.tunnel_place.take());
+        let hand_over = self.switch(target.switch.take(), &mut response, origin, tunnel)?;
         let headers = response.headers_mut();
         headers.remove(UPGRADE);
         headers.remove(CONNECTION);
@@ -121,7 +123,9 @@ impl<P: ControlPlane> Gateway<P> {
         origin: Origin,
     ) -> Result<Response<Content>, ProxyError> {
         let subprotocol = target.identity.subprotocol;
-        let hand_over = self.switch(target.switch, &mut response, origin)?;
+        let tunnel_config = &target.destination.route.config().tunnel;
+        let tunnel = (tunnel_config, target.tunnel_place);
+        let hand_over = self.switch(target.switch, &mut response, origin, tunnel)?;
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
 
         let config = target.destination.route.config();
@@ -161,6 +165,7 @@ impl<P: ControlPlane> Gateway<P> {
         switch: Option<Switch>,
         response: &mut Response<UpstreamBody>,
         origin: Origin,
+        (config, place): (&TunnelConfig, Option<TunnelPlace>),
     ) -> Result<HandOver, ProxyError> {
         let Some(switch) = switch else {
             return match response.status() {
@@ -168,33 +173,36 @@ impl<P: ControlPlane> Gateway<P> {
                 _ => Ok(HandOver::Response(origin.into_slot())),
             };
         };
-        if !switch.agreed(response)? {
+        let (downstream, offer) = switch.into_parts();
+        let rules = TunnelRules::of(config, switches_to_websocket(response.headers()));
+        if !offer.agreed(response)? {
             return Ok(HandOver::Response(origin.into_slot()));
         }
         // Without a stream the instance's epoch has been cut meanwhile.
         let severed = || ProxyError::Forward(ForwardError::Severed);
-        let (body, downstream) = (response.body_mut(), switch.into_downstream());
+        let body = response.body_mut();
         let transaction = match origin {
             Origin::Instance(endpoint, slot) => {
                 let instance = body.take_stream().ok_or_else(severed)?;
-                let cut = endpoint.cut().clone();
-                self.begin_tunnel(downstream, instance, cut, (endpoint, slot))
+                self.begin_tunnel(downstream, instance, rules, Some((endpoint, slot)), place)
             }
             Origin::Peer => {
                 let instance = body.take_peer_stream().ok_or_else(severed)?;
-                self.begin_tunnel(downstream, instance, CancellationToken::new(), ())
+                self.begin_tunnel(downstream, instance, rules, None, place)
             }
         };
         Ok(HandOver::Tunnel(transaction))
     }
 
-    /// Carries bytes between a client that is about to switch and its instance, whose epoch ends with
-    /// `cut`; `kept` lives until that is over. It waits for the transaction that it ends.
+    /// Carries bytes between a client that is about to switch and its instance, whose place is given
+    /// back when that is over; `kept` lives until both have been told. It waits for the transaction
+    /// that it ends.
     pub(super) fn begin_tunnel(
         &self,
         downstream: ClientUpgrade,
         instance: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        epoch: CancellationToken,
+        rules: TunnelRules,
+        place: Option<(Endpoint, Slot)>,
         kept: impl Send + 'static,
     ) -> oneshot::Sender<Box<Transaction>> {
         let cut = self.parts.cut.clone();
@@ -203,7 +211,11 @@ impl<P: ControlPlane> Gateway<P> {
         let (transaction, handed_over) = oneshot::channel::<Box<Transaction>>();
         self.parts.tunnels.spawn(async move {
             let limits = (&cut, send_timeout);
-            tunnel(downstream, instance, &carried, &epoch, limits).await;
+            let (endpoint, slot) = place.unzip();
+            let endpoint = endpoint.as_ref();
+            let farewell = tunnel(downstream, instance, rules, &carried, endpoint, limits).await;
+            drop(slot);
+            farewell.say(endpoint).await;
             drop(kept);
             // It comes when the head has been written, or cannot be.
             if let Ok(mut transaction) = handed_over.await {
@@ -214,7 +226,7 @@ impl<P: ControlPlane> Gateway<P> {
     }
 
     /// The time until which the application wants to stay awake, by its `x-wakegate-hold`.
-    fn hold_until(&self, headers: &mut HeaderMap) -> Option<Instant> {
+    pub(super) fn hold_until(&self, headers: &mut HeaderMap) -> Option<Instant> {
         let value = headers.remove(X_WAKEGATE_HOLD)?;
         let requested = value.to_str().ok()?.parse::<GoDuration>().ok()?.to_std()?;
         Some(Instant::now() + requested.min(self.parts.max_hold))
@@ -237,7 +249,7 @@ impl HandOver {
     fn content_of(self, response: Response<UpstreamBody>) -> Response<Content> {
         response.map(|body| match self {
             Self::Response(slot) => Content::Upstream { body, _slot: slot },
-            Self::Tunnel(transaction) => Content::Switching { body, transaction },
+            Self::Tunnel(transaction) => Content::Switching(transaction),
         })
     }
 }
@@ -254,7 +266,7 @@ impl Origin {
 }
 
 /// The value of `Strict-Transport-Security` (RFC 6797 §6.1.1).
-fn max_age(age: Duration) -> HeaderValue {
+pub(super) fn max_age(age: Duration) -> HeaderValue {
     HeaderValue::try_from(format!("max-age={}", age.as_secs()))
         .unwrap_or(HeaderValue::from_static("max-age=0"))
 }

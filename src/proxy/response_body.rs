@@ -32,12 +32,8 @@ pub(super) enum Content {
         /// Another host's instance has its places there.
         _slot: Option<Slot>,
     },
-    /// The instance's, which has switched protocols: the transaction is the tunnel's when this
-    /// ends.
-    Switching {
-        body: UpstreamBody,
-        transaction: oneshot::Sender<Box<Transaction>>,
-    },
+    /// Nothing, since protocols are switched: the transaction is the tunnel's when this ends.
+    Switching(oneshot::Sender<Box<Transaction>>),
     /// The gateway's own.
     Own(Full<Bytes>),
     /// The events of a wake, for the waiting page.
@@ -74,7 +70,7 @@ impl GatewayBody {
     pub fn backlog(&self) -> usize {
         match &self.content {
             Content::Upstream { body, .. } => body.backlog(),
-            Content::Switching { .. } | Content::Own(_) | Content::Status(_) => 0,
+            Content::Switching(_) | Content::Own(_) | Content::Status(_) => 0,
         }
     }
 
@@ -121,10 +117,7 @@ impl Drop for GatewayBody {
         };
         let nothing = Content::Own(Full::default());
         match std::mem::replace(&mut self.content, nothing) {
-            Content::Switching {
-                transaction: tunnel,
-                ..
-            } => {
+            Content::Switching(tunnel) => {
                 transaction.count();
                 // Without a tunnel it ends here.
                 let _ended = tunnel.send(transaction);
@@ -145,9 +138,8 @@ impl Body for GatewayBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         let polled = match &mut self.content {
-            Content::Upstream { body, .. } | Content::Switching { body, .. } => {
-                Pin::new(body).poll_frame(cx)
-            }
+            Content::Upstream { body, .. } => Pin::new(body).poll_frame(cx),
+            Content::Switching(_) => Poll::Ready(None),
             Content::Status(stream) => stream
                 .poll_event(cx)
                 .map(|event| event.map(|event| Ok(Frame::data(event)))),
@@ -170,9 +162,8 @@ impl Body for GatewayBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Upstream { body, .. } | Content::Switching { body, .. } => {
-                body.is_end_stream()
-            }
+            Content::Upstream { body, .. } => body.is_end_stream(),
+            Content::Switching(_) => true,
             Content::Status(_) => false,
             Content::Own(body) => body.is_end_stream(),
         }
@@ -180,7 +171,8 @@ impl Body for GatewayBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Upstream { body, .. } | Content::Switching { body, .. } => body.size_hint(),
+            Content::Upstream { body, .. } => body.size_hint(),
+            Content::Switching(_) => SizeHint::with_exact(0),
             Content::Status(_) => SizeHint::default(),
             Content::Own(body) => body.size_hint(),
         }

@@ -29,6 +29,7 @@ use super::request_deadline::client_timeout;
 use super::request_log::RequestLog;
 use super::request_target::routed_path;
 use super::switching::Switch;
+use super::tunnel_places::TunnelPlace;
 use crate::client::ClientBody;
 use crate::config::ViaConfig;
 use crate::instance_tls::TlsHop;
@@ -71,6 +72,8 @@ pub(super) struct Target {
     pub(super) is_secure: bool,
     /// The client's wish to leave HTTP.
     pub(super) switch: Option<Switch>,
+    /// Its client's place for that, where those are counted.
+    pub(super) tunnel_place: Option<TunnelPlace>,
     /// The CORS preflight that the request is, where the gateway remembers those.
     pub(super) preflight: Option<Box<Preflight>>,
     /// The gateway's name in `Via`, and in which messages it is.
@@ -177,6 +180,7 @@ impl<P: ControlPlane> Gateway<P> {
             is_trusted,
             is_secure,
             switch,
+            tunnel_place: None,
             preflight,
             pseudonym,
             via: server.via,

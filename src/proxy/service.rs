@@ -17,6 +17,7 @@ use super::context::{Arrival, RawKind};
 use super::dispatch::dispatch;
 use super::error::ProxyError;
 use super::error_response::{self, Accept, Audience};
+use super::first_frame::FirstFrame;
 use super::gateway::Gateway;
 use super::max_forwards::answer_last;
 use super::peer_facts::{self, NotTaken, PeerFacts, Raw};
@@ -95,7 +96,7 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// The phases, in their order.
     async fn handle_inner(
-        &self,
+        self: &Arc<Self>,
         request: Request<Option<ClientBody>>,
         fields: Fields,
         arrival: &Arrival<'_>,
@@ -135,6 +136,10 @@ impl<P: ControlPlane> Gateway<P> {
                 Passed::Here(here) => (target, request) = *here,
             }
         }
+        if target.switch.is_some() && !arrival.is_asking {
+            let (route, client) = (target.destination.route.config(), target.destination.client);
+            target.tunnel_place = self.tunnel_places.take(route, client)?;
+        }
         let resolving = self.resolve(&target.destination, arrival, log);
         let resolved = match is_health_check(&target, &request) {
             false => resolving.await?,
@@ -148,9 +153,19 @@ impl<P: ControlPlane> Gateway<P> {
         {
             return Ok(answer);
         }
-        let look_up = self.look_up_of(&target.destination, arrival);
+        let look_up = self.look_up_of(&target.destination, arrival.from_peer);
         let mut pending =
             self.pending_request(&target, &resolved, &look_up, &request, context, log);
+        if !arrival.is_asking
+            && target.waits_for_frame()
+            && let Some(judged) = FirstFrame::of(&pending)
+        {
+            drop(pending);
+            let (waiting, around) = ((resolved, judged), (arrival, &*context, &*log));
+            // In a box: most requests need none of it.
+            let shaking = self.shake_hands(request, target, waiting, around, extra);
+            return Box::pin(shaking).await;
+        }
         let admitting = self.admit(&mut pending, &target, &mut request, context, wake, log);
         let admitted = match admitting.await? {
             Admittance::Admitted(admitted) => admitted,

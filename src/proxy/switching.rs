@@ -8,20 +8,28 @@ use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use h2::ext::Protocol;
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use super::error::ProxyError;
 use super::peer_facts;
 use crate::client::ClientUpgrade;
 use crate::upstream::{Field, Fields, is_upgrade, upgrade_token};
 
+const WEBSOCKET: &[u8] = b"websocket";
 /// What makes an accept key of a key (RFC 6455 §1.3).
 const MAGIC: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A client's wish to switch.
 pub(super) struct Switch {
     downstream: ClientUpgrade,
+    offer: Offer,
+}
+
+/// What an instance may agree to.
+pub(super) struct Offer {
     /// What it may switch to.
     protocol: HeaderValue,
     /// Over HTTP/2 the gateway is the WebSocket client of this hop, with a key of its own.
@@ -61,9 +69,11 @@ impl Switch {
             }
             return Ok(upgrade_token(request.headers()).map(|protocol| Self {
                 downstream: ClientUpgrade::of(request),
-                protocol,
-                key: None,
-                is_of_peer: false,
+                offer: Offer {
+                    protocol,
+                    key: None,
+                    is_of_peer: false,
+                },
             }));
         }
         match request.extensions().get::<Protocol>() {
@@ -82,12 +92,12 @@ impl Switch {
         if let Ok(key) = HeaderValue::from_str(&key) {
             headers.insert(SEC_WEBSOCKET_KEY, key);
         }
-        Ok(Some(Self {
-            downstream,
+        let offer = Offer {
             protocol,
             key: Some(key),
             is_of_peer: false,
-        }))
+        };
+        Ok(Some(Self { downstream, offer }))
     }
 
     /// The wish of a client that another member of the fleet has passed on: extended CONNECT, whatever
@@ -113,12 +123,59 @@ impl Switch {
         headers.insert(UPGRADE, protocol.clone());
         Ok(Some(Self {
             downstream,
-            protocol,
-            key: None,
-            is_of_peer: true,
+            offer: Offer {
+                protocol,
+                key: None,
+                is_of_peer: true,
+            },
         }))
     }
 
+    /// Whether the client wants to speak WebSocket and nothing else, and is the gateway's own: the
+    /// handshake of one behind another member is between that one and its instance.
+    pub(super) fn is_own_websocket(&self) -> bool {
+        let protocol = self.offer.protocol.as_bytes().trim_ascii();
+        !self.offer.is_of_peer && protocol.eq_ignore_ascii_case(WEBSOCKET)
+    }
+
+    /// The answer to a handshake of WebSocket (RFC 6455 §4.2.2) in its instance's place, with no
+    /// extension and no subprotocol; the instance is offered the same then, and judged by the gateway.
+    pub(super) fn shake_hands<B>(
+        &mut self,
+        request: &Request<B>,
+    ) -> Result<Response<()>, ProxyError> {
+        let mut response = Response::new(());
+        if self.offer.key.is_some() {
+            // Over HTTP/2 there is nothing to prove (RFC 8441 §5.1).
+            return Ok(response);
+        }
+        let headers = request.headers();
+        let key = only(headers, &SEC_WEBSOCKET_KEY).ok_or(ProxyError::Handshake)?;
+        let is_key = BASE64.decode(key).is_ok_and(|bytes| bytes.len() == 16);
+        let version = only(headers, &SEC_WEBSOCKET_VERSION);
+        if !is_key || version != Some("13") || request.method() != Method::GET {
+            return Err(ProxyError::Handshake);
+        }
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let answer = response.headers_mut();
+        answer.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        if let Ok(accept) = HeaderValue::try_from(accept_key(key)) {
+            answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        }
+        self.offer.key = Some(key.to_owned());
+        Ok(response)
+    }
+
+    /// The client's side of the tunnel, and what the instance may agree to.
+    pub(super) fn into_parts(self) -> (ClientUpgrade, Offer) {
+        (self.downstream, self.offer)
+    }
+}
+
+// === impl Offer ===
+
+impl Offer {
     /// Whether the instance has switched, and then only as it was asked to. What the client hears
     /// of it is put into `response`.
     pub(super) fn agreed<B>(&self, response: &mut Response<B>) -> Result<bool, ProxyError> {
@@ -163,10 +220,20 @@ impl Switch {
         }
         Ok(true)
     }
+}
 
-    /// The client's side of the tunnel.
-    pub(super) fn into_downstream(self) -> ClientUpgrade {
-        self.downstream
+/// Whether this message switches to WebSocket.
+pub(super) fn switches_to_websocket(headers: &HeaderMap) -> bool {
+    let protocol = headers.get(UPGRADE).map(HeaderValue::as_bytes);
+    protocol.is_some_and(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(WEBSOCKET))
+}
+
+/// The only field of this name.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok().map(str::trim),
+        _ => None,
     }
 }
 

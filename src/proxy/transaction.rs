@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::context::{GatewayParts, RequestContext};
 use super::request_log::{Kind, RequestLog};
 use super::wake_info::WakeInfo;
+use crate::config::ResponseConfig;
 use crate::names::RequestId;
 
 /// One request with its response, or one connection.
@@ -67,6 +68,18 @@ impl Transaction {
     /// Counts the request as answered: what follows is a tunnel, which is written down at its end.
     pub(super) fn count(&mut self) {
         self.log.count(&self.context, self.wake);
+    }
+}
+
+// === impl ExtraFields ===
+
+impl ExtraFields {
+    /// Those of a response that an instance, or the gateway in its place, has made.
+    pub(super) fn of(config: &ResponseConfig) -> Self {
+        Self {
+            wake: config.wake_header,
+            server_timing: config.server_timing,
+        }
     }
 }
 

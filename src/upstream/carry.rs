@@ -1,291 +1,133 @@
-//! Bytes both ways between a client and an instance, and the account of them.
+//! What happens between a client and an instance once their connection is no HTTP any more.
 //!
-//! Guarantees: each byte is counted when it is carried, so that the account is right whenever and
-//! however the carrying ends; the account says which side ended it; a half-closed side stays
-//! half-closed, for as long as the other says something; nothing is carried beyond the instance's
-//! epoch or the gateway's end.
+//! Guarantees: nothing is carried beyond the instance's epoch or the gateway's end, longer than the
+//! route's rules allow, or for as long as they allow without payload; pings keep no tunnel open; who
+//! ended it is said whatever ended it, and both sides are told ([`Farewell`]).
 
-use std::io;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::future::poll_fn;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
-use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::telemetry::Metrics;
+use super::carried::Carried;
+use super::epoch_end::cut;
+use super::farewell::Farewell;
+use super::relay::Relay;
+use super::websocket::Close;
+use crate::config::TunnelConfig;
+use crate::deadline::Deadline;
+use crate::telemetry::{TunnelEnd as EndedBy, TunnelState};
+use crate::wake::Endpoint;
 
-/// How long nothing may be carried once one side has ended: whoever waits for the other side's
-/// last word cannot be told from whoever has vanished, since nothing is read of it any more.
-const HALF_CLOSED: Duration = Duration::from_secs(600);
-
-/// Who ended a tunnel or a raw connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum EndedBy {
-    /// The gateway: it was draining, or cut what was left.
-    Gateway = 1,
-    /// The client closed its side first, or vanished.
-    Client = 2,
-    /// The instance closed its side first, or broke the connection off.
-    Instance = 3,
-    /// The instance's epoch: it went to sleep, or was replaced.
-    Sleep = 4,
+/// The rules for one tunnel, or raw connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TunnelRules {
+    /// Whether WebSocket is spoken: its data frames are payload, and its closes are said. Of anything
+    /// else each byte is payload.
+    pub is_websocket: bool,
+    /// How long it may be without payload.
+    pub idle: Option<Duration>,
+    /// How long it may live at most.
+    pub until: Option<Instant>,
 }
 
-/// The account of what is carried between a client and an instance.
-#[derive(Debug)]
-pub struct Carried {
-    metrics: Arc<Metrics>,
-    from_client: AtomicU64,
-    to_client: AtomicU64,
-    /// The side that ended first, as its [`EndedBy`]; 0 before that.
-    ended_by: AtomicU8,
-    half_closed: Notify,
-    complete: AtomicBool,
-}
+// === impl TunnelRules ===
 
-/// One side of the carrying.
-struct Side<'a, S> {
-    stream: S,
-    carried: &'a Carried,
-    /// What it is called when it ends first.
-    name: EndedBy,
-}
-
-/// Records that the gateway ended the carrying, unless something else did.
-struct Cut<'a>(Option<&'a Carried>);
-
-// === impl EndedBy ===
-
-impl EndedBy {
-    /// The word of the access line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Gateway => "gateway",
-            Self::Client => "client",
-            Self::Instance => "instance",
-            Self::Sleep => "sleep",
-        }
-    }
-}
-
-// === impl Carried ===
-
-impl Carried {
-    /// Nothing has been carried yet.
-    pub fn new(metrics: Arc<Metrics>) -> Self {
+impl TunnelRules {
+    /// Those of a route for a tunnel that begins now.
+    pub fn of(config: &TunnelConfig, is_websocket: bool) -> Self {
         Self {
-            metrics,
-            from_client: AtomicU64::new(0),
-            to_client: AtomicU64::new(0),
-            ended_by: AtomicU8::new(0),
-            half_closed: Notify::new(),
-            complete: AtomicBool::new(false),
-        }
-    }
-
-    /// The bytes that came from the client.
-    pub fn from_client(&self) -> u64 {
-        self.from_client.load(Ordering::Relaxed)
-    }
-
-    /// The bytes that the client was sent.
-    pub fn to_client(&self) -> u64 {
-        self.to_client.load(Ordering::Relaxed)
-    }
-
-    /// Who ended it.
-    pub fn ended_by(&self) -> EndedBy {
-        let ended_by = self.ended_by.load(Ordering::Relaxed);
-        let all = [EndedBy::Client, EndedBy::Instance, EndedBy::Sleep];
-        let mut all = all.into_iter();
-        let found = all.find(|one| *one as u8 == ended_by);
-        found.unwrap_or(EndedBy::Gateway)
-    }
-
-    /// Whether each side was carried to its end.
-    pub fn is_complete(&self) -> bool {
-        self.complete.load(Ordering::Relaxed)
-    }
-
-    /// This side has ended; the first one counts.
-    pub(super) fn end(&self, side: EndedBy) {
-        let (before, now) = (Ordering::Relaxed, Ordering::Relaxed);
-        let _later = self.ended_by.compare_exchange(0, side as u8, before, now);
-        self.half_closed.notify_one();
-    }
-
-    /// Ends when one side has ended and nothing has been carried for [`HALF_CLOSED`] since.
-    async fn is_forsaken(&self) {
-        self.half_closed.notified().await;
-        let mut carried = None;
-        loop {
-            let now = (self.from_client(), self.to_client());
-            if carried.replace(now) == Some(now) {
-                return;
-            }
-            sleep(HALF_CLOSED).await;
-        }
-    }
-
-    /// What goes on is cut, whatever side had ended.
-    fn cut(&self, by: EndedBy) {
-        self.ended_by.store(by as u8, Ordering::Relaxed);
-    }
-
-    fn count_from_client(&self, bytes: u64) {
-        self.from_client.fetch_add(bytes, Ordering::Relaxed);
-        self.metrics.count_bytes(bytes, 0);
-    }
-
-    fn count_to_client(&self, bytes: u64) {
-        self.to_client.fetch_add(bytes, Ordering::Relaxed);
-        self.metrics.count_bytes(0, bytes);
-    }
-}
-
-impl Drop for Cut<'_> {
-    fn drop(&mut self) {
-        if let Some(carried) = self.0 {
-            carried.cut(EndedBy::Gateway);
+            is_websocket,
+            idle: config.idle,
+            until: config.max_life.map(|life| Instant::now() + life),
         }
     }
 }
 
-/// Carries bytes both ways with so much room for each, until both sides have ended, the instance's
-/// epoch is `cut`, or `stop`.
-pub async fn carry(
-    client: impl AsyncRead + AsyncWrite + Unpin,
-    instance: impl AsyncRead + AsyncWrite + Unpin,
-    room: usize,
-    carried: &Carried,
-    cut: &CancellationToken,
+/// Completes at a time that need not be.
+pub async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the sides of a tunnel are told that the gateway ends.
+pub fn close_for(ended_by: EndedBy) -> Close {
+    match ended_by {
+        EndedBy::Sleep => Close::restart("sleep"),
+        EndedBy::Idle => Close::going_away("idle"),
+        EndedBy::MaxLife => Close::going_away("max_life"),
+        EndedBy::Gateway | EndedBy::Client | EndedBy::Instance => Close::going_away("drain"),
+    }
+}
+
+/// Carries bytes both ways, until both sides have ended, the epoch of `endpoint` ends, the rules say so,
+/// or `stop`. What is to be done then is for whoever has given back what the tunnel had.
+pub async fn carry<'a, C, I>(
+    client: C,
+    instance: I,
+    rules: TunnelRules,
+    carried: &'a Carried,
+    endpoint: Option<&Endpoint>,
     stop: &CancellationToken,
-) {
-    let mut unless_said = Cut(Some(carried));
-    let mut client = Side {
-        stream: client,
-        carried,
-        name: EndedBy::Client,
-    };
-    let mut instance = Side {
-        stream: instance,
-        carried,
-        name: EndedBy::Instance,
-    };
-    tokio::select! {
-        copied = copy_bidirectional_with_sizes(&mut client, &mut instance, room, room) => {
-            unless_said.0 = None;
-            match copied {
-                Ok(_) => carried.complete.store(true, Ordering::Relaxed),
-                Err(error) => tracing::debug!(%error, "a tunnel or connection broke"),
+) -> Farewell<'a, C, I>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut open = carried.open(TunnelState::Open);
+    let mut relay = Relay::new(client, instance, carried, rules.is_websocket);
+    let mut idle = rules
+        .idle
+        .map(|idle| (idle, Deadline::new(Instant::now() + idle)));
+    let copying = poll_fn(|cx| {
+        if let Poll::Ready(copied) = relay.poll_copy(cx) {
+            return Poll::Ready(Some(copied));
+        }
+        if let Some((idle, deadline)) = &mut idle {
+            if relay.take_payload() {
+                deadline.set(Instant::now() + *idle);
+            }
+            if deadline.poll_over(cx).is_ready() {
+                return Poll::Ready(None);
             }
         }
-        () = cut.cancelled() => {
-            unless_said.0 = None;
-            carried.cut(EndedBy::Sleep);
-        }
+        Poll::Pending
+    });
+    let ended_by = tokio::select! {
+        copied = copying => match copied {
+            Some(Ok(())) => {
+                open.complete();
+                return Farewell::nothing();
+            }
+            Some(Err(error)) => {
+                tracing::debug!(%error, "a tunnel or connection broke");
+                open.over();
+                return Farewell::nothing();
+            }
+            None => EndedBy::Idle,
+        },
+        () = cut(endpoint) => EndedBy::Sleep,
         () = carried.is_forsaken() => {
-            unless_said.0 = None;
             tracing::debug!("one side has ended and the other is silent");
+            open.over();
+            return Farewell::nothing();
         }
-        () = stop.cancelled() => {}
+        () = at(rules.until) => EndedBy::MaxLife,
+        () = stop.cancelled() => EndedBy::Gateway,
+    };
+    open.cut(ended_by);
+    let is_by_rule = matches!(ended_by, EndedBy::Idle | EndedBy::MaxLife);
+    if !rules.is_websocket && !is_by_rule {
+        // Nobody can be told.
+        return Farewell::nothing();
     }
-}
-
-// === impl Side ===
-
-impl<S> Side<'_, S> {
-    fn is_client(&self) -> bool {
-        self.name == EndedBy::Client
+    if ended_by == EndedBy::Sleep {
+        relay.instance = None;
     }
-
-    /// Takes note of an error of this side's.
-    fn checked<T>(&self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if matches!(polled, Poll::Ready(Err(_))) {
-            self.carried.end(self.name);
-        }
-        polled
-    }
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Side<'_, S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let (before, had_room) = (buffer.filled().len(), buffer.remaining() > 0);
-        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        if matches!(polled, Poll::Ready(Ok(()))) {
-            match buffer.filled().len() - before {
-                0 if had_room => self.carried.end(self.name),
-                count if self.is_client() => self.carried.count_from_client(count as u64),
-                _ => {}
-            }
-        }
-        self.checked(polled)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Side<'_, S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        if let Poll::Ready(Ok(count)) = &polled
-            && self.is_client()
-        {
-            self.carried.count_to_client(*count as u64);
-        }
-        self.checked(polled)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.checked(polled)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.checked(polled)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::{Instant, timeout};
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_half_closed_tunnel_is_forsaken_after_a_long_silence_and_not_before() {
-        let carried = Carried::new(Arc::new(Metrics::new()));
-        let day = Duration::from_secs(86_400);
-        assert!(
-            timeout(day, carried.is_forsaken()).await.is_err(),
-            "both sides are open"
-        );
-        carried.end(EndedBy::Client);
-        let began = Instant::now();
-        let talking = async {
-            for _ in 0..10 {
-                sleep(HALF_CLOSED / 2).await;
-                carried.count_to_client(1);
-            }
-        };
-        let ((), ()) = tokio::join!(talking, carried.is_forsaken());
-        let took = began.elapsed();
-        assert!(
-            took >= HALF_CLOSED * 6 && took <= HALF_CLOSED * 7,
-            "{took:?}"
-        );
-    }
+    Farewell::of(relay, close_for(ended_by))
 }

@@ -7,9 +7,12 @@
 //! request comes back when it was certainly not sent.
 
 mod bound_auth;
+mod carried;
 mod carry;
+mod epoch_end;
 mod epoch_stream;
 mod epoch_tasks;
+mod farewell;
 mod field_names;
 mod fields;
 mod forward;
@@ -30,6 +33,7 @@ mod peer_body;
 mod pool;
 mod proxy_protocol;
 mod read_timeout;
+mod relay;
 mod replay;
 mod request_body;
 mod response_body;
@@ -38,9 +42,12 @@ mod timed_body;
 mod trailers;
 mod tunnel;
 mod via;
+mod websocket;
 
 pub use bound_auth::{ClientConnection, has_bound_credentials};
-pub use carry::{Carried, EndedBy, carry};
+pub use carried::{Carried, OpenTunnel};
+pub use carry::{TunnelRules, at, carry, close_for};
+pub use farewell::Farewell;
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
 pub use forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
@@ -60,5 +67,8 @@ pub use proxy_protocol::ProxyHeader;
 pub use request_body::{BodyError, BodyFailure, BodyStats, RequestBody};
 pub use response_body::{ResponseError, UpstreamBody};
 pub use trailers::TrailerRules;
-pub use tunnel::tunnel;
+pub use tunnel::{TunnelFarewell, tunnel};
 pub use via::{Pseudonym, Pseudonyms, ViaElement};
+pub use websocket::{
+    Close, FrameHeader, FrameReader, LONGEST_CONTROL, NotWebSocket, Opcode, control, masked,
+};

@@ -2,46 +2,57 @@
 //!
 //! Guarantees: a tunnel ends with its instance's epoch or with the gateway, even before the
 //! client's side has switched; it closes the instance's side whenever the client's is gone, or takes nothing for
-//! `send_timeout`, so that a vanished client keeps nobody awake; a half-closed side stays
-//! half-closed; its account is right whatever ended it.
+//! `send_timeout`, so that a vanished client keeps nobody awake; its account is right whatever ended it.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-use super::carry::{Carried, EndedBy, carry};
-use crate::client::ClientUpgrade;
+use super::carried::Carried;
+use super::carry::{TunnelRules, carry};
+use super::epoch_end::cut;
+use super::farewell::Farewell;
+use crate::client::{ClientUpgrade, UpgradedClient};
 use crate::flow::SendTimeout;
+use crate::telemetry::{TunnelEnd as EndedBy, TunnelState};
+use crate::wake::Endpoint;
 
-/// The bytes that are on their way at most, in each direction.
-const ROOM: usize = 8 * 1024;
+/// What is left to be done when a tunnel has ended.
+pub type TunnelFarewell<'a, I> = Farewell<'a, SendTimeout<UpgradedClient>, I>;
 
 /// Carries bytes between the instance's side, which has switched, and the client's once it has.
-pub async fn tunnel(
+pub async fn tunnel<'a, I>(
     downstream: ClientUpgrade,
-    instance: impl AsyncRead + AsyncWrite + Unpin,
-    carried: &Carried,
-    cut: &CancellationToken,
+    instance: I,
+    rules: TunnelRules,
+    carried: &'a Carried,
+    endpoint: Option<&Endpoint>,
     (stop, send_timeout): (&CancellationToken, Duration),
-) {
+) -> TunnelFarewell<'a, I>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut open = carried.open(TunnelState::Open);
     // A side that agreed to switch may still never do so.
     let switched = tokio::select! {
         switched = downstream => switched,
-        () = cut.cancelled() => {
-            carried.end(EndedBy::Sleep);
-            return;
+        () = cut(endpoint) => {
+            open.cut(EndedBy::Sleep);
+            return Farewell::nothing();
         }
-        () = stop.cancelled() => return,
+        () = stop.cancelled() => return Farewell::nothing(),
     };
     match switched {
         Ok(client) => {
+            open.goes_on();
             let client = SendTimeout::new(client, send_timeout);
-            carry(client, instance, ROOM, carried, cut, stop).await;
+            carry(client, instance, rules, carried, endpoint, stop).await
         }
         Err(error) => {
-            carried.end(EndedBy::Client);
+            open.cut(EndedBy::Client);
             tracing::debug!(%error, "the client's side of an upgrade did not happen");
+            Farewell::nothing()
         }
     }
 }

@@ -16,7 +16,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("descriptors", &[]),
     ("file_stamp", &[]),
+    ("private_files", &[]),
+    ("problem", &[]),
     ("validity", &[]),
+    ("pem", &[]),
     ("workers", &[]),
     ("identity", &[]),
     ("config", &["descriptors", "identity"]),
@@ -24,9 +27,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     (
         "acme",
-        &["backoff", "config", "file_stamp", "telemetry", "validity"],
+        &[
+            "backoff",
+            "config",
+            "file_stamp",
+            "pem",
+            "private_files",
+            "telemetry",
+            "validity",
+        ],
     ),
-    ("instance_tls", &["config", "file_stamp"]),
+    ("instance_tls", &["config", "file_stamp", "pem"]),
     (
         "fleet",
         &["backoff", "config", "file_stamp", "router", "telemetry"],
@@ -67,6 +78,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "client",
             "config",
             "fleet",
+            "flow",
             "hold",
             "identity",
             "instance_tls",
@@ -90,12 +102,28 @@ const ROOMS: &[(&str, &[&str])] = &[
             "file_stamp",
             "fleet",
             "flow",
+            "pem",
+            "private_files",
             "telemetry",
             "validity",
             "workers",
         ],
     ),
-    ("admin", &["config", "drain", "flow", "telemetry", "wake"]),
+    (
+        "admin",
+        &["config", "drain", "flow", "problem", "telemetry", "wake"],
+    ),
+    (
+        "workload",
+        &[
+            "config",
+            "file_stamp",
+            "flow",
+            "private_files",
+            "problem",
+            "telemetry",
+        ],
+    ),
 ];
 const COMPOSITION: [&str; 2] = ["app", "cli"];
 const CRATES: [&str; 4] = [

@@ -181,12 +181,14 @@ impl Gateway {
         let mut app = App::bind(config, access).await.unwrap();
         let at = app.join(membership, &mut Inherited::default()).unwrap();
         let (addresses, admin, handle) = (app.addresses(), app.admin_address(), app.handle());
+        let door = app.door_address();
         let (stop, stopped) = oneshot::channel();
         let task = spawn(async move { app.run(async { drop(stopped.await) }).await });
         let gateway = Self {
             address: addresses[0],
             addresses,
             admin,
+            door,
             handle,
             stop: Some(stop),
             task,

@@ -13,7 +13,12 @@ pub(super) struct Code {
     pub(super) help: &'static str,
 }
 
-const fn code(word: &'static str, status: u16, meaning: &'static str, help: &'static str) -> Code {
+pub(super) const fn code(
+    word: &'static str,
+    status: u16,
+    meaning: &'static str,
+    help: &'static str,
+) -> Code {
     Code {
         word,
         status,
@@ -50,6 +55,13 @@ pub(super) const CODES: &[Code] = &[
         "Look at the client, or at a proxy in front of the gateway. It may speak TLS, HTTP/2 or \
          something else to a listener without TLS, or it may be an attack. The connection is \
          closed after the answer.",
+    ),
+    code(
+        "bad_handshake",
+        400,
+        "A request asks for a WebSocket at a route with tunnel.wake = \"first-frame\", and has no key of 16 \
+         bytes in Sec-WebSocket-Key, or another version than 13 (RFC 6455 §4.2.1).",
+        "Clients that are no browsers and build their handshakes themselves are usually the reason.",
     ),
     code(
         "bad_host",
@@ -183,6 +195,15 @@ pub(super) const CODES: &[Code] = &[
          server.max_buffered_bytes as one network may have.",
         "Look for what is stuck: responses that the client does not read, or uploads to instances \
          that sleep. If many people come from this network, raise the limit.",
+    ),
+    code(
+        "tunnel_limit",
+        429,
+        "The client has as many upgraded or raw connections open as the route's tunnel.max_per_client \
+         allows: by its IPv4 address, or its IPv6 /64.",
+        "Raise tunnel.max_per_client if many people come from one address; otherwise look for a client \
+         that opens connections and does not close them. If all clients have one address, name the proxy \
+         in front in server.trusted_proxies.",
     ),
     code(
         "wake_rate",

@@ -18,6 +18,7 @@ use crate::config::route::{
 use crate::config::route_name::RouteName;
 use crate::config::settings::{Setting as _, Settings as _, section};
 use crate::config::texts::{parse_host, parse_instance, parse_path, parse_zone};
+use crate::config::tunnel::{TunnelConfig, TunnelWake};
 use crate::config::values::KeepWarm;
 use crate::config::wake::WakeConfig;
 use crate::names::PlaneIndex;
@@ -139,6 +140,7 @@ pub(super) fn read_policy(
     let asleep = section(s, "asleep").unwrap_or_default();
     let retry = section(s, "retry").unwrap_or_default();
     let waiting_page = read_waiting_page(s);
+    let tunnel = read_tunnel(s, &wake);
     let keep_warm = read_keep_warm(s);
     let prewarm = read_prewarm(s);
     let forwarding = read_forwarding(s);
@@ -182,6 +184,7 @@ pub(super) fn read_policy(
         asleep,
         retry,
         waiting_page,
+        tunnel,
         keep_warm,
         prewarm,
     }
@@ -239,6 +242,30 @@ fn read_waiting_page(s: &mut Section<'_, '_>) -> WaitingPageConfig {
     });
     page.enabled = enabled;
     page
+}
+
+/// What a route says of upgraded and raw connections.
+fn read_tunnel(s: &mut Section<'_, '_>, wake: &RouteWakeConfig) -> TunnelConfig {
+    let mut tunnel = TunnelConfig::default();
+    s.section("tunnel", |s| {
+        tunnel.read(s);
+        let is_lazy = tunnel.wake == TunnelWake::FirstFrame;
+        if is_lazy && wake.on_tls_hello {
+            s.problem(
+                "wake",
+                "cannot be \"first-frame\" where `wake.on_tls_hello` wakes: that comes before any frame. \
+                 Leave one of both out",
+            );
+        }
+        if !is_lazy && !tunnel.subprotocols.is_empty() {
+            s.problem(
+                "subprotocols",
+                "has no effect, since the instance picks one: write wake = \"first-frame\", or leave it \
+                 out",
+            );
+        }
+    });
+    tunnel
 }
 
 fn read_keep_warm(s: &mut Section<'_, '_>) -> Vec<KeepWarm> {

@@ -112,6 +112,18 @@ pub fn describe(error: &ProxyError) -> Description {
             "Nothing is served at this port.",
             None,
         ),
+        ProxyError::TunnelLimit => (
+            StatusCode::TOO_MANY_REQUESTS,
+            "tunnel_limit",
+            "You have too many open connections of this kind already.",
+            SOON,
+        ),
+        ProxyError::Handshake => (
+            StatusCode::BAD_REQUEST,
+            "bad_handshake",
+            "This is no valid WebSocket handshake.",
+            None,
+        ),
         ProxyError::Route(RouteError::NoRoute) => (
             StatusCode::NOT_FOUND,
             "no_route",

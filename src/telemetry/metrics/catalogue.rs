@@ -46,7 +46,11 @@ pub(super) const REFUSED_CONNECTIONS: &str = "wakegate_refused_connections_total
 pub(super) const BUFFERED_BYTES: &str = "wakegate_buffered_bytes";
 pub(super) const MEMORY_REFUSALS: &str = "wakegate_memory_refusals_total";
 pub(super) const HOOKS: &str = "wakegate_hooks_total";
+pub(super) const WORKLOAD_HOLDS: &str = "wakegate_workload_holds";
+pub(super) const WORKLOAD_REQUESTS: &str = "wakegate_workload_requests_total";
 pub(super) const RAW_CONNECTIONS: &str = "wakegate_raw_connections_total";
+pub(super) const TUNNELS: &str = "wakegate_tunnels";
+pub(super) const TUNNELS_ENDED: &str = "wakegate_tunnels_ended_total";
 pub(super) const UPSTREAM_TLS_HANDSHAKES: &str = "wakegate_upstream_tls_handshakes_total";
 pub(super) const ACME_ORDERS: &str = "wakegate_acme_orders_total";
 pub(super) const TLS_HANDSHAKES: &str = "wakegate_tls_handshakes_total";
@@ -255,9 +259,25 @@ const ALL: &[(&str, Kind, &str)] = &[
         "Calls of workloads' hooks, by hook and by how they ended",
     ),
     (
+        WORKLOAD_HOLDS,
+        Gauge,
+        "Holds by which workloads keep their instances awake",
+    ),
+    (
+        WORKLOAD_REQUESTS,
+        Counter,
+        "Requests at the workloads' door, by how they ended",
+    ),
+    (
         RAW_CONNECTIONS,
         Counter,
         "Connections passed on as they are, by kind and by how they began",
+    ),
+    (TUNNELS, Gauge, "Upgraded and raw connections by state"),
+    (
+        TUNNELS_ENDED,
+        Counter,
+        "Upgraded and raw connections that have ended, by who ended them",
     ),
     (
         UPSTREAM_TLS_HANDSHAKES,

@@ -16,6 +16,11 @@ impl Counted {
         gauge.increment(1.0);
         Self(gauge.clone())
     }
+
+    /// Counts nowhere.
+    pub(super) fn nowhere() -> Self {
+        Self::new(&Gauge::noop())
+    }
 }
 
 impl Drop for Counted {

@@ -121,6 +121,30 @@ labels! {
         Release = "release",
     }
 
+    /// How a tunnel or raw connection is at the moment.
+    TunnelState: "state" {
+        /// It is open on both sides.
+        Open = "open",
+        /// The gateway has shaken hands with its client, and waits for the first frame.
+        Waiting = "waiting",
+    }
+
+    /// Who ended a tunnel or a raw connection; the values of `ended_by` in access lines.
+    TunnelEnd: "by" {
+        /// The gateway: it was draining, or could not pass it on.
+        Gateway = "gateway",
+        /// The client closed its side first, or vanished.
+        Client = "client",
+        /// The instance closed its side first, or broke the connection off.
+        Instance = "instance",
+        /// The instance's epoch: it went to sleep, or was replaced.
+        Sleep = "sleep",
+        /// It had no payload for `tunnel.idle`.
+        Idle = "idle",
+        /// It had lived for `tunnel.max_life`.
+        MaxLife = "max_life",
+    }
+
     /// Why a request was refused instead of held.
     ShedReason: "reason" {
         /// The instance's queue is full.
@@ -193,6 +217,22 @@ labels! {
         Ok = "ok",
         /// Without one.
         Failed = "failed",
+    }
+
+    /// How a request at the workloads' door ended.
+    DoorOutcome: "outcome" {
+        /// It was done.
+        Ok = "ok",
+        /// It came from an address that is no instance's.
+        Stranger = "stranger",
+        /// It said nothing that could be done.
+        Invalid = "invalid",
+        /// It was about a hold that does not exist.
+        Unknown = "unknown",
+        /// Holds stand in its way, or there are too many.
+        Conflict = "conflict",
+        /// A control plane or the directory of the holds could not be reached.
+        Unavailable = "unavailable",
     }
 
     /// How an attempt to load the configuration again ended.

@@ -27,8 +27,9 @@ pub use self::codes::known_code;
 pub use self::handles::Counted;
 use self::labels::Values as _;
 pub use self::labels::{
-    ConnectOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome, PeerOutcome,
-    ReleaseReason, ReloadOutcome, ShedReason, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
+    ConnectOutcome, DoorOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome,
+    PeerOutcome, ReleaseReason, ReloadOutcome, ShedReason, TunnelEnd, TunnelState, UpstreamUse,
+    WakeKind, WakeOutcome, WakePhase,
 };
 use self::owned::Owned;
 pub use self::owned::{ListenerMetrics, RouteMetrics};
@@ -95,6 +96,9 @@ pub struct Metrics {
     handshakes: Family<HandshakeOutcome, Counter>,
     upstream_handshakes: Family<HandshakeOutcome, Counter>,
     orders: Family<OrderOutcome, Counter>,
+    door: Family<DoorOutcome, Counter>,
+    tunnels: Family<TunnelState, Gauge>,
+    tunnel_ends: Family<TunnelEnd, Counter>,
     handshake_duration: Histogram,
     reloads: Family<ReloadOutcome, Counter>,
     last_reload: Gauge,
@@ -114,6 +118,8 @@ pub struct Metrics {
     pub boots: Counter,
     /// Failed wakes that left an instance's breaker open.
     pub breaker_openings: Counter,
+    /// Holds by which workloads keep their instances awake.
+    pub workload_holds: Gauge,
     /// Open connections to instances.
     pub upstream_connections: Gauge,
     /// Requests sent to an instance a second time.
@@ -197,6 +203,10 @@ impl Metrics {
             handshakes: Family::counters(r, name::TLS_HANDSHAKES),
             upstream_handshakes: Family::counters(r, name::UPSTREAM_TLS_HANDSHAKES),
             orders: Family::counters(r, name::ACME_ORDERS),
+            door: Family::counters(r, name::WORKLOAD_REQUESTS),
+            workload_holds: gauge(name::WORKLOAD_HOLDS),
+            tunnels: Family::gauges(r, name::TUNNELS),
+            tunnel_ends: Family::counters(r, name::TUNNELS_ENDED),
             handshake_duration: r.histogram(name::TLS_HANDSHAKE_DURATION, vec![]),
             reloads: Family::counters(r, name::RELOADS),
             last_reload: gauge(name::LAST_RELOAD),
@@ -342,6 +352,17 @@ impl Metrics {
         counter.increment(1);
     }
 
+    /// A tunnel, or raw connection, is in this state.
+    pub fn tunnel(&self, state: TunnelState) -> Counted {
+        let gauge = self.tunnels.of(state);
+        gauge.map_or_else(Counted::nowhere, Counted::new)
+    }
+
+    /// Counts the end of a tunnel or raw connection.
+    pub fn count_tunnel_end(&self, by: TunnelEnd) {
+        self.tunnel_ends.count(by);
+    }
+
     /// Counts a call of a workload's hook.
     pub fn count_hook(&self, hook: &'static str, outcome: &'static str) {
         let labels = vec![Label::new("hook", hook), Label::new("outcome", outcome)];
@@ -391,6 +412,11 @@ impl Metrics {
     /// Counts an order of a certificate.
     pub fn count_order(&self, outcome: OrderOutcome) {
         self.orders.count(outcome);
+    }
+
+    /// Counts a request at the workloads' door.
+    pub fn count_door(&self, outcome: DoorOutcome) {
+        self.door.count(outcome);
     }
 
     /// Counts a TLS handshake with an instance.

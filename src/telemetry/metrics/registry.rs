@@ -72,6 +72,12 @@ impl<V: Values> Family<V, Counter> {
     }
 }
 
+impl<V: Values> Family<V, Gauge> {
+    pub(super) fn gauges(registry: &Registry, name: &'static str) -> Self {
+        Self::make(|labels| registry.gauge(name, labels))
+    }
+}
+
 impl<V: Values> Family<V, Histogram> {
     pub(super) fn histograms(registry: &Registry, name: &'static str) -> Self {
         Self::make(|labels| registry.histogram(name, labels))

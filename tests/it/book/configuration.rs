@@ -51,7 +51,9 @@ fn make(path: &Path) {
             std::fs::create_dir_all(path).unwrap();
             write_pair(&path.join("example.com.pem"), &path.join("example.com.key"));
         }
-        ("ca" | "tickets" | "acme" | "certificates", _) => std::fs::create_dir_all(path).unwrap(),
+        ("ca" | "tickets" | "acme" | "certificates" | "holds", _) => {
+            std::fs::create_dir_all(path).unwrap();
+        }
         ("jwks.json", _) => std::fs::write(path, JWKS).unwrap(),
         (_, Some("pem")) => write_pair(path, &path.with_extension("key")),
         // With its certificate.

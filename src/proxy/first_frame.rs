@@ -1,0 +1,493 @@
+//! WebSockets whose first data frame wakes their instance (`tunnel.wake = "first-frame"`).
+//!
+//! Guarantees: a tab that connects again wakes nobody; while the instance sleeps the gateway is the
+//! other side: it shakes hands with no extension, answers pings and closes, and keeps nothing of the
+//! client's but the frame that wakes and what follows it, at most [`ROOM`] bytes; the instance gets the
+//! client's own handshake then, and every byte from that frame on; a wake that fails, or an instance that
+//! refuses, closes the connection with the reason's code. Where the instance is awake already, the
+//! handshake is its own, as without this rule.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::header::{SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, STRICT_TRANSPORT_SECURITY};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::connection_cache::CachedTarget;
+use super::context::{Arrival, RequestContext};
+use super::denied::Denied;
+use super::dispatch::{Dispatch, Sent};
+use super::error::ProxyError;
+use super::error_response;
+use super::gateway::Gateway;
+use super::pending_request::PendingRequest;
+use super::prepare::prepare;
+use super::request_log::RequestLog;
+use super::respond::max_age;
+use super::response_body::Content;
+use super::route::Target;
+use super::switching::{Offer, Switch};
+use super::transaction::{ExtraFields, Transaction};
+use super::tunnel_places::TunnelPlace;
+use crate::client::{ClientUpgrade, UpgradedClient};
+use crate::config::TunnelWake;
+use crate::flow::{PeekStream, SendTimeout};
+use crate::hold::Slot;
+use crate::instance_tls::InstanceStream;
+use crate::telemetry::{Trace, TunnelEnd, TunnelState};
+use crate::upstream::{
+    Carried, Close, Farewell, ForwardError, FrameHeader, Hop, LONGEST_CONTROL, LeasedStream,
+    NotWebSocket, Opcode, Outgoing, RequestBody, TunnelRules, UpstreamBody, at, carry, close_for,
+    control, edit, masked,
+};
+use crate::wake::Endpoint;
+use hypeman::ControlPlane;
+
+/// What is read of a client at most while its instance wakes.
+const ROOM: usize = 16 * 1024;
+/// Opcodes (RFC 6455 §5.2).
+const CLOSE: u8 = 8;
+const PONG: u8 = 10;
+
+/// The client's side, of which some bytes have been read.
+type Client = PeekStream<SendTimeout<UpgradedClient>>;
+
+/// What has been judged of a handshake whose first frame is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FirstFrame {
+    may_wake: Result<(), Denied>,
+    head_bytes: usize,
+}
+
+/// A client that the gateway has shaken hands with.
+struct Waiting<P> {
+    wake: Wake<P>,
+    place: Option<TunnelPlace>,
+}
+
+/// What is to be done when its first frame comes.
+struct Wake<P> {
+    gateway: Arc<Gateway<P>>,
+    target: Target,
+    resolved: Arc<CachedTarget>,
+    judged: FirstFrame,
+    /// The client's handshake, for the instance.
+    outgoing: Outgoing,
+    hop: Hop,
+    offer: Offer,
+    /// The subprotocol that both sides speak.
+    subprotocol: Option<HeaderValue>,
+}
+
+/// The instance's side, when it has switched.
+struct Opened {
+    stream: PeekStream<LeasedStream>,
+    endpoint: Endpoint,
+    slot: Slot,
+}
+
+/// Why there is no tunnel.
+struct Unopened {
+    by: TunnelEnd,
+    /// What its client is told.
+    close: Option<Close>,
+}
+
+// === impl Target ===
+
+impl Target {
+    /// Whether it is a WebSocket whose handshake does not wake.
+    pub(super) fn waits_for_frame(&self) -> bool {
+        let is_lazy = self.destination.route.config().tunnel.wake == TunnelWake::FirstFrame;
+        is_lazy && self.switch.as_ref().is_some_and(Switch::is_own_websocket)
+    }
+}
+
+// === impl FirstFrame ===
+
+impl FirstFrame {
+    /// What was judged of a request, if the gateway is to shake hands for its instance: one that may
+    /// never wake it is refused as any other.
+    pub(super) fn of(pending: &PendingRequest<'_, InstanceStream>) -> Option<Self> {
+        let is_to_wait = pending.may_wake.is_ok() && !pending.is_warm();
+        is_to_wait.then_some(Self {
+            may_wake: pending.may_wake,
+            head_bytes: pending.head_bytes,
+        })
+    }
+}
+
+// === impl Gateway ===
+
+impl<P: ControlPlane> Gateway<P> {
+    /// Shakes hands with a client in the place of its instance, which sleeps.
+    pub(super) async fn shake_hands(
+        self: &Arc<Self>,
+        mut request: Request<RequestBody>,
+        mut target: Target,
+        (resolved, judged): (Arc<CachedTarget>, FirstFrame),
+        (arrival, context, log): (&Arrival<'_>, &RequestContext, &RequestLog),
+        extra: &mut ExtraFields,
+    ) -> Result<Response<Content>, ProxyError> {
+        let config = Arc::clone(target.destination.route.config());
+        let switch = target.switch.as_mut().ok_or(ProxyError::Handshake)?;
+        let mut response = switch.shake_hands(&request)?;
+        let subprotocol = picked(&config.tunnel.subprotocols, request.headers());
+        let offered = request.headers_mut();
+        offered.remove(SEC_WEBSOCKET_EXTENSIONS);
+        offered.remove(SEC_WEBSOCKET_PROTOCOL);
+        if let Some(subprotocol) = &subprotocol {
+            offered.insert(SEC_WEBSOCKET_PROTOCOL, subprotocol.clone());
+        }
+        let headers = response.headers_mut();
+        let answered = subprotocol.clone().or(target.identity.subprotocol.take());
+        if let Some(answered) = answered {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, answered);
+        }
+        edit(headers, &config.forwarding.response_headers);
+        if let Some(age) = config.forwarding.hsts.filter(|_| target.is_secure) {
+            headers.insert(STRICT_TRANSPORT_SECURITY, max_age(age));
+        }
+        *extra = ExtraFields::of(&self.parts.response.load());
+
+        let outgoing = prepare(request, &target, arrival, context, log).await?;
+        let destination = &target.destination;
+        let hop = arrival.hop(&config, destination.port, destination.tls.clone());
+        let switch = target.switch.take().ok_or(ProxyError::Handshake)?;
+        let (downstream, offer) = switch.into_parts();
+        let place = target.tunnel_place.take();
+        let wake = Wake {
+            gateway: Arc::clone(self),
+            target,
+            resolved,
+            judged,
+            outgoing,
+            hop,
+            offer,
+            subprotocol,
+        };
+        let waiting = Waiting { wake, place };
+        let (transaction, handed_over) = oneshot::channel();
+        self.parts
+            .tunnels
+            .spawn(waiting.run(downstream, handed_over));
+        Ok(response.map(|()| Content::Switching(transaction)))
+    }
+}
+
+/// The first subprotocol that a client offers and that is one of these.
+fn picked(known: &[String], headers: &HeaderMap) -> Option<HeaderValue> {
+    let fields = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+    let offered = fields.filter_map(|field| field.to_str().ok());
+    let mut offered = offered.flat_map(|field| field.split(',')).map(str::trim);
+    let picked = offered.find(|offer| known.iter().any(|known| known == offer))?;
+    HeaderValue::from_str(picked).ok()
+}
+
+// === impl Waiting ===
+
+impl<P: ControlPlane> Waiting<P> {
+    /// Waits for the first frame, wakes, and carries what follows.
+    async fn run(
+        self,
+        downstream: ClientUpgrade,
+        handed_over: oneshot::Receiver<Box<Transaction>>,
+    ) {
+        let gateway = Arc::clone(&self.wake.gateway);
+        let parts = &gateway.parts;
+        let Ok(mut transaction) = handed_over.await else {
+            return;
+        };
+        let carried = Arc::new(Carried::new(Arc::clone(&parts.metrics)));
+        transaction.log.carried = Some(Arc::clone(&carried));
+        let mut open = carried.open(TunnelState::Waiting);
+        let switched = tokio::select! {
+            switched = downstream => switched,
+            () = parts.cut.cancelled() => return,
+        };
+        let Ok(client) = switched else {
+            return open.cut(TunnelEnd::Client);
+        };
+        let send_timeout = parts.server.load().send_timeout;
+        let mut client = PeekStream::new(SendTimeout::new(client, send_timeout));
+        let tunnel = &self.wake.target.destination.route.config().tunnel;
+        let rules = TunnelRules::of(tunnel, true);
+        let idle = rules.idle.map(|idle| Instant::now() + idle);
+        let mut is_answering = false;
+        let first = tokio::select! {
+            first = first_frame(&mut client, &mut is_answering) => first,
+            () = at(idle) => Err(Unopened::by(TunnelEnd::Idle)),
+            () = at(rules.until) => Err(Unopened::by(TunnelEnd::MaxLife)),
+            () = parts.cut.cancelled() => Err(Unopened::by(TunnelEnd::Gateway)),
+        };
+        let place = self.place;
+        let opened = match first {
+            Ok(()) => {
+                let opening = self.wake;
+                opening.open(&mut client, &mut transaction).await
+            }
+            Err(unopened) => Err(unopened),
+        };
+        match opened {
+            Ok(opened) => {
+                open.goes_on();
+                let Opened {
+                    stream,
+                    endpoint,
+                    slot,
+                } = opened;
+                let place = Some(&endpoint);
+                let carrying = carry(client, stream, rules, &carried, place, &parts.cut);
+                let farewell = carrying.await;
+                drop(slot);
+                farewell.say(Some(&endpoint)).await;
+            }
+            Err(Unopened { by, close }) => {
+                open.cut(by);
+                drop(open);
+                // Not in the middle of a frame of our own.
+                if let Some(close) = close.filter(|_| !is_answering) {
+                    let farewell = Farewell::of_client(client, &carried, close);
+                    farewell.say(None).await;
+                }
+            }
+        }
+        drop(place);
+    }
+}
+
+// === impl Wake ===
+
+impl<P: ControlPlane> Wake<P> {
+    /// Wakes the instance, and shakes hands with it as the client has done with the gateway.
+    async fn open(
+        self,
+        client: &mut Client,
+        transaction: &mut Transaction,
+    ) -> Result<Opened, Unopened> {
+        let Self {
+            gateway,
+            mut target,
+            resolved,
+            judged,
+            outgoing,
+            hop,
+            offer,
+            subprotocol,
+        } = self;
+        let parts = &gateway.parts;
+        let destination = &mut target.destination;
+        destination.deadline = Instant::now() + destination.timeout;
+        let Transaction {
+            context, wake, log, ..
+        } = transaction;
+        let look_up = gateway.look_up_of(&target.destination, None);
+        let may_wake = judged.may_wake;
+        let mut pending = PendingRequest {
+            user_agent: context.user_agent.as_ref(),
+            head_bytes: judged.head_bytes,
+            trace: log.trace.as_ref().and_then(Trace::parent),
+            ..gateway.pending(&target.destination, &resolved, &look_up, may_wake)
+        };
+        let instance = Arc::clone(&pending.resolved.instance);
+        gateway.prewarm(pending.route, &instance, &target.path, || {
+            pending.requester()
+        });
+        let sent = {
+            let mut opening = pin!(async {
+                let admitted = pending.admit(wake).await?;
+                let mut dispatch = Dispatch {
+                    pending: &mut pending,
+                    hop,
+                };
+                let sending = dispatch.send(&parts.upstream, admitted, outgoing, wake);
+                sending.await
+            });
+            let mut has_room = true;
+            loop {
+                tokio::select! {
+                    sent = &mut opening => break sent,
+                    read = client.peek_more(ROOM), if has_room => match read {
+                        Ok(()) => {}
+                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                            has_room = false;
+                        }
+                        Err(_) => return Err(Unopened::left()),
+                    },
+                    () = parts.cut.cancelled() => return Err(Unopened::by(TunnelEnd::Gateway)),
+                }
+            }
+        };
+        log.trace_hold(wake.held);
+        let instance = pending.resolved.instance;
+        log.instance = Some(Arc::clone(&instance));
+        let sent = match sent {
+            Ok(mut sent) => match agreed(&mut sent.response, &offer, subprotocol.as_ref()) {
+                Ok(true) => Ok(sent),
+                Ok(false) => return Err(Unopened::refused(sent.response.status())),
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        let opened = sent.and_then(|sent| {
+            let Sent {
+                mut response,
+                endpoint,
+                slot,
+            } = sent;
+            if let Some(until) = gateway.hold_until(response.headers_mut()) {
+                instance.keep_awake(until);
+            }
+            // Without a stream the instance's epoch has been cut meanwhile.
+            let stream = response.body_mut().take_stream();
+            let stream = stream.ok_or(ForwardError::Severed)?;
+            Ok(Opened {
+                stream,
+                endpoint,
+                slot,
+            })
+        });
+        opened.map_err(|error| {
+            let description = error_response::describe(&error);
+            tracing::debug!(request = %context.request_id, %error, "no instance for a first frame");
+            log.error = Some(description.code);
+            parts.metrics.count_error(description.code);
+            Unopened {
+                by: TunnelEnd::Gateway,
+                close: Some(Close {
+                    code: close_code(description.status),
+                    reason: description.code,
+                }),
+            }
+        })
+    }
+}
+
+/// Whether the instance has switched, and as its client was told that it would.
+fn agreed(
+    response: &mut Response<UpstreamBody>,
+    offer: &Offer,
+    subprotocol: Option<&HeaderValue>,
+) -> Result<bool, ProxyError> {
+    if !offer.agreed(response)? {
+        return Ok(false);
+    }
+    let headers = response.headers();
+    let picked = headers.get(SEC_WEBSOCKET_PROTOCOL);
+    let is_other = picked.is_some() && picked != subprotocol;
+    match is_other || headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
+        true => Err(ProxyError::UnexpectedUpgrade),
+        false => Ok(true),
+    }
+}
+
+/// The code of a close (RFC 6455 §7.4, and IANA's "WebSocket Close Code Number Registry") for what a
+/// request would be answered with this status.
+fn close_code(status: StatusCode) -> u16 {
+    match status {
+        StatusCode::TOO_MANY_REQUESTS
+        | StatusCode::SERVICE_UNAVAILABLE
+        | StatusCode::GATEWAY_TIMEOUT => 1013,
+        StatusCode::BAD_GATEWAY => 1014,
+        _ => 1011,
+    }
+}
+
+// === impl Unopened ===
+
+impl Unopened {
+    /// The gateway ends it, by a rule or because it ends itself.
+    fn by(by: TunnelEnd) -> Self {
+        let close = Some(close_for(by));
+        Self { by, close }
+    }
+
+    /// The client has gone.
+    fn left() -> Self {
+        Self {
+            by: TunnelEnd::Client,
+            close: None,
+        }
+    }
+
+    /// The instance does not switch, and answers with this status instead.
+    fn refused(status: StatusCode) -> Self {
+        Self {
+            by: TunnelEnd::Instance,
+            close: Some(Close {
+                code: close_code(status),
+                reason: "upgrade_refused",
+            }),
+        }
+    }
+}
+
+/// Waits until a data frame begins, and answers what comes before it; `is_answering` says whether that
+/// is going on. Nothing of the data frame is taken.
+async fn first_frame(client: &mut Client, is_answering: &mut bool) -> Result<(), Unopened> {
+    loop {
+        let header = match FrameHeader::parse(client.peeked()) {
+            Ok(header) => header,
+            Err(NotWebSocket) => return Err(protocol_error()),
+        };
+        if let Some(header) = header {
+            let Some(mask) = header.mask else {
+                // RFC 6455 §5.1.
+                return Err(protocol_error());
+            };
+            let Some(length) = header.control_length() else {
+                return match header.opcode {
+                    Opcode::Continuation => Err(protocol_error()),
+                    _ => Ok(()),
+                };
+            };
+            if let Some(frame) = client.peeked().get(..length) {
+                let payload = frame.get(header.header_length..).unwrap_or_default();
+                let payload: Vec<u8> = masked(payload, mask).collect();
+                client.consume(length);
+                let answer = match header.opcode {
+                    Opcode::Ping => Some(control(PONG, &payload, None)),
+                    Opcode::Close => {
+                        Some(control(CLOSE, payload.get(..2).unwrap_or_default(), None))
+                    }
+                    Opcode::Pong => None,
+                    Opcode::Continuation | Opcode::Data | Opcode::Reserved => {
+                        return Err(protocol_error());
+                    }
+                };
+                if let Some(answer) = answer {
+                    *is_answering = true;
+                    if client.write_all(&answer).await.is_err() || client.flush().await.is_err() {
+                        return Err(Unopened::left());
+                    }
+                    *is_answering = false;
+                }
+                if header.opcode == Opcode::Close {
+                    let _ended = client.shutdown().await;
+                    return Err(Unopened::left());
+                }
+                continue;
+            }
+        }
+        if client.peek_more(LONGEST_CONTROL).await.is_err() {
+            return Err(Unopened::left());
+        }
+    }
+}
+
+fn protocol_error() -> Unopened {
+    Unopened {
+        by: TunnelEnd::Client,
+        close: Some(Close {
+            code: 1002,
+            reason: "protocol error",
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,220 @@
+//! Bytes both ways between a client and an instance.
+//!
+//! Guarantees: bytes are taken from a side only as the other takes them, at most [`ROOM`] of them
+//! ahead; a direction in which nothing moves has no buffer; a half-closed side stays half-closed; where
+//! frames are known, it is known of what has been *written* to a side whether it ends between two.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::carried::{Carried, Side};
+use super::websocket::FrameReader;
+use crate::telemetry::TunnelEnd as EndedBy;
+
+/// The bytes that are on their way at most, in each direction.
+pub(super) const ROOM: usize = 16 * 1024;
+
+/// Both sides.
+pub(super) struct Relay<'a, C, I> {
+    pub(super) client: Side<'a, C>,
+    /// It goes before its epoch's end.
+    pub(super) instance: Option<Side<'a, I>>,
+    pub(super) to_client: Flow,
+    pub(super) to_instance: Flow,
+}
+
+/// One direction.
+pub(super) struct Flow {
+    /// What was read and is not written yet.
+    pub(super) rest: BytesMut,
+    /// The frames that were written; `None` where bytes are all that is known.
+    pub(super) frames: Option<FrameReader>,
+    source: Source,
+    needs_flush: bool,
+    /// Whether payload was written since that was asked last.
+    has_payload: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Open,
+    /// The sink has to be told.
+    Ended,
+    Done,
+}
+
+// === impl Relay ===
+
+impl<'a, C, I> Relay<'a, C, I>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    pub(super) fn new(client: C, instance: I, carried: &'a Carried, has_frames: bool) -> Self {
+        Self {
+            client: Side::new(client, carried, EndedBy::Client),
+            instance: Some(Side::new(instance, carried, EndedBy::Instance)),
+            to_client: Flow::new(has_frames),
+            to_instance: Flow::new(has_frames),
+        }
+    }
+
+    /// Carries what can be carried; ready when both sides have ended.
+    pub(super) fn poll_copy(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(instance) = &mut self.instance else {
+            return Poll::Ready(Ok(()));
+        };
+        let there = self.to_instance.poll_copy(&mut self.client, instance, cx)?;
+        let back = self.to_client.poll_copy(instance, &mut self.client, cx)?;
+        match there.is_ready() && back.is_ready() {
+            true => Poll::Ready(Ok(())),
+            false => Poll::Pending,
+        }
+    }
+
+    /// Whether payload has gone either way since this was asked last.
+    pub(super) fn take_payload(&mut self) -> bool {
+        let there = std::mem::take(&mut self.to_instance.has_payload);
+        std::mem::take(&mut self.to_client.has_payload) || there
+    }
+}
+
+// === impl Flow ===
+
+impl Flow {
+    fn new(has_frames: bool) -> Self {
+        Self {
+            rest: BytesMut::new(),
+            frames: has_frames.then(FrameReader::new),
+            source: Source::Open,
+            needs_flush: false,
+            has_payload: false,
+        }
+    }
+
+    /// Whether the frames are known.
+    pub(super) fn has_frames(&self) -> bool {
+        self.frames.as_ref().is_some_and(|frames| !frames.is_lost())
+    }
+
+    fn poll_copy(
+        &mut self,
+        source: &mut (impl AsyncRead + Unpin),
+        sink: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let rest = self.rest.len();
+            ready!(self.poll_write_rest(sink, rest, cx))?;
+            match self.source {
+                Source::Open => {}
+                Source::Ended => {
+                    ready!(Pin::new(&mut *sink).poll_shutdown(cx))?;
+                    self.source = Source::Done;
+                }
+                Source::Done => return Poll::Ready(Ok(())),
+            }
+            if self.source == Source::Open && self.poll_step(source, sink, cx)?.is_pending() {
+                ready!(self.poll_flush(sink, cx))?;
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Reads once, and writes of that what is taken at once.
+    fn poll_step(
+        &mut self,
+        source: &mut (impl AsyncRead + Unpin),
+        sink: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut room = [MaybeUninit::uninit(); ROOM];
+        let mut read = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(source).poll_read(cx, &mut read))?;
+        let bytes = read.filled();
+        if bytes.is_empty() {
+            self.source = Source::Ended;
+            return Poll::Ready(Ok(()));
+        }
+        let written = match Pin::new(sink).poll_write(cx, bytes)? {
+            Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Poll::Ready(count) => count,
+            Poll::Pending => 0,
+        };
+        let (gone, rest) = bytes.split_at(written.min(bytes.len()));
+        self.note_written(gone);
+        self.rest.extend_from_slice(rest);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads more of the source behind what is not written yet; whether there was any.
+    pub(super) fn poll_read_more(
+        &mut self,
+        source: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<bool> {
+        if self.source != Source::Open {
+            return Poll::Ready(false);
+        }
+        let mut room = [MaybeUninit::uninit(); ROOM];
+        let mut read = ReadBuf::uninit(&mut room);
+        let polled = ready!(Pin::new(source).poll_read(cx, &mut read));
+        self.rest.extend_from_slice(read.filled());
+        let is_more = polled.is_ok() && !read.filled().is_empty();
+        if !is_more {
+            self.source = Source::Done;
+        }
+        Poll::Ready(is_more)
+    }
+
+    /// Writes the first bytes of what was read; ready when they are written.
+    pub(super) fn poll_write_rest(
+        &mut self,
+        sink: &mut (impl AsyncWrite + Unpin),
+        mut count: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while count > 0 {
+            let rest = self.rest.get(..count).unwrap_or_default();
+            let written = ready!(Pin::new(&mut *sink).poll_write(cx, rest))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            let gone = self.rest.split_to(written.min(count));
+            self.note_written(&gone);
+            count = count.saturating_sub(written);
+        }
+        if self.rest.is_empty() && self.rest.capacity() > 0 {
+            self.rest = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    pub(super) fn poll_flush(
+        &mut self,
+        sink: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.needs_flush {
+            ready!(Pin::new(sink).poll_flush(cx))?;
+            self.needs_flush = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn note_written(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.needs_flush = true;
+        self.has_payload |= match &mut self.frames {
+            Some(frames) => frames.read(bytes),
+            None => true,
+        };
+    }
+}
