@@ -60,8 +60,8 @@ routes! {
     post "/api/instances/{name}/reset-breaker" reset_breaker;
     get "/api/wakes" wakes;
     get "/api/certificates" certificates;
-    get "/api/holds" holds;
     get "/api/fleet" fleet;
+    get "/api/holds" holds;
     get "/api/config" config;
     post "/api/reload" reload;
     post "/api/drain" drain;
@@ -243,12 +243,6 @@ async fn certificates(State(admin): State<Admin>) -> Json<Vec<CertificateView>> 
     Json(admin.operator.certificates())
 }
 
-/// The holds by which workloads keep their instances awake, by instance and task.
-#[cfg_attr(test, utoipa::path(get, path = "/api/holds", responses((status = 200, body = [HoldView]))))]
-async fn holds(State(admin): State<Admin>) -> Json<Vec<HoldView>> {
-    Json(admin.operator.holds())
-}
-
 /// The fleet's directory as it is known here: revision, age, members, claims, and routes that are gone
 /// and stay in force until that is accepted.
 #[cfg_attr(test, utoipa::path(get, path = "/api/fleet", responses((status = 200, body = Value), (status = 404, body = Problem))))]
@@ -261,6 +255,12 @@ async fn fleet(State(admin): State<Admin>) -> Result<Json<Value>, Problem> {
         )
     };
     admin.operator.fleet().map(Json).ok_or_else(none)
+}
+
+/// The holds by which workloads keep their instances awake, by instance and task.
+#[cfg_attr(test, utoipa::path(get, path = "/api/holds", responses((status = 200, body = [HoldView]))))]
+async fn holds(State(admin): State<Admin>) -> Json<Vec<HoldView>> {
+    Json(admin.operator.holds())
 }
 
 /// The configuration in force, secrets left out.
@@ -304,8 +304,8 @@ mod tests {
         standby,
         reset_breaker,
         certificates,
-        holds,
         fleet,
+        holds,
         wakes,
         config,
         reload,

@@ -43,15 +43,15 @@ pub trait Operator: Send + Sync + 'static {
     /// The certificates that come by ACME, by name.
     fn certificates(&self) -> Vec<CertificateView>;
 
-    /// The holds by which workloads keep their instances awake, by instance and task.
-    fn holds(&self) -> Vec<HoldView>;
-
     /// Whether it knows enough to serve: a member of a fleet that has never known its directory does
     /// not.
     fn is_ready(&self) -> bool;
 
     /// The fleet's directory as it is known here, if there is a fleet.
     fn fleet(&self) -> Option<Value>;
+
+    /// The holds by which workloads keep their instances awake, by instance and task.
+    fn holds(&self) -> Vec<HoldView>;
 
     /// Requests answered so far.
     fn served(&self) -> u64;
