@@ -43,7 +43,7 @@ use crate::upstream::{
     Carried, Close, Farewell, ForwardError, FrameHeader, Hop, LONGEST_CONTROL, LeasedStream,
     NotWebSocket, Opcode, Outgoing, RequestBody, TunnelRules, UpstreamBody, at, carry, close_for, control, edit, masked,
 };
-use crate::wake::Endpoint;
+use crate::wake::{Endpoint, Instance};
 use hypeman::ControlPlane;
 
 /// What is read of a client at most while its instance wakes.
@@ -84,6 +84,7 @@ struct Wake<P> {
 
 /// The instance's side, when it has switched.
 struct Opened {
+    instance: Arc<Instance>,
     stream: PeekStream<LeasedStream>,
     endpoint: Endpoint,
     slot: Slot,
@@ -235,11 +236,12 @@ impl<P: ControlPlane> Waiting<P> {
             Ok(opened) => {
                 open.goes_on();
                 let Opened {
+                    instance,
                     stream,
                     endpoint,
                     slot,
                 } = opened;
-                let carrying = carry(client, stream, rules, &carried, &endpoint, &parts.cut);
+                let carrying = carry(client, stream, rules, &carried, (&instance, &endpoint), &parts.cut);
                 let farewell = carrying.await;
                 drop(slot);
                 farewell.say(Some(&endpoint)).await;
@@ -344,6 +346,7 @@ impl<P: ControlPlane> Wake<P> {
             let stream = response.body_mut().take_stream();
             let stream = stream.ok_or(ForwardError::Severed)?;
             Ok(Opened {
+                instance,
                 stream,
                 endpoint,
                 slot,

@@ -23,7 +23,7 @@ use crate::names::RequestId;
 use crate::upstream::{
     Carried, ForwardError, Hop, LeasedStream, TunnelRules, Upstream, carry,
 };
-use crate::wake::{Endpoint, OpenConnection};
+use crate::wake::{Endpoint, Instance, OpenConnection};
 use hypeman::ControlPlane;
 
 /// What a client of TLS is sent instead of a handshake (RFC 8446 §6): a fatal alert, "internal
@@ -120,7 +120,8 @@ impl<P: ControlPlane> Gateway<P> {
         let opener = Opener(Arc::clone(&self.parts.upstream));
         let sent = dispatch(&opener, &mut pending, arrival, admitted, (), wake, log).await?;
         let rules = TunnelRules::of(&config.tunnel, false);
-        self.pass_on(client, sent, rules, (context, *wake), log)
+        let owner = pending.resolved.instance;
+        self.pass_on(client, sent, (rules, &owner), (context, *wake), log)
             .await;
         Ok(())
     }
@@ -131,7 +132,7 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
         sent: Sent<LeasedStream>,
-        rules: TunnelRules,
+        (rules, owner): (TunnelRules, &Instance),
         (context, wake): (&RequestContext, WakeInfo),
         log: &mut RequestLog,
     ) {
@@ -146,7 +147,7 @@ impl<P: ControlPlane> Gateway<P> {
         // Whoever drops this future leaves the account to the log.
         log.carried = Some(Arc::clone(&carried));
         let stop = &self.parts.cut;
-        let farewell = carry(client, response, rules, &carried, &endpoint, stop).await;
+        let farewell = carry(client, response, rules, &carried, (owner, &endpoint), stop).await;
         drop(slot);
         farewell.say(Some(&endpoint)).await;
     }

@@ -47,7 +47,7 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         sent: Sent<Response<UpstreamBody>>,
         target: Target,
-        instance: &Instance,
+        instance: &Arc<Instance>,
         extra: &mut ExtraFields,
     ) -> Result<Response<Content>, ProxyError> {
         let Sent {
@@ -67,7 +67,7 @@ impl<P: ControlPlane> Gateway<P> {
                 .remember(instance.id(), &preflight, &response);
         }
         let tunnel_config = &target.destination.route.config().tunnel;
-        let tunnel = (tunnel_config, target.tunnel_place);
+        let tunnel = (tunnel_config, target.tunnel_place, Arc::clone(instance));
         let hand_over = self.switch(target.switch, &mut response, endpoint, slot, tunnel)?;
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
 
@@ -115,7 +115,7 @@ impl<P: ControlPlane> Gateway<P> {
         response: &mut Response<UpstreamBody>,
         endpoint: Endpoint,
         slot: Slot,
-        (config, place): (&TunnelConfig, Option<TunnelPlace>),
+        (config, place, owner): (&TunnelConfig, Option<TunnelPlace>, Arc<Instance>),
     ) -> Result<HandOver, ProxyError> {
         let Some(switch) = switch else {
             return match response.status() {
@@ -138,7 +138,8 @@ impl<P: ControlPlane> Gateway<P> {
         let (transaction, handed_over) = oneshot::channel::<Box<Transaction>>();
         self.parts.tunnels.spawn(async move {
             let limits = (&cut, send_timeout);
-            let farewell = tunnel(downstream, instance, rules, &carried, &endpoint, limits).await;
+            let ends = (&*owner, &endpoint);
+            let farewell = tunnel(downstream, instance, rules, &carried, ends, limits).await;
             drop(slot);
             farewell.say(Some(&endpoint)).await;
             drop(place);

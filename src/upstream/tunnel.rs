@@ -15,7 +15,7 @@ use super::leased_stream::LeasedStream;
 use crate::client::{ClientUpgrade, UpgradedClient};
 use crate::flow::{PeekStream, SendTimeout};
 use crate::telemetry::{TunnelEnd as EndedBy, TunnelState};
-use crate::wake::Endpoint;
+use crate::wake::{Endpoint, Instance};
 
 /// What is left to be done when a tunnel has ended.
 pub type TunnelFarewell<'a> =
@@ -27,7 +27,7 @@ pub async fn tunnel<'a>(
     instance: PeekStream<LeasedStream>,
     rules: TunnelRules,
     carried: &'a Carried,
-    endpoint: &Endpoint,
+    (owner, endpoint): (&Instance, &Endpoint),
     (stop, send_timeout): (&CancellationToken, Duration),
 ) -> TunnelFarewell<'a> {
     let mut open = carried.open(TunnelState::Open);
@@ -44,7 +44,7 @@ pub async fn tunnel<'a>(
         Ok(client) => {
             open.goes_on();
             let client = SendTimeout::new(client, send_timeout);
-            carry(client, instance, rules, carried, endpoint, stop).await
+            carry(client, instance, rules, carried, (owner, endpoint), stop).await
         }
         Err(error) => {
             open.cut(EndedBy::Client);
