@@ -69,7 +69,10 @@ pub enum TunnelWake {
 fn positive(s: &mut Section<'_, '_>, key: &'static str) -> Option<Option<Duration>> {
     let time = Duration::take(s, key)?;
     if time.is_zero() {
-        s.problem(key, "must be more than 0: leave it out where there is to be no limit");
+        s.problem(
+            key,
+            "must be more than 0: leave it out where there is to be no limit",
+        );
     }
     Some(Some(time))
 }

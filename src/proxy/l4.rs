@@ -20,9 +20,7 @@ use super::transaction::Transaction;
 use super::wake_info::WakeInfo;
 use crate::instance_tls::InstanceStream;
 use crate::names::RequestId;
-use crate::upstream::{
-    Carried, ForwardError, Hop, LeasedStream, TunnelRules, Upstream, carry,
-};
+use crate::upstream::{Carried, ForwardError, Hop, LeasedStream, TunnelRules, Upstream, carry};
 use crate::wake::{Endpoint, Instance, OpenConnection};
 use hypeman::ControlPlane;
 

@@ -139,7 +139,6 @@ impl Switch {
 // === impl Offer ===
 
 impl Offer {
-
     /// Whether the instance has switched, and then only as it was asked to. What the client hears
     /// of it is put into `response`.
     pub(super) fn agreed<B>(&self, response: &mut Response<B>) -> Result<bool, ProxyError> {

@@ -90,9 +90,8 @@ mod tests {
     use crate::config::{Variables, load};
 
     fn route(host: &str, tunnel: &str) -> Arc<RouteConfig> {
-        let text = format!(
-            "[[route]]\nhost = \"{host}\"\ninstance = \"x\"\n[route.tunnel]\n{tunnel}\n"
-        );
+        let text =
+            format!("[[route]]\nhost = \"{host}\"\ninstance = \"x\"\n[route.tunnel]\n{tunnel}\n");
         let mut routes = load("w.toml", &text, &Variables::default()).unwrap().route;
         routes.remove(0)
     }
@@ -100,11 +99,17 @@ mod tests {
     #[test]
     fn a_client_has_its_places_at_a_route_until_its_tunnels_end() {
         let places = TunnelPlaces::default();
-        let (one, other) = (route("a.b", "max_per_client = 2"), route("c.d", "max_per_client = 2"));
+        let (one, other) = (
+            route("a.b", "max_per_client = 2"),
+            route("c.d", "max_per_client = 2"),
+        );
         let take = |route: &RouteConfig, client: &str| places.take(route, client.parse().unwrap());
         let first = take(&one, "192.0.2.1").unwrap();
         let second = take(&one, "::ffff:192.0.2.1").unwrap();
-        assert!(matches!(take(&one, "192.0.2.1"), Err(ProxyError::TunnelLimit)));
+        assert!(matches!(
+            take(&one, "192.0.2.1"),
+            Err(ProxyError::TunnelLimit)
+        ));
         let _neighbour = take(&one, "192.0.2.2").unwrap();
         let _elsewhere = take(&other, "192.0.2.1").unwrap();
         drop(first);

@@ -115,9 +115,7 @@ impl Carried {
     /// This side has ended; the first one counts.
     pub(super) fn end(&self, side: EndedBy) {
         let (before, now) = (Ordering::Relaxed, Ordering::Relaxed);
-        let _later = self
-            .ended_by
-            .compare_exchange(0, place(side), before, now);
+        let _later = self.ended_by.compare_exchange(0, place(side), before, now);
         self.half_closed.notify_one();
     }
 

@@ -84,7 +84,9 @@ where
 {
     let mut open = carried.open(TunnelState::Open);
     let mut relay = Relay::new(client, instance, carried, rules.is_websocket);
-    let mut idle = rules.idle.map(|idle| (idle, Deadline::new(Instant::now() + idle)));
+    let mut idle = rules
+        .idle
+        .map(|idle| (idle, Deadline::new(Instant::now() + idle)));
     let ended_by = loop {
         let copying = poll_fn(|cx| {
             if let Poll::Ready(copied) = relay.poll_copy(cx) {
@@ -107,6 +109,7 @@ where
                     return Farewell::nothing();
                 }
                 Some(Err(error)) => {
+                    let is_end = relay.to_client.take_held_end();
                     let is_instances = carried.ended_by() == EndedBy::Instance;
                     if is_instances && relay.to_client.lacks_close() {
                         owner.doubt();
@@ -114,9 +117,9 @@ where
                         if asleep.is_ok() {
                             break EndedBy::Sleep;
                         }
-                        if relay.to_client.has_ended() {
-                            continue;
-                        }
+                    }
+                    if is_end {
+                        continue;
                     }
                     tracing::debug!(%error, "a tunnel or connection broke");
                     open.over();

@@ -277,7 +277,9 @@ fn poll_frame(
         }
         let count = frames.rest_of_frame(&flow.rest);
         if count == 0 {
-            let more = source.as_mut().map(|source| flow.poll_read_more(*source, cx));
+            let more = source
+                .as_mut()
+                .map(|source| flow.poll_read_more(*source, cx));
             match more {
                 Some(more) if ready!(more) => continue,
                 Some(_) | None => return Poll::Ready(Step::Shutdown),

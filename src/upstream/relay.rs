@@ -38,6 +38,8 @@ pub(super) struct Flow {
     needs_flush: bool,
     /// Whether the source's end is told before it is passed on, where it comes without a close.
     holds_end: bool,
+    /// Whether that has happened, and the end is to be passed on.
+    is_end_held: bool,
     /// Whether payload was written since that was asked last.
     has_payload: bool,
 }
@@ -99,6 +101,7 @@ impl Flow {
             source: Source::Open,
             needs_flush: false,
             holds_end: false,
+            is_end_held: false,
             has_payload: false,
         }
     }
@@ -114,9 +117,9 @@ impl Flow {
         frames.is_some_and(|frames| frames.is_between() && !frames.has_closed())
     }
 
-    /// Whether the source has ended, and the sink has not been told.
-    pub(super) fn has_ended(&self) -> bool {
-        self.source == Source::Ended
+    /// Whether the source has ended just now, and the sink has not been told.
+    pub(super) fn take_held_end(&mut self) -> bool {
+        std::mem::take(&mut self.is_end_held)
     }
 
     fn poll_copy(
@@ -157,6 +160,7 @@ impl Flow {
         if bytes.is_empty() {
             self.source = Source::Ended;
             let is_held = std::mem::take(&mut self.holds_end) && self.lacks_close();
+            self.is_end_held = is_held;
             return Poll::Ready(match is_held {
                 true => Err(io::ErrorKind::UnexpectedEof.into()),
                 false => Ok(()),

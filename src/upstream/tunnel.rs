@@ -17,9 +17,11 @@ use crate::flow::{PeekStream, SendTimeout};
 use crate::telemetry::{TunnelEnd as EndedBy, TunnelState};
 use crate::wake::{Endpoint, Instance};
 
+/// The instance's side of a tunnel.
+pub type TunnelStream = PeekStream<LeasedStream>;
+
 /// What is left to be done when a tunnel has ended.
-pub type TunnelFarewell<'a> =
-    Farewell<'a, SendTimeout<UpgradedClient>, PeekStream<LeasedStream>>;
+pub type TunnelFarewell<'a> = Farewell<'a, SendTimeout<UpgradedClient>, PeekStream<LeasedStream>>;
 
 /// Carries bytes between the instance's side, which has switched, and the client's once it has.
 pub async fn tunnel<'a>(

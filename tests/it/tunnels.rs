@@ -55,7 +55,10 @@ async fn refusal(gateway: &Gateway, instance: &str) -> (u16, String) {
         panic!("{refused:?}");
     };
     let body: Value = serde_json::from_slice(response.body().as_ref().unwrap()).unwrap();
-    (response.status().as_u16(), body["code"].as_str().unwrap().to_owned())
+    (
+        response.status().as_u16(),
+        body["code"].as_str().unwrap().to_owned(),
+    )
 }
 
 /// The next frame that is no pong.
@@ -207,7 +210,9 @@ async fn data_keeps_a_tunnel_open_and_its_longest_life_ends_it_all_the_same() {
         socket.send(Message::text("more")).await.unwrap();
         match next(&mut socket).await {
             Some(Message::Text(_)) => sleep(Duration::from_millis(400)).await,
-            Some(Message::Close(Some(frame))) => break (u16::from(frame.code), frame.reason.to_string()),
+            Some(Message::Close(Some(frame))) => {
+                break (u16::from(frame.code), frame.reason.to_string());
+            }
             other => panic!("{other:?}"),
         }
     };
@@ -227,7 +232,10 @@ async fn an_instance_is_told_by_a_masked_close_and_no_close_is_in_the_middle_of_
     // Both are between frames; a ping before does not count.
     let (mut client, mut instance) = own_tunnel(&gateway, &origin).await;
     instance.write_all(b"\x89\x00").await.unwrap();
-    assert_eq!(until_end(&mut client).await, b"\x89\x00\x88\x06\x03\xe9idle");
+    assert_eq!(
+        until_end(&mut client).await,
+        b"\x89\x00\x88\x06\x03\xe9idle"
+    );
     let bytes = until_end(&mut instance).await;
     assert_eq!((bytes[0], bytes[1], bytes.len()), (0x88, 0x86, 12));
     let payload = bytes[6..].iter().zip(bytes[2..6].iter().cycle());
@@ -276,7 +284,9 @@ async fn a_client_has_as_many_tunnels_as_its_route_allows_and_a_refusal_wakes_no
     let (gateway, _) = start(&plane, two).await;
     let first = open(&gateway, "few").await;
     let mut raw = TcpStream::connect(gateway.addresses[1]).await.unwrap();
-    raw.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    raw.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
     assert!(head(&mut raw).await.starts_with("HTTP/1.1 200 "));
     assert_eq!(refusal(&gateway, "few").await, limited);
     let mut other = TcpStream::connect(gateway.addresses[1]).await.unwrap();
@@ -292,7 +302,9 @@ async fn a_client_has_as_many_tunnels_as_its_route_allows_and_a_refusal_wakes_no
     for _ in 0..5 {
         let asking = gateway.client();
         let asking = asking.request("GET", "few", "/");
-        let fields = asking.header("connection", "upgrade").header("upgrade", "foo");
+        let fields = asking
+            .header("connection", "upgrade")
+            .header("upgrade", "foo");
         eventually("it is answered", async || {
             let answer = fields.try_clone().unwrap().send().await.unwrap();
             answer.status() == 200
@@ -391,7 +403,10 @@ async fn a_tab_that_connects_again_wakes_nobody_before_its_first_data_frame() {
     drop((socket, third));
     let lines = ends(&paper, 3).await;
     assert_eq!(lines, ["client"; 3]);
-    let woken = paper.lines().into_iter().find(|line| line["wake"] == "cold");
+    let woken = paper
+        .lines()
+        .into_iter()
+        .find(|line| line["wake"] == "cold");
     assert!(woken.is_some_and(|line| line["status"] == 101));
     gateway.stop().await;
     plane.stop().await;
@@ -403,16 +418,18 @@ async fn what_keeps_a_first_frame_from_its_instance_closes_with_its_code() {
     let asleep = plane.asleep(Wanted::hello("shy")).await;
     let rules = format!("{FIRST_FRAME}[route.wake]\ntimeout = \"2s\"\n");
     let (gateway, paper) = start(&plane, &rules).await;
-    plane
-        .faults("{ \"error_percent\": 100 }")
-        .await;
     let mut socket = open(&gateway, "shy").await;
+    plane.faults("{ \"error_percent\": 100 }").await;
     socket.send(Message::text("hello")).await.unwrap();
     let (code, reason) = closed(&mut socket).await;
-    assert!((1011..=1014).contains(&code) && !reason.is_empty(), "{code} {reason}");
+    assert!(
+        (1011..=1014).contains(&code) && !reason.is_empty(),
+        "{code} {reason}"
+    );
     let line = |paper: &MetricsFile| paper.lines().pop().unwrap();
     eventually("its line", async || !paper.lines().is_empty()).await;
     assert_eq!(line(&paper)["error"], reason);
+    plane.faults("{}").await;
     assert_eq!(plane.state(&asleep.id).await, InstanceState::Standby);
     let bad = UPGRADE.replace("own.test", "shy.test");
     for (wrong, instead) in [
@@ -422,7 +439,10 @@ async fn what_keeps_a_first_frame_from_its_instance_closes_with_its_code() {
         let mut stream = TcpStream::connect(gateway.address).await.unwrap();
         let request = bad.replace(wrong, instead);
         stream.write_all(request.as_bytes()).await.unwrap();
-        assert!(head(&mut stream).await.starts_with("HTTP/1.1 400 "), "{instead}");
+        assert!(
+            head(&mut stream).await.starts_with("HTTP/1.1 400 "),
+            "{instead}"
+        );
     }
     gateway.stop().await;
     plane.stop().await;
@@ -433,13 +453,24 @@ async fn a_waiting_tunnel_has_the_routes_rules_and_ends_with_the_gateway() {
     let plane = Plane::start().await;
     let instance = plane.asleep(Wanted::hello("wait")).await;
     let rules = format!("{FIRST_FRAME}idle = \"1s\"\nmax_per_client = 1\n");
-    let (mut gateway, paper) = start(&plane, &format!("{rules}[server]\ndrain_timeout = \"100ms\"\n")).await;
+    let (mut gateway, paper) = start(
+        &plane,
+        &format!("{rules}[server]\ndrain_timeout = \"100ms\"\n"),
+    )
+    .await;
     let mut socket = open(&gateway, "wait").await;
     assert_eq!(refusal(&gateway, "wait").await.0, 429);
     socket.send(Message::Ping(Bytes::new())).await.unwrap();
     assert_eq!(closed(&mut socket).await, (1001, "idle".to_owned()));
     drop(socket);
-    assert_eq!(ends(&paper, 2).await.iter().filter(|end| *end == "idle").count(), 1);
+    assert_eq!(
+        ends(&paper, 2)
+            .await
+            .iter()
+            .filter(|end| *end == "idle")
+            .count(),
+        1
+    );
     let mut socket = open(&gateway, "wait").await;
     gateway.drain();
     assert_eq!(closed(&mut socket).await, (1001, "drain".to_owned()));

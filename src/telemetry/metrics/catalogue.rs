@@ -252,11 +252,7 @@ const ALL: &[(&str, Kind, &str)] = &[
         Counter,
         "Connections passed on as they are, by kind and by how they began",
     ),
-    (
-        TUNNELS,
-        Gauge,
-        "Upgraded and raw connections by state",
-    ),
+    (TUNNELS, Gauge, "Upgraded and raw connections by state"),
     (
         TUNNELS_ENDED,
         Counter,

@@ -27,7 +27,8 @@ pub use self::handles::Counted;
 use self::labels::Values as _;
 pub use self::labels::{
     ConnectOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome, ReleaseReason,
-    ReloadOutcome, ShedReason, TunnelEnd, TunnelState, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
+    ReloadOutcome, ShedReason, TunnelEnd, TunnelState, UpstreamUse, WakeKind, WakeOutcome,
+    WakePhase,
 };
 use self::owned::Owned;
 pub use self::owned::{ListenerMetrics, RouteMetrics};

@@ -226,7 +226,9 @@ impl FrameReader {
                 }
             }
             State::Payload { left, is_data } => {
-                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                let taken = usize::try_from(*left)
+                    .unwrap_or(usize::MAX)
+                    .min(bytes.len());
                 let is_data = *is_data;
                 *left -= taken as u64;
                 if *left == 0 {
@@ -295,7 +297,10 @@ mod tests {
         let mut reader = FrameReader::new();
         assert!(reader.read(&frame(1, false, 10, true)));
         assert!(!reader.read(&frame(9, true, 125, true)) && reader.is_between());
-        assert!(reader.read(&frame(0, true, 0, true)), "an empty part is one");
+        assert!(
+            reader.read(&frame(0, true, 0, true)),
+            "an empty part is one"
+        );
         assert!(!reader.read(&frame(10, true, 0, false)) && !reader.has_closed());
         assert!(!reader.read(&frame(8, true, 2, false)) && reader.has_closed());
     }
