@@ -1,4 +1,4 @@
-//! WebSockets whose first data frame wakes their instance (`tunnel.wake = "first-frame"`).
+//! Connections of WebSocket whose first data frame wakes their instance (`tunnel.wake = "first-frame"`).
 //!
 //! Guarantees: a tab that connects again wakes nobody; while the instance sleeps the gateway is the
 //! other side: it shakes hands with no extension, answers pings and closes, and keeps nothing of the

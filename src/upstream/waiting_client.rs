@@ -65,9 +65,9 @@ impl WaitingClient {
                 // RFC 6455 §5.1.
                 let mask = header.mask.ok_or(NoFrame::Protocol)?;
                 let Some(length) = header.control_length() else {
-                    return match header.opcode {
-                        Opcode::Continuation => Err(NoFrame::Protocol),
-                        _ => Ok(()),
+                    return match header.opcode == Opcode::Continuation {
+                        true => Err(NoFrame::Protocol),
+                        false => Ok(()),
                     };
                 };
                 if let Some(frame) = self.stream.peeked().get(..length) {
