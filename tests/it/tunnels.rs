@@ -7,7 +7,7 @@ use hypeman::wire::InstanceState;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::error::Error as WebSocketError;
 use tokio_tungstenite::tungstenite::{Bytes, Message};
@@ -16,7 +16,9 @@ use wakegate::config::LogConfig;
 use wakegate::telemetry::AccessSink;
 
 use crate::observability::MetricsFile;
-use crate::support::{Gateway, PATIENCE, Plane, Wanted, eventually, eventually_within, spawn};
+use crate::support::{
+    Gateway, PATIENCE, Plane, Wanted, eventually, eventually_within, number, spawn,
+};
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
@@ -155,8 +157,7 @@ async fn pings_do_not_keep_an_instance_awake_however_many_clients_send_them() {
     let instance = plane.asleep(wanted).await;
     let (gateway, _) = start(&plane, "[route.tunnel]\nidle = \"3s\"\n").await;
     // Each takes four descriptors here, since all sides are in one process.
-    let count = std::env::var("TUNNELS").ok();
-    let count = count.map_or(300, |count| count.parse().unwrap());
+    let count = number("TUNNELS").unwrap_or(300);
     let mut sockets = Vec::new();
     for _ in 0..count {
         sockets.push(open(&gateway, "tabs").await);
@@ -205,7 +206,7 @@ async fn data_keeps_a_tunnel_open_and_its_longest_life_ends_it_all_the_same() {
     plane.listening(Wanted::hello("busy")).await;
     let rules = "[route.tunnel]\nidle = \"1s\"\nmax_life = \"3s\"\n";
     let (gateway, paper) = start(&plane, rules).await;
-    let (mut socket, began) = (open(&gateway, "busy").await, std::time::Instant::now());
+    let (mut socket, began) = (open(&gateway, "busy").await, Instant::now());
     let close = loop {
         socket.send(Message::text("more")).await.unwrap();
         match next(&mut socket).await {
