@@ -14,8 +14,9 @@ use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::store::{AcmeStore, CHALLENGES, write};
+use super::store::{AcmeStore, CHALLENGES};
 use crate::names::Hostname;
+use crate::private_files;
 
 /// Where a CA asks over HTTP (RFC 8555 §8.3).
 const PREFIX: &str = "/.well-known/acme-challenge/";
@@ -71,7 +72,7 @@ impl AcmeStore {
         challenge
             .0
             .iter()
-            .try_for_each(|path| write(path, key_authorization.as_bytes()))?;
+            .try_for_each(|path| private_files::write(path, key_authorization.as_bytes()))?;
         Ok(challenge)
     }
 

@@ -13,6 +13,7 @@ use http::header::RETRY_AFTER;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Collected, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error};
+use jiff::Timestamp;
 
 /// One call.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,10 +36,21 @@ impl RetryAfter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn note(&self, seconds: u64) {
+    fn note(&self, pause: Duration) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *kept = Some(Duration::from_secs(seconds));
+        *kept = Some(pause);
     }
+}
+
+/// What a Retry-After asks for: seconds, or a date (RFC 9110 §10.2.3).
+fn pause_of(text: &str, now: Timestamp) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text);
+    let left = date.ok()?.duration_since(now);
+    Some(Duration::try_from(left).unwrap_or_default())
 }
 
 // === impl HttpClient ===
@@ -88,8 +100,8 @@ impl instant_acme::HttpClient for HttpClient {
                 let after = headers
                     .get(RETRY_AFTER)
                     .and_then(|value| value.to_str().ok());
-                if let Some(seconds) = after.and_then(|text| text.trim().parse().ok()) {
-                    retry_after.note(seconds);
+                if let Some(pause) = after.and_then(|text| pause_of(text, Timestamp::now())) {
+                    retry_after.note(pause);
                 }
             }
             let body = answer.bytes().await.map_err(failed)?;
@@ -97,5 +109,26 @@ impl instant_acme::HttpClient for HttpClient {
             (*response.status_mut(), *response.headers_mut()) = (status, headers);
             Ok(BytesResponse::from(response))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ca_may_say_in_seconds_or_by_a_date_when_it_wants_to_be_asked_again() {
+        let now: Timestamp = "2026-11-06T08:49:00Z".parse().unwrap();
+        let pauses = [
+            ("soon", None),
+            ("-5", None),
+            ("120", Some(120)),
+            ("Fri, 06 Nov 2026 08:49:37 GMT", Some(37)),
+            ("Fri, 06 Nov 2026 08:00:00 GMT", Some(0)),
+        ];
+        for (text, seconds) in pauses {
+            let pause = pause_of(text, now);
+            assert_eq!(pause, seconds.map(Duration::from_secs), "{text}");
+        }
     }
 }

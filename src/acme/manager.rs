@@ -17,6 +17,7 @@ use tokio::sync::{Mutex as TurnMutex, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::account::{OrderError, account, order};
+use super::failure::Failure;
 use super::http_client::RetryAfter;
 use super::on_demand::Demanded;
 use super::renewal_info::{self, Suggestion};
@@ -70,14 +71,6 @@ pub struct CertificateState {
     pub next_attempt: Timestamp,
     /// Why the last order failed, if none has succeeded since.
     pub error: Option<String>,
-}
-
-/// Why a name has no new certificate.
-#[derive(Debug, Clone)]
-struct Failure {
-    count: u32,
-    next: Timestamp,
-    error: Option<String>,
 }
 
 // === impl Acme ===
@@ -246,7 +239,7 @@ impl Acme {
     pub async fn run(self: Arc<Self>) {
         let mut names = self.names.subscribe();
         let mut orders = FuturesUnordered::new();
-        let mut busy = BTreeSet::new();
+        let (mut busy, mut recalled) = (BTreeSet::new(), BTreeSet::new());
         let mut swept: Option<Instant> = None;
         loop {
             names.mark_unchanged();
@@ -261,6 +254,10 @@ impl Acme {
                 self.store.sweep();
                 swept = Some(Instant::now());
             }
+            for name in wanted.difference(&recalled) {
+                self.recall(name);
+            }
+            recalled.clone_from(&wanted);
             let idle = wanted.iter().filter(|name| !busy.contains(*name));
             let due_at = |name: &String| self.due_at(name, self.failures().get(name));
             let mut idle: Vec<_> = idle.map(|name| (due_at(name), name.clone())).collect();
@@ -309,6 +306,7 @@ impl Acme {
         };
         // Another gateway may have had the lock until a moment ago.
         self.refresh();
+        self.recall(name);
         let failure = self.failures().get(name).cloned();
         if self.due_at(name, failure.as_ref()) > Timestamp::now() {
             return;
@@ -330,6 +328,9 @@ impl Acme {
                     return self.fail(name, &OrderError::Refused(told.to_owned()));
                 }
                 self.failures().remove(name);
+                if let Err(error) = self.store.forget_failure(name) {
+                    tracing::warn!(name, %error, "what has failed before cannot be forgotten");
+                }
                 self.metrics.count_order(OrderOutcome::Ok);
                 tracing::info!(name, "a new certificate");
             }
@@ -369,6 +370,23 @@ impl Acme {
         let again = SignedDuration::try_from(pause).unwrap_or(SignedDuration::MAX);
         tracing::warn!(name, error = %text, again_in = %again, "no certificate was issued");
         self.note(name, Some((count, text)), pause);
+        let kept = self.failures().get(name).cloned();
+        let saved = kept.map(|kept| self.store.save_failure(name, &kept));
+        if let Some(Err(error)) = saved {
+            tracing::warn!(name, %error, "after a restart this is tried again sooner");
+        }
+    }
+
+    /// What was known of a name before this gateway was started, or has failed at another one.
+    fn recall(&self, name: &str) {
+        let kept = self.store.failure(name);
+        let Some(kept) = kept.and_then(|kept| kept.believed_at(Timestamp::now())) else {
+            return;
+        };
+        let mut failures = self.failures();
+        if failures.get(name).is_none_or(|own| own.next < kept.next) {
+            failures.insert(name.to_owned(), kept);
+        }
     }
 
     /// The next try is after `pause`.

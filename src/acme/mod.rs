@@ -8,6 +8,7 @@
 
 mod account;
 mod challenges;
+mod failure;
 mod http_client;
 mod manager;
 mod on_demand;

@@ -6,22 +6,22 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use instant_acme::CertificateIdentifier;
 use jiff::{SignedDuration, Timestamp};
-use rustix::fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock};
+use rustix::fs::{FlockOperation, flock};
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::failure::Failure;
 use super::renewal_info::identifier;
 use crate::file_stamp::FileStamp;
+use crate::pem;
+use crate::private_files::{self, DRAFT};
 use crate::validity::validity;
 
 /// The protocol of a handshake that is a challenge (RFC 8737 §3).
@@ -30,10 +30,11 @@ pub const ACME_TLS: &[u8] = b"acme-tls/1";
 const CERTIFICATES: &str = "certificates";
 pub(super) const CHALLENGES: &str = "challenges";
 const LOCKS: &str = "locks";
-/// The ending of files that are being written.
-const DRAFT: &str = "new";
+const FAILURES: &str = "failures";
 /// What is older than this is nobody's order any more.
 const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(1);
+/// What failed so long ago, and was not tried again, is no name's of ours any more.
+const FORGOTTEN: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Certificates cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -74,30 +75,22 @@ impl AcmeStore {
     /// Opens the directory, which is made if there is none.
     pub fn open(dir: &Path) -> Result<Arc<Self>, AcmeError> {
         let store = Self::at(dir);
-        let made = [
-            dir.to_owned(),
-            dir.join(CERTIFICATES),
-            dir.join(CHALLENGES),
-            dir.join(LOCKS),
-        ]
-        .iter()
-        .try_for_each(|dir| private_dir(dir));
-        made.and_then(|()| can_write(dir))
-            .map_err(|source| AcmeError {
-                dir: dir.to_owned(),
-                source,
-            })?;
+        let inner = [CERTIFICATES, CHALLENGES, LOCKS, FAILURES];
+        let made = private_files::make_dir(dir);
+        let mut made = made.and_then(|()| private_files::can_create(dir));
+        for folder in inner {
+            made = made.and_then(|()| private_files::make_dir(&dir.join(folder)));
+        }
+        made.map_err(|source| AcmeError {
+            dir: dir.to_owned(),
+            source,
+        })?;
         Ok(Arc::new(store))
     }
 
     /// The same without a trace: what would keep it from being made is an error, too.
     pub fn rehearse(dir: &Path) -> Result<Arc<Self>, AcmeError> {
-        let there = dir.ancestors().find(|place| place.exists());
-        let checked = match there {
-            Some(place) if place.is_dir() => can_write(place),
-            Some(_) | None => Err(io::ErrorKind::NotADirectory.into()),
-        };
-        checked.map_err(|source| AcmeError {
+        private_files::can_create(dir).map_err(|source| AcmeError {
             dir: dir.to_owned(),
             source,
         })?;
@@ -166,7 +159,7 @@ impl AcmeStore {
 
     /// Keeps a certificate with its key.
     pub(super) fn save(&self, name: &str, key: &str, chain: &str) -> io::Result<()> {
-        write(
+        private_files::write(
             &self.certificate_path(name),
             format!("{key}{chain}").as_bytes(),
         )
@@ -176,26 +169,51 @@ impl AcmeStore {
     /// of files.
     pub(super) fn sweep(&self) {
         let now = Timestamp::now();
-        let is_old = |entry: &fs::DirEntry| {
+        let is_old = |entry: &fs::DirEntry, age: SignedDuration| {
             let modified = entry.metadata().and_then(|found| found.modified());
             let modified = modified.ok().and_then(|at| Timestamp::try_from(at).ok());
-            modified.is_some_and(|at| now.duration_since(at) > LEFT_BEHIND)
+            modified.is_some_and(|at| now.duration_since(at) > age)
         };
         for folder in [
             self.dir.clone(),
             self.dir.join(CERTIFICATES),
             self.dir.join(CHALLENGES),
+            self.dir.join(FAILURES),
         ] {
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
                 let path = entry.path();
                 let is_draft = path.extension().is_some_and(|ending| ending == DRAFT);
-                let may_go = is_draft || folder.ends_with(CHALLENGES);
-                if may_go && path.is_file() && is_old(&entry) {
+                let age = match folder.ends_with(FAILURES) && !is_draft {
+                    true => FORGOTTEN,
+                    false => LEFT_BEHIND,
+                };
+                let is_certificate = !is_draft && !folder.ends_with(CHALLENGES) && age != FORGOTTEN;
+                if !is_certificate && path.is_file() && is_old(&entry, age) {
                     // Another gateway may have been quicker.
                     let _gone = fs::remove_file(path);
                 }
             }
         }
+    }
+
+    /// What is known of a name's last failed orders; a file that cannot be read says nothing.
+    pub(super) fn failure(&self, name: &str) -> Option<Failure> {
+        let text = fs::read(self.failure_path(name)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Keeps it for whoever starts later, or orders beside this gateway.
+    pub(super) fn save_failure(&self, name: &str, failure: &Failure) -> io::Result<()> {
+        private_files::write(&self.failure_path(name), &serde_json::to_vec(failure)?)
+    }
+
+    /// An order has succeeded.
+    pub(super) fn forget_failure(&self, name: &str) -> io::Result<()> {
+        private_files::remove(&self.failure_path(name))
+    }
+
+    fn failure_path(&self, name: &str) -> PathBuf {
+        self.dir.join(FAILURES).join(format!("{name}.json"))
     }
 
     /// The credentials of the account at a CA.
@@ -208,7 +226,7 @@ impl AcmeStore {
     }
 
     pub(super) fn save_account(&self, directory: &str, text: &[u8]) -> io::Result<()> {
-        write(&self.account_path(directory), text)
+        private_files::write(&self.account_path(directory), text)
     }
 
     fn account_path(&self, directory: &str) -> PathBuf {
@@ -219,7 +237,7 @@ impl AcmeStore {
 
     /// The name's lock, unless another process or task has it.
     pub(super) fn try_lock(&self, name: &str) -> io::Result<Option<NameLock>> {
-        let file = private_file(&self.dir.join(LOCKS).join(name), false)?;
+        let file = private_files::open(&self.dir.join(LOCKS).join(name))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(NameLock(file))),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -237,16 +255,14 @@ impl fmt::Debug for AcmeStore {
 fn read(path: &Path, stamp: FileStamp, at: Timestamp) -> io::Result<Stored> {
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let text = fs::read(path)?;
-    let chain = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|_| wrong("it is not PEM"))?;
-    // The error says what is wrong with a key without its bytes.
-    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|_| wrong("it has no private key"))?;
+    let chain = pem::certificates(&text).map_err(|problem| wrong(&problem.to_string()))?;
+    let key = pem::key(&text).map_err(|problem| wrong(&problem.to_string()))?;
     let times = chain.first().and_then(|leaf| validity(leaf));
-    let (not_before, not_after) = times.ok_or_else(|| wrong("it has no certificate"))?;
+    let (not_before, not_after) = times.ok_or_else(|| wrong("has a certificate without times"))?;
     let provider = aws_lc_rs::default_provider();
     let identifier = chain.first().and_then(|leaf| identifier(leaf));
     let certified = CertifiedKey::from_der(chain, key, &provider);
-    let certified = certified.map_err(|_| wrong("its key does not fit"))?;
+    let certified = certified.map_err(|_| wrong("has a key that does not fit"))?;
     Ok(Stored {
         certified: Arc::new(certified),
         not_before,
@@ -257,52 +273,10 @@ fn read(path: &Path, stamp: FileStamp, at: Timestamp) -> io::Result<Stored> {
     })
 }
 
-fn private_dir(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder.create(dir)?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
-}
-
-fn can_write(dir: &Path) -> io::Result<()> {
-    let access = Access::WRITE_OK | Access::EXEC_OK;
-    // As the user who would do it, not as the one who started the program.
-    Ok(accessat(CWD, dir, access, AtFlags::EACCESS)?)
-}
-
-fn private_file(path: &Path, is_new: bool) -> io::Result<fs::File> {
-    let mut options = fs::OpenOptions::new();
-    let options = options
-        .write(true)
-        .create(true)
-        .truncate(is_new)
-        .mode(0o600);
-    let file = options.open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    Ok(file)
-}
-
-/// Writes a file whole, or not at all. Of two that write the same one at once, one wins.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension(format!("{:x}.{DRAFT}", fastrand::u64(..)));
-    let written = (|| {
-        let mut file = private_file(&draft, true)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    })();
-    if written.is_err() {
-        // It may not even have been made.
-        let _gone = fs::remove_file(&draft);
-    }
-    written
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -351,7 +325,7 @@ mod tests {
         ];
         let kept = certificates.join("a.test.pem");
         for path in old.iter().chain(&stay).chain([&kept]) {
-            write(path, b"x").unwrap();
+            private_files::write(path, b"x").unwrap();
         }
         let long_ago = Timestamp::now() - LEFT_BEHIND - SignedDuration::from_secs(1);
         for path in old.iter().chain([&kept]) {

@@ -26,7 +26,7 @@ use super::events;
 use super::operator::Which;
 use super::state::Admin;
 use super::view::{
-    CertificateView, Done, InstanceDetail, InstanceView, Problem, RouteView, StatusView,
+    CertificateView, Done, HoldView, InstanceDetail, InstanceView, Problem, RouteView, StatusView,
 };
 use crate::wake::LedgerEntry;
 
@@ -60,6 +60,7 @@ routes! {
     post "/api/instances/{name}/reset-breaker" reset_breaker;
     get "/api/wakes" wakes;
     get "/api/certificates" certificates;
+    get "/api/holds" holds;
     get "/api/config" config;
     post "/api/reload" reload;
     post "/api/drain" drain;
@@ -241,6 +242,12 @@ async fn certificates(State(admin): State<Admin>) -> Json<Vec<CertificateView>> 
     Json(admin.operator.certificates())
 }
 
+/// The holds by which workloads keep their instances awake, by instance and task.
+#[cfg_attr(test, utoipa::path(get, path = "/api/holds", responses((status = 200, body = [HoldView]))))]
+async fn holds(State(admin): State<Admin>) -> Json<Vec<HoldView>> {
+    Json(admin.operator.holds())
+}
+
 /// The configuration in force, secrets left out.
 #[cfg_attr(test, utoipa::path(get, path = "/api/config", responses((status = 200, body = Value))))]
 async fn config(State(admin): State<Admin>) -> Json<Value> {
@@ -282,6 +289,7 @@ mod tests {
         standby,
         reset_breaker,
         certificates,
+        holds,
         wakes,
         config,
         reload,

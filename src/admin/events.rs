@@ -76,7 +76,8 @@ impl Watch {
         let (instances, news) = self.admin.timeline.watch(now);
         self.news = Some(news);
         let mut wakes = self.admin.operator.wakes(None);
-        wakes.retain(|wake| wake.outcome != "renewed");
+        // Of wakes alone.
+        wakes.retain(|wake| !["renewed", "kept_awake"].contains(&wake.outcome));
         let snapshot = Snapshot {
             now,
             window_ms: WINDOW_MS,

@@ -33,8 +33,8 @@ pub use self::operator::{Operator, Which};
 pub use self::state::Admin;
 pub use self::timeline::{Timeline, WakeNews};
 pub use self::view::{
-    BreakerView, CertificateView, Done, FailureView, InstanceCounts, InstanceDetail, InstanceView,
-    LeaseView, PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView,
+    BreakerView, CertificateView, Done, FailureView, HoldView, InstanceCounts, InstanceDetail,
+    InstanceView, LeaseView, PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView,
 };
 pub use self::watchers::Watchers;
 

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use serde_json::Value;
 
 use super::view::{
-    CertificateView, Done, InstanceDetail, InstanceView, Problem, RouteView, StatusView,
+    CertificateView, Done, HoldView, InstanceDetail, InstanceView, Problem, RouteView, StatusView,
 };
 use crate::telemetry::Readings;
 use crate::wake::LedgerEntry;
@@ -42,6 +42,9 @@ pub trait Operator: Send + Sync + 'static {
 
     /// The certificates that come by ACME, by name.
     fn certificates(&self) -> Vec<CertificateView>;
+
+    /// The holds by which workloads keep their instances awake, by instance and task.
+    fn holds(&self) -> Vec<HoldView>;
 
     /// Requests answered so far.
     fn served(&self) -> u64;

@@ -4,9 +4,8 @@
 //! told what the health paths say, so that nobody keeps a probe out; a request's head and body, and
 //! the client's taking of what is ready for it, have deadlines; all of them end with the gateway.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -23,7 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::flow::SendTimeout;
+use crate::flow::{ConnectionPlaces, SendTimeout};
 use crate::names::ClientNetwork;
 
 const MOST_CONNECTIONS: usize = 256;
@@ -43,23 +42,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How often the log says that nobody can be accepted.
 const SAID_AGAIN: Duration = Duration::from_secs(60);
 
-/// The places for connections.
-#[derive(Debug, Default)]
-struct Places(Mutex<Taken>);
-
-#[derive(Debug, Default)]
-struct Taken {
-    all: usize,
-    of: BTreeMap<ClientNetwork, usize>,
-}
-
-/// One of them, until it is dropped.
-#[derive(Debug)]
-struct Place {
-    places: Arc<Places>,
-    client: ClientNetwork,
-}
-
 /// Serves for ever, `health` also where there is no place left; its connections end with `cut`.
 pub(super) async fn serve(
     listener: TcpListener,
@@ -75,7 +57,8 @@ pub(super) async fn serve(
         let text = "too many connections; /healthz and /readyz are answered\n";
         (StatusCode::SERVICE_UNAVAILABLE, text)
     });
-    let (places, mut brief) = (Arc::new(Places::default()), VecDeque::new());
+    let places = ConnectionPlaces::new(MOST_CONNECTIONS, MOST_OF_ONE);
+    let mut brief = VecDeque::new();
     let mut said: Option<Instant> = None;
     loop {
         let (stream, peer) = match listener.accept().await {
@@ -91,7 +74,7 @@ pub(super) async fn serve(
             }
         };
         let cut = cut.clone();
-        if let Some(place) = places.take(peer.ip().into()) {
+        if let Some(place) = places.take(ClientNetwork::from(peer.ip())) {
             let served = connection(stream, peer, routes.clone(), true);
             tasks.spawn(async move {
                 cut.run_until_cancelled(served).await.unwrap_or(());
@@ -151,60 +134,9 @@ async fn connection(stream: TcpStream, peer: SocketAddr, routes: Router, keep_al
     }
 }
 
-// === impl Places ===
-
-impl Places {
-    /// A place for a client, if there is one and the client's network has not had its share.
-    fn take(self: &Arc<Self>, client: ClientNetwork) -> Option<Place> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = taken.of.get(&client).copied().unwrap_or_default();
-        if taken.all >= MOST_CONNECTIONS || own >= MOST_OF_ONE {
-            return None;
-        }
-        taken.all += 1;
-        taken.of.insert(client, own + 1);
-        let places = Arc::clone(self);
-        Some(Place { places, client })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let taken = self.places.0.lock();
-        let mut taken = taken.unwrap_or_else(PoisonError::into_inner);
-        taken.all -= 1;
-        match taken.of.get_mut(&self.client) {
-            Some(own) if *own > 1 => *own -= 1,
-            _ => {
-                taken.of.remove(&self.client);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use super::*;
-
-    #[test]
-    fn a_network_has_half_of_the_places_and_what_goes_makes_room() {
-        let places = Arc::new(Places::default());
-        let take = |address: [u8; 4]| places.take(IpAddr::from(address).into());
-        let mut one: Vec<Place> = (0..MOST_OF_ONE)
-            .map(|_| take([10, 0, 0, 1]).unwrap())
-            .collect();
-        assert!(take([10, 0, 0, 2]).is_none(), "its share is taken");
-        let other: Vec<Place> = (0..MOST_OF_ONE)
-            .map(|_| take([10, 0, 1, 1]).unwrap())
-            .collect();
-        assert!(take([10, 0, 2, 1]).is_none(), "all are taken");
-        one.pop();
-        assert!(take([10, 0, 2, 1]).is_some());
-        drop((one, other));
-        assert!(places.0.lock().unwrap().of.is_empty());
-    }
 
     #[test]
     fn the_oldest_brief_connection_makes_room_for_the_next() {

@@ -2,12 +2,11 @@
 //!
 //! Guarantees: nothing here holds a secret; times are RFC 3339 or milliseconds, and say which.
 
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 #[cfg(test)]
 use utoipa::ToSchema;
 
+pub use crate::problem::Problem;
 use crate::telemetry::InstanceCondition;
 use crate::wake::{LedgerEntry, PlaneAnswer};
 
@@ -223,6 +222,25 @@ pub struct CertificateView {
     pub error: Option<String>,
 }
 
+/// A hold by which a workload keeps its instance awake.
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
+pub struct HoldView {
+    /// The instance's id.
+    pub instance: String,
+    /// The instance's name.
+    pub name: String,
+    /// Its control plane.
+    pub hypeman: String,
+    /// The task, as the workload calls it.
+    pub task: String,
+    /// Its end.
+    #[cfg_attr(test, schema(value_type = String, format = DateTime))]
+    pub until: jiff::Timestamp,
+    /// Milliseconds until then.
+    pub left_ms: f64,
+}
+
 /// An instance with its last wakes.
 #[derive(Debug, Clone, Serialize)]
 #[cfg_attr(test, derive(ToSchema))]
@@ -232,6 +250,8 @@ pub struct InstanceDetail {
     pub instance: InstanceView,
     /// Its wakes that the ledger remembers, the newest first.
     pub wakes: Vec<LedgerEntry>,
+    /// The holds by which its workload keeps it awake, by task.
+    pub holds: Vec<HoldView>,
 }
 
 /// What an action has done.
@@ -246,20 +266,6 @@ pub struct Done {
     pub outcome: &'static str,
     /// Milliseconds that it took.
     pub took_ms: f64,
-}
-
-/// Why an action was not done: problem JSON (RFC 9457).
-#[derive(Debug, Clone, Serialize)]
-#[cfg_attr(test, derive(ToSchema))]
-pub struct Problem {
-    /// What the status is called.
-    pub title: String,
-    /// The status.
-    pub status: u16,
-    /// One stable word.
-    pub code: String,
-    /// One sentence.
-    pub detail: String,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
@@ -293,30 +299,5 @@ impl InstanceCounts {
             (InstanceCondition::Stopped, self.stopped),
             (InstanceCondition::Failing, self.failing),
         ]
-    }
-}
-
-// === impl Problem ===
-
-impl Problem {
-    /// With this status and code.
-    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
-        Self {
-            title: status.canonical_reason().unwrap_or_default().to_owned(),
-            status: status.as_u16(),
-            code: code.to_owned(),
-            detail: detail.into(),
-        }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status);
-        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let kind = [(header::CONTENT_TYPE, "application/problem+json")];
-        // Strings and a number always serialise.
-        let body = serde_json::to_string(&self).unwrap_or_default() + "\n";
-        (status, kind, body).into_response()
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use crate::config::ConfigError;
+use crate::fleet::IdentityError;
 use crate::listener::TlsError;
 
 /// The gateway cannot start or go on.
@@ -21,6 +22,15 @@ pub enum AppError {
         /// The system's error.
         source: std::io::Error,
     },
+    /// The workloads' door cannot be opened.
+    #[error("cannot listen at {0}: {1}; choose another with `workload.address`")]
+    Door(SocketAddr, #[source] std::io::Error),
+    /// The socket for other members of the fleet cannot be bound.
+    #[error("cannot listen at {0} for other members: {1}; choose another with `fleet.listen`")]
+    Members(SocketAddr, #[source] std::io::Error),
+    /// What is to be shown to other members of the fleet cannot be used.
+    #[error("the identity in the fleet cannot be used: {0}")]
+    Identity(#[from] IdentityError),
     /// A listener's certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

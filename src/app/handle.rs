@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::AppError;
+use super::membership::Membership;
 use super::plane::ObservedPlane;
 use super::prepared::tls_problem;
 use super::service::GatewayService;
@@ -31,6 +32,7 @@ use crate::proxy::Gateway;
 use crate::router::{Declared, RouteChange};
 use crate::telemetry::ReloadOutcome;
 use crate::wake::{Instance, WakeReport};
+use crate::workload::Holds;
 
 /// Changes a running gateway.
 #[derive(Debug, Clone)]
@@ -49,12 +51,18 @@ pub(super) struct Running {
     pub(super) sockets: Sockets,
     /// The address at which operators reach it.
     pub(super) admin: SocketAddr,
+    /// The address at which workloads reach it, if they may.
+    pub(super) door: Option<SocketAddr>,
+    /// The holds by which workloads keep their instances awake.
+    pub(super) holds: Arc<Holds>,
     pub(super) server: Arc<ArcSwap<ServerConfig>>,
     pub(super) planes: Vec<ObservedPlane>,
     pub(super) timeline: Arc<Timeline>,
     pub(super) started: (jiff::Timestamp, Instant),
     pub(super) drain: Drain,
     pub(super) asked_to_drain: CancellationToken,
+    /// Its place in a fleet, and where it listens for other members.
+    pub(super) membership: OnceLock<(Membership, Option<SocketAddr>)>,
     /// The source of the configuration, when it is to be loaded again.
     pub(super) source: OnceLock<Source>,
 }
@@ -88,10 +96,12 @@ pub fn needs_restart(current: &Config, config: &Config) -> Option<&'static str> 
         ("log", current.log == config.log),
         ("metrics", current.metrics == config.metrics),
         ("tickets", current.tickets == config.tickets),
+        ("fleet", current.fleet == config.fleet),
         ("acme", current.acme == config.acme),
         ("acme", current.uses_acme() == config.uses_acme()),
         ("tracing", current.tracing == config.tracing),
         ("ingress", current.ingress == config.ingress),
+        ("workload", current.workload == config.workload),
         (
             "server.workers",
             current.server.workers == config.server.workers,
@@ -139,6 +149,15 @@ impl AppHandle {
         }
         if let Some(acme) = &self.0.acme {
             acme.refresh();
+        }
+        let membership = self.0.membership.get();
+        if let Some(identity) = membership.and_then(|(membership, _)| membership.identity.as_ref())
+        {
+            match identity.refresh() {
+                Ok(true) => tracing::info!(?identity, "a new identity in the fleet"),
+                Ok(false) => {}
+                Err(error) => tracing::error!(%error, "the old identity in the fleet stays"),
+            }
         }
         let mut expiries = BTreeMap::new();
         for (address, certificates) in self.0.sockets.certificates() {
@@ -293,6 +312,9 @@ impl Running {
         self.gateway.set_tls_listeners(self.sockets.https());
         let mut addresses = self.sockets.addresses();
         addresses.push(self.admin);
+        addresses.extend(self.door);
+        let members = self.membership.get();
+        addresses.extend(members.and_then(|(_, address)| *address));
         let wakes = &self.gateway.parts().wakes;
         wakes.own_listeners().set(addresses);
     }

@@ -9,6 +9,7 @@ mod first_answer;
 mod folding;
 mod handle;
 mod ingress;
+mod membership;
 mod observer;
 mod operator;
 mod plane;
@@ -16,6 +17,7 @@ mod prepared;
 mod problems;
 mod service;
 mod sockets;
+mod workload;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -32,6 +34,7 @@ use tokio_util::task::TaskTracker;
 pub use self::error::AppError;
 use self::handle::Running;
 pub use self::handle::{AppHandle, needs_restart};
+pub use self::membership::Membership;
 use self::plane::ObservedPlane;
 pub use self::prepared::{IN_USE, Prepared};
 use self::sockets::{Bound, Sockets};
@@ -41,12 +44,13 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::hold::Hold;
 use crate::keep_warm::keep_warm;
-use crate::listener::{self, Inherited, Shared};
+use crate::listener::{self, Inherited, Listener, Shared};
 use crate::proxy::{Gateway, GatewayParts};
 use crate::telemetry::AccessSink;
 use crate::upstream::Upstream;
 use crate::wake::{Tcp, WakeReport, Wakes};
 use crate::workers::{self, WorkerThreads};
+use crate::workload::Door;
 
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -57,10 +61,14 @@ pub struct App {
     bound: Vec<Bound>,
     admin: TcpListener,
     admin_address: SocketAddr,
+    /// The socket of the workloads' door, if there is to be one.
+    door: Option<TcpListener>,
     drain: Drain,
     background: TaskTracker,
     stop: CancellationToken,
     threads: WorkerThreads,
+    /// The socket for other members of the fleet.
+    members: Option<Listener>,
 }
 
 // === impl App ===
@@ -93,6 +101,7 @@ impl App {
             clients,
             instance_tls,
             tls,
+            holds,
             metrics,
             tracer,
             ..
@@ -105,6 +114,7 @@ impl App {
         });
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let (admin, admin_address) = bind_admin(&config, &mut inherited).await?;
+        let door = bind_door(&config, &mut inherited)?;
         for address in inherited.left() {
             tracing::warn!(%address, "no `listener.address` is that of this socket of LISTEN_FDS");
         }
@@ -168,6 +178,8 @@ impl App {
             acme,
             sockets: Sockets::new(shared, tls, threads.workers().clone()),
             admin: admin_address,
+            door: door.as_ref().map(|(_, address)| *address),
+            holds,
             config: Mutex::new(config),
             declared: Mutex::default(),
             gateway,
@@ -177,6 +189,7 @@ impl App {
             started: (jiff::Timestamp::now(), Instant::now()),
             drain: drain.clone(),
             asked_to_drain: CancellationToken::new(),
+            membership: OnceLock::new(),
             source: OnceLock::new(),
         };
         Ok(Self {
@@ -184,11 +197,30 @@ impl App {
             bound,
             admin,
             admin_address,
+            door: door.map(|(listener, _)| listener),
             drain,
             background,
             stop,
             threads,
+            members: None,
         })
+    }
+
+    /// Makes it a member of a fleet, with the socket for other members, before it serves anything;
+    /// returns where that listens.
+    pub fn join(
+        &mut self,
+        membership: Membership,
+        inherited: &mut Inherited,
+    ) -> Result<Option<SocketAddr>, AppError> {
+        let running = &self.running.0;
+        let config = self.running.config();
+        self.members = membership.bind(config.server.reuse_port, inherited)?;
+        running.gateway.join(membership.link(&config));
+        let address = self.members.as_ref().map(Listener::address);
+        // It is joined once.
+        let _first = running.membership.set((membership, address));
+        Ok(address)
     }
 
     /// The addresses at which clients reach it.
@@ -202,6 +234,11 @@ impl App {
     /// The address at which operators reach it.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
+    }
+
+    /// The address at which workloads reach it, if they may.
+    pub fn door_address(&self) -> Option<SocketAddr> {
+        self.running.0.door
     }
 
     /// Every wake that ends from now on.
@@ -225,6 +262,9 @@ impl App {
             let service = running.service();
             running.sockets.serve(bound, &service);
         }
+        if let Some(members) = self.members {
+            running.sockets.serve_members(members, &running.service());
+        }
         running.note_own_listeners();
         let config = self.running.config();
         let admin = Admin::new(
@@ -238,6 +278,17 @@ impl App {
         let watchers = admin.watchers();
         let serving = admin.serve(self.admin, self.background.clone());
         self.background.spawn(serving);
+        if let Some(listener) = self.door {
+            let door = Door::new(
+                Arc::new(self.running.clone()),
+                Arc::clone(&running.holds),
+                Arc::clone(&parts.metrics),
+                self.background.clone(),
+                self.drain.cut().clone(),
+            );
+            self.background.spawn(door.clone().keep());
+            self.background.spawn(door.serve(listener));
+        }
         let (handle, draining) = (self.running.clone(), self.drain.draining().clone());
         self.background.spawn(async move {
             let following = observer::follow(handle);
@@ -345,4 +396,24 @@ async fn bind_admin(
     };
     let address = admin.local_addr().map_err(failed)?;
     Ok((admin, address))
+}
+
+/// The socket of the workloads' door, if there is to be one.
+fn bind_door(
+    config: &Config,
+    inherited: &mut Inherited,
+) -> Result<Option<(TcpListener, SocketAddr)>, AppError> {
+    let Some(address) = config.workload.address else {
+        return Ok(None);
+    };
+    let failed = |source| AppError::Door(address, source);
+    let door = match inherited.take(address) {
+        Some(socket) => {
+            socket.set_nonblocking(true).map_err(failed)?;
+            TcpListener::from_std(socket).map_err(failed)?
+        }
+        None => listener::bind(address, config.server.reuse_port, false).map_err(failed)?,
+    };
+    let address = door.local_addr().map_err(failed)?;
+    Ok(Some((door, address)))
 }

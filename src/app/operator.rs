@@ -17,9 +17,9 @@ use tokio::time::{Instant, timeout};
 use super::handle::{AppHandle, Running};
 use super::plane::condition_of;
 use crate::admin::{
-    BreakerView, CertificateView, Done, FailureView, InstanceCounts, InstanceDetail, InstanceView,
-    LeaseView, Operator, PlaneView, Problem, ProgressView, RouteSource, RouteView, StatusView,
-    Which,
+    BreakerView, CertificateView, Done, FailureView, HoldView, InstanceCounts, InstanceDetail,
+    InstanceView, LeaseView, Operator, PlaneView, Problem, ProgressView, RouteSource, RouteView,
+    StatusView, Which,
 };
 use crate::config::{Config, Protocol, RouteConfig, RouteWakeConfig, TlsSource, redacted};
 use crate::listener::ca_file;
@@ -55,10 +55,10 @@ fn ms(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Milliseconds since a time of the wall clock's, which may have been set back meanwhile.
-fn ms_since(at: jiff::Timestamp) -> f64 {
-    let now = jiff::Timestamp::now();
-    (now.as_millisecond() - at.as_millisecond()).max(0) as f64
+/// Milliseconds from one time of the wall clock's to another; the clock may have been set back
+/// meanwhile.
+fn ms_between(from: jiff::Timestamp, to: jiff::Timestamp) -> f64 {
+    (to.as_millisecond() - from.as_millisecond()).max(0) as f64
 }
 
 /// The files of the CAs that make certificates here, each once.
@@ -106,7 +106,11 @@ fn wants_to_go_on(pause: Option<Duration>) -> Problem {
 
 impl Running {
     /// Tells the workload of an instance that is awake that it is about to be put to sleep.
-    async fn before_standby(&self, plane: PlaneIndex, instance: &Instance) -> HookOutcome {
+    pub(super) async fn before_standby(
+        &self,
+        plane: PlaneIndex,
+        instance: &Instance,
+    ) -> HookOutcome {
         let route = self.standby_hook(plane, instance);
         let Some((route, endpoint)) = route.zip(instance.endpoint()) else {
             return HookOutcome::Ok;
@@ -132,7 +136,7 @@ impl Running {
         call_hook(&Tcp, place, Hook::BeforeStandby, hooks.timeout, metrics).await
     }
 
-    fn plane_name(&self, plane: PlaneIndex) -> String {
+    pub(super) fn plane_name(&self, plane: PlaneIndex) -> String {
         let name = self.planes.get(usize::from(plane.0));
         name.map(|plane| plane.name.clone()).unwrap_or_default()
     }
@@ -260,7 +264,7 @@ fn with_engine(view: InstanceView, engine: Option<&Instance>, now: Instant) -> I
     });
     let last_failure = engine.last_failure().map(|failure| FailureView {
         time: failure.at,
-        ago_ms: ms_since(failure.at),
+        ago_ms: ms_between(failure.at, jiff::Timestamp::now()),
         code: failure.code,
         phase: failure.stage.as_str(),
         control_plane: failure.answer.as_deref().cloned(),
@@ -379,7 +383,13 @@ impl Operator for AppHandle {
         let instance = all.swap_remove(found?);
         let mut wakes = self.wakes(None);
         wakes.retain(|wake| wake.instance == instance.id);
-        Some(InstanceDetail { instance, wakes })
+        let mut holds = self.holds();
+        holds.retain(|hold| hold.instance == instance.id && hold.hypeman == instance.hypeman);
+        Some(InstanceDetail {
+            instance,
+            wakes,
+            holds,
+        })
     }
 
     fn certificates(&self) -> Vec<CertificateView> {
@@ -399,6 +409,19 @@ impl Operator for AppHandle {
             Some(id) => ledger.entries_after(id),
             None => ledger.entries(),
         }
+    }
+
+    fn holds(&self) -> Vec<HoldView> {
+        let all = self.0.holds.all().into_iter();
+        let views = all.map(|hold| HoldView {
+            instance: hold.owner.id.to_string(),
+            name: hold.name.to_string(),
+            hypeman: hold.owner.hypeman.to_string(),
+            task: hold.task.to_string(),
+            until: hold.until,
+            left_ms: ms_between(jiff::Timestamp::now(), hold.until),
+        });
+        views.collect()
     }
 
     fn served(&self) -> u64 {

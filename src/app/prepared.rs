@@ -5,7 +5,7 @@
 //! rehearsal reads the same files, and writes and founds nothing.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -20,6 +20,7 @@ use crate::listener::{
     ListenerSettings, TicketRing, TicketRingError, TlsError, TlsParts, is_v6_only, probe,
 };
 use crate::telemetry::{Metrics, Tracer};
+use crate::workload::{HoldDirError, Holds};
 use hypeman::BuildError;
 
 /// All of a gateway that needs neither a socket nor a thread of its own.
@@ -35,6 +36,8 @@ pub struct Prepared {
     pub(super) tls: TlsParts,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tracer: Tracer,
+    /// The holds by which workloads keep their instances awake.
+    pub(super) holds: Arc<Holds>,
     warnings: Vec<Problem>,
 }
 
@@ -60,8 +63,15 @@ impl Prepared {
                 Err(error) => problems.push(acme_problem(&error)),
             }
         }
+        let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
+        let clock = Arc::new(Timestamp::now);
+        let holds = Holds::open(&config.workload, Arc::clone(&metrics), clock);
+        let holds = holds.unwrap_or_else(|error| {
+            problems.push(hold_problem(&error));
+            Holds::none(Arc::clone(&metrics))
+        });
         let load = |listener: &ListenerConfig| ListenerSettings::new(listener, &tls);
-        let prepared = Self::with(config, problems, &load);
+        let prepared = Self::with(config, problems, (metrics, holds), &load);
         prepared.map(|prepared| Self { tls, ..prepared })
     }
 
@@ -79,8 +89,19 @@ impl Prepared {
                 Err(error) => problems.push(acme_problem(&error)),
             }
         }
+        let mut damaged = Vec::new();
+        match Holds::rehearse(&config.workload) {
+            Ok(found) => damaged = found,
+            Err(error) => problems.push(hold_problem(&error)),
+        }
+        let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
+        let holds = Holds::none(Arc::clone(&metrics));
         let load = |listener: &ListenerConfig| ListenerSettings::rehearse(listener, &tls);
-        let mut prepared = Self::with(config, problems, &load)?;
+        let mut prepared = Self::with(config, problems, (metrics, holds), &load)?;
+        prepared.warnings.extend(damaged.into_iter().map(|message| {
+            let help = "nothing to do: its instance sleeps by its policy again; delete the file";
+            Problem::of("damaged_holds", "workload.state_dir", message).with_mend(help)
+        }));
         prepared.warnings.extend(warning.map(|message| {
             let help = "nothing to do: the clients of before have full handshakes once";
             Problem::of("damaged_tickets", "tickets.dir", message).with_mend(help)
@@ -89,12 +110,18 @@ impl Prepared {
         Ok(prepared)
     }
 
-    fn with(config: &Config, found: Vec<Problem>, load: Load<'_>) -> Result<Self, ConfigError> {
+    fn with(
+        config: &Config,
+        found: Vec<Problem>,
+        (metrics, holds): (Arc<Metrics>, Arc<Holds>),
+        load: Load<'_>,
+    ) -> Result<Self, ConfigError> {
         let mut problems = address_problems(config);
         problems.extend(found);
         if config.uses_acme() {
             problems.extend(acme_file_problems(config));
         }
+        problems.extend(fleet_file_problems(config));
         let mut warnings = Vec::new();
         let mut open = |key: String, listener: &ListenerConfig| match load(listener) {
             Ok(settings) => {
@@ -126,7 +153,6 @@ impl Prepared {
         if let Err(errors) = instance_tls.load(&config.route) {
             problems.extend(errors.into_iter().map(tls_problem));
         }
-        let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
         let mut clients = Vec::new();
         for (index, plane) in config.hypeman.iter().enumerate() {
             let client = hypeman::ClientBuilder::from(plane.to_client_config());
@@ -155,6 +181,7 @@ impl Prepared {
                 tls: TlsParts::default(),
                 metrics,
                 tracer,
+                holds,
                 warnings,
             }),
             false => Err(ConfigError { problems }),
@@ -201,6 +228,32 @@ fn acme_file_problems(config: &Config) -> Vec<Problem> {
         ("acme.ca", config.acme.ca.as_ref()),
         ("acme.eab.key_file", eab),
     ];
+    unreadable(files)
+}
+
+/// Files of `[fleet]` that cannot be read.
+fn fleet_file_problems(config: &Config) -> Vec<Problem> {
+    let Some(fleet) = &config.fleet else {
+        return Vec::new();
+    };
+    let (identity, tls) = (fleet.identity.as_ref(), fleet.tls.as_ref());
+    unreadable([
+        ("fleet.password_file", fleet.password_file.as_ref()),
+        ("fleet.tls.ca", tls.and_then(|tls| tls.ca.as_ref())),
+        ("fleet.tls.cert", tls.and_then(|tls| tls.cert.as_ref())),
+        ("fleet.tls.key", tls.and_then(|tls| tls.key.as_ref())),
+        (
+            "fleet.identity.cert",
+            identity.map(|identity| &identity.cert),
+        ),
+        ("fleet.identity.key", identity.map(|identity| &identity.key)),
+        ("fleet.identity.ca", identity.map(|identity| &identity.ca)),
+        ("fleet.key_file", fleet.key_file.as_ref()),
+    ])
+}
+
+/// Those of the files that cannot be read, by their keys.
+fn unreadable<const N: usize>(files: [(&str, Option<&PathBuf>); N]) -> Vec<Problem> {
     let problems = files.into_iter().filter_map(|(key, path)| {
         let path = path?;
         let error = std::fs::read(path).err()?;
@@ -208,6 +261,10 @@ fn acme_file_problems(config: &Config) -> Vec<Problem> {
         Some(Problem::of("unreadable_file", key, message))
     });
     problems.collect()
+}
+
+fn hold_problem(error: &HoldDirError) -> Problem {
+    Problem::of("holds", "workload.state_dir", error.to_string())
 }
 
 fn ticket_problem(error: &TicketRingError) -> Problem {
@@ -255,8 +312,11 @@ fn closed_addresses(config: &Config) -> Vec<Problem> {
         (format!("listener[{index}].address"), one.address, v6_only)
     });
     let admin = ("admin.address".to_owned(), config.admin.address, false);
+    let workload = config.workload.address;
+    let workload = workload.map(|address| ("workload.address".to_owned(), address, false));
     let closed = listeners
         .chain([admin])
+        .chain(workload)
         .filter_map(|(key, address, v6_only)| {
             let error = probe(address, reuse_port, v6_only).err()?;
             let (rule, mend) = if error.kind() == ErrorKind::AddrInUse {

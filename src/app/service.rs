@@ -12,9 +12,10 @@ use http1::InterimSink;
 
 use crate::acme::Acme;
 use crate::client::{ClientBody, Refusal};
+use crate::fleet::PeerName;
 use crate::listener::{Backlog, Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
 use crate::names::Hostname;
-use crate::proxy::{Arrival, ConnectionCache, Gateway, GatewayBody, RawKind};
+use crate::proxy::{Arrival, ConnectionCache, FromPeer, Gateway, GatewayBody, RawKind};
 
 /// Hands requests and connections to the gateway.
 #[derive(Clone)]
@@ -40,6 +41,36 @@ impl Backlog for GatewayBody {
 
     fn read_at_once(&mut self, bytes: usize) {
         self.read_at_once(bytes);
+    }
+}
+
+impl GatewayService {
+    /// Answers a request of another member of the fleet: its client's, most of the time.
+    async fn call_for_peer(
+        &self,
+        name: &Arc<PeerName>,
+        mut request: Request<Option<ClientBody>>,
+        from: &Downstream,
+        interim: &InterimSink,
+    ) -> Response<GatewayBody> {
+        let from_peer = FromPeer::take(Arc::clone(name), request.headers_mut());
+        let (client, local, secure) = match from_peer.facts() {
+            Some(facts) => (facts.client, facts.local, facts.secure),
+            None => (from.client, from.local, true),
+        };
+        let arrival = Arrival {
+            client,
+            local,
+            secure,
+            covers: &|_| true,
+            certificate: None,
+            interim: Some(interim),
+            // The next request is another client's.
+            cache: &ConnectionCache::default(),
+            from_peer: Some(&from_peer),
+            is_asking: false,
+        };
+        Arc::clone(&self.gateway).handle(request, &arrival).await
     }
 }
 
@@ -75,6 +106,10 @@ impl Service for GatewayService {
         (from, cache): &(Downstream, ConnectionCache),
         interim: &InterimSink,
     ) -> Response<GatewayBody> {
+        if let Some(name) = &from.peer {
+            // In a box: most listeners are for clients.
+            return Box::pin(self.call_for_peer(name, request, from, interim)).await;
+        }
         let covers = |host: &str| from.tls.as_ref().is_none_or(|tls| tls.covers(host));
         let arrival = Arrival {
             client: from.client,
@@ -84,6 +119,7 @@ impl Service for GatewayService {
             certificate: from.tls.as_ref().and_then(TlsSession::client_certificate),
             interim: Some(interim),
             cache,
+            from_peer: None,
             is_asking: from.is_asking,
         };
         Arc::clone(&self.gateway).handle(request, &arrival).await
@@ -109,6 +145,7 @@ impl Service for GatewayService {
             certificate: None,
             interim: None,
             cache: &ConnectionCache::default(),
+            from_peer: None,
             is_asking: false,
         };
         self.gateway.proxy_tcp(stream, &host, kind, &arrival).await;

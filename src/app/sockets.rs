@@ -119,6 +119,16 @@ impl Sockets {
         });
     }
 
+    /// Serves the socket for other members of the fleet, until the drain.
+    pub(super) fn serve_members<S: Service>(&self, members: Listener, service: &S) {
+        members.serve(
+            service,
+            &self.shared,
+            &CancellationToken::new(),
+            &self.workers,
+        );
+    }
+
     /// Every certificate store in use, with its listener's address.
     pub(super) fn certificates(&self) -> Vec<(SocketAddr, Arc<Certificates>)> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,26 +1,32 @@
 //! `wakegate explain CODE`: what an error code means and what to do about it.
 //!
-//! Guarantees: every code that the gateway or its admin API can answer with is here (a test reads
+//! Guarantees: every code that the gateway, its admin API or its workloads' door can answer with is here (a test reads
 //! the sources), and nothing else is.
 
 mod codes;
+mod door_codes;
 
-use self::codes::CODES;
+use self::codes::{CODES, Code};
+use self::door_codes::DOOR_CODES;
 use super::output::{Failure, Output};
+
+/// All codes.
+fn all() -> impl Iterator<Item = &'static Code> {
+    CODES.iter().chain(DOOR_CODES)
+}
 
 /// Says what a code means, or lists them all.
 pub(super) fn run(word: Option<&str>, output: Output) -> Result<(), Failure> {
     let Some(word) = word else {
-        for one in CODES {
+        for one in all() {
             output.print(&format!("{:<27} {}\n", one.word, one.status));
         }
         return Ok(());
     };
     // Whoever copies it from a log or a constant may have other letters.
     let small = word.trim().to_ascii_lowercase().replace('-', "_");
-    let Some(one) = CODES.iter().find(|one| one.word == small) else {
-        let near = CODES
-            .iter()
+    let Some(one) = all().find(|one| one.word == small) else {
+        let near = all()
             .map(|one| (strsim::damerau_levenshtein(&small, one.word), one.word))
             .min()
             .filter(|(distance, _)| *distance <= 4);
@@ -50,7 +56,12 @@ mod tests {
             word.contains('_')
                 || matches!(
                     *word,
-                    "asleep" | "forbidden" | "draining" | "misdirected" | "unauthenticated"
+                    "asleep"
+                        | "forbidden"
+                        | "draining"
+                        | "misdirected"
+                        | "misplaced"
+                        | "unauthenticated"
                 )
         };
         let plain = |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
@@ -80,9 +91,13 @@ mod tests {
                 answered.extend(found.into_iter().next());
             }
         }
+        let door = include_str!("../workload/refusal.rs")
+            .split("fn describe(")
+            .nth(1);
+        answered.extend(words(door.unwrap()));
         answered.insert("waiting_page".to_owned());
-        let explained: BTreeSet<String> = CODES.iter().map(|one| one.word.to_owned()).collect();
-        assert_eq!(explained.len(), CODES.len(), "one is there twice");
+        let explained: BTreeSet<String> = all().map(|one| one.word.to_owned()).collect();
+        assert_eq!(explained.len(), all().count(), "one is there twice");
         let missing: Vec<_> = answered.difference(&explained).collect();
         let invented: Vec<_> = explained.difference(&answered).collect();
         assert!(

@@ -194,7 +194,8 @@ pub(super) fn instance_path(name: &str) -> String {
 pub(super) fn reason(failure: &Value) -> String {
     let code = text(at(failure, "code"));
     if code.is_empty() {
-        return String::new();
+        // What keeps an instance awake is no failure.
+        return text(at(failure, "reason")).to_owned();
     }
     let mut line = format!("{code} in phase {}", text(at(failure, "phase")));
     let said = at(failure, "control_plane");

@@ -9,19 +9,24 @@ use std::net::{IpAddr, SocketAddr};
 use super::model::Config;
 use super::problem::Problem;
 
-/// Every listener, the operator's last, whose address one before it has.
+/// Every listener, the operator's and the workloads' last, whose address one before it has.
 pub fn address_problems(config: &Config) -> Vec<Problem> {
     let listeners = config.listener.iter().enumerate();
     let listeners =
         listeners.map(|(index, one)| (format!("listener[{index}].address"), one.address));
     let admin = ("admin.address".to_owned(), config.admin.address);
-    let all: Vec<(String, SocketAddr)> = listeners.chain([admin]).collect();
+    let workload = config.workload.address;
+    let workload = workload.map(|address| ("workload.address".to_owned(), address));
+    let peers = config.fleet.as_ref().and_then(|fleet| fleet.listen);
+    let peers = peers.map(|address| ("fleet.listen".to_owned(), address));
+    let own = [admin].into_iter().chain(workload).chain(peers);
+    let all: Vec<(String, SocketAddr)> = listeners.chain(own).collect();
     let mut problems = Vec::new();
     for (index, (key, address)) in all.iter().enumerate() {
-        let is_admin = index + 1 == all.len();
+        let is_own = index >= config.listener.len();
         let mut earlier = all.iter().take(index);
-        let taken = earlier
-            .find(|(_, other)| collide(*other, *address, is_admin, config.server.reuse_port));
+        let taken =
+            earlier.find(|(_, other)| collide(*other, *address, is_own, config.server.reuse_port));
         if let Some((other_key, other)) = taken {
             let message = match other == address {
                 true => format!("{address} is the address of `{other_key}`, too"),
@@ -35,7 +40,7 @@ pub fn address_problems(config: &Config) -> Vec<Problem> {
 }
 
 /// Whether sockets at both addresses would be one too many.
-fn collide(one: SocketAddr, other: SocketAddr, is_admin: bool, reuse_port: bool) -> bool {
+fn collide(one: SocketAddr, other: SocketAddr, is_own: bool, reuse_port: bool) -> bool {
     if one.port() != other.port() || one.port() == 0 {
         return false;
     }
@@ -52,7 +57,7 @@ fn collide(one: SocketAddr, other: SocketAddr, is_admin: bool, reuse_port: bool)
         true => is_all(one) || is_all(other),
         // One at [::] leaves IPv4 to another listener of clients at its port, and to none else.
         false => {
-            is_admin
+            is_own
                 && [one, other]
                     .into_iter()
                     .any(|ip| ip.is_ipv6() && is_all(ip))

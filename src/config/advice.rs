@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use super::auth_advice::of_auth;
 use super::effect_advice::of_effects;
 use super::say::Say;
+use super::workload_advice::of_workload;
 use super::{
-    AcmeChallenge, Config, HeaderAuth, InstanceTemplate, KeyFile, ListenerConfig, ListenerMode,
-    Problem, Proof, RouteConfig, ServerConfig, TlsSource,
+    AcmeChallenge, Config, FleetEngine, HeaderAuth, InstanceTemplate, KeyFile, ListenerConfig,
+    ListenerMode, Problem, Proof, RouteConfig, ServerConfig, TlsSource,
 };
 use crate::descriptors::for_clients;
 
@@ -28,6 +29,8 @@ pub fn advice(config: &Config, descriptors: Option<u64>) -> Vec<Problem> {
     of_limits(config, descriptors, &mut say);
     of_auth(config, &mut say);
     of_acme(config, &mut say);
+    of_workload(config, &mut say);
+    of_fleet(config, &mut say);
     for (key, path) in secrets(config) {
         let mode = std::fs::metadata(&path).map(|found| found.permissions().mode());
         if mode.is_ok_and(|mode| mode & 0o004 != 0) {
@@ -153,6 +156,30 @@ fn of_acme(config: &Config, say: &mut impl Say) {
                 "set acme.on_demand = true if it is a pattern whose capture is the instance, give its names routes of their own, or a listener with `tls = { dir = … }` a wildcard certificate",
             );
         }
+    }
+}
+
+/// A directory that others can read on its way, or that nothing is known of without it.
+fn of_fleet(config: &Config, say: &mut impl Say) {
+    let Some(fleet) = &config.fleet else { return };
+    let is_etcd = fleet.engine == FleetEngine::Etcd;
+    if is_etcd && fleet.endpoints.iter().any(|url| is_in_clear(url)) {
+        say(
+            "directory_in_clear",
+            "fleet.endpoints",
+            "has http://, so whoever is on the way to etcd can read the directory, and change what the \
+             gateway does"
+                .to_owned(),
+            "use https, with `fleet.tls`, or an address of a private network",
+        );
+    }
+    if is_etcd && fleet.snapshot.is_none() {
+        say(
+            "no_snapshot",
+            "fleet.snapshot",
+            "is missing: a gateway that starts while etcd is away knows no route".to_owned(),
+            "name a file, such as /var/lib/wakegate/directory",
+        );
     }
 }
 
@@ -284,6 +311,21 @@ fn secrets(config: &Config) -> Vec<(String, PathBuf)> {
     }
     let eab = config.acme.eab.as_ref().map(|eab| eab.key_file.as_path());
     add("acme.eab.key_file".to_owned(), eab);
+    if let Some(fleet) = &config.fleet {
+        let identity = fleet.identity.as_ref();
+        let tls = fleet.tls.as_ref();
+        for (key, path) in [
+            ("fleet.password_file", fleet.password_file.as_deref()),
+            ("fleet.key_file", fleet.key_file.as_deref()),
+            (
+                "fleet.identity.key",
+                identity.map(|identity| identity.key.as_path()),
+            ),
+            ("fleet.tls.key", tls.and_then(|tls| tls.key.as_deref())),
+        ] {
+            add(key.to_owned(), path);
+        }
+    }
     let ring = config.tickets.dir.as_ref().map(|dir| dir.join("ring"));
     add("tickets.dir".to_owned(), ring.as_deref());
     for (index, route) in config.route.iter().enumerate() {

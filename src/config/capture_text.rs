@@ -15,10 +15,10 @@ use super::shape::text_schema;
 pub const INSTANCE: &str = "instance";
 
 /// A text in which the names of captures stand for what they have matched.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct CaptureText(Vec<Part>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Part {
     Literal(String),
     Capture(String),
@@ -57,9 +57,15 @@ impl CaptureText {
 
     /// A capture in it that a route of this host does not have.
     pub(super) fn unknown(&self, host: &HostPattern) -> Option<&str> {
-        self.0.iter().find_map(|part| match part {
-            Part::Capture(name) if name != INSTANCE && !host.captures(name) => Some(name.as_str()),
-            Part::Capture(_) | Part::Literal(_) => None,
+        let mut captures = self.captures();
+        captures.find(|name| *name != INSTANCE && !host.captures(name))
+    }
+
+    /// The names of its captures.
+    pub(super) fn captures(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Capture(name) => Some(name.as_str()),
+            Part::Literal(_) => None,
         })
     }
 

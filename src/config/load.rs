@@ -9,11 +9,13 @@ use std::sync::Arc;
 use toml::de::DeTable;
 
 use self::auth::check_certificates;
+pub use self::declared::{declared_policy, declared_route};
 use self::listener::{check_tcp_hosts, read_ingress, read_listener};
 use self::planes::{Planes, unused};
 use self::route::{Routes, read_route};
 use self::telemetry::{read_admin, read_tracing};
 use super::diagnostics::Diagnostics;
+use super::fleet::FleetRole;
 use super::forwarding::FieldNames;
 use super::model::{AdminConfig, Config, ListenerConfig, UpstreamConfig};
 use super::origin::Origin;
@@ -67,7 +69,11 @@ fn read_text(file: Option<&Path>) -> Result<(String, String), ConfigError> {
 /// Loads a configuration's text; `name` is what problems call it.
 pub fn load(name: &str, text: &str, variables: &Variables) -> Result<Config, ConfigError> {
     let (config, mut problems) = read(name, text, variables, problems_of);
-    if problems.is_empty() && config.route.is_empty() && !config.ingress.watch {
+    if problems.is_empty()
+        && config.route.is_empty()
+        && !config.ingress.watch
+        && config.fleet.is_none()
+    {
         problems.push(no_route(name));
     }
     if problems.is_empty() {
@@ -169,7 +175,8 @@ fn read_config<'a>(
     let mut planes = Planes::default();
     root.tables("hypeman", |s| planes.read(s));
     let problems;
-    (config.hypeman, problems) = planes.with(&|name| variables.get(name));
+    let has_plane = !config.has_role(FleetRole::Front);
+    (config.hypeman, problems) = planes.with(has_plane, &|name| variables.get(name));
     let trusting = !config.server.trusted_proxies.is_empty();
     root.tables("listener", |s| {
         read_listener(s, &mut config.listener, trusting);
@@ -199,7 +206,7 @@ fn read_config<'a>(
 fn checked(diagnostics: &mut Diagnostics<'_>, mut config: Config) -> Config {
     check_tcp_hosts(diagnostics, &config);
     check_certificates(diagnostics, &config);
-    if config.listener.is_empty() {
+    if config.listener.is_empty() && !config.has_role(FleetRole::Node) {
         config.listener.push(ListenerConfig::default());
     }
     config.ignored_variables = diagnostics.suspicious_links();
@@ -231,6 +238,7 @@ fn read_upstream(s: &mut Section<'_, '_>, upstream: &mut UpstreamConfig) {
 }
 
 mod auth;
+mod declared;
 mod forwarding;
 mod listener;
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod client_share;
 mod diagnostics;
 mod duration_text;
 mod effect_advice;
+mod fleet;
 mod forwarding;
 mod jwt;
 mod likeness;
@@ -53,6 +54,8 @@ mod values;
 mod variables;
 mod wake;
 mod whole;
+mod workload;
+mod workload_advice;
 
 pub use acme::{AcmeChallenge, AcmeConfig, EabConfig, can_be_certified};
 pub use addresses::address_problems;
@@ -60,11 +63,12 @@ pub use advice::advice;
 pub use auth::{AuthConfig, CertificateAuth, HeaderAuth, Proof, Way};
 pub use capture_text::{CaptureText, INSTANCE};
 pub use client_share::ClientShare;
+pub use fleet::{FleetConfig, FleetEngine, FleetIdentity, FleetPublish, FleetRole, FleetTls};
 pub use forwarding::{
     FieldNames, ForwardingConfig, HeaderEdits, Protocol, ProxyProtocol, RedirectConfig, Rename,
 };
 pub use jwt::{JwtAuth, TokenFrom};
-pub use load::{Loaded, load, load_admin, load_file};
+pub use load::{Loaded, declared_policy, declared_route, load, load_admin, load_file};
 pub use model::{
     AdminConfig, Config, HypemanConfig, IngressConfig, ListenerConfig, ListenerMode,
     ResponseConfig, UpstreamConfig,
@@ -97,3 +101,4 @@ pub use upstream_tls::{NameTemplate, UpstreamTlsConfig};
 pub use values::{ByteSize, HeaderRule, KeepWarm, Rate, TextFile};
 pub use variables::Variables;
 pub use wake::{ReadyWhen, WakeConfig};
+pub use workload::WorkloadConfig;

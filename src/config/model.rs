@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::acme::AcmeConfig;
 use super::duration_text::{go_text, optional_go_text};
+use super::fleet::{FleetConfig, FleetRole, read_fleet};
 use super::route::RouteConfig;
 use super::secret::Secret;
 use super::server::{LEAST_HEADER_BYTES, ServerConfig};
@@ -25,6 +26,7 @@ use super::texts::{parse_instance, parse_url};
 use super::tickets::TicketsConfig;
 use super::tls::{TlsConfig, TlsSource};
 use super::wake::WakeConfig;
+use super::workload::WorkloadConfig;
 use hypeman::InstanceRef;
 
 settings! {
@@ -48,17 +50,22 @@ settings! {
         pub acme: AcmeConfig = AcmeConfig::default(), by section;
         /// Keys of TLS session tickets.
         pub tickets: TicketsConfig = TicketsConfig::default(), by section;
+        /// The fleet that the gateway belongs to.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub fleet: Option<FleetConfig> = None, by read_fleet;
         /// Traces.
         pub tracing: TracingConfig = TracingConfig::default(), by elsewhere;
         /// The operator's listener.
         pub admin: AdminConfig = AdminConfig::default(), by elsewhere;
+        /// The door at which instances say that they are busy, or done.
+        pub workload: WorkloadConfig = WorkloadConfig::default(), by section;
         /// Routes that the control planes declare.
         pub ingress: IngressConfig = IngressConfig::default(), by elsewhere;
-        /// The control planes, at least one.
+        /// The control planes, at least one but at a front.
         pub hypeman: Vec<HypemanConfig> = Vec::new(), by elsewhere;
-        /// The sockets, at least one.
+        /// The sockets, at least one but at a node.
         pub listener: Vec<ListenerConfig> = Vec::new(), by elsewhere;
-        /// The routes, at least one.
+        /// The routes, at least one but in a fleet.
         // Shared with all that follow them: there may be a hundred thousand.
         #[cfg_attr(test, schemars(with = "Vec<RouteConfig>"))]
         pub route: Vec<Arc<RouteConfig>> = Vec::new(), by elsewhere;
@@ -260,6 +267,11 @@ impl JsonSchema for ListenerMode {
 }
 
 impl Config {
+    /// Whether it is a member of a fleet with this role and no other.
+    pub fn has_role(&self, role: FleetRole) -> bool {
+        self.fleet.as_ref().is_some_and(|fleet| fleet.role == role)
+    }
+
     /// Whether a listener's certificates come by ACME.
     pub fn uses_acme(&self) -> bool {
         let of_listeners = self.listener.iter().filter_map(|one| one.tls.as_ref());

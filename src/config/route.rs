@@ -72,7 +72,8 @@ pub struct RoutePolicy {
     /// How its requests are passed on.
     #[serde(flatten)]
     pub forwarding: ForwardingConfig,
-    /// The name of its control plane.
+    /// The name of its control plane; none at a front, which has none.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub hypeman: String,
     /// The same, as a position.
     #[serde(skip)]

@@ -18,7 +18,7 @@ mod made {
     use crate::config::model::{Config, HypemanConfig, ListenerConfig};
     use crate::config::pattern::{HostPattern, InstanceTemplate};
     use crate::config::route::{RouteConfig, RoutePolicy};
-    use crate::config::{Variables, WakeConfig, load};
+    use crate::config::{FleetConfig, Variables, WakeConfig, load};
     use crate::names::PlaneIndex;
 
     /// A table's keys that have no default.
@@ -139,6 +139,8 @@ mod made {
         if let Value::Object(config) = &mut config {
             let plane = plain(serde_json::to_value(HypemanConfig::default()));
             let listener = plain(serde_json::to_value(ListenerConfig::default()));
+            let fleet = plain(serde_json::to_value(FleetConfig::default()));
+            config.insert("fleet".to_owned(), fleet);
             for (key, table) in [("hypeman", plane), ("listener", listener), ("route", route)] {
                 config.insert(key.to_owned(), json!([table]));
             }

@@ -188,6 +188,8 @@ access_fields! {
     Aborted = "aborted",
     /// Who ended a tunnel or raw connection: `client`, `instance`, `sleep` or `gateway`.
     EndedBy = "ended_by",
+    /// The member of the fleet that the request was passed on to, or that has passed it on.
+    FleetPeer = "fleet_peer",
     /// The client's user agent, at most 200 characters.
     UserAgent = "user_agent",
 }

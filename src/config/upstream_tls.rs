@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
+use super::capture_text::CaptureText;
 use super::pattern::HostPattern;
 use super::settings::{optional_text, settings};
 #[cfg(test)]
@@ -45,13 +46,7 @@ settings! {
 
 /// A name in which captures of a route's host may stand.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct NameTemplate(Vec<Part>);
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Part {
-    Text(String),
-    Capture(String),
-}
+pub struct NameTemplate(CaptureText);
 
 #[cfg(test)]
 text_schema!(NameTemplate, "NameTemplate", "{instance}.internal");
@@ -62,64 +57,37 @@ impl NameTemplate {
     /// Reads a host name or an IP address, in which `{capture}` stands for what the route's host
     /// pattern has captured.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let (mut parts, mut rest) = (Vec::new(), text);
-        while let Some((before, from)) = rest.split_once('{') {
-            let (name, after) = from
-                .split_once('}')
-                .ok_or_else(|| format!("`{text}` has a brace that is not closed"))?;
-            let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-            if name.is_empty() || !name.bytes().all(is_name) {
-                return Err(format!("`{name}` is not the name of a capture"));
-            }
-            if !before.is_empty() {
-                parts.push(Part::Text(before.to_owned()));
-            }
-            parts.push(Part::Capture(name.to_owned()));
-            rest = after;
-        }
-        if !rest.is_empty() {
-            parts.push(Part::Text(rest.to_owned()));
-        }
-        let template = Self(parts);
+        let template = CaptureText::parse(text)?;
         // Whatever is captured is a label, or a part of one.
-        let example = template.fill(|_| Some("x")).unwrap_or_default();
+        let example = template.filled(|_| Some("x")).unwrap_or_default();
         let is_address = example.parse::<std::net::IpAddr>().is_ok();
         if !is_address && Hostname::parse(&example).is_err() {
             return Err(format!("`{text}` is not a host name or an IP address"));
         }
-        Ok(template)
+        Ok(Self(template))
     }
 
     /// The first of its captures that `host` does not have.
     pub fn unknown_capture(&self, host: &HostPattern) -> Option<&str> {
-        self.0.iter().find_map(|part| match part {
-            Part::Capture(name) if !host.captures(name) => Some(name.as_str()),
-            Part::Capture(_) | Part::Text(_) => None,
-        })
+        let mut captures = self.0.captures();
+        captures.find(|name| !host.captures(name))
     }
 
     /// The name with what `capture` says; `None` if it does not know one.
     pub fn fill<'a>(&self, capture: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
-        let parts = self.0.iter().map(|part| match part {
-            Part::Text(text) => Some(text.as_str()),
-            Part::Capture(name) => capture(name),
-        });
-        parts.collect()
+        self.0.filled(capture)
     }
 }
 
 impl fmt::Display for NameTemplate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|part| match part {
-            Part::Text(text) => f.write_str(text),
-            Part::Capture(name) => write!(f, "{{{name}}}"),
-        })
+        self.0.fmt(f)
     }
 }
 
 impl Serialize for NameTemplate {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
+        self.0.serialize(to)
     }
 }
 

@@ -7,10 +7,12 @@ mod account;
 mod buffers;
 mod forward_writes;
 mod peek;
+mod places;
 mod send_timeout;
 
 pub use self::account::Account;
 pub use self::buffers::{BufferBudget, Buffered, ClientBuffers, Place};
 pub(crate) use self::forward_writes::forward_writes;
 pub use self::peek::PeekStream;
+pub use self::places::{ConnectionPlace, ConnectionPlaces};
 pub use self::send_timeout::SendTimeout;

@@ -22,6 +22,7 @@ use super::alpn::Alpn;
 use super::error::TlsSetupError;
 use crate::config::UpstreamTlsConfig;
 use crate::file_stamp::FileStamp;
+use crate::pem;
 
 /// Sessions that are remembered for each protocol.
 const SESSIONS: usize = 1024;
@@ -204,27 +205,8 @@ fn verifier(
 }
 
 fn roots_of(path: &Path) -> Result<RootCertStore, TlsSetupError> {
-    let (text, mut roots) = (read("ca", path)?, RootCertStore::empty());
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate = certificate.map_err(|error| {
-            TlsSetupError::of_file("ca", path, format!("is not a PEM certificate: {error:?}"))
-        })?;
-        roots.add(certificate).map_err(|error| {
-            TlsSetupError::of_file(
-                "ca",
-                path,
-                format!("has a certificate that is no CA: {error}"),
-            )
-        })?;
-    }
-    match roots.is_empty() {
-        true => Err(TlsSetupError::of_file(
-            "ca",
-            path,
-            "has no certificate in it",
-        )),
-        false => Ok(roots),
-    }
+    let roots = pem::roots(&read("ca", path)?);
+    roots.map_err(|problem| TlsSetupError::of_file("ca", path, problem))
 }
 
 /// What the system does not say, or says in a way that cannot be read, is not believed.
@@ -244,19 +226,10 @@ fn roots_of_system() -> Result<RootCertStore, TlsSetupError> {
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn identity(cert: &Path, key: &Path) -> Result<Identity, TlsSetupError> {
-    let text = read("client_cert", cert)?;
-    let chain = CertificateDer::pem_slice_iter(&text);
-    let chain = chain.collect::<Result<Vec<_>, _>>().map_err(|error| {
-        let what = format!("is not a PEM certificate: {error:?}");
-        TlsSetupError::of_file("client_cert", cert, what)
-    })?;
-    if chain.is_empty() {
-        let what = "has no certificate in it";
-        return Err(TlsSetupError::of_file("client_cert", cert, what));
-    }
-    // The error says what is wrong with a key without its bytes.
-    let signer = PrivateKeyDer::from_pem_slice(&read("client_key", key)?)
-        .map_err(|_| TlsSetupError::of_file("client_key", key, "is not a PEM private key"))?;
+    let chain = pem::certificates(&read("client_cert", cert)?)
+        .map_err(|problem| TlsSetupError::of_file("client_cert", cert, problem))?;
+    let signer = pem::key(&read("client_key", key)?)
+        .map_err(|problem| TlsSetupError::of_file("client_key", key, problem))?;
     Ok((chain, signer))
 }
 

@@ -9,14 +9,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::certificate_facts::{expiry_of, names_of};
 use super::tls_error::TlsError;
 use crate::config::{TlsConfig, TlsSource};
 use crate::file_stamp::FileStamp;
+use crate::pem;
 
 /// The files of one certificate, and how they stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,15 +91,9 @@ impl PairFiles {
             path: path.to_owned(),
             what,
         };
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<_, _>>()
-            .map_err(|error| wrong(&self.cert, format!("is not a PEM certificate: {error:?}")))?;
-        if chain.is_empty() {
-            return Err(wrong(&self.cert, "has no certificate in it".to_owned()));
-        }
-        // The error says what is wrong with a key without its bytes.
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|_| wrong(&self.key, "is not a PEM private key".to_owned()))?;
+        let chain = pem::certificates(chain);
+        let chain = chain.map_err(|problem| wrong(&self.cert, problem.to_string()))?;
+        let key = pem::key(key).map_err(|problem| wrong(&self.key, problem.to_string()))?;
         let provider = aws_lc_rs::default_provider();
         let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| {
             let what = format!("does not fit {}: {error}", self.cert.display());

@@ -14,14 +14,11 @@ use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoClientAuth, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
-};
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 
 use super::certificate_files::{Look, Pair, read};
 use super::internal::InternalCa;
@@ -29,6 +26,7 @@ use super::ticket_ring::TicketRing;
 use super::tls_error::TlsError;
 use crate::acme::AcmeStore;
 use crate::config::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
+use crate::pem;
 
 /// The certificates that are in force.
 struct Loaded {
@@ -305,13 +303,8 @@ fn verifier(
         path: client_ca.clone(),
         what,
     };
-    let (text, mut roots) = (read(client_ca)?, RootCertStore::empty());
-    for certificate in CertificateDer::pem_slice_iter(&text) {
-        let certificate =
-            certificate.map_err(|error| wrong(format!("is not a PEM certificate: {error:?}")))?;
-        let added = roots.add(certificate);
-        added.map_err(|error| wrong(format!("has a certificate that is not a CA: {error}")))?;
-    }
+    let text = read(client_ca)?;
+    let roots = pem::roots(&text).map_err(|problem| wrong(problem.to_string()))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let builder = match client_auth {

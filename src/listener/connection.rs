@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::HeaderValue;
 use base64::Engine as _;
@@ -18,8 +19,8 @@ use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
 
 use super::address::canonical;
 use super::challenge::is_challenge;
@@ -30,11 +31,16 @@ use super::settings::{ConnectionLimits, ListenerSettings, Tls};
 use super::shared::Shared;
 use super::{client_hello, h2, http};
 use crate::config::{ListenerMode, ServerConfig};
+use crate::fleet::PeerName;
+use crate::fleet::identity::{ALPN, judged_name};
 use crate::flow::{PeekStream, SendTimeout};
 use crate::telemetry::{HandshakeOutcome, Metrics};
 
 /// HTTP/2's first bytes (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How long a connection of another member may be idle: who has instances' clients has requests soon.
+const MEMBER_IDLE: Duration = Duration::from_secs(900);
 
 /// A client's socket, whose first bytes may have been looked at.
 type Socket = PeekStream<SendTimeout<TcpStream>>;
@@ -43,6 +49,7 @@ type Socket = PeekStream<SendTimeout<TcpStream>>;
 enum Opened {
     Clear(Socket, Downstream, bool),
     Secure(Box<TlsStream<Socket>>, Downstream),
+    Member(Box<TlsStream<Socket>>, Downstream),
     Raw(RawConnection),
 }
 
@@ -139,8 +146,9 @@ async fn begin<S: Service>(
             let header = proxy_protocol::read(&mut stream).await?;
             addresses = header.unwrap_or(addresses);
         }
-        // A trusted proxy's own connections are many clients'.
-        let share = match trusted && addresses.client == peer {
+        // A trusted proxy's own connections are many clients', and so are a member's.
+        let is_many = trusted || settings.members.is_some();
+        let share = match is_many && addresses.client == peer {
             true => None,
             false => Some(shared.share(addresses.client.ip(), config.max_connections_per_client)?),
         };
@@ -170,6 +178,7 @@ fn serving<'a, S: Service>(
     let own_limits = |from: &Downstream, idle_timeout| ConnectionLimits {
         idle_timeout,
         buffers: shared.buffers.of(from.client.ip()),
+        is_of_member: from.peer.is_some(),
     };
     let (idle, h2_idle) = (
         config.idle_timeout_of(peer.ip()),
@@ -187,6 +196,11 @@ fn serving<'a, S: Service>(
         }
         Opened::Secure(stream, from) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
             let own = own_limits(&from, h2_idle);
+            let stream = (stream, accepted);
+            Box::pin(h2::serve(stream, from, service, config, own, drain))
+        }
+        Opened::Member(stream, from) => {
+            let own = own_limits(&from, MEMBER_IDLE);
             let stream = (stream, accepted);
             Box::pin(h2::serve(stream, from, service, config, own, drain))
         }
@@ -216,8 +230,15 @@ async fn open<S: Service>(
         client,
         local,
         tls,
+        peer: None,
         is_asking: settings.mode == ListenerMode::Wake,
     };
+    if let Some(config) = &settings.members {
+        let greeting = greet_member(stream, config, metrics);
+        let (stream, name) = Box::pin(greeting).await?;
+        let peer = Some(Arc::new(name));
+        return Ok(Opened::Member(stream, Downstream { peer, ..from(None) }));
+    }
     match (&settings.mode, &settings.tls) {
         (ListenerMode::Tcp { host }, _) => Ok(Opened::Raw(RawConnection {
             stream,
@@ -291,6 +312,26 @@ async fn handshake<S: Service>(
         client: chain.and_then(|chain| client_certificate(chain.first()?)),
     };
     Ok((Box::new(stream), session))
+}
+
+/// Agrees on TLS with another member of the fleet, who has shown who it is.
+async fn greet_member(
+    stream: Socket,
+    config: &Arc<rustls::ServerConfig>,
+    metrics: &Metrics,
+) -> io::Result<(Box<TlsStream<Socket>>, PeerName)> {
+    let mut handshake = Handshake::new(metrics);
+    let stream = TlsAcceptor::from(Arc::clone(config)).accept(stream).await?;
+    let session = stream.get_ref().1;
+    let name = session
+        .peer_certificates()
+        .and_then(|chain| judged_name(chain.first()?));
+    let speaks_it = session.alpn_protocol() == Some(ALPN);
+    let Some(name) = name.filter(|_| speaks_it) else {
+        return Err(io::Error::other("it speaks no protocol of members"));
+    };
+    handshake.outcome = HandshakeOutcome::Full;
+    Ok((Box::new(stream), name))
 }
 
 /// A structured field's byte sequence (RFC 9440 §2.1, RFC 8941 §3.3.5).

@@ -16,14 +16,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustix::fs::{Access, AtFlags, CWD, accessat};
-use rustix::io::Errno;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::tls_error::TlsError;
+use crate::private_files::can_create;
 
 /// Names that certificates are kept for; clients of more names than a developer has get the first.
 const MOST: usize = 1000;
@@ -50,28 +49,6 @@ fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
     let mut options = fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(text.as_bytes())
-}
-
-/// Whether files can be created in a directory, which may itself have to be created.
-pub(super) fn can_create(dir: &Path) -> std::io::Result<()> {
-    for (depth, folder) in dir.ancestors().enumerate() {
-        let folder = match folder.as_os_str().is_empty() {
-            true => Path::new("."),
-            false => folder,
-        };
-        match fs::metadata(folder) {
-            Ok(found) if found.is_dir() => {
-                let access = Access::WRITE_OK | Access::EXEC_OK;
-                // As the user who would do it, not as the one who started the program.
-                return Ok(accessat(CWD, folder, access, AtFlags::EACCESS)?);
-            }
-            Ok(_) if depth == 0 => return Err(Errno::EXIST.into()),
-            Ok(_) => return Err(Errno::NOTDIR.into()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Err(Errno::NOENT.into())
 }
 
 /// Sets the validity: `days` from now, and from yesterday on for clocks that disagree.

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use super::certificates::Certificates;
 use crate::client::{ClientBody, Refusal};
+use crate::fleet::PeerName;
 use crate::flow::{PeekStream, SendTimeout};
 
 /// The client's side of a request's connection.
@@ -25,6 +26,8 @@ pub struct Downstream {
     pub local: SocketAddr,
     /// The result of its TLS handshake; `None` in clear.
     pub tls: Option<TlsSession>,
+    /// The member of the fleet that it is, at the listener for members.
+    pub peer: Option<Arc<PeerName>>,
     /// Whether it is another proxy that asks where instances are, and its requests go to none.
     pub is_asking: bool,
 }

@@ -23,6 +23,8 @@ pub struct ListenerSettings {
     pub(super) mode: ListenerMode,
     pub(super) proxy_protocol: bool,
     pub(super) tls: Option<Tls>,
+    /// What members of the fleet are judged by, at the listener for them.
+    pub(super) members: Option<Arc<rustls::ServerConfig>>,
 }
 
 /// The limits of one connection that depend on whose it is.
@@ -32,6 +34,8 @@ pub(super) struct ConnectionLimits {
     pub(super) idle_timeout: Duration,
     /// Its client's side of the budget of bytes in memory.
     pub(super) buffers: ClientBuffers,
+    /// Whether it carries the requests of another member's clients.
+    pub(super) is_of_member: bool,
 }
 
 /// The certificates of a listener that speaks TLS, and what rustls makes of them.
@@ -56,6 +60,20 @@ pub struct TlsParts {
 #[derive(Debug)]
 pub struct SettingsHandle(ArcSwap<ListenerSettings>);
 
+// === impl ConnectionLimits ===
+
+impl ConnectionLimits {
+    /// Those of a client's connection.
+    #[cfg(test)]
+    pub(super) fn of_client(idle_timeout: Duration, buffers: ClientBuffers) -> Self {
+        Self {
+            idle_timeout,
+            buffers,
+            is_of_member: false,
+        }
+    }
+}
+
 // === impl ListenerSettings ===
 
 impl ListenerSettings {
@@ -65,7 +83,17 @@ impl ListenerSettings {
         Self::with(config, parts, Certificates::load)
     }
 
-    /// The same without a trace: nothing is founded, and what stands in the way of it is an error
+    /// Those of a listener for other members of the fleet alone, whose certificates are judged so.
+    pub fn for_members(config: Arc<rustls::ServerConfig>) -> Self {
+        Self {
+            mode: ListenerMode::Http,
+            proxy_protocol: false,
+            tls: None,
+            members: Some(config),
+        }
+    }
+
+    /// As [`Self::new`], without a trace: nothing is founded, and what stands in the way of it is an error
     /// as well.
     pub fn rehearse(config: &ListenerConfig, parts: &TlsParts) -> Result<Self, TlsError> {
         Self::with(config, parts, Certificates::rehearse)
@@ -89,6 +117,7 @@ impl ListenerSettings {
             mode: config.mode.clone(),
             proxy_protocol: config.proxy_protocol,
             tls: config.tls.as_ref().map(secure).transpose()?,
+            members: None,
         })
     }
 }

@@ -7,8 +7,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,9 +20,9 @@ use jiff::Timestamp;
 use rustix::fs::{FlockOperation, flock};
 use rustls::server::ProducesTickets;
 
-use super::internal::can_create;
 use crate::config::TicketsConfig;
 use crate::file_stamp::FileStamp;
+use crate::private_files::{self, can_create};
 
 const RING: &str = "ring";
 const LOCK: &str = "ring.lock";
@@ -89,9 +88,7 @@ impl TicketRing {
             dir: dir.clone(),
             source,
         };
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(dir).map_err(failed)?;
+        private_files::make_dir(dir).map_err(failed)?;
         can_create(dir).map_err(failed)?;
         ring.refresh_at(Timestamp::now());
         Ok(Some(Arc::new(ring)))
@@ -189,7 +186,7 @@ impl TicketRing {
         self.keys.store(Arc::new(keys.clone()));
         let _lock = locked?;
         if is_new || !path.exists() || read_file(&path).is_err() {
-            write(&path, &text_of(&keys))?;
+            private_files::write(&path, text_of(&keys).as_bytes())?;
         }
         Ok(())
     }
@@ -357,33 +354,17 @@ fn trouble(path: &Path, error: &dyn fmt::Display) -> String {
     )
 }
 
-/// A file that its owner alone can read, also where it was there before.
-fn private(path: &Path) -> io::Result<fs::File> {
-    let mut options = fs::OpenOptions::new();
-    let options = options.write(true).create(true).truncate(true).mode(0o600);
-    let file = options.open(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    Ok(file)
-}
-
 /// Waits until no other gateway writes; until the file is closed none does.
 fn lock(path: &Path) -> io::Result<fs::File> {
-    let file = private(path)?;
+    let file = private_files::open(path)?;
     flock(&file, FlockOperation::LockExclusive)?;
     Ok(file)
 }
 
-/// Writes a file whole, or not at all. The caller holds the lock.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let draft = path.with_extension("new");
-    let mut file = private(&draft)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&draft, path)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use proptest::prelude::*;
 

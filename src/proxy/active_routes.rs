@@ -182,6 +182,16 @@ impl RouteStates {
         Route::new(Arc::clone(config), state)
     }
 
+    /// A route that no table has.
+    pub(super) fn alone(
+        &mut self,
+        config: &Arc<RouteConfig>,
+        sources: RouteSources<'_>,
+    ) -> Arc<ActiveRoute> {
+        let metrics = sources.metrics.add_route(config.label());
+        Arc::new(self.route(config, metrics, &ActiveRoutes::default(), sources))
+    }
+
     fn policy(&mut self, policy: &Arc<RoutePolicy>, profiles: &TlsProfiles) -> Arc<PolicyState> {
         let known = self.policies.get(&address(policy)).and_then(Weak::upgrade);
         known.unwrap_or_else(|| {

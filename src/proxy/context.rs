@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::HeaderValue;
+use http::{HeaderValue, Request, Version};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::connection_cache::ConnectionCache;
+use super::peer_facts::{FromPeer, PeerFacts};
 use crate::acme::AcmeStore;
 use crate::config::ReadyWhen;
 use crate::config::{ResponseConfig, RouteConfig, ServerConfig};
@@ -37,6 +38,8 @@ pub struct Arrival<'a> {
     pub certificate: Option<&'a HeaderValue>,
     /// Takes 1xx answers for the client, if it can be sent some.
     pub interim: Option<&'a InterimSink>,
+    /// The other member of the fleet that has sent it, and what that says about it.
+    pub from_peer: Option<&'a FromPeer>,
     /// Whether another proxy only asks where the request's instance is.
     pub is_asking: bool,
     /// The cache of what earlier requests of the connection have found out.
@@ -116,6 +119,18 @@ impl RawKind {
 // === impl Arrival ===
 
 impl Arrival<'_> {
+    /// What another member of the fleet says about a request that it has passed on.
+    pub(super) fn facts(&self) -> Option<&PeerFacts> {
+        self.from_peer?.facts()
+    }
+
+    /// The sink of 1xx answers to a request, whose client can be sent some. HTTP/1.0 knows none (RFC
+    /// 9110 §15.2).
+    pub(super) fn interim_for<B>(&self, request: &Request<B>) -> Option<&InterimSink> {
+        let interim = self.interim;
+        interim.filter(|_| request.version() != Version::HTTP_10)
+    }
+
     /// The last hop of this request: from the gateway to its instance's port.
     pub(super) fn hop(&self, config: &RouteConfig, port: u16, tls: Option<TlsHop>) -> Hop {
         Hop {

@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+
 use super::auth::{AuthRedirect, Challenge};
 use super::denied::WakeDenied;
 use super::https_redirect::HttpsRedirect;
 use crate::client::RefusalReason;
 use crate::hold::AdmitError;
 use crate::router::{AuthorityError, RouteError};
-use crate::upstream::ForwardError;
+use crate::upstream::{ForwardError, PeerError};
 use crate::wake::WakeError;
 
 /// A request cannot be answered by its instance.
@@ -83,6 +85,15 @@ pub enum ProxyError {
     /// Its instance is not there.
     #[error(transparent)]
     Wake(#[from] WakeError),
+    /// Its instance is another host's, and nothing was sent to it.
+    #[error("the instance is not this host's")]
+    Misplaced,
+    /// The node of its instance's host did not answer.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// The node of its instance's host has refused a connection.
+    #[error("the host of the instance has refused it with {0}: {1}")]
+    OfPeer(StatusCode, &'static str),
     /// Its instance did not answer.
     #[error(transparent)]
     Forward(#[from] ForwardError),

@@ -22,7 +22,7 @@ use super::error::ProxyError;
 use super::page::{self, escape};
 use super::waiting::accepts_html;
 use crate::names::RequestId;
-use crate::upstream::{Field, Fields};
+use crate::upstream::{Field, Fields, X_WAKEGATE_MISPLACED};
 
 const PAGE: &str = include_str!("error_response/page.html");
 /// The way on from what is worth trying again: the same address once more.
@@ -115,6 +115,10 @@ pub fn answer(
             let headers = response.headers_mut();
             headers.append(WWW_AUTHENTICATE, value.clone());
         }
+    }
+    if let ProxyError::Misplaced = error {
+        let yes = HeaderValue::from_static("1");
+        response.headers_mut().insert(X_WAKEGATE_MISPLACED, yes);
     }
     if let ProxyError::AuthRedirect(to) = error {
         let headers = response.headers_mut();
@@ -344,7 +348,7 @@ mod tests {
     use super::*;
     use crate::hold::AdmitError;
     use crate::router::{AmbiguousPath, AuthorityError, RouteError};
-    use crate::upstream::ForwardError;
+    use crate::upstream::{ForwardError, PeerError};
     use crate::wake::{WakeError, WakeStage};
 
     #[test]
@@ -354,6 +358,19 @@ mod tests {
             (AuthorityError::Missing.into(), 400, "bad_host", None),
             (ProxyError::Misdirected, 421, "misdirected", None),
             (ProxyError::ForwardLoop, 508, "forward_loop", None),
+            (ProxyError::Misplaced, 421, "misplaced", None),
+            (
+                PeerError::Unreachable.into(),
+                503,
+                "host_unreachable",
+                Some("1"),
+            ),
+            (
+                PeerError::Refused("x".into()).into(),
+                502,
+                "peer_refused",
+                None,
+            ),
             (ProxyError::Connect, 405, "method_not_allowed", None),
             (RouteError::NoRoute.into(), 404, "no_route", None),
             (

@@ -91,7 +91,7 @@ impl Target {
     /// Whether it is a WebSocket whose handshake does not wake.
     pub(super) fn waits_for_frame(&self) -> bool {
         let is_lazy = self.destination.route.config().tunnel.wake == TunnelWake::FirstFrame;
-        is_lazy && self.switch.as_ref().is_some_and(Switch::is_websocket)
+        is_lazy && self.switch.as_ref().is_some_and(Switch::is_own_websocket)
     }
 }
 
@@ -233,7 +233,7 @@ impl<P: ControlPlane> Waiting<P> {
                     stream,
                     rules,
                     &carried,
-                    (&instance, &endpoint),
+                    (Some(&*instance), Some(&endpoint)),
                     &parts.cut,
                 );
                 let farewell = carrying.await;
@@ -277,7 +277,7 @@ impl<P: ControlPlane> Wake<P> {
         let Transaction {
             context, wake, log, ..
         } = transaction;
-        let look_up = gateway.look_up_of(&target.destination);
+        let look_up = gateway.look_up_of(&target.destination, None);
         let may_wake = judged.may_wake;
         let mut pending = PendingRequest {
             user_agent: context.user_agent.as_ref(),

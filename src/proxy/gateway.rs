@@ -5,13 +5,14 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 
 use super::active_routes::{ActiveRoutes, RouteSources, RouteStates};
 use super::auth::{AuthClient, KeyFetcher};
 use super::context::GatewayParts;
+use super::fleet_link::{Fleet, FleetLink};
 use super::https_redirect::TlsListeners;
 use super::preflight::Preflights;
 use super::tunnel_places::TunnelPlaces;
@@ -34,6 +35,8 @@ pub struct Gateway<P> {
     pub(super) tls_listeners: TlsListeners,
     pub(super) auth_client: Arc<AuthClient>,
     pub(super) key_fetcher: KeyFetcher,
+    /// Its place in a fleet, if it is in one.
+    pub(super) fleet: OnceLock<Fleet>,
     pub(super) parts: GatewayParts<P>,
 }
 
@@ -57,8 +60,22 @@ impl<P: ControlPlane> Gateway<P> {
             tls_listeners: TlsListeners::default(),
             key_fetcher: KeyFetcher::new(&auth_client),
             auth_client,
+            fleet: OnceLock::new(),
             parts,
         })
+    }
+
+    /// Makes it a member of a fleet, before its first request.
+    pub fn join(&self, link: FleetLink) {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let default_route = states.alone(&link.default_route, RouteSources::of(&self.parts));
+        // It is joined once.
+        let _first = self.fleet.set(Fleet {
+            placement: link.placement,
+            peers: link.peers,
+            is_node: link.is_node,
+            default_route,
+        });
     }
 
     /// New requests use these routes; those under way keep theirs.

@@ -18,10 +18,11 @@ use super::gateway::Gateway;
 use super::request_log::{Kind, RequestLog};
 use super::transaction::Transaction;
 use super::wake_info::WakeInfo;
+use crate::hold::Slot;
 use crate::instance_tls::InstanceStream;
 use crate::names::RequestId;
 use crate::upstream::{Carried, ForwardError, Hop, LeasedStream, TunnelRules, Upstream, carry};
-use crate::wake::{Endpoint, Instance, OpenConnection};
+use crate::wake::{Endpoint, OpenConnection};
 use hypeman::ControlPlane;
 
 /// What a client of TLS is sent instead of a handshake (RFC 8446 §6): a fatal alert, "internal
@@ -30,7 +31,13 @@ const INTERNAL_ERROR: u8 = 80;
 const UNRECOGNIZED_NAME: u8 = 112;
 
 /// Opens a connection to the instance for a client's connection.
-struct Opener(Arc<Upstream>);
+pub(super) struct Opener(Arc<Upstream>);
+
+impl Opener {
+    pub(super) fn new(upstream: &Arc<Upstream>) -> Self {
+        Self(Arc::clone(upstream))
+    }
+}
 
 impl Transport for Opener {
     type Stream = InstanceStream;
@@ -76,7 +83,8 @@ impl<P: ControlPlane> Gateway<P> {
             RequestId::generate(),
             None,
         );
-        let result = self.proxy_tcp_inner(&mut client, host, arrival, &mut transaction);
+        let about = (host, kind);
+        let result = self.proxy_tcp_inner(&mut client, about, arrival, &mut transaction);
         let Err(error) = result.await else {
             return;
         };
@@ -101,7 +109,7 @@ impl<P: ControlPlane> Gateway<P> {
     async fn proxy_tcp_inner(
         &self,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
-        host: &str,
+        (host, kind): (&str, RawKind),
         arrival: &Arrival<'_>,
         transaction: &mut Transaction,
     ) -> Result<(), ProxyError> {
@@ -111,15 +119,31 @@ impl<P: ControlPlane> Gateway<P> {
         let destination = self.route_connection(host, arrival, context, log)?;
         let config = Arc::clone(destination.route.config());
         let _place = self.tunnel_places.take(&config, destination.client)?;
-        let resolved = self.resolve(&destination, arrival.cache, log).await?;
-        let look_up = self.look_up_of(&destination);
+        let rules = TunnelRules::of(&config.tunnel, false);
+        if let Some(elsewhere) = self.connection_elsewhere(&destination) {
+            let connecting =
+                self.connect_by_peer(elsewhere, &destination, kind, arrival, context, log);
+            // In a box: most gateways have no peers.
+            if let Some(stream) = Box::pin(connecting).await? {
+                // What ends the instance's epoch ends the stream.
+                let farewell = self.pass_on(client, stream, None, rules, (context, *wake), log);
+                farewell.await;
+                return Ok(());
+            }
+        }
+        let resolved = self.resolve(&destination, arrival, log).await?;
+        let look_up = self.look_up_of(&destination, arrival.from_peer);
         let mut pending = self.pending_connection(&destination, &resolved, &look_up);
         let admitted = pending.admit(wake).await?;
-        let opener = Opener(Arc::clone(&self.parts.upstream));
+        let opener = Opener::new(&self.parts.upstream);
         let sent = dispatch(&opener, &mut pending, arrival, admitted, (), wake, log).await?;
-        let rules = TunnelRules::of(&config.tunnel, false);
-        let owner = pending.resolved.instance;
-        self.pass_on(client, sent, (rules, &owner), (context, *wake), log)
+        let Sent {
+            response,
+            endpoint,
+            slot,
+        } = sent;
+        let place = Some((&endpoint, slot));
+        self.pass_on(client, response, place, rules, (context, *wake), log)
             .await;
         Ok(())
     }
@@ -129,24 +153,21 @@ impl<P: ControlPlane> Gateway<P> {
     async fn pass_on(
         &self,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
-        sent: Sent<LeasedStream>,
-        (rules, owner): (TunnelRules, &Instance),
+        instance: impl AsyncRead + AsyncWrite + Unpin + Send,
+        place: Option<(&Endpoint, Slot)>,
+        rules: TunnelRules,
         (context, wake): (&RequestContext, WakeInfo),
         log: &mut RequestLog,
     ) {
-        let Sent {
-            response,
-            endpoint,
-            slot,
-        } = sent;
         log.status = 200;
         log.count(context, wake);
         let carried = Arc::new(Carried::new(Arc::clone(&self.parts.metrics)));
         // Whoever drops this future leaves the account to the log.
         log.carried = Some(Arc::clone(&carried));
         let stop = &self.parts.cut;
-        let farewell = carry(client, response, rules, &carried, (owner, &endpoint), stop).await;
-        drop(slot);
-        farewell.say(Some(&endpoint)).await;
+        let endpoint = place.as_ref().map(|(endpoint, _)| *endpoint);
+        let farewell = carry(client, instance, rules, &carried, (None, endpoint), stop).await;
+        drop(place);
+        farewell.say(endpoint).await;
     }
 }

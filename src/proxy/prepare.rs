@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Request, Version};
+use http::header::{CONTENT_LENGTH, HOST};
+use http::{HeaderValue, Method, Request};
 
 use super::context::{Arrival, RequestContext};
 use super::error::ProxyError;
@@ -17,8 +17,8 @@ use super::request_target::{adopt_authority, to_origin_form};
 use super::route::Target;
 use crate::config::{AuthConfig, FieldNames, RouteConfig, ViaConfig};
 use crate::upstream::{
-    Field, ForwardedFor, InterimSink, Outgoing, RequestBody, TrailerRules, edit,
-    has_bound_credentials, prepare_request, remove_aliases,
+    Field, ForwardedFor, ForwardedHeaders, InterimSink, Outgoing, RequestBody, TrailerRules, edit,
+    has_bound_credentials, prepare_request, prepare_request_of_peer, remove_aliases,
 };
 
 /// Makes the instance's request of the client's.
@@ -31,6 +31,59 @@ pub(super) async fn prepare(
 ) -> Result<Outgoing, ProxyError> {
     let config = target.destination.route.config();
     let forwarding = &config.forwarding;
+    adopt_authority(&mut request);
+    let forwarded = match arrival.facts() {
+        None => fields_for_instance(&mut request, target, arrival, context, log),
+        Some(facts) => {
+            // The other member has seen the client, and has applied its route's rules.
+            prepare_request_of_peer(request.headers_mut(), target.fields);
+            if let Some(host) = &facts.host {
+                request.headers_mut().insert(HOST, host.clone());
+            }
+            if let Some(trace) = &log.trace {
+                trace.inject(request.headers_mut());
+            }
+            None
+        }
+    };
+    let prefix = match arrival.facts() {
+        None => forwarding.strip_path.then(|| config.path()),
+        Some(facts) => facts.strip.as_deref(),
+    };
+    let interim = arrival.interim_for(&request);
+    let interim = interim.map(|sink| match arrival.facts() {
+        None => obeying(sink, config),
+        Some(_) => Arc::clone(sink),
+    });
+    to_origin_form(&mut request, prefix);
+    say_that_there_is_no_body(&mut request);
+    if arrival.facts().is_none() {
+        let rules = TrailerRules::of_request(config);
+        request.body_mut().obey(rules);
+    }
+    let buffer = config.retry.buffer.0;
+    if buffer > 0 && gains_from_buffer(&request) {
+        let deadline = target.destination.deadline;
+        request = Box::pin(buffered(request, buffer, deadline)).await?;
+    }
+    let is_upgrade = target.switch.is_some();
+    let is_bound = target.fields.has(Field::Authorization);
+    let is_bound = is_bound && has_bound_credentials(request.headers());
+    let outgoing = Outgoing::new(request, forwarded, is_upgrade, interim);
+    let outgoing = outgoing.of_client(arrival.cache.client(), is_bound);
+    Ok(outgoing.spelled(forwarding.field_names))
+}
+
+/// Makes a request's fields those that its instance is to get, by the rules of its route. The
+/// forwarding fields are returned, and not inserted, where nothing else concerns them.
+pub(super) fn fields_for_instance(
+    request: &mut Request<RequestBody>,
+    target: &Target,
+    arrival: &Arrival<'_>,
+    context: &RequestContext,
+    log: &RequestLog,
+) -> Option<ForwardedHeaders> {
+    let forwarding = &target.destination.route.config().forwarding;
     let source = ForwardedFor {
         forwarded: &target.host.forwarded,
         trusted: target.is_trusted,
@@ -38,7 +91,6 @@ pub(super) async fn prepare(
         certificate: arrival.certificate,
         via: (target.via != ViaConfig::Off).then(|| target.pseudonym.element(request.version())),
     };
-    adopt_authority(&mut request);
     let mut forwarded = prepare_request(request.headers_mut(), target.fields, &source);
     if let Some(trace) = &log.trace {
         trace.inject(request.headers_mut());
@@ -59,30 +111,11 @@ pub(super) async fn prepare(
         }
         edit(request.headers_mut(), &forwarding.request_headers);
     }
-    let prefix = forwarding.strip_path.then(|| config.path());
-    // HTTP/1.0 knows no 1xx (RFC 9110 §15.2).
-    let interim = arrival
-        .interim
-        .filter(|_| request.version() != Version::HTTP_10);
-    let interim = interim.map(|sink| obeying(sink, config));
-    to_origin_form(&mut request, prefix);
-    say_that_there_is_no_body(&mut request);
-    request.body_mut().obey(TrailerRules::of_request(config));
-    let buffer = config.retry.buffer.0;
-    if buffer > 0 && gains_from_buffer(&request) {
-        let deadline = target.destination.deadline;
-        request = Box::pin(buffered(request, buffer, deadline)).await?;
-    }
-    let is_upgrade = target.switch.is_some();
-    let is_bound = target.fields.has(Field::Authorization);
-    let is_bound = is_bound && has_bound_credentials(request.headers());
-    let outgoing = Outgoing::new(request, forwarded, is_upgrade, interim);
-    let outgoing = outgoing.of_client(arrival.cache.client(), is_bound);
-    Ok(outgoing.spelled(forwarding.field_names))
+    forwarded
 }
 
 /// The sink for interim responses, which the route's rules are for as far as they take fields away.
-fn obeying(sink: &InterimSink, route: &Arc<RouteConfig>) -> InterimSink {
+pub(super) fn obeying(sink: &InterimSink, route: &Arc<RouteConfig>) -> InterimSink {
     let rules = &route.forwarding.response_headers;
     if rules.replaced().next().is_none() {
         return Arc::clone(sink);

@@ -50,6 +50,10 @@ impl<P: ControlPlane> Gateway<P> {
         let Ok(Match { route, instance }) = table.find(&host, &path, port) else {
             return;
         };
+        let fleet = self.fleet.get();
+        if fleet.is_some_and(|fleet| fleet.elsewhere(&instance).is_some()) {
+            return;
+        }
         let (config, wakes) = (route.config(), &self.parts.wakes);
         if !config.wake.on_tls_hello || table.asks_for_auth(&host, port) {
             return;

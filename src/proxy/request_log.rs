@@ -42,6 +42,8 @@ pub(super) struct RequestLog {
     pub(super) trace: Option<Trace>,
     pub(super) trace_id: Option<String>,
     pub(super) instance: Option<Arc<Instance>>,
+    /// The other member of the fleet that it goes to, or comes from.
+    pub(super) fleet_peer: Option<Box<str>>,
     pub(super) status: u16,
     pub(super) error: Option<&'static str>,
     pub(super) body_stats: Option<Arc<BodyStats>>,
@@ -75,6 +77,7 @@ impl RequestLog {
             trace: None,
             trace_id: None,
             instance: None,
+            fleet_peer: None,
             status: Self::NO_STATUS,
             error: None,
             body_stats: None,
@@ -235,6 +238,7 @@ impl RequestLog {
             error: self.error,
             aborted: !carried.map_or(self.complete, Carried::is_complete),
             ended_by: carried.map(|carried| carried.ended_by().as_str()),
+            fleet_peer: self.fleet_peer.as_deref(),
             user_agent: agent.as_deref(),
         });
         self.end_trace(context, wake);

@@ -13,9 +13,11 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
-use super::connection_cache::{CachedTarget, ConnectionCache};
+use super::connection_cache::CachedTarget;
+use super::context::Arrival;
 use super::error::ProxyError;
 use super::gateway::Gateway;
+use super::peer_facts::FromPeer;
 use super::pending_request::{LookUp, Resolved, queues_of};
 use super::request_log::RequestLog;
 use super::route::Destination;
@@ -28,6 +30,7 @@ use hypeman::{ControlPlane, InstanceRef};
 /// The look-up of a request's name, for when its instance turns out to be gone.
 pub(super) struct NameLookUp<'a, P> {
     gateway: &'a Gateway<P>,
+    from_peer: Option<&'a FromPeer>,
     destination: &'a Destination,
 }
 
@@ -38,15 +41,17 @@ impl<P: ControlPlane> Gateway<P> {
     pub(super) async fn resolve(
         &self,
         destination: &Destination,
-        cache: &ConnectionCache,
+        arrival: &Arrival<'_>,
         log: &mut RequestLog,
     ) -> Result<Arc<CachedTarget>, ProxyError> {
+        let cache = arrival.cache;
         let (config, name) = (destination.route.config(), &destination.instance);
         let place = (config.plane, destination.port);
         let resolved = match cache.target(place, name) {
             Some(cached) => cached,
             None => {
-                let instance = self.find(destination, destination.timeout).await?;
+                let finding = self.find(destination, arrival.from_peer, destination.timeout);
+                let instance = finding.await?;
                 let gate = self.gate(&instance, destination.port);
                 let pseudonym = self.pseudonyms.of(config.plane, name);
                 cache.remember(place, (name, pseudonym), instance, gate)
@@ -57,9 +62,14 @@ impl<P: ControlPlane> Gateway<P> {
     }
 
     /// The look-up of a request's name, to be made again.
-    pub(super) fn look_up_of<'a>(&'a self, destination: &'a Destination) -> NameLookUp<'a, P> {
+    pub(super) fn look_up_of<'a>(
+        &'a self,
+        destination: &'a Destination,
+        from_peer: Option<&'a FromPeer>,
+    ) -> NameLookUp<'a, P> {
         NameLookUp {
             gateway: self,
+            from_peer,
             destination,
         }
     }
@@ -73,11 +83,40 @@ impl<P: ControlPlane> Gateway<P> {
     async fn find(
         &self,
         destination: &Destination,
+        from_peer: Option<&FromPeer>,
         patience: Duration,
     ) -> Result<Arc<Instance>, ProxyError> {
         let plane = destination.route.config().plane;
         let (name, client) = (&destination.instance, destination.client);
-        self.find_name(plane, name, patience, client).await
+        match from_peer {
+            None => self.find_name(plane, name, patience, client).await,
+            Some(from) => {
+                let claimed = from.facts().and_then(|facts| facts.id.as_deref());
+                self.find_claimed((plane, name), claimed, patience, client)
+                    .await
+            }
+        }
+    }
+
+    /// The instance that another member of the fleet says is here, with this id if it knows that. The
+    /// control plane's word is the truth; a client cannot guess by way of another member.
+    async fn find_claimed(
+        &self,
+        (plane, name): (PlaneIndex, &InstanceRef),
+        id: Option<&str>,
+        patience: Duration,
+        client: IpAddr,
+    ) -> Result<Arc<Instance>, ProxyError> {
+        let wakes = &self.parts.wakes;
+        let found = match wakes.cached(plane, name) {
+            Some(instance) => Ok(instance),
+            None => Box::pin(wakes.find(plane, name, patience, client)).await,
+        };
+        match found {
+            Ok(instance) if id.is_none_or(|id| instance.id().as_str() == id) => Ok(instance),
+            Ok(_) | Err(WakeError::NotFound) => Err(ProxyError::Misplaced),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The same for a name of a control plane.
@@ -117,10 +156,11 @@ impl<P: ControlPlane> LookUp<InstanceStream> for NameLookUp<'_, P> {
         Box::pin(async {
             let Self {
                 gateway,
+                from_peer,
                 destination,
             } = self;
             let left = destination.deadline - Instant::now();
-            let instance = gateway.find(destination, left).await?;
+            let instance = gateway.find(destination, *from_peer, left).await?;
             let gate = gateway.gate(&instance, destination.port);
             Ok(Resolved { instance, gate })
         })

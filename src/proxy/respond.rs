@@ -7,11 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, STRICT_TRANSPORT_SECURITY};
+use http::header::{
+    CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, STRICT_TRANSPORT_SECURITY, UPGRADE,
+};
 use http::{HeaderMap, Response, StatusCode, Version};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::context::Arrival;
 use super::dispatch::Sent;
 use super::error::ProxyError;
 use super::gateway::Gateway;
@@ -20,6 +24,7 @@ use super::route::Target;
 use super::switching::{Switch, switches_to_websocket};
 use super::transaction::{ExtraFields, Transaction};
 use super::tunnel_places::TunnelPlace;
+use crate::client::ClientUpgrade;
 use crate::config::{TunnelConfig, ViaConfig};
 use crate::hold::Slot;
 use crate::upstream::{
@@ -34,9 +39,17 @@ const X_WAKEGATE_HOLD: HeaderName = HeaderName::from_static("x-wakegate-hold");
 /// Who has the request's slot at the instance, and its transaction, from here on.
 enum HandOver {
     /// The response, until its body has ended.
-    Response(Slot),
+    Response(Option<Slot>),
     /// The tunnel, which is sent the transaction when the head has been written.
     Tunnel(oneshot::Sender<Box<Transaction>>),
+}
+
+/// Where a response has come from.
+enum Origin {
+    /// This instance, at this endpoint; the request has this place there.
+    Instance((Arc<Instance>, Endpoint), Slot),
+    /// Another host's node.
+    Peer,
 }
 
 // === impl Gateway ===
@@ -46,7 +59,8 @@ impl<P: ControlPlane> Gateway<P> {
     pub(super) fn respond(
         &self,
         sent: Sent<Response<UpstreamBody>>,
-        target: Target,
+        mut target: Target,
+        arrival: &Arrival<'_>,
         instance: &Arc<Instance>,
         extra: &mut ExtraFields,
     ) -> Result<Response<Content>, ProxyError> {
@@ -61,14 +75,57 @@ impl<P: ControlPlane> Gateway<P> {
         {
             instance.keep_awake(until);
         }
-        let subprotocol = target.identity.subprotocol;
-        if let Some(preflight) = target.preflight {
+        if let Some(preflight) = &target.preflight {
             self.preflights
-                .remember(instance.id(), &preflight, &response);
+                .remember(instance.id(), preflight, &response);
         }
+        let config = self.parts.response.load();
+        *extra = ExtraFields {
+            // The other member takes it away again, if its clients are not to see it.
+            wake: config.wake_header || arrival.facts().is_some(),
+            server_timing: config.server_timing,
+        };
+        let origin = Origin::Instance((Arc::clone(instance), endpoint), slot);
+        if arrival.facts().is_none() {
+            return self.finish(response, fields, target, origin);
+        }
+        // What is said to the client is the other member's to say.
+        let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        prepare_response(headers, fields, is_switching);
+        remove_own(headers, fields);
         let tunnel_config = &target.destination.route.config().tunnel;
-        let tunnel = (tunnel_config, target.tunnel_place, Arc::clone(instance));
-        let hand_over = self.switch(target.switch, &mut response, endpoint, slot, tunnel)?;
+        let tunnel = (tunnel_config, target.tunnel_place.take());
+        let hand_over = self.switch(target.switch.take(), &mut response, origin, tunnel)?;
+        let headers = response.headers_mut();
+        headers.remove(UPGRADE);
+        headers.remove(CONNECTION);
+        Ok(hand_over.content_of(response))
+    }
+
+    /// Makes the client's response of one that came from another host's node, and is not the node's
+    /// own.
+    pub(super) fn finish_response(
+        &self,
+        response: Response<UpstreamBody>,
+        target: Target,
+    ) -> Result<Response<Content>, ProxyError> {
+        let fields = Fields::of(response.headers());
+        self.finish(response, fields, target, Origin::Peer)
+    }
+
+    /// The client's response, by the rules of its route.
+    fn finish(
+        &self,
+        mut response: Response<UpstreamBody>,
+        fields: Fields,
+        target: Target,
+        origin: Origin,
+    ) -> Result<Response<Content>, ProxyError> {
+        let subprotocol = target.identity.subprotocol;
+        let tunnel_config = &target.destination.route.config().tunnel;
+        let tunnel = (tunnel_config, target.tunnel_place);
+        let hand_over = self.switch(target.switch, &mut response, origin, tunnel)?;
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
 
         let config = target.destination.route.config();
@@ -93,18 +150,12 @@ impl<P: ControlPlane> Gateway<P> {
         if let Some(age) = forwarding.hsts.filter(|_| target.is_secure) {
             headers.insert(STRICT_TRANSPORT_SECURITY, max_age(age));
         }
-        let config = self.parts.response.load();
-        *extra = ExtraFields::of(&config);
-        if fields.has(Field::XRequestId) {
+        if self.parts.response.load().wake_header {
+            remove_own(headers, fields);
+        } else if fields.has(Field::XRequestId) {
             headers.remove(X_REQUEST_ID);
         }
-        if fields.has(Field::XWakegateWake) && config.wake_header {
-            headers.remove(X_WAKEGATE_WAKE);
-        }
-        Ok(response.map(|body| match hand_over {
-            HandOver::Response(slot) => Content::Upstream { body, _slot: slot },
-            HandOver::Tunnel(transaction) => Content::Switching(transaction),
-        }))
+        Ok(hand_over.content_of(response))
     }
 
     /// Joins client and instance in a tunnel, if both agree to switch; the slot is the tunnel's
@@ -113,42 +164,67 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         switch: Option<Switch>,
         response: &mut Response<UpstreamBody>,
-        endpoint: Endpoint,
-        slot: Slot,
-        (config, place, owner): (&TunnelConfig, Option<TunnelPlace>, Arc<Instance>),
+        origin: Origin,
+        (config, place): (&TunnelConfig, Option<TunnelPlace>),
     ) -> Result<HandOver, ProxyError> {
         let Some(switch) = switch else {
             return match response.status() {
                 StatusCode::SWITCHING_PROTOCOLS => Err(ProxyError::UnexpectedUpgrade),
-                _ => Ok(HandOver::Response(slot)),
+                _ => Ok(HandOver::Response(origin.into_slot())),
             };
         };
         let (downstream, offer) = switch.into_parts();
         let rules = TunnelRules::of(config, switches_to_websocket(response.headers()));
         if !offer.agreed(response)? {
-            return Ok(HandOver::Response(slot));
+            return Ok(HandOver::Response(origin.into_slot()));
         }
         // Without a stream the instance's epoch has been cut meanwhile.
-        let Some(instance) = response.body_mut().take_stream() else {
-            return Err(ProxyError::Forward(ForwardError::Severed));
+        let severed = || ProxyError::Forward(ForwardError::Severed);
+        let body = response.body_mut();
+        let transaction = match origin {
+            Origin::Instance(of, slot) => {
+                let instance = body.take_stream().ok_or_else(severed)?;
+                self.begin_tunnel(downstream, instance, rules, Some((of, slot)), place)
+            }
+            Origin::Peer => {
+                let instance = body.take_peer_stream().ok_or_else(severed)?;
+                self.begin_tunnel(downstream, instance, rules, None, place)
+            }
         };
+        Ok(HandOver::Tunnel(transaction))
+    }
+
+    /// Carries bytes between a client that is about to switch and its instance, whose place is given
+    /// back when that is over; `kept` lives until both have been told. It waits for the transaction
+    /// that it ends.
+    pub(super) fn begin_tunnel(
+        &self,
+        downstream: ClientUpgrade,
+        instance: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        rules: TunnelRules,
+        place: Option<((Arc<Instance>, Endpoint), Slot)>,
+        kept: impl Send + 'static,
+    ) -> oneshot::Sender<Box<Transaction>> {
         let cut = self.parts.cut.clone();
         let send_timeout = self.parts.server.load().send_timeout;
         let carried = Arc::new(Carried::new(Arc::clone(&self.parts.metrics)));
         let (transaction, handed_over) = oneshot::channel::<Box<Transaction>>();
         self.parts.tunnels.spawn(async move {
             let limits = (&cut, send_timeout);
-            let ends = (&*owner, &endpoint);
-            let farewell = tunnel(downstream, instance, rules, &carried, ends, limits).await;
+            let (of, slot) = place.unzip();
+            let (owner, endpoint) = of.unzip();
+            let (owner, endpoint) = (owner.as_deref(), endpoint.as_ref());
+            let of = (owner, endpoint);
+            let farewell = tunnel(downstream, instance, rules, &carried, of, limits).await;
             drop(slot);
-            farewell.say(Some(&endpoint)).await;
-            drop(place);
+            farewell.say(endpoint).await;
+            drop(kept);
             // It comes when the head has been written, or cannot be.
             if let Ok(mut transaction) = handed_over.await {
                 transaction.log.carried = Some(carried);
             }
         });
-        Ok(HandOver::Tunnel(transaction))
+        transaction
     }
 
     /// The time until which the application wants to stay awake, by its `x-wakegate-hold`.
@@ -156,6 +232,38 @@ impl<P: ControlPlane> Gateway<P> {
         let value = headers.remove(X_WAKEGATE_HOLD)?;
         let requested = value.to_str().ok()?.parse::<GoDuration>().ok()?.to_std()?;
         Some(Instant::now() + requested.min(self.parts.max_hold))
+    }
+}
+
+/// Takes away what the gateway says itself.
+fn remove_own(headers: &mut HeaderMap, fields: Fields) {
+    if fields.has(Field::XRequestId) {
+        headers.remove(X_REQUEST_ID);
+    }
+    if fields.has(Field::XWakegateWake) {
+        headers.remove(X_WAKEGATE_WAKE);
+    }
+}
+
+// === impl HandOver ===
+
+impl HandOver {
+    fn content_of(self, response: Response<UpstreamBody>) -> Response<Content> {
+        response.map(|body| match self {
+            Self::Response(slot) => Content::Upstream { body, _slot: slot },
+            Self::Tunnel(transaction) => Content::Switching(transaction),
+        })
+    }
+}
+
+// === impl Origin ===
+
+impl Origin {
+    fn into_slot(self) -> Option<Slot> {
+        match self {
+            Self::Instance(_, slot) => Some(slot),
+            Self::Peer => None,
+        }
     }
 }
 

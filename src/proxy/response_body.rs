@@ -27,7 +27,11 @@ const NOT_HELD: HeaderValue = HeaderValue::from_static("wake;dur=0.0");
 /// A response's body, whoever made it.
 pub(super) enum Content {
     /// The instance's; the request is at the instance for as long as it lives.
-    Upstream { body: UpstreamBody, _slot: Slot },
+    Upstream {
+        body: UpstreamBody,
+        /// Another host's instance has its places there.
+        _slot: Option<Slot>,
+    },
     /// Nothing, since protocols are switched: the transaction is the tunnel's when this ends.
     Switching(oneshot::Sender<Box<Transaction>>),
     /// The gateway's own.

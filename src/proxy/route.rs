@@ -108,15 +108,28 @@ impl<P: ControlPlane> Gateway<P> {
         if !(arrival.covers)(host.host.as_str()) {
             return Err(ProxyError::Misdirected);
         }
-        let switch = Switch::of(&mut request, fields)?;
+        let facts = arrival.facts();
+        let switch = match facts {
+            None => Switch::of(&mut request, fields)?,
+            Some(_) => Switch::of_peer(&mut request)?,
+        };
         if switch.is_some() {
             fields = Fields::of(request.headers());
         }
         let server = self.parts.server.load();
-        let is_trusted = server.trusts(peer);
+        let is_trusted = facts.is_some() || server.trusts(peer);
         let path = PathReadings::of(routed_path(&request)?);
         let found = self.find_route(&host.host, &path, arrival, log)?;
-        let (Match { route, instance }, path) = found;
+        let (
+            Match {
+                route,
+                mut instance,
+            },
+            path,
+        ) = found;
+        if let Some(facts) = facts {
+            instance = facts.instance.clone();
+        }
         let tls = tls_of(&route, &host.host)?;
 
         if path.is_hook {
@@ -133,7 +146,7 @@ impl<P: ControlPlane> Gateway<P> {
             || is_trusted
                 && has_forwarding(Field::XForwardedProto)
                 && came_over_tls(request.headers());
-        if forwarding.redirect_http.enabled && !is_secure {
+        if forwarding.redirect_http.enabled && !is_secure && facts.is_none() {
             let own = (!is_trusted).then(|| self.tls_listeners.port(arrival.local));
             let named = forwarding.redirect_http.port.or(server.https_port);
             let port = named.or(own.flatten());
@@ -152,7 +165,7 @@ impl<P: ControlPlane> Gateway<P> {
         };
         let target = Target {
             destination: Destination {
-                port: config.port,
+                port: facts.map_or(config.port, |facts| facts.port),
                 route,
                 instance,
                 tls,
@@ -186,15 +199,31 @@ impl<P: ControlPlane> Gateway<P> {
         let host = Hostname::parse(host).map_err(AuthorityError::from)?;
         log.host = Some(host.clone());
         let path = PathReadings::of("/");
-        let (Match { route, instance }, _) = self.find_route(&host, &path, arrival, log)?;
+        let found = self.find_route(&host, &path, arrival, log)?;
+        let (
+            Match {
+                route,
+                mut instance,
+            },
+            _,
+        ) = found;
         let config = route.config();
-        let table = self.active_routes.load();
-        if table.asks_for_auth(&host, arrival.local.port()) {
-            return Err(ProxyError::Forbidden);
-        }
+        let port = match arrival.facts() {
+            Some(facts) => {
+                instance = facts.instance.clone();
+                facts.port
+            }
+            None => {
+                let table = self.active_routes.load();
+                if table.asks_for_auth(&host, arrival.local.port()) {
+                    return Err(ProxyError::Forbidden);
+                }
+                port_of_host(&route, host.as_str())?
+            }
+        };
         let timeout = config.wake.timeout;
         Ok(Destination {
-            port: port_of_host(&route, host.as_str())?,
+            port,
             route,
             instance,
             // It is passed on as it is.
@@ -213,7 +242,15 @@ impl<P: ControlPlane> Gateway<P> {
         log: &mut RequestLog,
     ) -> Result<(Match<Arc<RouteState>>, PathVerdict), ProxyError> {
         let table = self.active_routes.load();
-        let found = table.find(host, path, arrival.local.port())?;
+        let found = table.find(host, path, arrival.local.port());
+        let found = match (found, arrival.facts(), self.fleet.get()) {
+            // Another member has a route for it; this one only has the instance.
+            (Err(_), Some(facts), Some(fleet)) => Match {
+                route: Arc::clone(&fleet.default_route),
+                instance: facts.instance.clone(),
+            },
+            (found, _, _) => found?,
+        };
         log.route = Some(Arc::clone(&found.route));
         let verdict = found.route.state().policy.path_rules.judge(path);
         Ok((found, verdict.map_err(RouteError::from)?))

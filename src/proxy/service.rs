@@ -13,19 +13,21 @@ use http_body_util::Full;
 use super::admit::Admittance;
 use super::answer_locally::{is_health_check, resolved_in_time, unresolved_health};
 use super::client_address::named_client;
-use super::context::Arrival;
+use super::context::{Arrival, RawKind};
 use super::dispatch::dispatch;
 use super::error::ProxyError;
 use super::error_response::{self, Accept, Audience};
 use super::first_frame::FirstFrame;
 use super::gateway::Gateway;
 use super::max_forwards::answer_last;
+use super::peer_facts::{self, NotTaken, PeerFacts, Raw};
 use super::prepare::prepare;
 use super::request_log::Kind;
 use super::response_body::{Content, GatewayBody};
+use super::to_peer::Passed;
 use super::transaction::Transaction;
 use super::wake_service;
-use crate::client::{ClientBody, Refusal};
+use crate::client::{ClientBody, Refusal, RefusalReason};
 use crate::names::RequestId;
 use crate::telemetry::trace_id_of;
 use crate::upstream::{Field, Fields, X_REQUEST_ID};
@@ -49,19 +51,32 @@ impl<P: ControlPlane> Gateway<P> {
             false => Ok(()),
         };
         let fields = Fields::of(request.headers());
-        let mut transaction = Box::new(self.begin(&request, fields, arrival.client.ip()));
+        let from = (arrival.client.ip(), arrival.facts());
+        let mut transaction = Box::new(self.begin(&request, fields, from));
         let accept = Accept::of(request.headers(), fields);
-        let result = match asked_for {
+        let raw = arrival.facts().and_then(|facts| facts.raw);
+        let result = match take_from_peer(arrival, &mut transaction).and(asked_for) {
+            Ok(()) if raw.is_some() => {
+                // In a box: most requests are none of these.
+                Box::pin(self.carry_for_peer(request, arrival, &mut transaction)).await
+            }
             Ok(()) => {
                 let result = self.handle_inner(request, fields, arrival, &mut transaction);
                 result.await
             }
             Err(error) => Err(error),
         };
-        let response = match result {
+        let mut response = match result {
             Ok(response) => response,
             Err(error) => refuse(&error, &accept, &mut transaction),
         };
+        if arrival.facts().is_some()
+            && matches!(response.body(), Content::Own(_) | Content::Status(_))
+        {
+            let code = transaction.log.error.unwrap_or("-");
+            let code = HeaderValue::from_static(code);
+            response.headers_mut().insert(peer_facts::CODE, code);
+        }
         answer(response, transaction)
     }
 
@@ -71,7 +86,7 @@ impl<P: ControlPlane> Gateway<P> {
         let mut request = Request::new(None);
         *request.method_mut() = refusal.method.unwrap_or_else(unknown_method);
         let fields = Fields::of(request.headers());
-        let mut transaction = Box::new(self.begin(&request, fields, peer));
+        let mut transaction = Box::new(self.begin(&request, fields, (peer, None)));
         transaction.log.target = refusal.target;
         transaction.log.no_path = UNKNOWN;
         let accept = Accept::of(request.headers(), fields);
@@ -98,20 +113,34 @@ impl<P: ControlPlane> Gateway<P> {
             return answer;
         }
         let (mut target, mut request) = self.route(request, fields, arrival, context, log)?;
-        if target.destination.route.config().forwarding.auth.is_some() {
-            // In a box: most routes ask for nothing.
-            let judging = self.authenticate(&mut target, &mut request, arrival, context, cookies);
-            Box::pin(judging).await?;
+        // What another member has passed on was judged there.
+        if arrival.facts().is_none() {
+            if target.destination.route.config().forwarding.auth.is_some() {
+                let judging =
+                    self.authenticate(&mut target, &mut request, arrival, context, cookies);
+                // In a box: most routes ask for nothing.
+                Box::pin(judging).await?;
+            }
+            target.choose_port(&mut request)?;
+            if let Some(answer) = answer_last(&mut request, target.fields) {
+                return Ok(answer);
+            }
         }
-        target.choose_port(&mut request)?;
-        if let Some(answer) = answer_last(&mut request, target.fields) {
-            return Ok(answer);
+        if let Some(elsewhere) = self.elsewhere(&target, arrival) {
+            let passing = self.pass_to_peer(
+                elsewhere, target, request, arrival, context, wake, extra, log,
+            );
+            // In a box: most gateways have no peers.
+            match Box::pin(passing).await? {
+                Passed::Answered(response) => return Ok(response),
+                Passed::Here(here) => (target, request) = *here,
+            }
         }
         if target.switch.is_some() && !arrival.is_asking {
             let (route, client) = (target.destination.route.config(), target.destination.client);
             target.tunnel_place = self.tunnel_places.take(route, client)?;
         }
-        let resolving = self.resolve(&target.destination, arrival.cache, log);
+        let resolving = self.resolve(&target.destination, arrival, log);
         let resolved = match is_health_check(&target, &request) {
             false => resolving.await?,
             true => match resolved_in_time(resolving).await? {
@@ -124,7 +153,7 @@ impl<P: ControlPlane> Gateway<P> {
         {
             return Ok(answer);
         }
-        let look_up = self.look_up_of(&target.destination);
+        let look_up = self.look_up_of(&target.destination, arrival.from_peer);
         let mut pending =
             self.pending_request(&target, &resolved, &look_up, &request, context, log);
         if !arrival.is_asking
@@ -167,7 +196,7 @@ impl<P: ControlPlane> Gateway<P> {
             log.instance = Some(Arc::clone(&pending.resolved.instance));
         }
         let instance = pending.resolved.instance;
-        self.respond(sent?, target, &instance, extra)
+        self.respond(sent?, target, arrival, &instance, extra)
     }
 
     /// Begins the transaction of a request with this head.
@@ -175,10 +204,12 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         request: &Request<Option<ClientBody>>,
         fields: Fields,
-        peer: IpAddr,
+        (peer, facts): (IpAddr, Option<&PeerFacts>),
     ) -> Transaction {
         let headers = request.headers();
-        let (client, is_trusted) = {
+        let (client, is_trusted) = if let Some(facts) = facts {
+            (facts.named, true)
+        } else {
             let server = self.parts.server.load();
             let is_trusted = server.trusts(peer);
             let is_named = fields.has(Field::XForwardedFor) || fields.has(Field::Forwarded);
@@ -192,8 +223,12 @@ impl<P: ControlPlane> Gateway<P> {
         let request_id = RequestId::adopt_or_generate(one(Field::XRequestId, X_REQUEST_ID));
         let user_agent = one(Field::UserAgent, USER_AGENT).cloned();
         let from = (peer, client);
-        let mut transaction =
-            Transaction::new(&self.parts, Kind::Request, from, request_id, user_agent);
+        let kind = match facts.and_then(|facts| facts.raw) {
+            None => Kind::Request,
+            Some(Raw::Tls) => Kind::Connection(RawKind::Tls),
+            Some(Raw::Tcp) => Kind::Connection(RawKind::Tcp),
+        };
+        let mut transaction = Transaction::new(&self.parts, kind, from, request_id, user_agent);
         let log = &mut transaction.log;
         log.method = request.method().clone();
         log.target = request.uri().path_and_query().cloned();
@@ -209,6 +244,18 @@ impl<P: ControlPlane> Gateway<P> {
 
 fn unknown_method() -> Method {
     Method::from_bytes(UNKNOWN.as_bytes()).unwrap_or_default()
+}
+
+/// Whether a request that another member of the fleet has sent is taken.
+fn take_from_peer(arrival: &Arrival<'_>, transaction: &mut Transaction) -> Result<(), ProxyError> {
+    let Some(from) = arrival.from_peer else {
+        return Ok(());
+    };
+    transaction.log.fleet_peer = Some(from.name.name.as_str().into());
+    from.check().map_err(|reason| match reason {
+        NotTaken::Loop => ProxyError::ForwardLoop,
+        NotTaken::Unreadable => RefusalReason::Malformed.into(),
+    })
 }
 
 /// The response with the transaction that it ends.

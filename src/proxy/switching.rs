@@ -14,6 +14,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use super::error::ProxyError;
+use super::peer_facts;
 use crate::client::ClientUpgrade;
 use crate::upstream::{Field, Fields, is_upgrade, upgrade_token};
 
@@ -33,6 +34,8 @@ pub(super) struct Offer {
     protocol: HeaderValue,
     /// Over HTTP/2 the gateway is the WebSocket client of this hop, with a key of its own.
     key: Option<String>,
+    /// The client is behind another member of the fleet, which has the handshake's fields.
+    is_of_peer: bool,
 }
 
 /// Sixteen random bytes (RFC 6455 §4.1). They show that the answer is to this question; they are no
@@ -69,6 +72,7 @@ impl Switch {
                 offer: Offer {
                     protocol,
                     key: None,
+                    is_of_peer: false,
                 },
             }));
         }
@@ -91,14 +95,47 @@ impl Switch {
         let offer = Offer {
             protocol,
             key: Some(key),
+            is_of_peer: false,
         };
         Ok(Some(Self { downstream, offer }))
     }
 
-    /// Whether the client wants to speak WebSocket and nothing else.
-    pub(super) fn is_websocket(&self) -> bool {
+    /// The wish of a client that another member of the fleet has passed on: extended CONNECT, whatever
+    /// the client has spoken, with the fields of HTTP/1.1's handshake.
+    pub(super) fn of_peer<B>(request: &mut Request<B>) -> Result<Option<Self>, ProxyError> {
+        let upgrade = request.headers_mut().remove(peer_facts::UPGRADE);
+        let method = peer_facts::take_method(request.headers_mut());
+        if request.method() != Method::CONNECT {
+            return Ok(None);
+        }
+        let protocol = request.extensions().get::<Protocol>();
+        let protocol = protocol.ok_or(ProxyError::Connect)?;
+        let protocol = HeaderValue::from_str(protocol.as_str());
+        let protocol = match (upgrade, protocol) {
+            (Some(upgrade), _) => upgrade,
+            (None, Ok(protocol)) => protocol,
+            (None, Err(_)) => return Err(ProxyError::UnknownProtocol),
+        };
+        let downstream = ClientUpgrade::of(request);
+        *request.method_mut() = method;
+        let headers = request.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol.clone());
+        Ok(Some(Self {
+            downstream,
+            offer: Offer {
+                protocol,
+                key: None,
+                is_of_peer: true,
+            },
+        }))
+    }
+
+    /// Whether the client wants to speak WebSocket and nothing else, and is the gateway's own: the
+    /// handshake of one behind another member is between that one and its instance.
+    pub(super) fn is_own_websocket(&self) -> bool {
         let protocol = self.offer.protocol.as_bytes().trim_ascii();
-        protocol.eq_ignore_ascii_case(WEBSOCKET)
+        !self.offer.is_of_peer && protocol.eq_ignore_ascii_case(WEBSOCKET)
     }
 
     /// The answer to a handshake of WebSocket (RFC 6455 §4.2.2) in its instance's place, with no
@@ -142,7 +179,15 @@ impl Offer {
     /// Whether the instance has switched, and then only as it was asked to. What the client hears
     /// of it is put into `response`.
     pub(super) fn agreed<B>(&self, response: &mut Response<B>) -> Result<bool, ProxyError> {
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if self.is_of_peer && !is_switch && response.status().is_success() {
+            // Over HTTP/2 it would say that the stream has switched.
+            let status = HeaderValue::from(response.status().as_u16());
+            response.headers_mut().insert(peer_facts::STATUS, status);
+            *response.status_mut() = StatusCode::CONFLICT;
+            return Ok(false);
+        }
+        if !is_switch {
             // 200 would tell a client of HTTP/2 that it is connected.
             let misleading = self.key.is_some() && response.status().is_success();
             return match misleading {
@@ -166,6 +211,12 @@ impl Offer {
                 return Err(ProxyError::UnexpectedUpgrade);
             }
             *response.status_mut() = StatusCode::OK;
+        }
+        if self.is_of_peer {
+            let chosen = response.headers().get(UPGRADE).cloned();
+            *response.status_mut() = StatusCode::OK;
+            let headers = response.headers_mut();
+            headers.extend(chosen.map(|chosen| (peer_facts::UPGRADE, chosen)));
         }
         Ok(true)
     }

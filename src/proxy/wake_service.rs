@@ -59,6 +59,7 @@ pub(super) fn ask_for(request: &mut Request<Option<ClientBody>>) -> Result<(), P
     let is_by_query = request.uri().path() == PATH;
     let host = match is_by_query {
         true => Some(host_of_query(request.uri().query().unwrap_or_default())?),
+        // A list is of several proxies, and not one host.
         false => only(request, &X_FORWARDED_HOST)?,
     };
     let method = only(request, &X_FORWARDED_METHOD)?;
@@ -70,7 +71,6 @@ pub(super) fn ask_for(request: &mut Request<Option<ClientBody>>) -> Result<(), P
     }
     let target = target.map(|target| target_of(&target)).transpose()?;
     if let Some(host) = host {
-        // A list is of several proxies, and not one host.
         request.headers_mut().insert(HOST, host);
         let own = match is_by_query {
             true => None,

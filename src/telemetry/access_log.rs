@@ -37,6 +37,7 @@ pub struct AccessLine<'a> {
     pub error: Option<&'a str>,
     pub aborted: bool,
     pub ended_by: Option<&'static str>,
+    pub fleet_peer: Option<&'a str>,
     pub user_agent: Option<&'a str>,
 }
 
@@ -95,6 +96,7 @@ impl AccessLine<'_> {
             AccessField::Error => text(self.error),
             AccessField::Aborted => Value::Flag(self.aborted),
             AccessField::EndedBy => text(self.ended_by),
+            AccessField::FleetPeer => text(self.fleet_peer),
             AccessField::UserAgent => text(self.user_agent),
         }
     }
@@ -269,6 +271,7 @@ mod tests {
             error: None,
             aborted: false,
             ended_by: None,
+            fleet_peer: None,
             user_agent: Some("x=\n"),
         }
     }

@@ -17,9 +17,10 @@ pub use access_log::{AccessLine, AccessSink};
 pub use diagnostics::{Diagnostics, DiagnosticsError, init_diagnostics};
 pub use escape::{is_invisible, visible};
 pub use metrics::{
-    ConnectOutcome, Counted, HandshakeOutcome, InstanceCondition, LeaseCheck, ListenerMetrics,
-    Metrics, OrderOutcome, Readings, ReleaseReason, ReloadOutcome, RouteMetrics, ShedReason,
-    TunnelEnd, TunnelState, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
+    ConnectOutcome, Counted, DoorOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck,
+    ListenerMetrics, Metrics, OrderOutcome, PeerOutcome, Readings, ReleaseReason, ReloadOutcome,
+    RouteMetrics, ShedReason, TunnelEnd, TunnelState, UpstreamUse, WakeKind, WakeOutcome,
+    WakePhase, known_code,
 };
 pub use traces::{Attribute, Trace, TraceParent, Tracer, TracerError, trace_id_of};
 pub use user_agent::agent_text;

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::carried::Carried;
+use super::epoch_end::cut;
 use super::farewell::Farewell;
 use super::relay::Relay;
 use super::websocket::Close;
@@ -75,7 +76,7 @@ pub async fn carry<'a, C, I>(
     instance: I,
     rules: TunnelRules,
     carried: &'a Carried,
-    (owner, endpoint): (&Instance, &Endpoint),
+    (owner, endpoint): (Option<&Instance>, Option<&Endpoint>),
     stop: &CancellationToken,
 ) -> Farewell<'a, C, I>
 where
@@ -111,9 +112,11 @@ where
                 Some(Err(error)) => {
                     let is_end = relay.to_client.take_held_end();
                     let is_instances = carried.ended_by() == EndedBy::Instance;
-                    if is_instances && relay.to_client.lacks_close() {
-                        owner.doubt();
-                        let asleep = timeout(VERDICT, endpoint.cut().cancelled()).await;
+                    if is_instances && owner.is_some() && relay.to_client.lacks_close() {
+                        if let Some(owner) = owner {
+                            owner.doubt();
+                        }
+                        let asleep = timeout(VERDICT, cut(endpoint)).await;
                         if asleep.is_ok() {
                             break EndedBy::Sleep;
                         }
@@ -127,7 +130,7 @@ where
                 }
                 None => break EndedBy::Idle,
             },
-            () = endpoint.cut().cancelled() => break EndedBy::Sleep,
+            () = cut(endpoint) => break EndedBy::Sleep,
             () = carried.is_forsaken() => {
                 tracing::debug!("one side has ended and the other is silent");
                 open.over();

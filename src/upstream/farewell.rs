@@ -6,7 +6,7 @@
 //! [`WHOLE_FRAME`] and [`ANSWER`], whatever the sides do.
 
 use std::fmt;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Empty, ReadBuf, empty};
 use tokio::time::timeout;
 
 use super::carried::Carried;
+use super::epoch_end::cut;
 use super::relay::{Flow, ROOM, Relay};
 use super::websocket::{Close, FrameReader};
 use crate::wake::Endpoint;
@@ -83,12 +84,7 @@ where
         let Some(mut open) = self.0 else {
             return;
         };
-        let mut is_cut = pin!(async {
-            match endpoint {
-                Some(endpoint) => endpoint.cut().cancelled().await,
-                None => pending().await,
-            }
-        });
+        let mut is_cut = pin!(cut(endpoint));
         let mut poll = |open: &mut Open<'a, C, I>, cx: &mut Context<'_>| {
             if open.relay.instance.is_some() && is_cut.as_mut().poll(cx).is_ready() {
                 open.relay.instance = None;

@@ -6,7 +6,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::guarded::{is_alias, is_foreign_forwarding};
+use super::guarded::{is_alias, is_foreign_forwarding, is_of_peers};
 
 /// The set of fields that a message has, and the length of its head.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub enum Field {
     Forwarded,
     GrpcTimeout,
     MaxForwards,
+    /// What members of a fleet say to each other.
+    OfPeers,
     /// Any other field that ends with this hop.
     OfThisHop,
     Prefer,
@@ -152,6 +154,7 @@ impl Field {
     fn guarded(name: &str) -> Option<Self> {
         match name.as_bytes().first()? {
             b'x' if is_foreign_forwarding(name) => Some(Self::ForeignForwarding),
+            b'x' if is_of_peers(name) => Some(Self::OfPeers),
             b'c' | b'h' | b'k' | b'm' | b'p' | b't' | b'x' if is_alias(name) => Some(Self::Alias),
             _ => None,
         }
@@ -223,6 +226,12 @@ mod tests {
             ("max-forwards", Field::MaxForwards),
             ("x-forwarded-port", Field::ForeignForwarding),
             ("x-real-ip", Field::ForeignForwarding),
+            ("x-wakegate-hops", Field::OfPeers),
+            ("x-wakegate-misplaced", Field::OfPeers),
+            ("x-wakegate-peer", Field::OfPeers),
+            ("x-wakegate-peer-code", Field::OfPeers),
+            ("x_wakegate_hops", Field::Alias),
+            ("x_wakegate-peer_code", Field::Alias),
             ("x_forwarded_for", Field::Alias),
             ("client_cert", Field::Alias),
             ("http2_settings", Field::Alias),

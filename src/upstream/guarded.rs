@@ -5,8 +5,10 @@
 //! as one variable: every character that is neither letter nor digit becomes an underscore (RFC
 //! 3875 §4.1.18).
 
+use http::HeaderName;
+
 /// Names that the gateway sets or takes away, besides those that begin with [`FORWARDED`].
-const GUARDED: [&str; 16] = [
+const GUARDED: [&str; 18] = [
     "client-cert",
     "client-cert-chain",
     "content-length",
@@ -23,15 +25,30 @@ const GUARDED: [&str; 16] = [
     X_REAL_IP,
     "x-request-id",
     "x-wakegate-hold",
+    HOPS,
+    MISPLACED,
 ];
 const X_REAL_IP: &str = "x-real-ip";
+const HOPS: &str = "x-wakegate-hops";
+const MISPLACED: &str = "x-wakegate-misplaced";
+/// What else members of a fleet say to each other.
+const OF_PEERS: &str = "x-wakegate-peer";
+/// How many hops between members of a fleet a request has made.
+pub const X_WAKEGATE_HOPS: HeaderName = HeaderName::from_static(HOPS);
+/// Says that a request was sent nowhere, since its instance is another host's.
+pub const X_WAKEGATE_MISPLACED: HeaderName = HeaderName::from_static(MISPLACED);
 /// Proxies have made many names of it, and applications believe most of them: `-Port`, `-Prefix`,
 /// `-Server`, `-Ssl`.
 const FORWARDED: &str = "x-forwarded-";
 
 /// Whether the gateway alone may send a field of this name, which is in small letters.
 pub(super) fn is_guarded(name: &str) -> bool {
-    name.starts_with(FORWARDED) || GUARDED.contains(&name)
+    name.starts_with(FORWARDED) || name.starts_with(OF_PEERS) || GUARDED.contains(&name)
+}
+
+/// Whether members of a fleet say to each other what is in a field of this name, and nobody else may.
+pub fn is_of_peers(name: &str) -> bool {
+    name.starts_with(OF_PEERS) || name == HOPS || name == MISPLACED
 }
 
 /// Whether it is a forwarding field of which the gateway has no value of its own: an untrusted
@@ -45,8 +62,12 @@ pub(super) fn is_alias(name: &str) -> bool {
     if name.bytes().all(is_plain) {
         return false;
     }
-    let prefix = name.get(..FORWARDED.len());
-    prefix.is_some_and(|prefix| is_spelling(prefix, FORWARDED))
+    let begins_as = |of: &str| {
+        let prefix = name.get(..of.len());
+        prefix.is_some_and(|prefix| is_spelling(prefix, of))
+    };
+    begins_as(FORWARDED)
+        || begins_as(OF_PEERS)
         || GUARDED.iter().any(|guarded| is_spelling(name, guarded))
 }
 

@@ -14,7 +14,7 @@ use http::header::{
 
 use super::fields::{Field, Fields, tokens};
 use super::forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
-use super::guarded::{is_alias, is_alias_of, is_foreign_forwarding};
+use super::guarded::{is_alias, is_alias_of, is_foreign_forwarding, is_of_peers};
 use super::via::ViaElement;
 use crate::config::{HeaderEdits, Rename};
 use crate::names::RequestId;
@@ -147,14 +147,14 @@ pub fn remove_aliases(headers: &mut HeaderMap, replaced: &[&HeaderName]) {
     });
 }
 
-/// Makes a request's fields those that an instance is sent. `fields` are those of `headers`.
-/// Forwarding fields are returned, and not inserted, where the request has none of its own that
-/// they would replace or extend.
-pub fn prepare_request(
-    headers: &mut HeaderMap,
-    fields: Fields,
-    from: &ForwardedFor<'_>,
-) -> Option<ForwardedHeaders> {
+/// Makes the fields of a request from another member of the fleet those that an instance is sent: what
+/// they say is that member's word, who has seen the client.
+pub fn prepare_request_of_peer(headers: &mut HeaderMap, fields: Fields) {
+    prepare_for_next_hop(headers, fields);
+}
+
+/// Ends what is for this hop, and says what is for the next one.
+fn prepare_for_next_hop(headers: &mut HeaderMap, fields: Fields) {
     let upgrade = (fields.has(Field::Upgrade) && fields.has(Field::Connection))
         .then(|| upgrade_token(headers));
     let trailers = |token: &str| token.eq_ignore_ascii_case("trailers");
@@ -186,6 +186,20 @@ pub fn prepare_request(
     if wants_trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
+    if fields.has(Field::OfPeers) {
+        remove_where(headers, is_of_peers);
+    }
+}
+
+/// Makes a request's fields those that an instance is sent. `fields` are those of `headers`.
+/// Forwarding fields are returned, and not inserted, where the request has none of its own that
+/// they would replace or extend.
+pub fn prepare_request(
+    headers: &mut HeaderMap,
+    fields: Fields,
+    from: &ForwardedFor<'_>,
+) -> Option<ForwardedHeaders> {
+    prepare_for_next_hop(headers, fields);
     if fields.has(Field::Alias) || fields.has(Field::ForeignForwarding) && !from.trusted {
         strip_guarded(headers, from.trusted);
     }
@@ -248,6 +262,9 @@ pub fn edit(headers: &mut HeaderMap, edits: &HeaderEdits) {
 pub fn prepare_response(headers: &mut HeaderMap, fields: Fields, switching: bool) {
     let upgrade = switching.then(|| headers.get(UPGRADE).cloned()).flatten();
     strip_hop_by_hop(headers, fields);
+    if fields.has(Field::OfPeers) {
+        remove_where(headers, is_of_peers);
+    }
     if let Some(token) = upgrade {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, token);

@@ -9,6 +9,7 @@
 mod bound_auth;
 mod carried;
 mod carry;
+mod epoch_end;
 mod epoch_stream;
 mod epoch_tasks;
 mod farewell;
@@ -27,10 +28,13 @@ mod hop;
 mod leased_stream;
 mod min_rate;
 mod outgoing;
+mod peer;
+mod peer_body;
 mod pool;
 mod proxy_protocol;
 mod read_timeout;
 mod relay;
+mod replay;
 mod request_body;
 mod response_body;
 mod response_clock;
@@ -48,15 +52,18 @@ pub use farewell::Farewell;
 pub use fields::{Field, Fields};
 pub use forward::{ForwardError, Upstream};
 pub use forwarded::{ForwardedElement, ForwardedHeaders, X_REQUEST_ID};
+pub use guarded::{X_WAKEGATE_HOPS, X_WAKEGATE_MISPLACED, is_of_peers};
 pub use h1_body::BrokenBody;
 pub use headers::{
-    ForwardedFor, edit, is_upgrade, prepare_interim, prepare_request, prepare_response,
-    remove_aliases, upgrade_token,
+    ForwardedFor, edit, is_upgrade, prepare_interim, prepare_request, prepare_request_of_peer,
+    prepare_response, remove_aliases, upgrade_token,
 };
 pub use hop::Hop;
 pub use http1::{ChunkError, InterimSink};
 pub use leased_stream::LeasedStream;
 pub use outgoing::Outgoing;
+pub use peer::{PeerError, PeerRequest, Peers};
+pub use peer_body::PeerStream;
 pub use proxy_protocol::ProxyHeader;
 pub use request_body::{BodyError, BodyFailure, BodyStats, RequestBody};
 pub use response_body::{ResponseError, UpstreamBody};

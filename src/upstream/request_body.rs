@@ -4,6 +4,7 @@
 //! whether it was; one that was read beforehand is in its client's budget for as long as any of it
 //! is kept; a client that sends it more slowly than it may gets an error.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -55,6 +56,22 @@ pub enum BodyError {
 #[derive(Debug, Default)]
 pub struct RequestBody(Option<Box<Streaming>>);
 
+/// A body that others read, and that keeps its own account.
+pub(super) trait Readable: fmt::Debug + Send + Sync {
+    /// The next part.
+    fn poll_frame(&mut self, cx: &mut Context<'_>)
+    -> Poll<Option<Result<Frame<Bytes>, BodyError>>>;
+
+    /// Whether nothing more comes.
+    fn is_end_stream(&self) -> bool;
+
+    /// How much comes.
+    fn size_hint(&self) -> SizeHint;
+
+    /// Whether its client could not send more if it wanted to.
+    fn is_held_back(&self) -> bool;
+}
+
 /// The body of a request that has one.
 #[derive(Debug)]
 struct Streaming {
@@ -80,6 +97,8 @@ enum Source {
         whole: Bytes,
         sent: bool,
     },
+    /// One reading of a client's body, which keeps its own account.
+    Reading(Box<dyn Readable>),
 }
 
 // === impl BodyStats ===
@@ -136,7 +155,7 @@ impl RequestBody {
     /// Whether it can be sent more than once: there is none, or it was read beforehand.
     pub fn is_repeatable(&self) -> bool {
         let source = self.0.as_ref().map(|streaming| &streaming.source);
-        !matches!(source, Some(Source::Client(_)))
+        !matches!(source, Some(Source::Client(_) | Source::Reading(_)))
     }
 
     /// The same again, if it is repeatable.
@@ -149,8 +168,20 @@ impl RequestBody {
                 whole.clone(),
                 Arc::clone(&streaming.body_stats),
             )),
-            Source::Client(_) => None,
+            Source::Client(_) | Source::Reading(_) => None,
         }
+    }
+
+    /// A reading of a body with these statistics.
+    pub(super) fn of_reading(reading: impl Readable + 'static, body_stats: Arc<BodyStats>) -> Self {
+        let source = Source::Reading(Box::new(reading));
+        Self(Some(Box::new(Streaming::new(source, body_stats, 0))))
+    }
+
+    /// Whether the client could not send more if it wanted to.
+    pub(super) fn is_held_back(&self) -> bool {
+        let streaming = self.0.as_ref();
+        streaming.is_some_and(|streaming| streaming.is_held_back())
     }
 
     fn of_buffer(whole: Bytes, body_stats: Arc<BodyStats>) -> Self {
@@ -245,6 +276,7 @@ impl Streaming {
                 *sent = true;
                 Poll::Ready((!whole.is_empty()).then(|| Ok(Frame::data(whole.clone()))))
             }
+            Source::Reading(reading) => reading.poll_frame(cx),
         }
     }
 
@@ -253,6 +285,11 @@ impl Streaming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = self.poll_source(cx);
+        if matches!(self.source, Source::Reading(_)) {
+            let rules = &self.trailer_rules;
+            let clean = |frame| without_unsafe_trailers(frame, rules);
+            return polled.map(|frame| frame.map(|frame| frame.map(clean)));
+        }
         self.body_stats.touched.store(true, Ordering::Release);
         let polled = match polled {
             Poll::Pending if self.is_held_back() => {
@@ -300,6 +337,7 @@ impl Streaming {
         match &self.source {
             Source::Client(body) => body.is_held_back(),
             Source::Buffer { .. } => false,
+            Source::Reading(reading) => reading.is_held_back(),
         }
     }
 
@@ -308,6 +346,7 @@ impl Streaming {
             _ if self.first.is_some() => false,
             Source::Client(inner) => inner.is_end_stream(),
             Source::Buffer { whole, sent } => *sent || whole.is_empty(),
+            Source::Reading(reading) => reading.is_end_stream(),
         }
     }
 
@@ -324,6 +363,7 @@ impl Streaming {
                 hint
             }
             Source::Buffer { whole, .. } => SizeHint::with_exact(whole.len() as u64),
+            Source::Reading(reading) => reading.size_hint(),
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::h1_body::{BrokenBody, H1Body};
 use super::h2_stream::{STREAM_WINDOW, StreamToken};
 use super::leased_stream::LeasedStream;
+use super::peer_body::{PeerBody, PeerStream};
 use super::read_timeout::ReadTimeout;
 use super::timed_body::UploadGuard;
 use super::trailers::{TrailerRules, without_unsafe_trailers};
@@ -34,6 +35,7 @@ pub struct UpstreamBody {
 enum Inner {
     H2(H2Body),
     H1(H1Body),
+    Peer(PeerBody),
 }
 
 /// A body that comes over HTTP/2.
@@ -54,6 +56,9 @@ pub enum ResponseError {
     /// An HTTP/2 connection failed.
     #[error(transparent)]
     H2(#[from] hyper::Error),
+    /// The connection to another member of the fleet failed, or the instance's behind it.
+    #[error(transparent)]
+    Peer(#[from] h2::Error),
     /// An HTTP/1.1 connection failed.
     #[error(transparent)]
     H1(#[from] BrokenBody),
@@ -90,11 +95,30 @@ impl UpstreamBody {
         Self::of(Inner::H1(body))
     }
 
+    /// A response by way of another member of the fleet.
+    pub(super) fn of_peer(body: PeerBody) -> Self {
+        Self::of(Inner::Peer(body))
+    }
+
+    /// No body at all.
+    pub fn nothing() -> Self {
+        Self::of(Inner::Peer(PeerBody::nothing()))
+    }
+
+    /// The stream of a response that has switched, and came by way of another member.
+    pub fn take_peer_stream(&mut self) -> Option<PeerStream> {
+        match &mut self.inner {
+            Inner::Peer(body) => body.take_stream(),
+            Inner::H1(_) | Inner::H2(_) => None,
+        }
+    }
+
     /// Bytes that may wait in memory behind what has been read of it: a stream's window.
     pub fn backlog(&self) -> usize {
         match &self.inner {
             Inner::H2(body) if !body.inner.is_end_stream() => STREAM_WINDOW as usize,
-            Inner::H2(_) | Inner::H1(_) => 0,
+            Inner::Peer(body) if !body.is_end_stream() => STREAM_WINDOW as usize,
+            Inner::H2(_) | Inner::H1(_) | Inner::Peer(_) => 0,
         }
     }
 
@@ -111,7 +135,7 @@ impl UpstreamBody {
     pub fn take_stream(&mut self) -> Option<PeekStream<LeasedStream>> {
         match &mut self.inner {
             Inner::H1(body) => body.take_stream(),
-            Inner::H2(_) => None,
+            Inner::H2(_) | Inner::Peer(_) => None,
         }
     }
 
@@ -145,6 +169,7 @@ impl Body for UpstreamBody {
             Inner::H1(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(ResponseError::H1))),
+            Inner::Peer(body) => body.poll_frame(cx).map_err(ResponseError::Peer),
         };
         if let Some(silence) = &mut me.silence {
             if polled.is_pending() {
@@ -162,6 +187,7 @@ impl Body for UpstreamBody {
         match &self.inner {
             Inner::H2(body) => body.inner.is_end_stream(),
             Inner::H1(body) => body.is_end_stream(),
+            Inner::Peer(body) => body.is_end_stream(),
         }
     }
 
@@ -169,6 +195,7 @@ impl Body for UpstreamBody {
         match &self.inner {
             Inner::H2(body) => body.inner.size_hint(),
             Inner::H1(body) => body.size_hint(),
+            Inner::Peer(body) => body.size_hint(),
         }
     }
 }

@@ -169,6 +169,11 @@ impl Drop for UploadGuard {
 // === impl Part ===
 
 impl Part {
+    /// A part that is in nobody's budget.
+    pub(super) fn uncounted(bytes: Bytes) -> Self {
+        Self { bytes, held: None }
+    }
+
     fn note_gone(&mut self, count: usize) {
         if let Some((held, waiting)) = &mut self.held {
             held.shrink(count);

@@ -6,10 +6,12 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::carried::Carried;
 use super::carry::{TunnelRules, carry};
+use super::epoch_end::cut;
 use super::farewell::Farewell;
 use super::leased_stream::LeasedStream;
 use crate::client::{ClientUpgrade, UpgradedClient};
@@ -17,26 +19,29 @@ use crate::flow::{PeekStream, SendTimeout};
 use crate::telemetry::{TunnelEnd as EndedBy, TunnelState};
 use crate::wake::{Endpoint, Instance};
 
-/// The instance's side of a tunnel.
+/// The stream of an instance that has switched.
 pub type TunnelStream = PeekStream<LeasedStream>;
 
 /// What is left to be done when a tunnel has ended.
-pub type TunnelFarewell<'a> = Farewell<'a, SendTimeout<UpgradedClient>, PeekStream<LeasedStream>>;
+pub type TunnelFarewell<'a, I> = Farewell<'a, SendTimeout<UpgradedClient>, I>;
 
 /// Carries bytes between the instance's side, which has switched, and the client's once it has.
-pub async fn tunnel<'a>(
+pub async fn tunnel<'a, I>(
     downstream: ClientUpgrade,
-    instance: PeekStream<LeasedStream>,
+    instance: I,
     rules: TunnelRules,
     carried: &'a Carried,
-    (owner, endpoint): (&Instance, &Endpoint),
+    (owner, endpoint): (Option<&Instance>, Option<&Endpoint>),
     (stop, send_timeout): (&CancellationToken, Duration),
-) -> TunnelFarewell<'a> {
+) -> TunnelFarewell<'a, I>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
     let mut open = carried.open(TunnelState::Open);
     // A side that agreed to switch may still never do so.
     let switched = tokio::select! {
         switched = downstream => switched,
-        () = endpoint.cut().cancelled() => {
+        () = cut(endpoint) => {
             open.cut(EndedBy::Sleep);
             return Farewell::nothing();
         }
@@ -46,7 +51,8 @@ pub async fn tunnel<'a>(
         Ok(client) => {
             open.goes_on();
             let client = SendTimeout::new(client, send_timeout);
-            carry(client, instance, rules, carried, (owner, endpoint), stop).await
+            let place = (owner, endpoint);
+            carry(client, instance, rules, carried, place, stop).await
         }
         Err(error) => {
             open.cut(EndedBy::Client);

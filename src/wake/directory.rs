@@ -161,6 +161,17 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
             .collect()
     }
 
+    /// An instance whose epoch, as far as is known, is at this address.
+    pub fn at(&self, address: IpAddr) -> Option<(PlaneIndex, InstanceId)> {
+        let is_there = |instance: &Instance<R::Stream>| {
+            let endpoint = instance.endpoint();
+            endpoint.is_some_and(|endpoint| endpoint.ip().to_canonical() == address)
+        };
+        let mut all = self.instances.iter();
+        let found = all.find(|entry| !entry.is_forgotten() && is_there(entry.value()))?;
+        Some(found.key().clone())
+    }
+
     /// An instance that requests have asked for.
     pub fn by_id(&self, id: &InstanceId) -> Option<Arc<Instance<R::Stream>>> {
         self.with_plane(id).map(|(_, instance)| instance)
@@ -172,7 +183,8 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         indices.find_map(|plane| Some((plane, self.handle(plane, id)?)))
     }
 
-    fn handle(&self, plane: PlaneIndex, id: &InstanceId) -> Option<Arc<Instance<R::Stream>>> {
+    /// The instance of this control plane and id, if the gateway has a handle of it.
+    pub fn handle(&self, plane: PlaneIndex, id: &InstanceId) -> Option<Arc<Instance<R::Stream>>> {
         let entry = self.instances.get(&(plane, id.clone()))?;
         Some(Arc::clone(entry.value())).filter(|instance| !instance.is_forgotten())
     }
@@ -412,10 +424,13 @@ fn note_listed<S>(
     };
     instance.set_name(&listed.name, listing.asked_at);
     // Of thousands that sleep there is no more to say.
-    if let Some(ip) = listed.runs_at
-        && let Some(endpoint) = instance.endpoint().filter(|e| e.ip() == ip)
-    {
-        endpoint.confirm(listing.asked_at);
+    if let Some(ip) = listed.runs_at {
+        match instance.endpoint().filter(|e| e.ip() == ip) {
+            Some(endpoint) => endpoint.confirm(listing.asked_at),
+            // Somebody else has woken it, and its workload wants it to stay awake.
+            None if instance.is_held(now) => instance.doubt(),
+            None => {}
+        }
     }
     true
 }

@@ -10,6 +10,7 @@ mod operations;
 mod report;
 mod state;
 mod upkeep;
+mod workload;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use super::lease::{Endpoint, EpochInit};
 use super::machine::{Effect, Event, Machine, WakeLimits};
 use super::probe::Probed;
 use super::record::Reporter;
+use super::rest::RestError;
 use super::target::Target;
 use super::waiters::Waiters;
 use crate::telemetry::{WakeKind, WakeOutcome};
@@ -81,6 +83,7 @@ pub(super) fn instance<P: ControlPlane, R: Dialer>(
         claimants: None,
         verb: None,
         calling: false,
+        resting: false,
         rests: 0,
         counted: false,
         warmed_up: false,
@@ -122,7 +125,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 () = stop.cancelled() => break,
                 () = end.cancelled() => break,
                 Some(done) = self.operations.next() => self.done(done),
-                command = commands.recv() => match command {
+                command = commands.recv(), if !self.resting => match command {
                     Some(command) => self.command(command),
                     None => return,
                 },
@@ -147,6 +150,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                     }
                 }
                 Some(Done::Rest) => self.rests -= 1,
+                Some(Done::Rested(..)) => self.calling = false,
                 Some(_) => {}
                 None => break,
             }
@@ -163,12 +167,18 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 self.publish_breaker();
             }
             Command::Keep(until) => self.keep(until),
+            Command::Held => self.held_by_workload(),
+            Command::Rest(request) => self.rest(request),
         }
     }
 
     fn verify(&mut self) {
         let is_busy = self.machine.stage().is_some();
-        self.step(Event::Verify);
+        // Somebody else may have woken it, whose workload wants it to stay so.
+        self.step(match self.instance.is_held(Instant::now()) {
+            true => Event::Look,
+            false => Event::Verify,
+        });
         if is_busy && let Some(endpoint) = &self.endpoint {
             // What is going on may not ask: the next use does.
             endpoint.unverify(BUSY);
@@ -295,6 +305,10 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 }
             }
             Done::Held(epoch, asked_at, seen) => self.held(epoch, asked_at, seen),
+            Done::Rested(answer, reply) => {
+                self.rested(answer.is_ok());
+                let _left = reply.send(answer.map_err(RestError::ControlPlane));
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -19,11 +20,12 @@ use super::belongings::Belongings;
 use super::error::{WakeError, WakeStage};
 use super::lease::{Endpoint, OpenConnection};
 use super::record::{Progress, Requester, WakeFailure, WakeTimes};
+use super::rest::{RestError, RestRequest};
 use super::target::Target;
 use crate::config::RouteWakeConfig;
 use crate::instance_tls::InstanceStream;
 use crate::telemetry::WakeKind;
-use hypeman::{InstanceId, InstanceRef};
+use hypeman::{Error as ControlPlaneError, InstanceId, InstanceRef};
 
 /// Commands that may wait for the task at once; who sends one beyond that waits to send it.
 const COMMANDS: usize = 1024;
@@ -84,6 +86,8 @@ pub struct Instance<S = InstanceStream> {
     asked_for: AtomicU64,
     /// Until when its application wants to stay awake.
     kept_until: AtomicU64,
+    /// Until when its workload holds it awake, in whatever epoch; 0 when it does not.
+    held_until: AtomicU64,
 }
 
 /// What went wrong with a connection to an instance.
@@ -114,6 +118,10 @@ pub(super) enum Command<S> {
     Suspect(u64, Suspicion),
     /// Keep it awake until then.
     Keep(Instant),
+    /// Its workload holds it awake for another time than before, or no more.
+    Held,
+    /// Put it to sleep, unless somebody asks for it.
+    Rest(RestRequest),
     /// Forget that recent wakes failed.
     ResetBreaker,
 }
@@ -140,6 +148,7 @@ impl<S> Instance<S> {
             named_at: AtomicU64::new(0),
             asked_for: AtomicU64::new(0),
             kept_until: AtomicU64::new(0),
+            held_until: AtomicU64::new(0),
         };
         (Arc::new(instance), received)
     }
@@ -212,7 +221,8 @@ impl<S> Instance<S> {
         }
     }
 
-    pub(super) fn is_forgotten(&self) -> bool {
+    /// Whether the directory has let go of it.
+    pub fn is_forgotten(&self) -> bool {
         self.forgotten.load(Ordering::Acquire)
     }
 
@@ -261,7 +271,7 @@ impl<S> Instance<S> {
     pub(super) fn is_at_rest(&self, now: Instant) -> bool {
         let open = self.endpoint().is_some_and(|e| e.open_connections() > 0);
         let kept = self.kept_until.load(Ordering::Relaxed) > self.millis(now);
-        !open && !kept && self.progress.load().is_none()
+        !open && !kept && !self.is_held(now) && self.progress.load().is_none()
     }
 
     /// The warm path: the endpoint, if the lease is in force and the target has answered. No call,
@@ -417,6 +427,46 @@ impl<S> Instance<S> {
         if raised.is_ok() {
             let _busy = self.commands.try_send(Command::Keep(until));
         }
+    }
+
+    /// Its workload holds it awake until then, in whatever epoch, or no more.
+    pub fn hold_awake(&self, until: Option<Instant>) {
+        let until = until.map_or(0, |until| self.millis(until).max(1));
+        if self.held_until.swap(until, Ordering::AcqRel) != until {
+            // A task that is too busy comes by at the next look.
+            let _busy = self.commands.try_send(Command::Held);
+        }
+    }
+
+    /// Until when its workload holds it awake, if it does.
+    pub(super) fn held_until(&self) -> Option<Instant> {
+        let until = self.held_until.load(Ordering::Acquire);
+        (until > 0).then(|| self.base + Duration::from_millis(until))
+    }
+
+    /// Whether its workload holds it awake.
+    pub fn is_held(&self, now: Instant) -> bool {
+        self.held_until().is_some_and(|until| until > now)
+    }
+
+    /// Puts it to sleep with the call `standby`, if at that moment no wake is under way and `may`
+    /// says so. Whoever asks for it from then on waits, and wakes it. Cancel safe: a call that has
+    /// begun goes on.
+    pub async fn rest(
+        &self,
+        may: impl FnOnce() -> bool + Send + 'static,
+        standby: impl Future<Output = Result<(), ControlPlaneError>> + Send + 'static,
+    ) -> Result<(), RestError> {
+        let standby: BoxFuture<'static, _> = standby.boxed();
+        let (reply, answer) = oneshot::channel();
+        let request = RestRequest {
+            may: Box::new(may),
+            standby,
+            reply,
+        };
+        let sent = self.commands.send(Command::Rest(request)).await;
+        sent.map_err(|_| RestError::Ended)?;
+        answer.await.unwrap_or(Err(RestError::Ended))
     }
 
     /// The control plane is asked whether it is still there, now.

@@ -77,6 +77,11 @@ impl Machine {
         self.epoch = Some(epoch);
     }
 
+    /// The driver has ended the epoch, to put the instance to sleep.
+    pub fn retired(&mut self) {
+        (self.epoch, self.doubted) = (None, false);
+    }
+
     /// How often wakes failed in a row, and until when the next is not tried, if that was too
     /// often.
     pub fn breaker(&self) -> Option<(u32, Instant)> {
@@ -118,7 +123,8 @@ impl Machine {
                 may_boot,
                 leased,
             } => self.wake_requested(now, target, deadline, (start_stopped, may_boot), leased),
-            Event::Verify => self.verify(now),
+            Event::Verify if self.epoch.is_none() => Vec::new(),
+            Event::Verify | Event::Look => self.look(now),
             Event::Suspect { epoch } => self.suspect(now, epoch),
             Event::Answered {
                 evidence,
@@ -185,8 +191,9 @@ impl Machine {
         }]
     }
 
-    fn verify(&mut self, now: Instant) -> Vec<Effect> {
-        if self.attempt.is_some() || self.epoch.is_none() {
+    /// Asks in the background; nobody is waited for, and nothing is woken.
+    fn look(&mut self, now: Instant) -> Vec<Effect> {
+        if self.attempt.is_some() {
             return Vec::new();
         }
         self.attempt = Some(Attempt::new(
@@ -205,7 +212,7 @@ impl Machine {
             return Vec::new();
         }
         self.doubted = true;
-        self.verify(now)
+        self.look(now)
     }
 
     /// The instance is not where the epoch's connections lead.

@@ -31,6 +31,7 @@ mod plane_calls;
 mod plane_handle;
 mod probe;
 mod record;
+mod rest;
 mod slots;
 mod target;
 mod waiters;
@@ -49,4 +50,5 @@ pub use record::{
     Ledger, LedgerEntry, Phases, PlaneAnswer, Progress, Requester, WakeBegan, WakeFailure,
     WakeReport, WakeTimes,
 };
+pub use rest::RestError;
 pub use target::{Target, TargetTls};

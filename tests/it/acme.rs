@@ -323,6 +323,15 @@ async fn a_ca_that_is_not_there_is_told_of_and_a_stranger_s_challenge_has_no_ans
         .unwrap_err();
     assert!(error.to_string().contains("alert"), "{error}");
     assert_eq!(plane.operations(&instance.id, "restore").await, 0);
+    let before = certificates(&gateway).await;
+    gateway.stop().await;
+    // A gateway that is started again asks no sooner, and still says why.
+    let gateway = Gateway::start(&plane, &extra).await;
+    eventually_within(PATIENCE, "the failure is still known", async || {
+        certificates(&gateway).await == before
+    })
+    .await;
+    assert_eq!(orders(&gateway, "failed").await, 0.0);
     gateway.stop().await;
     plane.stop().await;
 }

@@ -16,7 +16,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("descriptors", &[]),
     ("file_stamp", &[]),
+    ("private_files", &[]),
+    ("problem", &[]),
     ("validity", &[]),
+    ("pem", &[]),
     ("workers", &[]),
     ("identity", &[]),
     ("config", &["descriptors", "identity"]),
@@ -24,9 +27,21 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("telemetry", &["config"]),
     (
         "acme",
-        &["backoff", "config", "file_stamp", "telemetry", "validity"],
+        &[
+            "backoff",
+            "config",
+            "file_stamp",
+            "pem",
+            "private_files",
+            "telemetry",
+            "validity",
+        ],
     ),
-    ("instance_tls", &["config", "file_stamp"]),
+    ("instance_tls", &["config", "file_stamp", "pem"]),
+    (
+        "fleet",
+        &["backoff", "config", "file_stamp", "router", "telemetry"],
+    ),
     (
         "wake",
         &[
@@ -47,6 +62,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "deadline",
             "descriptors",
+            "fleet",
             "flow",
             "instance_tls",
             "telemetry",
@@ -61,6 +77,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "backoff",
             "client",
             "config",
+            "fleet",
             "hold",
             "identity",
             "instance_tls",
@@ -82,13 +99,30 @@ const ROOMS: &[(&str, &[&str])] = &[
             "descriptors",
             "drain",
             "file_stamp",
+            "fleet",
             "flow",
+            "pem",
+            "private_files",
             "telemetry",
             "validity",
             "workers",
         ],
     ),
-    ("admin", &["config", "drain", "flow", "telemetry", "wake"]),
+    (
+        "admin",
+        &["config", "drain", "flow", "problem", "telemetry", "wake"],
+    ),
+    (
+        "workload",
+        &[
+            "config",
+            "file_stamp",
+            "flow",
+            "private_files",
+            "problem",
+            "telemetry",
+        ],
+    ),
 ];
 const COMPOSITION: [&str; 2] = ["app", "cli"];
 const CRATES: [&str; 4] = [

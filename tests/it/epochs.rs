@@ -358,6 +358,7 @@ impl Stage {
                 interim: None,
                 cache: &cache,
                 covers: &|_| true,
+                from_peer: None,
                 is_asking: false,
             };
             if is_raw {

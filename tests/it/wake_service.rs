@@ -1,7 +1,7 @@
 //! Other proxies in front of instances, which ask wakegate to wake them.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::support::reserved::Reserved;
@@ -201,6 +201,74 @@ async fn nginx_in_front_wakes_instances_by_auth_request() {
         );
         std::fs::write(&file, text).unwrap();
         vec!["-c".to_owned(), file.display().to_string()]
+    });
+    Box::pin(racing).await;
+}
+
+/// A block of the book's page, with the addresses that it names replaced.
+fn of_the_book(language: &str, replaced: &[(&str, &str)]) -> String {
+    let page = include_str!("../../docs/how-to/wake-service.md");
+    let begin = format!("```{language}\n");
+    let block = page.split(&begin).nth(1).unwrap();
+    let mut text = block.split("```").next().unwrap().to_owned();
+    for (old, new) in replaced {
+        assert!(
+            text.contains(old),
+            "{old} is not in the block of {language}"
+        );
+        text = text.replace(old, new);
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_in_front_wakes_instances_by_a_script() {
+    let racing = raced_by("haproxy", |dir, listen, wake| {
+        let (file, script) = (dir.join("haproxy.cfg"), dir.join("wake.lua"));
+        let address = wake.to_string();
+        let lua = of_the_book("lua", &[("127.0.0.1:8090", &address)]);
+        std::fs::write(&script, lua).unwrap();
+        let (bind, script) = (format!("bind {listen}"), script.display().to_string());
+        let replaced = [
+            ("/etc/haproxy/wake.lua", script.as_str()),
+            ("bind :80", &bind),
+        ];
+        std::fs::write(&file, of_the_book("haproxy", &replaced)).unwrap();
+        vec![
+            "-db".to_owned(),
+            "-f".to_owned(),
+            file.display().to_string(),
+        ]
+    });
+    Box::pin(racing).await;
+}
+
+/// Where `benches/peers/envoy` puts it, or what `ENVOY` names.
+fn envoy() -> PathBuf {
+    let there = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/target/peers/envoy/envoy/_bin/envoy"
+    );
+    std::env::var_os("ENVOY").map_or_else(|| there.into(), PathBuf::from)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_in_front_wakes_instances_by_ext_authz() {
+    let program = envoy();
+    let racing = raced_by(program.to_str().unwrap(), |dir, listen, wake| {
+        let file = dir.join("envoy.yaml");
+        let (listen, wake) = (
+            format!("address: 127.0.0.1, port_value: {}", listen.port()),
+            wake.port().to_string(),
+        );
+        let replaced = [
+            ("address: 0.0.0.0, port_value: 80", listen.as_str()),
+            ("8090", &wake),
+        ];
+        std::fs::write(&file, of_the_book("yaml", &replaced)).unwrap();
+        let flags = ["--concurrency", "1", "--disable-hot-restart", "-c"];
+        let flags = flags.map(str::to_owned).into_iter();
+        flags.chain([file.display().to_string()]).collect()
     });
     Box::pin(racing).await;
 }

@@ -4,6 +4,7 @@
 //! directory is temporary, and what is started ends with its owner.
 
 pub mod browser;
+pub mod fleet;
 pub mod gateway_process;
 pub mod module_graph;
 pub mod reserved;
@@ -434,6 +435,8 @@ pub struct Gateway {
     pub address: SocketAddr,
     pub addresses: Vec<SocketAddr>,
     pub admin: SocketAddr,
+    /// The workloads' door, if there is one.
+    pub door: Option<SocketAddr>,
     pub handle: AppHandle,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<bool>,
@@ -455,12 +458,14 @@ impl Gateway {
             .await
             .unwrap();
         let (addresses, admin, handle) = (app.addresses(), app.admin_address(), app.handle());
+        let door = app.door_address();
         let (stop, stopped) = oneshot::channel();
         let task = spawn(async move { app.run(async { drop(stopped.await) }).await });
         Self {
             address: addresses[0],
             addresses,
             admin,
+            door,
             handle,
             stop: Some(stop),
             task,

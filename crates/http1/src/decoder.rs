@@ -10,6 +10,12 @@ use http::HeaderMap;
 use crate::chunk::{ChunkError, Spare, size_line, trailers};
 use crate::framing::BodyLength;
 
+/// Chunks that are no longer are handed over together, as far as they have come: each by itself would
+/// cost its reader more than its bytes.
+const SMALL: usize = 1024;
+/// No more is put together than this.
+const TOGETHER: usize = 16 * 1024;
+
 /// The part of a body that is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyDecoder {
@@ -124,7 +130,11 @@ impl BodyDecoder {
                         0 => Rest::ChunkEnd,
                         left => Rest::Chunk(left),
                     };
-                    return Ok(BodyPart::Data(data));
+                    let is_small = left == 0 && data.len() <= SMALL && input.len() > data.len();
+                    return Ok(BodyPart::Data(match is_small {
+                        true => self.together(&data, input),
+                        false => data,
+                    }));
                 }
                 Rest::ChunkEnd => {
                     match input.get(..2) {
@@ -148,6 +158,34 @@ impl BodyDecoder {
                 }
             };
         }
+    }
+}
+
+impl BodyDecoder {
+    /// The data of a small chunk together with that of small ones which have come behind it. What is
+    /// wrong with one of them is met when the next part is taken.
+    fn together(&mut self, first: &[u8], input: &mut BytesMut) -> Bytes {
+        let mut data = BytesMut::with_capacity(input.len().min(TOGETHER) + first.len());
+        data.extend_from_slice(first);
+        while data.len() < TOGETHER {
+            let Some(line) = input.strip_prefix(b"\r\n") else {
+                break;
+            };
+            let Ok(Some((length, size @ 1..))) = size_line(line) else {
+                break;
+            };
+            let chunk = line.get(length..).unwrap_or_default();
+            let count = usize::try_from(size).unwrap_or(usize::MAX);
+            let Some(chunk) = chunk.get(..count).filter(|chunk| chunk.len() <= SMALL) else {
+                break;
+            };
+            if self.spare.take(length, size).is_err() {
+                break;
+            }
+            data.extend_from_slice(chunk);
+            input.advance(2 + length + count);
+        }
+        data.freeze()
     }
 }
 

@@ -83,13 +83,14 @@ export class Details {
   }
 }
 
-function factsOf({ state, wake, id, hypeman, observed, lease, held, inflight, usual_wake_ms: usual, breaker }) {
+function factsOf({ state, wake, id, hypeman, observed, lease, held, inflight, usual_wake_ms: usual, breaker, holds }) {
   const sleeps = lease?.idle_timeout ? `sleeps when idle for ${lease.idle_timeout}` : "never sleeps by itself";
   return {
     state: wake ? `${state}: ${wake.stage} for ${duration(wake.since_ms)}` : state,
     "control plane": `${hypeman}${observed ? `, which says ${observed}` : ""}`,
     lease: lease && `${lease.in_force ? "in force" : "ended"}, ${lease.address}, ${sleeps}`,
     requests: `${held} held, ${inflight} in flight`,
+    "kept awake by": holds.map(({ task, left_ms: left }) => `${task} for ${span(left)}`).join(", "),
     "usual wake": usual && duration(usual),
     "next try": breaker && `in ${span(breaker.retry_after_ms)}, after ${breaker.failures} failures in a row`,
     id,

@@ -27,7 +27,7 @@ export function quantile(sorted, share) {
 
 /** Why a wake failed: the code, the phase and the control plane's words; as text, never as HTML. */
 export function reason({ code, phase, control_plane: said, reason: own }) {
-  if (!code) return "";
+  if (!code) return own ?? "";
   if (own) return `${code} in phase ${phase}; ${own}`;
   if (!said) return `${code} in phase ${phase}`;
   const status = said.status ? ` answered ${[said.status, said.code].filter(Boolean).join(" ")}` : "";

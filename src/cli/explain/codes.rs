@@ -13,7 +13,12 @@ pub(super) struct Code {
     pub(super) help: &'static str,
 }
 
-const fn code(word: &'static str, status: u16, meaning: &'static str, help: &'static str) -> Code {
+pub(super) const fn code(
+    word: &'static str,
+    status: u16,
+    meaning: &'static str,
+    help: &'static str,
+) -> Code {
     Code {
         word,
         status,
@@ -474,10 +479,38 @@ pub(super) const CODES: &[Code] = &[
         "Raise upstream.response_timeout if the work is slow, or look at the application.",
     ),
     code(
+        "misplaced",
+        421,
+        "In a fleet: the directory says that the instance is at a host whose Hypeman does not have it, \
+         or has another of its name, and said so again when it was read anew. The request was sent to no \
+         instance.",
+        "Ask `wakegate fleet check` who claims the name. If the instance has just been made or moved, \
+         try again in a moment. Stays it so, its host's node cannot write to the directory: look at that \
+         node's log.",
+    ),
+    code(
+        "peer_refused",
+        502,
+        "In a fleet: the host of the instance and this gateway do not believe each other's \
+         certificates. Nothing was sent.",
+        "The reason is in the log of whoever refuses. Both certificates need the fleet's CA \
+         (fleet.identity.ca) and one name wakegate://CELL/ROLE/NAME: this cell, the name in the \
+         directory, the role `node` or `both` for a host. A certificate that was renewed with another \
+         key is believed once its member has written its record anew.",
+    ),
+    code(
+        "host_unreachable",
+        503,
+        "In a fleet: the node of the instance's host does not answer, or takes no requests. It is looked \
+         for once a second.",
+        "Is the host up, and its gateway? Can this machine reach the address in its record (`wakegate \
+         fleet status`)? Only instances of that host are concerned.",
+    ),
+    code(
         "forward_loop",
         508,
         "The request has already passed this gateway on its way to the same instance: its Via \
-         says so. The instance is not woken for it.",
+         says so; or, in a fleet, it has been passed on twice. The instance is not woken for it.",
         "Find out where the instance sends requests on to. A proxy in it probably has the \
          gateway's own address, or the instance's public name, as its backend. server.via = \
          \"off\" switches Via off, and this check with it.",

@@ -134,7 +134,9 @@ fn read_tls(s: &mut Section<'_, '_>) -> Option<TlsConfig> {
 /// A `tcp` listener without a route would close every connection.
 pub(super) fn check_tcp_hosts(diagnostics: &mut Diagnostics<'_>, config: &Config) {
     for listener in &config.listener {
+        // Which hosts a directory has is not known here.
         if let ListenerMode::Tcp { host } = &listener.mode
+            && config.fleet.is_none()
             && !config.route.iter().any(|route| route.name.fits(host))
         {
             diagnostics.problem(

@@ -48,10 +48,15 @@ impl Planes {
         self.all.push(plane);
     }
 
-    /// The control planes with what the environment says of them, and what is wrong with that.
-    pub(super) fn with(mut self, variable: &Lookup<'_>) -> (Vec<HypemanConfig>, Vec<String>) {
+    /// The control planes with what the environment says of them, and what is wrong with that; the
+    /// default one where there must be one and none is said.
+    pub(super) fn with(
+        mut self,
+        is_needed: bool,
+        variable: &Lookup<'_>,
+    ) -> (Vec<HypemanConfig>, Vec<String>) {
         let mut problems = Vec::new();
-        if self.all.is_empty() {
+        if self.all.is_empty() && is_needed {
             self.all.push(HypemanConfig::default());
             self.has_url.push(false);
         }

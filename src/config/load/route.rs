@@ -95,16 +95,13 @@ pub(super) fn read_route(
 
 /// Whether the policy, which routes of other hosts may have, too, names only captures of this host.
 fn check_captures(s: &mut Section<'_, '_>, host: &HostPattern, policy: &RoutePolicy) {
-    let auth = policy.forwarding.auth.as_ref();
-    if let Some(name) = auth.and_then(|auth| auth.unknown_capture(host)) {
+    if let Some(name) = unknown_of_auth(policy, host) {
         s.problem(
             "auth",
             format_args!("`{{{name}}}` is not a capture of this route's host, nor `{{instance}}`"),
         );
     }
-    let tls = policy.forwarding.upstream_tls.as_ref();
-    let server_name = tls.and_then(|tls| tls.server_name.as_ref());
-    if let Some(name) = server_name.and_then(|server| server.unknown_capture(host)) {
+    if let Some(name) = unknown_of_tls(policy, host) {
         s.section_again("upstream_tls", |s| {
             let message = format_args!("`{{{name}}}` is not a capture of this route's host");
             s.problem("server_name", message);
@@ -112,8 +109,24 @@ fn check_captures(s: &mut Section<'_, '_>, host: &HostPattern, policy: &RoutePol
     }
 }
 
+fn unknown_of_auth<'p>(policy: &'p RoutePolicy, host: &HostPattern) -> Option<&'p str> {
+    let auth = policy.forwarding.auth.as_ref();
+    auth.and_then(|auth| auth.unknown_capture(host))
+}
+
+fn unknown_of_tls<'p>(policy: &'p RoutePolicy, host: &HostPattern) -> Option<&'p str> {
+    let tls = policy.forwarding.upstream_tls.as_ref();
+    let server_name = tls.and_then(|tls| tls.server_name.as_ref());
+    server_name.and_then(|server| server.unknown_capture(host))
+}
+
+/// A capture that the policy names and the host does not have.
+pub(super) fn unknown_capture<'p>(policy: &'p RoutePolicy, host: &HostPattern) -> Option<&'p str> {
+    unknown_of_auth(policy, host).or_else(|| unknown_of_tls(policy, host))
+}
+
 /// All that a route says besides its name, its port and its instance.
-fn read_policy(
+pub(super) fn read_policy(
     s: &mut Section<'_, '_>,
     defaults: &WakeConfig,
     planes: &[HypemanConfig],

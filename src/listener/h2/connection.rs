@@ -45,6 +45,20 @@ const RESET_REMEMBERED: Duration = Duration::from_secs(30);
 /// connection's window, too.
 const SMALL_FRAMES: usize = 4 * 1024 * 1024;
 
+/// Fields that another member of the fleet adds to those of its client's.
+const MEMBERS_FIELDS: usize = 16;
+/// The largest window of a connection of another member. It has room for each of its streams, so that
+/// an upload that is held holds up no other.
+const MOST_WINDOW: u32 = 64 * 1024 * 1024;
+
+/// The limits of a connection that depend on whose it is.
+struct Limits {
+    window: u32,
+    max_header_bytes: usize,
+    max_headers: usize,
+    max_pending_resets: usize,
+}
+
 /// A connection after its preface, and the streams that answer its requests.
 struct Serving<I, B, F> {
     connection: Connection<Gate<I>, Piece>,
@@ -69,10 +83,11 @@ where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let activity = Arc::new(Activity::new());
+    let limits = Limits::of(config, own.is_of_member);
     let flow = Arc::new(ConnectionFlow::new(
         config.send_timeout,
         own.buffers,
-        CONNECTION_WINDOW,
+        limits.window,
     ));
     let gate = Gate::new(
         (stream, accepted),
@@ -80,7 +95,7 @@ where
         Arc::clone(&activity),
         config.header_timeout,
     );
-    let handshake = builder(config).handshake(gate);
+    let handshake = limits.builder(config).handshake(gate);
     let connection = tokio::select! {
         biased;
         connection = handshake => connection.map_err(io::Error::other)?,
@@ -90,7 +105,7 @@ where
     let begin = |request: Request<RecvStream>, respond: SendResponse<Piece>| {
         let (busy, stream) = (Busy::new(&activity), StreamFlow::new(&flow));
         let (exchange, request) =
-            Exchange::begin(request, respond, stream, busy, config.max_headers);
+            Exchange::begin(request, respond, stream, busy, limits.max_headers);
         exchange.answer(request, &service, &from)
     };
     let mut serving = Serving::new(connection, begin, Arc::clone(&flow));
@@ -109,23 +124,48 @@ where
     }
 }
 
-/// The library's settings.
-fn builder(config: &ServerConfig) -> Builder {
-    let limits = &config.http2;
-    let mut builder = Builder::new();
-    builder
-        .enable_connect_protocol()
-        .max_concurrent_streams(limits.max_streams)
-        .max_header_list_size(u32::try_from(config.max_header_bytes).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(limits.max_pending_resets)
-        .max_local_error_reset_streams(Some(limits.max_error_resets))
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_reset_streams(RESET_STREAMS)
-        .reset_stream_duration(RESET_REMEMBERED)
-        .data_frame_budget(SMALL_FRAMES)
-        .max_send_buffer_size(SEND_BUFFER);
-    builder
+// === impl Limits ===
+
+impl Limits {
+    fn of(config: &ServerConfig, is_of_member: bool) -> Self {
+        let (max_header_bytes, max_headers) = (config.max_header_bytes, config.max_headers);
+        match is_of_member {
+            false => Self {
+                window: CONNECTION_WINDOW,
+                max_header_bytes,
+                max_headers,
+                max_pending_resets: config.http2.max_pending_resets,
+            },
+            true => Self {
+                window: STREAM_WINDOW
+                    .saturating_mul(config.http2.max_streams)
+                    .min(MOST_WINDOW),
+                max_header_bytes: max_header_bytes.saturating_add(MEMBERS_FIELDS * 256),
+                max_headers: max_headers.saturating_add(MEMBERS_FIELDS),
+                // Its clients leave as they like.
+                max_pending_resets: config.http2.max_streams as usize,
+            },
+        }
+    }
+
+    /// The library's settings.
+    fn builder(&self, config: &ServerConfig) -> Builder {
+        let limits = &config.http2;
+        let mut builder = Builder::new();
+        builder
+            .enable_connect_protocol()
+            .max_concurrent_streams(limits.max_streams)
+            .max_header_list_size(u32::try_from(self.max_header_bytes).unwrap_or(u32::MAX))
+            .max_pending_accept_reset_streams(self.max_pending_resets)
+            .max_local_error_reset_streams(Some(limits.max_error_resets))
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(self.window)
+            .max_concurrent_reset_streams(RESET_STREAMS)
+            .reset_stream_duration(RESET_REMEMBERED)
+            .data_frame_budget(SMALL_FRAMES)
+            .max_send_buffer_size(SEND_BUFFER);
+        builder
+    }
 }
 
 // === impl Serving ===

@@ -194,10 +194,8 @@ impl Service for Scripted {
 
 /// The limits of a connection that has a whole budget to itself.
 fn limits() -> ConnectionLimits {
-    ConnectionLimits {
-        idle_timeout: ServerConfig::default().idle_timeout,
-        buffers: BufferBudget::new(1024 * 1024 * 1024).of([127, 0, 0, 1].into()),
-    }
+    let buffers = BufferBudget::new(1 << 30).of([127, 0, 0, 1].into());
+    ConnectionLimits::of_client(ServerConfig::default().idle_timeout, buffers)
 }
 
 fn from() -> Downstream {
@@ -205,6 +203,7 @@ fn from() -> Downstream {
         client: ([127, 0, 0, 1], 1).into(),
         local: ([127, 0, 0, 1], 2).into(),
         tls: None,
+        peer: None,
         is_asking: false,
     }
 }

@@ -12,7 +12,7 @@ use crate::hold::AdmitError;
 use crate::proxy::denied::Denied;
 use crate::proxy::error::ProxyError;
 use crate::router::RouteError;
-use crate::upstream::{BodyFailure, ForwardError};
+use crate::upstream::{BodyFailure, ForwardError, PeerError};
 use crate::wake::{WakeError, WakeStage};
 
 /// The words of an error.
@@ -192,6 +192,17 @@ pub fn describe(error: &ProxyError) -> Description {
         ),
         ProxyError::Wake(error) => wake(error),
         ProxyError::Forward(error) => forward(error),
+        ProxyError::Misplaced => (
+            StatusCode::MISDIRECTED_REQUEST,
+            "misplaced",
+            "The instance is not at this host.",
+            None,
+        ),
+        ProxyError::Peer(error) => peer(error),
+        ProxyError::OfPeer(status, code) => {
+            let detail = "The host of the instance refuses it.";
+            (*status, *code, detail, None)
+        }
         ProxyError::UnexpectedUpgrade => (
             StatusCode::BAD_GATEWAY,
             "bad_upgrade",
@@ -414,6 +425,30 @@ const fn upstream_tls() -> Response {
         "The instance and the gateway do not agree on TLS.",
         None,
     )
+}
+
+fn peer(error: &PeerError) -> Response {
+    match error {
+        PeerError::Unreachable | PeerError::Untaken => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "host_unreachable",
+            "The host of the instance cannot be reached.",
+            SOON,
+        ),
+        PeerError::Refused(_) => (
+            StatusCode::BAD_GATEWAY,
+            "peer_refused",
+            "The host of the instance is not believed, or does not believe the gateway.",
+            None,
+        ),
+        PeerError::Broken(_) => (
+            StatusCode::BAD_GATEWAY,
+            "upstream_broke",
+            "The host of the instance broke the connection off before its response.",
+            None,
+        ),
+        PeerError::Client(failure) => forward(&ForwardError::Client(*failure)),
+    }
 }
 
 fn forward(error: &ForwardError) -> Response {

@@ -116,6 +116,7 @@ async fn status(
         interim: None,
         cache: &ConnectionCache::default(),
         covers: &|host| host != "elsewhere.test",
+        from_peer: None,
         is_asking: false,
     };
     Arc::clone(gateway).handle(request, &arrival).await.status()

@@ -37,6 +37,7 @@ pub(super) const UPSTREAM_CONNECTIONS: &str = "wakegate_upstream_connections";
 pub(super) const UPSTREAM_IDLE: &str = "wakegate_upstream_idle_connections";
 pub(super) const UPSTREAM_CONNECTS: &str = "wakegate_upstream_connects_total";
 pub(super) const UPSTREAM_REQUESTS: &str = "wakegate_upstream_requests_total";
+pub(super) const PEER_REQUESTS: &str = "wakegate_peer_requests_total";
 pub(super) const UPSTREAM_RETRIES: &str = "wakegate_upstream_retries_total";
 pub(super) const DOWNSTREAM_CONNECTIONS: &str = "wakegate_downstream_connections";
 pub(super) const LISTENER_CONNECTIONS: &str = "wakegate_listener_connections";
@@ -45,6 +46,8 @@ pub(super) const REFUSED_CONNECTIONS: &str = "wakegate_refused_connections_total
 pub(super) const BUFFERED_BYTES: &str = "wakegate_buffered_bytes";
 pub(super) const MEMORY_REFUSALS: &str = "wakegate_memory_refusals_total";
 pub(super) const HOOKS: &str = "wakegate_hooks_total";
+pub(super) const WORKLOAD_HOLDS: &str = "wakegate_workload_holds";
+pub(super) const WORKLOAD_REQUESTS: &str = "wakegate_workload_requests_total";
 pub(super) const RAW_CONNECTIONS: &str = "wakegate_raw_connections_total";
 pub(super) const TUNNELS: &str = "wakegate_tunnels";
 pub(super) const TUNNELS_ENDED: &str = "wakegate_tunnels_ended_total";
@@ -243,9 +246,24 @@ const ALL: &[(&str, Kind, &str)] = &[
         "Requests and streams refused because of what their client had in memory",
     ),
     (
+        PEER_REQUESTS,
+        Counter,
+        "Requests sent to other members of the fleet by how they ended",
+    ),
+    (
         HOOKS,
         Counter,
         "Calls of workloads' hooks, by hook and by how they ended",
+    ),
+    (
+        WORKLOAD_HOLDS,
+        Gauge,
+        "Holds by which workloads keep their instances awake",
+    ),
+    (
+        WORKLOAD_REQUESTS,
+        Counter,
+        "Requests at the workloads' door, by how they ended",
     ),
     (
         RAW_CONNECTIONS,

@@ -51,13 +51,16 @@ const OTHERS: &[&str] = &[
     "head_too_large",
     "hold_queue_full",
     "hold_queue_share",
+    "host_unreachable",
     "instance_busy",
     "instance_share",
     "memory_share",
     "method_not_allowed",
     "misdirected",
+    "misplaced",
     "no_route",
     "not_here",
+    "peer_refused",
     "port_not_allowed",
     "redirect_to_https",
     "route_closed",
@@ -91,6 +94,12 @@ const RULES: &[&str] = &[
     "prefetch",
     "icon",
 ];
+
+/// A code by its text, as another gateway says it.
+pub fn known_code(text: &str) -> Option<&'static str> {
+    let mut codes = OF_WAKES.iter().chain(OTHERS).copied();
+    codes.find(|code| *code == text)
+}
 
 /// Gives each word its series.
 pub(super) fn register(registry: &Registry) {

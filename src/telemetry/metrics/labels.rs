@@ -3,6 +3,16 @@
 //! Guarantees: a series that depends on one of these enums exists from the start, so that its rate
 //! is right from its first increase on.
 
+// === impl WakeKind ===
+
+impl WakeKind {
+    /// The kind of this name.
+    pub fn named(text: &str) -> Option<Self> {
+        let mut all = Self::ALL.iter().copied();
+        all.find(|kind| kind.as_str() == text)
+    }
+}
+
 /// A label's values.
 pub(super) trait Values: Copy + PartialEq + 'static {
     const LABEL: &'static str;
@@ -54,6 +64,24 @@ labels! {
         Joined = "joined",
         /// The instance was booted for it: it has nothing of before in its memory.
         Boot = "boot",
+    }
+
+    /// How a request to another member of the fleet ended.
+    PeerOutcome: "outcome" {
+        /// It was answered.
+        Answered = "answered",
+        /// The instance is not that host's: nothing was done with it.
+        Misplaced = "misplaced",
+        /// The host cannot be reached.
+        Unreachable = "unreachable",
+        /// One side does not believe the other.
+        Refused = "refused",
+        /// It was not taken, as often as it was sent.
+        Untaken = "untaken",
+        /// The connection broke before its response.
+        Broken = "broken",
+        /// Its client did not send it as it should.
+        Client = "client",
     }
 
     /// How a wake ended.
@@ -189,6 +217,22 @@ labels! {
         Ok = "ok",
         /// Without one.
         Failed = "failed",
+    }
+
+    /// How a request at the workloads' door ended.
+    DoorOutcome: "outcome" {
+        /// It was done.
+        Ok = "ok",
+        /// It came from an address that is no instance's.
+        Stranger = "stranger",
+        /// It said nothing that could be done.
+        Invalid = "invalid",
+        /// It was about a hold that does not exist.
+        Unknown = "unknown",
+        /// Holds stand in its way, or there are too many.
+        Conflict = "conflict",
+        /// A control plane or the directory of the holds could not be reached.
+        Unavailable = "unavailable",
     }
 
     /// How an attempt to load the configuration again ended.

@@ -23,12 +23,13 @@ use ::metrics::{Counter, Gauge, Histogram, Label};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use self::catalogue as name;
+pub use self::codes::known_code;
 pub use self::handles::Counted;
 use self::labels::Values as _;
 pub use self::labels::{
-    ConnectOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome, ReleaseReason,
-    ReloadOutcome, ShedReason, TunnelEnd, TunnelState, UpstreamUse, WakeKind, WakeOutcome,
-    WakePhase,
+    ConnectOutcome, DoorOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome,
+    PeerOutcome, ReleaseReason, ReloadOutcome, ShedReason, TunnelEnd, TunnelState, UpstreamUse,
+    WakeKind, WakeOutcome, WakePhase,
 };
 use self::owned::Owned;
 pub use self::owned::{ListenerMetrics, RouteMetrics};
@@ -77,10 +78,12 @@ pub struct Metrics {
     shed: Family<ShedReason, Counter>,
     hold_duration: Family<ReleaseReason, Histogram>,
     upstream_uses: Family<UpstreamUse, Counter>,
+    peer_requests: Family<PeerOutcome, Counter>,
     upstream_connects: Family<ConnectOutcome, Counter>,
     handshakes: Family<HandshakeOutcome, Counter>,
     upstream_handshakes: Family<HandshakeOutcome, Counter>,
     orders: Family<OrderOutcome, Counter>,
+    door: Family<DoorOutcome, Counter>,
     tunnels: Family<TunnelState, Gauge>,
     tunnel_ends: Family<TunnelEnd, Counter>,
     handshake_duration: Histogram,
@@ -102,6 +105,8 @@ pub struct Metrics {
     pub boots: Counter,
     /// Failed wakes that left an instance's breaker open.
     pub breaker_openings: Counter,
+    /// Holds by which workloads keep their instances awake.
+    pub workload_holds: Gauge,
     /// Open connections to instances.
     pub upstream_connections: Gauge,
     /// Requests sent to an instance a second time.
@@ -180,10 +185,13 @@ impl Metrics {
             shed: Family::counters(r, name::SHED),
             hold_duration: Family::histograms(r, name::HOLD_DURATION),
             upstream_uses: Family::counters(r, name::UPSTREAM_REQUESTS),
+            peer_requests: Family::counters(r, name::PEER_REQUESTS),
             upstream_connects: Family::counters(r, name::UPSTREAM_CONNECTS),
             handshakes: Family::counters(r, name::TLS_HANDSHAKES),
             upstream_handshakes: Family::counters(r, name::UPSTREAM_TLS_HANDSHAKES),
             orders: Family::counters(r, name::ACME_ORDERS),
+            door: Family::counters(r, name::WORKLOAD_REQUESTS),
+            workload_holds: gauge(name::WORKLOAD_HOLDS),
             tunnels: Family::gauges(r, name::TUNNELS),
             tunnel_ends: Family::counters(r, name::TUNNELS_ENDED),
             handshake_duration: r.histogram(name::TLS_HANDSHAKE_DURATION, vec![]),
@@ -371,6 +379,11 @@ impl Metrics {
         self.upstream_uses.count(used);
     }
 
+    /// Counts a request to another member of the fleet.
+    pub fn count_peer_request(&self, outcome: PeerOutcome) {
+        self.peer_requests.count(outcome);
+    }
+
     /// Counts a connection dialled to an instance.
     pub fn count_connect(&self, outcome: ConnectOutcome) {
         self.upstream_connects.count(outcome);
@@ -386,6 +399,11 @@ impl Metrics {
     /// Counts an order of a certificate.
     pub fn count_order(&self, outcome: OrderOutcome) {
         self.orders.count(outcome);
+    }
+
+    /// Counts a request at the workloads' door.
+    pub fn count_door(&self, outcome: DoorOutcome) {
+        self.door.count(outcome);
     }
 
     /// Counts a TLS handshake with an instance.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -28,9 +28,11 @@ use crate::wake::machine::{Event, Machine};
 use crate::wake::plane_handle::PlaneHandle;
 use crate::wake::probe::Probed;
 use crate::wake::record::{PlaneAnswer, Reporter, WakeLog};
+use crate::wake::rest::RestError;
 use crate::wake::slots::{Claim, FairSlot};
 use crate::wake::target::Target;
 use crate::wake::waiters::Waiters;
+use hypeman::Error as ControlPlaneError;
 
 /// What every instance's task shares.
 pub(in crate::wake) struct Common<P, R> {
@@ -74,6 +76,8 @@ pub(super) struct Driver<P, R: Dialer> {
     pub(super) claimants: Option<Claimants>,
     /// A restore or start is in flight.
     pub(super) calling: bool,
+    /// It is being put to sleep: whoever asks for it waits until that is over.
+    pub(super) resting: bool,
     /// Calls that were overtaken by their success and have not ended.
     pub(super) rests: usize,
     /// The wake that is under way has been accounted for.
@@ -123,6 +127,11 @@ pub(super) enum Done<S> {
     /// Of this target.
     Probed(Target, Probed<(S, OpenConnection)>),
     Held(u64, Instant, Option<Seen>),
+    /// The answer of a call that puts the instance to sleep, and who is told.
+    Rested(
+        Result<(), ControlPlaneError>,
+        oneshot::Sender<Result<(), RestError>>,
+    ),
 }
 
 /// Holds and looks, planned and under way.

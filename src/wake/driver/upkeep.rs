@@ -58,7 +58,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             let limit = self.common.config.stall_timeout;
             self.upkeep.look_at.get_or_insert(now + limit / 2);
         }
-        let is_kept = self.upkeep.keep_until.is_some_and(|until| until > now);
+        let is_kept = self.is_kept(now);
         let Some(idle) = endpoint.idle_timeout() else {
             return;
         };
@@ -75,6 +75,12 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         let pause = idle.map_or(FIRST_HOLD, |idle| (idle / 10).min(FIRST_HOLD));
         self.upkeep.first_hold = true;
         self.upkeep.renew_by(Instant::now() + pause);
+    }
+
+    /// Whether the application wants to stay awake, by a response or by a hold of its own.
+    fn is_kept(&self, now: Instant) -> bool {
+        let is_kept = self.upkeep.keep_until.is_some_and(|until| until > now);
+        is_kept || self.instance.is_held(now)
     }
 
     /// The application wants to stay awake until then.
@@ -96,7 +102,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         }
         let is_ignored = !endpoint.counts() && endpoint.open_connections() > 0;
         let is_first = std::mem::take(&mut self.upkeep.first_hold);
-        if is_first || is_ignored || self.upkeep.keep_until.is_some() {
+        if is_first || is_ignored || self.is_kept(now) {
             self.hold(&endpoint, now);
         } else if endpoint.unwatch() {
             self.arm();

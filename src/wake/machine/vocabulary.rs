@@ -27,6 +27,8 @@ pub enum Event {
     },
     /// The lease is old and in use, or a list no longer has the instance.
     Verify,
+    /// Its workload wants it awake, and whether it is is not known.
+    Look,
     /// A connection of this epoch failed, or could not be made.
     Suspect {
         /// The number of the epoch.

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +22,11 @@ use hypeman::InstanceId;
 
 /// The longest part of a user agent that is kept.
 const AGENT: usize = 120;
+/// What an entry is that is no wake, and its route.
+const KEPT_AWAKE: &str = "kept_awake";
+const DOOR: &str = "workload";
+/// Of an instance that is kept awake again and again, one entry in so many seconds.
+const QUIET: i64 = 60;
 
 /// How long a wake stayed in each stage, in the order of their first time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,7 +52,8 @@ pub struct LedgerEntry {
     /// The user agent that the client named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
-    /// `woken`, `booted`, `renewed`, `failed` or `timed_out`.
+    /// `woken`, `booted`, `renewed`, `failed` or `timed_out`; or `kept_awake`, where a hold of its
+    /// workload's keeps an instance awake that none has kept before.
     pub outcome: &'static str,
     /// Milliseconds from its first request on.
     pub took_ms: f64,
@@ -64,7 +71,7 @@ pub struct LedgerEntry {
     /// What the control plane said last, when that was in the way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub control_plane: Option<PlaneAnswer>,
-    /// What is wrong at the instance itself, when that was in the way.
+    /// What is wrong at the instance itself, when that was in the way; or by what it is kept awake.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
@@ -128,6 +135,59 @@ impl Ledger {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A workload keeps its instance awake, which nothing has kept before. Said often, it is noted
+    /// seldom: the others' wakes are to stay.
+    pub fn note_held(&self, instance: &InstanceId, name: &str, client: IpAddr, reason: &str) {
+        let (mut kept, time) = (self.lock(), jiff::Timestamp::now());
+        let is_known = kept.entries.iter().any(|entry| {
+            let is_its = entry.outcome == KEPT_AWAKE && entry.instance == instance.as_str();
+            is_its && time.as_second() - entry.time.as_second() < QUIET
+        });
+        if is_known {
+            return;
+        }
+        self.push(&mut kept, |id| LedgerEntry {
+            id,
+            time,
+            instance: instance.to_string(),
+            name: name.to_owned(),
+            route: DOOR.to_owned(),
+            client: client.to_string(),
+            user_agent: None,
+            outcome: KEPT_AWAKE,
+            took_ms: 0.0,
+            phases_ms: serde_json::Map::new(),
+            waiting: 0,
+            code: None,
+            phase: None,
+            control_plane: None,
+            reason: Some(reason.to_owned()),
+        });
+    }
+
+    /// The last wake of an instance that has restored or booted it.
+    pub fn last_wake(&self, instance: &InstanceId) -> Option<LedgerEntry> {
+        let woken = [WakeOutcome::Woken.as_str(), WakeOutcome::Booted.as_str()];
+        let kept = self.lock();
+        let mut newest = kept.entries.iter().rev();
+        let is_meant = |entry: &&LedgerEntry| {
+            entry.instance == instance.as_str() && woken.contains(&entry.outcome)
+        };
+        newest.find(is_meant).cloned()
+    }
+
+    fn push(&self, kept: &mut Kept, entry: impl FnOnce(String) -> LedgerEntry) {
+        if self.capacity == 0 {
+            return;
+        }
+        kept.written += 1;
+        let entry = entry(format!("{}-{}", self.run, kept.written));
+        if kept.entries.len() >= self.capacity {
+            kept.entries.pop_front();
+        }
+        kept.entries.push_back(entry);
+    }
+
     pub(super) fn write(&self, ended: &Ended<'_>) {
         if self.capacity == 0 {
             return;
@@ -137,10 +197,8 @@ impl Ledger {
         let phases = ended.phases.iter();
         let phases = phases.map(|(stage, time)| (stage.as_str().to_owned(), ms(time).into()));
         let phases_ms = phases.collect();
-        let mut kept = self.lock();
-        kept.written += 1;
-        let entry = LedgerEntry {
-            id: format!("{}-{}", self.run, kept.written),
+        self.push(&mut self.lock(), |id| LedgerEntry {
+            id,
             time: jiff::Timestamp::now(),
             instance: ended.instance.to_string(),
             name: ended.name.to_owned(),
@@ -158,11 +216,7 @@ impl Ledger {
             phase: failure.map(|failure| failure.stage.as_str()),
             control_plane: failure.and_then(|failure| failure.answer.as_deref().cloned()),
             reason: failure.and_then(|failure| Some(failure.reason.as_deref()?.to_owned())),
-        };
-        if kept.entries.len() >= self.capacity {
-            kept.entries.pop_front();
-        }
-        kept.entries.push_back(entry);
+        });
     }
 
     /// The newest first.

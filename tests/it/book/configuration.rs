@@ -51,7 +51,9 @@ fn make(path: &Path) {
             std::fs::create_dir_all(path).unwrap();
             write_pair(&path.join("example.com.pem"), &path.join("example.com.key"));
         }
-        ("ca" | "tickets" | "acme" | "certificates", _) => std::fs::create_dir_all(path).unwrap(),
+        ("ca" | "tickets" | "acme" | "certificates" | "holds", _) => {
+            std::fs::create_dir_all(path).unwrap();
+        }
         ("jwks.json", _) => std::fs::write(path, JWKS).unwrap(),
         (_, Some("pem")) => write_pair(path, &path.with_extension("key")),
         // With its certificate.
@@ -60,6 +62,8 @@ fn make(path: &Path) {
         (_, Some("ocsp")) => std::fs::write(path, [0x30, 0x03, 0x0a, 0x01, 0x01]).unwrap(),
         (_, Some("html" | "txt")) => std::fs::write(path, "asleep\n").unwrap(),
         ("collector-fields", _) => write_secret(path, "authorization: Bearer 0123456789abcdef\n"),
+        ("fleet-key", _) => write_secret(path, "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\n"),
+        ("directory", _) => {}
         (_, None) => write_secret(path, "0123456789abcdef0123456789abcdef\n"),
         _ => panic!("what is {}?", path.display()),
     }

@@ -25,6 +25,10 @@ use crate::support::number;
 use crate::support::reserved::Reserved;
 use crate::support::scripted_plane::{Scripted, ScriptedPlane};
 
+/// A client that leaves in the middle of a body that its instance does not take cannot be told from
+/// one that waits: its upload is there until this time is over.
+const UNANSWERED: &str = "30s";
+
 /// The gateway and what belongs to it.
 pub struct Site {
     pub gateway: GatewayProcess,
@@ -154,11 +158,13 @@ impl Site {
         std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
         let reserved = [(); 2].map(|()| Reserved::new());
         let [tls, raw] = reserved.each_ref().map(|one| one.address);
-        let keys = "limits = { max_inflight = 100000, max_inflight_per_client = 100000 }\n";
+        // Twice what is usual, and all of it for one client.
+        let keys = "limits = { max_inflight = 2000, max_inflight_per_client = 2000 }\n";
         let config = format!(
             "[[listener]]\naddress = \"{tls}\"\ntls = {{ cert = \"{}\", key = \"{}\" }}\n\
              [[listener]]\naddress = \"{raw}\"\nmode = \"tcp\"\nhost = \"flood.test\"\n\
              [log]\nlevel = \"error\"\naccess = \"off\"\n\
+             [upstream]\nresponse_timeout = \"{UNANSWERED}\"\n\
              [[hypeman]]\nurl = \"http://{}\"\nrestore_timeout = \"10m\"\n\
              [[route]]\nhost = \"{{i}}.test\"\ninstance = \"{{i}}\"\nport = 8080\n{keys}\
              [[route]]\nhost = \"shared.test\"\ninstance = \"shared\"\nport = 8080\n\

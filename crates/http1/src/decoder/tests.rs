@@ -30,6 +30,42 @@ fn chunks_are_put_together_and_end_at_the_last_one() {
 }
 
 #[test]
+fn small_chunks_that_have_come_are_one_part_and_large_ones_are_their_own() {
+    let parts = |text: String| {
+        let (mut decoder, mut input) = (BodyDecoder::new(BodyLength::Chunked), BytesMut::new());
+        input.extend_from_slice(text.as_bytes());
+        let mut lengths = Vec::new();
+        loop {
+            match decoder.take(&mut input) {
+                Ok(BodyPart::Data(data)) => lengths.push(Ok(data.len())),
+                Ok(BodyPart::End | BodyPart::More) => return lengths,
+                Ok(BodyPart::Trailers(_)) => {}
+                Err(error) => {
+                    lengths.push(Err(error));
+                    return lengths;
+                }
+            }
+        }
+    };
+    let chunk = |length: usize| format!("{length:x}\r\n{}\r\n", "x".repeat(length));
+    let one = chunk(1);
+    assert_eq!(parts(one.repeat(1000) + "0\r\n\r\n"), [Ok(1000)]);
+    assert_eq!(parts(one.repeat(3) + "2\r\nx"), [Ok(3), Ok(1)]);
+    assert_eq!(parts(one.repeat(3) + "zz"), [Ok(3), Err(ChunkError::Chunk)]);
+    assert_eq!(
+        parts(one.repeat(3) + "1\r\nxx"),
+        [Ok(4), Err(ChunkError::Chunk)]
+    );
+    let mixed = one.clone() + &chunk(2 * SMALL) + &chunk(SMALL) + &one;
+    // What is little behind much is not worth a copy of all.
+    assert_eq!(parts(mixed), [Ok(1), Ok(2 * SMALL), Ok(SMALL), Ok(1)]);
+    let many = parts(one.repeat(2 * TOGETHER));
+    assert_eq!(many, [Ok(TOGETHER), Ok(TOGETHER)]);
+    let wasteful = parts(format!("1;{}\r\nx\r\n", "x".repeat(1000)).repeat(100));
+    assert_eq!(wasteful, [Ok(16), Err(ChunkError::TooLarge)]);
+}
+
+#[test]
 fn a_length_is_kept_to_the_byte() {
     for (length, expected) in [(0, ""), (3, "abc"), (9, "abcdef")] {
         let (data, _, is_over, rest) =

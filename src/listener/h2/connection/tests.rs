@@ -112,13 +112,11 @@ async fn served(stream: DuplexStream, service: Answers, idle_timeout: Duration) 
         client: ([127, 0, 0, 1], 1).into(),
         local: ([127, 0, 0, 1], 2).into(),
         tls: None,
+        peer: None,
         is_asking: false,
     };
     let buffers = BufferBudget::new(1 << 30).of(Ipv4Addr::LOCALHOST.into());
-    let own = ConnectionLimits {
-        idle_timeout,
-        buffers,
-    };
+    let own = ConnectionLimits::of_client(idle_timeout, buffers);
     let (config, drain) = (ServerConfig::default(), Drain::default());
     let accepted = Instant::now();
     serve((stream, accepted), from, service, &config, own, &drain).await

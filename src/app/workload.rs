@@ -1,0 +1,248 @@
+//! The gateway as the workloads' door sees it.
+//!
+//! Guarantees: whose an address is, is asked of the control planes themselves; a hold wakes nothing; an
+//! instance is put to sleep by its own task, once its workload has been told and nobody needs it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use tokio::time::Instant;
+
+use super::handle::{AppHandle, Running};
+use crate::names::PlaneIndex;
+use crate::proxy::queues_of;
+use crate::telemetry::InstanceCondition;
+use crate::wake::{HookOutcome, Instance, RestError, WakeError};
+use crate::workload::{AskError, Business, Facts, Host, Kept, LastWake, Owner, Resident, Rested};
+use hypeman::wire::{Address, Idle, Instance as Description, InstanceState, ListInstances};
+use hypeman::{Error as ControlPlaneError, InstanceId};
+
+/// How long an instance is looked up for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn failed(error: &ControlPlaneError) -> AskError {
+    AskError(error.to_string())
+}
+
+/// Whether an instance in this state has its address.
+fn runs(state: &InstanceState) -> bool {
+    matches!(state, InstanceState::Running | InstanceState::Initializing)
+}
+
+/// The instance, if it is this one and runs at this address.
+fn resident(owner: &Owner, address: IpAddr, described: &Description) -> Option<Resident> {
+    let is_it = described.id == owner.id.as_str() && runs(&described.state);
+    let is_there = match described.address() {
+        Address::At(ip) => ip.to_canonical() == address,
+        Address::Off | Address::Missing | Address::Unreadable => false,
+    };
+    (is_it && is_there).then(|| Resident {
+        owner: owner.clone(),
+        name: described.name.as_str().into(),
+        state: described.state.to_string(),
+        idle_timeout: match described.idle() {
+            Idle::After(idle) => Some(idle),
+            Idle::Never | Idle::Unreadable => None,
+        },
+    })
+}
+
+// === impl Running ===
+
+impl Running {
+    /// The instance of an owner, if the engine has it.
+    fn owned(&self, owner: &Owner) -> Option<(PlaneIndex, Arc<Instance>)> {
+        let plane = self.plane_called(&owner.hypeman)?;
+        let instance = self.gateway.parts().wakes.handle(plane, &owner.id)?;
+        Some((plane, instance))
+    }
+
+    fn plane_called(&self, name: &str) -> Option<PlaneIndex> {
+        let mut planes = (0..).map(PlaneIndex).zip(&self.planes);
+        planes
+            .find(|(_, plane)| plane.name == name)
+            .map(|(index, _)| index)
+    }
+
+    fn owner(&self, plane: PlaneIndex, id: InstanceId) -> Owner {
+        Owner {
+            hypeman: self.plane_name(plane).into(),
+            id,
+        }
+    }
+
+    /// The same; one that the engine does not have yet is looked up.
+    async fn find_owned(&self, owner: &Owner) -> Result<(PlaneIndex, Arc<Instance>), Kept> {
+        if let Some(found) = self.owned(owner) {
+            return Ok(found);
+        }
+        let plane = self.plane_called(&owner.hypeman).ok_or(Kept::Unknown)?;
+        let wakes = &self.gateway.parts().wakes;
+        let nobody = Ipv4Addr::UNSPECIFIED.into();
+        let id = owner.id.to_ref();
+        match wakes.find(plane, &id, PATIENCE, nobody).await {
+            Ok(instance) if *instance.id() == owner.id => Ok((plane, instance)),
+            Ok(_) | Err(WakeError::NotFound | WakeError::Gone) => Err(Kept::Gone),
+            Err(_) => Err(Kept::Unknown),
+        }
+    }
+
+    async fn rest(&self, owner: &Owner) -> Rested {
+        let Ok((index, instance)) = self.find_owned(owner).await else {
+            return Rested::Failed("it cannot be found".to_owned());
+        };
+        if let HookOutcome::Refused(_) = self.before_standby(index, &instance).await {
+            return Rested::Refused;
+        }
+        let Some(plane) = self.planes.get(usize::from(index.0)) else {
+            return Rested::Failed("its control plane has gone".to_owned());
+        };
+        let (client, id) = (plane.client.clone(), owner.id.to_ref());
+        let standby = async move { client.standby_instance(&id, None).await.map(drop) };
+        let queues = queues_of(&self.gateway.parts().hold, &instance);
+        let asked = Arc::clone(&instance);
+        let may = move || queues.held() + queues.inside() == 0 && !asked.is_asked_for();
+        match instance.rest(may, standby).await {
+            Ok(()) => {
+                let (at, timeline) = (jiff::Timestamp::now().as_millisecond(), &self.timeline);
+                let condition = InstanceCondition::Asleep;
+                timeline.note(
+                    owner.id.as_str(),
+                    &instance.name(),
+                    &plane.name,
+                    condition,
+                    at,
+                );
+                Rested::Asleep
+            }
+            Err(RestError::Busy) => Rested::Busy,
+            Err(error) => Rested::Failed(error.to_string()),
+        }
+    }
+}
+
+impl Host for AppHandle {
+    fn planes(&self) -> usize {
+        self.0.planes.len()
+    }
+
+    fn last_seen_at(&self, address: IpAddr) -> Option<Owner> {
+        let running = &*self.0;
+        if let Some((plane, id)) = running.gateway.parts().wakes.at(address) {
+            return Some(running.owner(plane, id));
+        }
+        let mut planes = (0..).map(PlaneIndex).zip(&running.planes);
+        planes.find_map(|(index, plane)| {
+            let last = plane.last.load();
+            let mut listed = last.listing.instances().iter();
+            let is_there = |ip: IpAddr| ip.to_canonical() == address;
+            let found = listed.find(|(_, listed)| listed.runs_at.is_some_and(is_there));
+            found.map(|(id, _)| running.owner(index, id.clone()))
+        })
+    }
+
+    fn confirm<'a>(
+        &'a self,
+        owner: &'a Owner,
+        address: IpAddr,
+    ) -> BoxFuture<'a, Result<Option<Resident>, AskError>> {
+        async move {
+            let plane = self.0.plane_called(&owner.hypeman);
+            let plane = plane.and_then(|plane| self.0.planes.get(usize::from(plane.0)));
+            let Some(plane) = plane else { return Ok(None) };
+            match plane.client.get_instance(&owner.id.to_ref()).await {
+                Ok(described) => Ok(resident(owner, address, &described)),
+                Err(error) if error.is_not_found() => Ok(None),
+                Err(error) => Err(failed(&error)),
+            }
+        }
+        .boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<HashMap<IpAddr, Vec<Owner>>, AskError>> {
+        async move {
+            let running = &*self.0;
+            let all = ListInstances::default();
+            let lists = running.planes.iter();
+            let lists = lists.map(|plane| plane.client.list_instance_summaries(&all));
+            let mut owners: HashMap<IpAddr, Vec<Owner>> = HashMap::new();
+            for (index, listed) in (0..).map(PlaneIndex).zip(join_all(lists).await) {
+                let listed = listed.map_err(|error| failed(&error))?;
+                for one in listed.items.iter().filter(|one| runs(&one.state)) {
+                    if let (Address::At(ip), Ok(id)) = (&one.address, InstanceId::parse(&one.id)) {
+                        let owner = running.owner(index, id);
+                        owners.entry(ip.to_canonical()).or_default().push(owner);
+                    }
+                }
+            }
+            Ok(owners)
+        }
+        .boxed()
+    }
+
+    fn hold<'a>(&'a self, owner: &'a Owner, until: Option<Instant>) -> BoxFuture<'a, Kept> {
+        async move {
+            if until.is_none() {
+                if let Some((_, instance)) = self.0.owned(owner) {
+                    instance.hold_awake(None);
+                }
+                return Kept::Yes;
+            }
+            match self.0.find_owned(owner).await {
+                Ok((_, instance)) => {
+                    instance.hold_awake(until);
+                    Kept::Yes
+                }
+                Err(kept) => kept,
+            }
+        }
+        .boxed()
+    }
+
+    fn facts(&self, owner: &Owner) -> Facts {
+        let running = &*self.0;
+        let parts = running.gateway.parts();
+        let ledger = parts.wakes.ledger();
+        let last_wake = ledger.last_wake(&owner.id).map(|wake| LastWake {
+            time: wake.time,
+            outcome: wake.outcome,
+            took_ms: wake.took_ms,
+        });
+        let found = running.owned(owner);
+        let queues = found.as_ref().map(|(_, one)| queues_of(&parts.hold, one));
+        Facts {
+            epoch: found
+                .and_then(|(_, instance)| instance.endpoint())
+                .map(|endpoint| endpoint.epoch()),
+            last_wake,
+            held: queues.as_ref().map_or(0, |queues| queues.held()),
+            inflight: queues.map_or(0, |queues| queues.inside()),
+        }
+    }
+
+    fn business(&self, owner: &Owner) -> Business {
+        let Some((_, instance)) = self.0.owned(owner) else {
+            return Business {
+                is_busy: false,
+                epoch: None,
+            };
+        };
+        let queues = queues_of(&self.0.gateway.parts().hold, &instance);
+        Business {
+            is_busy: queues.held() + queues.inside() > 0 || instance.is_asked_for(),
+            epoch: instance.endpoint().map(|endpoint| endpoint.epoch()),
+        }
+    }
+
+    fn rest<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Rested> {
+        self.0.rest(owner).boxed()
+    }
+
+    fn note_held(&self, resident: &Resident, address: IpAddr, reason: &str) {
+        let ledger = self.0.gateway.parts().wakes.ledger();
+        ledger.note_held(&resident.owner.id, &resident.name, address, reason);
+    }
+}

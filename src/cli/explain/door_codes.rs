@@ -1,0 +1,71 @@
+//! The codes of the workloads' door.
+//!
+//! Guarantees: they say what the instance's own program can do, and what its operator can.
+
+use super::codes::{Code, code};
+
+/// All of them.
+pub(super) const DOOR_CODES: &[Code] = &[
+    code(
+        "bad_task",
+        400,
+        "At the workloads' door: the path names no task.",
+        "A task's name has 1 to 128 visible ASCII characters. Others are percent-encoded in the path, and then \
+         they are none.",
+    ),
+    code(
+        "bad_hold",
+        400,
+        "At the workloads' door: the body of a PUT is not JSON such as {\"for\": \"10m\"}, or asks for more \
+         than workload.max_hold.",
+        "The detail says what is wrong. Durations are written as Go does it: \"90s\", \"10m\", \"1h30m\".",
+    ),
+    code(
+        "not_an_instance",
+        403,
+        "At the workloads' door: by the control planes' word, no instance runs at the address that the \
+         request came from.",
+        "Ask from within the instance, without a proxy or an address translation on the way. `wakegate \
+         instances show NAME` has its address. Of several containers in an instance, the instance's own \
+         address must be seen.",
+    ),
+    code(
+        "ambiguous_address",
+        403,
+        "At the workloads' door: several control planes have an instance at the address that the request \
+         came from.",
+        "Give the control planes' networks different ranges, or each control plane a gateway of its own.",
+    ),
+    code(
+        "unknown_hold",
+        404,
+        "At the workloads' door: the instance has no hold of this name. It may have ended.",
+        "Nothing, if it was to be taken back. GET /holds lists those that there are.",
+    ),
+    code(
+        "holds_stand",
+        409,
+        "At the workloads' door: the instance says that it is done, and holds keep it awake.",
+        "Take them back first (DELETE /holds/{task}), or let them end.",
+    ),
+    code(
+        "body_too_large",
+        413,
+        "At the workloads' door: the body is longer than 4 KiB, or did not come in time.",
+        "Send {\"for\": \"10m\"} and nothing else.",
+    ),
+    code(
+        "too_many_holds",
+        429,
+        "At the workloads' door: the instance has as many holds as workload.max_holds allows, or there are \
+         100,000 in all.",
+        "Take back those of tasks that are over; use one name again and again for one task.",
+    ),
+    code(
+        "hold_not_kept",
+        503,
+        "At the workloads' door: the hold could not be written to workload.state_dir, so it was not placed \
+         or taken back.",
+        "The detail has the system's words: is the disk full, or the directory no longer the gateway's?",
+    ),
+];

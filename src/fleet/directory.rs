@@ -1,0 +1,677 @@
+//! The copy of the directory that a member has.
+//!
+//! Guarantees: changes are made in the order of their revisions, a batch of them at once; the oldest
+//! claim of a name wins, at every member alike; many routes that go at once stay in force until an
+//! operator accepts it; a host that falls silent keeps its claims.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::engine::{Change, Engine, Entry, read_one};
+use super::placement::{Claim, Member, Place, Placement};
+use super::records::{
+    AcceptedRecord, ClaimRecord, Key, MemberRecord, RemovedRecord, read, unknown_member, write,
+};
+use super::routes::{RouteLine, Routes};
+use crate::config::{FleetConfig, RouteConfig, WakeConfig};
+use crate::router::RouteChange;
+
+/// Fewer routes than these may always go at once.
+const FREELY: usize = 20;
+/// What goes within this goes at once.
+const AT_ONCE: Duration = Duration::from_secs(10);
+/// How long a request waits for the directory to be read anew.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A host's claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct HostClaim {
+    host: Arc<str>,
+    id: String,
+    created: i64,
+}
+
+#[derive(Debug)]
+struct State {
+    revision: i64,
+    /// Whether anything was ever known.
+    is_known: bool,
+    routes: Routes,
+    claims: HashMap<Box<str>, Vec<HostClaim>>,
+    /// Names by ids.
+    names: HashMap<String, Box<str>>,
+    members: BTreeMap<String, Arc<Member>>,
+    records: BTreeMap<Key, Entry>,
+    problems: BTreeMap<String, String>,
+    removed: u64,
+    accepted: Option<Entry>,
+    /// Routes that went lately.
+    lately: VecDeque<(Instant, usize)>,
+    went_back: u64,
+}
+
+/// The copy of the directory.
+#[derive(Debug)]
+pub struct Directory {
+    name: String,
+    is_node: bool,
+    max_shrink: f64,
+    engine: Arc<dyn Engine>,
+    state: RwLock<State>,
+    /// When the engine was last heard.
+    heard: RwLock<Option<Instant>>,
+    /// The revision that is in force.
+    changed: watch::Sender<i64>,
+}
+
+/// Who this member is.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// Its name.
+    pub name: String,
+    /// Whether it stands beside a Hypeman.
+    pub is_node: bool,
+}
+
+/// The directory as operators see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct FleetStatus {
+    /// The revision that is in force.
+    pub revision: i64,
+    /// Since when the engine has not been heard; none, if it never was.
+    pub age_seconds: Option<f64>,
+    /// The members.
+    pub members: Vec<MemberLine>,
+    /// How many names are claimed.
+    pub claims: usize,
+    /// Routes that are gone from the directory and stay in force until that is accepted.
+    pub shrink: Option<Shrink>,
+    /// Names that several hosts claim.
+    pub claimed_twice: Vec<ClaimedTwice>,
+    /// How many routes there are.
+    pub routes: usize,
+    /// Keys that are not in force as they are, and why not.
+    pub problems: BTreeMap<String, String>,
+    /// How often the directory has gone back to an earlier revision.
+    pub went_back: u64,
+}
+
+/// A member, for operators.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemberLine {
+    /// Its name.
+    pub name: String,
+    /// `front`, `node` or `both`.
+    pub role: &'static str,
+    /// Where it stands.
+    pub zone: Option<String>,
+    /// Whether it keeps its record alive.
+    pub alive: bool,
+    /// Where others reach it.
+    pub endpoints: Vec<String>,
+}
+
+/// Routes that stay in force.
+#[derive(Debug, Clone, Serialize)]
+pub struct Shrink {
+    /// How many are gone.
+    pub routes: usize,
+    /// Of how many.
+    pub of: usize,
+}
+
+/// A name that several hosts claim.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClaimedTwice {
+    /// The name.
+    pub name: String,
+    /// The hosts; the first has it.
+    pub hosts: Vec<String>,
+}
+
+/// How the directory was changed.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What changes of the routes in force.
+    pub routes: RouteChange,
+    /// How many routes are kept from going since this change.
+    pub held: usize,
+    /// Whether the directory is older than what was known.
+    pub went_back: bool,
+}
+
+// === impl State ===
+
+impl State {
+    fn put(&mut self, entry: &Entry) {
+        let Some(key) = Key::parse(&entry.key) else {
+            return;
+        };
+        let member = |name: &str, is_front| {
+            let record = read::<MemberRecord>(&entry.value);
+            record.map(|record| Arc::new(record.member(name, is_front)))
+        };
+        let problem = match &key {
+            Key::Route { source, name } => {
+                self.routes.put_route((source, name), entry);
+                None
+            }
+            Key::Policy(name) => {
+                self.routes.put_policy(name, entry);
+                None
+            }
+            Key::Claim { host, name } => match read::<ClaimRecord>(&entry.value) {
+                Ok(record) => {
+                    self.put_claim(host, name, record.id, entry.created);
+                    None
+                }
+                Err(problem) => Some(problem),
+            },
+            Key::Node(name) | Key::Front(name) => {
+                match member(name, matches!(key, Key::Front(_))) {
+                    Ok(member) => {
+                        self.members.insert(name.clone(), member);
+                        self.records.insert(key.clone(), entry.clone());
+                        None
+                    }
+                    Err(problem) => Some(problem),
+                }
+            }
+            Key::Removed => match read::<RemovedRecord>(&entry.value) {
+                Ok(record) => {
+                    self.removed = record.total;
+                    None
+                }
+                Err(problem) => Some(problem),
+            },
+            Key::Accepted => {
+                self.accepted = Some(entry.clone());
+                read::<AcceptedRecord>(&entry.value).err()
+            }
+        };
+        match problem {
+            Some(problem) => self.problems.insert(entry.key.clone(), problem),
+            None => self.problems.remove(&entry.key),
+        };
+    }
+
+    fn put_claim(&mut self, host: &str, name: &str, id: String, created: i64) {
+        let host: Arc<str> = match self.members.get_key_value(host) {
+            Some((name, _)) => name.as_str().into(),
+            None => host.into(),
+        };
+        self.names.insert(id.clone(), name.into());
+        let all = self.claims.entry(name.into()).or_default();
+        all.retain(|claim| claim.host != host);
+        all.push(HostClaim { host, id, created });
+        // The oldest has it; of one revision the first by its name.
+        all.sort_by(|one, other| (one.created, &one.host).cmp(&(other.created, &other.host)));
+    }
+
+    fn delete(&mut self, key: &Key, hold: bool) {
+        match key {
+            Key::Route { source, name } => self.routes.delete_route((source, name), hold),
+            Key::Policy(name) => self.routes.delete_policy(name),
+            Key::Claim { host, name } => self.delete_claim(host, name),
+            Key::Node(name) | Key::Front(name) => self.silence(name),
+            Key::Removed | Key::Accepted => {}
+        }
+        self.problems.remove(&key.text());
+    }
+
+    fn delete_claim(&mut self, host: &str, name: &str) {
+        let Some(all) = self.claims.get_mut(name) else {
+            return;
+        };
+        for gone in all.iter().filter(|claim| &*claim.host == host) {
+            if self
+                .names
+                .get(&gone.id)
+                .is_some_and(|named| &**named == name)
+            {
+                self.names.remove(&gone.id);
+            }
+        }
+        all.retain(|claim| &*claim.host != host);
+        if all.is_empty() {
+            self.claims.remove(name);
+        }
+    }
+
+    /// A member's record is gone. Where it was is not forgotten.
+    fn silence(&mut self, name: &str) {
+        if let Some(member) = self.members.get_mut(name) {
+            let mut silent = Member::clone(member);
+            silent.alive = false;
+            *member = Arc::new(silent);
+        }
+    }
+
+    /// The first claim of a name, or of an id.
+    fn claim(&self, name: &str) -> Option<&HostClaim> {
+        if let Some(all) = self.claims.get(name) {
+            return all.first();
+        }
+        let all = self.claims.get(self.names.get(name)?)?;
+        all.iter().find(|claim| claim.id == name)
+    }
+
+    /// Whether so many routes may not go without being asked for.
+    fn is_too_many(&self, gone: usize, known: usize, max_shrink: f64) -> bool {
+        gone >= FREELY && gone as f64 > known as f64 * max_shrink
+    }
+}
+
+// === impl Directory ===
+
+impl Directory {
+    /// One that knows nothing yet. `hypeman` is the name of this member's own control plane.
+    pub fn new(
+        own: Own,
+        config: &FleetConfig,
+        wake: &WakeConfig,
+        hypeman: &str,
+        engine: Arc<dyn Engine>,
+    ) -> Result<Arc<Self>, String> {
+        let state = State {
+            revision: 0,
+            is_known: false,
+            routes: Routes::new(wake.clone(), hypeman.to_owned())?,
+            claims: HashMap::new(),
+            names: HashMap::new(),
+            members: BTreeMap::new(),
+            records: BTreeMap::new(),
+            problems: BTreeMap::new(),
+            removed: 0,
+            accepted: None,
+            lately: VecDeque::new(),
+            went_back: 0,
+        };
+        Ok(Arc::new(Self {
+            name: own.name,
+            is_node: own.is_node,
+            max_shrink: config.max_shrink,
+            engine,
+            state: RwLock::new(state),
+            heard: RwLock::default(),
+            changed: watch::Sender::new(0),
+        }))
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What keeps the directory.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// This member's name.
+    pub fn own_name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether anything is known, from the engine or from a file.
+    pub fn is_known(&self) -> bool {
+        self.state().is_known
+    }
+
+    /// The engine has answered.
+    pub fn hear(&self) {
+        let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
+        *heard = Some(Instant::now());
+    }
+
+    /// How long the engine was not heard; none, if it never was.
+    pub fn age(&self) -> Option<Duration> {
+        let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        heard.map(|heard| heard.elapsed())
+    }
+
+    /// The revision that is in force.
+    pub fn known(&self) -> i64 {
+        self.state().revision
+    }
+
+    /// Tells of each revision that is in force.
+    pub fn revisions(&self) -> watch::Receiver<i64> {
+        self.changed.subscribe()
+    }
+
+    /// The routes that are in force, the oldest first.
+    pub fn routes(&self) -> Vec<Arc<RouteConfig>> {
+        self.state().routes.in_force()
+    }
+
+    /// The same as operators see them.
+    pub fn lines(&self) -> Vec<RouteLine> {
+        self.state().routes.lines()
+    }
+
+    /// Takes over everything that there is at a revision. What is in force stays so meanwhile.
+    pub fn replace(&self, entries: &[Entry], revision: i64) -> Applied {
+        let mut state = self.state_mut();
+        let state = &mut *state;
+        let went_back = revision < state.revision;
+        if went_back {
+            state.went_back += 1;
+        }
+        let keys: Vec<(Key, &Entry)> = entries
+            .iter()
+            .filter_map(|entry| Some((Key::parse(&entry.key)?, entry)))
+            .collect();
+        let there: HashSet<&Key> = keys.iter().map(|(key, _)| key).collect();
+        // What operators took away, and what they have accepted, meanwhile.
+        let (removed, accepted) = (state.removed, state.accepted.clone());
+        let known = state.routes.len();
+        for (key, entry) in &keys {
+            if matches!(key, Key::Policy(_) | Key::Removed | Key::Accepted) {
+                state.put(entry);
+            }
+        }
+        let is_accepted = state.accepted != accepted && state.is_known;
+        let by_hand = usize::try_from(state.removed.saturating_sub(removed)).unwrap_or(usize::MAX);
+        let gone: Vec<Key> = state
+            .routes
+            .keys()
+            .into_iter()
+            .map(|(name, source)| Key::Route {
+                source: source.to_string(),
+                name: name.to_string(),
+            })
+            .filter(|key| !there.contains(key))
+            .collect();
+        let by_itself = gone.len().saturating_sub(by_hand);
+        let hold = !is_accepted && state.is_too_many(by_itself, known, self.max_shrink);
+        if is_accepted {
+            state.routes.release();
+        }
+        for key in &gone {
+            state.delete(key, hold);
+        }
+        for (key, entry) in &keys {
+            if !matches!(key, Key::Policy(_) | Key::Removed | Key::Accepted) {
+                state.put(entry);
+            }
+        }
+        let policies = state.routes.policy_names().into_iter().map(Key::Policy);
+        let claims = state.claims.iter().flat_map(|(name, all)| {
+            all.iter().map(|claim| Key::Claim {
+                host: claim.host.to_string(),
+                name: name.to_string(),
+            })
+        });
+        let others: Vec<Key> = policies.chain(claims).collect();
+        for key in others.iter().filter(|key| !there.contains(key)) {
+            state.delete(key, false);
+        }
+        let silent: Vec<String> = state.members.keys().cloned().collect();
+        for name in silent {
+            let is_there = there.contains(&Key::Node(name.clone()))
+                || there.contains(&Key::Front(name.clone()));
+            if !is_there {
+                state.silence(&name);
+            }
+        }
+        state.revision = revision;
+        state.is_known = true;
+        let held = if hold { gone.len() } else { 0 };
+        self.changed.send_replace(revision);
+        Applied {
+            routes: state.routes.take_change(),
+            held,
+            went_back,
+        }
+    }
+
+    /// Makes changes, one after the other; whoever looks sees all of them or none.
+    pub fn apply(&self, changes: &[Change]) -> Applied {
+        let mut state = self.state_mut();
+        let state = &mut *state;
+        let now = Instant::now();
+        while state
+            .lately
+            .front()
+            .is_some_and(|(at, _)| now.duration_since(*at) > AT_ONCE)
+        {
+            state.lately.pop_front();
+        }
+        // A route that goes and comes again is not gone.
+        let mut gone: HashSet<&str> = HashSet::new();
+        let mut removed = state.removed;
+        let mut is_accepted = false;
+        for change in changes {
+            let key = Key::parse(change.key());
+            match (change, key) {
+                (Change::Deleted { key, .. }, Some(Key::Route { source, name })) => {
+                    if state.routes.has(&name, &source) {
+                        gone.insert(key);
+                    }
+                }
+                (Change::Put(entry), Some(Key::Route { .. })) => {
+                    gone.remove(entry.key.as_str());
+                }
+                (Change::Put(entry), Some(Key::Removed)) => {
+                    if let Ok(record) = read::<RemovedRecord>(&entry.value) {
+                        removed = record.total;
+                    }
+                }
+                (Change::Put(_), Some(Key::Accepted)) => is_accepted = true,
+                (Change::Put(_) | Change::Deleted { .. }, _) => {}
+            }
+        }
+        let by_hand = usize::try_from(removed.saturating_sub(state.removed)).unwrap_or(usize::MAX);
+        let by_itself = gone.len().saturating_sub(by_hand);
+        let lately: usize = state.lately.iter().map(|(_, count)| count).sum();
+        let known = state.routes.len() + lately;
+        let hold = by_itself > 0
+            && !is_accepted
+            && state.is_too_many(by_itself + lately, known, self.max_shrink);
+        if by_itself > 0 && !hold {
+            state.lately.push_back((now, by_itself));
+        }
+        for change in changes {
+            match change {
+                Change::Put(entry) => state.put(entry),
+                Change::Deleted { key, .. } => {
+                    if let Some(key) = Key::parse(key) {
+                        state.delete(&key, hold);
+                    }
+                }
+            }
+            state.revision = state.revision.max(change.revision());
+        }
+        if is_accepted {
+            state.routes.release();
+            state.lately.clear();
+        }
+        self.changed.send_replace(state.revision);
+        Applied {
+            routes: state.routes.take_change(),
+            held: if hold { by_itself } else { 0 },
+            went_back: false,
+        }
+    }
+
+    /// Everything that is known, for a file: the same comes of it again.
+    pub fn entries(&self) -> (Vec<Entry>, i64) {
+        let state = self.state();
+        let mut entries = state.routes.entries();
+        let claims = state.claims.iter().flat_map(|(name, all)| {
+            all.iter().map(|claim| Entry {
+                key: Key::Claim {
+                    host: claim.host.to_string(),
+                    name: name.to_string(),
+                }
+                .text(),
+                value: write(&ClaimRecord {
+                    id: claim.id.clone(),
+                    more: serde_json::Map::new(),
+                }),
+                created: claim.created,
+                modified: claim.created,
+            })
+        });
+        entries.extend(claims);
+        entries.extend(state.records.values().cloned());
+        entries.extend(state.accepted.clone());
+        let total = state.removed;
+        if total > 0 {
+            entries.push(Entry {
+                key: Key::Removed.text(),
+                value: write(&RemovedRecord { total }),
+                created: 1,
+                modified: 1,
+            });
+        }
+        (entries, state.revision)
+    }
+
+    /// As operators see it.
+    pub fn status(&self) -> FleetStatus {
+        let state = self.state();
+        let line = |member: &Member| MemberLine {
+            name: member.name.clone(),
+            role: member.role.word(),
+            zone: member.zone.clone(),
+            alive: member.alive,
+            endpoints: member.endpoints.clone(),
+        };
+        let mut members: Vec<MemberLine> = state.members.values().map(|one| line(one)).collect();
+        let hosts = state.claims.values().flatten().map(|claim| &*claim.host);
+        let mut unknown: Vec<&str> = hosts
+            .filter(|host| !state.members.contains_key(*host))
+            .collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        members.extend(unknown.into_iter().map(|host| line(&unknown_member(host))));
+        members.sort_by(|one, other| one.name.cmp(&other.name));
+        let twice = state.claims.iter().filter(|(_, all)| all.len() > 1);
+        let mut claimed_twice: Vec<ClaimedTwice> = twice
+            .map(|(name, all)| ClaimedTwice {
+                name: name.to_string(),
+                hosts: all.iter().map(|claim| claim.host.to_string()).collect(),
+            })
+            .collect();
+        claimed_twice.sort_by(|one, other| one.name.cmp(&other.name));
+        let held = state.routes.held();
+        let of_routes = state.routes.problems();
+        let problems = of_routes.chain(state.problems.iter());
+        FleetStatus {
+            revision: state.revision,
+            age_seconds: self.age().map(|age| age.as_secs_f64()),
+            members,
+            claims: state.claims.len(),
+            shrink: (held > 0).then(|| Shrink {
+                routes: held,
+                of: state.routes.len(),
+            }),
+            claimed_twice,
+            routes: state.routes.len(),
+            problems: problems
+                .map(|(key, text)| (key.clone(), text.clone()))
+                .collect(),
+            went_back: state.went_back,
+        }
+    }
+
+    /// Whether a member's record lives.
+    pub fn is_alive(&self, name: &str) -> bool {
+        let state = self.state();
+        state.members.get(name).is_some_and(|member| member.alive)
+    }
+
+    /// How often the engine went back to an earlier revision.
+    pub fn status_went_back(&self) -> u64 {
+        self.state().went_back
+    }
+
+    /// How many members are alive.
+    pub fn alive(&self) -> usize {
+        let state = self.state();
+        state.members.values().filter(|member| member.alive).count()
+    }
+}
+
+impl Placement for Directory {
+    fn place(&self, name: &str) -> Place {
+        let state = self.state();
+        let Some(claim) = state.claim(name) else {
+            // Its own Hypeman may have it since a moment ago.
+            return match self.is_node {
+                true => Place::Here,
+                false => Place::Unclaimed,
+            };
+        };
+        if self.is_node && *claim.host == *self.name {
+            return Place::Here;
+        }
+        match state.members.get(&*claim.host) {
+            Some(member) if !member.endpoints.is_empty() => Place::Peer {
+                host: Arc::clone(member),
+                claim: Claim {
+                    id: claim.id.clone(),
+                    generation: claim.created,
+                },
+            },
+            Some(_) | None => Place::Unreachable {
+                host: claim.host.to_string(),
+            },
+        }
+    }
+
+    fn read_again<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Place> {
+        async move {
+            let deadline = Instant::now() + PATIENCE;
+            let mut changed = self.changed.subscribe();
+            changed.borrow_and_update();
+            let before = self.place(name);
+            let key = {
+                let state = self.state();
+                let claim = state.claim(name);
+                claim.map(|claim| (claim.host.to_string(), claim.created))
+            };
+            let (host, created) = key.unwrap_or_default();
+            let key = Key::Claim {
+                host,
+                name: name.to_owned(),
+            };
+            // What is read is at least as new as this question, and so is the copy at its revision.
+            let asked = timeout(PATIENCE, read_one(&*self.engine, &key.text())).await;
+            match asked {
+                Ok(Ok((Some(entry), _))) if entry.created == created => return before,
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) | Err(_) => return before,
+            }
+            loop {
+                let place = self.place(name);
+                if place != before {
+                    return place;
+                }
+                if !matches!(timeout_at(deadline, changed.changed()).await, Ok(Ok(()))) {
+                    return self.place(name);
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn member(&self, name: &str) -> Option<Arc<Member>> {
+        self.state().members.get(name).cloned()
+    }
+
+    fn revision(&self) -> i64 {
+        self.state().revision
+    }
+}

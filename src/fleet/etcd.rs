@@ -1,0 +1,512 @@
+//! etcd as the engine, by its JSON gateway.
+//!
+//! Guarantees: every call has a deadline and goes to the next member if one does not answer; a watch
+//! ends when the member that it is at has no quorum or does not answer; the password is in no message.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{self, StreamExt as _};
+use serde_json::{Value, json};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+
+use super::engine::{
+    Change, Compare, Engine, EngineError, Entry, MOST_OPERATIONS, News, Operation, Outcome, Page,
+    Range, Watch, end_of,
+};
+use crate::config::{FleetConfig, Secret};
+
+/// How long one member may take for a call.
+const DEADLINE: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(1);
+/// How often the member at which there is a watch is asked whether it is one of a quorum.
+const BEAT: Duration = Duration::from_secs(2);
+/// The longest answer of a watch; a page of 1000 keys is a few megabytes at most.
+const LONGEST_LINE: usize = 64 * 1024 * 1024;
+
+/// etcd.
+pub struct EtcdEngine(Arc<Client>);
+
+struct Client {
+    http: reqwest::Client,
+    endpoints: Vec<String>,
+    /// The member that answered last.
+    current: AtomicUsize,
+    login: Option<(String, PathBuf)>,
+    token: Mutex<Option<Secret>>,
+}
+
+/// What a member has answered.
+enum Refusal {
+    /// Another may do better.
+    Away(String),
+    /// The token is not good any more.
+    Token,
+    /// Nobody will.
+    Final(EngineError),
+}
+
+fn encode(bytes: impl AsRef<[u8]>) -> String {
+    BASE64_STANDARD.encode(bytes)
+}
+
+fn decode(value: &Value) -> Vec<u8> {
+    let text = value.as_str().unwrap_or_default();
+    BASE64_STANDARD.decode(text).unwrap_or_default()
+}
+
+/// A number, which the gateway writes as a text, and leaves out if it is 0.
+fn number(value: &Value) -> i64 {
+    let text = value.as_str().and_then(|text| text.parse().ok());
+    text.or_else(|| value.as_i64()).unwrap_or(0)
+}
+
+fn entry(value: &Value) -> Option<Entry> {
+    Some(Entry {
+        // What is no text is no key of ours.
+        key: String::from_utf8(decode(value.get("key")?)).ok()?,
+        value: decode(value.get("value").unwrap_or(&Value::Null)),
+        created: number(value.get("create_revision")?),
+        modified: number(value.get("mod_revision")?),
+    })
+}
+
+fn field<'v>(value: &'v Value, path: &str) -> &'v Value {
+    value.pointer(path).unwrap_or(&Value::Null)
+}
+
+/// What an answer that is none means.
+fn refusal(status: u16, body: &str) -> Refusal {
+    let value: Value = serde_json::from_str(body).unwrap_or_default();
+    let value = value
+        .get("error")
+        .filter(|error| error.is_object())
+        .unwrap_or(&value);
+    let text = ["message", "error"]
+        .into_iter()
+        .find_map(|key| value.get(key)?.as_str())
+        .unwrap_or("an answer that is not etcd's");
+    let code = ["code", "grpc_code"]
+        .into_iter()
+        .find_map(|key| value.get(key)?.as_i64());
+    let text = text.chars().take(200).collect::<String>();
+    if text.contains("has been compacted") {
+        return Refusal::Final(EngineError::Compacted(0));
+    }
+    match code {
+        // Unauthenticated; and what etcd says of a token that it has forgotten.
+        Some(16) => Refusal::Token,
+        _ if text.contains("invalid auth token") => Refusal::Token,
+        // Cancelled, unknown, deadline, exhausted, aborted, internal, unavailable.
+        Some(1 | 2 | 4 | 8 | 10 | 13 | 14) => Refusal::Away(text),
+        Some(_) if status < 500 => Refusal::Final(EngineError::Refused(text)),
+        Some(_) | None => Refusal::Away(format!("{status} {text}")),
+    }
+}
+
+// === impl EtcdEngine ===
+
+impl EtcdEngine {
+    /// One that asks these members. Files are read now, the password's at each login.
+    pub fn new(config: &FleetConfig) -> Result<Self, String> {
+        let mut http = reqwest::Client::builder()
+            .http1_only()
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .tcp_keepalive(Duration::from_secs(10))
+            .redirect(reqwest::redirect::Policy::none());
+        let read = |path: &PathBuf| {
+            let read = std::fs::read(path);
+            read.map_err(|error| format!("cannot read {}: {error}", path.display()))
+        };
+        if let Some(tls) = &config.tls {
+            if let Some(ca) = &tls.ca {
+                let wrong = |error| format!("{}: {error}", ca.display());
+                let roots = reqwest::Certificate::from_pem_bundle(&read(ca)?).map_err(wrong)?;
+                http = http.tls_certs_only(roots);
+            }
+            if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
+                let mut both = read(cert)?;
+                both.push(b'\n');
+                both.extend(read(key)?);
+                let wrong = |error| format!("{}: {error}", cert.display());
+                http = http.identity(reqwest::Identity::from_pem(&both).map_err(wrong)?);
+            }
+        }
+        let login = config.user.clone().zip(config.password_file.clone());
+        Ok(Self(Arc::new(Client {
+            http: http.build().map_err(|error| error.to_string())?,
+            endpoints: config.endpoints.clone(),
+            current: AtomicUsize::new(0),
+            login,
+            token: Mutex::default(),
+        })))
+    }
+}
+
+impl fmt::Debug for EtcdEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EtcdEngine({})", self.0.endpoints.join(", "))
+    }
+}
+
+// === impl Client ===
+
+impl Client {
+    /// Asks the members in turn, the one that answered last first.
+    async fn call(&self, path: &str, body: &Value) -> Result<Value, EngineError> {
+        let first = self.current.load(Ordering::Relaxed);
+        let mut said = String::new();
+        for offset in 0..self.endpoints.len() {
+            let index = (first + offset) % self.endpoints.len().max(1);
+            match self.call_at(index, path, body).await {
+                Ok(answer) => {
+                    self.current.store(index, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(Refusal::Away(text)) => said = text,
+                Err(Refusal::Token) => said = "the user is not let in".to_owned(),
+                Err(Refusal::Final(error)) => return Err(error),
+            }
+        }
+        Err(EngineError::Unavailable(said))
+    }
+
+    /// Asks one member, and logs in if it wants that.
+    async fn call_at(&self, index: usize, path: &str, body: &Value) -> Result<Value, Refusal> {
+        let asked = async {
+            match self.once(index, path, body).await {
+                Err(Refusal::Token) if self.login.is_some() => {
+                    self.log_in(index).await?;
+                    self.once(index, path, body).await
+                }
+                answer => answer,
+            }
+        };
+        match timeout(DEADLINE, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Refusal::Away("no answer in time".to_owned())),
+        }
+    }
+
+    async fn log_in(&self, index: usize) -> Result<(), Refusal> {
+        let Some((user, file)) = &self.login else {
+            return Ok(());
+        };
+        let password = tokio::fs::read_to_string(file).await.map_err(|error| {
+            let text = format!("cannot read {}: {error}", file.display());
+            Refusal::Final(EngineError::Refused(text))
+        })?;
+        let password = Secret::new(&password);
+        let body = json!({ "name": user, "password": password.reveal() });
+        let answer = self.once(index, "/v3/auth/authenticate", &body).await?;
+        let token = field(&answer, "/token").as_str().map(Secret::new);
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
+        Ok(())
+    }
+
+    async fn send(
+        &self,
+        index: usize,
+        path: &str,
+        body: &Value,
+    ) -> Result<reqwest::Response, Refusal> {
+        let endpoint = self
+            .endpoints
+            .get(index)
+            .map(String::as_str)
+            .unwrap_or_default();
+        let mut request = self.http.post(format!("{endpoint}{path}")).json(body);
+        let token = self
+            .token
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if let Some(token) = token {
+            request = request.header("authorization", token.reveal());
+        }
+        // An error of the client names the URL, which has no secret in it, and not the fields.
+        let failed = |error: reqwest::Error| {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            Refusal::Away(format!(
+                "{endpoint}: {}",
+                cause.unwrap_or_else(|| error.to_string())
+            ))
+        };
+        let response = request.send().await.map_err(failed)?;
+        let status = response.status().as_u16();
+        if status == 200 {
+            return Ok(response);
+        }
+        let body = response.text().await.unwrap_or_default();
+        Err(refusal(status, &body))
+    }
+
+    async fn once(&self, index: usize, path: &str, body: &Value) -> Result<Value, Refusal> {
+        let response = self.send(index, path, body).await?;
+        let bytes = response.bytes().await;
+        let bytes = bytes.map_err(|error| Refusal::Away(error.to_string()))?;
+        let answer = serde_json::from_slice(&bytes);
+        answer.map_err(|_| Refusal::Away("an answer that is not etcd's".to_owned()))
+    }
+
+    /// Whether this member is one of a quorum, and its revision.
+    async fn look_at(&self, index: usize) -> Result<i64, EngineError> {
+        let body = json!({ "key": encode("/wakegate/v1/m/accepted"), "keys_only": true });
+        match self.call_at(index, "/v3/kv/range", &body).await {
+            Ok(answer) => Ok(number(field(&answer, "/header/revision"))),
+            Err(Refusal::Final(error)) => Err(error),
+            Err(Refusal::Away(text)) => Err(EngineError::Unavailable(text)),
+            Err(Refusal::Token) => Err(EngineError::Unavailable("not let in".to_owned())),
+        }
+    }
+}
+
+/// A watch at one member.
+struct Watching {
+    client: Arc<Client>,
+    index: usize,
+    response: reqwest::Response,
+    buffer: Vec<u8>,
+    beat: Interval,
+}
+
+// === impl Watching ===
+
+impl Watching {
+    /// The next news; `None` for what is none.
+    async fn next(&mut self) -> Result<Option<News>, EngineError> {
+        if let Some(line) = self.line() {
+            return news_of(&line);
+        }
+        let broken = |text: String| EngineError::Unavailable(text);
+        tokio::select! {
+            chunk = self.response.chunk() => {
+                let chunk = chunk.map_err(|error| broken(error.to_string()))?;
+                let chunk = chunk.ok_or_else(|| broken("the watch ended".to_owned()))?;
+                self.buffer.extend_from_slice(&chunk);
+                match self.buffer.len() > LONGEST_LINE {
+                    true => Err(broken("an answer of the watch is too long".to_owned())),
+                    false => Ok(None),
+                }
+            }
+            _ = self.beat.tick() => {
+                let revision = self.client.look_at(self.index).await?;
+                Ok(Some(News::Alive(revision)))
+            }
+        }
+    }
+
+    fn line(&mut self) -> Option<Vec<u8>> {
+        let end = self.buffer.iter().position(|byte| *byte == b'\n')?;
+        let rest = self.buffer.split_off(end + 1);
+        Some(std::mem::replace(&mut self.buffer, rest))
+    }
+}
+
+fn news_of(line: &[u8]) -> Result<Option<News>, EngineError> {
+    if line.iter().all(u8::is_ascii_whitespace) {
+        return Ok(None);
+    }
+    let value: Value = serde_json::from_slice(line)
+        .map_err(|_| EngineError::Unavailable("a watch that is not etcd's".to_owned()))?;
+    let Some(result) = value.get("result") else {
+        let text = field(&value, "/error/message")
+            .as_str()
+            .unwrap_or("the watch ended");
+        return Err(EngineError::Unavailable(text.to_owned()));
+    };
+    let compacted = number(field(result, "/compact_revision"));
+    if compacted > 0 {
+        return Err(EngineError::Compacted(compacted));
+    }
+    if field(result, "/canceled").as_bool() == Some(true) {
+        let text = field(result, "/cancel_reason")
+            .as_str()
+            .unwrap_or("the watch was cancelled");
+        return Err(EngineError::Unavailable(text.to_owned()));
+    }
+    let events = field(result, "/events")
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    let changes: Vec<Change> = events
+        .iter()
+        .filter_map(|event| {
+            let kv = event.get("kv")?;
+            // `PUT` is the word that is left out.
+            match event.get("type").and_then(Value::as_str) {
+                Some("DELETE") => Some(Change::Deleted {
+                    key: String::from_utf8(decode(kv.get("key")?)).ok()?,
+                    revision: number(field(kv, "/mod_revision")),
+                }),
+                Some(_) | None => entry(kv).map(Change::Put),
+            }
+        })
+        .collect();
+    Ok((!changes.is_empty()).then_some(News::Changes(changes)))
+}
+
+impl Engine for EtcdEngine {
+    fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, EngineError>> {
+        async move {
+            let body = json!({
+                "key": encode(&range.from),
+                "range_end": encode(&range.to),
+                "limit": range.limit.to_string(),
+                "revision": range.revision.to_string(),
+            });
+            let answer = self.0.call("/v3/kv/range", &body).await?;
+            let found = field(&answer, "/kvs")
+                .as_array()
+                .map_or(&[][..], Vec::as_slice);
+            Ok(Page {
+                entries: found.iter().filter_map(entry).collect(),
+                revision: number(field(&answer, "/header/revision")),
+                more: field(&answer, "/more").as_bool().unwrap_or_default(),
+            })
+        }
+        .boxed()
+    }
+
+    fn watch(&self, prefix: String, revision: i64) -> BoxFuture<'_, Result<Watch, EngineError>> {
+        async move {
+            let body = json!({ "create_request": {
+                "key": encode(&prefix),
+                "range_end": encode(end_of(&prefix)),
+                "start_revision": revision.to_string(),
+            }});
+            let first = self.0.current.load(Ordering::Relaxed);
+            let mut said = String::new();
+            for offset in 0..self.0.endpoints.len() {
+                let index = (first + offset) % self.0.endpoints.len().max(1);
+                // A member without a quorum would open a watch at which nothing comes; and asking
+                // logs in.
+                let opening = async {
+                    self.0.look_at(index).await?;
+                    let sent = self.0.send(index, "/v3/watch", &body).await;
+                    sent.map_err(|refused| match refused {
+                        Refusal::Final(error) => error,
+                        Refusal::Away(text) => EngineError::Unavailable(text),
+                        Refusal::Token => EngineError::Unavailable("not let in".to_owned()),
+                    })
+                };
+                let response = match timeout(DEADLINE, opening).await {
+                    Ok(Ok(response)) => response,
+                    Ok(Err(EngineError::Unavailable(text))) => {
+                        said = text;
+                        continue;
+                    }
+                    Ok(Err(error)) => return Err(error),
+                    Err(_) => {
+                        "no answer in time".clone_into(&mut said);
+                        continue;
+                    }
+                };
+                self.0.current.store(index, Ordering::Relaxed);
+                let mut beat = interval(BEAT);
+                beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                let watching = Watching {
+                    client: Arc::clone(&self.0),
+                    index,
+                    response,
+                    buffer: Vec::new(),
+                    beat,
+                };
+                let news = stream::unfold(Some(watching), |watching| async move {
+                    let mut watching = watching?;
+                    loop {
+                        match watching.next().await {
+                            Ok(None) => {}
+                            Ok(Some(news)) => return Some((Ok(news), Some(watching))),
+                            Err(error) => {
+                                // The next call begins with the next member.
+                                let next = watching.index + 1;
+                                watching.client.current.store(next, Ordering::Relaxed);
+                                return Some((Err(error), None));
+                            }
+                        }
+                    }
+                });
+                return Ok(news.boxed());
+            }
+            Err(EngineError::Unavailable(said))
+        }
+        .boxed()
+    }
+
+    fn commit(
+        &self,
+        compares: Vec<Compare>,
+        operations: Vec<Operation>,
+    ) -> BoxFuture<'_, Result<Outcome, EngineError>> {
+        async move {
+            if operations.len() > MOST_OPERATIONS {
+                return Err(EngineError::TooLarge(operations.len()));
+            }
+            let compares: Vec<Value> = compares
+                .iter()
+                .map(|compare| match compare {
+                    Compare::Absent(key) => json!({
+                        "key": encode(key), "target": "CREATE", "create_revision": "0",
+                    }),
+                    Compare::Created(key, at) => json!({
+                        "key": encode(key), "target": "CREATE", "create_revision": at.to_string(),
+                    }),
+                    Compare::Modified(key, at) => json!({
+                        "key": encode(key), "target": "MOD", "mod_revision": at.to_string(),
+                    }),
+                })
+                .collect();
+            let operations: Vec<Value> = operations
+                .iter()
+                .map(|operation| match operation {
+                    Operation::Put { key, value, lease } => json!({ "request_put": {
+                        "key": encode(key), "value": encode(value), "lease": lease.to_string(),
+                    }}),
+                    Operation::Delete(key) => {
+                        json!({ "request_delete_range": { "key": encode(key) } })
+                    }
+                })
+                .collect();
+            let body = json!({ "compare": compares, "success": operations });
+            let answer = self.0.call("/v3/kv/txn", &body).await?;
+            Ok(Outcome {
+                is_done: field(&answer, "/succeeded").as_bool().unwrap_or_default(),
+                revision: number(field(&answer, "/header/revision")),
+            })
+        }
+        .boxed()
+    }
+
+    fn grant(&self, seconds: i64) -> BoxFuture<'_, Result<i64, EngineError>> {
+        async move {
+            let body = json!({ "TTL": seconds.to_string() });
+            let answer = self.0.call("/v3/lease/grant", &body).await?;
+            Ok(number(field(&answer, "/ID")))
+        }
+        .boxed()
+    }
+
+    fn keep_alive(&self, lease: i64) -> BoxFuture<'_, Result<bool, EngineError>> {
+        async move {
+            let body = json!({ "ID": lease.to_string() });
+            let answer = self.0.call("/v3/lease/keepalive", &body).await?;
+            Ok(number(field(&answer, "/result/TTL")) > 0)
+        }
+        .boxed()
+    }
+
+    fn revoke(&self, lease: i64) -> BoxFuture<'_, Result<(), EngineError>> {
+        async move {
+            let body = json!({ "ID": lease.to_string() });
+            self.0.call("/v3/lease/revoke", &body).await.map(drop)
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,139 @@
+//! Keeps the copy of the directory as the engine has it.
+//!
+//! Guarantees: what is in force stays in force while the engine is away, while everything is read
+//! anew, and when nothing can be made of an answer; pauses between attempts grow to two seconds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::StreamExt as _;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use super::directory::{Applied, Directory};
+use super::engine::{EngineError, News, read_all};
+use super::records::PREFIX;
+use crate::backoff::Backoff;
+
+const PAUSES: Backoff =
+    Backoff::new(Duration::from_millis(50), Duration::from_secs(2)).with_jitter(0.5);
+
+/// A change of the copy; it is made when it is called, and says what it was.
+pub type Step<'s> = &'s mut (dyn FnMut() -> Applied + Send);
+
+/// Whoever serves by the directory.
+pub trait Sink: Send + Sync + 'static {
+    /// Makes the step and takes over what it says. May take a while.
+    fn take(&self, step: Step<'_>);
+}
+
+async fn hand<F: FnOnce() -> Applied + Send + 'static>(sink: &Arc<dyn Sink>, step: F) {
+    let sink = Arc::clone(sink);
+    let taken = spawn_blocking(move || {
+        let mut step = Some(step);
+        sink.take(&mut || step.take().map(|step| step()).unwrap_or_default());
+    });
+    if let Err(error) = taken.await {
+        tracing::error!(%error, "a change of the directory was not taken over");
+    }
+}
+
+/// Follows the engine; never ends.
+pub async fn follow(directory: Arc<Directory>, sink: Arc<dyn Sink>) {
+    let mut pauses = PAUSES.pauses();
+    // From which revision on to watch; none, if everything is to be read.
+    let mut next: Option<i64> = None;
+    let mut was_away = false;
+    loop {
+        let ended = round(&directory, &sink, &mut next, &mut was_away, &mut pauses).await;
+        match ended {
+            EngineError::Compacted(revision) => {
+                tracing::info!(revision, "fell behind the directory: it is read anew");
+                next = None;
+            }
+            EngineError::Unavailable(_) | EngineError::Refused(_) | EngineError::TooLarge(_) => {
+                if !was_away {
+                    tracing::warn!(error = %ended, "what is known of the fleet stays in force");
+                }
+                was_away = true;
+            }
+        }
+        sleep(pauses.advance(fastrand::f64)).await;
+    }
+}
+
+/// Reads what has to be read and watches, until that fails.
+async fn round(
+    directory: &Arc<Directory>,
+    sink: &Arc<dyn Sink>,
+    next: &mut Option<i64>,
+    was_away: &mut bool,
+    pauses: &mut crate::backoff::Pauses,
+) -> EngineError {
+    let engine = Arc::clone(directory.engine());
+    let from = match *next {
+        Some(from) => from,
+        None => {
+            let (entries, revision) = match read_all(&*engine, PREFIX).await {
+                Ok(read) => read,
+                Err(error) => return error,
+            };
+            directory.hear();
+            let copy = Arc::clone(directory);
+            hand(sink, move || tell(copy.replace(&entries, revision))).await;
+            revision + 1
+        }
+    };
+    *next = Some(from);
+    let mut news = match engine.watch(PREFIX.to_owned(), from).await {
+        Ok(news) => news,
+        Err(error) => return error,
+    };
+    while let Some(item) = news.next().await {
+        let item = match item {
+            Ok(item) => item,
+            Err(error) => return error,
+        };
+        directory.hear();
+        *pauses = PAUSES.pauses();
+        if std::mem::take(was_away) {
+            tracing::info!("the directory answers again");
+        }
+        match item {
+            News::Alive(revision) => {
+                let known = directory.known();
+                if revision < known {
+                    tracing::error!(
+                        revision,
+                        known,
+                        "the directory went back: it was restored from a backup"
+                    );
+                    *next = None;
+                    return EngineError::Compacted(revision);
+                }
+            }
+            News::Changes(changes) => {
+                if let Some(last) = changes.iter().map(super::engine::Change::revision).max() {
+                    *next = Some(last + 1);
+                }
+                let copy = Arc::clone(directory);
+                hand(sink, move || tell(copy.apply(&changes))).await;
+            }
+        }
+    }
+    EngineError::Unavailable("the watch ended".to_owned())
+}
+
+fn tell(applied: Applied) -> Applied {
+    if applied.held > 0 {
+        tracing::error!(
+            routes = applied.held,
+            "so many routes are gone from the directory at once that they stay in force: if that is \
+             meant, `wakegate fleet accept`"
+        );
+    }
+    if applied.went_back {
+        tracing::error!("the directory is older than what was known of it");
+    }
+    applied
+}

@@ -1,0 +1,26 @@
+//! Many gateways and many hosts: who has an instance, and how to reach whoever has it.
+//!
+//! Guarantees: the host of an instance is the truth about it, and what is known here is a hint where to
+//! ask; nothing that a wake needs is here, so a directory that is away costs no wake.
+
+pub mod directory;
+pub mod engine;
+pub mod etcd;
+pub mod follow;
+pub mod identity;
+pub mod memory;
+pub mod operator;
+pub mod placement;
+pub mod publisher;
+pub mod records;
+mod routes;
+pub mod snapshot;
+
+pub use directory::{Directory, FleetStatus, Own};
+pub use engine::{Engine, EngineError};
+pub use etcd::EtcdEngine;
+pub use follow::{Sink, Step, follow};
+pub use identity::{IdentityError, IdentityFiles, PeerIdentity, PeerName};
+pub use memory::MemoryEngine;
+pub use placement::{Claim, Member, Place, Placement, Role};
+pub use routes::RouteLine;

@@ -1,0 +1,117 @@
+//! Files that are the gateway's own.
+//!
+//! Guarantees: a file is there whole or not at all, also after a crash of the machine; directories
+//! are 0700 and files 0600, whatever the umask.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
+
+/// The ending of files that are being written.
+pub const DRAFT: &str = "new";
+
+/// Whether files can be created in a directory, which may itself have to be created.
+pub fn can_create(dir: &Path) -> io::Result<()> {
+    for (depth, folder) in dir.ancestors().enumerate() {
+        let folder = match folder.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => folder,
+        };
+        match fs::metadata(folder) {
+            Ok(found) if found.is_dir() => {
+                let access = Access::WRITE_OK | Access::EXEC_OK;
+                // As the user who would do it, not as the one who started the program.
+                return Ok(accessat(CWD, folder, access, AtFlags::EACCESS)?);
+            }
+            Ok(_) if depth == 0 => return Err(Errno::EXIST.into()),
+            Ok(_) => return Err(Errno::NOTDIR.into()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Errno::NOENT.into())
+}
+
+/// Makes a directory, and those above it, where there is none.
+pub fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder.create(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+}
+
+/// Opens a file to be written, and makes it where there is none.
+pub fn open(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false).mode(0o600);
+    let file = options.open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Writes a file whole, or not at all. Of two that write the same one at once, one wins.
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension(format!("{:x}.{DRAFT}", fastrand::u64(..)));
+    let written = (|| {
+        let mut file = open(&draft)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&draft, path)?;
+        sync_folder(path)
+    })();
+    if written.is_err() {
+        // It may not even have been made.
+        let _gone = fs::remove_file(&draft);
+    }
+    written
+}
+
+/// Removes a file, if it is there.
+pub fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Ok(()) => sync_folder(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// What has been renamed or removed in a file's folder stays so.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) => fs::File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_its_owners_alone_and_takes_the_place_of_the_one_before_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("a/b");
+        can_create(&folder).unwrap();
+        make_dir(&folder).unwrap();
+        let path = folder.join("x.json");
+        for text in ["longer than the next", "short"] {
+            write(&path, text.as_bytes()).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&folder), mode(&path)), (0o700, 0o600));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no draft stays");
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        assert!(!path.exists());
+        fs::write(&path, "x").unwrap();
+        assert!(can_create(&path).is_err() && can_create(&path.join("c")).is_err());
+    }
+}

@@ -1,0 +1,48 @@
+//! Problem JSON (RFC 9457), as the gateway's own listeners answer it.
+//!
+//! Guarantees: it has one stable word for programs and one sentence for people.
+
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+#[cfg(test)]
+use utoipa::ToSchema;
+
+/// Why an action was not done: problem JSON (RFC 9457).
+#[derive(Debug, Clone, Serialize)]
+#[cfg_attr(test, derive(ToSchema))]
+pub struct Problem {
+    /// What the status is called.
+    pub title: String,
+    /// The status.
+    pub status: u16,
+    /// One stable word.
+    pub code: String,
+    /// One sentence.
+    pub detail: String,
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// With this status and code.
+    pub fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            title: status.canonical_reason().unwrap_or_default().to_owned(),
+            status: status.as_u16(),
+            code: code.to_owned(),
+            detail: detail.into(),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+        // Strings and a number always serialise.
+        let body = serde_json::to_string(&self).unwrap_or_default() + "\n";
+        (status, kind, body).into_response()
+    }
+}

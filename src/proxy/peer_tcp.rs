@@ -1,0 +1,139 @@
+//! Connections that are passed on as they are, between members of the fleet (CONNECT).
+//!
+//! Guarantees: at the node such a connection wakes, waits and is refused as at a listener of its own;
+//! the front says what the node says; nothing of the client's bytes is sent before the node has
+//! answered, so that a node that is not the right one can be left for another.
+
+use std::sync::Arc;
+
+use http::uri::Authority;
+use http::{Method, Request, Response, Uri};
+
+use super::context::{Arrival, RawKind, RequestContext};
+use super::dispatch::dispatch;
+use super::error::ProxyError;
+use super::fleet_link::Fleet;
+use super::gateway::Gateway;
+use super::l4::Opener;
+use super::peer_facts::{self, PeerFacts, Raw};
+use super::request_log::RequestLog;
+use super::response_body::Content;
+use super::route::Destination;
+use super::to_peer::found;
+use super::transaction::Transaction;
+use crate::client::{ClientBody, ClientUpgrade};
+use crate::fleet::Place;
+use crate::telemetry::known_code;
+use crate::upstream::{PeerError, PeerRequest, PeerStream, RequestBody, TunnelRules, X_REQUEST_ID};
+use hypeman::ControlPlane;
+
+// === impl Gateway ===
+
+impl<P: ControlPlane> Gateway<P> {
+    /// Where the instance of a client's connection is, if it is not here.
+    pub(super) fn connection_elsewhere(
+        &self,
+        destination: &Destination,
+    ) -> Option<(&Fleet, Place)> {
+        let fleet = self.fleet.get()?;
+        let place = fleet.elsewhere(&destination.instance)?;
+        Some((fleet, place))
+    }
+
+    /// A stream to the instance by way of its host's node; `None` if it is here by now.
+    pub(super) async fn connect_by_peer(
+        &self,
+        (fleet, mut place): (&Fleet, Place),
+        destination: &Destination,
+        kind: RawKind,
+        arrival: &Arrival<'_>,
+        context: &RequestContext,
+        log: &mut RequestLog,
+    ) -> Result<Option<PeerStream>, ProxyError> {
+        let mut facts = PeerFacts {
+            client: arrival.client,
+            named: context.client,
+            local: arrival.local,
+            secure: arrival.secure,
+            instance: destination.instance.clone(),
+            id: None,
+            generation: 0,
+            revision: 0,
+            port: destination.port,
+            raw: Some(match kind {
+                RawKind::Tls => Raw::Tls,
+                RawKind::Tcp => Raw::Tcp,
+            }),
+            strip: None,
+            host: None,
+        };
+        let host = log.host.as_ref().map(ToString::to_string);
+        let authority = format!("{}:{}", host.unwrap_or_default(), destination.port);
+        let authority: Authority = authority.parse().map_err(|_| ProxyError::Target)?;
+        let mut head = Request::new(RequestBody::default());
+        *head.method_mut() = Method::CONNECT;
+        *head.uri_mut() = Uri::from(authority);
+        let id = context.request_id.header().clone();
+        head.headers_mut().insert(X_REQUEST_ID, id);
+        let mut request = PeerRequest::new(head, None);
+        let mut is_second = false;
+        let mut response = loop {
+            let (member, claim) = found(place)?;
+            log.fleet_peer = Some(member.name.as_str().into());
+            facts.claimed(&claim, fleet.placement.revision());
+            let written = facts.write(1, request.head_mut().headers_mut());
+            written.ok_or(ProxyError::Target)?;
+            let peers = fleet.peers.as_ref().ok_or(PeerError::Unreachable)?;
+            let sent = peers.send(&member, &request).await;
+            self.count_sent(&sent);
+            let response = sent?;
+            let is_misplaced = peer_facts::is_misplaced(response.status(), response.headers());
+            if !is_misplaced || is_second {
+                break response;
+            }
+            is_second = true;
+            match fleet.elsewhere_by_now(&destination.instance).await {
+                Some(elsewhere) => place = elsewhere,
+                None => return Ok(None),
+            }
+        };
+        match response.body_mut().take_peer_stream() {
+            Some(stream) => Ok(Some(stream)),
+            None => {
+                let code = peer_facts::take_code(response.headers_mut());
+                let code = code.and_then(|code| known_code(code.to_str().ok()?));
+                let code = code.unwrap_or("upstream_broke");
+                Err(ProxyError::OfPeer(response.status(), code))
+            }
+        }
+    }
+
+    /// Passes on a connection that another member of the fleet has.
+    pub(super) async fn carry_for_peer(
+        &self,
+        mut request: Request<Option<ClientBody>>,
+        arrival: &Arrival<'_>,
+        transaction: &mut Transaction,
+    ) -> Result<Response<Content>, ProxyError> {
+        let Transaction {
+            context, wake, log, ..
+        } = transaction;
+        let downstream = ClientUpgrade::of(&mut request);
+        if request.method() != Method::CONNECT {
+            return Err(ProxyError::Target);
+        }
+        let host = request.uri().host().unwrap_or_default();
+        let destination = self.route_connection(host, arrival, context, log)?;
+        let resolved = self.resolve(&destination, arrival, log).await?;
+        let look_up = self.look_up_of(&destination, arrival.from_peer);
+        let mut pending = self.pending_connection(&destination, &resolved, &look_up);
+        let admitted = pending.admit(wake).await?;
+        let opener = Opener::new(&self.parts.upstream);
+        let sent = dispatch(&opener, &mut pending, arrival, admitted, (), wake, log).await?;
+        let rules = TunnelRules::of(&destination.route.config().tunnel, false);
+        let of = (Arc::clone(&pending.resolved.instance), sent.endpoint);
+        let place = Some((of, sent.slot));
+        let transaction = self.begin_tunnel(downstream, sent.response, rules, place, ());
+        Ok(Response::new(Content::Switching(transaction)))
+    }
+}

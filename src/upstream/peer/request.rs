@@ -1,0 +1,244 @@
+//! One request to another member, and its response's head.
+//!
+//! Guarantees: an error says whether the other end has certainly done nothing with the request; interim
+//! responses go before the final one; whoever drops the exchange resets its stream.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http1::InterimSink;
+use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
+
+use super::connection::{Connection, DialError, State};
+use super::error::PeerError;
+use super::upload::{NotSent, Upload};
+use crate::flow::ClientBuffers;
+use crate::upstream::headers::prepare_interim;
+use crate::upstream::peer_body::{PeerBody, PeerStream};
+use crate::upstream::replay::Replay;
+use crate::upstream::request_body::{BodyFailure, RequestBody};
+use crate::upstream::response_body::UpstreamBody;
+use crate::upstream::response_clock::ResponseClock;
+use crate::upstream::timed_body::{Part, TimedBody};
+
+/// How long a connection that a request waits on may be silent before it is asked whether its host is
+/// still there.
+const SILENCE: Duration = Duration::from_millis(800);
+
+/// A request as another member is to get it.
+pub struct PeerRequest {
+    head: Request<()>,
+    body: Option<Replay>,
+    interim: Option<InterimSink>,
+    buffers: Option<ClientBuffers>,
+}
+
+/// How an attempt failed.
+pub(super) enum Failed {
+    /// Nothing was done with the request.
+    Unprocessed,
+    /// Something may have been.
+    For(PeerError),
+}
+
+// === impl PeerRequest ===
+
+impl PeerRequest {
+    /// A request whose head is HTTP/2's; `interim` takes 1xx responses, where its client can be sent
+    /// some. A body is sent as long as it can be told that nobody has got it.
+    pub fn new(request: Request<RequestBody>, interim: Option<InterimSink>) -> Self {
+        let (parts, body) = request.into_parts();
+        let buffers = parts.extensions.get::<ClientBuffers>().cloned();
+        let body = (!body.is_nothing()).then(|| Replay::new(body, buffers.as_ref()));
+        let mut head = Request::new(());
+        *head.method_mut() = parts.method;
+        *head.uri_mut() = parts.uri;
+        *head.version_mut() = Version::HTTP_2;
+        *head.headers_mut() = parts.headers;
+        let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
+        if let Some(protocol) = protocol {
+            head.extensions_mut().insert(protocol);
+        }
+        Self {
+            head,
+            body,
+            interim,
+            buffers,
+        }
+    }
+
+    /// The head, which may be changed between two attempts.
+    pub fn head_mut(&mut self) -> &mut Request<()> {
+        &mut self.head
+    }
+
+    /// The body from its beginning, unless too much of it was sent.
+    pub fn body_again(&self) -> Option<RequestBody> {
+        match &self.body {
+            None => Some(RequestBody::default()),
+            Some(body) => body.again(),
+        }
+    }
+
+    /// Somebody has taken the request: it is not sent again.
+    pub fn is_taken(&self) {
+        if let Some(body) = &self.body {
+            body.is_taken();
+        }
+    }
+
+    fn failure(&self) -> Option<BodyFailure> {
+        let body_stats = self.body.as_ref()?.body_stats()?;
+        body_stats.failure()
+    }
+
+    /// Sends it once, and returns the response when its head is there.
+    pub(super) async fn send(
+        &self,
+        connection: &Connection,
+        body: RequestBody,
+        tasks: &TaskTracker,
+    ) -> Result<Response<UpstreamBody>, Failed> {
+        let (mut sender, seat) = connection.take();
+        let state = connection.state();
+        if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
+            return Err(unsent(state));
+        }
+        let is_switch = self.head.method() == Method::CONNECT;
+        let has_body = !body.is_nothing();
+        let is_whole = !has_body && !is_switch;
+        let Ok((mut answering, stream)) = sender.send_request(self.head.clone(), is_whole) else {
+            return Err(unsent(state));
+        };
+        drop(sender);
+        let (mut stream, mut upload, mut guard) = (Some(stream), None, None);
+        if has_body {
+            let clock = ResponseClock::new();
+            let (body, uploading) = TimedBody::new(body, &clock, self.buffers.clone());
+            guard = uploading;
+            upload = stream.take().map(|stream| Upload::new(stream, body));
+        }
+        let mut failure = None;
+        let answered = {
+            // In a box: most requests are answered sooner.
+            let mut watching = pin!(async {
+                loop {
+                    sleep(SILENCE).await;
+                    Box::pin(state.look(SILENCE)).await;
+                }
+            });
+            poll_fn(|cx| {
+                while let Poll::Ready(Some(Ok(interim))) = answering.poll_informational(cx) {
+                    self.pass(&interim);
+                }
+                if let Poll::Ready(answered) = Pin::new(&mut answering).poll(cx) {
+                    return Poll::Ready(Some(answered));
+                }
+                if let Some(uploading) = &mut upload
+                    && let Poll::Ready(sent) = uploading.poll(cx)
+                {
+                    upload = None;
+                    if let Err(NotSent::Client) = sent {
+                        failure = Some(self.failure().unwrap_or(BodyFailure::Broke));
+                        return Poll::Ready(None);
+                    }
+                }
+                let watched: Poll<()> = watching.as_mut().poll(cx);
+                match watched {
+                    Poll::Ready(()) | Poll::Pending => Poll::Pending,
+                }
+            })
+            .await
+        };
+        let response = match answered {
+            Some(Ok(response)) => response,
+            Some(Err(error)) => return Err(self.failed(error, state)),
+            None => {
+                let failure = failure.unwrap_or(BodyFailure::Broke);
+                return Err(Failed::For(PeerError::Client(failure)));
+            }
+        };
+        if let Some(stats) = self.body.as_ref().and_then(Replay::body_stats) {
+            stats.answered();
+        }
+        if let Some(mut upload) = upload {
+            // It goes on beside the response.
+            tasks.spawn(async move {
+                let _sent = poll_fn(|cx| upload.poll(cx)).await;
+            });
+        }
+        let (mut head, receive) = response.into_parts();
+        // The client's side writes its own version.
+        head.version = Version::HTTP_11;
+        let body = match stream {
+            Some(send) if is_switch && head.status == StatusCode::OK => {
+                PeerBody::of_switch(PeerStream::new(send, receive, seat))
+            }
+            stream => {
+                if let Some(mut send) = stream.filter(|_| is_switch) {
+                    let end = Part::uncounted(Bytes::new());
+                    // A stream that is over needs no end.
+                    let _over = send.send_data(end, true);
+                }
+                let length = head.headers.get(CONTENT_LENGTH).and_then(length_of);
+                PeerBody::new(receive, length, guard, seat)
+            }
+        };
+        Ok(Response::from_parts(head, UpstreamBody::of_peer(body)))
+    }
+
+    fn pass(&self, interim: &Response<()>) {
+        let status = interim.status();
+        if let Some(sink) = self.interim.as_ref()
+            && !matches!(status.as_u16(), 100 | 101)
+        {
+            let mut fields = interim.headers().clone();
+            prepare_interim(&mut fields);
+            sink(status, &fields);
+        }
+    }
+
+    fn failed(&self, error: h2::Error, state: &State) -> Failed {
+        if is_unprocessed(&error) {
+            return Failed::Unprocessed;
+        }
+        Failed::For(match (state.why(), self.failure()) {
+            (Some(DialError::Refused(reason)), _) => PeerError::Refused(reason),
+            (Some(DialError::Away(_)), _) => PeerError::Unreachable,
+            (None, Some(failure)) => PeerError::Client(failure),
+            (None, None) => PeerError::Broken(error.into()),
+        })
+    }
+}
+
+/// The library has not taken a request.
+fn unsent(state: &State) -> Failed {
+    match state.why() {
+        Some(DialError::Refused(reason)) => Failed::For(PeerError::Refused(reason)),
+        Some(DialError::Away(_)) | None => Failed::Unprocessed,
+    }
+}
+
+/// Whether the other end says that it has done nothing with the request: it refused the stream, or its
+/// GOAWAY leaves it out (RFC 9113 §6.8, §8.7).
+fn is_unprocessed(error: &h2::Error) -> bool {
+    let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    error.is_remote() && (is_refused || error.is_go_away())
+}
+
+fn length_of(value: &HeaderValue) -> Option<u64> {
+    value.to_str().ok()?.parse().ok()
+}
+
+impl std::fmt::Debug for PeerRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Targets may have secrets in them.
+        write!(f, "PeerRequest({})", self.head.method())
+    }
+}

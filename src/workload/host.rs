@@ -1,0 +1,123 @@
+//! What the door needs of the gateway, as a trait: this room knows no engine and no control plane.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::task::Owner;
+
+/// An instance that runs at an address, by its control plane's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resident {
+    /// Whose holds it has.
+    pub owner: Owner,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its state, in the control plane's word.
+    pub state: String,
+    /// After which time without connections it falls asleep; `None` when it never does so by itself.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// A control plane could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the control plane cannot be asked: {0}")]
+pub struct AskError(pub String);
+
+/// What the gateway knows of an instance besides.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Facts {
+    /// The number of its epoch: one stretch of being awake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The gateway's last wake of it, if the gateway remembers one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_wake: Option<LastWake>,
+    /// Requests that wait for it.
+    pub held: usize,
+    /// Requests at it.
+    pub inflight: usize,
+}
+
+/// A wake of the gateway's.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LastWake {
+    /// When it was over.
+    pub time: jiff::Timestamp,
+    /// `woken`, from its memory, or `booted`.
+    pub outcome: &'static str,
+    /// Milliseconds that it took.
+    pub took_ms: f64,
+}
+
+/// What became of an instance that is to be held awake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// The engine holds it awake, whenever it is.
+    Yes,
+    /// There is no such instance any more.
+    Gone,
+    /// The control plane cannot tell now.
+    Unknown,
+}
+
+/// How busy an instance is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Business {
+    /// Whether somebody waits for it, or something is open to it.
+    pub is_busy: bool,
+    /// The number of its epoch, while it is known to be awake.
+    pub epoch: Option<u64>,
+}
+
+/// What became of an instance that is to be put to sleep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rested {
+    /// It sleeps.
+    Asleep,
+    /// Somebody has asked for it meanwhile.
+    Busy,
+    /// Its hook says that it wants to go on.
+    Refused,
+    /// The control plane has not put it to sleep, and why.
+    Failed(String),
+}
+
+/// The gateway, as the door sees it.
+pub trait Host: Send + Sync + 'static {
+    /// How many control planes there are.
+    fn planes(&self) -> usize;
+
+    /// The instance that was at this address when it was heard of last.
+    fn last_seen_at(&self, address: IpAddr) -> Option<Owner>;
+
+    /// The instance, if its control plane, asked now, says that it runs at this address.
+    fn confirm<'a>(
+        &'a self,
+        owner: &'a Owner,
+        address: IpAddr,
+    ) -> BoxFuture<'a, Result<Option<Resident>, AskError>>;
+
+    /// The instances that run at each address, by all control planes' lists of now.
+    fn list(&self) -> BoxFuture<'_, Result<HashMap<IpAddr, Vec<Owner>>, AskError>>;
+
+    /// Holds an instance awake until then, or no more. Nothing is woken for it.
+    fn hold<'a>(&'a self, owner: &'a Owner, until: Option<Instant>) -> BoxFuture<'a, Kept>;
+
+    /// What is known of an instance.
+    fn facts(&self, owner: &Owner) -> Facts;
+
+    /// How busy an instance is.
+    fn business(&self, owner: &Owner) -> Business;
+
+    /// Puts an instance to sleep, unless somebody asks for it.
+    fn rest<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Rested>;
+
+    /// A task has begun to hold an instance awake that nothing held before.
+    fn note_held(&self, resident: &Resident, address: IpAddr, reason: &str);
+}

@@ -1,0 +1,213 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::{BoxFuture, FutureExt as _, join_all};
+use hypeman::InstanceId;
+
+use super::*;
+use crate::workload::{Business, Facts, Kept, Rested};
+
+/// Control planes whose instances a test moves.
+#[derive(Default)]
+struct Plane {
+    planes: usize,
+    at: Mutex<Vec<(Owner, IpAddr)>>,
+    last_seen: Mutex<Option<Owner>>,
+    is_down: std::sync::atomic::AtomicBool,
+    gets: AtomicUsize,
+    lists: AtomicUsize,
+}
+
+fn owner(id: &str) -> Owner {
+    Owner {
+        hypeman: "default".into(),
+        id: InstanceId::parse(id).unwrap(),
+    }
+}
+
+const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+impl Plane {
+    fn of(planes: usize, at: &[&str]) -> Arc<Self> {
+        let plane = Self {
+            planes,
+            ..Self::default()
+        };
+        plane.moved(at);
+        Arc::new(plane)
+    }
+
+    fn moved(&self, at: &[&str]) {
+        let at = at.iter().map(|id| (owner(id), HERE)).collect();
+        *self.at.lock().unwrap() = at;
+    }
+
+    fn counts(&self) -> (usize, usize) {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::SeqCst);
+        (count(&self.gets), count(&self.lists))
+    }
+
+    fn check(&self) -> Result<(), AskError> {
+        match self.is_down.load(Ordering::SeqCst) {
+            true => Err(AskError("it is down".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Host for Plane {
+    fn planes(&self) -> usize {
+        self.planes
+    }
+
+    fn last_seen_at(&self, _: IpAddr) -> Option<Owner> {
+        self.last_seen.lock().unwrap().clone()
+    }
+
+    fn confirm<'a>(
+        &'a self,
+        owner: &'a Owner,
+        address: IpAddr,
+    ) -> BoxFuture<'a, Result<Option<Resident>, AskError>> {
+        async move {
+            self.gets.fetch_add(1, Ordering::SeqCst);
+            self.check()?;
+            let is_there = self.at.lock().unwrap().contains(&(owner.clone(), address));
+            Ok(is_there.then(|| Resident {
+                owner: owner.clone(),
+                name: owner.id.as_str().into(),
+                state: "Running".to_owned(),
+                idle_timeout: None,
+            }))
+        }
+        .boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<HashMap<IpAddr, Vec<Owner>>, AskError>> {
+        async move {
+            self.lists.fetch_add(1, Ordering::SeqCst);
+            self.check()?;
+            let mut listed: HashMap<IpAddr, Vec<Owner>> = HashMap::new();
+            for (owner, address) in &*self.at.lock().unwrap() {
+                listed.entry(*address).or_default().push(owner.clone());
+            }
+            Ok(listed)
+        }
+        .boxed()
+    }
+
+    fn hold<'a>(&'a self, _: &'a Owner, _: Option<Instant>) -> BoxFuture<'a, Kept> {
+        async { Kept::Yes }.boxed()
+    }
+
+    fn facts(&self, _: &Owner) -> Facts {
+        Facts::default()
+    }
+
+    fn business(&self, _: &Owner) -> Business {
+        Business {
+            is_busy: false,
+            epoch: None,
+        }
+    }
+
+    fn rest<'a>(&'a self, _: &'a Owner) -> BoxFuture<'a, Rested> {
+        async { Rested::Asleep }.boxed()
+    }
+
+    fn note_held(&self, _: &Resident, _: IpAddr, _: &str) {}
+}
+
+/// A question of this very moment is anybody's who asks in it.
+async fn later() {
+    tokio::time::advance(Duration::from_millis(1)).await;
+}
+
+async fn who(identifier: &Identifier, evidence: &Evidence) -> String {
+    match identifier.identify(HERE, evidence).await {
+        Ok(resident) => resident.name.to_string(),
+        Err(refusal) => format!("{refusal:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_cost_a_list_in_two_seconds_however_many_they_are() {
+    let plane = Plane::of(1, &[]);
+    let identifier = Identifier::new(plane.clone());
+    let began = Instant::now();
+    for _ in 0..3 {
+        let evidence: Vec<Evidence> = (0..20).map(|_| Evidence::default()).collect();
+        let asking = evidence.iter().enumerate().map(|(number, evidence)| {
+            let address = IpAddr::from([10, 0, 1, u8::try_from(number).unwrap()]);
+            identifier.identify(address, evidence)
+        });
+        for answer in join_all(asking).await {
+            assert!(matches!(answer, Err(Refusal::Stranger)));
+        }
+    }
+    let lists = plane.counts().1;
+    assert!(
+        lists <= 1 + 2 * usize::try_from(began.elapsed().as_secs()).unwrap(),
+        "{lists}"
+    );
+    assert!(lists <= 7, "{lists}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_has_gone_over_to_another_is_the_others_on_a_new_connection_at_once() {
+    let plane = Plane::of(1, &["a"]);
+    let identifier = Identifier::new(plane.clone());
+    let (old, new) = (Evidence::default(), Evidence::default());
+    assert_eq!(who(&identifier, &old).await, "a");
+    assert_eq!(plane.counts(), (1, 1));
+    // A connection cannot go over to another: what it was told is good for a second.
+    assert_eq!(who(&identifier, &old).await, "a");
+    assert_eq!(plane.counts(), (1, 1));
+    plane.moved(&["b"]);
+    later().await;
+    assert_eq!(who(&identifier, &new).await, "b");
+    tokio::time::advance(FRESH).await;
+    assert_eq!(who(&identifier, &old).await, "b");
+    plane.moved(&[]);
+    tokio::time::advance(FRESH).await;
+    assert_eq!(who(&identifier, &old).await, "Stranger");
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_ask_at_once_share_a_question_and_an_address_asks_ten_times_a_second() {
+    let plane = Plane::of(1, &["a"]);
+    *plane.last_seen.lock().unwrap() = Some(owner("a"));
+    let identifier = Identifier::new(plane.clone());
+    let evidence: Vec<Evidence> = (0..16).map(|_| Evidence::default()).collect();
+    let asking = evidence.iter().map(|evidence| who(&identifier, evidence));
+    assert!(join_all(asking).await.iter().all(|name| name == "a"));
+    assert_eq!(plane.counts(), (1, 0), "nothing is listed for who is known");
+    let began = Instant::now();
+    for _ in 0..20 {
+        later().await;
+        assert_eq!(who(&identifier, &Evidence::default()).await, "a");
+    }
+    assert!(began.elapsed() >= PACE * 19, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_of_two_control_planes_is_nobodys_and_a_control_plane_that_is_down_lets_nobody_in()
+ {
+    let plane = Plane::of(2, &["a", "b"]);
+    *plane.last_seen.lock().unwrap() = Some(owner("a"));
+    let identifier = Identifier::new(plane.clone());
+    assert_eq!(who(&identifier, &Evidence::default()).await, "Ambiguous");
+    plane.moved(&["b"]);
+    later().await;
+    assert_eq!(who(&identifier, &Evidence::default()).await, "b");
+    plane.is_down.store(true, Ordering::SeqCst);
+    later().await;
+    let evidence = Evidence::default();
+    let refusal = identifier.identify(HERE, &evidence).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::Ask(_)), "{refusal:?}");
+    let one = Plane::of(1, &["a"]);
+    *one.last_seen.lock().unwrap() = Some(owner("a"));
+    one.is_down.store(true, Ordering::SeqCst);
+    let identifier = Identifier::new(one.clone());
+    let refusal = identifier.identify(HERE, &evidence).await.unwrap_err();
+    assert!(matches!(refusal, Refusal::Ask(_)), "{refusal:?}");
+}

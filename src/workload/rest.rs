@@ -1,0 +1,118 @@
+//! Instances that have said that they are done, and sleep as soon as nobody needs them.
+//!
+//! Guarantees: an instance has one wish at most; it is over when the instance sleeps, when its
+//! workload holds it awake again or wants to go on, when it was asleep meanwhile, and after a day;
+//! the call that puts it to sleep is the engine's, which no wish takes back.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::host::{Host, Rested};
+use super::task::Owner;
+
+/// How long the answer to the workload has to go out.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How often it is looked whether somebody needs the instance.
+const LOOK: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// The wishes that there are.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Wishes(Arc<Mutex<HashMap<Owner, CancellationToken>>>);
+
+/// One of them, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Wish {
+    wishes: Wishes,
+    owner: Owner,
+    over: CancellationToken,
+}
+
+// === impl Wishes ===
+
+impl Wishes {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Owner, CancellationToken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An instance is done; `None` when it has said so before.
+    pub(super) fn begin(&self, owner: &Owner) -> Option<Wish> {
+        let mut all = self.lock();
+        if all.contains_key(owner) {
+            return None;
+        }
+        let over = CancellationToken::new();
+        all.insert(owner.clone(), over.clone());
+        Some(Wish {
+            wishes: self.clone(),
+            owner: owner.clone(),
+            over,
+        })
+    }
+
+    /// An instance goes on.
+    pub(super) fn end(&self, owner: &Owner) {
+        if let Some(over) = self.lock().get(owner) {
+            over.cancel();
+        }
+    }
+}
+
+// === impl Wish ===
+
+impl Wish {
+    /// Puts the instance to sleep when nobody needs it. Its answer has gone out when `answered` is
+    /// cancelled.
+    pub(super) async fn carry_out(self, host: Arc<dyn Host>, answered: CancellationToken) {
+        let over = self.over.clone();
+        let resting = timeout(LONGEST, self.rest(&*host, &answered));
+        // It is over in any case.
+        let _over = over.run_until_cancelled(resting).await;
+    }
+
+    async fn rest(&self, host: &dyn Host, answered: &CancellationToken) {
+        let owner = &self.owner;
+        let mut epoch = host.business(owner).epoch;
+        let _late = timeout(ANSWER, answered.cancelled()).await;
+        loop {
+            let business = host.business(owner);
+            if epoch.is_some() && business.epoch != epoch {
+                // It has slept since, and may have been woken for somebody.
+                return;
+            }
+            epoch = business.epoch;
+            if business.is_busy {
+                sleep(LOOK).await;
+                continue;
+            }
+            let began = Instant::now();
+            match host.rest(owner).await {
+                Rested::Asleep => {
+                    let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    tracing::info!(instance = %owner.id, ms, "asleep, since its workload is done");
+                    return;
+                }
+                Rested::Busy => sleep(LOOK).await,
+                Rested::Refused => {
+                    tracing::info!(instance = %owner.id, "its workload wants to go on after all");
+                    return;
+                }
+                Rested::Failed(error) => {
+                    tracing::info!(instance = %owner.id, %error,
+                        "not put to sleep, though its workload is done");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Wish {
+    fn drop(&mut self) {
+        self.wishes.lock().remove(&self.owner);
+    }
+}

@@ -1,0 +1,87 @@
+//! The end of holds, and what other gateways do to them.
+//!
+//! Guarantees: a hold is looked at every second while there is one, so that a clock that is set
+//! forwards ends it, too; what changes in the directory is noticed within seconds; an instance whose
+//! handle the engine does not have yet gets one, a few at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::door::Door;
+use super::holds::TaskHold;
+use super::task::Owner;
+
+const TICK: Duration = Duration::from_secs(1);
+/// How often the directory is looked at, and everything told to the engine once more.
+const AGAIN: Duration = Duration::from_secs(5);
+/// Instances that are told to the engine at once, and how long one may take.
+const AT_ONCE: usize = 16;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+// === impl Door ===
+
+impl Door {
+    /// Looks after the holds until the gateway has cut everything.
+    pub async fn keep(self) {
+        let cut = self.cut.clone();
+        cut.run_until_cancelled(self.look_after())
+            .await
+            .unwrap_or(());
+    }
+
+    async fn look_after(&self) {
+        self.apply_all(self.holds.owners()).await;
+        let mut again_at = Instant::now() + AGAIN;
+        loop {
+            let now = Instant::now();
+            // The next end, or a second, so that a change of the clock is seen.
+            let next = self.holds.next_end().map(|end| end.min(now + TICK));
+            tokio::select! {
+                () = sleep_until(next.unwrap_or(again_at).min(again_at)) => {}
+                () = self.holds.placed() => {}
+            }
+            let ended = self.expire().await;
+            let mut owners: Vec<Owner> = Vec::new();
+            for hold in ended {
+                let (owner, task) = (hold.owner, hold.task);
+                tracing::info!(instance = %owner.id, name = %hold.name, %task, "its hold has ended");
+                owners.push(owner);
+            }
+            if Instant::now() >= again_at {
+                owners.extend(self.holds.owners());
+                let holds = Arc::clone(&self.holds);
+                // What other gateways have taken back is told to the engine, too.
+                let _failed = spawn_blocking(move || holds.refresh()).await;
+                owners.extend(self.holds.owners());
+                again_at = Instant::now() + AGAIN;
+            }
+            owners.sort_unstable();
+            owners.dedup();
+            self.apply_all(owners).await;
+        }
+    }
+
+    async fn expire(&self) -> Vec<TaskHold> {
+        let is_due = self.holds.has_ended();
+        if !is_due {
+            return Vec::new();
+        }
+        let holds = Arc::clone(&self.holds);
+        spawn_blocking(move || holds.expire())
+            .await
+            .unwrap_or_default()
+    }
+
+    async fn apply_all(&self, owners: Vec<Owner>) {
+        stream::iter(owners)
+            .for_each_concurrent(AT_ONCE, async |owner| {
+                // Who could not be told is told again.
+                let _late = timeout(PATIENCE, self.apply(&owner)).await;
+            })
+            .await;
+    }
+}
