@@ -17,7 +17,7 @@ use super::settings::{Setting as _, list, settings, word_settings};
 use super::shape::GoText;
 
 settings! {
-    /// Rules for tunnels: connections that are upgraded (WebSockets, above all), and raw ones.
+    /// Rules for tunnels: upgraded connections, such as those of WebSocket, and raw ones.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
     #[cfg_attr(test, derive(JsonSchema))]
     pub struct TunnelConfig {

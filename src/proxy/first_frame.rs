@@ -1,19 +1,17 @@
-//! WebSockets whose first data frame wakes their instance (`tunnel.wake = "first-frame"`).
+//! Connections of WebSocket whose first data frame wakes their instance (`tunnel.wake = "first-frame"`).
 //!
 //! Guarantees: a tab that connects again wakes nobody; while the instance sleeps the gateway is the
 //! other side: it shakes hands with no extension, answers pings and closes, and keeps nothing of the
-//! client's but the frame that wakes and what follows it, at most [`ROOM`] bytes; the instance gets the
+//! client's but the frame that wakes and what follows it, a few KiB; the instance gets the
 //! client's own handshake then, and every byte from that frame on; a wake that fails, or an instance that
 //! refuses, closes the connection with the reason's code. Where the instance is awake already, the
 //! handshake is its own, as without this rule.
 
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 
 use http::header::{SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, STRICT_TRANSPORT_SECURITY};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -33,28 +31,17 @@ use super::route::Target;
 use super::switching::{Offer, Switch};
 use super::transaction::{ExtraFields, Transaction};
 use super::tunnel_places::TunnelPlace;
-use crate::client::{ClientUpgrade, UpgradedClient};
+use crate::client::ClientUpgrade;
 use crate::config::TunnelWake;
-use crate::flow::{PeekStream, SendTimeout};
 use crate::hold::Slot;
 use crate::instance_tls::InstanceStream;
 use crate::telemetry::{Trace, TunnelEnd, TunnelState};
 use crate::upstream::{
-    Carried, Close, Farewell, ForwardError, FrameHeader, Hop, LONGEST_CONTROL, LeasedStream,
-    NotWebSocket, Opcode, Outgoing, RequestBody, TunnelRules, UpstreamBody, at, carry, close_for,
-    control, edit, masked,
+    Carried, Close, ForwardError, Hop, NoFrame, Outgoing, RequestBody, TunnelRules, TunnelStream,
+    UpstreamBody, WaitingClient, at, carry, close_for, edit,
 };
-use crate::wake::Endpoint;
+use crate::wake::{Endpoint, Instance};
 use hypeman::ControlPlane;
-
-/// What is read of a client at most while its instance wakes.
-const ROOM: usize = 16 * 1024;
-/// Opcodes (RFC 6455 §5.2).
-const CLOSE: u8 = 8;
-const PONG: u8 = 10;
-
-/// The client's side, of which some bytes have been read.
-type Client = PeekStream<SendTimeout<UpgradedClient>>;
 
 /// What has been judged of a handshake whose first frame is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -85,7 +72,8 @@ struct Wake<P> {
 
 /// The instance's side, when it has switched.
 struct Opened {
-    stream: PeekStream<LeasedStream>,
+    instance: Arc<Instance>,
+    stream: TunnelStream,
     endpoint: Endpoint,
     slot: Slot,
 }
@@ -213,13 +201,12 @@ impl<P: ControlPlane> Waiting<P> {
             return open.cut(TunnelEnd::Client);
         };
         let send_timeout = parts.server.load().send_timeout;
-        let mut client = PeekStream::new(SendTimeout::new(client, send_timeout));
+        let mut client = WaitingClient::new(client, send_timeout);
         let tunnel = &self.wake.target.destination.route.config().tunnel;
         let rules = TunnelRules::of(tunnel, true);
         let idle = rules.idle.map(|idle| Instant::now() + idle);
-        let mut is_answering = false;
         let first = tokio::select! {
-            first = first_frame(&mut client, &mut is_answering) => first,
+            first = client.first_frame() => first.map_err(Unopened::of),
             () = at(idle) => Err(Unopened::by(TunnelEnd::Idle)),
             () = at(rules.until) => Err(Unopened::by(TunnelEnd::MaxLife)),
             () = parts.cut.cancelled() => Err(Unopened::by(TunnelEnd::Gateway)),
@@ -236,12 +223,19 @@ impl<P: ControlPlane> Waiting<P> {
             Ok(opened) => {
                 open.goes_on();
                 let Opened {
+                    instance,
                     stream,
                     endpoint,
                     slot,
                 } = opened;
-                let place = Some(&endpoint);
-                let carrying = carry(client, stream, rules, &carried, place, &parts.cut);
+                let carrying = carry(
+                    client.into_stream(),
+                    stream,
+                    rules,
+                    &carried,
+                    (Some(&*instance), Some(&endpoint)),
+                    &parts.cut,
+                );
                 let farewell = carrying.await;
                 drop(slot);
                 farewell.say(Some(&endpoint)).await;
@@ -249,10 +243,8 @@ impl<P: ControlPlane> Waiting<P> {
             Err(Unopened { by, close }) => {
                 open.cut(by);
                 drop(open);
-                // Not in the middle of a frame of our own.
-                if let Some(close) = close.filter(|_| !is_answering) {
-                    let farewell = Farewell::of_client(client, &carried, close);
-                    farewell.say(None).await;
+                if let Some(close) = close {
+                    client.farewell(&carried, close).say(None).await;
                 }
             }
         }
@@ -266,7 +258,7 @@ impl<P: ControlPlane> Wake<P> {
     /// Wakes the instance, and shakes hands with it as the client has done with the gateway.
     async fn open(
         self,
-        client: &mut Client,
+        client: &mut WaitingClient,
         transaction: &mut Transaction,
     ) -> Result<Opened, Unopened> {
         let Self {
@@ -311,11 +303,8 @@ impl<P: ControlPlane> Wake<P> {
             loop {
                 tokio::select! {
                     sent = &mut opening => break sent,
-                    read = client.peek_more(ROOM), if has_room => match read {
-                        Ok(()) => {}
-                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                            has_room = false;
-                        }
+                    read = client.read_more(), if has_room => match read {
+                        Ok(more) => has_room = more,
                         Err(_) => return Err(Unopened::left()),
                     },
                     () = parts.cut.cancelled() => return Err(Unopened::by(TunnelEnd::Gateway)),
@@ -346,6 +335,7 @@ impl<P: ControlPlane> Wake<P> {
             let stream = response.body_mut().take_stream();
             let stream = stream.ok_or(ForwardError::Severed)?;
             Ok(Opened {
+                instance,
                 stream,
                 endpoint,
                 slot,
@@ -359,7 +349,7 @@ impl<P: ControlPlane> Wake<P> {
             Unopened {
                 by: TunnelEnd::Gateway,
                 close: Some(Close {
-                    code: close_code(description.status),
+                    code: close_code(description.retry_after.is_some()),
                     reason: description.code,
                 }),
             }
@@ -385,15 +375,12 @@ fn agreed(
     }
 }
 
-/// The code of a close (RFC 6455 §7.4, and IANA's "WebSocket Close Code Number Registry") for what a
-/// request would be answered with this status.
-fn close_code(status: StatusCode) -> u16 {
-    match status {
-        StatusCode::TOO_MANY_REQUESTS
-        | StatusCode::SERVICE_UNAVAILABLE
-        | StatusCode::GATEWAY_TIMEOUT => 1013,
-        StatusCode::BAD_GATEWAY => 1014,
-        _ => 1011,
+/// The code of a close (RFC 6455 §7.4, and IANA's "WebSocket Close Code Number Registry"): whether it is
+/// worth trying again later. 1014 would be for bad gateways, and some clients take it for a mistake.
+fn close_code(may_try_again: bool) -> u16 {
+    match may_try_again {
+        true => 1013,
+        false => 1011,
     }
 }
 
@@ -406,6 +393,17 @@ impl Unopened {
         Self { by, close }
     }
 
+    /// What has come is no data frame.
+    fn of(no_frame: NoFrame) -> Self {
+        match no_frame {
+            NoFrame::Left => Self::left(),
+            NoFrame::Protocol => Self {
+                by: TunnelEnd::Client,
+                close: Some(Close::protocol_error()),
+            },
+        }
+    }
+
     /// The client has gone.
     fn left() -> Self {
         Self {
@@ -416,78 +414,37 @@ impl Unopened {
 
     /// The instance does not switch, and answers with this status instead.
     fn refused(status: StatusCode) -> Self {
+        let may_try_again = matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT
+        );
         Self {
             by: TunnelEnd::Instance,
             close: Some(Close {
-                code: close_code(status),
+                code: close_code(may_try_again),
                 reason: "upgrade_refused",
             }),
         }
     }
 }
 
-/// Waits until a data frame begins, and answers what comes before it; `is_answering` says whether that
-/// is going on. Nothing of the data frame is taken.
-async fn first_frame(client: &mut Client, is_answering: &mut bool) -> Result<(), Unopened> {
-    loop {
-        let header = match FrameHeader::parse(client.peeked()) {
-            Ok(header) => header,
-            Err(NotWebSocket) => return Err(protocol_error()),
-        };
-        if let Some(header) = header {
-            let Some(mask) = header.mask else {
-                // RFC 6455 §5.1.
-                return Err(protocol_error());
-            };
-            let Some(length) = header.control_length() else {
-                return match header.opcode {
-                    Opcode::Continuation => Err(protocol_error()),
-                    _ => Ok(()),
-                };
-            };
-            if let Some(frame) = client.peeked().get(..length) {
-                let payload = frame.get(header.header_length..).unwrap_or_default();
-                let payload: Vec<u8> = masked(payload, mask).collect();
-                client.consume(length);
-                let answer = match header.opcode {
-                    Opcode::Ping => Some(control(PONG, &payload, None)),
-                    Opcode::Close => {
-                        Some(control(CLOSE, payload.get(..2).unwrap_or_default(), None))
-                    }
-                    Opcode::Pong => None,
-                    Opcode::Continuation | Opcode::Data | Opcode::Reserved => {
-                        return Err(protocol_error());
-                    }
-                };
-                if let Some(answer) = answer {
-                    *is_answering = true;
-                    if client.write_all(&answer).await.is_err() || client.flush().await.is_err() {
-                        return Err(Unopened::left());
-                    }
-                    *is_answering = false;
-                }
-                if header.opcode == Opcode::Close {
-                    let _ended = client.shutdown().await;
-                    return Err(Unopened::left());
-                }
-                continue;
-            }
-        }
-        if client.peek_more(LONGEST_CONTROL).await.is_err() {
-            return Err(Unopened::left());
-        }
-    }
-}
-
-fn protocol_error() -> Unopened {
-    Unopened {
-        by: TunnelEnd::Client,
-        close: Some(Close {
-            code: 1002,
-            reason: "protocol error",
-        }),
-    }
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_offer_that_is_known_is_picked() {
+        let mut headers = HeaderMap::new();
+        headers.append(SEC_WEBSOCKET_PROTOCOL, "v3,  v2".parse().unwrap());
+        headers.append(SEC_WEBSOCKET_PROTOCOL, "v1".parse().unwrap());
+        let picked = |known: &[&str]| {
+            let known: Vec<String> = known.iter().map(|&known| known.to_owned()).collect();
+            picked(&known, &headers).map(|picked| picked.to_str().unwrap().to_owned())
+        };
+        assert_eq!(picked(&["v1", "v2"]).as_deref(), Some("v2"));
+        assert_eq!(picked(&["v1"]).as_deref(), Some("v1"));
+        assert_eq!(picked(&["v"]), None);
+    }
+}

@@ -166,7 +166,7 @@ impl<P: ControlPlane> Gateway<P> {
         log.carried = Some(Arc::clone(&carried));
         let stop = &self.parts.cut;
         let endpoint = place.as_ref().map(|(endpoint, _)| *endpoint);
-        let farewell = carry(client, instance, rules, &carried, endpoint, stop).await;
+        let farewell = carry(client, instance, rules, &carried, (None, endpoint), stop).await;
         drop(place);
         farewell.say(endpoint).await;
     }

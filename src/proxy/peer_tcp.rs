@@ -4,6 +4,8 @@
 //! the front says what the node says; nothing of the client's bytes is sent before the node has
 //! answered, so that a node that is not the right one can be left for another.
 
+use std::sync::Arc;
+
 use http::uri::Authority;
 use http::{Method, Request, Response, Uri};
 
@@ -129,7 +131,8 @@ impl<P: ControlPlane> Gateway<P> {
         let opener = Opener::new(&self.parts.upstream);
         let sent = dispatch(&opener, &mut pending, arrival, admitted, (), wake, log).await?;
         let rules = TunnelRules::of(&destination.route.config().tunnel, false);
-        let place = Some((sent.endpoint, sent.slot));
+        let of = (Arc::clone(&pending.resolved.instance), sent.endpoint);
+        let place = Some((of, sent.slot));
         let transaction = self.begin_tunnel(downstream, sent.response, rules, place, ());
         Ok(Response::new(Content::Switching(transaction)))
     }

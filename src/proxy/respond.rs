@@ -46,8 +46,8 @@ enum HandOver {
 
 /// Where a response has come from.
 enum Origin {
-    /// The instance, at this endpoint; the request has this place there.
-    Instance(Endpoint, Slot),
+    /// This instance, at this endpoint; the request has this place there.
+    Instance((Arc<Instance>, Endpoint), Slot),
     /// Another host's node.
     Peer,
 }
@@ -61,7 +61,7 @@ impl<P: ControlPlane> Gateway<P> {
         sent: Sent<Response<UpstreamBody>>,
         mut target: Target,
         arrival: &Arrival<'_>,
-        instance: &Instance,
+        instance: &Arc<Instance>,
         extra: &mut ExtraFields,
     ) -> Result<Response<Content>, ProxyError> {
         let Sent {
@@ -85,7 +85,7 @@ impl<P: ControlPlane> Gateway<P> {
             wake: config.wake_header || arrival.facts().is_some(),
             server_timing: config.server_timing,
         };
-        let origin = Origin::Instance(endpoint, slot);
+        let origin = Origin::Instance((Arc::clone(instance), endpoint), slot);
         if arrival.facts().is_none() {
             return self.finish(response, fields, target, origin);
         }
@@ -182,9 +182,9 @@ impl<P: ControlPlane> Gateway<P> {
         let severed = || ProxyError::Forward(ForwardError::Severed);
         let body = response.body_mut();
         let transaction = match origin {
-            Origin::Instance(endpoint, slot) => {
+            Origin::Instance(of, slot) => {
                 let instance = body.take_stream().ok_or_else(severed)?;
-                self.begin_tunnel(downstream, instance, rules, Some((endpoint, slot)), place)
+                self.begin_tunnel(downstream, instance, rules, Some((of, slot)), place)
             }
             Origin::Peer => {
                 let instance = body.take_peer_stream().ok_or_else(severed)?;
@@ -202,7 +202,7 @@ impl<P: ControlPlane> Gateway<P> {
         downstream: ClientUpgrade,
         instance: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         rules: TunnelRules,
-        place: Option<(Endpoint, Slot)>,
+        place: Option<((Arc<Instance>, Endpoint), Slot)>,
         kept: impl Send + 'static,
     ) -> oneshot::Sender<Box<Transaction>> {
         let cut = self.parts.cut.clone();
@@ -211,9 +211,11 @@ impl<P: ControlPlane> Gateway<P> {
         let (transaction, handed_over) = oneshot::channel::<Box<Transaction>>();
         self.parts.tunnels.spawn(async move {
             let limits = (&cut, send_timeout);
-            let (endpoint, slot) = place.unzip();
-            let endpoint = endpoint.as_ref();
-            let farewell = tunnel(downstream, instance, rules, &carried, endpoint, limits).await;
+            let (of, slot) = place.unzip();
+            let (owner, endpoint) = of.unzip();
+            let (owner, endpoint) = (owner.as_deref(), endpoint.as_ref());
+            let of = (owner, endpoint);
+            let farewell = tunnel(downstream, instance, rules, &carried, of, limits).await;
             drop(slot);
             farewell.say(endpoint).await;
             drop(kept);

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::carried::Carried;
@@ -20,7 +20,11 @@ use super::websocket::Close;
 use crate::config::TunnelConfig;
 use crate::deadline::Deadline;
 use crate::telemetry::{TunnelEnd as EndedBy, TunnelState};
-use crate::wake::Endpoint;
+use crate::wake::{Endpoint, Instance};
+
+/// How long it is waited for whether an instance that breaks a WebSocket off sleeps: what its clients are
+/// told depends on it.
+const VERDICT: Duration = Duration::from_secs(1);
 
 /// The rules for one tunnel, or raw connection.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,14 +69,14 @@ pub fn close_for(ended_by: EndedBy) -> Close {
     }
 }
 
-/// Carries bytes both ways, until both sides have ended, the epoch of `endpoint` ends, the rules say so,
+/// Carries bytes both ways, until both sides have ended, the epoch of `endpoint`, which is `owner`'s, ends, the rules say so,
 /// or `stop`. What is to be done then is for whoever has given back what the tunnel had.
 pub async fn carry<'a, C, I>(
     client: C,
     instance: I,
     rules: TunnelRules,
     carried: &'a Carried,
-    endpoint: Option<&Endpoint>,
+    (owner, endpoint): (Option<&Instance>, Option<&Endpoint>),
     stop: &CancellationToken,
 ) -> Farewell<'a, C, I>
 where
@@ -84,41 +88,57 @@ where
     let mut idle = rules
         .idle
         .map(|idle| (idle, Deadline::new(Instant::now() + idle)));
-    let copying = poll_fn(|cx| {
-        if let Poll::Ready(copied) = relay.poll_copy(cx) {
-            return Poll::Ready(Some(copied));
-        }
-        if let Some((idle, deadline)) = &mut idle {
-            if relay.take_payload() {
-                deadline.set(Instant::now() + *idle);
+    let ended_by = loop {
+        let copying = poll_fn(|cx| {
+            if let Poll::Ready(copied) = relay.poll_copy(cx) {
+                return Poll::Ready(Some(copied));
             }
-            if deadline.poll_over(cx).is_ready() {
-                return Poll::Ready(None);
+            if let Some((idle, deadline)) = &mut idle {
+                if relay.take_payload() {
+                    deadline.set(Instant::now() + *idle);
+                }
+                if deadline.poll_over(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
             }
-        }
-        Poll::Pending
-    });
-    let ended_by = tokio::select! {
-        copied = copying => match copied {
-            Some(Ok(())) => {
-                open.complete();
-                return Farewell::nothing();
-            }
-            Some(Err(error)) => {
-                tracing::debug!(%error, "a tunnel or connection broke");
+            Poll::Pending
+        });
+        tokio::select! {
+            copied = copying => match copied {
+                Some(Ok(())) => {
+                    open.complete();
+                    return Farewell::nothing();
+                }
+                Some(Err(error)) => {
+                    let is_end = relay.to_client.take_held_end();
+                    let is_instances = carried.ended_by() == EndedBy::Instance;
+                    if is_instances && owner.is_some() && relay.to_client.lacks_close() {
+                        if let Some(owner) = owner {
+                            owner.doubt();
+                        }
+                        let asleep = timeout(VERDICT, cut(endpoint)).await;
+                        if asleep.is_ok() {
+                            break EndedBy::Sleep;
+                        }
+                    }
+                    if is_end {
+                        continue;
+                    }
+                    tracing::debug!(%error, "a tunnel or connection broke");
+                    open.over();
+                    return Farewell::nothing();
+                }
+                None => break EndedBy::Idle,
+            },
+            () = cut(endpoint) => break EndedBy::Sleep,
+            () = carried.is_forsaken() => {
+                tracing::debug!("one side has ended and the other is silent");
                 open.over();
                 return Farewell::nothing();
             }
-            None => EndedBy::Idle,
-        },
-        () = cut(endpoint) => EndedBy::Sleep,
-        () = carried.is_forsaken() => {
-            tracing::debug!("one side has ended and the other is silent");
-            open.over();
-            return Farewell::nothing();
+            () = at(rules.until) => break EndedBy::MaxLife,
+            () = stop.cancelled() => break EndedBy::Gateway,
         }
-        () = at(rules.until) => EndedBy::MaxLife,
-        () = stop.cancelled() => EndedBy::Gateway,
     };
     open.cut(ended_by);
     let is_by_rule = matches!(ended_by, EndedBy::Idle | EndedBy::MaxLife);

@@ -42,6 +42,7 @@ mod timed_body;
 mod trailers;
 mod tunnel;
 mod via;
+mod waiting_client;
 mod websocket;
 
 pub use bound_auth::{ClientConnection, has_bound_credentials};
@@ -67,8 +68,9 @@ pub use proxy_protocol::ProxyHeader;
 pub use request_body::{BodyError, BodyFailure, BodyStats, RequestBody};
 pub use response_body::{ResponseError, UpstreamBody};
 pub use trailers::TrailerRules;
-pub use tunnel::{TunnelFarewell, tunnel};
+pub use tunnel::{TunnelFarewell, TunnelStream, tunnel};
 pub use via::{Pseudonym, Pseudonyms, ViaElement};
+pub use waiting_client::{ClientStream, NoFrame, WaitingClient};
 pub use websocket::{
     Close, FrameHeader, FrameReader, LONGEST_CONTROL, NotWebSocket, Opcode, control, masked,
 };

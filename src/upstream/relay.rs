@@ -36,6 +36,10 @@ pub(super) struct Flow {
     pub(super) frames: Option<FrameReader>,
     source: Source,
     needs_flush: bool,
+    /// Whether the source's end is told before it is passed on, where it comes without a close.
+    holds_end: bool,
+    /// Whether that has happened, and the end is to be passed on.
+    is_end_held: bool,
     /// Whether payload was written since that was asked last.
     has_payload: bool,
 }
@@ -56,15 +60,18 @@ where
     I: AsyncRead + AsyncWrite + Unpin,
 {
     pub(super) fn new(client: C, instance: I, carried: &'a Carried, has_frames: bool) -> Self {
+        let mut to_client = Flow::new(has_frames);
+        to_client.holds_end = has_frames;
         Self {
             client: Side::new(client, carried, EndedBy::Client),
             instance: Some(Side::new(instance, carried, EndedBy::Instance)),
-            to_client: Flow::new(has_frames),
+            to_client,
             to_instance: Flow::new(has_frames),
         }
     }
 
-    /// Carries what can be carried; ready when both sides have ended.
+    /// Carries what can be carried; ready when both sides have ended. An instance's end without a close
+    /// is an error first, and is passed on if this is polled again.
     pub(super) fn poll_copy(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(instance) = &mut self.instance else {
             return Poll::Ready(Ok(()));
@@ -93,6 +100,8 @@ impl Flow {
             frames: has_frames.then(FrameReader::new),
             source: Source::Open,
             needs_flush: false,
+            holds_end: false,
+            is_end_held: false,
             has_payload: false,
         }
     }
@@ -100,6 +109,17 @@ impl Flow {
     /// Whether the frames are known.
     pub(super) fn has_frames(&self) -> bool {
         self.frames.as_ref().is_some_and(|frames| !frames.is_lost())
+    }
+
+    /// Whether the sink has whole frames only, and none that closes the connection.
+    pub(super) fn lacks_close(&self) -> bool {
+        let frames = self.frames.as_ref();
+        frames.is_some_and(|frames| frames.is_between() && !frames.has_closed())
+    }
+
+    /// Whether the source has ended just now, and the sink has not been told.
+    pub(super) fn take_held_end(&mut self) -> bool {
+        std::mem::take(&mut self.is_end_held)
     }
 
     fn poll_copy(
@@ -139,7 +159,12 @@ impl Flow {
         let bytes = read.filled();
         if bytes.is_empty() {
             self.source = Source::Ended;
-            return Poll::Ready(Ok(()));
+            let is_held = std::mem::take(&mut self.holds_end) && self.lacks_close();
+            self.is_end_held = is_held;
+            return Poll::Ready(match is_held {
+                true => Err(io::ErrorKind::UnexpectedEof.into()),
+                false => Ok(()),
+            });
         }
         let written = match Pin::new(sink).poll_write(cx, bytes)? {
             Poll::Ready(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),

@@ -13,10 +13,14 @@ use super::carried::Carried;
 use super::carry::{TunnelRules, carry};
 use super::epoch_end::cut;
 use super::farewell::Farewell;
+use super::leased_stream::LeasedStream;
 use crate::client::{ClientUpgrade, UpgradedClient};
-use crate::flow::SendTimeout;
+use crate::flow::{PeekStream, SendTimeout};
 use crate::telemetry::{TunnelEnd as EndedBy, TunnelState};
-use crate::wake::Endpoint;
+use crate::wake::{Endpoint, Instance};
+
+/// The stream of an instance that has switched.
+pub type TunnelStream = PeekStream<LeasedStream>;
 
 /// What is left to be done when a tunnel has ended.
 pub type TunnelFarewell<'a, I> = Farewell<'a, SendTimeout<UpgradedClient>, I>;
@@ -27,7 +31,7 @@ pub async fn tunnel<'a, I>(
     instance: I,
     rules: TunnelRules,
     carried: &'a Carried,
-    endpoint: Option<&Endpoint>,
+    (owner, endpoint): (Option<&Instance>, Option<&Endpoint>),
     (stop, send_timeout): (&CancellationToken, Duration),
 ) -> TunnelFarewell<'a, I>
 where
@@ -47,7 +51,8 @@ where
         Ok(client) => {
             open.goes_on();
             let client = SendTimeout::new(client, send_timeout);
-            carry(client, instance, rules, carried, endpoint, stop).await
+            let place = (owner, endpoint);
+            carry(client, instance, rules, carried, place, stop).await
         }
         Err(error) => {
             open.cut(EndedBy::Client);

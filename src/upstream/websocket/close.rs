@@ -30,6 +30,12 @@ impl Close {
         Self { code: 1012, reason }
     }
 
+    /// The other side does not speak WebSocket.
+    pub const fn protocol_error() -> Self {
+        let (code, reason) = (1002, "protocol error");
+        Self { code, reason }
+    }
+
     fn payload(self) -> Vec<u8> {
         let mut length = self.reason.len().min(LONGEST_REASON);
         while !self.reason.is_char_boundary(length) {

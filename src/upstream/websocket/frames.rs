@@ -260,11 +260,11 @@ mod tests {
         match length {
             0..=125 => bytes.push(bit | u8::try_from(length).unwrap()),
             126..=0xffff => {
-                bytes.push(bit | 126);
+                bytes.push(bit | 0x7e);
                 bytes.extend(u16::try_from(length).unwrap().to_be_bytes());
             }
             _ => {
-                bytes.push(bit | 127);
+                bytes.push(bit | 0x7f);
                 bytes.extend((length as u64).to_be_bytes());
             }
         }

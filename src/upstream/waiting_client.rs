@@ -1,0 +1,215 @@
+//! A client of WebSocket whose instance is not there yet.
+//!
+//! Guarantees: pings and closes are answered in the instance's place (RFC 6455 §5.5); nothing of a data
+//! frame is taken, and no more than [`ROOM`] bytes are read ahead; no frame is begun in the middle of an
+//! answer.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+
+use super::carried::Carried;
+use super::farewell::Farewell;
+use super::websocket::{
+    Close, FrameHeader, LONGEST_CONTROL, NotWebSocket, Opcode, control, masked,
+};
+use crate::client::UpgradedClient;
+use crate::flow::{PeekStream, SendTimeout};
+
+/// What is read ahead at most.
+const ROOM: usize = 16 * 1024;
+/// Opcodes (RFC 6455 §5.2).
+const CLOSE: u8 = 8;
+const PONG: u8 = 10;
+
+/// The client's side of a tunnel, of which some bytes have been read.
+pub type ClientStream = PeekStream<SendTimeout<UpgradedClient>>;
+
+/// A client that the gateway has shaken hands with.
+pub struct WaitingClient {
+    stream: ClientStream,
+    /// Whether an answer is being written.
+    is_answering: bool,
+}
+
+/// There will be no data frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoFrame {
+    /// The client has closed its side, or is gone.
+    #[error("the client has left")]
+    Left,
+    /// It has sent what no client may send.
+    #[error("the client does not speak WebSocket")]
+    Protocol,
+}
+
+// === impl WaitingClient ===
+
+impl WaitingClient {
+    /// A client that may take nothing for `send_timeout` at most.
+    pub fn new(client: UpgradedClient, send_timeout: Duration) -> Self {
+        Self {
+            stream: PeekStream::new(SendTimeout::new(client, send_timeout)),
+            is_answering: false,
+        }
+    }
+
+    /// Waits until a data frame begins, and answers what comes before it.
+    pub async fn first_frame(&mut self) -> Result<(), NoFrame> {
+        loop {
+            let header = FrameHeader::parse(self.stream.peeked());
+            let header = header.map_err(|NotWebSocket| NoFrame::Protocol)?;
+            if let Some(header) = header {
+                // RFC 6455 §5.1.
+                let mask = header.mask.ok_or(NoFrame::Protocol)?;
+                let Some(length) = header.control_length() else {
+                    return match header.opcode == Opcode::Continuation {
+                        true => Err(NoFrame::Protocol),
+                        false => Ok(()),
+                    };
+                };
+                if let Some(frame) = self.stream.peeked().get(..length) {
+                    let payload = frame.get(header.header_length..).unwrap_or_default();
+                    let payload: Vec<u8> = masked(payload, mask).collect();
+                    self.stream.consume(length);
+                    self.answer(header.opcode, &payload).await?;
+                    continue;
+                }
+            }
+            let more = self.stream.peek_more(LONGEST_CONTROL).await;
+            more.map_err(|_| NoFrame::Left)?;
+        }
+    }
+
+    async fn answer(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), NoFrame> {
+        let answer = match opcode {
+            Opcode::Ping => control(PONG, payload, None),
+            // With the code, if there is one.
+            Opcode::Close => control(CLOSE, payload.get(..2).unwrap_or_default(), None),
+            Opcode::Pong => return Ok(()),
+            Opcode::Continuation | Opcode::Data | Opcode::Reserved => {
+                return Err(NoFrame::Protocol);
+            }
+        };
+        self.is_answering = true;
+        let written = self.stream.write_all(&answer).await;
+        written.map_err(|_| NoFrame::Left)?;
+        self.stream.flush().await.map_err(|_| NoFrame::Left)?;
+        self.is_answering = false;
+        if opcode != Opcode::Close {
+            return Ok(());
+        }
+        let _ended = self.stream.shutdown().await;
+        Err(NoFrame::Left)
+    }
+
+    /// Reads more ahead, if anything comes; whether there is room for still more.
+    pub async fn read_more(&mut self) -> Result<bool, NoFrame> {
+        match self.stream.peek_more(ROOM).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(false),
+            Err(_) => Err(NoFrame::Left),
+        }
+    }
+
+    /// The stream, from the first byte on that nobody has taken.
+    pub fn into_stream(self) -> ClientStream {
+        self.stream
+    }
+
+    /// The leave of the client, which is told why if that is not in the middle of an answer.
+    pub fn farewell(
+        self,
+        carried: &Carried,
+        close: Close,
+    ) -> Farewell<'_, ClientStream, tokio::io::Empty> {
+        match self.is_answering {
+            true => Farewell::nothing(),
+            false => Farewell::of_client(self.stream, carried, close),
+        }
+    }
+}
+
+impl fmt::Debug for WaitingClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WaitingClient(is_answering: {})", self.is_answering)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    fn client() -> (DuplexStream, WaitingClient) {
+        let (near, far) = duplex(64 * 1024);
+        (near, WaitingClient::new(Box::pin(far), LIMIT))
+    }
+
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = control(first & 0x0f, payload, Some([7, 1, 200, 3])).to_vec();
+        bytes[0] = first;
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pings_and_closes_are_answered_and_nothing_of_a_data_frame_is_taken() {
+        let (mut near, mut client) = client();
+        let data = frame(0x81, b"wake up");
+        for bytes in [
+            frame(0x89, b"are you there"),
+            frame(0x8a, b"x"),
+            frame(0x89, b""),
+        ] {
+            near.write_all(&bytes).await.unwrap();
+        }
+        near.write_all(&data[..1]).await.unwrap();
+        let waited = tokio::time::timeout(LIMIT, client.first_frame()).await;
+        assert!(waited.is_err(), "a byte is no frame yet");
+        near.write_all(&data[1..]).await.unwrap();
+        assert!(client.first_frame().await.is_ok());
+        assert_eq!(client.stream.peeked(), data);
+        let mut answers = [0; 17];
+        near.read_exact(&mut answers).await.unwrap();
+        assert_eq!(&answers, b"\x8a\x0dare you there\x8a\0");
+        assert!(!client.is_answering);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_is_answered_with_its_code_and_is_the_clients() {
+        let (mut near, mut client) = client();
+        near.write_all(&frame(0x88, b"\x03\xe8bye")).await.unwrap();
+        let ended = client.first_frame().await.unwrap_err();
+        assert_eq!(ended, NoFrame::Left);
+        drop(client);
+        let mut answer = Vec::new();
+        near.read_to_end(&mut answer).await.unwrap();
+        assert_eq!(answer, b"\x88\x02\x03\xe8");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_client_may_not_send_wakes_nobody() {
+        let mut unmasked = frame(0x81, b"x");
+        unmasked[1] &= 0x7f;
+        for wrong in [
+            unmasked,
+            frame(0x80, b"x"),
+            frame(0x8b, b"x"),
+            frame(0x09, b"x"),
+        ] {
+            let (mut near, mut client) = client();
+            near.write_all(&wrong).await.unwrap();
+            let ended = client.first_frame().await.unwrap_err();
+            assert_eq!(ended, NoFrame::Protocol, "{wrong:?}");
+        }
+        let (near, mut client) = client();
+        drop(near);
+        let ended = client.first_frame().await.unwrap_err();
+        assert_eq!(ended, NoFrame::Left);
+    }
+}
