@@ -378,12 +378,15 @@ mod tests {
              [ingress]\nwatch = true\ntls = {{ dir = \"/nowhere\" }}\n\
              [[listener]]\naddress = \"127.0.0.1:80\"\ntls = {{ internal = {ca:?} }}\n\
              [[listener]]\naddress = \"127.0.0.1:81\"\ntls = {{ cert = {file:?}, key = \"/no\" }}\n\
+             [workload]\naddress = \"127.0.0.1:80\"\nstate_dir = {ca:?}\n\
              [[hypeman]]\napi_key_file = \"/nowhere\"\n"
         ));
         assert_eq!(
             keys(&config),
             [
                 "admin.address",
+                "workload.address",
+                "workload.state_dir",
                 "listener[0].tls.internal",
                 "listener[1].tls.key",
                 "ingress.tls.dir",

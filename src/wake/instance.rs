@@ -33,6 +33,9 @@ const COMMANDS: usize = 1024;
 const CERTAINLY: Duration = Duration::from_secs(2);
 /// An application that wants to stay awake is heard again when it asks for this much more.
 const MORE_HOLD: Duration = Duration::from_secs(1);
+/// Milliseconds after which it is looked again whether an instance that its workload holds, and that
+/// was not awake, is so.
+const LOOK_AGAIN: u64 = 15_000;
 /// A request whose client leaves this share of its route's time to a wake is a measure of the wake.
 const PATIENT: f64 = 0.9;
 
@@ -88,6 +91,8 @@ pub struct Instance<S = InstanceStream> {
     kept_until: AtomicU64,
     /// Until when its workload holds it awake, in whatever epoch; 0 when it does not.
     held_until: AtomicU64,
+    /// When the task was told of it last.
+    told_held: AtomicU64,
 }
 
 /// What went wrong with a connection to an instance.
@@ -149,6 +154,7 @@ impl<S> Instance<S> {
             asked_for: AtomicU64::new(0),
             kept_until: AtomicU64::new(0),
             held_until: AtomicU64::new(0),
+            told_held: AtomicU64::new(0),
         };
         (Arc::new(instance), received)
     }
@@ -429,12 +435,21 @@ impl<S> Instance<S> {
         }
     }
 
-    /// Its workload holds it awake until then, in whatever epoch, or no more.
+    /// Its workload holds it awake until then, in whatever epoch, or no more. Said again and again,
+    /// it makes the task look now and then whether an instance that slept is awake.
     pub fn hold_awake(&self, until: Option<Instant>) {
+        let now = self.millis(Instant::now());
         let until = until.map_or(0, |until| self.millis(until).max(1));
-        if self.held_until.swap(until, Ordering::AcqRel) != until {
-            // A task that is too busy comes by at the next look.
-            let _busy = self.commands.try_send(Command::Held);
+        let before = self.held_until.swap(until, Ordering::AcqRel);
+        let told = self.told_held.load(Ordering::Relaxed);
+        let is_due = until > 0 && self.awake.load().is_none() && now >= told + LOOK_AGAIN;
+        if before == until && !is_due {
+            return;
+        }
+        match self.commands.try_send(Command::Held) {
+            Ok(()) => self.told_held.store(now, Ordering::Relaxed),
+            // A task that is too busy is told the next time.
+            Err(_) => self.held_until.store(before, Ordering::Release),
         }
     }
 

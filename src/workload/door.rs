@@ -294,13 +294,12 @@ async fn idle(
         let tasks: Vec<&str> = holds.iter().map(|hold| hold.task.as_str()).collect();
         return Err(Refusal::HoldsStand(tasks.join(", ")));
     }
-    if let Some(wish) = door.wishes.begin(&resident.owner) {
-        let resting = wish.carry_out(Arc::clone(&door.host), connection.ended.clone());
-        let cut = door.cut.clone();
-        door.tasks.spawn(async move {
-            cut.run_until_cancelled(resting).await.unwrap_or(());
-        });
-    }
+    let wish = door.wishes.begin(&resident.owner);
+    let resting = wish.carry_out(Arc::clone(&door.host), connection.ended.clone());
+    let cut = door.cut.clone();
+    door.tasks.spawn(async move {
+        cut.run_until_cancelled(resting).await.unwrap_or(());
+    });
     // The answer is the last of its connection, so that nothing is open when it sleeps.
     let fields = [
         (CONNECTION, HeaderValue::from_static("close")),

@@ -1,10 +1,11 @@
 //! Instances that have said that they are done, and sleep as soon as nobody needs them.
 //!
-//! Guarantees: an instance has one wish at most; it is over when the instance sleeps, when its
+//! Guarantees: an instance has one wish at most, its last one; it is over when the instance sleeps, when its
 //! workload holds it awake again or wants to go on, when it was asleep meanwhile, and after a day;
 //! the call that puts it to sleep is the engine's, which no wish takes back.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,41 +23,45 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// The wishes that there are.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Wishes(Arc<Mutex<HashMap<Owner, CancellationToken>>>);
+pub(super) struct Wishes(Arc<Mutex<HashMap<Owner, (u64, CancellationToken)>>>);
+
+static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
 /// One of them, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Wish {
     wishes: Wishes,
     owner: Owner,
+    number: u64,
     over: CancellationToken,
 }
 
 // === impl Wishes ===
 
 impl Wishes {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Owner, CancellationToken>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Owner, (u64, CancellationToken)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An instance is done; `None` when it has said so before.
-    pub(super) fn begin(&self, owner: &Owner) -> Option<Wish> {
-        let mut all = self.lock();
-        if all.contains_key(owner) {
-            return None;
-        }
+    /// An instance is done; what it has said before is over.
+    pub(super) fn begin(&self, owner: &Owner) -> Wish {
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
         let over = CancellationToken::new();
-        all.insert(owner.clone(), over.clone());
-        Some(Wish {
+        let before = self.lock().insert(owner.clone(), (number, over.clone()));
+        if let Some((_, before)) = before {
+            before.cancel();
+        }
+        Wish {
             wishes: self.clone(),
             owner: owner.clone(),
+            number,
             over,
-        })
+        }
     }
 
     /// An instance goes on.
     pub(super) fn end(&self, owner: &Owner) {
-        if let Some(over) = self.lock().get(owner) {
+        if let Some((_, over)) = self.lock().remove(owner) {
             over.cancel();
         }
     }
@@ -113,6 +118,39 @@ impl Wish {
 
 impl Drop for Wish {
     fn drop(&mut self) {
-        self.wishes.lock().remove(&self.owner);
+        let mut all = self.wishes.lock();
+        // Another may have taken its place.
+        if all
+            .get(&self.owner)
+            .is_some_and(|(number, _)| *number == self.number)
+        {
+            all.remove(&self.owner);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hypeman::InstanceId;
+
+    #[test]
+    fn the_last_wish_is_the_one_that_counts_and_what_is_over_leaves_nothing() {
+        let owner = Owner {
+            hypeman: "default".into(),
+            id: InstanceId::parse("a").unwrap(),
+        };
+        let wishes = Wishes::default();
+        let (first, second) = (wishes.begin(&owner), wishes.begin(&owner));
+        assert!(first.over.is_cancelled() && !second.over.is_cancelled());
+        drop(first);
+        wishes.end(&owner);
+        assert!(second.over.is_cancelled());
+        // Said while the one before is still on its way out.
+        let third = wishes.begin(&owner);
+        drop(second);
+        assert!(!third.over.is_cancelled() && wishes.lock().len() == 1);
+        drop(third);
+        assert!(wishes.lock().is_empty());
     }
 }

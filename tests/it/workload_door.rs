@@ -427,6 +427,29 @@ async fn a_workload_that_is_done_is_asked_by_its_hook_and_may_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_door_answers_until_a_drain_is_over() {
+    let plane = Plane::start().await;
+    let blue = plane.listening(Wanted::hello("blue").idle(LONG)).await;
+    let mut gateway = Gateway::start(&plane, DOOR).await;
+    let (caller, client) = (Caller::of(&blue, gateway.door.unwrap()), gateway.client());
+    let slow = spawn(async move { client.get("blue", "/slow?delay=3s").await.status() });
+    eventually("it is there", async || {
+        gateway.metric("wakegate_inflight_requests").await >= 1.0
+    })
+    .await;
+    gateway.drain();
+    eventually("it drains", async || {
+        gateway.metric("wakegate_draining").await >= 1.0
+    })
+    .await;
+    assert_eq!(caller.hold("last", "1h").await.0, 200);
+    assert_eq!(caller.tasks().await, ["last"]);
+    assert_eq!(slow.await.unwrap(), 200);
+    assert!(gateway.stop().await, "nothing had to be cut");
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn holds_of_an_instance_that_is_gone_are_gone() {
     let (plane, dir) = (Plane::start().await, tempfile::tempdir().unwrap());
     let blue = plane.listening(Wanted::hello("blue").idle(LONG)).await;

@@ -3,6 +3,7 @@ use std::net::IpAddr;
 use super::*;
 use crate::wake::lease::LeaseTerms;
 
+mod looks;
 mod properties;
 
 const PORT: Target = Target {

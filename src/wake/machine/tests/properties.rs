@@ -55,6 +55,7 @@ fn any_event(now: Instant) -> impl Strategy<Value = Event> {
             }
         }),
         Just(Event::Verify),
+        Just(Event::Look),
         (6_u64..9).prop_map(|epoch| Event::Suspect { epoch }),
         evidence.prop_map(Event::from),
         any::<bool>().prop_map(|open| Event::Probed { open }),
@@ -88,7 +89,7 @@ proptest! {
             // Only an answer to what is in flight can come.
             let fits = matches!(
                 (&event, &in_flight),
-                (Event::WakeRequested { .. } | Event::Verify | Event::Suspect { .. }, _)
+                (Event::WakeRequested { .. } | Event::Verify | Event::Look | Event::Suspect { .. }, _)
                     | (
                         Event::Answered { .. },
                         Some(Effect::Ask | Effect::Restore { .. } | Effect::Start { .. } | Effect::Settle { .. })
