@@ -126,6 +126,10 @@ impl<P: ControlPlane> Gateway<P> {
                 return Ok(answer);
             }
         }
+        if target.switch.is_some() && !arrival.is_asking {
+            let (route, client) = (target.destination.route.config(), target.destination.client);
+            target.tunnel_place = self.tunnel_places.take(route, client)?;
+        }
         if let Some(elsewhere) = self.elsewhere(&target, arrival) {
             let passing = self.pass_to_peer(
                 elsewhere, target, request, arrival, context, wake, extra, log,
@@ -135,10 +139,6 @@ impl<P: ControlPlane> Gateway<P> {
                 Passed::Answered(response) => return Ok(response),
                 Passed::Here(here) => (target, request) = *here,
             }
-        }
-        if target.switch.is_some() && !arrival.is_asking {
-            let (route, client) = (target.destination.route.config(), target.destination.client);
-            target.tunnel_place = self.tunnel_places.take(route, client)?;
         }
         let resolving = self.resolve(&target.destination, arrival, log);
         let resolved = match is_health_check(&target, &request) {

@@ -35,6 +35,8 @@ struct Shared {
     /// Whether `kept` is all that was taken.
     is_whole: bool,
     reader: u32,
+    /// How many of the parts that are kept it has had.
+    had: usize,
 }
 
 enum Kept {
@@ -46,8 +48,6 @@ enum Kept {
 struct Reading {
     shared: Arc<Mutex<Shared>>,
     number: u32,
-    /// How many of the parts that are kept it has had.
-    had: usize,
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
@@ -66,6 +66,7 @@ impl Replay {
             bytes: 0,
             held: buffers.map(|buffers| buffers.hold(0)),
             reader: 0,
+            had: 0,
         })))
     }
 
@@ -78,12 +79,12 @@ impl Replay {
                 return None;
             }
             shared.reader += 1;
+            shared.had = 0;
             (shared.reader, shared.body.body_stats())
         };
         let reading = Reading {
             shared: Arc::clone(&self.0),
             number,
-            had: 0,
         };
         Some(RequestBody::of_reading(
             reading,
@@ -91,9 +92,11 @@ impl Replay {
         ))
     }
 
-    /// Somebody has the request: nothing of it is kept any more.
+    /// Somebody has the request: nothing of it is kept any more, but for what is still to be read.
     pub(super) fn is_taken(&self) {
-        lock(&self.0).forget();
+        let mut shared = lock(&self.0);
+        shared.is_whole = false;
+        shared.forget_if_read();
     }
 
     /// The statistics of the client's body.
@@ -106,8 +109,15 @@ impl Replay {
 
 impl Shared {
     fn forget(&mut self) {
-        self.is_whole = false;
+        (self.is_whole, self.had) = (false, 0);
         drop((take(&mut self.kept), self.held.take()));
+    }
+
+    /// Lets go of what is kept when it is needed no longer.
+    fn forget_if_read(&mut self) {
+        if !self.is_whole && self.had >= self.kept.len() {
+            self.forget();
+        }
     }
 
     fn keep(&mut self, frame: &Frame<Bytes>) {
@@ -139,29 +149,31 @@ impl Readable for Reading {
         if shared.reader != self.number {
             return Poll::Ready(Some(Err(ClientBodyError::Ended.into())));
         }
-        if let Some(kept) = shared.kept.get(self.had) {
-            self.had += 1;
-            return Poll::Ready(Some(Ok(match kept {
+        if let Some(kept) = shared.kept.get(shared.had) {
+            let frame = match kept {
                 Kept::Data(data) => Frame::data(data.clone()),
                 Kept::Trailers(trailers) => Frame::trailers(trailers.clone()),
-            })));
+            };
+            shared.had += 1;
+            shared.forget_if_read();
+            return Poll::Ready(Some(Ok(frame)));
         }
         let polled = Pin::new(&mut shared.body).poll_frame(cx);
         if let Poll::Ready(Some(Ok(frame))) = &polled {
             shared.keep(frame);
-            self.had = shared.kept.len();
+            shared.had = shared.kept.len();
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
         let shared = lock(&self.shared);
-        self.had >= shared.kept.len() && shared.body.is_end_stream()
+        shared.had >= shared.kept.len() && shared.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         let shared = lock(&self.shared);
-        let left = shared.kept.iter().skip(self.had).map(|kept| match kept {
+        let left = shared.kept.iter().skip(shared.had).map(|kept| match kept {
             Kept::Data(data) => data.len() as u64,
             Kept::Trailers(_) => 0,
         });
@@ -227,6 +239,27 @@ mod tests {
         assert!(replay.again().is_none());
         second = RequestBody::default();
         assert!(second.is_nothing());
+    }
+
+    #[tokio::test]
+    async fn whoever_takes_it_before_all_of_it_was_sent_again_still_gets_the_rest() {
+        let budget = BufferBudget::new(1 << 20);
+        let buffers = budget.of(Ipv4Addr::LOCALHOST.into());
+        let (feed, whole) = body();
+        let replay = Replay::new(whole, Some(&buffers));
+        let mut first = replay.again().unwrap();
+        for (text, is_last) in [("ab", false), ("cd", false), ("ef", true)] {
+            feed.give(Some(Ok(Frame::data(text.into()))), is_last);
+            assert_eq!(next(&mut first).await.unwrap(), text);
+        }
+        let mut second = replay.again().unwrap();
+        assert_eq!(next(&mut second).await.unwrap(), "ab");
+        // Its response has come early.
+        replay.is_taken();
+        assert!(!hyper::body::Body::is_end_stream(&second));
+        assert_eq!(second.collect().await.unwrap().to_bytes(), "cdef");
+        assert_eq!(budget.used(), 0);
+        assert!(replay.again().is_none());
     }
 
     #[tokio::test]

@@ -306,7 +306,7 @@ async fn the_document_describes_what_is_served() {
     let gateway = Gateway::start(&plane, "").await;
     let document = get(gateway.admin, "/api/openapi.json").await;
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 14);
+    assert_eq!(paths.len(), 15);
     for (path, operations) in paths {
         for (method, operation) in operations.as_object().unwrap() {
             assert!(operation["responses"].is_object(), "{method} {path}");

@@ -138,6 +138,12 @@ pub(super) const CODES: &[Code] = &[
          that has just been created is found after wake.unknown_ttl.",
     ),
     code(
+        "no_fleet",
+        404,
+        "The gateway was asked for its fleet's directory, and is in no fleet.",
+        "Add `[fleet]` to its configuration, or ask a gateway that has it.",
+    ),
+    code(
         "not_here",
         404,
         "This is a path that scanners try, and the route has the preset \"browser-abuse\". The \

@@ -82,6 +82,10 @@ pub(super) struct State {
     heard: AtomicU64,
     streams: Arc<AtomicUsize>,
     is_closed: AtomicBool,
+    /// It takes no new requests; those that it has go on.
+    is_leaving: AtomicBool,
+    /// Looks in a row that have found nobody.
+    missed: AtomicUsize,
     /// Why it was closed, where that is more than its end.
     why: Mutex<Option<DialError>>,
     lost: Notify,
@@ -106,6 +110,8 @@ impl State {
             heard: AtomicU64::new(0),
             streams: Arc::default(),
             is_closed: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
+            missed: AtomicUsize::new(0),
             why: Mutex::default(),
             lost: Notify::new(),
             endpoint: endpoint.to_owned(),
@@ -126,6 +132,12 @@ impl State {
         self.lost.notify_one();
     }
 
+    /// The other end has said that it takes no more requests, or may be gone: the next request begins
+    /// another connection.
+    pub(super) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Release);
+    }
+
     fn note_heard(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.heard.store(now, Ordering::Relaxed);
@@ -137,8 +149,10 @@ impl State {
         }
     }
 
-    /// Looks whether the host is still there, if nothing has come for `silence`; a host that cannot be
-    /// reached has its connection closed. One look for all requests of the connection is enough.
+    /// Looks whether the host is still there, if nothing has come for `silence`. A host that cannot be
+    /// reached gets no new requests on the connection, and twice in a row closes it: one packet may be
+    /// lost. One that refuses is there, and may be draining. One look for all requests of the connection
+    /// is enough.
     pub(super) async fn look(&self, silence: Duration) {
         let heard = self.began + Duration::from_millis(self.heard.load(Ordering::Relaxed));
         if heard.elapsed() < silence {
@@ -154,11 +168,21 @@ impl State {
         let connecting = TcpStream::connect(self.endpoint.as_str());
         // Whether anybody accepts is the kernel's word, and no matter of how busy the member is.
         let failed = match timeout(STILL_THERE, connecting).await {
-            Ok(Ok(_)) => return,
+            Ok(Ok(_)) => {
+                self.missed.store(0, Ordering::Relaxed);
+                return;
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                self.missed.store(0, Ordering::Relaxed);
+                return self.leave();
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it does not answer".to_owned(),
         };
-        self.close_for(DialError::Away(failed.into()));
+        self.leave();
+        if self.missed.fetch_add(1, Ordering::Relaxed) > 0 {
+            self.close_for(DialError::Away(failed.into()));
+        }
     }
 }
 
@@ -291,9 +315,14 @@ impl Connection {
         Ok(Self { sender, state })
     }
 
-    /// Whether nothing more can be sent on it.
-    pub(super) fn is_closed(&self) -> bool {
-        self.state.is_closed.load(Ordering::Acquire)
+    /// Whether no new request can be sent on it.
+    pub(super) fn is_over(&self) -> bool {
+        let State {
+            is_closed,
+            is_leaving,
+            ..
+        } = &*self.state;
+        is_closed.load(Ordering::Acquire) || is_leaving.load(Ordering::Acquire)
     }
 
     /// The requests that it carries.

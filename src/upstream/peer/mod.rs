@@ -78,7 +78,7 @@ impl Pool {
     /// A connection with room; the second value says whether another one should be made.
     fn find(&self) -> Option<(Connection, bool)> {
         let mut connections = lock(&self.connections);
-        connections.retain(|one| !one.is_closed());
+        connections.retain(|one| !one.is_over());
         let has_room =
             |one: &&Connection| one.streams() * 10 < one.most().saturating_mul(FULL_TENTHS);
         if let Some(one) = connections.iter().find(has_room) {
@@ -98,7 +98,7 @@ impl Pool {
 
     fn is_forgotten(&self) -> bool {
         let mut connections = lock(&self.connections);
-        connections.retain(|one| !one.is_closed());
+        connections.retain(|one| !one.is_over());
         connections.is_empty() && lock(&self.used).elapsed() > REMEMBERED
     }
 }

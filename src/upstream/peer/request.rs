@@ -205,20 +205,25 @@ impl PeerRequest {
     }
 
     fn failed(&self, error: h2::Error, state: &State) -> Failed {
+        if error.is_remote() && error.is_go_away() {
+            state.leave();
+        }
         if is_unprocessed(&error) {
             return Failed::Unprocessed;
         }
+        // It may have been processed, whatever became of the host: nobody is told to send it again.
         Failed::For(match (state.why(), self.failure()) {
             (Some(DialError::Refused(reason)), _) => PeerError::Refused(reason),
-            (Some(DialError::Away(_)), _) => PeerError::Unreachable,
+            (Some(DialError::Away(_)), _) | (None, None) => PeerError::Broken(error.into()),
             (None, Some(failure)) => PeerError::Client(failure),
-            (None, None) => PeerError::Broken(error.into()),
         })
     }
 }
 
-/// The library has not taken a request.
+/// The library has not taken a request, and will take none on this connection: it has met a GOAWAY, or
+/// has used up its streams.
 fn unsent(state: &State) -> Failed {
+    state.leave();
     match state.why() {
         Some(DialError::Refused(reason)) => Failed::For(PeerError::Refused(reason)),
         Some(DialError::Away(_)) | None => Failed::Unprocessed,
