@@ -199,10 +199,8 @@ async fn admit(door: &Door, connection: &Connection, request: Request) -> Result
     let body = reading.map_err(|_| Refusal::BodyLate)?;
     let body = body.map_err(|error| {
         let cause = std::error::Error::source(&error);
-        match cause.is_some_and(|cause| cause.is::<LengthLimitError>()) {
-            true => Refusal::BodyTooLong,
-            false => Refusal::BodyBroken,
-        }
+        let limit = cause.and_then(|cause| cause.downcast_ref::<LengthLimitError>());
+        limit.map_or(Refusal::BodyBroken, |_| Refusal::BodyTooLong)
     })?;
     head.extensions.insert(resident);
     Ok(Request::from_parts(head, body.into()))

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
@@ -33,8 +33,8 @@ const VERSION: u32 = 1;
 const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(1);
 /// A damaged file that is older than this holds nothing any more, whatever was in it.
 const LEFT_DAMAGED: SignedDuration = SignedDuration::from_hours(24 * 8);
-/// How long the lock is waited for, and how often it is tried.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// How often the lock is tried, and the time between two tries.
+const LOCK_TRIES: u32 = 300;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A directory of holds.
@@ -169,23 +169,18 @@ impl HoldDir {
     /// Waits until no other gateway changes anything, for a few seconds. There is nothing to lock
     /// (`NotFound`) where the directory has been taken away.
     pub(super) fn lock(&self) -> io::Result<DirLock> {
-        let began = Instant::now();
         let file = fs::OpenOptions::new()
             .write(true)
             .open(self.dir.join(LOCK))?;
-        loop {
+        for _ in 0..LOCK_TRIES {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(DirLock(file)),
-                Err(Errno::WOULDBLOCK | Errno::INTR) if began.elapsed() < LOCK_PATIENCE => {
-                    thread::sleep(LOCK_PAUSE);
-                }
-                Err(Errno::WOULDBLOCK | Errno::INTR) => {
-                    let text = "another process has kept the directory's lock for seconds";
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
-                }
+                Err(Errno::WOULDBLOCK | Errno::INTR) => pause(),
                 Err(error) => return Err(error.into()),
             }
         }
+        let text = "another process has kept the directory's lock for seconds";
+        Err(io::Error::new(io::ErrorKind::TimedOut, text))
     }
 
     /// An instance's holds; `None` where it has no file.
@@ -273,6 +268,11 @@ fn is_over(path: &Path, now: Timestamp) -> io::Result<bool> {
 /// Whether an error is that of what is in a file, not that of reading it.
 pub(super) fn is_damage(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::InvalidData
+}
+
+#[allow(clippy::disallowed_methods, reason = "on a thread that may block")]
+fn pause() {
+    thread::sleep(LOCK_PAUSE);
 }
 
 fn read(path: &Path) -> io::Result<Stored> {

@@ -6,7 +6,7 @@
 //! cannot be read, what was read last stands. Holds of an instance are bounded, and so are all of them,
 //! but for an instance's first. While an instance is put to sleep, none is placed.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
-use super::hold_dir::{DirLock, HoldDir, Stored, StoredHold, is_damage, trouble};
+use super::hold_dir::{HoldDir, Stored, StoredHold, is_damage};
 use super::task::{Owner, TaskName};
 use crate::config::WorkloadConfig;
 use crate::telemetry::Metrics;
@@ -302,140 +302,6 @@ impl Holds {
         ended
     }
 
-    /// Takes what other gateways have changed in the directory, and takes away files that hold
-    /// nothing any more. Those who change something wait for one file at most.
-    pub fn refresh(&self) {
-        let Some(dir) = &self.dir else { return };
-        match self.take_changes(dir) {
-            Ok(()) => self.is_told.store(false, Ordering::Relaxed),
-            Err(error) => {
-                if !self.is_told.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(%error,
-                        "the directory of holds cannot be read; what was read before stands");
-                }
-            }
-        }
-        self.tell();
-    }
-
-    fn take_changes(&self, dir: &HoldDir) -> io::Result<()> {
-        let now = self.now();
-        let (look, mut failed) = (dir.look()?, None);
-        for file in &look.changed {
-            let _turn = lock(&self.writing);
-            match dir.read_changed(file, now.time) {
-                Ok(stored) => {
-                    if let Some(owner) = stored.owner().filter(|one| dir.path(one) == file.path) {
-                        let before = lock(&self.owned).get(&owner).cloned();
-                        self.store(&owner, self.live(&stored, before.as_ref(), now));
-                    }
-                }
-                Err(error) if is_damage(&error) => {
-                    if file.is_new {
-                        tracing::warn!(trouble = %trouble(&file.path, &error), "holds are lost");
-                    }
-                }
-                // It has gone since; what is in memory goes below, or the next time.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => failed = Some(error),
-            }
-        }
-        let owners: Vec<Owner> = lock(&self.owned).keys().cloned().collect();
-        let mut known = HashSet::new();
-        for owner in owners {
-            let path = dir.path(&owner);
-            if !look.files.contains(&path) {
-                let _turn = lock(&self.writing);
-                // One that was placed since the look has a file now.
-                if matches!(dir.read(&owner), Ok(None)) {
-                    dir.check()?;
-                    self.store(&owner, Owned::none(""));
-                }
-            }
-            known.insert(path);
-        }
-        let mut swept_at = lock(&self.swept_at);
-        if swept_at.is_none_or(|at| now.at >= at + SWEEP) {
-            *swept_at = Some(now.at);
-            for path in look.files.difference(&known) {
-                let _turn = lock(&self.writing);
-                // Whatever keeps it from going is tried again.
-                let _stays = dir.remove_if_over(path, now.time);
-            }
-        }
-        failed.map_or(Ok(()), Err)
-    }
-
-    /// The directory's lock. A directory that was taken away is made anew, with what is in memory.
-    fn lock_dir(&self, dir: &HoldDir) -> io::Result<DirLock> {
-        match dir.lock() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            locked => return locked,
-        }
-        dir.make()?;
-        let locked = dir.lock()?;
-        let all = lock(&self.owned).clone();
-        for (owner, owned) in &all {
-            dir.write(owner, &owned.stored(owner))?;
-        }
-        tracing::warn!("the directory of holds was taken away, and is made anew");
-        Ok(locked)
-    }
-
-    /// Whether an instance may be put to sleep, by the directory, too. Blocks while a file is read.
-    pub(super) fn prepare_sleep(&self, owner: &Owner, number: u64) -> Result<bool, HoldError> {
-        let _turn = lock(&self.writing);
-        if let Some(dir) = &self.dir {
-            let _locked = self.lock_dir(dir)?;
-            match dir.read(owner) {
-                Ok(Some(stored)) => {
-                    let before = lock(&self.owned).get(owner).cloned();
-                    self.store(owner, self.live(&stored, before.as_ref(), self.now()));
-                }
-                Ok(None) => self.store(owner, Owned::none("")),
-                Err(error) if is_damage(&error) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let mut sleeping = lock(&self.sleeping);
-        let is_free = self.until(owner).is_none() && !sleeping.contains_key(owner);
-        if is_free {
-            sleeping.insert(owner.clone(), (number, false));
-        }
-        Ok(is_free)
-    }
-
-    /// The sleep that was prepared begins, unless a hold has been placed since.
-    pub(super) fn begin_sleep(&self, owner: &Owner, number: u64) -> bool {
-        let mut sleeping = lock(&self.sleeping);
-        match sleeping.get_mut(owner) {
-            Some((by, has_begun)) if *by == number && self.until(owner).is_none() => {
-                *has_begun = true;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    pub(super) fn end_sleep(&self, owner: &Owner, number: u64) {
-        let mut sleeping = lock(&self.sleeping);
-        if sleeping.get(owner).is_some_and(|(by, _)| *by == number) {
-            sleeping.remove(owner);
-        }
-    }
-
-    /// A hold is placed: a sleep that has not begun does not.
-    fn keep_from_sleep(&self, owner: &Owner) -> Result<(), HoldError> {
-        let mut sleeping = lock(&self.sleeping);
-        match sleeping.get(owner) {
-            Some((_, true)) => Err(HoldError::Resting),
-            _ => {
-                sleeping.remove(owner);
-                Ok(())
-            }
-        }
-    }
-
     /// Changes one instance's holds, of which those that have ended are gone.
     fn change<T>(
         &self,
@@ -652,5 +518,7 @@ impl Ends {
     }
 }
 
+mod directory;
+mod sleeping;
 #[cfg(test)]
 mod tests;

@@ -82,7 +82,7 @@ impl Refusal {
                 DoorOutcome::Invalid,
             ),
             Self::Task => (StatusCode::BAD_REQUEST, "bad_task", DoorOutcome::Invalid),
-            Self::Body(_) | Self::BodyBroken => {
+            Self::Body(_) | Self::BodyBroken | Self::Hold(HoldError::TooLong(_)) => {
                 (StatusCode::BAD_REQUEST, "bad_hold", DoorOutcome::Invalid)
             }
             Self::BodyLate => (
@@ -90,20 +90,12 @@ impl Refusal {
                 "bad_hold",
                 DoorOutcome::Invalid,
             ),
-            Self::TooOften => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_holds",
-                DoorOutcome::Conflict,
-            ),
             Self::BodyTooLong => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
                 DoorOutcome::Invalid,
             ),
-            Self::Hold(HoldError::TooLong(_)) => {
-                (StatusCode::BAD_REQUEST, "bad_hold", DoorOutcome::Invalid)
-            }
-            Self::Hold(HoldError::TooMany(_) | HoldError::Full) => (
+            Self::TooOften | Self::Hold(HoldError::TooMany(_) | HoldError::Full) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_holds",
                 DoorOutcome::Conflict,
