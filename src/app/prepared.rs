@@ -66,7 +66,11 @@ impl Prepared {
         }
         let metrics = Arc::new(Metrics::with_max_routes(config.metrics.max_routes));
         let clock = Arc::new(Timestamp::now);
-        let holds = Holds::open(&config.workload, Arc::clone(&metrics), clock);
+        let holds = match config.workload.address {
+            Some(_) => Holds::open(&config.workload, Arc::clone(&metrics), clock),
+            // Without a door nobody looks after holds.
+            None => Ok(Holds::none(Arc::clone(&metrics))),
+        };
         let holds = holds.unwrap_or_else(|error| {
             problems.push(hold_problem(&error));
             Holds::none(Arc::clone(&metrics))

@@ -16,7 +16,9 @@ use crate::names::PlaneIndex;
 use crate::proxy::queues_of;
 use crate::telemetry::InstanceCondition;
 use crate::wake::{HookOutcome, Instance, RestError, WakeError};
-use crate::workload::{AskError, Business, Facts, Host, Kept, LastWake, Owner, Resident, Rested};
+use crate::workload::{
+    AskError, Business, Facts, Host, Kept, LastWake, Owner, Resident, Rested, Sleep,
+};
 use hypeman::wire::{Address, Idle, Instance as Description, InstanceState, ListInstances};
 use hypeman::{Error as ControlPlaneError, InstanceId};
 
@@ -27,9 +29,16 @@ fn failed(error: &ControlPlaneError) -> AskError {
     AskError(error.to_string())
 }
 
-/// Whether an instance in this state has its address.
+/// Whether another try may go better: not where the control plane has answered that it cannot be.
+fn passes(error: &ControlPlaneError) -> bool {
+    let status = error.status();
+    status.is_none_or(|status| matches!(status, 408 | 429 | 500..=599))
+}
+
+/// Whether an instance in this state has its address. One that is still being started has said nothing
+/// yet: what comes from its address is of somebody who had it before.
 fn runs(state: &InstanceState) -> bool {
-    matches!(state, InstanceState::Running | InstanceState::Initializing)
+    matches!(state, InstanceState::Running)
 }
 
 /// The instance, if it is this one and runs at this address.
@@ -43,6 +52,7 @@ fn resident(owner: &Owner, address: IpAddr, described: &Description) -> Option<R
         owner: owner.clone(),
         name: described.name.as_str().into(),
         state: described.state.to_string(),
+        since: described.created_at.max(described.started_at),
         idle_timeout: match described.idle() {
             Idle::After(idle) => Some(idle),
             Idle::Never | Idle::Unreadable => None,
@@ -90,21 +100,37 @@ impl Running {
         }
     }
 
-    async fn rest(&self, owner: &Owner) -> Rested {
-        let Ok((index, instance)) = self.find_owned(owner).await else {
-            return Rested::Failed("it cannot be found".to_owned());
+    async fn rest(&self, owner: &Owner, sleep: Sleep) -> Rested {
+        let (index, instance) = match self.find_owned(owner).await {
+            Ok(found) => found,
+            Err(Kept::Gone) => return Rested::Failed("it is gone".to_owned()),
+            Err(_) => return Rested::Later("it cannot be found".to_owned()),
         };
-        if let HookOutcome::Refused(_) = self.before_standby(index, &instance).await {
+        if sleep.asks_hook
+            && let HookOutcome::Refused(_) = self.before_standby(index, &instance).await
+        {
             return Rested::Refused;
         }
         let Some(plane) = self.planes.get(usize::from(index.0)) else {
             return Rested::Failed("its control plane has gone".to_owned());
         };
+        if !sleep.is_allowed().await {
+            return Rested::Held;
+        }
         let (client, id) = (plane.client.clone(), owner.id.to_ref());
-        let standby = async move { client.standby_instance(&id, None).await.map(drop) };
+        // No hold is placed while the call goes on.
+        let under_way = sleep.clone();
+        let standby = async move {
+            let answer = client.standby_instance(&id, None).await;
+            drop(under_way);
+            answer.map(drop)
+        };
         let queues = queues_of(&self.gateway.parts().hold, &instance);
-        let asked = Arc::clone(&instance);
-        let may = move || queues.held() + queues.inside() == 0 && !asked.is_asked_for();
+        let (asked, beginning) = (Arc::clone(&instance), sleep.clone());
+        let may = move || {
+            let is_busy = queues.held() + queues.inside() > 0 || asked.is_asked_for();
+            !is_busy && beginning.begin()
+        };
         match instance.rest(may, standby).await {
             Ok(()) => {
                 let (at, timeline) = (jiff::Timestamp::now().as_millisecond(), &self.timeline);
@@ -119,6 +145,9 @@ impl Running {
                 Rested::Asleep
             }
             Err(RestError::Busy) => Rested::Busy,
+            Err(RestError::ControlPlane(error)) if passes(&error) => {
+                Rested::Later(error.to_string())
+            }
             Err(error) => Rested::Failed(error.to_string()),
         }
     }
@@ -237,8 +266,8 @@ impl Host for AppHandle {
         }
     }
 
-    fn rest<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Rested> {
-        self.0.rest(owner).boxed()
+    fn rest<'a>(&'a self, owner: &'a Owner, sleep: Sleep) -> BoxFuture<'a, Rested> {
+        self.0.rest(owner, sleep).boxed()
     }
 
     fn note_held(&self, resident: &Resident, address: IpAddr, reason: &str) {

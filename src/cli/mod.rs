@@ -51,6 +51,8 @@ pub use output::{BAD_CONFIG, FAILED, Failure, OK, Output};
 
 /// The threads of the runtime that serves no clients.
 const THREADS: usize = 2;
+/// How long the runtime's end waits for what blocks its threads.
+const SHUTDOWN: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Runs what needs no runtime, since it becomes another program or is the first one of a VM; it
 /// returns only a failure. Gives back what needs one.
@@ -77,7 +79,10 @@ pub fn run(command: Command, output: Output) -> Result<(), Failure> {
     };
     let runtime = builder.worker_threads(THREADS).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::failed(format_args!("no runtime: {error}")))?;
-    runtime.block_on(dispatch(command, output))
+    let result = runtime.block_on(dispatch(command, output));
+    // A file system that hangs keeps a thread, but not the process.
+    runtime.shutdown_timeout(SHUTDOWN);
+    result
 }
 
 async fn dispatch(command: Command, output: Output) -> Result<(), Failure> {

@@ -10,14 +10,15 @@ use std::time::Duration;
 
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
 use axum::{Extension, Json, Router};
+use http_body_util::LengthLimitError;
 use serde::{Deserialize, Serialize};
-use tokio::task::spawn_blocking;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +29,7 @@ use super::identify::{Evidence, Identifier};
 use super::refusal::Refusal;
 use super::rest::Wishes;
 use super::task::{Owner, TaskName};
+use super::writers::Writers;
 use crate::telemetry::{DoorOutcome, Metrics};
 use hypeman::GoDuration;
 
@@ -44,6 +46,8 @@ pub struct Door {
     pub(super) cut: CancellationToken,
     identifier: Arc<Identifier>,
     wishes: Wishes,
+    pub(super) refreshing: Arc<Semaphore>,
+    writers: Arc<Writers>,
     metrics: Arc<Metrics>,
 }
 
@@ -97,7 +101,7 @@ impl Connection {
         Self {
             address,
             ended: CancellationToken::new(),
-            evidence: Evidence::default(),
+            evidence: Evidence::since(jiff::Timestamp::now()),
         }
     }
 }
@@ -116,6 +120,8 @@ impl Door {
         Self {
             identifier: Arc::new(Identifier::new(Arc::clone(&host))),
             wishes: Wishes::default(),
+            refreshing: Arc::new(Semaphore::new(1)),
+            writers: Arc::default(),
             host,
             holds,
             tasks,
@@ -136,24 +142,13 @@ impl Door {
             .with_state(self.clone())
     }
 
-    /// Does something that may wait for a disk.
-    async fn on_disk<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Holds) -> Result<T, HoldError> + Send + 'static,
-    ) -> Result<T, Refusal> {
-        let holds = Arc::clone(&self.holds);
-        let done = spawn_blocking(move || work(&holds)).await;
-        let failed = |error| HoldError::NotKept(std::io::Error::other(error));
-        Ok(done.map_err(failed)??)
-    }
-
     /// The engine does as the holds say; those of an instance that is gone go.
     pub(super) async fn apply(&self, owner: &Owner) {
         let kept = self.host.hold(owner, self.holds.until(owner)).await;
         if kept == Kept::Gone && self.holds.until(owner).is_some() {
             tracing::info!(instance = %owner.id, "is gone, and its holds with it");
             let owner = owner.clone();
-            if let Err(error) = self.on_disk(move |holds| holds.forget(&owner)).await {
+            if let Err(error) = self.holds.on_disk(move |holds| holds.forget(&owner)).await {
                 tracing::warn!(%error, "the holds of an instance that is gone stay until they end");
             }
         }
@@ -187,9 +182,9 @@ async fn enter(
         tracing::debug!(address = %connection.address, "no instance, at the workloads' door");
     }
     let nosniff = HeaderValue::from_static("nosniff");
-    response
-        .headers_mut()
-        .insert(X_CONTENT_TYPE_OPTIONS, nosniff);
+    let fields = response.headers_mut();
+    fields.insert(X_CONTENT_TYPE_OPTIONS, nosniff);
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
@@ -201,8 +196,12 @@ async fn admit(door: &Door, connection: &Connection, request: Request) -> Result
     let resident = identifying.await?;
     let (mut head, body) = request.into_parts();
     let reading = timeout(BODY, to_bytes(body, MOST_BODY_BYTES)).await;
-    let body = reading.map_err(|_| Refusal::BodyTooLong)?;
-    let body = body.map_err(|_| Refusal::BodyTooLong)?;
+    let body = reading.map_err(|_| Refusal::BodyLate)?;
+    let body = body.map_err(|error| {
+        let cause = std::error::Error::source(&error);
+        let limit = cause.and_then(|cause| cause.downcast_ref::<LengthLimitError>());
+        limit.map_or(Refusal::BodyBroken, |_| Refusal::BodyTooLong)
+    })?;
     head.extensions.insert(resident);
     Ok(Request::from_parts(head, body.into()))
 }
@@ -247,14 +246,27 @@ async fn place(
     body: Bytes,
 ) -> Result<Json<HoldAnswer>, Refusal> {
     let (task, time) = (task_of(task)?, time_of(&body)?);
-    let (owner, name) = (resident.owner.clone(), Arc::clone(&resident.name));
+    let owner = resident.owner.clone();
+    let _turn = door.writers.turn(&owner).await?;
+    // To its end, also when nobody waits for it any more: what was written is in force.
     let placing = {
-        let (owner, task) = (owner.clone(), task.clone());
-        door.on_disk(move |holds| holds.place(&owner, &name, &task, time))
+        let (door, owner, task) = (door.clone(), owner.clone(), task.clone());
+        let name = Arc::clone(&resident.name);
+        door.tasks.clone().spawn(async move {
+            let place = {
+                let (owner, task) = (owner.clone(), task.clone());
+                door.holds
+                    .on_disk(move |holds| holds.place(&owner, &name, &task, time))
+            };
+            let placed = place.await?;
+            door.wishes.end(&owner);
+            door.apply(&owner).await;
+            Ok::<_, HoldError>(placed)
+        })
     };
-    let (until, is_first) = placing.await?;
-    door.wishes.end(&owner);
-    door.apply(&owner).await;
+    let placed = placing.await;
+    let (until, is_first) =
+        placed.map_err(|error| HoldError::NotKept(std::io::Error::other(error)))??;
     if is_first {
         let reason = format!("kept awake by {task} until {until}");
         tracing::info!(instance = %owner.id, name = %resident.name, %task, %until, "kept awake");
@@ -273,9 +285,11 @@ async fn take_back(
 ) -> Result<StatusCode, Refusal> {
     let task = task_of(task)?;
     let owner = resident.owner;
+    let _turn = door.writers.turn(&owner).await?;
     let taking = {
         let (owner, task) = (owner.clone(), task.clone());
-        door.on_disk(move |holds| holds.take_back(&owner, &task))
+        door.holds
+            .on_disk(move |holds| holds.take_back(&owner, &task))
     };
     if !taking.await? {
         return Err(Refusal::UnknownHold);
@@ -295,7 +309,11 @@ async fn idle(
         return Err(Refusal::HoldsStand(tasks.join(", ")));
     }
     let wish = door.wishes.begin(&resident.owner);
-    let resting = wish.carry_out(Arc::clone(&door.host), connection.ended.clone());
+    let resting = wish.carry_out(
+        Arc::clone(&door.host),
+        Arc::clone(&door.holds),
+        connection.ended.clone(),
+    );
     let cut = door.cut.clone();
     door.tasks.spawn(async move {
         cut.run_until_cancelled(resting).await.unwrap_or(());
@@ -317,6 +335,7 @@ async fn about(
         name,
         state,
         idle_timeout,
+        since: _,
     } = resident;
     Json(SelfAnswer {
         id: owner.id.to_string(),

@@ -1,19 +1,24 @@
 //! Holds in files, for a restart and for other gateways on the same directory.
 //!
 //! Guarantees: an instance has a file of its own, which is written whole; whoever changes it has the
-//! directory's lock, which the kernel takes back from a process that dies; a file that cannot be
-//! read is told once, and is nobody's reason not to start.
+//! directory's lock, which the kernel takes back from a process that dies, and which is waited for for
+//! seconds; a file that is damaged is told once, and is nobody's reason not to start. A directory that
+//! cannot be read is not an empty one; nor is one without its lock, which is not the one that it was.
 
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::task::Owner;
@@ -26,13 +31,34 @@ const ENDING: &str = "json";
 const VERSION: u32 = 1;
 /// A draft that is older than this is nobody's any more.
 const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(1);
+/// A damaged file that is older than this holds nothing any more, whatever was in it.
+const LEFT_DAMAGED: SignedDuration = SignedDuration::from_hours(24 * 8);
+/// How often the lock is tried, and the time between two tries.
+const LOCK_TRIES: u32 = 300;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// A directory of holds.
 #[derive(Debug)]
 pub(super) struct HoldDir {
     dir: PathBuf,
     /// How the files stood when they were read last, and when that was.
-    seen: BTreeMap<PathBuf, (FileStamp, Timestamp)>,
+    seen: Mutex<HashMap<PathBuf, (FileStamp, Timestamp)>>,
+}
+
+/// What a look at the directory has found.
+#[derive(Debug)]
+pub(super) struct Look {
+    pub(super) files: HashSet<PathBuf>,
+    /// Those that are not as they were when they were read last.
+    pub(super) changed: Vec<Changed>,
+}
+
+#[derive(Debug)]
+pub(super) struct Changed {
+    pub(super) path: PathBuf,
+    stamp: FileStamp,
+    /// Whether it has not been read since it changed.
+    pub(super) is_new: bool,
 }
 
 /// The directory's lock, until it is dropped.
@@ -53,6 +79,9 @@ pub(super) struct Stored {
 pub(super) struct StoredHold {
     pub(super) task: String,
     pub(super) until: Timestamp,
+    /// When it was placed; older files do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) placed: Option<Timestamp>,
 }
 
 // === impl HoldDir ===
@@ -60,9 +89,9 @@ pub(super) struct StoredHold {
 impl HoldDir {
     /// Opens it; it is made if there is none.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
-        private_files::make_dir(dir)?;
-        can_create(dir)?;
         let found = Self::at(dir);
+        found.make()?;
+        can_create(dir)?;
         found.sweep();
         Ok(found)
     }
@@ -70,7 +99,10 @@ impl HoldDir {
     /// What would keep it from being opened, and what is wrong with its files, without a trace.
     pub(super) fn rehearse(dir: &Path) -> io::Result<Vec<String>> {
         can_create(dir)?;
-        let files = Self::at(dir).files();
+        let files = match Self::at(dir).files() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => HashSet::new(),
+            files => files?,
+        };
         let wrong = files.iter().filter_map(|path| {
             let error = read(path).err()?;
             Some(trouble(path, &error))
@@ -81,22 +113,35 @@ impl HoldDir {
     fn at(dir: &Path) -> Self {
         Self {
             dir: dir.to_owned(),
-            seen: BTreeMap::new(),
+            seen: Mutex::default(),
         }
     }
 
-    fn path(&self, owner: &Owner) -> PathBuf {
+    /// Makes it, and its lock.
+    pub(super) fn make(&self) -> io::Result<()> {
+        private_files::make_dir(&self.dir)?;
+        private_files::open(&self.dir.join(LOCK)).map(drop)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<PathBuf, (FileStamp, Timestamp)>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn path(&self, owner: &Owner) -> PathBuf {
         let text = format!("{}\0{}", owner.hypeman, owner.id);
         let name = BASE64.encode(digest(&SHA256, text.as_bytes()));
         self.dir.join(name).with_extension(ENDING)
     }
 
-    fn files(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
-        let paths = entries.map(|entry| entry.path());
-        paths
-            .filter(|path| path.extension().is_some_and(|end| end == ENDING))
-            .collect()
+    fn files(&self) -> io::Result<HashSet<PathBuf>> {
+        let mut files = HashSet::new();
+        for entry in fs::read_dir(&self.dir)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|end| end == ENDING) {
+                files.insert(path);
+            }
+        }
+        Ok(files)
     }
 
     /// Takes away what a gateway that was killed has not finished.
@@ -116,11 +161,26 @@ impl HoldDir {
         }
     }
 
-    /// Waits until no other gateway changes anything.
+    /// Whether it is the directory that it was.
+    pub(super) fn check(&self) -> io::Result<()> {
+        fs::metadata(self.dir.join(LOCK)).map(drop)
+    }
+
+    /// Waits until no other gateway changes anything, for a few seconds. There is nothing to lock
+    /// (`NotFound`) where the directory has been taken away.
     pub(super) fn lock(&self) -> io::Result<DirLock> {
-        let file = private_files::open(&self.dir.join(LOCK))?;
-        flock(&file, FlockOperation::LockExclusive)?;
-        Ok(DirLock(file))
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .open(self.dir.join(LOCK))?;
+        for _ in 0..LOCK_TRIES {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(DirLock(file)),
+                Err(Errno::WOULDBLOCK | Errno::INTR) => pause(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let text = "another process has kept the directory's lock for seconds";
+        Err(io::Error::new(io::ErrorKind::TimedOut, text))
     }
 
     /// An instance's holds; `None` where it has no file.
@@ -134,9 +194,9 @@ impl HoldDir {
     }
 
     /// An instance's holds are these now; without any there is no file.
-    pub(super) fn write(&mut self, owner: &Owner, stored: &Stored) -> io::Result<()> {
+    pub(super) fn write(&self, owner: &Owner, stored: &Stored) -> io::Result<()> {
         let path = self.path(owner);
-        self.seen.remove(&path);
+        self.seen().remove(&path);
         if stored.holds.is_empty() {
             return private_files::remove(&path);
         }
@@ -144,40 +204,80 @@ impl HoldDir {
         private_files::write(&path, &text)
     }
 
-    /// The instances whose files are not as they were when they were read last, with what is in
-    /// them, and those that have a file.
-    pub(super) fn changed(&mut self, now: Timestamp) -> (Vec<Stored>, Vec<PathBuf>) {
-        let (files, mut changed) = (self.files(), Vec::new());
-        self.seen.retain(|path, _| files.contains(path));
+    /// Looks at the files, without reading them.
+    pub(super) fn look(&self) -> io::Result<Look> {
+        self.check()?;
+        let (files, mut changed) = (self.files()?, Vec::new());
+        let mut seen = self.seen();
+        seen.retain(|path, _| files.contains(path));
         for path in &files {
             let Ok(stamp) = FileStamp::of(path) else {
                 continue;
             };
-            let before = self.seen.get(path);
+            let before = seen.get(path);
             if before.is_some_and(|(seen, at)| *seen == stamp && seen.is_settled(*at)) {
                 continue;
             }
-            let is_new = before.is_none_or(|(seen, _)| *seen != stamp);
-            match read(path) {
-                Ok(stored) => changed.push(stored),
-                Err(error) if is_new => {
-                    tracing::warn!(trouble = %trouble(path, &error), "holds are lost");
-                }
-                Err(_) => {}
-            }
-            self.seen.insert(path.clone(), (stamp, now));
+            changed.push(Changed {
+                path: path.clone(),
+                is_new: before.is_none_or(|(seen, _)| *seen != stamp),
+                stamp,
+            });
         }
-        (changed, files)
+        Ok(Look { files, changed })
     }
 
-    /// Whether an instance's file is among these.
-    pub(super) fn has(&self, files: &[PathBuf], owner: &Owner) -> bool {
-        files.contains(&self.path(owner))
+    /// Reads a file that has changed. It is read again until it could be read, or is damaged.
+    pub(super) fn read_changed(&self, file: &Changed, now: Timestamp) -> io::Result<Stored> {
+        let found = read(&file.path);
+        if found.is_ok() || found.as_ref().is_err_and(is_damage) {
+            let stamp = (file.stamp.clone(), now);
+            self.seen().insert(file.path.clone(), stamp);
+        }
+        found
+    }
+
+    /// Removes a file in which nothing is open any more, or that has been damaged for days.
+    pub(super) fn remove_if_over(&self, path: &Path, now: Timestamp) -> io::Result<bool> {
+        if !is_over(path, now)? {
+            return Ok(false);
+        }
+        let _locked = self.lock()?;
+        // Somebody may have written it anew.
+        if !is_over(path, now)? {
+            return Ok(false);
+        }
+        fs::remove_file(path)?;
+        self.seen().remove(path);
+        Ok(true)
     }
 }
 
+fn is_over(path: &Path, now: Timestamp) -> io::Result<bool> {
+    match read(path) {
+        Ok(stored) => Ok(stored.holds.iter().all(|hold| hold.until <= now)),
+        Err(error) if is_damage(&error) => {
+            let modified = Timestamp::try_from(fs::metadata(path)?.modified()?);
+            let age = modified.map(|at| Timestamp::now().duration_since(at));
+            Ok(age.is_ok_and(|age| age > LEFT_DAMAGED))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error is that of what is in a file, not that of reading it.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::InvalidData
+}
+
+#[allow(clippy::disallowed_methods, reason = "on a thread that may block")]
+fn pause() {
+    thread::sleep(LOCK_PAUSE);
+}
+
 fn read(path: &Path) -> io::Result<Stored> {
-    let stored: Stored = serde_json::from_slice(&fs::read(path)?)?;
+    let damage = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let stored: Stored = serde_json::from_slice(&fs::read(path)?).map_err(damage)?;
     match stored.version {
         VERSION => Ok(stored),
         _ => Err(io::Error::new(
@@ -187,7 +287,7 @@ fn read(path: &Path) -> io::Result<Stored> {
     }
 }
 
-fn trouble(path: &Path, error: &io::Error) -> String {
+pub(super) fn trouble(path: &Path, error: &io::Error) -> String {
     format!("{} cannot be read: {error}", path.display())
 }
 

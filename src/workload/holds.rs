@@ -2,27 +2,35 @@
 //!
 //! Guarantees: a hold is its instance's and ends at its end: by the clock on the wall, which may be
 //! set forwards, and by one that cannot be set, whichever comes first. Where there is a directory, it is
-//! what its file says, so that another gateway on the directory may change it. Holds of an instance are
-//! bounded, and so are all of them.
+//! what its file says, so that another gateway on the directory may change it; while the directory
+//! cannot be read, what was read last stands. Holds of an instance are bounded, and so are all of them,
+//! but for an instance's first. While an instance is put to sleep, none is placed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
 
-use super::hold_dir::{HoldDir, Stored, StoredHold};
+use super::hold_dir::{HoldDir, Stored, StoredHold, is_damage};
 use super::task::{Owner, TaskName};
 use crate::config::WorkloadConfig;
 use crate::telemetry::Metrics;
 
 /// Holds in all, however many instances have some.
 const MOST: usize = 100_000;
+/// How long a change waits for those before it, and then for the disk.
+const TURN: Duration = Duration::from_secs(5);
+const DISK: Duration = Duration::from_secs(10);
+/// How often files that hold nothing any more are looked for.
+const SWEEP: Duration = Duration::from_secs(600);
 
 /// The time of day.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -47,6 +55,9 @@ pub enum HoldError {
     /// There are as many as there may be.
     #[error("there are too many holds in all")]
     Full,
+    /// The instance is being put to sleep, as its workload has asked.
+    #[error("the instance is just being put to sleep; try again when it is awake")]
+    Resting,
     /// It would not outlive the gateway.
     #[error("the hold cannot be kept: {0}")]
     NotKept(#[from] io::Error),
@@ -70,9 +81,20 @@ pub struct Holds {
     max_hold: Duration,
     most_of_one: usize,
     clock: Clock,
+    most: usize,
+    dir: Option<HoldDir>,
     /// Whoever changes something has it.
-    dir: Mutex<Option<HoldDir>>,
+    writing: Mutex<()>,
     owned: Mutex<BTreeMap<Owner, Owned>>,
+    /// How many there are.
+    number: AtomicUsize,
+    /// The instances that are about to be put to sleep: by whom, and whether it has begun.
+    sleeping: Mutex<HashMap<Owner, (u64, bool)>>,
+    /// What waits for a disk goes one by one, so that a disk that hangs takes one thread.
+    disk: Arc<Semaphore>,
+    /// Whether the log says already that the directory cannot be read.
+    is_told: AtomicBool,
+    swept_at: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
     placed: Notify,
 }
@@ -87,7 +109,10 @@ struct Owned {
 /// When a hold ends.
 #[derive(Debug, Clone, Copy)]
 struct Ends {
+    placed: Timestamp,
     until: Timestamp,
+    /// Its end, as its file has it.
+    filed: Timestamp,
     at: Instant,
 }
 
@@ -147,8 +172,15 @@ impl Holds {
             max_hold: config.max_hold,
             most_of_one: config.max_holds,
             clock,
-            dir: Mutex::new(dir),
+            most: MOST,
+            dir,
+            writing: Mutex::default(),
             owned: Mutex::default(),
+            number: AtomicUsize::new(0),
+            sleeping: Mutex::default(),
+            disk: Arc::new(Semaphore::new(1)),
+            is_told: AtomicBool::new(false),
+            swept_at: Mutex::default(),
             metrics,
             placed: Notify::new(),
         })
@@ -173,6 +205,24 @@ impl Holds {
         }
     }
 
+    /// Does something that may wait for a disk, with a deadline.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> Result<T, HoldError> + Send + 'static,
+    ) -> Result<T, HoldError> {
+        let late = || HoldError::NotKept(io::ErrorKind::TimedOut.into());
+        let turn = timeout(TURN, Arc::clone(&self.disk).acquire_owned()).await;
+        let turn = turn.map_err(|_| late())?;
+        let holds = Arc::clone(self);
+        let working = spawn_blocking(move || {
+            let done = work(&holds);
+            drop(turn);
+            done
+        });
+        let done = timeout(DISK, working).await.map_err(|_| late())?;
+        done.map_err(|error| HoldError::NotKept(io::Error::other(error)))?
+    }
+
     /// A task holds its instance awake for so long from now on, whatever it has said before. Returns
     /// the end, and whether nothing else held it before. Blocks while a file is written.
     pub fn place(
@@ -186,17 +236,25 @@ impl Holds {
             return Err(HoldError::TooLong(self.max_hold));
         }
         let placed = self.change(owner, name, |owned, now| {
+            self.keep_from_sleep(owner)?;
             let is_new = !owned.tasks.contains_key(task);
             if is_new && owned.tasks.len() >= self.most_of_one {
                 return Err(HoldError::TooMany(self.most_of_one));
             }
-            if is_new && self.count() >= MOST {
+            // However many others have, an instance may have one.
+            if is_new && !owned.tasks.is_empty() && self.count() >= self.most {
                 return Err(HoldError::Full);
             }
             let is_first = owned.tasks.is_empty();
             let until = whole(now.time.checked_add(time).unwrap_or(Timestamp::MAX));
             let at = now.at + time;
-            owned.tasks.insert(task.clone(), Ends { until, at });
+            let ends = Ends {
+                placed: now.time,
+                until,
+                filed: until,
+                at,
+            };
+            owned.tasks.insert(task.clone(), ends);
             Ok((until, is_first))
         });
         self.placed.notify_one();
@@ -227,37 +285,21 @@ impl Holds {
         let ended = self.all_of(|ends| !ends.is_open(now));
         let mut owners: Vec<&Owner> = ended.iter().map(|hold| &hold.owner).collect();
         owners.dedup();
+        let mut is_stuck = false;
         for owner in owners {
+            if is_stuck {
+                self.drop_ended(owner, now);
+                continue;
+            }
             let name = self.name_of(owner);
             if let Err(error) = self.change(owner, &name, |_, _| Ok(())) {
                 // It has ended all the same: what is in the file is over, too.
-                tracing::warn!(%error, "the file of a hold that has ended stays");
+                tracing::warn!(%error, "files of holds that have ended stay for a while");
                 self.drop_ended(owner, now);
+                is_stuck = true;
             }
         }
         ended
-    }
-
-    /// Takes what other gateways have changed in the directory.
-    pub fn refresh(&self) {
-        let mut dir = lock(&self.dir);
-        let Some(dir) = &mut *dir else { return };
-        let now = self.now();
-        let (changed, files) = dir.changed(now.time);
-        for stored in changed {
-            if let Some(owner) = stored.owner() {
-                let before = lock(&self.owned).get(&owner).cloned();
-                let owned = self.live(&stored, before.as_ref(), now);
-                self.store(&owner, owned);
-            }
-        }
-        let owners: Vec<Owner> = lock(&self.owned).keys().cloned().collect();
-        for owner in owners {
-            if !dir.has(&files, &owner) {
-                lock(&self.owned).remove(&owner);
-            }
-        }
-        self.tell();
     }
 
     /// Changes one instance's holds, of which those that have ended are gone.
@@ -267,22 +309,39 @@ impl Holds {
         name: &str,
         change: impl FnOnce(&mut Owned, Now) -> Result<T, HoldError>,
     ) -> Result<T, HoldError> {
-        let mut dir = lock(&self.dir);
-        let _locked = dir.as_ref().map(HoldDir::lock).transpose()?;
+        let _turn = lock(&self.writing);
+        let dir = self.dir.as_ref();
+        let _locked = dir.map(|dir| self.lock_dir(dir)).transpose()?;
         let now = self.now();
         let before = lock(&self.owned).get(owner).cloned();
-        let stored = dir.as_ref().map(|dir| dir.read(owner));
-        let mut owned = match stored {
-            Some(Ok(Some(stored))) => self.live(&stored, before.as_ref(), now),
-            Some(Ok(None)) => Owned::none(name),
-            // What cannot be read is written anew.
-            Some(Err(_)) | None => before.unwrap_or_else(|| Owned::none(name)),
+        let stored = match dir.map(|dir| dir.read(owner)).transpose() {
+            // What is damaged is written anew.
+            Err(error) if is_damage(&error) => None,
+            stored => stored?,
+        };
+        let mut owned = match &stored {
+            Some(Some(stored)) => self.live(stored, before.as_ref(), now),
+            Some(None) => Owned::none(name),
+            None => before.unwrap_or_else(|| Owned::none(name)),
         };
         owned.tasks.retain(|_, ends| ends.is_open(now));
-        owned.name = name.into();
+        if !name.is_empty() {
+            owned.name = name.into();
+        }
         let result = change(&mut owned, now)?;
-        if let Some(dir) = &mut *dir {
-            dir.write(owner, &owned.stored(owner))?;
+        if let Some(dir) = dir {
+            let text = owned.stored(owner);
+            let is_there = match &stored {
+                Some(Some(stored)) => *stored == text,
+                Some(None) => text.holds.is_empty(),
+                None => false,
+            };
+            if !is_there {
+                dir.write(owner, &text)?;
+            }
+            for ends in owned.tasks.values_mut() {
+                ends.filed = ends.until;
+            }
         }
         self.store(owner, owned);
         self.tell();
@@ -294,14 +353,20 @@ impl Holds {
         let tasks = stored.holds.iter().filter_map(|hold| {
             let task = TaskName::parse(&hold.task)?;
             let left = Duration::try_from(hold.until.duration_since(now.time)).ok()?;
-            // A clock that was set back makes no hold longer than it may be.
-            let left = left.min(self.max_hold);
+            // A clock that was set back makes no hold longer than it was to be, or may be.
+            let length = hold.placed.map(|placed| hold.until.duration_since(placed));
+            let length = length.map(|length| Duration::try_from(length).unwrap_or_default());
+            let most = length.map_or(self.max_hold, |length| length.min(self.max_hold));
+            let placed = hold.placed.filter(|placed| *placed <= now.time);
+            let left = left.min(most);
             let mut ends = Ends {
+                placed: placed.unwrap_or(now.time),
                 until: now.time.checked_add(left).unwrap_or(hold.until),
+                filed: hold.until,
                 at: now.at + left,
             };
             let known = before.and_then(|owned| owned.tasks.get(&task));
-            if let Some(known) = known.filter(|known| known.until == hold.until) {
+            if let Some(known) = known.filter(|known| known.filed == hold.until) {
                 ends = *known;
             }
             ends.is_open(now).then_some((task, ends))
@@ -314,14 +379,15 @@ impl Holds {
 
     fn store(&self, owner: &Owner, owned: Owned) {
         let mut all = lock(&self.owned);
-        match owned.tasks.is_empty() {
-            true => {
-                all.remove(owner);
-            }
-            false => {
-                all.insert(owner.clone(), owned);
-            }
-        }
+        let added = owned.tasks.len();
+        let before = match added {
+            0 => all.remove(owner),
+            _ => all.insert(owner.clone(), owned),
+        };
+        let removed = before.map_or(0, |before| before.tasks.len());
+        // Whoever changes it has the lock.
+        let number = self.count() + added - removed;
+        self.number.store(number, Ordering::Relaxed);
     }
 
     fn drop_ended(&self, owner: &Owner, now: Now) {
@@ -338,8 +404,7 @@ impl Holds {
     }
 
     fn count(&self) -> usize {
-        let owned = lock(&self.owned);
-        owned.values().map(|owned| owned.tasks.len()).sum()
+        self.number.load(Ordering::Relaxed)
     }
 
     fn name_of(&self, owner: &Owner) -> Arc<str> {
@@ -391,7 +456,9 @@ impl Holds {
     /// Whether one has ended and is still there.
     pub(super) fn has_ended(&self) -> bool {
         let now = self.now();
-        !self.all_of(|ends| !ends.is_open(now)).is_empty()
+        let owned = lock(&self.owned);
+        let mut ends = owned.values().flat_map(|owned| owned.tasks.values());
+        ends.any(|ends| !ends.is_open(now))
     }
 
     /// When the next one ends.
@@ -437,6 +504,7 @@ impl Owned {
         let holds = self.tasks.iter().map(|(task, ends)| StoredHold {
             task: task.as_str().to_owned(),
             until: ends.until,
+            placed: Some(ends.placed),
         });
         Stored::new(owner, &self.name, holds.collect())
     }
@@ -450,5 +518,7 @@ impl Ends {
     }
 }
 
+mod directory;
+mod sleeping;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::holds::Holds;
 use super::task::Owner;
 
 /// An instance that runs at an address, by its control plane's word.
@@ -22,6 +23,8 @@ pub struct Resident {
     pub state: String,
     /// After which time without connections it falls asleep; `None` when it never does so by itself.
     pub idle_timeout: Option<Duration>,
+    /// Since when it is there, if that is known: no connection from before is its own.
+    pub since: Option<jiff::Timestamp>,
 }
 
 /// A control plane could not be asked.
@@ -84,8 +87,63 @@ pub enum Rested {
     Busy,
     /// Its hook says that it wants to go on.
     Refused,
-    /// The control plane has not put it to sleep, and why.
+    /// Its workload holds it awake.
+    Held,
+    /// The control plane has not put it to sleep just now, and why: it may another time.
+    Later(String),
+    /// The control plane does not put it to sleep, and why.
     Failed(String),
+}
+
+/// A sleep that is being prepared: whether the instance's holds allow it. It is over when this is
+/// dropped.
+#[derive(Debug, Clone)]
+pub struct Sleep {
+    holds: Arc<Holds>,
+    owner: Owner,
+    number: u64,
+    /// Whether the workload is to be asked by its hook.
+    pub asks_hook: bool,
+    _over: Arc<Over>,
+}
+
+#[derive(Debug)]
+struct Over(Arc<Holds>, Owner, u64);
+
+// === impl Sleep ===
+
+impl Sleep {
+    pub(super) fn new(holds: &Arc<Holds>, owner: &Owner, asks_hook: bool) -> Self {
+        let number = fastrand::u64(..);
+        Self {
+            holds: Arc::clone(holds),
+            owner: owner.clone(),
+            number,
+            asks_hook,
+            _over: Arc::new(Over(Arc::clone(holds), owner.clone(), number)),
+        }
+    }
+
+    /// Looks for holds once more, in the directory, too; to be asked right before [`Self::begin`].
+    pub async fn is_allowed(&self) -> bool {
+        let (owner, number) = (self.owner.clone(), self.number);
+        let looking = self
+            .holds
+            .on_disk(move |holds| holds.prepare_sleep(&owner, number));
+        // Where it cannot be told, the instance stays awake.
+        looking.await.unwrap_or(false)
+    }
+
+    /// The sleep begins, unless a hold has been placed since it was allowed; from now on none is.
+    pub fn begin(&self) -> bool {
+        self.holds.begin_sleep(&self.owner, self.number)
+    }
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.end_sleep(&self.1, self.2);
+    }
 }
 
 /// The gateway, as the door sees it.
@@ -116,7 +174,7 @@ pub trait Host: Send + Sync + 'static {
     fn business(&self, owner: &Owner) -> Business;
 
     /// Puts an instance to sleep, unless somebody asks for it.
-    fn rest<'a>(&'a self, owner: &'a Owner) -> BoxFuture<'a, Rested>;
+    fn rest<'a>(&'a self, owner: &'a Owner, sleep: Sleep) -> BoxFuture<'a, Rested>;
 
     /// A task has begun to hold an instance awake that nothing held before.
     fn note_held(&self, resident: &Resident, address: IpAddr, reason: &str);

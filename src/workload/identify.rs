@@ -1,7 +1,9 @@
 //! Whose address a connection comes from.
 //!
 //! Guarantees: it is the control plane's word, asked after the connection was made and never older
-//! than a second; so an address that has gone over to another instance is the other's at once. Those
+//! than a second; so an address that has gone over to another instance is the other's at once. A
+//! connection is the first instance's that it was told, for ever: when another one is at its address,
+//! or none, it is nobody's from then on. Those
 //! who ask at the same time share a question; an address asks ten times a second at most, and lists,
 //! which are what strangers cost, are two seconds apart.
 
@@ -11,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -31,7 +34,19 @@ const MOST_ADDRESSES: usize = 4096;
 
 /// What a connection has been told.
 #[derive(Debug, Default)]
-pub(super) struct Evidence(AsyncMutex<Option<Told>>);
+pub(super) struct Evidence(AsyncMutex<Belonging>);
+
+/// Whose a connection is.
+#[derive(Debug, Default)]
+struct Belonging {
+    /// When it was made, where that matters.
+    made_at: Option<Timestamp>,
+    told: Option<Told>,
+    /// Whom it was told first.
+    first: Option<Owner>,
+    /// Somebody else came to its address, or nobody was there.
+    is_over: bool,
+}
 
 /// An answer, and when it was asked for.
 #[derive(Debug, Clone)]
@@ -58,6 +73,18 @@ pub(super) struct Identifier {
     questions: Semaphore,
 }
 
+// === impl Evidence ===
+
+impl Evidence {
+    /// Of a connection that was made at this time.
+    pub(super) fn since(made_at: Timestamp) -> Self {
+        Self(AsyncMutex::new(Belonging {
+            made_at: Some(made_at),
+            ..Belonging::default()
+        }))
+    }
+}
+
 // === impl Identifier ===
 
 impl Identifier {
@@ -77,14 +104,34 @@ impl Identifier {
         evidence: &Evidence,
     ) -> Result<Resident, Refusal> {
         let arrived = Instant::now();
-        let mut told = evidence.0.lock().await;
-        if let Some(told) = told.as_ref().filter(|told| arrived < told.asked_at + FRESH) {
+        let mut belonging = evidence.0.lock().await;
+        if belonging.is_over {
+            return Err(Refusal::Moved);
+        }
+        let told = belonging.told.as_ref();
+        if let Some(told) = told.filter(|told| arrived < told.asked_at + FRESH) {
             return Ok(told.resident.clone());
         }
-        *told = None;
+        belonging.told = None;
         let asking = timeout(PATIENCE, self.ask(address, arrived));
-        let answer = asking.await.map_err(|_| Refusal::AskedTooLong)??;
-        Ok(told.insert(answer).resident.clone())
+        let answer = asking.await.map_err(|_| Refusal::AskedTooLong)?;
+        if let Err(Refusal::Stranger | Refusal::Ambiguous) = answer {
+            belonging.is_over = true;
+        }
+        let answer = answer?;
+        let is_later = belonging.made_at < answer.resident.since;
+        if belonging.first.is_none() && belonging.made_at.is_some() && is_later {
+            // Somebody else has made the connection.
+            belonging.is_over = true;
+            return Err(Refusal::Moved);
+        }
+        let first = belonging.first.get_or_insert(answer.resident.owner.clone());
+        if *first != answer.resident.owner {
+            // What it has sent, the other one has not asked for.
+            belonging.is_over = true;
+            return Err(Refusal::Moved);
+        }
+        Ok(belonging.told.insert(answer).resident.clone())
     }
 
     /// Asks, or takes what others were told who have asked after this request `arrived`.

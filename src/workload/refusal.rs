@@ -3,7 +3,8 @@
 //! Guarantees: each refusal has a status, a stable word and a sentence that says what to do; an
 //! instance is told nothing about another.
 
-use axum::http::StatusCode;
+use axum::http::header::{CONNECTION, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
 use super::holds::HoldError;
@@ -16,6 +17,10 @@ use crate::telemetry::DoorOutcome;
 pub(super) enum Refusal {
     #[error("No control plane says that an instance runs at this address.")]
     Stranger,
+    #[error(
+        "Another instance, or none, is at this address since this connection was made. Make a new one."
+    )]
+    Moved,
     #[error(
         "Several control planes have an instance at this address, so it cannot be told which this is."
     )]
@@ -34,8 +39,14 @@ pub(super) enum Refusal {
     Task,
     #[error("The body must be JSON such as {{\"for\": \"10m\"}}: {0}.")]
     Body(String),
-    #[error("The body is longer than 4 KiB, or did not come in time.")]
+    #[error("The body is longer than 4 KiB.")]
     BodyTooLong,
+    #[error("The body did not come in time.")]
+    BodyLate,
+    #[error("The body ended before its end.")]
+    BodyBroken,
+    #[error("The instance changes its holds too often. Try again in a second.")]
+    TooOften,
     #[error("{0}.")]
     Hold(#[from] HoldError),
     #[error("This instance has no hold of this name.")]
@@ -49,7 +60,7 @@ pub(super) enum Refusal {
 impl Refusal {
     fn describe(&self) -> (StatusCode, &'static str, DoorOutcome) {
         match self {
-            Self::Stranger => (
+            Self::Stranger | Self::Moved => (
                 StatusCode::FORBIDDEN,
                 "not_an_instance",
                 DoorOutcome::Stranger,
@@ -71,21 +82,25 @@ impl Refusal {
                 DoorOutcome::Invalid,
             ),
             Self::Task => (StatusCode::BAD_REQUEST, "bad_task", DoorOutcome::Invalid),
-            Self::Body(_) => (StatusCode::BAD_REQUEST, "bad_hold", DoorOutcome::Invalid),
+            Self::Body(_) | Self::BodyBroken | Self::Hold(HoldError::TooLong(_)) => {
+                (StatusCode::BAD_REQUEST, "bad_hold", DoorOutcome::Invalid)
+            }
+            Self::BodyLate => (
+                StatusCode::REQUEST_TIMEOUT,
+                "bad_hold",
+                DoorOutcome::Invalid,
+            ),
             Self::BodyTooLong => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "body_too_large",
                 DoorOutcome::Invalid,
             ),
-            Self::Hold(HoldError::TooLong(_)) => {
-                (StatusCode::BAD_REQUEST, "bad_hold", DoorOutcome::Invalid)
-            }
-            Self::Hold(HoldError::TooMany(_) | HoldError::Full) => (
+            Self::TooOften | Self::Hold(HoldError::TooMany(_) | HoldError::Full) => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "too_many_holds",
                 DoorOutcome::Conflict,
             ),
-            Self::Hold(HoldError::NotKept(_)) => (
+            Self::Hold(HoldError::NotKept(_) | HoldError::Resting) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "hold_not_kept",
                 DoorOutcome::Unavailable,
@@ -100,6 +115,23 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let (status, code, outcome) = self.describe();
         let mut response = Problem::new(status, code, self.to_string()).into_response();
+        let fields = response.headers_mut();
+        let is_later = matches!(
+            self,
+            Self::Ask(_)
+                | Self::AskedTooLong
+                | Self::TooOften
+                | Self::Hold(HoldError::NotKept(_) | HoldError::Resting)
+        );
+        if is_later {
+            fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        // What else such a connection has sent is not read.
+        let is_over = matches!(self, Self::Stranger | Self::Moved | Self::Ambiguous)
+            || matches!(self, Self::BodyTooLong | Self::BodyLate | Self::BodyBroken);
+        if is_over {
+            fields.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         response.extensions_mut().insert(outcome);
         response
     }

@@ -1,6 +1,7 @@
 //! Instances that have said that they are done, and sleep as soon as nobody needs them.
 //!
-//! Guarantees: an instance has one wish at most, its last one; it is over when the instance sleeps, when its
+//! Guarantees: an instance that is held awake is not put to sleep, whichever gateway was told; what
+//! fails for a moment is tried again. An instance has one wish at most, its last one; it is over when the instance sleeps, when its
 //! workload holds it awake again or wants to go on, when it was asleep meanwhile, and after a day;
 //! the call that puts it to sleep is the engine's, which no wish takes back.
 
@@ -12,13 +13,20 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::host::{Host, Rested};
+use super::holds::Holds;
+use super::host::{Host, Rested, Sleep};
 use super::task::Owner;
 
 /// How long the answer to the workload has to go out.
 const ANSWER: Duration = Duration::from_secs(1);
-/// How often it is looked whether somebody needs the instance.
+/// How often it is looked whether somebody needs the instance, at first and at last.
 const LOOK: Duration = Duration::from_millis(50);
+const SLOW_LOOK: Duration = Duration::from_millis(500);
+/// So long the hook is not asked again, if nobody has used the instance meanwhile.
+const HOOK_AGAIN: Duration = Duration::from_secs(60);
+/// The time until what has failed is tried again, at first and at last.
+const AGAIN: Duration = Duration::from_secs(1);
+const LAST_AGAIN: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// The wishes that there are.
@@ -72,39 +80,69 @@ impl Wishes {
 impl Wish {
     /// Puts the instance to sleep when nobody needs it. Its answer has gone out when `answered` is
     /// cancelled.
-    pub(super) async fn carry_out(self, host: Arc<dyn Host>, answered: CancellationToken) {
+    pub(super) async fn carry_out(
+        self,
+        host: Arc<dyn Host>,
+        holds: Arc<Holds>,
+        answered: CancellationToken,
+    ) {
         let over = self.over.clone();
-        let resting = timeout(LONGEST, self.rest(&*host, &answered));
+        let resting = timeout(LONGEST, self.rest(&*host, &holds, &answered));
         // It is over in any case.
         let _over = over.run_until_cancelled(resting).await;
     }
 
-    async fn rest(&self, host: &dyn Host, answered: &CancellationToken) {
+    async fn rest(&self, host: &dyn Host, holds: &Arc<Holds>, answered: &CancellationToken) {
         let owner = &self.owner;
-        let mut epoch = host.business(owner).epoch;
+        let last_wake = || host.facts(owner).last_wake.map(|wake| wake.time);
+        let (mut epoch, woken_at) = (host.business(owner).epoch, last_wake());
+        let (mut look, mut again) = (LOOK, AGAIN);
+        let (mut hooked_at, mut has_failed): (Option<Instant>, bool) = (None, false);
         let _late = timeout(ANSWER, answered.cancelled()).await;
         loop {
+            if holds.until(owner).is_some() {
+                // Another gateway may have been told so.
+                tracing::info!(instance = %owner.id, "its workload holds it awake after all");
+                return;
+            }
             let business = host.business(owner);
-            if epoch.is_some() && business.epoch != epoch {
+            let is_another = epoch.is_some() && business.epoch != epoch;
+            if is_another || (has_failed && last_wake() != woken_at) {
                 // It has slept since, and may have been woken for somebody.
                 return;
             }
             epoch = business.epoch;
             if business.is_busy {
+                (look, hooked_at) = (LOOK, None);
                 sleep(LOOK).await;
                 continue;
             }
             let began = Instant::now();
-            match host.rest(owner).await {
+            let asks_hook = hooked_at.is_none_or(|at| began >= at + HOOK_AGAIN);
+            if asks_hook {
+                hooked_at = Some(began);
+            }
+            match host.rest(owner, Sleep::new(holds, owner, asks_hook)).await {
                 Rested::Asleep => {
                     let ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     tracing::info!(instance = %owner.id, ms, "asleep, since its workload is done");
                     return;
                 }
-                Rested::Busy => sleep(LOOK).await,
+                Rested::Busy | Rested::Held => {
+                    sleep(look).await;
+                    look = (look * 2).min(SLOW_LOOK);
+                }
                 Rested::Refused => {
                     tracing::info!(instance = %owner.id, "its workload wants to go on after all");
                     return;
+                }
+                Rested::Later(error) => {
+                    tracing::info!(instance = %owner.id, %error,
+                        "not put to sleep yet, though its workload is done");
+                    sleep(again).await;
+                    again = (again * 2).min(LAST_AGAIN);
+                    // The gateway's epoch has ended with the try.
+                    (epoch, has_failed, hooked_at) = (None, true, None);
                 }
                 Rested::Failed(error) => {
                     tracing::info!(instance = %owner.id, %error,

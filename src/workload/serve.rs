@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 
 use super::door::{Connection, Door};
+use crate::descriptors::unless_last;
 use crate::flow::{ConnectionPlaces, SendTimeout};
 
 const MOST_CONNECTIONS: usize = 1024;
@@ -59,6 +60,10 @@ impl Door {
                     sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
+            };
+            // The last descriptors are for control planes, operators and files.
+            let Ok(stream) = unless_last(stream) else {
+                continue;
             };
             let Some(place) = places.take(peer.ip().to_canonical()) else {
                 // Who does not take it is told by the end of the connection.

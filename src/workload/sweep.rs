@@ -53,9 +53,9 @@ impl Door {
             }
             if Instant::now() >= again_at {
                 owners.extend(self.holds.owners());
-                let holds = Arc::clone(&self.holds);
-                // What other gateways have taken back is told to the engine, too.
-                let _failed = spawn_blocking(move || holds.refresh()).await;
+                // What other gateways have taken back is told to the engine, too. A directory that
+                // cannot be read now is read another time.
+                let _late = self.refresh().await;
                 owners.extend(self.holds.owners());
                 again_at = Instant::now() + AGAIN;
             }
@@ -65,15 +65,25 @@ impl Door {
         }
     }
 
+    /// Not among the changes, which need not wait for it; again when the one before is over.
+    async fn refresh(&self) -> Option<()> {
+        let turn = Arc::clone(&self.refreshing).try_acquire_owned().ok()?;
+        let holds = Arc::clone(&self.holds);
+        let refreshing = spawn_blocking(move || {
+            holds.refresh();
+            drop(turn);
+        });
+        timeout(PATIENCE, refreshing).await.ok()?.ok()
+    }
+
     async fn expire(&self) -> Vec<TaskHold> {
         let is_due = self.holds.has_ended();
         if !is_due {
             return Vec::new();
         }
-        let holds = Arc::clone(&self.holds);
-        spawn_blocking(move || holds.expire())
-            .await
-            .unwrap_or_default()
+        let expiring = self.holds.on_disk(|holds| Ok(holds.expire()));
+        // What a disk that hangs keeps is over all the same, and goes another time.
+        expiring.await.unwrap_or_default()
     }
 
     async fn apply_all(&self, owners: Vec<Owner>) {

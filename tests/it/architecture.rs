@@ -117,6 +117,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "workload",
         &[
             "config",
+            "descriptors",
             "file_stamp",
             "flow",
             "private_files",

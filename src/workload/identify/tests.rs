@@ -4,7 +4,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use hypeman::InstanceId;
 
 use super::*;
-use crate::workload::{Business, Facts, Kept, Rested};
+use crate::workload::{Business, Facts, Kept, Rested, Sleep};
 
 /// Control planes whose instances a test moves.
 #[derive(Default)]
@@ -77,6 +77,7 @@ impl Host for Plane {
                 name: owner.id.as_str().into(),
                 state: "Running".to_owned(),
                 idle_timeout: None,
+                since: Some(Timestamp::from_second(100).unwrap()),
             }))
         }
         .boxed()
@@ -110,7 +111,7 @@ impl Host for Plane {
         }
     }
 
-    fn rest<'a>(&'a self, _: &'a Owner) -> BoxFuture<'a, Rested> {
+    fn rest<'a>(&'a self, _: &'a Owner, _: Sleep) -> BoxFuture<'a, Rested> {
         async { Rested::Asleep }.boxed()
     }
 
@@ -165,11 +166,18 @@ async fn an_address_that_has_gone_over_to_another_is_the_others_on_a_new_connect
     plane.moved(&["b"]);
     later().await;
     assert_eq!(who(&identifier, &new).await, "b");
+    // What the old connection has sent is not the other's, also when the first one comes back.
     tokio::time::advance(FRESH).await;
-    assert_eq!(who(&identifier, &old).await, "b");
+    assert_eq!(who(&identifier, &old).await, "Moved");
+    plane.moved(&["a"]);
+    tokio::time::advance(FRESH).await;
+    assert_eq!(who(&identifier, &old).await, "Moved");
     plane.moved(&[]);
     tokio::time::advance(FRESH).await;
-    assert_eq!(who(&identifier, &old).await, "Stranger");
+    assert_eq!(who(&identifier, &new).await, "Stranger");
+    plane.moved(&["b"]);
+    tokio::time::advance(FRESH).await;
+    assert_eq!(who(&identifier, &new).await, "Moved");
 }
 
 #[tokio::test(start_paused = true)]
@@ -210,4 +218,15 @@ async fn an_address_of_two_control_planes_is_nobodys_and_a_control_plane_that_is
     let identifier = Identifier::new(one.clone());
     let refusal = identifier.identify(HERE, &evidence).await.unwrap_err();
     assert!(matches!(refusal, Refusal::Ask(_)), "{refusal:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_older_than_its_instance_is_somebody_elses() {
+    let plane = Plane::of(1, &["b"]);
+    let identifier = Identifier::new(plane.clone());
+    for (made_at, who_it_is) in [(99, "Moved"), (100, "b"), (101, "b")] {
+        later().await;
+        let evidence = Evidence::since(Timestamp::from_second(made_at).unwrap());
+        assert_eq!(who(&identifier, &evidence).await, who_it_is, "{made_at}");
+    }
 }
