@@ -13,7 +13,7 @@ FUZZ_SECONDS ?= 5
 export PROFILE TRAINED
 
 # Every test, once. Needs cargo, and the crates.io, PyPI, npm and Debian registries.
-test: packages-test packages-fuzz
+test: packages-test packages-fuzz packages-envoy
 	$(MAKE) lint notices-check
 	rm -f target/tmp/skipped
 	SIMULATION_HISTORIES=$(HISTORIES) RUST_TEST_THREADS=4 cargo test --workspace --exclude wakegate-fuzz --locked
@@ -219,7 +219,7 @@ packages-test: packages-build
 	@(command -v curl && command -v systemd-analyze) >/dev/null || deploy/packages curl systemd
 	@(python3 -m venv --help && python3 -c 'import ensurepip') >/dev/null 2>&1 || deploy/packages python3 python3-venv
 	@command -v npm >/dev/null || deploy/packages nodejs npm
-	@command -v nginx >/dev/null || deploy/packages nginx
+	@(command -v nginx && command -v haproxy) >/dev/null || deploy/packages nginx haproxy
 	@(command -v etcd && command -v etcdctl) >/dev/null || deploy/packages etcd-server etcd-client
 	@(command -v pebble && command -v pebble-challtestsrv) >/dev/null || deploy/packages pebble
 	@(command -v qemu-system-x86_64 && command -v nft && command -v ip && ls /boot/vmlinuz-* /bin/busybox) >/dev/null 2>&1 \

@@ -26,7 +26,12 @@ impl Front {
         let command = command.args(arguments).stdout(Stdio::null());
         match command.stderr(Stdio::null()).spawn() {
             Err(_) => {
-                skip(Lacking::Tool, &format!("there is no {program}"));
+                // Envoy comes from PyPI, which cannot be reached everywhere.
+                let lacking = match program.ends_with("envoy") {
+                    true => Lacking::Machine,
+                    false => Lacking::Tool,
+                };
+                skip(lacking, &format!("there is no {program}"));
                 None
             }
             Ok(child) => {
