@@ -28,6 +28,7 @@ pub mod private_files;
 pub mod problem;
 pub mod proxy;
 pub mod router;
+mod signatures;
 pub mod telemetry;
 pub mod upstream;
 pub mod validity;

@@ -59,16 +59,23 @@ pub fn open(path: &Path) -> io::Result<fs::File> {
 /// Writes a file whole, or not at all. Of two that write the same one at once, one wins.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension(format!("{:x}.{DRAFT}", fastrand::u64(..)));
+    write_by(&draft, path, &[bytes])
+}
+
+/// The same by a draft of this name, for a file so large that no more than one draft is to be left by
+/// whoever is killed meanwhile.
+pub fn write_by(draft: &Path, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
     let written = (|| {
-        let mut file = open(&draft)?;
-        file.write_all(bytes)?;
+        let mut file = open(draft)?;
+        file.set_len(0)?;
+        parts.iter().try_for_each(|part| file.write_all(part))?;
         file.sync_all()?;
-        fs::rename(&draft, path)?;
+        fs::rename(draft, path)?;
         sync_folder(path)
     })();
     if written.is_err() {
         // It may not even have been made.
-        let _gone = fs::remove_file(&draft);
+        let _gone = fs::remove_file(draft);
     }
     written
 }

@@ -3,9 +3,8 @@
 //! Guarantees: the file is written whole and is its owner's alone; one that is damaged, or of another
 //! cell, is not used, and said; secrets stay sealed as the engine has them.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use tokio::time::sleep;
 use super::directory::Directory;
 use super::engine::Entry;
 use super::records::to_hex;
+use crate::private_files;
 
 /// How long after a change it is written, at the earliest.
 const CALM: Duration = Duration::from_secs(1);
@@ -81,22 +81,8 @@ pub fn save(path: &Path, cell: &str, entries: &[Entry], revision: i64) -> io::Re
     let mut draft = path.as_os_str().to_owned();
     draft.push(format!(".{}.new", std::process::id()));
     let draft = PathBuf::from(draft);
-    let written = (|| {
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&draft)?;
-        file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        serde_json::to_writer(&file, &head)?;
-        file.write_all(b"\n")?;
-        file.write_all(&body)?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    })();
-    if written.is_err() {
-        // What could not be written is of no use to anybody.
-        let _gone = fs::remove_file(&draft);
-    }
-    written
+    let head = serde_json::to_vec(&head)?;
+    private_files::write_by(&draft, path, &[&head, b"\n", &body])
 }
 
 /// Reads a copy; `None` where there is no file.
@@ -169,6 +155,8 @@ pub async fn keep(directory: Arc<Directory>, path: PathBuf, cell: String) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn entry(key: &str, value: &str, at: i64) -> Entry {

@@ -6,6 +6,7 @@
 mod account;
 mod buffers;
 mod forward_writes;
+mod h2_bytes;
 mod peek;
 mod places;
 mod send_timeout;
@@ -13,6 +14,7 @@ mod send_timeout;
 pub use self::account::Account;
 pub use self::buffers::{BufferBudget, Buffered, ClientBuffers, Place};
 pub(crate) use self::forward_writes::forward_writes;
+pub use self::h2_bytes::{poll_not_reset, poll_read_stream, poll_window, stream_error};
 pub use self::peek::PeekStream;
 pub use self::places::{ConnectionPlace, ConnectionPlaces};
 pub use self::send_timeout::SendTimeout;

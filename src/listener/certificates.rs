@@ -27,6 +27,7 @@ use super::tls_error::TlsError;
 use crate::acme::AcmeStore;
 use crate::config::{ClientAuth, ClientCertificates, TlsConfig, TlsSource, TlsVersion};
 use crate::pem;
+use crate::signatures::signatures_by_verifier;
 
 /// The certificates that are in force.
 struct Loaded {
@@ -265,27 +266,7 @@ impl ClientCertVerifier for CurrentVerifier {
         self.now().verify_client_cert(leaf, chain, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.now().verify_tls12_signature(message, leaf, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.now().verify_tls13_signature(message, leaf, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.now().supported_verify_schemes()
-    }
+    signatures_by_verifier!();
 }
 
 /// The verifier of clients' certificates, and the CAs' text.

@@ -16,6 +16,7 @@ use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::timed_body::{Part, UploadGuard};
+use crate::flow::{poll_not_reset, poll_read_stream, poll_window, stream_error};
 
 /// The bytes that are handed to the library at once.
 const PIECE: usize = 16 * 1024;
@@ -166,26 +167,8 @@ impl PeerStream {
     }
 
     fn poll_capacity(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(reset) = self.send.poll_reset(cx) {
-            let error = reset.map_or_else(failed, |reason| failed(reason.into()));
-            return Poll::Ready(Err(error));
-        }
-        self.send.reserve_capacity(most);
-        while self.send.capacity() == 0 {
-            match ready!(self.send.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(failed(error))),
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            }
-        }
-        Poll::Ready(Ok(self.send.capacity().min(most)))
-    }
-}
-
-fn failed(error: h2::Error) -> io::Error {
-    match error.is_io() {
-        true => error.into_io().unwrap_or(io::ErrorKind::BrokenPipe.into()),
-        false => io::Error::new(io::ErrorKind::ConnectionReset, error),
+        poll_not_reset(&mut self.send, cx)?;
+        poll_window(&mut self.send, most, cx)
     }
 }
 
@@ -196,18 +179,7 @@ impl AsyncRead for PeerStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let me = &mut *self;
-        while me.rest.is_empty() {
-            match ready!(me.receive.poll_data(cx)) {
-                Some(Ok(data)) => me.rest = data,
-                Some(Err(error)) => return Poll::Ready(Err(failed(error))),
-                None => return Poll::Ready(Ok(())),
-            }
-        }
-        let count = me.rest.len().min(buffer.remaining());
-        buffer.put_slice(&me.rest.split_to(count));
-        // A stream that is over needs no window.
-        let _over = me.receive.flow_control().release_capacity(count);
-        Poll::Ready(Ok(()))
+        poll_read_stream(&mut me.receive, &mut me.rest, buffer, cx, |_| ())
     }
 }
 
@@ -224,7 +196,7 @@ impl AsyncWrite for PeerStream {
         let count = ready!(me.poll_capacity(bytes.len().min(PIECE), cx))?;
         let data = Bytes::copy_from_slice(bytes.get(..count).unwrap_or(bytes));
         let sent = me.send.send_data(Part::uncounted(data), false);
-        Poll::Ready(sent.map(|()| count).map_err(failed))
+        Poll::Ready(sent.map(|()| count).map_err(stream_error))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -235,7 +207,7 @@ impl AsyncWrite for PeerStream {
         let me = &mut *self;
         if !std::mem::replace(&mut me.is_shut, true) {
             let end = Part::uncounted(Bytes::new());
-            me.send.send_data(end, true).map_err(failed)?;
+            me.send.send_data(end, true).map_err(stream_error)?;
         }
         Poll::Ready(Ok(()))
     }

@@ -17,8 +17,7 @@ use ::aws_lc_rs::digest::{SHA256, digest};
 use arc_swap::ArcSwap;
 use jiff::Timestamp;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
@@ -29,6 +28,7 @@ pub use self::name::PeerName;
 use self::verifiers::{Called, Callers, InForce, OwnKey};
 use super::placement::{Member, Placement, Role};
 use crate::file_stamp::FileStamp;
+use crate::pem::{self, PemProblem};
 
 /// The protocol that members speak with each other: HTTP/2 with extended CONNECT.
 pub const ALPN: &[u8] = b"wakegate/1";
@@ -121,23 +121,6 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, IdentityError> {
     })
 }
 
-fn certificates(
-    key: &'static str,
-    path: &Path,
-) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let wrong = |what: String| {
-        let path = path.to_owned();
-        IdentityError::Content { key, path, what }
-    };
-    let text = read(key, path)?;
-    let all = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-    let all = all.map_err(|error| wrong(format!("is not a PEM certificate: {error:?}")))?;
-    match all.is_empty() {
-        true => Err(wrong("has no certificate in it".to_owned())),
-        false => Ok(all),
-    }
-}
-
 // === impl Loaded ===
 
 impl Loaded {
@@ -148,11 +131,12 @@ impl Loaded {
         };
         let (stamps, at) = (files.stamps()?, Timestamp::now());
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let chain = certificates("cert", &files.cert)?;
         let bad = |what| wrong("cert", &files.cert, what);
-        let Some(leaf) = chain.first() else {
-            return Err(bad("has no certificate in it".to_owned()));
-        };
+        let chain = pem::certificates(&read("cert", &files.cert)?);
+        let chain = chain.map_err(|problem| bad(problem.to_string()))?;
+        let leaf = chain
+            .first()
+            .ok_or_else(|| bad(PemProblem::Empty.to_string()))?;
         let own = PeerName::of(leaf).map_err(|what| bad(format!("cannot be used: {what}")))?;
         if own.cell != cell {
             return Err(bad(format!(
@@ -161,20 +145,14 @@ impl Loaded {
             )));
         }
         let spki = spki_of(leaf).ok_or_else(|| bad("has no public key".to_owned()))?;
-        // The error says what is wrong with a key without its bytes.
-        let signer = PrivateKeyDer::from_pem_slice(&read("key", &files.key)?)
-            .map_err(|_| wrong("key", &files.key, "is not a PEM private key".to_owned()))?;
+        let signer = pem::key(&read("key", &files.key)?)
+            .map_err(|problem| wrong("key", &files.key, problem.to_string()))?;
         let certified = CertifiedKey::from_der(chain, signer, &provider).map_err(|error| {
             let what = format!("does not fit {}: {error}", files.cert.display());
             wrong("key", &files.key, what)
         })?;
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates("ca", &files.ca)? {
-            roots.add(certificate).map_err(|error| {
-                let what = format!("has a certificate that is no CA: {error}");
-                wrong("ca", &files.ca, what)
-            })?;
-        }
+        let roots = pem::roots(&read("ca", &files.ca)?)
+            .map_err(|problem| wrong("ca", &files.ca, problem.to_string()))?;
         let roots = Arc::new(roots);
         let callers = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider);
         let callers = callers.build();

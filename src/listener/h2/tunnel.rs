@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::activity::Busy;
 use super::flow::{PIECE, Piece, StreamFlow};
-use crate::flow::Place;
+use crate::flow::{Place, poll_not_reset, poll_read_stream, poll_window, stream_error};
 
 /// Both directions of a stream.
 pub(super) struct Tunnel {
@@ -28,13 +28,6 @@ pub(super) struct Tunnel {
     /// Our side has ended.
     is_shut: bool,
     _busy: Busy,
-}
-
-fn failed(error: h2::Error) -> io::Error {
-    match error.is_io() {
-        true => error.into_io().unwrap_or(io::ErrorKind::BrokenPipe.into()),
-        false => io::Error::new(io::ErrorKind::ConnectionReset, error),
-    }
 }
 
 // === impl Tunnel ===
@@ -60,23 +53,12 @@ impl Tunnel {
 
     /// Waits until something can be sent; how much that is.
     fn poll_capacity(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(reset) = self.send.poll_reset(cx) {
-            let error = reset.map_or_else(failed, |reason| failed(reason.into()));
-            return Poll::Ready(Err(error));
-        }
+        poll_not_reset(&mut self.send, cx)?;
         // As of any response: a piece is being written, and another waits.
         ready!(self.flow.poll_nearly_sent(cx));
         let connection = self.flow.connection();
         ready!(connection.poll_room(&mut self.place, cx));
-        self.send.reserve_capacity(most);
-        while self.send.capacity() == 0 {
-            match ready!(self.send.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(failed(error))),
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            }
-        }
-        Poll::Ready(Ok(self.send.capacity().min(most)))
+        poll_window(&mut self.send, most, cx)
     }
 }
 
@@ -87,21 +69,9 @@ impl AsyncRead for Tunnel {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let me = &mut *self;
-        while me.rest.is_empty() {
-            match ready!(me.receive.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    me.flow.connection().received.go(data.len());
-                    me.rest = data;
-                }
-                Some(Err(error)) => return Poll::Ready(Err(failed(error))),
-                None => return Poll::Ready(Ok(())),
-            }
-        }
-        let count = me.rest.len().min(buffer.remaining());
-        buffer.put_slice(&me.rest.split_to(count));
-        // A stream that is over needs no window.
-        let _over = me.receive.flow_control().release_capacity(count);
-        Poll::Ready(Ok(()))
+        let received = &me.flow.connection().received;
+        let went = |count| received.go(count);
+        poll_read_stream(&mut me.receive, &mut me.rest, buffer, cx, went)
     }
 }
 
@@ -119,7 +89,7 @@ impl AsyncWrite for Tunnel {
         let data = Bytes::copy_from_slice(bytes.get(..count).unwrap_or(bytes));
         let piece = Piece::of(&me.flow, data);
         let sent = me.send.send_data(piece, false);
-        Poll::Ready(sent.map(|()| count).map_err(failed))
+        Poll::Ready(sent.map(|()| count).map_err(stream_error))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -131,12 +101,9 @@ impl AsyncWrite for Tunnel {
         let me = &mut *self;
         if !std::mem::replace(&mut me.is_shut, true) {
             let sent = me.send.send_data(Piece::end(&me.flow), true);
-            sent.map_err(failed)?;
+            sent.map_err(stream_error)?;
         }
-        if let Poll::Ready(reset) = me.send.poll_reset(cx) {
-            let error = reset.map_or_else(failed, |reason| failed(reason.into()));
-            return Poll::Ready(Err(error));
-        }
+        poll_not_reset(&mut me.send, cx)?;
         me.flow.poll_written(cx).map(Ok)
     }
 }

@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::descriptors;
 use crate::fleet::{Member, PeerIdentity};
-use crate::flow::PeekStream;
+use crate::flow::{PeekStream, forward_writes};
 use crate::upstream::h2_peer::UNKNOWN;
 use crate::upstream::h2_stream::STREAM_WINDOW;
 use crate::upstream::peer_body::Seat;
@@ -384,33 +384,7 @@ impl AsyncRead for PeerIo {
 }
 
 impl AsyncWrite for PeerIo {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
+    forward_writes!();
 }
 
 impl std::fmt::Debug for Connection {
