@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -33,6 +34,8 @@ const VERSION: u32 = 1;
 const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(1);
 /// A damaged file that is older than this holds nothing any more, whatever was in it.
 const LEFT_DAMAGED: SignedDuration = SignedDuration::from_hours(24 * 8);
+/// The rights of a directory by which others can write to it.
+const OTHERS_WRITE: u32 = 0o022;
 /// How often the lock is tried, and the time between two tries.
 const LOCK_TRIES: u32 = 300;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -107,7 +110,15 @@ impl HoldDir {
             let error = read(path).err()?;
             Some(trouble(path, &error))
         });
-        Ok(wrong.collect())
+        let mut wrong: Vec<String> = wrong.collect();
+        let mode = fs::metadata(dir).map_or(0, |metadata| metadata.permissions().mode());
+        if mode & OTHERS_WRITE != 0 {
+            wrong.push(format!(
+                "others than its owner may write to {}, and so keep any instance awake: chmod go-w",
+                dir.display()
+            ));
+        }
+        Ok(wrong)
     }
 
     fn at(dir: &Path) -> Self {
@@ -202,6 +213,14 @@ impl HoldDir {
         }
         let text = serde_json::to_vec(stored)?;
         private_files::write(&path, &text)
+    }
+
+    /// What could not be written to its end is as it was before, as far as that can be.
+    pub(super) fn put_back(&self, owner: &Owner, before: Option<&Stored>) {
+        let _stays = match before {
+            Some(before) => self.write(owner, before),
+            None => private_files::remove(&self.path(owner)),
+        };
     }
 
     /// Looks at the files, without reading them.
