@@ -110,15 +110,13 @@ impl HoldDir {
             let error = read(path).err()?;
             Some(trouble(path, &error))
         });
-        let mut wrong: Vec<String> = wrong.collect();
+        Ok(wrong.collect())
+    }
+
+    /// Whether others than its owner may write to it.
+    pub(super) fn is_open_to_others(dir: &Path) -> bool {
         let mode = fs::metadata(dir).map_or(0, |metadata| metadata.permissions().mode());
-        if mode & OTHERS_WRITE != 0 {
-            wrong.push(format!(
-                "others than its owner may write to {}, and so keep any instance awake: chmod go-w",
-                dir.display()
-            ));
-        }
-        Ok(wrong)
+        mode & OTHERS_WRITE != 0
     }
 
     fn at(dir: &Path) -> Self {

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -196,6 +196,12 @@ impl Holds {
             dir: dir.clone(),
             source,
         })
+    }
+
+    /// The directory, if others than its owner may write to it.
+    pub fn open_to_others(config: &WorkloadConfig) -> Option<&Path> {
+        let dir = config.state_dir.as_deref();
+        dir.filter(|dir| HoldDir::is_open_to_others(dir))
     }
 
     fn now(&self) -> Now {

@@ -273,7 +273,9 @@ async fn no_path_gets_around_a_rule_that_asks_who_comes() {
         "/Private",
         "/private?x=/../open",
     ] {
-        let mut stream = tokio::net::TcpStream::connect(gateway.address).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(gateway.address)
+            .await
+            .unwrap();
         let head = format!("GET {path} HTTP/1.1\r\nhost: blue.test\r\nconnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut answer = String::new();
