@@ -116,7 +116,11 @@ fn a_directory_that_others_may_write_to_is_told_of() {
     for (mode, is_told) in [(0o700, false), (0o755, false), (0o770, true), (0o707, true)] {
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
         let config = config(Some(dir.path()));
-        assert_eq!(Holds::open_to_others(&config).is_some(), is_told, "{mode:o}");
+        assert_eq!(
+            Holds::open_to_others(&config).is_some(),
+            is_told,
+            "{mode:o}"
+        );
     }
 }
 
