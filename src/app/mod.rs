@@ -19,6 +19,7 @@ mod prepared;
 mod problems;
 mod service;
 mod sockets;
+mod standby;
 mod workload;
 
 use std::net::SocketAddr;

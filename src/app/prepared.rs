@@ -107,6 +107,12 @@ impl Prepared {
             let help = "nothing to do: its instance sleeps by its policy again; delete the file";
             Problem::of("damaged_holds", "workload.state_dir", message).with_mend(help)
         }));
+        let open = Holds::open_to_others(&config.workload);
+        prepared.warnings.extend(open.map(|dir| {
+            let message = format!("others than its owner may write to {}", dir.display());
+            let help = "`chmod go-w` it: whoever can write there keeps any instance awake";
+            Problem::of("open_holds", "workload.state_dir", message).with_mend(help)
+        }));
         prepared.warnings.extend(warning.map(|message| {
             let help = "nothing to do: the clients of before have full handshakes once";
             Problem::of("damaged_tickets", "tickets.dir", message).with_mend(help)

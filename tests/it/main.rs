@@ -90,6 +90,7 @@ mod soak;
 mod streams;
 mod tickets;
 mod tunnels;
+mod tunnels_h2;
 mod unreadable;
 mod uploads;
 mod vm;

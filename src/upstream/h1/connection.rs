@@ -129,7 +129,11 @@ impl Connection {
         self.stream.register(cx);
         let mut stream = self.stream.lock();
         let Some(stream) = &mut *stream else {
-            return Poll::Ready(Err(Failure::Severed));
+            // Of what has not begun to go out, the instance has seen nothing.
+            return Poll::Ready(Err(match sending.has_begun() {
+                true => Failure::Severed,
+                false => Failure::Unsent,
+            }));
         };
         let (was_over, had_begun) = (sending.is_over(), sending.has_begun());
         if !was_over {
