@@ -366,7 +366,7 @@ async fn relocate_name(arguments: &MoveArguments) -> Result<(), Failure> {
     if from == arguments.to {
         return Err(Failure::failed(format_args!("`{from}` has it already")));
     }
-    let is_alive = |host: &str| directory.is_alive(host);
+    let is_alive = |host: &str| directory.is_alive(&Key::Node(host.to_owned()));
     if !is_alive(&arguments.to) && !arguments.force {
         let to = &arguments.to;
         return Err(Failure::failed(format_args!(
@@ -418,7 +418,7 @@ fn findings(status: &FleetStatus, directory: &Directory, entries: &[Entry]) -> V
         }
     }
     for (host, count) in hosts {
-        if !directory.is_alive(&host) {
+        if !directory.is_alive(&Key::Node(host.clone())) {
             found.push(format!("`{host}` is silent and claims {count} names"));
         }
     }

@@ -34,7 +34,9 @@ pub(super) struct State {
     pub(super) claims: HashMap<Box<str>, Vec<HostClaim>>,
     /// Names by ids.
     pub(super) names: HashMap<String, Box<str>>,
-    pub(super) members: BTreeMap<String, Arc<Member>>,
+    /// Nodes and those that are both: whoever has instances.
+    pub(super) nodes: BTreeMap<String, Arc<Member>>,
+    pub(super) fronts: BTreeMap<String, Arc<Member>>,
     pub(super) records: BTreeMap<Key, Entry>,
     pub(super) problems: BTreeMap<String, String>,
     pub(super) removed: u64,
@@ -55,7 +57,8 @@ impl State {
             routes: Routes::new(wake.clone(), hypeman.to_owned())?,
             claims: HashMap::new(),
             names: HashMap::new(),
-            members: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            fronts: BTreeMap::new(),
             records: BTreeMap::new(),
             problems: BTreeMap::new(),
             removed: 0,
@@ -90,9 +93,10 @@ impl State {
                 Err(problem) => Some(problem),
             },
             Key::Node(name) | Key::Front(name) => {
-                match member(name, matches!(key, Key::Front(_))) {
+                let is_front = matches!(key, Key::Front(_));
+                match member(name, is_front) {
                     Ok(member) => {
-                        self.members.insert(name.clone(), member);
+                        self.members_mut(is_front).insert(name.clone(), member);
                         self.records.insert(key.clone(), entry.clone());
                         None
                     }
@@ -118,7 +122,7 @@ impl State {
     }
 
     pub(super) fn put_claim(&mut self, host: &str, name: &str, id: String, created: i64) {
-        let host: Arc<str> = match self.members.get_key_value(host) {
+        let host: Arc<str> = match self.nodes.get_key_value(host) {
             Some((name, _)) => name.as_str().into(),
             None => host.into(),
         };
@@ -135,7 +139,8 @@ impl State {
             Key::Route { source, name } => self.routes.delete_route((source, name), hold),
             Key::Policy(name) => self.routes.delete_policy(name),
             Key::Claim { host, name } => self.delete_claim(host, name),
-            Key::Node(name) | Key::Front(name) => self.silence(name),
+            Key::Node(name) => self.silence(name, false),
+            Key::Front(name) => self.silence(name, true),
             Key::Removed | Key::Accepted => {}
         }
         self.problems.remove(&key.text());
@@ -160,22 +165,35 @@ impl State {
         }
     }
 
+    fn members_mut(&mut self, is_front: bool) -> &mut BTreeMap<String, Arc<Member>> {
+        match is_front {
+            true => &mut self.fronts,
+            false => &mut self.nodes,
+        }
+    }
+
+    /// Everybody of whom there is or was a record.
+    pub(super) fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.nodes.values().chain(self.fronts.values())
+    }
+
     /// A member's record is gone. Where it was is not forgotten.
-    pub(super) fn silence(&mut self, name: &str) {
-        if let Some(member) = self.members.get_mut(name) {
+    fn silence(&mut self, name: &str, is_front: bool) {
+        if let Some(member) = self.members_mut(is_front).get_mut(name) {
             let mut silent = Member::clone(member);
             silent.alive = false;
             *member = Arc::new(silent);
         }
     }
 
-    /// The first claim of a name, or of an id.
-    pub(super) fn claim(&self, name: &str) -> Option<&HostClaim> {
-        if let Some(all) = self.claims.get(name) {
-            return all.first();
+    /// The first claim of a name, or of an id; and the name.
+    pub(super) fn claim(&self, name: &str) -> Option<(&str, &HostClaim)> {
+        if let Some((name, all)) = self.claims.get_key_value(name) {
+            return Some((&**name, all.first()?));
         }
-        let all = self.claims.get(self.names.get(name)?)?;
-        all.iter().find(|claim| claim.id == name)
+        let (claimed, all) = self.claims.get_key_value(self.names.get(name)?)?;
+        let claim = all.iter().find(|claim| claim.id == name)?;
+        Some((&**claimed, claim))
     }
 }
 

@@ -14,6 +14,7 @@ pub mod operator;
 pub mod placement;
 pub mod publisher;
 pub mod records;
+mod rereads;
 mod routes;
 pub mod snapshot;
 

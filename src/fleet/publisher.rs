@@ -56,8 +56,7 @@ pub async fn keep_record(directory: Arc<Directory>, key: Key, record: MemberReco
         match kept {
             Ok(true) => {
                 // An engine that went back may know the lease and not the record.
-                let name = directory.own_name();
-                let is_there = directory.is_alive(name);
+                let is_there = directory.is_alive(&key);
                 if !is_there && let Some(lease) = lease {
                     let _again = put(&*engine, &key, &record, lease).await;
                 }

@@ -322,6 +322,8 @@ async fn reading_again_finds_where_a_name_went_and_does_not_wait_for_an_engine_t
     reread(&copy, &engine).await;
     let before = copy.place("web");
     assert_eq!(copy.read_again("web").await, before);
+    // That answer is good for a second.
+    tokio::time::advance(Duration::from_secs(1)).await;
     let value = json!({"id": "id"}).to_string().into_bytes();
     operator::relocate(&engine, "web", "h1", ("h2", value))
         .await
@@ -344,4 +346,69 @@ async fn reading_again_finds_where_a_name_went_and_does_not_wait_for_an_engine_t
     let place = copy.read_again("web").await;
     assert_eq!(place, copy.place("web"));
     assert!(began.elapsed() <= Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_who_read_a_name_again_make_one_read_and_one_a_second() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    put(&engine, "h/h1", &json!({"endpoints": ["h1:1"]})).await;
+    put(&engine, "i/h1/web", &json!({"id": "id-1"})).await;
+    reread(&copy, &engine).await;
+    let (before, began, reads) = (copy.place("web"), Instant::now(), engine.reads());
+    let slow = Faults {
+        delay: Duration::from_millis(10),
+        ..Faults::default()
+    };
+    engine.set_faults(slow);
+    for _ in 0..3 {
+        // Also where the name is the instance's id.
+        let names = ["web", "id-1"].into_iter().cycle().take(1_000);
+        let places = names.map(|name| copy.read_again(name));
+        for place in futures_util::future::join_all(places).await {
+            assert_eq!(place, before);
+        }
+    }
+    assert_eq!(engine.reads() - reads, 1);
+    assert!(began.elapsed() < Duration::from_millis(15), "nobody waits");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(copy.read_again("web").await, before);
+    assert_eq!(engine.reads() - reads, 2);
+    // Whoever asks for a name that nobody claims waits for nothing but the answer.
+    assert_eq!(copy.read_again("nobody").await, Place::Unclaimed);
+    assert_eq!(copy.read_again("nobody else").await, Place::Unclaimed);
+    assert_eq!(engine.reads() - reads, 3);
+    assert!(began.elapsed() < Duration::from_millis(1_100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_front_and_a_node_of_one_name_are_two_members() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    let node = json!({"endpoints": ["node:1"], "spki": "11".repeat(32), "role": "front"});
+    put(&engine, "h/h1", &node).await;
+    put(&engine, "i/h1/web", &json!({"id": "id-1"})).await;
+    reread(&copy, &engine).await;
+    let front = json!({"endpoints": ["front:1"], "spki": "22".repeat(32), "role": "node"});
+    put(&engine, "g/h1", &front).await;
+    copy.apply(&since(&engine, 4).await);
+    let Place::Peer { host, .. } = copy.place("web") else {
+        panic!("{:?}", copy.place("web"));
+    };
+    assert_eq!((&*host.endpoints, host.role), (&["node:1".to_owned()][..], Role::Node));
+    assert_eq!(copy.alive(), 2);
+    let key = |role| copy.member_as(role, "h1").and_then(|member| member.spki);
+    assert_eq!((key(Role::Node), key(Role::Front)), (Some([0x11; 32]), Some([0x22; 32])));
+    let roles: Vec<&str> = copy.status().members.iter().map(|one| one.role).collect();
+    assert_eq!(roles, ["front", "node"]);
+    // The end of the one is not the end of the other, and a front has no instances.
+    delete(&engine, vec!["g/h1".to_owned()]).await;
+    copy.apply(&since(&engine, 5).await);
+    assert!(copy.is_alive(&Key::Node("h1".to_owned())));
+    assert!(!copy.is_alive(&Key::Front("h1".to_owned())));
+    put(&engine, "g/h2", &json!({"endpoints": ["front:1"]})).await;
+    put(&engine, "i/h2/api", &json!({"id": "id-2"})).await;
+    reread(&copy, &engine).await;
+    let host = "h2".to_owned();
+    assert_eq!(copy.place("api"), Place::Unreachable { host });
 }
