@@ -12,6 +12,7 @@ use super::engine::Entry;
 use super::placement::Member;
 use super::records::{AcceptedRecord, ClaimRecord, Key, MemberRecord, RemovedRecord, read};
 use super::routes::Routes;
+use super::seal::SealKeys;
 use crate::config::WakeConfig;
 
 /// Fewer routes than these may always go at once.
@@ -50,11 +51,11 @@ pub(super) struct State {
 
 impl State {
     /// Nothing is known.
-    pub(super) fn new(wake: &WakeConfig, hypeman: &str) -> Result<Self, String> {
+    pub(super) fn new(wake: &WakeConfig, hypeman: &str, keys: SealKeys) -> Result<Self, String> {
         Ok(Self {
             revision: 0,
             is_known: false,
-            routes: Routes::new(wake.clone(), hypeman.to_owned())?,
+            routes: Routes::new(wake.clone(), hypeman.to_owned(), keys)?,
             claims: HashMap::new(),
             names: HashMap::new(),
             nodes: BTreeMap::new(),

@@ -19,6 +19,7 @@ use super::placement::{Claim, Member, Place, Placement, Role};
 use super::records::{ClaimRecord, Key, RemovedRecord, read, unknown_member, write};
 use super::rereads::Rereads;
 use super::routes::RouteLine;
+use super::seal::SealKeys;
 use crate::config::{FleetConfig, RouteConfig, WakeConfig};
 use crate::router::RouteChange;
 
@@ -83,6 +84,8 @@ pub struct MemberLine {
     pub zone: Option<String>,
     /// Whether it keeps its record alive.
     pub alive: bool,
+    /// Whether it takes no new work.
+    pub draining: bool,
     /// Where others reach it.
     pub endpoints: Vec<String>,
 }
@@ -127,7 +130,8 @@ impl Directory {
         hypeman: &str,
         engine: Arc<dyn Engine>,
     ) -> Result<Arc<Self>, String> {
-        let state = State::new(wake, hypeman)?;
+        let keys = SealKeys::of(config).map_err(|error| error.to_string())?;
+        let state = State::new(wake, hypeman, keys)?;
         Ok(Arc::new(Self {
             name: own.name,
             is_node: own.is_node,
@@ -338,6 +342,16 @@ impl Directory {
         }
     }
 
+    /// Other keys open what is sealed from now on, and what could not be opened so far.
+    pub fn use_keys(&self, keys: SealKeys) -> Applied {
+        let mut state = self.state_mut();
+        state.routes.use_keys(keys);
+        Applied {
+            routes: state.routes.take_change(),
+            ..Applied::default()
+        }
+    }
+
     /// Everything that is known, for a file: the same comes of it again.
     pub fn entries(&self) -> (Vec<Entry>, i64) {
         let state = self.state();
@@ -380,6 +394,7 @@ impl Directory {
             role: member.role.word(),
             zone: member.zone.clone(),
             alive: member.alive,
+            draining: member.alive && member.draining,
             endpoints: member.endpoints.clone(),
         };
         let mut members: Vec<MemberLine> = state.members().map(|one| line(one)).collect();

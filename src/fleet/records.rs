@@ -327,7 +327,11 @@ mod tests {
 
     #[test]
     fn a_record_is_of_no_other_kind_than_its_key() {
-        for (said, node) in [("front", Role::Node), ("both", Role::Both), ("x", Role::Node)] {
+        for (said, node) in [
+            ("front", Role::Node),
+            ("both", Role::Both),
+            ("x", Role::Node),
+        ] {
             let record = MemberRecord {
                 role: Some(said.to_owned()),
                 ..MemberRecord::default()

@@ -58,6 +58,8 @@ mod fair_shares;
 mod fields;
 mod fleet_etcd;
 mod fleet_peers;
+mod fleet_processes;
+mod fleet_whole;
 mod flows;
 mod framing;
 mod grpc;

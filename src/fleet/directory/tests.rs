@@ -325,7 +325,7 @@ async fn reading_again_finds_where_a_name_went_and_does_not_wait_for_an_engine_t
     // That answer is good for a second.
     tokio::time::advance(Duration::from_secs(1)).await;
     let value = json!({"id": "id"}).to_string().into_bytes();
-    operator::relocate(&engine, "web", "h1", ("h2", value))
+    operator::relocate(&engine, "web", &["h1"], ("h2", value))
         .await
         .unwrap();
     let (again, applied) = tokio::join!(copy.read_again("web"), async {
@@ -395,10 +395,16 @@ async fn a_front_and_a_node_of_one_name_are_two_members() {
     let Place::Peer { host, .. } = copy.place("web") else {
         panic!("{:?}", copy.place("web"));
     };
-    assert_eq!((&*host.endpoints, host.role), (&["node:1".to_owned()][..], Role::Node));
+    assert_eq!(
+        (&*host.endpoints, host.role),
+        (&["node:1".to_owned()][..], Role::Node)
+    );
     assert_eq!(copy.alive(), 2);
     let key = |role| copy.member_as(role, "h1").and_then(|member| member.spki);
-    assert_eq!((key(Role::Node), key(Role::Front)), (Some([0x11; 32]), Some([0x22; 32])));
+    assert_eq!(
+        (key(Role::Node), key(Role::Front)),
+        (Some([0x11; 32]), Some([0x22; 32]))
+    );
     let roles: Vec<&str> = copy.status().members.iter().map(|one| one.role).collect();
     assert_eq!(roles, ["front", "node"]);
     // The end of the one is not the end of the other, and a front has no instances.
@@ -411,4 +417,113 @@ async fn a_front_and_a_node_of_one_name_are_two_members() {
     reread(&copy, &engine).await;
     let host = "h2".to_owned();
     assert_eq!(copy.place("api"), Place::Unreachable { host });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_moves_leaves_the_claim_that_its_new_host_has_as_it_is() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    for host in ["h1", "h2", "h3"] {
+        put(
+            &engine,
+            &format!("h/{host}"),
+            &json!({"endpoints": [format!("{host}:1")]}),
+        )
+        .await;
+        put(
+            &engine,
+            &format!("i/{host}/web"),
+            &json!({"id": format!("of-{host}")}),
+        )
+        .await;
+    }
+    let value = json!({"id": "of-h1"}).to_string().into_bytes();
+    let gone = operator::relocate(&engine, "web", &["h1", "h9"], ("h3", value.clone())).await;
+    assert!(
+        gone.unwrap_err()
+            .to_string()
+            .contains("`h9` does not claim `web`")
+    );
+    operator::relocate(&engine, "web", &["h1", "h2"], ("h3", value.clone()))
+        .await
+        .unwrap();
+    reread(&copy, &engine).await;
+    let Place::Peer { host, claim } = copy.place("web") else {
+        panic!("{:?}", copy.place("web"));
+    };
+    assert_eq!((&*host.name, &*claim.id), ("h3", "of-h3"));
+    assert_eq!(copy.status().claimed_twice.len(), 0);
+    // Who claims nothing is given the claim that there was.
+    operator::relocate(&engine, "web", &["h3"], ("h1", value))
+        .await
+        .unwrap();
+    reread(&copy, &engine).await;
+    let Place::Peer { host, claim } = copy.place("web") else {
+        panic!("{:?}", copy.place("web"));
+    };
+    assert_eq!((&*host.name, &*claim.id), ("h1", "of-h1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_policy_opens_when_its_key_is_there_and_stays_sealed_in_a_file() {
+    use base64::Engine as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys");
+    let line = |byte: u8| base64::prelude::BASE64_STANDARD.encode([byte; 32]);
+    let keys = |lines: &[u8]| {
+        let lines: Vec<String> = lines.iter().map(|byte| line(*byte)).collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        SealKeys::load(&path).unwrap()
+    };
+    let engine = MemoryEngine::new();
+    let key = format!("{PREFIX}p/slow");
+    let policy = json!({"wake": {"timeout": "7s"}}).to_string().into_bytes();
+    let sealed = keys(&[1]).seal(&key, policy).unwrap();
+    let sealed: serde_json::Value = serde_json::from_slice(&sealed).unwrap();
+    put(&engine, "p/slow", &sealed).await;
+    put(
+        &engine,
+        "r/op/a.x",
+        &json!({"instance": "a", "policy": "slow"}),
+    )
+    .await;
+    // A member with another key, one that has none, and one with a config that names the file.
+    keys(&[2]);
+    let own = Own {
+        name: "f".to_owned(),
+        is_node: false,
+    };
+    let config = FleetConfig {
+        key_file: Some(path.clone()),
+        ..FleetConfig::default()
+    };
+    let shared: Arc<dyn Engine> = Arc::new(engine.clone());
+    let copy = Directory::new(own, &config, &WakeConfig::default(), "", shared).unwrap();
+    reread(&copy, &engine).await;
+    assert_eq!(copy.routes().len(), 0);
+    let problem = copy.status().problems[&key].clone();
+    assert!(
+        problem.contains("which is not in `fleet.key_file`"),
+        "{problem}"
+    );
+    let applied = copy.use_keys(keys(&[2, 1]));
+    assert_eq!(applied.routes.added.len(), 1);
+    assert_eq!(copy.routes()[0].wake.timeout, Duration::from_secs(7));
+    assert_eq!(copy.status().problems, BTreeMap::new());
+    for known in [&copy, &directory("g", false, &engine)] {
+        reread(known, &engine).await;
+        let (entries, _) = known.entries();
+        let entry = entries.iter().find(|entry| entry.key == key).unwrap();
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&entry.value).unwrap(),
+            sealed
+        );
+    }
+    // A key that is gone takes nothing away that is in force.
+    copy.use_keys(keys(&[3]));
+    reread(&copy, &engine).await;
+    assert_eq!(copy.routes()[0].wake.timeout, Duration::from_secs(7));
+    delete(&engine, vec!["p/slow".to_owned()]).await;
+    reread(&copy, &engine).await;
+    assert_eq!(copy.status().problems, BTreeMap::new());
 }
