@@ -80,6 +80,9 @@ impl FleetParts {
         let own = Own {
             name: name.clone(),
             is_node: fleet.is_node(),
+            meets_nobody: fleet.role == FleetRole::Node
+                && config.listener.is_empty()
+                && !config.ingress.watch,
         };
         let hypeman = config.hypeman.first().map(|plane| plane.name.as_str());
         let hypeman = hypeman.unwrap_or_default();

@@ -77,6 +77,7 @@ impl Opened {
         let own = Own {
             name: String::new(),
             is_node: false,
+            ..Own::default()
         };
         let wake = &self.config.wake;
         let directory = Directory::new(own, fleet, wake, "", Arc::clone(&self.engine));

@@ -33,6 +33,10 @@ pub(super) struct State {
     pub(super) is_known: bool,
     pub(super) routes: Routes,
     pub(super) claims: HashMap<Box<str>, Vec<HostClaim>>,
+    /// The host whose claims alone are remembered.
+    pub(super) claims_of: Option<String>,
+    /// How many names several hosts claim.
+    pub(super) claimed_twice: usize,
     /// Names by ids.
     pub(super) names: HashMap<String, Box<str>>,
     /// Nodes and those that are both: whoever has instances.
@@ -57,6 +61,8 @@ impl State {
             is_known: false,
             routes: Routes::new(wake.clone(), hypeman.to_owned(), keys)?,
             claims: HashMap::new(),
+            claims_of: None,
+            claimed_twice: 0,
             names: HashMap::new(),
             nodes: BTreeMap::new(),
             fronts: BTreeMap::new(),
@@ -84,6 +90,9 @@ impl State {
             }
             Key::Policy(name) => {
                 self.routes.put_policy(name, entry);
+                None
+            }
+            Key::Claim { host, .. } if self.claims_of.as_ref().is_some_and(|own| own != host) => {
                 None
             }
             Key::Claim { host, name } => match read::<ClaimRecord>(&entry.value) {
@@ -129,8 +138,10 @@ impl State {
         };
         self.names.insert(id.clone(), name.into());
         let all = self.claims.entry(name.into()).or_default();
+        let was_twice = all.len() > 1;
         all.retain(|claim| claim.host != host);
         all.push(HostClaim { host, id, created });
+        self.claimed_twice += usize::from(all.len() > 1 && !was_twice);
         // The oldest has it; of one revision the first by its name.
         all.sort_by(|one, other| (one.created, &one.host).cmp(&(other.created, &other.host)));
     }
@@ -160,7 +171,9 @@ impl State {
                 self.names.remove(&gone.id);
             }
         }
+        let was_twice = all.len() > 1;
         all.retain(|claim| &*claim.host != host);
+        self.claimed_twice -= usize::from(was_twice && all.len() <= 1);
         if all.is_empty() {
             self.claims.remove(name);
         }

@@ -42,12 +42,15 @@ pub struct Directory {
 }
 
 /// Who this member is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Own {
     /// Its name.
     pub name: String,
     /// Whether it stands beside a Hypeman.
     pub is_node: bool,
+    /// Whether it meets no clients, so that other hosts' instances are not its concern: it does not
+    /// remember who has them.
+    pub meets_nobody: bool,
 }
 
 /// The directory as operators see it.
@@ -71,6 +74,21 @@ pub struct FleetStatus {
     pub problems: BTreeMap<String, String>,
     /// How often the directory has gone back to an earlier revision.
     pub went_back: u64,
+}
+
+/// What is counted of a copy; it costs no walk over routes or names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// The revision that is in force.
+    pub revision: i64,
+    /// Members whose records live.
+    pub alive: usize,
+    /// Routes that are gone and stay in force.
+    pub held: usize,
+    /// Names that several hosts claim.
+    pub claimed_twice: usize,
+    /// Keys that are not in force as they are.
+    pub problems: usize,
 }
 
 /// A member, for operators.
@@ -131,7 +149,8 @@ impl Directory {
         engine: Arc<dyn Engine>,
     ) -> Result<Arc<Self>, String> {
         let keys = SealKeys::of(config).map_err(|error| error.to_string())?;
-        let state = State::new(wake, hypeman, keys)?;
+        let mut state = State::new(wake, hypeman, keys)?;
+        state.claims_of = own.meets_nobody.then(|| own.name.clone());
         Ok(Arc::new(Self {
             name: own.name,
             is_node: own.is_node,
@@ -416,7 +435,7 @@ impl Directory {
         claimed_twice.sort_by(|one, other| one.name.cmp(&other.name));
         let held = state.routes.held();
         let of_routes = state.routes.problems();
-        let problems = of_routes.chain(state.problems.iter());
+        let problems = of_routes.iter().chain(&state.problems);
         FleetStatus {
             revision: state.revision,
             age_seconds: self.age().map(|age| age.as_secs_f64()),
@@ -441,8 +460,11 @@ impl Directory {
         let member = match key {
             Key::Node(name) => state.nodes.get(name),
             Key::Front(name) => state.fronts.get(name),
-            Key::Route { .. } | Key::Policy(_) | Key::Claim { .. } => None,
-            Key::Removed | Key::Accepted => None,
+            Key::Route { .. }
+            | Key::Policy(_)
+            | Key::Claim { .. }
+            | Key::Removed
+            | Key::Accepted => None,
         };
         member.is_some_and(|member| member.alive)
     }
@@ -452,10 +474,16 @@ impl Directory {
         self.state().went_back
     }
 
-    /// How many members are alive.
-    pub fn alive(&self) -> usize {
+    /// How many there are of what operators look after.
+    pub fn counts(&self) -> Counts {
         let state = self.state();
-        state.members().filter(|member| member.alive).count()
+        Counts {
+            revision: state.revision,
+            alive: state.members().filter(|member| member.alive).count(),
+            held: state.routes.held(),
+            claimed_twice: state.claimed_twice,
+            problems: state.problems.len() + state.routes.problems().len(),
+        }
     }
 }
 

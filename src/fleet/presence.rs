@@ -165,6 +165,7 @@ mod tests {
         let own = Own {
             name: "h1".to_owned(),
             is_node: true,
+            ..Own::default()
         };
         let shared: Arc<dyn Engine> = Arc::new(engine.clone());
         let (config, wake) = (FleetConfig::default(), WakeConfig::default());

@@ -111,8 +111,8 @@ impl Routes {
         self.held
     }
 
-    pub(super) fn problems(&self) -> impl Iterator<Item = (&String, &String)> {
-        self.problems.iter()
+    pub(super) fn problems(&self) -> &BTreeMap<String, String> {
+        &self.problems
     }
 
     /// The routes that are in force, the oldest first.

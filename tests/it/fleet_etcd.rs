@@ -30,6 +30,7 @@ fn following(etcd: &Etcd) -> Arc<Directory> {
     let own = Own {
         name: "f".to_owned(),
         is_node: false,
+        ..Own::default()
     };
     let engine: Arc<dyn Engine> = Arc::new(etcd.engine());
     let wake = WakeConfig::default();

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use wakegate::fleet::engine::{Engine as _, Operation, read_all};
 use wakegate::fleet::records::PREFIX;
 
+use crate::support::browser::Browser;
 use crate::support::etcd::{Etcd, has_etcd};
 use crate::support::fleet::Authority;
 use crate::support::member_process::MemberProcess;
@@ -55,7 +56,7 @@ impl World {
 
     /// An instance that sleeps, of which the front knows that the node has it, and its route.
     async fn asleep(&self, name: &str) -> String {
-        let instance = self.plane.asleep(Wanted::hello(name)).await;
+        let instance = Box::pin(self.plane.asleep(Wanted::hello(name))).await;
         let put = format!("put --host {name}.test --instance {name}");
         self.front.fleet(&put).await.fine();
         let claimed = async || self.front.code(&format!("{name}.test")).await.0 == 200;
@@ -205,13 +206,14 @@ async fn the_api_and_the_command_say_the_same_of_members_and_of_routes_that_went
     );
 
     // Routes of a file, two of which say something more, and alike.
-    let mut file = String::new();
-    for index in 0..40 {
-        file += &format!("[[route]]\nhost = \"a{index}.test\"\ninstance = \"i{index}\"\n");
-        if index < 2 {
-            file += "response_headers.set = { x-a = \"b\" }\n";
-        }
-    }
+    let routes = (0..40).map(|index| {
+        let more = match index {
+            0 | 1 => "response_headers.set = [\"x-a: b\"]\n",
+            _ => "",
+        };
+        format!("[[route]]\nhost = \"a{index}.test\"\ninstance = \"i{index}\"\n{more}")
+    });
+    let file: String = routes.collect();
     let path = front.file("routes.toml");
     std::fs::write(&path, &file).unwrap();
     let imported = front.fleet(&format!("import {}", path.display())).await;
@@ -231,6 +233,20 @@ async fn the_api_and_the_command_say_the_same_of_members_and_of_routes_that_went
         .filter(|route| route.get("response_headers").is_some());
     assert_eq!(set.count(), 2);
 
+    // And the page shows it.
+    let browser = Browser::start(true).await;
+    browser.open(&format!("http://{}/", front.admin)).await;
+    let shown = async |id: &str| {
+        let script = format!("return document.getElementById('{id}').innerText");
+        browser.run(&script).await.as_str().unwrap().to_owned()
+    };
+    eventually("the members are on the page", async || {
+        let (text, members) = (shown("fleet-text").await, shown("members").await);
+        let said = text.contains("The directory answers.") && text.contains("40 routes, 0 names");
+        said && members.contains("f-1") && members.contains(&world.node.members.to_string())
+    })
+    .await;
+
     // Somebody empties the directory.
     let engine = world.etcd.engine();
     let keys = (0..40).map(|index| Operation::Delete(format!("{PREFIX}r/op/a{index}.test")));
@@ -247,6 +263,12 @@ async fn the_api_and_the_command_say_the_same_of_members_and_of_routes_that_went
             "{status}"
         );
     }
+    eventually("it is on the page", async || {
+        let told = "40 of 40 routes are gone from the directory and stay in force";
+        shown("fleet-problems").await.contains(told)
+    })
+    .await;
+    browser.end().await;
     assert_eq!(front.code("a39.test").await, nobody);
     front.fleet("accept").await.fine();
     let unknown = (404, "no_route".to_owned());
@@ -467,7 +489,7 @@ async fn what_is_secret_is_sealed_in_etcd_and_another_key_takes_over_without_a_r
         asked.send().await.unwrap().status() == 200
     };
     soon("who knows the secret is let in", is_served).await;
-    assert_eq!(front.get("web.test").await.status(), 401);
+    assert_eq!(front.get("web.test").await.status(), 403);
     assert!(front.fleet("export").await.fine().contains(secret));
 
     // A new key before the old one; then the old one goes.

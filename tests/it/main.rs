@@ -57,6 +57,7 @@ mod evidence;
 mod fair_shares;
 mod fields;
 mod fleet_etcd;
+mod fleet_histories;
 mod fleet_peers;
 mod fleet_processes;
 mod fleet_whole;

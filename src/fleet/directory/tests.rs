@@ -10,7 +10,12 @@ use crate::fleet::records::PREFIX;
 
 fn directory(name: &str, is_node: bool, engine: &MemoryEngine) -> Arc<Directory> {
     let name = name.to_owned();
-    let (own, config) = (Own { name, is_node }, FleetConfig::default());
+    let own = Own {
+        name,
+        is_node,
+        ..Own::default()
+    };
+    let config = FleetConfig::default();
     let engine: Arc<dyn Engine> = Arc::new(engine.clone());
     Directory::new(own, &config, &WakeConfig::default(), "default", engine).unwrap()
 }
@@ -89,6 +94,7 @@ async fn what_cannot_be_read_leaves_its_last_good_form_and_spoils_nothing_else()
     let problems: Vec<String> = copy.status().problems.into_keys().collect();
     let expected = ["r/op/a.x", "r/op/b.x", "r/op/c..x"].map(|key| format!("{PREFIX}{key}"));
     assert_eq!(problems, expected);
+    assert_eq!(copy.counts().problems, 3);
     put(&engine, "r/op/a.x", &json!({"instance": "a2"})).await;
     delete(&engine, vec!["r/op/b.x".to_owned(), "r/op/c..x".to_owned()]).await;
     reread(&copy, &engine).await;
@@ -167,11 +173,13 @@ async fn the_operators_route_goes_before_and_then_the_oldest_claims_and_routes_a
         (&*twice.name, twice.hosts.join(" ")),
         ("web", "h1 h2".to_owned())
     );
+    assert_eq!(copy.counts().claimed_twice, 1);
     put(&engine, "r/op/a.x", &json!({"instance": "of-op"})).await;
     delete(&engine, vec!["i/h1/web".to_owned()]).await;
     reread(&copy, &engine).await;
     assert_eq!(served(&copy)["a.x/"], "of-op");
     assert_eq!(copy.place("web"), Place::Here);
+    assert_eq!(copy.counts().claimed_twice, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +197,7 @@ async fn silence_is_not_absence() {
     assert_eq!(copy.place("nobody"), Place::Unclaimed);
     put(&engine, "h/h1", &json!({"endpoints": ["a:1"], "zone": "z"})).await;
     copy.apply(&since(&engine, 3).await);
-    assert_eq!(copy.alive(), 1);
+    assert_eq!(copy.counts().alive, 1);
     delete(&engine, vec!["h/h1".to_owned()]).await;
     copy.apply(&since(&engine, 4).await);
     let Place::Peer { host, .. } = copy.place("web") else {
@@ -198,7 +206,7 @@ async fn silence_is_not_absence() {
     assert!(!host.alive);
     let status = copy.status();
     assert_eq!((status.members.len(), status.members[0].alive), (1, false));
-    assert_eq!(copy.alive(), 0);
+    assert_eq!(copy.counts().alive, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,6 +229,7 @@ async fn many_routes_that_go_at_once_stay_until_that_is_accepted_however_it_is_h
     for copy in [&watching, &reading] {
         let shrink = copy.status().shrink.unwrap();
         assert_eq!((shrink.routes, shrink.of), (25, 60));
+        assert_eq!(copy.counts().held, 25);
     }
     // Other changes go on, and one that comes again is not gone.
     put(&engine, "r/op/a0.x", &json!({"instance": "again"})).await;
@@ -399,7 +408,7 @@ async fn a_front_and_a_node_of_one_name_are_two_members() {
         (&*host.endpoints, host.role),
         (&["node:1".to_owned()][..], Role::Node)
     );
-    assert_eq!(copy.alive(), 2);
+    assert_eq!(copy.counts().alive, 2);
     let key = |role| copy.member_as(role, "h1").and_then(|member| member.spki);
     assert_eq!(
         (key(Role::Node), key(Role::Front)),
@@ -492,6 +501,7 @@ async fn a_sealed_policy_opens_when_its_key_is_there_and_stays_sealed_in_a_file(
     let own = Own {
         name: "f".to_owned(),
         is_node: false,
+        ..Own::default()
     };
     let config = FleetConfig {
         key_file: Some(path.clone()),
@@ -526,4 +536,37 @@ async fn a_sealed_policy_opens_when_its_key_is_there_and_stays_sealed_in_a_file(
     delete(&engine, vec!["p/slow".to_owned()]).await;
     reread(&copy, &engine).await;
     assert_eq!(copy.status().problems, BTreeMap::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_meets_no_clients_remembers_its_own_claims_alone() {
+    let engine = MemoryEngine::new();
+    let own = Own {
+        name: "h2".to_owned(),
+        is_node: true,
+        meets_nobody: true,
+    };
+    let shared: Arc<dyn Engine> = Arc::new(engine.clone());
+    let config = FleetConfig::default();
+    let copy = Directory::new(own, &config, &WakeConfig::default(), "", shared).unwrap();
+    put(&engine, "i/h1/web", &json!({"id": "id-1"})).await;
+    put(&engine, "i/h2/api", &json!({"id": "id-2"})).await;
+    put(&engine, "r/op/a.x", &json!({"instance": "web"})).await;
+    reread(&copy, &engine).await;
+    put(&engine, "i/h1/more", &json!({"id": "id-3"})).await;
+    delete(&engine, vec!["i/h1/web".to_owned()]).await;
+    copy.apply(&since(&engine, 5).await);
+    assert_eq!((copy.status().claims, copy.routes().len()), (1, 1));
+    assert_eq!(copy.known(), 6);
+    let (entries, _) = copy.entries();
+    let claims = entries.iter().filter(|entry| entry.key.contains("/i/"));
+    assert_eq!(
+        claims.map(|entry| &*entry.key).collect::<Vec<_>>(),
+        [format!("{PREFIX}i/h2/api")]
+    );
+    assert_eq!(
+        copy.place("web"),
+        Place::Here,
+        "its own Hypeman says whether it has that"
+    );
 }
