@@ -397,13 +397,17 @@ impl Operator for AppHandle {
             memory_refusals: self.0.sockets.shared.buffers.refused(),
             draining: self.0.drain.draining().is_cancelled(),
             access_lines_dropped: parts.access.dropped(),
-            fleet: self.0.fleet.get().map(|fleet| FleetReadings {
-                revision: fleet.directory.known(),
-                age: fleet
-                    .directory
-                    .age()
-                    .unwrap_or_else(|| self.0.started.1.elapsed()),
-                members: fleet.directory.alive(),
+            fleet: self.0.fleet.get().map(|fleet| {
+                let counts = fleet.directory.counts();
+                let age = fleet.directory.age();
+                FleetReadings {
+                    revision: counts.revision,
+                    age: age.unwrap_or_else(|| self.0.started.1.elapsed()),
+                    members: counts.alive,
+                    held: counts.held,
+                    claimed_twice: counts.claimed_twice,
+                    problems: counts.problems,
+                }
             }),
         }
     }
