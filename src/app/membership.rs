@@ -9,7 +9,8 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use super::error::AppError;
-use crate::config::{Config, HostPattern, InstanceTemplate, RouteConfig, RoutePolicy};
+use crate::config::{Config, HostPattern, InstanceTemplate, Protocol, RouteConfig, RoutePolicy};
+use crate::fleet::identity::CallerJudge;
 use crate::fleet::{PeerIdentity, Placement};
 use crate::listener::{Inherited, Listener, ListenerSettings};
 use crate::names::PlaneIndex;
@@ -44,8 +45,10 @@ impl Membership {
         let (Some(address), Some(identity)) = (self.listen, &self.identity) else {
             return Ok(None);
         };
-        let config = identity.server_config(Some(Arc::clone(&self.placement)))?;
-        let settings = ListenerSettings::for_members(config);
+        let members = Some(Arc::clone(&self.placement));
+        let config = identity.server_config(members.clone())?;
+        let judge = CallerJudge::new(Arc::clone(identity), members);
+        let settings = ListenerSettings::for_members(config, Arc::new(judge));
         let inherited = inherited.take(address);
         let bound = Listener::bind(address, settings, inherited, reuse_port, false);
         let bound = bound.map_err(|source| AppError::Members(address, source))?;
@@ -59,19 +62,26 @@ impl Membership {
             placement: Arc::clone(&self.placement),
             peers: identity.map(|identity| Peers::new(identity, TaskTracker::new())),
             is_node: self.is_node,
-            default_route: Arc::new(default_route(config)),
+            default_routes: default_routes(config),
         }
     }
 }
 
-/// What a node says of a request for a host that only its front has a route for: what `[wake]` says.
-fn default_route(config: &Config) -> RouteConfig {
-    let first = config.hypeman.first();
-    let policy = RoutePolicy {
-        hypeman: first.map(|plane| plane.name.clone()).unwrap_or_default(),
-        ..RoutePolicy::new(PlaneIndex(0), &config.wake)
-    };
-    // Who passes a request on says which instance it is for.
-    let nobody = InstanceTemplate::Capture("instance".into());
-    RouteConfig::new(&HostPattern::Any, nobody, PORT, Arc::new(policy))
+/// What a node says of a request for a host that only its front has a route for: what `[wake]` says, for
+/// each protocol that the front's route may name.
+fn default_routes(config: &Config) -> Vec<Arc<RouteConfig>> {
+    let protocols = [Protocol::H1, Protocol::H2c, Protocol::Https, Protocol::H2];
+    let routes = protocols.into_iter().map(|protocol| {
+        let first = config.hypeman.first();
+        let mut policy = RoutePolicy {
+            hypeman: first.map(|plane| plane.name.clone()).unwrap_or_default(),
+            ..RoutePolicy::new(PlaneIndex(0), &config.wake)
+        };
+        policy.forwarding.protocol = protocol;
+        // Who passes a request on says which instance it is for.
+        let nobody = InstanceTemplate::Capture("instance".into());
+        let route = RouteConfig::new(&HostPattern::Any, nobody, PORT, Arc::new(policy));
+        Arc::new(route)
+    });
+    routes.collect()
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use http1::InterimSink;
 
 use crate::acme::Acme;
@@ -58,6 +58,11 @@ impl GatewayService {
             Some(facts) => (facts.client, facts.local, facts.secure),
             None => (from.client, from.local, true),
         };
+        // The next request is another client's.
+        let cache = match from_peer.facts() {
+            Some(facts) => ConnectionCache::of_client(facts.connection),
+            None => ConnectionCache::default(),
+        };
         let arrival = Arrival {
             client,
             local,
@@ -65,8 +70,7 @@ impl GatewayService {
             covers: &|_| true,
             certificate: None,
             interim: Some(interim),
-            // The next request is another client's.
-            cache: &ConnectionCache::default(),
+            cache: &cache,
             from_peer: Some(&from_peer),
             is_asking: false,
         };
@@ -100,6 +104,10 @@ impl Service for GatewayService {
         }
     }
 
+    fn client_of(&self, fields: &HeaderMap, from: &Downstream) -> Option<IpAddr> {
+        from.peer.as_ref().and_then(|_| FromPeer::client_of(fields))
+    }
+
     async fn call(
         &self,
         request: ClientRequest,
@@ -126,7 +134,8 @@ impl Service for GatewayService {
     }
 
     fn refuse(&self, refusal: Refusal, from: &Downstream) -> Response<GatewayBody> {
-        self.gateway.refuse(refusal, from.client.ip())
+        self.gateway
+            .refuse(refusal, from.client.ip(), from.peer.is_some())
     }
 
     async fn proxy_tcp(&self, connection: RawConnection) {

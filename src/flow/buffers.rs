@@ -122,6 +122,14 @@ impl BufferBudget {
 // === impl ClientBuffers ===
 
 impl ClientBuffers {
+    /// The side of another client, at this address.
+    pub fn of(&self, client: IpAddr) -> Self {
+        Self(Arc::new(Side {
+            shared: Arc::clone(&self.0.shared),
+            client: client.into(),
+        }))
+    }
+
     /// Counts so many bytes, which are in memory now.
     pub fn hold(&self, bytes: usize) -> Buffered {
         let mut held = Buffered {
@@ -206,10 +214,14 @@ impl Buffered {
             return;
         }
         let mut counts = shared.lock();
-        if used > shared.for_all(counts.in_all) {
-            *counts.of.entry(self.owner.0.client).or_default() += bytes;
-            counts.in_all += bytes;
-            self.counted += bytes;
+        // What is free for all is used up to its last byte: else the rest of it would be, for ever.
+        let counted = used
+            .saturating_sub(shared.for_all(counts.in_all))
+            .min(bytes);
+        if counted > 0 {
+            *counts.of.entry(self.owner.0.client).or_default() += counted;
+            counts.in_all += counted;
+            self.counted += counted;
         }
     }
 

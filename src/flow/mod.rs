@@ -10,6 +10,7 @@ mod h2_bytes;
 mod peek;
 mod places;
 mod send_timeout;
+mod trickle;
 
 pub use self::account::Account;
 pub use self::buffers::{BufferBudget, Buffered, ClientBuffers, Place};
@@ -18,3 +19,4 @@ pub use self::h2_bytes::{poll_not_reset, poll_read_stream, poll_window, stream_e
 pub use self::peek::PeekStream;
 pub use self::places::{ConnectionPlace, ConnectionPlaces};
 pub use self::send_timeout::SendTimeout;
+pub use self::trickle::Trickle;

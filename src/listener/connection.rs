@@ -32,7 +32,7 @@ use super::shared::Shared;
 use super::{client_hello, h2, http};
 use crate::config::{ListenerMode, ServerConfig};
 use crate::fleet::PeerName;
-use crate::fleet::identity::{ALPN, judged_name};
+use crate::fleet::identity::{ALPN, CallerJudge, judged_name};
 use crate::flow::{PeekStream, SendTimeout};
 use crate::telemetry::{HandshakeOutcome, Metrics};
 
@@ -42,6 +42,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long a connection of another member may be idle: who has instances' clients has requests soon.
 const MEMBER_IDLE: Duration = Duration::from_secs(900);
 
+/// How often it is looked whether a member that is connected is still believed.
+const JUDGED_EVERY: Duration = Duration::from_secs(1);
+
 /// A client's socket, whose first bytes may have been looked at.
 type Socket = PeekStream<SendTimeout<TcpStream>>;
 
@@ -49,7 +52,7 @@ type Socket = PeekStream<SendTimeout<TcpStream>>;
 enum Opened {
     Clear(Socket, Downstream, bool),
     Secure(Box<TlsStream<Socket>>, Downstream),
-    Member(Box<TlsStream<Socket>>, Downstream),
+    Member(Box<TlsStream<Socket>>, Downstream, Arc<CallerJudge>),
     Raw(RawConnection),
 }
 
@@ -199,10 +202,17 @@ fn serving<'a, S: Service>(
             let stream = (stream, accepted);
             Box::pin(h2::serve(stream, from, service, config, own, drain))
         }
-        Opened::Member(stream, from) => {
+        Opened::Member(stream, from, judge) => {
             let own = own_limits(&from, MEMBER_IDLE);
+            let chain = stream.get_ref().1.peer_certificates();
+            let leaf = chain.and_then(|chain| Some(chain.first()?.clone().into_owned()));
             let stream = (stream, accepted);
-            Box::pin(h2::serve(stream, from, service, config, own, drain))
+            Box::pin(async move {
+                tokio::select! {
+                    served = h2::serve(stream, from, service, config, own, drain) => served,
+                    reason = not_believed(&judge, leaf) => Err(io::Error::other(reason)),
+                }
+            })
         }
         Opened::Secure(stream, from) => {
             let own = own_limits(&from, idle);
@@ -233,11 +243,12 @@ async fn open<S: Service>(
         peer: None,
         is_asking: settings.mode == ListenerMode::Wake,
     };
-    if let Some(config) = &settings.members {
-        let greeting = greet_member(stream, config, metrics);
+    if let Some(members) = &settings.members {
+        let greeting = greet_member(stream, &members.config, metrics);
         let (stream, name) = Box::pin(greeting).await?;
         let peer = Some(Arc::new(name));
-        return Ok(Opened::Member(stream, Downstream { peer, ..from(None) }));
+        let from = Downstream { peer, ..from(None) };
+        return Ok(Opened::Member(stream, from, Arc::clone(&members.judge)));
     }
     match (&settings.mode, &settings.tls) {
         (ListenerMode::Tcp { host }, _) => Ok(Opened::Raw(RawConnection {
@@ -332,6 +343,21 @@ async fn greet_member(
     };
     handshake.outcome = HandshakeOutcome::Full;
     Ok((Box::new(stream), name))
+}
+
+/// Ends when a member that is connected would not be let in any more; why not.
+async fn not_believed(judge: &CallerJudge, leaf: Option<CertificateDer<'static>>) -> String {
+    let Some(leaf) = leaf else {
+        return "it shows no certificate".to_owned();
+    };
+    loop {
+        sleep(JUDGED_EVERY).await;
+        if let Err(reason) = judge.judge(&leaf) {
+            tracing::warn!(%reason, code = "peer_refused",
+                "the connection of a member of the fleet is closed: it is not believed any more");
+            return reason;
+        }
+    }
 }
 
 /// A structured field's byte sequence (RFC 9440 §2.1, RFC 8941 §3.3.5).

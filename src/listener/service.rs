@@ -8,7 +8,7 @@ use std::future::{Future, ready};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ::http::{HeaderName, HeaderValue, Response};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Response};
 use http1::InterimSink;
 use hyper::body::Body;
 use tokio::net::TcpStream;
@@ -97,6 +97,11 @@ pub trait Service: Clone + Send + Sync + 'static {
         _port: u16,
     ) -> impl Future<Output = ()> + Send {
         ready(())
+    }
+
+    /// The client that a member of the fleet speaks for in a request with these fields.
+    fn client_of(&self, _fields: &HeaderMap, _from: &Downstream) -> Option<IpAddr> {
+        None
     }
 
     /// Answers one request, which may be a head alone. `interim` takes 1xx responses to it.

@@ -15,6 +15,7 @@ use super::ticket_ring::TicketRing;
 use super::tls_error::TlsError;
 use crate::acme::AcmeStore;
 use crate::config::{ListenerConfig, ListenerMode, TlsConfig};
+use crate::fleet::identity::CallerJudge;
 use crate::flow::ClientBuffers;
 
 /// The settings of a listener's connections.
@@ -24,7 +25,14 @@ pub struct ListenerSettings {
     pub(super) proxy_protocol: bool,
     pub(super) tls: Option<Tls>,
     /// What members of the fleet are judged by, at the listener for them.
-    pub(super) members: Option<Arc<rustls::ServerConfig>>,
+    pub(super) members: Option<Members>,
+}
+
+/// What members of the fleet are judged by: when they come, and later.
+#[derive(Debug, Clone)]
+pub(super) struct Members {
+    pub(super) config: Arc<rustls::ServerConfig>,
+    pub(super) judge: Arc<CallerJudge>,
 }
 
 /// The limits of one connection that depend on whose it is.
@@ -84,12 +92,12 @@ impl ListenerSettings {
     }
 
     /// Those of a listener for other members of the fleet alone, whose certificates are judged so.
-    pub fn for_members(config: Arc<rustls::ServerConfig>) -> Self {
+    pub fn for_members(config: Arc<rustls::ServerConfig>, judge: Arc<CallerJudge>) -> Self {
         Self {
             mode: ListenerMode::Http,
             proxy_protocol: false,
             tls: None,
-            members: Some(config),
+            members: Some(Members { config, judge }),
         }
     }
 

@@ -50,6 +50,14 @@ pub(super) struct CachedHost {
 // === impl ConnectionCache ===
 
 impl ConnectionCache {
+    /// That of one request of a connection that another member of the fleet has.
+    pub fn of_client(client: ClientConnection) -> Self {
+        Self {
+            client,
+            ..Self::default()
+        }
+    }
+
     /// The name of the connection.
     pub(super) fn client(&self) -> ClientConnection {
         self.client

@@ -88,6 +88,12 @@ pub enum ProxyError {
     /// Its instance is another host's, and nothing was sent to it.
     #[error("the instance is not this host's")]
     Misplaced,
+    /// The directory says, also when it is read anew, that its instance is at a host that does not have it.
+    #[error("no host has the instance, where the directory says that one has")]
+    Nowhere,
+    /// Another member of the fleet has passed it on, whose route says what only a route here could.
+    #[error("the route of whoever has passed the request on says more than it can pass on")]
+    PolicyNotKnown,
     /// The node of its instance's host did not answer.
     #[error(transparent)]
     Peer(#[from] PeerError),

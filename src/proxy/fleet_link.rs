@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::active_routes::ActiveRoute;
-use crate::config::RouteConfig;
+use crate::config::{Protocol, RouteConfig};
 use crate::fleet::{Place, Placement};
 use crate::upstream::Peers;
 use hypeman::InstanceRef;
@@ -19,8 +19,9 @@ pub struct FleetLink {
     pub peers: Option<Arc<Peers>>,
     /// Whether it stands beside a Hypeman.
     pub is_node: bool,
-    /// What is said of a request for a host that only its front has a route for.
-    pub default_route: Arc<RouteConfig>,
+    /// What is said of a request for a host that only its front has a route for: one route for each
+    /// protocol that may be spoken with the instance.
+    pub default_routes: Vec<Arc<RouteConfig>>,
 }
 
 /// The same in a gateway that runs.
@@ -29,12 +30,18 @@ pub(super) struct Fleet {
     pub(super) placement: Arc<dyn Placement>,
     pub(super) peers: Option<Arc<Peers>>,
     pub(super) is_node: bool,
-    pub(super) default_route: Arc<ActiveRoute>,
+    pub(super) default_routes: Vec<Arc<ActiveRoute>>,
 }
 
 // === impl Fleet ===
 
 impl Fleet {
+    /// The route of a request that only its front has one for.
+    pub(super) fn default_route(&self, protocol: Protocol) -> Option<&Arc<ActiveRoute>> {
+        let mut routes = self.default_routes.iter();
+        routes.find(|route| route.config().forwarding.protocol == protocol)
+    }
+
     /// Where an instance is, unless it is, or may be, here.
     pub(super) fn elsewhere(&self, name: &InstanceRef) -> Option<Place> {
         self.unless_here(self.placement.place(name.as_str()))

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use arc_swap::ArcSwap;
 
 use super::active_routes::{ActiveRoutes, RouteSources, RouteStates};
+use super::asked_anew::AskedAnew;
 use super::auth::{AuthClient, KeyFetcher};
 use super::context::GatewayParts;
 use super::fleet_link::{Fleet, FleetLink};
@@ -29,6 +30,7 @@ pub struct Gateway<P> {
     /// Who has it changes the routes.
     states: Mutex<RouteStates>,
     pub(super) unknown: UnknownNames,
+    pub(super) asked_anew: AskedAnew,
     pub(super) preflights: Preflights,
     pub(super) tunnel_places: TunnelPlaces,
     pub(super) pseudonyms: Pseudonyms,
@@ -54,6 +56,7 @@ impl<P: ControlPlane> Gateway<P> {
             active_routes: ArcSwap::from_pointee(active_routes),
             states: Mutex::new(states),
             unknown: UnknownNames::new(unknown),
+            asked_anew: AskedAnew::default(),
             preflights: Preflights::default(),
             tunnel_places: TunnelPlaces::default(),
             pseudonyms: Pseudonyms::default(),
@@ -68,13 +71,21 @@ impl<P: ControlPlane> Gateway<P> {
     /// Makes it a member of a fleet, before its first request.
     pub fn join(&self, link: FleetLink) {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let default_route = states.alone(&link.default_route, RouteSources::of(&self.parts));
+        if let Err(errors) = self.parts.instance_tls.load(&link.default_routes) {
+            for (_, error) in errors {
+                tracing::warn!(%error, "requests of fronts' routes cannot go over TLS to instances");
+            }
+        }
+        let default_routes = link.default_routes.iter();
+        let default_routes =
+            default_routes.map(|route| states.alone(route, RouteSources::of(&self.parts)));
+        let default_routes = default_routes.collect();
         // It is joined once.
         let _first = self.fleet.set(Fleet {
             placement: link.placement,
             peers: link.peers,
             is_node: link.is_node,
-            default_route,
+            default_routes,
         });
     }
 

@@ -12,6 +12,7 @@ mod active_routes;
 mod admission;
 mod admit;
 mod answer_locally;
+mod asked_anew;
 mod auth;
 mod authenticate;
 mod client_address;

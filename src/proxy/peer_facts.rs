@@ -7,11 +7,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
+use crate::config::Protocol;
 use crate::fleet::PeerName;
-use crate::upstream::{X_WAKEGATE_HOPS, X_WAKEGATE_MISPLACED, is_of_peers};
+use crate::upstream::{ClientConnection, X_WAKEGATE_HOPS, X_WAKEGATE_MISPLACED, is_of_peers};
 use hypeman::InstanceRef;
 
 /// Who a request is from, and what it is for; one field, so that it counts as one.
@@ -64,6 +66,15 @@ pub struct PeerFacts {
     pub port: u16,
     /// The kind of a connection that is passed on as it is.
     pub raw: Option<Raw>,
+    /// How long the client waits, by the route that the member has.
+    pub timeout: Duration,
+    /// What that route says is spoken with the instance.
+    pub protocol: Protocol,
+    /// Whether that route says more about it than can be said here: whom to believe over TLS, a PROXY
+    /// header.
+    pub says_more: bool,
+    /// The client's connection.
+    pub connection: ClientConnection,
     /// The prefix that is to be taken off the path.
     pub strip: Option<String>,
     /// The `Host` that the instance gets, where that is not the host of the route.
@@ -112,6 +123,14 @@ impl FromPeer {
             hops,
             is_readable: hops.is_some() && facts.is_ok(),
             facts: facts.ok().flatten(),
+        }
+    }
+
+    /// The client that a member speaks for in a request with these fields. Nothing is taken away.
+    pub fn client_of(headers: &HeaderMap) -> Option<IpAddr> {
+        match one(headers, &FACTS) {
+            One::Some(line) => line.to_str().ok()?.split(' ').nth(1)?.parse().ok(),
+            One::None | One::Many => None,
         }
     }
 
@@ -196,6 +215,14 @@ impl PeerFacts {
                 "tcp" => Some(Raw::Tcp),
                 _ => return None,
             },
+            timeout: Duration::from_millis(next()?.parse().ok()?),
+            protocol: protocol_named(next()?)?,
+            says_more: match next()? {
+                "-" => false,
+                "more" => true,
+                _ => return None,
+            },
+            connection: ClientConnection::parse(next()?)?,
             strip: match one(headers, &STRIP) {
                 One::None => None,
                 One::Some(prefix) => Some(prefix.to_str().ok()?.to_owned()),
@@ -214,7 +241,7 @@ impl PeerFacts {
     pub(super) fn write(&self, hops: u32, headers: &mut HeaderMap) -> Option<()> {
         let is_word = |id: &&str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic());
         let line = format!(
-            "{} {} {} {} {} {} {} {} {} {}",
+            "{} {} {} {} {} {} {} {} {} {} {} {} {} {}",
             self.client,
             self.named,
             self.local,
@@ -229,6 +256,10 @@ impl PeerFacts {
                 Some(Raw::Tls) => "tls",
                 Some(Raw::Tcp) => "tcp",
             },
+            self.timeout.as_millis(),
+            word_of(self.protocol),
+            if self.says_more { "more" } else { "-" },
+            self.connection,
         );
         let mut line = HeaderValue::try_from(line).ok()?;
         // It never comes again: it would push out of HTTP/2's tables what does.
@@ -243,6 +274,23 @@ impl PeerFacts {
         }
         Some(())
     }
+}
+
+const PROTOCOLS: [(&str, Protocol); 4] = [
+    ("h1", Protocol::H1),
+    ("h2c", Protocol::H2c),
+    ("https", Protocol::Https),
+    ("h2", Protocol::H2),
+];
+
+fn protocol_named(word: &str) -> Option<Protocol> {
+    let found = PROTOCOLS.iter().find(|(name, _)| *name == word);
+    found.map(|(_, protocol)| *protocol)
+}
+
+fn word_of(protocol: Protocol) -> &'static str {
+    let found = PROTOCOLS.iter().find(|(_, one)| *one == protocol);
+    found.map_or("h1", |(name, _)| *name)
 }
 
 /// What a node says of its own answer, taken away from its fields: the code, `-` for none.
@@ -289,6 +337,10 @@ mod tests {
             revision: 9,
             port: 8080,
             raw: Some(Raw::Tls),
+            timeout: Duration::from_millis(300_001),
+            protocol: Protocol::H2c,
+            says_more: true,
+            connection: ClientConnection::new(),
             strip: Some("/v1".to_owned()),
             host: Some(HeaderValue::from_static("inside")),
         }
@@ -298,17 +350,20 @@ mod tests {
     fn what_is_said_is_heard_and_taken_away() {
         let mut headers = HeaderMap::new();
         headers.insert("x-own", HeaderValue::from_static("1"));
-        facts().write(1, &mut headers).unwrap();
+        let facts = facts();
+        facts.write(1, &mut headers).unwrap();
         assert_eq!(headers["x-wakegate-hops"], "1");
+        assert_eq!(FromPeer::client_of(&headers), Some(facts.named));
         let from = FromPeer::take(peer(), &mut headers);
+        assert_eq!(FromPeer::client_of(&headers), None);
         assert_eq!(from.check(), Ok(()));
-        assert_eq!((from.facts(), from.hops()), (Some(&facts()), 1));
+        assert_eq!((from.facts(), from.hops()), (Some(&facts), 1));
         assert_eq!(headers.len(), 1, "{headers:?}");
     }
 
     #[test]
     fn what_cannot_be_read_as_a_whole_is_not_taken_and_a_loop_is_one_all_the_same() {
-        let line = "192.0.2.7:1 192.0.2.7 10.0.0.1:80 0 app x1 7 9 8080 -";
+        let line = "192.0.2.7:1 192.0.2.7 10.0.0.1:80 0 app x1 7 9 8080 - 30000 h1 - a.b";
         let check = |fields: &[(&'static str, &str)]| {
             let fields = fields.iter().map(|(name, value)| {
                 let name = HeaderName::from_static(name);
@@ -326,8 +381,10 @@ mod tests {
         for (name, value) in [
             ("x-wakegate-peer", "nonsense"),
             ("x-wakegate-peer", line.strip_prefix("192").unwrap()),
-            ("x-wakegate-peer", line.strip_suffix(" -").unwrap()),
+            ("x-wakegate-peer", line.strip_suffix(" a.b").unwrap()),
             ("x-wakegate-peer", &more),
+            ("x-wakegate-peer", &line.replace("h1", "h9")),
+            ("x-wakegate-peer", &line.replace("30000", "-1")),
             ("x-wakegate-hops", "-1"),
             ("x-wakegate-hops", "many"),
         ] {

@@ -50,23 +50,11 @@ impl<P: ControlPlane> Gateway<P> {
         context: &RequestContext,
         log: &mut RequestLog,
     ) -> Result<Option<PeerStream>, ProxyError> {
-        let mut facts = PeerFacts {
-            client: arrival.client,
-            named: context.client,
-            local: arrival.local,
-            secure: arrival.secure,
-            instance: destination.instance.clone(),
-            id: None,
-            generation: 0,
-            revision: 0,
-            port: destination.port,
-            raw: Some(match kind {
-                RawKind::Tls => Raw::Tls,
-                RawKind::Tcp => Raw::Tcp,
-            }),
-            strip: None,
-            host: None,
-        };
+        let mut facts = PeerFacts::about(destination, arrival, context);
+        facts.raw = Some(match kind {
+            RawKind::Tls => Raw::Tls,
+            RawKind::Tcp => Raw::Tcp,
+        });
         let host = log.host.as_ref().map(ToString::to_string);
         let authority = format!("{}:{}", host.unwrap_or_default(), destination.port);
         let authority: Authority = authority.parse().map_err(|_| ProxyError::Target)?;
@@ -75,7 +63,7 @@ impl<P: ControlPlane> Gateway<P> {
         *head.uri_mut() = Uri::from(authority);
         let id = context.request_id.header().clone();
         head.headers_mut().insert(X_REQUEST_ID, id);
-        let mut request = PeerRequest::new(head, None);
+        let mut request = PeerRequest::new(head, None, self.patience(destination));
         let mut is_second = false;
         let mut response = loop {
             let (member, claim) = found(place)?;
@@ -88,8 +76,11 @@ impl<P: ControlPlane> Gateway<P> {
             self.count_sent(&sent);
             let response = sent?;
             let is_misplaced = peer_facts::is_misplaced(response.status(), response.headers());
-            if !is_misplaced || is_second {
+            if !is_misplaced {
                 break response;
+            }
+            if is_second {
+                return Err(ProxyError::Nowhere);
             }
             is_second = true;
             match fleet.elsewhere_by_now(&destination.instance).await {

@@ -108,12 +108,21 @@ impl<P: ControlPlane> Gateway<P> {
         client: IpAddr,
     ) -> Result<Arc<Instance>, ProxyError> {
         let wakes = &self.parts.wakes;
-        let found = match wakes.cached(plane, name) {
+        let is_meant = |instance: &Instance| id.is_none_or(|id| instance.id().as_str() == id);
+        let mut found = match wakes.cached(plane, name) {
             Some(instance) => Ok(instance),
             None => Box::pin(wakes.find(plane, name, patience, client)).await,
         };
+        if let Ok(instance) = &found
+            && !is_meant(instance)
+            && self.asked_anew.may_ask(plane, name)
+        {
+            // It may have been deleted and made anew, and its name be known from before.
+            wakes.forget_meaning(plane, name, instance.id());
+            found = Box::pin(wakes.find(plane, name, patience, client)).await;
+        }
         match found {
-            Ok(instance) if id.is_none_or(|id| instance.id().as_str() == id) => Ok(instance),
+            Ok(instance) if is_meant(&instance) => Ok(instance),
             Ok(_) | Err(WakeError::NotFound) => Err(ProxyError::Misplaced),
             Err(error) => Err(error.into()),
         }

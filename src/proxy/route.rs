@@ -22,6 +22,7 @@ use super::error::ProxyError;
 use super::gateway::Gateway;
 use super::https_redirect::HttpsRedirect;
 use super::path_verdict::PathVerdict;
+use super::peer_facts::PeerFacts;
 use super::ports::{choose_port, port_of_host};
 use super::preflight::Preflight;
 use super::request_body::min_body_rate;
@@ -37,6 +38,9 @@ use crate::names::Hostname;
 use crate::router::{AuthorityError, Match, PathReadings, RouteError};
 use crate::upstream::{Field, Fields, Pseudonym, RequestBody};
 use hypeman::{ControlPlane, InstanceRef};
+
+/// The longest that another member may say that a request is held.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// The instance that a request, or a connection, goes to, by its route.
 pub(super) struct Destination {
@@ -158,7 +162,8 @@ impl<P: ControlPlane> Gateway<P> {
         if fields.has(Field::Via) && pseudonym.is_in(request.headers()) {
             return Err(ProxyError::ForwardLoop);
         }
-        let timeout = client_timeout(config.wake.timeout, request.headers(), fields);
+        let timeout = self.timeout_of(&route, arrival);
+        let timeout = client_timeout(timeout, request.headers(), fields);
         let preflight = match config.admission.preset {
             Some(_) => Preflight::of(&host.host, &request).map(Box::new),
             None => None,
@@ -207,7 +212,6 @@ impl<P: ControlPlane> Gateway<P> {
             },
             _,
         ) = found;
-        let config = route.config();
         let port = match arrival.facts() {
             Some(facts) => {
                 instance = facts.instance.clone();
@@ -221,7 +225,7 @@ impl<P: ControlPlane> Gateway<P> {
                 port_of_host(&route, host.as_str())?
             }
         };
-        let timeout = config.wake.timeout;
+        let timeout = self.timeout_of(&route, arrival);
         Ok(Destination {
             port,
             route,
@@ -234,6 +238,20 @@ impl<P: ControlPlane> Gateway<P> {
         })
     }
 
+    /// How long a request is held at most. Where only the member that has passed it on has a route for it,
+    /// that one says so.
+    fn timeout_of(&self, route: &Arc<ActiveRoute>, arrival: &Arrival<'_>) -> Duration {
+        let own = route.config().wake.timeout;
+        let (Some(facts), Some(fleet)) = (arrival.facts(), self.fleet.get()) else {
+            return own;
+        };
+        let default = fleet.default_route(route.config().forwarding.protocol);
+        match default.is_some_and(|default| Arc::ptr_eq(default, route)) {
+            true => facts.timeout.min(LONGEST),
+            false => own,
+        }
+    }
+
     fn find_route(
         &self,
         host: &Hostname,
@@ -243,13 +261,20 @@ impl<P: ControlPlane> Gateway<P> {
     ) -> Result<(Match<Arc<RouteState>>, PathVerdict), ProxyError> {
         let table = self.active_routes.load();
         let found = table.find(host, path, arrival.local.port());
-        let found = match (found, arrival.facts(), self.fleet.get()) {
+        let default = |facts: &PeerFacts| {
+            let fleet = self.fleet.get()?;
+            fleet.default_route(facts.protocol).cloned()
+        };
+        let found = match (found, arrival.facts()) {
             // Another member has a route for it; this one only has the instance.
-            (Err(_), Some(facts), Some(fleet)) => Match {
-                route: Arc::clone(&fleet.default_route),
+            (Err(error), Some(facts)) => Match {
+                route: match facts.says_more {
+                    true => return Err(ProxyError::PolicyNotKnown),
+                    false => default(facts).ok_or(error)?,
+                },
                 instance: facts.instance.clone(),
             },
-            (found, _, _) => found?,
+            (found, _) => found?,
         };
         log.route = Some(Arc::clone(&found.route));
         let verdict = found.route.state().policy.path_rules.judge(path);

@@ -70,19 +70,20 @@ impl<P: ControlPlane> Gateway<P> {
             Ok(response) => response,
             Err(error) => refuse(&error, &accept, &mut transaction),
         };
-        if arrival.facts().is_some()
-            && matches!(response.body(), Content::Own(_) | Content::Status(_))
-        {
-            let code = transaction.log.error.unwrap_or("-");
-            let code = HeaderValue::from_static(code);
-            response.headers_mut().insert(peer_facts::CODE, code);
+        if arrival.from_peer.is_some() {
+            say_that_it_is_own(&mut response, &transaction);
         }
         answer(response, transaction)
     }
 
     /// Answers what is no request, of which no more is known than its connection says. `peer` is the
-    /// client: whom a proxy may have named cannot be read.
-    pub fn refuse(&self, refusal: Refusal, peer: IpAddr) -> Response<GatewayBody> {
+    /// client, or another member of the fleet: whom a proxy may have named cannot be read.
+    pub fn refuse(
+        &self,
+        refusal: Refusal,
+        peer: IpAddr,
+        is_of_member: bool,
+    ) -> Response<GatewayBody> {
         let mut request = Request::new(None);
         *request.method_mut() = refusal.method.unwrap_or_else(unknown_method);
         let fields = Fields::of(request.headers());
@@ -90,7 +91,10 @@ impl<P: ControlPlane> Gateway<P> {
         transaction.log.target = refusal.target;
         transaction.log.no_path = UNKNOWN;
         let accept = Accept::of(request.headers(), fields);
-        let response = refuse(&refusal.reason.into(), &accept, &mut transaction);
+        let mut response = refuse(&refusal.reason.into(), &accept, &mut transaction);
+        if is_of_member {
+            say_that_it_is_own(&mut response, &transaction);
+        }
         answer(response, transaction)
     }
 
@@ -244,6 +248,14 @@ impl<P: ControlPlane> Gateway<P> {
 
 fn unknown_method() -> Method {
     Method::from_bytes(UNKNOWN.as_bytes()).unwrap_or_default()
+}
+
+/// Tells another member of the fleet that an answer is the gateway's own, if it is.
+fn say_that_it_is_own(response: &mut Response<Content>, transaction: &Transaction) {
+    if matches!(response.body(), Content::Own(_) | Content::Status(_)) {
+        let code = HeaderValue::from_static(transaction.log.error.unwrap_or("-"));
+        response.headers_mut().insert(peer_facts::CODE, code);
+    }
 }
 
 /// Whether a request that another member of the fleet has sent is taken.

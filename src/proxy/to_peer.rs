@@ -6,8 +6,9 @@
 //! read anew, once. The node's own answers pass as they are.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE as UPGRADE_FIELD};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, UPGRADE as UPGRADE_FIELD};
 use http::uri::{Authority, Parts as UriParts, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 
@@ -20,17 +21,20 @@ use super::prepare::{fields_for_instance, obeying};
 use super::request_log::RequestLog;
 use super::request_target::adopt_authority;
 use super::response_body::{Content, X_WAKEGATE_WAKE};
-use super::route::Target;
+use super::route::{Destination, Target};
 use super::transaction::ExtraFields;
 use super::wake_info::WakeInfo;
 use crate::fleet::{Claim, Place};
 use crate::telemetry::{PeerOutcome, WakeKind, known_code};
 use crate::upstream::{
-    Fields, PeerError, PeerRequest, RequestBody, TrailerRules, UpstreamBody, X_REQUEST_ID,
-    X_WAKEGATE_MISPLACED, prepare_response,
+    Field, Fields, InterimSink, PeerError, PeerRequest, RequestBody, TrailerRules, UpstreamBody,
+    X_REQUEST_ID, X_WAKEGATE_MISPLACED, prepare_response,
 };
 use crate::wake::WakeError;
 use hypeman::ControlPlane;
+
+/// Beyond what a node has to answer: it is to say itself what has taken too long.
+const MARGIN: Duration = Duration::from_secs(5);
 
 /// What became of a request that was to be passed on.
 #[allow(
@@ -79,23 +83,15 @@ impl<P: ControlPlane> Gateway<P> {
             // An address of another host is of no use to whoever asks.
             return Err(ProxyError::Misplaced);
         }
+        let mut request = request;
+        drop_vain_wish(&mut request, &mut target);
         // Kept for an instance that turns out to be here after all.
         let spare = fleet.is_node.then(|| head_of(&request));
-        let mut facts = PeerFacts {
-            client: arrival.client,
-            named: context.client,
-            local: arrival.local,
-            secure: target.is_secure,
-            instance: target.destination.instance.clone(),
-            id: None,
-            generation: 0,
-            revision: 0,
-            port: target.destination.port,
-            raw: None,
-            strip: None,
-            host: None,
-        };
-        let mut request = for_peer(request, &mut target, &mut facts, arrival, context, log)?;
+        let mut facts = PeerFacts::about(&target.destination, arrival, context);
+        facts.secure = target.is_secure;
+        let limit = self.patience(&target.destination);
+        let (request, interim) = for_peer(request, &target, &mut facts, arrival, context, log)?;
+        let mut request = PeerRequest::new(request, interim, limit);
         let mut is_second = false;
         let response = loop {
             let (member, claim) = found(place)?;
@@ -113,8 +109,15 @@ impl<P: ControlPlane> Gateway<P> {
             self.count_sent(&sent);
             let response = sent?;
             let is_misplaced = peer_facts::is_misplaced(response.status(), response.headers());
-            if !is_misplaced || is_second || request.body_again().is_none() {
+            if !is_misplaced {
                 request.is_taken();
+                break response;
+            }
+            if is_second || request.body_again().is_none() {
+                if arrival.from_peer.is_none() {
+                    // Its status is for members: clients would send the request again by themselves.
+                    return Err(ProxyError::Nowhere);
+                }
                 break response;
             }
             drop(response);
@@ -124,8 +127,18 @@ impl<P: ControlPlane> Gateway<P> {
                 None => return here(spare, target, &request),
             }
         };
-        let answered = self.respond_for_peer(response, target, wake, extra, log);
+        let answered = self.respond_for_peer(response, target, arrival, wake, extra, log);
         answered.map(Passed::Answered)
+    }
+
+    /// How long a node may owe the head of a response: as long as it may hold the request, and its
+    /// instance then may take.
+    pub(super) fn patience(&self, destination: &Destination) -> Duration {
+        let response = self.parts.upstream.response_timeout();
+        destination
+            .timeout
+            .saturating_add(response)
+            .saturating_add(MARGIN)
     }
 
     /// Counts how a request to another member ended.
@@ -137,8 +150,8 @@ impl<P: ControlPlane> Gateway<P> {
             Ok(_) => PeerOutcome::Answered,
             Err(PeerError::Unreachable) => PeerOutcome::Unreachable,
             Err(PeerError::Refused(_)) => PeerOutcome::Refused,
-            Err(PeerError::Untaken) => PeerOutcome::Untaken,
-            Err(PeerError::Broken(_)) => PeerOutcome::Broken,
+            Err(PeerError::Untaken | PeerError::Unfit(_)) => PeerOutcome::Untaken,
+            Err(PeerError::Broken(_) | PeerError::TimedOut) => PeerOutcome::Broken,
             Err(PeerError::Client(_)) => PeerOutcome::Client,
         });
     }
@@ -148,6 +161,7 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         mut response: Response<UpstreamBody>,
         target: Target,
+        arrival: &Arrival<'_>,
         wake: &mut WakeInfo,
         extra: &mut ExtraFields,
         log: &mut RequestLog,
@@ -164,6 +178,7 @@ impl<P: ControlPlane> Gateway<P> {
             log.error = code.to_str().ok().and_then(known_code);
             let (fields, misplaced) = (Fields::of(headers), headers.remove(X_WAKEGATE_MISPLACED));
             prepare_response(headers, fields, false);
+            let misplaced = misplaced.filter(|_| arrival.from_peer.is_some());
             headers.extend(misplaced.map(|value| (X_WAKEGATE_MISPLACED, value)));
             headers.remove(X_REQUEST_ID);
             return Ok(response.map(|body| Content::Upstream { body, _slot: None }));
@@ -202,21 +217,36 @@ fn here(
     Ok(Passed::Here(Box::new((target, head.map(|()| body)))))
 }
 
-/// The request as the node is to get it.
+/// Takes away a wish to switch that nobody can grant: a stream that switches has no body before (RFC 9110
+/// §7.8), and one that answers HEAD has none at all.
+fn drop_vain_wish(request: &mut Request<RequestBody>, target: &mut Target) {
+    let is_vain = !request.body().is_nothing() || request.method() == Method::HEAD;
+    if target.switch.is_some() && is_vain {
+        (target.switch, target.tunnel_place) = (None, None);
+        request.headers_mut().remove(UPGRADE_FIELD);
+    }
+}
+
+/// Whether a client keeps its body back until it is asked for (RFC 9110 §10.1.1).
+fn keeps_back(request: &Request<RequestBody>, target: &Target) -> bool {
+    let is_continue = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    target.fields.has(Field::Expect)
+        && !request.body().is_nothing()
+        && request.headers().get(EXPECT).is_some_and(is_continue)
+        && !target.destination.route.config().forwarding.early_continue
+}
+
+/// The request as the node is to get it, and who takes interim responses to it.
 fn for_peer(
     mut request: Request<RequestBody>,
-    target: &mut Target,
+    target: &Target,
     facts: &mut PeerFacts,
     arrival: &Arrival<'_>,
     context: &RequestContext,
     log: &RequestLog,
-) -> Result<PeerRequest, ProxyError> {
+) -> Result<(Request<RequestBody>, Option<InterimSink>), ProxyError> {
     let config = Arc::clone(target.destination.route.config());
-    if target.switch.is_some() && !request.body().is_nothing() {
-        // A stream that switches has no body before: the wish is not passed on (RFC 9110 §7.8).
-        target.switch = None;
-        request.headers_mut().remove(UPGRADE_FIELD);
-    }
+    let keeps_back = keeps_back(&request, target);
     adopt_authority(&mut request);
     if let Some(forwarded) = fields_for_instance(&mut request, target, arrival, context, log) {
         forwarded.insert(request.headers_mut());
@@ -228,6 +258,10 @@ fn for_peer(
     let named = target.host.forwarded.named();
     let authority = Authority::try_from(named).map_err(|_| ProxyError::Target)?;
     let headers = request.headers_mut();
+    if keeps_back {
+        // The node asks for the body, when its instance is ready.
+        headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
+    }
     facts.host = headers.remove(HOST).filter(|host| host.as_bytes() != named);
     headers.remove(CONNECTION);
     let upgrade = headers.remove(UPGRADE_FIELD);
@@ -243,7 +277,7 @@ fn for_peer(
     *request.uri_mut() = Uri::from_parts(uri).map_err(|_| ProxyError::Target)?;
     let interim = arrival.interim_for(&request);
     let interim = interim.map(|sink| obeying(sink, &config));
-    Ok(PeerRequest::new(request, interim))
+    Ok((request, interim))
 }
 
 /// Makes it an extended CONNECT (RFC 8441 §4).
@@ -288,6 +322,33 @@ fn restore(response: &mut Response<UpstreamBody>) {
 // === impl PeerFacts ===
 
 impl PeerFacts {
+    /// What is known of a request, or a connection, before it is placed.
+    pub(super) fn about(
+        destination: &Destination,
+        arrival: &Arrival<'_>,
+        context: &RequestContext,
+    ) -> Self {
+        let forwarding = &destination.route.config().forwarding;
+        Self {
+            client: arrival.client,
+            named: context.client,
+            local: arrival.local,
+            secure: arrival.secure,
+            instance: destination.instance.clone(),
+            id: None,
+            generation: 0,
+            revision: 0,
+            port: destination.port,
+            raw: None,
+            timeout: destination.timeout,
+            protocol: forwarding.protocol,
+            says_more: forwarding.upstream_tls.is_some() || forwarding.proxy_protocol.is_some(),
+            connection: arrival.cache.client(),
+            strip: None,
+            host: None,
+        }
+    }
+
     pub(super) fn claimed(&mut self, claim: &Claim, revision: i64) {
         self.id = Some(claim.id.clone()).filter(|id| !id.is_empty());
         self.generation = claim.generation;

@@ -3,6 +3,8 @@
 //! Guarantees: a connection on which such a scheme was asked for or used is known as its client's
 //! (Negotiate: RFC 4559 §6, where a proxy has to keep the connections apart; NTLM does the same).
 
+use std::fmt;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
@@ -12,9 +14,13 @@ use http1::options;
 /// Schemes that authenticate a connection.
 const SCHEMES: [&str; 2] = ["negotiate", "ntlm"];
 
-/// The name of a client's connection. No two connections of a process have the same.
+/// The name of a client's connection. No two connections have the same, whoever has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ClientConnection(u64);
+pub struct ClientConnection {
+    /// The process that has it, by a number that no other one has, or has had.
+    process: u64,
+    number: u64,
+}
 
 // === impl ClientConnection ===
 
@@ -22,7 +28,27 @@ impl ClientConnection {
     /// The name of a new connection.
     pub fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+        static PROCESS: LazyLock<u64> = LazyLock::new(|| fastrand::u64(1..));
+        Self {
+            process: *PROCESS,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+        }
+    }
+
+    /// The name of a connection that another member of the fleet has, as that one says it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (process, number) = text.split_once('.')?;
+        let read = |text| u64::from_str_radix(text, 16).ok();
+        Some(Self {
+            process: read(process)?,
+            number: read(number)?,
+        })
+    }
+}
+
+impl fmt::Display for ClientConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}.{:x}", self.process, self.number)
     }
 }
 

@@ -161,6 +161,11 @@ pub struct Upstream {
 // === impl Upstream ===
 
 impl Upstream {
+    /// How long an instance may owe a response's head.
+    pub fn response_timeout(&self) -> Duration {
+        self.config.load().response_timeout
+    }
+
     /// Makes one without connections; the tasks of connections go on `tasks`.
     pub fn new(config: UpstreamConfig, tasks: TaskTracker, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self {

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: the stream's window grows for what was taken alone; a stream that is dropped before its
 //! end is reset, so that the other end hears at once that nobody waits; a body of a known length is
-//! known to have it.
+//! known to have it; what a stream has in memory is in its client's budget.
 
 use std::io;
 use std::pin::Pin;
@@ -15,8 +15,10 @@ use h2::{RecvStream, SendStream};
 use hyper::body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::timed_body::{Part, UploadGuard};
-use crate::flow::{poll_not_reset, poll_read_stream, poll_window, stream_error};
+use super::timed_body::{FREE, Part, UploadGuard};
+use crate::flow::{
+    Buffered, ClientBuffers, Place, poll_not_reset, poll_read_stream, poll_window, stream_error,
+};
 
 /// The bytes that are handed to the library at once.
 const PIECE: usize = 16 * 1024;
@@ -44,7 +46,19 @@ pub struct PeerStream {
     receive: RecvStream,
     rest: Bytes,
     is_shut: bool,
+    counts: Option<Counts>,
     _seat: Seat,
+}
+
+/// What a stream has in memory, in its client's budget.
+#[derive(Debug)]
+struct Counts {
+    buffers: ClientBuffers,
+    /// Bytes that wait to be sent.
+    waiting: Arc<AtomicUsize>,
+    place: Place,
+    /// What has come and was not read.
+    received: Buffered,
 }
 
 // === impl Seat ===
@@ -156,18 +170,35 @@ impl PeerBody {
 // === impl PeerStream ===
 
 impl PeerStream {
-    pub(super) fn new(send: SendStream<Part>, receive: RecvStream, seat: Seat) -> Self {
+    /// A stream that counts to this client's budget, if it has one.
+    pub(super) fn new(
+        (send, receive): (SendStream<Part>, RecvStream),
+        seat: Seat,
+        buffers: Option<ClientBuffers>,
+    ) -> Self {
+        let counts = buffers.map(|buffers| Counts {
+            received: buffers.hold(0),
+            buffers,
+            waiting: Arc::default(),
+            place: Place::default(),
+        });
         Self {
             send,
             receive,
             rest: Bytes::new(),
             is_shut: false,
+            counts,
             _seat: seat,
         }
     }
 
     fn poll_capacity(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         poll_not_reset(&mut self.send, cx)?;
+        if let Some(counts) = &mut self.counts
+            && counts.waiting.load(Ordering::Acquire) >= FREE
+        {
+            ready!(counts.buffers.poll_room(&mut counts.place, cx));
+        }
         poll_window(&mut self.send, most, cx)
     }
 }
@@ -179,7 +210,12 @@ impl AsyncRead for PeerStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let me = &mut *self;
-        poll_read_stream(&mut me.receive, &mut me.rest, buffer, cx, |_| ())
+        let polled = poll_read_stream(&mut me.receive, &mut me.rest, buffer, cx, |_| ());
+        if let Some(counts) = &mut me.counts {
+            let unread = me.receive.flow_control().used_capacity();
+            counts.received.set(unread);
+        }
+        polled
     }
 }
 
@@ -195,7 +231,11 @@ impl AsyncWrite for PeerStream {
         }
         let count = ready!(me.poll_capacity(bytes.len().min(PIECE), cx))?;
         let data = Bytes::copy_from_slice(bytes.get(..count).unwrap_or(bytes));
-        let sent = me.send.send_data(Part::uncounted(data), false);
+        let part = match &me.counts {
+            Some(counts) => Part::counted(data, &counts.buffers, &counts.waiting),
+            None => Part::uncounted(data),
+        };
+        let sent = me.send.send_data(part, false);
         Poll::Ready(sent.map(|()| count).map_err(stream_error))
     }
 

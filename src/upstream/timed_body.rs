@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Frame, SizeHint};
 
@@ -19,7 +19,7 @@ use super::response_clock::ResponseClock;
 use crate::flow::{Buffered, ClientBuffers, Place};
 
 /// What may wait of each body in any case, so that each moves.
-const FREE: usize = 16 * 1024;
+pub(super) const FREE: usize = 16 * 1024;
 
 /// The rest of a request's body is not sent.
 #[derive(Debug, thiserror::Error)]
@@ -110,11 +110,10 @@ impl Kept {
     }
 
     fn part(&self, bytes: Bytes) -> Part {
-        let held = self.buffers.as_ref().map(|buffers| {
-            self.waiting.fetch_add(bytes.len(), Ordering::AcqRel);
-            (buffers.hold(bytes.len()), Arc::clone(&self.waiting))
-        });
-        Part { bytes, held }
+        match &self.buffers {
+            Some(buffers) => Part::counted(bytes, buffers, &self.waiting),
+            None => Part::uncounted(bytes),
+        }
     }
 }
 
@@ -172,6 +171,41 @@ impl Part {
     /// A part that is in nobody's budget.
     pub(super) fn uncounted(bytes: Bytes) -> Self {
         Self { bytes, held: None }
+    }
+
+    /// A part that is in its client's budget, and one of those that wait, until it is written.
+    pub(super) fn counted(
+        bytes: Bytes,
+        buffers: &ClientBuffers,
+        waiting: &Arc<AtomicUsize>,
+    ) -> Self {
+        waiting.fetch_add(bytes.len(), Ordering::AcqRel);
+        let held = Some((buffers.hold(bytes.len()), Arc::clone(waiting)));
+        Self { bytes, held }
+    }
+
+    /// All of these as one; `None` of none.
+    pub(super) fn joined(parts: Vec<Self>) -> Option<Self> {
+        let mut parts = parts;
+        if parts.len() < 2 {
+            return parts.pop();
+        }
+        let length = parts.iter().map(Buf::remaining).sum();
+        let mut bytes = BytesMut::with_capacity(length);
+        for part in &parts {
+            bytes.extend_from_slice(part.chunk());
+        }
+        let held = parts.iter_mut().find_map(|part| part.held.as_mut());
+        let held = held.map(|(held, waiting)| {
+            let mut joined = held.split(0);
+            joined.grow(length);
+            waiting.fetch_add(length, Ordering::AcqRel);
+            (joined, Arc::clone(waiting))
+        });
+        Some(Self {
+            bytes: bytes.freeze(),
+            held,
+        })
     }
 
     fn note_gone(&mut self, count: usize) {

@@ -200,6 +200,11 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
         instance.is_meant_by(name).then_some(instance)
     }
 
+    /// Lets go of what a name meant, if it was this instance: it is asked for anew.
+    pub fn forget_meaning(&self, plane: PlaneIndex, name: &InstanceRef, instance: &InstanceId) {
+        self.names.forget(&(plane, name.clone()), instance);
+    }
+
     /// Whether the last list of a control plane has an instance of this exact name or id.
     pub fn is_listed(&self, plane: PlaneIndex, name: &InstanceRef) -> bool {
         let listing = self

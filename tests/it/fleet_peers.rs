@@ -2,8 +2,12 @@
 //! sent again and what is not.
 
 mod carried;
+mod ends;
 mod placed;
 mod refused;
+mod said;
+mod shared;
+mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -481,15 +481,15 @@ pub(super) const CODES: &[Code] = &[
         "upstream_timeout",
         504,
         "The instance has had the request for upstream.response_timeout, and has not begun to \
-         respond.",
+         respond. In a fleet: or its host's node has not, for that long and the route's wake.timeout.",
         "Raise upstream.response_timeout if the work is slow, or look at the application.",
     ),
     code(
         "misplaced",
-        421,
+        503,
         "In a fleet: the directory says that the instance is at a host whose Hypeman does not have it, \
          or has another of its name, and said so again when it was read anew. The request was sent to no \
-         instance.",
+         instance. (The host's node tells the front so with 421, which clients never see.)",
         "Ask `wakegate fleet check` who claims the name. If the instance has just been made or moved, \
          try again in a moment. Stays it so, its host's node cannot write to the directory: look at that \
          node's log.",
@@ -503,6 +503,15 @@ pub(super) const CODES: &[Code] = &[
          (fleet.identity.ca) and one name wakegate://CELL/ROLE/NAME: this cell, the name in the \
          directory, the role `node` or `both` for a host. A certificate that was renewed with another \
          key is believed once its member has written its record anew.",
+    ),
+    code(
+        "policy_not_known",
+        502,
+        "In a fleet: the instance is at another host, whose node has no route for the request's host and \
+         path. The front's route has upstream_tls or proxy_protocol, which it cannot pass on. The request \
+         was sent to no instance.",
+        "Put the route into the directory, with its policy (`wakegate fleet put --policy`), or into the \
+         node's file as well: the files that upstream_tls names must be at the instance's host.",
     ),
     code(
         "host_unreachable",

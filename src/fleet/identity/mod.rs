@@ -2,7 +2,8 @@
 //!
 //! Guarantees: both ends show a certificate of the fleet's CA that names their cell, role and name;
 //! one of another cell, of a role that has no business here, with another name than the one that was
-//! called, or with another key than the member's record says, is refused before a byte of a request.
+//! called, or with another key or role than the member's record says, is refused before a byte of a
+//! request. Only who has clients calls: fronts, and nodes that are fronts as well.
 //! Only TLS 1.3 is spoken, no session is resumed, and files are read again when they have changed; a
 //! change that cannot be used leaves the old ones in force.
 
@@ -270,11 +271,16 @@ impl PeerIdentity {
     }
 }
 
-fn judge_key(
+fn judge_record(
     name: &PeerName,
     certificate: &CertificateDer<'_>,
     record: &Member,
 ) -> Result<(), String> {
+    if record.role != name.role {
+        return Err(format!(
+            "`{name}` has another role than its record in the directory says"
+        ));
+    }
     match record.spki {
         Some(expected) if spki_of(certificate) != Some(expected) => Err(format!(
             "`{name}` shows another key than its record in the directory says"
@@ -306,9 +312,15 @@ impl InForce for PeerIdentity {
         if own == Role::Front && name.role == Role::Front {
             return Err(format!("`{name}` is a front, and this is one, too"));
         }
+        if name.role == Role::Node {
+            return Err(format!(
+                "`{name}` is a node, and has no clients whose requests it could pass on; one that has is \
+                 `both`"
+            ));
+        }
         let record = members.and_then(|members| members.member(&name.name));
         // A member whose record is not known is judged by what its certificate says.
-        record.map_or(Ok(()), |record| judge_key(&name, certificate, &record))
+        record.map_or(Ok(()), |record| judge_record(&name, certificate, &record))
     }
 
     fn judge_called(
@@ -324,7 +336,34 @@ impl InForce for PeerIdentity {
             let wanted = &member.name;
             return Err(format!("`{name}` answers where `{wanted}` is expected"));
         }
-        judge_key(&name, certificate, member)
+        judge_record(&name, certificate, member)
+    }
+}
+
+/// The judge of callers whose connections are open: what is known of them may change.
+pub struct CallerJudge {
+    identity: Arc<PeerIdentity>,
+    members: Option<Arc<dyn Placement>>,
+}
+
+// === impl CallerJudge ===
+
+impl CallerJudge {
+    /// By what is in force of `identity`; `members` says which keys others have.
+    pub fn new(identity: Arc<PeerIdentity>, members: Option<Arc<dyn Placement>>) -> Self {
+        Self { identity, members }
+    }
+
+    /// Whether whoever has shown this certificate would be let in now; why not.
+    pub fn judge(&self, certificate: &CertificateDer<'_>) -> Result<(), String> {
+        let members = self.members.as_deref();
+        self.identity.judge_caller(certificate, members)
+    }
+}
+
+impl fmt::Debug for CallerJudge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CallerJudge({:?})", self.identity)
     }
 }
 

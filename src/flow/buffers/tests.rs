@@ -134,3 +134,21 @@ fn a_changed_limit_holds_from_now_on() {
     budget.set_limit(4 * MIB);
     assert!(has_room(&one));
 }
+
+#[test]
+fn a_client_has_its_share_and_no_more_in_steps_of_any_size() {
+    for step in [1000, 9000, UNIT, UNIT + 1, 4 * UNIT, 5 * UNIT + 7] {
+        let limit = 64 * UNIT;
+        let budget = BufferBudget::new(limit);
+        let (one, other) = (client(&budget, 1), client(&budget, 2));
+        let mut held = Vec::new();
+        while one.has_room(step) {
+            held.push(one.hold(step));
+        }
+        let bodies = limit - limit / 4;
+        assert!(budget.used() <= bodies / 4 * 3 + step, "{step}: {budget:?}");
+        assert!(other.has_room(2 * UNIT), "{step}: {budget:?}");
+        drop(held);
+        assert_eq!(budget.used(), 0);
+    }
+}

@@ -21,7 +21,7 @@ use super::exchange::Exchange;
 use super::handed_over::HandedOver;
 use super::head::Head;
 use super::input::Input;
-use crate::client::Refusal;
+use crate::client::{Refusal, UpgradeOffer};
 use crate::config::ServerConfig;
 use crate::deadline::Deadline;
 use crate::drain::Drain;
@@ -146,8 +146,10 @@ impl<I: ClientStream> Connection<I> {
         };
         self.interim.forget();
         let mut exchange = Exchange::begin(&mut head, &mut self.input);
-        if head.request.body().is_some() {
-            // Whoever sends the body on counts what it keeps of it.
+        if head.request.body().is_some()
+            || head.request.extensions().get::<UpgradeOffer>().is_some()
+        {
+            // Whoever sends the body on counts what it keeps of it; so does who carries a tunnel.
             let buffers = self.own.buffers.clone();
             head.request.extensions_mut().insert(buffers);
         }

@@ -18,10 +18,6 @@ use super::trailer_marks;
 use crate::client::{ClientBodyError, ClientBodySource};
 use crate::flow::Place;
 
-/// What a connection may have of requests' bodies in memory even while its client has its share:
-/// so that each moves.
-pub(super) const FREE: usize = 64 * 1024;
-
 /// The reader's end of a stream.
 pub(super) struct StreamBody {
     stream: RecvStream,
@@ -32,6 +28,7 @@ pub(super) struct StreamBody {
     /// Bytes that are still to come, where that is known.
     left: Option<u64>,
     awaits_continue: bool,
+    is_begun: bool,
     is_over: bool,
 }
 
@@ -52,6 +49,7 @@ impl StreamBody {
             place: Place::default(),
             left: length,
             awaits_continue,
+            is_begun: false,
             is_over: false,
         }
     }
@@ -61,13 +59,7 @@ impl StreamBody {
         if self.unreleased == 0 {
             return;
         }
-        let connection = self.flow.connection();
-        let has_room = connection.received.bytes() < FREE
-            || connection
-                .buffers()
-                .poll_room(&mut self.place, cx)
-                .is_ready();
-        if has_room {
+        if self.flow.may_receive(&mut self.place, cx) {
             self.let_go();
         }
     }
@@ -106,6 +98,9 @@ impl Body for StreamBody {
         if me.is_over {
             return Poll::Ready(None);
         }
+        if !std::mem::replace(&mut me.is_begun, true) {
+            me.flow.is_read();
+        }
         me.release(cx);
         let polled = me.stream.poll_data(cx);
         if polled.is_pending() && me.awaits_continue {
@@ -117,7 +112,7 @@ impl Body for StreamBody {
                 let length = data.len();
                 me.unreleased += length;
                 me.left = me.left.map(|left| left.saturating_sub(length as u64));
-                me.flow.connection().received.go(length);
+                me.flow.went(length);
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Some(Err(error)) => {
@@ -141,8 +136,7 @@ impl ClientBodySource for StreamBody {
     /// While the window, the stream's or the connection's, or the socket is kept shut because of
     /// what the client has in memory already.
     fn is_held_back(&self) -> bool {
-        let connection = self.flow.connection();
-        self.unreleased > 0 || connection.is_held() || connection.received.fill_window(FREE)
+        self.unreleased > 0 || self.flow.is_window_shut()
     }
 }
 
@@ -155,7 +149,8 @@ impl Drop for StreamBody {
         if !self.is_over {
             connection.abandoned.add(self.stream.stream_id());
         }
-        connection.received.go(unread);
+        self.flow.is_read();
+        self.flow.went(unread);
         self.let_go();
     }
 }

@@ -22,7 +22,7 @@ use super::abandoned;
 use super::activity::{Activity, Busy};
 use super::alarm::Alarm;
 use super::exchange::Exchange;
-use super::flow::{ConnectionFlow, Piece, StreamFlow};
+use super::flow::{ConnectionFlow, Piece, StreamFlow, WINDOW};
 use super::gate::Gate;
 use super::keep_alive::KeepAlive;
 use crate::config::ServerConfig;
@@ -30,8 +30,6 @@ use crate::drain::Drain;
 use crate::listener::service::{Downstream, Service};
 use crate::listener::settings::ConnectionLimits;
 
-/// The window of a stream, in bytes: what one held upload has in memory at most.
-const STREAM_WINDOW: u32 = 64 * 1024;
 /// The window of a connection, in bytes: what all of its uploads have in memory at most.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes of a response that the library keeps.
@@ -45,14 +43,23 @@ const RESET_REMEMBERED: Duration = Duration::from_secs(30);
 /// requests of one connection may have sent ten thousand small messages; they are bounded by the
 /// connection's window, too.
 const SMALL_FRAMES: usize = 4 * 1024 * 1024;
+/// The same for each stream of another member, which is a client's: what one of them sends must not end
+/// the connection for the others.
+const MEMBERS_SMALL_FRAMES: usize = 512 * 1024;
+/// Streams of a member that have been reset and not looked at, for each that it may have open: many of its
+/// clients may leave at once.
+const MEMBERS_RESETS: usize = 8;
 
 /// How long tunnels that are cut may take leave: as long as one over HTTP/1.1 does.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How long the last frames of a connection may take that has no stream any more.
 const LAST_FRAMES: Duration = Duration::from_millis(100);
-
-/// Fields that another member of the fleet adds to those of its client's.
-const MEMBERS_FIELDS: usize = 16;
+/// Fields that another member of the fleet adds to those of its client's, by itself and by its routes'
+/// rules, and their bytes.
+const MEMBERS_FIELDS: usize = 64;
+const MEMBERS_BYTES: usize = 32 * 1024;
+/// What a field counts for besides its name and value (RFC 9113 §6.5.2).
+const FIELD: usize = 32;
 /// The largest window of a connection of another member. It has room for each of its streams, so that
 /// an upload that is held holds up no other.
 const MOST_WINDOW: u32 = 64 * 1024 * 1024;
@@ -63,6 +70,9 @@ struct Limits {
     max_header_bytes: usize,
     max_headers: usize,
     max_pending_resets: usize,
+    /// Streams that the library may reset for what its other end does.
+    max_error_resets: Option<usize>,
+    small_frames: usize,
 }
 
 /// A connection after its preface, and the streams that answer its requests.
@@ -90,11 +100,11 @@ where
 {
     let activity = Arc::new(Activity::new());
     let limits = Limits::of(config, own.is_of_member);
-    let flow = Arc::new(ConnectionFlow::new(
-        config.send_timeout,
-        own.buffers,
-        limits.window,
-    ));
+    let flow = ConnectionFlow::new(config.send_timeout, own.buffers, limits.window);
+    let flow = Arc::new(match own.is_of_member {
+        true => flow.of_many(),
+        false => flow,
+    });
     let gate = Gate::new(
         (stream, accepted),
         Arc::clone(&flow),
@@ -109,7 +119,12 @@ where
     };
     let from = (from, S::ConnectionCache::default());
     let begin = |request: Request<RecvStream>, respond: SendResponse<Piece>| {
-        let (busy, stream) = (Busy::new(&activity), StreamFlow::new(&flow));
+        let (busy, mut stream) = (Busy::new(&activity), StreamFlow::new(&flow));
+        if own.is_of_member {
+            let client = service.client_of(request.headers(), &from.0);
+            let client = client.unwrap_or_else(|| from.0.client.ip());
+            stream = stream.for_client(request.body().stream_id().as_u32(), client);
+        }
         let (exchange, request) =
             Exchange::begin(request, respond, stream, busy, limits.max_headers);
         exchange.answer(request, &service, &from)
@@ -148,15 +163,23 @@ impl Limits {
                 max_header_bytes,
                 max_headers,
                 max_pending_resets: config.http2.max_pending_resets,
+                max_error_resets: Some(config.http2.max_error_resets),
+                small_frames: SMALL_FRAMES,
             },
             true => Self {
-                window: STREAM_WINDOW
+                window: WINDOW
                     .saturating_mul(config.http2.max_streams)
                     .min(MOST_WINDOW),
-                max_header_bytes: max_header_bytes.saturating_add(MEMBERS_FIELDS * 256),
+                max_header_bytes: max_headers
+                    .saturating_add(MEMBERS_FIELDS)
+                    .saturating_mul(FIELD)
+                    .saturating_add(max_header_bytes)
+                    .saturating_add(MEMBERS_BYTES),
                 max_headers: max_headers.saturating_add(MEMBERS_FIELDS),
                 // Its clients leave as they like.
-                max_pending_resets: config.http2.max_streams as usize,
+                max_pending_resets: config.http2.max_streams as usize * MEMBERS_RESETS,
+                max_error_resets: None,
+                small_frames: MEMBERS_SMALL_FRAMES * config.http2.max_streams as usize,
             },
         }
     }
@@ -170,12 +193,12 @@ impl Limits {
             .max_concurrent_streams(limits.max_streams)
             .max_header_list_size(u32::try_from(self.max_header_bytes).unwrap_or(u32::MAX))
             .max_pending_accept_reset_streams(self.max_pending_resets)
-            .max_local_error_reset_streams(Some(limits.max_error_resets))
-            .initial_window_size(STREAM_WINDOW)
+            .max_local_error_reset_streams(self.max_error_resets)
+            .initial_window_size(WINDOW)
             .initial_connection_window_size(self.window)
             .max_concurrent_reset_streams(RESET_STREAMS)
             .reset_stream_duration(RESET_REMEMBERED)
-            .data_frame_budget(SMALL_FRAMES)
+            .data_frame_budget(self.small_frames)
             .max_send_buffer_size(SEND_BUFFER);
         builder
     }

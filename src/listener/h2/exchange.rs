@@ -24,7 +24,8 @@ use tokio::task::yield_now;
 
 use super::activity::Busy;
 use super::body::StreamBody;
-use super::flow::{PacedBody, Piece, StreamFlow};
+use super::flow::{Piece, StreamFlow};
+use super::paced_body::PacedBody;
 use super::tunnel::Tunnel;
 use super::{request, response};
 use crate::client::{
@@ -88,8 +89,9 @@ impl Exchange {
         busy: Busy,
         max_fields: usize,
     ) -> (Self, Asked) {
-        let (mut head, stream) = request.into_parts();
+        let (mut head, mut stream) = request.into_parts();
         let flow = Arc::new(flow);
+        flow.has_come(stream.flow_control().used_capacity());
         let mut exchange = Self {
             respond,
             flow: Arc::clone(&flow),
@@ -99,7 +101,14 @@ impl Exchange {
         };
         let is_tunnel = head.method == Method::CONNECT;
         let own = STREAM + if is_tunnel { TUNNEL } else { 0 };
-        let has_room = || flow.try_keep(own + bytes_of(&head.headers) + length_of(&head.uri));
+        let length = length(&head.headers);
+        let body = match stream.is_end_stream() || is_tunnel {
+            true => Some(0),
+            false => length,
+        };
+        let has_room = || {
+            flow.try_keep(own + bytes_of(&head.headers) + length_of(&head.uri)) && flow.expect(body)
+        };
         let reason = request::refusal(&head, max_fields);
         if let Some(reason) = reason.or_else(|| (!has_room()).then_some(RefusalReason::NoRoom)) {
             flow.connection().abandoned.add(stream.stream_id());
@@ -114,12 +123,15 @@ impl Exchange {
         if is_tunnel {
             let (offer, switched) = UpgradeOffer::new();
             head.extensions.insert(offer);
+            // Whoever carries it counts what it keeps.
+            let buffers = flow.buffers().clone();
+            head.extensions.insert(buffers);
             exchange.switch = Some((stream, switched));
         } else if !stream.is_end_stream() {
             // Whoever sends the body on counts what it keeps of it.
-            let buffers = flow.connection().buffers().clone();
+            let buffers = flow.buffers().clone();
             head.extensions.insert(buffers);
-            let (length, expects) = (length(&head.headers), expects_continue(&head.headers));
+            let expects = expects_continue(&head.headers);
             let whole = StreamBody::new(stream, Arc::clone(&flow), length, expects);
             body = Some(ClientBody::of_source(whole));
         }
@@ -375,7 +387,11 @@ fn reason_of(error: &(dyn Error + Send + Sync + 'static)) -> Reason {
     let mut error: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(cause) = error {
         if let Some(cause) = cause.downcast_ref::<h2::Error>() {
-            return cause.reason().unwrap_or(Reason::INTERNAL_ERROR);
+            // Two of them would say that the response is whole, or that nothing was done.
+            let reason = cause.reason();
+            let reason =
+                reason.filter(|it| ![Reason::NO_ERROR, Reason::REFUSED_STREAM].contains(it));
+            return reason.unwrap_or(Reason::INTERNAL_ERROR);
         }
         error = cause.source();
     }

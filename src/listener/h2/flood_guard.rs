@@ -100,6 +100,10 @@ struct Frames {
     data: usize,
     /// Whether the frame is one of those.
     is_read: bool,
+    /// The same for each stream, where that counts.
+    of_streams: Option<Vec<(u32, usize)>>,
+    /// Frames without a request in them that each HEADERS allows.
+    per_request: f64,
     abandoned: Arc<Abandoned>,
 }
 
@@ -135,7 +139,26 @@ impl Frames {
             is_last_of_head: false,
             data: 0,
             is_read: false,
+            of_streams: None,
+            per_request: PER_REQUEST,
             abandoned,
+        }
+    }
+
+    /// So many bytes of a stream's DATA are announced.
+    fn announce(&mut self, stream: u32, bytes: usize) {
+        self.data += bytes;
+        if let Some(streams) = &mut self.of_streams {
+            streams.push((stream, bytes));
+        }
+    }
+
+    /// So many of the last that were announced are padding.
+    fn is_padding(&mut self, bytes: usize) {
+        self.data = self.data.saturating_sub(bytes);
+        let last = self.of_streams.as_mut().and_then(|all| all.last_mut());
+        if let Some((_, announced)) = last {
+            *announced = announced.saturating_sub(bytes);
         }
     }
 
@@ -148,7 +171,7 @@ impl Frames {
     fn take(&mut self, cost: Cost) {
         match cost {
             Cost::Request => {
-                self.left = (self.left + PER_REQUEST).min(BURST);
+                self.left = (self.left + self.per_request).min(BURST);
                 let companions = self.companions + COMPANIONS_PER_REQUEST;
                 self.companions = companions.min(MOST_COMPANIONS);
             }
@@ -172,7 +195,7 @@ impl Frames {
                         self.take(Cost::Idle);
                     }
                     if self.is_read {
-                        self.data = self.data.saturating_sub(padding);
+                        self.is_padding(padding);
                     }
                 }
                 let count = self.skip.min(bytes.len());
@@ -191,10 +214,10 @@ impl Frames {
                 (self.filled, self.has_begun) = (0, true);
                 let [a, b, c, kind, flags, stream @ ..] = self.head;
                 self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-                self.is_read =
-                    kind == DATA && !self.abandoned.has(u32::from_be_bytes(stream) & 0x7fff_ffff);
+                let stream = u32::from_be_bytes(stream) & 0x7fff_ffff;
+                self.is_read = kind == DATA && !self.abandoned.has(stream);
                 match kind {
-                    DATA if self.is_read => self.data += self.skip,
+                    DATA if self.is_read => self.announce(stream, self.skip),
                     HEADERS | CONTINUATION => {
                         self.head_since.get_or_insert(now);
                         self.is_last_of_head = flags & END_HEADERS != 0;
@@ -243,6 +266,22 @@ impl<S> FloodGuard<S> {
     /// The bytes of DATA that were announced since the last call.
     pub(super) fn take_data(&mut self) -> usize {
         std::mem::take(&mut self.frames.data)
+    }
+
+    /// The connection carries the requests of many clients: the bytes of each stream are known apart, and
+    /// each request may be cancelled.
+    pub(super) fn of_many(&mut self) {
+        self.frames.of_streams = Some(Vec::new());
+        self.frames.per_request = 1.0;
+    }
+
+    /// The same for each stream.
+    pub(super) fn take_data_of_streams(&mut self) -> impl Iterator<Item = (u32, usize)> {
+        self.frames.data = 0;
+        self.frames
+            .of_streams
+            .iter_mut()
+            .flat_map(|all| all.drain(..))
     }
 }
 
@@ -393,6 +432,24 @@ mod tests {
             );
             assert!(!frames.pass(&flood, now), "{kind} {flags}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_may_cancel_each_request_of_its_clients_and_its_streams_are_told_apart() {
+        let mut guard = FloodGuard::new(tokio::io::empty(), Arc::default());
+        guard.of_many();
+        let (frames, now) = (&mut guard.frames, Instant::now());
+        assert!(frames.pass(&preface(), now));
+        let cancelled = [frame(HEADERS, 4, b"headers"), frame(0x3, 0, &[0; 4])];
+        for _ in 0..100_000 {
+            assert!(frames.pass(&cancelled.concat(), now));
+        }
+        let mut third = frame(DATA, PADDED, &[2, 1, 0, 0]);
+        third[8] = 3;
+        assert!(frames.pass(&[frame(DATA, 0, b"data"), third].concat(), now));
+        let streams: Vec<_> = guard.take_data_of_streams().collect();
+        assert_eq!(streams, [(1, 4), (3, 1)]);
+        assert_eq!(guard.take_data_of_streams().count(), 0);
     }
 
     #[tokio::test(start_paused = true)]

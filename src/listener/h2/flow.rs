@@ -7,34 +7,36 @@
 //! nothing of it is left.
 
 use std::fmt;
-use std::pin::{Pin, pin};
+use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use ::http::HeaderMap;
 use bytes::{Buf, Bytes};
 use futures_util::task::AtomicWaker;
-use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::abandoned::Abandoned;
 use super::interim::{InterimBytes, InterimQueue};
 use super::received::Received;
+use super::stream_client::{StreamClient, StreamClients};
 use crate::deadline::Deadline;
 use crate::flow::{Account, Buffered, ClientBuffers, Place};
-use crate::listener::service::Backlog;
 
 /// The most of a response that is handed to the library at once: the largest frame that every
 /// client takes (RFC 9113 §4.2).
 pub(super) const PIECE: usize = 16 * 1024;
 /// What a connection may have in memory even while its client has its share: so that each moves.
 const FREE: usize = 16 * 1024;
+/// What a connection may have of requests' bodies in memory even while its client has its share:
+/// so that each moves.
+pub(super) const FREE_RECEIVED: usize = 64 * 1024;
+/// The window of a stream, in bytes: what one held upload has in memory at most.
+pub(super) const WINDOW: u32 = 64 * 1024;
 /// What a connection may have of heads and streams in memory in any case.
 const FREE_HEADS: usize = 64 * 1024;
-/// The most that is read at once for a client that has its share.
-const LITTLE: usize = 16 * 1024;
 
 /// The state of one connection that its streams share.
 #[derive(Debug)]
@@ -46,8 +48,10 @@ pub(super) struct ConnectionFlow {
     heads: Account,
     /// Of these, what belongs to streams that are over and may not have been written.
     unwritten: AtomicUsize,
-    /// What came of requests' bodies.
+    /// What came of requests' bodies, on a connection of one client.
     pub(super) received: Received,
+    /// The clients of its streams, where it is of many.
+    pub(super) clients: Option<StreamClients>,
     /// The streams whose requests' bodies nobody reads.
     pub(super) abandoned: Arc<Abandoned>,
     /// The 1xx responses that may not have been written.
@@ -72,6 +76,8 @@ pub(super) struct ConnectionFlow {
 #[derive(Debug)]
 pub(super) struct StreamFlow {
     connection: Arc<ConnectionFlow>,
+    /// Its own client, where the connection is of many.
+    client: Option<(u32, Arc<StreamClient>)>,
     /// Its part of the connection's heads.
     heads: AtomicUsize,
     /// Bytes that wait to be written.
@@ -93,23 +99,6 @@ pub(super) struct Piece {
     stream: Arc<StreamFlow>,
 }
 
-/// A response's body that is read only as fast as its client takes it.
-pub(super) struct PacedBody<B, G> {
-    inner: B,
-    stream: Arc<StreamFlow>,
-    /// What was read and not handed out, with its part of the budget.
-    rest: Option<(Bytes, Buffered)>,
-    trailers: Option<HeaderMap>,
-    has_ended: bool,
-    /// It may have more than what is read at once for a client that has its share.
-    is_large: bool,
-    /// Its client was waited for: what may wait behind it counts.
-    is_stalled: bool,
-    place: Place,
-    /// The request counts as one of its connection's for as long as its body lives.
-    _request: G,
-}
-
 // === impl ConnectionFlow ===
 
 impl ConnectionFlow {
@@ -121,6 +110,7 @@ impl ConnectionFlow {
             heads: Account::new(&buffers, FREE_HEADS),
             unwritten: AtomicUsize::new(0),
             received: Received::new(&buffers, window as usize),
+            clients: None,
             abandoned: Arc::default(),
             interim: InterimBytes::default(),
             buffers,
@@ -131,6 +121,14 @@ impl ConnectionFlow {
             is_blocked: AtomicBool::new(false),
             read: AtomicU64::new(0),
             is_held: AtomicBool::new(false),
+        }
+    }
+
+    /// The connection is of many clients.
+    pub(super) fn of_many(self) -> Self {
+        Self {
+            clients: Some(StreamClients::default()),
+            ..self
         }
     }
 
@@ -149,7 +147,7 @@ impl ConnectionFlow {
     }
 
     /// Waits until the client may have more of responses in memory.
-    pub(super) fn poll_room(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_room(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
         match self.waiting.load(Ordering::Relaxed) >= FREE {
             true => self.buffers.poll_room(place, cx),
             false => Poll::Ready(()),
@@ -212,6 +210,7 @@ impl StreamFlow {
     pub(super) fn new(connection: &Arc<ConnectionFlow>) -> Self {
         Self {
             connection: Arc::clone(connection),
+            client: None,
             heads: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             moved: AtomicU64::new(0),
@@ -221,11 +220,101 @@ impl StreamFlow {
         }
     }
 
+    /// The stream is of the client at this address, on a connection of many.
+    pub(super) fn for_client(mut self, stream: u32, client: IpAddr) -> Self {
+        if let Some(clients) = &self.connection.clients {
+            let buffers = self.connection.buffers.of(client);
+            self.client = Some((stream, clients.enter(stream, buffers)));
+        }
+        self
+    }
+
     pub(super) fn connection(&self) -> &ConnectionFlow {
         &self.connection
     }
 
-    fn waiting(&self) -> usize {
+    /// Whether its connection is of many clients.
+    pub(super) fn is_of_many(&self) -> bool {
+        self.client.is_some()
+    }
+
+    fn client(&self) -> Option<&StreamClient> {
+        self.client.as_ref().map(|(_, client)| &**client)
+    }
+
+    /// The part of the budget of its client.
+    pub(super) fn buffers(&self) -> &ClientBuffers {
+        let client = self.client().map(StreamClient::buffers);
+        client.unwrap_or_else(|| self.connection.buffers())
+    }
+
+    /// Bytes of its response, which wait to be written.
+    pub(super) fn hold(&self, bytes: usize) -> Buffered {
+        match self.client() {
+            Some(client) => client.buffers().hold(bytes),
+            None => self.connection.hold(bytes),
+        }
+    }
+
+    /// Waits until its client may have more of its response in memory.
+    pub(super) fn poll_room(&self, place: &mut Place, cx: &mut Context<'_>) -> Poll<()> {
+        match self.client() {
+            Some(_) if self.waiting() < FREE => Poll::Ready(()),
+            Some(client) => client.buffers().poll_room(place, cx),
+            None => self.connection.poll_room(place, cx),
+        }
+    }
+
+    /// A request's body, of a length that may be known, of which nobody has read anything; whether its
+    /// client may have as much of it in memory as can come.
+    pub(super) fn expect(&self, length: Option<u64>) -> bool {
+        let length = length.and_then(|length| usize::try_from(length).ok());
+        let window = WINDOW as usize;
+        let length = length.map_or(window, |length| length.min(window));
+        self.client().is_none_or(|client| client.expect(length))
+    }
+
+    /// Somebody reads the request's body, or nobody will.
+    pub(super) fn is_read(&self) {
+        if let Some(client) = self.client() {
+            client.is_read();
+        }
+    }
+
+    /// So many bytes of the request's body were there before its head was looked at.
+    pub(super) fn has_come(&self, bytes: usize) {
+        if let Some(client) = self.client() {
+            client.come(bytes);
+        }
+    }
+
+    /// So many bytes of the request's body were taken, or thrown away.
+    pub(super) fn went(&self, bytes: usize) {
+        match self.client() {
+            Some(client) => client.go(bytes),
+            None => self.connection.received.go(bytes),
+        }
+    }
+
+    /// Whether its client may have more of its request's body in memory; if not, the task is woken when
+    /// it may.
+    pub(super) fn may_receive(&self, place: &mut Place, cx: &mut Context<'_>) -> bool {
+        let has_little = match self.client() {
+            Some(client) => client.received() < FREE,
+            None => self.connection.received.bytes() < FREE_RECEIVED,
+        };
+        has_little || self.buffers().poll_room(place, cx).is_ready()
+    }
+
+    /// Whether the client may be unable to send more of its request's body, because of what it and
+    /// others have in memory.
+    pub(super) fn is_window_shut(&self) -> bool {
+        let connection = &self.connection;
+        self.client.is_none()
+            && (connection.is_held() || connection.received.fill_window(FREE_RECEIVED))
+    }
+
+    pub(super) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Acquire)
     }
 
@@ -249,6 +338,9 @@ impl StreamFlow {
     /// Counts so many bytes until the stream is over, unless its client may not have them in
     /// memory; whether it may.
     pub(super) fn try_keep(&self, bytes: usize) -> bool {
+        if let Some(client) = self.client() {
+            return client.try_keep(bytes);
+        }
         let may = self.connection.heads.try_add(bytes);
         if may {
             self.heads.fetch_add(bytes, Ordering::AcqRel);
@@ -258,6 +350,9 @@ impl StreamFlow {
 
     /// Counts so many bytes, which are in memory now, until the stream is over.
     pub(super) fn keep(&self, bytes: usize) {
+        if let Some(client) = self.client() {
+            return client.keep(bytes);
+        }
         self.connection.heads.add(bytes);
         self.heads.fetch_add(bytes, Ordering::AcqRel);
     }
@@ -374,6 +469,9 @@ impl Drop for StreamFlow {
         if heads > 0 {
             self.connection.heads.subtract(heads);
         }
+        if let (Some(clients), Some((stream, _))) = (&self.connection.clients, &self.client) {
+            clients.leave(*stream);
+        }
     }
 }
 
@@ -382,11 +480,12 @@ impl Drop for StreamFlow {
 impl Piece {
     /// Bytes that wait to be written from now on.
     pub(super) fn of(stream: &Arc<StreamFlow>, bytes: Bytes) -> Self {
-        let held = stream.connection.hold(bytes.len());
+        let held = stream.hold(bytes.len());
         Self::new(stream, bytes, held)
     }
 
-    fn new(stream: &Arc<StreamFlow>, bytes: Bytes, held: Buffered) -> Self {
+    /// The same of bytes that count already.
+    pub(super) fn new(stream: &Arc<StreamFlow>, bytes: Bytes, held: Buffered) -> Self {
         stream.begin_to_wait(bytes.len());
         Self {
             bytes,
@@ -426,113 +525,6 @@ impl Drop for Piece {
 impl fmt::Debug for Piece {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Piece({} bytes)", self.bytes.len())
-    }
-}
-
-// === impl PacedBody ===
-
-impl<B: Body<Data = Bytes> + Backlog + Unpin, G> PacedBody<B, G> {
-    /// A body of a stream; `request` lives as long as it.
-    pub(super) fn new(inner: B, stream: Arc<StreamFlow>, request: G) -> Self {
-        Self {
-            has_ended: inner.is_end_stream(),
-            is_large: inner
-                .size_hint()
-                .exact()
-                .is_none_or(|exact| exact > LITTLE as u64),
-            is_stalled: false,
-            inner,
-            stream,
-            rest: None,
-            trailers: None,
-            place: Place::default(),
-            _request: request,
-        }
-    }
-
-    /// The client takes nothing at the moment.
-    pub(super) fn note_stalled(&mut self) {
-        if !std::mem::replace(&mut self.is_stalled, true) {
-            self.stream.keep(self.inner.backlog());
-        }
-    }
-
-    fn next_piece(&mut self) -> Option<Piece> {
-        let (bytes, held) = self.rest.as_mut()?;
-        let count = bytes.len().min(PIECE);
-        let (part, held) = (bytes.split_to(count), held.split(count));
-        if bytes.is_empty() {
-            self.rest = None;
-        }
-        Some(Piece::new(&self.stream, part, held))
-    }
-}
-
-impl<B: Body<Data = Bytes> + Backlog + Unpin, G: Unpin> Body for PacedBody<B, G> {
-    type Data = Piece;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
-        let me = &mut *self;
-        loop {
-            if let Some(piece) = me.next_piece() {
-                return Poll::Ready(Some(Ok(Frame::data(piece))));
-            }
-            if me.has_ended || me.trailers.is_some() {
-                ready!(me.stream.poll_nearly_sent(cx));
-                let trailers = me.trailers.take().map(Frame::trailers);
-                return Poll::Ready(trailers.map(Ok));
-            }
-            let connection = &me.stream.connection;
-            if connection.poll_room(&mut me.place, cx).is_pending() {
-                me.note_stalled();
-                return Poll::Pending;
-            }
-            if me.is_large {
-                let has_room = connection.buffers.has_room(LITTLE);
-                me.inner
-                    .read_at_once(if has_room { usize::MAX } else { LITTLE });
-            }
-            let Some(frame) = ready!(Pin::new(&mut me.inner).poll_frame(cx)).transpose()? else {
-                me.has_ended = true;
-                continue;
-            };
-            match frame.into_data() {
-                Ok(bytes) if bytes.is_empty() => {}
-                Ok(bytes) => {
-                    let held = me.stream.connection.hold(bytes.len());
-                    me.rest = Some((bytes, held));
-                    me.has_ended = me.inner.is_end_stream();
-                }
-                Err(frame) => {
-                    me.trailers = frame.into_trailers().ok();
-                    me.has_ended = true;
-                }
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let is_read = self.has_ended && self.rest.is_none() && self.trailers.is_none();
-        is_read && self.stream.waiting() <= PIECE
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let rest = self.rest.as_ref().map_or(0, |(bytes, _)| bytes.len()) as u64;
-        let inner = self.inner.size_hint();
-        match inner.exact() {
-            Some(exact) => SizeHint::with_exact(exact + rest),
-            None => SizeHint::default(),
-        }
-    }
-}
-
-impl<B, G> fmt::Debug for PacedBody<B, G> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PacedBody({:?})", self.stream)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: the preface, with the first frame's head, and each block of header fields have
 //! `header_timeout` from their first byte to their last; while the bodies that wait in memory are
-//! too many for the client, nothing more is read; a connection that ends well is closed when its
+//! too many for the client, nothing more is read, unless the connection is of many clients; a connection that ends well is closed when its
 //! client has closed it, or a moment later.
 
 use std::io;
@@ -15,9 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::activity::Activity;
-use super::body::FREE;
 use super::flood_guard::FloodGuard;
-use super::flow::ConnectionFlow;
+use super::flow::{ConnectionFlow, FREE_RECEIVED};
 use super::trailer_marks::TrailerMarks;
 use crate::deadline::Deadline;
 use crate::flow::Place;
@@ -52,9 +51,12 @@ impl<S> Gate<S> {
         activity: Arc<Activity>,
         header_timeout: Duration,
     ) -> Self {
-        let abandoned = Arc::clone(&flow.abandoned);
+        let mut frames = FloodGuard::new(stream, Arc::clone(&flow.abandoned));
+        if flow.clients.is_some() {
+            frames.of_many();
+        }
         Self {
-            stream: TrailerMarks::new(FloodGuard::new(stream, abandoned)),
+            stream: TrailerMarks::new(frames),
             flow,
             activity,
             header_timeout,
@@ -92,9 +94,13 @@ impl<S> Gate<S> {
         self.is_quiet = true;
     }
 
-    /// Waits until the client may have more in memory.
+    /// Waits until the client may have more in memory. A connection of many clients is always read:
+    /// what one of them sends is bounded by its streams' windows, and the others go on.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.flow.received.poll_below(FREE, cx).is_ready() {
+        if self.flow.clients.is_some() {
+            return Poll::Ready(());
+        }
+        if self.flow.received.poll_below(FREE_RECEIVED, cx).is_ready() {
             self.flow.note_held(false);
             return Poll::Ready(());
         }
@@ -116,9 +122,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
         let me = &mut *self;
         ready!(me.poll_room(cx));
         let polled = Pin::new(&mut me.stream).poll_read(cx, buffer);
-        let data = me.stream.get_mut().take_data();
-        if data > 0 {
-            me.flow.received.come(data);
+        let frames = me.stream.get_mut();
+        if let Some(clients) = &me.flow.clients {
+            for (stream, bytes) in frames.take_data_of_streams() {
+                clients.come(stream, bytes);
+            }
+        } else {
+            let data = frames.take_data();
+            if data > 0 {
+                me.flow.received.come(data);
+            }
         }
         if polled.is_ready() {
             me.is_quiet = false;

@@ -21,9 +21,11 @@ mod flow;
 mod gate;
 mod interim;
 mod keep_alive;
+mod paced_body;
 mod received;
 mod request;
 mod response;
+mod stream_client;
 mod trailer_marks;
 mod tunnel;
 

@@ -56,8 +56,7 @@ impl Tunnel {
         poll_not_reset(&mut self.send, cx)?;
         // As of any response: a piece is being written, and another waits.
         ready!(self.flow.poll_nearly_sent(cx));
-        let connection = self.flow.connection();
-        ready!(connection.poll_room(&mut self.place, cx));
+        ready!(self.flow.poll_room(&mut self.place, cx));
         poll_window(&mut self.send, most, cx)
     }
 }
@@ -69,8 +68,8 @@ impl AsyncRead for Tunnel {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let me = &mut *self;
-        let received = &me.flow.connection().received;
-        let went = |count| received.go(count);
+        let flow = &me.flow;
+        let went = |count| flow.went(count);
         poll_read_stream(&mut me.receive, &mut me.rest, buffer, cx, went)
     }
 }
@@ -120,7 +119,7 @@ impl Drop for Tunnel {
         if !self.receive.is_end_stream() {
             connection.abandoned.add(self.receive.stream_id());
         }
-        connection.received.go(unread.saturating_sub(rest));
+        self.flow.went(unread.saturating_sub(rest));
         // A stream that is over needs no window.
         let _over = self.receive.flow_control().release_capacity(rest);
     }

@@ -198,6 +198,18 @@ pub fn describe(error: &ProxyError) -> Description {
             "The instance is not at this host.",
             None,
         ),
+        ProxyError::Nowhere => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "misplaced",
+            "The instance is not where it is said to be.",
+            SOON,
+        ),
+        ProxyError::PolicyNotKnown => (
+            StatusCode::BAD_GATEWAY,
+            "policy_not_known",
+            "The host of the instance does not know how to speak with it.",
+            None,
+        ),
         ProxyError::Peer(error) => peer(error),
         ProxyError::OfPeer(status, code) => {
             let detail = "The host of the instance refuses it.";
@@ -445,6 +457,13 @@ fn peer(error: &PeerError) -> Response {
             StatusCode::BAD_GATEWAY,
             "upstream_broke",
             "The host of the instance broke the connection off before its response.",
+            None,
+        ),
+        PeerError::TimedOut => forward(&ForwardError::TimedOut),
+        PeerError::Unfit(_) => (
+            StatusCode::BAD_GATEWAY,
+            "upstream_broke",
+            "The request cannot be passed on to the host of the instance.",
             None,
         ),
         PeerError::Client(failure) => forward(&ForwardError::Client(*failure)),

@@ -61,6 +61,7 @@ const OTHERS: &[&str] = &[
     "no_route",
     "not_here",
     "peer_refused",
+    "policy_not_known",
     "port_not_allowed",
     "redirect_to_https",
     "route_closed",

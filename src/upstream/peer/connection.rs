@@ -19,12 +19,13 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use crate::descriptors;
+use crate::fleet::identity::ALPN;
 use crate::fleet::{Member, PeerIdentity};
 use crate::flow::{PeekStream, forward_writes};
 use crate::upstream::h2_peer::UNKNOWN;
@@ -35,8 +36,10 @@ use crate::upstream::timed_body::Part;
 /// How long a look at a member may take: whoever asks for an instance of a host that is away is told
 /// so within two seconds.
 pub(super) const LOOK: Duration = Duration::from_millis(1700);
-/// How long it is listened for whether the host of a silent connection is still there.
-const STILL_THERE: Duration = Duration::from_millis(900);
+/// How long the answer to a PING is waited for before the host of a silent connection is looked for
+/// otherwise, and how long that may take.
+const ANSWER: Duration = Duration::from_millis(150);
+const STILL_THERE: Duration = Duration::from_millis(850);
 /// Between two PINGs (RFC 9113 §6.7).
 const PING_EVERY: Duration = Duration::from_secs(20);
 /// How long the answer to one is waited for.
@@ -45,8 +48,16 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const SEND_BUFFER: usize = 64 * 1024;
 /// Bytes of a response's fields.
 const MAX_HEADER_LIST: u32 = 128 * 1024;
-/// Streams that responses are read of at once, as far as the connection's window is concerned.
+/// Streams of a connection, whatever the other end allows: its window has room for what each of their
+/// clients has not read.
 const STREAMS: u32 = 256;
+/// Streams that were broken off of which the library remembers that what still comes of them is to be
+/// ignored, and how long: a window of each may be on its way.
+const BROKEN_OFF: usize = 1024;
+const BROKEN_OFF_REMEMBERED: Duration = Duration::from_secs(30);
+/// What small DATA frames that nobody has read may cost, of all streams: for each, what it lacks of 256
+/// bytes. One client that reads nothing must not end the connection of the others.
+const SMALL_FRAMES: usize = STREAMS as usize * 512 * 1024;
 /// How long the other end's first word is waited for, and how much of it is looked at.
 const FIRST_WORD: Duration = Duration::from_millis(500);
 const FIRST_BYTES: usize = 1024;
@@ -86,6 +97,9 @@ pub(super) struct State {
     is_leaving: AtomicBool,
     /// Looks in a row that have found nobody.
     missed: AtomicUsize,
+    /// Somebody wants to know whether the other end answers, and it has.
+    asked: Notify,
+    answered: Notify,
     /// Why it was closed, where that is more than its end.
     why: Mutex<Option<DialError>>,
     lost: Notify,
@@ -112,6 +126,8 @@ impl State {
             is_closed: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
             missed: AtomicUsize::new(0),
+            asked: Notify::new(),
+            answered: Notify::new(),
             why: Mutex::default(),
             lost: Notify::new(),
             endpoint: endpoint.to_owned(),
@@ -125,7 +141,8 @@ impl State {
         why.clone()
     }
 
-    fn close_for(&self, error: DialError) {
+    /// Closes it, and what is under way on it.
+    pub(super) fn close_for(&self, error: DialError) {
         let mut why = self.why.lock().unwrap_or_else(PoisonError::into_inner);
         why.get_or_insert(error);
         self.is_closed.store(true, Ordering::Release);
@@ -149,40 +166,57 @@ impl State {
         }
     }
 
-    /// Looks whether the host is still there, if nothing has come for `silence`. A host that cannot be
-    /// reached gets no new requests on the connection, and twice in a row closes it: one packet may be
-    /// lost. One that refuses is there, and may be draining. One look for all requests of the connection
-    /// is enough.
-    pub(super) async fn look(&self, silence: Duration) {
-        let heard = self.began + Duration::from_millis(self.heard.load(Ordering::Relaxed));
-        if heard.elapsed() < silence {
-            return;
+    /// Looks whether the host is still there, if nothing has come for `silence`; whether it is away. The
+    /// connection itself is asked first; then the host's kernel is, since a busy member is not one that is
+    /// away. A host that answers neither gets no new requests on the connection, and twice in a row closes
+    /// it. One that refuses is there, and may be draining. One look is for all requests of the connection.
+    pub(super) async fn look(&self, silence: Duration) -> bool {
+        let mut looked = self.looking.lock().await;
+        if self.silent_for() < silence {
+            self.missed.store(0, Ordering::Relaxed);
+            return false;
         }
-        let Ok(mut looked) = self.looking.try_lock() else {
-            return;
-        };
         if looked.is_some_and(|looked| looked.elapsed() < silence) {
-            return;
+            return self.is_missed();
         }
         *looked = Some(Instant::now());
+        let answered = self.answered.notified();
+        self.asked.notify_one();
+        if timeout(ANSWER, answered).await.is_ok() {
+            self.missed.store(0, Ordering::Relaxed);
+            return false;
+        }
         let connecting = TcpStream::connect(self.endpoint.as_str());
         // Whether anybody accepts is the kernel's word, and no matter of how busy the member is.
         let failed = match timeout(STILL_THERE, connecting).await {
-            Ok(Ok(_)) => {
-                self.missed.store(0, Ordering::Relaxed);
-                return;
-            }
+            Ok(Ok(_)) => None,
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                self.missed.store(0, Ordering::Relaxed);
-                return self.leave();
+                self.leave();
+                None
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it does not answer".to_owned(),
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("it does not answer".to_owned()),
+        };
+        let failed = failed.filter(|_| self.silent_for() >= silence);
+        let Some(failed) = failed else {
+            self.missed.store(0, Ordering::Relaxed);
+            return false;
         };
         self.leave();
         if self.missed.fetch_add(1, Ordering::Relaxed) > 0 {
             self.close_for(DialError::Away(failed.into()));
         }
+        true
+    }
+
+    fn is_missed(&self) -> bool {
+        self.missed.load(Ordering::Relaxed) > 0
+    }
+
+    /// How long nothing has come.
+    fn silent_for(&self) -> Duration {
+        let heard = self.began + Duration::from_millis(self.heard.load(Ordering::Relaxed));
+        heard.elapsed()
     }
 }
 
@@ -198,7 +232,7 @@ impl Connection {
         let away = |text: &str| DialError::Away(text.into());
         let until = Instant::now() + LOOK;
         let mut left = u32::try_from(member.endpoints.len()).unwrap_or(u32::MAX);
-        let mut last = away("its record has no endpoint");
+        let (mut last, mut refused) = (away("its record has no endpoint"), None);
         for endpoint in &member.endpoints {
             let part = until.saturating_duration_since(Instant::now()) / left.max(1);
             left = left.saturating_sub(1);
@@ -213,15 +247,20 @@ impl Connection {
                     continue;
                 }
             };
-            let left = until.saturating_duration_since(Instant::now());
+            let rest = until.saturating_duration_since(Instant::now());
+            // Another machine may have the address by now, so the others are tried, too.
+            let part = if left == 0 { rest } else { rest / 2 };
             let greeting = Self::greet(stream, endpoint, identity, member, tasks);
-            match timeout(left, greeting).await {
+            match timeout(part, greeting).await {
+                Ok(Ok(greeted)) => return Ok(greeted),
+                Ok(Err(error @ DialError::Refused(_))) => {
+                    refused.get_or_insert(error);
+                }
                 Ok(Err(error @ DialError::Away(_))) => last = error,
-                Ok(greeted) => return greeted,
                 Err(_) => last = away(&format!("{endpoint} accepts and says nothing")),
             }
         }
-        Err(last)
+        Err(refused.unwrap_or(last))
     }
 
     /// Agrees on TLS and HTTP/2.
@@ -247,6 +286,9 @@ impl Connection {
             Some(reason) => DialError::Refused(reason),
             None => away(&error),
         })?;
+        if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+            return Err(refused(format!("{endpoint} speaks no protocol of members")));
+        }
         // The other end judges our certificate now, and says what is wrong with it, or begins to speak.
         // What is sent before that could make the system drop its last word.
         let mut stream = PeekStream::new(stream);
@@ -270,7 +312,11 @@ impl Connection {
             .initial_connection_window_size(STREAM_WINDOW * STREAMS)
             .initial_max_send_streams(UNKNOWN)
             .max_send_buffer_size(SEND_BUFFER)
-            .max_header_list_size(MAX_HEADER_LIST);
+            .max_header_list_size(MAX_HEADER_LIST)
+            .max_concurrent_reset_streams(BROKEN_OFF)
+            .reset_stream_duration(BROKEN_OFF_REMEMBERED)
+            .max_local_error_reset_streams(None)
+            .data_frame_budget(SMALL_FRAMES);
         let (sender, mut connection) = builder
             .handshake::<_, Part>(stream)
             .await
@@ -292,7 +338,7 @@ impl Connection {
         let running = Arc::clone(&state);
         tasks.spawn(async move {
             let ended = {
-                let mut beating = pin!(beat(pings));
+                let mut beating = pin!(beat(pings, &running));
                 let mut lost = pin!(running.lost.notified());
                 poll_fn(|cx| {
                     if beating.as_mut().poll(cx).is_ready() {
@@ -330,9 +376,10 @@ impl Connection {
         self.state.streams.load(Ordering::Acquire)
     }
 
-    /// How many the other end allows.
+    /// How many it may have.
     pub(super) fn most(&self) -> usize {
-        self.sender.current_max_send_streams()
+        let allowed = self.sender.current_max_send_streams();
+        allowed.min(STREAMS as usize)
     }
 
     /// A stream of it.
@@ -346,15 +393,15 @@ impl Connection {
     }
 }
 
-/// Sends PINGs; ends when one has no answer.
-async fn beat(pings: Option<PingPong>) {
+/// Sends PINGs, by the clock and whenever somebody asks; ends when one has no answer.
+async fn beat(pings: Option<PingPong>, state: &State) {
     let Some(mut pings) = pings else {
         return std::future::pending().await;
     };
     loop {
-        sleep(PING_EVERY).await;
+        let _asked = timeout(PING_EVERY, state.asked.notified()).await;
         match timeout(PING_TIMEOUT, pings.ping(Ping::opaque())).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(_)) => state.answered.notify_waiters(),
             Ok(Err(_)) | Err(_) => return,
         }
     }

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Response;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -32,6 +33,8 @@ use crate::workers;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often a request is sent that nobody has processed.
 const MOST_TIMES: u32 = 3;
+/// How often a request waits for a connection that has no room when it is there.
+const MOST_WAITS: u32 = 16;
 /// Connections of a worker to one member.
 const MOST_CONNECTIONS: usize = 64;
 /// Of ten streams, how many a connection has before there is another.
@@ -52,7 +55,8 @@ pub struct Peers {
 struct Pool {
     member: Arc<Member>,
     connections: Mutex<Vec<Connection>>,
-    dialling: tokio::sync::Mutex<()>,
+    /// Ends when the connection that is being made is there, or is not to be had.
+    dialling: Mutex<Option<watch::Receiver<()>>>,
     /// When it was looked for in vain, and why.
     failed: Mutex<Option<(Instant, DialError)>>,
     used: Mutex<Instant>,
@@ -69,7 +73,7 @@ impl Pool {
         Self {
             member: Arc::clone(member),
             connections: Mutex::default(),
-            dialling: tokio::sync::Mutex::default(),
+            dialling: Mutex::default(),
             failed: Mutex::default(),
             used: Mutex::new(Instant::now()),
         }
@@ -94,6 +98,36 @@ impl Pool {
         let failed = lock(&self.failed);
         let (at, error) = failed.as_ref()?;
         (at.elapsed() < LOOK_AGAIN).then(|| error.clone())
+    }
+
+    /// What has become of making a connection.
+    fn note(&self, opened: Result<Connection, DialError>) {
+        let error = match opened {
+            Ok(connection) => {
+                *lock(&self.failed) = None;
+                return lock(&self.connections).push(connection);
+            }
+            Err(error) => error,
+        };
+        let member = &self.member.name;
+        match &error {
+            DialError::Away(reason) => {
+                tracing::debug!(member, %reason, "a member of the fleet cannot be reached");
+            }
+            DialError::Refused(reason) => {
+                tracing::warn!(member, %reason, code = "peer_refused",
+                    "a member of the fleet is not believed, or does not believe this one");
+            }
+        }
+        *lock(&self.failed) = Some((Instant::now(), error));
+    }
+
+    fn close(&self, reason: &str) {
+        for connection in lock(&self.connections).drain(..) {
+            connection
+                .state()
+                .close_for(DialError::Refused(reason.into()));
+        }
     }
 
     fn is_forgotten(&self) -> bool {
@@ -124,7 +158,11 @@ impl Peers {
         let pool = self.pool(member);
         *lock(&pool.used) = Instant::now();
         for _ in 0..MOST_TIMES {
-            let connection = self.connection(&pool).await?;
+            // In a box: it is large, and seldom waits.
+            let connection = match pool.find() {
+                Some((connection, false)) => connection,
+                Some((_, true)) | None => Box::pin(self.connection(&pool)).await?,
+            };
             let Some(body) = request.body_again() else {
                 return Err(PeerError::Untaken);
             };
@@ -148,65 +186,57 @@ impl Peers {
         {
             return Arc::clone(pool);
         }
+        if let Some(pool) = pools.get(&member.name)
+            && (pool.member.spki, pool.member.role) != (member.spki, member.role)
+        {
+            // Whoever is at the other end may not be believed any more.
+            pool.close("its record has another key or role by now");
+        }
         pools.retain(|_, pool| !pool.is_forgotten());
         let pool = Arc::new(Pool::new(member));
         pools.insert(member.name.clone(), Arc::clone(&pool));
         pool
     }
 
-    /// A connection of the pool, or a new one. While one request dials, those that have no other
-    /// connection wait for it, and its failure is theirs.
+    /// A connection of the pool, or a new one. Whoever has none with room waits for the one that is being
+    /// made, and its failure is theirs. It is made for all: none of them ends it by leaving.
     async fn connection(&self, pool: &Arc<Pool>) -> Result<Connection, PeerError> {
-        loop {
-            let found = pool.find();
-            let failed = pool.failed_lately();
-            let found = match (found, failed) {
+        for _ in 0..MOST_WAITS {
+            let mut dialling = match (pool.find(), pool.failed_lately()) {
                 (Some((connection, false)), _) | (Some((connection, true)), Some(_)) => {
                     return Ok(connection);
                 }
                 (None, Some(error)) => return Err(error.into()),
-                (Some((connection, true)), None) => Some(connection),
-                (None, None) => None,
-            };
-            let Ok(_mine) = pool.dialling.try_lock() else {
-                // Another one is being made: this one may have some room left.
-                if let Some(connection) = found.filter(|one| one.streams() < one.most()) {
-                    return Ok(connection);
+                (Some((connection, true)), None) => {
+                    let dialling = self.dial(pool);
+                    if connection.streams() < connection.most() {
+                        return Ok(connection);
+                    }
+                    dialling
                 }
-                drop(pool.dialling.lock().await);
-                continue;
+                (None, None) => self.dial(pool),
             };
-            // In a box: it is large, and seldom needed.
-            return match (Box::pin(self.dial(pool)).await, found) {
-                (Ok(connection), _) | (Err(_), Some(connection)) => Ok(connection),
-                (Err(error), None) => Err(error.into()),
-            };
+            // It says nothing: it ends.
+            let _ended = dialling.changed().await;
         }
+        Err(PeerError::Untaken)
     }
 
-    async fn dial(&self, pool: &Pool) -> Result<Connection, DialError> {
-        let opened = Connection::open(&self.identity, &pool.member, &self.tasks).await;
-        match opened {
-            Ok(connection) => {
-                *lock(&pool.failed) = None;
-                lock(&pool.connections).push(connection.clone());
-                Ok(connection)
-            }
-            Err(error) => {
-                let member = &pool.member.name;
-                match &error {
-                    DialError::Away(reason) => {
-                        tracing::debug!(member, %reason, "a member of the fleet cannot be reached");
-                    }
-                    DialError::Refused(reason) => {
-                        tracing::warn!(member, %reason, code = "peer_refused",
-                            "a member of the fleet is not believed, or does not believe this one");
-                    }
-                }
-                *lock(&pool.failed) = Some((Instant::now(), error.clone()));
-                Err(error)
-            }
+    /// Makes another connection in a task of its own, if none is being made; the receiver hears its end.
+    fn dial(&self, pool: &Arc<Pool>) -> watch::Receiver<()> {
+        let mut dialling = lock(&pool.dialling);
+        if let Some(running) = dialling.as_ref().filter(|one| one.has_changed().is_ok()) {
+            return running.clone();
         }
+        let (end, ended) = watch::channel(());
+        *dialling = Some(ended.clone());
+        let (identity, tasks) = (Arc::clone(&self.identity), self.tasks.clone());
+        let pool = Arc::clone(pool);
+        self.tasks.spawn(async move {
+            pool.note(Connection::open(&identity, &pool.member, &tasks).await);
+            drop(end);
+        });
+        ended
     }
 }
 

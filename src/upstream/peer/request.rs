@@ -1,7 +1,8 @@
 //! One request to another member, and its response's head.
 //!
 //! Guarantees: an error says whether the other end has certainly done nothing with the request; interim
-//! responses go before the final one; whoever drops the exchange resets its stream.
+//! responses go before the final one; a body that its client keeps back is asked for when the other end
+//! asks for it; the wait for the head has an end; whoever drops the exchange resets its stream.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -9,7 +10,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use h2::ext::Protocol;
+use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http1::InterimSink;
 use tokio::time::sleep;
@@ -37,6 +39,10 @@ pub struct PeerRequest {
     body: Option<Replay>,
     interim: Option<InterimSink>,
     buffers: Option<ClientBuffers>,
+    /// Its body goes when the other end has asked for it.
+    waits_for_continue: bool,
+    /// How long the other end may owe its response's head.
+    limit: Duration,
 }
 
 /// How an attempt failed.
@@ -51,8 +57,14 @@ pub(super) enum Failed {
 
 impl PeerRequest {
     /// A request whose head is HTTP/2's; `interim` takes 1xx responses, where its client can be sent
-    /// some. A body is sent as long as it can be told that nobody has got it.
-    pub fn new(request: Request<RequestBody>, interim: Option<InterimSink>) -> Self {
+    /// some. A body is sent again as long as it can be told that nobody has got it, and is not begun before
+    /// it is asked for if the head says `Expect`. The response's head may take `limit`, not counting
+    /// the time in which the client owes something.
+    pub fn new(
+        request: Request<RequestBody>,
+        interim: Option<InterimSink>,
+        limit: Duration,
+    ) -> Self {
         let (parts, body) = request.into_parts();
         let buffers = parts.extensions.get::<ClientBuffers>().cloned();
         let body = (!body.is_nothing()).then(|| Replay::new(body, buffers.as_ref()));
@@ -61,15 +73,17 @@ impl PeerRequest {
         *head.uri_mut() = parts.uri;
         *head.version_mut() = Version::HTTP_2;
         *head.headers_mut() = parts.headers;
-        let protocol = parts.extensions.get::<h2::ext::Protocol>().cloned();
+        let protocol = parts.extensions.get::<Protocol>().cloned();
         if let Some(protocol) = protocol {
             head.extensions_mut().insert(protocol);
         }
         Self {
+            waits_for_continue: body.is_some() && head.headers().contains_key(EXPECT),
             head,
             body,
             interim,
             buffers,
+            limit,
         }
     }
 
@@ -111,74 +125,84 @@ impl PeerRequest {
             return Err(unsent(state));
         }
         let is_switch = self.head.method() == Method::CONNECT;
+        if self.head.extensions().get::<Protocol>().is_some()
+            && !sender.is_extended_connect_protocol_enabled()
+        {
+            let text = "its node does not take upgrades";
+            return Err(Failed::For(PeerError::Unfit(text.into())));
+        }
         let has_body = !body.is_nothing();
         let is_whole = !has_body && !is_switch;
-        let Ok((mut answering, stream)) = sender.send_request(self.head.clone(), is_whole) else {
-            return Err(unsent(state));
-        };
+        let (mut answering, stream) = sender
+            .send_request(self.head.clone(), is_whole)
+            .map_err(|error| not_taken(error, state))?;
         drop(sender);
         let (mut stream, mut upload, mut guard) = (Some(stream), None, None);
+        let clock = ResponseClock::new();
         if has_body {
-            let clock = ResponseClock::new();
             let (body, uploading) = TimedBody::new(body, &clock, self.buffers.clone());
             guard = uploading;
             upload = stream.take().map(|stream| Upload::new(stream, body));
         }
-        let mut failure = None;
+        let mut may_upload = !self.waits_for_continue;
         let answered = {
-            // In a box: most requests are answered sooner.
+            // In boxes: most requests are answered sooner.
             let mut watching = pin!(async {
                 loop {
                     sleep(SILENCE).await;
-                    Box::pin(state.look(SILENCE)).await;
+                    if Box::pin(state.look(SILENCE)).await && self.is_repeatable() {
+                        return PeerError::Unreachable;
+                    }
                 }
             });
+            let mut late = pin!(clock.over(self.limit));
             poll_fn(|cx| {
                 while let Poll::Ready(Some(Ok(interim))) = answering.poll_informational(cx) {
+                    clock.restart();
+                    may_upload |= interim.status() == StatusCode::CONTINUE;
                     self.pass(&interim);
                 }
                 if let Poll::Ready(answered) = Pin::new(&mut answering).poll(cx) {
-                    return Poll::Ready(Some(answered));
+                    return Poll::Ready(answered.map_err(|error| self.failed(error, state)));
                 }
-                if let Some(uploading) = &mut upload
+                if let Some(uploading) = upload.as_mut().filter(|_| may_upload)
                     && let Poll::Ready(sent) = uploading.poll(cx)
                 {
                     upload = None;
                     if let Err(NotSent::Client) = sent {
-                        failure = Some(self.failure().unwrap_or(BodyFailure::Broke));
-                        return Poll::Ready(None);
+                        let failure = self.failure().unwrap_or(BodyFailure::Broke);
+                        return Poll::Ready(Err(Failed::For(PeerError::Client(failure))));
                     }
                 }
-                let watched: Poll<()> = watching.as_mut().poll(cx);
-                match watched {
-                    Poll::Ready(()) | Poll::Pending => Poll::Pending,
+                if let Poll::Ready(error) = watching.as_mut().poll(cx) {
+                    return Poll::Ready(Err(Failed::For(error)));
                 }
+                let over = late.as_mut().poll(cx);
+                over.map(|()| Err(Failed::For(PeerError::TimedOut)))
             })
             .await
         };
-        let response = match answered {
-            Some(Ok(response)) => response,
-            Some(Err(error)) => return Err(self.failed(error, state)),
-            None => {
-                let failure = failure.unwrap_or(BodyFailure::Broke);
-                return Err(Failed::For(PeerError::Client(failure)));
-            }
-        };
+        let response = answered?;
         if let Some(stats) = self.body.as_ref().and_then(Replay::body_stats) {
             stats.answered();
         }
         if let Some(mut upload) = upload {
-            // It goes on beside the response.
-            tasks.spawn(async move {
-                let _sent = poll_fn(|cx| upload.poll(cx)).await;
-            });
+            match may_upload {
+                // It goes on beside the response.
+                true => drop(tasks.spawn(async move {
+                    let _sent = poll_fn(|cx| upload.poll(cx)).await;
+                })),
+                // Nobody wants it. A reset would take the response with it.
+                false => drop(upload),
+            }
         }
         let (mut head, receive) = response.into_parts();
         // The client's side writes its own version.
         head.version = Version::HTTP_11;
         let body = match stream {
             Some(send) if is_switch && head.status == StatusCode::OK => {
-                PeerBody::of_switch(PeerStream::new(send, receive, seat))
+                let buffers = self.buffers.clone();
+                PeerBody::of_switch(PeerStream::new((send, receive), seat, buffers))
             }
             stream => {
                 if let Some(mut send) = stream.filter(|_| is_switch) {
@@ -191,6 +215,11 @@ impl PeerRequest {
             }
         };
         Ok(Response::from_parts(head, UpstreamBody::of_peer(body)))
+    }
+
+    /// Whether a client may send it again by itself, though it may have been processed (RFC 9110 §9.2.2).
+    fn is_repeatable(&self) -> bool {
+        self.head.method().is_idempotent() && self.body.is_none()
     }
 
     fn pass(&self, interim: &Response<()>) {
@@ -211,12 +240,23 @@ impl PeerRequest {
         if is_unprocessed(&error) {
             return Failed::Unprocessed;
         }
-        // It may have been processed, whatever became of the host: nobody is told to send it again.
+        // It may have been processed, whatever became of the host: nobody is told to send it again, but
+        // for what can be.
         Failed::For(match (state.why(), self.failure()) {
-            (Some(DialError::Refused(reason)), _) => PeerError::Refused(reason),
-            (Some(DialError::Away(_)), _) | (None, None) => PeerError::Broken(error.into()),
+            (Some(DialError::Away(_)), _) if self.is_repeatable() => PeerError::Unreachable,
+            (Some(_), _) | (None, None) => PeerError::Broken(error.into()),
             (None, Some(failure)) => PeerError::Client(failure),
         })
+    }
+}
+
+/// The library has not taken a request: this one, or none any more.
+fn not_taken(error: h2::Error, state: &State) -> Failed {
+    let is_of_connection = error.is_io() || error.is_go_away() || error.is_reset();
+    match is_of_connection || error.to_string().contains("stream ID overflowed") {
+        true => unsent(state),
+        // There is a field in it that HTTP/2 does not have.
+        false => Failed::For(PeerError::Unfit(error.into())),
     }
 }
 

@@ -113,20 +113,23 @@ async fn who_calls_shows_a_certificate_of_the_fleet_its_cell_and_a_role() {
     let fine = issue("fine", &format!("wakegate://{CELL}/front/f-1"));
     let alpn = b"wakegate/1";
     assert!(is_heard(&node, config(Some(&fine), &authority, alpn)).await);
-    let relay = issue("relay", &format!("wakegate://{CELL}/node/h-2"));
-    assert!(is_heard(&node, config(Some(&relay), &authority, alpn)).await);
+    let both = issue("both", &format!("wakegate://{CELL}/both/h-2"));
+    assert!(is_heard(&node, config(Some(&both), &authority, alpn)).await);
 
     let stranger = Authority::new();
     let theirs = stranger.issue("theirs", &format!("wakegate://{CELL}/front/f-1"));
     let other_cell = issue("cell", "wakegate://elsewhere/front/f-1");
     let other_role = issue("role", &format!("wakegate://{CELL}/admin/f-1"));
     let no_name = issue("name", "https://test-1/front/f-1");
+    // It has no clients whose requests it could pass on.
+    let no_front = issue("no-front", &format!("wakegate://{CELL}/node/h-3"));
     for (what, files, alpn) in [
         ("no certificate", None, &alpn[..]),
         ("another CA", Some(&theirs), alpn),
         ("another cell", Some(&other_cell), alpn),
         ("no role", Some(&other_role), alpn),
         ("no name", Some(&no_name), alpn),
+        ("a node", Some(&no_front), alpn),
         ("another protocol", Some(&fine), b"h2"),
     ] {
         assert!(
@@ -207,6 +210,91 @@ async fn a_key_that_the_record_does_not_say_is_refused_on_both_sides() {
     front.stop().await;
     other.gateway.stop().await;
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_the_record_does_not_say_is_refused_on_both_sides() {
+    let world = World::new().await;
+    let instance = world.plane.asleep(Wanted::hello("app")).await;
+    let as_both = Arc::new(Member {
+        role: Role::Both,
+        ..(*world.node.member).clone()
+    });
+    world.directory.put("app", at(&as_both, &instance.id));
+    let (status, code, _) = world.front.client().problem("app").await;
+    assert_eq!((status, &*code), REFUSED);
+
+    let directory = Directory::new();
+    directory.know(&member("f-2", Role::Both, ([127, 0, 0, 1], 1).into()));
+    let identity = world.authority.identity("node", "h-2");
+    let anywhere = ([127, 0, 0, 1], 0).into();
+    let other = Node::start_at(&world.plane, identity, &directory, anywhere, "").await;
+    let front = world
+        .authority
+        .issue("f-2", &format!("wakegate://{CELL}/front/f-2"));
+    let shown = config(Some(&front), &world.authority, b"wakegate/1");
+    assert!(!is_heard(&other, shown).await);
+    assert_eq!(world.plane.operations(&instance.id, "restore").await, 0);
+    other.gateway.stop().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_machine_at_a_members_first_address_hides_the_second_one_from_nobody() {
+    let world = World::new().await;
+    let instance = world.plane.listening(Wanted::hello("app")).await;
+    let identity = world.authority.identity("node", "h-9");
+    let other = Node::start(&world.plane, identity, "").await;
+    let addresses = [&other.member, &world.node.member];
+    let host = Arc::new(Member {
+        endpoints: addresses.map(|one| one.endpoints[0].clone()).to_vec(),
+        ..(*world.node.member).clone()
+    });
+    world.directory.put("app", at(&host, &instance.id));
+    assert_eq!(world.front.client().get("app", "/").await.status(), 200);
+    other.gateway.stop().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_speaks_another_protocol_with_a_members_certificate_gets_nothing() {
+    let (authority, directory) = (Authority::new(), Directory::new());
+    let files = authority.issue("h-1", &format!("wakegate://{CELL}/node/h-1"));
+    let chain = CertificateDer::pem_file_iter(&files.cert).unwrap();
+    let chain = chain.map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&files.key).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    // It agrees on no protocol, and speaks HTTP/2 all the same.
+    let server = rustls::ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = member("h-1", Role::Node, listener.local_addr().unwrap());
+    directory.put("app", at(&host, "x"));
+    let heard = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = Arc::clone(&heard);
+    spawn(async move {
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(server));
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let Ok(mut connection) = h2::server::handshake(stream).await else {
+                continue;
+            };
+            while let Some(Ok(_)) = connection.accept().await {
+                count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+    });
+    let front = Gateway::front(authority.identity("front", "f-1"), &directory, "").await;
+    let (status, code, _) = front.client().problem("app").await;
+    assert_eq!((status, &*code), REFUSED);
+    assert_eq!(heard.load(std::sync::atomic::Ordering::SeqCst), 0);
+    front.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,14 +3,18 @@
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::net::Ipv4Addr;
+use std::pin::Pin;
 
 use futures_util::FutureExt as _;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Body as _, Frame};
 use tokio::time::sleep;
 
 use super::*;
 use crate::flow::BufferBudget;
+use crate::listener::h2::paced_body::PacedBody;
+use crate::listener::service::Backlog;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const MIB: usize = 1 << 20;
@@ -196,4 +200,50 @@ async fn no_more_is_read_than_the_budget_allows_and_each_connection_moves() {
     assert!((&mut reading).now_or_never().is_none());
     taken.truncate(1);
     assert!(reading.await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_tiny_parts_goes_in_few_pieces_where_many_clients_share_the_connection() {
+    const PARTS: usize = 20_000;
+    let budget = BufferBudget::new(MIB);
+    let buffers = budget.of(Ipv4Addr::LOCALHOST.into());
+    let connection = ConnectionFlow::new(LIMIT, buffers, 1 << 20).of_many();
+    let connection = Arc::new(connection);
+    let stream = StreamFlow::new(&connection).for_client(1, [192, 0, 2, 1].into());
+    let frames = (0..PARTS).map(|_| Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x"))));
+    let body = BoxBody::new(StreamBody::new(futures_util::stream::iter(frames)));
+    let mut body = PacedBody::new(body, Arc::new(stream), ());
+    let (mut bytes, mut pieces) = (0, 0);
+    while let Some(frame) = body.frame().await {
+        bytes += frame.unwrap().into_data().unwrap().remaining();
+        pieces += 1;
+    }
+    assert_eq!(bytes, PARTS);
+    assert!(pieces < 700, "{pieces}");
+    drop(body);
+    assert_eq!(budget.used(), 0);
+}
+
+#[tokio::test]
+async fn what_one_of_many_clients_has_is_counted_to_it_alone() {
+    let budget = BufferBudget::new(MIB);
+    let buffers = budget.of(Ipv4Addr::LOCALHOST.into());
+    let connection = Arc::new(ConnectionFlow::new(LIMIT, buffers, 1 << 20).of_many());
+    let stream = |number, last| {
+        let client = [192, 0, last, 1].into();
+        let stream = StreamFlow::new(&connection).for_client(number, client);
+        Arc::new(stream)
+    };
+    let greedy: Vec<_> = (0..20).map(|number| stream(2 * number + 1, 1)).collect();
+    let taken = greedy.iter().take_while(|one| one.expect(None)).count();
+    assert!((6..12).contains(&taken), "{taken}");
+    let modest = stream(99, 2);
+    assert!(modest.try_keep(1000) && modest.expect(Some(10_000)));
+    let clients = connection.clients.as_ref().unwrap();
+    clients.come(99, 30_000);
+    modest.is_read();
+    modest.went(30_000);
+    drop((greedy, modest));
+    clients.come(99, 30_000);
+    assert_eq!(budget.used(), 0, "nobody has that stream any more");
 }
