@@ -29,6 +29,10 @@ pub(super) struct HostClaim {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) revision: i64,
+    /// The last key that was written, and when: by it another past is known.
+    pub(super) last: Option<(String, i64)>,
+    /// Whether the engine has another past than what is known.
+    pub(super) has_other_past: bool,
     /// Whether anything was ever known.
     pub(super) is_known: bool,
     pub(super) routes: Routes,
@@ -58,6 +62,8 @@ impl State {
     pub(super) fn new(wake: &WakeConfig, hypeman: &str, keys: SealKeys) -> Result<Self, String> {
         Ok(Self {
             revision: 0,
+            last: None,
+            has_other_past: false,
             is_known: false,
             routes: Routes::new(wake.clone(), hypeman.to_owned(), keys)?,
             claims: HashMap::new(),

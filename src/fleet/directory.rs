@@ -203,6 +203,16 @@ impl Directory {
         self.state().revision
     }
 
+    /// The last key that was written, as far as is known, and at which revision.
+    pub fn last_written(&self) -> Option<(String, i64)> {
+        self.state().last.clone()
+    }
+
+    /// The engine has another past than what is known: it was restored from a backup.
+    pub fn doubt(&self) {
+        self.state_mut().has_other_past = true;
+    }
+
     /// Tells of each revision that is in force.
     pub fn revisions(&self) -> watch::Receiver<i64> {
         self.changed.subscribe()
@@ -222,7 +232,8 @@ impl Directory {
     pub fn replace(&self, entries: &[Entry], revision: i64) -> Applied {
         let mut state = self.state_mut();
         let state = &mut *state;
-        let went_back = revision < state.revision;
+        let other_past = std::mem::take(&mut state.has_other_past);
+        let went_back = revision < state.revision || other_past;
         if went_back {
             state.went_back += 1;
         }
@@ -282,6 +293,8 @@ impl Directory {
             state.delete(key, false);
         }
         state.revision = revision;
+        let last = entries.iter().max_by_key(|entry| entry.modified);
+        state.last = last.map(|entry| (entry.key.clone(), entry.modified));
         state.is_known = true;
         let held = if hold { gone.len() } else { 0 };
         self.changed.send_replace(revision);
@@ -340,7 +353,10 @@ impl Directory {
         }
         for change in changes {
             match change {
-                Change::Put(entry) => state.put(entry),
+                Change::Put(entry) => {
+                    state.put(entry);
+                    state.last = Some((entry.key.clone(), entry.modified));
+                }
                 Change::Deleted { key, .. } => {
                     if let Some(key) = Key::parse(key) {
                         state.delete(&key, hold);

@@ -214,6 +214,26 @@ pub async fn read_all(engine: &dyn Engine, prefix: &str) -> Result<(Vec<Entry>, 
     }
 }
 
+/// Whether a key was changed at this revision, as the engine remembers it: one that was restored from a
+/// backup has another past, or none so far.
+pub async fn remembers(engine: &dyn Engine, key: &str, revision: i64) -> Result<bool, EngineError> {
+    let range = Range {
+        from: key.to_owned(),
+        to: format!("{key}\0"),
+        limit: 1,
+        revision,
+    };
+    match engine.range(range).await {
+        Ok(page) => Ok(page
+            .entries
+            .first()
+            .is_some_and(|it| it.modified == revision)),
+        // It has not come so far.
+        Err(EngineError::Refused(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// One key.
 pub async fn read_one(engine: &dyn Engine, key: &str) -> Result<(Option<Entry>, i64), EngineError> {
     let range = Range {

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::directory::{Applied, Directory};
-use super::engine::{EngineError, News, read_all};
+use super::engine::{EngineError, News, read_all, remembers};
 use super::records::PREFIX;
 use super::seal::SealKeys;
 use crate::backoff::Backoff;
@@ -107,7 +107,21 @@ async fn round(
 ) -> EngineError {
     let engine = Arc::clone(directory.engine());
     let from = match *next {
-        Some(from) => from,
+        Some(from) => {
+            // It may have been restored from a backup, and have come as far again since.
+            let is_same = match directory.last_written() {
+                Some((key, at)) => remembers(&*engine, &key, at).await,
+                None => Ok(true),
+            };
+            match is_same {
+                Ok(true) => from,
+                Ok(false) => {
+                    directory.doubt();
+                    return EngineError::Compacted(from);
+                }
+                Err(error) => return error,
+            }
+        }
         None => {
             let (entries, revision) = match read_all(&*engine, PREFIX).await {
                 Ok(read) => read,

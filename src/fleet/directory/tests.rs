@@ -570,3 +570,33 @@ async fn a_node_that_meets_no_clients_remembers_its_own_claims_alone() {
         "its own Hypeman says whether it has that"
     );
 }
+
+struct Quiet;
+
+impl crate::fleet::Sink for Quiet {
+    fn take(&self, step: crate::fleet::Step<'_>) {
+        step();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[allow(clippy::disallowed_methods, reason = "the test ends its task")]
+async fn an_engine_that_went_back_and_has_come_as_far_again_is_read_anew() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    let following = tokio::spawn(crate::fleet::follow(Arc::clone(&copy), Arc::new(Quiet)));
+    put(&engine, "r/op/a.x", &json!({"instance": "a"})).await;
+    let backup = engine.backup();
+    put(&engine, "r/op/b.x", &json!({"instance": "b"})).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((served(&copy).len(), copy.known()), (2, 3));
+    // Nobody hears how it goes back: when it answers again it has more revisions than before.
+    engine.restore(&backup);
+    put(&engine, "r/op/c.x", &json!({"instance": "c"})).await;
+    put(&engine, "r/op/d.x", &json!({"instance": "d"})).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let names: Vec<String> = served(&copy).into_keys().collect();
+    assert_eq!(names, ["a.x/", "c.x/", "d.x/"]);
+    assert_eq!((copy.status().went_back, copy.known()), (1, 4));
+    following.abort();
+}
