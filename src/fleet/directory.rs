@@ -13,8 +13,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::copy::{State, is_too_many};
-use super::engine::{Change, Engine, Entry};
+use super::copy::{LAST, State, is_too_many};
+use super::engine::{Change, Engine, Entry, Remembered};
 use super::placement::{Claim, Member, Place, Placement, Role};
 use super::records::{ClaimRecord, Key, RemovedRecord, read, unknown_member, write};
 use super::rereads::Rereads;
@@ -203,9 +203,9 @@ impl Directory {
         self.state().revision
     }
 
-    /// The last key that was written, as far as is known, and at which revision.
-    pub fn last_written(&self) -> Option<(String, i64)> {
-        self.state().last.clone()
+    /// The last changes that are known, the oldest first.
+    pub fn last_changes(&self) -> Vec<Remembered> {
+        self.state().last.iter().cloned().collect()
     }
 
     /// The engine has another past than what is known: it was restored from a backup.
@@ -294,7 +294,12 @@ impl Directory {
         }
         state.revision = revision;
         let last = entries.iter().max_by_key(|entry| entry.modified);
-        state.last = last.map(|entry| (entry.key.clone(), entry.modified));
+        let last = last.map(|entry| Remembered {
+            key: entry.key.clone(),
+            revision: entry.modified,
+            is_deleted: false,
+        });
+        state.last = last.into_iter().collect();
         state.is_known = true;
         let held = if hold { gone.len() } else { 0 };
         self.changed.send_replace(revision);
@@ -355,7 +360,6 @@ impl Directory {
             match change {
                 Change::Put(entry) => {
                     state.put(entry);
-                    state.last = Some((entry.key.clone(), entry.modified));
                 }
                 Change::Deleted { key, .. } => {
                     if let Some(key) = Key::parse(key) {
@@ -365,6 +369,14 @@ impl Directory {
             }
             state.revision = state.revision.max(change.revision());
         }
+        let last = changes.iter().skip(changes.len().saturating_sub(LAST));
+        state.last.extend(last.map(|change| Remembered {
+            key: change.key().to_owned(),
+            revision: change.revision(),
+            is_deleted: matches!(change, Change::Deleted { .. }),
+        }));
+        let over = state.last.len().saturating_sub(LAST);
+        state.last.drain(..over);
         if is_accepted {
             state.routes.release();
             state.lately.clear();
