@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::engine::Entry;
+use super::engine::{Entry, Remembered};
 use super::placement::Member;
 use super::records::{AcceptedRecord, ClaimRecord, Key, MemberRecord, RemovedRecord, read};
 use super::routes::Routes;
@@ -17,6 +17,9 @@ use crate::config::WakeConfig;
 
 /// Fewer routes than these may always go at once.
 const FREELY: usize = 20;
+
+/// As many of the last changes are remembered.
+pub(super) const LAST: usize = 8;
 
 /// A host's claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +32,10 @@ pub(super) struct HostClaim {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) revision: i64,
+    /// The last changes that are known: by them another past is noticed.
+    pub(super) last: VecDeque<Remembered>,
+    /// Whether the engine has another past than what is known.
+    pub(super) has_other_past: bool,
     /// Whether anything was ever known.
     pub(super) is_known: bool,
     pub(super) routes: Routes,
@@ -58,6 +65,8 @@ impl State {
     pub(super) fn new(wake: &WakeConfig, hypeman: &str, keys: SealKeys) -> Result<Self, String> {
         Ok(Self {
             revision: 0,
+            last: VecDeque::new(),
+            has_other_past: false,
             is_known: false,
             routes: Routes::new(wake.clone(), hypeman.to_owned(), keys)?,
             claims: HashMap::new(),

@@ -4,22 +4,22 @@
 //! claim of a name wins, at every member alike; many routes that go at once stay in force until an
 //! operator accepts it; a host that falls silent keeps its claims.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::copy::{State, is_too_many};
-use super::engine::{Change, Engine, Entry};
+use super::copy::{LAST, State, is_too_many};
+use super::engine::{Change, Engine, Entry, Remembered};
 use super::placement::{Claim, Member, Place, Placement, Role};
 use super::records::{ClaimRecord, Key, RemovedRecord, read, unknown_member, write};
 use super::rereads::Rereads;
 use super::routes::RouteLine;
 use super::seal::SealKeys;
+use super::status::{ClaimedTwice, Counts, FleetStatus, MemberLine, Shrink};
 use crate::config::{FleetConfig, RouteConfig, WakeConfig};
 use crate::router::RouteChange;
 
@@ -51,79 +51,6 @@ pub struct Own {
     /// Whether it meets no clients, so that other hosts' instances are not its concern: it does not
     /// remember who has them.
     pub meets_nobody: bool,
-}
-
-/// The directory as operators see it.
-#[derive(Debug, Clone, Serialize)]
-pub struct FleetStatus {
-    /// The revision that is in force.
-    pub revision: i64,
-    /// Since when the engine has not been heard; none, if it never was.
-    pub age_seconds: Option<f64>,
-    /// The members.
-    pub members: Vec<MemberLine>,
-    /// How many names are claimed.
-    pub claims: usize,
-    /// Routes that are gone from the directory and stay in force until that is accepted.
-    pub shrink: Option<Shrink>,
-    /// Names that several hosts claim.
-    pub claimed_twice: Vec<ClaimedTwice>,
-    /// How many routes there are.
-    pub routes: usize,
-    /// Keys that are not in force as they are, and why not.
-    pub problems: BTreeMap<String, String>,
-    /// How often the directory has gone back to an earlier revision.
-    pub went_back: u64,
-}
-
-/// What is counted of a copy; it costs no walk over routes or names.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    /// The revision that is in force.
-    pub revision: i64,
-    /// Members whose records live.
-    pub alive: usize,
-    /// Routes that are gone and stay in force.
-    pub held: usize,
-    /// Names that several hosts claim.
-    pub claimed_twice: usize,
-    /// Keys that are not in force as they are.
-    pub problems: usize,
-}
-
-/// A member, for operators.
-#[derive(Debug, Clone, Serialize)]
-pub struct MemberLine {
-    /// Its name.
-    pub name: String,
-    /// `front`, `node` or `both`.
-    pub role: &'static str,
-    /// Where it stands.
-    pub zone: Option<String>,
-    /// Whether it keeps its record alive.
-    pub alive: bool,
-    /// Whether it takes no new work.
-    pub draining: bool,
-    /// Where others reach it.
-    pub endpoints: Vec<String>,
-}
-
-/// Routes that stay in force.
-#[derive(Debug, Clone, Serialize)]
-pub struct Shrink {
-    /// How many are gone.
-    pub routes: usize,
-    /// Of how many.
-    pub of: usize,
-}
-
-/// A name that several hosts claim.
-#[derive(Debug, Clone, Serialize)]
-pub struct ClaimedTwice {
-    /// The name.
-    pub name: String,
-    /// The hosts; the first has it.
-    pub hosts: Vec<String>,
 }
 
 /// How the directory was changed.
@@ -203,6 +130,16 @@ impl Directory {
         self.state().revision
     }
 
+    /// The last changes that are known, the oldest first.
+    pub fn last_changes(&self) -> Vec<Remembered> {
+        self.state().last.iter().cloned().collect()
+    }
+
+    /// The engine has another past than what is known: it was restored from a backup.
+    pub fn doubt(&self) {
+        self.state_mut().has_other_past = true;
+    }
+
     /// Tells of each revision that is in force.
     pub fn revisions(&self) -> watch::Receiver<i64> {
         self.changed.subscribe()
@@ -222,7 +159,8 @@ impl Directory {
     pub fn replace(&self, entries: &[Entry], revision: i64) -> Applied {
         let mut state = self.state_mut();
         let state = &mut *state;
-        let went_back = revision < state.revision;
+        let other_past = std::mem::take(&mut state.has_other_past);
+        let went_back = revision < state.revision || other_past;
         if went_back {
             state.went_back += 1;
         }
@@ -282,6 +220,13 @@ impl Directory {
             state.delete(key, false);
         }
         state.revision = revision;
+        let last = entries.iter().max_by_key(|entry| entry.modified);
+        let last = last.map(|entry| Remembered {
+            key: entry.key.clone(),
+            revision: entry.modified,
+            is_deleted: false,
+        });
+        state.last = last.into_iter().collect();
         state.is_known = true;
         let held = if hold { gone.len() } else { 0 };
         self.changed.send_replace(revision);
@@ -340,7 +285,9 @@ impl Directory {
         }
         for change in changes {
             match change {
-                Change::Put(entry) => state.put(entry),
+                Change::Put(entry) => {
+                    state.put(entry);
+                }
                 Change::Deleted { key, .. } => {
                     if let Some(key) = Key::parse(key) {
                         state.delete(&key, hold);
@@ -349,6 +296,14 @@ impl Directory {
             }
             state.revision = state.revision.max(change.revision());
         }
+        let last = changes.iter().skip(changes.len().saturating_sub(LAST));
+        state.last.extend(last.map(|change| Remembered {
+            key: change.key().to_owned(),
+            revision: change.revision(),
+            is_deleted: matches!(change, Change::Deleted { .. }),
+        }));
+        let over = state.last.len().saturating_sub(LAST);
+        state.last.drain(..over);
         if is_accepted {
             state.routes.release();
             state.lately.clear();

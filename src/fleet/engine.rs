@@ -75,6 +75,17 @@ pub enum News {
     Alive(i64),
 }
 
+/// A change that an engine is asked for again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// The key.
+    pub key: String,
+    /// When it was changed.
+    pub revision: i64,
+    /// Whether it was deleted.
+    pub is_deleted: bool,
+}
+
 /// What a transaction depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Compare {
@@ -212,6 +223,43 @@ pub async fn read_all(engine: &dyn Engine, prefix: &str) -> Result<(Vec<Entry>, 
             None => return Ok((all, revision)),
         }
     }
+}
+
+/// One key at a revision that may be over; `None`, too, where the engine has not come so far.
+async fn read_then(
+    engine: &dyn Engine,
+    key: &str,
+    revision: i64,
+) -> Result<Option<Entry>, EngineError> {
+    let range = Range {
+        from: key.to_owned(),
+        to: format!("{key}\0"),
+        limit: 1,
+        revision,
+    };
+    match engine.range(range).await {
+        Ok(page) => Ok(page.entries.into_iter().next()),
+        Err(EngineError::Refused(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the engine remembers this change: one that was restored from a backup has another past, or has
+/// not come so far.
+pub async fn remembers(engine: &dyn Engine, change: &Remembered) -> Result<bool, EngineError> {
+    let Remembered { key, revision, .. } = change;
+    if change.is_deleted {
+        let before = read_then(engine, key, revision - 1).await?;
+        return Ok(before.is_some() && read_then(engine, key, *revision).await?.is_none());
+    }
+    // What is there now is remembered however much was forgotten.
+    match read_one(engine, key).await?.0 {
+        Some(entry) if entry.modified == *revision => return Ok(true),
+        Some(entry) if entry.modified < *revision => return Ok(false),
+        Some(_) | None => {}
+    }
+    let then = read_then(engine, key, *revision).await?;
+    Ok(then.is_some_and(|entry| entry.modified == *revision))
 }
 
 /// One key.

@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::directory::{Applied, Directory};
-use super::engine::{EngineError, News, read_all};
+use super::engine::{Engine, EngineError, News, read_all, remembers};
 use super::records::PREFIX;
 use super::seal::SealKeys;
 use crate::backoff::Backoff;
@@ -114,16 +114,30 @@ async fn round(
                 Err(error) => return error,
             };
             directory.hear();
+            if matches!(has_same_past(directory, &*engine).await, Ok(false)) {
+                directory.doubt();
+            }
             let copy = Arc::clone(directory);
             hand(sink, move || tell(copy.replace(&entries, revision))).await;
+            // Until a change is heard there is nothing by which another past would be noticed later: if
+            // this watch ends before, everything is read again.
             revision + 1
         }
     };
-    *next = Some(from);
     let mut news = match engine.watch(PREFIX.to_owned(), from).await {
         Ok(news) => news,
         Err(error) => return error,
     };
+    // It may have been restored from a backup, and have come as far again since; from here on that would
+    // end the watch.
+    match has_same_past(directory, &*engine).await {
+        Ok(true) => {}
+        Ok(false) => {
+            directory.doubt();
+            return EngineError::Compacted(from);
+        }
+        Err(error) => return error,
+    }
     while let Some(item) = news.next().await {
         let item = match item {
             Ok(item) => item,
@@ -157,6 +171,20 @@ async fn round(
         }
     }
     EngineError::Unavailable("the watch ended".to_owned())
+}
+
+/// Whether the engine remembers what is known of the last changes.
+async fn has_same_past(directory: &Directory, engine: &dyn Engine) -> Result<bool, EngineError> {
+    // The last one is the least that another past has had.
+    for change in directory.last_changes().iter().rev() {
+        match remembers(engine, change).await {
+            Ok(true) => {}
+            // What is older it may have forgotten.
+            Err(EngineError::Compacted(_)) => return Ok(true),
+            other => return other,
+        }
+    }
+    Ok(true)
 }
 
 fn tell(applied: Applied) -> Applied {

@@ -226,6 +226,11 @@ impl MemoryEngine {
         self.break_watches();
     }
 
+    /// The revision that it has.
+    pub fn revision(&self) -> i64 {
+        self.store().revision
+    }
+
     /// A copy of everything, as a backup is.
     pub fn backup(&self) -> Backup {
         Backup(self.store().clone())

@@ -19,8 +19,9 @@ mod rereads;
 mod routes;
 pub mod seal;
 pub mod snapshot;
+pub mod status;
 
-pub use directory::{Directory, FleetStatus, Own};
+pub use directory::{Directory, Own};
 pub use engine::{Engine, EngineError};
 pub use etcd::EtcdEngine;
 pub use follow::{Sink, Step, follow, follow_keys};
@@ -29,3 +30,4 @@ pub use memory::MemoryEngine;
 pub use placement::{Claim, Member, Place, Placement, Role};
 pub use routes::RouteLine;
 pub use seal::{SealError, SealKeys};
+pub use status::FleetStatus;

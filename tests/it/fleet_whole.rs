@@ -192,7 +192,7 @@ impl Fleet {
         let http = reqwest::Client::builder()
             .no_proxy()
             .pool_max_idle_per_host(0)
-            .timeout(Duration::from_secs(30))
+            .timeout(Duration::from_secs(60))
             .build();
         Client {
             http: http.unwrap(),
@@ -415,12 +415,13 @@ async fn a_front_that_does_not_reach_a_host_says_so_and_others_go_on(fleet: &Fle
         .find(|(host, _, _)| *host == 0)
         .unwrap();
     host.relay.cut([fleet.fronts[1].pid().unwrap()]);
-    // The connection that there was finds out; from then on it is told at once.
+    // The connection that there was finds out, by a PING at the latest: the relay's own kernel accepts
+    // connections for it. From then on it is told at once.
     let began = Instant::now();
     let first = client.send(1, "POST", name, "/deliver?id=cut").await;
     assert!(matches!(first, 502 | 503), "{first}");
     assert!(
-        began.elapsed() < Duration::from_secs(10),
+        began.elapsed() < Duration::from_secs(35),
         "{:?}",
         began.elapsed()
     );

@@ -8,6 +8,8 @@ use crate::fleet::memory::{Faults, MemoryEngine};
 use crate::fleet::operator;
 use crate::fleet::records::PREFIX;
 
+mod more_tests;
+
 fn directory(name: &str, is_node: bool, engine: &MemoryEngine) -> Arc<Directory> {
     let name = name.to_owned();
     let own = Own {
@@ -471,102 +473,4 @@ async fn a_name_that_moves_leaves_the_claim_that_its_new_host_has_as_it_is() {
         panic!("{:?}", copy.place("web"));
     };
     assert_eq!((&*host.name, &*claim.id), ("h1", "of-h1"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_sealed_policy_opens_when_its_key_is_there_and_stays_sealed_in_a_file() {
-    use base64::Engine as _;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("keys");
-    let line = |byte: u8| base64::prelude::BASE64_STANDARD.encode([byte; 32]);
-    let keys = |lines: &[u8]| {
-        let lines: Vec<String> = lines.iter().map(|byte| line(*byte)).collect();
-        std::fs::write(&path, lines.join("\n")).unwrap();
-        SealKeys::load(&path).unwrap()
-    };
-    let engine = MemoryEngine::new();
-    let key = format!("{PREFIX}p/slow");
-    let policy = json!({"wake": {"timeout": "7s"}}).to_string().into_bytes();
-    let sealed = keys(&[1]).seal(&key, policy).unwrap();
-    let sealed: serde_json::Value = serde_json::from_slice(&sealed).unwrap();
-    put(&engine, "p/slow", &sealed).await;
-    put(
-        &engine,
-        "r/op/a.x",
-        &json!({"instance": "a", "policy": "slow"}),
-    )
-    .await;
-    // A member with another key, one that has none, and one with a config that names the file.
-    keys(&[2]);
-    let own = Own {
-        name: "f".to_owned(),
-        is_node: false,
-        ..Own::default()
-    };
-    let config = FleetConfig {
-        key_file: Some(path.clone()),
-        ..FleetConfig::default()
-    };
-    let shared: Arc<dyn Engine> = Arc::new(engine.clone());
-    let copy = Directory::new(own, &config, &WakeConfig::default(), "", shared).unwrap();
-    reread(&copy, &engine).await;
-    assert_eq!(copy.routes().len(), 0);
-    let problem = copy.status().problems[&key].clone();
-    assert!(
-        problem.contains("which is not in `fleet.key_file`"),
-        "{problem}"
-    );
-    let applied = copy.use_keys(keys(&[2, 1]));
-    assert_eq!(applied.routes.added.len(), 1);
-    assert_eq!(copy.routes()[0].wake.timeout, Duration::from_secs(7));
-    assert_eq!(copy.status().problems, BTreeMap::new());
-    for known in [&copy, &directory("g", false, &engine)] {
-        reread(known, &engine).await;
-        let (entries, _) = known.entries();
-        let entry = entries.iter().find(|entry| entry.key == key).unwrap();
-        assert_eq!(
-            serde_json::from_slice::<serde_json::Value>(&entry.value).unwrap(),
-            sealed
-        );
-    }
-    // A key that is gone takes nothing away that is in force.
-    copy.use_keys(keys(&[3]));
-    reread(&copy, &engine).await;
-    assert_eq!(copy.routes()[0].wake.timeout, Duration::from_secs(7));
-    delete(&engine, vec!["p/slow".to_owned()]).await;
-    reread(&copy, &engine).await;
-    assert_eq!(copy.status().problems, BTreeMap::new());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_that_meets_no_clients_remembers_its_own_claims_alone() {
-    let engine = MemoryEngine::new();
-    let own = Own {
-        name: "h2".to_owned(),
-        is_node: true,
-        meets_nobody: true,
-    };
-    let shared: Arc<dyn Engine> = Arc::new(engine.clone());
-    let config = FleetConfig::default();
-    let copy = Directory::new(own, &config, &WakeConfig::default(), "", shared).unwrap();
-    put(&engine, "i/h1/web", &json!({"id": "id-1"})).await;
-    put(&engine, "i/h2/api", &json!({"id": "id-2"})).await;
-    put(&engine, "r/op/a.x", &json!({"instance": "web"})).await;
-    reread(&copy, &engine).await;
-    put(&engine, "i/h1/more", &json!({"id": "id-3"})).await;
-    delete(&engine, vec!["i/h1/web".to_owned()]).await;
-    copy.apply(&since(&engine, 5).await);
-    assert_eq!((copy.status().claims, copy.routes().len()), (1, 1));
-    assert_eq!(copy.known(), 6);
-    let (entries, _) = copy.entries();
-    let claims = entries.iter().filter(|entry| entry.key.contains("/i/"));
-    assert_eq!(
-        claims.map(|entry| &*entry.key).collect::<Vec<_>>(),
-        [format!("{PREFIX}i/h2/api")]
-    );
-    assert_eq!(
-        copy.place("web"),
-        Place::Here,
-        "its own Hypeman says whether it has that"
-    );
 }

@@ -115,14 +115,18 @@ impl Sending {
         self.waits_for_client
     }
 
-    /// All of `out` has been written. Its room is used again, unless it is large: connections are
-    /// kept for long, and few heads need so much.
+    /// All of `out` has been written. Its room is used again, unless it is large: many requests wait
+    /// for their responses, and few heads need so much.
     fn clear_out(&mut self) {
         self.out.clear();
-        if self.out.capacity() > MOST_ROOM {
-            self.out.shrink_to(FULL);
-        }
         self.written = 0;
+        let most = match self.upload {
+            Some(_) => MOST_ROOM,
+            None => COPIED,
+        };
+        if self.out.capacity() > most {
+            self.out = Vec::new();
+        }
     }
 
     /// Its response has begun: the least rate of its body does not count any more.

@@ -1,0 +1,151 @@
+use super::*;
+use crate::fleet::seal::SealKeys;
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_policy_opens_when_its_key_is_there_and_stays_sealed_in_a_file() {
+    use base64::Engine as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys");
+    let line = |byte: u8| base64::prelude::BASE64_STANDARD.encode([byte; 32]);
+    let keys = |lines: &[u8]| {
+        let lines: Vec<String> = lines.iter().map(|byte| line(*byte)).collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        SealKeys::load(&path).unwrap()
+    };
+    let engine = MemoryEngine::new();
+    let key = format!("{PREFIX}p/slow");
+    let policy = json!({"wake": {"timeout": "7s"}}).to_string().into_bytes();
+    let sealed = keys(&[1]).seal(&key, policy).unwrap();
+    let sealed: serde_json::Value = serde_json::from_slice(&sealed).unwrap();
+    put(&engine, "p/slow", &sealed).await;
+    put(
+        &engine,
+        "r/op/a.x",
+        &json!({"instance": "a", "policy": "slow"}),
+    )
+    .await;
+    // A member with another key, one that has none, and one with a config that names the file.
+    keys(&[2]);
+    let own = Own {
+        name: "f".to_owned(),
+        is_node: false,
+        ..Own::default()
+    };
+    let config = FleetConfig {
+        key_file: Some(path.clone()),
+        ..FleetConfig::default()
+    };
+    let shared: Arc<dyn Engine> = Arc::new(engine.clone());
+    let copy = Directory::new(own, &config, &WakeConfig::default(), "", shared).unwrap();
+    reread(&copy, &engine).await;
+    assert_eq!(copy.routes().len(), 0);
+    let problem = copy.status().problems[&key].clone();
+    assert!(
+        problem.contains("which is not in `fleet.key_file`"),
+        "{problem}"
+    );
+    let applied = copy.use_keys(keys(&[2, 1]));
+    assert_eq!(applied.routes.added.len(), 1);
+    assert_eq!(copy.routes()[0].wake.timeout, Duration::from_secs(7));
+    assert_eq!(copy.status().problems, BTreeMap::new());
+    for known in [&copy, &directory("g", false, &engine)] {
+        reread(known, &engine).await;
+        let (entries, _) = known.entries();
+        let entry = entries.iter().find(|entry| entry.key == key).unwrap();
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&entry.value).unwrap(),
+            sealed
+        );
+    }
+    // A key that is gone takes nothing away that is in force.
+    copy.use_keys(keys(&[3]));
+    reread(&copy, &engine).await;
+    assert_eq!(copy.routes()[0].wake.timeout, Duration::from_secs(7));
+    delete(&engine, vec!["p/slow".to_owned()]).await;
+    reread(&copy, &engine).await;
+    assert_eq!(copy.status().problems, BTreeMap::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_meets_no_clients_remembers_its_own_claims_alone() {
+    let engine = MemoryEngine::new();
+    let own = Own {
+        name: "h2".to_owned(),
+        is_node: true,
+        meets_nobody: true,
+    };
+    let shared: Arc<dyn Engine> = Arc::new(engine.clone());
+    let config = FleetConfig::default();
+    let copy = Directory::new(own, &config, &WakeConfig::default(), "", shared).unwrap();
+    put(&engine, "i/h1/web", &json!({"id": "id-1"})).await;
+    put(&engine, "i/h2/api", &json!({"id": "id-2"})).await;
+    put(&engine, "r/op/a.x", &json!({"instance": "web"})).await;
+    reread(&copy, &engine).await;
+    put(&engine, "i/h1/more", &json!({"id": "id-3"})).await;
+    delete(&engine, vec!["i/h1/web".to_owned()]).await;
+    copy.apply(&since(&engine, 5).await);
+    assert_eq!((copy.status().claims, copy.routes().len()), (1, 1));
+    assert_eq!(copy.known(), 6);
+    let (entries, _) = copy.entries();
+    let claims = entries.iter().filter(|entry| entry.key.contains("/i/"));
+    assert_eq!(
+        claims.map(|entry| &*entry.key).collect::<Vec<_>>(),
+        [format!("{PREFIX}i/h2/api")]
+    );
+    assert_eq!(
+        copy.place("web"),
+        Place::Here,
+        "its own Hypeman says whether it has that"
+    );
+}
+
+struct Quiet;
+
+impl crate::fleet::Sink for Quiet {
+    fn take(&self, step: crate::fleet::Step<'_>) {
+        step();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+#[allow(clippy::disallowed_methods, reason = "the test ends its task")]
+async fn an_engine_that_went_back_and_has_come_as_far_again_is_read_anew() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    let following = tokio::spawn(crate::fleet::follow(Arc::clone(&copy), Arc::new(Quiet)));
+    put(&engine, "r/op/a.x", &json!({"instance": "a"})).await;
+    let backup = engine.backup();
+    put(&engine, "r/op/b.x", &json!({"instance": "b"})).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((served(&copy).len(), copy.known()), (2, 3));
+    // Nobody hears how it goes back: when it answers again it has more revisions than before.
+    engine.restore(&backup);
+    put(&engine, "r/op/c.x", &json!({"instance": "c"})).await;
+    put(&engine, "r/op/d.x", &json!({"instance": "d"})).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let names: Vec<String> = served(&copy).into_keys().collect();
+    assert_eq!(names, ["a.x/", "c.x/", "d.x/"]);
+    assert_eq!((copy.status().went_back, copy.known()), (1, 4));
+    following.abort();
+}
+
+#[tokio::test(start_paused = true)]
+#[allow(clippy::disallowed_methods, reason = "the test ends its task")]
+async fn an_engine_that_has_forgotten_what_was_is_read_once() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    put(&engine, "r/op/a.x", &json!({"instance": "a"})).await;
+    put(&engine, "r/op/b.x", &json!({"instance": "b"})).await;
+    delete(&engine, vec!["r/op/b.x".to_owned()]).await;
+    engine.compact();
+    let following = tokio::spawn(crate::fleet::follow(Arc::clone(&copy), Arc::new(Quiet)));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let reads = engine.reads();
+    assert!(reads <= 4, "{reads}");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(engine.reads(), reads);
+    put(&engine, "r/op/c.x", &json!({"instance": "c"})).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(served(&copy).len(), 2);
+    following.abort();
+}

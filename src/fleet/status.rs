@@ -1,0 +1,80 @@
+//! How a fleet stands, as operators see it.
+//!
+//! Guarantees: there is no secret in it, and it is made of one moment of the copy.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// The directory as operators see it.
+#[derive(Debug, Clone, Serialize)]
+pub struct FleetStatus {
+    /// The revision that is in force.
+    pub revision: i64,
+    /// Since when the engine has not been heard; none, if it never was.
+    pub age_seconds: Option<f64>,
+    /// The members.
+    pub members: Vec<MemberLine>,
+    /// How many names are claimed.
+    pub claims: usize,
+    /// Routes that are gone from the directory and stay in force until that is accepted.
+    pub shrink: Option<Shrink>,
+    /// Names that several hosts claim.
+    pub claimed_twice: Vec<ClaimedTwice>,
+    /// How many routes there are.
+    pub routes: usize,
+    /// Keys that are not in force as they are, and why not.
+    pub problems: BTreeMap<String, String>,
+    /// How often the directory has gone back to an earlier revision.
+    pub went_back: u64,
+}
+
+/// What is counted of a copy; it costs no walk over routes or names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// The revision that is in force.
+    pub revision: i64,
+    /// Members whose records live.
+    pub alive: usize,
+    /// Routes that are gone and stay in force.
+    pub held: usize,
+    /// Names that several hosts claim.
+    pub claimed_twice: usize,
+    /// Keys that are not in force as they are.
+    pub problems: usize,
+}
+
+/// A member, for operators.
+#[derive(Debug, Clone, Serialize)]
+pub struct MemberLine {
+    /// Its name.
+    pub name: String,
+    /// `front`, `node` or `both`.
+    pub role: &'static str,
+    /// Where it stands.
+    pub zone: Option<String>,
+    /// Whether it keeps its record alive.
+    pub alive: bool,
+    /// Whether it takes no new work.
+    pub draining: bool,
+    /// Where others reach it.
+    pub endpoints: Vec<String>,
+}
+
+/// Routes that stay in force.
+#[derive(Debug, Clone, Serialize)]
+pub struct Shrink {
+    /// How many are gone.
+    pub routes: usize,
+    /// Of how many.
+    pub of: usize,
+}
+
+/// A name that several hosts claim.
+#[derive(Debug, Clone, Serialize)]
+pub struct ClaimedTwice {
+    /// The name.
+    pub name: String,
+    /// The hosts; the first has it.
+    pub hosts: Vec<String>,
+}
