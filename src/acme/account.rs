@@ -18,7 +18,8 @@ use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use serde::Deserialize;
 use tokio::time::sleep;
 
-use super::http_client::HttpClient;
+use super::chains;
+use super::http_client::{HttpClient, other_chains};
 use super::store::{AcmeStore, NameLock};
 use crate::config::{AcmeChallenge, AcmeConfig};
 
@@ -226,7 +227,10 @@ pub(super) async fn order(
     params.distinguished_name = DistinguishedName::new();
     let request = params.serialize_request(&key)?;
     order.finalize_csr(request.der()).await?;
-    let chain = order.poll_certificate(&POLLS).await?;
+    let mut chain = order.poll_certificate(&POLLS).await?;
+    if let Some(root) = &config.preferred_chain {
+        chain = chains::choose(account, chain, root, &other_chains()).await;
+    }
     drop(room);
     let saved = store.save(name, &key.serialize_pem(), &chain);
     saved.map_err(in_store)?.map_err(OrderError::Refused)

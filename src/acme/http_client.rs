@@ -5,18 +5,18 @@
 //! to the order that it was said in, and to no other; no answer can make the library's clocks
 //! overflow; what is no answer of a CA is told as what it is.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{LOCATION, RETRY_AFTER};
+use http::header::{LINK, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Collected, Full};
-use instant_acme::{BodyWrapper, BytesResponse, Error};
+use instant_acme::{Account, BodyWrapper, BytesResponse, Error};
 use jiff::Timestamp;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::schedule::LONGEST_ASKED;
 
@@ -28,8 +28,19 @@ const LARGEST: usize = 1024 * 1024;
 const NOT_SAID: Duration = Duration::from_secs(6 * 3600);
 
 tokio::task_local! {
-    /// How long the CA has asked to be left alone in the order that runs here.
-    static PAUSE: Cell<Option<Duration>>;
+    /// What is heard in the order that runs here.
+    static HEARD: Heard;
+}
+
+/// What a CA says beside its answers.
+#[derive(Debug, Default)]
+struct Heard {
+    /// How long it has asked to be left alone, when it last refused something.
+    pause: Cell<Option<Duration>>,
+    /// Where other chains of the certificate are that came last (RFC 8555 §7.4.2).
+    others: RefCell<Vec<String>>,
+    /// Whether a chain is asked for as if it were an order.
+    wants_chain: Cell<bool>,
 }
 
 /// Calls a CA.
@@ -42,9 +53,56 @@ pub(super) struct HttpClient {
 pub(super) async fn noting_pause<F: Future>(calls: F) -> (F::Output, Option<Duration>) {
     let noting = async {
         let done = calls.await;
-        (done, PAUSE.with(Cell::get))
+        (done, HEARD.with(|heard| heard.pause.get()))
     };
-    PAUSE.scope(Cell::new(None), noting).await
+    HEARD.scope(Heard::default(), noting).await
+}
+
+/// Where the CA has other chains of the certificate that came last in the order that runs here.
+pub(super) fn other_chains() -> Vec<String> {
+    let heard = HEARD.try_with(|heard| heard.others.borrow().clone());
+    heard.unwrap_or_default()
+}
+
+/// Asks for a chain by its URL, in the order that runs here. The library signs questions for what it
+/// knows alone, so the answer comes as an order.
+pub(super) async fn fetch_chain(account: &Account, url: &str) -> Result<String, Error> {
+    let wants = |wants| {
+        // Outside of an order, it is read as none.
+        let _noted = HEARD.try_with(|heard| heard.wants_chain.set(wants));
+    };
+    wants(true);
+    let answer = account.order(url.to_owned()).await;
+    wants(false);
+    let chain = answer?.state().certificate.clone();
+    chain.ok_or_else(|| Error::Other("the CA's answer is no chain".into()))
+}
+
+/// A chain in the form of an order.
+fn as_order(chain: &[u8]) -> Vec<u8> {
+    let chain = String::from_utf8_lossy(chain);
+    let order = json!({
+        "status": "valid", "authorizations": [], "finalize": "", "certificate": chain,
+    });
+    order.to_string().into_bytes()
+}
+
+/// The URLs of links to alternates (RFC 8288 §3).
+fn alternates(fields: &HeaderMap) -> Vec<String> {
+    let values = fields.get_all(LINK).iter();
+    let values = values.filter_map(|value| value.to_str().ok());
+    // No URL has a `<` of its own.
+    let links = values.flat_map(|value| value.split('<').skip(1));
+    let found = links.filter_map(|link| {
+        let (url, parameters) = link.split_once('>')?;
+        let mut parameters = parameters.split([';', ',']).map(str::trim);
+        let is_alternate = parameters.any(|one| {
+            one.strip_prefix("rel=")
+                .is_some_and(|kind| kind.trim_matches('"') == "alternate")
+        });
+        is_alternate.then(|| url.to_owned())
+    });
+    found.collect()
 }
 
 /// What a Retry-After asks for: seconds, or a date (RFC 9110 §10.2.3). No more than is believed.
@@ -129,7 +187,7 @@ impl instant_acme::HttpClient for HttpClient {
             );
             if let Some(pause) = pause.filter(|_| is_refusal) {
                 // Who only asks when to renew has a pause of its own.
-                let _noted = PAUSE.try_with(|kept| kept.set(Some(pause)));
+                let _noted = HEARD.try_with(|heard| heard.pause.set(Some(pause)));
             }
             let mut body = Vec::new();
             while let Some(part) = answer.chunk().await.map_err(failed)? {
@@ -141,6 +199,16 @@ impl instant_acme::HttpClient for HttpClient {
             if let Some(fault) = fault(status, &fields, &body) {
                 return Err(Error::Other(fault.into()));
             }
+            // Who only asks when to renew has no chain.
+            let _noted = HEARD.try_with(|heard| {
+                let others = alternates(&fields);
+                if !others.is_empty() {
+                    heard.others.replace(others);
+                }
+                if heard.wants_chain.get() && status.is_success() && !body.is_empty() {
+                    body = as_order(&body);
+                }
+            });
             let mut response = Response::new(Full::new(Bytes::from(body)));
             (*response.status_mut(), *response.headers_mut()) = (status, fields);
             Ok(BytesResponse::from(response))
@@ -208,12 +276,29 @@ mod tests {
     #[tokio::test]
     async fn what_a_ca_asks_for_in_one_order_is_of_no_other() {
         let one = noting_pause(async {
-            PAUSE.with(|kept| kept.set(Some(PATIENCE)));
+            HEARD.with(|heard| heard.pause.set(Some(PATIENCE)));
             tokio::task::yield_now().await;
         });
         let other = noting_pause(async { tokio::task::yield_now().await });
-        let ((one, other), outside) = (tokio::join!(one, other), PAUSE.try_with(Cell::get));
+        let (one, other) = tokio::join!(one, other);
         assert_eq!((one.1, other.1), (Some(PATIENCE), None));
-        assert!(outside.is_err());
+        assert!(HEARD.try_with(|_| ()).is_err());
+    }
+
+    #[test]
+    fn other_chains_are_where_links_say() {
+        let mut fields = HeaderMap::new();
+        for link in [
+            "<https://ca.test/dir>;rel=\"index\"",
+            "<https://ca.test/1>;rel=\"alternate\"",
+            "<https://ca.test/2>; rel=alternate, <https://ca.test/up>; rel=\"up\"",
+            "nonsense",
+        ] {
+            fields.append(LINK, HeaderValue::from_static(link));
+        }
+        assert_eq!(
+            alternates(&fields),
+            ["https://ca.test/1", "https://ca.test/2"]
+        );
     }
 }

@@ -7,6 +7,7 @@
 //! holds a key is its owner's alone, and written whole; no key is in any message.
 
 mod account;
+mod chains;
 mod challenges;
 mod failure;
 mod http_client;

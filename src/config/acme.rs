@@ -50,6 +50,9 @@ settings! {
         /// The CA's profile of certificates, such as `shortlived`.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub profile: Option<String> = None;
+        /// The common name of the root that chains are to lead to, where the CA offers several.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub preferred_chain: Option<String> = None;
         /// What binds the account to one that you have at the CA.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub eab: Option<EabConfig> = None, by read_eab;

@@ -16,6 +16,7 @@ use super::tls_error::TlsError;
 use crate::config::{TlsConfig, TlsSource};
 use crate::file_stamp::FileStamp;
 use crate::pem;
+use crate::validity::validity;
 
 /// The files of one certificate, and how they stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub(super) struct Pair {
     pub(super) certified: Arc<CertifiedKey>,
     /// Its DNS names in lower case; a wildcard without its star.
     pub(super) names: Vec<String>,
+    /// The time from which it holds, in seconds since 1970.
+    pub(super) not_before: Option<i64>,
     /// The time when the first of its chain expires, in seconds since 1970.
     pub(super) not_after: Option<i64>,
 }
@@ -223,7 +226,9 @@ impl Pair {
                 (Arc::new(certified), names, not_after)
             }
         };
+        let not_before = certified.cert.first().and_then(|leaf| validity(leaf));
         Ok(Arc::new(Self {
+            not_before: not_before.map(|(from, _)| from),
             files: files.clone(),
             at,
             chain,

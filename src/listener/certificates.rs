@@ -1,7 +1,8 @@
 //! TLS for clients: certificates by name, replaced without dropping a connection.
 //!
 //! Guarantees: a listener has at least one certificate before it accepts anything; the certificate
-//! is the one whose names fit the client's SNI (exact, then wildcard), else the first; a reload
+//! is one whose names fit the client's SNI (exact, then wildcard), else the first; of several for one
+//! name it is the first that the client can judge and that holds now, else the one that ends last; a reload
 //! that fails leaves the old ones in force and says why; files that stand as they did are not read
 //! again; no key is in any message.
 
@@ -40,7 +41,7 @@ struct Loaded {
     /// What is shown to who asks for a name that none has; with ACME, nothing.
     first: Option<Arc<CertifiedKey>>,
     /// The certificates by name, in lower case; a wildcard by its suffix with the dot.
-    names: BTreeMap<String, Arc<CertifiedKey>>,
+    names: BTreeMap<String, Vec<Arc<Pair>>>,
     /// The time when the first of them expires, in seconds since 1970.
     not_after: Option<i64>,
 }
@@ -171,8 +172,13 @@ impl Certificates {
         self.acme.is_some()
     }
 
-    /// The certificate for a name.
-    fn find(&self, name: Option<&str>) -> Option<Arc<CertifiedKey>> {
+    /// The certificate for a name; of several, one for a client that knows these `schemes`, if they are
+    /// known.
+    fn find(
+        &self,
+        name: Option<&str>,
+        schemes: Option<&[SignatureScheme]>,
+    ) -> Option<Arc<CertifiedKey>> {
         let loaded = self.loaded.load();
         let name = name.map(str::to_ascii_lowercase);
         if let Some(acme) = &self.acme {
@@ -182,11 +188,11 @@ impl Certificates {
             return ca.leaf(name).or_else(|| loaded.first.clone());
         }
         let found = name.and_then(|name| {
-            let exact = loaded.names.get(&name);
-            exact.cloned().or_else(|| {
+            let found = loaded.names.get(&name).or_else(|| {
                 let (_, suffix) = name.split_once('.')?;
-                loaded.names.get(&format!(".{suffix}")).cloned()
-            })
+                loaded.names.get(&format!(".{suffix}"))
+            });
+            choose(found?, schemes, Timestamp::now)
         });
         found.or_else(|| loaded.first.clone())
     }
@@ -195,7 +201,7 @@ impl Certificates {
     /// answers for both (RFC 9110 §15.5.20, RFC 9113 §9.1.1).
     pub fn covers(&self, sni: Option<&str>, host: &str) -> bool {
         sni.is_some_and(|sni| sni.eq_ignore_ascii_case(host))
-            || matches!((self.find(sni), self.find(Some(host))), (Some(one), Some(other)) if Arc::ptr_eq(&one, &other))
+            || matches!((self.find(sni, None), self.find(Some(host), None)), (Some(one), Some(other)) if Arc::ptr_eq(&one, &other))
     }
 
     /// The configuration for rustls; HTTP/2 is offered first. Tickets are sealed with the keys of
@@ -298,8 +304,32 @@ fn verifier(
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.find(hello.server_name())
+        self.find(hello.server_name(), Some(hello.signature_schemes()))
     }
+}
+
+/// One of a name's certificates.
+fn choose(
+    pairs: &[Arc<Pair>],
+    schemes: Option<&[SignatureScheme]>,
+    now: impl FnOnce() -> Timestamp,
+) -> Option<Arc<CertifiedKey>> {
+    if let [only] = pairs {
+        return Some(Arc::clone(&only.certified));
+    }
+    let now = now().as_second();
+    let is_judged = |pair: &&Arc<Pair>| {
+        schemes.is_none_or(|schemes| pair.certified.key.choose_scheme(schemes).is_some())
+    };
+    let holds = |pair: &&Arc<Pair>| {
+        pair.not_before.is_none_or(|from| from <= now) && pair.not_after.is_none_or(|to| now <= to)
+    };
+    let judged = || pairs.iter().filter(is_judged);
+    let found = judged()
+        .find(holds)
+        .or_else(|| judged().max_by_key(|pair| pair.not_after))
+        .or_else(|| pairs.first());
+    found.map(|pair| Arc::clone(&pair.certified))
 }
 
 impl fmt::Debug for Certificates {
@@ -324,9 +354,8 @@ impl Loaded {
         for pair in &pairs {
             not_after = not_after.into_iter().chain(pair.not_after).min();
             for name in &pair.names {
-                // The first that claims a name keeps it.
-                let certified = || Arc::clone(&pair.certified);
-                names.entry(name.clone()).or_insert_with(certified);
+                let pairs: &mut Vec<_> = names.entry(name.clone()).or_default();
+                pairs.push(Arc::clone(pair));
             }
             first.get_or_insert_with(|| Arc::clone(&pair.certified));
         }
@@ -402,6 +431,63 @@ mod tests {
         assert_eq!(certificates.loaded.load().pairs.len(), 1);
     }
 
+    /// A certificate that holds from so many days from now on to so many.
+    fn write_as(dir: &Path, file: &str, name: &str, days: (i64, i64), kind: &str) {
+        let day = |days: i64| {
+            let at = Timestamp::now().as_second() + days * 86_400;
+            std::time::UNIX_EPOCH + std::time::Duration::from_secs(at.try_into().unwrap())
+        };
+        let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (day(days.0).into(), day(days.1).into());
+        let kind = match kind {
+            "ed25519" => &rcgen::PKCS_ED25519,
+            _ => &rcgen::PKCS_ECDSA_P256_SHA256,
+        };
+        let key = rcgen::KeyPair::generate_for(kind).unwrap();
+        let made = params.self_signed(&key).unwrap();
+        std::fs::write(dir.join(file).with_extension("crt"), made.pem()).unwrap();
+        std::fs::write(dir.join(file).with_extension("key"), key.serialize_pem()).unwrap();
+    }
+
+    #[test]
+    fn of_several_certificates_for_a_name_the_first_is_shown_that_the_client_can_judge_and_that_holds()
+     {
+        let (dir, config) = folder();
+        let dir = dir.path();
+        write_as(dir, "x-0", "x.test", (-90, -1), "ecdsa");
+        write_as(dir, "x-1", "x.test", (5, 90), "ecdsa");
+        write_as(dir, "x-2", "x.test", (-1, 10), "ed25519");
+        write_as(dir, "x-3", "x.test", (-1, 20), "ecdsa");
+        write_as(dir, "y-0", "*.y.test", (-90, -50), "ecdsa");
+        write_as(dir, "y-1", "*.y.test", (-90, -20), "ecdsa");
+        let certificates = Certificates::load(config, None).unwrap();
+        let of = |file: &str| {
+            let text = std::fs::read(dir.join(file).with_extension("crt")).unwrap();
+            pem::certificates(&text).unwrap()
+        };
+        let shown = |name: &str, schemes: Option<&[SignatureScheme]>| {
+            let found = certificates.find(Some(name), schemes).unwrap();
+            found.cert.clone()
+        };
+        let ecdsa = [SignatureScheme::ECDSA_NISTP256_SHA256];
+        let rsa = [SignatureScheme::RSA_PSS_SHA256];
+        assert_eq!(shown("x.test", None), of("x-2"));
+        assert_eq!(
+            shown("x.test", Some(&[SignatureScheme::ED25519])),
+            of("x-2")
+        );
+        assert_eq!(shown("x.test", Some(&ecdsa)), of("x-3"));
+        assert_eq!(
+            shown("x.test", Some(&rsa)),
+            of("x-0"),
+            "whichever: it fails"
+        );
+        // Where none holds, the one that ended last.
+        assert_eq!(shown("a.y.test", Some(&ecdsa)), of("y-1"));
+        assert!(certificates.covers(Some("a.y.test"), "b.y.test"));
+        assert!(!certificates.covers(Some("a.y.test"), "x.test"));
+    }
+
     #[test]
     fn files_that_have_just_been_written_are_read_once_more() {
         let (_dir, config) = folder();
@@ -425,7 +511,7 @@ mod tests {
         assert!(certificates.refresh_at(in_seconds(65)).is_err());
         assert!(!certificates.refresh_at(in_seconds(70)).unwrap());
         assert!(certificates.refresh_at(in_seconds(130)).is_err());
-        assert!(certificates.find(Some("b.test")).unwrap().cert.len() == 1);
+        assert!(certificates.find(Some("b.test"), None).unwrap().cert.len() == 1);
         std::fs::write(dir.path().join("b.crt"), good).unwrap();
         assert!(!certificates.refresh_at(in_seconds(135)).unwrap());
     }

@@ -458,6 +458,41 @@ async fn one_that_has_expired_before_the_start_is_ordered_and_one_that_comes_old
     plane.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_ca_s_chains_the_one_is_taken_that_leads_to_the_root_that_is_preferred() {
+    let (ca, plane) = (ScriptedCa::start().await, Plane::start().await);
+    let tls = Reserved::new();
+    ca.offer_alternate();
+    for (preferred, which) in [
+        ("", 0),
+        ("preferred_chain = \"scripted root one\"", 0),
+        ("preferred_chain = \"scripted root two\"", 1),
+        ("preferred_chain = \"nobody\"", 0),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let all = extra(&ca, &tls, dir.path(), &["shop"], preferred);
+        let gateway = Gateway::start(&plane, &all).await;
+        has_order(&gateway, "ok", 1.0).await;
+        for root in [0, 1] {
+            let is_served = is_served(&gateway, &ca.roots(root), "shop.test").await;
+            assert_eq!(is_served, root == which, "{preferred}: {root}");
+        }
+        gateway.stop().await;
+    }
+    // Its own where the other cannot be had.
+    ca.play(|asked| match asked.path.ends_with("/other") {
+        true => Say::text(200, "<html>"),
+        false => Say::Usual,
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let more = "preferred_chain = \"scripted root two\"";
+    let gateway = Gateway::start(&plane, &extra(&ca, &tls, dir.path(), &["shop"], more)).await;
+    has_order(&gateway, "ok", 1.0).await;
+    assert!(is_served(&gateway, &ca.roots(0), "shop.test").await);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
 /// Kills a gateway in the middle of its first order, at each request, and looks at what the next one
 /// makes of it. `is_lost` says that the CA has done what it was asked for.
 async fn killed_at_each_request(plane: &Plane, is_lost: bool) {

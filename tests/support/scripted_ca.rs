@@ -117,6 +117,7 @@ struct Stage {
     made: usize,
     /// Seconds from now on.
     life: (i64, i64),
+    has_alternate: bool,
 }
 
 struct Order {
@@ -239,6 +240,7 @@ impl ScriptedCa {
                 orders: Vec::new(),
                 made: 0,
                 life: (-3600, 90 * 86_400),
+                has_alternate: false,
             }),
             roots: [one, two],
             intermediates: [by_one, by_two],
@@ -293,6 +295,11 @@ impl ScriptedCa {
     /// Certificates from now on hold from so many seconds after now to so many.
     pub fn issue_for(&self, life: (i64, i64)) {
         self.stage().life = life;
+    }
+
+    /// From now on it offers another chain, too.
+    pub fn offer_alternate(&self) {
+        self.stage().has_alternate = true;
     }
 
     /// No account is known any more.
@@ -490,7 +497,7 @@ impl Shared {
             }
             _ => number.unwrap_or(usize::MAX),
         };
-        let life = stage.life;
+        let (life, has_alternate) = (stage.life, stage.has_alternate);
         let Some(order) = stage.orders.get_mut(number) else {
             return problem(404, "malformed");
         };
@@ -520,8 +527,16 @@ impl Shared {
                 order.chain = Some(self.sign(&order.name, &key, life));
             }
             Step::Certificate => {
-                let chain = order.chain.clone().unwrap() + &self.intermediates[0];
-                return (200, Vec::new(), chain);
+                let which = usize::from(asked.path.ends_with("/other"));
+                let chain = order.chain.clone().unwrap() + &self.intermediates[which];
+                let other = url(&format!("/certificate/{number}/other"));
+                let link = ("link", format!("<{other}>;rel=\"alternate\""));
+                let fields = if has_alternate {
+                    vec![link]
+                } else {
+                    Vec::new()
+                };
+                return (200, fields, chain);
             }
             _ => {}
         }
