@@ -1,12 +1,12 @@
 //! Files that are the gateway's own.
 //!
 //! Guarantees: a file is there whole or not at all, also after a crash of the machine; directories
-//! are 0700 and files 0600, whatever the umask.
+//! are 0700 and files 0600, or 0644 where they are for others to read, whatever the umask.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
@@ -58,17 +58,32 @@ pub fn open(path: &Path) -> io::Result<fs::File> {
 
 /// Writes a file whole, or not at all. Of two that write the same one at once, one wins.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let draft = path.with_extension(format!("{:x}.{DRAFT}", fastrand::u64(..)));
-    write_by(&draft, path, &[bytes])
+    write_with_mode(&fresh_draft(path), path, &[bytes], 0o600)
+}
+
+/// The same for what others may read.
+pub fn write_public(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_with_mode(&fresh_draft(path), path, &[bytes], 0o644)
+}
+
+fn fresh_draft(path: &Path) -> PathBuf {
+    path.with_extension(format!("{:x}.{DRAFT}", fastrand::u64(..)))
 }
 
 /// The same by a draft of this name, for a file so large that no more than one draft is to be left by
 /// whoever is killed meanwhile.
 pub fn write_by(draft: &Path, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    write_with_mode(draft, path, parts, 0o600)
+}
+
+fn write_with_mode(draft: &Path, path: &Path, parts: &[&[u8]], mode: u32) -> io::Result<()> {
     let written = (|| {
         let mut file = open(draft)?;
         file.set_len(0)?;
         parts.iter().try_for_each(|part| file.write_all(part))?;
+        if mode != 0o600 {
+            file.set_permissions(fs::Permissions::from_mode(mode))?;
+        }
         file.sync_all()?;
         fs::rename(draft, path)?;
         sync_folder(path)
@@ -114,6 +129,8 @@ mod tests {
         }
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&folder), mode(&path)), (0o700, 0o600));
+        write_public(&path, b"for all").unwrap();
+        assert_eq!(mode(&path), 0o644);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no draft stays");
         remove(&path).unwrap();
         remove(&path).unwrap();

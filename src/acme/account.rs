@@ -1,9 +1,11 @@
 //! The account at the CA, and one order from its beginning to its certificate.
 //!
-//! Guarantees: an account is made once for a directory and a CA, whichever gateway does it; a
-//! challenge has its answer before the CA is told to look; what went wrong is told in the CA's own
-//! words where it has some.
+//! Guarantees: an account is made once for a directory and a CA, whichever gateway does it, and again
+//! only when its file is damaged or the CA does not know it any more; a challenge has its answer before
+//! the CA is told to look; no order begins without room for its certificate; what went wrong is told in
+//! the CA's own words where it has some.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -13,9 +15,10 @@ use instant_acme::{
     ExternalAccountKey, Identifier, NewAccount, NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use serde::Deserialize;
 use tokio::time::sleep;
 
-use super::http_client::{HttpClient, RetryAfter};
+use super::http_client::HttpClient;
 use super::store::{AcmeStore, NameLock};
 use crate::config::{AcmeChallenge, AcmeConfig};
 
@@ -29,14 +32,19 @@ const LOCK_PAUSE: Duration = Duration::from_millis(200);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum OrderError {
     /// The CA, or the way to it.
-    #[error("{0}")]
+    #[error("{}", told(.0))]
     Ca(#[from] Error),
     /// The CA has looked at the challenge and was not content.
     #[error("{0}")]
     Refused(String),
     /// A file.
-    #[error("{0}")]
-    File(#[from] std::io::Error),
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file, or the directory that it is in.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// A key or a request could not be made.
     #[error("no key or request could be made: {0}")]
     Key(#[from] rcgen::Error),
@@ -45,29 +53,90 @@ pub(super) enum OrderError {
     Client(#[from] reqwest::Error),
 }
 
-/// The account in the directory, or a new one.
+/// What an error of the library says.
+#[allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "what is not told in words of ours is told in the library's"
+)]
+fn told(error: &Error) -> String {
+    match error {
+        Error::Json(error) => format!("the CA's answer is not what it should be: {error}"),
+        Error::Timeout(_) => "the CA was not done in time".to_owned(),
+        Error::Str(what) => format!("the CA's answer is not what it should be: {what}"),
+        other => other.to_string(),
+    }
+}
+
+// === impl OrderError ===
+
+impl OrderError {
+    /// What happened to a file, or in a directory.
+    pub(super) fn of(path: &Path, source: std::io::Error) -> Self {
+        let path = path.to_owned();
+        Self::File { path, source }
+    }
+
+    /// Whether the CA does not know the account.
+    pub(super) fn is_of_unknown_account(&self) -> bool {
+        matches!(self, Self::Ca(Error::Api(problem)) if is_kind(problem, "accountDoesNotExist"))
+    }
+}
+
+/// What is looked at of an account's file.
+#[derive(Deserialize)]
+struct Kept {
+    id: String,
+    directory: Option<String>,
+}
+
+/// The account that is kept in the directory, unless it is the one that has `gone`.
+fn kept_account(
+    config: &AcmeConfig,
+    text: &[u8],
+    gone: Option<&str>,
+) -> Option<AccountCredentials> {
+    let read = serde_json::from_slice::<Kept>(text);
+    let read = read.and_then(|kept| Ok((kept, serde_json::from_slice(text)?)));
+    let (kept, credentials) = read
+        .inspect_err(|error| {
+            tracing::warn!(%error, "the ACME account cannot be read; another is made");
+        })
+        .ok()?;
+    let is_gone = gone == Some(&kept.id);
+    if is_gone {
+        tracing::warn!(account = %kept.id, "the CA does not know the ACME account; another is made");
+    }
+    // Directories of two CAs may have the same name for a file.
+    let is_ours = kept.directory.as_ref() == Some(&config.directory);
+    (is_ours && !is_gone).then_some(credentials)
+}
+
+/// The account in the directory, or a new one, since the CA knows none that has `gone`.
 pub(super) async fn account(
     config: &AcmeConfig,
     store: &AcmeStore,
-    retry_after: &RetryAfter,
+    gone: Option<&str>,
 ) -> Result<Account, OrderError> {
-    let roots = config.ca.as_ref().map(std::fs::read).transpose()?;
+    let in_store = |error| OrderError::of(&store.dir, error);
+    let read = |path: &PathBuf| std::fs::read(path).map_err(|error| OrderError::of(path, error));
+    let roots = config.ca.as_ref().map(read).transpose()?;
     let builder = || {
-        let http = HttpClient::new(roots.as_deref(), retry_after.clone())?;
+        let http = HttpClient::new(roots.as_deref())?;
         Ok::<_, OrderError>(Account::builder_with_http(Box::new(http)))
     };
     let _lock: NameLock = loop {
-        match store.try_lock(ACCOUNT_LOCK)? {
+        match store.try_lock(ACCOUNT_LOCK).map_err(in_store)? {
             Some(lock) => break lock,
             None => sleep(LOCK_PAUSE).await,
         }
     };
-    if let Some(text) = store.account(&config.directory)? {
-        match serde_json::from_slice::<AccountCredentials>(&text) {
-            Ok(credentials) => return Ok(builder()?.from_credentials(credentials).await?),
-            Err(error) => {
-                tracing::warn!(%error, "the ACME account cannot be read; another is made");
+    let text = store.account(&config.directory).map_err(in_store)?;
+    if let Some(credentials) = text.and_then(|text| kept_account(config, &text, gone)) {
+        match builder()?.from_credentials(credentials).await {
+            Err(error @ (Error::KeyRejected | Error::Crypto)) => {
+                tracing::warn!(%error, "the ACME account's key cannot be used; another is made");
             }
+            account => return Ok(account?),
         }
     }
     let contact: Vec<&str> = config.contact.iter().map(String::as_str).collect();
@@ -77,19 +146,20 @@ pub(super) async fn account(
         only_return_existing: false,
     };
     let eab = config.eab.as_ref().map(|eab| {
-        let text = std::fs::read_to_string(&eab.key_file)?;
+        let text = read(&eab.key_file)?;
+        let text = String::from_utf8_lossy(&text);
         let key = URL_SAFE_NO_PAD.decode(text.trim().trim_end_matches('='));
         let wrong = |_| std::io::Error::other("the key of `acme.eab` is not base64url");
-        Ok::<_, std::io::Error>(ExternalAccountKey::new(
-            eab.kid.clone(),
-            &key.map_err(wrong)?,
-        ))
+        let key = key.map_err(|error| OrderError::of(&eab.key_file, wrong(error)))?;
+        Ok::<_, OrderError>(ExternalAccountKey::new(eab.kid.clone(), &key))
     });
     let eab = eab.transpose()?;
     let made = builder()?.create(&new, config.directory.clone(), eab.as_ref());
     let (account, credentials) = made.await?;
     let text = serde_json::to_vec(&credentials).map_err(Error::from)?;
-    store.save_account(&config.directory, &text)?;
+    store
+        .save_account(&config.directory, &text)
+        .map_err(in_store)?;
     tracing::info!(directory = %config.directory, "a new ACME account");
     Ok(account)
 }
@@ -102,6 +172,8 @@ pub(super) async fn order(
     name: &str,
     replaces: Option<CertificateIdentifier<'static>>,
 ) -> Result<(), OrderError> {
+    let in_store = |error| OrderError::of(&store.dir, error);
+    let room = store.make_room(name).map_err(in_store)?;
     let identifiers = [Identifier::Dns(name.to_owned())];
     let new = || {
         let new = NewOrder::new(&identifiers);
@@ -116,10 +188,9 @@ pub(super) async fn order(
         None => account.new_order(&new()).await,
     };
     let mut order = match made {
-        // It has been replaced by an order whose certificate was lost, or is another account's.
-        Err(Error::Api(problem)) if is_replaced && !is_rate_limit(&problem) => {
-            account.new_order(&new()).await?
-        }
+        // It has been replaced by an order whose certificate was lost, or is another account's; or
+        // this CA knows no replacing.
+        Err(error) if is_replaced && !is_rate_limit(&error) => account.new_order(&new()).await?,
         made => made?,
     };
     let kind = match config.challenge {
@@ -138,7 +209,8 @@ pub(super) async fn order(
             OrderError::Refused(format!("the CA offers no challenge `{}`", config.challenge))
         })?;
         let text = challenge.key_authorization();
-        open.push(store.set_challenge(name, &challenge.token, text.as_str())?);
+        let set = store.set_challenge(name, &challenge.token, text.as_str());
+        open.push(set.map_err(in_store)?);
         challenge.set_ready().await?;
     }
     let polled = order.poll_ready(&POLLS).await;
@@ -155,13 +227,19 @@ pub(super) async fn order(
     let request = params.serialize_request(&key)?;
     order.finalize_csr(request.der()).await?;
     let chain = order.poll_certificate(&POLLS).await?;
-    store.save(name, &key.serialize_pem(), &chain)?;
-    Ok(())
+    drop(room);
+    let saved = store.save(name, &key.serialize_pem(), &chain);
+    saved.map_err(in_store)?.map_err(OrderError::Refused)
 }
 
-fn is_rate_limit(problem: &Problem) -> bool {
-    let kind = problem.r#type.as_deref().unwrap_or_default();
-    kind.ends_with(":rateLimited")
+/// Whether a problem is of a kind of RFC 8555 §6.7.
+fn is_kind(problem: &Problem, kind: &str) -> bool {
+    let told = problem.r#type.as_deref().unwrap_or_default();
+    told.rsplit_once(':').is_some_and(|(_, told)| told == kind)
+}
+
+fn is_rate_limit(error: &Error) -> bool {
+    matches!(error, Error::Api(problem) if is_kind(problem, "rateLimited"))
 }
 
 /// What the CA says of a challenge that failed.

@@ -1,66 +1,95 @@
 //! The connection to the CA.
 //!
-//! Guarantees: every call ends; only the roots that the operator names, or else the system's, are
-//! believed; how long the CA wants to be left alone is not lost.
+//! Guarantees: every call ends, and no answer is larger than any of a CA's; only the roots that the
+//! operator names, or else the system's, are believed; how long the CA wants to be left alone is known
+//! to the order that it was said in, and to no other; no answer can make the library's clocks
+//! overflow; what is no answer of a CA is told as what it is.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::RETRY_AFTER;
-use http::{Request, Response, StatusCode};
+use http::header::{LOCATION, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Collected, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error};
 use jiff::Timestamp;
+use serde_json::Value;
+
+use super::schedule::LONGEST_ASKED;
 
 /// One call.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The largest answer; chains have some kilobytes.
+const LARGEST: usize = 1024 * 1024;
+/// When a CA does not say how soon it wants to be asked again about a renewal (RFC 9773 §4.3.3).
+const NOT_SAID: Duration = Duration::from_secs(6 * 3600);
 
-/// How long the CA has asked to be left alone, when it last refused something.
-#[derive(Debug, Clone, Default)]
-pub(super) struct RetryAfter(Arc<Mutex<Option<Duration>>>);
+tokio::task_local! {
+    /// How long the CA has asked to be left alone in the order that runs here.
+    static PAUSE: Cell<Option<Duration>>;
+}
 
 /// Calls a CA.
 pub(super) struct HttpClient {
     client: reqwest::Client,
-    retry_after: RetryAfter,
 }
 
-// === impl RetryAfter ===
-
-impl RetryAfter {
-    /// What it asked for since the last look.
-    pub(super) fn take(&self) -> Option<Duration> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    fn note(&self, pause: Duration) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *kept = Some(pause);
-    }
+/// Does what calls a CA; with it comes how long the CA has asked to be left alone, when it last
+/// refused something of this.
+pub(super) async fn noting_pause<F: Future>(calls: F) -> (F::Output, Option<Duration>) {
+    let noting = async {
+        let done = calls.await;
+        (done, PAUSE.with(Cell::get))
+    };
+    PAUSE.scope(Cell::new(None), noting).await
 }
 
-/// What a Retry-After asks for: seconds, or a date (RFC 9110 §10.2.3).
+/// What a Retry-After asks for: seconds, or a date (RFC 9110 §10.2.3). No more than is believed.
 fn pause_of(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
+    if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        let seconds = text.parse().unwrap_or(u64::MAX);
+        return Some(Duration::from_secs(seconds).min(LONGEST_ASKED));
     }
     let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text);
-    let left = date.ok()?.duration_since(now);
-    Some(Duration::try_from(left).unwrap_or_default())
+    let left = Duration::try_from(date.ok()?.duration_since(now)).unwrap_or_default();
+    Some(left.min(LONGEST_ASKED))
+}
+
+/// Takes the pause out of an answer's fields, and puts in one that the library can reckon with.
+fn take_pause(fields: &mut HeaderMap, is_get: bool) -> Option<Duration> {
+    let said = fields.remove(RETRY_AFTER);
+    let said = said.as_ref().and_then(|value| value.to_str().ok());
+    let said = said.and_then(|text| pause_of(text, Timestamp::now()));
+    if let Some(pause) = said.or_else(|| is_get.then_some(NOT_SAID)) {
+        fields.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));
+    }
+    said
+}
+
+/// What is wrong with an answer that is none of a CA's.
+fn fault(status: StatusCode, fields: &HeaderMap, body: &[u8]) -> Option<String> {
+    if status.is_redirection() {
+        let place = fields.get(LOCATION).and_then(|value| value.to_str().ok());
+        let place = place.unwrap_or("nowhere");
+        return Some(format!(
+            "the CA answers {status} and leads to {place}; redirects are not followed: let \
+             `acme.directory` be where it is now"
+        ));
+    }
+    let is_error = status.is_client_error() || status.is_server_error();
+    let is_object = || serde_json::from_slice::<Value>(body).is_ok_and(|told| told.is_object());
+    (is_error && !is_object()).then(|| format!("the CA answers {status}, and does not say why"))
 }
 
 // === impl HttpClient ===
 
 impl HttpClient {
     /// A client that believes `roots`, PEM, in place of the system's.
-    pub(super) fn new(
-        roots: Option<&[u8]>,
-        retry_after: RetryAfter,
-    ) -> Result<Self, reqwest::Error> {
+    pub(super) fn new(roots: Option<&[u8]>) -> Result<Self, reqwest::Error> {
         let builder = reqwest::Client::builder()
             .no_proxy()
             .https_only(true)
@@ -73,7 +102,6 @@ impl HttpClient {
         };
         Ok(Self {
             client: builder.build()?,
-            retry_after,
         })
     }
 }
@@ -82,31 +110,39 @@ type Answer = Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>>
 
 impl instant_acme::HttpClient for HttpClient {
     fn request(&self, request: Request<BodyWrapper<Bytes>>) -> Answer {
-        let (client, retry_after) = (self.client.clone(), self.retry_after.clone());
+        let client = self.client.clone();
         Box::pin(async move {
             let failed = |error: reqwest::Error| Error::Other(Box::new(error));
             let (parts, body) = request.into_parts();
+            let is_get = parts.method == Method::GET;
             let body = body.collect().await.map(Collected::to_bytes);
             let asked = client
                 .request(parts.method, parts.uri.to_string())
                 .headers(parts.headers)
                 .body(body.unwrap_or_default());
-            let answer = asked.send().await.map_err(failed)?;
-            let (status, headers) = (answer.status(), answer.headers().clone());
-            if matches!(
+            let mut answer = asked.send().await.map_err(failed)?;
+            let (status, mut fields) = (answer.status(), answer.headers().clone());
+            let pause = take_pause(&mut fields, is_get);
+            let is_refusal = matches!(
                 status,
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
-            ) {
-                let after = headers
-                    .get(RETRY_AFTER)
-                    .and_then(|value| value.to_str().ok());
-                if let Some(pause) = after.and_then(|text| pause_of(text, Timestamp::now())) {
-                    retry_after.note(pause);
-                }
+            );
+            if let Some(pause) = pause.filter(|_| is_refusal) {
+                // Who only asks when to renew has a pause of its own.
+                let _noted = PAUSE.try_with(|kept| kept.set(Some(pause)));
             }
-            let body = answer.bytes().await.map_err(failed)?;
-            let mut response = Response::new(Full::new(body));
-            (*response.status_mut(), *response.headers_mut()) = (status, headers);
+            let mut body = Vec::new();
+            while let Some(part) = answer.chunk().await.map_err(failed)? {
+                if body.len() + part.len() > LARGEST {
+                    return Err(Error::Other("the CA's answer is too large".into()));
+                }
+                body.extend_from_slice(&part);
+            }
+            if let Some(fault) = fault(status, &fields, &body) {
+                return Err(Error::Other(fault.into()));
+            }
+            let mut response = Response::new(Full::new(Bytes::from(body)));
+            (*response.status_mut(), *response.headers_mut()) = (status, fields);
             Ok(BytesResponse::from(response))
         })
     }
@@ -119,16 +155,65 @@ mod tests {
     #[test]
     fn a_ca_may_say_in_seconds_or_by_a_date_when_it_wants_to_be_asked_again() {
         let now: Timestamp = "2026-11-06T08:49:00Z".parse().unwrap();
+        let week = LONGEST_ASKED.as_secs();
         let pauses = [
             ("soon", None),
+            ("", None),
             ("-5", None),
             ("120", Some(120)),
             ("Fri, 06 Nov 2026 08:49:37 GMT", Some(37)),
             ("Fri, 06 Nov 2026 08:00:00 GMT", Some(0)),
+            // Not for ever, whatever it says.
+            ("18446744073709551615", Some(week)),
+            ("99999999999999999999999", Some(week)),
+            ("Wed, 06 Nov 2926 08:00:00 GMT", Some(week)),
         ];
         for (text, seconds) in pauses {
             let pause = pause_of(text, now);
             assert_eq!(pause, seconds.map(Duration::from_secs), "{text}");
         }
+    }
+
+    #[test]
+    fn the_library_is_given_no_pause_that_it_cannot_reckon_with() {
+        let mut fields = HeaderMap::new();
+        assert_eq!(take_pause(&mut fields, false), None);
+        assert!(fields.is_empty());
+        // About renewals it wants one, and the RFC says which.
+        assert_eq!(take_pause(&mut fields, true), None);
+        assert_eq!(fields[RETRY_AFTER], "21600");
+        fields.insert(RETRY_AFTER, HeaderValue::from(u64::MAX));
+        assert_eq!(take_pause(&mut fields, true), Some(LONGEST_ASKED));
+        assert_eq!(fields[RETRY_AFTER], "604800");
+    }
+
+    #[test]
+    fn what_is_no_answer_of_a_ca_is_told_as_what_it_is() {
+        let mut fields = HeaderMap::new();
+        fields.insert(LOCATION, HeaderValue::from_static("https://other.test/"));
+        let told = fault(StatusCode::FOUND, &fields, b"").unwrap();
+        assert!(
+            told.contains("302 Found") && told.contains("https://other.test/"),
+            "{told}"
+        );
+        let told = fault(StatusCode::BAD_GATEWAY, &fields, b"<html>").unwrap();
+        assert!(told.contains("502 Bad Gateway"), "{told}");
+        assert_eq!(
+            fault(StatusCode::BAD_REQUEST, &fields, b"{\"type\":\"x\"}"),
+            None
+        );
+        assert_eq!(fault(StatusCode::OK, &fields, b"-----BEGIN"), None);
+    }
+
+    #[tokio::test]
+    async fn what_a_ca_asks_for_in_one_order_is_of_no_other() {
+        let one = noting_pause(async {
+            PAUSE.with(|kept| kept.set(Some(PATIENCE)));
+            tokio::task::yield_now().await;
+        });
+        let other = noting_pause(async { tokio::task::yield_now().await });
+        let ((one, other), outside) = (tokio::join!(one, other), PAUSE.try_with(Cell::get));
+        assert_eq!((one.1, other.1), (Some(PATIENCE), None));
+        assert!(outside.is_err());
     }
 }

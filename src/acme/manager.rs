@@ -1,8 +1,9 @@
 //! Orders certificates for the names that routes have, and renews them.
 //!
-//! Guarantees: the clock is looked at once a minute, since a host may sleep; each name has its own
-//! pauses; an order that does not end is given up; what another gateway has ordered is taken; a name
-//! that is asked for on demand has its first order at once.
+//! Guarantees: the clock is looked at once a minute, since a host may sleep or set it; each name has its
+//! own pauses; an order that does not end is given up; what another gateway has ordered is taken; a name
+//! that is asked for on demand has its first order at once; after a failure the CA's directory and the
+//! account's file are read again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,10 +19,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::account::{OrderError, account, order};
 use super::failure::Failure;
-use super::http_client::RetryAfter;
+use super::http_client::noting_pause;
 use super::on_demand::Demanded;
 use super::renewal_info::{self, Suggestion};
-use super::schedule::{pause, renew_at};
+use super::schedule::{pause, pause_of_old, renew_at};
 use super::store::{AcmeStore, Stored};
 use crate::config::{AcmeConfig, can_be_certified};
 use crate::telemetry::{Metrics, OrderOutcome};
@@ -57,8 +58,12 @@ pub struct Acme {
     /// Tells that an order has ended.
     ended: watch::Sender<()>,
     account: TurnMutex<Option<Account>>,
-    retry_after: RetryAfter,
+    /// The wall clock.
+    clock: Clock,
 }
+
+/// Says what time it is.
+type Clock = Box<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What is known of a name's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +83,15 @@ pub struct CertificateState {
 impl Acme {
     /// One that keeps its certificates in `store` and orders nothing before it runs.
     pub fn new(config: AcmeConfig, store: Arc<AcmeStore>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Self::with_clock(config, store, metrics, Box::new(Timestamp::now))
+    }
+
+    fn with_clock(
+        config: AcmeConfig,
+        store: Arc<AcmeStore>,
+        metrics: Arc<Metrics>,
+        clock: Clock,
+    ) -> Arc<Self> {
         Arc::new(Self {
             config,
             store,
@@ -88,7 +102,7 @@ impl Acme {
             suggestions: Mutex::default(),
             ended: watch::Sender::default(),
             account: TurnMutex::default(),
-            retry_after: RetryAfter::default(),
+            clock,
         })
     }
 
@@ -106,7 +120,7 @@ impl Acme {
     /// looked at.
     pub fn wants(&self, name: &str) -> bool {
         let is_known = || self.names.borrow().contains(name);
-        let is_fresh = || self.demanded().is_fresh(name, Timestamp::now()) && self.has(name);
+        let is_fresh = || self.demanded().is_fresh(name, (self.clock)()) && self.has(name);
         self.config.on_demand && can_be_certified(name) && !is_known() && !is_fresh()
     }
 
@@ -119,7 +133,7 @@ impl Acme {
     pub async fn demand(&self, name: &str) {
         let mut ended = self.ended.subscribe();
         let is_kept = self.store.keeps(name);
-        if !self.demanded().ask(name, is_kept, Timestamp::now()) {
+        if !self.demanded().ask(name, is_kept, (self.clock)()) {
             tracing::debug!(name, "too many new names want certificates");
             return;
         }
@@ -201,9 +215,10 @@ impl Acme {
             return;
         };
         let asking = async {
-            let account = self.account().await?;
-            let at = renewal_info::ask(&account, &of, name, stored.not_before);
-            Ok::<_, OrderError>(at.await?)
+            let account = self.account(None).await?;
+            let life = (stored.not_before, stored.not_after);
+            let at = renewal_info::ask(&account, &of, name, life).await?;
+            Ok::<_, OrderError>(at)
         };
         let before = || self.suggestion(name, &stored).and_then(|before| before.at);
         let (at, pause) = match timeout(ASK, asking).await {
@@ -214,7 +229,7 @@ impl Acme {
             }
             Err(_) => (before(), ASK_SOONER),
         };
-        let ask_at = Timestamp::now() + pause;
+        let ask_at = (self.clock)() + pause;
         let suggestion = Suggestion { of, at, ask_at };
         self.suggestions().insert(name.to_owned(), suggestion);
     }
@@ -225,7 +240,10 @@ impl Acme {
 
     /// When a name is ordered next.
     fn due_at(&self, name: &str, failure: Option<&Failure>) -> Timestamp {
-        let stored = self.store.stored(name);
+        let now = (self.clock)();
+        let failure = failure.filter(|failure| failure.is_believed_at(now));
+        // What its file does not have any more is served, and ordered.
+        let stored = self.store.stored(name).filter(|stored| stored.is_kept);
         let renewal = stored.and_then(|one| {
             let suggested = self.suggestion(name, &one).and_then(|one| one.at);
             let own = renew_at(name, one.not_before, one.not_after);
@@ -243,7 +261,7 @@ impl Acme {
         let mut swept: Option<Instant> = None;
         loop {
             names.mark_unchanged();
-            self.demanded().forget_old(Timestamp::now());
+            self.demanded().forget_old((self.clock)());
             let wanted = self.all_names();
             self.store.refresh(&wanted);
             // One that waits for a name may find it now.
@@ -262,7 +280,7 @@ impl Acme {
             let due_at = |name: &String| self.due_at(name, self.failures().get(name));
             let mut idle: Vec<_> = idle.map(|name| (due_at(name), name.clone())).collect();
             idle.sort();
-            let now = Timestamp::now();
+            let now = (self.clock)();
             let mut wait = LOOK;
             for (due, name) in idle {
                 if busy.len() >= AT_ONCE {
@@ -302,61 +320,106 @@ impl Acme {
         let lock = match self.store.try_lock(name) {
             Ok(Some(lock)) => lock,
             Ok(None) => return self.note(name, None, ELSEWHERE),
-            Err(error) => return self.fail(name, &error.into()),
+            Err(error) => {
+                let error = OrderError::of(&self.store.dir, error);
+                return self.fail(name, &error, None);
+            }
         };
         // Another gateway may have had the lock until a moment ago.
         self.refresh();
         self.recall(name);
         let failure = self.failures().get(name).cloned();
-        if self.due_at(name, failure.as_ref()) > Timestamp::now() {
+        if self.due_at(name, failure.as_ref()) > (self.clock)() {
             return;
         }
         let ordering = async {
-            let account = self.account().await?;
+            let account = self.account(None).await?;
             let stored = self.store.stored(name);
-            let suggestion = stored.and_then(|stored| self.suggestion(name, &stored));
             // Where the CA says when to renew, it also wants to know what is replaced.
-            let replaces = suggestion.filter(|one| one.at.is_some()).map(|one| one.of);
-            order(&self.config, &self.store, &account, name, replaces).await
-        };
-        match timeout(ORDER, ordering).await {
-            Ok(Ok(())) => {
-                self.retry_after.take();
-                self.refresh();
-                if self.due_at(name, None) <= Timestamp::now() {
-                    let told = "the certificate that the CA has issued cannot be used, or is about to expire";
-                    return self.fail(name, &OrderError::Refused(told.to_owned()));
+            let replaces = stored.and_then(|stored| stored.identifier.clone());
+            let (config, store) = (&self.config, &self.store);
+            match order(config, store, &account, name, replaces.clone()).await {
+                Err(error) if error.is_of_unknown_account() => {
+                    let account = self.account(Some(account.id())).await?;
+                    order(config, store, &account, name, replaces).await
                 }
-                self.failures().remove(name);
-                if let Err(error) = self.store.forget_failure(name) {
-                    tracing::warn!(name, %error, "what has failed before cannot be forgotten");
-                }
-                self.metrics.count_order(OrderOutcome::Ok);
-                tracing::info!(name, "a new certificate");
+                done => done,
             }
-            Ok(Err(error)) => self.fail(name, &error),
-            Err(_) => self.fail(
-                name,
-                &OrderError::Refused("the order took too long".to_owned()),
-            ),
+        };
+        let (done, asked) = noting_pause(timeout(ORDER, ordering)).await;
+        match done {
+            Ok(Ok(())) => self.take(name),
+            failed => {
+                // It may be the directory that has changed.
+                *self.account.lock().await = None;
+                let too_long = || OrderError::Refused("the order took too long".to_owned());
+                let error = failed.map_err(|_| too_long()).and_then(|done| done);
+                if let Err(error) = error {
+                    self.fail(name, &error, asked);
+                }
+            }
         }
         drop(lock);
     }
 
-    async fn account(&self) -> Result<Account, OrderError> {
+    /// Takes the certificate that the CA has issued.
+    fn take(&self, name: &str) {
+        self.refresh();
+        if !self.all_names().contains(name) {
+            // It is kept for when somebody wants it again.
+            self.metrics.count_order(OrderOutcome::Ok);
+            tracing::info!(
+                name,
+                "a new certificate for a name that is not wanted any more"
+            );
+            return;
+        }
+        let now = (self.clock)();
+        let left = self.store.stored(name).filter(|stored| stored.is_kept);
+        let left = left.map_or(0, |stored| stored.not_after - now.as_second());
+        if left <= 0 {
+            let told = "the certificate that the CA has issued cannot be used, or has expired by this \
+                        gateway's clock";
+            return self.fail(name, &OrderError::Refused(told.to_owned()), None);
+        }
+        self.failures().remove(name);
+        let noted = match self.due_at(name, None) <= now {
+            true => {
+                let pause = pause_of_old(left);
+                tracing::warn!(
+                    name,
+                    ?pause,
+                    "a new certificate is to be renewed already: is the clock right?"
+                );
+                self.note(name, None, pause);
+                let failure = self.failures().get(name).cloned();
+                failure.map_or(Ok(()), |failure| self.store.save_failure(name, &failure))
+            }
+            false => self.store.forget_failure(name),
+        };
+        if let Err(error) = noted {
+            tracing::warn!(name, %error, "what has failed before cannot be forgotten");
+        }
+        self.metrics.count_order(OrderOutcome::Ok);
+        tracing::info!(name, "a new certificate");
+    }
+
+    /// The account at the CA, but none that has `gone`.
+    async fn account(&self, gone: Option<&str>) -> Result<Account, OrderError> {
         let mut kept = self.account.lock().await;
-        if let Some(account) = &*kept {
+        if let Some(account) = kept.as_ref().filter(|kept| gone != Some(kept.id())) {
             return Ok(account.clone());
         }
-        let account = account(&self.config, &self.store, &self.retry_after).await?;
+        let account = account(&self.config, &self.store, gone).await?;
         *kept = Some(account.clone());
         Ok(account)
     }
 
-    fn fail(&self, name: &str, error: &OrderError) {
+    /// An order has failed; `asked` is how long the CA wants to be left alone.
+    fn fail(&self, name: &str, error: &OrderError, asked: Option<Duration>) {
         self.metrics.count_order(OrderOutcome::Failed);
         let count = self.failures().get(name).map_or(0, |failure| failure.count) + 1;
-        let pause = pause(count, self.retry_after.take());
+        let pause = pause(count, asked);
         let mut text = error.to_string();
         let mut cause = std::error::Error::source(error);
         while let Some(deeper) = cause {
@@ -380,7 +443,7 @@ impl Acme {
     /// What was known of a name before this gateway was started, or has failed at another one.
     fn recall(&self, name: &str) {
         let kept = self.store.failure(name);
-        let Some(kept) = kept.and_then(|kept| kept.believed_at(Timestamp::now())) else {
+        let Some(kept) = kept.filter(|kept| kept.is_believed_at((self.clock)())) else {
             return;
         };
         let mut failures = self.failures();
@@ -391,14 +454,18 @@ impl Acme {
 
     /// The next try is after `pause`.
     fn note(&self, name: &str, failed: Option<(u32, String)>, pause: Duration) {
-        let next = Timestamp::now() + SignedDuration::try_from(pause).unwrap_or_default();
+        let now = (self.clock)();
+        let next = SignedDuration::try_from(pause).ok();
+        let next = next.and_then(|pause| now.checked_add(pause).ok());
+        let next = next.unwrap_or(Timestamp::MAX);
         let mut failures = self.failures();
         let kept = failures.entry(name.to_owned()).or_insert(Failure {
             count: 0,
+            at: None,
             next,
             error: None,
         });
-        kept.next = next;
+        (kept.at, kept.next) = (Some(now), next);
         if let Some((count, error)) = failed {
             (kept.count, kept.error) = (count, Some(error));
         }

@@ -1,7 +1,7 @@
 //! Names that get certificates because somebody asks for them.
 //!
-//! Guarantees: their number is bounded, and so is the rate at which new ones are ordered; one that
-//! nobody has asked for in a week is let go of.
+//! Guarantees: their number is bounded, and so is the rate at which new ones are ordered, which a clock
+//! that is set back does not change; one that nobody has asked for in a week is let go of.
 
 use std::collections::BTreeMap;
 
@@ -46,11 +46,12 @@ impl Demanded {
             return false;
         }
         if !is_kept {
-            let even = self.even.max(now);
-            if even.duration_since(now) > APART * (BURST - 1) {
+            // No further ahead than it can have come, but for a clock that was set back.
+            self.even = self.even.clamp(now, now + APART * BURST);
+            if self.even.duration_since(now) > APART * (BURST - 1) {
                 return false;
             }
-            self.even = even + APART;
+            self.even += APART;
         }
         self.names.insert(name.to_owned(), now);
         true
@@ -82,6 +83,14 @@ mod tests {
         assert!(!demanded.ask("too-early.test", false, now + APART));
         let some = (0..20_000).filter(|number| demanded.ask(&format!("{number}.org"), true, now));
         assert_eq!(some.count(), MOST - 52);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_does_not_shut_new_names_out() {
+        let (mut demanded, now) = (Demanded::default(), Timestamp::now());
+        assert!(demanded.ask("one.test", false, now + FRESH * 48));
+        assert!(!demanded.ask("two.test", false, now), "as if many had come");
+        assert!(demanded.ask("two.test", false, now + APART));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! When a CA suggests to renew a certificate (ARI, RFC 9773).
 //!
-//! Guarantees: a name's own moment of a window stays the same while the window does; a certificate that
-//! is just new is not replaced at once, whatever the CA says.
+//! Guarantees: a name's own moment of a window stays the same while the window does; whatever the CA
+//! says, a certificate that is just new is not replaced at once, and none is kept until it expires.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use yasna::models::ObjectIdentifier;
 use yasna::{Tag, parse_der};
 
-use super::schedule::within;
+use super::schedule::{latest, within};
 
 /// The extension with the issuer's key (RFC 5280 §4.2.1.1).
 const AUTHORITY_KEY: &[u64] = &[2, 5, 29, 35];
@@ -33,7 +33,7 @@ pub(super) async fn ask(
     account: &Account,
     of: &CertificateIdentifier<'static>,
     name: &str,
-    not_before: i64,
+    (not_before, not_after): (i64, i64),
 ) -> Result<Option<Timestamp>, Error> {
     let window = match account.renewal_info(of).await {
         Ok((info, _)) => info.suggested_window,
@@ -42,6 +42,7 @@ pub(super) async fn ask(
     };
     let (start, end) = (window.start.unix_timestamp(), window.end.unix_timestamp());
     let at = within(name, start, end).max(not_before.saturating_add(YOUNGEST));
+    let at = at.min(latest(not_before, not_after));
     Ok(Timestamp::from_second(at).ok())
 }
 
@@ -176,17 +177,34 @@ mod tests {
     async fn a_name_has_a_moment_of_its_own_within_the_window_and_none_where_the_ca_says_nothing() {
         let of = identifier(&leaf()).unwrap();
         let silent = account("").await;
-        assert_eq!(ask(&silent, &of, "a.test", 0).await.unwrap(), None);
+        assert_eq!(
+            ask(&silent, &of, "a.test", (0, i64::MAX)).await.unwrap(),
+            None
+        );
         let speaks = account(r#","renewalInfo":"https://ca.test/info""#).await;
-        let at = ask(&speaks, &of, "a.test", 0).await.unwrap().unwrap();
+        let at = ask(&speaks, &of, "a.test", (0, i64::MAX))
+            .await
+            .unwrap()
+            .unwrap();
         let [start, end] = ["2025-01-02T04:00:00Z", "2025-01-03T04:00:00Z"];
         let [start, end] = [start, end].map(|text| text.parse::<Timestamp>().unwrap());
         assert!(at >= start && at <= end, "{at}");
-        assert_eq!(ask(&speaks, &of, "a.test", 0).await.unwrap(), Some(at));
-        assert_ne!(ask(&speaks, &of, "b.test", 0).await.unwrap(), Some(at));
+        assert_eq!(
+            ask(&speaks, &of, "a.test", (0, i64::MAX)).await.unwrap(),
+            Some(at)
+        );
+        assert_ne!(
+            ask(&speaks, &of, "b.test", (0, i64::MAX)).await.unwrap(),
+            Some(at)
+        );
         // A certificate that has just come is not replaced.
         let now = end.as_second() + 5;
-        let later = ask(&speaks, &of, "a.test", now).await.unwrap().unwrap();
+        let life = (now, now + 90 * 86_400);
+        let later = ask(&speaks, &of, "a.test", life).await.unwrap().unwrap();
         assert_eq!(later.as_second(), now + YOUNGEST);
+        // None is kept until it expires.
+        let life = (start.as_second() - 10_000, start.as_second());
+        let sooner = ask(&speaks, &of, "a.test", life).await.unwrap().unwrap();
+        assert_eq!(sooner.as_second(), start.as_second() - 1000);
     }
 }

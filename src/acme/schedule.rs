@@ -1,6 +1,7 @@
 //! When a certificate is ordered.
 //!
-//! Guarantees: a certificate is renewed at about two thirds of its life, each name at its own time;
+//! Guarantees: a certificate is renewed at about two thirds of its life, each name at its own time, and
+//! before the last tenth of it, whatever a CA suggests;
 //! a failure is tried again after about a minute, twice as long each time, up to a day, and not
 //! before the CA wants to be asked.
 
@@ -12,6 +13,8 @@ use crate::backoff::Backoff;
 
 const FIRST: Duration = Duration::from_secs(60);
 const LONGEST: Duration = Duration::from_secs(86_400);
+/// The longest that a CA is believed when it wants to be left alone: no limit of a known one is longer.
+pub(super) const LONGEST_ASKED: Duration = Duration::from_secs(7 * 86_400);
 const PAUSES: Backoff = Backoff::new(FIRST, LONGEST).with_jitter(0.1);
 
 /// When a certificate is to be renewed, in seconds since 1970: at two thirds of its life, or up to a
@@ -20,6 +23,19 @@ pub(super) fn renew_at(name: &str, not_before: i64, not_after: i64) -> i64 {
     let life = not_after.saturating_sub(not_before).max(0);
     let start = not_before.saturating_add(life / 3 * 2);
     within(name, start, start.saturating_add(life / 30))
+}
+
+/// The latest moment that a CA may suggest for a renewal, in seconds since 1970.
+pub(super) fn latest(not_before: i64, not_after: i64) -> i64 {
+    let life = not_after.saturating_sub(not_before).max(0);
+    not_after.saturating_sub(life / 10)
+}
+
+/// When a certificate that was to be renewed in the moment when it came is tried again, after so many
+/// seconds that it still holds: either the clock is wrong, or the CA gives old ones.
+pub(super) fn pause_of_old(left: i64) -> Duration {
+    let third = u64::try_from(left / 3).unwrap_or_default();
+    Duration::from_secs(third).clamp(FIRST, LONGEST_ASKED)
 }
 
 /// A name's own moment between two others, in seconds since 1970.
@@ -78,5 +94,17 @@ mod tests {
         }
         let asked = Duration::from_secs(7200);
         assert_eq!(pause(1, Some(asked)), asked);
+    }
+
+    #[test]
+    fn one_that_is_old_when_it_comes_is_not_ordered_again_and_again() {
+        for (left, seconds) in [
+            (-5, 60),
+            (90, 60),
+            (3 * 3600, 3600),
+            (DAY * 365, 7 * 86_400),
+        ] {
+            assert_eq!(pause_of_old(left), Duration::from_secs(seconds), "{left}");
+        }
     }
 }

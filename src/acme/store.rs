@@ -1,7 +1,9 @@
 //! What is kept in the directory: certificates with their keys, accounts, and open challenges.
 //!
 //! Guarantees: a file is there whole or not at all; directories are 0700 and files 0600, whatever
-//! the umask; the lock of a name ends with the process that has it.
+//! the umask; the lock of a name ends with the process that has it; what was read once stays in force
+//! when its file is damaged or gone, and what is wrong with a file is told once; nothing but a
+//! certificate for the name, with its key, takes the place of one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +17,9 @@ use instant_acme::CertificateIdentifier;
 use jiff::{SignedDuration, Timestamp};
 use rustix::fs::{FlockOperation, flock};
 use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
+use webpki::EndEntityCert;
 
 use super::failure::Failure;
 use super::renewal_info::identifier;
@@ -33,6 +37,8 @@ const LOCKS: &str = "locks";
 const FAILURES: &str = "failures";
 /// What is older than this is nobody's order any more.
 const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(1);
+/// Room on the disk that an order makes sure of before it begins: a key and a long chain.
+const ROOM: usize = 16 * 1024;
 /// What failed so long ago, and was not tried again, is no name's of ours any more.
 const FORGOTTEN: SignedDuration = SignedDuration::from_hours(30 * 24);
 
@@ -49,10 +55,14 @@ pub struct AcmeStore {
     pub(super) dir: PathBuf,
     certificates: ArcSwap<BTreeMap<String, Arc<Stored>>>,
     /// One reads at a time, so that what is read last stays.
-    reading: Mutex<()>,
+    reading: Mutex<BTreeMap<String, Damage>>,
 }
 
+/// A file that could not be used: how it stood, if it was there, and when that was seen.
+type Damage = (Option<FileStamp>, Timestamp);
+
 /// A certificate as its file had it.
+#[derive(Clone)]
 pub(super) struct Stored {
     pub(super) certified: Arc<CertifiedKey>,
     /// Seconds since 1970.
@@ -60,9 +70,15 @@ pub(super) struct Stored {
     pub(super) not_after: i64,
     /// What its CA calls it, if that can be told.
     pub(super) identifier: Option<CertificateIdentifier<'static>>,
+    /// Whether its file still has it.
+    pub(super) is_kept: bool,
     stamp: FileStamp,
     at: Timestamp,
 }
+
+/// Room on the disk, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Room(PathBuf);
 
 /// A name that this process alone orders. The lock is let go of when it is dropped, or the process
 /// ends.
@@ -128,27 +144,48 @@ impl AcmeStore {
     /// Reads the certificates of these names, as far as they have changed, and lets go of all
     /// others.
     pub(super) fn refresh<'a>(&self, names: impl IntoIterator<Item = &'a String>) {
-        let _turn = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut damaged = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.certificates.load();
         let now = Timestamp::now();
+        let mut damaged_now = BTreeMap::new();
         let found = names.into_iter().filter_map(|name| {
-            let path = self.certificate_path(name);
-            let stamp = FileStamp::of(&path).ok()?;
-            if let Some(stored) = before.get(name)
-                && stored.stamp == stamp
-                && stamp.is_settled(stored.at)
+            let (path, earlier) = (self.certificate_path(name), before.get(name));
+            let stamp = FileStamp::of(&path);
+            if let (Ok(stamp), Some(earlier)) = (&stamp, earlier)
+                && earlier.is_kept
+                && earlier.stamp == *stamp
+                && stamp.is_settled(earlier.at)
             {
-                return Some((name.clone(), Arc::clone(stored)));
+                return Some((name.clone(), Arc::clone(earlier)));
             }
-            match read(&path, stamp, now) {
-                Ok(stored) => Some((name.clone(), Arc::new(stored))),
-                Err(error) => {
-                    tracing::warn!(name = %name, %error, "a certificate cannot be read, and is ordered anew");
-                    None
+            let seen = (stamp.as_ref().ok().cloned(), now);
+            let known = damaged.remove(name).filter(|known| known.0 == seen.0);
+            let is_settled = |known: &Damage| known.0.as_ref().is_none_or(|s| s.is_settled(known.1));
+            if let Some(known) = known.clone().filter(is_settled) {
+                damaged_now.insert(name.clone(), known);
+                return Some((name.clone(), Arc::clone(earlier?)));
+            }
+            let error = match stamp.and_then(|stamp| read(&path, stamp, now)) {
+                Ok(stored) => return Some((name.clone(), Arc::new(stored))),
+                // It never had one.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && earlier.is_none() => {
+                    return None;
                 }
+                Err(error) => error,
+            };
+            if known.is_none() {
+                let path = path.display();
+                tracing::warn!(name = %name, %path, %error, "a certificate cannot be read, and is ordered anew");
             }
+            damaged_now.insert(name.clone(), seen);
+            let stays = Stored {
+                is_kept: false,
+                ..Stored::clone(earlier?)
+            };
+            Some((name.clone(), Arc::new(stays)))
         });
         let found: BTreeMap<_, _> = found.collect();
+        *damaged = damaged_now;
         self.certificates.store(Arc::new(found));
     }
 
@@ -157,12 +194,45 @@ impl AcmeStore {
         self.certificate_path(name).exists()
     }
 
-    /// Keeps a certificate with its key.
-    pub(super) fn save(&self, name: &str, key: &str, chain: &str) -> io::Result<()> {
-        private_files::write(
-            &self.certificate_path(name),
-            format!("{key}{chain}").as_bytes(),
-        )
+    /// Makes sure that there will be room for a certificate: one that is issued and cannot be kept
+    /// counts at the CA all the same.
+    pub(super) fn make_room(&self, name: &str) -> io::Result<Room> {
+        let folder = self.dir.join(CERTIFICATES);
+        let room = Room(folder.join(format!("{name}.room.{DRAFT}")));
+        let draft = folder.join(format!("{name}.room-draft.{DRAFT}"));
+        private_files::write_by(&draft, &room.0, &[&[0; ROOM]])?;
+        Ok(room)
+    }
+
+    /// Keeps a certificate with its key, if it is one for this name and not older than what is there;
+    /// otherwise says what is wrong with it.
+    pub(super) fn save(
+        &self,
+        name: &str,
+        key: &str,
+        chain: &str,
+    ) -> io::Result<Result<(), String>> {
+        let text = format!("{key}{chain}");
+        let fresh = match parse(text.as_bytes()) {
+            Ok(fresh) => fresh,
+            Err(what) => {
+                return Ok(Err(format!(
+                    "the certificate that the CA has issued {what}"
+                )));
+            }
+        };
+        if !is_for(&fresh.certified, name) {
+            let what = "the certificate that the CA has issued is for another name";
+            return Ok(Err(what.to_owned()));
+        }
+        let before = self.stored(name).filter(|before| before.is_kept);
+        let is_over = fresh.not_after <= Timestamp::now().as_second();
+        if is_over && before.is_some_and(|before| before.not_after >= fresh.not_after) {
+            let what = "the certificate that the CA has issued has expired already";
+            return Ok(Err(what.to_owned()));
+        }
+        private_files::write(&self.certificate_path(name), text.as_bytes())?;
+        Ok(Ok(()))
     }
 
     /// Takes away what a gateway that died in the middle of an order has left: challenges, and drafts
@@ -252,25 +322,58 @@ impl fmt::Debug for AcmeStore {
     }
 }
 
-fn read(path: &Path, stamp: FileStamp, at: Timestamp) -> io::Result<Stored> {
-    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-    let text = fs::read(path)?;
-    let chain = pem::certificates(&text).map_err(|problem| wrong(&problem.to_string()))?;
-    let key = pem::key(&text).map_err(|problem| wrong(&problem.to_string()))?;
+/// What a file has: a key and a chain.
+struct Parsed {
+    certified: CertifiedKey,
+    not_before: i64,
+    not_after: i64,
+    identifier: Option<CertificateIdentifier<'static>>,
+}
+
+fn parse(text: &[u8]) -> Result<Parsed, String> {
+    let chain = pem::certificates(text).map_err(|problem| problem.to_string())?;
+    let key = pem::key(text).map_err(|problem| problem.to_string())?;
     let times = chain.first().and_then(|leaf| validity(leaf));
-    let (not_before, not_after) = times.ok_or_else(|| wrong("has a certificate without times"))?;
-    let provider = aws_lc_rs::default_provider();
+    let (not_before, not_after) = times.ok_or("has no times between which it holds")?;
     let identifier = chain.first().and_then(|leaf| identifier(leaf));
+    let provider = aws_lc_rs::default_provider();
     let certified = CertifiedKey::from_der(chain, key, &provider);
-    let certified = certified.map_err(|_| wrong("has a key that does not fit"))?;
-    Ok(Stored {
-        certified: Arc::new(certified),
+    Ok(Parsed {
+        certified: certified.map_err(|_| "has a key that does not fit")?,
         not_before,
         not_after,
         identifier,
+    })
+}
+
+fn is_for(certified: &CertifiedKey, name: &str) -> bool {
+    let leaf = certified.cert.first().map(EndEntityCert::try_from);
+    let name = ServerName::try_from(name);
+    let (Some(Ok(leaf)), Ok(name)) = (leaf, name) else {
+        return false;
+    };
+    leaf.verify_is_valid_for_subject_name(&name).is_ok()
+}
+
+fn read(path: &Path, stamp: FileStamp, at: Timestamp) -> io::Result<Stored> {
+    let parsed = parse(&fs::read(path)?);
+    let parsed = parsed.map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
+    Ok(Stored {
+        certified: Arc::new(parsed.certified),
+        not_before: parsed.not_before,
+        not_after: parsed.not_after,
+        identifier: parsed.identifier,
+        is_kept: true,
         stamp,
         at,
     })
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        // It may be gone with the directory.
+        let _gone = fs::remove_file(&self.0);
+    }
 }
 
 #[cfg(test)]
@@ -278,6 +381,12 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    /// A key and a certificate in PEM.
+    fn made(name: &str) -> (String, String) {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        (made.signing_key.serialize_pem(), made.cert.pem())
+    }
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -293,9 +402,8 @@ mod tests {
             AcmeStore::open(&place).unwrap(),
             AcmeStore::open(&place).unwrap(),
         );
-        let made = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
-        let (key, chain) = (made.signing_key.serialize_pem(), made.cert.pem());
-        one.save("a.test", &key, &chain).unwrap();
+        let (key, chain) = made("a.test");
+        one.save("a.test", &key, &chain).unwrap().unwrap();
         let names = ["a.test".to_owned(), "b.test".to_owned()];
         other.refresh(&names);
         assert!(other.find("a.test").is_some() && other.find("b.test").is_none());
@@ -303,10 +411,82 @@ mod tests {
         for folder in [&place, &place.join(CERTIFICATES)] {
             assert_eq!(mode(folder), 0o700);
         }
-        // What is broken is as if it were not there.
+        // Who comes to a file that is broken has none.
         fs::write(one.certificate_path("a.test"), &chain).unwrap();
-        other.refresh(&names);
-        assert!(other.find("a.test").is_none());
+        one.refresh(&names);
+        assert!(one.find("a.test").is_none());
+    }
+
+    #[test]
+    fn what_was_read_stays_in_force_when_its_file_is_damaged_or_gone_and_comes_back_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = AcmeStore::open(dir.path()).unwrap();
+        let ((key, chain), names) = (made("a.test"), ["a.test".to_owned()]);
+        let (path, good) = (store.certificate_path("a.test"), format!("{key}{chain}"));
+        let (_, other_chain) = made("a.test");
+        for bad in [
+            None,
+            Some(chain.clone()),
+            Some(format!("{key}{other_chain}")),
+        ] {
+            private_files::write(&path, good.as_bytes()).unwrap();
+            store.refresh(&names);
+            assert!(store.stored("a.test").unwrap().is_kept);
+            match &bad {
+                None => fs::remove_file(&path).unwrap(),
+                Some(bad) => fs::write(&path, bad).unwrap(),
+            }
+            for _ in 0..2 {
+                store.refresh(&names);
+                let stored = store.stored("a.test").unwrap();
+                assert!(!stored.is_kept, "{bad:?}");
+            }
+        }
+        store.refresh([]);
+        assert!(store.find("a.test").is_none());
+    }
+
+    #[test]
+    fn nothing_but_a_certificate_for_the_name_with_its_key_takes_the_place_of_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = AcmeStore::open(dir.path()).unwrap();
+        let (names, (key, chain)) = (["a.test".to_owned()], made("a.test"));
+        store.save("a.test", &key, &chain).unwrap().unwrap();
+        store.refresh(&names);
+        let (_, of_another_key) = made("a.test");
+        let mut params = rcgen::CertificateParams::new(names.to_vec()).unwrap();
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let signer = rcgen::KeyPair::from_pem(&key).unwrap();
+        let expired = params.self_signed(&signer).unwrap().pem();
+        let params = rcgen::CertificateParams::new(vec!["b.test".to_owned()]).unwrap();
+        let other_name = params.self_signed(&signer).unwrap().pem();
+        let all = ["<html>", "", &of_another_key, &expired, &other_name];
+        for (wrong, told) in all.into_iter().zip(["no", "no", "key", "expired", "name"]) {
+            let said = store.save("a.test", &key, wrong).unwrap().unwrap_err();
+            assert!(said.contains(told), "{said}");
+        }
+        store.refresh(&names);
+        assert!(store.stored("a.test").unwrap().is_kept);
+        // Where there is none, an old one is better than nothing.
+        let params = rcgen::CertificateParams::new(vec!["c.test".to_owned()]);
+        let mut params = params.unwrap();
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let expired = params.self_signed(&signer).unwrap().pem();
+        store.save("c.test", &key, &expired).unwrap().unwrap();
+    }
+
+    #[test]
+    fn an_order_has_its_room_on_the_disk_before_it_begins_and_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = AcmeStore::open(dir.path()).unwrap();
+        let certificates = dir.path().join(CERTIFICATES);
+        let count = || fs::read_dir(&certificates).unwrap().count();
+        let room = store.make_room("a.test").unwrap();
+        assert_eq!(count(), 1);
+        drop(room);
+        assert_eq!(count(), 0);
+        fs::remove_dir(&certificates).unwrap();
+        assert!(store.make_room("a.test").is_err());
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
 use http1::InterimSink;
 
 use crate::acme::Acme;
-use crate::client::{ClientBody, Refusal};
+use crate::client::{ClientRequest, Refusal};
 use crate::fleet::PeerName;
 use crate::listener::{Backlog, Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
 use crate::names::Hostname;
@@ -49,7 +49,7 @@ impl GatewayService {
     async fn call_for_peer(
         &self,
         name: &Arc<PeerName>,
-        mut request: Request<Option<ClientBody>>,
+        mut request: ClientRequest,
         from: &Downstream,
         interim: &InterimSink,
     ) -> Response<GatewayBody> {
@@ -110,7 +110,7 @@ impl Service for GatewayService {
 
     async fn call(
         &self,
-        request: Request<Option<ClientBody>>,
+        request: ClientRequest,
         (from, cache): &(Downstream, ConnectionCache),
         interim: &InterimSink,
     ) -> Response<GatewayBody> {

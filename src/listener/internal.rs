@@ -1,12 +1,11 @@
 //! A certification authority of this machine's own, for development (`tls = "internal"`).
 //!
-//! Guarantees: its key never leaves its directory, which only its owner can read; a certificate is
-//! made when a client first asks for its name, for this process only, and their number is bounded.
+//! Guarantees: its key never leaves its directory, which only its owner can read; its files are written
+//! whole, and of gateways that found it at once one does; a certificate is made when a client first asks
+//! for its name, for this process only, and their number is bounded.
 
 use std::fmt;
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,18 +15,20 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustix::fs::{FlockOperation, flock};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::tls_error::TlsError;
-use crate::private_files::can_create;
+use crate::private_files::{self, can_create};
 
 /// Names that certificates are kept for; clients of more names than a developer has get the first.
 const MOST: usize = 1000;
 const CA_FILE: &str = "ca.crt";
 const KEY_FILE: &str = "ca.key";
+const LOCK_FILE: &str = "ca.lock";
 /// Days; a leaf lives no longer than clients accept (398 days), and no longer than its process.
 const CA_DAYS: u32 = 3650;
 const LEAF_DAYS: u32 = 90;
@@ -43,12 +44,6 @@ pub(super) struct InternalCa {
 /// The certificate of the CA that is kept in `dir`, for those who are to trust it.
 pub fn ca_file(dir: &Path) -> PathBuf {
     dir.join(CA_FILE)
-}
-
-fn write(path: &Path, text: &str, mode: u32) -> std::io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(text.as_bytes())
 }
 
 /// Sets the validity: `days` from now, and from yesterday on for clocks that disagree.
@@ -113,21 +108,19 @@ impl InternalCa {
     }
 
     fn open_in(dir: &Path) -> Result<Self, Box<dyn std::error::Error>> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
+        private_files::make_dir(dir)?;
         let (ca, key_path) = (ca_file(dir), dir.join(KEY_FILE));
         if !key_path.exists() {
-            let key = KeyPair::generate()?;
-            let certificate = ca_params()?.self_signed(&key)?;
-            // The key last: it is what says that both are there.
-            if ca.exists() {
-                fs::remove_file(&ca)?;
+            let lock = private_files::open(&dir.join(LOCK_FILE))?;
+            flock(&lock, FlockOperation::LockExclusive)?;
+            if !key_path.exists() {
+                let key = KeyPair::generate()?;
+                let certificate = ca_params()?.self_signed(&key)?;
+                // The key last: it is what says that both are there.
+                private_files::write_public(&ca, certificate.pem().as_bytes())?;
+                private_files::write(&key_path, key.serialize_pem().as_bytes())?;
+                tracing::info!(ca = %ca.display(), "a development CA; clients that trust it trust us");
             }
-            write(&ca, &certificate.pem(), 0o644)?;
-            write(&key_path, &key.serialize_pem(), 0o600)?;
-            tracing::info!(ca = %ca.display(), "a development CA; clients that trust it trust us");
         }
         let key = KeyPair::from_pem(&fs::read_to_string(&key_path)?)?;
         let own = ca_params()?.self_signed(&key)?;
@@ -183,5 +176,34 @@ impl InternalCa {
 impl fmt::Debug for InternalCa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "InternalCa({} names)", self.leaves.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn of_those_who_found_it_at_once_one_does_and_its_files_are_whole_and_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("a/ca");
+        // What is left of one that was killed in the middle.
+        private_files::make_dir(&place).unwrap();
+        private_files::write(&ca_file(&place), b"of nobody").unwrap();
+        let founders = [(); 8].map(|()| {
+            let place = place.clone();
+            std::thread::spawn(move || InternalCa::open(&place).map(drop))
+        });
+        for founder in founders {
+            founder.join().unwrap().unwrap();
+        }
+        let mode = |name: &str| {
+            let found = fs::metadata(place.join(name)).unwrap();
+            found.permissions().mode() & 0o777
+        };
+        assert_eq!([mode(CA_FILE), mode(KEY_FILE)], [0o644, 0o600]);
+        assert_eq!(fs::read_dir(&place).unwrap().count(), 3, "no draft stays");
     }
 }

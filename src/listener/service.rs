@@ -8,13 +8,13 @@ use std::future::{Future, ready};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ::http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Response};
 use http1::InterimSink;
 use hyper::body::Body;
 use tokio::net::TcpStream;
 
 use super::certificates::Certificates;
-use crate::client::{ClientBody, Refusal};
+use crate::client::{ClientRequest, Refusal};
 use crate::fleet::PeerName;
 use crate::flow::{PeekStream, SendTimeout};
 
@@ -107,7 +107,7 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// Answers one request, which may be a head alone. `interim` takes 1xx responses to it.
     fn call(
         &self,
-        request: Request<Option<ClientBody>>,
+        request: ClientRequest,
         from: &(Downstream, Self::ConnectionCache),
         interim: &InterimSink,
     ) -> impl Future<Output = Response<Self::Body>> + Send;

@@ -102,7 +102,7 @@ pub(super) async fn dispatch<T>(
     pending: &mut PendingRequest<'_, InstanceStream>,
     arrival: &Arrival<'_>,
     admitted: Admitted<InstanceStream>,
-    request: T::Request,
+    request: &mut T::Request,
     wake: &mut WakeInfo,
     log: &RequestLog,
 ) -> Result<Sent<T::Response>, ProxyError>
@@ -125,7 +125,7 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
         &mut self,
         transport: &T,
         admitted: Admitted<S>,
-        mut request: T::Request,
+        request: &mut T::Request,
         wake: &mut WakeInfo,
     ) -> Result<Sent<T::Response>, ProxyError>
     where
@@ -140,13 +140,13 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
         loop {
             let given = ready.connection.take();
             let error = match transport
-                .send(&ready.endpoint, &self.hop, given, &mut request, now)
+                .send(&ready.endpoint, &self.hop, given, request, now)
                 .await
             {
                 Ok(response) => {
                     slot.answered();
                     if !self.is_not_ready_yet(transport.status(&response), &ready)
-                        || !transport.may_repeat(&request)
+                        || !transport.may_repeat(request)
                     {
                         return Ok(Sent {
                             response,
@@ -184,7 +184,7 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
                 instance.suspect(&ready.endpoint, suspicion).await;
             }
             let is_lost = matches!(error, ForwardError::Broken(_) | ForwardError::Severed);
-            let may_repeat = error.is_unsent() || is_lost && transport.may_repeat(&request);
+            let may_repeat = error.is_unsent() || is_lost && transport.may_repeat(request);
             if !may_repeat || breaks >= MAX_BREAKS || Instant::now() >= self.pending.deadline {
                 return Err(error.into());
             }

@@ -266,7 +266,7 @@ impl<P: ControlPlane> Wake<P> {
             mut target,
             resolved,
             judged,
-            outgoing,
+            mut outgoing,
             hop,
             offer,
             subprotocol,
@@ -296,7 +296,7 @@ impl<P: ControlPlane> Wake<P> {
                     pending: &mut pending,
                     hop,
                 };
-                let sending = dispatch.send(&parts.upstream, admitted, outgoing, wake);
+                let sending = dispatch.send(&parts.upstream, admitted, &mut outgoing, wake);
                 sending.await
             });
             let mut has_room = true;

@@ -136,7 +136,7 @@ impl<P: ControlPlane> Gateway<P> {
         let mut pending = self.pending_connection(&destination, &resolved, &look_up);
         let admitted = pending.admit(wake).await?;
         let opener = Opener::new(&self.parts.upstream);
-        let sent = dispatch(&opener, &mut pending, arrival, admitted, (), wake, log).await?;
+        let sent = dispatch(&opener, &mut pending, arrival, admitted, &mut (), wake, log).await?;
         let Sent {
             response,
             endpoint,

@@ -21,7 +21,7 @@ use super::response_body::Content;
 use super::route::Destination;
 use super::to_peer::found;
 use super::transaction::Transaction;
-use crate::client::{ClientBody, ClientUpgrade};
+use crate::client::{ClientRequest, ClientUpgrade};
 use crate::fleet::Place;
 use crate::telemetry::known_code;
 use crate::upstream::{PeerError, PeerRequest, PeerStream, RequestBody, TunnelRules, X_REQUEST_ID};
@@ -102,7 +102,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// Passes on a connection that another member of the fleet has.
     pub(super) async fn carry_for_peer(
         &self,
-        mut request: Request<Option<ClientBody>>,
+        mut request: ClientRequest,
         arrival: &Arrival<'_>,
         transaction: &mut Transaction,
     ) -> Result<Response<Content>, ProxyError> {
@@ -120,7 +120,7 @@ impl<P: ControlPlane> Gateway<P> {
         let mut pending = self.pending_connection(&destination, &resolved, &look_up);
         let admitted = pending.admit(wake).await?;
         let opener = Opener::new(&self.parts.upstream);
-        let sent = dispatch(&opener, &mut pending, arrival, admitted, (), wake, log).await?;
+        let sent = dispatch(&opener, &mut pending, arrival, admitted, &mut (), wake, log).await?;
         let rules = TunnelRules::of(&destination.route.config().tunnel, false);
         let of = (Arc::clone(&pending.resolved.instance), sent.endpoint);
         let place = Some((of, sent.slot));

@@ -27,7 +27,7 @@ use super::response_body::{Content, GatewayBody};
 use super::to_peer::Passed;
 use super::transaction::Transaction;
 use super::wake_service;
-use crate::client::{ClientBody, Refusal, RefusalReason};
+use crate::client::{ClientBody, ClientRequest, Refusal, RefusalReason};
 use crate::names::RequestId;
 use crate::telemetry::trace_id_of;
 use crate::upstream::{Field, Fields, X_REQUEST_ID};
@@ -43,7 +43,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// no wake.
     pub async fn handle(
         self: Arc<Self>,
-        mut request: Request<Option<ClientBody>>,
+        mut request: ClientRequest,
         arrival: &Arrival<'_>,
     ) -> Response<GatewayBody> {
         let asked_for = match arrival.is_asking {
@@ -101,7 +101,7 @@ impl<P: ControlPlane> Gateway<P> {
     /// The phases, in their order.
     async fn handle_inner(
         self: &Arc<Self>,
-        request: Request<Option<ClientBody>>,
+        request: ClientRequest,
         fields: Fields,
         arrival: &Arrival<'_>,
         transaction: &mut Transaction,
@@ -116,7 +116,7 @@ impl<P: ControlPlane> Gateway<P> {
         if let Some(answer) = self.answer_challenge(&request, arrival) {
             return answer;
         }
-        let (mut target, mut request) = self.route(request, fields, arrival, context, log)?;
+        let (mut target, mut request) = self.route(*request, fields, arrival, context, log)?;
         // What another member has passed on was judged there.
         if arrival.facts().is_none() {
             if target.destination.route.config().forwarding.auth.is_some() {
@@ -184,14 +184,14 @@ impl<P: ControlPlane> Gateway<P> {
             let confirming = wake_service::confirm(upstream, &pending, admitted, wake);
             return Ok(wake_service::answer(Box::pin(confirming).await?));
         }
-        let outgoing = prepare(request, &target, arrival, context, log).await?;
+        let mut outgoing = prepare(request, &target, arrival, context, log).await?;
         let upstream = &self.parts.upstream;
         let sending = dispatch(
             upstream,
             &mut pending,
             arrival,
             admitted,
-            outgoing,
+            &mut outgoing,
             wake,
             log,
         );

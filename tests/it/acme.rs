@@ -173,7 +173,7 @@ impl Pebble {
 }
 
 /// Whether a handshake for a name succeeds with a certificate that the CA has issued.
-async fn is_trusted(at: SocketAddr, roots: &Arc<RootCertStore>, name: &str) -> bool {
+pub(crate) async fn is_trusted(at: SocketAddr, roots: &Arc<RootCertStore>, name: &str) -> bool {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -188,13 +188,13 @@ async fn is_trusted(at: SocketAddr, roots: &Arc<RootCertStore>, name: &str) -> b
         .is_ok()
 }
 
-async fn certificates(gateway: &Gateway) -> Vec<Value> {
+pub(crate) async fn certificates(gateway: &Gateway) -> Vec<Value> {
     let url = format!("http://{}/api/certificates", gateway.admin);
     let all: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
     all.as_array().unwrap().clone()
 }
 
-async fn orders(gateway: &Gateway, outcome: &str) -> f64 {
+pub(crate) async fn orders(gateway: &Gateway, outcome: &str) -> f64 {
     let name = format!("wakegate_acme_orders_total{{outcome=\"{outcome}\"}}");
     gateway.metric(&name).await
 }

@@ -381,7 +381,7 @@ impl Stage {
                     has_body.then(|| ClientBody::of(body))
                 });
                 let gateway = Arc::clone(&gateway);
-                Ok::<_, Infallible>(gateway.handle(request, &arrival()).await)
+                Ok::<_, Infallible>(gateway.handle(Box::new(request), &arrival()).await)
             });
             let server = hyper::server::conn::http1::Builder::new();
             let serving = server.serve_connection(TokioIo::new(stream), service);

@@ -30,6 +30,7 @@ mod names {
 
 mod accounts;
 mod acme;
+mod acme_faults;
 mod addresses;
 mod admin;
 mod admission;

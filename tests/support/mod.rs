@@ -9,6 +9,7 @@ pub mod gateway_process;
 pub mod module_graph;
 pub mod reserved;
 pub mod scripted_app;
+pub mod scripted_ca;
 pub mod scripted_plane;
 pub mod skips;
 pub mod tools;

@@ -158,7 +158,10 @@ impl<I: ClientStream> Connection<I> {
             head.request.version(),
         );
         // In a box of its own, which is written to at once.
-        let answering = Box::write(Box::new_uninit(), service.call(head.request, from, sink));
+        let answering = Box::write(
+            Box::new_uninit(),
+            service.call(Box::new(head.request), from, sink),
+        );
         let mut answering = Box::into_pin(answering);
         let response = poll_fn(|cx| {
             loop {

@@ -28,7 +28,9 @@ use super::flow::{Piece, StreamFlow};
 use super::paced_body::PacedBody;
 use super::tunnel::Tunnel;
 use super::{request, response};
-use crate::client::{ClientBody, Refusal, RefusalReason, UpgradeOffer, UpgradedClient};
+use crate::client::{
+    ClientBody, ClientRequest, Refusal, RefusalReason, UpgradeOffer, UpgradedClient,
+};
 use crate::listener::service::{Backlog, Downstream, ExtraHeaders, Service};
 
 /// What a stream takes besides its head, in bytes: the tasks that serve it, its connection to its
@@ -42,7 +44,7 @@ const FIELD: usize = 64;
 const LARGE_HEAD: usize = 16 * 1024;
 
 /// A request, or why it is not answered as one.
-pub(super) type Asked = Result<Request<Option<ClientBody>>, Box<Refusal>>;
+pub(super) type Asked = Result<ClientRequest, Box<Refusal>>;
 
 /// A request that is being answered.
 pub(super) struct Exchange {
@@ -99,7 +101,8 @@ impl Exchange {
         let is_tunnel = head.method == Method::CONNECT;
         let own = STREAM + if is_tunnel { TUNNEL } else { 0 };
         let length = length(&head.headers);
-        let body = match stream.is_end_stream() || is_tunnel {
+        let expects = expects_continue(&head.headers);
+        let body = match stream.is_end_stream() || is_tunnel || expects {
             true => Some(0),
             false => length,
         };
@@ -128,11 +131,10 @@ impl Exchange {
             // Whoever sends the body on counts what it keeps of it.
             let buffers = flow.buffers().clone();
             head.extensions.insert(buffers);
-            let expects = expects_continue(&head.headers);
             let whole = StreamBody::new(stream, Arc::clone(&flow), length, expects);
             body = Some(ClientBody::of_source(whole));
         }
-        (exchange, Ok(Request::from_parts(head, body)))
+        (exchange, Ok(Box::new(Request::from_parts(head, body))))
     }
 
     /// Answers the request; ends when the response has been written to the socket, or cannot be.
@@ -143,8 +145,8 @@ impl Exchange {
         from: &(Downstream, S::ConnectionCache),
     ) {
         let flow = Arc::clone(&self.flow);
-        let answering = flow.watch(self.answer_in_time(request, service, from));
-        if let Some(Err(error)) = answering.await {
+        let answering = pin!(self.answer_in_time(request, service, from));
+        if let Some(Err(error)) = flow.watch(answering).await {
             tracing::debug!(%error, "a stream ended");
         }
     }
@@ -172,7 +174,8 @@ impl Exchange {
             let mut answering = pin!(Box::into_pin(answering));
             poll_fn(|cx| self.poll_response(answering.as_mut(), cx)).await?
         };
-        self.send(response).await
+        // In a box: what waits for its response needs none of it.
+        Box::pin(self.send(response)).await
     }
 
     async fn refuse<S: Service>(

@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 use super::super::settings::ConnectionLimits;
 use super::*;
-use crate::client::{ClientBody, ClientBodyError, Refusal};
+use crate::client::{ClientBody, ClientBodyError, ClientRequest, Refusal};
 use crate::config::HalfClose;
 use crate::flow::BufferBudget;
 use crate::listener::service::ExtraHeaders;
@@ -147,7 +147,7 @@ impl Service for Scripted {
 
     async fn call(
         &self,
-        request: Request<Option<ClientBody>>,
+        request: ClientRequest,
         _from: &(Downstream, ()),
         interim: &InterimSink,
     ) -> Answer {
@@ -224,7 +224,10 @@ async fn serve_by_hyper(
                 body.map(|body| ClientBody::of(body.map_err(|_| ClientBodyError::Ended)))
             });
             let interim: InterimSink = Arc::new(|_, _| {});
-            let (mut head, body) = service.call(request, from, &interim).await.into_parts();
+            let (mut head, body) = service
+                .call(Box::new(request), from, &interim)
+                .await
+                .into_parts();
             body.extra_headers(|name, value| {
                 head.headers.append(name.clone(), value.clone());
             });

@@ -119,7 +119,10 @@ async fn status(
         from_peer: None,
         is_asking: false,
     };
-    Arc::clone(gateway).handle(request, &arrival).await.status()
+    Arc::clone(gateway)
+        .handle(Box::new(request), &arrival)
+        .await
+        .status()
 }
 
 #[tokio::test]

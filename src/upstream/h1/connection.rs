@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
@@ -27,6 +27,9 @@ use crate::upstream::request_body::BodyFailure;
 
 /// Room that a head is read into; most responses fit whole.
 const ROOM: usize = 8 * 1024;
+/// What an idle connection keeps of each of its two rooms, at most: few heads need more, and a
+/// connection may be idle for long.
+const KEPT_ROOM: usize = 2 * ROOM;
 /// The most that is read at once of a body whose length is known.
 const MOST_AT_ONCE: u64 = 256 * 1024;
 
@@ -195,9 +198,11 @@ impl Connection {
         std::mem::take(&mut self.spare)
     }
 
-    /// Room that was used.
+    /// Room that was used, unless it is large.
     pub(in crate::upstream) fn keep_spare(&mut self, room: Vec<u8>) {
-        self.spare = room;
+        if room.capacity() <= KEPT_ROOM {
+            self.spare = room;
+        }
     }
 
     /// The stream with what was read of it, for another protocol; `None` once the epoch has been
@@ -208,8 +213,12 @@ impl Connection {
     }
 
     /// The time when its last byte came, if nothing has come, nor the connection's end, since the
-    /// last exchange. If so, the task is woken when something does.
+    /// last exchange. If so, the task is woken when something does. Room that a large head or body
+    /// needed is let go.
     pub(in crate::upstream) fn reusable_since(&mut self, cx: &mut Context<'_>) -> Option<Instant> {
+        if self.input.is_empty() && self.input.capacity() > KEPT_ROOM {
+            self.input = BytesMut::new();
+        }
         let mut stream = self.stream.lock();
         let stream = stream.as_mut()?;
         let since = stream.last_heard();
@@ -259,6 +268,10 @@ fn receive(
     let useful = useful.unwrap_or(0).min(MOST_AT_ONCE);
     let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
     if input.capacity() - input.len() < room / 2 {
+        // Many wait for a response that has still to come: they need no room.
+        if input.is_empty() {
+            ready!(stream.poll_readable(cx));
+        }
         input.reserve(room);
     }
     stream.poll_receive(cx, input)

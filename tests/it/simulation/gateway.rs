@@ -239,7 +239,7 @@ impl Gateway {
         let mut wake = WakeInfo::default();
         let admitted = pending.admit(&mut wake).await?;
         self.meet(pending.resolved.instance.endpoint());
-        let parcel = Parcel {
+        let mut parcel = Parcel {
             number,
             errand: request.errand,
             name: name.to_owned(),
@@ -257,7 +257,7 @@ impl Gateway {
                 proxy_header: None,
             },
         };
-        let sent = dispatch.send(&self.view, admitted, parcel, &mut wake);
+        let sent = dispatch.send(&self.view, admitted, &mut parcel, &mut wake);
         let sent = sent.await?;
         self.meet(Some(sent.endpoint.clone()));
         let world = &self.view.world;

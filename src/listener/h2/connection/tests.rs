@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::*;
-use crate::client::{ClientBody, Refusal, RefusalReason};
+use crate::client::{ClientRequest, Refusal, RefusalReason};
 use crate::flow::BufferBudget;
 use crate::listener::service::{Backlog, RawConnection};
 
@@ -61,7 +61,7 @@ impl Service for Answers {
 
     async fn call(
         &self,
-        request: Request<Option<ClientBody>>,
+        request: ClientRequest,
         _from: &(Downstream, ()),
         interim: &InterimSink,
     ) -> Response<Self::Body> {
