@@ -1,5 +1,5 @@
 # The entry points; CI runs `make test`.
-.PHONY: test nightly fuzz contract chaos soak hostile crash-points lint fmt doc deny notices deb image release bare bare-quick bench \
+.PHONY: test nightly fuzz contract chaos soak fleet hostile crash-points lint fmt doc deny notices deb image release bare bare-quick bench \
 	bench-peers bench-scale \
 	trained instructions demo clean
 
@@ -30,6 +30,7 @@ nightly:
 	$(MAKE) contract
 	$(MAKE) hostile
 	$(MAKE) crash-points
+	$(MAKE) fleet
 	$(MAKE) soak SOAK_SECONDS=120
 	$(MAKE) bare image-test PROFILE=dist
 	$(MAKE) release
@@ -58,6 +59,12 @@ SOAK_SLEEPING ?= 10000
 soak:
 	SOAK_SECONDS=$(SOAK_SECONDS) SOAK_IDS=$(SOAK_IDS) SOAK_SLEEPING=$(SOAK_SLEEPING) \
 		cargo test --release --locked --test it soak:: -- --ignored --nocapture --test-threads 1
+
+# Three minutes of a whole fleet: 3 etcd, 3 fronts, 4 hosts, clients that count. Fronts, nodes and etcd's leader are killed, a front
+# is cut off from a host, a name moves under load, and a thousand instances wake while etcd is away for a minute. Prints what was
+# counted. The members are processes of what is built here, or of what WAKEGATE_BIN names.
+fleet: packages-etcd
+	cargo test --locked --test it fleet_whole:: -- --ignored --nocapture
 
 # Minutes in which 200 hostile connections of each kind stand beside an honest client, whose gateway must stay below 256 MiB;
 # prints a line for each kind. The gateway is a process of its own, as for `soak`.
@@ -213,18 +220,21 @@ packages-image-test: packages-image
 # is looked at in Chromium; Prometheus judges metrics, rules and panels; nginx asks the wake service. VMs need QEMU and a kernel, and their tests are left out,
 # with a word, where these cannot be installed.
 .PHONY: packages-test
-packages-test: packages-build
+packages-test: packages-etcd
 	@(command -v chromedriver) >/dev/null || deploy/packages chromium chromium-driver
 	@(command -v promtool && command -v prometheus) >/dev/null || deploy/packages prometheus
 	@(command -v curl && command -v systemd-analyze) >/dev/null || deploy/packages curl systemd
 	@(python3 -m venv --help && python3 -c 'import ensurepip') >/dev/null 2>&1 || deploy/packages python3 python3-venv
 	@command -v npm >/dev/null || deploy/packages nodejs npm
 	@(command -v nginx && command -v haproxy) >/dev/null || deploy/packages nginx haproxy
-	@(command -v etcd && command -v etcdctl) >/dev/null || deploy/packages etcd-server etcd-client
 	@(command -v pebble && command -v pebble-challtestsrv) >/dev/null || deploy/packages pebble
 	@(command -v qemu-system-x86_64 && command -v nft && command -v ip && ls /boot/vmlinuz-* /bin/busybox) >/dev/null 2>&1 \
 		|| deploy/packages qemu-system-x86 busybox-static linux-image-cloud-amd64 iproute2 nftables \
 		|| echo "No QEMU, busybox-static or kernel: tests of virtual machines will be skipped."
+
+.PHONY: packages-etcd
+packages-etcd: packages-build
+	@(command -v etcd && command -v etcdctl) >/dev/null || deploy/packages etcd-server etcd-client
 
 # libFuzzer is C++.
 .PHONY: packages-fuzz

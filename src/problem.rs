@@ -2,7 +2,9 @@
 //!
 //! Guarantees: it has one stable word for programs and one sentence for people.
 
-use axum::http::{StatusCode, header};
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 #[cfg(test)]
@@ -20,6 +22,9 @@ pub struct Problem {
     pub code: String,
     /// One sentence.
     pub detail: String,
+    /// After how long it may go better, as the field `Retry-After` says it.
+    #[serde(skip)]
+    pub retry_after: Option<Duration>,
 }
 
 // === impl Problem ===
@@ -32,6 +37,16 @@ impl Problem {
             status: status.as_u16(),
             code: code.to_owned(),
             detail: detail.into(),
+            retry_after: None,
+        }
+    }
+
+    /// The same, which may go better after so long.
+    #[must_use]
+    pub fn retry_after(self, pause: Option<Duration>) -> Self {
+        Self {
+            retry_after: pause,
+            ..self
         }
     }
 }
@@ -43,6 +58,12 @@ impl IntoResponse for Problem {
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         // Strings and a number always serialise.
         let body = serde_json::to_string(&self).unwrap_or_default() + "\n";
-        (status, kind, body).into_response()
+        let mut response = (status, kind, body).into_response();
+        if let Some(pause) = self.retry_after {
+            let seconds = pause.as_secs().max(1);
+            let fields = response.headers_mut();
+            fields.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 }

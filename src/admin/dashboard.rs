@@ -16,7 +16,7 @@ use super::state::Admin;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-const FILES: [(&str, &str, &str); 11] = [
+const FILES: [(&str, &str, &str); 12] = [
     (
         "/",
         "text/html; charset=utf-8",
@@ -36,6 +36,11 @@ const FILES: [(&str, &str, &str); 11] = [
         "/details.js",
         "text/javascript; charset=utf-8",
         include_str!("dashboard/details.js"),
+    ),
+    (
+        "/fleet.js",
+        "text/javascript; charset=utf-8",
+        include_str!("dashboard/fleet.js"),
     ),
     (
         "/grid.js",

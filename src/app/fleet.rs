@@ -9,8 +9,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use serde_json::Map;
 
 use super::error::AppError;
@@ -82,6 +80,9 @@ impl FleetParts {
         let own = Own {
             name: name.clone(),
             is_node: fleet.is_node(),
+            meets_nobody: fleet.role == FleetRole::Node
+                && config.listener.is_empty()
+                && !config.ingress.watch,
         };
         let hypeman = config.hypeman.first().map(|plane| plane.name.as_str());
         let hypeman = hypeman.unwrap_or_default();
@@ -158,71 +159,9 @@ pub(super) fn beside(change: RouteChange, config: &Config) -> RouteChange {
     }
 }
 
-/// What is wrong with the file of keys. No key is in it.
-pub(super) fn key_problem(fleet: &FleetConfig) -> Option<String> {
-    let path = fleet.key_file.as_ref()?;
-    let text = std::fs::read_to_string(path);
-    let text = match text {
-        Ok(text) => text,
-        Err(error) => return Some(format!("cannot read {}: {error}", path.display())),
-    };
-    let mut keys = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .peekable();
-    if keys.peek().is_none() {
-        return Some(format!("{} has no key", path.display()));
-    }
-    let is_key = |line: &str| {
-        BASE64_STANDARD
-            .decode(line)
-            .is_ok_and(|key| key.len() == 32)
-    };
-    let wrong = keys.position(|line| !is_key(line))?;
-    Some(format!(
-        "key {} of {} is not base64 of 32 bytes: `openssl rand -base64 32` makes one",
-        wrong + 1,
-        path.display()
-    ))
-}
-
 /// Whether the snapshot's folder is there, so that the first copy can be written.
 pub(super) fn snapshot_folder(fleet: &FleetConfig) -> Option<PathBuf> {
     let parent = fleet.snapshot.as_ref()?.parent()?;
     let is_missing = !parent.as_os_str().is_empty() && !parent.is_dir();
     is_missing.then(|| parent.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_of_keys_is_refused_without_telling_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("keys");
-        let fleet = FleetConfig {
-            key_file: Some(path.clone()),
-            ..FleetConfig::default()
-        };
-        let key = BASE64_STANDARD.encode([7; 32]);
-        assert!(key_problem(&fleet).unwrap().contains("cannot read"));
-        for (text, said) in [
-            (String::new(), "has no key"),
-            ("hunter2".to_owned(), "key 1 of"),
-            (
-                format!("{key}\n{}\n", BASE64_STANDARD.encode([7; 31])),
-                "key 2 of",
-            ),
-        ] {
-            std::fs::write(&path, &text).unwrap();
-            let problem = key_problem(&fleet).unwrap();
-            assert!(problem.contains(said), "{problem}");
-            assert!(!problem.contains("hunter2"), "{problem}");
-        }
-        std::fs::write(&path, format!("{key}\n\n{key}\n")).unwrap();
-        assert_eq!(key_problem(&fleet), None);
-        assert_eq!(key_problem(&FleetConfig::default()), None);
-    }
 }

@@ -9,15 +9,15 @@ use std::sync::{Arc, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 use serde_json::Map;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::fleet::{FleetParts, beside};
 use super::handle::AppHandle;
 use crate::config::{FleetConfig, FleetPublish, RouteConfig};
-use crate::fleet::publisher::{Host, Inventory, keep_record, publish};
+use crate::fleet::presence::{Ending, keep_record};
+use crate::fleet::publisher::{Host, Inventory, publish};
 use crate::fleet::records::RouteRecord;
-use crate::fleet::{Sink, Step, follow, snapshot};
+use crate::fleet::{Sink, Step, follow, follow_keys, snapshot};
 use crate::names::PlaneIndex;
 use crate::router::Declared;
 use hypeman::wire::ListInstances;
@@ -25,25 +25,29 @@ use hypeman::wire::ListInstances;
 /// The tag of instances that are published where not all are.
 const TAG: (&str, &str) = ("wakegate.publish", "true");
 
-/// Follows the directory and publishes, until it is stopped.
+/// Follows the directory and publishes until it drains; says that it is there until it has ended.
 pub(super) fn run(
     parts: &FleetParts,
     handle: &AppHandle,
     fleet: &FleetConfig,
     listening: Option<SocketAddr>,
     tasks: &TaskTracker,
-    stop: &CancellationToken,
+    ending: &Ending,
 ) {
     let spawn = |task: BoxFuture<'static, ()>| {
-        let stop = stop.clone();
+        let stop = ending.draining.clone();
         tasks.spawn(async move {
             stop.run_until_cancelled(task).await.unwrap_or(());
         });
     };
     let sink: Arc<dyn Sink> = Arc::new(handle.clone());
-    spawn(follow(Arc::clone(&parts.directory), sink).boxed());
+    spawn(follow(Arc::clone(&parts.directory), Arc::clone(&sink)).boxed());
+    if let Some(path) = fleet.key_file.clone() {
+        spawn(follow_keys(Arc::clone(&parts.directory), path, sink).boxed());
+    }
     let (key, record) = parts.record(fleet, listening);
-    spawn(keep_record(Arc::clone(&parts.directory), key, record).boxed());
+    let directory = Arc::clone(&parts.directory);
+    tasks.spawn(keep_record(directory, key, record, ending.clone()));
     if let Some(path) = fleet.snapshot.clone() {
         let copy = Arc::clone(&parts.directory);
         spawn(snapshot::keep(copy, path, fleet.cell.clone()).boxed());

@@ -19,6 +19,7 @@ mod prepared;
 mod problems;
 mod service;
 mod sockets;
+mod standby;
 mod workload;
 
 use std::net::SocketAddr;
@@ -46,6 +47,7 @@ use crate::acme::Acme;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::drain::Drain;
+use crate::fleet::presence::Ending;
 use crate::hold::Hold;
 use crate::keep_warm::keep_warm;
 use crate::listener::{self, Inherited, Listener, Shared};
@@ -362,8 +364,12 @@ impl App {
 
         if let (Some(parts), Some(fleet)) = (running.fleet.get(), &config.fleet) {
             let listening = running.membership.get().and_then(|(_, address)| *address);
-            let (background, draining) = (&self.background, self.drain.draining());
-            fleet_member::run(parts, &self.running, fleet, listening, background, draining);
+            let ending = Ending {
+                draining: self.drain.draining().clone(),
+                ended: self.stop.clone(),
+            };
+            let background = &self.background;
+            fleet_member::run(parts, &self.running, fleet, listening, background, &ending);
         }
 
         if let Some(acme) = &running.acme {

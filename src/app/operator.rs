@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use super::handle::{AppHandle, Running};
 use super::plane::condition_of;
+use super::standby::wants_to_go_on;
 use crate::admin::{
     BreakerView, CertificateView, Done, FailureView, HoldView, InstanceCounts, InstanceDetail,
     InstanceView, LeaseView, Operator, PlaneView, Problem, ProgressView, RouteSource, RouteView,
@@ -27,8 +28,7 @@ use crate::names::PlaneIndex;
 use crate::proxy::{ProxyError, error_response};
 use crate::telemetry::{FleetReadings, InstanceCondition, Readings, WakeKind};
 use crate::wake::{
-    Hook, HookOutcome, Instance, LedgerEntry, Requester, Suspicion, Target, Tcp, WakeError,
-    WakeStage, call_hook,
+    HookOutcome, Instance, LedgerEntry, Requester, Suspicion, Target, WakeError, WakeStage,
 };
 use hypeman::Error as ControlPlaneError;
 use hypeman::wire::InstanceState;
@@ -92,50 +92,9 @@ fn failed(error: &ControlPlaneError) -> Problem {
     Problem::new(status, "control_plane", error.to_string())
 }
 
-/// The workload does not want to be put to sleep.
-fn wants_to_go_on(pause: Option<Duration>) -> Problem {
-    let until = pause.map_or_else(String::new, |pause| {
-        format!(" for {} more", GoDuration::from(pause))
-    });
-    let detail =
-        format!("The workload wants to go on{until}; `--force` puts it to sleep all the same.");
-    Problem::new(StatusCode::CONFLICT, "standby_refused", detail)
-}
-
 // === impl Running ===
 
 impl Running {
-    /// Tells the workload of an instance that is awake that it is about to be put to sleep.
-    pub(super) async fn before_standby(
-        &self,
-        plane: PlaneIndex,
-        instance: &Instance,
-    ) -> HookOutcome {
-        let route = self.standby_hook(plane, instance);
-        let Some((route, endpoint)) = route.zip(instance.endpoint()) else {
-            return HookOutcome::Ok;
-        };
-        let hooks = &route.wake.hooks;
-        let port = Some(route.port).filter(|port| *port != 0);
-        let port = port.or_else(|| endpoint.first_ready_port());
-        let (Some(path), Some(port)) = (&hooks.before_standby, port) else {
-            return HookOutcome::Ok;
-        };
-        // Counted, so that it does not fall asleep in the middle of it.
-        let _open = endpoint.open_connection();
-        let tls = match route.forwarding.protocol.is_secure() {
-            false => None,
-            // As it was spoken when the instance was found to be ready.
-            true => match endpoint.tls_of(port) {
-                Some(tls) => Some(tls),
-                None => return HookOutcome::Failed,
-            },
-        };
-        let place = (endpoint.address(port), &**path, tls.as_ref());
-        let metrics = &self.gateway.parts().metrics;
-        call_hook(&Tcp, place, Hook::BeforeStandby, hooks.timeout, metrics).await
-    }
-
     pub(super) fn plane_name(&self, plane: PlaneIndex) -> String {
         let name = self.planes.get(usize::from(plane.0));
         name.map(|plane| plane.name.clone()).unwrap_or_default()
@@ -438,13 +397,17 @@ impl Operator for AppHandle {
             memory_refusals: self.0.sockets.shared.buffers.refused(),
             draining: self.0.drain.draining().is_cancelled(),
             access_lines_dropped: parts.access.dropped(),
-            fleet: self.0.fleet.get().map(|fleet| FleetReadings {
-                revision: fleet.directory.known(),
-                age: fleet
-                    .directory
-                    .age()
-                    .unwrap_or_else(|| self.0.started.1.elapsed()),
-                members: fleet.directory.alive(),
+            fleet: self.0.fleet.get().map(|fleet| {
+                let counts = fleet.directory.counts();
+                let age = fleet.directory.age();
+                FleetReadings {
+                    revision: counts.revision,
+                    age: age.unwrap_or_else(|| self.0.started.1.elapsed()),
+                    members: counts.alive,
+                    held: counts.held,
+                    claimed_twice: counts.claimed_twice,
+                    problems: counts.problems,
+                }
             }),
         }
     }

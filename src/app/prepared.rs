@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::fleet::{engine_of, identity_of, key_problem, snapshot_folder};
+use super::fleet::{engine_of, identity_of, snapshot_folder};
 use crate::acme::{AcmeError, AcmeStore};
 use crate::config::{
     Config, ConfigError, HypemanConfig, ListenerConfig, Problem, TlsConfig, TlsSource,
     address_problems,
 };
+use crate::fleet::SealKeys;
 use crate::instance_tls::{TlsProfiles, TlsSetupError};
 use crate::listener::{
     ListenerSettings, TicketRing, TicketRingError, TlsError, TlsParts, is_v6_only, probe,
@@ -106,6 +107,12 @@ impl Prepared {
         prepared.warnings.extend(damaged.into_iter().map(|message| {
             let help = "nothing to do: its instance sleeps by its policy again; delete the file";
             Problem::of("damaged_holds", "workload.state_dir", message).with_mend(help)
+        }));
+        let open = Holds::open_to_others(&config.workload);
+        prepared.warnings.extend(open.map(|dir| {
+            let message = format!("others than its owner may write to {}", dir.display());
+            let help = "`chmod go-w` it: whoever can write there keeps any instance awake";
+            Problem::of("open_holds", "workload.state_dir", message).with_mend(help)
         }));
         prepared.warnings.extend(warning.map(|message| {
             let help = "nothing to do: the clients of before have full handshakes once";
@@ -258,8 +265,9 @@ fn fleet_file_problems(config: &Config) -> Vec<Problem> {
     if problems.is_empty() {
         let identity = identity_of(fleet).err();
         problems.extend(identity.map(|e| Problem::of("certificate", "fleet.identity", e)));
-        let keys = key_problem(fleet);
-        problems.extend(keys.map(|error| Problem::of("bad_value", "fleet.key_file", error)));
+        let keys = SealKeys::of(fleet).err();
+        let keys = keys.map(|error| Problem::of("bad_value", "fleet.key_file", error.to_string()));
+        problems.extend(keys);
         let engine = engine_of(fleet).err();
         problems.extend(engine.map(|error| Problem::of("fleet", "fleet.tls", error)));
     }

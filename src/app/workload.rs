@@ -3,13 +3,12 @@
 //! Guarantees: whose an address is, is asked of the control planes themselves; a hold wakes nothing; an
 //! instance is put to sleep by its own task, once its workload has been told and nobody needs it.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::handle::{AppHandle, Running};
 use crate::names::PlaneIndex;
@@ -17,7 +16,7 @@ use crate::proxy::queues_of;
 use crate::telemetry::InstanceCondition;
 use crate::wake::{HookOutcome, Instance, RestError, WakeError};
 use crate::workload::{
-    AskError, Business, Facts, Host, Kept, LastWake, Owner, Resident, Rested, Sleep,
+    AskError, Business, Facts, Host, Kept, LastWake, Listing, Owner, Resident, Rested, Sleep,
 };
 use hypeman::wire::{Address, Idle, Instance as Description, InstanceState, ListInstances};
 use hypeman::{Error as ControlPlaneError, InstanceId};
@@ -97,6 +96,20 @@ impl Running {
             Ok(instance) if *instance.id() == owner.id => Ok((plane, instance)),
             Ok(_) | Err(WakeError::NotFound | WakeError::Gone) => Err(Kept::Gone),
             Err(_) => Err(Kept::Unknown),
+        }
+    }
+
+    /// Whether its control plane, asked now, says that there is no such instance.
+    async fn is_gone(&self, owner: &Owner) -> Kept {
+        let plane = self.plane_called(&owner.hypeman);
+        let plane = plane.and_then(|plane| self.planes.get(usize::from(plane.0)));
+        let Some(plane) = plane else {
+            return Kept::Unknown;
+        };
+        let id = owner.id.to_ref();
+        match timeout(PATIENCE, plane.client.get_instance(&id)).await {
+            Ok(Err(error)) if error.is_not_found() => Kept::Gone,
+            _ => Kept::Unknown,
         }
     }
 
@@ -191,23 +204,45 @@ impl Host for AppHandle {
         .boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<HashMap<IpAddr, Vec<Owner>>, AskError>> {
+    fn list(&self) -> BoxFuture<'_, Listing> {
         async move {
             let running = &*self.0;
             let all = ListInstances::default();
-            let lists = running.planes.iter();
-            let lists = lists.map(|plane| plane.client.list_instance_summaries(&all));
-            let mut owners: HashMap<IpAddr, Vec<Owner>> = HashMap::new();
-            for (index, listed) in (0..).map(PlaneIndex).zip(join_all(lists).await) {
-                let listed = listed.map_err(|error| failed(&error))?;
-                for one in listed.items.iter().filter(|one| runs(&one.state)) {
-                    if let (Address::At(ip), Ok(id)) = (&one.address, InstanceId::parse(&one.id)) {
-                        let owner = running.owner(index, id);
-                        owners.entry(ip.to_canonical()).or_default().push(owner);
+            let lists = running.planes.iter().map(async |plane| {
+                let listing = plane.client.list_instance_summaries(&all);
+                let listed = timeout(PATIENCE, listing).await;
+                let late = |_| AskError("it takes too long to list its instances".to_owned());
+                listed.map_err(late)?.map_err(|error| failed(&error))
+            });
+            let mut listing = Listing::default();
+            let lists = running.planes.iter().zip(join_all(lists).await);
+            for (index, (plane, listed)) in (0..).map(PlaneIndex).zip(lists) {
+                let mut note = |ip: IpAddr, id: InstanceId| {
+                    let at = listing.at.entry(ip.to_canonical()).or_default();
+                    at.push(running.owner(index, id));
+                };
+                match listed {
+                    Ok(listed) => {
+                        for one in listed.items.iter().filter(|one| runs(&one.state)) {
+                            if let (Address::At(ip), Ok(id)) =
+                                (&one.address, InstanceId::parse(&one.id))
+                            {
+                                note(*ip, id);
+                            }
+                        }
+                    }
+                    Err(error) => {
+                        let last = plane.last.load();
+                        for (id, one) in last.listing.instances() {
+                            if let Some(ip) = one.runs_at {
+                                note(ip, id.clone());
+                            }
+                        }
+                        listing.missing = Some(error);
                     }
                 }
             }
-            Ok(owners)
+            listing
         }
         .boxed()
     }
@@ -225,6 +260,7 @@ impl Host for AppHandle {
                     instance.hold_awake(until);
                     Kept::Yes
                 }
+                Err(Kept::Gone) => self.0.is_gone(owner).await,
                 Err(kept) => kept,
             }
         }

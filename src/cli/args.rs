@@ -261,6 +261,8 @@ pub enum FleetCommand {
     Accept(ConfigArguments),
     /// Look for what cannot be served, and names that several hosts claim.
     Check(ListArguments),
+    /// Seal what is secret with the first key of `fleet.key_file`.
+    Seal(ConfigArguments),
 }
 
 /// A list.

@@ -20,16 +20,17 @@ use super::table::table;
 use crate::app::engine_of;
 use crate::config::{Config, FleetEngine, Variables, declared_policy, declared_route, load_file};
 use crate::fleet::engine::{Entry, read_all, read_one};
-use crate::fleet::operator::{accept, put, relocate, remove};
+use crate::fleet::operator::{accept, put, relocate, remove, replace};
 use crate::fleet::records::{
     ClaimRecord, Key, MemberRecord, OPERATOR, PREFIX, RouteRecord, read, write,
 };
-use crate::fleet::{Directory, Engine, FleetStatus, Own};
+use crate::fleet::{Directory, Engine, FleetStatus, Own, Placement as _, Role, SealKeys};
 
 /// The directory that a configuration names.
 struct Opened {
     config: Config,
     engine: Arc<dyn Engine>,
+    keys: SealKeys,
 }
 
 impl Opened {
@@ -45,7 +46,25 @@ impl Opened {
             ));
         }
         let engine = engine_of(fleet).map_err(Failure::bad_config)?;
-        Ok(Self { config, engine })
+        let keys = SealKeys::of(fleet).map_err(Failure::bad_config)?;
+        Ok(Self {
+            config,
+            engine,
+            keys,
+        })
+    }
+
+    /// A policy's own keys.
+    fn policy(&self, entry: &Entry) -> Result<Map<String, Value>, String> {
+        let opened = self.keys.open(&entry.key, &entry.value);
+        read(&opened.map_err(|error| error.to_string())?)
+    }
+
+    /// A policy as it is written.
+    fn sealed(&self, name: &str, keys: &Map<String, Value>) -> Result<(Key, Vec<u8>), Failure> {
+        let key = Key::Policy(name.to_owned());
+        let value = self.keys.seal(&key.text(), write(keys));
+        Ok((key, value.map_err(Failure::failed)?))
     }
 
     async fn read(&self) -> Result<(Arc<Directory>, Vec<Entry>), Failure> {
@@ -58,6 +77,7 @@ impl Opened {
         let own = Own {
             name: String::new(),
             is_node: false,
+            ..Own::default()
         };
         let wake = &self.config.wake;
         let directory = Directory::new(own, fleet, wake, "", Arc::clone(&self.engine));
@@ -84,6 +104,7 @@ pub(super) async fn run(command: FleetCommand, output: Output) -> Result<(), Fai
             Ok(())
         }
         FleetCommand::Check(arguments) => check(&arguments, output).await,
+        FleetCommand::Seal(config) => seal(&config, output).await,
     }
 }
 
@@ -131,8 +152,12 @@ async fn status(arguments: &GatewayArguments, output: Output) -> Result<(), Fail
         .into_iter()
         .flatten()
         .map(|member| {
-            let alive = member.get("alive").and_then(Value::as_bool) == Some(true);
-            let alive = if alive { "alive" } else { "silent" };
+            let is = |key: &str| member.get(key).and_then(Value::as_bool) == Some(true);
+            let alive = match (is("alive"), is("draining")) {
+                (true, true) => "draining",
+                (true, false) => "alive",
+                (false, _) => "silent",
+            };
             [
                 text(member, "name"),
                 text(member, "role"),
@@ -207,7 +232,10 @@ async fn put_route(arguments: &PutArguments) -> Result<(), Failure> {
             .await
             .map_err(Failure::failed)?;
         let missing = || Failure::failed(format_args!("there is no policy `{policy}`"));
-        keys = read(&entry.ok_or_else(missing)?.value).map_err(Failure::failed)?;
+        let entry = entry.ok_or_else(missing)?;
+        keys = opened
+            .policy(&entry)
+            .map_err(|problem| Failure::failed(format_args!("the policy `{policy}` {problem}")))?;
     }
     let policy = declared_policy(&keys, &opened.config.wake, "").map_err(Failure::failed)?;
     declared_route(&name, &arguments.instance, arguments.port, &policy)
@@ -298,10 +326,9 @@ async fn import(arguments: &ImportArguments, output: Output) -> Result<(), Failu
         routes.push((operators(&name), write(&record)));
     }
     let count = (routes.len(), policies.len());
-    let policies = policies.into_iter();
-    let mut pairs: Vec<_> = policies
-        .map(|(name, keys)| (Key::Policy(name), write(&keys)))
-        .collect();
+    let policies = policies.iter();
+    let pairs = policies.map(|(name, keys)| opened.sealed(name, keys));
+    let mut pairs = pairs.collect::<Result<Vec<_>, _>>()?;
     pairs.extend(routes);
     put(&*opened.engine, pairs).await.map_err(Failure::failed)?;
     output.note(&format!(
@@ -320,7 +347,7 @@ async fn export(config: &ConfigArguments, output: Output) -> Result<(), Failure>
             let Some(Key::Policy(name)) = Key::parse(&entry.key) else {
                 return None;
             };
-            Some((name, read(&entry.value).ok()?))
+            Some((name, opened.policy(entry).ok()?))
         })
         .collect();
     let routes = directory.lines().into_iter().map(|line| {
@@ -356,37 +383,82 @@ async fn relocate_name(arguments: &MoveArguments) -> Result<(), Failure> {
         };
         (name == arguments.name).then_some((entry.created, host, entry))
     });
-    let Some((_, from, entry)) = claims.min_by_key(|(created, host, _)| (*created, host.clone()))
-    else {
+    let mut claims: Vec<_> = claims.collect();
+    claims.sort_by(|one, other| (one.0, &one.1).cmp(&(other.0, &other.1)));
+    let Some((_, first, entry)) = claims.first() else {
         return Err(Failure::failed(format_args!(
             "no host claims `{}`",
             arguments.name
         )));
     };
-    if from == arguments.to {
-        return Err(Failure::failed(format_args!("`{from}` has it already")));
+    if *first == arguments.to {
+        return Err(Failure::failed(format_args!("`{first}` has it already")));
     }
-    let is_alive = |host: &str| directory.is_alive(host);
-    if !is_alive(&arguments.to) && !arguments.force {
-        let to = &arguments.to;
+    let hosts = claims.iter().map(|(_, host, _)| host.as_str());
+    let before: Vec<&str> = hosts.take_while(|host| *host != arguments.to).collect();
+    let node = |host: &str| directory.member_as(Role::Node, host);
+    let to = &arguments.to;
+    let problem = match node(to) {
+        Some(member) if member.alive && !member.draining => None,
+        Some(member) if member.alive => Some(format!("`{to}` is draining")),
+        Some(_) | None => Some(format!("no member `{to}` is alive")),
+    };
+    if let Some(problem) = problem
+        && !arguments.force
+    {
         return Err(Failure::failed(format_args!(
-            "no member `{to}` is alive; if it will be, `--force`"
+            "{problem}; if the instance is there nevertheless, `--force`"
         )));
     }
-    if !is_alive(&from) && !arguments.force {
+    let is_silent = |host: &&&str| !node(host).is_some_and(|member| member.alive);
+    if let Some(silent) = before.iter().find(is_silent)
+        && !arguments.force
+    {
         return Err(Failure::failed(format_args!(
-            "`{from}` is silent, so nobody knows whether it has let go of the instance; if it is \
+            "`{silent}` is silent, so nobody knows whether it has let go of the instance; if it is \
              dead, `--force`"
         )));
     }
     let record: ClaimRecord = read(&entry.value).map_err(Failure::failed)?;
-    let to = (arguments.to.as_str(), write(&record));
-    let done = relocate(&*opened.engine, &arguments.name, &from, to).await;
+    let to = (to.as_str(), write(&record));
+    let done = relocate(&*opened.engine, &arguments.name, &before, to).await;
     done.map_err(Failure::failed)
 }
 
+/// Seals every policy with the first key that is not.
+async fn seal(config: &ConfigArguments, output: Output) -> Result<(), Failure> {
+    let opened = Opened::of(config.config.as_deref())?;
+    if !opened.keys.can_seal() {
+        return Err(Failure::failed("there is no `fleet.key_file` to seal with"));
+    }
+    let (_, entries) = opened.read().await?;
+    let mut count = 0;
+    for entry in &entries {
+        let Some(Key::Policy(name)) = Key::parse(&entry.key) else {
+            continue;
+        };
+        if opened.keys.is_current(&entry.value) {
+            continue;
+        }
+        let keys = opened
+            .policy(entry)
+            .map_err(|problem| Failure::failed(format_args!("the policy `{name}` {problem}")))?;
+        let (_, value) = opened.sealed(&name, &keys)?;
+        let replaced = replace(&*opened.engine, entry, value).await;
+        replaced.map_err(Failure::failed)?;
+        count += 1;
+    }
+    output.note(&format!("{count} policies are sealed anew\n"));
+    Ok(())
+}
+
 /// Everything that somebody should look at.
-fn findings(status: &FleetStatus, directory: &Directory, entries: &[Entry]) -> Vec<String> {
+fn findings(
+    status: &FleetStatus,
+    directory: &Directory,
+    entries: &[Entry],
+    keys: &SealKeys,
+) -> Vec<String> {
     let mut found = Vec::new();
     for (key, problem) in &status.problems {
         found.push(format!("{key}: {problem}"));
@@ -411,6 +483,12 @@ fn findings(status: &FleetStatus, directory: &Directory, entries: &[Entry]) -> V
                     found.push(format!("{name}: says nowhere that others reach it"));
                 }
             }
+            Some(Key::Policy(name)) if !keys.is_current(&entry.value) => {
+                found.push(format!(
+                    "policy `{name}`: is not sealed with the first key of `fleet.key_file`: \
+                     `wakegate fleet seal`"
+                ));
+            }
             Some(
                 Key::Route { .. } | Key::Policy(_) | Key::Front(_) | Key::Removed | Key::Accepted,
             )
@@ -418,7 +496,7 @@ fn findings(status: &FleetStatus, directory: &Directory, entries: &[Entry]) -> V
         }
     }
     for (host, count) in hosts {
-        if !directory.is_alive(&host) {
+        if !directory.is_alive(&Key::Node(host.clone())) {
             found.push(format!("`{host}` is silent and claims {count} names"));
         }
     }
@@ -434,7 +512,7 @@ fn findings(status: &FleetStatus, directory: &Directory, entries: &[Entry]) -> V
 async fn check(arguments: &ListArguments, output: Output) -> Result<(), Failure> {
     let opened = Opened::of(arguments.config.config.as_deref())?;
     let (directory, entries) = opened.read().await?;
-    let found = findings(&directory.status(), &directory, &entries);
+    let found = findings(&directory.status(), &directory, &entries, &opened.keys);
     if arguments.json {
         output.print(&format!("{:#}\n", json!({ "findings": found })));
     } else {

@@ -21,6 +21,16 @@ pub(super) fn of_workload(config: &Config, say: &mut impl Say) {
         }
         return;
     };
+    if matches!(address.ip(), IpAddr::V6(ip) if ip.is_unicast_link_local()) {
+        say(
+            "link_local_door",
+            "workload.address",
+            format!(
+                "{address} is link-local: such an address does not say which instance comes, so all are refused"
+            ),
+            "bind it to another address that the host has on the instances' own network",
+        );
+    }
     if is_for_all(address.ip()) {
         say(
             "open_door",
@@ -63,8 +73,12 @@ mod tests {
         let near = near.map(|ip| (format!("address = \"{ip}:9911\""), None));
         let far = ["0.0.0.0", "[::]", "203.0.113.5", "[2001:db8::1]"];
         let far = far.map(|ip| (format!("address = \"{ip}:9911\""), Some("open_door")));
+        let link = [(
+            "address = \"[fe80::1]:9911\"".to_owned(),
+            Some("link_local_door"),
+        )];
         let without = ("max_holds = 5".to_owned(), Some("no_effect"));
-        for (keys, rule) in near.into_iter().chain(far).chain([without]) {
+        for (keys, rule) in near.into_iter().chain(far).chain(link).chain([without]) {
             let text = format!("[workload]\n{keys}\n[[route]]\nhost = \"a.b\"\ninstance = \"a\"\n");
             let key = [("HYPEMAN_API_KEY".to_owned(), "k".to_owned())];
             let config = load("w.toml", &text, &key.into_iter().collect::<Variables>()).unwrap();

@@ -12,6 +12,7 @@ use super::engine::Entry;
 use super::placement::Member;
 use super::records::{AcceptedRecord, ClaimRecord, Key, MemberRecord, RemovedRecord, read};
 use super::routes::Routes;
+use super::seal::SealKeys;
 use crate::config::WakeConfig;
 
 /// Fewer routes than these may always go at once.
@@ -32,9 +33,15 @@ pub(super) struct State {
     pub(super) is_known: bool,
     pub(super) routes: Routes,
     pub(super) claims: HashMap<Box<str>, Vec<HostClaim>>,
+    /// The host whose claims alone are remembered.
+    pub(super) claims_of: Option<String>,
+    /// How many names several hosts claim.
+    pub(super) claimed_twice: usize,
     /// Names by ids.
     pub(super) names: HashMap<String, Box<str>>,
-    pub(super) members: BTreeMap<String, Arc<Member>>,
+    /// Nodes and those that are both: whoever has instances.
+    pub(super) nodes: BTreeMap<String, Arc<Member>>,
+    pub(super) fronts: BTreeMap<String, Arc<Member>>,
     pub(super) records: BTreeMap<Key, Entry>,
     pub(super) problems: BTreeMap<String, String>,
     pub(super) removed: u64,
@@ -48,14 +55,17 @@ pub(super) struct State {
 
 impl State {
     /// Nothing is known.
-    pub(super) fn new(wake: &WakeConfig, hypeman: &str) -> Result<Self, String> {
+    pub(super) fn new(wake: &WakeConfig, hypeman: &str, keys: SealKeys) -> Result<Self, String> {
         Ok(Self {
             revision: 0,
             is_known: false,
-            routes: Routes::new(wake.clone(), hypeman.to_owned())?,
+            routes: Routes::new(wake.clone(), hypeman.to_owned(), keys)?,
             claims: HashMap::new(),
+            claims_of: None,
+            claimed_twice: 0,
             names: HashMap::new(),
-            members: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            fronts: BTreeMap::new(),
             records: BTreeMap::new(),
             problems: BTreeMap::new(),
             removed: 0,
@@ -82,6 +92,9 @@ impl State {
                 self.routes.put_policy(name, entry);
                 None
             }
+            Key::Claim { host, .. } if self.claims_of.as_ref().is_some_and(|own| own != host) => {
+                None
+            }
             Key::Claim { host, name } => match read::<ClaimRecord>(&entry.value) {
                 Ok(record) => {
                     self.put_claim(host, name, record.id, entry.created);
@@ -90,9 +103,10 @@ impl State {
                 Err(problem) => Some(problem),
             },
             Key::Node(name) | Key::Front(name) => {
-                match member(name, matches!(key, Key::Front(_))) {
+                let is_front = matches!(key, Key::Front(_));
+                match member(name, is_front) {
                     Ok(member) => {
-                        self.members.insert(name.clone(), member);
+                        self.members_mut(is_front).insert(name.clone(), member);
                         self.records.insert(key.clone(), entry.clone());
                         None
                     }
@@ -118,14 +132,16 @@ impl State {
     }
 
     pub(super) fn put_claim(&mut self, host: &str, name: &str, id: String, created: i64) {
-        let host: Arc<str> = match self.members.get_key_value(host) {
+        let host: Arc<str> = match self.nodes.get_key_value(host) {
             Some((name, _)) => name.as_str().into(),
             None => host.into(),
         };
         self.names.insert(id.clone(), name.into());
         let all = self.claims.entry(name.into()).or_default();
+        let was_twice = all.len() > 1;
         all.retain(|claim| claim.host != host);
         all.push(HostClaim { host, id, created });
+        self.claimed_twice += usize::from(all.len() > 1 && !was_twice);
         // The oldest has it; of one revision the first by its name.
         all.sort_by(|one, other| (one.created, &one.host).cmp(&(other.created, &other.host)));
     }
@@ -135,7 +151,8 @@ impl State {
             Key::Route { source, name } => self.routes.delete_route((source, name), hold),
             Key::Policy(name) => self.routes.delete_policy(name),
             Key::Claim { host, name } => self.delete_claim(host, name),
-            Key::Node(name) | Key::Front(name) => self.silence(name),
+            Key::Node(name) => self.silence(name, false),
+            Key::Front(name) => self.silence(name, true),
             Key::Removed | Key::Accepted => {}
         }
         self.problems.remove(&key.text());
@@ -154,28 +171,43 @@ impl State {
                 self.names.remove(&gone.id);
             }
         }
+        let was_twice = all.len() > 1;
         all.retain(|claim| &*claim.host != host);
+        self.claimed_twice -= usize::from(was_twice && all.len() <= 1);
         if all.is_empty() {
             self.claims.remove(name);
         }
     }
 
+    fn members_mut(&mut self, is_front: bool) -> &mut BTreeMap<String, Arc<Member>> {
+        match is_front {
+            true => &mut self.fronts,
+            false => &mut self.nodes,
+        }
+    }
+
+    /// Everybody of whom there is or was a record.
+    pub(super) fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.nodes.values().chain(self.fronts.values())
+    }
+
     /// A member's record is gone. Where it was is not forgotten.
-    pub(super) fn silence(&mut self, name: &str) {
-        if let Some(member) = self.members.get_mut(name) {
+    fn silence(&mut self, name: &str, is_front: bool) {
+        if let Some(member) = self.members_mut(is_front).get_mut(name) {
             let mut silent = Member::clone(member);
             silent.alive = false;
             *member = Arc::new(silent);
         }
     }
 
-    /// The first claim of a name, or of an id.
-    pub(super) fn claim(&self, name: &str) -> Option<&HostClaim> {
-        if let Some(all) = self.claims.get(name) {
-            return all.first();
+    /// The first claim of a name, or of an id; and the name.
+    pub(super) fn claim(&self, name: &str) -> Option<(&str, &HostClaim)> {
+        if let Some((name, all)) = self.claims.get_key_value(name) {
+            return Some((&**name, all.first()?));
         }
-        let all = self.claims.get(self.names.get(name)?)?;
-        all.iter().find(|claim| claim.id == name)
+        let (claimed, all) = self.claims.get_key_value(self.names.get(name)?)?;
+        let claim = all.iter().find(|claim| claim.id == name)?;
+        Some((&**claimed, claim))
     }
 }
 

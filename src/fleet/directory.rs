@@ -11,20 +11,20 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::copy::{State, is_too_many};
-use super::engine::{Change, Engine, Entry, read_one};
-use super::placement::{Claim, Member, Place, Placement};
+use super::engine::{Change, Engine, Entry};
+use super::placement::{Claim, Member, Place, Placement, Role};
 use super::records::{ClaimRecord, Key, RemovedRecord, read, unknown_member, write};
+use super::rereads::Rereads;
 use super::routes::RouteLine;
+use super::seal::SealKeys;
 use crate::config::{FleetConfig, RouteConfig, WakeConfig};
 use crate::router::RouteChange;
 
 /// What goes within this goes at once.
 const AT_ONCE: Duration = Duration::from_secs(10);
-/// How long a request waits for the directory to be read anew.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The copy of the directory.
 #[derive(Debug)]
@@ -34,6 +34,7 @@ pub struct Directory {
     max_shrink: f64,
     engine: Arc<dyn Engine>,
     state: RwLock<State>,
+    rereads: Rereads,
     /// When the engine was last heard.
     heard: RwLock<Option<Instant>>,
     /// The revision that is in force.
@@ -41,12 +42,15 @@ pub struct Directory {
 }
 
 /// Who this member is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Own {
     /// Its name.
     pub name: String,
     /// Whether it stands beside a Hypeman.
     pub is_node: bool,
+    /// Whether it meets no clients, so that other hosts' instances are not its concern: it does not
+    /// remember who has them.
+    pub meets_nobody: bool,
 }
 
 /// The directory as operators see it.
@@ -72,6 +76,21 @@ pub struct FleetStatus {
     pub went_back: u64,
 }
 
+/// What is counted of a copy; it costs no walk over routes or names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// The revision that is in force.
+    pub revision: i64,
+    /// Members whose records live.
+    pub alive: usize,
+    /// Routes that are gone and stay in force.
+    pub held: usize,
+    /// Names that several hosts claim.
+    pub claimed_twice: usize,
+    /// Keys that are not in force as they are.
+    pub problems: usize,
+}
+
 /// A member, for operators.
 #[derive(Debug, Clone, Serialize)]
 pub struct MemberLine {
@@ -83,6 +102,8 @@ pub struct MemberLine {
     pub zone: Option<String>,
     /// Whether it keeps its record alive.
     pub alive: bool,
+    /// Whether it takes no new work.
+    pub draining: bool,
     /// Where others reach it.
     pub endpoints: Vec<String>,
 }
@@ -127,13 +148,16 @@ impl Directory {
         hypeman: &str,
         engine: Arc<dyn Engine>,
     ) -> Result<Arc<Self>, String> {
-        let state = State::new(wake, hypeman)?;
+        let keys = SealKeys::of(config).map_err(|error| error.to_string())?;
+        let mut state = State::new(wake, hypeman, keys)?;
+        state.claims_of = own.meets_nobody.then(|| own.name.clone());
         Ok(Arc::new(Self {
             name: own.name,
             is_node: own.is_node,
             max_shrink: config.max_shrink,
             engine,
             state: RwLock::new(state),
+            rereads: Rereads::default(),
             heard: RwLock::default(),
             changed: watch::Sender::new(0),
         }))
@@ -251,13 +275,11 @@ impl Directory {
         for key in others.iter().filter(|key| !there.contains(key)) {
             state.delete(key, false);
         }
-        let silent: Vec<String> = state.members.keys().cloned().collect();
-        for name in silent {
-            let is_there = there.contains(&Key::Node(name.clone()))
-                || there.contains(&Key::Front(name.clone()));
-            if !is_there {
-                state.silence(&name);
-            }
+        let nodes = state.nodes.keys().cloned().map(Key::Node);
+        let fronts = state.fronts.keys().cloned().map(Key::Front);
+        let members: Vec<Key> = nodes.chain(fronts).collect();
+        for key in members.iter().filter(|key| !there.contains(key)) {
+            state.delete(key, false);
         }
         state.revision = revision;
         state.is_known = true;
@@ -339,6 +361,16 @@ impl Directory {
         }
     }
 
+    /// Other keys open what is sealed from now on, and what could not be opened so far.
+    pub fn use_keys(&self, keys: SealKeys) -> Applied {
+        let mut state = self.state_mut();
+        state.routes.use_keys(keys);
+        Applied {
+            routes: state.routes.take_change(),
+            ..Applied::default()
+        }
+    }
+
     /// Everything that is known, for a file: the same comes of it again.
     pub fn entries(&self) -> (Vec<Entry>, i64) {
         let state = self.state();
@@ -381,17 +413,18 @@ impl Directory {
             role: member.role.word(),
             zone: member.zone.clone(),
             alive: member.alive,
+            draining: member.alive && member.draining,
             endpoints: member.endpoints.clone(),
         };
-        let mut members: Vec<MemberLine> = state.members.values().map(|one| line(one)).collect();
+        let mut members: Vec<MemberLine> = state.members().map(|one| line(one)).collect();
         let hosts = state.claims.values().flatten().map(|claim| &*claim.host);
         let mut unknown: Vec<&str> = hosts
-            .filter(|host| !state.members.contains_key(*host))
+            .filter(|host| !state.nodes.contains_key(*host))
             .collect();
         unknown.sort_unstable();
         unknown.dedup();
         members.extend(unknown.into_iter().map(|host| line(&unknown_member(host))));
-        members.sort_by(|one, other| one.name.cmp(&other.name));
+        members.sort_by(|one, other| (&one.name, one.role).cmp(&(&other.name, other.role)));
         let twice = state.claims.iter().filter(|(_, all)| all.len() > 1);
         let mut claimed_twice: Vec<ClaimedTwice> = twice
             .map(|(name, all)| ClaimedTwice {
@@ -402,7 +435,7 @@ impl Directory {
         claimed_twice.sort_by(|one, other| one.name.cmp(&other.name));
         let held = state.routes.held();
         let of_routes = state.routes.problems();
-        let problems = of_routes.chain(state.problems.iter());
+        let problems = of_routes.iter().chain(&state.problems);
         FleetStatus {
             revision: state.revision,
             age_seconds: self.age().map(|age| age.as_secs_f64()),
@@ -421,10 +454,19 @@ impl Directory {
         }
     }
 
-    /// Whether a member's record lives.
-    pub fn is_alive(&self, name: &str) -> bool {
+    /// Whether a node's or a front's record lives.
+    pub fn is_alive(&self, key: &Key) -> bool {
         let state = self.state();
-        state.members.get(name).is_some_and(|member| member.alive)
+        let member = match key {
+            Key::Node(name) => state.nodes.get(name),
+            Key::Front(name) => state.fronts.get(name),
+            Key::Route { .. }
+            | Key::Policy(_)
+            | Key::Claim { .. }
+            | Key::Removed
+            | Key::Accepted => None,
+        };
+        member.is_some_and(|member| member.alive)
     }
 
     /// How often the engine went back to an earlier revision.
@@ -432,17 +474,23 @@ impl Directory {
         self.state().went_back
     }
 
-    /// How many members are alive.
-    pub fn alive(&self) -> usize {
+    /// How many there are of what operators look after.
+    pub fn counts(&self) -> Counts {
         let state = self.state();
-        state.members.values().filter(|member| member.alive).count()
+        Counts {
+            revision: state.revision,
+            alive: state.members().filter(|member| member.alive).count(),
+            held: state.routes.held(),
+            claimed_twice: state.claimed_twice,
+            problems: state.problems.len() + state.routes.problems().len(),
+        }
     }
 }
 
 impl Placement for Directory {
     fn place(&self, name: &str) -> Place {
         let state = self.state();
-        let Some(claim) = state.claim(name) else {
+        let Some((_, claim)) = state.claim(name) else {
             // Its own Hypeman may have it since a moment ago.
             return match self.is_node {
                 true => Place::Here,
@@ -452,7 +500,7 @@ impl Placement for Directory {
         if self.is_node && *claim.host == *self.name {
             return Place::Here;
         }
-        match state.members.get(&*claim.host) {
+        match state.nodes.get(&*claim.host) {
             Some(member) if !member.endpoints.is_empty() => Place::Peer {
                 host: Arc::clone(member),
                 claim: Claim {
@@ -468,30 +516,37 @@ impl Placement for Directory {
 
     fn read_again<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Place> {
         async move {
-            let deadline = Instant::now() + PATIENCE;
             let mut changed = self.changed.subscribe();
             changed.borrow_and_update();
             let before = self.place(name);
-            let key = {
+            let claim = {
                 let state = self.state();
                 let claim = state.claim(name);
-                claim.map(|claim| (claim.host.to_string(), claim.created))
+                claim.map(|(name, claim)| (name.to_owned(), claim.clone()))
             };
-            let (host, created) = key.unwrap_or_default();
-            let key = Key::Claim {
-                host,
-                name: name.to_owned(),
+            let key = match &claim {
+                Some((name, claim)) => Key::Claim {
+                    host: claim.host.to_string(),
+                    name: name.clone(),
+                },
+                // Any key tells how far the directory is.
+                None => Key::Removed,
             };
-            // What is read is at least as new as this question, and so is the copy at its revision.
-            let asked = timeout(PATIENCE, read_one(&*self.engine, &key.text())).await;
-            match asked {
-                Ok(Ok((Some(entry), _))) if entry.created == created => return before,
-                Ok(Ok(_)) => {}
-                Ok(Err(_)) | Err(_) => return before,
+            let read = self.rereads.read(&self.engine, key.text()).await;
+            let Some((read, deadline)) = read else {
+                return self.place(name);
+            };
+            if let (Some((_, claim)), Some(entry)) = (&claim, &read.entry) {
+                let record = super::records::read::<ClaimRecord>(&entry.value);
+                let is_same = record.is_ok_and(|record| record.id == claim.id);
+                if is_same && entry.created == claim.created {
+                    return self.place(name);
+                }
             }
+            // The copy is on its way to what was read.
             loop {
                 let place = self.place(name);
-                if place != before {
+                if place != before || self.known() >= read.revision {
                     return place;
                 }
                 if !matches!(timeout_at(deadline, changed.changed()).await, Ok(Ok(()))) {
@@ -503,7 +558,18 @@ impl Placement for Directory {
     }
 
     fn member(&self, name: &str) -> Option<Arc<Member>> {
-        self.state().members.get(name).cloned()
+        let state = self.state();
+        let member = state.nodes.get(name).or_else(|| state.fronts.get(name));
+        member.cloned()
+    }
+
+    fn member_as(&self, role: Role, name: &str) -> Option<Arc<Member>> {
+        let state = self.state();
+        let members = match role {
+            Role::Front => &state.fronts,
+            Role::Node | Role::Both => &state.nodes,
+        };
+        members.get(name).cloned()
     }
 
     fn revision(&self) -> i64 {

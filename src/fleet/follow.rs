@@ -3,6 +3,7 @@
 //! Guarantees: what is in force stays in force while the engine is away, while everything is read
 //! anew, and when nothing can be made of an answer; pauses between attempts grow to two seconds.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,11 @@ use tokio::time::sleep;
 use super::directory::{Applied, Directory};
 use super::engine::{EngineError, News, read_all};
 use super::records::PREFIX;
+use super::seal::SealKeys;
 use crate::backoff::Backoff;
 
+/// How often the file of keys is read.
+const KEYS: Duration = Duration::from_secs(5);
 const PAUSES: Backoff =
     Backoff::new(Duration::from_millis(50), Duration::from_secs(2)).with_jitter(0.5);
 
@@ -35,6 +39,37 @@ async fn hand<F: FnOnce() -> Applied + Send + 'static>(sink: &Arc<dyn Sink>, ste
     });
     if let Err(error) = taken.await {
         tracing::error!(%error, "a change of the directory was not taken over");
+    }
+}
+
+/// Uses the keys that are in a file, also when it changes; never ends.
+pub async fn follow_keys(directory: Arc<Directory>, path: PathBuf, sink: Arc<dyn Sink>) {
+    let (mut used, mut said) = (None::<SealKeys>, None);
+    loop {
+        let file = path.clone();
+        match spawn_blocking(move || SealKeys::load(&file)).await {
+            Ok(Ok(keys)) => {
+                said = None;
+                let is_new = !used.as_ref().is_some_and(|used| used.is_like(&keys));
+                // What is in force is what the file had at the start, or what was read here.
+                if is_new && used.is_some() {
+                    tracing::info!(?keys, "other keys of the directory's secrets");
+                }
+                if is_new {
+                    let (copy, again) = (Arc::clone(&directory), keys.clone());
+                    hand(&sink, move || copy.use_keys(again)).await;
+                }
+                used = Some(keys);
+            }
+            Ok(Err(error)) => {
+                let text = error.to_string();
+                if said.replace(text.clone()).as_ref() != Some(&text) {
+                    tracing::error!(%error, "the old keys of the directory's secrets stay");
+                }
+            }
+            Err(error) => tracing::error!(%error, "the keys were not read"),
+        }
+        sleep(KEYS).await;
     }
 }
 

@@ -4,6 +4,7 @@
 //! clock; what goes wrong is what a test has asked for ([`Faults`]).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub struct MemoryEngine(Arc<Shared>);
 struct Shared {
     store: Mutex<Store>,
     faults: Mutex<Faults>,
+    /// How often keys were asked for.
+    reads: AtomicUsize,
     /// The revision and how often watches were broken.
     changed: watch::Sender<(i64, u64)>,
 }
@@ -194,8 +197,14 @@ impl MemoryEngine {
         Self(Arc::new(Shared {
             store: Mutex::new(store),
             faults: Mutex::default(),
+            reads: AtomicUsize::new(0),
             changed: watch::Sender::new((1, 0)),
         }))
+    }
+
+    /// How often keys were asked for so far.
+    pub fn reads(&self) -> usize {
+        self.0.reads.load(Ordering::Relaxed)
     }
 
     /// What goes wrong from now on.
@@ -271,6 +280,7 @@ impl Default for MemoryEngine {
 impl Engine for MemoryEngine {
     fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, EngineError>> {
         async move {
+            self.0.reads.fetch_add(1, Ordering::Relaxed);
             self.ready().await?;
             let store = self.store();
             if range.revision != 0 && range.revision < store.compacted {

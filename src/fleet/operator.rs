@@ -95,6 +95,24 @@ async fn remove_some(engine: &dyn Engine, keys: &[Key]) -> Result<usize, ChangeE
     Err(ChangeError::Busy)
 }
 
+/// Another value for a key, unless somebody else has changed it.
+pub async fn replace(
+    engine: &dyn Engine,
+    entry: &Entry,
+    value: Vec<u8>,
+) -> Result<(), ChangeError> {
+    let put = Operation::Put {
+        key: entry.key.clone(),
+        value,
+        lease: 0,
+    };
+    let compares = vec![same(&entry.key, Some(entry))];
+    match engine.commit(compares, vec![put]).await?.is_done {
+        true => Ok(()),
+        false => Err(ChangeError::Busy),
+    }
+}
+
 /// What is gone so far may be gone.
 pub async fn accept(engine: &dyn Engine) -> Result<i64, ChangeError> {
     let (_, revision) = read_one(engine, &Key::Accepted.text()).await?;
@@ -103,33 +121,41 @@ pub async fn accept(engine: &dyn Engine) -> Result<i64, ChangeError> {
     Ok(revision)
 }
 
-/// A name's claim goes from one host to another in one moment.
+/// A name goes from the hosts that claim it before another to that one, in one moment. A claim that it
+/// has of its own stays as it is: it knows the instance's id there.
 pub async fn relocate(
     engine: &dyn Engine,
     name: &str,
-    from: &str,
+    from: &[&str],
     to: (&str, Vec<u8>),
 ) -> Result<(), ChangeError> {
     let key = |host: &str| Key::Claim {
         host: host.to_owned(),
         name: name.to_owned(),
     };
-    let (old, new) = (key(from).text(), key(to.0).text());
-    let (before, _) = read_one(engine, &old).await?;
-    let Some(before) = before else {
-        return Err(ChangeError::Missing(format!(
-            "`{from}` does not claim `{name}` any more"
-        )));
-    };
-    let put = Operation::Put {
-        key: new,
-        value: to.1,
-        lease: 0,
-    };
-    let compares = vec![Compare::Modified(old.clone(), before.modified)];
-    let done = engine
-        .commit(compares, vec![Operation::Delete(old), put])
-        .await?;
+    let (mut compares, mut operations) = (Vec::new(), Vec::new());
+    for host in from {
+        let old = key(host).text();
+        let (before, _) = read_one(engine, &old).await?;
+        let Some(before) = before else {
+            return Err(ChangeError::Missing(format!(
+                "`{host}` does not claim `{name}` any more"
+            )));
+        };
+        compares.push(Compare::Modified(old.clone(), before.modified));
+        operations.push(Operation::Delete(old));
+    }
+    let new = key(to.0).text();
+    let (own, _) = read_one(engine, &new).await?;
+    compares.push(same(&new, own.as_ref()));
+    if own.is_none() {
+        operations.push(Operation::Put {
+            key: new,
+            value: to.1,
+            lease: 0,
+        });
+    }
+    let done = engine.commit(compares, operations).await?;
     match done.is_done {
         true => Ok(()),
         false => Err(ChangeError::Busy),

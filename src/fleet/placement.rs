@@ -77,8 +77,13 @@ pub trait Placement: Debug + Send + Sync {
     /// memory if the directory does not answer.
     fn read_again<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Place>;
 
-    /// A member by its name.
+    /// A member by its name; a node rather than a front, where both have that name.
     fn member(&self, name: &str) -> Option<Arc<Member>>;
+
+    /// A member by its name and by what its certificate says that it is.
+    fn member_as(&self, _role: Role, name: &str) -> Option<Arc<Member>> {
+        self.member(name)
+    }
 
     /// The revision that answers are of.
     fn revision(&self) -> i64;

@@ -1,7 +1,7 @@
-//! What a member says of itself: its record, the instances of its host, its ingress resources.
+//! What a node says of its host: its instances, its ingress resources.
 //!
 //! Guarantees: a list that cannot be read changes nothing, and one that can be read only in part takes
-//! nothing away; a record whose lease is lost is written anew; only keys of this member are written.
+//! nothing away; only keys of this member are written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,12 +12,9 @@ use serde_json::Map;
 use tokio::time::{Instant, sleep};
 
 use super::directory::Directory;
-use super::engine::{Engine, EngineError, MOST_OPERATIONS, Operation, read_all};
-use super::records::{ClaimRecord, Key, MemberRecord, RouteRecord, claims_of, routes_of, write};
+use super::engine::{MOST_OPERATIONS, Operation, read_all};
+use super::records::{ClaimRecord, Key, RouteRecord, claims_of, routes_of, write};
 
-/// How long a member that is silent counts as alive.
-const LEASE: i64 = 30;
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How often the host's lists are compared with what is published.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often what is published is read anew, in case somebody else has changed it.
@@ -41,64 +38,6 @@ type Published = (BTreeMap<String, Vec<u8>>, Instant, u64);
 pub trait Host: Send + Sync + 'static {
     /// Asks.
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, String>>;
-}
-
-/// Keeps this member's record alive; never ends.
-pub async fn keep_record(directory: Arc<Directory>, key: Key, record: MemberRecord) {
-    let engine = Arc::clone(directory.engine());
-    let mut lease = None;
-    let mut was_lost = false;
-    loop {
-        let kept = match lease {
-            Some(lease) => engine.keep_alive(lease).await,
-            None => Ok(false),
-        };
-        match kept {
-            Ok(true) => {
-                // An engine that went back may know the lease and not the record.
-                let name = directory.own_name();
-                let is_there = directory.is_alive(name);
-                if !is_there && let Some(lease) = lease {
-                    let _again = put(&*engine, &key, &record, lease).await;
-                }
-            }
-            Ok(false) => match begin(&*engine, &key, &record).await {
-                Ok(fresh) => {
-                    if lease.replace(fresh).is_some() {
-                        tracing::warn!("the fleet had given this member up: it is announced anew");
-                    }
-                    was_lost = false;
-                }
-                Err(error) => {
-                    if !std::mem::replace(&mut was_lost, true) {
-                        tracing::warn!(%error, "this member cannot be announced to the fleet");
-                    }
-                }
-            },
-            Err(_) => {}
-        }
-        sleep(KEEP_ALIVE).await;
-    }
-}
-
-async fn begin(engine: &dyn Engine, key: &Key, record: &MemberRecord) -> Result<i64, EngineError> {
-    let lease = engine.grant(LEASE).await?;
-    put(engine, key, record, lease).await?;
-    Ok(lease)
-}
-
-async fn put(
-    engine: &dyn Engine,
-    key: &Key,
-    record: &MemberRecord,
-    lease: i64,
-) -> Result<(), EngineError> {
-    let put = Operation::Put {
-        key: key.text(),
-        value: write(record),
-        lease,
-    };
-    engine.commit(Vec::new(), vec![put]).await.map(drop)
 }
 
 /// Publishes what the host has; never ends.

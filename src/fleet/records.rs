@@ -199,13 +199,12 @@ pub fn routes_of(source: &str) -> String {
 // === impl MemberRecord ===
 
 impl MemberRecord {
-    /// The member of this name whose record it is, alive.
+    /// The member of this name whose record it is, alive. Whether it is a front is its key's to say: a
+    /// record is what its writer wants to be.
     pub fn member(&self, name: &str, is_front: bool) -> Member {
         let role = match self.role.as_deref() {
-            Some("front") => Role::Front,
+            _ if is_front => Role::Front,
             Some("both") => Role::Both,
-            Some("node") => Role::Node,
-            Some(_) | None if is_front => Role::Front,
             Some(_) | None => Role::Node,
         };
         Member {
@@ -323,6 +322,22 @@ mod tests {
             ] {
                 prop_assert_eq!(Key::parse(&key.text()), Some(key));
             }
+        }
+    }
+
+    #[test]
+    fn a_record_is_of_no_other_kind_than_its_key() {
+        for (said, node) in [
+            ("front", Role::Node),
+            ("both", Role::Both),
+            ("x", Role::Node),
+        ] {
+            let record = MemberRecord {
+                role: Some(said.to_owned()),
+                ..MemberRecord::default()
+            };
+            assert_eq!(record.member("a", false).role, node, "{said}");
+            assert_eq!(record.member("a", true).role, Role::Front, "{said}");
         }
     }
 

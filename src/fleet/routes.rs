@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::engine::Entry;
 use super::records::{Key, OPERATOR, RouteRecord, read, write};
+use super::seal::SealKeys;
 use crate::config::{RouteConfig, RoutePolicy, WakeConfig, declared_policy, declared_route};
 use crate::router::RouteChange;
 
@@ -41,6 +42,9 @@ struct Policy {
 pub(super) struct Routes {
     wake: WakeConfig,
     hypeman: String,
+    keys: SealKeys,
+    /// Policies that none of the keys opens.
+    shut: BTreeMap<String, Entry>,
     plain: Arc<RoutePolicy>,
     policies: HashMap<Arc<str>, Policy>,
     by_name: HashMap<Arc<str>, Vec<Candidate>>,
@@ -81,11 +85,13 @@ fn winner(candidates: &[Candidate]) -> Option<&Candidate> {
 // === impl Routes ===
 
 impl Routes {
-    pub(super) fn new(wake: WakeConfig, hypeman: String) -> Result<Self, String> {
+    pub(super) fn new(wake: WakeConfig, hypeman: String, keys: SealKeys) -> Result<Self, String> {
         let plain = declared_policy(&Map::new(), &wake, &hypeman)?;
         Ok(Self {
             wake,
             hypeman,
+            keys,
+            shut: BTreeMap::new(),
             plain,
             policies: HashMap::new(),
             by_name: HashMap::new(),
@@ -105,8 +111,8 @@ impl Routes {
         self.held
     }
 
-    pub(super) fn problems(&self) -> impl Iterator<Item = (&String, &String)> {
-        self.problems.iter()
+    pub(super) fn problems(&self) -> &BTreeMap<String, String> {
+        &self.problems
     }
 
     /// The routes that are in force, the oldest first.
@@ -134,7 +140,12 @@ impl Routes {
     }
 
     pub(super) fn policy_names(&self) -> Vec<String> {
-        self.policies.keys().map(ToString::to_string).collect()
+        let shut = self
+            .shut
+            .keys()
+            .filter(|name| !self.policies.contains_key(name.as_str()));
+        let open = self.policies.keys().map(ToString::to_string);
+        open.chain(shut.cloned()).collect()
     }
 
     pub(super) fn has(&self, name: &str, source: &str) -> bool {
@@ -282,7 +293,16 @@ impl Routes {
     }
 
     pub(super) fn put_policy(&mut self, name: &str, entry: &Entry) {
-        let made = read::<Map<String, Value>>(&entry.value)
+        self.shut.remove(name);
+        let opened = match self.keys.open(&entry.key, &entry.value) {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.problems.insert(entry.key.clone(), error.to_string());
+                self.shut.insert(name.to_owned(), entry.clone());
+                return;
+            }
+        };
+        let made = read::<Map<String, Value>>(&opened)
             .and_then(|keys| declared_policy(&keys, &self.wake, &self.hypeman));
         let policy = match made {
             Ok(policy) => policy,
@@ -332,8 +352,17 @@ impl Routes {
         }
     }
 
+    /// Other keys open what is sealed from now on.
+    pub(super) fn use_keys(&mut self, keys: SealKeys) {
+        self.keys = keys;
+        for (name, entry) in std::mem::take(&mut self.shut) {
+            self.put_policy(&name, &entry);
+        }
+    }
+
     /// Routes that have a policy keep it.
     pub(super) fn delete_policy(&mut self, name: &str) {
+        self.shut.remove(name);
         self.policies.remove(name);
         self.problems.remove(&Key::Policy(name.to_owned()).text());
     }
@@ -385,6 +414,9 @@ impl Routes {
                 })
             })
         });
-        policies.chain(routes).collect()
+        let shut = self.shut.iter();
+        let shut = shut.filter(|(name, _)| !self.policies.contains_key(name.as_str()));
+        let shut = shut.map(|(_, entry)| entry.clone());
+        policies.chain(shut).chain(routes).collect()
     }
 }

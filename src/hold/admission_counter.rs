@@ -23,7 +23,7 @@ impl AdmissionCounter {
     pub(super) fn try_enter(&self, limit: usize) -> bool {
         let enter = |state: usize| (state & CROWDED == 0 && state < limit).then_some(state + 1);
         self.0
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, enter)
+            .fetch_update(Ordering::SeqCst, Ordering::Acquire, enter)
             .is_ok()
     }
 
@@ -31,7 +31,7 @@ impl AdmissionCounter {
     pub(super) fn enter_past_the_crowd(&self, limit: usize) -> bool {
         let enter = |state: usize| (state & !CROWDED < limit).then_some(state + 1);
         self.0
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, enter)
+            .fetch_update(Ordering::SeqCst, Ordering::Acquire, enter)
             .is_ok()
     }
 
@@ -54,6 +54,7 @@ impl AdmissionCounter {
     }
 
     pub(super) fn inside(&self) -> usize {
-        self.0.load(Ordering::Acquire) & !CROWDED
+        // Sequentially consistent, like entering: see `Endpoint::is_resting`.
+        self.0.load(Ordering::SeqCst) & !CROWDED
     }
 }

@@ -48,7 +48,7 @@ impl FairCount {
     fn add_below(&self, amount: usize, limit: usize) -> bool {
         let add = |taken: usize| taken.checked_add(amount).filter(|taken| *taken <= limit);
         self.taken
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, add)
+            .fetch_update(Ordering::SeqCst, Ordering::Acquire, add)
             .is_ok()
     }
 
@@ -91,7 +91,8 @@ impl FairCount {
 
     /// How much is taken.
     pub(super) fn taken(&self) -> usize {
-        self.taken.load(Ordering::Acquire)
+        // Sequentially consistent, like taking: see `Endpoint::is_resting`.
+        self.taken.load(Ordering::SeqCst)
     }
 
     #[cfg(test)]

@@ -5,7 +5,8 @@
 //! client's but the frame that wakes and what follows it, a few KiB; the instance gets the
 //! client's own handshake then, and every byte from that frame on; a wake that fails, or an instance that
 //! refuses, closes the connection with the reason's code. Where the instance is awake already, the
-//! handshake is its own, as without this rule.
+//! handshake is its own, as without this rule. A client behind another member of the fleet has the same
+//! of the node.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -91,7 +92,7 @@ impl Target {
     /// Whether it is a WebSocket whose handshake does not wake.
     pub(super) fn waits_for_frame(&self) -> bool {
         let is_lazy = self.destination.route.config().tunnel.wake == TunnelWake::FirstFrame;
-        is_lazy && self.switch.as_ref().is_some_and(Switch::is_own_websocket)
+        is_lazy && self.switch.as_ref().is_some_and(Switch::is_websocket)
     }
 }
 
@@ -136,9 +137,12 @@ impl<P: ControlPlane> Gateway<P> {
         if let Some(answered) = answered {
             headers.insert(SEC_WEBSOCKET_PROTOCOL, answered);
         }
-        edit(headers, &config.forwarding.response_headers);
-        if let Some(age) = config.forwarding.hsts.filter(|_| target.is_secure) {
-            headers.insert(STRICT_TRANSPORT_SECURITY, max_age(age));
+        // What is said to a client behind another member is that one's to say.
+        if arrival.facts().is_none() {
+            edit(headers, &config.forwarding.response_headers);
+            if let Some(age) = config.forwarding.hsts.filter(|_| target.is_secure) {
+                headers.insert(STRICT_TRANSPORT_SECURITY, max_age(age));
+            }
         }
         *extra = ExtraFields::of(&self.parts.response.load());
 

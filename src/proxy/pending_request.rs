@@ -133,7 +133,9 @@ impl<S: Send> PendingRequest<'_, S> {
         let Resolved { instance, gate } = &self.resolved;
         let is_warm = if let Some(endpoint) = instance.warm_at(&self.readiness(), at) {
             self.metrics.count_lease(LeaseCheck::Hit);
-            if let Some(slot) = gate.try_enter(self.network(), &config.limits) {
+            let slot = gate.try_enter(self.network(), &config.limits);
+            // One that is about to be put to sleep takes nobody who was not counted before.
+            if let Some(slot) = slot.filter(|_| !endpoint.is_resting()) {
                 wake.record(WakeKind::Warm);
                 let ready = warm(endpoint, at);
                 return Ok(Admitted { ready, slot, at });

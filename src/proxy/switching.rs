@@ -131,11 +131,10 @@ impl Switch {
         }))
     }
 
-    /// Whether the client wants to speak WebSocket and nothing else, and is the gateway's own: the
-    /// handshake of one behind another member is between that one and its instance.
-    pub(super) fn is_own_websocket(&self) -> bool {
+    /// Whether the client wants to speak WebSocket and nothing else.
+    pub(super) fn is_websocket(&self) -> bool {
         let protocol = self.offer.protocol.as_bytes().trim_ascii();
-        !self.offer.is_of_peer && protocol.eq_ignore_ascii_case(WEBSOCKET)
+        protocol.eq_ignore_ascii_case(WEBSOCKET)
     }
 
     /// The answer to a handshake of WebSocket (RFC 6455 §4.2.2) in its instance's place, with no
@@ -156,10 +155,19 @@ impl Switch {
         if !is_key || version != Some("13") || request.method() != Method::GET {
             return Err(ProxyError::Handshake);
         }
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let websocket = HeaderValue::from_static("websocket");
+        if self.offer.is_of_peer {
+            // The other member makes a 101 of it, or takes the key for its own client's.
+            response
+                .headers_mut()
+                .insert(peer_facts::UPGRADE, websocket);
+        } else {
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            let answer = response.headers_mut();
+            answer.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            answer.insert(UPGRADE, websocket);
+        }
         let answer = response.headers_mut();
-        answer.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
         if let Ok(accept) = HeaderValue::try_from(accept_key(key)) {
             answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
         }

@@ -290,7 +290,7 @@ impl<S> Instance<S> {
     pub fn warm_at(&self, target: &Target, now: Instant) -> Option<Endpoint> {
         let endpoint = self.awake.load();
         let endpoint: &Endpoint = endpoint.as_ref()?;
-        if !endpoint.is_ready(target) || !endpoint.is_leased(now) {
+        if !endpoint.is_ready(target) || !endpoint.is_leased(now) || endpoint.is_resting() {
             return None;
         }
         if endpoint.wants_verification(now) && self.commands.try_send(Command::Verify).is_err() {

@@ -94,6 +94,8 @@ struct Epoch {
     verifying: AtomicBool,
     /// No confirmation is asked for before this.
     ask_after: AtomicU64,
+    /// It is about to be put to sleep: who is not counted yet does not enter any more.
+    resting: AtomicBool,
     cut: CancellationToken,
 }
 
@@ -168,6 +170,7 @@ impl Endpoint {
             heard: AtomicU64::new(0),
             verifying: AtomicBool::new(false),
             ask_after: AtomicU64::new(0),
+            resting: AtomicBool::new(false),
             cut: CancellationToken::new(),
         });
         Self(Arc::new(Handle {
@@ -217,6 +220,16 @@ impl Endpoint {
     pub fn woken_since(&self, now: Instant) -> Option<Duration> {
         let since = now.saturating_duration_since(self.0.began);
         self.0.fresh.then_some(since)
+    }
+
+    /// Whether it is about to be put to sleep. Whoever asks this after being counted, and hears no, is
+    /// seen by whoever looks at the counts after [`Self::set_resting`].
+    pub fn is_resting(&self) -> bool {
+        self.0.resting.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn set_resting(&self, is_resting: bool) {
+        self.0.resting.store(is_resting, Ordering::SeqCst);
     }
 
     pub(super) fn is_warmed_up(&self) -> bool {

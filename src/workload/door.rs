@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::due::Due;
 use super::holds::{HoldError, Holds, TaskHold};
 use super::host::{Facts, Host, Kept, Resident};
 use super::identify::{Evidence, Identifier};
@@ -47,6 +48,7 @@ pub struct Door {
     identifier: Arc<Identifier>,
     wishes: Wishes,
     pub(super) refreshing: Arc<Semaphore>,
+    pub(super) due: Arc<Due>,
     writers: Arc<Writers>,
     metrics: Arc<Metrics>,
 }
@@ -121,6 +123,7 @@ impl Door {
             identifier: Arc::new(Identifier::new(Arc::clone(&host))),
             wishes: Wishes::default(),
             refreshing: Arc::new(Semaphore::new(1)),
+            due: Arc::default(),
             writers: Arc::default(),
             host,
             holds,
@@ -143,15 +146,26 @@ impl Door {
     }
 
     /// The engine does as the holds say; those of an instance that is gone go.
-    pub(super) async fn apply(&self, owner: &Owner) {
-        let kept = self.host.hold(owner, self.holds.until(owner)).await;
+    pub(super) async fn apply(&self, owner: &Owner) -> Kept {
+        let kept = loop {
+            let until = self.holds.until(owner);
+            let kept = self.host.hold(owner, until).await;
+            // Whoever tells last has told what is so.
+            if self.holds.until(owner) == until {
+                break kept;
+            }
+        };
         if kept == Kept::Gone && self.holds.until(owner).is_some() {
             tracing::info!(instance = %owner.id, "is gone, and its holds with it");
-            let owner = owner.clone();
-            if let Err(error) = self.holds.on_disk(move |holds| holds.forget(&owner)).await {
-                tracing::warn!(%error, "the holds of an instance that is gone stay until they end");
-            }
+            let (holds, owner) = (Arc::clone(&self.holds), owner.clone());
+            // Who cannot be forgotten now is so the next time.
+            let forgetting = holds.on_disk(move |holds| {
+                holds.forget(&owner);
+                Ok(())
+            });
+            let _late = forgetting.await;
         }
+        kept
     }
 }
 
@@ -260,8 +274,10 @@ async fn place(
             };
             let placed = place.await?;
             door.wishes.end(&owner);
-            door.apply(&owner).await;
-            Ok::<_, HoldError>(placed)
+            match door.apply(&owner).await {
+                Kept::Gone => Err(Refusal::Stranger),
+                Kept::Yes | Kept::Unknown => Ok(placed),
+            }
         })
     };
     let placed = placing.await;

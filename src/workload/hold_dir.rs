@@ -8,6 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -33,6 +34,8 @@ const VERSION: u32 = 1;
 const LEFT_BEHIND: SignedDuration = SignedDuration::from_hours(1);
 /// A damaged file that is older than this holds nothing any more, whatever was in it.
 const LEFT_DAMAGED: SignedDuration = SignedDuration::from_hours(24 * 8);
+/// The rights of a directory by which others can write to it.
+const OTHERS_WRITE: u32 = 0o022;
 /// How often the lock is tried, and the time between two tries.
 const LOCK_TRIES: u32 = 300;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -108,6 +111,12 @@ impl HoldDir {
             Some(trouble(path, &error))
         });
         Ok(wrong.collect())
+    }
+
+    /// Whether others than its owner may write to it.
+    pub(super) fn is_open_to_others(dir: &Path) -> bool {
+        let mode = fs::metadata(dir).map_or(0, |metadata| metadata.permissions().mode());
+        mode & OTHERS_WRITE != 0
     }
 
     fn at(dir: &Path) -> Self {
@@ -202,6 +211,14 @@ impl HoldDir {
         }
         let text = serde_json::to_vec(stored)?;
         private_files::write(&path, &text)
+    }
+
+    /// What could not be written to its end is as it was before, as far as that can be.
+    pub(super) fn put_back(&self, owner: &Owner, before: Option<&Stored>) {
+        let _stays = match before {
+            Some(before) => self.write(owner, before),
+            None => private_files::remove(&self.path(owner)),
+        };
     }
 
     /// Looks at the files, without reading them.

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -198,6 +198,12 @@ impl Holds {
         })
     }
 
+    /// The directory, if others than its owner may write to it.
+    pub fn open_to_others(config: &WorkloadConfig) -> Option<&Path> {
+        let dir = config.state_dir.as_deref();
+        dir.filter(|dir| HoldDir::is_open_to_others(dir))
+    }
+
     fn now(&self) -> Now {
         Now {
             time: (self.clock)(),
@@ -269,13 +275,12 @@ impl Holds {
         })
     }
 
-    /// The instance is gone, and its holds with it. Blocks while a file is written.
-    pub fn forget(&self, owner: &Owner) -> Result<(), HoldError> {
-        let name = self.name_of(owner);
-        self.change(owner, &name, |owned, _| {
-            owned.tasks.clear();
-            Ok(())
-        })
+    /// The instance is gone, and its holds with it. Its file goes when it is over: another gateway may
+    /// mean another control plane by the same name. Blocks while a file is written.
+    pub fn forget(&self, owner: &Owner) {
+        let _turn = lock(&self.writing);
+        self.store(owner, Owned::none(""));
+        self.tell();
     }
 
     /// Holds that have ended go. Returns each with what is left of its instance's. Blocks while
@@ -336,8 +341,12 @@ impl Holds {
                 Some(None) => text.holds.is_empty(),
                 None => false,
             };
-            if !is_there {
-                dir.write(owner, &text)?;
+            if !is_there && let Err(error) = dir.write(owner, &text) {
+                // It may be there all the same: what is refused is not to come into force later.
+                if let Some(before) = &stored {
+                    dir.put_back(owner, before.as_ref());
+                }
+                return Err(error.into());
             }
             for ends in owned.tasks.values_mut() {
                 ends.filed = ends.until;

@@ -32,6 +32,15 @@ pub struct Resident {
 #[error("the control plane cannot be asked: {0}")]
 pub struct AskError(pub String);
 
+/// The instances that run at each address, by the lists of all control planes.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// Of a control plane that cannot be asked now: those of its last word.
+    pub at: HashMap<IpAddr, Vec<Owner>>,
+    /// Why one of them could not be asked: who is at no address here may be its instance.
+    pub missing: Option<AskError>,
+}
+
 /// What the gateway knows of an instance besides.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Facts {
@@ -162,7 +171,7 @@ pub trait Host: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Option<Resident>, AskError>>;
 
     /// The instances that run at each address, by all control planes' lists of now.
-    fn list(&self) -> BoxFuture<'_, Result<HashMap<IpAddr, Vec<Owner>>, AskError>>;
+    fn list(&self) -> BoxFuture<'_, Listing>;
 
     /// Holds an instance awake until then, or no more. Nothing is woken for it.
     fn hold<'a>(&'a self, owner: &'a Owner, until: Option<Instant>) -> BoxFuture<'a, Kept>;

@@ -5,7 +5,9 @@
 //! connection is the first instance's that it was told, for ever: when another one is at its address,
 //! or none, it is nobody's from then on. Those
 //! who ask at the same time share a question; an address asks ten times a second at most, and lists,
-//! which are what strangers cost, are two seconds apart.
+//! which are what strangers cost, are two seconds apart and shared by all who wait. Where there are
+//! several control planes, that no other one has the address is never older than seconds, and one that
+//! is down turns away its own instances alone.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,7 +19,7 @@ use jiff::Timestamp;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::host::{AskError, Host, Resident};
+use super::host::{AskError, Host, Listing, Resident};
 use super::refusal::Refusal;
 use super::task::Owner;
 
@@ -28,7 +30,11 @@ const PACE: Duration = Duration::from_millis(100);
 const LIST_PACE: Duration = Duration::from_secs(2);
 /// The longest that a request waits for all of it.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// Questions at once, and addresses that are remembered.
+/// So old a list may be by which no other control plane has the address of an instance that has just
+/// been confirmed, and so old while a newer one is on its way.
+const RECENT: Duration = Duration::from_secs(10);
+const STILL_RECENT: Duration = Duration::from_secs(30);
+/// Questions to a control plane at once, and addresses that are remembered.
 const MOST_QUESTIONS: usize = 16;
 const MOST_ADDRESSES: usize = 4096;
 
@@ -63,14 +69,19 @@ struct Known {
     told: Option<Told>,
 }
 
-type Listed = Result<HashMap<IpAddr, Vec<Owner>>, AskError>;
+/// A list, and when it was asked for.
+type Listed = (Instant, Arc<Listing>);
 
 /// Finds out whose addresses are whose.
 pub(super) struct Identifier {
     host: Arc<dyn Host>,
     addresses: Mutex<HashMap<IpAddr, Arc<AsyncMutex<Known>>>>,
-    lists: AsyncMutex<Option<(Instant, Listed)>>,
-    questions: Semaphore,
+    /// The last list.
+    listed: Mutex<Option<Listed>>,
+    /// Whoever asks for one has it.
+    listing: AsyncMutex<()>,
+    /// Of each control plane.
+    questions: Mutex<HashMap<Arc<str>, Arc<Semaphore>>>,
 }
 
 // === impl Evidence ===
@@ -92,8 +103,9 @@ impl Identifier {
         Self {
             host,
             addresses: Mutex::default(),
-            lists: AsyncMutex::default(),
-            questions: Semaphore::new(MOST_QUESTIONS),
+            listed: Mutex::default(),
+            listing: AsyncMutex::default(),
+            questions: Mutex::default(),
         }
     }
 
@@ -103,6 +115,10 @@ impl Identifier {
         address: IpAddr,
         evidence: &Evidence,
     ) -> Result<Resident, Refusal> {
+        if matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local()) {
+            // Each link may have it.
+            return Err(Refusal::OfALink);
+        }
         let arrived = Instant::now();
         let mut belonging = evidence.0.lock().await;
         if belonging.is_over {
@@ -145,22 +161,21 @@ impl Identifier {
         if let Some(before) = known.asked_at {
             sleep_until(before + PACE).await;
         }
-        let _turn = self.questions.acquire().await;
         known.asked_at = Some(Instant::now());
-        // Where there are several control planes, each may have the address.
-        if self.host.planes() == 1 {
-            let owner = known.owner.take();
-            let owner = owner.or_else(|| self.host.last_seen_at(address));
-            if let Some(owner) = owner
-                && let Some(told) = self.confirm(&owner, address).await?
-            {
-                (known.owner, known.told) = (Some(owner), Some(told.clone()));
-                return Ok(told);
-            }
+        let owner = known.owner.take();
+        if let Some(owner) = owner.or_else(|| self.host.last_seen_at(address))
+            && let Some(told) = self.confirm(&owner, address).await?
+            && self.is_alone(&owner, address).await
+        {
+            (known.owner, known.told) = (Some(owner), Some(told.clone()));
+            return Ok(told);
         }
-        let owners = self.listed(address).await?;
-        let owner = match &*owners {
-            [] => return Err(Refusal::Stranger),
+        let listing = self.list().await;
+        let owner = match owners_at(&listing, address) {
+            [] => {
+                let missing = listing.missing.clone();
+                return Err(missing.map_or(Refusal::Stranger, Refusal::Ask));
+            }
             [owner] => owner.clone(),
             [..] => return Err(Refusal::Ambiguous),
         };
@@ -171,28 +186,61 @@ impl Identifier {
     }
 
     async fn confirm(&self, owner: &Owner, address: IpAddr) -> Result<Option<Told>, AskError> {
+        let questions = self.questions_to(&owner.hypeman);
+        let _turn = questions.acquire().await;
         let asked_at = Instant::now();
         let resident = self.host.confirm(owner, address).await?;
         Ok(resident.map(|resident| Told { asked_at, resident }))
     }
 
-    /// Who is at the address, by lists that are asked for from now on.
-    async fn listed(&self, address: IpAddr) -> Result<Vec<Owner>, AskError> {
-        let arrived = Instant::now();
-        let mut lists = self.lists.lock().await;
-        if let Some((asked_at, listed)) = &*lists
-            && *asked_at >= arrived
-        {
-            return of(listed, address);
+    /// Whether no other control plane has an instance at the address of this one.
+    async fn is_alone(&self, owner: &Owner, address: IpAddr) -> bool {
+        if self.host.planes() == 1 {
+            return true;
         }
-        if let Some((before, _)) = &*lists {
-            sleep_until(*before + LIST_PACE).await;
+        let listing = self.recent_list().await;
+        // One that has just begun is in no list yet.
+        owners_at(&listing, address).iter().all(|one| one == owner)
+    }
+
+    async fn recent_list(&self) -> Arc<Listing> {
+        if let Some((asked_at, listing)) = self.last_list() {
+            let age = asked_at.elapsed();
+            if age < RECENT || (age < STILL_RECENT && self.listing.try_lock().is_err()) {
+                return listing;
+            }
+        }
+        self.list().await
+    }
+
+    /// Who is at which address, by lists that are asked for from now on.
+    async fn list(&self) -> Arc<Listing> {
+        let arrived = Instant::now();
+        let _turn = self.listing.lock().await;
+        if let Some((asked_at, listing)) = self.last_list() {
+            if asked_at >= arrived {
+                return listing;
+            }
+            sleep_until(asked_at + LIST_PACE).await;
         }
         let asked_at = Instant::now();
-        let listed = self.host.list().await;
-        let owners = of(&listed, address);
-        *lists = Some((asked_at, listed));
-        owners
+        let listing = Arc::new(self.host.list().await);
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        *listed = Some((asked_at, Arc::clone(&listing)));
+        listing
+    }
+
+    fn last_list(&self) -> Option<Listed> {
+        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.clone()
+    }
+
+    /// Control planes are as many as the configuration has.
+    fn questions_to(&self, hypeman: &Arc<str>) -> Arc<Semaphore> {
+        let all = self.questions.lock();
+        let mut all = all.unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Arc::new(Semaphore::new(MOST_QUESTIONS));
+        Arc::clone(all.entry(Arc::clone(hypeman)).or_insert_with(fresh))
     }
 
     fn known(&self, address: IpAddr) -> Arc<AsyncMutex<Known>> {
@@ -207,9 +255,8 @@ impl Identifier {
     }
 }
 
-fn of(listed: &Listed, address: IpAddr) -> Result<Vec<Owner>, AskError> {
-    let listed = listed.as_ref().map_err(Clone::clone)?;
-    Ok(listed.get(&address).cloned().unwrap_or_default())
+fn owners_at(listing: &Listing, address: IpAddr) -> &[Owner] {
+    listing.at.get(&address).map_or(&[], Vec::as_slice)
 }
 
 impl fmt::Debug for Identifier {

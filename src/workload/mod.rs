@@ -10,6 +10,7 @@
 //! What the gateway is and does comes through [`Host`]; this room knows no engine.
 
 mod door;
+mod due;
 mod hold_dir;
 mod holds;
 mod host;
@@ -23,5 +24,7 @@ mod writers;
 
 pub use self::door::Door;
 pub use self::holds::{Clock, HoldDirError, HoldError, Holds, TaskHold};
-pub use self::host::{AskError, Business, Facts, Host, Kept, LastWake, Resident, Rested, Sleep};
+pub use self::host::{
+    AskError, Business, Facts, Host, Kept, LastWake, Listing, Resident, Rested, Sleep,
+};
 pub use self::task::{Owner, TaskName};

@@ -25,6 +25,8 @@ pub(super) enum Refusal {
         "Several control planes have an instance at this address, so it cannot be told which this is."
     )]
     Ambiguous,
+    #[error("A link-local address says nothing about who has it. Come from another one.")]
+    OfALink,
     #[error("{0}. Try again.")]
     Ask(#[from] AskError),
     #[error("The control plane took too long to say whose address this is. Try again.")]
@@ -60,7 +62,7 @@ pub(super) enum Refusal {
 impl Refusal {
     fn describe(&self) -> (StatusCode, &'static str, DoorOutcome) {
         match self {
-            Self::Stranger | Self::Moved => (
+            Self::Stranger | Self::Moved | Self::OfALink => (
                 StatusCode::FORBIDDEN,
                 "not_an_instance",
                 DoorOutcome::Stranger,
@@ -127,7 +129,8 @@ impl IntoResponse for Refusal {
             fields.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         // What else such a connection has sent is not read.
-        let is_over = matches!(self, Self::Stranger | Self::Moved | Self::Ambiguous)
+        let is_over = matches!(self, Self::Stranger | Self::Moved)
+            || matches!(self, Self::Ambiguous | Self::OfALink)
             || matches!(self, Self::BodyTooLong | Self::BodyLate | Self::BodyBroken);
         if is_over {
             fields.insert(CONNECTION, HeaderValue::from_static("close"));

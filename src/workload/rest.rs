@@ -22,6 +22,9 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// How often it is looked whether somebody needs the instance, at first and at last.
 const LOOK: Duration = Duration::from_millis(50);
 const SLOW_LOOK: Duration = Duration::from_millis(500);
+/// While it is used: this share of the time for which it has been, and the longest.
+const BUSY_SHARE: u32 = 16;
+const BUSY_LOOK: Duration = Duration::from_secs(2);
 /// So long the hook is not asked again, if nobody has used the instance meanwhile.
 const HOOK_AGAIN: Duration = Duration::from_secs(60);
 /// The time until what has failed is tried again, at first and at last.
@@ -98,6 +101,7 @@ impl Wish {
         let (mut epoch, woken_at) = (host.business(owner).epoch, last_wake());
         let (mut look, mut again) = (LOOK, AGAIN);
         let (mut hooked_at, mut has_failed): (Option<Instant>, bool) = (None, false);
+        let mut busy_since: Option<Instant> = None;
         let _late = timeout(ANSWER, answered.cancelled()).await;
         loop {
             if holds.until(owner).is_some() {
@@ -114,9 +118,11 @@ impl Wish {
             epoch = business.epoch;
             if business.is_busy {
                 (look, hooked_at) = (LOOK, None);
-                sleep(LOOK).await;
+                let since = *busy_since.get_or_insert_with(Instant::now);
+                sleep((since.elapsed() / BUSY_SHARE).clamp(LOOK, BUSY_LOOK)).await;
                 continue;
             }
+            busy_since = None;
             let began = Instant::now();
             let asks_hook = hooked_at.is_none_or(|at| began >= at + HOOK_AGAIN);
             if asks_hook {
@@ -169,8 +175,88 @@ impl Drop for Wish {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
+    use crate::workload::{AskError, Business, Facts, Kept, Listing, Resident};
+    use futures_util::future::{BoxFuture, FutureExt as _};
     use hypeman::InstanceId;
+
+    /// An instance that is used until a time.
+    struct Used {
+        until: Instant,
+        looks: AtomicUsize,
+    }
+
+    impl Host for Used {
+        fn planes(&self) -> usize {
+            1
+        }
+
+        fn last_seen_at(&self, _: IpAddr) -> Option<Owner> {
+            None
+        }
+
+        fn confirm<'a>(
+            &'a self,
+            _: &'a Owner,
+            _: IpAddr,
+        ) -> BoxFuture<'a, Result<Option<Resident>, AskError>> {
+            async { Ok(None) }.boxed()
+        }
+
+        fn list(&self) -> BoxFuture<'_, Listing> {
+            async { Listing::default() }.boxed()
+        }
+
+        fn hold<'a>(&'a self, _: &'a Owner, _: Option<Instant>) -> BoxFuture<'a, Kept> {
+            async { Kept::Yes }.boxed()
+        }
+
+        fn facts(&self, _: &Owner) -> Facts {
+            Facts::default()
+        }
+
+        fn business(&self, _: &Owner) -> Business {
+            self.looks.fetch_add(1, Ordering::Relaxed);
+            Business {
+                is_busy: Instant::now() < self.until,
+                epoch: Some(1),
+            }
+        }
+
+        fn rest<'a>(&'a self, _: &'a Owner, _: Sleep) -> BoxFuture<'a, Rested> {
+            async { Rested::Asleep }.boxed()
+        }
+
+        fn note_held(&self, _: &Resident, _: IpAddr, _: &str) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_open_for_a_day_costs_few_looks_and_a_moment_is_noticed_at_once() {
+        let owner = Owner {
+            hypeman: "default".into(),
+            id: InstanceId::parse("a").unwrap(),
+        };
+        // So long it is used, so much later it sleeps at most, after so many looks.
+        for (used, late, looks) in [(1, 70, 30), (20, 1300, 120), (3600, 2000, 2000)] {
+            let began = Instant::now();
+            let used = Duration::from_secs(used);
+            let host = Arc::new(Used {
+                until: began + ANSWER + used,
+                looks: AtomicUsize::new(0),
+            });
+            let holds = Holds::none(Arc::default());
+            let wish = Wishes::default().begin(&owner);
+            wish.carry_out(host.clone(), holds, CancellationToken::new())
+                .await;
+            let took = began.elapsed().saturating_sub(ANSWER + used);
+            assert!(took <= Duration::from_millis(late), "{used:?}: {took:?}");
+            let looked = host.looks.load(Ordering::Relaxed);
+            assert!(looked <= looks, "{used:?}: {looked} looks");
+        }
+    }
 
     #[test]
     fn the_last_wish_is_the_one_that_counts_and_what_is_over_leaves_nothing() {

@@ -2,12 +2,11 @@
 //!
 //! Guarantees: a hold is looked at every second while there is one, so that a clock that is set
 //! forwards ends it, too; what changes in the directory is noticed within seconds; an instance whose
-//! handle the engine does not have yet gets one, a few at a time.
+//! handle the engine does not have yet gets one, a few at a time, and nothing else waits for that.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, StreamExt as _};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -18,8 +17,7 @@ use super::task::Owner;
 const TICK: Duration = Duration::from_secs(1);
 /// How often the directory is looked at, and everything told to the engine once more.
 const AGAIN: Duration = Duration::from_secs(5);
-/// Instances that are told to the engine at once, and how long one may take.
-const AT_ONCE: usize = 16;
+/// How long the engine may take to be told of one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 // === impl Door ===
@@ -34,7 +32,7 @@ impl Door {
     }
 
     async fn look_after(&self) {
-        self.apply_all(self.holds.owners()).await;
+        self.apply_all(self.holds.owners());
         let mut again_at = Instant::now() + AGAIN;
         loop {
             let now = Instant::now();
@@ -61,7 +59,7 @@ impl Door {
             }
             owners.sort_unstable();
             owners.dedup();
-            self.apply_all(owners).await;
+            self.apply_all(owners);
         }
     }
 
@@ -86,12 +84,22 @@ impl Door {
         expiring.await.unwrap_or_default()
     }
 
-    async fn apply_all(&self, owners: Vec<Owner>) {
-        stream::iter(owners)
-            .for_each_concurrent(AT_ONCE, async |owner| {
-                // Who could not be told is told again.
-                let _late = timeout(PATIENCE, self.apply(&owner)).await;
-            })
-            .await;
+    /// Beside what else is done, and for each control plane by itself.
+    fn apply_all(&self, owners: Vec<Owner>) {
+        for plane in self.due.add(owners) {
+            let door = self.clone();
+            let applying = async move {
+                let tell = |owner: Owner| {
+                    let door = &door;
+                    async move {
+                        // Who could not be told is told again.
+                        let _late = timeout(PATIENCE, door.apply(&owner)).await;
+                    }
+                };
+                let working = door.due.work_off(&plane, tell);
+                door.cut.run_until_cancelled(working).await.unwrap_or(());
+            };
+            self.tasks.spawn(applying);
+        }
     }
 }

@@ -53,6 +53,24 @@ VALUES = {
     "one": {"replicas": 1, "dashboard": False, "networkPolicy": {"adminFrom": []}, "preStopSeconds": 0},
     "host": {"hostNetwork": True, "ports": {"http": 8000}, "nodeSelector": {"example.com/hypeman": "true"}},
     "watched-host": {"hostNetwork": True, "ports": {"http": 8000}, "podMonitor": {"enabled": True}},
+    "fleet-front": {
+        "config": "",
+        "fleet": {
+            "role": "front",
+            "endpoints": ["https://etcd-1:2379", "https://etcd-2:2379"],
+            "cell": "eu-1",
+            "zone": "eu-a",
+            "identitySecret": "fleet-front",
+            "etcdSecret": "etcd",
+            "sealed": True,
+        },
+    },
+    "fleet-node": {
+        "hostNetwork": True,
+        "config": '[[hypeman]]\nurl = "http://127.0.0.1:8080"\napi_key_file = "/run/secrets/wakegate/hypeman"\n',
+        "fleet": {"role": "node", "endpoints": ["http://etcd:2379"]},
+        "env": [{"name": "WAKEGATE_WAKE_TIMEOUT", "value": "5s"}],
+    },
 }
 WRONG = (
     {"replicas": 0},
@@ -60,6 +78,11 @@ WRONG = (
     {"service": {"type": "Ingress"}},
     {"ports": {"http": 80}},
     {"networkPolicy": {"from": []}},
+    # A node is on its host's network, a front has a certificate, and both have a directory.
+    {"fleet": {"role": "node", "endpoints": ["http://etcd:2379"]}},
+    {"fleet": {"role": "front", "endpoints": ["http://etcd:2379"]}},
+    {"fleet": {"role": "front", "identitySecret": "fleet-front"}},
+    {"fleet": {"role": "both"}},
 )
 
 
@@ -94,7 +117,10 @@ def addresses(documents, container):
     """Where the gateway listens, by its configuration or its environment: requests, and the operator."""
     for config in of_kind(documents, "ConfigMap"):
         settings = tomllib.loads(config["data"]["wakegate.toml"])
-        return settings["listener"][0]["address"], settings["admin"]["address"]
+        fleet = settings.get("fleet", {})
+        # A node of a fleet is reached by fronts alone.
+        at = fleet["listen"] if fleet.get("role") == "node" else settings["listener"][0]["address"]
+        return at, settings["admin"]["address"]
     variables = {one["name"]: one.get("value") for one in container["env"]}
     return variables["WAKEGATE_LISTENER_ADDRESS"], variables["WAKEGATE_ADMIN_ADDRESS"]
 
@@ -102,7 +128,8 @@ def addresses(documents, container):
 def check_ports(documents, pod, container):
     """What is declared is where it listens, and probes go there."""
     declared = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
-    for name, address in zip(("http", "admin"), addresses(documents, container)):
+    first = "fleet" if "fleet" in declared else "http"
+    for name, address in zip((first, "admin"), addresses(documents, container)):
         host, _, port = address.rpartition(":")
         assert declared.get(name, int(port)) == int(port), (name, address, declared)
     is_local = addresses(documents, container)[1].startswith("127.0.0.1:")
@@ -169,6 +196,35 @@ def check_workloads(documents, is_watched=False):
             assert selects({"matchLabels": service["spec"]["selector"]}, workload["spec"]["template"]["metadata"]["labels"])
 
 
+def check_member(documents, name, values):
+    """A member of a fleet has its certificate, and a node says where fronts reach it."""
+    fleet = values.get("fleet", {})
+    (workload,) = of_kind(documents, "Deployment", "DaemonSet")
+    pod = workload["spec"]["template"]["spec"]
+    container = gateway(pod)
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert set(volumes) == set(mounts), name
+    if not fleet:
+        assert "identity" not in volumes, name
+        return
+    (config,) = of_kind(documents, "ConfigMap")
+    settings = tomllib.loads(config["data"]["wakegate.toml"])["fleet"]
+    assert all(path.startswith(f"{mounts['identity']}/") for path in settings["identity"].values()), settings
+    assert settings["snapshot"].startswith(f"{mounts['directory']}/"), settings
+    variables = {one["name"]: one for one in container.get("env", [])}
+    if fleet["role"] == "node":
+        assert "hostPath" in volumes["identity"], volumes
+        assert "http" not in [port["name"] for port in container["ports"]], container
+        assert variables["WAKEGATE_FLEET_ADVERTISE"]["value"] == "$(HOST_IP):7443", variables
+        names = list(variables)
+        assert names.index("HOST_IP") < names.index("WAKEGATE_FLEET_ADVERTISE"), "it is filled in only behind"
+    else:
+        assert volumes["identity"]["secret"]["secretName"] == "fleet-front", volumes
+        assert settings["tls"]["ca"].startswith(mounts["etcd"]), settings
+        assert settings["key_file"] == "/run/secrets/wakegate/fleet-keys", settings
+
+
 def check_names(documents):
     for document in documents:
         assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", document["metadata"]["name"]), document["metadata"]
@@ -176,7 +232,8 @@ def check_names(documents):
 
 def expected_kinds(values):
     is_on_host = values.get("hostNetwork", False)
-    kinds = ["ConfigMap", "DaemonSet" if is_on_host else "Deployment", "Service"]
+    kinds = ["ConfigMap", "DaemonSet" if is_on_host else "Deployment"]
+    kinds += [] if values.get("fleet", {}).get("role") == "node" else ["Service"]
     kinds += [] if is_on_host else ["NetworkPolicy"]
     kinds += ["PodDisruptionBudget"] if not is_on_host and values.get("replicas", 2) > 1 else []
     kinds += ["PodMonitor"] if "podMonitor" in values else []
@@ -220,6 +277,7 @@ def check_chart(chart):
         assert kinds == expected_kinds(values), (name, kinds)
         check_names(documents)
         check_workloads(documents, is_watched=values.get("podMonitor", {}).get("enabled", False))
+        check_member(documents, name, values)
         known = [document for document in documents if document["kind"] != "PodMonitor"]
         manifest = output / f"{release}-{name}.yaml"
         manifest.write_text(yaml.safe_dump_all(known))

@@ -464,7 +464,7 @@ async fn the_examples_work_as_they_are_written() {
     let commands = readme.lines();
     let commands = commands.filter_map(|line| line.strip_prefix("wakegate local run "));
     let commands: Vec<&str> = commands.collect();
-    assert_eq!(commands.len(), 6, "the README was read");
+    assert_eq!(commands.len(), 7, "the README was read");
     let home = Home::new();
     let here = Here::start(&home).await;
     for command in commands {
@@ -524,6 +524,102 @@ async fn the_examples_work_as_they_are_written() {
     }
 }
 
+/// The gateway of the examples' README, at places of its own.
+struct ExamplesGateway {
+    listen: Reserved,
+    admin: Reserved,
+    door: Reserved,
+    _program: Program,
+}
+
+impl ExamplesGateway {
+    fn start(home: &Home) -> Self {
+        let readme = include_str!("../../examples/README.md");
+        let (_, file) = readme.split_once("> wakegate.toml <<END\n").unwrap();
+        let (file, _) = file.split_once("\nEND\n").unwrap();
+        let [listen, admin, door] = [(); 3].map(|()| Reserved::new());
+        let api = std::fs::read_to_string(home.path().join("wakegate/api")).unwrap();
+        let state = home.path().display().to_string();
+        let mut file = file.to_owned();
+        for (usual, own) in [
+            ("http://127.0.0.1:4973", api.lines().next().unwrap()),
+            ("$HOME/.local/state", state.as_str()),
+            ("127.0.0.1:9911", &door.address.to_string()),
+        ] {
+            assert!(file.contains(usual), "{usual}: {file}");
+            file = file.replace(usual, own);
+        }
+        let path = home.path().join("wakegate.toml");
+        std::fs::write(&path, file).unwrap();
+        let mut command = wakegate();
+        command
+            .args(["serve", "--listen", &listen.address.to_string()])
+            .args(["--admin-listen", &admin.address.to_string(), "-c"])
+            .arg(&path);
+        let program = Program::spawn(&mut command);
+        Self {
+            listen,
+            admin,
+            door,
+            _program: program,
+        }
+    }
+
+    /// An instance's answer, as soon as the gateway serves.
+    async fn ask(&self, method: &str, instance: &str, path: &str) -> String {
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let method: reqwest::Method = method.parse().unwrap();
+        let mut text = None;
+        eventually("the gateway serves", async || {
+            let url = format!("http://{}{path}", self.listen.address);
+            let asked = client.request(method.clone(), url);
+            let asked = asked.header("host", format!("{instance}.localhost"));
+            match asked.send().await {
+                Ok(answer) => text = answer.text().await.ok(),
+                Err(_) => return false,
+            }
+            text.is_some()
+        })
+        .await;
+        text.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_worker_of_the_examples_is_awake_while_it_works_and_sleeps_when_it_is_done() {
+    if !is_there("python3", "--version") {
+        return skip(Lacking::Machine, "the worker needs python3");
+    }
+    let home = Home::new();
+    let here = Here::start(&home).await;
+    let gateway = ExamplesGateway::start(&home);
+    let state = || {
+        let shown = here.run_instances("show worker --json");
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        shown["state"].as_str().unwrap().to_owned()
+    };
+    let command = format!(
+        "worker --workdir examples/worker --idle-timeout 1s --env DOOR={} -- python3 worker.py",
+        gateway.door.address
+    );
+    assert!(here.run(&command).status.success());
+    let began = Instant::now();
+    let said = gateway.ask("POST", "worker", "/jobs?seconds=6").await;
+    assert!(said.contains("job-1"), "{said}");
+    let holds = format!("http://{}/api/holds", gateway.admin.address);
+    let mut was_held = false;
+    eventually("it sleeps", async || {
+        let holds = reqwest::get(&holds).await.unwrap().text().await.unwrap();
+        was_held |= holds.contains("job-1");
+        state() == "Standby"
+    })
+    .await;
+    let awake = began.elapsed();
+    assert!(was_held && awake >= Duration::from_secs(6), "{awake:?}");
+    let said = gateway.ask("GET", "worker", "/").await;
+    assert!(said.contains("0 jobs under way, 1 done"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gateway_of_the_examples_wakes_what_sleeps() {
     let home = Home::new();
@@ -533,42 +629,8 @@ async fn the_gateway_of_the_examples_wakes_what_sleeps() {
     let slept = here.run_instances("standby node");
     assert!(slept.status.success(), "{slept:?}");
 
-    let readme = include_str!("../../examples/README.md");
-    let (_, file) = readme.split_once("> wakegate.toml <<END\n").unwrap();
-    let (file, _) = file.split_once("\nEND\n").unwrap();
-    // At this test's own places.
-    let api = std::fs::read_to_string(home.path().join("wakegate/api")).unwrap();
-    let state = home.path().display().to_string();
-    let mut file = file.to_owned();
-    for (usual, own) in [
-        ("http://127.0.0.1:4973", api.lines().next().unwrap()),
-        ("$HOME/.local/state", state.as_str()),
-    ] {
-        assert!(file.contains(usual), "{usual}: {file}");
-        file = file.replace(usual, own);
-    }
-    let path = home.path().join("wakegate.toml");
-    std::fs::write(&path, file).unwrap();
-    let [listen, admin] = [(); 2].map(|()| Reserved::new());
-    let mut command = wakegate();
-    command
-        .args(["serve", "--listen", &listen.address.to_string()])
-        .args(["--admin-listen", &admin.address.to_string(), "-c"])
-        .arg(&path);
-    let _gateway = Program::spawn(&mut command);
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let ask = async || {
-        let asked = client.get(format!("http://{}/", listen.address));
-        let answer = asked.header("host", "node.localhost").send().await.ok()?;
-        answer.text().await.ok()
-    };
-    let mut answer = None;
-    eventually("the gateway serves", async || {
-        answer = ask().await;
-        answer.is_some()
-    })
-    .await;
-    let answer = answer.unwrap();
+    let gateway = ExamplesGateway::start(&home);
+    let answer = gateway.ask("GET", "node", "/").await;
     assert!(
         answer.contains("request 2 "),
         "its memory is kept: {answer}"

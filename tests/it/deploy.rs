@@ -195,13 +195,16 @@ fn the_manifests_and_the_chart_are_valid_and_so_are_their_configurations() {
     assert!(said.contains("every manifest is valid"), "{said}");
     let secrets = dir.path().join("secrets");
     std::fs::create_dir(&secrets).unwrap();
-    for name in ["hypeman", "admin-token"] {
+    for name in ["hypeman", "admin-token", "fleet-keys"] {
         let path = secrets.join(name);
         std::fs::write(&path, "0123456789abcdef").unwrap();
         std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
     }
     let mut configurations = vec![deploy("compose/wakegate.toml")];
     for name in ["default", "everything", "one", "host", "watched-host"] {
+        configurations.push(dir.path().join(format!("{name}.toml")));
+    }
+    for name in ["fleet-front", "fleet-node"] {
         configurations.push(dir.path().join(format!("{name}.toml")));
     }
     for name in ["manifest-gateway", "manifest-host"] {
@@ -213,7 +216,12 @@ fn the_manifests_and_the_chart_are_valid_and_so_are_their_configurations() {
         let text = text
             .replace("/run/secrets/wakegate", here)
             .replace("/run/secrets", here);
-        let config = load(path.to_str().unwrap(), &text, &Variables::default()).unwrap();
+        // What only the pod's environment says.
+        let host = ("WAKEGATE_FLEET_ADVERTISE", "192.0.2.1:7443");
+        let is_node = text.contains("role = \"node\"");
+        let host = is_node.then(|| (host.0.to_owned(), host.1.to_owned()));
+        let variables = Variables::from_iter(host);
+        let config = load(path.to_str().unwrap(), &text, &variables).unwrap();
         assert!(config.admin.token.is_some(), "{}", path.display());
         std::fs::write(dir.path().join(path.file_name().unwrap()), text).unwrap();
     }

@@ -638,3 +638,44 @@ async fn idle_connections_go_with_the_last_handle_of_their_epoch() {
         eventually("nobody looks after it", async || tasks.is_empty()).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_the_look_before_a_sleep_on_nobody_enters_who_was_not_counted() {
+    let (port, seen) = application(h1).await;
+    let stage = Stage::set(port, "");
+    let endpoint = stage.awake().await;
+    let parts = stage.gateway.parts();
+    let wakes = &parts.wakes;
+    let (name, patience) = (reference("one"), Duration::from_secs(5));
+    let found = wakes.find(PlaneIndex(0), &name, patience, [127, 0, 0, 1].into());
+    let instance = found.await.unwrap();
+    // A warm request that comes while the task looks waits for what comes of the look.
+    let (looked, look) = (endpoint.clone(), std::sync::mpsc::channel::<()>());
+    let may = move || {
+        assert!(looked.is_resting());
+        look.1.recv().unwrap();
+        false
+    };
+    let (refusing, requests) = (Arc::clone(&instance), seen.requests());
+    let resting = spawn(async move { refusing.rest(may, async { Ok(()) }).await });
+    eventually("the task looks", async || endpoint.is_resting()).await;
+    let mut client = stage.client(false).await;
+    let get = "GET /done HTTP/1.1\r\nhost: h1.test\r\n\r\n";
+    client.write_all(get.as_bytes()).await.unwrap();
+    let queues = wakegate::proxy::queues_of(&parts.hold, &instance);
+    eventually("it waits", async || queues.held() == 1).await;
+    assert_eq!(seen.requests(), requests);
+    look.0.send(()).unwrap();
+    let rested = resting.await.unwrap();
+    assert!(matches!(rested, Err(wakegate::wake::RestError::Busy)));
+    assert!(!endpoint.is_resting());
+    let mut answer = [0; 12];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    assert!(
+        !endpoint.cut().is_cancelled(),
+        "it goes on in the same epoch"
+    );
+    drop(client);
+    stage.end().await;
+}

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,137 +14,8 @@ use wakegate::fleet::engine::{
 use wakegate::fleet::records::PREFIX;
 use wakegate::fleet::{Directory, EtcdEngine, MemoryEngine, Own, Sink, Step, follow};
 
-use crate::support::reserved::Reserved;
-use crate::support::skips::{Lacking, skip};
-use crate::support::{Program, eventually, spawn};
-
-/// Whether etcd is installed; the test is skipped without.
-fn has_etcd() -> bool {
-    let found = ["etcd", "etcdctl"].iter().all(|program| {
-        let mut command = Command::new(program);
-        command
-            .arg("--help")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        command.status().is_ok()
-    });
-    if !found {
-        skip(Lacking::Tool, "etcd is not installed");
-    }
-    found
-}
-
-/// Members of one etcd.
-struct Etcd {
-    dir: tempfile::TempDir,
-    clients: Vec<Reserved>,
-    peers: Vec<Reserved>,
-    running: Vec<Option<Program>>,
-}
-
-impl Etcd {
-    async fn start(members: usize) -> Self {
-        let reserve = || (0..members).map(|_| Reserved::new()).collect::<Vec<_>>();
-        let mut etcd = Self {
-            dir: tempfile::tempdir().unwrap(),
-            clients: reserve(),
-            peers: reserve(),
-            running: (0..members).map(|_| None).collect(),
-        };
-        for index in 0..members {
-            etcd.run(index);
-        }
-        let engine = etcd.engine();
-        eventually("etcd answers", async || {
-            read_all(&engine, PREFIX).await.is_ok()
-        })
-        .await;
-        etcd
-    }
-
-    fn cluster(&self) -> String {
-        let members = self.peers.iter().enumerate();
-        let members: Vec<String> = members
-            .map(|(index, peer)| format!("m{index}=http://{}", peer.address))
-            .collect();
-        members.join(",")
-    }
-
-    fn run(&mut self, index: usize) {
-        let (client, peer) = (self.clients[index].address, self.peers[index].address);
-        let (client, peer) = (format!("http://{client}"), format!("http://{peer}"));
-        let mut command = Command::new("etcd");
-        command
-            .args(["--name", &format!("m{index}")])
-            .arg("--data-dir")
-            .arg(self.dir.path().join(format!("m{index}")))
-            .args([
-                "--listen-client-urls",
-                &client,
-                "--advertise-client-urls",
-                &client,
-            ])
-            .args([
-                "--listen-peer-urls",
-                &peer,
-                "--initial-advertise-peer-urls",
-                &peer,
-            ])
-            .args(["--initial-cluster", &self.cluster()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        self.running[index] = Some(Program(command.spawn().unwrap()));
-    }
-
-    fn kill(&mut self, index: usize) {
-        let mut program = self.running[index].take().unwrap();
-        program.0.kill().unwrap();
-        program.0.wait().unwrap();
-    }
-
-    fn signal(&self, index: usize, signal: rustix::process::Signal) {
-        let id = self.running[index].as_ref().unwrap().0.id();
-        let id = rustix::process::Pid::from_raw(id.try_into().unwrap()).unwrap();
-        rustix::process::kill_process(id, signal).unwrap();
-    }
-
-    fn endpoint(&self, index: usize) -> String {
-        format!("http://{}", self.clients[index].address)
-    }
-
-    fn config(&self) -> FleetConfig {
-        FleetConfig {
-            endpoints: (0..self.clients.len())
-                .map(|index| self.endpoint(index))
-                .collect(),
-            ..FleetConfig::default()
-        }
-    }
-
-    fn engine(&self) -> EtcdEngine {
-        EtcdEngine::new(&self.config()).unwrap()
-    }
-
-    /// etcd's own client.
-    fn control(&self, arguments: &[&str]) {
-        let mut command = Command::new("etcdctl");
-        command
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &self.endpoint(0)]);
-        let output = command
-            .args(arguments)
-            .current_dir(self.dir.path())
-            .output()
-            .unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: {said}");
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.dir.path().join(name)
-    }
-}
+use crate::support::etcd::{Etcd, has_etcd};
+use crate::support::{eventually, spawn};
 
 struct Quiet;
 
@@ -160,6 +30,7 @@ fn following(etcd: &Etcd) -> Arc<Directory> {
     let own = Own {
         name: "f".to_owned(),
         is_node: false,
+        ..Own::default()
     };
     let engine: Arc<dyn Engine> = Arc::new(etcd.engine());
     let wake = WakeConfig::default();
@@ -299,7 +170,7 @@ async fn an_old_backup_is_noticed_and_followed() {
     is_served(&copy, "new-4.x").await;
     etcd.kill(0);
     std::fs::remove_dir_all(etcd.path("m0")).unwrap();
-    let peer = format!("http://{}", etcd.peers[0].address);
+    let peer = format!("http://{}", etcd.peer(0));
     let (dir, cluster) = (etcd.path("m0"), etcd.cluster());
     let dir: &Path = &dir;
     etcd.control(&[

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use axum::response::IntoResponse as _;
 use http::header::SEC_WEBSOCKET_PROTOCOL;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use self::server::{Server, answer};
@@ -111,6 +112,53 @@ async fn forged_and_stale_tokens_wake_nobody_and_do_not_tell_names_apart() {
             "a shared secret",
             &signer.with_head(&json!({ "alg": "HS256", "kid": "a" }), &claims("blue")),
         ),
+        bearer(
+            "no algorithm, in capitals, and no signature",
+            &(signer
+                .with_head(&json!({ "alg": "None" }), &claims("blue"))
+                .rsplit_once('.')
+                .unwrap()
+                .0
+                .to_owned()
+                + "."),
+        ),
+        bearer(
+            "an algorithm of another kind of key",
+            &signer.with_head(&json!({ "alg": "RS256", "kid": "a" }), &claims("blue")),
+        ),
+        bearer(
+            "a key of its own",
+            &forger.with_head(
+                &json!({
+                    "alg": "EdDSA", "jku": "http://127.0.0.1:1/", "jwk":
+                    serde_json::from_str::<Value>(&forger.jwks()).unwrap()["keys"][0],
+                }),
+                &claims("blue"),
+            ),
+        ),
+        bearer(
+            "an extension that must be understood",
+            &signer.with_head(
+                &json!({ "alg": "EdDSA", "kid": "a", "crit": ["exp"] }),
+                &claims("blue"),
+            ),
+        ),
+        bearer(
+            "a claim twice",
+            &signer.with_texts(
+                "{\"alg\":\"EdDSA\",\"kid\":\"a\"}",
+                &claims("blue")
+                    .to_string()
+                    .replacen('{', "{\"sub\":\"red\",", 1),
+            ),
+        ),
+        bearer(
+            "an algorithm twice",
+            &signer.with_texts(
+                "{\"alg\":\"none\",\"alg\":\"EdDSA\",\"kid\":\"a\"}",
+                &claims("blue").to_string(),
+            ),
+        ),
         bearer("no signature", good.rsplit_once('.').unwrap().0),
         bearer("another key of that name", &forger.token(&claims("blue"))),
         bearer("an unknown key", &Signer::new("b").token(&claims("blue"))),
@@ -192,6 +240,53 @@ async fn forged_and_stale_tokens_wake_nobody_and_do_not_tell_names_apart() {
     let leeway = bearer("a clock that is late", &with("exp", json!(now() - 20)));
     assert_eq!(leeway.send(&client, "blue").await.0, 200);
     assert_eq!(plane.operations(&blue.id, "restore").await, 1);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_path_gets_around_a_rule_that_asks_who_comes() {
+    let plane = Plane::start().await;
+    let blue = plane.asleep(Wanted::hello("blue")).await;
+    // What is in the open wakes nobody by GET, so that whatever passes shows.
+    let open = "[route.admission]\nmethods = [\"POST\"]\n[[route]]\nhost = \"blue.test\"\n\
+                path = \"/private\"\ninstance = \"blue\"\n[route.auth]\nheader = \"x-key\"\n\
+                value = \"0123456789abcdef0123456789abcdef\"\n";
+    let gateway = Gateway::start(&plane, &route("blue", open)).await;
+    for path in [
+        "/private",
+        "/private/",
+        "/private/x",
+        "//private",
+        "/./private",
+        "/x/../private",
+        "/x/%2e%2e/private",
+        "/%70rivate",
+        "/private%2fx",
+        "/private;a=b",
+        "/private%00",
+        "/private%20",
+        "/x%2f..%2fprivate",
+        "/x/..%5cprivate",
+        "/\\private",
+        "/%2fprivate",
+        "/Private",
+        "/private?x=/../open",
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(gateway.address)
+            .await
+            .unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nhost: blue.test\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let status = answer.split(' ').nth(1).unwrap_or_default();
+        // Where all readings agree that it is another path, the open route says that it does not wake.
+        assert!(["400", "403", "503"].contains(&status), "{path}: {answer}");
+        let is_plain = path.starts_with("/private") && !path.contains('%') && !path.contains(';');
+        assert!(!is_plain || status == "403", "{path}: {answer}");
+    }
+    assert_eq!(plane.operations(&blue.id, "restore").await, 0);
     gateway.stop().await;
     plane.stop().await;
 }

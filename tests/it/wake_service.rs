@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::support::reserved::Reserved;
 use crate::support::skips::{Lacking, skip};
-use crate::support::{Gateway, PATIENCE, Plane, Wanted, eventually, route};
+use crate::support::{Gateway, PATIENCE, Plane, Wanted, eventually, number, route};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -151,9 +151,11 @@ async fn get_by(front: SocketAddr) -> String {
     answer.lines().next().unwrap_or_default().to_owned()
 }
 
-/// Lets the instance fall asleep many times, and asks for it at the same moment.
-async fn race(plane: &Plane, id: &str, front: SocketAddr) {
-    for round in 0..100 {
+/// Lets the instance fall asleep, and asks for it at the same moment, until it has been woken so often.
+async fn race(plane: &Plane, id: &str, front: SocketAddr, wakes: usize) {
+    let mut round = 0;
+    while plane.operations(id, "restore").await < wakes {
+        round += 1;
         let standby = async {
             // It is asleep already, or being woken.
             let _raced = plane
@@ -178,8 +180,11 @@ async fn raced_by(program: &str, configure: impl Fn(&Path, SocketAddr, SocketAdd
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     if let Some(_front) = Front::start(program, &arguments, reserved.address).await {
         assert_eq!(get_by(reserved.address).await, "HTTP/1.1 200 OK");
-        let racing = Box::pin(race(&plane, &blue.id, reserved.address));
-        tokio::time::timeout(PATIENCE * 4, racing).await.unwrap();
+        let wakes = number("RACED_WAKES").unwrap_or(100);
+        let limit = PATIENCE * u32::try_from(4 + wakes / 25).unwrap();
+        let wakes = usize::try_from(wakes).unwrap();
+        let racing = Box::pin(race(&plane, &blue.id, reserved.address, wakes));
+        tokio::time::timeout(limit, racing).await.unwrap();
     }
     gateway.stop().await;
     plane.stop().await;

@@ -4,9 +4,12 @@
 //! directory is temporary, and what is started ends with its owner.
 
 pub mod browser;
+pub mod etcd;
 pub mod fleet;
 pub mod gateway_process;
+pub mod member_process;
 pub mod module_graph;
+pub mod relay;
 pub mod reserved;
 pub mod scripted_app;
 pub mod scripted_ca;

@@ -2,6 +2,7 @@
 
 import { call, headers, pathOf, preferences, signIn, signOut, token } from "/api.js";
 import { Details } from "/details.js";
+import { Fleet } from "/fleet.js";
 import { Grid } from "/grid.js";
 import { draw, sentence } from "/histogram.js";
 import { Overview } from "/overview.js";
@@ -79,6 +80,7 @@ const act = {
 const details = new Details(find("details"), act);
 const grid = new Grid(find("view"), find("rows"), act);
 const overview = new Overview(find, instances, act.details);
+const fleet = new Fleet(find);
 
 // --- what the gateway tells ---
 
@@ -141,7 +143,10 @@ const told = {
     }
     if (ticks % 2 === 0) details.look();
     // Control planes and routes change seldom.
-    if (ticks % 5 === 0) overview.status();
+    if (ticks % 5 === 0) {
+      overview.status();
+      fleet.look();
+    }
     if (ticks % 15 === 0) overview.routes();
     else overview.show();
     ticks += 1;

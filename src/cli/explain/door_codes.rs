@@ -16,16 +16,16 @@ pub(super) const DOOR_CODES: &[Code] = &[
     code(
         "bad_hold",
         400,
-        "At the workloads' door: the body of a PUT is not JSON such as {\"for\": \"10m\"}, or asks for more \
-         than workload.max_hold.",
+        "At the workloads' door: the body of a PUT is not JSON such as {\"for\": \"10m\"}, asks for more than \
+         workload.max_hold, or ended before its end. 408 where it did not come within ten seconds.",
         "The detail says what is wrong. Durations are written as Go does it: \"90s\", \"10m\", \"1h30m\".",
     ),
     code(
         "not_an_instance",
         403,
         "At the workloads' door: by the control planes' word, no instance runs at the address that the \
-         request came from.",
-        "Ask from within the instance, without a proxy or an address translation on the way. `wakegate \
+         request came from; or another one does since the connection was made, or the address is link-local.",
+        "Make a new connection. Ask from within the instance, without a proxy or an address translation on the way. `wakegate \
          instances show NAME` has its address. Of several containers in an instance, the instance's own \
          address must be seen.",
     ),
@@ -51,21 +51,24 @@ pub(super) const DOOR_CODES: &[Code] = &[
     code(
         "body_too_large",
         413,
-        "At the workloads' door: the body is longer than 4 KiB, or did not come in time.",
+        "At the workloads' door: the body is longer than 4 KiB.",
         "Send {\"for\": \"10m\"} and nothing else.",
     ),
     code(
         "too_many_holds",
         429,
-        "At the workloads' door: the instance has as many holds as workload.max_holds allows, or there are \
-         100,000 in all.",
-        "Take back those of tasks that are over; use one name again and again for one task.",
+        "At the workloads' door: the instance has as many holds as workload.max_holds allows, there are \
+         100,000 in all, or it has changed its holds too often: ten changes a second, and a hundred at once, are \
+         allowed.",
+        "Take back those of tasks that are over; use one name again and again for one task. A change too many \
+         has Retry-After.",
     ),
     code(
         "hold_not_kept",
         503,
         "At the workloads' door: the hold could not be written to workload.state_dir, so it was not placed \
-         or taken back.",
-        "The detail has the system's words: is the disk full, or the directory no longer the gateway's?",
+         or taken back; or the instance is just being put to sleep, as its workload has asked by POST /idle.",
+        "Say it again after Retry-After: a workload that is put to sleep does so when it is awake again. Else \
+         the detail has the system's words: is the disk full, or the directory no longer the gateway's?",
     ),
 ];

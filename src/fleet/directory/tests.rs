@@ -10,7 +10,12 @@ use crate::fleet::records::PREFIX;
 
 fn directory(name: &str, is_node: bool, engine: &MemoryEngine) -> Arc<Directory> {
     let name = name.to_owned();
-    let (own, config) = (Own { name, is_node }, FleetConfig::default());
+    let own = Own {
+        name,
+        is_node,
+        ..Own::default()
+    };
+    let config = FleetConfig::default();
     let engine: Arc<dyn Engine> = Arc::new(engine.clone());
     Directory::new(own, &config, &WakeConfig::default(), "default", engine).unwrap()
 }
@@ -89,6 +94,7 @@ async fn what_cannot_be_read_leaves_its_last_good_form_and_spoils_nothing_else()
     let problems: Vec<String> = copy.status().problems.into_keys().collect();
     let expected = ["r/op/a.x", "r/op/b.x", "r/op/c..x"].map(|key| format!("{PREFIX}{key}"));
     assert_eq!(problems, expected);
+    assert_eq!(copy.counts().problems, 3);
     put(&engine, "r/op/a.x", &json!({"instance": "a2"})).await;
     delete(&engine, vec!["r/op/b.x".to_owned(), "r/op/c..x".to_owned()]).await;
     reread(&copy, &engine).await;
@@ -167,11 +173,13 @@ async fn the_operators_route_goes_before_and_then_the_oldest_claims_and_routes_a
         (&*twice.name, twice.hosts.join(" ")),
         ("web", "h1 h2".to_owned())
     );
+    assert_eq!(copy.counts().claimed_twice, 1);
     put(&engine, "r/op/a.x", &json!({"instance": "of-op"})).await;
     delete(&engine, vec!["i/h1/web".to_owned()]).await;
     reread(&copy, &engine).await;
     assert_eq!(served(&copy)["a.x/"], "of-op");
     assert_eq!(copy.place("web"), Place::Here);
+    assert_eq!(copy.counts().claimed_twice, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +197,7 @@ async fn silence_is_not_absence() {
     assert_eq!(copy.place("nobody"), Place::Unclaimed);
     put(&engine, "h/h1", &json!({"endpoints": ["a:1"], "zone": "z"})).await;
     copy.apply(&since(&engine, 3).await);
-    assert_eq!(copy.alive(), 1);
+    assert_eq!(copy.counts().alive, 1);
     delete(&engine, vec!["h/h1".to_owned()]).await;
     copy.apply(&since(&engine, 4).await);
     let Place::Peer { host, .. } = copy.place("web") else {
@@ -198,7 +206,7 @@ async fn silence_is_not_absence() {
     assert!(!host.alive);
     let status = copy.status();
     assert_eq!((status.members.len(), status.members[0].alive), (1, false));
-    assert_eq!(copy.alive(), 0);
+    assert_eq!(copy.counts().alive, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,6 +229,7 @@ async fn many_routes_that_go_at_once_stay_until_that_is_accepted_however_it_is_h
     for copy in [&watching, &reading] {
         let shrink = copy.status().shrink.unwrap();
         assert_eq!((shrink.routes, shrink.of), (25, 60));
+        assert_eq!(copy.counts().held, 25);
     }
     // Other changes go on, and one that comes again is not gone.
     put(&engine, "r/op/a0.x", &json!({"instance": "again"})).await;
@@ -322,8 +331,10 @@ async fn reading_again_finds_where_a_name_went_and_does_not_wait_for_an_engine_t
     reread(&copy, &engine).await;
     let before = copy.place("web");
     assert_eq!(copy.read_again("web").await, before);
+    // That answer is good for a second.
+    tokio::time::advance(Duration::from_secs(1)).await;
     let value = json!({"id": "id"}).to_string().into_bytes();
-    operator::relocate(&engine, "web", "h1", ("h2", value))
+    operator::relocate(&engine, "web", &["h1"], ("h2", value))
         .await
         .unwrap();
     let (again, applied) = tokio::join!(copy.read_again("web"), async {
@@ -344,4 +355,218 @@ async fn reading_again_finds_where_a_name_went_and_does_not_wait_for_an_engine_t
     let place = copy.read_again("web").await;
     assert_eq!(place, copy.place("web"));
     assert!(began.elapsed() <= Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_who_read_a_name_again_make_one_read_and_one_a_second() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    put(&engine, "h/h1", &json!({"endpoints": ["h1:1"]})).await;
+    put(&engine, "i/h1/web", &json!({"id": "id-1"})).await;
+    reread(&copy, &engine).await;
+    let (before, began, reads) = (copy.place("web"), Instant::now(), engine.reads());
+    let slow = Faults {
+        delay: Duration::from_millis(10),
+        ..Faults::default()
+    };
+    engine.set_faults(slow);
+    for _ in 0..3 {
+        // Also where the name is the instance's id.
+        let names = ["web", "id-1"].into_iter().cycle().take(1_000);
+        let places = names.map(|name| copy.read_again(name));
+        for place in futures_util::future::join_all(places).await {
+            assert_eq!(place, before);
+        }
+    }
+    assert_eq!(engine.reads() - reads, 1);
+    assert!(began.elapsed() < Duration::from_millis(15), "nobody waits");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(copy.read_again("web").await, before);
+    assert_eq!(engine.reads() - reads, 2);
+    // Whoever asks for a name that nobody claims waits for nothing but the answer.
+    assert_eq!(copy.read_again("nobody").await, Place::Unclaimed);
+    assert_eq!(copy.read_again("nobody else").await, Place::Unclaimed);
+    assert_eq!(engine.reads() - reads, 3);
+    assert!(began.elapsed() < Duration::from_millis(1_100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_front_and_a_node_of_one_name_are_two_members() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    let node = json!({"endpoints": ["node:1"], "spki": "11".repeat(32), "role": "front"});
+    put(&engine, "h/h1", &node).await;
+    put(&engine, "i/h1/web", &json!({"id": "id-1"})).await;
+    reread(&copy, &engine).await;
+    let front = json!({"endpoints": ["front:1"], "spki": "22".repeat(32), "role": "node"});
+    put(&engine, "g/h1", &front).await;
+    copy.apply(&since(&engine, 4).await);
+    let Place::Peer { host, .. } = copy.place("web") else {
+        panic!("{:?}", copy.place("web"));
+    };
+    assert_eq!(
+        (&*host.endpoints, host.role),
+        (&["node:1".to_owned()][..], Role::Node)
+    );
+    assert_eq!(copy.counts().alive, 2);
+    let key = |role| copy.member_as(role, "h1").and_then(|member| member.spki);
+    assert_eq!(
+        (key(Role::Node), key(Role::Front)),
+        (Some([0x11; 32]), Some([0x22; 32]))
+    );
+    let roles: Vec<&str> = copy.status().members.iter().map(|one| one.role).collect();
+    assert_eq!(roles, ["front", "node"]);
+    // The end of the one is not the end of the other, and a front has no instances.
+    delete(&engine, vec!["g/h1".to_owned()]).await;
+    copy.apply(&since(&engine, 5).await);
+    assert!(copy.is_alive(&Key::Node("h1".to_owned())));
+    assert!(!copy.is_alive(&Key::Front("h1".to_owned())));
+    put(&engine, "g/h2", &json!({"endpoints": ["front:1"]})).await;
+    put(&engine, "i/h2/api", &json!({"id": "id-2"})).await;
+    reread(&copy, &engine).await;
+    let host = "h2".to_owned();
+    assert_eq!(copy.place("api"), Place::Unreachable { host });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_moves_leaves_the_claim_that_its_new_host_has_as_it_is() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    for host in ["h1", "h2", "h3"] {
+        put(
+            &engine,
+            &format!("h/{host}"),
+            &json!({"endpoints": [format!("{host}:1")]}),
+        )
+        .await;
+        put(
+            &engine,
+            &format!("i/{host}/web"),
+            &json!({"id": format!("of-{host}")}),
+        )
+        .await;
+    }
+    let value = json!({"id": "of-h1"}).to_string().into_bytes();
+    let gone = operator::relocate(&engine, "web", &["h1", "h9"], ("h3", value.clone())).await;
+    assert!(
+        gone.unwrap_err()
+            .to_string()
+            .contains("`h9` does not claim `web`")
+    );
+    operator::relocate(&engine, "web", &["h1", "h2"], ("h3", value.clone()))
+        .await
+        .unwrap();
+    reread(&copy, &engine).await;
+    let Place::Peer { host, claim } = copy.place("web") else {
+        panic!("{:?}", copy.place("web"));
+    };
+    assert_eq!((&*host.name, &*claim.id), ("h3", "of-h3"));
+    assert_eq!(copy.status().claimed_twice.len(), 0);
+    // Who claims nothing is given the claim that there was.
+    operator::relocate(&engine, "web", &["h3"], ("h1", value))
+        .await
+        .unwrap();
+    reread(&copy, &engine).await;
+    let Place::Peer { host, claim } = copy.place("web") else {
+        panic!("{:?}", copy.place("web"));
+    };
+    assert_eq!((&*host.name, &*claim.id), ("h1", "of-h1"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_policy_opens_when_its_key_is_there_and_stays_sealed_in_a_file() {
+    use base64::Engine as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys");
+    let line = |byte: u8| base64::prelude::BASE64_STANDARD.encode([byte; 32]);
+    let keys = |lines: &[u8]| {
+        let lines: Vec<String> = lines.iter().map(|byte| line(*byte)).collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        SealKeys::load(&path).unwrap()
+    };
+    let engine = MemoryEngine::new();
+    let key = format!("{PREFIX}p/slow");
+    let policy = json!({"wake": {"timeout": "7s"}}).to_string().into_bytes();
+    let sealed = keys(&[1]).seal(&key, policy).unwrap();
+    let sealed: serde_json::Value = serde_json::from_slice(&sealed).unwrap();
+    put(&engine, "p/slow", &sealed).await;
+    put(
+        &engine,
+        "r/op/a.x",
+        &json!({"instance": "a", "policy": "slow"}),
+    )
+    .await;
+    // A member with another key, one that has none, and one with a config that names the file.
+    keys(&[2]);
+    let own = Own {
+        name: "f".to_owned(),
+        is_node: false,
+        ..Own::default()
+    };
+    let config = FleetConfig {
+        key_file: Some(path.clone()),
+        ..FleetConfig::default()
+    };
+    let shared: Arc<dyn Engine> = Arc::new(engine.clone());
+    let copy = Directory::new(own, &config, &WakeConfig::default(), "", shared).unwrap();
+    reread(&copy, &engine).await;
+    assert_eq!(copy.routes().len(), 0);
+    let problem = copy.status().problems[&key].clone();
+    assert!(
+        problem.contains("which is not in `fleet.key_file`"),
+        "{problem}"
+    );
+    let applied = copy.use_keys(keys(&[2, 1]));
+    assert_eq!(applied.routes.added.len(), 1);
+    assert_eq!(copy.routes()[0].wake.timeout, Duration::from_secs(7));
+    assert_eq!(copy.status().problems, BTreeMap::new());
+    for known in [&copy, &directory("g", false, &engine)] {
+        reread(known, &engine).await;
+        let (entries, _) = known.entries();
+        let entry = entries.iter().find(|entry| entry.key == key).unwrap();
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&entry.value).unwrap(),
+            sealed
+        );
+    }
+    // A key that is gone takes nothing away that is in force.
+    copy.use_keys(keys(&[3]));
+    reread(&copy, &engine).await;
+    assert_eq!(copy.routes()[0].wake.timeout, Duration::from_secs(7));
+    delete(&engine, vec!["p/slow".to_owned()]).await;
+    reread(&copy, &engine).await;
+    assert_eq!(copy.status().problems, BTreeMap::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_meets_no_clients_remembers_its_own_claims_alone() {
+    let engine = MemoryEngine::new();
+    let own = Own {
+        name: "h2".to_owned(),
+        is_node: true,
+        meets_nobody: true,
+    };
+    let shared: Arc<dyn Engine> = Arc::new(engine.clone());
+    let config = FleetConfig::default();
+    let copy = Directory::new(own, &config, &WakeConfig::default(), "", shared).unwrap();
+    put(&engine, "i/h1/web", &json!({"id": "id-1"})).await;
+    put(&engine, "i/h2/api", &json!({"id": "id-2"})).await;
+    put(&engine, "r/op/a.x", &json!({"instance": "web"})).await;
+    reread(&copy, &engine).await;
+    put(&engine, "i/h1/more", &json!({"id": "id-3"})).await;
+    delete(&engine, vec!["i/h1/web".to_owned()]).await;
+    copy.apply(&since(&engine, 5).await);
+    assert_eq!((copy.status().claims, copy.routes().len()), (1, 1));
+    assert_eq!(copy.known(), 6);
+    let (entries, _) = copy.entries();
+    let claims = entries.iter().filter(|entry| entry.key.contains("/i/"));
+    assert_eq!(
+        claims.map(|entry| &*entry.key).collect::<Vec<_>>(),
+        [format!("{PREFIX}i/h2/api")]
+    );
+    assert_eq!(
+        copy.place("web"),
+        Place::Here,
+        "its own Hypeman says whether it has that"
+    );
 }

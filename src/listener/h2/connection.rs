@@ -2,7 +2,8 @@
 //!
 //! Guarantees: a frame that comes and a response that goes on cost a turn of this one task and
 //! nothing else; a drain, or a connection that has no request for long, is a GOAWAY, after which
-//! requests that were under way are still answered.
+//! requests that were under way are still answered; when a drain is over its tunnels still take leave,
+//! for seconds at most.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use futures_util::stream::FuturesUnordered;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::abandoned;
 use super::activity::{Activity, Busy};
@@ -48,6 +49,11 @@ const MEMBERS_SMALL_FRAMES: usize = 512 * 1024;
 /// Streams of a member that have been reset and not looked at, for each that it may have open: many of its
 /// clients may leave at once.
 const MEMBERS_RESETS: usize = 8;
+
+/// How long tunnels that are cut may take leave: as long as one over HTTP/1.1 does.
+const FAREWELL: Duration = Duration::from_secs(3);
+/// How long the last frames of a connection may take that has no stream any more.
+const LAST_FRAMES: Duration = Duration::from_millis(100);
 
 /// Fields that another member of the fleet adds to those of its client's, by itself and by its routes'
 /// rules, and their bytes.
@@ -133,10 +139,17 @@ where
     }
     serving.let_finish();
     tokio::select! {
-        served = std::future::poll_fn(|cx| serving.poll(cx)) => served,
+        served = std::future::poll_fn(|cx| serving.poll(cx)) => return served,
         // A client that does not take its GOAWAY has its time.
-        () = activity.none_for(config.header_timeout) => Ok(()),
-        () = drain.cut().cancelled() => Ok(()),
+        () = activity.none_for(config.header_timeout) => return Ok(()),
+        () = drain.cut().cancelled() => {}
+    }
+    // What is left is cut, but for tunnels, which say why they end.
+    serving.streams.clear();
+    tokio::select! {
+        served = std::future::poll_fn(|cx| serving.poll(cx)) => served,
+        () = activity.none_for(LAST_FRAMES) => Ok(()),
+        () = sleep(FAREWELL) => Ok(()),
     }
 }
 

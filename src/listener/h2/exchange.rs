@@ -38,8 +38,9 @@ use crate::listener::service::{Backlog, Downstream, ExtraHeaders, Service};
 const STREAM: usize = 8 * 1024;
 /// What a tunnel takes besides: the room that each direction is copied through.
 const TUNNEL: usize = 16 * 1024;
-/// What a field takes besides its name and its value.
-const FIELD: usize = 64;
+/// What a field takes besides its name and its value: its place in the map, and the allocation of
+/// a name that is not a usual one.
+const FIELD: usize = 128;
 /// A response's head that is larger is not kept for a client that reads nothing and has its share.
 const LARGE_HEAD: usize = 16 * 1024;
 

@@ -65,6 +65,9 @@ pub(super) const DRAINING: &str = "wakegate_draining";
 pub(super) const FLEET_REVISION: &str = "wakegate_fleet_revision";
 pub(super) const FLEET_AGE: &str = "wakegate_fleet_age_seconds";
 pub(super) const FLEET_MEMBERS: &str = "wakegate_fleet_members";
+pub(super) const FLEET_HELD: &str = "wakegate_fleet_routes_held";
+pub(super) const FLEET_TWICE: &str = "wakegate_fleet_names_claimed_twice";
+pub(super) const FLEET_PROBLEMS: &str = "wakegate_fleet_problems";
 pub(super) const BUILD_INFO: &str = "wakegate_build_info";
 pub(super) const SPANS: &str = "wakegate_spans_exported_total";
 pub(super) const ACCESS_LINES_DROPPED: &str = "wakegate_access_lines_dropped_total";
@@ -344,6 +347,21 @@ const ALL: &[(&str, Kind, &str)] = &[
         FLEET_MEMBERS,
         Gauge,
         "Members of the fleet whose records live",
+    ),
+    (
+        FLEET_HELD,
+        Gauge,
+        "Routes that are gone from the fleet's directory and stay in force until that is accepted",
+    ),
+    (
+        FLEET_TWICE,
+        Gauge,
+        "Names of instances that several hosts of the fleet claim",
+    ),
+    (
+        FLEET_PROBLEMS,
+        Gauge,
+        "Keys of the fleet's directory that are not in force as they are",
     ),
     (BUILD_INFO, Gauge, "Which version this is; always 1"),
     (

@@ -67,6 +67,12 @@ pub struct FleetReadings {
     pub age: Duration,
     /// Members whose records live.
     pub members: usize,
+    /// Routes that are gone and stay in force.
+    pub held: usize,
+    /// Names that several hosts claim.
+    pub claimed_twice: usize,
+    /// Keys that are not in force as they are.
+    pub problems: usize,
 }
 
 /// All the gateway's metrics.
@@ -472,10 +478,16 @@ impl Metrics {
         self.memory_refusals.absolute(readings.memory_refusals);
         self.draining.set(f64::from(u8::from(readings.draining)));
         if let Some(fleet) = readings.fleet {
-            let gauge = |name| self.registry.gauge(name, Vec::new());
-            gauge(name::FLEET_REVISION).set(fleet.revision as f64);
-            gauge(name::FLEET_AGE).set(fleet.age.as_secs_f64());
-            gauge(name::FLEET_MEMBERS).set(fleet.members as f64);
+            for (name, value) in [
+                (name::FLEET_REVISION, fleet.revision as f64),
+                (name::FLEET_AGE, fleet.age.as_secs_f64()),
+                (name::FLEET_MEMBERS, fleet.members as f64),
+                (name::FLEET_HELD, fleet.held as f64),
+                (name::FLEET_TWICE, fleet.claimed_twice as f64),
+                (name::FLEET_PROBLEMS, fleet.problems as f64),
+            ] {
+                self.registry.gauge(name, Vec::new()).set(value);
+            }
         }
         let lost = readings.access_lines_dropped;
         self.access_lines_dropped.absolute(lost);

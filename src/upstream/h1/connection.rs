@@ -66,6 +66,8 @@ pub(in crate::upstream) enum Failure {
 pub(in crate::upstream) struct Connection {
     stream: EpochStream,
     input: BytesMut,
+    /// The most room that `input` may still have, though parts of it were taken.
+    largest: usize,
     reader: ResponseReader,
     /// The client whose connection this is alone, since it has authenticated itself on it.
     pub(in crate::upstream) owner: Option<ClientConnection>,
@@ -95,6 +97,7 @@ impl Connection {
         Self {
             stream: EpochStream::new(stream, cut),
             input: BytesMut::new(),
+            largest: 0,
             reader: ResponseReader::new(limits),
             owner: None,
             spare: Vec::new(),
@@ -126,7 +129,11 @@ impl Connection {
         self.stream.register(cx);
         let mut stream = self.stream.lock();
         let Some(stream) = &mut *stream else {
-            return Poll::Ready(Err(Failure::Severed));
+            // Of what has not begun to go out, the instance has seen nothing.
+            return Poll::Ready(Err(match sending.has_begun() {
+                true => Failure::Severed,
+                false => Failure::Unsent,
+            }));
         };
         let (was_over, had_begun) = (sending.is_over(), sending.has_begun());
         if !was_over {
@@ -136,6 +143,9 @@ impl Connection {
             let read = self.reader.read_head(&self.input, method, Head::of)?;
             if let Some((length, head)) = read {
                 self.input.advance(length);
+                if length > KEPT_ROOM {
+                    (self.input, self.largest) = (BytesMut::from(&*self.input), 0);
+                }
                 let mut head = head?;
                 if !head.framing.is_interim {
                     // Of a request whose last part was sent just now, the response lay there before.
@@ -149,7 +159,9 @@ impl Connection {
                 self.patience.restart(Instant::now());
                 continue;
             }
-            match receive(stream, &mut self.input, None, cx) {
+            let received = receive(stream, &mut self.input, None, cx);
+            self.largest = self.largest.max(self.input.capacity());
+            match received {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Failure::Closed)),
                 Poll::Ready(Ok(_)) => {}
@@ -178,7 +190,11 @@ impl Connection {
     ) -> Poll<Option<io::Result<usize>>> {
         self.stream.register(cx);
         match &mut *self.stream.lock() {
-            Some(stream) => receive(stream, &mut self.input, useful, cx).map(Some),
+            Some(stream) => {
+                let received = receive(stream, &mut self.input, useful, cx);
+                self.largest = self.largest.max(self.input.capacity());
+                received.map(Some)
+            }
             None => Poll::Ready(None),
         }
     }
@@ -216,8 +232,8 @@ impl Connection {
     /// last exchange. If so, the task is woken when something does. Room that a large head or body
     /// needed is let go.
     pub(in crate::upstream) fn reusable_since(&mut self, cx: &mut Context<'_>) -> Option<Instant> {
-        if self.input.is_empty() && self.input.capacity() > KEPT_ROOM {
-            self.input = BytesMut::new();
+        if self.input.is_empty() && self.largest > KEPT_ROOM {
+            (self.input, self.largest) = (BytesMut::new(), 0);
         }
         let mut stream = self.stream.lock();
         let stream = stream.as_mut()?;
@@ -299,3 +315,6 @@ impl Patience {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

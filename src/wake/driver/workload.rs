@@ -5,6 +5,7 @@
 
 use futures_util::future::FutureExt as _;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::state::{Done, Driver};
 use crate::wake::dialer::Dialer;
@@ -15,10 +16,11 @@ use hypeman::ControlPlane;
 impl<P: ControlPlane, R: Dialer> Driver<P, R> {
     /// The workload's hold has changed.
     pub(super) fn held_by_workload(&mut self) {
-        match self.endpoint.is_some() {
-            true => self.arm(),
+        if self.endpoint.is_some() {
+            self.arm();
+        } else if self.instance.is_held(Instant::now()) {
             // It may be awake all the same: nobody has asked for it yet.
-            false => self.step(Event::Look),
+            self.step(Event::Look);
         }
     }
 
@@ -31,7 +33,15 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
             reply,
         } = request;
         let is_busy = self.machine.stage().is_some() || self.calling || self.waiters.len() > 0;
+        // From now on nobody enters who is not counted, so nothing is sent between the look and the end.
+        let endpoint = self.endpoint.as_ref().filter(|_| !is_busy);
+        if let Some(endpoint) = endpoint {
+            endpoint.set_resting(true);
+        }
         if is_busy || !may() {
+            if let Some(endpoint) = endpoint {
+                endpoint.set_resting(false);
+            }
             let _left = reply.send(Err(RestError::Busy));
             return;
         }

@@ -23,6 +23,13 @@ fn endpoint(counts: bool, idle_timeout: Option<Duration>) -> Endpoint {
     endpoint
 }
 
+impl Endpoint {
+    /// An epoch by itself, for the tests of those who hold connections of one.
+    pub(crate) fn alone() -> Self {
+        endpoint(true, None)
+    }
+}
+
 async fn pass(seconds: u64) {
     tokio::time::advance(Duration::from_secs(seconds)).await;
 }

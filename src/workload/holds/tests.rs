@@ -34,7 +34,7 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn config(dir: Option<&std::path::Path>) -> WorkloadConfig {
+fn config(dir: Option<&Path>) -> WorkloadConfig {
     WorkloadConfig {
         state_dir: dir.map(Into::into),
         max_holds: 2,
@@ -43,7 +43,7 @@ fn config(dir: Option<&std::path::Path>) -> WorkloadConfig {
     }
 }
 
-fn open(dir: Option<&std::path::Path>, wall: &Wall) -> Arc<Holds> {
+fn open(dir: Option<&Path>, wall: &Wall) -> Arc<Holds> {
     Holds::open(&config(dir), Arc::default(), wall.clock()).unwrap()
 }
 
@@ -80,8 +80,48 @@ async fn what_is_beyond_a_bound_is_refused_and_a_task_that_says_more_is_none_mor
         (vec!["y".to_owned()], vec!["x".to_owned()])
     );
     assert_eq!(holds.until(&one), Some(Instant::now() + seconds(60)));
-    holds.forget(&one).unwrap();
+    holds.forget(&one);
     assert_eq!((holds.until(&one), holds.all().len()), (None, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_is_gone_here_keeps_its_file_until_it_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wall, one) = (Wall::default(), owner("a"));
+    let (here, there) = (open(Some(dir.path()), &wall), open(Some(dir.path()), &wall));
+    here.place(&one, "web", &task("x"), seconds(60)).unwrap();
+    there.refresh();
+    here.forget(&one);
+    assert_eq!((here.until(&one), here.count()), (None, 0));
+    there.refresh();
+    assert_eq!(
+        names(&there, "a"),
+        ["x"],
+        "its control plane is another one"
+    );
+    wall.set(61);
+    tokio::time::advance(SWEEP).await;
+    here.refresh();
+    let files = std::fs::read_dir(dir.path()).unwrap();
+    let files = files
+        .map(|entry| entry.unwrap().file_name())
+        .collect::<Vec<_>>();
+    assert_eq!(files, ["lock"]);
+}
+
+#[test]
+fn a_directory_that_others_may_write_to_is_told_of() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    for (mode, is_told) in [(0o700, false), (0o755, false), (0o770, true), (0o707, true)] {
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let config = config(Some(dir.path()));
+        assert_eq!(
+            Holds::open_to_others(&config).is_some(),
+            is_told,
+            "{mode:o}"
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use hypeman::InstanceId;
+use tokio::time::sleep;
 
 use super::*;
 use crate::workload::{Business, Facts, Kept, Rested, Sleep};
@@ -13,6 +14,9 @@ struct Plane {
     at: Mutex<Vec<(Owner, IpAddr)>>,
     last_seen: Mutex<Option<Owner>>,
     is_down: std::sync::atomic::AtomicBool,
+    /// One of them that is down.
+    down: Mutex<Option<Arc<str>>>,
+    list_takes: Mutex<Duration>,
     gets: AtomicUsize,
     lists: AtomicUsize,
 }
@@ -46,6 +50,10 @@ impl Plane {
         (count(&self.gets), count(&self.lists))
     }
 
+    fn is_down(&self, owner: &Owner) -> bool {
+        self.down.lock().unwrap().as_ref() == Some(&owner.hypeman)
+    }
+
     fn check(&self) -> Result<(), AskError> {
         match self.is_down.load(Ordering::SeqCst) {
             true => Err(AskError("it is down".to_owned())),
@@ -71,6 +79,9 @@ impl Host for Plane {
         async move {
             self.gets.fetch_add(1, Ordering::SeqCst);
             self.check()?;
+            if self.is_down(owner) {
+                return Err(AskError("it is down".to_owned()));
+            }
             let is_there = self.at.lock().unwrap().contains(&(owner.clone(), address));
             Ok(is_there.then(|| Resident {
                 owner: owner.clone(),
@@ -83,15 +94,22 @@ impl Host for Plane {
         .boxed()
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<HashMap<IpAddr, Vec<Owner>>, AskError>> {
+    fn list(&self) -> BoxFuture<'_, Listing> {
         async move {
             self.lists.fetch_add(1, Ordering::SeqCst);
-            self.check()?;
-            let mut listed: HashMap<IpAddr, Vec<Owner>> = HashMap::new();
+            let takes = *self.list_takes.lock().unwrap();
+            sleep(takes).await;
+            let mut listing = Listing {
+                missing: self.check().err(),
+                ..Listing::default()
+            };
             for (owner, address) in &*self.at.lock().unwrap() {
-                listed.entry(*address).or_default().push(owner.clone());
+                let is_down = self.is_down(owner);
+                let down = is_down.then(|| AskError("it is down".to_owned()));
+                listing.missing = listing.missing.or(down);
+                listing.at.entry(*address).or_default().push(owner.clone());
             }
-            Ok(listed)
+            listing
         }
         .boxed()
     }
@@ -218,6 +236,96 @@ async fn an_address_of_two_control_planes_is_nobodys_and_a_control_plane_that_is
     let identifier = Identifier::new(one.clone());
     let refusal = identifier.identify(HERE, &evidence).await.unwrap_err();
     assert!(matches!(refusal, Refusal::Ask(_)), "{refusal:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_each_link_may_have_is_nobodys() {
+    let plane = Plane::of(1, &[]);
+    let address: IpAddr = "fe80::1".parse().unwrap();
+    *plane.at.lock().unwrap() = vec![(owner("a"), address)];
+    let identifier = Identifier::new(plane.clone());
+    let refused = identifier.identify(address, &Evidence::default()).await;
+    assert!(matches!(refused, Err(Refusal::OfALink)), "{refused:?}");
+    assert_eq!(plane.counts(), (0, 0));
+}
+
+fn address(number: usize) -> IpAddr {
+    let [.., high, low] = number.to_be_bytes();
+    IpAddr::from([10, 0, high, low])
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_control_planes_the_one_that_is_down_turns_away_its_own_instances_alone() {
+    let plane = Plane::of(2, &[]);
+    let other = Owner {
+        hypeman: "other".into(),
+        id: InstanceId::parse("o").unwrap(),
+    };
+    let (ours, theirs, nobodys) = (address(1), address(2), address(3));
+    *plane.at.lock().unwrap() = vec![(owner("a"), ours), (other, theirs)];
+    *plane.down.lock().unwrap() = Some("other".into());
+    let identifier = Identifier::new(plane.clone());
+    for _ in 0..3 {
+        later().await;
+        let told = identifier.identify(ours, &Evidence::default()).await;
+        assert_eq!(told.unwrap().name.as_ref(), "a");
+    }
+    for address in [theirs, nobodys] {
+        let refused = identifier.identify(address, &Evidence::default()).await;
+        assert!(matches!(refused, Err(Refusal::Ask(_))), "{refused:?}");
+    }
+    *plane.down.lock().unwrap() = None;
+    later().await;
+    let told = identifier.identify(theirs, &Evidence::default()).await;
+    assert_eq!(told.unwrap().name.as_ref(), "o");
+    let refused = identifier.identify(nobodys, &Evidence::default()).await;
+    assert!(matches!(refused, Err(Refusal::Stranger)), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_instances_of_two_control_planes_are_known_within_seconds_and_cost_few_lists() {
+    let plane = Plane::of(2, &[]);
+    let all: Vec<IpAddr> = (0..1000).map(address).collect();
+    let at = all.iter().enumerate();
+    *plane.at.lock().unwrap() = at.map(|(n, ip)| (owner(&format!("i{n}")), *ip)).collect();
+    *plane.list_takes.lock().unwrap() = Duration::from_secs(1);
+    let identifier = Identifier::new(plane.clone());
+    let evidence: Vec<Evidence> = all.iter().map(|_| Evidence::default()).collect();
+    let began = Instant::now();
+    for round in 1..=10 {
+        let asking = all.iter().zip(&evidence);
+        let asking = asking.map(|(address, evidence)| identifier.identify(*address, evidence));
+        for answer in join_all(asking).await {
+            answer.unwrap();
+        }
+        assert!(began.elapsed() < Duration::from_secs(6 * round), "{round}");
+        tokio::time::advance(Duration::from_secs(4)).await;
+    }
+    assert!(plane.counts().1 <= 6, "{} lists", plane.counts().1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_do_not_keep_who_is_known_waiting() {
+    for planes in [1, 2] {
+        let plane = Plane::of(planes, &["a"]);
+        *plane.list_takes.lock().unwrap() = Duration::from_secs(3);
+        let identifier = Identifier::new(plane.clone());
+        assert_eq!(who(&identifier, &Evidence::default()).await, "a");
+        let evidence: Vec<Evidence> = (0..200).map(|_| Evidence::default()).collect();
+        let strangers = evidence.iter().enumerate();
+        let strangers =
+            strangers.map(|(n, evidence)| identifier.identify(address(1000 + n), evidence));
+        let known = async {
+            for _ in 0..20 {
+                let began = Instant::now();
+                later().await;
+                assert_eq!(who(&identifier, &Evidence::default()).await, "a");
+                let took = began.elapsed();
+                assert!(took <= Duration::from_millis(200), "{planes}: {took:?}");
+            }
+        };
+        tokio::join!(known, join_all(strangers));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -233,6 +233,56 @@ async fn a_websocket_wakes_its_instance_and_lives_as_long_as_it_wants() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tab_behind_a_front_wakes_nobody_before_its_first_data_frame() {
+    let rules = "[[route]]\nhost = \"lazy.test\"\ninstance = \"lazy\"\n[route.tunnel]\n\
+                 wake = \"first-frame\"\nsubprotocols = [\"chat.v2\"]\n";
+    let said = "[[route]]\nhost = \"lazy.test\"\ninstance = \"lazy\"\n\
+                response_headers = { set = [\"x-said: 1\"] }\n";
+    let world = World::with(said, rules).await;
+    let instance = world.plane.asleep(Wanted::hello("lazy")).await;
+    world.claim(&instance);
+    let open = async || {
+        let url = format!("ws://{}/ws", world.front.address);
+        let mut request = url.into_client_request().unwrap();
+        let headers = request.headers_mut();
+        headers.insert("host", "lazy.test".parse().unwrap());
+        let offered = "chat.v1, chat.v2".parse().unwrap();
+        headers.insert("sec-websocket-protocol", offered);
+        let opened = tokio_tungstenite::connect_async(request).await;
+        opened.unwrap()
+    };
+    let (mut socket, answer) = open().await;
+    assert_eq!(answer.status(), 101);
+    assert_eq!(answer.headers()["sec-websocket-protocol"], "chat.v2");
+    assert_eq!(answer.headers()["x-said"], "1");
+    let names: Vec<_> = answer.headers().keys().map(ToString::to_string).collect();
+    assert!(!names.iter().any(|name| name.contains("peer")), "{names:?}");
+    socket.send(Message::Ping("x".into())).await.unwrap();
+    let pong = socket.next().await.unwrap().unwrap();
+    assert_eq!(pong, Message::Pong("x".into()));
+    let (mut other, _) = open().await;
+    other.close(None).await.unwrap();
+    while let Some(Ok(_)) = other.next().await {}
+    assert_eq!(world.plane.operations(&instance.id, "restore").await, 0);
+    for text in ["wake up", "and on"] {
+        socket.send(Message::text(text)).await.unwrap();
+        let echoed = socket.next().await.unwrap().unwrap();
+        assert_eq!(echoed, Message::text(text));
+    }
+    assert_eq!(world.plane.operations(&instance.id, "restore").await, 1);
+    world.plane.sleep(&instance.id).await;
+    let closed = loop {
+        match socket.next().await.unwrap().unwrap() {
+            Message::Close(Some(frame)) => break u16::from(frame.code),
+            Message::Ping(_) | Message::Pong(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(closed, 1012);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_does_not_switch_answers_as_usual() {
     let world = World::new().await;
     let instance = world.plane.listening(Wanted::hello("app")).await;

@@ -21,6 +21,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.hostNetwork }}DaemonSet{{ else }}Deployment{{ end }}
 {{- end }}
 
+{{- /* Whether clients come to it: a node of a fleet is reached by fronts alone. */ -}}
+{{- define "wakegate.meetsClients" -}}
+{{- if ne .Values.fleet.role "node" }}true{{ end }}
+{{- end }}
+
+{{- /* Where the certificate of a fleet's member is. */ -}}
+{{- define "wakegate.identity" -}}
+/run/fleet/identity
+{{- end }}
+
 {{- /* Whether the admin listener is for the node alone: no NetworkPolicy guards the host's network. */ -}}
 {{- define "wakegate.adminIsLocal" -}}
 {{- if and .Values.hostNetwork (not .Values.podMonitor.enabled) }}true{{ end }}

@@ -324,11 +324,11 @@ async fn a_client_that_says_something_is_there_although_its_answer_to_a_ping_is_
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
         near.write_all(preface).await.unwrap();
         // The first 20 seconds are silent, so that there is a PING.
-        tokio::time::sleep(Duration::from_secs(25)).await;
+        sleep(Duration::from_secs(25)).await;
         for _ in 0..said {
             let more = b"\0\0\x04\x08\0\0\0\0\0\0\0\0\x01";
             near.write_all(more).await.unwrap();
-            tokio::time::sleep(Duration::from_secs(15)).await;
+            sleep(Duration::from_secs(15)).await;
         }
         near.read_to_end(&mut Vec::new()).await.unwrap();
     };

@@ -1,0 +1,182 @@
+//! A real etcd: its members as processes, which can be killed and paused.
+//!
+//! Guarantees: each has folders and ports of its own and ends with its test; without etcd on the machine
+//! the test is skipped.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use wakegate::config::FleetConfig;
+use wakegate::fleet::EtcdEngine;
+use wakegate::fleet::engine::read_all;
+use wakegate::fleet::records::PREFIX;
+
+use super::reserved::Reserved;
+use super::skips::{Lacking, skip};
+use super::{Program, eventually};
+
+/// Whether etcd is installed; the test is skipped without.
+pub fn has_etcd() -> bool {
+    let found = ["etcd", "etcdctl"].iter().all(|program| {
+        let mut command = Command::new(program);
+        command
+            .arg("--help")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.status().is_ok()
+    });
+    if !found {
+        skip(Lacking::Tool, "etcd is not installed");
+    }
+    found
+}
+
+/// Members of one etcd.
+pub struct Etcd {
+    dir: tempfile::TempDir,
+    clients: Vec<Reserved>,
+    peers: Vec<Reserved>,
+    running: Vec<Option<Program>>,
+}
+
+// === impl Etcd ===
+
+impl Etcd {
+    pub async fn start(members: usize) -> Self {
+        let reserve = || (0..members).map(|_| Reserved::new()).collect::<Vec<_>>();
+        let mut etcd = Self {
+            dir: tempfile::tempdir().unwrap(),
+            clients: reserve(),
+            peers: reserve(),
+            running: (0..members).map(|_| None).collect(),
+        };
+        for index in 0..members {
+            etcd.run(index);
+        }
+        let engine = etcd.engine();
+        eventually("etcd answers", async || {
+            read_all(&engine, PREFIX).await.is_ok()
+        })
+        .await;
+        etcd
+    }
+
+    pub fn cluster(&self) -> String {
+        let members = self.peers.iter().enumerate();
+        let members: Vec<String> = members
+            .map(|(index, peer)| format!("m{index}=http://{}", peer.address))
+            .collect();
+        members.join(",")
+    }
+
+    pub fn run(&mut self, index: usize) {
+        let (client, peer) = (self.clients[index].address, self.peers[index].address);
+        let (client, peer) = (format!("http://{client}"), format!("http://{peer}"));
+        let mut command = Command::new("etcd");
+        command
+            .args(["--name", &format!("m{index}")])
+            .arg("--data-dir")
+            .arg(self.dir.path().join(format!("m{index}")))
+            .args([
+                "--listen-client-urls",
+                &client,
+                "--advertise-client-urls",
+                &client,
+            ])
+            .args([
+                "--listen-peer-urls",
+                &peer,
+                "--initial-advertise-peer-urls",
+                &peer,
+            ])
+            .args(["--initial-cluster", &self.cluster()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        self.running[index] = Some(Program(command.spawn().unwrap()));
+    }
+
+    pub fn kill(&mut self, index: usize) {
+        let mut program = self.running[index].take().unwrap();
+        program.0.kill().unwrap();
+        program.0.wait().unwrap();
+    }
+
+    pub fn signal(&self, index: usize, signal: rustix::process::Signal) {
+        let id = self.running[index].as_ref().unwrap().0.id();
+        let id = rustix::process::Pid::from_raw(id.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(id, signal).unwrap();
+    }
+
+    pub fn endpoint(&self, index: usize) -> String {
+        format!("http://{}", self.clients[index].address)
+    }
+
+    pub fn config(&self) -> FleetConfig {
+        FleetConfig {
+            endpoints: (0..self.clients.len())
+                .map(|index| self.endpoint(index))
+                .collect(),
+            ..FleetConfig::default()
+        }
+    }
+
+    pub fn engine(&self) -> EtcdEngine {
+        EtcdEngine::new(&self.config()).unwrap()
+    }
+
+    /// The member that leads the others.
+    pub async fn leader(&self) -> usize {
+        let http = reqwest::Client::new();
+        let mut leader = None;
+        eventually("one leads", async || {
+            for index in 0..self.clients.len() {
+                let url = format!("{}/v3/maintenance/status", self.endpoint(index));
+                let Ok(answer) = http.post(url).body("{}").send().await else {
+                    continue;
+                };
+                let status: serde_json::Value = answer.json().await.unwrap_or_default();
+                let own = &status["header"]["member_id"];
+                if own.is_string() && status["leader"] == *own {
+                    leader = Some(index);
+                }
+            }
+            leader.is_some()
+        })
+        .await;
+        leader.unwrap()
+    }
+
+    /// etcd's own client.
+    pub fn control(&self, arguments: &[&str]) {
+        let mut command = Command::new("etcdctl");
+        command
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.endpoint(0)]);
+        let output = command
+            .args(arguments)
+            .current_dir(self.dir.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Where the other members reach this one.
+    pub fn peer(&self, index: usize) -> SocketAddr {
+        self.peers[index].address
+    }
+
+    /// Each as TOML.
+    pub fn endpoints(&self) -> String {
+        let all: Vec<String> = (0..self.clients.len())
+            .map(|index| format!("{:?}", self.endpoint(index)))
+            .collect();
+        format!("[{}]", all.join(", "))
+    }
+}
