@@ -12,8 +12,8 @@ use super::effect_advice::of_effects;
 use super::say::Say;
 use super::workload_advice::of_workload;
 use super::{
-    AcmeChallenge, Config, FleetEngine, HeaderAuth, InstanceTemplate, KeyFile, ListenerConfig,
-    ListenerMode, Problem, Proof, RouteConfig, ServerConfig, TlsSource,
+    AcmeChallenge, Config, FleetEngine, FleetRole, HeaderAuth, InstanceTemplate, KeyFile,
+    ListenerConfig, ListenerMode, Problem, Proof, RouteConfig, ServerConfig, TlsSource,
 };
 use crate::descriptors::for_clients;
 
@@ -171,6 +171,16 @@ fn of_fleet(config: &Config, say: &mut impl Say) {
              gateway does"
                 .to_owned(),
             "use https, with `fleet.tls`, or an address of a private network",
+        );
+    }
+    if fleet.role == FleetRole::Node && !config.listener.is_empty() {
+        say(
+            "node_with_clients",
+            "fleet.role",
+            "is \"node\", and there are listeners for clients: no other host takes what they want of its \
+             instances"
+                .to_owned(),
+            "use \"both\", and a certificate that says so, or leave the listeners out",
         );
     }
     if is_etcd && fleet.snapshot.is_none() {
@@ -404,6 +414,18 @@ mod tests {
             keys("[[hypeman]]\nurl = \"http://10.0.0.1:8080\"\napi_key_file = \"x\""),
             Vec::<String>::new()
         );
+    }
+
+    #[test]
+    fn a_node_that_has_clients_is_told_to_be_a_front_as_well() {
+        let fleet = |role: &str| {
+            let text = format!(
+                "[[listener]]\naddress = \"127.0.0.1:8080\"\n[fleet]\nengine = \"memory\"\nrole = \"{role}\"\n\
+                 listen = \"127.0.0.1:7443\"\nidentity = {{ cert = \"c\", key = \"k\", ca = \"a\" }}"
+            );
+            keys(&text).contains(&"fleet.role".to_owned())
+        };
+        assert!(fleet("node") && !fleet("both"));
     }
 
     #[test]

@@ -62,6 +62,12 @@ impl ResponseClock {
         self.0.is_sending.store(is_sending, Ordering::Relaxed);
     }
 
+    /// Whether the instance has owed something for `limit`.
+    pub(super) fn is_over(&self, limit: Duration) -> bool {
+        let since = self.0.since();
+        since.is_some_and(|since| since.elapsed() >= limit)
+    }
+
     /// Ends when the instance has owed something for `limit`.
     pub(super) async fn over(&self, limit: Duration) {
         loop {

@@ -510,7 +510,7 @@ pub(super) const CODES: &[Code] = &[
         "In a fleet: the instance is at another host, whose node has no route for the request's host and \
          path. The front's route has upstream_tls or proxy_protocol, which it cannot pass on. The request \
          was sent to no instance.",
-        "Put the route into the directory, with its policy (`wakegate fleet put --policy`), or into the \
+        "Put the route into the directory, with its policy, or into the \
          node's file as well: the files that upstream_tls names must be at the instance's host.",
     ),
     code(

@@ -318,7 +318,7 @@ impl InForce for PeerIdentity {
                  `both`"
             ));
         }
-        let record = members.and_then(|members| members.member(&name.name));
+        let record = members.and_then(|members| members.member_as(name.role, &name.name));
         // A member whose record is not known is judged by what its certificate says.
         record.map_or(Ok(()), |record| judge_record(&name, certificate, &record))
     }

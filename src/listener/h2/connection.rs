@@ -54,6 +54,7 @@ const MEMBERS_RESETS: usize = 8;
 const FAREWELL: Duration = Duration::from_secs(3);
 /// How long the last frames of a connection may take that has no stream any more.
 const LAST_FRAMES: Duration = Duration::from_millis(100);
+
 /// Fields that another member of the fleet adds to those of its client's, by itself and by its routes'
 /// rules, and their bytes.
 const MEMBERS_FIELDS: usize = 64;

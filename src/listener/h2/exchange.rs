@@ -102,7 +102,8 @@ impl Exchange {
         let is_tunnel = head.method == Method::CONNECT;
         let own = STREAM + if is_tunnel { TUNNEL } else { 0 };
         let length = length(&head.headers);
-        let body = match stream.is_end_stream() || is_tunnel {
+        let expects = expects_continue(&head.headers);
+        let body = match stream.is_end_stream() || is_tunnel || expects {
             true => Some(0),
             false => length,
         };
@@ -131,7 +132,6 @@ impl Exchange {
             // Whoever sends the body on counts what it keeps of it.
             let buffers = flow.buffers().clone();
             head.extensions.insert(buffers);
-            let expects = expects_continue(&head.headers);
             let whole = StreamBody::new(stream, Arc::clone(&flow), length, expects);
             body = Some(ClientBody::of_source(whole));
         }

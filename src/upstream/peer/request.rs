@@ -146,16 +146,18 @@ impl PeerRequest {
         }
         let mut may_upload = !self.waits_for_continue;
         let answered = {
-            // In boxes: most requests are answered sooner.
+            // In a box: most requests are answered sooner.
             let mut watching = pin!(async {
                 loop {
                     sleep(SILENCE).await;
                     if Box::pin(state.look(SILENCE)).await && self.is_repeatable() {
                         return PeerError::Unreachable;
                     }
+                    if clock.is_over(self.limit) {
+                        return PeerError::TimedOut;
+                    }
                 }
             });
-            let mut late = pin!(clock.over(self.limit));
             poll_fn(|cx| {
                 while let Poll::Ready(Some(Ok(interim))) = answering.poll_informational(cx) {
                     clock.restart();
@@ -174,11 +176,8 @@ impl PeerRequest {
                         return Poll::Ready(Err(Failed::For(PeerError::Client(failure))));
                     }
                 }
-                if let Poll::Ready(error) = watching.as_mut().poll(cx) {
-                    return Poll::Ready(Err(Failed::For(error)));
-                }
-                let over = late.as_mut().poll(cx);
-                over.map(|()| Err(Failed::For(PeerError::TimedOut)))
+                let given_up = watching.as_mut().poll(cx);
+                given_up.map(|error| Err(Failed::For(error)))
             })
             .await
         };
@@ -219,7 +218,9 @@ impl PeerRequest {
 
     /// Whether a client may send it again by itself, though it may have been processed (RFC 9110 §9.2.2).
     fn is_repeatable(&self) -> bool {
-        self.head.method().is_idempotent() && self.body.is_none()
+        let method = self.head.method();
+        // A connection, or a handshake, of which nothing was sent on.
+        (method.is_idempotent() || method == Method::CONNECT) && self.body.is_none()
     }
 
     fn pass(&self, interim: &Response<()>) {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -286,5 +286,37 @@ async fn an_answer_of_a_host_that_has_the_name_no_more_is_no_invitation_to_repea
     assert_eq!(answer.status(), 503);
     assert_eq!(answer.headers()["retry-after"], "1");
     assert_eq!(count.load(Ordering::SeqCst), 0);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_while_its_host_is_called_ends_the_call_for_nobody() {
+    let world = World::new().await;
+    let instance = world.plane.listening(Wanted::hello("app")).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = member("h-1", Role::Node, listener.local_addr().unwrap());
+    world.directory.put("app", at(&host, &instance.id));
+    let mut leaving = TcpStream::connect(world.front.address).await.unwrap();
+    let request = "GET / HTTP/1.1\r\nhost: app.test\r\n\r\n";
+    leaving.write_all(request.as_bytes()).await.unwrap();
+    let (mut called, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    drop(leaving);
+    eventually("the front knows that it has left", async || {
+        let open = "wakegate_downstream_connections";
+        world.front.metric(open).await < 1.0
+    })
+    .await;
+    let staying = world.front.client().request("GET", "app", "/");
+    let staying = spawn(async move { staying.send().await.unwrap().status().as_u16() });
+    let node = world.node.member.endpoints[0].clone();
+    let again = spawn(async move {
+        let mut node = TcpStream::connect(node).await.unwrap();
+        let _ended = tokio::io::copy_bidirectional(&mut called, &mut node).await;
+    });
+    assert_eq!(timeout(PATIENCE, staying).await.unwrap().unwrap(), 200);
+    let moment = Duration::from_millis(50);
+    let second = timeout(moment, listener.accept()).await;
+    assert!(second.is_err(), "it was called once");
+    again.abort();
     world.stop().await;
 }
