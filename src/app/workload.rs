@@ -271,7 +271,9 @@ impl Host for AppHandle {
         let running = &*self.0;
         let parts = running.gateway.parts();
         let ledger = parts.wakes.ledger();
-        let last_wake = ledger.last_wake(&owner.id).map(|wake| LastWake {
+        let plane = running.plane_called(&owner.hypeman);
+        let last_wake = plane.and_then(|plane| ledger.last_wake(plane, &owner.id));
+        let last_wake = last_wake.map(|wake| LastWake {
             time: wake.time,
             outcome: wake.outcome,
             took_ms: wake.took_ms,
@@ -308,6 +310,9 @@ impl Host for AppHandle {
 
     fn note_held(&self, resident: &Resident, address: IpAddr, reason: &str) {
         let ledger = self.0.gateway.parts().wakes.ledger();
-        ledger.note_held(&resident.owner.id, &resident.name, address, reason);
+        let Owner { hypeman, id } = &resident.owner;
+        if let Some(plane) = self.0.plane_called(hypeman) {
+            ledger.note_held((plane, id), &resident.name, address, reason);
+        }
     }
 }

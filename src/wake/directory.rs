@@ -100,6 +100,7 @@ impl<P: ControlPlane, R: Dialer> Wakes<P, R> {
                 dialer: Arc::clone(&dialer),
                 config: Arc::clone(&config),
                 wake_log: WakeLog {
+                    plane: index,
                     metrics: Arc::clone(metrics),
                     reports: reports.clone(),
                     begins: begins.clone(),

@@ -16,6 +16,7 @@ use utoipa::ToSchema;
 
 use super::failure::{PlaneAnswer, WakeFailure};
 use super::requester::Requester;
+use crate::names::PlaneIndex;
 use crate::telemetry::WakeOutcome;
 use crate::wake::error::WakeStage;
 use hypeman::InstanceId;
@@ -41,6 +42,9 @@ pub struct LedgerEntry {
     /// The time of its end.
     #[cfg_attr(test, schema(value_type = String, format = DateTime))]
     pub time: jiff::Timestamp,
+    /// Its control plane: an id alone may be another's at another one.
+    #[serde(skip)]
+    pub(in crate::wake) plane: PlaneIndex,
     /// The instance's id.
     pub instance: String,
     /// The instance's name at that time.
@@ -78,6 +82,7 @@ pub struct LedgerEntry {
 
 /// A wake that has ended, for the ledger.
 pub(super) struct Ended<'a> {
+    pub(super) plane: PlaneIndex,
     pub(super) instance: &'a InstanceId,
     pub(super) name: &'a str,
     pub(super) requester: &'a Requester,
@@ -137,10 +142,16 @@ impl Ledger {
 
     /// A workload keeps its instance awake, which nothing has kept before. Said often, it is noted
     /// seldom: the others' wakes are to stay.
-    pub fn note_held(&self, instance: &InstanceId, name: &str, client: IpAddr, reason: &str) {
+    pub fn note_held(
+        &self,
+        (plane, instance): (PlaneIndex, &InstanceId),
+        name: &str,
+        client: IpAddr,
+        reason: &str,
+    ) {
         let (mut kept, time) = (self.lock(), jiff::Timestamp::now());
         let is_known = kept.entries.iter().any(|entry| {
-            let is_its = entry.outcome == KEPT_AWAKE && entry.instance == instance.as_str();
+            let is_its = entry.outcome == KEPT_AWAKE && entry.is_of(plane, instance);
             is_its && time.as_second() - entry.time.as_second() < QUIET
         });
         if is_known {
@@ -149,6 +160,7 @@ impl Ledger {
         self.push(&mut kept, |id| LedgerEntry {
             id,
             time,
+            plane,
             instance: instance.to_string(),
             name: name.to_owned(),
             route: DOOR.to_owned(),
@@ -166,12 +178,12 @@ impl Ledger {
     }
 
     /// The last wake of an instance that has restored or booted it.
-    pub fn last_wake(&self, instance: &InstanceId) -> Option<LedgerEntry> {
+    pub fn last_wake(&self, plane: PlaneIndex, instance: &InstanceId) -> Option<LedgerEntry> {
         let woken = [WakeOutcome::Woken.as_str(), WakeOutcome::Booted.as_str()];
         let kept = self.lock();
         let mut newest = kept.entries.iter().rev();
         let is_meant = |entry: &&LedgerEntry| {
-            entry.instance == instance.as_str() && woken.contains(&entry.outcome)
+            entry.is_of(plane, instance) && woken.contains(&entry.outcome)
         };
         newest.find(is_meant).cloned()
     }
@@ -200,6 +212,7 @@ impl Ledger {
         self.push(&mut self.lock(), |id| LedgerEntry {
             id,
             time: jiff::Timestamp::now(),
+            plane: ended.plane,
             instance: ended.instance.to_string(),
             name: ended.name.to_owned(),
             route: requester.route.to_string(),
@@ -233,8 +246,55 @@ impl Ledger {
     }
 }
 
+// === impl LedgerEntry ===
+
+impl LedgerEntry {
+    fn is_of(&self, plane: PlaneIndex, instance: &InstanceId) -> bool {
+        self.plane == plane && self.instance == instance.as_str()
+    }
+}
+
 impl fmt::Debug for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Ledger({} at most)", self.capacity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn an_instance_is_not_another_control_planes_of_the_same_id() {
+        let (ledger, id) = (Ledger::new(10), InstanceId::parse("a").unwrap());
+        let (here, there) = (PlaneIndex(0), PlaneIndex(1));
+        let requester = Requester {
+            route: "r".into(),
+            client: Ipv4Addr::LOCALHOST.into(),
+            user_agent: None,
+            since: Instant::now(),
+            trace: None,
+        };
+        ledger.write(&Ended {
+            plane: there,
+            instance: &id,
+            name: "web",
+            requester: &requester,
+            outcome: WakeOutcome::Booted,
+            took: Duration::ZERO,
+            phases: &Phases::default(),
+            waiting: 0,
+            failure: None,
+        });
+        assert!(ledger.last_wake(here, &id).is_none());
+        assert_eq!(ledger.last_wake(there, &id).unwrap().outcome, "booted");
+        for plane in [here, there, there] {
+            ledger.note_held((plane, &id), "web", Ipv4Addr::LOCALHOST.into(), "build");
+        }
+        assert_eq!(ledger.entries().len(), 3, "each, and one of them once");
     }
 }

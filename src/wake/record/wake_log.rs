@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::failure::WakeFailure;
 use super::history::{Ended, Ledger, Phases};
 use super::requester::Requester;
+use crate::names::PlaneIndex;
 use crate::telemetry::{Attribute, Metrics, WakeOutcome};
 use crate::wake::error::WakeStage;
 use hypeman::InstanceId;
@@ -71,6 +72,8 @@ struct WakeStart {
 /// What the records of all instances' wakes go to.
 #[derive(Debug, Clone)]
 pub(in crate::wake) struct WakeLog {
+    /// The control plane that has the instances.
+    pub(in crate::wake) plane: PlaneIndex,
     pub(in crate::wake) metrics: Arc<Metrics>,
     pub(in crate::wake) reports: broadcast::Sender<WakeReport>,
     pub(in crate::wake) begins: broadcast::Sender<WakeBegan>,
@@ -230,6 +233,7 @@ impl Reporter {
         }
         start.trace((id, name), outcome, failure, waiting, now);
         let ended = Ended {
+            plane: self.log.plane,
             instance: id,
             name,
             requester: &start.requester,
