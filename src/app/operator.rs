@@ -122,7 +122,7 @@ impl Running {
             return HookOutcome::Ok;
         };
         // Counted, so that it does not fall asleep in the middle of it.
-        let _open = endpoint.open_connection();
+        let _open = endpoint.open_connection().of_the_gateway();
         let tls = match route.forwarding.protocol.is_secure() {
             false => None,
             // As it was spoken when the instance was found to be ready.

@@ -19,7 +19,7 @@ pub use escape::{is_invisible, visible};
 pub use metrics::{
     ConnectOutcome, Counted, DoorOutcome, FleetReadings, HandshakeOutcome, InstanceCondition,
     LeaseCheck, ListenerMetrics, Metrics, OrderOutcome, PeerOutcome, Readings, ReleaseReason,
-    ReloadOutcome, RouteMetrics, ShedReason, TunnelEnd, TunnelState, UpstreamUse, WakeKind,
+    ParkOutcome, ReloadOutcome, RouteMetrics, ShedReason, TunnelEnd, TunnelState, UnparkCause, UpstreamUse, WakeKind,
     WakeOutcome, WakePhase, known_code,
 };
 pub use traces::{Attribute, Trace, TraceParent, Tracer, TracerError, trace_id_of};
