@@ -472,7 +472,8 @@ impl Operator for AppHandle {
                 client: which.client,
                 user_agent: None,
                 since: began,
-                trace: None,
+                unparked_by: None,
+            trace: None,
             };
             let outcome = match instance.is_certainly_awake() {
                 true => "awake",

@@ -39,6 +39,7 @@ use crate::upstream::{Field, Fields, Pseudonym, RequestBody};
 use hypeman::{ControlPlane, InstanceRef};
 
 /// The instance that a request, or a connection, goes to, by its route.
+#[derive(Clone)]
 pub(super) struct Destination {
     pub(super) route: Arc<ActiveRoute>,
     /// The instance's name or id.

@@ -236,7 +236,8 @@ fn target(port: u16) -> Target {
 
 fn requester() -> Requester {
     Requester {
-        trace: None,
+        unparked_by: None,
+            trace: None,
         route: "test".into(),
         client: [127, 0, 0, 1].into(),
         user_agent: None,

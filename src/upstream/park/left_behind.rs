@@ -3,6 +3,7 @@
 //! Guarantees: the instance is told at its next wake, and nothing is woken for that: an end that is sent
 //! to an instance that sleeps is lost. It is kept no longer than the tunnel could have been.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +17,9 @@ use crate::upstream::carry::at;
 /// How long the instance has to take its leave.
 const LEAVE: Duration = Duration::from_secs(1);
 
-/// What is left of a tunnel.
-pub(super) struct LeftBehind<I> {
+/// What is left of a tunnel: its instance's side.
+#[must_use]
+pub struct LeftBehind<I> {
     pub(super) stream: I,
     /// What it is told last.
     pub(super) last: Bytes,
@@ -29,7 +31,7 @@ pub(super) struct LeftBehind<I> {
 
 impl<I: InstanceSide> LeftBehind<I> {
     /// Waits for the instance's next wake, and ends its side then.
-    pub(super) async fn end(self, host: &impl ParkHost, stop: &CancellationToken) {
+    pub async fn end(self, host: &impl ParkHost, stop: &CancellationToken) {
         let Self {
             mut stream,
             last,
@@ -59,5 +61,11 @@ impl<I: InstanceSide> LeftBehind<I> {
             std::io::Result::Ok(())
         };
         let _late = timeout(LEAVE, endpoint.cut().run_until_cancelled(leaving)).await;
+    }
+}
+
+impl<I> fmt::Debug for LeftBehind<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LeftBehind(until: {:?})", self.until)
     }
 }

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::parted::End;
+pub use self::left_behind::LeftBehind;
 pub use self::parted::Parted;
 use self::rest::{Rest, Seen};
 use super::carried::Carried;

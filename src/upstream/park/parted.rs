@@ -8,7 +8,6 @@ use std::fmt;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::left_behind::LeftBehind;
 use super::{InstanceSide, ParkHost, Parkable};
@@ -152,7 +151,7 @@ where
     I: InstanceSide,
 {
     /// Nobody has to be told.
-    pub(super) fn nothing(endpoint: Endpoint) -> Self {
+    pub(in crate::upstream) fn nothing(endpoint: Endpoint) -> Self {
         Self {
             farewell: Farewell::nothing(),
             endpoint,
@@ -160,17 +159,10 @@ where
         }
     }
 
-    /// Takes leave of whoever is there.
-    pub async fn say(&mut self) {
-        let farewell = std::mem::replace(&mut self.farewell, Farewell::nothing());
-        farewell.say(Some(&self.endpoint)).await;
-    }
-
-    /// Takes leave of an instance that slept, at its next wake.
-    pub async fn end(self, host: &impl ParkHost, stop: &CancellationToken) {
-        if let Some(left) = self.left {
-            left.end(host, stop).await;
-        }
+    /// Takes leave of whoever is there; what is left is an instance's side that sleeps.
+    pub async fn say(self) -> Option<LeftBehind<I>> {
+        self.farewell.say(Some(&self.endpoint)).await;
+        self.left
     }
 }
 
