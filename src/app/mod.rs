@@ -201,7 +201,9 @@ impl App {
             source: OnceLock::new(),
         };
         let running = Arc::new(running);
-        running.gateway.set_sleeper(Arc::new(InstanceSleeper::of(&running)));
+        running
+            .gateway
+            .set_sleeper(Arc::new(InstanceSleeper::of(&running)));
         let mut app = Self {
             running: AppHandle(running),
             bound,

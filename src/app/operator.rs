@@ -473,7 +473,7 @@ impl Operator for AppHandle {
                 user_agent: None,
                 since: began,
                 unparked_by: None,
-            trace: None,
+                trace: None,
             };
             let outcome = match instance.is_certainly_awake() {
                 true => "awake",

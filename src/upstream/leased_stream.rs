@@ -121,11 +121,12 @@ impl LeasedStream {
         self.open = open;
     }
 
-    /// What the instance does not acknowledge for so long breaks the connection.
-    pub(super) fn expect_answers(&self, within: Duration) {
+    /// What the instance does not acknowledge for so long breaks the connection; `None` is the kernel's
+    /// own time.
+    pub(super) fn expect_answers(&self, within: Option<Duration>) {
         if let Some(socket) = self.io.socket() {
             // Without it a broken connection is found out later.
-            let _later = socket.set_tcp_user_timeout(Some(within));
+            let _later = socket.set_tcp_user_timeout(within);
         }
     }
 

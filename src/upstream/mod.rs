@@ -63,7 +63,9 @@ pub use hop::Hop;
 pub use http1::{ChunkError, InterimSink};
 pub use leased_stream::LeasedStream;
 pub use outgoing::Outgoing;
-pub use park::{InstanceSide, LeftBehind, ParkHost, ParkRules, Parted, Unready, Woken, carry_parkable};
+pub use park::{
+    InstanceSide, LeftBehind, ParkHost, ParkRules, Parted, Unready, Woken, carry_parkable,
+};
 pub use peer::{PeerError, PeerRequest, Peers};
 pub use peer_body::PeerStream;
 pub use proxy_protocol::ProxyHeader;

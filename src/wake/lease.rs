@@ -577,4 +577,3 @@ impl fmt::Debug for OpenConnection {
         write!(f, "OpenConnection({instance} epoch {number})")
     }
 }
-

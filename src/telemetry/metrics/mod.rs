@@ -29,8 +29,7 @@ use self::labels::Values as _;
 pub use self::labels::{
     ConnectOutcome, DoorOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome,
     ParkOutcome, PeerOutcome, ReleaseReason, ReloadOutcome, ShedReason, TunnelEnd, TunnelState,
-    UnparkCause, UpstreamUse,
-    WakeKind, WakeOutcome, WakePhase,
+    UnparkCause, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
 };
 use self::owned::Owned;
 pub use self::owned::{ListenerMetrics, RouteMetrics};

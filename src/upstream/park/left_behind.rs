@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{InstanceSide, ParkHost};
+use super::host::{InstanceSide, ParkHost};
 use crate::upstream::carry::at;
 
 /// How long the instance has to take its leave.

@@ -9,8 +9,9 @@ use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 
-use super::parted::End;
-use super::{InstanceSide, Next, ParkHost, Parkable};
+use super::end::End;
+use super::host::{InstanceSide, ParkHost};
+use super::parkable::{Next, Parkable};
 use crate::deadline::Deadline;
 use crate::telemetry::{ParkOutcome, TunnelEnd as EndedBy};
 use crate::upstream::carried::OpenTunnel;
@@ -45,6 +46,12 @@ where
             .map(|idle| (idle, Deadline::new(began + idle)));
         let mut has_asked = false;
         self.payload_at = began;
+        if self.unheard_since.is_some() {
+            self.unheard_since = Some(began);
+            if let Some(leased) = self.leased() {
+                leased.expect_answers(Some(park.probe));
+            }
+        }
         loop {
             let (relay, payload_at) = (&mut self.relay, &mut self.payload_at);
             let step = poll_fn(|cx| {
@@ -97,16 +104,14 @@ where
                     return Next::Over;
                 }
                 () = at(answer_due) => {
-                    let since = self.unheard_since;
-                    let heard = self.leased().map(|leased| leased.last_heard());
-                    if heard > since {
-                        self.unheard_since = None;
-                    } else if has_asked {
-                        return Next::End(End::restarted("instance restarted"));
-                    } else {
-                        has_asked = true;
-                        self.ask();
+                    if self.is_heard() {
+                        continue;
                     }
+                    if has_asked {
+                        return Next::End(End::restarted("instance restarted"));
+                    }
+                    has_asked = true;
+                    self.ask();
                 }
                 () = at(self.rules.until) => return ended(EndedBy::MaxLife),
                 () = self.stop.cancelled() => return ended(EndedBy::Gateway),
@@ -115,10 +120,23 @@ where
     }
 
     /// Whether it may be quiet: nothing is under way, and its instance has been heard after its wake.
-    fn may_rest(&self) -> bool {
+    fn may_rest(&mut self) -> bool {
+        let is_heard = self.is_heard();
         let relay = &self.relay;
         let is_at_border = relay.to_client.is_at_border() && relay.to_instance.is_at_border();
-        is_at_border && self.unheard_since.is_none()
+        is_at_border && is_heard
+    }
+
+    /// Whether the instance has been heard since its last wake.
+    fn is_heard(&mut self) -> bool {
+        let since = self.unheard_since;
+        if let Some(leased) = self.leased()
+            && since.is_some_and(|since| leased.last_heard() > since)
+        {
+            leased.expect_answers(None);
+            self.unheard_since = None;
+        }
+        self.unheard_since.is_none()
     }
 
     /// A ping of the gateway's own: whoever speaks WebSocket answers it. Where bytes are all that is

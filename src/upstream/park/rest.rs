@@ -76,7 +76,11 @@ impl Rest {
             let Some(instance) = &mut relay.instance else {
                 return Poll::Ready(Seen::InstanceOver);
             };
-            if relay.to_client.poll_copy(instance, &mut relay.client, cx).is_ready() {
+            if relay
+                .to_client
+                .poll_copy(instance, &mut relay.client, cx)
+                .is_ready()
+            {
                 return Poll::Ready(match carried.ended_by() {
                     EndedBy::Client => Seen::ClientOver,
                     _ => Seen::InstanceOver,

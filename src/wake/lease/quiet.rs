@@ -104,7 +104,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn quiet_tunnels_are_no_lease_and_let_the_instance_sleep_an_idle_timeout_after_their_payload()
-    {
+     {
         let endpoint = endpoint(true, Some(IDLE));
         let began = Instant::now();
         let (mut one, mut other) = (endpoint.open_connection(), endpoint.open_connection());
@@ -118,7 +118,10 @@ mod tests {
         assert!(!endpoint.begin_rest());
         other.be_quiet(began);
         assert_eq!(endpoint.rest_due(), Some(payload_at + IDLE));
-        assert_eq!((endpoint.open_connections(), endpoint.quiet_tunnels()), (0, 2));
+        assert_eq!(
+            (endpoint.open_connections(), endpoint.quiet_tunnels()),
+            (0, 2)
+        );
         pass(10).await;
         assert!(!endpoint.is_leased(Instant::now()), "nothing is open");
         drop(one);
@@ -137,7 +140,10 @@ mod tests {
         assert!(!tunnel.go_on(), "it is about to sleep");
         endpoint.cut().cancel();
         assert!(!tunnel.go_on());
-        assert_eq!((endpoint.open_connections(), endpoint.quiet_tunnels()), (0, 1));
+        assert_eq!(
+            (endpoint.open_connections(), endpoint.quiet_tunnels()),
+            (0, 1)
+        );
     }
 
     #[tokio::test(start_paused = true)]

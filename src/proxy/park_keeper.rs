@@ -71,7 +71,10 @@ impl Tries {
             };
         }
         let due = endpoint.rest_due()?;
-        Some(due.max(self.not_before.unwrap_or(due)).max(instance.kept_until(now).unwrap_or(due)))
+        Some(
+            due.max(self.not_before.unwrap_or(due))
+                .max(instance.kept_until(now).unwrap_or(due)),
+        )
     }
 
     /// One has not put it to sleep.
@@ -111,7 +114,9 @@ pub(super) async fn keep(
             }
             continue;
         }
-        let idle = instance.endpoint().and_then(|endpoint| endpoint.idle_timeout());
+        let idle = instance
+            .endpoint()
+            .and_then(|endpoint| endpoint.idle_timeout());
         let slept = sleeper.put_to_sleep(plane, &instance).await;
         match slept {
             Slept::Asleep => {

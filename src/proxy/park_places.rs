@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The parked tunnels of all routes.
 #[derive(Debug, Clone, Default)]
-pub(in crate::proxy) struct ParkPlaces(Arc<Mutex<HashMap<Arc<str>, usize>>>);
+pub(super) struct ParkPlaces(Arc<Mutex<HashMap<Arc<str>, usize>>>);
 
 /// The place of one of them.
 #[must_use]

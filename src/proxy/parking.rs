@@ -4,9 +4,6 @@
 //! allows; what wakes for one is judged and waits as any request does, for the instance that it leads to
 //! and no other; an instance is put to sleep by one keeper, as long as one of its tunnels may be parked.
 
-mod keeper;
-mod places;
-
 use std::fmt;
 use std::sync::Arc;
 
@@ -17,14 +14,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::keeper::{Sleeper, Slept};
-pub(super) use self::places::ParkPlaces;
-use self::places::ParkPlace;
 use super::connection_cache::CachedTarget;
 use super::denied::Denied;
 use super::error::ProxyError;
 use super::error_response;
 use super::gateway::Gateway;
+use super::park_keeper::keep;
+use super::park_places::ParkPlace;
 use super::pending_request::{PendingRequest, Resolved, queues_of};
 use super::route::Destination;
 use super::transaction::Transaction;
@@ -33,8 +29,8 @@ use crate::client::ClientUpgrade;
 use crate::hold::Slot;
 use crate::telemetry::WakeKind;
 use crate::upstream::{
-    Carried, Close, InstanceSide, LeftBehind, ParkHost, ParkRules, Parted, TunnelRules, Unready, Woken,
-    carry_parkable, parkable_tunnel,
+    Carried, Close, InstanceSide, LeftBehind, ParkHost, ParkRules, Parted, TunnelRules, Unready,
+    Woken, carry_parkable, parkable_tunnel,
 };
 use crate::wake::{Endpoint, Instance, ParkableTunnel, WakeError};
 use hypeman::ControlPlane;
@@ -73,10 +69,13 @@ impl<P: ControlPlane> Parking<P> {
         let (tunnel, needs_keeper) = instance.parking().register();
         if needs_keeper {
             let plane = destination.route.config().plane;
-            let keeping = keeper::keep(
+            let keeping = keep(
                 (plane, Arc::clone(instance)),
                 Arc::clone(sleeper),
-                (Arc::clone(&gateway.parts.metrics), gateway.parts.cut.clone()),
+                (
+                    Arc::clone(&gateway.parts.metrics),
+                    gateway.parts.cut.clone(),
+                ),
             );
             gateway.parts.tunnels.spawn(keeping);
         }
@@ -193,8 +192,10 @@ impl<P: ControlPlane> Parking<P> {
                 let code = error_response::describe(&error).code;
                 gateway.parts.metrics.count_error(code);
                 tracing::debug!(instance = %self.instance.id(), %error, "no instance for a parked tunnel");
-                let is_gone =
-                    matches!(error, ProxyError::Wake(WakeError::Gone | WakeError::NotFound));
+                let is_gone = matches!(
+                    error,
+                    ProxyError::Wake(WakeError::Gone | WakeError::NotFound)
+                );
                 let close = match is_gone {
                     true => Close::restart("instance gone"),
                     false => Close {
