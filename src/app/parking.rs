@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use super::handle::Running;
 use crate::names::PlaneIndex;
 use crate::proxy::{Sleeper, Slept};
-use crate::wake::Instance;
+use crate::wake::{Endpoint, Instance};
 use crate::workload::{Rested, Sleep};
 
 /// Puts instances to sleep whose tunnels are all quiet.
@@ -51,7 +51,7 @@ impl Running {
             return Slept::Failed;
         };
         let (id, endpoint) = (instance.id(), instance.endpoint());
-        let payload_at = endpoint.as_ref().map(|endpoint| endpoint.last_payload());
+        let payload_at = endpoint.as_ref().map(Endpoint::last_payload);
         let ours = instance.parking().tunnels();
         let status = match plane.client.auto_standby_status(&id.to_ref()).await {
             Ok(status) => status,

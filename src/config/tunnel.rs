@@ -125,6 +125,7 @@ fn nonzero(s: &mut Section<'_, '_>, key: &'static str) -> Option<Duration> {
 }
 
 /// A table that counts only where it is written, were it empty.
+#[allow(clippy::unnecessary_wraps, reason = "rules may find nothing")]
 #[allow(
     clippy::option_option,
     reason = "one for whether there is a value, the other of the key's own type"
@@ -132,11 +133,9 @@ fn nonzero(s: &mut Section<'_, '_>, key: &'static str) -> Option<Duration> {
 fn present(s: &mut Section<'_, '_>, key: &'static str) -> Option<Option<ParkConfig>> {
     let mut found = None;
     s.section(key, |s| {
-        if s.is_in_file() {
-            let mut park = ParkConfig::default();
-            park.read(s);
-            found = Some(park);
-        }
+        let mut park = ParkConfig::default();
+        park.read(s);
+        found = Some(park.clone()).filter(|_| s.is_in_file() || park != ParkConfig::default());
     });
     Some(found)
 }

@@ -83,10 +83,11 @@ where
                         open.complete();
                         return Next::Over;
                     }
-                    Step::Copied(Err(error)) => match self.broke(&error, open).await {
-                        Some(next) => return next,
-                        None => {}
-                    },
+                    Step::Copied(Err(error)) => {
+                        if let Some(next) = self.broke(&error, open).await {
+                            return next;
+                        }
+                    }
                     Step::Idle => return ended(EndedBy::Idle),
                     Step::Quiet if self.may_rest() => match self.host.take_place() {
                         true => return Next::Rest(false),

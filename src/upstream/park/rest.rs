@@ -81,9 +81,9 @@ impl Rest {
                 .poll_copy(instance, &mut relay.client, cx)
                 .is_ready()
             {
-                return Poll::Ready(match carried.ended_by() {
-                    EndedBy::Client => Seen::ClientOver,
-                    _ => Seen::InstanceOver,
+                return Poll::Ready(match carried.ended_by() == EndedBy::Client {
+                    true => Seen::ClientOver,
+                    false => Seen::InstanceOver,
                 });
             }
             if relay.to_client.take_payload() {
