@@ -75,6 +75,7 @@ impl WarmPlan {
 
     fn requester(&self) -> Requester {
         Requester {
+            unparked_by: None,
             trace: None,
             route: Arc::clone(&self.route),
             client: Ipv4Addr::UNSPECIFIED.into(),

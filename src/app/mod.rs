@@ -14,6 +14,7 @@ mod ingress;
 mod membership;
 mod observer;
 mod operator;
+mod parking;
 mod plane;
 mod prepared;
 mod problems;
@@ -40,6 +41,7 @@ pub use self::fleet::engine_of;
 use self::handle::Running;
 pub use self::handle::{AppHandle, needs_restart};
 pub use self::membership::Membership;
+use self::parking::InstanceSleeper;
 use self::plane::ObservedPlane;
 pub use self::prepared::{IN_USE, Prepared};
 use self::sockets::{Bound, Sockets};
@@ -200,8 +202,12 @@ impl App {
             fleet: OnceLock::new(),
             source: OnceLock::new(),
         };
+        let running = Arc::new(running);
+        running
+            .gateway
+            .set_sleeper(Arc::new(InstanceSleeper::of(&running)));
         let mut app = Self {
-            running: AppHandle(Arc::new(running)),
+            running: AppHandle(running),
             bound,
             admin,
             admin_address,

@@ -435,6 +435,7 @@ impl Operator for AppHandle {
                 client: which.client,
                 user_agent: None,
                 since: began,
+                unparked_by: None,
                 trace: None,
             };
             let outcome = match instance.is_certainly_awake() {

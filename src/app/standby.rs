@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::handle::Running;
 use crate::admin::Problem;
 use crate::names::PlaneIndex;
-use crate::wake::{Endpoint, Evidence, Hook, HookOutcome, Instance, Observation, Tcp, call_hook};
+use crate::wake::{Evidence, Hook, HookOutcome, Instance, Observation, Tcp, call_hook};
 use hypeman::GoDuration;
 
 /// How long it is looked for where an instance is.
@@ -43,7 +43,9 @@ impl Running {
         let hooks = &route.wake.hooks;
         let endpoint = instance.endpoint();
         // Counted, so that it does not fall asleep in the middle of it.
-        let _open = endpoint.as_ref().map(Endpoint::open_connection);
+        let _open = endpoint
+            .as_ref()
+            .map(|endpoint| endpoint.open_connection().of_the_gateway());
         let ip = match &endpoint {
             Some(endpoint) => Some(endpoint.ip()),
             None => self.runs_at(plane, instance).await,

@@ -76,7 +76,7 @@ impl Running {
             .map(|(index, _)| index)
     }
 
-    fn owner(&self, plane: PlaneIndex, id: InstanceId) -> Owner {
+    pub(super) fn owner(&self, plane: PlaneIndex, id: InstanceId) -> Owner {
         Owner {
             hypeman: self.plane_name(plane).into(),
             id,
@@ -119,10 +119,21 @@ impl Running {
             Err(Kept::Gone) => return Rested::Failed("it is gone".to_owned()),
             Err(_) => return Rested::Later("it cannot be found".to_owned()),
         };
+        self.rest_if(index, &instance, sleep, || true).await
+    }
+
+    /// Puts an instance to sleep, if nobody needs it and `may` says so at the last moment.
+    pub(super) async fn rest_if(
+        &self,
+        index: PlaneIndex,
+        instance: &Arc<Instance>,
+        sleep: Sleep,
+        may_also: impl FnOnce() -> bool + Send + 'static,
+    ) -> Rested {
         if sleep.asks_hook
-            && let HookOutcome::Refused(_) = self.before_standby(index, &instance).await
+            && let HookOutcome::Refused(pause) = self.before_standby(index, instance).await
         {
-            return Rested::Refused;
+            return Rested::Refused(pause);
         }
         let Some(plane) = self.planes.get(usize::from(index.0)) else {
             return Rested::Failed("its control plane has gone".to_owned());
@@ -130,7 +141,7 @@ impl Running {
         if !sleep.is_allowed().await {
             return Rested::Held;
         }
-        let (client, id) = (plane.client.clone(), owner.id.to_ref());
+        let (client, id) = (plane.client.clone(), instance.id().to_ref());
         // No hold is placed while the call goes on.
         let under_way = sleep.clone();
         let standby = async move {
@@ -138,18 +149,18 @@ impl Running {
             drop(under_way);
             answer.map(drop)
         };
-        let queues = queues_of(&self.gateway.parts().hold, &instance);
-        let (asked, beginning) = (Arc::clone(&instance), sleep.clone());
+        let queues = queues_of(&self.gateway.parts().hold, instance);
+        let (asked, beginning) = (Arc::clone(instance), sleep.clone());
         let may = move || {
             let is_busy = queues.held() + queues.inside() > 0 || asked.is_asked_for();
-            !is_busy && beginning.begin()
+            !is_busy && beginning.begin() && may_also()
         };
         match instance.rest(may, standby).await {
             Ok(()) => {
                 let (at, timeline) = (jiff::Timestamp::now().as_millisecond(), &self.timeline);
                 let condition = InstanceCondition::Asleep;
                 timeline.note(
-                    owner.id.as_str(),
+                    instance.id().as_str(),
                     &instance.name(),
                     &plane.name,
                     condition,

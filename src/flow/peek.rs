@@ -40,6 +40,11 @@ impl<S: AsyncRead + Unpin> PeekStream<S> {
         &self.stream
     }
 
+    /// The same, to be changed.
+    pub(crate) fn get_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
     /// The bytes that were read and not consumed.
     pub(crate) fn peeked(&self) -> &[u8] {
         &self.peeked

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use rustls::HandshakeKind;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
@@ -92,6 +93,17 @@ impl InstanceStream {
     pub fn set_nodelay(&self) {
         if let Kind::Clear(stream) = &self.0 {
             let _slower = stream.set_nodelay(true);
+        }
+    }
+
+    /// The socket, to be told how it is to behave.
+    pub fn socket(&self) -> Option<SockRef<'_>> {
+        match &self.0 {
+            Kind::Clear(stream) => Some(SockRef::from(stream)),
+            Kind::Secure(secure) => {
+                let socket = secure.stream.get_ref().0.stream.as_ref();
+                socket.map(SockRef::from)
+            }
         }
     }
 

@@ -102,6 +102,7 @@ impl<P: ControlPlane> Gateway<P> {
             user_agent: None,
             head_bytes: 0,
             deadline: destination.deadline,
+            unparked_by: None,
             trace: None,
         }
     }

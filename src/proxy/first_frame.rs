@@ -23,6 +23,7 @@ use super::dispatch::{Dispatch, Sent};
 use super::error::ProxyError;
 use super::error_response;
 use super::gateway::Gateway;
+use super::parking::Parking;
 use super::pending_request::PendingRequest;
 use super::prepare::prepare;
 use super::request_log::RequestLog;
@@ -72,11 +73,12 @@ struct Wake<P> {
 }
 
 /// The instance's side, when it has switched.
-struct Opened {
+struct Opened<P> {
     instance: Arc<Instance>,
     stream: TunnelStream,
     endpoint: Endpoint,
     slot: Slot,
+    park: Option<Box<Parking<P>>>,
 }
 
 /// Why there is no tunnel.
@@ -231,7 +233,15 @@ impl<P: ControlPlane> Waiting<P> {
                     stream,
                     endpoint,
                     slot,
+                    park,
                 } = opened;
+                if let Some(mut park) = park {
+                    let (client, at) = (client.into_stream(), (&endpoint, slot));
+                    let carrying = park.carry(client, stream, rules, &carried, at);
+                    let left = carrying.await.say().await;
+                    drop((place, transaction));
+                    return park.leave(left).await;
+                }
                 let carrying = carry(
                     client.into_stream(),
                     stream,
@@ -264,7 +274,7 @@ impl<P: ControlPlane> Wake<P> {
         self,
         client: &mut WaitingClient,
         transaction: &mut Transaction,
-    ) -> Result<Opened, Unopened> {
+    ) -> Result<Opened<P>, Unopened> {
         let Self {
             gateway,
             mut target,
@@ -317,6 +327,9 @@ impl<P: ControlPlane> Wake<P> {
         };
         log.trace_hold(wake.held);
         let instance = pending.resolved.instance;
+        let of = (&resolved, &instance);
+        let agent = context.user_agent.as_ref();
+        let mut park = Parking::of(&gateway, &target.destination, of, may_wake, agent);
         log.instance = Some(Arc::clone(&instance));
         let sent = match sent {
             Ok(mut sent) => match agreed(&mut sent.response, &offer, subprotocol.as_ref()) {
@@ -340,6 +353,7 @@ impl<P: ControlPlane> Wake<P> {
             let stream = stream.ok_or(ForwardError::Severed)?;
             Ok(Opened {
                 instance,
+                park: park.take(),
                 stream,
                 endpoint,
                 slot,

@@ -15,6 +15,8 @@ use super::auth::{AuthClient, KeyFetcher};
 use super::context::GatewayParts;
 use super::fleet_link::{Fleet, FleetLink};
 use super::https_redirect::TlsListeners;
+use super::park_keeper::Sleeper;
+use super::park_places::ParkPlaces;
 use super::preflight::Preflights;
 use super::tunnel_places::TunnelPlaces;
 use super::unknown_names::UnknownNames;
@@ -33,6 +35,9 @@ pub struct Gateway<P> {
     pub(super) asked_anew: AskedAnew,
     pub(super) preflights: Preflights,
     pub(super) tunnel_places: TunnelPlaces,
+    pub(super) park_places: ParkPlaces,
+    /// Who puts instances to sleep whose tunnels are all quiet.
+    pub(super) sleeper: OnceLock<Arc<dyn Sleeper>>,
     pub(super) pseudonyms: Pseudonyms,
     pub(super) tls_listeners: TlsListeners,
     pub(super) auth_client: Arc<AuthClient>,
@@ -59,6 +64,8 @@ impl<P: ControlPlane> Gateway<P> {
             asked_anew: AskedAnew::default(),
             preflights: Preflights::default(),
             tunnel_places: TunnelPlaces::default(),
+            park_places: ParkPlaces::default(),
+            sleeper: OnceLock::new(),
             pseudonyms: Pseudonyms::default(),
             tls_listeners: TlsListeners::default(),
             key_fetcher: KeyFetcher::new(&auth_client),
@@ -87,6 +94,12 @@ impl<P: ControlPlane> Gateway<P> {
             is_node: link.is_node,
             default_routes,
         });
+    }
+
+    /// Instances are put to sleep by this from now on, where their tunnels may be parked.
+    pub fn set_sleeper(&self, sleeper: Arc<dyn Sleeper>) {
+        // It is set once, before the first request.
+        let _first = self.sleeper.set(sleeper);
     }
 
     /// New requests use these routes; those under way keep theirs.

@@ -15,13 +15,14 @@ use super::dispatch::{Sent, Transport, dispatch};
 use super::error::ProxyError;
 use super::error_response;
 use super::gateway::Gateway;
+use super::parking::Parking;
 use super::request_log::{Kind, RequestLog};
 use super::transaction::Transaction;
 use super::wake_info::WakeInfo;
 use crate::hold::Slot;
 use crate::instance_tls::InstanceStream;
 use crate::names::RequestId;
-use crate::upstream::{Carried, ForwardError, Hop, LeasedStream, TunnelRules, Upstream, carry};
+use crate::upstream::{ForwardError, Hop, LeasedStream, TunnelRules, Upstream, carry};
 use crate::wake::{Endpoint, OpenConnection};
 use hypeman::ControlPlane;
 
@@ -70,7 +71,7 @@ impl Transport for Opener {
 impl<P: ControlPlane> Gateway<P> {
     /// Passes a connection for `host` on to its instance, until it ends.
     pub async fn proxy_tcp(
-        &self,
+        self: &Arc<Self>,
         mut client: impl AsyncRead + AsyncWrite + Unpin + Send,
         host: &str,
         kind: RawKind,
@@ -107,7 +108,7 @@ impl<P: ControlPlane> Gateway<P> {
 
     /// The phases of a connection: those of a request that concern it, and the passing on.
     async fn proxy_tcp_inner(
-        &self,
+        self: &Arc<Self>,
         client: &mut (impl AsyncRead + AsyncWrite + Unpin + Send),
         (host, kind): (&str, RawKind),
         arrival: &Arrival<'_>,
@@ -142,6 +143,16 @@ impl<P: ControlPlane> Gateway<P> {
             endpoint,
             slot,
         } = sent;
+        let of = (&resolved, &pending.resolved.instance);
+        let may_wake = pending.may_wake;
+        if let Some(mut park) = Parking::of(self, &destination, of, may_wake, None) {
+            let (carried, tunnels) = (log.carry(context, *wake), &self.parts.tunnels);
+            let place = (&endpoint, slot);
+            let carrying = park.carry(&mut *client, response, rules, &carried, place);
+            let left = carrying.await.say().await;
+            tunnels.spawn(park.leave(left));
+            return Ok(());
+        }
         let place = Some((&endpoint, slot));
         self.pass_on(client, response, place, rules, (context, *wake), log)
             .await;
@@ -159,11 +170,7 @@ impl<P: ControlPlane> Gateway<P> {
         (context, wake): (&RequestContext, WakeInfo),
         log: &mut RequestLog,
     ) {
-        log.status = 200;
-        log.count(context, wake);
-        let carried = Arc::new(Carried::new(Arc::clone(&self.parts.metrics)));
-        // Whoever drops this future leaves the account to the log.
-        log.carried = Some(Arc::clone(&carried));
+        let carried = log.carry(context, wake);
         let stop = &self.parts.cut;
         let endpoint = place.as_ref().map(|(endpoint, _)| *endpoint);
         let farewell = carry(client, instance, rules, &carried, (None, endpoint), stop).await;

@@ -82,6 +82,8 @@ pub struct PendingRequest<'a, S> {
     pub head_bytes: usize,
     /// The end of all its waiting.
     pub deadline: Instant,
+    /// What of a parked tunnel it is for, if it is for one.
+    pub unparked_by: Option<&'static str>,
     /// The span that a wake which the request causes belongs to.
     pub trace: Option<TraceParent>,
 }
@@ -118,6 +120,7 @@ impl<S: Send> PendingRequest<'_, S> {
             client: self.client,
             user_agent: self.user_agent.map(|agent| agent_text(agent).into()),
             since: Instant::now(),
+            unparked_by: self.unparked_by,
             trace: self.trace.clone(),
         }
     }

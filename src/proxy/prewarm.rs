@@ -73,6 +73,7 @@ impl<P: ControlPlane> Gateway<P> {
             return;
         }
         let requester = Requester {
+            unparked_by: None,
             trace: None,
             route: Arc::clone(route.label()),
             client,

@@ -165,6 +165,15 @@ impl RequestLog {
         }
     }
 
+    /// A connection is carried from here on: its account, which is whoever's drops the future's, too.
+    pub(super) fn carry(&mut self, context: &RequestContext, wake: WakeInfo) -> Arc<Carried> {
+        self.status = 200;
+        self.count(context, wake);
+        let carried = Arc::new(Carried::new(Arc::clone(&self.metrics)));
+        self.carried = Some(Arc::clone(&carried));
+        carried
+    }
+
     /// Counts the request, or connection, unless it has been.
     pub(super) fn count(&mut self, context: &RequestContext, wake: WakeInfo) {
         if std::mem::replace(&mut self.is_counted, true) {

@@ -19,6 +19,7 @@ use super::context::Arrival;
 use super::dispatch::Sent;
 use super::error::ProxyError;
 use super::gateway::Gateway;
+use super::parking::Parking;
 use super::response_body::{Content, X_WAKEGATE_WAKE};
 use super::route::Target;
 use super::switching::{Switch, switches_to_websocket};
@@ -61,7 +62,7 @@ impl<P: ControlPlane> Gateway<P> {
         sent: Sent<Response<UpstreamBody>>,
         mut target: Target,
         arrival: &Arrival<'_>,
-        instance: &Arc<Instance>,
+        (instance, park): (&Arc<Instance>, Option<Box<Parking<P>>>),
         extra: &mut ExtraFields,
     ) -> Result<Response<Content>, ProxyError> {
         let Sent {
@@ -87,7 +88,7 @@ impl<P: ControlPlane> Gateway<P> {
         };
         let origin = Origin::Instance((Arc::clone(instance), endpoint), slot);
         if arrival.facts().is_none() {
-            return self.finish(response, fields, target, origin);
+            return self.finish(response, fields, target, (origin, park));
         }
         // What is said to the client is the other member's to say.
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -96,7 +97,8 @@ impl<P: ControlPlane> Gateway<P> {
         remove_own(headers, fields);
         let tunnel_config = &target.destination.route.config().tunnel;
         let tunnel = (tunnel_config, target.tunnel_place.take());
-        let hand_over = self.switch(target.switch.take(), &mut response, origin, tunnel)?;
+        let from = (origin, park);
+        let hand_over = self.switch(target.switch.take(), &mut response, from, tunnel)?;
         let headers = response.headers_mut();
         headers.remove(UPGRADE);
         headers.remove(CONNECTION);
@@ -111,7 +113,7 @@ impl<P: ControlPlane> Gateway<P> {
         target: Target,
     ) -> Result<Response<Content>, ProxyError> {
         let fields = Fields::of(response.headers());
-        self.finish(response, fields, target, Origin::Peer)
+        self.finish(response, fields, target, (Origin::Peer, None))
     }
 
     /// The client's response, by the rules of its route.
@@ -120,12 +122,12 @@ impl<P: ControlPlane> Gateway<P> {
         mut response: Response<UpstreamBody>,
         fields: Fields,
         target: Target,
-        origin: Origin,
+        from: (Origin, Option<Box<Parking<P>>>),
     ) -> Result<Response<Content>, ProxyError> {
         let subprotocol = target.identity.subprotocol;
         let tunnel_config = &target.destination.route.config().tunnel;
         let tunnel = (tunnel_config, target.tunnel_place);
-        let hand_over = self.switch(target.switch, &mut response, origin, tunnel)?;
+        let hand_over = self.switch(target.switch, &mut response, from, tunnel)?;
         let is_switching = response.status() == StatusCode::SWITCHING_PROTOCOLS;
 
         let config = target.destination.route.config();
@@ -164,7 +166,7 @@ impl<P: ControlPlane> Gateway<P> {
         &self,
         switch: Option<Switch>,
         response: &mut Response<UpstreamBody>,
-        origin: Origin,
+        (origin, park): (Origin, Option<Box<Parking<P>>>),
         (config, place): (&TunnelConfig, Option<TunnelPlace>),
     ) -> Result<HandOver, ProxyError> {
         let Some(switch) = switch else {
@@ -184,7 +186,13 @@ impl<P: ControlPlane> Gateway<P> {
         let transaction = match origin {
             Origin::Instance(of, slot) => {
                 let instance = body.take_stream().ok_or_else(severed)?;
-                self.begin_tunnel(downstream, instance, rules, Some((of, slot)), place)
+                match park {
+                    Some(park) => {
+                        let at = (of.1, slot);
+                        park.begin_tunnel(downstream, instance, rules, at, place)
+                    }
+                    None => self.begin_tunnel(downstream, instance, rules, Some((of, slot)), place),
+                }
             }
             Origin::Peer => {
                 let instance = body.take_peer_stream().ok_or_else(severed)?;

@@ -43,6 +43,7 @@ use hypeman::{ControlPlane, InstanceRef};
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// The instance that a request, or a connection, goes to, by its route.
+#[derive(Clone)]
 pub(super) struct Destination {
     pub(super) route: Arc<ActiveRoute>,
     /// The instance's name or id.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{SET_COOKIE, USER_AGENT, X_CONTENT_TYPE_OPTIONS};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 
 use super::admit::Admittance;
@@ -20,6 +20,7 @@ use super::error_response::{self, Accept, Audience};
 use super::first_frame::FirstFrame;
 use super::gateway::Gateway;
 use super::max_forwards::answer_last;
+use super::parking::Parking;
 use super::peer_facts::{self, NotTaken, PeerFacts, Raw};
 use super::prepare::prepare;
 use super::request_log::Kind;
@@ -199,8 +200,15 @@ impl<P: ControlPlane> Gateway<P> {
         if pending.renewals > 0 {
             log.instance = Some(Arc::clone(&pending.resolved.instance));
         }
-        let instance = pending.resolved.instance;
-        self.respond(sent?, target, arrival, &instance, extra)
+        let (instance, may_wake) = (pending.resolved.instance, pending.may_wake);
+        let sent = sent?;
+        let is_switching = sent.response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let park = target.switch.as_ref().filter(|_| is_switching);
+        let park = park.and_then(|_| {
+            let (of, agent) = ((&resolved, &instance), context.user_agent.as_ref());
+            Parking::of(self, &target.destination, of, may_wake, agent)
+        });
+        self.respond(sent, target, arrival, (&instance, park), extra)
     }
 
     /// Begins the transaction of a request with this head.

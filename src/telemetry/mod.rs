@@ -18,9 +18,9 @@ pub use diagnostics::{Diagnostics, DiagnosticsError, init_diagnostics};
 pub use escape::{is_invisible, visible};
 pub use metrics::{
     ConnectOutcome, Counted, DoorOutcome, FleetReadings, HandshakeOutcome, InstanceCondition,
-    LeaseCheck, ListenerMetrics, Metrics, OrderOutcome, PeerOutcome, Readings, ReleaseReason,
-    ReloadOutcome, RouteMetrics, ShedReason, TunnelEnd, TunnelState, UpstreamUse, WakeKind,
-    WakeOutcome, WakePhase, known_code,
+    LeaseCheck, ListenerMetrics, Metrics, OrderOutcome, ParkOutcome, PeerOutcome, Readings,
+    ReleaseReason, ReloadOutcome, RouteMetrics, ShedReason, TunnelEnd, TunnelState, UnparkCause,
+    UpstreamUse, WakeKind, WakeOutcome, WakePhase, known_code,
 };
 pub use traces::{Attribute, Trace, TraceParent, Tracer, TracerError, trace_id_of};
 pub use user_agent::agent_text;

@@ -51,13 +51,14 @@ pub struct OpenTunnel<'a> {
     _counted: Counted,
 }
 
-const ENDS: [EndedBy; 6] = [
+const ENDS: [EndedBy; 7] = [
     EndedBy::Gateway,
     EndedBy::Client,
     EndedBy::Instance,
     EndedBy::Sleep,
     EndedBy::Idle,
     EndedBy::MaxLife,
+    EndedBy::ParkTime,
 ];
 
 fn place(ended_by: EndedBy) -> u8 {
@@ -95,6 +96,11 @@ impl Carried {
         let place = usize::from(self.ended_by.load(Ordering::Relaxed));
         let ended_by = place.checked_sub(1).and_then(|place| ENDS.get(place));
         ended_by.copied().unwrap_or(EndedBy::Gateway)
+    }
+
+    /// Where it is counted.
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// It is open from now on, in this state.
@@ -197,6 +203,16 @@ impl<'a, S> Side<'a, S> {
             carried,
             name,
         }
+    }
+
+    /// The stream itself.
+    pub(super) fn get_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    /// The stream, which is carried no more.
+    pub(super) fn into_inner(self) -> S {
+        self.stream
     }
 
     fn is_client(&self) -> bool {

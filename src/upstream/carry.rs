@@ -24,7 +24,7 @@ use crate::wake::{Endpoint, Instance};
 
 /// How long it is waited for whether an instance that breaks a WebSocket off sleeps: what its clients are
 /// told depends on it.
-const VERDICT: Duration = Duration::from_secs(1);
+pub(super) const VERDICT: Duration = Duration::from_secs(1);
 
 /// The rules for one tunnel, or raw connection.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,6 +65,7 @@ pub fn close_for(ended_by: EndedBy) -> Close {
         EndedBy::Sleep => Close::restart("sleep"),
         EndedBy::Idle => Close::going_away("idle"),
         EndedBy::MaxLife => Close::going_away("max_life"),
+        EndedBy::ParkTime => Close::going_away("park_time"),
         EndedBy::Gateway | EndedBy::Client | EndedBy::Instance => Close::going_away("drain"),
     }
 }

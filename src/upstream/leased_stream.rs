@@ -7,6 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -96,6 +97,39 @@ impl LeasedStream {
         polled
     }
 
+    /// Nothing of it has been payload since `payload_at`: it holds no lease, and its kernel leaves
+    /// the instance alone.
+    pub(super) fn be_quiet(&mut self, payload_at: Instant) {
+        self.open.be_quiet(payload_at);
+        if let Some(socket) = self.io.socket() {
+            // A socket that cannot do this is lost with its first unanswered probe.
+            let _lost = (
+                socket.set_keepalive(false),
+                socket.set_tcp_user_timeout(None),
+            );
+        }
+    }
+
+    /// It has payload again; false where its instance is about to sleep, or sleeps.
+    pub(super) fn go_on(&mut self) -> bool {
+        self.open.go_on()
+    }
+
+    /// It goes on in another epoch of the same instance.
+    pub(super) fn attach(&mut self, mut open: OpenConnection) {
+        open.established();
+        self.open = open;
+    }
+
+    /// What the instance does not acknowledge for so long breaks the connection; `None` is the kernel's
+    /// own time.
+    pub(super) fn expect_answers(&self, within: Option<Duration>) {
+        if let Some(socket) = self.io.socket() {
+            // Without it a broken connection is found out later.
+            let _later = socket.set_tcp_user_timeout(within);
+        }
+    }
+
     /// Whether there is something to read, as far as is known without asking the system.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.io.poll_readable(cx)
@@ -122,7 +156,8 @@ impl AsyncRead for LeasedStream {
     ) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_read(cx, into);
         if matches!(polled, Poll::Ready(Ok(()))) {
-            self.open.heard(Instant::now());
+            self.last_heard = Instant::now();
+            self.open.heard(self.last_heard);
         }
         polled
     }

@@ -28,6 +28,7 @@ mod hop;
 mod leased_stream;
 mod min_rate;
 mod outgoing;
+mod park;
 mod peer;
 mod peer_body;
 mod pool;
@@ -62,13 +63,16 @@ pub use hop::Hop;
 pub use http1::{ChunkError, InterimSink};
 pub use leased_stream::LeasedStream;
 pub use outgoing::Outgoing;
+pub use park::{
+    InstanceSide, LeftBehind, ParkHost, ParkRules, Parted, Unready, Woken, carry_parkable,
+};
 pub use peer::{PeerError, PeerRequest, Peers};
 pub use peer_body::PeerStream;
 pub use proxy_protocol::ProxyHeader;
 pub use request_body::{BodyError, BodyFailure, BodyStats, RequestBody};
 pub use response_body::{ResponseError, UpstreamBody};
 pub use trailers::TrailerRules;
-pub use tunnel::{TunnelFarewell, TunnelStream, tunnel};
+pub use tunnel::{TunnelFarewell, TunnelStream, parkable_tunnel, tunnel};
 pub use via::{Pseudonym, Pseudonyms, ViaElement};
 pub use waiting_client::{ClientStream, NoFrame, WaitingClient};
 pub use websocket::{

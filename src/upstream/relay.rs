@@ -86,8 +86,8 @@ where
 
     /// Whether payload has gone either way since this was asked last.
     pub(super) fn take_payload(&mut self) -> bool {
-        let there = std::mem::take(&mut self.to_instance.has_payload);
-        std::mem::take(&mut self.to_client.has_payload) || there
+        let there = self.to_instance.take_payload();
+        self.to_client.take_payload() || there
     }
 }
 
@@ -122,7 +122,8 @@ impl Flow {
         std::mem::take(&mut self.is_end_held)
     }
 
-    fn poll_copy(
+    /// Carries what can be carried; ready when the source has ended and the sink has been told.
+    pub(super) fn poll_copy(
         &mut self,
         source: &mut (impl AsyncRead + Unpin),
         sink: &mut (impl AsyncWrite + Unpin),
@@ -175,6 +176,48 @@ impl Flow {
         self.note_written(gone);
         self.rest.extend_from_slice(rest);
         Poll::Ready(Ok(()))
+    }
+
+    /// Reads at most so much more of the source, to be written later; whether there was any. An end is
+    /// passed on when all of that has been written.
+    pub(super) fn poll_fill(
+        &mut self,
+        source: &mut (impl AsyncRead + Unpin),
+        room: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<bool> {
+        if self.source != Source::Open {
+            return Poll::Ready(false);
+        }
+        let mut part = [MaybeUninit::uninit(); ROOM];
+        let room = room.min(part.len());
+        let mut read = ReadBuf::uninit(part.get_mut(..room).unwrap_or_default());
+        let polled = ready!(Pin::new(source).poll_read(cx, &mut read));
+        self.rest.extend_from_slice(read.filled());
+        let is_more = polled.is_ok() && !read.filled().is_empty();
+        if !is_more {
+            self.source = Source::Ended;
+        }
+        Poll::Ready(is_more)
+    }
+
+    /// Whether nothing of it is under way: everything that was read is written, and ends between two
+    /// frames where those are known.
+    pub(super) fn is_at_border(&self) -> bool {
+        let is_between = |frames: &FrameReader| frames.is_between() && !frames.has_closed();
+        let frames = self.frames.as_ref().filter(|frames| !frames.is_lost());
+        self.rest.is_empty() && self.source == Source::Open && frames.is_none_or(is_between)
+    }
+
+    /// Whether a frame of the gateway's own may be written next.
+    pub(super) fn has_border(&self) -> bool {
+        let frames = self.frames.as_ref().filter(|frames| !frames.is_lost());
+        frames.is_some_and(|frames| frames.is_between() && !frames.has_closed())
+    }
+
+    /// Whether payload was written since this was asked last.
+    pub(super) fn take_payload(&mut self) -> bool {
+        std::mem::take(&mut self.has_payload)
     }
 
     /// Reads more of the source behind what is not written yet; whether there was any.

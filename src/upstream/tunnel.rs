@@ -14,6 +14,7 @@ use super::carry::{TunnelRules, carry};
 use super::epoch_end::cut;
 use super::farewell::Farewell;
 use super::leased_stream::LeasedStream;
+use super::park::{InstanceSide, ParkHost, ParkRules, Parted, carry_parkable};
 use crate::client::{ClientUpgrade, UpgradedClient};
 use crate::flow::{PeekStream, SendTimeout};
 use crate::telemetry::{TunnelEnd as EndedBy, TunnelState};
@@ -58,6 +59,43 @@ where
             open.cut(EndedBy::Client);
             tracing::debug!(%error, "the client's side of an upgrade did not happen");
             Farewell::nothing()
+        }
+    }
+}
+
+/// The same for a tunnel that may be parked.
+pub async fn parkable_tunnel<'a, I, H>(
+    downstream: ClientUpgrade,
+    instance: I,
+    rules: (TunnelRules, ParkRules),
+    carried: &'a Carried,
+    (host, endpoint): (&mut H, &Endpoint),
+    (stop, send_timeout): (&CancellationToken, Duration),
+) -> Parted<'a, SendTimeout<UpgradedClient>, I>
+where
+    I: InstanceSide,
+    H: ParkHost,
+{
+    let mut open = carried.open(TunnelState::Open);
+    let switched = tokio::select! {
+        switched = downstream => switched,
+        () = cut(Some(endpoint)) => {
+            open.cut(EndedBy::Sleep);
+            return Parted::nothing(endpoint.clone());
+        }
+        () = stop.cancelled() => return Parted::nothing(endpoint.clone()),
+    };
+    match switched {
+        Ok(client) => {
+            open.goes_on();
+            let client = SendTimeout::new(client, send_timeout);
+            let place = (host, endpoint);
+            carry_parkable(client, instance, rules, carried, place, stop).await
+        }
+        Err(error) => {
+            open.cut(EndedBy::Client);
+            tracing::debug!(%error, "the client's side of an upgrade did not happen");
+            Parted::nothing(endpoint.clone())
         }
     }
 }

@@ -407,6 +407,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
                 terms: seen.terms,
                 losses: self.common.plane.losses(),
                 opened: Arc::clone(&self.opened),
+                parking: Arc::clone(self.instance.parking()),
                 fresh,
                 asked_at: seen.asked_at,
             };
@@ -426,6 +427,7 @@ impl<P: ControlPlane, R: Dialer> Driver<P, R> {
         }
         self.machine.published(endpoint.epoch());
         self.instance.awake.store(Some(Arc::new(endpoint.clone())));
+        self.instance.parking().began(endpoint.epoch());
         self.endpoint = Some(endpoint);
         self.arm();
     }

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::belongings::Belongings;
 use super::error::{WakeError, WakeStage};
 use super::lease::{Endpoint, OpenConnection};
+use super::parking::Parking;
 use super::record::{Progress, Requester, WakeFailure, WakeTimes};
 use super::rest::{RestError, RestRequest};
 use super::target::Target;
@@ -87,6 +88,8 @@ pub struct Instance<S = InstanceStream> {
     named_at: AtomicU64,
     /// When somebody asked for it last.
     asked_for: AtomicU64,
+    /// Its tunnels that may outlive a sleep.
+    parking: Arc<Parking>,
     /// Until when its application wants to stay awake.
     kept_until: AtomicU64,
     /// Until when its workload holds it awake, in whatever epoch; 0 when it does not.
@@ -152,6 +155,7 @@ impl<S> Instance<S> {
             base: Instant::now(),
             named_at: AtomicU64::new(0),
             asked_for: AtomicU64::new(0),
+            parking: Arc::default(),
             kept_until: AtomicU64::new(0),
             held_until: AtomicU64::new(0),
             told_held: AtomicU64::new(0),
@@ -244,8 +248,20 @@ impl<S> Instance<S> {
         self.kept_until.store(0, Ordering::Relaxed);
     }
 
-    /// Cancelled when its task is to end.
-    pub(super) fn end(&self) -> &CancellationToken {
+    /// Its tunnels that may outlive a sleep.
+    pub fn parking(&self) -> &Arc<Parking> {
+        &self.parking
+    }
+
+    /// Until when its application or its workload wants it to stay awake, if that is not over.
+    pub fn kept_until(&self, now: Instant) -> Option<Instant> {
+        let kept = Duration::from_millis(self.kept_until.load(Ordering::Relaxed));
+        let kept = (!kept.is_zero()).then(|| self.base + kept);
+        kept.max(self.held_until()).filter(|until| *until > now)
+    }
+
+    /// Cancelled when the directory has let go of it, and its task is to end.
+    pub fn end(&self) -> &CancellationToken {
         &self.end
     }
 
@@ -270,7 +286,7 @@ impl<S> Instance<S> {
         let asked_for = Duration::from_millis(self.asked_for.load(Ordering::Relaxed));
         let used_at = self.endpoint().map(|endpoint| endpoint.last_use());
         let since = used_at.max(Some(self.base + asked_for));
-        since.filter(|_| self.is_at_rest(now))
+        since.filter(|_| self.is_at_rest(now) && self.parking.tunnels() == 0)
     }
 
     /// Whether nothing is open to it, held for it or going on with it.

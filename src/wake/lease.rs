@@ -15,6 +15,10 @@
 //! A hold is in the server's memory only, so a lease that rests on one ends when the control plane
 //! was out of reach meanwhile.
 
+mod quiet;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
@@ -29,6 +33,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::belongings::Belongings;
+use super::parking::Parking;
 use super::target::Target;
 use crate::backoff::Backoff;
 use crate::instance_tls::TlsHop;
@@ -72,6 +77,13 @@ struct Epoch {
     /// Targets that answered.
     ready: ArcSwap<Vec<Target>>,
     open: AtomicUsize,
+    /// Tunnels that have had no payload for a while, and may be parked: they are not among the open ones.
+    quiet: AtomicUsize,
+    /// Whether the gateway is about to put the instance to sleep.
+    ending: AtomicBool,
+    /// When the last payload went either way, as far as it was on what is not open any more.
+    payload: AtomicU64,
+    parking: Arc<Parking>,
     /// Each open connection's last byte, for the stall watchdog.
     last_activity: Mutex<Slab<Arc<AtomicU64>>>,
     /// Tells the instance's task that a connection is open, once until it looks.
@@ -108,6 +120,10 @@ pub struct OpenConnection {
     place: usize,
     /// `u64::MAX` until then.
     established_at: u64,
+    /// Whether it is a quiet tunnel's.
+    is_quiet: bool,
+    /// Whether what goes over it is the gateway's own.
+    is_own: bool,
 }
 
 /// What an epoch begins with.
@@ -118,6 +134,7 @@ pub(super) struct EpochInit {
     pub(super) terms: LeaseTerms,
     pub(super) losses: Arc<AtomicU64>,
     pub(super) opened: Arc<Notify>,
+    pub(super) parking: Arc<Parking>,
     pub(super) fresh: bool,
     /// The control plane was asked at this time for what it began with.
     pub(super) asked_at: Instant,
@@ -156,6 +173,10 @@ impl Endpoint {
             terms: ArcSwap::from_pointee(init.terms),
             ready: ArcSwap::default(),
             open: AtomicUsize::new(0),
+            quiet: AtomicUsize::new(0),
+            ending: AtomicBool::new(false),
+            payload: AtomicU64::new(0),
+            parking: init.parking,
             last_activity: Mutex::default(),
             opened: init.opened,
             watched: AtomicBool::new(false),
@@ -264,6 +285,8 @@ impl Endpoint {
             last_byte,
             place,
             established_at: u64::MAX,
+            is_quiet: false,
+            is_own: false,
         }
     }
 
@@ -343,7 +366,7 @@ impl Endpoint {
         let Some(idle) = terms.idle_timeout else {
             return true;
         };
-        let (idle_since, held) = (self.0.idle_since.load(Ordering::Acquire), self.held());
+        let (idle_since, held) = (self.0.idle_since.load(Ordering::Acquire), self.0.held());
         let term = if terms.counts {
             idle_since.max(held)
         } else {
@@ -368,15 +391,6 @@ impl Endpoint {
             .load(Ordering::Acquire)
             .max(heard.load(Ordering::Acquire));
         now < confirmed.saturating_add(nanos(limit))
-    }
-
-    /// When a hold was placed that the server cannot have forgotten since.
-    fn held(&self) -> u64 {
-        let losses = self.0.losses.load(Ordering::Acquire);
-        match self.0.held_losses.load(Ordering::Acquire) == losses {
-            true => self.0.held.load(Ordering::Acquire),
-            false => 0,
-        }
     }
 
     /// Whether the lease has not been confirmed for the verify interval. Says so to one caller
@@ -498,8 +512,28 @@ impl Epoch {
         activity.unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// When a hold was placed that the server cannot have forgotten since.
+    fn held(&self) -> u64 {
+        let losses = self.losses.load(Ordering::Acquire);
+        match self.held_losses.load(Ordering::Acquire) == losses {
+            true => self.held.load(Ordering::Acquire),
+            false => 0,
+        }
+    }
+
     fn begin_term(&self, at: Instant) {
         self.idle_since.fetch_max(self.nanos(at), Ordering::AcqRel);
+    }
+
+    /// What was open is not any more; its last payload went then.
+    fn close(&self, payload: u64) {
+        self.payload.fetch_max(payload, Ordering::SeqCst);
+        // The close is noted before the connection stops counting, so that no moment lies between.
+        self.begin_term(Instant::now());
+        self.open.fetch_sub(1, Ordering::SeqCst);
+        if self.quiet.load(Ordering::SeqCst) > 0 {
+            self.parking.change();
+        }
     }
 }
 
@@ -533,10 +567,18 @@ impl OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        // The close is noted before the connection stops counting, so that no moment lies between.
-        self.epoch.begin_term(Instant::now());
-        self.epoch.activity().remove(self.place);
-        self.epoch.open.fetch_sub(1, Ordering::AcqRel);
+        let epoch = &self.epoch;
+        if self.is_quiet {
+            epoch.begin_term(Instant::now());
+            epoch.quiet.fetch_sub(1, Ordering::SeqCst);
+            epoch.parking.change();
+            return;
+        }
+        epoch.activity().remove(self.place);
+        epoch.close(match self.is_own {
+            true => 0,
+            false => self.last_byte.load(Ordering::Relaxed),
+        });
     }
 }
 
@@ -548,6 +590,3 @@ impl fmt::Debug for OpenConnection {
         write!(f, "OpenConnection({instance} epoch {number})")
     }
 }
-
-#[cfg(test)]
-mod tests;

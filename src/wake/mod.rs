@@ -27,6 +27,7 @@ mod lease;
 mod listing;
 mod lookup;
 pub mod machine;
+mod parking;
 mod plane_calls;
 mod plane_handle;
 mod probe;
@@ -46,6 +47,7 @@ pub use hooks::{Hook, HookOutcome, call_hook};
 pub use instance::{Breaker, Instance, Ready, Suspicion};
 pub use lease::{Endpoint, LeaseTerms, OpenConnection};
 pub use listing::{Listed, Listing};
+pub use parking::{ParkableTunnel, Parking};
 pub use record::{
     Ledger, LedgerEntry, Phases, PlaneAnswer, Progress, Requester, WakeBegan, WakeFailure,
     WakeReport, WakeTimes,

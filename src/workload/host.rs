@@ -94,8 +94,8 @@ pub enum Rested {
     Asleep,
     /// Somebody has asked for it meanwhile.
     Busy,
-    /// Its hook says that it wants to go on.
-    Refused,
+    /// Its hook says that it wants to go on, for so long if it says that.
+    Refused(Option<Duration>),
     /// Its workload holds it awake.
     Held,
     /// The control plane has not put it to sleep just now, and why: it may another time.
@@ -122,7 +122,8 @@ struct Over(Arc<Holds>, Owner, u64);
 // === impl Sleep ===
 
 impl Sleep {
-    pub(super) fn new(holds: &Arc<Holds>, owner: &Owner, asks_hook: bool) -> Self {
+    /// One that is prepared by the gateway itself or for a wish.
+    pub fn new(holds: &Arc<Holds>, owner: &Owner, asks_hook: bool) -> Self {
         let number = fastrand::u64(..);
         Self {
             holds: Arc::clone(holds),

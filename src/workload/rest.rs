@@ -138,7 +138,7 @@ impl Wish {
                     sleep(look).await;
                     look = (look * 2).min(SLOW_LOOK);
                 }
-                Rested::Refused => {
+                Rested::Refused(_) => {
                     tracing::info!(instance = %owner.id, "its workload wants to go on after all");
                     return;
                 }

@@ -236,6 +236,7 @@ fn target(port: u16) -> Target {
 
 fn requester() -> Requester {
     Requester {
+        unparked_by: None,
         trace: None,
         route: "test".into(),
         client: [127, 0, 0, 1].into(),

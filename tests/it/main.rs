@@ -76,6 +76,7 @@ mod interleavings;
 mod lifecycle;
 mod limits;
 mod observability;
+mod parking;
 mod paths;
 mod ports;
 mod programs;

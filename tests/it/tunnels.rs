@@ -20,7 +20,7 @@ use crate::support::{
     Gateway, PATIENCE, Plane, Wanted, eventually, eventually_within, number, spawn,
 };
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nhost: own.test\r\nconnection: upgrade\r\n\
                        upgrade: websocket\r\nsec-websocket-version: 13\r\n\
@@ -46,7 +46,7 @@ async fn try_open(
     Ok((socket, response.headers().clone()))
 }
 
-async fn open(gateway: &Gateway, instance: &str) -> Socket {
+pub async fn open(gateway: &Gateway, instance: &str) -> Socket {
     try_open(gateway, instance, &[]).await.unwrap().0
 }
 
@@ -64,7 +64,7 @@ async fn refusal(gateway: &Gateway, instance: &str) -> (u16, String) {
 }
 
 /// The next frame that is no pong.
-async fn next(socket: &mut Socket) -> Option<Message> {
+pub async fn next(socket: &mut Socket) -> Option<Message> {
     let reading = async {
         loop {
             match socket.next().await {
@@ -78,14 +78,14 @@ async fn next(socket: &mut Socket) -> Option<Message> {
 }
 
 /// The code and the reason of the close that comes next.
-async fn closed(socket: &mut Socket) -> (u16, String) {
+pub async fn closed(socket: &mut Socket) -> (u16, String) {
     match next(socket).await {
         Some(Message::Close(Some(frame))) => (frame.code.into(), frame.reason.to_string()),
         other => panic!("{other:?}"),
     }
 }
 
-async fn echoes(socket: &mut Socket, text: &'static str) {
+pub async fn echoes(socket: &mut Socket, text: &'static str) {
     socket.send(Message::text(text)).await.unwrap();
     assert_eq!(next(socket).await, Some(Message::text(text)));
 }
@@ -111,19 +111,19 @@ async fn ended(gateway: &Gateway, by: &str) -> f64 {
     gateway.metric(&name).await
 }
 
-async fn in_state(gateway: &Gateway, state: &str) -> f64 {
+pub async fn in_state(gateway: &Gateway, state: &str) -> f64 {
     let name = format!("wakegate_tunnels{{state=\"{state}\"}}");
     gateway.metric(&name).await
 }
 
-async fn until_end(stream: &mut TcpStream) -> Vec<u8> {
+pub async fn until_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let reading = stream.read_to_end(&mut bytes);
     let _reset = timeout(PATIENCE, reading).await.unwrap();
     bytes
 }
 
-async fn head(stream: &mut TcpStream) -> String {
+pub async fn head(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         let reading = stream.read_u8();

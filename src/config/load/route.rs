@@ -264,6 +264,14 @@ fn read_tunnel(s: &mut Section<'_, '_>, wake: &RouteWakeConfig) -> TunnelConfig 
                  out",
             );
         }
+        let park = tunnel.park.as_ref().zip(tunnel.idle);
+        if park.is_some_and(|(park, idle)| idle <= park.after) {
+            s.problem(
+                "idle",
+                "closes each tunnel before it is parked: it must be longer than `park.after`, or be left \
+                 out",
+            );
+        }
     });
     tunnel
 }

@@ -51,6 +51,8 @@ pub(super) const WORKLOAD_REQUESTS: &str = "wakegate_workload_requests_total";
 pub(super) const RAW_CONNECTIONS: &str = "wakegate_raw_connections_total";
 pub(super) const TUNNELS: &str = "wakegate_tunnels";
 pub(super) const TUNNELS_ENDED: &str = "wakegate_tunnels_ended_total";
+pub(super) const TUNNEL_PARKS: &str = "wakegate_tunnel_parks_total";
+pub(super) const TUNNEL_UNPARKS: &str = "wakegate_tunnel_unparks_total";
 pub(super) const UPSTREAM_TLS_HANDSHAKES: &str = "wakegate_upstream_tls_handshakes_total";
 pub(super) const ACME_ORDERS: &str = "wakegate_acme_orders_total";
 pub(super) const TLS_HANDSHAKES: &str = "wakegate_tls_handshakes_total";
@@ -277,6 +279,16 @@ const ALL: &[(&str, Kind, &str)] = &[
         "Connections passed on as they are, by kind and by how they began",
     ),
     (TUNNELS, Gauge, "Upgraded and raw connections by state"),
+    (
+        TUNNEL_PARKS,
+        Counter,
+        "Tunnels that were parked or had no place, and instances that were put to sleep with theirs",
+    ),
+    (
+        TUNNEL_UNPARKS,
+        Counter,
+        "Parked tunnels that went on or ended, by the cause",
+    ),
     (
         TUNNELS_ENDED,
         Counter,

@@ -127,6 +127,43 @@ labels! {
         Open = "open",
         /// The gateway has shaken hands with its client, and waits for the first frame.
         Waiting = "waiting",
+        /// It has had no payload for a while and outlives its instance's sleep.
+        Parked = "parked",
+    }
+
+    /// What became of a tunnel that was to be parked, or of an instance that was to sleep with its
+    /// tunnels parked.
+    ParkOutcome: "outcome" {
+        /// The tunnel is parked.
+        Parked = "parked",
+        /// The route has as many parked tunnels as it may.
+        Full = "full",
+        /// The instance was put to sleep.
+        Asleep = "asleep",
+        /// The instance was not put to sleep: somebody else has connections, a hold, or a say.
+        Refused = "refused",
+        /// The control plane could not be asked, or did not put it to sleep.
+        Failed = "failed",
+    }
+
+    /// What has ended a tunnel's being parked.
+    UnparkCause: "cause" {
+        /// Payload of its client's.
+        Client = "client",
+        /// Payload of its instance's.
+        Instance = "instance",
+        /// Its client has closed it, or is gone.
+        Closed = "closed",
+        /// Its instance does not know it any more.
+        Restarted = "restarted",
+        /// Its instance could not be woken.
+        Failed = "failed",
+        /// Its instance is gone.
+        Gone = "gone",
+        /// It had been parked, or had lived, for as long as it may.
+        Time = "time",
+        /// The gateway ends.
+        Gateway = "gateway",
     }
 
     /// Who ended a tunnel or a raw connection; the values of `ended_by` in access lines.
@@ -143,6 +180,8 @@ labels! {
         Idle = "idle",
         /// It had lived for `tunnel.max_life`.
         MaxLife = "max_life",
+        /// It had been parked for `tunnel.park.max_time`.
+        ParkTime = "park_time",
     }
 
     /// Why a request was refused instead of held.

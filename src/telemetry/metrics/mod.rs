@@ -28,8 +28,8 @@ pub use self::handles::Counted;
 use self::labels::Values as _;
 pub use self::labels::{
     ConnectOutcome, DoorOutcome, HandshakeOutcome, InstanceCondition, LeaseCheck, OrderOutcome,
-    PeerOutcome, ReleaseReason, ReloadOutcome, ShedReason, TunnelEnd, TunnelState, UpstreamUse,
-    WakeKind, WakeOutcome, WakePhase,
+    ParkOutcome, PeerOutcome, ReleaseReason, ReloadOutcome, ShedReason, TunnelEnd, TunnelState,
+    UnparkCause, UpstreamUse, WakeKind, WakeOutcome, WakePhase,
 };
 use self::owned::Owned;
 pub use self::owned::{ListenerMetrics, RouteMetrics};
@@ -105,6 +105,8 @@ pub struct Metrics {
     door: Family<DoorOutcome, Counter>,
     tunnels: Family<TunnelState, Gauge>,
     tunnel_ends: Family<TunnelEnd, Counter>,
+    tunnel_parks: Family<ParkOutcome, Counter>,
+    tunnel_unparks: Family<UnparkCause, Counter>,
     handshake_duration: Histogram,
     reloads: Family<ReloadOutcome, Counter>,
     last_reload: Gauge,
@@ -213,6 +215,8 @@ impl Metrics {
             workload_holds: gauge(name::WORKLOAD_HOLDS),
             tunnels: Family::gauges(r, name::TUNNELS),
             tunnel_ends: Family::counters(r, name::TUNNELS_ENDED),
+            tunnel_parks: Family::counters(r, name::TUNNEL_PARKS),
+            tunnel_unparks: Family::counters(r, name::TUNNEL_UNPARKS),
             handshake_duration: r.histogram(name::TLS_HANDSHAKE_DURATION, vec![]),
             reloads: Family::counters(r, name::RELOADS),
             last_reload: gauge(name::LAST_RELOAD),
@@ -367,6 +371,16 @@ impl Metrics {
     /// Counts the end of a tunnel or raw connection.
     pub fn count_tunnel_end(&self, by: TunnelEnd) {
         self.tunnel_ends.count(by);
+    }
+
+    /// Counts what became of a tunnel that was to be parked, or of its instance.
+    pub fn count_park(&self, outcome: ParkOutcome) {
+        self.tunnel_parks.count(outcome);
+    }
+
+    /// Counts the end of a tunnel's being parked.
+    pub fn count_unpark(&self, cause: UnparkCause) {
+        self.tunnel_unparks.count(cause);
     }
 
     /// Counts a call of a workload's hook.

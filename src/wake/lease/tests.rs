@@ -1,8 +1,8 @@
 use super::*;
 
-const IDLE: Duration = Duration::from_secs(10);
+pub(super) const IDLE: Duration = Duration::from_secs(10);
 
-fn endpoint(counts: bool, idle_timeout: Option<Duration>) -> Endpoint {
+pub(super) fn endpoint(counts: bool, idle_timeout: Option<Duration>) -> Endpoint {
     let terms = LeaseTerms {
         idle_timeout,
         counts,
@@ -15,6 +15,7 @@ fn endpoint(counts: bool, idle_timeout: Option<Duration>) -> Endpoint {
         terms,
         losses: Arc::default(),
         opened: Arc::default(),
+        parking: Arc::default(),
         fresh: false,
         asked_at: Instant::now(),
     };
@@ -30,7 +31,7 @@ impl Endpoint {
     }
 }
 
-async fn pass(seconds: u64) {
+pub(super) async fn pass(seconds: u64) {
     tokio::time::advance(Duration::from_secs(seconds)).await;
 }
 

@@ -26,6 +26,8 @@ const AGENT: usize = 120;
 /// What an entry is that is no wake, and its route.
 const KEPT_AWAKE: &str = "kept_awake";
 const DOOR: &str = "workload";
+const PARKED: &str = "parked";
+const TUNNELS: &str = "tunnels";
 /// Of an instance that is kept awake again and again, one entry in so many seconds.
 const QUIET: i64 = 60;
 
@@ -56,9 +58,13 @@ pub struct LedgerEntry {
     /// The user agent that the client named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user_agent: Option<String>,
-    /// `woken`, `booted`, `renewed`, `failed` or `timed_out`; or `kept_awake`, where a hold of its
-    /// workload's keeps an instance awake that none has kept before.
+    /// `woken`, `booted`, `renewed`, `failed` or `timed_out`; `kept_awake`, where a hold of its
+    /// workload's keeps an instance awake that none has kept before; or `parked`, where the gateway has
+    /// put it to sleep under its tunnels.
     pub outcome: &'static str,
+    /// What of a parked tunnel has woken it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unparked_by: Option<&'static str>,
     /// Milliseconds from its first request on.
     pub took_ms: f64,
     /// The milliseconds of each stage.
@@ -167,6 +173,7 @@ impl Ledger {
             client: client.to_string(),
             user_agent: None,
             outcome: KEPT_AWAKE,
+            unparked_by: None,
             took_ms: 0.0,
             phases_ms: serde_json::Map::new(),
             waiting: 0,
@@ -177,14 +184,44 @@ impl Ledger {
         });
     }
 
+    /// The gateway has put an instance to sleep, with so many of its tunnels parked.
+    pub fn note_parked(
+        &self,
+        (plane, instance): (PlaneIndex, &InstanceId),
+        name: &str,
+        tunnels: usize,
+    ) {
+        self.push(&mut self.lock(), |id| LedgerEntry {
+            id,
+            time: jiff::Timestamp::now(),
+            plane,
+            instance: instance.to_string(),
+            name: name.to_owned(),
+            route: TUNNELS.to_owned(),
+            client: String::new(),
+            user_agent: None,
+            outcome: PARKED,
+            unparked_by: None,
+            took_ms: 0.0,
+            phases_ms: serde_json::Map::new(),
+            waiting: 0,
+            code: None,
+            phase: None,
+            control_plane: None,
+            reason: Some(match tunnels {
+                1 => "1 tunnel is parked".to_owned(),
+                count => format!("{count} tunnels are parked"),
+            }),
+        });
+    }
+
     /// The last wake of an instance that has restored or booted it.
     pub fn last_wake(&self, plane: PlaneIndex, instance: &InstanceId) -> Option<LedgerEntry> {
         let woken = [WakeOutcome::Woken.as_str(), WakeOutcome::Booted.as_str()];
         let kept = self.lock();
         let mut newest = kept.entries.iter().rev();
-        let is_meant = |entry: &&LedgerEntry| {
-            entry.is_of(plane, instance) && woken.contains(&entry.outcome)
-        };
+        let is_meant =
+            |entry: &&LedgerEntry| entry.is_of(plane, instance) && woken.contains(&entry.outcome);
         newest.find(is_meant).cloned()
     }
 
@@ -222,6 +259,7 @@ impl Ledger {
                 .as_ref()
                 .map(|agent| agent.chars().take(AGENT).collect()),
             outcome: ended.outcome.as_str(),
+            unparked_by: requester.unparked_by,
             took_ms: ms(ended.took),
             phases_ms,
             waiting: ended.waiting,

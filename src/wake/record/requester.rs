@@ -18,6 +18,8 @@ pub struct Requester {
     pub user_agent: Option<Arc<str>>,
     /// The time from which it waits.
     pub since: Instant,
+    /// What of a parked tunnel wakes, if that does.
+    pub unparked_by: Option<&'static str>,
     /// The parent of the wake's spans, when the request is traced.
     pub trace: Option<TraceParent>,
 }

@@ -220,6 +220,7 @@ impl Gateway {
             client,
         });
         let mut pending = PendingRequest {
+            unparked_by: None,
             trace: None,
             resolved,
             look_up: &look_up,

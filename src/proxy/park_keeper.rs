@@ -1,0 +1,174 @@
+//! Who puts an instance to sleep whose tunnels are all quiet.
+//!
+//! Guarantees: it is asked for only while nothing else is open to the instance, an idle timeout after the
+//! last payload, and not while its application or workload wants to stay awake; what is refused is asked for
+//! again a few times, with growing pauses, and then not before another idle timeout has passed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::names::PlaneIndex;
+use crate::telemetry::{Metrics, ParkOutcome};
+use crate::upstream::at;
+use crate::wake::Instance;
+
+/// The pauses after a refusal: six tries take not quite 15 s.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(480), Duration::from_secs(8));
+const TRIES: u32 = 6;
+/// The least pause after the last of them.
+const NEXT_ROUND: Duration = Duration::from_secs(15);
+
+/// What became of an instance that was to be put to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slept {
+    /// It sleeps.
+    Asleep,
+    /// Somebody needs it, for this long if that is known.
+    Refused(Option<Duration>),
+    /// The control plane could not be asked, or did not do it.
+    Failed,
+}
+
+/// Puts instances to sleep.
+pub trait Sleeper: Send + Sync {
+    /// Puts the instance to sleep, unless somebody needs it; nothing is open to it but quiet tunnels.
+    fn put_to_sleep<'a>(
+        &'a self,
+        plane: PlaneIndex,
+        instance: &'a Arc<Instance>,
+    ) -> BoxFuture<'a, Slept>;
+}
+
+/// The tries to put an instance to sleep.
+#[derive(Debug, Default)]
+struct Tries {
+    /// The epoch, and its last payload, that they are about.
+    about: Option<(u64, Instant)>,
+    count: u32,
+    not_before: Option<Instant>,
+    /// Whether the epoch has ended by a try that did not put it to sleep.
+    has_cut: bool,
+}
+
+// === impl Tries ===
+
+impl Tries {
+    /// When the next one is due.
+    fn due(&mut self, instance: &Instance, now: Instant) -> Option<Instant> {
+        let Some(endpoint) = instance.endpoint() else {
+            return self.not_before.filter(|_| self.has_cut);
+        };
+        let about = Some((endpoint.epoch(), endpoint.last_payload()));
+        if self.about != about {
+            *self = Self {
+                about,
+                ..Self::default()
+            };
+        }
+        let due = endpoint.rest_due()?;
+        Some(
+            due.max(self.not_before.unwrap_or(due))
+                .max(instance.kept_until(now).unwrap_or(due)),
+        )
+    }
+
+    /// One has not put it to sleep.
+    fn refused(&mut self, pause: Option<Duration>, idle: Duration, now: Instant) {
+        let next = PAUSES.nth(self.count);
+        self.count += 1;
+        let pause = pause.map_or(next, |pause| pause.max(next));
+        let pause = match self.count >= TRIES {
+            true => {
+                self.count = 0;
+                pause.max(idle).max(NEXT_ROUND)
+            }
+            false => pause,
+        };
+        self.not_before = Some(now + pause);
+    }
+}
+
+/// Puts the instance to sleep whenever that is due, as long as it has tunnels that may be parked.
+pub(super) async fn keep(
+    (plane, instance): (PlaneIndex, Arc<Instance>),
+    sleeper: Arc<dyn Sleeper>,
+    (metrics, stop): (Arc<Metrics>, CancellationToken),
+) {
+    let mut tries = Tries::default();
+    loop {
+        if instance.parking().is_over() {
+            return;
+        }
+        let due = tries.due(&instance, Instant::now());
+        if due.is_none_or(|due| due > Instant::now()) {
+            tokio::select! {
+                () = instance.parking().changed() => {}
+                () = at(due) => {}
+                () = instance.end().cancelled() => return wait_for_end(&instance, &stop).await,
+                () = stop.cancelled() => return,
+            }
+            continue;
+        }
+        let idle = instance
+            .endpoint()
+            .and_then(|endpoint| endpoint.idle_timeout());
+        let slept = sleeper.put_to_sleep(plane, &instance).await;
+        match slept {
+            Slept::Asleep => {
+                metrics.count_park(ParkOutcome::Asleep);
+                tries = Tries::default();
+            }
+            Slept::Refused(pause) => {
+                metrics.count_park(ParkOutcome::Refused);
+                tries.refused(pause, idle.unwrap_or_default(), Instant::now());
+            }
+            Slept::Failed => {
+                metrics.count_park(ParkOutcome::Failed);
+                tries.refused(None, idle.unwrap_or_default(), Instant::now());
+            }
+        }
+        tries.has_cut = slept != Slept::Asleep && instance.endpoint().is_none();
+    }
+}
+
+/// The instance is gone: its tunnels end, and the next is another handle's.
+async fn wait_for_end(instance: &Instance, stop: &CancellationToken) {
+    while !instance.parking().is_over() {
+        tokio::select! {
+            () = instance.parking().changed() => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_is_asked_again_six_times_in_15_seconds_and_then_an_idle_timeout_later() {
+        let began = Instant::now();
+        let (mut tries, mut now) = (Tries::default(), began);
+        let idle = Duration::from_secs(60);
+        for _ in 1..TRIES {
+            tries.refused(None, idle, now);
+            let next = tries.not_before.unwrap();
+            assert!(next > now);
+            now = next;
+        }
+        let took = now - began;
+        assert!(took < Duration::from_secs(15), "{took:?}");
+        assert!(took > Duration::from_secs(14), "{took:?}");
+        tries.refused(None, idle, now);
+        assert_eq!(tries.not_before, Some(now + idle));
+        // A workload that says for how long it wants to go on is left alone for so long.
+        let wanted = Duration::from_secs(300);
+        tries.refused(Some(wanted), idle, now);
+        assert_eq!(tries.not_before, Some(now + wanted));
+    }
+}

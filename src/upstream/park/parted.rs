@@ -1,0 +1,95 @@
+//! The end of a tunnel that could be parked.
+//!
+//! Guarantees: the client is told at once; an instance that sleeps is told when it is awake again, if it
+//! is to be told at all.
+
+use std::fmt;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::end::End;
+use super::host::{InstanceSide, ParkHost};
+use super::left_behind::LeftBehind;
+use super::parkable::Parkable;
+use crate::telemetry::TunnelEnd as EndedBy;
+use crate::upstream::carried::OpenTunnel;
+use crate::upstream::farewell::Farewell;
+use crate::wake::Endpoint;
+
+/// A tunnel that has ended, of which leave is to be taken.
+#[must_use]
+pub struct Parted<'a, C, I> {
+    farewell: Farewell<'a, C, I>,
+    endpoint: Endpoint,
+    left: Option<LeftBehind<I>>,
+}
+
+// === impl Parkable ===
+
+impl<'a, C, I, H> Parkable<'a, '_, C, I, H>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    I: InstanceSide,
+    H: ParkHost,
+{
+    /// The gateway, or the client of an instance that sleeps, ends it.
+    pub(super) fn part(self, end: End, open: &mut OpenTunnel<'_>) -> Parted<'a, C, I> {
+        open.cut(end.by);
+        let (mut relay, endpoint) = (self.relay, self.endpoint);
+        let has_frames = relay.to_client.has_frames();
+        let mut left = None;
+        if !end.is_awake {
+            let last = match end.from_client {
+                Some(frame) => frame,
+                None if relay.to_instance.has_border() => end.close.to_instance(),
+                None => Bytes::new(),
+            };
+            let side = relay.instance.take().filter(|_| end.is_known);
+            left = side.map(|side| LeftBehind {
+                stream: side.into_inner(),
+                last,
+                until: end.until,
+            });
+        }
+        let is_client_gone = end.by == EndedBy::Client && !has_frames;
+        let farewell = match is_client_gone {
+            true => Farewell::nothing(),
+            false => Farewell::of(relay, end.close),
+        };
+        Parted {
+            farewell,
+            endpoint,
+            left,
+        }
+    }
+}
+
+// === impl Parted ===
+
+impl<C, I> Parted<'_, C, I>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    I: InstanceSide,
+{
+    /// Nobody has to be told.
+    pub(in crate::upstream) fn nothing(endpoint: Endpoint) -> Self {
+        Self {
+            farewell: Farewell::nothing(),
+            endpoint,
+            left: None,
+        }
+    }
+
+    /// Takes leave of whoever is there; what is left is an instance's side that sleeps.
+    pub async fn say(self) -> Option<LeftBehind<I>> {
+        self.farewell.say(Some(&self.endpoint)).await;
+        self.left
+    }
+}
+
+impl<C, I> fmt::Debug for Parted<'_, C, I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Parted(left: {})", self.left.is_some())
+    }
+}

@@ -1,0 +1,182 @@
+//! A tunnel whose instance is at rest: what its sides say meanwhile.
+//!
+//! Guarantees: nothing of a client's payload goes to the instance; while that sleeps, nothing at all
+//! does: pings are answered in its place, and never in the middle of a frame; what the instance says goes
+//! to the client as it comes; of a client no more is kept than its route allows.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::input::{Found, look};
+use crate::telemetry::TunnelEnd as EndedBy;
+use crate::upstream::carried::Carried;
+use crate::upstream::relay::Relay;
+use crate::upstream::websocket::{FrameHeader, LONGEST_CONTROL, Opcode, control, masked};
+
+/// RFC 6455 §5.2.
+const PONG: u8 = 10;
+
+/// How a tunnel at rest is.
+pub(super) struct Rest {
+    /// Whether its instance sleeps, as far as is known; else control frames pass.
+    pub(super) is_asleep: bool,
+    /// How much is read of the client while the instance is woken for it; `None` before that.
+    pub(super) waking: Option<usize>,
+    /// Answers for the client, on their way.
+    answers: BytesMut,
+    /// So much of what the client has sent is a control frame that passes.
+    passing: usize,
+}
+
+/// What has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Payload of the client's, which is this.
+    Payload(&'static str),
+    /// Payload of the instance's, which the client has.
+    FromInstance,
+    /// The instance has ended its side, or broken it off.
+    InstanceOver,
+    /// The client has, or wants to.
+    ClientOver,
+}
+
+// === impl Rest ===
+
+impl Rest {
+    pub(super) fn new(is_asleep: bool) -> Self {
+        Self {
+            is_asleep,
+            waking: None,
+            answers: BytesMut::new(),
+            passing: 0,
+        }
+    }
+
+    /// Goes on with what needs no payload to go to the instance.
+    pub(super) fn poll<C, I>(
+        &mut self,
+        relay: &mut Relay<'_, C, I>,
+        carried: &Carried,
+        cx: &mut Context<'_>,
+    ) -> Poll<Seen>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        I: AsyncRead + AsyncWrite + Unpin,
+    {
+        loop {
+            if !self.answers.is_empty() && ready!(self.poll_answer(&mut relay.client, cx)).is_err()
+            {
+                return Poll::Ready(Seen::ClientOver);
+            }
+            let Some(instance) = &mut relay.instance else {
+                return Poll::Ready(Seen::InstanceOver);
+            };
+            if relay
+                .to_client
+                .poll_copy(instance, &mut relay.client, cx)
+                .is_ready()
+            {
+                return Poll::Ready(match carried.ended_by() == EndedBy::Client {
+                    true => Seen::ClientOver,
+                    false => Seen::InstanceOver,
+                });
+            }
+            if relay.to_client.take_payload() {
+                return Poll::Ready(Seen::FromInstance);
+            }
+            if self.passing > 0 {
+                let before = relay.to_instance.rest.len();
+                let passing = self.passing;
+                let polled = relay.to_instance.poll_write_rest(instance, passing, cx);
+                let gone = before.saturating_sub(relay.to_instance.rest.len());
+                self.passing = passing.saturating_sub(gone);
+                if ready!(polled).is_err() {
+                    return Poll::Ready(Seen::InstanceOver);
+                }
+            }
+            if ready!(relay.to_instance.poll_flush(instance, cx)).is_err() {
+                return Poll::Ready(Seen::InstanceOver);
+            }
+            let room = match self.waking {
+                Some(limit) => limit.saturating_sub(relay.to_instance.rest.len()),
+                None => match self.look(relay) {
+                    Found::More => LONGEST_CONTROL,
+                    Found::Payload(what) => return Poll::Ready(Seen::Payload(what)),
+                    Found::Control(Opcode::Close, _) => return Poll::Ready(Seen::ClientOver),
+                    Found::Control(..) => continue,
+                },
+            };
+            if room == 0 {
+                return Poll::Pending;
+            }
+            let is_more = ready!(relay.to_instance.poll_fill(&mut relay.client, room, cx));
+            match (is_more, self.waking) {
+                (true, _) => {}
+                (false, None) => return Poll::Ready(Seen::ClientOver),
+                // What it has sent before goes to its instance all the same.
+                (false, Some(_)) => return Poll::Pending,
+            }
+        }
+    }
+
+    /// What the client has sent next; control frames are taken, or pass.
+    fn look<C, I>(&mut self, relay: &mut Relay<'_, C, I>) -> Found {
+        let (flow, to_client) = (&mut relay.to_instance, &relay.to_client);
+        let found = look(&flow.rest, flow.frames.as_ref());
+        let Found::Control(opcode, length) = found else {
+            return found;
+        };
+        if opcode == Opcode::Close {
+            return found;
+        }
+        if !self.is_asleep {
+            self.passing = length;
+            return found;
+        }
+        let frame = flow.rest.split_to(length);
+        if flow.rest.is_empty() {
+            flow.rest = BytesMut::new();
+        }
+        // In the middle of a frame there is no place for an answer.
+        if opcode == Opcode::Ping && to_client.is_at_border() {
+            self.answers.extend_from_slice(&pong(&frame));
+        }
+        found
+    }
+
+    fn poll_answer(
+        &mut self,
+        client: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while !self.answers.is_empty() {
+            let count = ready!(Pin::new(&mut *client).poll_write(cx, &self.answers))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.answers.advance(count);
+        }
+        ready!(Pin::new(client).poll_flush(cx))?;
+        self.answers = BytesMut::new();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The answer to a ping.
+fn pong(ping: &[u8]) -> bytes::Bytes {
+    let header = FrameHeader::parse(ping).ok().flatten();
+    let payload = header.and_then(|header| Some((ping.get(header.header_length..)?, header.mask)));
+    match payload {
+        Some((payload, Some(mask))) => {
+            let payload: Vec<u8> = masked(payload, mask).collect();
+            control(PONG, &payload, None)
+        }
+        Some((payload, None)) => control(PONG, payload, None),
+        None => control(PONG, &[], None),
+    }
+}
