@@ -224,10 +224,8 @@ async fn serve_by_hyper(
                 body.map(|body| ClientBody::of(body.map_err(|_| ClientBodyError::Ended)))
             });
             let interim: InterimSink = Arc::new(|_, _| {});
-            let (mut head, body) = service
-                .call(Box::new(request), from, &interim)
-                .await
-                .into_parts();
+            let answer = service.call(Box::new(request), from, &interim).await;
+            let (mut head, body) = answer.into_parts();
             body.extra_headers(|name, value| {
                 head.headers.append(name.clone(), value.clone());
             });

@@ -314,6 +314,7 @@ mod tests {
             route: "r".into(),
             client: Ipv4Addr::LOCALHOST.into(),
             user_agent: None,
+            unparked_by: None,
             since: Instant::now(),
             trace: None,
         };
