@@ -244,7 +244,7 @@ impl Endpoint {
     }
 
     /// Whether it is about to be put to sleep. Whoever asks this after being counted, and hears no, is
-    /// seen by whoever looks at the counts after [`Self::set_resting`].
+    /// seen by whoever looks at the counts after `set_resting`.
     pub fn is_resting(&self) -> bool {
         self.0.resting.load(Ordering::SeqCst)
     }
