@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use hypeman::wire::InstanceState;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -64,7 +64,9 @@ async fn refusal(gateway: &Gateway, instance: &str) -> (u16, String) {
 }
 
 /// The next frame that is no pong.
-pub async fn next(socket: &mut Socket) -> Option<Message> {
+pub async fn next<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+) -> Option<Message> {
     let reading = async {
         loop {
             match socket.next().await {
@@ -78,16 +80,44 @@ pub async fn next(socket: &mut Socket) -> Option<Message> {
 }
 
 /// The code and the reason of the close that comes next.
-pub async fn closed(socket: &mut Socket) -> (u16, String) {
+pub async fn closed<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+) -> (u16, String) {
     match next(socket).await {
         Some(Message::Close(Some(frame))) => (frame.code.into(), frame.reason.to_string()),
         other => panic!("{other:?}"),
     }
 }
 
-pub async fn echoes(socket: &mut Socket, text: &'static str) {
+pub async fn echoes<S: AsyncRead + AsyncWrite + Unpin>(
+    socket: &mut WebSocketStream<S>,
+    text: &'static str,
+) {
     socket.send(Message::text(text)).await.unwrap();
     assert_eq!(next(socket).await, Some(Message::text(text)));
+}
+
+/// Sends pings, and nothing else, until it is closed; the code and the reason of that.
+pub async fn pings_until_closed<S: AsyncRead + AsyncWrite + Unpin>(
+    mut socket: WebSocketStream<S>,
+    every: Duration,
+) -> (u16, String) {
+    let mut pings = tokio::time::interval(every);
+    loop {
+        tokio::select! {
+            _ = pings.tick() => {
+                let _closed = socket.send(Message::Ping(Bytes::from_static(b"x"))).await;
+            }
+            message = socket.next() => match message {
+                // The application answers a ping by another, too.
+                Some(Ok(Message::Pong(_) | Message::Ping(_))) => {}
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    return (frame.code.into(), frame.reason.to_string());
+                }
+                other => panic!("{other:?}"),
+            },
+        }
+    }
 }
 
 async fn start(plane: &Plane, extra: &str) -> (Gateway, MetricsFile) {
@@ -167,26 +197,9 @@ async fn pings_do_not_keep_an_instance_awake_however_many_clients_send_them() {
     }
     let most = f64::from(u32::try_from(count).unwrap());
     assert_eq!(in_state(&gateway, "open").await, most);
-    let pinging = sockets.into_iter().map(|mut socket| {
-        spawn(async move {
-            let mut pings = tokio::time::interval(Duration::from_millis(300));
-            loop {
-                tokio::select! {
-                    _ = pings.tick() => {
-                        let _closed = socket.send(Message::Ping(Bytes::from_static(b"x"))).await;
-                    }
-                    message = socket.next() => match message {
-                        // The application answers a ping by another, too.
-                        Some(Ok(Message::Pong(_) | Message::Ping(_))) => {}
-                        Some(Ok(Message::Close(Some(frame)))) => {
-                            return (u16::from(frame.code), frame.reason.to_string());
-                        }
-                        other => panic!("{other:?}"),
-                    },
-                }
-            }
-        })
-    });
+    let every = Duration::from_millis(300);
+    let pinging = sockets.into_iter();
+    let pinging = pinging.map(|socket| spawn(pings_until_closed(socket, every)));
     let pinging: Vec<_> = pinging.collect();
     for one in pinging {
         let close = timeout(PATIENCE + idle, one).await.unwrap().unwrap();

@@ -17,6 +17,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::support::{Gateway, PATIENCE, Plane, Wanted, eventually, spawn};
+use crate::tunnels::{closed, echoes, next, pings_until_closed};
 
 type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
@@ -73,32 +74,6 @@ impl Browser {
     }
 }
 
-/// The next message that is no ping or pong.
-async fn next(socket: &mut Socket) -> Option<Message> {
-    let reading = async {
-        loop {
-            match socket.next().await {
-                Some(Ok(Message::Pong(_) | Message::Ping(_))) => {}
-                Some(Ok(message)) => return Some(message),
-                Some(Err(_)) | None => return None,
-            }
-        }
-    };
-    timeout(PATIENCE, reading).await.unwrap()
-}
-
-async fn closed(socket: &mut Socket) -> (u16, String) {
-    match next(socket).await {
-        Some(Message::Close(Some(frame))) => (frame.code.into(), frame.reason.to_string()),
-        other => panic!("{other:?}"),
-    }
-}
-
-async fn echoes(socket: &mut Socket, text: &'static str) {
-    socket.send(Message::text(text)).await.unwrap();
-    assert_eq!(next(socket).await, Some(Message::text(text)));
-}
-
 async fn restores(plane: &Plane, id: &str) -> usize {
     plane.operations(id, "restore").await
 }
@@ -112,24 +87,11 @@ async fn pings_keep_no_stream_open_and_its_end_is_no_other_ones() {
     let mut busy = browser.open("tabs").await;
     let mut pinging = Vec::new();
     for _ in 0..10 {
-        let mut socket = browser.open("tabs").await;
-        pinging.push(spawn(async move {
-            let mut pings = tokio::time::interval(Duration::from_millis(200));
-            loop {
-                tokio::select! {
-                    _ = pings.tick() => {
-                        let _closed = socket.send(Message::Ping(Bytes::from_static(b"x"))).await;
-                    }
-                    message = socket.next() => match message {
-                        Some(Ok(Message::Pong(_) | Message::Ping(_))) => {}
-                        Some(Ok(Message::Close(Some(frame)))) => {
-                            return (u16::from(frame.code), frame.reason.to_string());
-                        }
-                        other => panic!("{other:?}"),
-                    },
-                }
-            }
-        }));
+        let socket = browser.open("tabs").await;
+        pinging.push(spawn(pings_until_closed(
+            socket,
+            Duration::from_millis(200),
+        )));
     }
     let all = futures_util::future::join_all(pinging);
     tokio::pin!(all);

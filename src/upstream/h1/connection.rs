@@ -27,8 +27,8 @@ use crate::upstream::request_body::BodyFailure;
 
 /// Room that a head is read into; most responses fit whole.
 const ROOM: usize = 8 * 1024;
-/// What an idle connection keeps of each of its two rooms, at most: few heads need more, and a
-/// connection may be idle for long.
+/// What an idle connection keeps of the room that it reads into, at most: few heads need more, and
+/// a connection may be idle for long.
 const KEPT_ROOM: usize = 2 * ROOM;
 /// The most that is read at once of a body whose length is known.
 const MOST_AT_ONCE: u64 = 256 * 1024;
@@ -214,11 +214,9 @@ impl Connection {
         std::mem::take(&mut self.spare)
     }
 
-    /// Room that was used, unless it is large.
+    /// Room that was used. It is never large: see `Sending::clear_out`.
     pub(in crate::upstream) fn keep_spare(&mut self, room: Vec<u8>) {
-        if room.capacity() <= KEPT_ROOM {
-            self.spare = room;
-        }
+        self.spare = room;
     }
 
     /// The stream with what was read of it, for another protocol; `None` once the epoch has been

@@ -164,23 +164,9 @@ impl Ledger {
             return;
         }
         self.push(&mut kept, |id| LedgerEntry {
-            id,
-            time,
-            plane,
-            instance: instance.to_string(),
-            name: name.to_owned(),
-            route: DOOR.to_owned(),
             client: client.to_string(),
-            user_agent: None,
-            outcome: KEPT_AWAKE,
-            unparked_by: None,
-            took_ms: 0.0,
-            phases_ms: serde_json::Map::new(),
-            waiting: 0,
-            code: None,
-            phase: None,
-            control_plane: None,
             reason: Some(reason.to_owned()),
+            ..LedgerEntry::of_no_wake(id, (plane, instance), name, (KEPT_AWAKE, DOOR))
         });
     }
 
@@ -191,27 +177,13 @@ impl Ledger {
         name: &str,
         tunnels: usize,
     ) {
+        let reason = match tunnels {
+            1 => "1 tunnel is parked".to_owned(),
+            count => format!("{count} tunnels are parked"),
+        };
         self.push(&mut self.lock(), |id| LedgerEntry {
-            id,
-            time: jiff::Timestamp::now(),
-            plane,
-            instance: instance.to_string(),
-            name: name.to_owned(),
-            route: TUNNELS.to_owned(),
-            client: String::new(),
-            user_agent: None,
-            outcome: PARKED,
-            unparked_by: None,
-            took_ms: 0.0,
-            phases_ms: serde_json::Map::new(),
-            waiting: 0,
-            code: None,
-            phase: None,
-            control_plane: None,
-            reason: Some(match tunnels {
-                1 => "1 tunnel is parked".to_owned(),
-                count => format!("{count} tunnels are parked"),
-            }),
+            reason: Some(reason),
+            ..LedgerEntry::of_no_wake(id, (plane, instance), name, (PARKED, TUNNELS))
         });
     }
 
@@ -287,6 +259,35 @@ impl Ledger {
 // === impl LedgerEntry ===
 
 impl LedgerEntry {
+    /// One that says something else of an instance than that it was woken: what it is, and its
+    /// route.
+    fn of_no_wake(
+        id: String,
+        (plane, instance): (PlaneIndex, &InstanceId),
+        name: &str,
+        (outcome, route): (&'static str, &str),
+    ) -> Self {
+        Self {
+            id,
+            time: jiff::Timestamp::now(),
+            plane,
+            instance: instance.to_string(),
+            name: name.to_owned(),
+            route: route.to_owned(),
+            client: String::new(),
+            user_agent: None,
+            outcome,
+            unparked_by: None,
+            took_ms: 0.0,
+            phases_ms: serde_json::Map::new(),
+            waiting: 0,
+            code: None,
+            phase: None,
+            control_plane: None,
+            reason: None,
+        }
+    }
+
     fn is_of(&self, plane: PlaneIndex, instance: &InstanceId) -> bool {
         self.plane == plane && self.instance == instance.as_str()
     }

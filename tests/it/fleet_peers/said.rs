@@ -26,6 +26,15 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     text
 }
 
+/// The connection of a client that waits to be asked for the five bytes that it sends.
+async fn waits_for_100(world: &World) -> TcpStream {
+    let mut stream = TcpStream::connect(world.front.address).await.unwrap();
+    let head = "POST /upload HTTP/1.1\r\nhost: app.test\r\nexpect: 100-continue\r\n\
+                content-length: 5\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
 /// A request for a host of which only the front has a route.
 fn of_front_alone(world: &World) -> reqwest::RequestBuilder {
     let http = &world.front.client().http;
@@ -103,10 +112,7 @@ async fn a_client_that_waits_for_100_is_asked_for_its_body_when_the_instance_is_
     let world = World::with(front, "").await;
     let (instance, door) = world.plane.behind_a_door("app").await;
     world.claim(&instance);
-    let mut stream = TcpStream::connect(world.front.address).await.unwrap();
-    let head = "POST /upload HTTP/1.1\r\nhost: app.test\r\nexpect: 100-continue\r\n\
-                content-length: 5\r\n\r\n";
-    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut stream = waits_for_100(&world).await;
     let held = "wakegate_held_requests";
     eventually("the node holds it", async || {
         world.node.gateway.metric(held).await >= 1.0
@@ -150,10 +156,7 @@ async fn a_route_that_asks_for_bodies_early_does_so_at_the_front() {
     let world = World::with(front, "").await;
     let (instance, door) = world.plane.behind_a_door("app").await;
     world.claim(&instance);
-    let mut stream = TcpStream::connect(world.front.address).await.unwrap();
-    let head = "POST /upload HTTP/1.1\r\nhost: app.test\r\nexpect: 100-continue\r\n\
-                content-length: 5\r\n\r\n";
-    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut stream = waits_for_100(&world).await;
     let asked = read_until(&mut stream, "\r\n\r\n").await;
     assert!(asked.starts_with("HTTP/1.1 100"), "{asked}");
     door.open().await;
