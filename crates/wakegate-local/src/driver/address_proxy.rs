@@ -415,6 +415,8 @@ fn inspected(stream: TcpStream, count: &AtomicU64) -> InspectReader<TcpStream, i
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
 
     /// An address before an application of the test's own.
@@ -431,7 +433,8 @@ mod tests {
     /// A connection through the address, and its other end.
     async fn connect(proxy: &AddressProxy, application: &TcpListener) -> (TcpStream, TcpStream) {
         let client = TcpStream::connect((proxy.public, 8080)).await.unwrap();
-        let (server, _) = application.accept().await.unwrap();
+        let accepting = timeout(Duration::from_secs(10), application.accept()).await;
+        let (server, _) = accepting.expect("it leads to the application").unwrap();
         (client, server)
     }
 
@@ -510,9 +513,9 @@ mod tests {
         client.write_all(b"two").await.unwrap();
         server.write_all(b"own").await.unwrap();
         let silent = Duration::from_millis(100);
-        let heard = tokio::time::timeout(silent, client.read(&mut read)).await;
+        let heard = timeout(silent, client.read(&mut read)).await;
         assert!(heard.is_err(), "{heard:?}");
-        let heard = tokio::time::timeout(silent, server.read(&mut read)).await;
+        let heard = timeout(silent, server.read(&mut read)).await;
         assert!(heard.is_err(), "{heard:?}");
         assert_eq!(proxy.traffic.active(|_, _| true), 1, "it is open");
         proxy.open();
