@@ -1,18 +1,55 @@
 //! Files that are the gateway's own.
 //!
 //! Guarantees: a file is there whole or not at all, also after a crash of the machine; directories
-//! are 0700 and files 0600, or 0644 where they are for others to read, whatever the umask.
+//! are 0700 and files 0600, or 0644 where they are for others to read, whatever the umask; a lock
+//! ends when it is dropped, also where a program that is just being started has a copy of its file.
 
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock};
 use rustix::io::Errno;
 
 /// The ending of files that are being written.
 pub const DRAFT: &str = "new";
+
+/// A file that one process at a time has locked (flock(2)), until it is dropped or the process ends.
+#[derive(Debug)]
+pub struct Lock(fs::File);
+
+// === impl Lock ===
+
+impl Lock {
+    /// The lock of a file, which is made where there is none; waits until nobody else has it.
+    pub fn acquire(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        flock(&file, FlockOperation::LockExclusive)?;
+        Ok(Self(file))
+    }
+
+    /// The same, unless somebody else has it.
+    pub fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
+        let file = open(path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for Lock {
+    /// Closing alone is not enough: a child between fork and exec has the file open, too.
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "a lock cannot be let go of before its file is closed");
+        }
+    }
+}
+
+// === files and folders ===
 
 /// Whether files can be created in a directory, which may itself have to be created.
 pub fn can_create(dir: &Path) -> io::Result<()> {
@@ -115,6 +152,18 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_ends_with_its_owner_though_a_child_that_is_being_started_has_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = Lock::acquire(&path).unwrap();
+        assert!(Lock::try_acquire(&path).unwrap().is_none());
+        // What fork(2) gives to a child until it has called execve(2).
+        let _copy = held.0.try_clone().unwrap();
+        drop(held);
+        assert!(Lock::try_acquire(&path).unwrap().is_some());
+    }
 
     #[test]
     fn a_file_is_its_owners_alone_and_takes_the_place_of_the_one_before_as_a_whole() {

@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use instant_acme::CertificateIdentifier;
 use jiff::{SignedDuration, Timestamp};
-use rustix::fs::{FlockOperation, flock};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
@@ -25,7 +24,7 @@ use super::failure::Failure;
 use super::renewal_info::identifier;
 use crate::file_stamp::FileStamp;
 use crate::pem;
-use crate::private_files::{self, DRAFT};
+use crate::private_files::{self, DRAFT, Lock};
 use crate::validity::validity;
 
 /// The protocol of a handshake that is a challenge (RFC 8737 §3).
@@ -79,11 +78,6 @@ pub(super) struct Stored {
 /// Room on the disk, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Room(PathBuf);
-
-/// A name that this process alone orders. The lock is let go of when it is dropped, or the process
-/// ends.
-#[derive(Debug)]
-pub(super) struct NameLock(#[allow(dead_code, reason = "it is held")] fs::File);
 
 // === impl AcmeStore ===
 
@@ -306,13 +300,8 @@ impl AcmeStore {
     }
 
     /// The name's lock, unless another process or task has it.
-    pub(super) fn try_lock(&self, name: &str) -> io::Result<Option<NameLock>> {
-        let file = private_files::open(&self.dir.join(LOCKS).join(name))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(NameLock(file))),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    pub(super) fn try_lock(&self, name: &str) -> io::Result<Option<Lock>> {
+        Lock::try_acquire(&self.dir.join(LOCKS).join(name))
     }
 }
 

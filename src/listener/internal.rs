@@ -15,14 +15,13 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
-use rustix::fs::{FlockOperation, flock};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::tls_error::TlsError;
-use crate::private_files::{self, can_create};
+use crate::private_files::{self, Lock, can_create};
 
 /// Names that certificates are kept for; clients of more names than a developer has get the first.
 const MOST: usize = 1000;
@@ -111,8 +110,7 @@ impl InternalCa {
         private_files::make_dir(dir)?;
         let (ca, key_path) = (ca_file(dir), dir.join(KEY_FILE));
         if !key_path.exists() {
-            let lock = private_files::open(&dir.join(LOCK_FILE))?;
-            flock(&lock, FlockOperation::LockExclusive)?;
+            let _lock = Lock::acquire(&dir.join(LOCK_FILE))?;
             if !key_path.exists() {
                 let key = KeyPair::generate()?;
                 let certificate = ca_params()?.self_signed(&key)?;

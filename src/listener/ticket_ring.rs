@@ -17,12 +17,11 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKe
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
-use rustix::fs::{FlockOperation, flock};
 use rustls::server::ProducesTickets;
 
 use crate::config::TicketsConfig;
 use crate::file_stamp::FileStamp;
-use crate::private_files::{self, can_create};
+use crate::private_files::{self, Lock, can_create};
 
 const RING: &str = "ring";
 const LOCK: &str = "ring.lock";
@@ -175,7 +174,7 @@ impl TicketRing {
     /// what the first has made. Where nothing can be written, the keys are this gateway's alone.
     fn renew(&self, now: i64) -> io::Result<()> {
         let path = self.dir.join(RING);
-        let locked = lock(&self.dir.join(LOCK));
+        let locked = Lock::acquire(&self.dir.join(LOCK));
         if let Ok(Some(keys)) = read_file(&path) {
             self.keys.store(Arc::new(keys));
         }
@@ -352,13 +351,6 @@ fn trouble(path: &Path, error: &dyn fmt::Display) -> String {
         "{} cannot be used, and is made anew: {error}",
         path.display()
     )
-}
-
-/// Waits until no other gateway writes; until the file is closed none does.
-fn lock(path: &Path) -> io::Result<fs::File> {
-    let file = private_files::open(path)?;
-    flock(&file, FlockOperation::LockExclusive)?;
-    Ok(file)
 }
 
 #[cfg(test)]

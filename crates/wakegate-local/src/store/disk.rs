@@ -10,6 +10,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -42,9 +44,12 @@ pub(crate) enum StoreError {
 #[derive(Debug)]
 pub(crate) struct Store {
     root: PathBuf,
-    /// The file that is locked while this control plane runs.
-    _lock: File,
+    _lock: Lock,
 }
+
+/// A file that is locked (flock(2)) while a control plane runs.
+#[derive(Debug)]
+struct Lock(File);
 
 /// The kinds of records, each of which has a folder.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +71,32 @@ impl Kind {
     }
 }
 
+// === impl Lock ===
+
+impl Lock {
+    /// The lock of a file, unless another process has it.
+    fn try_acquire(path: &Path) -> io::Result<Option<Self>> {
+        let nofollow = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+        let mut options = OpenOptions::new();
+        let options = options.create(true).truncate(false).write(true);
+        let file = options.mode(0o600).custom_flags(nofollow).open(path)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Drop for Lock {
+    /// Closing alone is not enough: a child between fork and exec has the file open, too.
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.0, FlockOperation::Unlock) {
+            tracing::warn!(%error, "the state directory stays locked until its file is closed");
+        }
+    }
+}
+
 // === impl Store ===
 
 impl Store {
@@ -80,17 +111,8 @@ impl Store {
         }
         let root = root.canonicalize().map_err(failed)?;
         warn_of_others(&root).map_err(failed)?;
-        let nofollow = i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0);
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .custom_flags(nofollow)
-            .open(root.join("lock"))
-            .map_err(failed)?;
-        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| StoreError::Locked(root.clone()))?;
+        let lock = Lock::try_acquire(&root.join("lock")).map_err(failed)?;
+        let lock = lock.ok_or_else(|| StoreError::Locked(root.clone()))?;
         let store = Self { root, _lock: lock };
         store.recover().map_err(failed)?;
         Ok(store)
@@ -367,6 +389,18 @@ pub(super) mod tests {
         store.remove(Kind::Instance, "a").unwrap();
         store.save(Kind::Instance, "a", &3).unwrap_err();
         assert!(names(&store.all(Kind::Instance)).is_empty());
+    }
+
+    #[test]
+    fn a_directory_is_free_after_its_control_plane_though_a_child_that_is_being_started_has_its_lock()
+     {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        Store::open(dir.path()).unwrap_err();
+        // What fork(2) gives to a child until it has called execve(2).
+        let _copy = store._lock.0.try_clone().unwrap();
+        drop(store);
+        Store::open(dir.path()).unwrap();
     }
 
     #[test]
