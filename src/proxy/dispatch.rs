@@ -178,6 +178,7 @@ impl<S: Send + Sync> Dispatch<'_, '_, S> {
                 | ForwardError::Malformed(_)
                 | ForwardError::Client(_)
                 | ForwardError::Refused
+                | ForwardError::NoRoom
                 | ForwardError::Severed => None,
             };
             if let Some(suspicion) = suspicion {
@@ -267,6 +268,7 @@ fn error_text(error: &ForwardError) -> &'static str {
         ForwardError::Malformed(_) => "not HTTP",
         ForwardError::Client(_) => "its client failed it",
         ForwardError::TimedOut => "no response in time",
+        ForwardError::NoRoom => "no room for the response's head",
         ForwardError::Severed => "asleep before the response",
     }
 }

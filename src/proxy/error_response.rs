@@ -452,6 +452,7 @@ mod tests {
             (WakeError::Failed.into(), 502, "wake_failed", Some("1")),
             (WakeError::Draining.into(), 503, "draining", Some("1")),
             (ForwardError::TimedOut.into(), 504, "upstream_timeout", None),
+            (ForwardError::NoRoom.into(), 503, "memory_share", None),
             (ForwardError::Severed.into(), 502, "upstream_broke", None),
             (ProxyError::UnexpectedUpgrade, 502, "bad_upgrade", None),
         ] {

@@ -33,6 +33,7 @@ use super::request_body::{BodyFailure, RequestBody};
 use super::response_body::UpstreamBody;
 use crate::config::UpstreamConfig;
 use crate::descriptors;
+use crate::flow::ClientBuffers;
 use crate::instance_tls::{
     Alpn, InstanceStream, TlsHop, Verdict, refusal_of_client_certificate, verdict,
 };
@@ -75,6 +76,9 @@ pub enum ForwardError {
     /// No response's head in time.
     #[error("the instance sent no response in time")]
     TimedOut,
+    /// The response's head is large, and its client may have no more in memory.
+    #[error("the response's head is more than its client may have in memory now")]
+    NoRoom,
     /// The instance went to sleep, or away, under the request.
     #[error("the instance went to sleep before its response")]
     Severed,
@@ -124,6 +128,7 @@ impl From<Failure> for ForwardError {
             Failure::Malformed(_) | Failure::EarlySwitch => Self::Malformed(failure.into()),
             Failure::Client(failure) => Self::Client(failure),
             Failure::TimedOut => Self::TimedOut,
+            Failure::NoRoom => Self::NoRoom,
             Failure::Severed => Self::Severed,
         }
     }
@@ -268,7 +273,9 @@ impl Upstream {
             let answered = {
                 let method = &request.head.method;
                 let interim = |status, fields: &HeaderMap| request.pass_interim(status, fields);
-                poll_fn(|cx| connection.poll_head(&mut sending, method, &interim, cx)).await
+                let client = || request.head.extensions.get::<ClientBuffers>().cloned();
+                poll_fn(|cx| connection.poll_head(&mut sending, method, &interim, &client, cx))
+                    .await
             };
             match answered {
                 Ok(head) => {

@@ -28,6 +28,9 @@ pub struct Description {
     pub retry_after: Option<Duration>,
 }
 
+/// What a client is told that has too much in memory.
+const MEMORY_SHARE: &str =
+    "Your requests and responses take too much of the gateway's memory together.";
 const SOON: Option<Duration> = Some(Duration::from_secs(1));
 
 /// Chooses the words for an error.
@@ -261,7 +264,7 @@ fn unreadable(reason: RefusalReason) -> Response {
         RefusalReason::NoRoom => (
             StatusCode::SERVICE_UNAVAILABLE,
             "memory_share",
-            "Your requests and responses take too much of the gateway's memory together.",
+            MEMORY_SHARE,
             SOON,
         ),
     }
@@ -504,6 +507,13 @@ fn forward(error: &ForwardError) -> Response {
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
             "The request's body did not come in time.",
+            None,
+        ),
+        // No time to come back after: the instance may have done what was asked.
+        ForwardError::NoRoom => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "memory_share",
+            MEMORY_SHARE,
             None,
         ),
         ForwardError::TimedOut => (

@@ -19,7 +19,7 @@ use super::head::Head;
 use super::rest::Rest;
 use super::sending::{SendFailure, Sending};
 use crate::deadline::Deadline;
-use crate::flow::PeekStream;
+use crate::flow::{Buffered, ClientBuffers, PeekStream};
 use crate::upstream::bound_auth::ClientConnection;
 use crate::upstream::epoch_stream::EpochStream;
 use crate::upstream::leased_stream::LeasedStream;
@@ -57,6 +57,9 @@ pub(in crate::upstream) enum Failure {
     /// The client did not send the request's body as it should.
     #[error("the request's body did not come as it should")]
     Client(BodyFailure),
+    /// Its head is large, and its client may have no more in memory.
+    #[error("there is no room for the head")]
+    NoRoom,
     /// The instance's epoch has ended.
     #[error("the instance went to sleep")]
     Severed,
@@ -68,6 +71,8 @@ pub(in crate::upstream) struct Connection {
     input: BytesMut,
     /// The most room that `input` may still have, though parts of it were taken.
     largest: usize,
+    /// What is counted to the client of a large head that has come in part.
+    partial: Option<Buffered>,
     reader: ResponseReader,
     /// The client whose connection this is alone, since it has authenticated itself on it.
     pub(in crate::upstream) owner: Option<ClientConnection>,
@@ -98,6 +103,7 @@ impl Connection {
             stream: EpochStream::new(stream, cut),
             input: BytesMut::new(),
             largest: 0,
+            partial: None,
             reader: ResponseReader::new(limits),
             owner: None,
             spare: Vec::new(),
@@ -118,12 +124,14 @@ impl Connection {
         self.patience.restart(now);
     }
 
-    /// Sends the request and reads its response's head; `interim` gets each 1xx before it.
+    /// Sends the request and reads its response's head; `interim` gets each 1xx before it. Room
+    /// beyond [`KEPT_ROOM`] for a head that does not end counts to the `client`.
     pub(in crate::upstream) fn poll_head(
         &mut self,
         sending: &mut Sending,
         method: &Method,
         interim: &dyn Fn(StatusCode, &HeaderMap),
+        client: &dyn Fn() -> Option<ClientBuffers>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Head, Failure>> {
         self.stream.register(cx);
@@ -146,6 +154,7 @@ impl Connection {
                 if length > KEPT_ROOM {
                     (self.input, self.largest) = (BytesMut::from(&*self.input), 0);
                 }
+                self.partial = None;
                 let mut head = head?;
                 if !head.framing.is_interim {
                     // Of a request whose last part was sent just now, the response lay there before.
@@ -161,6 +170,9 @@ impl Connection {
             }
             let received = receive(stream, &mut self.input, None, cx);
             self.largest = self.largest.max(self.input.capacity());
+            if self.input.capacity() > KEPT_ROOM {
+                count_partial(&mut self.partial, self.input.capacity(), client)?;
+            }
             match received {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Failure::Closed)),
@@ -289,6 +301,28 @@ fn receive(
         input.reserve(room);
     }
     stream.poll_receive(cx, input)
+}
+
+/// Counts the room of a head that has come in part, unless its client may not have so much.
+fn count_partial(
+    partial: &mut Option<Buffered>,
+    room: usize,
+    client: &dyn Fn() -> Option<ClientBuffers>,
+) -> Result<(), Failure> {
+    let counted = partial.as_ref().map_or(0, Buffered::bytes);
+    let more = room.saturating_sub(counted);
+    if more == 0 {
+        return Ok(());
+    }
+    let Some(client) = client() else {
+        return Ok(());
+    };
+    if !client.has_room_for_head(more) {
+        client.note_refused();
+        return Err(Failure::NoRoom);
+    }
+    partial.get_or_insert_with(|| client.hold(0)).grow(more);
+    Ok(())
 }
 
 impl fmt::Debug for Connection {

@@ -1,4 +1,5 @@
 use std::future::poll_fn;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -7,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::flow::BufferBudget;
 use crate::telemetry::Metrics;
 use crate::upstream::request_body::RequestBody;
 use crate::wake::Endpoint;
@@ -37,7 +39,7 @@ async fn head(connection: &mut Connection) -> Head {
     let mut sending = request();
     connection.begin(Instant::now(), Duration::from_secs(10));
     let interim = |_, _: &HeaderMap| {};
-    poll_fn(|cx| connection.poll_head(&mut sending, &Method::GET, &interim, cx))
+    poll_fn(|cx| connection.poll_head(&mut sending, &Method::GET, &interim, &|| None, cx))
         .await
         .unwrap()
 }
@@ -48,7 +50,7 @@ async fn who_waits_for_a_response_has_no_room_for_it_yet() {
     let mut sending = request();
     connection.begin(Instant::now(), Duration::from_secs(10));
     let mut cx = Context::from_waker(Waker::noop());
-    let head = connection.poll_head(&mut sending, &Method::GET, &|_, _| {}, &mut cx);
+    let head = connection.poll_head(&mut sending, &Method::GET, &|_, _| {}, &|| None, &mut cx);
     assert!(head.is_pending());
     assert!(sending.is_over(), "the request has gone");
     assert_eq!(connection.input.capacity(), 0);
@@ -71,6 +73,44 @@ async fn the_room_of_a_large_head_goes_with_it_and_what_came_behind_it_stays() {
     }
     assert_eq!(connection.input, "body");
     assert!(connection.input.capacity() <= KEPT_ROOM);
+}
+
+#[tokio::test]
+async fn a_large_head_counts_to_its_client_while_it_comes_and_is_not_read_without_room() {
+    for (budget, is_read) in [(1 << 20, true), (48 << 10, false)] {
+        let (mut connection, mut instance) = connection().await;
+        let budget = BufferBudget::new(budget);
+        let client = budget.of(Ipv4Addr::LOCALHOST.into());
+        let mut sending = request();
+        connection.begin(Instant::now(), Duration::from_secs(10));
+        let part = format!("HTTP/1.1 200 OK\r\nx-large: {}", "v".repeat(40_000));
+        instance.write_all(part.as_bytes()).await.unwrap();
+        let mut response = poll_fn(|cx| {
+            let client = || Some(client.clone());
+            let head = connection.poll_head(&mut sending, &Method::GET, &|_, _| {}, &client, cx);
+            match head.is_pending() && connection.input.len() == part.len() {
+                true => Poll::Ready(None),
+                false => head.map(Some),
+            }
+        })
+        .await;
+        if is_read {
+            assert!(response.is_none());
+            assert!(budget.used() >= part.len());
+            instance.write_all(b"\r\n\r\n").await.unwrap();
+            let head = poll_fn(|cx| {
+                let client = || Some(client.clone());
+                connection.poll_head(&mut sending, &Method::GET, &|_, _| {}, &client, cx)
+            });
+            response = Some(head.await);
+            assert_eq!(response.unwrap().unwrap().response.headers().len(), 1);
+        } else {
+            assert!(matches!(response, Some(Err(Failure::NoRoom))));
+            assert_eq!(budget.refused(), 1);
+            drop(connection);
+        }
+        assert_eq!(budget.used(), 0);
+    }
 }
 
 #[tokio::test]
