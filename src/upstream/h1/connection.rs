@@ -124,8 +124,8 @@ impl Connection {
         self.patience.restart(now);
     }
 
-    /// Sends the request and reads its response's head; `interim` gets each 1xx before it. Room
-    /// beyond [`KEPT_ROOM`] for a head that does not end counts to the `client`.
+    /// Sends the request and reads its response's head; `interim` gets each 1xx before it. What a
+    /// head takes that is not read at once, beyond its first [`ROOM`], counts to the `client`.
     pub(in crate::upstream) fn poll_head(
         &mut self,
         sending: &mut Sending,
@@ -168,11 +168,12 @@ impl Connection {
                 self.patience.restart(Instant::now());
                 continue;
             }
+            if !self.input.is_empty() && needs_room(&self.input, ROOM) {
+                // It becomes so large, as a rule: `BytesMut::reserve` doubles it.
+                count_partial(&mut self.partial, 2 * self.input.capacity(), client)?;
+            }
             let received = receive(stream, &mut self.input, None, cx);
             self.largest = self.largest.max(self.input.capacity());
-            if self.input.capacity() > KEPT_ROOM {
-                count_partial(&mut self.partial, self.input.capacity(), client)?;
-            }
             match received {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(Failure::Closed)),
@@ -293,7 +294,7 @@ fn receive(
 ) -> Poll<io::Result<usize>> {
     let useful = useful.unwrap_or(0).min(MOST_AT_ONCE);
     let room = usize::try_from(useful).map_or(ROOM, |useful| useful.max(ROOM));
-    if input.capacity() - input.len() < room / 2 {
+    if needs_room(input, room) {
         // Many wait for a response that has still to come: they need no room.
         if input.is_empty() {
             ready!(stream.poll_readable(cx));
@@ -301,6 +302,11 @@ fn receive(
         input.reserve(room);
     }
     stream.poll_receive(cx, input)
+}
+
+/// Whether there is too little room to read into.
+fn needs_room(input: &BytesMut, room: usize) -> bool {
+    input.capacity() - input.len() < room / 2
 }
 
 /// Counts the room of a head that has come in part, unless its client may not have so much.
