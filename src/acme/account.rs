@@ -20,8 +20,9 @@ use tokio::time::sleep;
 
 use super::chains;
 use super::http_client::{HttpClient, other_chains};
-use super::store::{AcmeStore, NameLock};
+use super::store::AcmeStore;
 use crate::config::{AcmeChallenge, AcmeConfig};
+use crate::private_files::Lock;
 
 /// How long a CA may take to look at a challenge, and to issue a certificate.
 const POLLS: RetryPolicy = RetryPolicy::new().timeout(Duration::from_secs(180));
@@ -125,7 +126,7 @@ pub(super) async fn account(
         let http = HttpClient::new(roots.as_deref())?;
         Ok::<_, OrderError>(Account::builder_with_http(Box::new(http)))
     };
-    let _lock: NameLock = loop {
+    let _lock: Lock = loop {
         match store.try_lock(ACCOUNT_LOCK).map_err(in_store)? {
             Some(lock) => break lock,
             None => sleep(LOCK_PAUSE).await,

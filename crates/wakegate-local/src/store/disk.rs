@@ -44,7 +44,8 @@ pub(crate) enum StoreError {
 #[derive(Debug)]
 pub(crate) struct Store {
     root: PathBuf,
-    _lock: Lock,
+    #[allow(dead_code, reason = "it is held")]
+    lock: Lock,
 }
 
 /// A file that is locked (flock(2)) while a control plane runs.
@@ -113,7 +114,7 @@ impl Store {
         warn_of_others(&root).map_err(failed)?;
         let lock = Lock::try_acquire(&root.join("lock")).map_err(failed)?;
         let lock = lock.ok_or_else(|| StoreError::Locked(root.clone()))?;
-        let store = Self { root, _lock: lock };
+        let store = Self { root, lock };
         store.recover().map_err(failed)?;
         Ok(store)
     }
@@ -398,7 +399,7 @@ pub(super) mod tests {
         let store = Store::open(dir.path()).unwrap();
         Store::open(dir.path()).unwrap_err();
         // What fork(2) gives to a child until it has called execve(2).
-        let _copy = store._lock.0.try_clone().unwrap();
+        let _copy = store.lock.0.try_clone().unwrap();
         drop(store);
         Store::open(dir.path()).unwrap();
     }
