@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
@@ -196,7 +196,12 @@ async fn enter(
         tracing::debug!(address = %connection.address, "no instance, at the workloads' door");
     }
     let nosniff = HeaderValue::from_static("nosniff");
+    let has_methods = response.status() == StatusCode::METHOD_NOT_ALLOWED;
     let fields = response.headers_mut();
+    if !has_methods {
+        // Whoever is refused for another reason is told nothing of the path.
+        fields.remove(ALLOW);
+    }
     fields.insert(X_CONTENT_TYPE_OPTIONS, nosniff);
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
