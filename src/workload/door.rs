@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
@@ -134,15 +134,17 @@ impl Door {
     }
 
     pub(super) fn routes(&self) -> Router {
-        Router::new()
+        let routes = Router::new()
             .route("/holds", get(list))
             .route("/holds/{task}", put(place).delete(take_back))
             .route("/idle", post(idle))
             .route("/self", get(about))
             .fallback(async || Refusal::Path)
             .method_not_allowed_fallback(async || Refusal::Method)
-            .layer(from_fn_with_state(self.clone(), enter))
-            .with_state(self.clone())
+            .with_state(self.clone());
+        // As a whole, so that whoever is not let in is told nothing of a path, nor of its methods.
+        let entrance = Router::new().fallback_service(routes);
+        entrance.layer(from_fn_with_state(self.clone(), enter))
     }
 
     /// The engine does as the holds say; those of an instance that is gone go.
@@ -196,12 +198,7 @@ async fn enter(
         tracing::debug!(address = %connection.address, "no instance, at the workloads' door");
     }
     let nosniff = HeaderValue::from_static("nosniff");
-    let has_methods = response.status() == StatusCode::METHOD_NOT_ALLOWED;
     let fields = response.headers_mut();
-    if !has_methods {
-        // Whoever is refused for another reason is told nothing of the path.
-        fields.remove(ALLOW);
-    }
     fields.insert(X_CONTENT_TYPE_OPTIONS, nosniff);
     fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

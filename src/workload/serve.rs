@@ -97,10 +97,12 @@ impl Door {
     }
 }
 
-/// Says it, and reads what has come meanwhile: a socket that is closed with something unread is reset, and
-/// whoever is at the other end may not hear what was said.
+/// Says it once something is asked, since some clients take no answer before, and reads what comes
+/// meanwhile: a socket that is closed with something unread is reset, and whoever is at the other end may
+/// not hear what was said.
 async fn refuse(mut stream: TcpStream, answer: Bytes) {
     let said = async {
+        stream.readable().await?;
         stream.write_all(&answer).await?;
         stream.shutdown().await?;
         let mut unread = [0; 1024];

@@ -190,33 +190,32 @@ impl fmt::Debug for AuthClient {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt as _;
+    use std::time::Duration;
+
+    use tokio::time::timeout;
 
     use super::*;
 
-    #[tokio::test]
+    const HANGS: &str = "http://hangs.test/";
+
+    #[tokio::test(start_paused = true)]
     async fn a_server_that_hangs_keeps_nobody_from_the_others_and_is_forgotten_in_the_end() {
         let (servers, all) = (Servers::default(), Semaphore::new(MOST));
+        let soon = Duration::from_secs(1);
         let mut asked = Vec::new();
         for _ in 0..MOST_OF_ONE {
-            asked.push(servers.place("http://hangs.test/", &all).await);
+            asked.push(servers.place(HANGS, &all).await);
         }
-        {
-            let mut waiting = Box::pin(servers.place("http://hangs.test/", &all));
-            assert!(
-                (&mut waiting).now_or_never().is_none(),
-                "its places are taken"
-            );
-            let other = servers.place("http://answers.test/", &all).now_or_never();
-            assert!(other.is_some());
-            drop(asked.pop());
-            assert!((&mut waiting).now_or_never().is_some());
-            let given_up = servers.place("http://hangs.test/", &all);
-            asked.push(given_up.await);
-            let mut given_up = Box::pin(servers.place("http://hangs.test/", &all));
-            assert!((&mut given_up).now_or_never().is_none());
-        }
-        drop(asked);
+        let mut waiting = Box::pin(servers.place(HANGS, &all));
+        let waited = timeout(soon, &mut waiting).await;
+        assert!(waited.is_err(), "its places are taken");
+        let other = timeout(soon, servers.place("http://answers.test/", &all)).await;
+        assert!(other.is_ok());
+        drop(asked.pop());
+        let placed = timeout(soon, waiting).await;
+        let given_up = timeout(soon, servers.place(HANGS, &all)).await;
+        assert!(placed.is_ok() && given_up.is_err());
+        drop((asked, other, placed));
         assert!(servers.lock().is_empty());
         assert_eq!(all.available_permits(), MOST);
     }

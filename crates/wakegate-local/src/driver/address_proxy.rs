@@ -585,9 +585,13 @@ mod tests {
     async fn whoever_connects_to_a_program_that_has_closed_its_port_makes_it_known() {
         let (proxy, application) = address().await;
         proxy.open();
-        drop(application);
+        // Also where a program that is being started has a copy of it.
+        SockRef::from(&application)
+            .shutdown(Shutdown::Both)
+            .unwrap();
         let mut client = TcpStream::connect((proxy.public, 8080)).await.unwrap();
-        proxy.refused.notified().await;
+        let known = timeout(Duration::from_secs(10), proxy.refused.notified());
+        known.await.expect("it is made known");
         assert!(client.read(&mut [0]).await.is_err());
     }
 }
