@@ -39,6 +39,17 @@ async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
     }
 }
 
+/// The id of a new instance that does not end when it is asked to, so that its stop and its deletion take their time.
+async fn stubborn(plane: &Plane, state: &Path, name: &str) -> String {
+    // A signal that came before the shell has set its trap would end it.
+    let script = "trap '' TERM; touch ready; while :; do sleep 0.1; done";
+    let created = plane.create(name, &["/bin/sh", "-c", script]).await;
+    let id = id_of(&created.unwrap().1);
+    let ready = state.join("instances").join(&id).join("work/ready");
+    eventually("it does not end any more", async || ready.exists()).await;
+    id
+}
+
 /// Sends a signal by its name, such as `-TERM`.
 fn signal(pid: &str, name: &str) {
     let status = Command::new("kill").args([name, pid]).status().unwrap();
@@ -314,10 +325,7 @@ async fn an_end_in_the_middle_of_a_deletion_finishes_it_and_answers() {
     for more in [[].as_slice(), &["--on-exit", "stop"]] {
         let (_dir, state) = state_folder();
         let plane = Plane::start(&state, more).await;
-        // It does not end when it is asked to, so that its deletion takes its time.
-        let script = "trap '' TERM; while :; do sleep 0.1; done";
-        let created = plane.create("stubborn", &["/bin/sh", "-c", script]).await;
-        let id = id_of(&created.unwrap().1);
+        let id = stubborn(&plane, &state, "stubborn").await;
         let folder = state.join("instances").join(&id);
         let deletion = async { plane.delete(&id).await };
         let end = async {
@@ -342,11 +350,9 @@ async fn an_end_in_the_middle_of_a_deletion_finishes_it_and_answers() {
 async fn a_killed_deletion_and_a_killed_stop_are_finished_by_the_next_control_plane() {
     let (_dir, state) = state_folder();
     let plane = Plane::start(&state, &[]).await;
-    let script = "trap '' TERM; while :; do sleep 0.1; done";
     let mut ids = Vec::new();
     for name in ["deleted", "stopped"] {
-        let created = plane.create(name, &["/bin/sh", "-c", script]).await;
-        ids.push(id_of(&created.unwrap().1));
+        ids.push(stubborn(&plane, &state, name).await);
     }
     let path = format!("/instances/{}/stop", ids[1]);
     let both = async {
@@ -468,9 +474,7 @@ async fn an_instance_that_was_to_be_started_again_is_after_a_kill_in_the_middle(
 async fn what_comes_when_the_end_has_begun_is_refused_and_leaves_nothing() {
     let (_dir, state) = state_folder();
     let plane = Plane::start(&state, &["--on-exit", "stop"]).await;
-    let script = "trap '' TERM; while :; do sleep 0.1; done";
-    let created = plane.create("stubborn", &["/bin/sh", "-c", script]).await;
-    let id = id_of(&created.unwrap().1);
+    let id = stubborn(&plane, &state, "stubborn").await;
     let record = state.join("instances").join(&id).join("record.json");
     let stop = format!("/instances/{id}/stop");
     let start_and_end = async {
