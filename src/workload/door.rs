@@ -134,7 +134,7 @@ impl Door {
     }
 
     pub(super) fn routes(&self) -> Router {
-        let routes = Router::new()
+        let routes: Router = Router::new()
             .route("/holds", get(list))
             .route("/holds/{task}", put(place).delete(take_back))
             .route("/idle", post(idle))
