@@ -45,9 +45,31 @@ pub(super) fn run(arguments: &SignUrlArguments, output: Output) -> Result<(), Fa
     // Of a part of a second there is no more than that.
     let expires = expires.as_second() + i64::from(expires.subsec_nanosecond() > 0);
     let method = arguments.method.as_ref().map(Method::as_str);
+    if let Some(capitals) = method.and_then(in_capitals) {
+        let message = format!("methods have capital letters: --method {capitals}");
+        return Err(Failure::failed(message));
+    }
     let signed = sign(&key, method, &arguments.url, expires).map_err(Failure::failed)?;
     output.print(&format!("{signed}\n"));
     Ok(())
+}
+
+/// The method that somebody means who has written one in small letters, which would be another one (RFC
+/// 9110 §9.1), and nobody's.
+fn in_capitals(method: &str) -> Option<Method> {
+    const KNOWN: [Method; 9] = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PATCH,
+    ];
+    let mut known = KNOWN.into_iter();
+    known.find(|known| method != known.as_str() && known.as_str().eq_ignore_ascii_case(method))
 }
 
 fn sign(
@@ -88,6 +110,15 @@ fn sign(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_method_in_small_letters_is_a_mistake_and_an_own_one_is_not() {
+        assert_eq!(in_capitals("put"), Some(Method::PUT));
+        assert_eq!(in_capitals("Get"), Some(Method::GET));
+        for fine in ["PUT", "PROPFIND", "purge"] {
+            assert_eq!(in_capitals(fine), None, "{fine}");
+        }
+    }
 
     #[test]
     fn what_is_signed_is_what_a_client_sends() {

@@ -25,11 +25,19 @@ pub struct ClaimRules<'r> {
     pub audience: Option<&'r str>,
 }
 
-/// A claim's value as a text: texts, numbers, `true` and `false` have one.
+/// The first number from which on several whole ones are read as one.
+const INEXACT: f64 = 9_007_199_254_740_992.0;
+
+/// A claim's value as a text: texts, numbers, `true` and `false` have one. A number that was not read
+/// exactly has none: it could be another user's.
 fn text_of(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
+        Value::Number(number) => {
+            let is_whole = number.is_i64() || number.is_u64();
+            let is_exact = is_whole || number.as_f64().is_some_and(|f| f.abs() < INEXACT);
+            is_exact.then(|| number.to_string())
+        }
         Value::Bool(flag) => Some(flag.to_string()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
@@ -181,12 +189,25 @@ mod tests {
     }
 
     #[test]
+    fn numbers_that_are_read_as_one_are_nobody() {
+        for text in ["18446744073709551616", "100000000000000000001", "1e300"] {
+            let claims = format!("{{\"sub\":{text}}}");
+            let claims = Claims(serde_json::from_str(&claims).unwrap());
+            assert_eq!(claims.field("sub"), None, "{text}");
+            let read = claims.0["sub"].to_string();
+            assert!(!claims.has("sub", &read), "{text}");
+        }
+    }
+
+    #[test]
     fn only_texts_and_numbers_of_visible_ascii_become_fields() {
         let claims = claims(&json!({
             "a": "Jane Doe", "b": 42, "c": "x\r\ny: z", "d": "Zoë", "e": ["x"], "f": true, "g": "",
-            "h": " x",
+            "h": " x", "i": 18_446_744_073_709_551_615_u64, "j": 1.5,
         }));
         let field = |name: &str| claims.field(name);
+        assert_eq!(field("i").unwrap(), "18446744073709551615");
+        assert_eq!(field("j").unwrap(), "1.5");
         assert_eq!(field("a").unwrap(), "Jane Doe");
         assert_eq!(field("b").unwrap(), "42");
         for name in ["c", "d", "e", "f", "g", "h", "none"] {

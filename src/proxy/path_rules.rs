@@ -83,11 +83,24 @@ impl PathRules {
             None => Ok(PathVerdict::default()),
         }
     }
+
+    /// Whether a path is that of a hook, where the instance is sent another one than its client has asked
+    /// for.
+    pub fn is_hook(&self, path: &PathReadings<'_>) -> Result<bool, AmbiguousPath> {
+        match self.0.as_deref().filter(|rules| !rules.hooks.is_empty()) {
+            Some(rules) => path.agree(&rules.special, |reading| rules.is_hook(reading)),
+            None => Ok(false),
+        }
+    }
 }
 
 // === impl Rules ===
 
 impl Rules {
+    fn is_hook(&self, reading: &Reading<'_>) -> bool {
+        self.hooks.iter().any(|rule| reading.is(rule))
+    }
+
     fn judge(&self, reading: &Reading<'_>) -> PathVerdict {
         let is_below = |rules: &[PathRule]| rules.iter().any(|rule| reading.is_below(rule));
         let is = |rule: &Option<PathRule>| rule.as_ref().is_some_and(|rule| reading.is(rule));
@@ -100,7 +113,7 @@ impl Rules {
             is_robots: is(&self.robots),
             is_health: self.health.iter().any(|rule| reading.is(rule)),
             is_wake_status: is(&self.wake_status),
-            is_hook: self.hooks.iter().any(|rule| reading.is(rule)),
+            is_hook: self.is_hook(reading),
             is_guess: with_preset(preset::is_guess),
             is_icon: with_preset(preset::is_icon),
             prewarm: prewarm.map(|(position, _)| position).collect(),

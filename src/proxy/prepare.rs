@@ -100,8 +100,12 @@ pub(super) fn fields_for_instance(
         let replaced: Vec<_> = forwarding.request_headers.replaced().chain(auth).collect();
         remove_aliases(request.headers_mut(), &replaced);
     }
+    // Nobody else's, and all values of a name that has several.
+    for (name, _) in &target.identity.fields {
+        request.headers_mut().remove(name);
+    }
     for (name, value) in &target.identity.fields {
-        request.headers_mut().insert(name, value.clone());
+        request.headers_mut().append(name, value.clone());
     }
     let is_spelled = forwarding.field_names != FieldNames::Lower;
     if !forwarding.request_headers.is_empty() || is_spelled {

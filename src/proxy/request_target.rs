@@ -53,6 +53,13 @@ pub(super) fn to_origin_form<B>(request: &mut Request<B>, prefix: Option<&str>) 
     *request.uri_mut() = target.map_or_else(|| Uri::from_static("/"), Uri::from);
 }
 
+/// The path that an instance is sent, where that is another one since `prefix` is taken off.
+pub(super) fn path_behind(uri: &Uri, prefix: Option<&str>) -> Option<String> {
+    let prefix = prefix.filter(|prefix| *prefix != "/")?;
+    let target = without_prefix(uri.path_and_query()?, prefix)?;
+    Some(target.path().to_owned())
+}
+
 fn without_prefix(target: &PathAndQuery, prefix: &str) -> Option<PathAndQuery> {
     let rest = after_prefix(target.as_str(), prefix)?;
     match rest.starts_with('/') {

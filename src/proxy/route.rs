@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Uri};
 use tokio::time::Instant;
 
 use super::active_routes::{ActiveRoute, RouteState, tls_of};
@@ -28,7 +28,7 @@ use super::preflight::Preflight;
 use super::request_body::min_body_rate;
 use super::request_deadline::client_timeout;
 use super::request_log::RequestLog;
-use super::request_target::routed_path;
+use super::request_target::{path_behind, routed_path};
 use super::switching::Switch;
 use super::tunnel_places::TunnelPlace;
 use crate::client::ClientBody;
@@ -137,11 +137,11 @@ impl<P: ControlPlane> Gateway<P> {
         }
         let tls = tls_of(&route, &host.host)?;
 
-        if path.is_hook {
+        let config = route.config();
+        if path.is_hook || is_hook_behind(&route, facts, request.uri())? {
             // The gateway alone calls it.
             return Err(RouteError::NoRoute.into());
         }
-        let config = route.config();
         let rate = min_body_rate(request.headers(), fields, &server, &config.limits);
         let request = request.map(|body| RequestBody::new(body, rate));
         log.body_stats = request.body().body_stats();
@@ -281,6 +281,24 @@ impl<P: ControlPlane> Gateway<P> {
         let verdict = found.route.state().policy.path_rules.judge(path);
         Ok((found, verdict.map_err(RouteError::from)?))
     }
+}
+
+/// Whether what the instance is sent is a hook's path, once the route's own is taken off.
+fn is_hook_behind(
+    route: &ActiveRoute,
+    facts: Option<&PeerFacts>,
+    uri: &Uri,
+) -> Result<bool, RouteError> {
+    let config = route.config();
+    let prefix = match facts {
+        None => config.forwarding.strip_path.then(|| config.path()),
+        Some(facts) => facts.strip.as_deref(),
+    };
+    let Some(path) = path_behind(uri, prefix) else {
+        return Ok(false);
+    };
+    let rules = &route.state().policy.path_rules;
+    Ok(rules.is_hook(&PathReadings::of(&path))?)
 }
 
 // === impl Target ===

@@ -183,7 +183,8 @@ impl<P: ControlPlane> Gateway<P> {
             let upstream = &self.parts.upstream;
             // In a box: most requests need none of it.
             let confirming = wake_service::confirm(upstream, &pending, admitted, wake);
-            return Ok(wake_service::answer(Box::pin(confirming).await?));
+            let address = Box::pin(confirming).await?;
+            return Ok(wake_service::answer(address, &target.identity.fields));
         }
         let mut outgoing = prepare(request, &target, arrival, context, log).await?;
         let upstream = &self.parts.upstream;

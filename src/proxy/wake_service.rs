@@ -3,8 +3,8 @@
 //!
 //! Guarantees: what is judged is the request that the other proxy has, by the fields that it sets,
 //! and never by the query of its client; it gets the refusal that the request itself would get; the
-//! answer comes once the instance is ready, and takes connections at this moment; nothing of the
-//! request goes to the instance.
+//! answer comes once the instance is ready, and takes connections at this moment, and has what the route
+//! says to the instance of who asks; nothing of the request goes to the instance.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -140,9 +140,15 @@ pub(super) async fn confirm(
     }
 }
 
-/// The answer: the instance is ready at this address.
-pub(super) fn answer(address: SocketAddr) -> Response<Content> {
+/// The answer: the instance is ready at this address, and is to hear this of who asks.
+pub(super) fn answer(
+    address: SocketAddr,
+    identity: &[(HeaderName, HeaderValue)],
+) -> Response<Content> {
     let mut response = Response::new(Content::Own(Full::default()));
+    for (name, value) in identity {
+        response.headers_mut().append(name, value.clone());
+    }
     if let Ok(address) = HeaderValue::try_from(address.to_string()) {
         response.headers_mut().insert(X_WAKEGATE_ADDRESS, address);
     }

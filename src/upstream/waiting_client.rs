@@ -45,6 +45,17 @@ pub enum NoFrame {
     Protocol,
 }
 
+/// Whether a frame may begin so where no extension is agreed on: without reserved bits, and with no
+/// reserved opcode of a data frame (RFC 6455 §5.2).
+fn is_agreed(first: u8) -> bool {
+    first & 0x70 == 0 && !matches!(first & 0x0f, 3..=7)
+}
+
+/// Whether a close may have this code (RFC 6455 §7.4).
+fn may_be_sent(code: u16) -> bool {
+    matches!(code, 1000..=4999) && !matches!(code, 1004..=1006 | 1015)
+}
+
 // === impl WaitingClient ===
 
 impl WaitingClient {
@@ -61,6 +72,10 @@ impl WaitingClient {
         loop {
             let header = FrameHeader::parse(self.stream.peeked());
             let header = header.map_err(|NotWebSocket| NoFrame::Protocol)?;
+            let first = self.stream.peeked().first();
+            if first.is_some_and(|first| !is_agreed(*first)) {
+                return Err(NoFrame::Protocol);
+            }
             if let Some(header) = header {
                 // RFC 6455 §5.1.
                 let mask = header.mask.ok_or(NoFrame::Protocol)?;
@@ -86,8 +101,12 @@ impl WaitingClient {
     async fn answer(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), NoFrame> {
         let answer = match opcode {
             Opcode::Ping => control(PONG, payload, None),
-            // With the code, if there is one.
-            Opcode::Close => control(CLOSE, payload.get(..2).unwrap_or_default(), None),
+            // With the code, if there is one that may be sent.
+            Opcode::Close => match payload.first_chunk::<2>() {
+                None => control(CLOSE, &[], None),
+                Some(code) if may_be_sent(u16::from_be_bytes(*code)) => control(CLOSE, code, None),
+                Some(_) => Close::protocol_error().to_client(),
+            },
             Opcode::Pong => return Ok(()),
             Opcode::Continuation | Opcode::Data | Opcode::Reserved => {
                 return Err(NoFrame::Protocol);
@@ -182,14 +201,22 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_close_is_answered_with_its_code_and_is_the_clients() {
-        let (mut near, mut client) = client();
-        near.write_all(&frame(0x88, b"\x03\xe8bye")).await.unwrap();
-        let ended = client.first_frame().await.unwrap_err();
-        assert_eq!(ended, NoFrame::Left);
-        drop(client);
-        let mut answer = Vec::new();
-        near.read_to_end(&mut answer).await.unwrap();
-        assert_eq!(answer, b"\x88\x02\x03\xe8");
+        for (close, expected) in [
+            (&b"\x03\xe8bye"[..], &b"\x88\x02\x03\xe8"[..]),
+            (b"", b"\x88\0"),
+            // Codes that no frame may have: 1005 and 999.
+            (b"\x03\xed", b"\x88\x10\x03\xeaprotocol error"),
+            (b"\x03\xe7", b"\x88\x10\x03\xeaprotocol error"),
+        ] {
+            let (mut near, mut client) = client();
+            near.write_all(&frame(0x88, close)).await.unwrap();
+            let ended = client.first_frame().await.unwrap_err();
+            assert_eq!(ended, NoFrame::Left);
+            drop(client);
+            let mut answer = Vec::new();
+            near.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(answer, expected);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -201,6 +228,9 @@ mod tests {
             frame(0x80, b"x"),
             frame(0x8b, b"x"),
             frame(0x09, b"x"),
+            frame(0xc1, b"x"),
+            frame(0xa9, b"x"),
+            frame(0x83, b"x"),
         ] {
             let (mut near, mut client) = client();
             near.write_all(&wrong).await.unwrap();

@@ -134,15 +134,17 @@ impl Door {
     }
 
     pub(super) fn routes(&self) -> Router {
-        Router::new()
+        let routes: Router = Router::new()
             .route("/holds", get(list))
             .route("/holds/{task}", put(place).delete(take_back))
             .route("/idle", post(idle))
             .route("/self", get(about))
             .fallback(async || Refusal::Path)
             .method_not_allowed_fallback(async || Refusal::Method)
-            .layer(from_fn_with_state(self.clone(), enter))
-            .with_state(self.clone())
+            .with_state(self.clone());
+        // As a whole, so that whoever is not let in is told nothing of a path, nor of its methods.
+        let entrance = Router::new().fallback_service(routes);
+        entrance.layer(from_fn_with_state(self.clone(), enter))
     }
 
     /// The engine does as the holds say; those of an instance that is gone go.

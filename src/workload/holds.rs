@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use hypeman::GoDuration;
 use jiff::Timestamp;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_blocking;
@@ -47,7 +48,7 @@ pub struct HoldDirError {
 #[derive(Debug, thiserror::Error)]
 pub enum HoldError {
     /// It is for longer than it may be.
-    #[error("a hold is for {0:?} at most (`workload.max_hold`)")]
+    #[error("a hold is for {} at most (`workload.max_hold`)", GoDuration::from(*.0))]
     TooLong(Duration),
     /// The instance has as many as it may have.
     #[error("an instance has {0} holds at most (`workload.max_holds`); take one back first")]

@@ -1,23 +1,29 @@
 //! The door's connections.
 //!
-//! Guarantees: their number is bounded, and an address' is; a request's head and body, and the
+//! Guarantees: their number is bounded, and an address' is; one too many is told so; a request's head and body, and the
 //! client's taking of what is ready for it, have deadlines; all of them end with the gateway, and not
 //! before everything else has ended.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Bytes;
+use axum::http::StatusCode;
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{Instant, sleep};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::door::{Connection, Door};
 use crate::descriptors::unless_last;
 use crate::flow::{ConnectionPlaces, SendTimeout};
+use crate::problem::Problem;
 
 const MOST_CONNECTIONS: usize = 1024;
 /// Of one address.
@@ -31,8 +37,12 @@ const MOST_HEAD_BYTES: usize = 16 * 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// How often the log says that nobody can be accepted.
 const SAID_AGAIN: Duration = Duration::from_secs(60);
-/// For whoever has too many connections. There is always room for it in a new socket.
-const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nretry-after: 1\r\nconnection: close\r\n\r\n";
+/// For so long one is refused that has no place, and so many at once.
+const REFUSAL: Duration = Duration::from_secs(1);
+const MOST_REFUSALS: usize = 64;
+/// For whoever has too many connections.
+const NO_PLACE: &str = "Too many connections are open to the door, from this address or in all. Close \
+                        those that are not needed, and try again.";
 
 // === impl Door ===
 
@@ -47,6 +57,7 @@ impl Door {
 
     async fn accept(&self, listener: TcpListener, routes: Router) {
         let places = ConnectionPlaces::new(MOST_CONNECTIONS, MOST_OF_ONE);
+        let (no_place, refusals) = (no_place(), Arc::new(Semaphore::new(MOST_REFUSALS)));
         let mut said: Option<Instant> = None;
         loop {
             let (stream, peer) = match listener.accept().await {
@@ -66,8 +77,14 @@ impl Door {
                 continue;
             };
             let Some(place) = places.take(peer.ip().to_canonical()) else {
-                // Who does not take it is told by the end of the connection.
-                let _sent = stream.try_write(NO_PLACE);
+                if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
+                    let (refused, cut) = (refuse(stream, no_place.clone()), self.cut.clone());
+                    self.tasks.spawn(async move {
+                        cut.run_until_cancelled(refused).await.unwrap_or(());
+                        drop(turn);
+                    });
+                }
+                // Others are told by the end of the connection.
                 continue;
             };
             let served = connection(stream, peer, routes.clone());
@@ -78,6 +95,37 @@ impl Door {
             });
         }
     }
+}
+
+/// Says it once something is asked, since some clients take no answer before, and reads what comes
+/// meanwhile: a socket that is closed with something unread is reset, and whoever is at the other end may
+/// not hear what was said.
+async fn refuse(mut stream: TcpStream, answer: Bytes) {
+    let said = async {
+        stream.readable().await?;
+        stream.write_all(&answer).await?;
+        stream.shutdown().await?;
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await? > 0 {}
+        io::Result::Ok(())
+    };
+    // Who breaks off, or goes on for longer, has had the time to hear it.
+    let _broken = timeout(REFUSAL, said).await;
+}
+
+/// The whole answer for whoever has no place.
+fn no_place() -> Bytes {
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let problem = Problem::new(status, "too_many_connections", NO_PLACE);
+    // Texts and a number always serialise.
+    let body = serde_json::to_string(&problem).unwrap_or_default() + "\n";
+    let head = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         content-length: {}\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n\
+         retry-after: 1\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    Bytes::from(head + &body)
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, routes: Router) {

@@ -28,7 +28,9 @@ async fn a_workload_is_told_once_of_each_wake_before_the_first_request() {
     let plane = Plane::start().await;
     let (_, listener) = plane.own_origin("blue").await;
     let app = Server::at(listener, |_| Some(answer(200, &[])));
-    let gateway = Gateway::start(&plane, HOOKS).await;
+    let under = "[[route]]\nhost = \"under.test\"\npath = \"/app\"\nstrip_path = true\n\
+                 instance = \"blue\"\nport = 8080\n";
+    let gateway = Gateway::start(&plane, &[HOOKS, under, HOOKS].concat()).await;
     let client = gateway.client();
     for wake in 0..2 {
         assert_eq!(standby(&gateway, "").await.0, 200);
@@ -70,6 +72,20 @@ async fn a_workload_is_told_once_of_each_wake_before_the_first_request() {
         assert!(status == 404 || status == 400, "{path}: {status}");
     }
     assert_eq!(app.asked(), before, "a client cannot call a hook");
+    // What the route takes off is no way around that.
+    for path in [
+        "/app/_woken",
+        "/app//_going",
+        "/app/%5Fwoken",
+        "/%61pp/_woken",
+    ] {
+        let asked = client.request("POST", "under", path).send().await.unwrap();
+        let status = asked.status();
+        assert!(status == 404 || status == 400, "{path}: {status}");
+    }
+    assert_eq!(app.asked(), before, "nor below a path that is taken off");
+    assert_eq!(client.get("under", "/app/other").await.status(), 200);
+    assert_eq!(app.lines().last().unwrap(), "GET /other");
     let told = "wakegate_hooks_total{hook=\"resumed\",outcome=\"ok\"}";
     assert_eq!(gateway.metric(told).await, 2.0);
     gateway.stop().await;

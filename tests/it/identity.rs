@@ -710,6 +710,7 @@ async fn another_server_judges_and_its_redirects_cookies_and_challenges_pass() {
                 200,
                 &[
                     ("x-user", "jane"),
+                    ("x-user", "joan"),
                     ("set-cookie", "session=2"),
                     ("x-secret", "no"),
                 ],
@@ -761,6 +762,8 @@ async fn another_server_judges_and_its_redirects_cookies_and_challenges_pass() {
         ("x-forwarded-host", "mine.test"),
         ("x-forwarded-uri", "/open"),
         ("x-forwarded-method", "GET"),
+        ("x-original-url", "https://blue.test/open"),
+        ("x_original_uri", "/open"),
         ("authorization", "Basic YTpi"),
         ("cookie", "a=b"),
     ];
@@ -769,7 +772,9 @@ async fn another_server_judges_and_its_redirects_cookies_and_challenges_pass() {
     assert_eq!(answer.headers()["set-cookie"], "session=2");
     let seen = answer.text().await.unwrap();
     assert!(
-        seen.contains("jane") && !seen.contains("root") && !seen.contains("x-secret"),
+        ["jane", "joan"].iter().all(|name| seen.contains(name))
+            && !seen.contains("root")
+            && !seen.contains("x-secret"),
         "{seen}"
     );
     assert!(
@@ -784,6 +789,8 @@ async fn another_server_judges_and_its_redirects_cookies_and_challenges_pass() {
         ("x-forwarded-for", Some("127.0.0.1")),
         ("authorization", Some("Basic YTpi")),
         ("cookie", Some("a=b")),
+        ("x-original-url", None),
+        ("x_original_uri", None),
         ("content-length", None),
         ("content-type", None),
     ] {

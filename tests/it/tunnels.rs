@@ -189,7 +189,13 @@ async fn pings_do_not_keep_an_instance_awake_however_many_clients_send_them() {
     let count = number("TUNNELS").unwrap_or(300);
     // None is to be closed before the last is open.
     let idle = Duration::from_millis(3000 + 5 * count);
-    let rules = format!("[route.tunnel]\nidle = \"{}ms\"\n", idle.as_millis());
+    // One client alone gets three quarters of an instance's places, and a tunnel takes one.
+    let places = 2 * count;
+    let rules = format!(
+        "[route.limits]\nmax_inflight = {places}\nsoft_inflight = {places}\n\
+         [route.tunnel]\nidle = \"{}ms\"\n",
+        idle.as_millis()
+    );
     let (gateway, _) = start(&plane, &rules).await;
     let mut sockets = Vec::new();
     for _ in 0..count {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::identity::server::{Server, answer as judged};
 use crate::support::reserved::Reserved;
 use crate::support::skips::{Lacking, skip};
 use crate::support::{Gateway, PATIENCE, Plane, Wanted, eventually, number, route};
@@ -137,6 +138,43 @@ async fn who_asks_is_held_until_the_instance_is_ready_and_told_where_it_is() {
         "0",
         "no question went to the instance"
     );
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_is_told_what_the_instance_is_to_hear_of_its_client() {
+    let plane = Plane::start().await;
+    plane.asleep(Wanted::hello("blue")).await;
+    let judge = Server::start(|head| {
+        // It judges the request that the other proxy has.
+        assert_eq!(head.headers["x-forwarded-uri"], "/p?q");
+        let fields = [
+            ("x-user", "jane"),
+            ("x-user", "joan"),
+            ("set-cookie", "a=b"),
+        ];
+        Some(judged(200, &fields))
+    })
+    .await;
+    let way = format!(
+        "[[route.auth.any]]\nforward = {{ url = \"http://{}/\", response_headers = [\"x-user\", \
+         \"x-level\"] }}\n",
+        judge.address
+    );
+    let gateway = Gateway::start(&plane, &(LISTENER.to_owned() + &route("blue", &way))).await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let asked = http.get(format!("http://{}/auth", gateway.addresses[1]));
+    let asked = asked.header("x-forwarded-host", "blue.test");
+    let asked = asked.header("x-forwarded-uri", "/p?q");
+    let asked = asked.header("x-user", "root").header("x-level", "root");
+    let answer = asked.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let told = answer.headers();
+    let users: Vec<_> = told.get_all("x-user").iter().collect();
+    assert_eq!(users, ["jane", "joan"]);
+    assert_eq!(told["set-cookie"], "a=b");
+    assert!(!told.contains_key("x-level") && told.contains_key("x-wakegate-address"));
     gateway.stop().await;
     plane.stop().await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{SinkExt as _, StreamExt as _};
 use hypeman::wire::{Instance, InstanceState};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep};
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::Message;
@@ -111,6 +111,9 @@ async fn who_is_no_instance_is_told_nothing_and_an_instance_that_sleeps_is_none(
             "{method} {path}"
         );
     }
+    let refused = stranger.http.get(format!("http://{door}/idle"));
+    let refused = refused.send().await.unwrap();
+    assert!(!refused.headers().contains_key("allow"), "{refused:?}");
     let caller = Caller::of(&blue, door);
     let (status, body) = caller.ask("GET", "/self", "").await;
     assert_eq!((status, &body["name"]), (200, &"blue".into()), "{body}");
@@ -162,7 +165,12 @@ async fn what_a_workload_says_wrong_is_refused_with_a_reason() {
             (status, &code.into()),
             "{method} {path}: {body}"
         );
-        assert!(body["detail"].as_str().unwrap().len() > 20, "{body}");
+        let detail = body["detail"].as_str().unwrap();
+        assert!(detail.len() > 20, "{body}");
+        assert!(
+            !detail.contains("3600s"),
+            "durations are as they are written: {body}"
+        );
     }
     assert_eq!(caller.hold("x", "1m").await.0, 200);
     assert_eq!(caller.hold("a%2Fb", "1m").await.0, 200);
@@ -174,6 +182,34 @@ async fn what_a_workload_says_wrong_is_refused_with_a_reason() {
     let left = until.duration_since(jiff::Timestamp::now()).as_secs();
     assert!(status == 200 && (3500..=3540).contains(&left), "{body}");
     assert_eq!(caller.tasks().await, ["a/b", "x"]);
+    gateway.stop().await;
+    plane.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_too_many_is_told_so_and_one_that_goes_makes_room() {
+    let plane = Plane::start().await;
+    let blue = plane.listening(Wanted::hello("blue").idle(LONG)).await;
+    let gateway = Gateway::start(&plane, DOOR).await;
+    let door = gateway.door.unwrap();
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((ip_of(&blue), 0).into()).unwrap();
+        open.push(socket.connect(door).await.unwrap());
+    }
+    let caller = Caller::of(&blue, door);
+    for _ in 0..20 {
+        let (status, body) = caller.ask("GET", "/self", "").await;
+        let code = &body["code"];
+        assert_eq!((status, code), (503, &"too_many_connections".into()));
+    }
+    open.pop();
+    eventually("there is room", async || {
+        caller.ask("GET", "/self", "").await.0 == 200
+    })
+    .await;
+    drop(open);
     gateway.stop().await;
     plane.stop().await;
 }

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
@@ -25,6 +26,8 @@ struct Plane {
     state: PathBuf,
     url: String,
     http: reqwest::Client,
+    /// Keeps its port for it.
+    _bound: Socket,
 }
 
 /// Waits until something is so.
@@ -54,9 +57,14 @@ fn signal(pid: &str, name: &str) {
 }
 
 /// A free port, which nobody else takes until the control plane does.
-fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
+/// It is bound, and does not listen: whoever reuses addresses may.
+fn free_address() -> (SocketAddr, Socket) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (address, socket)
 }
 
 // === impl Plane ===
@@ -68,7 +76,7 @@ impl Plane {
 
     /// Starts it by a command that ends with the program's name.
     async fn start_by(mut command: Command, state: &Path, more: &[&str]) -> Self {
-        let address = free_address();
+        let (address, bound) = free_address();
         let process = command
             .args(["serve", "--no-auth", "--api-listen", &address.to_string()])
             .arg("--state-dir")
@@ -85,6 +93,7 @@ impl Plane {
             state,
             url,
             http,
+            _bound: bound,
         };
         eventually("it serves", async || {
             plane.try_get("/health").await.is_some()

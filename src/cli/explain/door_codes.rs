@@ -64,6 +64,13 @@ pub(super) const DOOR_CODES: &[Code] = &[
          has Retry-After.",
     ),
     code(
+        "too_many_connections",
+        503,
+        "At the workloads' door: sixteen connections of one address are open, or 1024 in all.",
+        "Close those that are not needed. One connection can ask one question after the other; of several \
+         containers in an instance, all have the instance's address.",
+    ),
+    code(
         "hold_not_kept",
         503,
         "At the workloads' door: the hold could not be written to workload.state_dir, so it was not placed \

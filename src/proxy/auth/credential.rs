@@ -39,8 +39,10 @@ pub(in crate::proxy) fn tokens<B>(
         )?);
     }
     if let Some(name) = &from.cookie {
-        let values = cookies(headers).filter(|(own, _)| own == name);
-        found.extend(only(values.map(|(_, value)| value.to_owned()))?);
+        let values = cookies(headers).filter(|(own, _)| *own == name.as_bytes());
+        // What cannot be read is a token that does not count.
+        let values = values.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
+        found.extend(only(values)?);
     }
     Ok(found)
 }
@@ -80,20 +82,29 @@ fn decoded(text: &str) -> String {
     percent_decode_str(&text).decode_utf8_lossy().into_owned()
 }
 
-/// The pairs of all cookies (RFC 6265 §5.4).
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    let fields = headers.get_all(COOKIE).iter();
-    let fields = fields.filter_map(|field| std::str::from_utf8(field.as_bytes()).ok());
-    fields.flat_map(|field| field.split(';')).map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or(("", pair));
-        (name.trim(), unquoted(value.trim()))
+/// The pairs of all cookies (RFC 6265 §5.4), in whatever letters the others are: some applications
+/// write them in Latin-1.
+fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
+    pairs(headers).map(|pair| match pair.iter().position(|byte| *byte == b'=') {
+        Some(at) => {
+            let (name, value) = pair.split_at(at);
+            let value = value.get(1..).unwrap_or_default();
+            (name.trim_ascii(), unquoted(value.trim_ascii()))
+        }
+        None => (&[][..], unquoted(pair)),
     })
 }
 
-fn unquoted(value: &str) -> &str {
+fn pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let fields = headers.get_all(COOKIE).iter();
+    let pairs = fields.flat_map(|field| field.as_bytes().split(|byte| *byte == b';'));
+    pairs.map(<[u8]>::trim_ascii)
+}
+
+fn unquoted(value: &[u8]) -> &[u8] {
     let inner = value
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'));
+        .strip_prefix(b"\"")
+        .and_then(|rest| rest.strip_suffix(b"\""));
     inner.unwrap_or(value)
 }
 
@@ -150,18 +161,16 @@ fn take_bearer(headers: &mut HeaderMap) {
 }
 
 fn take_cookie(headers: &mut HeaderMap, name: &str) {
-    if !cookies(headers).any(|(own, _)| own == name) {
+    let is_own = |pair: &[u8]| {
+        let mut parts = pair.splitn(2, |byte| *byte == b'=');
+        let own = parts.next().unwrap_or_default();
+        parts.next().is_some() && own.trim_ascii() == name.as_bytes()
+    };
+    if !pairs(headers).any(is_own) {
         return;
     }
-    let is_own = |pair: &&str| {
-        pair.split_once('=')
-            .is_some_and(|(own, _)| own.trim() == name)
-    };
-    let fields = headers.get_all(COOKIE).iter();
-    let fields = fields.filter_map(|field| std::str::from_utf8(field.as_bytes()).ok());
-    let pairs = fields.flat_map(|field| field.split(';'));
-    let rest: Vec<&str> = pairs.filter(|pair| !is_own(pair)).map(str::trim).collect();
-    let rest = HeaderValue::from_bytes(rest.join("; ").as_bytes());
+    let rest: Vec<&[u8]> = pairs(headers).filter(|pair| !is_own(pair)).collect();
+    let rest = HeaderValue::from_bytes(&rest.join(&b"; "[..]));
     headers.remove(COOKIE);
     if let Ok(rest) = rest
         && !rest.is_empty()
@@ -193,14 +202,20 @@ pub(in crate::proxy) fn take_subprotocol(
 /// Takes parameters out of the request's query, and out of the address of the page that it came from.
 fn take_from_targets<B>(request: &mut Request<B>, is_own: impl Fn(&str) -> bool) {
     take_parameters(request.uri_mut(), &is_own);
-    let referer = request.headers().get(REFERER);
-    let referer = referer.and_then(|value| Uri::try_from(value.as_bytes()).ok());
-    let Some(mut page) = referer.filter(|page| page.query().is_some()) else {
+    let headers = request.headers_mut();
+    let pages: Vec<HeaderValue> = headers.get_all(REFERER).iter().cloned().collect();
+    if !pages.iter().any(|page| page.as_bytes().contains(&b'?')) {
         return;
-    };
-    take_parameters(&mut page, is_own);
-    if let Ok(value) = HeaderValue::try_from(page.to_string()) {
-        request.headers_mut().insert(REFERER, value);
+    }
+    headers.remove(REFERER);
+    for page in pages {
+        // What cannot be read may have them, and is not needed (RFC 9110 §10.1.3).
+        if let Ok(mut page) = Uri::try_from(page.as_bytes()) {
+            take_parameters(&mut page, &is_own);
+            if let Ok(page) = HeaderValue::try_from(page.to_string()) {
+                headers.append(REFERER, page);
+            }
+        }
     }
 }
 
@@ -300,6 +315,47 @@ mod tests {
     }
 
     #[test]
+    fn cookies_in_other_letters_hide_no_token_and_no_second_one() {
+        let cookies = |fields: &[&[u8]]| {
+            let mut request = Request::new(());
+            for field in fields {
+                let field = HeaderValue::from_bytes(field).unwrap();
+                request.headers_mut().append(COOKIE, field);
+            }
+            tokens(&request, &everywhere(), false)
+        };
+        let beside = cookies(&[b"n=J\xfcrgen; session=a"]).unwrap();
+        assert_eq!(beside, ["a"]);
+        let hidden = cookies(&[b"session=a", b"n=\xfc; session=b"]);
+        assert_eq!(hidden, Err(Ambiguous));
+        let own = cookies(&[b"session=\xfc"]).unwrap();
+        assert_eq!(own, ["\u{fffd}"], "one that does not count");
+    }
+
+    #[test]
+    fn the_page_that_a_request_came_from_tells_no_credential_however_it_is_written() {
+        for (pages, expected) in [
+            (
+                &["https://a.test/p?access_token=d&x=1"][..],
+                &["https://a.test/p?x=1"][..],
+            ),
+            (&["/p?access_token=d"], &["/p"]),
+            (&["https://a.test/p?q=a b&access_token=d"], &[]),
+            (
+                &["https://a.test/?x=1", "https://a.test/?access_token=d"],
+                &["https://a.test/?x=1", "https://a.test/"],
+            ),
+            (&["what is no address"], &["what is no address"]),
+        ] {
+            let fields: Vec<_> = pages.iter().map(|page| ("referer", *page)).collect();
+            let mut request = request("/", &fields);
+            take_from_targets(&mut request, |name| name == "access_token");
+            let left: Vec<_> = request.headers().get_all(REFERER).iter().collect();
+            assert_eq!(left, expected, "{pages:?}");
+        }
+    }
+
+    #[test]
     fn what_is_taken_away_leaves_the_rest_as_it_is() {
         for (target, expected) in [
             ("/p?access_token=d", "/p"),
@@ -327,6 +383,11 @@ mod tests {
         take_cookie(&mut headers, "a");
         take_cookie(&mut headers, "b");
         assert!(!headers.contains_key(COOKIE));
+        let mut headers = HeaderMap::new();
+        let latin = HeaderValue::from_bytes(b"n=J\xfcrgen; session=x").unwrap();
+        headers.append(COOKIE, latin);
+        take_cookie(&mut headers, "session");
+        assert_eq!(headers[COOKIE].as_bytes(), b"n=J\xfcrgen");
         let mut headers = request(
             "/",
             &[

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use super::auth_client::{AuthClient, NoAnswer, without_query};
 use super::refusal::Refusal;
 use crate::config::ForwardAuth;
+use crate::upstream::remove_aliases;
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
@@ -39,6 +40,16 @@ const NOT_ASKED: [HeaderName; 17] = [
     TRAILER,
     UPGRADE,
     HeaderName::from_static("sec-websocket-extensions"),
+];
+
+/// Where other proxies say what a request is: some servers go by these, if they are there, and nobody
+/// sets them here.
+const OF_OTHER_PROXIES: [HeaderName; 5] = [
+    HeaderName::from_static("x-original-method"),
+    HeaderName::from_static("x-original-uri"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-rewrite-url"),
+    HeaderName::from_static("x-auth-request-redirect"),
 ];
 
 /// What the other server is told, besides the request's fields.
@@ -88,9 +99,10 @@ async fn ask(
     question: &Question<'_>,
     client: &AuthClient,
 ) -> Result<(StatusCode, HeaderMap), NoAnswer> {
-    for name in NOT_ASKED {
+    for name in NOT_ASKED.iter().chain(&OF_OTHER_PROXIES) {
         headers.remove(name);
     }
+    remove_aliases(&mut headers, &OF_OTHER_PROXIES.each_ref());
     let scheme = if question.is_secure { "https" } else { "http" };
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     for (name, value) in [

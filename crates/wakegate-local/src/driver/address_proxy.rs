@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::address_range::{HeldAddress, LOOPBACK, Low, public_and_private};
+use super::own_port::bound;
 use super::traffic::{CountedConnection, Traffic};
 use crate::clock::Clock;
 
@@ -126,7 +127,7 @@ impl AddressProxy {
     /// A random address that is nobody's and at whose `port` nobody listens, neither we (`used`) nor
     /// another control plane.
     pub(super) fn free(clock: &Clock, port: u16, used: impl Fn(Ipv4Addr) -> bool) -> Option<Self> {
-        let free = |ip| std::net::TcpListener::bind((ip, port)).is_ok();
+        let free = |ip| bound((ip, port)).is_ok();
         let held = LOOPBACK.free(|low| {
             let (public, private) = public_and_private(low);
             !used(public) && free(public) && free(private)
@@ -276,8 +277,12 @@ impl AddressProxy {
                     self.connections.spawn(proxy);
                 }
                 Err(_) if port_closed.is_cancelled() => return,
-                // Out of descriptors, most likely: others will be freed.
-                Err(_) => sleep(Duration::from_millis(10)).await,
+                Err(error) => {
+                    // Out of descriptors, most likely: others will be freed.
+                    let address = self.public;
+                    tracing::debug!(%address, port, %error, "cannot accept a connection");
+                    sleep(Duration::from_millis(10)).await;
+                }
             }
         }
     }
@@ -342,8 +347,11 @@ impl AddressProxy {
         client: &mut InspectReader<TcpStream, impl FnMut(&[u8])>,
         target: SocketAddr,
     ) -> io::Result<()> {
-        let server = TcpStream::connect(target).await;
-        let server = server.inspect_err(|_| self.refused.notify_one())?;
+        let server = TcpStream::connect(target).await.inspect_err(|error| {
+            let address = self.public;
+            tracing::debug!(%address, %target, %error, "the program cannot be connected to");
+            self.refused.notify_one();
+        })?;
         // Small answers must not wait for more; a socket that cannot do this still works.
         let _slower = (client.get_ref().set_nodelay(true), server.set_nodelay(true));
         let server = inspected(server, &self.traffic.sent);
@@ -577,9 +585,13 @@ mod tests {
     async fn whoever_connects_to_a_program_that_has_closed_its_port_makes_it_known() {
         let (proxy, application) = address().await;
         proxy.open();
-        drop(application);
+        // Also where a program that is being started has a copy of it.
+        SockRef::from(&application)
+            .shutdown(Shutdown::Both)
+            .unwrap();
         let mut client = TcpStream::connect((proxy.public, 8080)).await.unwrap();
-        proxy.refused.notified().await;
+        let known = timeout(Duration::from_secs(10), proxy.refused.notified());
+        known.await.expect("it is made known");
         assert!(client.read(&mut [0]).await.is_err());
     }
 }

@@ -1,11 +1,15 @@
 //! A port for one program alone, which it learns as `PORT`.
 //!
 //! Guarantees: nobody listened at it on any address when it was chosen, and the kernel gives it to
-//! no connection that goes out, so that a program may listen at it on every address.
+//! no connection that goes out, so that a program may listen at it on every address. Whoever looks
+//! whether somebody listens never listens itself: it takes up nobody's connection, and a copy of its
+//! socket, which a program that is being started has for a moment, keeps nobody from the port.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
+
+use socket2::{Domain, Socket, Type};
 
 /// The first port that is chosen: below it are those that people know.
 const LOWEST: u16 = 10240;
@@ -43,19 +47,46 @@ fn choice(connections: &RangeInclusive<u16>) -> RangeInclusive<u16> {
 
 /// Whether a program could listen at it on every address.
 fn is_free(port: u16) -> bool {
-    if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_err() {
+    if bound((Ipv4Addr::UNSPECIFIED, port)).is_err() {
         return false;
     }
     // A machine without IPv6 has nobody who listens there.
-    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)) {
+    match bound((Ipv6Addr::UNSPECIFIED, port)) {
         Ok(_) => true,
         Err(error) => error.kind() != io::ErrorKind::AddrInUse,
     }
 }
 
+/// A socket at an address, which an error says to be somebody's. It does not listen.
+pub(super) fn bound(address: impl Into<SocketAddr>) -> io::Result<Socket> {
+    let address = address.into();
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // Also where connections of an earlier listener are not over yet, and so that it can be listened
+    // at while this one, or a copy of it, is there.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::{TcpListener, TcpStream};
+
     use super::*;
+
+    #[test]
+    fn whoever_looks_whether_a_port_is_free_takes_nobodys_connection_and_keeps_nobody_from_it() {
+        // As long as a program that is being started has a copy of it.
+        let looking = bound((Ipv4Addr::new(127, 78, 255, 253), 0)).unwrap();
+        let address = looking.local_addr().unwrap().as_socket().unwrap();
+        let refused = TcpStream::connect(address).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let listener = TcpListener::bind(address).unwrap();
+        let taken = bound(address).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        assert!(!is_free(address.port()));
+        drop((looking, listener));
+    }
 
     #[test]
     fn a_port_is_chosen_beside_those_of_connections_where_there_is_room() {
