@@ -242,6 +242,18 @@ impl<P: ControlPlane> ParkHost for Parking<P> {
         self.slot = None;
     }
 
+    fn enter(&mut self) {
+        let destination = &self.destination;
+        let queues = queues_of(&self.gateway.parts.hold, &self.instance);
+        let limits = &destination.route.config().limits;
+        let gate = queues.gate(destination.port);
+        let mut slot = gate.try_enter(destination.client.into(), limits);
+        if let Some(slot) = &mut slot {
+            slot.answered();
+        }
+        self.slot = slot;
+    }
+
     fn wake(&mut self, what: &'static str) -> BoxFuture<'_, Result<Woken, Unready>> {
         Box::pin(self.wake_for(what))
     }

@@ -206,7 +206,8 @@ impl Flow {
     pub(super) fn is_at_border(&self) -> bool {
         let is_between = |frames: &FrameReader| frames.is_between() && !frames.has_closed();
         let frames = self.frames.as_ref().filter(|frames| !frames.is_lost());
-        self.rest.is_empty() && self.source == Source::Open && frames.is_none_or(is_between)
+        let is_written = self.rest.is_empty() && !self.needs_flush;
+        is_written && self.source == Source::Open && frames.is_none_or(is_between)
     }
 
     /// Whether a frame of the gateway's own may be written next.
@@ -284,5 +285,47 @@ impl Flow {
             Some(frames) => frames.read(bytes),
             None => true,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Takes everything, and does not pass it on.
+    struct Keeps;
+
+    impl AsyncWrite for Keeps {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_flushed_is_under_way() {
+        let (mut near, mut far) = tokio::io::duplex(64);
+        tokio::io::AsyncWriteExt::write_all(&mut near, b"\x89\0")
+            .await
+            .unwrap();
+        let mut flow = Flow::new(true);
+        assert!(flow.is_at_border());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(flow.poll_copy(&mut far, &mut Keeps, &mut cx).is_pending());
+        assert!(flow.has_border() && flow.rest.is_empty());
+        assert!(!flow.is_at_border(), "the sink has not passed it on");
     }
 }

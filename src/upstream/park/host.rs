@@ -81,6 +81,9 @@ pub trait ParkHost: Send + Sync {
     /// Gives the tunnel's place at the instance back.
     fn rest(&mut self);
 
+    /// Takes a place at the instance, which speaks of its own accord, if one is free.
+    fn enter(&mut self);
+
     /// Waits until the instance is ready, and takes a place there; `what` has come from the client.
     fn wake(&mut self, what: &'static str) -> BoxFuture<'_, Result<Woken, Unready>>;
 }

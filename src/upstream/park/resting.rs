@@ -99,6 +99,7 @@ where
                 Seen::FromInstance => {
                     (self.payload_at, self.unheard_since) = (Instant::now(), None);
                     if !is_asleep && self.go_on() {
+                        self.host.enter();
                         self.count(UnparkCause::Instance);
                         return Next::Open;
                     }
@@ -121,7 +122,9 @@ where
         self.count(cause);
         // It may be told for as long as it could have been parked again.
         let told_until = Instant::now() + self.park.max_time;
-        Next::End(end.with_instance(!is_asleep, told_until))
+        // Its sleep may have begun in the same moment.
+        let is_awake = !is_asleep && !self.endpoint.cut().is_cancelled();
+        Next::End(end.with_instance(is_awake, told_until))
     }
 
     /// Goes over into the epoch that somebody has begun meanwhile: whether that could be done; `None`
