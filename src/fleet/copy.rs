@@ -1,9 +1,10 @@
 //! What is in a member's copy of the directory, key by key.
 //!
 //! Guarantees: the oldest claim of a name is the first; a value that cannot be read changes nothing; a
-//! member whose record is gone is remembered with where it was.
+//! member whose record is gone is remembered with where it was, as long as it has something, or is one of
+//! the last so many.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -20,6 +21,9 @@ const FREELY: usize = 20;
 
 /// As many of the last changes are remembered.
 pub(super) const LAST: usize = 8;
+
+/// As many members that fell silent are remembered, of each kind, though they have nothing.
+pub(super) const MOST_SILENT: usize = 256;
 
 /// A host's claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +149,7 @@ impl State {
             Some((name, _)) => name.as_str().into(),
             None => host.into(),
         };
+        self.forget_id(&host, name);
         self.names.insert(id.clone(), name.into());
         let all = self.claims.entry(name.into()).or_default();
         let was_twice = all.len() > 1;
@@ -168,23 +173,26 @@ impl State {
     }
 
     pub(super) fn delete_claim(&mut self, host: &str, name: &str) {
+        self.forget_id(host, name);
         let Some(all) = self.claims.get_mut(name) else {
             return;
         };
-        for gone in all.iter().filter(|claim| &*claim.host == host) {
-            if self
-                .names
-                .get(&gone.id)
-                .is_some_and(|named| &**named == name)
-            {
-                self.names.remove(&gone.id);
-            }
-        }
         let was_twice = all.len() > 1;
         all.retain(|claim| &*claim.host != host);
         self.claimed_twice -= usize::from(was_twice && all.len() <= 1);
         if all.is_empty() {
             self.claims.remove(name);
+        }
+    }
+
+    /// The id that a host has claimed a name with means nothing any more.
+    fn forget_id(&mut self, host: &str, name: &str) {
+        let all = self.claims.get(name).into_iter().flatten();
+        for gone in all.filter(|claim| &*claim.host == host) {
+            let named = self.names.get(&gone.id);
+            if named.is_some_and(|named| &**named == name) {
+                self.names.remove(&gone.id);
+            }
         }
     }
 
@@ -206,6 +214,35 @@ impl State {
             let mut silent = Member::clone(member);
             silent.alive = false;
             *member = Arc::new(silent);
+            self.forget_silent(is_front);
+        }
+    }
+
+    /// Of members that fell silent and have nothing, no more than so many are remembered: names may be
+    /// another at each start.
+    fn forget_silent(&mut self, is_front: bool) {
+        let members = if is_front { &self.fronts } else { &self.nodes };
+        let silent = || members.iter().filter(|(_, member)| !member.alive);
+        if silent().count() <= MOST_SILENT {
+            return;
+        }
+        let claims = self.claims.values().flatten();
+        let hosts: HashSet<&str> = match is_front {
+            true => HashSet::new(),
+            false => claims.map(|claim| &*claim.host).collect(),
+        };
+        let key = |name: &String| match is_front {
+            true => Key::Front(name.clone()),
+            false => Key::Node(name.clone()),
+        };
+        let written = |name: &String| self.records.get(&key(name)).map(|entry| entry.modified);
+        let without = silent().filter(|(name, _)| !hosts.contains(name.as_str()));
+        let oldest = without
+            .map(|(name, _)| name)
+            .min_by_key(|name| written(name));
+        if let Some(oldest) = oldest.cloned() {
+            self.records.remove(&key(&oldest));
+            self.members_mut(is_front).remove(&oldest);
         }
     }
 

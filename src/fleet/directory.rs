@@ -219,6 +219,9 @@ impl Directory {
         for key in members.iter().filter(|key| !there.contains(key)) {
             state.delete(key, false);
         }
+        let texts: HashSet<&str> = keys.iter().map(|(_, entry)| entry.key.as_str()).collect();
+        state.problems.retain(|key, _| texts.contains(key.as_str()));
+        state.routes.forget_problems(&texts);
         state.revision = revision;
         let last = entries.iter().max_by_key(|entry| entry.modified);
         let last = last.map(|entry| Remembered {

@@ -30,6 +30,9 @@ const BEAT: Duration = Duration::from_secs(2);
 /// The longest answer of a watch; a page of 1000 keys is a few megabytes at most.
 const LONGEST_LINE: usize = 64 * 1024 * 1024;
 
+/// What is said of an answer that cannot be made anything of.
+const NOT_ETCD: &str = "an answer that is not etcd's";
+
 /// etcd.
 pub struct EtcdEngine(Arc<Client>);
 
@@ -91,7 +94,7 @@ fn refusal(status: u16, body: &str) -> Refusal {
     let text = ["message", "error"]
         .into_iter()
         .find_map(|key| value.get(key)?.as_str())
-        .unwrap_or("an answer that is not etcd's");
+        .unwrap_or(NOT_ETCD);
     let code = ["code", "grpc_code"]
         .into_iter()
         .find_map(|key| value.get(key)?.as_i64());
@@ -252,8 +255,13 @@ impl Client {
         let response = self.send(index, path, body).await?;
         let bytes = response.bytes().await;
         let bytes = bytes.map_err(|error| Refusal::Away(error.to_string()))?;
-        let answer = serde_json::from_slice(&bytes);
-        answer.map_err(|_| Refusal::Away("an answer that is not etcd's".to_owned()))
+        let answer = serde_json::from_slice(&bytes).ok();
+        // Whatever else stands at the address may say yes to everything: an answer in which nothing is
+        // must not look as if nothing were there.
+        let answer = answer.filter(|answer: &Value| {
+            !path.starts_with("/v3/kv/") || number(field(answer, "/header/revision")) > 0
+        });
+        answer.ok_or_else(|| Refusal::Away(NOT_ETCD.to_owned()))
     }
 
     /// Whether this member is one of a quorum, and its revision.
@@ -488,7 +496,11 @@ impl Engine for EtcdEngine {
         async move {
             let body = json!({ "TTL": seconds.to_string() });
             let answer = self.0.call("/v3/lease/grant", &body).await?;
-            Ok(number(field(&answer, "/ID")))
+            match number(field(&answer, "/ID")) {
+                // A key with that lease would never go.
+                0 => Err(EngineError::Unavailable(NOT_ETCD.to_owned())),
+                lease => Ok(lease),
+            }
         }
         .boxed()
     }
@@ -508,5 +520,45 @@ impl Engine for EtcdEngine {
             self.0.call("/v3/lease/revoke", &body).await.map(drop)
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::fleet::engine::read_all;
+
+    #[tokio::test]
+    async fn what_says_yes_to_everything_is_not_an_empty_directory_nor_a_lease_for_ever() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                let _some = stream.read(&mut request).await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+                let _gone = stream.write_all(answer).await;
+            }
+        };
+        let config = FleetConfig {
+            endpoints: vec![format!("http://{address}")],
+            ..FleetConfig::default()
+        };
+        let engine = EtcdEngine::new(&config).unwrap();
+        let asking = async {
+            let unavailable = |error| matches!(error, Some(EngineError::Unavailable(_)));
+            assert!(unavailable(read_all(&engine, "/wakegate/").await.err()));
+            let done = engine.commit(Vec::new(), Vec::new()).await;
+            assert!(unavailable(done.err()));
+            assert!(unavailable(engine.grant(30).await.err()));
+        };
+        tokio::select! {
+            () = serving => {}
+            () = asking => {}
+        }
     }
 }

@@ -149,3 +149,64 @@ async fn an_engine_that_has_forgotten_what_was_is_read_once() {
     assert_eq!(served(&copy).len(), 2);
     following.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_kept_of_ids_and_members_that_were_replaced_again_and_again() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f1", false, &engine);
+    put(&engine, "h/h1", &json!({"endpoints": ["a:1"]})).await;
+    put(&engine, "h/lost", &json!({"endpoints": ["a:2"]})).await;
+    put(&engine, "i/lost/db", &json!({"id": "id-db"})).await;
+    for round in 0..600 {
+        // An instance that is made anew under its name; pods with names of their own.
+        put(&engine, "i/h1/web", &json!({"id": format!("id-{round}")})).await;
+        for kind in ["g", "h"] {
+            put(
+                &engine,
+                &format!("{kind}/pod-{round}"),
+                &json!({"endpoints": ["b:1"]}),
+            )
+            .await;
+        }
+    }
+    reread(&copy, &engine).await;
+    let before = copy.known();
+    let gone = |kind: &'static str| (0..600).map(move |round| format!("{kind}/pod-{round}"));
+    for keys in gone("g").chain(gone("h")).collect::<Vec<_>>().chunks(100) {
+        delete(&engine, keys.to_vec()).await;
+    }
+    delete(&engine, vec!["h/lost".to_owned()]).await;
+    for round in 0..600 {
+        put(&engine, "i/h1/web", &json!({"id": format!("new-{round}")})).await;
+    }
+    let mut known = before;
+    while known < read_all(&engine, PREFIX).await.unwrap().1 {
+        copy.apply(&since(&engine, known + 1).await);
+        known = copy.known();
+    }
+    let state = copy.state();
+    assert_eq!(state.names.len(), 2, "those of what is there");
+    assert_eq!(state.fronts.len(), crate::fleet::copy::MOST_SILENT);
+    // What has something is remembered with where it was.
+    assert!(state.nodes.len() <= crate::fleet::copy::MOST_SILENT + 1);
+    assert_eq!(state.records.len(), state.fronts.len() + state.nodes.len());
+    drop(state);
+    assert!(matches!(copy.place("db"), Place::Peer { .. }));
+    assert!(matches!(copy.place("new-599"), Place::Peer { .. }));
+    assert!(matches!(copy.place("id-599"), Place::Unclaimed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_wrong_with_keys_that_went_while_nobody_looked_is_wrong_no_longer() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f1", false, &engine);
+    let keys = ["p/odd", "i/h1/odd", "h/odd"];
+    for key in keys {
+        put(&engine, key, &json!(["no record"])).await;
+    }
+    reread(&copy, &engine).await;
+    assert_eq!(copy.counts().problems, keys.len());
+    delete(&engine, keys.map(str::to_owned).to_vec()).await;
+    reread(&copy, &engine).await;
+    assert_eq!(copy.counts().problems, 0, "{:?}", copy.status().problems);
+}
