@@ -29,6 +29,7 @@ use super::to_peer::Passed;
 use super::transaction::Transaction;
 use super::wake_service;
 use crate::client::{ClientBody, ClientRequest, Refusal, RefusalReason};
+use crate::flow::ClientBuffers;
 use crate::names::RequestId;
 use crate::telemetry::trace_id_of;
 use crate::upstream::{Field, Fields, X_REQUEST_ID};
@@ -185,6 +186,8 @@ impl<P: ControlPlane> Gateway<P> {
             let confirming = wake_service::confirm(upstream, &pending, admitted, wake);
             return Ok(wake_service::answer(Box::pin(confirming).await?));
         }
+        let buffers = target.switch.as_ref();
+        let buffers = buffers.and_then(|_| request.extensions().get::<ClientBuffers>().cloned());
         let mut outgoing = prepare(request, &target, arrival, context, log).await?;
         let upstream = &self.parts.upstream;
         let sending = dispatch(
@@ -206,7 +209,8 @@ impl<P: ControlPlane> Gateway<P> {
         let park = target.switch.as_ref().filter(|_| is_switching);
         let park = park.and_then(|_| {
             let (of, agent) = ((&resolved, &instance), context.user_agent.as_ref());
-            Parking::of(self, &target.destination, of, may_wake, agent)
+            let park = Parking::of(self, &target.destination, of, may_wake, agent)?;
+            Some(park.counting(buffers))
         });
         self.respond(sent, target, arrival, (&instance, park), extra)
     }

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::carried::{Carried, Side};
 use super::websocket::FrameReader;
+use crate::flow::Buffered;
 use crate::telemetry::TunnelEnd as EndedBy;
 
 /// The bytes that are on their way at most, in each direction.
@@ -42,6 +43,8 @@ pub(super) struct Flow {
     is_end_held: bool,
     /// Whether payload was written since that was asked last.
     has_payload: bool,
+    /// The part of the client's budget that `rest` is in, where more is kept than what is on its way.
+    pub(super) held: Option<Buffered>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +106,7 @@ impl Flow {
             holds_end: false,
             is_end_held: false,
             has_payload: false,
+            held: None,
         }
     }
 
@@ -194,6 +198,7 @@ impl Flow {
         let mut read = ReadBuf::uninit(part.get_mut(..room).unwrap_or_default());
         let polled = ready!(Pin::new(source).poll_read(cx, &mut read));
         self.rest.extend_from_slice(read.filled());
+        self.count_rest();
         let is_more = polled.is_ok() && !read.filled().is_empty();
         if !is_more {
             self.source = Source::Ended;
@@ -256,6 +261,7 @@ impl Flow {
             }
             let gone = self.rest.split_to(written.min(count));
             self.note_written(&gone);
+            self.count_rest();
             count = count.saturating_sub(written);
         }
         if self.rest.is_empty() && self.rest.capacity() > 0 {
@@ -274,6 +280,12 @@ impl Flow {
             self.needs_flush = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn count_rest(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.set(self.rest.len());
+        }
     }
 
     fn note_written(&mut self, bytes: &[u8]) {

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ParkConfig;
-use crate::flow::PeekStream;
+use crate::flow::{ClientBuffers, PeekStream};
 use crate::upstream::leased_stream::LeasedStream;
 use crate::upstream::websocket::Close;
 use crate::wake::{Endpoint, OpenConnection};
@@ -60,6 +60,9 @@ pub struct Unready {
 
 /// The gateway around a tunnel that may be parked.
 pub trait ParkHost: Send + Sync {
+    /// The client's part of the gateway's budget, where that is known.
+    fn buffers(&self) -> Option<&ClientBuffers>;
+
     /// The instance's live epoch.
     fn endpoint(&self) -> Option<Endpoint>;
 

@@ -10,6 +10,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::input::{Found, look};
+use crate::flow::{ClientBuffers, Place};
 use crate::telemetry::TunnelEnd as EndedBy;
 use crate::upstream::carried::Carried;
 use crate::upstream::relay::Relay;
@@ -17,6 +18,9 @@ use crate::upstream::websocket::{FrameHeader, LONGEST_CONTROL, Opcode, control, 
 
 /// RFC 6455 §5.2.
 const PONG: u8 = 10;
+
+/// So much is kept of a client's whatever else it has in memory.
+const FREE: usize = 4 * 1024;
 
 /// How a tunnel at rest is.
 pub(super) struct Rest {
@@ -28,6 +32,8 @@ pub(super) struct Rest {
     passing: usize,
     /// Whether an answer is on its way to the client.
     is_answering: bool,
+    /// The client's part of the gateway's budget, and the place where it waits for more of it.
+    buffers: Option<(ClientBuffers, Place)>,
 }
 
 /// What has come.
@@ -46,8 +52,9 @@ pub(super) enum Seen {
 // === impl Rest ===
 
 impl Rest {
-    pub(super) fn new(is_asleep: bool) -> Self {
+    pub(super) fn new(is_asleep: bool, buffers: Option<&ClientBuffers>) -> Self {
         Self {
+            buffers: buffers.map(|buffers| (buffers.clone(), Place::default())),
             is_asleep,
             waking: None,
             passing: 0,
@@ -112,6 +119,12 @@ impl Rest {
             };
             if room == 0 {
                 return Poll::Pending;
+            }
+            if self.waking.is_some()
+                && relay.to_instance.rest.len() > FREE
+                && let Some((buffers, place)) = &mut self.buffers
+            {
+                ready!(buffers.poll_room(place, cx));
             }
             let is_more = ready!(relay.to_instance.poll_fill(&mut relay.client, room, cx));
             match (is_more, self.waking) {

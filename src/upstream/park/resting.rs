@@ -37,7 +37,10 @@ where
         }
         self.host.rest();
         let (gone, until) = (self.host.gone(), Instant::now() + self.park.max_time);
-        let mut rest = Rest::new(is_asleep);
+        let buffers = self.host.buffers();
+        let mut rest = Rest::new(is_asleep, buffers);
+        // What is kept for the instance is counted until it has that.
+        self.relay.to_instance.held = buffers.map(|buffers| buffers.hold(0));
         let mut wakes = 0;
         let (cause, end) = loop {
             if is_asleep {

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::*;
+use crate::flow::{BufferBudget, ClientBuffers};
 use crate::telemetry::Metrics;
 use crate::upstream::leased_stream::LeasedStream;
 use crate::upstream::websocket::{FrameReader, control};
@@ -27,11 +28,16 @@ struct Host {
     endpoint: Mutex<Option<Endpoint>>,
     epochs: watch::Sender<u64>,
     gone: CancellationToken,
+    budget: BufferBudget,
+    buffers: ClientBuffers,
 }
 
 impl Host {
     fn of(endpoint: &Endpoint) -> Self {
+        let budget = BufferBudget::new(1 << 20);
         Self {
+            buffers: budget.of(IpAddr::from([192, 0, 2, 1])),
+            budget,
             endpoint: Mutex::new(Some(endpoint.clone())),
             epochs: watch::Sender::new(endpoint.epoch()),
             gone: CancellationToken::new(),
@@ -50,6 +56,10 @@ impl Host {
 }
 
 impl ParkHost for &Host {
+    fn buffers(&self) -> Option<&ClientBuffers> {
+        Some(&self.buffers)
+    }
+
     fn endpoint(&self) -> Option<Endpoint> {
         self.endpoint.lock().unwrap().clone()
     }
@@ -81,7 +91,11 @@ impl ParkHost for &Host {
             endpoint,
             is_booted: false,
         };
-        async { Ok(woken) }.boxed()
+        async {
+            sleep(AFTER).await;
+            Ok(woken)
+        }
+        .boxed()
     }
 }
 
@@ -287,6 +301,31 @@ async fn an_instance_that_has_woken_may_take_its_time_again_for_bytes_that_nobod
         client.write_all(HELLO).await.unwrap();
         sleep(PROBE / 2).await;
         assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+    };
+    tokio::select! {
+        _ = tunnel => panic!("it is open"),
+        () = story => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_while_an_instance_wakes_is_in_its_clients_budget_until_the_instance_has_it() {
+    let mut around = Around::new().await;
+    let (mut client, far) = duplex(1024);
+    let (tunnel, host, instance) = around.tunnel(far, true);
+    let story = async {
+        sleep(AFTER * 2).await;
+        host.sleeps();
+        sleep(AFTER).await;
+        assert_eq!(host.budget.used(), 0);
+        let words = HELLO.repeat(50);
+        client.write_all(&words).await.unwrap();
+        sleep(AFTER / 2).await;
+        assert_eq!(host.budget.used(), words.len(), "it waits");
+        let mut heard = vec![0; words.len()];
+        instance.read_exact(&mut heard).await.unwrap();
+        assert_eq!(heard, words);
+        assert_eq!(host.budget.used(), 0);
     };
     tokio::select! {
         _ = tunnel => panic!("it is open"),
