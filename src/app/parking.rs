@@ -60,15 +60,20 @@ enum Judged {
     Rests,
 }
 
-/// Judges a status, where so many of the gateway's connections are certainly counted in it.
+/// Judges a status, where so many of the gateway's connections are certainly counted in it. Where it says
+/// that connections are not counted, its number is none, or an old one.
 fn judge(status: &AutoStandbyStatus, counted: usize, now: Timestamp) -> Judged {
     match status.status {
         AutoStandbyState::Active
         | AutoStandbyState::IdleCountdown
         | AutoStandbyState::ReadyForStandby => {}
         AutoStandbyState::Ineligible if status.reason == NOT_RUNNING => return Judged::Rests,
-        // Its count is none, or an old one, or the policy is another one by now.
-        _ => return Judged::Needed,
+        AutoStandbyState::Unsupported
+        | AutoStandbyState::Disabled
+        | AutoStandbyState::Ineligible
+        | AutoStandbyState::StandbyRequested
+        | AutoStandbyState::Error
+        | AutoStandbyState::Other(_) => return Judged::Needed,
     }
     let others = status.active_inbound_connections > counted as u64;
     let is_held = status.hold_until.is_some_and(|until| until > now);
