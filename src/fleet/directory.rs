@@ -254,9 +254,10 @@ impl Directory {
         }
         // A route that goes and comes again is not gone.
         let mut gone: HashSet<&str> = HashSet::new();
-        let mut removed = state.removed;
-        let mut is_accepted = false;
-        for change in changes {
+        let (mut removed, mut removed_before) = (state.removed, state.removed);
+        // The place of the last acceptance, and what has gone before it.
+        let (mut accepted, mut meant) = (None, 0);
+        for (place, change) in changes.iter().enumerate() {
             let key = Key::parse(change.key());
             match (change, key) {
                 (Change::Deleted { key, .. }, Some(Key::Route { source, name })) => {
@@ -272,30 +273,41 @@ impl Directory {
                         removed = record.total;
                     }
                 }
-                (Change::Put(_), Some(Key::Accepted)) => is_accepted = true,
+                (Change::Put(_), Some(Key::Accepted)) => {
+                    meant += gone.len();
+                    gone.clear();
+                    (accepted, removed_before) = (Some(place), removed);
+                }
                 (Change::Put(_) | Change::Deleted { .. }, _) => {}
             }
         }
-        let by_hand = usize::try_from(removed.saturating_sub(state.removed)).unwrap_or(usize::MAX);
+        let by_hand = removed.saturating_sub(removed_before);
+        let by_hand = usize::try_from(by_hand).unwrap_or(usize::MAX);
         let by_itself = gone.len().saturating_sub(by_hand);
+        let over = accepted.map_or(0, |_| meant + state.routes.held());
+        if accepted.is_some() {
+            state.lately.clear();
+        }
         let lately: usize = state.lately.iter().map(|(_, count)| count).sum();
-        let known = state.routes.len() + lately;
-        let hold = by_itself > 0
-            && !is_accepted
-            && is_too_many(by_itself + lately, known, self.max_shrink);
+        let known = (state.routes.len() + lately).saturating_sub(over);
+        let hold = by_itself > 0 && is_too_many(by_itself + lately, known, self.max_shrink);
         if by_itself > 0 && !hold {
             state.lately.push_back((now, by_itself));
         }
-        for change in changes {
+        for (place, change) in changes.iter().enumerate() {
             match change {
                 Change::Put(entry) => {
                     state.put(entry);
                 }
                 Change::Deleted { key, .. } => {
                     if let Some(key) = Key::parse(key) {
-                        state.delete(&key, hold);
+                        state.delete(&key, hold && accepted.is_none_or(|at| place > at));
                     }
                 }
+            }
+            if accepted == Some(place) {
+                // What goes behind it is not meant by it.
+                state.routes.release();
             }
             state.revision = state.revision.max(change.revision());
         }
@@ -307,10 +319,6 @@ impl Directory {
         }));
         let over = state.last.len().saturating_sub(LAST);
         state.last.drain(..over);
-        if is_accepted {
-            state.routes.release();
-            state.lately.clear();
-        }
         self.changed.send_replace(state.revision);
         Applied {
             routes: state.routes.take_change(),

@@ -210,3 +210,24 @@ async fn what_was_wrong_with_keys_that_went_while_nobody_looked_is_wrong_no_long
     reread(&copy, &engine).await;
     assert_eq!(copy.counts().problems, 0, "{:?}", copy.status().problems);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_behind_an_acceptance_is_not_accepted_by_it_though_both_are_heard_at_once() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f1", false, &engine);
+    many(&engine, 100).await;
+    reread(&copy, &engine).await;
+    let before = copy.known();
+    let names = |from: usize, to: usize| (from..to).map(|n| format!("r/op/a{n}.x")).collect();
+    delete(&engine, names(0, 40)).await;
+    operator::accept(&engine).await.unwrap();
+    delete(&engine, names(40, 90)).await;
+    let changes = since(&engine, before + 1).await;
+    assert_eq!(changes.len(), 91, "they come at once");
+    let applied = copy.apply(&changes);
+    assert_eq!(applied.held, 50);
+    assert_eq!(served(&copy).len(), 60, "what was accepted has gone");
+    operator::accept(&engine).await.unwrap();
+    copy.apply(&since(&engine, copy.known() + 1).await);
+    assert_eq!(served(&copy).len(), 10);
+}
