@@ -3,12 +3,12 @@
 //! Guarantees: the oldest claim of a name is the first; a value that cannot be read changes nothing; a
 //! member whose record is gone is remembered with where it was.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::engine::{Entry, Remembered};
+use super::engine::{Change, Entry, Remembered};
 use super::placement::Member;
 use super::records::{AcceptedRecord, ClaimRecord, Key, MemberRecord, RemovedRecord, read};
 use super::routes::Routes;
@@ -19,7 +19,9 @@ use crate::config::WakeConfig;
 const FREELY: usize = 20;
 
 /// As many of the last changes are remembered.
-pub(super) const LAST: usize = 8;
+const LAST: usize = 8;
+/// As many names of control planes are kept before those that no claim has go.
+const PLANES: usize = 1_024;
 
 /// A host's claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub(super) struct HostClaim {
     pub(super) host: Arc<str>,
     pub(super) id: String,
     pub(super) created: i64,
+    /// Which of the host's control planes has it; none for the first.
+    pub(super) plane: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub(super) struct State {
     pub(super) revision: i64,
     /// The last changes that are known: by them another past is noticed.
     pub(super) last: VecDeque<Remembered>,
+    /// The cluster that is known; 0, if none is.
+    pub(super) cluster: u64,
     /// Whether the engine has another past than what is known.
     pub(super) has_other_past: bool,
     /// Whether anything was ever known.
@@ -42,6 +48,8 @@ pub(super) struct State {
     pub(super) claims: HashMap<Box<str>, Vec<HostClaim>>,
     /// The host whose claims alone are remembered.
     pub(super) claims_of: Option<String>,
+    /// The names of control planes that claims have.
+    planes: HashSet<Arc<str>>,
     /// How many names several hosts claim.
     pub(super) claimed_twice: usize,
     /// Names by ids.
@@ -66,11 +74,13 @@ impl State {
         Ok(Self {
             revision: 0,
             last: VecDeque::new(),
+            cluster: 0,
             has_other_past: false,
             is_known: false,
             routes: Routes::new(wake.clone(), hypeman.to_owned(), keys)?,
             claims: HashMap::new(),
             claims_of: None,
+            planes: HashSet::new(),
             claimed_twice: 0,
             names: HashMap::new(),
             nodes: BTreeMap::new(),
@@ -106,7 +116,7 @@ impl State {
             }
             Key::Claim { host, name } => match read::<ClaimRecord>(&entry.value) {
                 Ok(record) => {
-                    self.put_claim(host, name, record.id, entry.created);
+                    self.put_claim(host, name, record, entry.created);
                     None
                 }
                 Err(problem) => Some(problem),
@@ -140,19 +150,50 @@ impl State {
         };
     }
 
-    pub(super) fn put_claim(&mut self, host: &str, name: &str, id: String, created: i64) {
+    fn put_claim(&mut self, host: &str, name: &str, record: ClaimRecord, created: i64) {
         let host: Arc<str> = match self.nodes.get_key_value(host) {
             Some((name, _)) => name.as_str().into(),
             None => host.into(),
         };
+        let plane = record.plane.map(|plane| self.plane_name(plane));
+        let id = record.id;
         self.names.insert(id.clone(), name.into());
         let all = self.claims.entry(name.into()).or_default();
         let was_twice = all.len() > 1;
         all.retain(|claim| claim.host != host);
-        all.push(HostClaim { host, id, created });
+        all.push(HostClaim {
+            host,
+            id,
+            created,
+            plane,
+        });
         self.claimed_twice += usize::from(all.len() > 1 && !was_twice);
         // The oldest has it; of one revision the first by its name.
         all.sort_by(|one, other| (one.created, &one.host).cmp(&(other.created, &other.host)));
+    }
+
+    /// The name, once for all claims that have it.
+    fn plane_name(&mut self, name: String) -> Arc<str> {
+        if let Some(known) = self.planes.get(name.as_str()) {
+            return Arc::clone(known);
+        }
+        if self.planes.len() >= PLANES {
+            self.planes.retain(|plane| Arc::strong_count(plane) > 1);
+        }
+        let plane: Arc<str> = name.into();
+        self.planes.insert(Arc::clone(&plane));
+        plane
+    }
+
+    /// Remembers these as the last changes, and forgets what is older.
+    pub(super) fn remember(&mut self, changes: &[Change]) {
+        let last = changes.iter().skip(changes.len().saturating_sub(LAST));
+        self.last.extend(last.map(Remembered::of));
+        // Spans are told of independently of each other.
+        let last = self.last.make_contiguous();
+        last.sort_by_key(|change| change.revision);
+        let over = self.last.len().saturating_sub(LAST);
+        self.last.drain(..over);
     }
 
     pub(super) fn delete(&mut self, key: &Key, hold: bool) {
@@ -207,6 +248,15 @@ impl State {
             silent.alive = false;
             *member = Arc::new(silent);
         }
+    }
+
+    /// What a host claims by a name, or by an id.
+    pub(super) fn claim_of(&self, host: &str, name: &str) -> Option<&HostClaim> {
+        let by_name = self.claims.get(name);
+        let all = by_name.or_else(|| self.claims.get(self.names.get(name)?))?;
+        let is_meant = |claim: &&HostClaim| by_name.is_some() || claim.id == name;
+        let mut own = all.iter().filter(|claim| &*claim.host == host);
+        own.find(is_meant)
     }
 
     /// The first claim of a name, or of an id; and the name.

@@ -36,6 +36,7 @@ mod parking;
 mod path_rules;
 mod path_verdict;
 mod peer_facts;
+mod planes;
 mod peer_tcp;
 mod pending_request;
 mod ports;

@@ -45,15 +45,15 @@ impl<P: ControlPlane> Gateway<P> {
         log: &mut RequestLog,
     ) -> Result<Arc<CachedTarget>, ProxyError> {
         let cache = arrival.cache;
-        let (config, name) = (destination.route.config(), &destination.instance);
-        let place = (config.plane, destination.port);
+        let (plane, name) = (destination.plane, &destination.instance);
+        let place = (plane, destination.port);
         let resolved = match cache.target(place, name) {
             Some(cached) => cached,
             None => {
                 let finding = self.find(destination, arrival.from_peer, destination.timeout);
                 let instance = finding.await?;
                 let gate = self.gate(&instance, destination.port);
-                let pseudonym = self.pseudonyms.of(config.plane, name);
+                let pseudonym = self.pseudonyms.of(plane, name);
                 cache.remember(place, (name, pseudonym), instance, gate)
             }
         };
@@ -86,7 +86,7 @@ impl<P: ControlPlane> Gateway<P> {
         from_peer: Option<&FromPeer>,
         patience: Duration,
     ) -> Result<Arc<Instance>, ProxyError> {
-        let plane = destination.route.config().plane;
+        let plane = destination.plane;
         let (name, client) = (&destination.instance, destination.client);
         match from_peer {
             None => self.find_name(plane, name, patience, client).await,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use wakegate::config::{FleetConfig, WakeConfig};
 use wakegate::fleet::engine::{
-    Change, Compare, Engine, EngineError, Entry, News, Operation, Range, end_of, read_all,
+    Change, Compare, Engine, EngineError, Entry, News, Operation, Range, Span, end_of, read_all,
 };
 use wakegate::fleet::records::PREFIX;
 use wakegate::fleet::{Directory, EtcdEngine, MemoryEngine, Own, Sink, Step, follow};
@@ -140,7 +140,7 @@ async fn what_fell_behind_a_compaction_is_read_anew() {
         matches!(refused, Err(EngineError::Compacted(_))),
         "{refused:?}"
     );
-    let mut news = engine.watch(PREFIX.to_owned(), 2).await.unwrap();
+    let mut news = engine.watch(vec![Span::of(PREFIX)], 2).await.unwrap();
     loop {
         match futures_util::StreamExt::next(&mut news).await.unwrap() {
             Ok(News::Alive(_)) => {}
@@ -250,7 +250,7 @@ async fn played(engine: &dyn Engine, seed: u64) -> (Vec<Change>, Vec<Entry>, Vec
     }
     let (entries, revision) = read_all(engine, PREFIX).await.unwrap();
     let mut changes = Vec::new();
-    let mut news = engine.watch(PREFIX.to_owned(), 2).await.unwrap();
+    let mut news = engine.watch(vec![Span::of(PREFIX)], 2).await.unwrap();
     // The last revision changed something.
     while changes
         .last()

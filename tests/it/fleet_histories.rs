@@ -17,7 +17,7 @@ use wakegate::config::{FleetConfig, WakeConfig};
 use wakegate::fleet::engine::{Engine, Operation, read_all};
 use wakegate::fleet::memory::{Backup, Faults};
 use wakegate::fleet::publisher::{Host, Inventory, publish};
-use wakegate::fleet::records::{Key, PREFIX, RouteRecord, write};
+use wakegate::fleet::records::{ClaimRecord, Key, PREFIX, RouteRecord, write};
 use wakegate::fleet::{
     Directory, MemoryEngine, Own, Place, Placement as _, Sink, Step, follow, operator,
 };
@@ -38,11 +38,25 @@ const OLD: i64 = 12;
 #[derive(Default)]
 struct Instances(Mutex<BTreeMap<String, String>>);
 
+impl Instances {
+    fn claims(&self) -> BTreeMap<String, ClaimRecord> {
+        let instances = self.0.lock().unwrap();
+        let claim = |(name, id): (&String, &String)| {
+            let record = ClaimRecord {
+                id: id.clone(),
+                ..ClaimRecord::default()
+            };
+            (name.clone(), record)
+        };
+        instances.iter().map(claim).collect()
+    }
+}
+
 impl Host for Instances {
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, String>> {
         Box::pin(async {
             Ok(Inventory {
-                instances: self.0.lock().unwrap().clone(),
+                instances: self.claims(),
                 routes: BTreeMap::new(),
                 is_whole: true,
             })

@@ -161,6 +161,7 @@ pub fn at(host: &Arc<Member>, id: &str) -> Place {
         claim: Claim {
             id: id.to_owned(),
             generation: 3,
+            plane: None,
         },
     }
 }
