@@ -173,7 +173,16 @@ pub trait Engine: Debug + Send + Sync + 'static {
     fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, EngineError>>;
 
     /// What becomes of the keys of these spans, from `revision` on. The changes of one span come in their order.
-    fn watch(&self, spans: Vec<Span>, revision: i64) -> BoxFuture<'_, Result<Watch, EngineError>>;
+    fn watch_spans(
+        &self,
+        spans: Vec<Span>,
+        revision: i64,
+    ) -> BoxFuture<'_, Result<Watch, EngineError>>;
+
+    /// What becomes of the keys that begin with `prefix`, from `revision` on.
+    fn watch(&self, prefix: String, revision: i64) -> BoxFuture<'_, Result<Watch, EngineError>> {
+        self.watch_spans(vec![Span::of(&prefix)], revision)
+    }
 
     /// Does everything or nothing.
     fn commit(

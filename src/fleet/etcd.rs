@@ -230,7 +230,9 @@ impl Client {
             .map(String::as_str)
             .unwrap_or_default();
         let mut request = self.http.post(format!("{endpoint}{path}"));
-        request = request.header("content-type", "application/json").body(body);
+        request = request
+            .header("content-type", "application/json")
+            .body(body);
         let token = self
             .token
             .lock()
@@ -383,7 +385,11 @@ impl Engine for EtcdEngine {
         .boxed()
     }
 
-    fn watch(&self, spans: Vec<Span>, revision: i64) -> BoxFuture<'_, Result<Watch, EngineError>> {
+    fn watch_spans(
+        &self,
+        spans: Vec<Span>,
+        revision: i64,
+    ) -> BoxFuture<'_, Result<Watch, EngineError>> {
         async move {
             // Several on one stream; their events come in their order, each span's for itself.
             let asked = spans.iter().map(|span| {

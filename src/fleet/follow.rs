@@ -29,9 +29,18 @@ pub type Step<'s> = &'s mut (dyn FnMut() -> Applied + Send);
 pub trait Sink: Send + Sync + 'static {
     /// Makes the step and takes over what it says. May take a while.
     fn take(&self, step: Step<'_>);
+
+    /// Whether that takes so little time that it needs no thread of its own.
+    fn is_quick(&self) -> bool {
+        false
+    }
 }
 
 async fn hand<F: FnOnce() -> Applied + Send + 'static>(sink: &Arc<dyn Sink>, step: F) {
+    if sink.is_quick() {
+        let mut step = Some(step);
+        return sink.take(&mut || step.take().map(|step| step()).unwrap_or_default());
+    }
     let sink = Arc::clone(sink);
     let taken = spawn_blocking(move || {
         let mut step = Some(step);
@@ -128,7 +137,7 @@ async fn round(
         }
     };
     let first = from.iter().min().copied().unwrap_or_default();
-    let mut news = match engine.watch(spans.clone(), first).await {
+    let mut news = match engine.watch_spans(spans.clone(), first).await {
         Ok(news) => news,
         Err(error) => return error,
     };

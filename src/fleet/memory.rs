@@ -330,7 +330,11 @@ impl Engine for MemoryEngine {
         .boxed()
     }
 
-    fn watch(&self, spans: Vec<Span>, revision: i64) -> BoxFuture<'_, Result<Watch, EngineError>> {
+    fn watch_spans(
+        &self,
+        spans: Vec<Span>,
+        revision: i64,
+    ) -> BoxFuture<'_, Result<Watch, EngineError>> {
         async move {
             self.ready().await?;
             let engine = self.clone();
@@ -355,8 +359,7 @@ impl Engine for MemoryEngine {
                                 break (failed(EngineError::Compacted(store.compacted)), next);
                             }
                             let later = store.history.iter().filter(|(at, _)| *at >= next);
-                            let ours =
-                                later.filter(|(_, change)| is_among(&spans, change.key()));
+                            let ours = later.filter(|(_, change)| is_among(&spans, change.key()));
                             let found: Vec<Change> =
                                 ours.map(|(_, change)| change.clone()).collect();
                             let lease = store.leases.values().map(|(_, end)| *end).min();

@@ -200,7 +200,11 @@ pub fn spans_of(own: Option<&str>) -> Vec<Span> {
         to: end_of(&format!("{PREFIX}{last}/")),
     };
     // Members; what it claims; the counters of routes, policies, and routes.
-    vec![between("g", "h"), Span::of(&claims_of(own)), between("m", "r")]
+    vec![
+        between("g", "h"),
+        Span::of(&claims_of(own)),
+        between("m", "r"),
+    ]
 }
 
 /// The beginning of the keys of a host's claims.

@@ -166,6 +166,20 @@ pub fn at(host: &Arc<Member>, id: &str) -> Place {
     }
 }
 
+/// The same, of one of the host's control planes.
+pub fn of_plane(host: &Arc<Member>, id: &str, plane: &str) -> Place {
+    match at(host, id) {
+        Place::Peer { host, claim } => Place::Peer {
+            host,
+            claim: Claim {
+                plane: Some(plane.into()),
+                ..claim
+            },
+        },
+        place => place,
+    }
+}
+
 /// A gateway that is a member.
 pub struct Node {
     pub gateway: Gateway,

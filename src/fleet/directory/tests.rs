@@ -40,7 +40,7 @@ async fn delete(engine: &MemoryEngine, keys: Vec<String>) {
 
 /// What came since a revision, as a watch brings it.
 async fn since(engine: &MemoryEngine, revision: i64) -> Vec<Change> {
-    let mut news = engine.watch(vec![Span::of(PREFIX)], revision).await.unwrap();
+    let mut news = engine.watch(PREFIX.to_owned(), revision).await.unwrap();
     match futures_util::StreamExt::next(&mut news)
         .await
         .unwrap()
