@@ -157,10 +157,12 @@ impl State {
         };
         let plane = record.plane.map(|plane| self.plane_name(plane));
         let id = record.id;
-        self.names.insert(id.clone(), name.into());
         let all = self.claims.entry(name.into()).or_default();
         let was_twice = all.len() > 1;
-        all.retain(|claim| claim.host != host);
+        let before = all.iter().position(|claim| claim.host == host);
+        let before = before.map(|index| all.remove(index));
+        forget_id(&mut self.names, before.as_ref(), name, all);
+        self.names.insert(id.clone(), name.into());
         all.push(HostClaim {
             host,
             id,
@@ -212,17 +214,10 @@ impl State {
         let Some(all) = self.claims.get_mut(name) else {
             return;
         };
-        for gone in all.iter().filter(|claim| &*claim.host == host) {
-            if self
-                .names
-                .get(&gone.id)
-                .is_some_and(|named| &**named == name)
-            {
-                self.names.remove(&gone.id);
-            }
-        }
         let was_twice = all.len() > 1;
-        all.retain(|claim| &*claim.host != host);
+        let gone = all.iter().position(|claim| &*claim.host == host);
+        let gone = gone.map(|index| all.remove(index));
+        forget_id(&mut self.names, gone.as_ref(), name, all);
         self.claimed_twice -= usize::from(was_twice && all.len() <= 1);
         if all.is_empty() {
             self.claims.remove(name);
@@ -267,6 +262,22 @@ impl State {
         let (claimed, all) = self.claims.get_key_value(self.names.get(name)?)?;
         let claim = all.iter().find(|claim| claim.id == name)?;
         Some((&**claimed, claim))
+    }
+}
+
+/// Forgets the id of a claim of a name, unless others have the same.
+fn forget_id(
+    names: &mut HashMap<String, Box<str>>,
+    gone: Option<&HostClaim>,
+    name: &str,
+    others: &[HostClaim],
+) {
+    let Some(gone) = gone else {
+        return;
+    };
+    let is_its = names.get(&gone.id).is_some_and(|named| **named == *name);
+    if is_its && others.iter().all(|other| other.id != gone.id) {
+        names.remove(&gone.id);
     }
 }
 

@@ -358,7 +358,8 @@ impl Engine for MemoryEngine {
                             if next <= store.compacted && store.compacted != 0 && next != 0 {
                                 break (failed(EngineError::Compacted(store.compacted)), next);
                             }
-                            let later = store.history.iter().filter(|(at, _)| *at >= next);
+                            let first = store.history.partition_point(|(at, _)| *at < next);
+                            let later = store.history.range(first..);
                             let ours = later.filter(|(_, change)| is_among(&spans, change.key()));
                             let found: Vec<Change> =
                                 ours.map(|(_, change)| change.clone()).collect();

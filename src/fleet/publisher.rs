@@ -63,8 +63,16 @@ impl Inventory {
     }
 }
 
-/// What this member's keys are: when that was read, and how often the engine had gone back.
-type Published = (BTreeMap<String, Vec<u8>>, Instant, u64);
+/// What this member's keys are.
+struct Published {
+    there: BTreeMap<String, Vec<u8>>,
+    /// When that was read.
+    at: Instant,
+    /// How often the engine had gone back by then.
+    went_back: u64,
+    /// What the host had when all of it was published.
+    of: Option<Inventory>,
+}
 
 /// Whoever knows what a host has.
 pub trait Host: Send + Sync + 'static {
@@ -102,26 +110,30 @@ async fn look(
 ) -> Result<(), String> {
     let inventory = host.inventory().await?;
     let (engine, name) = (directory.engine(), directory.own_name());
-    let mut wanted: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    for (instance, record) in inventory.instances {
-        let key = Key::Claim {
-            host: name.to_owned(),
-            name: instance,
-        };
-        wanted.insert(key.text(), write(&record));
-    }
-    for (route, record) in inventory.routes {
-        let key = Key::Route {
-            source: name.to_owned(),
-            name: route,
-        };
-        wanted.insert(key.text(), write(&record));
-    }
     // An engine that went back has lost some of it.
     let went_back = directory.status_went_back();
-    let is_fresh = published
+    let fresh = published
         .as_ref()
-        .is_some_and(|(_, at, back)| at.elapsed() < READ && *back == went_back);
+        .filter(|known| known.at.elapsed() < READ && known.went_back == went_back);
+    if fresh.is_some_and(|known| known.of.as_ref() == Some(&inventory)) {
+        return Ok(());
+    }
+    let is_fresh = fresh.is_some();
+    let mut wanted: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    for (instance, record) in &inventory.instances {
+        let key = Key::Claim {
+            host: name.to_owned(),
+            name: instance.clone(),
+        };
+        wanted.insert(key.text(), write(record));
+    }
+    for (route, record) in &inventory.routes {
+        let key = Key::Route {
+            source: name.to_owned(),
+            name: route.clone(),
+        };
+        wanted.insert(key.text(), write(record));
+    }
     if !is_fresh {
         let mut there = BTreeMap::new();
         for prefix in [claims_of(name), routes_of(name)] {
@@ -130,9 +142,14 @@ async fn look(
                 .map_err(|e| e.to_string())?;
             there.extend(entries.into_iter().map(|entry| (entry.key, entry.value)));
         }
-        *published = Some((there, Instant::now(), went_back));
+        *published = Some(Published {
+            there,
+            at: Instant::now(),
+            went_back,
+            of: None,
+        });
     }
-    let Some((there, _, _)) = published else {
+    let Some(Published { there, of, .. }) = published else {
         return Ok(());
     };
     let put = wanted
@@ -159,6 +176,7 @@ async fn look(
             };
         }
     }
+    *of = Some(inventory);
     Ok(())
 }
 

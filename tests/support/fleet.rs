@@ -168,15 +168,13 @@ pub fn at(host: &Arc<Member>, id: &str) -> Place {
 
 /// The same, of one of the host's control planes.
 pub fn of_plane(host: &Arc<Member>, id: &str, plane: &str) -> Place {
-    match at(host, id) {
-        Place::Peer { host, claim } => Place::Peer {
-            host,
-            claim: Claim {
-                plane: Some(plane.into()),
-                ..claim
-            },
+    Place::Peer {
+        host: Arc::clone(host),
+        claim: Claim {
+            id: id.to_owned(),
+            generation: 3,
+            plane: Some(plane.into()),
         },
-        place => place,
     }
 }
 
