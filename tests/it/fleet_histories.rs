@@ -418,7 +418,7 @@ impl History {
         }
         self.quiet().await;
         // It takes long, and there is little to be drawn in it.
-        if self.seed % 4 == 0 {
+        if self.seed.is_multiple_of(4) {
             self.emptied().await;
             self.quiet().await;
         }
