@@ -307,7 +307,7 @@ impl History {
     /// Everything is well again, and what is gone is accepted.
     async fn quiet(&mut self) {
         self.engine.set_faults(Faults::default());
-        sleep(Duration::from_secs(45)).await;
+        sleep(Duration::from_secs(20)).await;
         operator::accept(&self.engine).await.unwrap();
         sleep(Duration::from_secs(10)).await;
         self.judge();

@@ -37,8 +37,8 @@ use crate::support::{number, spawn};
 const LONGEST_MS: u64 = 4_000;
 /// Until when something happens.
 const EVENTFUL_MS: u64 = 14_000;
-/// Longer than a member's lease, and any pause of those who follow.
-const QUIET: Duration = Duration::from_secs(40);
+/// Longer than any pause of those who follow, and those who announce themselves anew.
+const QUIET: Duration = Duration::from_secs(16);
 /// The numbers of one host's instances begin here.
 const NUMBERS: u32 = 1_000;
 const ROUTES: usize = 8;
