@@ -435,7 +435,9 @@ async fn relocate_name(arguments: &MoveArguments) -> Result<(), Failure> {
              dead, `--force`"
         )));
     }
-    let record: ClaimRecord = read(&entry.value).map_err(Failure::failed)?;
+    let mut record: ClaimRecord = read(&entry.value).map_err(Failure::failed)?;
+    // Which of its control planes has it is the other host's to say.
+    record.plane = None;
     let to = (to.as_str(), write(&record));
     let done = relocate(&*opened.engine, &arguments.name, &before, to).await;
     done.map_err(Failure::failed)

@@ -12,10 +12,10 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::copy::{LAST, State, is_too_many};
-use super::engine::{Change, Engine, Entry, Remembered};
+use super::copy::{State, is_too_many};
+use super::engine::{Change, Engine, Entry, Remembered, Span};
 use super::placement::{Claim, Member, Place, Placement, Role};
-use super::records::{ClaimRecord, Key, RemovedRecord, read, unknown_member, write};
+use super::records::{ClaimRecord, Key, RemovedRecord, read, spans_of, unknown_member, write};
 use super::rereads::Rereads;
 use super::routes::RouteLine;
 use super::seal::SealKeys;
@@ -135,6 +135,22 @@ impl Directory {
         self.state().last.iter().cloned().collect()
     }
 
+    /// The keys that this member reads and watches: all of them, or what concerns a node that meets no clients.
+    pub fn spans(&self) -> Vec<Span> {
+        spans_of(self.state().claims_of.as_deref())
+    }
+
+    /// This cluster is the one that is known.
+    pub fn is_of(&self, cluster: u64) {
+        self.state_mut().cluster = cluster;
+    }
+
+    /// Whether this is another cluster than the one that is known.
+    pub fn is_other(&self, cluster: u64) -> bool {
+        let known = self.state().cluster;
+        known != 0 && cluster != 0 && known != cluster
+    }
+
     /// The engine has another past than what is known: it was restored from a backup.
     pub fn doubt(&self) {
         self.state_mut().has_other_past = true;
@@ -153,6 +169,14 @@ impl Directory {
     /// The same as operators see them.
     pub fn lines(&self) -> Vec<RouteLine> {
         self.state().routes.lines()
+    }
+
+    /// Takes over what a file had. Its values are not quite as the engine has them.
+    pub fn restore(&self, entries: &[Entry], revision: i64) -> Applied {
+        let applied = self.replace(entries, revision);
+        let mut state = self.state_mut();
+        state.last.iter_mut().for_each(|change| change.value = None);
+        applied
     }
 
     /// Takes over everything that there is at a revision. What is in force stays so meanwhile.
@@ -224,12 +248,7 @@ impl Directory {
         state.routes.forget_problems(&texts);
         state.revision = revision;
         let last = entries.iter().max_by_key(|entry| entry.modified);
-        let last = last.map(|entry| Remembered {
-            key: entry.key.clone(),
-            revision: entry.modified,
-            is_deleted: false,
-        });
-        state.last = last.into_iter().collect();
+        state.last = last.map(Remembered::of_entry).into_iter().collect();
         state.is_known = true;
         let held = if hold { gone.len() } else { 0 };
         self.changed.send_replace(revision);
@@ -311,14 +330,7 @@ impl Directory {
             }
             state.revision = state.revision.max(change.revision());
         }
-        let last = changes.iter().skip(changes.len().saturating_sub(LAST));
-        state.last.extend(last.map(|change| Remembered {
-            key: change.key().to_owned(),
-            revision: change.revision(),
-            is_deleted: matches!(change, Change::Deleted { .. }),
-        }));
-        let over = state.last.len().saturating_sub(LAST);
-        state.last.drain(..over);
+        state.remember(changes);
         self.changed.send_replace(state.revision);
         Applied {
             routes: state.routes.take_change(),
@@ -350,6 +362,7 @@ impl Directory {
                 .text(),
                 value: write(&ClaimRecord {
                     id: claim.id.clone(),
+                    plane: claim.plane.as_deref().map(str::to_owned),
                     more: serde_json::Map::new(),
                 }),
                 created: claim.created,
@@ -472,6 +485,7 @@ impl Placement for Directory {
                 claim: Claim {
                     id: claim.id.clone(),
                     generation: claim.created,
+                    plane: claim.plane.clone(),
                 },
             },
             Some(_) | None => Place::Unreachable {
@@ -521,6 +535,10 @@ impl Placement for Directory {
             }
         }
         .boxed()
+    }
+
+    fn own_plane(&self, name: &str) -> Option<Arc<str>> {
+        self.state().claim_of(&self.name, name)?.plane.clone()
     }
 
     fn member(&self, name: &str) -> Option<Arc<Member>> {

@@ -18,7 +18,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::engine::{
     Change, Compare, Engine, EngineError, Entry, MOST_OPERATIONS, News, Operation, Outcome, Page,
-    Range, Watch, end_of,
+    Range, Span, Watch,
 };
 use crate::config::{FleetConfig, Secret};
 
@@ -68,6 +68,13 @@ fn decode(value: &Value) -> Vec<u8> {
 fn number(value: &Value) -> i64 {
     let text = value.as_str().and_then(|text| text.parse().ok());
     text.or_else(|| value.as_i64()).unwrap_or(0)
+}
+
+/// A cluster's number, which needs all of its bits.
+fn cluster(answer: &Value) -> u64 {
+    let value = field(answer, "/header/cluster_id");
+    let text = value.as_str().and_then(|text| text.parse().ok());
+    text.or_else(|| value.as_u64()).unwrap_or(0)
 }
 
 fn entry(value: &Value) -> Option<Entry> {
@@ -218,14 +225,17 @@ impl Client {
         &self,
         index: usize,
         path: &str,
-        body: &Value,
+        body: String,
     ) -> Result<reqwest::Response, Refusal> {
         let endpoint = self
             .endpoints
             .get(index)
             .map(String::as_str)
             .unwrap_or_default();
-        let mut request = self.http.post(format!("{endpoint}{path}")).json(body);
+        let mut request = self.http.post(format!("{endpoint}{path}"));
+        request = request
+            .header("content-type", "application/json")
+            .body(body);
         let token = self
             .token
             .lock()
@@ -252,7 +262,7 @@ impl Client {
     }
 
     async fn once(&self, index: usize, path: &str, body: &Value) -> Result<Value, Refusal> {
-        let response = self.send(index, path, body).await?;
+        let response = self.send(index, path, body.to_string()).await?;
         let bytes = response.bytes().await;
         let bytes = bytes.map_err(|error| Refusal::Away(error.to_string()))?;
         let answer = serde_json::from_slice(&bytes).ok();
@@ -376,19 +386,29 @@ impl Engine for EtcdEngine {
             Ok(Page {
                 entries: found.iter().filter_map(entry).collect(),
                 revision: number(field(&answer, "/header/revision")),
+                cluster: cluster(&answer),
                 more: field(&answer, "/more").as_bool().unwrap_or_default(),
             })
         }
         .boxed()
     }
 
-    fn watch(&self, prefix: String, revision: i64) -> BoxFuture<'_, Result<Watch, EngineError>> {
+    fn watch_spans(
+        &self,
+        spans: Vec<Span>,
+        revision: i64,
+    ) -> BoxFuture<'_, Result<Watch, EngineError>> {
         async move {
-            let body = json!({ "create_request": {
-                "key": encode(&prefix),
-                "range_end": encode(end_of(&prefix)),
-                "start_revision": revision.to_string(),
-            }});
+            // Several on one stream; their events come in their order, each span's for itself.
+            let asked = spans.iter().map(|span| {
+                let create = json!({ "create_request": {
+                    "key": encode(&span.from),
+                    "range_end": encode(&span.to),
+                    "start_revision": revision.to_string(),
+                }});
+                create.to_string()
+            });
+            let body = asked.collect::<Vec<_>>().join("\n");
             let first = self.0.current.load(Ordering::Relaxed);
             let mut said = String::new();
             for offset in 0..self.0.endpoints.len() {
@@ -397,7 +417,7 @@ impl Engine for EtcdEngine {
                 // logs in.
                 let opening = async {
                     self.0.look_at(index).await?;
-                    let sent = self.0.send(index, "/v3/watch", &body).await;
+                    let sent = self.0.send(index, "/v3/watch", body.clone()).await;
                     sent.map_err(|refused| match refused {
                         Refusal::Final(error) => error,
                         Refusal::Away(text) => EngineError::Unavailable(text),

@@ -70,7 +70,7 @@ impl<P: ControlPlane> Parking<P> {
         let sleeper = gateway.sleeper.get()?;
         let (tunnel, needs_keeper) = instance.parking().register();
         if needs_keeper {
-            let plane = destination.route.config().plane;
+            let plane = destination.plane;
             let keeping = keep(
                 (plane, Arc::clone(instance)),
                 Arc::clone(sleeper),

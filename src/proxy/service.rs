@@ -143,7 +143,12 @@ impl<P: ControlPlane> Gateway<P> {
             // In a box: most gateways have no peers.
             match Box::pin(passing).await? {
                 Passed::Answered(response) => return Ok(response),
-                Passed::Here(here) => (target, request) = *here,
+                Passed::Here(here) => {
+                    (target, request) = *here;
+                    let destination = &mut target.destination;
+                    let route = destination.route.config();
+                    destination.plane = self.own_plane(route, &destination.instance);
+                }
             }
         }
         let resolving = self.resolve(&target.destination, arrival, log);
