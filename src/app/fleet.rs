@@ -91,7 +91,7 @@ impl FleetParts {
         if let Some(path) = &fleet.snapshot {
             match snapshot::load(path, &fleet.cell) {
                 Ok(Some((entries, revision))) => {
-                    directory.replace(&entries, revision);
+                    directory.restore(&entries, revision);
                     tracing::info!(revision, "what was known of the fleet last is in force");
                 }
                 Ok(None) => {}

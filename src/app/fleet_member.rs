@@ -3,27 +3,19 @@
 //! Guarantees: a change of the directory is one change of the table of routes; nothing waits for the
 //! directory; what asks for a secret is not published without it.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError};
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use serde_json::Map;
 use tokio_util::task::TaskTracker;
 
 use super::fleet::{FleetParts, beside};
 use super::handle::AppHandle;
+use super::published::PublishedHost;
 use crate::config::{FleetConfig, FleetPublish, RouteConfig};
 use crate::fleet::presence::{Ending, keep_record};
-use crate::fleet::publisher::{Host, Inventory, publish};
-use crate::fleet::records::RouteRecord;
+use crate::fleet::publisher::publish;
 use crate::fleet::{Sink, Step, follow, follow_keys, snapshot};
-use crate::names::PlaneIndex;
-use crate::router::Declared;
-use hypeman::wire::ListInstances;
-
-/// The tag of instances that are published where not all are.
-const TAG: (&str, &str) = ("wakegate.publish", "true");
 
 /// Follows the directory and publishes until it drains; says that it is there until it has ended.
 pub(super) fn run(
@@ -53,78 +45,8 @@ pub(super) fn run(
         spawn(snapshot::keep(copy, path, fleet.cell.clone()).boxed());
     }
     if fleet.is_node() && fleet.publish != FleetPublish::None {
-        let host = PublishedHost {
-            handle: handle.clone(),
-            is_tagged: fleet.publish == FleetPublish::Tagged,
-            hosts: fleet.publish_hosts.clone(),
-        };
+        let host = PublishedHost::new(handle, fleet);
         spawn(publish(Arc::clone(&parts.directory), Arc::new(host)).boxed());
-    }
-}
-
-/// The Hypeman that this gateway stands beside.
-struct PublishedHost {
-    handle: AppHandle,
-    is_tagged: bool,
-    hosts: Vec<String>,
-}
-
-impl PublishedHost {
-    fn may_publish(&self, host: &str) -> bool {
-        self.hosts.is_empty()
-            || self
-                .hosts
-                .iter()
-                .any(|pattern| match pattern.strip_prefix('*') {
-                    Some(suffix) => host.ends_with(suffix),
-                    None => host == pattern,
-                })
-    }
-}
-
-impl Host for PublishedHost {
-    fn inventory(&self) -> BoxFuture<'_, Result<Inventory, String>> {
-        async move {
-            let Some(plane) = self.handle.0.planes.first() else {
-                return Err("there is no [[hypeman]]".to_owned());
-            };
-            let mut which = ListInstances::default();
-            if self.is_tagged {
-                which.tags.insert(TAG.0.to_owned(), TAG.1.to_owned());
-            }
-            let listed = plane.client.list_instance_summaries(&which).await;
-            let listed = listed.map_err(|error| error.to_string())?;
-            let mut inventory = Inventory {
-                is_whole: listed.odd.is_empty() && listed.more_odd == 0,
-                ..Inventory::default()
-            };
-            let instances = listed.items.into_iter();
-            inventory.instances = instances.map(|one| (one.name, one.id)).collect();
-            let config = self.handle.config();
-            if config.ingress.watch {
-                let ingresses = plane.client.list_ingresses(&BTreeMap::new()).await;
-                let ingresses = ingresses.map_err(|error| error.to_string())?;
-                inventory.is_whole &= ingresses.odd.is_empty() && ingresses.more_odd == 0;
-                let declared = Declared::of(&ingresses.items, PlaneIndex(0), &config.wake);
-                for route in declared.routes {
-                    // What asks for a secret would be open elsewhere; and a redirect is the
-                    // listener's business there.
-                    let forwarding = &route.forwarding;
-                    let is_plain = forwarding.auth.is_none() && !forwarding.redirect_http.enabled;
-                    if is_plain && self.may_publish(route.host()) {
-                        let record = RouteRecord {
-                            instance: route.instance.to_string(),
-                            port: route.port,
-                            policy: None,
-                            more: Map::new(),
-                        };
-                        inventory.routes.insert(route.label().to_string(), record);
-                    }
-                }
-            }
-            Ok(inventory)
-        }
-        .boxed()
     }
 }
 

@@ -62,6 +62,11 @@ impl Membership {
             placement: Arc::clone(&self.placement),
             peers: identity.map(|identity| Peers::new(identity, TaskTracker::new())),
             is_node: self.is_node,
+            planes: config
+                .hypeman
+                .iter()
+                .map(|plane| plane.name.as_str().into())
+                .collect(),
             default_routes: default_routes(config),
         }
     }

@@ -18,6 +18,7 @@ mod parking;
 mod plane;
 mod prepared;
 mod problems;
+mod published;
 mod service;
 mod sockets;
 mod standby;

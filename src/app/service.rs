@@ -13,6 +13,7 @@ use http1::InterimSink;
 use crate::acme::Acme;
 use crate::client::{ClientRequest, Refusal};
 use crate::fleet::PeerName;
+use crate::flow::ClientBuffers;
 use crate::listener::{Backlog, Downstream, ExtraHeaders, RawConnection, Service, TlsSession};
 use crate::names::Hostname;
 use crate::proxy::{Arrival, ConnectionCache, FromPeer, Gateway, GatewayBody, RawKind};
@@ -73,6 +74,7 @@ impl GatewayService {
             cache: &cache,
             from_peer: Some(&from_peer),
             is_asking: false,
+            buffers: None,
         };
         Arc::clone(&self.gateway).handle(request, &arrival).await
     }
@@ -129,6 +131,7 @@ impl Service for GatewayService {
             cache,
             from_peer: None,
             is_asking: from.is_asking,
+            buffers: None,
         };
         Arc::clone(&self.gateway).handle(request, &arrival).await
     }
@@ -138,7 +141,7 @@ impl Service for GatewayService {
             .refuse(refusal, from.client.ip(), from.peer.is_some())
     }
 
-    async fn proxy_tcp(&self, connection: RawConnection) {
+    async fn proxy_tcp(&self, connection: RawConnection, buffers: ClientBuffers) {
         let RawConnection {
             stream,
             host,
@@ -156,6 +159,7 @@ impl Service for GatewayService {
             cache: &ConnectionCache::default(),
             from_peer: None,
             is_asking: false,
+            buffers: Some(&buffers),
         };
         self.gateway.proxy_tcp(stream, &host, kind, &arrival).await;
     }

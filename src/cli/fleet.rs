@@ -56,8 +56,7 @@ impl Opened {
 
     /// A policy's own keys.
     fn policy(&self, entry: &Entry) -> Result<Map<String, Value>, String> {
-        let opened = self.keys.open(&entry.key, &entry.value);
-        read(&opened.map_err(|error| error.to_string())?)
+        policy_in(entry, &self.keys)
     }
 
     /// A policy as it is written.
@@ -86,6 +85,11 @@ impl Opened {
         directory.hear();
         Ok((directory, entries))
     }
+}
+
+fn policy_in(entry: &Entry, keys: &SealKeys) -> Result<Map<String, Value>, String> {
+    let opened = keys.open(&entry.key, &entry.value);
+    read(&opened.map_err(|error| error.to_string())?)
 }
 
 /// Runs one.
@@ -293,12 +297,14 @@ async fn import(arguments: &ImportArguments, output: Output) -> Result<(), Failu
         let path = take("path").and_then(|path| path.as_str().map(str::to_owned));
         let instance = take("instance").and_then(|name| name.as_str().map(str::to_owned));
         let port = match take("port") {
-            // `{port}`: the host says which.
-            Some(Value::String(_)) => 0,
-            Some(port) => port
-                .as_u64()
-                .and_then(|port| u16::try_from(port).ok())
-                .unwrap_or(0),
+            // The host says which.
+            Some(Value::String(text)) if text == "{port}" => 0,
+            Some(port) => {
+                let number = port.as_u64().and_then(|port| u16::try_from(port).ok());
+                let number = number.filter(|port| *port > 0);
+                number
+                    .ok_or_else(|| Failure::failed(format_args!("`{host}`: {port} is no port")))?
+            }
             None if host.contains("{port}") => 0,
             None => 8080,
         };
@@ -338,18 +344,28 @@ async fn import(arguments: &ImportArguments, output: Output) -> Result<(), Failu
     Ok(())
 }
 
+/// What policies say. One that cannot be opened is none that says nothing: a route without it would let
+/// anybody in.
+fn policies_of(
+    entries: &[Entry],
+    keys: &SealKeys,
+) -> Result<BTreeMap<String, Map<String, Value>>, Failure> {
+    let mut policies = BTreeMap::new();
+    for entry in entries {
+        if let Some(Key::Policy(name)) = Key::parse(&entry.key) {
+            let policy = policy_in(entry, keys).map_err(|problem| {
+                Failure::failed(format_args!("the policy `{name}` {problem}"))
+            })?;
+            policies.insert(name, policy);
+        }
+    }
+    Ok(policies)
+}
+
 async fn export(config: &ConfigArguments, output: Output) -> Result<(), Failure> {
     let opened = Opened::of(config.config.as_deref())?;
     let (directory, entries) = opened.read().await?;
-    let policies: BTreeMap<String, Map<String, Value>> = entries
-        .iter()
-        .filter_map(|entry| {
-            let Some(Key::Policy(name)) = Key::parse(&entry.key) else {
-                return None;
-            };
-            Some((name, opened.policy(entry).ok()?))
-        })
-        .collect();
+    let policies = policies_of(&entries, &opened.keys)?;
     let routes = directory.lines().into_iter().map(|line| {
         let mut keys = Map::new();
         keys.insert("host".to_owned(), line.host.into());
@@ -419,7 +435,9 @@ async fn relocate_name(arguments: &MoveArguments) -> Result<(), Failure> {
              dead, `--force`"
         )));
     }
-    let record: ClaimRecord = read(&entry.value).map_err(Failure::failed)?;
+    let mut record: ClaimRecord = read(&entry.value).map_err(Failure::failed)?;
+    // Which of its control planes has it is the other host's to say.
+    record.plane = None;
     let to = (to.as_str(), write(&record));
     let done = relocate(&*opened.engine, &arguments.name, &before, to).await;
     done.map_err(Failure::failed)
@@ -523,5 +541,32 @@ async fn check(arguments: &ListArguments, output: Output) -> Result<(), Failure>
     match found.len() {
         0 => Ok(()),
         count => Err(Failure::failed(format_args!("{count} findings"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+
+    use super::*;
+
+    #[test]
+    fn a_policy_that_cannot_be_opened_is_not_exported_as_one_that_says_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys");
+        let key = base64::prelude::BASE64_STANDARD.encode([7; 32]);
+        std::fs::write(&path, key).unwrap();
+        let keys = SealKeys::load(&path).unwrap();
+        let key = Key::Policy("inside".to_owned()).text();
+        let entry = Entry {
+            value: keys.seal(&key, b"{\"hsts\":\"1d\"}".to_vec()).unwrap(),
+            key,
+            created: 1,
+            modified: 1,
+        };
+        let entries = [entry];
+        let opened = policies_of(&entries, &keys).ok().unwrap();
+        assert_eq!(opened["inside"]["hsts"], "1d");
+        assert!(policies_of(&entries, &SealKeys::default()).is_err());
     }
 }

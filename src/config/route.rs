@@ -78,6 +78,9 @@ pub struct RoutePolicy {
     /// The same, as a position.
     #[serde(skip)]
     pub plane: PlaneIndex,
+    /// Whether it is not the route's to say: whichever has the instance. So it is with a directory's routes.
+    #[serde(skip)]
+    pub plane_is_open: bool,
     /// Requests at the instance at once.
     pub limits: LimitsConfig,
     /// How long and for what a wake is waited for.
@@ -366,6 +369,7 @@ impl RoutePolicy {
             forwarding: ForwardingConfig::default(),
             hypeman: String::new(),
             plane,
+            plane_is_open: false,
             limits: LimitsConfig::default(),
             wake: RouteWakeConfig::of(wake),
             admission: AdmissionConfig::default(),

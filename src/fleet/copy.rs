@@ -1,14 +1,15 @@
 //! What is in a member's copy of the directory, key by key.
 //!
 //! Guarantees: the oldest claim of a name is the first; a value that cannot be read changes nothing; a
-//! member whose record is gone is remembered with where it was.
+//! member whose record is gone is remembered with where it was, as long as it has something, or is one of
+//! the last so many.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::engine::{Entry, Remembered};
+use super::engine::{Change, Entry, Remembered};
 use super::placement::Member;
 use super::records::{AcceptedRecord, ClaimRecord, Key, MemberRecord, RemovedRecord, read};
 use super::routes::Routes;
@@ -19,7 +20,12 @@ use crate::config::WakeConfig;
 const FREELY: usize = 20;
 
 /// As many of the last changes are remembered.
-pub(super) const LAST: usize = 8;
+const LAST: usize = 8;
+/// As many names of control planes are kept before those that no claim has go.
+const PLANES: usize = 1_024;
+
+/// As many members that fell silent are remembered, of each kind, though they have nothing.
+pub(super) const MOST_SILENT: usize = 256;
 
 /// A host's claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +33,8 @@ pub(super) struct HostClaim {
     pub(super) host: Arc<str>,
     pub(super) id: String,
     pub(super) created: i64,
+    /// Which of the host's control planes has it; none for the first.
+    pub(super) plane: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -34,6 +42,8 @@ pub(super) struct State {
     pub(super) revision: i64,
     /// The last changes that are known: by them another past is noticed.
     pub(super) last: VecDeque<Remembered>,
+    /// The cluster that is known; 0, if none is.
+    pub(super) cluster: u64,
     /// Whether the engine has another past than what is known.
     pub(super) has_other_past: bool,
     /// Whether anything was ever known.
@@ -42,6 +52,8 @@ pub(super) struct State {
     pub(super) claims: HashMap<Box<str>, Vec<HostClaim>>,
     /// The host whose claims alone are remembered.
     pub(super) claims_of: Option<String>,
+    /// The names of control planes that claims have.
+    planes: HashSet<Arc<str>>,
     /// How many names several hosts claim.
     pub(super) claimed_twice: usize,
     /// Names by ids.
@@ -66,11 +78,13 @@ impl State {
         Ok(Self {
             revision: 0,
             last: VecDeque::new(),
+            cluster: 0,
             has_other_past: false,
             is_known: false,
             routes: Routes::new(wake.clone(), hypeman.to_owned(), keys)?,
             claims: HashMap::new(),
             claims_of: None,
+            planes: HashSet::new(),
             claimed_twice: 0,
             names: HashMap::new(),
             nodes: BTreeMap::new(),
@@ -106,7 +120,7 @@ impl State {
             }
             Key::Claim { host, name } => match read::<ClaimRecord>(&entry.value) {
                 Ok(record) => {
-                    self.put_claim(host, name, record.id, entry.created);
+                    self.put_claim(host, name, record, entry.created);
                     None
                 }
                 Err(problem) => Some(problem),
@@ -140,19 +154,52 @@ impl State {
         };
     }
 
-    pub(super) fn put_claim(&mut self, host: &str, name: &str, id: String, created: i64) {
+    fn put_claim(&mut self, host: &str, name: &str, record: ClaimRecord, created: i64) {
         let host: Arc<str> = match self.nodes.get_key_value(host) {
             Some((name, _)) => name.as_str().into(),
             None => host.into(),
         };
-        self.names.insert(id.clone(), name.into());
+        let plane = record.plane.map(|plane| self.plane_name(plane));
+        let id = record.id;
         let all = self.claims.entry(name.into()).or_default();
         let was_twice = all.len() > 1;
-        all.retain(|claim| claim.host != host);
-        all.push(HostClaim { host, id, created });
+        let before = all.iter().position(|claim| claim.host == host);
+        let before = before.map(|index| all.remove(index));
+        forget_id(&mut self.names, before.as_ref(), name, all);
+        self.names.insert(id.clone(), name.into());
+        all.push(HostClaim {
+            host,
+            id,
+            created,
+            plane,
+        });
         self.claimed_twice += usize::from(all.len() > 1 && !was_twice);
         // The oldest has it; of one revision the first by its name.
         all.sort_by(|one, other| (one.created, &one.host).cmp(&(other.created, &other.host)));
+    }
+
+    /// The name, once for all claims that have it.
+    fn plane_name(&mut self, name: String) -> Arc<str> {
+        if let Some(known) = self.planes.get(name.as_str()) {
+            return Arc::clone(known);
+        }
+        if self.planes.len() >= PLANES {
+            self.planes.retain(|plane| Arc::strong_count(plane) > 1);
+        }
+        let plane: Arc<str> = name.into();
+        self.planes.insert(Arc::clone(&plane));
+        plane
+    }
+
+    /// Remembers these as the last changes, and forgets what is older.
+    pub(super) fn remember(&mut self, changes: &[Change]) {
+        let last = changes.iter().skip(changes.len().saturating_sub(LAST));
+        self.last.extend(last.map(Remembered::of));
+        // Spans are told of independently of each other.
+        let last = self.last.make_contiguous();
+        last.sort_by_key(|change| change.revision);
+        let over = self.last.len().saturating_sub(LAST);
+        self.last.drain(..over);
     }
 
     pub(super) fn delete(&mut self, key: &Key, hold: bool) {
@@ -171,17 +218,10 @@ impl State {
         let Some(all) = self.claims.get_mut(name) else {
             return;
         };
-        for gone in all.iter().filter(|claim| &*claim.host == host) {
-            if self
-                .names
-                .get(&gone.id)
-                .is_some_and(|named| &**named == name)
-            {
-                self.names.remove(&gone.id);
-            }
-        }
         let was_twice = all.len() > 1;
-        all.retain(|claim| &*claim.host != host);
+        let gone = all.iter().position(|claim| &*claim.host == host);
+        let gone = gone.map(|index| all.remove(index));
+        forget_id(&mut self.names, gone.as_ref(), name, all);
         self.claimed_twice -= usize::from(was_twice && all.len() <= 1);
         if all.is_empty() {
             self.claims.remove(name);
@@ -206,7 +246,45 @@ impl State {
             let mut silent = Member::clone(member);
             silent.alive = false;
             *member = Arc::new(silent);
+            self.forget_silent(is_front);
         }
+    }
+
+    /// Of members that fell silent and have nothing, no more than so many are remembered: names may be
+    /// another at each start.
+    fn forget_silent(&mut self, is_front: bool) {
+        let members = if is_front { &self.fronts } else { &self.nodes };
+        let silent = || members.iter().filter(|(_, member)| !member.alive);
+        if silent().count() <= MOST_SILENT {
+            return;
+        }
+        let claims = self.claims.values().flatten();
+        let hosts: HashSet<&str> = match is_front {
+            true => HashSet::new(),
+            false => claims.map(|claim| &*claim.host).collect(),
+        };
+        let key = |name: &String| match is_front {
+            true => Key::Front(name.clone()),
+            false => Key::Node(name.clone()),
+        };
+        let written = |name: &String| self.records.get(&key(name)).map(|entry| entry.modified);
+        let without = silent().filter(|(name, _)| !hosts.contains(name.as_str()));
+        let oldest = without
+            .map(|(name, _)| name)
+            .min_by_key(|name| written(name));
+        if let Some(oldest) = oldest.cloned() {
+            self.records.remove(&key(&oldest));
+            self.members_mut(is_front).remove(&oldest);
+        }
+    }
+
+    /// What a host claims by a name, or by an id.
+    pub(super) fn claim_of(&self, host: &str, name: &str) -> Option<&HostClaim> {
+        let by_name = self.claims.get(name);
+        let all = by_name.or_else(|| self.claims.get(self.names.get(name)?))?;
+        let is_meant = |claim: &&HostClaim| by_name.is_some() || claim.id == name;
+        let mut own = all.iter().filter(|claim| &*claim.host == host);
+        own.find(is_meant)
     }
 
     /// The first claim of a name, or of an id; and the name.
@@ -217,6 +295,22 @@ impl State {
         let (claimed, all) = self.claims.get_key_value(self.names.get(name)?)?;
         let claim = all.iter().find(|claim| claim.id == name)?;
         Some((&**claimed, claim))
+    }
+}
+
+/// Forgets the id of a claim of a name, unless others have the same.
+fn forget_id(
+    names: &mut HashMap<String, Box<str>>,
+    gone: Option<&HostClaim>,
+    name: &str,
+    others: &[HostClaim],
+) {
+    let Some(gone) = gone else {
+        return;
+    };
+    let is_its = names.get(&gone.id).is_some_and(|named| **named == *name);
+    if is_its && others.iter().all(|other| other.id != gone.id) {
+        names.remove(&gone.id);
     }
 }
 

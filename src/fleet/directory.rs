@@ -12,10 +12,10 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-use super::copy::{LAST, State, is_too_many};
-use super::engine::{Change, Engine, Entry, Remembered};
+use super::copy::{State, is_too_many};
+use super::engine::{Change, Engine, Entry, Remembered, Span};
 use super::placement::{Claim, Member, Place, Placement, Role};
-use super::records::{ClaimRecord, Key, RemovedRecord, read, unknown_member, write};
+use super::records::{ClaimRecord, Key, RemovedRecord, read, spans_of, unknown_member, write};
 use super::rereads::Rereads;
 use super::routes::RouteLine;
 use super::seal::SealKeys;
@@ -135,6 +135,22 @@ impl Directory {
         self.state().last.iter().cloned().collect()
     }
 
+    /// The keys that this member reads and watches: all of them, or what concerns a node that meets no clients.
+    pub fn spans(&self) -> Vec<Span> {
+        spans_of(self.state().claims_of.as_deref())
+    }
+
+    /// This cluster is the one that is known.
+    pub fn is_of(&self, cluster: u64) {
+        self.state_mut().cluster = cluster;
+    }
+
+    /// Whether this is another cluster than the one that is known.
+    pub fn is_other(&self, cluster: u64) -> bool {
+        let known = self.state().cluster;
+        known != 0 && cluster != 0 && known != cluster
+    }
+
     /// The engine has another past than what is known: it was restored from a backup.
     pub fn doubt(&self) {
         self.state_mut().has_other_past = true;
@@ -153,6 +169,14 @@ impl Directory {
     /// The same as operators see them.
     pub fn lines(&self) -> Vec<RouteLine> {
         self.state().routes.lines()
+    }
+
+    /// Takes over what a file had. Its values are not quite as the engine has them.
+    pub fn restore(&self, entries: &[Entry], revision: i64) -> Applied {
+        let applied = self.replace(entries, revision);
+        let mut state = self.state_mut();
+        state.last.iter_mut().for_each(|change| change.value = None);
+        applied
     }
 
     /// Takes over everything that there is at a revision. What is in force stays so meanwhile.
@@ -219,14 +243,12 @@ impl Directory {
         for key in members.iter().filter(|key| !there.contains(key)) {
             state.delete(key, false);
         }
+        let texts: HashSet<&str> = keys.iter().map(|(_, entry)| entry.key.as_str()).collect();
+        state.problems.retain(|key, _| texts.contains(key.as_str()));
+        state.routes.forget_problems(&texts);
         state.revision = revision;
         let last = entries.iter().max_by_key(|entry| entry.modified);
-        let last = last.map(|entry| Remembered {
-            key: entry.key.clone(),
-            revision: entry.modified,
-            is_deleted: false,
-        });
-        state.last = last.into_iter().collect();
+        state.last = last.map(Remembered::of_entry).into_iter().collect();
         state.is_known = true;
         let held = if hold { gone.len() } else { 0 };
         self.changed.send_replace(revision);
@@ -251,9 +273,10 @@ impl Directory {
         }
         // A route that goes and comes again is not gone.
         let mut gone: HashSet<&str> = HashSet::new();
-        let mut removed = state.removed;
-        let mut is_accepted = false;
-        for change in changes {
+        let (mut removed, mut removed_before) = (state.removed, state.removed);
+        // The place of the last acceptance, and what has gone before it.
+        let (mut accepted, mut meant) = (None, 0);
+        for (place, change) in changes.iter().enumerate() {
             let key = Key::parse(change.key());
             match (change, key) {
                 (Change::Deleted { key, .. }, Some(Key::Route { source, name })) => {
@@ -269,45 +292,45 @@ impl Directory {
                         removed = record.total;
                     }
                 }
-                (Change::Put(_), Some(Key::Accepted)) => is_accepted = true,
+                (Change::Put(_), Some(Key::Accepted)) => {
+                    meant += gone.len();
+                    gone.clear();
+                    (accepted, removed_before) = (Some(place), removed);
+                }
                 (Change::Put(_) | Change::Deleted { .. }, _) => {}
             }
         }
-        let by_hand = usize::try_from(removed.saturating_sub(state.removed)).unwrap_or(usize::MAX);
+        let by_hand = removed.saturating_sub(removed_before);
+        let by_hand = usize::try_from(by_hand).unwrap_or(usize::MAX);
         let by_itself = gone.len().saturating_sub(by_hand);
+        let over = accepted.map_or(0, |_| meant + state.routes.held());
+        if accepted.is_some() {
+            state.lately.clear();
+        }
         let lately: usize = state.lately.iter().map(|(_, count)| count).sum();
-        let known = state.routes.len() + lately;
-        let hold = by_itself > 0
-            && !is_accepted
-            && is_too_many(by_itself + lately, known, self.max_shrink);
+        let known = (state.routes.len() + lately).saturating_sub(over);
+        let hold = by_itself > 0 && is_too_many(by_itself + lately, known, self.max_shrink);
         if by_itself > 0 && !hold {
             state.lately.push_back((now, by_itself));
         }
-        for change in changes {
+        for (place, change) in changes.iter().enumerate() {
             match change {
                 Change::Put(entry) => {
                     state.put(entry);
                 }
                 Change::Deleted { key, .. } => {
                     if let Some(key) = Key::parse(key) {
-                        state.delete(&key, hold);
+                        state.delete(&key, hold && accepted.is_none_or(|at| place > at));
                     }
                 }
             }
+            if accepted == Some(place) {
+                // What goes behind it is not meant by it.
+                state.routes.release();
+            }
             state.revision = state.revision.max(change.revision());
         }
-        let last = changes.iter().skip(changes.len().saturating_sub(LAST));
-        state.last.extend(last.map(|change| Remembered {
-            key: change.key().to_owned(),
-            revision: change.revision(),
-            is_deleted: matches!(change, Change::Deleted { .. }),
-        }));
-        let over = state.last.len().saturating_sub(LAST);
-        state.last.drain(..over);
-        if is_accepted {
-            state.routes.release();
-            state.lately.clear();
-        }
+        state.remember(changes);
         self.changed.send_replace(state.revision);
         Applied {
             routes: state.routes.take_change(),
@@ -339,6 +362,7 @@ impl Directory {
                 .text(),
                 value: write(&ClaimRecord {
                     id: claim.id.clone(),
+                    plane: claim.plane.as_deref().map(str::to_owned),
                     more: serde_json::Map::new(),
                 }),
                 created: claim.created,
@@ -461,6 +485,7 @@ impl Placement for Directory {
                 claim: Claim {
                     id: claim.id.clone(),
                     generation: claim.created,
+                    plane: claim.plane.clone(),
                 },
             },
             Some(_) | None => Place::Unreachable {
@@ -510,6 +535,10 @@ impl Placement for Directory {
             }
         }
         .boxed()
+    }
+
+    fn own_plane(&self, name: &str) -> Option<Arc<str>> {
+        self.state().claim_of(&self.name, name)?.plane.clone()
     }
 
     fn member(&self, name: &str) -> Option<Arc<Member>> {

@@ -5,6 +5,7 @@
 //! a transaction is done whole or not at all.
 
 use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hasher as _};
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -35,6 +36,8 @@ pub struct Page {
     pub entries: Vec<Entry>,
     /// The revision that the engine had when it answered.
     pub revision: i64,
+    /// Which cluster has answered; 0 where that is not known.
+    pub cluster: u64,
     /// Whether there are more.
     pub more: bool,
 }
@@ -50,6 +53,26 @@ pub struct Range {
     pub limit: usize,
     /// At this revision; at the last one, if it is 0.
     pub revision: i64,
+}
+
+/// Keys that are read, and watched, together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// The first.
+    pub from: String,
+    /// The first that is not among them.
+    pub to: String,
+}
+
+/// Keys at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Everything {
+    /// The keys.
+    pub entries: Vec<Entry>,
+    /// The revision at which they were so.
+    pub revision: i64,
+    /// Which cluster has said so; 0 where that is not known.
+    pub cluster: u64,
 }
 
 /// What became of a key.
@@ -84,6 +107,8 @@ pub struct Remembered {
     pub revision: i64,
     /// Whether it was deleted.
     pub is_deleted: bool,
+    /// By what its value is known again; none, if it is not known as the engine has it.
+    pub value: Option<u64>,
 }
 
 /// What a transaction depends on.
@@ -147,8 +172,17 @@ pub trait Engine: Debug + Send + Sync + 'static {
     /// Some keys.
     fn range(&self, range: Range) -> BoxFuture<'_, Result<Page, EngineError>>;
 
+    /// What becomes of the keys of these spans, from `revision` on. The changes of one span come in their order.
+    fn watch_spans(
+        &self,
+        spans: Vec<Span>,
+        revision: i64,
+    ) -> BoxFuture<'_, Result<Watch, EngineError>>;
+
     /// What becomes of the keys that begin with `prefix`, from `revision` on.
-    fn watch(&self, prefix: String, revision: i64) -> BoxFuture<'_, Result<Watch, EngineError>>;
+    fn watch(&self, prefix: String, revision: i64) -> BoxFuture<'_, Result<Watch, EngineError>> {
+        self.watch_spans(vec![Span::of(&prefix)], revision)
+    }
 
     /// Does everything or nothing.
     fn commit(
@@ -165,6 +199,65 @@ pub trait Engine: Debug + Send + Sync + 'static {
 
     /// Ends a lease, and its keys with it.
     fn revoke(&self, lease: i64) -> BoxFuture<'_, Result<(), EngineError>>;
+}
+
+// === impl Span ===
+
+impl Span {
+    /// All keys that begin so.
+    pub fn of(prefix: &str) -> Self {
+        Self {
+            from: prefix.to_owned(),
+            to: end_of(prefix),
+        }
+    }
+
+    /// Whether a key is among them.
+    pub fn has(&self, key: &str) -> bool {
+        *self.from <= *key && *key < *self.to
+    }
+}
+
+// === impl Remembered ===
+
+impl Remembered {
+    /// A change as the engine has told it.
+    pub fn of(change: &Change) -> Self {
+        let value = match change {
+            Change::Put(entry) => Some(mark_of(&entry.value)),
+            Change::Deleted { .. } => None,
+        };
+        Self {
+            key: change.key().to_owned(),
+            revision: change.revision(),
+            is_deleted: matches!(change, Change::Deleted { .. }),
+            value,
+        }
+    }
+
+    /// The last change of a key that is there.
+    pub fn of_entry(entry: &Entry) -> Self {
+        Self {
+            key: entry.key.clone(),
+            revision: entry.modified,
+            is_deleted: false,
+            value: Some(mark_of(&entry.value)),
+        }
+    }
+
+    fn is(&self, entry: &Entry) -> bool {
+        entry.modified == self.revision
+            && self
+                .value
+                .is_none_or(|value| value == mark_of(&entry.value))
+    }
+}
+
+/// By what a value is known again.
+fn mark_of(value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(value);
+    hasher.finish()
 }
 
 // === impl Change ===
@@ -202,26 +295,50 @@ pub fn end_of(prefix: &str) -> String {
 
 /// Every key that begins with `prefix`, read in pages at one revision, and that revision.
 pub async fn read_all(engine: &dyn Engine, prefix: &str) -> Result<(Vec<Entry>, i64), EngineError> {
-    let (mut all, mut revision) = (Vec::new(), 0);
-    let mut range = Range {
-        from: prefix.to_owned(),
-        to: end_of(prefix),
-        limit: PAGE,
-        revision: 0,
-    };
-    loop {
-        let page = engine.range(range.clone()).await?;
-        if revision == 0 {
-            revision = page.revision;
-            range.revision = revision;
+    let read = read_spans(engine, &[Span::of(prefix)]).await?;
+    Ok((read.entries, read.revision))
+}
+
+/// Every key of these spans, read in pages at one revision.
+pub async fn read_spans(engine: &dyn Engine, spans: &[Span]) -> Result<Everything, EngineError> {
+    let mut all = Everything::default();
+    for span in spans {
+        let mut from = span.from.clone();
+        loop {
+            let range = Range {
+                from,
+                to: span.to.clone(),
+                limit: PAGE,
+                revision: all.revision,
+            };
+            let page = engine.range(range).await?;
+            if all.revision == 0 {
+                (all.revision, all.cluster) = (page.revision, page.cluster);
+            }
+            let last = page.entries.last().map(|entry| entry.key.clone());
+            all.entries.extend(page.entries);
+            match last.filter(|_| page.more) {
+                // The next key there could be.
+                Some(last) => from = format!("{last}\0"),
+                None => break,
+            }
         }
-        let last = page.entries.last().map(|entry| entry.key.clone());
-        all.extend(page.entries);
-        match last.filter(|_| page.more) {
-            // The next key there could be.
-            Some(last) => range.from = format!("{last}\0"),
-            None => return Ok((all, revision)),
-        }
+    }
+    Ok(all)
+}
+
+/// How far the engine is, and which cluster it is.
+pub async fn stands(engine: &dyn Engine, key: &str) -> Result<(i64, u64), EngineError> {
+    let page = engine.range(only(key, 0)).await?;
+    Ok((page.revision, page.cluster))
+}
+
+fn only(key: &str, revision: i64) -> Range {
+    Range {
+        from: key.to_owned(),
+        to: format!("{key}\0"),
+        limit: 1,
+        revision,
     }
 }
 
@@ -231,13 +348,7 @@ async fn read_then(
     key: &str,
     revision: i64,
 ) -> Result<Option<Entry>, EngineError> {
-    let range = Range {
-        from: key.to_owned(),
-        to: format!("{key}\0"),
-        limit: 1,
-        revision,
-    };
-    match engine.range(range).await {
+    match engine.range(only(key, revision)).await {
         Ok(page) => Ok(page.entries.into_iter().next()),
         Err(EngineError::Refused(_)) => Ok(None),
         Err(error) => Err(error),
@@ -254,22 +365,16 @@ pub async fn remembers(engine: &dyn Engine, change: &Remembered) -> Result<bool,
     }
     // What is there now is remembered however much was forgotten.
     match read_one(engine, key).await?.0 {
-        Some(entry) if entry.modified == *revision => return Ok(true),
+        Some(entry) if entry.modified == *revision => return Ok(change.is(&entry)),
         Some(entry) if entry.modified < *revision => return Ok(false),
         Some(_) | None => {}
     }
     let then = read_then(engine, key, *revision).await?;
-    Ok(then.is_some_and(|entry| entry.modified == *revision))
+    Ok(then.is_some_and(|entry| change.is(&entry)))
 }
 
 /// One key.
 pub async fn read_one(engine: &dyn Engine, key: &str) -> Result<(Option<Entry>, i64), EngineError> {
-    let range = Range {
-        from: key.to_owned(),
-        to: format!("{key}\0"),
-        limit: 1,
-        revision: 0,
-    };
-    let page = engine.range(range).await?;
+    let page = engine.range(only(key, 0)).await?;
     Ok((page.entries.into_iter().next(), page.revision))
 }

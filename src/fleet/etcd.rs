@@ -18,7 +18,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 
 use super::engine::{
     Change, Compare, Engine, EngineError, Entry, MOST_OPERATIONS, News, Operation, Outcome, Page,
-    Range, Watch, end_of,
+    Range, Span, Watch,
 };
 use crate::config::{FleetConfig, Secret};
 
@@ -29,6 +29,9 @@ const CONNECT: Duration = Duration::from_secs(1);
 const BEAT: Duration = Duration::from_secs(2);
 /// The longest answer of a watch; a page of 1000 keys is a few megabytes at most.
 const LONGEST_LINE: usize = 64 * 1024 * 1024;
+
+/// What is said of an answer that cannot be made anything of.
+const NOT_ETCD: &str = "an answer that is not etcd's";
 
 /// etcd.
 pub struct EtcdEngine(Arc<Client>);
@@ -67,6 +70,13 @@ fn number(value: &Value) -> i64 {
     text.or_else(|| value.as_i64()).unwrap_or(0)
 }
 
+/// A cluster's number, which needs all of its bits.
+fn cluster(answer: &Value) -> u64 {
+    let value = field(answer, "/header/cluster_id");
+    let text = value.as_str().and_then(|text| text.parse().ok());
+    text.or_else(|| value.as_u64()).unwrap_or(0)
+}
+
 fn entry(value: &Value) -> Option<Entry> {
     Some(Entry {
         // What is no text is no key of ours.
@@ -91,7 +101,7 @@ fn refusal(status: u16, body: &str) -> Refusal {
     let text = ["message", "error"]
         .into_iter()
         .find_map(|key| value.get(key)?.as_str())
-        .unwrap_or("an answer that is not etcd's");
+        .unwrap_or(NOT_ETCD);
     let code = ["code", "grpc_code"]
         .into_iter()
         .find_map(|key| value.get(key)?.as_i64());
@@ -215,14 +225,17 @@ impl Client {
         &self,
         index: usize,
         path: &str,
-        body: &Value,
+        body: String,
     ) -> Result<reqwest::Response, Refusal> {
         let endpoint = self
             .endpoints
             .get(index)
             .map(String::as_str)
             .unwrap_or_default();
-        let mut request = self.http.post(format!("{endpoint}{path}")).json(body);
+        let mut request = self.http.post(format!("{endpoint}{path}"));
+        request = request
+            .header("content-type", "application/json")
+            .body(body);
         let token = self
             .token
             .lock()
@@ -249,11 +262,16 @@ impl Client {
     }
 
     async fn once(&self, index: usize, path: &str, body: &Value) -> Result<Value, Refusal> {
-        let response = self.send(index, path, body).await?;
+        let response = self.send(index, path, body.to_string()).await?;
         let bytes = response.bytes().await;
         let bytes = bytes.map_err(|error| Refusal::Away(error.to_string()))?;
-        let answer = serde_json::from_slice(&bytes);
-        answer.map_err(|_| Refusal::Away("an answer that is not etcd's".to_owned()))
+        let answer = serde_json::from_slice(&bytes).ok();
+        // Whatever else stands at the address may say yes to everything: an answer in which nothing is
+        // must not look as if nothing were there.
+        let answer = answer.filter(|answer: &Value| {
+            !path.starts_with("/v3/kv/") || number(field(answer, "/header/revision")) > 0
+        });
+        answer.ok_or_else(|| Refusal::Away(NOT_ETCD.to_owned()))
     }
 
     /// Whether this member is one of a quorum, and its revision.
@@ -368,19 +386,29 @@ impl Engine for EtcdEngine {
             Ok(Page {
                 entries: found.iter().filter_map(entry).collect(),
                 revision: number(field(&answer, "/header/revision")),
+                cluster: cluster(&answer),
                 more: field(&answer, "/more").as_bool().unwrap_or_default(),
             })
         }
         .boxed()
     }
 
-    fn watch(&self, prefix: String, revision: i64) -> BoxFuture<'_, Result<Watch, EngineError>> {
+    fn watch_spans(
+        &self,
+        spans: Vec<Span>,
+        revision: i64,
+    ) -> BoxFuture<'_, Result<Watch, EngineError>> {
         async move {
-            let body = json!({ "create_request": {
-                "key": encode(&prefix),
-                "range_end": encode(end_of(&prefix)),
-                "start_revision": revision.to_string(),
-            }});
+            // Several on one stream; their events come in their order, each span's for itself.
+            let asked = spans.iter().map(|span| {
+                let create = json!({ "create_request": {
+                    "key": encode(&span.from),
+                    "range_end": encode(&span.to),
+                    "start_revision": revision.to_string(),
+                }});
+                create.to_string()
+            });
+            let body = asked.collect::<Vec<_>>().join("\n");
             let first = self.0.current.load(Ordering::Relaxed);
             let mut said = String::new();
             for offset in 0..self.0.endpoints.len() {
@@ -389,7 +417,7 @@ impl Engine for EtcdEngine {
                 // logs in.
                 let opening = async {
                     self.0.look_at(index).await?;
-                    let sent = self.0.send(index, "/v3/watch", &body).await;
+                    let sent = self.0.send(index, "/v3/watch", body.clone()).await;
                     sent.map_err(|refused| match refused {
                         Refusal::Final(error) => error,
                         Refusal::Away(text) => EngineError::Unavailable(text),
@@ -488,7 +516,11 @@ impl Engine for EtcdEngine {
         async move {
             let body = json!({ "TTL": seconds.to_string() });
             let answer = self.0.call("/v3/lease/grant", &body).await?;
-            Ok(number(field(&answer, "/ID")))
+            match number(field(&answer, "/ID")) {
+                // A key with that lease would never go.
+                0 => Err(EngineError::Unavailable(NOT_ETCD.to_owned())),
+                lease => Ok(lease),
+            }
         }
         .boxed()
     }
@@ -508,5 +540,45 @@ impl Engine for EtcdEngine {
             self.0.call("/v3/lease/revoke", &body).await.map(drop)
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::fleet::engine::read_all;
+
+    #[tokio::test]
+    async fn what_says_yes_to_everything_is_not_an_empty_directory_nor_a_lease_for_ever() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 4096];
+                let _some = stream.read(&mut request).await;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}";
+                let _gone = stream.write_all(answer).await;
+            }
+        };
+        let config = FleetConfig {
+            endpoints: vec![format!("http://{address}")],
+            ..FleetConfig::default()
+        };
+        let engine = EtcdEngine::new(&config).unwrap();
+        let asking = async {
+            let unavailable = |error| matches!(error, Some(EngineError::Unavailable(_)));
+            assert!(unavailable(read_all(&engine, "/wakegate/").await.err()));
+            let done = engine.commit(Vec::new(), Vec::new()).await;
+            assert!(unavailable(done.err()));
+            assert!(unavailable(engine.grant(30).await.err()));
+        };
+        tokio::select! {
+            () = serving => {}
+            () = asking => {}
+        }
     }
 }

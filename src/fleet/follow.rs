@@ -12,8 +12,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use super::directory::{Applied, Directory};
-use super::engine::{Engine, EngineError, News, read_all, remembers};
-use super::records::PREFIX;
+use super::engine::{Change, Engine, EngineError, News, Span, read_spans, remembers, stands};
+use super::records::Key;
 use super::seal::SealKeys;
 use crate::backoff::Backoff;
 
@@ -29,9 +29,18 @@ pub type Step<'s> = &'s mut (dyn FnMut() -> Applied + Send);
 pub trait Sink: Send + Sync + 'static {
     /// Makes the step and takes over what it says. May take a while.
     fn take(&self, step: Step<'_>);
+
+    /// Whether that takes so little time that it needs no thread of its own.
+    fn is_quick(&self) -> bool {
+        false
+    }
 }
 
 async fn hand<F: FnOnce() -> Applied + Send + 'static>(sink: &Arc<dyn Sink>, step: F) {
+    if sink.is_quick() {
+        let mut step = Some(step);
+        return sink.take(&mut || step.take().map(|step| step()).unwrap_or_default());
+    }
     let sink = Arc::clone(sink);
     let taken = spawn_blocking(move || {
         let mut step = Some(step);
@@ -76,8 +85,8 @@ pub async fn follow_keys(directory: Arc<Directory>, path: PathBuf, sink: Arc<dyn
 /// Follows the engine; never ends.
 pub async fn follow(directory: Arc<Directory>, sink: Arc<dyn Sink>) {
     let mut pauses = PAUSES.pauses();
-    // From which revision on to watch; none, if everything is to be read.
-    let mut next: Option<i64> = None;
+    // From which revision on to watch each span; none, if everything is to be read.
+    let mut next: Option<Vec<i64>> = None;
     let mut was_away = false;
     loop {
         let ended = round(&directory, &sink, &mut next, &mut was_away, &mut pauses).await;
@@ -101,30 +110,34 @@ pub async fn follow(directory: Arc<Directory>, sink: Arc<dyn Sink>) {
 async fn round(
     directory: &Arc<Directory>,
     sink: &Arc<dyn Sink>,
-    next: &mut Option<i64>,
+    next: &mut Option<Vec<i64>>,
     was_away: &mut bool,
     pauses: &mut crate::backoff::Pauses,
 ) -> EngineError {
     let engine = Arc::clone(directory.engine());
-    let from = match *next {
-        Some(from) => from,
+    let spans = directory.spans();
+    let mut from = match next {
+        Some(from) => from.clone(),
         None => {
-            let (entries, revision) = match read_all(&*engine, PREFIX).await {
+            let read = match read_spans(&*engine, &spans).await {
                 Ok(read) => read,
                 Err(error) => return error,
             };
             directory.hear();
+            let (entries, revision) = (read.entries, read.revision);
             if matches!(has_same_past(directory, &*engine).await, Ok(false)) {
                 directory.doubt();
             }
             let copy = Arc::clone(directory);
             hand(sink, move || tell(copy.replace(&entries, revision))).await;
+            directory.is_of(read.cluster);
             // Until a change is heard there is nothing by which another past would be noticed later: if
             // this watch ends before, everything is read again.
-            revision + 1
+            vec![revision + 1; spans.len()]
         }
     };
-    let mut news = match engine.watch(PREFIX.to_owned(), from).await {
+    let first = from.iter().min().copied().unwrap_or_default();
+    let mut news = match engine.watch_spans(spans.clone(), first).await {
         Ok(news) => news,
         Err(error) => return error,
     };
@@ -134,7 +147,7 @@ async fn round(
         Ok(true) => {}
         Ok(false) => {
             directory.doubt();
-            return EngineError::Compacted(from);
+            return EngineError::Compacted(first);
         }
         Err(error) => return error,
     }
@@ -162,9 +175,11 @@ async fn round(
                 }
             }
             News::Changes(changes) => {
-                if let Some(last) = changes.iter().map(super::engine::Change::revision).max() {
-                    *next = Some(last + 1);
+                let changes = only_new(changes, &spans, &mut from);
+                if changes.is_empty() {
+                    continue;
                 }
+                *next = Some(from.clone());
                 let copy = Arc::clone(directory);
                 hand(sink, move || tell(copy.apply(&changes))).await;
             }
@@ -173,8 +188,27 @@ async fn round(
     EngineError::Unavailable("the watch ended".to_owned())
 }
 
-/// Whether the engine remembers what is known of the last changes.
+/// The changes without those that are known: one watch of several spans begins where the last of them was left,
+/// and spans are told of independently of each other.
+fn only_new(mut changes: Vec<Change>, spans: &[Span], from: &mut [i64]) -> Vec<Change> {
+    let span_of = |change: &Change| spans.iter().position(|span| span.has(change.key()));
+    let next = |from: &[i64], change: &Change| span_of(change).and_then(|at| from.get(at).copied());
+    changes.retain(|change| next(from, change).is_some_and(|next| change.revision() >= next));
+    for change in &changes {
+        if let Some(next) = span_of(change).and_then(|at| from.get_mut(at)) {
+            *next = (*next).max(change.revision() + 1);
+        }
+    }
+    changes
+}
+
+/// Whether the engine is still the one that is known: no other cluster, as far as it was, with what is known of the
+/// last changes. One that was restored from a backup may lack few changes, and have made others since.
 async fn has_same_past(directory: &Directory, engine: &dyn Engine) -> Result<bool, EngineError> {
+    let (revision, cluster) = stands(engine, &Key::Accepted.text()).await?;
+    if revision < directory.known() || directory.is_other(cluster) {
+        return Ok(false);
+    }
     // The last one is the least that another past has had.
     for change in directory.last_changes().iter().rev() {
         match remembers(engine, change).await {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::engine::{
     Change, Compare, Engine, EngineError, Entry, MOST_OPERATIONS, News, Operation, Outcome, Page,
-    Range, Watch,
+    Range, Span, Watch,
 };
 
 /// How often a watch says that it is alive.
@@ -63,6 +63,8 @@ struct Shared {
     faults: Mutex<Faults>,
     /// How often keys were asked for.
     reads: AtomicUsize,
+    /// How many keys and changes were given to whoever reads and watches.
+    given: AtomicUsize,
     /// The revision and how often watches were broken.
     changed: watch::Sender<(i64, u64)>,
 }
@@ -174,6 +176,10 @@ impl Store {
     }
 }
 
+fn is_among(spans: &[Span], key: &str) -> bool {
+    spans.iter().any(|span| span.has(key))
+}
+
 fn apply(keys: &mut BTreeMap<String, Entry>, change: Change) {
     match change {
         Change::Put(entry) => {
@@ -198,6 +204,7 @@ impl MemoryEngine {
             store: Mutex::new(store),
             faults: Mutex::default(),
             reads: AtomicUsize::new(0),
+            given: AtomicUsize::new(0),
             changed: watch::Sender::new((1, 0)),
         }))
     }
@@ -205,6 +212,11 @@ impl MemoryEngine {
     /// How often keys were asked for so far.
     pub fn reads(&self) -> usize {
         self.0.reads.load(Ordering::Relaxed)
+    }
+
+    /// How many keys and changes were given to whoever reads and watches so far.
+    pub fn given(&self) -> usize {
+        self.0.given.load(Ordering::Relaxed)
     }
 
     /// What goes wrong from now on.
@@ -306,26 +318,32 @@ impl Engine for MemoryEngine {
                 }
             };
             let more = found.len() > range.limit;
-            let entries = found.into_iter().take(range.limit).collect();
+            let entries: Vec<Entry> = found.into_iter().take(range.limit).collect();
+            self.0.given.fetch_add(entries.len(), Ordering::Relaxed);
             Ok(Page {
                 entries,
                 revision,
+                cluster: 0,
                 more,
             })
         }
         .boxed()
     }
 
-    fn watch(&self, prefix: String, revision: i64) -> BoxFuture<'_, Result<Watch, EngineError>> {
+    fn watch_spans(
+        &self,
+        spans: Vec<Span>,
+        revision: i64,
+    ) -> BoxFuture<'_, Result<Watch, EngineError>> {
         async move {
             self.ready().await?;
             let engine = self.clone();
             let mut changed = self.0.changed.subscribe();
             let broken = changed.borrow_and_update().1;
-            let first = (engine, changed, prefix, revision, Some(broken));
+            let first = (engine, changed, spans, revision, Some(broken));
             let news = stream::unfold(
                 first,
-                |(engine, mut changed, prefix, next, broken)| async move {
+                |(engine, mut changed, spans, next, broken)| async move {
                     let broken = broken?;
                     let failed = |error| Some((Err(error), None));
                     let (outcome, next) = loop {
@@ -340,9 +358,9 @@ impl Engine for MemoryEngine {
                             if next <= store.compacted && store.compacted != 0 && next != 0 {
                                 break (failed(EngineError::Compacted(store.compacted)), next);
                             }
-                            let later = store.history.iter().filter(|(at, _)| *at >= next);
-                            let ours =
-                                later.filter(|(_, change)| change.key().starts_with(&prefix));
+                            let first = store.history.partition_point(|(at, _)| *at < next);
+                            let later = store.history.range(first..);
+                            let ours = later.filter(|(_, change)| is_among(&spans, change.key()));
                             let found: Vec<Change> =
                                 ours.map(|(_, change)| change.clone()).collect();
                             let lease = store.leases.values().map(|(_, end)| *end).min();
@@ -350,6 +368,7 @@ impl Engine for MemoryEngine {
                         };
                         let (revision, lease) = end;
                         if !found.is_empty() {
+                            engine.0.given.fetch_add(found.len(), Ordering::Relaxed);
                             break (Some((Ok(News::Changes(found)), Some(broken))), revision + 1);
                         }
                         let next = next.max(revision + 1);
@@ -370,7 +389,7 @@ impl Engine for MemoryEngine {
                         }
                     };
                     let (item, broken) = outcome?;
-                    Some((item, (engine, changed, prefix, next, broken)))
+                    Some((item, (engine, changed, spans, next, broken)))
                 },
             );
             Ok(news.boxed())

@@ -45,6 +45,8 @@ pub struct Claim {
     pub id: String,
     /// The revision of the directory at which the claim was made: the fence, and who is older.
     pub generation: i64,
+    /// Which of the host's control planes has it, by its name there; none for the first.
+    pub plane: Option<Arc<str>>,
 }
 
 /// Where a name's instance is.
@@ -76,6 +78,12 @@ pub trait Placement: Debug + Send + Sync {
     /// The same after the directory was read anew (linearizable), within a second or so; what is in
     /// memory if the directory does not answer.
     fn read_again<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Place>;
+
+    /// Which of this host's own control planes has a name, as it is published; none for the first, and for
+    /// what is not published.
+    fn own_plane(&self, _name: &str) -> Option<Arc<str>> {
+        None
+    }
 
     /// A member by its name; a node rather than a front, where both have that name.
     fn member(&self, name: &str) -> Option<Arc<Member>>;

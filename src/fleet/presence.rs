@@ -11,8 +11,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::directory::Directory;
-use super::engine::{Compare, Engine, EngineError, Operation};
-use super::records::{Key, MemberRecord, write};
+use super::engine::{Compare, Engine, EngineError, Entry, Operation, read_one};
+use super::records::{Key, MemberRecord, read, write};
 
 /// How long a member that is silent counts as alive.
 const LEASE: i64 = 30;
@@ -91,7 +91,7 @@ impl Presence {
                 // nobody follows the directory.
                 let is_there = self.record.draining || self.directory.is_alive(&self.key);
                 if !is_there && let Some(lease) = self.lease {
-                    let _again = self.write(Vec::new(), lease).await;
+                    let _again = self.announce(lease).await;
                 }
             }
             Ok(false) => match self.begin().await {
@@ -113,13 +113,29 @@ impl Presence {
 
     async fn begin(&mut self) -> Result<i64, EngineError> {
         let lease = self.engine.grant(LEASE).await?;
-        // Whoever drains has perhaps a successor already.
-        let compares = match self.record.draining {
-            true => vec![Compare::Absent(self.key.text())],
-            false => Vec::new(),
-        };
-        self.write(compares, lease).await?;
+        self.announce(lease).await?;
         Ok(lease)
+    }
+
+    /// Writes the record, unless another process has taken over: whoever drains, or was given up, has
+    /// perhaps a successor already; whoever starts is one.
+    async fn announce(&mut self, lease: i64) -> Result<(), EngineError> {
+        let key = self.key.text();
+        let compares = match (self.record.draining, self.lease) {
+            (true, _) => vec![Compare::Absent(key)],
+            (false, None) => Vec::new(),
+            (false, Some(_)) => match read_one(&*self.engine, &key).await?.0 {
+                None => vec![Compare::Absent(key)],
+                Some(there) if self.is_own(&there) => vec![Compare::Modified(key, there.modified)],
+                Some(_) => return Ok(()),
+            },
+        };
+        self.write(compares, lease).await
+    }
+
+    /// Whether this process has written it.
+    fn is_own(&self, there: &Entry) -> bool {
+        read::<MemberRecord>(&there.value).is_ok_and(|record| record.boot == self.record.boot)
     }
 
     async fn say_draining(&mut self) {
@@ -151,9 +167,7 @@ mod tests {
     use super::*;
     use crate::config::{FleetConfig, WakeConfig};
     use crate::fleet::directory::Own;
-    use crate::fleet::engine::read_one;
     use crate::fleet::memory::{Faults, MemoryEngine};
-    use crate::fleet::records::read;
 
     struct Kept {
         ending: Ending,
@@ -229,6 +243,27 @@ mod tests {
         assert_eq!(there(&engine).await, Some(("after".to_owned(), false)));
         after.ending.ended.cancel();
         after.task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_was_given_up_does_not_take_its_successors_record_over() {
+        let engine = MemoryEngine::new();
+        let before = keep(&engine, "before");
+        settle().await;
+        let after = keep(&engine, "after");
+        settle().await;
+        // The first lease is the first process'.
+        engine.revoke(1).await.unwrap();
+        sleep(KEEP_ALIVE * 2).await;
+        assert_eq!(there(&engine).await, Some(("after".to_owned(), false)));
+        // Alone it is announced anew.
+        after.ending.ended.cancel();
+        after.task.await.unwrap();
+        assert_eq!(there(&engine).await, None);
+        sleep(KEEP_ALIVE * 2).await;
+        assert_eq!(there(&engine).await, Some(("before".to_owned(), false)));
+        before.ending.ended.cancel();
+        before.task.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

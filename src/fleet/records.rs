@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::engine::{Span, end_of};
 use super::placement::{Member, Role};
 
 /// What all keys begin with.
@@ -61,10 +62,13 @@ pub struct RouteRecord {
 }
 
 /// The value of a claim.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClaimRecord {
     /// The instance's id.
     pub id: String,
+    /// Which of the host's `[[hypeman]]` has it, by its name there; none for the first.
+    #[serde(default, rename = "hypeman", skip_serializing_if = "Option::is_none")]
+    pub plane: Option<String>,
     /// What another version says.
     #[serde(flatten)]
     pub more: Map<String, Value>,
@@ -184,6 +188,23 @@ impl Key {
             Self::Accepted => format!("{PREFIX}m/accepted"),
         }
     }
+}
+
+/// The keys that concern a member: all, or of other hosts' claims none, but `own`'s alone.
+pub fn spans_of(own: Option<&str>) -> Vec<Span> {
+    let Some(own) = own else {
+        return vec![Span::of(PREFIX)];
+    };
+    let between = |first: &str, last: &str| Span {
+        from: format!("{PREFIX}{first}/"),
+        to: end_of(&format!("{PREFIX}{last}/")),
+    };
+    // Members; what it claims; the counters of routes, policies, and routes.
+    vec![
+        between("g", "h"),
+        Span::of(&claims_of(own)),
+        between("m", "r"),
+    ]
 }
 
 /// The beginning of the keys of a host's claims.

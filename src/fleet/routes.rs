@@ -153,6 +153,13 @@ impl Routes {
         all.is_some_and(|all| all.iter().any(|one| &*one.source == source && !one.is_held))
     }
 
+    /// What is wrong with policies that are not there any more is wrong no longer.
+    pub(super) fn forget_problems(&mut self, there: &HashSet<&str>) {
+        let is_policy = |key: &str| matches!(Key::parse(key), Some(Key::Policy(_)));
+        self.problems
+            .retain(|key, _| there.contains(key.as_str()) || !is_policy(key));
+    }
+
     fn touch(&mut self, name: &str) {
         if self.before.contains_key(name) {
             return;

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 
 use crate::names::ClientNetwork;
 
@@ -36,12 +36,13 @@ impl Clients {
             one @ IpAddr::V4(_) => Client::One(one),
             many @ IpAddr::V6(_) => Client::Network(many.into()),
         };
-        let mut count = self.0.entry(client).or_default();
-        if *count >= limit {
-            return None;
+        match self.0.entry(client) {
+            Entry::Occupied(count) if *count.get() >= limit => return None,
+            Entry::Occupied(mut count) => *count.get_mut() += 1,
+            // Nobody is remembered who is not let in.
+            Entry::Vacant(_) if limit == 0 => return None,
+            Entry::Vacant(place) => drop(place.insert(1)),
         }
-        *count += 1;
-        drop(count);
         let clients = self.clone();
         Some(Share { clients, client })
     }
@@ -76,8 +77,9 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_zero_lets_nobody_in_and_remembers_nobody_for_long() {
+    fn a_limit_of_zero_lets_nobody_in_and_remembers_nobody() {
         let clients = Clients::default();
         assert!(clients.enter(IpAddr::from([192, 0, 2, 1]), 0).is_none());
+        assert!(clients.0.is_empty());
     }
 }

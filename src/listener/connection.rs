@@ -219,9 +219,10 @@ fn serving<'a, S: Service>(
             http::serve_h1(stream, from, service, config, own, drain)
         }
         Opened::Raw(raw) => Box::pin(async move {
+            let buffers = shared.buffers.of(raw.from.client.ip());
             drain
                 .cut()
-                .run_until_cancelled(service.proxy_tcp(raw))
+                .run_until_cancelled(service.proxy_tcp(raw, buffers))
                 .await;
             Ok(())
         }),

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use super::certificates::Certificates;
 use crate::client::{ClientRequest, Refusal};
 use crate::fleet::PeerName;
-use crate::flow::{PeekStream, SendTimeout};
+use crate::flow::{ClientBuffers, PeekStream, SendTimeout};
 
 /// The client's side of a request's connection.
 pub struct Downstream {
@@ -115,8 +115,12 @@ pub trait Service: Clone + Send + Sync + 'static {
     /// Answers what is no request; the connection ends with the answer.
     fn refuse(&self, refusal: Refusal, from: &Downstream) -> Response<Self::Body>;
 
-    /// Passes a connection on, until it ends.
-    fn proxy_tcp(&self, connection: RawConnection) -> impl Future<Output = ()> + Send;
+    /// Passes a connection on, until it ends. What it has in memory is counted on its client's side.
+    fn proxy_tcp(
+        &self,
+        connection: RawConnection,
+        buffers: ClientBuffers,
+    ) -> impl Future<Output = ()> + Send;
 }
 
 // === impl TlsSession ===

@@ -1,16 +1,19 @@
-//! Which names were asked for anew, since another member of the fleet has meant another instance.
+//! The instance that another member of the fleet means, and which names were asked for anew for that.
 //!
-//! Guarantees: a name is asked for anew at most once in [`PAUSE`], however many requests mean another
+//! Guarantees: what is found has the id that is meant, or nothing is found; a name is asked for anew at most once in [`PAUSE`], however many requests mean another
 //! instance; no more than [`MOST`] names are remembered.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::error::ProxyError;
 use crate::names::PlaneIndex;
-use hypeman::InstanceRef;
+use crate::wake::{Dialer, Instance, WakeError, Wakes};
+use hypeman::{ControlPlane, InstanceRef};
 
 /// Between two questions for one name.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -19,7 +22,7 @@ const MOST: usize = 1024;
 
 /// The names, and when they were asked for.
 #[derive(Debug, Default)]
-pub(super) struct AskedAnew(Mutex<HashMap<(PlaneIndex, InstanceRef), Instant>>);
+pub struct AskedAnew(Mutex<HashMap<(PlaneIndex, InstanceRef), Instant>>);
 
 // === impl AskedAnew ===
 
@@ -39,6 +42,36 @@ impl AskedAnew {
         }
         asked.insert(key, now);
         true
+    }
+}
+
+/// The instance that another member of the fleet says is here, with this id if it knows that. The control
+/// plane's word is the truth; a client cannot guess by way of another member.
+pub async fn find_claimed<P: ControlPlane, R: Dialer>(
+    wakes: &Arc<Wakes<P, R>>,
+    asked: &AskedAnew,
+    (plane, name): (PlaneIndex, &InstanceRef),
+    id: Option<&str>,
+    (patience, client): (Duration, IpAddr),
+) -> Result<Arc<Instance<R::Stream>>, ProxyError> {
+    let is_meant =
+        |instance: &Instance<R::Stream>| id.is_none_or(|id| instance.id().as_str() == id);
+    let mut found = match wakes.cached(plane, name) {
+        Some(instance) => Ok(instance),
+        None => Box::pin(wakes.find(plane, name, patience, client)).await,
+    };
+    if let Ok(instance) = &found
+        && !is_meant(instance)
+        && asked.may_ask(plane, name)
+    {
+        // It may have been deleted and made anew, and its name be known from before.
+        wakes.forget_meaning(plane, name, instance.id());
+        found = Box::pin(wakes.find(plane, name, patience, client)).await;
+    }
+    match found {
+        Ok(instance) if is_meant(&instance) => Ok(instance),
+        Ok(_) | Err(WakeError::NotFound) => Err(ProxyError::Misplaced),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -19,6 +19,7 @@ use super::peer_facts::{FromPeer, PeerFacts};
 use crate::acme::AcmeStore;
 use crate::config::ReadyWhen;
 use crate::config::{ResponseConfig, RouteConfig, ServerConfig};
+use crate::flow::ClientBuffers;
 use crate::hold::Hold;
 use crate::instance_tls::{TlsHop, TlsProfiles};
 use crate::names::RequestId;
@@ -42,6 +43,9 @@ pub struct Arrival<'a> {
     pub from_peer: Option<&'a FromPeer>,
     /// Whether another proxy only asks where the request's instance is.
     pub is_asking: bool,
+    /// Its client's side of the budget of bytes in memory, of a connection that is passed on as it is; requests
+    /// bring their own.
+    pub buffers: Option<&'a ClientBuffers>,
     /// The cache of what earlier requests of the connection have found out.
     pub cache: &'a ConnectionCache,
     /// Whether the connection may carry requests for a host.

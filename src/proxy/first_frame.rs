@@ -35,6 +35,7 @@ use super::transaction::{ExtraFields, Transaction};
 use super::tunnel_places::TunnelPlace;
 use crate::client::ClientUpgrade;
 use crate::config::TunnelWake;
+use crate::flow::ClientBuffers;
 use crate::hold::Slot;
 use crate::instance_tls::InstanceStream;
 use crate::telemetry::{Trace, TunnelEnd, TunnelState};
@@ -70,6 +71,8 @@ struct Wake<P> {
     offer: Offer,
     /// The subprotocol that both sides speak.
     subprotocol: Option<HeaderValue>,
+    /// Its client's part of the gateway's budget.
+    buffers: Option<ClientBuffers>,
 }
 
 /// The instance's side, when it has switched.
@@ -148,6 +151,7 @@ impl<P: ControlPlane> Gateway<P> {
         }
         *extra = ExtraFields::of(&self.parts.response.load());
 
+        let buffers = request.extensions().get::<ClientBuffers>().cloned();
         let outgoing = prepare(request, &target, arrival, context, log).await?;
         let destination = &target.destination;
         let hop = arrival.hop(&config, destination.port, destination.tls.clone());
@@ -163,6 +167,7 @@ impl<P: ControlPlane> Gateway<P> {
             hop,
             offer,
             subprotocol,
+            buffers,
         };
         let waiting = Waiting { wake, place };
         let (transaction, handed_over) = oneshot::channel();
@@ -284,6 +289,7 @@ impl<P: ControlPlane> Wake<P> {
             hop,
             offer,
             subprotocol,
+            buffers,
         } = self;
         let parts = &gateway.parts;
         let destination = &mut target.destination;
@@ -329,7 +335,8 @@ impl<P: ControlPlane> Wake<P> {
         let instance = pending.resolved.instance;
         let of = (&resolved, &instance);
         let agent = context.user_agent.as_ref();
-        let mut park = Parking::of(&gateway, &target.destination, of, may_wake, agent);
+        let park = Parking::of(&gateway, &target.destination, of, may_wake, agent);
+        let mut park = park.map(|park| park.counting(buffers));
         log.instance = Some(Arc::clone(&instance));
         let sent = match sent {
             Ok(mut sent) => match agreed(&mut sent.response, &offer, subprotocol.as_ref()) {

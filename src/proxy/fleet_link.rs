@@ -19,6 +19,8 @@ pub struct FleetLink {
     pub peers: Option<Arc<Peers>>,
     /// Whether it stands beside a Hypeman.
     pub is_node: bool,
+    /// The names of its control planes, in their order.
+    pub planes: Vec<Arc<str>>,
     /// What is said of a request for a host that only its front has a route for: one route for each
     /// protocol that may be spoken with the instance.
     pub default_routes: Vec<Arc<RouteConfig>>,
@@ -30,6 +32,7 @@ pub(super) struct Fleet {
     pub(super) placement: Arc<dyn Placement>,
     pub(super) peers: Option<Arc<Peers>>,
     pub(super) is_node: bool,
+    pub(super) planes: Vec<Arc<str>>,
     pub(super) default_routes: Vec<Arc<ActiveRoute>>,
 }
 

@@ -92,6 +92,7 @@ impl<P: ControlPlane> Gateway<P> {
             placement: link.placement,
             peers: link.peers,
             is_node: link.is_node,
+            planes: link.planes,
             default_routes,
         });
     }

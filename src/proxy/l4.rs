@@ -117,7 +117,7 @@ impl<P: ControlPlane> Gateway<P> {
         let Transaction {
             context, wake, log, ..
         } = transaction;
-        let destination = self.route_connection(host, arrival, context, log)?;
+        let mut destination = self.route_connection(host, arrival, context, log)?;
         let config = Arc::clone(destination.route.config());
         let _place = self.tunnel_places.take(&config, destination.client)?;
         let rules = TunnelRules::of(&config.tunnel, false);
@@ -131,6 +131,7 @@ impl<P: ControlPlane> Gateway<P> {
                 farewell.await;
                 return Ok(());
             }
+            destination.plane = self.own_plane(&config, &destination.instance);
         }
         let resolved = self.resolve(&destination, arrival, log).await?;
         let look_up = self.look_up_of(&destination, arrival.from_peer);

@@ -38,6 +38,7 @@ mod path_verdict;
 mod peer_facts;
 mod peer_tcp;
 mod pending_request;
+mod planes;
 mod ports;
 mod preflight;
 mod prepare;
@@ -64,6 +65,7 @@ mod wake_info;
 mod wake_service;
 
 pub use admission::Admission;
+pub use asked_anew::{AskedAnew, find_claimed};
 pub use auth::{AuthRedirect, Challenge};
 pub use connection_cache::ConnectionCache;
 pub use context::{Arrival, GatewayParts, RawKind};

@@ -28,7 +28,7 @@ impl<P: ControlPlane> Gateway<P> {
         if port_of_host(&route, host.as_str()).is_err() {
             return false;
         }
-        let plane = route.config().plane;
+        let plane = self.own_plane(route.config(), &instance);
         let found = self.find_name(plane, &instance, patience, client);
         found.await.is_ok()
     }

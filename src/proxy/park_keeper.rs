@@ -15,7 +15,7 @@ use crate::backoff::Backoff;
 use crate::names::PlaneIndex;
 use crate::telemetry::{Metrics, ParkOutcome};
 use crate::upstream::at;
-use crate::wake::Instance;
+use crate::wake::{Endpoint, Instance};
 
 /// The pauses after a refusal: six tries take not quite 15 s.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(480), Duration::from_secs(8));
@@ -36,11 +36,13 @@ pub enum Slept {
 
 /// Puts instances to sleep.
 pub trait Sleeper: Send + Sync {
-    /// Puts the instance to sleep, unless somebody needs it; nothing is open to it but quiet tunnels.
+    /// Puts the instance to sleep, unless somebody needs it; nothing is open to it but the quiet tunnels
+    /// of this epoch, which is its last.
     fn put_to_sleep<'a>(
         &'a self,
         plane: PlaneIndex,
         instance: &'a Arc<Instance>,
+        epoch: &'a Endpoint,
     ) -> BoxFuture<'a, Slept>;
 }
 
@@ -48,7 +50,7 @@ pub trait Sleeper: Send + Sync {
 #[derive(Debug, Default)]
 struct Tries {
     /// The epoch, and its last payload, that they are about.
-    about: Option<(u64, Instant)>,
+    about: Option<(Endpoint, Instant)>,
     count: u32,
     not_before: Option<Instant>,
     /// Whether the epoch has ended by a try that did not put it to sleep.
@@ -63,10 +65,13 @@ impl Tries {
         let Some(endpoint) = instance.endpoint() else {
             return self.not_before.filter(|_| self.has_cut);
         };
-        let about = Some((endpoint.epoch(), endpoint.last_payload()));
-        if self.about != about {
+        let last = endpoint.last_payload();
+        let is_same = |(epoch, payload): &(Endpoint, Instant)| {
+            epoch.epoch() == endpoint.epoch() && *payload == last
+        };
+        if !self.about.as_ref().is_some_and(is_same) {
             *self = Self {
-                about,
+                about: Some((endpoint.clone(), last)),
                 ..Self::default()
             };
         }
@@ -105,7 +110,9 @@ pub(super) async fn keep(
             return;
         }
         let due = tries.due(&instance, Instant::now());
-        if due.is_none_or(|due| due > Instant::now()) {
+        let is_due = due.is_some_and(|due| due <= Instant::now());
+        let about = tries.about.clone().filter(|_| is_due);
+        let Some((epoch, _)) = about else {
             tokio::select! {
                 () = instance.parking().changed() => {}
                 () = at(due) => {}
@@ -113,11 +120,9 @@ pub(super) async fn keep(
                 () = stop.cancelled() => return,
             }
             continue;
-        }
-        let idle = instance
-            .endpoint()
-            .and_then(|endpoint| endpoint.idle_timeout());
-        let slept = sleeper.put_to_sleep(plane, &instance).await;
+        };
+        let idle = epoch.idle_timeout();
+        let slept = sleeper.put_to_sleep(plane, &instance, &epoch).await;
         match slept {
             Slept::Asleep => {
                 metrics.count_park(ParkOutcome::Asleep);

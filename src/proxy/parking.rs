@@ -26,6 +26,7 @@ use super::route::Destination;
 use super::transaction::Transaction;
 use super::wake_info::WakeInfo;
 use crate::client::ClientUpgrade;
+use crate::flow::ClientBuffers;
 use crate::hold::Slot;
 use crate::telemetry::WakeKind;
 use crate::upstream::{
@@ -50,6 +51,7 @@ pub(super) struct Parking<P> {
     most: usize,
     slot: Option<Slot>,
     place: Option<ParkPlace>,
+    buffers: Option<ClientBuffers>,
     _tunnel: ParkableTunnel,
 }
 
@@ -68,7 +70,7 @@ impl<P: ControlPlane> Parking<P> {
         let sleeper = gateway.sleeper.get()?;
         let (tunnel, needs_keeper) = instance.parking().register();
         if needs_keeper {
-            let plane = destination.route.config().plane;
+            let plane = destination.plane;
             let keeping = keep(
                 (plane, Arc::clone(instance)),
                 Arc::clone(sleeper),
@@ -90,8 +92,15 @@ impl<P: ControlPlane> Parking<P> {
             most: park.max,
             slot: None,
             place: None,
+            buffers: None,
             _tunnel: tunnel,
         }))
+    }
+
+    /// What is kept of the client's is counted here.
+    pub(super) fn counting(mut self: Box<Self>, buffers: Option<ClientBuffers>) -> Box<Self> {
+        self.buffers = buffers;
+        self
     }
 
     /// Carries bytes between a client that is about to switch and its instance; `kept` lives until
@@ -210,6 +219,10 @@ impl<P: ControlPlane> Parking<P> {
 }
 
 impl<P: ControlPlane> ParkHost for Parking<P> {
+    fn buffers(&self) -> Option<&ClientBuffers> {
+        self.buffers.as_ref()
+    }
+
     fn endpoint(&self) -> Option<Endpoint> {
         self.instance.endpoint()
     }
@@ -240,6 +253,18 @@ impl<P: ControlPlane> ParkHost for Parking<P> {
 
     fn rest(&mut self) {
         self.slot = None;
+    }
+
+    fn enter(&mut self) {
+        let destination = &self.destination;
+        let queues = queues_of(&self.gateway.parts.hold, &self.instance);
+        let limits = &destination.route.config().limits;
+        let gate = queues.gate(destination.port);
+        let mut slot = gate.try_enter(destination.client.into(), limits);
+        if let Some(slot) = &mut slot {
+            slot.answered();
+        }
+        self.slot = slot;
     }
 
     fn wake(&mut self, what: &'static str) -> BoxFuture<'_, Result<Woken, Unready>> {

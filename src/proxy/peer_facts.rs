@@ -20,6 +20,8 @@ use hypeman::InstanceRef;
 const FACTS: HeaderName = HeaderName::from_static("x-wakegate-peer");
 /// The prefix that is to be taken off the path.
 const STRIP: HeaderName = HeaderName::from_static("x-wakegate-peer-strip");
+/// Which of the host's control planes has the instance, where it is not the first.
+const HYPEMAN: HeaderName = HeaderName::from_static("x-wakegate-peer-hypeman");
 /// The `Host` that the instance gets, where that is not the host of the route.
 const HOST: HeaderName = HeaderName::from_static("x-wakegate-peer-host");
 /// What the request wants to switch to, or the response has switched to.
@@ -60,6 +62,8 @@ pub struct PeerFacts {
     pub id: Option<String>,
     /// The revision of the claim.
     pub generation: i64,
+    /// Which of the host's control planes has it, by the claim; none for the first.
+    pub plane: Option<Arc<str>>,
     /// The revision of the directory that the request was placed by.
     pub revision: i64,
     /// The instance's port; 0 for a request that only looks at it.
@@ -207,6 +211,11 @@ impl PeerFacts {
                 id => Some(id.to_owned()),
             },
             generation: next()?.parse().ok()?,
+            plane: match one(headers, &HYPEMAN) {
+                One::None => None,
+                One::Some(plane) => Some(plane.to_str().ok()?.into()),
+                One::Many => return None,
+            },
             revision: next()?.parse().ok()?,
             port: next()?.parse().ok()?,
             raw: match next()? {
@@ -272,6 +281,11 @@ impl PeerFacts {
         if let Some(host) = &self.host {
             headers.insert(HOST, host.clone());
         }
+        match &self.plane {
+            Some(plane) => headers.insert(HYPEMAN, HeaderValue::try_from(&**plane).ok()?),
+            // An earlier claim may have been another's.
+            None => headers.remove(HYPEMAN),
+        };
         Some(())
     }
 }
@@ -334,6 +348,7 @@ mod tests {
             instance: "app".parse().unwrap(),
             id: Some("x1".to_owned()),
             generation: 7,
+            plane: Some("eu-2".into()),
             revision: 9,
             port: 8080,
             raw: Some(Raw::Tls),
@@ -394,6 +409,9 @@ mod tests {
                 "{value}"
             );
         }
+        let hypeman = "x-wakegate-peer-hypeman";
+        let two_planes = [("x-wakegate-peer", line), (hypeman, "a"), (hypeman, "b")];
+        assert_eq!(check(&two_planes), Err(NotTaken::Unreadable));
         let twice = [("x-wakegate-peer", line), ("x-wakegate-peer", line)];
         assert_eq!(check(&twice), Err(NotTaken::Unreadable));
         assert_eq!(check(&[("x-wakegate-hops", "2")]), Err(NotTaken::Loop));

@@ -63,6 +63,10 @@ impl<P: ControlPlane> Gateway<P> {
         *head.uri_mut() = Uri::from(authority);
         let id = context.request_id.header().clone();
         head.headers_mut().insert(X_REQUEST_ID, id);
+        if let Some(buffers) = arrival.buffers {
+            // What the stream has in memory is its client's.
+            head.extensions_mut().insert(buffers.clone());
+        }
         let mut request = PeerRequest::new(head, None, self.patience(destination));
         let mut is_second = false;
         let mut response = loop {

@@ -17,7 +17,7 @@ use crate::config::RouteConfig;
 use crate::names::Hostname;
 use crate::router::{Match, PathReadings};
 use crate::wake::{Instance, Requester};
-use hypeman::ControlPlane;
+use hypeman::{ControlPlane, InstanceRef};
 
 impl<P: ControlPlane> Gateway<P> {
     /// Wakes what a request that may wake will need besides its own instance.
@@ -28,14 +28,21 @@ impl<P: ControlPlane> Gateway<P> {
         path: &PathVerdict,
         requester: impl Fn() -> Requester,
     ) {
-        let wakes = &self.parts.wakes;
         let rules = path.prewarm.iter();
         for rule in rules.filter_map(|position| config.prewarm.get(*position)) {
-            wakes.prewarm(config.plane, &rule.instances, &config.wake, &requester());
+            self.prewarm_all(config, &rule.instances, &requester());
         }
         let may_sleep = || !instance.is_certainly_awake() && instance.progress().is_none();
         if !config.wake.also.is_empty() && may_sleep() {
-            wakes.prewarm(config.plane, &config.wake.also, &config.wake, &requester());
+            self.prewarm_all(config, &config.wake.also, &requester());
+        }
+    }
+
+    fn prewarm_all(&self, config: &RouteConfig, names: &[InstanceRef], requester: &Requester) {
+        for name in names {
+            let (plane, name) = (self.own_plane(config, name), std::slice::from_ref(name));
+            let wakes = &self.parts.wakes;
+            wakes.prewarm(plane, name, &config.wake, requester);
         }
     }
 
@@ -66,7 +73,8 @@ impl<P: ControlPlane> Gateway<P> {
             let ready = readiness_of(config, config.port, tls.as_ref());
             instance.warm(&ready).is_some() || instance.progress().is_some()
         };
-        if wakes.cached(config.plane, &instance).is_some_and(is_awake)
+        let plane = self.own_plane(config, &instance);
+        if wakes.cached(plane, &instance).is_some_and(is_awake)
             || !admission.knows_client(client)
             || admission.charge(client).is_err()
         {
@@ -80,6 +88,6 @@ impl<P: ControlPlane> Gateway<P> {
             user_agent: Some("TLS ClientHello".into()),
             since: Instant::now(),
         };
-        wakes.prewarm(config.plane, &[instance], &config.wake, &requester);
+        wakes.prewarm(plane, &[instance], &config.wake, &requester);
     }
 }

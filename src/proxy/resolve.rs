@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::asked_anew::find_claimed;
 use super::connection_cache::CachedTarget;
 use super::context::Arrival;
 use super::error::ProxyError;
@@ -45,15 +46,15 @@ impl<P: ControlPlane> Gateway<P> {
         log: &mut RequestLog,
     ) -> Result<Arc<CachedTarget>, ProxyError> {
         let cache = arrival.cache;
-        let (config, name) = (destination.route.config(), &destination.instance);
-        let place = (config.plane, destination.port);
+        let (plane, name) = (destination.plane, &destination.instance);
+        let place = (plane, destination.port);
         let resolved = match cache.target(place, name) {
             Some(cached) => cached,
             None => {
                 let finding = self.find(destination, arrival.from_peer, destination.timeout);
                 let instance = finding.await?;
                 let gate = self.gate(&instance, destination.port);
-                let pseudonym = self.pseudonyms.of(config.plane, name);
+                let pseudonym = self.pseudonyms.of(plane, name);
                 cache.remember(place, (name, pseudonym), instance, gate)
             }
         };
@@ -86,49 +87,20 @@ impl<P: ControlPlane> Gateway<P> {
         from_peer: Option<&FromPeer>,
         patience: Duration,
     ) -> Result<Arc<Instance>, ProxyError> {
-        let plane = destination.route.config().plane;
+        let plane = destination.plane;
         let (name, client) = (&destination.instance, destination.client);
         match from_peer {
             None => self.find_name(plane, name, patience, client).await,
             Some(from) => {
                 let claimed = from.facts().and_then(|facts| facts.id.as_deref());
-                self.find_claimed((plane, name), claimed, patience, client)
-                    .await
+                let wakes = &self.parts.wakes;
+                let asking = (patience, client);
+                find_claimed(wakes, &self.asked_anew, (plane, name), claimed, asking).await
             }
         }
     }
 
-    /// The instance that another member of the fleet says is here, with this id if it knows that. The
-    /// control plane's word is the truth; a client cannot guess by way of another member.
-    async fn find_claimed(
-        &self,
-        (plane, name): (PlaneIndex, &InstanceRef),
-        id: Option<&str>,
-        patience: Duration,
-        client: IpAddr,
-    ) -> Result<Arc<Instance>, ProxyError> {
-        let wakes = &self.parts.wakes;
-        let is_meant = |instance: &Instance| id.is_none_or(|id| instance.id().as_str() == id);
-        let mut found = match wakes.cached(plane, name) {
-            Some(instance) => Ok(instance),
-            None => Box::pin(wakes.find(plane, name, patience, client)).await,
-        };
-        if let Ok(instance) = &found
-            && !is_meant(instance)
-            && self.asked_anew.may_ask(plane, name)
-        {
-            // It may have been deleted and made anew, and its name be known from before.
-            wakes.forget_meaning(plane, name, instance.id());
-            found = Box::pin(wakes.find(plane, name, patience, client)).await;
-        }
-        match found {
-            Ok(instance) if is_meant(&instance) => Ok(instance),
-            Ok(_) | Err(WakeError::NotFound) => Err(ProxyError::Misplaced),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The same for a name of a control plane.
+    /// The instance that a name means at a control plane, unless the client has guessed too many.
     pub(super) async fn find_name(
         &self,
         plane: PlaneIndex,

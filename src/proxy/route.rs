@@ -34,7 +34,7 @@ use super::tunnel_places::TunnelPlace;
 use crate::client::ClientBody;
 use crate::config::ViaConfig;
 use crate::instance_tls::TlsHop;
-use crate::names::Hostname;
+use crate::names::{Hostname, PlaneIndex};
 use crate::router::{AuthorityError, Match, PathReadings, RouteError};
 use crate::upstream::{Field, Fields, Pseudonym, RequestBody};
 use hypeman::{ControlPlane, InstanceRef};
@@ -48,6 +48,8 @@ pub(super) struct Destination {
     pub(super) route: Arc<ActiveRoute>,
     /// The instance's name or id.
     pub(super) instance: InstanceRef,
+    /// The control plane that has the instance.
+    pub(super) plane: PlaneIndex,
     /// The instance's port; 0 until a request has said which.
     pub(super) port: u16,
     /// The TLS that it goes over to its instance.
@@ -158,8 +160,9 @@ impl<P: ControlPlane> Gateway<P> {
             let redirect = HttpsRedirect::new(request.method(), &host.host, port, request.uri());
             return Err(ProxyError::Redirect(Box::new(redirect)));
         }
-        let pseudonym = arrival.cache.pseudonym(config.plane, &instance);
-        let pseudonym = pseudonym.unwrap_or_else(|| self.pseudonyms.of(config.plane, &instance));
+        let plane = self.plane_of(config, &instance, facts)?;
+        let pseudonym = arrival.cache.pseudonym(plane, &instance);
+        let pseudonym = pseudonym.unwrap_or_else(|| self.pseudonyms.of(plane, &instance));
         if fields.has(Field::Via) && pseudonym.is_in(request.headers()) {
             return Err(ProxyError::ForwardLoop);
         }
@@ -174,6 +177,7 @@ impl<P: ControlPlane> Gateway<P> {
                 port: facts.map_or(config.port, |facts| facts.port),
                 route,
                 instance,
+                plane,
                 tls,
                 client: context.client,
                 timeout,
@@ -229,6 +233,7 @@ impl<P: ControlPlane> Gateway<P> {
         let timeout = self.timeout_of(&route, arrival);
         Ok(Destination {
             port,
+            plane: self.plane_of(route.config(), &instance, arrival.facts())?,
             route,
             instance,
             // It is passed on as it is.

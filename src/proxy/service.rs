@@ -29,6 +29,7 @@ use super::to_peer::Passed;
 use super::transaction::Transaction;
 use super::wake_service;
 use crate::client::{ClientBody, ClientRequest, Refusal, RefusalReason};
+use crate::flow::ClientBuffers;
 use crate::names::RequestId;
 use crate::telemetry::trace_id_of;
 use crate::upstream::{Field, Fields, X_REQUEST_ID};
@@ -142,7 +143,12 @@ impl<P: ControlPlane> Gateway<P> {
             // In a box: most gateways have no peers.
             match Box::pin(passing).await? {
                 Passed::Answered(response) => return Ok(response),
-                Passed::Here(here) => (target, request) = *here,
+                Passed::Here(here) => {
+                    (target, request) = *here;
+                    let destination = &mut target.destination;
+                    let route = destination.route.config();
+                    destination.plane = self.own_plane(route, &destination.instance);
+                }
             }
         }
         let resolving = self.resolve(&target.destination, arrival, log);
@@ -186,6 +192,8 @@ impl<P: ControlPlane> Gateway<P> {
             let address = Box::pin(confirming).await?;
             return Ok(wake_service::answer(address, &target.identity.fields));
         }
+        let buffers = target.switch.as_ref();
+        let buffers = buffers.and_then(|_| request.extensions().get::<ClientBuffers>().cloned());
         let mut outgoing = prepare(request, &target, arrival, context, log).await?;
         let upstream = &self.parts.upstream;
         let sending = dispatch(
@@ -207,7 +215,8 @@ impl<P: ControlPlane> Gateway<P> {
         let park = target.switch.as_ref().filter(|_| is_switching);
         let park = park.and_then(|_| {
             let (of, agent) = ((&resolved, &instance), context.user_agent.as_ref());
-            Parking::of(self, &target.destination, of, may_wake, agent)
+            let park = Parking::of(self, &target.destination, of, may_wake, agent)?;
+            Some(park.counting(buffers))
         });
         self.respond(sent, target, arrival, (&instance, park), extra)
     }

@@ -337,6 +337,7 @@ impl PeerFacts {
             instance: destination.instance.clone(),
             id: None,
             generation: 0,
+            plane: None,
             revision: 0,
             port: destination.port,
             raw: None,
@@ -352,6 +353,7 @@ impl PeerFacts {
     pub(super) fn claimed(&mut self, claim: &Claim, revision: i64) {
         self.id = Some(claim.id.clone()).filter(|id| !id.is_empty());
         self.generation = claim.generation;
+        self.plane.clone_from(&claim.plane);
         self.revision = revision;
     }
 }

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::carried::{Carried, Side};
 use super::websocket::FrameReader;
+use crate::flow::Buffered;
 use crate::telemetry::TunnelEnd as EndedBy;
 
 /// The bytes that are on their way at most, in each direction.
@@ -42,6 +43,8 @@ pub(super) struct Flow {
     is_end_held: bool,
     /// Whether payload was written since that was asked last.
     has_payload: bool,
+    /// The part of the client's budget that `rest` is in, where more is kept than what is on its way.
+    pub(super) held: Option<Buffered>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +106,7 @@ impl Flow {
             holds_end: false,
             is_end_held: false,
             has_payload: false,
+            held: None,
         }
     }
 
@@ -194,6 +198,7 @@ impl Flow {
         let mut read = ReadBuf::uninit(part.get_mut(..room).unwrap_or_default());
         let polled = ready!(Pin::new(source).poll_read(cx, &mut read));
         self.rest.extend_from_slice(read.filled());
+        self.count_rest();
         let is_more = polled.is_ok() && !read.filled().is_empty();
         if !is_more {
             self.source = Source::Ended;
@@ -206,7 +211,8 @@ impl Flow {
     pub(super) fn is_at_border(&self) -> bool {
         let is_between = |frames: &FrameReader| frames.is_between() && !frames.has_closed();
         let frames = self.frames.as_ref().filter(|frames| !frames.is_lost());
-        self.rest.is_empty() && self.source == Source::Open && frames.is_none_or(is_between)
+        let is_written = self.rest.is_empty() && !self.needs_flush;
+        is_written && self.source == Source::Open && frames.is_none_or(is_between)
     }
 
     /// Whether a frame of the gateway's own may be written next.
@@ -255,6 +261,7 @@ impl Flow {
             }
             let gone = self.rest.split_to(written.min(count));
             self.note_written(&gone);
+            self.count_rest();
             count = count.saturating_sub(written);
         }
         if self.rest.is_empty() && self.rest.capacity() > 0 {
@@ -275,6 +282,12 @@ impl Flow {
         Poll::Ready(Ok(()))
     }
 
+    fn count_rest(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.set(self.rest.len());
+        }
+    }
+
     fn note_written(&mut self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -284,5 +297,47 @@ impl Flow {
             Some(frames) => frames.read(bytes),
             None => true,
         };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    /// Takes everything, and does not pass it on.
+    struct Keeps;
+
+    impl AsyncWrite for Keeps {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_flushed_is_under_way() {
+        let (mut near, mut far) = tokio::io::duplex(64);
+        tokio::io::AsyncWriteExt::write_all(&mut near, b"\x89\0")
+            .await
+            .unwrap();
+        let mut flow = Flow::new(true);
+        assert!(flow.is_at_border());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(flow.poll_copy(&mut far, &mut Keeps, &mut cx).is_pending());
+        assert!(flow.has_border() && flow.rest.is_empty());
+        assert!(!flow.is_at_border(), "the sink has not passed it on");
     }
 }

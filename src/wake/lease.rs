@@ -32,6 +32,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use self::quiet::QuietLook;
 use super::belongings::Belongings;
 use super::parking::Parking;
 use super::target::Target;

@@ -45,7 +45,7 @@ pub use error::{WakeError, WakeStage};
 pub use evidence::{Doubt, Evidence, Observation, Rest};
 pub use hooks::{Hook, HookOutcome, call_hook};
 pub use instance::{Breaker, Instance, Ready, Suspicion};
-pub use lease::{Endpoint, LeaseTerms, OpenConnection};
+pub use lease::{Endpoint, LeaseTerms, OpenConnection, QuietLook};
 pub use listing::{Listed, Listing};
 pub use parking::{ParkableTunnel, Parking};
 pub use record::{

@@ -360,6 +360,7 @@ impl Stage {
                 covers: &|_| true,
                 from_peer: None,
                 is_asking: false,
+                buffers: None,
             };
             if is_raw {
                 return gateway

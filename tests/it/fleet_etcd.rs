@@ -3,7 +3,6 @@
 //! Guarantees: each test has an etcd of its own, in folders of its own; it ends with the test.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,13 +24,19 @@ impl Sink for Quiet {
     }
 }
 
-/// A copy that follows.
+/// A front's copy that follows.
 fn following(etcd: &Etcd) -> Arc<Directory> {
-    let own = Own {
-        name: "f".to_owned(),
-        is_node: false,
-        ..Own::default()
-    };
+    let name = "f".to_owned();
+    following_as(
+        etcd,
+        Own {
+            name,
+            ..Own::default()
+        },
+    )
+}
+
+fn following_as(etcd: &Etcd, own: Own) -> Arc<Directory> {
     let engine: Arc<dyn Engine> = Arc::new(etcd.engine());
     let wake = WakeConfig::default();
     let copy = Directory::new(own, &etcd.config(), &wake, "default", engine).unwrap();
@@ -156,6 +161,102 @@ async fn what_fell_behind_a_compaction_is_read_anew() {
 }
 
 #[tokio::test]
+async fn a_node_watches_its_own_claims_and_what_it_needs_of_others_through_restarts() {
+    if !has_etcd() {
+        return;
+    }
+    let mut etcd = Etcd::start(1).await;
+    let (engine, front) = (etcd.engine(), following(&etcd));
+    let node = following_as(
+        &etcd,
+        Own {
+            name: "h1".to_owned(),
+            is_node: true,
+            meets_nobody: true,
+        },
+    );
+    let claim = async |host: &str, name: &str| {
+        let put = put(&format!("{PREFIX}i/{host}/{name}"), "{\"id\":\"x\"}");
+        engine.commit(Vec::new(), vec![put]).await.unwrap();
+    };
+    let knows = async |copy: &Directory, claims: usize| {
+        eventually("the claims are known", async || {
+            copy.status().claims == claims
+        })
+        .await;
+    };
+    claim("h1", "own").await;
+    claim("h10", "other").await;
+    write(&engine, "a.x").await;
+    is_served(&node, "a.x").await;
+    knows(&front, 2).await;
+    knows(&node, 1).await;
+    etcd.kill(0);
+    etcd.run(0);
+    write(&engine, "b.x").await;
+    claim("h0", "another").await;
+    claim("h1", "more").await;
+    is_served(&node, "b.x").await;
+    knows(&node, 2).await;
+    knows(&front, 4).await;
+    assert_eq!((node.status().went_back, front.status().went_back), (0, 0));
+}
+
+#[tokio::test]
+async fn a_backup_that_lacks_one_change_is_noticed_though_the_same_key_was_written_again() {
+    if !has_etcd() {
+        return;
+    }
+    let mut etcd = Etcd::start(1).await;
+    let (engine, copy) = (etcd.engine(), following(&etcd));
+    write(&engine, "a.x").await;
+    is_served(&copy, "a.x").await;
+    etcd.control(&["snapshot", "save", "backup"]);
+    let key = format!("{PREFIX}r/op/a.x");
+    let lost = put(&key, "{\"instance\":\"lost\"}");
+    engine.commit(Vec::new(), vec![lost]).await.unwrap();
+    let serves = async |instance: &str| {
+        eventually(instance, async || {
+            copy.lines().iter().any(|line| line.instance == instance)
+        })
+        .await;
+    };
+    serves("lost").await;
+    etcd.kill(0);
+    etcd.restore(None);
+    // Written before anybody who follows can have come back, and so at the same revision.
+    let elsewhere = etcd.run_elsewhere(0).await;
+    let other = put(&key, "{\"instance\":\"other\"}");
+    let done = elsewhere.commit(Vec::new(), vec![other]).await.unwrap();
+    assert_eq!(done.revision, copy.known());
+    etcd.kill(0);
+    etcd.run(0);
+    serves("other").await;
+    assert_eq!(copy.status().went_back, 1);
+}
+
+#[tokio::test]
+async fn another_cluster_is_read_anew_though_it_says_the_same() {
+    if !has_etcd() {
+        return;
+    }
+    let mut etcd = Etcd::start(1).await;
+    let (engine, copy) = (etcd.engine(), following(&etcd));
+    write(&engine, "a.x").await;
+    is_served(&copy, "a.x").await;
+    etcd.control(&["snapshot", "save", "backup"]);
+    etcd.kill(0);
+    etcd.restore(Some("another"));
+    etcd.run(0);
+    eventually("it is noticed", async || copy.status().went_back == 1).await;
+    write(&engine, "b.x").await;
+    is_served(&copy, "b.x").await;
+    assert_eq!(copy.lines().len(), 2);
+    // It is told once.
+    assert_eq!(copy.status().went_back, 1);
+}
+
+#[tokio::test]
 async fn an_old_backup_is_noticed_and_followed() {
     if !has_etcd() {
         return;
@@ -169,23 +270,7 @@ async fn an_old_backup_is_noticed_and_followed() {
     }
     is_served(&copy, "new-4.x").await;
     etcd.kill(0);
-    std::fs::remove_dir_all(etcd.path("m0")).unwrap();
-    let peer = format!("http://{}", etcd.peer(0));
-    let (dir, cluster) = (etcd.path("m0"), etcd.cluster());
-    let dir: &Path = &dir;
-    etcd.control(&[
-        "snapshot",
-        "restore",
-        "backup",
-        "--name",
-        "m0",
-        "--data-dir",
-        dir.to_str().unwrap(),
-        "--initial-cluster",
-        &cluster,
-        "--initial-advertise-peer-urls",
-        &peer,
-    ]);
+    etcd.restore(None);
     etcd.run(0);
     eventually("it is noticed", async || copy.status().went_back == 1).await;
     eventually("it is followed", async || copy.lines().len() == 1).await;

@@ -7,6 +7,7 @@
 //! what is written. A history is drawn from one seed, which a failure names; `SIMULATION_SEED` repeats it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use wakegate::config::{FleetConfig, WakeConfig};
 use wakegate::fleet::engine::{Engine, Operation, read_all};
 use wakegate::fleet::memory::{Backup, Faults};
 use wakegate::fleet::publisher::{Host, Inventory, publish};
-use wakegate::fleet::records::{Key, PREFIX, RouteRecord, write};
+use wakegate::fleet::records::{ClaimRecord, Key, PREFIX, RouteRecord, write};
 use wakegate::fleet::{
     Directory, MemoryEngine, Own, Place, Placement as _, Sink, Step, follow, operator,
 };
@@ -29,20 +30,31 @@ const FRONTS: usize = 3;
 const NAMES: usize = 6;
 /// So many that they may not all go at once.
 const ROUTES: usize = 40;
-const STEPS: usize = 60;
-/// How many changes a backup lacks at least when it is restored. One that lacks very few may have come as
-/// far again, in the same way, before anybody has looked.
-const OLD: i64 = 12;
+const STEPS: usize = 24;
 
 /// What a host has, as its Hypeman says; the test changes it.
 #[derive(Default)]
 struct Instances(Mutex<BTreeMap<String, String>>);
 
+impl Instances {
+    fn claims(&self) -> BTreeMap<String, ClaimRecord> {
+        let instances = self.0.lock().unwrap();
+        let claim = |(name, id): (&String, &String)| {
+            let record = ClaimRecord {
+                id: id.clone(),
+                ..ClaimRecord::default()
+            };
+            (name.clone(), record)
+        };
+        instances.iter().map(claim).collect()
+    }
+}
+
 impl Host for Instances {
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, String>> {
         Box::pin(async {
             Ok(Inventory {
-                instances: self.0.lock().unwrap().clone(),
+                instances: self.claims(),
                 routes: BTreeMap::new(),
                 is_whole: true,
             })
@@ -55,14 +67,21 @@ impl Host for Instances {
 struct Seen {
     /// How many routes it had at least and at most between two looks of the test.
     fewest: Mutex<Option<usize>>,
+    /// Whether anything has changed since the test looked.
+    is_new: AtomicBool,
 }
 
 impl Sink for Follower {
     fn take(&self, step: Step<'_>) {
         step();
+        self.seen.is_new.store(true, Ordering::Relaxed);
         let count = self.copy.lines().len();
         let mut fewest = self.seen.fewest.lock().unwrap();
         *fewest = Some(fewest.map_or(count, |fewest| fewest.min(count)));
+    }
+
+    fn is_quick(&self) -> bool {
+        true
     }
 }
 
@@ -85,8 +104,7 @@ struct History {
     /// Everything that was ever written of a route: its instance.
     written: BTreeMap<String, BTreeSet<String>>,
     next: u64,
-    /// A backup, and the revision of it.
-    backup: Option<(Backup, i64)>,
+    backup: Option<Backup>,
     story: Vec<String>,
 }
 
@@ -236,12 +254,10 @@ impl History {
             }
             17 => {
                 self.tell("a backup is made".to_owned());
-                self.backup = Some((self.engine.backup(), self.engine.revision()));
+                self.backup = Some(self.engine.backup());
             }
             18 => {
-                if let Some((backup, at)) = self.backup.clone()
-                    && self.engine.revision() - at >= OLD
-                {
+                if let Some(backup) = self.backup.clone() {
                     self.tell("the backup is restored".to_owned());
                     self.engine.restore(&backup);
                 }
@@ -265,7 +281,9 @@ impl History {
 
     /// What is always so.
     fn judge(&self) {
-        for member in &self.members {
+        // What was once right stays so: all that was ever written counts.
+        let changed = |member: &&Follower| member.seen.is_new.swap(false, Ordering::Relaxed);
+        for member in self.members.iter().filter(changed) {
             for line in member.copy.lines() {
                 let written = self.written.get(&line.host);
                 if !written.is_some_and(|written| written.contains(&line.instance)) {
@@ -289,7 +307,7 @@ impl History {
     /// Everything is well again, and what is gone is accepted.
     async fn quiet(&mut self) {
         self.engine.set_faults(Faults::default());
-        sleep(Duration::from_secs(90)).await;
+        sleep(Duration::from_secs(20)).await;
         operator::accept(&self.engine).await.unwrap();
         sleep(Duration::from_secs(10)).await;
         self.judge();
@@ -317,8 +335,7 @@ impl History {
         let mut claimed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for entry in &entries {
             if let Some(Key::Claim { host, name }) = Key::parse(&entry.key) {
-                let record: wakegate::fleet::records::ClaimRecord =
-                    wakegate::fleet::records::read(&entry.value).unwrap();
+                let record: ClaimRecord = wakegate::fleet::records::read(&entry.value).unwrap();
                 claimed
                     .entry(name)
                     .or_default()
@@ -400,8 +417,11 @@ impl History {
             self.step().await;
         }
         self.quiet().await;
-        self.emptied().await;
-        self.quiet().await;
+        // It takes long, and there is little to be drawn in it.
+        if self.seed.is_multiple_of(4) {
+            self.emptied().await;
+            self.quiet().await;
+        }
         for task in &self.tasks {
             task.abort();
         }
@@ -418,19 +438,26 @@ fn play(seed: u64) {
     runtime.block_on(async { History::new(seed).play().await });
 }
 
-/// As many as there is time for, of as many as are wanted.
 #[test]
 fn after_any_history_all_members_have_one_directory_which_is_the_hosts_truth() {
     if let Some(seed) = number("SIMULATION_SEED") {
         return play(seed);
     }
-    let wanted = number("SIMULATION_HISTORIES").unwrap_or(2_000);
-    let end = Instant::now() + Duration::from_secs(20);
-    let mut played = 0;
-    while played < wanted && Instant::now() < end {
-        play(played);
-        played += 1;
-    }
-    println!("{played} histories of a directory");
-    assert!(played > 10, "they take too long");
+    let first = number("SIMULATION_FIRST").unwrap_or(0);
+    let histories = number("SIMULATION_HISTORIES").unwrap_or(2_000);
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            scope.spawn(move || {
+                let all = first + thread..first + histories;
+                all.step_by(usize::try_from(threads).unwrap())
+                    .for_each(play);
+            });
+        }
+    });
+    println!(
+        "{histories} histories of a directory in {:?}",
+        began.elapsed()
+    );
 }

@@ -155,6 +155,70 @@ async fn a_route_that_an_operator_puts_wakes_its_instance_at_the_node_and_is_gon
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_publishes_and_serves_what_all_its_control_planes_have() {
+    if !has_etcd() {
+        return;
+    }
+    let (etcd, authority) = (Etcd::start(1).await, Authority::new());
+    let (first, second) = (Plane::start().await, Plane::start().await);
+    let key = authority.dir.path().join("second-key");
+    std::fs::write(&key, &second.token).unwrap();
+    let more = format!(
+        "[[hypeman]]\nname = \"two\"\nurl = \"http://{}\"\napi_key_file = \"{}\"\n",
+        second.address,
+        key.display()
+    );
+    let (endpoints, beside) = (etcd.endpoints(), (first.address, &*first.token));
+    let mut node = MemberProcess::node(&authority, &endpoints, "h-1", beside, "", &more);
+    let mut front = MemberProcess::front(&authority, &endpoints, "f-1", "", "");
+    node.start();
+    front.start();
+    node.is_ready().await;
+    front.is_ready().await;
+    let web = first.asleep(Wanted::hello("web")).await;
+    let api = second.asleep(Wanted::hello("api")).await;
+    // A name that the first has, too.
+    let double = second.asleep(Wanted::hello("web")).await;
+    let untouched = second.operations(&double.id, "restore").await;
+    for name in ["web", "api"] {
+        let put = format!("put --host {name}.test --instance {name}");
+        front.fleet(&put).await.fine();
+        let host = format!("{name}.test");
+        eventually(&host, async || front.code(&host).await.0 == 200).await;
+    }
+    let engine = etcd.engine();
+    let claim = async |name: &str| {
+        let (all, _) = read_all(&engine, &format!("{PREFIX}i/h-1/{name}"))
+            .await
+            .unwrap();
+        let value = all.first().map(|entry| entry.value.clone());
+        serde_json::from_slice::<Value>(&value.unwrap_or_default()).unwrap_or_default()
+    };
+    assert_eq!(claim("web").await, json!({"id": web.id}));
+    assert_eq!(claim("api").await, json!({"id": api.id, "hypeman": "two"}));
+    assert_eq!(second.operations(&double.id, "restore").await, untouched);
+    // One that is away loses nothing, and the other goes on.
+    first.stop().await;
+    let late = second.asleep(Wanted::hello("late")).await;
+    eventually("it is published", async || {
+        claim("late").await["id"] == late.id
+    })
+    .await;
+    assert_eq!(claim("web").await, json!({"id": web.id}));
+    front
+        .fleet("put --host late.test --instance late")
+        .await
+        .fine();
+    eventually("it is served", async || {
+        front.code("late.test").await.0 == 200
+    })
+    .await;
+    front.kill();
+    node.kill();
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_api_and_the_command_say_the_same_of_members_and_of_routes_that_went_at_once() {
     if !has_etcd() {
         return;

@@ -7,6 +7,7 @@
 //! plays one and prints its story. `SIMULATION_FIRST` is the first seed. One history in 21 lasts for days or
 //! weeks; with `SIMULATION_LONG=1` only those are played. A failing history is cut down to the least that still fails.
 
+mod fleet;
 mod gateway;
 mod judge;
 mod script;

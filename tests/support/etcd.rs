@@ -97,6 +97,36 @@ impl Etcd {
         self.running[index] = Some(Program(command.spawn().unwrap()));
     }
 
+    /// The only member has what was saved as `backup`, as one of this cluster or, with a token, of another.
+    pub fn restore(&self, token: Option<&str>) {
+        std::fs::remove_dir_all(self.path("m0")).unwrap();
+        let (dir, peer) = (self.path("m0"), format!("http://{}", self.peer(0)));
+        let (dir, cluster) = (dir.to_str().unwrap(), self.cluster());
+        let mut arguments = vec!["snapshot", "restore", "backup", "--name", "m0"];
+        arguments.extend(["--data-dir", dir, "--initial-cluster", &cluster]);
+        arguments.extend(["--initial-advertise-peer-urls", &peer]);
+        arguments.extend(
+            token
+                .into_iter()
+                .flat_map(|token| ["--initial-cluster-token", token]),
+        );
+        self.control(&arguments);
+    }
+
+    /// Runs a member where nobody knows it, and returns a way to it.
+    pub async fn run_elsewhere(&mut self, index: usize) -> EtcdEngine {
+        let place = Reserved::new();
+        let usual = std::mem::replace(&mut self.clients[index], place);
+        self.run(index);
+        let engine = self.engine();
+        eventually("it answers", async || {
+            read_all(&engine, PREFIX).await.is_ok()
+        })
+        .await;
+        self.clients[index] = usual;
+        engine
+    }
+
     pub fn kill(&mut self, index: usize) {
         let mut program = self.running[index].take().unwrap();
         program.0.kill().unwrap();

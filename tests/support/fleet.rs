@@ -161,6 +161,19 @@ pub fn at(host: &Arc<Member>, id: &str) -> Place {
         claim: Claim {
             id: id.to_owned(),
             generation: 3,
+            plane: None,
+        },
+    }
+}
+
+/// The same, of one of the host's control planes.
+pub fn of_plane(host: &Arc<Member>, id: &str, plane: &str) -> Place {
+    Place::Peer {
+        host: Arc::clone(host),
+        claim: Claim {
+            id: id.to_owned(),
+            generation: 3,
+            plane: Some(plane.into()),
         },
     }
 }

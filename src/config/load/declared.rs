@@ -40,7 +40,7 @@ pub fn declared_policy(
     let variables = Variables::default();
     let mut diagnostics = Diagnostics::new("policy", &text, &variables);
     let mut root = Section::root(&mut diagnostics, table.get_ref());
-    // The one control plane of a node comes first.
+    // What is not published by another one is the first one's.
     let mut policy = read_policy(&mut root, wake, &[]);
     root.finish();
     let problems = diagnostics.finish();
@@ -49,6 +49,7 @@ pub fn declared_policy(
     }
     hypeman.clone_into(&mut policy.hypeman);
     policy.plane = PlaneIndex(0);
+    policy.plane_is_open = true;
     Ok(Arc::new(policy))
 }
 

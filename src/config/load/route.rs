@@ -178,6 +178,7 @@ pub(super) fn read_policy(
         forwarding,
         hypeman: hypeman.unwrap_or_default(),
         plane: PlaneIndex(index),
+        plane_is_open: false,
         limits,
         wake,
         admission,

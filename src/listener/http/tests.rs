@@ -189,7 +189,7 @@ impl Service for Scripted {
         response
     }
 
-    async fn proxy_tcp(&self, _connection: super::super::RawConnection) {}
+    async fn proxy_tcp(&self, _: super::super::RawConnection, _: crate::flow::ClientBuffers) {}
 }
 
 /// The limits of a connection that has a whole budget to itself.

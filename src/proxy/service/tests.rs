@@ -118,6 +118,7 @@ async fn status(
         covers: &|host| host != "elsewhere.test",
         from_peer: None,
         is_asking: false,
+        buffers: None,
     };
     Arc::clone(gateway)
         .handle(Box::new(request), &arrival)

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ParkConfig;
-use crate::flow::PeekStream;
+use crate::flow::{ClientBuffers, PeekStream};
 use crate::upstream::leased_stream::LeasedStream;
 use crate::upstream::websocket::Close;
 use crate::wake::{Endpoint, OpenConnection};
@@ -60,6 +60,9 @@ pub struct Unready {
 
 /// The gateway around a tunnel that may be parked.
 pub trait ParkHost: Send + Sync {
+    /// The client's part of the gateway's budget, where that is known.
+    fn buffers(&self) -> Option<&ClientBuffers>;
+
     /// The instance's live epoch.
     fn endpoint(&self) -> Option<Endpoint>;
 
@@ -80,6 +83,9 @@ pub trait ParkHost: Send + Sync {
 
     /// Gives the tunnel's place at the instance back.
     fn rest(&mut self);
+
+    /// Takes a place at the instance, which speaks of its own accord, if one is free.
+    fn enter(&mut self);
 
     /// Waits until the instance is ready, and takes a place there; `what` has come from the client.
     fn wake(&mut self, what: &'static str) -> BoxFuture<'_, Result<Woken, Unready>>;

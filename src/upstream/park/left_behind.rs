@@ -1,9 +1,11 @@
 //! The instance's side of a tunnel whose client has gone while the instance slept.
 //!
 //! Guarantees: the instance is told at its next wake, and nothing is woken for that: an end that is sent
-//! to an instance that sleeps is lost. It is kept no longer than the tunnel could have been.
+//! to an instance that sleeps is lost. It is kept no longer than the tunnel could have been, and told only where
+//! it was.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +25,8 @@ pub struct LeftBehind<I> {
     pub(super) stream: I,
     /// What it is told last.
     pub(super) last: Bytes,
+    /// Where it was when it fell asleep.
+    pub(super) ip: IpAddr,
     /// Until when it is kept.
     pub(super) until: Instant,
 }
@@ -35,6 +39,7 @@ impl<I: InstanceSide> LeftBehind<I> {
         let Self {
             mut stream,
             last,
+            ip,
             until,
         } = self;
         let mut epochs = host.epochs();
@@ -51,7 +56,12 @@ impl<I: InstanceSide> LeftBehind<I> {
                 () = stop.cancelled() => return,
             }
         };
-        stream.attach(endpoint.open_connection());
+        if endpoint.ip() != ip {
+            // Where it was somebody else may be now, who is told nothing.
+            return;
+        }
+        // A leave is nobody's payload: the instance may sleep again as if it had not been.
+        stream.attach(endpoint.open_connection().of_the_gateway());
         let leaving = async {
             stream.write_all(&last).await?;
             stream.flush().await?;

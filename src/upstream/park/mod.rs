@@ -18,6 +18,8 @@ mod parkable;
 mod parted;
 mod rest;
 mod resting;
+#[cfg(test)]
+mod tests;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;

@@ -4,6 +4,7 @@
 //! answer after its wake has lost the connection, which its client is told.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::Poll;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -44,7 +45,10 @@ where
             .rules
             .idle
             .map(|idle| (idle, Deadline::new(began + idle)));
-        let mut has_asked = false;
+        let mut asked = None;
+        // One wait for all turns of the loop: it remembers what has ended.
+        let carried = self.carried;
+        let mut forsaken = pin!(carried.is_forsaken());
         self.payload_at = began;
         if self.unheard_since.is_some() {
             self.unheard_since = Some(began);
@@ -72,9 +76,9 @@ where
                 }
                 quiet.poll_over(cx).map(|()| Step::Quiet)
             });
-            let wait = match has_asked {
-                true => park.probe,
-                false => park.probe / 2,
+            let wait = match asked {
+                Some(_) => park.probe,
+                None => park.probe / 2,
             };
             let answer_due = self.unheard_since.map(|since| since + wait);
             tokio::select! {
@@ -99,7 +103,7 @@ where
                     Step::Quiet => quiet.set(Instant::now() + park.after),
                 },
                 () = cut(Some(&self.endpoint)) => return self.was_cut(),
-                () = self.carried.is_forsaken() => {
+                () = &mut forsaken => {
                     tracing::debug!("one side has ended and the other is silent");
                     open.over();
                     return Next::Over;
@@ -108,11 +112,11 @@ where
                     if self.is_heard() {
                         continue;
                     }
-                    if has_asked {
-                        return Next::End(End::restarted("instance restarted"));
+                    match asked {
+                        None => asked = Some(self.ask()),
+                        Some(true) => return Next::End(End::restarted("instance restarted")),
+                        Some(false) => self.trust(),
                     }
-                    has_asked = true;
-                    self.ask();
                 }
                 () = at(self.rules.until) => return ended(EndedBy::MaxLife),
                 () = self.stop.cancelled() => return ended(EndedBy::Gateway),
@@ -134,23 +138,30 @@ where
         if let Some(leased) = self.leased()
             && since.is_some_and(|since| leased.last_heard() > since)
         {
-            leased.expect_answers(None);
-            self.unheard_since = None;
+            self.trust();
         }
         self.unheard_since.is_none()
     }
 
+    /// It is as any connection again: the instance may take its time.
+    fn trust(&mut self) {
+        if let Some(leased) = self.leased() {
+            leased.expect_answers(None);
+        }
+        self.unheard_since = None;
+    }
+
     /// A ping of the gateway's own: whoever speaks WebSocket answers it. Where bytes are all that is
-    /// known, it is left to the kernel to find out.
-    fn ask(&mut self) {
+    /// known, it is left to the kernel to find out. Whether there is to be an answer.
+    fn ask(&mut self) -> bool {
         let flow = &mut self.relay.to_instance;
-        if flow.has_border() && flow.is_at_border() {
+        let may_ask = flow.has_border() && flow.is_at_border();
+        if may_ask {
             let mask = fastrand::u32(..).to_ne_bytes();
             let ping = control(PING, b"", Some(mask));
             flow.rest.extend_from_slice(&ping);
-        } else {
-            self.unheard_since = None;
         }
+        may_ask
     }
 
     /// One of both sides has broken; `None` where it goes on all the same.

@@ -42,6 +42,8 @@ where
         if !end.is_awake {
             let last = match end.from_client {
                 Some(frame) => frame,
+                // One that has vanished has not said goodbye, and nobody says it in its name.
+                None if end.by == EndedBy::Client => Bytes::new(),
                 None if relay.to_instance.has_border() => end.close.to_instance(),
                 None => Bytes::new(),
             };
@@ -49,6 +51,7 @@ where
             left = side.map(|side| LeftBehind {
                 stream: side.into_inner(),
                 last,
+                ip: endpoint.ip(),
                 until: end.until,
             });
         }

@@ -4,14 +4,13 @@
 //! does: pings are answered in its place, and never in the middle of a frame; what the instance says goes
 //! to the client as it comes; of a client no more is kept than its route allows.
 
-use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::input::{Found, look};
+use crate::flow::{ClientBuffers, Place};
 use crate::telemetry::TunnelEnd as EndedBy;
 use crate::upstream::carried::Carried;
 use crate::upstream::relay::Relay;
@@ -20,16 +19,21 @@ use crate::upstream::websocket::{FrameHeader, LONGEST_CONTROL, Opcode, control, 
 /// RFC 6455 §5.2.
 const PONG: u8 = 10;
 
+/// So much is kept of a client's whatever else it has in memory.
+const FREE: usize = 4 * 1024;
+
 /// How a tunnel at rest is.
 pub(super) struct Rest {
     /// Whether its instance sleeps, as far as is known; else control frames pass.
     pub(super) is_asleep: bool,
     /// How much is read of the client while the instance is woken for it; `None` before that.
     pub(super) waking: Option<usize>,
-    /// Answers for the client, on their way.
-    answers: BytesMut,
     /// So much of what the client has sent is a control frame that passes.
     passing: usize,
+    /// Whether an answer is on its way to the client.
+    is_answering: bool,
+    /// The client's part of the gateway's budget, and the place where it waits for more of it.
+    buffers: Option<(ClientBuffers, Place)>,
 }
 
 /// What has come.
@@ -48,12 +52,13 @@ pub(super) enum Seen {
 // === impl Rest ===
 
 impl Rest {
-    pub(super) fn new(is_asleep: bool) -> Self {
+    pub(super) fn new(is_asleep: bool, buffers: Option<&ClientBuffers>) -> Self {
         Self {
+            buffers: buffers.map(|buffers| (buffers.clone(), Place::default())),
             is_asleep,
             waking: None,
-            answers: BytesMut::new(),
             passing: 0,
+            is_answering: false,
         }
     }
 
@@ -69,10 +74,6 @@ impl Rest {
         I: AsyncRead + AsyncWrite + Unpin,
     {
         loop {
-            if !self.answers.is_empty() && ready!(self.poll_answer(&mut relay.client, cx)).is_err()
-            {
-                return Poll::Ready(Seen::ClientOver);
-            }
             let Some(instance) = &mut relay.instance else {
                 return Poll::Ready(Seen::InstanceOver);
             };
@@ -88,6 +89,11 @@ impl Rest {
             }
             if relay.to_client.take_payload() {
                 return Poll::Ready(Seen::FromInstance);
+            }
+            self.is_answering &= !relay.to_client.rest.is_empty();
+            if self.is_answering {
+                // Who takes no answers asks nothing more.
+                return Poll::Pending;
             }
             if self.passing > 0 {
                 let before = relay.to_instance.rest.len();
@@ -114,6 +120,12 @@ impl Rest {
             if room == 0 {
                 return Poll::Pending;
             }
+            if self.waking.is_some()
+                && relay.to_instance.rest.len() > FREE
+                && let Some((buffers, place)) = &mut self.buffers
+            {
+                ready!(buffers.poll_room(place, cx));
+            }
             let is_more = ready!(relay.to_instance.poll_fill(&mut relay.client, room, cx));
             match (is_more, self.waking) {
                 (true, _) => {}
@@ -126,7 +138,7 @@ impl Rest {
 
     /// What the client has sent next; control frames are taken, or pass.
     fn look<C, I>(&mut self, relay: &mut Relay<'_, C, I>) -> Found {
-        let (flow, to_client) = (&mut relay.to_instance, &relay.to_client);
+        let (flow, to_client) = (&mut relay.to_instance, &mut relay.to_client);
         let found = look(&flow.rest, flow.frames.as_ref());
         let Found::Control(opcode, length) = found else {
             return found;
@@ -143,27 +155,12 @@ impl Rest {
             flow.rest = BytesMut::new();
         }
         // In the middle of a frame there is no place for an answer.
-        if opcode == Opcode::Ping && to_client.is_at_border() {
-            self.answers.extend_from_slice(&pong(&frame));
+        if opcode == Opcode::Ping && to_client.has_border() && to_client.is_at_border() {
+            // It goes the way of what the instance says, so that it is known how much of it has gone.
+            to_client.rest.extend_from_slice(&pong(&frame));
+            self.is_answering = true;
         }
         found
-    }
-
-    fn poll_answer(
-        &mut self,
-        client: &mut (impl AsyncWrite + Unpin),
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<()>> {
-        while !self.answers.is_empty() {
-            let count = ready!(Pin::new(&mut *client).poll_write(cx, &self.answers))?;
-            if count == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.answers.advance(count);
-        }
-        ready!(Pin::new(client).poll_flush(cx))?;
-        self.answers = BytesMut::new();
-        Poll::Ready(Ok(()))
     }
 }
 

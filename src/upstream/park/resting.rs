@@ -37,7 +37,10 @@ where
         }
         self.host.rest();
         let (gone, until) = (self.host.gone(), Instant::now() + self.park.max_time);
-        let mut rest = Rest::new(is_asleep);
+        let buffers = self.host.buffers();
+        let mut rest = Rest::new(is_asleep, buffers);
+        // What is kept for the instance is counted until it has that.
+        self.relay.to_instance.held = buffers.map(|buffers| buffers.hold(0));
         let mut wakes = 0;
         let (cause, end) = loop {
             if is_asleep {
@@ -99,6 +102,7 @@ where
                 Seen::FromInstance => {
                     (self.payload_at, self.unheard_since) = (Instant::now(), None);
                     if !is_asleep && self.go_on() {
+                        self.host.enter();
                         self.count(UnparkCause::Instance);
                         return Next::Open;
                     }
@@ -121,7 +125,9 @@ where
         self.count(cause);
         // It may be told for as long as it could have been parked again.
         let told_until = Instant::now() + self.park.max_time;
-        Next::End(end.with_instance(!is_asleep, told_until))
+        // Its sleep may have begun in the same moment.
+        let is_awake = !is_asleep && !self.endpoint.cut().is_cancelled();
+        Next::End(end.with_instance(is_awake, told_until))
     }
 
     /// Goes over into the epoch that somebody has begun meanwhile: whether that could be done; `None`

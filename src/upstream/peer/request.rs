@@ -14,7 +14,7 @@ use h2::ext::Protocol;
 use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use http1::InterimSink;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::connection::{Connection, DialError, State};
@@ -121,8 +121,11 @@ impl PeerRequest {
     ) -> Result<Response<UpstreamBody>, Failed> {
         let (mut sender, seat) = connection.take();
         let state = connection.state();
-        if poll_fn(|cx| sender.poll_ready(cx)).await.is_err() {
-            return Err(unsent(state));
+        // Tunnels may have all places for as long as they like.
+        match timeout(self.limit, poll_fn(|cx| sender.poll_ready(cx))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(unsent(state)),
+            Err(_) => return Err(Failed::For(PeerError::Untaken)),
         }
         let is_switch = self.head.method() == Method::CONNECT;
         if self.head.extensions().get::<Protocol>().is_some()

@@ -12,6 +12,18 @@ use tokio::time::Instant;
 
 use super::{Endpoint, OpenConnection};
 
+/// How it stands with the quiet tunnels of an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuietLook {
+    /// How many there are.
+    pub tunnels: usize,
+    /// How many of them are certainly among the connections that the control plane counts: none, where
+    /// the instance's policy has it leave some out.
+    pub counted: usize,
+    /// When the last payload went.
+    pub last_payload: Instant,
+}
+
 // === impl Endpoint ===
 
 impl Endpoint {
@@ -38,12 +50,22 @@ impl Endpoint {
         last.max(self.0.began)
     }
 
-    /// The instance is about to be put to sleep: whether nothing but quiet tunnels is open. From then
-    /// on none of them goes on in this epoch.
-    pub fn begin_rest(&self) -> bool {
+    /// How it stands with its quiet tunnels, for whoever asks others about the instance meanwhile.
+    pub fn look_at_quiet(&self) -> QuietLook {
+        let tunnels = self.quiet_tunnels();
+        QuietLook {
+            tunnels,
+            counted: if self.counts() { tunnels } else { 0 },
+            last_payload: self.last_payload(),
+        }
+    }
+
+    /// The instance is about to be put to sleep: whether nothing but quiet tunnels is open, and it is with
+    /// them as it was then. From then on none of them goes on in this epoch.
+    pub fn begin_rest(&self, seen: QuietLook) -> bool {
         // Sequentially consistent with `OpenConnection::go_on`: one of the two sees the other.
         self.0.ending.store(true, Ordering::SeqCst);
-        let may = self.0.open.load(Ordering::SeqCst) == 0;
+        let may = self.0.open.load(Ordering::SeqCst) == 0 && self.look_at_quiet() == seen;
         if !may {
             self.0.ending.store(false, Ordering::SeqCst);
         }
@@ -115,7 +137,7 @@ mod tests {
         assert!(endpoint.is_leased(Instant::now()));
         one.be_quiet(payload_at);
         assert_eq!(endpoint.rest_due(), None, "the other is open");
-        assert!(!endpoint.begin_rest());
+        assert!(!endpoint.begin_rest(endpoint.look_at_quiet()));
         other.be_quiet(began);
         assert_eq!(endpoint.rest_due(), Some(payload_at + IDLE));
         assert_eq!(
@@ -134,9 +156,9 @@ mod tests {
         let mut tunnel = endpoint.open_connection();
         tunnel.be_quiet(Instant::now());
         assert!(tunnel.go_on());
-        assert!(!endpoint.begin_rest(), "it goes on");
+        assert!(!endpoint.begin_rest(endpoint.look_at_quiet()), "it goes on");
         tunnel.be_quiet(Instant::now());
-        assert!(endpoint.begin_rest());
+        assert!(endpoint.begin_rest(endpoint.look_at_quiet()));
         assert!(!tunnel.go_on(), "it is about to sleep");
         endpoint.cut().cancel();
         assert!(!tunnel.go_on());
@@ -144,6 +166,37 @@ mod tests {
             (endpoint.open_connections(), endpoint.quiet_tunnels()),
             (0, 1)
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_sleeps_where_it_is_not_with_its_tunnels_as_it_was_when_others_were_asked() {
+        let endpoint = endpoint(true, Some(IDLE));
+        let (mut one, mut other) = (endpoint.open_connection(), endpoint.open_connection());
+        one.be_quiet(Instant::now());
+        other.be_quiet(Instant::now());
+        let seen = endpoint.look_at_quiet();
+        assert_eq!((seen.tunnels, seen.counted), (2, 2));
+        // The control plane may have counted somebody else's connection in its place.
+        drop(one);
+        assert!(
+            !endpoint.begin_rest(seen),
+            "one of them is not there any more"
+        );
+        let seen = endpoint.look_at_quiet();
+        pass(1).await;
+        assert!(other.go_on());
+        other.be_quiet(Instant::now());
+        assert!(!endpoint.begin_rest(seen), "it has had payload");
+        assert!(endpoint.begin_rest(endpoint.look_at_quiet()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_is_not_taken_for_counted_where_the_policy_leaves_connections_out() {
+        let endpoint = endpoint(false, Some(IDLE));
+        let mut tunnel = endpoint.open_connection();
+        tunnel.be_quiet(Instant::now());
+        let seen = endpoint.look_at_quiet();
+        assert_eq!((seen.tunnels, seen.counted), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,6 +3,14 @@ use super::*;
 pub(super) const IDLE: Duration = Duration::from_secs(10);
 
 pub(super) fn endpoint(counts: bool, idle_timeout: Option<Duration>) -> Endpoint {
+    endpoint_at(1, IpAddr::from([127, 0, 0, 1]), (counts, idle_timeout))
+}
+
+fn endpoint_at(
+    number: u64,
+    ip: IpAddr,
+    (counts, idle_timeout): (bool, Option<Duration>),
+) -> Endpoint {
     let terms = LeaseTerms {
         idle_timeout,
         counts,
@@ -10,8 +18,8 @@ pub(super) fn endpoint(counts: bool, idle_timeout: Option<Duration>) -> Endpoint
     let id = InstanceId::parse("a").unwrap();
     let init = EpochInit {
         instance: id,
-        number: 1,
-        ip: IpAddr::from([127, 0, 0, 1]),
+        number,
+        ip,
         terms,
         losses: Arc::default(),
         opened: Arc::default(),
@@ -28,6 +36,11 @@ impl Endpoint {
     /// An epoch by itself, for the tests of those who hold connections of one.
     pub(crate) fn alone() -> Self {
         endpoint(true, None)
+    }
+
+    /// Another epoch of the same instance.
+    pub(crate) fn alone_at(number: u64, ip: IpAddr) -> Self {
+        endpoint_at(number, ip, (true, None))
     }
 }
 

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use wakegate::app::Membership;
 use wakegate::fleet::{Place, Role};
 use wakegate::telemetry::AccessSink;
 
 use super::{World, answering};
-use crate::support::fleet::{Authority, Directory, Node, at, member};
-use crate::support::{Gateway, Plane, Wanted, config, eventually};
+use crate::support::fleet::{Authority, Directory, Node, at, member, of_plane};
+use crate::support::{Gateway, PATIENCE, Plane, Wanted, config, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_wakes_its_instance_at_its_host_once_for_all_fronts() {
@@ -89,6 +92,68 @@ async fn what_is_misplaced_twice_is_refused_and_another_id_is_another_instance()
     let (status, code, _) = world.front.client().problem("left").await;
     assert_eq!((status, &*code), (404, "instance_not_found"));
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_is_asked_for_at_the_control_plane_that_its_claim_names_and_at_no_other() {
+    let authority = Authority::new();
+    let (first, second) = (Plane::start().await, Plane::start().await);
+    let key = authority.dir.path().join("second-key");
+    std::fs::write(&key, &second.token).unwrap();
+    let more = format!(
+        "[[hypeman]]\nname = \"two\"\nurl = \"http://{}\"\napi_key_file = \"{}\"\n",
+        second.address,
+        key.display()
+    );
+    let node = Node::start(&first, authority.identity("node", "h-1"), &more).await;
+    let directory = Directory::new();
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nhost = \"app.test\"\n";
+    let identity = authority.identity("front", "f-1");
+    let front = Gateway::front(identity, &directory, listener).await;
+    // Two tenants' instances of one name.
+    let one = first.asleep(Wanted::hello("app")).await;
+    let other = second.asleep(Wanted::hello("app")).await;
+    let restores = async || {
+        (
+            first.operations(&one.id, "restore").await,
+            second.operations(&other.id, "restore").await,
+        )
+    };
+    let (mut ones, mut others) = restores().await;
+    let at_node = &node.member;
+    for place in [
+        of_plane(at_node, &one.id, "gone"),
+        of_plane(at_node, &one.id, "two"),
+        at(at_node, &other.id),
+    ] {
+        directory.put("app", place);
+        let (status, code, _) = front.client().problem("app").await;
+        assert_eq!((status, &*code), (503, "misplaced"));
+        assert_eq!(restores().await, (ones, others));
+    }
+    directory.put("app", of_plane(at_node, &other.id, "two"));
+    assert_eq!(front.client().get("app", "/").await.status(), 200);
+    others += 1;
+    assert_eq!(restores().await, (ones, others));
+    directory.put("app", at(at_node, &one.id));
+    assert_eq!(front.client().get("app", "/").await.status(), 200);
+    ones += 1;
+    assert_eq!(restores().await, (ones, others));
+    // A connection that is passed on as it is.
+    second.sleep(&other.id).await;
+    directory.put("app", of_plane(at_node, &other.id, "two"));
+    let mut stream = TcpStream::connect(front.addresses[1]).await.unwrap();
+    let request = "GET / HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
+    read.unwrap().unwrap();
+    assert!(answer.contains("hello from app"), "{answer}");
+    assert_eq!(restores().await, (ones, others + 1));
+    front.stop().await;
+    node.gateway.stop().await;
+    first.stop().await;
+    second.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use super::World;
+use crate::support::fleet::at;
 use crate::support::{Client, PATIENCE, Wanted, eventually, spawn};
 
 /// What makes a front believe who its client is.
@@ -162,5 +163,48 @@ async fn a_client_that_sends_its_body_byte_by_byte_ends_nobody_elses_connection(
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(answer.contains("{\"bytes\":30000}"), "{answer}");
     }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_raw_connection_has_in_a_fronts_memory_is_counted_and_comes_back() {
+    const FLOOD: usize = 32 << 20;
+    let listener = "[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"tcp\"\nhost = \"db.test\"\n";
+    let world = World::with(listener, "").await;
+    let (reference, origin) = world.plane.own_origin("db").await;
+    let place = at(&world.node.member, reference.as_str());
+    world.directory.put("db", place);
+    spawn(async move {
+        while let Ok((mut stream, _)) = origin.accept().await {
+            spawn(async move {
+                // One that only looks says nothing.
+                let mut said = [0; 9];
+                if stream.read_exact(&mut said).await.is_ok() {
+                    let _sent = stream.write_all(&vec![b'x'; FLOOD]).await;
+                }
+            });
+        }
+    });
+    let mut stream = TcpStream::connect(world.front.addresses[1]).await.unwrap();
+    stream.write_all(b"all of it").await.unwrap();
+    let buffered = "wakegate_buffered_bytes";
+    eventually("what the client does not take is counted", async || {
+        world.front.metric(buffered).await > 10_000.0
+    })
+    .await;
+    let (mut had, mut some) = (0, vec![0; 1 << 20]);
+    while had < FLOOD {
+        let read = timeout(PATIENCE, stream.read(&mut some)).await;
+        match read.unwrap().unwrap() {
+            0 => break,
+            more => had += more,
+        }
+    }
+    assert_eq!(had, FLOOD);
+    drop(stream);
+    eventually("nothing is counted any more", async || {
+        world.front.metric(buffered).await == 0.0
+    })
+    .await;
     world.stop().await;
 }

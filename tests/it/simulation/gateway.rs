@@ -22,8 +22,8 @@ use wakegate::hold::Hold;
 use wakegate::names::{Hostname, PlaneIndex};
 use wakegate::proxy::dispatch::Dispatch;
 use wakegate::proxy::{
-    Admission, LookUp, PathRules, PendingRequest, ProxyError, RequestHead, Resolved, WakeInfo,
-    queues_of,
+    Admission, AskedAnew, LookUp, PathRules, PendingRequest, ProxyError, RequestHead, Resolved,
+    WakeInfo, find_claimed, queues_of,
 };
 use wakegate::router::{PathReadings, RouteTable};
 use wakegate::telemetry::Metrics;
@@ -53,6 +53,8 @@ pub struct Gateway {
     pub tasks: TaskTracker,
     /// The simulation's own, which watch epochs.
     watchers: TaskTracker,
+    /// The names that were asked for anew, since another member meant another instance.
+    asked: AskedAnew,
     /// The epochs that have a watcher.
     watched: Mutex<BTreeSet<u64>>,
     routes: Mutex<Arc<Routes>>,
@@ -105,6 +107,7 @@ impl Gateway {
             hold: Hold::new(&config.wake, Arc::clone(metrics)),
             tasks,
             watchers: TaskTracker::new(),
+            asked: AskedAnew::default(),
             watched: Mutex::default(),
             routes: Mutex::new(Routes::new(&script.table)),
             metrics: Arc::clone(metrics),
@@ -189,6 +192,17 @@ impl Gateway {
 
     /// Serves a request to its end. The time that it may take beyond its answer is its own.
     pub async fn serve(&self, number: u32, request: Request, name: &str) -> Outcome {
+        self.serve_claimed(number, request, name, None).await
+    }
+
+    /// The same for one that another member of a fleet says is for the instance of this id.
+    pub async fn serve_claimed(
+        &self,
+        number: u32,
+        request: Request,
+        name: &str,
+        claimed: Option<&str>,
+    ) -> Outcome {
         let began = Instant::now();
         let routes = Arc::clone(&self.routes.lock().unwrap());
         let host = HOSTS[request.host].replace("{i}", name);
@@ -205,6 +219,7 @@ impl Gateway {
             gateway: self,
             plane,
             name: &found.instance,
+            claimed,
             client,
             deadline,
         };
@@ -291,6 +306,7 @@ struct NameLookUp<'a> {
     gateway: &'a Gateway,
     plane: PlaneIndex,
     name: &'a InstanceRef,
+    claimed: Option<&'a str>,
     client: IpAddr,
     deadline: Instant,
 }
@@ -303,9 +319,14 @@ impl LookUp<Stream> for NameLookUp<'_> {
     fn look_up(&self) -> BoxFuture<'_, Result<Resolved<Stream>, ProxyError>> {
         Box::pin(async {
             let left = self.deadline - Instant::now();
-            let wakes = &self.gateway.wakes;
-            let finding = wakes.find(self.plane, self.name, left, self.client);
-            let instance = finding.await?;
+            let (wakes, place) = (&self.gateway.wakes, (self.plane, self.name));
+            let instance = match self.claimed {
+                None => wakes.find(self.plane, self.name, left, self.client).await?,
+                Some(_) => {
+                    let (asked, asking) = (&self.gateway.asked, (left, self.client));
+                    find_claimed(wakes, asked, place, self.claimed, asking).await?
+                }
+            };
             self.gateway.meet(instance.endpoint());
             let gate = queues_of(&self.gateway.hold, &instance).gate(PORT);
             Ok(Resolved { instance, gate })

@@ -138,7 +138,8 @@ struct Inner {
     restores: BTreeMap<String, usize>,
     restoring: BTreeMap<(usize, String), usize>,
     asking: BTreeMap<(usize, &'static str, String), Vec<Instant>>,
-    delivered: BTreeMap<u32, usize>,
+    /// The instances that each request was for when it arrived.
+    delivered: BTreeMap<u32, Vec<String>>,
     said: Vec<Said>,
     told: BTreeMap<(usize, String), Told>,
     epochs: BTreeMap<(usize, u64), Instant>,
@@ -360,6 +361,11 @@ impl Inner {
 
 impl World {
     pub fn new(seed: u64, troubles: Troubles, names: &[&str]) -> Self {
+        Self::beside_others(seed, troubles, names, 0)
+    }
+
+    /// One of several, whose ids and addresses are numbered from `first` on.
+    pub fn beside_others(seed: u64, troubles: Troubles, names: &[&str], first: u32) -> Self {
         let now = Instant::now();
         let mut inner = Inner {
             seed,
@@ -371,7 +377,7 @@ impl World {
             free: Vec::new(),
             born: now,
             away_until: now,
-            next: 0,
+            next: first,
             calls: 0,
             called: BTreeMap::new(),
             restores: BTreeMap::new(),
@@ -437,7 +443,36 @@ impl World {
     }
 
     pub fn deliveries(&self, number: u32) -> usize {
-        self.lock().delivered.get(&number).copied().unwrap_or(0)
+        self.lock().delivered.get(&number).map_or(0, Vec::len)
+    }
+
+    /// The ids of the instances that a request was for when it arrived.
+    pub fn arrivals(&self, number: u32) -> Vec<String> {
+        let inner = self.lock();
+        inner.delivered.get(&number).cloned().unwrap_or_default()
+    }
+
+    /// Ids by the names of all that there are.
+    pub fn instances(&self) -> BTreeMap<String, String> {
+        let inner = self.lock();
+        let pairs = inner.vms.iter();
+        pairs.map(|vm| (vm.name.clone(), vm.id.clone())).collect()
+    }
+
+    /// Whether there is such an instance, and nothing keeps it from being woken.
+    pub fn is_fit(&self, id: &str) -> bool {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        let vm = inner.by_id(id);
+        vm.is_some_and(|vm| {
+            let is_odd = vm.odd.iter().any(|(_, until)| *until > now);
+            matches!(vm.state, "Running" | "Standby") && !is_odd
+        })
+    }
+
+    /// Restores so far.
+    pub fn all_restores(&self) -> usize {
+        self.lock().restores.values().sum()
     }
 
     /// The id of the instance that has this name, if there is one.

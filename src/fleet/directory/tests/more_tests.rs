@@ -149,3 +149,250 @@ async fn an_engine_that_has_forgotten_what_was_is_read_once() {
     assert_eq!(served(&copy).len(), 2);
     following.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_kept_of_ids_and_members_that_were_replaced_again_and_again() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f1", false, &engine);
+    put(&engine, "h/h1", &json!({"endpoints": ["a:1"]})).await;
+    put(&engine, "h/lost", &json!({"endpoints": ["a:2"]})).await;
+    put(&engine, "i/lost/db", &json!({"id": "id-db"})).await;
+    for round in 0..600 {
+        // An instance that is made anew under its name; pods with names of their own.
+        put(&engine, "i/h1/web", &json!({"id": format!("id-{round}")})).await;
+        for kind in ["g", "h"] {
+            put(
+                &engine,
+                &format!("{kind}/pod-{round}"),
+                &json!({"endpoints": ["b:1"]}),
+            )
+            .await;
+        }
+    }
+    reread(&copy, &engine).await;
+    let before = copy.known();
+    let gone = |kind: &'static str| (0..600).map(move |round| format!("{kind}/pod-{round}"));
+    for keys in gone("g").chain(gone("h")).collect::<Vec<_>>().chunks(100) {
+        delete(&engine, keys.to_vec()).await;
+    }
+    delete(&engine, vec!["h/lost".to_owned()]).await;
+    for round in 0..600 {
+        put(&engine, "i/h1/web", &json!({"id": format!("new-{round}")})).await;
+    }
+    let mut known = before;
+    while known < read_all(&engine, PREFIX).await.unwrap().1 {
+        copy.apply(&since(&engine, known + 1).await);
+        known = copy.known();
+    }
+    let state = copy.state();
+    assert_eq!(state.names.len(), 2, "those of what is there");
+    assert_eq!(state.fronts.len(), crate::fleet::copy::MOST_SILENT);
+    // What has something is remembered with where it was.
+    assert!(state.nodes.len() <= crate::fleet::copy::MOST_SILENT + 1);
+    assert_eq!(state.records.len(), state.fronts.len() + state.nodes.len());
+    drop(state);
+    assert!(matches!(copy.place("db"), Place::Peer { .. }));
+    assert!(matches!(copy.place("new-599"), Place::Peer { .. }));
+    assert!(matches!(copy.place("id-599"), Place::Unclaimed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_wrong_with_keys_that_went_while_nobody_looked_is_wrong_no_longer() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f1", false, &engine);
+    let keys = ["p/odd", "i/h1/odd", "h/odd"];
+    for key in keys {
+        put(&engine, key, &json!(["no record"])).await;
+    }
+    reread(&copy, &engine).await;
+    assert_eq!(copy.counts().problems, keys.len());
+    delete(&engine, keys.map(str::to_owned).to_vec()).await;
+    reread(&copy, &engine).await;
+    assert_eq!(copy.counts().problems, 0, "{:?}", copy.status().problems);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_behind_an_acceptance_is_not_accepted_by_it_though_both_are_heard_at_once() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f1", false, &engine);
+    many(&engine, 100).await;
+    reread(&copy, &engine).await;
+    let before = copy.known();
+    let names = |from: usize, to: usize| (from..to).map(|n| format!("r/op/a{n}.x")).collect();
+    delete(&engine, names(0, 40)).await;
+    operator::accept(&engine).await.unwrap();
+    delete(&engine, names(40, 90)).await;
+    let changes = since(&engine, before + 1).await;
+    assert_eq!(changes.len(), 91, "they come at once");
+    let applied = copy.apply(&changes);
+    assert_eq!(applied.held, 50);
+    assert_eq!(served(&copy).len(), 60, "what was accepted has gone");
+    operator::accept(&engine).await.unwrap();
+    copy.apply(&since(&engine, copy.known() + 1).await);
+    assert_eq!(served(&copy).len(), 10);
+}
+
+#[tokio::test(start_paused = true)]
+#[allow(clippy::disallowed_methods, reason = "the test ends its task")]
+async fn a_change_that_was_lost_and_made_otherwise_at_the_same_revision_is_noticed() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    let following = tokio::spawn(crate::fleet::follow(Arc::clone(&copy), Arc::new(Quiet)));
+    put(&engine, "r/op/a.x", &json!({"instance": "a"})).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let backup = engine.backup();
+    put(&engine, "r/op/a.x", &json!({"instance": "lost"})).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((served(&copy)["a.x/"].as_str(), copy.known()), ("lost", 3));
+    engine.restore(&backup);
+    put(&engine, "r/op/a.x", &json!({"instance": "other"})).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!((served(&copy)["a.x/"].as_str(), copy.known()), ("other", 3));
+    assert_eq!(copy.status().went_back, 1);
+    // What a file had is compared by its revisions alone.
+    let (entries, revision) = copy.entries();
+    let again = directory("g", false, &engine);
+    again.restore(&entries, revision);
+    let following_too = tokio::spawn(crate::fleet::follow(Arc::clone(&again), Arc::new(Quiet)));
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!((served(&again).len(), again.status().went_back), (1, 0));
+    following.abort();
+    following_too.abort();
+}
+
+#[test]
+fn another_cluster_is_known_by_its_number() {
+    let copy = directory("f", false, &MemoryEngine::new());
+    assert!(!copy.is_other(7), "none is known");
+    copy.is_of(7);
+    assert!(copy.is_other(8) && !copy.is_other(7) && !copy.is_other(0));
+}
+
+/// How much a member was given of a directory with so many of others' claims, and how many it knows.
+#[allow(clippy::disallowed_methods, reason = "the test ends its task")]
+async fn given(meets_nobody: bool, others: usize) -> (usize, usize) {
+    let engine = MemoryEngine::new();
+    let own = Own {
+        name: "h2".to_owned(),
+        is_node: true,
+        meets_nobody,
+    };
+    let shared: Arc<dyn Engine> = Arc::new(engine.clone());
+    let config = FleetConfig::default();
+    let copy = Directory::new(own, &config, &WakeConfig::default(), "", shared).unwrap();
+    let claim = |host: &str, name: usize| format!("i/{host}/n{name}");
+    for name in 0..others {
+        put(
+            &engine,
+            &claim("h1", name),
+            &json!({"id": format!("a{name}")}),
+        )
+        .await;
+    }
+    put(&engine, &claim("h2", 1), &json!({"id": "own"})).await;
+    put(&engine, "h/h1", &json!({"endpoints": ["a:1"]})).await;
+    let following = tokio::spawn(crate::fleet::follow(Arc::clone(&copy), Arc::new(Quiet)));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for name in 0..others {
+        put(
+            &engine,
+            &claim("h20", name),
+            &json!({"id": format!("b{name}")}),
+        )
+        .await;
+    }
+    put(&engine, &claim("h2", 2), &json!({"id": "more"})).await;
+    put(&engine, "g/f1", &json!({"endpoints": ["b:1"]})).await;
+    put(&engine, "p/slow", &json!({"wake": {"timeout": "7s"}})).await;
+    let route = json!({"instance": "n2", "policy": "slow"});
+    put(&engine, "r/op/a.x", &route).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(served(&copy).len(), 1);
+    assert!(
+        copy.member_as(Role::Node, "h1").is_some() && copy.is_alive(&Key::Front("f1".to_owned()))
+    );
+    // Watches that break lose nothing and give nothing twice.
+    let before = engine.given();
+    engine.break_watches();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    put(&engine, &claim("h2", 3), &json!({"id": "last"})).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(copy.status().went_back, 0);
+    assert!(engine.given() - before < 20, "{}", engine.given() - before);
+    following.abort();
+    (engine.given(), copy.status().claims)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_meets_no_clients_is_not_even_told_of_others_claims() {
+    let (all, claims) = given(false, 700).await;
+    assert!(all > 1400 && claims >= 700, "{all} {claims}");
+    let (own, claims) = given(true, 700).await;
+    assert!(own < 40, "{own}");
+    assert_eq!(claims, 3);
+    let (few, _) = given(true, 7).await;
+    assert_eq!(own, few, "however many there are");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_says_which_of_its_hosts_control_planes_has_the_instance() {
+    let engine = MemoryEngine::new();
+    let (node, front) = (
+        directory("h1", true, &engine),
+        directory("f", false, &engine),
+    );
+    put(&engine, "h/h1", &json!({"endpoints": ["a:1"]})).await;
+    put(&engine, "i/h1/web", &json!({"id": "w1"})).await;
+    put(&engine, "i/h1/api", &json!({"id": "a1", "hypeman": "two"})).await;
+    put(
+        &engine,
+        "i/h2/api",
+        &json!({"id": "a2", "hypeman": "three"}),
+    )
+    .await;
+    let mut planes = Vec::new();
+    for copy in [&node, &front] {
+        reread(copy, &engine).await;
+        let again = directory("f", false, &engine);
+        let (entries, revision) = copy.entries();
+        again.restore(&entries, revision);
+        for name in ["web", "api", "a1"] {
+            let Place::Peer { claim, .. } = again.place(name) else {
+                panic!("{name}");
+            };
+            planes.push(claim.plane.map(|plane| plane.to_string()));
+        }
+    }
+    let two = || Some("two".to_owned());
+    assert_eq!(planes, [None, two(), two(), None, two(), two()]);
+    for (name, plane) in [
+        ("web", None),
+        ("api", Some("two")),
+        ("a1", Some("two")),
+        ("a2", None),
+    ] {
+        assert_eq!(node.own_plane(name).as_deref(), plane, "{name}");
+        assert_eq!(front.own_plane(name), None, "it has none");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_is_known_for_as_long_as_a_claim_has_it_and_no_longer() {
+    let engine = MemoryEngine::new();
+    let copy = directory("f", false, &engine);
+    put(&engine, "h/h1", &json!({"endpoints": ["a:1"]})).await;
+    put(&engine, "h/h2", &json!({"endpoints": ["a:2"]})).await;
+    put(&engine, "i/h1/web", &json!({"id": "same"})).await;
+    put(&engine, "i/h2/web", &json!({"id": "same"})).await;
+    reread(&copy, &engine).await;
+    let is_known = |id: &str| matches!(copy.place(id), Place::Peer { .. });
+    delete(&engine, vec!["i/h1/web".to_owned()]).await;
+    copy.apply(&since(&engine, 6).await);
+    assert!(is_known("same"), "the other host has it");
+    for index in 0..50 {
+        put(&engine, "i/h2/web", &json!({"id": format!("id-{index}")})).await;
+        copy.apply(&since(&engine, 7 + index).await);
+    }
+    assert!(is_known("id-49") && is_known("web") && !is_known("same"));
+    assert_eq!(copy.state().names.len(), 1, "those of before are forgotten");
+}

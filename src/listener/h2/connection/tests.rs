@@ -104,7 +104,7 @@ impl Service for Answers {
         response
     }
 
-    async fn proxy_tcp(&self, _connection: RawConnection) {}
+    async fn proxy_tcp(&self, _: RawConnection, _: crate::flow::ClientBuffers) {}
 }
 
 async fn served(stream: DuplexStream, service: Answers, idle_timeout: Duration) -> io::Result<()> {

@@ -197,7 +197,12 @@ impl View {
             return false;
         }
         let mut inner = self.world.lock();
-        *inner.delivered.entry(parcel.number).or_default() += 1;
+        let meant = endpoint.instance().as_str().to_owned();
+        inner
+            .delivered
+            .entry(parcel.number)
+            .or_default()
+            .push(meant);
         inner.tell(&format!(
             "request {} arrives at {}",
             parcel.number, stream.id
